@@ -1,0 +1,156 @@
+//! The only file that may start a task, a thread or a process: it carries the narration context
+//! across, so that whatever a job starts narrates into that job's stream.
+//!
+//! `clippy.toml` bans the other ways. What must outlive the job that started it (the owner of a
+//! worker, the daemon's own loops) uses [`detached`], and narrates outside any job.
+
+// The bans of `clippy.toml` hold everywhere but here.
+#![expect(clippy::disallowed_methods, reason = "this is the one module that may start things")]
+
+use std::ffi::OsStr;
+use std::future::Future;
+use std::io;
+
+use tokio::io::{AsyncRead, AsyncReadExt};
+use tokio::process::Command;
+use tokio::task::JoinHandle;
+use tracing::Instrument;
+
+use crate::narration::{self, Level, LineNarrator, LineSplitter};
+
+/// Starts a task that narrates where its starter does.
+pub fn task<F>(future: F) -> JoinHandle<F::Output>
+where
+    F: Future + Send + 'static,
+    F::Output: Send + 'static,
+{
+    match narration::current() {
+        Some(context) => {
+            tokio::spawn(narration::with_narration_context(context, future).in_current_span())
+        }
+        None => tokio::spawn(future.in_current_span()),
+    }
+}
+
+/// Starts a task that belongs to the daemon, not to the job that happens to start it.
+pub fn detached<F>(future: F) -> JoinHandle<F::Output>
+where
+    F: Future + Send + 'static,
+    F::Output: Send + 'static,
+{
+    tokio::spawn(future)
+}
+
+/// Runs blocking work on the runtime's pool of threads; it narrates where its starter does.
+pub fn blocking<F, R>(work: F) -> JoinHandle<R>
+where
+    F: FnOnce() -> R + Send + 'static,
+    R: Send + 'static,
+{
+    let work = carry(work);
+    tokio::task::spawn_blocking(work)
+}
+
+/// Starts a thread that narrates where its starter does.
+///
+/// # Errors
+/// Where the system cannot start another thread.
+pub fn thread<F, R>(name: &str, work: F) -> io::Result<std::thread::JoinHandle<R>>
+where
+    F: FnOnce() -> R + Send + 'static,
+    R: Send + 'static,
+{
+    std::thread::Builder::new().name(name.to_owned()).spawn(carry(work))
+}
+
+/// A command for a child process, with nothing on its standard input. Its output is narrated by
+/// [`narrate_lines`], or goes to a file.
+pub fn command(program: impl AsRef<OsStr>) -> Command {
+    let mut command = Command::new(program);
+    command.stdin(std::process::Stdio::null());
+    command
+}
+
+/// Narrates each line that a child writes, where the caller does, until the child closes its end.
+/// A flood is thinned out and counted (see [`LineNarrator`]), and always read to its end, so that
+/// the child never blocks on a full pipe.
+pub fn narrate_lines(
+    mut output: impl AsyncRead + Send + Unpin + 'static,
+    level: Level,
+    action: &'static str,
+    prefix: impl Into<String>,
+) -> JoinHandle<()> {
+    let mut narrator = LineNarrator::new(level, action, prefix);
+    task(async move {
+        let mut splitter = LineSplitter::default();
+        let mut buffer = vec![0; 8192];
+        while let Ok(read @ 1..) = output.read(&mut buffer).await {
+            splitter.push(&buffer[..read], |line| narrator.line(line));
+        }
+        splitter.finish(|line| narrator.line(line));
+    })
+}
+
+/// Wraps work so that it runs, wherever that is, in the caller's context and span.
+fn carry<R>(work: impl FnOnce() -> R) -> impl FnOnce() -> R {
+    let (context, span) = (narration::current(), tracing::Span::current());
+    move || {
+        span.in_scope(|| match context {
+            Some(context) => context.enter(work),
+            None => work(),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::sync::mpsc;
+
+    use super::*;
+    use crate::n;
+    use crate::narration::{Entry, NarrationContext, with_narration_context};
+
+    #[tokio::test]
+    async fn the_context_reaches_tasks_threads_and_children_at_any_depth() {
+        let (sender, mut entries) = mpsc::unbounded_channel();
+        with_narration_context(NarrationContext::new("job-1".into(), "test", sender), async {
+            task(async {
+                blocking(|| {
+                    thread("deep", || n!("thread", "from a thread in a pool in a task"))
+                        .unwrap()
+                        .join()
+                        .unwrap();
+                })
+                .await
+                .unwrap();
+            })
+            .await
+            .unwrap();
+            let mut child =
+                command("echo").arg("from a child").stdout(std::process::Stdio::piped()).spawn().unwrap();
+            let reader = narrate_lines(child.stdout.take().unwrap(), Level::Info, "child", "");
+            child.wait().await.unwrap();
+            reader.await.unwrap();
+        })
+        .await;
+        let mut said = Vec::new();
+        while let Some(Entry::Narration(narration)) = entries.recv().await {
+            said.push(narration.message);
+        }
+        assert_eq!(said, ["from a thread in a pool in a task", "from a child"]);
+    }
+
+    /// Breaks the rule on purpose. Each `expect` fails the build under clippy where `clippy.toml`
+    /// does not refuse the call, and the counter shows what the escape costs.
+    #[tokio::test]
+    async fn an_escape_from_the_context_is_refused_by_clippy_and_counted() {
+        let (sender, mut entries) = mpsc::unbounded_channel();
+        let before = narration::strays();
+        with_narration_context(NarrationContext::new("job-1".into(), "test", sender), async {
+            tokio::spawn(async { n!("escaped", "lost") }).await.unwrap();
+        })
+        .await;
+        assert!(entries.recv().await.is_none(), "the job's stream stays empty");
+        assert!(narration::strays() > before, "and the counter says so");
+    }
+}
