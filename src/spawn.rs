@@ -25,9 +25,7 @@ where
     F::Output: Send + 'static,
 {
     match narration::current() {
-        Some(context) => {
-            tokio::spawn(narration::with_narration_context(context, future).in_current_span())
-        }
+        Some(context) => tokio::spawn(narration::with_narration_context(context, future).in_current_span()),
         None => tokio::spawn(future.in_current_span()),
     }
 }

@@ -1,0 +1,375 @@
+//! The settings of a hive: one validated struct, made from defaults < file < environment < flags.
+//!
+//! Every timer and limit is a setting, so that tests run in milliseconds what takes minutes in
+//! service. The command line (`cli::serve`) knows the few settings that people change often; the
+//! file knows them all.
+
+use std::net::{IpAddr, Ipv4Addr};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use etcetera::{BaseStrategy, choose_base_strategy};
+use serde::Deserialize;
+
+use crate::error::{Code, Failure, Result};
+
+/// The port that a hive serves on unless it is told otherwise.
+pub const DEFAULT_PORT: u16 = 7835;
+
+/// The settings of one hive. `Config::default()` serves on `localhost:7835`.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Config {
+    /// The TCP port; 0 takes a free one.
+    pub port: u16,
+    /// The address to bind. Anything but loopback needs a token.
+    pub bind: IpAddr,
+    /// Where state, logs and imported models live.
+    pub data_dir: PathBuf,
+    /// Folders of the user's own that are scanned for GGUF files.
+    #[serde(rename = "models_dirs")]
+    pub models_dirs: Vec<PathBuf>,
+    /// The Hugging Face cache (`…/hub`) whose GGUF files are listed and used in place. Unset means
+    /// the one that huggingface_hub would use; an empty path means none.
+    pub hub_cache: Option<PathBuf>,
+    /// The names that this hive answers to; the first is the one it reports.
+    pub hive_ids: Vec<String>,
+    /// The queen to announce this hive to.
+    pub queen_url: Option<String>,
+    /// The address under which the queen reaches this hive.
+    pub public_url: Option<String>,
+    /// The file that holds the bearer token, readable by its owner alone.
+    pub token_file: Option<PathBuf>,
+    /// Origins of web pages, besides the hive's own, that may call (`https://host:port`).
+    pub allow_origins: Vec<String>,
+    /// Host names, besides loopback's, under which the hive may be called.
+    pub allow_hosts: Vec<String>,
+    /// The executable that serves as built-in worker. Unset means the running one.
+    pub worker_program: Option<PathBuf>,
+    /// Jobs: how many at once, how long they are kept.
+    pub jobs: Jobs,
+    /// Downloads.
+    pub downloads: Downloads,
+    /// How long things may take.
+    pub timers: Timers,
+    /// Faults that tests inject into operations. Not a setting of the file.
+    #[serde(skip)]
+    pub faults: Faults,
+}
+
+/// Limits of jobs.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Jobs {
+    /// Downloads that run at once.
+    pub concurrent_downloads: usize,
+    /// Loads and spawns that run at once.
+    pub concurrent_loads: usize,
+    /// Other acts that run at once.
+    pub concurrent_acts: usize,
+    /// Reads that run at once.
+    pub concurrent_reads: usize,
+    /// Jobs of one class that may wait; one more is refused.
+    pub queue: usize,
+    /// Ended acts that are kept, the newest.
+    pub keep_acts: usize,
+    /// How long ended acts are kept.
+    #[serde(with = "jiff::fmt::serde::unsigned_duration::friendly::compact::required")]
+    pub keep_acts_for: Duration,
+    /// Bytes of ended acts' logs held in memory; the rest is read back from the journal.
+    pub acts_memory_bytes: usize,
+    /// How long ended reads are kept.
+    #[serde(with = "jiff::fmt::serde::unsigned_duration::friendly::compact::required")]
+    pub keep_reads_for: Duration,
+    /// Bytes of ended reads' logs that are kept.
+    pub reads_memory_bytes: usize,
+    /// Events of one job that are kept before progress is elided.
+    pub log_events: usize,
+    /// Bytes of one job's events that are kept before progress is elided.
+    pub log_bytes: usize,
+    /// Events of the hive that a reader of `/v1/events` can resume over.
+    pub event_ring: usize,
+}
+
+/// Limits of downloads.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Downloads {
+    /// Hosts (`name` or `name:port`) that may be reached over plain HTTP and on private
+    /// addresses.
+    pub allow_hosts: Vec<String>,
+}
+
+/// How long things may take.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Timers {
+    /// The deadline of a read.
+    #[serde(with = "jiff::fmt::serde::unsigned_duration::friendly::compact::required")]
+    pub read_deadline: Duration,
+    /// The deadline of an act that is neither a download nor a load.
+    #[serde(with = "jiff::fmt::serde::unsigned_duration::friendly::compact::required")]
+    pub act_deadline: Duration,
+    /// How long a worker may go without progress before it is ready.
+    #[serde(with = "jiff::fmt::serde::unsigned_duration::friendly::compact::required")]
+    pub readiness: Duration,
+    /// How long a worker may take to stop before it is killed.
+    #[serde(with = "jiff::fmt::serde::unsigned_duration::friendly::compact::required")]
+    pub stop_grace: Duration,
+    /// How long a cancelled operation may take to tidy up before it is dropped.
+    #[serde(with = "jiff::fmt::serde::unsigned_duration::friendly::compact::required")]
+    pub cancel_grace: Duration,
+    /// After so much silence a job narrates what it is waiting for.
+    #[serde(with = "jiff::fmt::serde::unsigned_duration::friendly::compact::required")]
+    pub silence: Duration,
+    /// After so much silence a typed stream carries a comment.
+    #[serde(with = "jiff::fmt::serde::unsigned_duration::friendly::compact::required")]
+    pub keep_alive: Duration,
+    /// How long a reader may leave its socket full before its connection is closed.
+    #[serde(with = "jiff::fmt::serde::unsigned_duration::friendly::compact::required")]
+    pub write_stall: Duration,
+    /// How long a client may take to send a request's head.
+    #[serde(with = "jiff::fmt::serde::unsigned_duration::friendly::compact::required")]
+    pub request_head: Duration,
+    /// How long open connections may take to finish at shutdown.
+    #[serde(with = "jiff::fmt::serde::unsigned_duration::friendly::compact::required")]
+    pub drain: Duration,
+    /// How long connecting to a source of models may take.
+    #[serde(with = "jiff::fmt::serde::unsigned_duration::friendly::compact::required")]
+    pub connect: Duration,
+    /// After so long without a byte a transfer is stalled.
+    #[serde(with = "jiff::fmt::serde::unsigned_duration::friendly::compact::required")]
+    pub stall: Duration,
+    /// The least time between two progress narrations of one operation.
+    #[serde(with = "jiff::fmt::serde::unsigned_duration::friendly::compact::required")]
+    pub progress: Duration,
+    /// How often telemetry is sampled.
+    #[serde(with = "jiff::fmt::serde::unsigned_duration::friendly::compact::required")]
+    pub telemetry: Duration,
+    /// The wait before the second announcement to the queen; it doubles with each further one.
+    #[serde(with = "jiff::fmt::serde::unsigned_duration::friendly::compact::required")]
+    pub announce: Duration,
+    /// How long a session cookie lasts.
+    #[serde(with = "jiff::fmt::serde::unsigned_duration::friendly::compact::required")]
+    pub session: Duration,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            port: DEFAULT_PORT,
+            bind: IpAddr::V4(Ipv4Addr::LOCALHOST),
+            data_dir: default_data_dir(),
+            models_dirs: Vec::new(),
+            hub_cache: None,
+            hive_ids: vec!["localhost".to_owned()],
+            queen_url: None,
+            public_url: None,
+            token_file: None,
+            allow_origins: Vec::new(),
+            allow_hosts: Vec::new(),
+            worker_program: None,
+            jobs: Jobs::default(),
+            downloads: Downloads::default(),
+            timers: Timers::default(),
+            faults: Faults::default(),
+        }
+    }
+}
+
+impl Default for Jobs {
+    fn default() -> Self {
+        Self {
+            concurrent_downloads: 2,
+            concurrent_loads: 2,
+            concurrent_acts: 8,
+            concurrent_reads: 64,
+            queue: 256,
+            keep_acts: 1000,
+            keep_acts_for: Duration::from_secs(7 * 24 * 3600),
+            acts_memory_bytes: 64 << 20,
+            keep_reads_for: Duration::from_secs(600),
+            reads_memory_bytes: 32 << 20,
+            log_events: 10_000,
+            log_bytes: 8 << 20,
+            event_ring: 10_000,
+        }
+    }
+}
+
+impl Default for Timers {
+    fn default() -> Self {
+        Self {
+            read_deadline: Duration::from_secs(60),
+            act_deadline: Duration::from_secs(300),
+            readiness: Duration::from_secs(120),
+            stop_grace: Duration::from_secs(10),
+            cancel_grace: Duration::from_secs(15),
+            silence: Duration::from_secs(15),
+            keep_alive: Duration::from_secs(15),
+            write_stall: Duration::from_secs(60),
+            request_head: Duration::from_secs(30),
+            drain: Duration::from_secs(5),
+            connect: Duration::from_secs(10),
+            stall: Duration::from_secs(30),
+            progress: Duration::from_millis(500),
+            telemetry: Duration::from_secs(1),
+            announce: Duration::from_secs(2),
+            session: Duration::from_secs(12 * 3600),
+        }
+    }
+}
+
+/// A hook that tests set to run inside every operation, in its narration context, just before the
+/// operation itself: it may panic, fail or never return.
+#[derive(Clone, Default)]
+pub struct Faults(Option<Arc<FaultHook>>);
+
+type FaultHook = dyn Fn(&'static str) -> futures::future::BoxFuture<'static, Result<()>> + Send + Sync;
+
+impl Faults {
+    /// A hook that is given the operation's name in `snake_case`.
+    pub fn new(
+        hook: impl Fn(&'static str) -> futures::future::BoxFuture<'static, Result<()>> + Send + Sync + 'static,
+    ) -> Self {
+        Self(Some(Arc::new(hook)))
+    }
+
+    /// Runs the hook, where there is one.
+    pub(crate) async fn strike(&self, operation: &'static str) -> Result<()> {
+        match &self.0 {
+            Some(hook) => hook(operation).await,
+            None => Ok(()),
+        }
+    }
+}
+
+impl std::fmt::Debug for Faults {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(if self.0.is_some() { "Faults(set)" } else { "Faults(none)" })
+    }
+}
+
+impl Config {
+    /// Reads the settings of a TOML file over the defaults.
+    ///
+    /// # Errors
+    /// [`Code::ConfigInvalid`], naming the file, the line and the setting.
+    pub fn from_file(path: &Path) -> Result<Self> {
+        let text = std::fs::read_to_string(path).map_err(|error| {
+            Failure::io("read the configuration", path, &error).hint("check the path given with --config")
+        })?;
+        toml::from_str(&text).map_err(|error| {
+            Failure::new(
+                Code::ConfigInvalid,
+                format!("the configuration {} is not valid: {}", path.display(), error.to_string().trim()),
+            )
+            .hint("docs/CONFIGURATION.md lists every setting with its default")
+        })
+    }
+
+    /// Checks what no type can: relations between settings.
+    ///
+    /// # Errors
+    /// [`Code::ConfigInvalid`], naming the setting and what it may be.
+    pub fn validate(&self) -> Result<()> {
+        let invalid =
+            |message: String, hint: &str| Err(Failure::new(Code::ConfigInvalid, message).hint(hint));
+        if self.hive_ids.is_empty() || self.hive_ids.iter().any(|id| id.trim().is_empty()) {
+            return invalid(
+                "--hive-id must not be empty".into(),
+                "give the hive a name, such as 'localhost'",
+            );
+        }
+        for (name, url) in [("--queen-url", &self.queen_url), ("--public-url", &self.public_url)] {
+            let Some(url) = url else { continue };
+            let sound = reqwest::Url::parse(url)
+                .is_ok_and(|url| matches!(url.scheme(), "http" | "https") && url.has_host());
+            if !sound {
+                return invalid(
+                    format!("{name} '{url}' is not an http or https URL"),
+                    "write it as http://HOST:PORT",
+                );
+            }
+        }
+        if let Some(origin) = self.allow_origins.iter().find(|origin| !is_origin(origin)) {
+            return invalid(
+                format!("--allow-origin '{origin}' is not an origin"),
+                "write it as scheme://host or scheme://host:port, without a path",
+            );
+        }
+        if let Some(host) = self.allow_hosts.iter().find(|host| host.is_empty() || host.contains(['/', '*']))
+        {
+            return invalid(
+                format!("--allow-host '{host}' is not a host name"),
+                "write a single host name or address, without a scheme or a wildcard",
+            );
+        }
+        if !self.bind.is_loopback() && self.token_file.is_none() {
+            return invalid(
+                format!("binding {} would let the network in without a token", self.bind),
+                "make a token with `(umask 077; head -c 32 /dev/urandom | base64 > hive.token)` and pass \
+                 --token-file hive.token, or bind 127.0.0.1",
+            );
+        }
+        if self.jobs.concurrent_downloads == 0
+            || self.jobs.concurrent_loads == 0
+            || self.jobs.concurrent_acts == 0
+            || self.jobs.concurrent_reads == 0
+        {
+            return invalid(
+                "[jobs] concurrent_… must be at least 1".into(),
+                "remove the setting for its default",
+            );
+        }
+        Ok(())
+    }
+
+    /// Where models that the hive itself puts down live.
+    #[must_use]
+    pub fn store_dir(&self) -> PathBuf {
+        self.data_dir.join("models")
+    }
+
+    /// Where the journals of acts live.
+    #[must_use]
+    pub fn jobs_dir(&self) -> PathBuf {
+        self.data_dir.join("jobs")
+    }
+
+    /// Where logs and reports of workers live.
+    #[must_use]
+    pub fn workers_dir(&self) -> PathBuf {
+        self.data_dir.join("workers")
+    }
+
+    /// The executable of the built-in worker.
+    ///
+    /// # Errors
+    /// Where the running executable's own path cannot be told.
+    pub fn worker_program(&self) -> Result<PathBuf> {
+        match &self.worker_program {
+            Some(program) => Ok(program.clone()),
+            None => std::env::current_exe().map_err(|error| {
+                Failure::internal(format!("could not tell the path of the running executable: {error}"))
+            }),
+        }
+    }
+}
+
+/// `$XDG_DATA_HOME/rbee-hive`, or its like elsewhere; beneath the working folder where there is no
+/// home.
+fn default_data_dir() -> PathBuf {
+    match choose_base_strategy() {
+        Ok(strategy) => strategy.data_dir().join("rbee-hive"),
+        Err(_) => PathBuf::from("rbee-hive-data"),
+    }
+}
+
+fn is_origin(text: &str) -> bool {
+    reqwest::Url::parse(text).is_ok_and(|url| {
+        matches!(url.scheme(), "http" | "https")
+            && url.origin().ascii_serialization() == text.trim_end_matches('/')
+    })
+}
