@@ -72,6 +72,8 @@ codes! {
     BodyTooLarge = "body_too_large", 413, 65, "The body is too large";
     /// The content type is not the one that the route takes.
     UnsupportedMediaType = "unsupported_media_type", 415, 65, "Unsupported media type";
+    /// The body came too slowly.
+    RequestTimeout = "request_timeout", 408, 75, "The request took too long";
     /// An `Idempotency-Key` came back with another body.
     IdempotencyConflict = "idempotency_conflict", 422, 64, "The idempotency key belongs to another request";
     /// The queue of the operation's class is full.
@@ -148,6 +150,8 @@ codes! {
     WorkerFailed = "worker_failed", 502, 69, "The worker failed to start";
     /// The worker did not answer the gateway.
     WorkerUnreachable = "worker_unreachable", 502, 69, "The worker did not answer";
+    /// The worker answered something that the gateway cannot pass on.
+    WorkerError = "worker_error", 502, 76, "The worker's answer was not usable";
     /// A model is larger than the memory that is free.
     OutOfMemory = "out_of_memory", 507, 71, "Not enough memory";
 

@@ -1,0 +1,248 @@
+//! Choosing the next token.
+//!
+//! In llama.cpp's order: bias and penalties, then `top_k`, `top_p`, `min_p`, each on what the one
+//! before left, then temperature. Logits that are not numbers are never chosen.
+
+use std::collections::{HashMap, VecDeque};
+
+use rand::rngs::StdRng;
+use rand::{RngExt, SeedableRng};
+
+use crate::error::{Failure, Result};
+
+/// How many of the last tokens the repetition penalty looks at.
+const REPETITION_WINDOW: usize = 64;
+
+/// How to sample; the request's words. All numbers are finite and within their ranges, which the
+/// request's parser checks.
+#[derive(Clone, Debug, PartialEq)]
+pub struct SamplingParams {
+    /// 0 is greedy: always the likeliest token.
+    pub temperature: f32,
+    /// Keep the `top_k` likeliest tokens; 0 keeps all.
+    pub top_k: usize,
+    /// Keep the fewest tokens whose probabilities sum up to `top_p`; 1 keeps all.
+    pub top_p: f32,
+    /// Keep tokens at least `min_p` times as likely as the likeliest; 0 keeps all.
+    pub min_p: f32,
+    /// Makes the choice reproducible, by the same build; random where absent.
+    pub seed: Option<u64>,
+    /// Divides the positive (multiplies the negative) logits of recent tokens; 1 does nothing.
+    pub repetition_penalty: f32,
+    /// Taken off a generated token's logit, for each time it was generated.
+    pub frequency_penalty: f32,
+    /// Taken off a generated token's logit, once.
+    pub presence_penalty: f32,
+    /// Added to the logits of these tokens.
+    pub logit_bias: Vec<(u32, f32)>,
+}
+
+impl Default for SamplingParams {
+    /// OpenAI's defaults, and llama.cpp's for what OpenAI does not have.
+    fn default() -> Self {
+        Self {
+            temperature: 1.0,
+            top_k: 40,
+            top_p: 1.0,
+            min_p: 0.05,
+            seed: None,
+            repetition_penalty: 1.0,
+            frequency_penalty: 0.0,
+            presence_penalty: 0.0,
+            logit_bias: Vec::new(),
+        }
+    }
+}
+
+/// The sampler of one sequence.
+pub struct Sampler {
+    params: SamplingParams,
+    random: StdRng,
+    generated: HashMap<u32, f32>,
+    recent: VecDeque<u32>,
+    candidates: Vec<(u32, f32)>,
+}
+
+impl Sampler {
+    /// A sampler for a sequence that begins with `prompt`.
+    #[must_use]
+    pub fn new(params: SamplingParams, prompt: &[u32]) -> Self {
+        let random = StdRng::seed_from_u64(params.seed.unwrap_or_else(rand::random));
+        let recent = prompt.iter().skip(prompt.len().saturating_sub(REPETITION_WINDOW)).copied().collect();
+        Self { params, random, generated: HashMap::new(), recent, candidates: Vec::new() }
+    }
+
+    /// Chooses a token by the logits of the model and remembers it.
+    ///
+    /// # Errors
+    /// `internal` where no logit is a number: the model's weights are nonsense.
+    pub fn sample(&mut self, mut logits: Vec<f32>) -> Result<u32> {
+        self.adjust(&mut logits);
+        let id = if self.params.temperature <= 0.0 { greedy(&logits) } else { self.draw(&logits) }
+            .ok_or_else(|| Failure::internal("the model produced no number for any token"))?;
+        *self.generated.entry(id).or_default() += 1.0;
+        self.recent.push_back(id);
+        if self.recent.len() > REPETITION_WINDOW {
+            self.recent.pop_front();
+        }
+        Ok(id)
+    }
+
+    fn adjust(&self, logits: &mut [f32]) {
+        for (id, bias) in &self.params.logit_bias {
+            if let Some(logit) = logits.get_mut(*id as usize) {
+                *logit += bias;
+            }
+        }
+        let penalty = self.params.repetition_penalty;
+        #[expect(clippy::float_cmp, reason = "exactly 1 is what turns it off")]
+        if penalty != 1.0 {
+            let mut recent: Vec<u32> = self.recent.iter().copied().collect();
+            recent.sort_unstable();
+            recent.dedup();
+            for id in recent {
+                if let Some(logit) = logits.get_mut(id as usize) {
+                    *logit = if *logit > 0.0 { *logit / penalty } else { *logit * penalty };
+                }
+            }
+        }
+        let (frequency, presence) = (self.params.frequency_penalty, self.params.presence_penalty);
+        if frequency != 0.0 || presence != 0.0 {
+            for (id, count) in &self.generated {
+                if let Some(logit) = logits.get_mut(*id as usize) {
+                    *logit -= count * frequency + presence;
+                }
+            }
+        }
+    }
+
+    fn draw(&mut self, logits: &[f32]) -> Option<u32> {
+        let params = &self.params;
+        let candidates = &mut self.candidates;
+        candidates.clear();
+        candidates
+            .extend((0..).zip(logits.iter().map(|logit| finite(*logit))).filter(|(_, l)| *l > f32::MIN));
+        let by_logit =
+            |left: &(u32, f32), right: &(u32, f32)| right.1.total_cmp(&left.1).then(left.0.cmp(&right.0));
+        if params.top_k > 0 && params.top_k < candidates.len() {
+            candidates.select_nth_unstable_by(params.top_k - 1, by_logit);
+            candidates.truncate(params.top_k);
+        }
+        let best = candidates.iter().map(|(_, logit)| *logit).max_by(f32::total_cmp)?;
+        let total: f32 = candidates.iter().map(|(_, logit)| (logit - best).exp()).sum();
+        // min_p is applied first because it is cheap and both only cut off the tail: the shorter of
+        // the two is what is left. Probabilities are relative to the best one, which has 1.
+        if params.min_p > 0.0 {
+            candidates.retain(|(_, logit)| (logit - best).exp() >= params.min_p);
+        }
+        candidates.sort_unstable_by(by_logit);
+        if params.top_p < 1.0 {
+            let mut sum = 0.0;
+            let kept = candidates.iter().position(|(_, logit)| {
+                sum += (logit - best).exp() / total;
+                sum >= params.top_p
+            });
+            candidates.truncate(kept.map_or(candidates.len(), |last| last + 1));
+        }
+        let weight = |logit: f32| ((logit - best) / params.temperature).exp();
+        let total: f32 = candidates.iter().map(|(_, logit)| weight(*logit)).sum();
+        let mut point = self.random.random::<f32>() * total;
+        candidates
+            .iter()
+            .find(|(_, logit)| {
+                point -= weight(*logit);
+                point < 0.0
+            })
+            // Rounding can leave the point just beyond the end.
+            .or(candidates.last())
+            .map(|(id, _)| *id)
+    }
+}
+
+/// The likeliest token, the lowest id of equals.
+fn greedy(logits: &[f32]) -> Option<u32> {
+    (0..)
+        .zip(logits)
+        .filter(|(_, logit)| finite(**logit) > f32::MIN)
+        .reduce(|best, next| if finite(*next.1) > finite(*best.1) { next } else { best })
+        .map(|(id, _)| id)
+}
+
+/// The logit as a number: what is none becomes the least one, which is never chosen.
+fn finite(logit: f32) -> f32 {
+    if logit.is_nan() { f32::MIN } else { logit.clamp(f32::MIN, f32::MAX) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn all() -> SamplingParams {
+        SamplingParams { top_k: 0, min_p: 0.0, seed: Some(7), ..SamplingParams::default() }
+    }
+
+    /// Which of the tokens come up in many draws from the same logits.
+    fn reachable(params: SamplingParams, logits: &[f32]) -> Vec<u32> {
+        let mut sampler = Sampler::new(params, &[]);
+        let mut seen: Vec<u32> = (0..2000).map(|_| sampler.sample(logits.to_vec()).unwrap()).collect();
+        seen.sort_unstable();
+        seen.dedup();
+        seen
+    }
+
+    #[test]
+    fn temperature_zero_takes_the_best_and_the_first_of_equals() {
+        let mut sampler = Sampler::new(SamplingParams { temperature: 0.0, ..all() }, &[]);
+        assert_eq!(sampler.sample(vec![1.0, 3.0, 3.0, 2.0]).unwrap(), 1);
+    }
+
+    #[test]
+    fn what_is_no_number_is_never_chosen() {
+        let logits = [f32::NAN, 1.0, f32::NEG_INFINITY, 1.0];
+        assert_eq!(reachable(all(), &logits), [1, 3]);
+        let mut greedy = Sampler::new(SamplingParams { temperature: 0.0, ..all() }, &[]);
+        assert_eq!(greedy.sample(logits.to_vec()).unwrap(), 1);
+        assert!(greedy.sample(vec![f32::NAN; 4]).is_err());
+        assert!(Sampler::new(all(), &[]).sample(vec![f32::NAN; 4]).is_err());
+        assert_eq!(reachable(all(), &[f32::INFINITY, 0.0]), [0]);
+    }
+
+    #[test]
+    fn each_filter_cuts_the_tail() {
+        // Probabilities 1/2, 1/4, 1/8, 1/8.
+        let logits = [8f32.ln(), 4f32.ln(), 2f32.ln(), 2f32.ln()];
+        assert_eq!(reachable(all(), &logits), [0, 1, 2, 3]);
+        assert_eq!(reachable(SamplingParams { top_k: 2, ..all() }, &logits), [0, 1]);
+        assert_eq!(reachable(SamplingParams { top_p: 0.6, ..all() }, &logits), [0, 1]);
+        // 0.4 of 1/2 is 1/5: only 1/4 is above it.
+        assert_eq!(reachable(SamplingParams { min_p: 0.4, ..all() }, &logits), [0, 1]);
+        assert_eq!(reachable(SamplingParams { temperature: 1e-6, ..all() }, &logits), [0]);
+    }
+
+    #[test]
+    fn a_seed_repeats_itself() {
+        let draw = |seed| {
+            let mut sampler = Sampler::new(SamplingParams { seed: Some(seed), ..all() }, &[]);
+            (0..50).map(|_| sampler.sample(vec![1.0; 100]).unwrap()).collect::<Vec<_>>()
+        };
+        assert_eq!(draw(1), draw(1));
+        assert_ne!(draw(1), draw(2));
+    }
+
+    #[test]
+    fn penalties_and_bias_move_the_choice() {
+        let greedy = SamplingParams { temperature: 0.0, ..all() };
+        let first = |params: SamplingParams, prompt: &[u32]| {
+            let mut sampler = Sampler::new(params, prompt);
+            (0..3).map(|_| sampler.sample(vec![2.0, 1.5, -1.0]).unwrap()).collect::<Vec<_>>()
+        };
+        assert_eq!(first(greedy.clone(), &[]), [0, 0, 0]);
+        // 2 / 2 is less than 1.5; afterwards both are penalised.
+        assert_eq!(first(SamplingParams { repetition_penalty: 2.0, ..greedy.clone() }, &[0]), [1, 0, 0]);
+        // After one 0: 2 - 1 < 1.5; after one of each: 1 > 0.5.
+        assert_eq!(first(SamplingParams { presence_penalty: 1.0, ..greedy.clone() }, &[]), [0, 1, 0]);
+        // 2, 1.5 -> 1.4, 1.5 -> 1.4, 0.9.
+        assert_eq!(first(SamplingParams { frequency_penalty: 0.6, ..greedy.clone() }, &[]), [0, 1, 0]);
+        assert_eq!(first(SamplingParams { logit_bias: vec![(2, 100.0)], ..greedy }, &[]), [2, 2, 2]);
+    }
+}

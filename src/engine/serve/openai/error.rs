@@ -1,0 +1,74 @@
+//! Errors in OpenAI's shape: `{"error":{"message","type","param","code"}}`.
+
+use axum::http::{HeaderValue, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use serde_json::{Value, json};
+
+use crate::error::{Code, Failure};
+
+/// A refusal, as a client of OpenAI's API reads it.
+#[derive(Debug)]
+pub(in crate::engine::serve) struct ApiError {
+    status: StatusCode,
+    message: String,
+    /// The field at fault, such as `messages[0].content`.
+    param: Option<String>,
+    code: String,
+}
+
+impl ApiError {
+    pub(in crate::engine::serve) fn new(status: StatusCode, code: &str, message: impl Into<String>) -> Self {
+        Self { status, message: message.into(), param: None, code: code.to_owned() }
+    }
+
+    /// A field that is missing, of the wrong type, out of range or not supported.
+    pub(in crate::engine::serve) fn field(param: &str, problem: impl std::fmt::Display) -> Self {
+        Self {
+            status: StatusCode::BAD_REQUEST,
+            message: format!("`{param}` {problem}"),
+            param: Some(param.to_owned()),
+            code: Code::InvalidField.name().to_owned(),
+        }
+    }
+
+    /// The body of the answer, and of an error that ends a stream.
+    pub(in crate::engine::serve) fn body(&self) -> Value {
+        let kind = match self.status {
+            StatusCode::UNAUTHORIZED => "authentication_error",
+            StatusCode::TOO_MANY_REQUESTS => "rate_limit_error",
+            status if status.is_client_error() => "invalid_request_error",
+            _ => "server_error",
+        };
+        json!({"error": {"message": self.message, "type": kind, "param": self.param, "code": self.code}})
+    }
+}
+
+impl From<Failure> for ApiError {
+    fn from(failure: Failure) -> Self {
+        let status =
+            StatusCode::from_u16(failure.code.http_status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+        if status.is_server_error() && failure.code != Code::ShuttingDown {
+            tracing::error!(code = %failure.code, causes = ?failure.causes, detail = ?failure.detail, "{failure}");
+        }
+        let message = match &failure.hint {
+            Some(hint) => format!("{}; {hint}", failure.message),
+            None => failure.message.clone(),
+        };
+        // What a failure below the parser says about a field, it says about the conversation.
+        let param = (failure.code == Code::InvalidField).then(|| "messages".to_owned());
+        Self { status, message, param, code: failure.code.name().to_owned() }
+    }
+}
+
+impl IntoResponse for ApiError {
+    fn into_response(self) -> Response {
+        let mut response = (self.status, axum::Json(self.body())).into_response();
+        if matches!(self.status, StatusCode::SERVICE_UNAVAILABLE | StatusCode::TOO_MANY_REQUESTS) {
+            response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
+        }
+        if self.status == StatusCode::UNAUTHORIZED {
+            response.headers_mut().insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+        }
+        response
+    }
+}

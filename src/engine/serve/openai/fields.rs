@@ -1,0 +1,85 @@
+//! Reading a JSON object field by field, with errors that name the field. `null` is "not given".
+
+use serde_json::{Map, Value};
+
+use super::ApiError;
+
+/// One JSON object of a request, at `path` (empty for the body itself).
+pub(super) struct Fields<'a> {
+    path: String,
+    object: &'a Map<String, Value>,
+}
+
+impl<'a> Fields<'a> {
+    pub(super) fn new(path: &str, value: &'a Value) -> Result<Self, ApiError> {
+        match value {
+            Value::Object(object) => Ok(Self { path: path.to_owned(), object }),
+            _ if path.is_empty() => Err(ApiError::field("body", "must be a JSON object")),
+            _ => Err(ApiError::field(path, "must be an object")),
+        }
+    }
+
+    /// The field's full name.
+    pub(super) fn name(&self, key: &str) -> String {
+        if self.path.is_empty() { key.to_owned() } else { format!("{}.{key}", self.path) }
+    }
+
+    pub(super) fn error(&self, key: &str, problem: impl std::fmt::Display) -> ApiError {
+        ApiError::field(&self.name(key), problem)
+    }
+
+    pub(super) fn get(&self, key: &str) -> Option<&'a Value> {
+        self.object.get(key).filter(|value| !value.is_null())
+    }
+
+    pub(super) fn string(&self, key: &str) -> Result<Option<&'a str>, ApiError> {
+        self.get(key)
+            .map(|value| value.as_str().ok_or_else(|| self.error(key, "must be a string")))
+            .transpose()
+    }
+
+    pub(super) fn bool(&self, key: &str) -> Result<Option<bool>, ApiError> {
+        self.get(key)
+            .map(|value| value.as_bool().ok_or_else(|| self.error(key, "must be true or false")))
+            .transpose()
+    }
+
+    pub(super) fn array(&self, key: &str) -> Result<Option<&'a [Value]>, ApiError> {
+        self.get(key)
+            .map(|value| {
+                value.as_array().map(Vec::as_slice).ok_or_else(|| self.error(key, "must be an array"))
+            })
+            .transpose()
+    }
+
+    /// A whole number of at least `least`. Numbers such as `16.0` count, as they do in JavaScript.
+    pub(super) fn whole(&self, key: &str, least: u64) -> Result<Option<u64>, ApiError> {
+        let Some(value) = self.get(key) else { return Ok(None) };
+        #[expect(
+            clippy::cast_possible_truncation,
+            clippy::cast_sign_loss,
+            reason = "the guard admits whole numbers that are not negative; huge ones saturate"
+        )]
+        let number = value.as_u64().or_else(|| {
+            value
+                .as_f64()
+                .filter(|number| *number >= 0.0 && number.fract() == 0.0)
+                .map(|number| number as u64)
+        });
+        match number {
+            Some(number) if number >= least => Ok(Some(number)),
+            _ => Err(self.error(key, format_args!("must be a whole number of at least {least}"))),
+        }
+    }
+
+    /// A number between `least` and `most`, both included.
+    pub(super) fn number(&self, key: &str, least: f32, most: f32) -> Result<Option<f32>, ApiError> {
+        let Some(value) = self.get(key) else { return Ok(None) };
+        #[expect(clippy::cast_possible_truncation, reason = "it is checked against its range afterwards")]
+        let number = value.as_f64().map(|number| number as f32);
+        match number {
+            Some(number) if (least..=most).contains(&number) => Ok(Some(number)),
+            _ => Err(self.error(key, format_args!("must be a number from {least} to {most}"))),
+        }
+    }
+}

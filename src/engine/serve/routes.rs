@@ -1,0 +1,159 @@
+//! Every route of a worker, and who may call it.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use axum::Router;
+use axum::extract::{DefaultBodyLimit, Request, State};
+use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, header};
+use axum::middleware::{self, Next};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{get, post};
+use serde_json::json;
+use subtle::ConstantTimeEq;
+
+use super::chat;
+use super::openai::ApiError;
+use super::state::WorkerState;
+use crate::error::Code;
+
+/// Largest body of a request, in bytes.
+const MAX_BODY: usize = 4 << 20;
+
+pub(super) fn router(state: Arc<WorkerState>) -> Router {
+    Router::new()
+        .route("/health", get(health))
+        .route("/v1/models", get(models))
+        .route("/v1/chat/completions", post(chat::completions))
+        .fallback(|| async {
+            ApiError::new(StatusCode::NOT_FOUND, Code::RouteNotFound.name(), "no such route")
+        })
+        .method_not_allowed_fallback(|| async {
+            ApiError::new(
+                StatusCode::METHOD_NOT_ALLOWED,
+                Code::MethodNotAllowed.name(),
+                "the route has another method",
+            )
+        })
+        .layer(DefaultBodyLimit::max(MAX_BODY))
+        .layer(middleware::from_fn_with_state(Arc::clone(&state), admit))
+        .with_state(state)
+}
+
+/// Lets in who knows the secret, by a name of this machine. The name and the content type keep out
+/// web pages, which can reach a loopback port from a browser, where no secret is set.
+async fn admit(State(state): State<Arc<WorkerState>>, request: Request, next: Next) -> Response {
+    if let Err(error) = check(&state, &request) {
+        return error.into_response();
+    }
+    next.run(request).await
+}
+
+fn check(state: &WorkerState, request: &Request) -> Result<(), ApiError> {
+    if !names_loopback(request.headers()) {
+        let message = "the Host header must name this machine's loopback address";
+        return Err(ApiError::new(StatusCode::FORBIDDEN, Code::HostRefused.name(), message));
+    }
+    if request.uri().path() != "/health" && !knows_secret(state.secret.as_deref(), request.headers()) {
+        let message = "this worker asks for its secret as a bearer token";
+        return Err(ApiError::new(StatusCode::UNAUTHORIZED, Code::Unauthorized.name(), message));
+    }
+    if request.method() == Method::POST && !is_json(request.headers()) {
+        let message = "the content type must be application/json";
+        return Err(ApiError::new(
+            StatusCode::UNSUPPORTED_MEDIA_TYPE,
+            Code::UnsupportedMediaType.name(),
+            message,
+        ));
+    }
+    Ok(())
+}
+
+fn names_loopback(headers: &HeaderMap) -> bool {
+    let Some(host) = headers.get(header::HOST).and_then(|host| host.to_str().ok()) else { return false };
+    let name = match host.rsplit_once(':') {
+        Some((name, port)) if port.bytes().all(|b| b.is_ascii_digit()) => name,
+        _ => host,
+    };
+    let name = name.strip_prefix('[').and_then(|name| name.strip_suffix(']')).unwrap_or(name);
+    name.eq_ignore_ascii_case("localhost") || name.parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback())
+}
+
+/// In a time that does not depend on how much of the token is right.
+fn knows_secret(secret: Option<&str>, headers: &HeaderMap) -> bool {
+    let Some(secret) = secret else { return true };
+    let sent = headers.get(header::AUTHORIZATION).map(HeaderValue::as_bytes).unwrap_or_default();
+    let (scheme, token) = sent.split_at(sent.len().min("Bearer ".len()));
+    scheme.eq_ignore_ascii_case(b"Bearer ") && bool::from(token.ct_eq(secret.as_bytes()))
+}
+
+fn is_json(headers: &HeaderMap) -> bool {
+    let sent = headers.get(header::CONTENT_TYPE).and_then(|kind| kind.to_str().ok()).unwrap_or_default();
+    sent.split(';').next().unwrap_or_default().trim().eq_ignore_ascii_case("application/json")
+}
+
+async fn health(State(state): State<Arc<WorkerState>>) -> Response {
+    let Ok(ready) = state.ready() else {
+        let progress = json!({
+            "done": state.loaded_bytes.load(Ordering::Relaxed),
+            "total": state.total_bytes.load(Ordering::Relaxed),
+            "unit": "bytes",
+        });
+        let body = json!({"status": "loading", "progress": progress});
+        return (StatusCode::SERVICE_UNAVAILABLE, axum::Json(body)).into_response();
+    };
+    let counters = ready.engine.counters();
+    axum::Json(json!({
+        "status": "ok",
+        "model": ready.model_id,
+        "context_length": ready.engine.context_length(),
+        "slots": ready.slots,
+        "busy_slots": counters.busy_slots(),
+        "requests": counters.requests(),
+        "tokens_generated": counters.tokens_generated(),
+        "prompt_tokens": counters.prompt_tokens(),
+    }))
+    .into_response()
+}
+
+async fn models(State(state): State<Arc<WorkerState>>) -> Result<Response, ApiError> {
+    let ready = state.ready()?;
+    let model = json!({
+        "id": ready.model_id,
+        "object": "model",
+        "created": ready.since,
+        "owned_by": "rbee-hive",
+    });
+    Ok(axum::Json(json!({"object": "list", "data": [model]})).into_response())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn headers(name: header::HeaderName, value: &'static str) -> HeaderMap {
+        HeaderMap::from_iter([(name, HeaderValue::from_static(value))])
+    }
+
+    #[test]
+    fn only_names_of_this_machine_are_hosts() {
+        for host in ["127.0.0.1:80", "localhost", "LOCALHOST:1", "[::1]:80", "[::1]", "127.9.9.9"] {
+            assert!(names_loopback(&headers(header::HOST, host)), "{host}");
+        }
+        for host in ["evil.example", "localhost.evil.example:80", "0.0.0.0", "192.168.1.1:80", "", ":80"] {
+            assert!(!names_loopback(&headers(header::HOST, host)), "{host}");
+        }
+        assert!(!names_loopback(&HeaderMap::new()));
+    }
+
+    #[test]
+    fn the_secret_must_be_exact() {
+        let knows = |value| knows_secret(Some("s3cret"), &headers(header::AUTHORIZATION, value));
+        assert!(knows("Bearer s3cret") && knows("bearer s3cret"));
+        for wrong in ["", "Bearer", "Bearer ", "Bearer s3cre", "Bearer s3cret2", "Basic s3cret", "s3cret"] {
+            assert!(!knows(wrong), "{wrong}");
+        }
+        assert!(knows_secret(None, &HeaderMap::new()));
+    }
+}
