@@ -1,0 +1,41 @@
+//! Models on this machine: which there are, where they came from, and how they come and go.
+//!
+//! The road of a model through this room: a [`Source`] names it; [`Catalog::download`] puts it in
+//! the store (a link for `file:`, a verified file for `https:`); [`Catalog::list`] finds it there,
+//! beside those of the user's own folders and of the Hugging Face cache; [`Catalog::delete`] takes
+//! it away again.
+//!
+//! Invariants:
+//! - The disk is the truth. There is no database: every listing looks at the files themselves, and
+//!   what the hive must remember of a file (its source, its hash) lies in a record beside it.
+//! - An id is a key of the catalog and never part of a path.
+//! - The hive deletes what it put there itself. Anything else takes `force`.
+//! - A file has its final name only once it is whole, verified and on the disk.
+
+mod catalog;
+mod delete;
+mod download;
+mod fetch;
+pub mod gguf;
+mod guard;
+mod headers;
+mod hub_cache;
+mod id;
+mod import;
+mod model;
+mod partial;
+mod progress;
+mod scan;
+mod source;
+mod split;
+mod store;
+mod units;
+
+#[cfg(test)]
+mod testing;
+
+pub use catalog::Catalog;
+pub use download::{Downloaded, Plan, PlannedFile, Request};
+pub use id::ModelId;
+pub use model::{Model, Status};
+pub use source::{RemoteFile, Source};

@@ -1,0 +1,253 @@
+//! The catalog over real folders.
+
+use std::os::unix::fs::symlink;
+
+use super::super::gguf::Value;
+use super::super::testing::{catalog, config, gguf, gguf_with, put};
+use super::*;
+
+fn ids(models: &[Model]) -> Vec<&str> {
+    models.iter().map(|model| model.id.as_str()).collect()
+}
+
+/// Puts a file into a Hugging Face cache as its client does. Answers the link.
+fn hub_file(cache: &Path, repo: &str, revision: &str, name: &str, blob: &str, bytes: &[u8]) -> PathBuf {
+    let folder = cache.join(format!("models--{}", repo.replace('/', "--")));
+    put(&folder.join("blobs").join(blob), bytes);
+    let link = folder.join("snapshots").join(revision).join(name);
+    fs::create_dir_all(link.parent().unwrap()).unwrap();
+    symlink(folder.join("blobs").join(blob), &link).unwrap();
+    put(&folder.join("refs/main"), revision.as_bytes());
+    link
+}
+
+#[tokio::test]
+async fn the_disk_is_the_truth_and_nothing_fails_a_listing() {
+    let root = tempfile::tempdir().unwrap();
+    let models = root.path().join("models");
+    let catalog = catalog(root.path());
+    assert!(catalog.list().await.unwrap().is_empty());
+
+    put(&models.join("a/good.gguf"), &gguf("llama"));
+    put(&models.join("bad.gguf"), b"<html>");
+    put(&models.join("cut.gguf"), &gguf("llama")[..60]);
+    put(&models.join("mmproj-good.gguf"), &gguf("clip"));
+    let adapter = [("general.type", Value::String("adapter".into()))];
+    put(&models.join("adapter.gguf"), &gguf_with("llama", &adapter));
+    put(&models.join("split-00001-of-00002.gguf"), &gguf("llama"));
+    symlink(models.join("a"), models.join("a/loop")).unwrap();
+
+    let list = catalog.list().await.unwrap();
+    assert_eq!(ids(&list), ["bad", "cut", "good", "split"]);
+    assert_eq!((list[0].status, list[1].status), (Status::Corrupt, Status::Corrupt));
+    assert!(list[0].status_detail.as_ref().unwrap().contains("magic"), "{:?}", list[0]);
+    let good = &list[2];
+    assert_eq!(good.status, Status::Available);
+    assert_eq!(good.architecture.as_deref(), Some("llama"));
+    assert_eq!((good.parameter_count, good.context_length), (Some(64), Some(2048)));
+    assert_eq!(good.source, format!("file:{}", models.join("a/good.gguf").display()));
+    assert_eq!(list[3].status, Status::Incomplete);
+    assert!(list[3].status_detail.as_ref().unwrap().contains("split-00002-of-00002.gguf"));
+
+    put(&models.join("split-00002-of-00002.gguf"), &gguf("llama"));
+    let split = catalog.find("split").await.unwrap();
+    assert_eq!(split.status, Status::Available);
+    assert_eq!(split.size_bytes, 2 * gguf("llama").len() as u64);
+    fs::remove_file(models.join("bad.gguf")).unwrap();
+    assert_eq!(ids(&catalog.list().await.unwrap()), ["cut", "good", "split"]);
+}
+
+#[tokio::test]
+async fn hub_files_have_ids_of_repository_and_quantisation() {
+    let root = tempfile::tempdir().unwrap();
+    let hub = root.path().join("hub");
+    let catalog = catalog(root.path());
+    let (one, two) = ("a1".repeat(20), "b2".repeat(20));
+    let blob = "c".repeat(64);
+    hub_file(&hub, "org/repo", &two, "m-Q4_K_M.gguf", &blob, &gguf("llama"));
+    hub_file(&hub, "org/repo", &two, "x-Q8_0.gguf", "x", &gguf("llama"));
+    hub_file(&hub, "org/repo", &two, "y-Q8_0.gguf", "y", &gguf("llama"));
+    // An older revision: one file is the same blob, the other is not.
+    hub_file(&hub, "org/repo", &one, "m-Q4_K_M.gguf", &"d".repeat(64), &gguf("qwen2"));
+    hub_file(&hub, "org/repo", &one, "z-F16.gguf", "y2", &gguf("llama"));
+    put(&hub.join("models--org--repo/refs/main"), two.as_bytes());
+    put(&hub.join("models--org--repo/snapshots").join(&two).join("README.md"), b"");
+
+    let list = catalog.list().await.unwrap();
+    let plain: Vec<_> = list.iter().filter(|model| !model.id.contains('~')).map(|model| &*model.id).collect();
+    assert_eq!(plain, ["org/repo/x-Q8_0.gguf", "org/repo/y-Q8_0.gguf", "org/repo:F16", "org/repo:Q4_K_M"]);
+    assert_eq!(list.len(), 5, "{:?}", ids(&list));
+    let model = list
+        .iter()
+        .find(|model| model.id.starts_with("org/repo:Q4_K_M") && model.sha256.as_deref() == Some(&*blob))
+        .unwrap();
+    assert_eq!(model.source, "hf:org/repo");
+    assert_eq!(model.revision.as_deref(), Some(&*two));
+    assert_eq!(model.id, "org/repo:Q4_K_M", "the snapshot of main keeps the plain id");
+}
+
+#[tokio::test]
+async fn a_file_reached_twice_is_listed_once_and_a_shared_name_is_ambiguous() {
+    let root = tempfile::tempdir().unwrap();
+    let models = root.path().join("models");
+    put(&models.join("a/m.gguf"), &gguf("llama"));
+    put(&models.join("b/m.gguf"), &gguf("llama"));
+    symlink(models.join("a/m.gguf"), models.join("other.gguf")).unwrap();
+    fs::hard_link(models.join("b/m.gguf"), models.join("b/n.gguf")).unwrap();
+    let mut config = config(root.path());
+    config.models_dirs.push(models.join("a"));
+    let catalog = Catalog::new(&config).unwrap();
+
+    let list = catalog.list().await.unwrap();
+    assert_eq!(list.len(), 2, "{:?}", ids(&list));
+    let suffixed = list[1].id.clone();
+    assert!(list[0].id == "m" && suffixed.starts_with("m~"), "{:?}", ids(&list));
+    assert_eq!(catalog.find(&suffixed).await.unwrap().path, models.join("b/m.gguf"));
+    assert_eq!(catalog.find("m").await.unwrap().path, models.join("a/m.gguf"), "an id goes before a name");
+
+    // The store's file takes the plain id over; now only names with a suffix are left to the rest.
+    let imported = catalog.import(&models.join("b/m.gguf"), false).await.unwrap();
+    assert_eq!(imported.id, "m");
+    assert_eq!(catalog.list().await.unwrap().len(), 2, "the import and its target are one model");
+}
+
+#[tokio::test]
+async fn a_failed_look_up_names_the_nearest_and_the_next_step() {
+    let root = tempfile::tempdir().unwrap();
+    let catalog = catalog(root.path());
+    let failure = catalog.find("tiny").await.unwrap_err();
+    assert_eq!(failure.code, Code::ModelNotFound);
+    assert!(failure.hint.unwrap().contains("no models yet"));
+    for name in ["tiny-llama", "tiny-qwen", "tiny-phi", "tiny-gemma", "zzz"] {
+        put(&root.path().join("models").join(name).with_extension("gguf"), &gguf("llama"));
+    }
+    let failure = catalog.find("tiny-lama").await.unwrap_err();
+    assert!(
+        failure.message.starts_with("there is no model 'tiny-lama'; the nearest: tiny-llama, "),
+        "{failure}"
+    );
+    assert_eq!(failure.message.matches("tiny-").count(), 4, "{failure}");
+
+    let list = catalog.list().await.unwrap();
+    let twins: Vec<_> =
+        ["x:1", "x:2"].map(|id| Model { id: id.into(), name: "x".into(), ..list[0].clone() }).into();
+    let failure = position(&twins, "x").unwrap_err();
+    assert_eq!(failure.code, Code::ModelAmbiguous);
+    assert!(failure.message.contains("x:1, x:2"), "{failure}");
+}
+
+#[tokio::test]
+async fn only_what_the_hive_put_there_goes_without_force() {
+    let root = tempfile::tempdir().unwrap();
+    let models = root.path().join("models");
+    let catalog = catalog(root.path());
+    let size = gguf("llama").len() as u64;
+    put(&models.join("mine.gguf"), &gguf("llama"));
+    put(&root.path().join("data/models/stray.gguf"), &gguf("llama"));
+
+    for id in ["mine", "stray"] {
+        let model = catalog.find(id).await.unwrap();
+        let failure = catalog.delete(&model, false).await.unwrap_err();
+        assert_eq!(failure.code, Code::NotOwned);
+        assert!(failure.message.contains(&*model.path.to_string_lossy()), "{failure}");
+        assert!(failure.hint.unwrap().contains("force"));
+        assert!(model.path.exists());
+    }
+    let imported = catalog.import(&models.join("mine.gguf"), false).await.unwrap();
+    assert_eq!(catalog.delete(&imported, false).await.unwrap(), 0, "a link frees nothing");
+    assert!(models.join("mine.gguf").exists());
+    assert_eq!(fs::read_dir(root.path().join("data/models")).unwrap().count(), 1, "its record went, too");
+
+    let mine = catalog.find("mine").await.unwrap();
+    assert_eq!(catalog.delete(&mine, true).await.unwrap(), size);
+    assert!(!models.join("mine.gguf").exists());
+    assert_eq!(catalog.delete(&mine, true).await.unwrap_err().code, Code::ModelNotFound);
+}
+
+#[tokio::test]
+async fn a_hub_model_goes_with_its_blob_unless_another_snapshot_has_it() {
+    let root = tempfile::tempdir().unwrap();
+    let hub = root.path().join("hub");
+    let catalog = catalog(root.path());
+    let size = gguf("llama").len() as u64;
+    let blob = "e".repeat(64);
+    let first = hub_file(&hub, "org/repo", "rev1", "m-Q8_0.gguf", &blob, &gguf("llama"));
+    let second = hub_file(&hub, "org/repo", "rev2", "m-Q8_0.gguf", &blob, &gguf("llama"));
+    let blob = hub.join("models--org--repo/blobs").join(&blob);
+
+    let model = catalog.find("org/repo:Q8_0").await.unwrap();
+    assert_eq!(model.path, second, "main is rev2");
+    assert_eq!(catalog.delete(&model, false).await.unwrap_err().code, Code::NotOwned);
+    assert_eq!(catalog.delete(&model, true).await.unwrap(), 0);
+    assert!(!second.parent().unwrap().exists() && first.exists() && blob.exists());
+
+    let model = catalog.find("org/repo:Q8_0").await.unwrap();
+    assert_eq!(catalog.delete(&model, true).await.unwrap(), size);
+    assert!(!hub.join("models--org--repo").exists(), "nothing is left of the repository");
+    assert!(hub.exists());
+}
+
+#[tokio::test]
+async fn an_import_is_idempotent_and_replaces_only_its_own() {
+    let root = tempfile::tempdir().unwrap();
+    let elsewhere = root.path().join("elsewhere");
+    let catalog = catalog(root.path());
+    put(&elsewhere.join("m.gguf"), &gguf("llama"));
+    put(&elsewhere.join("other/m.gguf"), &gguf("qwen2"));
+    put(&elsewhere.join("bad.gguf"), b"GGUFnonsense");
+    put(&elsewhere.join("s-00001-of-00002.gguf"), &gguf("llama"));
+
+    let model = catalog.import(&elsewhere.join("m.gguf"), false).await.unwrap();
+    assert_eq!(model.source, format!("file:{}", elsewhere.canonicalize().unwrap().join("m.gguf").display()));
+    assert_eq!(catalog.import(&elsewhere.join("m.gguf"), false).await.unwrap(), model);
+    assert_eq!(catalog.import(&model.path, false).await.unwrap(), model, "the store's own path");
+
+    let other = elsewhere.join("other/m.gguf");
+    assert_eq!(catalog.import(&other, false).await.unwrap_err().code, Code::ModelExists);
+    let model = catalog.import(&other, true).await.unwrap();
+    assert_eq!(model.architecture.as_deref(), Some("qwen2"));
+    fs::remove_file(&other).unwrap();
+    let model = catalog.find("m").await.unwrap();
+    assert_eq!(model.status, Status::Incomplete);
+    assert_eq!(catalog.delete(&model, false).await.unwrap(), 0, "a link to nothing is still the hive's own");
+
+    for (name, code) in [
+        ("bad.gguf", Code::ModelCorrupt),
+        ("gone.gguf", Code::SourceNotFound),
+        ("s-00001-of-00002.gguf", Code::SourceNotFound),
+        ("other", Code::SourceUnsupported),
+    ] {
+        let failure = catalog.import(&elsewhere.join(name), false).await.unwrap_err();
+        assert_eq!(failure.code, code, "{name}: {failure}");
+    }
+    put(&elsewhere.join("s-00002-of-00002.gguf"), &gguf("llama"));
+    let split = catalog.import(&elsewhere.join("s-00002-of-00002.gguf"), false).await.unwrap();
+    assert_eq!((split.id.as_str(), split.status), ("s", Status::Available));
+    assert_eq!(catalog.delete(&split, false).await.unwrap(), 0);
+    assert_eq!(fs::read_dir(root.path().join("data/models")).unwrap().count(), 0);
+
+    // A file of the user's own in the store is not replaced, even by force.
+    put(&root.path().join("data/models/m.gguf"), &gguf("llama"));
+    let failure = catalog.import(&elsewhere.join("m.gguf"), true).await.unwrap_err();
+    assert_eq!(failure.code, Code::ModelExists);
+}
+
+#[tokio::test]
+async fn beyond_loopback_only_the_model_folders_are_readable() {
+    let root = tempfile::tempdir().unwrap();
+    let (inside, outside) = (root.path().join("models/in.gguf"), root.path().join("out.gguf"));
+    put(&inside, &gguf("llama"));
+    put(&outside, &gguf("llama"));
+    symlink(&outside, root.path().join("models/escape.gguf")).unwrap();
+    let mut config = config(root.path());
+    config.bind = "0.0.0.0".parse().unwrap();
+    let catalog = Catalog::new(&config).unwrap();
+
+    catalog.import(&inside, false).await.unwrap();
+    let dots = root.path().join("models/../out.gguf");
+    let escape = root.path().join("models/escape.gguf");
+    for path in [outside, dots, escape, root.path().join("models/absent.gguf"), "/etc/absent.gguf".into()] {
+        let failure = catalog.import(&path, false).await.unwrap_err();
+        assert_eq!(failure.code, Code::SourceRefused, "{failure}");
+    }
+}

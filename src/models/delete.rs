@@ -1,0 +1,75 @@
+//! Deleting a model, and saying truthfully what that freed.
+//!
+//! What the hive put into its store is its own to delete. Anything else takes `force`, and then
+//! goes only where the scan itself found it: no path of a request is ever followed. A link is
+//! removed as a link; what it leads to stays.
+
+use std::fs;
+
+use super::catalog::{Inner, Listed, position};
+use super::scan::Place;
+use super::store::remove_file;
+use super::{Catalog, Model, Status, hub_cache, units};
+use crate::error::{Code, Failure, Result};
+use crate::n;
+
+impl Catalog {
+    /// Deletes a model from the disk. Answers the bytes that came free: 0 for a link, and for a
+    /// file that has another name elsewhere.
+    ///
+    /// # Errors
+    /// [`Code::NotOwned`] for a file that the hive did not put there, unless `force`;
+    /// [`Code::ModelInUse`] while it is being downloaded; [`Code::ModelNotFound`] where it is gone
+    /// already; and whatever the file system says.
+    pub async fn delete(&self, model: &Model, force: bool) -> Result<u64> {
+        let id = model.id.clone();
+        self.on_pool(move |inner| inner.delete(&id, force)).await?
+    }
+}
+
+impl Inner {
+    fn delete(&self, id: &str, force: bool) -> Result<u64> {
+        let mut listed = self.scan();
+        let models: Vec<_> = listed.iter().map(|listed| listed.model.clone()).collect();
+        let Listed { model, found } = listed.swap_remove(position(&models, id)?);
+        if model.status == Status::Downloading {
+            return Err(Failure::new(Code::ModelInUse, format!("'{id}' is being downloaded"))
+                .hint("cancel the job that downloads it: that removes what is there"));
+        }
+        let record = self.store.record_of(&found);
+        if record.is_none() && !force {
+            return Err(Failure::new(
+                Code::NotOwned,
+                format!("{} was not put there by the hive", model.path.display()),
+            )
+            .hint("to delete the file all the same, repeat this with force"));
+        }
+        if record.is_none() {
+            n!(warn: "model_delete", "Deleting {}, which is not the hive's own", model.path.display());
+        }
+
+        let target = fs::read_link(&model.path).ok();
+        let freed = match &found.place {
+            Place::Hub(file) => hub_cache::remove(file, &found.group.files)?,
+            Place::Store | Place::Folder => {
+                let mut freed = 0;
+                for path in &found.group.files {
+                    freed += remove_file(path)?;
+                }
+                freed
+            }
+        };
+        if found.place == Place::Store {
+            // Last, so that a deletion that failed half-way can be repeated.
+            self.store.remove_record(&found.file_name())?;
+            self.store.sync()?;
+        }
+        match (target, freed) {
+            (Some(target), 0) => {
+                n!("model_delete", "Removed the link; what it led to stays: {}", target.display());
+            }
+            _ => n!("model_delete", "Deleted {}; {} came free", model.path.display(), units::bytes(freed)),
+        }
+        Ok(freed)
+    }
+}

@@ -1,0 +1,158 @@
+//! What the catalog knows of a file's contents: a summary of its header, kept in memory for as long
+//! as the file stays as it is.
+//!
+//! Reading a header takes milliseconds and a listing is asked for often, so a summary is reused
+//! while the path leads to a file of the same identity, size and time of change. The cache holds
+//! the files of the last listing and nothing else.
+
+use std::collections::HashMap;
+use std::fs::Metadata;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+
+use super::gguf::{Arrays, GgufError, Header};
+use crate::error::{Code, Failure};
+
+/// The most files that are remembered.
+const MAX_FILES: usize = 20_000;
+
+/// What a listing shows of a header.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Summary {
+    pub(super) architecture: Option<String>,
+    pub(super) quantization: Option<String>,
+    pub(super) parameter_count: u64,
+    pub(super) context_length: Option<u64>,
+    /// Whether the file holds something other than a model: an adapter, a projector, a matrix.
+    pub(super) is_accessory: bool,
+}
+
+/// A summary, or what is wrong with the file.
+pub(super) type Outcome = Result<Arc<Summary>, Arc<str>>;
+
+/// The summaries of the last listing.
+#[derive(Debug, Default)]
+pub(super) struct Headers(Mutex<HashMap<PathBuf, Known>>);
+
+#[derive(Clone, Debug)]
+struct Known {
+    stamp: Stamp,
+    outcome: Outcome,
+}
+
+/// What tells one state of a file from another.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Stamp {
+    device: u64,
+    inode: u64,
+    bytes: u64,
+    modified: (i64, i64),
+    changed: (i64, i64),
+}
+
+impl Stamp {
+    fn of(metadata: &Metadata) -> Self {
+        Self {
+            device: metadata.dev(),
+            inode: metadata.ino(),
+            bytes: metadata.len(),
+            modified: (metadata.mtime(), metadata.mtime_nsec()),
+            changed: (metadata.ctime(), metadata.ctime_nsec()),
+        }
+    }
+}
+
+impl Headers {
+    /// The summary of the file at `path`, whose metadata (of the file itself, not of a link) the
+    /// caller has at hand. Blocks on the disk.
+    pub(super) fn summary(&self, path: &Path, metadata: &Metadata) -> Outcome {
+        let stamp = Stamp::of(metadata);
+        if let Some(known) = self.0.lock().get(path)
+            && known.stamp == stamp
+        {
+            return known.outcome.clone();
+        }
+        let outcome = read(path);
+        let mut known = self.0.lock();
+        if known.len() < MAX_FILES || known.contains_key(path) {
+            known.insert(path.to_owned(), Known { stamp, outcome: outcome.clone() });
+        }
+        outcome
+    }
+
+    /// Forgets every file but those for which `keep` says so.
+    pub(super) fn retain(&self, keep: impl Fn(&Path) -> bool) {
+        self.0.lock().retain(|path, _| keep(path));
+    }
+}
+
+fn read(path: &Path) -> Outcome {
+    match Header::read(path, Arrays::Skip) {
+        Ok(header) => Ok(Arc::new(Summary {
+            architecture: header.architecture().map(printable),
+            quantization: header.quantization(),
+            parameter_count: header.parameter_count(),
+            context_length: header.context_length(),
+            is_accessory: is_accessory(&header),
+        })),
+        Err(error @ GgufError::Malformed { .. }) => Err(printable(&error.to_string()).into()),
+        Err(error @ GgufError::Io(_)) => Err(error.to_string().into()),
+    }
+}
+
+/// Whether the file holds something that belongs to a model instead of a model (`general.type` of
+/// the GGUF specification; older vision projectors state the architecture `clip` only).
+fn is_accessory(header: &Header) -> bool {
+    let kind = header.metadata.str("general.type");
+    kind.is_some_and(|kind| kind != "model") || header.architecture() == Some("clip")
+}
+
+/// The header of a file that can be a model of the catalog.
+///
+/// # Errors
+/// [`Code::ModelCorrupt`] for a damaged file; [`Code::ModelUnsupported`] for one that belongs to a
+/// model without being one.
+pub(super) fn sound_model(path: &Path) -> Result<Header, Failure> {
+    let header = Header::read(path, Arrays::Skip).map_err(|error| error.into_failure(path))?;
+    if is_accessory(&header) {
+        return Err(Failure::new(
+            Code::ModelUnsupported,
+            format!("{} is not a model by itself (an adapter, a projector or the like)", path.display()),
+        )
+        .hint("name the file of the model that it belongs to"));
+    }
+    Ok(header)
+}
+
+/// Text out of a stranger's file, short and without control characters.
+fn printable(text: &str) -> String {
+    text.chars().filter(|c| !c.is_control()).take(300).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+    use crate::models::testing;
+
+    #[test]
+    fn a_changed_file_is_read_again_and_a_vanished_one_forgotten() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("m.gguf");
+        let headers = Headers::default();
+        let summary = || headers.summary(&path, &fs::metadata(&path).unwrap());
+
+        fs::write(&path, testing::gguf("llama")).unwrap();
+        let first = summary().unwrap();
+        assert_eq!(first.architecture.as_deref(), Some("llama"));
+        assert!(Arc::ptr_eq(&first, &summary().unwrap()), "an unchanged file is not read again");
+        fs::write(&path, b"nonsense").unwrap();
+        assert!(summary().unwrap_err().contains("magic"));
+        headers.retain(|_| false);
+        assert!(headers.0.lock().is_empty());
+    }
+}

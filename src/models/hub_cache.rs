@@ -1,0 +1,217 @@
+//! The Hugging Face cache: its GGUF files are listed and used in place.
+//!
+//! Layout (<https://huggingface.co/docs/huggingface_hub/guides/manage-cache>):
+//! `models--org--repo/{blobs,refs,snapshots}`; a snapshot is a folder named after a commit whose
+//! files are links into `blobs`, where a large file is named after its SHA-256; a file of `refs`,
+//! such as `main`, holds the commit that it stands for.
+
+use std::ffi::OsString;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use super::scan::{self, Found, Links, Place};
+use super::split;
+use super::store::remove_file;
+use crate::error::Result;
+use crate::n;
+
+/// Where a model lies in the cache.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct HubFile {
+    /// `org/repo`.
+    pub(super) repo: String,
+    /// The commit of its snapshot.
+    pub(super) revision: String,
+    /// The first file's path within the snapshot.
+    pub(super) relative: String,
+    /// Whether that is the commit of the branch `main`.
+    pub(super) is_main: bool,
+    /// The folder `models--org--repo`.
+    folder: PathBuf,
+}
+
+/// The cache's folder that huggingface_hub itself would use, after what `variable` (the process
+/// environment) says.
+pub(super) fn default_location(variable: impl Fn(&str) -> Option<OsString>) -> Option<PathBuf> {
+    let set = |name: &str| variable(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+    set("HF_HUB_CACHE")
+        .or_else(|| set("HUGGINGFACE_HUB_CACHE"))
+        .or_else(|| Some(set("HF_HOME")?.join("hub")))
+        .or_else(|| Some(set("XDG_CACHE_HOME")?.join("huggingface/hub")))
+        .or_else(|| Some(set("HOME")?.join(".cache/huggingface/hub")))
+}
+
+/// The models in the cache, those of each repository's `main` first. A cache that is not there has
+/// none.
+pub(super) fn scan(cache: &Path) -> Vec<Found> {
+    let mut found = Vec::new();
+    for folder in entries(cache) {
+        let name = split::name_of(&folder);
+        let Some(repo) = name.strip_prefix("models--").map(|name| name.replace("--", "/")) else { continue };
+        let main = fs::read_to_string(folder.join("refs/main")).unwrap_or_default();
+        let mut snapshots: Vec<_> = entries(&folder.join("snapshots"))
+            .into_iter()
+            .map(|path| (split::name_of(&path) == main.trim(), path))
+            .collect();
+        snapshots.sort_by_key(|(is_main, _)| !is_main);
+        for (is_main, snapshot) in snapshots {
+            for group in split::group(scan::gguf_files(&snapshot, Links::Keep)) {
+                let relative = group.files[0].strip_prefix(&snapshot).unwrap_or(&group.files[0]);
+                let file = HubFile {
+                    repo: repo.clone(),
+                    revision: split::name_of(&snapshot),
+                    relative: relative.to_string_lossy().into_owned(),
+                    is_main,
+                    folder: folder.clone(),
+                };
+                found.push(Found { group, place: Place::Hub(file) });
+            }
+        }
+    }
+    found
+}
+
+/// The SHA-256 of a file of a snapshot: the name of the blob that it links to.
+pub(super) fn sha256(path: &Path) -> Option<String> {
+    let name = split::name_of(&fs::read_link(path).ok()?);
+    super::source::is_sha256(&name).then_some(name)
+}
+
+/// The part of a file's path that says how its weights are quantised, in upper case: `Q4_K_M`,
+/// `UD-IQ2_XXS`.
+pub(super) fn quantization_tag(relative: &str) -> Option<String> {
+    let stem = split::stem(relative).to_ascii_uppercase();
+    let words: Vec<_> = stem.split(['-', '.', '/']).collect();
+    let at = words.iter().rposition(|word| is_quantization(word))?;
+    let dynamic = at > 0 && words[at - 1] == "UD";
+    Some(if dynamic { format!("UD-{}", words[at]) } else { words[at].to_owned() })
+}
+
+fn is_quantization(word: &str) -> bool {
+    if matches!(word, "F32" | "F16" | "BF16" | "FP16" | "FP32" | "MXFP4" | "NVFP4" | "MXFP4_MOE") {
+        return true;
+    }
+    let digits = ["IQ", "TQ", "Q"].iter().find_map(|prefix| word.strip_prefix(prefix)).unwrap_or_default();
+    let mut characters = digits.chars();
+    characters.next().is_some_and(|c| c.is_ascii_digit())
+        && characters.next() == Some('_')
+        && characters.all(|c| c.is_ascii_alphanumeric() || c == '_')
+}
+
+/// Deletes the links of a model from its snapshot, each blob that no other snapshot links to, and
+/// the folders of that repository that this leaves empty. Answers the bytes that came free.
+pub(super) fn remove(file: &HubFile, links: &[PathBuf]) -> Result<u64> {
+    let blobs = file.folder.join("blobs").canonicalize().ok();
+    let mut freed = 0;
+    for link in links {
+        let blob = link.canonicalize().ok().filter(|blob| blob.parent() == blobs.as_deref() && blob != link);
+        freed += remove_file(link)?;
+        if let Some(blob) = blob {
+            if is_referenced(&file.folder, &blob) {
+                n!("model_delete", "Kept {}: another snapshot of {} uses it", blob.display(), file.repo);
+            } else {
+                freed += remove_file(&blob)?;
+            }
+        }
+        remove_empty_folders(link, &file.folder.join("snapshots"));
+    }
+    forget_refs(file);
+    for name in ["blobs", "snapshots", "refs", ""] {
+        // Refused by the system where something is left in it.
+        let _ = fs::remove_dir(file.folder.join(name));
+    }
+    Ok(freed)
+}
+
+fn is_referenced(repository: &Path, blob: &Path) -> bool {
+    walkdir::WalkDir::new(repository.join("snapshots"))
+        .into_iter()
+        .filter_map(Result::ok)
+        .filter(|entry| entry.path_is_symlink())
+        .any(|entry| entry.path().canonicalize().is_ok_and(|target| target == blob))
+}
+
+/// Removes the folders above `path` that are empty, up to `root` and without it.
+fn remove_empty_folders(path: &Path, root: &Path) {
+    for folder in path.ancestors().skip(1).take_while(|folder| *folder != root && folder.starts_with(root)) {
+        if fs::remove_dir(folder).is_err() {
+            break;
+        }
+    }
+}
+
+/// Removes the refs to a snapshot that is gone: huggingface_hub warns of such refs.
+fn forget_refs(file: &HubFile) {
+    if file.folder.join("snapshots").join(&file.revision).exists() {
+        return;
+    }
+    for reference in entries(&file.folder.join("refs")) {
+        if fs::read_to_string(&reference).is_ok_and(|commit| commit.trim() == file.revision) {
+            // What cannot be removed does no harm.
+            let _ = fs::remove_file(&reference);
+        }
+    }
+}
+
+/// The paths in a folder, sorted. A folder that is not there is empty; one that cannot be read is
+/// narrated.
+fn entries(folder: &Path) -> Vec<PathBuf> {
+    let mut paths: Vec<_> = match fs::read_dir(folder) {
+        Ok(entries) => entries.filter_map(Result::ok).map(|entry| entry.path()).collect(),
+        Err(error)
+            if matches!(error.kind(), std::io::ErrorKind::NotFound | std::io::ErrorKind::NotADirectory) =>
+        {
+            Vec::new()
+        }
+        Err(error) => {
+            n!(warn: "catalog_scan", "Could not look into {}: {error}", folder.display());
+            Vec::new()
+        }
+    };
+    paths.sort_unstable();
+    paths
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_location_follows_the_precedence_of_huggingface_hub() {
+        let location = |set: &[(&str, &str)]| {
+            default_location(|name| {
+                set.iter().find(|(key, _)| *key == name).map(|(_, value)| OsString::from(value))
+            })
+        };
+        let all = [
+            ("HF_HUB_CACHE", "/1"),
+            ("HUGGINGFACE_HUB_CACHE", "/2"),
+            ("HF_HOME", "/3"),
+            ("XDG_CACHE_HOME", "/4"),
+            ("HOME", "/5"),
+        ];
+        let expected = ["/1", "/2", "/3/hub", "/4/huggingface/hub", "/5/.cache/huggingface/hub"];
+        for (skipped, expected) in expected.iter().enumerate() {
+            assert_eq!(location(&all[skipped..]).unwrap(), Path::new(expected));
+        }
+        assert_eq!(
+            location(&[("HF_HOME", ""), ("HOME", "/h")]).unwrap(),
+            Path::new("/h/.cache/huggingface/hub")
+        );
+        assert_eq!(location(&[]), None);
+    }
+
+    #[test]
+    fn the_tag_of_a_file_name_is_its_quantisation() {
+        for (name, tag) in [
+            ("Llama-3.2-1B-Instruct-Q4_K_M.gguf", Some("Q4_K_M")),
+            ("qwen2.5-0.5b.q8_0.gguf", Some("Q8_0")),
+            ("m-UD-IQ2_XXS-00001-of-00002.gguf", Some("UD-IQ2_XXS")),
+            ("m-f16.gguf", Some("F16")),
+            ("Qwen-Q.gguf", None),
+            ("model.gguf", None),
+        ] {
+            assert_eq!(quantization_tag(name).as_deref(), tag, "{name}");
+        }
+    }
+}

@@ -1,0 +1,82 @@
+//! A model as it travels on the wire.
+
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+use crate::error::{Code, Failure, Result};
+
+/// One model of the catalog. The order of the fields is the wire's.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Model {
+    /// The key in the catalog ([`super::ModelId`]'s grammar).
+    pub id: String,
+    /// The file's stem, in the same grammar; two models may share it.
+    pub name: String,
+    /// Size of all its files in bytes.
+    pub size_bytes: u64,
+    /// The file, or the first file of a split model.
+    pub path: PathBuf,
+    /// Where it came from: `https://…`, `file:/…`, or `hf:org/repo` for the Hugging Face cache.
+    pub source: String,
+    /// The revision of the source, where it has revisions: the Hub's commit.
+    pub revision: Option<String>,
+    /// Always `gguf`.
+    pub format: String,
+    /// `general.architecture` of the header.
+    pub architecture: Option<String>,
+    /// How the weights are quantised, in llama.cpp's words.
+    pub quantization: Option<String>,
+    /// Number of weights.
+    pub parameter_count: Option<u64>,
+    /// The context that it was trained for, in tokens.
+    pub context_length: Option<u64>,
+    /// Whether a worker serves it. The catalog does not know: operations fill it in.
+    pub loaded: bool,
+    /// Whether it can be used.
+    pub status: Status,
+    /// When its file was last changed (linked, for an import): RFC 3339, UTC, milliseconds.
+    pub added_at: String,
+    /// SHA-256 of its contents in hexadecimal, where it is known without reading them.
+    pub sha256: Option<String>,
+    /// Why it cannot be used.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub status_detail: Option<String>,
+}
+
+/// Whether a model can be used.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Status {
+    /// It can.
+    Available,
+    /// A job is fetching it.
+    Downloading,
+    /// A file of it is missing.
+    Incomplete,
+    /// A file of it is damaged or cannot be read.
+    Corrupt,
+}
+
+impl Model {
+    /// Refuses a model that no engine could load.
+    ///
+    /// # Errors
+    /// [`Code::ModelCorrupt`] with what is wrong with it, or [`Code::ModelInUse`] while it is being
+    /// downloaded.
+    pub fn check_loadable(&self) -> Result<()> {
+        let (code, state, hint) = match self.status {
+            Status::Available => return Ok(()),
+            Status::Downloading => {
+                (Code::ModelInUse, "is being downloaded", "load it when its download has ended")
+            }
+            Status::Incomplete => {
+                (Code::ModelCorrupt, "is incomplete", "fetch its missing files, or delete it")
+            }
+            Status::Corrupt => (Code::ModelCorrupt, "is damaged", "fetch it again, or delete it"),
+        };
+        let detail = self.status_detail.as_deref().unwrap_or("no more is known");
+        let message = format!("the model '{}' {state}: {detail} ({})", self.id, self.path.display());
+        Err(Failure::new(code, message).hint(hint).stage("preflight"))
+    }
+}

@@ -1,0 +1,316 @@
+//! The store: the folder with the models that the hive itself put down.
+//!
+//! Each model is a file (a download) or a link (an import); beside it lies its record,
+//! `NAME.gguf.json`, which says where it came from. What has no record, or differs from it, is not
+//! the hive's own. A download in progress is `NAME.gguf.partial`, held under an OS lock; one that
+//! nobody holds was left by a killed hive and is removed when the store is opened.
+//!
+//! Invariants: nothing outside the folder is ever written or removed by a name that came from
+//! outside ([`file_name`] has no separators); a record is replaced whole or not at all.
+
+use std::collections::HashMap;
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+use std::time::SystemTime;
+
+use parking_lot::Mutex;
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+
+use super::scan::{self, Found, Place};
+use super::{split, units};
+use crate::error::{Failure, Result};
+use crate::n;
+
+/// The longest name of a file in the store, in bytes: what file systems take, less `.partial` and
+/// the like.
+const MAX_NAME: usize = 200;
+
+/// The store's folder.
+#[derive(Debug)]
+pub(super) struct Store {
+    dir: PathBuf,
+    /// The source of each download in progress, by the path that its file will have.
+    active: Mutex<HashMap<PathBuf, String>>,
+}
+
+/// What the hive remembers of a model that it put into the store.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Record {
+    /// As [`super::Model::source`].
+    pub(super) source: String,
+    /// SHA-256 in hexadecimal of the whole URL, whose query is not kept: it tells two files of one
+    /// path apart.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) url_sha256: Option<String>,
+    /// As [`super::Model::revision`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) revision: Option<String>,
+    /// SHA-256 in hexadecimal, of a file that the hive downloaded.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) sha256: Option<String>,
+    /// The model's files, in order.
+    pub(super) files: Vec<RecordedFile>,
+}
+
+/// One file of a record.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct RecordedFile {
+    /// Its name in the store.
+    pub(super) name: String,
+    /// Size in bytes when it was put there.
+    pub(super) size_bytes: u64,
+    /// Where it leads, if it is a link.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) link: Option<PathBuf>,
+}
+
+/// A download in progress.
+#[derive(Debug)]
+pub(super) struct Partial {
+    /// The path that the file will have.
+    pub(super) target: PathBuf,
+    pub(super) source: String,
+    /// Bytes on the disk so far.
+    pub(super) bytes: u64,
+    pub(super) changed: SystemTime,
+}
+
+/// Marks a download as in progress until it is dropped.
+pub(super) struct Active<'a> {
+    store: &'a Store,
+    target: PathBuf,
+}
+
+impl Drop for Active<'_> {
+    fn drop(&mut self) {
+        self.store.active.lock().remove(&self.target);
+    }
+}
+
+impl Store {
+    /// Makes the folder where it is missing, and removes what a killed hive left in it.
+    pub(super) fn open(dir: PathBuf) -> Result<Self> {
+        fs::create_dir_all(&dir).map_err(|error| Failure::io("make the model store", &dir, &error))?;
+        let store = Self { dir, active: Mutex::default() };
+        store.sweep();
+        Ok(store)
+    }
+
+    pub(super) fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    /// The path of a file of the store, given its [`file_name`].
+    pub(super) fn path(&self, file_name: &str) -> PathBuf {
+        self.dir.join(file_name)
+    }
+
+    /// Where a file is written before it has its own name.
+    pub(super) fn partial_path(&self, file_name: &str) -> PathBuf {
+        self.dir.join(format!("{file_name}.partial"))
+    }
+
+    /// Marks a download as in progress.
+    pub(super) fn activate(&self, target: &Path, source: &str) -> Active<'_> {
+        self.active.lock().insert(target.to_owned(), source.to_owned());
+        Active { store: self, target: target.to_owned() }
+    }
+
+    /// The models in the store.
+    pub(super) fn scan(&self) -> Vec<Found> {
+        let entries = match fs::read_dir(&self.dir) {
+            Ok(entries) => entries,
+            Err(error) => {
+                n!(warn: "catalog_scan", "Could not look into {}: {error}", self.dir.display());
+                return Vec::new();
+            }
+        };
+        let paths = entries
+            .filter_map(Result::ok)
+            .filter(|entry| scan::is_model_name(&entry.file_name().to_string_lossy()))
+            .filter(|entry| entry.file_type().is_ok_and(|kind| !kind.is_dir()))
+            .map(|entry| entry.path())
+            .collect();
+        split::group(paths).into_iter().map(|group| Found { group, place: Place::Store }).collect()
+    }
+
+    /// The downloads in progress of models that are not there yet.
+    pub(super) fn partials(&self) -> Vec<Partial> {
+        let active: Vec<_> = self.active.lock().clone().into_iter().collect();
+        let partial = |(target, source): (PathBuf, String)| {
+            let metadata = fs::metadata(self.partial_path(&split::name_of(&target))).ok()?;
+            let changed = metadata.modified().unwrap_or(SystemTime::UNIX_EPOCH);
+            (!target.exists()).then_some(Partial { target, source, bytes: metadata.len(), changed })
+        };
+        active.into_iter().filter_map(partial).collect()
+    }
+
+    /// The record of a model, if it is still what the hive put down: a model of the hive's own.
+    pub(super) fn record_of(&self, found: &Found) -> Option<Record> {
+        if found.place != Place::Store {
+            return None;
+        }
+        let record = self.record(&found.file_name())?;
+        let as_recorded = |path: &PathBuf| {
+            let name = split::name_of(path);
+            record.files.iter().any(|file| file.name == name && file.matches(path))
+        };
+        found.group.files.iter().all(as_recorded).then_some(record)
+    }
+
+    /// The record of the model whose first file has that name.
+    pub(super) fn record(&self, file_name: &str) -> Option<Record> {
+        let text = fs::read(self.record_path(file_name)).ok()?;
+        serde_json::from_slice(&text).ok()
+    }
+
+    /// Writes the record of a model. Durable once [`Self::sync`] has been called.
+    pub(super) fn write_record(&self, record: &Record) -> Result<()> {
+        let path = self.record_path(&record.files[0].name);
+        let draft = path.with_extension("json.draft");
+        let text = serde_json::to_vec_pretty(record)
+            .map_err(|error| Failure::internal("a record could not be written as JSON").detail(error))?;
+        let write = || {
+            let mut file = OpenOptions::new().write(true).create(true).truncate(true).open(&draft)?;
+            file.write_all(&text)?;
+            file.sync_all()?;
+            fs::rename(&draft, &path)
+        };
+        write().map_err(|error| {
+            // The draft is worth nothing, and it may be what fills the disk.
+            let _ = fs::remove_file(&draft);
+            Failure::io("write the record", &path, &error)
+        })
+    }
+
+    /// Removes the record of a model whose files are gone.
+    pub(super) fn remove_record(&self, file_name: &str) -> Result<()> {
+        remove_file(&self.record_path(file_name)).map(drop)
+    }
+
+    /// Makes names that were given or taken in the folder durable.
+    pub(super) fn sync(&self) -> Result<()> {
+        File::open(&self.dir)
+            .and_then(|dir| dir.sync_all())
+            .map_err(|error| Failure::io("write the folder", &self.dir, &error))
+    }
+
+    fn record_path(&self, file_name: &str) -> PathBuf {
+        self.dir.join(format!("{file_name}.json"))
+    }
+
+    /// Removes partial files that no process holds.
+    fn sweep(&self) {
+        let Ok(entries) = fs::read_dir(&self.dir) else { return };
+        for path in entries.filter_map(Result::ok).map(|entry| entry.path()) {
+            let is_partial = path.extension().is_some_and(|extension| extension == "partial");
+            let is_regular = fs::symlink_metadata(&path).is_ok_and(|metadata| metadata.is_file());
+            if !is_partial || !is_regular {
+                continue;
+            }
+            let unheld = File::open(&path).is_ok_and(|file| file.try_lock().is_ok());
+            if unheld && let Ok(bytes) = remove_file(&path) {
+                tracing::info!(
+                    path = %path.display(),
+                    "removed a partial download that a killed hive had left ({})",
+                    units::bytes(bytes)
+                );
+            }
+        }
+    }
+}
+
+impl Record {
+    /// Whether both were brought from the same place.
+    pub(super) fn is_from(&self, other: &Self) -> bool {
+        (&self.source, &self.url_sha256) == (&other.source, &other.url_sha256)
+    }
+}
+
+impl RecordedFile {
+    fn matches(&self, path: &Path) -> bool {
+        let Ok(metadata) = fs::symlink_metadata(path) else { return false };
+        match &self.link {
+            Some(target) => fs::read_link(path).is_ok_and(|link| link == *target),
+            None => metadata.is_file() && metadata.len() == self.size_bytes,
+        }
+    }
+}
+
+/// The name that a model's file gets in the store: in the grammar of ids, without `/` and `:`, not
+/// hidden, and short enough for every file system. It ends in `.gguf`.
+pub(super) fn file_name(wanted: &str) -> String {
+    let stem = split::without_extension(wanted).unwrap_or(wanted);
+    let allowed = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '@' | '+' | '~' | '-');
+    let mut clean: String = stem.chars().map(|c| if allowed(c) { c } else { '-' }).collect();
+    if clean.is_empty() {
+        clean.push('-');
+    } else if clean.starts_with('.') {
+        clean.replace_range(..1, "-");
+    }
+    if clean.len() > MAX_NAME {
+        clean.truncate(MAX_NAME - 9);
+        clean = format!("{clean}~{}", units::hex(&Sha256::digest(wanted)[..4]));
+    }
+    format!("{clean}.gguf")
+}
+
+/// Deletes a file, or a link alone. Answers the bytes that this frees: the file's size, and 0 for a
+/// link, for a file that has another name elsewhere (a hard link), and for one that is gone.
+pub(super) fn remove_file(path: &Path) -> Result<u64> {
+    use std::os::unix::fs::MetadataExt;
+
+    let remove = || {
+        let metadata = fs::symlink_metadata(path)?;
+        fs::remove_file(path)?;
+        Ok(if metadata.is_file() && metadata.nlink() == 1 { metadata.len() } else { 0 })
+    };
+    remove().or_else(|error: io::Error| match error.kind() {
+        io::ErrorKind::NotFound => Ok(0),
+        _ => Err(Failure::io("delete", path, &error)),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn a_name_in_the_store_is_one_plain_component(wanted in ".{0,300}") {
+            let name = file_name(&wanted);
+            prop_assert!(name.len() <= MAX_NAME + 5);
+            prop_assert!(name.ends_with(".gguf") && !name.starts_with('.'));
+            prop_assert_eq!(Path::new(&name).components().count(), 1);
+            prop_assert!(!name.contains(['/', '\\', '\0']));
+        }
+    }
+
+    #[test]
+    fn an_opened_store_is_swept_of_partials_that_nobody_holds() {
+        let folder = tempfile::tempdir().unwrap();
+        let (left, held) = (folder.path().join("a.gguf.partial"), folder.path().join("b.gguf.partial"));
+        fs::write(&left, b"x").unwrap();
+        let holder = File::create(&held).unwrap();
+        holder.lock().unwrap();
+        let store = Store::open(folder.path().to_owned()).unwrap();
+        assert!(!left.exists());
+        assert!(held.exists());
+        assert!(store.scan().is_empty(), "a partial is not a model");
+    }
+
+    #[test]
+    fn a_hard_link_frees_nothing_until_the_last_name_goes() {
+        let folder = tempfile::tempdir().unwrap();
+        let (one, two) = (folder.path().join("1"), folder.path().join("2"));
+        fs::write(&one, b"12345").unwrap();
+        fs::hard_link(&one, &two).unwrap();
+        assert_eq!(remove_file(&one).unwrap(), 0);
+        assert_eq!(remove_file(&two).unwrap(), 5);
+        assert_eq!(remove_file(&two).unwrap(), 0);
+    }
+}

@@ -1,0 +1,52 @@
+//! What the tests of this room share.
+
+use std::fs;
+use std::path::Path;
+use std::time::Duration;
+
+use super::Catalog;
+use super::gguf::{TensorType, Value, Writer};
+use crate::config::Config;
+
+/// A small, sound GGUF file.
+pub(super) fn gguf(architecture: &str) -> Vec<u8> {
+    gguf_with(architecture, &[])
+}
+
+/// The same, with more metadata.
+pub(super) fn gguf_with(architecture: &str, metadata: &[(&str, Value)]) -> Vec<u8> {
+    let mut writer = Writer::default();
+    writer.metadata("general.architecture", Value::String(architecture.to_owned()));
+    writer.metadata(format!("{architecture}.context_length"), Value::U32(2048));
+    for (key, value) in metadata {
+        writer.metadata(*key, value.clone());
+    }
+    writer.tensor("output.weight", &[32, 2], TensorType::F32, vec![0; 256]);
+    let mut bytes = Vec::new();
+    writer.write(&mut bytes).unwrap();
+    bytes
+}
+
+/// Settings beneath `root` that touch nothing else, with timers of tests.
+pub(super) fn config(root: &Path) -> Config {
+    let mut config = Config {
+        data_dir: root.join("data"),
+        models_dirs: vec![root.join("models")],
+        hub_cache: Some(root.join("hub")),
+        ..Config::default()
+    };
+    config.timers.progress = Duration::from_millis(20);
+    fs::create_dir_all(&config.models_dirs[0]).unwrap();
+    config
+}
+
+/// A catalog of these settings.
+pub(super) fn catalog(root: &Path) -> Catalog {
+    Catalog::new(&config(root)).unwrap()
+}
+
+/// Writes a file, and the folders that it needs.
+pub(super) fn put(path: &Path, bytes: &[u8]) {
+    fs::create_dir_all(path.parent().unwrap()).unwrap();
+    fs::write(path, bytes).unwrap();
+}
