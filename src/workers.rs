@@ -1,0 +1,66 @@
+//! The workers: the processes that serve models, and what keeps them in hand.
+//!
+//! # Theory of operation
+//!
+//! A worker is a child process in a process group of its own, bound to loopback, with its output
+//! in a file. One [`owner`] task holds the unreaped child; it alone may signal the group, and it
+//! outlives the job that started the worker. Everyone else holds a [`handle`]: through it they
+//! send controls (`listening`, `ready`, `stop`), watch the state that the owner publishes, and
+//! count requests in flight.
+//!
+//! ```text
+//! start() ──spawn──▶ owner ─▶ starting ─▶ loading ─▶ ready ⇄ busy
+//!    │                           │           │         │ ├─ exits ──▶ crashed (kept, with its end)
+//!    │ report, socket, /health   └───────────┴─ stop ──┴─▶ stopping ─▶ gone
+//!    └ fails, is cancelled or dropped: stop
+//! ```
+//!
+//! [`start`] launches a worker and [`readiness`] sees it through: it waits for the worker's [`report`], checks that
+//! the socket is held by the worker's own group ([`socket_owner`]), and polls `/health`. Until then
+//! it follows the worker's log ([`log_follow`]) into the job's narration.
+//!
+//! Invariants:
+//! - A process is signalled only by the owner that has not reaped it yet, so a process id that was
+//!   given to another process can never be hit, and no process but the hive's own workers can.
+//! - The leader is reaped last: while it is unreaped its id, which is the group's, stays taken, and
+//!   the rest of the group is killed under it. A stop succeeds after the group was seen empty.
+//! - A start that fails, is cancelled or whose future is dropped leaves no process behind.
+//! - A worker never outlives a killed daemon: its standard input is a pipe that only the daemon
+//!   holds, and its end is the worker's.
+//! - The secret travels by environment, and to no socket whose owner was not verified.
+//! - A worker's log is a bounded file, never a pipe to the daemon.
+//! - No lock of this module is held across an await.
+//!
+//! Deliberately absent: restarts (a crashed worker stays crashed), and adopting the workers of an
+//! earlier daemon (there are none).
+
+pub mod devices;
+pub mod engines;
+mod exit;
+mod folder;
+mod handle;
+mod health;
+mod load_progress;
+pub mod log_follow;
+mod owner;
+mod process;
+mod readiness;
+mod registry;
+mod report;
+mod socket_owner;
+mod start;
+mod supervisor;
+pub mod telemetry;
+mod usage;
+mod worker;
+
+#[cfg(test)]
+mod tests;
+
+pub use devices::Device;
+pub use socket_owner::port_holder;
+pub use handle::{Endpoint, InFlight, Secret};
+pub use registry::Change;
+pub use start::StartRequest;
+pub use supervisor::{Stopped, Supervisor};
+pub use worker::{Status, Worker};

@@ -1,0 +1,144 @@
+//! The folder of one worker: its log and its report, for its owner's eyes alone.
+
+use std::collections::HashSet;
+use std::fs::{DirBuilder, File, OpenOptions};
+use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+use crate::error::{Failure, Result};
+
+/// Folders of ended workers that are kept, the newest.
+const KEEP_ENDED: usize = 20;
+/// A log that grew beyond this many bytes is cut.
+const MAX_LOG_BYTES: u64 = 32 << 20;
+/// Of a log that is cut, so many bytes of its end are kept, in `worker.log.old`.
+const KEEP_LOG_BYTES: u64 = 1 << 20;
+
+/// Where one worker's files are. The folder is named after the worker's id, whose order is that of
+/// time.
+#[derive(Clone, Debug)]
+pub(super) struct Folder(PathBuf);
+
+impl Folder {
+    /// Makes the folder of a new worker, and removes the oldest of ended ones.
+    pub(super) fn create(workers: &Path, worker_id: &str, live: &HashSet<String>) -> Result<Self> {
+        let path = workers.join(worker_id);
+        DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(&path)
+            .map_err(|error| Failure::io("make the folder", &path, &error).stage("start"))?;
+        if let Err(error) = prune(workers, worker_id, live) {
+            tracing::warn!(path = %workers.display(), %error, "old logs of workers could not be removed");
+        }
+        Ok(Self(path))
+    }
+
+    /// Where everything that the worker writes goes.
+    pub(super) fn log(&self) -> PathBuf {
+        self.0.join("worker.log")
+    }
+
+    /// Where the worker says how it got on.
+    pub(super) fn report(&self) -> PathBuf {
+        self.0.join("report.json")
+    }
+
+    /// Opens the log for the worker. Appending makes every writer write at the end, also after the
+    /// log was cut.
+    pub(super) fn open_log(&self) -> Result<File> {
+        let path = self.log();
+        private().append(true).open(&path).map_err(|error| Failure::io("make the log", &path, &error))
+    }
+
+    /// Cuts the log where it has grown too large: a worker can write faster than disks grow.
+    pub(super) fn bound_log(&self) -> io::Result<()> {
+        let path = self.log();
+        let length = std::fs::metadata(&path)?.len();
+        if length <= MAX_LOG_BYTES {
+            return Ok(());
+        }
+        let mut log = OpenOptions::new().read(true).write(true).open(&path)?;
+        log.seek(SeekFrom::Start(length - KEEP_LOG_BYTES))?;
+        let mut old = private().write(true).truncate(true).open(self.0.join("worker.log.old"))?;
+        io::copy(&mut Read::by_ref(&mut log).take(KEEP_LOG_BYTES), &mut old)?;
+        log.set_len(0)?;
+        // The log is shared with the worker, and only appended to.
+        OpenOptions::new()
+            .append(true)
+            .open(&path)?
+            .write_all(format!("… the log was cut at {length} bytes\n").as_bytes())
+    }
+
+    /// Removes the folder of a worker that never was.
+    pub(super) fn discard(self) {
+        if let Err(error) = std::fs::remove_dir_all(&self.0) {
+            tracing::warn!(path = %self.0.display(), %error, "a worker's folder could not be removed");
+        }
+    }
+}
+
+fn private() -> OpenOptions {
+    let mut options = OpenOptions::new();
+    options.create(true).mode(0o600);
+    options
+}
+
+fn prune(workers: &Path, newest: &str, live: &HashSet<String>) -> io::Result<()> {
+    let mut ended: Vec<String> = std::fs::read_dir(workers)?
+        .filter_map(|entry| entry.ok()?.file_name().into_string().ok())
+        .filter(|name| name.starts_with("worker-") && name != newest && !live.contains(name))
+        .collect();
+    ended.sort_unstable();
+    let surplus = ended.len().saturating_sub(KEEP_ENDED);
+    ended[..surplus].iter().try_for_each(|name| std::fs::remove_dir_all(workers.join(name)))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
+    use super::*;
+
+    #[test]
+    fn folders_are_private_and_the_oldest_go() {
+        let workers = tempfile::tempdir().unwrap();
+        let live = HashSet::from(["worker-000".to_owned()]);
+        let mut last = None;
+        for n in 0..KEEP_ENDED + 5 {
+            last = Some(Folder::create(workers.path(), &format!("worker-{n:03}"), &live).unwrap());
+        }
+        let names = || std::fs::read_dir(workers.path()).unwrap().count();
+        assert_eq!(names(), KEEP_ENDED + 2, "the live one, the newest one and the ended ones kept");
+        assert!(workers.path().join("worker-000").exists());
+        let folder = last.unwrap();
+        drop(folder.open_log().unwrap());
+        let mode = |path: &Path| std::fs::metadata(path).unwrap().permissions().mode() & 0o777;
+        assert_eq!((mode(&folder.0), mode(&folder.log())), (0o700, 0o600));
+        folder.discard();
+        assert_eq!(names(), KEEP_ENDED + 1);
+    }
+
+    #[test]
+    fn a_log_that_grew_too_large_is_cut_and_keeps_its_end() {
+        let workers = tempfile::tempdir().unwrap();
+        let folder = Folder::create(workers.path(), "worker-1", &HashSet::new()).unwrap();
+        let mut log = folder.open_log().unwrap();
+        log.write_all(b"short\n").unwrap();
+        folder.bound_log().unwrap();
+        assert_eq!(std::fs::read(folder.log()).unwrap(), b"short\n");
+        log.set_len(MAX_LOG_BYTES).unwrap();
+        log.write_all(b"the end\n").unwrap();
+        folder.bound_log().unwrap();
+        log.write_all(b"and on\n").unwrap();
+        let text = std::fs::read_to_string(folder.log()).unwrap();
+        assert!(
+            text.starts_with("… the log was cut at 33554440 bytes\n") && text.ends_with("and on\n"),
+            "{text}"
+        );
+        let old = std::fs::read(folder.0.join("worker.log.old")).unwrap();
+        assert_eq!(old.len() as u64, KEEP_LOG_BYTES);
+        assert!(old.ends_with(b"the end\n"));
+    }
+}

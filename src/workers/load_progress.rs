@@ -1,0 +1,81 @@
+//! How far a worker has come with loading its model, as it is narrated.
+
+use std::time::{Duration, Instant};
+
+use super::usage::size;
+use crate::n;
+use crate::narration::Progress;
+
+/// The progress of one load.
+#[derive(Debug, Default)]
+pub(super) struct LoadProgress {
+    began: Option<Instant>,
+    done: Option<u64>,
+    narrated: Option<Instant>,
+}
+
+impl LoadProgress {
+    /// Takes what worker `pid` says of itself, and narrates it, once per `interval` at most. Tells
+    /// whether it has come forward since the last time.
+    pub(super) fn take(&mut self, pid: u32, mut progress: Progress, interval: Duration) -> bool {
+        let now = Instant::now();
+        let began = *self.began.get_or_insert(now);
+        let moved = self.done.replace(progress.done) != Some(progress.done);
+        if self.narrated.is_some_and(|at| now.duration_since(at) < interval) {
+            return moved;
+        }
+        self.narrated = Some(now);
+        let seconds = now.duration_since(began).as_secs_f64();
+        if seconds > 0.0 && progress.done > 0 {
+            let rate = (progress.done as f64 / seconds) as u64;
+            progress.rate_per_second = Some(rate);
+            let left = progress.total.map(|total| total.saturating_sub(progress.done));
+            progress.eta_seconds = left.and_then(|left| left.checked_div(rate));
+        }
+        let message = message(pid, &progress);
+        n!(progress: progress, "worker_load", "{message}");
+        moved
+    }
+}
+
+fn message(pid: u32, progress: &Progress) -> String {
+    let amount = |count| match progress.unit.as_str() {
+        "bytes" => size(count),
+        unit => format!("{count} {unit}"),
+    };
+    let done = amount(progress.done);
+    match progress.total.filter(|total| *total > 0) {
+        Some(total) => {
+            let percent = u128::from(progress.done) * 100 / u128::from(total);
+            format!("Worker {pid} has loaded {percent} % ({done} of {})", amount(total))
+        }
+        None => format!("Worker {pid} has loaded {done}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn progress(done: u64, total: Option<u64>, unit: &str) -> Progress {
+        Progress { done, total, unit: unit.to_owned(), ..Progress::default() }
+    }
+
+    #[test]
+    fn it_reads_well() {
+        let said = |done, total, unit| message(7, &progress(done, total, unit));
+        assert_eq!(said(1 << 20, Some(4 << 20), "bytes"), "Worker 7 has loaded 25 % (1.0 MiB of 4.0 MiB)");
+        assert_eq!(said(3, Some(0), "layers"), "Worker 7 has loaded 3 layers");
+        assert_eq!(
+            said(u64::MAX, Some(u64::MAX), "bytes").split(" (").next(),
+            Some("Worker 7 has loaded 100 %")
+        );
+    }
+
+    #[test]
+    fn only_a_change_is_a_step_forward() {
+        let mut load = LoadProgress::default();
+        let mut take = |done| load.take(7, progress(done, None, "bytes"), Duration::MAX);
+        assert_eq!([take(0), take(0), take(5), take(5)], [true, false, true, false]);
+    }
+}

@@ -1,0 +1,200 @@
+//! A child process with a group of its own, from its start to the proof that all of it is gone.
+
+use std::io;
+use std::process::Stdio;
+use std::time::Duration;
+
+use rustix::io::Errno;
+use rustix::process::{
+    Pid, Signal, WaitId, WaitIdOptions, kill_process_group, test_kill_process_group, waitid,
+};
+use tokio::process::{Child, ChildStdin, Command};
+use tokio::signal::unix::{Signal as SignalStream, SignalKind, signal};
+use tokio::time::{Instant, sleep, timeout};
+
+use super::exit::Exit;
+
+/// How long a killed group may take to be gone.
+pub(super) const PROOF_LIMIT: Duration = Duration::from_secs(5);
+/// How often the group is looked at in that time.
+const PROOF_INTERVAL: Duration = Duration::from_millis(5);
+/// A child's end is noticed by `SIGCHLD`; this is how late it is noticed should one go missing.
+const EXIT_RECHECK: Duration = Duration::from_secs(1);
+
+/// A child that leads its own process group and has not been reaped.
+///
+/// Its end is observed without reaping it, because its process id, and so the group's, cannot be
+/// given to another process before the reaping. Reaping takes the value away: nothing can be
+/// signalled afterwards. A dropped group has its leader killed.
+#[derive(Debug)]
+pub(super) struct Group {
+    child: Child,
+    leader: Pid,
+    ends_of_children: SignalStream,
+    /// Open as long as the daemon lives; its end tells the worker to end.
+    #[cfg_attr(not(test), expect(dead_code, reason = "held for what its end means"))]
+    lifeline: Option<ChildStdin>,
+}
+
+/// What is known once a group has been dealt with.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct End {
+    /// How the leader ended; unset where the system never reported it.
+    pub(super) exit: Option<Exit>,
+    /// Whether the whole group was seen to be gone.
+    pub(super) proven: bool,
+}
+
+impl Group {
+    /// Starts `command` as the leader of a new group, with a lifeline as its standard input.
+    pub(super) fn spawn(command: &mut Command) -> io::Result<Self> {
+        // Registered before there is a child, so that its end cannot be missed.
+        let ends_of_children = signal(SignalKind::child())?;
+        let mut child = command.process_group(0).stdin(Stdio::piped()).kill_on_drop(true).spawn()?;
+        let lifeline = child.stdin.take();
+        let leader = child
+            .id()
+            .and_then(|id| Pid::from_raw(id.cast_signed()))
+            .ok_or_else(|| io::Error::other("the new process has no id"))?;
+        Ok(Self { child, leader, ends_of_children, lifeline })
+    }
+
+    /// The process id of the leader, which is the id of the group.
+    pub(super) fn id(&self) -> u32 {
+        self.leader.as_raw_pid().cast_unsigned()
+    }
+
+    /// Waits until the leader has ended. Does not reap it; may be dropped and asked again.
+    pub(super) async fn exited(&mut self) {
+        while !self.has_exited() {
+            tokio::select! {
+                _ = self.ends_of_children.recv() => {}
+                () = sleep(EXIT_RECHECK) => {}
+            }
+        }
+    }
+
+    fn has_exited(&self) -> bool {
+        let options = WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
+        !matches!(waitid(WaitId::Pid(self.leader), options), Ok(None) | Err(Errno::INTR))
+    }
+
+    /// Sends a signal to every process of the group.
+    pub(super) fn signal(&self, signal: Signal) {
+        if let Err(error) = kill_process_group(self.leader, signal)
+            && error != Errno::SRCH
+        {
+            tracing::warn!(pid = self.id(), ?signal, %error, "a worker's group could not be signalled");
+        }
+    }
+
+    /// Kills what is left of the group, reaps the leader and waits for proof that nothing is left,
+    /// at most [`PROOF_LIMIT`] each.
+    pub(super) async fn end(mut self) -> End {
+        self.signal(Signal::KILL);
+        let exit = match timeout(PROOF_LIMIT, self.exited()).await {
+            Ok(()) => self.child.wait().await.ok().map(Exit::from),
+            // Stuck inside the kernel (a dead disk, a driver): the runtime reaps it one day.
+            Err(_) => None,
+        };
+        let deadline = Instant::now() + PROOF_LIMIT;
+        let mut proven = is_gone(self.leader);
+        while !proven && Instant::now() < deadline {
+            sleep(PROOF_INTERVAL).await;
+            proven = is_gone(self.leader);
+        }
+        End { exit, proven: proven && exit.is_some() }
+    }
+}
+
+/// Whether no process of the group runs any more.
+fn is_gone(group: Pid) -> bool {
+    match test_kill_process_group(group) {
+        Err(Errno::SRCH) => true,
+        // Ended processes stay in their group until their parent reaps them. Those of a killed
+        // worker have become children of init, which in a container may never do so.
+        _ => only_ended_left(group),
+    }
+}
+
+#[cfg(target_os = "linux")]
+fn only_ended_left(group: Pid) -> bool {
+    stats_of(group.as_raw_pid())
+        .is_ok_and(|mut stats| stats.all(|stat| matches!(stat.state, 'Z' | 'X' | 'x')))
+}
+
+/// Elsewhere a group of ended processes alone is told by the refusal to signal it.
+#[cfg(not(target_os = "linux"))]
+fn only_ended_left(group: Pid) -> bool {
+    test_kill_process_group(group) == Err(Errno::PERM)
+}
+
+/// The process ids of a group.
+#[cfg(target_os = "linux")]
+pub(super) fn members(group: u32) -> Vec<u32> {
+    stats_of(group.cast_signed())
+        .map(|stats| stats.map(|stat| stat.pid.cast_unsigned()).collect())
+        .unwrap_or_default()
+}
+
+/// The process ids of a group: elsewhere only its leader is known.
+#[cfg(not(target_os = "linux"))]
+pub(super) fn members(group: u32) -> Vec<u32> {
+    vec![group]
+}
+
+#[cfg(target_os = "linux")]
+fn stats_of(group: i32) -> procfs::ProcResult<impl Iterator<Item = procfs::process::Stat>> {
+    Ok(procfs::process::all_processes()?
+        .filter_map(|process| process.ok()?.stat().ok())
+        .filter(move |stat| stat.pgrp == group))
+}
+
+/// Whether no process of the group runs any more, for tests.
+#[cfg(test)]
+pub(super) fn gone(group: u32) -> bool {
+    Pid::from_raw(group.cast_signed()).is_none_or(is_gone)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::spawn;
+
+    async fn wait_until_gone(group: u32) {
+        let deadline = Instant::now() + PROOF_LIMIT;
+        while !gone(group) {
+            assert!(Instant::now() < deadline, "group {group} is still there");
+            sleep(PROOF_INTERVAL).await;
+        }
+    }
+
+    #[tokio::test]
+    async fn the_end_is_seen_without_reaping_and_the_group_stays_taken() {
+        let mut group = Group::spawn(spawn::command("sh").args(["-c", "exit 3"])).unwrap();
+        group.exited().await;
+        group.exited().await;
+        assert_eq!(test_kill_process_group(group.leader), Ok(()), "unreaped, the id cannot be given away");
+        let leader = group.leader;
+        let end = group.end().await;
+        assert_eq!((end.exit.and_then(|exit| exit.code), end.proven), (Some(3), true));
+        assert_eq!(test_kill_process_group(leader), Err(Errno::SRCH));
+    }
+
+    #[tokio::test]
+    async fn the_lifeline_ends_with_the_group() {
+        let mut group = Group::spawn(&mut spawn::command("cat")).unwrap();
+        assert!(!group.has_exited());
+        drop(std::mem::take(&mut group.lifeline));
+        group.exited().await;
+        assert_eq!(group.end().await.exit.and_then(|exit| exit.code), Some(0), "cat read to the end");
+    }
+
+    #[tokio::test]
+    async fn a_dropped_group_has_its_leader_killed() {
+        let group = Group::spawn(spawn::command("sleep").arg("1000")).unwrap();
+        let id = group.id();
+        drop(group);
+        wait_until_gone(id).await;
+    }
+}

@@ -1,0 +1,63 @@
+//! The report: the small file in which a worker says where it listens, or why it cannot.
+
+use std::io::{self, Read};
+use std::path::Path;
+
+use serde::Deserialize;
+
+use crate::error::Failure;
+
+/// A report is a line of JSON; more than this, in bytes, is not one.
+const MAX_REPORT_BYTES: u64 = 256 << 10;
+
+/// What a worker reports. It writes the file atomically, by renaming.
+#[derive(Debug, Deserialize)]
+#[serde(tag = "state", rename_all = "snake_case")]
+pub(super) enum Report {
+    /// It listens on loopback, and loads its model now.
+    Listening {
+        /// The TCP port.
+        port: u16,
+    },
+    /// It cannot serve, and ends.
+    Failed {
+        /// Why, as the user reads it.
+        failure: Failure,
+    },
+}
+
+/// Reads the report, where there is one yet.
+///
+/// # Errors
+/// Where the file is there and cannot be read or is not a report.
+pub(super) fn read(path: &Path) -> io::Result<Option<Report>> {
+    let file = match std::fs::File::open(path) {
+        Ok(file) => file,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(error),
+    };
+    let mut text = Vec::new();
+    file.take(MAX_REPORT_BYTES).read_to_end(&mut text)?;
+    Ok(Some(serde_json::from_slice(&text)?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::error::Code;
+
+    #[test]
+    fn reports_are_read_and_nonsense_is_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("report.json");
+        assert!(read(&path).unwrap().is_none());
+        std::fs::write(&path, r#"{"state":"listening","port":4711,"pid":1}"#).unwrap();
+        assert!(matches!(read(&path).unwrap(), Some(Report::Listening { port: 4711 })));
+        let failed = r#"{"state":"failed","failure":{"code":"model_corrupt","message":"m","hint":"h","causes":["c"]}}"#;
+        std::fs::write(&path, failed).unwrap();
+        let Some(Report::Failed { failure }) = read(&path).unwrap() else { panic!("not a failure") };
+        assert_eq!((failure.code, failure.causes), (Code::ModelCorrupt, vec!["c".to_owned()]));
+        std::fs::write(&path, "{").unwrap();
+        assert!(read(&path).is_err());
+    }
+}

@@ -1,0 +1,158 @@
+//! Starting a worker: from a request to a process that answers, or to nothing left behind.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Instant;
+
+use jiff::Timestamp;
+use parking_lot::Mutex;
+use tokio::sync::{mpsc, watch};
+use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
+
+use super::devices::Device;
+use super::engines::{Choice, choose};
+use super::folder::Folder;
+use super::handle::{Control, Handle, Measures, Secret, Stage, State, Traffic};
+use super::owner::Owner;
+use super::process::Group;
+use super::readiness::{ABANDON_GRACE, Starting};
+use super::supervisor::Shared;
+use super::worker::Worker;
+use crate::error::{Code, Failure, Result};
+use crate::{n, spawn};
+
+/// Variables of the daemon's that are no business of a worker's.
+const KEPT_FROM_WORKERS: &[&str] = &["HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "RBEE_HIVE_TOKEN_FILE"];
+
+/// What a new worker is to be.
+#[derive(Clone, Debug)]
+pub struct StartRequest {
+    /// The id of the model.
+    pub model_id: String,
+    /// Its file.
+    pub model_path: PathBuf,
+    /// `auto`, a kind of device (`cpu`, `cuda`, ...) or an engine's name.
+    pub engine: String,
+    /// The device.
+    pub device: Device,
+    /// Tokens of context; unset means what the engine takes for the model.
+    pub context_length: Option<u64>,
+    /// Requests that it answers at once; unset means what the engine takes.
+    pub slots: Option<u32>,
+}
+
+/// Starts a worker and returns it once it is ready.
+pub(super) async fn start(
+    shared: &Arc<Shared>,
+    request: StartRequest,
+    stop: &CancellationToken,
+) -> Result<Worker> {
+    shared.registry.check_open()?;
+    let choice = choose(&shared.engines, &request.engine, request.device)?;
+    n!(
+        "worker_choose",
+        "Starting engine '{}' on {} for model '{}': {}",
+        choice.engine.name,
+        choice.device,
+        request.model_id,
+        choice.why
+    );
+    let handle = launch(shared, &request, choice).await?;
+    let mut starting = Starting::new(Arc::clone(shared), handle);
+    let ready = tokio::select! {
+        biased;
+        () = stop.cancelled() => Err(starting.cancelled()),
+        ready = starting.until_ready() => ready,
+    };
+    if let Err(failure) = ready {
+        return Err(starting.abandon(failure).await);
+    }
+    let handle = starting.release();
+    n!(
+        "worker_ready",
+        "Worker {} is ready on {} after {:.1} s",
+        handle.pid,
+        handle.url().unwrap_or_default(),
+        handle.uptime().as_secs_f64()
+    );
+    Ok(handle.worker())
+}
+
+/// Starts the process and its owner.
+async fn launch(shared: &Arc<Shared>, request: &StartRequest, choice: Choice) -> Result<Arc<Handle>> {
+    let Choice { engine, device, .. } = choice;
+    let worker_id = format!("worker-{}", Uuid::now_v7());
+    let live = shared.registry.all().iter().map(|worker| worker.worker_id.clone()).collect();
+    let (workers_dir, id) = (shared.workers_dir.clone(), worker_id.clone());
+    let folder = on_disk(move || Folder::create(&workers_dir, &id, &live)).await?;
+    let of_log = folder.clone();
+    let log = on_disk(move || of_log.open_log()).await?;
+    let log_again = log.try_clone().map_err(|error| Failure::io("share the log", &folder.log(), &error))?;
+
+    let number = |value: Option<u64>| value.map(|value| OsString::from(value.to_string()));
+    let arguments = engine.arguments(&[
+        ("model_id", Some(request.model_id.clone().into())),
+        ("model", Some(request.model_path.clone().into())),
+        ("report", Some(folder.report().into())),
+        ("context_length", number(request.context_length)),
+        ("slots", number(request.slots.map(u64::from))),
+    ]);
+    let words: Vec<_> = arguments.iter().map(|word| word.to_string_lossy()).collect();
+    n!("worker_command", "Running {} {}", engine.program.display(), words.join(" "));
+
+    let secret = Secret::random();
+    let mut command = spawn::command(&engine.program);
+    command.args(&arguments).stdout(log).stderr(log_again).envs(&engine.environment);
+    for variable in KEPT_FROM_WORKERS {
+        command.env_remove(variable);
+    }
+    command.env(&engine.secret_variable, secret.expose());
+    // From here to the owner there is no await: a process always gets its owner.
+    let group = match Group::spawn(&mut command) {
+        Ok(group) => group,
+        Err(error) => {
+            folder.discard();
+            return Err(Failure::new(
+                Code::WorkerFailed,
+                format!("{} of engine '{}' could not be run: {error}", engine.program.display(), engine.name),
+            )
+            .hint("check that the program is there and may be executed")
+            .stage("start"));
+        }
+    };
+    let (controls, inbox) = mpsc::unbounded_channel();
+    let handle = Arc::new(Handle {
+        worker_id,
+        pid: group.id(),
+        model_id: request.model_id.clone(),
+        device,
+        engine,
+        secret,
+        folder,
+        started_at: Timestamp::now(),
+        started: Instant::now(),
+        controls,
+        state: watch::Sender::new(State { stage: Stage::Starting, port: None, end: None, ended: None }),
+        traffic: watch::Sender::new(Traffic::default()),
+        measures: Mutex::new(Measures::default()),
+    });
+    let admitted = shared.registry.insert(&handle);
+    let registry = Arc::clone(&shared.registry);
+    spawn::detached(Owner { group, handle: Arc::clone(&handle), controls: inbox, registry }.run());
+    if let Err(closed) = admitted {
+        handle.control(Control::Stop { grace: ABANDON_GRACE });
+        handle.ended().await;
+        return Err(closed);
+    }
+    n!("worker_spawn", "Worker {} runs; its log is {}", handle.pid, handle.folder.log().display());
+    Ok(handle)
+}
+
+/// Runs work on the disk off the runtime's threads.
+async fn on_disk<R: Send + 'static>(work: impl FnOnce() -> Result<R> + Send + 'static) -> Result<R> {
+    spawn::blocking(work)
+        .await
+        .unwrap_or_else(|error| Err(Failure::internal("could not prepare a worker").detail(error)))
+}

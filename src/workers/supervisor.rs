@@ -1,0 +1,292 @@
+//! The supervisor: what the rest of the hive asks of its workers.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::future::join_all;
+use parking_lot::Mutex;
+use serde::Serialize;
+use tokio::sync::broadcast;
+use tokio_util::sync::CancellationToken;
+
+use super::devices::Device;
+use super::engines::Engine;
+use super::exit::Exit;
+use super::handle::{Control, Endpoint, Handle, Secret, Stage};
+use super::health::{Client, Health};
+use super::process::End;
+use super::registry::{Change, Registry};
+use super::start::{self, StartRequest};
+use super::usage::{Sampler, size};
+use super::worker::Worker;
+use crate::config::{Config, Timers};
+use crate::error::{Failure, Result};
+use crate::narration::waiting_for;
+use crate::{n, spawn};
+
+/// The workers of one hive. Cheap to clone; all clones are one.
+#[derive(Clone, Debug)]
+pub struct Supervisor(Arc<Shared>);
+
+#[derive(Debug)]
+pub(super) struct Shared {
+    pub(super) workers_dir: PathBuf,
+    pub(super) timers: Timers,
+    pub(super) engines: Vec<Arc<Engine>>,
+    pub(super) registry: Arc<Registry>,
+    pub(super) client: Client,
+    /// Held on the blocking pool alone.
+    sampler: Arc<Mutex<Sampler>>,
+}
+
+/// How a worker was stopped: the result of `WorkerProcessDelete`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Stopped {
+    /// The process id that it had.
+    pub pid: u32,
+    /// Its exit code, where it ended by itself.
+    pub exit_code: Option<i32>,
+    /// The signal that ended it, such as `SIGTERM`.
+    pub signal: Option<String>,
+    /// The memory that it held last.
+    pub freed_bytes: u64,
+}
+
+impl Supervisor {
+    /// A supervisor without workers.
+    ///
+    /// # Errors
+    /// Where the path of the built-in worker's program cannot be told.
+    pub fn new(config: &Config) -> Result<Self> {
+        Ok(Self(Arc::new(Shared {
+            workers_dir: config.workers_dir(),
+            timers: config.timers.clone(),
+            engines: vec![Arc::new(Engine::builtin(config.worker_program()?))],
+            registry: Arc::default(),
+            client: Client::new()?,
+            sampler: Arc::default(),
+        })))
+    }
+
+    /// The engines that are installed, the preferred one first.
+    #[must_use]
+    pub fn engines(&self) -> &[Arc<Engine>] {
+        &self.0.engines
+    }
+
+    /// Every worker, oldest first, as last measured; see [`Self::refresh`].
+    #[must_use]
+    pub fn list(&self) -> Vec<Worker> {
+        self.0.registry.all().iter().map(|worker| worker.worker()).collect()
+    }
+
+    /// The worker with that process id, as last measured.
+    ///
+    /// # Errors
+    /// [`Code::WorkerNotFound`](crate::error::Code::WorkerNotFound) for every other process.
+    pub fn get(&self, pid: u32) -> Result<Worker> {
+        Ok(self.0.registry.find(pid)?.worker())
+    }
+
+    /// The live workers of a model, from the first moment of their start.
+    #[must_use]
+    pub fn of_model(&self, model_id: &str) -> Vec<Worker> {
+        self.live(model_id).map(|worker| worker.worker()).collect()
+    }
+
+    /// Whether a worker answers requests for the model.
+    #[must_use]
+    pub fn serves(&self, model_id: &str) -> bool {
+        self.live(model_id).any(|worker| worker.status().serves())
+    }
+
+    /// A worker that answers requests for the model on that device (any, where none is named).
+    #[must_use]
+    pub fn ready(&self, model_id: &str, device: Option<&Device>) -> Option<Worker> {
+        self.live(model_id)
+            .find(|worker| worker.status().serves() && device.is_none_or(|device| device.fits(worker.device)))
+            .map(|worker| worker.worker())
+    }
+
+    /// The worker of the model with the fewest requests in flight, and one more request in flight
+    /// there until the endpoint's guard is dropped.
+    #[must_use]
+    pub fn endpoint(&self, model_id: &str) -> Option<Endpoint> {
+        let mut open: Vec<_> = self.live(model_id).filter(|worker| worker.stage() == Stage::Ready).collect();
+        open.sort_by_key(|worker| worker.traffic.borrow().in_flight);
+        // One that is being closed at this moment lets nobody in any more.
+        open.iter().find_map(Handle::enter)
+    }
+
+    fn live(&self, model_id: &str) -> impl Iterator<Item = Arc<Handle>> {
+        self.0
+            .registry
+            .all()
+            .into_iter()
+            .filter(move |worker| worker.model_id == model_id && worker.status().lives())
+    }
+
+    /// Measures every live worker now: what its processes use, and what it counts.
+    pub async fn refresh(&self) {
+        let workers: Vec<_> =
+            self.0.registry.all().into_iter().filter(|worker| worker.status().lives()).collect();
+        let groups: Vec<u32> = workers.iter().map(|worker| worker.pid).collect();
+        let sampler = Arc::clone(&self.0.sampler);
+        let usages = spawn::blocking(move || sampler.lock().groups(&groups).clone());
+        let counted = join_all(workers.iter().map(|worker| self.count(worker)));
+        let (usages, _counted) = tokio::join!(usages, counted);
+        // Where sampling panicked, the last values stand.
+        let usages = usages.unwrap_or_default();
+        for worker in workers {
+            if let Some(usage) = usages.get(&worker.pid) {
+                worker.measures.lock().usage = *usage;
+            }
+        }
+    }
+
+    /// Asks a worker that answers requests what it has counted.
+    async fn count(&self, worker: &Handle) {
+        let Some(url) = worker.url().filter(|_| worker.stage() == Stage::Ready) else { return };
+        match self.0.client.ask(&url, &worker.engine.health_route).await {
+            Ok(Health::Ready(counters)) => worker.measures.lock().counters = counters,
+            Ok(Health::Loading(_)) => {}
+            Err(error) => tracing::debug!(pid = worker.pid, %error, "a worker did not say how it is"),
+        }
+    }
+
+    pub(super) fn sampler(&self) -> Arc<Mutex<Sampler>> {
+        Arc::clone(&self.0.sampler)
+    }
+
+    pub(super) fn handles(&self) -> Vec<Arc<Handle>> {
+        self.0.registry.all()
+    }
+
+    /// Starts a worker and returns it once it is ready. On failure, on `stop`, and where the
+    /// future is dropped, nothing of it is left.
+    ///
+    /// # Errors
+    /// [`Code`](crate::error::Code)`::EngineUnavailable`, `DeviceUnavailable`, `WorkerFailed`,
+    /// `Timeout`, `Cancelled`, `ShuttingDown`, or whatever the worker itself reported.
+    pub async fn start(&self, request: StartRequest, stop: &CancellationToken) -> Result<Worker> {
+        start::start(&self.0, request, stop).await
+    }
+
+    /// Stops a worker: it takes no more requests, finishes those in flight, is asked to end and,
+    /// after `grace`, killed. Returns once its whole group is gone. A crashed worker leaves the
+    /// list. Stopping one that is being stopped waits for the same end; the shorter grace counts.
+    ///
+    /// # Errors
+    /// [`Code::WorkerNotFound`](crate::error::Code::WorkerNotFound) for every other process.
+    pub async fn stop(&self, pid: u32, grace: Duration) -> Result<Stopped> {
+        let worker = self.0.registry.find(pid)?;
+        Ok(self.stop_handle(&worker, grace).await)
+    }
+
+    async fn stop_handle(&self, worker: &Handle, grace: Duration) -> Stopped {
+        let pid = worker.pid;
+        if worker.stage() == Stage::Crashed {
+            if self.0.registry.take(worker) {
+                self.0.registry.removed(worker);
+            }
+            n!("worker_stop", "Worker {pid} had crashed before; it left the list");
+            return stopped(worker, worker.ended().await);
+        }
+        n!("worker_stop", "Stopping worker {pid} of model '{}'", worker.model_id);
+        let _wait = waiting_for(format!("worker {pid} to end"));
+        let mut states = worker.state.subscribe();
+        worker.control(Control::Stop { grace });
+        let mut told = Stage::Ready;
+        let end = loop {
+            let state = *states.borrow_and_update();
+            if let Some(end) = state.end {
+                break end;
+            }
+            if told < state.stage {
+                told = state.stage;
+                narrate_stage(worker, state.stage, grace);
+            }
+            if states.changed().await.is_err() {
+                break worker.ended().await;
+            }
+        };
+        // A kill works so fast that the stage of killing may pass unseen.
+        if told < Stage::Killing && end.exit.is_some_and(Exit::killed) {
+            narrate_stage(worker, Stage::Killing, grace);
+        }
+        let stopped = stopped(worker, end);
+        if end.proven {
+            let how = end.exit.map_or_else(String::new, |exit| format!(" ({exit})"));
+            n!("worker_gone", "Worker {pid} is gone{how} and has freed {}", size(stopped.freed_bytes));
+        } else {
+            n!(warn: "worker_gone", "Processes of worker {pid} are still there 5 s after they were killed");
+        }
+        stopped
+    }
+
+    /// Takes no more workers and stops all there are, at the same time. For the end of the hive,
+    /// which is no job: it is told to `tracing` alone.
+    pub async fn stop_all(&self, grace: Duration) {
+        let workers = self.0.registry.close();
+        let ends = workers.iter().filter(|worker| worker.status().lives()).map(|worker| async {
+            worker.control(Control::Stop { grace });
+            let end = worker.ended().await;
+            tracing::info!(pid = worker.pid, exit = ?end.exit, proven = end.proven, "stopped a worker");
+        });
+        join_all(ends).await;
+    }
+
+    /// News of workers from now on. A reader that is more than 256 behind gets an error from its
+    /// receiver and lists the workers anew.
+    #[must_use]
+    pub fn changes(&self) -> broadcast::Receiver<Change> {
+        self.0.registry.news()
+    }
+
+    /// The log of a worker, which [`Follower`](super::log_follow::Follower) reads as it grows.
+    ///
+    /// # Errors
+    /// [`Code::WorkerNotFound`](crate::error::Code::WorkerNotFound).
+    pub fn log(&self, pid: u32) -> Result<PathBuf> {
+        Ok(self.0.registry.find(pid)?.folder.log())
+    }
+
+    /// The secret of a worker, which its log must not show to readers.
+    ///
+    /// # Errors
+    /// [`Code::WorkerNotFound`](crate::error::Code::WorkerNotFound).
+    pub fn secret(&self, pid: u32) -> Result<Secret, Failure> {
+        Ok(self.0.registry.find(pid)?.secret.clone())
+    }
+}
+
+fn stopped(worker: &Handle, end: End) -> Stopped {
+    Stopped {
+        pid: worker.pid,
+        exit_code: end.exit.and_then(|exit| exit.code),
+        signal: end.exit.and_then(Exit::signal),
+        freed_bytes: worker.measures.lock().usage.rss_bytes,
+    }
+}
+
+fn narrate_stage(worker: &Handle, stage: Stage, grace: Duration) {
+    let pid = worker.pid;
+    match stage {
+        Stage::Draining => {
+            let count = worker.traffic.borrow().in_flight;
+            if count > 0 {
+                n!(
+                    "worker_drain",
+                    "Worker {pid} takes no more requests; waiting up to {} s for {count} in flight",
+                    grace.as_secs_f64()
+                );
+            }
+        }
+        Stage::Terminating => n!("worker_stop", "Asked worker {pid} to end (SIGTERM)"),
+        Stage::Killing => {
+            n!(warn: "worker_stop", "Worker {pid} did not end in time and was killed (SIGKILL)");
+        }
+        _ => {}
+    }
+}

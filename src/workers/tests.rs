@@ -1,0 +1,514 @@
+//! The supervisor against real processes: `fixtures/fake-worker.sh`, which misbehaves in every way
+//! that workers do, and this test binary, which serves for it.
+
+use std::io::{Read, Write};
+use std::net::TcpListener;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use tokio::sync::{broadcast, mpsc};
+use tokio_util::sync::CancellationToken;
+
+use super::telemetry::Telemetry;
+use super::*;
+use crate::config::Config;
+use crate::error::{Code, Failure};
+use crate::narration::{Entry, Level, Narration, NarrationContext, with_narration_context};
+use crate::spawn;
+
+const LONG: Duration = Duration::from_secs(30);
+
+/// A supervisor whose end is checked: every process that it ever started must be gone.
+struct Hive {
+    workers: Supervisor,
+    config: Config,
+    changes: broadcast::Receiver<Change>,
+    folder: tempfile::TempDir,
+}
+
+impl Hive {
+    fn new() -> Self {
+        Self::tuned(|_| {})
+    }
+
+    fn tuned(tune: impl FnOnce(&mut Config)) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let mut config = Config {
+            data_dir: folder.path().to_owned(),
+            worker_program: Some(
+                concat!(env!("CARGO_MANIFEST_DIR"), "/src/workers/fixtures/fake-worker.sh").into(),
+            ),
+            ..Config::default()
+        };
+        config.timers.progress = Duration::from_millis(20);
+        tune(&mut config);
+        let workers = Supervisor::new(&config).unwrap();
+        let changes = workers.changes();
+        Self { workers, config, changes, folder }
+    }
+
+    async fn start(&self, behaviour: &str) -> Result<Worker, Failure> {
+        self.workers.start(request(behaviour), &CancellationToken::new()).await
+    }
+
+    /// Starts a worker that cannot become ready, and checks that nothing is left of it.
+    async fn failure(mut self, behaviour: &str) -> (Failure, Vec<Narration>) {
+        let (result, said) = narrated(self.start(behaviour)).await;
+        self.check_gone();
+        (result.unwrap_err(), said)
+    }
+
+    async fn finish(mut self) {
+        self.workers.stop_all(Duration::from_secs(5)).await;
+        self.check_gone();
+    }
+
+    fn check_gone(&mut self) {
+        assert!(self.workers.list().iter().all(|worker| worker.status == Status::Crashed));
+        let mut pids = Vec::new();
+        while let Ok(change) = self.changes.try_recv() {
+            let (Change::Updated(worker) | Change::Removed(worker)) = change;
+            pids.push(worker.pid);
+        }
+        for pid in pids {
+            assert!(process::gone(pid), "group {pid} is still there");
+        }
+    }
+
+    /// Waits for a worker to reach a status.
+    async fn reaches(&mut self, status: Status) -> Worker {
+        let mut news = self.changes.resubscribe();
+        if let Some(worker) = self.workers.list().into_iter().find(|worker| worker.status == status) {
+            return worker;
+        }
+        tokio::time::timeout(LONG, async {
+            loop {
+                let (Change::Updated(worker) | Change::Removed(worker)) = news.recv().await.unwrap();
+                if worker.status == status {
+                    return worker;
+                }
+            }
+        })
+        .await
+        .unwrap()
+    }
+}
+
+fn request(behaviour: &str) -> StartRequest {
+    StartRequest {
+        model_id: behaviour.to_owned(),
+        model_path: std::env::current_exe().unwrap(),
+        engine: "cpu".to_owned(),
+        device: Device::Index(0),
+        context_length: Some(512),
+        slots: None,
+    }
+}
+
+async fn narrated<T>(work: impl Future<Output = T>) -> (T, Vec<Narration>) {
+    let (sender, mut entries) = mpsc::unbounded_channel();
+    let result = with_narration_context(NarrationContext::new("job-1".into(), "test", sender), work).await;
+    let mut said = Vec::new();
+    while let Ok(Entry::Narration(narration)) = entries.try_recv() {
+        said.push(narration);
+    }
+    (result, said)
+}
+
+fn says(said: &[Narration], action: &str, text: &str) -> bool {
+    said.iter().any(|narration| narration.action == action && narration.message.contains(text))
+}
+
+/// Not a test: the serving part of the fake worker, in a process of its own.
+#[test]
+#[ignore = "runs as a worker of other tests"]
+fn fake_worker() {
+    let Ok(report) = std::env::var("FAKE_WORKER_REPORT") else { return };
+    let behaviour = std::env::var("FAKE_WORKER_BEHAVIOUR").unwrap();
+    spawn::thread("lifeline", || {
+        let _ended = std::io::stdin().read(&mut [0]);
+        std::process::exit(0);
+    })
+    .unwrap();
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let write_report = |text: String| {
+        let new = format!("{report}.new");
+        std::fs::write(&new, text).unwrap();
+        std::fs::rename(&new, &report).unwrap();
+    };
+    let port = listener.local_addr().unwrap().port();
+    write_report(format!(r#"{{"state":"listening","port":{port},"pid":{}}}"#, std::process::id()));
+    for (asked, connection) in listener.incoming().enumerate() {
+        let mut connection = connection.unwrap();
+        let mut head = Vec::new();
+        while !head.ends_with(b"\r\n\r\n") {
+            let mut byte = [0];
+            match connection.read(&mut byte) {
+                Ok(1) => head.push(byte[0]),
+                _ => break,
+            }
+        }
+        assert!(!String::from_utf8_lossy(&head).to_lowercase().contains("authorization"));
+        let loading =
+            |done| format!(r#"{{"status":"loading","progress":{{"done":{done},"total":8,"unit":"bytes"}}}}"#);
+        let ready =
+            r#"{"status":"ok","slots":4,"busy_slots":0,"requests":7,"tokens_generated":99}"#.to_owned();
+        let (status, body) = match behaviour.as_str() {
+            "stuck" => (503, loading(1)),
+            "slow" if asked < 8 => (503, loading(asked)),
+            "breaks" if asked > 2 => {
+                println!("the tensor is bad");
+                write_report(
+                    r#"{"state":"failed","failure":{"code":"model_unsupported","message":"no"}}"#.into(),
+                );
+                std::process::exit(69);
+            }
+            "breaks" => (503, loading(asked)),
+            _ => (200, ready),
+        };
+        let answer = format!(
+            "HTTP/1.1 {status} -\r\nconnection: close\r\ncontent-length: {}\r\n\r\n{body}",
+            body.len()
+        );
+        let _written = connection.write_all(answer.as_bytes());
+    }
+}
+
+#[tokio::test]
+async fn a_worker_becomes_ready_and_stops() {
+    let hive = Hive::new();
+    let (worker, said) = narrated(hive.start("healthy")).await;
+    let worker = worker.unwrap();
+    assert_eq!((worker.status, worker.device.as_str(), worker.slots), (Status::Ready, "cpu", 4));
+    assert_eq!(worker.url, worker.port.map(|port| format!("http://127.0.0.1:{port}")));
+    for (action, text) in [
+        ("worker_choose", "'builtin' on cpu"),
+        ("worker_command", "--context-length=512"),
+        ("worker_spawn", "worker.log"),
+        ("worker_log", "builtin: fake worker: healthy"),
+        ("worker_listen", "listens on 127.0.0.1"),
+        ("worker_ready", "is ready"),
+    ] {
+        assert!(says(&said, action, text), "{action} {text}: {said:#?}");
+    }
+    let secret = hive.workers.secret(worker.pid).unwrap();
+    assert!(!said.iter().any(|narration| narration.message.contains(secret.expose())));
+    #[cfg(target_os = "linux")]
+    {
+        let argv = std::fs::read(format!("/proc/{}/cmdline", worker.pid)).unwrap();
+        assert!(!String::from_utf8_lossy(&argv).contains(secret.expose()));
+    }
+    assert!(hive.workers.serves("healthy") && hive.workers.ready("healthy", Some(&Device::CPU)).is_some());
+    hive.workers.refresh().await;
+    let measured = hive.workers.get(worker.pid).unwrap();
+    assert!(measured.rss_bytes > 100_000 && measured.requests == 7 && measured.tokens_generated == 99);
+
+    let (stopped, said) = narrated(hive.workers.stop(worker.pid, LONG)).await;
+    let stopped = stopped.unwrap();
+    assert_eq!((stopped.pid, stopped.signal.as_deref()), (worker.pid, Some("SIGTERM")));
+    assert!(stopped.freed_bytes > 100_000);
+    assert!(says(&said, "worker_gone", "is gone"), "{said:#?}");
+    assert!(hive.workers.list().is_empty());
+    assert!(hive.folder.path().join("workers").join(&worker.worker_id).join("worker.log").exists());
+    hive.finish().await;
+}
+
+#[tokio::test]
+async fn load_progress_is_narrated_and_keeps_the_deadline_away() {
+    let hive = Hive::tuned(|config| config.timers.progress = Duration::ZERO);
+    let (worker, said) = narrated(hive.start("slow")).await;
+    worker.unwrap();
+    let done: Vec<_> = said.iter().filter_map(|narration| Some(narration.progress.as_ref()?.done)).collect();
+    assert_eq!(done, [0, 1, 2, 3, 4, 5, 6, 7]);
+    hive.finish().await;
+}
+
+#[tokio::test]
+async fn the_workers_own_failure_is_passed_on() {
+    let (failure, _) = Hive::new().failure("fails").await;
+    assert_eq!(failure.code, Code::ModelCorrupt);
+    assert_eq!(failure.message, "the file is truncated");
+    assert_eq!(failure.hint.as_deref(), Some("download it again"));
+    assert_eq!(failure.causes, ["tensor 3 ends beyond the file"]);
+    assert_eq!((failure.stage.as_deref(), failure.exit_code), (Some("start"), Some(65)));
+
+    let (failure, _) = Hive::new().failure("breaks").await;
+    assert_eq!((failure.code, failure.exit_code), (Code::ModelUnsupported, Some(69)));
+    assert_eq!(failure.stage.as_deref(), Some("load"));
+    assert!(failure.log_tail.iter().any(|line| line == "the tensor is bad"), "{:?}", failure.log_tail);
+}
+
+#[tokio::test]
+async fn an_exit_before_ready_has_its_code_and_the_end_of_the_log() {
+    let (failure, said) = Hive::new().failure("exits").await;
+    assert_eq!((failure.code, failure.exit_code), (Code::WorkerFailed, Some(3)));
+    assert_eq!(failure.log_tail, ["fake worker: exits", "line one", "the reason"]);
+    assert!(failure.message.ends_with("ended before it was ready: exit code 3"), "{}", failure.message);
+    assert!(says(&said, "worker_log", "the reason") && says(&said, "worker_gone", "Nothing is left"));
+}
+
+#[tokio::test]
+async fn a_kill_before_ready_names_memory_as_the_likely_cause() {
+    let (failure, _) = Hive::new().failure("killed").await;
+    assert_eq!((failure.code, failure.signal.as_deref()), (Code::WorkerFailed, Some("SIGKILL")));
+    assert!(failure.hint.unwrap().contains("memory"));
+}
+
+#[tokio::test]
+async fn a_leader_that_ends_takes_its_group_along() {
+    let (failure, _) = Hive::new().failure("orphans").await;
+    assert_eq!(failure.exit_code, Some(5));
+}
+
+#[tokio::test]
+async fn a_secret_in_the_log_is_not_passed_on() {
+    let (failure, said) = Hive::new().failure("tells").await;
+    assert_eq!(failure.log_tail[1], "the key is [secret]");
+    assert!(says(&said, "worker_log", "the key is [secret]"));
+}
+
+#[tokio::test]
+async fn silence_ends_in_a_timeout_that_says_what_was_awaited() {
+    let hasty = |config: &mut Config| config.timers.readiness = Duration::from_millis(600);
+    let (failure, _) = Hive::tuned(hasty).failure("silent").await;
+    assert_eq!((failure.code, failure.stage.as_deref()), (Code::Timeout, Some("start")));
+    assert!(failure.message.contains("its report of where it listens"), "{}", failure.message);
+
+    let later = |config: &mut Config| config.timers.readiness = Duration::from_secs(3);
+    let (failure, _) = Hive::tuned(later).failure("stuck").await;
+    assert_eq!((failure.code, failure.stage.as_deref()), (Code::Timeout, Some("load")));
+    assert!(failure.message.contains("/health to answer"), "{}", failure.message);
+}
+
+#[tokio::test]
+async fn a_report_that_is_none_is_refused() {
+    let (failure, _) = Hive::new().failure("garbles").await;
+    assert_eq!(failure.code, Code::WorkerFailed);
+    assert!(failure.message.contains("report"), "{}", failure.message);
+}
+
+#[cfg(target_os = "linux")]
+#[tokio::test]
+async fn a_port_of_another_process_is_refused_before_it_is_asked() {
+    let other = TcpListener::bind("127.0.0.1:0").unwrap();
+    other.set_nonblocking(true).unwrap();
+    let port = other.local_addr().unwrap().port();
+    let (failure, _) = Hive::new().failure(&format!("foreign:{port}")).await;
+    assert_eq!(failure.code, Code::WorkerFailed);
+    assert!(failure.message.contains("not the worker's"), "{}", failure.message);
+    assert!(other.accept().is_err(), "nobody connected");
+}
+
+#[tokio::test]
+async fn a_cancelled_start_leaves_nothing() {
+    let mut hive = Hive::new();
+    let stop = CancellationToken::new();
+    let (workers, token) = (hive.workers.clone(), stop.clone());
+    let job = spawn::task(async move { narrated(workers.start(request("silent"), &token)).await });
+    hive.reaches(Status::Starting).await;
+    stop.cancel();
+    let (result, said) = job.await.unwrap();
+    assert_eq!(result.unwrap_err().code, Code::Cancelled);
+    assert!(says(&said, "worker_stop", "half-started") && says(&said, "worker_gone", "Nothing is left"));
+    assert!(hive.workers.list().is_empty());
+    hive.check_gone();
+}
+
+#[tokio::test]
+async fn a_dropped_start_leaves_nothing() {
+    let mut hive = Hive::new();
+    let workers = hive.workers.clone();
+    let job = spawn::task(async move { workers.start(request("stuck"), &CancellationToken::new()).await });
+    hive.reaches(Status::Loading).await;
+    job.abort();
+    hive.reaches(Status::Stopped).await;
+    assert!(hive.workers.list().is_empty());
+    hive.check_gone();
+}
+
+#[tokio::test]
+async fn a_start_whose_worker_is_stopped_says_so() {
+    let mut hive = Hive::new();
+    let workers = hive.workers.clone();
+    let job = spawn::task(async move { workers.start(request("stuck"), &CancellationToken::new()).await });
+    let worker = hive.reaches(Status::Loading).await;
+    hive.workers.stop(worker.pid, LONG).await.unwrap();
+    let failure = job.await.unwrap().unwrap_err();
+    assert!(failure.message.contains("stopped by another request"), "{}", failure.message);
+    hive.check_gone();
+}
+
+#[tokio::test]
+async fn a_worker_that_ignores_sigterm_is_killed_once_for_all_who_wait() {
+    let hive = Hive::new();
+    let worker = hive.start("stubborn").await.unwrap();
+    let grace = Duration::from_millis(100);
+    let (stops, said) = narrated(async {
+        tokio::join!(hive.workers.stop(worker.pid, grace), hive.workers.stop(worker.pid, LONG))
+    })
+    .await;
+    let (first, second) = (stops.0.unwrap(), stops.1.unwrap());
+    assert_eq!(first.signal.as_deref(), Some("SIGKILL"));
+    assert_eq!(first, second);
+    assert!(says(&said, "worker_stop", "SIGKILL"), "{said:#?}");
+    hive.finish().await;
+}
+
+#[tokio::test]
+async fn grandchildren_go_with_their_worker() {
+    let hive = Hive::new();
+    let worker = hive.start("family").await.unwrap();
+    #[cfg(target_os = "linux")]
+    assert_eq!(process::members(worker.pid).len(), 2);
+    hive.workers.stop(worker.pid, Duration::from_secs(5)).await.unwrap();
+    assert!(process::gone(worker.pid));
+    hive.finish().await;
+}
+
+#[tokio::test]
+async fn only_workers_can_be_stopped() {
+    let hive = Hive::new();
+    for pid in [0, 1, std::process::id(), u32::MAX] {
+        let failure = hive.workers.stop(pid, Duration::ZERO).await.unwrap_err();
+        assert_eq!(failure.code, Code::WorkerNotFound);
+        assert_eq!(failure.message, format!("process {pid} is not a worker of this hive"));
+    }
+    hive.finish().await;
+}
+
+#[tokio::test]
+async fn a_flood_of_log_is_thinned_out() {
+    let hive = Hive::new();
+    let (worker, said) = narrated(hive.start("floods")).await;
+    worker.unwrap();
+    let lines = said.iter().filter(|narration| narration.action == "worker_log").count();
+    assert!((50..2000).contains(&lines), "{lines} lines");
+    assert!(says(&said, "worker_log", "left out"));
+    hive.finish().await;
+}
+
+#[tokio::test]
+async fn requests_in_flight_are_waited_for_and_no_others_let_in() {
+    let mut hive = Hive::new();
+    let first = hive.start("healthy").await.unwrap();
+    let second = hive.start("healthy").await.unwrap();
+    let one = hive.workers.endpoint("healthy").unwrap();
+    let other = hive.workers.endpoint("healthy").unwrap();
+    assert_ne!(one.pid, other.pid, "the one with fewer requests is chosen");
+    assert_eq!(hive.workers.get(one.pid).unwrap().status, Status::Busy);
+    assert_eq!(one.secret.expose().len(), 64);
+    drop(other);
+    let spare = if one.pid == first.pid { second.pid } else { first.pid };
+    hive.workers.stop(spare, LONG).await.unwrap();
+
+    let (workers, pid) = (hive.workers.clone(), one.pid);
+    let job = spawn::task(async move { narrated(workers.stop(pid, LONG)).await });
+    hive.reaches(Status::Stopping).await;
+    assert!(hive.workers.endpoint("healthy").is_none());
+    assert!(!process::gone(pid) && !job.is_finished());
+    drop(one);
+    let (stopped, said) = job.await.unwrap();
+    assert_eq!(stopped.unwrap().signal.as_deref(), Some("SIGTERM"));
+    assert!(says(&said, "worker_drain", "1 in flight"), "{said:#?}");
+    hive.finish().await;
+}
+
+#[tokio::test]
+async fn a_request_that_does_not_end_holds_a_stop_up_no_longer_than_the_grace() {
+    let hive = Hive::new();
+    let worker = hive.start("healthy").await.unwrap();
+    let _endless = hive.workers.endpoint("healthy").unwrap();
+    hive.workers.stop(worker.pid, Duration::from_millis(50)).await.unwrap();
+    hive.finish().await;
+}
+
+#[tokio::test]
+async fn a_crash_is_noticed_kept_and_deleted() {
+    let mut hive = Hive::new();
+    let worker = hive.start("healthy").await.unwrap();
+    let leader = rustix::process::Pid::from_raw(worker.pid.cast_signed()).unwrap();
+    rustix::process::kill_process(leader, rustix::process::Signal::ABORT).unwrap();
+    let crashed = hive.reaches(Status::Crashed).await;
+    assert_eq!((crashed.pid, crashed.last_exit.as_deref()), (worker.pid, Some("killed by SIGABRT")));
+    assert!(hive.workers.endpoint("healthy").is_none() && !hive.workers.serves("healthy"));
+    assert_eq!(hive.workers.list().len(), 1);
+    let stopped = hive.workers.stop(worker.pid, LONG).await.unwrap();
+    assert_eq!(stopped.signal.as_deref(), Some("SIGABRT"));
+    assert!(hive.workers.list().is_empty());
+    hive.finish().await;
+}
+
+#[tokio::test]
+async fn a_ready_worker_replaces_a_crashed_one() {
+    let mut hive = Hive::new();
+    let worker = hive.start("healthy").await.unwrap();
+    let leader = rustix::process::Pid::from_raw(worker.pid.cast_signed()).unwrap();
+    rustix::process::kill_process(leader, rustix::process::Signal::KILL).unwrap();
+    hive.reaches(Status::Crashed).await;
+    let next = hive.start("healthy").await.unwrap();
+    let pids: Vec<_> = hive.workers.list().iter().map(|worker| worker.pid).collect();
+    assert_eq!(pids, [next.pid]);
+    hive.finish().await;
+}
+
+#[tokio::test]
+async fn after_the_last_stop_nothing_starts() {
+    let hive = Hive::new();
+    hive.start("healthy").await.unwrap();
+    hive.start("stubborn").await.unwrap();
+    hive.workers.stop_all(Duration::from_millis(200)).await;
+    assert!(hive.workers.list().is_empty());
+    assert_eq!(hive.start("healthy").await.unwrap_err().code, Code::ShuttingDown);
+    hive.finish().await;
+}
+
+#[tokio::test]
+async fn a_program_that_is_missing_is_named() {
+    let hive = Hive::tuned(|config| config.worker_program = Some("/no/such/program".into()));
+    let failure = hive.start("healthy").await.unwrap_err();
+    assert_eq!(failure.code, Code::WorkerFailed);
+    assert!(failure.message.starts_with("/no/such/program"), "{}", failure.message);
+    let left = std::fs::read_dir(hive.config.workers_dir()).unwrap().count();
+    assert_eq!(left, 0, "no folder of a worker that never was");
+    hive.finish().await;
+}
+
+#[tokio::test]
+async fn telemetry_is_taken_while_somebody_looks() {
+    let hive = Hive::tuned(|config| config.timers.telemetry = Duration::from_millis(20));
+    let worker = hive.start("healthy").await.unwrap();
+    let telemetry = Telemetry::new(&hive.config, hive.workers.clone());
+    assert!(!telemetry.is_running());
+    let (mut one, mut other) = (telemetry.subscribe(), telemetry.subscribe());
+    one.changed().await.unwrap();
+    other.changed().await.unwrap();
+    let sample = one.borrow_and_update().clone();
+    let json = serde_json::to_value(&sample.workers).unwrap();
+    let keys: Vec<_> = json[0].as_object().unwrap().keys().map(String::as_str).collect();
+    let contract = "pid group instance cpu_pct rss_mb io_r_mb_s io_w_mb_s uptime_s gpu_util_pct vram_mb \
+                    total_vram_mb model";
+    assert_eq!(keys, contract.split_whitespace().collect::<Vec<_>>());
+    assert_eq!((sample.workers[0].pid, sample.workers[0].rss_mb > 0), (worker.pid, true));
+    assert!(sample.system.ram_total_bytes > 0);
+    drop(one);
+    other.changed().await.unwrap();
+    drop(other);
+    let asked = Instant::now();
+    while telemetry.is_running() {
+        assert!(asked.elapsed() < LONG, "the loop ends with its last reader");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    let mut again = telemetry.subscribe();
+    again.changed().await.unwrap();
+    hive.finish().await;
+}
+
+#[tokio::test]
+async fn logs_are_narrated_at_info() {
+    let hive = Hive::new();
+    let (worker, said) = narrated(hive.start("healthy")).await;
+    assert!(said.iter().any(|line| line.action == "worker_log" && line.level == Level::Info));
+    let log = hive.workers.log(worker.unwrap().pid).unwrap();
+    assert!(Path::new(&log).ends_with("worker.log"));
+    hive.finish().await;
+}

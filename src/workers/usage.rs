@@ -1,0 +1,192 @@
+//! What workers and the machine use: processor, memory, disk. Blocks; for the blocking pool.
+
+use std::collections::HashMap;
+use std::path::Path;
+use std::time::Instant;
+
+use serde::Serialize;
+use sysinfo::{MINIMUM_CPU_UPDATE_INTERVAL, Pid, ProcessRefreshKind, ProcessesToUpdate, System};
+
+use super::process::members;
+
+/// What one worker's group uses. Rates are over the time since the sample before.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub(super) struct Usage {
+    /// Percent of one core.
+    pub(super) cpu_percent: f32,
+    pub(super) rss_bytes: u64,
+    pub(super) read_bytes_per_second: f64,
+    pub(super) written_bytes_per_second: f64,
+}
+
+/// What the whole machine uses.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct Machine {
+    /// Percent of all cores together, over the time since the last sample.
+    pub cpu_percent: f32,
+    /// Cores, as threads of execution.
+    pub cpu_count: usize,
+    /// Memory in use.
+    pub ram_used_bytes: u64,
+    /// Memory in all.
+    pub ram_total_bytes: u64,
+    /// In use on the disk that holds the hive's models.
+    pub disk_used_bytes: u64,
+    /// The size of that disk.
+    pub disk_total_bytes: u64,
+    /// One entry per GPU.
+    pub gpus: Vec<serde_json::Value>,
+}
+
+/// Samples groups of processes and the machine. Rates are differences between samples, so there is
+/// one sampler for all who look.
+#[derive(Debug)]
+pub(super) struct Sampler {
+    system: System,
+    groups: HashMap<u32, Usage>,
+    groups_at: Option<Instant>,
+    machine: Machine,
+    machine_at: Option<Instant>,
+}
+
+impl Default for Sampler {
+    fn default() -> Self {
+        Self {
+            system: System::new(),
+            groups: HashMap::new(),
+            groups_at: None,
+            machine: Machine::default(),
+            machine_at: None,
+        }
+    }
+}
+
+impl Sampler {
+    /// What each group uses. Samples that follow each other too closely for rates to mean
+    /// anything are answered from the last one.
+    pub(super) fn groups(&mut self, groups: &[u32]) -> &HashMap<u32, Usage> {
+        if is_fresh(self.groups_at) && groups.iter().all(|group| self.groups.contains_key(group)) {
+            return &self.groups;
+        }
+        let members: HashMap<u32, Vec<Pid>> = groups.iter().map(|group| (*group, pids(*group))).collect();
+        let all: Vec<Pid> = members.values().flatten().copied().collect();
+        let known: Vec<Pid> = all.iter().copied().filter(|pid| self.system.process(*pid).is_some()).collect();
+        // Those seen before are looked at once more, so that ended ones are forgotten: a known process
+        // costs an open file.
+        let ended: Vec<Pid> =
+            self.system.processes().keys().filter(|pid| !all.contains(pid)).copied().collect();
+        let looked_at = [all, ended].concat();
+        let kind = ProcessRefreshKind::nothing().with_cpu().with_memory().with_disk_usage().without_tasks();
+        self.system.refresh_processes_specifics(ProcessesToUpdate::Some(&looked_at), true, kind);
+        let elapsed =
+            self.groups_at.replace(Instant::now()).map_or(f64::INFINITY, |at| at.elapsed().as_secs_f64());
+        let usage = |pids: &[Pid]| {
+            let mut usage = Usage::default();
+            for pid in pids {
+                let Some(process) = self.system.process(*pid) else { continue };
+                usage.rss_bytes += process.memory();
+                // The first sample of a process counts from its start: no rate yet.
+                if known.contains(pid) {
+                    let disk = process.disk_usage();
+                    usage.cpu_percent += process.cpu_usage();
+                    usage.read_bytes_per_second += disk.read_bytes as f64 / elapsed;
+                    usage.written_bytes_per_second += disk.written_bytes as f64 / elapsed;
+                }
+            }
+            usage.cpu_percent = one_decimal(usage.cpu_percent);
+            usage
+        };
+        let sampled = members.iter().map(|(group, pids)| (*group, usage(pids))).collect();
+        self.groups = sampled;
+        &self.groups
+    }
+
+    /// What the machine uses; `store` is a path on the disk of interest.
+    pub(super) fn machine(&mut self, store: &Path) -> Machine {
+        if !is_fresh(self.machine_at) {
+            self.machine_at = Some(Instant::now());
+            self.system.refresh_cpu_usage();
+            self.system.refresh_memory();
+            let total = self.system.total_memory();
+            let (disk_used_bytes, disk_total_bytes) = disk(store);
+            self.machine = Machine {
+                cpu_percent: one_decimal(self.system.global_cpu_usage()),
+                cpu_count: self.system.cpus().len(),
+                ram_used_bytes: total.saturating_sub(self.system.available_memory()),
+                ram_total_bytes: total,
+                disk_used_bytes,
+                disk_total_bytes,
+                gpus: Vec::new(),
+            };
+        }
+        self.machine.clone()
+    }
+}
+
+/// The resident memory of a group, in bytes.
+pub(super) fn resident_bytes(group: u32) -> u64 {
+    let mut system = System::new();
+    let pids = pids(group);
+    let kind = ProcessRefreshKind::nothing().with_memory().without_tasks();
+    system.refresh_processes_specifics(ProcessesToUpdate::Some(&pids), true, kind);
+    pids.iter().filter_map(|pid| Some(system.process(*pid)?.memory())).sum()
+}
+
+/// Bytes as people read them.
+pub(super) fn size(bytes: u64) -> String {
+    let units = ["KiB", "MiB", "GiB", "TiB"];
+    let mut amount = bytes as f64;
+    let mut unit = "bytes";
+    for larger in units {
+        if amount < 1024.0 {
+            break;
+        }
+        amount /= 1024.0;
+        unit = larger;
+    }
+    if unit == "bytes" { format!("{bytes} bytes") } else { format!("{amount:.1} {unit}") }
+}
+
+fn pids(group: u32) -> Vec<Pid> {
+    members(group).into_iter().map(Pid::from_u32).collect()
+}
+
+fn is_fresh(at: Option<Instant>) -> bool {
+    at.is_some_and(|at| at.elapsed() < MINIMUM_CPU_UPDATE_INTERVAL)
+}
+
+fn one_decimal(percent: f32) -> f32 {
+    (percent * 10.0).round() / 10.0
+}
+
+/// Bytes used and in all on the disk of `path`, or of its nearest ancestor that exists.
+fn disk(path: &Path) -> (u64, u64) {
+    let Some(disk) = path.ancestors().find_map(|path| rustix::fs::statvfs(path).ok()) else {
+        return (0, 0);
+    };
+    let bytes = |blocks: u64| blocks.saturating_mul(disk.f_frsize);
+    (bytes(disk.f_blocks.saturating_sub(disk.f_bfree)), bytes(disk.f_blocks))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_read_well() {
+        let sizes = [0, 1023, 1536, 5 << 20, 3 << 39].map(size);
+        assert_eq!(sizes, ["0 bytes", "1023 bytes", "1.5 KiB", "5.0 MiB", "1.5 TiB"]);
+    }
+
+    #[test]
+    fn ones_own_group_and_machine_are_measured() {
+        let own = rustix::process::getpgrp().as_raw_pid().cast_unsigned();
+        let mut sampler = Sampler::default();
+        assert!(sampler.groups(&[own])[&own].rss_bytes > 1 << 20);
+        assert!(resident_bytes(own) > 1 << 20);
+        assert!(sampler.groups(&[]).is_empty() || is_fresh(sampler.groups_at));
+        let machine = sampler.machine(Path::new("/no/such/folder"));
+        assert!(machine.ram_used_bytes > 0 && machine.ram_used_bytes < machine.ram_total_bytes);
+        assert!(machine.disk_total_bytes > 0 && machine.cpu_count > 0);
+    }
+}

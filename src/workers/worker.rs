@@ -1,0 +1,76 @@
+//! A worker as clients see it: section 1 of the wire contract.
+
+use serde::{Deserialize, Serialize};
+
+/// What a worker is doing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Status {
+    /// The process runs and does not listen yet.
+    Starting,
+    /// It listens and loads its model.
+    Loading,
+    /// It waits for requests.
+    Ready,
+    /// It answers at least one request.
+    Busy,
+    /// It takes no more requests and is about to end.
+    Stopping,
+    /// It ended without being asked to.
+    Crashed,
+    /// It ended because it was asked to.
+    Stopped,
+}
+
+impl Status {
+    /// Whether the worker answers requests.
+    #[must_use]
+    pub const fn serves(self) -> bool {
+        matches!(self, Self::Ready | Self::Busy)
+    }
+
+    /// Whether there is a process.
+    #[must_use]
+    pub const fn lives(self) -> bool {
+        !matches!(self, Self::Crashed | Self::Stopped)
+    }
+}
+
+/// One worker, in the order of the wire.
+#[derive(Clone, Debug, Serialize)]
+pub struct Worker {
+    /// Unique for ever, unlike the process id. Names the folder of the worker's log.
+    pub worker_id: String,
+    /// The process id, which is also the id of its process group.
+    pub pid: u32,
+    /// The id of the model that it serves.
+    pub model: String,
+    /// The device that it computes on: `cpu`, `cuda:0`, ...
+    pub device: String,
+    /// The TCP port on loopback, once it listens.
+    pub port: Option<u16>,
+    /// The base URL, once it listens.
+    pub url: Option<String>,
+    /// The name of its engine.
+    pub engine: String,
+    /// What it is doing.
+    pub status: Status,
+    /// When the process was started: RFC 3339, UTC, milliseconds.
+    pub started_at: String,
+    /// Seconds since then; of a crashed worker, how long it lived.
+    pub uptime_seconds: u64,
+    /// Processor time of the group, in percent of one core, over the time since the last sample.
+    pub cpu_percent: f32,
+    /// Resident memory of the group.
+    pub rss_bytes: u64,
+    /// Memory of the group on GPUs; unset where that cannot be told.
+    pub vram_bytes: Option<u64>,
+    /// Requests that it can answer at once; 0 until it is ready.
+    pub slots: u32,
+    /// Requests that it has taken since it started.
+    pub requests: u64,
+    /// Tokens that it has generated since it started.
+    pub tokens_generated: u64,
+    /// How it ended, in words, once it crashed.
+    pub last_exit: Option<String>,
+}
