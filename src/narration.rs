@@ -16,12 +16,13 @@ use std::fmt;
 use std::future::Future;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
-use std::time::Instant;
 
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use tokio::sync::mpsc;
+
+use crate::time::Instant;
 
 pub use lines::{LineNarrator, LineSplitter};
 
@@ -69,8 +70,8 @@ pub struct Progress {
 /// One thing said.
 #[derive(Clone, Debug)]
 pub struct Narration {
-    /// Milliseconds since the Unix epoch.
-    pub at_ms: i64,
+    /// When.
+    pub at: Instant,
     /// How loud.
     pub level: Level,
     /// What was being done, in `snake_case`: stable, for programs.
@@ -88,8 +89,8 @@ pub enum Entry {
     Narration(Narration),
     /// The operation's result, as one line of JSON.
     Result {
-        /// Milliseconds since the Unix epoch.
-        at_ms: i64,
+        /// When.
+        at: Instant,
         /// The result.
         data: Box<RawValue>,
     },
@@ -111,7 +112,7 @@ struct Inner {
 struct Wait {
     id: u64,
     what: String,
-    since: Instant,
+    since: std::time::Instant,
 }
 
 impl NarrationContext {
@@ -122,22 +123,21 @@ impl NarrationContext {
             job_id,
             operation,
             entries,
-            last_at_ms: AtomicI64::new(now_ms()),
+            last_at_ms: AtomicI64::new(Instant::now().0),
             waiting: Mutex::default(),
             next_wait: AtomicU64::new(0),
         }))
     }
 
-    /// Milliseconds since the Unix epoch of the last narration (of the context's creation before
-    /// the first).
+    /// When the job narrated last, or was made if it never did.
     #[must_use]
-    pub fn last_at_ms(&self) -> i64 {
-        self.0.last_at_ms.load(Ordering::Relaxed)
+    pub fn last_at(&self) -> Instant {
+        Instant(self.0.last_at_ms.load(Ordering::Relaxed))
     }
 
     /// The innermost thing that the job is known to wait for, and since when.
     #[must_use]
-    pub fn waiting_for(&self) -> Option<(String, Instant)> {
+    pub fn waiting_for(&self) -> Option<(String, std::time::Instant)> {
         self.0.waiting.lock().last().map(|wait| (wait.what.clone(), wait.since))
     }
 
@@ -146,8 +146,8 @@ impl NarrationContext {
         CONTEXT.sync_scope(self, f)
     }
 
-    fn send(&self, entry: Entry, at_ms: i64) {
-        self.0.last_at_ms.store(at_ms, Ordering::Relaxed);
+    fn send(&self, entry: Entry, at: Instant) {
+        self.0.last_at_ms.store(at.0, Ordering::Relaxed);
         if self.0.entries.send(entry).is_err() {
             LATE.fetch_add(1, Ordering::Relaxed);
         }
@@ -193,7 +193,7 @@ pub fn late() -> u64 {
 pub fn waiting_for(what: impl Into<String>) -> WaitGuard {
     WaitGuard(current().map(|context| {
         let id = context.0.next_wait.fetch_add(1, Ordering::Relaxed);
-        context.0.waiting.lock().push(Wait { id, what: what.into(), since: Instant::now() });
+        context.0.waiting.lock().push(Wait { id, what: what.into(), since: std::time::Instant::now() });
         (context, id)
     }))
 }
@@ -213,17 +213,13 @@ impl Drop for WaitGuard {
 /// What `n!` expands to. Use the macro.
 #[doc(hidden)]
 pub fn narrate(level: Level, action: &'static str, message: String, progress: Option<Progress>) {
-    let sent = CONTEXT.try_with(|context| {
-        trace(level, &context.0.job_id, context.0.operation, action, &message);
-        let at_ms = now_ms();
-        // The macro's own callers move the message in here: nothing is copied on the way.
-        (context.clone(), at_ms)
-    });
-    match sent {
-        Ok((context, at_ms)) => {
-            context.send(Entry::Narration(Narration { at_ms, level, action, message, progress }), at_ms);
+    match current() {
+        Some(context) => {
+            trace(level, &context.0.job_id, context.0.operation, action, &message);
+            let at = Instant::now();
+            context.send(Entry::Narration(Narration { at, level, action, message, progress }), at);
         }
-        Err(_) => {
+        None => {
             STRAYS.fetch_add(1, Ordering::Relaxed);
             trace(level, "", "", action, &message);
         }
@@ -236,8 +232,8 @@ pub fn narrate_result(data: Box<RawValue>) {
     match current() {
         Some(context) => {
             trace(Level::Debug, &context.0.job_id, context.0.operation, "result", data.get());
-            let at_ms = now_ms();
-            context.send(Entry::Result { at_ms, data }, at_ms);
+            let at = Instant::now();
+            context.send(Entry::Result { at, data }, at);
         }
         None => {
             STRAYS.fetch_add(1, Ordering::Relaxed);
@@ -265,11 +261,6 @@ fn trace(level: Level, job_id: &str, operation: &str, action: &str, message: &st
         Level::Warn => event!(WARN),
         Level::Error => event!(ERROR),
     }
-}
-
-/// Milliseconds since the Unix epoch.
-pub(crate) fn now_ms() -> i64 {
-    jiff::Timestamp::now().as_millisecond()
 }
 
 /// Narrates: to the stream of the job around it, and to `tracing`.

@@ -1,0 +1,280 @@
+//! What a job's log holds, and how it looks in JSON.
+//!
+//! The same JSON is the data of a typed stream's event and the line of a journal, so that a job
+//! reads the same before and after a restart.
+
+use std::borrow::Cow;
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
+
+use crate::error::Failure;
+use crate::narration::{Level, Progress};
+use crate::time::Instant;
+
+/// One event of a job.
+#[derive(Debug)]
+pub struct Event {
+    /// Its number: 1, 2, 3, ... within the job.
+    pub seq: u64,
+    /// When it happened.
+    pub at: Instant,
+    /// What happened.
+    pub body: Body,
+}
+
+/// What happened.
+#[derive(Debug)]
+pub enum Body {
+    /// The job said something.
+    Narration {
+        /// How loud.
+        level: Level,
+        /// What was being done, in `snake_case`.
+        action: Cow<'static, str>,
+        /// What a person reads.
+        message: String,
+        /// How far it has come.
+        progress: Option<Progress>,
+    },
+    /// The operation's result; stands directly before the terminal event.
+    Result(Arc<RawValue>),
+    /// The end: the last event of every job.
+    Terminal(Terminal),
+}
+
+/// How a job ended.
+#[derive(Clone, Debug)]
+pub enum Terminal {
+    /// It did what it was asked to.
+    Done,
+    /// It could not.
+    Failed(Arc<Failure>),
+    /// A caller stopped it.
+    Cancelled,
+}
+
+/// The `event:` name of a typed event, and the key of a journal's line.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Kind {
+    /// [`Body::Narration`]
+    Narration,
+    /// [`Body::Result`]
+    Result,
+    /// [`Terminal::Done`]
+    Done,
+    /// [`Terminal::Failed`]
+    Failed,
+    /// [`Terminal::Cancelled`]
+    Cancelled,
+}
+
+impl Kind {
+    /// The name on the wire.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Narration => "narration",
+            Self::Result => "result",
+            Self::Done => "done",
+            Self::Failed => "failed",
+            Self::Cancelled => "cancelled",
+        }
+    }
+}
+
+/// The JSON of an event; which fields there are depends on its [`Kind`].
+#[derive(Serialize, Deserialize)]
+struct Data<'a> {
+    seq: u64,
+    at: Instant,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    level: Option<Level>,
+    operation: Cow<'a, str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    action: Option<Cow<'a, str>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    message: Option<Cow<'a, str>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    progress: Option<Cow<'a, Progress>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    data: Option<Cow<'a, RawValue>>,
+}
+
+#[derive(Serialize)]
+struct FailedData<'a> {
+    seq: u64,
+    at: Instant,
+    operation: &'a str,
+    #[serde(flatten)]
+    failure: &'a Failure,
+}
+
+#[derive(Serialize, Deserialize)]
+struct Line<'a> {
+    event: Kind,
+    #[serde(borrow)]
+    data: &'a RawValue,
+}
+
+impl Event {
+    /// The event's kind.
+    #[must_use]
+    pub const fn kind(&self) -> Kind {
+        match &self.body {
+            Body::Narration { .. } => Kind::Narration,
+            Body::Result(_) => Kind::Result,
+            Body::Terminal(Terminal::Done) => Kind::Done,
+            Body::Terminal(Terminal::Failed(_)) => Kind::Failed,
+            Body::Terminal(Terminal::Cancelled) => Kind::Cancelled,
+        }
+    }
+
+    /// The event's JSON, as the data of a typed stream carries it.
+    #[must_use]
+    pub fn to_json(&self, operation: &str) -> String {
+        let Self { seq, at, body } = self;
+        let mut data = Data {
+            seq: *seq,
+            at: *at,
+            level: None,
+            operation: Cow::Borrowed(operation),
+            action: None,
+            message: None,
+            progress: None,
+            data: None,
+        };
+        match body {
+            Body::Narration { level, action, message, progress } => {
+                data.level = Some(*level);
+                data.action = Some(Cow::Borrowed(action));
+                data.message = Some(Cow::Borrowed(message));
+                data.progress = progress.as_ref().map(Cow::Borrowed);
+            }
+            Body::Result(result) => data.data = Some(Cow::Borrowed(result)),
+            Body::Terminal(Terminal::Failed(failure)) => {
+                return json(&FailedData { seq: *seq, at: *at, operation, failure });
+            }
+            Body::Terminal(Terminal::Done | Terminal::Cancelled) => {}
+        }
+        json(&data)
+    }
+
+    /// The event as one line of a journal, without its line end.
+    #[must_use]
+    pub fn to_line(&self, operation: &str) -> String {
+        format!(r#"{{"event":"{}","data":{}}}"#, self.kind().name(), self.to_json(operation))
+    }
+
+    /// Reads a journal's line.
+    ///
+    /// # Errors
+    /// Where the line is not one that [`Event::to_line`] wrote; a torn last line is not.
+    pub fn from_line(line: &str) -> serde_json::Result<Self> {
+        let line: Line<'_> = serde_json::from_str(line)?;
+        let data: Data<'_> = serde_json::from_str(line.data.get())?;
+        let missing = |field: &str| serde::de::Error::custom(format!("missing field `{field}`"));
+        let body = match line.event {
+            Kind::Narration => Body::Narration {
+                level: data.level.ok_or_else(|| missing("level"))?,
+                action: Cow::Owned(data.action.ok_or_else(|| missing("action"))?.into_owned()),
+                message: data.message.ok_or_else(|| missing("message"))?.into_owned(),
+                progress: data.progress.map(Cow::into_owned),
+            },
+            Kind::Result => Body::Result(data.data.ok_or_else(|| missing("data"))?.into_owned().into()),
+            Kind::Done => Body::Terminal(Terminal::Done),
+            Kind::Failed => {
+                Body::Terminal(Terminal::Failed(Arc::new(serde_json::from_str(line.data.get())?)))
+            }
+            Kind::Cancelled => Body::Terminal(Terminal::Cancelled),
+        };
+        Ok(Self { seq: data.seq, at: data.at, body })
+    }
+
+    /// About how many bytes of memory the event takes.
+    #[must_use]
+    pub fn size(&self) -> usize {
+        let text = match &self.body {
+            Body::Narration { message, progress, .. } => {
+                message.len() + if progress.is_some() { size_of::<Progress>() } else { 0 }
+            }
+            Body::Result(data) => data.get().len(),
+            Body::Terminal(Terminal::Failed(failure)) => {
+                failure.message.len() + failure.log_tail.iter().map(String::len).sum::<usize>()
+            }
+            Body::Terminal(_) => 0,
+        };
+        text + size_of::<Self>()
+    }
+}
+
+/// JSON of plain data, which cannot fail to serialise.
+pub(crate) fn json<T: Serialize + ?Sized>(value: &T) -> String {
+    serde_json::to_string(value).unwrap_or_else(|error| {
+        tracing::error!(%error, "plain data did not serialise");
+        "null".to_owned()
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::error::Code;
+
+    fn round_trip(body: Body) -> (String, String) {
+        let event = Event { seq: 7, at: Instant(1_763_899_200_123), body };
+        let line = event.to_line("model_load");
+        let again = Event::from_line(&line).unwrap().to_line("model_load");
+        (line, again)
+    }
+
+    #[test]
+    fn a_narration_looks_as_the_contract_says() {
+        let (line, again) = round_trip(Body::Narration {
+            level: Level::Info,
+            action: "model_download_progress".into(),
+            message: "25 %".into(),
+            progress: Some(Progress {
+                done: 1,
+                total: Some(4),
+                unit: "bytes".into(),
+                rate_per_second: Some(2),
+                eta_seconds: Some(1),
+            }),
+        });
+        assert_eq!(
+            line,
+            concat!(
+                r#"{"event":"narration","data":{"seq":7,"at":"2025-11-23T12:00:00.123Z","level":"info","#,
+                r#""operation":"model_load","action":"model_download_progress","message":"25 %","#,
+                r#""progress":{"done":1,"total":4,"unit":"bytes","rate_per_second":2,"eta_seconds":1}}}"#
+            )
+        );
+        assert_eq!(line, again);
+    }
+
+    #[test]
+    fn every_kind_comes_back_from_its_line() {
+        let result = serde_json::value::to_raw_value(&serde_json::json!({"z": 1, "a": [2]})).unwrap();
+        let failure = Failure::new(Code::ModelCorrupt, "no").hint("yes").stage("load");
+        for body in [
+            Body::Result(result.into()),
+            Body::Terminal(Terminal::Done),
+            Body::Terminal(Terminal::Failed(Arc::new(failure))),
+            Body::Terminal(Terminal::Cancelled),
+        ] {
+            let (line, again) = round_trip(body);
+            assert_eq!(line, again);
+        }
+    }
+
+    #[test]
+    fn a_torn_line_is_refused() {
+        let line = Event { seq: 1, at: Instant(0), body: Body::Terminal(Terminal::Done) }.to_line("x");
+        for end in 0..line.len() {
+            assert!(Event::from_line(&line[..end]).is_err());
+        }
+    }
+}

@@ -1,0 +1,385 @@
+//! One job: what was asked, how it stands, and where its log is.
+
+use std::sync::{Arc, OnceLock, Weak};
+
+use parking_lot::Mutex;
+use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+use super::event::{Body, Terminal};
+use super::log::Log;
+use crate::error::{Failure, Result};
+use crate::time::Instant;
+
+/// The id of a job: `job-` and a UUID of version 7, so that ids sort by age (RFC 9562, section
+/// 5.7).
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct JobId(String);
+
+impl JobId {
+    /// A new id, greater than every earlier one of this process.
+    #[must_use]
+    pub fn new() -> Self {
+        Self(format!("job-{}", uuid::Uuid::now_v7()))
+    }
+
+    /// Reads an id as [`JobId::new`] writes it; anything else is `None`, so that an id is safe as
+    /// a file's name.
+    #[must_use]
+    pub fn parse(text: &str) -> Option<Self> {
+        let uuid = text.strip_prefix("job-")?;
+        let sound = uuid::Uuid::try_parse(uuid).is_ok_and(|parsed| parsed.hyphenated().to_string() == uuid);
+        sound.then(|| Self(text.to_owned()))
+    }
+
+    /// The id as text.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl Default for JobId {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl std::fmt::Display for JobId {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// Whether an operation only looks, or changes something.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Kind {
+    /// Kept in memory only, never behind an act, off `/v1/events`.
+    Read,
+    /// Journalled; survives a restart of the hive.
+    Act,
+}
+
+/// The limit that an operation counts against.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Class {
+    /// Everything that only looks.
+    Reads,
+    /// Transfers of models.
+    Downloads,
+    /// What starts a worker.
+    Loads,
+    /// Every other act.
+    Acts,
+}
+
+/// How a job stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum State {
+    /// It waits for a free place in its class.
+    Queued,
+    /// It is at work.
+    Running,
+    /// It did what it was asked to.
+    Succeeded,
+    /// It could not.
+    Failed,
+    /// A caller stopped it.
+    Cancelled,
+}
+
+impl State {
+    /// Whether nothing follows.
+    #[must_use]
+    pub const fn is_ended(self) -> bool {
+        matches!(self, Self::Succeeded | Self::Failed | Self::Cancelled)
+    }
+}
+
+impl From<&Terminal> for State {
+    fn from(terminal: &Terminal) -> Self {
+        match terminal {
+            Terminal::Done => Self::Succeeded,
+            Terminal::Failed(_) => Self::Failed,
+            Terminal::Cancelled => Self::Cancelled,
+        }
+    }
+}
+
+/// Why a job was told to stop.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum StopReason {
+    /// A caller cancelled it.
+    Cancel,
+    /// Its deadline passed.
+    Timeout,
+    /// The hive stops.
+    Shutdown,
+}
+
+/// What is fixed about a job when it is made; the first line of its journal.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Header {
+    /// The job's id.
+    pub id: JobId,
+    /// The operation's name in `snake_case`.
+    pub operation: String,
+    /// Read or act.
+    pub kind: Kind,
+    /// The request, in its `operation` spelling, with every default filled in.
+    pub request: Box<RawValue>,
+    /// When it was submitted.
+    pub created_at: Instant,
+    /// The idempotency key it was submitted with.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub idempotency_key: Option<String>,
+}
+
+/// One job of the registry.
+#[derive(Debug)]
+pub struct Job {
+    header: Header,
+    stop: CancellationToken,
+    stop_reason: OnceLock<StopReason>,
+    progress: watch::Sender<Standing>,
+    log: Mutex<LogPlace>,
+}
+
+#[derive(Clone, Debug)]
+struct Standing {
+    state: State,
+    started_at: Option<Instant>,
+    ended_at: Option<Instant>,
+    result: Option<Arc<RawValue>>,
+    failure: Option<Arc<Failure>>,
+}
+
+#[derive(Debug)]
+enum LogPlace {
+    /// In memory.
+    Resident(Arc<Log>),
+    /// In its journal; perhaps still in memory too, for a reader of it.
+    Journal(Weak<Log>),
+}
+
+/// What `GET /v1/jobs` shows of a job.
+#[derive(Clone, Debug, Serialize)]
+pub struct Summary {
+    /// Its id.
+    pub job_id: JobId,
+    /// The operation's name in `snake_case`.
+    pub operation: String,
+    /// Read or act.
+    pub kind: Kind,
+    /// How it stands.
+    pub state: State,
+    /// When it was submitted.
+    pub created_at: Instant,
+    /// When it left the queue.
+    pub started_at: Option<Instant>,
+    /// When it ended.
+    pub ended_at: Option<Instant>,
+    /// The request, in its `operation` spelling, with every default filled in.
+    pub request: Box<RawValue>,
+    /// Its result, if it succeeded.
+    pub result: Option<Arc<RawValue>>,
+    /// Its failure, if it failed.
+    pub failure: Option<Arc<Failure>>,
+    /// Where it is narrated.
+    pub sse_url: String,
+}
+
+impl Job {
+    /// A job that waits for its turn.
+    pub(super) fn queued(header: Header, log: Arc<Log>) -> Self {
+        let standing =
+            Standing { state: State::Queued, started_at: None, ended_at: None, result: None, failure: None };
+        Self {
+            header,
+            stop: CancellationToken::new(),
+            stop_reason: OnceLock::new(),
+            progress: watch::Sender::new(standing),
+            log: Mutex::new(LogPlace::Resident(log)),
+        }
+    }
+
+    /// A job that ended in an earlier run of the hive.
+    pub(super) fn from_journal(header: Header, started_at: Option<Instant>, log: &Arc<Log>) -> Self {
+        let job = Self::queued(header, Arc::clone(log));
+        if let Some(started_at) = started_at {
+            job.start(started_at);
+        }
+        let (_, events) = log.snapshot();
+        let result = events.iter().rev().find_map(|event| match &event.body {
+            Body::Result(data) => Some(Arc::clone(data)),
+            _ => None,
+        });
+        if let Some(event) = log.terminal()
+            && let Body::Terminal(terminal) = &event.body
+        {
+            job.end(event.at, terminal, result);
+        }
+        job
+    }
+
+    /// What is fixed about it.
+    #[must_use]
+    pub const fn header(&self) -> &Header {
+        &self.header
+    }
+
+    /// Its id.
+    #[must_use]
+    pub const fn id(&self) -> &JobId {
+        &self.header.id
+    }
+
+    /// How it stands.
+    #[must_use]
+    pub fn state(&self) -> State {
+        self.progress.borrow().state
+    }
+
+    /// When it left the queue.
+    #[must_use]
+    pub fn started_at(&self) -> Option<Instant> {
+        self.progress.borrow().started_at
+    }
+
+    /// When it ended.
+    #[must_use]
+    pub fn ended_at(&self) -> Option<Instant> {
+        self.progress.borrow().ended_at
+    }
+
+    /// What `GET /v1/jobs` shows of it.
+    #[must_use]
+    pub fn summary(&self) -> Summary {
+        let standing = self.progress.borrow().clone();
+        Summary {
+            job_id: self.header.id.clone(),
+            operation: self.header.operation.clone(),
+            kind: self.header.kind,
+            state: standing.state,
+            created_at: self.header.created_at,
+            started_at: standing.started_at,
+            ended_at: standing.ended_at,
+            request: self.header.request.clone(),
+            result: standing.result,
+            failure: standing.failure,
+            sse_url: self.sse_url(),
+        }
+    }
+
+    /// The path of its stream.
+    #[must_use]
+    pub fn sse_url(&self) -> String {
+        format!("/v1/jobs/{}/stream", self.header.id)
+    }
+
+    /// Tells the job to stop, unless it was told so before; the first reason counts.
+    pub(super) fn stop(&self, reason: StopReason) {
+        if self.stop_reason.set(reason).is_ok() {
+            self.stop.cancel();
+        }
+    }
+
+    /// Why the job was told to stop, if it was.
+    pub(super) fn stop_reason(&self) -> Option<StopReason> {
+        self.stop_reason.get().copied()
+    }
+
+    /// Cancelled when the job is told to stop.
+    #[must_use]
+    pub const fn stopping(&self) -> &CancellationToken {
+        &self.stop
+    }
+
+    /// Waits until the terminal event is published.
+    pub async fn ended(&self) {
+        let mut progress = self.progress.subscribe();
+        // The sender lives in `self`: this can only end by the condition.
+        let _ended = progress.wait_for(|standing| standing.state.is_ended()).await;
+    }
+
+    pub(super) fn start(&self, at: Instant) {
+        self.progress.send_modify(|standing| {
+            standing.state = State::Running;
+            standing.started_at = Some(at);
+        });
+    }
+
+    pub(super) fn end(&self, at: Instant, terminal: &Terminal, result: Option<Arc<RawValue>>) {
+        self.progress.send_modify(|standing| {
+            standing.state = State::from(terminal);
+            standing.ended_at = Some(at);
+            standing.result = result;
+            standing.failure = match terminal {
+                Terminal::Failed(failure) => Some(Arc::clone(failure)),
+                _ => None,
+            };
+        });
+    }
+
+    /// The log, if it is in memory.
+    pub(super) fn resident_log(&self) -> Option<Arc<Log>> {
+        match &*self.log.lock() {
+            LogPlace::Resident(log) => Some(Arc::clone(log)),
+            LogPlace::Journal(log) => log.upgrade(),
+        }
+    }
+
+    /// Bytes of memory that the log takes for sure.
+    pub(super) fn resident_bytes(&self) -> usize {
+        match &*self.log.lock() {
+            LogPlace::Resident(log) => log.bytes(),
+            LogPlace::Journal(_) => 0,
+        }
+    }
+
+    /// Leaves the log to its journal.
+    pub(super) fn leave_to_journal(&self) {
+        let mut place = self.log.lock();
+        if let LogPlace::Resident(log) = &*place {
+            *place = LogPlace::Journal(Arc::downgrade(log));
+        }
+    }
+
+    /// The log, read back by `load` where it is in its journal alone.
+    pub(super) async fn log(
+        &self,
+        load: impl AsyncFnOnce(&Header) -> Result<Arc<Log>>,
+    ) -> Result<Arc<Log>> {
+        if let Some(log) = self.resident_log() {
+            return Ok(log);
+        }
+        let log = load(&self.header).await?;
+        let mut place = self.log.lock();
+        if let LogPlace::Journal(weak) = &mut *place {
+            *weak = Arc::downgrade(&log);
+        }
+        Ok(log)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ids_sort_by_age_and_name_no_path() {
+        let ids: Vec<_> = (0..1000).map(|_| JobId::new()).collect();
+        assert!(ids.is_sorted());
+        assert_eq!(JobId::parse(ids[0].as_str()), Some(ids[0].clone()));
+        for text in ["", "job-", "job-1", "job-../../etc/passwd", "JOB-x"] {
+            assert_eq!(JobId::parse(text), None);
+        }
+        assert_eq!(JobId::parse(&ids[0].as_str().to_uppercase()), None);
+    }
+}

@@ -1,0 +1,208 @@
+//! `HiveCheck`: whether this hive can do its work, and what to do where it cannot.
+//!
+//! It begins with what the hive stands on: it narrates from a task, a thread and a child process,
+//! and then reads its own job's log to see whether all of it arrived.
+
+use std::collections::HashSet;
+use std::process::Stdio;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use super::{Cx, Operation};
+use crate::error::{Failure, Result};
+use crate::jobs::event::Body;
+use crate::narration::{self, Level};
+use crate::{n, spawn, text};
+
+/// Asks the hive how it is.
+#[derive(Debug, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct HiveCheck {}
+
+/// How the hive is.
+#[derive(Debug, Serialize)]
+pub(super) struct Report {
+    /// Whether every check passed.
+    ok: bool,
+    hive_id: String,
+    version: &'static str,
+    /// One entry a check.
+    checks: Vec<Check>,
+}
+
+/// One check.
+#[derive(Debug, Serialize)]
+struct Check {
+    name: &'static str,
+    ok: bool,
+    /// What was found.
+    detail: String,
+    /// What to do about it.
+    hint: Option<String>,
+}
+
+/// Where narrations must come through from.
+const PROBES: [&str; 3] = ["probe_task", "probe_thread", "probe_child"];
+
+/// A store with less room than this, in bytes, takes hardly a model.
+const LITTLE_ROOM: u64 = 2 << 30;
+
+impl Operation for HiveCheck {
+    type Output = Report;
+
+    async fn run(self, cx: Cx) -> Result<Self::Output> {
+        n!("hive_check", "🩺 Checking hive '{}'", cx.hive_id);
+        let mut checks = vec![engine_and_probe(&cx).await, narration_path(&cx).await];
+        checks.push(store(&cx).await);
+        checks.push(catalog(&cx).await);
+        checks.push(port(&cx).await);
+        for check in &checks {
+            let Check { name, detail, .. } = check;
+            match &check.hint {
+                _ if check.ok => n!("hive_check", "✅ {name}: {detail}"),
+                Some(hint) => n!(warn: "hive_check", "⚠️ {name}: {detail}; {hint}"),
+                None => n!(warn: "hive_check", "⚠️ {name}: {detail}"),
+            }
+        }
+        Ok(Report {
+            ok: checks.iter().all(|check| check.ok),
+            hive_id: cx.app.hive_id().to_owned(),
+            version: env!("CARGO_PKG_VERSION"),
+            checks,
+        })
+    }
+}
+
+impl Check {
+    fn of(name: &'static str, found: Result<String>) -> Self {
+        match found {
+            Ok(detail) => Self { name, ok: true, detail, hint: None },
+            Err(failure) => Self { name, ok: false, detail: failure.message, hint: failure.hint },
+        }
+    }
+}
+
+/// Runs the worker's executable, whose version line is the child's narration.
+async fn engine_and_probe(cx: &Cx) -> Check {
+    let found = async {
+        let program = cx.app.config.worker_program()?;
+        let failed = |error: std::io::Error| {
+            Failure::io("run", &program, &error)
+                .hint("the built-in engine is the hive's own executable: reinstall it, or set worker_program")
+        };
+        let mut child = spawn::command(&program)
+            .arg("--version")
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .kill_on_drop(true)
+            .spawn()
+            .map_err(failed)?;
+        let reader =
+            child.stdout.take().map(|out| spawn::narrate_lines(out, Level::Info, PROBES[2], "A child: "));
+        let status = child.wait().await.map_err(failed)?;
+        if let Some(reader) = reader {
+            // It ends with the child's end of the pipe.
+            let _read = reader.await;
+        }
+        if !status.success() {
+            return Err(Failure::internal(format!("{} --version ended with {status}", program.display()))
+                .hint("set worker_program to the executable of rbee-hive"));
+        }
+        Ok(format!("builtin (cpu), {}", program.display()))
+    };
+    Check::of("engine", found.await)
+}
+
+/// Narrates from a task and a thread, and waits until this job's log has all three probes.
+async fn narration_path(cx: &Cx) -> Check {
+    let found = async {
+        let task = spawn::task(async {
+            n!(PROBES[0], "A task: this line came from a spawned task");
+            spawn::blocking(|| n!(PROBES[1], "A thread: this line came from a blocking thread")).await
+        });
+        let joined = task.await;
+        if !matches!(joined, Ok(Ok(()))) {
+            return Err(Failure::internal("a task or a thread of the check panicked"));
+        }
+        let job = cx.app.jobs.get(cx.job_id.as_str())?;
+        let log = cx.app.jobs.log(&job).await?;
+        let mut missing: HashSet<_> = PROBES.into();
+        let mut cursor = log.follow(0);
+        let arrived = async {
+            while !missing.is_empty() {
+                let Some(batch) = cursor.next().await else { break };
+                for event in batch.events {
+                    if let Body::Narration { action, .. } = &event.body {
+                        missing.remove(&**action);
+                    }
+                }
+            }
+        };
+        let _in_time = tokio::time::timeout(Duration::from_secs(5), arrived).await;
+        if !missing.is_empty() {
+            return Err(Failure::internal(format!("narrations were lost from: {missing:?}"))
+                .hint("this is a defect: please report it with this job's stream"));
+        }
+        let strays = narration::strays();
+        Ok(format!("task, thread and child reach this stream; {strays} narration(s) outside a job so far"))
+    };
+    Check::of("narration", found.await)
+}
+
+/// Writes a file into the store and looks at the room on its disk.
+async fn store(cx: &Cx) -> Check {
+    let dir = cx.app.config.store_dir();
+    let found = spawn::blocking(move || {
+        let probe = dir.join(format!(".probe-{}", uuid::Uuid::new_v4().simple()));
+        std::fs::write(&probe, b"probe")
+            .and_then(|()| std::fs::remove_file(&probe))
+            .map_err(|error| Failure::io("write to the store", &dir, &error))?;
+        let disk = rustix::fs::statvfs(&dir)
+            .map_err(|error| Failure::io("look at the disk of", &dir, &error.into()))?;
+        let free = disk.f_bavail.saturating_mul(disk.f_frsize);
+        let detail = format!("{} is writable, {} free", dir.display(), text::bytes(free));
+        if free < LITTLE_ROOM {
+            return Err(Failure::new(crate::error::Code::DiskFull, detail)
+                .hint("free some space, or put --data-dir on a larger disk"));
+        }
+        Ok(detail)
+    })
+    .await;
+    Check::of("store", found.unwrap_or_else(|_| Err(Failure::internal("looking at the store panicked"))))
+}
+
+async fn catalog(cx: &Cx) -> Check {
+    let found = cx.app.catalog.list().await.and_then(|models| {
+        let damaged: Vec<_> =
+            models.iter().filter(|model| model.check_loadable().is_err()).map(|model| &*model.id).collect();
+        if damaged.is_empty() {
+            return Ok(format!("{} model(s), all sound", models.len()));
+        }
+        let (all, list) = (models.len(), damaged.join(", "));
+        Err(Failure::new(crate::error::Code::ModelCorrupt, format!("{all} model(s), not loadable: {list}"))
+            .hint("ModelGet says what is wrong with each; ModelDelete removes it"))
+    });
+    Check::of("catalog", found)
+}
+
+/// Connects to the address that the hive serves on.
+async fn port(cx: &Cx) -> Check {
+    let mut address = cx.app.address;
+    if address.ip().is_unspecified() {
+        address.set_ip(if address.is_ipv4() {
+            std::net::Ipv4Addr::LOCALHOST.into()
+        } else {
+            std::net::Ipv6Addr::LOCALHOST.into()
+        });
+    }
+    let found = match tokio::net::TcpStream::connect(address).await {
+        Ok(_) => Ok(format!("serving on {}", cx.app.address)),
+        Err(error) => Err(Failure::new(
+            crate::error::Code::Io,
+            format!("could not connect to the hive's own address {address}: {error}"),
+        )
+        .hint("check the machine's firewall for loopback, and the limit of open files (ulimit -n)")),
+    };
+    Check::of("port", found)
+}

@@ -1,0 +1,52 @@
+//! `ModelDelete`: removes a model that nobody uses.
+
+use serde::{Deserialize, Serialize};
+
+use super::{Cx, Operation};
+use crate::error::{Code, Failure, Result};
+use crate::models::ModelId;
+use crate::{n, text};
+
+/// Removes one model.
+#[derive(Debug, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct ModelDelete {
+    /// The model's id, or its name where only one model has it.
+    id: ModelId,
+    /// Stop the workers that serve it first, and remove it even where the hive did not put it there.
+    #[serde(default)]
+    force: bool,
+}
+
+/// What came of it.
+#[derive(Debug, Serialize)]
+pub(super) struct Deleted {
+    id: String,
+    freed_bytes: u64,
+}
+
+impl Operation for ModelDelete {
+    type Output = Deleted;
+
+    async fn run(self, cx: Cx) -> Result<Self::Output> {
+        n!("model_delete", "🗑️ Deleting model '{}' on hive '{}'", self.id, cx.hive_id);
+        let model = cx.app.find_model(&self.id).await?;
+        let workers = cx.app.workers.of_model(&model.id);
+        if !workers.is_empty() && !self.force {
+            let pids: Vec<_> = workers.iter().map(|worker| worker.pid.to_string()).collect();
+            return Err(Failure::new(
+                Code::ModelInUse,
+                format!("the model '{}' is served by worker(s) {}", model.id, pids.join(", ")),
+            )
+            .hint("unload it with ModelUnload first, or delete it with force: true"));
+        }
+        for worker in workers {
+            n!("model_delete", "Stopping worker {} first", worker.pid);
+            cx.app.workers.stop(worker.pid, cx.app.config.timers.stop_grace).await?;
+        }
+        let freed_bytes = cx.app.catalog.delete(&model, self.force).await?;
+        cx.app.model_changed("removed", &model);
+        n!("model_delete", "Deleted '{}'; {} came free", model.id, text::bytes(freed_bytes));
+        Ok(Deleted { id: model.id, freed_bytes })
+    }
+}

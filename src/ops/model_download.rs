@@ -1,0 +1,45 @@
+//! `ModelDownload`: brings a model into the hive's own store.
+
+use serde::{Deserialize, Serialize};
+
+use super::{Cx, Operation};
+use crate::error::Result;
+use crate::models::{Downloaded, Request, Source};
+use crate::{n, text};
+
+/// Brings a model into the store.
+#[derive(Debug, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct ModelDownload {
+    /// Where it is: `https://…/x.gguf` or `file:/path/x.gguf`.
+    model: String,
+    /// The revision, where the source has revisions.
+    #[serde(default = "main")]
+    revision: String,
+    /// Say what would be done, and do nothing.
+    #[serde(default)]
+    dry_run: bool,
+    /// Replace a model of the same name that the hive put there.
+    #[serde(default)]
+    force: bool,
+}
+
+fn main() -> String {
+    "main".to_owned()
+}
+
+impl Operation for ModelDownload {
+    type Output = Downloaded;
+
+    async fn run(self, cx: Cx) -> Result<Self::Output> {
+        n!("model_download", "📥 Downloading '{}' to hive '{}'", text::excerpt(&self.model), cx.hive_id);
+        let source = Source::parse(&self.model)?;
+        let request = Request { revision: self.revision, dry_run: self.dry_run, force: self.force };
+        let downloaded = cx.app.catalog.download(&source, &request, &cx.stop).await?;
+        if let Downloaded::Model(model) = &downloaded {
+            cx.app.model_changed("added", model);
+            n!("model_download", "'{}' is in the catalog: {}", model.id, text::bytes(model.size_bytes));
+        }
+        Ok(downloaded)
+    }
+}

@@ -1,0 +1,29 @@
+//! `ModelGet`: one model of the catalog.
+
+use serde::{Deserialize, Serialize};
+
+use super::{Cx, Operation};
+use crate::error::Result;
+use crate::models::{Model, ModelId};
+use crate::n;
+use crate::text;
+
+/// Asks for one model.
+#[derive(Debug, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct ModelGet {
+    /// The model's id, or its name where only one model has it.
+    id: ModelId,
+}
+
+impl Operation for ModelGet {
+    type Output = Model;
+
+    async fn run(self, cx: Cx) -> Result<Self::Output> {
+        n!("model_get", "🔎 Looking up model '{}' on hive '{}'", self.id, cx.hive_id);
+        let model = cx.app.find_model(&self.id).await?;
+        let state = if model.loaded { "loaded" } else { "not loaded" };
+        n!("model_get", "Found '{}': {}, {state}", model.id, text::bytes(model.size_bytes));
+        Ok(model)
+    }
+}

@@ -1,0 +1,52 @@
+//! `ModelLoad`: makes sure that a worker serves a model.
+
+use serde::{Deserialize, Serialize};
+
+use super::{Cx, Operation};
+use crate::error::Result;
+use crate::models::ModelId;
+use crate::n;
+use crate::workers::{Device, StartRequest, Worker};
+
+/// Asks for a ready worker of a model: the one there is, or a new one.
+#[derive(Debug, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct ModelLoad {
+    /// The model's id, or its name where only one model has it.
+    id: ModelId,
+    /// Where to load it. A bare number counts GPUs.
+    #[serde(default)]
+    device: Device,
+    /// Load it even where it does not seem to fit.
+    #[serde(default)]
+    force: bool,
+    /// Tokens of context; the model's own maximum by default.
+    #[serde(default)]
+    context_length: Option<u64>,
+}
+
+impl Operation for ModelLoad {
+    type Output = Worker;
+
+    async fn run(self, cx: Cx) -> Result<Self::Output> {
+        n!("model_load", "🚀 Loading model '{}' on hive '{}'", self.id, cx.hive_id);
+        let model = cx.app.find_model(&self.id).await?;
+        if let Some(worker) = cx.app.workers.ready(&model.id, Some(&self.device)) {
+            n!("model_load", "'{}' is loaded already, by worker {}", model.id, worker.pid);
+            return Ok(worker);
+        }
+        model.check_loadable()?;
+        let request = StartRequest {
+            model_id: model.id.clone(),
+            model_path: model.path.clone(),
+            engine: "auto".to_owned(),
+            device: self.device,
+            context_length: self.context_length,
+            slots: None,
+        };
+        let worker = cx.app.workers.start(request, &cx.stop).await?;
+        cx.app.model_changed("loaded", &model);
+        n!("model_load", "'{}' is ready: worker {} on {}", model.id, worker.pid, worker.device);
+        Ok(worker)
+    }
+}

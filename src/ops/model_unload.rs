@@ -1,0 +1,60 @@
+//! `ModelUnload`: stops every worker of a model, and says so only when they are gone.
+
+use futures::future::join_all;
+use serde::{Deserialize, Serialize};
+
+use super::{Cx, Operation};
+use crate::error::{Code, Failure, Result};
+use crate::models::ModelId;
+use crate::{n, text};
+
+/// Stops every worker that serves a model.
+#[derive(Debug, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct ModelUnload {
+    /// The model's id, or its name where only one model has it.
+    id: ModelId,
+}
+
+/// What came of it.
+#[derive(Debug, Serialize)]
+pub(super) struct Unloaded {
+    id: String,
+    workers: Vec<u32>,
+    freed_bytes: u64,
+}
+
+impl Operation for ModelUnload {
+    type Output = Unloaded;
+
+    async fn run(self, cx: Cx) -> Result<Self::Output> {
+        n!("model_unload", "🛑 Unloading model '{}' on hive '{}'", self.id, cx.hive_id);
+        // The file may be gone while a worker still serves it: the workers know their model too.
+        let id = match cx.app.find_model(&self.id).await {
+            Ok(model) => model.id,
+            Err(_) if cx.app.workers.serves(self.id.as_str()) => self.id.to_string(),
+            Err(failure) => return Err(failure),
+        };
+        let workers: Vec<u32> = cx.app.workers.of_model(&id).iter().map(|worker| worker.pid).collect();
+        if workers.is_empty() {
+            return Err(Failure::new(Code::ModelNotLoaded, format!("no worker serves the model '{id}'"))
+                .hint("nothing needs to be done; WorkerProcessList shows what is loaded"));
+        }
+        let grace = cx.app.config.timers.stop_grace;
+        let stopped = join_all(workers.iter().map(|pid| cx.app.workers.stop(*pid, grace))).await;
+        let mut freed_bytes = 0;
+        for stopped in stopped {
+            freed_bytes += stopped?.freed_bytes;
+        }
+        if let Ok(model) = cx.app.find_model(&self.id).await {
+            cx.app.model_changed("unloaded", &model);
+        }
+        n!(
+            "model_unload",
+            "Unloaded '{id}': {} worker(s) gone, {} came free",
+            workers.len(),
+            text::bytes(freed_bytes)
+        );
+        Ok(Unloaded { id, workers, freed_bytes })
+    }
+}

@@ -1,0 +1,228 @@
+//! From a request's body to an operation, in either spelling.
+
+use serde_json::value::RawValue;
+use serde_json::{Map, Value};
+
+use super::{Call, Decoded, Operation, REFUSED, Row, TABLE};
+use crate::error::{Code, Failure, Result};
+use crate::text::{excerpt, nearest};
+
+/// An operation that may become a job.
+pub struct Submission {
+    /// Its row.
+    pub row: &'static Row,
+    /// The name by which the caller addressed the hive.
+    pub hive_id: String,
+    /// The request in its `operation` spelling, with every default filled in.
+    pub request: Box<RawValue>,
+    pub(crate) call: Box<dyn Call>,
+}
+
+impl std::fmt::Debug for Submission {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Submission").field("request", &self.request.get()).finish_non_exhaustive()
+    }
+}
+
+/// What is wrong with which field.
+pub(super) struct FieldError {
+    /// The path of the field; empty where it is the object that is wrong.
+    path: String,
+    problem: String,
+    /// Whether it is an id, of the right type, that lies outside the grammar.
+    outside_grammar: bool,
+}
+
+/// Understands a body: `{"ModelList":{…}}` or `{"operation":"model_list",…}`.
+///
+/// # Errors
+/// [`Code::InvalidJson`], [`Code::UnknownOperation`] with the nearest names, the codes of the
+/// refused rows, [`Code::InvalidField`] or [`Code::InvalidId`] naming the field.
+pub fn parse(body: &[u8]) -> Result<Submission> {
+    let value: Value = serde_json::from_slice(body).map_err(|error| {
+        Failure::new(Code::InvalidJson, format!("the body is not JSON: {error}"))
+            .hint(r#"send one operation, such as {"ModelList":{"hive_id":"localhost"}}"#)
+    })?;
+    let Value::Object(object) = value else {
+        return Err(Failure::new(Code::InvalidJson, "the body is JSON, but not an object")
+            .hint(r#"send one operation, such as {"ModelList":{"hive_id":"localhost"}}"#));
+    };
+    let (row, mut fields) = find(object)?;
+
+    let hive_id = take_hive(row, &mut fields)?;
+    let Decoded { call, request } =
+        (row.decode)(Value::Object(fields)).map_err(|error| error.into_failure(row))?;
+    let mut whole = Map::new();
+    whole.insert("operation".into(), row.wire_name.into());
+    whole.insert(row.hive_field.into(), hive_id.clone().into());
+    if let Value::Object(fields) = request {
+        whole.extend(fields);
+    }
+    let request = serde_json::value::to_raw_value(&whole)
+        .map_err(|error| Failure::internal("a request did not serialise").detail(error))?;
+    Ok(Submission { row, hive_id, request, call })
+}
+
+/// The row that the object names, and the operation's own fields.
+fn find(mut object: Map<String, Value>) -> Result<(&'static Row, Map<String, Value>)> {
+    if let Some(operation) = object.remove("operation") {
+        let Value::String(name) = operation else {
+            return Err(Failure::new(Code::InvalidField, "field `operation`: expected a string")
+                .hint(r#"name the operation in snake_case, such as "model_list""#));
+        };
+        let row = TABLE.iter().find(|row| row.wire_name == name);
+        return row.map(|row| (row, object)).ok_or_else(|| unknown(&name));
+    }
+    let mut entries = object.into_iter();
+    let (Some((name, fields)), None) = (entries.next(), entries.next()) else {
+        return Err(Failure::new(
+            Code::UnknownOperation,
+            "the body names no operation: it has neither exactly one key nor a field `operation`",
+        )
+        .hint(r#"send {"ModelList":{…}} or {"operation":"model_list",…}"#));
+    };
+    let row = TABLE.iter().find(|row| row.name == name).ok_or_else(|| unknown(&name))?;
+    match fields {
+        Value::Object(fields) => Ok((row, fields)),
+        // What a client's serialiser makes of an operation without fields.
+        Value::Null => Ok((row, Map::new())),
+        _ => Err(Failure::new(Code::InvalidField, format!("field `{name}`: expected an object"))
+            .hint(format!(r#"send {{"{name}":{{…}}}}"#))),
+    }
+}
+
+/// Takes out the field that names the hive. Whether it is this one depends on the request's host,
+/// and is asked elsewhere.
+fn take_hive(row: &Row, fields: &mut Map<String, Value>) -> Result<String> {
+    let field = if fields.contains_key("hive_id") { "hive_id" } else { row.hive_field };
+    match fields.remove(field) {
+        None => Ok("localhost".to_owned()),
+        Some(Value::String(hive_id)) => Ok(hive_id),
+        Some(_) => Err(FieldError {
+            path: field.to_owned(),
+            problem: "expected a string".into(),
+            outside_grammar: false,
+        }
+        .into_failure(row)),
+    }
+}
+
+/// Decodes the fields of a row's request type.
+pub(super) fn decode<T: Operation>(fields: Value) -> Result<Decoded, FieldError> {
+    let request: T = serde_path_to_error::deserialize(&fields).map_err(|error| {
+        let path = error.path().to_string();
+        let path = if path == "." { String::new() } else { path };
+        let outside_grammar = path == "id" && fields["id"].is_string();
+        FieldError { path, problem: error.into_inner().to_string(), outside_grammar }
+    })?;
+    let whole = serde_json::to_value(&request).map_err(|error| FieldError {
+        path: String::new(),
+        problem: error.to_string(),
+        outside_grammar: false,
+    })?;
+    Ok(Decoded { call: Box::new(request), request: whole })
+}
+
+impl FieldError {
+    fn into_failure(self, row: &Row) -> Failure {
+        let code = if self.outside_grammar { Code::InvalidId } else { Code::InvalidField };
+        let message = if self.path.is_empty() {
+            format!("{}: {}", row.name, self.problem)
+        } else {
+            format!("{}: field `{}`: {}", row.name, self.path, self.problem)
+        };
+        Failure::new(code, message).hint(if self.outside_grammar {
+            "take the id from ModelList; ids match [A-Za-z0-9._/:@+~-]{1,255}"
+        } else {
+            "docs/EVENTS.md lists the fields of every operation with their types and defaults"
+        })
+    }
+}
+
+/// The refusal of a name that is in no row of the table.
+fn unknown(name: &str) -> Failure {
+    if let Some(refused) = REFUSED.iter().find(|refused| refused.covers(name)) {
+        return refused.failure(name);
+    }
+    let known = TABLE.iter().flat_map(|row| [row.name, row.wire_name]);
+    let hint = match nearest(name, known).as_slice() {
+        [] => {
+            let names: Vec<_> = TABLE.iter().map(|row| row.name).collect();
+            format!("the operations are {}", names.join(", "))
+        }
+        near => format!("did you mean {}?", near.join(" or ")),
+    };
+    Failure::new(Code::UnknownOperation, format!("unknown operation '{}'", excerpt(name))).hint(hint)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn refusal(body: &str) -> Failure {
+        parse(body.as_bytes()).expect_err(body)
+    }
+
+    #[test]
+    fn both_spellings_give_the_same_request() {
+        let one = parse(br#"{"ModelGet":{"id":"tiny"}}"#).unwrap();
+        let two = parse(br#"{"operation":"model_get","hive_id":"localhost","id":"tiny"}"#).unwrap();
+        assert_eq!(one.request.get(), two.request.get());
+        assert_eq!(one.request.get(), r#"{"operation":"model_get","hive_id":"localhost","id":"tiny"}"#);
+    }
+
+    #[test]
+    fn defaults_are_filled_in() {
+        let load = parse(br#"{"ModelLoad":{"id":"tiny"}}"#).unwrap();
+        assert!(load.request.get().contains(r#""device":"auto""#), "{}", load.request.get());
+        let check = parse(br#"{"HiveCheck":{"alias":"127.0.0.1"}}"#).unwrap();
+        assert_eq!(check.hive_id, "127.0.0.1");
+        assert_eq!(parse(br#"{"operation":"model_list"}"#).unwrap().hive_id, "localhost");
+    }
+
+    #[test]
+    fn every_refusal_names_its_cause() {
+        for (body, code, names) in [
+            ("{", Code::InvalidJson, "line 1"),
+            ("[]", Code::InvalidJson, "object"),
+            (r#""ModelList""#, Code::InvalidJson, "object"),
+            ("{}", Code::UnknownOperation, "names no operation"),
+            (r#"{"ModelLst":{}}"#, Code::UnknownOperation, "'ModelLst'"),
+            (r#"{"operation":"ModelList"}"#, Code::UnknownOperation, "'ModelList'"),
+            (r#"{"operation":3}"#, Code::InvalidField, "`operation`"),
+            (r#"{"ModelList":{},"ModelGet":{}}"#, Code::UnknownOperation, "exactly one key"),
+            (r#"{"ModelList":[]}"#, Code::InvalidField, "`ModelList`"),
+            (r#"{"ModelList":{"hive_id":3}}"#, Code::InvalidField, "`hive_id`"),
+            (r#"{"ModelList":{"extra":3}}"#, Code::InvalidField, "`extra`"),
+            (r#"{"ModelGet":{}}"#, Code::InvalidField, "`id`"),
+            (r#"{"ModelGet":{"id":7}}"#, Code::InvalidField, "`id`"),
+            (r#"{"ModelGet":{"id":"a b"}}"#, Code::InvalidId, "`id`"),
+            (r#"{"ModelGet":{"id":""}}"#, Code::InvalidId, "`id`"),
+            (r#"{"WorkerProcessGet":{"pid":"x"}}"#, Code::InvalidField, "`pid`"),
+            (r#"{"WorkerProcessGet":{"pid":-1}}"#, Code::InvalidField, "`pid`"),
+            (r#"{"Infer":{"prompt":"x"}}"#, Code::QueenOperation, "Infer"),
+            (r#"{"operation":"worker_install"}"#, Code::NotOffered, "worker_install"),
+            (r#"{"ImageTransform":{}}"#, Code::NotOffered, "ImageTransform"),
+        ] {
+            let failure = refusal(body);
+            assert_eq!(failure.code, code, "{body}: {failure}");
+            assert!(failure.message.contains(names), "{body}: {failure}");
+            assert!(failure.hint.is_some(), "{body}");
+            assert!(!failure.message.contains("job_id"));
+        }
+        assert!(refusal(r#"{"ModelLst":{}}"#).hint.unwrap().contains("ModelList"));
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn no_body_panics(body: Vec<u8>) {
+            let _answer = parse(&body);
+        }
+
+        #[test]
+        fn no_name_panics(name: String) {
+            let body = serde_json::json!({ "operation": name });
+            let _answer = parse(body.to_string().as_bytes());
+        }
+    }
+}

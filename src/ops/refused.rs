@@ -1,0 +1,88 @@
+//! Operations of other rbee daemons that clients may send here by mistake: each is refused with
+//! what to do instead.
+
+use crate::error::{Code, Failure};
+
+/// One operation, or family of operations, that no hive offers.
+#[derive(Debug)]
+pub struct Refused {
+    /// The name in `CamelCase`; of a family, how its names begin.
+    pub name: &'static str,
+    /// The same in `snake_case`.
+    pub wire_name: &'static str,
+    /// Whether further names that begin so are meant too.
+    pub is_family: bool,
+    /// Who offers it.
+    pub code: Code,
+    /// What to do instead.
+    pub instead: &'static str,
+}
+
+/// Every refused row.
+pub static REFUSED: &[Refused] = &[
+    queen("Infer", "infer", "send the prompt to POST /v1/chat/completions"),
+    queen("Status", "status", "ask the queen, or use GET /v1/capabilities and HiveCheck for this machine"),
+    queen("QueenCheck", "queen_check", "send it to the queen; HiveCheck checks this hive"),
+    absent("WorkerInstall", "worker_install", BUILT_IN),
+    absent("WorkerListInstalled", "worker_list_installed", BUILT_IN),
+    absent("WorkerCatalogList", "worker_catalog_list", BUILT_IN),
+    absent("WorkerCatalogGet", "worker_catalog_get", BUILT_IN),
+    absent("WorkerInstalledGet", "worker_installed_get", BUILT_IN),
+    absent("WorkerRemove", "worker_remove", BUILT_IN),
+    family(queen("RhaiScript", "rhai_script", "scripts live with the queen: send it there")),
+    family(absent("Image", "image", "this hive serves language models only: see POST /v1/chat/completions")),
+];
+
+const BUILT_IN: &str =
+    "workers need no installation here: HiveCheck lists the engines, WorkerSpawn starts one of them";
+
+const fn queen(name: &'static str, wire_name: &'static str, instead: &'static str) -> Refused {
+    Refused { name, wire_name, is_family: false, code: Code::QueenOperation, instead }
+}
+
+const fn absent(name: &'static str, wire_name: &'static str, instead: &'static str) -> Refused {
+    Refused { name, wire_name, is_family: false, code: Code::NotOffered, instead }
+}
+
+const fn family(row: Refused) -> Refused {
+    Refused { is_family: true, ..row }
+}
+
+impl Refused {
+    /// Whether `name` is meant, in either spelling.
+    #[must_use]
+    pub fn covers(&self, name: &str) -> bool {
+        if name == self.name || name == self.wire_name {
+            return true;
+        }
+        let next = |prefix| name.strip_prefix(prefix).and_then(|rest: &str| rest.chars().next());
+        self.is_family
+            && (next(self.name).is_some_and(|c| c.is_ascii_uppercase())
+                || next(self.wire_name).is_some_and(|c| c == '_'))
+    }
+
+    pub(super) fn failure(&self, name: &str) -> Failure {
+        let name = crate::text::excerpt(name);
+        let message = match self.code {
+            Code::QueenOperation => format!("{name} is an operation of the queen, not of a hive"),
+            _ => format!("{name} is not offered by this hive"),
+        };
+        Failure::new(self.code, message).hint(self.instead)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn families_cover_their_members_and_nothing_else() {
+        let covered = |name: &str| REFUSED.iter().any(|refused| refused.covers(name));
+        for name in ["RhaiScriptSave", "rhai_script_list", "ImageGeneration", "image_transform", "Infer"] {
+            assert!(covered(name), "{name}");
+        }
+        for name in ["Imagery", "inference", "ModelList", "RhaiScripted"] {
+            assert!(!covered(name), "{name}");
+        }
+    }
+}

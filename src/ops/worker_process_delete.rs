@@ -1,0 +1,53 @@
+//! `WorkerProcessDelete`: stops one of the hive's worker processes.
+
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use super::{Cx, Operation};
+use crate::error::Result;
+use crate::n;
+use crate::text;
+use crate::workers::Stopped;
+
+/// Stops one worker process.
+#[derive(Debug, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct WorkerProcessDelete {
+    /// The process id of one of this hive's workers.
+    pid: u32,
+    /// Seconds that its requests, and then the process itself, get to end before it is killed.
+    #[serde(default = "default_grace")]
+    grace_seconds: Grace,
+}
+
+/// 0 to 3600 seconds.
+#[derive(Clone, Copy, Debug, Deserialize, Serialize)]
+#[serde(try_from = "u64")]
+struct Grace(u64);
+
+impl TryFrom<u64> for Grace {
+    type Error = String;
+
+    fn try_from(seconds: u64) -> Result<Self, Self::Error> {
+        if seconds > 3600 {
+            return Err(format!("{seconds} is more than 3600 seconds"));
+        }
+        Ok(Self(seconds))
+    }
+}
+
+const fn default_grace() -> Grace {
+    Grace(10)
+}
+
+impl Operation for WorkerProcessDelete {
+    type Output = Stopped;
+
+    async fn run(self, cx: Cx) -> Result<Self::Output> {
+        n!("worker_process_delete", "🛑 Stopping worker {} on hive '{}'", self.pid, cx.hive_id);
+        let stopped = cx.app.workers.stop(self.pid, Duration::from_secs(self.grace_seconds.0)).await?;
+        n!("worker_process_delete", "Worker {} is gone; {} came free", self.pid, text::bytes(stopped.freed_bytes));
+        Ok(stopped)
+    }
+}

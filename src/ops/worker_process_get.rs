@@ -1,0 +1,28 @@
+//! `WorkerProcessGet`: one of the hive's worker processes.
+
+use serde::{Deserialize, Serialize};
+
+use super::{Cx, Operation};
+use crate::error::Result;
+use crate::n;
+use crate::workers::Worker;
+
+/// Asks for one worker process.
+#[derive(Debug, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct WorkerProcessGet {
+    /// The process id of one of this hive's workers.
+    pid: u32,
+}
+
+impl Operation for WorkerProcessGet {
+    type Output = Worker;
+
+    async fn run(self, cx: Cx) -> Result<Self::Output> {
+        n!("worker_process_get", "🔎 Looking up worker {} on hive '{}'", self.pid, cx.hive_id);
+        cx.app.workers.refresh().await;
+        let worker = cx.app.workers.get(self.pid)?;
+        n!("worker_process_get", "Worker {} serves '{}' on {}", worker.pid, worker.model, worker.device);
+        Ok(worker)
+    }
+}

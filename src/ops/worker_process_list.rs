@@ -1,0 +1,25 @@
+//! `WorkerProcessList`: the hive's worker processes.
+
+use serde::{Deserialize, Serialize};
+
+use super::{Cx, Operation};
+use crate::error::Result;
+use crate::n;
+use crate::workers::Worker;
+
+/// Asks for every worker process of this hive.
+#[derive(Debug, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct WorkerProcessList {}
+
+impl Operation for WorkerProcessList {
+    type Output = Vec<Worker>;
+
+    async fn run(self, cx: Cx) -> Result<Self::Output> {
+        n!("worker_process_list", "📋 Listing workers on hive '{}'", cx.hive_id);
+        cx.app.workers.refresh().await;
+        let workers = cx.app.workers.list();
+        n!("worker_process_list", "Found {} worker(s)", workers.len());
+        Ok(workers)
+    }
+}

@@ -1,0 +1,54 @@
+//! `WorkerSpawn`: starts another worker for a model.
+
+use serde::{Deserialize, Serialize};
+
+use super::{Cx, Operation};
+use crate::error::Result;
+use crate::models::ModelId;
+use crate::n;
+use crate::workers::{Device, StartRequest, Worker};
+
+/// Starts a worker, whether or not the model has one already.
+#[derive(Debug, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct WorkerSpawn {
+    /// The model's id, or its name where only one model has it.
+    model: ModelId,
+    /// The kind of device to serve it on (`cpu`, `cuda`, `metal`, ...), or an engine's name.
+    worker: String,
+    /// Which of the devices of that kind.
+    #[serde(default = "first")]
+    device: Device,
+    /// Tokens of context; the model's own maximum by default.
+    #[serde(default)]
+    context_length: Option<u64>,
+    /// Requests that it serves at once; the engine's own choice by default.
+    #[serde(default)]
+    slots: Option<u32>,
+}
+
+const fn first() -> Device {
+    Device::Index(0)
+}
+
+impl Operation for WorkerSpawn {
+    type Output = Worker;
+
+    async fn run(self, cx: Cx) -> Result<Self::Output> {
+        n!("worker_spawn", "🚀 Starting a {} worker for '{}' on hive '{}'", self.worker, self.model, cx.hive_id);
+        let model = cx.app.find_model(&self.model).await?;
+        model.check_loadable()?;
+        let request = StartRequest {
+            model_id: model.id.clone(),
+            model_path: model.path.clone(),
+            engine: self.worker,
+            device: self.device,
+            context_length: self.context_length,
+            slots: self.slots,
+        };
+        let worker = cx.app.workers.start(request, &cx.stop).await?;
+        cx.app.model_changed("loaded", &model);
+        n!("worker_spawn", "Worker {} serves '{}' on {}", worker.pid, model.id, worker.device);
+        Ok(worker)
+    }
+}

@@ -1,0 +1,65 @@
+//! Text that comes from elsewhere and goes into messages.
+
+/// At most 80 characters of `text`, on one line, without control characters: fit to be quoted in
+/// an error.
+#[must_use]
+pub fn excerpt(text: &str) -> String {
+    const MOST: usize = 80;
+    let mut excerpt: String =
+        text.chars().take(MOST).map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect();
+    if text.chars().nth(MOST).is_some() {
+        excerpt.push('…');
+    }
+    excerpt
+}
+
+/// The names of `known` that are most like `wanted`, at most three, the nearest first.
+pub fn nearest<'a>(wanted: &str, known: impl IntoIterator<Item = &'a str>) -> Vec<&'a str> {
+    let wanted = wanted.to_lowercase();
+    let mut scored: Vec<_> = known
+        .into_iter()
+        .map(|name| (strsim::jaro_winkler(&wanted, &name.to_lowercase()), name))
+        .filter(|(score, _)| *score > 0.7)
+        .collect();
+    scored.sort_by(|a, b| b.0.total_cmp(&a.0).then(a.1.cmp(b.1)));
+    scored.into_iter().take(3).map(|(_, name)| name).collect()
+}
+
+/// Bytes in words: `0 bytes`, `17.3 MiB`.
+#[must_use]
+pub fn bytes(count: u64) -> String {
+    const UNITS: [&str; 5] = ["KiB", "MiB", "GiB", "TiB", "PiB"];
+    if count < 1024 {
+        return format!("{count} bytes");
+    }
+    #[expect(clippy::cast_precision_loss, reason = "one decimal is shown")]
+    let mut value = count as f64 / 1024.0;
+    let mut unit = 0;
+    while value >= 1024.0 && unit + 1 < UNITS.len() {
+        value /= 1024.0;
+        unit += 1;
+    }
+    format!("{value:.1} {}", UNITS[unit])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_excerpt_is_short_and_harmless() {
+        assert_eq!(excerpt("a\r\nb\x1b[31m"), "a\u{fffd}\u{fffd}b\u{fffd}[31m");
+        assert_eq!(excerpt(&"x".repeat(100)).chars().count(), 81);
+    }
+
+    #[test]
+    fn the_nearest_name_comes_first() {
+        assert_eq!(nearest("modellist", ["ModelGet", "ModelList", "HiveCheck"])[0], "ModelList");
+        assert!(nearest("zzz", ["ModelGet"]).is_empty());
+    }
+
+    #[test]
+    fn bytes_read_well() {
+        assert_eq!([bytes(3), bytes(1536), bytes(5 << 30)], ["3 bytes", "1.5 KiB", "5.0 GiB"]);
+    }
+}

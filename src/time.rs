@@ -1,0 +1,86 @@
+//! Instants as the wire shows them: RFC 3339, UTC, with milliseconds.
+
+use jiff::Timestamp;
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+/// An instant in milliseconds since the Unix epoch; serialised as RFC 3339 in UTC with exactly
+/// three fractional digits, such as `2026-11-23T12:00:00.123Z`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Instant(pub i64);
+
+impl Instant {
+    /// The present.
+    #[must_use]
+    pub fn now() -> Self {
+        Self(Timestamp::now().as_millisecond())
+    }
+
+    /// Milliseconds from `earlier` to this instant; 0 where the clock went back.
+    #[must_use]
+    pub fn since_ms(self, earlier: Self) -> u64 {
+        u64::try_from(self.0 - earlier.0).unwrap_or(0)
+    }
+}
+
+impl From<std::time::SystemTime> for Instant {
+    fn from(time: std::time::SystemTime) -> Self {
+        Self(Timestamp::try_from(time).map_or(0, Timestamp::as_millisecond))
+    }
+}
+
+impl std::fmt::Display for Instant {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let timestamp = Timestamp::from_millisecond(self.0).unwrap_or(Timestamp::UNIX_EPOCH);
+        write!(f, "{timestamp:.3}")
+    }
+}
+
+impl Serialize for Instant {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for Instant {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = std::borrow::Cow::<'de, str>::deserialize(deserializer)?;
+        text.parse::<Timestamp>().map(|at| Self(at.as_millisecond())).map_err(serde::de::Error::custom)
+    }
+}
+
+/// A duration in words that people use: `800 ms`, `12.3 s`, `4 min 5 s`, `2 h 1 min`.
+#[must_use]
+pub fn in_words(duration: std::time::Duration) -> String {
+    match duration.as_secs() {
+        0 => format!("{} ms", duration.as_millis()),
+        seconds @ 1..60 => match duration.subsec_millis() / 100 {
+            0 => format!("{seconds} s"),
+            tenths => format!("{seconds}.{tenths} s"),
+        },
+        seconds @ 60..3600 => format!("{} min {} s", seconds / 60, seconds % 60),
+        seconds => format!("{} h {} min", seconds / 3600, seconds % 3600 / 60),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    #[test]
+    fn instants_have_three_digits_and_come_back() {
+        let json = serde_json::to_string(&Instant(1_763_899_200_120)).unwrap();
+        assert_eq!(json, r#""2025-11-23T12:00:00.120Z""#);
+        assert_eq!(serde_json::from_str::<Instant>(&json).unwrap(), Instant(1_763_899_200_120));
+    }
+
+    #[test]
+    fn durations_read_well() {
+        let words = |ms| in_words(Duration::from_millis(ms));
+        assert_eq!(
+            [words(9), words(2000), words(2310), words(61_000), words(7_260_000)],
+            ["9 ms", "2 s", "2.3 s", "1 min 1 s", "2 h 1 min"]
+        );
+    }
+}
