@@ -1,10 +1,19 @@
 //! What every part of the running hive shares.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 
+use serde::Serialize;
 use tokio_util::sync::CancellationToken;
 
 use crate::config::Config;
+use crate::error::{Code, Failure, Result};
+use crate::events::{Hub, Topic};
+use crate::jobs::Registry;
+use crate::models::{Catalog, Model, ModelId};
+use crate::queen::Queen;
+use crate::workers::telemetry::Telemetry;
+use crate::workers::Supervisor;
 
 /// The parts of one running hive. Handlers get it as [`AppState`].
 #[derive(Debug)]
@@ -12,10 +21,96 @@ pub struct App {
     /// Its settings.
     pub config: Config,
     /// Where it serves.
-    pub address: std::net::SocketAddr,
+    pub address: SocketAddr,
+    /// The machine's host name.
+    pub hostname: String,
+    /// Every job.
+    pub jobs: Registry,
+    /// What changes, for readers of `/v1/events`.
+    pub events: Arc<Hub>,
+    /// The models on this machine's disks.
+    pub catalog: Catalog,
+    /// The worker processes.
+    pub workers: Supervisor,
+    /// What the machine and the workers use.
+    pub telemetry: Telemetry,
+    /// The client with which the gateway talks to workers.
+    pub worker_client: reqwest::Client,
+    /// The queen, where there is one.
+    pub queen: Option<Queen>,
     /// Cancelled when the hive begins to stop.
     pub shutdown: CancellationToken,
+    /// Cancelled when every job has ended and every worker is gone: streams that follow the hive
+    /// itself end here.
+    pub quiet: CancellationToken,
 }
 
 /// The shared state of every handler.
 pub type AppState = Arc<App>;
+
+/// A model on `/v1/events`.
+#[derive(Serialize)]
+struct ModelChange<'a> {
+    change: &'static str,
+    model: &'a Model,
+}
+
+impl App {
+    /// The name that this hive reports.
+    #[must_use]
+    pub fn hive_id(&self) -> &str {
+        self.config.hive_ids.first().map_or("localhost", String::as_str)
+    }
+
+    /// Refuses a `hive_id` that names another hive. `request_host` is the host that the request
+    /// was sent to: a web page sends the name under which it was loaded.
+    ///
+    /// # Errors
+    /// [`Code::UnknownHive`], naming what this hive answers to.
+    pub fn check_hive_id(&self, hive_id: &str, request_host: Option<&str>) -> Result<()> {
+        let is = |name: &str| name.eq_ignore_ascii_case(hive_id);
+        let bare = hive_id.trim_start_matches('[').trim_end_matches(']');
+        let loopback = bare.parse::<std::net::IpAddr>().is_ok_and(|ip| ip.is_loopback());
+        if is("localhost")
+            || loopback
+            || is(&self.hostname)
+            || request_host.is_some_and(is)
+            || self.config.hive_ids.iter().any(|name| is(name))
+        {
+            return Ok(());
+        }
+        Err(Failure::new(
+            Code::UnknownHive,
+            format!("this hive is not '{}', it is '{}'", crate::text::excerpt(hive_id), self.hive_id()),
+        )
+        .hint("leave hive_id out, or start this hive with --hive-id to give it another name"))
+    }
+
+    /// The model of that id or unique name, with whether a worker serves it.
+    ///
+    /// # Errors
+    /// [`Code::ModelNotFound`] with the nearest names, [`Code::ModelAmbiguous`].
+    pub async fn find_model(&self, id: &ModelId) -> Result<Model> {
+        let mut model = self.catalog.find(id.as_str()).await?;
+        model.loaded = self.workers.serves(&model.id);
+        Ok(model)
+    }
+
+    /// Every model of the catalog, with whether a worker serves it.
+    ///
+    /// # Errors
+    /// Where the catalog cannot be read at all.
+    pub async fn list_models(&self) -> Result<Vec<Model>> {
+        let mut models = self.catalog.list().await?;
+        for model in &mut models {
+            model.loaded = self.workers.serves(&model.id);
+        }
+        Ok(models)
+    }
+
+    /// Tells the readers of `/v1/events` about a model.
+    pub fn model_changed(&self, change: &'static str, model: &Model) {
+        let model = Model { loaded: self.workers.serves(&model.id), ..model.clone() };
+        self.events.publish(Topic::Model, &ModelChange { change, model: &model });
+    }
+}

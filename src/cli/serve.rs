@@ -1,0 +1,159 @@
+//! `rbee-hive serve`
+
+use std::io::Write;
+use std::net::IpAddr;
+use std::path::PathBuf;
+
+use crate::config::Config;
+use crate::daemon::{self, Hive};
+use crate::error::{Failure, Result};
+
+/// The settings that people change often; a file given with --config knows them all.
+#[derive(Clone, Debug, Default, clap::Args)]
+pub(super) struct Args {
+    /// The port to serve on; 0 takes a free one [default: 7835]
+    #[arg(long, env = "RBEE_HIVE_PORT")]
+    pub(super) port: Option<u16>,
+    /// The address to bind; beyond loopback a token is required [default: 127.0.0.1]
+    #[arg(long, env = "RBEE_HIVE_BIND", value_name = "ADDRESS")]
+    bind: Option<IpAddr>,
+    /// Where state, logs and imported models live [default: rbee-hive under the XDG data folder]
+    #[arg(long, env = "RBEE_HIVE_DATA_DIR", value_name = "DIR")]
+    pub(super) data_dir: Option<PathBuf>,
+    /// A folder to scan for GGUF files; may be repeated (in RBEE_HIVE_MODELS_DIR, separated as in PATH)
+    #[arg(long, value_name = "DIR")]
+    models_dir: Vec<PathBuf>,
+    /// A name that this hive answers to; may be repeated, the first is reported [default: localhost]
+    #[arg(long, env = "RBEE_HIVE_HIVE_ID", value_delimiter = ',', value_name = "NAME")]
+    hive_id: Vec<String>,
+    /// The queen to announce this hive to
+    #[arg(long, env = "RBEE_HIVE_QUEEN_URL", value_name = "URL")]
+    queen_url: Option<String>,
+    /// The address under which the queen reaches this hive [default: its own]
+    #[arg(long, env = "RBEE_HIVE_PUBLIC_URL", value_name = "URL")]
+    public_url: Option<String>,
+    /// A file, readable by its owner alone, with the bearer token that callers must send
+    #[arg(long, env = "RBEE_HIVE_TOKEN_FILE", value_name = "FILE")]
+    token_file: Option<PathBuf>,
+    /// The origin of a web page that may call, besides the hive's own; may be repeated
+    #[arg(long, env = "RBEE_HIVE_ALLOW_ORIGIN", value_delimiter = ',', value_name = "ORIGIN")]
+    allow_origin: Vec<String>,
+    /// A host name under which this hive may be called, besides loopback's; may be repeated
+    #[arg(long, env = "RBEE_HIVE_ALLOW_HOST", value_delimiter = ',', value_name = "HOST")]
+    allow_host: Vec<String>,
+    /// A TOML file with settings; flags and the environment go before it
+    #[arg(long, env = "RBEE_HIVE_CONFIG", value_name = "FILE")]
+    config: Option<PathBuf>,
+}
+
+impl Args {
+    /// The settings: defaults < file < environment < flags.
+    pub(super) fn into_config(self) -> Result<Config> {
+        let mut config = match &self.config {
+            Some(path) => Config::from_file(path)?,
+            None => Config::default(),
+        };
+        fn set<T>(setting: &mut T, given: Option<T>) {
+            if let Some(given) = given {
+                *setting = given;
+            }
+        }
+        fn set_all<T>(setting: &mut Vec<T>, given: Vec<T>) {
+            if !given.is_empty() {
+                *setting = given;
+            }
+        }
+        let models_dirs = if self.models_dir.is_empty() {
+            std::env::var_os("RBEE_HIVE_MODELS_DIR")
+                .map(|dirs| std::env::split_paths(&dirs).filter(|dir| !dir.as_os_str().is_empty()).collect())
+                .unwrap_or_default()
+        } else {
+            self.models_dir
+        };
+        set(&mut config.port, self.port);
+        set(&mut config.bind, self.bind);
+        set(&mut config.data_dir, self.data_dir);
+        set_all(&mut config.models_dirs, models_dirs);
+        set_all(&mut config.hive_ids, self.hive_id);
+        set_all(&mut config.allow_origins, self.allow_origin);
+        set_all(&mut config.allow_hosts, self.allow_host);
+        config.queen_url = self.queen_url.or(config.queen_url);
+        config.public_url = self.public_url.or(config.public_url);
+        config.token_file = self.token_file.or(config.token_file);
+        config.validate()?;
+        Ok(config)
+    }
+
+    /// Serves until SIGINT or SIGTERM.
+    pub(super) async fn run(self) -> Result<()> {
+        super::log_to_stderr("info");
+        let config = self.into_config()?;
+        let hive = Hive::open(daemon::bind(&config).await?, config)?;
+        ready_line(&hive)?;
+        hive.run(super::stop_signal()).await
+    }
+}
+
+/// The one line on standard output: whoever started the hive reads its address there. The socket
+/// is bound; connections are answered from here on.
+fn ready_line(hive: &Hive) -> Result<()> {
+    let mut out = std::io::stdout().lock();
+    writeln!(
+        out,
+        "rbee-hive ready on {} (pid {}, data in {})",
+        hive.url(),
+        std::process::id(),
+        hive.app().config.data_dir.display()
+    )
+    .and_then(|()| out.flush())
+    .map_err(|error| Failure::internal("could not write the ready line").detail(error))
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::super::Cli;
+
+    #[test]
+    fn the_command_line_is_sound() {
+        use clap::CommandFactory;
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn flags_go_before_the_file() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("hive.toml");
+        std::fs::write(&file, "port = 1\nhive_ids = [\"a\"]\n[timers]\nsilence = \"2s\"\n").unwrap();
+        let cli = Cli::parse_from([
+            "rbee-hive",
+            "--config",
+            file.to_str().unwrap(),
+            "--port",
+            "2",
+            "--data-dir",
+            dir.path().to_str().unwrap(),
+        ]);
+        let config = cli.serve.into_config().unwrap();
+        assert_eq!((config.port, &*config.hive_ids[0]), (2, "a"));
+        assert_eq!(config.timers.silence, std::time::Duration::from_secs(2));
+    }
+
+    #[test]
+    fn a_wrong_file_is_named_with_its_line() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("hive.toml");
+        std::fs::write(&file, "port = 1\nprot = 2\n").unwrap();
+        let cli = Cli::parse_from(["rbee-hive", "--config", file.to_str().unwrap()]);
+        let failure = cli.serve.into_config().unwrap_err();
+        assert!(failure.message.contains("hive.toml") && failure.message.contains("prot"), "{failure}");
+    }
+
+    #[test]
+    fn beyond_loopback_a_token_is_required() {
+        let cli = Cli::parse_from(["rbee-hive", "--bind", "0.0.0.0"]);
+        let failure = cli.serve.into_config().unwrap_err();
+        assert!(failure.hint.unwrap().contains("--token-file"));
+    }
+}

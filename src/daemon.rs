@@ -1,0 +1,238 @@
+//! One hive, from its first file lock to its last closed connection.
+
+use std::future::Future;
+use std::io::Write;
+use std::net::SocketAddr;
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::Path;
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+
+use crate::app::{App, AppState};
+use crate::config::Config;
+use crate::error::{Code, Failure, Result};
+use crate::events::{Hub, Topic};
+use crate::http;
+use crate::jobs::Registry;
+use crate::jobs::event::json;
+use crate::models::Catalog;
+use crate::queen::Queen;
+use crate::spawn;
+use crate::time::Instant;
+use crate::workers::Supervisor;
+use crate::workers::telemetry::Telemetry;
+
+/// How often jobs that are no longer kept are forgotten while nothing is submitted.
+const PRUNE_EVERY: std::time::Duration = std::time::Duration::from_secs(60);
+
+/// What `DATA_DIR/hive.json` says while a hive runs.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct HiveFile {
+    /// The daemon's process id.
+    pub pid: u32,
+    /// Where it serves.
+    pub url: String,
+    /// The port of that.
+    pub port: u16,
+    /// The name it reports.
+    pub hive_id: String,
+    /// Its version.
+    pub version: String,
+    /// When it started.
+    pub started_at: Instant,
+}
+
+/// A hive that is set up and bound, but does not answer yet.
+#[derive(Debug)]
+pub struct Hive {
+    app: AppState,
+    listener: TcpListener,
+    /// Held as long as the hive lives; the system lets go of it even where the process is killed.
+    _lock: std::fs::File,
+}
+
+impl Hive {
+    /// Sets a hive up on a bound listener: locks the data folder, recalls earlier jobs.
+    ///
+    /// # Errors
+    /// [`Code::ConfigInvalid`], [`Code::DataDirLocked`] naming the hive that runs, or a folder
+    /// that cannot be made or read.
+    pub fn open(listener: TcpListener, config: Config) -> Result<Self> {
+        config.validate()?;
+        for dir in [&config.data_dir, &config.store_dir(), &config.jobs_dir(), &config.workers_dir()] {
+            std::fs::DirBuilder::new()
+                .recursive(true)
+                .mode(0o700)
+                .create(dir)
+                .map_err(|error| Failure::io("create", dir, &error).hint("choose another --data-dir"))?;
+        }
+        let lock = lock(&config.data_dir)?;
+        let address = listener
+            .local_addr()
+            .map_err(|error| Failure::internal("the listener has no address").detail(error))?;
+        let events = Arc::new(Hub::new(config.jobs.event_ring));
+        let (shutdown, workers) = (CancellationToken::new(), Supervisor::new(&config)?);
+        let app = Arc::new(App {
+            address,
+            hostname: gethostname::gethostname().to_string_lossy().into_owned(),
+            jobs: Registry::open(&config, Arc::clone(&events))?,
+            catalog: Catalog::new(&config)?,
+            telemetry: Telemetry::new(&config, workers.clone()),
+            worker_client: http::client::for_workers(config.timers.connect)?,
+            queen: Queen::of(&config, address, shutdown.clone())?,
+            workers,
+            events,
+            shutdown,
+            quiet: CancellationToken::new(),
+            config,
+        });
+        Ok(Self { app, listener, _lock: lock })
+    }
+
+    /// The parts of the hive.
+    #[must_use]
+    pub const fn app(&self) -> &AppState {
+        &self.app
+    }
+
+    /// Where it serves.
+    #[must_use]
+    pub fn url(&self) -> String {
+        format!("http://{}", self.app.address)
+    }
+
+    /// Serves until `stop` is ready or somebody asks for a shutdown over HTTP; then ends jobs,
+    /// workers and connections, in that order, so that every open stream gets its terminal event.
+    ///
+    /// # Errors
+    /// Where the hive cannot say where it serves.
+    pub async fn run(self, stop: impl Future<Output = ()>) -> Result<()> {
+        let Self { app, listener, _lock } = self;
+        let router = http::router(&app)?;
+        let timers = app.config.timers.clone();
+        let server = spawn::detached(http::serve(listener, router, timers, app.quiet.clone()));
+        let announced = announce_locally(&app);
+        let chores = spawn::detached(chores(Arc::clone(&app)));
+        if let Some(queen) = &app.queen {
+            queen.announce();
+        }
+        if announced.is_ok() {
+            tokio::select! {
+                () = stop => {}
+                () = app.shutdown.cancelled() => {}
+            }
+        }
+
+        tracing::info!("stopping: ending jobs, then workers, then connections");
+        app.shutdown.cancel();
+        app.jobs.close().await;
+        app.workers.stop_all(app.config.timers.stop_grace).await;
+        app.quiet.cancel();
+        let _joined = server.await;
+        chores.abort();
+        let _gone = std::fs::remove_file(app.config.data_dir.join("hive.json"));
+        tracing::info!("stopped");
+        announced
+    }
+}
+
+/// Serves a hive with these settings on `listener` until `stop` is ready.
+///
+/// # Errors
+/// Those of [`Hive::open`] and [`Hive::run`].
+pub async fn run(listener: TcpListener, config: Config, stop: impl Future<Output = ()>) -> Result<()> {
+    Hive::open(listener, config)?.run(stop).await
+}
+
+/// Binds the address of the settings.
+///
+/// # Errors
+/// [`Code::PortInUse`], naming the process that holds the port where the system tells.
+pub async fn bind(config: &Config) -> Result<TcpListener> {
+    let address = SocketAddr::new(config.bind, config.port);
+    TcpListener::bind(address).await.map_err(|error| match error.kind() {
+        std::io::ErrorKind::AddrInUse => {
+            let holder = match crate::workers::port_holder(config.port) {
+                Some((pid, name)) => format!("process {pid} ({name})"),
+                None => "another process".to_owned(),
+            };
+            Failure::new(Code::PortInUse, format!("port {} is taken by {holder}", config.port))
+                .hint("stop that process, or choose another port with --port (0 takes a free one)")
+        }
+        _ => Failure::new(Code::Io, format!("could not bind {address}: {error}"))
+            .hint("choose another --bind or --port"),
+    })
+}
+
+/// Takes the lock of the data folder.
+fn lock(dir: &Path) -> Result<std::fs::File> {
+    let path = dir.join("hive.lock");
+    let file = std::fs::OpenOptions::new()
+        .create(true)
+        .truncate(false)
+        .write(true)
+        .mode(0o600)
+        .open(&path)
+        .map_err(|error| Failure::io("open", &path, &error))?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(std::fs::TryLockError::WouldBlock) => {
+            let holder = std::fs::read(dir.join("hive.json"))
+                .ok()
+                .and_then(|text| serde_json::from_slice::<HiveFile>(&text).ok());
+            let who = match holder {
+                Some(HiveFile { pid, url, .. }) => format!("process {pid}, serving on {url}"),
+                None => "another process, which is just starting or stopping".to_owned(),
+            };
+            Err(Failure::new(
+                Code::DataDirLocked,
+                format!("a hive runs on the data folder {} already: {who}", dir.display()),
+            )
+            .hint("use that hive, stop it, or choose another --data-dir"))
+        }
+        Err(std::fs::TryLockError::Error(error)) => Err(Failure::io("lock", &path, &error)),
+    }
+}
+
+/// Writes `hive.json`, whole or not at all.
+fn announce_locally(app: &App) -> Result<()> {
+    let file = HiveFile {
+        pid: std::process::id(),
+        url: format!("http://{}", app.address),
+        port: app.address.port(),
+        hive_id: app.hive_id().to_owned(),
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        started_at: Instant::now(),
+    };
+    let path = app.config.data_dir.join("hive.json");
+    let temporary = path.with_extension("tmp");
+    std::fs::OpenOptions::new()
+        .create(true)
+        .truncate(true)
+        .write(true)
+        .mode(0o600)
+        .open(&temporary)
+        .and_then(|mut out| out.write_all(json(&file).as_bytes()))
+        .and_then(|()| std::fs::rename(&temporary, &path))
+        .map_err(|error| Failure::io("write", &path, &error))
+}
+
+/// What has to be done now and then: forgetting old jobs, telling readers about workers.
+async fn chores(app: AppState) {
+    let mut prune = tokio::time::interval(PRUNE_EVERY.min(app.config.jobs.keep_reads_for));
+    let mut changes = app.workers.changes();
+    loop {
+        tokio::select! {
+            _ = prune.tick() => app.jobs.prune(),
+            change = changes.recv() => match change {
+                Ok(change) => app.events.publish(Topic::Worker, &change),
+                // Readers that missed a change see the next one, or the telemetry.
+                Err(tokio::sync::broadcast::error::RecvError::Lagged(_)) => {}
+                Err(tokio::sync::broadcast::error::RecvError::Closed) => std::future::pending().await,
+            },
+        }
+    }
+}

@@ -1,0 +1,118 @@
+//! `GET /v1/capabilities`, and the same at `/capabilities`, where the queen asks: what this machine
+//! can run models on.
+
+use axum::Json;
+use axum::extract::State;
+use axum::http::Uri;
+use axum::response::{IntoResponse, Response};
+use serde::Serialize;
+
+use super::problem::Problem;
+use crate::app::AppState;
+use crate::error::{Code, Failure, Result};
+use crate::queen::Queen;
+use crate::spawn;
+use crate::workers::devices::{self, Description, Kind};
+
+/// The answer; existing clients read `devices`.
+#[derive(Debug, Serialize)]
+struct Capabilities<'a> {
+    devices: &'a [Description],
+    engines: Vec<EngineCard<'a>>,
+    hive_id: &'a str,
+    version: &'static str,
+}
+
+/// An engine that this hive can start.
+#[derive(Debug, Serialize)]
+struct EngineCard<'a> {
+    name: &'a str,
+    about: &'a str,
+    /// The kinds of devices that it computes on, the preferred one first.
+    devices: &'a [Kind],
+}
+
+/// `GET /v1/capabilities`
+pub(crate) async fn get(State(app): State<AppState>, uri: Uri) -> Result<Response, Problem> {
+    discovered(&uri, app.queen.as_ref())?;
+    // The first look asks the system, which may block.
+    let devices = spawn::blocking(devices::detect)
+        .await
+        .map_err(|error| Failure::internal("could not look at the devices").detail(error))?;
+    let engines = app.workers.engines().iter();
+    let engines = engines
+        .map(|engine| EngineCard { name: &engine.name, about: &engine.about, devices: &engine.devices })
+        .collect();
+    let capabilities =
+        Capabilities { devices, engines, hive_id: app.hive_id(), version: env!("CARGO_PKG_VERSION") };
+    Ok(Json(capabilities).into_response())
+}
+
+/// Tells the queen of this hive where `?queen_url=` is the configured one. Any other URL is ignored:
+/// a hive calls nobody because a request says so.
+///
+/// # Errors
+/// [`Code::InvalidRequest`] where the query is not one.
+fn discovered(uri: &Uri, queen: Option<&Queen>) -> Result<()> {
+    /// Other parameters are ignored, as in every query.
+    #[derive(serde::Deserialize)]
+    struct Query {
+        queen_url: Option<String>,
+    }
+
+    let query = axum::extract::Query::<Query>::try_from_uri(uri).map_err(|error| {
+        Failure::new(Code::InvalidRequest, "the query could not be understood")
+            .hint("write it as ?queen_url=URL, percent-encoded")
+            .detail(error)
+    })?;
+    if let (Some(url), Some(queen)) = (&query.queen_url, queen) {
+        if queen.is(url) {
+            queen.announce();
+        } else {
+            tracing::warn!("a request named another queen than the configured one; ignored");
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use axum::Router;
+    use axum::routing::post;
+    use tokio::sync::mpsc;
+    use tokio_util::sync::CancellationToken;
+
+    use super::*;
+    use crate::config::{Config, Timers};
+    use crate::http::testing::{Served, soon};
+
+    #[tokio::test]
+    async fn only_the_configured_queen_is_called_back() {
+        let (sender, mut called) = mpsc::unbounded_channel();
+        let ready = |name: &'static str| {
+            let sender = sender.clone();
+            post(move || async move { sender.send(name).unwrap() })
+        };
+        let router = |name| Router::new().route("/v1/hive/ready", ready(name));
+        let own = Served::start(router("own"), Timers::default()).await;
+        let other = Served::start(router("other"), Timers::default()).await;
+        let config = Config { queen_url: Some(format!("http://{}", own.address)), ..Config::default() };
+        let address = "127.0.0.1:7835".parse().unwrap();
+        let queen = Queen::of(&config, address, CancellationToken::new()).unwrap();
+
+        let ask = |url: String| {
+            let uri: Uri = format!("/capabilities?queen_url={url}").parse().unwrap();
+            discovered(&uri, queen.as_ref()).unwrap();
+        };
+        ask(format!("http://{}", other.address));
+        ask(format!("http://{}@{}", own.address, other.address));
+        ask(String::new());
+        ask(format!("http%3A%2F%2F{}%2F", own.address));
+        assert_eq!(soon(called.recv()).await, Some("own"));
+        assert!(called.try_recv().is_err());
+        discovered(&"/capabilities".parse().unwrap(), None).unwrap();
+        assert!(discovered(&"/capabilities?queen_url=a&queen_url=b".parse().unwrap(), None).is_err());
+        own.stop().await;
+        other.stop().await;
+    }
+}

@@ -1,0 +1,103 @@
+//! `GET /v1/events`: one connection that tells a page everything that changes.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::extract::{RawQuery, State};
+use axum::http::HeaderMap;
+use axum::response::Response;
+use bytes::{Bytes, BytesMut};
+use futures::stream;
+use serde::Serialize;
+use tokio::sync::watch;
+
+use super::sse;
+use crate::app::AppState;
+use crate::events::HubReader;
+use crate::jobs::job::Summary;
+use crate::jobs::{Filter, Kind};
+use crate::jobs::event::json;
+use crate::models::Model;
+use crate::workers::Worker;
+use crate::workers::telemetry::Sample;
+
+/// So many of the newest acts are in a snapshot.
+const SNAPSHOT_JOBS: usize = 100;
+
+/// The hive as a new reader finds it.
+#[derive(Serialize)]
+struct Snapshot<'a> {
+    hive_id: &'a str,
+    version: &'static str,
+    jobs: Vec<Summary>,
+    models: Vec<Model>,
+    workers: Vec<Worker>,
+}
+
+/// `GET /v1/events`
+pub(super) async fn events(
+    State(app): State<AppState>,
+    RawQuery(query): RawQuery,
+    headers: HeaderMap,
+) -> Response {
+    let after = query.as_deref().and_then(|query| query.split('&').find_map(|pair| pair.strip_prefix("after=")));
+    let last_event_id = headers.get("last-event-id").and_then(|id| id.to_str().ok()).or(after);
+    let reader = Reader {
+        hub: app.events.follow(last_event_id),
+        telemetry: app.telemetry.subscribe(),
+        keep_alive: app.config.timers.keep_alive,
+        app,
+    };
+    sse::response(stream::unfold(reader, |mut reader| async {
+        let chunk = reader.next().await?;
+        Some((Ok::<_, std::convert::Infallible>(chunk), reader))
+    }))
+}
+
+struct Reader {
+    app: AppState,
+    hub: HubReader,
+    telemetry: watch::Receiver<Arc<Sample>>,
+    keep_alive: Duration,
+}
+
+impl Reader {
+    /// The next piece of the body; `None` when the hive stops.
+    async fn next(&mut self) -> Option<Bytes> {
+        let mut out = BytesMut::new();
+        if let Some(id) = self.hub.take_snapshot_due() {
+            sse::event(&mut out, "snapshot", Some(&id), &json(&self.snapshot().await));
+            return Some(out.freeze());
+        }
+        let quiet = self.app.quiet.clone();
+        tokio::select! {
+            biased;
+            events = self.hub.next() => {
+                for event in &events {
+                    sse::event(&mut out, event.topic.name(), Some(&self.hub.id(event)), &event.data);
+                }
+            }
+            () = quiet.cancelled() => return None,
+            Ok(()) = self.telemetry.changed() => {
+                let sample = Arc::clone(&self.telemetry.borrow_and_update());
+                let heartbeat = super::heartbeats::heartbeat(&self.app, &sample);
+                sse::event(&mut out, "telemetry", None, &json(&heartbeat));
+            }
+            () = tokio::time::sleep(self.keep_alive) => return Some(Bytes::from_static(sse::COMMENT)),
+        }
+        // Nothing came only where the reader fell behind the ring: a snapshot is next.
+        if out.is_empty() { Box::pin(self.next()).await } else { Some(out.freeze()) }
+    }
+
+    async fn snapshot(&self) -> Snapshot<'_> {
+        let page = self.app.jobs.list(&Filter { kind: Some(Kind::Act), ..Filter::default() }, SNAPSHOT_JOBS);
+        Snapshot {
+            hive_id: self.app.hive_id(),
+            version: env!("CARGO_PKG_VERSION"),
+            jobs: page.jobs,
+            // A folder that cannot be read is the catalog's own news, and HiveCheck's.
+            models: self.app.list_models().await.unwrap_or_default(),
+            workers: self.app.workers.list(),
+        }
+    }
+}

@@ -1,0 +1,182 @@
+//! `GET /v1/heartbeats/stream`: how this hive and its workers are, once per tick of the telemetry.
+//!
+//! The queen reads this stream. She drops a worker that lacks any of its twelve keys, so a sample
+//! always has all of them; `system` is beyond what she reads.
+
+use std::convert::Infallible;
+
+use axum::body::Body;
+use axum::extract::State;
+use axum::http::HeaderName;
+use axum::http::header::{CACHE_CONTROL, CONTENT_TYPE};
+use axum::response::{IntoResponse, Response};
+use bytes::Bytes;
+use futures::{Stream, StreamExt};
+use serde::Serialize;
+use tokio_stream::wrappers::WatchStream;
+use tokio_util::sync::CancellationToken;
+
+use crate::app::{App, AppState};
+use crate::workers::Status;
+use crate::workers::telemetry::{HeartbeatWorker, Machine, Sample};
+
+/// `GET /v1/heartbeats/stream`
+pub(crate) async fn get(State(app): State<AppState>) -> Response {
+    let samples = WatchStream::from_changes(app.telemetry.subscribe());
+    let quiet = app.quiet.clone();
+    stream(samples.map(move |sample| heartbeat(&app, &sample).event()), quiet)
+}
+
+/// What a sample says of the hive.
+pub(crate) fn heartbeat<'a>(app: &'a App, sample: &'a Sample) -> Heartbeat<'a> {
+    let crashed = app.workers.list().iter().filter(|worker| worker.status == Status::Crashed).count();
+    Heartbeat::new(app.hive_id(), &app.hostname, app.address.port(), crashed, sample)
+}
+
+/// The hive, as each heartbeat describes it.
+#[derive(Debug, Serialize)]
+struct HiveInfo<'a> {
+    id: &'a str,
+    hostname: &'a str,
+    port: u16,
+    /// Always `ready`: a hive that stops ends its stream.
+    operational_status: &'static str,
+    health_status: Health,
+    version: &'static str,
+}
+
+/// How a hive is.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(tag = "status", rename_all = "snake_case")]
+enum Health {
+    /// Nothing is wrong.
+    Healthy,
+    /// It works, but not all of it.
+    Degraded {
+        /// What is wrong, for a person.
+        reason: String,
+    },
+    /// It cannot do its work.
+    Unhealthy {
+        /// What is wrong, for a person.
+        reason: String,
+    },
+}
+
+/// With less than this free on its disk a hive cannot keep its journals.
+const LEAST_DISK_BYTES: u64 = 16 << 20;
+
+impl Health {
+    /// How a hive is that has so many crashed workers, and so much room on the disk of its data.
+    fn of(crashed: usize, disk_free_bytes: u64) -> Self {
+        if disk_free_bytes < LEAST_DISK_BYTES {
+            let reason = format!("the disk of the data folder has {disk_free_bytes} bytes left");
+            Self::Unhealthy { reason }
+        } else if crashed > 0 {
+            Self::Degraded { reason: format!("{crashed} worker(s) crashed") }
+        } else {
+            Self::Healthy
+        }
+    }
+}
+
+/// One heartbeat.
+#[derive(Debug, Serialize)]
+pub(crate) struct Heartbeat<'a> {
+    r#type: &'static str,
+    hive_id: &'a str,
+    hive_info: HiveInfo<'a>,
+    timestamp: &'a str,
+    workers: &'a [HeartbeatWorker],
+    system: &'a Machine,
+}
+
+impl<'a> Heartbeat<'a> {
+    fn new(hive_id: &'a str, hostname: &'a str, port: u16, crashed: usize, sample: &'a Sample) -> Self {
+        let Sample { timestamp, system, workers } = sample;
+        let disk_free_bytes = system.disk_total_bytes.saturating_sub(system.disk_used_bytes);
+        // A disk that could not be looked at has a size of 0, which is no reason for alarm.
+        let disk_free_bytes = if system.disk_total_bytes == 0 { u64::MAX } else { disk_free_bytes };
+        let hive_info = HiveInfo {
+            id: hive_id,
+            hostname,
+            port,
+            operational_status: "ready",
+            health_status: Health::of(crashed, disk_free_bytes),
+            version: env!("CARGO_PKG_VERSION"),
+        };
+        Self { r#type: "telemetry", hive_id, hive_info, timestamp, workers, system }
+    }
+
+    /// The heartbeat as one event of the stream.
+    fn event(&self) -> Bytes {
+        let json = serde_json::to_string(self).expect("a heartbeat is plain data");
+        Bytes::from(format!("event: heartbeat\ndata: {json}\n\n"))
+    }
+}
+
+/// The stream of `events`, until they end or the hive stops.
+fn stream(events: impl Stream<Item = Bytes> + Send + 'static, shutdown: CancellationToken) -> Response {
+    let headers = [
+        (CONTENT_TYPE, "text/event-stream"),
+        (CACHE_CONTROL, "no-cache"),
+        (HeaderName::from_static("x-accel-buffering"), "no"),
+    ];
+    let events = events.map(Ok::<_, Infallible>).take_until(shutdown.cancelled_owned());
+    (headers, Body::from_stream(events)).into_response()
+}
+
+#[cfg(test)]
+mod tests {
+    use axum::Router;
+    use axum::routing::get;
+    use serde_json::{Value, json};
+    use tokio::sync::mpsc;
+    use tokio_stream::wrappers::UnboundedReceiverStream;
+
+    use super::*;
+    use crate::config::Timers;
+    use crate::http::testing::{Served, read_until};
+
+    #[test]
+    fn a_heartbeat_has_the_keys_that_the_queen_reads_in_their_order() {
+        let sample = Sample { timestamp: "2026-11-23T12:00:00.123Z".into(), ..Sample::default() };
+        let event = Heartbeat::new("localhost", "machine", 7835, 1, &sample).event();
+        let text = std::str::from_utf8(&event).unwrap();
+        let data = text.strip_prefix("event: heartbeat\ndata: ").unwrap().strip_suffix("\n\n").unwrap();
+        let value: Value = serde_json::from_str(data).unwrap();
+        let keys: Vec<_> = value.as_object().unwrap().keys().collect();
+        assert_eq!(keys, ["type", "hive_id", "hive_info", "timestamp", "workers", "system"]);
+        let info: Vec<_> = value["hive_info"].as_object().unwrap().keys().collect();
+        assert_eq!(info, ["id", "hostname", "port", "operational_status", "health_status", "version"]);
+        assert_eq!(
+            value["hive_info"]["health_status"],
+            json!({"status": "degraded", "reason": "1 worker(s) crashed"})
+        );
+        assert_eq!(serde_json::to_value(Health::of(0, 1 << 30)).unwrap(), json!({"status": "healthy"}));
+        assert!(matches!(Health::of(1, 0), Health::Unhealthy { reason } if reason.contains("0 bytes left")));
+    }
+
+    #[tokio::test]
+    async fn the_stream_ends_when_the_hive_stops() {
+        let (sender, receiver) = mpsc::unbounded_channel();
+        let receiver = parking_lot::Mutex::new(Some(receiver));
+        let stop = CancellationToken::new();
+        let token = stop.clone();
+        let receiver = std::sync::Arc::new(receiver);
+        let app = Router::new().route(
+            "/",
+            get(move || async move {
+                stream(UnboundedReceiverStream::new(receiver.lock().take().unwrap()), token)
+            }),
+        );
+        let served = Served::start(app, Timers::default()).await;
+        let mut reader = served.send("GET / HTTP/1.1\r\nHost: x\r\n\r\n").await;
+        sender.send(Bytes::from_static(b"event: heartbeat\ndata: {}\n\n")).unwrap();
+        let head = read_until(&mut reader, "data: {}\n\n").await;
+        assert!(head.contains("content-type: text/event-stream"), "{head}");
+        stop.cancel();
+        read_until(&mut reader, "0\r\n\r\n").await;
+        served.stop().await;
+    }
+}

@@ -1,0 +1,130 @@
+//! `/v1/jobs`: submitting, listing, looking at and cancelling jobs.
+
+use axum::Json;
+use axum::extract::{Path, Query, Request, State};
+use axum::http::header::{HOST, LOCATION};
+use axum::http::uri::Authority;
+use axum::http::{HeaderMap, HeaderValue, StatusCode};
+use axum::response::{IntoResponse, Response};
+use serde::{Deserialize, Serialize};
+
+use super::body::json_bytes;
+use super::problem::Problem;
+use crate::app::AppState;
+use crate::error::{Code, Failure};
+use crate::jobs::{Filter, JobId, Page, State as JobState};
+use crate::ops;
+
+/// An operation is small; a body beyond this is refused.
+const MOST_BYTES: usize = 1 << 20;
+/// Jobs of one page, unless the caller says otherwise, and at most.
+const PAGE: usize = 100;
+const MOST_PAGE: usize = 1000;
+/// The longest `Idempotency-Key`.
+const MOST_KEY_BYTES: usize = 255;
+
+#[derive(Serialize)]
+struct Created<'a> {
+    job_id: &'a JobId,
+    sse_url: String,
+}
+
+/// `POST /v1/jobs`
+pub(super) async fn submit(State(app): State<AppState>, request: Request) -> Result<Response, Problem> {
+    let key = idempotency_key(request.headers())?;
+    let host = request_host(&request);
+    let body = json_bytes(request, MOST_BYTES, app.config.timers.request_head).await?;
+    let submission = ops::parse(&body)?;
+    app.check_hive_id(&submission.hive_id, host.as_deref())?;
+    let submitted = app.jobs.submit(&app, submission, key)?;
+    let job = &submitted.job;
+    let mut response = (
+        StatusCode::CREATED,
+        [(LOCATION, format!("/v1/jobs/{}", job.id()))],
+        Json(Created { job_id: job.id(), sse_url: job.sse_url() }),
+    )
+        .into_response();
+    if submitted.repeated {
+        response
+            .headers_mut()
+            .insert("idempotency-replayed", HeaderValue::from_static("true"));
+    }
+    Ok(response)
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct ListQuery {
+    state: Option<JobState>,
+    operation: Option<String>,
+    limit: Option<usize>,
+    cursor: Option<String>,
+}
+
+/// `GET /v1/jobs`
+pub(super) async fn list(
+    State(app): State<AppState>,
+    query: Result<Query<ListQuery>, axum::extract::rejection::QueryRejection>,
+) -> Result<Json<Page>, Problem> {
+    let Query(query) = query.map_err(|rejection| {
+        Failure::new(Code::InvalidRequest, rejection.body_text()).hint(
+            "the parameters are state (queued, running, succeeded, failed, cancelled), operation (such as \
+             model_list), limit (1 to 1000) and cursor",
+        )
+    })?;
+    let limit = query.limit.unwrap_or(PAGE);
+    if !(1..=MOST_PAGE).contains(&limit) {
+        return Err(Failure::new(Code::InvalidRequest, format!("limit={limit} is not within 1 and {MOST_PAGE}"))
+            .hint("follow next_cursor for more")
+            .into());
+    }
+    let before = match &query.cursor {
+        None => None,
+        Some(cursor) => Some(JobId::parse(cursor).ok_or_else(|| {
+            Failure::new(Code::InvalidRequest, "cursor is not one that a page gave out")
+                .hint("pass next_cursor of the page before")
+        })?),
+    };
+    let filter = Filter { state: query.state, kind: None, operation: query.operation, before };
+    Ok(Json(app.jobs.list(&filter, limit)))
+}
+
+/// `GET /v1/jobs/{job_id}`
+pub(super) async fn get(State(app): State<AppState>, Path(id): Path<String>) -> Result<Response, Problem> {
+    Ok(Json(app.jobs.get(&id)?.summary()).into_response())
+}
+
+#[derive(Serialize)]
+struct Cancelled<'a> {
+    job_id: &'a JobId,
+    status: &'static str,
+}
+
+/// `DELETE /v1/jobs/{job_id}`
+pub(super) async fn cancel(State(app): State<AppState>, Path(id): Path<String>) -> Result<Response, Problem> {
+    let job = app.jobs.get(&id)?;
+    app.jobs.cancel(&job).await?;
+    Ok(Json(Cancelled { job_id: job.id(), status: "cancelled" }).into_response())
+}
+
+/// The host that the request was sent to, without its port. It has passed the `Host` check.
+fn request_host(request: &Request) -> Option<String> {
+    let authority = match request.uri().authority() {
+        Some(authority) => authority.as_str(),
+        None => request.headers().get(HOST)?.to_str().ok()?,
+    };
+    let authority = authority.parse::<Authority>().ok()?;
+    Some(authority.host().to_owned())
+}
+
+fn idempotency_key(headers: &HeaderMap) -> Result<Option<String>, Failure> {
+    let Some(key) = headers.get("idempotency-key") else { return Ok(None) };
+    match key.to_str() {
+        Ok(key) if (1..=MOST_KEY_BYTES).contains(&key.len()) => Ok(Some(key.to_owned())),
+        _ => Err(Failure::new(
+            Code::InvalidRequest,
+            format!("the Idempotency-Key is not 1 to {MOST_KEY_BYTES} visible ASCII characters"),
+        )
+        .hint("a UUID makes a good key")),
+    }
+}

@@ -1,0 +1,179 @@
+//! Passing one request to a worker, and its answer back as it arrives.
+
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+
+use axum::body::{Body, HttpBody};
+use axum::http::header::{CACHE_CONTROL, CONTENT_TYPE, RETRY_AFTER};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
+use axum::response::{IntoResponse, Response};
+use bytes::Bytes;
+use hyper::body::{Frame, SizeHint};
+use reqwest::Client;
+use serde_json::json;
+
+use super::Completion;
+use crate::error::{Code, Failure, Result};
+use crate::http::problem::openai_error;
+use crate::workers::{Endpoint, InFlight};
+
+/// A worker that serves the model.
+pub(crate) struct Upstream {
+    /// Its process id.
+    pub(crate) pid: u32,
+    /// Where it listens, such as `http://127.0.0.1:4242`.
+    pub(crate) url: String,
+    /// What it asks for as bearer token.
+    pub(crate) secret: String,
+}
+
+impl From<Endpoint> for (Upstream, InFlight) {
+    fn from(endpoint: Endpoint) -> Self {
+        let Endpoint { pid, url, secret, guard, .. } = endpoint;
+        (Upstream { pid, url, secret: secret.expose().to_owned() }, guard)
+    }
+}
+
+/// What kinds of answers are passed on.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Json,
+    Events,
+}
+
+/// Sends the request to `path` of the worker and returns its answer, whose body arrives as the
+/// worker writes it. `guard` is dropped when the answer has ended or the client has gone.
+///
+/// # Errors
+/// [`Code::WorkerUnreachable`] where no answer comes, [`Code::WorkerError`] where it is neither JSON
+/// nor an event stream.
+pub(crate) async fn relay<G: Send + Unpin + 'static>(
+    client: &Client,
+    upstream: Upstream,
+    path: &str,
+    completion: Completion,
+    guard: G,
+) -> Result<Response> {
+    let Upstream { pid, url, secret } = upstream;
+    let answer = client
+        .post(format!("{}{path}", url.trim_end_matches('/')))
+        .bearer_auth(secret)
+        .header(CONTENT_TYPE, "application/json")
+        .body(completion.body)
+        .send()
+        .await
+        .map_err(|error| {
+            Failure::new(Code::WorkerUnreachable, format!("worker {pid} did not answer"))
+                .hint(
+                    "GET /v1/jobs and the worker's log say what became of it; loading the model again helps",
+                )
+                .detail(error.without_url())
+        })?;
+    let status = answer.status();
+    let kind = kind(answer.headers());
+    let passes = status.is_success() || status.is_client_error() || status.is_server_error();
+    let (true, Some(kind)) = (passes, kind) else {
+        return Err(Failure::new(
+            Code::WorkerError,
+            format!("worker {pid} answered {} with something other than JSON", status.as_u16()),
+        )
+        .hint(format!("GET /v1/workers/{pid}/log shows what it was doing")));
+    };
+    Ok(respond(pid, status, kind, answer, guard))
+}
+
+fn respond<G: Send + Unpin + 'static>(
+    pid: u32,
+    status: StatusCode,
+    kind: Kind,
+    answer: reqwest::Response,
+    guard: G,
+) -> Response {
+    let mut headers = HeaderMap::new();
+    for name in [CONTENT_TYPE, RETRY_AFTER] {
+        if let Some(value) = answer.headers().get(&name) {
+            headers.insert(name, value.clone());
+        }
+    }
+    if kind == Kind::Events {
+        headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-cache"));
+        headers.insert(HeaderName::from_static("x-accel-buffering"), HeaderValue::from_static("no"));
+    }
+    let body = RelayBody { pid, kind, body: Some(answer.into()), guard: Some(guard) };
+    (status, headers, Body::new(body)).into_response()
+}
+
+/// What a worker's answer is, by its one content type.
+fn kind(headers: &HeaderMap) -> Option<Kind> {
+    let essence = headers.get(CONTENT_TYPE)?.to_str().ok()?.split(';').next()?.trim().to_ascii_lowercase();
+    match essence.as_str() {
+        "application/json" | "application/problem+json" => Some(Kind::Json),
+        "text/event-stream" => Some(Kind::Events),
+        _ => None,
+    }
+}
+
+/// The worker's answer on its way. Dropping it closes the connection to the worker.
+struct RelayBody<G> {
+    pid: u32,
+    kind: Kind,
+    /// Until it ends.
+    body: Option<reqwest::Body>,
+    /// For as long as there is a body.
+    guard: Option<G>,
+}
+
+impl<G> RelayBody<G> {
+    fn end(&mut self) {
+        self.body = None;
+        self.guard = None;
+    }
+}
+
+impl<G: Unpin> HttpBody for RelayBody<G> {
+    type Data = Bytes;
+    type Error = axum::Error;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
+        let this = self.get_mut();
+        let Some(body) = &mut this.body else { return Poll::Ready(None) };
+        let error = match ready!(Pin::new(body).poll_frame(context)) {
+            Some(Ok(frame)) => return Poll::Ready(Some(Ok(frame))),
+            Some(Err(error)) => error.without_url(),
+            None => {
+                this.end();
+                return Poll::Ready(None);
+            }
+        };
+        this.end();
+        tracing::error!(pid = this.pid, %error, "the worker broke off in the middle of its answer");
+        Poll::Ready(Some(match this.kind {
+            // An event of OpenAI's form tells the client what happened. There is no `[DONE]` after
+            // it, so nobody takes the answer for complete.
+            Kind::Events => Ok(Frame::data(broken_off(this.pid))),
+            Kind::Json => Err(axum::Error::new(error)),
+        }))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.as_ref().is_none_or(HttpBody::is_end_stream)
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match (&self.body, self.kind) {
+            (Some(body), Kind::Json) => body.size_hint(),
+            _ => SizeHint::default(),
+        }
+    }
+}
+
+fn broken_off(pid: u32) -> Bytes {
+    let failure =
+        Failure::new(Code::WorkerUnreachable, format!("worker {pid} broke off in the middle of its answer"))
+            .hint(format!("GET /v1/workers/{pid}/log shows its last words"));
+    // The blank line in front ends whatever event the worker left unfinished.
+    Bytes::from(format!("\n\ndata: {}\n\n", json!({"error": openai_error(&failure, None)})))
+}

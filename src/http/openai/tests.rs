@@ -1,0 +1,247 @@
+use std::sync::Arc;
+
+use axum::Router;
+use axum::body::{Body, to_bytes};
+use axum::http::{HeaderMap, StatusCode};
+use axum::routing::post;
+use futures::StreamExt;
+use serde_json::{Value, json};
+use tokio::sync::{Notify, mpsc};
+use tokio_stream::wrappers::UnboundedReceiverStream;
+
+use super::*;
+use crate::config::Timers;
+use crate::http::client;
+use crate::http::testing::{Served, read_until, soon, status};
+
+const PATIENCE: Duration = Duration::from_secs(10);
+
+fn request(body: &str) -> Request {
+    Request::post("/").header("content-type", "application/json").body(Body::from(body.to_owned())).unwrap()
+}
+
+/// Tells when the request is no longer in flight.
+struct InFlight(Arc<Notify>);
+
+impl Drop for InFlight {
+    fn drop(&mut self) {
+        self.0.notify_one();
+    }
+}
+
+/// A gateway in front of one worker at `url`, and what tells that a request has left it.
+async fn gateway(url: String) -> (Served, Arc<Notify>) {
+    let ended = Arc::new(Notify::new());
+    let client = client::for_workers(PATIENCE).unwrap();
+    let guard = ended.clone();
+    let handler = post(move |request: Request| async move {
+        let completion = Completion::read(request, PATIENCE).await?;
+        let upstream = Upstream { pid: 7, url, secret: "the-secret".into() };
+        let answer = relay(&client, upstream, "/v1/chat/completions", completion, InFlight(guard)).await?;
+        Ok::<_, GatewayProblem>(answer)
+    });
+    let app = Router::new().route("/v1/chat/completions", handler);
+    (Served::start(app, Timers::default()).await, ended)
+}
+
+/// A worker that answers every request with what `handler` does.
+async fn worker<H, T>(handler: H) -> Served
+where
+    H: axum::handler::Handler<T, ()>,
+    T: 'static,
+{
+    Served::start(Router::new().route("/v1/chat/completions", post(handler)), Timers::default()).await
+}
+
+fn chat(body: &str) -> String {
+    format!(
+        "POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nCookie: private=1\r\n\
+         Authorization: Bearer the-hive-token\r\nContent-Type: application/json\r\n\
+         Content-Length: {}\r\n\r\n{body}",
+        body.len()
+    )
+}
+
+#[tokio::test]
+async fn chunks_pass_one_by_one_as_the_worker_writes_them() {
+    let (chunks, receiver) = mpsc::unbounded_channel::<&str>();
+    let (seen, mut heads) = mpsc::unbounded_channel::<(HeaderMap, Bytes)>();
+    let stream = Arc::new(parking_lot::Mutex::new(Some(UnboundedReceiverStream::new(receiver))));
+    let worker = worker(move |headers: HeaderMap, body: Bytes| async move {
+        seen.send((headers, body)).unwrap();
+        let chunks = stream.lock().take().unwrap().map(Ok::<_, std::io::Error>);
+        ([("content-type", "text/event-stream"), ("x-private", "1")], Body::from_stream(chunks))
+    })
+    .await;
+    let (gateway, ended) = gateway(format!("http://{}/", worker.address)).await;
+
+    let body = r#"{ "model":"tiny",  "stream":true, "messages":[] }"#;
+    let mut client = gateway.send(&chat(body)).await;
+    let (headers, sent) = soon(heads.recv()).await.unwrap();
+    assert_eq!(sent, body, "byte for byte");
+    assert_eq!(headers["authorization"], "Bearer the-secret");
+    assert!(!headers.contains_key("cookie"));
+
+    chunks.send("data: 1\n\n").unwrap();
+    let head = read_until(&mut client, "data: 1\n\n").await;
+    assert_eq!(status(&head), 200);
+    assert!(
+        head.contains("content-type: text/event-stream") && head.contains("x-accel-buffering: no"),
+        "{head}"
+    );
+    assert!(!head.contains("x-private"), "{head}");
+    // Only now, after the client has the first chunk, is there a second one.
+    chunks.send("data: [DONE]\n\n").unwrap();
+    read_until(&mut client, "data: [DONE]\n\n").await;
+    drop(chunks);
+    soon(ended.notified()).await;
+    drop(client);
+    gateway.stop().await;
+    worker.stop().await;
+}
+
+#[tokio::test]
+async fn a_client_that_goes_away_ends_the_generation_before_and_after_the_first_byte() {
+    for answers_first in [false, true] {
+        let reached = Arc::new(Notify::new());
+        let cancelled = Arc::new(Notify::new());
+        let (at_worker, generation) = (reached.clone(), cancelled.clone());
+        let worker = worker(move || async move {
+            let generation = InFlight(generation);
+            at_worker.notify_one();
+            if !answers_first {
+                futures::future::pending::<()>().await;
+            }
+            let first = futures::stream::iter([Ok::<_, std::io::Error>("data: 1\n\n")]);
+            let endless = first.chain(futures::stream::pending()).map(move |chunk| {
+                let _held = &generation;
+                chunk
+            });
+            ([("content-type", "text/event-stream")], Body::from_stream(endless))
+        })
+        .await;
+        let (gateway, ended) = gateway(format!("http://{}", worker.address)).await;
+        let mut client = gateway.send(&chat(r#"{"model":"tiny"}"#)).await;
+        soon(reached.notified()).await;
+        if answers_first {
+            read_until(&mut client, "data: 1").await;
+        }
+        drop(client);
+        soon(ended.notified()).await;
+        soon(cancelled.notified()).await;
+        gateway.stop().await;
+        worker.stop().await;
+    }
+}
+
+async fn ask(gateway: &Served, body: &str) -> String {
+    let mut client = gateway.send(&chat(body)).await;
+    read_until(&mut client, "\r\n\r\n{").await
+}
+
+#[tokio::test]
+async fn errors_of_the_worker_pass_as_json_and_never_as_anything_else() {
+    let worker = worker(|body: Bytes| async move {
+        let body: Value = serde_json::from_slice(&body).unwrap();
+        match body["messages"].as_str() {
+            Some("json") => {
+                (StatusCode::BAD_REQUEST, [("content-type", "application/json")], "{\"error\":1}")
+            }
+            Some("html") => (StatusCode::OK, [("content-type", "text/html")], "<b>internal</b>"),
+            _ => (StatusCode::INTERNAL_SERVER_ERROR, [("content-type", "text/plain")], "internal trace"),
+        }
+    })
+    .await;
+    let (gateway, _) = gateway(format!("http://{}", worker.address)).await;
+    let answer = ask(&gateway, r#"{"model":"tiny","messages":"json"}"#).await;
+    assert!(status(&answer) == 400 && answer.ends_with("{\"error\":1}"), "{answer}");
+    assert!(answer.contains("content-length: 11"), "{answer}");
+    for body in [r#"{"model":"tiny","messages":"html"}"#, r#"{"model":"tiny"}"#] {
+        let answer = ask(&gateway, body).await;
+        assert!(status(&answer) == 502 && answer.contains(r#""code":"worker_error""#), "{answer}");
+        assert!(!answer.contains("internal trace") && !answer.contains("<b>"), "{answer}");
+    }
+    gateway.stop().await;
+    worker.stop().await;
+}
+
+#[tokio::test]
+async fn a_worker_that_is_gone_or_breaks_off_is_told_to_the_client() {
+    let silent = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let vacant = silent.local_addr().unwrap();
+    let hang_up = crate::spawn::detached(async move { drop(silent.accept().await) });
+    let (unreachable, ended) = gateway(format!("http://{vacant}")).await;
+    let answer = ask(&unreachable, r#"{"model":"tiny"}"#).await;
+    assert!(status(&answer) == 502 && answer.contains(r#""code":"worker_unreachable""#), "{answer}");
+    assert!(answer.contains(r#""error":{"message":"worker 7 did not answer"#), "{answer}");
+    assert!(!answer.contains(&vacant.to_string()) && !answer.contains("the-secret"), "{answer}");
+    soon(ended.notified()).await;
+    soon(hang_up).await.unwrap();
+    unreachable.stop().await;
+
+    let crash = Arc::new(Notify::new());
+    let at_worker = crash.clone();
+    let worker = worker(|| async move {
+        let first = futures::stream::iter([Ok("data: 1\n\nda")]);
+        let then = futures::stream::once(async move {
+            at_worker.notified().await;
+            Err(std::io::Error::other("crash"))
+        });
+        ([("content-type", "text/event-stream")], Body::from_stream(first.chain(then)))
+    })
+    .await;
+    let (gateway, ended) = gateway(format!("http://{}", worker.address)).await;
+    let mut client = gateway.send(&chat(r#"{"model":"tiny"}"#)).await;
+    read_until(&mut client, "data: 1\n\nda").await;
+    crash.notify_one();
+    let answer = read_until(&mut client, "0\r\n\r\n").await;
+    assert!(answer.contains("\n\ndata: {\"error\":{\"message\":\"worker 7 broke off"), "{answer}");
+    soon(ended.notified()).await;
+    gateway.stop().await;
+    worker.stop().await;
+}
+
+#[tokio::test]
+async fn a_request_that_makes_no_sense_is_refused_at_the_gateway() {
+    for (body, code, param) in [
+        ("[]", "invalid_field", Value::Null),
+        ("{}", "invalid_field", json!("model")),
+        (r#"{"model":7}"#, "invalid_field", json!("model")),
+        (r#"{"model":"a","model":"b"}"#, "invalid_field", Value::Null),
+        (r#"{"model":"a","n_discard":-1}"#, "invalid_field", json!("n_discard")),
+        (r#"{"model":"a","max_tokens":-1}"#, "invalid_field", json!("max_tokens")),
+        ("{", "invalid_json", Value::Null),
+    ] {
+        let response = Completion::read(request(body), PATIENCE).await.unwrap_err().into_response();
+        assert_eq!(response.status(), 400, "{body}");
+        let bytes = to_bytes(response.into_body(), 1 << 16).await.unwrap();
+        let problem: Value = serde_json::from_slice(&bytes).unwrap();
+        assert_eq!(
+            (&problem["code"], &problem["error"]["param"]),
+            (&json!(code), &param),
+            "{body}: {problem}"
+        );
+    }
+    let large = format!(r#"{{"model":"a","messages":"{}"}}"#, "x".repeat(BODY_LIMIT));
+    let response = Completion::read(request(&large), PATIENCE).await.unwrap_err().into_response();
+    assert_eq!(response.status(), 413);
+}
+
+#[test]
+fn the_refusal_of_a_model_that_is_not_loaded_says_how_to_load_it() {
+    let failure = not_loaded("tiny", &["big".into()]);
+    assert_eq!(
+        failure.hint.unwrap(),
+        r#"load it with POST /v1/jobs {"ModelLoad":{"id":"tiny"}}; loaded are: big"#
+    );
+}
+
+#[test]
+fn cards_have_openais_form() {
+    let card = Card::new(("org/m:Q4", "m"), "1970-01-02T00:00:00.000Z", true, 12, None);
+    assert_eq!(
+        serde_json::to_value(Cards::from(vec![card])).unwrap(),
+        json!({"object": "list", "data": [{"id": "org/m:Q4", "object": "model", "created": 86_400,
+               "owned_by": "rbee-hive", "name": "m", "loaded": true, "size_bytes": 12}]})
+    );
+}

@@ -1,0 +1,181 @@
+//! What a request says of where it was sent, and from where: `Host` (RFC 9110 section 7.2) and
+//! `Origin` (RFC 6454 section 7).
+//!
+//! Both go through one parser, so that what compares equal here is equal, and nothing is parsed a
+//! second time elsewhere. Invariant: a host is either an address in canonical form or a name in
+//! lower case without its final dot.
+
+use std::net::{IpAddr, Ipv6Addr};
+use std::str::FromStr;
+
+use axum::http::uri::Authority;
+
+/// A host: a name, or an address.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Host {
+    /// An address; an IPv4-mapped IPv6 address is its IPv4 address.
+    Ip(IpAddr),
+    /// A name in lower case.
+    Name(String),
+}
+
+impl Host {
+    /// Parses a host as a user writes it in a setting; a port is ignored.
+    pub(crate) fn from_setting(text: &str) -> Option<Self> {
+        match text.parse::<IpAddr>() {
+            Ok(ip) => Some(Self::Ip(ip.to_canonical())),
+            Err(_) => HostPort::parse(text).map(|parsed| parsed.host),
+        }
+    }
+
+    /// Whether it can only mean the machine it is used on: `localhost` and what is beneath it
+    /// (RFC 6761 section 6.3), or a loopback address.
+    pub(crate) fn is_loopback(&self) -> bool {
+        match self {
+            Self::Ip(ip) => ip.is_loopback(),
+            Self::Name(name) => name == "localhost" || name.ends_with(".localhost"),
+        }
+    }
+}
+
+/// A host and, where it is given, a port.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct HostPort {
+    /// The host.
+    pub(crate) host: Host,
+    /// The port, where the text has one.
+    pub(crate) port: Option<u16>,
+}
+
+impl HostPort {
+    /// Parses `host`, `host:port`, `[v6]` or `[v6]:port`; nothing where it is anything else.
+    pub(crate) fn parse(text: &str) -> Option<Self> {
+        let authority = Authority::from_str(text).ok()?;
+        if authority.as_str().contains('@') {
+            return None;
+        }
+        let (host, rest) = match authority.host().strip_prefix('[') {
+            Some(v6) => {
+                let v6 = v6.strip_suffix(']')?.parse::<Ipv6Addr>().ok()?;
+                (Host::Ip(IpAddr::V6(v6).to_canonical()), &text[authority.host().len()..])
+            }
+            None => (name_or_v4(authority.host())?, &text[authority.host().len()..]),
+        };
+        let port = match rest.strip_prefix(':') {
+            // `parse` alone would take a sign.
+            Some(port) => Some(port.parse().ok().filter(|_| !port.starts_with('+'))?),
+            None if rest.is_empty() => None,
+            None => return None,
+        };
+        Some(Self { host, port })
+    }
+}
+
+fn name_or_v4(text: &str) -> Option<Host> {
+    if let Ok(ip) = text.parse::<IpAddr>() {
+        return Some(Host::Ip(ip));
+    }
+    let name = text.strip_suffix('.').unwrap_or(text).to_ascii_lowercase();
+    let sound = name.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'.' | b'_'))
+        && !name.is_empty();
+    sound.then_some(Host::Name(name))
+}
+
+/// The origin of a web page.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Origin {
+    https: bool,
+    host: Host,
+    port: u16,
+}
+
+impl Origin {
+    /// Parses `http://host[:port]` or `https://host[:port]`. Nothing for `null` and for the schemes
+    /// of browser extensions and the like.
+    pub(crate) fn parse(text: &str) -> Option<Self> {
+        let (scheme, rest) = text.split_once("://")?;
+        let https = match scheme.to_ascii_lowercase().as_str() {
+            "http" => false,
+            "https" => true,
+            _ => return None,
+        };
+        let HostPort { host, port } = HostPort::parse(rest)?;
+        Some(Self { https, host, port: port.unwrap_or(if https { 443 } else { 80 }) })
+    }
+
+    /// Whether a page of this origin was served from where the request goes. A `Host` without a
+    /// port means the default of the page's scheme, because a proxy may put TLS in front.
+    pub(crate) fn is_of(&self, target: &HostPort) -> bool {
+        let default = if self.https { 443 } else { 80 };
+        self.host == target.host && self.port == target.port.unwrap_or(default)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn host(text: &str) -> Option<Host> {
+        HostPort::parse(text).map(|parsed| parsed.host)
+    }
+
+    #[test]
+    fn loopback_is_recognised_in_every_spelling_and_nothing_else_is() {
+        for text in [
+            "localhost",
+            "LocalHost:1",
+            "localhost.",
+            "a.localhost",
+            "127.0.0.1:7835",
+            "127.9.9.9",
+            "[::1]:1",
+        ] {
+            assert!(host(text).is_some_and(|host| host.is_loopback()), "{text}");
+        }
+        for text in ["evil.example", "localhost.evil.example", "notlocalhost", "0.0.0.0", "10.0.0.1", "[::]"]
+        {
+            assert!(host(text).is_some_and(|host| !host.is_loopback()), "{text}");
+        }
+        assert!(host("[::ffff:127.0.0.1]").is_some_and(|host| host.is_loopback()));
+    }
+
+    #[test]
+    fn what_is_no_host_is_refused() {
+        for text in [
+            "",
+            ":80",
+            "user@localhost",
+            "localhost:",
+            "localhost:99999",
+            "localhost:+1",
+            "[::1",
+            "[::1]x",
+            "a b",
+            "a/b",
+            "::1",
+        ] {
+            assert_eq!(HostPort::parse(text), None, "{text}");
+        }
+    }
+
+    #[test]
+    fn an_origin_is_of_its_own_host_and_port_only() {
+        let of =
+            |origin: &str, host: &str| Origin::parse(origin).unwrap().is_of(&HostPort::parse(host).unwrap());
+        assert!(of("http://localhost:7835", "localhost:7835"));
+        assert!(of("http://LOCALHOST", "localhost:80"));
+        assert!(of("https://hive.example", "hive.example"));
+        assert!(!of("http://localhost:3000", "localhost:7835"));
+        assert!(!of("http://127.0.0.1:7835", "localhost:7835"));
+        assert!(!of("https://localhost", "localhost:7835"));
+        for text in ["null", "", "file://", "chrome-extension://abc", "http://a/b", "//a", "http://a:b"] {
+            assert_eq!(Origin::parse(text), None, "{text}");
+        }
+    }
+
+    #[test]
+    fn settings_may_name_bare_v6_addresses() {
+        assert_eq!(Host::from_setting("fd00::1"), host("[fd00::1]"));
+        assert_eq!(Host::from_setting("Hive.Example:80"), Some(Host::Name("hive.example".into())));
+    }
+}

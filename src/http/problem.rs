@@ -1,0 +1,242 @@
+//! Errors on the wire: RFC 9457 `application/problem+json`, with a stable `code` and a `hint`.
+//!
+//! Every refusal of the HTTP surface is a [`Problem`], made from a [`Failure`]; this is the boundary
+//! at which a failure is logged, once, with its private detail. Invariants:
+//! - A problem never contains the text `job_id`: clients in the field take any answer that has it
+//!   for a job, whatever its status.
+//! - On the gateway's routes it also carries OpenAI's `error` object, so that client libraries show
+//!   its text.
+
+use std::borrow::Cow;
+
+use axum::http::header::{CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE};
+use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, Uri};
+use axum::response::{IntoResponse, Response};
+use serde::Serialize;
+
+use crate::error::{Code, Failure};
+
+/// A refusal, ready to be answered.
+#[derive(Debug)]
+pub(crate) struct Problem {
+    failure: Box<Failure>,
+    param: Option<&'static str>,
+    openai: bool,
+}
+
+/// The members of RFC 9457 section 3.1, and the hive's extensions to them.
+#[derive(Serialize)]
+struct Body<'a> {
+    r#type: String,
+    title: &'a str,
+    status: u16,
+    code: Code,
+    detail: Cow<'a, str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    hint: Option<Cow<'a, str>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    stage: Option<&'a str>,
+    #[serde(skip_serializing_if = "<[_]>::is_empty")]
+    causes: Vec<Cow<'a, str>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    exit_code: Option<i32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    signal: Option<&'a str>,
+    #[serde(skip_serializing_if = "<[_]>::is_empty")]
+    log_tail: Vec<Cow<'a, str>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    error: Option<OpenAiError<'a>>,
+}
+
+/// The error object of OpenAI's API, which its client libraries show.
+#[derive(Serialize)]
+pub(crate) struct OpenAiError<'a> {
+    message: Cow<'a, str>,
+    r#type: &'static str,
+    code: Code,
+    param: Option<&'static str>,
+}
+
+impl Problem {
+    /// Adds OpenAI's `error` object: for the routes of the gateway.
+    #[must_use]
+    pub(crate) fn openai(mut self) -> Self {
+        self.openai = true;
+        self
+    }
+
+    /// Names the field at fault, for OpenAI's `error.param`.
+    #[must_use]
+    pub(crate) fn param(mut self, field: &'static str) -> Self {
+        self.param = Some(field);
+        self
+    }
+
+    fn log(&self, status: StatusCode) {
+        let Failure { code, message, detail, .. } = &*self.failure;
+        let detail = detail.as_ref().map(|detail| format!("{detail:#}")).unwrap_or_default();
+        if status.is_server_error() {
+            tracing::error!(%code, detail, "{message}");
+        } else {
+            tracing::debug!(%code, detail, "{message}");
+        }
+    }
+}
+
+impl From<Failure> for Problem {
+    fn from(failure: Failure) -> Self {
+        Self { failure: Box::new(failure), param: None, openai: false }
+    }
+}
+
+impl IntoResponse for Problem {
+    fn into_response(self) -> Response {
+        let failure = &*self.failure;
+        let status = StatusCode::from_u16(failure.code.http_status())
+            .expect("the table of errors holds valid statuses only");
+        self.log(status);
+        let body = Body {
+            r#type: format!("urn:rbee-hive:problem:{}", failure.code),
+            title: failure.code.title(),
+            status: status.as_u16(),
+            code: failure.code,
+            detail: defuse(&failure.message),
+            hint: failure.hint.as_deref().map(defuse),
+            stage: failure.stage.as_deref(),
+            causes: failure.causes.iter().map(|cause| defuse(cause)).collect(),
+            exit_code: failure.exit_code,
+            signal: failure.signal.as_deref(),
+            log_tail: failure.log_tail.iter().map(|line| defuse(line)).collect(),
+            error: self.openai.then(|| openai_error(failure, self.param)),
+        };
+        let json = serde_json::to_vec(&body).expect("a problem is plain data");
+        let mut headers = HeaderMap::new();
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
+        match failure.code {
+            Code::Unauthorized => {
+                headers.insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+            }
+            Code::QueueFull | Code::ShuttingDown => {
+                headers.insert(RETRY_AFTER, HeaderValue::from_static("1"));
+            }
+            _ => {}
+        }
+        (status, headers, json).into_response()
+    }
+}
+
+/// A failure as OpenAI's error object: the message and what to do next in one text, because that is
+/// all that client libraries show.
+pub(crate) fn openai_error<'a>(failure: &'a Failure, param: Option<&'static str>) -> OpenAiError<'a> {
+    let message = match &failure.hint {
+        Some(hint) => Cow::Owned(format!("{}: {hint}", failure.message)),
+        None => Cow::Borrowed(failure.message.as_str()),
+    };
+    let r#type = match failure.code.http_status() {
+        401 => "authentication_error",
+        403 => "permission_error",
+        429 => "rate_limit_error",
+        500.. => "server_error",
+        _ => "invalid_request_error",
+    };
+    OpenAiError { message: Cow::Owned(defuse(&message).into_owned()), r#type, code: failure.code, param }
+}
+
+/// Keeps the one text out of a problem that clients take for a success.
+fn defuse(text: &str) -> Cow<'_, str> {
+    if text.contains("job_id") { Cow::Owned(text.replace("job_id", "job id")) } else { Cow::Borrowed(text) }
+}
+
+/// The answer to a path that no route has.
+pub(crate) async fn route_not_found(method: Method, uri: Uri) -> Problem {
+    Problem::from(
+        Failure::new(Code::RouteNotFound, format!("no route {method} {}", shorten(uri.path())))
+            .hint("GET /openapi.json lists every route; GET /v1/capabilities says what this hive has"),
+    )
+}
+
+/// The answer to a method that a route does not have. The router adds `Allow`.
+pub(crate) async fn method_not_allowed(method: Method, uri: Uri) -> Problem {
+    Problem::from(
+        Failure::new(Code::MethodNotAllowed, format!("{} does not take {method}", shorten(uri.path())))
+            .hint("the Allow header of this answer lists the methods it takes"),
+    )
+}
+
+/// As much of a path as helps to recognise it.
+fn shorten(path: &str) -> &str {
+    // The path of a `Uri` is ASCII or, where a client broke the rule, still valid UTF-8.
+    let end = path.char_indices().map(|(at, _)| at).nth(200).unwrap_or(path.len());
+    &path[..end]
+}
+
+#[cfg(test)]
+mod tests {
+    use axum::Router;
+    use axum::body::{Body, to_bytes};
+    use axum::http::Request;
+    use axum::routing::{get, post};
+    use serde_json::{Value, json};
+    use tower::ServiceExt;
+
+    use super::*;
+
+    async fn body(response: Response) -> Value {
+        serde_json::from_slice(&to_bytes(response.into_body(), 1 << 20).await.unwrap()).unwrap()
+    }
+
+    #[tokio::test]
+    async fn a_problem_has_every_public_part_of_the_failure_and_nothing_private() {
+        let mut failure = Failure::new(Code::InvalidField, "unknown field 'job_id'")
+            .hint("leave it out")
+            .stage("parse")
+            .cause(&std::io::Error::other("deep"))
+            .detail(anyhow::anyhow!("secret"));
+        failure.log_tail = vec!["last words".into()];
+        failure.exit_code = Some(3);
+        let response = Problem::from(failure).into_response();
+        assert_eq!(response.status(), 400);
+        assert_eq!(response.headers()["content-type"], "application/problem+json");
+        assert_eq!(
+            body(response).await,
+            json!({
+                "type": "urn:rbee-hive:problem:invalid_field", "title": "A field is not valid", "status": 400,
+                "code": "invalid_field", "detail": "unknown field 'job id'", "hint": "leave it out",
+                "stage": "parse", "causes": ["deep"], "exit_code": 3, "log_tail": ["last words"],
+            })
+        );
+    }
+
+    #[tokio::test]
+    async fn on_the_gateway_it_speaks_openai_too() {
+        let failure = Failure::new(Code::ModelNotLoaded, "tiny is not loaded").hint("load it");
+        let body = body(Problem::from(failure).openai().param("model").into_response()).await;
+        assert_eq!(
+            body["error"],
+            json!({"message": "tiny is not loaded: load it", "type": "invalid_request_error",
+                   "code": "model_not_loaded", "param": "model"})
+        );
+    }
+
+    #[tokio::test]
+    async fn unknown_routes_and_methods_are_problems_and_allow_is_kept() {
+        let router: Router = Router::new()
+            .route("/a", get(|| async {}).merge(post(|| async {})))
+            .fallback(route_not_found)
+            .method_not_allowed_fallback(method_not_allowed);
+        let missing =
+            router.clone().oneshot(Request::get("/v1/nothing").body(Body::empty()).unwrap()).await.unwrap();
+        assert_eq!(missing.status(), 404);
+        assert_eq!(body(missing).await["code"], "route_not_found");
+        let method = router.oneshot(Request::delete("/a").body(Body::empty()).unwrap()).await.unwrap();
+        assert_eq!(method.status(), 405);
+        assert_eq!(method.headers()["allow"], "GET,HEAD,POST");
+        assert_eq!(body(method).await["code"], "method_not_allowed");
+    }
+
+    #[tokio::test]
+    async fn a_missing_token_says_which_kind_is_wanted() {
+        let response = Problem::from(Failure::new(Code::Unauthorized, "no token")).into_response();
+        assert_eq!(response.headers()["www-authenticate"], "Bearer");
+    }
+}

@@ -1,0 +1,218 @@
+use std::os::unix::fs::PermissionsExt;
+
+use axum::Router;
+use axum::routing::{get, post};
+
+use super::*;
+use crate::config::Timers;
+use crate::http::testing::{Served, status};
+use crate::http::{problem, session};
+
+const TOKEN: &str = "a-token-of-the-test";
+
+async fn serve(change: impl FnOnce(&mut Config)) -> Served {
+    let mut config = Config::default();
+    change(&mut config);
+    let gate = Arc::new(Gate::new(&config).unwrap());
+    let ok = || async { "reached" };
+    let app = Router::new()
+        .route("/health", get(ok))
+        .route("/", get(ok))
+        .route("/v1/jobs", get(ok).post(ok))
+        .route("/v1/shutdown", post(ok))
+        .route("/v1/jobs/{id}/stream", get(ok))
+        .route("/v1/events", get(ok))
+        .route("/v1/session", post(session::create).with_state(gate.clone()))
+        .fallback(problem::route_not_found)
+        .method_not_allowed_fallback(problem::method_not_allowed)
+        .layer(axum::middleware::from_fn_with_state(gate, guard));
+    Served::start(app, Timers::default()).await
+}
+
+async fn serve_with_token() -> Served {
+    let file = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(file.path(), TOKEN).unwrap();
+    std::fs::set_permissions(file.path(), std::fs::Permissions::from_mode(0o600)).unwrap();
+    serve(|config| config.token_file = Some(file.path().to_owned())).await
+}
+
+#[track_caller]
+fn assert_refused(answer: &str, expected: u16, code: &str) {
+    assert_eq!(status(answer), expected, "{answer}");
+    assert!(answer.contains(&format!(r#""code":"{code}""#)), "{answer}");
+    assert!(answer.contains("content-type: application/problem+json"), "{answer}");
+    assert!(!answer.contains("reached"), "{answer}");
+}
+
+#[tokio::test]
+async fn only_hosts_that_mean_this_machine_are_answered() {
+    let served = serve(|config| config.allow_hosts = vec!["hive.example".into()]).await;
+    for host in ["@HERE", "localhost", "LOCALHOST:1", "a.localhost", "[::1]:7835", "hive.example:8080"] {
+        let answer = served.ask(&format!("GET /v1/jobs HTTP/1.1\nHost: {host}\n"), "").await;
+        assert_eq!(status(&answer), 200, "{host}: {answer}");
+        assert!(
+            answer.contains("x-content-type-options: nosniff") && answer.contains("cache-control: no-store")
+        );
+    }
+    for host in
+        ["evil.example", "evil.example:7835", "0.0.0.0:7835", "192.0.2.1", "hive.example.evil.example"]
+    {
+        let answer = served.ask(&format!("GET /v1/jobs HTTP/1.1\nHost: {host}\n"), "").await;
+        assert_refused(&answer, 403, "host_refused");
+    }
+    for head in ["", "Host: @HERE\nHost: evil.example\n", "Host: user@localhost\n", "Host:\n"] {
+        let answer = served.ask(&format!("GET /v1/jobs HTTP/1.1\n{head}"), "").await;
+        assert_refused(&answer, 400, "invalid_request");
+    }
+    let answer = served.ask("GET http://evil.example/v1/jobs HTTP/1.1\nHost: @HERE\n", "").await;
+    assert_refused(&answer, 403, "host_refused");
+    let answer = served.ask("GET http://localhost/v1/jobs HTTP/1.1\nHost: evil.example\n", "").await;
+    assert_eq!(status(&answer), 200, "{answer}");
+    served.stop().await;
+}
+
+#[tokio::test]
+async fn pages_of_other_origins_are_refused_and_allowed_ones_are_named() {
+    let served = serve(|config| config.allow_origins = vec!["http://localhost:3000".into()]).await;
+    let with = |origin: &str| format!("GET /v1/jobs HTTP/1.1\nHost: @HERE\nOrigin: {origin}\n");
+    for origin in [
+        "https://evil.example",
+        "null",
+        "http://localhost:3001",
+        "https://localhost:3000",
+        "file://",
+        "a\nOrigin: b",
+    ] {
+        let answer = served.ask(&with(origin), "").await;
+        assert_refused(&answer, 403, "origin_refused");
+        assert!(!answer.contains("access-control-allow-origin"), "{answer}");
+    }
+    let own = served.ask(&with("http://@HERE"), "").await;
+    assert_eq!(status(&own), 200, "{own}");
+    assert!(!own.contains("access-control-allow-origin"), "{own}");
+    let allowed = served.ask(&with("http://localhost:3000"), "").await;
+    assert_eq!(status(&allowed), 200, "{allowed}");
+    for header in [
+        "access-control-allow-origin: http://localhost:3000",
+        "vary: Origin",
+        "access-control-expose-headers: Location",
+    ] {
+        assert!(allowed.contains(header), "{allowed}");
+    }
+    served.stop().await;
+}
+
+#[tokio::test]
+async fn the_preflight_of_an_allowed_page_needs_no_token() {
+    let file = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(file.path(), TOKEN).unwrap();
+    let served = serve(|config| {
+        config.token_file = Some(file.path().to_owned());
+        config.allow_origins = vec!["http://page.example".into()];
+    })
+    .await;
+    let preflight = |origin: &str| {
+        format!(
+            "OPTIONS /v1/jobs HTTP/1.1\nHost: @HERE\nOrigin: {origin}\nAccess-Control-Request-Method: POST\n\
+             Access-Control-Request-Headers: authorization,content-type\n"
+        )
+    };
+    let answer = served.ask(&preflight("http://page.example"), "").await;
+    assert_eq!(status(&answer), 204, "{answer}");
+    for header in [
+        "access-control-allow-origin: http://page.example",
+        "access-control-allow-methods: GET, POST, DELETE",
+        "access-control-allow-headers: authorization, content-type, idempotency-key, last-event-id",
+        "vary: Origin",
+    ] {
+        assert!(answer.contains(header), "{answer}");
+    }
+    assert_refused(&served.ask(&preflight("http://evil.example"), "").await, 403, "origin_refused");
+    // The refusal of the request itself must be readable by the page.
+    let answer = served.ask("GET /v1/jobs HTTP/1.1\nHost: @HERE\nOrigin: http://page.example\n", "").await;
+    assert_refused(&answer, 401, "unauthorized");
+    assert!(answer.contains("access-control-allow-origin: http://page.example"), "{answer}");
+    served.stop().await;
+}
+
+#[tokio::test]
+async fn everything_but_the_health_check_and_the_page_asks_for_the_token() {
+    let served = serve_with_token().await;
+    for path in ["/health", "/"] {
+        let answer = served.ask(&format!("GET {path} HTTP/1.1\nHost: @HERE\n"), "").await;
+        assert_eq!(status(&answer), 200, "{answer}");
+    }
+    let guess = format!("Authorization: Bearer {TOKEN}x\n");
+    let twice = format!("Authorization: Bearer {TOKEN}\nAuthorization: Bearer {TOKEN}\n");
+    for header in
+        ["", guess.as_str(), "Authorization: Bearer \n", "Authorization: Basic abc\n", twice.as_str()]
+    {
+        for path in ["/v1/jobs", "/v1/events", "/nothing", "//health", "/health/", "/v1/jobs?x=/health"] {
+            let answer = served.ask(&format!("GET {path} HTTP/1.1\nHost: @HERE\n{header}"), "").await;
+            assert_refused(&answer, 401, "unauthorized");
+            assert!(answer.contains("www-authenticate: Bearer"), "{answer}");
+        }
+    }
+    assert_refused(&served.ask("POST /health HTTP/1.1\nHost: @HERE\n", "").await, 401, "unauthorized");
+    let right = format!("GET /v1/jobs HTTP/1.1\nHost: @HERE\nauthorization: bearer {TOKEN}\n");
+    assert_eq!(status(&served.ask(&right, "").await), 200);
+    served.stop().await;
+}
+
+#[tokio::test]
+async fn a_session_reads_event_streams_and_does_nothing_else() {
+    let served = serve_with_token().await;
+    let answer = served.ask("POST /v1/session HTTP/1.1\nHost: @HERE\n", "").await;
+    assert_refused(&answer, 401, "unauthorized");
+    let open = format!("POST /v1/session HTTP/1.1\nHost: @HERE\nAuthorization: Bearer {TOKEN}\n");
+    let answer = served.ask(&open, "").await;
+    assert_eq!(status(&answer), 204, "{answer}");
+    let set = answer.lines().find_map(|line| line.strip_prefix("set-cookie: ")).unwrap();
+    let cookie = set.split(';').next().unwrap();
+    assert!(!answer.contains(TOKEN));
+
+    let with = |line: &str| format!("{line} HTTP/1.1\nHost: @HERE\nCookie: {cookie}\n");
+    for path in ["/v1/events", "/v1/jobs/job-1/stream"] {
+        let answer = served.ask(&with(&format!("GET {path}")), "").await;
+        assert_eq!(status(&answer), 200, "{answer}");
+    }
+    for line in
+        ["POST /v1/jobs", "GET /v1/jobs", "POST /v1/events", "POST /v1/session", "GET /v1/jobs//stream"]
+    {
+        assert_refused(&served.ask(&with(line), "").await, 401, "unauthorized");
+    }
+    served.stop().await;
+}
+
+#[tokio::test]
+async fn without_a_token_a_session_is_not_needed_and_not_given() {
+    let served = serve(|_| {}).await;
+    let answer = served.ask("POST /v1/session HTTP/1.1\nHost: @HERE\n", "").await;
+    assert_eq!(status(&answer), 204, "{answer}");
+    assert!(!answer.contains("set-cookie"), "{answer}");
+    served.stop().await;
+}
+
+#[tokio::test]
+async fn a_post_is_json_or_has_no_body() {
+    let served = serve(|_| {}).await;
+    let post = |headers: &str| format!("POST /v1/jobs HTTP/1.1\nHost: @HERE\n{headers}");
+    for headers in [
+        "Content-Type: text/plain\nContent-Length: 2\n",
+        "Content-Type: application/x-www-form-urlencoded\nContent-Length: 2\n",
+        "Content-Type: text/plain\n",
+        "Content-Length: 2\n",
+        "Content-Type: application/json\nContent-Type: text/plain\nContent-Length: 2\n",
+    ] {
+        assert_refused(&served.ask(&post(headers), "{}").await, 415, "unsupported_media_type");
+    }
+    let chunked = served.ask(&post("Transfer-Encoding: chunked\n"), "2\r\n{}\r\n0\r\n\r\n").await;
+    assert_refused(&chunked, 415, "unsupported_media_type");
+    let json = post("Content-Type: application/json; charset=utf-8\nContent-Length: 2\n");
+    assert_eq!(status(&served.ask(&json, "{}").await), 200);
+    for headers in ["", "Content-Length: 0\n"] {
+        let answer = served.ask(&format!("POST /v1/shutdown HTTP/1.1\nHost: @HERE\n{headers}"), "").await;
+        assert_eq!(status(&answer), 200, "{answer}");
+    }
+    served.stop().await;
+}

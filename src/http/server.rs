@@ -1,0 +1,185 @@
+//! The connection loop: accepts, serves HTTP/1.1, and stops in good order.
+//!
+//! Invariants:
+//! - Every accepted socket has `TCP_NODELAY`: a POST followed by a stream would otherwise wait for
+//!   a delayed ACK, 40 ms.
+//! - A client that does not send its next request's head, or does not read its answer, is let go:
+//!   by timers on the transport, which run even while the answer's own code waits.
+//! - [`serve`] returns when no connection is left.
+
+use std::convert::Infallible;
+use std::io;
+use std::net::SocketAddr;
+use std::panic::AssertUnwindSafe;
+use std::pin::pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use axum::Router;
+use axum::response::{IntoResponse, Response};
+use futures::FutureExt;
+use hyper::body::Incoming;
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Semaphore;
+use tokio_io_timeout::TimeoutStream;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tower::ServiceExt;
+
+use super::problem::Problem;
+use crate::config::Timers;
+use crate::error::Failure;
+use crate::spawn;
+
+/// Connections that are served at once; more wait in the system's backlog until one closes. The
+/// number is far above what people need, and keeps a runaway client from taking all the memory.
+const MOST_CONNECTIONS: usize = 16_384;
+/// The most bytes of a request that are buffered before its body is asked for, and so the largest
+/// head.
+const BUFFER_BYTES: usize = 64 << 10;
+/// The pause after the system had no descriptor or memory for a connection; doubles up to a second.
+const FIRST_PAUSE: Duration = Duration::from_millis(50);
+
+/// The address of the socket that a request arrived at. An extension of every request.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct LocalAddr(pub(crate) SocketAddr);
+
+/// Serves until `shutdown`, then lets what is in flight finish, for [`Timers::drain`] at most.
+pub(crate) async fn serve(listener: TcpListener, app: Router, timers: Timers, shutdown: CancellationToken) {
+    let (stopping, closing) = (CancellationToken::new(), CancellationToken::new());
+    let connections = TaskTracker::new();
+    let room = Arc::new(Semaphore::new(MOST_CONNECTIONS));
+    loop {
+        let next = async {
+            let permit = room.clone().acquire_owned().await.expect("the semaphore is never closed");
+            (accept(&listener).await, permit)
+        };
+        let ((stream, local), permit) = tokio::select! {
+            biased;
+            () = shutdown.cancelled() => break,
+            next = next => next,
+        };
+        let connection = Connection {
+            local,
+            app: app.clone(),
+            write_stall: timers.write_stall,
+            request_head: timers.request_head,
+            stopping: stopping.clone(),
+        };
+        let closing = closing.clone();
+        let served = connections.track_future(async move {
+            let _permit = permit;
+            closing.run_until_cancelled(connection.serve(stream)).await;
+        });
+        drop(spawn::detached(served));
+    }
+    drop(listener);
+    stopping.cancel();
+    connections.close();
+    if tokio::time::timeout(timers.drain, connections.wait()).await.is_err() {
+        tracing::info!(open = connections.len(), "closing connections that did not finish in time");
+        closing.cancel();
+        connections.wait().await;
+    }
+}
+
+/// The next connection. Never fails: what concerns one connection is skipped, and a system without
+/// descriptors or memory is given time.
+async fn accept(listener: &TcpListener) -> (TcpStream, LocalAddr) {
+    let mut pause = FIRST_PAUSE;
+    loop {
+        match listener.accept().await.and_then(|(stream, _)| prepare(stream)) {
+            Ok(ready) => return ready,
+            Err(error) if concerns_one_connection(&error) => {
+                tracing::debug!(%error, "a connection was lost before it was accepted");
+            }
+            Err(error) => {
+                if pause == FIRST_PAUSE {
+                    tracing::error!(%error, "cannot accept connections; trying again");
+                }
+                tokio::time::sleep(pause).await;
+                pause = (pause * 2).min(Duration::from_secs(1));
+            }
+        }
+    }
+}
+
+fn prepare(stream: TcpStream) -> io::Result<(TcpStream, LocalAddr)> {
+    stream.set_nodelay(true)?;
+    let local = stream.local_addr()?;
+    Ok((stream, LocalAddr(local)))
+}
+
+fn concerns_one_connection(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::ConnectionAborted
+            | io::ErrorKind::ConnectionRefused
+            | io::ErrorKind::ConnectionReset
+            | io::ErrorKind::NotConnected
+            // What `setsockopt` says of a connection that its client has reset.
+            | io::ErrorKind::InvalidInput
+    )
+}
+
+struct Connection {
+    local: LocalAddr,
+    app: Router,
+    write_stall: Duration,
+    request_head: Duration,
+    stopping: CancellationToken,
+}
+
+impl Connection {
+    async fn serve(self, stream: TcpStream) {
+        let Self { local, app, write_stall, request_head, stopping } = self;
+        let mut transport = TimeoutStream::new(stream);
+        transport.set_write_timeout(Some(write_stall));
+        let asked = AtomicBool::new(false);
+        let service = service_fn(|mut request: hyper::Request<Incoming>| {
+            asked.store(true, Ordering::Relaxed);
+            request.extensions_mut().insert(local);
+            answer(app.clone(), request)
+        });
+        let mut connection = pin!(
+            http1::Builder::new()
+                .timer(TokioTimer::new())
+                .header_read_timeout(request_head)
+                .max_buf_size(BUFFER_BYTES)
+                .serve_connection(TokioIo::new(Box::pin(transport)), service)
+        );
+        let ended = tokio::select! {
+            ended = connection.as_mut() => ended,
+            () = stopping.cancelled() => {
+                if !asked.load(Ordering::Relaxed) {
+                    // It never asked for anything, so there is nothing to finish.
+                    return;
+                }
+                connection.as_mut().graceful_shutdown();
+                connection.await
+            }
+        };
+        if let Err(error) = ended {
+            tracing::debug!(%error, "a connection ended early");
+        }
+    }
+}
+
+/// The router's answer; a handler that panics costs its own request and nothing else.
+async fn answer(app: Router, request: hyper::Request<Incoming>) -> Result<Response, Infallible> {
+    match AssertUnwindSafe(app.oneshot(request)).catch_unwind().await {
+        Ok(answer) => answer,
+        // The panic itself was reported by the process's hook.
+        Err(_) => {
+            let failure = Failure::internal("the hive panicked while it handled the request");
+            Ok(Problem::from(failure).into_response())
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,142 @@
+//! Sessions of the web page: an `EventSource` cannot send a header, so a caller that has the token
+//! may trade it for a cookie.
+//!
+//! Invariants: a cookie holds 256 random bits, not the token; the hive keeps its hash, in memory
+//! only; `security` accepts it for reading event streams and for nothing else.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use axum::extract::State;
+use axum::http::header::{COOKIE, SET_COOKIE};
+use axum::http::{HeaderMap, StatusCode};
+use axum::response::{IntoResponse, Response};
+use parking_lot::Mutex;
+use subtle::Choice;
+
+use super::security::Gate;
+use super::token::SecretHash;
+
+/// The name of the cookie.
+const COOKIE_NAME: &str = "rbee_session";
+/// Sessions that are kept; one more ends the oldest.
+const MOST_SESSIONS: usize = 1024;
+/// Cookies of one request that are looked at.
+const MOST_COOKIES: usize = 8;
+
+/// The open sessions.
+#[derive(Debug)]
+pub(crate) struct Sessions {
+    lifetime: Duration,
+    /// Oldest first, which is also the order in which they expire. The lock is never held across
+    /// an await.
+    held: Mutex<VecDeque<Session>>,
+}
+
+#[derive(Debug)]
+struct Session {
+    hash: SecretHash,
+    expires: Instant,
+}
+
+impl Sessions {
+    /// No sessions yet; each will last for `lifetime`.
+    pub(crate) fn new(lifetime: Duration) -> Self {
+        Self { lifetime, held: Mutex::default() }
+    }
+
+    /// Opens a session and returns its `Set-Cookie` value. There is no `Secure`, because the hive
+    /// itself speaks plain HTTP; a proxy that adds TLS may add it.
+    fn open(&self) -> String {
+        let value: String = rand::random::<[u8; 32]>().iter().map(|byte| format!("{byte:02x}")).collect();
+        let session =
+            Session { hash: SecretHash::of(value.as_bytes()), expires: Instant::now() + self.lifetime };
+        let mut held = self.held.lock();
+        prune(&mut held);
+        if held.len() == MOST_SESSIONS {
+            held.pop_front();
+        }
+        held.push_back(session);
+        let age = self.lifetime.as_secs();
+        format!("{COOKIE_NAME}={value}; HttpOnly; SameSite=Strict; Path=/v1; Max-Age={age}")
+    }
+
+    /// Whether one of the request's cookies is an open session's.
+    pub(crate) fn admit(&self, headers: &HeaderMap) -> bool {
+        let given: Vec<SecretHash> = headers
+            .get_all(COOKIE)
+            .iter()
+            .filter_map(|line| line.to_str().ok())
+            .flat_map(|line| line.split(';'))
+            .filter_map(|pair| pair.trim().strip_prefix(COOKIE_NAME)?.strip_prefix('='))
+            .take(MOST_COOKIES)
+            .map(|value| SecretHash::of(value.as_bytes()))
+            .collect();
+        if given.is_empty() {
+            return false;
+        }
+        let mut held = self.held.lock();
+        prune(&mut held);
+        held.iter()
+            .flat_map(|session| given.iter().map(|hash| session.hash.matches(hash)))
+            .fold(Choice::from(0), |any, one| any | one)
+            .into()
+    }
+}
+
+fn prune(held: &mut VecDeque<Session>) {
+    let now = Instant::now();
+    while held.front().is_some_and(|session| session.expires <= now) {
+        held.pop_front();
+    }
+}
+
+/// `POST /v1/session`: sets the cookie. `204` without one where the hive asks for no token, since
+/// then every stream is open anyway. The token itself was checked by `security`.
+pub(crate) async fn create(State(gate): State<Arc<Gate>>) -> Response {
+    match gate.sessions() {
+        Some(sessions) => (StatusCode::NO_CONTENT, [(SET_COOKIE, sessions.open())]).into_response(),
+        None => StatusCode::NO_CONTENT.into_response(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn cookies(value: &str) -> HeaderMap {
+        HeaderMap::from_iter([(COOKIE, value.parse().unwrap())])
+    }
+
+    fn pair(set_cookie: &str) -> &str {
+        set_cookie.split(';').next().unwrap()
+    }
+
+    #[test]
+    fn a_session_is_admitted_among_other_cookies_until_it_expires() {
+        let sessions = Sessions::new(Duration::from_secs(43_200));
+        let set = sessions.open();
+        assert!(set.ends_with("; HttpOnly; SameSite=Strict; Path=/v1; Max-Age=43200"), "{set}");
+        assert!(sessions.admit(&cookies(&format!("theme=dark; {}", pair(&set)))));
+        assert!(!sessions.admit(&cookies("rbee_session=; rbee_session=guess")));
+        assert!(!sessions.admit(&HeaderMap::new()));
+
+        let brief = Sessions::new(Duration::ZERO);
+        let set = brief.open();
+        assert!(!brief.admit(&cookies(pair(&set))));
+        assert!(brief.held.lock().is_empty(), "what has expired is forgotten");
+    }
+
+    #[test]
+    fn the_oldest_makes_room() {
+        let sessions = Sessions::new(Duration::from_secs(60));
+        let first = sessions.open();
+        let second = sessions.open();
+        for _ in 0..MOST_SESSIONS - 1 {
+            sessions.open();
+        }
+        assert!(!sessions.admit(&cookies(pair(&first))));
+        assert!(sessions.admit(&cookies(pair(&second))));
+    }
+}

@@ -1,0 +1,83 @@
+//! Server-Sent Events (WHATWG HTML, section 9.2), in the two forms that the hive speaks.
+//!
+//! **Plain** is for existing clients, which take every line for narration: `data:` lines only, no
+//! ids, no names, no comments. It is also the one place where text is defused, because those
+//! clients take certain lines for the end of the stream or for its result.
+//!
+//! **Typed** is for programs: named events with ids, untouched data.
+//!
+//! The bytes are written here rather than by a library: a plain stream must be exact to the byte,
+//! and one encoding serves every reader of a batch at once.
+
+mod plain;
+
+use axum::body::Body;
+use axum::http::header::{CACHE_CONTROL, CONTENT_TYPE};
+use axum::http::HeaderValue;
+use axum::response::Response;
+use bytes::{BufMut, Bytes, BytesMut};
+use futures::Stream;
+
+use crate::jobs::log::Batch;
+
+/// A comment, which keeps a silent connection open.
+pub(super) const COMMENT: &[u8] = b": keep-alive\n\n";
+
+/// The form of a stream.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) enum Encoding {
+    /// For existing clients.
+    #[default]
+    Plain,
+    /// For programs.
+    Typed,
+}
+
+/// A streaming response of events.
+pub(super) fn response(
+    body: impl Stream<Item = Result<Bytes, std::convert::Infallible>> + Send + 'static,
+) -> Response {
+    let mut response = Response::new(Body::from_stream(body));
+    let headers = response.headers_mut();
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static("text/event-stream"));
+    headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-cache"));
+    // Proxies of the nginx family must not collect what is meant to be live.
+    headers.insert("x-accel-buffering", HeaderValue::from_static("no"));
+    response
+}
+
+/// A batch of a job's events.
+pub(super) fn encode(batch: &Batch, encoding: Encoding, operation: &str) -> Bytes {
+    let mut out = BytesMut::with_capacity(batch.events.len() * 160);
+    if let Some(elision) = &batch.elision {
+        match encoding {
+            Encoding::Plain => plain::elision(&mut out, elision),
+            // It has no id: it says something about the log, and nobody resumes after it.
+            Encoding::Typed => event(&mut out, "elision", None, &crate::jobs::event::json(elision)),
+        }
+    }
+    for entry in &batch.events {
+        match encoding {
+            Encoding::Plain => plain::event(&mut out, entry),
+            Encoding::Typed => {
+                event(&mut out, entry.kind().name(), Some(&entry.seq.to_string()), &entry.to_json(operation));
+            }
+        }
+    }
+    out.freeze()
+}
+
+/// One named event. `data` is JSON on one line.
+pub(super) fn event(out: &mut BytesMut, name: &str, id: Option<&str>, data: &str) {
+    debug_assert!(!data.contains(['\r', '\n']), "JSON of ours has no line ends");
+    if let Some(id) = id {
+        out.put_slice(b"id: ");
+        out.put_slice(id.as_bytes());
+        out.put_u8(b'\n');
+    }
+    out.put_slice(b"event: ");
+    out.put_slice(name.as_bytes());
+    out.put_slice(b"\ndata: ");
+    out.put_slice(data.as_bytes());
+    out.put_slice(b"\n\n");
+}

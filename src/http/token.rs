@@ -1,0 +1,117 @@
+//! The bearer token: read once from a file that nobody else may read, kept and compared as a hash.
+
+use std::fmt;
+use std::fs::File;
+use std::io::Read;
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+
+use sha2::{Digest, Sha256};
+use subtle::{Choice, ConstantTimeEq};
+
+use crate::error::{Code, Failure, Result};
+
+/// Fewer characters than this can be guessed.
+const LEAST_CHARACTERS: usize = 16;
+/// More bytes than this are no token, but the wrong file.
+const MOST_BYTES: u64 = 4096;
+
+/// The SHA-256 hash of a secret. Comparing hashes takes the same time whatever is compared, and
+/// does not tell how long the secret is.
+#[derive(Clone, Copy)]
+pub(crate) struct SecretHash([u8; 32]);
+
+impl SecretHash {
+    /// The hash of a secret.
+    pub(crate) fn of(secret: &[u8]) -> Self {
+        Self(Sha256::digest(secret).into())
+    }
+
+    /// Whether both are of the same secret, in constant time.
+    pub(crate) fn matches(&self, other: &Self) -> Choice {
+        self.0.ct_eq(&other.0)
+    }
+}
+
+impl fmt::Debug for SecretHash {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("SecretHash(..)")
+    }
+}
+
+/// Reads the token of `--token-file`.
+///
+/// # Errors
+/// [`Code::ConfigInvalid`] where it is no regular file, others than its owner may read or write it,
+/// or it does not hold a single word of at least 16 characters.
+pub(crate) fn read(path: &Path) -> Result<SecretHash> {
+    let invalid = |message: String| Failure::new(Code::ConfigInvalid, message);
+    let unreadable = |error: std::io::Error| {
+        invalid(format!("could not read the token file {}: {error}", path.display()))
+            .hint("check the path given with --token-file")
+    };
+    // A fifo would block the open for ever, so the kind is looked at first; what counts is the look
+    // at the opened file below.
+    if !std::fs::metadata(path).map_err(unreadable)?.is_file() {
+        return Err(invalid(format!("the token file {} is not a regular file", path.display()))
+            .hint("pass a file that holds nothing but the token"));
+    }
+    let file = File::open(path).map_err(unreadable)?;
+    let mode = file.metadata().map_err(unreadable)?.mode() & 0o777;
+    if mode & 0o077 != 0 {
+        return Err(invalid(format!(
+            "the token file {} can be used by others than its owner (mode {mode:04o})",
+            path.display()
+        ))
+        .hint(format!("run `chmod 600 {}`", path.display())));
+    }
+    let mut text = String::new();
+    file.take(MOST_BYTES).read_to_string(&mut text).map_err(unreadable)?;
+    let token = text.trim();
+    let sound = token.chars().count() >= LEAST_CHARACTERS && token.bytes().all(|b| b.is_ascii_graphic());
+    if !sound {
+        return Err(invalid(format!(
+            "the token file {} must hold one word of at least {LEAST_CHARACTERS} visible ASCII characters",
+            path.display()
+        ))
+        .hint(format!(
+            "make one with `(umask 077; head -c 32 /dev/urandom | base64 > {})`",
+            path.display()
+        )));
+    }
+    Ok(SecretHash::of(token.as_bytes()))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
+    use super::*;
+
+    fn file(text: &str, mode: u32) -> tempfile::NamedTempFile {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), text).unwrap();
+        std::fs::set_permissions(file.path(), std::fs::Permissions::from_mode(mode)).unwrap();
+        file
+    }
+
+    #[test]
+    fn a_private_file_with_a_long_word_is_a_token() {
+        let hash = read(file("0123456789abcdef\n", 0o600).path()).unwrap();
+        assert!(bool::from(hash.matches(&SecretHash::of(b"0123456789abcdef"))));
+        assert!(!bool::from(hash.matches(&SecretHash::of(b"0123456789abcdeF"))));
+        assert_eq!(format!("{hash:?}"), "SecretHash(..)");
+    }
+
+    #[test]
+    fn anything_else_is_refused_with_the_way_out() {
+        let open = read(file("0123456789abcdef", 0o640).path()).unwrap_err();
+        assert_eq!(open.code, Code::ConfigInvalid);
+        assert!(open.hint.unwrap().contains("chmod 600"));
+        let short = read(file("  short  \n", 0o600).path()).unwrap_err();
+        assert!(short.message.contains("at least 16"), "{short}");
+        assert!(read(file("two words of some length", 0o400).path()).is_err());
+        assert!(read(Path::new("/nonexistent/token")).unwrap_err().message.contains("/nonexistent/token"));
+        assert!(read(Path::new("/dev/null")).unwrap_err().message.contains("not a regular file"));
+    }
+}

@@ -1,0 +1,236 @@
+//! The queen: the orchestrator that a hive may announce itself to.
+//!
+//! Invariants: the hive works the same with and without a queen; only the configured URL is ever
+//! called, whatever a request names; nothing that the queen answers is read beyond its status.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use reqwest::{Client, Url};
+use serde::Serialize;
+use tokio_util::sync::CancellationToken;
+
+use crate::config::Config;
+use crate::error::{Code, Failure, Result};
+use crate::http::client;
+use crate::spawn;
+
+/// Announcements that are tried before the hive gives up.
+const ATTEMPTS: u32 = 5;
+
+/// The configured queen. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Queen(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    url: Url,
+    ready_url: Url,
+    body: Ready,
+    client: Client,
+    /// The wait before the second attempt; it doubles with each further one.
+    first_wait: Duration,
+    /// How long one attempt may take.
+    patience: Duration,
+    shutdown: CancellationToken,
+    announcing: AtomicBool,
+}
+
+/// What the queen is told.
+#[derive(Debug, Serialize)]
+struct Ready {
+    hive_id: String,
+    hive_url: String,
+}
+
+impl Queen {
+    /// The queen of the settings, where there is one, for a hive that serves at `address`.
+    ///
+    /// # Errors
+    /// [`Code::ConfigInvalid`] where `--queen-url` is no URL, or the client cannot be built.
+    pub fn of(config: &Config, address: SocketAddr, shutdown: CancellationToken) -> Result<Option<Self>> {
+        let Some(text) = &config.queen_url else { return Ok(None) };
+        let invalid = || {
+            Failure::new(Code::ConfigInvalid, format!("--queen-url '{text}' is not an http or https URL"))
+                .hint("write it as http://HOST:PORT")
+        };
+        let url = Url::parse(text).map_err(|_| invalid())?;
+        let mut ready_url = url.clone();
+        ready_url.set_query(None);
+        ready_url.set_fragment(None);
+        ready_url.path_segments_mut().map_err(|()| invalid())?.pop_if_empty().extend(["v1", "hive", "ready"]);
+        let client = client::builder(config.timers.connect).build().map_err(|error| {
+            Failure::new(Code::ConfigInvalid, "could not build the HTTP client for the queen")
+                .hint("check that this machine has its CA certificates (the package ca-certificates)")
+                .detail(error)
+        })?;
+        let hive_url = config.public_url.clone().unwrap_or_else(|| own_url(address));
+        Ok(Some(Self(Arc::new(Inner {
+            url,
+            ready_url,
+            body: Ready { hive_id: config.hive_ids.first().cloned().unwrap_or_default(), hive_url },
+            client,
+            first_wait: config.timers.announce,
+            patience: config.timers.connect,
+            shutdown,
+            announcing: AtomicBool::new(false),
+        }))))
+    }
+
+    /// Whether `text`, once parsed, is the configured URL. Nothing else that a request names is
+    /// ever called.
+    #[must_use]
+    pub fn is(&self, text: &str) -> bool {
+        Url::parse(text).is_ok_and(|url| url == self.0.url)
+    }
+
+    /// Announces the hive in the background, unless that is under way already.
+    pub fn announce(&self) {
+        if self.0.announcing.swap(true, Ordering::AcqRel) {
+            return;
+        }
+        let queen = self.0.clone();
+        drop(spawn::detached(async move {
+            queen.shutdown.run_until_cancelled(queen.announce()).await;
+            queen.announcing.store(false, Ordering::Release);
+        }));
+    }
+}
+
+impl Inner {
+    async fn announce(&self) {
+        let mut wait = Duration::ZERO;
+        for attempt in 1..=ATTEMPTS {
+            tokio::time::sleep(wait).await;
+            wait = if wait.is_zero() { self.first_wait } else { wait * 2 };
+            match self.attempt().await {
+                Ok(()) => {
+                    tracing::info!(attempt, hive_url = self.body.hive_url, "announced to the queen");
+                    return;
+                }
+                Err(reason) => {
+                    tracing::warn!(attempt, of = ATTEMPTS, reason, "the queen did not take the announcement");
+                }
+            }
+        }
+        tracing::error!("gave up announcing to the queen; the hive works on without it");
+    }
+
+    async fn attempt(&self) -> Result<(), String> {
+        // The answer's body is never read; dropping it closes the connection.
+        let request = self.client.post(self.ready_url.clone()).json(&self.body).timeout(self.patience);
+        let answer = request.send().await.map_err(|error| describe(&error.without_url()))?;
+        let status = answer.status();
+        if status.is_success() { Ok(()) } else { Err(format!("it answered {}", status.as_u16())) }
+    }
+}
+
+/// An error with all its causes, in one line.
+fn describe(error: &dyn std::error::Error) -> String {
+    std::iter::successors(error.source(), |cause| cause.source())
+        .fold(error.to_string(), |text, cause| format!("{text}: {cause}"))
+}
+
+/// How others reach a hive that serves at `address`: an address that stands for every interface
+/// means nothing to them, so the machine's name takes its place.
+fn own_url(address: SocketAddr) -> String {
+    if address.ip().is_unspecified() {
+        format!("http://{}:{}", gethostname::gethostname().to_string_lossy(), address.port())
+    } else {
+        format!("http://{address}")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::AtomicU32;
+
+    use axum::Router;
+    use axum::http::StatusCode;
+    use axum::response::IntoResponse;
+    use axum::routing::post;
+    use serde_json::{Value, json};
+    use tokio::sync::mpsc;
+
+    use super::*;
+    use crate::config::Timers;
+    use crate::http::testing::{Served, soon};
+
+    fn queen(url: String, shutdown: &CancellationToken) -> Queen {
+        let timers = Timers { announce: Duration::from_millis(1), ..Timers::default() };
+        let config = Config { queen_url: Some(url), timers, ..Config::default() };
+        Queen::of(&config, "127.0.0.1:7835".parse().unwrap(), shutdown.clone()).unwrap().unwrap()
+    }
+
+    #[tokio::test]
+    async fn it_is_told_until_it_takes_the_announcement() {
+        let (sender, mut told) = mpsc::unbounded_channel::<Value>();
+        let asked = Arc::new(AtomicU32::new(0));
+        let ready = post(move |axum::Json(body): axum::Json<Value>| async move {
+            sender.send(body).unwrap();
+            match asked.fetch_add(1, Ordering::Relaxed) {
+                0 => StatusCode::SERVICE_UNAVAILABLE.into_response(),
+                // Followed, this would be a third request.
+                1 => (StatusCode::TEMPORARY_REDIRECT, [("location", "/base/v1/hive/ready")]).into_response(),
+                _ => StatusCode::OK.into_response(),
+            }
+        });
+        let served =
+            Served::start(Router::new().route("/base/v1/hive/ready", ready), Timers::default()).await;
+        let shutdown = CancellationToken::new();
+        let queen = queen(format!("http://{}/base/", served.address), &shutdown);
+        queen.announce();
+        for _ in 0..3 {
+            let body = soon(told.recv()).await.unwrap();
+            assert_eq!(body, json!({"hive_id": "localhost", "hive_url": "http://127.0.0.1:7835"}));
+        }
+        soon(async {
+            while queen.0.announcing.load(Ordering::Acquire) {
+                tokio::task::yield_now().await;
+            }
+        })
+        .await;
+        assert!(told.try_recv().is_err(), "it took the third one");
+        served.stop().await;
+    }
+
+    #[tokio::test]
+    async fn a_stop_ends_the_announcing() {
+        let shutdown = CancellationToken::new();
+        let vacant = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let queen = queen(format!("http://{}", vacant.local_addr().unwrap()), &shutdown);
+        queen.announce();
+        shutdown.cancel();
+        soon(async {
+            while queen.0.announcing.load(Ordering::Acquire) {
+                tokio::task::yield_now().await;
+            }
+        })
+        .await;
+    }
+
+    #[tokio::test]
+    async fn only_the_configured_url_is_the_queen() {
+        let queen = queen("http://queen.example:7833".into(), &CancellationToken::new());
+        for same in ["http://queen.example:7833", "http://queen.example:7833/", "HTTP://Queen.Example:7833"] {
+            assert!(queen.is(same), "{same}");
+        }
+        for other in [
+            "http://queen.example",
+            "https://queen.example:7833",
+            "http://queen.example:7833@evil.example",
+            "x",
+            "",
+        ] {
+            assert!(!queen.is(other), "{other}");
+        }
+    }
+
+    #[test]
+    fn an_address_for_every_interface_is_replaced_by_a_name() {
+        assert_eq!(own_url("127.0.0.1:1".parse().unwrap()), "http://127.0.0.1:1");
+        assert!(!own_url("0.0.0.0:1".parse().unwrap()).contains("0.0.0.0"));
+    }
+}
