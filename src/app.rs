@@ -9,11 +9,12 @@ use tokio_util::sync::CancellationToken;
 use crate::config::Config;
 use crate::error::{Code, Failure, Result};
 use crate::events::{Hub, Topic};
+use crate::http::gateway_client;
 use crate::jobs::Registry;
 use crate::models::{Catalog, Model, ModelId};
 use crate::queen::Queen;
-use crate::workers::telemetry::Telemetry;
 use crate::workers::Supervisor;
+use crate::workers::telemetry::Telemetry;
 
 /// The parts of one running hive. Handlers get it as [`AppState`].
 #[derive(Debug)]
@@ -35,7 +36,7 @@ pub struct App {
     /// What the machine and the workers use.
     pub telemetry: Telemetry,
     /// The client with which the gateway talks to workers.
-    pub worker_client: reqwest::Client,
+    pub gateway: reqwest::Client,
     /// The queen, where there is one.
     pub queen: Option<Queen>,
     /// Cancelled when the hive begins to stop.
@@ -56,6 +57,30 @@ struct ModelChange<'a> {
 }
 
 impl App {
+    /// Puts the parts together for a hive that serves at `address`: recalls earlier jobs, finds the
+    /// engines. The folders of the settings must be there.
+    ///
+    /// # Errors
+    /// Where a folder cannot be read or a setting cannot be met.
+    pub fn open(config: Config, address: SocketAddr) -> Result<AppState> {
+        let (shutdown, workers) = (CancellationToken::new(), Supervisor::new(&config)?);
+        let events = Arc::new(Hub::new(config.jobs.event_ring));
+        Ok(Arc::new(Self {
+            address,
+            hostname: gethostname::gethostname().to_string_lossy().into_owned(),
+            jobs: Registry::open(&config, Arc::clone(&events))?,
+            catalog: Catalog::new(&config)?,
+            telemetry: Telemetry::new(&config, workers.clone()),
+            gateway: gateway_client(config.timers.connect)?,
+            queen: Queen::of(&config, address, shutdown.clone())?,
+            workers,
+            events,
+            shutdown,
+            quiet: CancellationToken::new(),
+            config,
+        }))
+    }
+
     /// The name that this hive reports.
     #[must_use]
     pub fn hive_id(&self) -> &str {

@@ -11,7 +11,12 @@ use crate::error::Result;
 /// Manages the language models of a machine and the worker processes that serve them, and narrates
 /// every step.
 #[derive(Debug, Parser)]
-#[command(name = "rbee-hive", version, args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
+#[command(
+    name = "rbee-hive",
+    version,
+    args_conflicts_with_subcommands = true,
+    subcommand_negates_reqs = true
+)]
 pub struct Cli {
     #[command(subcommand)]
     command: Option<Command>,

@@ -9,21 +9,15 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 use tokio::net::TcpListener;
-use tokio_util::sync::CancellationToken;
 
 use crate::app::{App, AppState};
 use crate::config::Config;
 use crate::error::{Code, Failure, Result};
-use crate::events::{Hub, Topic};
+use crate::events::Topic;
 use crate::http;
-use crate::jobs::Registry;
 use crate::jobs::event::json;
-use crate::models::Catalog;
-use crate::queen::Queen;
 use crate::spawn;
 use crate::time::Instant;
-use crate::workers::Supervisor;
-use crate::workers::telemetry::Telemetry;
 
 /// How often jobs that are no longer kept are forgotten while nothing is submitted.
 const PRUNE_EVERY: std::time::Duration = std::time::Duration::from_secs(60);
@@ -73,22 +67,7 @@ impl Hive {
         let address = listener
             .local_addr()
             .map_err(|error| Failure::internal("the listener has no address").detail(error))?;
-        let events = Arc::new(Hub::new(config.jobs.event_ring));
-        let (shutdown, workers) = (CancellationToken::new(), Supervisor::new(&config)?);
-        let app = Arc::new(App {
-            address,
-            hostname: gethostname::gethostname().to_string_lossy().into_owned(),
-            jobs: Registry::open(&config, Arc::clone(&events))?,
-            catalog: Catalog::new(&config)?,
-            telemetry: Telemetry::new(&config, workers.clone()),
-            worker_client: http::client::for_workers(config.timers.connect)?,
-            queen: Queen::of(&config, address, shutdown.clone())?,
-            workers,
-            events,
-            shutdown,
-            quiet: CancellationToken::new(),
-            config,
-        });
+        let app = App::open(config, address)?;
         Ok(Self { app, listener, _lock: lock })
     }
 

@@ -1,10 +1,13 @@
-//! The HTTP surface: every route of the hive on one page.
+//! The hive's HTTP surface: every route on one page.
+//!
+//! A request passes, in this order: the connection loop (`server`), the gate (`security`), a
+//! handler. Whatever is refused on the way is an RFC 9457 problem (`problem`).
 
 mod body;
 mod capabilities;
 pub(crate) mod client;
 mod events;
-pub(crate) mod heartbeats;
+mod heartbeats;
 mod jobs;
 mod numbers;
 mod openai;
@@ -15,10 +18,13 @@ mod server;
 mod session;
 mod sse;
 mod stream;
-#[cfg(test)]
-mod testing;
 mod token;
 mod worker_log;
+
+#[cfg(test)]
+pub(crate) mod testing;
+#[cfg(test)]
+mod tests;
 
 use std::sync::Arc;
 
@@ -29,45 +35,43 @@ use axum::{Json, Router};
 
 use crate::app::AppState;
 use crate::error::Result;
+use security::Gate;
 
+pub(crate) use client::for_workers as gateway_client;
 pub(crate) use server::serve;
 
-/// The API's table of contents.
+/// Every route. Reads the token's file.
 ///
 /// # Errors
-/// Where the token's file is not as it must be.
+/// [`Code::ConfigInvalid`](crate::error::Code::ConfigInvalid) where a setting of the gate cannot be
+/// understood or the token file is not sound.
 pub(crate) fn router(app: &AppState) -> Result<Router> {
-    let gate = Arc::new(security::Gate::new(&app.config)?);
-    let session = Router::new().route("/v1/session", post(session::create)).with_state(Arc::clone(&gate));
+    let gate = Arc::new(Gate::new(&app.config)?);
     Ok(Router::new()
-        .route("/health", get(health))
+        .route("/health", get(async || "ok"))
         .route("/v1/jobs", post(jobs::submit).get(jobs::list))
         .route("/v1/jobs/{job_id}", get(jobs::get).delete(jobs::cancel))
         .route("/v1/jobs/{job_id}/stream", get(stream::stream))
         .route("/v1/events", get(events::events))
-        .route("/v1/heartbeats/stream", get(heartbeats::get))
         .route("/v1/capabilities", get(capabilities::get))
         .route("/capabilities", get(capabilities::get))
+        .route("/v1/heartbeats/stream", get(heartbeats::get))
         .route("/v1/workers/{pid}/log", get(worker_log::get))
-        .route("/v1/models", get(openai::list))
-        .route("/v1/models/{*id}", get(openai::get))
-        .route("/v1/chat/completions", post(openai::chat))
-        .route("/v1/shutdown", post(shutdown))
+        .route("/v1/models", get(openai::models))
+        .route("/v1/models/{*id}", get(openai::model))
+        .route("/v1/chat/completions", post(openai::chat_completions))
+        .route("/v1/session", post(session::create).with_state(Arc::clone(&gate)))
+        .route("/v1/shutdown", post(shut_down))
         .fallback(problem::route_not_found)
         .method_not_allowed_fallback(problem::method_not_allowed)
-        .with_state(Arc::clone(app))
-        .merge(session)
-        .layer(from_fn_with_state(gate, security::guard)))
-}
-
-/// `GET /health`: existing clients poll it and compare the body.
-async fn health() -> &'static str {
-    "ok"
+        // Last, so that it stands in front of everything above, fallbacks included.
+        .layer(from_fn_with_state(gate, security::guard))
+        .with_state(Arc::clone(app)))
 }
 
 /// `POST /v1/shutdown`
-async fn shutdown(State(app): State<AppState>) -> Json<serde_json::Value> {
+async fn shut_down(State(app): State<AppState>) -> Json<serde_json::Value> {
     tracing::info!("asked to shut down over HTTP");
     app.shutdown.cancel();
-    Json(serde_json::json!({ "status": "shutting_down" }))
+    Json(serde_json::json!({ "status": "stopping" }))
 }

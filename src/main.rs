@@ -13,9 +13,7 @@ fn main() -> ExitCode {
     };
     match runtime.block_on(cli.run()) {
         Ok(()) => ExitCode::SUCCESS,
-        Err(failure) => {
-            complain(&failure.message, failure.hint.as_deref(), failure.code.exit_status())
-        }
+        Err(failure) => complain(&failure.message, failure.hint.as_deref(), failure.code.exit_status()),
     }
 }
 

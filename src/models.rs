@@ -22,20 +22,23 @@ mod headers;
 mod hub_cache;
 mod id;
 mod import;
+mod listing;
 mod model;
 mod partial;
+mod plan;
 mod progress;
 mod scan;
 mod source;
 mod split;
 mod store;
+mod transfer;
 mod units;
 
 #[cfg(test)]
 mod testing;
 
 pub use catalog::Catalog;
-pub use download::{Downloaded, Plan, PlannedFile, Request};
 pub use id::ModelId;
 pub use model::{Model, Status};
+pub use plan::{Downloaded, Plan, PlannedFile, Request};
 pub use source::{RemoteFile, Source};

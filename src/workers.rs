@@ -58,9 +58,9 @@ mod worker;
 mod tests;
 
 pub use devices::Device;
-pub use socket_owner::port_holder;
 pub use handle::{Endpoint, InFlight, Secret};
 pub use registry::Change;
+pub use socket_owner::port_holder;
 pub use start::StartRequest;
 pub use supervisor::{Stopped, Supervisor};
 pub use worker::{Status, Worker};

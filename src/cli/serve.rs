@@ -10,6 +10,7 @@ use crate::error::{Failure, Result};
 
 /// The settings that people change often; a file given with --config knows them all.
 #[derive(Clone, Debug, Default, clap::Args)]
+#[group(skip)]
 pub(super) struct Args {
     /// The port to serve on; 0 takes a free one [default: 7835]
     #[arg(long, env = "RBEE_HIVE_PORT")]
@@ -20,7 +21,7 @@ pub(super) struct Args {
     /// Where state, logs and imported models live [default: rbee-hive under the XDG data folder]
     #[arg(long, env = "RBEE_HIVE_DATA_DIR", value_name = "DIR")]
     pub(super) data_dir: Option<PathBuf>,
-    /// A folder to scan for GGUF files; may be repeated (in RBEE_HIVE_MODELS_DIR, separated as in PATH)
+    /// A folder to scan for GGUF files; may be repeated (or `RBEE_HIVE_MODELS_DIR`, separated as in PATH)
     #[arg(long, value_name = "DIR")]
     models_dir: Vec<PathBuf>,
     /// A name that this hive answers to; may be repeated, the first is reported [default: localhost]

@@ -11,6 +11,7 @@ use crate::spawn;
 /// Serves one GGUF model over HTTP on loopback. The secret that callers must send, if any, comes
 /// in `RBEE_WORKER_SECRET`, never on the command line.
 #[derive(Debug, clap::Args)]
+#[group(skip)]
 pub(super) struct Args {
     /// The GGUF file to serve
     #[arg(long, value_name = "FILE")]

@@ -2,7 +2,7 @@
 //!
 //! Invariants:
 //! - Requests start in the order they came, as soon as one of the slots is free; a running one
-//!   never waits for more than one step (a token, or [`PREFILL_CHUNK`] tokens of a prompt) of each
+//!   never waits for more than one step (a token, or `PREFILL_CHUNK` tokens of a prompt) of each
 //!   other.
 //! - Each request gets exactly one last event, [`Event::Finished`] or [`Event::Failed`], unless
 //!   its receiver is gone: that cancels it, at its next step.

@@ -3,7 +3,7 @@
 //! The template is part of the model's file (`tokenizer.chat_template`), written in Jinja for the
 //! environment that Hugging Face's `transformers` gives it, which is reproduced here: its
 //! variables, functions, white space rules and `tojson`. A template is a program by a stranger, so
-//! it gets neither files nor network, and a budget that ends it ([`fuel`]).
+//! it gets neither files nor network, and a budget that ends it (`fuel`).
 
 use minijinja::syntax::SyntaxConfig;
 use minijinja::value::{Kwargs, Serde};

@@ -18,7 +18,7 @@ const PIECE_BYTES: usize = 8 << 20;
 
 /// A matrix of weights, `outputs` x `inputs`. Quantised ones stay as the file has them. Half
 /// precision becomes F32, at twice the memory: without the F16C instructions at compile time,
-/// candle converts each half by hand in every product, some ten times slower.
+/// candle converts each half by hand in every product, which is far slower.
 #[derive(Clone, Debug)]
 pub(super) struct Matrix(QMatMul);
 

@@ -14,9 +14,9 @@ use tokio::sync::watch;
 use super::sse;
 use crate::app::AppState;
 use crate::events::HubReader;
+use crate::jobs::event::json;
 use crate::jobs::job::Summary;
 use crate::jobs::{Filter, Kind};
-use crate::jobs::event::json;
 use crate::models::Model;
 use crate::workers::Worker;
 use crate::workers::telemetry::Sample;
@@ -40,7 +40,8 @@ pub(super) async fn events(
     RawQuery(query): RawQuery,
     headers: HeaderMap,
 ) -> Response {
-    let after = query.as_deref().and_then(|query| query.split('&').find_map(|pair| pair.strip_prefix("after=")));
+    let after =
+        query.as_deref().and_then(|query| query.split('&').find_map(|pair| pair.strip_prefix("after=")));
     let last_event_id = headers.get("last-event-id").and_then(|id| id.to_str().ok()).or(after);
     let reader = Reader {
         hub: app.events.follow(last_event_id),

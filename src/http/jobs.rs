@@ -45,9 +45,7 @@ pub(super) async fn submit(State(app): State<AppState>, request: Request) -> Res
     )
         .into_response();
     if submitted.repeated {
-        response
-            .headers_mut()
-            .insert("idempotency-replayed", HeaderValue::from_static("true"));
+        response.headers_mut().insert("idempotency-replayed", HeaderValue::from_static("true"));
     }
     Ok(response)
 }
@@ -74,9 +72,12 @@ pub(super) async fn list(
     })?;
     let limit = query.limit.unwrap_or(PAGE);
     if !(1..=MOST_PAGE).contains(&limit) {
-        return Err(Failure::new(Code::InvalidRequest, format!("limit={limit} is not within 1 and {MOST_PAGE}"))
-            .hint("follow next_cursor for more")
-            .into());
+        return Err(Failure::new(
+            Code::InvalidRequest,
+            format!("limit={limit} is not within 1 and {MOST_PAGE}"),
+        )
+        .hint("follow next_cursor for more")
+        .into());
     }
     let before = match &query.cursor {
         None => None,

@@ -2,8 +2,8 @@
 //!
 //! Engines have trusted such numbers with their memory (a negative `n_discard` overran llama.cpp's
 //! buffers, CVE-2026-21869). A number outside its range is refused rather than changed, so that
-//! what a client asked for is what it gets. Fields that are not listed, and values of other types
-//! than numbers in fields that take both (`logprobs`), are the engine's to judge.
+//! what a client asked for is what it gets. A string is never a number. Fields that are not listed,
+//! and values of the remaining types (`logprobs` may be `true`), are the engine's to judge.
 
 use serde_json::Number;
 use serde_json::value::RawValue;
@@ -47,7 +47,7 @@ const FIELDS: [(&str, Range); 34] = [
     ("dry_penalty_last_n", Whole(-1, TOKENS)),
     ("dry_allowed_length", Whole(0, TOKENS)),
     ("id_slot", Whole(-1, 65_535)),
-    ("truncate_prompt_tokens", Whole(0, TOKENS)),
+    ("truncate_prompt_tokens", Whole(-1, TOKENS)),
     ("t_max_predict_ms", Whole(-1, 86_400_000)),
     ("dimensions", Whole(1, 1 << 20)),
     ("seed", Whole(i64::MIN, i64::MAX)),

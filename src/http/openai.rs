@@ -23,13 +23,15 @@ use serde::Serialize;
 use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
 use serde_json::value::RawValue;
 
-pub(crate) use relay::{Upstream, relay};
-pub(crate) use routes::{chat, get, list};
+pub(crate) use routes::{chat_completions, model, models};
+
+use relay::relay;
 
 use super::body::json_bytes;
 use super::numbers;
 use super::problem::Problem;
 use crate::error::{Code, Failure};
+use crate::models::{Model, Status};
 
 /// The largest request, in bytes.
 const BODY_LIMIT: usize = 4 << 20;
@@ -64,9 +66,9 @@ fn at_field(field: &'static str, failure: Failure) -> GatewayProblem {
 
 /// A request for a completion, a chat completion or embeddings.
 #[derive(Debug)]
-pub(crate) struct Completion {
+struct Completion {
     /// The model that it names.
-    pub(crate) model: String,
+    model: String,
     body: Bytes,
 }
 
@@ -76,7 +78,7 @@ impl Completion {
     /// # Errors
     /// As [`json_bytes`]; [`Code::InvalidField`] where the body is not an object, names a field
     /// twice, has no string `model`, or a number outside its range (see [`numbers`]).
-    pub(crate) async fn read(request: Request, patience: Duration) -> Result<Self, GatewayProblem> {
+    async fn read(request: Request, patience: Duration) -> Result<Self, GatewayProblem> {
         let body = json_bytes(request, BODY_LIMIT, patience).await?;
         let Fields(fields) = serde_json::from_slice(&body).map_err(|error| {
             Failure::new(Code::InvalidField, format!("the body is not a request object: {error}"))
@@ -132,7 +134,7 @@ impl<'de> Deserialize<'de> for Fields<'de> {
 
 /// The refusal for a model that exists and that no worker serves. `loaded` are the models that
 /// workers serve now.
-pub(crate) fn not_loaded(id: &str, loaded: &[String]) -> Failure {
+fn not_loaded(id: &str, loaded: &[String]) -> Failure {
     let load = serde_json::json!({"ModelLoad": {"id": id}});
     let others = match loaded {
         [] => "no model is loaded".to_owned(),
@@ -152,30 +154,27 @@ pub(crate) struct Card {
     created: i64,
     owned_by: &'static str,
     name: String,
+    /// Whether a worker serves it.
     loaded: bool,
+    /// Whether it can be loaded at all.
+    status: Status,
     size_bytes: u64,
     #[serde(skip_serializing_if = "Option::is_none")]
     context_length: Option<u64>,
 }
 
 impl Card {
-    /// The card of a model that was added at `added_at` (RFC 3339; the epoch where it is not).
-    pub(crate) fn new(
-        (id, name): (&str, &str),
-        added_at: &str,
-        loaded: bool,
-        size_bytes: u64,
-        context_length: Option<u64>,
-    ) -> Self {
+    fn of(model: &Model, loaded: bool) -> Self {
         Self {
-            id: id.to_owned(),
+            id: model.id.clone(),
             object: "model",
-            created: added_at.parse::<jiff::Timestamp>().map_or(0, jiff::Timestamp::as_second),
+            created: model.added_at.parse::<jiff::Timestamp>().map_or(0, jiff::Timestamp::as_second),
             owned_by: "rbee-hive",
-            name: name.to_owned(),
+            name: model.name.clone(),
             loaded,
-            size_bytes,
-            context_length,
+            status: model.status,
+            size_bytes: model.size_bytes,
+            context_length: model.context_length,
         }
     }
 }

@@ -14,6 +14,7 @@ use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, Uri};
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
 
+use super::openai;
 use crate::error::{Code, Failure};
 
 /// A refusal, ready to be answered.
@@ -149,7 +150,8 @@ fn defuse(text: &str) -> Cow<'_, str> {
 
 /// The answer to a path that no route has.
 pub(crate) async fn route_not_found(method: Method, uri: Uri) -> Problem {
-    Problem::from(
+    at(
+        uri.path(),
         Failure::new(Code::RouteNotFound, format!("no route {method} {}", shorten(uri.path())))
             .hint("GET /openapi.json lists every route; GET /v1/capabilities says what this hive has"),
     )
@@ -157,10 +159,17 @@ pub(crate) async fn route_not_found(method: Method, uri: Uri) -> Problem {
 
 /// The answer to a method that a route does not have. The router adds `Allow`.
 pub(crate) async fn method_not_allowed(method: Method, uri: Uri) -> Problem {
-    Problem::from(
+    at(
+        uri.path(),
         Failure::new(Code::MethodNotAllowed, format!("{} does not take {method}", shorten(uri.path())))
             .hint("the Allow header of this answer lists the methods it takes"),
     )
+}
+
+/// A refusal in the language of that path's clients.
+pub(crate) fn at(path: &str, failure: Failure) -> Problem {
+    let problem = Problem::from(failure);
+    if openai::is_route(path) { problem.openai() } else { problem }
 }
 
 /// As much of a path as helps to recognise it.

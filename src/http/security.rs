@@ -23,9 +23,8 @@ use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 
 use super::body;
-use super::openai;
 use super::origin::{Host, HostPort, Origin};
-use super::problem::Problem;
+use super::problem;
 use super::server::LocalAddr;
 use super::session::Sessions;
 use super::token::{self, SecretHash};
@@ -188,16 +187,14 @@ impl Gate {
 
 /// The middleware. The router's outermost layer, so that it also covers fallbacks.
 pub(crate) async fn guard(State(gate): State<Arc<Gate>>, request: Request, next: Next) -> Response {
-    let path = request.uri().path();
-    let on_gateway = openai::is_route(path);
+    let path = request.uri().path().to_owned();
     // The cookie travels to an allowed page's own requests on these routes only.
-    let credentials = path == "/v1/session" || is_event_stream(path);
+    let credentials = path == "/v1/session" || is_event_stream(&path);
     let mut caller = Caller::Own;
     let mut response = match gate.admit(&request, &mut caller) {
         Ok(None) => next.run(request).await,
         Ok(Some(answer)) => answer,
-        Err(failure) if on_gateway => Problem::from(failure).openai().into_response(),
-        Err(failure) => Problem::from(failure).into_response(),
+        Err(failure) => problem::at(&path, failure).into_response(),
     };
     gate.dress(&mut response, caller, credentials);
     response

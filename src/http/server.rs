@@ -24,7 +24,7 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_io_timeout::TimeoutStream;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -55,7 +55,7 @@ pub(crate) async fn serve(listener: TcpListener, app: Router, timers: Timers, sh
     let room = Arc::new(Semaphore::new(MOST_CONNECTIONS));
     loop {
         let next = async {
-            let permit = room.clone().acquire_owned().await.expect("the semaphore is never closed");
+            let permit = admit(&room).await;
             (accept(&listener).await, permit)
         };
         let ((stream, local), permit) = tokio::select! {
@@ -85,6 +85,14 @@ pub(crate) async fn serve(listener: TcpListener, app: Router, timers: Timers, sh
         closing.cancel();
         connections.wait().await;
     }
+}
+
+/// Room for one more connection, as soon as there is some.
+async fn admit(room: &Arc<Semaphore>) -> OwnedSemaphorePermit {
+    if room.available_permits() == 0 {
+        tracing::warn!(limit = MOST_CONNECTIONS, "no room for further connections; they wait");
+    }
+    room.clone().acquire_owned().await.expect("the semaphore is never closed")
 }
 
 /// The next connection. Never fails: what concerns one connection is skipped, and a system without

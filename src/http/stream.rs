@@ -101,11 +101,10 @@ fn start(log: &Log, resume: Option<u64>) -> Result<Start, Failure> {
         Some(_) if after == last => Ok(Start::NothingLeft),
         // Events that a crash lost were read before it: the reader is owed the end.
         Some(_) if after > last => Ok(Start::After(last - 1)),
-        None if after > last => Err(Failure::new(
-            Code::InvalidRequest,
-            format!("event {after} is beyond the job's last, {last}"),
-        )
-        .hint("resume after an event that this job's stream has given out")),
+        None if after > last => {
+            Err(Failure::new(Code::InvalidRequest, format!("event {after} is beyond the job's last, {last}"))
+                .hint("resume after an event that this job's stream has given out"))
+        }
         _ => Ok(Start::After(after)),
     }
 }

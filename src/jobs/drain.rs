@@ -55,8 +55,7 @@ impl Drain {
         mut entries: mpsc::UnboundedReceiver<Entry>,
         mut end: oneshot::Receiver<Terminal>,
     ) {
-        let mut written =
-            Written { seq: 0, at: Instant(0), result: None, told_progress_at: Instant(0) };
+        let mut written = Written { seq: 0, at: Instant(0), result: None, told_progress_at: Instant(0) };
         let mut batch = Vec::with_capacity(16);
         self.tell_hub("start", None);
         let terminal = loop {
@@ -130,8 +129,7 @@ impl Drain {
         self.tell_hub("end", None);
         if self.journal.take().is_some()
             && self.log.is_elided()
-            && let Err(failure) =
-                self.journals.rewrite(self.job.header(), self.job.started_at(), &self.log)
+            && let Err(failure) = self.journals.rewrite(self.job.header(), self.job.started_at(), &self.log)
         {
             tracing::warn!(job_id = %self.job.id(), error = %failure, "the journal keeps what the log gave up");
         }

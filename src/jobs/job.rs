@@ -352,10 +352,7 @@ impl Job {
     }
 
     /// The log, read back by `load` where it is in its journal alone.
-    pub(super) async fn log(
-        &self,
-        load: impl AsyncFnOnce(&Header) -> Result<Arc<Log>>,
-    ) -> Result<Arc<Log>> {
+    pub(super) async fn log(&self, load: impl AsyncFnOnce(&Header) -> Result<Arc<Log>>) -> Result<Arc<Log>> {
         if let Some(log) = self.resident_log() {
             return Ok(log);
         }

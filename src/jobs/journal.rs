@@ -76,12 +76,11 @@ impl Journals {
     pub(super) fn create(&self, header: &Header) -> Result<Journal> {
         let path = self.path(&header.id);
         let first = json(&FirstLine { job: header.clone(), started_at: None, elided: None });
-        let written = OpenOptions::new().create_new(true).append(true).mode(0o600).open(&path).and_then(
-            |mut file| {
+        let written =
+            OpenOptions::new().create_new(true).append(true).mode(0o600).open(&path).and_then(|mut file| {
                 file.write_all(format!("{first}\n").as_bytes())?;
                 Ok(file)
-            },
-        );
+            });
         match written {
             Ok(file) => Ok(Journal { path, file, header: header.clone() }),
             Err(error) => {
@@ -96,9 +95,7 @@ impl Journals {
         let entries = std::fs::read_dir(&self.dir)
             .map_err(|error| Failure::io("read the folder", &self.dir, &error))?;
         let mut ids: Vec<_> = entries
-            .filter_map(|entry| {
-                JobId::parse(entry.ok()?.file_name().to_str()?.strip_suffix(SUFFIX)?)
-            })
+            .filter_map(|entry| JobId::parse(entry.ok()?.file_name().to_str()?.strip_suffix(SUFFIX)?))
             .collect();
         ids.sort_unstable();
         Ok(ids)

@@ -180,7 +180,11 @@ impl Registry {
         };
         spawn::detached(drain.run(receiver, ended));
         let context = NarrationContext::new(job.id().to_string(), row.wire_name, entries);
-        self.start(Work { app: Arc::clone(app), job: Arc::clone(&job), row, call, hive_id, claim }, context, end);
+        self.start(
+            Work { app: Arc::clone(app), job: Arc::clone(&job), row, call, hive_id, claim },
+            context,
+            end,
+        );
         Ok(Submitted { job, repeated: false })
     }
 
@@ -202,9 +206,8 @@ impl Registry {
     /// [`Code::JobNotFound`]
     pub fn get(&self, id: &str) -> Result<Arc<Job>> {
         JobId::parse(id).and_then(|id| self.book.lock().jobs.get(&id).cloned()).ok_or_else(|| {
-            Failure::new(Code::JobNotFound, format!("no job has the id '{}'", crate::text::excerpt(id))).hint(
-                "GET /v1/jobs lists the jobs that are kept; reads are kept for minutes, acts for days",
-            )
+            Failure::new(Code::JobNotFound, format!("no job has the id '{}'", crate::text::excerpt(id)))
+                .hint("GET /v1/jobs lists the jobs that are kept; reads are kept for minutes, acts for days")
         })
     }
 
@@ -229,10 +232,11 @@ impl Registry {
     /// # Errors
     /// [`Code::JobEnded`] where it had ended, or came to its end by itself before it noticed.
     pub async fn cancel(&self, job: &Job) -> Result<()> {
+        let had_ended = job.state().is_ended();
         job.stop(StopReason::Cancel);
         job.ended().await;
         match job.state() {
-            State::Cancelled if job.stop_reason() == Some(StopReason::Cancel) => Ok(()),
+            State::Cancelled if !had_ended => Ok(()),
             state => Err(Failure::new(
                 Code::JobEnded,
                 format!("the job had ended before it could be cancelled: it {}", past_tense(state)),
@@ -251,8 +255,14 @@ impl Registry {
                 && filter.kind.is_none_or(|kind| job.header().kind == kind)
                 && filter.operation.as_ref().is_none_or(|operation| job.header().operation == *operation)
         };
-        let mut jobs: Vec<_> =
-            book.jobs.values().rev().filter(wanted).take(limit.saturating_add(1)).map(|job| job.summary()).collect();
+        let mut jobs: Vec<_> = book
+            .jobs
+            .values()
+            .rev()
+            .filter(wanted)
+            .take(limit.saturating_add(1))
+            .map(|job| job.summary())
+            .collect();
         let more = jobs.len() > limit;
         jobs.truncate(limit);
         let next_cursor = jobs.last().filter(|_| more).map(|job| job.job_id.clone());
@@ -282,7 +292,8 @@ impl Registry {
         let now = Instant::now();
         let before = self.pruned_at.load(Ordering::Relaxed);
         let due = now.since_ms(Instant(before)) >= 1000;
-        if due && self.pruned_at.compare_exchange(before, now.0, Ordering::Relaxed, Ordering::Relaxed).is_ok() {
+        if due && self.pruned_at.compare_exchange(before, now.0, Ordering::Relaxed, Ordering::Relaxed).is_ok()
+        {
             self.prune();
         }
     }
@@ -367,4 +378,3 @@ const fn past_tense(state: State) -> &'static str {
         State::Queued | State::Running => "is still under way",
     }
 }
-

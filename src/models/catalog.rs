@@ -1,22 +1,16 @@
-//! The catalog: which models this machine has.
+//! The catalog: which models this machine has, and the one that a caller means.
 //!
-//! Three places are looked at: the store, the Hugging Face cache and the user's own folders. A file
-//! that is reached twice is listed once, in that order of precedence. A place that cannot be read,
-//! or a file that is damaged, never makes a listing fail.
+//! It keeps nothing but what makes looking at the disk again cheap.
 
-use std::collections::{HashMap, HashSet};
-use std::fs;
-use std::os::unix::fs::MetadataExt;
+use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Weak};
 
 use parking_lot::Mutex;
 
-use super::headers::{Headers, Summary};
-use super::hub_cache::{self, HubFile};
-use super::scan::{self, Found, Links, Place};
-use super::store::{Partial, Store};
-use super::{Model, Status, id, split, units};
+use super::headers::Headers;
+use super::store::Store;
+use super::{Model, hub_cache};
 use crate::config::{Config, Downloads, Timers};
 use crate::error::{Code, Failure, Result};
 use crate::spawn;
@@ -35,20 +29,13 @@ pub(super) struct Inner {
     pub(super) store: Store,
     /// The user's own folders.
     pub(super) folders: Vec<PathBuf>,
-    hub_cache: Option<PathBuf>,
-    headers: Headers,
+    pub(super) hub_cache: Option<PathBuf>,
+    pub(super) headers: Headers,
     /// Whether only this machine can reach the hive: then its callers may name any file.
     pub(super) is_local: bool,
     pub(super) downloads: Downloads,
     pub(super) timers: Timers,
     turns: Turns,
-}
-
-/// A model, and the files that it was made of.
-#[derive(Debug)]
-pub(super) struct Listed {
-    pub(super) model: Model,
-    pub(super) found: Found,
 }
 
 impl Catalog {
@@ -154,7 +141,7 @@ pub(super) fn position(models: &[Model], wanted: &str) -> Result<usize> {
     }
 }
 
-fn not_found(wanted: &str, models: &[Model]) -> Failure {
+pub(super) fn not_found(wanted: &str, models: &[Model]) -> Failure {
     let nearest = Catalog::nearest(wanted, models);
     let message = match nearest[..] {
         [] => format!("there is no model '{wanted}'"),
@@ -169,178 +156,6 @@ fn not_found(wanted: &str, models: &[Model]) -> Failure {
         _ => "ModelList shows the models there are; ModelDownload brings another",
     };
     Failure::new(Code::ModelNotFound, message).hint(hint)
-}
-
-impl Inner {
-    /// Looks at every place. Blocks on the disk.
-    pub(super) fn scan(&self) -> Vec<Listed> {
-        let mut found = self.store.scan();
-        found.extend(self.hub_cache.iter().flat_map(|cache| hub_cache::scan(cache)));
-        for folder in &self.folders {
-            let groups = split::group(scan::gguf_files(folder, Links::Follow));
-            found.extend(groups.into_iter().map(|group| Found { group, place: Place::Folder }));
-        }
-
-        let mut met = HashSet::new();
-        let mut looked_at = HashSet::new();
-        let mut listed: Vec<Listed> = Vec::new();
-        for found in found {
-            // One file under two paths has one identity; a link that leads nowhere has none.
-            let is_new = fs::metadata(found.path()).map_or(true, |file| met.insert((file.dev(), file.ino())));
-            looked_at.extend(found.group.files.iter().cloned());
-            if is_new && let Some(model) = self.describe(&found) {
-                listed.push(Listed { model, found });
-            }
-        }
-        self.headers.retain(|path| looked_at.contains(path));
-        listed.extend(self.store.partials().into_iter().map(downloading));
-
-        listed.sort_by(|a, b| precedence(a).cmp(&precedence(b)));
-        let wishes = wishes(&listed);
-        let paths: Vec<_> = listed.iter().map(|listed| listed.model.path.clone()).collect();
-        let ids = id::assign(wishes.into_iter().zip(paths.iter().map(PathBuf::as_path)));
-        for (listed, id) in listed.iter_mut().zip(ids) {
-            listed.model.id = id;
-        }
-        listed.sort_by(|a, b| a.model.id.cmp(&b.model.id));
-        listed
-    }
-
-    /// What a listing says of these files, but for the id. `None` where they are no model.
-    fn describe(&self, found: &Found) -> Option<Model> {
-        let mut status = match &found.group.missing {
-            None => (Status::Available, None),
-            Some((name, 1)) => (Status::Incomplete, Some(format!("its part {name} is missing"))),
-            Some((name, count)) => {
-                (Status::Incomplete, Some(format!("{count} of its parts are missing, the first is {name}")))
-            }
-        };
-        let mut size_bytes = 0;
-        let mut parameters = None;
-        let mut first: Option<Arc<Summary>> = None;
-        for path in &found.group.files {
-            let problem = match fs::metadata(path) {
-                Err(_) => (Status::Incomplete, missing_target(path)),
-                Ok(metadata) => {
-                    size_bytes += metadata.len();
-                    match self.headers.summary(path, &metadata) {
-                        Ok(summary) if summary.is_accessory => return None,
-                        Ok(summary) => {
-                            *parameters.get_or_insert(0) += summary.parameter_count;
-                            first.get_or_insert(summary);
-                            continue;
-                        }
-                        Err(problem) if found.group.files.len() > 1 => {
-                            (Status::Corrupt, format!("{}: {problem}", split::name_of(path)))
-                        }
-                        Err(problem) => (Status::Corrupt, problem.to_string()),
-                    }
-                }
-            };
-            if status.1.is_none() {
-                status = (problem.0, Some(problem.1));
-            }
-        }
-        let record = self.store.record_of(found);
-        let (source, revision) = match (&found.place, &record) {
-            (_, Some(record)) => (record.source.clone(), record.revision.clone()),
-            (Place::Hub(hub), _) => (format!("hf:{}", hub.repo), Some(hub.revision.clone())),
-            _ => (format!("file:{}", found.path().display()), None),
-        };
-        let sha256 = match (&found.place, record) {
-            (_, Some(record)) => record.sha256,
-            (Place::Hub(_), None) if found.group.files.len() == 1 => hub_cache::sha256(found.path()),
-            _ => None,
-        };
-        let changed = fs::symlink_metadata(found.path()).and_then(|metadata| metadata.modified());
-        Some(Model {
-            id: String::new(),
-            name: id::sanitize(split::stem(&found.file_name())),
-            size_bytes,
-            path: found.path().to_owned(),
-            source,
-            revision,
-            format: "gguf".to_owned(),
-            architecture: first.as_ref().and_then(|summary| summary.architecture.clone()),
-            quantization: first.as_ref().and_then(|summary| summary.quantization.clone()),
-            parameter_count: parameters,
-            context_length: first.as_ref().and_then(|summary| summary.context_length),
-            loaded: false,
-            status: status.0,
-            added_at: units::instant(changed.unwrap_or(std::time::UNIX_EPOCH)),
-            sha256,
-            status_detail: status.1,
-        })
-    }
-}
-
-fn missing_target(path: &Path) -> String {
-    match fs::read_link(path) {
-        Ok(target) => format!("the file that it links to is gone: {}", target.display()),
-        Err(_) => "its file is gone".to_owned(),
-    }
-}
-
-/// A model that a job is fetching right now.
-fn downloading(partial: Partial) -> Listed {
-    let name = id::sanitize(split::stem(&split::name_of(&partial.target)));
-    let model = Model {
-        id: String::new(),
-        name,
-        size_bytes: partial.bytes,
-        path: partial.target.clone(),
-        source: partial.source,
-        revision: None,
-        format: "gguf".to_owned(),
-        architecture: None,
-        quantization: None,
-        parameter_count: None,
-        context_length: None,
-        loaded: false,
-        status: Status::Downloading,
-        added_at: units::instant(partial.changed),
-        sha256: None,
-        status_detail: Some(format!("{} are here so far", units::bytes(partial.bytes))),
-    };
-    let group = split::Group { files: vec![partial.target], missing: None };
-    Listed { model, found: Found { group, place: Place::Store } }
-}
-
-/// Who keeps an id that several would like: the store's own files, whatever else turns up, then the
-/// Hub's current revisions, then the first path.
-fn precedence(listed: &Listed) -> (u8, &Path) {
-    let rank = match &listed.found.place {
-        Place::Store => 0,
-        Place::Hub(hub) if hub.is_main => 1,
-        Place::Hub(_) | Place::Folder => 2,
-    };
-    (rank, &listed.model.path)
-}
-
-/// The id that each model would like to have.
-fn wishes(listed: &[Listed]) -> Vec<String> {
-    // Within a repository a tag stands for one file only: where two have it, neither uses it.
-    let mut files_of_tag: HashMap<(&str, String), HashSet<&str>> = HashMap::new();
-    let tag = |listed: &Listed, hub: &HubFile| {
-        hub_cache::quantization_tag(&hub.relative).or_else(|| listed.model.quantization.clone())
-    };
-    for listed in listed {
-        if let Place::Hub(hub) = &listed.found.place
-            && let Some(tag) = tag(listed, hub)
-        {
-            files_of_tag.entry((&hub.repo, tag)).or_default().insert(&hub.relative);
-        }
-    }
-    let wish = |listed: &Listed| match &listed.found.place {
-        Place::Store | Place::Folder => listed.model.name.clone(),
-        Place::Hub(hub) => match tag(listed, hub) {
-            Some(tag) if files_of_tag[&(hub.repo.as_str(), tag.clone())].len() == 1 => {
-                id::sanitize(&format!("{}:{tag}", hub.repo))
-            }
-            _ => id::sanitize(&format!("{}/{}", hub.repo, hub.relative)),
-        },
-    };
-    listed.iter().map(wish).collect()
 }
 
 /// Who may write which file of the store: jobs that want the same one wait for each other.

@@ -6,7 +6,8 @@
 
 use std::fs;
 
-use super::catalog::{Inner, Listed, position};
+use super::catalog::{Inner, not_found};
+use super::listing::Listed;
 use super::scan::Place;
 use super::store::remove_file;
 use super::{Catalog, Model, Status, hub_cache, units};
@@ -22,16 +23,22 @@ impl Catalog {
     /// [`Code::ModelInUse`] while it is being downloaded; [`Code::ModelNotFound`] where it is gone
     /// already; and whatever the file system says.
     pub async fn delete(&self, model: &Model, force: bool) -> Result<u64> {
-        let id = model.id.clone();
-        self.on_pool(move |inner| inner.delete(&id, force)).await?
+        let model = model.clone();
+        self.on_pool(move |inner| inner.delete(&model, force)).await?
     }
 }
 
 impl Inner {
-    fn delete(&self, id: &str, force: bool) -> Result<u64> {
+    fn delete(&self, model: &Model, force: bool) -> Result<u64> {
+        let id = &model.id;
         let mut listed = self.scan();
-        let models: Vec<_> = listed.iter().map(|listed| listed.model.clone()).collect();
-        let Listed { model, found } = listed.swap_remove(position(&models, id)?);
+        // An id may have passed to another file since the caller looked.
+        let is_meant = |listed: &Listed| listed.model.id == *id && listed.model.path == model.path;
+        let Some(index) = listed.iter().position(is_meant) else {
+            let models: Vec<_> = listed.into_iter().map(|listed| listed.model).collect();
+            return Err(not_found(id, &models));
+        };
+        let Listed { model, found } = listed.swap_remove(index);
         if model.status == Status::Downloading {
             return Err(Failure::new(Code::ModelInUse, format!("'{id}' is being downloaded"))
                 .hint("cancel the job that downloads it: that removes what is there"));

@@ -4,9 +4,10 @@
 //! free disk; and, unless it is a dry run, receive into a partial file, check length, hash and
 //! header, write the record, and only then give the file its name.
 
+use std::sync::Arc;
+
 use rustix::fs::statvfs;
-use serde::Serialize;
-use tokio::time::{Instant, MissedTickBehavior, interval};
+use tokio::sync::OwnedMutexGuard;
 use tokio_util::sync::CancellationToken;
 
 use super::fetch::{self, Answer, failed};
@@ -14,72 +15,13 @@ use super::guard::{Guard, Vetted, authority};
 use super::headers::sound_model;
 use super::import::{self, Present};
 use super::partial::{PartialFile, Written};
-use super::progress::{self, Meter};
+use super::plan::{Downloaded, MARGIN, Plan, Request};
 use super::store::{Record, RecordedFile};
+use super::transfer::Transfer;
 use super::{Catalog, Model, RemoteFile, Source, Status, units};
 use crate::error::{Code, Failure, Result};
 use crate::n;
 use crate::narration::waiting_for;
-
-/// Disk space that a download leaves free, in bytes: a full disk hurts more than a missing model.
-const MARGIN: u64 = 256 << 20;
-
-/// How a model is to be brought.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Request {
-    /// The revision of the source; sources without revisions have only `main`.
-    pub revision: String,
-    /// Whether to stop before the first byte, with a [`Plan`].
-    pub dry_run: bool,
-    /// Whether to fetch again what is there, and to replace what the hive itself put there.
-    pub force: bool,
-}
-
-impl Default for Request {
-    fn default() -> Self {
-        Self { revision: "main".to_owned(), dry_run: false, force: false }
-    }
-}
-
-/// What came of it. Serialises as what is in it.
-#[derive(Clone, Debug, PartialEq, Serialize)]
-#[serde(untagged)]
-pub enum Downloaded {
-    /// The model, which is here now.
-    Model(Box<Model>),
-    /// What would have been done.
-    Plan(Plan),
-}
-
-/// What a download would do.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct Plan {
-    /// The name that the model would have.
-    pub model: String,
-    /// As [`Model::source`].
-    pub source: String,
-    /// The files that it has.
-    pub files: Vec<PlannedFile>,
-    /// Size of all files in bytes, where the server says.
-    pub total_bytes: Option<u64>,
-    /// Bytes to be transferred: none for what is here already or only linked.
-    pub transfer_bytes: Option<u64>,
-    /// Free bytes on the store's disk.
-    pub free_bytes: u64,
-    /// Whether they are enough, with a margin.
-    pub fits: bool,
-    /// Whether the model is here already.
-    pub already_present: bool,
-}
-
-/// One file of a [`Plan`].
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct PlannedFile {
-    /// Its name in the store.
-    pub name: String,
-    /// Its size in bytes, where the server says.
-    pub size_bytes: Option<u64>,
-}
 
 impl Catalog {
     /// Brings the model that `source` names, or says what that would take. Jobs that want the same
@@ -103,18 +45,10 @@ impl Catalog {
             )
             .hint("leave the field out: only models of a hub have revisions"));
         }
-        let work = async {
-            match source {
-                Source::File(path) if request.dry_run => self.plan_import(path).await,
-                Source::File(path) => Ok(model(self.import(path, request.force).await?)),
-                Source::Remote(remote) => self.fetch(remote, request).await,
-            }
-        };
-        // Dropping the work closes its connection and removes its partial file.
-        tokio::select! {
-            biased;
-            () = stop.cancelled() => Err(Failure::new(Code::Cancelled, "the download was cancelled")),
-            result = work => result,
+        match source {
+            Source::File(path) if request.dry_run => self.plan_import(path).await,
+            Source::File(path) => Ok(model(self.import_unless(path, request.force, stop).await?)),
+            Source::Remote(remote) => self.fetch(remote, request, stop).await,
         }
     }
 
@@ -123,33 +57,17 @@ impl Catalog {
         let free_bytes = self.free_bytes().await?;
         let record = import.record.clone();
         let already_present = self.on_pool(move |inner| inner.present(&record)).await? == Present::Same;
-        let planned =
-            |file: &RecordedFile| PlannedFile { name: file.name.clone(), size_bytes: Some(file.size_bytes) };
-        let total = import.record.files.iter().map(|file| file.size_bytes).sum();
-        Ok(Downloaded::Plan(Plan {
-            model: super::split::stem(&import.record.files[0].name).to_owned(),
-            source: import.record.source.clone(),
-            files: import.record.files.iter().map(planned).collect(),
-            total_bytes: Some(total),
-            transfer_bytes: Some(0),
-            free_bytes,
-            fits: true,
-            already_present,
-        }))
+        Ok(Downloaded::Plan(Plan::link(&import.record, free_bytes, already_present)))
     }
 
-    async fn fetch(&self, remote: &RemoteFile, request: &Request) -> Result<Downloaded> {
+    async fn fetch(
+        &self,
+        remote: &RemoteFile,
+        request: &Request,
+        stop: &CancellationToken,
+    ) -> Result<Downloaded> {
         let name = &remote.file_name;
-        let turn = self.turn(name);
-        let _turn = match turn.try_lock() {
-            _ if request.dry_run => None,
-            Ok(turn) => Some(turn),
-            Err(_) => {
-                n!("model_download_joined", "Another job is bringing {name}: waiting for it");
-                let _waiting = waiting_for(format!("another job to bring {name}"));
-                Some(turn.lock().await)
-            }
-        };
+        let _turn = if request.dry_run { None } else { Some(self.take_turn(name, stop).await?) };
         if let Some(present) = self.already_present(remote, request).await? {
             n!("model_download_present", "{name} is here already ({})", units::bytes(present.size_bytes));
             return if request.dry_run {
@@ -162,9 +80,8 @@ impl Catalog {
         let guard = self.guard(remote);
         let answer = {
             let _waiting = waiting_for(format!("{} to answer", remote.url.host_str().unwrap_or_default()));
-            fetch::open(&remote.url, &guard, &self.0.timers)
-                .await
-                .map_err(|failure| failure.stage("preflight"))?
+            let answer = unless_cancelled(stop, fetch::open(&remote.url, &guard, &self.0.timers)).await?;
+            answer.map_err(|failure| failure.stage("preflight"))?
         };
         let plan = self.preflight(remote, &answer).await?;
         if request.dry_run {
@@ -185,7 +102,22 @@ impl Catalog {
             .stage("preflight")
             .hint("free some space on that disk, or start the hive with another --data-dir"));
         }
-        self.receive(remote, answer, plan.free_bytes).await.map(model)
+        self.receive(remote, answer, plan.free_bytes, stop).await.map(model)
+    }
+
+    /// Waits until no other job writes that file of the store.
+    pub(super) async fn take_turn(
+        &self,
+        name: &str,
+        stop: &CancellationToken,
+    ) -> Result<OwnedMutexGuard<()>> {
+        let turn = self.turn(name);
+        if let Ok(turn) = Arc::clone(&turn).try_lock_owned() {
+            return Ok(turn);
+        }
+        n!("model_download_joined", "Another job is bringing {name}: waiting for it");
+        let _waiting = waiting_for(format!("another job to bring {name}"));
+        unless_cancelled(stop, turn.lock_owned()).await
     }
 
     /// The model, if this very source was brought before and is sound.
@@ -198,7 +130,10 @@ impl Catalog {
             })
             .await?;
         match present {
-            Present::No => Ok(None),
+            Present::No => {
+                n!("model_download_present", "Nothing of {name} is here yet");
+                Ok(None)
+            }
             Present::Other { owned } if !(owned && request.force) => Err(import::exists(name, owned)),
             Present::Same if !request.force => {
                 let model = self.at(&self.0.store.path(name)).await?;
@@ -245,35 +180,41 @@ impl Catalog {
         let size = answer.length.map_or_else(|| "of unknown size".to_owned(), units::bytes);
         n!(
             "model_download_preflight",
-            "{} ({size}) from {}; the disk has {} free; nothing of it is here yet",
+            "{} ({size}) from {}; the disk has {} free",
             remote.file_name,
             answer.host,
             units::bytes(free_bytes)
         );
-        Ok(Plan {
-            fits: answer.length.unwrap_or(0).saturating_add(MARGIN) <= free_bytes,
-            transfer_bytes: answer.length,
-            ..plan(remote, answer.length, free_bytes)
-        })
+        Ok(Plan::remote(remote, answer.length, free_bytes))
     }
 
     async fn plan_nothing(&self, remote: &RemoteFile, present: &Model) -> Result<Downloaded> {
-        let plan = plan(remote, Some(present.size_bytes), self.free_bytes().await?);
-        Ok(Downloaded::Plan(Plan { transfer_bytes: Some(0), already_present: true, ..plan }))
+        let plan = Plan::remote(remote, Some(present.size_bytes), self.free_bytes().await?);
+        Ok(Downloaded::Plan(Plan { transfer_bytes: Some(0), fits: true, already_present: true, ..plan }))
     }
 
     /// Receives the body, and makes it a model of the store if it is sound.
-    async fn receive(&self, remote: &RemoteFile, mut answer: Answer, free_bytes: u64) -> Result<Model> {
+    ///
+    /// Cancelling ends the transfer. Once the whole file is here it is kept: what is left to do takes
+    /// a moment, and a model that a cancelled job put down would be a lie.
+    async fn receive(
+        &self,
+        remote: &RemoteFile,
+        mut answer: Answer,
+        free_bytes: u64,
+        stop: &CancellationToken,
+    ) -> Result<Model> {
         let target = self.0.store.path(&remote.file_name);
         let partial_path = self.0.store.partial_path(&remote.file_name);
         let partial = self.on_pool(move |_| PartialFile::create(&partial_path)).await??;
         let _active = self.0.store.activate(&target, &remote.shown());
 
-        let mut done = 0;
-        let received = self.transfer(&mut answer, &partial, &mut done, free_bytes).await;
+        let length = answer.length;
+        let mut transfer = Transfer::new(&mut answer, &self.0.timers, free_bytes);
+        let received = unless_cancelled(stop, transfer.run(&partial)).await.and_then(|received| received);
         let written = received.map_err(|mut failure| {
-            // A stream that stops says little by itself; how far it came says whether to try again.
-            failure.message += &format!(", after {}", came(done, answer.length));
+            // How far it came says whether to try again.
+            failure.message += &format!(", after {}", came(transfer.done, length));
             failure.stage("transfer")
         })?;
         verify(remote, &answer, &written)?;
@@ -295,84 +236,19 @@ impl Catalog {
         n!("model_download_done", "{} is here: {}", model.id, units::bytes(model.size_bytes));
         Ok(model)
     }
-
-    /// Moves the body to the disk, with progress.
-    async fn transfer(
-        &self,
-        answer: &mut Answer,
-        partial: &PartialFile,
-        done: &mut u64,
-        free_bytes: u64,
-    ) -> Result<Written> {
-        let timers = &self.0.timers;
-        let mut writer = partial.writer()?;
-        let mut magic = Vec::new();
-        let mut last_piece = Instant::now();
-        let mut meter = Meter::new(answer.length, last_piece);
-        let mut ticks = interval(timers.progress.max(std::time::Duration::from_millis(1)));
-        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        ticks.reset();
-        let mut has_warned = false;
-        loop {
-            let piece = tokio::select! {
-                biased;
-                _ = ticks.tick() => {
-                    let progress = meter.sample(*done, Instant::now());
-                    let sentence = progress::sentence(&progress);
-                    n!(progress: progress, "model_download_progress", "{sentence}");
-                    let silence = last_piece.elapsed();
-                    if !has_warned && silence > timers.stall / 3 {
-                        has_warned = true;
-                        n!(warn: "model_download_stalled", "{} has sent nothing for {}; giving up after {}",
-                           answer.host, units::duration(silence), units::duration(timers.stall));
-                    }
-                    continue;
-                }
-                piece = answer.chunk(last_piece) => piece?,
-            };
-            let Some(piece) = piece else { break };
-            // What is no GGUF file is not worth its transfer.
-            if magic.len() < GGUF.len() {
-                magic.extend(piece.iter().take(GGUF.len() - magic.len()));
-                if !GGUF.starts_with(&magic) {
-                    return Err(failed(format!("what {} sends is not a GGUF file", answer.host))
-                        .hint("check the URL in a browser: it must lead to the file itself"));
-                }
-            }
-            *done += piece.len() as u64;
-            if done.saturating_add(MARGIN) > free_bytes {
-                return Err(Failure::new(Code::DiskFull, "the file is larger than the free disk")
-                    .hint("free some space on that disk, then try again"));
-            }
-            writer.write(piece).await?;
-            last_piece = Instant::now();
-            has_warned = false;
-        }
-        let progress = meter.sample(*done, Instant::now());
-        let sentence = progress::sentence(&progress);
-        n!(progress: progress, "model_download_progress", "{sentence}");
-        writer.finish().await
-    }
 }
 
-const GGUF: &[u8] = b"GGUF";
+/// Does the work until it is done or `stop` is cancelled.
+async fn unless_cancelled<T>(stop: &CancellationToken, work: impl Future<Output = T>) -> Result<T> {
+    tokio::select! {
+        biased;
+        () = stop.cancelled() => Err(Failure::new(Code::Cancelled, "the download was cancelled")),
+        done = work => Ok(done),
+    }
+}
 
 fn model(model: Model) -> Downloaded {
     Downloaded::Model(Box::new(model))
-}
-
-fn plan(remote: &RemoteFile, size_bytes: Option<u64>, free_bytes: u64) -> Plan {
-    let name = remote.file_name.clone();
-    Plan {
-        model: super::split::stem(&name).to_owned(),
-        source: remote.shown(),
-        files: vec![PlannedFile { name, size_bytes }],
-        total_bytes: size_bytes,
-        transfer_bytes: size_bytes,
-        free_bytes,
-        fits: true,
-        already_present: false,
-    }
 }
 
 fn record(remote: &RemoteFile, size_bytes: u64, sha256: String) -> Record {

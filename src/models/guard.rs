@@ -60,13 +60,13 @@ impl Guard {
         let (host, port) =
             authority(url).ok_or_else(|| refused("a URL without a host".into(), "name a host"))?;
         let is_allowed = self.is_allowed(&host, port);
-        let may_be_local = self.named.as_ref().is_some_and(|named| *named == (host.clone(), port));
         let literal: Option<IpAddr> = host.parse().ok();
+        // By its own name: a name of somebody else's that leads to loopback is a trick.
+        let is_own = (host == "localhost" || literal.is_some_and(|ip| ip.is_loopback()))
+            && self.named.as_ref().is_some_and(|named| *named == (host.clone(), port));
         match url.scheme() {
             "https" => {}
-            "http" if is_allowed => {}
-            "http" if may_be_local && (host == "localhost" || literal.is_some_and(|ip| ip.is_loopback())) => {
-            }
+            "http" if is_allowed || is_own => {}
             "http" => {
                 return Err(refused(
                     format!("{host} would be asked over plain http"),
@@ -83,7 +83,7 @@ impl Guard {
         };
         let may_connect = |ip: IpAddr| {
             let ip = ip.to_canonical();
-            is_allowed || (may_be_local && ip.is_loopback()) || (url.scheme() == "https" && is_public(ip))
+            is_allowed || (is_own && ip.is_loopback()) || (url.scheme() == "https" && is_public(ip))
         };
         if let Some(bad) = addresses.iter().find(|address| !may_connect(address.ip())) {
             tracing::warn!(%host, address = %bad.ip(), "refused to connect to an address that is not public");

@@ -9,6 +9,8 @@ use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 
+use tokio_util::sync::CancellationToken;
+
 use super::catalog::Inner;
 use super::headers::sound_model;
 use super::split::{self, Part};
@@ -49,10 +51,19 @@ impl Catalog {
     /// for its contents; [`Code::ModelExists`] where the name is taken by another file, unless
     /// `force` and the hive put that there.
     pub async fn import(&self, path: &Path, force: bool) -> Result<Model> {
+        self.import_unless(path, force, &CancellationToken::new()).await
+    }
+
+    /// The same, unless `stop` is cancelled while another job holds the name.
+    pub(super) async fn import_unless(
+        &self,
+        path: &Path,
+        force: bool,
+        stop: &CancellationToken,
+    ) -> Result<Model> {
         let import = self.inspect(path).await?;
         let name = import.record.files[0].name.clone();
-        let turn = self.turn(&name);
-        let _turn = turn.lock().await;
+        let _turn = self.take_turn(&name, stop).await?;
         let path = self.on_pool(move |inner| inner.link(&import, force)).await??;
         self.at(&path).await
     }

@@ -173,7 +173,25 @@ fn percent_decoded(text: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
+
+    proptest! {
+        #[test]
+        fn any_text_is_a_source_or_a_typed_refusal(
+            text in "(https://|file:|file://|http://h/|hf:)?[a%./#?é\\-]{0,12}(.gguf)?.{0,8}"
+        ) {
+            match Source::parse(&text) {
+                Ok(Source::File(path)) => prop_assert!(path.is_absolute()),
+                Ok(Source::Remote(remote)) => prop_assert!(!remote.file_name.contains('/')),
+                Err(failure) => {
+                    prop_assert!(matches!(failure.code, Code::InvalidField | Code::SourceUnsupported));
+                    prop_assert!(failure.hint.is_some());
+                }
+            }
+        }
+    }
 
     fn remote_file(text: &str) -> RemoteFile {
         match Source::parse(text) {

@@ -47,7 +47,12 @@ impl Operation for WorkerProcessDelete {
     async fn run(self, cx: Cx) -> Result<Self::Output> {
         n!("worker_process_delete", "🛑 Stopping worker {} on hive '{}'", self.pid, cx.hive_id);
         let stopped = cx.app.workers.stop(self.pid, Duration::from_secs(self.grace_seconds.0)).await?;
-        n!("worker_process_delete", "Worker {} is gone; {} came free", self.pid, text::bytes(stopped.freed_bytes));
+        n!(
+            "worker_process_delete",
+            "Worker {} is gone; {} came free",
+            self.pid,
+            text::bytes(stopped.freed_bytes)
+        );
         Ok(stopped)
     }
 }

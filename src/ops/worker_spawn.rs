@@ -35,7 +35,13 @@ impl Operation for WorkerSpawn {
     type Output = Worker;
 
     async fn run(self, cx: Cx) -> Result<Self::Output> {
-        n!("worker_spawn", "🚀 Starting a {} worker for '{}' on hive '{}'", self.worker, self.model, cx.hive_id);
+        n!(
+            "worker_spawn",
+            "🚀 Starting a {} worker for '{}' on hive '{}'",
+            self.worker,
+            self.model,
+            cx.hive_id
+        );
         let model = cx.app.find_model(&self.model).await?;
         model.check_loadable()?;
         let request = StartRequest {

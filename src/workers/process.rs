@@ -56,6 +56,7 @@ impl Group {
             .id()
             .and_then(|id| Pid::from_raw(id.cast_signed()))
             .ok_or_else(|| io::Error::other("the new process has no id"))?;
+        offer_to_oom_killer(leader);
         Ok(Self { child, leader, ends_of_children, lifeline })
     }
 
@@ -106,6 +107,24 @@ impl Group {
         End { exit, proven: proven && exit.is_some() }
     }
 }
+
+/// Has the kernel, where memory runs out, kill workers rather than the daemon that would notice and
+/// tell. Raising the value needs no privilege (`proc_pid_oom_score_adj(5)`).
+#[cfg(target_os = "linux")]
+fn offer_to_oom_killer(leader: Pid) {
+    const OFFERED: i32 = 300;
+    let path = format!("/proc/{}/oom_score_adj", leader.as_raw_pid());
+    let offer = || {
+        let inherited = std::fs::read_to_string(&path)?.trim().parse().unwrap_or(0);
+        if inherited < OFFERED { std::fs::write(&path, OFFERED.to_string()) } else { Ok(()) }
+    };
+    if let Err(error) = offer() {
+        tracing::debug!(path, %error, "a worker could not be offered to the kernel's out-of-memory killer");
+    }
+}
+
+#[cfg(not(target_os = "linux"))]
+fn offer_to_oom_killer(_leader: Pid) {}
 
 /// Whether no process of the group runs any more.
 fn is_gone(group: Pid) -> bool {

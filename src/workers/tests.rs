@@ -197,6 +197,8 @@ async fn a_worker_becomes_ready_and_stops() {
     {
         let argv = std::fs::read(format!("/proc/{}/cmdline", worker.pid)).unwrap();
         assert!(!String::from_utf8_lossy(&argv).contains(secret.expose()));
+        let score = std::fs::read_to_string(format!("/proc/{}/oom_score_adj", worker.pid)).unwrap();
+        assert!(score.trim().parse::<i32>().unwrap() >= 300, "it goes before the daemon");
     }
     assert!(hive.workers.serves("healthy") && hive.workers.ready("healthy", Some(&Device::CPU)).is_some());
     hive.workers.refresh().await;

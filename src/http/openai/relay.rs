@@ -18,13 +18,13 @@ use crate::http::problem::openai_error;
 use crate::workers::{Endpoint, InFlight};
 
 /// A worker that serves the model.
-pub(crate) struct Upstream {
+pub(super) struct Upstream {
     /// Its process id.
-    pub(crate) pid: u32,
+    pub(super) pid: u32,
     /// Where it listens, such as `http://127.0.0.1:4242`.
-    pub(crate) url: String,
+    pub(super) url: String,
     /// What it asks for as bearer token.
-    pub(crate) secret: String,
+    pub(super) secret: String,
 }
 
 impl From<Endpoint> for (Upstream, InFlight) {
@@ -47,7 +47,7 @@ enum Kind {
 /// # Errors
 /// [`Code::WorkerUnreachable`] where no answer comes, [`Code::WorkerError`] where it is neither JSON
 /// nor an event stream.
-pub(crate) async fn relay<G: Send + Unpin + 'static>(
+pub(super) async fn relay<G: Send + Unpin + 'static>(
     client: &Client,
     upstream: Upstream,
     path: &str,

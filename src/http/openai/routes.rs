@@ -1,57 +1,85 @@
-//! The gateway's routes.
+//! The gateway's routes, and which worker a request goes to.
 
 use axum::Json;
 use axum::extract::{Path, Request, State};
 use axum::response::Response;
 
-use super::{Card, Cards, Completion, GatewayProblem, Upstream, not_loaded, relay};
-use crate::app::AppState;
-use crate::models::{Model, ModelId};
-use crate::workers::InFlight;
+use super::{Card, Cards, Completion, GatewayProblem, not_loaded, relay};
+use crate::app::{App, AppState};
+use crate::error::Result;
+use crate::models::{Catalog, Model};
+use crate::workers::{Endpoint, Supervisor};
 
 /// `GET /v1/models`
-pub(crate) async fn list(State(app): State<AppState>) -> Result<Json<Cards>, GatewayProblem> {
-    let models = app.list_models().await?;
-    Ok(Json(models.iter().map(card).collect::<Vec<_>>().into()))
+pub(crate) async fn models(State(app): State<AppState>) -> Result<Json<Cards>, GatewayProblem> {
+    let models = app.catalog.list().await?;
+    let cards: Vec<Card> = models.iter().map(|model| card(&app, model)).collect();
+    Ok(Json(Cards::from(cards)))
 }
 
-/// `GET /v1/models/{id}`; an id may have slashes in it.
-pub(crate) async fn get(
+/// `GET /v1/models/{*id}`: ids have slashes.
+pub(crate) async fn model(
     State(app): State<AppState>,
     Path(id): Path<String>,
 ) -> Result<Json<Card>, GatewayProblem> {
-    Ok(Json(card(&app.find_model(&id.parse::<ModelId>()?).await?)))
+    Ok(Json(card(&app, &app.catalog.find(&id).await?)))
 }
 
 /// `POST /v1/chat/completions`
-pub(crate) async fn chat(State(app): State<AppState>, request: Request) -> Result<Response, GatewayProblem> {
+pub(crate) async fn chat_completions(
+    State(app): State<AppState>,
+    request: Request,
+) -> Result<Response, GatewayProblem> {
     let completion = Completion::read(request, app.config.timers.request_head).await?;
-    let endpoint = match app.workers.endpoint(&completion.model) {
-        Some(endpoint) => endpoint,
-        // Not the id of a loaded model; perhaps its name, or a model that is not loaded.
-        None => {
-            let id = app.find_model(&completion.model.parse::<ModelId>()?).await?.id;
-            app.workers.endpoint(&id).ok_or_else(|| not_loaded(&id, &loaded(&app)))?
-        }
-    };
-    let (upstream, in_flight): (Upstream, InFlight) = endpoint.into();
-    Ok(relay(&app.worker_client, upstream, "/v1/chat/completions", completion, in_flight).await?)
+    let endpoint = endpoint(&app.catalog, &app.workers, &completion.model).await?;
+    let path = endpoint.chat_route.clone();
+    let (upstream, in_flight) = endpoint.into();
+    Ok(relay(&app.gateway, upstream, &path, completion, in_flight).await?)
 }
 
-/// The ids of the models that workers serve now.
-fn loaded(app: &AppState) -> Vec<String> {
-    let mut loaded: Vec<_> = app.workers.list().into_iter().filter(|worker| worker.status.serves()).map(|worker| worker.model).collect();
-    loaded.sort_unstable();
-    loaded.dedup();
-    loaded
+fn card(app: &App, model: &Model) -> Card {
+    Card::of(model, app.workers.serves(&model.id))
 }
 
-fn card(model: &Model) -> Card {
-    Card::new(
-        (&model.id, &model.name),
-        &model.added_at,
-        model.loaded,
-        model.size_bytes,
-        model.context_length,
-    )
+/// A worker that serves the model of that id or unique name. The disk is looked at only where no
+/// worker serves a model of exactly that id.
+async fn endpoint(catalog: &Catalog, workers: &Supervisor, wanted: &str) -> Result<Endpoint> {
+    if let Some(endpoint) = workers.endpoint(wanted) {
+        return Ok(endpoint);
+    }
+    let model = catalog.find(wanted).await?;
+    workers.endpoint(&model.id).ok_or_else(|| {
+        let serving = workers.list().into_iter().filter(|worker| worker.status.serves());
+        let mut loaded: Vec<String> = serving.map(|worker| worker.model).collect();
+        loaded.sort_unstable();
+        loaded.dedup();
+        not_loaded(&model.id, &loaded)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Config;
+    use crate::error::Code;
+
+    #[tokio::test]
+    async fn a_model_that_is_unknown_or_not_loaded_is_told_apart() {
+        let folder = tempfile::tempdir().unwrap();
+        let config = Config {
+            data_dir: folder.path().join("data"),
+            hub_cache: Some(std::path::PathBuf::new()),
+            models_dirs: vec![folder.path().to_owned()],
+            ..Config::default()
+        };
+        let (catalog, workers) = (Catalog::new(&config).unwrap(), Supervisor::new(&config).unwrap());
+        // Damaged, but in the catalog: what it holds does not matter here.
+        std::fs::write(folder.path().join("tiny.gguf"), b"GGUF").unwrap();
+
+        let unknown = endpoint(&catalog, &workers, "tinny").await.unwrap_err();
+        assert_eq!(unknown.code, Code::ModelNotFound);
+        let failure = endpoint(&catalog, &workers, "tiny").await.unwrap_err();
+        assert_eq!(failure.code, Code::ModelNotLoaded);
+        assert!(failure.hint.unwrap().contains(r#"{"ModelLoad":{"id":"tiny"}}; no model is loaded"#));
+    }
 }

@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 use tokio::sync::{Notify, mpsc};
 use tokio_stream::wrappers::UnboundedReceiverStream;
 
+use super::relay::Upstream;
 use super::*;
 use crate::config::Timers;
 use crate::http::client;
@@ -238,10 +239,13 @@ fn the_refusal_of_a_model_that_is_not_loaded_says_how_to_load_it() {
 
 #[test]
 fn cards_have_openais_form() {
-    let card = Card::new(("org/m:Q4", "m"), "1970-01-02T00:00:00.000Z", true, 12, None);
+    let model = json!({"id": "org/m:Q4", "name": "m", "size_bytes": 12, "path": "/m.gguf", "source": "hf:org/m",
+                       "format": "gguf", "status": "available", "added_at": "1970-01-02T00:00:00.000Z",
+                       "loaded": false});
+    let card = Card::of(&serde_json::from_value(model).unwrap(), true);
     assert_eq!(
         serde_json::to_value(Cards::from(vec![card])).unwrap(),
         json!({"object": "list", "data": [{"id": "org/m:Q4", "object": "model", "created": 86_400,
-               "owned_by": "rbee-hive", "name": "m", "loaded": true, "size_bytes": 12}]})
+               "owned_by": "rbee-hive", "name": "m", "loaded": true, "status": "available", "size_bytes": 12}]})
     );
 }

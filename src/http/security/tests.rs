@@ -5,8 +5,8 @@ use axum::routing::{get, post};
 
 use super::*;
 use crate::config::Timers;
+use crate::http::session;
 use crate::http::testing::{Served, status};
-use crate::http::{problem, session};
 
 const TOKEN: &str = "a-token-of-the-test";
 
@@ -132,6 +132,10 @@ async fn the_preflight_of_an_allowed_page_needs_no_token() {
     let answer = served.ask("GET /v1/jobs HTTP/1.1\nHost: @HERE\nOrigin: http://page.example\n", "").await;
     assert_refused(&answer, 401, "unauthorized");
     assert!(answer.contains("access-control-allow-origin: http://page.example"), "{answer}");
+    assert!(!answer.contains("access-control-allow-credentials"), "{answer}");
+    // The cookie may travel with the streams that it is for.
+    let answer = served.ask("GET /v1/events HTTP/1.1\nHost: @HERE\nOrigin: http://page.example\n", "").await;
+    assert!(answer.contains("access-control-allow-credentials: true"), "{answer}");
     served.stop().await;
 }
 

@@ -1,10 +1,13 @@
 //! The catalog over real folders.
 
+use std::fs;
 use std::os::unix::fs::symlink;
 
+use super::super::Status;
 use super::super::gguf::Value;
 use super::super::testing::{catalog, config, gguf, gguf_with, put};
 use super::*;
+use crate::narration::{Entry, Level, NarrationContext, with_narration_context};
 
 fn ids(models: &[Model]) -> Vec<&str> {
     models.iter().map(|model| model.id.as_str()).collect()
@@ -250,4 +253,20 @@ async fn beyond_loopback_only_the_model_folders_are_readable() {
         let failure = catalog.import(&path, false).await.unwrap_err();
         assert_eq!(failure.code, Code::SourceRefused, "{failure}");
     }
+}
+
+#[tokio::test]
+async fn a_folder_that_cannot_be_read_is_told_of_and_the_rest_is_listed() {
+    let root = tempfile::tempdir().unwrap();
+    put(&root.path().join("models/m.gguf"), &gguf("llama"));
+    let mut config = config(root.path());
+    config.models_dirs.insert(0, root.path().join("missing"));
+    let catalog = Catalog::new(&config).unwrap();
+    let (sender, mut entries) = tokio::sync::mpsc::unbounded_channel();
+    let context = NarrationContext::new("job-1".into(), "model_list", sender);
+    let list = with_narration_context(context, catalog.list()).await.unwrap();
+    assert_eq!(ids(&list), ["m"]);
+    let Some(Entry::Narration(narration)) = entries.recv().await else { panic!("nothing was narrated") };
+    assert_eq!(narration.level, Level::Warn);
+    assert!(narration.message.contains(&*config.models_dirs[0].to_string_lossy()), "{}", narration.message);
 }

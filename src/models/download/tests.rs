@@ -200,6 +200,8 @@ async fn every_bad_answer_is_a_typed_failure_and_leaves_nothing() {
                     &body[..50],
                 ));
             }
+            // The first bytes of a TLS handshake are no path.
+            path if !path.starts_with('/') => Vec::new(),
             "/silent.gguf" => return Reply::Hang(Vec::new()),
             "/loop.gguf" => return redirect("/loop.gguf"),
             "/nowhere.gguf" => answer("302 Found\r\nContent-Length: 0", b""),
@@ -244,6 +246,9 @@ async fn every_bad_answer_is_a_typed_failure_and_leaves_nothing() {
         assert!(!public.contains("private"), "another server's body is never shown: {public}");
         assert_store_is_empty(root.path());
     }
+    // This server speaks no TLS; and a machine without root certificates fails alike.
+    let failure = download(&config, &server.url("/x.gguf").replace("http:", "https:")).await.unwrap_err();
+    assert_eq!(failure.code, Code::DownloadFailed, "{failure:?}");
     let failure = download(&config, &server.url(&format!("/damaged.gguf#sha256={}", "0".repeat(64))))
         .await
         .unwrap_err();
@@ -323,4 +328,23 @@ async fn a_revision_of_a_url_is_an_invalid_field() {
     let source = Source::parse("https://h.example/m.gguf").unwrap();
     let failure = catalog.download(&source, &request, &CancellationToken::new()).await.unwrap_err();
     assert_eq!(failure.code, Code::InvalidField);
+}
+
+#[tokio::test]
+async fn a_download_whose_job_is_dropped_leaves_nothing() {
+    let root = tempfile::tempdir().unwrap();
+    let catalog = Catalog::new(&config(root.path())).unwrap();
+    let server = Server::start(|_| Reply::Hang(answer("200 OK\r\nContent-Length: 900", b"GGUF"))).await;
+    let source = Source::parse(&server.url("/m.gguf")).unwrap();
+    let job = spawn::detached({
+        let catalog = catalog.clone();
+        async move { catalog.download(&source, &Request::default(), &CancellationToken::new()).await }
+    });
+    while catalog.list().await.unwrap().is_empty() {
+        tokio::task::yield_now().await;
+    }
+    job.abort();
+    assert!(job.await.unwrap_err().is_cancelled());
+    assert_store_is_empty(root.path());
+    assert!(catalog.list().await.unwrap().is_empty());
 }

@@ -1,0 +1,107 @@
+//! The routes on a real socket, over a hive without models' workers.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use serde_json::Value;
+
+use super::testing::{Served, read_until, status};
+use super::*;
+use crate::app::App;
+use crate::config::{Config, Timers};
+
+/// A hive with one model that is not loaded.
+struct Hive {
+    served: Served,
+    app: AppState,
+    _folder: tempfile::TempDir,
+}
+
+impl Hive {
+    async fn start() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::write(folder.path().join("tiny.gguf"), b"GGUF").unwrap();
+        let timers = Timers { telemetry: Duration::from_millis(20), ..Timers::default() };
+        let config = Config {
+            data_dir: folder.path().join("data"),
+            hub_cache: Some(PathBuf::new()),
+            models_dirs: vec![folder.path().to_owned()],
+            timers: timers.clone(),
+            ..Config::default()
+        };
+        std::fs::create_dir_all(config.store_dir()).unwrap();
+        let app = App::open(config, "127.0.0.1:7835".parse().unwrap()).unwrap();
+        let served = Served::start(router(&app).unwrap(), timers).await;
+        Self { served, app, _folder: folder }
+    }
+
+    async fn get(&self, path: &str) -> (u16, Value) {
+        let answer = self.served.ask(&format!("GET {path} HTTP/1.1\nHost: @HERE\n"), "").await;
+        let body = answer.split_once("\r\n\r\n").unwrap().1;
+        (status(&answer), serde_json::from_str(body).unwrap_or_else(|_| Value::String(body.to_owned())))
+    }
+}
+
+#[tokio::test]
+async fn the_reads_answer_in_the_shapes_that_clients_know() {
+    let hive = Hive::start().await;
+    assert_eq!(hive.get("/health").await, (200, Value::String("ok".into())));
+    let (_, models) = hive.get("/v1/models").await;
+    assert_eq!((&models["object"], &models["data"][0]["id"]), (&"list".into(), &"tiny".into()));
+    assert_eq!(models["data"][0]["loaded"], false);
+    assert_eq!(hive.get("/v1/models/tiny").await.1["object"], "model");
+    for path in ["/v1/capabilities", "/capabilities?queen_url=http://evil.example"] {
+        let (status, capabilities) = hive.get(path).await;
+        assert_eq!((status, &capabilities["devices"][0]["device_type"]), (200, &"cpu".into()));
+    }
+    hive.served.stop().await;
+}
+
+#[tokio::test]
+async fn what_is_not_there_is_a_problem_with_a_code() {
+    let hive = Hive::start().await;
+    for (path, expected, code) in [
+        ("/v1/nothing", 404, "route_not_found"),
+        ("/v1/shutdown", 405, "method_not_allowed"),
+        ("/v1/models/other", 404, "model_not_found"),
+        ("/v1/workers/1/log", 404, "worker_not_found"),
+        ("/v1/workers/one/log", 400, "invalid_request"),
+    ] {
+        let (status, problem) = hive.get(path).await;
+        assert_eq!((status, problem["code"].as_str()), (expected, Some(code)), "{path}: {problem}");
+    }
+    let body = r#"{"model":"tiny","messages":[]}"#;
+    let head = format!(
+        "POST /v1/chat/completions HTTP/1.1\nHost: @HERE\nContent-Type: application/json\nContent-Length: {}\n",
+        body.len()
+    );
+    let answer = hive.served.ask(&head, body).await;
+    assert_eq!(status(&answer), 404, "{answer}");
+    assert!(
+        answer.contains(r#""error":{"message":"the model 'tiny' is not loaded: load it with POST"#),
+        "{answer}"
+    );
+    hive.served.stop().await;
+}
+
+#[tokio::test]
+async fn heartbeats_come_with_the_ticks_and_end_with_the_hive() {
+    let hive = Hive::start().await;
+    let mut reader = hive.served.send("GET /v1/heartbeats/stream HTTP/1.1\r\nHost: localhost\r\n\r\n").await;
+    for _ in 0..2 {
+        read_until(&mut reader, "event: heartbeat\ndata: {\"type\":\"telemetry\",\"hive_id\":\"localhost\"")
+            .await;
+    }
+    hive.app.quiet.cancel();
+    read_until(&mut reader, "0\r\n\r\n").await;
+    hive.served.stop().await;
+}
+
+#[tokio::test]
+async fn a_shutdown_is_asked_for_without_a_body() {
+    let hive = Hive::start().await;
+    let answer = hive.served.ask("POST /v1/shutdown HTTP/1.1\nHost: @HERE\n", "").await;
+    assert_eq!(status(&answer), 200, "{answer}");
+    assert!(hive.app.shutdown.is_cancelled());
+    hive.served.stop().await;
+}

@@ -1,0 +1,175 @@
+//! The daemon in the test's own process.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use rbee_hive::app::AppState;
+use rbee_hive::config::Config;
+use rbee_hive::daemon::Hive;
+use rbee_hive::narration;
+use reqwest::{Client, Response};
+use serde_json::{Value, json};
+use tempfile::TempDir;
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+
+use super::{executable, soon};
+
+/// A running hive. [`TestHive::stop`] it at the end of the test: that proves that no job and no
+/// child process is left, and that no narration missed its job.
+pub(crate) struct TestHive {
+    pub(crate) app: AppState,
+    pub(crate) client: Client,
+    pub(crate) url: String,
+    stop: CancellationToken,
+    running: Option<tokio::task::JoinHandle<()>>,
+    dir: TempDir,
+}
+
+/// Settings under which everything that can take its time is quick.
+pub(crate) fn quick(dir: &Path) -> Config {
+    let mut config = Config {
+        port: 0,
+        data_dir: dir.join("data"),
+        models_dirs: vec![dir.join("models")],
+        // None: the machine's own cache is nobody's business here.
+        hub_cache: Some(PathBuf::new()),
+        worker_program: Some(executable()),
+        ..Config::default()
+    };
+    config.timers.cancel_grace = Duration::from_millis(200);
+    config.timers.stop_grace = Duration::from_secs(5);
+    config.timers.progress = Duration::from_millis(20);
+    config.timers.telemetry = Duration::from_millis(100);
+    config.timers.drain = Duration::from_secs(1);
+    config
+}
+
+impl TestHive {
+    pub(crate) async fn start() -> Self {
+        Self::start_with(|_| {}).await
+    }
+
+    /// Starts with the quick settings, changed by `change`.
+    pub(crate) async fn start_with(change: impl FnOnce(&mut Config)) -> Self {
+        Self::start_in(tempfile::tempdir().expect("a temporary folder"), change).await
+    }
+
+    /// Starts on a folder that an earlier hive may have used.
+    pub(crate) async fn start_in(dir: TempDir, change: impl FnOnce(&mut Config)) -> Self {
+        let mut config = quick(dir.path());
+        std::fs::create_dir_all(&config.models_dirs[0]).expect("a folder for models");
+        change(&mut config);
+        let listener = TcpListener::bind((config.bind, 0)).await.expect("a free port");
+        let hive = Hive::open(listener, config).expect("a hive");
+        let (app, url, stop) = (hive.app().clone(), hive.url(), CancellationToken::new());
+        let stopped = stop.clone();
+        let running = rbee_hive::spawn::detached(async move {
+            hive.run(stopped.cancelled_owned()).await.expect("a clean run");
+        });
+        // One connection a request: what a test measures must not hang on a pool.
+        let client = Client::builder().pool_max_idle_per_host(0).no_proxy().build().expect("a client");
+        Self { app, client, url, stop, running: Some(running), dir }
+    }
+
+    pub(crate) fn models_dir(&self) -> PathBuf {
+        self.dir.path().join("models")
+    }
+
+    pub(crate) fn dir(&self) -> &Path {
+        self.dir.path()
+    }
+
+    pub(crate) async fn get(&self, path: &str) -> Response {
+        soon(path, self.client.get(format!("{}{path}", self.url)).send()).await.expect("an answer")
+    }
+
+    pub(crate) async fn delete(&self, path: &str) -> Response {
+        soon(path, self.client.delete(format!("{}{path}", self.url)).send()).await.expect("an answer")
+    }
+
+    pub(crate) async fn post(&self, path: &str, body: &Value) -> Response {
+        soon(path, self.client.post(format!("{}{path}", self.url)).json(body).send())
+            .await
+            .expect("an answer")
+    }
+
+    /// Submits an operation and gives the job's id.
+    pub(crate) async fn submit(&self, operation: &Value) -> String {
+        let response = self.post("/v1/jobs", operation).await;
+        let status = response.status();
+        let body: Value = response.json().await.expect("JSON");
+        assert_eq!(status, 201, "{operation} was refused: {body}");
+        body["job_id"].as_str().expect("a job_id").to_owned()
+    }
+
+    /// The whole plain stream of a job, to its end.
+    pub(crate) async fn stream(&self, job_id: &str) -> String {
+        let response = self.get(&format!("/v1/jobs/{job_id}/stream")).await;
+        assert_eq!(response.status(), 200);
+        soon("the end of a stream", response.text()).await.expect("a whole stream")
+    }
+
+    /// The whole typed stream of a job, to its end.
+    pub(crate) async fn typed_stream(&self, job_id: &str) -> String {
+        let response = self.get(&format!("/v1/jobs/{job_id}/stream?format=json")).await;
+        assert_eq!(response.status(), 200);
+        soon("the end of a stream", response.text()).await.expect("a whole stream")
+    }
+
+    /// Submits an operation and gives its plain stream.
+    pub(crate) async fn run(&self, operation: &Value) -> String {
+        let id = self.submit(operation).await;
+        self.stream(&id).await
+    }
+
+    /// Runs an operation that must succeed and gives its result.
+    pub(crate) async fn succeed(&self, operation: &Value) -> Value {
+        let stream = self.run(operation).await;
+        let lines = super::data_lines(&stream);
+        assert_eq!(lines.last().map(String::as_str), Some("[DONE]"), "{operation}:\n{stream}");
+        serde_json::from_str(&lines[lines.len() - 2]).expect("a result line before the end")
+    }
+
+    /// Runs an operation that must fail and gives its failure.
+    pub(crate) async fn fail(&self, operation: &Value) -> Value {
+        let id = self.submit(operation).await;
+        let stream = self.stream(&id).await;
+        let last = super::data_lines(&stream).pop().unwrap_or_default();
+        assert!(last.starts_with("[ERROR] "), "{operation}:\n{stream}");
+        self.job(&id).await["failure"].clone()
+    }
+
+    /// `GET /v1/jobs/{id}`
+    pub(crate) async fn job(&self, id: &str) -> Value {
+        self.get(&format!("/v1/jobs/{id}")).await.json().await.expect("JSON")
+    }
+
+    /// Loads a model and gives its worker.
+    pub(crate) async fn load(&self, id: &str) -> Value {
+        self.succeed(&json!({ "ModelLoad": { "id": id } })).await
+    }
+
+    /// Stops the hive and proves that nothing is left. Gives back the folder.
+    pub(crate) async fn stop(mut self) -> TempDir {
+        let pids: Vec<u32> = self.app.workers.list().iter().map(|worker| worker.pid).collect();
+        assert_eq!(narration::strays(), 0, "a narration was made outside its job");
+        self.stop.cancel();
+        let running = self.running.take().expect("it is stopped once");
+        soon("the hive to stop", running).await.expect("the hive did not panic");
+        assert!(self.app.jobs.running().is_empty(), "no job outlives the hive");
+        for pid in pids {
+            assert!(!super::process_exists(pid), "worker {pid} outlived the hive");
+        }
+        std::mem::replace(&mut self.dir, tempfile::tempdir().expect("a temporary folder"))
+    }
+}
+
+impl Drop for TestHive {
+    fn drop(&mut self) {
+        self.stop.cancel();
+        if self.running.is_some() && !std::thread::panicking() {
+            panic!("stop() the hive at the end of the test");
+        }
+    }
+}

@@ -1,0 +1,63 @@
+//! The house's test hive: the real daemon, in this process, on a free port and a folder of its own.
+
+mod hive;
+mod process;
+mod sse;
+
+pub(crate) use hive::{TestHive, quick};
+pub(crate) use process::Daemon;
+pub(crate) use sse::{Typed, data_lines, typed};
+
+use std::future::Future;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use rbee_hive::engine::sample_model::{SampleModel, SampleWeights};
+
+/// How long a test waits for something before it calls it hung. Generous: slow machines are not
+/// failures.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Waits for something that must come.
+pub(crate) async fn soon<F: Future>(what: &str, future: F) -> F::Output {
+    match tokio::time::timeout(PATIENCE, future).await {
+        Ok(output) => output,
+        Err(_) => panic!("waited {PATIENCE:?} in vain for {what}"),
+    }
+}
+
+/// Looks again and again until `look` finds something.
+pub(crate) async fn until<T, F: Future<Output = Option<T>>>(what: &str, mut look: impl FnMut() -> F) -> T {
+    soon(what, async {
+        loop {
+            if let Some(found) = look().await {
+                return found;
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    })
+    .await
+}
+
+/// Writes a small, complete model that really runs.
+pub(crate) fn write_model(dir: &Path, stem: &str) -> PathBuf {
+    let path = dir.join(format!("{stem}.gguf"));
+    let model = SampleModel {
+        name: stem.to_owned(),
+        weights: SampleWeights::Sentence("Hello from a small model.".to_owned()),
+        ..SampleModel::default()
+    };
+    model.write(&path).expect("a small model can be written");
+    path
+}
+
+/// The built executable.
+pub(crate) fn executable() -> PathBuf {
+    PathBuf::from(env!("CARGO_BIN_EXE_rbee-hive"))
+}
+
+/// Whether a process of that id exists (a zombie does).
+pub(crate) fn process_exists(pid: u32) -> bool {
+    let pid = rustix::process::Pid::from_raw(i32::try_from(pid).expect("a process id")).expect("not 0");
+    rustix::process::test_kill_process(pid).is_ok()
+}

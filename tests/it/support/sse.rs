@@ -1,0 +1,39 @@
+//! Reading streams as their clients do.
+
+use serde_json::Value;
+
+/// The texts of the `data:` lines of a plain stream. Every line must be one, or end an event.
+pub(crate) fn data_lines(stream: &str) -> Vec<String> {
+    assert!(stream.is_empty() || stream.ends_with("\n\n"), "the last event is whole: {stream:?}");
+    stream
+        .lines()
+        .filter(|line| !line.is_empty())
+        .map(|line| {
+            line.strip_prefix("data: ").unwrap_or_else(|| panic!("not a data line: {line:?}")).to_owned()
+        })
+        .collect()
+}
+
+/// One event of a typed stream.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Typed {
+    pub(crate) id: Option<u64>,
+    pub(crate) event: String,
+    pub(crate) data: Value,
+}
+
+/// The events of a typed stream, without its comments.
+pub(crate) fn typed(stream: &str) -> Vec<Typed> {
+    stream
+        .split("\n\n")
+        .filter(|block| !block.is_empty() && !block.starts_with(':'))
+        .map(|block| {
+            let field = |name: &str| block.lines().find_map(|line| line.strip_prefix(&format!("{name}: ")));
+            Typed {
+                id: field("id").map(|id| id.parse().expect("a number")),
+                event: field("event").expect("a named event").to_owned(),
+                data: serde_json::from_str(field("data").expect("data")).expect("JSON"),
+            }
+        })
+        .collect()
+}
