@@ -42,6 +42,18 @@ pub fn bytes(count: u64) -> String {
     format!("{value:.1} {}", UNITS[unit])
 }
 
+/// Lower-case hexadecimal digits.
+#[must_use]
+pub fn hex(bytes: &[u8]) -> String {
+    use std::fmt::Write;
+
+    bytes.iter().fold(String::with_capacity(bytes.len() * 2), |mut text, byte| {
+        // Writing to a string cannot fail.
+        let _ = write!(text, "{byte:02x}");
+        text
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -56,6 +68,11 @@ mod tests {
     fn the_nearest_name_comes_first() {
         assert_eq!(nearest("modellist", ["ModelGet", "ModelList", "HiveCheck"])[0], "ModelList");
         assert!(nearest("zzz", ["ModelGet"]).is_empty());
+    }
+
+    #[test]
+    fn hexadecimal_digits_are_lower_case() {
+        assert_eq!(hex(&[0, 255, 16]), "00ff10");
     }
 
     #[test]

@@ -2,9 +2,9 @@
 
 use std::time::{Duration, Instant};
 
-use super::usage::size;
 use crate::n;
 use crate::narration::Progress;
+use crate::text;
 
 /// The progress of one load.
 #[derive(Debug, Default)]
@@ -40,7 +40,7 @@ impl LoadProgress {
 
 fn message(pid: u32, progress: &Progress) -> String {
     let amount = |count| match progress.unit.as_str() {
-        "bytes" => size(count),
+        "bytes" => text::bytes(count),
         unit => format!("{count} {unit}"),
     };
     let done = amount(progress.done);

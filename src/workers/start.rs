@@ -21,6 +21,7 @@ use super::readiness::{ABANDON_GRACE, Starting};
 use super::supervisor::Shared;
 use super::worker::Worker;
 use crate::error::{Code, Failure, Result};
+use crate::time::in_words;
 use crate::{n, spawn};
 
 /// Variables of the daemon's that are no business of a worker's.
@@ -72,10 +73,10 @@ pub(super) async fn start(
     let handle = starting.release();
     n!(
         "worker_ready",
-        "Worker {} is ready on {} after {:.1} s",
+        "Worker {} is ready on {} after {}",
         handle.pid,
         handle.url().unwrap_or_default(),
-        handle.uptime().as_secs_f64()
+        in_words(handle.uptime())
     );
     Ok(handle.worker())
 }

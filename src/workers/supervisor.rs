@@ -18,12 +18,12 @@ use super::health::{Client, Health};
 use super::process::End;
 use super::registry::{Change, Registry};
 use super::start::{self, StartRequest};
-use super::usage::{Sampler, size};
+use super::usage::Sampler;
 use super::worker::Worker;
 use crate::config::{Config, Timers};
 use crate::error::{Failure, Result};
 use crate::narration::waiting_for;
-use crate::{n, spawn};
+use crate::{n, spawn, text};
 
 /// The workers of one hive. Cheap to clone; all clones are one.
 #[derive(Clone, Debug)]
@@ -170,7 +170,10 @@ impl Supervisor {
     /// [`Code`](crate::error::Code)`::EngineUnavailable`, `DeviceUnavailable`, `WorkerFailed`,
     /// `Timeout`, `Cancelled`, `ShuttingDown`, or whatever the worker itself reported.
     pub async fn start(&self, request: StartRequest, stop: &CancellationToken) -> Result<Worker> {
-        start::start(&self.0, request, stop).await
+        let worker = start::start(&self.0, request, stop).await?;
+        // Measured for the first time, so that the answer tells what it took.
+        self.refresh().await;
+        Ok(self.get(worker.pid).unwrap_or(worker))
     }
 
     /// Stops a worker: it takes no more requests, finishes those in flight, is asked to end and,
@@ -218,7 +221,7 @@ impl Supervisor {
         let stopped = stopped(worker, end);
         if end.proven {
             let how = end.exit.map_or_else(String::new, |exit| format!(" ({exit})"));
-            n!("worker_gone", "Worker {pid} is gone{how} and has freed {}", size(stopped.freed_bytes));
+            n!("worker_gone", "Worker {pid} is gone{how} and has freed {}", text::bytes(stopped.freed_bytes));
         } else {
             n!(warn: "worker_gone", "Processes of worker {pid} are still there 5 s after they were killed");
         }

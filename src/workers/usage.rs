@@ -132,21 +132,6 @@ pub(super) fn resident_bytes(group: u32) -> u64 {
     pids.iter().filter_map(|pid| Some(system.process(*pid)?.memory())).sum()
 }
 
-/// Bytes as people read them.
-pub(super) fn size(bytes: u64) -> String {
-    let units = ["KiB", "MiB", "GiB", "TiB"];
-    let mut amount = bytes as f64;
-    let mut unit = "bytes";
-    for larger in units {
-        if amount < 1024.0 {
-            break;
-        }
-        amount /= 1024.0;
-        unit = larger;
-    }
-    if unit == "bytes" { format!("{bytes} bytes") } else { format!("{amount:.1} {unit}") }
-}
-
 fn pids(group: u32) -> Vec<Pid> {
     members(group).into_iter().map(Pid::from_u32).collect()
 }
@@ -171,12 +156,6 @@ fn disk(path: &Path) -> (u64, u64) {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn sizes_read_well() {
-        let sizes = [0, 1023, 1536, 5 << 20, 3 << 39].map(size);
-        assert_eq!(sizes, ["0 bytes", "1023 bytes", "1.5 KiB", "5.0 MiB", "1.5 TiB"]);
-    }
 
     #[test]
     fn ones_own_group_and_machine_are_measured() {
