@@ -13,6 +13,7 @@ use crate::http::gateway_client;
 use crate::jobs::Registry;
 use crate::models::{Catalog, Model, ModelId};
 use crate::queen::Queen;
+use crate::turns::Turns;
 use crate::workers::Supervisor;
 use crate::workers::telemetry::Telemetry;
 
@@ -33,6 +34,8 @@ pub struct App {
     pub catalog: Catalog,
     /// The worker processes.
     pub workers: Supervisor,
+    /// Who loads which model: a second load of one waits for the first.
+    pub loading: Turns,
     /// What the machine and the workers use.
     pub telemetry: Telemetry,
     /// The client with which the gateway talks to workers.
@@ -73,6 +76,7 @@ impl App {
             telemetry: Telemetry::new(&config, workers.clone()),
             gateway: gateway_client(config.timers.connect)?,
             queen: Queen::of(&config, address, shutdown.clone())?,
+            loading: Turns::default(),
             workers,
             events,
             shutdown,

@@ -23,4 +23,5 @@ mod queen;
 pub mod spawn;
 pub mod text;
 pub mod time;
+pub mod turns;
 pub mod workers;

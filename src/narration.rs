@@ -10,6 +10,8 @@
 //! - Every narration also reaches `tracing`, under the target `rbee_hive::narration`.
 //! - The context is set in one place; nothing in here looks at which operation it belongs to.
 
+#[cfg(test)]
+mod escape;
 mod lines;
 
 use std::fmt;

@@ -8,7 +8,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::event::{Body, Event, Terminal};
 use super::job::{Job, Kind, Summary};
-use super::journal::{Journal, Journals};
+use super::journal::{Journal, Journals, QUEUED, STARTED};
 use super::log::Log;
 use crate::error::Failure;
 use crate::events::{Hub, Topic};
@@ -57,7 +57,6 @@ impl Drain {
     ) {
         let mut written = Written { seq: 0, at: Instant(0), result: None, told_progress_at: Instant(0) };
         let mut batch = Vec::with_capacity(16);
-        self.tell_hub("start", None);
         let terminal = loop {
             tokio::select! {
                 biased;
@@ -102,6 +101,13 @@ impl Drain {
             return;
         }
         self.write(&events);
+        for event in &events {
+            match action(event) {
+                Some(QUEUED) => self.tell_hub("queued", None),
+                Some(STARTED) => self.tell_hub("start", None),
+                _ => {}
+            }
+        }
         if let Some(event) = events.iter().rev().find(|event| is_progress(event))
             && event.at.since_ms(written.told_progress_at) >= self.progress_every_ms
         {
@@ -163,6 +169,13 @@ impl Written {
         // Threads race between reading the clock and sending; within a job time does not go back.
         self.at = self.at.max(at);
         Arc::new(Event { seq: self.seq, at: self.at, body })
+    }
+}
+
+fn action(event: &Event) -> Option<&str> {
+    match &event.body {
+        Body::Narration { action, .. } => Some(action),
+        _ => None,
     }
 }
 

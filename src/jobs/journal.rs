@@ -21,6 +21,9 @@ use crate::time::Instant;
 
 const SUFFIX: &str = ".jsonl";
 
+/// The action of the narration that says that a job must wait for its turn.
+pub(super) const QUEUED: &str = "job_queued";
+
 /// The action of the narration that marks a job's start.
 pub(super) const STARTED: &str = "job_started";
 

@@ -96,7 +96,11 @@ impl Registry {
             closed: AtomicBool::new(false),
             pruned_at: AtomicI64::new(0),
         };
-        for id in registry.journals.ids()? {
+        for (i, id) in registry.journals.ids()?.into_iter().enumerate() {
+            // Now and then, so that long logs are not all in memory at once.
+            if i % 64 == 63 {
+                registry.prune();
+            }
             match registry.journals.recall(&id) {
                 Ok(recalled) => registry.adopt(recalled),
                 Err(failure) => tracing::warn!(%id, error = %failure, "left a journal alone"),

@@ -8,11 +8,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::task::JoinError;
-use tokio::time::{sleep, sleep_until};
+use tokio::time::{sleep, sleep_until, timeout};
 
 use super::event::Terminal;
 use super::job::{Job, StopReason};
-use super::journal::STARTED;
+use super::journal::{QUEUED, STARTED};
 use super::limits::Claim;
 use crate::app::AppState;
 use crate::config::Timers;
@@ -22,6 +22,9 @@ use crate::narration;
 use crate::ops::{Call, Cx, Row};
 use crate::spawn;
 use crate::time::{Instant, in_words};
+
+/// How long dropping an operation may take: it is done at its next await, which must not be far.
+const DROP_PATIENCE: Duration = Duration::from_secs(1);
 
 /// What is to be run.
 pub(crate) struct Work {
@@ -49,7 +52,7 @@ async fn queue_then_run(work: Work) -> Terminal {
         Claim::Place(place) => Some(place),
         Claim::Wait(waiting) => {
             n!(
-                "job_queued",
+                QUEUED,
                 "Waiting for a free place: {} job(s) like this one may run at once, {} wait before it",
                 waiting.total,
                 waiting.ahead
@@ -107,9 +110,13 @@ async fn attend(
                 n!(warn: "job_abandoned",
                    "It did not stop within {}: dropped where it stood", in_words(timers.cancel_grace));
                 work.abort();
-                return match (&mut work).await {
-                    Err(error) if error.is_cancelled() => ended_by(job, row, None),
-                    done => concluded(job, row, done),
+                return match timeout(DROP_PATIENCE, &mut work).await {
+                    Ok(Err(error)) if error.is_cancelled() => ended_by(job, row, None),
+                    Ok(done) => concluded(job, row, done),
+                    Err(_) => {
+                        n!(warn: "job_abandoned", "It holds its thread and goes on unseen: this is a defect");
+                        ended_by(job, row, None)
+                    }
                 };
             }
         }

@@ -53,7 +53,10 @@ impl Operation for HiveCheck {
 
     async fn run(self, cx: Cx) -> Result<Self::Output> {
         n!("hive_check", "🩺 Checking hive '{}'", cx.hive_id);
-        let mut checks = vec![engine_and_probe(&cx).await, narration_path(&cx).await];
+        let engine = engine_and_probe(&cx).await;
+        // Where the child could not run, it is the engine's check that says so.
+        let probes = if engine.ok { &PROBES[..] } else { &PROBES[..2] };
+        let mut checks = vec![narration_path(&cx, probes).await, engine];
         checks.push(store(&cx).await);
         checks.push(catalog(&cx).await);
         checks.push(port(&cx).await);
@@ -114,8 +117,8 @@ async fn engine_and_probe(cx: &Cx) -> Check {
     Check::of("engine", found.await)
 }
 
-/// Narrates from a task and a thread, and waits until this job's log has all three probes.
-async fn narration_path(cx: &Cx) -> Check {
+/// Narrates from a task and a thread, and waits until this job's log has all the probes.
+async fn narration_path(cx: &Cx, probes: &[&'static str]) -> Check {
     let found = async {
         let task = spawn::task(async {
             n!(PROBES[0], "A task: this line came from a spawned task");
@@ -127,7 +130,7 @@ async fn narration_path(cx: &Cx) -> Check {
         }
         let job = cx.app.jobs.get(cx.job_id.as_str())?;
         let log = cx.app.jobs.log(&job).await?;
-        let mut missing: HashSet<_> = PROBES.into();
+        let mut missing: HashSet<_> = probes.iter().copied().collect();
         let mut cursor = log.follow(0);
         let arrived = async {
             while !missing.is_empty() {

@@ -3,9 +3,10 @@
 use serde::{Deserialize, Serialize};
 
 use super::{Cx, Operation};
-use crate::error::Result;
+use crate::error::{Code, Failure, Result};
 use crate::models::ModelId;
 use crate::n;
+use crate::narration::waiting_for;
 use crate::workers::{Device, StartRequest, Worker};
 
 /// Asks for a ready worker of a model: the one there is, or a new one.
@@ -31,6 +32,17 @@ impl Operation for ModelLoad {
     async fn run(self, cx: Cx) -> Result<Self::Output> {
         n!("model_load", "🚀 Loading model '{}' on hive '{}'", self.id, cx.hive_id);
         let model = cx.app.find_model(&self.id).await?;
+        let _turn = match cx.app.loading.try_take(&model.id) {
+            Some(turn) => turn,
+            None => {
+                n!("model_load", "Another job is loading '{}': waiting for it", model.id);
+                let _waiting = waiting_for(format!("another job that loads '{}'", model.id));
+                tokio::select! {
+                    () = cx.stop.cancelled() => return Err(Failure::new(Code::Cancelled, "stopped while waiting")),
+                    turn = cx.app.loading.take(&model.id) => turn,
+                }
+            }
+        };
         if let Some(worker) = cx.app.workers.ready(&model.id, Some(&self.device)) {
             n!("model_load", "'{}' is loaded already, by worker {}", model.id, worker.pid);
             return Ok(worker);

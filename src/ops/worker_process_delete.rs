@@ -21,7 +21,7 @@ pub(super) struct WorkerProcessDelete {
     grace_seconds: Grace,
 }
 
-/// 0 to 3600 seconds.
+/// 0 to 240 seconds: within the deadline of an act.
 #[derive(Clone, Copy, Debug, Deserialize, Serialize)]
 #[serde(try_from = "u64")]
 struct Grace(u64);
@@ -30,8 +30,8 @@ impl TryFrom<u64> for Grace {
     type Error = String;
 
     fn try_from(seconds: u64) -> Result<Self, Self::Error> {
-        if seconds > 3600 {
-            return Err(format!("{seconds} is more than 3600 seconds"));
+        if seconds > 240 {
+            return Err(format!("{seconds} is more than 240 seconds"));
         }
         Ok(Self(seconds))
     }

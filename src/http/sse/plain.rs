@@ -38,10 +38,7 @@ pub(super) fn event(out: &mut BytesMut, event: &Event) {
 
 /// What the log could not keep.
 pub(super) fn elision(out: &mut BytesMut, Elision { from, to, count }: &Elision) {
-    line(
-        out,
-        &format!("({count} earlier narrations, between the {from}th and the {to}th, are no longer kept)"),
-    );
+    line(out, &format!("({count} of the narrations {from} to {to} are no longer kept)"));
 }
 
 fn line(out: &mut BytesMut, text: &str) {
