@@ -148,6 +148,7 @@ impl Drain {
         {
             tracing::error!(job_id = %self.job.id(), error = %failure, "this job will not survive a restart");
             self.journal = None;
+            self.job.journal_failed();
         }
     }
 

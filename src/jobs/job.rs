@@ -1,5 +1,6 @@
 //! One job: what was asked, how it stands, and where its log is.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
 
 use parking_lot::Mutex;
@@ -149,6 +150,8 @@ pub struct Job {
     stop_reason: OnceLock<StopReason>,
     progress: watch::Sender<Standing>,
     log: Mutex<LogPlace>,
+    /// Whether the journal has everything, so that the log can be left to it.
+    is_journalled: AtomicBool,
 }
 
 #[derive(Clone, Debug)]
@@ -206,6 +209,7 @@ impl Job {
             stop_reason: OnceLock::new(),
             progress: watch::Sender::new(standing),
             log: Mutex::new(LogPlace::Resident(log)),
+            is_journalled: AtomicBool::new(true),
         }
     }
 
@@ -343,8 +347,16 @@ impl Job {
         }
     }
 
-    /// Leaves the log to its journal.
+    /// Notes that the journal lacks events.
+    pub(super) fn journal_failed(&self) {
+        self.is_journalled.store(false, Ordering::Release);
+    }
+
+    /// Leaves the log to its journal, if that has all of it.
     pub(super) fn leave_to_journal(&self) {
+        if !self.is_journalled.load(Ordering::Acquire) {
+            return;
+        }
         let mut place = self.log.lock();
         if let LogPlace::Resident(log) = &*place {
             *place = LogPlace::Journal(Arc::downgrade(log));

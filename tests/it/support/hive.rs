@@ -67,9 +67,7 @@ impl TestHive {
         let running = rbee_hive::spawn::detached(async move {
             hive.run(stopped.cancelled_owned()).await.expect("a clean run");
         });
-        // One connection a request: what a test measures must not hang on a pool.
-        let client = Client::builder().pool_max_idle_per_host(0).no_proxy().build().expect("a client");
-        Self { app, client, url, stop, running: Some(running), dir }
+        Self { app, client: super::client(), url, stop, running: Some(running), dir }
     }
 
     pub(crate) fn models_dir(&self) -> PathBuf {

@@ -51,6 +51,13 @@ pub(crate) fn write_model(dir: &Path, stem: &str) -> PathBuf {
     path
 }
 
+/// A client with a connection for each request: what a test measures must not hang on a pool.
+pub(crate) fn client() -> reqwest::Client {
+    // The first one counts; a hive in this process may have installed it already.
+    let _installed = rustls::crypto::ring::default_provider().install_default();
+    reqwest::Client::builder().pool_max_idle_per_host(0).no_proxy().build().expect("a client")
+}
+
 /// The built executable.
 pub(crate) fn executable() -> PathBuf {
     PathBuf::from(env!("CARGO_BIN_EXE_rbee-hive"))

@@ -17,7 +17,13 @@ pub(crate) struct Daemon {
 impl Daemon {
     /// Starts it on a free port with its data in `dir`/data, and waits for its ready line.
     pub(crate) async fn start(dir: &Path, more: &[&str]) -> Self {
-        let mut child = command(dir, more).spawn().expect("the daemon starts");
+        Self::start_with(dir, more, &[]).await
+    }
+
+    /// The same, with variables of its environment.
+    pub(crate) async fn start_with(dir: &Path, more: &[&str], environment: &[(&str, &str)]) -> Self {
+        let mut child =
+            command(dir, more).envs(environment.iter().copied()).spawn().expect("the daemon starts");
         let mut lines = BufReader::new(child.stdout.take().expect("a pipe")).lines();
         let ready_line =
             soon("the ready line", lines.next_line()).await.expect("a line").expect("the daemon is ready");

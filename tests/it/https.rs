@@ -1,0 +1,104 @@
+//! Downloads over HTTPS, from a server whose certificate the daemon is made to trust as a user
+//! would: through `SSL_CERT_FILE`.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
+use serde_json::{Value, json};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpListener;
+use tokio_rustls::TlsAcceptor;
+use tokio_rustls::rustls::ServerConfig;
+use tokio_rustls::rustls::crypto::ring;
+use tokio_rustls::rustls::pki_types::PrivateKeyDer;
+
+use crate::support::{Daemon, client, data_lines, soon, write_model};
+
+/// A server that answers every request with `body`, under a certificate for `localhost` of an
+/// authority whose certificate is written to `authority`. Gives its port.
+async fn serve_tls(body: Vec<u8>, authority: &Path) -> u16 {
+    let mut params = CertificateParams::default();
+    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    let issuer =
+        CertifiedIssuer::self_signed(params, KeyPair::generate().expect("a key")).expect("an authority");
+    std::fs::write(authority, issuer.pem()).expect("it is written");
+    let key = KeyPair::generate().expect("a key");
+    let params = CertificateParams::new(["localhost".to_owned()]).expect("a name");
+    let certificate = params.signed_by(&key, &issuer).expect("a certificate");
+    let provider = Arc::new(ring::default_provider());
+    let config = ServerConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .expect("protocol versions")
+        .with_no_client_auth()
+        .with_single_cert(vec![certificate.der().clone()], PrivateKeyDer::Pkcs8(key.serialize_der().into()))
+        .expect("a server's settings");
+    let acceptor = TlsAcceptor::from(Arc::new(config));
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+    let port = listener.local_addr().expect("an address").port();
+    rbee_hive::spawn::detached(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            let (acceptor, body) = (acceptor.clone(), body.clone());
+            rbee_hive::spawn::detached(async move {
+                // A client that does not trust the certificate hangs up here.
+                let Ok(mut stream) = acceptor.accept(stream).await else { return };
+                let mut request = Vec::new();
+                while !request.windows(4).any(|window| window == b"\r\n\r\n") {
+                    match stream.read_buf(&mut request).await {
+                        Ok(1..) => {}
+                        _ => return,
+                    }
+                }
+                let head =
+                    format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\nConnection: close\r\n\r\n", body.len());
+                let body = if request.starts_with(b"HEAD ") { &[][..] } else { &body[..] };
+                let _sent = stream.write_all(&[head.as_bytes(), body].concat()).await;
+                let _closed = stream.shutdown().await;
+            });
+        }
+    });
+    port
+}
+
+/// Submits a download to the daemon and gives the lines of its stream.
+async fn download(daemon: &Daemon, url: &str) -> Vec<String> {
+    let client = client();
+    let operation = json!({ "ModelDownload": { "model": url } });
+    let answer =
+        client.post(format!("{}/v1/jobs", daemon.url)).json(&operation).send().await.expect("an answer");
+    let answer: Value = answer.json().await.expect("JSON");
+    let stream = format!("{}{}", daemon.url, answer["sse_url"].as_str().expect("a job"));
+    let stream = client.get(stream).send().await.expect("a stream");
+    data_lines(&soon("the end of the download", stream.text()).await.expect("a whole stream"))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_model_comes_over_https_from_a_server_that_is_trusted_and_from_no_other() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let model = std::fs::read(write_model(dir.path(), "original")).expect("a model");
+    let authority = dir.path().join("authority.pem");
+    let port = serve_tls(model.clone(), &authority).await;
+    let url = format!("https://localhost:{port}/over-https.gguf");
+
+    let trusting = ("SSL_CERT_FILE", authority.to_str().expect("UTF-8"));
+    let daemon = Daemon::start_with(dir.path(), &[], &[trusting]).await;
+    let lines = download(&daemon, &url).await;
+    assert_eq!(lines.last().map(String::as_str), Some("[DONE]"), "{lines:#?}");
+    let result: Value = serde_json::from_str(&lines[lines.len() - 2]).expect("a result");
+    assert_eq!((&result["id"], &result["source"]), (&json!("over-https"), &json!(url)));
+    let path = result["path"].as_str().expect("a path");
+    assert_eq!(std::fs::read(path).expect("the file"), model);
+    daemon.signal(rustix::process::Signal::TERM);
+    assert!(daemon.ended().await.success());
+
+    // Another authority's server is not trusted.
+    let other = tempfile::tempdir().expect("a folder");
+    let stranger = serve_tls(model, &dir.path().join("stranger.pem")).await;
+    let daemon = Daemon::start_with(other.path(), &[], &[trusting]).await;
+    let lines = download(&daemon, &format!("https://localhost:{stranger}/x.gguf")).await;
+    let last = lines.last().expect("a terminal event");
+    assert!(last.starts_with("[ERROR] "), "{lines:#?}");
+    assert!(last.contains("certificate") || last.contains("localhost"), "{last}");
+    daemon.signal(rustix::process::Signal::TERM);
+    assert!(daemon.ended().await.success());
+}
