@@ -153,7 +153,7 @@ pub(crate) async fn route_not_found(method: Method, uri: Uri) -> Problem {
     at(
         uri.path(),
         Failure::new(Code::RouteNotFound, format!("no route {method} {}", shorten(uri.path())))
-            .hint("GET /openapi.json lists every route; GET /v1/capabilities says what this hive has"),
+            .hint("docs/EVENTS.md lists the routes; GET /v1/capabilities says what this hive has"),
     )
 }
 
