@@ -1,5 +1,6 @@
 //! The real hive, over real sockets, with real worker processes.
 
+mod documentation;
 mod https;
 mod operations;
 mod streams;

@@ -1,0 +1,36 @@
+# What the checks run, one recipe each: `just --list`.
+
+default: ci
+
+# Format the code
+fmt:
+    cargo fmt
+
+# Everything that clippy knows, as errors
+lint:
+    cargo fmt --check
+    cargo clippy --all-targets --locked -- -D warnings
+
+# The documentation, with broken links as errors
+doc:
+    RUSTDOCFLAGS="-D warnings" cargo doc --no-deps --locked
+
+# The tests, with small counts of seeds and kills
+test *args:
+    cargo test --locked {{args}}
+
+# Licences, bans, advisories and sources of dependencies
+deny:
+    cargo deny --locked check
+
+# The benchmarks
+bench *args:
+    cargo bench --locked {{args}}
+
+# The first build, with nothing but Rust and a C compiler
+bare-build:
+    .ci/bare-build
+
+# All checks, as they run elsewhere
+ci:
+    .ci/run

@@ -1,0 +1,206 @@
+//! The documents say what the code does: each list in them is compared with the list it is about.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::path::Path;
+
+use clap::CommandFactory;
+use rbee_hive::cli::Cli;
+use rbee_hive::config::Config;
+use rbee_hive::error::Code;
+use rbee_hive::ops::{self, REFUSED, TABLE};
+use serde_json::{Map, Value, json};
+
+fn document(path: &str) -> String {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(path);
+    std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
+}
+
+/// What stands beneath a heading, up to the next one of any level.
+fn section<'a>(document: &'a str, heading: &str) -> &'a str {
+    let (_, rest) =
+        document.split_once(&format!("\n{heading}\n")).unwrap_or_else(|| panic!("no heading '{heading}'"));
+    rest.split("\n#").next().unwrap()
+}
+
+/// The rows of a table whose first two cells are `setting` and its default, by section.
+fn settings(document: &str) -> BTreeMap<String, Vec<(String, String)>> {
+    let mut settings: BTreeMap<String, Vec<_>> = BTreeMap::new();
+    let mut place = String::new();
+    for line in document.lines() {
+        if let Some(heading) = line.strip_prefix("## ") {
+            place = heading.trim_matches(['`', '[', ']']).to_owned();
+        }
+        let mut cells = line.strip_prefix("| `").into_iter().flat_map(|line| line.split(" | "));
+        if let (Some(name), Some(default)) = (cells.next(), cells.next()) {
+            let row = (name.trim_end_matches('`').to_owned(), default.trim().to_owned());
+            settings.entry(place.clone()).or_default().push(row);
+        }
+    }
+    settings
+}
+
+/// The names of the settings that a table of the file may have, as its reader lists them.
+fn known(table: &str) -> Vec<String> {
+    let text = if table.is_empty() { "nonsense = 1".into() } else { format!("[{table}]\nnonsense = 1") };
+    let error = toml::from_str::<Config>(&text).expect_err("it is nonsense").to_string();
+    let (_, expected) = error.split_once("expected").expect("the reader says what it knows");
+    expected.split('`').skip(1).step_by(2).map(str::to_owned).collect()
+}
+
+#[test]
+fn every_setting_is_documented_with_its_default() {
+    let documented = settings(&document("docs/CONFIGURATION.md"));
+    let mut file = String::new();
+    for (table, place) in
+        [("", "The hive"), ("jobs", "jobs"), ("downloads", "downloads"), ("timers", "timers")]
+    {
+        let rows = &documented[place];
+        let mut names: Vec<_> = rows.iter().map(|(name, _)| name.clone()).collect();
+        let mut known: Vec<_> = known(table)
+            .into_iter()
+            .filter(|name| !["jobs", "downloads", "timers"].contains(&&**name))
+            .collect();
+        names.sort();
+        known.sort();
+        assert_eq!(names, known, "in the section '{place}'");
+        if !table.is_empty() {
+            writeln!(file, "[{table}]").unwrap();
+        }
+        for (name, default) in rows {
+            // Defaults in words are of settings that the file cannot express, or that depend on the
+            // machine.
+            if let Some(value) = default.strip_prefix('`').and_then(|default| default.strip_suffix('`')) {
+                writeln!(file, "{name} = {value}").unwrap();
+            }
+        }
+    }
+    let read: Config = toml::from_str(&file).unwrap_or_else(|error| panic!("{error}\n{file}"));
+    assert_eq!(format!("{read:#?}"), format!("{:#?}", Config::default()));
+}
+
+#[test]
+fn every_flag_and_variable_is_documented() {
+    let documented = document("docs/CONFIGURATION.md");
+    let command = Cli::command();
+    let worker = command.find_subcommand("worker").expect("there is one");
+    for argument in command.get_arguments().chain(worker.get_arguments()) {
+        let flag = argument.get_long().filter(|flag| !["help", "version"].contains(flag));
+        if let Some(flag) = flag {
+            assert!(documented.contains(&format!("`--{flag}`")), "--{flag}");
+        }
+        if let Some(variable) = argument.get_env() {
+            let variable = variable.to_string_lossy();
+            assert!(documented.contains(&format!("`{variable}`")), "{variable}");
+        }
+    }
+}
+
+/// A request with every field, from one with the least that its operation takes.
+fn whole_request(name: &str) -> Map<String, Value> {
+    let sample = |field: &str| if field == "pid" { json!(1) } else { json!("cpu") };
+    let mut fields = Map::new();
+    loop {
+        match ops::parse(json!({ name: &fields }).to_string().as_bytes()) {
+            Ok(submission) => return serde_json::from_str(submission.request.get()).unwrap(),
+            Err(failure) => {
+                let missing = failure.message.split("missing field `").nth(1);
+                let field = missing.and_then(|rest| rest.split('`').next());
+                let field = field.unwrap_or_else(|| panic!("{name}: {failure}"));
+                assert!(fields.insert(field.to_owned(), sample(field)).is_none(), "{name}: {failure}");
+            }
+        }
+    }
+}
+
+#[test]
+fn every_operation_is_documented_with_all_its_fields_and_defaults() {
+    let documented = document("docs/EVENTS.md");
+    for row in TABLE {
+        let section = section(&documented, &format!("### {}", row.name));
+        assert!(section.trim_start().starts_with(&format!("`{}` · ", row.wire_name)), "{}", row.name);
+        let kind = serde_json::to_value(row.kind).unwrap();
+        assert!(section.contains(&format!("· {} ·", kind.as_str().unwrap())), "{}", row.name);
+        let request = whole_request(row.name);
+        for (field, value) in
+            request.iter().filter(|(field, _)| !["operation", "hive_id"].contains(&&***field))
+        {
+            let line = section.lines().find(|line| line.starts_with(&format!("| `{field}` |")));
+            let line = line.unwrap_or_else(|| panic!("{}: field `{field}`", row.name));
+            let default = line.split('|').nth(3).unwrap_or_default().trim();
+            if !default.is_empty() {
+                // A device travels as text.
+                let value = value.to_string();
+                let fits =
+                    default == format!("`{value}`") || format!("\"{}\"", default.trim_matches('`')) == value;
+                assert!(fits, "{}: field `{field}`: {default} is {value}", row.name);
+            }
+        }
+    }
+    for refused in REFUSED {
+        let name =
+            if refused.is_family { format!("`{}…`", refused.name) } else { format!("`{}`", refused.name) };
+        assert!(section(&documented, "### What a hive refuses").contains(&name), "{name}");
+    }
+}
+
+#[test]
+fn every_error_code_is_documented_with_its_statuses() {
+    let documented = document("docs/EVENTS.md");
+    for code in Code::ALL {
+        let row = format!("| `{code}` | {} | {} |", code.http_status(), code.exit_status());
+        assert!(documented.contains(&row), "{row}");
+    }
+}
+
+#[test]
+fn every_route_is_documented() {
+    let documented = document("docs/EVENTS.md");
+    let routes = document("src/http.rs");
+    let routes: Vec<_> =
+        routes.split(".route(\"").skip(1).filter_map(|rest| rest.split('"').next()).collect();
+    assert!(routes.len() > 10, "the routes are in src/http.rs");
+    for route in routes {
+        assert!(documented.contains(&route.replace("{*", "{")), "{route}");
+    }
+}
+
+#[test]
+fn links_between_the_documents_lead_somewhere() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    for path in [
+        "README.md",
+        "CHANGELOG.md",
+        "CONTRIBUTING.md",
+        "SECURITY.md",
+        "docs/ARCHITECTURE.md",
+        "docs/EVENTS.md",
+        "docs/CONFIGURATION.md",
+    ] {
+        let text = document(path);
+        for link in text.split("](").skip(1).filter_map(|rest| rest.split(')').next()) {
+            if link.contains("://") {
+                continue;
+            }
+            let (file, anchor) = link.split_once('#').unwrap_or((link, ""));
+            let target =
+                if file.is_empty() { root.join(path) } else { root.join(path).parent().unwrap().join(file) };
+            assert!(target.exists(), "{path}: {link}");
+            if !anchor.is_empty() {
+                let text = std::fs::read_to_string(&target).unwrap();
+                let headings: Vec<_> =
+                    text.lines().filter(|line| line.starts_with('#')).map(anchor_of).collect();
+                assert!(headings.iter().any(|heading| heading == anchor), "{path}: {link}");
+            }
+        }
+    }
+}
+
+/// The anchor that GitHub gives a heading.
+fn anchor_of(heading: &str) -> String {
+    let text = heading.trim_start_matches('#').trim().to_lowercase();
+    text.chars()
+        .filter(|c| c.is_alphanumeric() || matches!(c, ' ' | '-' | '_'))
+        .map(|c| if c == ' ' { '-' } else { c })
+        .collect()
+}
