@@ -20,7 +20,7 @@ fn document(path: &str) -> String {
 fn section<'a>(document: &'a str, heading: &str) -> &'a str {
     let (_, rest) =
         document.split_once(&format!("\n{heading}\n")).unwrap_or_else(|| panic!("no heading '{heading}'"));
-    rest.split("\n#").next().unwrap()
+    rest.split_once("\n#").map_or(rest, |(section, _)| section)
 }
 
 /// The rows of a table whose first two cells are `setting` and its default, by section.
@@ -102,7 +102,7 @@ fn whole_request(name: &str) -> Map<String, Value> {
     let mut fields = Map::new();
     loop {
         match ops::parse(json!({ name: &fields }).to_string().as_bytes()) {
-            Ok(submission) => return serde_json::from_str(submission.request.get()).unwrap(),
+            Ok(submission) => return serde_json::from_str(submission.request.get()).expect("an object"),
             Err(failure) => {
                 let missing = failure.message.split("missing field `").nth(1);
                 let field = missing.and_then(|rest| rest.split('`').next());
