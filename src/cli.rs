@@ -63,18 +63,20 @@ fn log_to_stderr(default: &str) {
     }
 }
 
-/// Ready when the process is asked to stop: SIGINT or SIGTERM.
-async fn stop_signal() {
+/// Ready when the process is asked to stop: SIGINT or SIGTERM. They are caught from the call on, not
+/// from the first poll: whoever has read the ready line may stop the hive cleanly.
+fn stop_signal() -> impl Future<Output = ()> + Send {
     use tokio::signal::unix::{SignalKind, signal};
 
-    let (Ok(mut interrupt), Ok(mut terminate)) =
-        (signal(SignalKind::interrupt()), signal(SignalKind::terminate()))
-    else {
-        tracing::warn!("signals cannot be caught here; stop with POST /v1/shutdown");
-        return std::future::pending().await;
-    };
-    tokio::select! {
-        _ = interrupt.recv() => {}
-        _ = terminate.recv() => {}
+    let signals = (signal(SignalKind::interrupt()), signal(SignalKind::terminate()));
+    async move {
+        let (Ok(mut interrupt), Ok(mut terminate)) = signals else {
+            tracing::warn!("signals cannot be caught here; stop with POST /v1/shutdown");
+            return std::future::pending().await;
+        };
+        tokio::select! {
+            _ = interrupt.recv() => {}
+            _ = terminate.recv() => {}
+        }
     }
 }

@@ -4,9 +4,10 @@ use std::future::Future;
 use std::io::Write;
 use std::net::SocketAddr;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use axum::Router;
 use serde::{Deserialize, Serialize};
 use tokio::net::TcpListener;
 
@@ -44,12 +45,16 @@ pub struct HiveFile {
 pub struct Hive {
     app: AppState,
     listener: TcpListener,
+    router: Router,
+    announced: Announced,
     /// Held as long as the hive lives; the system lets go of it even where the process is killed.
     _lock: std::fs::File,
 }
 
 impl Hive {
-    /// Sets a hive up on a bound listener: locks the data folder, recalls earlier jobs.
+    /// Sets a hive up on a bound listener: locks the data folder, recalls earlier jobs, reads the
+    /// token, says in `hive.json` where it serves. What is left to [`Self::run`] cannot fail, so
+    /// that nobody is told of a hive that then does not come up.
     ///
     /// # Errors
     /// [`Code::ConfigInvalid`], [`Code::DataDirLocked`] naming the hive that runs, or a folder
@@ -68,7 +73,9 @@ impl Hive {
             .local_addr()
             .map_err(|error| Failure::internal("the listener has no address").detail(error))?;
         let app = App::open(config, address)?;
-        Ok(Self { app, listener, _lock: lock })
+        let router = http::router(&app)?;
+        let announced = Announced::write(&app)?;
+        Ok(Self { app, listener, router, announced, _lock: lock })
     }
 
     /// The parts of the hive.
@@ -87,22 +94,18 @@ impl Hive {
     /// workers and connections, in that order, so that every open stream gets its terminal event.
     ///
     /// # Errors
-    /// Where the hive cannot say where it serves.
+    /// [`Code::Internal`] where the connection loop panicked.
     pub async fn run(self, stop: impl Future<Output = ()>) -> Result<()> {
-        let Self { app, listener, _lock } = self;
-        let router = http::router(&app)?;
+        let Self { app, listener, router, announced, _lock } = self;
         let timers = app.config.timers.clone();
         let server = spawn::detached(http::serve(listener, router, timers, app.quiet.clone()));
-        let announced = announce_locally(&app);
         let chores = spawn::detached(chores(Arc::clone(&app)));
         if let Some(queen) = &app.queen {
             queen.announce();
         }
-        if announced.is_ok() {
-            tokio::select! {
-                () = stop => {}
-                () = app.shutdown.cancelled() => {}
-            }
+        tokio::select! {
+            () = stop => {}
+            () = app.shutdown.cancelled() => {}
         }
 
         tracing::info!("stopping: ending jobs, then workers, then connections");
@@ -110,11 +113,12 @@ impl Hive {
         app.jobs.close().await;
         app.workers.stop_all(app.config.timers.stop_grace).await;
         app.quiet.cancel();
-        let _joined = server.await;
+        let served = server.await;
         chores.abort();
-        let _gone = std::fs::remove_file(app.config.data_dir.join("hive.json"));
+        // Before the lock: afterwards the file may be that of the next hive.
+        drop(announced);
         tracing::info!("stopped");
-        announced
+        served.map_err(|error| Failure::internal("the connection loop panicked").detail(error))
     }
 }
 
@@ -176,32 +180,47 @@ fn lock(dir: &Path) -> Result<std::fs::File> {
     }
 }
 
-/// Writes `hive.json`, whole or not at all.
-fn announce_locally(app: &App) -> Result<()> {
-    let file = HiveFile {
-        pid: std::process::id(),
-        url: format!("http://{}", app.address),
-        port: app.address.port(),
-        hive_id: app.hive_id().to_owned(),
-        version: env!("CARGO_PKG_VERSION").to_owned(),
-        started_at: Instant::now(),
-    };
-    let path = app.config.data_dir.join("hive.json");
-    let temporary = path.with_extension("tmp");
-    std::fs::OpenOptions::new()
-        .create(true)
-        .truncate(true)
-        .write(true)
-        .mode(0o600)
-        .open(&temporary)
-        .and_then(|mut out| out.write_all(json(&file).as_bytes()))
-        .and_then(|()| std::fs::rename(&temporary, &path))
-        .map_err(|error| Failure::io("write", &path, &error))
+/// `hive.json`, which is there as long as this value.
+#[derive(Debug)]
+struct Announced(PathBuf);
+
+impl Announced {
+    /// Writes it, whole or not at all.
+    fn write(app: &App) -> Result<Self> {
+        let file = HiveFile {
+            pid: std::process::id(),
+            url: format!("http://{}", app.address),
+            port: app.address.port(),
+            hive_id: app.hive_id().to_owned(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            started_at: Instant::now(),
+        };
+        let path = app.config.data_dir.join("hive.json");
+        let temporary = path.with_extension("tmp");
+        std::fs::OpenOptions::new()
+            .create(true)
+            .truncate(true)
+            .write(true)
+            .mode(0o600)
+            .open(&temporary)
+            .and_then(|mut out| out.write_all(json(&file).as_bytes()))
+            .and_then(|()| std::fs::rename(&temporary, &path))
+            .map_err(|error| Failure::io("write", &path, &error))?;
+        Ok(Self(path))
+    }
+}
+
+impl Drop for Announced {
+    fn drop(&mut self) {
+        let _gone = std::fs::remove_file(&self.0);
+    }
 }
 
 /// What has to be done now and then: forgetting old jobs, telling readers about workers.
 async fn chores(app: AppState) {
-    let mut prune = tokio::time::interval(PRUNE_EVERY.min(app.config.jobs.keep_reads_for));
+    let mut prune = tokio::time::interval(
+        app.config.jobs.keep_reads_for.clamp(std::time::Duration::from_secs(1), PRUNE_EVERY),
+    );
     let mut changes = app.workers.changes();
     loop {
         tokio::select! {

@@ -50,6 +50,7 @@ impl Args {
                 .hint("leave --token-file out here, or run `rbee-hive serve` with it"));
         }
         say("🐝 rbee-hive quickstart: this hive will list, load, chat with and unload a model.")?;
+        let signal = super::stop_signal();
         let hive = Hive::open(daemon::bind(&config).await?, config)?;
         let (url, model_dir) = (hive.url(), hive.app().config.data_dir.join("quickstart"));
         say(&format!("   It serves on {url}; everything below goes through its public API."))?;
@@ -60,7 +61,7 @@ impl Args {
             hive.run(async {
                 tokio::select! {
                     () = stopped.cancelled() => {}
-                    () = super::stop_signal() => {}
+                    () = signal => {}
                 }
             })
             .await

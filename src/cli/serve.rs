@@ -89,9 +89,10 @@ impl Args {
     pub(super) async fn run(self) -> Result<()> {
         super::log_to_stderr("info");
         let config = self.into_config()?;
+        let stop = super::stop_signal();
         let hive = Hive::open(daemon::bind(&config).await?, config)?;
         ready_line(&hive)?;
-        hive.run(super::stop_signal()).await
+        hive.run(stop).await
     }
 }
 
