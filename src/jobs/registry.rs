@@ -113,19 +113,10 @@ impl Registry {
     fn adopt(&self, recalled: Recalled) {
         let Recalled { header, started_at, log } = recalled;
         if log.terminal().is_none() {
-            let failure = Failure::new(
-                Code::Interrupted,
-                format!("the hive ended while {} was under way", header.operation),
-            )
-            .hint("submit it again");
-            tracing::warn!(job_id = %header.id, "{failure}");
-            log.append([Arc::new(Event {
-                seq: log.last_seq() + 1,
-                at: Instant::now(),
-                body: Body::Terminal(Terminal::Failed(Arc::new(failure))),
-            })]);
+            let (at, terminal) = lost_end(&header, &log);
+            log.append([Arc::new(Event { seq: log.last_seq() + 1, at, body: Body::Terminal(terminal) })]);
             if let Err(failure) = self.journals.rewrite(&header, started_at, &log) {
-                tracing::warn!(job_id = %header.id, error = %failure, "the interruption is not on disk");
+                tracing::warn!(job_id = %header.id, error = %failure, "the end of a job is not on disk");
             }
         }
         let job = Arc::new(Job::from_journal(header, started_at, &log));
@@ -372,6 +363,21 @@ impl Book {
             self.keys.remove(key);
         }
     }
+}
+
+/// The end of a job whose journal has none.
+fn lost_end(header: &Header, log: &Log) -> (Instant, Terminal) {
+    // A result is written together with the end that follows it, and only where that is `done`.
+    if let Some(last) = log.snapshot().1.last()
+        && matches!(last.body, Body::Result(_))
+    {
+        return (last.at, Terminal::Done);
+    }
+    let failure =
+        Failure::new(Code::Interrupted, format!("the hive ended while {} was under way", header.operation))
+            .hint("submit it again");
+    tracing::warn!(job_id = %header.id, "{failure}");
+    (Instant::now(), Terminal::Failed(Arc::new(failure)))
 }
 
 const fn past_tense(state: State) -> &'static str {
