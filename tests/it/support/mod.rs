@@ -3,10 +3,12 @@
 mod hive;
 mod process;
 mod sse;
+mod stalling;
 
 pub(crate) use hive::{TestHive, quick};
-pub(crate) use process::Daemon;
+pub(crate) use process::{Daemon, program, serve};
 pub(crate) use sse::{Typed, data_lines, typed};
+pub(crate) use stalling::StallingServer;
 
 use std::future::Future;
 use std::path::{Path, PathBuf};
@@ -67,4 +69,33 @@ pub(crate) fn executable() -> PathBuf {
 pub(crate) fn process_exists(pid: u32) -> bool {
     let pid = rustix::process::Pid::from_raw(i32::try_from(pid).expect("a process id")).expect("not 0");
     rustix::process::test_kill_process(pid).is_ok()
+}
+
+/// Whether a process of that id is alive. Unlike [`process_exists`] it does not count a zombie, which
+/// an orphan stays where the machine's init does not collect it.
+pub(crate) fn process_runs(pid: u32) -> bool {
+    #[cfg(target_os = "linux")]
+    {
+        let pid = i32::try_from(pid).expect("a process id");
+        let state = procfs::process::Process::new(pid).and_then(|process| process.stat()?.state());
+        state.is_ok_and(|state| {
+            !matches!(state, procfs::process::ProcState::Zombie | procfs::process::ProcState::Dead)
+        })
+    }
+    #[cfg(not(target_os = "linux"))]
+    process_exists(pid)
+}
+
+/// How often a test of chance is repeated: `default` times, or as often as the environment variable
+/// `RBEE_HIVE_TEST_ROUNDS` says, for runs that have the time.
+pub(crate) fn rounds(default: usize) -> usize {
+    match std::env::var("RBEE_HIVE_TEST_ROUNDS") {
+        Ok(rounds) => rounds.parse().expect("RBEE_HIVE_TEST_ROUNDS is a number"),
+        Err(_) => default,
+    }
+}
+
+/// A client that makes one connection a request: what a test measures must not hang on a pool.
+pub(crate) fn client() -> reqwest::Client {
+    reqwest::Client::builder().pool_max_idle_per_host(0).no_proxy().build().expect("a client")
 }

@@ -3,9 +3,12 @@
 use std::path::Path;
 use std::process::{ExitStatus, Stdio};
 
+use rustix::process::Signal;
+use serde_json::Value;
 use tokio::io::{AsyncBufReadExt, BufReader};
+use tokio::process::Command;
 
-use super::{executable, soon};
+use super::{client, data_lines, executable, soon};
 
 /// A running `rbee-hive serve`.
 pub(crate) struct Daemon {
@@ -17,13 +20,19 @@ pub(crate) struct Daemon {
 impl Daemon {
     /// Starts it on a free port with its data in `dir`/data, and waits for its ready line.
     pub(crate) async fn start(dir: &Path, more: &[&str]) -> Self {
-        Self::start_with(dir, more, &[]).await
+        Self::run(serve(dir, more)).await
     }
 
     /// The same, with variables of its environment.
     pub(crate) async fn start_with(dir: &Path, more: &[&str], environment: &[(&str, &str)]) -> Self {
-        let mut child =
-            command(dir, more).envs(environment.iter().copied()).spawn().expect("the daemon starts");
+        let mut command = serve(dir, more);
+        command.envs(environment.iter().copied());
+        Self::run(command).await
+    }
+
+    /// Starts it with a command of one's own, and waits for its ready line.
+    pub(crate) async fn run(mut command: Command) -> Self {
+        let mut child = command.spawn().expect("the daemon starts");
         let mut lines = BufReader::new(child.stdout.take().expect("a pipe")).lines();
         let ready_line =
             soon("the ready line", lines.next_line()).await.expect("a line").expect("the daemon is ready");
@@ -33,17 +42,18 @@ impl Daemon {
     }
 
     /// Starts it where it must refuse, and gives its exit status and what it said.
-    pub(crate) async fn refuse(dir: &Path, more: &[&str]) -> (ExitStatus, String) {
-        let output =
-            soon("a refusal", command(dir, more).stderr(Stdio::piped()).output()).await.expect("an end");
-        (output.status, String::from_utf8_lossy(&output.stderr).into_owned())
+    pub(crate) async fn refuse(mut command: Command) -> (ExitStatus, String) {
+        let output = soon("a refusal", command.stderr(Stdio::piped()).output()).await.expect("an end");
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(String::from_utf8_lossy(&output.stdout), "", "it was not ready: {said}");
+        (output.status, said)
     }
 
     pub(crate) fn pid(&self) -> u32 {
         self.child.id().expect("it runs")
     }
 
-    pub(crate) fn signal(&self, signal: rustix::process::Signal) {
+    pub(crate) fn signal(&self, signal: Signal) {
         let pid =
             i32::try_from(self.pid()).ok().and_then(rustix::process::Pid::from_raw).expect("a process id");
         rustix::process::kill_process(pid, signal).expect("it runs");
@@ -53,19 +63,71 @@ impl Daemon {
     pub(crate) async fn ended(mut self) -> ExitStatus {
         soon("the daemon's end", self.child.wait()).await.expect("an end")
     }
+
+    /// Stops it as a service manager would.
+    pub(crate) async fn stop(self) {
+        self.signal(Signal::TERM);
+        let status = self.ended().await;
+        assert!(status.success(), "it ended with {status}");
+    }
+
+    /// Kills it where it stands.
+    pub(crate) async fn kill(self) {
+        self.signal(Signal::KILL);
+        self.ended().await;
+    }
+
+    pub(crate) async fn get(&self, path: &str) -> reqwest::Response {
+        soon(path, client().get(format!("{}{path}", self.url)).send()).await.expect("an answer")
+    }
+
+    pub(crate) async fn json(&self, path: &str) -> Value {
+        self.get(path).await.json().await.expect("JSON")
+    }
+
+    /// Submits an operation and gives the job's id.
+    pub(crate) async fn submit(&self, operation: &Value) -> String {
+        let request = client().post(format!("{}/v1/jobs", self.url)).json(operation);
+        let answer: Value =
+            soon("an answer", request.send()).await.expect("an answer").json().await.expect("JSON");
+        answer["job_id"].as_str().unwrap_or_else(|| panic!("{operation} was refused: {answer}")).to_owned()
+    }
+
+    /// Runs an operation that must succeed and gives its result.
+    pub(crate) async fn succeed(&self, operation: &Value) -> Value {
+        let id = self.submit(operation).await;
+        let answer = self.get(&format!("/v1/jobs/{id}/stream")).await;
+        let stream = soon("the end of a stream", answer.text()).await.expect("a whole stream");
+        let lines = data_lines(&stream);
+        assert_eq!(lines.last().map(String::as_str), Some("[DONE]"), "{operation}:\n{stream}");
+        serde_json::from_str(&lines[lines.len() - 2]).expect("a result line before the end")
+    }
 }
 
-/// `kill_on_drop` ends it where a test fails midway.
-#[expect(clippy::disallowed_methods, reason = "a test starts the daemon from outside")]
-fn command(dir: &Path, more: &[&str]) -> tokio::process::Command {
-    let mut command = tokio::process::Command::new(executable());
+/// `rbee-hive serve` on a free port, with its data in `dir`/data.
+pub(crate) fn serve(dir: &Path, more: &[&str]) -> Command {
+    let mut command = program();
     command
         .args(["serve", "--port", "0", "--data-dir"])
         .arg(dir.join("data"))
         .arg("--models-dir")
         .arg(dir.join("models"))
-        .args(more)
-        .env("HF_HUB_CACHE", dir.join("no-hub-cache"))
+        .args(more);
+    command
+}
+
+/// The built executable, untouched by the settings and caches of whoever runs the tests.
+/// `kill_on_drop` ends it where a test fails midway.
+#[expect(clippy::disallowed_methods, reason = "a test starts the daemon from outside")]
+pub(crate) fn program() -> Command {
+    let mut command = Command::new(executable());
+    for (name, _) in std::env::vars_os() {
+        if name.to_string_lossy().starts_with("RBEE_HIVE_") {
+            command.env_remove(name);
+        }
+    }
+    command
+        .env("HF_HUB_CACHE", "/nonexistent/hub")
         .env_remove("RUST_LOG")
         .stdin(Stdio::null())
         .stdout(Stdio::piped())

@@ -1,0 +1,100 @@
+//! `rbee-hive quickstart`, as a newcomer runs it.
+
+use std::path::Path;
+use std::process::Stdio;
+
+use rustix::process::Signal;
+use serde_json::json;
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, BufReader};
+use tokio::process::Command;
+
+use crate::support::{client, process_runs, program, soon, until};
+
+const SENTENCE: &str = "Hello from your hive! I am a tiny model, made on this machine a moment ago";
+
+fn quickstart(dir: &Path, more: &[&str]) -> Command {
+    let mut command = program();
+    command.args(["quickstart", "--offline", "--port", "0", "--data-dir"]).arg(dir.join("data")).args(more);
+    command
+}
+
+/// What the tour must have shown, in this order.
+fn assert_shown(output: &str) {
+    let mut rest = output;
+    for piece in [
+        "made it in",
+        "Downloading 'file:",
+        "📋 Listing models on hive 'localhost'",
+        "Found 1 model(s)",
+        "🚀 Loading model 'rbee-quickstart' on hive 'localhost'",
+        "'rbee-quickstart' is ready: worker ",
+        "POST /v1/chat/completions",
+        SENTENCE,
+        "🛑 Unloading model 'rbee-quickstart' on hive 'localhost'",
+        "Unloaded 'rbee-quickstart': 1 worker(s) gone",
+        "[DONE]",
+    ] {
+        let at = rest.find(piece).unwrap_or_else(|| panic!("'{piece}' is not where it should be:\n{output}"));
+        rest = &rest[at + piece.len()..];
+    }
+    assert_eq!(output.matches("[DONE]").count(), 4, "{output}");
+    assert!(!output.contains("[ERROR]"), "{output}");
+}
+
+fn worker_of(output: &str) -> u32 {
+    let (_, after) = output.split_once("is ready: worker ").expect("a worker");
+    after.split_whitespace().next().and_then(|pid| pid.parse().ok()).expect("a process id")
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn it_shows_everything_and_leaves_nothing_however_often_it_runs() {
+    let dir = tempfile::tempdir().expect("a temporary folder");
+    for _ in 0..2 {
+        let mut command = quickstart(dir.path(), &["--exit"]);
+        let output = soon("the quickstart", command.stderr(Stdio::piped()).output()).await.expect("an end");
+        let (shown, errors) =
+            (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+        assert!(output.status.success(), "{}\n{shown}\n{errors}", output.status);
+        assert_shown(&shown);
+        assert_eq!(errors, "", "nothing went wrong, so nothing is complained about");
+        assert!(!process_runs(worker_of(&shown)), "its worker is gone");
+        assert!(!dir.path().join("data/hive.json").exists());
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_exit_it_stays_up_until_it_is_interrupted() {
+    let dir = tempfile::tempdir().expect("a temporary folder");
+    let mut child = quickstart(dir.path(), &[]).spawn().expect("it starts");
+    let mut output = BufReader::new(child.stdout.take().expect("a pipe"));
+    let mut shown = String::new();
+    soon("the tour to end", async {
+        while !shown.contains("The hive stays up on ") {
+            assert_ne!(output.read_line(&mut shown).await.expect("text"), 0, "it ended early:\n{shown}");
+        }
+    })
+    .await;
+    assert_shown(&shown);
+    let url =
+        shown.split("The hive stays up on ").nth(1).and_then(|rest| rest.split(' ').next()).expect("a URL");
+    let client = client();
+    let health = soon("health", client.get(format!("{url}/health")).send()).await.expect("an answer");
+    assert_eq!(health.text().await.expect("a body"), "ok");
+    // What it says to try next works: the model is still there to be loaded.
+    let request =
+        client.post(format!("{url}/v1/jobs")).json(&json!({ "ModelLoad": { "id": "rbee-quickstart" } }));
+    let job: serde_json::Value =
+        soon("an answer", request.send()).await.expect("an answer").json().await.expect("JSON");
+    let stream = format!("{url}{}", job["sse_url"].as_str().expect("a stream"));
+    let stream = soon("the stream", client.get(stream).send()).await.expect("an answer");
+    let loaded = soon("the end", stream.text()).await.expect("a whole stream");
+    let worker = worker_of(&loaded);
+    assert!(process_runs(worker));
+    // Ctrl-C.
+    let pid = child.id().and_then(|pid| i32::try_from(pid).ok()).and_then(rustix::process::Pid::from_raw);
+    rustix::process::kill_process(pid.expect("it runs"), Signal::INT).expect("it runs");
+    soon("its last words", output.read_to_string(&mut shown)).await.expect("text");
+    let status = soon("its end", child.wait()).await.expect("an end");
+    assert!(status.success(), "it ended with {status}");
+    until("the worker to be gone", async || (!process_runs(worker)).then_some(())).await;
+}
