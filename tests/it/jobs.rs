@@ -2,7 +2,7 @@
 //! of them.
 
 use std::collections::BTreeSet;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::slice;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -13,7 +13,7 @@ use futures::future::join_all;
 use rbee_hive::config::{Config, Faults};
 use rbee_hive::error::Failure;
 use rbee_hive::events::Hub;
-use rbee_hive::jobs::{Registry, State};
+use rbee_hive::jobs::{JobId, Registry, State};
 use rbee_hive::n;
 use reqwest::Response;
 use serde_json::{Value, json};
@@ -488,9 +488,8 @@ async fn acts_read_the_same_after_a_restart_and_reads_are_gone() {
     }
 }
 
-/// What a hive that starts on this folder makes of a job: its state, and its events as JSON.
-async fn recalled(config: &Config, id: &str) -> Result<(State, Vec<Value>), Failure> {
-    let registry = Registry::open(config, Arc::new(Hub::new(8))).expect("a registry");
+/// What a hive that has started makes of a job: its state, and its events as JSON.
+async fn recalled(registry: &Registry, id: &str) -> Result<(State, Vec<Value>), Failure> {
     let job = registry.get(id)?;
     let mut cursor = registry.log(&job).await.expect("a log").follow(0);
     let mut events = Vec::new();
@@ -503,11 +502,38 @@ async fn recalled(config: &Config, id: &str) -> Result<(State, Vec<Value>), Fail
     Ok((job.state(), events))
 }
 
-fn lay_journal(config: &Config, id: &str, contents: &[u8]) -> std::path::PathBuf {
-    std::fs::create_dir_all(config.jobs_dir()).expect("a folder");
-    let path = config.jobs_dir().join(format!("{id}.jsonl"));
-    std::fs::write(&path, contents).expect("a journal");
-    path
+/// A folder of journals that are damaged in every way.
+struct Damaged {
+    dir: tempfile::TempDir,
+    config: Config,
+}
+
+impl Damaged {
+    fn new() -> Self {
+        let dir = tempfile::tempdir().expect("a temporary folder");
+        let mut config = quick(dir.path());
+        config.jobs.keep_acts = usize::MAX;
+        std::fs::create_dir_all(config.jobs_dir()).expect("a folder");
+        Self { dir, config }
+    }
+
+    /// Adds a copy of the journal of `id`, changed by `damage`, as a job of its own; gives its id.
+    fn add(&self, whole: &[u8], id: &str, damage: impl FnOnce(&mut Vec<u8>)) -> String {
+        let copy = JobId::new().to_string();
+        let mut journal = std::str::from_utf8(whole).expect("UTF-8").replace(id, &copy).into_bytes();
+        damage(&mut journal);
+        std::fs::write(self.path(&copy), journal).expect("a journal");
+        copy
+    }
+
+    fn path(&self, id: &str) -> PathBuf {
+        self.config.jobs_dir().join(format!("{id}.jsonl"))
+    }
+
+    /// Starts the jobs of a hive on it.
+    fn open(&self) -> Registry {
+        Registry::open(&self.config, Arc::new(Hub::new(8))).expect("a registry")
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -515,58 +541,75 @@ async fn a_torn_journal_is_read_up_to_the_tear() {
     let hive = TestHive::start().await;
     let acts = acts_of_every_end(&hive).await;
     let dir = hive.stop().await;
-    let torn = tempfile::tempdir().expect("a temporary folder");
-    let config = quick(torn.path());
     for id in &acts {
         let whole = std::fs::read(dir.path().join(format!("data/jobs/{id}.jsonl"))).expect("a journal");
-        lay_journal(&config, id, &whole);
-        let (state, events) = recalled(&config, id).await.expect("a whole journal");
         let lines: Vec<_> = whole.split_inclusive(|byte| *byte == b'\n').map(<[u8]>::len).collect();
+        let damaged = Damaged::new();
+        let sound = damaged.add(&whole, id, |_| {});
+        // Every tear of the last line, and with time to spare every one behind the first line;
+        // else one in the middle of each line.
+        let tail = if rounds(1) > 1 { lines.len() - 1 } else { 1 };
+        let mut end = 0;
+        let cuts = lines.iter().enumerate().flat_map(|(i, length)| {
+            let start = end;
+            end += length;
+            if i == 0 {
+                0..0
+            } else if i + tail >= lines.len() {
+                start..end
+            } else {
+                start + length / 2..start + length / 2 + 1
+            }
+        });
+        let torn: Vec<_> =
+            cuts.map(|cut| (cut, damaged.add(&whole, id, |journal| journal.truncate(cut)))).collect();
+        // What a broken disk leaves behind the end is no part of it.
+        let trailed = [&b"\0\0\0\0"[..], b"{\"event\":", b"\xff\xfe\n", &whole[lines[0]..]]
+            .map(|garbage| damaged.add(&whole, id, |journal| journal.extend(garbage)));
+        // Without its first line nobody can tell what it was.
+        let headless: Vec<_> = (0..lines[0] - 1)
+            .step_by(if rounds(1) > 1 { 1 } else { 29 })
+            .map(|cut| (cut, damaged.add(&whole, id, |journal| journal.truncate(cut))))
+            .collect();
+
+        let registry = damaged.open();
+        let (state, events) = recalled(&registry, &sound).await.expect("a whole journal");
         assert_eq!(lines.len(), 1 + events.len());
-        // Every tear of the last lines, and one in the middle of each line before.
-        let tail: usize = lines[lines.len().saturating_sub(3).max(1)..].iter().sum();
-        let mut start = lines[0];
-        let middles =
-            lines[1..].iter().map(|length| (start + length / 2, start += length).0).collect::<Vec<_>>();
-        for cut in middles.into_iter().chain(whole.len() - tail..whole.len()) {
-            let path = lay_journal(&config, id, &whole[..cut]);
-            let (recalled_state, recalled_events) = recalled(&config, id).await.expect("a torn journal");
+        let mut mended = Vec::new();
+        for (cut, id) in &torn {
+            let found = recalled(&registry, id).await.expect("a torn journal");
+            let (last, kept) = found.1.split_last().expect("an end");
             // A line that lacks nothing but its end is whole.
-            let complete = whole[..=cut].iter().filter(|byte| **byte == b'\n').count() - 1;
-            let (last, kept) = recalled_events.split_last().expect("an end");
-            if complete == events.len() {
-                assert_eq!((recalled_state, &recalled_events), (state, &events));
-            } else if complete > 0 && events[complete - 1][0] == "result" {
+            let complete = whole[..=*cut].iter().filter(|byte| **byte == b'\n').count() - 1;
+            let result_is_there = complete > 0 && events[complete - 1][0] == "result";
+            if complete == events.len() || result_is_there {
                 // A result was written together with its end.
-                assert_eq!((recalled_state, &recalled_events), (State::Succeeded, &events));
+                assert_eq!(found, (state, events.clone()), "cut at {cut} of {}", whole.len());
             } else {
                 assert_eq!(*kept, events[..complete], "cut at {cut} of {}", whole.len());
-                assert_eq!(
-                    (recalled_state, &last[0], &last[1]["code"]),
-                    (State::Failed, &json!("failed"), &json!("interrupted"))
-                );
+                assert_eq!((found.0, &last[0]), (State::Failed, &json!("failed")));
+                assert_eq!(last[1]["code"], "interrupted");
                 assert_eq!(last[1]["seq"], complete + 1, "the end takes the next number");
             }
-            // And from now on that is what happened.
-            let again = std::fs::read(&path).expect("a journal");
-            assert_eq!(
-                recalled(&config, id).await.expect("a mended journal"),
-                (recalled_state, recalled_events)
-            );
-            assert_eq!(std::fs::read(&path).expect("a journal"), again);
+            mended.push((id, found, std::fs::read(damaged.path(id)).expect("a journal")));
         }
-        // What a broken disk leaves behind the end is no part of it.
-        for garbage in [&b"\0\0\0\0"[..], b"{\"event\":", b"\xff\xfe\n", &whole[lines[0]..]] {
-            lay_journal(&config, id, &[&whole[..], garbage].concat());
-            assert_eq!(recalled(&config, id).await.expect("a whole journal"), (state, events.clone()));
+        for id in &trailed {
+            assert_eq!(recalled(&registry, id).await.expect("a whole journal"), (state, events.clone()));
         }
-        // Without its first line nobody can tell what it was; the file is left for a person to look at.
-        for cut in [0, 1, lines[0] / 2, lines[0] - 2] {
-            let path = lay_journal(&config, id, &whole[..cut]);
-            assert!(recalled(&config, id).await.is_err(), "cut at {cut}");
-            assert_eq!(std::fs::read(&path).expect("it is still there"), whole[..cut]);
+        let left_alone = |id: &String| std::fs::metadata(damaged.path(id)).expect("it is there").len();
+        for (cut, id) in &headless {
+            assert!(recalled(&registry, id).await.is_err(), "cut at {cut}");
+            assert_eq!(left_alone(id), *cut as u64, "it is left for a person to look at");
         }
-        std::fs::remove_file(config.jobs_dir().join(format!("{id}.jsonl"))).expect("it is there");
+        drop(registry);
+
+        // From now on that is what happened.
+        let registry = damaged.open();
+        for (id, found, journal) in mended {
+            assert_eq!(recalled(&registry, id).await.expect("a mended journal"), found);
+            assert_eq!(std::fs::read(damaged.path(id)).expect("a journal"), journal);
+        }
+        damaged.dir.close().expect("it goes");
     }
 }
 

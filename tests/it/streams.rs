@@ -10,7 +10,7 @@ use rbee_hive::n;
 use rbee_hive::narration::Progress;
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
+use tokio::net::TcpSocket;
 use tokio::sync::Semaphore;
 
 use crate::support::{TestHive, data_lines, soon, typed, until};
@@ -135,8 +135,9 @@ async fn what_cannot_be_streamed_is_refused() {
     hive.stop().await;
 }
 
-/// More than any pair of loopback's socket buffers holds, so that the server's writes must stall.
-const FLOOD_LINES: usize = 20_000;
+/// So many lines of a kibibyte are more than the server's send buffer and a small receive buffer
+/// hold: its writes must stall.
+const FLOOD_LINES: usize = 10_000;
 const KIBIBYTE: &str = {
     const BYTES: [u8; 1024] = [b'.'; 1024];
     match std::str::from_utf8(&BYTES) {
@@ -158,7 +159,9 @@ async fn a_reader_that_stops_reading_harms_nobody_and_is_let_go() {
     })
     .await;
     let id = hive.submit(&list()).await;
-    let mut stalled = TcpStream::connect(hive.app.address).await.expect("a connection");
+    let socket = TcpSocket::new_v4().expect("a socket");
+    socket.set_recv_buffer_size(64 << 10).expect("a small buffer");
+    let mut stalled = socket.connect(hive.app.address).await.expect("a connection");
     let head = format!("GET /v1/jobs/{id}/stream HTTP/1.1\r\nHost: localhost\r\n\r\n");
     stalled.write_all(head.as_bytes()).await.expect("it is sent");
     soon("the answer to begin", stalled.readable()).await.expect("it begins");
