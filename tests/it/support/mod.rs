@@ -57,7 +57,9 @@ pub(crate) fn write_model(dir: &Path, stem: &str) -> PathBuf {
 pub(crate) fn client() -> reqwest::Client {
     // The first one counts; a hive in this process may have installed it already.
     let _installed = rustls::crypto::ring::default_provider().install_default();
-    reqwest::Client::builder().pool_max_idle_per_host(0).no_proxy().build().expect("a client")
+    let client = reqwest::Client::builder().pool_max_idle_per_host(0).no_proxy();
+    // Loopback needs no certificates, and loading the system's takes its time.
+    client.tls_certs_only([]).build().expect("a client")
 }
 
 /// The built executable.
@@ -93,13 +95,4 @@ pub(crate) fn rounds(default: usize) -> usize {
         Ok(rounds) => rounds.parse().expect("RBEE_HIVE_TEST_ROUNDS is a number"),
         Err(_) => default,
     }
-}
-
-/// A client that makes one connection a request: what a test measures must not hang on a pool.
-pub(crate) fn client() -> reqwest::Client {
-    // An error means that the process has made its choice already, which serves as well.
-    drop(rustls::crypto::ring::default_provider().install_default());
-    let client = reqwest::Client::builder().pool_max_idle_per_host(0).no_proxy();
-    // Loopback needs no certificates, and loading the system's takes its time.
-    client.tls_certs_only([]).build().expect("a client")
 }
