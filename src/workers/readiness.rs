@@ -24,6 +24,8 @@ const LOOKS: (Duration, Duration) = (Duration::from_millis(10), Duration::from_m
 pub(super) const ABANDON_GRACE: Duration = Duration::from_secs(2);
 /// A worker that has reported its failure is about to end by itself; it gets so long.
 const END_AFTER_REPORT: Duration = Duration::from_secs(2);
+/// A worker whose socket is not there any more is likely to be ending; it gets so long.
+const END_AFTER_CLOSE: Duration = Duration::from_millis(500);
 /// The last lines of the log that go with a failure.
 const TAIL_LINES: usize = 20;
 /// A worker on its way to being ready. Dropped before that, it has the worker ended.
@@ -100,19 +102,29 @@ impl Starting {
             Some(Report::Failed { failure }) => Err(self.reported(failure).await),
             Some(Report::Listening { port }) => {
                 let verified = spawn::blocking(move || socket_owner::verify(pid, port)).await;
-                verified
-                    .map_err(anyhow::Error::from)
-                    .unwrap_or_else(|error| Err(error.to_string()))
-                    .map_err(|what| {
-                        self.failed(format!("port {port}, which worker {pid} reported, {what}"))
-                            .hint("see whether another program serves on that port, then try again")
-                    })?;
+                let verified = verified.unwrap_or_else(|error| Err(error.to_string()));
+                if let Err(what) = verified {
+                    return Err(self.unverified(port, &what).await);
+                }
                 self.tell(Control::Listening(port), |state| state.port.is_some()).await;
                 n!("worker_listen", "Worker {pid} listens on 127.0.0.1:{port} and loads the model");
                 *wait = waiting_for(format!("worker {pid} to load the model"));
                 self.moved = Instant::now();
                 Ok(())
             }
+        }
+    }
+
+    /// Why the socket that the worker reported is not its own. One that fails early closes it while
+    /// it is being looked at: then its own words, or its end, say why.
+    async fn unverified(&mut self, port: u16, what: &str) -> Failure {
+        let ended = tokio::time::timeout(END_AFTER_CLOSE, self.handle.ended()).await.is_ok();
+        match self.report().await {
+            Ok(Some(Report::Failed { failure })) => self.reported(failure).await,
+            _ if ended => self.ended_early().await,
+            _ => self
+                .failed(format!("port {port}, which worker {} reported, {what}", self.handle.pid))
+                .hint("see whether another program serves on that port, then try again"),
         }
     }
 

@@ -1,5 +1,6 @@
 //! What all requests to a worker share: the load's progress, then the loaded model.
 
+use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Instant;
@@ -13,7 +14,7 @@ use crate::engine::generation::{Engine, Handle};
 use crate::engine::load::{Loaded, load};
 use crate::engine::template::ChatTemplate;
 use crate::engine::tokenizer::Tokenizer;
-use crate::error::Result;
+use crate::error::{Failure, Result};
 
 /// The context of a slot, in tokens, where nobody asked for another: models of today are trained
 /// for far more, and its memory would come as a surprise.
@@ -61,8 +62,9 @@ impl WorkerState {
             self.total_bytes.store(total, Ordering::Relaxed);
             self.loaded_bytes.store(done, Ordering::Relaxed);
         });
-        let (engine, ready) =
-            loaded.and_then(|loaded| prepare(loaded, options)).map_err(|failure| failure.stage("load"))?;
+        let (engine, ready) = loaded
+            .and_then(|loaded| prepare(loaded, options))
+            .map_err(|failure| of_file(failure, &options.model))?;
         tracing::info!(
             model = ready.model_id,
             context_length = ready.engine.context_length(),
@@ -85,6 +87,15 @@ impl WorkerState {
             ready.engine.stop();
         }
     }
+}
+
+/// What reads the file's contents names the field at fault. Whoever is told here needs the file, too.
+fn of_file(mut failure: Failure, path: &Path) -> Failure {
+    let path = path.display().to_string();
+    if !failure.message.contains(&path) {
+        failure.message = format!("{path}: {}", failure.message);
+    }
+    failure.stage("load")
 }
 
 fn prepare(loaded: Loaded, options: &WorkerOptions) -> Result<(Engine, Ready)> {
