@@ -14,6 +14,7 @@ use super::split;
 use super::store::remove_file;
 use crate::error::Result;
 use crate::n;
+use crate::narration::Level;
 
 /// Where a model lies in the cache.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -164,7 +165,7 @@ fn entries(folder: &Path) -> Vec<PathBuf> {
             Vec::new()
         }
         Err(error) => {
-            n!(warn: "catalog_scan", "Could not look into {}: {error}", folder.display());
+            scan::left_out(Level::Warn, &format!("Could not look into {}: {error}", folder.display()));
             Vec::new()
         }
     };

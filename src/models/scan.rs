@@ -12,6 +12,7 @@ use walkdir::WalkDir;
 use super::hub_cache::HubFile;
 use super::split::{self, Group};
 use crate::n;
+use crate::narration::{self, Level};
 
 /// How deep beneath a folder files are found.
 const MAX_DEPTH: usize = 10;
@@ -66,8 +67,10 @@ pub(super) fn gguf_files(root: &Path, links: Links) -> Vec<PathBuf> {
     let walk = WalkDir::new(root).max_depth(MAX_DEPTH).follow_links(links == Links::Follow);
     for (index, entry) in walk.into_iter().enumerate() {
         if index == MAX_ENTRIES {
-            n!(warn: "catalog_scan", "{} has more than {MAX_ENTRIES} entries: the rest is not looked at",
-               root.display());
+            left_out(
+                Level::Warn,
+                &format!("{} has more than {MAX_ENTRIES} entries: the rest is not looked at", root.display()),
+            );
             break;
         }
         match entry {
@@ -79,25 +82,31 @@ pub(super) fn gguf_files(root: &Path, links: Links) -> Vec<PathBuf> {
                 }
             }
             Err(error) if error.loop_ancestor().is_some() => {
-                n!(debug: "catalog_scan", "{error}");
+                left_out(Level::Debug, &error.to_string());
             }
             // A link that leads nowhere, or a file that went away while we looked.
             Err(error) if error.depth() > 0 && is_missing(&error) => {
-                n!(debug: "catalog_scan", "{error}");
+                left_out(Level::Debug, &error.to_string());
             }
             Err(error) => {
                 complaints += 1;
                 if complaints <= MAX_COMPLAINTS {
                     let path = error.path().unwrap_or(root).display();
                     let reason = error.io_error().map_or_else(|| error.to_string(), ToString::to_string);
-                    n!(warn: "catalog_scan", "Could not look into {path}: {reason}");
+                    left_out(Level::Warn, &format!("Could not look into {path}: {reason}"));
                 }
             }
         }
     }
     if complaints > MAX_COMPLAINTS {
-        n!(warn: "catalog_scan", "{} more places beneath {} could not be looked into",
-           complaints - MAX_COMPLAINTS, root.display());
+        left_out(
+            Level::Warn,
+            &format!(
+                "{} more places beneath {} could not be looked into",
+                complaints - MAX_COMPLAINTS,
+                root.display()
+            ),
+        );
     }
     files
 }
@@ -110,6 +119,17 @@ fn is_missing(error: &walkdir::Error) -> bool {
 /// (llama.cpp's naming).
 pub(super) fn is_model_name(file_name: &str) -> bool {
     split::without_extension(file_name).is_some() && !file_name.to_ascii_lowercase().contains("mmproj")
+}
+
+/// Tells of what a listing had to leave out: to the job that asked for it or, where none did (the
+/// gateway, a page's snapshot), to the log alone.
+pub(super) fn left_out(level: Level, what: &str) {
+    match (narration::current().is_some(), level) {
+        (true, Level::Debug) => n!(debug: "catalog_scan", "{what}"),
+        (true, _) => n!(warn: "catalog_scan", "{what}"),
+        (false, Level::Debug) => tracing::debug!("{what}"),
+        (false, _) => tracing::warn!("{what}"),
+    }
 }
 
 #[cfg(test)]

@@ -21,7 +21,7 @@ use sha2::{Digest, Sha256};
 use super::scan::{self, Found, Place};
 use super::{split, units};
 use crate::error::{Failure, Result};
-use crate::n;
+use crate::narration::Level;
 
 /// The longest name of a file in the store, in bytes: what file systems take, less `.partial` and
 /// the like.
@@ -123,7 +123,7 @@ impl Store {
         let entries = match fs::read_dir(&self.dir) {
             Ok(entries) => entries,
             Err(error) => {
-                n!(warn: "catalog_scan", "Could not look into {}: {error}", self.dir.display());
+                scan::left_out(Level::Warn, &format!("Could not look into {}: {error}", self.dir.display()));
                 return Vec::new();
             }
         };
