@@ -78,7 +78,9 @@ async fn read(mut body: Body, limit: usize) -> Result<Bytes> {
     let mut total = 0_usize;
     while let Some(frame) = body.frame().await {
         let frame = frame.map_err(|error| {
-            Failure::new(Code::InvalidRequest, "the body ended before it was complete").detail(error)
+            Failure::new(Code::InvalidRequest, "the body ended before it was complete")
+                .hint("send as many bytes as the Content-Length says")
+                .detail(error)
         })?;
         let Ok(data) = frame.into_data() else { continue };
         total += data.len();

@@ -90,7 +90,8 @@ impl Gate {
     fn check_host(&self, request: &Request) -> Result<HostPort> {
         let mut headers = request.headers().get_all(HOST).iter();
         let (Some(header), None) = (headers.next(), headers.next()) else {
-            return Err(Failure::new(Code::InvalidRequest, "the request must have exactly one Host header"));
+            return Err(Failure::new(Code::InvalidRequest, "the request must have exactly one Host header")
+                .hint("send one Host header with the hive's name or address"));
         };
         let text = match request.uri().authority() {
             Some(authority) => Some(authority.as_str()),
@@ -98,6 +99,7 @@ impl Gate {
         };
         let target = text.and_then(HostPort::parse).ok_or_else(|| {
             Failure::new(Code::InvalidRequest, "the Host header is not a host with an optional port")
+                .hint("send one Host header with the hive's name or address")
         })?;
         let local =
             request.extensions().get::<LocalAddr>().map(|local| Host::Ip(local.0.ip().to_canonical()));

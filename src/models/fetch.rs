@@ -127,8 +127,11 @@ fn check(response: reqwest::Response, host: String, stall: Duration) -> Result<A
     Ok(Answer { response, host, length, stall })
 }
 
+/// A download that went wrong at the other end; where more is known, another hint takes this one's
+/// place.
 pub(super) fn failed(message: String) -> Failure {
     Failure::new(Code::DownloadFailed, message)
+        .hint("try again; where it fails again, ask whoever runs that server or use another source")
 }
 
 fn client(url: &Url, vetted: Vetted, timers: &Timers) -> Result<Client> {

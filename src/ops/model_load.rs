@@ -1,5 +1,7 @@
 //! `ModelLoad`: makes sure that a worker serves a model.
 
+use std::num::NonZeroU64;
+
 use serde::{Deserialize, Serialize};
 
 use super::{Cx, Operation};
@@ -23,7 +25,7 @@ pub(super) struct ModelLoad {
     force: bool,
     /// Tokens of context; the model's own maximum by default.
     #[serde(default)]
-    context_length: Option<u64>,
+    context_length: Option<NonZeroU64>,
 }
 
 impl Operation for ModelLoad {
@@ -53,7 +55,7 @@ impl Operation for ModelLoad {
             model_path: model.path.clone(),
             engine: "auto".to_owned(),
             device: self.device,
-            context_length: self.context_length,
+            context_length: self.context_length.map(NonZeroU64::get),
             slots: None,
         };
         let worker = cx.app.workers.start(request, &cx.stop).await?;

@@ -112,7 +112,8 @@ pub(super) fn decode<T: Operation>(fields: Value) -> Result<Decoded, FieldError>
     let request: T = serde_path_to_error::deserialize(&fields).map_err(|error| {
         let path = error.path().to_string();
         let path = if path == "." { String::new() } else { path };
-        let outside_grammar = path == "id" && fields["id"].is_string();
+        // Of these fields a string can be refused for its grammar alone.
+        let outside_grammar = matches!(&*path, "id" | "model") && fields[path.as_str()].is_string();
         FieldError { path, problem: error.into_inner().to_string(), outside_grammar }
     })?;
     let whole = serde_json::to_value(&request).map_err(|error| FieldError {

@@ -1,5 +1,7 @@
 //! `WorkerSpawn`: starts another worker for a model.
 
+use std::num::{NonZeroU32, NonZeroU64};
+
 use serde::{Deserialize, Serialize};
 
 use super::{Cx, Operation};
@@ -21,10 +23,10 @@ pub(super) struct WorkerSpawn {
     device: Device,
     /// Tokens of context; the model's own maximum by default.
     #[serde(default)]
-    context_length: Option<u64>,
+    context_length: Option<NonZeroU64>,
     /// Requests that it serves at once; the engine's own choice by default.
     #[serde(default)]
-    slots: Option<u32>,
+    slots: Option<NonZeroU32>,
 }
 
 const fn first() -> Device {
@@ -49,8 +51,8 @@ impl Operation for WorkerSpawn {
             model_path: model.path.clone(),
             engine: self.worker,
             device: self.device,
-            context_length: self.context_length,
-            slots: self.slots,
+            context_length: self.context_length.map(NonZeroU64::get),
+            slots: self.slots.map(NonZeroU32::get),
         };
         let worker = cx.app.workers.start(request, &cx.stop).await?;
         cx.app.model_changed("loaded", &model);
