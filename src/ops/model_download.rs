@@ -1,5 +1,8 @@
 //! `ModelDownload`: brings a model into the hive's own store.
 
+use std::borrow::Cow;
+
+use reqwest::Url;
 use serde::{Deserialize, Serialize};
 
 use super::{Cx, Operation};
@@ -28,11 +31,26 @@ fn main() -> String {
     "main".to_owned()
 }
 
+/// The source without what may be a secret in a URL: a user, a password, a query that signs it.
+fn without_secrets(model: &str) -> Cow<'_, str> {
+    match Url::parse(model) {
+        Ok(mut url) if matches!(url.scheme(), "http" | "https") => {
+            url.set_query(None);
+            url.set_fragment(None);
+            // Refused only for URLs that cannot have them.
+            let _ = (url.set_username(""), url.set_password(None));
+            Cow::Owned(url.into())
+        }
+        _ => Cow::Borrowed(model),
+    }
+}
+
 impl Operation for ModelDownload {
     type Output = Downloaded;
 
     async fn run(self, cx: Cx) -> Result<Self::Output> {
-        n!("model_download", "📥 Downloading '{}' to hive '{}'", text::excerpt(&self.model), cx.hive_id);
+        let shown = text::excerpt(&without_secrets(&self.model));
+        n!("model_download", "📥 Downloading '{shown}' to hive '{}'", cx.hive_id);
         let source = Source::parse(&self.model)?;
         let request = Request { revision: self.revision, dry_run: self.dry_run, force: self.force };
         let downloaded = cx.app.catalog.download(&source, &request, &cx.stop).await?;
