@@ -1,11 +1,15 @@
 //! The real hive, over real sockets, with real worker processes.
 
-mod documentation;
 mod contract;
+mod documentation;
+mod gateway;
 mod https;
 mod jobs;
 mod lifecycle;
+mod models;
 mod operations;
 mod quickstart;
 mod streams;
 mod support;
+mod surface;
+mod workers;

@@ -1,13 +1,15 @@
 //! The house's test hive: the real daemon, in this process, on a free port and a folder of its own.
 
 mod hive;
+mod problem;
 mod process;
 mod sse;
 mod stalling;
 
 pub(crate) use hive::{TestHive, quick};
+pub(crate) use problem::problem;
 pub(crate) use process::{Daemon, program, serve};
-pub(crate) use sse::{Typed, data_lines, typed};
+pub(crate) use sse::{Typed, data_lines, read_until, typed};
 pub(crate) use stalling::StallingServer;
 
 use std::future::Future;

@@ -37,3 +37,14 @@ pub(crate) fn typed(stream: &str) -> Vec<Typed> {
         })
         .collect()
 }
+
+/// Reads on until the answer so far, which is `seen`, has `needle`.
+pub(crate) async fn read_until(answer: &mut reqwest::Response, seen: &mut String, needle: &str) {
+    super::soon(needle, async {
+        while !seen.contains(needle) {
+            let chunk = answer.chunk().await.expect("a chunk").expect("the stream goes on");
+            *seen += &String::from_utf8_lossy(&chunk);
+        }
+    })
+    .await;
+}

@@ -1,0 +1,497 @@
+//! Models as they come, are found and go: folders, the Hugging Face cache, imports, downloads.
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::os::unix::fs::symlink;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use rbee_hive::models::gguf::{TensorType, Value as Gguf, Writer};
+use serde_json::{Value, json};
+use sha2::{Digest, Sha256};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpListener;
+
+use crate::support::{TestHive, data_lines, typed, until, write_model};
+
+/// A small file that is a sound model to the catalog; `filler` makes it larger.
+fn gguf(name: &str, filler: usize) -> Vec<u8> {
+    let mut writer = Writer::default();
+    writer
+        .metadata("general.architecture", Gguf::String("llama".to_owned()))
+        .metadata("general.name", Gguf::String(name.to_owned()))
+        .metadata("llama.context_length", Gguf::U32(4096))
+        .tensor(
+            "output.weight",
+            &[32, 2 + filler as u64 / 128],
+            TensorType::F32,
+            vec![0; 256 + filler / 128 * 128],
+        );
+    let mut bytes = Vec::new();
+    writer.write(&mut bytes).expect("memory takes it");
+    bytes
+}
+
+fn put(path: &Path, bytes: &[u8]) {
+    std::fs::create_dir_all(path.parent().expect("a folder")).expect("a folder");
+    std::fs::write(path, bytes).expect("a file");
+}
+
+fn hex_sha256(bytes: &[u8]) -> String {
+    Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+async fn list(hive: &TestHive) -> Vec<Value> {
+    hive.succeed(&json!({ "ModelList": {} })).await.as_array().expect("an array").clone()
+}
+
+fn ids(models: &[Value]) -> Vec<&str> {
+    models.iter().map(|model| model["id"].as_str().expect("an id")).collect()
+}
+
+/// What the hive itself keeps in its store.
+fn stored(hive: &TestHive) -> Vec<String> {
+    let entries = std::fs::read_dir(hive.dir().join("data/models")).expect("the store");
+    let mut names: Vec<_> =
+        entries.map(|entry| entry.expect("an entry").file_name().to_string_lossy().into_owned()).collect();
+    names.sort();
+    names
+}
+
+fn download(source: &str) -> Value {
+    json!({ "ModelDownload": { "model": source } })
+}
+
+fn file(path: &Path) -> Value {
+    download(&format!("file:{}", path.display()))
+}
+
+/// A repository of the cache, as huggingface_hub lays it out. Gives its snapshot's folder.
+fn hub_repository(hub: &Path, repo: &str, revision: &str, files: &[(&str, &[u8])]) -> PathBuf {
+    let folder = hub.join(format!("models--{}", repo.replace('/', "--")));
+    let snapshot = folder.join("snapshots").join(revision);
+    put(&folder.join("refs/main"), revision.as_bytes());
+    for (name, bytes) in files {
+        let blob = folder.join("blobs").join(hex_sha256(bytes));
+        put(&blob, bytes);
+        let link = snapshot.join(name);
+        std::fs::create_dir_all(link.parent().expect("a folder")).expect("a folder");
+        symlink(&blob, &link).expect("a link");
+    }
+    snapshot
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn folders_and_the_hubs_cache_are_listed_where_they_are() {
+    let outside = tempfile::tempdir().expect("a folder");
+    let hub = outside.path().join("hub");
+    let quantized = gguf("q4", 0);
+    let snapshot = hub_repository(
+        &hub,
+        "acme/small-GGUF",
+        "0123456789abcdef",
+        &[
+            ("small-Q4_K_M.gguf", &quantized),
+            ("small-Q8_0.gguf", &gguf("q8", 0)),
+            // Two files share this tag, so neither can be named by it.
+            ("a/small-F16.gguf", &gguf("f16 a", 0)),
+            ("b/small-F16.gguf", &gguf("f16 b", 0)),
+            ("README.md", b"# words"),
+            ("mmproj-small-F16.gguf", &gguf("projector", 0)),
+        ],
+    );
+    let other = outside.path().join("more");
+    let hive = TestHive::start_with(|config| {
+        config.hub_cache = Some(hub.clone());
+        config.models_dirs.push(other.clone());
+        config.models_dirs.push(outside.path().join("not-there"));
+    })
+    .await;
+    let mine = hive.models_dir();
+    put(&mine.join("chat.gguf"), &gguf("one", 0));
+    put(&other.join("deeper/chat.gguf"), &gguf("two", 0));
+    put(&mine.join("naïve model (1).gguf"), &gguf("odd", 0));
+    put(&mine.join("notes.txt"), b"no model");
+    put(&mine.join("broken.gguf"), b"GGUF");
+
+    let models = list(&hive).await;
+    let names = ids(&models);
+    for id in [
+        "acme/small-GGUF:Q4_K_M",
+        "acme/small-GGUF:Q8_0",
+        "acme/small-GGUF/a/small-F16.gguf",
+        "acme/small-GGUF/b/small-F16.gguf",
+        "chat",
+        "na-ve-model--1-",
+        "broken",
+    ] {
+        assert!(names.contains(&id), "{id} is missing: {names:?}");
+    }
+    let collided: Vec<_> = names.iter().filter(|id| id.starts_with("chat~")).collect();
+    let [collided] = collided[..] else { panic!("one of the two has a suffix: {names:?}") };
+    assert_eq!(collided.len(), "chat~".len() + 8);
+    assert_eq!(names.len(), 8, "{names:?}");
+    assert_eq!(ids(&list(&hive).await), names, "ids are stable");
+
+    let hubs = hive.succeed(&json!({ "ModelGet": { "id": "acme/small-GGUF:Q4_K_M" } })).await;
+    assert_eq!(hubs["path"], snapshot.join("small-Q4_K_M.gguf").to_str().expect("text"));
+    assert_eq!(
+        (&hubs["source"], &hubs["revision"]),
+        (&json!("hf:acme/small-GGUF"), &json!("0123456789abcdef"))
+    );
+    assert_eq!(hubs["sha256"], hex_sha256(&quantized));
+    assert_eq!(hubs["size_bytes"], quantized.len());
+    assert_eq!((&hubs["architecture"], &hubs["context_length"]), (&json!("llama"), &json!(4096)));
+    assert_eq!(
+        (&hubs["format"], &hubs["status"], &hubs["loaded"]),
+        (&json!("gguf"), &json!("available"), &json!(false))
+    );
+    let broken = hive.succeed(&json!({ "ModelGet": { "id": "broken" } })).await;
+    assert_eq!(broken["status"], "corrupt", "{broken}");
+    assert!(broken["status_detail"].is_string(), "{broken}");
+    // A name that two have needs the id; a name that one has is enough.
+    let both = hive.fail(&json!({ "ModelGet": { "id": "small-F16" } })).await;
+    assert_eq!(both["code"], "model_ambiguous");
+    assert!(both["message"].as_str().is_some_and(|text| text.contains("a/small-F16.gguf, acme")), "{both}");
+    let named = hive.succeed(&json!({ "ModelGet": { "id": "small-Q8_0" } })).await;
+    assert_eq!(named["id"], "acme/small-GGUF:Q8_0");
+
+    // What the hive did not put there it does not delete unasked.
+    let delete = |id: &str, force: bool| json!({ "ModelDelete": { "id": id, "force": force } });
+    for (id, path) in
+        [("acme/small-GGUF:Q4_K_M", snapshot.join("small-Q4_K_M.gguf")), ("chat", mine.join("chat.gguf"))]
+    {
+        let failure = hive.fail(&delete(id, false)).await;
+        assert_eq!(failure["code"], "not_owned");
+        let text = failure["message"].as_str().expect("a message");
+        // Of two of a name, which one kept it depends on the folders' paths.
+        let path = models
+            .iter()
+            .find(|model| model["id"] == id)
+            .and_then(|model| model["path"].as_str())
+            .unwrap_or(path.to_str().expect("text"));
+        assert!(text.contains(path), "{failure}");
+        assert!(failure["hint"].as_str().is_some_and(|text| text.contains("force")), "{failure}");
+        assert!(Path::new(path).exists());
+        let size = models.iter().find(|model| model["id"] == id).map(|model| model["size_bytes"].clone());
+        assert_eq!(Some(hive.succeed(&delete(id, true)).await["freed_bytes"].clone()), size);
+        assert!(!Path::new(path).exists());
+    }
+    assert!(snapshot.join("small-Q8_0.gguf").exists(), "its neighbours stay");
+    assert_eq!(list(&hive).await.len(), 6);
+    hive.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_import_is_a_link_and_only_the_link_goes() {
+    let hive = TestHive::start().await;
+    let outside = tempfile::tempdir().expect("a folder");
+    let original = outside.path().join("guest.gguf");
+    put(&original, &gguf("guest", 0));
+    let plan = hive
+        .succeed(
+            &json!({ "ModelDownload": { "model": format!("file:{}", original.display()), "dry_run": true } }),
+        )
+        .await;
+    assert_eq!((&plan["model"], &plan["transfer_bytes"]), (&json!("guest"), &json!(0)));
+    assert_eq!(plan["already_present"], false);
+    assert!(stored(&hive).is_empty(), "a dry run does nothing");
+
+    let model = hive.succeed(&file(&original)).await;
+    assert_eq!(model["id"], "guest");
+    let link = PathBuf::from(model["path"].as_str().expect("a path"));
+    assert!(link.starts_with(hive.dir().join("data")));
+    assert_eq!(std::fs::read_link(&link).expect("a link"), original.canonicalize().expect("a path"));
+    assert_eq!(stored(&hive), ["guest.gguf", "guest.gguf.json"]);
+    assert_eq!(hive.succeed(&file(&original)).await["id"], "guest", "twice is once");
+
+    // Another file of that name is not put in its place unasked.
+    let namesake = outside.path().join("elsewhere/guest.gguf");
+    put(&namesake, &gguf("namesake", 0));
+    let taken = hive.fail(&file(&namesake)).await;
+    assert_eq!(taken["code"], "model_exists");
+    let force =
+        json!({ "ModelDownload": { "model": format!("file:{}", namesake.display()), "force": true } });
+    hive.succeed(&force).await;
+    assert_eq!(std::fs::read_link(&link).expect("a link"), namesake.canonicalize().expect("a path"));
+
+    let deleted = hive.succeed(&json!({ "ModelDelete": { "id": "guest" } })).await;
+    assert_eq!(deleted, json!({ "id": "guest", "freed_bytes": 0 }));
+    assert!(original.exists() && namesake.exists() && stored(&hive).is_empty());
+
+    let missing = outside.path().join("missing.gguf");
+    let words = outside.path().join("words.gguf");
+    put(&words, b"no model at all");
+    let text = outside.path().join("notes.txt");
+    put(&text, b"words");
+    for (source, code) in [
+        (format!("file:{}", missing.display()), "source_not_found"),
+        (format!("file:{}", words.display()), "model_corrupt"),
+        (format!("file:{}", text.display()), "source_unsupported"),
+        (format!("file:{}", outside.path().display()), "source_unsupported"),
+        ("file:relative.gguf".to_owned(), "invalid_field"),
+        (original.display().to_string(), "invalid_field"),
+        ("file:/dev/zero".to_owned(), "source_unsupported"),
+        ("ftp://localhost/x.gguf".to_owned(), "source_unsupported"),
+        ("http://169.254.169.254/x.gguf".to_owned(), "source_refused"),
+        ("https://127.0.0.1.example@10.0.0.1/x.gguf".to_owned(), "invalid_field"),
+        ("https://10.0.0.1/x.gguf".to_owned(), "source_refused"),
+    ] {
+        let failure = hive.fail(&download(&source)).await;
+        assert_eq!(failure["code"], code, "{source}: {failure}");
+        assert!(failure["hint"].is_string(), "{failure}");
+    }
+    assert!(stored(&hive).is_empty());
+    hive.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_model_in_use_stays_until_force_stops_its_worker() {
+    let hive = TestHive::start().await;
+    let path = write_model(&hive.models_dir(), "busy");
+    let worker = hive.load("busy").await;
+    let failure = hive.fail(&json!({ "ModelDelete": { "id": "busy" } })).await;
+    assert_eq!(failure["code"], "model_in_use");
+    assert!(
+        failure["message"].as_str().is_some_and(|text| text.contains(&worker["pid"].to_string())),
+        "{failure}"
+    );
+    assert!(failure["hint"].as_str().is_some_and(|text| text.contains("ModelUnload")), "{failure}");
+    assert!(path.exists());
+    let stream = hive.run(&json!({ "ModelDelete": { "id": "busy", "force": true } })).await;
+    assert!(stream.ends_with("data: [DONE]\n\n"), "{stream}");
+    assert!(stream.contains("Stopping worker") && stream.contains("not the hive's own"), "{stream}");
+    assert!(!path.exists());
+    assert_eq!(hive.succeed(&json!({ "WorkerProcessList": {} })).await, json!([]));
+    hive.stop().await;
+}
+
+/// What the server of a download does with one path.
+#[derive(Clone)]
+enum Answer {
+    /// The whole file.
+    Whole(Vec<u8>),
+    /// The head of a larger file than what follows before the end.
+    Short(Vec<u8>, usize),
+    /// The head of a larger file, what there is of it, and then silence.
+    Hang(Vec<u8>, usize),
+    /// A page with 200.
+    Page,
+    /// This status with a body that must not be passed on.
+    Status(&'static str),
+    /// A redirect.
+    Redirect(String),
+}
+
+const PRIVATE: &str = "internal words of another server";
+
+/// A server on loopback.
+struct Server {
+    address: SocketAddr,
+    asked: Arc<AtomicUsize>,
+    serving: tokio::task::JoinHandle<()>,
+}
+
+impl Server {
+    async fn start(answers: impl Fn(SocketAddr, &str) -> Answer + Send + Sync + 'static) -> Self {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.expect("a port");
+        let address = listener.local_addr().expect("an address");
+        let asked = Arc::new(AtomicUsize::new(0));
+        let (count, answers) = (Arc::clone(&asked), Arc::new(answers));
+        let serving = rbee_hive::spawn::detached(async move {
+            while let Ok((mut stream, _)) = listener.accept().await {
+                let (count, answers) = (Arc::clone(&count), Arc::clone(&answers));
+                rbee_hive::spawn::detached(async move {
+                    let mut head = Vec::new();
+                    while !head.ends_with(b"\r\n\r\n") {
+                        let Ok(byte) = stream.read_u8().await else { return };
+                        head.push(byte);
+                    }
+                    count.fetch_add(1, Ordering::SeqCst);
+                    let head = String::from_utf8(head).expect("ASCII");
+                    let path = head.split(' ').nth(1).expect("a path").to_owned();
+                    let (head, body, hangs) = spoken(answers(address, &path));
+                    let _gone = stream
+                        .write_all(format!("HTTP/1.1 {head}\r\nConnection: close\r\n\r\n").as_bytes())
+                        .await;
+                    let _gone = stream.write_all(&body).await;
+                    if hangs {
+                        // Until the other side closes.
+                        let _closed = stream.read_u8().await;
+                    }
+                });
+            }
+        });
+        Self { address, asked, serving }
+    }
+
+    fn url(&self, path: &str) -> String {
+        format!("http://{}{path}", self.address)
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.serving.abort();
+    }
+}
+
+/// The head, the body, and whether the connection stays open after it.
+fn spoken(answer: Answer) -> (String, Vec<u8>, bool) {
+    let ok = |length: usize| {
+        format!("200 OK\r\nContent-Type: application/octet-stream\r\nContent-Length: {length}")
+    };
+    match answer {
+        Answer::Whole(bytes) => (ok(bytes.len()), bytes, false),
+        Answer::Short(bytes, length) => (ok(length), bytes, false),
+        Answer::Hang(bytes, length) => (ok(length), bytes, true),
+        Answer::Page => {
+            let page = format!("<html>{PRIVATE}</html>");
+            (
+                format!("200 OK\r\nContent-Type: text/html; charset=utf-8\r\nContent-Length: {}", page.len()),
+                page.into(),
+                false,
+            )
+        }
+        Answer::Status(status) => {
+            (format!("{status}\r\nContent-Length: {}", PRIVATE.len()), PRIVATE.into(), false)
+        }
+        Answer::Redirect(location) => {
+            (format!("302 Found\r\nLocation: {location}\r\nContent-Length: 0"), Vec::new(), false)
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_download_is_planned_fetched_and_deleted() {
+    let hive = TestHive::start().await;
+    let bytes = gguf("far", 300_000);
+    let body = bytes.clone();
+    let server = Server::start(move |address, path| match path {
+        "/moved/far.gguf" => Answer::Redirect(format!("http://{address}/files/far.gguf")),
+        _ => Answer::Whole(body.clone()),
+    })
+    .await;
+    let url = server.url("/moved/far.gguf?signature=sesame");
+    let plan = hive.succeed(&json!({ "ModelDownload": { "model": url, "dry_run": true } })).await;
+    assert_eq!((&plan["model"], &plan["total_bytes"]), (&json!("far"), &json!(bytes.len())));
+    assert_eq!((&plan["transfer_bytes"], &plan["fits"]), (&json!(bytes.len()), &json!(true)));
+    assert!(stored(&hive).is_empty() && list(&hive).await.is_empty(), "a dry run does nothing");
+
+    let id = hive.submit(&download(&format!("{url}#sha256={}", hex_sha256(&bytes).to_uppercase()))).await;
+    let stream = hive.stream(&id).await;
+    let lines = data_lines(&stream);
+    let model: Value = serde_json::from_str(&lines[lines.len() - 2]).expect("a result");
+    assert_eq!((&model["id"], &model["size_bytes"]), (&json!("far"), &json!(bytes.len())), "{stream}");
+    assert_eq!(model["sha256"], hex_sha256(&bytes));
+    assert!(!stream.contains("sesame"), "what signs a URL is not shown where it need not be: {stream}");
+    let last = typed(&hive.typed_stream(&id).await)
+        .into_iter()
+        .filter_map(|event| event.data.get("progress").cloned())
+        .next_back()
+        .expect("progress");
+    assert_eq!((&last["done"], &last["total"]), (&json!(bytes.len()), &json!(bytes.len())));
+    assert_eq!(std::fs::read(model["path"].as_str().expect("a path")).expect("the file"), bytes);
+    assert_eq!(stored(&hive), ["far.gguf", "far.gguf.json"]);
+
+    let asked = server.asked.load(Ordering::SeqCst);
+    assert_eq!(hive.succeed(&download(&url)).await["id"], "far");
+    assert_eq!(server.asked.load(Ordering::SeqCst), asked, "what is here is not fetched again");
+    let plan = hive.succeed(&json!({ "ModelDownload": { "model": url, "dry_run": true } })).await;
+    assert_eq!((&plan["already_present"], &plan["transfer_bytes"]), (&json!(true), &json!(0)));
+    let deleted = hive.succeed(&json!({ "ModelDelete": { "id": "far" } })).await;
+    assert_eq!(deleted, json!({ "id": "far", "freed_bytes": bytes.len() }));
+    assert!(stored(&hive).is_empty());
+    hive.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_download_that_is_not_what_it_should_be_leaves_nothing() {
+    let hive = TestHive::start().await;
+    let sound = gguf("far", 100_000);
+    let body = sound.clone();
+    let server = Server::start(move |_, path| match path {
+        "/short.gguf" => Answer::Short(body[..50_000].to_vec(), body.len()),
+        "/cut.gguf" => Answer::Whole(body[..50_000].to_vec()),
+        "/page.gguf" => Answer::Page,
+        "/words.gguf" => Answer::Whole(PRIVATE.into()),
+        "/empty.gguf" => Answer::Whole(Vec::new()),
+        "/missing.gguf" => Answer::Status("404 Not Found"),
+        "/locked.gguf" => Answer::Status("401 Unauthorized"),
+        "/busy.gguf" => Answer::Status("503 Service Unavailable"),
+        "/broken.gguf" => Answer::Status("500 Oops"),
+        "/loop.gguf" => Answer::Redirect("/loop.gguf".to_owned()),
+        "/inward.gguf" => Answer::Redirect("http://10.0.0.1/x.gguf".to_owned()),
+        "/outward.gguf" => Answer::Redirect("file:///etc/passwd".to_owned()),
+        _ => Answer::Whole(body.clone()),
+    })
+    .await;
+    let wrong = "0".repeat(64);
+    for (path, code, says) in [
+        ("/short.gguf", "download_failed", "broke off"),
+        ("/cut.gguf", "model_corrupt", "no usable model"),
+        ("/page.gguf", "download_failed", "web page"),
+        ("/words.gguf", "download_failed", "not a GGUF file"),
+        ("/empty.gguf", "model_corrupt", "no usable model"),
+        ("/missing.gguf", "source_not_found", "404"),
+        ("/locked.gguf", "download_failed", "401"),
+        ("/busy.gguf", "download_failed", "503"),
+        ("/broken.gguf", "download_failed", "500"),
+        ("/loop.gguf", "download_failed", "redirect"),
+        ("/inward.gguf", "source_refused", "10.0.0.1"),
+        ("/outward.gguf", "source_refused", ""),
+        (&format!("/far.gguf#sha256={wrong}"), "download_failed", &wrong),
+        ("/far.gguf#sha256=12", "invalid_field", "#"),
+        ("/page.html", "source_unsupported", "page.html"),
+    ] {
+        let id = hive.submit(&download(&server.url(path))).await;
+        let stream = hive.stream(&id).await;
+        let failure = hive.job(&id).await["failure"].clone();
+        assert_eq!(failure["code"], code, "{path}: {failure}");
+        assert!(failure["message"].as_str().is_some_and(|text| text.contains(says)), "{path}: {failure}");
+        assert!(failure["hint"].as_str().is_some_and(|text| !text.is_empty()), "{path}: {failure}");
+        assert!(!stream.contains(PRIVATE), "{path} passes on what another server wrote: {stream}");
+        assert!(stored(&hive).is_empty(), "{path} leaves {:?}", stored(&hive));
+    }
+    assert!(list(&hive).await.is_empty());
+    // The last of these wanted the sound file, and can have it.
+    hive.succeed(&download(&server.url("/far.gguf"))).await;
+    hive.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_cancelled_download_leaves_nothing_and_says_so() {
+    let hive = TestHive::start().await;
+    let bytes = gguf("far", 400_000);
+    let server = Server::start(move |_, _| Answer::Hang(bytes[..200_000].to_vec(), bytes.len())).await;
+    let url = server.url("/far.gguf");
+    let id = hive.submit(&download(&url)).await;
+    let partial = until("half of the file", async || {
+        let models = list(&hive).await;
+        models.into_iter().find(|model| model["size_bytes"] == 200_000)
+    })
+    .await;
+    assert_eq!((&partial["id"], &partial["status"]), (&json!("far"), &json!("downloading")));
+    // Nothing can be done with it meanwhile, and nobody fetches it twice.
+    assert_eq!(hive.fail(&json!({ "ModelLoad": { "id": "far" } })).await["code"], "model_in_use");
+    assert_eq!(
+        hive.fail(&json!({ "ModelDelete": { "id": "far", "force": true } })).await["code"],
+        "model_in_use"
+    );
+    let second = hive.submit(&download(&url)).await;
+    until("the second job to join", async || {
+        (hive.job(&second).await["state"] == "running" && server.asked.load(Ordering::SeqCst) == 1)
+            .then_some(())
+    })
+    .await;
+    assert_eq!(hive.delete(&format!("/v1/jobs/{second}")).await.status(), 200);
+    assert_eq!(stored(&hive), ["far.gguf.partial"], "one who only waited takes nothing along");
+
+    assert_eq!(hive.delete(&format!("/v1/jobs/{id}")).await.status(), 200);
+    let stream = hive.stream(&id).await;
+    assert!(stream.ends_with("data: [CANCELLED]\n\n"), "{stream}");
+    assert!(stream.contains("Removed the partial file"), "it says what was kept: {stream}");
+    assert!(stored(&hive).is_empty() && list(&hive).await.is_empty());
+    assert_eq!(hive.job(&id).await["state"], "cancelled");
+    hive.stop().await;
+}

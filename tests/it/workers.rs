@@ -1,0 +1,518 @@
+//! Worker processes: that they come, serve and go; and that nothing is left of those that fail.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use rbee_hive::models::gguf::{Arrays, Header, TensorType, Value as Gguf, Writer};
+use rustix::process::{Pid, Signal, kill_process};
+use serde_json::{Value, json};
+
+use crate::support::{TestHive, process_exists, read_until, soon, typed, until, write_model};
+
+async fn workers(hive: &TestHive) -> Vec<Value> {
+    hive.succeed(&json!({ "WorkerProcessList": {} })).await.as_array().expect("an array").clone()
+}
+
+fn pid(worker: &Value) -> u32 {
+    worker["pid"].as_u64().and_then(|pid| u32::try_from(pid).ok()).expect("a process id")
+}
+
+fn raw_pid(worker: &Value) -> Pid {
+    Pid::from_raw(pid(worker).cast_signed()).expect("a process id")
+}
+
+/// No process of the worker's group runs any more.
+fn assert_gone(pid: u32) {
+    assert!(!process_exists(pid), "process {pid} is still there");
+    #[cfg(target_os = "linux")]
+    {
+        let left: Vec<_> = processes()
+            .filter_map(|process| process.stat().ok())
+            .filter(|stat| stat.pgrp == pid.cast_signed() && stat.state != 'Z')
+            .collect();
+        assert!(left.is_empty(), "of the group of {pid} there are left {left:?}");
+    }
+}
+
+#[cfg(target_os = "linux")]
+fn processes() -> impl Iterator<Item = procfs::process::Process> {
+    procfs::process::all_processes().expect("the processes").filter_map(Result::ok)
+}
+
+/// The command lines of the processes that this hive has started and that are still there: each
+/// was told the hive's folder.
+#[cfg(target_os = "linux")]
+fn processes_of(hive: &TestHive) -> Vec<Vec<String>> {
+    let folder = hive.dir().to_str().expect("text").to_owned();
+    let told = |words: &Vec<String>| words.iter().any(|word| word.contains(&folder));
+    processes().filter_map(|process| process.cmdline().ok()).filter(told).collect()
+}
+
+/// Elsewhere the hive's own list has to do.
+#[cfg(not(target_os = "linux"))]
+fn processes_of(hive: &TestHive) -> Vec<Vec<String>> {
+    hive.app.workers.list().iter().map(|worker| vec![worker.pid.to_string()]).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_unloaded_worker_is_really_gone() {
+    let hive = TestHive::start().await;
+    write_model(&hive.models_dir(), "tiny");
+    let worker = hive.load("tiny").await;
+    assert_eq!(
+        (&worker["status"], &worker["model"], &worker["device"]),
+        (&json!("ready"), &json!("tiny"), &json!("cpu"))
+    );
+    assert!(process_exists(pid(&worker)));
+    assert_eq!(processes_of(&hive).len(), 1);
+    let model = hive.succeed(&json!({ "ModelGet": { "id": "tiny" } })).await;
+    assert_eq!(model["loaded"], true);
+    let stream = hive.run(&json!({ "ModelUnload": { "id": "tiny" } })).await;
+    assert_gone(pid(&worker));
+    assert!(stream.contains(&format!("Worker {} is gone", worker["pid"])), "{stream}");
+    assert!(processes_of(&hive).is_empty() && workers(&hive).await.is_empty());
+    assert_eq!(hive.succeed(&json!({ "ModelGet": { "id": "tiny" } })).await["loaded"], false);
+    let again = hive.fail(&json!({ "ModelUnload": { "id": "tiny" } })).await;
+    assert_eq!(again["code"], "model_not_loaded");
+    hive.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn spawned_workers_are_listed_and_deleted_one_by_one() {
+    let hive = TestHive::start().await;
+    write_model(&hive.models_dir(), "tiny");
+    let spawn =
+        json!({ "WorkerSpawn": { "model": "tiny", "worker": "cpu", "slots": 2, "context_length": 256 } });
+    let one = hive.succeed(&spawn).await;
+    let other = hive
+        .succeed(&json!({ "WorkerSpawn": { "model": "tiny", "worker": "builtin", "device": "cpu" } }))
+        .await;
+    assert_ne!(one["pid"], other["pid"]);
+    assert_ne!(one["worker_id"], other["worker_id"]);
+    let listed = workers(&hive).await;
+    let pids: Vec<_> = listed.iter().map(|worker| &worker["pid"]).collect();
+    assert_eq!(pids, [&one["pid"], &other["pid"]]);
+    let keys: Vec<_> = listed[0].as_object().expect("an object").keys().map(String::as_str).collect();
+    let contract = "worker_id pid model device port url engine status started_at uptime_seconds cpu_percent \
+                    rss_bytes vram_bytes slots requests tokens_generated last_exit";
+    assert_eq!(keys, contract.split_whitespace().collect::<Vec<_>>());
+    assert_eq!(listed[0]["slots"], 2);
+    assert!(listed[0]["rss_bytes"].as_u64() > Some(1 << 20), "{listed:?}");
+
+    let delete = json!({ "WorkerProcessDelete": { "pid": one["pid"], "grace_seconds": 30 } });
+    let stopped = hive.succeed(&delete).await;
+    assert_eq!(stopped["pid"], one["pid"]);
+    assert_eq!(
+        (&stopped["exit_code"], &stopped["signal"]),
+        (&json!(0), &Value::Null),
+        "it had time to end by itself"
+    );
+    assert!(stopped["freed_bytes"].as_u64() > Some(1 << 20), "{stopped}");
+    assert_gone(pid(&one));
+    assert!(process_exists(pid(&other)), "the other serves on");
+    assert_eq!(hive.fail(&delete).await["code"], "worker_not_found", "it is no worker any more");
+
+    // Stopped by the kernel, it cannot heed a request to end.
+    kill_process(raw_pid(&other), Signal::STOP).expect("it lives");
+    let delete = json!({ "WorkerProcessDelete": { "pid": other["pid"], "grace_seconds": 0 } });
+    let stopped = hive.succeed(&delete).await;
+    assert_eq!((&stopped["exit_code"], &stopped["signal"]), (&Value::Null, &json!("SIGKILL")));
+    assert_gone(pid(&other));
+    hive.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn other_processes_are_not_the_hives_to_touch() {
+    let hive = TestHive::start().await;
+    let mut other = rbee_hive::spawn::command("sleep");
+    let mut other = other.arg("600").kill_on_drop(true).spawn().expect("a process");
+    let foreign = other.id().expect("it runs");
+    for pid in [0, 1, std::process::id(), foreign, u32::MAX] {
+        for operation in [
+            json!({ "WorkerProcessDelete": { "pid": pid, "grace_seconds": 0 } }),
+            json!({ "WorkerProcessGet": { "pid": pid } }),
+        ] {
+            let failure = hive.fail(&operation).await;
+            assert_eq!(failure["code"], "worker_not_found");
+            let message = failure["message"].as_str().expect("a message");
+            assert!(message.contains(&format!("process {pid} ")), "{failure}");
+            assert!(
+                failure["hint"].as_str().is_some_and(|hint| hint.contains("WorkerProcessList")),
+                "{failure}"
+            );
+        }
+    }
+    assert!(process_exists(1) && other.try_wait().expect("its state").is_none(), "unharmed");
+    other.kill().await.expect("it was mine");
+    hive.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_crash_is_told_from_a_stop() {
+    let hive = TestHive::start().await;
+    write_model(&hive.models_dir(), "tiny");
+    let mut events = hive.get("/v1/events").await;
+    let mut seen = String::new();
+    read_until(&mut events, &mut seen, "event: snapshot").await;
+    let worker = hive.load("tiny").await;
+    kill_process(raw_pid(&worker), Signal::KILL).expect("it lives");
+    read_until(&mut events, &mut seen, "killed by SIGKILL").await;
+    let crash = seen.lines().find(|line| line.contains("killed by SIGKILL")).expect("a line");
+    let crash: Value = serde_json::from_str(crash.strip_prefix("data: ").expect("data")).expect("JSON");
+    assert_eq!(crash["worker"]["status"], "crashed");
+    let [listed] = &workers(&hive).await[..] else { panic!("it stays in the list") };
+    assert_eq!((&listed["pid"], &listed["status"]), (&worker["pid"], &json!("crashed")));
+    assert_eq!(listed["last_exit"], "killed by SIGKILL");
+    assert_gone(pid(&worker));
+    assert_eq!(hive.succeed(&json!({ "ModelGet": { "id": "tiny" } })).await["loaded"], false);
+    read_until(&mut events, &mut seen, r#""status":"degraded""#).await;
+    // The next load takes its place.
+    let next = hive.load("tiny").await;
+    assert_ne!(next["worker_id"], worker["worker_id"]);
+    let [listed] = &workers(&hive).await[..] else { panic!("the crashed one has left") };
+    assert_eq!(listed["pid"], next["pid"]);
+    drop(events);
+    hive.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_not_here_is_refused_with_what_is() {
+    let hive = TestHive::start().await;
+    write_model(&hive.models_dir(), "tiny");
+    let load = |device: Value| json!({ "ModelLoad": { "id": "tiny", "device": device } });
+    let spawn = |worker: &str, device: Value| json!({ "WorkerSpawn": { "model": "tiny", "worker": worker, "device": device } });
+    for (operation, code, says) in [
+        (load(json!(0)), "device_unavailable", "no GPU 0"),
+        (load(json!("0")), "device_unavailable", "no GPU 0"),
+        (load(json!("cuda:0")), "device_unavailable", "cuda:0"),
+        (load(json!("metal")), "device_unavailable", "metal"),
+        (spawn("cpu", json!(7)), "device_unavailable", "'7'"),
+        (spawn("cuda", json!(0)), "engine_unavailable", "'cuda'"),
+        (spawn("vllm", json!(0)), "engine_unavailable", "'vllm'"),
+        (spawn("/bin/sh", json!(0)), "engine_unavailable", "'/bin/sh'"),
+    ] {
+        let failure = hive.fail(&operation).await;
+        assert_eq!(failure["code"], code, "{operation}: {failure}");
+        let message = failure["message"].as_str().expect("a message");
+        let here =
+            if code == "engine_unavailable" { "installed: builtin (cpu)" } else { "this hive has: cpu" };
+        assert!(message.contains(says) && message.contains(here), "{operation}: {failure}");
+        assert_eq!(failure["stage"], "preflight");
+        assert!(failure["hint"].is_string());
+    }
+    assert!(workers(&hive).await.is_empty() && processes_of(&hive).is_empty());
+    hive.stop().await;
+}
+
+/// Writes a sound model again with other metadata and tensors: where `change` gives nothing, the
+/// key or tensor of that name is left out.
+fn rewrite(
+    from: &Path,
+    to: &Path,
+    metadata: impl Fn(&str, &Gguf) -> Option<Gguf>,
+    tensor: impl Fn(&str, TensorType, Vec<u8>) -> Option<(TensorType, Vec<u8>)>,
+) {
+    let header = Header::read(from, Arrays::Keep).expect("a sound file");
+    let bytes = std::fs::read(from).expect("its bytes");
+    let mut writer = Writer::default();
+    for (key, value) in header.metadata.iter() {
+        if let Some(value) = metadata(key, value) {
+            writer.metadata(key, value);
+        }
+    }
+    for info in &header.tensors {
+        let start = usize::try_from(header.data_offset + info.offset).expect("a small file");
+        let data = bytes[start..start + usize::try_from(info.bytes).expect("a small file")].to_vec();
+        if let Some((kind, data)) = tensor(&info.name, info.kind, data) {
+            writer.tensor(&info.name, &info.shape, kind, data);
+        }
+    }
+    let mut file = std::fs::File::create(to).expect("a file");
+    writer.write(&mut file).expect("it is written");
+}
+
+fn same_metadata(_: &str, value: &Gguf) -> Option<Gguf> {
+    Some(value.clone())
+}
+
+/// `value` in the place of the key's own.
+fn instead(key: &'static str, value: Option<Gguf>) -> impl Fn(&str, &Gguf) -> Option<Gguf> {
+    move |other, own| if other == key { value.clone() } else { Some(own.clone()) }
+}
+
+fn text(text: &str) -> Option<Gguf> {
+    Some(Gguf::String(text.to_owned()))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn files_that_cannot_be_loaded_fail_by_name_and_leave_no_process() {
+    let hive = TestHive::start().await;
+    let dir = hive.models_dir();
+    let sound = write_model(tempfile::tempdir_in(hive.dir()).expect("a folder").keep().as_path(), "sound");
+    let bytes = std::fs::read(&sound).expect("its bytes");
+    let header = Header::read(&sound, Arrays::Keep).expect("a sound file");
+    let data_offset = usize::try_from(header.data_offset).expect("a small file");
+
+    // What is broken, the code, and the field that the failure names.
+    let mut cases: Vec<(&str, &str, &str)> = Vec::new();
+    let truncated = [
+        ("cut-0", 0, "magic"),
+        ("cut-3", 3, "magic"),
+        ("cut-9", 9, "count"),
+        ("cut-metadata", data_offset / 4, "metadata"),
+        ("cut-tensors", data_offset - 64, "tensor"),
+        ("cut-data", data_offset + 1000, "tensor"),
+        ("cut-end", bytes.len() - 64, "tensor"),
+    ];
+    for (stem, length, field) in truncated {
+        std::fs::write(dir.join(format!("{stem}.gguf")), &bytes[..length]).expect("a file");
+        cases.push((stem, "model_corrupt", field));
+    }
+    std::fs::write(dir.join("words.gguf"), "This is a README, in the end. ".repeat(100)).expect("a file");
+    cases.push(("words", "model_corrupt", "magic"));
+    let mut version = bytes.clone();
+    version[4] = 9;
+    std::fs::write(dir.join("version.gguf"), version).expect("a file");
+    cases.push(("version", "model_corrupt", "version"));
+
+    let same = |_: &str, kind, data| Some((kind, data));
+    let variant = |stem: &str| dir.join(format!("{stem}.gguf"));
+    let metadata: [(&str, &str, &'static str, Option<Gguf>); 8] = [
+        ("mamba", "model_unsupported", "general.architecture", text("mamba")),
+        ("nameless", "model_corrupt", "general.architecture", None),
+        ("tokenizer", "model_unsupported", "tokenizer.ggml.model", text("rwkv")),
+        ("pretokenizer", "model_unsupported", "tokenizer.ggml.pre", text("unheard-of")),
+        ("tokenless", "model_corrupt", "tokenizer.ggml.tokens", None),
+        ("headless", "model_corrupt", "llama.attention.head_count", Some(Gguf::U32(0))),
+        ("wide", "model_corrupt", "token_embd.weight", Some(Gguf::U32(512))),
+        ("scaled", "model_unsupported", "llama.rope.scaling.type", text("yarn")),
+    ];
+    for (stem, code, field, value) in metadata {
+        let key = if stem == "wide" { "llama.embedding_length" } else { field };
+        if stem == "scaled" {
+            // A key that the sound file has not.
+            rewrite(&sound, &variant(stem), same_metadata, same);
+            let mut writer = Writer::default();
+            for (key, value) in header.metadata.iter() {
+                writer.metadata(key, value.clone());
+            }
+            writer.metadata(key, value.clone().expect("a value"));
+            for info in &header.tensors {
+                let start = data_offset + usize::try_from(info.offset).expect("small");
+                let data = bytes[start..start + usize::try_from(info.bytes).expect("small")].to_vec();
+                writer.tensor(&info.name, &info.shape, info.kind, data);
+            }
+            writer.write(&mut std::fs::File::create(variant(stem)).expect("a file")).expect("it is written");
+        } else {
+            rewrite(&sound, &variant(stem), instead(key, value), same);
+        }
+        cases.push((stem, code, field));
+    }
+    rewrite(&sound, &variant("missing"), same_metadata, |name, kind, data| {
+        (name != "blk.1.ffn_up.weight").then_some((kind, data))
+    });
+    cases.push(("missing", "model_corrupt", "blk.1.ffn_up.weight"));
+    rewrite(&sound, &variant("type"), same_metadata, |name, kind, data| {
+        let blocks = data.len() / 34 * 32 / 256;
+        Some(if name == "blk.0.attn_q.weight" {
+            (TensorType::Iq2Xs, vec![0; blocks * 74])
+        } else {
+            (kind, data)
+        })
+    });
+    cases.push(("type", "model_unsupported", "blk.0.attn_q.weight"));
+
+    for (stem, code, field) in cases {
+        for operation in [
+            json!({ "ModelLoad": { "id": stem } }),
+            json!({ "WorkerSpawn": { "model": stem, "worker": "cpu" } }),
+        ] {
+            let id = hive.submit(&operation).await;
+            let stream = hive.stream(&id).await;
+            let failure = hive.job(&id).await["failure"].clone();
+            assert_eq!(failure["code"], code, "{stem}: {failure}");
+            let message = failure["message"].as_str().expect("a message");
+            assert!(message.contains(&format!("{stem}.gguf")), "{stem}: the file is not named: {failure}");
+            assert!(message.contains(field), "{stem}: {field} is not named: {failure}");
+            assert!(failure["hint"].as_str().is_some_and(|hint| hint.len() > 10), "{stem}: {failure}");
+            assert!(failure["stage"].is_string(), "{stem}: {failure}");
+            assert!(stream.contains(&format!("[ERROR] {message}")), "{stem}: {stream}");
+            assert!(workers(&hive).await.is_empty(), "{stem} leaves a worker");
+            assert!(processes_of(&hive).is_empty(), "{stem} leaves a process");
+        }
+    }
+    hive.stop().await;
+}
+
+/// Makes a program out of a shell script. Another process writes it: a file that this one has open
+/// for writing while it starts a child elsewhere could not be run.
+async fn script(dir: &Path, text: &str) -> PathBuf {
+    let path = dir.join("worker.sh");
+    let mut write = rbee_hive::spawn::command("sh");
+    write.args(["-c", "printf '%s' \"$1\" > \"$0\" && chmod 700 \"$0\""]).arg(&path).arg(text);
+    assert!(write.status().await.expect("a shell").success());
+    path
+}
+
+/// A hive whose worker is a script.
+async fn scripted(text: &str, readiness: Duration) -> TestHive {
+    let dir = tempfile::tempdir().expect("a folder");
+    let program = script(dir.path(), text).await;
+    let hive = TestHive::start_in(dir, |config| {
+        config.worker_program = Some(program);
+        config.timers.readiness = readiness;
+    })
+    .await;
+    write_model(&hive.models_dir(), "tiny");
+    hive
+}
+
+const LONG: Duration = Duration::from_secs(600);
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_cancelled_load_leaves_nothing() {
+    let hive = scripted("#!/bin/sh\necho here I am\nsleep 600 &\nsleep 600\n", LONG).await;
+    let id = hive.submit(&json!({ "ModelLoad": { "id": "tiny" } })).await;
+    let worker = until("the worker to start", async || workers(&hive).await.pop()).await;
+    assert_eq!(worker["status"], "starting");
+    assert_eq!(hive.delete(&format!("/v1/jobs/{id}")).await.status(), 200);
+    assert_gone(pid(&worker));
+    let stream = hive.stream(&id).await;
+    assert!(stream.ends_with("data: [CANCELLED]\n\n"), "{stream}");
+    assert!(stream.contains("Nothing is left of worker"), "{stream}");
+    assert!(workers(&hive).await.is_empty());
+    hive.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_cancelled_load_of_a_stubborn_worker_leaves_nothing_either() {
+    let hive = scripted("#!/bin/sh\ntrap '' TERM\nwhile :; do sleep 1; done\n", LONG).await;
+    let id = hive.submit(&json!({ "ModelLoad": { "id": "tiny" } })).await;
+    let worker = until("the worker to start", async || workers(&hive).await.pop()).await;
+    assert_eq!(hive.delete(&format!("/v1/jobs/{id}")).await.status(), 200);
+    // The job may have given up on it first; its owner has not.
+    until("the worker to go", async || (!process_exists(pid(&worker))).then_some(())).await;
+    until("the list to be empty", async || workers(&hive).await.is_empty().then_some(())).await;
+    assert_gone(pid(&worker));
+    hive.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_worker_that_never_reports_is_given_up() {
+    let hive = scripted("#!/bin/sh\necho thinking\nsleep 600\n", Duration::from_millis(500)).await;
+    let failure = hive.fail(&json!({ "ModelLoad": { "id": "tiny" } })).await;
+    assert_eq!((&failure["code"], &failure["stage"]), (&json!("timeout"), &json!("start")), "{failure}");
+    assert!(failure["message"].as_str().is_some_and(|text| text.contains("0.5 s")), "{failure}");
+    assert!(failure["hint"].as_str().is_some_and(|text| text.contains("readiness")), "{failure}");
+    assert_eq!(failure["log_tail"], json!(["thinking"]));
+    assert!(workers(&hive).await.is_empty());
+    hive.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_worker_that_ends_before_it_is_ready_says_how() {
+    let hive = scripted("#!/bin/sh\necho one\necho 'two [DONE]' >&2\nexit 42\n", LONG).await;
+    let id = hive.submit(&json!({ "ModelLoad": { "id": "tiny" } })).await;
+    let stream = hive.stream(&id).await;
+    assert!(stream.contains("two (DONE)"), "its log is narrated, defused: {stream}");
+    let failure = hive.job(&id).await["failure"].clone();
+    assert_eq!((&failure["code"], &failure["exit_code"]), (&json!("worker_failed"), &json!(42)), "{failure}");
+    assert_eq!(failure["log_tail"], json!(["one", "two [DONE]"]));
+    assert!(failure["message"].as_str().is_some_and(|text| text.contains("exit code 42")), "{failure}");
+    let events = typed(&hive.typed_stream(&id).await);
+    assert_eq!(events[events.len() - 1].data["exit_code"], 42);
+    assert!(workers(&hive).await.is_empty());
+    hive.stop().await;
+
+    let hive = scripted("#!/bin/sh\necho last words\nkill -SEGV $$\n", LONG).await;
+    let failure = hive.fail(&json!({ "WorkerSpawn": { "model": "tiny", "worker": "cpu" } })).await;
+    assert_eq!(
+        (&failure["code"], &failure["signal"]),
+        (&json!("worker_failed"), &json!("SIGSEGV")),
+        "{failure}"
+    );
+    assert_eq!(failure["log_tail"], json!(["last words"]));
+    assert!(failure.get("exit_code").is_none(), "{failure}");
+    hive.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_worker_that_floods_its_log_and_hides_children_is_still_gone() {
+    let script = "#!/bin/sh\n(trap '' TERM HUP; sleep 600) &\ni=0\n\
+                  while [ $i -lt 2000 ]; do echo \"line $i of a flood that goes on and on\"; i=$((i+1)); done\nexit 3\n";
+    let hive = scripted(script, LONG).await;
+    let id = hive.submit(&json!({ "ModelLoad": { "id": "tiny" } })).await;
+    let stream = hive.stream(&id).await;
+    let lines = stream.lines().filter(|line| line.contains("of a flood")).count();
+    assert!((1..1000).contains(&lines), "{lines} lines");
+    let failure = hive.job(&id).await["failure"].clone();
+    assert_eq!(failure["exit_code"], 3, "{failure}");
+    assert_eq!(
+        failure["log_tail"].as_array().and_then(|tail| tail.last()),
+        Some(&json!("line 1999 of a flood that goes on and on"))
+    );
+    assert!(workers(&hive).await.is_empty());
+    hive.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_workers_secret_stays_between_it_and_the_hive() {
+    let hive = TestHive::start().await;
+    write_model(&hive.models_dir(), "tiny");
+    let mut events = hive.get("/v1/events").await;
+    let mut heartbeats = hive.get("/v1/heartbeats/stream").await;
+    let id = hive.submit(&json!({ "ModelLoad": { "id": "tiny" } })).await;
+    let mut seen = hive.stream(&id).await + &hive.typed_stream(&id).await;
+    let worker = workers(&hive).await.pop().expect("a worker");
+    let secret = hive.app.workers.secret(pid(&worker)).expect("a worker");
+    let secret = secret.expose();
+    assert_eq!(secret.len(), 64);
+
+    #[cfg(target_os = "linux")]
+    {
+        let process = procfs::process::Process::new(pid(&worker).cast_signed()).expect("its process");
+        let words = process.cmdline().expect("its command line");
+        assert!(words.len() > 3 && !words.iter().any(|word| word.contains(secret)), "{words:?}");
+    }
+    // Without it the worker answers nobody.
+    let url = worker["url"].as_str().expect("a URL");
+    let chat = json!({ "model": "tiny", "messages": [{ "role": "user", "content": "Hi" }] });
+    let direct = hive.client.post(format!("{url}/v1/chat/completions")).json(&chat).send();
+    let direct = soon("an answer", direct).await.expect("an answer");
+    assert_eq!(direct.status(), 401);
+    seen += &direct.text().await.expect("a body");
+    let answer = hive.post("/v1/chat/completions", &chat).await;
+    assert_eq!(answer.status(), 200);
+    seen += &format!("{:?}", answer.headers());
+    seen += &answer.text().await.expect("a body");
+
+    for path in ["/v1/jobs", "/v1/capabilities", "/v1/models", &format!("/v1/workers/{}/log", worker["pid"])]
+    {
+        seen += &hive.get(path).await.text().await.expect("a body");
+    }
+    for operation in [
+        json!({ "WorkerProcessList": {} }),
+        json!({ "WorkerProcessGet": { "pid": worker["pid"] } }),
+        json!({ "HiveCheck": {} }),
+        json!({ "ModelUnload": { "id": "tiny" } }),
+    ] {
+        let id = hive.submit(&operation).await;
+        seen += &(hive.stream(&id).await + &hive.typed_stream(&id).await + &hive.job(&id).await.to_string());
+    }
+    read_until(&mut events, &mut seen, r#""change":"removed""#).await;
+    read_until(&mut heartbeats, &mut seen, "event: heartbeat").await;
+    assert!(!seen.contains(secret), "it was told to a client");
+    let mut files = 0;
+    for entry in walkdir::WalkDir::new(hive.dir().join("data")) {
+        let entry = entry.expect("an entry");
+        if entry.file_type().is_file() {
+            files += 1;
+            let bytes = std::fs::read(entry.path()).expect("a file");
+            let text = String::from_utf8_lossy(&bytes);
+            assert!(!text.contains(secret), "{} has it", entry.path().display());
+        }
+    }
+    assert!(files > 3, "the log, the report and the journals were looked at");
+    drop((events, heartbeats));
+    hive.stop().await;
+}
