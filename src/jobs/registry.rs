@@ -28,7 +28,11 @@ use crate::time::Instant;
 /// Every job that the hive knows of.
 #[derive(Debug)]
 pub struct Registry {
+    /// Held for short work in memory alone.
     book: Mutex<Book>,
+    /// Held by a submission that has a key, from its look for an earlier one to its own entry: of
+    /// two equal submissions one must find the other. Taken before `book`, never after it.
+    keyed: Mutex<()>,
     limits: Limits,
     journals: Arc<Journals>,
     hub: Arc<Hub>,
@@ -88,6 +92,7 @@ impl Registry {
         let bounds = Bounds { events: config.jobs.log_events, bytes: config.jobs.log_bytes };
         let registry = Self {
             book: Mutex::default(),
+            keyed: Mutex::default(),
             limits: Limits::new(&config.jobs),
             journals: Arc::new(Journals::open(config.jobs_dir(), bounds)?),
             hub,
@@ -147,10 +152,8 @@ impl Registry {
             created_at: Instant::now(),
             idempotency_key: key,
         };
-        // One lock from the look at the key to the entry of the job: of two equal submissions one
-        // must find the other.
-        let mut book = self.book.lock();
-        if let Some(job) = book.repeated(&header)? {
+        let turn = header.idempotency_key.is_some().then(|| self.keyed.lock());
+        if let Some(job) = self.book.lock().repeated(&header)? {
             return Ok(Submitted { job, repeated: true });
         }
         let claim = self.limits.claim(row.class)?;
@@ -160,8 +163,8 @@ impl Registry {
         };
         let log = Arc::new(Log::new(Bounds { events: self.config.log_events, bytes: self.config.log_bytes }));
         let job = Arc::new(Job::queued(header, Arc::clone(&log)));
-        book.enter(&job);
-        drop(book);
+        self.book.lock().enter(&job);
+        drop(turn);
 
         let (entries, receiver) = mpsc::unbounded_channel();
         let (end, ended) = oneshot::channel();
@@ -307,13 +310,13 @@ impl Registry {
                 Kind::Read => {
                     reads_bytes += job.resident_bytes() + JOB_BYTES;
                     if age > self.config.keep_reads_for || reads_bytes > self.config.reads_memory_bytes {
-                        forgotten.push(job.id().clone());
+                        forgotten.push(Arc::clone(job));
                     }
                 }
                 Kind::Act => {
                     acts += 1;
                     if age > self.config.keep_acts_for || acts > self.config.keep_acts {
-                        forgotten.push(job.id().clone());
+                        forgotten.push(Arc::clone(job));
                         continue;
                     }
                     acts_bytes += job.resident_bytes();
@@ -323,12 +326,15 @@ impl Registry {
                 }
             }
         }
-        for id in &forgotten {
-            book.forget(id);
+        for job in &forgotten {
+            book.forget(job);
         }
         drop(book);
-        for id in &forgotten {
-            self.journals.remove(id);
+        // Their logs are freed here too, after the lock: thousands of reads may go at once.
+        for job in forgotten {
+            if job.header().kind == Kind::Act {
+                self.journals.remove(job.id());
+            }
         }
     }
 }
@@ -355,10 +361,10 @@ impl Book {
         self.jobs.insert(job.id().clone(), Arc::clone(job));
     }
 
-    fn forget(&mut self, id: &JobId) {
-        let Some(job) = self.jobs.remove(id) else { return };
+    fn forget(&mut self, job: &Job) {
+        self.jobs.remove(job.id());
         if let Some(key) = &job.header().idempotency_key
-            && self.keys.get(key) == Some(id)
+            && self.keys.get(key) == Some(job.id())
         {
             self.keys.remove(key);
         }
