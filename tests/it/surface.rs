@@ -17,7 +17,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc;
 
-use crate::support::{Daemon, TestHive, problem, read_until, soon, write_model};
+use crate::support::{TestHive, problem, read_until, soon, write_model};
 
 const TOKEN: &str = "a-token-of-many-letters";
 
@@ -432,21 +432,6 @@ async fn a_token_is_asked_for_everywhere_but_at_the_door() {
         problem(send(request).await, 401, "unauthorized").await;
     }
     hive.stop().await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn the_network_is_not_let_in_without_a_token() {
-    let dir = tempfile::tempdir().expect("a folder");
-    let (status, said) = Daemon::refuse(dir.path(), &["--bind", "0.0.0.0"]).await;
-    assert_eq!(status.code(), Some(78));
-    assert!(said.contains("--token-file") && said.contains("umask"), "{said}");
-    std::fs::write(dir.path().join("open"), TOKEN).expect("a file");
-    let open = dir.path().join("open");
-    std::fs::set_permissions(&open, std::os::unix::fs::PermissionsExt::from_mode(0o644)).expect("a mode");
-    let open = open.to_str().expect("text");
-    let (status, said) = Daemon::refuse(dir.path(), &["--bind", "0.0.0.0", "--token-file", open]).await;
-    assert_eq!(status.code(), Some(78));
-    assert!(said.contains("chmod 600") && !said.contains(TOKEN), "{said}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
