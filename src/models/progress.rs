@@ -72,7 +72,7 @@ mod tests {
         let mut meter = Meter::new(Some(10_000), start);
         let progress = meter.sample(4000, at(2));
         assert_eq!((progress.rate_per_second, progress.eta_seconds), (Some(2000), Some(3)));
-        assert_eq!(sentence(&progress), "4.0 kB of 10.0 kB (40 %), 2.0 kB/s, 3 s left");
+        assert_eq!(sentence(&progress), "3.9 KiB of 9.8 KiB (40 %), 2.0 KiB/s, 3 s left");
         meter.sample(4000, at(7));
         let progress = meter.sample(4000, at(12));
         assert_eq!((progress.rate_per_second, progress.eta_seconds), (Some(0), None));
