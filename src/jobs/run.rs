@@ -95,8 +95,8 @@ async fn attend(
     let mut give_up = None;
     loop {
         tokio::select! {
+            // Why it stops is said before it ends, however quickly the operation listens.
             biased;
-            done = &mut work => return concluded(job, row, done),
             () = job.stopping().cancelled(), if give_up.is_none() => {
                 n!("job_stopping", "{}", match job.stop_reason() {
                     Some(StopReason::Timeout) => "Out of time: stopping",
@@ -105,6 +105,7 @@ async fn attend(
                 });
                 give_up = Some(tokio::time::Instant::now() + timers.cancel_grace);
             }
+            done = &mut work => return concluded(job, row, done),
             () = until(deadline), if give_up.is_none() => job.stop(StopReason::Timeout),
             () = until(give_up) => {
                 n!(warn: "job_abandoned",
