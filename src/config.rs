@@ -258,7 +258,9 @@ impl Config {
     /// [`Code::ConfigInvalid`], naming the file, the line and the setting.
     pub fn from_file(path: &Path) -> Result<Self> {
         let text = std::fs::read_to_string(path).map_err(|error| {
-            Failure::io("read the configuration", path, &error).hint("check the path given with --config")
+            let code = Code::ConfigInvalid;
+            Failure { code, ..Failure::io("read the configuration", path, &error) }
+                .hint("check the path given with --config")
         })?;
         toml::from_str(&text).map_err(|error| {
             Failure::new(

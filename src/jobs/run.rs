@@ -144,7 +144,13 @@ fn concluded(job: &Job, row: &Row, done: Result<Result<()>, JoinError>) -> Termi
 fn ended_by(job: &Job, row: &Row, failure: Option<Failure>) -> Terminal {
     let name = row.wire_name;
     let failure = match (job.stop_reason(), failure) {
-        (Some(StopReason::Cancel), _) => return Terminal::Cancelled,
+        (Some(StopReason::Cancel), failure) => {
+            // How far it came and what it kept, in its own words.
+            if let Some(failure) = failure {
+                n!("job_cancelled", "{}", failure.message);
+            }
+            return Terminal::Cancelled;
+        }
         (Some(StopReason::Timeout), _) => {
             Failure::new(Code::Timeout, format!("{name} did not finish before its deadline"))
                 .hint("see the last narration for what it was doing; GET /v1/jobs shows what else is running")
