@@ -51,6 +51,8 @@ pub struct Config {
     pub jobs: Jobs,
     /// Downloads.
     pub downloads: Downloads,
+    /// The worker processes.
+    pub workers: Workers,
     /// How long things may take.
     pub timers: Timers,
     /// Faults that tests inject into operations. Not a setting of the file.
@@ -99,6 +101,56 @@ pub struct Downloads {
     /// Hosts (`name` or `name:port`) that may be reached over plain HTTP and on private
     /// addresses.
     pub allow_hosts: Vec<String>,
+}
+
+/// How worker processes are kept.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Workers {
+    /// Whether a worker that crashed is started again.
+    pub restart: RestartPolicy,
+    /// The wait before the first restart; it doubles with each further one.
+    #[serde(with = "jiff::fmt::serde::unsigned_duration::friendly::compact::required")]
+    pub restart_first: Duration,
+    /// The longest wait before a restart.
+    #[serde(with = "jiff::fmt::serde::unsigned_duration::friendly::compact::required")]
+    pub restart_longest: Duration,
+    /// After so long in health a worker's crashes are forgotten.
+    #[serde(with = "jiff::fmt::serde::unsigned_duration::friendly::compact::required")]
+    pub restart_reset: Duration,
+    /// Leave workers running when the hive is stopped, for its next start to take over.
+    pub keep_on_shutdown: bool,
+    /// End workers with the daemon however that ends, `kill -9` included, instead of leaving them for
+    /// the next start to take over. Only engines that know how (the built-in one) can be ended so.
+    pub lifeline: bool,
+    /// Threads that a worker on the processor computes with. Unset means one for each physical core
+    /// but one, which is left to the rest of the machine.
+    pub threads: Option<std::num::NonZeroUsize>,
+}
+
+/// Whether crashed workers are started again.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum RestartPolicy {
+    /// A crashed worker stays crashed.
+    #[default]
+    Never,
+    /// A worker that ended without being asked to is started again.
+    OnFailure,
+}
+
+impl Default for Workers {
+    fn default() -> Self {
+        Self {
+            restart: RestartPolicy::default(),
+            restart_first: Duration::from_secs(1),
+            restart_longest: Duration::from_secs(60),
+            restart_reset: Duration::from_secs(600),
+            keep_on_shutdown: false,
+            lifeline: false,
+            threads: None,
+        }
+    }
 }
 
 /// How long things may take.
@@ -172,6 +224,7 @@ impl Default for Config {
             worker_program: None,
             jobs: Jobs::default(),
             downloads: Downloads::default(),
+            workers: Workers::default(),
             timers: Timers::default(),
             faults: Faults::default(),
         }

@@ -19,6 +19,7 @@ use crate::http;
 use crate::jobs::event::json;
 use crate::spawn;
 use crate::time::Instant;
+use crate::workers::Change;
 
 /// How often jobs that are no longer kept are forgotten while nothing is submitted.
 const PRUNE_EVERY: std::time::Duration = std::time::Duration::from_secs(60);
@@ -97,9 +98,12 @@ impl Hive {
     /// [`Code::Internal`] where the connection loop panicked.
     pub async fn run(self, stop: impl Future<Output = ()>) -> Result<()> {
         let Self { app, listener, router, announced, _lock } = self;
+        // Told from the first change on, those of the takeover included.
+        let chores = spawn::detached(chores(Arc::clone(&app), app.workers.changes()));
+        // Before the first answer: a worker of an earlier run is listed as if nothing had happened.
+        app.workers.adopt().await;
         let timers = app.config.timers.clone();
         let server = spawn::detached(http::serve(listener, router, timers, app.quiet.clone()));
-        let chores = spawn::detached(chores(Arc::clone(&app)));
         if let Some(queen) = &app.queen {
             queen.announce();
         }
@@ -217,11 +221,10 @@ impl Drop for Announced {
 }
 
 /// What has to be done now and then: forgetting old jobs, telling readers about workers.
-async fn chores(app: AppState) {
+async fn chores(app: AppState, mut changes: tokio::sync::broadcast::Receiver<Change>) {
     let mut prune = tokio::time::interval(
         app.config.jobs.keep_reads_for.clamp(std::time::Duration::from_secs(1), PRUNE_EVERY),
     );
-    let mut changes = app.workers.changes();
     loop {
         tokio::select! {
             _ = prune.tick() => app.jobs.prune(),

@@ -20,33 +20,42 @@
 //! it follows the worker's log ([`log_follow`]) into the job's narration.
 //!
 //! Invariants:
-//! - A process is signalled only by the owner that has not reaped it yet, so a process id that was
+//! - A child is signalled only by the owner that has not reaped it yet, so a process id that was
 //!   given to another process can never be hit, and no process but the hive's own workers can.
 //! - The leader is reaped last: while it is unreaped its id, which is the group's, stays taken, and
 //!   the rest of the group is killed under it. A stop succeeds after the group was seen empty.
 //! - A start that fails, is cancelled or whose future is dropped leaves no process behind.
-//! - A worker never outlives a killed daemon: its standard input is a pipe that only the daemon
-//!   holds, and its end is the worker's.
+//! - A worker that is not ready dies with its daemon: its standard input is a pipe that only the
+//!   daemon holds, and its end is the worker's. A ready one is written down ([`record`]) and then told
+//!   that it may stay: it outlives a daemon that is killed, and the next one takes it over
+//!   ([`adopt`]), or ends it.
+//! - A process that is not the daemon's child is signalled only through a descriptor of the process
+//!   itself ([`adopted`]).
 //! - The secret travels by environment, and to no socket whose owner was not verified.
 //! - A worker's log is a bounded file, never a pipe to the daemon.
 //! - No lock of this module is held across an await.
 //!
-//! Deliberately absent: restarts (a crashed worker stays crashed), and adopting the workers of an
-//! earlier daemon (there are none).
+//! - A crash, a failed load and a stop that was asked for stay distinct ([`Cause`]). A crashed worker
+//!   is started again ([`restart`]) only where the settings say so.
 
+mod adopt;
+mod adopted;
 pub mod devices;
 pub mod engines;
 mod exit;
 mod folder;
 mod handle;
 mod health;
+mod identity;
 mod load_progress;
 pub mod log_follow;
 mod owner;
 mod process;
 mod readiness;
+mod record;
 mod registry;
 mod report;
+mod restart;
 mod socket_owner;
 mod start;
 mod supervisor;
@@ -57,9 +66,10 @@ mod worker;
 #[cfg(test)]
 mod tests;
 
+pub use adopt::Adoption;
 pub use devices::Device;
 pub use handle::{Endpoint, InFlight, Secret};
-pub use registry::Change;
+pub use registry::{Cause, Change, ChangeKind};
 pub use socket_owner::port_holder;
 pub use start::StartRequest;
 pub use supervisor::{Stopped, Supervisor};

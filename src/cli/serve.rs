@@ -42,6 +42,9 @@ pub(super) struct Args {
     /// A host name under which this hive may be called, besides loopback's; may be repeated
     #[arg(long, env = "RBEE_HIVE_ALLOW_HOST", value_delimiter = ',', value_name = "HOST")]
     allow_host: Vec<String>,
+    /// End workers with the hive even where it is killed, instead of leaving them to its next start
+    #[arg(long, env = "RBEE_HIVE_WORKERS_LIFELINE", value_name = "BOOL")]
+    workers_lifeline: Option<bool>,
     /// A TOML file with settings; flags and the environment go before it
     #[arg(long, env = "RBEE_HIVE_CONFIG", value_name = "FILE")]
     config: Option<PathBuf>,
@@ -78,6 +81,7 @@ impl Args {
         set_all(&mut config.hive_ids, self.hive_id);
         set_all(&mut config.allow_origins, self.allow_origin);
         set_all(&mut config.allow_hosts, self.allow_host);
+        set(&mut config.workers.lifeline, self.workers_lifeline);
         config.queen_url = self.queen_url.or(config.queen_url);
         config.public_url = self.public_url.or(config.public_url);
         config.token_file = self.token_file.or(config.token_file);

@@ -57,6 +57,7 @@ impl Operation for ModelLoad {
             device: self.device,
             context_length: self.context_length.map(NonZeroU64::get),
             slots: None,
+            force: self.force,
         };
         let worker = cx.app.workers.start(request, &cx.stop).await?;
         cx.app.model_changed("loaded", &model);

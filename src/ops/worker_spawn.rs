@@ -27,6 +27,9 @@ pub(super) struct WorkerSpawn {
     /// Requests that it serves at once; the engine's own choice by default.
     #[serde(default)]
     slots: Option<NonZeroU32>,
+    /// Start it even where it does not seem to fit.
+    #[serde(default)]
+    force: bool,
 }
 
 const fn first() -> Device {
@@ -53,6 +56,7 @@ impl Operation for WorkerSpawn {
             device: self.device,
             context_length: self.context_length.map(NonZeroU64::get),
             slots: self.slots.map(NonZeroU32::get),
+            force: self.force,
         };
         let worker = cx.app.workers.start(request, &cx.stop).await?;
         cx.app.model_changed("loaded", &model);

@@ -45,6 +45,25 @@ impl Folder {
         self.0.join("report.json")
     }
 
+    /// Where the worker is written down for a later daemon.
+    pub(super) fn record(&self) -> PathBuf {
+        self.0.join("record.json")
+    }
+
+    /// The folder of a worker that an earlier daemon started.
+    pub(super) fn of_earlier(path: PathBuf) -> Self {
+        Self(path)
+    }
+
+    /// Removes the record of a worker that is gone; its log stays.
+    pub(super) fn forget(&self) {
+        if let Err(error) = std::fs::remove_file(self.record())
+            && error.kind() != io::ErrorKind::NotFound
+        {
+            tracing::warn!(path = %self.0.display(), %error, "a worker's record could not be removed");
+        }
+    }
+
     /// Opens the log for the worker. Appending makes every writer write at the end, also after the
     /// log was cut.
     pub(super) fn open_log(&self) -> Result<File> {

@@ -8,12 +8,16 @@ use std::time::{Duration, Instant};
 use jiff::Timestamp;
 use parking_lot::Mutex;
 use tokio::sync::{mpsc, watch};
+use tokio_util::sync::CancellationToken;
 
 use super::devices::Device;
 use super::engines::Engine;
 use super::folder::Folder;
 use super::health::Counters;
+use super::identity::{self, Identity};
 use super::process::End;
+use super::record::Record;
+use super::start::StartRequest;
 use super::usage::Usage;
 use super::worker::{Status, Worker};
 
@@ -25,6 +29,11 @@ impl Secret {
     pub(super) fn random() -> Self {
         let bytes: [u8; 32] = rand::random();
         Self(bytes.iter().map(|byte| format!("{byte:02x}")).collect::<String>().into())
+    }
+
+    /// A secret that was written down earlier.
+    pub(super) fn recalled(secret: &str) -> Self {
+        Self(secret.into())
     }
 
     /// The secret itself, for the `Authorization` header of a request to its worker.
@@ -57,7 +66,22 @@ pub(super) enum Control {
     Stop {
         /// How long it may take before it is killed.
         grace: Duration,
+        /// Who wants it.
+        reason: Reason,
     },
+    /// Leave it running, and forget it: a later daemon takes it over.
+    Release,
+}
+
+/// Why a worker is ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Reason {
+    /// Somebody asked for it.
+    User,
+    /// It could not be brought to serve, or whoever wanted it gave up.
+    Load,
+    /// The hive stops.
+    Shutdown,
 }
 
 /// Where a worker is in its life.
@@ -109,8 +133,16 @@ pub(super) struct Handle {
     pub(super) worker_id: String,
     pub(super) pid: u32,
     pub(super) model_id: String,
+    /// What was asked for; a restart asks for it again.
+    pub(super) request: StartRequest,
     pub(super) device: Device,
     pub(super) engine: Arc<Engine>,
+    /// Whether an earlier daemon started it.
+    pub(super) adopted: bool,
+    /// How often workers have crashed in whose place this one is.
+    pub(super) crashes: u32,
+    /// Cancelled when nobody wants a crashed worker back.
+    pub(super) given_up: CancellationToken,
     pub(super) secret: Secret,
     pub(super) folder: Folder,
     pub(super) started_at: Timestamp,
@@ -189,15 +221,38 @@ impl Handle {
             uptime_seconds: self.uptime().as_secs(),
             cpu_percent: usage.cpu_percent,
             rss_bytes: usage.rss_bytes,
-            vram_bytes: self.device.is_cpu().then_some(0),
+            vram_bytes: usage.vram_bytes.or_else(|| self.device.is_cpu().then_some(0)),
             slots: counters.slots,
             requests: counters.requests,
             tokens_generated: counters.tokens_generated,
-            last_exit: state.end.map(|end| match end.exit {
-                Some(exit) => exit.to_string(),
-                None => "did not end within 5 s of being killed".to_owned(),
-            }),
+            last_exit: self.last_exit(),
         }
+    }
+
+    /// How it ended, once it has, in words.
+    pub(super) fn last_exit(&self) -> Option<String> {
+        let end = self.state.borrow().end?;
+        Some(match end.exit {
+            Some(exit) => exit.to_string(),
+            None if end.proven => "unknown: it was started by an earlier run of the hive".to_owned(),
+            None => "did not end within 5 s of being killed".to_owned(),
+        })
+    }
+
+    /// What a later daemon needs to know of it; `None` where it has ended. Blocks.
+    pub(super) fn record(&self, ready: bool) -> Option<Record> {
+        Some(Record {
+            worker_id: self.worker_id.clone(),
+            boot_id: identity::boot_id(),
+            process: Identity::of(self.pid)?,
+            started_at: self.started_at,
+            engine: self.engine.name.clone(),
+            device: self.device,
+            request: self.request.clone(),
+            secret: self.secret.expose().to_owned(),
+            port: self.state.borrow().port,
+            ready,
+        })
     }
 
     /// Lets a request in, unless the worker takes none.

@@ -1,4 +1,4 @@
-//! The owner of one worker: the one task that holds the unreaped child.
+//! The owner of one worker: the one task that holds its processes.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -7,10 +7,11 @@ use rustix::process::Signal;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, interval, sleep_until, timeout};
 
-use super::handle::{Control, Handle, Stage};
-use super::process::{Group, PROOF_LIMIT};
-use super::registry::Registry;
-use super::usage;
+use super::handle::{Control, Handle, Reason, Stage};
+use super::process::{End, PROOF_LIMIT, Processes};
+use super::registry::Cause;
+use super::supervisor::Shared;
+use super::{restart, usage};
 use crate::spawn;
 
 /// How often the size of the worker's log is looked at.
@@ -23,23 +24,54 @@ const MAX_GRACE: Duration = Duration::from_secs(24 * 3600);
 
 /// Runs from the start of the process until its whole group is gone.
 pub(super) struct Owner {
-    pub(super) group: Group,
+    pub(super) processes: Processes,
     pub(super) handle: Arc<Handle>,
     pub(super) controls: mpsc::UnboundedReceiver<Control>,
-    pub(super) registry: Arc<Registry>,
+    pub(super) shared: Arc<Shared>,
+}
+
+/// Why an owner's service ended.
+enum Ended {
+    /// The process ended by itself.
+    Itself,
+    /// It is to be ended.
+    Asked { grace: Duration, reason: Reason },
+    /// It is to be left alone.
+    Released,
 }
 
 impl Owner {
     pub(super) async fn run(mut self) {
-        let asked = self.serve().await;
+        if !self.handle.adopted {
+            self.note(false).await;
+        }
+        let ended = self.serve().await;
         let was_ready = self.handle.stage() == Stage::Ready;
         self.handle.traffic.send_modify(|traffic| traffic.open = false);
-        if let Some(grace) = asked {
+        if let Ended::Asked { grace, .. } = ended {
             self.stop(grace.min(MAX_GRACE)).await;
         }
-        let Self { group, handle, controls: _controls, registry } = self;
-        let end = group.end().await;
-        let kept = asked.is_none() && was_ready;
+        let Self { processes, handle, controls: _controls, shared } = self;
+        let registry = &shared.registry;
+        let end = if matches!(ended, Ended::Released) {
+            processes.leave();
+            End { exit: None, proven: false }
+        } else {
+            processes.end().await
+        };
+        if end.proven {
+            // Whoever starts next has nothing to look for.
+            let folder = handle.folder.clone();
+            let _removed = spawn::blocking(move || folder.forget()).await;
+        }
+        let cause = match ended {
+            Ended::Itself if was_ready => Cause::Crash,
+            Ended::Itself => Cause::FailedLoad,
+            Ended::Asked { reason: Reason::Load, .. } => Cause::FailedLoad,
+            Ended::Asked { reason: Reason::User, .. } => Cause::UserStop,
+            Ended::Asked { reason: Reason::Shutdown, .. } | Ended::Released => Cause::Shutdown,
+        };
+        let kept = cause == Cause::Crash;
         if kept {
             tracing::warn!(pid = handle.pid, model = handle.model_id, exit = ?end.exit, "a worker crashed");
         } else {
@@ -47,38 +79,68 @@ impl Owner {
             registry.take(&handle);
         }
         handle.state.send_modify(|state| {
-            state.stage = if asked.is_some() { Stage::Stopped } else { Stage::Crashed };
+            state.stage = if matches!(ended, Ended::Itself) { Stage::Crashed } else { Stage::Stopped };
             state.end = Some(end);
             state.ended = Some(std::time::Instant::now());
         });
         if kept {
-            registry.updated(&handle);
+            let how = handle.last_exit().unwrap_or_default();
+            registry.updated_because(&handle, cause, format!("worker {} crashed: {how}", handle.pid));
             registry.bound_crashed();
+            restart::after_crash(shared, handle);
         } else {
-            registry.removed(&handle);
+            registry.removed_because(&handle, cause);
         }
     }
 
-    /// Until the process ends, or is to be ended: then how long it may take.
-    async fn serve(&mut self) -> Option<Duration> {
+    /// Until the process ends, or is to be ended or left.
+    async fn serve(&mut self) -> Ended {
         let mut log_check = interval(LOG_CHECK);
         loop {
             tokio::select! {
                 biased;
-                () = self.group.exited() => return None,
+                () = self.processes.exited() => return Ended::Itself,
                 Some(control) = self.controls.recv() => match control {
                     Control::Listening(port) => {
                         self.handle.state.send_modify(|state| state.port = Some(port));
                         self.publish(Stage::Loading);
                     }
                     Control::Ready => {
+                        // On disk before it may stay: one that stays can always be found again.
+                        let noted = self.note(true).await;
+                        if noted && !self.shared.settings.lifeline {
+                            self.processes.let_stay().await;
+                        }
                         self.handle.traffic.send_modify(|traffic| traffic.open = true);
                         self.publish(Stage::Ready);
-                        self.registry.replace_crashed(&self.handle);
+                        self.shared.registry.replace_crashed(&self.handle);
                     }
-                    Control::Stop { grace } => return Some(grace),
+                    Control::Stop { grace, reason } => return Ended::Asked { grace, reason },
+                    Control::Release => return Ended::Released,
                 },
                 _ = log_check.tick() => self.bound_log(),
+            }
+        }
+    }
+
+    /// Writes down what a later daemon needs to know of the worker. Tells whether that worked.
+    async fn note(&self, ready: bool) -> bool {
+        let (handle, path) = (Arc::clone(&self.handle), self.handle.folder.record());
+        let written = spawn::blocking(move || handle.record(ready).map(|record| record.write(&path))).await;
+        match written {
+            Ok(Some(Ok(()))) => true,
+            // It has ended, which its owner is about to find.
+            Ok(None) => false,
+            Ok(Some(Err(error))) => {
+                tracing::warn!(
+                    pid = self.handle.pid, %error,
+                    "a worker could not be written down: should the hive be killed, it ends or is swept up"
+                );
+                false
+            }
+            Err(error) => {
+                tracing::error!(%error, "writing a worker down panicked");
+                false
             }
         }
     }
@@ -92,34 +154,35 @@ impl Owner {
         loop {
             tokio::select! {
                 biased;
-                () = self.group.exited() => return,
+                () = self.processes.exited() => return,
                 _ = traffic.wait_for(|traffic| traffic.in_flight == 0) => break,
                 () = sleep_until(deadline) => break,
                 Some(control) = self.controls.recv() => shorten(&mut deadline, &control),
             }
         }
-        self.group.signal(Signal::TERM);
+        self.processes.signal(Signal::TERM);
         self.publish(Stage::Terminating);
         deadline = deadline.max(Instant::now() + grace.min(LAST_WORDS));
         loop {
             tokio::select! {
                 biased;
-                () = self.group.exited() => return,
+                () = self.processes.exited() => return,
                 () = sleep_until(deadline) => break,
                 Some(control) = self.controls.recv() => shorten(&mut deadline, &control),
             }
         }
-        self.group.signal(Signal::KILL);
+        self.processes.signal(Signal::KILL);
         self.publish(Stage::Killing);
         // Where even that does not end it, `Group::end` says so.
-        let _ended = timeout(PROOF_LIMIT, self.group.exited()).await;
+        let _ended = timeout(PROOF_LIMIT, self.processes.exited()).await;
     }
 
     /// Notes how much memory the stop is about to free.
     async fn note_memory(&self) {
-        let group = self.group.id();
-        if let Ok(bytes) = spawn::blocking(move || usage::resident_bytes(group)).await {
-            self.handle.measures.lock().usage.rss_bytes = bytes;
+        let group = self.processes.id();
+        if let Ok((rss, vram)) = spawn::blocking(move || usage::held_bytes(group)).await {
+            let usage = &mut self.handle.measures.lock().usage;
+            (usage.rss_bytes, usage.vram_bytes) = (rss, vram);
         }
     }
 
@@ -134,12 +197,12 @@ impl Owner {
 
     fn publish(&self, stage: Stage) {
         self.handle.state.send_modify(|state| state.stage = stage);
-        self.registry.updated(&self.handle);
+        self.shared.registry.updated(&self.handle);
     }
 }
 
 fn shorten(deadline: &mut Instant, control: &Control) {
-    if let Control::Stop { grace } = control {
+    if let Control::Stop { grace, .. } = control {
         *deadline = (*deadline).min(Instant::now() + (*grace).min(MAX_GRACE));
     }
 }

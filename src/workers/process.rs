@@ -1,4 +1,4 @@
-//! A child process with a group of its own, from its start to the proof that all of it is gone.
+//! A process with a group of its own, from its start to the proof that all of it is gone.
 
 use std::io;
 use std::process::Stdio;
@@ -8,32 +8,105 @@ use rustix::io::Errno;
 use rustix::process::{
     Pid, Signal, WaitId, WaitIdOptions, kill_process_group, test_kill_process_group, waitid,
 };
+use tokio::io::AsyncWriteExt;
 use tokio::process::{Child, ChildStdin, Command};
 use tokio::signal::unix::{Signal as SignalStream, SignalKind, signal};
 use tokio::time::{Instant, sleep, timeout};
 
+use super::adopted::Adopted;
 use super::exit::Exit;
 
 /// How long a killed group may take to be gone.
 pub(super) const PROOF_LIMIT: Duration = Duration::from_secs(5);
 /// How often the group is looked at in that time.
-const PROOF_INTERVAL: Duration = Duration::from_millis(5);
+pub(super) const PROOF_INTERVAL: Duration = Duration::from_millis(5);
 /// A child's end is noticed by `SIGCHLD`; this is how late it is noticed should one go missing.
 const EXIT_RECHECK: Duration = Duration::from_secs(1);
+
+/// What is written to a worker's lifeline to tell it that it may outlive the daemon.
+const RELEASE: &[u8] = b"stay\n";
+
+/// The processes of one worker, which its owner alone holds.
+#[derive(Debug)]
+pub(super) enum Processes {
+    /// Started by this daemon.
+    Own(Group),
+    /// Started by an earlier one.
+    Adopted(Adopted),
+}
+
+impl Processes {
+    /// The process id of the leader, which is the id of the group.
+    pub(super) fn id(&self) -> u32 {
+        match self {
+            Self::Own(group) => group.id(),
+            Self::Adopted(group) => group.id(),
+        }
+    }
+
+    /// Waits until the leader has ended; may be dropped and asked again.
+    pub(super) async fn exited(&mut self) {
+        match self {
+            Self::Own(group) => group.exited().await,
+            Self::Adopted(group) => group.exited().await,
+        }
+    }
+
+    /// Sends a signal to every process of the group.
+    pub(super) fn signal(&self, signal: Signal) {
+        match self {
+            Self::Own(group) => group.signal(signal),
+            Self::Adopted(group) => group.signal(signal),
+        }
+    }
+
+    /// Kills what is left, and waits for proof that nothing is.
+    pub(super) async fn end(self) -> End {
+        match self {
+            Self::Own(group) => group.end().await,
+            Self::Adopted(group) => group.end().await,
+        }
+    }
+
+    /// Lets the processes outlive the daemon.
+    pub(super) async fn let_stay(&mut self) {
+        if let Self::Own(group) = self {
+            group.let_stay().await;
+        }
+    }
+
+    /// Lets go of the processes, which go on.
+    pub(super) fn leave(self) {
+        if let Self::Own(mut group) = self {
+            group.armed = false;
+        }
+    }
+}
 
 /// A child that leads its own process group and has not been reaped.
 ///
 /// Its end is observed without reaping it, because its process id, and so the group's, cannot be
 /// given to another process before the reaping. Reaping takes the value away: nothing can be
-/// signalled afterwards. A dropped group has its leader killed.
+/// signalled afterwards. A dropped group is killed.
 #[derive(Debug)]
 pub(super) struct Group {
     child: Child,
     leader: Pid,
     ends_of_children: SignalStream,
-    /// Open as long as the daemon lives; its end tells the worker to end.
-    #[cfg_attr(not(test), expect(dead_code, reason = "held for what its end means"))]
+    /// Open as long as the daemon lives; its end tells the worker to end, unless it was told that
+    /// it may stay.
     lifeline: Option<ChildStdin>,
+    /// Whether it is killed when it is dropped.
+    armed: bool,
+}
+
+impl Drop for Group {
+    fn drop(&mut self) {
+        // The runtime reaps the child later: until then the group's id is its own.
+        if self.armed {
+            self.signal(Signal::KILL);
+        }
+    }
 }
 
 /// What is known once a group has been dealt with.
@@ -50,14 +123,22 @@ impl Group {
     pub(super) fn spawn(command: &mut Command) -> io::Result<Self> {
         // Registered before there is a child, so that its end cannot be missed.
         let ends_of_children = signal(SignalKind::child())?;
-        let mut child = command.process_group(0).stdin(Stdio::piped()).kill_on_drop(true).spawn()?;
+        let mut child = command.process_group(0).stdin(Stdio::piped()).spawn()?;
         let lifeline = child.stdin.take();
         let leader = child
             .id()
             .and_then(|id| Pid::from_raw(id.cast_signed()))
             .ok_or_else(|| io::Error::other("the new process has no id"))?;
         offer_to_oom_killer(leader);
-        Ok(Self { child, leader, ends_of_children, lifeline })
+        Ok(Self { child, leader, ends_of_children, lifeline, armed: true })
+    }
+
+    /// Tells the worker that the end of its lifeline means nothing any more, and lets go of it.
+    async fn let_stay(&mut self) {
+        let Some(mut lifeline) = self.lifeline.take() else { return };
+        if let Err(error) = lifeline.write_all(RELEASE).await {
+            tracing::debug!(pid = self.id(), %error, "a worker does not listen to its lifeline");
+        }
     }
 
     /// The process id of the leader, which is the id of the group.
@@ -94,7 +175,10 @@ impl Group {
     pub(super) async fn end(mut self) -> End {
         self.signal(Signal::KILL);
         let exit = match timeout(PROOF_LIMIT, self.exited()).await {
-            Ok(()) => self.child.wait().await.ok().map(Exit::from),
+            Ok(()) => {
+                self.armed = false;
+                self.child.wait().await.ok().map(Exit::from)
+            }
             // Stuck inside the kernel (a dead disk, a driver): the runtime reaps it one day.
             Err(_) => None,
         };
@@ -156,6 +240,13 @@ pub(super) fn members(group: u32) -> Vec<u32> {
         .unwrap_or_default()
 }
 
+/// The group of a process.
+#[cfg(target_os = "linux")]
+pub(super) fn group_of(pid: u32) -> Option<u32> {
+    let stat = procfs::process::Process::new(i32::try_from(pid).ok()?).ok()?.stat().ok()?;
+    Some(stat.pgrp.cast_unsigned())
+}
+
 /// The process ids of a group: elsewhere only its leader is known.
 #[cfg(not(target_os = "linux"))]
 pub(super) fn members(group: u32) -> Vec<u32> {
@@ -204,16 +295,29 @@ mod tests {
     async fn the_lifeline_ends_with_the_group() {
         let mut group = Group::spawn(&mut spawn::command("cat")).unwrap();
         assert!(!group.has_exited());
-        drop(std::mem::take(&mut group.lifeline));
+        drop(group.lifeline.take());
         group.exited().await;
         assert_eq!(group.end().await.exit.and_then(|exit| exit.code), Some(0), "cat read to the end");
     }
 
     #[tokio::test]
-    async fn a_dropped_group_has_its_leader_killed() {
-        let group = Group::spawn(spawn::command("sleep").arg("1000")).unwrap();
+    async fn a_dropped_group_is_killed() {
+        let group = Group::spawn(spawn::command("sh").args(["-c", "sleep 1000 & exec sleep 1000"])).unwrap();
         let id = group.id();
         drop(group);
+        wait_until_gone(id).await;
+    }
+
+    #[tokio::test]
+    async fn a_group_that_may_stay_hears_so_and_is_left_alone() {
+        let mut processes = Processes::Own(
+            Group::spawn(spawn::command("sh").args(["-c", "read word; exec sleep 1000"])).unwrap(),
+        );
+        processes.let_stay().await;
+        let id = processes.id();
+        processes.leave();
+        assert!(!gone(id));
+        kill_process_group(Pid::from_raw(id.cast_signed()).unwrap(), Signal::KILL).unwrap();
         wait_until_gone(id).await;
     }
 }

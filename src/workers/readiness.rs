@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use tokio::time::sleep;
 
 use super::exit::Exit;
-use super::handle::{Control, Handle, Stage, State};
+use super::handle::{Control, Handle, Reason, Stage, State};
 use super::health::Health;
 use super::load_progress::LoadProgress;
 use super::log_follow::{NarratedLog, tail};
@@ -44,7 +44,10 @@ pub(super) struct Starting {
 impl Drop for Starting {
     fn drop(&mut self) {
         if self.armed {
-            self.handle.control(Control::Stop { grace: ABANDON_GRACE.min(self.shared.timers.stop_grace) });
+            self.handle.control(Control::Stop {
+                grace: ABANDON_GRACE.min(self.shared.timers.stop_grace),
+                reason: Reason::Load,
+            });
         }
     }
 }
@@ -264,7 +267,7 @@ impl Starting {
         if self.handle.state.borrow().end.is_none() {
             n!("worker_stop", "Stopping the half-started worker {pid}");
             let grace = ABANDON_GRACE.min(self.shared.timers.stop_grace);
-            self.handle.control(Control::Stop { grace });
+            self.handle.control(Control::Stop { grace, reason: Reason::Load });
         }
         let _wait = waiting_for(format!("worker {pid} to end"));
         let end = self.handle.ended().await;

@@ -17,12 +17,48 @@ const NEWS: usize = 256;
 
 /// News of one worker. Whether a ready one is busy is no news: telemetry tells.
 #[derive(Clone, Debug, Serialize)]
-#[serde(tag = "change", content = "worker", rename_all = "snake_case")]
-pub enum Change {
+pub struct Change {
+    /// Whether it is still in the list.
+    pub change: ChangeKind,
+    /// The worker as it is now.
+    pub worker: Worker,
+    /// What brought this about, where it is not the ordinary course of a start or a stop.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cause: Option<Cause>,
+    /// The same in a sentence.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub message: Option<String>,
+}
+
+/// Whether a worker is in the list.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ChangeKind {
     /// It is new, or its status changed.
-    Updated(Worker),
+    Updated,
     /// It left the list.
-    Removed(Worker),
+    Removed,
+}
+
+/// What became of a worker, and why. These never blur: a crash is of one that served, a failed load
+/// of one that never did.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Cause {
+    /// It had served, and ended without being asked to.
+    Crash,
+    /// It never came to serve.
+    FailedLoad,
+    /// Somebody asked for its end.
+    UserStop,
+    /// The hive stopped.
+    Shutdown,
+    /// The hive took it over from an earlier run of itself.
+    Adopted,
+    /// It crashed, and is about to be started again.
+    Restart,
+    /// It crashed, and is not started again.
+    GivenUp,
 }
 
 /// Every worker from its start until it is gone; crashed ones until they are deleted, replaced or
@@ -131,16 +167,29 @@ impl Registry {
     }
 
     pub(super) fn updated(&self, worker: &Handle) {
-        self.spread(Change::Updated(worker.worker()));
+        self.spread(ChangeKind::Updated, worker, None, None);
+    }
+
+    pub(super) fn updated_because(&self, worker: &Handle, cause: Cause, message: String) {
+        self.spread(ChangeKind::Updated, worker, Some(cause), Some(message));
     }
 
     pub(super) fn removed(&self, worker: &Handle) {
-        self.spread(Change::Removed(worker.worker()));
+        self.spread(ChangeKind::Removed, worker, None, None);
     }
 
-    fn spread(&self, change: Change) {
+    pub(super) fn removed_because(&self, worker: &Handle, cause: Cause) {
+        self.spread(ChangeKind::Removed, worker, Some(cause), None);
+    }
+
+    fn spread(&self, change: ChangeKind, worker: &Handle, cause: Option<Cause>, message: Option<String>) {
         // An error says that nobody reads the news.
-        let _nobody = self.news.send(change);
+        let _nobody = self.news.send(Change { change, worker: worker.worker(), cause, message });
+    }
+
+    /// Whether the worker is in the list.
+    pub(super) fn has(&self, worker: &Handle) -> bool {
+        self.list.lock().workers.iter().any(|other| other.worker_id == worker.worker_id)
     }
 
     pub(super) fn news(&self) -> broadcast::Receiver<Change> {

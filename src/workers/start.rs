@@ -7,6 +7,7 @@ use std::time::Instant;
 
 use jiff::Timestamp;
 use parking_lot::Mutex;
+use serde::{Deserialize, Serialize};
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
@@ -14,9 +15,10 @@ use uuid::Uuid;
 use super::devices::Device;
 use super::engines::{Choice, choose};
 use super::folder::Folder;
-use super::handle::{Control, Handle, Measures, Secret, Stage, State, Traffic};
+use super::handle::{Control, Handle, Measures, Reason, Secret, Stage, State, Traffic};
+use super::identity::MARKER;
 use super::owner::Owner;
-use super::process::Group;
+use super::process::{Group, Processes};
 use super::readiness::{ABANDON_GRACE, Starting};
 use super::supervisor::Shared;
 use super::worker::Worker;
@@ -28,7 +30,7 @@ use crate::{n, spawn};
 const KEPT_FROM_WORKERS: &[&str] = &["HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "RBEE_HIVE_TOKEN_FILE"];
 
 /// What a new worker is to be.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct StartRequest {
     /// The id of the model.
     pub model_id: String,
@@ -42,16 +44,21 @@ pub struct StartRequest {
     pub context_length: Option<u64>,
     /// Requests that it answers at once; unset means what the engine takes.
     pub slots: Option<u32>,
+    /// Start it even where it does not seem to fit into memory.
+    #[serde(default)]
+    pub force: bool,
 }
 
-/// Starts a worker and returns it once it is ready.
+/// Starts a worker and returns it once it is ready. `crashes` counts those of the workers in whose
+/// place it is.
 pub(super) async fn start(
     shared: &Arc<Shared>,
     request: StartRequest,
+    crashes: u32,
     stop: &CancellationToken,
 ) -> Result<Worker> {
     shared.registry.check_open()?;
-    let choice = choose(&shared.engines, &request.engine, request.device)?;
+    let choice = choose(shared.engines().await, &request.engine, request.device)?;
     n!(
         "worker_choose",
         "Starting engine '{}' on {} for model '{}': {}",
@@ -60,7 +67,7 @@ pub(super) async fn start(
         request.model_id,
         choice.why
     );
-    let handle = launch(shared, &request, choice).await?;
+    let handle = launch(shared, &request, choice, crashes).await?;
     let mut starting = Starting::new(Arc::clone(shared), handle);
     let ready = tokio::select! {
         biased;
@@ -82,7 +89,12 @@ pub(super) async fn start(
 }
 
 /// Starts the process and its owner.
-async fn launch(shared: &Arc<Shared>, request: &StartRequest, choice: Choice) -> Result<Arc<Handle>> {
+async fn launch(
+    shared: &Arc<Shared>,
+    request: &StartRequest,
+    choice: Choice,
+    crashes: u32,
+) -> Result<Arc<Handle>> {
     let Choice { engine, device, .. } = choice;
     let worker_id = format!("worker-{}", Uuid::now_v7());
     let live = shared.registry.all().iter().map(|worker| worker.worker_id.clone()).collect();
@@ -109,10 +121,10 @@ async fn launch(shared: &Arc<Shared>, request: &StartRequest, choice: Choice) ->
     for variable in KEPT_FROM_WORKERS {
         command.env_remove(variable);
     }
-    command.env(&engine.secret_variable, secret.expose());
+    command.env(&engine.secret_variable, secret.expose()).env(MARKER, &worker_id);
     // From here to the owner there is no await: a process always gets its owner.
-    let group = match Group::spawn(&mut command) {
-        Ok(group) => group,
+    let processes = match Group::spawn(&mut command) {
+        Ok(group) => Processes::Own(group),
         Err(error) => {
             folder.discard();
             return Err(Failure::new(
@@ -126,10 +138,14 @@ async fn launch(shared: &Arc<Shared>, request: &StartRequest, choice: Choice) ->
     let (controls, inbox) = mpsc::unbounded_channel();
     let handle = Arc::new(Handle {
         worker_id,
-        pid: group.id(),
+        pid: processes.id(),
         model_id: request.model_id.clone(),
+        request: request.clone(),
         device,
         engine,
+        adopted: false,
+        crashes,
+        given_up: CancellationToken::new(),
         secret,
         folder,
         started_at: Timestamp::now(),
@@ -140,10 +156,10 @@ async fn launch(shared: &Arc<Shared>, request: &StartRequest, choice: Choice) ->
         measures: Mutex::new(Measures::default()),
     });
     let admitted = shared.registry.insert(&handle);
-    let registry = Arc::clone(&shared.registry);
-    spawn::detached(Owner { group, handle: Arc::clone(&handle), controls: inbox, registry }.run());
+    let owner = Owner { processes, handle: Arc::clone(&handle), controls: inbox, shared: Arc::clone(shared) };
+    spawn::detached(owner.run());
     if let Err(closed) = admitted {
-        handle.control(Control::Stop { grace: ABANDON_GRACE });
+        handle.control(Control::Stop { grace: ABANDON_GRACE, reason: Reason::Load });
         handle.ended().await;
         return Err(closed);
     }

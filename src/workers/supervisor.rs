@@ -10,17 +10,18 @@ use serde::Serialize;
 use tokio::sync::broadcast;
 use tokio_util::sync::CancellationToken;
 
+use super::adopt::{self, Adoption};
 use super::devices::Device;
 use super::engines::Engine;
 use super::exit::Exit;
-use super::handle::{Control, Endpoint, Handle, Secret, Stage};
+use super::handle::{Control, Endpoint, Handle, Reason, Secret, Stage};
 use super::health::{Client, Health};
 use super::process::End;
 use super::registry::{Change, Registry};
 use super::start::{self, StartRequest};
 use super::usage::Sampler;
 use super::worker::Worker;
-use crate::config::{Config, Timers};
+use crate::config::{Config, Timers, Workers};
 use crate::error::{Failure, Result};
 use crate::narration::waiting_for;
 use crate::{n, spawn, text};
@@ -33,11 +34,28 @@ pub struct Supervisor(Arc<Shared>);
 pub(super) struct Shared {
     pub(super) workers_dir: PathBuf,
     pub(super) timers: Timers,
-    pub(super) engines: Vec<Arc<Engine>>,
-    pub(super) registry: Arc<Registry>,
+    pub(super) settings: Workers,
+    engines: Vec<Arc<Engine>>,
+    pub(super) registry: Registry,
     pub(super) client: Client,
     /// Held on the blocking pool alone.
     sampler: Arc<Mutex<Sampler>>,
+    /// Cancelled when the hive stops.
+    pub(super) closing: CancellationToken,
+    /// What was found of an earlier run.
+    adoption: Mutex<Option<Adoption>>,
+}
+
+impl Shared {
+    /// The engines that are installed, the preferred one first.
+    pub(super) async fn engines(&self) -> &[Arc<Engine>] {
+        &self.engines
+    }
+
+    /// The installed engine of that name, once somebody has looked which there are.
+    pub(super) fn known_engine(&self, name: &str) -> Option<Arc<Engine>> {
+        self.engines.iter().find(|engine| engine.name == name).cloned()
+    }
 }
 
 /// How a worker was stopped: the result of `WorkerProcessDelete`.
@@ -63,9 +81,12 @@ impl Supervisor {
             workers_dir: config.workers_dir(),
             timers: config.timers.clone(),
             engines: vec![Arc::new(Engine::builtin(config.worker_program()?))],
-            registry: Arc::default(),
+            settings: config.workers.clone(),
+            registry: Registry::default(),
             client: Client::new()?,
             sampler: Arc::default(),
+            closing: CancellationToken::new(),
+            adoption: Mutex::default(),
         })))
     }
 
@@ -73,6 +94,19 @@ impl Supervisor {
     #[must_use]
     pub fn engines(&self) -> &[Arc<Engine>] {
         &self.0.engines
+    }
+
+    /// Takes over the workers that an earlier run of the hive left behind, and ends those that it
+    /// cannot take over. To be called once, before anything else is asked of the workers.
+    pub async fn adopt(&self) {
+        let found = adopt::adopt(&self.0).await;
+        *self.0.adoption.lock() = Some(found);
+    }
+
+    /// What was found of an earlier run of the hive, once that has been looked for.
+    #[must_use]
+    pub fn adoption(&self) -> Option<Adoption> {
+        self.0.adoption.lock().clone()
     }
 
     /// Every worker, oldest first, as last measured; see [`Self::refresh`].
@@ -170,7 +204,7 @@ impl Supervisor {
     /// [`Code`](crate::error::Code)`::EngineUnavailable`, `DeviceUnavailable`, `WorkerFailed`,
     /// `Timeout`, `Cancelled`, `ShuttingDown`, or whatever the worker itself reported.
     pub async fn start(&self, request: StartRequest, stop: &CancellationToken) -> Result<Worker> {
-        let worker = start::start(&self.0, request, stop).await?;
+        let worker = start::start(&self.0, request, 0, stop).await?;
         // Measured for the first time, so that the answer tells what it took.
         self.refresh().await;
         Ok(self.get(worker.pid).unwrap_or(worker))
@@ -190,6 +224,7 @@ impl Supervisor {
     async fn stop_handle(&self, worker: &Handle, grace: Duration) -> Stopped {
         let pid = worker.pid;
         if worker.stage() == Stage::Crashed {
+            worker.given_up.cancel();
             if self.0.registry.take(worker) {
                 self.0.registry.removed(worker);
             }
@@ -199,7 +234,7 @@ impl Supervisor {
         n!("worker_stop", "Stopping worker {pid} of model '{}'", worker.model_id);
         let _wait = waiting_for(format!("worker {pid} to end"));
         let mut states = worker.state.subscribe();
-        worker.control(Control::Stop { grace });
+        worker.control(Control::Stop { grace, reason: Reason::User });
         let mut told = Stage::Ready;
         let end = loop {
             let state = *states.borrow_and_update();
@@ -220,7 +255,10 @@ impl Supervisor {
         }
         let stopped = stopped(worker, end);
         if end.proven {
-            let how = end.exit.map_or_else(String::new, |exit| format!(" ({exit})"));
+            let how = match end.exit {
+                Some(exit) => format!(" ({exit})"),
+                None => " (how it ended is unknown: an earlier run of the hive had started it)".to_owned(),
+            };
             n!("worker_gone", "Worker {pid} is gone{how} and has freed {}", text::bytes(stopped.freed_bytes));
         } else {
             n!(warn: "worker_gone", "Processes of worker {pid} are still there 5 s after they were killed");
@@ -228,12 +266,40 @@ impl Supervisor {
         stopped
     }
 
-    /// Takes no more workers and stops all there are, at the same time. For the end of the hive,
-    /// which is no job: it is told to `tracing` alone.
+    /// Gives up the crashed workers of a model, so that none of them is started again. Returns
+    /// their process ids.
+    pub fn give_up(&self, model_id: &str) -> Vec<u32> {
+        let crashed: Vec<_> = self.0.registry.all();
+        crashed
+            .iter()
+            .filter(|worker| worker.model_id == model_id && worker.stage() == Stage::Crashed)
+            .filter(|worker| {
+                worker.given_up.cancel();
+                let was_there = self.0.registry.take(worker);
+                if was_there {
+                    self.0.registry.removed(worker);
+                }
+                was_there
+            })
+            .map(|worker| worker.pid)
+            .collect()
+    }
+
+    /// Takes no more workers and stops all there are, at the same time; leaves those that are ready
+    /// running where the settings say so. For the end of the hive, which is no job: it is told to
+    /// `tracing` alone.
     pub async fn stop_all(&self, grace: Duration) {
+        self.0.closing.cancel();
         let workers = self.0.registry.close();
+        let keep = self.0.settings.keep_on_shutdown && !self.0.settings.lifeline;
         let ends = workers.iter().filter(|worker| worker.status().lives()).map(|worker| async {
-            worker.control(Control::Stop { grace });
+            if keep && worker.status().serves() {
+                worker.control(Control::Release);
+                worker.ended().await;
+                tracing::info!(pid = worker.pid, "left a worker running for the next start of the hive");
+                return;
+            }
+            worker.control(Control::Stop { grace, reason: Reason::Shutdown });
             let end = worker.ended().await;
             tracing::info!(pid = worker.pid, exit = ?end.exit, proven = end.proven, "stopped a worker");
         });
@@ -269,7 +335,7 @@ fn stopped(worker: &Handle, end: End) -> Stopped {
         pid: worker.pid,
         exit_code: end.exit.and_then(|exit| exit.code),
         signal: end.exit.and_then(Exit::signal),
-        freed_bytes: worker.measures.lock().usage.rss_bytes,
+        freed_bytes: worker.measures.lock().usage.held_bytes(),
     }
 }
 

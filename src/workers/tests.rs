@@ -41,6 +41,7 @@ impl Hive {
             ..Config::default()
         };
         config.timers.progress = Duration::from_millis(20);
+        config.workers.lifeline = true;
         tune(&mut config);
         let workers = Supervisor::new(&config).unwrap();
         let changes = workers.changes();
@@ -67,8 +68,7 @@ impl Hive {
         assert!(self.workers.list().iter().all(|worker| worker.status == Status::Crashed));
         let mut pids = Vec::new();
         while let Ok(change) = self.changes.try_recv() {
-            let (Change::Updated(worker) | Change::Removed(worker)) = change;
-            pids.push(worker.pid);
+            pids.push(change.worker.pid);
         }
         for pid in pids {
             assert!(process::gone(pid), "group {pid} is still there");
@@ -83,7 +83,7 @@ impl Hive {
         }
         tokio::time::timeout(LONG, async {
             loop {
-                let (Change::Updated(worker) | Change::Removed(worker)) = news.recv().await.unwrap();
+                let Change { worker, .. } = news.recv().await.unwrap();
                 if worker.status == status {
                     return worker;
                 }
@@ -102,6 +102,7 @@ fn request(behaviour: &str) -> StartRequest {
         device: Device::Index(0),
         context_length: Some(512),
         slots: None,
+        force: false,
     }
 }
 
@@ -126,8 +127,9 @@ fn fake_worker() {
     let Ok(report) = std::env::var("FAKE_WORKER_REPORT") else { return };
     let behaviour = std::env::var("FAKE_WORKER_BEHAVIOUR").unwrap();
     spawn::thread("lifeline", || {
-        let _ended = std::io::stdin().read(&mut [0]);
-        std::process::exit(0);
+        if std::io::stdin().read(&mut [0]).unwrap_or(0) == 0 {
+            std::process::exit(0);
+        }
     })
     .unwrap();
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
@@ -512,5 +514,264 @@ async fn logs_are_narrated_at_info() {
     assert!(said.iter().any(|line| line.action == "worker_log" && line.level == Level::Info));
     let log = hive.workers.log(worker.unwrap().pid).unwrap();
     assert!(Path::new(&log).ends_with("worker.log"));
+    hive.finish().await;
+}
+
+/// Settings under which ready workers are left to the next supervisor.
+fn leaving(config: &mut Config) {
+    config.workers.lifeline = false;
+    config.workers.keep_on_shutdown = true;
+}
+
+/// Ends a supervisor as a stop of the hive does, and starts another on the same folder.
+async fn succeed(hive: Hive, tune: impl FnOnce(&mut Config)) -> Hive {
+    let Hive { workers, mut config, folder, .. } = hive;
+    workers.stop_all(LONG).await;
+    drop(workers);
+    config.workers.keep_on_shutdown = false;
+    tune(&mut config);
+    let workers = Supervisor::new(&config).unwrap();
+    let changes = workers.changes();
+    workers.adopt().await;
+    Hive { workers, config, changes, folder }
+}
+
+#[tokio::test]
+async fn workers_that_were_left_are_taken_over_and_proven_gone_when_stopped() {
+    let hive = Hive::tuned(leaving);
+    let (one, other) = (hive.start("healthy").await.unwrap(), hive.start("family").await.unwrap());
+    let secret = hive.workers.secret(one.pid).unwrap().expose().to_owned();
+    let mut hive = succeed(hive, |_| {}).await;
+    let listed: Vec<_> = hive.workers.list().iter().map(|worker| (worker.pid, worker.port)).collect();
+    assert_eq!(listed, [(one.pid, one.port), (other.pid, other.port)]);
+    assert_eq!(hive.workers.adoption().unwrap().adopted, [one.pid, other.pid]);
+    let again = hive.workers.get(one.pid).unwrap();
+    assert_eq!((again.worker_id, again.started_at), (one.worker_id.clone(), one.started_at.clone()));
+    assert_eq!(again.status, Status::Ready);
+    assert_eq!(hive.workers.endpoint("healthy").unwrap().secret.expose(), secret);
+    let told = hive.changes.try_recv().unwrap();
+    assert!(
+        told.cause == Some(Cause::Adopted) || hive.changes.try_recv().unwrap().cause == Some(Cause::Adopted)
+    );
+    hive.workers.refresh().await;
+    assert_eq!(hive.workers.get(one.pid).unwrap().tokens_generated, 99);
+
+    let (stopped, said) = narrated(hive.workers.stop(other.pid, LONG)).await;
+    let stopped = stopped.unwrap();
+    assert_eq!((stopped.exit_code, stopped.signal), (None, None), "only a parent learns how a process ended");
+    assert!(says(&said, "worker_gone", "unknown"), "{said:#?}");
+    assert!(process::gone(other.pid), "grandchildren go too");
+
+    // A crash of an adopted worker is noticed, and says that its exit is unknown.
+    let leader = rustix::process::Pid::from_raw(one.pid.cast_signed()).unwrap();
+    rustix::process::kill_process(leader, rustix::process::Signal::KILL).unwrap();
+    let crashed = hive.reaches(Status::Crashed).await;
+    assert!(crashed.last_exit.unwrap().starts_with("unknown"));
+    let records = record::read_all(&hive.config.workers_dir()).unwrap();
+    assert!(records.is_empty(), "nothing is left to look for: {records:?}");
+    hive.finish().await;
+}
+
+#[tokio::test]
+async fn what_does_not_fit_is_ended_not_taken_over() {
+    let hive = Hive::tuned(leaving);
+    let (moved, unready) = (hive.start("healthy").await.unwrap(), hive.start("family").await.unwrap());
+    let folder = hive.config.workers_dir();
+    let record = |worker: &Worker| folder.join(&worker.worker_id).join("record.json");
+    // Its record names the port of another: that port is never trusted with a request.
+    let other = TcpListener::bind("127.0.0.1:0").unwrap();
+    let mut altered = record::Record::read(&record(&moved)).unwrap();
+    altered.port = Some(other.local_addr().unwrap().port());
+    altered.write(&record(&moved)).unwrap();
+    let mut altered = record::Record::read(&record(&unready)).unwrap();
+    altered.ready = false;
+    altered.write(&record(&unready)).unwrap();
+    let hive = succeed(hive, |_| {}).await;
+    assert!(hive.workers.list().is_empty());
+    let found = hive.workers.adoption().unwrap();
+    let why: Vec<_> = found.ended.iter().map(|(pid, why)| (*pid, &why[..8])).collect();
+    assert_eq!(why, [(moved.pid, "its port"), (unready.pid, "it was n")]);
+    assert_eq!((found.stuck, found.adopted.len()), (0, 0));
+    assert!(process::gone(moved.pid) && process::gone(unready.pid));
+    hive.finish().await;
+}
+
+#[cfg(target_os = "linux")]
+#[tokio::test]
+async fn a_worker_without_its_record_is_swept_up_by_its_mark() {
+    let hive = Hive::tuned(leaving);
+    let worker = hive.start("family").await.unwrap();
+    let folder = hive.config.workers_dir().join(&worker.worker_id);
+    let hive = succeed(hive, |_| std::fs::remove_file(folder.join("record.json")).unwrap()).await;
+    let found = hive.workers.adoption().unwrap();
+    assert_eq!((found.orphans, found.stuck), (2, 0), "{found:?}");
+    assert!(process::gone(worker.pid));
+    hive.finish().await;
+}
+
+#[tokio::test]
+async fn records_in_a_folder_that_others_can_enter_are_not_trusted() {
+    use std::os::unix::fs::PermissionsExt;
+
+    let hive = Hive::new();
+    let folder = hive.config.workers_dir();
+    std::fs::create_dir_all(&folder).unwrap();
+    std::fs::set_permissions(&folder, std::fs::Permissions::from_mode(0o770)).unwrap();
+    hive.workers.adopt().await;
+    assert!(hive.workers.adoption().unwrap().refused.unwrap().contains("other users"));
+    hive.finish().await;
+}
+
+/// Processes of others with a worker's id, by every way in which an id can mislead: another start
+/// time, another boot. Each tells of any signal that it gets.
+#[cfg(target_os = "linux")]
+#[tokio::test]
+async fn a_thousand_stale_records_that_name_live_strangers_signal_nobody() {
+    use std::os::unix::fs::DirBuilderExt;
+
+    use super::identity::Identity;
+
+    let hive = Hive::new();
+    let told = hive.folder.path().join("signals");
+    let script = "for s in HUP INT QUIT TERM USR1 USR2 CONT; do trap \"echo $s >>$0\" $s; done; \
+                  echo up >>$0.up; while :; do sleep 0.05; done";
+    let mut strangers = Vec::new();
+    for _ in 0..4 {
+        let mut command = spawn::command("sh");
+        command.arg("-c").arg(script).arg(&told).process_group(0).kill_on_drop(true);
+        strangers.push(command.spawn().unwrap());
+    }
+    let up = told.with_extension("up");
+    while std::fs::read_to_string(&up).unwrap_or_default().lines().count() < strangers.len() {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    let mut named: Vec<u32> = strangers.iter().map(|child| child.id().unwrap()).collect();
+    named.extend([1, std::process::id()]);
+
+    std::fs::DirBuilder::new().mode(0o700).create(hive.config.workers_dir()).unwrap();
+    for n in 0..1000_usize {
+        let pid = named[n % named.len()];
+        let identity = Identity::of(pid).unwrap();
+        let (boot_id, start_time) = match n % 2 {
+            0 => (identity::boot_id(), identity.start_time - 1),
+            _ => (uuid::Uuid::new_v4().to_string(), identity.start_time),
+        };
+        let worker_id = format!("worker-{n:04}");
+        let folder = hive.config.workers_dir().join(&worker_id);
+        std::fs::create_dir(&folder).unwrap();
+        let record = record::Record {
+            worker_id,
+            boot_id,
+            process: Identity { pid, start_time },
+            started_at: jiff::Timestamp::now(),
+            engine: "builtin".to_owned(),
+            device: Device::CPU,
+            request: request("healthy"),
+            secret: "s".to_owned(),
+            port: Some(1),
+            ready: n % 3 == 0,
+        };
+        record.write(&folder.join("record.json")).unwrap();
+    }
+    std::fs::write(hive.config.workers_dir().join("worker-0000").join("record.json"), "nonsense").unwrap();
+    hive.workers.adopt().await;
+    let found = hive.workers.adoption().unwrap();
+    assert_eq!((found.stale, found.adopted.len(), found.ended.len(), found.orphans), (1000, 0, 0, 0));
+    assert!(hive.workers.list().is_empty());
+    assert!(!told.exists(), "signals were sent: {:?}", std::fs::read_to_string(&told));
+    for stranger in &mut strangers {
+        assert!(stranger.try_wait().unwrap().is_none(), "a stranger ended");
+        stranger.kill().await.unwrap();
+    }
+    hive.finish().await;
+}
+
+fn hasty_restarts(config: &mut Config) {
+    config.workers.restart = crate::config::RestartPolicy::OnFailure;
+    config.workers.restart_first = Duration::from_millis(10);
+    config.workers.restart_longest = Duration::from_millis(40);
+}
+
+#[tokio::test]
+async fn a_crashed_worker_is_started_again_where_its_policy_says_so() {
+    let mut hive = Hive::tuned(hasty_restarts);
+    let mut pid = hive.start("healthy").await.unwrap().pid;
+    for _ in 0..3 {
+        let mut news = hive.workers.changes();
+        let leader = rustix::process::Pid::from_raw(pid.cast_signed()).unwrap();
+        rustix::process::kill_process(leader, rustix::process::Signal::KILL).unwrap();
+        let mut causes = Vec::new();
+        pid = tokio::time::timeout(LONG, async {
+            loop {
+                let Change { worker, cause, .. } = news.recv().await.unwrap();
+                causes.extend(cause);
+                if worker.status == Status::Ready && worker.pid != pid {
+                    return worker.pid;
+                }
+            }
+        })
+        .await
+        .unwrap();
+        assert_eq!(causes, [Cause::Crash, Cause::Restart]);
+        let listed = || hive.workers.list().iter().map(|worker| worker.pid).collect::<Vec<_>>();
+        while listed() != [pid] {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    }
+    hive.workers.stop(pid, LONG).await.unwrap();
+    hive.check_gone();
+    assert!(hive.workers.list().is_empty(), "a stop is no crash");
+    hive.finish().await;
+}
+
+#[tokio::test]
+async fn a_crashed_worker_that_is_deleted_is_not_started_again() {
+    let mut hive = Hive::tuned(|config| {
+        hasty_restarts(config);
+        config.workers.restart_first = LONG;
+        config.workers.restart_longest = LONG;
+    });
+    let pid = hive.start("healthy").await.unwrap().pid;
+    let leader = rustix::process::Pid::from_raw(pid.cast_signed()).unwrap();
+    rustix::process::kill_process(leader, rustix::process::Signal::KILL).unwrap();
+    hive.reaches(Status::Crashed).await;
+    assert_eq!(hive.workers.give_up("healthy"), [pid]);
+    assert!(hive.workers.list().is_empty() && hive.workers.give_up("healthy").is_empty());
+    hive.finish().await;
+}
+
+#[tokio::test]
+async fn a_failed_load_and_a_stop_have_causes_of_their_own() {
+    let hive = Hive::new();
+    let mut news = hive.workers.changes();
+    hive.start("exits").await.unwrap_err();
+    let worker = hive.start("healthy").await.unwrap();
+    hive.workers.stop(worker.pid, LONG).await.unwrap();
+    let mut causes = Vec::new();
+    while let Ok(change) = news.try_recv() {
+        causes.extend(change.cause);
+    }
+    assert_eq!(causes, [Cause::FailedLoad, Cause::UserStop]);
+    hive.finish().await;
+}
+
+/// How often a fault is tried: a few times here, and as often as `RBEE_HIVE_TEST_ROUNDS` says
+/// where there is time.
+fn rounds(few: usize) -> usize {
+    std::env::var("RBEE_HIVE_TEST_ROUNDS").ok().and_then(|rounds| rounds.parse().ok()).unwrap_or(few)
+}
+
+#[tokio::test]
+async fn stopped_again_and_again_nothing_is_ever_left() {
+    let mut hive = Hive::new();
+    for round in 0..rounds(3) {
+        let behaviour = ["healthy", "family", "stubborn"][round % 3];
+        let worker = hive.start(behaviour).await.unwrap();
+        let grace = Duration::from_millis(200);
+        let asked = Instant::now();
+        hive.workers.stop(worker.pid, grace).await.unwrap();
+        assert!(asked.elapsed() < grace * 2 + Duration::from_secs(1), "{behaviour}: {:?}", asked.elapsed());
+        hive.check_gone();
+    }
     hive.finish().await;
 }

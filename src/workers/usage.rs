@@ -17,6 +17,15 @@ pub(super) struct Usage {
     pub(super) rss_bytes: u64,
     pub(super) read_bytes_per_second: f64,
     pub(super) written_bytes_per_second: f64,
+    /// Memory on GPUs; unset where that cannot be told.
+    pub(super) vram_bytes: Option<u64>,
+}
+
+impl Usage {
+    /// All the memory that comes free with its end.
+    pub(super) fn held_bytes(self) -> u64 {
+        self.rss_bytes + self.vram_bytes.unwrap_or(0)
+    }
 }
 
 /// What the whole machine uses.
@@ -123,8 +132,13 @@ impl Sampler {
     }
 }
 
+/// The resident memory of a group and what it holds on GPUs, in bytes.
+pub(super) fn held_bytes(group: u32) -> (u64, Option<u64>) {
+    (resident_bytes(group), None)
+}
+
 /// The resident memory of a group, in bytes.
-pub(super) fn resident_bytes(group: u32) -> u64 {
+fn resident_bytes(group: u32) -> u64 {
     let mut system = System::new();
     let pids = pids(group);
     let kind = ProcessRefreshKind::nothing().with_memory().without_tasks();

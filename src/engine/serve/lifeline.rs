@@ -1,9 +1,10 @@
 //! Ends the worker with the process that started it, however that ends.
 //!
 //! The starter holds the writing end of a pipe that is the worker's standard input. When it dies,
-//! of `kill -9` too, the system closes that end.
+//! of `kill -9` too, the system closes that end. A starter that wants the worker to outlive it
+//! writes the line `stay` first.
 
-use std::io::Read;
+use std::io::BufRead;
 
 use tokio_util::sync::CancellationToken;
 
@@ -11,18 +12,16 @@ use super::GRACE;
 use crate::error::{Failure, Result};
 use crate::spawn;
 
+/// The line that releases the worker.
+const RELEASE: &str = "stay";
+
 /// Cancels `shutdown` when standard input ends, and ends the process if that does not, in time.
 pub(super) fn hold(shutdown: CancellationToken) -> Result<()> {
     spawn::thread("lifeline", move || {
-        let mut input = std::io::stdin().lock();
-        let mut buffer = [0; 64];
-        loop {
-            match input.read(&mut buffer) {
-                Ok(0) => break,
-                Ok(_) => {}
-                Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
-                Err(_) => break,
-            }
+        // Whatever cannot be read ends it, too: nobody is known to be there any more.
+        if std::io::stdin().lock().lines().map_while(std::io::Result::ok).any(|line| line == RELEASE) {
+            tracing::debug!("this worker outlives whoever started it");
+            return;
         }
         tracing::warn!("standard input has ended, and so does this worker");
         shutdown.cancel();

@@ -37,6 +37,8 @@ pub(crate) fn quick(dir: &Path) -> Config {
         worker_program: Some(executable()),
         ..Config::default()
     };
+    // No worker outlives a test that is killed midway.
+    config.workers.lifeline = true;
     config.timers.cancel_grace = Duration::from_millis(200);
     config.timers.stop_grace = Duration::from_secs(5);
     config.timers.progress = Duration::from_millis(20);

@@ -128,6 +128,8 @@ pub(crate) fn program() -> Command {
     }
     command
         .env("HF_HUB_CACHE", "/nonexistent/hub")
+        // No worker outlives a test that is killed midway; a test that wants them to sets the flag.
+        .env("RBEE_HIVE_WORKERS_LIFELINE", "true")
         .env_remove("RUST_LOG")
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
