@@ -66,6 +66,11 @@ mod worker;
 #[cfg(test)]
 mod tests;
 
+/// Things in a sentence: `a, b`.
+pub(crate) fn text_list(things: impl IntoIterator<Item = String>) -> String {
+    things.into_iter().collect::<Vec<_>>().join(", ")
+}
+
 pub use adopt::Adoption;
 pub use devices::Device;
 pub use handle::{Endpoint, InFlight, Secret};

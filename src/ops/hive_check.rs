@@ -10,6 +10,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::{Cx, Operation};
+use crate::doctor;
 use crate::error::{Failure, Result};
 use crate::jobs::event::Body;
 use crate::narration::{self, Level};
@@ -60,6 +61,10 @@ impl Operation for HiveCheck {
         checks.push(store(&cx).await);
         checks.push(catalog(&cx).await);
         checks.push(port(&cx).await);
+        checks.push(Check::of("workers", doctor::workers(&cx.app)));
+        checks.push(Check::of("limits", doctor::open_files()));
+        checks.push(Check::of("clock", doctor::clock(&cx.app)));
+        checks.push(Check::of("exposure", doctor::exposure(&cx.app)));
         for check in &checks {
             let Check { name, detail, .. } = check;
             match &check.hint {

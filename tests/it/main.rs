@@ -1,5 +1,6 @@
 //! The real hive, over real sockets, with real worker processes.
 
+mod adoption;
 mod contract;
 mod documentation;
 mod gateway;
