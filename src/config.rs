@@ -4,6 +4,7 @@
 //! service. The command line (`cli::serve`) knows the few settings that people change often; the
 //! file knows them all.
 
+use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -13,6 +14,8 @@ use etcetera::{BaseStrategy, choose_base_strategy};
 use serde::Deserialize;
 
 use crate::error::{Code, Failure, Result};
+use crate::workers::devices::Kind;
+use crate::workers::engines::PLACEHOLDERS;
 
 /// The port that a hive serves on unless it is told otherwise.
 pub const DEFAULT_PORT: u16 = 7835;
@@ -53,6 +56,10 @@ pub struct Config {
     pub downloads: Downloads,
     /// The worker processes.
     pub workers: Workers,
+    /// llama.cpp's server as an engine.
+    pub llama_server: LlamaServer,
+    /// Further engines that speak OpenAI's API, by their names.
+    pub engines: BTreeMap<String, EngineSettings>,
     /// How long things may take.
     pub timers: Timers,
     /// Faults that tests inject into operations. Not a setting of the file.
@@ -128,6 +135,181 @@ pub struct Workers {
     pub threads: Option<std::num::NonZeroUsize>,
 }
 
+/// llama.cpp's server: whether and how it is used. These are all the options that reach its command
+/// line.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct LlamaServer {
+    /// Whether it is looked for at all.
+    pub enabled: bool,
+    /// Its executable. Unset means `llama-server` on `PATH`.
+    pub program: Option<PathBuf>,
+    /// Layers to put on a GPU. Unset means all of them.
+    pub gpu_layers: Option<u32>,
+    /// Whether flash attention is used. Unset means what it chooses itself.
+    pub flash_attention: Option<FlashAttention>,
+    /// The type of the elements of the cache. Unset means F16.
+    pub kv_type: Option<KvType>,
+    /// A multimodal projector for the models that it serves.
+    pub mmproj: Option<PathBuf>,
+    /// Serve embeddings.
+    pub embeddings: bool,
+}
+
+impl Default for LlamaServer {
+    fn default() -> Self {
+        Self {
+            enabled: true,
+            program: None,
+            gpu_layers: None,
+            flash_attention: None,
+            kv_type: None,
+            mmproj: None,
+            embeddings: false,
+        }
+    }
+}
+
+/// Whether llama.cpp's server uses flash attention.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum FlashAttention {
+    /// Always.
+    On,
+    /// Never.
+    Off,
+    /// Where it is known to work.
+    Auto,
+}
+
+impl FlashAttention {
+    /// As it is written on the command line.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::On => "on",
+            Self::Off => "off",
+            Self::Auto => "auto",
+        }
+    }
+}
+
+/// The type of the elements of a cache of keys and values.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[expect(missing_docs, reason = "the variants are ggml's names; there is no more to say")]
+pub enum KvType {
+    F32,
+    F16,
+    Bf16,
+    Q8_0,
+    Q5_1,
+    Q5_0,
+    Q4_1,
+    Q4_0,
+}
+
+impl KvType {
+    /// As it is written on the command line.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::F32 => "f32",
+            Self::F16 => "f16",
+            Self::Bf16 => "bf16",
+            Self::Q8_0 => "q8_0",
+            Self::Q5_1 => "q5_1",
+            Self::Q5_0 => "q5_0",
+            Self::Q4_1 => "q4_1",
+            Self::Q4_0 => "q4_0",
+        }
+    }
+
+    /// Bits of an element, its share of the block's scale included, rounded up.
+    #[must_use]
+    pub const fn bits(self) -> u64 {
+        match self {
+            Self::F32 => 32,
+            Self::F16 | Self::Bf16 => 16,
+            Self::Q8_0 => 9,
+            Self::Q5_1 | Self::Q5_0 => 6,
+            Self::Q4_1 | Self::Q4_0 => 5,
+        }
+    }
+}
+
+/// An engine that the settings describe.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct EngineSettings {
+    /// The program and its arguments, a word each; no shell looks at them. `{model}`, `{model_id}`,
+    /// `{port}`, `{device}` (`cuda:0`), `{device_index}`, `{context}`, `{slots}` and `{threads}` stand
+    /// for values; a word whose value is not set is left out, and with it the flag before it.
+    pub command: Vec<String>,
+    /// The kinds of devices that it computes on.
+    pub devices: Vec<Kind>,
+    /// What it is, for people.
+    #[serde(default)]
+    pub about: String,
+    /// Further variables of its environment, with the same placeholders.
+    #[serde(default)]
+    pub env: BTreeMap<String, String>,
+    /// The variable in which it looks for the key that it asks its clients for.
+    #[serde(default = "default_secret_env")]
+    pub secret_env: String,
+    /// Answers 200 once it is ready.
+    #[serde(default = "default_health_route")]
+    pub health_route: String,
+    /// Answers chat completions as OpenAI's API does.
+    #[serde(default = "default_chat_route")]
+    pub chat_route: String,
+}
+
+fn default_secret_env() -> String {
+    "RBEE_WORKER_SECRET".to_owned()
+}
+
+fn default_health_route() -> String {
+    "/health".to_owned()
+}
+
+fn default_chat_route() -> String {
+    "/v1/chat/completions".to_owned()
+}
+
+impl EngineSettings {
+    /// What is wrong with it, if anything.
+    fn problem(&self, name: &str) -> Option<String> {
+        let sound = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
+        if name.is_empty() || name.len() > 64 || !name.chars().all(sound) {
+            return Some("its name may have letters, digits, '-', '_' and '.'".to_owned());
+        }
+        if Kind::of(name).is_some() || ["auto", "builtin", "llama-server"].contains(&name) {
+            return Some("its name is taken".to_owned());
+        }
+        if self.devices.is_empty() {
+            return Some("devices must name at least one kind of device".to_owned());
+        }
+        for needed in ["{model}", "{port}"] {
+            if !self.command.iter().skip(1).any(|word| word.contains(needed)) {
+                return Some(format!("its command must say where {needed} goes"));
+            }
+        }
+        let words = self.command.iter().chain(self.env.values());
+        let unknown = words.flat_map(|word| placeholders(word)).find(|name| !PLACEHOLDERS.contains(name))?;
+        let known: Vec<_> = PLACEHOLDERS.iter().map(|name| format!("{{{name}}}")).collect();
+        Some(format!("nothing is known as {{{unknown}}}; there are {}", known.join(", ")))
+    }
+}
+
+/// The names in braces of a word. JSON is none.
+fn placeholders(word: &str) -> impl Iterator<Item = &str> {
+    word.split('{')
+        .skip(1)
+        .filter_map(|rest| rest.split_once('}').map(|(name, _)| name))
+        .filter(|name| !name.is_empty() && name.bytes().all(|b| b.is_ascii_lowercase() || b == b'_'))
+}
+
 /// Whether crashed workers are started again.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -137,6 +319,22 @@ pub enum RestartPolicy {
     Never,
     /// A worker that ended without being asked to is started again.
     OnFailure,
+}
+
+impl Workers {
+    /// Threads that a worker on the processor computes with.
+    #[must_use]
+    pub fn threads(&self) -> usize {
+        self.threads.map_or_else(
+            || {
+                let all = std::thread::available_parallelism().map_or(1, usize::from);
+                // Threads that share a core get in each other's way.
+                let cores = sysinfo::System::physical_core_count().unwrap_or(all).min(all);
+                cores.saturating_sub(1).max(1)
+            },
+            usize::from,
+        )
+    }
 }
 
 impl Default for Workers {
@@ -225,6 +423,8 @@ impl Default for Config {
             jobs: Jobs::default(),
             downloads: Downloads::default(),
             workers: Workers::default(),
+            llama_server: LlamaServer::default(),
+            engines: BTreeMap::new(),
             timers: Timers::default(),
             faults: Faults::default(),
         }
@@ -367,6 +567,14 @@ impl Config {
                 "make a token with `(umask 077; head -c 32 /dev/urandom | base64 > hive.token)` and pass \
                  --token-file hive.token, or bind 127.0.0.1",
             );
+        }
+        for (name, engine) in &self.engines {
+            if let Some(problem) = engine.problem(name) {
+                return invalid(
+                    format!("[engines.{name}] is not valid: {problem}"),
+                    "docs/CONFIGURATION.md has an example of an engine",
+                );
+            }
         }
         if self.jobs.concurrent_downloads == 0
             || self.jobs.concurrent_loads == 0

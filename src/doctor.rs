@@ -5,7 +5,8 @@ use std::time::{Duration, SystemTime};
 
 use crate::app::App;
 use crate::error::{Code, Failure, Result};
-use crate::workers::{Status, text_list};
+use crate::workers::{Status, devices, gpus, text_list};
+use crate::{spawn, text};
 
 /// With fewer open files than this a hive with many readers and large models runs out of them.
 const FEW_OPEN_FILES: u64 = 4096;
@@ -82,6 +83,32 @@ pub fn exposure(app: &App) -> Result<String> {
         .hint(format!("chmod 600 {}, then make a new token", file.display())));
     }
     Ok(format!("bound to {bind}, for {reach}; a token is asked for"))
+}
+
+/// The engines that are installed, with their versions and what they run on.
+pub async fn engines(app: &App) -> String {
+    text_list(app.workers.engines().await.iter().map(|engine| {
+        let kinds: Vec<_> = engine.devices.iter().map(|kind| kind.name()).collect();
+        let version = engine.version.as_deref().map_or_else(String::new, |version| format!(" {version}"));
+        format!("{}{version} ({})", engine.name, kinds.join(", "))
+    }))
+}
+
+/// The devices, with their drivers and what is free on them.
+///
+/// # Errors
+/// Where looking at them panicked.
+pub async fn devices() -> Result<String> {
+    let look = || {
+        let gpus: Vec<_> = gpus::sample()
+            .iter()
+            .map(|gpu| format!("{} {}, {} free", gpu.id, gpu.name, text::bytes(gpu.memory_free_bytes())))
+            .collect();
+        let cpu = devices::detect().last().map(|cpu| format!("cpu {}", cpu.name));
+        text_list(cpu.into_iter().chain(gpus).chain(gpus::drivers()))
+    };
+    let looked = spawn::blocking(look).await;
+    looked.map_err(|error| Failure::internal("looking at the devices panicked").detail(error))
 }
 
 /// The workers: crashed ones, and what became of those of an earlier run.

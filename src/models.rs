@@ -37,6 +37,8 @@ mod units;
 #[cfg(test)]
 mod testing;
 
+pub(crate) use split::other_parts;
+
 pub use catalog::Catalog;
 pub use id::ModelId;
 pub use model::{Model, Status};

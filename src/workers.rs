@@ -15,6 +15,9 @@
 //!    └ fails, is cancelled or dropped: stop
 //! ```
 //!
+//! What to start is a plan: an [`engines`] description and a device, chosen by what is installed and
+//! by how much [`memory`] is free for the model.
+//!
 //! [`start`] launches a worker and [`readiness`] sees it through: it waits for the worker's [`report`], checks that
 //! the socket is held by the worker's own group ([`socket_owner`]), and polls `/health`. Until then
 //! it follows the worker's log ([`log_follow`]) into the job's narration.
@@ -44,11 +47,13 @@ pub mod devices;
 pub mod engines;
 mod exit;
 mod folder;
+pub mod gpus;
 mod handle;
 mod health;
 mod identity;
 mod load_progress;
 pub mod log_follow;
+mod memory;
 mod owner;
 mod process;
 mod readiness;

@@ -45,6 +45,9 @@ pub(super) struct Args {
     /// End workers with the hive even where it is killed, instead of leaving them to its next start
     #[arg(long, env = "RBEE_HIVE_WORKERS_LIFELINE", value_name = "BOOL")]
     workers_lifeline: Option<bool>,
+    /// The executable of llama.cpp's server; empty for none [default: llama-server on PATH]
+    #[arg(long, env = "RBEE_HIVE_LLAMA_SERVER", value_name = "FILE")]
+    llama_server: Option<String>,
     /// A TOML file with settings; flags and the environment go before it
     #[arg(long, env = "RBEE_HIVE_CONFIG", value_name = "FILE")]
     config: Option<PathBuf>,
@@ -82,6 +85,10 @@ impl Args {
         set_all(&mut config.allow_origins, self.allow_origin);
         set_all(&mut config.allow_hosts, self.allow_host);
         set(&mut config.workers.lifeline, self.workers_lifeline);
+        if let Some(program) = self.llama_server {
+            config.llama_server.enabled = !program.is_empty();
+            config.llama_server.program = Some(program.into()).filter(|_| config.llama_server.enabled);
+        }
         config.queen_url = self.queen_url.or(config.queen_url);
         config.public_url = self.public_url.or(config.public_url);
         config.token_file = self.token_file.or(config.token_file);

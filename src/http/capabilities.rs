@@ -30,6 +30,10 @@ struct EngineCard<'a> {
     about: &'a str,
     /// The kinds of devices that it computes on, the preferred one first.
     devices: &'a [Kind],
+    /// Its version, where it tells.
+    version: Option<&'a str>,
+    /// What it can do: `chat`, `completions`, `embeddings`, `images`.
+    capabilities: &'a [String],
 }
 
 /// `GET /v1/capabilities`
@@ -39,9 +43,15 @@ pub(crate) async fn get(State(app): State<AppState>, uri: Uri) -> Result<Respons
     let devices = spawn::blocking(devices::detect)
         .await
         .map_err(|error| Failure::internal("could not look at the devices").detail(error))?;
-    let engines = app.workers.engines().iter();
+    let engines = app.workers.engines().await.iter();
     let engines = engines
-        .map(|engine| EngineCard { name: &engine.name, about: &engine.about, devices: &engine.devices })
+        .map(|engine| EngineCard {
+            name: &engine.name,
+            about: &engine.about,
+            devices: &engine.devices,
+            version: engine.version.as_deref(),
+            capabilities: &engine.capabilities,
+        })
         .collect();
     let capabilities =
         Capabilities { devices, engines, hive_id: app.hive_id(), version: env!("CARGO_PKG_VERSION") };

@@ -35,6 +35,16 @@ impl<'a> Part<'a> {
     }
 }
 
+/// The files that make up one model with the one at `path`, where it is split.
+pub(crate) fn other_parts(path: &Path) -> Vec<PathBuf> {
+    let name = name_of(path);
+    let Some(part) = Part::parse(&name) else { return Vec::new() };
+    (1..=part.of)
+        .filter(|number| *number != part.number)
+        .map(|number| path.with_file_name(part.sibling(number)))
+        .collect()
+}
+
 /// The files of one model.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Group {

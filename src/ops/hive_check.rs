@@ -61,6 +61,8 @@ impl Operation for HiveCheck {
         checks.push(store(&cx).await);
         checks.push(catalog(&cx).await);
         checks.push(port(&cx).await);
+        checks.push(Check::of("engines", Ok(doctor::engines(&cx.app).await)));
+        checks.push(Check::of("devices", doctor::devices().await));
         checks.push(Check::of("workers", doctor::workers(&cx.app)));
         checks.push(Check::of("limits", doctor::open_files()));
         checks.push(Check::of("clock", doctor::clock(&cx.app)));

@@ -21,6 +21,7 @@ use tokio_util::sync::CancellationToken;
 use super::adopted::{Adopted, sweep};
 use super::folder::Folder;
 use super::handle::{Handle, Measures, Secret, Stage, State, Traffic};
+use super::health::Counters;
 use super::identity::{self, Identity};
 use super::owner::Owner;
 use super::process::Processes;
@@ -165,6 +166,8 @@ fn install(shared: &Arc<Shared>, folder: Folder, record: Record, processes: Adop
     let (controls, inbox) = mpsc::unbounded_channel();
     let lived = Timestamp::now().duration_since(record.started_at);
     let lived = Duration::try_from(lived).unwrap_or_default();
+    // Until it is asked, and for engines that do not tell.
+    let counters = Counters { slots: record.request.slots.unwrap_or(1), ..Counters::default() };
     let handle = Arc::new(Handle {
         worker_id: record.worker_id,
         pid: record.process.pid,
@@ -172,6 +175,8 @@ fn install(shared: &Arc<Shared>, folder: Folder, record: Record, processes: Adop
         request: record.request,
         device: record.device,
         engine,
+        probed: None,
+        needs_bytes: 0,
         adopted: true,
         crashes: 0,
         given_up: CancellationToken::new(),
@@ -181,8 +186,8 @@ fn install(shared: &Arc<Shared>, folder: Folder, record: Record, processes: Adop
         started: Instant::now().checked_sub(lived).unwrap_or_else(Instant::now),
         controls,
         state: watch::Sender::new(State { stage: Stage::Ready, port: Some(port), end: None, ended: None }),
-        traffic: watch::Sender::new(Traffic { open: true, in_flight: 0 }),
-        measures: Mutex::new(Measures::default()),
+        traffic: watch::Sender::new(Traffic { open: true, ..Traffic::default() }),
+        measures: Mutex::new(Measures { counters, ..Measures::default() }),
     });
     if shared.registry.insert(&handle).is_err() {
         // The hive stops already: the worker is the next one's.

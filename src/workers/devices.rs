@@ -4,6 +4,7 @@ use std::fmt;
 use std::str::FromStr;
 use std::sync::OnceLock;
 
+use super::gpus;
 use serde::de::{self, Deserialize, Deserializer, Visitor};
 use serde::{Serialize, Serializer};
 use sysinfo::{CpuRefreshKind, MemoryRefreshKind, RefreshKind, System};
@@ -92,12 +93,6 @@ impl Device {
             Self::Exact { .. } => self == actual,
         }
     }
-
-    /// The devices of this machine that workers can be put on.
-    #[must_use]
-    pub fn here() -> &'static [Self] {
-        &[Self::CPU]
-    }
 }
 
 impl fmt::Display for Device {
@@ -177,9 +172,33 @@ pub struct Description {
     pub vram_gb: u64,
     /// CUDA's compute capability, such as `8.9`.
     pub compute_capability: Option<String>,
+    /// The name under which operations take it.
+    pub device: String,
+    /// What of its instruction set matters for inference; empty for GPUs.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub features: Vec<&'static str>,
 }
 
-/// The devices of this machine. Found once: neither processors nor RAM come and go.
+/// The extensions of the processor's instruction set that matter for inference.
+#[cfg(target_arch = "x86_64")]
+fn cpu_features() -> Vec<&'static str> {
+    let features = [
+        ("avx2", std::arch::is_x86_feature_detected!("avx2")),
+        ("fma", std::arch::is_x86_feature_detected!("fma")),
+        ("f16c", std::arch::is_x86_feature_detected!("f16c")),
+        ("avx512f", std::arch::is_x86_feature_detected!("avx512f")),
+        ("avx512vnni", std::arch::is_x86_feature_detected!("avx512vnni")),
+    ];
+    features.into_iter().filter_map(|(name, has)| has.then_some(name)).collect()
+}
+
+/// Those of other processors are not told apart.
+#[cfg(not(target_arch = "x86_64"))]
+const fn cpu_features() -> Vec<&'static str> {
+    Vec::new()
+}
+
+/// The devices of this machine, GPUs first. Found once: neither processors nor RAM come and go.
 #[must_use]
 pub fn detect() -> &'static [Description] {
     static FOUND: OnceLock<Vec<Description>> = OnceLock::new();
@@ -192,13 +211,25 @@ pub fn detect() -> &'static [Description] {
         let cores = system.cpus().len();
         let brand = system.cpus().first().map(|cpu| cpu.brand().trim().to_owned()).unwrap_or_default();
         let brand = if brand.is_empty() { System::cpu_arch() } else { brand };
-        vec![Description {
+        let gpus = gpus::sample().into_iter().zip(0..).map(|(gpu, number)| Description {
+            id: format!("GPU-{number}"),
+            name: gpu.name,
+            device_type: "gpu",
+            vram_gb: (gpu.memory_total_bytes + (1 << 29)) >> 30,
+            compute_capability: gpu.compute_capability,
+            features: Vec::new(),
+            device: gpu.id,
+        });
+        let cpu = Description {
             id: "CPU-0".to_owned(),
             name: format!("{brand} ({cores} cores)"),
             device_type: "cpu",
             vram_gb: (system.total_memory() + (1 << 29)) >> 30,
             compute_capability: None,
-        }]
+            features: cpu_features(),
+            device: Device::CPU.to_string(),
+        };
+        gpus.chain([cpu]).collect()
     })
 }
 
@@ -241,7 +272,7 @@ mod tests {
 
     #[test]
     fn the_processor_is_found() {
-        let [cpu] = detect() else { panic!("one device") };
+        let cpu = detect().last().unwrap();
         assert_eq!((cpu.id.as_str(), cpu.device_type), ("CPU-0", "cpu"));
         assert!(cpu.name.contains("cores)"));
     }

@@ -118,6 +118,8 @@ pub(super) struct State {
 pub(super) struct Traffic {
     pub(super) open: bool,
     pub(super) in_flight: usize,
+    /// Those that it has been sent in all.
+    pub(super) sent: u64,
 }
 
 /// What was last measured.
@@ -137,6 +139,10 @@ pub(super) struct Handle {
     pub(super) request: StartRequest,
     pub(super) device: Device,
     pub(super) engine: Arc<Engine>,
+    /// The port that it was told to listen on, where it does not report one.
+    pub(super) probed: Option<u16>,
+    /// The memory that it is expected to take on its device, in bytes.
+    pub(super) needs_bytes: u64,
     /// Whether an earlier daemon started it.
     pub(super) adopted: bool,
     /// How often workers have crashed in whose place this one is.
@@ -223,7 +229,8 @@ impl Handle {
             rss_bytes: usage.rss_bytes,
             vram_bytes: usage.vram_bytes.or_else(|| self.device.is_cpu().then_some(0)),
             slots: counters.slots,
-            requests: counters.requests,
+            // Engines that do not count leave it to the hive.
+            requests: counters.requests.max(self.traffic.borrow().sent),
             tokens_generated: counters.tokens_generated,
             last_exit: self.last_exit(),
         }
@@ -260,6 +267,7 @@ impl Handle {
         let url = self.url()?;
         let entered = self.traffic.send_if_modified(|traffic| {
             traffic.in_flight += usize::from(traffic.open);
+            traffic.sent += u64::from(traffic.open);
             traffic.open
         });
         entered.then(|| Endpoint {

@@ -88,6 +88,11 @@ impl NarratedLog {
         }
     }
 
+    /// How far the log has been read, in bytes.
+    pub(super) const fn position(&self) -> u64 {
+        self.follower.position
+    }
+
     /// Narrates what was written since the last turn. A log that cannot be read is no reason to
     /// give up on its worker.
     pub(super) async fn turn(&mut self) {

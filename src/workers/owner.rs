@@ -56,8 +56,10 @@ impl Owner {
         let end = if matches!(ended, Ended::Released) {
             processes.leave();
             End { exit: None, proven: false }
-        } else {
+        } else if handle.device.is_cpu() {
             processes.end().await
+        } else {
+            end_on_gpu(processes).await
         };
         if end.proven {
             // Whoever starts next has nothing to look for.
@@ -198,6 +200,23 @@ impl Owner {
     fn publish(&self, stage: Stage) {
         self.handle.state.send_modify(|state| state.stage = stage);
         self.shared.registry.updated(&self.handle);
+    }
+}
+
+/// Ends processes that may hold memory on a GPU, which the driver takes back only after they are
+/// gone: before that it is not free for the next worker.
+async fn end_on_gpu(processes: Processes) -> End {
+    let group = processes.id();
+    let members = spawn::blocking(move || super::process::members(group)).await.unwrap_or_default();
+    let end = processes.end().await;
+    let deadline = Instant::now() + PROOF_LIMIT;
+    loop {
+        let pids = members.clone();
+        let listed = spawn::blocking(move || usage::is_on_a_gpu(&pids)).await.unwrap_or(false);
+        if !listed || Instant::now() >= deadline {
+            return End { proven: end.proven && !listed, ..end };
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
     }
 }
 

@@ -12,7 +12,7 @@ use super::load_progress::LoadProgress;
 use super::log_follow::{NarratedLog, tail};
 use super::process::End;
 use super::report::{self, Report};
-use super::socket_owner;
+use super::socket_owner::{self, Doubt};
 use super::supervisor::Shared;
 use crate::error::{Code, Failure, Result};
 use crate::narration::{WaitGuard, waiting_for};
@@ -76,12 +76,20 @@ impl Starting {
         let pid = self.handle.pid;
         let mut wait = waiting_for(format!("worker {pid} to report where it listens"));
         loop {
+            let read = self.log.position();
             self.log.turn().await;
+            // The only sign of life of an engine that does not tell how far it has come.
+            if self.handle.probed.is_some() && self.log.position() != read {
+                self.moved = Instant::now();
+            }
             if self.handle.state.borrow().end.is_some() {
                 return Err(self.ended_early().await);
             }
             match self.handle.url() {
-                None => self.look_at_report(&mut wait).await?,
+                None => match self.handle.probed {
+                    None => self.look_at_report(&mut wait).await?,
+                    Some(port) => self.look_at_port(port, &mut wait).await?,
+                },
                 Some(url) => {
                     if self.ask(&url).await {
                         return self.confirm().await;
@@ -103,19 +111,52 @@ impl Starting {
         match self.report().await? {
             None => Ok(()),
             Some(Report::Failed { failure }) => Err(self.reported(failure).await),
-            Some(Report::Listening { port }) => {
-                let verified = spawn::blocking(move || socket_owner::verify(pid, port)).await;
-                let verified = verified.unwrap_or_else(|error| Err(error.to_string()));
-                if let Err(what) = verified {
-                    return Err(self.unverified(port, &what).await);
+            Some(Report::Listening { port }) => match self.owner_of(port).await {
+                Ok(()) => {
+                    self.listens(port, wait).await;
+                    Ok(())
                 }
-                self.tell(Control::Listening(port), |state| state.port.is_some()).await;
-                n!("worker_listen", "Worker {pid} listens on 127.0.0.1:{port} and loads the model");
-                *wait = waiting_for(format!("worker {pid} to load the model"));
-                self.moved = Instant::now();
-                Ok(())
+                Err(what) => Err(self.unverified(port, &what.to_string()).await),
+            },
+        }
+    }
+
+    /// Looks whether the worker listens on the port that it was given.
+    async fn look_at_port(&mut self, port: u16, wait: &mut WaitGuard) -> Result<()> {
+        let pid = self.handle.pid;
+        match self.owner_of(port).await {
+            Ok(()) => self.listens(port, wait).await,
+            Err(Doubt::Nobody) => {}
+            Err(Doubt::Stranger) => {
+                return Err(Failure {
+                    code: Code::PortInUse,
+                    ..self.failed(format!(
+                        "port {port}, which worker {pid} was given, was taken by another process"
+                    ))
+                });
+            }
+            Err(Doubt::Other(what)) => {
+                return Err(self
+                    .failed(format!("port {port}, which worker {pid} was given, {what}"))
+                    .hint("an engine must listen on 127.0.0.1 alone: look at its arguments"));
             }
         }
+        Ok(())
+    }
+
+    /// Checks who holds a port.
+    async fn owner_of(&self, port: u16) -> Result<(), Doubt> {
+        let pid = self.handle.pid;
+        let verified = spawn::blocking(move || socket_owner::verify(pid, port)).await;
+        verified.unwrap_or_else(|error| Err(Doubt::Other(error.to_string())))
+    }
+
+    async fn listens(&mut self, port: u16, wait: &mut WaitGuard) {
+        let pid = self.handle.pid;
+        self.tell(Control::Listening(port), |state| state.port.is_some()).await;
+        n!("worker_listen", "Worker {pid} listens on 127.0.0.1:{port} and loads the model");
+        *wait = waiting_for(format!("worker {pid} to load the model"));
+        self.moved = Instant::now();
     }
 
     /// Why the socket that the worker reported is not its own. One that fails early closes it while
@@ -150,7 +191,8 @@ impl Starting {
             _ = handle.ended() => return false,
         };
         match answer {
-            Ok(Health::Ready(counters)) => {
+            Ok(Health::Ready(mut counters)) => {
+                counters.slots = counters.slots.max(self.handle.request.slots.unwrap_or(1));
                 self.handle.measures.lock().counters = counters;
                 return true;
             }
@@ -198,6 +240,7 @@ impl Starting {
     fn timed_out(&self) -> Failure {
         let (pid, limit) = (self.handle.pid, self.shared.timers.readiness.as_secs_f64());
         let awaited = match self.handle.url() {
+            None if self.handle.probed.is_some() => "it to listen".to_owned(),
             None => "its report of where it listens".to_owned(),
             Some(url) => format!("{url}{} to answer that it is ready", self.handle.engine.health_route),
         };
@@ -247,12 +290,29 @@ impl Starting {
             Some(exit) if exit.faulted() => "this is a defect of the engine: please report it with the log",
             _ => "the last lines of its log say more",
         };
+        if self.handle.probed.is_some() && self.port_was_taken().await {
+            return Failure {
+                code: Code::PortInUse,
+                ..self.failed(format!("worker {pid} (engine '{engine}') found its port taken"))
+            };
+        }
         let mut failure = self
             .failed(format!("worker {pid} (engine '{engine}') ended before it was ready: {how}"))
             .hint(hint);
         failure.exit_code = exit.and_then(|exit| exit.code);
         failure.signal = exit.and_then(Exit::signal);
         failure
+    }
+
+    /// Whether the end of the log says that the address was in use.
+    async fn port_was_taken(&self) -> bool {
+        let (log, secret) = (self.handle.folder.log(), self.handle.secret.clone());
+        let tail = spawn::blocking(move || tail(&log, TAIL_LINES, &secret)).await.unwrap_or_default();
+        let signs = ["address already in use", "couldn't bind", "eaddrinuse", "errno 98"];
+        tail.iter().any(|line| {
+            let line = line.to_lowercase();
+            signs.iter().any(|sign| line.contains(sign))
+        })
     }
 
     /// The worker is ready: it is no longer this value's to end.

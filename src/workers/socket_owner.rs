@@ -4,19 +4,42 @@
 #[cfg(target_os = "linux")]
 use std::net::IpAddr;
 
+/// Why a port is not to be trusted.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Doubt {
+    /// Nobody listens there.
+    Nobody,
+    /// A process that is not the worker's does.
+    Stranger,
+    /// What else is wrong.
+    Other(String),
+}
+
+/// The end of a sentence about the port.
+impl std::fmt::Display for Doubt {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Nobody => "has no listening socket",
+            Self::Stranger => "is held by a process that is not the worker's",
+            Self::Other(what) => what,
+        })
+    }
+}
+
 /// Checks that every socket that takes connections to `port` on loopback is held by a process of
 /// the group, and that none of them listens beyond loopback.
 ///
 /// # Errors
-/// What is wrong, as the end of a sentence about the port.
+/// What is wrong.
 #[cfg(target_os = "linux")]
-pub(super) fn verify(group: u32, port: u16) -> Result<(), String> {
+pub(super) fn verify(group: u32, port: u16) -> Result<(), Doubt> {
     use std::collections::HashSet;
 
     use procfs::net::{TcpState, tcp, tcp6};
     use procfs::process::{FDTarget, Process};
 
-    let unreadable = |error: procfs::ProcError| format!("could not be checked in /proc: {error}");
+    let unreadable =
+        |error: procfs::ProcError| Doubt::Other(format!("could not be checked in /proc: {error}"));
     // A machine without IPv6 has no such table.
     let listeners: Vec<_> = tcp()
         .map_err(unreadable)?
@@ -25,7 +48,7 @@ pub(super) fn verify(group: u32, port: u16) -> Result<(), String> {
         .filter(|entry| entry.state == TcpState::Listen && entry.local_address.port() == port)
         .collect();
     if listeners.is_empty() {
-        return Err("has no listening socket".to_owned());
+        return Err(Doubt::Nobody);
     }
     let held: HashSet<u64> = super::process::members(group)
         .into_iter()
@@ -43,14 +66,14 @@ pub(super) fn verify(group: u32, port: u16) -> Result<(), String> {
         let address = listener.local_address.ip();
         if held.contains(&listener.inode) {
             if !address.to_canonical().is_loopback() {
-                return Err(format!("listens on {address}, beyond loopback"));
+                return Err(Doubt::Other(format!("listens on {address}, beyond loopback")));
             }
             ours |= takes_our_connections(address);
         } else if takes_our_connections(address) {
-            return Err("is held by a process that is not the worker's".to_owned());
+            return Err(Doubt::Stranger);
         }
     }
-    if ours { Ok(()) } else { Err("is not held by the worker on 127.0.0.1".to_owned()) }
+    if ours { Ok(()) } else { Err(Doubt::Other("is not held by the worker on 127.0.0.1".to_owned())) }
 }
 
 /// The process that listens on `port`, and its name, where the system lets this user see it.
@@ -88,8 +111,11 @@ fn takes_our_connections(address: IpAddr) -> bool {
 
 /// Elsewhere the report is trusted: it lies in a folder that only this user can write to.
 #[cfg(not(target_os = "linux"))]
-pub(super) fn verify(_group: u32, _port: u16) -> Result<(), String> {
-    Ok(())
+pub(super) fn verify(_group: u32, port: u16) -> Result<(), Doubt> {
+    match std::net::TcpListener::bind(("127.0.0.1", port)) {
+        Ok(_free) => Err(Doubt::Nobody),
+        Err(_taken) => Ok(()),
+    }
 }
 
 #[cfg(all(test, target_os = "linux"))]
@@ -104,12 +130,12 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let port = listener.local_addr().unwrap().port();
         assert_eq!(verify(own, port), Ok(()));
-        let error = verify(1, port).unwrap_err();
-        assert!(error.contains("not the worker's"), "{error}");
+        assert_eq!(verify(1, port), Err(Doubt::Stranger));
         drop(listener);
+        assert_eq!(verify(own, port), Err(Doubt::Nobody));
 
         let open = TcpListener::bind("0.0.0.0:0").unwrap();
-        let error = verify(own, open.local_addr().unwrap().port()).unwrap_err();
+        let error = verify(own, open.local_addr().unwrap().port()).unwrap_err().to_string();
         assert!(error.contains("beyond loopback"), "{error}");
     }
 }

@@ -13,21 +13,26 @@ use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use super::devices::Device;
-use super::engines::{Choice, choose};
+use super::engines::{Choice, Engine, Port, choose};
 use super::folder::Folder;
 use super::handle::{Control, Handle, Measures, Reason, Secret, Stage, State, Traffic};
 use super::identity::MARKER;
+use super::memory::{self, Estimate, Free};
 use super::owner::Owner;
 use super::process::{Group, Processes};
 use super::readiness::{ABANDON_GRACE, Starting};
 use super::supervisor::Shared;
 use super::worker::Worker;
 use crate::error::{Code, Failure, Result};
-use crate::time::in_words;
-use crate::{n, spawn};
+use crate::{n, spawn, time};
 
 /// Variables of the daemon's that are no business of a worker's.
 const KEPT_FROM_WORKERS: &[&str] = &["HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "RBEE_HIVE_TOKEN_FILE"];
+
+/// How often another port is tried where a probed one was taken in the meantime.
+const PORT_RETRIES: u32 = 3;
+/// More layers than any model has.
+const ALL_LAYERS: u32 = 999;
 
 /// What a new worker is to be.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -58,44 +63,138 @@ pub(super) async fn start(
     stop: &CancellationToken,
 ) -> Result<Worker> {
     shared.registry.check_open()?;
-    let choice = choose(shared.engines().await, &request.engine, request.device)?;
+    let plan = plan(shared, &request).await?;
     n!(
         "worker_choose",
         "Starting engine '{}' on {} for model '{}': {}",
-        choice.engine.name,
-        choice.device,
+        plan.choice.engine.name,
+        plan.choice.device,
         request.model_id,
-        choice.why
+        plan.choice.why
     );
-    let handle = launch(shared, &request, choice, crashes).await?;
-    let mut starting = Starting::new(Arc::clone(shared), handle);
-    let ready = tokio::select! {
-        biased;
-        () = stop.cancelled() => Err(starting.cancelled()),
-        ready = starting.until_ready() => ready,
+    let mut attempt = 1;
+    let handle = loop {
+        let handle = launch(shared, &request, &plan, crashes).await?;
+        let mut starting = Starting::new(Arc::clone(shared), handle);
+        let ready = tokio::select! {
+            biased;
+            () = stop.cancelled() => Err(starting.cancelled()),
+            ready = starting.until_ready() => ready,
+        };
+        let Err(failure) = ready else { break starting.release() };
+        let failure = starting.abandon(failure).await;
+        if failure.code != Code::PortInUse || attempt > PORT_RETRIES {
+            return Err(failure);
+        }
+        n!(warn: "worker_retry", "{failure}; trying another port ({attempt} of {PORT_RETRIES})");
+        attempt += 1;
     };
-    if let Err(failure) = ready {
-        return Err(starting.abandon(failure).await);
-    }
-    let handle = starting.release();
     n!(
         "worker_ready",
         "Worker {} is ready on {} after {}",
         handle.pid,
         handle.url().unwrap_or_default(),
-        in_words(handle.uptime())
+        time::in_words(handle.uptime())
     );
     Ok(handle.worker())
+}
+
+/// What to start, and how much memory it will take.
+struct Plan {
+    choice: Choice,
+    needs_bytes: u64,
+    /// Tokens of context of each slot, for engines that must be told.
+    context: u64,
+}
+
+/// Chooses an engine and a device, and checks that the model fits there.
+async fn plan(shared: &Arc<Shared>, request: &StartRequest) -> Result<Plan> {
+    let engines = shared.engines().await;
+    let (workers, path) = (shared.registry.all(), request.model_path.clone());
+    let looked = spawn::blocking(move || {
+        let mut free = Free::now();
+        free.set_aside(&workers);
+        (memory::Model::read(&path), free, workers)
+    });
+    let (model, free, workers) =
+        looked.await.map_err(|error| Failure::internal("could not look at the memory").detail(error))?;
+    let (context, slots) = (request.context_length, request.slots);
+    let estimate = |engine: &Engine, device: Device| {
+        model.as_ref().map(|model| Estimate::of(model, engine, device, context, slots))
+    };
+    let choice = choose(engines, &request.engine, request.device, |engine, device| {
+        let needed = estimate(engine, device)?.total();
+        Some(i128::from(free.on(device)?) - i128::from(needed))
+    })?;
+    let estimate = estimate(&choice.engine, choice.device);
+    match &estimate {
+        Some(estimate) => {
+            memory::check(estimate, &request.model_id, choice.device, &free, &workers, request.force)?;
+        }
+        None => n!(debug: "memory_check", "The memory that '{}' needs cannot be estimated", request.model_id),
+    }
+    Ok(Plan {
+        choice,
+        needs_bytes: estimate.map_or(0, |estimate| estimate.total()),
+        context: model.map_or(memory::DEFAULT_CONTEXT, |model| model.context(context)),
+    })
+}
+
+/// The values that the templates of an engine stand for.
+fn values(
+    shared: &Shared,
+    request: &StartRequest,
+    plan: &Plan,
+    folder: &Folder,
+    port: Option<u16>,
+) -> Vec<(&'static str, Option<OsString>)> {
+    let number = |value: Option<u64>| value.map(|value| OsString::from(value.to_string()));
+    let Choice { engine, device, .. } = &plan.choice;
+    let slots = request.slots.map(u64::from);
+    let index = match device {
+        Device::Exact { index, .. } => Some(u64::from(*index)),
+        _ => None,
+    };
+    let gpu_layers = if device.is_cpu() { 0 } else { engine.gpu_layers.unwrap_or(ALL_LAYERS) };
+    // A worker on a GPU computes little on the processor.
+    let threads = device.is_cpu().then(|| shared.settings.threads() as u64);
+    vec![
+        ("model_id", Some(request.model_id.clone().into())),
+        ("model", Some(request.model_path.clone().into())),
+        ("report", Some(folder.report().into())),
+        ("port", number(port.map(u64::from))),
+        ("device", Some(device.to_string().into())),
+        ("device_index", number(index)),
+        ("own_device", engine.own_name(*device).map(OsString::from)),
+        ("gpu_layers", number(Some(u64::from(gpu_layers)))),
+        ("context", number(Some(plan.context))),
+        ("context_length", number(request.context_length)),
+        ("context_of_all_slots", number(Some(plan.context.saturating_mul(slots.unwrap_or(1))))),
+        ("slots", number(Some(slots.unwrap_or(1)))),
+        ("threads", number(threads)),
+    ]
+}
+
+/// A port on loopback that is free at this moment.
+fn free_port() -> Result<u16> {
+    std::net::TcpListener::bind(("127.0.0.1", 0)).and_then(|free| free.local_addr()).map_or_else(
+        |error| {
+            Err(Failure::new(Code::Io, format!("no port on loopback is free: {error}"))
+                .hint("too many sockets are open: look at `ss -s`")
+                .stage("start"))
+        },
+        |address| Ok(address.port()),
+    )
 }
 
 /// Starts the process and its owner.
 async fn launch(
     shared: &Arc<Shared>,
     request: &StartRequest,
-    choice: Choice,
+    plan: &Plan,
     crashes: u32,
 ) -> Result<Arc<Handle>> {
-    let Choice { engine, device, .. } = choice;
+    let Choice { engine, device, .. } = plan.choice.clone();
     let worker_id = format!("worker-{}", Uuid::now_v7());
     let live = shared.registry.all().iter().map(|worker| worker.worker_id.clone()).collect();
     let (workers_dir, id) = (shared.workers_dir.clone(), worker_id.clone());
@@ -104,20 +203,21 @@ async fn launch(
     let log = on_disk(move || of_log.open_log()).await?;
     let log_again = log.try_clone().map_err(|error| Failure::io("share the log", &folder.log(), &error))?;
 
-    let number = |value: Option<u64>| value.map(|value| OsString::from(value.to_string()));
-    let arguments = engine.arguments(&[
-        ("model_id", Some(request.model_id.clone().into())),
-        ("model", Some(request.model_path.clone().into())),
-        ("report", Some(folder.report().into())),
-        ("context_length", number(request.context_length)),
-        ("slots", number(request.slots.map(u64::from))),
-    ]);
+    let probed = if engine.port == Port::Probed { Some(free_port()?) } else { None };
+    let values = values(shared, request, plan, &folder, probed);
+    let arguments = engine.arguments(&values);
     let words: Vec<_> = arguments.iter().map(|word| word.to_string_lossy()).collect();
     n!("worker_command", "Running {} {}", engine.program.display(), words.join(" "));
 
     let secret = Secret::random();
     let mut command = spawn::command(&engine.program);
-    command.args(&arguments).stdout(log).stderr(log_again).envs(&engine.environment);
+    command.args(&arguments).stdout(log).stderr(log_again);
+    // Settings of the daemon's environment would get past the list of those that are allowed.
+    for (variable, _) in std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("LLAMA_"))
+    {
+        command.env_remove(variable);
+    }
+    command.envs(engine.variables(&values));
     for variable in KEPT_FROM_WORKERS {
         command.env_remove(variable);
     }
@@ -143,6 +243,8 @@ async fn launch(
         request: request.clone(),
         device,
         engine,
+        probed,
+        needs_bytes: plan.needs_bytes,
         adopted: false,
         crashes,
         given_up: CancellationToken::new(),

@@ -7,12 +7,13 @@ use std::time::Duration;
 use futures::future::join_all;
 use parking_lot::Mutex;
 use serde::Serialize;
-use tokio::sync::broadcast;
+use tokio::sync::{OnceCell, broadcast};
 use tokio_util::sync::CancellationToken;
 
 use super::adopt::{self, Adoption};
 use super::devices::Device;
 use super::engines::Engine;
+use super::engines::discover::Sought;
 use super::exit::Exit;
 use super::handle::{Control, Endpoint, Handle, Reason, Secret, Stage};
 use super::health::{Client, Health};
@@ -35,7 +36,9 @@ pub(super) struct Shared {
     pub(super) workers_dir: PathBuf,
     pub(super) timers: Timers,
     pub(super) settings: Workers,
-    engines: Vec<Arc<Engine>>,
+    sought: Sought,
+    /// Found when they are first asked for: asking an engine what it is takes a while.
+    engines: OnceCell<Vec<Arc<Engine>>>,
     pub(super) registry: Registry,
     pub(super) client: Client,
     /// Held on the blocking pool alone.
@@ -49,12 +52,12 @@ pub(super) struct Shared {
 impl Shared {
     /// The engines that are installed, the preferred one first.
     pub(super) async fn engines(&self) -> &[Arc<Engine>] {
-        &self.engines
+        self.engines.get_or_init(|| self.sought.find()).await
     }
 
     /// The installed engine of that name, once somebody has looked which there are.
     pub(super) fn known_engine(&self, name: &str) -> Option<Arc<Engine>> {
-        self.engines.iter().find(|engine| engine.name == name).cloned()
+        self.engines.get()?.iter().find(|engine| engine.name == name).cloned()
     }
 }
 
@@ -80,7 +83,8 @@ impl Supervisor {
         Ok(Self(Arc::new(Shared {
             workers_dir: config.workers_dir(),
             timers: config.timers.clone(),
-            engines: vec![Arc::new(Engine::builtin(config.worker_program()?))],
+            sought: Sought::new(config)?,
+            engines: OnceCell::new(),
             settings: config.workers.clone(),
             registry: Registry::default(),
             client: Client::new()?,
@@ -90,10 +94,9 @@ impl Supervisor {
         })))
     }
 
-    /// The engines that are installed, the preferred one first.
-    #[must_use]
-    pub fn engines(&self) -> &[Arc<Engine>] {
-        &self.0.engines
+    /// The engines that are installed, the preferred one first. The first call looks for them.
+    pub async fn engines(&self) -> &[Arc<Engine>] {
+        self.0.engines().await
     }
 
     /// Takes over the workers that an earlier run of the hive left behind, and ends those that it
@@ -183,7 +186,10 @@ impl Supervisor {
     async fn count(&self, worker: &Handle) {
         let Some(url) = worker.url().filter(|_| worker.stage() == Stage::Ready) else { return };
         match self.0.client.ask(&url, &worker.engine.health_route).await {
-            Ok(Health::Ready(counters)) => worker.measures.lock().counters = counters,
+            Ok(Health::Ready(mut counters)) => {
+                counters.slots = counters.slots.max(worker.request.slots.unwrap_or(1));
+                worker.measures.lock().counters = counters;
+            }
             Ok(Health::Loading(_)) => {}
             Err(error) => tracing::debug!(pid = worker.pid, %error, "a worker did not say how it is"),
         }

@@ -157,9 +157,9 @@ fn heartbeat(worker: &Handle) -> Option<HeartbeatWorker> {
         io_r_mb_s: rate(usage.read_bytes_per_second),
         io_w_mb_s: rate(usage.written_bytes_per_second),
         uptime_s: worker.uptime().as_secs(),
-        gpu_util_pct: 0.0,
-        vram_mb: 0,
-        total_vram_mb: 0,
+        gpu_util_pct: usage.gpu_percent.into(),
+        vram_mb: usage.vram_bytes.unwrap_or(0) / MEBIBYTE,
+        total_vram_mb: usage.gpu_total_bytes / MEBIBYTE,
         model: Some(worker.model_id.clone()),
     })
 }

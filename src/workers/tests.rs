@@ -42,6 +42,7 @@ impl Hive {
         };
         config.timers.progress = Duration::from_millis(20);
         config.workers.lifeline = true;
+        config.llama_server.enabled = false;
         tune(&mut config);
         let workers = Supervisor::new(&config).unwrap();
         let changes = workers.changes();
@@ -124,16 +125,20 @@ fn says(said: &[Narration], action: &str, text: &str) -> bool {
 #[test]
 #[ignore = "runs as a worker of other tests"]
 fn fake_worker() {
-    let Ok(report) = std::env::var("FAKE_WORKER_REPORT") else { return };
-    let behaviour = std::env::var("FAKE_WORKER_BEHAVIOUR").unwrap();
+    let Ok(behaviour) = std::env::var("FAKE_WORKER_BEHAVIOUR") else { return };
+    let report = std::env::var("FAKE_WORKER_REPORT").unwrap_or_default();
+    let port = std::env::var("FAKE_WORKER_PORT").unwrap_or("0".to_owned());
     spawn::thread("lifeline", || {
         if std::io::stdin().read(&mut [0]).unwrap_or(0) == 0 {
             std::process::exit(0);
         }
     })
     .unwrap();
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let listener = TcpListener::bind(format!("127.0.0.1:{port}")).unwrap();
     let write_report = |text: String| {
+        if report.is_empty() {
+            return;
+        }
         let new = format!("{report}.new");
         std::fs::write(&new, text).unwrap();
         std::fs::rename(&new, &report).unwrap();
@@ -773,5 +778,122 @@ async fn stopped_again_and_again_nothing_is_ever_left() {
         assert!(asked.elapsed() < grace * 2 + Duration::from_secs(1), "{behaviour}: {:?}", asked.elapsed());
         hive.check_gone();
     }
+    hive.finish().await;
+}
+
+const FIXTURES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/src/workers/fixtures");
+
+/// Settings under which there is a `llama-server`, which ends with the test's process.
+fn with_llama_server(config: &mut Config) {
+    config.llama_server.enabled = true;
+    config.llama_server.program = Some(format!("{FIXTURES}/fake-llama-server.sh").into());
+    config.llama_server.flash_attention = Some(crate::config::FlashAttention::Auto);
+}
+
+#[tokio::test]
+async fn llama_server_is_found_preferred_and_given_its_flags_but_never_its_key() {
+    let hive = Hive::tuned(with_llama_server);
+    let engines: Vec<_> = hive.workers.engines().await.iter().map(|engine| engine.name.as_str()).collect();
+    assert_eq!(engines, ["llama-server", "builtin"]);
+    assert_eq!(hive.workers.engines().await[0].version.as_deref(), Some("4567 (0a1b2c3)"));
+    let asked = StartRequest { slots: Some(3), ..request("healthy") };
+    let (worker, said) = narrated(hive.workers.start(asked, &CancellationToken::new())).await;
+    let worker = worker.unwrap();
+    assert_eq!((worker.engine.as_str(), worker.slots), ("llama-server", 4));
+    assert!(says(&said, "worker_choose", "preferred for cpu to builtin"), "{said:#?}");
+    for flags in [
+        "--host 127.0.0.1",
+        "--ctx-size 24576 --parallel 3",
+        "--n-gpu-layers 0",
+        "--flash-attn auto",
+        "--threads",
+    ] {
+        assert!(says(&said, "worker_command", flags), "{flags}: {said:#?}");
+    }
+    let log = std::fs::read_to_string(hive.workers.log(worker.pid).unwrap()).unwrap();
+    assert!(log.contains("LLAMA_API_KEY"), "the key is in its environment: {log}");
+    let secret = hive.workers.secret(worker.pid).unwrap();
+    assert!(!said.iter().any(|line| line.message.contains(secret.expose())));
+    hive.workers.stop(worker.pid, LONG).await.unwrap();
+    hive.finish().await;
+}
+
+#[tokio::test]
+async fn a_port_that_was_taken_in_the_meantime_is_changed_three_times() {
+    let hive = Hive::tuned(with_llama_server);
+    let state = hive.folder.path().join("failures");
+    let behaviour = format!("taken:{}", state.display());
+    std::fs::write(&state, "1\n2\n3\n").unwrap();
+    let (worker, said) = narrated(hive.start(&behaviour)).await;
+    hive.workers.stop(worker.unwrap().pid, LONG).await.unwrap();
+    let retries = said.iter().filter(|line| line.action == "worker_retry").count();
+    assert_eq!(retries, 3, "{said:#?}");
+    std::fs::write(&state, "1\n2\n3\n4\n").unwrap();
+    let failure = hive.start(&behaviour).await.unwrap_err();
+    assert_eq!(failure.code, Code::PortInUse);
+    assert!(failure.log_tail.iter().any(|line| line.contains("couldn't bind")), "{:?}", failure.log_tail);
+    hive.finish().await;
+}
+
+#[tokio::test]
+async fn an_engine_of_the_settings_is_run_as_they_say() {
+    let settings = format!(
+        r#"
+        [engines.other]
+        command = ["{FIXTURES}/fake-llama-server.sh", "--port", "{{port}}", "--model", "{{model}}",
+            "--alias", "{{model_id}}", "--max-model-len={{context_length}}", "--slots", "{{slots}}"]
+        devices = ["cpu"]
+        env = {{ LLAMA_DEVICE = "{{device}}" }}
+        secret_env = "LLAMA_SECRET"
+        [engines.absent]
+        command = ["/no/such/program", "{{model}}", "{{port}}"]
+        devices = ["cpu"]
+        "#
+    );
+    let parsed: Config = toml::from_str(&settings).unwrap();
+    parsed.validate().unwrap();
+    let hive = Hive::tuned(|config| config.engines = parsed.engines);
+    let engines: Vec<_> = hive.workers.engines().await.iter().map(|engine| engine.name.as_str()).collect();
+    assert_eq!(engines, ["other", "builtin"]);
+    let asked = StartRequest { engine: "other".to_owned(), device: Device::Auto, ..request("healthy") };
+    let (worker, said) = narrated(hive.workers.start(asked, &CancellationToken::new())).await;
+    let worker = worker.unwrap();
+    assert!(says(&said, "worker_command", "--max-model-len=512 --slots 1"), "{said:#?}");
+    let log = std::fs::read_to_string(hive.workers.log(worker.pid).unwrap()).unwrap();
+    assert!(log.contains("LLAMA_DEVICE") && log.contains("LLAMA_SECRET"), "{log}");
+    hive.workers.stop(worker.pid, LONG).await.unwrap();
+    hive.finish().await;
+
+    for (wrong, what) in [
+        (settings.replace("engines.other", "engines.cuda"), "its name is taken"),
+        (settings.replace("{device}", "{devise}"), "{devise}"),
+        (settings.replace("\"{port}\"", "\"8000\""), "where {port} goes"),
+        (settings.replace("devices = [\"cpu\"]", "devices = []"), "at least one kind"),
+    ] {
+        let failure = toml::from_str::<Config>(&wrong).unwrap().validate().unwrap_err();
+        assert!(failure.message.contains(what), "{what}: {}", failure.message);
+    }
+}
+
+#[tokio::test]
+async fn a_model_that_does_not_fit_is_refused_before_a_process_starts_unless_it_is_forced() {
+    use crate::engine::sample_model::SampleModel;
+
+    let hive = Hive::new();
+    let path = hive.folder.path().join("m.gguf");
+    // Trained for a context whose cache no machine holds.
+    SampleModel { context_length: u32::MAX, ..SampleModel::default() }.write(&path).unwrap();
+    let asked =
+        StartRequest { model_path: path, context_length: Some(u64::from(u32::MAX)), ..request("exits") };
+    let (refused, said) = narrated(hive.workers.start(asked.clone(), &CancellationToken::new())).await;
+    let refused = refused.unwrap_err();
+    assert_eq!(refused.code, Code::OutOfMemory);
+    assert!(refused.hint.unwrap().contains("\"force\": true"));
+    for part in ["weights", "cache", "overhead", "are free"] {
+        assert!(says(&said, "memory_check", part), "{part}: {said:#?}");
+    }
+    let forced = StartRequest { force: true, ..asked };
+    let failure = hive.workers.start(forced, &CancellationToken::new()).await.unwrap_err();
+    assert_eq!(failure.code, Code::WorkerFailed, "it was started");
     hive.finish().await;
 }

@@ -7,6 +7,7 @@ use std::time::Instant;
 use serde::Serialize;
 use sysinfo::{MINIMUM_CPU_UPDATE_INTERVAL, Pid, ProcessRefreshKind, ProcessesToUpdate, System};
 
+use super::gpus::{self, Gpu};
 use super::process::members;
 
 /// What one worker's group uses. Rates are over the time since the sample before.
@@ -19,6 +20,10 @@ pub(super) struct Usage {
     pub(super) written_bytes_per_second: f64,
     /// Memory on GPUs; unset where that cannot be told.
     pub(super) vram_bytes: Option<u64>,
+    /// How busy the busiest GPU is that it holds memory of, in percent.
+    pub(super) gpu_percent: u32,
+    /// Memory in all of the GPUs that it holds memory of.
+    pub(super) gpu_total_bytes: u64,
 }
 
 impl Usage {
@@ -44,7 +49,7 @@ pub struct Machine {
     /// The size of that disk.
     pub disk_total_bytes: u64,
     /// One entry per GPU.
-    pub gpus: Vec<serde_json::Value>,
+    pub gpus: Vec<Gpu>,
 }
 
 /// Samples groups of processes and the machine. Rates are differences between samples, so there is
@@ -89,6 +94,7 @@ impl Sampler {
         self.system.refresh_processes_specifics(ProcessesToUpdate::Some(&looked_at), true, kind);
         let elapsed =
             self.groups_at.replace(Instant::now()).map_or(f64::INFINITY, |at| at.elapsed().as_secs_f64());
+        let gpus = if groups.is_empty() { Vec::new() } else { gpus::sample() };
         let usage = |pids: &[Pid]| {
             let mut usage = Usage::default();
             for pid in pids {
@@ -103,8 +109,11 @@ impl Sampler {
                 }
             }
             usage.cpu_percent = one_decimal(usage.cpu_percent);
+            let pids: Vec<u32> = pids.iter().map(|pid| pid.as_u32()).collect();
+            on_gpus(&mut usage, &gpus, &pids);
             usage
         };
+
         let sampled = members.iter().map(|(group, pids)| (*group, usage(pids))).collect();
         self.groups = sampled;
         &self.groups
@@ -125,7 +134,7 @@ impl Sampler {
                 ram_total_bytes: total,
                 disk_used_bytes,
                 disk_total_bytes,
-                gpus: Vec::new(),
+                gpus: gpus::sample(),
             };
         }
         self.machine.clone()
@@ -134,7 +143,34 @@ impl Sampler {
 
 /// The resident memory of a group and what it holds on GPUs, in bytes.
 pub(super) fn held_bytes(group: u32) -> (u64, Option<u64>) {
-    (resident_bytes(group), None)
+    let mut usage = Usage::default();
+    on_gpus(&mut usage, &gpus::sample(), &members(group));
+    (resident_bytes(group), usage.vram_bytes)
+}
+
+/// Adds up what processes hold on GPUs. Where none of them is known to a driver nothing is told: in
+/// a container the driver knows them by other ids.
+fn on_gpus(usage: &mut Usage, gpus: &[Gpu], pids: &[u32]) {
+    for gpu in gpus {
+        let held = gpu.holders.iter().filter(|(pid, _)| pids.contains(pid)).map(|(_, bytes)| bytes);
+        let Some(bytes) = held.copied().reduce(u64::saturating_add) else { continue };
+        *usage.vram_bytes.get_or_insert(0) += bytes;
+        usage.gpu_percent = usage.gpu_percent.max(gpu.utilization_percent.unwrap_or(0));
+        usage.gpu_total_bytes += gpu.memory_total_bytes;
+    }
+}
+
+/// Whether a driver still lists one of these processes.
+pub(super) fn is_on_a_gpu(pids: &[u32]) -> bool {
+    gpus::sample().iter().any(|gpu| gpu.holders.iter().any(|(pid, _)| pids.contains(pid)))
+}
+
+/// The name of a process, where it can be seen.
+pub(super) fn process_name(pid: u32) -> Option<String> {
+    let mut system = System::new();
+    let pid = Pid::from_u32(pid);
+    system.refresh_processes_specifics(ProcessesToUpdate::Some(&[pid]), true, ProcessRefreshKind::nothing());
+    Some(system.process(pid)?.name().to_string_lossy().into_owned())
 }
 
 /// The resident memory of a group, in bytes.
@@ -170,6 +206,23 @@ fn disk(path: &Path) -> (u64, u64) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_a_group_holds_on_gpus_adds_up() {
+        let gpu = |holders, percent| Gpu {
+            holders,
+            utilization_percent: Some(percent),
+            memory_total_bytes: 10,
+            ..Gpu::default()
+        };
+        let gpus = [gpu(vec![(1, 3), (2, 4)], 5), gpu(vec![(1, 1)], 50), gpu(vec![(9, 9)], 99)];
+        let mut usage = Usage::default();
+        on_gpus(&mut usage, &gpus, &[1, 2]);
+        assert_eq!((usage.vram_bytes, usage.gpu_percent, usage.gpu_total_bytes), (Some(8), 50, 20));
+        let mut none = Usage::default();
+        on_gpus(&mut none, &gpus, &[7]);
+        assert_eq!(none.vram_bytes, None);
+    }
 
     #[test]
     fn ones_own_group_and_machine_are_measured() {

@@ -37,6 +37,8 @@ pub(crate) fn quick(dir: &Path) -> Config {
         worker_program: Some(executable()),
         ..Config::default()
     };
+    // The engine that is tested is the hive's own, whatever else this machine has.
+    config.llama_server.enabled = false;
     // No worker outlives a test that is killed midway.
     config.workers.lifeline = true;
     config.timers.cancel_grace = Duration::from_millis(200);

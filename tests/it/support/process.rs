@@ -130,6 +130,8 @@ pub(crate) fn program() -> Command {
         .env("HF_HUB_CACHE", "/nonexistent/hub")
         // No worker outlives a test that is killed midway; a test that wants them to sets the flag.
         .env("RBEE_HIVE_WORKERS_LIFELINE", "true")
+        // The engine that is tested is the hive's own, whatever else this machine has.
+        .env("RBEE_HIVE_LLAMA_SERVER", "")
         .env_remove("RUST_LOG")
         .stdin(Stdio::null())
         .stdout(Stdio::piped())

@@ -1,0 +1,223 @@
+//! The GPUs of this machine, as their drivers describe them: NVIDIA's through NVML, which is loaded
+//! when it is first asked for, AMD's through sysfs, Apple's by the machine they are part of. Where a
+//! driver is missing the hive says so once, and has no GPUs of that maker. Blocks.
+
+use std::path::Path;
+use std::sync::OnceLock;
+
+use nvml_wrapper::Nvml;
+use nvml_wrapper::enums::device::UsedGpuMemory;
+use serde::Serialize;
+
+use super::devices::{Device, Kind};
+
+/// One GPU, as it is now.
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+pub struct Gpu {
+    /// `cuda:0`, `rocm:0`, ...
+    pub id: String,
+    /// What its maker calls it.
+    pub name: String,
+    /// The device, as workers name it.
+    #[serde(skip)]
+    pub device: Device,
+    /// Its memory in all.
+    pub memory_total_bytes: u64,
+    /// Its memory that is in use, by whomever.
+    pub memory_used_bytes: u64,
+    /// How much of the last sampling period it was busy, in percent.
+    pub utilization_percent: Option<u32>,
+    /// CUDA's compute capability, such as `8.9`.
+    pub compute_capability: Option<String>,
+    /// The driver and its version.
+    pub driver: String,
+    /// Processes that hold memory on it, and how much, in bytes.
+    #[serde(skip)]
+    pub holders: Vec<(u32, u64)>,
+}
+
+impl Gpu {
+    /// Its memory that is free.
+    #[must_use]
+    pub const fn memory_free_bytes(&self) -> u64 {
+        self.memory_total_bytes.saturating_sub(self.memory_used_bytes)
+    }
+}
+
+/// Every GPU, in the order of their numbers.
+#[must_use]
+pub fn sample() -> Vec<Gpu> {
+    let mut gpus = nvidia();
+    gpus.extend(amd(Path::new("/sys/class/drm")));
+    gpus.extend(apple());
+    gpus
+}
+
+/// The drivers that were looked for, and what was found of each.
+#[must_use]
+pub fn drivers() -> Vec<String> {
+    let mut drivers = vec![match nvml() {
+        Ok(nvml) => {
+            let version = nvml.sys_driver_version().unwrap_or_else(|_| "of unknown version".to_owned());
+            format!("NVIDIA driver {version}, {} GPU(s)", nvml.device_count().unwrap_or(0))
+        }
+        Err(why) => format!("no NVIDIA driver ({why})"),
+    }];
+    let amd = amd(Path::new("/sys/class/drm")).len();
+    if amd > 0 {
+        drivers.push(format!("amdgpu driver, {amd} GPU(s)"));
+    }
+    drivers
+}
+
+fn nvml() -> Result<&'static Nvml, &'static str> {
+    static LOADED: OnceLock<Result<Nvml, String>> = OnceLock::new();
+    let loaded = LOADED.get_or_init(|| {
+        Nvml::init().map_err(|error| {
+            let why = error.to_string();
+            tracing::info!(why, "no NVIDIA driver was found; the hive goes on without NVIDIA's GPUs");
+            why
+        })
+    });
+    loaded.as_ref().map_err(String::as_str)
+}
+
+fn nvidia() -> Vec<Gpu> {
+    let Ok(nvml) = nvml() else { return Vec::new() };
+    let driver = nvml.sys_driver_version().map_or_else(|_| "NVIDIA".to_owned(), |v| format!("NVIDIA {v}"));
+    (0..nvml.device_count().unwrap_or(0))
+        .filter_map(|index| {
+            let gpu = nvml.device_by_index(index).ok()?;
+            // A GPU that cannot say how much memory it has cannot be used either.
+            let memory = gpu.memory_info().ok()?;
+            let processes =
+                [gpu.running_compute_processes(), gpu.running_graphics_processes()].into_iter().flatten();
+            let mut holders: Vec<(u32, u64)> = Vec::new();
+            for process in processes.flatten() {
+                // A process that also draws is listed twice, with the same memory.
+                if let UsedGpuMemory::Used(bytes) = process.used_gpu_memory
+                    && !holders.iter().any(|(pid, _)| *pid == process.pid)
+                {
+                    holders.push((process.pid, bytes));
+                }
+            }
+            let device = Device::Exact { kind: Kind::Cuda, index };
+            Some(Gpu {
+                id: device.to_string(),
+                name: gpu.name().unwrap_or_else(|_| "NVIDIA GPU".to_owned()),
+                device,
+                memory_total_bytes: memory.total,
+                memory_used_bytes: memory.total.saturating_sub(memory.free),
+                utilization_percent: gpu.utilization_rates().ok().map(|rates| rates.gpu),
+                compute_capability: gpu
+                    .cuda_compute_capability()
+                    .ok()
+                    .map(|capability| format!("{}.{}", capability.major, capability.minor)),
+                driver: driver.clone(),
+                holders,
+            })
+        })
+        .collect()
+}
+
+/// The cards under `drm` that the amdgpu driver serves
+/// (<https://docs.kernel.org/gpu/amdgpu/driver-misc.html>).
+fn amd(drm: &Path) -> Vec<Gpu> {
+    let Ok(entries) = std::fs::read_dir(drm) else { return Vec::new() };
+    let number = |name: &str| name.strip_prefix("card")?.parse::<u32>().ok();
+    let mut cards: Vec<_> = entries
+        .filter_map(|entry| {
+            let entry = entry.ok()?;
+            Some((number(entry.file_name().to_str()?)?, entry.path().join("device")))
+        })
+        .collect();
+    cards.sort_unstable();
+    cards
+        .into_iter()
+        .filter_map(|(_, device)| {
+            let text = |name: &str| {
+                std::fs::read_to_string(device.join(name)).ok().map(|text| text.trim().to_owned())
+            };
+            let bytes = |name: &str| text(name)?.parse::<u64>().ok();
+            (text("vendor")? == "0x1002").then_some(())?;
+            Some(Gpu {
+                name: text("product_name").filter(|name| !name.is_empty()).unwrap_or("AMD GPU".to_owned()),
+                memory_total_bytes: bytes("mem_info_vram_total")?,
+                memory_used_bytes: bytes("mem_info_vram_used")?,
+                utilization_percent: text("gpu_busy_percent").and_then(|percent| percent.parse().ok()),
+                driver: "amdgpu".to_owned(),
+                ..Gpu::default()
+            })
+        })
+        .zip(0..)
+        .map(|(gpu, index)| {
+            let device = Device::Exact { kind: Kind::Rocm, index };
+            Gpu { id: device.to_string(), device, ..gpu }
+        })
+        .collect()
+}
+
+/// The GPU of an Apple machine, which works in the machine's own memory.
+#[cfg(all(target_os = "macos", target_arch = "aarch64"))]
+fn apple() -> Vec<Gpu> {
+    let mut system = sysinfo::System::new();
+    system.refresh_memory();
+    let device = Device::Exact { kind: Kind::Metal, index: 0 };
+    let total = system.total_memory();
+    vec![Gpu {
+        id: device.to_string(),
+        name: "Apple GPU (unified memory)".to_owned(),
+        device,
+        memory_total_bytes: total,
+        memory_used_bytes: total.saturating_sub(system.available_memory()),
+        driver: "Metal".to_owned(),
+        ..Gpu::default()
+    }]
+}
+
+#[cfg(not(all(target_os = "macos", target_arch = "aarch64")))]
+const fn apple() -> Vec<Gpu> {
+    Vec::new()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn cards_of_amds_are_read_from_sysfs_and_others_left_out() {
+        let drm = tempfile::tempdir().unwrap();
+        let card = |name: &str, files: &[(&str, &str)]| {
+            let device = drm.path().join(name).join("device");
+            std::fs::create_dir_all(&device).unwrap();
+            for (file, text) in files {
+                std::fs::write(device.join(file), format!("{text}\n")).unwrap();
+            }
+        };
+        card("card0", &[("vendor", "0x8086")]);
+        card(
+            "card1",
+            &[
+                ("vendor", "0x1002"),
+                ("mem_info_vram_total", "17163091968"),
+                ("mem_info_vram_used", "1073741824"),
+                ("gpu_busy_percent", "7"),
+                ("product_name", ""),
+            ],
+        );
+        card("card1-HDMI-A-1", &[("vendor", "0x1002")]);
+        card("card2", &[("vendor", "0x1002"), ("mem_info_vram_total", "no number")]);
+        let gpus = amd(drm.path());
+        assert_eq!(gpus.len(), 1);
+        let gpu = &gpus[0];
+        assert_eq!((gpu.id.as_str(), gpu.name.as_str()), ("rocm:0", "AMD GPU"));
+        assert_eq!((gpu.memory_free_bytes(), gpu.utilization_percent), (17_163_091_968 - (1 << 30), Some(7)));
+        assert!(amd(Path::new("/no/such/folder")).is_empty());
+    }
+
+    #[test]
+    fn without_a_driver_there_is_a_reason_and_no_panic() {
+        assert!(sample().iter().all(|gpu| gpu.memory_total_bytes > 0));
+        assert!(drivers()[0].contains("NVIDIA driver"));
+    }
+}
