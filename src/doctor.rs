@@ -104,7 +104,7 @@ pub async fn devices() -> Result<String> {
             .iter()
             .map(|gpu| format!("{} {}, {} free", gpu.id, gpu.name, text::bytes(gpu.memory_free_bytes())))
             .collect();
-        let cpu = devices::detect().last().map(|cpu| format!("cpu {}", cpu.name));
+        let cpu = devices::detect().last().map(|cpu| format!("cpu {} {}", cpu.name, cpu.features.join(" ")));
         text_list(cpu.into_iter().chain(gpus).chain(gpus::drivers()))
     };
     let looked = spawn::blocking(look).await;

@@ -172,10 +172,8 @@ pub struct Description {
     pub vram_gb: u64,
     /// CUDA's compute capability, such as `8.9`.
     pub compute_capability: Option<String>,
-    /// The name under which operations take it.
-    pub device: String,
-    /// What of its instruction set matters for inference; empty for GPUs.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
+    /// What of its instruction set matters for inference; empty for GPUs. Not on the wire.
+    #[serde(skip)]
     pub features: Vec<&'static str>,
 }
 
@@ -218,7 +216,6 @@ pub fn detect() -> &'static [Description] {
             vram_gb: (gpu.memory_total_bytes + (1 << 29)) >> 30,
             compute_capability: gpu.compute_capability,
             features: Vec::new(),
-            device: gpu.id,
         });
         let cpu = Description {
             id: "CPU-0".to_owned(),
@@ -227,7 +224,6 @@ pub fn detect() -> &'static [Description] {
             vram_gb: (system.total_memory() + (1 << 29)) >> 30,
             compute_capability: None,
             features: cpu_features(),
-            device: Device::CPU.to_string(),
         };
         gpus.chain([cpu]).collect()
     })

@@ -107,7 +107,6 @@ impl Starting {
     }
 
     async fn look_at_report(&mut self, wait: &mut WaitGuard) -> Result<()> {
-        let pid = self.handle.pid;
         match self.report().await? {
             None => Ok(()),
             Some(Report::Failed { failure }) => Err(self.reported(failure).await),
