@@ -131,6 +131,11 @@ impl NarrationContext {
         }))
     }
 
+    /// The id of the job.
+    pub(crate) fn job_id(&self) -> &str {
+        &self.0.job_id
+    }
+
     /// When the job narrated last, or was made if it never did.
     #[must_use]
     pub fn last_at(&self) -> Instant {

@@ -161,8 +161,21 @@ impl Journals {
         })
     }
 
+    /// Removes the logs of the workers that a job tried in vain.
+    fn remove_attempts(&self, id: &JobId) {
+        let prefix = format!("{}.", id.as_str());
+        let Ok(files) = std::fs::read_dir(&self.dir) else { return };
+        for path in files.filter_map(|file| Some(file.ok()?.path())) {
+            let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+            if name.starts_with(&prefix) && name.ends_with(".log") {
+                let _gone = std::fs::remove_file(&path);
+            }
+        }
+    }
+
     /// Forgets a job.
     pub(super) fn remove(&self, id: &JobId) {
+        self.remove_attempts(id);
         let path = self.path(id);
         if let Err(error) = std::fs::remove_file(&path)
             && error.kind() != ErrorKind::NotFound

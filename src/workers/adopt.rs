@@ -24,7 +24,7 @@ use super::handle::{Handle, Measures, Secret, Stage, State, Traffic};
 use super::health::Counters;
 use super::identity::{self, Identity};
 use super::owner::Owner;
-use super::process::Processes;
+use super::process::{Processes, oom_kills};
 use super::record::{self, Record};
 use super::registry::Cause;
 use super::socket_owner;
@@ -177,6 +177,7 @@ fn install(shared: &Arc<Shared>, folder: Folder, record: Record, processes: Adop
         engine,
         probed: None,
         needs_bytes: 0,
+        oom_kills_before: oom_kills(),
         adopted: true,
         crashes: 0,
         given_up: CancellationToken::new(),

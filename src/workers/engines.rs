@@ -257,6 +257,9 @@ pub(super) fn choose(
     };
     let why = match device {
         Device::Auto if !picked.is_cpu() => format!("{why}, which has the most free memory"),
+        Device::Auto if places().any(|place| gpu(&place)) => {
+            format!("{why}, and no GPU has room for the model")
+        }
         _ => why,
     };
     Ok(Choice { engine: Arc::clone(engine), device: picked, why })
@@ -381,6 +384,7 @@ mod tests {
             assert_eq!((chosen.as_str(), chosen_on.as_str()), (engine, on), "{asked} {device}: {why}");
         }
         assert_eq!(pick("cpu", "auto", [0, 0]).2, "it is preferred for cpu to builtin");
+        assert!(pick("auto", "auto", [-5, -9]).2.ends_with("no GPU has room for the model"));
         assert!(pick("auto", "auto", [5, 9]).2.ends_with("which has the most free memory"));
     }
 

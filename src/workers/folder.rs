@@ -90,6 +90,15 @@ impl Folder {
             .write_all(format!("… the log was cut at {length} bytes\n").as_bytes())
     }
 
+    /// Copies the end of the log to where the job that wanted the worker keeps it.
+    pub(super) fn keep_log(&self, target: &Path) -> io::Result<()> {
+        let mut log = File::open(self.log())?;
+        let length = log.metadata()?.len();
+        log.seek(SeekFrom::Start(length.saturating_sub(KEEP_LOG_BYTES)))?;
+        let mut kept = private().write(true).truncate(true).open(target)?;
+        io::copy(&mut log.take(KEEP_LOG_BYTES), &mut kept).map(drop)
+    }
+
     /// Removes the folder of a worker that never was.
     pub(super) fn discard(self) {
         if let Err(error) = std::fs::remove_dir_all(&self.0) {

@@ -143,6 +143,8 @@ pub(super) struct Handle {
     pub(super) probed: Option<u16>,
     /// The memory that it is expected to take on its device, in bytes.
     pub(super) needs_bytes: u64,
+    /// How often the kernel had killed for want of memory when it was started.
+    pub(super) oom_kills_before: u64,
     /// Whether an earlier daemon started it.
     pub(super) adopted: bool,
     /// How often workers have crashed in whose place this one is.

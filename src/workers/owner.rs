@@ -7,8 +7,9 @@ use rustix::process::Signal;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, interval, sleep_until, timeout};
 
+use super::exit::Exit;
 use super::handle::{Control, Handle, Reason, Stage};
-use super::process::{End, PROOF_LIMIT, Processes};
+use super::process::{End, PROOF_LIMIT, Processes, oom_kills};
 use super::registry::Cause;
 use super::supervisor::Shared;
 use super::{restart, usage};
@@ -86,7 +87,10 @@ impl Owner {
             state.ended = Some(std::time::Instant::now());
         });
         if kept {
-            let how = handle.last_exit().unwrap_or_default();
+            let mut how = handle.last_exit().unwrap_or_default();
+            if end.exit.is_some_and(Exit::killed) && oom_kills() > handle.oom_kills_before {
+                how.push_str("; the kernel's out-of-memory killer has struck since it was started");
+            }
             registry.updated_because(&handle, cause, format!("worker {} crashed: {how}", handle.pid));
             registry.bound_crashed();
             restart::after_crash(shared, handle);

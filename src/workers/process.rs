@@ -210,6 +210,13 @@ fn offer_to_oom_killer(leader: Pid) {
 #[cfg(not(target_os = "linux"))]
 fn offer_to_oom_killer(_leader: Pid) {}
 
+/// How often the kernel has killed a process for want of memory, on the whole machine, since it was
+/// started; 0 where it does not count.
+pub(super) fn oom_kills() -> u64 {
+    let counters = std::fs::read_to_string("/proc/vmstat").unwrap_or_default();
+    counters.lines().find_map(|line| line.strip_prefix("oom_kill ")?.trim().parse().ok()).unwrap_or(0)
+}
+
 /// Whether no process of the group runs any more.
 fn is_gone(group: Pid) -> bool {
     match test_kill_process_group(group) {

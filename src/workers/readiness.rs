@@ -10,12 +10,12 @@ use super::handle::{Control, Handle, Reason, Stage, State};
 use super::health::Health;
 use super::load_progress::LoadProgress;
 use super::log_follow::{NarratedLog, tail};
-use super::process::End;
+use super::process::{End, oom_kills};
 use super::report::{self, Report};
 use super::socket_owner::{self, Doubt};
 use super::supervisor::Shared;
 use crate::error::{Code, Failure, Result};
-use crate::narration::{WaitGuard, waiting_for};
+use crate::narration::{self, WaitGuard, waiting_for};
 use crate::{n, spawn};
 
 /// A worker that is not ready is looked at so often: often at first, less so the longer it takes.
@@ -281,7 +281,12 @@ impl Starting {
             return self.reported(failure).await;
         }
         let how = exit.map_or_else(|| "its end is unknown".to_owned(), |exit| exit.to_string());
+        let struck = oom_kills() > self.handle.oom_kills_before;
         let hint = match exit {
+            Some(exit) if exit.killed() && struck => {
+                "the kernel's out-of-memory killer struck while it started (its counter rose): try a smaller \
+                 model or quantization, a shorter context, or unload another model"
+            }
             Some(exit) if exit.killed() => {
                 "the system likely killed it because memory ran out: try a smaller model or quantization, a \
                  shorter context, or unload another model"
@@ -301,6 +306,20 @@ impl Starting {
         failure.exit_code = exit.and_then(|exit| exit.code);
         failure.signal = exit.and_then(Exit::signal);
         failure
+    }
+
+    /// Keeps the attempt's log with its job, beyond the folder of the worker.
+    async fn keep_log(&self) {
+        let job = narration::current().map(|context| context.job_id().to_owned());
+        // A restart belongs to no job.
+        let Some(job) = job.filter(|job| !job.is_empty()) else { return };
+        let target = self.shared.jobs_dir.join(format!("{job}.{}.log", self.handle.worker_id));
+        let (folder, path) = (self.handle.folder.clone(), target.clone());
+        match spawn::blocking(move || folder.keep_log(&path)).await {
+            Ok(Ok(())) => n!("worker_log", "The log of this attempt is kept: {}", target.display()),
+            Ok(Err(error)) => tracing::warn!(path = %target.display(), %error, "a log could not be kept"),
+            Err(error) => tracing::error!(%error, "keeping a log panicked"),
+        }
     }
 
     /// Whether the end of the log says that the address was in use.
@@ -336,6 +355,9 @@ impl Starting {
             n!("worker_gone", "Nothing is left of worker {pid}");
         } else {
             n!(warn: "worker_gone", "Processes of worker {pid} are still there 5 s after they were killed");
+        }
+        if failure.code != Code::Cancelled {
+            self.keep_log().await;
         }
         if failure.log_tail.is_empty() && failure.code != Code::Cancelled {
             let (log, secret) = (self.handle.folder.log(), self.handle.secret.clone());

@@ -19,7 +19,7 @@ use super::handle::{Control, Handle, Measures, Reason, Secret, Stage, State, Tra
 use super::identity::MARKER;
 use super::memory::{self, Estimate, Free};
 use super::owner::Owner;
-use super::process::{Group, Processes};
+use super::process::{Group, Processes, oom_kills};
 use super::readiness::{ABANDON_GRACE, Starting};
 use super::supervisor::Shared;
 use super::worker::Worker;
@@ -245,6 +245,7 @@ async fn launch(
         engine,
         probed,
         needs_bytes: plan.needs_bytes,
+        oom_kills_before: oom_kills(),
         adopted: false,
         crashes,
         given_up: CancellationToken::new(),

@@ -34,6 +34,8 @@ pub struct Supervisor(Arc<Shared>);
 #[derive(Debug)]
 pub(super) struct Shared {
     pub(super) workers_dir: PathBuf,
+    /// Where the logs of failed attempts are kept with their jobs.
+    pub(super) jobs_dir: PathBuf,
     pub(super) timers: Timers,
     pub(super) settings: Workers,
     sought: Sought,
@@ -82,6 +84,7 @@ impl Supervisor {
     pub fn new(config: &Config) -> Result<Self> {
         Ok(Self(Arc::new(Shared {
             workers_dir: config.workers_dir(),
+            jobs_dir: config.jobs_dir(),
             timers: config.timers.clone(),
             sought: Sought::new(config)?,
             engines: OnceCell::new(),

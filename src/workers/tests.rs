@@ -821,6 +821,7 @@ async fn llama_server_is_found_preferred_and_given_its_flags_but_never_its_key()
 #[tokio::test]
 async fn a_port_that_was_taken_in_the_meantime_is_changed_three_times() {
     let hive = Hive::tuned(with_llama_server);
+    std::fs::create_dir(hive.config.jobs_dir()).unwrap();
     let state = hive.folder.path().join("failures");
     let behaviour = format!("taken:{}", state.display());
     std::fs::write(&state, "1\n2\n3\n").unwrap();
@@ -828,6 +829,10 @@ async fn a_port_that_was_taken_in_the_meantime_is_changed_three_times() {
     hive.workers.stop(worker.unwrap().pid, LONG).await.unwrap();
     let retries = said.iter().filter(|line| line.action == "worker_retry").count();
     assert_eq!(retries, 3, "{said:#?}");
+    let kept = std::fs::read_dir(hive.config.jobs_dir()).unwrap();
+    let kept: Vec<_> = kept.map(|file| file.unwrap().file_name().into_string().unwrap()).collect();
+    assert_eq!(kept.len(), 3, "each attempt's log is kept");
+    assert!(kept.iter().all(|name| name.starts_with("job-1.worker-") && name.ends_with(".log")), "{kept:?}");
     std::fs::write(&state, "1\n2\n3\n4\n").unwrap();
     let failure = hive.start(&behaviour).await.unwrap_err();
     assert_eq!(failure.code, Code::PortInUse);
@@ -895,5 +900,27 @@ async fn a_model_that_does_not_fit_is_refused_before_a_process_starts_unless_it_
     let forced = StartRequest { force: true, ..asked };
     let failure = hive.workers.start(forced, &CancellationToken::new()).await.unwrap_err();
     assert_eq!(failure.code, Code::WorkerFailed, "it was started");
+    hive.finish().await;
+}
+
+/// 64 MiB of log here, 1 GiB where there is time.
+#[tokio::test]
+async fn a_gush_of_log_neither_holds_its_worker_up_nor_fills_the_disk() {
+    let mib = if rounds(0) > 0 { 1024 } else { 64 };
+    let hive = Hive::new();
+    let worker = hive.start(&format!("gushes:{}", mib << 20)).await.unwrap();
+    let folder = hive.config.workers_dir().join(&worker.worker_id);
+    let size = || -> u64 {
+        let files = std::fs::read_dir(&folder).unwrap();
+        files.map(|file| file.unwrap().metadata().unwrap().len()).sum()
+    };
+    // Looked at once a second.
+    let asked = Instant::now();
+    while size() > 40 << 20 {
+        assert!(asked.elapsed() < LONG, "{} bytes are left", size());
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    assert!(folder.join("worker.log.old").exists());
+    hive.workers.stop(worker.pid, LONG).await.unwrap();
     hive.finish().await;
 }
