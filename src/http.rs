@@ -12,6 +12,7 @@ mod jobs;
 mod numbers;
 mod openai;
 mod origin;
+mod path;
 mod problem;
 mod security;
 mod server;

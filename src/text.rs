@@ -4,13 +4,19 @@
 /// an error.
 #[must_use]
 pub fn excerpt(text: &str) -> String {
-    const MOST: usize = 80;
-    let mut excerpt: String =
-        text.chars().take(MOST).map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect();
-    if text.chars().nth(MOST).is_some() {
-        excerpt.push('…');
+    clip(text, 80)
+}
+
+/// At most `most` characters of `text`, on one line, without control characters: for a message of
+/// elsewhere that quotes what a caller sent, however long that was.
+#[must_use]
+pub fn clip(text: &str, most: usize) -> String {
+    let mut clipped: String =
+        text.chars().take(most).map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect();
+    if text.chars().nth(most).is_some() {
+        clipped.push('…');
     }
-    excerpt
+    clipped
 }
 
 /// The names of `known` that are most like `wanted`, at most three, the nearest first.

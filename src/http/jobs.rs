@@ -1,7 +1,7 @@
 //! `/v1/jobs`: submitting, listing, looking at and cancelling jobs.
 
 use axum::Json;
-use axum::extract::{Path, Query, Request, State};
+use axum::extract::{Query, Request, State};
 use axum::http::header::{HOST, LOCATION};
 use axum::http::uri::Authority;
 use axum::http::{HeaderMap, HeaderValue, StatusCode};
@@ -9,11 +9,13 @@ use axum::response::{IntoResponse, Response};
 use serde::{Deserialize, Serialize};
 
 use super::body::json_bytes;
+use super::path::Parameter;
 use super::problem::Problem;
 use crate::app::AppState;
 use crate::error::{Code, Failure};
 use crate::jobs::{Filter, JobId, Page, State as JobState};
 use crate::ops;
+use crate::text::clip;
 
 /// An operation is small; a body beyond this is refused.
 const MOST_BYTES: usize = 1 << 20;
@@ -65,7 +67,7 @@ pub(super) async fn list(
     query: Result<Query<ListQuery>, axum::extract::rejection::QueryRejection>,
 ) -> Result<Json<Page>, Problem> {
     let Query(query) = query.map_err(|rejection| {
-        Failure::new(Code::InvalidRequest, rejection.body_text()).hint(
+        Failure::new(Code::InvalidRequest, clip(&rejection.body_text(), 300)).hint(
             "the parameters are state (queued, running, succeeded, failed, cancelled), operation (such as \
              model_list), limit (1 to 1000) and cursor",
         )
@@ -91,7 +93,7 @@ pub(super) async fn list(
 }
 
 /// `GET /v1/jobs/{job_id}`
-pub(super) async fn get(State(app): State<AppState>, Path(id): Path<String>) -> Result<Response, Problem> {
+pub(super) async fn get(State(app): State<AppState>, Parameter(id): Parameter) -> Result<Response, Problem> {
     Ok(Json(app.jobs.get(&id)?.summary()).into_response())
 }
 
@@ -102,7 +104,10 @@ struct Cancelled<'a> {
 }
 
 /// `DELETE /v1/jobs/{job_id}`
-pub(super) async fn cancel(State(app): State<AppState>, Path(id): Path<String>) -> Result<Response, Problem> {
+pub(super) async fn cancel(
+    State(app): State<AppState>,
+    Parameter(id): Parameter,
+) -> Result<Response, Problem> {
     let job = app.jobs.get(&id)?;
     app.jobs.cancel(&job).await?;
     Ok(Json(Cancelled { job_id: job.id(), status: "cancelled" }).into_response())

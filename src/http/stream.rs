@@ -2,12 +2,13 @@
 
 use std::sync::Arc;
 
-use axum::extract::{Path, RawQuery, State};
+use axum::extract::{RawQuery, State};
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use futures::stream;
 
+use super::path::Parameter;
 use super::problem::Problem;
 use super::sse::{self, Encoding};
 use crate::app::AppState;
@@ -18,7 +19,7 @@ use crate::jobs::log::{Cursor, Log};
 /// `GET /v1/jobs/{job_id}/stream`
 pub(super) async fn stream(
     State(app): State<AppState>,
-    Path(id): Path<String>,
+    Parameter(id): Parameter,
     RawQuery(query): RawQuery,
     headers: HeaderMap,
 ) -> Result<Response, Problem> {

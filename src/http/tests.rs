@@ -66,6 +66,10 @@ async fn what_is_not_there_is_a_problem_with_a_code() {
         ("/v1/models/other", 404, "model_not_found"),
         ("/v1/workers/1/log", 404, "worker_not_found"),
         ("/v1/workers/one/log", 400, "invalid_request"),
+        ("/v1/workers/%ff/log", 400, "invalid_request"),
+        ("/v1/jobs/%ff", 400, "invalid_request"),
+        ("/v1/jobs/%ff/stream", 400, "invalid_request"),
+        ("/v1/models/%ff", 400, "invalid_request"),
     ] {
         let (status, problem) = hive.get(path).await;
         assert_eq!((status, problem["code"].as_str()), (expected, Some(code)), "{path}: {problem}");

@@ -6,7 +6,7 @@ use std::io;
 use std::time::Duration;
 
 use axum::body::Body;
-use axum::extract::{Path, RawQuery, State};
+use axum::extract::{RawQuery, State};
 use axum::http::HeaderName;
 use axum::http::header::CONTENT_TYPE;
 use axum::response::{IntoResponse, Response};
@@ -14,6 +14,7 @@ use bytes::Bytes;
 use futures::stream;
 use tokio_util::sync::CancellationToken;
 
+use super::path::Parameter;
 use super::problem::Problem;
 use crate::app::AppState;
 use crate::error::{Code, Failure, Result};
@@ -28,7 +29,7 @@ const MOST_BYTES: usize = 64 << 20;
 /// `GET /v1/workers/{pid}/log?follow=`
 pub(crate) async fn get(
     State(app): State<AppState>,
-    Path(pid): Path<String>,
+    Parameter(pid): Parameter,
     RawQuery(query): RawQuery,
 ) -> Result<Response, Problem> {
     let pid = pid.parse().map_err(|_| {

@@ -1,12 +1,13 @@
 //! The gateway's routes, and which worker a request goes to.
 
 use axum::Json;
-use axum::extract::{Path, Request, State};
+use axum::extract::{Request, State};
 use axum::response::Response;
 
 use super::{Card, Cards, Completion, GatewayProblem, not_loaded, relay};
 use crate::app::{App, AppState};
 use crate::error::Result;
+use crate::http::path::Parameter;
 use crate::models::{Catalog, Model};
 use crate::workers::{Endpoint, Supervisor};
 
@@ -20,7 +21,7 @@ pub(crate) async fn models(State(app): State<AppState>) -> Result<Json<Cards>, G
 /// `GET /v1/models/{*id}`: ids have slashes.
 pub(crate) async fn model(
     State(app): State<AppState>,
-    Path(id): Path<String>,
+    Parameter(id): Parameter,
 ) -> Result<Json<Card>, GatewayProblem> {
     Ok(Json(card(&app, &app.catalog.find(&id).await?)))
 }
