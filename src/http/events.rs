@@ -51,7 +51,7 @@ pub(super) async fn events(
     };
     sse::response(stream::unfold(reader, |mut reader| async {
         let chunk = reader.next().await?;
-        Some((Ok::<_, std::convert::Infallible>(chunk), reader))
+        Some((chunk, reader))
     }))
 }
 

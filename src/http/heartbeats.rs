@@ -3,20 +3,17 @@
 //! The queen reads this stream. She drops a worker that lacks any of its twelve keys, so a sample
 //! always has all of them; `system` is beyond what she reads.
 
-use std::convert::Infallible;
-
-use axum::body::Body;
 use axum::extract::State;
-use axum::http::HeaderName;
-use axum::http::header::{CACHE_CONTROL, CONTENT_TYPE};
-use axum::response::{IntoResponse, Response};
-use bytes::Bytes;
+use axum::response::Response;
+use bytes::{Bytes, BytesMut};
 use futures::{Stream, StreamExt};
 use serde::Serialize;
 use tokio_stream::wrappers::WatchStream;
 use tokio_util::sync::CancellationToken;
 
+use super::sse;
 use crate::app::{App, AppState};
+use crate::jobs::event::json;
 use crate::workers::Status;
 use crate::workers::telemetry::{HeartbeatWorker, Machine, Sample};
 
@@ -110,20 +107,15 @@ impl<'a> Heartbeat<'a> {
 
     /// The heartbeat as one event of the stream.
     fn event(&self) -> Bytes {
-        let json = serde_json::to_string(self).expect("a heartbeat is plain data");
-        Bytes::from(format!("event: heartbeat\ndata: {json}\n\n"))
+        let mut out = BytesMut::new();
+        sse::event(&mut out, "heartbeat", None, &json(self));
+        out.freeze()
     }
 }
 
 /// The stream of `events`, until they end or the hive stops.
 fn stream(events: impl Stream<Item = Bytes> + Send + 'static, shutdown: CancellationToken) -> Response {
-    let headers = [
-        (CONTENT_TYPE, "text/event-stream"),
-        (CACHE_CONTROL, "no-cache"),
-        (HeaderName::from_static("x-accel-buffering"), "no"),
-    ];
-    let events = events.map(Ok::<_, Infallible>).take_until(shutdown.cancelled_owned());
-    (headers, Body::from_stream(events)).into_response()
+    sse::response(events.take_until(shutdown.cancelled_owned()))
 }
 
 #[cfg(test)]

@@ -7,16 +7,18 @@
 //! **Typed** is for programs: named events with ids, untouched data.
 //!
 //! The bytes are written here rather than by a library: a plain stream must be exact to the byte,
-//! and one encoding serves every reader of a batch at once.
+//! and libraries panic on text that has line ends.
 
 mod plain;
+
+use std::convert::Infallible;
 
 use axum::body::Body;
 use axum::http::HeaderValue;
 use axum::http::header::{CACHE_CONTROL, CONTENT_TYPE};
 use axum::response::Response;
 use bytes::{BufMut, Bytes, BytesMut};
-use futures::Stream;
+use futures::{Stream, StreamExt};
 
 use crate::jobs::log::Batch;
 
@@ -34,10 +36,8 @@ pub(super) enum Encoding {
 }
 
 /// A streaming response of events.
-pub(super) fn response(
-    body: impl Stream<Item = Result<Bytes, std::convert::Infallible>> + Send + 'static,
-) -> Response {
-    let mut response = Response::new(Body::from_stream(body));
+pub(super) fn response(events: impl Stream<Item = Bytes> + Send + 'static) -> Response {
+    let mut response = Response::new(Body::from_stream(events.map(Ok::<_, Infallible>)));
     let headers = response.headers_mut();
     headers.insert(CONTENT_TYPE, HeaderValue::from_static("text/event-stream"));
     headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-cache"));

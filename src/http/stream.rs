@@ -42,7 +42,7 @@ pub(super) async fn stream(
     };
     let body = stream::unfold(reader, |mut reader| async {
         let chunk = reader.next().await?;
-        Some((Ok::<_, std::convert::Infallible>(chunk), reader))
+        Some((chunk, reader))
     });
     Ok(sse::response(body))
 }
