@@ -108,9 +108,14 @@ fn defuse(text: &str) -> Cow<'_, str> {
     out.map_or(Cow::Borrowed(text), Cow::Owned)
 }
 
-/// In JSON a bracket directly before a marker's word can only stand within a string.
+/// In JSON a bracket directly before a marker's word can only stand within a string, and so can the
+/// control characters that JSON lets pass unescaped: some terminals take them for escape sequences.
 fn defuse_result(json: &str) -> Cow<'_, str> {
     let mut out = Cow::Borrowed(json);
+    if json.contains(char::is_control) {
+        let escaped = |c: char| if c.is_control() { format!("\\u{:04x}", u32::from(c)) } else { c.into() };
+        out = Cow::Owned(json.chars().map(escaped).collect());
+    }
     for marker in MARKERS {
         let mut from = 0;
         while let Some(at) = find_marker(&out, marker, from) {
@@ -190,6 +195,8 @@ mod tests {
     #[test]
     fn escape_sequences_and_control_characters_never_pass() {
         assert_eq!(narration("\x1b[31mred\x1b[0m\0 \x07tab\t."), "data: red tab\t.\n\n");
+        assert_eq!(narration("\u{9b}31mred"), "data: 31mred\n\n");
+        assert_eq!(result("[\"\u{9b}31m\u{7f}\"]"), "data: [\"\\u009b31m\\u007f\"]\n\n");
     }
 
     proptest! {
@@ -217,6 +224,7 @@ mod tests {
             for marker in MARKERS {
                 prop_assert!(find_marker(json, marker, 0).is_none());
             }
+            prop_assert!(!json.contains(char::is_control));
             prop_assert_eq!(serde_json::from_str::<serde_json::Value>(json).unwrap(), value);
         }
     }
