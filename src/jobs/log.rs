@@ -57,6 +57,8 @@ struct State {
     bytes: usize,
     elision: Option<Elision>,
     terminal: Option<Arc<Event>>,
+    /// The number of the last event, kept or given up.
+    last_seq: u64,
 }
 
 impl Log {
@@ -71,8 +73,9 @@ impl Log {
         let last = {
             let mut state = self.state.lock();
             for event in events {
-                debug_assert!(state.events.last().is_none_or(|last| last.seq < event.seq));
+                debug_assert!(state.last_seq < event.seq);
                 debug_assert!(state.terminal.is_none(), "nothing follows the terminal event");
+                state.last_seq = event.seq;
                 state.bytes += event.size();
                 if matches!(event.body, Body::Terminal(_)) {
                     state.terminal = Some(Arc::clone(&event));
@@ -82,15 +85,18 @@ impl Log {
             if state.events.len() > self.bounds.events || state.bytes > self.bounds.bytes {
                 state.elide(self.bounds);
             }
-            state.events.last().map_or(0, |event| event.seq)
+            state.last_seq
         };
         self.last.send_replace(last);
     }
 
-    /// The number of the last event; 0 before the first.
+    /// The number of the last event; 0 before the first. Once there is a terminal event, it is that
+    /// one's.
     #[must_use]
     pub fn last_seq(&self) -> u64 {
-        *self.last.borrow()
+        // Not what `last` says: it follows a moment later, and whoever saw the terminal event in
+        // that moment would take an earlier event for the last.
+        self.state.lock().last_seq
     }
 
     /// The terminal event, once there is one.
@@ -277,6 +283,14 @@ mod tests {
         assert_eq!(seqs.last(), Some(&301));
         // A reader that is past the elision is not bothered with it.
         assert_eq!(read_all(&log, elision.to).await.0, None);
+    }
+
+    #[test]
+    fn the_last_number_stays_where_the_event_itself_was_given_up() {
+        let log = Log::new(Bounds { events: 100, bytes: 64 });
+        log.append([narration(1, Level::Info, false)]);
+        assert!(log.snapshot().1.is_empty(), "it is larger than all that is kept");
+        assert_eq!(log.last_seq(), 1);
     }
 
     #[tokio::test]
