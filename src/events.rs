@@ -98,14 +98,13 @@ impl Hub {
         let last = self.last.subscribe();
         let resumed = last_event_id
             .and_then(|id| id.strip_prefix(&self.epoch)?.strip_prefix('-')?.parse::<u64>().ok())
-            .filter(|after| self.reaches(*after));
+            .filter(|after| self.reaches(&self.ring.lock(), *after));
         let after = resumed.unwrap_or_else(|| self.last());
         HubReader { hub: Arc::clone(self), last, after, needs_snapshot: resumed.is_none() }
     }
 
     /// Whether everything after event `after` is still there.
-    fn reaches(&self, after: u64) -> bool {
-        let ring = self.ring.lock();
+    fn reaches(&self, ring: &VecDeque<Arc<HubEvent>>, after: u64) -> bool {
         let oldest = ring.front().map_or(1, |event| event.number);
         after <= self.last() && after + 1 >= oldest
     }
@@ -135,11 +134,12 @@ impl HubReader {
     pub async fn next(&mut self) -> Vec<Arc<HubEvent>> {
         // The hub lives in `self`: the channel cannot close under this.
         let _open = self.last.wait_for(|last| *last > self.after).await.is_ok();
-        if !self.hub.reaches(self.after) {
+        // Under one lock: between two, the ring could give up what this reader has not seen.
+        let ring = self.hub.ring.lock();
+        if !self.hub.reaches(&ring, self.after) {
             self.needs_snapshot = true;
             return Vec::new();
         }
-        let ring = self.hub.ring.lock();
         let start = ring.partition_point(|event| event.number <= self.after);
         let events: Vec<_> = ring.iter().skip(start).take(256).cloned().collect();
         self.after = events.last().map_or(self.after, |event| event.number);
