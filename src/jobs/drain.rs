@@ -59,14 +59,8 @@ impl Drain {
         let mut batch = Vec::with_capacity(16);
         let terminal = loop {
             tokio::select! {
+                // The end first: work that outlives its job and never falls silent must not put it off.
                 biased;
-                received = entries.recv_many(&mut batch, BATCH) => {
-                    if received == 0 {
-                        // Every sender is gone; the end must be on its way.
-                        break (&mut end).await;
-                    }
-                    self.publish(&mut written, &mut batch);
-                }
                 terminal = &mut end => {
                     // Whatever was said before the end is in the channel already; whoever speaks
                     // after it is told so by the closed channel.
@@ -76,6 +70,13 @@ impl Drain {
                     }
                     self.publish(&mut written, &mut batch);
                     break terminal;
+                }
+                received = entries.recv_many(&mut batch, BATCH) => {
+                    if received == 0 {
+                        // Every sender is gone; the end must be on its way.
+                        break (&mut end).await;
+                    }
+                    self.publish(&mut written, &mut batch);
                 }
             }
         };
@@ -195,4 +196,69 @@ fn log_failure(job: &Job, failure: &Failure) {
         detail = failure.detail.as_ref().map(|detail| format!("{detail:#}")),
         "{failure}"
     );
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicBool, Ordering};
+    use std::time::Duration;
+
+    use super::*;
+    use crate::jobs::JobId;
+    use crate::jobs::job::Header;
+    use crate::jobs::log::Bounds;
+    use crate::narration::Level;
+    use crate::spawn;
+
+    const BOUNDS: Bounds = Bounds { events: 1000, bytes: 1 << 20 };
+
+    fn drain(dir: &std::path::Path) -> Drain {
+        let header = Header {
+            id: JobId::new(),
+            operation: "test".into(),
+            kind: Kind::Act,
+            request: RawValue::from_string("{}".into()).unwrap(),
+            created_at: Instant::now(),
+            idempotency_key: None,
+        };
+        let journals = Arc::new(Journals::open(dir.to_owned(), BOUNDS).unwrap());
+        let log = Arc::new(Log::new(BOUNDS));
+        Drain {
+            journal: Some(journals.create(&header).unwrap()),
+            job: Arc::new(Job::queued(header, Arc::clone(&log))),
+            log,
+            journals,
+            hub: Arc::new(Hub::new(16)),
+            progress_every_ms: 0,
+        }
+    }
+
+    #[tokio::test]
+    async fn the_end_comes_however_loud_the_work_that_outlives_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let drain = drain(dir.path());
+        let log = Arc::clone(&drain.log);
+        let (entries, receiver) = mpsc::unbounded_channel();
+        let (end, ended) = oneshot::channel();
+        let quiet = Arc::new(AtomicBool::new(false));
+        let loud: Vec<_> = (0..4)
+            .map(|_| {
+                let (entries, quiet) = (entries.clone(), Arc::clone(&quiet));
+                let say = move || {
+                    let message = String::new();
+                    let (at, level) = (Instant(0), Level::Info);
+                    let said = Narration { at, level, action: "loud", message, progress: None };
+                    entries.send(Entry::Narration(said)).is_ok() && !quiet.load(Ordering::Relaxed)
+                };
+                spawn::thread("loud", move || while say() {}).unwrap()
+            })
+            .collect();
+        end.send(Terminal::Done).unwrap();
+        let drained = tokio::time::timeout(Duration::from_secs(20), drain.run(receiver, ended)).await;
+        quiet.store(true, Ordering::Relaxed);
+        for thread in loud {
+            thread.join().unwrap();
+        }
+        assert!(drained.is_ok() && log.terminal().is_some(), "the terminal event was put off");
+    }
 }
