@@ -8,6 +8,7 @@ use std::time::Duration;
 use parking_lot::Mutex;
 use serde::Serialize;
 use tokio::sync::{mpsc, oneshot};
+use tokio_util::task::TaskTracker;
 
 use super::drain::Drain;
 use super::event::{Body, Event, Terminal};
@@ -39,6 +40,8 @@ pub struct Registry {
     config: Jobs,
     progress_every: Duration,
     closed: AtomicBool,
+    /// The drains of jobs, from before their submission is accepted.
+    drains: TaskTracker,
     pruned_at: AtomicI64,
 }
 
@@ -99,6 +102,7 @@ impl Registry {
             config: config.jobs.clone(),
             progress_every: config.timers.progress,
             closed: AtomicBool::new(false),
+            drains: TaskTracker::new(),
             pruned_at: AtomicI64::new(0),
         };
         for (i, id) in registry.journals.ids()?.into_iter().enumerate() {
@@ -138,6 +142,8 @@ impl Registry {
     /// [`Code::ShuttingDown`], [`Code::QueueFull`], [`Code::IdempotencyConflict`], or where the
     /// journal of an act cannot be made.
     pub fn submit(&self, app: &AppState, submission: Submission, key: Option<String>) -> Result<Submitted> {
+        // Taken before the look at `closed`: a shutdown in between waits for this job's end too.
+        let drained = self.drains.token();
         if self.closed.load(Ordering::Acquire) {
             return Err(Failure::new(Code::ShuttingDown, "the hive is shutting down and takes no more jobs")
                 .hint("submit it again once the hive is back"));
@@ -176,7 +182,10 @@ impl Registry {
             hub: Arc::clone(&self.hub),
             progress_every_ms: u64::try_from(self.progress_every.as_millis()).unwrap_or(u64::MAX),
         };
-        spawn::detached(drain.run(receiver, ended));
+        spawn::detached(async move {
+            drain.run(receiver, ended).await;
+            drop(drained);
+        });
         let context = NarrationContext::new(job.id().to_string(), row.wire_name, entries);
         self.start(
             Work { app: Arc::clone(app), job: Arc::clone(&job), row, call, hive_id, claim },
@@ -273,16 +282,15 @@ impl Registry {
         self.book.lock().jobs.values().filter(|job| !job.state().is_ended()).cloned().collect()
     }
 
-    /// Takes no more jobs, tells all that run to stop and waits until each has ended.
+    /// Takes no more jobs, tells all that run to stop and waits until each has ended, with its end
+    /// in its journal, in its log and on the hub.
     pub async fn close(&self) {
         self.closed.store(true, Ordering::Release);
-        let running = self.running();
-        for job in &running {
+        for job in self.running() {
             job.stop(StopReason::Shutdown);
         }
-        for job in running {
-            job.ended().await;
-        }
+        self.drains.close();
+        self.drains.wait().await;
     }
 
     /// Prunes, at most once a second: looking at every job is not for every submission.
