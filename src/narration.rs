@@ -136,7 +136,8 @@ impl NarrationContext {
         &self.0.job_id
     }
 
-    /// When the job narrated last, or was made if it never did.
+    /// When the job last narrated something that every reader sees, or was made if it never did. A
+    /// debug narration does not break the silence of a plain stream.
     #[must_use]
     pub fn last_at(&self) -> Instant {
         Instant(self.0.last_at_ms.load(Ordering::Relaxed))
@@ -153,8 +154,7 @@ impl NarrationContext {
         CONTEXT.sync_scope(self, f)
     }
 
-    fn send(&self, entry: Entry, at: Instant) {
-        self.0.last_at_ms.store(at.0, Ordering::Relaxed);
+    fn send(&self, entry: Entry) {
         if self.0.entries.send(entry).is_err() {
             LATE.fetch_add(1, Ordering::Relaxed);
         }
@@ -226,7 +226,10 @@ pub fn narrate(level: Level, action: &'static str, mut message: String, progress
         trace(level, &context.0.job_id, context.0.operation, action, &message);
         let at = Instant::now();
         let message = std::mem::take(&mut message);
-        context.send(Entry::Narration(Narration { at, level, action, message, progress }), at);
+        if level > Level::Debug {
+            context.0.last_at_ms.store(at.0, Ordering::Relaxed);
+        }
+        context.send(Entry::Narration(Narration { at, level, action, message, progress }));
     });
     if told.is_err() {
         STRAYS.fetch_add(1, Ordering::Relaxed);
@@ -241,7 +244,7 @@ pub fn narrate_result(data: Box<RawValue>) {
         Some(context) => {
             trace(Level::Debug, &context.0.job_id, context.0.operation, "result", data.get());
             let at = Instant::now();
-            context.send(Entry::Result { at, data }, at);
+            context.send(Entry::Result { at, data });
         }
         None => {
             STRAYS.fetch_add(1, Ordering::Relaxed);
@@ -357,6 +360,19 @@ mod tests {
             assert_eq!(context.waiting_for().unwrap().0, "inner");
             drop(inner);
             assert!(context.waiting_for().is_none());
+        })
+        .await;
+    }
+
+    #[tokio::test]
+    async fn what_only_some_readers_see_does_not_break_the_silence() {
+        let (context, _entries) = context();
+        context.0.last_at_ms.store(0, Ordering::Relaxed);
+        with_narration_context(context.clone(), async {
+            n!(debug: "a", "aside");
+            assert_eq!(context.last_at(), Instant(0));
+            n!("a", "aloud");
+            assert!(context.last_at() > Instant(0));
         })
         .await;
     }
