@@ -60,7 +60,7 @@ pub(crate) fn not_json(headers: &HeaderMap) -> Failure {
     let message = match headers.get(CONTENT_TYPE).map(|value| value.to_str()) {
         None => "the request has no Content-Type".to_owned(),
         Some(Ok(value)) => {
-            format!("the Content-Type '{}' is not application/json", value.escape_debug())
+            format!("the Content-Type '{}' is not application/json", crate::text::excerpt(value))
         }
         Some(Err(_)) => "the Content-Type cannot be read".to_owned(),
     };

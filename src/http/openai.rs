@@ -32,6 +32,7 @@ use super::numbers;
 use super::problem::Problem;
 use crate::error::{Code, Failure};
 use crate::models::{Model, Status};
+use crate::text::excerpt;
 
 /// The largest request, in bytes.
 const BODY_LIMIT: usize = 4 << 20;
@@ -120,7 +121,10 @@ impl<'de> Deserialize<'de> for Fields<'de> {
                 let mut fields = Vec::new();
                 while let Some((name, value)) = map.next_entry::<String, &'de RawValue>()? {
                     if !seen.insert(name.clone()) {
-                        return Err(serde::de::Error::custom(format_args!("field '{name}' comes twice")));
+                        return Err(serde::de::Error::custom(format_args!(
+                            "field '{}' comes twice",
+                            excerpt(&name)
+                        )));
                     }
                     fields.push((name, value));
                 }

@@ -14,6 +14,7 @@ use super::{Model, hub_cache};
 use crate::config::{Config, Downloads, Timers};
 use crate::error::{Code, Failure, Result};
 use crate::spawn;
+use crate::text::clip;
 
 /// How many similar ids a failed look-up names.
 const NEAREST: usize = 3;
@@ -144,8 +145,8 @@ pub(super) fn position(models: &[Model], wanted: &str) -> Result<usize> {
 pub(super) fn not_found(wanted: &str, models: &[Model]) -> Failure {
     let nearest = Catalog::nearest(wanted, models);
     let message = match nearest[..] {
-        [] => format!("there is no model '{wanted}'"),
-        _ => format!("there is no model '{wanted}'; the nearest: {}", nearest.join(", ")),
+        [] => format!("there is no model '{}'", clip(wanted, 255)),
+        _ => format!("there is no model '{}'; the nearest: {}", clip(wanted, 255), nearest.join(", ")),
     };
     let hint = match (models.is_empty(), nearest.is_empty()) {
         (true, _) => {

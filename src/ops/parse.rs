@@ -5,7 +5,13 @@ use serde_json::{Map, Value};
 
 use super::{Call, Decoded, Operation, REFUSED, Row, TABLE};
 use crate::error::{Code, Failure, Result};
-use crate::text::{excerpt, nearest};
+use crate::text::{clip, excerpt, nearest};
+
+/// The largest request, in bytes: room for the longest URL. Every act's request is kept with its
+/// job, in its journal and in what `/v1/events` tells, so it cannot be as large as a body may be.
+const MOST_REQUEST_BYTES: usize = 16 << 10;
+/// So many characters of a decoder's message are shown; it may quote what the caller sent.
+const MOST_PROBLEM_CHARS: usize = 300;
 
 /// An operation that may become a job.
 pub struct Submission {
@@ -60,6 +66,17 @@ pub fn parse(body: &[u8]) -> Result<Submission> {
     }
     let request = serde_json::value::to_raw_value(&whole)
         .map_err(|error| Failure::internal("a request did not serialise").detail(error))?;
+    if request.get().len() > MOST_REQUEST_BYTES {
+        return Err(FieldError {
+            path: String::new(),
+            problem: format!(
+                "the request takes {} bytes of JSON, and may take {MOST_REQUEST_BYTES}",
+                request.get().len()
+            ),
+            outside_grammar: false,
+        }
+        .into_failure(row));
+    }
     Ok(Submission { row, hive_id, request, call })
 }
 
@@ -94,17 +111,21 @@ fn find(mut object: Map<String, Value>) -> Result<(&'static Row, Map<String, Val
 /// Takes out the field that names the hive. Whether it is this one depends on the request's host,
 /// and is asked elsewhere.
 fn take_hive(row: &Row, fields: &mut Map<String, Value>) -> Result<String> {
-    let field = if fields.contains_key("hive_id") { "hive_id" } else { row.hive_field };
-    match fields.remove(field) {
-        None => Ok("localhost".to_owned()),
-        Some(Value::String(hive_id)) => Ok(hive_id),
-        Some(_) => Err(FieldError {
-            path: field.to_owned(),
-            problem: "expected a string".into(),
-            outside_grammar: false,
-        }
-        .into_failure(row)),
+    let mut named: Option<String> = None;
+    for field in ["hive_id", row.hive_field] {
+        let problem = match (fields.remove(field), &named) {
+            (None, _) => continue,
+            (Some(Value::String(hive)), Some(other)) if hive != *other => "names another hive than `hive_id`",
+            (Some(Value::String(hive)), _) => {
+                named = Some(hive);
+                continue;
+            }
+            (Some(_), _) => "expected a string",
+        };
+        let error = FieldError { path: field.to_owned(), problem: problem.into(), outside_grammar: false };
+        return Err(error.into_failure(row));
     }
+    Ok(named.unwrap_or_else(|| "localhost".to_owned()))
 }
 
 /// Decodes the fields of a row's request type.
@@ -128,9 +149,10 @@ impl FieldError {
     fn into_failure(self, row: &Row) -> Failure {
         let code = if self.outside_grammar { Code::InvalidId } else { Code::InvalidField };
         let message = if self.path.is_empty() {
-            format!("{}: {}", row.name, self.problem)
+            format!("{}: {}", row.name, clip(&self.problem, MOST_PROBLEM_CHARS))
         } else {
-            format!("{}: field `{}`: {}", row.name, self.path, self.problem)
+            let problem = clip(&self.problem, MOST_PROBLEM_CHARS);
+            format!("{}: field `{}`: {problem}", row.name, excerpt(&self.path))
         };
         Failure::new(code, message).hint(if self.outside_grammar {
             "take the id from ModelList; ids match [A-Za-z0-9._/:@+~-]{1,255}"
@@ -179,6 +201,18 @@ mod tests {
         let check = parse(br#"{"HiveCheck":{"alias":"127.0.0.1"}}"#).unwrap();
         assert_eq!(check.hive_id, "127.0.0.1");
         assert_eq!(parse(br#"{"operation":"model_list"}"#).unwrap().hive_id, "localhost");
+        let both = parse(br#"{"HiveCheck":{"alias":"::1","hive_id":"::1"}}"#).unwrap();
+        assert_eq!(both.hive_id, "::1");
+    }
+
+    #[test]
+    fn neither_a_request_nor_its_refusal_is_as_large_as_a_body() {
+        let long = "x".repeat(20_000);
+        let failure = refusal(&format!(r#"{{"ModelDownload":{{"model":"{long}"}}}}"#));
+        assert_eq!(failure.code, Code::InvalidField);
+        assert!(failure.message.contains("may take 16384"), "{failure}");
+        let failure = refusal(&format!(r#"{{"ModelList":{{"{long}":1}}}}"#));
+        assert!(failure.message.len() < 1000, "{failure}");
     }
 
     #[test]
@@ -194,6 +228,7 @@ mod tests {
             (r#"{"ModelList":{},"ModelGet":{}}"#, Code::UnknownOperation, "exactly one key"),
             (r#"{"ModelList":[]}"#, Code::InvalidField, "`ModelList`"),
             (r#"{"ModelList":{"hive_id":3}}"#, Code::InvalidField, "`hive_id`"),
+            (r#"{"HiveCheck":{"alias":"a","hive_id":"b"}}"#, Code::InvalidField, "`alias`"),
             (r#"{"ModelList":{"extra":3}}"#, Code::InvalidField, "`extra`"),
             (r#"{"ModelGet":{}}"#, Code::InvalidField, "`id`"),
             (r#"{"ModelGet":{"id":7}}"#, Code::InvalidField, "`id`"),
