@@ -504,6 +504,36 @@ impl std::fmt::Debug for Faults {
     }
 }
 
+impl Timers {
+    /// A timer that no code can keep to: a wait without an end, or a pause of nothing over and over.
+    fn unfit(&self) -> Option<(&'static str, Duration)> {
+        const MOST: Duration = Duration::from_secs(366 * 24 * 3600);
+        let paces = [
+            ("read_deadline", self.read_deadline),
+            ("act_deadline", self.act_deadline),
+            ("readiness", self.readiness),
+            ("silence", self.silence),
+            ("keep_alive", self.keep_alive),
+            ("write_stall", self.write_stall),
+            ("request_head", self.request_head),
+            ("connect", self.connect),
+            ("stall", self.stall),
+            ("telemetry", self.telemetry),
+        ];
+        // At once is soon enough for these.
+        let patience = [
+            ("stop_grace", self.stop_grace),
+            ("cancel_grace", self.cancel_grace),
+            ("drain", self.drain),
+            ("progress", self.progress),
+            ("announce", self.announce),
+            ("session", self.session),
+        ];
+        let idle = paces.iter().find(|(_, timer)| timer.is_zero());
+        idle.or_else(|| paces.iter().chain(&patience).find(|(_, timer)| *timer > MOST)).copied()
+    }
+}
+
 impl Config {
     /// Reads the settings of a TOML file over the defaults.
     ///
@@ -584,6 +614,12 @@ impl Config {
             return invalid(
                 "[jobs] concurrent_… must be at least 1".into(),
                 "remove the setting for its default",
+            );
+        }
+        if let Some((name, given)) = self.timers.unfit() {
+            return invalid(
+                format!("[timers] {name} cannot be {given:?}"),
+                "give it a time above 0s and within a year, or remove the setting for its default",
             );
         }
         Ok(())

@@ -164,6 +164,18 @@ mod tests {
     }
 
     #[test]
+    fn a_timer_that_nobody_can_keep_to_is_refused_by_name() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("hive.toml");
+        for (name, time) in [("silence", "0s"), ("keep_alive", "0s"), ("read_deadline", "9000000000y")] {
+            std::fs::write(&file, format!("[timers]\n{name} = \"{time}\"\n")).unwrap();
+            let cli = Cli::parse_from(["rbee-hive", "--config", file.to_str().unwrap()]);
+            let failure = cli.serve.into_config().unwrap_err();
+            assert!(failure.message.contains(name), "{failure}");
+        }
+    }
+
+    #[test]
     fn beyond_loopback_a_token_is_required() {
         let cli = Cli::parse_from(["rbee-hive", "--bind", "0.0.0.0"]);
         let failure = cli.serve.into_config().unwrap_err();
