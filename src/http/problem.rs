@@ -76,7 +76,8 @@ impl Problem {
     fn log(&self, status: StatusCode) {
         let Failure { code, message, detail, .. } = &*self.failure;
         let detail = detail.as_ref().map(|detail| format!("{detail:#}")).unwrap_or_default();
-        if status.is_server_error() {
+        // A hive that stops refuses what still comes: that is no error of its own.
+        if status.is_server_error() && *code != Code::ShuttingDown {
             tracing::error!(%code, detail, "{message}");
         } else {
             tracing::debug!(%code, detail, "{message}");
