@@ -131,7 +131,8 @@ pub struct Workers {
     /// the next start to take over. Only engines that know how (the built-in one) can be ended so.
     pub lifeline: bool,
     /// Threads that a worker on the processor computes with. Unset means one for each physical core
-    /// but one, which is left to the rest of the machine.
+    /// but one, which is left to the rest of the machine: threads wait for one another at every step,
+    /// and on two busy cores one thread was measured to be five times as fast as two.
     pub threads: Option<std::num::NonZeroUsize>,
 }
 
