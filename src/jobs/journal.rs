@@ -20,6 +20,8 @@ use crate::error::{Failure, Result};
 use crate::time::Instant;
 
 const SUFFIX: &str = ".jsonl";
+/// Of a journal that is being rewritten, until it takes the old one's place.
+const TEMPORARY: &str = ".tmp";
 
 /// The action of the narration that says that a job must wait for its turn.
 pub(super) const QUEUED: &str = "job_queued";
@@ -68,7 +70,12 @@ pub(super) struct Recalled {
 impl Journals {
     pub(super) fn open(dir: PathBuf, bounds: Bounds) -> Result<Self> {
         std::fs::create_dir_all(&dir).map_err(|error| Failure::io("create", &dir, &error))?;
-        Ok(Self { dir, bounds })
+        let journals = Self { dir, bounds };
+        for id in journals.ids_with(TEMPORARY)? {
+            // A hive was killed while it wrote this; the journal itself is whole.
+            let _gone = std::fs::remove_file(journals.dir.join(format!("{id}{TEMPORARY}")));
+        }
+        Ok(journals)
     }
 
     fn path(&self, id: &JobId) -> PathBuf {
@@ -95,10 +102,14 @@ impl Journals {
 
     /// The ids of all journals, oldest first. Files of other names are left alone.
     pub(super) fn ids(&self) -> Result<Vec<JobId>> {
+        self.ids_with(SUFFIX)
+    }
+
+    fn ids_with(&self, suffix: &str) -> Result<Vec<JobId>> {
         let entries = std::fs::read_dir(&self.dir)
             .map_err(|error| Failure::io("read the folder", &self.dir, &error))?;
         let mut ids: Vec<_> = entries
-            .filter_map(|entry| JobId::parse(entry.ok()?.file_name().to_str()?.strip_suffix(SUFFIX)?))
+            .filter_map(|entry| JobId::parse(entry.ok()?.file_name().to_str()?.strip_suffix(suffix)?))
             .collect();
         ids.sort_unstable();
         Ok(ids)
@@ -138,7 +149,7 @@ impl Journals {
     /// Rewrites the journal of an ended job to what its log holds, all or nothing.
     pub(super) fn rewrite(&self, header: &Header, started_at: Option<Instant>, log: &Log) -> Result<()> {
         let path = self.path(&header.id);
-        let temporary = path.with_extension("tmp");
+        let temporary = self.dir.join(format!("{}{TEMPORARY}", header.id));
         let (elision, events) = log.snapshot();
         let elided = elision.map(|Elision { from, to, count }| ElidedNote { from, to, count });
         let mut text = json(&FirstLine { job: header.clone(), started_at, elided });
@@ -196,5 +207,24 @@ impl Journal {
         self.file
             .write_all(text.as_bytes())
             .map_err(|error| Failure::io("write the journal", Path::new(&self.path), &error))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_killed_rewrite_left_is_removed_and_nothing_else() {
+        let dir = tempfile::tempdir().unwrap();
+        let job = JobId::new();
+        let names = [format!("{job}.jsonl"), format!("{job}.tmp"), "notes.tmp".to_owned()];
+        for name in &names {
+            std::fs::write(dir.path().join(name), "x").unwrap();
+        }
+        let journals = Journals::open(dir.path().to_owned(), Bounds { events: 1, bytes: 1 }).unwrap();
+        assert_eq!(journals.ids().unwrap(), [job]);
+        let left = names.map(|name| dir.path().join(name).exists());
+        assert_eq!(left, [true, false, true]);
     }
 }
