@@ -72,16 +72,18 @@ impl Args {
             // Interrupted in the middle of it.
             ended = &mut running => return ended.unwrap_or_else(|_| Err(Failure::internal("the hive panicked"))),
         };
-        if shown.is_ok() && !self.exit {
-            say(&format!(
+        let shown = match shown {
+            Ok(()) if !self.exit => say(&format!(
                 "\n✅ That was all of it. The hive stays up on {url} (Ctrl-C ends it). Try it yourself:\n\n   \
                  curl -s {url}/v1/jobs -H 'Content-Type: application/json' \\\n        \
                  -d '{{\"ModelLoad\":{{\"id\":\"{MODEL}\"}}}}'\n   \
                  curl -N {url}/v1/jobs/<job_id from above>/stream\n   \
                  curl -N {url}/v1/chat/completions -H 'Content-Type: application/json' \\\n        \
                  -d '{{\"model\":\"{MODEL}\",\"stream\":true,\"messages\":[{{\"role\":\"user\",\"content\":\"Hi\"}}]}}'"
-            ))?;
-        } else {
+            )),
+            shown => shown,
+        };
+        if shown.is_err() || self.exit {
             stop.cancel();
         }
         let ended = running.await.unwrap_or_else(|_| Err(Failure::internal("the hive panicked")));
@@ -184,7 +186,8 @@ impl Tour {
     }
 }
 
-/// Makes the model, unless an earlier quickstart did.
+/// Makes the model, anew where an earlier quickstart did: that is quicker than looking whether it is
+/// whole.
 async fn make_model(dir: &Path) -> Result<PathBuf> {
     let path = dir.join(format!("{MODEL}.gguf"));
     let started = Instant::now();
