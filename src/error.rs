@@ -60,7 +60,7 @@ codes! {
     InvalidField = "invalid_field", 400, 64, "A field is not valid";
     /// A model id outside its grammar.
     InvalidId = "invalid_id", 400, 64, "The id is outside its grammar";
-    /// A query parameter or a header that cannot be understood.
+    /// A path, a query parameter or a header that cannot be understood.
     InvalidRequest = "invalid_request", 400, 64, "The request is not valid";
     /// An operation that the queen offers, not a hive.
     QueenOperation = "queen_operation", 400, 64, "An operation of the queen";
