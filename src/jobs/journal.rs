@@ -5,6 +5,7 @@
 //! no fsync: what the kernel has taken survives a killed process, and a job's history is not worth
 //! a disk flush for every event. A torn last line is cut off when the file is read back.
 
+use std::collections::HashSet;
 use std::fs::{File, OpenOptions};
 use std::io::{BufRead, BufReader, ErrorKind, Write};
 use std::os::unix::fs::OpenOptionsExt;
@@ -172,26 +173,28 @@ impl Journals {
         })
     }
 
-    /// Removes the logs of the workers that a job tried in vain.
-    fn remove_attempts(&self, id: &JobId) {
-        let prefix = format!("{}.", id.as_str());
-        let Ok(files) = std::fs::read_dir(&self.dir) else { return };
+    /// Forgets jobs, with the logs of the workers that they tried in vain. The folder is read once,
+    /// however many jobs go.
+    pub(super) fn remove(&self, jobs: &HashSet<&JobId>) {
+        if jobs.is_empty() {
+            return;
+        }
+        let files = match std::fs::read_dir(&self.dir) {
+            Ok(files) => files,
+            Err(error) => {
+                tracing::warn!(dir = %self.dir.display(), %error, "could not look for old journals");
+                return;
+            }
+        };
         for path in files.filter_map(|file| Some(file.ok()?.path())) {
             let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
-            if name.starts_with(&prefix) && name.ends_with(".log") {
-                let _gone = std::fs::remove_file(&path);
+            let job = name.split_once('.').and_then(|(job, _)| JobId::parse(job));
+            if job.is_some_and(|job| jobs.contains(&job))
+                && let Err(error) = std::fs::remove_file(&path)
+                && error.kind() != ErrorKind::NotFound
+            {
+                tracing::warn!(path = %path.display(), %error, "could not remove an old journal");
             }
-        }
-    }
-
-    /// Forgets a job.
-    pub(super) fn remove(&self, id: &JobId) {
-        self.remove_attempts(id);
-        let path = self.path(id);
-        if let Err(error) = std::fs::remove_file(&path)
-            && error.kind() != ErrorKind::NotFound
-        {
-            tracing::warn!(path = %path.display(), %error, "could not remove a journal");
         }
     }
 }
@@ -226,5 +229,19 @@ mod tests {
         assert_eq!(journals.ids().unwrap(), [job]);
         let left = names.map(|name| dir.path().join(name).exists());
         assert_eq!(left, [true, false, true]);
+    }
+
+    #[test]
+    fn a_forgotten_job_takes_the_logs_of_its_attempts_along() {
+        let dir = tempfile::tempdir().unwrap();
+        let journals = Journals::open(dir.path().to_owned(), Bounds { events: 1, bytes: 1 }).unwrap();
+        let (gone, kept) = (JobId::new(), JobId::new());
+        let names =
+            [format!("{gone}.jsonl"), format!("{gone}.w1.log"), format!("{kept}.jsonl"), "x.log".into()];
+        for name in &names {
+            std::fs::write(dir.path().join(name), "x").unwrap();
+        }
+        journals.remove(&HashSet::from([&gone]));
+        assert_eq!(names.map(|name| dir.path().join(name).exists()), [false, false, true, true]);
     }
 }

@@ -339,11 +339,8 @@ impl Registry {
         }
         drop(book);
         // Their logs are freed here too, after the lock: thousands of reads may go at once.
-        for job in forgotten {
-            if job.header().kind == Kind::Act {
-                self.journals.remove(job.id());
-            }
-        }
+        let acts = forgotten.iter().filter(|job| job.header().kind == Kind::Act);
+        self.journals.remove(&acts.map(|job| job.id()).collect());
     }
 }
 
