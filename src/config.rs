@@ -34,7 +34,7 @@ pub struct Config {
     #[serde(rename = "models_dirs")]
     pub models_dirs: Vec<PathBuf>,
     /// The Hugging Face cache (`…/hub`) whose GGUF files are listed and used in place. Unset means
-    /// the one that huggingface_hub would use; an empty path means none.
+    /// the one that huggingface_hub would use; an empty path means one of the hive's own.
     pub hub_cache: Option<PathBuf>,
     /// The names that this hive answers to; the first is the one it reports.
     pub hive_ids: Vec<String>,
@@ -54,6 +54,10 @@ pub struct Config {
     pub jobs: Jobs,
     /// Downloads.
     pub downloads: Downloads,
+    /// The Hugging Face Hub.
+    pub hub: Hub,
+    /// Ollama's library.
+    pub ollama: Ollama,
     /// The worker processes.
     pub workers: Workers,
     /// llama.cpp's server as an engine.
@@ -101,13 +105,53 @@ pub struct Jobs {
     pub event_ring: usize,
 }
 
-/// Limits of downloads.
-#[derive(Clone, Debug, Default, Deserialize)]
+/// How downloads go. How many run at once is a limit of [`Jobs`].
+#[derive(Clone, Debug, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Downloads {
     /// Hosts (`name` or `name:port`) that may be reached over plain HTTP and on private
     /// addresses.
     pub allow_hosts: Vec<String>,
+    /// Connections that fetch one file together.
+    pub connections: usize,
+    /// Bytes that are checksummed and recorded together. A kill loses less than twice that on each
+    /// connection.
+    pub chunk_bytes: u32,
+    /// Bytes a second that all downloads together may take; 0 is no limit.
+    pub bytes_per_second: u64,
+    /// Bytes a second that a connection must deliver, on average over `timers.stall`, not to count
+    /// as stalled.
+    pub min_bytes_per_second: u64,
+    /// Failures in a row, without progress between them, after which a download gives up.
+    pub retries: u32,
+}
+
+/// The Hugging Face Hub. What is unset is what huggingface_hub's own environment variables say.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Hub {
+    /// The address of the Hub or of a mirror. Unset means `HF_ENDPOINT`, else
+    /// `https://huggingface.co`.
+    pub endpoint: Option<String>,
+    /// The file with the access token. Unset means `HF_TOKEN`, else the file that `hf auth login`
+    /// writes; an empty path means no token.
+    pub token_file: Option<PathBuf>,
+    /// Whether to use only what the cache has. Unset means `HF_HUB_OFFLINE`.
+    pub offline: Option<bool>,
+}
+
+/// Ollama's library.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Ollama {
+    /// The address of the registry.
+    pub endpoint: String,
+}
+
+impl Default for Ollama {
+    fn default() -> Self {
+        Self { endpoint: "https://registry.ollama.ai".to_owned() }
+    }
 }
 
 /// How worker processes are kept.
@@ -389,9 +433,16 @@ pub struct Timers {
     /// How long connecting to a source of models may take.
     #[serde(with = "jiff::fmt::serde::unsigned_duration::friendly::compact::required")]
     pub connect: Duration,
-    /// After so long without a byte a transfer is stalled.
+    /// After so long without a byte, counted from the connect on, a connection is stalled and
+    /// replaced.
     #[serde(with = "jiff::fmt::serde::unsigned_duration::friendly::compact::required")]
     pub stall: Duration,
+    /// The wait before a download's first retry; it doubles with each further one, to 30 s.
+    #[serde(with = "jiff::fmt::serde::unsigned_duration::friendly::compact::required")]
+    pub retry: Duration,
+    /// The longest wait that a server can ask a download for (`Retry-After`).
+    #[serde(with = "jiff::fmt::serde::unsigned_duration::friendly::compact::required")]
+    pub retry_after: Duration,
     /// The least time between two progress narrations of one operation.
     #[serde(with = "jiff::fmt::serde::unsigned_duration::friendly::compact::required")]
     pub progress: Duration,
@@ -423,6 +474,8 @@ impl Default for Config {
             worker_program: None,
             jobs: Jobs::default(),
             downloads: Downloads::default(),
+            hub: Hub::default(),
+            ollama: Ollama::default(),
             workers: Workers::default(),
             llama_server: LlamaServer::default(),
             engines: BTreeMap::new(),
@@ -452,6 +505,19 @@ impl Default for Jobs {
     }
 }
 
+impl Default for Downloads {
+    fn default() -> Self {
+        Self {
+            allow_hosts: Vec::new(),
+            connections: 8,
+            chunk_bytes: 1 << 20,
+            bytes_per_second: 0,
+            min_bytes_per_second: 100,
+            retries: 6,
+        }
+    }
+}
+
 impl Default for Timers {
     fn default() -> Self {
         Self {
@@ -466,7 +532,9 @@ impl Default for Timers {
             request_head: Duration::from_secs(30),
             drain: Duration::from_secs(5),
             connect: Duration::from_secs(10),
-            stall: Duration::from_secs(30),
+            stall: Duration::from_secs(10),
+            retry: Duration::from_secs(1),
+            retry_after: Duration::from_secs(120),
             progress: Duration::from_millis(500),
             telemetry: Duration::from_secs(1),
             announce: Duration::from_secs(2),
@@ -579,6 +647,27 @@ impl Config {
                 );
             }
         }
+        let endpoints = [
+            ("[hub] endpoint", self.hub.endpoint.as_ref()),
+            ("[ollama] endpoint", Some(&self.ollama.endpoint)),
+        ];
+        for (name, url) in endpoints {
+            let Some(url) = url else { continue };
+            let sound = reqwest::Url::parse(url).is_ok_and(|url| {
+                matches!(url.scheme(), "http" | "https")
+                    && url.has_host()
+                    && url.username().is_empty()
+                    && url.password().is_none()
+                    && url.query().is_none()
+                    && url.fragment().is_none()
+            });
+            if !sound {
+                return invalid(
+                    format!("{name} is not the address of a registry"),
+                    "write it as https://HOST, without a user, a query or a fragment",
+                );
+            }
+        }
         if let Some(origin) = self.allow_origins.iter().find(|origin| !is_origin(origin)) {
             return invalid(
                 format!("--allow-origin '{origin}' is not an origin"),
@@ -623,6 +712,15 @@ impl Config {
                 "give it a time above 0s and within a year, or remove the setting for its default",
             );
         }
+        let Downloads { connections, chunk_bytes, .. } = self.downloads;
+        if !(1..=64).contains(&connections) || !(4096..=64 << 20).contains(&chunk_bytes) {
+            return invalid(
+                format!(
+                    "[downloads] connections = {connections} or chunk_bytes = {chunk_bytes} is out of bounds"
+                ),
+                "connections may be 1 to 64, and chunk_bytes 4096 to 67108864",
+            );
+        }
         Ok(())
     }
 
@@ -636,6 +734,12 @@ impl Config {
     #[must_use]
     pub fn jobs_dir(&self) -> PathBuf {
         self.data_dir.join("jobs")
+    }
+
+    /// Where the hive notes what it put into the Hugging Face cache.
+    #[must_use]
+    pub fn hub_notes_dir(&self) -> PathBuf {
+        self.data_dir.join("hub")
     }
 
     /// Where logs and reports of workers live.

@@ -130,6 +130,16 @@ codes! {
     SourceRefused = "source_refused", 403, 77, "The source is not allowed";
     /// The source has no such file.
     SourceNotFound = "source_not_found", 404, 66, "The source has no such file";
+    /// The source has no such repository, or shows it to nobody who asks like this.
+    RepositoryNotFound = "repository_not_found", 404, 66, "No such repository";
+    /// The repository has no such branch, tag or commit.
+    RevisionNotFound = "revision_not_found", 404, 66, "No such revision";
+    /// The repository is given only to accounts that were given access.
+    SourceGated = "source_gated", 403, 77, "The repository is gated";
+    /// The source asks for a token, or for another one.
+    SourceUnauthorized = "source_unauthorized", 403, 77, "The source asks for a token";
+    /// The settings forbid the network, and what was asked for is not here.
+    SourceOffline = "source_offline", 503, 69, "The source may not be asked";
     /// The transfer failed.
     DownloadFailed = "download_failed", 502, 69, "The download failed";
     /// A model of that name is there already.

@@ -1,7 +1,8 @@
 //! Models on this machine: which there are, where they came from, and how they come and go.
 //!
-//! The road of a model through this room: a [`Source`] names it; [`Catalog::download`] puts it in
-//! the store (a link for `file:`, a verified file for `https:`); [`Catalog::list`] finds it there,
+//! The road of a model through this room: a [`Source`] names it; [`Catalog::download`] resolves it to
+//! files, and transfers those into the store (a link for `file:`, a verified file for the others) or, for a model of the Hugging Face
+//! Hub, into the cache that all tools share; [`Catalog::list`] finds it there,
 //! beside those of the user's own folders and of the Hugging Face cache; [`Catalog::delete`] takes
 //! it away again.
 //!
@@ -11,9 +12,14 @@
 //! - An id is a key of the catalog and never part of a path.
 //! - The hive deletes what it put there itself. Anything else takes `force`.
 //! - A file has its final name only once it is whole, verified and on the disk.
+//! - What has arrived of a file is kept until it is whole, deleted, or of no use.
 
+mod board;
+mod budget;
 mod catalog;
+mod connection;
 mod delete;
+mod disk;
 mod download;
 mod fetch;
 pub mod gguf;
@@ -22,17 +28,25 @@ mod headers;
 mod hub_cache;
 mod id;
 mod import;
+mod journal;
+mod limiter;
 mod listing;
 mod model;
 mod partial;
 mod plan;
 mod progress;
+mod reconcile;
+mod remote;
+mod report;
+mod resolve;
 mod scan;
-mod source;
+mod sources;
 mod split;
 mod store;
 mod transfer;
+mod transfers;
 mod units;
+mod url;
 
 #[cfg(test)]
 mod testing;
@@ -43,4 +57,4 @@ pub use catalog::Catalog;
 pub use id::ModelId;
 pub use model::{Model, Status};
 pub use plan::{Downloaded, Plan, PlannedFile, Request};
-pub use source::{RemoteFile, Source};
+pub use sources::{HubName, OllamaName, Source, UrlSource};

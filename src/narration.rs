@@ -67,6 +67,9 @@ pub struct Progress {
     /// Seconds until the end at that rate.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub eta_seconds: Option<u64>,
+    /// Connections that are at work on it, for a transfer.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub connections: Option<u32>,
 }
 
 /// One thing said.

@@ -1,5 +1,8 @@
 //! `rbee-hive quickstart`: the hive's main job on a machine that has nothing yet, before one's eyes.
 //!
+//! Where there is a network it fetches a small real model from the Hugging Face Hub; where there is
+//! none it makes a tiny one on the spot, and says so.
+//!
 //! It is a client like any other: after starting a hive in this process it does everything through
 //! the public API, and shows every narration as it arrives.
 
@@ -21,6 +24,14 @@ use crate::spawn;
 use crate::text;
 use crate::time::in_words;
 
+/// The model that is fetched: small, permissively licensed (Apache-2.0), of an architecture and with
+/// a tokenizer that the built-in engine knows. It is asked for by its file, on the branch that its
+/// publisher keeps, so that more files in its repository change nothing.
+const REAL_MODEL: &str = "HuggingFaceTB/SmolLM2-360M-Instruct-GGUF/smollm2-360m-instruct-q8_0.gguf";
+const REAL_MODEL_REVISION: &str = "main";
+/// How long connecting to the Hub may take: somebody without a network is waiting.
+const MOST_PATIENCE: Duration = Duration::from_secs(5);
+
 /// The model that is made on the spot: its name, and the one sentence that it knows.
 const MODEL: &str = "rbee-quickstart";
 const SENTENCE: &str = "Hello from your hive! I am a tiny model, made on this machine a moment ago: \
@@ -33,7 +44,7 @@ const SENTENCE: &str = "Hello from your hive! I am a tiny model, made on this ma
 pub(super) struct Args {
     #[command(flatten)]
     serve: serve::Args,
-    /// Use no network: make a tiny model here (for now that is what it does in any case)
+    /// Use no network: make a tiny model here instead of fetching a small real one
     #[arg(long)]
     offline: bool,
     /// End the hive when everything has been shown
@@ -44,7 +55,8 @@ pub(super) struct Args {
 impl Args {
     pub(super) async fn run(self) -> Result<()> {
         super::log_to_stderr("warn");
-        let config = self.serve.into_config()?;
+        let mut config = self.serve.into_config()?;
+        config.timers.connect = config.timers.connect.min(MOST_PATIENCE);
         if config.token_file.is_some() {
             return Err(Failure::new(Code::ConfigInvalid, "quickstart shows a hive without a token")
                 .hint("leave --token-file out here, or run `rbee-hive serve` with it"));
@@ -68,20 +80,20 @@ impl Args {
         });
         let tour = Tour { client: client::for_workers(Duration::from_secs(10))?, url: url.clone() };
         let shown = tokio::select! {
-            shown = tour.run(&model_dir) => shown,
+            shown = tour.run(&model_dir, self.offline) => shown,
             // Interrupted in the middle of it.
             ended = &mut running => return ended.unwrap_or_else(|_| Err(Failure::internal("the hive panicked"))),
         };
         let shown = match shown {
-            Ok(()) if !self.exit => say(&format!(
+            Ok(model) if !self.exit => say(&format!(
                 "\n✅ That was all of it. The hive stays up on {url} (Ctrl-C ends it). Try it yourself:\n\n   \
                  curl -s {url}/v1/jobs -H 'Content-Type: application/json' \\\n        \
-                 -d '{{\"ModelLoad\":{{\"id\":\"{MODEL}\"}}}}'\n   \
+                 -d '{{\"ModelLoad\":{{\"id\":\"{model}\"}}}}'\n   \
                  curl -N {url}/v1/jobs/<job_id from above>/stream\n   \
                  curl -N {url}/v1/chat/completions -H 'Content-Type: application/json' \\\n        \
-                 -d '{{\"model\":\"{MODEL}\",\"stream\":true,\"messages\":[{{\"role\":\"user\",\"content\":\"Hi\"}}]}}'"
+                 -d '{{\"model\":\"{model}\",\"stream\":true,\"messages\":[{{\"role\":\"user\",\"content\":\"Hi\"}}]}}'"
             )),
-            shown => shown,
+            shown => shown.map(drop),
         };
         if shown.is_err() || self.exit {
             stop.cancel();
@@ -98,22 +110,57 @@ struct Tour {
 }
 
 impl Tour {
-    async fn run(&self, model_dir: &Path) -> Result<()> {
+    /// Answers the model that was shown.
+    async fn run(&self, model_dir: &Path, offline: bool) -> Result<String> {
+        let mut real = None;
+        if !offline {
+            real = self.fetch().await?;
+        }
+        let model = match real {
+            Some(model) => model,
+            None => self.make(model_dir).await?,
+        };
+        self.step("List the models", json!({ "ModelList": { "hive_id": "localhost" } })).await?;
+        self.step("Load it: a worker process of its own", json!({ "ModelLoad": { "id": model } })).await?;
+        self.chat(&model, "Hello, who are you?").await?;
+        self.step("Unload it, and prove that it is gone", json!({ "ModelUnload": { "id": model } })).await?;
+        Ok(model)
+    }
+
+    /// Fetches the real model. `None` where that did not work.
+    async fn fetch(&self) -> Result<Option<String>> {
+        let request = json!({ "ModelDownload": { "model": REAL_MODEL, "revision": REAL_MODEL_REVISION } });
+        let title = "Fetch a small real model from the Hugging Face Hub (386 MB; --offline does without)";
+        match self.job(title, request).await? {
+            Ok(result) => Ok(result["id"].as_str().map(str::to_owned)),
+            Err(error) => {
+                say(&format!("  It could not be fetched: {error}\n  So this machine makes one instead."))?;
+                Ok(None)
+            }
+        }
+    }
+
+    /// Makes the tiny model and puts it into the catalog.
+    async fn make(&self, model_dir: &Path) -> Result<String> {
         let file = make_model(model_dir).await?;
         self.step(
             "Put it into the catalog",
             json!({ "ModelDownload": { "model": format!("file:{}", file.display()) } }),
         )
         .await?;
-        self.step("List the models", json!({ "ModelList": { "hive_id": "localhost" } })).await?;
-        self.step("Load it: a worker process of its own", json!({ "ModelLoad": { "id": MODEL } })).await?;
-        self.chat("Hello, who are you?").await?;
-        self.step("Unload it, and prove that it is gone", json!({ "ModelUnload": { "id": MODEL } })).await?;
-        Ok(())
+        Ok(MODEL.to_owned())
     }
 
-    /// Submits an operation and shows its stream to the end.
+    /// Submits an operation that must succeed and shows its stream to the end.
     async fn step(&self, title: &str, operation: Value) -> Result<()> {
+        match self.job(title, operation).await? {
+            Ok(_) => Ok(()),
+            Err(error) => Err(Failure::internal(format!("the quickstart stopped here: {error}"))),
+        }
+    }
+
+    /// Submits an operation and shows its stream to the end. Answers its result, or its error.
+    async fn job(&self, title: &str, operation: Value) -> Result<std::result::Result<Value, String>> {
         say(&format!("\n▶ {title}\n  POST /v1/jobs {operation}"))?;
         let answer = self.client.post(format!("{}/v1/jobs", self.url)).json(&operation).send().await;
         let answer: Value = answer.map_err(lost)?.json().await.map_err(lost)?;
@@ -124,23 +171,23 @@ impl Tour {
             )));
         };
         say(&format!("  GET {stream}"))?;
-        let mut last = String::new();
+        let (mut result, mut last) = (String::new(), String::new());
         self.lines(self.client.get(format!("{}{stream}", self.url)), |line| {
-            last = line.to_owned();
+            result = std::mem::replace(&mut last, line.to_owned());
             say(&format!("  │ {}", shortened(line)))
         })
         .await?;
         match last.strip_prefix("[ERROR] ") {
-            None if last == "[DONE]" => Ok(()),
-            Some(error) => Err(Failure::internal(format!("the quickstart stopped here: {error}"))),
+            None if last == "[DONE]" => Ok(Ok(serde_json::from_str(&result).unwrap_or_default())),
+            Some(error) => Ok(Err(error.to_owned())),
             None => Err(Failure::internal("a stream ended without a terminal event")),
         }
     }
 
     /// Asks the model something and shows its answer word by word.
-    async fn chat(&self, prompt: &str) -> Result<()> {
+    async fn chat(&self, model: &str, prompt: &str) -> Result<()> {
         let body = json!({
-            "model": MODEL, "stream": true, "temperature": 0,
+            "model": model, "max_tokens": 64, "stream": true, "temperature": 0,
             "messages": [{ "role": "user", "content": prompt }],
         });
         say(&format!(
@@ -208,7 +255,7 @@ async fn make_model(dir: &Path) -> Result<PathBuf> {
     let size = std::fs::metadata(&path).map_or(0, |metadata| metadata.len());
     say(&format!(
         "\n▶ Make a model: no download, this machine made it in {}\n  {} ({}); it is tiny and knows one \
-         sentence. For a real one, put a GGUF file into a folder given with --models-dir.",
+         sentence. For a real one, see ModelDownload, or give a folder of GGUF files with --models-dir.",
         in_words(started.elapsed()),
         path.display(),
         text::bytes(size)

@@ -242,6 +242,7 @@ mod tests {
                 unit: "bytes".into(),
                 rate_per_second: Some(2),
                 eta_seconds: Some(1),
+                connections: None,
             }),
         });
         assert_eq!(

@@ -7,11 +7,19 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Weak};
 
 use parking_lot::Mutex;
+use reqwest::Url;
 
+use super::disk::{Disk, RealDisk};
+use super::fetch::FetchConfig;
 use super::headers::Headers;
+use super::hub_cache::owned::Owned;
+use super::reconcile::Reconciled;
+use super::sources::Hub;
 use super::store::Store;
+use super::transfer::Shop;
+use super::transfers::Transfers;
 use super::{Model, hub_cache};
-use crate::config::{Config, Downloads, Timers};
+use crate::config::Config;
 use crate::error::{Code, Failure, Result};
 use crate::spawn;
 use crate::text::clip;
@@ -30,34 +38,60 @@ pub(super) struct Inner {
     pub(super) store: Store,
     /// The user's own folders.
     pub(super) folders: Vec<PathBuf>,
-    pub(super) hub_cache: Option<PathBuf>,
+    /// The Hugging Face cache, which need not be there.
+    pub(super) hub_cache: PathBuf,
+    /// What of it the hive put there.
+    pub(super) hub_notes: Arc<Owned>,
+    pub(super) hub: Hub,
+    pub(super) fetch: FetchConfig,
+    /// Ollama's registry.
+    pub(super) ollama: Url,
     pub(super) headers: Headers,
     /// Whether only this machine can reach the hive: then its callers may name any file.
     pub(super) is_local: bool,
-    pub(super) downloads: Downloads,
-    pub(super) timers: Timers,
+    pub(super) shop: Arc<Shop>,
+    pub(super) transfers: Transfers,
+    /// What was found, and done about it, when the catalog was opened.
+    pub(super) reconciled: Reconciled,
     turns: Turns,
 }
 
 impl Catalog {
-    /// A catalog of the places that the configuration names. Makes the store's folder, and removes
-    /// what downloads of a killed hive left in it.
+    /// A catalog of the places that the configuration names. Makes the store's folder, and puts it in
+    /// order after a killed hive.
     ///
     /// # Errors
     /// Where the store's folder cannot be made.
     pub fn new(config: &Config) -> Result<Self> {
+        Self::on_disk(config, Arc::new(RealDisk))
+    }
+
+    /// The same, with downloads written through `disk`.
+    pub(super) fn on_disk(config: &Config, disk: Arc<dyn Disk>) -> Result<Self> {
+        let variable = |name: &str| std::env::var_os(name);
         let hub_cache = match &config.hub_cache {
             Some(path) => Some(path.clone()).filter(|path| !path.as_os_str().is_empty()),
-            None => hub_cache::default_location(|name| std::env::var_os(name)),
+            None => hub_cache::default_location(variable),
         };
+        let hub_cache = hub_cache.unwrap_or_else(|| config.data_dir.join("hub-cache"));
+        let (store, mut reconciled) = Store::open(config.store_dir())?;
+        hub_cache::reconcile(&hub_cache, &mut reconciled);
+        let ollama = Url::parse(&config.ollama.endpoint).map_err(|error| {
+            Failure::new(Code::ConfigInvalid, "[ollama] endpoint is not a URL").cause(&error)
+        })?;
         Ok(Self(Arc::new(Inner {
-            store: Store::open(config.store_dir())?,
+            store,
+            reconciled,
             folders: config.models_dirs.clone(),
             hub_cache,
+            hub_notes: Arc::new(Owned::open(config.hub_notes_dir())),
+            hub: Hub::new(config, variable)?,
+            fetch: FetchConfig::of(config),
+            ollama,
             headers: Headers::default(),
             is_local: config.bind.is_loopback(),
-            downloads: config.downloads.clone(),
-            timers: config.timers.clone(),
+            shop: Arc::new(Shop::new(config, disk)),
+            transfers: Transfers::default(),
             turns: Turns::default(),
         })))
     }
@@ -116,9 +150,15 @@ impl Catalog {
             .map_err(|error| Failure::internal("work on the model catalog broke off").detail(error))
     }
 
-    /// The turn to write that file of the store: one job at a time has it.
-    pub(super) fn turn(&self, file_name: &str) -> Arc<tokio::sync::Mutex<()>> {
-        self.0.turns.of(file_name)
+    /// What was found, and done about it, when the catalog was opened: one line.
+    #[must_use]
+    pub fn reconciled(&self) -> String {
+        self.0.reconciled.to_string()
+    }
+
+    /// The turn to write that file: one at a time has it.
+    pub(super) fn turn(&self, path: &Path) -> Arc<tokio::sync::Mutex<()>> {
+        self.0.turns.of(path)
     }
 }
 
@@ -161,17 +201,17 @@ pub(super) fn not_found(wanted: &str, models: &[Model]) -> Failure {
 
 /// Who may write which file of the store: jobs that want the same one wait for each other.
 #[derive(Debug, Default)]
-struct Turns(Mutex<HashMap<String, Weak<tokio::sync::Mutex<()>>>>);
+struct Turns(Mutex<HashMap<PathBuf, Weak<tokio::sync::Mutex<()>>>>);
 
 impl Turns {
-    fn of(&self, file_name: &str) -> Arc<tokio::sync::Mutex<()>> {
+    fn of(&self, path: &Path) -> Arc<tokio::sync::Mutex<()>> {
         let mut turns = self.0.lock();
-        if let Some(turn) = turns.get(file_name).and_then(Weak::upgrade) {
+        if let Some(turn) = turns.get(path).and_then(Weak::upgrade) {
             return turn;
         }
         turns.retain(|_, turn| turn.strong_count() > 0);
         let turn = Arc::new(tokio::sync::Mutex::new(()));
-        turns.insert(file_name.to_owned(), Arc::downgrade(&turn));
+        turns.insert(path.to_owned(), Arc::downgrade(&turn));
         turn
     }
 }

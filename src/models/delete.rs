@@ -5,12 +5,13 @@
 //! removed as a link; what it leads to stays.
 
 use std::fs;
+use std::path::Path;
 
 use super::catalog::{Inner, not_found};
 use super::listing::Listed;
 use super::scan::Place;
 use super::store::remove_file;
-use super::{Catalog, Model, Status, hub_cache, units};
+use super::{Catalog, Model, Status, hub_cache, partial, units};
 use crate::error::{Code, Failure, Result};
 use crate::n;
 
@@ -41,24 +42,31 @@ impl Inner {
         let Listed { model, found } = listed.swap_remove(index);
         if model.status == Status::Downloading {
             return Err(Failure::new(Code::ModelInUse, format!("'{id}' is being downloaded"))
-                .hint("cancel the job that downloads it: that removes what is there"));
+                .hint("cancel the job that downloads it, then delete what that has kept"));
+        }
+        if let Place::Partial(path) = &found.place {
+            return self.delete_partial(id, path);
         }
         let record = self.store.record_of(&found);
-        if record.is_none() && !force {
+        let is_owned = match &found.place {
+            Place::Hub(_) => self.hub_notes.owns(&found.group.files),
+            Place::Store | Place::Folder | Place::Partial(_) => record.is_some(),
+        };
+        if !is_owned && !force {
             return Err(Failure::new(
                 Code::NotOwned,
                 format!("{} was not put there by the hive", model.path.display()),
             )
             .hint("to delete the file all the same, repeat this with force"));
         }
-        if record.is_none() {
+        if !is_owned {
             n!(warn: "model_delete", "Deleting {}, which is not the hive's own", model.path.display());
         }
 
         let target = fs::read_link(&model.path).ok();
-        let freed = match &found.place {
-            Place::Hub(file) => hub_cache::remove(file, &found.group.files)?,
-            Place::Store | Place::Folder => {
+        let mut freed = match &found.place {
+            Place::Hub(file) => hub_cache::remove(file, &found.group.files, &self.hub_notes)?,
+            Place::Store | Place::Folder | Place::Partial(_) => {
                 let mut freed = 0;
                 for path in &found.group.files {
                     freed += remove_file(path)?;
@@ -67,6 +75,11 @@ impl Inner {
             }
         };
         if found.place == Place::Store {
+            // What a download that was to replace it has left.
+            let partial = self.store.partial_path(&found.file_name());
+            if !self.transfers.is_under_way(&model.path) {
+                freed += partial::remove(&partial)?.unwrap_or(0);
+            }
             // Last, so that a deletion that failed half-way can be repeated.
             self.store.remove_record(&found.file_name())?;
             self.store.sync()?;
@@ -78,5 +91,20 @@ impl Inner {
             _ => n!("model_delete", "Deleted {}; {} came free", model.path.display(), units::bytes(freed)),
         }
         Ok(freed)
+    }
+
+    /// Removes what a download that ended early has left.
+    fn delete_partial(&self, id: &str, path: &Path) -> Result<u64> {
+        match partial::remove(path)? {
+            Some(freed) => {
+                n!("model_delete", "Removed what was here of '{id}'; {} came free", units::bytes(freed));
+                Ok(freed)
+            }
+            None => Err(Failure::new(
+                Code::ModelInUse,
+                format!("another process is downloading '{id}' to {}", path.display()),
+            )
+            .hint("stop that process first")),
+        }
     }
 }

@@ -1,58 +1,67 @@
 //! Bringing a model here.
 //!
-//! The road of a download: say what is there already; ask the server; compare the size with the
-//! free disk; and, unless it is a dry run, receive into a partial file, check length, hash and
-//! header, write the record, and only then give the file its name.
+//! The road of a download: ask the source which files there are; say what is there already; compare
+//! the rest with the free disk; and, unless it is a dry run, transfer what is missing and make a
+//! model of it.
 
+use std::fs;
+use std::path::Path;
 use std::sync::Arc;
 
 use rustix::fs::statvfs;
 use tokio::sync::OwnedMutexGuard;
 use tokio_util::sync::CancellationToken;
 
-use super::fetch::{self, Answer, failed};
-use super::guard::{Guard, Vetted, authority};
-use super::headers::sound_model;
-use super::import::{self, Present};
-use super::partial::{PartialFile, Written};
-use super::plan::{Downloaded, MARGIN, Plan, Request};
-use super::store::{Record, RecordedFile};
-use super::transfer::Transfer;
-use super::{Catalog, Model, RemoteFile, Source, Status, units};
+use super::import::Present;
+use super::partial;
+use super::plan::{Downloaded, MARGIN, Plan, PlannedFile, Request};
+use super::remote::{Destination, RemoteFile, Resolved};
+use super::resolve::Resolution;
+use super::{Catalog, Model, Source, units};
 use crate::error::{Code, Failure, Result};
 use crate::n;
 use crate::narration::waiting_for;
 
 impl Catalog {
     /// Brings the model that `source` names, or says what that would take. Jobs that want the same
-    /// file wait for each other, and find it there.
+    /// file share its transfer.
     ///
     /// # Errors
     /// [`Code::Cancelled`] once `stop` is cancelled; [`Code::DownloadFailed`],
     /// [`Code::SourceNotFound`], [`Code::SourceRefused`], [`Code::ModelCorrupt`],
-    /// [`Code::DiskFull`], [`Code::ModelExists`], and those of [`Self::import`]. Nothing of a
-    /// download that failed stays on the disk.
+    /// [`Code::ModelExists`], [`Code::DiskFull`], and those of [`Self::import`]. What a download that
+    /// ended early can go on with stays on the disk.
     pub async fn download(
         &self,
         source: &Source,
         request: &Request,
         stop: &CancellationToken,
     ) -> Result<Downloaded> {
-        if request.revision != "main" {
-            return Err(Failure::new(
-                Code::InvalidField,
-                format!("revision: '{}' means nothing for a file or a URL", request.revision),
-            )
-            .hint("leave the field out: only models of a hub have revisions"));
+        if !source.has_revisions() {
+            check_revision(request)?;
         }
-        match source {
-            Source::File(path) if request.dry_run => self.plan_import(path).await,
-            Source::File(path) => Ok(model(self.import_unless(path, request.force, stop).await?)),
-            Source::Remote(remote) => self.fetch(remote, request, stop).await,
+        if let Source::File(path) = source {
+            return if request.dry_run {
+                self.plan_import(path).await
+            } else {
+                Ok(model(self.import_unless(path, request.force, stop).await?))
+            };
+        }
+        let resolved = unless_cancelled(stop, self.resolve(source, request)).await?;
+        match resolved.map_err(|failure| failure.stage("preflight"))? {
+            Resolution::Here(present) => {
+                let (name, size) = (&present.name, units::bytes(present.size_bytes));
+                n!("model_download_present", "{name} is here already ({size})");
+                if request.dry_run {
+                    return Ok(Downloaded::Plan(Plan::nothing(&present, self.free_bytes().await?)));
+                }
+                Ok(model(*present))
+            }
+            Resolution::Files(resolved) => self.fetch(resolved, request, stop).await,
         }
     }
 
-    async fn plan_import(&self, path: &std::path::Path) -> Result<Downloaded> {
+    async fn plan_import(&self, path: &Path) -> Result<Downloaded> {
         let import = self.inspect(path).await?;
         let free_bytes = self.free_bytes().await?;
         let record = import.record.clone();
@@ -60,41 +69,27 @@ impl Catalog {
         Ok(Downloaded::Plan(Plan::link(&import.record, free_bytes, already_present)))
     }
 
+    /// Transfers the files that are missing, one after another, and makes a model of all.
     async fn fetch(
         &self,
-        remote: &RemoteFile,
+        resolved: Resolved,
         request: &Request,
         stop: &CancellationToken,
     ) -> Result<Downloaded> {
-        let name = &remote.file_name;
-        let _turn = if request.dry_run { None } else { Some(self.take_turn(name, stop).await?) };
-        if let Some(present) = self.already_present(remote, request).await? {
-            n!("model_download_present", "{name} is here already ({})", units::bytes(present.size_bytes));
-            return if request.dry_run {
-                self.plan_nothing(remote, &present).await
-            } else {
-                Ok(model(present))
-            };
-        }
-
-        let guard = self.guard(remote);
-        let answer = {
-            let _waiting = waiting_for(format!("{} to answer", remote.url.host_str().unwrap_or_default()));
-            let answer = unless_cancelled(stop, fetch::open(&remote.url, &guard, &self.0.timers)).await?;
-            answer.map_err(|failure| failure.stage("preflight"))?
-        };
-        let plan = self.preflight(remote, &answer).await?;
+        let plan = self.preflight(&resolved).await?;
         if request.dry_run {
             return Ok(Downloaded::Plan(plan));
         }
         if !plan.fits {
-            let needed = plan.total_bytes.unwrap_or_default();
+            let folder =
+                resolved.files.first().and_then(|(_, to)| to.target.parent()).unwrap_or(Path::new("."));
             return Err(Failure::new(
                 Code::DiskFull,
                 format!(
-                    "{name} has {}, and {} has {} free, of which {} are kept",
-                    units::bytes(needed),
-                    self.0.store.dir().display(),
+                    "{} needs {}, and {} has {} free, of which {} are kept",
+                    plan.model,
+                    units::bytes(plan.transfer_bytes.unwrap_or_default()),
+                    folder.display(),
                     units::bytes(plan.free_bytes),
                     units::bytes(MARGIN)
                 ),
@@ -102,7 +97,73 @@ impl Catalog {
             .stage("preflight")
             .hint("free some space on that disk, or start the hive with another --data-dir"));
         }
-        self.receive(remote, answer, plan.free_bytes, stop).await.map(model)
+        let mut wholes = Vec::new();
+        for (file, destination) in &resolved.files {
+            wholes.push(self.transfer(file, destination, stop).await?);
+        }
+        // What is left to do takes a moment, and is done even where the job was cancelled by now: all
+        // files are here.
+        let commit = resolved.commit;
+        let path = self.on_pool(move |_| commit(&wholes)).await??;
+        let brought = self.at(&path).await?;
+        n!("model_download_done", "{} is here: {}", brought.id, units::bytes(brought.size_bytes));
+        Ok(model(brought))
+    }
+
+    /// Compares what is to come with what is free, and says so, before the first byte.
+    async fn preflight(&self, resolved: &Resolved) -> Result<Plan> {
+        for remark in &resolved.remarks {
+            n!("model_download_preflight", "{remark}");
+        }
+        let files = resolved.files.clone();
+        let (here, free_bytes) = self
+            .on_pool(move |_| {
+                let here: Vec<_> = files.iter().map(|(file, to)| here(file, to)).collect();
+                let folder = files.first().map(|(_, to)| existing_folder(&to.partial));
+                (here, folder.map_or(Ok(u64::MAX), free_bytes_of))
+            })
+            .await?;
+        let free_bytes = free_bytes?;
+        let mut total_bytes = Some(0_u64);
+        let mut transfer_bytes = Some(0_u64);
+        let mut planned = Vec::new();
+        for ((file, _), here) in resolved.files.iter().zip(&here) {
+            let size = file.size.or(here.is_whole.then_some(here.bytes));
+            let text = size.map_or_else(|| "of unknown size".to_owned(), units::bytes);
+            let state = match (here.is_whole, here.bytes) {
+                (true, _) => "is here already".to_owned(),
+                (false, 0) => "nothing of it is here yet".to_owned(),
+                (false, bytes) => format!("{} of it are here", units::bytes(bytes)),
+            };
+            n!("model_download_present", "{} ({text}): {state}", file.name);
+            let add = |sum: Option<u64>, size: Option<u64>| Some(sum?.saturating_add(size?));
+            total_bytes = add(total_bytes, size);
+            let missing = size.map(|size| if here.is_whole { 0 } else { size.saturating_sub(here.bytes) });
+            transfer_bytes = add(transfer_bytes, missing);
+            planned.push(PlannedFile { name: file.name.clone(), size_bytes: size });
+        }
+        let already_present = here.iter().all(|here| here.is_whole);
+        let fits = already_present || transfer_bytes.unwrap_or(0).saturating_add(MARGIN) <= free_bytes;
+        n!(
+            "model_download_preflight",
+            "{} from {}{}: {} file(s), {} to transfer; the disk has {} free",
+            resolved.model,
+            resolved.source,
+            resolved.revision.as_ref().map(|revision| format!(" at {revision}")).unwrap_or_default(),
+            planned.len(),
+            transfer_bytes.map_or_else(|| "an unknown amount".to_owned(), units::bytes),
+            units::bytes(free_bytes)
+        );
+        Ok(Plan {
+            model: resolved.model.clone(),
+            source: resolved.source.clone(),
+            files: planned,
+            total_bytes,
+            transfer_bytes,
+            free_bytes,
+            fits,
+            already_present,
+        })
     }
 
     /// Waits until no other job writes that file of the store.
@@ -111,7 +172,7 @@ impl Catalog {
         name: &str,
         stop: &CancellationToken,
     ) -> Result<OwnedMutexGuard<()>> {
-        let turn = self.turn(name);
+        let turn = self.turn(&self.0.store.path(name));
         if let Ok(turn) = Arc::clone(&turn).try_lock_owned() {
             return Ok(turn);
         }
@@ -120,122 +181,44 @@ impl Catalog {
         unless_cancelled(stop, turn.lock_owned()).await
     }
 
-    /// The model, if this very source was brought before and is sound.
-    async fn already_present(&self, remote: &RemoteFile, request: &Request) -> Result<Option<Model>> {
-        let (name, wanted) = (&remote.file_name, record(remote, 0, String::new()));
-        let (present, known) = self
-            .on_pool({
-                let name = name.clone();
-                move |inner| (inner.present(&wanted), inner.store.record(&name))
-            })
-            .await?;
-        match present {
-            Present::No => {
-                n!("model_download_present", "Nothing of {name} is here yet");
-                Ok(None)
-            }
-            Present::Other { owned } if !(owned && request.force) => Err(import::exists(name, owned)),
-            Present::Same if !request.force => {
-                let model = self.at(&self.0.store.path(name)).await?;
-                let hash = known.and_then(|record| record.sha256);
-                if model.status != Status::Available {
-                    n!(warn: "model_download_present", "{name} is here, but damaged: fetching it again");
-                    return Ok(None);
-                }
-                if remote.sha256.is_some() && hash != remote.sha256 {
-                    n!(warn: "model_download_present", "{name} is here with other contents: fetching it again");
-                    return Ok(None);
-                }
-                Ok(Some(model))
-            }
-            Present::Same | Present::Other { .. } => {
-                n!("model_download_present", "The {name} that is here will be replaced");
-                Ok(None)
-            }
-        }
-    }
-
-    fn guard(&self, remote: &RemoteFile) -> Guard {
-        Guard {
-            allowed: self.0.downloads.allow_hosts.clone(),
-            named: authority(&remote.url).filter(|_| self.0.is_local),
-            patience: self.0.timers.connect,
-            vetted: Vetted::default(),
-        }
-    }
-
     async fn free_bytes(&self) -> Result<u64> {
-        self.on_pool(|inner| {
-            let dir = inner.store.dir();
-            let disk =
-                statvfs(dir).map_err(|error| Failure::io("measure the disk of", dir, &error.into()))?;
-            Ok(disk.f_bavail.saturating_mul(disk.f_frsize))
-        })
-        .await?
+        self.on_pool(|inner| free_bytes_of(inner.store.dir())).await?
     }
+}
 
-    /// Compares what is to come with what is free, and says so.
-    async fn preflight(&self, remote: &RemoteFile, answer: &Answer) -> Result<Plan> {
-        let free_bytes = self.free_bytes().await?;
-        let size = answer.length.map_or_else(|| "of unknown size".to_owned(), units::bytes);
-        n!(
-            "model_download_preflight",
-            "{} ({size}) from {}; the disk has {} free",
-            remote.file_name,
-            answer.host,
-            units::bytes(free_bytes)
-        );
-        Ok(Plan::remote(remote, answer.length, free_bytes))
+/// What is here of a file.
+struct Here {
+    bytes: u64,
+    is_whole: bool,
+}
+
+fn here(file: &RemoteFile, to: &Destination) -> Here {
+    if !to.replace
+        && let Ok(metadata) = fs::metadata(&to.target)
+    {
+        return Here { bytes: metadata.len(), is_whole: true };
     }
+    let bytes = partial::left_at(&to.partial, Some(file)).map_or(0, |left| left.done);
+    Here { bytes, is_whole: false }
+}
 
-    async fn plan_nothing(&self, remote: &RemoteFile, present: &Model) -> Result<Downloaded> {
-        let plan = Plan::remote(remote, Some(present.size_bytes), self.free_bytes().await?);
-        Ok(Downloaded::Plan(Plan { transfer_bytes: Some(0), fits: true, already_present: true, ..plan }))
+/// The nearest folder above `path` that is there.
+fn existing_folder(path: &Path) -> &Path {
+    path.ancestors().skip(1).find(|folder| folder.is_dir()).unwrap_or(Path::new("/"))
+}
+
+fn free_bytes_of(folder: &Path) -> Result<u64> {
+    let disk = statvfs(folder).map_err(|error| Failure::io("measure the disk of", folder, &error.into()))?;
+    Ok(disk.f_bavail.saturating_mul(disk.f_frsize))
+}
+
+fn check_revision(request: &Request) -> Result<()> {
+    if request.revision == "main" {
+        return Ok(());
     }
-
-    /// Receives the body, and makes it a model of the store if it is sound.
-    ///
-    /// Cancelling ends the transfer. Once the whole file is here it is kept: what is left to do takes
-    /// a moment, and a model that a cancelled job put down would be a lie.
-    async fn receive(
-        &self,
-        remote: &RemoteFile,
-        mut answer: Answer,
-        free_bytes: u64,
-        stop: &CancellationToken,
-    ) -> Result<Model> {
-        let target = self.0.store.path(&remote.file_name);
-        let partial_path = self.0.store.partial_path(&remote.file_name);
-        let partial = self.on_pool(move |_| PartialFile::create(&partial_path)).await??;
-        let _active = self.0.store.activate(&target, &remote.shown());
-
-        let length = answer.length;
-        let mut transfer = Transfer::new(&mut answer, &self.0.timers, free_bytes);
-        let received = unless_cancelled(stop, transfer.run(&partial)).await.and_then(|received| received);
-        let written = received.map_err(|mut failure| {
-            // How far it came says whether to try again.
-            failure.message += &format!(", after {}", came(transfer.done, length));
-            failure.stage("transfer")
-        })?;
-        verify(remote, &answer, &written)?;
-        n!("model_download_verify", "Received {}; checking the file", units::bytes(written.length));
-
-        let record = record(remote, written.length, written.sha256);
-        let at = target.clone();
-        let host = answer.host;
-        self.on_pool(move |inner| {
-            sound_model(partial.path()).map_err(|failure| damaged(&host, failure))?;
-            // The record comes first: a record without its file is ignored, and a file without its
-            // record would not be the hive's own.
-            inner.store.write_record(&record)?;
-            partial.keep(&at)?;
-            inner.store.sync()
-        })
-        .await??;
-        let model = self.at(&target).await?;
-        n!("model_download_done", "{} is here: {}", model.id, units::bytes(model.size_bytes));
-        Ok(model)
-    }
+    let message = format!("revision: '{}' means nothing for a file or a URL", request.revision);
+    Err(Failure::new(Code::InvalidField, message)
+        .hint("leave the field out: only models of a hub have revisions"))
 }
 
 /// Does the work until it is done or `stop` is cancelled.
@@ -249,48 +232,6 @@ async fn unless_cancelled<T>(stop: &CancellationToken, work: impl Future<Output 
 
 fn model(model: Model) -> Downloaded {
     Downloaded::Model(Box::new(model))
-}
-
-fn record(remote: &RemoteFile, size_bytes: u64, sha256: String) -> Record {
-    Record {
-        source: remote.shown(),
-        url_sha256: Some(remote.digest()),
-        revision: None,
-        sha256: Some(sha256),
-        files: vec![RecordedFile { name: remote.file_name.clone(), size_bytes, link: None }],
-    }
-}
-
-fn came(done: u64, length: Option<u64>) -> String {
-    match length {
-        Some(length) => format!("{} of {}", units::bytes(done), units::bytes(length)),
-        None => units::bytes(done),
-    }
-}
-
-fn verify(remote: &RemoteFile, answer: &Answer, written: &Written) -> Result<()> {
-    if let Some(length) = answer.length.filter(|&length| length != written.length) {
-        return Err(failed(format!(
-            "{} sent {} where it had announced {}",
-            answer.host,
-            units::bytes(written.length),
-            units::bytes(length)
-        )));
-    }
-    match &remote.sha256 {
-        Some(expected) if *expected != written.sha256 => Err(Failure::new(
-            Code::DownloadFailed,
-            format!("what {} sent has the SHA-256 {}, not {expected}", answer.host, written.sha256),
-        )
-        .stage("verify")
-        .hint("the file was changed or damaged: check the hash, or where it comes from")),
-        _ => Ok(()),
-    }
-}
-
-fn damaged(host: &str, failure: Failure) -> Failure {
-    let message = format!("the file that {host} sent is no usable model: {}", failure.message);
-    Failure { message, ..failure }.stage("verify")
 }
 
 #[cfg(test)]

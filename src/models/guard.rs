@@ -5,31 +5,61 @@
 //! host resolves to, and the connection goes to those very addresses, never to a second answer of
 //! the resolver. Plain HTTP and private addresses take an entry in `[downloads] allow_hosts`; a
 //! hive that only this machine can reach may also be sent to a server on this machine's loopback,
-//! where the user named that server himself.
+//! where the user named that server himself. An endpoint of the configuration may be anywhere; where
+//! it is itself on loopback or a private network, so may be what it redirects to.
 
 use std::collections::HashMap;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 use reqwest::Url;
 use reqwest::dns::{Addrs, Name, Resolve, Resolving};
+use tokio::sync::OnceCell;
 
+use super::fetch::{Tried, Trouble};
 use super::units;
-use crate::error::{Code, Failure, Result};
+use crate::error::{Code, Failure};
+
+/// How long an address that was vetted stays so, before its name is resolved again.
+const FRESH: Duration = Duration::from_secs(60);
 
 /// Vets the hops of one download.
 #[derive(Debug)]
 pub(super) struct Guard {
     /// Hosts, as `name` or `name:port`, that may be reached in any way.
-    pub(super) allowed: Vec<String>,
+    allowed: Vec<String>,
     /// The server that the user named, if it may be one of this machine's.
-    pub(super) named: Option<(String, u16)>,
+    named: Option<(String, u16)>,
+    /// The configured server that the download belongs to.
+    endpoint: Option<(String, u16)>,
+    /// What the endpoint's own addresses are, once that is known.
+    reach: OnceCell<Reach>,
     /// How long the resolver may take.
-    pub(super) patience: Duration,
+    patience: Duration,
+    /// The servers that passed, and when.
+    passed: Mutex<HashMap<(bool, String, u16), Instant>>,
     pub(super) vetted: Vetted,
+}
+
+/// Which addresses, besides public ones, redirects may lead to.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Reach {
+    loopback: bool,
+    private: bool,
+}
+
+impl Reach {
+    fn of(addresses: &[SocketAddr]) -> Self {
+        let ips = || addresses.iter().map(|address| address.ip().to_canonical());
+        Self { loopback: ips().any(|ip| ip.is_loopback()), private: ips().any(is_private) }
+    }
+
+    fn contains(self, ip: IpAddr) -> bool {
+        (self.loopback && ip.is_loopback()) || (self.private && is_private(ip))
+    }
 }
 
 /// The addresses that were vetted, by host: all that the HTTP client can resolve.
@@ -55,45 +85,89 @@ pub(super) fn authority(url: &Url) -> Option<(String, u16)> {
 }
 
 impl Guard {
+    /// A guard that lets pass what the public internet has over https, the `allowed` hosts, the
+    /// loopback server that was `named`, and the configured `endpoint`.
+    pub(super) fn new(
+        allowed: Vec<String>,
+        named: Option<(String, u16)>,
+        endpoint: Option<(String, u16)>,
+        patience: Duration,
+    ) -> Self {
+        Self {
+            allowed,
+            named,
+            endpoint,
+            reach: OnceCell::new(),
+            patience,
+            passed: Mutex::default(),
+            vetted: Vetted::default(),
+        }
+    }
+
     /// Lets a hop pass, or says why not.
-    pub(super) async fn vet(&self, url: &Url) -> Result<()> {
+    pub(super) async fn vet(&self, url: &Url) -> Tried<()> {
         let (host, port) =
             authority(url).ok_or_else(|| refused("a URL without a host".into(), "name a host"))?;
-        let is_allowed = self.is_allowed(&host, port);
-        let literal: Option<IpAddr> = host.parse().ok();
-        // By its own name: a name of somebody else's that leads to loopback is a trick.
-        let is_own = (host == "localhost" || literal.is_some_and(|ip| ip.is_loopback()))
-            && self.named.as_ref().is_some_and(|named| *named == (host.clone(), port));
-        match url.scheme() {
-            "https" => {}
-            "http" if is_allowed || is_own => {}
-            "http" => {
-                return Err(refused(
-                    format!("{host} would be asked over plain http"),
-                    "use https; a server that you trust can be named in [downloads] allow_hosts",
-                ));
-            }
+        let is_https = match url.scheme() {
+            "https" => true,
+            "http" => false,
             scheme => {
                 return Err(refused(format!("{host} would be asked over {scheme}"), "use an https URL"));
             }
+        };
+        let key = (is_https, host.clone(), port);
+        if self.passed.lock().get(&key).is_some_and(|at| at.elapsed() < FRESH) {
+            return Ok(());
         }
-        let addresses = match literal {
-            Some(ip) => vec![SocketAddr::new(ip, port)],
-            None => self.resolve(&host, port).await?,
+        let reach = match &self.endpoint {
+            None => Reach::default(),
+            Some((host, port)) => {
+                let addresses = || async { Ok::<_, Trouble>(Reach::of(&self.addresses(host, *port).await?)) };
+                *self.reach.get_or_try_init(addresses).await?
+            }
         };
+        let literal: Option<IpAddr> = host.parse().ok();
+        let is_endpoint =
+            self.endpoint.as_ref().is_some_and(|endpoint| (&endpoint.0, endpoint.1) == (&host, port));
+        let is_allowed = is_endpoint || self.is_allowed(&host, port);
+        // By its own name: a name of somebody else's that leads to loopback is a trick.
+        let is_own = (host == "localhost" || literal.is_some_and(|ip| ip.is_loopback()))
+            && self.named.as_ref().is_some_and(|named| *named == (host.clone(), port));
+        let plain_http = || {
+            refused(
+                format!("{host} would be asked over plain http"),
+                "use https; a server that you trust can be named in [downloads] allow_hosts",
+            )
+        };
+        // Not even resolved where no answer could let it pass.
+        if !is_https && !is_allowed && !is_own && reach == Reach::default() {
+            return Err(plain_http());
+        }
+        let addresses = self.addresses(&host, port).await?;
         let may_connect = |ip: IpAddr| {
-            let ip = ip.to_canonical();
-            is_allowed || (is_own && ip.is_loopback()) || (url.scheme() == "https" && is_public(ip))
+            is_allowed || (is_own && ip.is_loopback()) || reach.contains(ip) || (is_https && is_public(ip))
         };
-        if let Some(bad) = addresses.iter().find(|address| !may_connect(address.ip())) {
-            tracing::warn!(%host, address = %bad.ip(), "refused to connect to an address that is not public");
+        let ips = addresses.iter().map(|address| address.ip().to_canonical());
+        if let Some(bad) = ips.into_iter().find(|ip| !may_connect(*ip)) {
+            if !is_https && is_public(bad) {
+                return Err(plain_http());
+            }
+            tracing::warn!(%host, address = %bad, "refused to connect to an address that is not public");
             return Err(refused(
                 format!("{host} is on an address that is not of the public internet"),
                 "a server on your own network can be named in [downloads] allow_hosts",
             ));
         }
         self.vetted.0.lock().insert(host, addresses);
+        self.passed.lock().insert(key, Instant::now());
         Ok(())
+    }
+
+    async fn addresses(&self, host: &str, port: u16) -> Tried<Vec<SocketAddr>> {
+        match host.parse() {
+            Ok(ip) => Ok(vec![SocketAddr::new(ip, port)]),
+            Err(_) => self.resolve(host, port).await,
+        }
     }
 
     fn is_allowed(&self, host: &str, port: u16) -> bool {
@@ -105,28 +179,39 @@ impl Guard {
         })
     }
 
-    async fn resolve(&self, host: &str, port: u16) -> Result<Vec<SocketAddr>> {
-        let failed = |what: String| {
-            Failure::new(Code::DownloadFailed, what)
-                .hint("check the host's name in the URL, and this machine's network")
-        };
+    async fn resolve(&self, host: &str, port: u16) -> Tried<Vec<SocketAddr>> {
+        let hint = "check the host's name in the URL, and this machine's network";
+        let failed = |what: String| Failure::new(Code::DownloadFailed, what).hint(hint);
         let found = tokio::time::timeout(self.patience, tokio::net::lookup_host((host, port)))
             .await
             .map_err(|_| {
-                failed(format!("the name {host} was not resolved within {}", units::duration(self.patience)))
+                let patience = units::duration(self.patience);
+                Trouble::passing(failed(format!("the name {host} was not resolved within {patience}")))
             })?
-            .map_err(|error| failed(format!("the name {host} could not be resolved")).cause(&error))?;
+            .map_err(|error| {
+                Trouble::passing(failed(format!("the name {host} could not be resolved")).cause(&error))
+            })?;
         let addresses: Vec<_> = found.collect();
         if addresses.is_empty() {
-            Err(failed(format!("the name {host} has no address")))
+            Err(Trouble::passing(failed(format!("the name {host} has no address"))))
         } else {
             Ok(addresses)
         }
     }
 }
 
-fn refused(message: String, hint: &str) -> Failure {
-    Failure::new(Code::SourceRefused, format!("the download is not allowed: {message}")).hint(hint)
+fn refused(message: String, hint: &str) -> Trouble {
+    let message = format!("the download is not allowed: {message}");
+    Trouble::fatal(Failure::new(Code::SourceRefused, message).hint(hint))
+}
+
+/// Whether an address is one of a private network: RFC 1918, or unique local (RFC 4193). Link-local
+/// addresses are not, because machines of clouds find their secrets there.
+fn is_private(ip: IpAddr) -> bool {
+    match ip {
+        IpAddr::V4(ip) => ip.is_private(),
+        IpAddr::V6(ip) => ip.is_unique_local(),
+    }
 }
 
 /// Whether an address is one of the public internet, after the special-purpose registries of IANA
@@ -175,12 +260,14 @@ mod tests {
     use super::*;
 
     fn guard(allowed: &[&str], named: Option<&str>) -> Guard {
-        Guard {
-            allowed: allowed.iter().map(ToString::to_string).collect(),
-            named: named.and_then(|url| authority(&Url::parse(url).unwrap())),
-            patience: Duration::from_secs(5),
-            vetted: Vetted::default(),
-        }
+        let named = named.and_then(|url| authority(&Url::parse(url).unwrap()));
+        let allowed = allowed.iter().map(ToString::to_string).collect();
+        Guard::new(allowed, named, None, Duration::from_secs(5))
+    }
+
+    fn guard_of(endpoint: &str) -> Guard {
+        let endpoint = authority(&Url::parse(endpoint).unwrap());
+        Guard::new(Vec::new(), None, endpoint, Duration::from_secs(5))
     }
 
     #[test]
@@ -239,7 +326,7 @@ mod tests {
             "ftp://8.8.8.8/x",
             "file:///etc/passwd",
         ] {
-            let failure = guard(&[], None).vet(&Url::parse(url).unwrap()).await.unwrap_err();
+            let failure = guard(&[], None).vet(&Url::parse(url).unwrap()).await.unwrap_err().failure;
             assert!(matches!(failure.code, Code::SourceRefused | Code::DownloadFailed), "{url}: {failure}");
         }
     }
@@ -255,5 +342,19 @@ mod tests {
         let private = "http://10.0.0.1/x";
         guard(&[], Some(private)).vet(&Url::parse(private).unwrap()).await.unwrap_err();
         guard(&["[::1]:81"], None).vet(&Url::parse("http://[::1]:81/x").unwrap()).await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn an_endpoint_redirects_within_its_own_reach() {
+        let vet = async |endpoint: &str, url: &str| guard_of(endpoint).vet(&Url::parse(url).unwrap()).await;
+        vet("http://127.0.0.1:81/", "http://127.0.0.1:81/x").await.unwrap();
+        vet("http://127.0.0.1:81/", "http://127.0.0.1:82/x").await.unwrap();
+        vet("http://10.0.0.1/", "http://10.0.0.2/x").await.unwrap();
+        vet("http://127.0.0.1:81/", "http://10.0.0.2/x").await.unwrap_err();
+        vet("http://10.0.0.1/", "http://127.0.0.1/x").await.unwrap_err();
+        vet("http://10.0.0.1/", "http://169.254.169.254/x").await.unwrap_err();
+        vet("https://1.1.1.1/", "https://127.0.0.1/x").await.unwrap_err();
+        vet("https://1.1.1.1/", "http://1.1.1.2/x").await.unwrap_err();
+        vet("https://1.1.1.1/", "https://8.8.8.8/x").await.unwrap();
     }
 }

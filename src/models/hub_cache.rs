@@ -5,13 +5,20 @@
 //! files are links into `blobs`, where a large file is named after its SHA-256; a file of `refs`,
 //! such as `main`, holds the commit that it stands for.
 
+pub(super) mod owned;
+pub(super) mod put;
+
 use std::ffi::OsString;
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use owned::Owned;
+
+use super::partial::Left;
+use super::reconcile::Reconciled;
 use super::scan::{self, Found, Links, Place};
-use super::split;
 use super::store::remove_file;
+use super::{journal, partial, reconcile, split};
 use crate::error::Result;
 use crate::n;
 use crate::narration::Level;
@@ -72,10 +79,41 @@ pub(super) fn scan(cache: &Path) -> Vec<Found> {
     found
 }
 
+/// The hive's downloads into the cache that ended early: where each lies, the path that its file will
+/// have, and what is there.
+pub(super) fn partials(cache: &Path) -> Vec<(PathBuf, PathBuf, Left)> {
+    let left = |path: PathBuf| {
+        let target = put::target_of(&path).filter(|target| fs::symlink_metadata(target).is_err())?;
+        let left = partial::left_at(&path, None)?;
+        Some((path, target, left))
+    };
+    blobs(cache).filter_map(left).collect()
+}
+
+/// Puts in order what a killed hive left in the cache. What is other tools' is left alone.
+pub(super) fn reconcile(cache: &Path, found: &mut Reconciled) {
+    for path in blobs(cache) {
+        if let Some(target) = put::target_of(&path) {
+            reconcile::look_at_partial(&split::name_of(&target), &path, found);
+        } else if let Some(partial) = journal::partial_of(&path)
+            && put::target_of(&partial).is_some()
+            && !partial.exists()
+        {
+            reconcile::remove(&path, found);
+        }
+    }
+}
+
+/// Everything in the folders of blobs.
+fn blobs(cache: &Path) -> impl Iterator<Item = PathBuf> {
+    let is_repository = |folder: &PathBuf| split::name_of(folder).starts_with("models--");
+    entries(cache).into_iter().filter(is_repository).flat_map(|folder| entries(&folder.join("blobs")))
+}
+
 /// The SHA-256 of a file of a snapshot: the name of the blob that it links to.
 pub(super) fn sha256(path: &Path) -> Option<String> {
     let name = split::name_of(&fs::read_link(path).ok()?);
-    super::source::is_sha256(&name).then_some(name)
+    super::sources::is_sha256(&name).then_some(name)
 }
 
 /// The part of a file's path that says how its weights are quantised, in upper case: `Q4_K_M`,
@@ -99,19 +137,27 @@ fn is_quantization(word: &str) -> bool {
         && characters.all(|c| c.is_ascii_alphanumeric() || c == '_')
 }
 
+/// The blob that a file of a snapshot links to: its path, with a canonical folder. The blob itself may
+/// be a link in turn (huggingface_hub can share blobs between caches), and is not followed.
+pub(super) fn blob_of(link: &Path) -> Option<PathBuf> {
+    let target = link.parent()?.join(fs::read_link(link).ok()?);
+    Some(target.parent()?.canonicalize().ok()?.join(target.file_name()?))
+}
+
 /// Deletes the links of a model from its snapshot, each blob that no other snapshot links to, and
 /// the folders of that repository that this leaves empty. Answers the bytes that came free.
-pub(super) fn remove(file: &HubFile, links: &[PathBuf]) -> Result<u64> {
+pub(super) fn remove(file: &HubFile, links: &[PathBuf], owned: &Owned) -> Result<u64> {
     let blobs = file.folder.join("blobs").canonicalize().ok();
     let mut freed = 0;
     for link in links {
-        let blob = link.canonicalize().ok().filter(|blob| blob.parent() == blobs.as_deref() && blob != link);
+        let blob = blob_of(link).filter(|blob| blob.parent() == blobs.as_deref() && blob != link);
         freed += remove_file(link)?;
         if let Some(blob) = blob {
             if is_referenced(&file.folder, &blob) {
                 n!("model_delete", "Kept {}: another snapshot of {} uses it", blob.display(), file.repo);
             } else {
                 freed += remove_file(&blob)?;
+                owned.forget(&blob);
             }
         }
         remove_empty_folders(link, &file.folder.join("snapshots"));
@@ -129,7 +175,7 @@ fn is_referenced(repository: &Path, blob: &Path) -> bool {
         .into_iter()
         .filter_map(Result::ok)
         .filter(|entry| entry.path_is_symlink())
-        .any(|entry| entry.path().canonicalize().is_ok_and(|target| target == blob))
+        .any(|entry| blob_of(entry.path()).is_some_and(|target| target == blob))
 }
 
 /// Removes the folders above `path` that are empty, up to `root` and without it.
@@ -146,10 +192,15 @@ fn forget_refs(file: &HubFile) {
     if file.folder.join("snapshots").join(&file.revision).exists() {
         return;
     }
-    for reference in entries(&file.folder.join("refs")) {
-        if fs::read_to_string(&reference).is_ok_and(|commit| commit.trim() == file.revision) {
+    let refs = file.folder.join("refs");
+    // A revision such as refs/pr/1 lies in folders of its own.
+    let references = walkdir::WalkDir::new(&refs).into_iter().filter_map(Result::ok);
+    for reference in references.filter(|entry| entry.file_type().is_file()) {
+        let path = reference.path();
+        if fs::read_to_string(path).is_ok_and(|commit| commit.trim() == file.revision) {
             // What cannot be removed does no harm.
-            let _ = fs::remove_file(&reference);
+            let _ = fs::remove_file(path);
+            remove_empty_folders(path, &refs);
         }
     }
 }

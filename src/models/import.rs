@@ -1,7 +1,9 @@
 //! Importing a file of this machine: the store gets a link to it, and nothing is copied.
 //!
 //! The link leads to the file's canonical path, so that a link on the way to it that is changed
-//! later does not change what was imported. Where the network can reach the hive, only files
+//! later does not change what was imported. A reference and not a hard link or a copy of the extents:
+//! it works across file systems, it doubles no accounting of the disk, and deleting the import can
+//! never be taken for deleting the model. A folder is imported where it holds one model. Where the network can reach the hive, only files
 //! beneath the user's model folders may be imported, and a refusal does not tell whether the file
 //! exists.
 
@@ -13,11 +15,15 @@ use tokio_util::sync::CancellationToken;
 
 use super::catalog::Inner;
 use super::headers::sound_model;
+use super::scan::Links;
 use super::split::{self, Part};
 use super::store::{Record, RecordedFile, file_name, remove_file};
 use super::{Catalog, Model, scan, units};
 use crate::error::{Code, Failure, Result};
 use crate::n;
+
+/// How many models of a folder a failure names.
+const MOST_NAMED: usize = 20;
 
 /// A file to import, looked at and found sound.
 #[derive(Debug)]
@@ -63,6 +69,7 @@ impl Catalog {
     ) -> Result<Model> {
         let import = self.inspect(path).await?;
         let name = import.record.files[0].name.clone();
+        // A download to that name holds its turn until it has ended.
         let _turn = self.take_turn(&name, stop).await?;
         let path = self.on_pool(move |inner| inner.link(&import, force)).await??;
         self.at(&path).await
@@ -77,6 +84,8 @@ impl Catalog {
 
 impl Inner {
     fn inspect(&self, path: &Path) -> Result<Import> {
+        let named = self.model_of_folder(path)?;
+        let path = named.as_deref().unwrap_or(path);
         let first = self.permitted(path)?;
         let name = split::name_of(path);
         if !scan::is_model_name(&name) {
@@ -110,6 +119,40 @@ impl Inner {
         let source = format!("file:{}", files[0].1.display());
         let record = Record { source, url_sha256: None, revision: None, sha256: None, files: recorded };
         Ok(Import { files: files.into_iter().map(|(_, file)| file).collect(), record })
+    }
+
+    /// The first file of the only model in a folder. `None` where the path is no folder that may be
+    /// looked into.
+    fn model_of_folder(&self, path: &Path) -> Result<Option<PathBuf>> {
+        let Some(folder) = path.canonicalize().ok().filter(|path| path.is_dir()) else { return Ok(None) };
+        let is_permitted = |root: &PathBuf| root.canonicalize().is_ok_and(|root| folder.starts_with(root));
+        if !self.is_local && !self.folders.iter().any(is_permitted) {
+            return Ok(None);
+        }
+        let mut groups = split::group(scan::gguf_files(path, Links::Follow));
+        match groups.len() {
+            0 => Err(Failure::new(
+                Code::SourceNotFound,
+                format!("there is no GGUF file of a model beneath {}", path.display()),
+            )
+            .hint("name the folder with the .gguf files, or one of them")),
+            1 => Ok(groups.pop().map(|mut group| group.files.swap_remove(0))),
+            count => {
+                let name = |group: &split::Group| {
+                    let file = &group.files[0];
+                    file.strip_prefix(path).unwrap_or(file).display().to_string()
+                };
+                let mut names: Vec<_> = groups.iter().take(MOST_NAMED).map(name).collect();
+                if count > MOST_NAMED {
+                    names.push(format!("and {} more", count - MOST_NAMED));
+                }
+                Err(Failure::new(
+                    Code::ModelAmbiguous,
+                    format!("{} has {count} models: {}", path.display(), names.join(", ")),
+                )
+                .hint("name one of them, or start the hive with --models-dir to list them all in place"))
+            }
+        }
     }
 
     /// The canonical path of a file that may be imported.

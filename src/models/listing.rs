@@ -9,12 +9,14 @@ use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use super::catalog::Inner;
 use super::headers::Summary;
 use super::hub_cache::{self, HubFile};
+use super::partial::Left;
 use super::scan::{self, Found, Links, Place};
-use super::store::Partial;
+use super::transfers::UnderWay;
 use super::{Model, Status, id, split, units};
 
 /// A model, and the files that it was made of.
@@ -28,7 +30,7 @@ impl Inner {
     /// Looks at every place. Blocks on the disk.
     pub(super) fn scan(&self) -> Vec<Listed> {
         let mut found = self.store.scan();
-        found.extend(self.hub_cache.iter().flat_map(|cache| hub_cache::scan(cache)));
+        found.extend(hub_cache::scan(&self.hub_cache));
         for folder in &self.folders {
             let groups = split::group(scan::gguf_files(folder, Links::Follow));
             found.extend(groups.into_iter().map(|group| Found { group, place: Place::Folder }));
@@ -46,7 +48,13 @@ impl Inner {
             }
         }
         self.headers.retain(|path| looked_at.contains(path));
-        listed.extend(self.store.partials().into_iter().map(downloading));
+        let under_way = self.transfers.under_way();
+        let is_left = |partial: &Path| !under_way.iter().any(|way| way.destination.partial == partial);
+        let left = self.store.partials().into_iter().chain(hub_cache::partials(&self.hub_cache));
+        let left = left.filter(|(partial, ..)| is_left(partial));
+        listed.extend(left.map(|(partial, target, left)| interrupted(partial, target, left)));
+        let is_new = |way: &UnderWay| fs::symlink_metadata(&way.destination.target).is_err();
+        listed.extend(under_way.into_iter().filter(is_new).map(downloading));
 
         listed.sort_by(|a, b| precedence(a).cmp(&precedence(b)));
         let wishes = wishes(&listed);
@@ -135,14 +143,49 @@ fn missing_target(path: &Path) -> String {
 }
 
 /// A model that a job is fetching right now.
-fn downloading(partial: Partial) -> Listed {
-    let name = id::sanitize(split::stem(&split::name_of(&partial.target)));
-    let model = Model {
+fn downloading(way: UnderWay) -> Listed {
+    let UnderWay { file, destination, done, since } = way;
+    let come = match file.size {
+        Some(size) => format!("{} of {} are here so far", units::bytes(done), units::bytes(size)),
+        None => format!("{} are here so far", units::bytes(done)),
+    };
+    let name = split::stem(&split::name_of(Path::new(&file.name))).to_owned();
+    let model = partly(name, &destination.target, file.source, done, since, Status::Downloading, come);
+    Listed { model, found: found(destination.partial, destination.target) }
+}
+
+/// A model whose download ended early.
+fn interrupted(partial: PathBuf, target: PathBuf, left: Left) -> Listed {
+    let size = left.size.map_or_else(|| "an unknown size".to_owned(), units::bytes);
+    let why = format!(
+        "its download ended early, with {} of {size} here: ModelDownload goes on with it",
+        units::bytes(left.done)
+    );
+    let name = split::stem(&split::name_of(Path::new(&left.name))).to_owned();
+    let model = partly(name, &target, left.source, left.done, left.changed, Status::Incomplete, why);
+    Listed { model, found: found(partial, target) }
+}
+
+fn found(partial: PathBuf, target: PathBuf) -> Found {
+    Found { group: split::Group { files: vec![target], missing: None }, place: Place::Partial(partial) }
+}
+
+/// A model of which only a part is here.
+fn partly(
+    name: String,
+    target: &Path,
+    source: String,
+    size_bytes: u64,
+    changed: SystemTime,
+    status: Status,
+    detail: String,
+) -> Model {
+    Model {
         id: String::new(),
-        name,
-        size_bytes: partial.bytes,
-        path: partial.target.clone(),
-        source: partial.source,
+        name: id::sanitize(&name),
+        size_bytes,
+        path: target.to_owned(),
+        source,
         revision: None,
         format: "gguf".to_owned(),
         architecture: None,
@@ -150,20 +193,18 @@ fn downloading(partial: Partial) -> Listed {
         parameter_count: None,
         context_length: None,
         loaded: false,
-        status: Status::Downloading,
-        added_at: units::instant(partial.changed),
+        status,
+        added_at: units::instant(changed),
         sha256: None,
-        status_detail: Some(format!("{} are here so far", units::bytes(partial.bytes))),
-    };
-    let group = split::Group { files: vec![partial.target], missing: None };
-    Listed { model, found: Found { group, place: Place::Store } }
+        status_detail: Some(detail),
+    }
 }
 
 /// Who keeps an id that several would like: the store's own files, whatever else turns up, then the
 /// Hub's current revisions, then the first path.
 fn precedence(listed: &Listed) -> (u8, &Path) {
     let rank = match &listed.found.place {
-        Place::Store => 0,
+        Place::Store | Place::Partial(_) => 0,
         Place::Hub(hub) if hub.is_main => 1,
         Place::Hub(_) | Place::Folder => 2,
     };
@@ -186,6 +227,10 @@ fn wishes(listed: &[Listed]) -> Vec<String> {
     }
     let wish = |listed: &Listed| match &listed.found.place {
         Place::Store | Place::Folder => listed.model.name.clone(),
+        Place::Partial(_) => match listed.model.source.strip_prefix("hf:") {
+            Some(repo) => id::sanitize(&format!("{repo}/{}.gguf", listed.model.name)),
+            None => listed.model.name.clone(),
+        },
         Place::Hub(hub) => match tag(listed, hub) {
             Some(tag) if files_of_tag[&(hub.repo.as_str(), tag.clone())].len() == 1 => {
                 id::sanitize(&format!("{}:{tag}", hub.repo))

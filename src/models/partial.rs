@@ -1,71 +1,161 @@
-//! A file in the making: written and hashed as it arrives, gone again unless it is kept.
-//!
-//! The file has another name than its final one and is held under an OS lock, so that no listing
-//! takes it for a model and no other process writes it. However its job ends (failure,
-//! cancellation, a dropped future), the guard removes it and says so; only a kill leaves it behind,
-//! for the next start to remove.
+//! A file in the making: under another name than its final one, and held under an OS lock, so that no
+//! listing takes it for a model and no other process writes it. The lock ends with the process that
+//! holds it, however that ends; the file and its journal stay, to be gone on with.
 
 use std::fs::{self, File, OpenOptions, TryLockError};
-use std::io::{self, Write};
+use std::io;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
 
-use bytes::Bytes;
-use sha2::{Digest, Sha256};
-use tokio::sync::mpsc;
-use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
 
-use super::store::remove_file;
-use super::units;
+use super::disk::{self, Disk};
+use super::journal::{self, Contents, Head};
+use super::remote::{Destination, RemoteFile};
+use super::report::Reporter;
 use crate::error::{Code, Failure, Result};
-use crate::{n, spawn};
+use crate::narration::Level;
+use crate::spawn;
 
-/// How many pieces may wait for the disk before the network has to.
-const QUEUE: usize = 64;
+/// How often a lock that another process holds is tried.
+const POLL: Duration = Duration::from_millis(200);
 
-/// The file under its passing name. Dropping it removes it.
+/// A partial file that is this process's to write.
 #[derive(Debug)]
-pub(super) struct PartialFile {
+pub(super) struct Partial {
     path: PathBuf,
     /// Holds the lock.
-    file: File,
-    is_kept: bool,
+    file: Arc<File>,
+    /// Holds the lock of other programs.
+    _other: Option<File>,
 }
 
-/// Writes and hashes away from the runtime's own threads.
-#[derive(Debug)]
-pub(super) struct Writer {
-    /// `None` ends the file; a channel that closes without it abandons the file.
-    pieces: mpsc::Sender<Option<Bytes>>,
-    work: JoinHandle<io::Result<Written>>,
-    path: PathBuf,
+/// What a download that is not under way left behind.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Left {
+    /// What it is called in narrations.
+    pub(super) name: String,
+    /// As [`super::Model::source`].
+    pub(super) source: String,
+    /// Bytes that are there.
+    pub(super) done: u64,
+    /// Size of the whole file in bytes.
+    pub(super) size: Option<u64>,
+    pub(super) changed: SystemTime,
 }
 
-/// What was written, all of it on the disk.
-#[derive(Debug)]
-pub(super) struct Written {
-    /// In bytes.
-    pub(super) length: u64,
-    /// In lower-case hexadecimal.
-    pub(super) sha256: String,
+/// What lies at the path of a partial file, as far as its journal tells. `None` where nothing is
+/// there that could be gone on with, as a part of `wanted` if that is given.
+pub(super) fn left_at(path: &Path, wanted: Option<&RemoteFile>) -> Option<Left> {
+    let metadata = fs::symlink_metadata(path).ok().filter(fs::Metadata::is_file)?;
+    let contents = Contents::read(&journal::path_of(path)).filter(|contents| contents.head.is_resumable())?;
+    let is_resumed = |file| contents.head.is_resumed_by(&Head::of(file, contents.head.chunk_bytes));
+    if !wanted.is_none_or(is_resumed) {
+        return None;
+    }
+    let done = contents.done();
+    Some(Left {
+        name: contents.head.name,
+        source: contents.head.source,
+        done,
+        size: contents.head.size,
+        changed: metadata.modified().unwrap_or(SystemTime::UNIX_EPOCH),
+    })
 }
 
-impl PartialFile {
-    /// Makes the file and takes its lock. One that nobody holds is removed first.
-    pub(super) fn create(path: &Path) -> Result<Self> {
-        let failed = |error: io::Error| Failure::io("make the file", path, &error);
-        if let Ok(metadata) = fs::symlink_metadata(path) {
-            if metadata.is_file() {
-                match File::open(path).map_err(failed)?.try_lock() {
-                    Ok(()) => {}
-                    Err(TryLockError::WouldBlock) => return Err(held(path)),
-                    Err(TryLockError::Error(error)) => return Err(failed(error)),
+/// Removes a partial file that nobody holds, and its journal. Answers the bytes that this frees;
+/// `None` where another process is writing it.
+pub(super) fn remove(path: &Path) -> Result<Option<u64>> {
+    let failed = |error: &io::Error| Failure::io("delete", path, error);
+    let file = match options().open(path) {
+        Ok(file) => file,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            remove_if_there(&journal::path_of(path)).map_err(|error| failed(&error))?;
+            return Ok(Some(0));
+        }
+        Err(error) => return Err(failed(&error)),
+    };
+    match file.try_lock() {
+        Ok(()) => {}
+        Err(TryLockError::WouldBlock) => return Ok(None),
+        Err(TryLockError::Error(error)) => return Err(failed(&error)),
+    }
+    // Sparse: what it holds is less than its length.
+    let freed = file.metadata().map_or(0, |metadata| metadata.blocks() * 512);
+    remove_if_there(&journal::path_of(path))
+        .and_then(|()| remove_if_there(path))
+        .map_err(|error| failed(&error))?;
+    Ok(Some(freed))
+}
+
+impl Partial {
+    /// Waits until no other process writes the file, and holds it.
+    ///
+    /// # Errors
+    /// [`Code::Cancelled`] once `stop` is cancelled, and what the file system says.
+    pub(super) async fn hold(
+        destination: &Destination,
+        reporter: &Reporter,
+        stop: &CancellationToken,
+    ) -> Result<Self> {
+        let mut has_told = false;
+        loop {
+            let wanted = destination.clone();
+            let held = spawn::blocking(move || Self::try_hold(&wanted))
+                .await
+                .map_err(|error| Failure::internal("opening a partial file broke off").detail(error))?;
+            if let Some(held) =
+                held.map_err(|error| Failure::io("open the file", &destination.partial, &error))?
+            {
+                return Ok(held);
+            }
+            if !has_told {
+                has_told = true;
+                reporter.say(
+                    Level::Info,
+                    "model_download_waiting",
+                    format!("Another process is writing {}: waiting for it", destination.partial.display()),
+                );
+            }
+            tokio::select! {
+                () = tokio::time::sleep(POLL) => {}
+                () = stop.cancelled() => {
+                    return Err(Failure::new(Code::Cancelled, "the download was cancelled"));
                 }
             }
-            remove_file(path)?;
         }
-        let file = OpenOptions::new().write(true).create_new(true).open(path).map_err(failed)?;
-        file.try_lock().map_err(|_| held(path))?;
-        Ok(Self { path: path.to_owned(), file, is_kept: false })
+    }
+
+    /// `None` where another process is writing it.
+    fn try_hold(destination: &Destination) -> io::Result<Option<Self>> {
+        let path = &destination.partial;
+        for folder in [Some(path), destination.lock.as_ref()].into_iter().flatten().filter_map(|p| p.parent())
+        {
+            fs::create_dir_all(folder)?;
+        }
+        let mut other = None;
+        if let Some(lock) = &destination.lock {
+            let file = options().create(true).open(lock)?;
+            if !is_locked(&file)? {
+                return Ok(None);
+            }
+            other = Some(file);
+        }
+        if fs::symlink_metadata(path).is_ok_and(|metadata| !metadata.is_file()) {
+            // The draft of an import, which a killed hive left.
+            remove_if_there(path)?;
+        }
+        let file = options().create(true).open(path)?;
+        if !is_locked(&file)? {
+            return Ok(None);
+        }
+        // Whoever held it before may have given the file its final name, or removed it.
+        let is_still_there = fs::symlink_metadata(path).is_ok_and(|now| {
+            file.metadata().is_ok_and(|held| (held.dev(), held.ino()) == (now.dev(), now.ino()))
+        });
+        Ok(is_still_there.then(|| Self { path: path.clone(), file: Arc::new(file), _other: other }))
     }
 
     /// Where it is.
@@ -73,104 +163,55 @@ impl PartialFile {
         &self.path
     }
 
-    /// Starts the writer.
-    pub(super) fn writer(&self) -> Result<Writer> {
-        let mut file = self.file.try_clone().map_err(|error| Failure::io("write", &self.path, &error))?;
-        let (pieces, mut incoming) = mpsc::channel::<Option<Bytes>>(QUEUE);
-        let work = spawn::blocking(move || {
-            let (mut hash, mut length) = (Sha256::new(), 0);
-            loop {
-                let Some(message) = incoming.blocking_recv() else {
-                    return Err(io::Error::other("the file was abandoned"));
-                };
-                let Some(piece) = message else { break };
-                file.write_all(&piece)?;
-                hash.update(&piece);
-                length += piece.len() as u64;
-            }
-            // Before any rename: a name that survives a power cut must not lead to half a file.
-            file.sync_all()?;
-            Ok(Written { length, sha256: units::hex(&hash.finalize()) })
-        });
-        Ok(Writer { pieces, work, path: self.path.clone() })
+    /// Where its journal is.
+    pub(super) fn journal_path(&self) -> PathBuf {
+        journal::path_of(&self.path)
     }
 
-    /// Gives the file its final name, over what has it now.
-    pub(super) fn keep(mut self, target: &Path) -> Result<()> {
-        fs::rename(&self.path, target).map_err(|error| Failure::io("put down", target, &error))?;
-        self.is_kept = true;
-        Ok(())
+    /// The file, to be written and read in place.
+    pub(super) fn file(&self) -> Arc<File> {
+        Arc::clone(&self.file)
     }
-}
 
-impl Drop for PartialFile {
-    fn drop(&mut self) {
-        if self.is_kept {
-            return;
-        }
-        match remove_file(&self.path) {
-            Ok(bytes) => n!("model_download_removed", "Removed the partial file ({})", units::bytes(bytes)),
-            Err(failure) => n!(warn: "model_download_removed", "The partial file stays: {failure}"),
-        }
+    /// Forgets everything that is in it.
+    pub(super) fn clear(&self) -> io::Result<()> {
+        // In this order: a journal must never speak of bytes that are not there.
+        remove_if_there(&self.journal_path())?;
+        self.file.set_len(0)
+    }
+
+    /// Removes it and its journal.
+    pub(super) fn discard(&self) -> io::Result<()> {
+        remove_if_there(&self.journal_path())?;
+        remove_if_there(&self.path)
+    }
+
+    /// Gives it its final name, over what has it now, durably. It must be on the disk already.
+    pub(super) fn promote(&self, target: &Path, disk: &dyn Disk) -> io::Result<()> {
+        disk.rename(&self.path, target)?;
+        disk::sync_folder_of(target)?;
+        remove_if_there(&self.journal_path())
     }
 }
 
-impl Writer {
-    /// Hands over a piece; waits while the disk is behind.
-    ///
-    /// # Errors
-    /// Where an earlier piece could not be written; [`Code::DiskFull`] where that was why.
-    pub(super) async fn write(&mut self, piece: Bytes) -> Result<()> {
-        if self.pieces.send(Some(piece)).await.is_ok() {
-            return Ok(());
-        }
-        match self.outcome().await {
-            Err(failure) => Err(failure),
-            Ok(_) => Err(Failure::internal("the writer of a download ended early")),
-        }
-    }
+fn options() -> OpenOptions {
+    let mut options = OpenOptions::new();
+    // A link in its place must not lead the write elsewhere.
+    options.read(true).write(true).custom_flags(rustix::fs::OFlags::NOFOLLOW.bits().cast_signed());
+    options
+}
 
-    /// Waits until everything is on the disk.
-    pub(super) async fn finish(mut self) -> Result<Written> {
-        // Where the writer is gone, its outcome says why.
-        let _ = self.pieces.send(None).await;
-        self.outcome().await
-    }
-
-    async fn outcome(&mut self) -> Result<Written> {
-        (&mut self.work)
-            .await
-            .map_err(|error| Failure::internal("the writer of a download broke off").detail(error))?
-            .map_err(|error| Failure::io("write", &self.path, &error))
+fn is_locked(file: &File) -> io::Result<bool> {
+    match file.try_lock() {
+        Ok(()) => Ok(true),
+        Err(TryLockError::WouldBlock) => Ok(false),
+        Err(TryLockError::Error(error)) => Err(error),
     }
 }
 
-fn held(path: &Path) -> Failure {
-    Failure::new(Code::ModelInUse, format!("another process is writing {}", path.display()))
-        .hint("wait until it has finished, or stop it")
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[tokio::test]
-    async fn what_is_written_is_hashed_and_kept_only_on_request() {
-        let folder = tempfile::tempdir().unwrap();
-        let (path, target) = (folder.path().join("m.gguf.partial"), folder.path().join("m.gguf"));
-        fs::write(&path, b"left by a killed hive").unwrap();
-        let partial = PartialFile::create(&path).unwrap();
-        assert_eq!(PartialFile::create(&path).unwrap_err().code, Code::ModelInUse);
-        let mut writer = partial.writer().unwrap();
-        writer.write(Bytes::from_static(b"a")).await.unwrap();
-        writer.write(Bytes::from_static(b"bc")).await.unwrap();
-        let written = writer.finish().await.unwrap();
-        assert_eq!(written.length, 3);
-        assert_eq!(written.sha256, "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad");
-        partial.keep(&target).unwrap();
-        assert_eq!(fs::read(&target).unwrap(), b"abc");
-
-        drop(PartialFile::create(&path).unwrap());
-        assert!(!path.exists());
+fn remove_if_there(path: &Path) -> io::Result<()> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
     }
 }

@@ -3,7 +3,7 @@
 use serde::Serialize;
 
 use super::store::{Record, RecordedFile};
-use super::{Model, RemoteFile, split};
+use super::{Model, split};
 
 /// Disk space that a download leaves free, in bytes: a full disk hurts more than a missing model.
 pub(super) const MARGIN: u64 = 256 << 20;
@@ -66,18 +66,18 @@ pub struct PlannedFile {
 }
 
 impl Plan {
-    /// The plan to fetch a file of `size_bytes` bytes onto a disk with `free_bytes` free.
-    pub(super) fn remote(remote: &RemoteFile, size_bytes: Option<u64>, free_bytes: u64) -> Self {
-        let name = remote.file_name.clone();
+    /// The plan for a model that is here.
+    pub(super) fn nothing(present: &Model, free_bytes: u64) -> Self {
+        let name = split::name_of(&present.path);
         Self {
-            model: split::stem(&name).to_owned(),
-            source: remote.shown(),
-            files: vec![PlannedFile { name, size_bytes }],
-            total_bytes: size_bytes,
-            transfer_bytes: size_bytes,
+            model: present.name.clone(),
+            source: present.source.clone(),
+            files: vec![PlannedFile { name, size_bytes: Some(present.size_bytes) }],
+            total_bytes: Some(present.size_bytes),
+            transfer_bytes: Some(0),
             free_bytes,
-            fits: size_bytes.unwrap_or(0).saturating_add(MARGIN) <= free_bytes,
-            already_present: false,
+            fits: true,
+            already_present: true,
         }
     }
 

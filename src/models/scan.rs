@@ -49,6 +49,8 @@ pub(super) enum Place {
     Folder,
     /// In the Hugging Face cache.
     Hub(HubFile),
+    /// Nowhere yet: this partial file is all there is of it.
+    Partial(PathBuf),
 }
 
 /// Whether a walk goes through links to folders.

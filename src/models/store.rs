@@ -2,22 +2,21 @@
 //!
 //! Each model is a file (a download) or a link (an import); beside it lies its record,
 //! `NAME.gguf.json`, which says where it came from. What has no record, or differs from it, is not
-//! the hive's own. A download in progress is `NAME.gguf.partial`, held under an OS lock; one that
-//! nobody holds was left by a killed hive and is removed when the store is opened.
+//! the hive's own. A download that is not whole yet is `NAME.gguf.partial`, with its journal beside
+//! it; whoever writes it holds it under an OS lock.
 //!
 //! Invariants: nothing outside the folder is ever written or removed by a name that came from
 //! outside ([`file_name`] has no separators); a record is replaced whole or not at all.
 
-use std::collections::HashMap;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
-use std::time::SystemTime;
 
-use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
+use super::partial::{self, Left};
+use super::reconcile::Reconciled;
 use super::scan::{self, Found, Place};
 use super::{split, units};
 use crate::error::{Failure, Result};
@@ -31,8 +30,6 @@ const MAX_NAME: usize = 200;
 #[derive(Debug)]
 pub(super) struct Store {
     dir: PathBuf,
-    /// The source of each download in progress, by the path that its file will have.
-    active: Mutex<HashMap<PathBuf, String>>,
 }
 
 /// What the hive remembers of a model that it put into the store.
@@ -66,36 +63,14 @@ pub(super) struct RecordedFile {
     pub(super) link: Option<PathBuf>,
 }
 
-/// A download in progress.
-#[derive(Debug)]
-pub(super) struct Partial {
-    /// The path that the file will have.
-    pub(super) target: PathBuf,
-    pub(super) source: String,
-    /// Bytes on the disk so far.
-    pub(super) bytes: u64,
-    pub(super) changed: SystemTime,
-}
-
-/// Marks a download as in progress until it is dropped.
-pub(super) struct Active<'a> {
-    store: &'a Store,
-    target: PathBuf,
-}
-
-impl Drop for Active<'_> {
-    fn drop(&mut self) {
-        self.store.active.lock().remove(&self.target);
-    }
-}
-
 impl Store {
-    /// Makes the folder where it is missing, and removes what a killed hive left in it.
-    pub(super) fn open(dir: PathBuf) -> Result<Self> {
+    /// Makes the folder where it is missing, and puts it in order after a killed hive.
+    pub(super) fn open(dir: PathBuf) -> Result<(Self, Reconciled)> {
         fs::create_dir_all(&dir).map_err(|error| Failure::io("make the model store", &dir, &error))?;
-        let store = Self { dir, active: Mutex::default() };
-        store.sweep();
-        Ok(store)
+        let store = Self { dir };
+        let reconciled = store.reconcile();
+        tracing::info!("looked through the model store: {reconciled}");
+        Ok((store, reconciled))
     }
 
     pub(super) fn dir(&self) -> &Path {
@@ -110,12 +85,6 @@ impl Store {
     /// Where a file is written before it has its own name.
     pub(super) fn partial_path(&self, file_name: &str) -> PathBuf {
         self.dir.join(format!("{file_name}.partial"))
-    }
-
-    /// Marks a download as in progress.
-    pub(super) fn activate(&self, target: &Path, source: &str) -> Active<'_> {
-        self.active.lock().insert(target.to_owned(), source.to_owned());
-        Active { store: self, target: target.to_owned() }
     }
 
     /// The models in the store.
@@ -136,15 +105,18 @@ impl Store {
         split::group(paths).into_iter().map(|group| Found { group, place: Place::Store }).collect()
     }
 
-    /// The downloads in progress of models that are not there yet.
-    pub(super) fn partials(&self) -> Vec<Partial> {
-        let active: Vec<_> = self.active.lock().clone().into_iter().collect();
-        let partial = |(target, source): (PathBuf, String)| {
-            let metadata = fs::metadata(self.partial_path(&split::name_of(&target))).ok()?;
-            let changed = metadata.modified().unwrap_or(SystemTime::UNIX_EPOCH);
-            (!target.exists()).then_some(Partial { target, source, bytes: metadata.len(), changed })
+    /// The downloads of models that are not there, and that can be gone on with: where each lies, and
+    /// the path that its file will have.
+    pub(super) fn partials(&self) -> Vec<(PathBuf, PathBuf, Left)> {
+        let Ok(entries) = fs::read_dir(&self.dir) else { return Vec::new() };
+        let left = |path: PathBuf| {
+            let target = path.with_extension("");
+            let is_wanted = path.extension().is_some_and(|extension| extension == "partial")
+                && fs::symlink_metadata(&target).is_err();
+            let left = is_wanted.then(|| partial::left_at(&path, None))??;
+            Some((path, target, left))
         };
-        active.into_iter().filter_map(partial).collect()
+        entries.filter_map(Result::ok).filter_map(|entry| left(entry.path())).collect()
     }
 
     /// The record of a model, if it is still what the hive put down: a model of the hive's own.
@@ -155,7 +127,7 @@ impl Store {
         let record = self.record(&found.file_name())?;
         let as_recorded = |path: &PathBuf| {
             let name = split::name_of(path);
-            record.files.iter().any(|file| file.name == name && file.matches(path))
+            record.files.iter().any(|file| file.name == name && file.is_as_recorded(path))
         };
         found.group.files.iter().all(as_recorded).then_some(record)
     }
@@ -200,26 +172,6 @@ impl Store {
     fn record_path(&self, file_name: &str) -> PathBuf {
         self.dir.join(format!("{file_name}.json"))
     }
-
-    /// Removes partial files that no process holds.
-    fn sweep(&self) {
-        let Ok(entries) = fs::read_dir(&self.dir) else { return };
-        for path in entries.filter_map(Result::ok).map(|entry| entry.path()) {
-            let is_partial = path.extension().is_some_and(|extension| extension == "partial");
-            let is_regular = fs::symlink_metadata(&path).is_ok_and(|metadata| metadata.is_file());
-            if !is_partial || !is_regular {
-                continue;
-            }
-            let unheld = File::open(&path).is_ok_and(|file| file.try_lock().is_ok());
-            if unheld && let Ok(bytes) = remove_file(&path) {
-                tracing::info!(
-                    path = %path.display(),
-                    "removed a partial download that a killed hive had left ({})",
-                    units::bytes(bytes)
-                );
-            }
-        }
-    }
 }
 
 impl Record {
@@ -230,7 +182,8 @@ impl Record {
 }
 
 impl RecordedFile {
-    fn matches(&self, path: &Path) -> bool {
+    /// Whether what is at `path` is what was put there.
+    pub(super) fn is_as_recorded(&self, path: &Path) -> bool {
         let Ok(metadata) = fs::symlink_metadata(path) else { return false };
         match &self.link {
             Some(target) => fs::read_link(path).is_ok_and(|link| link == *target),
@@ -291,16 +244,45 @@ mod tests {
     }
 
     #[test]
-    fn an_opened_store_is_swept_of_partials_that_nobody_holds() {
+    fn an_opened_store_is_put_in_order_and_says_so() {
         let folder = tempfile::tempdir().unwrap();
-        let (left, held) = (folder.path().join("a.gguf.partial"), folder.path().join("b.gguf.partial"));
-        fs::write(&left, b"x").unwrap();
-        let holder = File::create(&held).unwrap();
+        let path = |name: &str| folder.path().join(name);
+        for name in [
+            "bare.gguf.partial",
+            "lost.gguf.partial.journal",
+            "gone.gguf.json.draft",
+            "held.gguf.partial",
+            ".probe-1",
+        ] {
+            fs::write(path(name), b"x").unwrap();
+        }
+        std::os::unix::fs::symlink("/nowhere", path("link.gguf.partial")).unwrap();
+        let file = |name: &str| RecordedFile { name: name.into(), size_bytes: 3, link: None };
+        let record = |name| Record {
+            source: "https://h/x".into(),
+            url_sha256: None,
+            revision: None,
+            sha256: None,
+            files: vec![file(name)],
+        };
+        let holder = File::create(path("held.gguf.partial")).unwrap();
         holder.lock().unwrap();
-        let store = Store::open(folder.path().to_owned()).unwrap();
-        assert!(!left.exists());
-        assert!(held.exists());
-        assert!(store.scan().is_empty(), "a partial is not a model");
+        let store = Store { dir: folder.path().to_owned() };
+        store.write_record(&record("orphan.gguf")).unwrap();
+        store.write_record(&record("changed.gguf")).unwrap();
+        fs::write(path("changed.gguf"), b"four").unwrap();
+
+        let (store, found) = Store::open(folder.path().to_owned()).unwrap();
+        assert_eq!(found.held, ["held.gguf"]);
+        assert_eq!(found.changed, ["changed.gguf"]);
+        assert_eq!(found.removed.len(), 6, "{found:?}");
+        let mut left: Vec<_> =
+            fs::read_dir(store.dir()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+        left.sort();
+        assert_eq!(left, ["changed.gguf", "changed.gguf.json", "held.gguf.partial"]);
+        drop(holder);
+        assert_eq!(Store::open(folder.path().to_owned()).unwrap().1.removed, ["held.gguf.partial"]);
+        assert_eq!(Store::open(folder.path().to_owned()).unwrap().1.removed, [""; 0]);
     }
 
     #[test]

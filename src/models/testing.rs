@@ -27,6 +27,17 @@ pub(super) fn gguf_with(architecture: &str, metadata: &[(&str, Value)]) -> Vec<u
     bytes
 }
 
+/// A sound GGUF file with so many bytes of weights (a multiple of 4).
+pub(super) fn gguf_of(bytes: usize) -> Vec<u8> {
+    let mut writer = Writer::default();
+    writer.metadata("general.architecture", Value::String("llama".to_owned()));
+    let data: Vec<u8> = (0..bytes).map(|at| (at * 7 + at / 251) as u8).collect();
+    writer.tensor("output.weight", &[bytes as u64 / 4], TensorType::F32, data);
+    let mut file = Vec::new();
+    writer.write(&mut file).unwrap();
+    file
+}
+
 /// Settings beneath `root` that touch nothing else, with timers of tests.
 pub(super) fn config(root: &Path) -> Config {
     let mut config = Config {
@@ -35,7 +46,13 @@ pub(super) fn config(root: &Path) -> Config {
         hub_cache: Some(root.join("hub")),
         ..Config::default()
     };
+    config.hub.endpoint = Some("http://127.0.0.1:9".to_owned());
+    config.hub.token_file = Some(std::path::PathBuf::new());
+    config.hub.offline = Some(false);
     config.timers.progress = Duration::from_millis(20);
+    config.timers.retry = Duration::from_millis(1);
+    config.timers.retry_after = Duration::from_millis(20);
+    config.downloads.retries = 2;
     fs::create_dir_all(&config.models_dirs[0]).unwrap();
     config
 }

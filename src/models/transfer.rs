@@ -1,99 +1,602 @@
-//! Moving a body from the network to the disk, with progress.
+//! Bringing one file here: in parallel ranges, each written in place, checksummed and journalled as
+//! it arrives, while one follower reads the file back in order and hashes it.
+//!
+//! Invariants:
+//! - A byte counts as there once it is written *and* recorded with its checksum, in that order.
+//! - What is promoted is what the follower read from the disk: every chunk of it had the checksum
+//!   with which it came from the network, and all of it the hash that the source promised.
+//! - Pieces of two versions of a file never meet: every request but the first carries `If-Range`, and
+//!   where a server names no version, and the source promises no hash, one answer has to bring the
+//!   whole file.
+//! - A transfer that ends early keeps what can be gone on with, and says how much that is.
 
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::FileExt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
 
+use futures::StreamExt;
+use futures::stream::FuturesUnordered;
+use parking_lot::{Condvar, Mutex};
+use reqwest::Url;
+use rustix::fs::statvfs;
+use sha2::{Digest, Sha256};
+use tokio::sync::watch;
 use tokio::time::{Instant, MissedTickBehavior, interval};
+use tokio_util::sync::CancellationToken;
 
-use super::fetch::{Answer, failed};
-use super::partial::{PartialFile, Written};
-use super::plan::MARGIN;
+use super::board::{Board, Filled};
+use super::budget::Budget;
+use super::disk::Disk;
+use super::fetch::{FetchConfig, Fetcher, Tried, Trouble, TroubleKind, failed};
+use super::journal::{Claim, Contents, Head, Journal};
+use super::limiter::Limiter;
+use super::partial::Partial;
 use super::progress::{self, Meter};
+use super::remote::{Destination, RemoteFile, Whole};
+use super::report::Reporter;
 use super::units;
-use crate::config::Timers;
+use crate::config::{Config, Downloads, Timers};
 use crate::error::{Code, Failure, Result};
-use crate::n;
-use crate::narration::waiting_for;
+use crate::narration::Level;
+use crate::spawn;
 
-/// What every GGUF file begins with.
-const MAGIC: &[u8] = b"GGUF";
+/// How often a file may turn out to be another one than before.
+const MAX_CHANGES: u32 = 2;
+/// How many chunks the disk may give back other than they were written.
+const MAX_DAMAGE: u32 = 64;
+/// A transfer stops before the disk has less room than this, in bytes.
+const LAST_ROOM: u64 = 64 << 20;
 
-/// One transfer, which may be dropped at any point.
+/// What all transfers of a hive share.
 #[derive(Debug)]
-pub(super) struct Transfer<'a> {
-    answer: &'a mut Answer,
-    timers: &'a Timers,
-    /// Free bytes on the disk when it began.
-    free_bytes: u64,
-    /// Bytes received so far.
-    pub(super) done: u64,
-    meter: Meter,
-    last_piece: Instant,
-    /// Whether the present silence has been told of.
-    has_warned: bool,
+pub(super) struct Shop {
+    pub(super) downloads: Downloads,
+    pub(super) timers: Timers,
+    pub(super) fetch: FetchConfig,
+    pub(super) limiter: Limiter,
+    pub(super) disk: Arc<dyn Disk>,
 }
 
-impl<'a> Transfer<'a> {
-    /// A transfer of this body, of which nothing has been read yet.
-    pub(super) fn new(answer: &'a mut Answer, timers: &'a Timers, free_bytes: u64) -> Self {
-        let now = Instant::now();
-        let meter = Meter::new(answer.length, now);
-        Self { answer, timers, free_bytes, done: 0, meter, last_piece: now, has_warned: false }
+/// One transfer.
+#[derive(Debug)]
+pub(super) struct Transfer {
+    pub(super) shop: Arc<Shop>,
+    pub(super) file: RemoteFile,
+    pub(super) destination: Destination,
+    pub(super) reporter: Reporter,
+    pub(super) stop: CancellationToken,
+    pub(super) fetcher: Fetcher,
+    pub(super) budget: Budget,
+    /// Bytes received, of those that are needed.
+    pub(super) done: AtomicU64,
+    /// The most that `done` ever was.
+    furthest: AtomicU64,
+    /// Where the redirects led to.
+    pub(super) place: Mutex<Option<Url>>,
+    /// Whether the file is to be asked for as a whole.
+    pub(super) is_plain: AtomicBool,
+}
+
+/// One go at the file, from what is there to the whole of it.
+#[derive(Debug)]
+pub(super) struct Round {
+    pub(super) transfer: Arc<Transfer>,
+    pub(super) file: Arc<File>,
+    pub(super) board: Mutex<Board>,
+    /// Rung, with the board's lock, when a chunk has become whole or the work is to end.
+    filled: Condvar,
+    /// Rung when there may be something to do for an idle connection.
+    pub(super) bell: watch::Sender<()>,
+    pub(super) head: Mutex<Head>,
+    pub(super) journal: Mutex<Option<Journal>>,
+    journal_path: std::path::PathBuf,
+    /// Whether it is known which file this is, so that more connections may join.
+    pub(super) is_open: AtomicBool,
+    pub(super) live: AtomicU32,
+    pub(super) stop: CancellationToken,
+}
+
+/// How the follower ended: with the hash, or because the work was stopped.
+type Hashed = io::Result<Option<String>>;
+
+impl Shop {
+    pub(super) fn new(config: &Config, disk: Arc<dyn Disk>) -> Self {
+        Self {
+            downloads: config.downloads.clone(),
+            timers: config.timers.clone(),
+            fetch: FetchConfig::of(config),
+            limiter: Limiter::new(config.downloads.bytes_per_second),
+            disk,
+        }
+    }
+}
+
+impl Transfer {
+    pub(super) fn new(
+        shop: Arc<Shop>,
+        file: RemoteFile,
+        destination: Destination,
+        reporter: Reporter,
+        stop: CancellationToken,
+    ) -> Self {
+        let fetcher = Fetcher::new(&shop.fetch, &file.trust, &file.url);
+        let budget = Budget::new(shop.downloads.retries, shop.timers.retry, shop.timers.retry_after);
+        Self {
+            shop,
+            file,
+            destination,
+            reporter,
+            stop,
+            fetcher,
+            budget,
+            done: AtomicU64::new(0),
+            furthest: AtomicU64::new(0),
+            place: Mutex::default(),
+            is_plain: AtomicBool::new(false),
+        }
     }
 
-    /// Receives the whole body into the file, and waits until the disk has it.
+    /// Brings the file to its place.
     ///
     /// # Errors
-    /// [`Code::DownloadFailed`] where the body stalls, breaks off or is no GGUF file;
-    /// [`Code::DiskFull`]; and whatever the disk says.
-    pub(super) async fn run(&mut self, partial: &PartialFile) -> Result<Written> {
-        let mut writer = partial.writer()?;
-        let mut magic = Vec::new();
-        let mut ticks = interval(self.timers.progress.max(Duration::from_millis(1)));
-        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        ticks.reset();
-        loop {
-            let piece = tokio::select! {
-                biased;
-                _ = ticks.tick() => {
-                    self.narrate();
-                    continue;
-                }
-                piece = self.answer.chunk(self.last_piece) => piece?,
-            };
-            let Some(piece) = piece else { break };
-            // What is no GGUF file is not worth its transfer.
-            magic.extend(piece.iter().take(MAGIC.len() - magic.len()));
-            if !MAGIC.starts_with(&magic) {
-                return Err(failed(format!("what {} sends is not a GGUF file", self.answer.host))
-                    .hint("check the URL in a browser: it must lead to the file itself"));
-            }
-            self.done += piece.len() as u64;
-            if self.done.saturating_add(MARGIN) > self.free_bytes {
-                let path = partial.path().display();
-                return Err(Failure::new(
-                    Code::DiskFull,
-                    format!("{path} grew until the disk was nearly full"),
-                )
-                .hint("free some space on that disk, then try again"));
-            }
-            writer.write(piece).await?;
-            self.last_piece = Instant::now();
-            self.has_warned = false;
+    /// [`Code::Cancelled`] once it is stopped; [`Code::DownloadFailed`], [`Code::SourceNotFound`],
+    /// [`Code::SourceRefused`], [`Code::DiskFull`], and what [`Destination::accept`] says.
+    pub(super) async fn run(self: Arc<Self>) -> Result<Whole> {
+        let partial = Arc::new(Partial::hold(&self.destination, &self.reporter, &self.stop).await?);
+        if !self.destination.replace
+            && let Ok(metadata) = std::fs::metadata(&self.destination.target)
+        {
+            // Another job, or another process, brought it in the meantime.
+            self.on_disk(&partial, Partial::discard).await?;
+            return Ok(Whole { size: metadata.len(), sha256: None, is_verified: false });
         }
-        self.narrate();
-        let _waiting = waiting_for("the disk to take the whole file");
-        writer.finish().await
+        let mut changes = 0;
+        loop {
+            match self.round(&partial).await {
+                Ok((sha256, size)) => return self.promote(&partial, sha256, size).await,
+                Err(trouble) if trouble.kind == TroubleKind::Changed && changes < MAX_CHANGES => {
+                    changes += 1;
+                    let why = trouble.failure.message;
+                    self.say(Level::Warn, "model_download_restarted", format!("{why}: starting over"));
+                    self.on_disk(&partial, Partial::clear).await?;
+                }
+                Err(trouble) if trouble.kind == TroubleKind::Restart => {
+                    // One answer has to bring the whole file, and this one did not.
+                    self.on_disk(&partial, Partial::clear).await?;
+                }
+                Err(trouble) => return Err(self.give_up(&partial, trouble.failure).await),
+            }
+            self.done.store(0, Ordering::Relaxed);
+        }
     }
 
-    fn narrate(&mut self) {
-        let progress = self.meter.sample(self.done, Instant::now());
+    /// Counts bytes that arrived. What had come before, and was lost again, is no progress.
+    pub(super) fn received(&self, bytes: u64) {
+        let done = self.done.fetch_add(bytes, Ordering::Relaxed) + bytes;
+        let before = self.furthest.fetch_max(done, Ordering::Relaxed);
+        self.budget.received(done.saturating_sub(before).min(bytes));
+    }
+
+    pub(super) fn say(&self, level: Level, action: &'static str, message: String) {
+        self.reporter.say(level, action, message);
+    }
+
+    /// Goes on from what is there until all of it is there and hashed.
+    async fn round(self: &Arc<Self>, partial: &Arc<Partial>) -> Tried<(String, u64)> {
+        let round = Arc::new(self.begin(partial).await?);
+        let follower = spawn::blocking({
+            let round = Arc::clone(&round);
+            move || round.follow()
+        });
+        let mut connections: FuturesUnordered<_> = (0..self.shop.downloads.connections)
+            .map(|connection| spawn::detached(Arc::clone(&round).connection(connection)))
+            .collect();
+
+        let mut ticks = interval(self.shop.timers.progress.max(Duration::from_millis(1)));
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        ticks.reset();
+        let mut meter = Meter::starting_at(self.done.load(Ordering::Relaxed), Instant::now());
+        let mut outcome = Ok(());
+        loop {
+            let ended = tokio::select! {
+                ended = connections.next() => ended,
+                _ = ticks.tick() => {
+                    self.show(&round, &mut meter);
+                    if outcome.is_ok() && let Err(failure) = self.check_room(partial) {
+                        outcome = Err(Trouble::fatal(failure));
+                        round.end();
+                    }
+                    continue;
+                }
+            };
+            let Some(ended) = ended else { break };
+            let ended = ended.unwrap_or_else(|error| {
+                let failure = Failure::internal("a connection of a download broke off").detail(error);
+                Err(Trouble::fatal(failure))
+            });
+            if let Err(trouble) = ended {
+                round.end();
+                // The first to fail knows why; but nothing beats a reason that is final.
+                let is_final = trouble.kind == TroubleKind::Fatal;
+                if outcome.is_ok()
+                    || (is_final
+                        && outcome.as_ref().is_err_and(|known: &Trouble| known.kind != TroubleKind::Fatal))
+                {
+                    outcome = Err(trouble);
+                }
+            }
+        }
+        if self.stop.is_cancelled() {
+            round.end();
+        }
+        let hashed = follower
+            .await
+            .map_err(|error| Trouble::fatal(Failure::internal("hashing a file broke off").detail(error)))?;
+        self.show(&round, &mut meter);
+        outcome?;
+        let hashed =
+            hashed.map_err(|error| Trouble::fatal(Failure::io("read back", partial.path(), &error)))?;
+        match hashed {
+            Some(hash) => Ok((hash, round.board.lock().size().unwrap_or_default())),
+            None => Err(Trouble::fatal(Failure::new(Code::Cancelled, "the download was cancelled"))),
+        }
+    }
+
+    /// Looks at what is there already.
+    async fn begin(self: &Arc<Self>, partial: &Arc<Partial>) -> Tried<Round> {
+        let wanted = Head::of(&self.file, u64::from(self.shop.downloads.chunk_bytes));
+        let found = self
+            .on_disk(partial, |partial| Ok(Contents::read(&partial.journal_path())))
+            .await
+            .map_err(Trouble::fatal)?;
+        let is_known = found.is_some();
+        let usable = found.filter(|contents| contents.head.is_resumed_by(&wanted));
+        let journal_path = partial.journal_path();
+        let (head, claims, journal) = match usable {
+            Some(contents) => {
+                let journal = Journal::resume(&journal_path, &contents, Arc::clone(&self.shop.disk))
+                    .map_err(|error| Trouble::fatal(Failure::io("open", &journal_path, &error)))?;
+                (contents.head, contents.claims, Some(journal))
+            }
+            None => {
+                if is_known {
+                    self.say(
+                        Level::Info,
+                        "model_download_resume",
+                        format!(
+                            "What is here of {} is of another version of it: starting over",
+                            self.file.name
+                        ),
+                    );
+                }
+                self.on_disk(partial, Partial::clear).await.map_err(Trouble::fatal)?;
+                (wanted, Vec::new(), None)
+            }
+        };
+        let connections = self.shop.downloads.connections;
+        let board = Board::new(head.chunk_bytes, head.size, connections, &claims);
+        let done = board.done();
+        self.done.store(done, Ordering::Relaxed);
+        if done > 0 {
+            let (name, size) = (&self.file.name, head.size.unwrap_or_default());
+            self.say(
+                Level::Info,
+                "model_download_resume",
+                format!("Going on with {name}: {} of {} are here", units::bytes(done), units::bytes(size)),
+            );
+        }
+        Ok(Round {
+            transfer: Arc::clone(self),
+            file: partial.file(),
+            board: Mutex::new(board),
+            filled: Condvar::new(),
+            bell: watch::Sender::new(()),
+            is_open: AtomicBool::new(journal.is_some()),
+            head: Mutex::new(head),
+            journal: Mutex::new(journal),
+            journal_path,
+            live: AtomicU32::new(0),
+            stop: self.stop.child_token(),
+        })
+    }
+
+    fn show(&self, round: &Round, meter: &mut Meter) {
+        let size = round.board.lock().size().or(self.file.size);
+        let mut progress = meter.sample(self.done.load(Ordering::Relaxed), size, Instant::now());
+        progress.connections = Some(round.live.load(Ordering::Relaxed));
         let sentence = progress::sentence(&progress);
-        n!(progress: progress, "model_download_progress", "{sentence}");
-        let (silence, stall) = (self.last_piece.elapsed(), self.timers.stall);
-        if !self.has_warned && silence > stall / 3 {
-            self.has_warned = true;
-            n!(warn: "model_download_stalled", "{} has sent nothing for {}; giving up after {}",
-               self.answer.host, units::duration(silence), units::duration(stall));
+        self.reporter.progress(progress, sentence);
+    }
+
+    fn check_room(&self, partial: &Partial) -> Result<()> {
+        // Where the disk does not tell, it says so when it is full.
+        let room =
+            statvfs(partial.path()).map_or(u64::MAX, |disk| disk.f_bavail.saturating_mul(disk.f_frsize));
+        let left = self.file.size.map_or(1, |size| size.saturating_sub(self.done.load(Ordering::Relaxed)));
+        if room >= LAST_ROOM || left == 0 {
+            return Ok(());
+        }
+        let path = partial.path().display();
+        Err(Failure::new(
+            Code::DiskFull,
+            format!("the disk of {path} is nearly full: {} left", units::bytes(room)),
+        )
+        .hint("free some space on that disk, then try again: what is here is kept"))
+    }
+
+    /// Checks the whole file and gives it its name.
+    async fn promote(&self, partial: &Arc<Partial>, sha256: String, size: u64) -> Result<Whole> {
+        let name = &self.file.name;
+        if let Some(promised) = self.file.sha256.as_ref().filter(|promised| **promised != sha256) {
+            let host = self.file.url.host_str().unwrap_or_default();
+            let failure = Failure::new(
+                Code::DownloadFailed,
+                format!("what {host} sent as {name} has the SHA-256 {sha256}, not {promised}"),
+            );
+            self.on_disk(partial, Partial::discard).await?;
+            self.say(Level::Warn, "model_download_removed", format!("Removed the damaged {name}"));
+            return Err(failure
+                .stage("verify")
+                .hint("the file was changed or damaged: check the hash, or where it comes from"));
+        }
+        let is_verified = self.file.sha256.is_some();
+        let verdict = if is_verified {
+            format!("{name} has the SHA-256 that its source promises: {sha256}")
+        } else {
+            format!("{name} could not be verified: its source promises no hash. Its SHA-256 is {sha256}")
+        };
+        self.say(Level::Info, "model_download_verify", verdict);
+        let whole = Whole { size, sha256: Some(sha256), is_verified };
+
+        let (disk, path, file) = (Arc::clone(&self.shop.disk), partial.path().to_owned(), partial.file());
+        let synced = spawn::blocking(move || disk.sync(&file)).await;
+        let synced = synced.unwrap_or_else(|error| Err(io::Error::other(error)));
+        if let Err(error) = synced {
+            return Err(self.give_up(partial, Failure::io("write", &path, &error)).await);
+        }
+        let (accept, at, given) = (Arc::clone(&self.destination.accept), path.clone(), whole.clone());
+        let accepted = spawn::blocking(move || accept(&at, &given))
+            .await
+            .unwrap_or_else(|error| Err(Failure::internal("checking a file broke off").detail(error)));
+        if let Err(failure) = accepted {
+            if matches!(failure.code, Code::DiskFull | Code::Io) {
+                return Err(self.give_up(partial, failure).await);
+            }
+            self.on_disk(partial, Partial::discard).await?;
+            self.say(Level::Warn, "model_download_removed", format!("Removed {name}: it is of no use"));
+            return Err(failure.stage("verify"));
+        }
+        let (disk, target) = (Arc::clone(&self.shop.disk), self.destination.target.clone());
+        let moved = self.on_disk(partial, move |partial| partial.promote(&target, &*disk)).await;
+        match moved {
+            Ok(()) => Ok(whole),
+            Err(failure) => Err(self.give_up(partial, failure).await),
+        }
+    }
+
+    /// Keeps what can be gone on with, and says so.
+    async fn give_up(&self, partial: &Arc<Partial>, mut failure: Failure) -> Failure {
+        let kept = self
+            .on_disk(partial, |partial| {
+                let contents = Contents::read(&partial.journal_path())
+                    .filter(|contents| contents.head.is_resumable() && contents.done() > 0);
+                match contents {
+                    Some(contents) => Ok(Some((contents.done(), contents.head.size))),
+                    None => partial.discard().map(|()| None),
+                }
+            })
+            .await;
+        let name = &self.file.name;
+        match kept {
+            Ok(Some((done, size))) => {
+                let come = came(done, size);
+                if failure.code == Code::DownloadFailed {
+                    // How far it came says whether to try again.
+                    failure.message += &format!(", after {come}");
+                }
+                self.say(
+                    Level::Info,
+                    "model_download_kept",
+                    format!("Kept {come} of {name}: downloading it again goes on from there"),
+                );
+            }
+            Ok(None) => {
+                let done = self.done.load(Ordering::Relaxed);
+                let received = units::bytes(done);
+                if failure.code == Code::DownloadFailed {
+                    failure.message += &format!(", after {}", came(done, self.file.size));
+                }
+                self.say(
+                    Level::Info,
+                    "model_download_removed",
+                    format!("Removed the partial file of {name} ({received}): it could not be gone on with"),
+                );
+            }
+            Err(stays) => {
+                self.say(
+                    Level::Warn,
+                    "model_download_kept",
+                    format!("The partial file of {name} stays: {stays}"),
+                );
+            }
+        }
+        failure.stage("transfer")
+    }
+
+    async fn on_disk<T: Send + 'static>(
+        &self,
+        partial: &Arc<Partial>,
+        work: impl FnOnce(&Partial) -> io::Result<T> + Send + 'static,
+    ) -> Result<T> {
+        let held = Arc::clone(partial);
+        spawn::blocking(move || work(&held))
+            .await
+            .map_err(|error| Failure::internal("work on a partial file broke off").detail(error))?
+            .map_err(|error| Failure::io("write", partial.path(), &error))
+    }
+}
+
+impl Round {
+    /// Ends the work of all connections and of the follower.
+    pub(super) fn end(&self) {
+        self.stop.cancel();
+        self.board.lock().is_stopped = true;
+        self.filled.notify_all();
+        self.ring();
+    }
+
+    /// Wakes idle connections.
+    pub(super) fn ring(&self) {
+        self.bell.send_replace(());
+    }
+
+    /// Says what the file is, as the first answer tells: from now on it is a fault if another answer
+    /// tells otherwise. `only` is the one connection that may go on, where the answer is the whole
+    /// file. Blocks on the disk.
+    pub(super) fn open(&self, size: u64, validator: Option<String>, only: Option<usize>) -> io::Result<()> {
+        let mut head = self.head.lock();
+        head.size = Some(size);
+        head.validator = validator;
+        if head.is_resumable() {
+            let disk = Arc::clone(&self.transfer.shop.disk);
+            *self.journal.lock() = Some(Journal::create(&self.journal_path, &head, disk)?);
+        }
+        drop(head);
+        // So that the follower may read anywhere, and listings see no growing file.
+        self.file.set_len(size)?;
+        {
+            let mut board = self.board.lock();
+            board.set_size(size);
+            if let Some(only) = only {
+                board.make_sequential(only);
+            }
+        }
+        self.is_open.store(true, Ordering::Release);
+        self.filled.notify_all();
+        self.ring();
+        Ok(())
+    }
+
+    /// Says how long a file is whose server had not said so.
+    pub(super) fn set_size(&self, size: u64) {
+        self.head.lock().size = Some(size);
+        self.board.lock().set_size(size);
+        self.filled.notify_all();
+        self.ring();
+    }
+
+    /// Writes bytes of one chunk at an offset of the file, then records them. What another connection
+    /// has written in the meantime is left alone.
+    pub(super) fn write(&self, offset: u64, pieces: &[bytes::Bytes]) -> io::Result<()> {
+        let (chunk, start, before) = {
+            let board = self.board.lock();
+            let chunk = board.chunk_at(offset);
+            (chunk, board.start(chunk), board.filled(chunk))
+        };
+        if start + u64::from(before.length) != offset {
+            let bytes = pieces.iter().map(|piece| piece.len() as u64).sum();
+            self.transfer.done.fetch_sub(bytes, Ordering::Relaxed);
+            return Ok(());
+        }
+        let mut crc = crc32fast::Hasher::new_with_initial_len(before.crc, u64::from(before.length));
+        let mut length = before.length;
+        for piece in pieces {
+            self.transfer.shop.disk.write_all_at(&self.file, piece, start + u64::from(length))?;
+            crc.update(piece);
+            length += u32::try_from(piece.len()).map_err(io::Error::other)?;
+        }
+        let filled = Filled { length, crc: crc.finalize() };
+        if let Some(journal) = &mut *self.journal.lock() {
+            let chunk = u32::try_from(chunk).map_err(io::Error::other)?;
+            journal.append(Claim { chunk, length: filled.length, crc: filled.crc })?;
+        }
+        self.board.lock().set(chunk, filled);
+        self.filled.notify_all();
+        Ok(())
+    }
+
+    /// Reads the chunks back in order as they become whole, checks each, and hashes all. Blocks.
+    fn follow(&self) -> Hashed {
+        let hashed = self.hash();
+        if hashed.is_err() {
+            self.end();
+        }
+        self.ring();
+        hashed
+    }
+
+    fn hash(&self) -> Hashed {
+        let mut hash = Sha256::new();
+        let mut buffer = Vec::new();
+        let mut damage = 0;
+        loop {
+            let (chunk, start, filled) = {
+                let mut board = self.board.lock();
+                loop {
+                    if board.is_stopped {
+                        return Ok(None);
+                    }
+                    if board.is_hashed() {
+                        return Ok(Some(units::hex(&hash.finalize())));
+                    }
+                    let next = board.hashed;
+                    if board.is_whole(next) {
+                        break (next, board.start(next), board.filled(next));
+                    }
+                    self.filled.wait(&mut board);
+                }
+            };
+            buffer.resize(filled.length as usize, 0);
+            let is_sound = match self.file.read_exact_at(&mut buffer, start) {
+                Ok(()) => crc32fast::hash(&buffer) == filled.crc,
+                Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => false,
+                Err(error) => return Err(error),
+            };
+            if is_sound {
+                hash.update(&buffer);
+                self.board.lock().hashed += 1;
+                continue;
+            }
+            damage += 1;
+            let transfer = &self.transfer;
+            if damage > MAX_DAMAGE {
+                return Err(io::Error::other("the disk does not give back what is written to it"));
+            }
+            transfer.done.fetch_sub(u64::from(filled.length), Ordering::Relaxed);
+            transfer.say(
+                Level::Warn,
+                "model_download_damaged",
+                format!(
+                    "{} at byte {start} of {} were damaged on the disk: fetching them again",
+                    units::bytes(u64::from(filled.length)),
+                    transfer.file.name
+                ),
+            );
+            self.board.lock().set(chunk, Filled::default());
+            self.ring();
         }
     }
 }
+
+fn came(done: u64, size: Option<u64>) -> String {
+    match size {
+        Some(size) => format!("{} of {}", units::bytes(done), units::bytes(size)),
+        None => units::bytes(done),
+    }
+}
+
+/// A failure of this machine's disk.
+pub(super) fn disk_trouble(round: &Round, error: &io::Error) -> Trouble {
+    Trouble::fatal(Failure::io("write", &round.transfer.destination.partial, error))
+}
+
+/// A failure of the other side.
+pub(super) fn passing(message: String) -> Trouble {
+    Trouble::passing(failed(message))
+}
+
+#[cfg(test)]
+mod tests;

@@ -187,7 +187,8 @@ async fn catalog(cx: &Cx) -> Check {
         let damaged: Vec<_> =
             models.iter().filter(|model| model.check_loadable().is_err()).map(|model| &*model.id).collect();
         if damaged.is_empty() {
-            return Ok(format!("{} model(s), all sound", models.len()));
+            let found = cx.app.catalog.reconciled();
+            return Ok(format!("{} model(s), all sound; at the start: {found}", models.len()));
         }
         let (all, list) = (models.len(), damaged.join(", "));
         Err(Failure::new(crate::error::Code::ModelCorrupt, format!("{all} model(s), not loadable: {list}"))

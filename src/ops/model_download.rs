@@ -1,4 +1,5 @@
-//! `ModelDownload`: brings a model into the hive's own store.
+//! `ModelDownload`: brings a model here: into the cache of the Hugging Face Hub if it is of the Hub,
+//! else into the hive's own store.
 
 use std::borrow::Cow;
 
@@ -10,13 +11,14 @@ use crate::error::Result;
 use crate::models::{Downloaded, Request, Source};
 use crate::{n, text};
 
-/// Brings a model into the store.
+/// Brings a model here.
 #[derive(Debug, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct ModelDownload {
-    /// Where it is: `https://…/x.gguf` or `file:/path/x.gguf`.
+    /// Where it is: `org/repo`, `org/repo:Q4_K_M`, `org/repo/path/x.gguf`, `ollama:name:tag`,
+    /// `https://…/x.gguf` or `file:/path`.
     model: String,
-    /// The revision, where the source has revisions.
+    /// The branch, tag or commit, for a model of the Hub.
     #[serde(default = "main")]
     revision: String,
     /// Say what would be done, and do nothing.

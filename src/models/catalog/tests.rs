@@ -218,7 +218,7 @@ async fn an_import_is_idempotent_and_replaces_only_its_own() {
         ("bad.gguf", Code::ModelCorrupt),
         ("gone.gguf", Code::SourceNotFound),
         ("s-00001-of-00002.gguf", Code::SourceNotFound),
-        ("other", Code::SourceUnsupported),
+        ("other", Code::SourceNotFound),
     ] {
         let failure = catalog.import(&elsewhere.join(name), false).await.unwrap_err();
         assert_eq!(failure.code, code, "{name}: {failure}");
@@ -269,4 +269,22 @@ async fn a_folder_that_cannot_be_read_is_told_of_and_the_rest_is_listed() {
     let Some(Entry::Narration(narration)) = entries.recv().await else { panic!("nothing was narrated") };
     assert_eq!(narration.level, Level::Warn);
     assert!(narration.message.contains(&*config.models_dirs[0].to_string_lossy()), "{}", narration.message);
+}
+
+#[tokio::test]
+async fn a_folder_is_imported_where_it_holds_one_model() {
+    let root = tempfile::tempdir().unwrap();
+    let catalog = catalog(root.path());
+    let folder = root.path().join("elsewhere");
+    put(&folder.join("deep/x-00001-of-00002.gguf"), &gguf("llama"));
+    put(&folder.join("deep/x-00002-of-00002.gguf"), &gguf("llama"));
+    let model = catalog.import(&folder, false).await.unwrap();
+    assert_eq!((model.id.as_str(), model.status), ("x", Status::Available));
+    put(&folder.join("y.gguf"), &gguf("llama"));
+    let failure = catalog.import(&folder, false).await.unwrap_err();
+    assert_eq!(failure.code, Code::ModelAmbiguous);
+    assert!(failure.message.contains("y.gguf") && failure.message.contains("deep/x-00001-of-00002.gguf"));
+    let empty = root.path().join("empty");
+    fs::create_dir(&empty).unwrap();
+    assert_eq!(catalog.import(&empty, false).await.unwrap_err().code, Code::SourceNotFound);
 }

@@ -12,6 +12,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
+use super::super::Status;
 use super::super::testing::{config, gguf};
 use super::*;
 use crate::config::Config;
@@ -178,7 +179,9 @@ async fn every_bad_answer_is_a_typed_failure_and_leaves_nothing() {
         let body = gguf("llama");
         let cut = &body[..body.len() - 100];
         Reply::Bytes(match path {
-            "/truncated.gguf" => answer(&format!("200 OK\r\nContent-Length: {}", body.len()), cut),
+            "/cut-always.gguf" | "/truncated.gguf" => {
+                answer(&format!("200 OK\r\nContent-Length: {}", body.len()), cut)
+            }
             "/damaged.gguf" => ok(cut),
             "/html.gguf" => {
                 answer("200 OK\r\nContent-Type: text/html; charset=utf-8", b"<html>private</html>")
@@ -216,20 +219,21 @@ async fn every_bad_answer_is_a_typed_failure_and_leaves_nothing() {
     for (path, code, says) in [
         ("/truncated.gguf", Code::DownloadFailed, "broke off"),
         ("/damaged.gguf", Code::ModelCorrupt, "no usable model"),
+        ("/cut-always.gguf", Code::DownloadFailed, "given up after 2 retries"),
         ("/html.gguf", Code::DownloadFailed, "web page"),
         ("/octets.gguf", Code::DownloadFailed, "not a GGUF file"),
         ("/empty.gguf", Code::ModelCorrupt, "127.0.0.1"),
         ("/gone.gguf", Code::SourceNotFound, "404"),
         ("/locked.gguf", Code::DownloadFailed, "401"),
         ("/busy.gguf", Code::DownloadFailed, "503"),
-        ("/part.gguf", Code::DownloadFailed, "206"),
+        ("/part.gguf", Code::DownloadFailed, "did not say which"),
         ("/zipped.gguf", Code::DownloadFailed, "encoding"),
         ("/noise.gguf", Code::DownloadFailed, "could not be asked"),
         ("/huge.gguf", Code::DiskFull, "free"),
         (
             "/stall.gguf",
             Code::DownloadFailed,
-            "sent nothing for 300 ms: the transfer has stalled, after 50 bytes of",
+            "sent nothing for 300 ms: the transfer has stalled (given up after 2 retries), after 50 bytes of",
         ),
         ("/silent.gguf", Code::DownloadFailed, "did not answer within 300 ms"),
         ("/loop.gguf", Code::DownloadFailed, "redirects"),
@@ -270,7 +274,7 @@ async fn a_hive_beyond_loopback_asks_no_server_of_this_machine() {
 }
 
 #[tokio::test]
-async fn a_cancelled_download_is_listed_while_it_runs_and_leaves_nothing() {
+async fn a_cancelled_download_is_listed_while_it_runs_and_leaves_nothing_that_is_of_no_use() {
     let root = tempfile::tempdir().unwrap();
     let catalog = Catalog::new(&config(root.path())).unwrap();
     let body = gguf("llama");
@@ -303,7 +307,10 @@ async fn a_cancelled_download_is_listed_while_it_runs_and_leaves_nothing() {
     while let Some(Entry::Narration(narration)) = entries.recv().await {
         said.push(narration.message);
     }
-    assert!(said.iter().any(|text| text == "Removed the partial file (50 bytes)"), "{said:?}");
+    assert!(
+        said.iter().any(|text| text.starts_with("Removed the partial file of m.gguf (50 bytes)")),
+        "{said:?}"
+    );
     assert!(catalog.list().await.unwrap().is_empty());
 }
 
@@ -317,7 +324,7 @@ async fn two_jobs_for_one_file_make_one_transfer() {
     let (one, two) =
         tokio::join!(catalog.download(&source, &request, &stop), catalog.download(&source, &request, &stop));
     assert_eq!(one.unwrap(), two.unwrap());
-    assert_eq!(server.requests(), 1);
+    assert!(server.requests() <= 3, "each asks for the size, and one for the file");
 }
 
 #[tokio::test]
@@ -345,6 +352,9 @@ async fn a_download_whose_job_is_dropped_leaves_nothing() {
     }
     job.abort();
     assert!(job.await.unwrap_err().is_cancelled());
+    // The transfer outlives its job by the moment that it takes to tidy up.
+    while !catalog.list().await.unwrap().is_empty() {
+        tokio::task::yield_now().await;
+    }
     assert_store_is_empty(root.path());
-    assert!(catalog.list().await.unwrap().is_empty());
 }

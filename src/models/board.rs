@@ -1,0 +1,270 @@
+//! Which chunks of a file are there, which connection fetches which, and which are still open.
+//!
+//! A chunk fills from its front: what is there of it is always a prefix. Connections take spans of
+//! neighbouring chunks, the first open ones first, so that the hash, which needs the bytes in order,
+//! is never far behind. Where all spans are taken, an idle connection takes the back half of the
+//! longest.
+
+use std::ops::Range;
+
+use super::journal::Claim;
+
+/// How many chunks a span has at most.
+const SPAN: usize = 16;
+/// A span with fewer open chunks than this is not divided.
+const WORTH_DIVIDING: usize = 4;
+
+/// The bytes of a chunk that are there.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Filled {
+    /// How many, from the chunk's front.
+    pub(super) length: u32,
+    /// Their CRC-32.
+    pub(super) crc: u32,
+}
+
+/// One transfer's chunks.
+#[derive(Debug)]
+pub(super) struct Board {
+    chunk_bytes: u64,
+    /// Size of the file in bytes, once it is known.
+    size: Option<u64>,
+    chunks: Vec<Filled>,
+    /// What each connection fetches.
+    spans: Vec<Range<usize>>,
+    /// Whether one connection fetches everything, because the server knows no ranges.
+    sequential: Option<usize>,
+    /// How many chunks, from the front, were read back and hashed.
+    pub(super) hashed: usize,
+    /// Whether the work is to end.
+    pub(super) is_stopped: bool,
+}
+
+impl Board {
+    /// A board for `connections` connections, on which these claims of a journal stand.
+    pub(super) fn new(chunk_bytes: u64, size: Option<u64>, connections: usize, claims: &[Claim]) -> Self {
+        let mut board = Self {
+            chunk_bytes,
+            size: None,
+            chunks: Vec::new(),
+            spans: vec![0..0; connections],
+            sequential: None,
+            hashed: 0,
+            is_stopped: false,
+        };
+        if let Some(size) = size {
+            board.set_size(size);
+        }
+        for claim in claims {
+            let index = claim.chunk as usize;
+            let fits = index < board.chunks.len() && u64::from(claim.length) <= board.length(index);
+            if fits {
+                board.chunks[index] = Filled { length: claim.length, crc: claim.crc };
+            }
+        }
+        board
+    }
+
+    /// The file's size in bytes, once it is known.
+    pub(super) const fn size(&self) -> Option<u64> {
+        self.size
+    }
+
+    /// Says how long the file is.
+    pub(super) fn set_size(&mut self, size: u64) {
+        self.size = Some(size);
+        let count = usize::try_from(size.div_ceil(self.chunk_bytes)).unwrap_or(usize::MAX);
+        self.chunks.resize(count, Filled::default());
+    }
+
+    /// The chunk that holds the byte at `offset`.
+    pub(super) fn chunk_at(&self, offset: u64) -> usize {
+        usize::try_from(offset / self.chunk_bytes).unwrap_or(usize::MAX)
+    }
+
+    /// Where a chunk begins.
+    pub(super) const fn start(&self, chunk: usize) -> u64 {
+        (chunk as u64).saturating_mul(self.chunk_bytes)
+    }
+
+    /// How many bytes a chunk has when it is whole.
+    pub(super) fn length(&self, chunk: usize) -> u64 {
+        let rest = self.size.map_or(u64::MAX, |size| size.saturating_sub(self.start(chunk)));
+        rest.min(self.chunk_bytes)
+    }
+
+    /// What is there of a chunk.
+    pub(super) fn filled(&self, chunk: usize) -> Filled {
+        self.chunks.get(chunk).copied().unwrap_or_default()
+    }
+
+    /// Whether a chunk is whole.
+    pub(super) fn is_whole(&self, chunk: usize) -> bool {
+        chunk < self.chunks.len() && u64::from(self.chunks[chunk].length) == self.length(chunk)
+    }
+
+    /// Whether every chunk is.
+    #[cfg(test)]
+    pub(super) fn is_complete(&self) -> bool {
+        self.size.is_some() && (0..self.chunks.len()).all(|chunk| self.is_whole(chunk))
+    }
+
+    /// Whether every chunk was read back and hashed.
+    pub(super) fn is_hashed(&self) -> bool {
+        self.size.is_some() && self.hashed == self.chunks.len()
+    }
+
+    /// Bytes that are there.
+    pub(super) fn done(&self) -> u64 {
+        self.chunks.iter().map(|chunk| u64::from(chunk.length)).sum()
+    }
+
+    /// Sets what is there of a chunk.
+    pub(super) fn set(&mut self, chunk: usize, filled: Filled) {
+        if chunk >= self.chunks.len() && self.size.is_none() {
+            self.chunks.resize(chunk + 1, Filled::default());
+        }
+        if let Some(slot) = self.chunks.get_mut(chunk) {
+            *slot = filled;
+        }
+    }
+
+    /// Gives a connection a span to fetch; `None` while nothing is left that it could fetch.
+    pub(super) fn claim(&mut self, connection: usize) -> Option<Range<usize>> {
+        self.spans[connection] = 0..0;
+        if self.sequential.is_some_and(|only| only != connection) {
+            return None;
+        }
+        if self.size.is_none() {
+            // The first answer will tell it.
+            let is_first = self.spans.iter().all(Range::is_empty);
+            return is_first.then(|| self.take(connection, 0..SPAN));
+        }
+        let is_open =
+            |chunk: usize| !self.is_whole(chunk) && !self.spans.iter().any(|span| span.contains(&chunk));
+        let open: Vec<_> = (0..self.chunks.len()).filter(|&chunk| is_open(chunk)).collect();
+        if let Some(&first) = open.first() {
+            let fair = open.len().div_ceil(self.spans.len()).clamp(1, SPAN);
+            let neighbours = open.iter().zip(first..).take_while(|(chunk, next)| **chunk == *next).count();
+            return Some(self.take(connection, first..first + fair.min(neighbours)));
+        }
+        self.divide(connection)
+    }
+
+    /// Takes the back half of what is left of the longest span.
+    fn divide(&mut self, connection: usize) -> Option<Range<usize>> {
+        let rest = |span: &Range<usize>| span.clone().filter(|&chunk| !self.is_whole(chunk)).count();
+        let (victim, count) = self.spans.iter().map(rest).enumerate().max_by_key(|&(_, count)| count)?;
+        if count < WORTH_DIVIDING {
+            return None;
+        }
+        let end = self.spans[victim].end;
+        let middle = end - count / 2;
+        self.spans[victim].end = middle;
+        Some(self.take(connection, middle..end))
+    }
+
+    fn take(&mut self, connection: usize, span: Range<usize>) -> Range<usize> {
+        self.spans[connection] = span.clone();
+        span
+    }
+
+    /// The end of a connection's span, in bytes; it moves forward where another connection takes a
+    /// part of it over.
+    pub(super) fn span_end(&self, connection: usize) -> u64 {
+        let end = self.start(self.spans[connection].end);
+        self.size.map_or(end, |size| end.min(size))
+    }
+
+    /// Lets a connection's span go.
+    pub(super) fn release(&mut self, connection: usize) {
+        self.spans[connection] = 0..0;
+    }
+
+    /// Makes one connection the only one, for a body that begins at the file's front. Answers whether
+    /// it is: another may have been first.
+    pub(super) fn make_sequential(&mut self, connection: usize) -> bool {
+        if self.sequential.is_some_and(|only| only != connection) {
+            return false;
+        }
+        self.sequential = Some(connection);
+        self.spans.fill(0..0);
+        self.spans[connection] = 0..self.size.map_or(usize::MAX, |_| self.chunks.len());
+        true
+    }
+
+    /// Whether a connection may go on.
+    pub(super) fn may_go_on(&self, connection: usize) -> bool {
+        !self.is_stopped && self.sequential.is_none_or(|only| only == connection)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn whole(board: &Board, chunk: usize) -> Filled {
+        Filled { length: u32::try_from(board.length(chunk)).unwrap(), crc: 0 }
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(128))]
+
+        /// However connections take turns, fail and resume, no chunk is fetched by two at once and
+        /// every chunk is fetched in the end.
+        #[test]
+        fn spans_never_overlap_and_cover_the_file(
+            size in 1..100_000u64,
+            connections in 1..9usize,
+            steps in prop::collection::vec((0..9usize, 0..4usize), 0..200),
+        ) {
+            let mut board = Board::new(1000, Some(size), connections, &[]);
+            let step = |board: &mut Board, connection: usize, count: usize| {
+                let Some(span) = board.claim(connection) else { return };
+                for chunk in span.take(count) {
+                    if board.start(chunk) < board.span_end(connection) {
+                        let filled = whole(board, chunk);
+                        board.set(chunk, filled);
+                    }
+                }
+            };
+            for (connection, count) in steps {
+                step(&mut board, connection % connections, count);
+                for (a, one) in board.spans.iter().enumerate() {
+                    for other in &board.spans[a + 1..] {
+                        prop_assert!(one.is_empty() || other.is_empty()
+                            || one.end <= other.start || other.end <= one.start);
+                    }
+                }
+            }
+            (0..connections).for_each(|connection| board.release(connection));
+            while !board.is_complete() {
+                step(&mut board, 0, SPAN);
+            }
+            prop_assert_eq!(board.done(), size);
+            prop_assert_eq!(board.claim(0), None);
+        }
+    }
+
+    #[test]
+    fn claims_beyond_the_file_are_ignored_and_the_latest_counts() {
+        let claim = |chunk, length, crc| Claim { chunk, length, crc };
+        let claims = [claim(0, 4, 1), claim(0, 10, 2), claim(2, 5, 3), claim(2, 6, 4), claim(3, 1, 5)];
+        let board = Board::new(10, Some(25), 2, &claims);
+        assert_eq!(board.filled(0), Filled { length: 10, crc: 2 });
+        assert_eq!(board.filled(2), Filled { length: 5, crc: 3 });
+        assert!(board.is_whole(0) && !board.is_whole(1) && board.is_whole(2) && !board.is_whole(3));
+        assert_eq!(board.done(), 15);
+    }
+
+    #[test]
+    fn an_idle_connection_takes_half_of_the_longest_span() {
+        let mut board = Board::new(1, Some(16), 1, &[]);
+        board.spans.push(0..0);
+        board.spans[0] = 0..16;
+        assert_eq!(board.claim(1), Some(8..16));
+        assert_eq!(board.span_end(0), 8);
+    }
+}
