@@ -49,7 +49,7 @@ fn known(table: &str) -> Vec<String> {
 }
 
 /// The tables of the file, `[engines.NAME]` aside.
-const TABLES: [&str; 5] = ["jobs", "downloads", "workers", "llama_server", "timers"];
+const TABLES: [&str; 7] = ["jobs", "downloads", "hub", "ollama", "workers", "llama_server", "timers"];
 
 #[test]
 fn every_setting_is_documented_with_its_default() {

@@ -3,8 +3,10 @@
 mod adoption;
 mod contract;
 mod documentation;
+mod downloads;
 mod gateway;
 mod https;
+mod hub;
 mod jobs;
 mod lifecycle;
 mod models;

@@ -12,7 +12,7 @@ use sha2::{Digest, Sha256};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 
-use crate::support::{TestHive, data_lines, typed, until, write_model};
+use crate::support::{TestHive, data_lines, soon, typed, until, write_model};
 
 /// A small file that is a sound model to the catalog; `filler` makes it larger.
 fn gguf(name: &str, filler: usize) -> Vec<u8> {
@@ -479,11 +479,13 @@ async fn a_cancelled_download_leaves_nothing_and_says_so() {
         "model_in_use"
     );
     let second = hive.submit(&download(&url)).await;
-    until("the second job to join", async || {
-        (hive.job(&second).await["state"] == "running" && server.asked.load(Ordering::SeqCst) == 1)
-            .then_some(())
-    })
-    .await;
+    let mut joining = hive.get(&format!("/v1/jobs/{second}/stream")).await;
+    let mut said = String::new();
+    while !said.contains("joined it") {
+        let piece = soon("the second job to join", joining.chunk()).await.expect("a stream");
+        said += &String::from_utf8_lossy(&piece.expect("more"));
+    }
+    drop(joining);
     assert_eq!(hive.delete(&format!("/v1/jobs/{second}")).await.status(), 200);
     assert_eq!(stored(&hive), ["far.gguf.partial"], "one who only waited takes nothing along");
 

@@ -37,6 +37,11 @@ pub(crate) fn quick(dir: &Path) -> Config {
         worker_program: Some(executable()),
         ..Config::default()
     };
+    // Neither is the machine's token, nor the network: nothing listens there.
+    config.hub.endpoint = Some("http://127.0.0.1:9".to_owned());
+    config.hub.token_file = Some(PathBuf::new());
+    config.hub.offline = Some(false);
+    config.ollama.endpoint = "http://127.0.0.1:9".to_owned();
     // The engine that is tested is the hive's own, whatever else this machine has.
     config.llama_server.enabled = false;
     // No worker outlives a test that is killed midway.
@@ -44,6 +49,8 @@ pub(crate) fn quick(dir: &Path) -> Config {
     config.timers.cancel_grace = Duration::from_millis(200);
     config.timers.stop_grace = Duration::from_secs(5);
     config.timers.progress = Duration::from_millis(20);
+    config.timers.retry = Duration::from_millis(5);
+    config.timers.retry_after = Duration::from_millis(100);
     config.timers.telemetry = Duration::from_millis(100);
     config.timers.drain = Duration::from_secs(1);
     config

@@ -1,11 +1,14 @@
 //! The house's test hive: the real daemon, in this process, on a free port and a folder of its own.
 
+mod faulty;
 mod hive;
+pub(crate) mod hub;
 mod problem;
 mod process;
 mod sse;
 mod stalling;
 
+pub(crate) use faulty::{Fault, FaultServer, Served, When};
 pub(crate) use hive::{TestHive, quick};
 pub(crate) use problem::problem;
 pub(crate) use process::{Daemon, program, serve};

@@ -1,0 +1,203 @@
+//! A download by the hive beside one by curl, which writes and checks nothing, and beside one by curl
+//! with `sha256sum` after it, which is what people do: the same file, from the same server on this
+//! machine's loopback, onto a disk of memory.
+//!
+//! `cargo bench --bench download`. A disk of memory needs no fsync; what a real one takes for it is
+//! its own, and the same for all three.
+
+#![expect(clippy::disallowed_methods, reason = "a bench runs other programs, outside any job")]
+#![expect(clippy::print_stdout, reason = "figures are printed")]
+
+#[expect(dead_code, reason = "three are compared here, not two")]
+mod paired;
+
+use std::fs;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use paired::Spread;
+use rbee_hive::models::gguf::{TensorType, Value, Writer};
+use serde_json::json;
+
+const BIG: usize = 1 << 30;
+const SMALL: usize = 8 << 20;
+
+fn main() {
+    let is_for_figures = paired::for_figures();
+    let (size, rounds) = if is_for_figures { (BIG, 5) } else { (SMALL, 1) };
+    let has_curl = Command::new("curl").arg("--version").stdout(Stdio::null()).status().is_ok();
+    if !has_curl {
+        println!("curl is not here: nothing to compare with");
+        return;
+    }
+    let shm = Path::new("/dev/shm");
+    let folder = if shm.is_dir() { tempfile::tempdir_in(shm) } else { tempfile::tempdir() };
+    let folder = folder.expect("a folder");
+    let file = Arc::new(gguf(size));
+    let url = serve(Arc::clone(&file));
+    println!("{} bytes over loopback into {}, {rounds} round(s)", file.len(), folder.path().display());
+
+    let (mut plain, mut checked, mut hive, mut memory) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+    for _ in 0..rounds {
+        let target = folder.path().join("curl");
+        plain.push(seconds(|| curl(&url, &target)));
+        fs::remove_file(&target).expect("curl's file");
+        checked.push(seconds(|| {
+            curl(&url, &target);
+            let sum = Command::new("sha256sum").arg(&target).stdout(Stdio::null()).status();
+            assert!(sum.expect("sha256sum").success());
+        }));
+        fs::remove_file(&target).expect("curl's file");
+        let (took, added) = download(folder.path(), &url);
+        hive.push(took);
+        memory.push(added);
+    }
+    let ratio = |of: &[f64]| Spread::of(of.iter().zip(&hive).map(|(other, hive)| other / hive));
+    let megabytes = |seconds: &[f64]| file.len() as f64 / 1e6 / Spread::of(seconds.iter().copied()).median();
+    println!("curl -o                  {:8.0} MB/s", megabytes(&plain));
+    println!("curl -o f && sha256sum f {:8.0} MB/s", megabytes(&checked));
+    println!("rbee-hive                {:8.0} MB/s", megabytes(&hive));
+    println!("throughput over curl's (0.90 is the aim):               {}", ratio(&plain));
+    let wall = Spread::of(hive.iter().zip(&checked).map(|(hive, checked)| hive / checked));
+    println!("wall time over curl's with sha256sum (0.6 is the aim):  {wall}");
+    println!("added resident MiB at the peak (32 is the aim):         {}", Spread::of(memory));
+}
+
+fn seconds(work: impl FnOnce()) -> f64 {
+    let begin = Instant::now();
+    work();
+    begin.elapsed().as_secs_f64()
+}
+
+fn curl(url: &str, target: &Path) {
+    let status = Command::new("curl").args(["-sS", "--noproxy", "*", "-o"]).arg(target).arg(url).status();
+    assert!(status.expect("curl").success());
+}
+
+/// A daemon that is killed where the bench ends early.
+struct Daemon(Child);
+
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// Downloads with a fresh hive. Answers the seconds from the request to the end of its stream, and
+/// how many MiB of memory the hive took for it.
+fn download(folder: &Path, url: &str) -> (f64, f64) {
+    let data = folder.join("hive");
+    let child = Command::new(env!("CARGO_BIN_EXE_rbee-hive"))
+        .args(["serve", "--port", "0", "--data-dir"])
+        .arg(&data)
+        .env("HF_HUB_CACHE", folder.join("no-hub-cache"))
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn();
+    let mut daemon = Daemon(child.expect("the daemon"));
+    let mut ready = String::new();
+    let out = daemon.0.stdout.take().expect("a pipe");
+    BufReader::new(out).read_line(&mut ready).expect("the ready line");
+    let address = ready.split("http://").nth(1).and_then(|rest| rest.split_whitespace().next());
+    let address = address.expect("an address").trim_end_matches('/').to_owned();
+    let before = resident(daemon.0.id(), "VmRSS:");
+    let begin = Instant::now();
+    let body = json!({ "ModelDownload": { "model": url } }).to_string();
+    let answer = request(&address, "POST", "/v1/jobs", &body);
+    let path =
+        answer.split("\"sse_url\":\"").nth(1).and_then(|rest| rest.split('"').next()).expect("a stream");
+    let stream = request(&address, "GET", path, "");
+    assert!(stream.contains("[DONE]"), "{stream}");
+    let took = begin.elapsed().as_secs_f64();
+    let peak = resident(daemon.0.id(), "VmHWM:");
+    drop(daemon);
+    fs::remove_dir_all(&data).expect("the hive's folder");
+    (took, (peak - before) / 1024.0)
+}
+
+/// A line of `/proc/PID/status`, in KiB.
+fn resident(pid: u32, key: &str) -> f64 {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+    let line = status.lines().find_map(|line| line.strip_prefix(key)).unwrap_or("0");
+    line.split_whitespace().next().and_then(|number| number.parse().ok()).unwrap_or(0.0)
+}
+
+fn request(address: &str, method: &str, path: &str, body: &str) -> String {
+    let mut stream = TcpStream::connect(address).expect("the hive");
+    let length = body.len();
+    write!(
+        stream,
+        "{method} {path} HTTP/1.1\r\nHost: {address}\r\nContent-Type: application/json\r\nContent-Length: \
+         {length}\r\nConnection: close\r\n\r\n{body}"
+    )
+    .expect("a request");
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).expect("an answer");
+    answer
+}
+
+/// A sound GGUF file.
+fn gguf(size: usize) -> Vec<u8> {
+    let mut state = 88_172_645_463_325_252_u64;
+    let mut data = Vec::with_capacity(size);
+    while data.len() < size {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        data.extend_from_slice(&state.to_le_bytes());
+    }
+    let mut writer = Writer::default();
+    writer.metadata("general.architecture", Value::String("llama".to_owned()));
+    writer.tensor("output.weight", &[data.len() as u64 / 4], TensorType::F32, data);
+    let mut file = Vec::new();
+    writer.write(&mut file).expect("a file");
+    file
+}
+
+/// Serves the file and ranges of it. Answers its URL.
+fn serve(file: Arc<Vec<u8>>) -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let url = format!("http://{}/model.gguf", listener.local_addr().expect("an address"));
+    std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            let (Ok(stream), file) = (stream, Arc::clone(&file)) else { continue };
+            std::thread::spawn(move || converse(stream, &file));
+        }
+    });
+    url
+}
+
+fn converse(stream: TcpStream, file: &[u8]) {
+    let mut writer = stream.try_clone().expect("the same socket");
+    writer.set_write_timeout(Some(Duration::from_secs(60))).expect("a timeout");
+    let mut lines = BufReader::new(stream).lines();
+    let mut range = None;
+    while let Some(Ok(line)) = lines.next() {
+        if let Some((first, last)) =
+            line.strip_prefix("range: bytes=").and_then(|range| range.split_once('-'))
+        {
+            range = first.parse().ok().zip(last.parse().ok());
+        }
+        if !line.is_empty() {
+            continue;
+        }
+        let size = file.len();
+        let asked: Option<(usize, usize)> = range.take();
+        let (first, end) = asked.map_or((0, size), |(first, last)| (first, size.min(last + 1)));
+        let mut head = if asked.is_some() {
+            format!("HTTP/1.1 206 Partial Content\r\nContent-Range: bytes {first}-{}/{size}\r\n", end - 1)
+        } else {
+            "HTTP/1.1 200 OK\r\n".to_owned()
+        };
+        head += &format!("ETag: \"one\"\r\nContent-Length: {}\r\n\r\n", end - first);
+        if writer.write_all(head.as_bytes()).and_then(|()| writer.write_all(&file[first..end])).is_err() {
+            return;
+        }
+    }
+}

@@ -1,0 +1,585 @@
+//! Models from the Hugging Face Hub: every name, every refusal, and the cache that all tools share.
+
+use std::fs;
+use std::os::unix::fs::symlink;
+use std::path::{Path, PathBuf};
+
+use serde_json::{Value, json};
+use sha2::{Digest, Sha256};
+
+use crate::support::hub::{Access, FakeHub, TOKEN, hex};
+use crate::support::{TestHive, executable, soon, until, write_model};
+
+/// A hive that knows this hub, and its token if `has_token`.
+async fn hive(hub: &FakeHub, has_token: bool) -> TestHive {
+    hive_in(tempfile::tempdir().expect("a temporary folder"), hub, has_token).await
+}
+
+async fn hive_in(dir: tempfile::TempDir, hub: &FakeHub, has_token: bool) -> TestHive {
+    let (cache, token) = (dir.path().join("cache"), dir.path().join("token"));
+    fs::write(&token, format!("{TOKEN}\n")).expect("a token file");
+    TestHive::start_in(dir, |config| {
+        config.hub.endpoint = Some(hub.url.clone());
+        config.hub_cache = Some(cache);
+        if has_token {
+            config.hub.token_file = Some(token);
+        }
+    })
+    .await
+}
+
+/// The bytes of a small model that really runs.
+fn model(stem: &str) -> Vec<u8> {
+    let dir = tempfile::tempdir().expect("a temporary folder");
+    fs::read(write_model(dir.path(), stem)).expect("the model")
+}
+
+fn sha256(bytes: &[u8]) -> String {
+    hex(&Sha256::digest(bytes))
+}
+
+fn folder(hive: &TestHive, repo: &str) -> PathBuf {
+    hive.dir().join("cache").join(format!("models--{}", repo.replace('/', "--")))
+}
+
+fn download(name: &str) -> Value {
+    json!({ "ModelDownload": { "model": name } })
+}
+
+/// What lies beneath a folder: files and links, without those that are only for locking.
+fn files_beneath(folder: &Path) -> Vec<PathBuf> {
+    walkdir::WalkDir::new(folder)
+        .into_iter()
+        .filter_map(Result::ok)
+        .filter(|entry| !entry.file_type().is_dir())
+        .map(|entry| entry.into_path())
+        .filter(|path| !path.components().any(|part| part.as_os_str() == ".locks"))
+        .filter(|path| !path.ends_with("CACHEDIR.TAG"))
+        .collect()
+}
+
+#[tokio::test]
+async fn a_model_lands_in_the_cache_of_all_tools_and_runs_and_is_the_hives_own() {
+    let hub = FakeHub::start().await;
+    let (small, large) = (model("tiny-q8"), model("tiny-f16"));
+    let files: [(&str, &[u8]); 3] =
+        [("README.md", b"read me"), ("tiny-Q8_0.gguf", &small), ("tiny-F16.gguf", &large)];
+    let commit = hub.commit("org/tiny-GGUF", "main", &files);
+    let hive = hive(&hub, true).await;
+
+    let got = hive.succeed(&download("org/tiny-GGUF:q8_0")).await;
+    assert_eq!(got["id"], "org/tiny-GGUF:Q8_0");
+    assert_eq!((&got["revision"], &got["sha256"]), (&json!(commit), &json!(sha256(&small))));
+    assert_eq!(got["source"], "hf:org/tiny-GGUF");
+    let folder = folder(&hive, "org/tiny-GGUF");
+    let pointer = folder.join("snapshots").join(&commit).join("tiny-Q8_0.gguf");
+    assert_eq!(got["path"], json!(pointer));
+    assert_eq!(fs::read_link(&pointer).unwrap(), Path::new("../../blobs").join(sha256(&small)));
+    assert_eq!(fs::read_to_string(folder.join("refs/main")).unwrap(), commit);
+    assert!(hive.dir().join("cache/.locks/models--org--tiny-GGUF").is_dir());
+    assert_eq!(files_beneath(&folder).len(), 3, "nothing else is left: {:?}", files_beneath(&folder));
+
+    // The token goes to the hub and nowhere else.
+    let bearer = Some(format!("Bearer {TOKEN}"));
+    let seen = hub.seen();
+    assert!(seen.iter().filter(|seen| seen.server == "hub").all(|seen| seen.authorization == bearer));
+    let cdn: Vec<_> = seen.iter().filter(|seen| seen.server == "cdn").collect();
+    assert!(!cdn.is_empty() && cdn.iter().all(|seen| seen.authorization.is_none()), "{cdn:?}");
+    let asked: Vec<_> = seen.iter().map(|seen| (seen.method.as_str(), seen.path.as_str())).collect();
+    assert_eq!(asked[0], ("GET", "/api/models/org/tiny-GGUF/revision/main"));
+    assert_eq!(asked[1], ("HEAD", &*format!("/org/tiny-GGUF/resolve/{commit}/tiny-Q8_0.gguf")));
+
+    // A second time nothing is fetched.
+    let sent = hub.sent();
+    let stream = hive.run(&download("hf:org/tiny-GGUF/tiny-Q8_0.gguf@main")).await;
+    assert!(stream.ends_with("data: [DONE]\n\n"), "{stream}");
+    assert_eq!(hub.sent(), sent);
+
+    let worker = hive.load("org/tiny-GGUF:Q8_0").await;
+    assert_eq!(worker["model"], "org/tiny-GGUF:Q8_0");
+    hive.succeed(&json!({ "ModelUnload": { "id": "org/tiny-GGUF:Q8_0" } })).await;
+
+    // What the hive fetched is its own to delete, after a restart too.
+    let hive = hive_in(hive.stop().await, &hub, true).await;
+    let deleted = hive.succeed(&json!({ "ModelDelete": { "id": "org/tiny-GGUF:Q8_0" } })).await;
+    assert_eq!(deleted["freed_bytes"], small.len());
+    assert!(files_beneath(&hive.dir().join("cache")).is_empty());
+    assert!(files_beneath(&hive.dir().join("data/hub")).is_empty());
+    hive.stop().await;
+}
+
+#[tokio::test]
+async fn no_choice_and_a_wrong_one_list_the_models_with_their_sizes() {
+    let hub = FakeHub::start().await;
+    let bytes = model("m");
+    let names = ["m-Q2_K.gguf", "m-Q4_K_M.gguf", "sub/m-Q8_0.gguf", "mmproj-m-F16.gguf", "README.md"];
+    hub.commit("org/m", "main", &names.map(|name| (name, &*bytes)));
+    hub.commit("org/none", "main", &[("model.safetensors", b"x")]);
+    let hive = hive(&hub, false).await;
+
+    let failure = hive.fail(&download("org/m")).await;
+    assert_eq!(failure["code"], "model_ambiguous");
+    let message = failure["message"].as_str().unwrap();
+    for expected in ["Q2_K (", "Q4_K_M (", "recommended", "Q8_0 ("] {
+        assert!(message.contains(expected), "{message}");
+    }
+    assert!(!message.contains("mmproj"), "{message}");
+    assert_eq!(failure["hint"], "choose one, such as org/m:Q4_K_M");
+    assert_eq!(failure["stage"], "preflight");
+
+    let failure = hive.fail(&download("org/m:Q6_K")).await;
+    assert_eq!(failure["code"], "source_not_found");
+    assert!(failure["message"].as_str().unwrap().contains("Q8_0 ("), "{failure}");
+    let failure = hive.fail(&download("org/m/m-Q4_K_S.gguf")).await;
+    assert_eq!(failure["code"], "source_not_found");
+    assert!(failure["hint"].as_str().unwrap().contains("m-Q4_K_M.gguf"), "{failure}");
+    let failure = hive.fail(&download("org/none")).await;
+    assert!(failure["message"].as_str().unwrap().contains("no GGUF file"), "{failure}");
+    assert_eq!(hub.sent(), 0);
+    assert!(!hive.dir().join("cache").exists(), "nothing was chosen, nothing was made");
+    hive.stop().await;
+}
+
+#[tokio::test]
+async fn each_refusal_is_an_error_of_its_own_with_its_next_step() {
+    let hub = FakeHub::start().await;
+    let bytes = model("m");
+    for (repo, access) in [
+        ("org/gated", Access::Gated),
+        ("org/closed", Access::GatedAndClosed),
+        ("org/private", Access::Private),
+        ("org/public", Access::Public),
+    ] {
+        hub.commit(repo, "main", &[("m-Q8_0.gguf", &bytes)]);
+        hub.set_access(repo, access);
+    }
+    let stranger = hive(&hub, false).await;
+    for (name, code, hint) in [
+        ("org/gated", "source_gated", "ask for access on"),
+        ("org/private", "source_unauthorized", "HF_TOKEN"),
+        ("org/missing", "source_unauthorized", "check the name"),
+        ("org/public@no-such", "revision_not_found", "main"),
+        ("org/public/other.gguf", "source_not_found", "give org/public alone"),
+    ] {
+        let failure = stranger.fail(&download(name)).await;
+        assert_eq!(failure["code"], code, "{name}: {failure}");
+        assert!(failure["hint"].as_str().unwrap().contains(hint), "{name}: {failure}");
+    }
+    stranger.stop().await;
+
+    let known = hive(&hub, true).await;
+    for (name, code, hint) in [
+        ("org/closed", "source_gated", "ask for access on"),
+        ("org/missing", "repository_not_found", "check its name"),
+    ] {
+        let failure = known.fail(&download(name)).await;
+        assert_eq!(failure["code"], code, "{name}: {failure}");
+        assert!(failure["hint"].as_str().unwrap().contains(hint), "{name}: {failure}");
+    }
+    for name in ["org/gated", "org/private"] {
+        assert_eq!(known.succeed(&download(name)).await["status"], "available");
+    }
+    known.stop().await;
+}
+
+#[tokio::test]
+async fn a_token_that_the_hub_does_not_know_is_told_apart() {
+    let hub = FakeHub::start().await;
+    hub.commit("org/m", "main", &[("m-Q8_0.gguf", &model("m"))]);
+    let dir = tempfile::tempdir().unwrap();
+    let token = dir.path().join("token");
+    fs::write(&token, "hf_anotherOne").unwrap();
+    let hive = TestHive::start_in(dir, |config| {
+        config.hub.endpoint = Some(hub.url.clone());
+        config.hub.token_file = Some(token);
+    })
+    .await;
+    let stream = hive.run(&download("org/m")).await;
+    assert!(stream.contains("does not accept the token"), "{stream}");
+    assert!(!stream.contains("anotherOne"));
+    hive.stop().await;
+}
+
+#[tokio::test]
+async fn a_split_model_is_one_model() {
+    let hub = FakeHub::start().await;
+    let parts = [model("part-1"), model("part-2"), model("part-3")];
+    let names: Vec<_> = (1..=3).map(|n| format!("Q4_K_M/big-Q4_K_M-0000{n}-of-00003.gguf")).collect();
+    let files: Vec<_> = names.iter().zip(&parts).map(|(name, part)| (name.as_str(), &**part)).collect();
+    let commit = hub.commit("org/big", "main", &files);
+    let hive = hive(&hub, false).await;
+    let got = hive.succeed(&download("org/big:q4_k_m")).await;
+    let total: usize = parts.iter().map(Vec::len).sum();
+    assert_eq!((&got["id"], &got["size_bytes"]), (&json!("org/big:Q4_K_M"), &json!(total)));
+    assert_eq!((&got["status"], &got["revision"]), (&json!("available"), &json!(commit)));
+    assert_eq!(hub.sent(), total as u64);
+
+    // One part goes: only that one comes again.
+    let blob = folder(&hive, "org/big").join("blobs").join(sha256(&parts[1]));
+    fs::remove_file(&blob).unwrap();
+    let listed = hive.succeed(&json!({ "ModelGet": { "id": "org/big:Q4_K_M" } })).await;
+    assert_eq!(listed["status"], "incomplete");
+    hive.succeed(&download("org/big")).await;
+    assert_eq!(hub.sent(), (total + parts[1].len()) as u64);
+
+    let deleted = hive.succeed(&json!({ "ModelDelete": { "id": "org/big:Q4_K_M" } })).await;
+    assert_eq!(deleted["freed_bytes"], total);
+    assert!(files_beneath(&hive.dir().join("cache")).is_empty());
+    hive.stop().await;
+}
+
+#[tokio::test]
+async fn what_other_tools_put_into_the_cache_is_used_in_place_and_deleted_only_by_force() {
+    let hub = FakeHub::start().await;
+    let bytes = model("m");
+    let commit = hub.commit("org/m", "main", &[("m-Q8_0.gguf", &bytes)]);
+    let hive = hive(&hub, false).await;
+    let blob = folder(&hive, "org/m").join("blobs").join(sha256(&bytes));
+    fs::create_dir_all(blob.parent().unwrap()).unwrap();
+    fs::write(&blob, &bytes).unwrap();
+
+    // Its contents are there, though no snapshot leads to them yet.
+    let got = hive.succeed(&download("org/m")).await;
+    assert_eq!((&got["id"], &got["revision"]), (&json!("org/m:Q8_0"), &json!(commit)));
+    assert_eq!(hub.sent(), 0);
+    let failure = hive.fail(&json!({ "ModelDelete": { "id": "org/m:Q8_0" } })).await;
+    assert_eq!(failure["code"], "not_owned");
+    let deleted = hive.succeed(&json!({ "ModelDelete": { "id": "org/m:Q8_0", "force": true } })).await;
+    assert_eq!(deleted["freed_bytes"], bytes.len());
+
+    // A damaged one is fetched again.
+    fs::create_dir_all(blob.parent().unwrap()).unwrap();
+    fs::write(&blob, &bytes[..bytes.len() - 1]).unwrap();
+    hive.succeed(&download("org/m")).await;
+    assert_eq!((fs::read(&blob).unwrap(), hub.sent()), (bytes.clone(), bytes.len() as u64));
+    hive.stop().await;
+}
+
+#[tokio::test]
+async fn a_dry_run_plans_and_leaves_nothing() {
+    let hub = FakeHub::start().await;
+    let bytes = model("m");
+    hub.commit("org/m", "main", &[("m-Q8_0.gguf", &bytes), ("m-Q4_0.gguf", &model("n"))]);
+    let hive = hive(&hub, false).await;
+    let plan = hive.succeed(&json!({ "ModelDownload": { "model": "org/m:Q8_0", "dry_run": true } })).await;
+    assert_eq!(plan["model"], "org/m:Q8_0");
+    assert_eq!(plan["files"][0]["size_bytes"], bytes.len());
+    assert_eq!((&plan["total_bytes"], &plan["already_present"]), (&json!(bytes.len()), &json!(false)));
+    assert!(!hive.dir().join("cache").exists());
+    hive.succeed(&download("org/m:Q8_0")).await;
+    let plan = hive.succeed(&json!({ "ModelDownload": { "model": "org/m:Q8_0", "dry_run": true } })).await;
+    assert_eq!((&plan["transfer_bytes"], &plan["already_present"]), (&json!(0), &json!(true)));
+    hive.stop().await;
+}
+
+#[tokio::test]
+async fn revisions_are_branches_tags_and_commits() {
+    let hub = FakeHub::start().await;
+    let (old, new) = (model("old"), model("new"));
+    let first = hub.commit("org/m", "v1", &[("m-Q8_0.gguf", &old)]);
+    let second = hub.commit("org/m", "main", &[("m-Q8_0.gguf", &new)]);
+    hub.commit("org/m", "refs/pr/1", &[("m-Q8_0.gguf", &old)]);
+    let hive = hive(&hub, false).await;
+    let get = async |request: Value| hive.succeed(&json!({ "ModelDownload": request })).await;
+    assert_eq!(get(json!({ "model": "org/m" })).await["revision"], second);
+    assert_eq!(get(json!({ "model": "org/m", "revision": "v1" })).await["revision"], first);
+    let sent = hub.sent();
+    assert_eq!(get(json!({ "model": "org/m@refs/pr/1" })).await["revision"], first);
+    // A commit that is here needs no question.
+    let seen = hub.seen().len();
+    assert_eq!(get(json!({ "model": format!("org/m:Q8_0@{first}") })).await["revision"], first);
+    assert_eq!((hub.seen().len(), hub.sent()), (seen, sent));
+    let refs = folder(&hive, "org/m").join("refs");
+    assert_eq!(fs::read_to_string(refs.join("refs/pr/1")).unwrap(), first);
+    assert_eq!(fs::read_to_string(refs.join("v1")).unwrap(), first);
+    let failure = hive.fail(&json!({ "ModelDownload": { "model": "org/m@v1", "revision": "v2" } })).await;
+    assert_eq!(failure["code"], "invalid_field");
+
+    // One snapshot goes; the other keeps its blob.
+    let models = hive.succeed(&json!({ "ModelList": {} })).await;
+    assert_eq!(models.as_array().unwrap().len(), 2, "{models}");
+    let of_old = models.as_array().unwrap().iter().find(|model| model["revision"] == first).unwrap();
+    let deleted = hive.succeed(&json!({ "ModelDelete": { "id": of_old["id"] } })).await;
+    assert_eq!(deleted["freed_bytes"], old.len());
+    assert!(!refs.join("refs").exists() && refs.join("main").exists());
+    hive.stop().await;
+}
+
+#[tokio::test]
+async fn offline_the_cache_alone_answers() {
+    let hub = FakeHub::start().await;
+    let bytes = model("m");
+    hub.commit("org/m", "main", &[("m-Q8_0.gguf", &bytes)]);
+    let online = hive(&hub, false).await;
+    online.succeed(&download("org/m")).await;
+    let dir = online.stop().await;
+    let (cache, seen) = (dir.path().join("cache"), hub.seen().len());
+
+    let offline = TestHive::start_in(dir, |config| {
+        config.hub.endpoint = Some(hub.url.clone());
+        config.hub.offline = Some(true);
+        config.hub_cache = Some(cache.clone());
+    })
+    .await;
+    assert_eq!(offline.succeed(&download("org/m:Q8_0")).await["id"], "org/m:Q8_0");
+    for name in ["org/m:Q4_0", "org/other", "org/m@v2"] {
+        let failure = offline.fail(&download(name)).await;
+        assert_eq!(failure["code"], "source_offline", "{name}: {failure}");
+        assert!(failure["hint"].as_str().unwrap().contains("HF_HUB_OFFLINE"));
+    }
+    assert_eq!(hub.seen().len(), seen, "nobody was asked");
+
+    // Not told to be offline, but in fact without a hub.
+    let dir = offline.stop().await;
+    let alone = TestHive::start_in(dir, |config| config.hub_cache = Some(cache)).await;
+    let stream = alone.run(&download("org/m")).await;
+    assert!(stream.contains("The Hub could not be asked"), "{stream}");
+    assert!(stream.ends_with("data: [DONE]\n\n"), "{stream}");
+    assert_eq!(alone.fail(&download("org/other")).await["code"], "download_failed");
+    alone.stop().await;
+}
+
+#[tokio::test]
+async fn a_busy_hub_is_asked_again_and_a_damaged_file_never_kept() {
+    let hub = FakeHub::start().await;
+    let (good, bad) = (model("good"), model("bad"));
+    hub.commit("org/good", "main", &[("m-Q8_0.gguf", &good)]);
+    hub.commit("org/bad", "main", &[("m-Q8_0.gguf", &bad)]);
+    hub.damage(&bad);
+    let hive = hive(&hub, false).await;
+    hub.be_busy(2);
+    let stream = hive.run(&download("org/good")).await;
+    assert!(stream.contains("is busy (503); asking again"), "{stream}");
+    assert!(stream.ends_with("data: [DONE]\n\n"), "{stream}");
+
+    let failure = hive.fail(&download("org/bad")).await;
+    assert_eq!(failure["code"], "download_failed", "{failure}");
+    let blob = folder(&hive, "org/bad").join("blobs").join(sha256(&bad));
+    assert!(!blob.exists());
+    assert!(!folder(&hive, "org/bad").join("snapshots").exists());
+    hive.stop().await;
+}
+
+#[tokio::test]
+async fn the_lock_of_huggingface_hub_is_waited_for() {
+    let hub = FakeHub::start().await;
+    let bytes = model("m");
+    hub.commit("org/m", "main", &[("m-Q8_0.gguf", &bytes)]);
+    let hive = hive(&hub, false).await;
+    let lock = hive.dir().join("cache/.locks/models--org--m").join(format!("{}.lock", sha256(&bytes)));
+    fs::create_dir_all(lock.parent().unwrap()).unwrap();
+    let held = fs::File::create(&lock).unwrap();
+    held.lock().unwrap();
+    let job = hive.submit(&download("org/m")).await;
+    let (mut told, mut stream) = (String::new(), hive.get(&format!("/v1/jobs/{job}/stream")).await);
+    while !told.contains("Another process is writing") {
+        let piece = soon("word of the lock", stream.chunk()).await.unwrap().expect("more of the stream");
+        told += &String::from_utf8_lossy(&piece);
+    }
+    assert_eq!(hub.sent(), 0);
+    drop(held);
+    let stream = hive.stream(&job).await;
+    assert!(stream.ends_with("data: [DONE]\n\n"), "{stream}");
+    assert!(lock.exists(), "a lock file that goes away protects nobody");
+    hive.stop().await;
+}
+
+#[tokio::test]
+async fn a_cancelled_download_is_listed_and_gone_on_with_or_deleted() {
+    let hub = FakeHub::start().await;
+    let mut bytes = model("m");
+    // Bytes after the last tensor are allowed; they make the transfer long enough to be cancelled.
+    bytes.resize(bytes.len() + (24 << 20), 7);
+    hub.commit("org/m", "main", &[("m-Q8_0.gguf", &bytes)]);
+    let dir = tempfile::tempdir().unwrap();
+    let cache = dir.path().join("cache");
+    let hive = TestHive::start_in(dir, |config| {
+        config.hub.endpoint = Some(hub.url.clone());
+        config.hub_cache = Some(cache);
+        config.downloads.bytes_per_second = 8 << 20;
+        config.downloads.chunk_bytes = 256 << 10;
+    })
+    .await;
+    let job = hive.submit(&download("org/m")).await;
+    let listed = until("some bytes", async || {
+        let listed = hive.succeed(&json!({ "ModelList": {} })).await[0].clone();
+        listed["size_bytes"].as_u64().filter(|bytes| *bytes > 1 << 20).map(|_| listed)
+    })
+    .await;
+    assert_eq!((&listed["status"], &listed["id"]), (&json!("downloading"), &json!("org/m/m-Q8_0.gguf")));
+    assert_eq!(hive.delete(&format!("/v1/jobs/{job}")).await.status(), 200);
+    let hive = hive_in(hive.stop().await, &hub, false).await;
+    let listed = hive.succeed(&json!({ "ModelGet": { "id": "org/m/m-Q8_0.gguf" } })).await;
+    assert_eq!((&listed["status"], &listed["source"]), (&json!("incomplete"), &json!("hf:org/m")));
+    let before = hub.sent();
+    assert!(hive.succeed(&download("org/m")).await["status"] == "available");
+    assert!(hub.sent() - before < bytes.len() as u64, "what was there was used");
+    hive.succeed(&json!({ "ModelDelete": { "id": "org/m:Q8_0" } })).await;
+    assert!(files_beneath(&hive.dir().join("cache")).is_empty());
+    hive.stop().await;
+}
+
+#[tokio::test]
+async fn a_cache_whose_blobs_are_shared_by_links_is_deleted_link_by_link() {
+    let hub = FakeHub::start().await;
+    let bytes = model("m");
+    let commit = hub.commit("org/m", "main", &[("m-Q8_0.gguf", &bytes)]);
+    let hive = hive(&hub, false).await;
+    let (shared, folder) = (hive.dir().join("shared"), folder(&hive, "org/m"));
+    fs::write(&shared, &bytes).unwrap();
+    let snapshot = folder.join("snapshots").join(&commit);
+    fs::create_dir_all(&snapshot).unwrap();
+    fs::create_dir_all(folder.join("blobs")).unwrap();
+    symlink(&shared, folder.join("blobs").join(sha256(&bytes))).unwrap();
+    symlink(Path::new("../../blobs").join(sha256(&bytes)), snapshot.join("m-Q8_0.gguf")).unwrap();
+    let id = hive.succeed(&json!({ "ModelList": {} })).await[0]["id"].clone();
+    let deleted = hive.succeed(&json!({ "ModelDelete": { "id": id, "force": true } })).await;
+    assert_eq!(deleted["freed_bytes"], 0);
+    assert!(shared.exists() && !folder.exists());
+    hive.stop().await;
+}
+
+#[tokio::test]
+async fn a_model_of_ollamas_library_lands_in_the_store() {
+    let registry = FakeHub::start().await;
+    let bytes = model("smollm");
+    registry.push("library/smollm:135m", &bytes);
+    registry.push("user/own:latest", &bytes);
+    let hive = TestHive::start_with(|config| config.ollama.endpoint = registry.url.clone()).await;
+    let got = hive.succeed(&download("ollama:smollm:135m")).await;
+    assert_eq!((&got["id"], &got["source"]), (&json!("smollm-135m"), &json!("ollama:smollm:135m")));
+    assert_eq!(got["sha256"], sha256(&bytes));
+    assert!(got["revision"].as_str().unwrap().starts_with("sha256:"));
+    let sent = registry.sent();
+    hive.succeed(&download("ollama:smollm:135m")).await;
+    assert_eq!(registry.sent(), sent, "it is here already");
+    assert_eq!(hive.succeed(&download("ollama:user/own")).await["id"], "user-own-latest");
+    let failure = hive.fail(&download("ollama:smollm:7b")).await;
+    assert_eq!(failure["code"], "source_not_found");
+    assert!(failure["hint"].as_str().unwrap().contains("library/smollm/tags"), "{failure}");
+    let newer = model("newer");
+    registry.push("library/smollm:135m", &newer);
+    assert_eq!(hive.succeed(&download("ollama:smollm:135m")).await["sha256"], sha256(&newer));
+    let deleted = hive.succeed(&json!({ "ModelDelete": { "id": "smollm-135m" } })).await;
+    assert_eq!(deleted["freed_bytes"], newer.len());
+    hive.stop().await;
+}
+
+/// Runs `rbee-hive quickstart` with that hub, and gives what it showed.
+async fn quickstart(dir: &Path, endpoint: &str) -> String {
+    let mut command = command_of(&executable());
+    command.args(["quickstart", "--exit", "--port", "0", "--data-dir"]).arg(dir.join("data"));
+    for variable in ["HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "HF_HUB_OFFLINE", "RUST_LOG"] {
+        command.env_remove(variable);
+    }
+    command.env("HF_ENDPOINT", endpoint).env("HF_HUB_CACHE", dir.join("cache")).env("HF_HOME", dir);
+    let output = soon("the quickstart", command.output()).await.expect("an end");
+    let shown = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(output.status.success(), "{shown}\n{}", String::from_utf8_lossy(&output.stderr));
+    shown
+}
+
+#[tokio::test]
+async fn the_quickstart_fetches_a_real_model_and_without_a_hub_makes_its_own() {
+    let hub = FakeHub::start().await;
+    let repo = "HuggingFaceTB/SmolLM2-360M-Instruct-GGUF";
+    hub.commit(
+        repo,
+        "main",
+        &[("smollm2-360m-instruct-q8_0.gguf", &model("smol")), ("other-Q4_0.gguf", b"x")],
+    );
+    let dir = tempfile::tempdir().unwrap();
+    let shown = quickstart(dir.path(), &hub.url).await;
+    assert!(shown.contains(&format!("{{\"ModelLoad\":{{\"id\":\"{repo}:Q8_0\"}}}}")), "{shown}");
+    assert!(!shown.contains("makes one instead"), "{shown}");
+
+    let dir = tempfile::tempdir().unwrap();
+    let shown = quickstart(dir.path(), "http://127.0.0.1:9").await;
+    assert!(shown.contains("this machine makes one instead"), "{shown}");
+    assert!(shown.contains("{\"ModelLoad\":{\"id\":\"rbee-quickstart\"}}"), "{shown}");
+}
+
+/// The real client of the Hub, where this machine has it: what it downloads from our hub, what it
+/// finds of ours in the cache, and what we find of its.
+#[tokio::test]
+async fn huggingface_hub_and_the_hive_share_one_cache() {
+    let Some(python) = python_with_huggingface_hub().await else { return };
+    let hub = FakeHub::start().await;
+    let (ours, theirs) = (model("ours"), model("theirs"));
+    let ours_commit = hub.commit("org/ours", "main", &[("sub/m-Q8_0.gguf", &ours), ("README.md", b"hi")]);
+    hub.commit("org/theirs", "main", &[("m-Q8_0.gguf", &theirs), ("README.md", b"hi")]);
+    hub.set_access("org/theirs", Access::Gated);
+    let hive = hive(&hub, true).await;
+    hive.succeed(&download("org/ours")).await;
+    let sent = hub.sent();
+    let script = r#"
+import huggingface_hub as h, os
+found = h.try_to_load_from_cache("org/ours", "sub/m-Q8_0.gguf")
+assert isinstance(found, str), found
+again = h.hf_hub_download("org/ours", "sub/m-Q8_0.gguf")
+assert again == found, (again, found)
+print("found", found)
+print("got", h.hf_hub_download("org/theirs", "m-Q8_0.gguf"))
+print("read", open(h.hf_hub_download("org/theirs", "README.md")).read())
+cache = h.scan_cache_dir()
+assert not cache.warnings, cache.warnings
+print("scanned", sorted(repo.repo_id for repo in cache.repos))
+"#;
+    let output = run_python(&python, script, &hub, hive.dir()).await;
+    assert!(output.contains(&format!("snapshots/{ours_commit}/sub/m-Q8_0.gguf")), "{output}");
+    assert!(output.contains("read hi") && output.contains("['org/ours', 'org/theirs']"), "{output}");
+    assert_eq!(hub.sent() - sent, theirs.len() as u64, "it fetched its own file only");
+
+    // And what it put there is used in place, without a byte.
+    let sent = hub.sent();
+    let got = hive.succeed(&download("org/theirs:Q8_0")).await;
+    assert_eq!((&got["status"], hub.sent()), (&json!("available"), sent));
+    assert_eq!(hive.fail(&json!({ "ModelDelete": { "id": got["id"] } })).await["code"], "not_owned");
+    hive.stop().await;
+}
+
+/// `RBEE_TEST_PYTHON`, which must then have the package, else `python3` if it has.
+async fn python_with_huggingface_hub() -> Option<String> {
+    let named = std::env::var("RBEE_TEST_PYTHON").ok();
+    let python = named.clone().unwrap_or_else(|| "python3".to_owned());
+    let has_it = command(&python, "import huggingface_hub").output().await;
+    if has_it.is_ok_and(|output| output.status.success()) {
+        return Some(python);
+    }
+    assert!(named.is_none(), "RBEE_TEST_PYTHON must have huggingface_hub: pip install huggingface_hub");
+    skipped(&python);
+    None
+}
+
+#[expect(clippy::print_stderr, reason = "who runs the tests must know what they did not show")]
+fn skipped(python: &str) {
+    eprintln!("skipped: {python} has no package huggingface_hub");
+}
+
+async fn run_python(python: &str, script: &str, hub: &FakeHub, dir: &Path) -> String {
+    let output = command(python, script)
+        .env("HF_ENDPOINT", &hub.url)
+        .env("HF_HUB_CACHE", dir.join("cache"))
+        .env("HF_HOME", dir.join("home"))
+        .env("HF_TOKEN", TOKEN)
+        .env("HF_HUB_DISABLE_TELEMETRY", "1")
+        .env("NO_PROXY", "*")
+        .output();
+    let output = soon("the Python client", output).await.expect("an end");
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(output.status.success(), "{text}\n{}", String::from_utf8_lossy(&output.stderr));
+    text
+}
+
+fn command(python: &str, script: &str) -> tokio::process::Command {
+    let mut command = command_of(Path::new(python));
+    command.args(["-c", script]);
+    command
+}
+
+#[expect(clippy::disallowed_methods, reason = "a test runs another program from outside")]
+fn command_of(program: &Path) -> tokio::process::Command {
+    let mut command = tokio::process::Command::new(program);
+    command.stdin(std::process::Stdio::null()).kill_on_drop(true);
+    command
+}

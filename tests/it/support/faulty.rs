@@ -1,0 +1,417 @@
+//! A server of files over real sockets that misbehaves as it is told, and counts what it sends.
+//!
+//! It speaks HTTP by hand, because a server that is built to be correct cannot be made to lie.
+
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::time::{Duration, SystemTime};
+
+use parking_lot::Mutex;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpSocket, TcpStream};
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+/// What may go wrong with a download, on the side of the server.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Fault {
+    /// The body ends before its Content-Length.
+    Truncated,
+    /// A Content-Length beyond the file's end, and the connection is closed there.
+    LongLength,
+    /// A Content-Length short of the range's end.
+    ShortLength,
+    /// 200 and the whole file where a range was asked for.
+    IgnoresRange,
+    /// A Content-Range that says other bytes than were asked for.
+    WrongRange,
+    /// 206 of another version: other bytes under another ETag, `If-Range` or not.
+    ChangedEtag,
+    /// The file changes for good while it is being downloaded.
+    ChangesOnce,
+    /// 416 whatever is asked for.
+    Unsatisfiable,
+    /// A web page with 200.
+    Html,
+    /// 429 with Retry-After in seconds.
+    Busy429,
+    /// 503 with Retry-After as a date.
+    Busy503Date,
+    /// 503 that asks for a wait of a year.
+    AbsurdRetryAfter,
+    /// The request is read, and nothing is answered.
+    Hangs,
+    /// One byte a second.
+    Drip,
+    /// The connection is reset in the middle of the body.
+    Reset,
+    /// A redirect to itself.
+    RedirectLoop,
+    /// A redirect to another port of this machine.
+    RedirectPort,
+    /// The signed address that a redirect leads to expires after some requests.
+    ExpiringRedirect,
+    /// The body is said to be compressed.
+    Gzip,
+    /// The file has no bytes.
+    Empty,
+    /// The connection is closed before the head of an answer is whole.
+    ClosedEarly,
+    /// No ETag, no Last-Modified, and bodies that end early.
+    NoValidator,
+    /// One byte of the body is wrong.
+    FlippedByte,
+}
+
+impl Fault {
+    pub(crate) const ALL: [Self; 23] = [
+        Self::Truncated,
+        Self::LongLength,
+        Self::ShortLength,
+        Self::IgnoresRange,
+        Self::WrongRange,
+        Self::ChangedEtag,
+        Self::ChangesOnce,
+        Self::Unsatisfiable,
+        Self::Html,
+        Self::Busy429,
+        Self::Busy503Date,
+        Self::AbsurdRetryAfter,
+        Self::Hangs,
+        Self::Drip,
+        Self::Reset,
+        Self::RedirectLoop,
+        Self::RedirectPort,
+        Self::ExpiringRedirect,
+        Self::Gzip,
+        Self::Empty,
+        Self::ClosedEarly,
+        Self::NoValidator,
+        Self::FlippedByte,
+    ];
+}
+
+/// When a fault strikes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum When {
+    Never,
+    /// At every request.
+    Always,
+    /// At the request of that number, from 0, and the ones after it, so many in all.
+    At(usize, usize),
+}
+
+/// A file that is served.
+#[derive(Clone)]
+pub(crate) struct Served {
+    pub(crate) bytes: Arc<Vec<u8>>,
+    pub(crate) fault: Fault,
+    pub(crate) when: When,
+    /// Bytes a second on each connection; 0 is no limit.
+    pub(crate) pace: u64,
+    /// Decides, with the request's number, where in a body a fault strikes.
+    pub(crate) seed: u64,
+}
+
+impl Served {
+    /// A file that is served as it should be.
+    pub(crate) fn well(bytes: Vec<u8>) -> Self {
+        Self { bytes: Arc::new(bytes), fault: Fault::Truncated, when: When::Never, pace: 0, seed: 0 }
+    }
+}
+
+/// A running server. Dropping it closes everything.
+pub(crate) struct FaultServer {
+    pub(crate) address: SocketAddr,
+    state: Arc<State>,
+    accepting: JoinHandle<()>,
+    stop: CancellationToken,
+}
+
+#[derive(Default)]
+struct State {
+    files: Mutex<HashMap<String, Served>>,
+    requests: AtomicUsize,
+    sent: AtomicU64,
+    /// Requests that carried a token, by port: there must be none.
+    tokens: AtomicUsize,
+}
+
+impl Drop for FaultServer {
+    fn drop(&mut self) {
+        self.accepting.abort();
+        self.stop.cancel();
+    }
+}
+
+impl FaultServer {
+    pub(crate) async fn start() -> Self {
+        let socket = TcpSocket::new_v4().expect("a socket");
+        // What lies in buffers was sent but never arrives: keep that little.
+        socket.set_send_buffer_size(16 << 10).expect("a small buffer");
+        socket.bind("127.0.0.1:0".parse().expect("an address")).expect("a free port");
+        let listener = socket.listen(128).expect("a listener");
+        let address = listener.local_addr().expect("an address");
+        let (state, stop) = (Arc::new(State::default()), CancellationToken::new());
+        let accepting = rbee_hive::spawn::detached({
+            let (state, stop) = (Arc::clone(&state), stop.clone());
+            async move {
+                while let Ok((stream, _)) = listener.accept().await {
+                    let (state, stop) = (Arc::clone(&state), stop.clone());
+                    rbee_hive::spawn::detached(async move {
+                        tokio::select! {
+                            () = converse(stream, address, &state) => {}
+                            () = stop.cancelled() => {}
+                        }
+                    });
+                }
+            }
+        });
+        Self { address, state, accepting, stop }
+    }
+
+    /// Serves a file at `/name`. Answers its URL.
+    pub(crate) fn serve(&self, name: &str, served: Served) -> String {
+        self.state.requests.store(0, Ordering::SeqCst);
+        self.state.files.lock().insert(name.to_owned(), served);
+        format!("http://{}/{name}", self.address)
+    }
+
+    /// Requests since the last file was served.
+    pub(crate) fn requests(&self) -> usize {
+        self.state.requests.load(Ordering::SeqCst)
+    }
+
+    /// Bytes of bodies that were sent, in all.
+    pub(crate) fn sent(&self) -> u64 {
+        self.state.sent.load(Ordering::SeqCst)
+    }
+
+    /// Requests that carried a token.
+    pub(crate) fn tokens(&self) -> usize {
+        self.state.tokens.load(Ordering::SeqCst)
+    }
+}
+
+/// A request, as far as it matters.
+struct Request {
+    path: String,
+    range: Option<(u64, u64)>,
+    if_range: Option<String>,
+}
+
+async fn converse(mut stream: TcpStream, address: SocketAddr, state: &State) {
+    while let Some(request) = read_request(&mut stream, state).await {
+        if !answer(&mut stream, address, state, &request).await {
+            return;
+        }
+    }
+}
+
+async fn read_request(stream: &mut TcpStream, state: &State) -> Option<Request> {
+    let mut head = Vec::new();
+    let mut buffer = [0; 1024];
+    while !head.ends_with(b"\r\n\r\n") {
+        let read = stream.read(&mut buffer).await.ok().filter(|&read| read > 0)?;
+        head.extend_from_slice(&buffer[..read]);
+    }
+    let head = String::from_utf8_lossy(&head).into_owned();
+    let header = |name: &str| {
+        head.lines().find_map(|line| {
+            let (key, value) = line.split_once(':')?;
+            key.eq_ignore_ascii_case(name).then(|| value.trim().to_owned())
+        })
+    };
+    if header("authorization").is_some() {
+        state.tokens.fetch_add(1, Ordering::SeqCst);
+    }
+    let range = header("range").and_then(|range| {
+        let (first, last) = range.strip_prefix("bytes=")?.split_once('-')?;
+        Some((first.parse().ok()?, last.parse().unwrap_or(u64::MAX)))
+    });
+    let path = head.split(' ').nth(1)?.trim_start_matches('/').to_owned();
+    Some(Request { path, range, if_range: header("if-range") })
+}
+
+/// Answers whether the connection may be used again.
+async fn answer(stream: &mut TcpStream, address: SocketAddr, state: &State, request: &Request) -> bool {
+    let name = request.path.split('?').next().unwrap_or_default();
+    let Some(served) = state.files.lock().get(name).cloned() else {
+        return send(stream, "404 Not Found", "Content-Length: 0\r\n", b"").await;
+    };
+    let number = state.requests.fetch_add(1, Ordering::SeqCst);
+    let strikes = match served.when {
+        When::Never => false,
+        When::Always => true,
+        When::At(first, times) => (first..first + times).contains(&number),
+    };
+    let fault = strikes.then_some(served.fault);
+    let place = Place { seed: served.seed, number };
+    let has_changed =
+        matches!((served.fault, served.when), (Fault::ChangesOnce, When::At(first, _)) if number >= first);
+    let is_other = fault == Some(Fault::ChangedEtag) || has_changed;
+    let mut bytes = Arc::clone(&served.bytes);
+    let mut etag = "\"one\"".to_owned();
+    if is_other {
+        // As long as the file that it takes the place of, and as sound.
+        let other = Arc::make_mut(&mut bytes);
+        if let Some(last) = other.last_mut() {
+            *last ^= 0xff;
+        }
+        etag = if has_changed { "\"two\"".to_owned() } else { format!("\"other-{number}\"") };
+    }
+    let size = bytes.len() as u64;
+    match fault {
+        Some(Fault::Html) => {
+            return send(
+                stream,
+                "200 OK",
+                "Content-Type: text/html\r\nContent-Length: 13\r\n",
+                b"<html>private",
+            )
+            .await;
+        }
+        Some(Fault::Busy429) => {
+            return send(
+                stream,
+                "429 Too Many Requests",
+                "Retry-After: 1\r\nContent-Length: 7\r\n",
+                b"private",
+            )
+            .await;
+        }
+        Some(Fault::Busy503Date) => {
+            let at = httpdate::fmt_http_date(SystemTime::now() + Duration::from_secs(2));
+            let headers = format!("Retry-After: {at}\r\nContent-Length: 7\r\n");
+            return send(stream, "503 Service Unavailable", &headers, b"private").await;
+        }
+        Some(Fault::AbsurdRetryAfter) => {
+            let headers = "Retry-After: 31536000\r\nContent-Length: 0\r\n";
+            return send(stream, "503 Service Unavailable", headers, b"").await;
+        }
+        Some(Fault::Unsatisfiable) if request.range.is_some() => {
+            let headers = format!("Content-Range: bytes */{size}\r\nContent-Length: 0\r\n");
+            return send(stream, "416 Range Not Satisfiable", &headers, b"").await;
+        }
+        Some(Fault::Hangs) => return std::future::pending().await,
+        Some(Fault::ClosedEarly) => {
+            let _ = stream.write_all(b"HTTP/1.1 206 Part").await;
+            return false;
+        }
+        Some(Fault::RedirectLoop) => {
+            let headers = format!("Location: /{}\r\nContent-Length: 0\r\n", request.path);
+            return send(stream, "302 Found", &headers, b"").await;
+        }
+        Some(Fault::RedirectPort) => {
+            let headers = "Location: http://127.0.0.1:9/x.gguf\r\nContent-Length: 0\r\n";
+            return send(stream, "302 Found", headers, b"").await;
+        }
+        _ => {}
+    }
+    if served.fault == Fault::ExpiringRedirect && served.when != When::Never {
+        // The signature is the number of the request that it was made for.
+        let Some((_, signed)) = request.path.split_once('?') else {
+            let headers = format!("Location: http://{address}/{name}?{number}\r\nContent-Length: 0\r\n");
+            return send(stream, "302 Found", &headers, b"").await;
+        };
+        if number > signed.parse::<usize>().unwrap_or(0) + 3 {
+            return send(stream, "403 Forbidden", "Content-Length: 0\r\n", b"").await;
+        }
+    }
+    let has_validator = !(served.fault == Fault::NoValidator && served.when != When::Never);
+    let is_honoured = !matches!(fault, Some(Fault::IgnoresRange | Fault::Unsatisfiable | Fault::Empty))
+        && (fault == Some(Fault::ChangedEtag)
+            || request.if_range.as_ref().is_none_or(|wanted| *wanted == etag));
+    let range = request.range.filter(|_| is_honoured).filter(|(first, _)| *first < size);
+    let (first, end) = match (range, fault) {
+        (_, Some(Fault::Empty)) => (0, 0),
+        (Some((first, last)), _) => (first, last.saturating_add(1).min(size)),
+        (None, _) => (0, size),
+    };
+    let body = &bytes[usize::try_from(first).unwrap_or(0)..usize::try_from(end).unwrap_or(0)];
+    let mut length = body.len() as u64;
+    let mut headers = String::new();
+    if has_validator {
+        headers += &format!("ETag: {etag}\r\n");
+    }
+    let mut cut = body.len();
+    let mut flipped = None;
+    match fault {
+        Some(Fault::Truncated | Fault::Reset | Fault::NoValidator) => cut = place.within(body.len()),
+        Some(Fault::LongLength) => length += 1 + place.within(1000) as u64,
+        Some(Fault::ShortLength) => {
+            length = place.within(body.len()) as u64;
+            cut = usize::try_from(length).unwrap_or(0);
+        }
+        Some(Fault::Gzip) => headers += "Content-Encoding: gzip\r\n",
+        Some(Fault::FlippedByte) if !body.is_empty() => flipped = Some(place.within(body.len())),
+        _ => {}
+    }
+    headers += &format!("Content-Length: {length}\r\n");
+    let status = if range.is_some() {
+        let shift = u64::from(fault == Some(Fault::WrongRange));
+        headers +=
+            &format!("Content-Range: bytes {}-{}/{}\r\n", first + shift, end - 1 + shift, size + shift);
+        "206 Partial Content"
+    } else {
+        "200 OK"
+    };
+    let head = format!("HTTP/1.1 {status}\r\n{headers}\r\n");
+    if stream.write_all(head.as_bytes()).await.is_err() {
+        return false;
+    }
+    if fault == Some(Fault::Drip) {
+        for byte in body {
+            if stream.write_all(&[*byte]).await.is_err() {
+                return false;
+            }
+            state.sent.fetch_add(1, Ordering::SeqCst);
+            tokio::time::sleep(Duration::from_secs(1)).await;
+        }
+    }
+    let mut at = 0;
+    for piece in body[..cut].chunks(16 << 10) {
+        let mut piece = piece.to_vec();
+        if let Some(slot) = flipped.and_then(|byte| piece.get_mut(byte.checked_sub(at)?)) {
+            *slot ^= 1;
+        }
+        at += piece.len();
+        if stream.write_all(&piece).await.is_err() {
+            return false;
+        }
+        state.sent.fetch_add(piece.len() as u64, Ordering::SeqCst);
+        if served.pace > 0 {
+            tokio::time::sleep(Duration::from_secs_f64(piece.len() as f64 / served.pace as f64)).await;
+        }
+    }
+    if fault == Some(Fault::Reset) {
+        // With no time to linger, closing sends RST.
+        let _ = stream.set_zero_linger();
+        return false;
+    }
+    cut == body.len() && length == body.len() as u64
+}
+
+/// Where a fault strikes.
+struct Place {
+    seed: u64,
+    number: usize,
+}
+
+impl Place {
+    /// Some number below `most`, the same for the same seed and request.
+    fn within(&self, most: usize) -> usize {
+        // splitmix64
+        let mut mixed = self.seed.wrapping_add((self.number as u64 + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15));
+        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        usize::try_from((mixed ^ (mixed >> 31)) % most.max(1) as u64).unwrap_or(0)
+    }
+}
+
+async fn send(stream: &mut TcpStream, status: &str, headers: &str, body: &[u8]) -> bool {
+    let head = format!("HTTP/1.1 {status}\r\n{headers}\r\n");
+    stream.write_all(head.as_bytes()).await.is_ok() && stream.write_all(body).await.is_ok()
+}
