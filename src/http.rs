@@ -20,6 +20,7 @@ mod session;
 mod sse;
 mod stream;
 mod token;
+mod ui;
 mod worker_log;
 
 #[cfg(test)]
@@ -49,6 +50,8 @@ pub(crate) use server::serve;
 pub(crate) fn router(app: &AppState) -> Result<Router> {
     let gate = Arc::new(Gate::new(&app.config)?);
     Ok(Router::new()
+        .route("/", get(ui::index))
+        .route("/ui/{*path}", get(ui::file))
         .route("/health", get(async || "ok"))
         .route("/v1/jobs", post(jobs::submit).get(jobs::list))
         .route("/v1/jobs/{job_id}", get(jobs::get).delete(jobs::cancel))

@@ -34,6 +34,15 @@ struct Snapshot<'a> {
     workers: Vec<Worker>,
 }
 
+/// The heartbeat, and each worker as its other events show it: whether it is busy and what it has
+/// generated is no news of its own.
+#[derive(Serialize)]
+struct Telemetry<'a> {
+    #[serde(flatten)]
+    heartbeat: super::heartbeats::Heartbeat<'a>,
+    worker_states: Vec<Worker>,
+}
+
 /// `GET /v1/events`
 pub(super) async fn events(
     State(app): State<AppState>,
@@ -81,8 +90,11 @@ impl Reader {
             () = quiet.cancelled() => return None,
             Ok(()) = self.telemetry.changed() => {
                 let sample = Arc::clone(&self.telemetry.borrow_and_update());
-                let heartbeat = super::heartbeats::heartbeat(&self.app, &sample);
-                sse::event(&mut out, "telemetry", None, &json(&heartbeat));
+                let telemetry = Telemetry {
+                    heartbeat: super::heartbeats::heartbeat(&self.app, &sample),
+                    worker_states: self.app.workers.list(),
+                };
+                sse::event(&mut out, "telemetry", None, &json(&telemetry));
             }
             () = tokio::time::sleep(self.keep_alive) => return Some(Bytes::from_static(sse::COMMENT)),
         }

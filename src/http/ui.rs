@@ -1,0 +1,196 @@
+//! The web page: files that lie in this executable, and nothing that looks at the disk.
+//!
+//! The page is a client of the public API like any other; this module knows nothing of what it
+//! does. Invariants:
+//! - Only what [`FILES`] lists is served; a test holds it against the folder `ui/`.
+//! - No answer of this module varies with the request beyond `If-None-Match`.
+//! - The page's policy lets it load its own files and talk to its own hive, run no inline script,
+//!   and parse no markup at all (Trusted Types): what a model or a log says cannot become more than
+//!   text.
+
+use std::sync::LazyLock;
+
+use axum::extract::Path;
+use axum::http::header::{CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, ETAG, IF_NONE_MATCH};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Uri};
+use axum::response::{IntoResponse, Response};
+use sha2::{Digest, Sha256};
+
+use super::problem::{self, Problem};
+
+/// W3C Content Security Policy Level 3, and Trusted Types.
+const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; \
+    connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'; \
+    require-trusted-types-for 'script'; trusted-types 'none'";
+
+/// One file of the page.
+struct File {
+    /// Its path within `ui/`.
+    path: &'static str,
+    text: &'static str,
+}
+
+macro_rules! files {
+    ($($path:literal)+) => {
+        &[$(File { path: $path, text: include_str!(concat!("../../ui/", $path)) }),+]
+    };
+}
+
+/// The page's files. An executable of any build serves exactly those that it was built with.
+static FILES: &[File] = files! {
+    "index.html"
+    "icon.svg"
+    "base.css"
+    "parts.css"
+    "views.css"
+    "main.js"
+    "lib/api.js"
+    "lib/dom.js"
+    "lib/events.js"
+    "lib/format.js"
+    "lib/hive.js"
+    "lib/jobs.js"
+    "lib/markdown.js"
+    "lib/sse.js"
+    "lib/view.js"
+    "parts/dialogs.js"
+    "parts/graph.js"
+    "parts/job-strip.js"
+    "parts/parts.js"
+    "parts/result.js"
+    "parts/toasts.js"
+    "parts/token.js"
+    "parts/virtual-list.js"
+    "views/chat.js"
+    "views/job.js"
+    "views/jobs.js"
+    "views/models.js"
+    "views/overview.js"
+    "views/workers.js"
+};
+
+/// A strong validator for each of [`FILES`] (RFC 9110, section 8.8.3).
+static TAGS: LazyLock<Vec<HeaderValue>> = LazyLock::new(|| FILES.iter().map(|file| tag(file.text)).collect());
+
+/// `GET /`
+pub(crate) async fn index(headers: HeaderMap) -> Response {
+    respond(0, &headers)
+}
+
+/// `GET /ui/{*path}`
+pub(crate) async fn file(
+    method: Method,
+    uri: Uri,
+    Path(path): Path<String>,
+    headers: HeaderMap,
+) -> Result<Response, Problem> {
+    match FILES.iter().position(|file| file.path == path) {
+        Some(at) => Ok(respond(at, &headers)),
+        None => Err(problem::route_not_found(method, uri).await),
+    }
+}
+
+/// The file, or that the browser's copy is still good. A browser asks each time, so that a page never
+/// mixes files of two versions of the hive.
+fn respond(at: usize, headers: &HeaderMap) -> Response {
+    let (file, tag) = (&FILES[at], &TAGS[at]);
+    let mut response = if still_good(headers, tag) {
+        StatusCode::NOT_MODIFIED.into_response()
+    } else {
+        ([(CONTENT_TYPE, content_type(file.path))], file.text).into_response()
+    };
+    let own = response.headers_mut();
+    own.insert(ETAG, tag.clone());
+    own.insert(CACHE_CONTROL, HeaderValue::from_static("no-cache"));
+    own.insert(CONTENT_SECURITY_POLICY, HeaderValue::from_static(POLICY));
+    for (name, value) in [
+        ("referrer-policy", "no-referrer"),
+        ("cross-origin-opener-policy", "same-origin"),
+        ("cross-origin-resource-policy", "same-origin"),
+    ] {
+        own.insert(HeaderName::from_static(name), HeaderValue::from_static(value));
+    }
+    response
+}
+
+/// Whether `If-None-Match` names the tag, compared weakly (RFC 9110, section 13.1.2).
+fn still_good(headers: &HeaderMap, tag: &HeaderValue) -> bool {
+    let Ok(tag) = tag.to_str() else { return false };
+    headers
+        .get_all(IF_NONE_MATCH)
+        .iter()
+        .filter_map(|line| line.to_str().ok())
+        .flat_map(|line| line.split(','))
+        .map(|given| given.trim())
+        .any(|given| given == "*" || given.strip_prefix("W/").unwrap_or(given) == tag)
+}
+
+fn tag(text: &str) -> HeaderValue {
+    let digest: String = Sha256::digest(text).iter().take(16).map(|byte| format!("{byte:02x}")).collect();
+    HeaderValue::try_from(format!("\"{digest}\"")).expect("hexadecimal digits are visible ASCII")
+}
+
+/// The media type by the name's ending; only these endings are in [`FILES`].
+fn content_type(path: &str) -> &'static str {
+    match path.rsplit('.').next() {
+        Some("html") => "text/html; charset=utf-8",
+        Some("css") => "text/css; charset=utf-8",
+        Some("js") => "text/javascript; charset=utf-8",
+        Some("svg") => "image/svg+xml",
+        _ => "application/octet-stream",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    /// What is in `ui/` and not of the page itself.
+    const NOT_SERVED: [&str; 2] = ["tsconfig.json", "lib/types.js"];
+
+    #[test]
+    fn every_file_of_the_folder_is_served_and_has_a_type_of_its_own() {
+        let root = concat!(env!("CARGO_MANIFEST_DIR"), "/ui");
+        let there: BTreeSet<String> = walkdir::WalkDir::new(root)
+            .into_iter()
+            .map(|entry| entry.unwrap())
+            .filter(|entry| entry.file_type().is_file())
+            .map(|entry| entry.path().strip_prefix(root).unwrap().to_str().unwrap().to_owned())
+            .filter(|path| !NOT_SERVED.contains(&path.as_str()))
+            .collect();
+        let served: BTreeSet<String> = FILES.iter().map(|file| file.path.to_owned()).collect();
+        assert_eq!(there, served);
+        assert_eq!(FILES[0].path, "index.html");
+        for file in FILES {
+            assert_ne!(content_type(file.path), "application/octet-stream", "{}", file.path);
+        }
+    }
+
+    /// A module that is not preloaded costs a round trip; one that is and is not there, an error.
+    #[test]
+    fn the_page_preloads_every_module() {
+        for file in FILES.iter().filter(|file| file.path.ends_with(".js") && file.path != "main.js") {
+            let link = format!("<link rel=\"modulepreload\" href=\"/ui/{}\">", file.path);
+            assert!(FILES[0].text.contains(&link), "{link} is missing in index.html");
+        }
+        for reference in FILES[0].text.split("\"/ui/").skip(1) {
+            let path = reference.split('"').next().unwrap();
+            assert!(FILES.iter().any(|file| file.path == path), "index.html names {path}");
+        }
+    }
+
+    #[test]
+    fn nothing_in_the_page_is_inline_or_comes_from_elsewhere() {
+        for file in FILES.iter().filter(|file| file.path != "icon.svg") {
+            for forbidden in ["innerHTML", "insertAdjacentHTML", "document.write", "eval(", "src=\"http", "@import"]
+            {
+                assert!(!file.text.contains(forbidden), "{} has {forbidden}", file.path);
+            }
+        }
+        let index = FILES[0].text;
+        assert!(!index.contains("style=") && !index.contains("onclick") && !index.contains("<style"));
+        assert_eq!(index.matches("<script").count(), 1);
+    }
+}

@@ -1,0 +1,207 @@
+// The hive's public API. The page does nothing but through here (and `events.js`).
+//
+// The token lives in this module's memory and nowhere else: not in storage, not in an address.
+
+import { batches } from "./sse.js";
+
+/** @typedef {import("./types.js").JobEvent} JobEvent */
+
+/** A refusal of the hive, or of the network on the way to it. */
+export class Problem extends Error {
+  /** @param {Partial<import("./types.js").Failure> & {detail?: string, status?: number}} body */
+  constructor(body) {
+    super(body.detail ?? body.message ?? "the hive refused without saying why");
+    this.code = body.code ?? "unknown";
+    this.hint = body.hint;
+    this.stage = body.stage;
+    this.causes = body.causes ?? [];
+    this.exit_code = body.exit_code;
+    this.signal = body.signal;
+    this.log_tail = body.log_tail ?? [];
+    this.status = body.status ?? 0;
+  }
+
+  /** Anything thrown, as a problem. @param {unknown} error */
+  static of(error) {
+    if (error instanceof Problem) return error;
+    return new Problem({ code: "page", message: error instanceof Error ? error.message : String(error) });
+  }
+}
+
+/** @type {string|null} */
+let token = null;
+/** Asks the person for the token; set by the page. @type {(wrong: boolean) => Promise<string>} */
+let ask = () => Promise.reject(new Problem({ code: "unauthorized", message: "this hive asks for a token" }));
+/** @type {Promise<void>|null} */
+let asking = null;
+
+/** @param {(wrong: boolean) => Promise<string>} how */
+export function onTokenNeeded(how) {
+  ask = how;
+}
+
+/** Whether the hive asked for a token. */
+export const hasToken = () => token !== null;
+
+/** @typedef {{body?: any, signal?: AbortSignal, headers?: Record<string, string>}} Options */
+
+/** One request, as often as the token must be asked for.
+ * @param {string} method
+ * @param {string} path
+ * @param {Options} [options]
+ * @returns {Promise<Response>} with a status that is no error */
+export async function request(method, path, options = {}) {
+  for (;;) {
+    const given = token;
+    const response = await send(method, path, options);
+    if (response.ok) return response;
+    if (response.status !== 401) throw await problem(response);
+    // Whoever comes meanwhile waits for the same answer.
+    if (given === token) await (asking ??= obtain(given !== null).finally(() => (asking = null)));
+    options.signal?.throwIfAborted();
+  }
+}
+
+/** Asks for the token until the hive takes it, and opens a session for the event stream.
+ * @param {boolean} wrong */
+async function obtain(wrong) {
+  for (let refused = wrong; ; refused = true) {
+    const before = token;
+    token = (await ask(refused)).trim();
+    const response = await send("POST", "/v1/session", {}).catch((error) => {
+      token = before;
+      throw error;
+    });
+    if (response.ok) return;
+    if (response.status !== 401) throw await problem(response);
+  }
+}
+
+/** Opens a session again, after the hive forgot it in a restart. */
+export async function renewSession() {
+  if (token !== null) await request("POST", "/v1/session");
+}
+
+/** @param {string} method @param {string} path @param {Options} options */
+async function send(method, path, { body, signal, headers }) {
+  /** @type {Record<string, string>} */
+  const all = { ...headers };
+  if (body !== undefined) all["Content-Type"] = "application/json";
+  if (token !== null) all["Authorization"] = `Bearer ${token}`;
+  try {
+    const json = body === undefined ? undefined : JSON.stringify(body);
+    return await fetch(path, { method, headers: all, body: json, signal, cache: "no-store" });
+  } catch (error) {
+    if (signal?.aborted) throw error;
+    throw new Problem({
+      code: "unreachable",
+      message: "the hive does not answer",
+      hint: "see whether it still runs: `rbee-hive` starts it; this page goes on by itself once it is back",
+    });
+  }
+}
+
+/** @param {Response} response */
+async function problem(response) {
+  const body = await response.json().catch(() => ({ message: `the answer was ${response.status}` }));
+  return new Problem({ ...body, status: response.status });
+}
+
+/** @param {string} path @param {AbortSignal} [signal] */
+export async function get(path, signal) {
+  return (await request("GET", path, { signal })).json();
+}
+
+/** @returns {Promise<import("./types.js").Capabilities>} */
+export const capabilities = () => (known ??= get("/v1/capabilities").catch((error) => {
+  known = null;
+  throw error;
+}));
+/** @type {Promise<import("./types.js").Capabilities>|null} */
+let known = null;
+
+/** Submits an operation, such as `{ModelLoad: {id}}`; gives the job's id. Retries are safe: they
+ * carry the same key.
+ * @param {Record<string, any>} operation
+ * @returns {Promise<string>} */
+export async function submit(operation) {
+  const headers = { "Idempotency-Key": key() };
+  const response = await request("POST", "/v1/jobs", { body: operation, headers });
+  return (await response.json()).job_id;
+}
+
+/** 128 random bits. `crypto.randomUUID` is kept from pages that came over plain HTTP. */
+function key() {
+  return Array.from(crypto.getRandomValues(new Uint8Array(16)), (byte) => byte.toString(16).padStart(2, "0")).join("");
+}
+
+/** Cancels a job; resolves after its terminal event. @param {string} id */
+export async function cancel(id) {
+  await request("DELETE", `/v1/jobs/${id}`);
+}
+
+const TERMINAL = new Set(["done", "failed", "cancelled"]);
+
+/** Follows a job's typed stream to its end, resuming where a connection breaks.
+ * @param {string} id
+ * @param {(events: JobEvent[]) => void} onEvents
+ * @param {{signal?: AbortSignal, onLost?: (lost: boolean) => void}} [options] */
+export async function follow(id, onEvents, { signal, onLost } = {}) {
+  let last = "";
+  for (let pause = 500; ; pause = Math.min(pause * 2, 5000)) {
+    try {
+      /** @type {Record<string, string>} */
+      const headers = last ? { "Last-Event-ID": last } : {};
+      const response = await request("GET", `/v1/jobs/${id}/stream?format=json`, { signal, headers });
+      if (response.status === 204 || !response.body) return;
+      onLost?.(false);
+      for await (const batch of batches(response.body)) {
+        signal?.throwIfAborted();
+        pause = 500;
+        last = batch[batch.length - 1].id || last;
+        onEvents(batch.map(({ event, data }) => /** @type {JobEvent} */ ({ event, data: JSON.parse(data) })));
+        if (batch.some(({ event }) => TERMINAL.has(event))) return;
+      }
+    } catch (error) {
+      if (signal?.aborted) return;
+      if (error instanceof Problem && error.status >= 400 && error.status < 500) throw error;
+    }
+    onLost?.(true);
+    await sleep(pause, signal);
+    if (signal?.aborted) return;
+  }
+}
+
+/** Submits a read and gives its result.
+ * @param {Record<string, any>} operation
+ * @param {{signal?: AbortSignal, onMessage?: (message: string) => void, onJob?: (id: string) => void}} [options]
+ * @returns {Promise<any>} */
+export async function run(operation, { signal, onMessage, onJob } = {}) {
+  const id = await submit(operation);
+  onJob?.(id);
+  let result;
+  /** @type {Problem|null} */
+  let failed = null;
+  await follow(
+    id,
+    (events) => {
+      for (const { event, data } of events) {
+        if (event === "narration" && data.level !== "debug") onMessage?.(data.message);
+        else if (event === "result") result = data.data;
+        else if (event === "failed") failed = new Problem(data);
+        else if (event === "cancelled") failed = new Problem({ code: "cancelled", message: "it was cancelled" });
+      }
+    },
+    { signal },
+  );
+  if (failed) throw failed;
+  return result;
+}
+
+/** @param {number} ms @param {AbortSignal} [signal] */
+export function sleep(ms, signal) {
+  return new Promise((resolve) => {
+    const timer = setTimeout(resolve, ms);
+    signal?.addEventListener("abort", () => (clearTimeout(timer), resolve(undefined)), { once: true });
+  });
+}

@@ -1,0 +1,100 @@
+// The page's one event connection: `/v1/events`, kept up for as long as the page lives.
+//
+// Reconnecting is done here and not left to the browser, so that the page can say when it tries
+// next and let a person try now. It resumes after the last id; a hive that was restarted answers
+// with a snapshot.
+
+import { Problem, get, renewSession, hasToken } from "./api.js";
+import { hive } from "./hive.js";
+
+/** Telemetry comes once a second: silence beyond this is a dead connection, whatever the socket
+ * says (a laptop that slept). */
+const SILENCE_MS = 10_000;
+const FIRST_PAUSE_MS = 500;
+const LONGEST_PAUSE_MS = 8_000;
+
+/** @type {EventSource|null} */
+let source = null;
+let lastId = "";
+let heard = 0;
+let pause = FIRST_PAUSE_MS;
+/** @type {number|undefined} */
+let timer;
+
+/** Connects, and watches over the connection. */
+export function start() {
+  connect();
+  setInterval(() => {
+    if (source && hive.connection.state === "live" && Date.now() - heard > SILENCE_MS) {
+      lose(`nothing was heard for ${SILENCE_MS / 1000} s`);
+    }
+  }, 1000);
+  addEventListener("online", tryNow);
+  document.addEventListener("visibilitychange", () => {
+    if (!document.hidden && hive.connection.state === "lost") tryNow();
+  });
+}
+
+/** Does not wait for the next attempt. */
+export function tryNow() {
+  if (hive.connection.state !== "lost") return;
+  clearTimeout(timer);
+  connect();
+}
+
+async function connect() {
+  clearTimeout(timer);
+  hive.setConnection({ retryAt: 0 });
+  try {
+    // A refusal is invisible to an EventSource; this asks for the token where one is needed.
+    await get("/v1/jobs?limit=1");
+    if (hasToken()) await renewSession();
+  } catch (error) {
+    return lose(Problem.of(error).message);
+  }
+  source?.close();
+  const own = (source = new EventSource(lastId ? `/v1/events?after=${encodeURIComponent(lastId)}` : "/v1/events"));
+  heard = Date.now();
+  own.onopen = () => live();
+  own.onerror = () => {
+    if (source === own) lose("the connection broke");
+  };
+  listen(own, "snapshot", (data, id) => {
+    const restarted = lastId !== "" && epoch(id) !== epoch(lastId);
+    hive.take(data);
+    if (restarted) hive.setConnection({ restarted: true });
+  });
+  listen(own, "job", (data) => hive.tookJob(data));
+  listen(own, "model", (data) => hive.tookModel(data));
+  listen(own, "worker", (data) => hive.tookWorker(data));
+  listen(own, "telemetry", (data) => hive.tookTelemetry(data));
+}
+
+/** @param {EventSource} own @param {string} name @param {(data: any, id: string) => void} take */
+function listen(own, name, take) {
+  own.addEventListener(name, (event) => {
+    if (source !== own) return;
+    heard = Date.now();
+    live();
+    take(JSON.parse(event.data), event.lastEventId);
+    if (event.lastEventId) lastId = event.lastEventId;
+  });
+}
+
+/** @param {string} id */
+const epoch = (id) => id.slice(0, id.lastIndexOf("-"));
+
+function live() {
+  pause = FIRST_PAUSE_MS;
+  if (hive.connection.state !== "live") hive.setConnection({ state: "live", cause: "", retryAt: 0 });
+}
+
+/** @param {string} cause */
+function lose(cause) {
+  source?.close();
+  source = null;
+  clearTimeout(timer);
+  hive.setConnection({ state: "lost", cause, retryAt: Date.now() + pause, restarted: false });
+  timer = window.setTimeout(connect, pause);
+  pause = Math.min(pause * 2, LONGEST_PAUSE_MS);
+}

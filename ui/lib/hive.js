@@ -1,0 +1,178 @@
+// What the page knows of the hive: one store, fed by the snapshot and events of `/v1/events`.
+
+/** @typedef {import("./types.js").Model} Model */
+/** @typedef {import("./types.js").Worker} Worker */
+/** @typedef {import("./types.js").Job} Job */
+/** @typedef {import("./types.js").Telemetry} Telemetry */
+/** @typedef {"models"|"workers"|"jobs"|"telemetry"|"connection"} Topic */
+/** @typedef {{state: "connecting"|"live"|"lost", since: number, retryAt: number, cause: string, restarted: boolean}} Connection */
+
+/** Samples that graphs show: five minutes of one a second. */
+export const HISTORY = 300;
+/** Jobs that are kept; ended ones beyond it are forgotten, oldest first. */
+const MOST_JOBS = 2000;
+
+class Hive extends EventTarget {
+  /** @type {Map<string, Model>} */
+  models = new Map();
+  /** @type {Map<number, Worker>} */
+  workers = new Map();
+  /** @type {Map<string, Job>} */
+  jobs = new Map();
+  /** @type {Telemetry|null} */
+  telemetry = null;
+  /** @type {Array<{at: number, cpu: number, ram: number, disk: number, gpus: Array<{util: number|null, vram: number|null}>}>} */
+  history = [];
+  /** By worker_id: a pid may be used again. @type {Map<string, Array<{at: number, cpu: number, rss: number, tokens: number}>>} */
+  workerHistory = new Map();
+  /** @type {Connection} */
+  connection = { state: "connecting", since: Date.now(), retryAt: 0, cause: "", restarted: false };
+  hiveId = "";
+  version = "";
+  /** Whether a snapshot has come: before that, an empty list says nothing. */
+  known = false;
+
+  /** @param {Topic} topic */
+  changed(topic) {
+    this.dispatchEvent(new Event(topic));
+  }
+
+  /** Calls `listen` on news of any of the topics, until the signal.
+   * @param {Topic[]} topics @param {() => void} listen @param {AbortSignal} signal */
+  on(topics, listen, signal) {
+    for (const topic of topics) this.addEventListener(topic, listen, { signal });
+  }
+
+  /** @param {any} snapshot */
+  take(snapshot) {
+    this.hiveId = snapshot.hive_id;
+    this.version = snapshot.version;
+    this.known = true;
+    this.models = new Map(snapshot.models.map((/** @type {Model} */ model) => [model.id, model]));
+    this.workers = new Map(snapshot.workers.map((/** @type {Worker} */ worker) => [worker.pid, worker]));
+    const acts = snapshot.jobs.map((/** @type {Job} */ job) => [job.job_id, { ...this.jobs.get(job.job_id), ...job }]);
+    // Jobs that a person looked at and the snapshot has no room for stay, except that none of them
+    // can still be at work.
+    this.jobs = new Map([...[...this.jobs].filter(([, job]) => job.ended_at), ...acts]);
+    this.changed("models");
+    this.changed("workers");
+    this.changed("jobs");
+  }
+
+  /** @param {{change: string, job: Job, message?: string, progress?: import("./types.js").Progress}} news */
+  tookJob({ job, message, progress }) {
+    const before = this.jobs.get(job.job_id);
+    this.jobs.set(job.job_id, { ...job, message: message ?? before?.message, progress: progress ?? before?.progress });
+    this.forgetOldJobs();
+    this.changed("jobs");
+  }
+
+  /** @param {Job[]} jobs */
+  addJobs(jobs) {
+    for (const job of jobs) this.jobs.set(job.job_id, { ...this.jobs.get(job.job_id), ...job });
+    this.forgetOldJobs();
+    this.changed("jobs");
+  }
+
+  forgetOldJobs() {
+    if (this.jobs.size <= MOST_JOBS) return;
+    const ended = [...this.jobs.values()].filter((job) => job.ended_at).sort(byAge);
+    for (const job of ended.slice(0, this.jobs.size - MOST_JOBS)) this.jobs.delete(job.job_id);
+  }
+
+  /** @param {{change: string, model: Model}} news */
+  tookModel({ change, model }) {
+    if (change === "removed") this.models.delete(model.id);
+    else this.models.set(model.id, model);
+    this.changed("models");
+  }
+
+  /** @param {Model[]} models */
+  setModels(models) {
+    this.models = new Map(models.map((model) => [model.id, model]));
+    this.changed("models");
+  }
+
+  /** @param {{change: string, worker: Worker}} news */
+  tookWorker({ change, worker }) {
+    if (change === "removed" || worker.status === "stopped") this.workers.delete(worker.pid);
+    else this.workers.set(worker.pid, worker);
+    this.changed("workers");
+  }
+
+  /** @param {Telemetry} telemetry */
+  tookTelemetry(telemetry) {
+    const at = Date.now();
+    this.telemetry = telemetry;
+    const { system } = telemetry;
+    this.history.push({
+      at,
+      cpu: system.cpu_percent,
+      ram: share(system.ram_used_bytes, system.ram_total_bytes),
+      disk: share(system.disk_used_bytes, system.disk_total_bytes),
+      gpus: system.gpus.map((gpu) => ({
+        util: gpu.util_percent ?? null,
+        vram: gpu.vram_total_bytes ? share(gpu.vram_used_bytes ?? 0, gpu.vram_total_bytes) : null,
+      })),
+    });
+    if (this.history.length > HISTORY) this.history.splice(0, this.history.length - HISTORY);
+    for (const worker of telemetry.worker_states ?? []) {
+      this.workers.set(worker.pid, worker);
+      let samples = this.workerHistory.get(worker.worker_id);
+      if (!samples) this.workerHistory.set(worker.worker_id, (samples = []));
+      samples.push({ at, cpu: worker.cpu_percent, rss: worker.rss_bytes, tokens: worker.tokens_generated });
+      if (samples.length > HISTORY) samples.shift();
+    }
+    const alive = new Set([...this.workers.values()].map((worker) => worker.worker_id));
+    for (const id of this.workerHistory.keys()) if (!alive.has(id)) this.workerHistory.delete(id);
+    this.changed("telemetry");
+  }
+
+  /** @param {Partial<Connection>} change */
+  setConnection(change) {
+    const since = change.state && change.state !== this.connection.state ? Date.now() : this.connection.since;
+    this.connection = { ...this.connection, since, ...change };
+    this.changed("connection");
+  }
+
+  /** The workers that serve a model, or are on their way to. @param {string} id */
+  workersOf(id) {
+    return [...this.workers.values()].filter((worker) => worker.model === id && lives(worker));
+  }
+
+  /** Whether a worker answers for the model. @param {string} id */
+  serves(id) {
+    return this.workersOf(id).some(serving);
+  }
+
+  /** Newest first. */
+  jobList() {
+    return [...this.jobs.values()].sort((a, b) => -byAge(a, b));
+  }
+
+  /** Jobs that have not ended. */
+  runningJobs() {
+    return this.jobList().filter((job) => !job.ended_at && job.kind === "act");
+  }
+
+  /** Tokens a second over the last few samples; null where that is unknown. @param {Worker} worker */
+  tokenRate(worker) {
+    const samples = this.workerHistory.get(worker.worker_id) ?? [];
+    const recent = samples.slice(-6);
+    if (recent.length < 2) return null;
+    const [first, last] = [recent[0], recent[recent.length - 1]];
+    const seconds = (last.at - first.at) / 1000;
+    return seconds > 0 ? Math.max(0, (last.tokens - first.tokens) / seconds) : null;
+  }
+}
+
+/** @param {number} part @param {number} whole */
+const share = (part, whole) => (whole > 0 ? (100 * part) / whole : 0);
+/** Ids are UUIDs of version 7: their order is their age. @param {Job} a @param {Job} b */
+const byAge = (a, b) => (a.job_id < b.job_id ? -1 : a.job_id > b.job_id ? 1 : 0);
+/** @param {Worker} worker */
+export const serving = (worker) => worker.status === "ready" || worker.status === "busy";
+/** @param {Worker} worker */
+export const lives = (worker) => worker.status !== "crashed" && worker.status !== "stopped";
+
+export const hive = new Hive();

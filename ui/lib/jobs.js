@@ -1,0 +1,63 @@
+// What a job is, in words; and the same request for the terminal.
+
+import { words } from "./format.js";
+
+/** @typedef {import("./types.js").Job} Job */
+
+/** The last part of a source, which is what people recognise. @param {string} source */
+export function shortSource(source) {
+  const bare = String(source).replace(/[?#].*$/, "");
+  return bare.split("/").filter(Boolean).pop() ?? bare;
+}
+
+/** `Download tiny.gguf`. @param {Pick<Job, "operation"|"request">} job */
+export function title({ operation, request }) {
+  const id = request.id ?? request.model ?? "";
+  switch (operation) {
+    case "model_download":
+      return `${request.dry_run ? "Plan download of" : "Download"} ${shortSource(request.model ?? "")}`;
+    case "model_load":
+      return `Load ${id}`;
+    case "model_unload":
+      return `Unload ${id}`;
+    case "model_delete":
+      return `Delete ${id}`;
+    case "model_get":
+      return `Look up ${id}`;
+    case "worker_spawn":
+      return `Start a worker for ${id}`;
+    case "worker_process_delete":
+      return `Stop worker ${request.pid}`;
+    case "worker_process_get":
+      return `Look up worker ${request.pid}`;
+    case "worker_process_list":
+      return "List workers";
+    case "model_list":
+      return "List models";
+    case "hive_check":
+      return "Check the hive";
+    default:
+      return `${words(operation)}${id ? ` ${id}` : ""}`;
+  }
+}
+
+/** @type {Record<string, string>} */
+const STATES = { queued: "Queued", running: "Running", succeeded: "Done", failed: "Failed", cancelled: "Cancelled" };
+
+/** @param {Job} job */
+export function stateWord(job) {
+  // A download that was cancelled keeps its partial: that is a pause.
+  if (job.state === "cancelled" && isDownload(job)) return "Paused";
+  return STATES[job.state] ?? job.state;
+}
+
+/** @param {Job} job */
+export const isDownload = (job) => job.operation === "model_download" && !job.request.dry_run;
+
+/** The request as one `curl`, quoted for a POSIX shell. The token stays out of it.
+ * @param {Record<string, any>} request @param {boolean} token */
+export function curl(request, token) {
+  const quote = (/** @type {string} */ text) => `'${text.replaceAll("'", `'\\''`)}'`;
+  const auth = token ? ' \\\n  -H "Authorization: Bearer $RBEE_HIVE_TOKEN"' : "";
+  return `curl -sS ${location.origin}/v1/jobs${auth} \\\n  -H 'Content-Type: application/json' \\\n  -d ${quote(JSON.stringify(request))}`;
+}

@@ -1,0 +1,129 @@
+/**
+ * @file What travels on the wire, as the page reads it. Types alone: this module is never loaded.
+ *
+ * @typedef {"available"|"downloading"|"incomplete"|"corrupt"} ModelStatus
+ * @typedef {object} Model
+ * @property {string} id
+ * @property {string} name
+ * @property {number} size_bytes
+ * @property {string} path
+ * @property {string} source
+ * @property {string|null} revision
+ * @property {string} format
+ * @property {string|null} architecture
+ * @property {string|null} quantization
+ * @property {number|null} parameter_count
+ * @property {number|null} context_length
+ * @property {boolean} loaded
+ * @property {ModelStatus} status
+ * @property {string} [status_detail]
+ * @property {string} added_at
+ * @property {string|null} sha256
+ *
+ * @typedef {"starting"|"loading"|"ready"|"busy"|"stopping"|"crashed"|"stopped"} WorkerStatus
+ * @typedef {object} Worker
+ * @property {string} worker_id
+ * @property {number} pid
+ * @property {string} model
+ * @property {string} device
+ * @property {number|null} port
+ * @property {string|null} url
+ * @property {string} engine
+ * @property {WorkerStatus} status
+ * @property {string} started_at
+ * @property {number} uptime_seconds
+ * @property {number} cpu_percent
+ * @property {number} rss_bytes
+ * @property {number|null} vram_bytes
+ * @property {number} slots
+ * @property {number} requests
+ * @property {number} tokens_generated
+ * @property {string|null} last_exit
+ *
+ * @typedef {object} Progress
+ * @property {number} done
+ * @property {number|null} [total]
+ * @property {string} unit
+ * @property {number|null} [rate_per_second]
+ * @property {number|null} [eta_seconds]
+ *
+ * @typedef {object} Failure
+ * @property {string} code
+ * @property {string} message
+ * @property {string} [hint]
+ * @property {string} [stage]
+ * @property {string[]} [causes]
+ * @property {number} [exit_code]
+ * @property {string} [signal]
+ * @property {string[]} [log_tail]
+ *
+ * @typedef {"queued"|"running"|"succeeded"|"failed"|"cancelled"} JobState
+ * @typedef {object} Job
+ * @property {string} job_id
+ * @property {string} operation
+ * @property {"read"|"act"} kind
+ * @property {JobState} state
+ * @property {string} created_at
+ * @property {string|null} started_at
+ * @property {string|null} ended_at
+ * @property {Record<string, any>} request
+ * @property {any} result
+ * @property {Failure|null} failure
+ * @property {string} sse_url
+ * @property {string} [message] the last thing it said, where the page has heard it
+ * @property {Progress} [progress] how far it was when last heard
+ *
+ * @typedef {object} JobEvent
+ * @property {"narration"|"result"|"done"|"failed"|"cancelled"} event
+ * @property {any} data
+ *
+ * @typedef {object} Narration
+ * @property {number} seq
+ * @property {string} at
+ * @property {"debug"|"info"|"warn"|"error"} level
+ * @property {string} operation
+ * @property {string} action
+ * @property {string} message
+ * @property {Progress} [progress]
+ *
+ * @typedef {object} Gpu
+ * @property {string} [id]
+ * @property {string} [name]
+ * @property {number|null} [util_percent]
+ * @property {number|null} [vram_used_bytes]
+ * @property {number|null} [vram_total_bytes]
+ *
+ * @typedef {object} System
+ * @property {number} cpu_percent
+ * @property {number} cpu_count
+ * @property {number} ram_used_bytes
+ * @property {number} ram_total_bytes
+ * @property {number} disk_used_bytes
+ * @property {number} disk_total_bytes
+ * @property {Gpu[]} gpus
+ *
+ * @typedef {object} Telemetry
+ * @property {string} timestamp
+ * @property {string} hive_id
+ * @property {{id: string, hostname: string, port: number, version: string, health_status: {status: string, reason?: string}}} hive_info
+ * @property {System} system
+ * @property {Array<{pid: number, cpu_pct: number, rss_mb: number, vram_mb: number}>} workers
+ * @property {Worker[]} [worker_states]
+ *
+ * @typedef {object} Plan
+ * @property {string} model
+ * @property {string} source
+ * @property {Array<{name: string, size_bytes: number|null}>} files
+ * @property {number|null} total_bytes
+ * @property {number|null} transfer_bytes
+ * @property {number} free_bytes
+ * @property {boolean} fits
+ * @property {boolean} already_present
+ *
+ * @typedef {object} Capabilities
+ * @property {Array<{id: string, name: string, device_type: string, vram_gb: number, compute_capability: string|null}>} devices
+ * @property {Array<{name: string, about: string, devices: string[]}>} engines
+ * @property {string} hive_id
+ * @property {string} version
+ */
+export {};

@@ -1,0 +1,113 @@
+// The page's frame: it connects, shows the place that the address names, and says how the
+// connection is.
+
+import { onTokenNeeded } from "./lib/api.js";
+import { h, render } from "./lib/dom.js";
+import { start, tryNow } from "./lib/events.js";
+import { clock, duration, elapsed } from "./lib/format.js";
+import { hive } from "./lib/hive.js";
+import { place, recall, remember } from "./lib/view.js";
+import { askForToken } from "./parts/token.js";
+import "./parts/toasts.js";
+import "./views/chat.js";
+import "./views/job.js";
+import "./views/jobs.js";
+import "./views/models.js";
+import "./views/overview.js";
+import "./views/workers.js";
+
+const PAGES = /** @type {const} */ ({
+  overview: ["Overview", "hive-overview"],
+  models: ["Models", "hive-models"],
+  workers: ["Workers", "hive-workers"],
+  jobs: ["Jobs", "hive-jobs"],
+  chat: ["Chat", "hive-chat"],
+});
+
+/** @param {string} id */
+const byId = (id) => /** @type {HTMLElement} */ (document.getElementById(id));
+
+let shown = "";
+
+function show() {
+  const { page, id } = place();
+  const known = page in PAGES;
+  const name = /** @type {keyof typeof PAGES} */ (known ? page : "overview");
+  const element = name === "jobs" && id ? "hive-job" : PAGES[name][1];
+  for (const anchor of document.querySelectorAll("#nav a")) {
+    const here = anchor instanceof HTMLElement && anchor.dataset.page === name;
+    if (here) anchor.setAttribute("aria-current", "page");
+    else anchor.removeAttribute("aria-current");
+  }
+  document.title = `${id ? `${id} · ` : ""}${PAGES[name][0]} · rbee hive`;
+  const main = byId("main");
+  // A job's page is another element per job; the others follow the address themselves.
+  const wanted = element === "hive-job" ? `${element} ${id}` : element;
+  if (!known) render(main, notFound(page));
+  else if (shown !== wanted) {
+    main.replaceChildren(document.createElement(element));
+    main.scrollTop = 0;
+    if (shown) main.focus({ preventScroll: true });
+  }
+  shown = known ? wanted : "";
+}
+
+/** @param {string} page */
+function notFound(page) {
+  return h("section", { class: "empty" }, h("h1", null, "There is no such page"), h("p", null, `Nothing is called “${page}” here.`), h("a", { class: "button", href: "#/" }, "To the overview"));
+}
+
+/** Whatever goes on while the connection is lost, the page says so, since when, and the way out. */
+function connection() {
+  const { state, since, retryAt, cause } = hive.connection;
+  const label = state === "live" ? "Live" : state === "lost" ? "No connection" : "Connecting";
+  render(byId("connection"), h("span", { class: "dot", "data-state": state }), h("span", null, label));
+  const wait = Math.max(0, Math.ceil((retryAt - Date.now()) / 1000));
+  const lost = h(
+    "div",
+    { class: "banner" },
+    h("p", null, h("strong", null, "The hive does not answer: "), cause || "the connection broke", `. Gone for ${elapsed(since)}; what you see is from ${clock(since)}. `, retryAt ? `Trying again in ${duration(Math.max(1, wait))}.` : "Trying now."),
+    h("button", { type: "button", onclick: tryNow, disabled: !retryAt }, "Try now"),
+  );
+  // A blip of a second is nobody's news.
+  render(byId("banner"), state === "lost" && Date.now() - since > 1000 ? lost : null);
+  document.documentElement.dataset.connection = state;
+}
+
+function counts() {
+  const running = hive.runningJobs().length;
+  const badge = byId("jobs-count");
+  badge.hidden = running === 0;
+  badge.textContent = String(running);
+  badge.title = `${running} running`;
+  if (hive.hiveId) byId("hive-name").textContent = hive.hiveId;
+}
+
+const THEMES = ["system", "light", "dark"];
+
+/** @param {string} theme */
+function dress(theme) {
+  if (theme === "system") delete document.documentElement.dataset.theme;
+  else document.documentElement.dataset.theme = theme;
+  const label = { system: "as the system", light: "light", dark: "dark" }[theme];
+  byId("theme").setAttribute("aria-label", `Colours: ${label}`);
+  byId("theme").title = `Colours: ${label}`;
+}
+
+dress(recall("theme", "system"));
+byId("theme").addEventListener("click", () => {
+  const next = THEMES[(THEMES.indexOf(recall("theme", "system")) + 1) % THEMES.length];
+  remember("theme", next);
+  dress(next);
+});
+onTokenNeeded(askForToken);
+addEventListener("hashchange", show);
+hive.addEventListener("connection", connection);
+hive.addEventListener("jobs", counts);
+setInterval(() => hive.connection.state !== "live" && connection(), 500);
+document.querySelector(".skip")?.addEventListener("click", (event) => {
+  event.preventDefault();
+  byId("main").focus();
+});
+show();
+start();

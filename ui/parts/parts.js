@@ -1,0 +1,96 @@
+// Small pieces that views are made of.
+
+import { h, icon } from "../lib/dom.js";
+import { elapsed, percent, progressText } from "../lib/format.js";
+
+/** @typedef {import("../lib/dom.js").Child} Child */
+
+/** A state as a word with a mark, so that colour is never all that tells.
+ * @param {string} state what colours it @param {string} [label] */
+export function chip(state, label = state) {
+  return h("span", { class: "chip", "data-state": state }, h("span", { class: "mark", "aria-hidden": "true" }), label);
+}
+
+/** What is being waited for, for how long, and the way out.
+ * @param {string} what @param {number} since milliseconds since the epoch
+ * @param {...Child} out what a person can do meanwhile */
+export function waiting(what, since, ...out) {
+  return h(
+    "div",
+    { class: "waiting", role: "status" },
+    h("span", { class: "spinner", "aria-hidden": "true" }),
+    h("span", null, what, " ", h("span", { class: "muted", "aria-hidden": "true" }, `· ${elapsed(since)}`)),
+    ...out,
+  );
+}
+
+/** A bar of how far something is.
+ * @param {import("../lib/types.js").Progress} progress @param {string} label */
+export function progressBar(progress, label) {
+  const total = progress.total ?? 0;
+  const share = percent(progress.done, total);
+  const value = total ? { "aria-valuenow": Math.round(share), "aria-valuetext": progressText(progress) } : {};
+  return h(
+    "div",
+    { class: `bar${total ? "" : " unknown"}`, role: "progressbar", "aria-label": label, "aria-valuemin": 0, "aria-valuemax": 100, ...value },
+    h("div", { class: "fill", style: { "inline-size": total ? `${share}%` : "30%" } }),
+  );
+}
+
+/** Parts of a whole, drawn to scale: what is used, what would come on top, what stays free.
+ * @param {Array<{size: number, kind: string}>} parts @param {number} whole @param {string} label */
+export function stack(parts, whole, label) {
+  return h(
+    "div",
+    { class: "stack", role: "img", "aria-label": label },
+    ...parts.map(({ size, kind }) => h("div", { class: kind, style: { "inline-size": `${percent(size, whole)}%` } })),
+  );
+}
+
+/** An empty state: what would be here and the next step.
+ * @param {string} title @param {Child} text @param {...Child} actions */
+export function empty(title, text, ...actions) {
+  return h(
+    "section",
+    { class: "empty" },
+    h("svg", { class: "comb", viewBox: "0 0 84 50", "aria-hidden": "true" }, ...["M21 2 38.300 12v20L21 42 3.700 32V12Z", "M59 2l17.300 10v20L59 42 41.700 32V12Z"].map((d) => h("path", { d }))),
+    h("h2", null, title),
+    h("p", null, text),
+    h("div", { class: "actions" }, ...actions),
+  );
+}
+
+/** A failure, with all that is known and what to do next.
+ * @param {import("../lib/types.js").Failure} failure @param {...Child} actions */
+export function failureBox(failure, ...actions) {
+  const facts = [
+    failure.stage && `while: ${failure.stage.replaceAll("_", " ")}`,
+    failure.signal && `killed by ${failure.signal}`,
+    failure.exit_code !== undefined && failure.exit_code !== null && `exit code ${failure.exit_code}`,
+    failure.code,
+  ].filter(Boolean);
+  return h(
+    "div",
+    { class: "failure", role: "alert" },
+    h("p", { class: "failure-text" }, icon("alert"), h("span", null, failure.message)),
+    failure.hint ? h("p", { class: "hint" }, h("strong", null, "What to do: "), failure.hint) : null,
+    failure.causes?.length ? h("ul", { class: "causes" }, ...failure.causes.map((cause) => h("li", null, cause))) : null,
+    h("p", { class: "muted small-text" }, facts.join(" · ")),
+    failure.log_tail?.length
+      ? h("details", { open: true }, h("summary", null, "The last lines of its log"), h("pre", { class: "log-tail", tabindex: "0", "aria-label": "The last lines of its log" }, failure.log_tail.join("\n")))
+      : null,
+    actions.length ? h("div", { class: "actions" }, ...actions) : null,
+  );
+}
+
+/** Names and values; values that are not known are left out.
+ * @param {Array<[string, Child]>} facts */
+export function factList(facts) {
+  const known = facts.filter(([, value]) => value !== null && value !== undefined && value !== "");
+  return h("dl", { class: "facts" }, ...known.map(([name, value]) => h("div", { key: name }, h("dt", null, name), h("dd", null, value))));
+}
+
+/** @param {string} label @param {(event: Event) => void} onclick @param {Record<string, any>} [props] @param {...Child} before */
+export function button(label, onclick, props = {}, ...before) {
+  return h("button", { type: "button", onclick, ...props }, ...before, h("span", null, label));
+}

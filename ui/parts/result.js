@@ -1,0 +1,107 @@
+// A job's result: in the shape of what it is, where the page knows it, and as JSON always.
+
+import { h } from "../lib/dom.js";
+import { bytes, count, instant } from "../lib/format.js";
+import { link } from "../lib/view.js";
+import { chip, factList } from "./parts.js";
+
+/** @param {string} operation @param {any} result @returns {HTMLElement} */
+export function resultOf(operation, result) {
+  if (operation === "hive_check" && Array.isArray(result?.checks)) return checks(result.checks);
+  if (Array.isArray(result)) return list(result);
+  if (result?.files && "free_bytes" in result) return plan(result);
+  if (result?.worker_id) return workerFacts(result);
+  if (result?.format && result?.path) return modelFacts(result);
+  return generic(result);
+}
+
+/** @param {Array<{name: string, ok: boolean, detail: string, hint: string|null}>} all */
+export function checks(all) {
+  return h(
+    "ul",
+    { class: "checks" },
+    ...all.map((check) =>
+      h("li", { key: check.name }, chip(check.ok ? "succeeded" : "failed", check.name), h("span", null, check.detail), check.hint && !check.ok ? h("span", { class: "hint" }, check.hint) : null),
+    ),
+  );
+}
+
+/** @param {import("../lib/types.js").Model} model */
+export function modelFacts(model) {
+  return factList([
+    ["Model", h("a", { href: link("models", model.id) }, model.id)],
+    ["State", h("span", null, chip(model.status), model.status_detail ? ` ${model.status_detail}` : "")],
+    ["Size", bytes(model.size_bytes)],
+    ["Architecture", model.architecture],
+    ["Quantization", model.quantization],
+    ["Parameters", model.parameter_count === null ? null : count(model.parameter_count)],
+    ["Context", model.context_length === null ? null : `${count(model.context_length)} tokens`],
+    ["Format", model.format?.toUpperCase()],
+    ["Source", h("span", { class: "mono" }, model.source)],
+    ["Revision", model.revision ? h("span", { class: "mono" }, model.revision) : null],
+    ["File", h("span", { class: "mono" }, model.path)],
+    ["SHA-256", model.sha256 ? h("span", { class: "mono" }, model.sha256) : null],
+    ["Added", instant(model.added_at)],
+  ]);
+}
+
+/** @param {import("../lib/types.js").Worker} worker */
+export function workerFacts(worker) {
+  return factList([
+    ["Worker", h("a", { href: link("workers", worker.pid) }, `pid ${worker.pid}`)],
+    ["Model", h("a", { href: link("models", worker.model) }, worker.model)],
+    ["State", chip(worker.status)],
+    ["Device", worker.device],
+    ["Engine", worker.engine],
+    ["Port", worker.port],
+    ["Memory", bytes(worker.rss_bytes)],
+    ["GPU memory", worker.vram_bytes === null ? null : bytes(worker.vram_bytes)],
+    ["Slots", worker.slots],
+    ["Started", instant(worker.started_at)],
+    ["Last exit", worker.last_exit],
+  ]);
+}
+
+/** @param {import("../lib/types.js").Plan} plan */
+function plan(plan) {
+  return factList([
+    ["Model", plan.model],
+    ["Source", h("span", { class: "mono" }, plan.source)],
+    ["Files", plan.files.map((file) => `${file.name} (${bytes(file.size_bytes)})`).join(", ")],
+    ["To transfer", bytes(plan.transfer_bytes)],
+    ["Free on the disk", bytes(plan.free_bytes)],
+    ["Fits", plan.fits ? "yes" : "no"],
+    ["Here already", plan.already_present ? "yes" : "no"],
+  ]);
+}
+
+/** @param {any[]} items */
+function list(items) {
+  if (items.length === 0) return h("p", { class: "muted" }, "An empty list.");
+  if (typeof items[0] !== "object") return h("ul", null, ...items.map((item) => h("li", null, String(item))));
+  const keys = ["id", "pid", "model", "name", "size_bytes", "device", "status", "loaded"].filter((key) => key in items[0]);
+  const shown = keys.length > 0 ? keys : Object.keys(items[0]).slice(0, 6);
+  return h(
+    "div",
+    { class: "scroll-x", tabindex: "0", role: "group", "aria-label": "Result" },
+    h(
+      "table",
+      { class: "grid-table" },
+      h("thead", null, h("tr", null, ...shown.map((key) => h("th", { scope: "col" }, key.replaceAll("_", " "))))),
+      h("tbody", null, ...items.map((item) => h("tr", null, ...shown.map((key) => h("td", null, cell(key, item[key])))))),
+    ),
+  );
+}
+
+/** @param {string} key @param {any} value */
+function cell(key, value) {
+  if (value === null || value === undefined) return "–";
+  if (key.endsWith("_bytes") && typeof value === "number") return bytes(value);
+  return typeof value === "object" ? JSON.stringify(value) : String(value);
+}
+
+/** @param {any} result */
+function generic(result) {
+  if (result === null || typeof result !== "object") return h("p", null, String(result));
+  return factList(Object.entries(result).map(([key, value]) => [key.replaceAll("_", " "), cell(key, value)]));
+}

@@ -1,0 +1,85 @@
+// What the person's last actions became: each is a job, shown until it is done and read.
+
+import { Problem, submit } from "../lib/api.js";
+import { h, icon, render } from "../lib/dom.js";
+import { hive } from "../lib/hive.js";
+import { place } from "../lib/view.js";
+import { jobStrip } from "./job-strip.js";
+
+/** @typedef {{key: string, job?: string, problem?: Problem, note?: string, gone?: number}} Toast */
+
+/** @type {Toast[]} */
+let toasts = [];
+const STAY_MS = 5000;
+const MOST = 4;
+
+/** Submits an operation and shows the job. Gives its id, or null where the hive refused.
+ * @param {Record<string, any>} operation
+ * @returns {Promise<string|null>} */
+export async function act(operation) {
+  try {
+    const job = await submit(operation);
+    add({ key: job, job });
+    return job;
+  } catch (error) {
+    add({ key: `problem-${performance.now()}`, problem: Problem.of(error) });
+    return null;
+  }
+}
+
+/** @param {string} note */
+export function tell(note) {
+  const toast = { key: `note-${performance.now()}`, note };
+  add(toast);
+  setTimeout(() => remove(toast.key), STAY_MS);
+}
+
+/** @param {unknown} error */
+export function complain(error) {
+  add({ key: `problem-${performance.now()}`, problem: Problem.of(error) });
+}
+
+/** @param {Toast} toast */
+function add(toast) {
+  toasts = [...toasts, toast].slice(-MOST);
+  show();
+}
+
+/** @param {string} key */
+function remove(key) {
+  toasts = toasts.filter((toast) => toast.key !== key);
+  show();
+}
+
+function show() {
+  const { page, id } = place();
+  for (const toast of toasts) {
+    const state = toast.job && hive.jobs.get(toast.job)?.state;
+    if ((state === "succeeded" || state === "cancelled") && !toast.gone) {
+      toast.gone = window.setTimeout(() => remove(toast.key), STAY_MS);
+    }
+  }
+  // The job's own page says it all already.
+  const visible = toasts.filter((toast) => !(page === "jobs" && toast.job === id));
+  render(
+    /** @type {HTMLElement} */ (document.getElementById("toasts")),
+    ...visible.map((toast) =>
+      h(
+        "div",
+        { class: "toast", key: toast.key },
+        toast.job ? jobStrip(toast.job) : null,
+        toast.note ? h("p", null, toast.note) : null,
+        toast.problem ? h("div", { class: "failure" }, h("p", { class: "failure-text" }, icon("alert"), h("span", null, toast.problem.message)), toast.problem.hint ? h("p", { class: "hint" }, toast.problem.hint) : null) : null,
+        h("button", { type: "button", class: "quiet icon close", "aria-label": "Dismiss", onclick: () => remove(toast.key) }, icon("close")),
+      ),
+    ),
+  );
+}
+
+hive.addEventListener("jobs", show);
+addEventListener("hashchange", show);
+hive.addEventListener("connection", () => {
+  if (!hive.connection.restarted) return;
+  hive.connection.restarted = false;
+  tell("The hive was restarted. What you see is how it is now; jobs that were running ended as interrupted.");
+});

@@ -1,0 +1,307 @@
+// One job: its narration as a timeline, its result or failure, what to do with it. The only view
+// that opens a job's stream.
+
+import { Problem, cancel, follow, get, hasToken } from "../lib/api.js";
+import { copy, h, icon } from "../lib/dom.js";
+import { between, clock, count, duration, instant, progressText, words } from "../lib/format.js";
+import { curl, isDownload, stateWord, title } from "../lib/jobs.js";
+import { code } from "../lib/markdown.js";
+import { View, link, place, recall, remember } from "../lib/view.js";
+import { button, chip, factList, failureBox, progressBar, waiting } from "../parts/parts.js";
+import { resultOf } from "../parts/result.js";
+import { act, complain, tell } from "../parts/toasts.js";
+import "../parts/virtual-list.js";
+
+/** @typedef {import("../lib/types.js").Job} Job */
+/** @typedef {import("../lib/types.js").Narration} Narration */
+/** A row of the timeline: one narration, or a run of progress shown as its last. `after`: seconds
+ * since the job began; `took`: until the next row.
+ * @typedef {{narration: Narration, after: number, took: number|null, repeats: number}} Row */
+/** @typedef {{action: string, from: number, to: number, level: string}} Phase */
+
+const LEVELS = ["debug", "info", "warn", "error"];
+const MOST_PHASES = 12;
+
+class JobPage extends View {
+  static tick = 500;
+  id = place().id;
+  /** @type {Job|null} */
+  job = null;
+  /** @type {Narration[]} */
+  narrations = [];
+  /** @type {Row[]} */
+  rows = [];
+  /** Counts what `rows` was made from. */
+  #made = "";
+  level = recall("job.level", "info");
+  search = "";
+  following = true;
+  lost = false;
+  since = Date.now();
+  cancelling = 0;
+  /** Whether the list was put at its start, for a job that had ended before it was looked at. */
+  #settled = false;
+  tab = "rendered";
+  /** @type {Problem|null} */
+  problem = null;
+
+  start() {
+    this.#read();
+  }
+
+  async #read() {
+    const { signal } = this.life;
+    this.problem = null;
+    this.since = Date.now();
+    try {
+      this.job = await get(`/v1/jobs/${encodeURIComponent(this.id)}`, signal);
+      if (!this.#settled) {
+        this.following = !this.job?.ended_at;
+        this.#settled = true;
+      }
+      this.update();
+      this.narrations = [];
+      await follow(this.id, (events) => this.#took(events), {
+        signal,
+        onLost: (lost) => {
+          this.lost = lost;
+          this.update();
+        },
+      });
+      this.job = await get(`/v1/jobs/${encodeURIComponent(this.id)}`, signal);
+      this.cancelling = 0;
+    } catch (error) {
+      if (!signal.aborted) this.problem = Problem.of(error);
+    }
+    this.update();
+  }
+
+  /** @param {import("../lib/types.js").JobEvent[]} events */
+  #took(events) {
+    for (const { event, data } of events) {
+      if (event === "narration") this.narrations.push(data);
+      else if (!this.job) continue;
+      else if (event === "result") this.job = { ...this.job, result: data.data };
+      else if (event === "failed") this.job = { ...this.job, state: "failed", ended_at: data.at, failure: data };
+      else if (event === "done") this.job = { ...this.job, state: "succeeded", ended_at: data.at };
+      else if (event === "cancelled") this.job = { ...this.job, state: "cancelled", ended_at: data.at };
+      // What the log gave up says how much it was.
+      else this.narrations.push({ ...data, level: "info", action: "elided", message: `${count(data.count)} earlier progress reports are no longer kept` });
+    }
+    if (this.job?.state === "queued" && this.narrations.length > 1) this.job = { ...this.job, state: "running", started_at: this.job.started_at ?? this.narrations[0].at };
+    this.update();
+  }
+
+  draw() {
+    const { job, problem } = this;
+    const back = h("a", { class: "back", href: "#/jobs" }, "Jobs");
+    if (problem && !job) return [back, h("h1", null, "Job"), failureBox(problem, button("Try again", () => this.#read()))];
+    if (!job) return [back, h("h1", null, "Job"), waiting("Waiting for the job", this.since, h("a", { href: "#/jobs", class: "button small" }, "Back to the list"))];
+    const running = !job.ended_at;
+    const seconds = between(job.started_at ?? job.created_at, job.ended_at);
+    return [
+      back,
+      h(
+        "div",
+        { class: "page-head" },
+        h("h1", null, title(job)),
+        chip(job.state, stateWord(job)),
+        h("p", { class: "muted num" }, running ? `for ${duration(Math.max(1, Math.floor(seconds)))}` : `took ${duration(seconds)}`),
+        h(
+          "div",
+          { class: "actions" },
+          running ? button(isDownload(job) ? "Pause" : "Cancel", () => this.#cancel(), { disabled: this.cancelling > 0 }, icon(isDownload(job) ? "pause" : "close")) : button(job.state === "cancelled" && isDownload(job) ? "Resume" : "Run again", () => this.#again(job), {}, icon("again")),
+          button("Copy as curl", () => this.#curl(job), {}, icon("copy")),
+        ),
+      ),
+      this.cancelling ? waiting("Waiting for the job to tidy up and end", this.cancelling) : null,
+      this.lost ? waiting("The stream broke; connecting again. Nothing is lost: it resumes where it was", this.since) : null,
+      problem ? failureBox(problem, button("Try again", () => this.#read())) : null,
+      job.failure ? failureBox(job.failure) : null,
+      this.#result(job),
+      this.#progress(job),
+      this.#phases(job),
+      this.#timeline(job),
+      h(
+        "details",
+        { class: "card" },
+        h("summary", null, "Request and times"),
+        factList([
+          ["Job", h("span", { class: "mono" }, job.job_id)],
+          ["Operation", h("span", { class: "mono" }, job.operation)],
+          ["Submitted", instant(job.created_at)],
+          ["Started", job.started_at ? `${instant(job.started_at)} (waited ${duration(between(job.created_at, job.started_at))})` : null],
+          ["Ended", job.ended_at ? instant(job.ended_at) : null],
+        ]),
+        code(JSON.stringify(job.request, null, 2), "json"),
+        code(curl(job.request, hasToken()), "sh"),
+      ),
+    ];
+  }
+
+  async #cancel() {
+    this.cancelling = Date.now();
+    this.update();
+    try {
+      await cancel(this.id);
+    } catch (error) {
+      this.cancelling = 0;
+      complain(error);
+      this.update();
+    }
+  }
+
+  /** @param {Job} job */
+  async #again(job) {
+    const id = await act(job.request);
+    if (id) location.hash = link("jobs", id);
+  }
+
+  /** @param {Job} job */
+  async #curl(job) {
+    await copy(curl(job.request, hasToken()));
+    tell(hasToken() ? "Copied. It takes the token from $RBEE_HIVE_TOKEN." : "Copied.");
+  }
+
+  /** @param {Job} job */
+  #result(job) {
+    if (job.result === null || job.result === undefined) return null;
+    /** @type {(name: string, label: string) => HTMLElement} */
+    const tab = (name, label) => h("button", { type: "button", class: "small", "aria-pressed": String(this.tab === name), onclick: () => ((this.tab = name), this.update()) }, label);
+    return h(
+      "section",
+      { class: "card", "aria-labelledby": "result-title" },
+      h("div", { class: "card-head" }, h("h2", { id: "result-title" }, "Result"), h("div", { class: "tabs", role: "group", "aria-label": "How the result is shown" }, tab("rendered", "Shown"), tab("json", "JSON"))),
+      this.tab === "json" ? code(JSON.stringify(job.result, null, 2), "json") : resultOf(job.operation, job.result),
+    );
+  }
+
+  /** @param {Job} job */
+  #progress(job) {
+    if (job.ended_at) return null;
+    const last = this.narrations.findLast((narration) => narration.progress);
+    if (!last?.progress) return null;
+    return h("section", { class: "card", "aria-label": "Progress" }, progressBar(last.progress, `Progress of: ${title(job)}`), h("p", { class: "num muted" }, progressText(last.progress)));
+  }
+
+  /** Consecutive narrations of one action, drawn to scale in time. @param {Job} job */
+  #phases(job) {
+    const { narrations } = this;
+    if (narrations.length < 2) return null;
+    const begin = Date.parse(narrations[0].at);
+    const end = job.ended_at ? Date.parse(job.ended_at) : Math.max(Date.now(), Date.parse(narrations[narrations.length - 1].at));
+    /** @type {Phase[]} */
+    let phases = [];
+    for (const { action, at, level } of narrations) {
+      if (level === "debug") continue;
+      const last = phases[phases.length - 1];
+      const time = Date.parse(at);
+      if (last) last.to = time;
+      if (last?.action === action) {
+        if (LEVELS.indexOf(level) > LEVELS.indexOf(last.level)) last.level = level;
+      } else phases.push({ action, from: time, to: end, level });
+    }
+    if (phases.length) phases[phases.length - 1].to = end;
+    const whole = Math.max(1, end - begin);
+    if (phases.length > MOST_PHASES) {
+      // The longest say most; they stay in their order.
+      const least = phases.map(({ from, to }) => to - from).sort((a, b) => b - a)[MOST_PHASES - 1];
+      phases = phases.filter(({ from, to }) => to - from >= least).slice(0, MOST_PHASES);
+    }
+    if (phases.length < 2) return null;
+    return h(
+      "section",
+      { class: "card", "aria-labelledby": "phases-title" },
+      h("h2", { id: "phases-title" }, "Where the time went"),
+      h(
+        "ul",
+        { class: "phases" },
+        ...phases.map(({ action, from, to, level }) =>
+          h(
+            "li",
+            { "data-level": level },
+            h("span", { class: "phase-name" }, words(action)),
+            h("span", { class: "phase-track", "aria-hidden": "true" }, h("span", { class: "phase-bar", style: { "margin-inline-start": `${((100 * (from - begin)) / whole).toFixed(2)}%`, "inline-size": `${Math.max(0.4, (100 * (to - from)) / whole).toFixed(2)}%` } })),
+            h("span", { class: "num muted" }, duration((to - from) / 1000)),
+          ),
+        ),
+      ),
+    );
+  }
+
+  /** @param {Job} job */
+  #makeRows(job) {
+    const made = `${this.narrations.length} ${this.level} ${this.search} ${job.ended_at}`;
+    if (made === this.#made) return;
+    this.#made = made;
+    const least = LEVELS.indexOf(this.level);
+    const search = this.search.toLowerCase();
+    const begin = this.narrations.length ? Date.parse(this.narrations[0].at) : 0;
+    /** @type {Row[]} */
+    const rows = [];
+    let repeats = 0;
+    this.narrations.forEach((narration, index) => {
+      if (LEVELS.indexOf(narration.level) < least) return;
+      if (search && !`${narration.message} ${narration.action}`.toLowerCase().includes(search)) return;
+      const next = this.narrations[index + 1];
+      // A run of progress is one row: its last.
+      if (narration.progress && next?.progress && next.action === narration.action) {
+        repeats += 1;
+        return;
+      }
+      const time = Date.parse(narration.at);
+      const until = next ? Date.parse(next.at) : job.ended_at ? Date.parse(job.ended_at) : null;
+      rows.push({ narration, after: (time - begin) / 1000, took: until === null ? null : (until - time) / 1000, repeats });
+      repeats = 0;
+    });
+    // Rows that are as they were keep their identity, and with it their measured height.
+    this.rows = rows.map((row, index) => {
+      const before = this.rows[index];
+      return before && before.narration === row.narration && before.took === row.took ? before : row;
+    });
+  }
+
+  /** @param {Job} job */
+  #timeline(job) {
+    this.#makeRows(job);
+    return h(
+      "section",
+      { class: "card", "aria-labelledby": "timeline-title" },
+      h(
+        "div",
+        { class: "card-head wrap" },
+        h("h2", { id: "timeline-title" }, "Narration"),
+        h("span", { class: "muted num" }, `${count(this.rows.length)}${this.rows.length === this.narrations.length ? "" : ` of ${count(this.narrations.length)}`}`),
+        h("input", { type: "search", "aria-label": "Search the narration", placeholder: "Search", ".value": this.search, oninput: (/** @type {any} */ event) => ((this.search = event.target.value), this.update()) }),
+        h("select", { "aria-label": "Level", ".value": this.level, onchange: (/** @type {any} */ event) => ((this.level = event.target.value), remember("job.level", this.level), this.update()) }, ...[["debug", "All levels"], ["info", "Info and above"], ["warn", "Warnings and errors"], ["error", "Errors"]].map(([value, label]) => h("option", { value, selected: value === this.level }, label))),
+        h("label", { class: "check" }, h("input", { type: "checkbox", ".checked": this.following, onchange: (/** @type {any} */ event) => ((this.following = event.target.checked), this.update()) }), "Follow"),
+      ),
+      h("virtual-list", { class: "timeline", "aria-label": "Narration", style: { "block-size": `min(60vh, ${Math.max(3, Math.min(40, this.rows.length + 1)) * 30}px)` }, ".row": timelineRow, ".items": this.rows, ".follow": this.following }),
+      this.rows.length === 0 ? (job.ended_at ? h("p", { class: "muted" }, "Nothing to show at this level.") : waiting(job.state === "queued" ? "Queued: it starts when a job of its kind ends" : "Waiting for the first words", this.since)) : null,
+    );
+  }
+
+  drawn() {
+    const list = this.querySelector("virtual-list");
+    if (list && !(/** @type {any} */ (list).$heard)) {
+      /** @type {any} */ (list).$heard = true;
+      list.addEventListener("unfollow", () => ((this.following = false), this.update()));
+    }
+  }
+}
+
+/** @param {Row} row */
+function timelineRow({ narration, after, took, repeats }) {
+  const { level, action, message, progress } = narration;
+  return h(
+    "div",
+    { class: "row", "data-level": level },
+    h("time", { class: "num muted", datetime: narration.at, title: clock(narration.at) }, `+${after < 10 ? after.toFixed(3) : after.toFixed(1)}`),
+    h("span", { class: "row-mark", title: level }, h("span", { class: "visually-hidden" }, level)),
+    h("span", { class: "row-text" }, message, progress ? progressBar(progress, action) : null),
+    h("span", { class: "row-action muted" }, words(action), repeats ? ` ×${repeats + 1}` : ""),
+    h("span", { class: "num muted row-took" }, took !== null && took >= 0.05 ? duration(took) : ""),
+  );
+}
+
+customElements.define("hive-job", JobPage);

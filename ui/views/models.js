@@ -1,0 +1,242 @@
+// The models: what is here, what is coming, what each is.
+
+import { Problem, run } from "../lib/api.js";
+import { h, icon } from "../lib/dom.js";
+import { bytes, count } from "../lib/format.js";
+import { hive, serving } from "../lib/hive.js";
+import { isDownload } from "../lib/jobs.js";
+import { View, link, place, recall, remember } from "../lib/view.js";
+import { openDelete, openDownload, openLoad } from "../parts/dialogs.js";
+import { jobStrip } from "../parts/job-strip.js";
+import { button, chip, empty, failureBox, waiting } from "../parts/parts.js";
+import { modelFacts } from "../parts/result.js";
+import { act, complain } from "../parts/toasts.js";
+
+/** @typedef {import("../lib/types.js").Model} Model */
+
+/** @type {Array<{key: string, label: string, value: (model: Model) => string|number}>} */
+const COLUMNS = [
+  { key: "name", label: "Name", value: (model) => model.id.toLowerCase() },
+  { key: "size", label: "Size", value: (model) => model.size_bytes },
+  { key: "quantization", label: "Quant.", value: (model) => model.quantization ?? "" },
+  { key: "parameters", label: "Params", value: (model) => model.parameter_count ?? 0 },
+  { key: "context", label: "Context", value: (model) => model.context_length ?? 0 },
+  { key: "state", label: "State", value: (model) => stateOf(model) },
+];
+const NUMBERS = new Set(["size", "parameters", "context"]);
+
+/** Paused downloads that a person put away. @type {string[]} */
+let dismissed = recall("models.dismissed", []);
+
+/** @param {Model} model */
+function stateOf(model) {
+  if (model.status !== "available") return model.status;
+  const workers = hive.workersOf(model.id);
+  if (workers.some(serving)) return "loaded";
+  return workers.length ? workers[0].status : "available";
+}
+
+class Models extends View {
+  /** @type {import("../lib/hive.js").Topic[]} */
+  static topics = ["models", "workers", "jobs", "connection"];
+  filter = "";
+  state = "all";
+  sort = recall("models.sort", { key: "name", down: false });
+  refreshing = 0;
+
+  start() {
+    addEventListener("hashchange", () => this.update(), { signal: this.life.signal });
+    this.#refresh();
+  }
+
+  /** Files come and go without the hive's doing: opening the page looks at the disk. */
+  async #refresh(loud = false) {
+    if (this.refreshing) return;
+    this.refreshing = Date.now();
+    try {
+      const models = await run({ ModelList: {} }, { signal: this.life.signal });
+      if (models) hive.setModels(models);
+    } catch (error) {
+      if (loud && !this.life.signal.aborted) complain(error);
+    }
+    this.refreshing = 0;
+    this.update();
+  }
+
+  draw() {
+    const { id } = place();
+    const all = [...hive.models.values()];
+    const words = this.filter.toLowerCase().split(/\s+/).filter(Boolean);
+    const column = COLUMNS.find(({ key }) => key === this.sort.key) ?? COLUMNS[0];
+    const shown = all
+      .filter((model) => words.every((word) => `${model.id} ${model.quantization} ${model.architecture} ${model.source}`.toLowerCase().includes(word)))
+      .filter((model) => this.state === "all" || stateOf(model) === this.state)
+      .sort((a, b) => compare(column.value(a), column.value(b)) * (this.sort.down ? -1 : 1));
+    const states = [...new Set(all.map(stateOf))].sort();
+    return [
+      h(
+        "div",
+        { class: "page-head" },
+        h("h1", null, "Models"),
+        h("p", { class: "muted num" }, hive.known ? `${all.length} · ${bytes(all.reduce((sum, model) => sum + model.size_bytes, 0))}` : "\u00a0"),
+        h("div", { class: "actions" }, button("Refresh", () => this.#refresh(true), { disabled: this.refreshing > 0 }, icon("again")), button("Download a model", () => openDownload(), { class: "primary" }, icon("download"))),
+      ),
+      this.#downloads(),
+      h(
+        "div",
+        { class: `split${id ? " with-panel" : ""}` },
+        h(
+          "div",
+          { class: "list" },
+          all.length
+            ? h(
+                "div",
+                { class: "filters" },
+                h("input", { type: "search", "aria-label": "Filter models", placeholder: "Filter by name, quantization, source", ".value": this.filter, oninput: (/** @type {any} */ event) => ((this.filter = event.target.value), this.update()) }),
+                h("select", { "aria-label": "State", ".value": this.state, onchange: (/** @type {any} */ event) => ((this.state = event.target.value), this.update()) }, h("option", { value: "all" }, "Any state"), ...states.map((state) => h("option", { value: state }, state))),
+              )
+            : null,
+          this.#table(shown, all.length, id),
+        ),
+        id ? this.#panel(id) : null,
+      ),
+    ];
+  }
+
+  #downloads() {
+    const seen = new Set();
+    const rows = hive.jobList().filter((job) => {
+      if (!isDownload(job) || seen.has(job.request.model)) return false;
+      seen.add(job.request.model);
+      const stopped = job.state === "cancelled" || job.state === "failed";
+      return !job.ended_at || (stopped && !dismissed.includes(job.job_id));
+    });
+    if (rows.length === 0) return null;
+    return h(
+      "section",
+      { class: "card downloads", "aria-label": "Downloads" },
+      ...rows.map((job) =>
+        h(
+          "div",
+          { class: "download", key: job.job_id },
+          jobStrip(job.job_id),
+          job.ended_at
+            ? h(
+                "div",
+                { class: "actions" },
+                button(job.state === "failed" ? "Try again" : "Resume", () => act(job.request), { class: "small" }, icon("again")),
+                button(
+                  "Put away",
+                  () => {
+                    dismissed = [...dismissed, job.job_id].slice(-200);
+                    remember("models.dismissed", dismissed);
+                    this.update();
+                  },
+                  { class: "small quiet" },
+                ),
+              )
+            : null,
+        ),
+      ),
+    );
+  }
+
+  /** @param {Model[]} shown @param {number} all @param {string} chosen */
+  #table(shown, all, chosen) {
+    if (!hive.known) return waiting("Waiting for the hive's list of models", hive.connection.since);
+    if (all === 0) {
+      return empty("No models yet", ["The hive lists GGUF files: those it downloads, those in the folders it was started with (", h("code", null, "--models-dir"), ") and those of the Hugging Face cache."], button("Download a model", () => openDownload(), { class: "primary" }, icon("download")));
+    }
+    if (shown.length === 0) return empty("Nothing matches", `None of ${all} models passes the filter.`, button("Clear the filter", () => ((this.filter = ""), (this.state = "all"), this.update())));
+    return h(
+      "table",
+      { class: "grid-table stacked", "aria-label": "Models" },
+      h(
+        "thead",
+        null,
+        h(
+          "tr",
+          null,
+          ...COLUMNS.map(({ key, label }) => {
+            const sorted = this.sort.key === key;
+            return h(
+              "th",
+              { scope: "col", class: NUMBERS.has(key) ? "num" : "", "aria-sort": sorted ? (this.sort.down ? "descending" : "ascending") : null },
+              h("button", { type: "button", class: "sort", onclick: () => this.#sortBy(key) }, label, h("span", { class: "sort-mark", "aria-hidden": "true" }, sorted ? (this.sort.down ? "↓" : "↑") : "")),
+            );
+          }),
+          h("th", { scope: "col" }, "On"),
+          h("th", { scope: "col" }, h("span", { class: "visually-hidden" }, "Actions")),
+        ),
+      ),
+      h("tbody", null, ...shown.map((model) => this.#row(model, model.id === chosen))),
+    );
+  }
+
+  /** @param {string} key */
+  #sortBy(key) {
+    this.sort = { key, down: this.sort.key === key && !this.sort.down };
+    remember("models.sort", this.sort);
+    this.update();
+  }
+
+  /** @param {Model} model @param {boolean} chosen */
+  #row(model, chosen) {
+    const workers = hive.workersOf(model.id);
+    const state = stateOf(model);
+    return h(
+      "tr",
+      { key: model.id, class: chosen ? "chosen" : "" },
+      h("th", { scope: "row" }, h("a", { href: link("models", model.id) }, model.id)),
+      h("td", { class: "num", "data-label": "Size" }, bytes(model.size_bytes)),
+      h("td", { "data-label": "Quant." }, model.quantization ?? "–"),
+      h("td", { class: "num", "data-label": "Params" }, count(model.parameter_count)),
+      h("td", { class: "num", "data-label": "Context" }, count(model.context_length)),
+      h("td", { "data-label": "State" }, chip(state)),
+      h("td", { "data-label": "On" }, workers.length ? workers.map((worker) => h("a", { href: link("workers", worker.pid), key: worker.worker_id, class: "on" }, worker.device)) : "–"),
+      h(
+        "td",
+        { class: "row-actions" },
+        state === "loaded"
+          ? [h("a", { class: "button small", href: link("chat", model.id), "aria-label": `Chat with ${model.name}` }, "Chat"), button("Unload", () => act({ ModelUnload: { id: model.id } }), { class: "small", "aria-label": `Unload ${model.name}` })]
+          : model.status === "available"
+            ? button(workers.length ? "Starting" : "Load", () => openLoad(model), { class: "small", disabled: workers.length > 0, "aria-label": `Load ${model.name}` })
+            : null,
+      ),
+    );
+  }
+
+  /** @param {string} id */
+  #panel(id) {
+    const model = hive.models.get(id);
+    const head = (/** @type {string} */ name) => h("div", { class: "card-head" }, h("h2", null, name), h("a", { class: "button quiet icon", href: "#/models", "aria-label": "Close the details" }, icon("close")));
+    if (!hive.known) return h("aside", { class: "card panel" }, waiting("Waiting for the hive's list of models", hive.connection.since));
+    if (!model) {
+      const gone = new Problem({ code: "model_not_found", message: `No model has the id ${id}`, hint: "it was deleted, or its file is gone; the list shows what is here" });
+      return h("aside", { class: "card panel", "aria-label": "Details" }, head("Not here"), failureBox(gone));
+    }
+    const workers = hive.workersOf(id);
+    return h(
+      "aside",
+      { class: "card panel", "aria-label": `Details of ${model.name}` },
+      head(model.name),
+      h(
+        "div",
+        { class: "actions" },
+        workers.some(serving) ? h("a", { class: "button primary", href: link("chat", id) }, icon("chat"), h("span", null, "Chat")) : null,
+        workers.length === 0 && model.status === "available" ? button("Load", () => openLoad(model), { class: "primary" }, icon("play")) : null,
+        workers.length ? button("Unload", () => act({ ModelUnload: { id } }), {}, icon("stop")) : null,
+        button("Delete", () => openDelete(model), {}, icon("trash")),
+      ),
+      modelFacts(model),
+      workers.length
+        ? h("section", null, h("h3", null, "Served by"), h("ul", { class: "lines" }, ...workers.map((worker) => h("li", { key: worker.worker_id }, h("a", { class: "grow", href: link("workers", worker.pid) }, `Worker ${worker.pid}`), h("span", { class: "muted num" }, `${worker.device} · ${bytes(worker.rss_bytes)}`), chip(worker.status)))))
+        : null,
+    );
+  }
+}
+
+/** @param {string|number} a @param {string|number} b */
+const compare = (a, b) => (a < b ? -1 : a > b ? 1 : 0);
+
+customElements.define("hive-models", Models);

@@ -1,0 +1,178 @@
+// The machine at a glance, and what to do next.
+
+import { Problem, run } from "../lib/api.js";
+import { h, icon } from "../lib/dom.js";
+import { ago, bytes, duration } from "../lib/format.js";
+import { HISTORY, hive, lives, serving } from "../lib/hive.js";
+import { stateWord, title } from "../lib/jobs.js";
+import { View, link } from "../lib/view.js";
+import { openDownload, openLoad } from "../parts/dialogs.js";
+import { graph } from "../parts/graph.js";
+import { jobStrip } from "../parts/job-strip.js";
+import { button, chip, failureBox, waiting } from "../parts/parts.js";
+import { checks } from "../parts/result.js";
+
+/** A report older than this, in milliseconds, is made anew when the page is opened. */
+const STALE_MS = 5 * 60_000;
+
+/** The last report outlives the view. @type {{at: number, report: any}|null} */
+let checked = null;
+
+class Overview extends View {
+  /** @type {import("../lib/hive.js").Topic[]} */
+  static topics = ["models", "workers", "jobs", "telemetry", "connection"];
+  static tick = 1000;
+  /** @type {number} */
+  checking = 0;
+  said = "";
+  /** @type {Problem|null} */
+  problem = null;
+
+  start() {
+    if (!checked || Date.now() - checked.at > STALE_MS) this.#check();
+  }
+
+  async #check() {
+    if (this.checking) return;
+    this.checking = Date.now();
+    this.problem = null;
+    try {
+      const report = await run({ HiveCheck: {} }, { signal: this.life.signal, onMessage: (message) => (this.said = message) });
+      if (report) checked = { at: Date.now(), report };
+    } catch (error) {
+      if (!this.life.signal.aborted) this.problem = Problem.of(error);
+    }
+    this.checking = 0;
+    this.update();
+  }
+
+  draw() {
+    const { telemetry } = hive;
+    const info = telemetry?.hive_info;
+    const health = info?.health_status;
+    return [
+      h(
+        "div",
+        { class: "page-head" },
+        h("h1", null, "Overview"),
+        info ? h("p", { class: "muted" }, `${info.hostname} · rbee-hive ${info.version} · port ${info.port}`) : h("p", { class: "muted" }, "\u00a0"),
+        health ? chip(health.status === "healthy" ? "ready" : health.status === "degraded" ? "loading" : "crashed", health.reason ?? health.status) : null,
+      ),
+      this.#machine(),
+      h("div", { class: "columns" }, h("div", null, this.#next(), this.#running()), h("div", null, this.#workers(), this.#problems())),
+    ];
+  }
+
+  #machine() {
+    const { telemetry, history } = hive;
+    if (!telemetry) return h("section", { class: "tiles", "aria-label": "The machine" }, h("div", { class: "tile wide" }, waiting("Waiting for the first measurement of the machine", hive.connection.since)));
+    const { system } = telemetry;
+    const span = history.length > 1 ? duration(Math.round((history[history.length - 1].at - history[0].at) / 1000)) : "";
+    /** @type {(name: string, value: string, sub: string, values: Array<number|null>) => HTMLElement} */
+    const tile = (name, value, sub, values) =>
+      h(
+        "div",
+        { class: "tile", key: name },
+        h("h2", null, name),
+        h("p", { class: "value num" }, value),
+        h("p", { class: "sub num" }, sub),
+        graph(values, { most: 100, slots: HISTORY, label: `${name}: ${value}, over the last ${span || "moment"}` }),
+      );
+    const gpus = system.gpus.filter((gpu) => typeof gpu.vram_total_bytes === "number" || typeof gpu.util_percent === "number");
+    return h(
+      "section",
+      { class: "tiles", "aria-label": "The machine, over the last five minutes" },
+      tile("CPU", `${Math.round(system.cpu_percent)} %`, `of ${system.cpu_count} threads`, history.map(({ cpu }) => cpu)),
+      tile("Memory", bytes(system.ram_used_bytes), `of ${bytes(system.ram_total_bytes)}`, history.map(({ ram }) => ram)),
+      system.disk_total_bytes ? tile("Disk of the models", bytes(system.disk_total_bytes - system.disk_used_bytes), `free of ${bytes(system.disk_total_bytes)}`, history.map(({ disk }) => disk)) : null,
+      ...gpus.map((gpu, index) =>
+        tile(
+          gpu.name ?? gpu.id ?? `GPU ${index}`,
+          typeof gpu.util_percent === "number" ? `${Math.round(gpu.util_percent)} %` : bytes(gpu.vram_used_bytes),
+          typeof gpu.vram_total_bytes === "number" ? `${bytes(gpu.vram_used_bytes)} of ${bytes(gpu.vram_total_bytes)}` : "",
+          history.map(({ gpus: all }) => all[index]?.util ?? all[index]?.vram ?? null),
+        ),
+      ),
+    );
+  }
+
+  /** The next step of somebody new; nothing once a model is loaded. */
+  #next() {
+    if (!hive.known) return null;
+    const models = [...hive.models.values()].filter((model) => model.status === "available");
+    const loaded = [...hive.workers.values()].some(serving);
+    if (loaded) return null;
+    const step = models.length === 0 ? 0 : 1;
+    const small = [...models].sort((a, b) => a.size_bytes - b.size_bytes)[0];
+    const steps = [
+      ["Get a model", "A GGUF file, from an address or from this machine's disk.", button("Download a model", () => openDownload(), { class: "primary" }, icon("download"))],
+      ["Load it", small ? `A worker reads ${small.name} (${bytes(small.size_bytes)}) into memory.` : "A worker process reads it into memory.", small ? button(`Load ${small.name}`, () => openLoad(small), { class: "primary" }, icon("play")) : null],
+      ["Talk to it", "In the chat here, or from any client of OpenAI's API.", null],
+    ];
+    return h(
+      "section",
+      { class: "card", "aria-labelledby": "next-title" },
+      h("h2", { id: "next-title" }, step === 0 ? "This hive has no models yet" : "Nothing is loaded"),
+      h(
+        "ol",
+        { class: "steps" },
+        ...steps.map(([name, text, action], index) =>
+          h("li", { class: index < step ? "done" : index === step ? "now" : "", "aria-current": index === step ? "step" : null }, h("span", { class: "hex", "aria-hidden": "true" }, index < step ? icon("check") : String(index + 1)), h("div", null, h("h3", null, name, index < step ? h("span", { class: "visually-hidden" }, " (done)") : null), h("p", { class: "muted" }, text), index === step ? action : null)),
+        ),
+      ),
+    );
+  }
+
+  #running() {
+    const running = hive.runningJobs();
+    const recent = hive.jobList().filter((job) => job.ended_at && job.kind === "act").slice(0, 8 - Math.min(4, running.length));
+    return h(
+      "section",
+      { class: "card", "aria-labelledby": "running-title" },
+      h("div", { class: "card-head" }, h("h2", { id: "running-title" }, running.length ? `Running (${running.length})` : "Jobs"), h("a", { href: "#/jobs" }, "All jobs")),
+      running.map((job) => jobStrip(job.job_id)),
+      recent.length
+        ? h("ul", { class: "lines" }, ...recent.map((job) => h("li", { key: job.job_id }, h("a", { href: link("jobs", job.job_id), class: "grow" }, title(job)), chip(job.state, stateWord(job)), h("span", { class: "muted num" }, ago(job.ended_at ?? job.created_at)))))
+        : !hive.known
+          ? waiting("Waiting for the hive's list of jobs", hive.connection.since)
+          : running.length
+            ? null
+            : h("p", { class: "muted" }, "No job has run yet. Whatever you do here becomes one, narrated from its first step to its last."),
+    );
+  }
+
+  #workers() {
+    const workers = [...hive.workers.values()];
+    return h(
+      "section",
+      { class: "card", "aria-labelledby": "workers-title" },
+      h("div", { class: "card-head" }, h("h2", { id: "workers-title" }, `Workers${workers.length ? ` (${workers.filter(lives).length})` : ""}`), h("a", { href: "#/workers" }, "All workers")),
+      workers.length
+        ? h(
+            "ul",
+            { class: "lines" },
+            ...workers.map((worker) =>
+              h("li", { key: worker.worker_id }, h("a", { href: link("workers", worker.pid), class: "grow" }, worker.model), h("span", { class: "muted num" }, worker.device, lives(worker) ? ` · ${Math.round(worker.cpu_percent)} % · ${bytes(worker.rss_bytes)}` : ""), chip(worker.status)),
+            ),
+          )
+        : !hive.known
+          ? waiting("Waiting for the hive's list of workers", hive.connection.since)
+          : h("p", { class: "muted" }, "No worker runs. Loading a model starts one."),
+    );
+  }
+
+  #problems() {
+    const failing = checked?.report.checks.filter((/** @type {any} */ check) => !check.ok) ?? [];
+    return h(
+      "section",
+      { class: "card", "aria-labelledby": "check-title" },
+      h("div", { class: "card-head" }, h("h2", { id: "check-title" }, checked ? (failing.length ? `${failing.length} of ${checked.report.checks.length} checks found a problem` : "All checks passed") : "Checks"), button("Check again", () => this.#check(), { class: "small", disabled: this.checking > 0 }, icon("again"))),
+      this.checking && !checked ? waiting(this.said || "Waiting for the hive to check itself", this.checking) : null,
+      this.problem ? failureBox(this.problem, button("Try again", () => this.#check())) : null,
+      checked ? checks(checked.report.checks) : null,
+      checked ? h("p", { class: "muted small-text" }, this.checking ? "Checking again" : `Checked ${ago(new Date(checked.at).toISOString())}`) : null,
+    );
+  }
+}
+
+customElements.define("hive-overview", Overview);

@@ -1,0 +1,191 @@
+// The worker processes: a card each, and one worker's log as it is written.
+
+import { Problem, request } from "../lib/api.js";
+import { h, icon } from "../lib/dom.js";
+import { ago, bytes, count, duration } from "../lib/format.js";
+import { HISTORY, hive, lives, serving } from "../lib/hive.js";
+import { texts } from "../lib/sse.js";
+import { View, link, place } from "../lib/view.js";
+import { openSpawn } from "../parts/dialogs.js";
+import { graph } from "../parts/graph.js";
+import { button, chip, empty, failureBox, waiting } from "../parts/parts.js";
+import { act } from "../parts/toasts.js";
+import "../parts/virtual-list.js";
+
+/** @typedef {import("../lib/types.js").Worker} Worker */
+/** @typedef {{text: string, level: string}} Line */
+
+class Workers extends View {
+  /** @type {import("../lib/hive.js").Topic[]} */
+  static topics = ["workers", "telemetry", "connection", "models"];
+  static tick = 1000;
+
+  start() {
+    addEventListener("hashchange", () => this.update(), { signal: this.life.signal });
+  }
+
+  draw() {
+    const { id } = place();
+    const workers = [...hive.workers.values()].sort((a, b) => (a.started_at < b.started_at ? 1 : -1));
+    const models = [...hive.models.values()].some((model) => model.status === "available");
+    const spawn = (/** @type {string} */ kind) => button("Start a worker", () => openSpawn(), { class: kind, disabled: !models }, icon("plus"));
+    const chosen = workers.find((worker) => String(worker.pid) === id);
+    return [
+      h("div", { class: "page-head" }, h("h1", null, "Workers"), h("p", { class: "muted" }, "Each serves one model, in a process of its own."), h("div", { class: "actions" }, spawn(workers.length ? "primary" : ""))),
+      !hive.known
+        ? waiting("Waiting for the hive's list of workers", hive.connection.since)
+        : workers.length === 0
+          ? empty("No workers", models ? "A worker is a process that holds one model in memory and answers for it. Loading a model starts one." : "A worker serves a model, and there is none yet.", models ? spawn("primary") : h("a", { class: "button primary", href: "#/models" }, "Get a model"))
+          : h("div", { class: "cards" }, ...workers.map((worker) => this.#card(worker, worker === chosen))),
+      id && hive.known && !chosen ? failureBox(new Problem({ code: "worker_not_found", message: `No worker has the process id ${id}`, hint: "it was stopped; its log is kept with the hive's data, and the job that stopped it says how it ended" })) : null,
+      chosen ? h("worker-log", { key: chosen.worker_id, ".pid": chosen.pid, ".alive": lives(chosen) }) : null,
+    ];
+  }
+
+  /** @param {Worker} worker @param {boolean} chosen */
+  #card(worker, chosen) {
+    const samples = hive.workerHistory.get(worker.worker_id) ?? [];
+    const rate = hive.tokenRate(worker);
+    const cpu = samples.map((sample) => sample.cpu);
+    const most = Math.max(100, ...cpu);
+    const alive = lives(worker);
+    /** @type {(name: string, value: string) => HTMLElement} */
+    const fact = (name, value) => h("div", null, h("dt", null, name), h("dd", { class: "num" }, value));
+    return h(
+      "article",
+      { class: `card worker${chosen ? " chosen" : ""}`, key: worker.worker_id, "aria-label": `Worker ${worker.pid}, ${worker.model}` },
+      h("div", { class: "card-head" }, h("h2", null, h("a", { href: link("models", worker.model) }, worker.model)), chip(worker.status)),
+      h("p", { class: "muted small-text num" }, [`pid ${worker.pid}`, worker.device, worker.engine, worker.port ? `port ${worker.port}` : null].filter(Boolean).join(" · ")),
+      worker.status === "crashed"
+        ? h("div", { class: "failure" }, h("p", { class: "failure-text" }, icon("alert"), h("span", null, `It ended without being asked to, after ${duration(worker.uptime_seconds)}${worker.last_exit ? `: ${worker.last_exit}` : ""}.`)), h("p", { class: "hint" }, "Its log below ends with its last words. Start it again once the cause is gone."))
+        : h(
+            "dl",
+            { class: "numbers" },
+            fact("CPU", `${Math.round(worker.cpu_percent)} %`),
+            fact("Memory", bytes(worker.rss_bytes)),
+            worker.vram_bytes === null ? null : fact("GPU memory", bytes(worker.vram_bytes)),
+            serving(worker) && rate !== null ? fact("Tokens/s", rate < 10 ? rate.toFixed(1) : String(Math.round(rate))) : null,
+            fact("Tokens", count(worker.tokens_generated)),
+            fact("Requests", count(worker.requests)),
+            fact("Slots", worker.slots ? String(worker.slots) : "–"),
+            fact("Up", duration(worker.uptime_seconds)),
+          ),
+      alive && cpu.length > 1 ? graph(cpu, { most, slots: HISTORY, label: `CPU of worker ${worker.pid}: ${Math.round(worker.cpu_percent)} %` }) : null,
+      h(
+        "div",
+        { class: "actions" },
+        h("a", { class: "button small", href: chosen ? "#/workers" : link("workers", worker.pid), "aria-expanded": chosen ? "true" : "false" }, icon("log"), h("span", null, chosen ? "Hide the log" : "Log")),
+        serving(worker) ? h("a", { class: "button small", href: link("chat", worker.model) }, icon("chat"), h("span", null, "Chat")) : null,
+        worker.status === "crashed" ? button("Start again", () => act({ WorkerSpawn: { model: worker.model, worker: worker.engine } }), { class: "small" }, icon("again")) : null,
+        button(alive ? "Stop" : "Remove from the list", () => act({ WorkerProcessDelete: { pid: worker.pid } }), { class: "small", disabled: worker.status === "stopping" }, icon(alive ? "stop" : "close")),
+      ),
+      h("p", { class: "muted small-text" }, `Started ${ago(worker.started_at)}`),
+    );
+  }
+}
+
+/** Lines of a log that the page keeps. */
+const MOST_LINES = 50_000;
+
+/** One worker's log: followed while it lives, searched and filtered here. */
+class WorkerLog extends View {
+  pid = 0;
+  alive = false;
+  /** @type {Line[]} */
+  lines = [];
+  search = "";
+  level = "all";
+  following = true;
+  /** @type {"waiting"|"reading"|"ended"} */
+  state = "waiting";
+  since = Date.now();
+  /** @type {Problem|null} */
+  problem = null;
+
+  start() {
+    this.#read();
+  }
+
+  async #read() {
+    const { signal } = this.life;
+    this.problem = null;
+    this.lines = [];
+    this.since = Date.now();
+    this.state = "waiting";
+    try {
+      const response = await request("GET", `/v1/workers/${this.pid}/log${this.alive ? "?follow=true" : ""}`, { signal });
+      const reader = texts(/** @type {ReadableStream<Uint8Array>} */ (response.body));
+      this.state = "reading";
+      let rest = "";
+      for (;;) {
+        const { value, done } = await reader.read();
+        const parts = `${rest}${value ?? ""}`.split("\n");
+        rest = done ? "" : (parts.pop() ?? "");
+        for (const text of parts) if (text) this.lines.push({ text: plain(text), level: levelOf(text) });
+        if (this.lines.length > MOST_LINES) this.lines = this.lines.slice(-MOST_LINES);
+        this.update();
+        if (done) break;
+      }
+      this.state = "ended";
+    } catch (error) {
+      if (signal.aborted) return;
+      this.problem = Problem.of(error);
+      this.state = "ended";
+    }
+    this.update();
+  }
+
+  draw() {
+    const search = this.search.toLowerCase();
+    const shown = this.lines.filter((line) => (this.level === "all" || LEVELS.indexOf(line.level) >= LEVELS.indexOf(this.level)) && (!search || line.text.toLowerCase().includes(search)));
+    const list = h("virtual-list", {
+      class: "log",
+      "aria-label": `Log of worker ${this.pid}`,
+      ".row": (/** @type {Line} */ line) => h("div", { class: "log-line", "data-level": line.level }, line.text),
+      ".items": shown,
+      ".follow": this.following,
+      onunfollow: null,
+    });
+    return h(
+      "section",
+      { class: "card", "aria-label": `Log of worker ${this.pid}` },
+      h(
+        "div",
+        { class: "card-head wrap" },
+        h("h2", null, `Log of worker ${this.pid}`),
+        h("span", { class: "muted num" }, `${count(shown.length)}${shown.length === this.lines.length ? "" : ` of ${count(this.lines.length)}`} lines${this.state === "reading" && this.alive ? ", live" : this.state === "ended" ? ", ended" : ""}`),
+        h("input", { type: "search", "aria-label": "Search the log", placeholder: "Search", ".value": this.search, oninput: (/** @type {any} */ event) => ((this.search = event.target.value), this.update()) }),
+        h("select", { "aria-label": "Level", ".value": this.level, onchange: (/** @type {any} */ event) => ((this.level = event.target.value), this.update()) }, ...[["all", "All levels"], ["info", "Info and above"], ["warn", "Warnings and errors"], ["error", "Errors"]].map(([value, label]) => h("option", { value }, label))),
+        h("label", { class: "check" }, h("input", { type: "checkbox", ".checked": this.following, onchange: (/** @type {any} */ event) => ((this.following = event.target.checked), this.update()) }), "Follow"),
+      ),
+      this.problem ? failureBox(this.problem, button("Try again", () => this.#read())) : null,
+      this.state === "waiting" ? waiting("Waiting for the log", this.since) : null,
+      list,
+      this.state !== "waiting" && this.lines.length === 0 && !this.problem ? h("p", { class: "muted" }, "The worker has written nothing yet.") : null,
+    );
+  }
+
+  drawn() {
+    const list = this.querySelector("virtual-list");
+    if (list && !(/** @type {any} */ (list).$heard)) {
+      /** @type {any} */ (list).$heard = true;
+      list.addEventListener("unfollow", () => ((this.following = false), this.update()));
+    }
+  }
+}
+
+const LEVELS = ["trace", "debug", "info", "warn", "error"];
+
+/** The level that a line claims for itself; the built-in engine and most others write one.
+ * @param {string} text */
+function levelOf(text) {
+  const found = /\b(TRACE|DEBUG|INFO|WARN(?:ING)?|ERROR|FATAL|panicked)\b/i.exec(text.slice(0, 120));
+  const word = found?.[1].toLowerCase() ?? "info";
+  return word.startsWith("warn") ? "warn" : word === "fatal" || word === "panicked" ? "error" : word;
+}
+
+/** A line without its terminal's colours. @param {string} text */
+const plain = (text) => text.replaceAll(/\u001b\[[0-9;]*[A-Za-z]/g, "").replace(/\r$/, "");
+
+customElements.define("hive-workers", Workers);
+customElements.define("worker-log", WorkerLog);
