@@ -184,7 +184,8 @@ mod tests {
     #[test]
     fn nothing_in_the_page_is_inline_or_comes_from_elsewhere() {
         for file in FILES.iter().filter(|file| file.path != "icon.svg") {
-            for forbidden in ["innerHTML", "insertAdjacentHTML", "document.write", "eval(", "src=\"http", "@import"]
+            for forbidden in
+                ["innerHTML", "insertAdjacentHTML", "document.write", "eval(", "src=\"http", "@import"]
             {
                 assert!(!file.text.contains(forbidden), "{} has {forbidden}", file.path);
             }

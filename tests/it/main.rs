@@ -11,6 +11,7 @@ mod jobs;
 mod lifecycle;
 mod models;
 mod operations;
+mod page;
 mod quickstart;
 mod streams;
 mod support;

@@ -108,8 +108,8 @@ function morph(from, to) {
     if (name !== "style" && !to.hasAttribute(name) && !managed?.includes(name)) from.removeAttribute(name);
   }
   const [styled, style] = [/** @type {HTMLElement} */ (from).style, /** @type {HTMLElement} */ (to).style];
-  if (styled && styled.cssText !== style.cssText) styled.cssText = style.cssText;
-  // An element that makes its own children gets properties alone.
+  if (styled && !(/** @type {Made} */ (from).$own) && styled.cssText !== style.cssText) styled.cssText = style.cssText;
+  // An element that makes its own children, and gives itself its style, gets the rest alone.
   if (!(/** @type {Made} */ (from).$own)) morphChildren(from, to);
   const [had, has] = [/** @type {any} */ (from).$props ?? {}, /** @type {any} */ (to).$props ?? {}];
   for (const name of Object.keys(had)) if (!(name in has) && name.startsWith("on")) /** @type {any} */ (from)[name] = null;

@@ -6,7 +6,7 @@ import { h, icon, copy } from "./dom.js";
 
 /** @param {string} text @returns {HTMLElement[]} */
 export function markdown(text) {
-  return blocks(text.replaceAll("\r\n", "\n").split("\n"), 0);
+  return blocks(text.replaceAll("\r\n", "\n").split("\n"), 0, { level: 1 });
 }
 
 const FENCE = /^ {0,3}(```+|~~~+)\s*([^`\s]*)/;
@@ -17,15 +17,17 @@ const ROW = /^\s*\|(.+)\|\s*$/;
 /** Lists and quotes within each other, at most: a model may repeat itself for ever. */
 const DEEPEST = 8;
 
-/** @param {string[]} lines @param {number} depth @returns {HTMLElement[]} */
-function blocks(lines, depth) {
+/** @param {string[]} lines @param {number} depth
+ * @param {{level: number}} heading the level of the last heading: the page's own to begin with
+ * @returns {HTMLElement[]} */
+function blocks(lines, depth, heading) {
   /** @type {HTMLElement[]} */
   const out = [];
   let at = 0;
   while (at < lines.length) {
     const line = lines[at];
     const fence = FENCE.exec(line);
-    const heading = HEADING.exec(line);
+    const titled = HEADING.exec(line);
     if (line.trim() === "") {
       at += 1;
     } else if (fence) {
@@ -33,9 +35,10 @@ function blocks(lines, depth) {
       const last = end < 0 ? lines.length : end;
       out.push(code(lines.slice(at + 1, last).join("\n"), fence[2]));
       at = last + 1;
-    } else if (heading) {
-      // The page's own headings stay above those of an answer.
-      out.push(h(`h${Math.min(6, heading[1].length + 2)}`, null, ...inline(heading[2])));
+    } else if (titled) {
+      // Beneath the page's own heading, and no level left out, whatever the model counts.
+      heading.level = Math.min(6, titled[1].length + 1, heading.level + 1);
+      out.push(h(`h${heading.level}`, null, ...inline(titled[2])));
       at += 1;
     } else if (RULE.test(line)) {
       out.push(h("hr", null));
@@ -44,9 +47,9 @@ function blocks(lines, depth) {
       const from = at;
       while (at < lines.length && lines[at].trimStart().startsWith(">")) at += 1;
       const quoted = lines.slice(from, at).map((each) => each.trimStart().replace(/^> ?/, ""));
-      out.push(h("blockquote", null, ...blocks(quoted, depth + 1)));
+      out.push(h("blockquote", null, ...blocks(quoted, depth + 1, heading)));
     } else if (ITEM.test(line) && depth < DEEPEST) {
-      const [list, next] = listAt(lines, at, depth);
+      const [list, next] = listAt(lines, at, depth, heading);
       out.push(list);
       at = next;
     } else if (ROW.test(line) && /^\s*\|?[\s:|-]+\|?\s*$/.test(lines[at + 1] ?? "")) {
@@ -68,8 +71,8 @@ function starts(line) {
   return FENCE.test(line) || HEADING.test(line) || ITEM.test(line) || RULE.test(line) || /^\s*>/.test(line);
 }
 
-/** @param {string[]} lines @param {number} from @param {number} depth @returns {[HTMLElement, number]} */
-function listAt(lines, from, depth) {
+/** @param {string[]} lines @param {number} from @param {number} depth @param {{level: number}} heading @returns {[HTMLElement, number]} */
+function listAt(lines, from, depth, heading) {
   const first = /** @type {RegExpExecArray} */ (ITEM.exec(lines[from]));
   const indent = first[1].length;
   const ordered = /\d/.test(first[2]);
@@ -89,7 +92,7 @@ function listAt(lines, from, depth) {
       at += 1;
     }
     const plain = inner.length === 1;
-    items.push(h("li", null, ...(plain ? inline(inner[0]) : blocks(inner, depth + 1))));
+    items.push(h("li", null, ...(plain ? inline(inner[0]) : blocks(inner, depth + 1, heading))));
     while (at < lines.length && lines[at].trim() === "" && ITEM.test(lines[at + 1] ?? "")) at += 1;
   }
   const start = ordered ? Number.parseInt(first[2], 10) : 1;

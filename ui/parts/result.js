@@ -26,11 +26,11 @@ export function checks(all) {
   );
 }
 
-/** @param {import("../lib/types.js").Model} model */
-export function modelFacts(model) {
+/** @param {import("../lib/types.js").Model} model @param {string} [state] where more is known than the file's */
+export function modelFacts(model, state = model.status) {
   return factList([
     ["Model", h("a", { href: link("models", model.id) }, model.id)],
-    ["State", h("span", null, chip(model.status), model.status_detail ? ` ${model.status_detail}` : "")],
+    ["State", h("span", null, chip(state), model.status_detail ? ` ${model.status_detail}` : "")],
     ["Size", bytes(model.size_bytes)],
     ["Architecture", model.architecture],
     ["Quantization", model.quantization],
@@ -54,8 +54,8 @@ export function workerFacts(worker) {
     ["Device", worker.device],
     ["Engine", worker.engine],
     ["Port", worker.port],
-    ["Memory", bytes(worker.rss_bytes)],
-    ["GPU memory", worker.vram_bytes === null ? null : bytes(worker.vram_bytes)],
+    ["Memory", worker.rss_bytes ? bytes(worker.rss_bytes) : null],
+    ["GPU memory", worker.vram_bytes ? bytes(worker.vram_bytes) : null],
     ["Slots", worker.slots],
     ["Started", instant(worker.started_at)],
     ["Last exit", worker.last_exit],

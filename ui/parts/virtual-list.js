@@ -145,9 +145,15 @@ export class VirtualList extends HTMLElement {
     });
   }
 
+  /** The height of all rows; the style sheet decides how much of it to show. @param {number} total */
+  #size(total) {
+    this.#space.style.blockSize = `${total}px`;
+    this.style.setProperty("--rows", `${Math.ceil(total)}px`);
+  }
+
   #draw() {
     const total = this.#sums.reduce((sum, block) => sum + block, 0);
-    this.#space.style.blockSize = `${total}px`;
+    this.#size(total);
     if (this.#follow) this.scrollTop = total;
     const { index: seen, y } = this.#at(this.scrollTop);
     const into = this.scrollTop - y;
@@ -175,7 +181,7 @@ export class VirtualList extends HTMLElement {
     }
     if (changed) {
       this.#sum(Math.floor(first / BLOCK));
-      this.#space.style.blockSize = `${this.#sums.reduce((sum, block) => sum + block, 0)}px`;
+      this.#size(this.#sums.reduce((sum, block) => sum + block, 0));
     }
     this.#window.style.transform = `translateY(${this.#top(first)}px)`;
     if (this.#follow) this.scrollTop = this.scrollHeight;

@@ -118,10 +118,12 @@ class JobPage extends View {
       this.lost ? waiting("The stream broke; connecting again. Nothing is lost: it resumes where it was", this.since) : null,
       problem ? failureBox(problem, button("Try again", () => this.#read())) : null,
       job.failure ? failureBox(job.failure) : null,
-      this.#result(job),
-      this.#progress(job),
-      this.#phases(job),
-      this.#timeline(job),
+      h(
+        "div",
+        { class: "job-columns" },
+        h("div", null, this.#progress(job), this.#timeline(job)),
+        h("div", null, this.#result(job), this.#phases(job)),
+      ),
       h(
         "details",
         { class: "card" },
@@ -276,7 +278,7 @@ class JobPage extends View {
         h("select", { "aria-label": "Level", ".value": this.level, onchange: (/** @type {any} */ event) => ((this.level = event.target.value), remember("job.level", this.level), this.update()) }, ...[["debug", "All levels"], ["info", "Info and above"], ["warn", "Warnings and errors"], ["error", "Errors"]].map(([value, label]) => h("option", { value, selected: value === this.level }, label))),
         h("label", { class: "check" }, h("input", { type: "checkbox", ".checked": this.following, onchange: (/** @type {any} */ event) => ((this.following = event.target.checked), this.update()) }), "Follow"),
       ),
-      h("virtual-list", { class: "timeline", "aria-label": "Narration", style: { "block-size": `min(60vh, ${Math.max(3, Math.min(40, this.rows.length + 1)) * 30}px)` }, ".row": timelineRow, ".items": this.rows, ".follow": this.following }),
+      h("virtual-list", { class: "timeline", "aria-label": "Narration", ".row": timelineRow, ".items": this.rows, ".follow": this.following }),
       this.rows.length === 0 ? (job.ended_at ? h("p", { class: "muted" }, "Nothing to show at this level.") : waiting(job.state === "queued" ? "Queued: it starts when a job of its kind ends" : "Waiting for the first words", this.since)) : null,
     );
   }

@@ -228,9 +228,9 @@ class Models extends View {
         workers.length ? button("Unload", () => act({ ModelUnload: { id } }), {}, icon("stop")) : null,
         button("Delete", () => openDelete(model), {}, icon("trash")),
       ),
-      modelFacts(model),
+      modelFacts(model, stateOf(model)),
       workers.length
-        ? h("section", null, h("h3", null, "Served by"), h("ul", { class: "lines" }, ...workers.map((worker) => h("li", { key: worker.worker_id }, h("a", { class: "grow", href: link("workers", worker.pid) }, `Worker ${worker.pid}`), h("span", { class: "muted num" }, `${worker.device} · ${bytes(worker.rss_bytes)}`), chip(worker.status)))))
+        ? h("section", null, h("h3", null, "Served by"), h("ul", { class: "lines" }, ...workers.map((worker) => h("li", { key: worker.worker_id }, h("a", { class: "grow", href: link("workers", worker.pid) }, `Worker ${worker.pid}`), h("span", { class: "muted num" }, [worker.device, worker.rss_bytes ? bytes(worker.rss_bytes) : ""].filter(Boolean).join(" · ")), chip(worker.status)))))
         : null,
     );
   }

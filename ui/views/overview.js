@@ -84,7 +84,7 @@ class Overview extends View {
       { class: "tiles", "aria-label": "The machine, over the last five minutes" },
       tile("CPU", `${Math.round(system.cpu_percent)} %`, `of ${system.cpu_count} threads`, history.map(({ cpu }) => cpu)),
       tile("Memory", bytes(system.ram_used_bytes), `of ${bytes(system.ram_total_bytes)}`, history.map(({ ram }) => ram)),
-      system.disk_total_bytes ? tile("Disk of the models", bytes(system.disk_total_bytes - system.disk_used_bytes), `free of ${bytes(system.disk_total_bytes)}`, history.map(({ disk }) => disk)) : null,
+      system.disk_total_bytes ? tile("Disk of the models", bytes(system.disk_used_bytes), `used of ${bytes(system.disk_total_bytes)}`, history.map(({ disk }) => disk)) : null,
       ...gpus.map((gpu, index) =>
         tile(
           gpu.name ?? gpu.id ?? `GPU ${index}`,
@@ -112,7 +112,7 @@ class Overview extends View {
     return h(
       "section",
       { class: "card", "aria-labelledby": "next-title" },
-      h("h2", { id: "next-title" }, step === 0 ? "This hive has no models yet" : "Nothing is loaded"),
+      h("div", { class: "card-head" }, h("h2", { id: "next-title" }, step === 0 ? "This hive has no models yet" : "Nothing is loaded")),
       h(
         "ol",
         { class: "steps" },
@@ -152,7 +152,7 @@ class Overview extends View {
             "ul",
             { class: "lines" },
             ...workers.map((worker) =>
-              h("li", { key: worker.worker_id }, h("a", { href: link("workers", worker.pid), class: "grow" }, worker.model), h("span", { class: "muted num" }, worker.device, lives(worker) ? ` · ${Math.round(worker.cpu_percent)} % · ${bytes(worker.rss_bytes)}` : ""), chip(worker.status)),
+              h("li", { key: worker.worker_id }, h("a", { href: link("workers", worker.pid), class: "grow" }, worker.model), h("span", { class: "muted num" }, worker.device, lives(worker) ? ` · ${Math.round(worker.cpu_percent)} %${worker.rss_bytes ? ` · ${bytes(worker.rss_bytes)}` : ""}` : ""), chip(worker.status)),
             ),
           )
         : !hive.known

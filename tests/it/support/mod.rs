@@ -1,5 +1,6 @@
 //! The house's test hive: the real daemon, in this process, on a free port and a folder of its own.
 
+mod browser;
 mod faulty;
 mod hive;
 pub(crate) mod hub;
@@ -8,6 +9,7 @@ mod process;
 mod sse;
 mod stalling;
 
+pub(crate) use browser::Browser;
 pub(crate) use faulty::{Fault, FaultServer, Served, When};
 pub(crate) use hive::{TestHive, quick};
 pub(crate) use problem::problem;

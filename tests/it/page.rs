@@ -1,0 +1,444 @@
+//! The hive's web page: its files over HTTP, and the page itself in a real browser.
+
+use std::os::unix::fs::PermissionsExt;
+
+use futures::FutureExt;
+use rbee_hive::config::Faults;
+use rbee_hive::engine::sample_model::{SampleModel, SampleWeights};
+use rbee_hive::n;
+use serde_json::{Value, json};
+
+use crate::support::{Browser, Daemon, TestHive, soon, write_model};
+
+/// axe-core, which looks for what keeps people out of a page.
+const AXE: &str = include_str!("page/axe.min.js");
+
+/// WebDriver's codes of keys.
+const TAB: &str = "\u{E004}";
+const ENTER: &str = "\u{E007}";
+const ESCAPE: &str = "\u{E00C}";
+
+/// Fails where axe finds anything on what is shown.
+async fn check_access(browser: &Browser, what: &str) {
+    browser.run(&format!("if (!window.axe) {{ {AXE} }}")).await;
+    let script = "const done = arguments[0];\
+        axe.run(document, {runOnly: ['wcag2a', 'wcag2aa', 'wcag21a', 'wcag21aa', 'wcag22aa', 'best-practice']})\
+        .then((found) => done(found.violations.map((v) => ({id: v.id, help: v.help, nodes: v.nodes.map((n) => n.html.slice(0, 200) + ' | ' + n.failureSummary)}))),\
+        (error) => done([{id: 'axe', help: String(error)}]));";
+    let violations = browser.run_async(script).await;
+    assert_eq!(violations, json!([]), "{what}: {violations:#}");
+}
+
+/// What is shown, in both widths and colours, for people to look at; each is checked.
+async fn look_at(browser: &Browser, name: &str) {
+    for (width, scheme) in [(1440, "light"), (1440, "dark"), (375, "light"), (375, "dark")] {
+        browser.look(width, scheme).await;
+        // Colours change over a moment, and a table is laid out anew.
+        browser.until("the frames after it", "document.getAnimations().every((a) => a.playState !== 'running' || a.effect.getTiming().iterations === Infinity)").await;
+        check_access(browser, &format!("{name} at {width} px, {scheme}")).await;
+        let wide = browser.eval("document.scrollingElement.scrollWidth > innerWidth").await;
+        assert_eq!(wide, json!(false), "{name} at {width} px scrolls sideways");
+        browser.screenshot(&format!("{name}-{width}-{scheme}")).await;
+    }
+    browser.look(1440, "light").await;
+}
+
+async fn no_complaints(browser: &Browser) {
+    assert_eq!(browser.complaints().await, Vec::<String>::new(), "the page's console has nothing to say");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_files_come_with_their_types_a_strict_policy_and_a_tag() {
+    let hive = TestHive::start().await;
+    for (path, content_type) in [
+        ("/", "text/html; charset=utf-8"),
+        ("/ui/index.html", "text/html; charset=utf-8"),
+        ("/ui/main.js", "text/javascript; charset=utf-8"),
+        ("/ui/views/models.js", "text/javascript; charset=utf-8"),
+        ("/ui/base.css", "text/css; charset=utf-8"),
+        ("/ui/icon.svg", "image/svg+xml"),
+    ] {
+        let response = hive.get(path).await;
+        assert_eq!(response.status(), 200, "{path}");
+        let headers = response.headers().clone();
+        let header = |name: &str| headers[name].to_str().expect("text").to_owned();
+        assert_eq!(header("content-type"), content_type, "{path}");
+        assert_eq!(header("x-content-type-options"), "nosniff");
+        assert_eq!(header("cache-control"), "no-cache");
+        let policy = header("content-security-policy");
+        assert!(policy.contains("default-src 'none'") && policy.contains("script-src 'self'"), "{policy}");
+        assert!(policy.contains("require-trusted-types-for 'script'"), "{policy}");
+        assert!(!policy.contains("unsafe"), "{policy}");
+
+        let tag = header("etag");
+        let again = |given: String| {
+            let request = hive.client.get(format!("{}{path}", hive.url)).header("if-none-match", given);
+            async { soon(path, request.send()).await.expect("an answer") }
+        };
+        let same = again(format!("\"other\", W/{tag}")).await;
+        assert_eq!((same.status().as_u16(), &same.headers()["etag"]), (304, &headers["etag"]), "{path}");
+        assert!(same.headers().contains_key("content-security-policy"));
+        assert_eq!(same.bytes().await.expect("a body").len(), 0);
+        assert_eq!(again("\"other\"".to_owned()).await.status(), 200, "{path}");
+
+        let head =
+            soon(path, hive.client.head(format!("{}{path}", hive.url)).send()).await.expect("an answer");
+        assert_eq!((head.status().as_u16(), &head.headers()["etag"]), (200, &headers["etag"]), "{path}");
+    }
+    hive.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_not_of_the_page_is_a_problem_and_never_the_page() {
+    let hive = TestHive::start().await;
+    for path in [
+        "/v1/nothing",
+        "/ui/",
+        "/ui/nothing.js",
+        "/ui/lib/types.js",
+        "/ui/../Cargo.toml",
+        "/ui/%2e%2e/Cargo.toml",
+        "/models",
+    ] {
+        let response = hive.get(path).await;
+        assert_eq!(response.status(), 404, "{path}");
+        assert_eq!(response.headers()["content-type"], "application/problem+json", "{path}");
+        let problem: Value = response.json().await.expect("JSON");
+        assert_eq!(problem["code"], "route_not_found", "{path}");
+    }
+    let refused = hive.post("/", &json!({})).await;
+    assert_eq!(refused.status(), 405);
+    hive.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn from_an_empty_hive_to_an_answer_and_back() {
+    let Some(browser) = Browser::start().await else { return };
+    let hive = TestHive::start().await;
+    let elsewhere = hive.dir().join("elsewhere");
+    std::fs::create_dir(&elsewhere).expect("a folder");
+    let file = write_model(&elsewhere, "tiny");
+
+    // Empty: each page says so and names the next step.
+    browser.open(&hive.url).await;
+    browser.shows("main h2", "This hive has no models yet").await;
+    browser.shows("main", "All checks passed").await;
+    browser.shows("#connection", "Live").await;
+    look_at(&browser, "overview-empty").await;
+    for (page, text) in [
+        ("workers", "No workers"),
+        ("jobs", "No jobs yet"),
+        ("chat", "Nobody to talk to yet"),
+        ("models", "No models yet"),
+    ] {
+        browser.open(&format!("{}/#/{page}", hive.url)).await;
+        browser.shows("main", text).await;
+        look_at(&browser, &format!("{page}-empty")).await;
+    }
+
+    // Download: first the plan, then the doing.
+    browser.press(".page-head", "Download a model").await;
+    browser.fill("#dl-source", "not a source").await;
+    browser.press("dialog", "Show the plan").await;
+    browser.shows("dialog .failure", "What to do").await;
+    browser.fill("#dl-source", &format!("file:{}", file.display())).await;
+    browser.press("dialog", "Show the plan").await;
+    browser.shows("dialog .plan", "tiny.gguf").await;
+    look_at(&browser, "models-plan").await;
+    browser.press("dialog", "Add it").await;
+    browser.shows("table tbody", "tiny").await;
+    browser.shows("#toasts", "Download tiny.gguf").await;
+
+    // Details and loading.
+    browser.press("table tbody", "tiny").await;
+    browser.shows("aside", "Architecture").await;
+    look_at(&browser, "models-details").await;
+    browser.press("aside", "Load").await;
+    browser.shows("dialog", "The weights take").await;
+    look_at(&browser, "models-load").await;
+    browser.press("dialog", "Load").await;
+    browser.shows("table tbody", "loaded").await;
+    browser.open(&format!("{}/#/workers", hive.url)).await;
+    browser.shows(".worker", "ready").await;
+    browser.press(".worker", "Log").await;
+    browser.shows("virtual-list", "listening").await;
+    look_at(&browser, "workers").await;
+
+    // A chat answer, streamed; it is still there after a reload.
+    browser.open(&format!("{}/#/chat/tiny", hive.url)).await;
+    browser.fill("#draft", "Who are you?").await;
+    browser.keys(ENTER).await;
+    browser.shows(".message.assistant", "Hello from a small model.").await;
+    browser.shows(".message.assistant", "tokens").await;
+    browser.press(".message.assistant", "Regenerate").await;
+    browser.until("the answer made again", "document.querySelectorAll('.message.assistant').length === 1 && !document.querySelector('[aria-busy]') && document.querySelector('.message-foot')").await;
+    look_at(&browser, "chat").await;
+    browser.reload().await;
+    browser.shows(".message.assistant", "Hello from a small model.").await;
+    browser.open(&format!("{}/#/", hive.url)).await;
+    browser.shows("main", "Load tiny").await;
+    browser.shows("main", "All checks passed").await;
+    look_at(&browser, "overview").await;
+
+    // Unload and delete, back to the beginning; the address leads back.
+    browser.open(&format!("{}/#/models/tiny", hive.url)).await;
+    browser.press("aside", "Unload").await;
+    browser.shows("aside", "available").await;
+    browser.press("aside", "Delete").await;
+    browser.shows("dialog", "They take").await;
+    look_at(&browser, "models-delete").await;
+    browser.press("dialog", "Delete").await;
+    browser.shows("main", "No model has the id tiny").await;
+    browser.press("aside", "Close the details").await;
+    browser.shows("main", "No models yet").await;
+    browser.back().await;
+    browser.shows("main", "No model has the id tiny").await;
+
+    // Every action became a job.
+    browser.open(&format!("{}/#/jobs", hive.url)).await;
+    for job in ["Download tiny.gguf", "Load tiny", "Unload tiny", "Delete tiny"] {
+        browser.shows(".job-list", job).await;
+    }
+    look_at(&browser, "jobs").await;
+    browser.press(".job-list", "Load tiny").await;
+    browser.shows(".timeline", "Loading model 'tiny'").await;
+    browser.shows("main", "Where the time went").await;
+    look_at(&browser, "job").await;
+    browser.press("main", "JSON").await;
+    browser.shows(".code", "\"worker_id\"").await;
+    no_complaints(&browser).await;
+    assert!(file.exists(), "an import leaves the file where it was");
+    drop(browser);
+    hive.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_model_that_is_not_loaded_is_loaded_first_and_that_is_told() {
+    let Some(browser) = Browser::start().await else { return };
+    let hive = TestHive::start().await;
+    write_model(&hive.models_dir(), "tiny");
+    browser.open(&format!("{}/#/chat", hive.url)).await;
+    browser.shows("main", "the model is loaded first").await;
+    browser.fill("#draft", "Hello").await;
+    browser.press(".composer", "Send").await;
+    browser.shows(".message.assistant", "Hello from a small model.").await;
+    let jobs: Value = hive.get("/v1/jobs?operation=model_load").await.json().await.expect("JSON");
+    assert_eq!(jobs["jobs"].as_array().map(Vec::len), Some(1));
+    no_complaints(&browser).await;
+    drop(browser);
+    hive.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_worker_that_is_killed_is_explained() {
+    let Some(browser) = Browser::start().await else { return };
+    let hive = TestHive::start().await;
+    write_model(&hive.models_dir(), "tiny");
+    let worker = hive.load("tiny").await;
+    browser.open(&format!("{}/#/workers", hive.url)).await;
+    browser.shows(".worker", "ready").await;
+    let pid = worker["pid"].as_i64().and_then(|pid| i32::try_from(pid).ok()).expect("a process id");
+    let pid = rustix::process::Pid::from_raw(pid).expect("a process id");
+    rustix::process::kill_process(pid, rustix::process::Signal::KILL).expect("it runs");
+    browser.shows(".worker", "crashed").await;
+    browser.shows(".worker .failure", "SIGKILL").await;
+    browser.press(".worker", "Log").await;
+    browser.shows("virtual-list", "listening").await;
+    look_at(&browser, "workers-crashed").await;
+    browser.press(".worker", "Start again").await;
+    browser.shows(".worker", "ready").await;
+    no_complaints(&browser).await;
+    drop(browser);
+    hive.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_hive_that_dies_is_missed_and_its_return_noticed() {
+    let Some(browser) = Browser::start().await else { return };
+    let dir = tempfile::tempdir().expect("a temporary folder");
+    std::fs::create_dir(dir.path().join("models")).expect("a folder");
+    write_model(&dir.path().join("models"), "tiny");
+    let daemon = Daemon::start(dir.path(), &[]).await;
+    let url = daemon.url.clone();
+    let port = url.rsplit(':').next().and_then(|port| port.parse().ok()).expect("a port");
+    browser.open(&format!("{url}/#/models")).await;
+    browser.shows("#connection", "Live").await;
+    browser.shows("table tbody", "tiny").await;
+    daemon.signal(rustix::process::Signal::KILL);
+    daemon.ended().await;
+    browser.shows("#banner", "The hive does not answer").await;
+    browser.shows("#banner", "Try now").await;
+    browser.shows("table tbody", "tiny").await;
+    look_at(&browser, "connection-lost").await;
+    write_model(&dir.path().join("models"), "second");
+    let daemon = Daemon::start_on(dir.path(), port, &[]).await;
+    browser.shows("#connection", "Live").await;
+    browser.shows("#toasts", "The hive was restarted").await;
+    browser.shows("table tbody", "second").await;
+    browser.until("the banner to go", "!document.querySelector('.banner')").await;
+    daemon.signal(rustix::process::Signal::TERM);
+    assert!(daemon.ended().await.success());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_token_is_asked_for_kept_in_memory_and_enough_for_the_streams() {
+    let Some(browser) = Browser::start().await else { return };
+    let hive = TestHive::start_with(|config| {
+        let file = config.data_dir.with_file_name("token");
+        std::fs::write(&file, "correct-horse-battery-staple-0123456789\n").expect("a file");
+        std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o600)).expect("permissions");
+        config.token_file = Some(file);
+    })
+    .await;
+    browser.open(&hive.url).await;
+    browser.shows("dialog", "This hive asks for a token").await;
+    look_at(&browser, "token").await;
+    browser.keys(ESCAPE).await;
+    browser.fill("#token", "wrong").await;
+    browser.press("dialog", "Continue").await;
+    browser.shows("dialog", "The hive refused that token").await;
+    browser.fill("#token", "correct-horse-battery-staple-0123456789").await;
+    browser.press("dialog", "Continue").await;
+    browser.shows("#connection", "Live").await;
+    browser.shows("main", "All checks passed").await;
+    let kept = browser
+        .eval("JSON.stringify([{...localStorage}, {...sessionStorage}, document.cookie, location.href])")
+        .await;
+    assert!(!kept.as_str().expect("text").contains("horse"), "{kept}");
+    drop(browser);
+    hive.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn names_logs_and_answers_are_text_and_never_markup() {
+    let Some(browser) = Browser::start().await else { return };
+    let hive = TestHive::start().await;
+    let evil = "<img src=x onerror=document.title='pwned'>";
+    let model = SampleModel {
+        name: evil.to_owned(),
+        weights: SampleWeights::Sentence("Hi <b>there</b> &amp; hello".to_owned()),
+        ..SampleModel::default()
+    };
+    model.write(&hive.models_dir().join(format!("{evil}.gguf"))).expect("a model");
+    let listed = hive.succeed(&json!({"ModelList": {}})).await;
+    let id = listed[0]["id"].as_str().expect("an id").to_owned();
+    let worker = hive.load(&id).await;
+    let failed =
+        hive.submit(&json!({"ModelDownload": {"model": format!("https://127.0.0.1:1/{evil}")}})).await;
+    hive.stream(&failed).await;
+
+    let harmless = "!document.querySelector('main img, dialog img, #toasts img, main b') && document.title.includes('rbee hive')";
+    let encoded: String = id.bytes().map(|byte| format!("%{byte:02X}")).collect();
+    for (place, shown) in [
+        (format!("models/{encoded}"), evil),
+        (format!("workers/{}", worker["pid"]), evil),
+        (format!("jobs/{failed}"), "onerror"),
+        ("jobs".to_owned(), "onerror"),
+        ("%3Cimg%20src=x%3E".to_owned(), "There is no such page"),
+    ] {
+        browser.open(&format!("{}/#/{place}", hive.url)).await;
+        browser.reload().await;
+        browser.shows("main", shown).await;
+        assert_eq!(browser.eval(harmless).await, json!(true), "{place}");
+    }
+    browser.open(&format!("{}/#/chat/{encoded}", hive.url)).await;
+    browser.fill("#draft", evil).await;
+    browser.keys(ENTER).await;
+    browser.shows(".message.user", evil).await;
+    browser.shows(".message.assistant", "<b>there</b>").await;
+    browser.until("the answer's end", "document.querySelector('.message-foot')").await;
+    assert_eq!(browser.eval(harmless).await, json!(true));
+    no_complaints(&browser).await;
+    drop(browser);
+    hive.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn ten_thousand_narrations_scroll_with_a_handful_of_rows() {
+    let Some(browser) = Browser::start().await else { return };
+    let faults = Faults::new(|operation| {
+        async move {
+            if operation == "worker_process_list" {
+                for i in 0..9_900 {
+                    n!("talk", "line {i} of many, {}", "and longer than it must be ".repeat(i % 7));
+                }
+            }
+            Ok(())
+        }
+        .boxed()
+    });
+    let hive = TestHive::start_with(|config| config.faults = faults).await;
+    let id = hive.submit(&json!({"WorkerProcessList": {}})).await;
+    hive.stream(&id).await;
+    browser.open(&format!("{}/#/jobs/{id}", hive.url)).await;
+    browser.shows(".timeline", "line 0 of many").await;
+    browser.shows("main", "9,90").await;
+    // A person drags the bar from the top to the end and back, a screen a frame.
+    let script = "const done = arguments[0]; const list = document.querySelector('.timeline'); const frames = []; let most = 0;\
+        let before = performance.now(); let step = 0;\
+        requestAnimationFrame(function frame(now) {\
+          frames.push(now - before); before = now; most = Math.max(most, list.querySelectorAll('.row').length);\
+          step += 1; list.scrollTop = list.scrollHeight * (step < 60 ? step / 60 : step < 120 ? 1 - (step - 60) / 60 : 1);\
+          if (step < 125) requestAnimationFrame(frame); else setTimeout(() => { frames.sort((a, b) => a - b);\
+            done({median: frames[frames.length >> 1], worst: frames[frames.length - 1], most}); }, 200);\
+        });";
+    let scrolled = browser.run_async(script).await;
+    eprintln!("scrolled 9,900 narrations: {scrolled}");
+    assert!(scrolled["most"].as_u64().is_some_and(|rows| rows < 120), "{scrolled}");
+    // Generous: other tests share the processor. Drawing all rows would take seconds.
+    assert!(scrolled["median"].as_f64().is_some_and(|ms| ms < 100.0), "{scrolled}");
+    browser.until("the end", "(document.querySelector('.timeline').scrollTop = 1e9, [...document.querySelectorAll('.timeline .row')].some((r) => r.innerText.includes('line 9899 of many')))").await;
+    browser.fill(".card-head input[type=search]", "line 4242 of").await;
+    browser.shows(".timeline", "line 4242 of many").await;
+    no_complaints(&browser).await;
+    drop(browser);
+    hive.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_keyboard_is_enough() {
+    let Some(browser) = Browser::start().await else { return };
+    let hive = TestHive::start().await;
+    write_model(&hive.models_dir(), "tiny");
+    browser.open(&format!("{}/#/", hive.url)).await;
+    browser.shows("#connection", "Live").await;
+    let focused = "document.activeElement.innerText || document.activeElement.getAttribute('aria-label') || document.activeElement.id";
+    // Tab until the wanted thing has the focus; what has it is always to be seen.
+    let tab_to = async |wanted: &str| {
+        for _ in 0..60 {
+            browser.keys(TAB).await;
+            let seen = browser.eval("document.activeElement.matches(':focus-visible') && document.activeElement.getBoundingClientRect().width > 0").await;
+            assert_eq!(seen, json!(true), "the focus shows on the way to {wanted}");
+            let at = browser.eval(focused).await;
+            if at.as_str().is_some_and(|at| at.trim() == wanted) {
+                return;
+            }
+        }
+        panic!("the keyboard never comes to {wanted}");
+    };
+    tab_to("Skip to the content").await;
+    browser.keys(ENTER).await;
+    assert_eq!(browser.eval("document.activeElement.id").await, json!("main"));
+    browser.open(&format!("{}/#/models", hive.url)).await;
+    browser.reload().await;
+    browser.shows("table tbody", "tiny").await;
+    tab_to("Download a model").await;
+    browser.keys(ENTER).await;
+    browser.shows("dialog", "Where from").await;
+    assert_eq!(browser.eval("document.activeElement.id").await, json!("dl-source"));
+    browser.keys(ESCAPE).await;
+    browser.until("the dialog to close", "!document.querySelector('dialog')").await;
+    assert_eq!(
+        browser.eval(focused).await.as_str().map(str::trim),
+        Some("Download a model"),
+        "the focus comes back"
+    );
+    tab_to("Load tiny").await;
+    browser.keys(ENTER).await;
+    browser.shows("dialog", "The weights take").await;
+    tab_to("Load").await;
+    browser.keys(ENTER).await;
+    browser.shows("table tbody", "loaded").await;
+    drop(browser);
+    hive.stop().await;
+}
