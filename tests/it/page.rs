@@ -402,12 +402,12 @@ async fn the_keyboard_is_enough() {
     write_model(&hive.models_dir(), "tiny");
     browser.open(&format!("{}/#/", hive.url)).await;
     browser.shows("#connection", "Live").await;
-    let focused = "document.activeElement.innerText || document.activeElement.getAttribute('aria-label') || document.activeElement.id";
+    let focused = "document.activeElement.getAttribute('aria-label') || document.activeElement.innerText || document.activeElement.id";
     // Tab until the wanted thing has the focus; what has it is always to be seen.
     let tab_to = async |wanted: &str| {
         for _ in 0..60 {
             browser.keys(TAB).await;
-            let seen = browser.eval("document.activeElement.matches(':focus-visible') && document.activeElement.getBoundingClientRect().width > 0").await;
+            let seen = browser.eval("document.activeElement === document.body || document.activeElement.matches(':focus-visible') && document.activeElement.getBoundingClientRect().width > 0").await;
             assert_eq!(seen, json!(true), "the focus shows on the way to {wanted}");
             let at = browser.eval(focused).await;
             if at.as_str().is_some_and(|at| at.trim() == wanted) {

@@ -14,7 +14,14 @@ export function askForToken(wrong) {
     const dialog = /** @type {HTMLDialogElement} */ (
       h(
         "dialog",
-        { class: "dialog narrow", "aria-labelledby": "token-title", oncancel: (/** @type {Event} */ event) => event.preventDefault() },
+        {
+          class: "dialog narrow",
+          "aria-labelledby": "token-title",
+          closedby: "none",
+          // A browser that does not know `closedby` lets Escape through the second time.
+          onclose: () => dialog.isConnected && (dialog.showModal(), field.focus()),
+          oncancel: (/** @type {Event} */ event) => event.preventDefault(),
+        },
         h(
           "form",
           {

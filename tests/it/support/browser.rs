@@ -55,6 +55,8 @@ impl Browser {
         .await;
         // What it says further on must not fill the pipe.
         drop(rbee_hive::spawn::detached(async move { while let Ok(Some(_)) = lines.next_line().await {} }));
+        // Fails where a hive of this process did it before.
+        let _there = rustls::crypto::ring::default_provider().install_default();
         let http = reqwest::Client::builder().no_proxy().build().expect("a client");
         let mut browser = Self { port, session: String::new(), http, driver, _profile: profile };
         let wanted = capabilities(&chromium, browser._profile.path());
