@@ -25,6 +25,7 @@ class Overview extends View {
   /** @type {number} */
   checking = 0;
   said = "";
+  #stop = new AbortController();
   /** @type {Problem|null} */
   problem = null;
 
@@ -36,8 +37,9 @@ class Overview extends View {
     if (this.checking) return;
     this.checking = Date.now();
     this.problem = null;
+    this.#stop = new AbortController();
     try {
-      const report = await run({ HiveCheck: {} }, { signal: this.life.signal, onMessage: (message) => (this.said = message) });
+      const report = await run({ HiveCheck: {} }, { signal: AbortSignal.any([this.life.signal, this.#stop.signal]), onMessage: (message) => (this.said = message) });
       if (report) checked = { at: Date.now(), report };
     } catch (error) {
       if (!this.life.signal.aborted) this.problem = Problem.of(error);
@@ -167,7 +169,7 @@ class Overview extends View {
       "section",
       { class: "card", "aria-labelledby": "check-title" },
       h("div", { class: "card-head" }, h("h2", { id: "check-title" }, checked ? (failing.length ? `${failing.length} of ${checked.report.checks.length} checks found a problem` : "All checks passed") : "Checks"), button("Check again", () => this.#check(), { class: "small", disabled: this.checking > 0 }, icon("again"))),
-      this.checking && !checked ? waiting(this.said || "Waiting for the hive to check itself", this.checking) : null,
+      this.checking && !checked ? waiting(`Waiting for the hive to check itself${this.said ? `: ${this.said}` : ""}`, this.checking, button("Stop", () => this.#stop.abort(), { class: "small" })) : null,
       this.problem ? failureBox(this.problem, button("Try again", () => this.#check())) : null,
       checked ? checks(checked.report.checks) : null,
       checked ? h("p", { class: "muted small-text" }, this.checking ? "Checking again" : `Checked ${ago(new Date(checked.at).toISOString())}`) : null,
