@@ -8,12 +8,12 @@ use rbee_hive::engine::sample_model::{SampleModel, SampleWeights};
 use rbee_hive::n;
 use serde_json::{Value, json};
 
-use crate::support::{Browser, Daemon, TestHive, soon, write_model};
+use crate::support::{Browser, Daemon, TestHive, program, soon, write_model};
 
 /// axe-core, which looks for what keeps people out of a page.
 const AXE: &str = include_str!("page/axe.min.js");
 
-/// WebDriver's codes of keys.
+/// `WebDriver`'s codes of keys.
 const TAB: &str = "\u{E004}";
 const ENTER: &str = "\u{E007}";
 const ESCAPE: &str = "\u{E00C}";
@@ -260,24 +260,25 @@ async fn a_hive_that_dies_is_missed_and_its_return_noticed() {
     write_model(&dir.path().join("models"), "tiny");
     let daemon = Daemon::start(dir.path(), &[]).await;
     let url = daemon.url.clone();
-    let port = url.rsplit(':').next().and_then(|port| port.parse().ok()).expect("a port");
+    let port = url.rsplit(':').next().expect("a port");
     browser.open(&format!("{url}/#/models")).await;
     browser.shows("#connection", "Live").await;
     browser.shows("table tbody", "tiny").await;
-    daemon.signal(rustix::process::Signal::KILL);
-    daemon.ended().await;
+    daemon.kill().await;
     browser.shows("#banner", "The hive does not answer").await;
     browser.shows("#banner", "Try now").await;
     browser.shows("table tbody", "tiny").await;
     look_at(&browser, "connection-lost").await;
     write_model(&dir.path().join("models"), "second");
-    let daemon = Daemon::start_on(dir.path(), port, &[]).await;
+    let mut again = program();
+    again.args(["serve", "--port", port, "--data-dir"]).arg(dir.path().join("data"));
+    again.arg("--models-dir").arg(dir.path().join("models"));
+    let daemon = Daemon::run(again).await;
     browser.shows("#connection", "Live").await;
     browser.shows("#toasts", "The hive was restarted").await;
     browser.shows("table tbody", "second").await;
     browser.until("the banner to go", "!document.querySelector('.banner')").await;
-    daemon.signal(rustix::process::Signal::TERM);
-    assert!(daemon.ended().await.success());
+    daemon.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -1,4 +1,4 @@
-//! A real browser: headless Chromium, driven through chromedriver by W3C WebDriver 2, which is JSON
+//! A real browser: headless Chromium, driven through chromedriver by W3C `WebDriver` 2, which is JSON
 //! over HTTP. The client crates for it would bring half a hundred others into the build for these
 //! few requests.
 
@@ -27,6 +27,7 @@ pub(crate) struct Browser {
 
 impl Browser {
     /// Starts one; `None`, having said so, where this machine has none.
+    #[expect(clippy::print_stderr, reason = "whoever runs the tests must see what was left out")]
     pub(crate) async fn start() -> Option<Self> {
         let (Some(driver), Some(chromium)) =
             (find(&["chromedriver"]), find(&["chromium", "google-chrome", "chrome"]))
@@ -154,7 +155,7 @@ impl Browser {
         self.ask(&format!("{field}/value"), &json!({ "text": text })).await;
     }
 
-    /// Presses keys, wherever the focus is. Characters of WebDriver's private range are keys.
+    /// Presses keys, wherever the focus is. Characters of `WebDriver`'s private range are keys.
     pub(crate) async fn keys(&self, keys: &str) {
         let focus = self.eval("document.activeElement").await;
         self.ask(&format!("{}/value", reference(&focus)), &json!({ "text": keys })).await;
@@ -196,7 +197,7 @@ impl Browser {
             .collect()
     }
 
-    /// A command of the DevTools protocol.
+    /// A command of the `DevTools` protocol.
     async fn cdp(&self, command: &str, parameters: &Value) {
         self.ask("goog/cdp/execute", &json!({"cmd": command, "params": parameters})).await;
     }
@@ -251,7 +252,7 @@ fn find(names: &[&str]) -> Option<PathBuf> {
         .find(|file| file.is_file())
 }
 
-/// The path of an element that an answer holds (WebDriver 2, section 12.1).
+/// The path of an element that an answer holds (`WebDriver` 2, section 12.1).
 fn reference(value: &Value) -> String {
     let id = value["element-6066-11e4-a52e-4f735466cecf"].as_str().expect("an element");
     format!("element/{id}")
