@@ -27,7 +27,7 @@ pub(crate) enum Fault {
     IgnoresRange,
     /// A Content-Range that says other bytes than were asked for.
     WrongRange,
-    /// 206 of another version: other bytes under another ETag, `If-Range` or not.
+    /// 206 of another version: other bytes under another `ETag`, `If-Range` or not.
     ChangedEtag,
     /// The file changes for good while it is being downloaded.
     ChangesOnce,
@@ -59,7 +59,7 @@ pub(crate) enum Fault {
     Empty,
     /// The connection is closed before the head of an answer is whole.
     ClosedEarly,
-    /// No ETag, no Last-Modified, and bodies that end early.
+    /// No `ETag`, no `Last-Modified`, and bodies that end early.
     NoValidator,
     /// One byte of the body is wrong.
     FlippedByte,
@@ -177,11 +177,6 @@ impl FaultServer {
         self.state.requests.store(0, Ordering::SeqCst);
         self.state.files.lock().insert(name.to_owned(), served);
         format!("http://{}/{name}", self.address)
-    }
-
-    /// Requests since the last file was served.
-    pub(crate) fn requests(&self) -> usize {
-        self.state.requests.load(Ordering::SeqCst)
     }
 
     /// Bytes of bodies that were sent, in all.
