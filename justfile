@@ -15,6 +15,10 @@ lint:
 doc:
     RUSTDOCFLAGS="-D warnings" cargo doc --no-deps --locked
 
+# The types of the page's scripts; needs Node
+types:
+    npx --yes --package typescript@5.9.3 tsc --project ui/tsconfig.json
+
 # The tests, with small counts of seeds and kills
 test *args:
     cargo test --locked {{args}}
