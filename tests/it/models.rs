@@ -228,7 +228,7 @@ async fn an_import_is_a_link_and_only_the_link_goes() {
         (format!("file:{}", missing.display()), "source_not_found"),
         (format!("file:{}", words.display()), "model_corrupt"),
         (format!("file:{}", text.display()), "source_unsupported"),
-        (format!("file:{}", outside.path().display()), "source_unsupported"),
+        (format!("file:{}", outside.path().display()), "model_ambiguous"),
         ("file:relative.gguf".to_owned(), "invalid_field"),
         (original.display().to_string(), "invalid_field"),
         ("file:/dev/zero".to_owned(), "source_unsupported"),
