@@ -268,13 +268,10 @@ impl Round {
             && is_promised
             && size != known
         {
-            return Err(Trouble::fatal(
-                failed(format!(
-                    "{host} has {} of the file, which should have {}",
-                    units::bytes(size),
-                    units::bytes(known)
-                ))
-                .hint("the server has another file than its catalog says: try again later"),
+            // One of a server's machines may be behind the others, or a proxy in between.
+            return Err(Trouble::passing(
+                failed(format!("{host} has {size} bytes of the file, which should have {known}"))
+                    .hint("the server has another file than its catalog says: try again later"),
             ));
         }
         if !self.is_open.load(Ordering::Acquire) {
