@@ -54,7 +54,8 @@ pub(super) struct Args {
 
 impl Args {
     pub(super) async fn run(self) -> Result<()> {
-        super::log_to_stderr("warn");
+        // What fails is on the streams that are shown; a log in between would only disturb.
+        super::log_to_stderr("error");
         let mut config = self.serve.into_config()?;
         config.timers.connect = config.timers.connect.min(MOST_PATIENCE);
         if config.token_file.is_some() {
