@@ -17,6 +17,7 @@ use subtle::Choice;
 
 use super::security::Gate;
 use super::token::SecretHash;
+use crate::text::hex;
 
 /// The name of the cookie.
 const COOKIE_NAME: &str = "rbee_session";
@@ -49,7 +50,7 @@ impl Sessions {
     /// Opens a session and returns its `Set-Cookie` value. There is no `Secure`, because the hive
     /// itself speaks plain HTTP; a proxy that adds TLS may add it.
     fn open(&self) -> String {
-        let value: String = rand::random::<[u8; 32]>().iter().map(|byte| format!("{byte:02x}")).collect();
+        let value = hex(&rand::random::<[u8; 32]>());
         let session =
             Session { hash: SecretHash::of(value.as_bytes()), expires: Instant::now() + self.lifetime };
         let mut held = self.held.lock();

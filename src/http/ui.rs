@@ -17,6 +17,7 @@ use axum::response::{IntoResponse, Response};
 use sha2::{Digest, Sha256};
 
 use super::problem::{self, Problem};
+use crate::text::hex;
 
 /// W3C Content Security Policy Level 3, and Trusted Types.
 const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; \
@@ -126,7 +127,7 @@ fn still_good(headers: &HeaderMap, tag: &HeaderValue) -> bool {
 }
 
 fn tag(text: &str) -> HeaderValue {
-    let digest: String = Sha256::digest(text).iter().take(16).map(|byte| format!("{byte:02x}")).collect();
+    let digest = hex(&Sha256::digest(text)[..16]);
     HeaderValue::try_from(format!("\"{digest}\"")).expect("hexadecimal digits are visible ASCII")
 }
 

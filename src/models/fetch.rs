@@ -5,18 +5,19 @@
 //! before the connection is made. Nothing that the other server wrote appears in a failure: only its
 //! host and its status.
 
-use std::sync::{Once, OnceLock};
+use std::sync::OnceLock;
 use std::time::{Duration, SystemTime};
 
 use bytes::{Bytes, BytesMut};
 use reqwest::header::{ACCEPT_ENCODING, AUTHORIZATION, HeaderMap, HeaderName, LOCATION, RETRY_AFTER};
-use reqwest::{Client, Method, Response, StatusCode, Url, redirect};
+use reqwest::{Client, Method, Response, StatusCode, Url};
 
 use super::guard::{Guard, Vetted, authority};
 use super::remote::{Credentials, Trust};
 use super::units;
 use crate::config::{Config, Timers};
 use crate::error::{Code, Failure, Result};
+use crate::http::client;
 
 /// How many redirects are followed.
 const MAX_REDIRECTS: usize = 10;
@@ -201,7 +202,7 @@ impl Fetcher {
         if let Some(client) = slot.get() {
             return Ok(client);
         }
-        let client = client(self.guard.vetted.clone(), is_http, &self.timers).map_err(Trouble::fatal)?;
+        let client = client_of(self.guard.vetted.clone(), is_http, &self.timers).map_err(Trouble::fatal)?;
         Ok(slot.get_or_init(|| client))
     }
 }
@@ -293,20 +294,13 @@ fn retry_after(text: &str, now: SystemTime) -> Option<Duration> {
     Some(at.duration_since(now).unwrap_or_default())
 }
 
-fn client(vetted: Vetted, is_http: bool, timers: &Timers) -> Result<Client> {
-    static PROVIDER: Once = Once::new();
-    // An error means that the process has a provider already, which serves as well.
-    PROVIDER.call_once(|| drop(rustls::crypto::ring::default_provider().install_default()));
-    let builder = Client::builder()
-        .user_agent(concat!("rbee-hive/", env!("CARGO_PKG_VERSION")))
-        .redirect(redirect::Policy::none())
-        .referer(false)
+fn client_of(vetted: Vetted, is_http: bool, timers: &Timers) -> Result<Client> {
+    let builder = client::builder(timers.connect)
         // Retries are counted by the transfer; nested ones would multiply.
         .retry(reqwest::retry::never())
         // A proxy would resolve the name again, past the guard.
         .no_proxy()
-        .dns_resolver(vetted)
-        .connect_timeout(timers.connect);
+        .dns_resolver(vetted);
     // Plain HTTP works on a machine without root certificates, too.
     let builder = if is_http { builder.tls_certs_only([]) } else { builder };
     builder.build().map_err(|error| {

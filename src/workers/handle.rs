@@ -27,8 +27,7 @@ pub struct Secret(Arc<str>);
 
 impl Secret {
     pub(super) fn random() -> Self {
-        let bytes: [u8; 32] = rand::random();
-        Self(bytes.iter().map(|byte| format!("{byte:02x}")).collect::<String>().into())
+        Self(crate::text::hex(&rand::random::<[u8; 32]>()).into())
     }
 
     /// A secret that was written down earlier.

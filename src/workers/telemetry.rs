@@ -108,7 +108,7 @@ impl Telemetry {
         let machine = spawn::blocking(move || sampler.lock().machine(&store));
         let (machine, ()) = tokio::join!(machine, self.0.workers.refresh());
         Sample {
-            timestamp: format!("{:.3}", jiff::Timestamp::now()),
+            timestamp: crate::time::Instant::now().to_string(),
             system: machine.unwrap_or_default(),
             workers: self.0.workers.handles().iter().filter_map(|worker| heartbeat(worker)).collect(),
         }
