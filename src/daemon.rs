@@ -1,7 +1,6 @@
 //! One hive, from its first file lock to its last closed connection.
 
 use std::future::Future;
-use std::io::Write;
 use std::net::SocketAddr;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
@@ -15,6 +14,7 @@ use crate::app::{App, AppState};
 use crate::config::Config;
 use crate::error::{Code, Failure, Result};
 use crate::events::Topic;
+use crate::files;
 use crate::http;
 use crate::jobs::event::json;
 use crate::spawn;
@@ -200,16 +200,7 @@ impl Announced {
             started_at: Instant::now(),
         };
         let path = app.config.data_dir.join("hive.json");
-        let temporary = path.with_extension("tmp");
-        std::fs::OpenOptions::new()
-            .create(true)
-            .truncate(true)
-            .write(true)
-            .mode(0o600)
-            .open(&temporary)
-            .and_then(|mut out| out.write_all(json(&file).as_bytes()))
-            .and_then(|()| std::fs::rename(&temporary, &path))
-            .map_err(|error| Failure::io("write", &path, &error))?;
+        files::put(&path, json(&file).as_bytes()).map_err(|error| Failure::io("write", &path, &error))?;
         Ok(Self(path))
     }
 }

@@ -15,6 +15,7 @@ pub mod doctor;
 pub mod engine;
 pub mod error;
 pub mod events;
+mod files;
 pub mod http;
 pub mod jobs;
 pub mod models;

@@ -6,9 +6,8 @@
 //! a disk flush for every event. A torn last line is cut off when the file is read back.
 
 use std::collections::HashSet;
-use std::fs::{File, OpenOptions};
+use std::fs::File;
 use std::io::{BufRead, BufReader, ErrorKind, Write};
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -18,11 +17,10 @@ use super::event::{Event, json};
 use super::job::{Header, JobId};
 use super::log::{Bounds, Elision, Log};
 use crate::error::{Failure, Result};
+use crate::files;
 use crate::time::Instant;
 
-const SUFFIX: &str = ".jsonl";
-/// Of a journal that is being rewritten, until it takes the old one's place.
-const TEMPORARY: &str = ".tmp";
+const EXTENSION: &str = "jsonl";
 
 /// The action of the narration that says that a job must wait for its turn.
 pub(super) const QUEUED: &str = "job_queued";
@@ -72,46 +70,41 @@ impl Journals {
     pub(super) fn open(dir: PathBuf, bounds: Bounds) -> Result<Self> {
         std::fs::create_dir_all(&dir).map_err(|error| Failure::io("create", &dir, &error))?;
         let journals = Self { dir, bounds };
-        for id in journals.ids_with(TEMPORARY)? {
-            // A hive was killed while it wrote this; the journal itself is whole.
-            let _gone = std::fs::remove_file(journals.dir.join(format!("{id}{TEMPORARY}")));
+        for id in journals.ids_with(files::DRAFT)? {
+            // A hive was killed while it wrote this; the journal itself, where there is one, is whole.
+            let _gone = std::fs::remove_file(journals.path_with(&id, files::DRAFT));
         }
         Ok(journals)
     }
 
     fn path(&self, id: &JobId) -> PathBuf {
-        self.dir.join(format!("{id}{SUFFIX}"))
+        self.path_with(id, EXTENSION)
+    }
+
+    fn path_with(&self, id: &JobId, extension: &str) -> PathBuf {
+        self.dir.join(format!("{id}.{extension}"))
     }
 
     /// Starts the journal of a new job.
     pub(super) fn create(&self, header: &Header) -> Result<Journal> {
         let path = self.path(&header.id);
         let first = json(&FirstLine { job: header.clone(), started_at: None, elided: None });
-        let written =
-            OpenOptions::new().create_new(true).append(true).mode(0o600).open(&path).and_then(|mut file| {
-                file.write_all(format!("{first}\n").as_bytes())?;
-                Ok(file)
-            });
-        match written {
-            Ok(file) => Ok(Journal { path, file, header: header.clone() }),
-            Err(error) => {
-                let _gone = std::fs::remove_file(&path);
-                Err(Failure::io("write the journal", &path, &error))
-            }
-        }
+        // Its name comes last: of a job that a kill kept from being answered nothing is recalled.
+        let file = files::put(&path, format!("{first}\n").as_bytes())
+            .map_err(|error| Failure::io("write the journal", &path, &error))?;
+        Ok(Journal { path, file, header: header.clone() })
     }
 
     /// The ids of all journals, oldest first. Files of other names are left alone.
     pub(super) fn ids(&self) -> Result<Vec<JobId>> {
-        self.ids_with(SUFFIX)
+        self.ids_with(EXTENSION)
     }
 
-    fn ids_with(&self, suffix: &str) -> Result<Vec<JobId>> {
+    fn ids_with(&self, extension: &str) -> Result<Vec<JobId>> {
         let entries = std::fs::read_dir(&self.dir)
             .map_err(|error| Failure::io("read the folder", &self.dir, &error))?;
-        let mut ids: Vec<_> = entries
-            .filter_map(|entry| JobId::parse(entry.ok()?.file_name().to_str()?.strip_suffix(suffix)?))
-            .collect();
+        let id = |name: &str| JobId::parse(name.strip_suffix(extension)?.strip_suffix('.')?);
+        let mut ids: Vec<_> = entries.filter_map(|entry| id(entry.ok()?.file_name().to_str()?)).collect();
         ids.sort_unstable();
         Ok(ids)
     }
@@ -150,7 +143,6 @@ impl Journals {
     /// Rewrites the journal of an ended job to what its log holds, all or nothing.
     pub(super) fn rewrite(&self, header: &Header, started_at: Option<Instant>, log: &Log) -> Result<()> {
         let path = self.path(&header.id);
-        let temporary = self.dir.join(format!("{}{TEMPORARY}", header.id));
         let (elision, events) = log.snapshot();
         let elided = elision.map(|Elision { from, to, count }| ElidedNote { from, to, count });
         let mut text = json(&FirstLine { job: header.clone(), started_at, elided });
@@ -159,18 +151,9 @@ impl Journals {
             text.push_str(&event.to_line(&header.operation));
         }
         text.push('\n');
-        let written = OpenOptions::new()
-            .create(true)
-            .write(true)
-            .truncate(true)
-            .mode(0o600)
-            .open(&temporary)
-            .and_then(|mut file| file.write_all(text.as_bytes()))
-            .and_then(|()| std::fs::rename(&temporary, &path));
-        written.map_err(|error| {
-            let _gone = std::fs::remove_file(&temporary);
-            Failure::io("rewrite the journal", &path, &error)
-        })
+        files::put(&path, text.as_bytes())
+            .map(drop)
+            .map_err(|error| Failure::io("rewrite the journal", &path, &error))
     }
 
     /// Forgets jobs, with the logs of the workers that they tried in vain. The folder is read once,
