@@ -7,7 +7,7 @@ use reqwest::Url;
 use serde::{Deserialize, Serialize};
 
 use super::{Cx, Operation};
-use crate::error::Result;
+use crate::error::{Code, Failure, Result};
 use crate::models::{Downloaded, Request, Source};
 use crate::{n, text};
 
@@ -16,7 +16,9 @@ use crate::{n, text};
 #[serde(deny_unknown_fields)]
 pub(super) struct ModelDownload {
     /// Where it is: `org/repo`, `org/repo:Q4_K_M`, `org/repo/path/x.gguf`, `ollama:name:tag`,
-    /// `https://…/x.gguf` or `file:/path`.
+    /// `https://…/x.gguf` or `file:/path`. A request is serialised to be recorded with its job, and
+    /// so without what signs a URL.
+    #[serde(serialize_with = "recorded")]
     model: String,
     /// The branch, tag or commit, for a model of the Hub.
     #[serde(default = "main")]
@@ -33,18 +35,52 @@ fn main() -> String {
     "main".to_owned()
 }
 
+/// Takes the place of a value of a URL's query that may be a secret.
+const HIDDEN: &str = "(hidden)";
+/// Values of a query that are no longer than this (`true`, `main`) sign nothing.
+const MOST_OPEN_CHARS: usize = 8;
+
+/// A URL is recorded with a query that shows which parameters it had, and of their values only
+/// those that cannot be a signature: what is recorded can be read by everybody who may list jobs.
+fn recorded<S: serde::Serializer>(model: &str, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_str(&with_query_hidden(model))
+}
+
+fn with_query_hidden(model: &str) -> Cow<'_, str> {
+    let Some(mut url) = http_url(model) else { return Cow::Borrowed(model) };
+    let Some(query) = url.query() else { return Cow::Borrowed(model) };
+    let hide = |pair: &str| match pair.split_once('=') {
+        Some((name, value)) if is_open(name, value) => pair.to_owned(),
+        Some((name, _)) => format!("{name}={HIDDEN}"),
+        // A name alone may be a token as well.
+        None if is_open("", pair) => pair.to_owned(),
+        None => HIDDEN.to_owned(),
+    };
+    let hidden: Vec<_> = query.split('&').map(hide).collect();
+    url.set_query(Some(&hidden.join("&")));
+    Cow::Owned(url.into())
+}
+
+fn is_open(name: &str, value: &str) -> bool {
+    let name = name.to_ascii_lowercase();
+    let is_secret = ["auth", "cred", "key", "pass", "pw", "secret", "sig", "token"]
+        .iter()
+        .any(|word| name.contains(word));
+    !is_secret && value.chars().count() <= MOST_OPEN_CHARS
+}
+
+fn http_url(model: &str) -> Option<Url> {
+    Url::parse(model.trim()).ok().filter(|url| matches!(url.scheme(), "http" | "https"))
+}
+
 /// The source without what may be a secret in a URL: a user, a password, a query that signs it.
 fn without_secrets(model: &str) -> Cow<'_, str> {
-    match Url::parse(model) {
-        Ok(mut url) if matches!(url.scheme(), "http" | "https") => {
-            url.set_query(None);
-            url.set_fragment(None);
-            // Refused only for URLs that cannot have them.
-            let _ = (url.set_username(""), url.set_password(None));
-            Cow::Owned(url.into())
-        }
-        _ => Cow::Borrowed(model),
-    }
+    let Some(mut url) = http_url(model) else { return Cow::Borrowed(model) };
+    url.set_query(None);
+    url.set_fragment(None);
+    // Refused only for URLs that cannot have them.
+    let _ = (url.set_username(""), url.set_password(None));
+    Cow::Owned(url.into())
 }
 
 impl Operation for ModelDownload {
@@ -53,6 +89,13 @@ impl Operation for ModelDownload {
     async fn run(self, cx: Cx) -> Result<Self::Output> {
         let shown = text::excerpt(&without_secrets(&self.model));
         n!("model_download", "📥 Downloading '{shown}' to hive '{}'", cx.hive_id);
+        if http_url(&self.model).is_some_and(|url| url.query().is_some_and(|query| query.contains(HIDDEN))) {
+            return Err(Failure::new(
+                Code::InvalidField,
+                format!("model: {HIDDEN} stands for a part of the URL that was not recorded with its job"),
+            )
+            .hint("give the whole URL again, as the server that signs it shows it now"));
+        }
         let source = Source::parse(&self.model)?;
         let request = Request { revision: self.revision, dry_run: self.dry_run, force: self.force };
         let downloaded = cx.app.catalog.download(&source, &request, &cx.stop).await?;
@@ -61,5 +104,32 @@ impl Operation for ModelDownload {
             n!("model_download", "'{}' is in the catalog: {}", model.id, text::bytes(model.size_bytes));
         }
         Ok(downloaded)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_may_sign_a_url_is_not_recorded() {
+        for (given, kept) in [
+            ("org/repo:Q4_K_M", "org/repo:Q4_K_M"),
+            ("https://h/x.gguf", "https://h/x.gguf"),
+            ("https://h/x.gguf?download=true#sha256=ab", "https://h/x.gguf?download=true#sha256=ab"),
+            (
+                "https://h/x.gguf?X-Amz-Date=20261125T000000Z&X-Amz-Signature=1f&v=2",
+                "https://h/x.gguf?X-Amz-Date=(hidden)&X-Amz-Signature=(hidden)&v=2",
+            ),
+            ("https://h/x.gguf?sv=1&SIG=abc%2F", "https://h/x.gguf?sv=1&SIG=(hidden)"),
+            ("https://h/x.gguf?0123456789abcdef", "https://h/x.gguf?(hidden)"),
+            (" https://h/x.gguf?token=a ", "https://h/x.gguf?token=(hidden)"),
+        ] {
+            assert_eq!(with_query_hidden(given), kept, "{given}");
+            assert_eq!(with_query_hidden(kept), kept, "what is hidden stays hidden");
+        }
+        let request: ModelDownload = serde_json::from_str(r#"{"model":"https://h/x.gguf?sig=a"}"#).unwrap();
+        let recorded = serde_json::to_string(&request).unwrap();
+        assert!(recorded.contains("sig=(hidden)"), "{recorded}");
     }
 }
