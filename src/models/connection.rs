@@ -149,31 +149,45 @@ impl Round {
             let validator = validator.and_then(|validator| HeaderValue::from_str(&validator).ok());
             headers.extend(validator.map(|validator| (IF_RANGE, validator)));
         }
-        let known = transfer.place.lock().clone();
-        let url = known.as_ref().unwrap_or(&transfer.file.url);
-        let ask = Ask { headers, ..Ask::get(url, transfer.file.credentials.as_ref()) };
         let hop = tokio::select! {
-            hop = transfer.fetcher.follow(ask) => hop?,
+            hop = self.ask(headers) => hop?,
             () = self.stop.cancelled() => return Ok(()),
         };
-        let status = hop.response.status();
-        // A signed address is good for a while only; the one that was asked first makes another.
-        let is_refused = matches!(status.as_u16(), 400 | 401 | 403 | 404 | 410);
-        let was_given = known.is_some() || transfer.done.load(Ordering::Relaxed) > 0;
-        if is_refused && was_given && hop.url != transfer.file.url {
-            let mut place = transfer.place.lock();
-            if *place == known {
-                *place = None;
-            }
-            let failure =
-                failed(format!("{} does not give the file any more ({})", hop.host, status.as_u16()));
-            return Err(Trouble::new(TroubleKind::Expired, failure));
-        }
-        if status.is_success() && hop.url != transfer.file.url {
-            *transfer.place.lock() = Some(hop.url.clone());
-        }
         let Some(body) = self.judge(me, hop, from, is_plain).await? else { return Ok(()) };
         self.receive(me, body).await
+    }
+
+    /// Asks where the redirects led to before, and where the file's own address leads to now if that
+    /// place has expired: a signed address is good for a while only, so that costs no retry.
+    async fn ask(&self, headers: HeaderMap) -> Tried<Hop> {
+        let transfer = &self.transfer;
+        let mut known = transfer.place.lock().clone();
+        loop {
+            let url = known.as_ref().unwrap_or(&transfer.file.url);
+            let ask = Ask { headers: headers.clone(), ..Ask::get(url, transfer.file.credentials.as_ref()) };
+            let hop = transfer.fetcher.follow(ask).await?;
+            let status = hop.response.status();
+            let is_elsewhere = hop.url != transfer.file.url;
+            if is_elsewhere && matches!(status.as_u16(), 400 | 401 | 403 | 404 | 410) {
+                let mut place = transfer.place.lock();
+                if *place == known {
+                    *place = None;
+                }
+                if known.take().is_some() {
+                    tracing::debug!(host = %hop.host, "the place of a file has expired");
+                    continue;
+                }
+                if transfer.done.load(Ordering::Relaxed) > 0 {
+                    let (host, status) = (&hop.host, status.as_u16());
+                    let failure = failed(format!("{host} does not give the file any more ({status})"));
+                    return Err(Trouble::new(TroubleKind::Expired, failure));
+                }
+            }
+            if is_elsewhere && status.is_success() {
+                *transfer.place.lock() = Some(hop.url.clone());
+            }
+            return Ok(hop);
+        }
     }
 
     /// Looks at the head of an answer: is it of this file, and of the bytes that were asked for?

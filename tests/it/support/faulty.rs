@@ -93,6 +93,9 @@ impl Fault {
     ];
 }
 
+/// So many requests the address that [`Fault::ExpiringRedirect`] leads to is good for.
+const SIGNATURE_USES: usize = 3;
+
 /// When a fault strikes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum When {
@@ -134,6 +137,8 @@ pub(crate) struct FaultServer {
 struct State {
     files: Mutex<HashMap<String, Served>>,
     requests: AtomicUsize,
+    /// How often each signature of a redirect's address was used.
+    signatures: Mutex<HashMap<String, usize>>,
     sent: AtomicU64,
     /// Requests that carried a token, by port: there must be none.
     tokens: AtomicUsize,
@@ -175,6 +180,7 @@ impl FaultServer {
     /// Serves a file at `/name`. Answers its URL.
     pub(crate) fn serve(&self, name: &str, served: Served) -> String {
         self.state.requests.store(0, Ordering::SeqCst);
+        self.state.signatures.lock().clear();
         self.state.files.lock().insert(name.to_owned(), served);
         format!("http://{}/{name}", self.address)
     }
@@ -311,7 +317,13 @@ async fn answer(stream: &mut TcpStream, address: SocketAddr, state: &State, requ
             let headers = format!("Location: http://{address}/{name}?{number}\r\nContent-Length: 0\r\n");
             return send(stream, "302 Found", &headers, b"").await;
         };
-        if number > signed.parse::<usize>().unwrap_or(0) + 3 {
+        let uses = {
+            let mut signatures = state.signatures.lock();
+            let uses = signatures.entry(signed.to_owned()).or_default();
+            *uses += 1;
+            *uses
+        };
+        if uses > SIGNATURE_USES {
             return send(stream, "403 Forbidden", "Content-Length: 0\r\n", b"").await;
         }
     }
