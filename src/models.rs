@@ -47,6 +47,7 @@ mod transfer;
 mod transfers;
 mod units;
 mod url;
+mod writer;
 
 #[cfg(test)]
 mod testing;

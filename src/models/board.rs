@@ -4,8 +4,14 @@
 //! neighbouring chunks, the first open ones first, so that the hash, which needs the bytes in order,
 //! is never far behind. Where all spans are taken, an idle connection takes the back half of the
 //! longest.
+//!
+//! Chunks that are next to be hashed are also held in memory, within a bound, so that they need not
+//! be read back from the disk.
 
+use std::collections::HashMap;
 use std::ops::Range;
+
+use bytes::Bytes;
 
 use super::journal::Claim;
 
@@ -13,6 +19,8 @@ use super::journal::Claim;
 const SPAN: usize = 16;
 /// A span with fewer open chunks than this is not divided.
 const WORTH_DIVIDING: usize = 4;
+/// How many bytes are held in memory to be hashed, at most.
+const HELD_BYTES: u64 = 6 << 20;
 
 /// The bytes of a chunk that are there.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -32,10 +40,15 @@ pub(super) struct Board {
     chunks: Vec<Filled>,
     /// What each connection fetches.
     spans: Vec<Range<usize>>,
+    /// The first chunk of which each connection has received nothing; of those before it, some may
+    /// not be written yet.
+    reached: Vec<usize>,
     /// Whether one connection fetches everything, because the server knows no ranges.
     sequential: Option<usize>,
-    /// How many chunks, from the front, were read back and hashed.
-    pub(super) hashed: usize,
+    /// How many chunks, from the front, were hashed.
+    hashed: usize,
+    /// What is in memory of chunks that are hashed soon, each from its front.
+    held: HashMap<usize, Vec<Bytes>>,
     /// Whether the work is to end.
     pub(super) is_stopped: bool,
 }
@@ -48,8 +61,10 @@ impl Board {
             size: None,
             chunks: Vec::new(),
             spans: vec![0..0; connections],
+            reached: vec![0; connections],
             sequential: None,
             hashed: 0,
+            held: HashMap::new(),
             is_stopped: false,
         };
         if let Some(size) = size {
@@ -109,9 +124,36 @@ impl Board {
         self.size.is_some() && (0..self.chunks.len()).all(|chunk| self.is_whole(chunk))
     }
 
-    /// Whether every chunk was read back and hashed.
+    /// Whether every chunk was hashed.
     pub(super) fn is_hashed(&self) -> bool {
         self.size.is_some() && self.hashed == self.chunks.len()
+    }
+
+    /// The first chunk that was not hashed yet.
+    pub(super) const fn next_to_hash(&self) -> usize {
+        self.hashed
+    }
+
+    /// Counts the next chunk as hashed.
+    pub(super) fn has_hashed(&mut self) {
+        self.held.remove(&self.hashed);
+        self.hashed += 1;
+    }
+
+    /// Holds bytes of a chunk that is hashed soon; `before` is how many of it were there. They must
+    /// have been written and checksummed.
+    pub(super) fn hold(&mut self, chunk: usize, before: u32, pieces: Vec<Bytes>) {
+        let most = usize::try_from(HELD_BYTES / self.chunk_bytes).unwrap_or(usize::MAX);
+        let is_near = (self.hashed..self.hashed.saturating_add(most)).contains(&chunk);
+        // Of a chunk that was begun earlier, the front is on the disk alone.
+        if is_near && (before == 0 || self.held.contains_key(&chunk)) {
+            self.held.entry(chunk).or_default().extend(pieces);
+        }
+    }
+
+    /// The bytes of the next chunk to hash, if all of them are in memory.
+    pub(super) fn take_held(&mut self) -> Option<Vec<Bytes>> {
+        self.held.remove(&self.hashed)
     }
 
     /// Bytes that are there.
@@ -126,6 +168,9 @@ impl Board {
         }
         if let Some(slot) = self.chunks.get_mut(chunk) {
             *slot = filled;
+        }
+        if filled.length == 0 {
+            self.held.remove(&chunk);
         }
     }
 
@@ -153,8 +198,11 @@ impl Board {
 
     /// Takes the back half of what is left of the longest span.
     fn divide(&mut self, connection: usize) -> Option<Range<usize>> {
-        let rest = |span: &Range<usize>| span.clone().filter(|&chunk| !self.is_whole(chunk)).count();
-        let (victim, count) = self.spans.iter().map(rest).enumerate().max_by_key(|&(_, count)| count)?;
+        let rest = |(span, reached): (&Range<usize>, &usize)| {
+            span.clone().filter(|&chunk| chunk >= *reached && !self.is_whole(chunk)).count()
+        };
+        let rests = self.spans.iter().zip(&self.reached).map(rest);
+        let (victim, count) = rests.enumerate().max_by_key(|&(_, count)| count)?;
         if count < WORTH_DIVIDING {
             return None;
         }
@@ -164,7 +212,13 @@ impl Board {
         Some(self.take(connection, middle..end))
     }
 
+    /// Says which byte a connection receives next.
+    pub(super) fn reach(&mut self, connection: usize, offset: u64) {
+        self.reached[connection] = self.chunk_at(offset.saturating_add(self.chunk_bytes - 1));
+    }
+
     fn take(&mut self, connection: usize, span: Range<usize>) -> Range<usize> {
+        self.reached[connection] = span.start;
         self.spans[connection] = span.clone();
         span
     }
@@ -263,6 +317,7 @@ mod tests {
     fn an_idle_connection_takes_half_of_the_longest_span() {
         let mut board = Board::new(1, Some(16), 1, &[]);
         board.spans.push(0..0);
+        board.reached.push(0);
         board.spans[0] = 0..16;
         assert_eq!(board.claim(1), Some(8..16));
         assert_eq!(board.span_end(0), 8);

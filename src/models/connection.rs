@@ -21,6 +21,9 @@ use crate::error::{Code, Failure};
 use crate::narration::Level;
 use crate::spawn;
 
+/// So many bytes of a chunk are written together, or what is left of it.
+const WRITTEN_TOGETHER: usize = 512 << 10;
+
 /// A body that is being read.
 #[derive(Debug)]
 struct Body {
@@ -31,6 +34,10 @@ struct Body {
     end: Option<u64>,
     /// Bytes of one chunk that have not been written yet.
     pending: Vec<Bytes>,
+    /// How many those are.
+    pending_bytes: usize,
+    /// The position, in the queue to the disk, of what was given last.
+    given: u64,
 }
 
 /// Watches that a connection delivers enough.
@@ -61,7 +68,8 @@ impl Round {
                     return Ok(());
                 }
                 // The first connection finds out which file this is.
-                let may_join = me == 0 || self.is_open.load(Ordering::Acquire);
+                let may_join = me == 0
+                    || (me < self.joined.load(Ordering::Relaxed) && self.is_open.load(Ordering::Acquire));
                 if may_join { board.claim(me) } else { None }
             };
             let Some(span) = span else {
@@ -149,10 +157,13 @@ impl Round {
             let validator = validator.and_then(|validator| HeaderValue::from_str(&validator).ok());
             headers.extend(validator.map(|validator| (IF_RANGE, validator)));
         }
+        let begin = Instant::now();
         let hop = tokio::select! {
             hop = self.ask(headers) => hop?,
             () = self.stop.cancelled() => return Ok(()),
         };
+        let took = u64::try_from(begin.elapsed().as_micros()).unwrap_or(u64::MAX);
+        transfer.answered.fetch_min(took, Ordering::Relaxed);
         let Some(body) = self.judge(me, hop, from, is_plain).await? else { return Ok(()) };
         self.receive(me, body).await
     }
@@ -251,7 +262,14 @@ impl Round {
             self.ring();
         }
         let end = is_partial.then_some(described.range.end).or(described.size);
-        Ok(Some(Body { at: described.range.start, end, pending: Vec::new(), hop }))
+        Ok(Some(Body {
+            at: described.range.start,
+            end,
+            pending: Vec::new(),
+            pending_bytes: 0,
+            given: 0,
+            hop,
+        }))
     }
 
     /// 416: the file is not as long as it was, or the server does not do ranges after all.
@@ -309,7 +327,7 @@ impl Round {
     }
 
     /// Receives a body to the end of this connection's span. What arrived before a failure is
-    /// written all the same.
+    /// written all the same, and is when this ends.
     async fn receive(self: &Arc<Self>, me: usize, mut body: Body) -> Tried<()> {
         let mut window = Window { since: Instant::now(), bytes: 0 };
         let received = loop {
@@ -320,13 +338,16 @@ impl Round {
             }
         };
         self.flush(&mut body).await?;
+        // Whoever fetches what follows looks at what is there.
+        self.queue.settled(body.given).await.map_err(|error| disk_trouble(self, &error))?;
         received
     }
 
     /// Reads one piece of the body. Answers whether there is more to read.
     async fn step(self: &Arc<Self>, me: usize, body: &mut Body, window: &mut Window) -> Tried<bool> {
         let (limit, size, may_go_on) = {
-            let board = self.board.lock();
+            let mut board = self.board.lock();
+            board.reach(me, body.at);
             (board.span_end(me), board.size(), board.may_go_on(me))
         };
         if !may_go_on || body.at >= limit {
@@ -418,26 +439,24 @@ impl Round {
             let part = piece.split_to(wanted.min(piece.len()));
             self.transfer.received(part.len() as u64);
             body.at += part.len() as u64;
+            body.pending_bytes += part.len();
             body.pending.push(part);
-            if body.at == end {
+            if body.at == end || body.pending_bytes >= WRITTEN_TOGETHER {
                 self.flush(body).await?;
             }
         }
         Ok(())
     }
 
-    /// Writes what is pending of a chunk.
-    async fn flush(self: &Arc<Self>, body: &mut Body) -> Tried<()> {
+    /// Gives what is pending of a chunk to be written.
+    async fn flush(&self, body: &mut Body) -> Tried<()> {
         if body.pending.is_empty() {
             return Ok(());
         }
-        let (round, pieces) = (Arc::clone(self), mem::take(&mut body.pending));
-        let length: u64 = pieces.iter().map(|piece| piece.len() as u64).sum();
-        let offset = body.at - length;
-        spawn::blocking(move || round.write(offset, &pieces))
-            .await
-            .unwrap_or_else(|error| Err(std::io::Error::other(error)))
-            .map_err(|error| disk_trouble(self, &error))
+        let offset = body.at - mem::take(&mut body.pending_bytes) as u64;
+        let given = self.queue.give(offset, mem::take(&mut body.pending)).await;
+        body.given = given.map_err(|error| disk_trouble(self, &error))?;
+        Ok(())
     }
 
     /// What is no GGUF file is not worth its transfer.

@@ -1,10 +1,15 @@
 //! Bringing one file here: in parallel ranges, each written in place, checksummed and journalled as
-//! it arrives, while one follower reads the file back in order and hashes it.
+//! it arrives, while one follower hashes the file in order.
+//!
+//! Connections join one by one, for as long as further ones can be of use: past a rate that a disk and
+//! a hash barely keep up with, and sooner where the server is near, they would only put the bytes out
+//! of order.
 //!
 //! Invariants:
 //! - A byte counts as there once it is written *and* recorded with its checksum, in that order.
-//! - What is promoted is what the follower read from the disk: every chunk of it had the checksum
-//!   with which it came from the network, and all of it the hash that the source promised.
+//! - What the follower hashes are the very bytes that were written, while they are still in memory;
+//!   or else what it reads back from the disk, and then each chunk has the checksum with which it came
+//!   from the network. What is promoted has, all of it, the hash that the source promised.
 //! - Pieces of two versions of a file never meet: every request but the first carries `If-Range`, and
 //!   where a server names no version, and the source promises no hash, one answer has to bring the
 //!   whole file.
@@ -14,9 +19,10 @@ use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
+use bytes::Bytes;
 use futures::StreamExt;
 use futures::stream::FuturesUnordered;
 use parking_lot::{Condvar, Mutex};
@@ -38,6 +44,7 @@ use super::progress::{self, Meter};
 use super::remote::{Destination, RemoteFile, Whole};
 use super::report::Reporter;
 use super::units;
+use super::writer::{Part, Queue};
 use crate::config::{Config, Downloads, Timers};
 use crate::error::{Code, Failure, Result};
 use crate::narration::Level;
@@ -47,6 +54,12 @@ use crate::spawn;
 const MAX_CHANGES: u32 = 2;
 /// How many chunks the disk may give back other than they were written.
 const MAX_DAMAGE: u32 = 64;
+/// At this rate no further connection joins, in bytes a second.
+const FAST: u64 = 512 << 20;
+/// A server that answers within this time is near: no distance slows its connections down.
+const NEAR: Duration = Duration::from_millis(10);
+/// At this rate no further connection to a server that is near joins, in bytes a second.
+const FAST_AND_NEAR: u64 = 64 << 20;
 /// A transfer stops before the disk has less room than this, in bytes.
 const LAST_ROOM: u64 = 64 << 20;
 
@@ -74,6 +87,8 @@ pub(super) struct Transfer {
     pub(super) done: AtomicU64,
     /// The most that `done` ever was.
     furthest: AtomicU64,
+    /// The shortest time in which an answer began, in microseconds.
+    pub(super) answered: AtomicU64,
     /// Where the redirects led to.
     pub(super) place: Mutex<Option<Url>>,
     /// Whether the file is to be asked for as a whole.
@@ -96,7 +111,17 @@ pub(super) struct Round {
     /// Whether it is known which file this is, so that more connections may join.
     pub(super) is_open: AtomicBool,
     pub(super) live: AtomicU32,
+    /// How many connections may be at work.
+    pub(super) joined: AtomicUsize,
+    /// What is to be written.
+    pub(super) queue: Queue,
     pub(super) stop: CancellationToken,
+}
+
+/// When it was last asked whether another connection should join, and how many bytes were there.
+struct Joining {
+    at: Instant,
+    done: u64,
 }
 
 /// How the follower ended: with the hash, or because the work was stopped.
@@ -111,6 +136,16 @@ impl Shop {
             limiter: Limiter::new(config.downloads.bytes_per_second),
             disk,
         }
+    }
+}
+
+impl Joining {
+    /// Whether less came since the last time than makes one more connection useless.
+    fn is_slow(&mut self, done: u64, answered: Duration) -> bool {
+        let (before, now) = (std::mem::replace(&mut self.done, done), Instant::now());
+        let elapsed = now.duration_since(std::mem::replace(&mut self.at, now));
+        let fast = if answered < NEAR { FAST_AND_NEAR } else { FAST };
+        (done.saturating_sub(before) as f64) < elapsed.as_secs_f64() * fast as f64
     }
 }
 
@@ -134,6 +169,7 @@ impl Transfer {
             budget,
             done: AtomicU64::new(0),
             furthest: AtomicU64::new(0),
+            answered: AtomicU64::new(u64::MAX),
             place: Mutex::default(),
             is_plain: AtomicBool::new(false),
         }
@@ -191,6 +227,10 @@ impl Transfer {
             let round = Arc::clone(&round);
             move || round.follow()
         });
+        let writer = spawn::blocking({
+            let round = Arc::clone(&round);
+            move || round.write_all()
+        });
         let mut connections: FuturesUnordered<_> = (0..self.shop.downloads.connections)
             .map(|connection| spawn::detached(Arc::clone(&round).connection(connection)))
             .collect();
@@ -199,10 +239,22 @@ impl Transfer {
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         ticks.reset();
         let mut meter = Meter::starting_at(self.done.load(Ordering::Relaxed), Instant::now());
+        let mut joins = interval((self.shop.timers.progress / 4).max(Duration::from_millis(1)));
+        joins.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        joins.reset();
+        let mut joining = Joining { at: Instant::now(), done: self.done.load(Ordering::Relaxed) };
         let mut outcome = Ok(());
         loop {
             let ended = tokio::select! {
                 ended = connections.next() => ended,
+                _ = joins.tick(), if round.joined.load(Ordering::Relaxed) < self.shop.downloads.connections => {
+                    let answered = Duration::from_micros(self.answered.load(Ordering::Relaxed));
+                    if joining.is_slow(self.done.load(Ordering::Relaxed), answered) {
+                        round.joined.fetch_add(1, Ordering::Relaxed);
+                        round.ring();
+                    }
+                    continue;
+                }
                 _ = ticks.tick() => {
                     self.show(&round, &mut meter);
                     if outcome.is_ok() && let Err(failure) = self.check_room(partial) {
@@ -232,11 +284,17 @@ impl Transfer {
         if self.stop.is_cancelled() {
             round.end();
         }
+        // Each connection has waited for what it gave.
+        round.queue.close();
+        let written = writer
+            .await
+            .map_err(|error| Trouble::fatal(Failure::internal("writing a file broke off").detail(error)));
         let hashed = follower
             .await
             .map_err(|error| Trouble::fatal(Failure::internal("hashing a file broke off").detail(error)))?;
         self.show(&round, &mut meter);
         outcome?;
+        written?.map_err(|error| disk_trouble(&round, &error))?;
         let hashed =
             hashed.map_err(|error| Trouble::fatal(Failure::io("read back", partial.path(), &error)))?;
         match hashed {
@@ -299,6 +357,8 @@ impl Transfer {
             journal: Mutex::new(journal),
             journal_path,
             live: AtomicU32::new(0),
+            joined: AtomicUsize::new(1),
+            queue: Queue::default(),
             stop: self.stop.child_token(),
         })
     }
@@ -352,8 +412,11 @@ impl Transfer {
         let whole = Whole { size, sha256: Some(sha256), is_verified };
 
         let (disk, path, file) = (Arc::clone(&self.shop.disk), partial.path().to_owned(), partial.file());
+        let begin = Instant::now();
         let synced = spawn::blocking(move || disk.sync(&file)).await;
         let synced = synced.unwrap_or_else(|error| Err(io::Error::other(error)));
+        let waited = format!("The disk took {} ms to have all of {name}", begin.elapsed().as_millis());
+        self.say(Level::Debug, "model_download_sync", waited);
         if let Err(error) = synced {
             return Err(self.give_up(partial, Failure::io("write", &path, &error)).await);
         }
@@ -488,9 +551,14 @@ impl Round {
         self.ring();
     }
 
+    /// Writes what the connections give. Blocks.
+    fn write_all(&self) -> io::Result<()> {
+        self.queue.write(|Part { offset, pieces, .. }| self.write(offset, pieces)).inspect_err(|_| self.end())
+    }
+
     /// Writes bytes of one chunk at an offset of the file, then records them. What another connection
     /// has written in the meantime is left alone.
-    pub(super) fn write(&self, offset: u64, pieces: &[bytes::Bytes]) -> io::Result<()> {
+    fn write(&self, offset: u64, pieces: Vec<Bytes>) -> io::Result<()> {
         let (chunk, start, before) = {
             let board = self.board.lock();
             let chunk = board.chunk_at(offset);
@@ -503,7 +571,7 @@ impl Round {
         }
         let mut crc = crc32fast::Hasher::new_with_initial_len(before.crc, u64::from(before.length));
         let mut length = before.length;
-        for piece in pieces {
+        for piece in &pieces {
             self.transfer.shop.disk.write_all_at(&self.file, piece, start + u64::from(length))?;
             crc.update(piece);
             length += u32::try_from(piece.len()).map_err(io::Error::other)?;
@@ -513,12 +581,20 @@ impl Round {
             let chunk = u32::try_from(chunk).map_err(io::Error::other)?;
             journal.append(Claim { chunk, length: filled.length, crc: filled.crc })?;
         }
-        self.board.lock().set(chunk, filled);
-        self.filled.notify_all();
+        let is_whole = {
+            let mut board = self.board.lock();
+            board.hold(chunk, before.length, pieces);
+            board.set(chunk, filled);
+            board.is_whole(chunk)
+        };
+        if is_whole {
+            self.filled.notify_all();
+        }
         Ok(())
     }
 
-    /// Reads the chunks back in order as they become whole, checks each, and hashes all. Blocks.
+    /// Hashes the chunks in order as they become whole; those that are not in memory any more are read
+    /// back and checked. Blocks.
     fn follow(&self) -> Hashed {
         let hashed = self.hash();
         if hashed.is_err() {
@@ -533,7 +609,7 @@ impl Round {
         let mut buffer = Vec::new();
         let mut damage = 0;
         loop {
-            let (chunk, start, filled) = {
+            let (chunk, start, filled, held) = {
                 let mut board = self.board.lock();
                 loop {
                     if board.is_stopped {
@@ -542,13 +618,18 @@ impl Round {
                     if board.is_hashed() {
                         return Ok(Some(units::hex(&hash.finalize())));
                     }
-                    let next = board.hashed;
+                    let next = board.next_to_hash();
                     if board.is_whole(next) {
-                        break (next, board.start(next), board.filled(next));
+                        break (next, board.start(next), board.filled(next), board.take_held());
                     }
                     self.filled.wait(&mut board);
                 }
             };
+            if let Some(pieces) = held {
+                pieces.iter().for_each(|piece| hash.update(piece));
+                self.board.lock().has_hashed();
+                continue;
+            }
             buffer.resize(filled.length as usize, 0);
             let is_sound = match self.file.read_exact_at(&mut buffer, start) {
                 Ok(()) => crc32fast::hash(&buffer) == filled.crc,
@@ -557,27 +638,32 @@ impl Round {
             };
             if is_sound {
                 hash.update(&buffer);
-                self.board.lock().hashed += 1;
+                self.board.lock().has_hashed();
                 continue;
             }
             damage += 1;
-            let transfer = &self.transfer;
             if damage > MAX_DAMAGE {
                 return Err(io::Error::other("the disk does not give back what is written to it"));
             }
-            transfer.done.fetch_sub(u64::from(filled.length), Ordering::Relaxed);
-            transfer.say(
-                Level::Warn,
-                "model_download_damaged",
-                format!(
-                    "{} at byte {start} of {} were damaged on the disk: fetching them again",
-                    units::bytes(u64::from(filled.length)),
-                    transfer.file.name
-                ),
-            );
-            self.board.lock().set(chunk, Filled::default());
-            self.ring();
+            self.lose(chunk, start, filled);
         }
+    }
+
+    /// Lets a chunk be fetched again whose bytes on the disk are not those that came.
+    fn lose(&self, chunk: usize, start: u64, filled: Filled) {
+        let (transfer, bytes) = (&self.transfer, u64::from(filled.length));
+        transfer.done.fetch_sub(bytes, Ordering::Relaxed);
+        transfer.say(
+            Level::Warn,
+            "model_download_damaged",
+            format!(
+                "{} at byte {start} of {} were damaged on the disk: fetching them again",
+                units::bytes(bytes),
+                transfer.file.name
+            ),
+        );
+        self.board.lock().set(chunk, Filled::default());
+        self.ring();
     }
 }
 
