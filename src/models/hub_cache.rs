@@ -104,6 +104,18 @@ pub(super) fn reconcile(cache: &Path, found: &mut Reconciled) {
     }
 }
 
+/// Removes the folders of a repository that are empty now that a download into them is gone: other
+/// tools warn of a repository without a snapshot.
+pub(super) fn tidy(partial: &Path) {
+    let blobs = partial.parent().filter(|_| put::target_of(partial).is_some());
+    for folder in blobs.into_iter().flat_map(|blobs| blobs.ancestors().take(2)) {
+        // Refused by the system where something is left in it.
+        if fs::remove_dir(folder).is_err() {
+            break;
+        }
+    }
+}
+
 /// Everything in the folders of blobs.
 fn blobs(cache: &Path) -> impl Iterator<Item = PathBuf> {
     let is_repository = |folder: &PathBuf| split::name_of(folder).starts_with("models--");

@@ -7,11 +7,12 @@ use std::io;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use tokio_util::sync::CancellationToken;
 
 use super::disk::{self, Disk};
+use super::hub_cache;
 use super::journal::{self, Contents, Head};
 use super::remote::{Destination, RemoteFile};
 use super::report::Reporter;
@@ -21,6 +22,9 @@ use crate::spawn;
 
 /// How often a lock that another process holds is tried.
 const POLL: Duration = Duration::from_millis(200);
+/// How long a lock may be held in passing: a process that this one starts has all its open files,
+/// locks with them, until it runs its own program.
+const IN_PASSING: Duration = Duration::from_millis(200);
 
 /// A partial file that is this process's to write.
 #[derive(Debug)]
@@ -66,7 +70,7 @@ pub(super) fn left_at(path: &Path, wanted: Option<&RemoteFile>) -> Option<Left> 
 }
 
 /// Removes a partial file that nobody holds, and its journal. Answers the bytes that this frees;
-/// `None` where another process is writing it.
+/// `None` where another process is writing it. Blocks.
 pub(super) fn remove(path: &Path) -> Result<Option<u64>> {
     let failed = |error: &io::Error| Failure::io("delete", path, error);
     let file = match options().open(path) {
@@ -77,16 +81,19 @@ pub(super) fn remove(path: &Path) -> Result<Option<u64>> {
         }
         Err(error) => return Err(failed(&error)),
     };
-    match file.try_lock() {
-        Ok(()) => {}
-        Err(TryLockError::WouldBlock) => return Ok(None),
-        Err(TryLockError::Error(error)) => return Err(failed(&error)),
+    let begin = Instant::now();
+    while !is_locked(&file).map_err(|error| failed(&error))? {
+        if begin.elapsed() > IN_PASSING {
+            return Ok(None);
+        }
+        std::thread::sleep(IN_PASSING / 20);
     }
     // Sparse: what it holds is less than its length.
     let freed = file.metadata().map_or(0, |metadata| metadata.blocks() * 512);
     remove_if_there(&journal::path_of(path))
         .and_then(|()| remove_if_there(path))
         .map_err(|error| failed(&error))?;
+    hub_cache::tidy(path);
     Ok(Some(freed))
 }
 
@@ -100,7 +107,7 @@ impl Partial {
         reporter: &Reporter,
         stop: &CancellationToken,
     ) -> Result<Self> {
-        let mut has_told = false;
+        let mut tries = 0;
         loop {
             let wanted = destination.clone();
             let held = spawn::blocking(move || Self::try_hold(&wanted))
@@ -111,8 +118,9 @@ impl Partial {
             {
                 return Ok(held);
             }
-            if !has_told {
-                has_told = true;
+            tries += 1;
+            // The first time it may have been held in passing.
+            if tries == 2 {
                 reporter.say(
                     Level::Info,
                     "model_download_waiting",
@@ -147,7 +155,11 @@ impl Partial {
             // The draft of an import, which a killed hive left.
             remove_if_there(path)?;
         }
-        let file = options().create(true).open(path)?;
+        let file = match options().create(true).open(path) {
+            // Whoever removed another partial file may have found the folder empty just now.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            file => file?,
+        };
         if !is_locked(&file)? {
             return Ok(None);
         }
@@ -183,7 +195,9 @@ impl Partial {
     /// Removes it and its journal.
     pub(super) fn discard(&self) -> io::Result<()> {
         remove_if_there(&self.journal_path())?;
-        remove_if_there(&self.path)
+        remove_if_there(&self.path)?;
+        hub_cache::tidy(&self.path);
+        Ok(())
     }
 
     /// Gives it its final name, over what has it now, durably. It must be on the disk already.
