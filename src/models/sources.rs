@@ -64,7 +64,10 @@ impl Source {
             .or_else(|| Some(OllamaName::parse(text)?.map(Self::Ollama)))
             .or_else(|| Some(HubName::parse(text)?.map(Self::Hub)))
             .unwrap_or_else(|| {
-                let message = format!("'{}' names no source that this hive knows", text::excerpt(text));
+                // What follows in a URL may be a secret.
+                let shown = if text.contains("://") { text.split(['?', '#']).next() } else { None };
+                let shown = text::excerpt(shown.unwrap_or(text));
+                let message = format!("'{shown}' names no source that this hive knows");
                 Err(Failure::new(Code::SourceUnsupported, message).hint(HELP))
             })
     }
@@ -130,5 +133,7 @@ mod tests {
             assert_eq!(failure.code, code, "{text}: {failure}");
             assert!(failure.hint.is_some(), "{text}");
         }
+        let failure = Source::parse("s3://bucket/x.gguf?X-Signature=sesame").unwrap_err();
+        assert!(!failure.message.contains("sesame"), "{failure}");
     }
 }

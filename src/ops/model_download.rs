@@ -35,7 +35,7 @@ fn main() -> String {
     "main".to_owned()
 }
 
-/// Takes the place of a value of a URL's query that may be a secret.
+/// Takes the place of what may be a secret in a URL: a user, a value of the query.
 const HIDDEN: &str = "(hidden)";
 /// Values of a query that are no longer than this (`true`, `main`) sign nothing.
 const MOST_OPEN_CHARS: usize = 8;
@@ -47,8 +47,16 @@ fn recorded<S: serde::Serializer>(model: &str, serializer: S) -> Result<S::Ok, S
 }
 
 fn with_query_hidden(model: &str) -> Cow<'_, str> {
-    let Some(mut url) = http_url(model) else { return Cow::Borrowed(model) };
-    let Some(query) = url.query() else { return Cow::Borrowed(model) };
+    let Some(mut url) = as_url(model) else { return Cow::Borrowed(model) };
+    let has_user = !url.username().is_empty() || url.password().is_some();
+    if url.query().is_none() && !has_user {
+        return Cow::Borrowed(model);
+    }
+    if has_user {
+        // Refused only for URLs that cannot have them.
+        let _ = (url.set_username(HIDDEN), url.set_password(None));
+    }
+    let Some(query) = url.query() else { return Cow::Owned(url.into()) };
     let hide = |pair: &str| match pair.split_once('=') {
         Some((name, value)) if is_open(name, value) => pair.to_owned(),
         Some((name, _)) => format!("{name}={HIDDEN}"),
@@ -69,13 +77,14 @@ fn is_open(name: &str, value: &str) -> bool {
     !is_secret && value.chars().count() <= MOST_OPEN_CHARS
 }
 
-fn http_url(model: &str) -> Option<Url> {
-    Url::parse(model.trim()).ok().filter(|url| matches!(url.scheme(), "http" | "https"))
+/// The URL of a server, over whatever: one that the hive cannot read is shown and recorded, too.
+fn as_url(model: &str) -> Option<Url> {
+    Url::parse(model.trim()).ok().filter(Url::has_host)
 }
 
 /// The source without what may be a secret in a URL: a user, a password, a query that signs it.
 fn without_secrets(model: &str) -> Cow<'_, str> {
-    let Some(mut url) = http_url(model) else { return Cow::Borrowed(model) };
+    let Some(mut url) = as_url(model) else { return Cow::Borrowed(model) };
     url.set_query(None);
     url.set_fragment(None);
     // Refused only for URLs that cannot have them.
@@ -89,7 +98,7 @@ impl Operation for ModelDownload {
     async fn run(self, cx: Cx) -> Result<Self::Output> {
         let shown = text::excerpt(&without_secrets(&self.model));
         n!("model_download", "📥 Downloading '{shown}' to hive '{}'", cx.hive_id);
-        if http_url(&self.model).is_some_and(|url| url.query().is_some_and(|query| query.contains(HIDDEN))) {
+        if as_url(&self.model).is_some_and(|url| url.query().is_some_and(|query| query.contains(HIDDEN))) {
             return Err(Failure::new(
                 Code::InvalidField,
                 format!("model: {HIDDEN} stands for a part of the URL that was not recorded with its job"),
@@ -124,6 +133,8 @@ mod tests {
             ("https://h/x.gguf?sv=1&SIG=abc%2F", "https://h/x.gguf?sv=1&SIG=(hidden)"),
             ("https://h/x.gguf?0123456789abcdef", "https://h/x.gguf?(hidden)"),
             (" https://h/x.gguf?token=a ", "https://h/x.gguf?token=(hidden)"),
+            ("https://user:password@h/x.gguf", "https://(hidden)@h/x.gguf"),
+            ("s3://bucket/x.gguf?X-Amz-Signature=1f", "s3://bucket/x.gguf?X-Amz-Signature=(hidden)"),
         ] {
             assert_eq!(with_query_hidden(given), kept, "{given}");
             assert_eq!(with_query_hidden(kept), kept, "what is hidden stays hidden");
