@@ -217,4 +217,6 @@ impl Turns {
 }
 
 #[cfg(test)]
+mod properties;
+#[cfg(test)]
 mod tests;

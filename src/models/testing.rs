@@ -46,7 +46,8 @@ pub(super) fn config(root: &Path) -> Config {
         hub_cache: Some(root.join("hub")),
         ..Config::default()
     };
-    config.hub.endpoint = Some("http://127.0.0.1:9".to_owned());
+    // A name that no resolver knows (RFC 6761, section 6.4).
+    config.hub.endpoint = Some("http://hub.invalid".to_owned());
     config.hub.token_file = Some(std::path::PathBuf::new());
     config.hub.offline = Some(false);
     config.timers.progress = Duration::from_millis(20);

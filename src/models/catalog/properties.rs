@@ -1,0 +1,357 @@
+//! The catalog beside a model of it that is too simple to be wrong: whatever happens to the files,
+//! and whoever does it, both say the same.
+
+use std::collections::BTreeMap;
+use std::fs;
+
+use proptest::prelude::*;
+
+use super::super::Status;
+use super::super::store::{Record, RecordedFile};
+use super::super::testing::{catalog, gguf_of, put};
+use super::*;
+
+/// What may happen. Names and places are few, so that they meet.
+#[derive(Clone, Debug)]
+enum Step {
+    /// The user puts a file into a folder of his, over what may be there.
+    Put(User, usize),
+    /// He takes one away.
+    Remove(User),
+    /// Its end is lost.
+    Cut(User),
+    /// He moves one, over what may be there.
+    Rename(User, User),
+    /// He puts one into the hive's own folder, over what may be there.
+    Stray(usize, usize),
+    /// The end of what is in the hive's own folder is lost.
+    CutStored(usize),
+    /// A job imports a file.
+    Import(User, bool),
+    /// A job has fetched a file whose name nothing had.
+    Fetch(usize, usize),
+    /// A job deletes the model of that number.
+    Delete(prop::sample::Index, bool),
+    /// The hive starts anew.
+    Restart,
+}
+
+/// A file of the user's: its folder and its name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct User(usize, usize);
+
+const STEMS: [&str; 3] = ["a", "b", "c"];
+const FOLDERS: [&str; 2] = ["one", "two"];
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Contents {
+    size: u64,
+    is_sound: bool,
+}
+
+/// What has a name in the hive's own folder.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Stored {
+    Link(User),
+    File(Contents),
+}
+
+/// What the hive has written down of a name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Recorded {
+    Link(User),
+    File(u64),
+}
+
+/// What is there, as far as it matters.
+#[derive(Debug, Default)]
+struct Simple {
+    files: BTreeMap<User, Contents>,
+    store: BTreeMap<usize, Stored>,
+    records: BTreeMap<usize, Recorded>,
+}
+
+impl Simple {
+    /// Whether what has the name is what the hive put there.
+    fn is_owned(&self, stem: usize) -> bool {
+        match (self.store.get(&stem), self.records.get(&stem)) {
+            (Some(Stored::Link(user)), Some(Recorded::Link(recorded))) => user == recorded,
+            // Another file of the same length cannot be told from it.
+            (Some(Stored::File(contents)), Some(Recorded::File(size))) => contents.size == *size,
+            _ => false,
+        }
+    }
+}
+
+/// A model as it should be listed.
+#[derive(Debug, PartialEq, Eq)]
+struct Expected {
+    path: PathBuf,
+    stem: &'static str,
+    is_first: bool,
+    status: Status,
+    size: u64,
+    /// What deleting it gives, without and with force.
+    freed: [Option<u64>; 2],
+    what: What,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum What {
+    OfStore(usize),
+    OfUser(User),
+}
+
+struct World {
+    root: PathBuf,
+    simple: Simple,
+}
+
+fn contents(size: usize) -> (Vec<u8>, Contents) {
+    let bytes = gguf_of(256 + 64 * size);
+    let size = bytes.len() as u64;
+    (bytes, Contents { size, is_sound: true })
+}
+
+impl Contents {
+    fn cut(self) -> Self {
+        Self { size: self.size / 2, is_sound: false }
+    }
+
+    fn status(self) -> Status {
+        if self.is_sound { Status::Available } else { Status::Corrupt }
+    }
+}
+
+impl World {
+    fn user(&self, User(folder, stem): User) -> PathBuf {
+        self.root.join("models").join(FOLDERS[folder]).join(STEMS[stem]).with_extension("gguf")
+    }
+
+    fn stored(&self, stem: usize) -> PathBuf {
+        self.root.join("data/models").join(STEMS[stem]).with_extension("gguf")
+    }
+
+    /// Puts a file in the place of what has the name: never through a link.
+    fn replace(&self, path: &Path, bytes: &[u8]) {
+        let draft = self.root.join("draft");
+        put(&draft, bytes);
+        fs::rename(draft, path).unwrap();
+    }
+
+    async fn step(&mut self, catalog: &mut Catalog, step: Step) {
+        match step {
+            Step::Put(user, size) => {
+                let (bytes, contents) = contents(size);
+                put(&self.user(user), &bytes);
+                self.simple.files.insert(user, contents);
+            }
+            Step::Remove(user) => {
+                if self.simple.files.remove(&user).is_some() {
+                    fs::remove_file(self.user(user)).unwrap();
+                }
+            }
+            Step::Cut(user) => {
+                let path = self.user(user);
+                if let Some(contents) = self.simple.files.get_mut(&user) {
+                    *contents = contents.cut();
+                    fs::File::options().write(true).open(path).unwrap().set_len(contents.size).unwrap();
+                }
+            }
+            Step::Rename(from, to) => {
+                if let Some(contents) = self.simple.files.remove(&from) {
+                    fs::create_dir_all(self.user(to).parent().unwrap()).unwrap();
+                    fs::rename(self.user(from), self.user(to)).unwrap();
+                    self.simple.files.insert(to, contents);
+                }
+            }
+            Step::Stray(stem, size) => {
+                let (bytes, contents) = contents(size);
+                self.replace(&self.stored(stem), &bytes);
+                self.simple.store.insert(stem, Stored::File(contents));
+            }
+            Step::CutStored(stem) => {
+                let path = self.stored(stem);
+                if let Some(Stored::File(contents)) = self.simple.store.get(&stem).copied() {
+                    let contents = contents.cut();
+                    fs::File::options().write(true).open(path).unwrap().set_len(contents.size).unwrap();
+                    self.simple.store.insert(stem, Stored::File(contents));
+                }
+            }
+            Step::Import(user, force) => self.import(catalog, user, force).await,
+            Step::Fetch(stem, size) => self.fetch(catalog, stem, size),
+            Step::Delete(which, force) => self.delete(catalog, which, force).await,
+            Step::Restart => *catalog = super::super::testing::catalog(&self.root),
+        }
+    }
+
+    async fn import(&mut self, catalog: &Catalog, user: User, force: bool) {
+        let stem = user.1;
+        let expected = match (self.simple.files.get(&user), self.simple.store.get(&stem)) {
+            (None, _) => Err(Code::SourceNotFound),
+            (Some(contents), _) if !contents.is_sound => Err(Code::ModelCorrupt),
+            (Some(_), None) => Ok(()),
+            (Some(_), Some(Stored::Link(known))) if *known == user => Ok(()),
+            (Some(_), Some(_)) if force && self.simple.is_owned(stem) => Ok(()),
+            (Some(_), Some(_)) => Err(Code::ModelExists),
+        };
+        let imported = catalog.import(&self.user(user), force).await;
+        assert_eq!(imported.as_ref().map(drop).map_err(|failure| failure.code), expected);
+        if let Ok(model) = imported {
+            assert_eq!(model.path, self.stored(stem));
+            assert_eq!(fs::read_link(&model.path).unwrap(), self.user(user), "a link and never a copy");
+            self.simple.store.insert(stem, Stored::Link(user));
+            self.simple.records.insert(stem, Recorded::Link(user));
+        }
+    }
+
+    /// What the last steps of a download do.
+    fn fetch(&mut self, catalog: &Catalog, stem: usize, size: usize) {
+        if self.simple.store.contains_key(&stem) {
+            return;
+        }
+        let (bytes, contents) = contents(size);
+        let path = self.stored(stem);
+        let file =
+            RecordedFile { name: super::super::split::name_of(&path), size_bytes: contents.size, link: None };
+        let record = Record {
+            source: "https://host/x.gguf".into(),
+            url_sha256: None,
+            revision: None,
+            sha256: None,
+            files: vec![file],
+        };
+        catalog.0.store.write_record(&record).unwrap();
+        self.replace(&path, &bytes);
+        self.simple.store.insert(stem, Stored::File(contents));
+        self.simple.records.insert(stem, Recorded::File(contents.size));
+    }
+
+    async fn delete(&mut self, catalog: &Catalog, which: prop::sample::Index, force: bool) {
+        let models = catalog.list().await.unwrap();
+        if models.is_empty() {
+            return;
+        }
+        let model = which.get(&models);
+        let expected = self.expected().into_iter().find(|expected| expected.path == model.path).unwrap();
+        let deleted = catalog.delete(model, force).await;
+        match expected.freed[usize::from(force)] {
+            None => assert_eq!(deleted.unwrap_err().code, Code::NotOwned),
+            Some(freed) => {
+                assert_eq!(deleted.unwrap(), freed, "{expected:?}");
+                match expected.what {
+                    What::OfStore(stem) => {
+                        self.simple.store.remove(&stem);
+                        self.simple.records.remove(&stem);
+                    }
+                    What::OfUser(user) => drop(self.simple.files.remove(&user)),
+                }
+            }
+        }
+    }
+
+    /// What there should be, the first to have a name first.
+    fn expected(&self) -> Vec<Expected> {
+        let mut expected = Vec::new();
+        for (&stem, stored) in &self.simple.store {
+            let (contents, freed) = match stored {
+                Stored::Link(user) => (self.simple.files.get(user).copied(), 0),
+                Stored::File(contents) => (Some(*contents), contents.size),
+            };
+            expected.push(Expected {
+                path: self.stored(stem),
+                stem: STEMS[stem],
+                is_first: true,
+                status: contents.map_or(Status::Incomplete, Contents::status),
+                size: contents.map_or(0, |contents| contents.size),
+                freed: [Some(freed).filter(|_| self.simple.is_owned(stem)), Some(freed)],
+                what: What::OfStore(stem),
+            });
+        }
+        for (&user, contents) in &self.simple.files {
+            if self.simple.store.values().any(|stored| *stored == Stored::Link(user)) {
+                continue;
+            }
+            let stem = STEMS[user.1];
+            expected.push(Expected {
+                path: self.user(user),
+                stem,
+                is_first: expected.iter().all(|other| other.stem != stem),
+                status: contents.status(),
+                size: contents.size,
+                freed: [None, Some(contents.size)],
+                what: What::OfUser(user),
+            });
+        }
+        expected
+    }
+
+    async fn compare(&self, catalog: &Catalog) {
+        let models = catalog.list().await.unwrap();
+        let expected = self.expected();
+        assert_eq!(models.len(), expected.len(), "{models:#?}\n{expected:#?}");
+        for expected in expected {
+            let model = models.iter().find(|model| model.path == expected.path).expect("a model");
+            assert_eq!((model.status, model.size_bytes), (expected.status, expected.size), "{model:?}");
+            assert_eq!(model.name, expected.stem);
+            if expected.is_first {
+                assert_eq!(model.id, expected.stem);
+            } else {
+                let digits = model.id.strip_prefix(expected.stem).and_then(|id| id.strip_prefix('~'));
+                assert!(digits.is_some_and(|digits| digits.len() == 8), "{}", model.id);
+            }
+            assert_eq!(catalog.find(&model.id).await.unwrap().path, model.path);
+        }
+        let mut ids: Vec<_> = models.iter().map(|model| &model.id).collect();
+        ids.dedup();
+        assert_eq!(ids.len(), models.len(), "ids are unique, and sorted");
+        // Every file of the hive's own folder is a model or a model's record.
+        for entry in fs::read_dir(self.root.join("data/models")).unwrap() {
+            let name = entry.unwrap().file_name().into_string().unwrap();
+            let stem = name.strip_suffix(".gguf.json").or_else(|| name.strip_suffix(".gguf"));
+            let known = stem.and_then(|stem| STEMS.iter().position(|known| *known == stem));
+            assert!(known.is_some_and(|stem| self.simple.store.contains_key(&stem)), "{name} is an orphan");
+        }
+    }
+}
+
+fn users() -> impl Strategy<Value = User> {
+    (0..FOLDERS.len(), 0..STEMS.len()).prop_map(|(folder, stem)| User(folder, stem))
+}
+
+fn steps() -> impl Strategy<Value = Step> {
+    let (stem, size) = (0..STEMS.len(), 0..3usize);
+    prop_oneof![
+        4 => (users(), size.clone()).prop_map(|(user, size)| Step::Put(user, size)),
+        1 => users().prop_map(Step::Remove),
+        1 => users().prop_map(Step::Cut),
+        2 => (users(), users()).prop_map(|(from, to)| Step::Rename(from, to)),
+        1 => (stem.clone(), size.clone()).prop_map(|(stem, size)| Step::Stray(stem, size)),
+        1 => stem.clone().prop_map(Step::CutStored),
+        4 => (users(), any::<bool>()).prop_map(|(user, force)| Step::Import(user, force)),
+        2 => (stem, size).prop_map(|(stem, size)| Step::Fetch(stem, size)),
+        3 => (any::<prop::sample::Index>(), any::<bool>()).prop_map(|(which, force)| Step::Delete(which, force)),
+        1 => Just(Step::Restart),
+    ]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(48))]
+
+    #[test]
+    fn whatever_happens_to_the_files_the_catalog_says_what_is_there(
+        steps in prop::collection::vec(steps(), 1..40),
+    ) {
+        let folder = tempfile::tempdir().unwrap();
+        let root = folder.path().canonicalize().unwrap();
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async {
+            let mut catalog = catalog(&root);
+            let mut world = World { root, simple: Simple::default() };
+            for step in steps {
+                world.step(&mut catalog, step).await;
+                world.compare(&catalog).await;
+            }
+        });
+    }
+}
