@@ -9,6 +9,7 @@ use rbee_hive::models::gguf::{TensorType, Value as Gguf, Writer};
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
+use crate::support::hub::{FakeHub, TOKEN};
 use crate::support::{
     Daemon, Fault, FaultServer, Served, TestHive, When, data_lines, rounds, soon, typed, until,
 };
@@ -65,18 +66,92 @@ fn left_in(store: &Path) -> Vec<PathBuf> {
         .collect()
 }
 
-/// What a fault that strikes once, in the middle, must not keep from succeeding.
-fn is_overcome(fault: Fault) -> bool {
-    !matches!(
-        fault,
-        // These say something final about the file, or about where it is.
-        Fault::Html
-            | Fault::Gzip
-            | Fault::RedirectLoop
-            | Fault::RedirectPort
-            | Fault::Empty
-            | Fault::FlippedByte
-    )
+/// What a fault that strikes once, in the middle, must not keep from succeeding. `is_far` says whether
+/// another server of this machine may be asked, which has nothing.
+fn is_overcome(fault: Fault, is_far: bool) -> bool {
+    // An address that has nothing is asked for again.
+    let is_redirected_in_vain = fault == Fault::RedirectPort && !is_far;
+    !is_redirected_in_vain
+        && !matches!(
+            fault,
+            // These say something final about the file, or about where it is.
+            Fault::Html | Fault::Gzip | Fault::RedirectLoop | Fault::Empty | Fault::FlippedByte
+        )
+}
+
+/// One fault, when it strikes, and what the file is.
+struct Trial {
+    fault: Fault,
+    when: When,
+    promised: bool,
+    seed: u64,
+}
+
+impl Trial {
+    /// Every fault, at every request and at one in the middle; of files whose hash is promised, and,
+    /// where `unpromised`, of others.
+    fn all(seed: u64, unpromised: bool) -> impl Iterator<Item = Self> {
+        let once = When::At(1 + (seed as usize % 5), 1);
+        let times = move |fault| {
+            // A byte that is wrong on the way is seen by its hash alone.
+            let must_promise = !unpromised || fault == Fault::FlippedByte;
+            let promised = [false, true].into_iter().filter(move |promised| *promised || !must_promise);
+            let always = promised.map(|promised| (When::Always, promised));
+            always.chain([(once, must_promise || seed % 2 == 1)])
+        };
+        Fault::ALL.into_iter().flat_map(move |fault| {
+            times(fault).map(move |(when, promised)| Self { fault, when, promised, seed })
+        })
+    }
+
+    fn body(&self) -> Vec<u8> {
+        gguf(300_000, self.seed + 1)
+    }
+
+    fn served(&self) -> Served {
+        let Self { fault, when, seed, .. } = *self;
+        Served { bytes: self.body().into(), fault, when, pace: 0, seed }
+    }
+
+    /// Downloads `name`, which is served so, and looks at how it ends; `placed` is what then has the
+    /// model's name.
+    async fn run(&self, hive: &TestHive, name: &str, is_far: bool, placed: impl Fn() -> Option<Vec<u8>>) {
+        let Self { fault, when, promised, seed } = *self;
+        let what = format!("{fault:?} {when:?}, promised: {promised}, seed {seed}, {name}");
+        println!("{what}");
+        let id = hive.submit(&download(name)).await;
+        let stream = hive.stream(&id).await;
+        match data_lines(&stream).last().map(String::as_str) {
+            Some("[DONE]") => {
+                let body = self.body();
+                let mut other = body.clone();
+                *other.last_mut().expect("a byte") ^= 0xff;
+                let file = placed().unwrap_or_else(|| panic!("{what}: there is no file:\n{stream}"));
+                let is_right = file == body || (!promised && file == other);
+                assert!(is_right, "{what}: another file than was served:\n{stream}");
+            }
+            Some(end) if end.starts_with("[ERROR] ") => {
+                let failure = hive.job(&id).await["failure"].clone();
+                let known = ["download_failed", "source_refused", "source_not_found", "model_corrupt"];
+                let code = failure["code"].as_str().unwrap_or_default();
+                assert!(known.contains(&code), "{what}: {failure}\n{stream}");
+                assert!(!failure.to_string().contains("private"), "{what}: {failure}");
+                assert!(placed().is_none(), "{what}: promoted all the same:\n{stream}");
+                let is_once = matches!(when, When::At(..));
+                let is_lost = fault == Fault::ChangesOnce && promised;
+                assert!(
+                    !(is_once && is_overcome(fault, is_far) && !is_lost),
+                    "{what} was not overcome:\n{stream}"
+                );
+            }
+            end => panic!("{what} ended with {end:?}:\n{stream}"),
+        }
+        // Whatever is listed can be deleted.
+        for model in hive.succeed(&json!({ "ModelList": {} })).await.as_array().expect("models") {
+            let delete = hive.run(&json!({ "ModelDelete": { "id": model["id"] } })).await;
+            assert!(delete.ends_with("data: [DONE]\n\n"), "{what}: {model}\n{delete}\nafter\n{stream}");
+        }
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -85,54 +160,55 @@ async fn every_fault_ends_in_the_right_file_or_in_a_typed_failure() {
     let store = hive.dir().join("data/models");
     let server = FaultServer::start().await;
     for seed in 0..rounds(1).min(20) as u64 {
-        for fault in Fault::ALL {
-            let at = 1 + (seed as usize % 5);
-            for (when, promised) in
-                [(When::Always, false), (When::Always, true), (When::At(at, 1), seed % 2 == 1)]
-            {
-                // A byte that is wrong on the way is seen by its hash alone.
-                let promised = promised || fault == Fault::FlippedByte;
-                let body = gguf(300_000, seed + 1);
-                let mut other = body.clone();
-                *other.last_mut().expect("a byte") ^= 0xff;
-                let served = Served { bytes: body.clone().into(), fault, when, pace: 0, seed };
-                let mut url = server.serve("m.gguf", served);
-                if promised {
-                    url += &format!("#sha256={}", sha256(&body));
-                }
-                let what = format!("{fault:?} {when:?}, promised: {promised}, seed {seed}");
-                println!("{what}");
-                let id = hive.submit(&download(&url)).await;
-                let stream = hive.stream(&id).await;
-                let lines = data_lines(&stream);
-                let end = lines.last().expect("an end").clone();
-                if end == "[DONE]" {
-                    let file = fs::read(store.join("m.gguf")).expect("a file");
-                    let is_right = file == body || (!promised && file == other);
-                    assert!(is_right, "{what}: another file than was served:\n{stream}");
-                } else {
-                    let failure = hive.job(&id).await["failure"].clone();
-                    let code = failure["code"].as_str().expect("a code").to_owned();
-                    let known = ["download_failed", "source_refused", "source_not_found", "model_corrupt"];
-                    assert!(known.contains(&&*code), "{what}: {failure}");
-                    assert!(!failure.to_string().contains("private"), "{what}: {failure}");
-                    assert!(!store.join("m.gguf").exists(), "{what}: promoted all the same");
-                    let is_once = matches!(when, When::At(..));
-                    let is_lost = fault == Fault::ChangesOnce && promised;
-                    assert!(
-                        !(is_once && is_overcome(fault) && !is_lost),
-                        "{what} was not overcome:\n{stream}"
-                    );
-                }
-                // Whatever is listed can be deleted, and then nothing is left.
-                for model in hive.succeed(&json!({ "ModelList": {} })).await.as_array().expect("models") {
-                    hive.succeed(&json!({ "ModelDelete": { "id": model["id"] } })).await;
-                }
-                assert_eq!(left_in(&store), [""; 0].map(PathBuf::from), "{what}\n{stream}");
+        for trial in Trial::all(seed, true) {
+            let mut url = server.serve("m.gguf", trial.served());
+            if trial.promised {
+                url += &format!("#sha256={}", sha256(&trial.body()));
             }
+            trial.run(&hive, &url, false, || fs::read(store.join("m.gguf")).ok()).await;
+            let left: Vec<_> = fs::read_dir(&store).expect("a store").flatten().collect();
+            assert!(left.is_empty(), "{:?} {:?}, seed {seed}, leaves {left:?}", trial.fault, trial.when);
         }
     }
+    assert_eq!((server.tokens(), server.strayed()), (0, 0));
+    hive.stop().await;
+}
+
+/// The same behind a hub, which sends to its CDN by addresses that it signs: into the shared cache.
+#[tokio::test(flavor = "multi_thread")]
+async fn every_fault_behind_a_hub_leaves_the_cache_right_or_as_it_was() {
+    let (hub, server) = (FakeHub::start().await, FaultServer::start().await);
+    hub.set_cdn(&format!("http://{}", server.address));
+    let dir = tempfile::tempdir().expect("a folder");
+    let (cache, token) = (dir.path().join("cache"), dir.path().join("token"));
+    fs::write(&token, TOKEN).expect("a token file");
+    let hive = TestHive::start_in(dir, |config| {
+        hasty(config);
+        config.hub.endpoint = Some(hub.url.clone());
+        config.hub.token_file = Some(token);
+        config.hub_cache = Some(cache.clone());
+    })
+    .await;
+    for seed in 0..rounds(1).min(20) as u64 {
+        let body = gguf(300_000, seed + 1);
+        hub.commit("org/m", "main", &[("m-Q8_0.gguf", &body)]);
+        let blob = cache.join("models--org--m/blobs").join(sha256(&body));
+        for trial in Trial::all(seed, false) {
+            server.serve(&format!("blobs/{}", sha256(&body)), trial.served());
+            trial.run(&hive, "org/m", true, || fs::read(&blob).ok()).await;
+            let left: Vec<_> = fs::read_dir(&cache).expect("a cache").flatten().collect();
+            let left: Vec<_> = left.iter().map(fs::DirEntry::file_name).collect();
+            assert!(
+                left.iter().all(|name| name == ".locks" || name == "CACHEDIR.TAG"),
+                "{:?} {:?}, seed {seed}, leaves {left:?}",
+                trial.fault,
+                trial.when
+            );
+        }
+    }
+    // Not even the other port of this machine, which a hub on loopback may send to, sees the token.
     assert_eq!(server.tokens(), 0);
+    assert!(server.strayed() > 0);
     hive.stop().await;
 }
 
@@ -302,10 +378,7 @@ async fn another_process_that_writes_the_file_is_waited_for() {
 /// Kills a real daemon at random bytes of a download, again and again, until the file is whole.
 #[tokio::test(flavor = "multi_thread")]
 async fn no_kill_costs_a_byte_that_was_recorded() {
-    let kills = match rounds(0) {
-        0 => 3,
-        rounds => (rounds * 5 / 2).min(50),
-    };
+    let kills = rounds(3).min(50);
     let folder = tempfile::tempdir().expect("a folder");
     let server = FaultServer::start().await;
     let size = 24 << 20;
@@ -377,4 +450,86 @@ async fn no_kill_costs_a_byte_that_was_recorded() {
     assert_eq!(left_in(&store), [""; 0].map(PathBuf::from));
     daemon.signal(rustix::process::Signal::TERM);
     daemon.ended().await;
+}
+
+/// A disk of memory of a size that can be changed. It goes when this is dropped.
+struct SmallDisk(PathBuf);
+
+impl SmallDisk {
+    /// `None` where this machine lets nobody mount one, which is said.
+    async fn mount(at: &Path) -> Option<Self> {
+        fs::create_dir_all(at).expect("a folder");
+        let mounted = mount("size=1g", at).await;
+        if !mounted {
+            skipped("no disk of memory can be mounted here (that takes root, on Linux)");
+        }
+        mounted.then(|| Self(at.to_owned()))
+    }
+
+    async fn resize(&self, size: &str) {
+        assert!(mount(&format!("remount,size={size}"), &self.0).await, "{size}");
+    }
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        #[expect(clippy::disallowed_methods, reason = "a test runs another program, and waits for it")]
+        let unmounted = std::process::Command::new("umount").arg("--lazy").arg(&self.0).status();
+        assert!(unmounted.is_ok_and(|status| status.success()) || std::thread::panicking());
+    }
+}
+
+async fn mount(options: &str, at: &Path) -> bool {
+    #[expect(clippy::disallowed_methods, reason = "a test runs another program from outside")]
+    let mut command = tokio::process::Command::new("mount");
+    let command = command.args(["-t", "tmpfs", "-o", options, "rbee-hive-test"]).arg(at).kill_on_drop(true);
+    command.output().await.is_ok_and(|output| output.status.success())
+}
+
+#[expect(clippy::print_stderr, reason = "who runs the tests must know what they did not show")]
+fn skipped(why: &str) {
+    eprintln!("skipped: {why}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_disk_that_really_fills_fails_the_download_and_what_came_is_used() {
+    let root = tempfile::tempdir().expect("a folder");
+    let store = root.path().join("data/models");
+    let Some(disk) = SmallDisk::mount(&store).await else { return };
+    let server = FaultServer::start().await;
+    let body = gguf(8 << 20, 21);
+    // Seen at a glance now and then; and seen by nothing but the write that fails.
+    for (name, glance, says) in [
+        ("seen.gguf", Duration::from_millis(20), "nearly full"),
+        ("unseen.gguf", Duration::from_secs(3600), "could not write"),
+    ] {
+        let hive = TestHive::start_with(|config| {
+            hasty(config);
+            config.data_dir = root.path().join("data");
+            config.timers.progress = glance;
+        })
+        .await;
+        let before = server.sent();
+        let url = server.serve(name, Served { pace: 2_000_000, ..Served::well(body.clone()) });
+        let id = hive.submit(&download(&url)).await;
+        until("some of the file", async || (server.sent() - before > 300_000).then_some(())).await;
+        disk.resize("5m").await;
+        let stream = hive.stream(&id).await;
+        let failure = hive.job(&id).await["failure"].clone();
+        assert_eq!(failure["code"], "disk_full", "{failure}\n{stream}");
+        assert!(failure["message"].as_str().is_some_and(|text| text.contains(says)), "{failure}");
+        assert!(stream.contains("data: Kept ") && !store.join(name).exists(), "{stream}");
+
+        disk.resize("1g").await;
+        let url = server.serve(name, Served::well(body.clone()));
+        let stream = hive.run(&download(&url)).await;
+        assert!(stream.contains("Going on with") && stream.ends_with("data: [DONE]\n\n"), "{stream}");
+        assert_eq!(fs::read(store.join(name)).expect("a file"), body);
+        let sent = server.sent() - before;
+        assert!(sent < body.len() as u64 * 3 / 2, "{sent} bytes were sent for {}", body.len());
+        let id = name.trim_end_matches(".gguf");
+        hive.succeed(&json!({ "ModelDelete": { "id": id } })).await;
+        assert_eq!(fs::read_dir(&store).expect("a store").count(), 0);
+        hive.stop().await;
+    }
 }

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
 use crate::support::hub::{Access, FakeHub, TOKEN, hex};
-use crate::support::{TestHive, executable, soon, until, write_model};
+use crate::support::{TestHive, executable, nowhere, soon, until, write_model};
 
 /// A hive that knows this hub, and its token if `has_token`.
 async fn hive(hub: &FakeHub, has_token: bool) -> TestHive {
@@ -494,7 +494,7 @@ async fn the_quickstart_fetches_a_real_model_and_without_a_hub_makes_its_own() {
     assert!(!shown.contains("makes one instead"), "{shown}");
 
     let dir = tempfile::tempdir().unwrap();
-    let shown = quickstart(dir.path(), "http://127.0.0.1:9").await;
+    let shown = quickstart(dir.path(), &nowhere()).await;
     assert!(shown.contains("this machine makes one instead"), "{shown}");
     assert!(shown.contains("{\"ModelLoad\":{\"id\":\"rbee-quickstart\"}}"), "{shown}");
 }

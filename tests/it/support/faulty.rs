@@ -129,7 +129,7 @@ impl Served {
 pub(crate) struct FaultServer {
     pub(crate) address: SocketAddr,
     state: Arc<State>,
-    accepting: JoinHandle<()>,
+    accepting: [JoinHandle<()>; 2],
     stop: CancellationToken,
 }
 
@@ -140,29 +140,39 @@ struct State {
     /// How often each signature of a redirect's address was used.
     signatures: Mutex<HashMap<String, usize>>,
     sent: AtomicU64,
-    /// Requests that carried a token, by port: there must be none.
+    /// Requests that carried a token: there must be none.
     tokens: AtomicUsize,
+    /// Another server on this machine, which has nothing, and how often it was asked.
+    elsewhere: Mutex<Option<SocketAddr>>,
+    strayed: AtomicUsize,
 }
 
 impl Drop for FaultServer {
     fn drop(&mut self) {
-        self.accepting.abort();
+        self.accepting.iter().for_each(JoinHandle::abort);
         self.stop.cancel();
     }
 }
 
+/// A socket on a free port of loopback.
+fn socket() -> (TcpSocket, SocketAddr) {
+    let socket = TcpSocket::new_v4().expect("a socket");
+    // What lies in buffers was sent but never arrives: keep that little.
+    socket.set_send_buffer_size(16 << 10).expect("a small buffer");
+    socket.bind("127.0.0.1:0".parse().expect("an address")).expect("a free port");
+    let address = socket.local_addr().expect("an address");
+    (socket, address)
+}
+
 impl FaultServer {
     pub(crate) async fn start() -> Self {
-        let socket = TcpSocket::new_v4().expect("a socket");
-        // What lies in buffers was sent but never arrives: keep that little.
-        socket.set_send_buffer_size(16 << 10).expect("a small buffer");
-        socket.bind("127.0.0.1:0".parse().expect("an address")).expect("a free port");
-        let listener = socket.listen(128).expect("a listener");
-        let address = listener.local_addr().expect("an address");
         let (state, stop) = (Arc::new(State::default()), CancellationToken::new());
-        let accepting = rbee_hive::spawn::detached({
+        let ((socket, address), (other, elsewhere)) = (socket(), socket());
+        *state.elsewhere.lock() = Some(elsewhere);
+        let serve = |socket: TcpSocket, address: SocketAddr| {
+            let listener = socket.listen(128).expect("a listener");
             let (state, stop) = (Arc::clone(&state), stop.clone());
-            async move {
+            rbee_hive::spawn::detached(async move {
                 while let Ok((stream, _)) = listener.accept().await {
                     let (state, stop) = (Arc::clone(&state), stop.clone());
                     rbee_hive::spawn::detached(async move {
@@ -172,8 +182,9 @@ impl FaultServer {
                         }
                     });
                 }
-            }
-        });
+            })
+        };
+        let accepting = [serve(socket, address), serve(other, elsewhere)];
         Self { address, state, accepting, stop }
     }
 
@@ -194,6 +205,11 @@ impl FaultServer {
     pub(crate) fn tokens(&self) -> usize {
         self.state.tokens.load(Ordering::SeqCst)
     }
+
+    /// Requests to the other port that [`Fault::RedirectPort`] leads to.
+    pub(crate) fn strayed(&self) -> usize {
+        self.state.strayed.load(Ordering::SeqCst)
+    }
 }
 
 /// A request, as far as it matters.
@@ -204,7 +220,13 @@ struct Request {
 }
 
 async fn converse(mut stream: TcpStream, address: SocketAddr, state: &State) {
+    let is_elsewhere = *state.elsewhere.lock() == Some(address);
     while let Some(request) = read_request(&mut stream, state).await {
+        if is_elsewhere {
+            state.strayed.fetch_add(1, Ordering::SeqCst);
+            let _ = send(&mut stream, "404 Not Found", "Content-Length: 0\r\n", b"").await;
+            return;
+        }
         if !answer(&mut stream, address, state, &request).await {
             return;
         }
@@ -306,8 +328,9 @@ async fn answer(stream: &mut TcpStream, address: SocketAddr, state: &State, requ
             return send(stream, "302 Found", &headers, b"").await;
         }
         Some(Fault::RedirectPort) => {
-            let headers = "Location: http://127.0.0.1:9/x.gguf\r\nContent-Length: 0\r\n";
-            return send(stream, "302 Found", headers, b"").await;
+            let elsewhere = state.elsewhere.lock().expect("another port");
+            let headers = format!("Location: http://{elsewhere}/x.gguf\r\nContent-Length: 0\r\n");
+            return send(stream, "302 Found", &headers, b"").await;
         }
         _ => {}
     }

@@ -38,10 +38,10 @@ pub(crate) fn quick(dir: &Path) -> Config {
         ..Config::default()
     };
     // Neither is the machine's token, nor the network: nothing listens there.
-    config.hub.endpoint = Some("http://127.0.0.1:9".to_owned());
+    config.hub.endpoint = Some(super::nowhere());
     config.hub.token_file = Some(PathBuf::new());
     config.hub.offline = Some(false);
-    config.ollama.endpoint = "http://127.0.0.1:9".to_owned();
+    config.ollama.endpoint = super::nowhere();
     // The engine that is tested is the hive's own, whatever else this machine has.
     config.llama_server.enabled = false;
     // No worker outlives a test that is killed midway.

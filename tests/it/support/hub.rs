@@ -7,6 +7,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use axum::Router;
 use axum::body::Body;
@@ -72,7 +73,10 @@ struct State {
     seen: Mutex<Vec<Seen>>,
     /// How many more questions are answered with 503.
     busy: Mutex<u32>,
+    /// Where files are.
     cdn: Mutex<String>,
+    /// How many addresses were signed.
+    signed: AtomicUsize,
 }
 
 impl Drop for FakeHub {
@@ -134,6 +138,11 @@ impl FakeHub {
         self.state.blobs.lock().insert(hex(&Sha256::digest(contents)), Arc::new(bad));
     }
 
+    /// Lets another server be the CDN, which has files at `/blobs/SHA256`.
+    pub(crate) fn set_cdn(&self, url: &str) {
+        url.clone_into(&mut self.state.cdn.lock());
+    }
+
     /// Every request so far.
     pub(crate) fn seen(&self) -> Vec<Seen> {
         self.state.seen.lock().clone()
@@ -161,6 +170,12 @@ async fn serve(state: &Arc<State>, server: &'static str) -> (SocketAddr, tokio::
 }
 
 impl State {
+    /// Where the CDN has a file, signed anew each time.
+    fn place(&self, sha256: &str) -> String {
+        let signature = self.signed.fetch_add(1, Ordering::SeqCst);
+        format!("{}/blobs/{sha256}?signature={signature}", self.cdn.lock())
+    }
+
     fn answer(&self, server: &'static str, request: &Request) -> Response {
         let header =
             |name| request.headers().get(name).and_then(|value| value.to_str().ok()).map(str::to_owned);
@@ -200,7 +215,7 @@ impl State {
             ["v2", namespace, name, "manifests", tag] => self.manifest(&format!("{namespace}/{name}:{tag}")),
             ["v2", _, _, "blobs", digest] => {
                 let digest = digest.trim_start_matches("sha256:");
-                let location = format!("{}/blobs/{digest}?signature=s", self.cdn.lock());
+                let location = self.place(digest);
                 status(307, &[("Location", &location)])
             }
             _ => status(404, &[]),
@@ -307,7 +322,7 @@ impl State {
             return response;
         }
         let sha256 = hex(&Sha256::digest(&**contents));
-        let location = format!("{}/blobs/{sha256}?signature=s", self.cdn.lock());
+        let location = self.place(&sha256);
         status(
             302,
             &[

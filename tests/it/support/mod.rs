@@ -18,7 +18,9 @@ pub(crate) use sse::{Typed, data_lines, read_until, typed};
 pub(crate) use stalling::StallingServer;
 
 use std::future::Future;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::sync::LazyLock;
 use std::time::Duration;
 
 use rbee_hive::engine::sample_model::{SampleModel, SampleWeights};
@@ -67,6 +69,18 @@ pub(crate) fn client() -> reqwest::Client {
     let client = reqwest::Client::builder().pool_max_idle_per_host(0).no_proxy();
     // Loopback needs no certificates, and loading the system's takes its time.
     client.tls_certs_only([]).build().expect("a client")
+}
+
+/// An address of this machine at which nobody listens, for as long as this process runs: the port is
+/// taken, and not listened on.
+pub(crate) fn nowhere() -> String {
+    static TAKEN: LazyLock<(tokio::net::TcpSocket, SocketAddr)> = LazyLock::new(|| {
+        let socket = tokio::net::TcpSocket::new_v4().expect("a socket");
+        socket.bind("127.0.0.1:0".parse().expect("an address")).expect("a free port");
+        let address = socket.local_addr().expect("an address");
+        (socket, address)
+    });
+    format!("http://{}", TAKEN.1)
 }
 
 /// The built executable.
