@@ -2,8 +2,11 @@
 //! with `sha256sum` after it, which is what people do: the same file, from the same server on this
 //! machine's loopback, onto a disk of memory.
 //!
-//! `cargo bench --bench download`. A disk of memory needs no fsync; what a real one takes for it is
-//! its own, and the same for all three.
+//! `cargo bench --bench download`. The time that the hive waited for fsync is told apart: on a disk of
+//! memory it is next to nothing, and neither curl nor `sha256sum` calls it.
+//!
+//! The seconds of processor time are of the client alone. Where they and the server's exceed what the
+//! cores give, no client can be faster.
 
 #![expect(clippy::disallowed_methods, reason = "a bench runs other programs, outside any job")]
 #![expect(clippy::print_stdout, reason = "figures are printed")]
@@ -41,20 +44,31 @@ fn main() {
     let url = serve(Arc::clone(&file));
     println!("{} bytes over loopback into {}, {rounds} round(s)", file.len(), folder.path().display());
 
-    let (mut plain, mut checked, mut hive, mut memory) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+    let (mut plain, mut checked, mut hive) = (Vec::new(), Vec::new(), Vec::new());
+    let (mut memory, mut synced) = (Vec::new(), Vec::new());
+    // Processor time of curl, of curl and sha256sum, of the hive, and of the server for the hive.
+    let mut busy = [const { Vec::new() }; 4];
     for _ in 0..rounds {
         let target = folder.path().join("curl");
+        let before = children();
         plain.push(seconds(|| curl(&url, &target)));
+        busy[0].push(children() - before);
         fs::remove_file(&target).expect("curl's file");
+        let before = children();
         checked.push(seconds(|| {
             curl(&url, &target);
             let sum = Command::new("sha256sum").arg(&target).stdout(Stdio::null()).status();
             assert!(sum.expect("sha256sum").success());
         }));
+        busy[1].push(children() - before);
         fs::remove_file(&target).expect("curl's file");
-        let (took, added) = download(folder.path(), &url);
-        hive.push(took);
-        memory.push(added);
+        let served = processor_time("self");
+        let download = download(folder.path(), &url);
+        busy[3].push(processor_time("self") - served);
+        hive.push(download.seconds);
+        memory.push(download.added_mib);
+        synced.push(download.fsync_ms);
+        busy[2].push(download.busy);
     }
     let ratio = |of: &[f64]| Spread::of(of.iter().zip(&hive).map(|(other, hive)| other / hive));
     let megabytes = |seconds: &[f64]| file.len() as f64 / 1e6 / Spread::of(seconds.iter().copied()).median();
@@ -65,6 +79,12 @@ fn main() {
     let wall = Spread::of(hive.iter().zip(&checked).map(|(hive, checked)| hive / checked));
     println!("wall time over curl's with sha256sum (0.6 is the aim):  {wall}");
     println!("added resident MiB at the peak (32 is the aim):         {}", Spread::of(memory));
+    println!("of the hive's wall time, ms for fsync:                  {}", Spread::of(synced));
+    let [curl, summed, hive, server] = busy.map(Spread::of);
+    println!("processor seconds: curl                                 {curl}");
+    println!("processor seconds: curl and sha256sum                   {summed}");
+    println!("processor seconds: rbee-hive                            {hive}");
+    println!("processor seconds: the server meanwhile                 {server}");
 }
 
 fn seconds(work: impl FnOnce()) -> f64 {
@@ -88,9 +108,20 @@ impl Drop for Daemon {
     }
 }
 
-/// Downloads with a fresh hive. Answers the seconds from the request to the end of its stream, and
-/// how many MiB of memory the hive took for it.
-fn download(folder: &Path, url: &str) -> (f64, f64) {
+/// What a download by the hive took.
+struct Download {
+    /// From the request to the end of its stream.
+    seconds: f64,
+    /// Of resident memory, at the peak.
+    added_mib: f64,
+    /// Of the seconds, in milliseconds.
+    fsync_ms: f64,
+    /// Processor time in seconds.
+    busy: f64,
+}
+
+/// Downloads with a fresh hive.
+fn download(folder: &Path, url: &str) -> Download {
     let data = folder.join("hive");
     let child = Command::new(env!("CARGO_BIN_EXE_rbee-hive"))
         .args(["serve", "--port", "0", "--data-dir"])
@@ -107,6 +138,7 @@ fn download(folder: &Path, url: &str) -> (f64, f64) {
     let address = ready.split("http://").nth(1).and_then(|rest| rest.split_whitespace().next());
     let address = address.expect("an address").trim_end_matches('/').to_owned();
     let before = resident(daemon.0.id(), "VmRSS:");
+    let busy_before = processor_time(&daemon.0.id().to_string());
     let begin = Instant::now();
     let body = json!({ "ModelDownload": { "model": url } }).to_string();
     let answer = request(&address, "POST", "/v1/jobs", &body);
@@ -116,9 +148,34 @@ fn download(folder: &Path, url: &str) -> (f64, f64) {
     assert!(stream.contains("[DONE]"), "{stream}");
     let took = begin.elapsed().as_secs_f64();
     let peak = resident(daemon.0.id(), "VmHWM:");
+    let busy = processor_time(&daemon.0.id().to_string()) - busy_before;
+    // Told to programs alone.
+    let typed = request(&address, "GET", &format!("{path}?format=json"), "");
+    let said = typed.split("The disk took ").nth(1).and_then(|rest| rest.split(' ').next());
+    let fsync_ms = said.and_then(|number| number.parse().ok()).expect("the time of fsync");
     drop(daemon);
     fs::remove_dir_all(&data).expect("the hive's folder");
-    (took, (peak - before) / 1024.0)
+    Download { seconds: took, added_mib: (peak - before) / 1024.0, fsync_ms, busy }
+}
+
+/// Processor time of a process in seconds, as Linux counts it: ticks of a hundredth.
+fn processor_time(pid: &str) -> f64 {
+    fields_of(pid)[..2].iter().sum()
+}
+
+/// The same of this process's children that have ended.
+fn children() -> f64 {
+    fields_of("self")[2..].iter().sum()
+}
+
+/// The fields `utime`, `stime`, `cutime` and `cstime` of `/proc/PID/stat`, in seconds.
+fn fields_of(pid: &str) -> [f64; 4] {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    // After the name, which may hold anything but ends with the last bracket.
+    let rest = stat.rsplit_once(')').map_or("", |(_, rest)| rest);
+    let fields: Vec<_> = rest.split_whitespace().collect();
+    let ticks = |at: usize| fields.get(at).and_then(|ticks| ticks.parse::<f64>().ok()).unwrap_or(0.0);
+    [11, 12, 13, 14].map(|at| ticks(at) / 100.0)
 }
 
 /// A line of `/proc/PID/status`, in KiB.

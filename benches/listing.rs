@@ -1,0 +1,108 @@
+//! The listing of 2,000 models, when their headers have been read before: what a page or a client that
+//! asks again and again makes the hive do.
+//!
+//! `cargo bench --bench listing`. The models are in all the places that are looked at: a folder of the
+//! user's, the Hugging Face cache, and the hive's own store, with a record for each.
+
+#![expect(clippy::print_stdout, reason = "figures are printed")]
+
+#[expect(dead_code, reason = "nothing is compared here")]
+mod paired;
+
+use std::fs;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use paired::Spread;
+use rbee_hive::config::Config;
+use rbee_hive::models::Catalog;
+use rbee_hive::models::gguf::{TensorType, Value, Writer};
+
+fn main() {
+    let (models, rounds) = if paired::for_figures() { (2000, 100) } else { (20, 2) };
+    let dir = tempfile::tempdir().expect("a folder");
+    let root = dir.path().canonicalize().expect("a folder");
+    let config = Config {
+        data_dir: root.join("data"),
+        models_dirs: vec![root.join("models")],
+        hub_cache: Some(root.join("hub")),
+        ..Config::default()
+    };
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().expect("a runtime");
+    let catalog = Catalog::new(&config).expect("a catalog");
+    for number in 0..models / 2 {
+        put(&root.join(format!("models/family-{}/model-{number}.gguf", number % 40)), number);
+    }
+    for number in 0..models / 4 {
+        in_hub(&root.join("hub"), number);
+    }
+    for number in 0..models / 4 {
+        let path = root.join(format!("elsewhere/import-{number}.gguf"));
+        put(&path, number);
+        link(&config.data_dir.join("models"), &path);
+    }
+
+    let begin = Instant::now();
+    let listed = runtime.block_on(catalog.list()).expect("a listing").len();
+    println!("{listed} models; the first listing, which reads every header: {:.1?}", begin.elapsed());
+    assert_eq!(listed, models);
+    let list = || {
+        let begin = Instant::now();
+        let models = runtime.block_on(catalog.list()).expect("a listing");
+        (begin.elapsed(), models)
+    };
+    let took = (0..rounds).map(|_| list().0);
+    println!("a listing, ms (20 is the aim): {}", Spread::of(took.map(milliseconds)));
+    let took = (0..rounds).map(|_| {
+        let models = list().1;
+        let begin = Instant::now();
+        assert!(!serde_json::to_vec(&models).expect("JSON").is_empty());
+        begin.elapsed()
+    });
+    println!("writing it as JSON, ms:        {}", Spread::of(took.map(milliseconds)));
+}
+
+fn milliseconds(time: Duration) -> f64 {
+    time.as_secs_f64() * 1000.0
+}
+
+/// A small model, no two alike.
+fn put(path: &Path, number: usize) {
+    let mut writer = Writer::default();
+    writer.metadata("general.architecture", Value::String("llama".to_owned()));
+    writer.metadata("general.name", Value::String(format!("model {number}")));
+    writer.metadata("llama.context_length", Value::U32(4096));
+    writer.tensor("output.weight", &[32, 2], TensorType::F32, vec![0; 256]);
+    let mut file = Vec::new();
+    writer.write(&mut file).expect("memory takes it");
+    fs::create_dir_all(path.parent().expect("a folder")).expect("a folder");
+    fs::write(path, file).expect("a file");
+}
+
+/// A model as huggingface_hub puts it into its cache.
+fn in_hub(cache: &Path, number: usize) {
+    let (commit, blob) = (format!("{number:040x}"), format!("{number:064x}"));
+    let folder = cache.join(format!("models--org--model-{number}-GGUF"));
+    put(&folder.join("blobs").join(&blob), number);
+    fs::create_dir_all(folder.join("refs")).expect("a folder");
+    fs::write(folder.join("refs/main"), &commit).expect("a file");
+    let snapshot = folder.join("snapshots").join(&commit);
+    fs::create_dir_all(&snapshot).expect("a folder");
+    let link = snapshot.join(format!("model-{number}-Q4_K_M.gguf"));
+    std::os::unix::fs::symlink(Path::new("../../blobs").join(&blob), link).expect("a link");
+}
+
+/// An import as the hive puts it into its store; by the hive itself each would be a listing.
+fn link(store: &Path, file: &Path) {
+    let name = file.file_name().and_then(|name| name.to_str()).expect("text");
+    std::os::unix::fs::symlink(file, store.join(name)).expect("a link");
+    let record = serde_json::json!({
+        "source": format!("file:{}", file.display()),
+        "files": [{
+            "name": name,
+            "size_bytes": fs::metadata(file).expect("a file").len(),
+            "link": file,
+        }],
+    });
+    fs::write(store.join(format!("{name}.json")), record.to_string()).expect("a record");
+}
