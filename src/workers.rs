@@ -55,6 +55,7 @@ mod load_progress;
 pub mod log_follow;
 mod memory;
 mod owner;
+mod plan;
 mod process;
 mod readiness;
 mod record;
@@ -79,6 +80,8 @@ pub(crate) fn text_list(things: impl IntoIterator<Item = String>) -> String {
 pub use adopt::Adoption;
 pub use devices::Device;
 pub use handle::{Endpoint, InFlight, Secret};
+pub use memory::{ForeignProcess, Part, StoppableWorker};
+pub use plan::LoadPlan;
 pub use registry::{Cause, Change, ChangeKind};
 pub use socket_owner::port_holder;
 pub use start::StartRequest;

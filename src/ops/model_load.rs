@@ -6,10 +6,10 @@ use serde::{Deserialize, Serialize};
 
 use super::{Cx, Operation};
 use crate::error::{Code, Failure, Result};
-use crate::models::ModelId;
-use crate::n;
+use crate::models::{Model, ModelId};
 use crate::narration::waiting_for;
-use crate::workers::{Device, StartRequest, Worker};
+use crate::workers::{Device, LoadPlan, StartRequest, Worker};
+use crate::{n, text};
 
 /// Asks for a ready worker of a model: the one there is, or a new one.
 #[derive(Debug, Deserialize, Serialize)]
@@ -26,14 +26,31 @@ pub(super) struct ModelLoad {
     /// Tokens of context; the model's own maximum by default.
     #[serde(default)]
     context_length: Option<NonZeroU64>,
+    /// Say what would be done, and do nothing.
+    #[serde(default)]
+    dry_run: bool,
+}
+
+/// What came of it.
+#[derive(Debug, Serialize)]
+#[serde(untagged)]
+pub(super) enum Loaded {
+    /// A ready worker.
+    Worker(Box<Worker>),
+    /// What a dry run found.
+    Plan(Box<LoadPlan>),
 }
 
 impl Operation for ModelLoad {
-    type Output = Worker;
+    type Output = Loaded;
 
     async fn run(self, cx: Cx) -> Result<Self::Output> {
-        n!("model_load", "🚀 Loading model '{}' on hive '{}'", self.id, cx.hive_id);
+        let doing = if self.dry_run { "🔎 Planning to load" } else { "🚀 Loading" };
+        n!("model_load", "{doing} model '{}' on hive '{}'", self.id, cx.hive_id);
         let model = cx.app.find_model(&self.id).await?;
+        if self.dry_run {
+            return self.plan(&model, &cx).await;
+        }
         let _turn = match cx.app.loading.try_take(&model.id) {
             Some(turn) => turn,
             None => {
@@ -47,10 +64,19 @@ impl Operation for ModelLoad {
         };
         if let Some(worker) = cx.app.workers.ready(&model.id, Some(&self.device)) {
             n!("model_load", "'{}' is loaded already, by worker {}", model.id, worker.pid);
-            return Ok(worker);
+            return Ok(Loaded::Worker(worker.into()));
         }
         model.check_loadable()?;
-        let request = StartRequest {
+        let worker = cx.app.workers.start(self.request(&model), &cx.stop).await?;
+        cx.app.model_changed("loaded", &model);
+        n!("model_load", "'{}' is ready: worker {} on {}", model.id, worker.pid, worker.device);
+        Ok(Loaded::Worker(worker.into()))
+    }
+}
+
+impl ModelLoad {
+    fn request(&self, model: &Model) -> StartRequest {
+        StartRequest {
             model_id: model.id.clone(),
             model_path: model.path.clone(),
             engine: "auto".to_owned(),
@@ -58,10 +84,29 @@ impl Operation for ModelLoad {
             context_length: self.context_length.map(NonZeroU64::get),
             slots: None,
             force: self.force,
-        };
-        let worker = cx.app.workers.start(request, &cx.stop).await?;
-        cx.app.model_changed("loaded", &model);
-        n!("model_load", "'{}' is ready: worker {} on {}", model.id, worker.pid, worker.device);
-        Ok(worker)
+        }
+    }
+
+    /// Says what would be done. Takes no turn: nothing waits for a look.
+    async fn plan(&self, model: &Model, cx: &Cx) -> Result<Loaded> {
+        model.check_loadable()?;
+        let plan = cx.app.workers.plan(&self.request(model)).await?;
+        match &plan.worker {
+            Some(worker) => n!(
+                "model_load",
+                "'{}' is loaded already, by worker {}: nothing would be started",
+                model.id,
+                worker.pid
+            ),
+            None if plan.fits => n!("model_load", "'{}' fits; nothing was started", model.id),
+            None => n!(
+                warn: "model_load",
+                "'{}' does not fit: {} are missing on {}; nothing was started",
+                model.id,
+                text::bytes(plan.missing_bytes),
+                plan.device
+            ),
+        }
+        Ok(Loaded::Plan(plan.into()))
     }
 }

@@ -4,11 +4,14 @@
 use std::fmt;
 use std::path::Path;
 
+use serde::Serialize;
+
 use super::devices::Device;
 use super::engines::{Engine, Keeps};
 use super::gpus::{self, Gpu};
 use super::handle::{Handle, Stage};
 use super::usage::process_name;
+use super::worker::Status;
 use crate::error::{Code, Failure, Result};
 use crate::models::gguf::{Arrays, Header};
 use crate::{n, text};
@@ -20,6 +23,15 @@ pub(super) const DEFAULT_CONTEXT: u64 = 8192;
 const OVERHEAD_CPU: u64 = 64 << 20;
 /// What a worker takes on a GPU besides its model: the driver's context and compute buffers.
 const OVERHEAD_GPU: u64 = 512 << 20;
+
+/// One of the things that a worker needs memory for.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Part {
+    /// `weights`, `kv_cache` or `overhead`.
+    pub name: &'static str,
+    /// How much, in bytes.
+    pub bytes: u64,
+}
 
 /// What a worker is expected to need on its device, in bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -35,6 +47,13 @@ pub(super) struct Estimate {
 impl Estimate {
     pub(super) const fn total(&self) -> u64 {
         self.weights.saturating_add(self.cache).saturating_add(self.overhead)
+    }
+
+    /// What it is made of.
+    pub(super) fn parts(&self) -> Vec<Part> {
+        [("weights", self.weights), ("kv_cache", self.cache), ("overhead", self.overhead)]
+            .map(|(name, bytes)| Part { name, bytes })
+            .into()
     }
 
     /// From the header of the model and what was asked for.
@@ -138,13 +157,16 @@ impl Model {
 #[derive(Clone, Debug, Default)]
 pub(super) struct Free {
     pub(super) ram: u64,
+    /// Of the machine in all.
+    pub(super) ram_total: u64,
     pub(super) gpus: Vec<Gpu>,
 }
 
 impl Free {
     /// Looks. Blocks.
     pub(super) fn now() -> Self {
-        Self { ram: free_ram(), gpus: gpus::sample() }
+        let (ram, ram_total) = free_ram();
+        Self { ram, ram_total, gpus: gpus::sample() }
     }
 
     /// On that device; `None` where that cannot be told.
@@ -153,6 +175,14 @@ impl Free {
             return Some(self.ram);
         }
         self.gpu(device).map(Gpu::memory_free_bytes)
+    }
+
+    /// The memory of that device in all; `None` where that cannot be told.
+    pub(super) fn capacity(&self, device: Device) -> Option<u64> {
+        if device.is_cpu() {
+            return Some(self.ram_total);
+        }
+        self.gpu(device).map(|gpu| gpu.memory_total_bytes)
     }
 
     fn gpu(&self, device: Device) -> Option<&Gpu> {
@@ -175,24 +205,42 @@ impl Free {
     }
 }
 
-/// Says what the worker will need, and refuses it where that is not free, unless it is forced.
+/// Says what the worker will need, and what there is.
+pub(super) fn narrate(estimate: &Estimate, model_id: &str, device: Device, free: &Free) {
+    match free.on(device) {
+        Some(free) => {
+            let free = text::bytes(free);
+            n!("memory_check", "'{model_id}' needs about {estimate} on {device}; {free} are free");
+        }
+        None => {
+            n!(
+                "memory_check",
+                "'{model_id}' needs about {estimate} on {device}, whose free memory is unknown"
+            );
+        }
+    }
+}
+
+/// How much too little is free; nothing where either cannot be told.
+pub(super) fn missing(required: Option<u64>, free: Option<u64>) -> u64 {
+    match (required, free) {
+        (Some(required), Some(free)) => required.saturating_sub(free),
+        _ => 0,
+    }
+}
+
+/// Refuses a worker for which there is too little, unless it is forced.
 pub(super) fn check(
     estimate: &Estimate,
     model_id: &str,
     device: Device,
     free: &Free,
-    workers: &[std::sync::Arc<Handle>],
+    holders: &Holders,
     force: bool,
 ) -> Result<()> {
-    let Some(available) = free.on(device) else {
-        n!("memory_check", "'{model_id}' needs about {estimate} on {device}, whose free memory is unknown");
-        return Ok(());
-    };
-    let free_words = text::bytes(available);
-    n!("memory_check", "'{model_id}' needs about {estimate} on {device}; {free_words} are free");
-    let Some(missing) = estimate.total().checked_sub(available).filter(|missing| *missing > 0) else {
-        return Ok(());
-    };
+    let free = free.on(device);
+    let missing = missing(Some(estimate.total()), free);
+    let Some(free) = free.filter(|_| missing > 0) else { return Ok(()) };
     if force {
         n!(warn: "memory_check", "About {} are missing; loading it all the same, as asked", text::bytes(missing));
         return Ok(());
@@ -200,52 +248,116 @@ pub(super) fn check(
     let mut failure = Failure::new(
         Code::OutOfMemory,
         format!(
-            "'{model_id}' needs about {estimate} on {device}, and {free_words} are free: {} are missing",
+            "'{model_id}' needs about {estimate} on {device}, and {} are free: {} are missing",
+            text::bytes(free),
             text::bytes(missing)
         ),
     )
     .stage("preflight");
-    failure.causes = holders(device, free, workers);
-    let stoppable = workers.iter().any(|worker| worker.device == device && worker.status().serves());
-    let first = if stoppable { "stop a worker (ModelUnload, WorkerProcessDelete), or " } else { "" };
+    failure.causes = holders.sentences(device);
+    let first = if holders.stoppable_workers.is_empty() {
+        ""
+    } else {
+        "stop a worker (ModelUnload, WorkerProcessDelete), or "
+    };
     Err(failure.hint(format!(
         "{first}ask for a shorter context_length, fewer slots or a smaller quantization; \"force\": true loads it all the same"
     )))
 }
 
-/// Who holds memory of the device: workers that could be stopped, then others.
-fn holders(device: Device, free: &Free, workers: &[std::sync::Arc<Handle>]) -> Vec<String> {
-    let mut holders = Vec::new();
-    for worker in workers.iter().filter(|worker| worker.device == device && worker.status().lives()) {
-        let usage = worker.measures.lock().usage;
-        let held = if device.is_cpu() { usage.rss_bytes } else { usage.vram_bytes.unwrap_or(0) };
-        let idle = if worker.traffic.borrow().in_flight == 0 { "idle" } else { "busy" };
-        holders.push(format!(
-            "worker {} of '{}' ({idle}) holds {} and could be stopped",
-            worker.pid,
-            worker.model_id,
-            text::bytes(held)
-        ));
-    }
-    let own: Vec<u32> = workers.iter().flat_map(|worker| super::process::members(worker.pid)).collect();
-    for (pid, bytes) in free.gpu(device).map(|gpu| gpu.holders.as_slice()).unwrap_or_default() {
-        if !own.contains(pid) {
-            let name = process_name(*pid).unwrap_or_else(|| "a process of another container".to_owned());
-            holders.push(format!(
-                "process {pid} ({name}), not the hive's, holds {} of {device}",
-                text::bytes(*bytes)
-            ));
-        }
-    }
-    holders
+/// A worker of this hive that holds memory of a device.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct StoppableWorker {
+    /// The process id: what `WorkerProcessDelete` takes.
+    pub pid: u32,
+    /// The id of its model.
+    pub model: String,
+    /// What it is doing.
+    pub status: Status,
+    /// What it holds of the device's memory, in bytes, as last measured.
+    pub held_bytes: u64,
 }
 
-/// The lesser of what the machine has available and what the control group may still take.
-fn free_ram() -> u64 {
+/// A process that is not this hive's and holds memory of a GPU.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct ForeignProcess {
+    /// The process id, as the driver knows it.
+    pub pid: u32,
+    /// Its name; unset where it cannot be seen, as in another container.
+    pub name: Option<String>,
+    /// What it holds of the device's memory, in bytes.
+    pub held_bytes: u64,
+}
+
+/// Who holds memory of a device: those who hold the most come first.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Holders {
+    pub(super) stoppable_workers: Vec<StoppableWorker>,
+    pub(super) foreign_processes: Vec<ForeignProcess>,
+}
+
+impl Holders {
+    /// Looks. Blocks.
+    pub(super) fn of(device: Device, free: &Free, workers: &[std::sync::Arc<Handle>]) -> Self {
+        let mut stoppable_workers: Vec<_> = workers
+            .iter()
+            .filter(|worker| worker.device == device && worker.status().lives())
+            .map(|worker| {
+                let usage = worker.measures.lock().usage;
+                StoppableWorker {
+                    pid: worker.pid,
+                    model: worker.model_id.clone(),
+                    status: worker.status(),
+                    held_bytes: if device.is_cpu() { usage.rss_bytes } else { usage.vram_bytes.unwrap_or(0) },
+                }
+            })
+            .collect();
+        stoppable_workers.sort_by_key(|worker| std::cmp::Reverse(worker.held_bytes));
+        let holders = free.gpu(device).map(|gpu| gpu.holders.as_slice()).unwrap_or_default();
+        // Looking for the members of groups reads all of /proc.
+        let own: Vec<u32> = if holders.is_empty() {
+            Vec::new()
+        } else {
+            workers.iter().flat_map(|worker| super::process::members(worker.pid)).collect()
+        };
+        let mut foreign_processes: Vec<_> = holders
+            .iter()
+            .filter(|(pid, _)| !own.contains(pid))
+            .map(|(pid, bytes)| ForeignProcess { pid: *pid, name: process_name(*pid), held_bytes: *bytes })
+            .collect();
+        foreign_processes.sort_by_key(|process| std::cmp::Reverse(process.held_bytes));
+        Self { stoppable_workers, foreign_processes }
+    }
+
+    /// One sentence each.
+    fn sentences(&self, device: Device) -> Vec<String> {
+        let workers = self.stoppable_workers.iter().map(|worker| {
+            let idle = match worker.status {
+                Status::Ready => "idle",
+                Status::Busy => "busy",
+                Status::Stopping => "about to end",
+                _ => "loading",
+            };
+            let held = text::bytes(worker.held_bytes);
+            format!("worker {} of '{}' ({idle}) holds {held} and could be stopped", worker.pid, worker.model)
+        });
+        let foreign = self.foreign_processes.iter().map(|process| {
+            let name = process.name.as_deref().unwrap_or("a process of another container");
+            let held = text::bytes(process.held_bytes);
+            format!("process {} ({name}), not the hive's, holds {held} of {device}", process.pid)
+        });
+        workers.chain(foreign).collect()
+    }
+}
+
+/// The lesser of what the machine has available and what the control group may still take, and what
+/// the machine has in all.
+fn free_ram() -> (u64, u64) {
     let mut system = sysinfo::System::new();
     system.refresh_memory_specifics(sysinfo::MemoryRefreshKind::nothing().with_ram());
     let available = system.available_memory();
-    cgroup_headroom(Path::new("/sys/fs/cgroup"), &own_cgroup()).map_or(available, |room| room.min(available))
+    let room = cgroup_headroom(Path::new("/sys/fs/cgroup"), &own_cgroup());
+    (room.map_or(available, |room| room.min(available)), system.total_memory())
 }
 
 /// The path of this process's control group in the unified hierarchy (`cgroups(7)`).
@@ -306,21 +418,22 @@ mod tests {
     #[test]
     fn too_large_is_refused_with_what_is_missing_unless_forced() {
         let estimate = Estimate { weights: 3 << 30, cache: 1 << 30, overhead: 0, context: 8192, slots: 1 };
-        let free = Free { ram: 1 << 30, gpus: Vec::new() };
-        let refused = check(&estimate, "m", Device::CPU, &free, &[], false).unwrap_err();
+        let free = Free { ram: 1 << 30, ..Free::default() };
+        let nobody = Holders::default();
+        let refused = check(&estimate, "m", Device::CPU, &free, &nobody, false).unwrap_err();
         assert_eq!((refused.code, refused.stage.as_deref()), (Code::OutOfMemory, Some("preflight")));
         assert!(refused.message.ends_with("3.0 GiB are missing"), "{}", refused.message);
-        assert!(check(&estimate, "m", Device::CPU, &free, &[], true).is_ok());
+        assert!(check(&estimate, "m", Device::CPU, &free, &nobody, true).is_ok());
         let unknown = Device::Exact { kind: super::super::devices::Kind::Vulkan, index: 0 };
-        assert!(check(&estimate, "m", unknown, &free, &[], false).is_ok());
+        assert!(check(&estimate, "m", unknown, &free, &nobody, false).is_ok());
     }
 
     #[test]
     fn foreign_holders_of_a_gpu_are_named() {
         let device = Device::Exact { kind: super::super::devices::Kind::Cuda, index: 0 };
         let gpu = Gpu { device, holders: vec![(std::process::id(), 5 << 30)], ..Gpu::default() };
-        let free = Free { ram: 0, gpus: vec![gpu] };
-        let named = holders(device, &free, &[]);
+        let free = Free { gpus: vec![gpu], ..Free::default() };
+        let named = Holders::of(device, &free, &[]).sentences(device);
         assert!(named[0].starts_with(&format!("process {} (", std::process::id())), "{named:?}");
         assert!(named[0].ends_with("holds 5.0 GiB of cuda:0"), "{named:?}");
     }
@@ -339,6 +452,7 @@ mod tests {
         group("a/b", "max\n", "900\n", 0);
         assert_eq!(cgroup_headroom(mount.path(), "/a/b"), Some(200));
         assert_eq!(cgroup_headroom(mount.path(), "/c"), None);
-        assert!(free_ram() > 0);
+        let (free, total) = free_ram();
+        assert!(free > 0 && free <= total);
     }
 }

@@ -13,12 +13,12 @@ use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use super::devices::Device;
-use super::engines::{Choice, Engine, Port, choose};
+use super::engines::{Choice, Port};
 use super::folder::Folder;
 use super::handle::{Control, Handle, Measures, Reason, Secret, Stage, State, Traffic};
 use super::identity::MARKER;
-use super::memory::{self, Estimate, Free};
 use super::owner::Owner;
+use super::plan::Plan;
 use super::process::{Group, Processes, oom_kills};
 use super::readiness::{ABANDON_GRACE, Starting};
 use super::supervisor::Shared;
@@ -63,7 +63,8 @@ pub(super) async fn start(
     stop: &CancellationToken,
 ) -> Result<Worker> {
     shared.registry.check_open()?;
-    let plan = plan(shared, &request).await?;
+    let plan = Plan::of(shared, &request).await?;
+    plan.check(&request)?;
     n!(
         "worker_choose",
         "Starting engine '{}' on {} for model '{}': {}",
@@ -97,47 +98,6 @@ pub(super) async fn start(
         time::in_words(handle.uptime())
     );
     Ok(handle.worker())
-}
-
-/// What to start, and how much memory it will take.
-struct Plan {
-    choice: Choice,
-    needs_bytes: u64,
-    /// Tokens of context of each slot, for engines that must be told.
-    context: u64,
-}
-
-/// Chooses an engine and a device, and checks that the model fits there.
-async fn plan(shared: &Arc<Shared>, request: &StartRequest) -> Result<Plan> {
-    let engines = shared.engines().await;
-    let (workers, path) = (shared.registry.all(), request.model_path.clone());
-    let looked = spawn::blocking(move || {
-        let mut free = Free::now();
-        free.set_aside(&workers);
-        (memory::Model::read(&path), free, workers)
-    });
-    let (model, free, workers) =
-        looked.await.map_err(|error| Failure::internal("could not look at the memory").detail(error))?;
-    let (context, slots) = (request.context_length, request.slots);
-    let estimate = |engine: &Engine, device: Device| {
-        model.as_ref().map(|model| Estimate::of(model, engine, device, context, slots))
-    };
-    let choice = choose(engines, &request.engine, request.device, |engine, device| {
-        let needed = estimate(engine, device)?.total();
-        Some(i128::from(free.on(device)?) - i128::from(needed))
-    })?;
-    let estimate = estimate(&choice.engine, choice.device);
-    match &estimate {
-        Some(estimate) => {
-            memory::check(estimate, &request.model_id, choice.device, &free, &workers, request.force)?;
-        }
-        None => n!(debug: "memory_check", "The memory that '{}' needs cannot be estimated", request.model_id),
-    }
-    Ok(Plan {
-        choice,
-        needs_bytes: estimate.map_or(0, |estimate| estimate.total()),
-        context: model.map_or(memory::DEFAULT_CONTEXT, |model| model.context(context)),
-    })
 }
 
 /// The values that the templates of an engine stand for.
@@ -244,7 +204,7 @@ async fn launch(
         device,
         engine,
         probed,
-        needs_bytes: plan.needs_bytes,
+        needs_bytes: plan.needs_bytes(),
         oom_kills_before: oom_kills(),
         adopted: false,
         crashes,

@@ -17,6 +17,7 @@ use super::engines::discover::Sought;
 use super::exit::Exit;
 use super::handle::{Control, Endpoint, Handle, Reason, Secret, Stage};
 use super::health::{Client, Health};
+use super::plan::LoadPlan;
 use super::process::End;
 use super::registry::{Change, Registry};
 use super::start::{self, StartRequest};
@@ -217,6 +218,19 @@ impl Supervisor {
         // Measured for the first time, so that the answer tells what it took.
         self.refresh().await;
         Ok(self.get(worker.pid).unwrap_or(worker))
+    }
+
+    /// Says what [`start`](Self::start) would do, and does nothing.
+    ///
+    /// # Errors
+    /// Where no engine or device fits what was asked for.
+    pub async fn plan(&self, request: &StartRequest) -> Result<LoadPlan> {
+        self.refresh().await;
+        let ready = |worker: &Arc<Handle>| worker.status().serves() && request.device.fits(worker.device);
+        match self.live(&request.model_id).find(ready) {
+            Some(worker) => LoadPlan::of_worker(&self.0, &worker).await,
+            None => LoadPlan::of_start(&self.0, request).await,
+        }
     }
 
     /// Stops a worker: it takes no more requests, finishes those in flight, is asked to end and,

@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use rbee_hive::engine::sample_model::SampleModel;
 use rbee_hive::models::gguf::{Arrays, Header, TensorType, Value as Gguf, Writer};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
@@ -201,6 +202,62 @@ async fn what_is_not_here_is_refused_with_what_is() {
         assert!(failure["hint"].is_string());
     }
     assert!(workers(&hive).await.is_empty() && processes_of(&hive).is_empty());
+    hive.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_dry_run_says_what_a_load_would_do_and_starts_nothing() {
+    let hive = TestHive::start().await;
+    write_model(&hive.models_dir(), "tiny");
+    // Trained for a context whose cache no machine holds.
+    SampleModel { name: "vast".to_owned(), context_length: u32::MAX, ..SampleModel::default() }
+        .write(&hive.models_dir().join("vast.gguf"))
+        .expect("a model");
+    let plan = async |operation: Value| hive.succeed(&json!({ "ModelLoad": operation })).await;
+    let number = |plan: &Value, key: &str| plan[key].as_u64().unwrap_or_else(|| panic!("{key}: {plan}"));
+
+    let small = plan(json!({ "id": "tiny", "dry_run": true, "context_length": 512 })).await;
+    let keys: Vec<_> = small.as_object().expect("an object").keys().map(String::as_str).collect();
+    let documented = "model worker engine device reason fits required_bytes free_bytes capacity_bytes missing_bytes \
+                      parts context_length slots stoppable_workers foreign_processes";
+    assert_eq!(keys, documented.split_whitespace().collect::<Vec<_>>());
+    assert_eq!(
+        (&small["model"], &small["worker"], &small["engine"], &small["device"], &small["fits"]),
+        (&json!("tiny"), &Value::Null, &json!("builtin"), &json!("cpu"), &json!(true))
+    );
+    assert_eq!((number(&small, "context_length"), number(&small, "slots")), (512, 1));
+    assert_eq!(number(&small, "missing_bytes"), 0);
+    assert!(number(&small, "free_bytes") <= number(&small, "capacity_bytes"), "{small}");
+    let parts = |plan: &Value| -> Vec<(String, u64)> {
+        let parts = plan["parts"].as_array().expect("an array").iter();
+        parts.map(|part| (part["name"].as_str().expect("a name").to_owned(), number(part, "bytes"))).collect()
+    };
+    let names: Vec<_> = parts(&small).into_iter().map(|(name, _)| name).collect();
+    assert_eq!(names, ["weights", "kv_cache", "overhead"]);
+    assert_eq!(parts(&small).iter().map(|(_, bytes)| bytes).sum::<u64>(), number(&small, "required_bytes"));
+
+    let vast = json!({ "id": "vast", "context_length": u32::MAX });
+    let mut dry = vast.clone();
+    dry["dry_run"] = json!(true);
+    let vast_plan = plan(dry).await;
+    assert_eq!(vast_plan["fits"], false);
+    assert!(number(&vast_plan, "missing_bytes") > 1 << 30, "{vast_plan}");
+    let refused = hive.fail(&json!({ "ModelLoad": vast })).await;
+    assert_eq!(refused["code"], "out_of_memory", "the plan spoke the truth");
+    assert!(workers(&hive).await.is_empty() && processes_of(&hive).is_empty(), "nothing was started");
+
+    let worker = hive.load("tiny").await;
+    let again = plan(json!({ "id": "tiny", "dry_run": true })).await;
+    assert_eq!((&again["worker"]["pid"], &again["fits"]), (&worker["pid"], &json!(true)));
+    assert_eq!((number(&again, "required_bytes"), parts(&again)), (0, Vec::new()));
+    let stoppable = again["stoppable_workers"].as_array().expect("an array");
+    assert_eq!((&stoppable[0]["pid"], &stoppable[0]["status"]), (&worker["pid"], &json!("ready")));
+    assert!(number(&stoppable[0], "held_bytes") > 1 << 20, "{again}");
+    assert_eq!(workers(&hive).await.len(), 1);
+    assert_eq!(
+        hive.fail(&json!({ "ModelLoad": { "id": "nothing", "dry_run": true } })).await["code"],
+        "model_not_found"
+    );
     hive.stop().await;
 }
 
