@@ -283,6 +283,32 @@ impl KvType {
     }
 }
 
+impl LlamaServer {
+    /// A setting that it could not be run with, and what is wrong with it.
+    fn problem(&self) -> Option<(&'static str, String)> {
+        if !self.enabled {
+            return None;
+        }
+        if self.program.as_ref().is_some_and(|program| program.as_os_str().is_empty()) {
+            return Some(("program", "is empty; enabled = false turns the engine off".to_owned()));
+        }
+        if let Some(projector) = self.mmproj.as_ref().filter(|projector| !projector.is_file()) {
+            return Some(("mmproj", format!("names {}, which is no file", projector.display())));
+        }
+        let quantized = self.kv_type.filter(|kind| kind.bits() < 16);
+        if let (Some(kind), Some(FlashAttention::Off)) = (quantized, self.flash_attention) {
+            let kind = kind.name();
+            return Some((
+                "kv_type",
+                format!("\"{kind}\" needs flash attention, and flash_attention is \"off\""),
+            ));
+        }
+        self.gpu_layers
+            .filter(|layers| *layers > 9999)
+            .map(|layers| ("gpu_layers", format!("cannot be {layers}: no model has more than 9999")))
+    }
+}
+
 /// An engine that the settings describe.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -335,6 +361,21 @@ impl EngineSettings {
         if self.devices.is_empty() {
             return Some("devices must name at least one kind of device".to_owned());
         }
+        if self.command.first().is_none_or(|program| program.is_empty() || program.contains(['{', '\0'])) {
+            return Some("its command must begin with a program".to_owned());
+        }
+        for (field, route) in [("health_route", &self.health_route), ("chat_route", &self.chat_route)] {
+            let sound = route.bytes().all(|byte| byte.is_ascii_graphic() && !b"#?".contains(&byte));
+            if !route.starts_with('/') || !sound {
+                return Some(format!("{field} '{route}' is not a path, such as /health"));
+            }
+        }
+        let variables = self.env.keys().map(|name| ("env", name)).chain([("secret_env", &self.secret_env)]);
+        for (field, name) in variables {
+            if name.is_empty() || name.contains(['=', '\0', ' ']) {
+                return Some(format!("{field} has '{name}', which is no name of a variable"));
+            }
+        }
         for needed in ["{model}", "{port}"] {
             if !self.command.iter().skip(1).any(|word| word.contains(needed)) {
                 return Some(format!("its command must say where {needed} goes"));
@@ -367,6 +408,33 @@ pub enum RestartPolicy {
 }
 
 impl Workers {
+    /// A setting that nothing can keep to, and what is wrong with it.
+    fn problem(&self) -> Option<(&'static str, String)> {
+        const MOST: Duration = Duration::from_secs(24 * 3600);
+        let waits = [("restart_first", self.restart_first), ("restart_longest", self.restart_longest)];
+        // A worker that crashes at once would be started again and again, as fast as it can.
+        if let Some((name, _)) = waits.iter().find(|(_, wait)| wait.is_zero()) {
+            return Some((
+                name,
+                "cannot be 0s: a worker that crashes at once would take the whole machine".to_owned(),
+            ));
+        }
+        if let Some((name, wait)) = waits.iter().find(|(_, wait)| *wait > MOST) {
+            return Some((name, format!("cannot be {wait:?}, more than a day")));
+        }
+        if self.restart_longest < self.restart_first {
+            let (longest, first) = (self.restart_longest, self.restart_first);
+            return Some((
+                "restart_longest",
+                format!("of {longest:?} is less than restart_first of {first:?}"),
+            ));
+        }
+        // More threads than that are a mistake: each takes a stack, and waits for all others.
+        self.threads
+            .filter(|threads| threads.get() > 1024)
+            .map(|threads| ("threads", format!("cannot be {threads}: 1 to 1024 may be asked for")))
+    }
+
     /// Threads that a worker on the processor computes with.
     #[must_use]
     pub fn threads(&self) -> usize {
@@ -695,6 +763,18 @@ impl Config {
                     "docs/CONFIGURATION.md has an example of an engine",
                 );
             }
+        }
+        if let Some((name, problem)) = self.workers.problem() {
+            return invalid(
+                format!("[workers] {name} {problem}"),
+                "correct it, or remove the setting for its default",
+            );
+        }
+        if let Some((name, problem)) = self.llama_server.problem() {
+            return invalid(
+                format!("[llama_server] {name} {problem}"),
+                "correct it, or remove the setting for its default",
+            );
         }
         if self.jobs.concurrent_downloads == 0
             || self.jobs.concurrent_loads == 0

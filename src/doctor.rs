@@ -85,13 +85,26 @@ pub fn exposure(app: &App) -> Result<String> {
     Ok(format!("bound to {bind}, for {reach}; a token is asked for"))
 }
 
-/// The engines that are installed, with their versions and what they run on.
-pub async fn engines(app: &App) -> String {
-    text_list(app.workers.engines().await.iter().map(|engine| {
-        let kinds: Vec<_> = engine.devices.iter().map(|kind| kind.name()).collect();
+/// The engines that are installed, with their versions, what they can do and what they run on.
+///
+/// # Errors
+/// Where one that the settings speak of cannot be used.
+pub async fn engines(app: &App) -> Result<String> {
+    let found = app.workers.engines().await.iter().map(|engine| {
         let version = engine.version.as_deref().map_or_else(String::new, |version| format!(" {version}"));
-        format!("{}{version} ({})", engine.name, kinds.join(", "))
-    }))
+        let devices = text_list(engine.usable().iter().map(ToString::to_string));
+        let devices = if devices.is_empty() { "no device of this machine".to_owned() } else { devices };
+        let can = engine.capabilities.join(" and ");
+        format!("{}{version} ({can}; on {devices}; {})", engine.name, engine.program.display())
+    });
+    let found = found.collect::<Vec<_>>().join("; ");
+    let absent = app.workers.absent_engines().await;
+    if absent.is_empty() {
+        return Ok(found);
+    }
+    let absent = text_list(absent.iter().map(|(name, why)| format!("{name} ({why})")));
+    Err(Failure::new(Code::EngineUnavailable, format!("{found}; cannot be used: {absent}"))
+        .hint("install it, or correct its settings, then restart the hive"))
 }
 
 /// The devices, with their drivers and what is free on them.

@@ -43,6 +43,7 @@
 
 mod adopt;
 mod adopted;
+mod causes;
 pub mod devices;
 pub mod engines;
 mod exit;
@@ -53,6 +54,7 @@ mod health;
 mod identity;
 mod load_progress;
 pub mod log_follow;
+mod log_progress;
 mod memory;
 mod owner;
 mod plan;

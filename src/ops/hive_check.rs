@@ -54,14 +54,14 @@ impl Operation for HiveCheck {
 
     async fn run(self, cx: Cx) -> Result<Self::Output> {
         n!("hive_check", "🩺 Checking hive '{}'", cx.hive_id);
-        let engine = engine_and_probe(&cx).await;
-        // Where the child could not run, it is the engine's check that says so.
-        let probes = if engine.ok { &PROBES[..] } else { &PROBES[..2] };
-        let mut checks = vec![narration_path(&cx, probes).await, engine];
+        let probed = probe_child(&cx).await;
+        // Where the child could not run, it is the check of the engines that says so.
+        let probes = if probed.is_ok() { &PROBES[..] } else { &PROBES[..2] };
+        let mut checks = vec![narration_path(&cx, probes).await];
+        checks.push(Check::of("engines", engines(&cx, probed).await));
         checks.push(store(&cx).await);
         checks.push(catalog(&cx).await);
         checks.push(port(&cx).await);
-        checks.push(Check::of("engines", Ok(doctor::engines(&cx.app).await)));
         checks.push(Check::of("devices", doctor::devices().await));
         checks.push(Check::of("workers", doctor::workers(&cx.app)));
         checks.push(Check::of("limits", doctor::open_files()));
@@ -93,35 +93,38 @@ impl Check {
     }
 }
 
-/// Runs the worker's executable, whose version line is the child's narration.
-async fn engine_and_probe(cx: &Cx) -> Check {
-    let found = async {
-        let program = cx.app.config.worker_program()?;
-        let failed = |error: std::io::Error| {
-            Failure::io("run", &program, &error)
-                .hint("the built-in engine is the hive's own executable: reinstall it, or set worker_program")
-        };
-        let mut child = spawn::command(&program)
-            .arg("--version")
-            .stdout(Stdio::piped())
-            .stderr(Stdio::null())
-            .kill_on_drop(true)
-            .spawn()
-            .map_err(failed)?;
-        let reader =
-            child.stdout.take().map(|out| spawn::narrate_lines(out, Level::Info, PROBES[2], "A child: "));
-        let status = child.wait().await.map_err(failed)?;
-        if let Some(reader) = reader {
-            // It ends with the child's end of the pipe.
-            let _read = reader.await;
-        }
-        if !status.success() {
-            return Err(Failure::internal(format!("{} --version ended with {status}", program.display()))
-                .hint("set worker_program to the executable of rbee-hive"));
-        }
-        Ok(format!("builtin (cpu), {}", program.display()))
+/// Runs the executable of the built-in worker, whose version line is the child's narration.
+async fn probe_child(cx: &Cx) -> Result<()> {
+    let program = cx.app.config.worker_program()?;
+    let failed = |error: std::io::Error| {
+        Failure::io("run", &program, &error)
+            .hint("the built-in engine is the hive's own executable: reinstall it, or set worker_program")
     };
-    Check::of("engine", found.await)
+    let mut child = spawn::command(&program)
+        .arg("--version")
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .kill_on_drop(true)
+        .spawn()
+        .map_err(failed)?;
+    let reader =
+        child.stdout.take().map(|out| spawn::narrate_lines(out, Level::Info, PROBES[2], "A child: "));
+    let status = child.wait().await.map_err(failed)?;
+    if let Some(reader) = reader {
+        // It ends with the child's end of the pipe.
+        let _read = reader.await;
+    }
+    if !status.success() {
+        return Err(Failure::internal(format!("{} --version ended with {status}", program.display()))
+            .hint("set worker_program to the executable of rbee-hive"));
+    }
+    Ok(())
+}
+
+/// The engines: the built-in one runs, and so does each that the settings speak of.
+async fn engines(cx: &Cx, builtin: Result<()>) -> Result<String> {
+    builtin?;
+    doctor::engines(&cx.app).await
 }
 
 /// Narrates from a task and a thread, and waits until this job's log has all the probes.

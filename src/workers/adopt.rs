@@ -8,7 +8,7 @@
 //! says that it is one of this hive's.
 
 use std::collections::{HashMap, HashSet};
-use std::path::PathBuf;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -204,30 +204,44 @@ fn install(shared: &Arc<Shared>, folder: Folder, record: Record, processes: Adop
     spawn::detached(Owner { processes, handle, controls: inbox, shared: Arc::clone(shared) }.run());
 }
 
+/// Looks for processes that a worker left behind so often at most.
+const SWEEPS: usize = 3;
+
 /// Ends processes that bear the mark of a worker of this hive which was not taken over: those that
-/// a worker left behind, and a worker whose hive was killed before it could write it down.
+/// a worker left behind, and a worker whose hive was killed before it could write it down. One that
+/// is just becoming another program shows no environment, so after a find there is another look.
 async fn sweep_up(shared: &Arc<Shared>, taken: &HashSet<String>, report: &mut Adoption) {
-    let workers: PathBuf = shared.workers_dir.clone();
-    let taken = taken.clone();
-    let found = spawn::blocking(move || {
-        let mut found: HashMap<String, Vec<Identity>> = HashMap::new();
-        let folders: HashSet<String> = std::fs::read_dir(&workers)
-            .map(|entries| entries.filter_map(|entry| entry.ok()?.file_name().into_string().ok()).collect())
-            .unwrap_or_default();
-        if folders.iter().all(|name| taken.contains(name)) {
-            return found;
+    for _ in 0..SWEEPS {
+        let (workers, taken) = (shared.workers_dir.clone(), taken.clone());
+        let found = spawn::blocking(move || left_behind(&workers, &taken)).await.unwrap_or_default();
+        if found.is_empty() {
+            return;
         }
-        for (identity, worker_id) in identity::marked() {
-            if folders.contains(&worker_id) && !taken.contains(&worker_id) {
-                found.entry(worker_id).or_default().push(identity);
-            }
+        for (worker_id, processes) in found {
+            let pids: Vec<u32> = processes.iter().map(|process| process.pid).collect();
+            tracing::warn!(worker_id, ?pids, "ending processes that a worker of an earlier run left behind");
+            report.orphans += processes.len();
+            report.stuck += sweep(&processes, &worker_id).await;
         }
-        found
-    });
-    for (worker_id, processes) in found.await.unwrap_or_default() {
-        let pids: Vec<u32> = processes.iter().map(|process| process.pid).collect();
-        tracing::warn!(worker_id, ?pids, "ending processes that a worker of an earlier run left behind");
-        report.orphans += processes.len();
-        report.stuck += sweep(&processes, &worker_id).await;
+        if report.stuck > 0 {
+            return;
+        }
     }
+}
+
+/// The processes of this hive's workers, but for those that were taken over. Blocks.
+fn left_behind(workers: &Path, taken: &HashSet<String>) -> HashMap<String, Vec<Identity>> {
+    let mut found: HashMap<String, Vec<Identity>> = HashMap::new();
+    let folders: HashSet<String> = std::fs::read_dir(workers)
+        .map(|entries| entries.filter_map(|entry| entry.ok()?.file_name().into_string().ok()).collect())
+        .unwrap_or_default();
+    if folders.iter().all(|name| taken.contains(name)) {
+        return found;
+    }
+    for (identity, worker_id) in identity::marked() {
+        if folders.contains(&worker_id) && !taken.contains(&worker_id) {
+            found.entry(worker_id).or_default().push(identity);
+        }
+    }
+    found
 }

@@ -130,6 +130,12 @@ impl Engine {
         }
     }
 
+    /// The devices of this machine that it can be put on.
+    #[must_use]
+    pub fn usable(&self) -> &[Device] {
+        &self.usable
+    }
+
     /// The arguments with their values.
     #[must_use]
     pub fn arguments(&self, values: &[(&str, Option<OsString>)]) -> Vec<OsString> {
@@ -289,7 +295,13 @@ fn no_engine(engines: &[Arc<Engine>], asked: &str, kind: Option<Kind>) -> Failur
         None => format!("'{asked}' is neither an engine that is installed here nor a kind of device"),
     };
     Failure::new(Code::EngineUnavailable, format!("{message}; installed: {}", installed.join(", ")))
-        .hint("ask for worker 'cpu', which runs the built-in engine on the processor")
+        .hint(match kind.filter(|kind| *kind != Kind::Cpu) {
+            Some(kind) => format!(
+                "put a llama-server that is built for {kind} on PATH, or describe another engine in [engines.NAME], and \
+                 restart the hive; or ask for worker 'cpu', which runs the built-in engine on the processor"
+            ),
+            None => "ask for worker 'auto', or for an engine that is installed".to_owned(),
+        })
         .stage("preflight")
 }
 
@@ -308,7 +320,13 @@ fn no_device(engines: &[Arc<Engine>], engine: &Engine, asked: Device, automatic:
         _ => format!("there is no device '{asked}' here for engine '{}'", engine.name),
     };
     Failure::new(Code::DeviceUnavailable, format!("{message}; this hive has: {}", here.join(", ")))
-        .hint("ask for device 'auto', or for one that this hive has")
+        .hint(match asked {
+            Device::Exact { kind, .. } if kind != Kind::Cpu => {
+                "ask for device 'auto', or for one that this hive has; HiveCheck says which drivers were found, and what \
+                 each engine can be put on"
+            }
+            _ => "ask for device 'auto', or for one that this hive has",
+        })
         .stage("preflight")
 }
 

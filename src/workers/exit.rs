@@ -47,16 +47,27 @@ impl Exit {
         Some(name.map_or_else(|| format!("signal {number}"), |(_, name)| (*name).to_owned()))
     }
 
+    /// The signal that a shell, or another program around the engine, passes on as its own exit
+    /// code: 128 and the signal's number.
+    fn passed_on(self) -> Option<Self> {
+        let number = self.code?.checked_sub(128)?;
+        NAMES
+            .iter()
+            .any(|(signal, _)| signal.as_raw() == number)
+            .then_some(Self { code: None, signal: Some(number) })
+    }
+
     /// Whether it was killed by the one signal that the system itself sends for want of memory.
     pub(super) fn killed(self) -> bool {
-        self.signal == Some(Signal::KILL.as_raw())
+        self.passed_on().unwrap_or(self).signal == Some(Signal::KILL.as_raw())
     }
 
     /// Whether it crashed on a fault of its own code or build.
     pub(super) fn faulted(self) -> bool {
+        let ended_by = self.passed_on().unwrap_or(self).signal;
         [Signal::ILL, Signal::ABORT, Signal::BUS, Signal::FPE, Signal::SEGV]
             .iter()
-            .any(|signal| self.signal == Some(signal.as_raw()))
+            .any(|signal| ended_by == Some(signal.as_raw()))
     }
 }
 
@@ -69,7 +80,13 @@ impl From<ExitStatus> for Exit {
 impl fmt::Display for Exit {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match (self.code, self.signal()) {
-            (Some(code), _) => write!(f, "exit code {code}"),
+            (Some(code), _) => {
+                write!(f, "exit code {code}")?;
+                match self.passed_on().and_then(Self::signal) {
+                    Some(signal) => write!(f, ", which stands for {signal}"),
+                    None => Ok(()),
+                }
+            }
             (None, Some(signal)) => write!(f, "killed by {signal}"),
             (None, None) => f.write_str("an unknown end"),
         }
@@ -87,6 +104,8 @@ mod tests {
         assert_eq!(exit(9).to_string(), "killed by SIGKILL");
         assert!(exit(9).killed() && !exit(9).faulted());
         assert!(exit(11).faulted());
+        assert_eq!(exit(137 << 8).to_string(), "exit code 137, which stands for SIGKILL");
+        assert!(exit(137 << 8).killed() && exit(139 << 8).faulted() && !exit(200 << 8).faulted());
         assert_eq!(exit(35).to_string(), "killed by signal 35");
     }
 }

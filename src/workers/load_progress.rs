@@ -39,6 +39,9 @@ impl LoadProgress {
 }
 
 fn message(pid: u32, progress: &Progress) -> String {
+    if progress.unit == "percent" {
+        return format!("Worker {pid} has loaded {} %", progress.done);
+    }
     let amount = |count| match progress.unit.as_str() {
         "bytes" => text::bytes(count),
         unit => format!("{count} {unit}"),
@@ -65,6 +68,7 @@ mod tests {
     fn it_reads_well() {
         let said = |done, total, unit| message(7, &progress(done, total, unit));
         assert_eq!(said(1 << 20, Some(4 << 20), "bytes"), "Worker 7 has loaded 25 % (1.0 MiB of 4.0 MiB)");
+        assert_eq!(said(42, Some(100), "percent"), "Worker 7 has loaded 42 %");
         assert_eq!(said(3, Some(0), "layers"), "Worker 7 has loaded 3 layers");
         assert_eq!(
             said(u64::MAX, Some(u64::MAX), "bytes").split(" (").next(),

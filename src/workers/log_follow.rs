@@ -7,8 +7,9 @@ use tokio::fs::File;
 use tokio::io::{AsyncReadExt, AsyncSeekExt};
 
 use super::handle::Secret;
+use super::log_progress::LogProgress;
 use crate::n;
-use crate::narration::{Level, LineNarrator, LineSplitter};
+use crate::narration::{Level, LineNarrator, LineSplitter, Progress};
 
 /// Read at once, in bytes.
 const CHUNK_BYTES: usize = 64 << 10;
@@ -75,6 +76,7 @@ pub(super) struct NarratedLog {
     follower: Follower,
     splitter: LineSplitter,
     narrator: LineNarrator,
+    progress: LogProgress,
     secret: Secret,
 }
 
@@ -84,6 +86,7 @@ impl NarratedLog {
             follower: Follower::new(path),
             splitter: LineSplitter::default(),
             narrator: LineNarrator::new(level, "worker_log", format!("{engine}: ")),
+            progress: LogProgress::default(),
             secret,
         }
     }
@@ -91,6 +94,11 @@ impl NarratedLog {
     /// How far the log has been read, in bytes.
     pub(super) const fn position(&self) -> u64 {
         self.follower.position
+    }
+
+    /// How far the load has come, where the log has told.
+    pub(super) fn progress(&self) -> Option<Progress> {
+        self.progress.progress()
     }
 
     /// Narrates what was written since the last turn. A log that cannot be read is no reason to
@@ -107,7 +115,8 @@ impl NarratedLog {
             if chunk.is_empty() {
                 return Ok(());
             }
-            let Self { splitter, narrator, secret, .. } = self;
+            let Self { splitter, narrator, progress, secret, .. } = self;
+            progress.push(&chunk);
             splitter.push(&chunk, |line| narrator.line(&secret.redact(line)));
         }
         let left_out = self.follower.catch_up().await?;

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use tokio::time::sleep;
 
+use super::causes;
 use super::exit::Exit;
 use super::handle::{Control, Handle, Reason, Stage, State};
 use super::health::Health;
@@ -78,9 +79,12 @@ impl Starting {
         loop {
             let read = self.log.position();
             self.log.turn().await;
-            // The only sign of life of an engine that does not tell how far it has come.
+            // The only signs of life of an engine whose health route does not tell how far it has come.
             if self.handle.probed.is_some() && self.log.position() != read {
                 self.moved = Instant::now();
+                if let Some(progress) = self.log.progress() {
+                    self.loading.take(self.handle.pid, progress, self.shared.timers.progress);
+                }
             }
             if self.handle.state.borrow().end.is_some() {
                 return Err(self.ended_early().await);
@@ -281,6 +285,7 @@ impl Starting {
             return self.reported(failure).await;
         }
         let how = exit.map_or_else(|| "its end is unknown".to_owned(), |exit| exit.to_string());
+        let tail = self.tail().await;
         let struck = oom_kills() > self.handle.oom_kills_before;
         let hint = match exit {
             Some(exit) if exit.killed() && struck => {
@@ -291,10 +296,15 @@ impl Starting {
                 "the system likely killed it because memory ran out: try a smaller model or quantization, a \
                  shorter context, or unload another model"
             }
-            Some(exit) if exit.faulted() => "this is a defect of the engine: please report it with the log",
-            _ => "the last lines of its log say more",
+            exit => match causes::hint(&tail) {
+                Some(hint) => hint,
+                None if exit.is_some_and(Exit::faulted) => {
+                    "this is a defect of the engine: please report it with the log"
+                }
+                None => "the last lines of its log say more",
+            },
         };
-        if self.handle.probed.is_some() && self.port_was_taken().await {
+        if self.handle.probed.is_some() && port_was_taken(&tail) {
             return Failure {
                 code: Code::PortInUse,
                 ..self.failed(format!("worker {pid} (engine '{engine}') found its port taken"))
@@ -322,15 +332,10 @@ impl Starting {
         }
     }
 
-    /// Whether the end of the log says that the address was in use.
-    async fn port_was_taken(&self) -> bool {
+    /// The last lines of its log.
+    async fn tail(&self) -> Vec<String> {
         let (log, secret) = (self.handle.folder.log(), self.handle.secret.clone());
-        let tail = spawn::blocking(move || tail(&log, TAIL_LINES, &secret)).await.unwrap_or_default();
-        let signs = ["address already in use", "couldn't bind", "eaddrinuse", "errno 98"];
-        tail.iter().any(|line| {
-            let line = line.to_lowercase();
-            signs.iter().any(|sign| line.contains(sign))
-        })
+        spawn::blocking(move || tail(&log, TAIL_LINES, &secret)).await.unwrap_or_default()
     }
 
     /// The worker is ready: it is no longer this value's to end.
@@ -360,10 +365,17 @@ impl Starting {
             self.keep_log().await;
         }
         if failure.log_tail.is_empty() && failure.code != Code::Cancelled {
-            let (log, secret) = (self.handle.folder.log(), self.handle.secret.clone());
-            failure.log_tail =
-                spawn::blocking(move || tail(&log, TAIL_LINES, &secret)).await.unwrap_or_default();
+            failure.log_tail = self.tail().await;
         }
         failure
     }
+}
+
+/// Whether the end of a log says that the address was in use.
+fn port_was_taken(tail: &[String]) -> bool {
+    let signs = ["address already in use", "couldn't bind", "eaddrinuse", "errno 98"];
+    tail.iter().any(|line| {
+        let line = line.to_lowercase();
+        signs.iter().any(|sign| line.contains(sign))
+    })
 }

@@ -13,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 use super::adopt::{self, Adoption};
 use super::devices::Device;
 use super::engines::Engine;
-use super::engines::discover::Sought;
+use super::engines::discover::{Found, Sought};
 use super::exit::Exit;
 use super::handle::{Control, Endpoint, Handle, Reason, Secret, Stage};
 use super::health::{Client, Health};
@@ -41,7 +41,7 @@ pub(super) struct Shared {
     pub(super) settings: Workers,
     sought: Sought,
     /// Found when they are first asked for: asking an engine what it is takes a while.
-    engines: OnceCell<Vec<Arc<Engine>>>,
+    engines: OnceCell<Found>,
     pub(super) registry: Registry,
     pub(super) client: Client,
     /// Held on the blocking pool alone.
@@ -55,12 +55,16 @@ pub(super) struct Shared {
 impl Shared {
     /// The engines that are installed, the preferred one first.
     pub(super) async fn engines(&self) -> &[Arc<Engine>] {
+        &self.found().await.engines
+    }
+
+    async fn found(&self) -> &Found {
         self.engines.get_or_init(|| self.sought.find()).await
     }
 
     /// The installed engine of that name, once somebody has looked which there are.
     pub(super) fn known_engine(&self, name: &str) -> Option<Arc<Engine>> {
-        self.engines.get()?.iter().find(|engine| engine.name == name).cloned()
+        self.engines.get()?.engines.iter().find(|engine| engine.name == name).cloned()
     }
 }
 
@@ -101,6 +105,11 @@ impl Supervisor {
     /// The engines that are installed, the preferred one first. The first call looks for them.
     pub async fn engines(&self) -> &[Arc<Engine>] {
         self.0.engines().await
+    }
+
+    /// The names of the engines that the settings speak of and that cannot be used, and why.
+    pub async fn absent_engines(&self) -> &[(String, String)] {
+        &self.0.found().await.absent
     }
 
     /// Takes over the workers that an earlier run of the hive left behind, and ends those that it

@@ -257,6 +257,21 @@ async fn an_exit_before_ready_has_its_code_and_the_end_of_the_log() {
 }
 
 #[tokio::test]
+async fn an_exit_code_that_stands_for_a_kill_is_read_as_one() {
+    let (failure, _) = Hive::new().failure("passes_on").await;
+    assert_eq!((failure.exit_code, failure.signal), (Some(137), None));
+    assert!(failure.message.ends_with("exit code 137, which stands for SIGKILL"), "{}", failure.message);
+    assert!(failure.hint.unwrap().contains("memory"));
+}
+
+#[tokio::test]
+async fn what_the_log_says_last_becomes_the_next_step() {
+    let (failure, _) = Hive::new().failure("starves").await;
+    assert_eq!(failure.exit_code, Some(1));
+    assert!(failure.hint.unwrap().starts_with("memory ran out"), "{:?}", failure.log_tail);
+}
+
+#[tokio::test]
 async fn a_kill_before_ready_names_memory_as_the_likely_cause() {
     let (failure, _) = Hive::new().failure("killed").await;
     assert_eq!((failure.code, failure.signal.as_deref()), (Code::WorkerFailed, Some("SIGKILL")));
@@ -819,6 +834,41 @@ async fn llama_server_is_found_preferred_and_given_its_flags_but_never_its_key()
 }
 
 #[tokio::test]
+async fn progress_that_an_engine_tells_in_its_log_alone_is_narrated() {
+    let hive = Hive::tuned(|config| {
+        with_llama_server(config);
+        config.timers.progress = Duration::ZERO;
+    });
+    let gate = hive.folder.path().join("gate");
+    let behaviour = format!("dots:{}", gate.display());
+    let (worker, said) = narrated(async {
+        let start = hive.start(&behaviour);
+        tokio::pin!(start);
+        // The engine writes the next dots when it is told to: each turn of the log sees fewer than all.
+        for turn in 1..=4 {
+            let told = async {
+                while std::fs::read_to_string(gate.with_extension("at")).unwrap_or_default().lines().count()
+                    < turn
+                {
+                    tokio::time::sleep(Duration::from_millis(5)).await;
+                }
+                tokio::time::sleep(Duration::from_millis(150)).await;
+                std::fs::write(gate.with_extension(turn.to_string()), "").unwrap();
+            };
+            tokio::select! { done = &mut start => return done, () = told => {} }
+        }
+        start.await
+    })
+    .await;
+    hive.workers.stop(worker.unwrap().pid, LONG).await.unwrap();
+    let percent: Vec<_> =
+        said.iter().filter_map(|narration| Some(narration.progress.as_ref()?.done)).collect();
+    assert!(percent.is_sorted() && percent.contains(&25) && percent.contains(&75), "{percent:?}: {said:#?}");
+    assert!(says(&said, "worker_load", "has loaded 50 %"), "{said:#?}");
+    hive.finish().await;
+}
+
+#[tokio::test]
 async fn a_port_that_was_taken_in_the_meantime_is_changed_three_times() {
     let hive = Hive::tuned(with_llama_server);
     std::fs::create_dir(hive.config.jobs_dir()).unwrap();
@@ -860,6 +910,11 @@ async fn an_engine_of_the_settings_is_run_as_they_say() {
     let hive = Hive::tuned(|config| config.engines = parsed.engines);
     let engines: Vec<_> = hive.workers.engines().await.iter().map(|engine| engine.name.as_str()).collect();
     assert_eq!(engines, ["other", "builtin"]);
+    let absent = hive.workers.absent_engines().await;
+    assert_eq!(
+        absent,
+        [("absent".to_owned(), "/no/such/program is not there, or may not be executed".to_owned())]
+    );
     let asked = StartRequest { engine: "other".to_owned(), device: Device::Auto, ..request("healthy") };
     let (worker, said) = narrated(hive.workers.start(asked, &CancellationToken::new())).await;
     let worker = worker.unwrap();
@@ -874,10 +929,54 @@ async fn an_engine_of_the_settings_is_run_as_they_say() {
         (settings.replace("{device}", "{devise}"), "{devise}"),
         (settings.replace("\"{port}\"", "\"8000\""), "where {port} goes"),
         (settings.replace("devices = [\"cpu\"]", "devices = []"), "at least one kind"),
+        (settings.replace("/no/such/program", ""), "begin with a program"),
+        (format!("{settings}\nhealth_route = \"health\""), "health_route 'health'"),
+        (format!("{settings}\nchat_route = \"/v1 chat\""), "chat_route '/v1 chat'"),
+        (format!("{settings}\nsecret_env = \"A=B\""), "secret_env has 'A=B'"),
     ] {
         let failure = toml::from_str::<Config>(&wrong).unwrap().validate().unwrap_err();
         assert!(failure.message.contains(what), "{what}: {}", failure.message);
     }
+}
+
+#[test]
+fn settings_of_workers_that_nothing_can_keep_to_are_refused_by_name() {
+    for (wrong, named) in [
+        ("[workers]\nrestart_first = \"0s\"", "[workers] restart_first cannot be 0s"),
+        ("[workers]\nrestart_longest = \"0s\"", "[workers] restart_longest cannot be 0s"),
+        ("[workers]\nrestart_longest = \"48h\"", "[workers] restart_longest cannot be"),
+        ("[workers]\nrestart_first = \"5m\"", "[workers] restart_longest of 60s is less than restart_first"),
+        ("[workers]\nthreads = 5000", "[workers] threads cannot be 5000"),
+        ("[llama_server]\nprogram = \"\"", "[llama_server] program is empty"),
+        (
+            "[llama_server]\nmmproj = \"/no/such.gguf\"",
+            "[llama_server] mmproj names /no/such.gguf, which is no file",
+        ),
+        (
+            "[llama_server]\nkv_type = \"q8_0\"\nflash_attention = \"off\"",
+            "[llama_server] kv_type \"q8_0\" needs flash",
+        ),
+        ("[llama_server]\ngpu_layers = 100000", "[llama_server] gpu_layers cannot be 100000"),
+    ] {
+        let failure = toml::from_str::<Config>(wrong).unwrap().validate().unwrap_err();
+        assert!(failure.message.starts_with(named), "{wrong}: {}", failure.message);
+        assert_eq!((failure.code, failure.hint.is_some()), (Code::ConfigInvalid, true), "{wrong}");
+    }
+    for (wrong, named) in [
+        ("[workers]\nthreads = 0", "threads"),
+        ("[workers]\nrestart = \"sometimes\"", "restart"),
+        ("[llama_server]\nkv_type = \"q9\"", "kv_type"),
+        ("[llama_server]\nflash_attention = true", "flash_attention"),
+        ("[llama_server]\ngpu_layers = -1", "gpu_layers"),
+        ("[llama_server]\nextra_args = [\"--log-file\"]", "extra_args"),
+    ] {
+        let error = toml::from_str::<Config>(wrong).unwrap_err().to_string();
+        assert!(error.contains(named), "{wrong}: {error}");
+    }
+    toml::from_str::<Config>("[llama_server]\nenabled = false\nmmproj = \"/no/such.gguf\"")
+        .unwrap()
+        .validate()
+        .unwrap();
 }
 
 #[tokio::test]

@@ -31,12 +31,19 @@ impl Sought {
 
     /// Every engine that is installed, the preferred one first: llama.cpp's server is faster than
     /// the hive's own engine wherever it runs.
-    pub(in crate::workers) async fn find(&self) -> Vec<Arc<Engine>> {
+    pub(in crate::workers) async fn find(&self) -> Found {
         let gpus = spawn::blocking(gpus::sample).await.unwrap_or_default();
-        let mut engines = Vec::new();
-        engines.extend(self.llama_server().await);
+        let (mut engines, mut absent) = (Vec::new(), Vec::new());
+        let mut take = |name: &str, found: Result<Option<Engine>, String>| match found {
+            Ok(found) => engines.extend(found),
+            Err(why) => {
+                tracing::warn!(engine = name, why, "an engine cannot be used");
+                absent.push((name.to_owned(), why));
+            }
+        };
+        take(llama_server::NAME, self.llama_server().await);
         for (name, settings) in &self.config.engines {
-            engines.extend(configured(name, settings, &gpus));
+            take(name, configured(name, settings, &gpus).map(Some));
         }
         engines.push(Engine::builtin(self.builtin.clone()));
         for engine in &engines {
@@ -46,43 +53,53 @@ impl Sought {
                 "found an engine"
             );
         }
-        engines.into_iter().map(Arc::new).collect()
+        Found { engines: engines.into_iter().map(Arc::new).collect(), absent }
     }
 
-    async fn llama_server(&self) -> Option<Engine> {
+    /// llama.cpp's server; none where it is neither asked for nor on `PATH`.
+    async fn llama_server(&self) -> Result<Option<Engine>, String> {
         let settings = &self.config.llama_server;
         if !settings.enabled {
-            return None;
+            return Ok(None);
         }
         let program = match &settings.program {
-            Some(program) => Some(program.clone()),
-            None => on_path(llama_server::NAME),
-        }?;
-        let version = match ask(&program, "--version").await {
-            Ok(said) => said,
-            Err(why) => {
-                tracing::warn!(program = %program.display(), why, "llama-server is there and does not run");
-                return None;
-            }
+            Some(program) => find_program(program)?,
+            None => match on_path(llama_server::NAME) {
+                Some(program) => program,
+                None => return Ok(None),
+            },
         };
+        let version = ask(&program, "--version").await;
+        let version = version.map_err(|why| format!("{} does not run: {why}", program.display()))?;
         // One that cannot list its devices is too old for GPUs to be told apart.
         let devices = ask(&program, "--list-devices").await.unwrap_or_default();
-        Some(llama_server::describe(program, settings, &version, &devices))
+        Ok(Some(llama_server::describe(program, settings, &version, &devices)))
     }
 }
 
-/// An engine that the settings describe; `None` where its program is not there.
-fn configured(name: &str, settings: &EngineSettings, gpus: &[Gpu]) -> Option<Engine> {
-    let (program, arguments) = settings.command.split_first()?;
-    let found = if program.contains('/') {
-        Some(PathBuf::from(program)).filter(|program| is_executable(program))
-    } else {
-        on_path(program)
-    };
-    let Some(program) = found else {
-        tracing::warn!(engine = name, program, "the program of an engine is not there");
-        return None;
-    };
+/// What was found.
+#[derive(Debug)]
+pub(in crate::workers) struct Found {
+    /// The engines that are installed, the preferred one first.
+    pub(in crate::workers) engines: Vec<Arc<Engine>>,
+    /// The names of those that the settings speak of and that cannot be used, and why.
+    pub(in crate::workers) absent: Vec<(String, String)>,
+}
+
+/// The program at a path, or of a name on `PATH`.
+fn find_program(program: &Path) -> Result<PathBuf, String> {
+    let is_path = program.components().count() > 1;
+    let found = if is_path { is_executable(program).then(|| program.to_owned()) } else { on_path(program) };
+    found.ok_or_else(|| {
+        let place = if is_path { "is not there, or may not be executed" } else { "is not on PATH" };
+        format!("{} {place}", program.display())
+    })
+}
+
+/// An engine that the settings describe.
+fn configured(name: &str, settings: &EngineSettings, gpus: &[Gpu]) -> Result<Engine, String> {
+    let (program, arguments) = settings.command.split_first().ok_or("its command is empty")?;
+    let program = find_program(Path::new(program))?;
     let mut usable = Vec::new();
     for kind in &settings.devices {
         match kind {
@@ -97,7 +114,7 @@ fn configured(name: &str, settings: &EngineSettings, gpus: &[Gpu]) -> Option<Eng
             ),
         }
     }
-    Some(Engine {
+    Ok(Engine {
         name: name.to_owned(),
         about: settings.about.clone(),
         version: None,
@@ -132,9 +149,9 @@ async fn ask(program: &Path, question: &str) -> Result<String, String> {
 }
 
 /// The program of that name on `PATH`.
-fn on_path(name: &str) -> Option<PathBuf> {
+fn on_path(name: impl AsRef<Path>) -> Option<PathBuf> {
     let path = std::env::var_os("PATH")?;
-    std::env::split_paths(&path).map(|folder| folder.join(name)).find(|program| is_executable(program))
+    std::env::split_paths(&path).map(|folder| folder.join(&name)).find(|program| is_executable(program))
 }
 
 fn is_executable(program: &Path) -> bool {
