@@ -121,6 +121,9 @@ fn says(said: &[Narration], action: &str, text: &str) -> bool {
     said.iter().any(|narration| narration.action == action && narration.message.contains(text))
 }
 
+/// What the worker that leaks loses each time that it is asked how it is.
+const LEAK_BYTES: usize = 8 << 20;
+
 /// Not a test: the serving part of the fake worker, in a process of its own.
 #[test]
 #[ignore = "runs as a worker of other tests"]
@@ -145,6 +148,7 @@ fn fake_worker() {
     };
     let port = listener.local_addr().unwrap().port();
     write_report(format!(r#"{{"state":"listening","port":{port},"pid":{}}}"#, std::process::id()));
+    let mut leaked = Vec::new();
     for (asked, connection) in listener.incoming().enumerate() {
         let mut connection = connection.unwrap();
         let mut head = Vec::new();
@@ -162,6 +166,13 @@ fn fake_worker() {
             r#"{"status":"ok","slots":4,"busy_slots":0,"requests":7,"tokens_generated":99}"#.to_owned();
         let (status, body) = match behaviour.as_str() {
             "stuck" => (503, loading(1)),
+            "quits" if asked > 1 => std::process::exit(7),
+            "quits" => (503, loading(asked)),
+            "leaks" => {
+                // Written to, or no memory is taken.
+                leaked.push(std::hint::black_box(vec![7_u8; LEAK_BYTES]));
+                (200, ready)
+            }
             "slow" if asked < 8 => (503, loading(asked)),
             "breaks" if asked > 2 => {
                 println!("the tensor is bad");
@@ -269,6 +280,33 @@ async fn what_the_log_says_last_becomes_the_next_step() {
     let (failure, _) = Hive::new().failure("starves").await;
     assert_eq!(failure.exit_code, Some(1));
     assert!(failure.hint.unwrap().starts_with("memory ran out"), "{:?}", failure.log_tail);
+}
+
+#[tokio::test]
+async fn an_exit_while_it_loads_is_told_from_one_before_it_listens() {
+    let (failure, said) = Hive::new().failure("quits").await;
+    assert_eq!((failure.code, failure.exit_code), (Code::WorkerFailed, Some(7)));
+    assert_eq!(failure.stage.as_deref(), Some("load"));
+    assert!(says(&said, "worker_listen", "loads the model"), "{said:#?}");
+}
+
+#[tokio::test]
+async fn a_worker_that_leaks_is_seen_to_grow_and_gives_all_of_it_back() {
+    let hive = Hive::new();
+    let worker = hive.start("leaks").await.unwrap();
+    let mut seen = vec![worker.rss_bytes];
+    let began = Instant::now();
+    // Samples too close to each other are one.
+    while seen.last().unwrap() - seen[0] < 4 * LEAK_BYTES as u64 {
+        assert!(began.elapsed() < LONG, "{seen:?}");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+        hive.workers.refresh().await;
+        seen.push(hive.workers.get(worker.pid).unwrap().rss_bytes);
+    }
+    assert!(seen.is_sorted(), "{seen:?}");
+    let stopped = hive.workers.stop(worker.pid, LONG).await.unwrap();
+    assert!(stopped.freed_bytes >= *seen.last().unwrap(), "{stopped:?} after {seen:?}");
+    hive.finish().await;
 }
 
 #[tokio::test]
@@ -775,24 +813,45 @@ async fn a_failed_load_and_a_stop_have_causes_of_their_own() {
     hive.finish().await;
 }
 
-/// How often a fault is tried: a few times here, and as often as `RBEE_HIVE_TEST_ROUNDS` says
-/// where there is time.
-fn rounds(few: usize) -> usize {
-    std::env::var("RBEE_HIVE_TEST_ROUNDS").ok().and_then(|rounds| rounds.parse().ok()).unwrap_or(few)
+/// How much of something is done: `few` here, and `full` where `RBEE_HIVE_TEST_ROUNDS` says that there
+/// is time: where it asks for 20 rounds or more.
+fn as_time_allows<T>(few: T, full: T) -> T {
+    let asked = std::env::var("RBEE_HIVE_TEST_ROUNDS").map(|rounds| rounds.parse().expect("a number"));
+    if asked.is_ok_and(|asked: usize| asked >= 20) { full } else { few }
 }
 
+/// 100 stops where there is time. Several workers at once: what is waited for are graces.
 #[tokio::test]
 async fn stopped_again_and_again_nothing_is_ever_left() {
+    use futures::StreamExt;
+
     let mut hive = Hive::new();
-    for round in 0..rounds(3) {
-        let behaviour = ["healthy", "family", "stubborn"][round % 3];
-        let worker = hive.start(behaviour).await.unwrap();
-        let grace = Duration::from_millis(200);
-        let asked = Instant::now();
-        hive.workers.stop(worker.pid, grace).await.unwrap();
-        assert!(asked.elapsed() < grace * 2 + Duration::from_secs(1), "{behaviour}: {:?}", asked.elapsed());
-        hive.check_gone();
+    let grace = Duration::from_millis(200);
+    let stops = futures::stream::iter(0..as_time_allows(3_usize, 100)).map(|round| {
+        let hive = &hive;
+        async move {
+            let behaviour = ["healthy", "family", "stubborn"][round % 3];
+            let worker = hive.start(behaviour).await.unwrap();
+            let asked = Instant::now();
+            hive.workers.stop(worker.pid, grace).await.unwrap();
+            let took = asked.elapsed();
+            // Twice the grace: for requests in flight, of which there are none, and for the process.
+            assert!(took < grace * 2 + Duration::from_secs(1), "{behaviour}: {took:?}");
+            assert!(process::gone(worker.pid), "{behaviour}");
+            worker.pid
+        }
+    });
+    let pids: Vec<u32> = stops.buffer_unordered(4).collect().await;
+    // None is left as a zombie either, as one of this process's children would be.
+    #[cfg(target_os = "linux")]
+    for process in procfs::process::all_processes().unwrap().flatten() {
+        if let Ok(stat) = process.stat() {
+            let stopped = pids.contains(&stat.pgrp.cast_unsigned());
+            assert!(!stopped || stat.ppid.cast_unsigned() != std::process::id(), "{stat:?} is left");
+        }
     }
+    assert_eq!(pids.len(), as_time_allows(3, 100));
+    hive.check_gone();
     hive.finish().await;
 }
 
@@ -1005,7 +1064,7 @@ async fn a_model_that_does_not_fit_is_refused_before_a_process_starts_unless_it_
 /// 64 MiB of log here, 1 GiB where there is time.
 #[tokio::test]
 async fn a_gush_of_log_neither_holds_its_worker_up_nor_fills_the_disk() {
-    let mib = if rounds(0) > 0 { 1024 } else { 64 };
+    let mib = as_time_allows(64, 1024);
     let hive = Hive::new();
     let worker = hive.start(&format!("gushes:{}", mib << 20)).await.unwrap();
     let folder = hive.config.workers_dir().join(&worker.worker_id);

@@ -7,16 +7,10 @@ use reqwest::Client;
 use rustix::process::Signal;
 use serde_json::{Value, json};
 
-use crate::support::{Daemon, data_lines, soon, until, write_model};
+use crate::support::{Daemon, as_time_allows, data_lines, soon, until, write_model};
 
 /// Workers that outlive their daemon.
 const STAY: [&str; 2] = ["--workers-lifeline", "false"];
-
-/// How often a fault is tried: a few times here, and as often as `RBEE_HIVE_TEST_ROUNDS` says
-/// where there is time.
-fn rounds(few: usize) -> usize {
-    std::env::var("RBEE_HIVE_TEST_ROUNDS").ok().and_then(|rounds| rounds.parse().ok()).unwrap_or(few)
-}
 
 /// Ends whatever the workers' records of a folder name when a test fails midway.
 struct Leftovers(PathBuf);
@@ -112,7 +106,7 @@ async fn the_workers_of_a_killed_daemon_are_taken_over_each_time() {
         pids.push(spawned(&client, &daemon.url, model).await);
     }
     pids.sort_unstable();
-    for round in 0..rounds(2) {
+    for round in 0..as_time_allows(2, 20) {
         let mut generation = in_flight(&client, &leftovers).await;
         kill(daemon).await;
         daemon = Daemon::start(dir.path(), &STAY).await;
@@ -128,6 +122,8 @@ async fn the_workers_of_a_killed_daemon_are_taken_over_each_time() {
     }
     let check = succeed(&client, &daemon.url, json!({ "HiveCheck": {} })).await.to_string();
     assert!(check.contains("4 worker(s) taken over"), "{check}");
+    #[cfg(target_os = "linux")]
+    assert_eq!(workers_of(dir.path()), pids, "no process is left but the workers");
     let one = pids[0];
     let stopped = succeed(&client, &daemon.url, json!({ "WorkerProcessDelete": { "pid": one } })).await;
     assert_eq!((&stopped["exit_code"], &stopped["signal"]), (&Value::Null, &Value::Null), "{stopped}");
@@ -138,6 +134,24 @@ async fn the_workers_of_a_killed_daemon_are_taken_over_each_time() {
         assert!(!runs(i32::try_from(pid).expect("a pid")), "worker {pid} outlived a graceful stop");
     }
     assert!(leftovers.records().is_empty(), "nothing is left to look for");
+}
+
+/// The processes that run as workers on models of this folder.
+#[cfg(target_os = "linux")]
+fn workers_of(dir: &Path) -> Vec<i64> {
+    let dir = dir.to_str().expect("UTF-8");
+    let mut pids: Vec<_> = procfs::process::all_processes()
+        .expect("the processes")
+        .filter_map(|process| {
+            let process = process.ok()?;
+            let words = process.cmdline().ok()?;
+            let works =
+                words.iter().any(|word| word == "worker") && words.iter().any(|word| word.contains(dir));
+            works.then(|| i64::from(process.pid()))
+        })
+        .collect();
+    pids.sort_unstable();
+    pids
 }
 
 /// Starts a long generation right at a worker, as the gateway does, and waits for its first piece.

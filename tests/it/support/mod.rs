@@ -117,3 +117,9 @@ pub(crate) fn rounds(default: usize) -> usize {
         Err(_) => default,
     }
 }
+
+/// How much of something is done: `few` by default, and `full` where `RBEE_HIVE_TEST_ROUNDS` asks for 20
+/// rounds or more.
+pub(crate) fn as_time_allows(few: usize, full: usize) -> usize {
+    if rounds(0) >= 20 { full } else { few }
+}
