@@ -334,6 +334,9 @@ pub struct EngineSettings {
     /// Answers chat completions as OpenAI's API does.
     #[serde(default = "default_chat_route")]
     pub chat_route: String,
+    /// Answers with what it has counted, in Prometheus's format. Unset means that it is not asked.
+    #[serde(default)]
+    pub metrics_route: Option<String>,
 }
 
 fn default_secret_env() -> String {
@@ -364,7 +367,10 @@ impl EngineSettings {
         if self.command.first().is_none_or(|program| program.is_empty() || program.contains(['{', '\0'])) {
             return Some("its command must begin with a program".to_owned());
         }
-        for (field, route) in [("health_route", &self.health_route), ("chat_route", &self.chat_route)] {
+        let routes = [("health_route", &self.health_route), ("chat_route", &self.chat_route)];
+        for (field, route) in
+            routes.into_iter().chain(self.metrics_route.iter().map(|route| ("metrics_route", route)))
+        {
             let sound = route.bytes().all(|byte| byte.is_ascii_graphic() && !b"#?".contains(&byte));
             if !route.starts_with('/') || !sound {
                 return Some(format!("{field} '{route}' is not a path, such as /health"));

@@ -32,10 +32,15 @@ const CAUSES: &[(&[&str], &str)] = &[
             "failed to read tensor",
             "wrong number of tensors",
             "missing tensor",
+            "check_tensor_dims",
             "unexpectedly reached end of file",
         ],
         "the engine found the file damaged: ModelGet says what the hive knows of it; fetch it again with ModelDownload \
          and \"force\": true",
+    ),
+    (
+        &["failed to load multimodal model", "failed to load clip model"],
+        "the multimodal projector does not fit the model: look at [llama_server] mmproj",
     ),
     (
         &["error while loading shared libraries", "symbol lookup error", "library not loaded"],
@@ -53,7 +58,6 @@ const CAUSES: &[(&[&str], &str)] = &[
             "cuda driver version is insufficient",
             "no cuda gpus are available",
             "no cuda-capable device",
-            "no usable gpu found",
         ],
         "the engine and the GPU's driver do not fit each other: update the driver, or take an engine that is built for \
          this GPU",
@@ -98,6 +102,11 @@ mod tests {
                 "tensor 'a' data is not within the file bounds, model is corrupted or incomplete",
                 "fetch it again",
             ),
+            (
+                "error loading model: check_tensor_dims: tensor 'blk.0.attn_q.weight' not found",
+                "fetch it again",
+            ),
+            ("srv load_model: failed to load multimodal model, 'm.gguf'", "mmproj"),
             ("x: error while loading shared libraries: libcudart.so.12: cannot open", "reinstall"),
             ("error: invalid argument: --flash-attn", "take the option out"),
             ("api_server.py: error: unrecognized arguments: --x", "take the option out"),

@@ -47,6 +47,8 @@ pub struct Engine {
     pub health_route: String,
     /// Answers chat completions as OpenAI's API does.
     pub chat_route: String,
+    /// Answers with what it has counted, in Prometheus's format, where its health route does not.
+    pub(super) metrics_route: Option<String>,
     /// How loudly its log is narrated while it starts.
     pub log_level: Level,
     /// Where its port comes from.
@@ -123,6 +125,7 @@ impl Engine {
             secret_variable: "RBEE_WORKER_SECRET".to_owned(),
             health_route: "/health".to_owned(),
             chat_route: "/v1/chat/completions".to_owned(),
+            metrics_route: None,
             log_level: Level::Info,
             port: Port::Reported,
             keeps: Keeps::F16AsF32,

@@ -7,6 +7,7 @@ use std::sync::OnceLock;
 
 use nvml_wrapper::Nvml;
 use nvml_wrapper::enums::device::UsedGpuMemory;
+use nvml_wrapper::error::NvmlError;
 use serde::Serialize;
 
 use super::devices::{Device, Kind};
@@ -74,7 +75,11 @@ fn nvml() -> Result<&'static Nvml, &'static str> {
     static LOADED: OnceLock<Result<Nvml, String>> = OnceLock::new();
     let loaded = LOADED.get_or_init(|| {
         Nvml::init().map_err(|error| {
-            let why = error.to_string();
+            let why = match error {
+                // Its own words are those of the dynamic linker, and speak of a failure.
+                NvmlError::LibloadingError(_) => "its library, libnvidia-ml, is not here".to_owned(),
+                error => error.to_string(),
+            };
             tracing::info!(why, "no NVIDIA driver was found; the hive goes on without NVIDIA's GPUs");
             why
         })

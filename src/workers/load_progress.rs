@@ -36,6 +36,21 @@ impl LoadProgress {
         n!(progress: progress, "worker_load", "{message}");
         moved
     }
+
+    /// Narrates how much memory worker `pid` has taken, where it does not say itself how far it has come.
+    /// `expected` is an estimate, and 0 where there is none.
+    pub(super) fn held(&self, pid: u32, held: u64, expected: u64) {
+        let total = Some(expected).filter(|expected| *expected >= held);
+        let progress = Progress { done: held, total, unit: "bytes".to_owned(), ..Progress::default() };
+        let held = text::bytes(held);
+        match total {
+            Some(total) => {
+                let total = text::bytes(total);
+                n!(progress: progress, "worker_load", "Worker {pid} has taken {held} of about {total} of memory");
+            }
+            None => n!(progress: progress, "worker_load", "Worker {pid} has taken {held} of memory"),
+        }
+    }
 }
 
 fn message(pid: u32, progress: &Progress) -> String {

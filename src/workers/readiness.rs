@@ -15,12 +15,14 @@ use super::process::{End, oom_kills};
 use super::report::{self, Report};
 use super::socket_owner::{self, Doubt};
 use super::supervisor::Shared;
+use super::usage;
 use crate::error::{Code, Failure, Result};
 use crate::narration::{self, WaitGuard, waiting_for};
 use crate::{n, spawn};
 
-/// A worker that is not ready is looked at so often: often at first, less so the longer it takes.
-const LOOKS: (Duration, Duration) = (Duration::from_millis(10), Duration::from_millis(100));
+/// A worker that is not ready is looked at so often: often at first, less so the longer it takes. What
+/// a look is late by, the worker is later than it could be; a look takes less than half a millisecond.
+const LOOKS: (Duration, Duration) = (Duration::from_millis(2), Duration::from_millis(25));
 /// A worker that is not ready has nothing to finish: it gets at most so long to end.
 pub(super) const ABANDON_GRACE: Duration = Duration::from_secs(2);
 /// A worker that has reported its failure is about to end by itself; it gets so long.
@@ -29,6 +31,13 @@ const END_AFTER_REPORT: Duration = Duration::from_secs(2);
 const END_AFTER_CLOSE: Duration = Duration::from_millis(500);
 /// The last lines of the log that go with a failure.
 const TAIL_LINES: usize = 20;
+/// What is loaded in this time needs no progress.
+const SHORT_LOAD: Duration = Duration::from_secs(1);
+/// The memory that a worker holds is looked at no more often than this: it takes a look at every process.
+const HELD_LOOKS: Duration = Duration::from_millis(250);
+/// So much more memory, in bytes, is a step forward.
+const HELD_STEP: u64 = 4 << 20;
+
 /// A worker on its way to being ready. Dropped before that, it has the worker ended.
 pub(super) struct Starting {
     shared: Arc<Shared>,
@@ -38,6 +47,9 @@ pub(super) struct Starting {
     /// When it last came forward.
     moved: Instant,
     loading: LoadProgress,
+    /// The most memory that it was seen to hold, in bytes, and when that was last looked at.
+    held: u64,
+    looked: Option<Instant>,
     /// Why it last did not say how it is.
     unanswered: Option<anyhow::Error>,
 }
@@ -68,6 +80,8 @@ impl Starting {
             armed: true,
             moved: Instant::now(),
             loading: LoadProgress::default(),
+            held: 0,
+            looked: None,
             unanswered: None,
         }
     }
@@ -79,12 +93,12 @@ impl Starting {
         loop {
             let read = self.log.position();
             self.log.turn().await;
-            // The only signs of life of an engine whose health route does not tell how far it has come.
-            if self.handle.probed.is_some() && self.log.position() != read {
-                self.moved = Instant::now();
-                if let Some(progress) = self.log.progress() {
-                    self.loading.take(self.handle.pid, progress, self.shared.timers.progress);
+            // The signs of life of an engine whose health route does not tell how far it has come.
+            if self.handle.probed.is_some() {
+                if self.log.position() != read {
+                    self.moved = Instant::now();
                 }
+                self.look_at_progress().await;
             }
             if self.handle.state.borrow().end.is_some() {
                 return Err(self.ended_early().await);
@@ -110,6 +124,29 @@ impl Starting {
         }
     }
 
+    /// Looks how far an engine has come that does not say so itself: by its log, else by the memory that
+    /// it has taken.
+    async fn look_at_progress(&mut self) {
+        let (pid, interval) = (self.handle.pid, self.shared.timers.progress);
+        if let Some(progress) = self.log.progress() {
+            self.loading.take(pid, progress, interval);
+            return;
+        }
+        if self.handle.uptime() < SHORT_LOAD
+            || self.looked.is_some_and(|at| at.elapsed() < interval.max(HELD_LOOKS))
+        {
+            return;
+        }
+        self.looked = Some(Instant::now());
+        let Ok((rss, vram)) = spawn::blocking(move || usage::held_bytes(pid)).await else { return };
+        let held = rss.saturating_add(vram.unwrap_or(0));
+        if held >= self.held.saturating_add(HELD_STEP) {
+            self.held = held;
+            self.moved = Instant::now();
+            self.loading.held(pid, held, self.handle.needs_bytes);
+        }
+    }
+
     async fn look_at_report(&mut self, wait: &mut WaitGuard) -> Result<()> {
         match self.report().await? {
             None => Ok(()),
@@ -127,7 +164,16 @@ impl Starting {
     /// Looks whether the worker listens on the port that it was given.
     async fn look_at_port(&mut self, port: u16, wait: &mut WaitGuard) -> Result<()> {
         let pid = self.handle.pid;
-        match self.owner_of(port).await {
+        let mut owner = self.owner_of(port).await;
+        if !matches!(owner, Ok(()) | Err(Doubt::Nobody)) {
+            // The sockets and who holds them are looked at one after the other, and a worker that ends in
+            // between holds none: then its end says why. Otherwise a second look tells.
+            if tokio::time::timeout(END_AFTER_CLOSE, self.handle.ended()).await.is_ok() {
+                return Err(self.ended_early().await);
+            }
+            owner = self.owner_of(port).await;
+        }
+        match owner {
             Ok(()) => self.listens(port, wait).await,
             Err(Doubt::Nobody) => {}
             Err(Doubt::Stranger) => {

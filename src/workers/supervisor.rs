@@ -40,7 +40,7 @@ pub(super) struct Shared {
     pub(super) timers: Timers,
     pub(super) settings: Workers,
     sought: Sought,
-    /// Found when they are first asked for: asking an engine what it is takes a while.
+    /// Found once: asking an engine what it is takes a while.
     engines: OnceCell<Found>,
     pub(super) registry: Registry,
     pub(super) client: Client,
@@ -117,6 +117,12 @@ impl Supervisor {
     pub async fn adopt(&self) {
         let found = adopt::adopt(&self.0).await;
         *self.0.adoption.lock() = Some(found);
+        // Asking engines what they are takes a while, seconds where a GPU's driver wakes up: the first
+        // load must not wait for it.
+        let shared = Arc::clone(&self.0);
+        spawn::detached(async move {
+            shared.engines().await;
+        });
     }
 
     /// What was found of an earlier run of the hive, once that has been looked for.
@@ -201,10 +207,23 @@ impl Supervisor {
         match self.0.client.ask(&url, &worker.engine.health_route).await {
             Ok(Health::Ready(mut counters)) => {
                 counters.slots = counters.slots.max(worker.request.slots.unwrap_or(1));
-                worker.measures.lock().counters = counters;
+                let measures = &mut worker.measures.lock();
+                // An engine that counts for Prometheus alone leaves it out here.
+                counters.tokens_generated = counters.tokens_generated.max(measures.counters.tokens_generated);
+                measures.counters = counters;
             }
             Ok(Health::Loading(_)) => {}
             Err(error) => tracing::debug!(pid = worker.pid, %error, "a worker did not say how it is"),
+        }
+        let Some(route) = &worker.engine.metrics_route else { return };
+        match self.0.client.tokens_generated(&url, route, &worker.secret).await {
+            Ok(tokens) => {
+                let counted = &mut worker.measures.lock().counters.tokens_generated;
+                *counted = tokens.unwrap_or(0).max(*counted);
+            }
+            Err(error) => {
+                tracing::debug!(pid = worker.pid, %error, "a worker did not say what it has counted")
+            }
         }
     }
 

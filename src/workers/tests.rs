@@ -148,7 +148,11 @@ fn fake_worker() {
     };
     let port = listener.local_addr().unwrap().port();
     write_report(format!(r#"{{"state":"listening","port":{port},"pid":{}}}"#, std::process::id()));
-    let mut leaked = Vec::new();
+    if behaviour == "flashes" {
+        eprintln!("unknown model architecture: 'x'");
+        std::process::exit(1);
+    }
+    let (mut leaked, started) = (Vec::new(), Instant::now());
     for (asked, connection) in listener.incoming().enumerate() {
         let mut connection = connection.unwrap();
         let mut head = Vec::new();
@@ -166,6 +170,10 @@ fn fake_worker() {
             r#"{"status":"ok","slots":4,"busy_slots":0,"requests":7,"tokens_generated":99}"#.to_owned();
         let (status, body) = match behaviour.as_str() {
             "stuck" => (503, loading(1)),
+            "grows" if started.elapsed() < Duration::from_secs(3) => {
+                leaked.push(std::hint::black_box(vec![7_u8; 1 << 20]));
+                (503, r#"{"error":{"code":503,"message":"Loading model"}}"#.to_owned())
+            }
             "quits" if asked > 1 => std::process::exit(7),
             "quits" => (503, loading(asked)),
             "leaks" => {
@@ -875,13 +883,7 @@ async fn llama_server_is_found_preferred_and_given_its_flags_but_never_its_key()
     let worker = worker.unwrap();
     assert_eq!((worker.engine.as_str(), worker.slots), ("llama-server", 4));
     assert!(says(&said, "worker_choose", "preferred for cpu to builtin"), "{said:#?}");
-    for flags in [
-        "--host 127.0.0.1",
-        "--ctx-size 24576 --parallel 3",
-        "--n-gpu-layers 0",
-        "--flash-attn auto",
-        "--threads",
-    ] {
+    for flags in ["--host 127.0.0.1", "--ctx-size 24576 --parallel 3", "--flash-attn auto", "--threads"] {
         assert!(says(&said, "worker_command", flags), "{flags}: {said:#?}");
     }
     let log = std::fs::read_to_string(hive.workers.log(worker.pid).unwrap()).unwrap();
@@ -924,6 +926,34 @@ async fn progress_that_an_engine_tells_in_its_log_alone_is_narrated() {
         said.iter().filter_map(|narration| Some(narration.progress.as_ref()?.done)).collect();
     assert!(percent.is_sorted() && percent.contains(&25) && percent.contains(&75), "{percent:?}: {said:#?}");
     assert!(says(&said, "worker_load", "has loaded 50 %"), "{said:#?}");
+    hive.finish().await;
+}
+
+#[tokio::test]
+async fn memory_that_is_taken_is_progress_where_the_engine_tells_none() {
+    let hive = Hive::tuned(|config| {
+        with_llama_server(config);
+        config.timers.readiness = Duration::from_millis(1500);
+    });
+    let (worker, said) = narrated(hive.start("grows")).await;
+    // It loads for twice as long as it may make no progress.
+    hive.workers.stop(worker.unwrap().pid, LONG).await.unwrap();
+    let held: Vec<_> = said.iter().filter_map(|narration| Some(narration.progress.as_ref()?.done)).collect();
+    assert!(held.len() > 1 && held.is_sorted(), "{held:?}");
+    assert!(says(&said, "worker_load", "has taken"), "{said:#?}");
+    hive.finish().await;
+}
+
+#[tokio::test]
+async fn a_worker_that_ends_while_its_port_is_looked_at_is_not_taken_for_a_stranger() {
+    let hive = Hive::tuned(with_llama_server);
+    for _ in 0..as_time_allows(4, 40) {
+        let (failure, said) = narrated(hive.start("flashes")).await;
+        let failure = failure.unwrap_err();
+        assert_eq!((failure.code, failure.exit_code), (Code::WorkerFailed, Some(1)), "{said:#?}");
+        assert!(failure.hint.unwrap().contains("update the engine"));
+        assert!(!says(&said, "worker_retry", ""), "{said:#?}");
+    }
     hive.finish().await;
 }
 

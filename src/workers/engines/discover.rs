@@ -128,6 +128,7 @@ fn configured(name: &str, settings: &EngineSettings, gpus: &[Gpu]) -> Result<Eng
         secret_variable: settings.secret_env.clone(),
         health_route: settings.health_route.clone(),
         chat_route: settings.chat_route.clone(),
+        metrics_route: settings.metrics_route.clone(),
         log_level: Level::Debug,
         port: Port::Probed,
         keeps: Keeps::AsStored { cache_bits: 16 },

@@ -14,27 +14,31 @@ use crate::workers::devices::{Device, Kind};
 /// The name of the engine.
 pub(in crate::workers) const NAME: &str = "llama-server";
 
+const ENVIRONMENT: [(&str, &str); 3] =
+    [("LLAMA_ARG_NO_WEBUI", "1"), ("LLAMA_ARG_UI", "0"), ("LLAMA_ARG_FIT", "off")];
+
 /// The engine at `program`, with the settings that it is to be run with and what it said of itself.
 pub(super) fn describe(program: PathBuf, settings: &LlamaServer, version: &str, devices: &str) -> Engine {
     let gpus = gpus(devices);
-    let mut arguments: Vec<String> = [
-        "--host=127.0.0.1",
-        "--port={port}",
-        "--model={model}",
-        "--alias={model_id}",
-        "--ctx-size={context_of_all_slots}",
-        "--parallel={slots}",
-        "--threads={threads}",
-        "--device={own_device}",
-        "--n-gpu-layers={gpu_layers}",
-    ]
-    .map(|argument| match argument.split_once('=') {
-        // It takes a flag and its value as two words.
-        Some((flag, value)) => vec![flag.to_owned(), value.to_owned()],
-        None => vec![argument.to_owned()],
-    })
-    .concat();
+    let mut arguments = Vec::new();
+    // It takes a flag and its value as two words.
     let mut flag = |name: &str, value: String| arguments.extend([name.to_owned(), value]);
+    for (name, value) in [
+        ("--host", "127.0.0.1"),
+        ("--port", "{port}"),
+        ("--model", "{model}"),
+        ("--alias", "{model_id}"),
+        ("--ctx-size", "{context_of_all_slots}"),
+        ("--parallel", "{slots}"),
+        ("--threads", "{threads}"),
+    ] {
+        flag(name, value.to_owned());
+    }
+    // One that knows no GPU complains of these.
+    if !gpus.is_empty() {
+        flag("--device", "{own_device}".to_owned());
+        flag("--n-gpu-layers", "{gpu_layers}".to_owned());
+    }
     if let Some(attention) = settings.flash_attention {
         flag("--flash-attn", attention.name().to_owned());
     }
@@ -45,6 +49,7 @@ pub(super) fn describe(program: PathBuf, settings: &LlamaServer, version: &str, 
     if let Some(projector) = &settings.mmproj {
         flag("--mmproj", projector.display().to_string());
     }
+    arguments.push("--metrics".to_owned());
     if settings.embeddings {
         arguments.push("--embeddings".to_owned());
     }
@@ -72,10 +77,13 @@ pub(super) fn describe(program: PathBuf, settings: &LlamaServer, version: &str, 
         own_names: gpus,
         program,
         arguments,
-        environment: [("LLAMA_ARG_NO_WEBUI".to_owned(), "1".to_owned())].into(),
+        // By variables, since one that does not know an option of these ends with an error. It serves no
+        // page, and changes nothing that it was told in order to fit: that is the hive's to judge.
+        environment: ENVIRONMENT.map(|(name, value)| (name.to_owned(), value.to_owned())).into(),
         secret_variable: "LLAMA_API_KEY".to_owned(),
         health_route: "/health".to_owned(),
         chat_route: "/v1/chat/completions".to_owned(),
+        metrics_route: Some("/metrics".to_owned()),
         log_level: Level::Debug,
         port: Port::Probed,
         keeps: Keeps::AsStored { cache_bits: settings.kv_type.map_or(16, |kind| kind.bits()) },
@@ -124,6 +132,8 @@ mod tests {
         };
         let engine = describe("llama-server".into(), &settings, version, list);
         assert_eq!(engine.version.as_deref(), Some("4567 (0a1b2c3)"));
+        let newer = "version: 0.5.0-dev (build 1, commit 0c1e570)\nbuilt with GNU 12.2.0 for Linux x86_64\n";
+        assert_eq!(version_of(newer).as_deref(), Some("0.5.0-dev (build 1, commit 0c1e570)"));
         assert_eq!(engine.devices, [Kind::Cuda, Kind::Vulkan, Kind::Cpu]);
         let usable: Vec<_> = engine.usable.iter().map(ToString::to_string).collect();
         assert_eq!(usable, ["cuda:0", "vulkan:1", "cpu"]);
@@ -133,9 +143,15 @@ mod tests {
         let line = words.join(" ");
         assert!(line.starts_with("--host 127.0.0.1 --port 7 --model /m.gguf"), "{line}");
         assert!(
-            line.ends_with("--flash-attn on --cache-type-k q8_0 --cache-type-v q8_0 --embeddings"),
+            line.ends_with("--flash-attn on --cache-type-k q8_0 --cache-type-v q8_0 --metrics --embeddings"),
             "{line}"
         );
         assert!(!line.contains("--parallel"), "no flag without its value: {line}");
+        let values = [("own_device", Some("CUDA0".into())), ("gpu_layers", Some("999".into()))];
+        let line = engine.arguments(&values).join(" ".as_ref()).to_string_lossy().into_owned();
+        assert!(line.contains("--device CUDA0 --n-gpu-layers 999"), "{line}");
+        let without = describe("llama-server".into(), &settings, version, "Available devices:\n  (none)\n");
+        assert_eq!(without.usable, [Device::CPU]);
+        assert!(!without.arguments.iter().any(|word| word.contains("gpu") || word.contains("device")));
     }
 }
