@@ -9,6 +9,7 @@ mod https;
 mod hub;
 mod jobs;
 mod lifecycle;
+mod llama_server;
 mod models;
 mod operations;
 mod page;

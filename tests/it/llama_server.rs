@@ -1,0 +1,185 @@
+//! A real `llama-server` (llama.cpp's own program) under the hive. Runs where `RBEE_TEST_LLAMA_SERVER`
+//! names one, as `.ci/llama-server` builds it, and says that it was skipped elsewhere.
+
+use std::path::PathBuf;
+
+use rustix::process::{Pid, Signal, kill_process};
+use serde_json::{Value, json};
+
+use crate::support::{TestHive, data_lines, process_runs, read_until, until, write_model};
+
+/// A hive with the server that the environment names; none where it names none.
+async fn hive_with(tune: impl FnOnce(&mut rbee_hive::config::LlamaServer)) -> Option<TestHive> {
+    let Some(program) = std::env::var_os("RBEE_TEST_LLAMA_SERVER").filter(|program| !program.is_empty())
+    else {
+        eprintln!("skipped: RBEE_TEST_LLAMA_SERVER names no llama-server; .ci/llama-server builds one");
+        return None;
+    };
+    let hive = TestHive::start_in(tempfile::tempdir().expect("a folder"), |config| {
+        config.llama_server.enabled = true;
+        config.llama_server.program = Some(PathBuf::from(program));
+        tune(&mut config.llama_server);
+    })
+    .await;
+    write_model(&hive.models_dir(), "tiny");
+    Some(hive)
+}
+
+fn chat(model: &str, more: Value) -> Value {
+    let mut chat = json!({
+        "model": model, "temperature": 0, "max_tokens": 24,
+        "messages": [{ "role": "user", "content": "Hello?" }],
+    });
+    chat.as_object_mut().expect("an object").extend(more.as_object().expect("an object").clone());
+    chat
+}
+
+async fn listed(hive: &TestHive, worker: &Value) -> Value {
+    hive.succeed(&json!({ "WorkerProcessGet": { "pid": worker["pid"] } })).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn it_is_found_chosen_asked_and_proven_gone() {
+    let Some(hive) = hive_with(|_| {}).await else { return };
+    let check = hive.succeed(&json!({ "HiveCheck": {} })).await;
+    let engines = check["checks"].as_array().expect("checks").iter().find(|check| check["name"] == "engines");
+    let detail = engines.and_then(|check| check["detail"].as_str()).expect("a detail");
+    assert!(detail.starts_with("llama-server ") && detail.contains("; builtin "), "{detail}");
+    assert!(detail.contains("on cpu") && detail.contains("completions"), "{detail}");
+
+    let id = hive.submit(&json!({ "ModelLoad": { "id": "tiny", "context_length": 512 } })).await;
+    let stream = hive.stream(&id).await;
+    let lines = data_lines(&stream);
+    assert_eq!(lines.last().map(String::as_str), Some("[DONE]"), "{stream}");
+    let worker: Value = serde_json::from_str(&lines[lines.len() - 2]).expect("a result");
+    assert_eq!(
+        (&worker["engine"], &worker["device"], &worker["status"]),
+        (&json!("llama-server"), &json!("cpu"), &json!("ready"))
+    );
+    assert!(stream.contains("it is preferred for cpu to builtin"), "{stream}");
+    assert!(stream.contains("--ctx-size 512 --parallel 1"), "{stream}");
+
+    let answer = hive.post("/v1/chat/completions", &chat("tiny", json!({}))).await;
+    assert_eq!(answer.status(), 200);
+    let answer: Value = answer.json().await.expect("JSON");
+    assert_eq!(answer["choices"][0]["message"]["content"], "Hello from a small model.", "{answer}");
+    let streamed = hive.post("/v1/chat/completions", &chat("tiny", json!({ "stream": true }))).await;
+    let streamed = streamed.text().await.expect("a stream");
+    assert!(streamed.trim_end().ends_with("data: [DONE]"), "{streamed}");
+    let text: String = streamed
+        .lines()
+        .filter_map(|line| serde_json::from_str::<Value>(line.strip_prefix("data: ")?).ok())
+        .filter_map(|chunk| Some(chunk["choices"][0]["delta"]["content"].as_str()?.to_owned()))
+        .collect();
+    assert_eq!(text, "Hello from a small model.");
+
+    // It has a secret, keeps it, and counts.
+    let url = worker["url"].as_str().expect("a URL");
+    let direct = hive.client.post(format!("{url}/v1/chat/completions")).json(&chat("tiny", json!({})));
+    assert_eq!(direct.send().await.expect("an answer").status(), 401);
+    let counted = listed(&hive, &worker).await;
+    assert_eq!((&counted["requests"], &counted["slots"]), (&json!(2), &json!(1)), "{counted}");
+    assert!(counted["tokens_generated"].as_u64() > Some(4), "{counted}");
+    assert!(counted["rss_bytes"].as_u64() > Some(8 << 20), "{counted}");
+
+    let unloaded = hive.succeed(&json!({ "ModelUnload": { "id": "tiny" } })).await;
+    assert_eq!(unloaded["workers"], json!([worker["pid"]]));
+    assert!(unloaded["freed_bytes"].as_u64() > Some(8 << 20), "{unloaded}");
+    assert!(!process_runs(pid(&worker)));
+    hive.stop().await;
+}
+
+fn pid(worker: &Value) -> u32 {
+    worker["pid"].as_u64().and_then(|pid| u32::try_from(pid).ok()).expect("a process id")
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn slots_context_and_the_settings_reach_it() {
+    use rbee_hive::config::{FlashAttention, KvType};
+
+    let hive = hive_with(|settings| {
+        settings.flash_attention = Some(FlashAttention::On);
+        settings.kv_type = Some(KvType::Q8_0);
+        settings.gpu_layers = Some(0);
+    });
+    let Some(hive) = hive.await else { return };
+    for asked in ["llama-server", "cpu"] {
+        let spawn =
+            json!({ "WorkerSpawn": { "model": "tiny", "worker": asked, "slots": 3, "context_length": 256 } });
+        let id = hive.submit(&spawn).await;
+        let stream = hive.stream(&id).await;
+        let lines = data_lines(&stream);
+        assert_eq!(lines.last().map(String::as_str), Some("[DONE]"), "{stream}");
+        for flags in
+            ["--ctx-size 768 --parallel 3", "--flash-attn on --cache-type-k q8_0 --cache-type-v q8_0"]
+        {
+            assert!(stream.contains(flags), "{flags}: {stream}");
+        }
+        let worker: Value = serde_json::from_str(&lines[lines.len() - 2]).expect("a result");
+        assert_eq!((&worker["engine"], &worker["slots"]), (&json!("llama-server"), &json!(3)), "{worker}");
+        // What it took of them, as it says itself: each slot has the context that was asked for.
+        until("the server's word on its slots", async || {
+            let log = hive.get(&format!("/v1/workers/{}/log", worker["pid"])).await;
+            let log = log.text().await.expect("a log");
+            (log.contains("n_slots = 3") && log.contains("n_ctx_slot = 256")).then_some(())
+        })
+        .await;
+        hive.succeed(&json!({ "WorkerProcessDelete": { "pid": worker["pid"] } })).await;
+    }
+    hive.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_crash_of_it_is_told_with_its_log() {
+    let Some(hive) = hive_with(|_| {}).await else { return };
+    let worker = hive.load("tiny").await;
+    let mut events = hive.get("/v1/events").await;
+    let mut seen = String::new();
+    read_until(&mut events, &mut seen, "event: snapshot").await;
+    kill_process(Pid::from_raw(pid(&worker).cast_signed()).expect("a process id"), Signal::KILL)
+        .expect("it lives");
+    read_until(&mut events, &mut seen, "killed by SIGKILL").await;
+    assert_eq!(listed(&hive, &worker).await["status"], "crashed");
+    let log = hive.get(&format!("/v1/workers/{}/log", worker["pid"])).await.text().await.expect("a log");
+    assert!(log.contains("loading model"), "its log is still to be had: {log}");
+    let answer = hive.post("/v1/chat/completions", &chat("tiny", json!({}))).await;
+    assert_eq!(answer.status(), 404, "nobody serves the model");
+    drop(events);
+    hive.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_file_that_it_cannot_load_fails_with_its_words_and_a_step() {
+    let Some(hive) = hive_with(|_| {}).await else { return };
+    // Sound for the hive, which reads headers, and not for the engine: a tensor has another shape.
+    let sound = std::fs::read(hive.models_dir().join("tiny.gguf")).expect("a model");
+    let broken = replaced(&sound, b"blk.0.attn_q.weight", b"blk.0.attn_x.weight");
+    std::fs::write(hive.models_dir().join("broken.gguf"), broken).expect("a file");
+    until("the model to be listed", async || {
+        let models = hive.succeed(&json!({ "ModelList": {} })).await;
+        models
+            .as_array()?
+            .iter()
+            .any(|model| model["id"] == "broken" && model["status"] == "available")
+            .then_some(())
+    })
+    .await;
+    let failure = hive.fail(&json!({ "ModelLoad": { "id": "broken" } })).await;
+    assert_eq!(failure["code"], "worker_failed", "{failure}");
+    assert_eq!(failure["exit_code"], 1, "{failure}");
+    let tail = failure["log_tail"].to_string();
+    assert!(tail.contains("attn_q"), "its own words: {tail}");
+    let hint = failure["hint"].as_str().expect("a hint");
+    assert!(hint.contains("fetch it again"), "{failure}");
+    let workers = hive.succeed(&json!({ "WorkerProcessList": {} })).await;
+    assert_eq!(workers, json!([]));
+    hive.stop().await;
+}
+
+/// The bytes with the first `from` replaced by as long a `to`.
+fn replaced(bytes: &[u8], from: &[u8], to: &[u8]) -> Vec<u8> {
+    let at = bytes.windows(from.len()).position(|window| window == from).expect("it is there");
+    let mut changed = bytes.to_vec();
+    changed[at..at + to.len()].copy_from_slice(to);
+    changed
+}
