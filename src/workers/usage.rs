@@ -57,6 +57,7 @@ pub struct Machine {
 #[derive(Debug)]
 pub(super) struct Sampler {
     system: System,
+    membership: Membership,
     groups: HashMap<u32, Usage>,
     groups_at: Option<Instant>,
     machine: Machine,
@@ -67,6 +68,7 @@ impl Default for Sampler {
     fn default() -> Self {
         Self {
             system: System::new(),
+            membership: Membership::default(),
             groups: HashMap::new(),
             groups_at: None,
             machine: Machine::default(),
@@ -82,7 +84,7 @@ impl Sampler {
         if is_fresh(self.groups_at) && groups.iter().all(|group| self.groups.contains_key(group)) {
             return &self.groups;
         }
-        let members: HashMap<u32, Vec<Pid>> = groups.iter().map(|group| (*group, pids(*group))).collect();
+        let members = self.membership.of(groups);
         let all: Vec<Pid> = members.values().flatten().copied().collect();
         let known: Vec<Pid> = all.iter().copied().filter(|pid| self.system.process(*pid).is_some()).collect();
         // Those seen before are looked at once more, so that ended ones are forgotten: a known process
@@ -138,6 +140,59 @@ impl Sampler {
             };
         }
         self.machine.clone()
+    }
+}
+
+/// Which processes belong to which group.
+///
+/// The system has no list of a group: each process must be asked for its own, which on a machine with
+/// hundreds of them is most of what a sample costs. So what a process said is remembered for a while. It
+/// is good enough to count what processes use, and for nothing else: an id may have been given to another
+/// process in the meantime.
+#[derive(Debug, Default)]
+struct Membership {
+    #[cfg(target_os = "linux")]
+    group_of: HashMap<u32, u32>,
+    #[cfg(target_os = "linux")]
+    asked_all: Option<Instant>,
+}
+
+/// After so long all processes are asked again.
+#[cfg(target_os = "linux")]
+const ASK_ALL_AFTER: std::time::Duration = std::time::Duration::from_secs(10);
+
+impl Membership {
+    /// The processes of each group.
+    #[cfg(target_os = "linux")]
+    fn of(&mut self, groups: &[u32]) -> HashMap<u32, Vec<Pid>> {
+        let mut members: HashMap<u32, Vec<Pid>> = groups.iter().map(|group| (*group, Vec::new())).collect();
+        if groups.is_empty() {
+            return members;
+        }
+        if self.asked_all.is_none_or(|at| at.elapsed() >= ASK_ALL_AFTER) {
+            self.group_of.clear();
+            self.asked_all = Some(Instant::now());
+        }
+        let entries = std::fs::read_dir("/proc").into_iter().flatten();
+        let pids = entries.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse::<u32>().ok());
+        let before = std::mem::take(&mut self.group_of);
+        self.group_of = pids
+            .filter_map(|pid| {
+                let known = before.get(&pid).copied();
+                Some((pid, known.or_else(|| super::process::group_of(pid))?))
+            })
+            .collect();
+        for (pid, group) in &self.group_of {
+            if let Some(members) = members.get_mut(group) {
+                members.push(Pid::from_u32(*pid));
+            }
+        }
+        members
+    }
+
+    #[cfg(not(target_os = "linux"))]
+    fn of(&mut self, groups: &[u32]) -> HashMap<u32, Vec<Pid>> {
+        groups.iter().map(|group| (*group, pids(*group))).collect()
     }
 }
 
@@ -222,6 +277,20 @@ mod tests {
         let mut none = Usage::default();
         on_gpus(&mut none, &gpus, &[7]);
         assert_eq!(none.vram_bytes, None);
+    }
+
+    #[cfg(target_os = "linux")]
+    #[tokio::test]
+    async fn processes_that_come_and_go_are_members_at_once() {
+        let own = rustix::process::getpgrp().as_raw_pid().cast_unsigned();
+        let mut membership = Membership::default();
+        let mut has = |pid: u32| membership.of(&[own, 1])[&own].contains(&Pid::from_u32(pid));
+        assert!(has(std::process::id()));
+        let mut child = crate::spawn::command("sleep").arg("1000").kill_on_drop(true).spawn().unwrap();
+        let pid = child.id().unwrap();
+        assert!(has(pid) && has(pid), "new, and known");
+        child.kill().await.unwrap();
+        assert!(!has(pid) && has(std::process::id()));
     }
 
     #[test]
