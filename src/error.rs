@@ -205,9 +205,23 @@ pub struct Failure {
     /// The last lines of the log of the process concerned, oldest first.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub log_tail: Vec<String>,
+    /// What a name may mean that fits no model or several, for programs that let a person choose.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub choices: Vec<Choice>,
     /// For the hive's own log only; never serialised.
     #[serde(skip)]
     pub detail: Option<anyhow::Error>,
+}
+
+/// One model that a name may mean.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Choice {
+    /// The name that means this one alone.
+    pub model: String,
+    /// In bytes, where the source says.
+    pub size_bytes: Option<u64>,
+    /// Whether it is what most people want.
+    pub recommended: bool,
 }
 
 /// The result of everything that can fail in front of a user.
@@ -225,6 +239,7 @@ impl Failure {
             exit_code: None,
             signal: None,
             log_tail: Vec::new(),
+            choices: Vec::new(),
             detail: None,
         }
     }

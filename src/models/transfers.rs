@@ -238,6 +238,7 @@ fn copy(failure: &Failure) -> Failure {
         exit_code: failure.exit_code,
         signal: failure.signal.clone(),
         log_tail: failure.log_tail.clone(),
+        choices: failure.choices.clone(),
         detail: failure.detail.as_ref().map(|detail| anyhow::anyhow!("{detail:#}")),
     }
 }

@@ -7,7 +7,7 @@
 use std::path::PathBuf;
 
 use super::name::{HubName, Pick};
-use crate::error::{Code, Failure, Result};
+use crate::error::{Choice, Code, Failure, Result};
 use crate::models::split::{self, Part};
 use crate::models::{hub_cache, scan, units};
 use crate::{n, text};
@@ -193,14 +193,20 @@ fn listing(code: Code, message: String, name: &HubName, candidates: &[Candidate]
         }
         lines.push(format!("and {more} more"));
     }
-    let best = &candidates[best];
     let revision = name.revision.as_ref().map(|revision| format!("@{revision}")).unwrap_or_default();
-    let example = match &best.tag {
-        Some(tag) if !by_path => format!("{}:{tag}{revision}", name.repo),
-        _ => format!("{}/{}{revision}", name.repo, best.path()),
+    let choice = |(at, candidate): (usize, &Candidate)| Choice {
+        model: match &candidate.tag {
+            Some(tag) if !by_path => format!("{}:{tag}{revision}", name.repo),
+            _ => format!("{}/{}{revision}", name.repo, candidate.path()),
+        },
+        size_bytes: candidate.size(),
+        recommended: at == best,
     };
-    Failure::new(code, format!("{message}: {}", lines.join(", ")))
-        .hint(format!("choose one, such as {example}"))
+    let choices: Vec<_> = candidates.iter().enumerate().map(choice).collect();
+    let mut failure = Failure::new(code, format!("{message}: {}", lines.join(", ")))
+        .hint(format!("choose one, such as {}", choices[best].model));
+    failure.choices = choices;
+    failure
 }
 
 fn no_such_file(repo: &str, path: &str, files: &[Sibling], candidates: &[Candidate]) -> Failure {
@@ -274,6 +280,14 @@ mod tests {
              Q8_0 (3.0 GiB)"
         );
         assert_eq!(failure.hint.as_deref(), Some("choose one, such as o/r:Q4_K_M@dev"));
+        let choices: Vec<_> =
+            failure.choices.iter().map(|choice| (&*choice.model, choice.size_bytes, choice.recommended)).collect();
+        let expected = [
+            ("o/r:Q2_K@dev", Some(1 << 30), false),
+            ("o/r:Q4_K_M@dev", Some(2 << 30), true),
+            ("o/r:Q8_0@dev", Some(3 << 30), false),
+        ];
+        assert_eq!(choices, expected);
         let failure = chosen("o/r:Q5_K_M", &names).unwrap_err();
         assert_eq!(failure.code, Code::SourceNotFound);
         assert!(failure.message.contains("Q4_K_M (2.0 GiB, recommended)"), "{failure}");
@@ -287,6 +301,7 @@ mod tests {
         assert_eq!(failure.code, Code::ModelAmbiguous);
         assert!(failure.message.contains("b/a-Q8_0.gguf (2.0 GiB)"), "{failure}");
         assert_eq!(failure.hint.as_deref(), Some("choose one, such as o/r/a-Q8_0.gguf"));
+        assert_eq!(failure.choices[1].model, "o/r/b/a-Q8_0.gguf");
     }
 
     #[test]
