@@ -1,5 +1,7 @@
 //! The hive's web page: its files over HTTP, and the page itself in a real browser.
 
+mod downloads;
+
 use std::os::unix::fs::PermissionsExt;
 
 use futures::FutureExt;
@@ -154,7 +156,7 @@ async fn from_an_empty_hive_to_an_answer_and_back() {
     browser.shows("aside", "Architecture").await;
     look_at(&browser, "models-details").await;
     browser.press("aside", "Load").await;
-    browser.shows("dialog", "The weights take").await;
+    browser.shows("dialog .estimate", "that are free").await;
     look_at(&browser, "models-load").await;
     browser.press("dialog", "Load").await;
     browser.shows("table tbody", "loaded").await;
@@ -436,7 +438,7 @@ async fn the_keyboard_is_enough() {
     );
     tab_to("Load tiny").await;
     browser.keys(ENTER).await;
-    browser.shows("dialog", "The weights take").await;
+    browser.shows("dialog .estimate", "that are free").await;
     tab_to("Load").await;
     browser.keys(ENTER).await;
     browser.shows("table tbody", "loaded").await;

@@ -18,6 +18,7 @@ export class Problem extends Error {
     this.exit_code = body.exit_code;
     this.signal = body.signal;
     this.log_tail = body.log_tail ?? [];
+    this.choices = body.choices ?? [];
     this.status = body.status ?? 0;
   }
 
@@ -43,7 +44,8 @@ export function onTokenNeeded(how) {
 /** Whether the hive asked for a token. */
 export const hasToken = () => token !== null;
 
-/** @typedef {{body?: any, signal?: AbortSignal, headers?: Record<string, string>}} Options */
+/** `patience`: how long the head of an answer may take, in milliseconds.
+ * @typedef {{body?: any, signal?: AbortSignal, headers?: Record<string, string>, patience?: number}} Options */
 
 /** One request, as often as the token must be asked for.
  * @param {string} method
@@ -83,21 +85,27 @@ export async function renewSession() {
 }
 
 /** @param {string} method @param {string} path @param {Options} options */
-async function send(method, path, { body, signal, headers }) {
+async function send(method, path, { body, signal, headers, patience }) {
   /** @type {Record<string, string>} */
   const all = { ...headers };
   if (body !== undefined) all["Content-Type"] = "application/json";
   if (token !== null) all["Authorization"] = `Bearer ${token}`;
+  const late = new AbortController();
+  const timer = patience && setTimeout(() => late.abort(), patience);
   try {
     const json = body === undefined ? undefined : JSON.stringify(body);
-    return await fetch(path, { method, headers: all, body: json, signal, cache: "no-store" });
+    const either = AbortSignal.any(signal ? [signal, late.signal] : [late.signal]);
+    return await fetch(path, { method, headers: all, body: json, signal: either, cache: "no-store" });
   } catch (error) {
     if (signal?.aborted) throw error;
+    if (late.signal.aborted) throw new Problem({ code: "unreachable", message: `it took the connection and said nothing for ${(patience ?? 0) / 1000} s` });
     throw new Problem({
       code: "unreachable",
       message: "the hive does not answer",
       hint: "see whether it still runs: `rbee-hive` starts it; this page goes on by itself once it is back",
     });
+  } finally {
+    clearTimeout(timer);
   }
 }
 
@@ -174,7 +182,7 @@ export async function follow(id, onEvents, { signal, onLost } = {}) {
 
 /** Submits a read and gives its result.
  * @param {Record<string, any>} operation
- * @param {{signal?: AbortSignal, onMessage?: (message: string) => void, onJob?: (id: string) => void}} [options]
+ * @param {{signal?: AbortSignal, onMessage?: (message: string, level: string) => void, onJob?: (id: string) => void}} [options]
  * @returns {Promise<any>} */
 export async function run(operation, { signal, onMessage, onJob } = {}) {
   const id = await submit(operation);
@@ -186,7 +194,7 @@ export async function run(operation, { signal, onMessage, onJob } = {}) {
     id,
     (events) => {
       for (const { event, data } of events) {
-        if (event === "narration" && data.level !== "debug") onMessage?.(data.message);
+        if (event === "narration" && data.level !== "debug") onMessage?.(data.message, data.level);
         else if (event === "result") result = data.data;
         else if (event === "failed") failed = new Problem(data);
         else if (event === "cancelled") failed = new Problem({ code: "cancelled", message: "it was cancelled" });

@@ -4,12 +4,14 @@
 // next and let a person try now. It resumes after the last id; a hive that was restarted answers
 // with a snapshot.
 
-import { Problem, get, renewSession, hasToken } from "./api.js";
+import { Problem, hasToken, renewSession, request } from "./api.js";
 import { hive } from "./hive.js";
 
 /** Telemetry comes once a second: silence beyond this is a dead connection, whatever the socket
  * says (a laptop that slept). */
 const SILENCE_MS = 10_000;
+/** An answer that takes longer comes from a hive that hangs. */
+const ANSWER_MS = 5_000;
 const FIRST_PAUSE_MS = 500;
 const LONGEST_PAUSE_MS = 8_000;
 
@@ -47,7 +49,7 @@ async function connect() {
   hive.setConnection({ retryAt: 0 });
   try {
     // A refusal is invisible to an EventSource; this asks for the token where one is needed.
-    await get("/v1/jobs?limit=1");
+    await request("GET", "/v1/jobs?limit=1", { patience: ANSWER_MS });
     if (hasToken()) await renewSession();
   } catch (error) {
     return lose(Problem.of(error).message);

@@ -9,6 +9,10 @@
 
 /** Samples that graphs show: five minutes of one a second. */
 export const HISTORY = 300;
+/** Samples over which a rate of tokens is taken. */
+const RATE_SAMPLES = 5;
+/** Samples of a download's rate that are kept: a minute of two a second. */
+export const RATES = 120;
 /** Jobs that are kept; ended ones beyond it are forgotten, oldest first. */
 const MOST_JOBS = 2000;
 
@@ -25,6 +29,8 @@ class Hive extends EventTarget {
   history = [];
   /** By worker_id: a pid may be used again. @type {Map<string, Array<{at: number, cpu: number, rss: number, tokens: number}>>} */
   workerHistory = new Map();
+  /** Bytes a second of each download, as its progress came in. @type {Map<string, number[]>} */
+  rates = new Map();
   /** @type {Connection} */
   connection = { state: "connecting", since: Date.now(), retryAt: 0, cause: "", restarted: false };
   hiveId = "";
@@ -63,8 +69,18 @@ class Hive extends EventTarget {
   tookJob({ job, message, progress }) {
     const before = this.jobs.get(job.job_id);
     this.jobs.set(job.job_id, { ...job, message: message ?? before?.message, progress: progress ?? before?.progress });
+    this.#sampleRate(job, progress);
     this.forgetOldJobs();
     this.changed("jobs");
+    if (job.ended_at && !before?.ended_at) this.dispatchEvent(new CustomEvent("ended", { detail: job }));
+  }
+
+  /** @param {Job} job @param {import("./types.js").Progress} [progress] */
+  #sampleRate(job, progress) {
+    if (job.ended_at) this.rates.delete(job.job_id);
+    if (progress?.unit !== "bytes") return;
+    const rates = this.rates.get(job.job_id) ?? [];
+    this.rates.set(job.job_id, [...rates, progress.rate_per_second ?? 0].slice(-RATES));
   }
 
   /** @param {Job[]} jobs */
@@ -152,17 +168,24 @@ class Hive extends EventTarget {
 
   /** Jobs that have not ended. */
   runningJobs() {
-    return this.jobList().filter((job) => !job.ended_at && job.kind === "act");
+    return this.jobList().filter((job) => !job.ended_at && job.kind === "act" && !job.request.dry_run);
   }
 
-  /** Tokens a second over the last few samples; null where that is unknown. @param {Worker} worker */
-  tokenRate(worker) {
+  /** Tokens a second, at each sample that is kept: over the few before it, since they come in
+   * bursts. @param {Worker} worker @returns {number[]} */
+  tokenRates(worker) {
     const samples = this.workerHistory.get(worker.worker_id) ?? [];
-    const recent = samples.slice(-6);
-    if (recent.length < 2) return null;
-    const [first, last] = [recent[0], recent[recent.length - 1]];
-    const seconds = (last.at - first.at) / 1000;
-    return seconds > 0 ? Math.max(0, (last.tokens - first.tokens) / seconds) : null;
+    return samples.map((last, index) => {
+      const first = samples[Math.max(0, index - RATE_SAMPLES)];
+      const seconds = (last.at - first.at) / 1000;
+      return seconds > 0 ? Math.max(0, (last.tokens - first.tokens) / seconds) : 0;
+    });
+  }
+
+  /** Tokens a second now; null where that is unknown. @param {Worker} worker */
+  tokenRate(worker) {
+    const rates = this.tokenRates(worker);
+    return rates.length < 2 ? null : rates[rates.length - 1];
   }
 }
 

@@ -1,6 +1,8 @@
 // What a job is, in words; and the same request for the terminal.
 
 import { words } from "./format.js";
+import { hive } from "./hive.js";
+import { partialsOf } from "./sources.js";
 
 /** @typedef {import("./types.js").Job} Job */
 
@@ -17,7 +19,7 @@ export function title({ operation, request }) {
     case "model_download":
       return `${request.dry_run ? "Plan download of" : "Download"} ${shortSource(request.model ?? "")}`;
     case "model_load":
-      return `Load ${id}`;
+      return `${request.dry_run ? "Estimate for" : "Load"} ${id}`;
     case "model_unload":
       return `Unload ${id}`;
     case "model_delete":
@@ -46,13 +48,18 @@ const STATES = { queued: "Queued", running: "Running", succeeded: "Done", failed
 
 /** @param {Job} job */
 export function stateWord(job) {
-  // A download that was cancelled keeps its partial: that is a pause.
-  if (job.state === "cancelled" && isDownload(job)) return "Paused";
-  return STATES[job.state] ?? job.state;
+  return isPaused(job) ? "Paused" : (STATES[job.state] ?? job.state);
 }
 
 /** @param {Job} job */
 export const isDownload = (job) => job.operation === "model_download" && !job.request.dry_run;
+
+/** Whether a job changes nothing: a read, or the plan of an act. @param {Job} job */
+export const onlyLooks = (job) => job.kind === "read" || job.request.dry_run === true;
+
+/** Whether a download was cancelled and something of it is here: resuming goes on with that.
+ * @param {Job} job */
+export const isPaused = (job) => job.state === "cancelled" && isDownload(job) && partialsOf(job.request.model, hive.models.values()).length > 0;
 
 /** The request as one `curl`, quoted for a POSIX shell. The token stays out of it.
  * @param {Record<string, any>} request @param {boolean} token */

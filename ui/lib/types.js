@@ -46,6 +46,7 @@
  * @property {string} unit
  * @property {number|null} [rate_per_second]
  * @property {number|null} [eta_seconds]
+ * @property {number|null} [connections] at work on a transfer
  *
  * @typedef {object} Failure
  * @property {string} code
@@ -56,6 +57,12 @@
  * @property {number} [exit_code]
  * @property {string} [signal]
  * @property {string[]} [log_tail]
+ * @property {Choice[]} [choices] what a name may mean that fits none or several
+ *
+ * @typedef {object} Choice
+ * @property {string} model the name that chooses it
+ * @property {number|null} size_bytes
+ * @property {boolean} recommended
  *
  * @typedef {"queued"|"running"|"succeeded"|"failed"|"cancelled"} JobState
  * @typedef {object} Job
@@ -119,6 +126,23 @@
  * @property {number} free_bytes
  * @property {boolean} fits
  * @property {boolean} already_present
+ *
+ * @typedef {object} LoadPlan
+ * @property {string} model
+ * @property {Worker|null} worker the one that serves it already
+ * @property {string} engine
+ * @property {string} device
+ * @property {string} reason
+ * @property {boolean} fits
+ * @property {number|null} required_bytes
+ * @property {number|null} free_bytes
+ * @property {number|null} capacity_bytes
+ * @property {number} missing_bytes
+ * @property {Array<{name: string, bytes: number}>} parts
+ * @property {number} context_length
+ * @property {number} slots
+ * @property {Array<{pid: number, model: string, status: string, held_bytes: number}>} stoppable_workers
+ * @property {Array<{pid: number, name: string|null, held_bytes: number}>} foreign_processes
  *
  * @typedef {object} Capabilities
  * @property {Array<{id: string, name: string, device_type: string, vram_gb: number, compute_capability: string|null}>} devices

@@ -3,6 +3,7 @@
 import { Problem, submit } from "../lib/api.js";
 import { h, icon, render } from "../lib/dom.js";
 import { hive } from "../lib/hive.js";
+import { isDownload } from "../lib/jobs.js";
 import { place } from "../lib/view.js";
 import { jobStrip } from "./job-strip.js";
 
@@ -59,8 +60,12 @@ function show() {
       toast.gone = window.setTimeout(() => remove(toast.key), STAY_MS);
     }
   }
-  // The job's own page says it all already.
-  const visible = toasts.filter((toast) => !(page === "jobs" && toast.job === id));
+  const visible = toasts.filter((toast) => {
+    const job = toast.job && hive.jobs.get(toast.job);
+    // The job's own page, and the list of downloads, say it all already.
+    if (page === "jobs" && toast.job === id) return false;
+    return !(page === "models" && job && isDownload(job) && !job.ended_at);
+  });
   render(
     /** @type {HTMLElement} */ (document.getElementById("toasts")),
     ...visible.map((toast) =>

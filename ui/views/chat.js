@@ -10,7 +10,7 @@ import { batches } from "../lib/sse.js";
 import { View, place, recall, remember } from "../lib/view.js";
 import { ended, jobStrip } from "../parts/job-strip.js";
 import { button, empty, failureBox, waiting } from "../parts/parts.js";
-import { openDownload } from "../parts/dialogs.js";
+import { openDownload } from "../parts/download-dialog.js";
 
 /** @typedef {{role: "user"|"assistant", text: string, stats?: string, model?: string, stopped?: boolean}} Message */
 /** @typedef {{id: string, at: string, model: string, messages: Message[]}} Conversation */
@@ -19,6 +19,9 @@ import { openDownload } from "../parts/dialogs.js";
 const MOST_CONVERSATIONS = 50;
 /** @type {Settings} */
 const DEFAULTS = { system: "", temperature: "", top_p: "", max_tokens: "", seed: "" };
+
+/** First words for whoever has none. */
+const OPENINGS = ["Who are you?", "What is a GGUF file?", "Write a haiku about bees"];
 
 class Chat extends View {
   /** @type {import("../lib/hive.js").Topic[]} */
@@ -104,7 +107,7 @@ class Chat extends View {
           : models.length === 0
             ? empty("Nobody to talk to yet", "Chatting needs a model. Any GGUF file of a chat model will do.", button("Download a model", () => openDownload(), { class: "primary" }, icon("download")))
             : now.messages.length === 0
-              ? empty(hive.serves(model) ? "Say something" : "Say something; the model is loaded first", ["It goes to ", h("strong", null, model), " on this machine, and nowhere else. The conversation stays in this browser."])
+              ? empty(hive.serves(model) ? "Say something" : "Say something; the model is loaded first", ["It goes to ", h("strong", null, model), " on this machine, and nowhere else. The conversation stays in this browser."], ...OPENINGS.map((text) => button(text, () => ((this.draft = text), this.#send()), { class: "small" })))
               : null,
         ...now.messages.map((message, index) => this.#message(message, index)),
         busy?.what === "load" ? h("div", { class: "card", role: "status" }, h("p", { class: "muted" }, "The model is not loaded yet. Your message goes out as soon as it is."), busy.job ? jobStrip(busy.job) : waiting("Waiting for the hive to take the job", busy.since)) : null,

@@ -4,7 +4,7 @@
 import { Problem, cancel, follow, get, hasToken } from "../lib/api.js";
 import { copy, h, icon } from "../lib/dom.js";
 import { between, clock, count, duration, instant, progressText, words } from "../lib/format.js";
-import { curl, isDownload, stateWord, title } from "../lib/jobs.js";
+import { curl, isDownload, isPaused, stateWord, title } from "../lib/jobs.js";
 import { code } from "../lib/markdown.js";
 import { View, link, place, recall, remember } from "../lib/view.js";
 import { button, chip, factList, failureBox, progressBar, waiting } from "../parts/parts.js";
@@ -110,7 +110,7 @@ class JobPage extends View {
         h(
           "div",
           { class: "actions" },
-          running ? button(isDownload(job) ? "Pause" : "Cancel", () => this.#cancel(), { disabled: this.cancelling > 0 }, icon(isDownload(job) ? "pause" : "close")) : button(job.state === "cancelled" && isDownload(job) ? "Resume" : "Run again", () => this.#again(job), {}, icon("again")),
+          running ? button(isDownload(job) ? "Pause" : "Cancel", () => this.#cancel(), { disabled: this.cancelling > 0 }, icon(isDownload(job) ? "pause" : "close")) : button(isPaused(job) ? "Resume" : "Run again", () => this.#again(job), {}, icon("again")),
           button("Copy as curl", () => this.#curl(job), {}, icon("copy")),
         ),
       ),

@@ -4,7 +4,7 @@ import { Problem, get } from "../lib/api.js";
 import { h } from "../lib/dom.js";
 import { ago, between, duration, instant } from "../lib/format.js";
 import { hive } from "../lib/hive.js";
-import { stateWord, title } from "../lib/jobs.js";
+import { onlyLooks, stateWord, title } from "../lib/jobs.js";
 import { View, link, recall, remember } from "../lib/view.js";
 import { button, chip, empty, failureBox, progressBar, waiting } from "../parts/parts.js";
 
@@ -49,7 +49,7 @@ class Jobs extends View {
 
   draw() {
     const search = this.filter.toLowerCase();
-    const all = hive.jobList().filter((job) => this.reads || job.kind === "act");
+    const all = hive.jobList().filter((job) => this.reads || !onlyLooks(job));
     const shown = all.filter((job) => (this.state === "all" || job.state === this.state) && (!search || `${title(job)} ${job.operation} ${job.job_id}`.toLowerCase().includes(search)));
     const running = all.filter((job) => !job.ended_at).length;
     return [

@@ -1,13 +1,17 @@
 // The models: what is here, what is coming, what each is.
 
-import { Problem, run } from "../lib/api.js";
+import { Problem } from "../lib/api.js";
+import { refreshModels, unsettled } from "../lib/catalog.js";
 import { h, icon } from "../lib/dom.js";
 import { bytes, count } from "../lib/format.js";
 import { hive, serving } from "../lib/hive.js";
 import { isDownload } from "../lib/jobs.js";
+import { isPartial, partialsOf, sourceOf } from "../lib/sources.js";
 import { View, link, place, recall, remember } from "../lib/view.js";
-import { openDelete, openDownload, openLoad } from "../parts/dialogs.js";
-import { jobStrip } from "../parts/job-strip.js";
+import { openDelete } from "../parts/delete-dialog.js";
+import { openDownload } from "../parts/download-dialog.js";
+import { openLoad } from "../parts/load-dialog.js";
+import { transfer } from "../parts/transfer.js";
 import { button, chip, empty, failureBox, waiting } from "../parts/parts.js";
 import { modelFacts } from "../parts/result.js";
 import { act, complain } from "../parts/toasts.js";
@@ -54,8 +58,7 @@ class Models extends View {
     if (this.refreshing) return;
     this.refreshing = Date.now();
     try {
-      const models = await run({ ModelList: {} }, { signal: this.life.signal });
-      if (models) hive.setModels(models);
+      await refreshModels();
     } catch (error) {
       if (loud && !this.life.signal.aborted) complain(error);
     }
@@ -65,7 +68,7 @@ class Models extends View {
 
   draw() {
     const { id } = place();
-    const all = [...hive.models.values()];
+    const all = [...hive.models.values()].filter((model) => !isPartial(model));
     const words = this.filter.toLowerCase().split(/\s+/).filter(Boolean);
     const column = COLUMNS.find(({ key }) => key === this.sort.key) ?? COLUMNS[0];
     const shown = all
@@ -103,41 +106,46 @@ class Models extends View {
     ];
   }
 
+  /** What is not here yet: downloads under way, and what ended ones have left. */
   #downloads() {
-    const seen = new Set();
-    const rows = hive.jobList().filter((job) => {
-      if (!isDownload(job) || seen.has(job.request.model)) return false;
-      seen.add(job.request.model);
-      const stopped = job.state === "cancelled" || job.state === "failed";
-      return !job.ended_at || (stopped && !dismissed.includes(job.job_id));
+    const models = [...hive.models.values()];
+    /** @type {Set<string>} */
+    const sources = new Set();
+    /** @type {Set<string>} */
+    const told = new Set();
+    // Of several jobs for one source the one that is at work tells more than the newest.
+    const byLife = hive.jobList().sort((a, b) => Number(Boolean(a.ended_at)) - Number(Boolean(b.ended_at)));
+    const jobs = byLife.filter((job) => {
+      const source = job.request.model;
+      if (!isDownload(job) || sources.has(source)) return false;
+      sources.add(source);
+      if (!job.ended_at || unsettled.has(job.job_id)) return true;
+      const partials = partialsOf(source, models).filter(({ id }) => !told.has(id));
+      for (const { id } of partials) told.add(id);
+      return job.state !== "succeeded" && (partials.length > 0 || (job.state === "failed" && !dismissed.includes(job.job_id)));
     });
-    if (rows.length === 0) return null;
+    for (const job of jobs) for (const { id } of partialsOf(job.request.model, models)) told.add(id);
+    const left = models.filter((model) => isPartial(model) && !told.has(model.id));
+    if (jobs.length + left.length === 0) return null;
     return h(
       "section",
-      { class: "card downloads", "aria-label": "Downloads" },
-      ...rows.map((job) =>
-        h(
-          "div",
-          { class: "download", key: job.job_id },
-          jobStrip(job.job_id),
-          job.ended_at
-            ? h(
-                "div",
-                { class: "actions" },
-                button(job.state === "failed" ? "Try again" : "Resume", () => act(job.request), { class: "small" }, icon("again")),
-                button(
-                  "Put away",
-                  () => {
-                    dismissed = [...dismissed, job.job_id].slice(-200);
-                    remember("models.dismissed", dismissed);
-                    this.update();
-                  },
-                  { class: "small quiet" },
-                ),
-              )
-            : null,
-        ),
-      ),
+      { class: "card downloads", "aria-labelledby": "downloads-title" },
+      h("h2", { id: "downloads-title" }, "Downloads"),
+      ...jobs.map((job) => transfer({ job: job.job_id, source: job.request.model, again: () => act(job.request), more: job.state === "failed" && partialsOf(job.request.model, models).length === 0 ? this.#putAway(job.job_id) : null })),
+      ...left.map((model) => transfer({ job: "", source: model.source, again: () => act({ ModelDownload: { model: sourceOf(model) } }) })),
+    );
+  }
+
+  /** @param {string} job */
+  #putAway(job) {
+    return button(
+      "Put away",
+      () => {
+        dismissed = [...dismissed, job].slice(-200);
+        remember("models.dismissed", dismissed);
+        this.update();
+      },
+      { class: "small quiet" },
     );
   }
 
@@ -162,7 +170,7 @@ class Models extends View {
             return h(
               "th",
               { scope: "col", class: NUMBERS.has(key) ? "num" : "", "aria-sort": sorted ? (this.sort.down ? "descending" : "ascending") : null },
-              h("button", { type: "button", class: "sort", onclick: () => this.#sortBy(key) }, label, h("span", { class: "sort-mark", "aria-hidden": "true" }, sorted ? (this.sort.down ? "↓" : "↑") : "")),
+              h("button", { type: "button", class: "sort", onclick: () => this.#sortBy(key) }, label, sorted ? h("span", { class: "sort-mark", "aria-hidden": "true" }, this.sort.down ? "↓" : "↑") : null),
             );
           }),
           h("th", { scope: "col" }, "On"),
@@ -192,7 +200,7 @@ class Models extends View {
       h("td", { "data-label": "Quant." }, model.quantization ?? "–"),
       h("td", { class: "num", "data-label": "Params" }, count(model.parameter_count)),
       h("td", { class: "num", "data-label": "Context" }, count(model.context_length)),
-      h("td", { "data-label": "State" }, chip(state)),
+      h("td", { "data-label": "State" }, h("span", { title: model.status_detail ?? null }, chip(state))),
       h("td", { "data-label": "On" }, workers.length ? workers.map((worker) => h("a", { href: link("workers", worker.pid), key: worker.worker_id, class: "on" }, worker.device)) : "–"),
       h(
         "td",
@@ -201,7 +209,7 @@ class Models extends View {
           ? [h("a", { class: "button small", href: link("chat", model.id), "aria-label": `Chat with ${model.name}` }, "Chat"), button("Unload", () => act({ ModelUnload: { id: model.id } }), { class: "small", "aria-label": `Unload ${model.name}` })]
           : model.status === "available"
             ? button(workers.length ? "Starting" : "Load", () => openLoad(model), { class: "small", disabled: workers.length > 0, "aria-label": `Load ${model.name}` })
-            : null,
+            : button("Delete", () => openDelete(model), { class: "small", "aria-label": `Delete ${model.name}` }),
       ),
     );
   }

@@ -4,9 +4,10 @@ import { Problem, run } from "../lib/api.js";
 import { h, icon } from "../lib/dom.js";
 import { ago, bytes, duration } from "../lib/format.js";
 import { HISTORY, hive, lives, serving } from "../lib/hive.js";
-import { stateWord, title } from "../lib/jobs.js";
+import { onlyLooks, stateWord, title } from "../lib/jobs.js";
 import { View, link } from "../lib/view.js";
-import { openDownload, openLoad } from "../parts/dialogs.js";
+import { openDownload } from "../parts/download-dialog.js";
+import { openLoad } from "../parts/load-dialog.js";
 import { graph } from "../parts/graph.js";
 import { jobStrip } from "../parts/job-strip.js";
 import { button, chip, failureBox, waiting } from "../parts/parts.js";
@@ -61,7 +62,7 @@ class Overview extends View {
         health ? chip(health.status === "healthy" ? "ready" : health.status === "degraded" ? "loading" : "crashed", health.reason ?? health.status) : null,
       ),
       this.#machine(),
-      h("div", { class: "columns" }, h("div", null, this.#next(), this.#running()), h("div", null, this.#workers(), this.#problems())),
+      h("div", { class: "columns" }, h("div", null, this.#next(), this.#running()), h("div", null, this.#problems(), this.#workers())),
     ];
   }
 
@@ -127,7 +128,7 @@ class Overview extends View {
 
   #running() {
     const running = hive.runningJobs();
-    const recent = hive.jobList().filter((job) => job.ended_at && job.kind === "act").slice(0, 8 - Math.min(4, running.length));
+    const recent = hive.jobList().filter((job) => job.ended_at && !onlyLooks(job)).slice(0, 8 - Math.min(4, running.length));
     return h(
       "section",
       { class: "card", "aria-labelledby": "running-title" },
@@ -164,6 +165,7 @@ class Overview extends View {
   }
 
   #problems() {
+    const passed = checked?.report.checks.filter((/** @type {any} */ check) => check.ok) ?? [];
     const failing = checked?.report.checks.filter((/** @type {any} */ check) => !check.ok) ?? [];
     return h(
       "section",
@@ -171,7 +173,8 @@ class Overview extends View {
       h("div", { class: "card-head" }, h("h2", { id: "check-title" }, checked ? (failing.length ? `${failing.length} of ${checked.report.checks.length} checks found a problem` : "All checks passed") : "Checks"), button("Check again", () => this.#check(), { class: "small", disabled: this.checking > 0 }, icon("again"))),
       this.checking && !checked ? waiting(`Waiting for the hive to check itself${this.said ? `: ${this.said}` : ""}`, this.checking, button("Stop", () => this.#stop.abort(), { class: "small" })) : null,
       this.problem ? failureBox(this.problem, button("Try again", () => this.#check())) : null,
-      checked ? checks(checked.report.checks) : null,
+      failing.length ? checks(failing) : null,
+      passed.length ? h("details", { class: "passed" }, h("summary", null, failing.length ? `${passed.length} others passed` : "What was checked"), checks(passed)) : null,
       checked ? h("p", { class: "muted small-text" }, this.checking ? "Checking again" : `Checked ${ago(new Date(checked.at).toISOString())}`) : null,
     );
   }

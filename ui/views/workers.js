@@ -2,11 +2,11 @@
 
 import { Problem, request } from "../lib/api.js";
 import { h, icon } from "../lib/dom.js";
-import { ago, bytes, count, duration } from "../lib/format.js";
+import { bytes, count, duration } from "../lib/format.js";
 import { HISTORY, hive, lives, serving } from "../lib/hive.js";
 import { texts } from "../lib/sse.js";
 import { View, link, place } from "../lib/view.js";
-import { openSpawn } from "../parts/dialogs.js";
+import { openSpawn } from "../parts/spawn-dialog.js";
 import { graph } from "../parts/graph.js";
 import { button, chip, empty, failureBox, waiting } from "../parts/parts.js";
 import { act } from "../parts/toasts.js";
@@ -48,6 +48,7 @@ class Workers extends View {
     const rate = hive.tokenRate(worker);
     const cpu = samples.map((sample) => sample.cpu);
     const most = Math.max(100, ...cpu);
+    const speeds = hive.tokenRates(worker);
     const alive = lives(worker);
     /** @type {(name: string, value: string) => HTMLElement} */
     const fact = (name, value) => h("div", null, h("dt", null, name), h("dd", { class: "num" }, value));
@@ -64,13 +65,20 @@ class Workers extends View {
             fact("CPU", `${Math.round(worker.cpu_percent)} %`),
             fact("Memory", worker.rss_bytes ? bytes(worker.rss_bytes) : "–"),
             worker.vram_bytes ? fact("GPU memory", bytes(worker.vram_bytes)) : null,
-            serving(worker) && rate !== null ? fact("Tokens/s", rate > 0 && rate < 10 ? rate.toFixed(1) : String(Math.round(rate))) : null,
+            fact("Tokens/s", serving(worker) && rate !== null ? (rate > 0 && rate < 10 ? rate.toFixed(1) : String(Math.round(rate))) : "–"),
+            fact("Up", duration(worker.uptime_seconds)),
             fact("Tokens", count(worker.tokens_generated)),
             fact("Requests", count(worker.requests)),
             fact("Slots", worker.slots ? String(worker.slots) : "–"),
-            fact("Up", duration(worker.uptime_seconds)),
           ),
-      alive && cpu.length > 1 ? graph(cpu, { most, slots: HISTORY, label: `CPU of worker ${worker.pid}: ${Math.round(worker.cpu_percent)} %` }) : null,
+      alive
+        ? h(
+            "div",
+            { class: "lines-over-time" },
+            h("figure", null, graph(cpu, { most, slots: HISTORY, label: `CPU of worker ${worker.pid}: ${Math.round(worker.cpu_percent)} %` }), h("figcaption", null, "CPU")),
+            h("figure", null, graph(speeds, { most: Math.max(1, ...speeds), slots: HISTORY, label: `Tokens a second of worker ${worker.pid}: ${Math.round(rate ?? 0)}` }), h("figcaption", null, "Tokens/s")),
+          )
+        : null,
       h(
         "div",
         { class: "actions" },
@@ -79,7 +87,6 @@ class Workers extends View {
         worker.status === "crashed" ? button("Start again", () => act({ WorkerSpawn: { model: worker.model, worker: worker.engine } }), { class: "small" }, icon("again")) : null,
         button(alive ? "Stop" : "Remove from the list", () => act({ WorkerProcessDelete: { pid: worker.pid } }), { class: "small", disabled: worker.status === "stopping" }, icon(alive ? "stop" : "close")),
       ),
-      h("p", { class: "muted small-text" }, `Started ${ago(worker.started_at)}`),
     );
   }
 }

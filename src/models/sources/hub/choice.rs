@@ -280,8 +280,11 @@ mod tests {
              Q8_0 (3.0 GiB)"
         );
         assert_eq!(failure.hint.as_deref(), Some("choose one, such as o/r:Q4_K_M@dev"));
-        let choices: Vec<_> =
-            failure.choices.iter().map(|choice| (&*choice.model, choice.size_bytes, choice.recommended)).collect();
+        let choices: Vec<_> = failure
+            .choices
+            .iter()
+            .map(|choice| (&*choice.model, choice.size_bytes, choice.recommended))
+            .collect();
         let expected = [
             ("o/r:Q2_K@dev", Some(1 << 30), false),
             ("o/r:Q4_K_M@dev", Some(2 << 30), true),

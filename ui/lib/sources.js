@@ -1,0 +1,57 @@
+// Where models come from, and which partial file belongs to which download.
+
+/** @typedef {import("./types.js").Model} Model */
+/** @typedef {import("./types.js").Job} Job */
+
+/** Every kind of source, as its names look. `is` tells it from the kinds below it.
+ * @type {Array<{name: string, example: string, about: string, is: RegExp}>} */
+export const SOURCES = [
+  { name: "Web address", example: "https://host/model.gguf", about: "with #sha256=… to check it", is: /^https?:/i },
+  { name: "This machine", example: "file:/path/model.gguf", about: "linked, nothing is copied", is: /^file:/i },
+  { name: "Ollama", example: "ollama:name:tag", about: "from Ollama's library", is: /^ollama:/i },
+  { name: "Hugging Face", example: "org/repo:Q4_K_M", about: "or the repository alone", is: /^(hf:)?[\w.-]+\/[\w.-]+/i },
+];
+
+/** The kind of source that a name looks like; undefined while it looks like none.
+ * @param {string} source */
+export const kindOf = (source) => SOURCES.find(({ is }) => is.test(source.trim()));
+
+/** `hf:org/repo:Q4_K_M@main` -> its parts. Null where it names no repository of the Hub.
+ * @param {string} source */
+function hubParts(source) {
+  const match = /^(?:hf:)?([\w.-]+\/[\w.-]+)(?::([\w-]+)|\/([^@]+))?(?:@.*)?$/i.exec(source.trim());
+  return match && { repo: match[1], quantization: match[2]?.toLowerCase(), file: match[3] };
+}
+
+/** What a name of Ollama's library means in full. @param {string} source */
+function ollamaName(source) {
+  const name = source.replace(/^ollama:/i, "").replace(/^library\//, "");
+  return /:[^/]+$/.test(name) ? name : `${name}:latest`;
+}
+
+/** What downloads of this request left behind, or are fetching: several for a split model.
+ * @param {string} source @param {Iterable<Model>} models @returns {Model[]} */
+export function partialsOf(source, models) {
+  const partial = [...models].filter(isPartial);
+  const kind = kindOf(source)?.name;
+  if (kind === "Ollama") return partial.filter((model) => kindOf(model.source)?.name === kind && ollamaName(model.source) === ollamaName(source));
+  const wanted = kind === "Hugging Face" ? hubParts(source) : null;
+  if (!wanted) {
+    const bare = source.replace(/[?#].*$/, "");
+    return partial.filter((model) => model.source === bare || model.source === source);
+  }
+  const stem = wanted.file?.split("/").pop()?.replace(/\.gguf$/i, "");
+  return partial.filter(
+    (model) => model.source === `hf:${wanted.repo}` && (stem ? model.name === stem : !wanted.quantization || model.name.toLowerCase().includes(wanted.quantization)),
+  );
+}
+
+/** Whether a model is only a part of one, of a download that ended early or is under way. A model
+ * that lacks a file but was whole has its header's facts. @param {Model} model */
+export const isPartial = ({ status, architecture }) => (status === "incomplete" || status === "downloading") && architecture === null;
+
+/** The name under which a download goes on with what is here of a model. @param {Model} model */
+export function sourceOf({ source, name }) {
+  const repo = /^hf:(.+)$/.exec(source)?.[1];
+  return repo ? `${repo}/${name}.gguf` : source;
+}

@@ -1,0 +1,85 @@
+// Taking a model away, or what a download has left of one.
+
+import { h, icon } from "../lib/dom.js";
+import { bytes, count } from "../lib/format.js";
+import { hive } from "../lib/hive.js";
+import { View } from "../lib/view.js";
+import { closeDialog, dialogHead, onSubmit, openDialog, tick } from "./dialog.js";
+import { button, factList } from "./parts.js";
+import { act } from "./toasts.js";
+
+/** @typedef {import("../lib/types.js").Model} Model */
+
+class DeleteDialog extends View {
+  /** @type {import("../lib/hive.js").Topic[]} */
+  static topics = ["workers"];
+  /** @type {Model} */
+  model = /** @type {any} */ (null);
+  force = false;
+
+  async #delete() {
+    closeDialog(this);
+    await act({ ModelDelete: { id: this.model.id, ...(this.force ? { force: true } : {}) } });
+  }
+
+  draw() {
+    const { model } = this;
+    const workers = hive.workersOf(model.id);
+    return h(
+      "form",
+      { onsubmit: onSubmit(() => this.#delete()) },
+      dialogHead(this, `Delete ${model.name}?`),
+      factList([
+        ["Files", h("span", { class: "mono" }, model.path)],
+        ["They take", bytes(model.size_bytes)],
+        ["Served by", workers.length ? `${count(workers.length)} worker(s): pid ${workers.map((worker) => worker.pid).join(", ")}` : "no worker"],
+      ]),
+      h("p", { class: "muted" }, "The job says how much came free: a file that was linked from elsewhere frees nothing until its other name is gone too."),
+      tick("Stop its workers first, and delete the file even where the hive did not put it there", this.force, (checked) => ((this.force = checked), this.update())),
+      workers.length && !this.force ? h("p", { class: "field-error" }, icon("alert"), "While a worker serves it the hive will refuse; unload it, or tick the box.") : null,
+      h("div", { class: "actions end" }, button("Keep it", () => closeDialog(this), { autofocus: true }), h("button", { type: "submit", class: "danger" }, icon("trash"), h("span", null, "Delete"))),
+    );
+  }
+}
+
+class DiscardDialog extends View {
+  /** All that is here of it: a split model has several. @type {Model[]} */
+  partials = [];
+
+  async #discard() {
+    closeDialog(this);
+    await Promise.all(this.partials.map(({ id }) => act({ ModelDelete: { id } })));
+  }
+
+  draw() {
+    const freed = this.partials.reduce((sum, { size_bytes: size }) => sum + size, 0);
+    return h(
+      "form",
+      { onsubmit: onSubmit(() => this.#discard()) },
+      dialogHead(this, "Discard what is here?"),
+      factList([
+        ["Partial", h("ul", { class: "plain" }, ...this.partials.map(({ name }) => h("li", { class: "mono" }, name)))],
+        ["Frees", h("span", { class: "num" }, bytes(freed))],
+      ]),
+      h("p", { class: "muted" }, "Downloading it again begins from nothing."),
+      h("div", { class: "actions end" }, button("Keep it", () => closeDialog(this), { autofocus: true }), h("button", { type: "submit", class: "danger" }, icon("trash"), h("span", null, "Discard"))),
+    );
+  }
+}
+
+customElements.define("delete-dialog", DeleteDialog);
+customElements.define("discard-dialog", DiscardDialog);
+
+/** @param {Model[]} partials */
+export function openDiscard(partials) {
+  const view = new DiscardDialog();
+  view.partials = partials;
+  openDialog(view, "Discard a partial download");
+}
+
+/** @param {Model} model */
+export function openDelete(model) {
+  const view = new DeleteDialog();
+  view.model = model;
+  openDialog(view, `Delete ${model.name}`);
+}

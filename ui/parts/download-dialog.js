@@ -1,0 +1,278 @@
+// Bringing a model: first the plan, then the transfer, in one dialog. Closing it lets a transfer go
+// on; the page of the models shows it too.
+
+import { Problem, cancel, follow, run, submit } from "../lib/api.js";
+import { h, icon } from "../lib/dom.js";
+import { bytes } from "../lib/format.js";
+import { hive } from "../lib/hive.js";
+import { SOURCES, kindOf } from "../lib/sources.js";
+import { View, link, recall, remember } from "../lib/view.js";
+import { closeDialog, dialogHead, field, onSubmit, onValue, openDialog, tick } from "./dialog.js";
+import { openLoad } from "./load-dialog.js";
+import { button, factList, failureBox, stack, waiting } from "./parts.js";
+import { transfer } from "./transfer.js";
+import { act } from "./toasts.js";
+
+/** @typedef {import("../lib/types.js").Plan} Plan */
+/** @typedef {import("../lib/types.js").Narration} Narration */
+/** @typedef {{level: string, message: string}} Remark */
+
+/** Sentences that are shown beneath a transfer. */
+const MOST_NOTES = 4;
+
+class DownloadDialog extends View {
+  /** @type {import("../lib/hive.js").Topic[]} */
+  static topics = ["jobs"];
+  static tick = 1000;
+  source = recall("download.source", "");
+  revision = "";
+  force = false;
+  /** @type {Plan|null} */
+  plan = null;
+  /** What the source said on the way to the plan. @type {Remark[]} */
+  remarks = [];
+  /** @type {Problem|null} */
+  problem = null;
+  /** @type {{since: number, message: string, job: string, stop: AbortController}|null} */
+  planning = null;
+  /** The job that downloads. */
+  job = "";
+  /** What it said besides its progress. @type {Narration[]} */
+  notes = [];
+
+  request() {
+    const revision = this.revision.trim();
+    return { model: this.source.trim(), ...(revision ? { revision } : {}), ...(this.force ? { force: true } : {}) };
+  }
+
+  disconnectedCallback() {
+    super.disconnectedCallback();
+    this.#stopPlanning();
+  }
+
+  #stopPlanning() {
+    const { planning } = this;
+    this.planning = null;
+    if (!planning) return;
+    planning.stop.abort();
+    if (planning.job) cancel(planning.job).catch(() => {});
+  }
+
+  #changed() {
+    this.plan = this.problem = null;
+    this.remarks = [];
+    this.#stopPlanning();
+    this.update();
+  }
+
+  async #look() {
+    this.#changed();
+    const mine = (this.planning = { since: Date.now(), message: "Asking the source", job: "", stop: new AbortController() });
+    remember("download.source", this.source);
+    try {
+      const plan = await run(
+        { ModelDownload: { ...this.request(), dry_run: true } },
+        {
+          signal: mine.stop.signal,
+          onJob: (job) => (mine.job = job),
+          onMessage: (message, level) => {
+            if (this.planning !== mine) return;
+            mine.message = message;
+            // The first sentence repeats what was asked for.
+            if (!message.startsWith("📥")) this.remarks = [...this.remarks, { level, message }];
+            this.update();
+          },
+        },
+      );
+      if (this.planning === mine) this.plan = plan;
+    } catch (error) {
+      if (this.planning === mine) this.problem = Problem.of(error);
+    }
+    if (this.planning === mine) this.planning = null;
+    this.update();
+  }
+
+  async #download() {
+    const operation = { ModelDownload: this.request() };
+    // A link is made in no time: there is nothing to watch.
+    if (this.plan?.transfer_bytes === 0) {
+      closeDialog(this);
+      await act(operation);
+      return;
+    }
+    this.problem = null;
+    this.notes = [];
+    try {
+      this.job = await submit(operation);
+      this.update();
+      await follow(this.job, (events) => this.#heard(events), { signal: this.life.signal });
+    } catch (error) {
+      if (!this.life.signal.aborted) this.problem = Problem.of(error);
+    }
+    this.update();
+  }
+
+  /** @param {import("../lib/types.js").JobEvent[]} events */
+  #heard(events) {
+    for (const { event, data } of events) {
+      if (event === "narration" && data.level !== "debug" && !data.progress && data.action !== "model_download") this.notes = [...this.notes, data].slice(-MOST_NOTES);
+    }
+    this.update();
+  }
+
+  draw() {
+    return this.job ? this.#transfer() : this.#form();
+  }
+
+  #form() {
+    const { plan, planning, problem } = this;
+    const kind = kindOf(this.source);
+    const source = h("input", {
+      id: "dl-source",
+      class: "mono",
+      ".value": this.source,
+      autocomplete: "off",
+      autocapitalize: "off",
+      spellcheck: "false",
+      required: true,
+      autofocus: true,
+      placeholder: "org/repo:Q4_K_M",
+      oninput: onValue((value) => ((this.source = value), this.#changed())),
+    });
+    const ready = plan !== null && !plan.already_present && (plan.fits || this.force);
+    const choices = problem?.choices ?? [];
+    return h(
+      "form",
+      { onsubmit: onSubmit(() => (ready ? this.#download() : this.#look())) },
+      dialogHead(this, "Download a model"),
+      field("Where from", source, kind ? `${kind.name}: ${kind.about}` : "A repository, a name of a library, an address or a path"),
+      plan || planning || problem ? null : sources(kind?.name),
+      h(
+        "details",
+        null,
+        h("summary", null, "Options"),
+        h(
+          "div",
+          { class: "stacked-fields" },
+          field("Revision", h("input", { id: "dl-revision", class: "mono", ".value": this.revision, placeholder: "main", autocomplete: "off", spellcheck: "false", oninput: onValue((value) => ((this.revision = value), this.#changed())) }), "A branch, a tag or a commit of a repository of the Hub."),
+          tick("Fetch again what is here, and replace a model of the same name that the hive put there", this.force, (checked) => ((this.force = checked), this.#changed())),
+        ),
+      ),
+      planning ? waiting(planning.message, planning.since, button("Stop", () => (this.#stopPlanning(), this.update()), { class: "small" })) : null,
+      choices.length ? this.#choices(choices) : problem ? failureBox(problem) : null,
+      plan ? planned(plan, this.source.trim(), this.remarks) : null,
+      h(
+        "div",
+        { class: "actions end" },
+        button("Close", () => closeDialog(this)),
+        plan && ready
+          ? h("button", { type: "submit", class: "primary" }, icon("download"), h("span", null, plan.transfer_bytes === 0 ? "Add it" : plan.transfer_bytes === null ? "Download" : `Download ${bytes(plan.transfer_bytes)}`))
+          : h("button", { type: "submit", class: "primary", disabled: !this.source.trim() || planning !== null }, h("span", null, plan ? "Look again" : "Show the plan")),
+      ),
+    );
+  }
+
+  /** The name fits several models: each is one press away.
+   * @param {import("../lib/types.js").Choice[]} choices */
+  #choices(choices) {
+    const bare = (/** @type {string} */ model) => model.replace(/^[^/]+\/[^/:]+[:/]/, "");
+    return h(
+      "section",
+      { class: "choices", "aria-labelledby": "choices-title" },
+      h("h3", { id: "choices-title" }, "Which one?"),
+      h("p", { class: "muted" }, this.problem?.code === "model_ambiguous" ? "The name fits several models." : (this.problem?.message.split(": ")[0] ?? "")),
+      h(
+        "ul",
+        null,
+        ...choices.map(({ model, size_bytes: size, recommended }) =>
+          h(
+            "li",
+            { key: model },
+            h(
+              "button",
+              { type: "button", class: recommended ? "recommended" : "", title: model, onclick: () => ((this.source = model), this.#look()) },
+              h("span", { class: "mono" }, bare(model)),
+              recommended ? h("span", { class: "tag" }, "recommended") : null,
+              h("span", { class: "num muted" }, bytes(size)),
+            ),
+          ),
+        ),
+      ),
+    );
+  }
+
+  #transfer() {
+    const job = hive.jobs.get(this.job);
+    const model = job?.state === "succeeded" ? hive.models.get(job.result?.id) ?? job.result : null;
+    return h(
+      "div",
+      { class: "form" },
+      dialogHead(this, model ? "It is here" : "Download a model"),
+      transfer({ job: this.job, source: this.source.trim(), again: () => this.#download() }),
+      this.problem ? failureBox(this.problem, button("Try again", () => this.#download())) : null,
+      this.notes.length ? noteList("What the transfer said", this.notes) : null,
+      h(
+        "div",
+        { class: "actions end" },
+        job ? h("a", { class: "button quiet", href: link("jobs", this.job), onclick: () => closeDialog(this) }, "Everything it said") : null,
+        button(job && !job.ended_at ? "Go on in the background" : "Close", () => closeDialog(this)),
+        model?.id ? button("Load it", () => (closeDialog(this), openLoad(model)), { class: "primary" }, icon("play")) : null,
+      ),
+    );
+  }
+}
+
+/** Sentences of a job, with their levels. @param {string} label @param {Remark[]} said */
+function noteList(label, said) {
+  return h("ul", { class: "notes", "aria-label": label }, ...said.map(({ level, message }) => h("li", { "data-level": level }, h("span", { class: "row-mark", "aria-hidden": "true" }), message)));
+}
+
+/** What can be written into the field. @param {string|undefined} now the kind that it looks like */
+function sources(now) {
+  return h(
+    "dl",
+    { class: "sources" },
+    ...SOURCES.toReversed().map(({ name, example, about }) => h("div", { key: name, class: name === now ? "now" : "" }, h("dt", null, name), h("dd", null, h("code", null, example), h("span", { class: "muted" }, about)))),
+  );
+}
+
+/** @param {Plan} plan @param {string} asked @param {Remark[]} remarks */
+function planned(plan, asked, remarks) {
+  const disk = hive.telemetry?.system;
+  const need = plan.transfer_bytes ?? 0;
+  const total = disk?.disk_total_bytes || plan.free_bytes;
+  const used = Math.max(0, total - plan.free_bytes);
+  const here = plan.total_bytes !== null && plan.transfer_bytes !== null && plan.transfer_bytes > 0 ? plan.total_bytes - plan.transfer_bytes : 0;
+  return h(
+    "section",
+    { class: "plan", "aria-label": "The plan" },
+    h("h3", null, plan.already_present ? "It is here already" : plan.fits ? "The plan" : "It does not fit on the disk"),
+    factList([
+      ["Model", plan.model],
+      ["From", plan.source === asked ? null : h("span", { class: "mono" }, plan.source)],
+      ["To transfer", plan.transfer_bytes === null ? "the server does not say how much" : need > 0 ? [h("strong", { class: "num" }, bytes(plan.transfer_bytes)), here > 0 ? h("span", { class: "muted num" }, ` ${bytes(here)} of ${bytes(plan.total_bytes)} are here already`) : null] : "nothing: the file is linked or here"],
+    ]),
+    h(
+      "ul",
+      { class: "files", "aria-label": "Files" },
+      ...plan.files.map((file) => h("li", { key: file.name }, h("span", { class: "mono" }, file.name), h("span", { class: "num muted" }, bytes(file.size_bytes)))),
+    ),
+    need
+      ? h(
+          "div",
+          { class: "measure" },
+          h("p", null, h("span", null, "Disk"), h("span", { class: "num muted" }, `${bytes(plan.free_bytes)} free${plan.fits ? `, ${bytes(Math.max(0, plan.free_bytes - need))} after it` : ""}`)),
+          stack([{ size: used, kind: "used" }, { size: need, kind: plan.fits ? "new" : "over" }], total, `Of ${bytes(total)} disk, ${bytes(used)} are used and ${bytes(need)} would be added`),
+        )
+      : null,
+    remarks.length ? noteList("What the source said", remarks) : null,
+  );
+}
+
+customElements.define("download-dialog", DownloadDialog);
+
+export function openDownload(source = "") {
+  const view = new DownloadDialog();
+  if (source) view.source = source;
+  openDialog(view, "Download a model");
+}

@@ -1,0 +1,207 @@
+// Loading a model: where, with how much context, and what that takes of what is free. The estimate
+// is the hive's own: the dry run of the very load that the button starts.
+
+import { Problem, cancel, capabilities, run, sleep } from "../lib/api.js";
+import { h, icon } from "../lib/dom.js";
+import { bytes, count } from "../lib/format.js";
+import { View, link } from "../lib/view.js";
+import { closeDialog, dialogHead, field, onSubmit, onValue, openDialog, tick } from "./dialog.js";
+import { ended } from "./job-strip.js";
+import { button, failureBox, stack, waiting } from "./parts.js";
+import { act } from "./toasts.js";
+
+/** @typedef {import("../lib/types.js").Model} Model */
+/** @typedef {import("../lib/types.js").LoadPlan} LoadPlan */
+
+/** How long typing may pause before the hive is asked again, in milliseconds. */
+const PAUSE_MS = 300;
+/** Contexts that are one press away, in tokens, beside the model's own. */
+const CONTEXTS = [2048, 8192, 32_768];
+const PARTS = /** @type {Record<string, string>} */ ({ weights: "Weights", kv_cache: "Context", overhead: "Overhead" });
+
+class LoadDialog extends View {
+  static tick = 1000;
+  /** @type {Model} */
+  model = /** @type {any} */ (null);
+  device = "auto";
+  context = "";
+  force = false;
+  /** @type {Array<[string, string]>} */
+  devices = [["auto", "Automatic"]];
+  /** @type {LoadPlan|null} */
+  plan = null;
+  /** @type {Problem|null} */
+  problem = null;
+  /** The estimate under way. @type {{since: number, message: string, job: string, stop: AbortController}|null} */
+  planning = null;
+  /** The worker that is being stopped to make room. */
+  stopping = 0;
+
+  start() {
+    deviceChoices().then((devices) => {
+      this.devices = devices;
+      this.update();
+    }, () => {});
+    this.#estimate(0);
+  }
+
+  disconnectedCallback() {
+    super.disconnectedCallback();
+    this.#stopPlanning();
+  }
+
+  #stopPlanning() {
+    const { planning } = this;
+    this.planning = null;
+    planning?.stop.abort();
+    if (planning?.job) cancel(planning.job).catch(() => {});
+  }
+
+  #request() {
+    const context = Number.parseInt(this.context, 10);
+    return { id: this.model.id, device: this.device, ...(context > 0 ? { context_length: context } : {}) };
+  }
+
+  /** Asks the hive what the load would take. What is shown meanwhile is the estimate before.
+   * @param {number} pause in milliseconds */
+  async #estimate(pause) {
+    this.#stopPlanning();
+    const mine = (this.planning = { since: Date.now(), message: "Asking the hive what it takes", job: "", stop: new AbortController() });
+    this.problem = null;
+    this.update();
+    await sleep(pause, mine.stop.signal);
+    if (this.planning !== mine) return;
+    try {
+      const plan = await run({ ModelLoad: { ...this.#request(), dry_run: true } }, { signal: mine.stop.signal, onJob: (job) => (mine.job = job), onMessage: (message) => (mine.message = message) });
+      if (this.planning === mine) this.plan = plan ?? null;
+    } catch (error) {
+      if (this.planning === mine) {
+        this.plan = null;
+        this.problem = Problem.of(error);
+      }
+    }
+    if (this.planning === mine) this.planning = null;
+    this.update();
+  }
+
+  /** @param {Partial<LoadDialog>} change */
+  #change(change) {
+    Object.assign(this, change);
+    this.#estimate(PAUSE_MS);
+  }
+
+  async #load() {
+    closeDialog(this);
+    await act({ ModelLoad: { ...this.#request(), ...(this.force ? { force: true } : {}) } });
+  }
+
+  /** Makes room, and looks again. @param {number} pid */
+  async #stop(pid) {
+    this.stopping = pid;
+    this.update();
+    const job = await act({ WorkerProcessDelete: { pid } });
+    if (job) await ended(job, this.life.signal).catch(() => {});
+    this.stopping = 0;
+    if (this.isConnected) await this.#estimate(0);
+  }
+
+  draw() {
+    const { model, plan, planning, problem } = this;
+    const most = model.context_length ?? Infinity;
+    const contexts = CONTEXTS.filter((tokens) => tokens < most);
+    const preset = (/** @type {string} */ value, /** @type {string} */ label) => h("button", { type: "button", class: "small", "aria-pressed": String(this.context === value), onclick: () => this.#change({ context: value }) }, label);
+    const blocked = plan !== null && !plan.fits && !this.force;
+    return h(
+      "form",
+      { onsubmit: onSubmit(() => !blocked && this.#load()) },
+      dialogHead(this, `Load ${model.name}`, [bytes(model.size_bytes), model.quantization, model.parameter_count === null ? "" : `${count(model.parameter_count)} parameters`].filter(Boolean).join(" · ")),
+      h(
+        "div",
+        { class: "two" },
+        field("Device", h("select", { id: "load-device", autofocus: true, ".value": this.device, onchange: onValue((device) => this.#change({ device })) }, ...this.devices.map(([value, label]) => h("option", { value, selected: value === this.device }, label)))),
+        h(
+          "div",
+          { class: "field" },
+          h("label", { for: "load-context" }, "Context in tokens"),
+          h("input", { id: "load-context", type: "number", min: 1, step: 1, inputmode: "numeric", ".value": this.context, placeholder: plan ? `${plan.context_length}, by default` : "the default", oninput: onValue((context) => this.#change({ context })) }),
+          h("div", { class: "tabs", role: "group", "aria-label": "Contexts" }, preset("", "Default"), ...contexts.map((tokens) => preset(String(tokens), `${tokens / 1024} k`)), model.context_length && model.context_length > CONTEXTS[0] ? preset(String(model.context_length), "Most") : null),
+        ),
+      ),
+      h(
+        "section",
+        { class: "estimate", "aria-label": "What it takes", "aria-busy": planning ? "true" : null },
+        plan?.worker ? this.#served(plan.worker) : plan ? this.#memory(plan) : null,
+        planning && !plan ? waiting(planning.message, planning.since, button("Load without it", () => this.#load(), { class: "small" })) : null,
+        problem ? failureBox(problem, button("Ask again", () => this.#estimate(0))) : null,
+      ),
+      plan && !plan.fits ? tick("Load it all the same: it may fail, or push other programs out of memory", this.force, (checked) => ((this.force = checked), this.update())) : null,
+      h("div", { class: "actions end" }, button("Close", () => closeDialog(this)), h("button", { type: "submit", class: "primary", disabled: blocked || Boolean(plan?.worker) }, icon("play"), h("span", null, "Load"))),
+    );
+  }
+
+  /** @param {import("../lib/types.js").Worker} worker */
+  #served(worker) {
+    return h("p", null, h("a", { href: link("workers", worker.pid), onclick: () => closeDialog(this) }, `Worker ${worker.pid}`), ` serves it on ${worker.device} already: nothing would be started. `, h("a", { href: link("chat", worker.model), onclick: () => closeDialog(this) }, "Chat with it"));
+  }
+
+  /** @param {LoadPlan} plan */
+  #memory(plan) {
+    const { required_bytes: required, free_bytes: free, capacity_bytes: capacity } = plan;
+    const where = plan.device === "cpu" ? "main memory" : plan.device;
+    const verdict = plan.fits
+      ? required === null || free === null
+        ? "Nobody can tell whether it fits; the hive would try"
+        : `Fits: ${bytes(required)} of the ${bytes(free)} that are free`
+      : `${bytes(plan.missing_bytes)} too little: it needs ${bytes(required)}, and ${bytes(free)} are free`;
+    const whole = capacity ?? free;
+    const used = whole !== null && free !== null ? Math.max(0, whole - free) : 0;
+    /** @type {(kind: string, name: string, size: number) => HTMLElement} */
+    const entry = (kind, name, size) => h("div", null, h("dt", null, h("span", { class: `swatch ${kind}`, "aria-hidden": "true" }), name), h("dd", { class: "num" }, bytes(size)));
+    const fit = plan.fits ? "" : " over";
+    return [
+      h("p", { class: `verdict${plan.fits ? "" : " bad"}` }, icon(plan.fits ? "check" : "alert"), h("strong", null, verdict), h("span", { class: "muted" }, ` ${where}`)),
+      ...(whole !== null && required !== null
+        ? [
+            stack([{ size: used, kind: "used" }, ...plan.parts.map((part) => ({ size: part.bytes, kind: `${part.name}${fit}` }))], Math.max(whole, used + required), `${where}: ${bytes(used)} of ${bytes(whole)} are used, and ${plan.parts.map((part) => `${PARTS[part.name] ?? part.name} ${bytes(part.bytes)}`).join(", ")} would be added`),
+            h("dl", { class: "legend" }, entry("used", "In use", used), ...plan.parts.map((part) => entry(`${part.name}${fit}`, PARTS[part.name] ?? part.name, part.bytes)), entry("free", plan.fits ? "Left" : "Free", plan.fits ? Math.max(0, (free ?? 0) - required) : (free ?? 0))),
+          ]
+        : []),
+      h("p", { class: "help" }, `${plan.engine} on ${plan.device}: ${plan.reason}. `, `${count(plan.context_length)} tokens of context${plan.slots > 1 ? ` for each of ${plan.slots} requests at once` : ""}.`),
+      plan.fits ? null : this.#room(plan),
+    ];
+  }
+
+  /** What could make room. @param {LoadPlan} plan */
+  #room({ stoppable_workers: workers, foreign_processes: others }) {
+    if (workers.length + others.length === 0) return h("p", { class: "help" }, "No worker of this hive holds that memory. A smaller context or another quantization takes less.");
+    return h(
+      "ul",
+      { class: "lines", "aria-label": "What holds the memory" },
+      ...workers.map(({ pid, model, held_bytes: held }) => h("li", { key: String(pid) }, h("span", { class: "grow" }, model), h("span", { class: "muted num" }, `worker ${pid} · ${bytes(held)}`), button(this.stopping === pid ? "Stopping" : "Stop it", () => this.#stop(pid), { class: "small", disabled: this.stopping > 0 }, icon("stop")))),
+      ...others.map(({ pid, name, held_bytes: held }) => h("li", { key: String(pid) }, h("span", { class: "grow" }, name ?? "Another process"), h("span", { class: "muted num" }, `pid ${pid} · ${bytes(held)}`))),
+    );
+  }
+}
+
+/** Devices by the names that operations take. @returns {Promise<Array<[string, string]>>} */
+async function deviceChoices() {
+  const { devices, engines } = await capabilities();
+  const kinds = new Set(engines.flatMap((engine) => engine.devices));
+  /** @type {Array<[string, string]>} */
+  const choices = [["auto", "Automatic"]];
+  for (const device of devices) {
+    if (device.device_type === "cpu") choices.push(["cpu", `CPU: ${device.name}`]);
+    // A GPU that no engine can use is no choice.
+    else if ([...kinds].some((kind) => kind !== "cpu")) choices.push([device.id.replace(/^\D+/, ""), `${device.id}: ${device.name}`]);
+  }
+  return choices;
+}
+
+customElements.define("load-dialog", LoadDialog);
+
+/** @param {Model} model */
+export function openLoad(model) {
+  const view = new LoadDialog();
+  view.model = model;
+  openDialog(view, `Load ${model.name}`);
+}
