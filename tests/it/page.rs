@@ -1,5 +1,6 @@
 //! The hive's web page: its files over HTTP, and the page itself in a real browser.
 
+mod connection;
 mod downloads;
 
 use std::os::unix::fs::PermissionsExt;

@@ -20,6 +20,8 @@ let source = null;
 let lastId = "";
 let heard = 0;
 let pause = FIRST_PAUSE_MS;
+/** Whether a refused stream was asked for again without a pause. */
+let hasRetried = false;
 /** @type {number|undefined} */
 let timer;
 
@@ -44,22 +46,24 @@ export function tryNow() {
   connect();
 }
 
-async function connect() {
+function connect() {
   clearTimeout(timer);
   hive.setConnection({ retryAt: 0 });
-  try {
-    // A refusal is invisible to an EventSource; this asks for the token where one is needed.
-    await request("GET", "/v1/jobs?limit=1", { patience: ANSWER_MS });
-    if (hasToken()) await renewSession();
-  } catch (error) {
-    return lose(Problem.of(error).message);
-  }
   source?.close();
   const own = (source = new EventSource(lastId ? `/v1/events?after=${encodeURIComponent(lastId)}` : "/v1/events"));
+  let opened = false;
   heard = Date.now();
-  own.onopen = () => live();
+  const late = setTimeout(() => source === own && !opened && fail(own), ANSWER_MS);
+  own.onopen = () => {
+    opened = true;
+    clearTimeout(late);
+    live();
+  };
   own.onerror = () => {
-    if (source === own) lose("the connection broke");
+    clearTimeout(late);
+    if (source !== own) return;
+    if (opened) lose("the connection broke");
+    else fail(own);
   };
   listen(own, "snapshot", (data, id) => {
     const restarted = lastId !== "" && epoch(id) !== epoch(lastId);
@@ -70,6 +74,27 @@ async function connect() {
   listen(own, "model", (data) => hive.tookModel(data));
   listen(own, "worker", (data) => hive.tookWorker(data));
   listen(own, "telemetry", (data) => hive.tookTelemetry(data));
+}
+
+/** A refusal is invisible to an EventSource: a request finds out why, and asks for the token where
+ * one is needed. @param {EventSource} own */
+async function fail(own) {
+  own.close();
+  try {
+    await request("GET", "/v1/jobs?limit=1", { patience: ANSWER_MS });
+    // A hive that was restarted has forgotten the session.
+    if (hasToken()) await renewSession();
+  } catch (error) {
+    if (source === own) lose(Problem.of(error).message);
+    return;
+  }
+  if (source !== own) return;
+  // Once at once; after that with a pause, whatever keeps refusing.
+  if (hasRetried) lose("the stream of events is refused");
+  else {
+    hasRetried = true;
+    connect();
+  }
 }
 
 /** @param {EventSource} own @param {string} name @param {(data: any, id: string) => void} take */
@@ -87,6 +112,7 @@ function listen(own, name, take) {
 const epoch = (id) => id.slice(0, id.lastIndexOf("-"));
 
 function live() {
+  hasRetried = false;
   pause = FIRST_PAUSE_MS;
   if (hive.connection.state !== "live") hive.setConnection({ state: "live", cause: "", retryAt: 0 });
 }

@@ -45,6 +45,15 @@ export function duration(seconds) {
   return `${Math.floor(whole / 86_400)} d ${Math.floor((whole % 86_400) / 3600)} h`;
 }
 
+/** Seconds in one unit, for where there is little room: `45 s`, `11 min`, `3 h`, `2 d`.
+ * @param {number} seconds */
+export function roughly(seconds) {
+  const s = Math.max(0, Math.floor(seconds));
+  if (s < 60) return `${s} s`;
+  if (s < 3600) return `${Math.floor(s / 60)} min`;
+  return s < 86_400 ? `${Math.floor(s / 3600)} h` : `${Math.floor(s / 86_400)} d`;
+}
+
 /** Whole seconds, for what is counted on screen. @param {number} since milliseconds since the epoch */
 export function elapsed(since) {
   return duration(Math.max(0, Math.floor((Date.now() - since) / 1000)) || 0).replace(/^0 ms$/, "0 s");

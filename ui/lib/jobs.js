@@ -1,6 +1,6 @@
 // What a job is, in words; and the same request for the terminal.
 
-import { words } from "./format.js";
+import { bytes, words } from "./format.js";
 import { hive } from "./hive.js";
 import { partialsOf } from "./sources.js";
 
@@ -60,6 +60,26 @@ export const onlyLooks = (job) => job.kind === "read" || job.request.dry_run ===
 /** Whether a download was cancelled and something of it is here: resuming goes on with that.
  * @param {Job} job */
 export const isPaused = (job) => job.state === "cancelled" && isDownload(job) && partialsOf(job.request.model, hive.models.values()).length > 0;
+
+/** What came of a job, in a few words; empty where there is nothing to say.
+ * @param {Job} job */
+export function outcome({ failure, result, message }) {
+  if (failure) return failure.message;
+  if (!result) return message ?? "";
+  if (result.worker_id) return `worker ${result.pid} on ${result.device}`;
+  if (typeof result.freed_bytes === "number") return `${bytes(result.freed_bytes)} came free`;
+  if (typeof result.required_bytes === "number") return result.fits ? `fits: ${bytes(result.required_bytes)}` : `${bytes(result.missing_bytes)} too little`;
+  if (result.format && typeof result.size_bytes === "number") return [bytes(result.size_bytes), result.quantization].filter(Boolean).join(" · ");
+  if (typeof result.free_bytes === "number") return `${bytes(result.transfer_bytes)} to transfer`;
+  return "";
+}
+
+/** What an action is called within its operation: `model_download_verify` is `Verify` there.
+ * @param {string} action @param {string} operation */
+export function step(action, operation) {
+  const own = action.startsWith(`${operation}_`) ? action.slice(operation.length + 1) : action;
+  return words(own);
+}
 
 /** The request as one `curl`, quoted for a POSIX shell. The token stays out of it.
  * @param {Record<string, any>} request @param {boolean} token */

@@ -159,7 +159,7 @@ class LoadDialog extends View {
     const entry = (kind, name, size) => h("div", null, h("dt", null, h("span", { class: `swatch ${kind}`, "aria-hidden": "true" }), name), h("dd", { class: "num" }, bytes(size)));
     const fit = plan.fits ? "" : " over";
     return [
-      h("p", { class: `verdict${plan.fits ? "" : " bad"}` }, icon(plan.fits ? "check" : "alert"), h("strong", null, verdict), h("span", { class: "muted" }, ` ${where}`)),
+      h("p", { class: `verdict${plan.fits ? "" : " bad"}` }, icon(plan.fits ? "check" : "alert"), h("span", null, h("strong", null, verdict), h("span", { class: "muted" }, `, ${where}`))),
       ...(whole !== null && required !== null
         ? [
             stack([{ size: used, kind: "used" }, ...plan.parts.map((part) => ({ size: part.bytes, kind: `${part.name}${fit}` }))], Math.max(whole, used + required), `${where}: ${bytes(used)} of ${bytes(whole)} are used, and ${plan.parts.map((part) => `${PARTS[part.name] ?? part.name} ${bytes(part.bytes)}`).join(", ")} would be added`),

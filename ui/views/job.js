@@ -3,8 +3,8 @@
 
 import { Problem, cancel, follow, get, hasToken } from "../lib/api.js";
 import { copy, h, icon } from "../lib/dom.js";
-import { between, clock, count, duration, instant, progressText, words } from "../lib/format.js";
-import { curl, isDownload, isPaused, stateWord, title } from "../lib/jobs.js";
+import { between, clock, count, duration, instant, progressText } from "../lib/format.js";
+import { curl, isDownload, isPaused, stateWord, step, title } from "../lib/jobs.js";
 import { code } from "../lib/markdown.js";
 import { View, link, place, recall, remember } from "../lib/view.js";
 import { button, chip, factList, failureBox, progressBar, waiting } from "../parts/parts.js";
@@ -222,9 +222,9 @@ class JobPage extends View {
           h(
             "li",
             { "data-level": level },
-            h("span", { class: "phase-name" }, words(action)),
+            h("span", { class: "phase-name", title: action }, step(action, job.operation)),
             h("span", { class: "phase-track", "aria-hidden": "true" }, h("span", { class: "phase-bar", style: { "margin-inline-start": `${((100 * (from - begin)) / whole).toFixed(2)}%`, "inline-size": `${Math.max(0.4, (100 * (to - from)) / whole).toFixed(2)}%` } })),
-            h("span", { class: "num muted" }, duration((to - from) / 1000)),
+            h("span", { class: "num muted" }, to > from ? duration((to - from) / 1000) : "< 1 ms"),
           ),
         ),
       ),
@@ -301,7 +301,7 @@ function timelineRow({ narration, after, took, repeats }) {
     h("time", { class: "num muted", datetime: narration.at, title: clock(narration.at) }, `+${after < 10 ? after.toFixed(3) : after.toFixed(1)}`),
     h("span", { class: "row-mark", title: level }, h("span", { class: "visually-hidden" }, level)),
     h("span", { class: "row-text" }, message, progress ? progressBar(progress, action) : null),
-    h("span", { class: "row-action muted" }, words(action), repeats ? ` ×${repeats + 1}` : ""),
+    h("span", { class: "row-action muted", title: action }, step(action, narration.operation), repeats ? ` ×${repeats + 1}` : ""),
     h("span", { class: "num muted row-took" }, took !== null && took >= 0.05 ? duration(took) : ""),
   );
 }

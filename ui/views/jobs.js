@@ -4,7 +4,7 @@ import { Problem, get } from "../lib/api.js";
 import { h } from "../lib/dom.js";
 import { ago, between, duration, instant } from "../lib/format.js";
 import { hive } from "../lib/hive.js";
-import { onlyLooks, stateWord, title } from "../lib/jobs.js";
+import { onlyLooks, outcome, stateWord, title } from "../lib/jobs.js";
 import { View, link, recall, remember } from "../lib/view.js";
 import { button, chip, empty, failureBox, progressBar, waiting } from "../parts/parts.js";
 
@@ -78,7 +78,7 @@ class Jobs extends View {
                     { key: job.job_id, "data-state": job.state },
                     chip(job.state, stateWord(job)),
                     h("a", { class: "grow", href: link("jobs", job.job_id) }, title(job)),
-                    h("span", { class: "muted said" }, job.failure?.message ?? job.message ?? ""),
+                    h("span", { class: "muted said" }, outcome(job)),
                     job.progress && !job.ended_at ? progressBar(job.progress, `Progress of: ${title(job)}`) : null,
                     h("span", { class: "num took" }, duration(job.ended_at ? seconds : Math.max(1, Math.floor(seconds)))),
                     h("time", { class: "muted num", datetime: job.created_at, title: instant(job.created_at) }, ago(job.created_at)),

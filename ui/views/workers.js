@@ -2,7 +2,7 @@
 
 import { Problem, request } from "../lib/api.js";
 import { h, icon } from "../lib/dom.js";
-import { bytes, count, duration } from "../lib/format.js";
+import { bytes, count, duration, roughly } from "../lib/format.js";
 import { HISTORY, hive, lives, serving } from "../lib/hive.js";
 import { texts } from "../lib/sse.js";
 import { View, link, place } from "../lib/view.js";
@@ -66,7 +66,7 @@ class Workers extends View {
             fact("Memory", worker.rss_bytes ? bytes(worker.rss_bytes) : "–"),
             worker.vram_bytes ? fact("GPU memory", bytes(worker.vram_bytes)) : null,
             fact("Tokens/s", serving(worker) && rate !== null ? (rate > 0 && rate < 10 ? rate.toFixed(1) : String(Math.round(rate))) : "–"),
-            fact("Up", duration(worker.uptime_seconds)),
+            fact("Up", roughly(worker.uptime_seconds)),
             fact("Tokens", count(worker.tokens_generated)),
             fact("Requests", count(worker.requests)),
             fact("Slots", worker.slots ? String(worker.slots) : "–"),

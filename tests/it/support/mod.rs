@@ -6,6 +6,7 @@ mod hive;
 pub(crate) mod hub;
 mod problem;
 mod process;
+mod relay;
 mod sse;
 mod stalling;
 
@@ -14,6 +15,7 @@ pub(crate) use faulty::{Fault, FaultServer, Served, When};
 pub(crate) use hive::{TestHive, quick};
 pub(crate) use problem::problem;
 pub(crate) use process::{Daemon, program, serve};
+pub(crate) use relay::Relay;
 pub(crate) use sse::{Typed, data_lines, read_until, typed};
 pub(crate) use stalling::StallingServer;
 

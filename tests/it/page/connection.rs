@@ -1,0 +1,46 @@
+//! The page's one connection: what happens while it is lost is there once it is back.
+
+use serde_json::json;
+
+use super::look_at;
+use crate::support::{Browser, Relay, TestHive, write_model};
+
+/// Counts the snapshots that the page's store takes, from now on.
+const COUNT_SNAPSHOTS: &str = "const done = arguments[0]; import('/ui/lib/hive.js').then(({hive}) => {\
+    const take = hive.take.bind(hive); window.snapshots = 0;\
+    hive.take = (snapshot) => { window.snapshots += 1; take(snapshot); }; done(true); });";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_happens_behind_its_back_is_told_to_a_page_that_resumes() {
+    let Some(browser) = Browser::start().await else { return };
+    let hive = TestHive::start().await;
+    let elsewhere = hive.dir().join("elsewhere");
+    std::fs::create_dir(&elsewhere).expect("a folder");
+    let relay = Relay::to(&hive.url).await;
+    browser.open(&format!("{}/#/jobs", relay.url)).await;
+    browser.shows("#connection", "Live").await;
+    browser.shows("main", "No jobs yet").await;
+    browser.run_async(COUNT_SNAPSHOTS).await;
+
+    relay.cut();
+    browser.shows("#banner", "The hive does not answer").await;
+    look_at(&browser, "connection-cut").await;
+    // Three jobs, a model that comes and a model that goes, of which no snapshot could tell.
+    for stem in ["first", "second"] {
+        let file = write_model(&elsewhere, stem);
+        hive.succeed(&json!({"ModelDownload": {"model": format!("file:{}", file.display())}})).await;
+    }
+    hive.succeed(&json!({"ModelDelete": {"id": "first"}})).await;
+    relay.mend();
+
+    browser.shows("#connection", "Live").await;
+    for job in ["Download first.gguf", "Download second.gguf", "Delete first"] {
+        browser.shows(".job-list", job).await;
+    }
+    browser.until("the banner to go", "!document.querySelector('.banner')").await;
+    assert_eq!(browser.eval("window.snapshots").await, json!(0), "it resumed after its last event");
+    let models = "const done = arguments[0]; import('/ui/lib/hive.js').then(({hive}) => done([...hive.models.keys()]));";
+    assert_eq!(browser.run_async(models).await, json!(["second"]));
+    drop(browser);
+    hive.stop().await;
+}
