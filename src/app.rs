@@ -35,7 +35,7 @@ pub struct App {
     /// The worker processes.
     pub workers: Supervisor,
     /// Who loads which model: a second load of one waits for the first.
-    pub loading: Turns,
+    pub loading: Turns<String>,
     /// What the machine and the workers use.
     pub telemetry: Telemetry,
     /// The client with which the gateway talks to workers.

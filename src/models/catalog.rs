@@ -2,11 +2,9 @@
 //!
 //! It keeps nothing but what makes looking at the disk again cheap.
 
-use std::collections::HashMap;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Weak};
+use std::sync::Arc;
 
-use parking_lot::Mutex;
 use reqwest::Url;
 
 use super::disk::{Disk, RealDisk};
@@ -23,6 +21,7 @@ use crate::config::Config;
 use crate::error::{Code, Failure, Result};
 use crate::spawn;
 use crate::text::clip;
+use crate::turns::Turns;
 
 /// How many similar ids a failed look-up names.
 const NEAREST: usize = 3;
@@ -53,7 +52,8 @@ pub(super) struct Inner {
     pub(super) transfers: Transfers,
     /// What was found, and done about it, when the catalog was opened.
     pub(super) reconciled: Reconciled,
-    turns: Turns,
+    /// To write a file: jobs that want the same one wait for each other.
+    pub(super) turns: Turns<PathBuf>,
 }
 
 impl Catalog {
@@ -155,11 +155,6 @@ impl Catalog {
     pub fn reconciled(&self) -> String {
         self.0.reconciled.to_string()
     }
-
-    /// The turn to write that file: one at a time has it.
-    pub(super) fn turn(&self, path: &Path) -> Arc<tokio::sync::Mutex<()>> {
-        self.0.turns.of(path)
-    }
 }
 
 /// Where in a listing the model of that id, or of that unique name, is.
@@ -197,23 +192,6 @@ pub(super) fn not_found(wanted: &str, models: &[Model]) -> Failure {
         _ => "ModelList shows the models there are; ModelDownload brings another",
     };
     Failure::new(Code::ModelNotFound, message).hint(hint)
-}
-
-/// Who may write which file of the store: jobs that want the same one wait for each other.
-#[derive(Debug, Default)]
-struct Turns(Mutex<HashMap<PathBuf, Weak<tokio::sync::Mutex<()>>>>);
-
-impl Turns {
-    fn of(&self, path: &Path) -> Arc<tokio::sync::Mutex<()>> {
-        let mut turns = self.0.lock();
-        if let Some(turn) = turns.get(path).and_then(Weak::upgrade) {
-            return turn;
-        }
-        turns.retain(|_, turn| turn.strong_count() > 0);
-        let turn = Arc::new(tokio::sync::Mutex::new(()));
-        turns.insert(path.to_owned(), Arc::downgrade(&turn));
-        turn
-    }
 }
 
 #[cfg(test)]

@@ -6,7 +6,6 @@
 
 use std::fs;
 use std::path::Path;
-use std::sync::Arc;
 
 use rustix::fs::statvfs;
 use tokio::sync::OwnedMutexGuard;
@@ -172,13 +171,13 @@ impl Catalog {
         name: &str,
         stop: &CancellationToken,
     ) -> Result<OwnedMutexGuard<()>> {
-        let turn = self.turn(&self.0.store.path(name));
-        if let Ok(turn) = Arc::clone(&turn).try_lock_owned() {
+        let path = self.0.store.path(name);
+        if let Some(turn) = self.0.turns.try_take(&path) {
             return Ok(turn);
         }
         n!("model_download_joined", "Another job is bringing {name}: waiting for it");
         let _waiting = waiting_for(format!("another job to bring {name}"));
-        unless_cancelled(stop, turn.lock_owned()).await
+        unless_cancelled(stop, self.0.turns.take(&path)).await
     }
 
     async fn free_bytes(&self) -> Result<u64> {

@@ -188,8 +188,7 @@ async fn run(catalog: Catalog, shared: Arc<Shared>) {
     let transfer = Arc::clone(&shared.transfer);
     // In a task of its own, so that a panic is an outcome, too.
     let outcome = spawn::detached(async move {
-        let turn = catalog.turn(&transfer.destination.target);
-        let _turn = turn.lock_owned().await;
+        let _turn = catalog.0.turns.take(&transfer.destination.target).await;
         let outcome = transfer.run().await;
         (catalog, outcome)
     });
