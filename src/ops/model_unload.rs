@@ -35,11 +35,13 @@ impl Operation for ModelUnload {
             Err(_) if cx.app.workers.serves(self.id.as_str()) => self.id.to_string(),
             Err(failure) => return Err(failure),
         };
-        for pid in cx.app.workers.give_up(&id) {
+        let given_up = cx.app.workers.give_up(&id);
+        for pid in &given_up {
             n!("model_unload", "Worker {pid} had crashed before; it is not started again");
         }
         let workers: Vec<u32> = cx.app.workers.of_model(&id).iter().map(|worker| worker.pid).collect();
-        if workers.is_empty() {
+        // A worker that waits to be started again is what somebody wants to be rid of, too.
+        if workers.is_empty() && given_up.is_empty() {
             return Err(Failure::new(Code::ModelNotLoaded, format!("no worker serves the model '{id}'"))
                 .hint("nothing needs to be done; WorkerProcessList shows what is loaded"));
         }

@@ -15,6 +15,9 @@ const MAX_LOG_BYTES: u64 = 32 << 20;
 /// Of a log that is cut, so many bytes of its end are kept, in `worker.log.old`.
 const KEEP_LOG_BYTES: u64 = 1 << 20;
 
+/// The name of a worker's record.
+const RECORD: &str = "record.json";
+
 /// Where one worker's files are. The folder is named after the worker's id, whose order is that of
 /// time.
 #[derive(Clone, Debug)]
@@ -47,7 +50,7 @@ impl Folder {
 
     /// Where the worker is written down for a later daemon.
     pub(super) fn record(&self) -> PathBuf {
-        self.0.join("record.json")
+        self.0.join(RECORD)
     }
 
     /// The folder of a worker that an earlier daemon started.
@@ -117,6 +120,8 @@ fn prune(workers: &Path, newest: &str, live: &HashSet<String>) -> io::Result<()>
     let mut ended: Vec<String> = std::fs::read_dir(workers)?
         .filter_map(|entry| entry.ok()?.file_name().into_string().ok())
         .filter(|name| name.starts_with("worker-") && name != newest && !live.contains(name))
+        // One that was never proven gone is the next daemon's to look for.
+        .filter(|name| !workers.join(name).join(RECORD).exists())
         .collect();
     ended.sort_unstable();
     let surplus = ended.len().saturating_sub(KEEP_ENDED);
@@ -138,6 +143,11 @@ mod tests {
             last = Some(Folder::create(workers.path(), &format!("worker-{n:03}"), &live).unwrap());
         }
         let names = || std::fs::read_dir(workers.path()).unwrap().count();
+        let stuck = Folder::create(workers.path(), "worker-0000-stuck", &live).unwrap();
+        std::fs::write(stuck.record(), "{}").unwrap();
+        Folder::create(workers.path(), "worker-999", &live).unwrap();
+        assert!(stuck.record().exists(), "it may still run");
+        stuck.discard();
         assert_eq!(names(), KEEP_ENDED + 2, "the live one, the newest one and the ended ones kept");
         assert!(workers.path().join("worker-000").exists());
         let folder = last.unwrap();

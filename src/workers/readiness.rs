@@ -321,7 +321,7 @@ impl Starting {
     async fn ended_early(&mut self) -> Failure {
         let (pid, engine) = (self.handle.pid, &self.handle.engine.name);
         let End { exit, .. } = self.handle.ended().await;
-        if self.handle.stage() == Stage::Stopped {
+        if self.was_stopped() {
             return self
                 .failed(format!("worker {pid} was stopped by another request while it started"))
                 .hint("start it again if it is still wanted");
@@ -382,6 +382,11 @@ impl Starting {
     async fn tail(&self) -> Vec<String> {
         let (log, secret) = (self.handle.folder.log(), self.handle.secret.clone());
         spawn::blocking(move || tail(&log, TAIL_LINES, &secret)).await.unwrap_or_default()
+    }
+
+    /// Whether somebody else had it stopped.
+    pub(super) fn was_stopped(&self) -> bool {
+        self.handle.stage() == Stage::Stopped
     }
 
     /// The worker is ready: it is no longer this value's to end.

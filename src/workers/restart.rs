@@ -57,6 +57,13 @@ async fn restart(shared: Arc<Shared>, crashed: Arc<Handle>) {
         }
         match again(&shared, &crashed, crashes).await {
             Ok(()) => return,
+            Err(failure) if crashed.given_up.is_cancelled() => {
+                tracing::info!(pid, %failure, "a restart was stopped");
+                if shared.registry.take(&crashed) {
+                    shared.registry.removed_because(&crashed, Cause::UserStop);
+                }
+                return;
+            }
             Err(failure) if may_pass(&failure) => {
                 tracing::warn!(pid, code = %failure.code, %failure, "a restart failed");
             }

@@ -55,7 +55,8 @@ pub struct StartRequest {
 }
 
 /// Starts a worker and returns it once it is ready. `crashes` counts those of the workers in whose
-/// place it is.
+/// place it is. Where somebody else stops such a worker before it is ready, `stop` is cancelled: nobody
+/// waits for it but its restart, which is then not wanted.
 pub(super) async fn start(
     shared: &Arc<Shared>,
     request: StartRequest,
@@ -83,6 +84,9 @@ pub(super) async fn start(
             ready = starting.until_ready() => ready,
         };
         let Err(failure) = ready else { break starting.release() };
+        if crashes > 0 && starting.was_stopped() {
+            stop.cancel();
+        }
         let failure = starting.abandon(failure).await;
         if failure.code != Code::PortInUse || attempt > PORT_RETRIES {
             return Err(failure);

@@ -152,7 +152,7 @@ fn fake_worker() {
         eprintln!("unknown model architecture: 'x'");
         std::process::exit(1);
     }
-    let (mut leaked, started) = (Vec::new(), Instant::now());
+    let (mut leaked, mut stuck, started) = (Vec::new(), false, Instant::now());
     for (asked, connection) in listener.incoming().enumerate() {
         let mut connection = connection.unwrap();
         let mut head = Vec::new();
@@ -170,6 +170,14 @@ fn fake_worker() {
             r#"{"status":"ok","slots":4,"busy_slots":0,"requests":7,"tokens_generated":99}"#.to_owned();
         let (status, body) = match behaviour.as_str() {
             "stuck" => (503, loading(1)),
+            once if once.starts_with("once:") => {
+                let mark = once.trim_start_matches("once:");
+                if std::fs::exists(mark).unwrap() && asked == 0 {
+                    stuck = true;
+                }
+                std::fs::write(mark, "").unwrap();
+                if stuck { (503, loading(1)) } else { (200, ready) }
+            }
             "grows" if started.elapsed() < Duration::from_secs(3) => {
                 leaked.push(std::hint::black_box(vec![7_u8; 1 << 20]));
                 (503, r#"{"error":{"code":503,"message":"Loading model"}}"#.to_owned())
@@ -803,6 +811,30 @@ async fn a_crashed_worker_that_is_deleted_is_not_started_again() {
     hive.reaches(Status::Crashed).await;
     assert_eq!(hive.workers.give_up("healthy"), [pid]);
     assert!(hive.workers.list().is_empty() && hive.workers.give_up("healthy").is_empty());
+    hive.finish().await;
+}
+
+#[tokio::test]
+async fn a_restart_that_somebody_stops_is_not_tried_again() {
+    let mut hive = Hive::tuned(hasty_restarts);
+    // Ready at first, and never again.
+    let behaviour = format!("once:{}", hive.folder.path().join("once").display());
+    let pid = hive.start(&behaviour).await.unwrap().pid;
+    let mut news = hive.workers.changes();
+    let leader = rustix::process::Pid::from_raw(pid.cast_signed()).unwrap();
+    rustix::process::kill_process(leader, rustix::process::Signal::KILL).unwrap();
+    let again = hive.reaches(Status::Loading).await;
+    hive.workers.stop(again.pid, LONG).await.unwrap();
+    let gone = tokio::time::timeout(LONG, async {
+        loop {
+            let Change { change, worker, .. } = news.recv().await.unwrap();
+            if change == ChangeKind::Removed && worker.pid == pid {
+                return;
+            }
+        }
+    });
+    gone.await.unwrap();
+    assert!(hive.workers.list().is_empty());
     hive.finish().await;
 }
 
