@@ -1,0 +1,288 @@
+//! What the hive adds to the start of a worker, and what it costs while nothing happens.
+//!
+//! **Start.** `WorkerSpawn`, from its POST to `[DONE]`, beside the same worker run bare: the same
+//! program with the same arguments, its report and its health route looked at once a millisecond.
+//! The difference, pair by pair, is what the hive takes besides the engine's own load time.
+//!
+//! **Idle.** The processor time of a daemon that has one worker and one reader of heartbeats, in
+//! percent of one core; with the machine as it is, and with several hundred sleeping processes more,
+//! since a machine of somebody's has them.
+//!
+//! `cargo bench --bench workers`. Linux alone: it reads `/proc`.
+
+#![expect(clippy::disallowed_methods, reason = "a bench runs other programs, outside any job")]
+#![expect(clippy::print_stdout, reason = "figures are printed")]
+
+#[expect(dead_code, reason = "differences are compared here, not ratios")]
+mod paired;
+
+use std::fs;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use paired::Spread;
+use rbee_hive::engine::sample_model::{SampleModel, WeightType};
+use serde_json::{Value, json};
+
+/// The executable, which is the daemon and the worker.
+const PROGRAM: &str = env!("CARGO_BIN_EXE_rbee-hive");
+/// Sleeping processes of somebody else's machine.
+const STRANGERS: usize = 400;
+
+fn main() {
+    if !cfg!(target_os = "linux") {
+        println!("nothing is measured here: this reads Linux's /proc");
+        return;
+    }
+    let is_for_figures = paired::for_figures();
+    let (pairs, idle) =
+        if is_for_figures { (40, Duration::from_secs(30)) } else { (2, Duration::from_millis(300)) };
+    let folder = tempfile::tempdir().expect("a folder");
+    let models = folder.path().join("models");
+    fs::create_dir(&models).expect("a folder");
+    write(&models, "small", SampleModel::default());
+    // Loads for long enough that the hive looks at it less often.
+    let large = SampleModel {
+        embedding: 1024,
+        feed_forward: 4096,
+        layers: 16,
+        heads: 16,
+        kv_heads: 16,
+        head_length: 64,
+        kind: WeightType::F16,
+        ..SampleModel::default()
+    };
+    if is_for_figures {
+        write(&models, "large", large);
+    }
+    let daemon = Daemon::start(folder.path());
+    // The first load looks for engines; it does not count.
+    daemon.stop_worker(&daemon.spawn_worker("small").1);
+
+    println!("from WorkerSpawn to its end, beside the same worker run bare; milliseconds, {pairs} pairs");
+    for model in ["small", "large"] {
+        if models.join(format!("{model}.gguf")).exists() {
+            start(&daemon, folder.path(), &models, model, pairs);
+        }
+    }
+    println!("\nprocessor time of an idle daemon over {idle:?}, percent of one core (1 is the aim)");
+    let nothing = idle_cost(&daemon, idle);
+    let worker = daemon.spawn_worker("small").1;
+    let worker_alone = idle_cost(&daemon, idle);
+    let _heartbeats = daemon.heartbeats();
+    let with_reader = idle_cost(&daemon, idle);
+    let strangers = Strangers::start(if is_for_figures { STRANGERS } else { 3 });
+    let among_strangers = idle_cost(&daemon, idle);
+    println!("no worker, no reader                                  {nothing:.3}");
+    println!("one worker, no reader                                 {worker_alone:.3}");
+    println!("one worker, one reader of heartbeats                  {with_reader:.3}");
+    println!(
+        "the same, among {:3} more sleeping processes           {among_strangers:.3}",
+        strangers.0.len()
+    );
+    drop(strangers);
+    daemon.stop_worker(&worker);
+}
+
+fn write(models: &Path, name: &str, model: SampleModel) {
+    let model = SampleModel { name: name.to_owned(), ..model };
+    model.write(&models.join(format!("{name}.gguf"))).expect("a model");
+}
+
+fn start(daemon: &Daemon, folder: &Path, models: &Path, model: &str, pairs: usize) {
+    let path = models.join(format!("{model}.gguf"));
+    let mebibytes = fs::metadata(&path).expect("a model").len() >> 20;
+    let hive = || {
+        let (took, worker) = daemon.spawn_worker(model);
+        daemon.stop_worker(&worker);
+        took
+    };
+    let bare = || bare_start(folder, &path);
+    let (mut with, mut without, mut added) = (Vec::new(), Vec::new(), Vec::new());
+    for pair in 0..=pairs {
+        // Which comes first alternates; the first pair does not count.
+        let (hive, bare) = if pair % 2 == 0 {
+            let hive = hive();
+            (hive, bare())
+        } else {
+            let bare = bare();
+            (hive(), bare)
+        };
+        if pair > 0 {
+            with.push(hive * 1e3);
+            without.push(bare * 1e3);
+            added.push((hive - bare) * 1e3);
+        }
+    }
+    println!("{model} model of {mebibytes} MiB");
+    println!("  WorkerSpawn           {}", Spread::of(with));
+    println!("  bare                  {}", Spread::of(without));
+    println!("  added (50 is the aim) {}", Spread::of(added));
+}
+
+/// Seconds from the start of a worker to its first answer that it is ready.
+fn bare_start(folder: &Path, model: &Path) -> f64 {
+    let report = folder.join("report.json");
+    let begin = Instant::now();
+    let child = Command::new(PROGRAM)
+        .args(["worker", "--port=0", "--lifeline", "--slots=1"])
+        .arg(format!("--model={}", model.display()))
+        .arg(format!("--report={}", report.display()))
+        .env("RBEE_WORKER_SECRET", "bench")
+        .env("RAYON_NUM_THREADS", "1")
+        .env("CANDLE_NUM_THREADS", "1")
+        .stdin(Stdio::piped())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn();
+    let _worker = Killed(child.expect("a worker"));
+    let port = loop {
+        let told =
+            fs::read_to_string(&report).ok().and_then(|text| serde_json::from_str::<Value>(&text).ok());
+        match told.and_then(|report| report["port"].as_u64()) {
+            Some(port) => break port,
+            None => pause(begin),
+        }
+    };
+    let address: SocketAddr = format!("127.0.0.1:{port}").parse().expect("an address");
+    while !get(address, "/health").starts_with("HTTP/1.1 200") {
+        pause(begin);
+    }
+    let took = begin.elapsed().as_secs_f64();
+    fs::remove_file(&report).expect("the report");
+    took
+}
+
+fn pause(since: Instant) {
+    assert!(since.elapsed() < Duration::from_secs(60), "the worker does not become ready");
+    std::thread::sleep(Duration::from_millis(1));
+}
+
+fn get(address: SocketAddr, path: &str) -> String {
+    exchange(address, &format!("GET {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n"))
+}
+
+/// Sends a request that asks for the connection's end, and reads up to that.
+fn exchange(address: SocketAddr, request: &str) -> String {
+    let mut stream = TcpStream::connect(address).expect("the server accepts");
+    stream.set_nodelay(true).expect("an open socket");
+    stream.write_all(request.as_bytes()).expect("the server reads");
+    let mut answer = Vec::new();
+    stream.read_to_end(&mut answer).expect("an answer");
+    String::from_utf8_lossy(&answer).into_owned()
+}
+
+/// A process that is ended with the value.
+struct Killed(Child);
+
+impl Drop for Killed {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// Processes that sleep.
+struct Strangers(Vec<Killed>);
+
+impl Strangers {
+    fn start(count: usize) -> Self {
+        let one = || Command::new("sleep").arg("1000").stdin(Stdio::null()).spawn().map(Killed);
+        Self((0..count).map(|_| one().expect("a process")).collect())
+    }
+}
+
+/// A daemon of its own.
+struct Daemon {
+    process: Killed,
+    address: SocketAddr,
+}
+
+impl Daemon {
+    fn start(folder: &Path) -> Self {
+        let child = Command::new(PROGRAM)
+            .args(["serve", "--port", "0", "--llama-server", "", "--workers-lifeline", "true", "--data-dir"])
+            .arg(folder.join("hive"))
+            .arg("--models-dir")
+            .arg(folder.join("models"))
+            .env("HF_HUB_CACHE", folder.join("no-hub-cache"))
+            .env("RUST_LOG", "off")
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn();
+        let mut process = Killed(child.expect("the daemon"));
+        let mut ready = String::new();
+        let out = process.0.stdout.take().expect("a pipe");
+        BufReader::new(out).read_line(&mut ready).expect("the ready line");
+        let address = ready.split("http://").nth(1).and_then(|rest| rest.split_whitespace().next());
+        let address = address.and_then(|address| address.trim_end_matches('/').parse().ok());
+        Self { process, address: address.expect("an address") }
+    }
+
+    /// Runs an operation to its end; gives the seconds that it took, and its result.
+    fn run(&self, operation: &Value) -> (f64, Value) {
+        let body = operation.to_string();
+        let begin = Instant::now();
+        let accepted = exchange(
+            self.address,
+            &format!(
+                "POST /v1/jobs HTTP/1.1\r\nHost: {}\r\nContent-Type: application/json\r\nConnection: close\r\n\
+                 Content-Length: {}\r\n\r\n{body}",
+                self.address,
+                body.len()
+            ),
+        );
+        let path = accepted.split(r#""sse_url":""#).nth(1).and_then(|rest| rest.split('"').next());
+        let stream = get(self.address, path.unwrap_or_else(|| panic!("{operation}: {accepted}")));
+        let took = begin.elapsed().as_secs_f64();
+        assert!(stream.contains("data: [DONE]\n\n"), "{operation}: {stream}");
+        let result = stream.lines().rev().find_map(|line| line.strip_prefix("data: {"));
+        let result = result.expect("a result");
+        (took, serde_json::from_str(&format!("{{{result}")).expect("JSON"))
+    }
+
+    fn spawn_worker(&self, model: &str) -> (f64, Value) {
+        self.run(&json!({ "WorkerSpawn": { "model": model, "worker": "builtin" } }))
+    }
+
+    fn stop_worker(&self, worker: &Value) {
+        self.run(&json!({ "WorkerProcessDelete": { "pid": worker["pid"] } }));
+    }
+
+    /// Reads heartbeats on a thread that ends with the socket.
+    fn heartbeats(&self) -> TcpStream {
+        let mut stream = TcpStream::connect(self.address).expect("the server accepts");
+        let request = format!("GET /v1/heartbeats/stream HTTP/1.1\r\nHost: {}\r\n\r\n", self.address);
+        stream.write_all(request.as_bytes()).expect("the server reads");
+        let mut reader = stream.try_clone().expect("a socket");
+        std::thread::spawn(move || {
+            let mut chunk = [0; 8192];
+            while matches!(reader.read(&mut chunk), Ok(1..)) {}
+        });
+        stream
+    }
+
+    /// The processor time that the daemon has taken so far.
+    fn processor_time(&self) -> Duration {
+        // Fields 14 and 15 of proc_pid_stat(5), after the name in parentheses, in ticks of 10 ms.
+        let path = PathBuf::from(format!("/proc/{}/stat", self.process.0.id()));
+        let stat = fs::read_to_string(path).expect("the daemon runs");
+        let fields: Vec<_> = stat.rsplit(')').next().expect("fields").split_whitespace().collect();
+        let ticks = |field: usize| fields[field - 3].parse::<u64>().expect("a number");
+        Duration::from_millis((ticks(14) + ticks(15)) * 10)
+    }
+}
+
+/// Percent of one core that the daemon takes over so long.
+fn idle_cost(daemon: &Daemon, over: Duration) -> f64 {
+    // What was asked of it before may still have an end.
+    std::thread::sleep(over / 20);
+    let (before, begin) = (daemon.processor_time(), Instant::now());
+    std::thread::sleep(over);
+    let took = daemon.processor_time() - before;
+    took.as_secs_f64() / begin.elapsed().as_secs_f64() * 100.0
+}
