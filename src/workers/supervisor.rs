@@ -222,7 +222,7 @@ impl Supervisor {
                 *counted = tokens.unwrap_or(0).max(*counted);
             }
             Err(error) => {
-                tracing::debug!(pid = worker.pid, %error, "a worker did not say what it has counted")
+                tracing::debug!(pid = worker.pid, %error, "a worker did not say what it has counted");
             }
         }
     }
