@@ -34,6 +34,13 @@ export function start() {
     }
   }, 1000);
   addEventListener("online", tryNow);
+  // A page that lies in the browser's cache must not hold one of its few connections.
+  addEventListener("pagehide", () => {
+    clearTimeout(timer);
+    source?.close();
+    source = null;
+  });
+  addEventListener("pageshow", (event) => event.persisted && connect());
   document.addEventListener("visibilitychange", () => {
     if (!document.hidden && hive.connection.state === "lost") tryNow();
   });

@@ -86,7 +86,7 @@ class Chat extends View {
         h("h1", null, "Chat"),
         models.length
           ? h("select", { "aria-label": "Model", class: "grow-select", ".value": model, disabled: busy !== null, onchange: (/** @type {any} */ event) => this.#choose(event.target.value) }, ...models.map(({ id, size_bytes: size }) => h("option", { value: id, selected: id === model }, `${id} · ${hive.serves(id) ? "loaded" : `${bytes(size)}, not loaded`}`)))
-          : null,
+          : h("select", { "aria-label": "Model", class: "grow-select", disabled: true, key: "none" }, h("option", null, hive.known ? "No model yet" : "Waiting for the models")),
         h(
           "div",
           { class: "actions" },

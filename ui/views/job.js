@@ -39,6 +39,8 @@ class JobPage extends View {
   lost = false;
   since = Date.now();
   cancelling = 0;
+  /** Whether anything of the stream has come: what it says is drawn at once, and then moves nothing. */
+  #heard = false;
   /** Whether the list was put at its start, for a job that had ended before it was looked at. */
   #settled = false;
   tab = "rendered";
@@ -68,6 +70,7 @@ class JobPage extends View {
           this.update();
         },
       });
+      this.#heard = true;
       this.job = await get(`/v1/jobs/${encodeURIComponent(this.id)}`, signal);
       this.cancelling = 0;
     } catch (error) {
@@ -78,6 +81,7 @@ class JobPage extends View {
 
   /** @param {import("../lib/types.js").JobEvent[]} events */
   #took(events) {
+    this.#heard = true;
     for (const { event, data } of events) {
       if (event === "narration") this.narrations.push(data);
       else if (!this.job) continue;
@@ -118,27 +122,28 @@ class JobPage extends View {
       this.lost ? waiting("The stream broke; connecting again. Nothing is lost: it resumes where it was", this.since) : null,
       problem ? failureBox(problem, button("Try again", () => this.#read())) : null,
       job.failure ? failureBox(job.failure) : null,
-      h(
-        "div",
-        { class: "job-columns" },
-        h("div", null, this.#progress(job), this.#timeline(job)),
-        h("div", null, this.#result(job), this.#phases(job)),
-      ),
-      h(
-        "details",
-        { class: "card" },
-        h("summary", null, "Request and times"),
-        factList([
-          ["Job", h("span", { class: "mono" }, job.job_id)],
-          ["Operation", h("span", { class: "mono" }, job.operation)],
-          ["Submitted", instant(job.created_at)],
-          ["Started", job.started_at ? `${instant(job.started_at)} (waited ${duration(between(job.created_at, job.started_at))})` : null],
-          ["Ended", job.ended_at ? instant(job.ended_at) : null],
-        ]),
-        code(JSON.stringify(job.request, null, 2), "json"),
-        code(curl(job.request, hasToken()), "sh"),
-      ),
+      this.#heard || problem
+        ? h("div", { class: "job-columns" }, h("div", null, this.#progress(job), this.#timeline(job)), h("div", null, this.#request(job), this.#result(job), this.#phases(job)))
+        : waiting(job.state === "queued" ? "Queued: it starts when a job of its kind ends" : "Waiting for its narration", this.since),
     ];
+  }
+
+  /** @param {Job} job */
+  #request(job) {
+    return h(
+      "details",
+      { class: "card" },
+      h("summary", null, "Request and times"),
+      factList([
+        ["Job", h("span", { class: "mono" }, job.job_id)],
+        ["Operation", h("span", { class: "mono" }, job.operation)],
+        ["Submitted", instant(job.created_at)],
+        ["Started", job.started_at ? `${instant(job.started_at)} (waited ${duration(between(job.created_at, job.started_at))})` : null],
+        ["Ended", job.ended_at ? instant(job.ended_at) : null],
+      ]),
+      code(JSON.stringify(job.request, null, 2), "json"),
+      code(curl(job.request, hasToken()), "sh"),
+    );
   }
 
   async #cancel() {

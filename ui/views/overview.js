@@ -2,7 +2,7 @@
 
 import { Problem, run } from "../lib/api.js";
 import { h, icon } from "../lib/dom.js";
-import { ago, bytes, duration } from "../lib/format.js";
+import { ago, bytes, duration, elapsed } from "../lib/format.js";
 import { HISTORY, hive, lives, serving } from "../lib/hive.js";
 import { onlyLooks, stateWord, title } from "../lib/jobs.js";
 import { View, link } from "../lib/view.js";
@@ -58,29 +58,36 @@ class Overview extends View {
         "div",
         { class: "page-head" },
         h("h1", null, "Overview"),
-        info ? h("p", { class: "muted" }, `${info.hostname} · rbee-hive ${info.version} · port ${info.port}`) : h("p", { class: "muted" }, "\u00a0"),
         health ? chip(health.status === "healthy" ? "ready" : health.status === "degraded" ? "loading" : "crashed", health.reason ?? health.status) : null,
+        h("p", { class: "muted about", key: info ? "about" : "none" }, info ? `${info.hostname} · rbee-hive ${info.version} · port ${info.port}` : "\u00a0"),
       ),
       this.#machine(),
-      h("div", { class: "columns" }, h("div", null, this.#next(), this.#running()), h("div", null, this.#problems(), this.#workers())),
+      hive.known
+        ? h("div", { class: "columns" }, h("div", null, this.#next(), this.#running()), h("div", null, this.#workers(), this.#problems()))
+        : waiting("Waiting for the hive's list of what it has", hive.connection.since),
     ];
   }
 
   #machine() {
     const { telemetry, history } = hive;
-    if (!telemetry) return h("section", { class: "tiles", "aria-label": "The machine" }, h("div", { class: "tile wide" }, waiting("Waiting for the first measurement of the machine", hive.connection.since)));
-    const { system } = telemetry;
     const span = history.length > 1 ? duration(Math.round((history[history.length - 1].at - history[0].at) / 1000)) : "";
     /** @type {(name: string, value: string, sub: string, values: Array<number|null>) => HTMLElement} */
     const tile = (name, value, sub, values) =>
       h(
         "div",
-        { class: "tile", key: name },
+        // What takes the place of a placeholder is another element: then nothing is said to move.
+        { class: "tile", key: telemetry ? name : `${name}?` },
         h("h2", null, name),
         h("p", { class: "value num" }, value),
         h("p", { class: "sub num" }, sub),
         graph(values, { most: 100, slots: HISTORY, label: `${name}: ${value}, over the last ${span || "moment"}` }),
       );
+    // The same tiles before the first measurement, so that nothing moves when it comes.
+    if (!telemetry) {
+      const since = `waiting for ${elapsed(hive.connection.since)}`;
+      return h("section", { class: "tiles", "aria-label": "The machine", "aria-busy": "true" }, ...["CPU", "Memory", "Disk of the models"].map((name) => tile(name, "–", since, [])));
+    }
+    const { system } = telemetry;
     const gpus = system.gpus.filter((gpu) => typeof gpu.vram_total_bytes === "number" || typeof gpu.util_percent === "number");
     return h(
       "section",
@@ -101,7 +108,6 @@ class Overview extends View {
 
   /** The next step of somebody new; nothing once a model is loaded. */
   #next() {
-    if (!hive.known) return null;
     const models = [...hive.models.values()].filter((model) => model.status === "available");
     const loaded = [...hive.workers.values()].some(serving);
     if (loaded) return null;
@@ -136,9 +142,7 @@ class Overview extends View {
       running.map((job) => jobStrip(job.job_id)),
       recent.length
         ? h("ul", { class: "lines" }, ...recent.map((job) => h("li", { key: job.job_id }, h("a", { href: link("jobs", job.job_id), class: "grow" }, title(job)), chip(job.state, stateWord(job)), h("span", { class: "muted num" }, ago(job.ended_at ?? job.created_at)))))
-        : !hive.known
-          ? waiting("Waiting for the hive's list of jobs", hive.connection.since)
-          : running.length
+        : running.length
             ? null
             : h("p", { class: "muted" }, "No job has run yet. Whatever you do here becomes one, narrated from its first step to its last."),
     );
@@ -158,9 +162,7 @@ class Overview extends View {
               h("li", { key: worker.worker_id }, h("a", { href: link("workers", worker.pid), class: "grow" }, worker.model), h("span", { class: "muted num" }, worker.device, lives(worker) ? ` · ${Math.round(worker.cpu_percent)} %${worker.rss_bytes ? ` · ${bytes(worker.rss_bytes)}` : ""}` : ""), chip(worker.status)),
             ),
           )
-        : !hive.known
-          ? waiting("Waiting for the hive's list of workers", hive.connection.since)
-          : h("p", { class: "muted" }, "No worker runs. Loading a model starts one."),
+        : h("p", { class: "muted" }, "No worker runs. Loading a model starts one."),
     );
   }
 

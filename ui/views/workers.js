@@ -31,11 +31,11 @@ class Workers extends View {
     const spawn = (/** @type {string} */ kind) => button("Start a worker", () => openSpawn(), { class: kind, disabled: !models }, icon("plus"));
     const chosen = workers.find((worker) => String(worker.pid) === id);
     return [
-      h("div", { class: "page-head" }, h("h1", null, "Workers"), h("p", { class: "muted" }, "Each serves one model, in a process of its own."), h("div", { class: "actions" }, spawn(workers.length ? "primary" : ""))),
+      h("div", { class: "page-head" }, h("h1", null, "Workers"), h("p", { class: "muted" }, "Each serves one model, in a process of its own."), h("div", { class: "actions" }, spawn("primary"))),
       !hive.known
         ? waiting("Waiting for the hive's list of workers", hive.connection.since)
         : workers.length === 0
-          ? empty("No workers", models ? "A worker is a process that holds one model in memory and answers for it. Loading a model starts one." : "A worker serves a model, and there is none yet.", models ? spawn("primary") : h("a", { class: "button primary", href: "#/models" }, "Get a model"))
+          ? empty("No workers", models ? "A worker is a process that holds one model in memory and answers for it. Loading a model starts one." : "A worker serves a model, and there is none yet.", models ? spawn("") : h("a", { class: "button primary", href: "#/models" }, "Get a model"))
           : h("div", { class: "cards" }, ...workers.map((worker) => this.#card(worker, worker === chosen))),
       id && hive.known && !chosen ? failureBox(new Problem({ code: "worker_not_found", message: `No worker has the process id ${id}`, hint: "it was stopped; its log is kept with the hive's data, and the job that stopped it says how it ended" })) : null,
       chosen ? h("worker-log", { key: chosen.worker_id, ".pid": chosen.pid, ".alive": lives(chosen) }) : null,

@@ -9,8 +9,8 @@ use crate::support::{Browser, Daemon, FaultServer, Served, TestHive, program, un
 
 /// Bytes that are checksummed and kept together: small, so that a part of a small model is kept.
 const CHUNK: u32 = 16 << 10;
-/// Bytes a second of a transfer that there is time to press buttons in.
-const SLOW: u64 = 48 << 10;
+/// Bytes a second and connection of a transfer that there is time to look at, on a busy machine too.
+const SLOW: u64 = 8 << 10;
 
 /// A model that really loads, as bytes.
 fn model() -> Vec<u8> {

@@ -197,8 +197,24 @@ impl Browser {
             .collect()
     }
 
+    /// Drags a long list from its top to its end and back, a step a frame. Answers the milliseconds
+    /// between the frames, and how many of its rows there were at most.
+    pub(crate) async fn scroll(&self, list: &str) -> Value {
+        let script = format!(
+            "const done = arguments[0]; const list = document.querySelector({}); const frames = []; let most = 0;\
+             let before = performance.now(); let step = 0;\
+             requestAnimationFrame(function frame(now) {{\
+               frames.push(now - before); before = now; most = Math.max(most, list.querySelectorAll('[role=listitem]').length);\
+               step += 1; list.scrollTop = list.scrollHeight * (step < 60 ? step / 60 : step < 120 ? 1 - (step - 60) / 60 : 1);\
+               if (step < 125) requestAnimationFrame(frame); else setTimeout(() => done({{frames: frames.slice(1), most}}), 200);\
+             }});",
+            json!(list)
+        );
+        self.run_async(&script).await
+    }
+
     /// A command of the `DevTools` protocol.
-    async fn cdp(&self, command: &str, parameters: &Value) {
+    pub(crate) async fn cdp(&self, command: &str, parameters: &Value) {
         self.ask("goog/cdp/execute", &json!({"cmd": command, "params": parameters})).await;
     }
 

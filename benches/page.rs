@@ -1,0 +1,94 @@
+//! The page in a real browser, by the browser's own measure: when its first and its largest content
+//! are painted after the response, how much moves while it comes up, and how evenly a job of ten
+//! thousand narrations scrolls.
+//!
+//! `cargo bench --bench page`; needs chromium and chromedriver. The browser draws without a GPU and
+//! on the same processor as the hive.
+
+#![expect(clippy::print_stdout, reason = "figures are printed")]
+
+#[expect(dead_code, reason = "nothing is compared here")]
+mod paired;
+#[expect(dead_code, unused_imports, reason = "the tests' house has more rooms than are needed here")]
+#[path = "../tests/it/support/mod.rs"]
+mod support;
+
+use futures::FutureExt;
+use paired::Spread;
+use rbee_hive::config::Faults;
+use rbee_hive::n;
+use serde_json::{Value, json};
+use support::{Browser, TestHive, write_model};
+
+const NARRATIONS: usize = 9_900;
+/// What the browser recorded of the load, in milliseconds; after a while in which nothing came.
+const LOAD: &str = "const done = arguments[0]; const found = {lcp: 0, shift: 0};\
+    new PerformanceObserver((list) => { for (const e of list.getEntries()) found.lcp = e.startTime; }).observe({type: 'largest-contentful-paint', buffered: true});\
+    new PerformanceObserver((list) => { for (const e of list.getEntries()) found.shift += e.value; }).observe({type: 'layout-shift', buffered: true});\
+    setTimeout(() => { const [page] = performance.getEntriesByType('navigation'); const [paint] = performance.getEntriesByName('first-contentful-paint');\
+    done({...found, fcp: paint.startTime, response: page.responseEnd}); }, 1500);";
+
+#[tokio::main]
+async fn main() {
+    let rounds = if paired::for_figures() { 15 } else { 1 };
+    let Some(browser) = Browser::start().await else { return };
+    let faults = Faults::new(|operation| {
+        async move {
+            if operation == "worker_process_list" {
+                for i in 0..NARRATIONS {
+                    n!("talk", "line {i} of many, {}", "and longer than it must be ".repeat(i % 7));
+                }
+            }
+            Ok(())
+        }
+        .boxed()
+    });
+    let hive = TestHive::start_with(|config| config.faults = faults).await;
+    for stem in ["one", "two", "three", "four", "five", "six"] {
+        write_model(&hive.models_dir(), stem);
+    }
+    hive.load("one").await;
+    let job = hive.submit(&json!({"WorkerProcessList": {}})).await;
+    hive.stream(&job).await;
+
+    println!(
+        "milliseconds after the response: first contentful paint, largest contentful paint; layout shift"
+    );
+    let job_page = format!("jobs/{job}");
+    for page in ["", "models", "workers", "jobs", "chat", &job_page] {
+        for is_cold in [true, false] {
+            let mut loads: Vec<Value> = Vec::new();
+            for _ in 0..rounds {
+                if is_cold {
+                    browser.cdp("Network.clearBrowserCache", &json!({})).await;
+                }
+                browser.open("about:blank").await;
+                browser.open(&format!("{}/#/{page}", hive.url)).await;
+                loads.push(browser.run_async(LOAD).await);
+            }
+            let spread = |name: &str, from: &str| {
+                let number = |load: &Value, name: &str| load[name].as_f64().expect("a number");
+                Spread::of(loads.iter().map(|load| number(load, name) - load[from].as_f64().unwrap_or(0.0)))
+            };
+            let name = if page == job_page { "jobs/…" } else { page };
+            let cache = if is_cold { "nothing cached" } else { "revalidated" };
+            println!("#/{name}, {cache}: fcp {}", spread("fcp", "response"));
+            println!("#/{name}, {cache}: lcp {}", spread("lcp", "response"));
+            println!("#/{name}, {cache}: shift {}", spread("shift", ""));
+        }
+    }
+
+    browser.open(&format!("{}/#/{job_page}", hive.url)).await;
+    browser.shows(".timeline", "line 0 of many").await;
+    println!(
+        "milliseconds between frames while {NARRATIONS} narrations are dragged through, a screen a frame"
+    );
+    for _ in 0..rounds.min(5) {
+        let scrolled = browser.scroll(".timeline").await;
+        let frames = scrolled["frames"].as_array().expect("frames");
+        let frames = Spread::of(frames.iter().map(|ms| ms.as_f64().expect("a number")));
+        println!("frames {frames}, 95 % under {:.1}; at most {} rows", frames.at(0.95), scrolled["most"]);
+    }
+    drop(browser);
+    hive.stop().await;
+}
