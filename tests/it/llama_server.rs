@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 use crate::support::{TestHive, data_lines, process_runs, read_until, until, write_model};
 
 /// A hive with the server that the environment names; none where it names none.
+#[expect(clippy::print_stderr, reason = "whoever runs the tests must see what was left out")]
 async fn hive_with(tune: impl FnOnce(&mut rbee_hive::config::LlamaServer)) -> Option<TestHive> {
     let Some(program) = std::env::var_os("RBEE_TEST_LLAMA_SERVER").filter(|program| !program.is_empty())
     else {
