@@ -49,6 +49,8 @@ pub(super) struct Board {
     hashed: usize,
     /// What is in memory of chunks that are hashed soon, each from its front.
     held: HashMap<usize, Vec<Bytes>>,
+    /// Whether the next chunk is being hashed out of memory.
+    is_hashing: bool,
     /// Whether the work is to end.
     pub(super) is_stopped: bool,
 }
@@ -65,6 +67,7 @@ impl Board {
             sequential: None,
             hashed: 0,
             held: HashMap::new(),
+            is_hashing: false,
             is_stopped: false,
         };
         if let Some(size) = size {
@@ -136,6 +139,7 @@ impl Board {
 
     /// Counts the next chunk as hashed.
     pub(super) fn has_hashed(&mut self) {
+        self.is_hashing = false;
         self.held.remove(&self.hashed);
         self.hashed += 1;
     }
@@ -143,17 +147,33 @@ impl Board {
     /// Holds bytes of a chunk that is hashed soon; `before` is how many of it were there. They must
     /// have been written and checksummed.
     pub(super) fn hold(&mut self, chunk: usize, before: u32, pieces: Vec<Bytes>) {
-        let most = usize::try_from(HELD_BYTES / self.chunk_bytes).unwrap_or(usize::MAX);
-        let is_near = (self.hashed..self.hashed.saturating_add(most)).contains(&chunk);
+        let is_near = (self.hashed..self.hashed.saturating_add(self.most_held())).contains(&chunk);
         // Of a chunk that was begun earlier, the front is on the disk alone.
         if is_near && (before == 0 || self.held.contains_key(&chunk)) {
             self.held.entry(chunk).or_default().extend(pieces);
         }
     }
 
+    /// Whether a chunk comes right behind those that can be held, while one of these is being hashed
+    /// or can be: to wait for that costs less than to read the chunk back.
+    pub(super) fn should_wait(&self, chunk: usize) -> bool {
+        let most = self.most_held();
+        let is_right_behind =
+            chunk.checked_sub(self.hashed).is_some_and(|ahead| ahead == most || ahead == most + 1);
+        let is_at_work = self.is_hashing || self.held.contains_key(&self.hashed);
+        most > 0 && is_right_behind && is_at_work && self.is_whole(self.hashed)
+    }
+
+    /// How many chunks are held at most.
+    fn most_held(&self) -> usize {
+        usize::try_from(HELD_BYTES / self.chunk_bytes).unwrap_or(usize::MAX)
+    }
+
     /// The bytes of the next chunk to hash, if all of them are in memory.
     pub(super) fn take_held(&mut self) -> Option<Vec<Bytes>> {
-        self.held.remove(&self.hashed)
+        let held = self.held.remove(&self.hashed);
+        self.is_hashing = held.is_some();
+        held
     }
 
     /// Bytes that are there.
@@ -311,6 +331,34 @@ mod tests {
         assert_eq!(board.filled(2), Filled { length: 5, crc: 3 });
         assert!(board.is_whole(0) && !board.is_whole(1) && board.is_whole(2) && !board.is_whole(3));
         assert_eq!(board.done(), 15);
+    }
+
+    #[test]
+    fn chunks_are_held_near_the_hash_and_writing_waits_for_it_only_there() {
+        let chunk_bytes = HELD_BYTES / 4;
+        let mut board = Board::new(chunk_bytes, Some(chunk_bytes * 20), 1, &[]);
+        let fill = |board: &mut Board, chunk: usize| {
+            board.hold(chunk, 0, vec![Bytes::from_static(b"x")]);
+            let filled = whole(board, chunk);
+            board.set(chunk, filled);
+        };
+        (1..6).for_each(|chunk| fill(&mut board, chunk));
+        assert!(!board.should_wait(4), "the first chunk is not there: nothing would come of waiting");
+        fill(&mut board, 0);
+        assert!(board.should_wait(4) && board.should_wait(5) && !board.should_wait(3));
+        assert!(!board.should_wait(12), "what is far ahead is read back in any case");
+        assert!(board.take_held().is_some());
+        assert!(board.should_wait(4), "the first chunk is being hashed");
+        board.has_hashed();
+        assert!(!board.should_wait(4));
+        (1..4).for_each(|_| {
+            assert!(board.take_held().is_some());
+            board.has_hashed();
+        });
+        assert_eq!(board.take_held(), None, "it came too far ahead");
+        assert!(!board.should_wait(8), "what is read back may take its time");
+        board.hold(4, 1, vec![Bytes::from_static(b"x")]);
+        assert_eq!(board.take_held(), None, "its front is on the disk alone");
     }
 
     #[test]

@@ -103,6 +103,8 @@ pub(super) struct Round {
     pub(super) board: Mutex<Board>,
     /// Rung, with the board's lock, when a chunk has become whole or the work is to end.
     filled: Condvar,
+    /// Rung, with the board's lock, when a chunk was hashed or the work is to end.
+    hashed: Condvar,
     /// Rung when there may be something to do for an idle connection.
     pub(super) bell: watch::Sender<()>,
     pub(super) head: Mutex<Head>,
@@ -351,6 +353,7 @@ impl Transfer {
             file: partial.file(),
             board: Mutex::new(board),
             filled: Condvar::new(),
+            hashed: Condvar::new(),
             bell: watch::Sender::new(()),
             is_open: AtomicBool::new(journal.is_some()),
             head: Mutex::new(head),
@@ -508,6 +511,7 @@ impl Round {
         self.stop.cancel();
         self.board.lock().is_stopped = true;
         self.filled.notify_all();
+        self.hashed.notify_all();
         self.ring();
     }
 
@@ -560,8 +564,11 @@ impl Round {
     /// has written in the meantime is left alone.
     fn write(&self, offset: u64, pieces: Vec<Bytes>) -> io::Result<()> {
         let (chunk, start, before) = {
-            let board = self.board.lock();
+            let mut board = self.board.lock();
             let chunk = board.chunk_at(offset);
+            while !board.is_stopped && board.should_wait(chunk) {
+                self.hashed.wait(&mut board);
+            }
             (chunk, board.start(chunk), board.filled(chunk))
         };
         if start + u64::from(before.length) != offset {
@@ -627,7 +634,7 @@ impl Round {
             };
             if let Some(pieces) = held {
                 pieces.iter().for_each(|piece| hash.update(piece));
-                self.board.lock().has_hashed();
+                self.has_hashed();
                 continue;
             }
             buffer.resize(filled.length as usize, 0);
@@ -638,7 +645,7 @@ impl Round {
             };
             if is_sound {
                 hash.update(&buffer);
-                self.board.lock().has_hashed();
+                self.has_hashed();
                 continue;
             }
             damage += 1;
@@ -647,6 +654,11 @@ impl Round {
             }
             self.lose(chunk, start, filled);
         }
+    }
+
+    fn has_hashed(&self) {
+        self.board.lock().has_hashed();
+        self.hashed.notify_all();
     }
 
     /// Lets a chunk be fetched again whose bytes on the disk are not those that came.
