@@ -22,6 +22,7 @@ mod delete;
 mod disk;
 mod download;
 mod fetch;
+mod folders;
 pub mod gguf;
 mod guard;
 mod headers;

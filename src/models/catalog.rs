@@ -9,6 +9,7 @@ use reqwest::Url;
 
 use super::disk::{Disk, RealDisk};
 use super::fetch::FetchConfig;
+use super::folders::Folders;
 use super::headers::Headers;
 use super::hub_cache::owned::Owned;
 use super::reconcile::Reconciled;
@@ -46,6 +47,7 @@ pub(super) struct Inner {
     /// Ollama's registry.
     pub(super) ollama: Url,
     pub(super) headers: Headers,
+    pub(super) known: Folders,
     /// Whether only this machine can reach the hive: then its callers may name any file.
     pub(super) is_local: bool,
     pub(super) shop: Arc<Shop>,
@@ -89,6 +91,7 @@ impl Catalog {
             fetch: FetchConfig::of(config),
             ollama,
             headers: Headers::default(),
+            known: Folders::default(),
             is_local: config.bind.is_loopback(),
             shop: Arc::new(Shop::new(config, disk)),
             transfers: Transfers::default(),

@@ -8,6 +8,7 @@ use std::fs;
 use std::path::Path;
 
 use super::catalog::{Inner, not_found};
+use super::folders::Look;
 use super::listing::Listed;
 use super::scan::Place;
 use super::store::remove_file;
@@ -47,7 +48,7 @@ impl Inner {
         if let Place::Partial(path) = &found.place {
             return self.delete_partial(id, path);
         }
-        let record = self.store.record_of(&found);
+        let record = self.store.record_of(&found, &Look::new(&self.known));
         let is_owned = match &found.place {
             Place::Hub(_) => self.hub_notes.owns(&found.group.files),
             Place::Store | Place::Folder | Place::Partial(_) => record.is_some(),

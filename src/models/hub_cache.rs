@@ -11,9 +11,11 @@ pub(super) mod put;
 use std::ffi::OsString;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use owned::Owned;
 
+use super::folders::{Entry, Folder, Kind, Link, Look};
 use super::partial::Left;
 use super::reconcile::Reconciled;
 use super::scan::{self, Found, Links, Place};
@@ -51,19 +53,19 @@ pub(super) fn default_location(variable: impl Fn(&str) -> Option<OsString>) -> O
 
 /// The models in the cache, those of each repository's `main` first. A cache that is not there has
 /// none.
-pub(super) fn scan(cache: &Path) -> Vec<Found> {
+pub(super) fn scan(cache: &Path, look: &Look<'_>) -> Vec<Found> {
     let mut found = Vec::new();
-    for folder in entries(cache) {
+    for folder in folders_in(cache, look) {
         let name = split::name_of(&folder);
         let Some(repo) = name.strip_prefix("models--").map(|name| name.replace("--", "/")) else { continue };
         let main = fs::read_to_string(folder.join("refs/main")).unwrap_or_default();
-        let mut snapshots: Vec<_> = entries(&folder.join("snapshots"))
+        let mut snapshots: Vec<_> = folders_in(&folder.join("snapshots"), look)
             .into_iter()
             .map(|path| (split::name_of(&path) == main.trim(), path))
             .collect();
         snapshots.sort_by_key(|(is_main, _)| !is_main);
         for (is_main, snapshot) in snapshots {
-            for group in split::group(scan::gguf_files(&snapshot, Links::Keep)) {
+            for group in split::group(scan::gguf_files(&snapshot, Links::Keep, look)) {
                 let relative = group.files[0].strip_prefix(&snapshot).unwrap_or(&group.files[0]);
                 let file = HubFile {
                     repo: repo.clone(),
@@ -81,13 +83,19 @@ pub(super) fn scan(cache: &Path) -> Vec<Found> {
 
 /// The hive's downloads into the cache that ended early: where each lies, the path that its file will
 /// have, and what is there.
-pub(super) fn partials(cache: &Path) -> Vec<(PathBuf, PathBuf, Left)> {
-    let left = |path: PathBuf| {
-        let target = put::target_of(&path).filter(|target| fs::symlink_metadata(target).is_err())?;
-        let left = partial::left_at(&path, None)?;
-        Some((path, target, left))
+pub(super) fn partials(cache: &Path, look: &Look<'_>) -> Vec<(PathBuf, PathBuf, Left)> {
+    let left = |path: &Path| {
+        let target = put::target_of(path).filter(|target| fs::symlink_metadata(target).is_err())?;
+        let left = partial::left_at(path, None)?;
+        Some((path.to_owned(), target, left))
     };
-    blobs(cache).filter_map(left).collect()
+    let mut found = Vec::new();
+    for repository in folders_in(cache, look).iter().filter(|folder| is_repository(folder)) {
+        if let Some(blobs) = folder(&repository.join("blobs"), look) {
+            found.extend(blobs.entries.iter().filter_map(|blob| left(&blob.path)));
+        }
+    }
+    found
 }
 
 /// Puts in order what a killed hive left in the cache. What is other tools' is left alone.
@@ -118,14 +126,35 @@ pub(super) fn tidy(partial: &Path) {
 
 /// Everything in the folders of blobs.
 fn blobs(cache: &Path) -> impl Iterator<Item = PathBuf> {
-    let is_repository = |folder: &PathBuf| split::name_of(folder).starts_with("models--");
-    entries(cache).into_iter().filter(is_repository).flat_map(|folder| entries(&folder.join("blobs")))
+    let repositories = entries(cache).into_iter().filter(|folder| is_repository(folder));
+    repositories.flat_map(|folder| entries(&folder.join("blobs")))
+}
+
+fn is_repository(folder: &Path) -> bool {
+    folder.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b"models--"))
 }
 
 /// The SHA-256 of a file of a snapshot: the name of the blob that it links to.
 pub(super) fn sha256(path: &Path) -> Option<String> {
-    let name = split::name_of(&fs::read_link(path).ok()?);
+    Link::read(path).as_ref().and_then(sha256_of)
+}
+
+/// The same of its link.
+pub(super) fn sha256_of(link: &Link) -> Option<String> {
+    let name = split::name_of(&link.target);
     super::sources::is_sha256(&name).then_some(name)
+}
+
+/// The folders in a folder, and what leads to some.
+fn folders_in(path: &Path, look: &Look<'_>) -> Vec<PathBuf> {
+    let Some(folder) = folder(path, look) else { return Vec::new() };
+    let is_folder = |entry: &&Entry| matches!(entry.kind, Kind::Folder | Kind::Link(_));
+    folder.entries.iter().filter(is_folder).map(|entry| entry.path.clone()).collect()
+}
+
+/// A folder. One that is not there has nothing; one that cannot be read is narrated.
+fn folder(path: &Path, look: &Look<'_>) -> Option<Arc<Folder>> {
+    look.folder(path).map_err(|error| unreadable(path, &error)).ok()
 }
 
 /// The part of a file's path that says how its weights are quantised, in upper case: `Q4_K_M`,
@@ -220,20 +249,16 @@ fn forget_refs(file: &HubFile) {
 /// The paths in a folder, sorted. A folder that is not there is empty; one that cannot be read is
 /// narrated.
 fn entries(folder: &Path) -> Vec<PathBuf> {
-    let mut paths: Vec<_> = match fs::read_dir(folder) {
-        Ok(entries) => entries.filter_map(Result::ok).map(|entry| entry.path()).collect(),
-        Err(error)
-            if matches!(error.kind(), std::io::ErrorKind::NotFound | std::io::ErrorKind::NotADirectory) =>
-        {
-            Vec::new()
-        }
-        Err(error) => {
-            scan::left_out(Level::Warn, &format!("Could not look into {}: {error}", folder.display()));
-            Vec::new()
-        }
-    };
+    let entries = fs::read_dir(folder).map_err(|error| unreadable(folder, &error)).ok();
+    let mut paths: Vec<_> = entries.into_iter().flatten().filter_map(Result::ok).map(|e| e.path()).collect();
     paths.sort_unstable();
     paths
+}
+
+fn unreadable(folder: &Path, error: &std::io::Error) {
+    if !matches!(error.kind(), std::io::ErrorKind::NotFound | std::io::ErrorKind::NotADirectory) {
+        scan::left_out(Level::Warn, &format!("Could not look into {}: {error}", folder.display()));
+    }
 }
 
 #[cfg(test)]

@@ -14,6 +14,7 @@ use std::path::{Path, PathBuf};
 use tokio_util::sync::CancellationToken;
 
 use super::catalog::Inner;
+use super::folders::Look;
 use super::headers::sound_model;
 use super::scan::Links;
 use super::split::{self, Part};
@@ -129,7 +130,7 @@ impl Inner {
         if !self.is_local && !self.folders.iter().any(is_permitted) {
             return Ok(None);
         }
-        let mut groups = split::group(scan::gguf_files(path, Links::Follow));
+        let mut groups = split::group(scan::gguf_files(path, Links::Follow, &Look::new(&self.known)));
         match groups.len() {
             0 => Err(Failure::new(
                 Code::SourceNotFound,
@@ -190,8 +191,9 @@ impl Inner {
         if fs::symlink_metadata(self.store.path(name)).is_err() {
             return Present::No;
         }
-        let found = self.store.scan().into_iter().find(|found| found.file_name() == *name);
-        match found.and_then(|found| self.store.record_of(&found)) {
+        let look = Look::new(&self.known);
+        let found = self.store.scan(&look).into_iter().find(|found| found.file_name() == *name);
+        match found.and_then(|found| self.store.record_of(&found, &look)) {
             None => Present::Other { owned: false },
             Some(existing) if existing.is_from(record) => Present::Same,
             Some(_) => Present::Other { owned: true },

@@ -5,13 +5,15 @@
 //! or a file that is damaged, never makes a listing fail.
 
 use std::collections::{HashMap, HashSet};
-use std::fs;
+use std::fs::{self, Metadata};
+use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::SystemTime;
 
 use super::catalog::Inner;
+use super::folders::Look;
 use super::headers::Summary;
 use super::hub_cache::{self, HubFile};
 use super::partial::Left;
@@ -29,10 +31,11 @@ pub(super) struct Listed {
 impl Inner {
     /// Looks at every place. Blocks on the disk.
     pub(super) fn scan(&self) -> Vec<Listed> {
-        let mut found = self.store.scan();
-        found.extend(hub_cache::scan(&self.hub_cache));
+        let look = Look::new(&self.known);
+        let mut found = self.store.scan(&look);
+        found.extend(hub_cache::scan(&self.hub_cache, &look));
         for folder in &self.folders {
-            let groups = split::group(scan::gguf_files(folder, Links::Follow));
+            let groups = split::group(scan::gguf_files(folder, Links::Follow, &look));
             found.extend(groups.into_iter().map(|group| Found { group, place: Place::Folder }));
         }
 
@@ -40,17 +43,19 @@ impl Inner {
         let mut looked_at = HashSet::new();
         let mut listed: Vec<Listed> = Vec::new();
         for found in found {
+            // Each file is looked at once.
+            let files: Vec<_> = found.group.files.iter().map(fs::metadata).collect();
             // One file under two paths has one identity; a link that leads nowhere has none.
-            let is_new = fs::metadata(found.path()).map_or(true, |file| met.insert((file.dev(), file.ino())));
+            let is_new = files[0].as_ref().map_or(true, |file| met.insert((file.dev(), file.ino())));
             looked_at.extend(found.group.files.iter().cloned());
-            if is_new && let Some(model) = self.describe(&found) {
+            if is_new && let Some(model) = self.describe(&found, &files, &look) {
                 listed.push(Listed { model, found });
             }
         }
         self.headers.retain(|path| looked_at.contains(path));
         let under_way = self.transfers.under_way();
         let is_left = |partial: &Path| !under_way.iter().any(|way| way.destination.partial == partial);
-        let left = self.store.partials().into_iter().chain(hub_cache::partials(&self.hub_cache));
+        let left = self.store.partials(&look).into_iter().chain(hub_cache::partials(&self.hub_cache, &look));
         let left = left.filter(|(partial, ..)| is_left(partial));
         listed.extend(left.map(|(partial, target, left)| interrupted(partial, target, left)));
         let is_new = |way: &UnderWay| fs::symlink_metadata(&way.destination.target).is_err();
@@ -68,7 +73,7 @@ impl Inner {
     }
 
     /// What a listing says of these files, but for the id. `None` where they are no model.
-    fn describe(&self, found: &Found) -> Option<Model> {
+    fn describe(&self, found: &Found, files: &[io::Result<Metadata>], look: &Look<'_>) -> Option<Model> {
         let mut status = match &found.group.missing {
             None => (Status::Available, None),
             Some((name, 1)) => (Status::Incomplete, Some(format!("its part {name} is missing"))),
@@ -79,12 +84,12 @@ impl Inner {
         let mut size_bytes = 0;
         let mut parameters = None;
         let mut first: Option<Arc<Summary>> = None;
-        for path in &found.group.files {
-            let problem = match fs::metadata(path) {
+        for (path, metadata) in found.group.files.iter().zip(files) {
+            let problem = match metadata {
                 Err(_) => (Status::Incomplete, missing_target(path)),
                 Ok(metadata) => {
                     size_bytes += metadata.len();
-                    match self.headers.summary(path, &metadata) {
+                    match self.headers.summary(path, metadata) {
                         Ok(summary) if summary.is_accessory => return None,
                         Ok(summary) => {
                             *parameters.get_or_insert(0) += summary.parameter_count;
@@ -102,7 +107,8 @@ impl Inner {
                 status = (problem.0, Some(problem.1));
             }
         }
-        let record = self.store.record_of(found);
+        let record = self.store.record_of(found, look);
+        let link = look.link(found.path());
         let (source, revision) = match (&found.place, &record) {
             (_, Some(record)) => (record.source.clone(), record.revision.clone()),
             (Place::Hub(hub), _) => (format!("hf:{}", hub.repo), Some(hub.revision.clone())),
@@ -110,10 +116,16 @@ impl Inner {
         };
         let sha256 = match (&found.place, record) {
             (_, Some(record)) => record.sha256,
-            (Place::Hub(_), None) if found.group.files.len() == 1 => hub_cache::sha256(found.path()),
+            (Place::Hub(_), None) if found.group.files.len() == 1 => {
+                link.as_ref().and_then(hub_cache::sha256_of)
+            }
             _ => None,
         };
-        let changed = fs::symlink_metadata(found.path()).and_then(|metadata| metadata.modified());
+        let changed = match (&link, &files[0]) {
+            (Some(link), _) => Some(link.modified),
+            (None, Ok(file)) => file.modified().ok(),
+            (None, Err(_)) => None,
+        };
         Some(Model {
             id: String::new(),
             name: id::sanitize(split::stem(&found.file_name())),

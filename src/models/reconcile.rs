@@ -5,6 +5,7 @@ use std::fmt;
 use std::fs;
 use std::path::Path;
 
+use super::folders::{Folders, Look};
 use super::store::{Store, remove_file};
 use super::{journal, partial, split, units};
 
@@ -72,11 +73,15 @@ impl Store {
     /// A record is of use while its model is there, or is on its way.
     fn look_at_record(&self, model: &str, path: &Path, found: &mut Reconciled) {
         let Some(record) = self.record(model) else { return };
+        let known = Folders::default();
+        let look = Look::new(&known);
         let is_there = |name: &str| fs::symlink_metadata(self.path(name)).is_ok();
         let none_left = record.files.iter().all(|file| !is_there(&file.name));
         if none_left && !journal::path_of(&self.partial_path(model)).exists() {
             remove(path, found);
-        } else if !none_left && !record.files.iter().all(|file| file.is_as_recorded(&self.path(&file.name))) {
+        } else if !none_left
+            && !record.files.iter().all(|file| file.is_as_recorded(&self.path(&file.name), &look))
+        {
             tracing::warn!(model, "its file is gone, or is not what the hive put there");
             found.changed.push(model.to_owned());
         }

@@ -4,11 +4,10 @@
 //! file system. The walk is bounded in depth and number, never follows a loop, and says what it
 //! had to leave out instead of failing.
 
-use std::io;
 use std::path::{Path, PathBuf};
+use std::{fs, io};
 
-use walkdir::WalkDir;
-
+use super::folders::{Kind, Look};
 use super::hub_cache::HubFile;
 use super::split::{self, Group};
 use crate::n;
@@ -63,58 +62,90 @@ pub(super) enum Links {
 }
 
 /// The GGUF files beneath `root`, without the vision parts of other models.
-pub(super) fn gguf_files(root: &Path, links: Links) -> Vec<PathBuf> {
-    let mut files = Vec::new();
-    let mut complaints = 0;
-    let walk = WalkDir::new(root).max_depth(MAX_DEPTH).follow_links(links == Links::Follow);
-    for (index, entry) in walk.into_iter().enumerate() {
-        if index == MAX_ENTRIES {
-            left_out(
-                Level::Warn,
-                &format!("{} has more than {MAX_ENTRIES} entries: the rest is not looked at", root.display()),
-            );
-            break;
-        }
-        match entry {
-            Ok(entry) => {
-                let name = entry.file_name().to_string_lossy();
-                let is_file = entry.file_type().is_file() || entry.file_type().is_symlink();
-                if is_file && is_model_name(&name) {
-                    files.push(entry.into_path());
-                }
-            }
-            Err(error) if error.loop_ancestor().is_some() => {
-                left_out(Level::Debug, &error.to_string());
-            }
-            // A link that leads nowhere, or a file that went away while we looked.
-            Err(error) if error.depth() > 0 && is_missing(&error) => {
-                left_out(Level::Debug, &error.to_string());
-            }
-            Err(error) => {
-                complaints += 1;
-                if complaints <= MAX_COMPLAINTS {
-                    let path = error.path().unwrap_or(root).display();
-                    let reason = error.io_error().map_or_else(|| error.to_string(), ToString::to_string);
-                    left_out(Level::Warn, &format!("Could not look into {path}: {reason}"));
-                }
-            }
-        }
-    }
-    if complaints > MAX_COMPLAINTS {
+pub(super) fn gguf_files(root: &Path, links: Links, look: &Look<'_>) -> Vec<PathBuf> {
+    let mut walk = Walk { root, links, look, files: Vec::new(), entries: 0, complaints: 0 };
+    walk.enter(root, &mut Vec::new());
+    if walk.complaints > MAX_COMPLAINTS {
+        let more = walk.complaints - MAX_COMPLAINTS;
         left_out(
             Level::Warn,
-            &format!(
-                "{} more places beneath {} could not be looked into",
-                complaints - MAX_COMPLAINTS,
-                root.display()
-            ),
+            &format!("{more} more places beneath {} could not be looked into", root.display()),
         );
     }
-    files
+    walk.files
 }
 
-fn is_missing(error: &walkdir::Error) -> bool {
-    error.io_error().is_some_and(|error| error.kind() == io::ErrorKind::NotFound)
+/// A walk through a folder and what is beneath it.
+struct Walk<'a> {
+    root: &'a Path,
+    links: Links,
+    look: &'a Look<'a>,
+    files: Vec<PathBuf>,
+    entries: usize,
+    complaints: usize,
+}
+
+impl Walk<'_> {
+    /// Looks into a folder; `above` are the folders that it is in.
+    fn enter(&mut self, path: &Path, above: &mut Vec<(u64, u64)>) {
+        let folder = match self.look.folder(path) {
+            Ok(folder) => folder,
+            Err(error) if above.is_empty() && error.kind() == io::ErrorKind::NotADirectory => {
+                self.take(path);
+                return;
+            }
+            Err(error) => return self.complain(path, above.is_empty(), &error),
+        };
+        if above.contains(&folder.identity()) {
+            return left_out(Level::Debug, &format!("{} leads to a folder that it is in", path.display()));
+        }
+        above.push(folder.identity());
+        for entry in &folder.entries {
+            self.entries += 1;
+            if self.entries > MAX_ENTRIES {
+                if self.entries == MAX_ENTRIES + 1 {
+                    let root = self.root.display();
+                    left_out(
+                        Level::Warn,
+                        &format!("{root} has more than {MAX_ENTRIES} entries: the rest is not looked at"),
+                    );
+                }
+                break;
+            }
+            let is_deep = above.len() == MAX_DEPTH;
+            match &entry.kind {
+                Kind::File => self.take(&entry.path),
+                Kind::Folder if !is_deep => self.enter(&entry.path, above),
+                Kind::Link(_) if self.links == Links::Keep => self.take(&entry.path),
+                Kind::Link(_) => match fs::metadata(&entry.path) {
+                    Ok(metadata) if metadata.is_file() => self.take(&entry.path),
+                    Ok(metadata) if metadata.is_dir() && !is_deep => self.enter(&entry.path, above),
+                    Ok(_) => {}
+                    Err(error) => self.complain(&entry.path, false, &error),
+                },
+                Kind::Folder | Kind::Other => {}
+            }
+        }
+        above.pop();
+    }
+
+    fn take(&mut self, path: &Path) {
+        if path.file_name().is_some_and(|name| is_model_name(&name.to_string_lossy())) {
+            self.files.push(path.to_owned());
+        }
+    }
+
+    fn complain(&mut self, path: &Path, is_root: bool, error: &io::Error) {
+        let what = format!("Could not look into {}: {error}", path.display());
+        // A link that leads nowhere, or a file that went away while we looked.
+        if !is_root && error.kind() == io::ErrorKind::NotFound {
+            return left_out(Level::Debug, &what);
+        }
+        self.complaints += 1;
+        if self.complaints <= MAX_COMPLAINTS {
+            left_out(Level::Warn, &what);
+        }
+    }
 }
 
 /// Whether a file of that name may be a model. `mmproj` files are the vision parts of other models
@@ -136,10 +167,10 @@ pub(super) fn left_out(level: Level, what: &str) {
 
 #[cfg(test)]
 mod tests {
-    use std::fs;
     use std::os::unix::fs::symlink;
 
     use super::*;
+    use crate::models::folders::Folders;
 
     #[test]
     fn a_walk_survives_loops_and_broken_links_and_skips_projectors() {
@@ -151,10 +182,19 @@ mod tests {
         }
         symlink(root.path(), deep.join("loop")).unwrap();
         symlink("/nowhere/at/all.gguf", deep.join("broken.gguf")).unwrap();
+        let known = Folders::default();
+        let gguf_files = |root: &Path, links| gguf_files(root, links, &Look::new(&known));
         let mut files = gguf_files(root.path(), Links::Follow);
         files.sort();
         assert_eq!(files, [deep.join("M2.GGUF"), deep.join("m.gguf")]);
         assert!(gguf_files(root.path(), Links::Keep).contains(&deep.join("broken.gguf")));
         assert!(gguf_files(&root.path().join("missing"), Links::Follow).is_empty());
+        assert_eq!(gguf_files(&deep.join("m.gguf"), Links::Follow), [deep.join("m.gguf")]);
+        let deepest = root.path().join("1/2/3/4/5/6/7/8/9");
+        fs::create_dir_all(deepest.join("10")).unwrap();
+        fs::write(deepest.join("in.gguf"), b"").unwrap();
+        fs::write(deepest.join("10/out.gguf"), b"").unwrap();
+        assert_eq!(gguf_files(&root.path().join("1"), Links::Keep).len(), 2);
+        assert!(!gguf_files(root.path(), Links::Keep).contains(&deepest.join("10/out.gguf")));
     }
 }

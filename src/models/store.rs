@@ -8,13 +8,16 @@
 //! Invariants: nothing outside the folder is ever written or removed by a name that came from
 //! outside ([`file_name`] has no separators); a record is replaced whole or not at all.
 
+use std::collections::HashMap;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
+use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
+use super::folders::{Entry, Kind, Look, Stamp};
 use super::partial::{self, Left};
 use super::reconcile::Reconciled;
 use super::scan::{self, Found, Place};
@@ -26,10 +29,15 @@ use crate::narration::Level;
 /// the like.
 const MAX_NAME: usize = 200;
 
+/// The most records that are remembered.
+const MAX_RECORDS: usize = 20_000;
+
 /// The store's folder.
 #[derive(Debug)]
 pub(super) struct Store {
     dir: PathBuf,
+    /// Records that were read, each with the state of its file.
+    records: Mutex<HashMap<String, (Stamp, Option<Record>)>>,
 }
 
 /// What the hive remembers of a model that it put into the store.
@@ -67,7 +75,7 @@ impl Store {
     /// Makes the folder where it is missing, and puts it in order after a killed hive.
     pub(super) fn open(dir: PathBuf) -> Result<(Self, Reconciled)> {
         fs::create_dir_all(&dir).map_err(|error| Failure::io("make the model store", &dir, &error))?;
-        let store = Self { dir };
+        let store = Self { dir, records: Mutex::default() };
         let reconciled = store.reconcile();
         tracing::info!("looked through the model store: {reconciled}");
         Ok((store, reconciled))
@@ -88,54 +96,63 @@ impl Store {
     }
 
     /// The models in the store.
-    pub(super) fn scan(&self) -> Vec<Found> {
-        let entries = match fs::read_dir(&self.dir) {
-            Ok(entries) => entries,
+    pub(super) fn scan(&self, look: &Look<'_>) -> Vec<Found> {
+        let folder = match look.folder(&self.dir) {
+            Ok(folder) => folder,
             Err(error) => {
                 scan::left_out(Level::Warn, &format!("Could not look into {}: {error}", self.dir.display()));
                 return Vec::new();
             }
         };
-        let paths = entries
-            .filter_map(Result::ok)
-            .filter(|entry| scan::is_model_name(&entry.file_name().to_string_lossy()))
-            .filter(|entry| entry.file_type().is_ok_and(|kind| !kind.is_dir()))
-            .map(|entry| entry.path())
-            .collect();
+        let is_model =
+            |entry: &&Entry| entry.kind != Kind::Folder && scan::is_model_name(&entry.name.to_string_lossy());
+        let paths = folder.entries.iter().filter(is_model).map(|entry| entry.path.clone()).collect();
         split::group(paths).into_iter().map(|group| Found { group, place: Place::Store }).collect()
     }
 
     /// The downloads of models that are not there, and that can be gone on with: where each lies, and
     /// the path that its file will have.
-    pub(super) fn partials(&self) -> Vec<(PathBuf, PathBuf, Left)> {
-        let Ok(entries) = fs::read_dir(&self.dir) else { return Vec::new() };
-        let left = |path: PathBuf| {
+    pub(super) fn partials(&self, look: &Look<'_>) -> Vec<(PathBuf, PathBuf, Left)> {
+        let Ok(folder) = look.folder(&self.dir) else { return Vec::new() };
+        let left = |path: &Path| {
             let target = path.with_extension("");
             let is_wanted = path.extension().is_some_and(|extension| extension == "partial")
                 && fs::symlink_metadata(&target).is_err();
-            let left = is_wanted.then(|| partial::left_at(&path, None))??;
-            Some((path, target, left))
+            let left = is_wanted.then(|| partial::left_at(path, None))??;
+            Some((path.to_owned(), target, left))
         };
-        entries.filter_map(Result::ok).filter_map(|entry| left(entry.path())).collect()
+        folder.entries.iter().filter_map(|entry| left(&entry.path)).collect()
     }
 
     /// The record of a model, if it is still what the hive put down: a model of the hive's own.
-    pub(super) fn record_of(&self, found: &Found) -> Option<Record> {
+    pub(super) fn record_of(&self, found: &Found, look: &Look<'_>) -> Option<Record> {
         if found.place != Place::Store {
             return None;
         }
         let record = self.record(&found.file_name())?;
         let as_recorded = |path: &PathBuf| {
             let name = split::name_of(path);
-            record.files.iter().any(|file| file.name == name && file.is_as_recorded(path))
+            record.files.iter().any(|file| file.name == name && file.is_as_recorded(path, look))
         };
         found.group.files.iter().all(as_recorded).then_some(record)
     }
 
     /// The record of the model whose first file has that name.
     pub(super) fn record(&self, file_name: &str) -> Option<Record> {
-        let text = fs::read(self.record_path(file_name)).ok()?;
-        serde_json::from_slice(&text).ok()
+        let path = self.record_path(file_name);
+        let stamp = Stamp::of(&fs::metadata(&path).ok()?);
+        if let Some((known, record)) = self.records.lock().get(file_name)
+            && *known == stamp
+        {
+            return record.clone();
+        }
+        let record: Option<Record> = serde_json::from_slice(&fs::read(&path).ok()?).ok();
+        let mut records = self.records.lock();
+        if records.len() >= MAX_RECORDS {
+            records.clear();
+        }
+        records.insert(file_name.to_owned(), (stamp, record.clone()));
+        record
     }
 
     /// Writes the record of a model. Durable once [`Self::sync`] has been called.
@@ -183,11 +200,11 @@ impl Record {
 
 impl RecordedFile {
     /// Whether what is at `path` is what was put there.
-    pub(super) fn is_as_recorded(&self, path: &Path) -> bool {
-        let Ok(metadata) = fs::symlink_metadata(path) else { return false };
+    pub(super) fn is_as_recorded(&self, path: &Path, look: &Look<'_>) -> bool {
         match &self.link {
-            Some(target) => fs::read_link(path).is_ok_and(|link| link == *target),
-            None => metadata.is_file() && metadata.len() == self.size_bytes,
+            Some(target) => look.link(path).is_some_and(|link| link.target == *target),
+            None => fs::symlink_metadata(path)
+                .is_ok_and(|metadata| metadata.is_file() && metadata.len() == self.size_bytes),
         }
     }
 }
@@ -267,7 +284,7 @@ mod tests {
         };
         let holder = File::create(path("held.gguf.partial")).unwrap();
         holder.lock().unwrap();
-        let store = Store { dir: folder.path().to_owned() };
+        let store = Store { records: Mutex::default(), dir: folder.path().to_owned() };
         store.write_record(&record("orphan.gguf")).unwrap();
         store.write_record(&record("changed.gguf")).unwrap();
         fs::write(path("changed.gguf"), b"four").unwrap();

@@ -25,6 +25,7 @@ use crate::config::{self, Config};
 use crate::error::{Code, Failure, Result};
 use crate::models::catalog::Inner;
 use crate::models::fetch::{FetchConfig, Fetcher};
+use crate::models::folders::Look;
 use crate::models::headers::sound_model;
 use crate::models::hub_cache::owned::Owned;
 use crate::models::hub_cache::{self, put, sha256};
@@ -306,7 +307,7 @@ impl Inner {
             let size = fs::metadata(path).ok()?.len();
             Some(Sibling { path: relative, size: Some(size), sha256: sha256(path) })
         };
-        let links = scan::gguf_files(&snapshot, Links::Keep);
+        let links = scan::gguf_files(&snapshot, Links::Keep, &Look::new(&self.known));
         let files: Vec<_> = links.iter().filter_map(|path| described(path)).collect();
         let Candidate { files, tag } = match choice::choose(name, &files) {
             Ok(candidate) => candidate,

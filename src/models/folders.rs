@@ -1,0 +1,222 @@
+//! What is in folders, kept in memory for as long as a folder stays as it is.
+//!
+//! Adding, removing and renaming change a folder's own time of change, so one look at the folder tells
+//! whether what was read of it still holds; and a link cannot be changed without that. What a folder
+//! says of the files in it is their names and kinds alone: whether a file has changed is asked of the
+//! file.
+//!
+//! A folder that changed a moment ago is read anew each time: two changes within one tick of the file
+//! system's clock have the same time.
+
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::ffi::OsString;
+use std::fs::{self, Metadata};
+use std::io;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use parking_lot::Mutex;
+
+/// How long after its last change a folder is not remembered: more than a tick of any file system.
+const FRESH: Duration = Duration::from_secs(2);
+/// The most folders that are remembered.
+const MAX_FOLDERS: usize = 100_000;
+
+/// The folders that were looked into.
+#[derive(Debug, Default)]
+pub(super) struct Folders(Mutex<HashMap<PathBuf, Arc<Folder>>>);
+
+/// What is in a folder.
+#[derive(Debug)]
+pub(super) struct Folder {
+    stamp: Stamp,
+    /// By name.
+    pub(super) entries: Vec<Entry>,
+}
+
+/// One name in a folder.
+#[derive(Clone, Debug)]
+pub(super) struct Entry {
+    pub(super) name: OsString,
+    pub(super) path: PathBuf,
+    pub(super) kind: Kind,
+}
+
+/// What has a name, without following a link.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Kind {
+    File,
+    Folder,
+    Link(Link),
+    /// A socket, a device and the like.
+    Other,
+}
+
+/// A link.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Link {
+    /// What it says, relative to its folder or not.
+    pub(super) target: PathBuf,
+    /// When it was made.
+    pub(super) modified: SystemTime,
+}
+
+/// What tells one state of a folder or a file from another.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Stamp {
+    device: u64,
+    inode: u64,
+    bytes: u64,
+    modified: (i64, i64),
+    changed: (i64, i64),
+}
+
+impl Stamp {
+    pub(super) fn of(metadata: &Metadata) -> Self {
+        Self {
+            device: metadata.dev(),
+            inode: metadata.ino(),
+            bytes: metadata.len(),
+            modified: (metadata.mtime(), metadata.mtime_nsec()),
+            changed: (metadata.ctime(), metadata.ctime_nsec()),
+        }
+    }
+}
+
+impl Folder {
+    /// What tells it from every other folder of the machine.
+    pub(super) const fn identity(&self) -> (u64, u64) {
+        (self.stamp.device, self.stamp.inode)
+    }
+}
+
+impl Link {
+    /// The link at `path`. `None` where there is none.
+    pub(super) fn read(path: &Path) -> Option<Self> {
+        let target = fs::read_link(path).ok()?;
+        let modified = fs::symlink_metadata(path).and_then(|metadata| metadata.modified()).ok()?;
+        Some(Self { target, modified })
+    }
+}
+
+impl Folders {
+    /// What is in the folder at `path`, which may be a link to it. Blocks on the disk.
+    pub(super) fn read(&self, path: &Path) -> io::Result<Arc<Folder>> {
+        let before = fs::metadata(path)?;
+        let stamp = Stamp::of(&before);
+        if let Some(known) = self.0.lock().get(path)
+            && known.stamp == stamp
+        {
+            return Ok(Arc::clone(known));
+        }
+        let mut entries = Vec::new();
+        for entry in fs::read_dir(path)?.filter_map(Result::ok) {
+            let path = entry.path();
+            let kind = match entry.file_type() {
+                Ok(kind) if kind.is_file() => Kind::File,
+                Ok(kind) if kind.is_dir() => Kind::Folder,
+                // One that went away while we looked is in no listing.
+                Ok(kind) if kind.is_symlink() => match Link::read(&path) {
+                    Some(link) => Kind::Link(link),
+                    None => continue,
+                },
+                _ => Kind::Other,
+            };
+            entries.push(Entry { name: entry.file_name(), path, kind });
+        }
+        entries.sort_unstable_by(|a, b| a.name.cmp(&b.name));
+        let folder = Arc::new(Folder { stamp, entries });
+        let age = |time: io::Result<SystemTime>| {
+            time.ok().and_then(|time| SystemTime::now().duration_since(time).ok()).unwrap_or_default()
+        };
+        let mut known = self.0.lock();
+        if age(before.modified()) > FRESH && (known.len() < MAX_FOLDERS || known.contains_key(path)) {
+            known.insert(path.to_owned(), Arc::clone(&folder));
+        } else {
+            known.remove(path);
+        }
+        Ok(folder)
+    }
+}
+
+/// One look at the disk: a folder is read once in it, however often it is asked for.
+#[derive(Debug)]
+pub(super) struct Look<'a> {
+    known: &'a Folders,
+    seen: RefCell<HashMap<PathBuf, Arc<Folder>>>,
+}
+
+impl<'a> Look<'a> {
+    pub(super) fn new(known: &'a Folders) -> Self {
+        Self { known, seen: RefCell::default() }
+    }
+
+    /// What is in the folder at `path`. Blocks on the disk.
+    pub(super) fn folder(&self, path: &Path) -> io::Result<Arc<Folder>> {
+        if let Some(seen) = self.seen.borrow().get(path) {
+            return Ok(Arc::clone(seen));
+        }
+        let folder = self.known.read(path)?;
+        self.seen.borrow_mut().insert(path.to_owned(), Arc::clone(&folder));
+        Ok(folder)
+    }
+
+    /// The link at `path`. `None` where there is none.
+    pub(super) fn link(&self, path: &Path) -> Option<Link> {
+        let (folder, name) = (path.parent()?, path.file_name()?);
+        let Some(folder) = self.seen.borrow().get(folder).cloned() else { return Link::read(path) };
+        let index = folder.entries.binary_search_by(|entry| entry.name.as_os_str().cmp(name)).ok()?;
+        match &folder.entries[index].kind {
+            Kind::Link(link) => Some(link.clone()),
+            _ => None,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs::File;
+    use std::os::unix::fs::symlink;
+
+    use super::*;
+
+    /// Makes the last change of a folder look older than it is.
+    fn age(folder: &Path) {
+        let long_ago = SystemTime::now() - 10 * FRESH;
+        File::open(folder).unwrap().set_modified(long_ago).unwrap();
+    }
+
+    fn names(folder: &Folder) -> Vec<&str> {
+        folder.entries.iter().map(|entry| entry.name.to_str().unwrap()).collect()
+    }
+
+    #[test]
+    fn a_folder_is_read_again_once_it_has_changed_and_while_it_is_fresh() {
+        let root = tempfile::tempdir().unwrap();
+        let known = Folders::default();
+        let read = || known.read(root.path()).unwrap();
+        File::create(root.path().join("b")).unwrap();
+        assert_eq!(names(&read()), ["b"]);
+        assert!(!Arc::ptr_eq(&read(), &read()), "another change may have the same time");
+        age(root.path());
+        assert!(Arc::ptr_eq(&read(), &read()));
+        symlink("b", root.path().join("a")).unwrap();
+        assert_eq!(names(&read()), ["a", "b"]);
+        age(root.path());
+        let look = Look::new(&known);
+        assert_eq!(look.link(&root.path().join("a")).unwrap().target, Path::new("b"));
+        let folder = look.folder(root.path()).unwrap();
+        assert_eq!(look.link(&root.path().join("a")).unwrap().target, Path::new("b"));
+        assert_eq!(look.link(&root.path().join("b")), None);
+        // What is put in its place has another name to begin with, and takes this one over.
+        symlink("c", root.path().join("draft")).unwrap();
+        fs::rename(root.path().join("draft"), root.path().join("a")).unwrap();
+        assert!(Arc::ptr_eq(&folder, &look.folder(root.path()).unwrap()), "one look sees one state");
+        assert_eq!(Look::new(&known).link(&root.path().join("a")).unwrap().target, Path::new("c"));
+        fs::remove_dir_all(root.path()).unwrap();
+        assert!(known.read(root.path()).is_err());
+    }
+}
