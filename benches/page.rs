@@ -3,7 +3,8 @@
 //! thousand narrations scrolls.
 //!
 //! `cargo bench --bench page`; needs chromium and chromedriver. The browser draws without a GPU and
-//! on the same processor as the hive.
+//! on the same processor as the hive, so a page of one sentence is loaded in turn with each page: what
+//! that takes is the browser's own.
 
 #![expect(clippy::print_stdout, reason = "figures are printed")]
 
@@ -20,6 +21,19 @@ use rbee_hive::n;
 use serde_json::{Value, json};
 use support::{Browser, TestHive, write_model};
 
+/// Serves a page of one sentence. Answers its URL.
+async fn bare_page() -> String {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+    let address = listener.local_addr().expect("an address");
+    let page = || async { axum::response::Html("<!doctype html><title>bare</title><p>One sentence.") };
+    let app = axum::Router::new().route("/", axum::routing::get(page));
+    drop(rbee_hive::spawn::detached(async move {
+        // It ends with the process.
+        let _ = axum::serve(listener, app).await;
+    }));
+    format!("http://{address}/")
+}
+
 const NARRATIONS: usize = 9_900;
 /// What the browser recorded of the load, in milliseconds; after a while in which nothing came.
 const LOAD: &str = "const done = arguments[0]; const found = {lcp: 0, shift: 0};\
@@ -30,7 +44,7 @@ const LOAD: &str = "const done = arguments[0]; const found = {lcp: 0, shift: 0};
 
 #[tokio::main]
 async fn main() {
-    let rounds = if paired::for_figures() { 15 } else { 1 };
+    let rounds = if paired::for_figures() { 10 } else { 1 };
     let Some(browser) = Browser::start().await else { return };
     let faults = Faults::new(|operation| {
         async move {
@@ -51,30 +65,34 @@ async fn main() {
     let job = hive.submit(&json!({"WorkerProcessList": {}})).await;
     hive.stream(&job).await;
 
+    let bare = bare_page().await;
     println!(
         "milliseconds after the response: first contentful paint, largest contentful paint; layout shift"
     );
     let job_page = format!("jobs/{job}");
     for page in ["", "models", "workers", "jobs", "chat", &job_page] {
         for is_cold in [true, false] {
-            let mut loads: Vec<Value> = Vec::new();
+            let (mut loads, mut bares) = (Vec::new(), Vec::new());
             for _ in 0..rounds {
-                if is_cold {
-                    browser.cdp("Network.clearBrowserCache", &json!({})).await;
+                for (url, into) in [(&format!("{}/#/{page}", hive.url), &mut loads), (&bare, &mut bares)] {
+                    if is_cold {
+                        browser.cdp("Network.clearBrowserCache", &json!({})).await;
+                    }
+                    browser.open("about:blank").await;
+                    browser.open(url).await;
+                    into.push(browser.run_async(LOAD).await);
                 }
-                browser.open("about:blank").await;
-                browser.open(&format!("{}/#/{page}", hive.url)).await;
-                loads.push(browser.run_async(LOAD).await);
             }
-            let spread = |name: &str, from: &str| {
+            let spread = |loads: &[Value], name: &str, from: &str| {
                 let number = |load: &Value, name: &str| load[name].as_f64().expect("a number");
                 Spread::of(loads.iter().map(|load| number(load, name) - load[from].as_f64().unwrap_or(0.0)))
             };
             let name = if page == job_page { "jobs/…" } else { page };
             let cache = if is_cold { "nothing cached" } else { "revalidated" };
-            println!("#/{name}, {cache}: fcp {}", spread("fcp", "response"));
-            println!("#/{name}, {cache}: lcp {}", spread("lcp", "response"));
-            println!("#/{name}, {cache}: shift {}", spread("shift", ""));
+            println!("#/{name}, {cache}: fcp {}", spread(&loads, "fcp", "response"));
+            println!("  a bare page beside it: fcp {}", spread(&bares, "fcp", "response"));
+            println!("#/{name}, {cache}: lcp {}", spread(&loads, "lcp", "response"));
+            println!("#/{name}, {cache}: shift {}", spread(&loads, "shift", ""));
         }
     }
 
