@@ -53,6 +53,7 @@ static FILES: &[File] = files! {
     "lib/hive.js"
     "lib/jobs.js"
     "lib/markdown.js"
+    "lib/plan.js"
     "lib/sources.js"
     "lib/sse.js"
     "lib/view.js"

@@ -1,10 +1,11 @@
 // Bringing a model: first the plan, then the transfer, in one dialog. Closing it lets a transfer go
 // on; the page of the models shows it too.
 
-import { Problem, cancel, follow, run, submit } from "../lib/api.js";
+import { Problem, follow, submit } from "../lib/api.js";
 import { h, icon } from "../lib/dom.js";
 import { bytes } from "../lib/format.js";
 import { hive } from "../lib/hive.js";
+import { Planning } from "../lib/plan.js";
 import { SOURCES, kindOf } from "../lib/sources.js";
 import { View, link, recall, remember } from "../lib/view.js";
 import { closeDialog, dialogHead, field, onSubmit, onValue, openDialog, tick } from "./dialog.js";
@@ -33,7 +34,7 @@ class DownloadDialog extends View {
   remarks = [];
   /** @type {Problem|null} */
   problem = null;
-  /** @type {{since: number, message: string, job: string, stop: AbortController}|null} */
+  /** @type {Planning|null} */
   planning = null;
   /** The job that downloads. */
   job = "";
@@ -51,11 +52,8 @@ class DownloadDialog extends View {
   }
 
   #stopPlanning() {
-    const { planning } = this;
+    this.planning?.stop();
     this.planning = null;
-    if (!planning) return;
-    planning.stop.abort();
-    if (planning.job) cancel(planning.job).catch(() => {});
   }
 
   #changed() {
@@ -67,24 +65,16 @@ class DownloadDialog extends View {
 
   async #look() {
     this.#changed();
-    const mine = (this.planning = { since: Date.now(), message: "Asking the source", job: "", stop: new AbortController() });
+    const mine = (this.planning = new Planning("Asking the source"));
     remember("download.source", this.source);
     try {
-      const plan = await run(
-        { ModelDownload: { ...this.request(), dry_run: true } },
-        {
-          signal: mine.stop.signal,
-          onJob: (job) => (mine.job = job),
-          onMessage: (message, level) => {
-            if (this.planning !== mine) return;
-            mine.message = message;
-            // The first sentence repeats what was asked for.
-            if (!message.startsWith("📥")) this.remarks = [...this.remarks, { level, message }];
-            this.update();
-          },
-        },
-      );
-      if (this.planning === mine) this.plan = plan;
+      const onMessage = (/** @type {string} */ message, /** @type {string} */ level) => {
+        // The first sentence repeats what was asked for.
+        if (!message.startsWith("📥")) this.remarks = [...this.remarks, { level, message }];
+        this.update();
+      };
+      const plan = await mine.ask({ ModelDownload: { ...this.request(), dry_run: true } }, { onMessage });
+      if (this.planning === mine) this.plan = plan ?? null;
     } catch (error) {
       if (this.planning === mine) this.problem = Problem.of(error);
     }

@@ -1,9 +1,10 @@
 // Loading a model: where, with how much context, and what that takes of what is free. The estimate
 // is the hive's own: the dry run of the very load that the button starts.
 
-import { Problem, cancel, capabilities, run, sleep } from "../lib/api.js";
+import { Problem, capabilities } from "../lib/api.js";
 import { h, icon } from "../lib/dom.js";
 import { bytes, count } from "../lib/format.js";
+import { Planning } from "../lib/plan.js";
 import { View, link } from "../lib/view.js";
 import { closeDialog, dialogHead, field, onSubmit, onValue, openDialog, tick } from "./dialog.js";
 import { ended } from "./job-strip.js";
@@ -32,7 +33,7 @@ class LoadDialog extends View {
   plan = null;
   /** @type {Problem|null} */
   problem = null;
-  /** The estimate under way. @type {{since: number, message: string, job: string, stop: AbortController}|null} */
+  /** The estimate under way. @type {Planning|null} */
   planning = null;
   /** The worker that is being stopped to make room. */
   stopping = 0;
@@ -51,10 +52,8 @@ class LoadDialog extends View {
   }
 
   #stopPlanning() {
-    const { planning } = this;
+    this.planning?.stop();
     this.planning = null;
-    planning?.stop.abort();
-    if (planning?.job) cancel(planning.job).catch(() => {});
   }
 
   #request() {
@@ -66,13 +65,11 @@ class LoadDialog extends View {
    * @param {number} pause in milliseconds */
   async #estimate(pause) {
     this.#stopPlanning();
-    const mine = (this.planning = { since: Date.now(), message: "Asking the hive what it takes", job: "", stop: new AbortController() });
+    const mine = (this.planning = new Planning("Asking the hive what it takes"));
     this.problem = null;
     this.update();
-    await sleep(pause, mine.stop.signal);
-    if (this.planning !== mine) return;
     try {
-      const plan = await run({ ModelLoad: { ...this.#request(), dry_run: true } }, { signal: mine.stop.signal, onJob: (job) => (mine.job = job), onMessage: (message) => (mine.message = message) });
+      const plan = await mine.ask({ ModelLoad: { ...this.#request(), dry_run: true } }, { pause });
       if (this.planning === mine) this.plan = plan ?? null;
     } catch (error) {
       if (this.planning === mine) {
