@@ -104,6 +104,11 @@ impl Trial {
         })
     }
 
+    fn what(&self) -> String {
+        let Self { fault, when, promised, seed } = self;
+        format!("{fault:?} {when:?}, promised: {promised}, seed {seed}")
+    }
+
     fn body(&self) -> Vec<u8> {
         gguf(300_000, self.seed + 1)
     }
@@ -116,9 +121,8 @@ impl Trial {
     /// Downloads `name`, which is served so, and looks at how it ends; `placed` is what then has the
     /// model's name.
     async fn run(&self, hive: &TestHive, name: &str, is_far: bool, placed: impl Fn() -> Option<Vec<u8>>) {
-        let Self { fault, when, promised, seed } = *self;
-        let what = format!("{fault:?} {when:?}, promised: {promised}, seed {seed}, {name}");
-        println!("{what}");
+        let Self { fault, when, promised, .. } = *self;
+        let what = self.what();
         let id = hive.submit(&download(name)).await;
         let stream = hive.stream(&id).await;
         match data_lines(&stream).last().map(String::as_str) {
@@ -161,13 +165,14 @@ async fn every_fault_ends_in_the_right_file_or_in_a_typed_failure() {
     let server = FaultServer::start().await;
     for seed in 0..rounds(1).min(20) as u64 {
         for trial in Trial::all(seed, true) {
+            println!("{}", trial.what());
             let mut url = server.serve("m.gguf", trial.served());
             if trial.promised {
                 url += &format!("#sha256={}", sha256(&trial.body()));
             }
             trial.run(&hive, &url, false, || fs::read(store.join("m.gguf")).ok()).await;
             let left: Vec<_> = fs::read_dir(&store).expect("a store").flatten().collect();
-            assert!(left.is_empty(), "{:?} {:?}, seed {seed}, leaves {left:?}", trial.fault, trial.when);
+            assert!(left.is_empty(), "{} leaves {left:?}", trial.what());
         }
     }
     assert_eq!((server.tokens(), server.strayed()), (0, 0));
@@ -194,15 +199,15 @@ async fn every_fault_behind_a_hub_leaves_the_cache_right_or_as_it_was() {
         hub.commit("org/m", "main", &[("m-Q8_0.gguf", &body)]);
         let blob = cache.join("models--org--m/blobs").join(sha256(&body));
         for trial in Trial::all(seed, false) {
+            println!("{}", trial.what());
             server.serve(&format!("blobs/{}", sha256(&body)), trial.served());
             trial.run(&hive, "org/m", true, || fs::read(&blob).ok()).await;
             let left: Vec<_> = fs::read_dir(&cache).expect("a cache").flatten().collect();
             let left: Vec<_> = left.iter().map(fs::DirEntry::file_name).collect();
             assert!(
                 left.iter().all(|name| name == ".locks" || name == "CACHEDIR.TAG"),
-                "{:?} {:?}, seed {seed}, leaves {left:?}",
-                trial.fault,
-                trial.when
+                "{} leaves {left:?}",
+                trial.what()
             );
         }
     }
