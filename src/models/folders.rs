@@ -26,8 +26,13 @@ const FRESH: Duration = Duration::from_secs(2);
 const MAX_FOLDERS: usize = 100_000;
 
 /// The folders that were looked into.
+///
+/// Paths are compared byte by byte: the same folder is always come to on the same way.
 #[derive(Debug, Default)]
-pub(super) struct Folders(Mutex<HashMap<PathBuf, Arc<Folder>>>);
+pub(super) struct Folders {
+    folders: Mutex<HashMap<OsString, Arc<Folder>>>,
+    texts: Mutex<HashMap<OsString, (Stamp, Arc<str>)>>,
+}
 
 /// What is in a folder.
 #[derive(Debug)]
@@ -107,7 +112,7 @@ impl Folders {
     pub(super) fn read(&self, path: &Path) -> io::Result<Arc<Folder>> {
         let before = fs::metadata(path)?;
         let stamp = Stamp::of(&before);
-        if let Some(known) = self.0.lock().get(path)
+        if let Some(known) = self.folders.lock().get(path.as_os_str())
             && known.stamp == stamp
         {
             return Ok(Arc::clone(known));
@@ -129,24 +134,46 @@ impl Folders {
         }
         entries.sort_unstable_by(|a, b| a.name.cmp(&b.name));
         let folder = Arc::new(Folder { stamp, entries });
-        let age = |time: io::Result<SystemTime>| {
-            time.ok().and_then(|time| SystemTime::now().duration_since(time).ok()).unwrap_or_default()
-        };
-        let mut known = self.0.lock();
-        if age(before.modified()) > FRESH && (known.len() < MAX_FOLDERS || known.contains_key(path)) {
-            known.insert(path.to_owned(), Arc::clone(&folder));
+        let (mut known, key) = (self.folders.lock(), path.as_os_str());
+        if is_old(&before) && (known.len() < MAX_FOLDERS || known.contains_key(key)) {
+            known.insert(key.to_owned(), Arc::clone(&folder));
         } else {
-            known.remove(path);
+            known.remove(key);
         }
         Ok(folder)
     }
+
+    /// The text of a small file. `None` where there is none that can be read. Blocks on the disk.
+    pub(super) fn text(&self, path: &Path) -> Option<Arc<str>> {
+        let metadata = fs::metadata(path).ok()?;
+        let (stamp, key) = (Stamp::of(&metadata), path.as_os_str());
+        if let Some((known, text)) = self.texts.lock().get(key)
+            && *known == stamp
+        {
+            return Some(Arc::clone(text));
+        }
+        let text: Arc<str> = fs::read_to_string(path).ok()?.into();
+        let mut texts = self.texts.lock();
+        if is_old(&metadata) && (texts.len() < MAX_FOLDERS || texts.contains_key(key)) {
+            texts.insert(key.to_owned(), (stamp, Arc::clone(&text)));
+        } else {
+            texts.remove(key);
+        }
+        Some(text)
+    }
+}
+
+/// Whether the last change is so long ago that another would have another time.
+fn is_old(metadata: &Metadata) -> bool {
+    let changed = metadata.modified().ok();
+    changed.and_then(|time| SystemTime::now().duration_since(time).ok()).unwrap_or_default() > FRESH
 }
 
 /// One look at the disk: a folder is read once in it, however often it is asked for.
 #[derive(Debug)]
 pub(super) struct Look<'a> {
     known: &'a Folders,
-    seen: RefCell<HashMap<PathBuf, Arc<Folder>>>,
+    seen: RefCell<HashMap<OsString, Arc<Folder>>>,
 }
 
 impl<'a> Look<'a> {
@@ -156,18 +183,25 @@ impl<'a> Look<'a> {
 
     /// What is in the folder at `path`. Blocks on the disk.
     pub(super) fn folder(&self, path: &Path) -> io::Result<Arc<Folder>> {
-        if let Some(seen) = self.seen.borrow().get(path) {
+        if let Some(seen) = self.seen.borrow().get(path.as_os_str()) {
             return Ok(Arc::clone(seen));
         }
         let folder = self.known.read(path)?;
-        self.seen.borrow_mut().insert(path.to_owned(), Arc::clone(&folder));
+        self.seen.borrow_mut().insert(path.as_os_str().to_owned(), Arc::clone(&folder));
         Ok(folder)
+    }
+
+    /// The text of a small file. `None` where there is none that can be read. Blocks on the disk.
+    pub(super) fn text(&self, path: &Path) -> Option<Arc<str>> {
+        self.known.text(path)
     }
 
     /// The link at `path`. `None` where there is none.
     pub(super) fn link(&self, path: &Path) -> Option<Link> {
         let (folder, name) = (path.parent()?, path.file_name()?);
-        let Some(folder) = self.seen.borrow().get(folder).cloned() else { return Link::read(path) };
+        let Some(folder) = self.seen.borrow().get(folder.as_os_str()).cloned() else {
+            return Link::read(path);
+        };
         let index = folder.entries.binary_search_by(|entry| entry.name.as_os_str().cmp(name)).ok()?;
         match &folder.entries[index].kind {
             Kind::Link(link) => Some(link.clone()),
@@ -191,6 +225,22 @@ mod tests {
 
     fn names(folder: &Folder) -> Vec<&str> {
         folder.entries.iter().map(|entry| entry.name.to_str().unwrap()).collect()
+    }
+
+    #[test]
+    fn a_text_is_read_again_once_it_has_changed() {
+        let root = tempfile::tempdir().unwrap();
+        let path = root.path().join("main");
+        let known = Folders::default();
+        assert_eq!(known.text(&path), None);
+        for text in ["one", "two"] {
+            fs::write(&path, text).unwrap();
+            assert_eq!(known.text(&path).as_deref(), Some(text), "it has just changed");
+        }
+        age(&path);
+        assert!(Arc::ptr_eq(&known.text(&path).unwrap(), &known.text(&path).unwrap()));
+        fs::write(&path, "six").unwrap();
+        assert_eq!(known.text(&path).as_deref(), Some("six"));
     }
 
     #[test]

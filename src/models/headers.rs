@@ -6,8 +6,9 @@
 //! the files of the last listing and nothing else.
 
 use std::collections::HashMap;
+use std::ffi::OsString;
 use std::fs::Metadata;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
 use parking_lot::Mutex;
@@ -35,12 +36,14 @@ pub(super) type Outcome = Result<Arc<Summary>, Arc<str>>;
 
 /// The summaries of the last listing.
 #[derive(Debug, Default)]
-pub(super) struct Headers(Mutex<HashMap<PathBuf, Known>>);
+pub(super) struct Headers(Mutex<HashMap<OsString, Known>>);
 
 #[derive(Clone, Debug)]
 struct Known {
     stamp: Stamp,
     outcome: Outcome,
+    /// Whether the listing that is being made has asked for it.
+    is_asked: bool,
 }
 
 impl Headers {
@@ -48,22 +51,24 @@ impl Headers {
     /// caller has at hand. Blocks on the disk.
     pub(super) fn summary(&self, path: &Path, metadata: &Metadata) -> Outcome {
         let stamp = Stamp::of(metadata);
-        if let Some(known) = self.0.lock().get(path)
+        if let Some(known) = self.0.lock().get_mut(path.as_os_str())
             && known.stamp == stamp
         {
+            known.is_asked = true;
             return known.outcome.clone();
         }
         let outcome = read(path);
         let mut known = self.0.lock();
-        if known.len() < MAX_FILES || known.contains_key(path) {
-            known.insert(path.to_owned(), Known { stamp, outcome: outcome.clone() });
+        if known.len() < MAX_FILES || known.contains_key(path.as_os_str()) {
+            let it = Known { stamp, outcome: outcome.clone(), is_asked: true };
+            known.insert(path.as_os_str().to_owned(), it);
         }
         outcome
     }
 
-    /// Forgets every file but those for which `keep` says so.
-    pub(super) fn retain(&self, keep: impl Fn(&Path) -> bool) {
-        self.0.lock().retain(|path, _| keep(path));
+    /// Forgets every file that was not asked for since the last time.
+    pub(super) fn forget_others(&self) {
+        self.0.lock().retain(|_, known| std::mem::take(&mut known.is_asked));
     }
 }
 
@@ -130,7 +135,9 @@ mod tests {
         assert!(Arc::ptr_eq(&first, &summary().unwrap()), "an unchanged file is not read again");
         fs::write(&path, b"nonsense").unwrap();
         assert!(summary().unwrap_err().contains("magic"));
-        headers.retain(|_| false);
+        headers.forget_others();
+        assert_eq!(headers.0.lock().len(), 1, "it was asked for");
+        headers.forget_others();
         assert!(headers.0.lock().is_empty());
     }
 }

@@ -58,7 +58,7 @@ pub(super) fn scan(cache: &Path, look: &Look<'_>) -> Vec<Found> {
     for folder in folders_in(cache, look) {
         let name = split::name_of(&folder);
         let Some(repo) = name.strip_prefix("models--").map(|name| name.replace("--", "/")) else { continue };
-        let main = fs::read_to_string(folder.join("refs/main")).unwrap_or_default();
+        let main = look.text(&folder.join("refs/main")).unwrap_or_default();
         let mut snapshots: Vec<_> = folders_in(&folder.join("snapshots"), look)
             .into_iter()
             .map(|path| (split::name_of(&path) == main.trim(), path))

@@ -40,19 +40,17 @@ impl Inner {
         }
 
         let mut met = HashSet::new();
-        let mut looked_at = HashSet::new();
         let mut listed: Vec<Listed> = Vec::new();
         for found in found {
             // Each file is looked at once.
             let files: Vec<_> = found.group.files.iter().map(fs::metadata).collect();
             // One file under two paths has one identity; a link that leads nowhere has none.
             let is_new = files[0].as_ref().map_or(true, |file| met.insert((file.dev(), file.ino())));
-            looked_at.extend(found.group.files.iter().cloned());
             if is_new && let Some(model) = self.describe(&found, &files, &look) {
                 listed.push(Listed { model, found });
             }
         }
-        self.headers.retain(|path| looked_at.contains(path));
+        self.headers.forget_others();
         let under_way = self.transfers.under_way();
         let is_left = |partial: &Path| !under_way.iter().any(|way| way.destination.partial == partial);
         let left = self.store.partials(&look).into_iter().chain(hub_cache::partials(&self.hub_cache, &look));
