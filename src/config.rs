@@ -112,7 +112,7 @@ pub struct Downloads {
     /// Hosts (`name` or `name:port`) that may be reached over plain HTTP and on private
     /// addresses.
     pub allow_hosts: Vec<String>,
-    /// Connections that fetch one file together.
+    /// Connections that fetch one file together, at most.
     pub connections: usize,
     /// Bytes that are checksummed and recorded together. A kill loses less than twice that on each
     /// connection.
