@@ -44,7 +44,7 @@ const LOAD: &str = "const done = arguments[0]; const found = {lcp: 0, shift: 0};
 
 #[tokio::main]
 async fn main() {
-    let rounds = if paired::for_figures() { 8 } else { 1 };
+    let rounds = if paired::for_figures() { 5 } else { 1 };
     let Some(browser) = Browser::start().await else { return };
     let faults = Faults::new(|operation| {
         async move {

@@ -181,7 +181,8 @@ mod tests {
     #[test]
     fn the_page_preloads_every_module() {
         for file in FILES.iter().filter(|file| file.path.ends_with(".js") && file.path != "main.js") {
-            let link = format!("<link rel=\"modulepreload\" href=\"/ui/{}\">", file.path);
+            let link =
+                format!("<link rel=\"modulepreload\" fetchpriority=\"low\" href=\"/ui/{}\">", file.path);
             assert!(FILES[0].text.contains(&link), "{link} is missing in index.html");
         }
         for reference in FILES[0].text.split("\"/ui/").skip(1) {
