@@ -56,7 +56,8 @@ export function roughly(seconds) {
 
 /** Whole seconds, for what is counted on screen. @param {number} since milliseconds since the epoch */
 export function elapsed(since) {
-  return duration(Math.max(0, Math.floor((Date.now() - since) / 1000)) || 0).replace(/^0 ms$/, "0 s");
+  const seconds = Math.max(0, Math.floor((Date.now() - since) / 1000));
+  return seconds < 60 ? `${seconds} s` : duration(seconds);
 }
 
 /** Seconds between two instants of the wire; until now where the second is open.

@@ -33,6 +33,8 @@ class Hive extends EventTarget {
   rates = new Map();
   /** @type {Connection} */
   connection = { state: "connecting", since: Date.now(), retryAt: 0, cause: "", restarted: false };
+  /** When the page began to wait for it, in milliseconds since the epoch. */
+  asked = Date.now();
   hiveId = "";
   version = "";
   /** Whether a snapshot has come: before that, an empty list says nothing. */

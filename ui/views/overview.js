@@ -64,7 +64,7 @@ class Overview extends View {
       this.#machine(),
       hive.known
         ? h("div", { class: "columns" }, h("div", null, this.#next(), this.#running()), h("div", null, this.#workers(), this.#problems()))
-        : waiting("Waiting for the hive's list of what it has", hive.connection.since),
+        : waiting("Waiting for the hive", hive.asked),
     ];
   }
 
@@ -79,12 +79,13 @@ class Overview extends View {
         { class: "tile", key: telemetry ? name : `${name}?` },
         h("h2", null, name),
         h("p", { class: "value num" }, value),
-        h("p", { class: "sub num" }, sub),
+        // Its text stands at the end: a longer one would be the same element, moved.
+        h("p", { class: "sub num", key: telemetry ? "sub" : sub }, sub),
         graph(values, { most: 100, slots: HISTORY, label: `${name}: ${value}, over the last ${span || "moment"}` }),
       );
     // The same tiles before the first measurement, so that nothing moves when it comes.
     if (!telemetry) {
-      const since = `waiting for ${elapsed(hive.connection.since)}`;
+      const since = `waiting for ${elapsed(hive.asked)}`;
       return h("section", { class: "tiles", "aria-label": "The machine", "aria-busy": "true" }, ...["CPU", "Memory", "Disk of the models"].map((name) => tile(name, "–", since, [])));
     }
     const { system } = telemetry;
