@@ -5,6 +5,7 @@
 //! or a file that is damaged, never makes a listing fail.
 
 use std::collections::{HashMap, HashSet};
+use std::ffi::OsStr;
 use std::fs::{self, Metadata};
 use std::io;
 use std::os::unix::fs::MetadataExt;
@@ -212,13 +213,13 @@ fn partly(
 
 /// Who keeps an id that several would like: the store's own files, whatever else turns up, then the
 /// Hub's current revisions, then the first path.
-fn precedence(listed: &Listed) -> (u8, &Path) {
+fn precedence(listed: &Listed) -> (u8, &OsStr) {
     let rank = match &listed.found.place {
         Place::Store | Place::Partial(_) => 0,
         Place::Hub(hub) if hub.is_main => 1,
         Place::Hub(_) | Place::Folder => 2,
     };
-    (rank, &listed.model.path)
+    (rank, listed.model.path.as_os_str())
 }
 
 /// The id that each model would like to have.
