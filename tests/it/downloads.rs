@@ -277,7 +277,10 @@ async fn cancelling_keeps_what_is_here_and_downloading_again_goes_on_from_there(
     assert!(stream.contains("were damaged on the disk: fetching them again"), "{stream}");
     assert!(stream.contains("could not be verified"), "{stream}");
     let sent = server.sent() - before;
-    assert!(sent <= missing + u64::from(CHUNK) + 1, "{sent} bytes were sent where {missing} were missing");
+    // The damaged chunk and the probe; and what was on its way of a span that another connection took
+    // the back of, which is 16 chunks at the most.
+    let twice = u64::from(CHUNK) * 17 + 1;
+    assert!(sent <= missing + twice, "{sent} bytes were sent where {missing} were missing");
     assert_eq!(fs::read(hive.dir().join("data/models/m.gguf")).expect("a file"), body);
     hive.stop().await;
 }
