@@ -5,8 +5,7 @@
 //! alone, because the worker's secret is in it. It is replaced as a whole; a reader never sees half
 //! of one.
 
-use std::io::{self, Read, Write};
-use std::os::unix::fs::OpenOptionsExt;
+use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
@@ -14,6 +13,7 @@ use serde::{Deserialize, Serialize};
 use super::devices::Device;
 use super::identity::{self, Identity};
 use super::start::StartRequest;
+use crate::files;
 
 /// A record is a line of JSON; more than this, in bytes, is not one.
 const MAX_RECORD_BYTES: u64 = 256 << 10;
@@ -46,15 +46,7 @@ pub(super) struct Record {
 impl Record {
     /// Puts the record into its place.
     pub(super) fn write(&self, path: &Path) -> io::Result<()> {
-        let temporary = path.with_extension("new");
-        let mut file = std::fs::OpenOptions::new()
-            .write(true)
-            .create(true)
-            .truncate(true)
-            .mode(0o600)
-            .open(&temporary)?;
-        file.write_all(&serde_json::to_vec(self)?)?;
-        std::fs::rename(&temporary, path)
+        files::put(path, &serde_json::to_vec(self)?).map(drop)
     }
 
     /// Reads a record.
