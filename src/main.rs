@@ -3,7 +3,13 @@
 use std::process::ExitCode;
 
 use clap::Parser;
+use mimalloc::MiMalloc;
 use rbee_hive::cli::Cli;
+
+/// The system's own gives large buffers back at once and fetches them anew, page by page: a fifth of
+/// the processor time of a fast download.
+#[global_allocator]
+static ALLOCATOR: MiMalloc = MiMalloc;
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
