@@ -13,10 +13,18 @@ use std::fs;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use mimalloc::MiMalloc;
 use paired::Spread;
 use rbee_hive::config::Config;
 use rbee_hive::models::Catalog;
 use rbee_hive::models::gguf::{TensorType, Value, Writer};
+
+/// As in the program.
+#[global_allocator]
+static ALLOCATOR: MiMalloc = MiMalloc;
+
+/// For so long the hive does not rely on a file's time of change.
+const FRESH: Duration = Duration::from_secs(3);
 
 fn main() {
     let (models, rounds) = if paired::for_figures() { (2000, 100) } else { (20, 2) };
@@ -46,6 +54,8 @@ fn main() {
     let listed = runtime.block_on(catalog.list()).expect("a listing").len();
     println!("{listed} models; the first listing, which reads every header: {:.1?}", begin.elapsed());
     assert_eq!(listed, models);
+    std::thread::sleep(FRESH);
+    assert_eq!(runtime.block_on(catalog.list()).expect("a listing").len(), models);
     let list = || {
         let begin = Instant::now();
         let models = runtime.block_on(catalog.list()).expect("a listing");

@@ -32,6 +32,7 @@ mod import;
 mod journal;
 mod limiter;
 mod listing;
+mod look;
 mod model;
 mod partial;
 mod plan;

@@ -5,6 +5,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use parking_lot::Mutex;
 use reqwest::Url;
 
 use super::disk::{Disk, RealDisk};
@@ -12,6 +13,7 @@ use super::fetch::FetchConfig;
 use super::folders::Folders;
 use super::headers::Headers;
 use super::hub_cache::owned::Owned;
+use super::listing::Remembered;
 use super::reconcile::Reconciled;
 use super::sources::Hub;
 use super::store::Store;
@@ -48,6 +50,8 @@ pub(super) struct Inner {
     pub(super) ollama: Url,
     pub(super) headers: Headers,
     pub(super) known: Folders,
+    /// The last listing, while it may hold.
+    pub(super) last: Mutex<Option<Arc<Remembered>>>,
     /// Whether only this machine can reach the hive: then its callers may name any file.
     pub(super) is_local: bool,
     pub(super) shop: Arc<Shop>,
@@ -92,6 +96,7 @@ impl Catalog {
             ollama,
             headers: Headers::default(),
             known: Folders::default(),
+            last: Mutex::default(),
             is_local: config.bind.is_loopback(),
             shop: Arc::new(Shop::new(config, disk)),
             transfers: Transfers::default(),
@@ -105,7 +110,7 @@ impl Catalog {
     /// None that the disk could cause: what cannot be read is narrated or listed as such.
     pub async fn list(&self) -> Result<Vec<Model>> {
         let listed = self.on_pool(Inner::scan).await?;
-        Ok(listed.into_iter().map(|listed| listed.model).collect())
+        Ok(listed.iter().map(|listed| listed.model.clone()).collect())
     }
 
     /// The model of that id, or else of that name if only one has it.

@@ -8,8 +8,8 @@ use std::fs;
 use std::path::Path;
 
 use super::catalog::{Inner, not_found};
-use super::folders::Look;
 use super::listing::Listed;
+use super::look::Look;
 use super::scan::Place;
 use super::store::remove_file;
 use super::{Catalog, Model, Status, hub_cache, partial, units};
@@ -33,14 +33,13 @@ impl Catalog {
 impl Inner {
     fn delete(&self, model: &Model, force: bool) -> Result<u64> {
         let id = &model.id;
-        let mut listed = self.scan();
+        let listed = self.scan();
         // An id may have passed to another file since the caller looked.
         let is_meant = |listed: &Listed| listed.model.id == *id && listed.model.path == model.path;
-        let Some(index) = listed.iter().position(is_meant) else {
-            let models: Vec<_> = listed.into_iter().map(|listed| listed.model).collect();
+        let Some(Listed { model, found }) = listed.iter().find(|listed| is_meant(listed)) else {
+            let models: Vec<_> = listed.iter().map(|listed| listed.model.clone()).collect();
             return Err(not_found(id, &models));
         };
-        let Listed { model, found } = listed.swap_remove(index);
         if model.status == Status::Downloading {
             return Err(Failure::new(Code::ModelInUse, format!("'{id}' is being downloaded"))
                 .hint("cancel the job that downloads it, then delete what that has kept"));
@@ -48,7 +47,7 @@ impl Inner {
         if let Place::Partial(path) = &found.place {
             return self.delete_partial(id, path);
         }
-        let record = self.store.record_of(&found, &Look::new(&self.known));
+        let record = self.store.record_of(found, &Look::new(&self.known));
         let is_owned = match &found.place {
             Place::Hub(_) => self.hub_notes.owns(&found.group.files),
             Place::Store | Place::Folder | Place::Partial(_) => record.is_some(),

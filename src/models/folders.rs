@@ -8,7 +8,6 @@
 //! A folder that changed a moment ago is read anew each time: two changes within one tick of the file
 //! system's clock have the same time.
 
-use std::cell::RefCell;
 use std::collections::HashMap;
 use std::ffi::OsString;
 use std::fs::{self, Metadata};
@@ -108,10 +107,10 @@ impl Link {
 }
 
 impl Folders {
-    /// What is in the folder at `path`, which may be a link to it. Blocks on the disk.
-    pub(super) fn read(&self, path: &Path) -> io::Result<Arc<Folder>> {
-        let before = fs::metadata(path)?;
-        let stamp = Stamp::of(&before);
+    /// What is in the folder at `path`, which may be a link to it; `before` is its metadata, just
+    /// asked for. Blocks on the disk.
+    pub(super) fn read(&self, path: &Path, before: &Metadata) -> io::Result<Arc<Folder>> {
+        let stamp = Stamp::of(before);
         if let Some(known) = self.folders.lock().get(path.as_os_str())
             && known.stamp == stamp
         {
@@ -135,7 +134,7 @@ impl Folders {
         entries.sort_unstable_by(|a, b| a.name.cmp(&b.name));
         let folder = Arc::new(Folder { stamp, entries });
         let (mut known, key) = (self.folders.lock(), path.as_os_str());
-        if is_old(&before) && (known.len() < MAX_FOLDERS || known.contains_key(key)) {
+        if is_old(before) && (known.len() < MAX_FOLDERS || known.contains_key(key)) {
             known.insert(key.to_owned(), Arc::clone(&folder));
         } else {
             known.remove(key);
@@ -143,71 +142,29 @@ impl Folders {
         Ok(folder)
     }
 
-    /// The text of a small file. `None` where there is none that can be read. Blocks on the disk.
-    pub(super) fn text(&self, path: &Path) -> Option<Arc<str>> {
-        let metadata = fs::metadata(path).ok()?;
-        let (stamp, key) = (Stamp::of(&metadata), path.as_os_str());
+    /// The text of a small file, whose metadata was just asked for. Blocks on the disk.
+    pub(super) fn text(&self, path: &Path, before: &Metadata) -> io::Result<Arc<str>> {
+        let (stamp, key) = (Stamp::of(before), path.as_os_str());
         if let Some((known, text)) = self.texts.lock().get(key)
             && *known == stamp
         {
-            return Some(Arc::clone(text));
+            return Ok(Arc::clone(text));
         }
-        let text: Arc<str> = fs::read_to_string(path).ok()?.into();
+        let text: Arc<str> = fs::read_to_string(path)?.into();
         let mut texts = self.texts.lock();
-        if is_old(&metadata) && (texts.len() < MAX_FOLDERS || texts.contains_key(key)) {
+        if is_old(before) && (texts.len() < MAX_FOLDERS || texts.contains_key(key)) {
             texts.insert(key.to_owned(), (stamp, Arc::clone(&text)));
         } else {
             texts.remove(key);
         }
-        Some(text)
+        Ok(text)
     }
 }
 
 /// Whether the last change is so long ago that another would have another time.
-fn is_old(metadata: &Metadata) -> bool {
+pub(super) fn is_old(metadata: &Metadata) -> bool {
     let changed = metadata.modified().ok();
     changed.and_then(|time| SystemTime::now().duration_since(time).ok()).unwrap_or_default() > FRESH
-}
-
-/// One look at the disk: a folder is read once in it, however often it is asked for.
-#[derive(Debug)]
-pub(super) struct Look<'a> {
-    known: &'a Folders,
-    seen: RefCell<HashMap<OsString, Arc<Folder>>>,
-}
-
-impl<'a> Look<'a> {
-    pub(super) fn new(known: &'a Folders) -> Self {
-        Self { known, seen: RefCell::default() }
-    }
-
-    /// What is in the folder at `path`. Blocks on the disk.
-    pub(super) fn folder(&self, path: &Path) -> io::Result<Arc<Folder>> {
-        if let Some(seen) = self.seen.borrow().get(path.as_os_str()) {
-            return Ok(Arc::clone(seen));
-        }
-        let folder = self.known.read(path)?;
-        self.seen.borrow_mut().insert(path.as_os_str().to_owned(), Arc::clone(&folder));
-        Ok(folder)
-    }
-
-    /// The text of a small file. `None` where there is none that can be read. Blocks on the disk.
-    pub(super) fn text(&self, path: &Path) -> Option<Arc<str>> {
-        self.known.text(path)
-    }
-
-    /// The link at `path`. `None` where there is none.
-    pub(super) fn link(&self, path: &Path) -> Option<Link> {
-        let (folder, name) = (path.parent()?, path.file_name()?);
-        let Some(folder) = self.seen.borrow().get(folder.as_os_str()).cloned() else {
-            return Link::read(path);
-        };
-        let index = folder.entries.binary_search_by(|entry| entry.name.as_os_str().cmp(name)).ok()?;
-        match &folder.entries[index].kind {
-            Kind::Link(link) => Some(link.clone()),
-            _ => None,
-        }
-    }
 }
 
 #[cfg(test)]
@@ -216,12 +173,7 @@ mod tests {
     use std::os::unix::fs::symlink;
 
     use super::*;
-
-    /// Makes the last change of a folder look older than it is.
-    fn age(folder: &Path) {
-        let long_ago = SystemTime::now() - 10 * FRESH;
-        File::open(folder).unwrap().set_modified(long_ago).unwrap();
-    }
+    use crate::models::testing::age;
 
     fn names(folder: &Folder) -> Vec<&str> {
         folder.entries.iter().map(|entry| entry.name.to_str().unwrap()).collect()
@@ -232,22 +184,22 @@ mod tests {
         let root = tempfile::tempdir().unwrap();
         let path = root.path().join("main");
         let known = Folders::default();
-        assert_eq!(known.text(&path), None);
+        let text_of = |path: &Path| known.text(path, &fs::metadata(path).unwrap()).unwrap();
         for text in ["one", "two"] {
             fs::write(&path, text).unwrap();
-            assert_eq!(known.text(&path).as_deref(), Some(text), "it has just changed");
+            assert_eq!(&*text_of(&path), text, "it has just changed");
         }
         age(&path);
-        assert!(Arc::ptr_eq(&known.text(&path).unwrap(), &known.text(&path).unwrap()));
+        assert!(Arc::ptr_eq(&text_of(&path), &text_of(&path)));
         fs::write(&path, "six").unwrap();
-        assert_eq!(known.text(&path).as_deref(), Some("six"));
+        assert_eq!(&*text_of(&path), "six");
     }
 
     #[test]
     fn a_folder_is_read_again_once_it_has_changed_and_while_it_is_fresh() {
         let root = tempfile::tempdir().unwrap();
         let known = Folders::default();
-        let read = || known.read(root.path()).unwrap();
+        let read = || known.read(root.path(), &fs::metadata(root.path()).unwrap()).unwrap();
         File::create(root.path().join("b")).unwrap();
         assert_eq!(names(&read()), ["b"]);
         assert!(!Arc::ptr_eq(&read(), &read()), "another change may have the same time");
@@ -256,17 +208,5 @@ mod tests {
         symlink("b", root.path().join("a")).unwrap();
         assert_eq!(names(&read()), ["a", "b"]);
         age(root.path());
-        let look = Look::new(&known);
-        assert_eq!(look.link(&root.path().join("a")).unwrap().target, Path::new("b"));
-        let folder = look.folder(root.path()).unwrap();
-        assert_eq!(look.link(&root.path().join("a")).unwrap().target, Path::new("b"));
-        assert_eq!(look.link(&root.path().join("b")), None);
-        // What is put in its place has another name to begin with, and takes this one over.
-        symlink("c", root.path().join("draft")).unwrap();
-        fs::rename(root.path().join("draft"), root.path().join("a")).unwrap();
-        assert!(Arc::ptr_eq(&folder, &look.folder(root.path()).unwrap()), "one look sees one state");
-        assert_eq!(Look::new(&known).link(&root.path().join("a")).unwrap().target, Path::new("c"));
-        fs::remove_dir_all(root.path()).unwrap();
-        assert!(known.read(root.path()).is_err());
     }
 }

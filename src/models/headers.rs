@@ -15,6 +15,7 @@ use parking_lot::Mutex;
 
 use super::folders::Stamp;
 use super::gguf::{Arrays, GgufError, Header};
+use super::look::Look;
 use crate::error::{Code, Failure};
 
 /// The most files that are remembered.
@@ -47,9 +48,9 @@ struct Known {
 }
 
 impl Headers {
-    /// The summary of the file at `path`, whose metadata (of the file itself, not of a link) the
-    /// caller has at hand. Blocks on the disk.
-    pub(super) fn summary(&self, path: &Path, metadata: &Metadata) -> Outcome {
+    /// The summary of the file at `path`, whose metadata (of the file itself, not of a link) `look` has
+    /// just asked for. Blocks on the disk.
+    pub(super) fn summary(&self, path: &Path, metadata: &Metadata, look: &Look<'_>) -> Outcome {
         let stamp = Stamp::of(metadata);
         if let Some(known) = self.0.lock().get_mut(path.as_os_str())
             && known.stamp == stamp
@@ -57,7 +58,15 @@ impl Headers {
             known.is_asked = true;
             return known.outcome.clone();
         }
-        let outcome = read(path);
+        let outcome = match Header::read(path, Arrays::Skip) {
+            Ok(header) => Ok(Arc::new(Summary::of(&header))),
+            Err(error @ GgufError::Malformed { .. }) => Err(printable(&error.to_string()).into()),
+            Err(error @ GgufError::Io(_)) => {
+                // The file may be sound all the same.
+                look.is_passing();
+                return Err(error.to_string().into());
+            }
+        };
         let mut known = self.0.lock();
         if known.len() < MAX_FILES || known.contains_key(path.as_os_str()) {
             let it = Known { stamp, outcome: outcome.clone(), is_asked: true };
@@ -72,17 +81,15 @@ impl Headers {
     }
 }
 
-fn read(path: &Path) -> Outcome {
-    match Header::read(path, Arrays::Skip) {
-        Ok(header) => Ok(Arc::new(Summary {
+impl Summary {
+    fn of(header: &Header) -> Self {
+        Self {
             architecture: header.architecture().map(printable),
             quantization: header.quantization(),
             parameter_count: header.parameter_count(),
             context_length: header.context_length(),
-            is_accessory: is_accessory(&header),
-        })),
-        Err(error @ GgufError::Malformed { .. }) => Err(printable(&error.to_string()).into()),
-        Err(error @ GgufError::Io(_)) => Err(error.to_string().into()),
+            is_accessory: is_accessory(header),
+        }
     }
 }
 
@@ -120,6 +127,7 @@ mod tests {
     use std::fs;
 
     use super::*;
+    use crate::models::folders::Folders;
     use crate::models::testing;
 
     #[test]
@@ -127,7 +135,8 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("m.gguf");
         let headers = Headers::default();
-        let summary = || headers.summary(&path, &fs::metadata(&path).unwrap());
+        let known = Folders::default();
+        let summary = || headers.summary(&path, &fs::metadata(&path).unwrap(), &Look::new(&known));
 
         fs::write(&path, testing::gguf("llama")).unwrap();
         let first = summary().unwrap();

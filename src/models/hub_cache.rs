@@ -10,12 +10,14 @@ pub(super) mod put;
 
 use std::ffi::OsString;
 use std::fs;
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use owned::Owned;
 
-use super::folders::{Entry, Folder, Kind, Link, Look};
+use super::folders::{Entry, Folder, Kind, Link};
+use super::look::Look;
 use super::partial::Left;
 use super::reconcile::Reconciled;
 use super::scan::{self, Found, Links, Place};
@@ -86,7 +88,7 @@ pub(super) fn scan(cache: &Path, look: &Look<'_>) -> Vec<Found> {
 pub(super) fn partials(cache: &Path, look: &Look<'_>) -> Vec<(PathBuf, PathBuf, Left)> {
     let left = |path: &Path| {
         let target = put::target_of(path).filter(|target| fs::symlink_metadata(target).is_err())?;
-        let left = partial::left_at(path, None)?;
+        let left = partial::left(path, look)?;
         Some((path.to_owned(), target, left))
     };
     let mut found = Vec::new();
@@ -154,7 +156,13 @@ fn folders_in(path: &Path, look: &Look<'_>) -> Vec<PathBuf> {
 
 /// A folder. One that is not there has nothing; one that cannot be read is narrated.
 fn folder(path: &Path, look: &Look<'_>) -> Option<Arc<Folder>> {
-    look.folder(path).map_err(|error| unreadable(path, &error)).ok()
+    look.folder(path)
+        .inspect_err(|error| {
+            if let Some(what) = unreadable(path, error) {
+                look.left_out(Level::Warn, what);
+            }
+        })
+        .ok()
 }
 
 /// The part of a file's path that says how its weights are quantised, in upper case: `Q4_K_M`,
@@ -249,16 +257,24 @@ fn forget_refs(file: &HubFile) {
 /// The paths in a folder, sorted. A folder that is not there is empty; one that cannot be read is
 /// narrated.
 fn entries(folder: &Path) -> Vec<PathBuf> {
-    let entries = fs::read_dir(folder).map_err(|error| unreadable(folder, &error)).ok();
-    let mut paths: Vec<_> = entries.into_iter().flatten().filter_map(Result::ok).map(|e| e.path()).collect();
+    let entries = match fs::read_dir(folder) {
+        Ok(entries) => entries,
+        Err(error) => {
+            if let Some(what) = unreadable(folder, &error) {
+                scan::left_out(Level::Warn, &what);
+            }
+            return Vec::new();
+        }
+    };
+    let mut paths: Vec<_> = entries.filter_map(Result::ok).map(|entry| entry.path()).collect();
     paths.sort_unstable();
     paths
 }
 
-fn unreadable(folder: &Path, error: &std::io::Error) {
-    if !matches!(error.kind(), std::io::ErrorKind::NotFound | std::io::ErrorKind::NotADirectory) {
-        scan::left_out(Level::Warn, &format!("Could not look into {}: {error}", folder.display()));
-    }
+/// What is told of a folder that cannot be read. `None` where there is none.
+fn unreadable(folder: &Path, error: &io::Error) -> Option<String> {
+    let is_there = !matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory);
+    is_there.then(|| format!("Could not look into {}: {error}", folder.display()))
 }
 
 #[cfg(test)]

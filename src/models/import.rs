@@ -14,8 +14,8 @@ use std::path::{Path, PathBuf};
 use tokio_util::sync::CancellationToken;
 
 use super::catalog::Inner;
-use super::folders::Look;
 use super::headers::sound_model;
+use super::look::Look;
 use super::scan::Links;
 use super::split::{self, Part};
 use super::store::{Record, RecordedFile, file_name, remove_file};

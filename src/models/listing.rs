@@ -14,29 +14,55 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use super::catalog::Inner;
-use super::folders::Look;
 use super::headers::Summary;
 use super::hub_cache::{self, HubFile};
+use super::look::{Look, Seen};
 use super::partial::Left;
 use super::scan::{self, Found, Links, Place};
 use super::transfers::UnderWay;
 use super::{Model, Status, id, split, units};
 
-/// A model, and the files that it was made of.
+/// A listing, and what the disk said when it was made.
 #[derive(Debug)]
+pub(super) struct Remembered {
+    seen: Seen,
+    listed: Arc<[Listed]>,
+}
+
+/// A model, and the files that it was made of.
+#[derive(Clone, Debug)]
 pub(super) struct Listed {
     pub(super) model: Model,
     pub(super) found: Found,
 }
 
 impl Inner {
-    /// Looks at every place. Blocks on the disk.
-    pub(super) fn scan(&self) -> Vec<Listed> {
+    /// Every model, as the disk has it now: the last listing where that still holds, and else another.
+    /// Blocks on the disk.
+    pub(super) fn scan(&self) -> Arc<[Listed]> {
+        let is_idle = || self.transfers.under_way().is_empty();
+        let last = self.last.lock().clone();
+        if let Some(last) = last
+            && is_idle()
+            && last.seen.is_so_still()
+        {
+            last.seen.tell();
+            return Arc::clone(&last.listed);
+        }
         let look = Look::new(&self.known);
-        let mut found = self.store.scan(&look);
-        found.extend(hub_cache::scan(&self.hub_cache, &look));
+        let listed: Arc<[_]> = self.look_at_all(&look).into();
+        // What is under way shows in a listing, and is not asked of the disk.
+        let seen = look.seen().filter(|_| is_idle());
+        *self.last.lock() = seen.map(|seen| Arc::new(Remembered { seen, listed: Arc::clone(&listed) }));
+        listed
+    }
+
+    /// Looks at every place.
+    fn look_at_all(&self, look: &Look<'_>) -> Vec<Listed> {
+        let mut found = self.store.scan(look);
+        found.extend(hub_cache::scan(&self.hub_cache, look));
         for folder in &self.folders {
-            let groups = split::group(scan::gguf_files(folder, Links::Follow, &look));
+            let groups = split::group(scan::gguf_files(folder, Links::Follow, look));
             found.extend(groups.into_iter().map(|group| Found { group, place: Place::Folder }));
         }
 
@@ -44,17 +70,17 @@ impl Inner {
         let mut listed: Vec<Listed> = Vec::new();
         for found in found {
             // Each file is looked at once.
-            let files: Vec<_> = found.group.files.iter().map(fs::metadata).collect();
+            let files: Vec<_> = found.group.files.iter().map(|path| look.metadata(path)).collect();
             // One file under two paths has one identity; a link that leads nowhere has none.
             let is_new = files[0].as_ref().map_or(true, |file| met.insert((file.dev(), file.ino())));
-            if is_new && let Some(model) = self.describe(&found, &files, &look) {
+            if is_new && let Some(model) = self.describe(&found, &files, look) {
                 listed.push(Listed { model, found });
             }
         }
         self.headers.forget_others();
         let under_way = self.transfers.under_way();
         let is_left = |partial: &Path| !under_way.iter().any(|way| way.destination.partial == partial);
-        let left = self.store.partials(&look).into_iter().chain(hub_cache::partials(&self.hub_cache, &look));
+        let left = self.store.partials(look).into_iter().chain(hub_cache::partials(&self.hub_cache, look));
         let left = left.filter(|(partial, ..)| is_left(partial));
         listed.extend(left.map(|(partial, target, left)| interrupted(partial, target, left)));
         let is_new = |way: &UnderWay| fs::symlink_metadata(&way.destination.target).is_err();
@@ -88,7 +114,7 @@ impl Inner {
                 Err(_) => (Status::Incomplete, missing_target(path)),
                 Ok(metadata) => {
                     size_bytes += metadata.len();
-                    match self.headers.summary(path, metadata) {
+                    match self.headers.summary(path, metadata, look) {
                         Ok(summary) if summary.is_accessory => return None,
                         Ok(summary) => {
                             *parameters.get_or_insert(0) += summary.parameter_count;

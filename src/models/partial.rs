@@ -14,6 +14,7 @@ use tokio_util::sync::CancellationToken;
 use super::disk::{self, Disk};
 use super::hub_cache;
 use super::journal::{self, Contents, Head};
+use super::look::Look;
 use super::remote::{Destination, RemoteFile};
 use super::report::Reporter;
 use crate::error::{Code, Failure, Result};
@@ -67,6 +68,13 @@ pub(super) fn left_at(path: &Path, wanted: Option<&RemoteFile>) -> Option<Left> 
         size: contents.head.size,
         changed: metadata.modified().unwrap_or(SystemTime::UNIX_EPOCH),
     })
+}
+
+/// What lies there in a listing, which looks at it.
+pub(super) fn left(path: &Path, look: &Look<'_>) -> Option<Left> {
+    // Asked before anything is read.
+    let _ = (look.symlink_metadata(path), look.symlink_metadata(&journal::path_of(path)));
+    left_at(path, None)
 }
 
 /// Removes a partial file that nobody holds, and its journal. Answers the bytes that this frees;

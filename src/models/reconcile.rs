@@ -5,7 +5,8 @@ use std::fmt;
 use std::fs;
 use std::path::Path;
 
-use super::folders::{Folders, Look};
+use super::folders::Folders;
+use super::look::Look;
 use super::store::{Store, remove_file};
 use super::{journal, partial, split, units};
 

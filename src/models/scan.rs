@@ -4,11 +4,12 @@
 //! file system. The walk is bounded in depth and number, never follows a loop, and says what it
 //! had to leave out instead of failing.
 
+use std::io;
 use std::path::{Path, PathBuf};
-use std::{fs, io};
 
-use super::folders::{Kind, Look};
+use super::folders::Kind;
 use super::hub_cache::HubFile;
+use super::look::Look;
 use super::split::{self, Group};
 use crate::n;
 use crate::narration::{self, Level};
@@ -21,7 +22,7 @@ const MAX_ENTRIES: usize = 200_000;
 const MAX_COMPLAINTS: usize = 5;
 
 /// The files of one model, and where they were found. Nothing in them has been read yet.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Found {
     pub(super) group: Group,
     pub(super) place: Place,
@@ -40,7 +41,7 @@ impl Found {
 }
 
 /// Where a model's files were found.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Place {
     /// In the hive's store.
     Store,
@@ -67,9 +68,9 @@ pub(super) fn gguf_files(root: &Path, links: Links, look: &Look<'_>) -> Vec<Path
     walk.enter(root, &mut Vec::new());
     if walk.complaints > MAX_COMPLAINTS {
         let more = walk.complaints - MAX_COMPLAINTS;
-        left_out(
+        look.left_out(
             Level::Warn,
-            &format!("{more} more places beneath {} could not be looked into", root.display()),
+            format!("{more} more places beneath {} could not be looked into", root.display()),
         );
     }
     walk.files
@@ -97,7 +98,8 @@ impl Walk<'_> {
             Err(error) => return self.complain(path, above.is_empty(), &error),
         };
         if above.contains(&folder.identity()) {
-            return left_out(Level::Debug, &format!("{} leads to a folder that it is in", path.display()));
+            let what = format!("{} leads to a folder that it is in", path.display());
+            return self.look.left_out(Level::Debug, what);
         }
         above.push(folder.identity());
         for entry in &folder.entries {
@@ -105,9 +107,9 @@ impl Walk<'_> {
             if self.entries > MAX_ENTRIES {
                 if self.entries == MAX_ENTRIES + 1 {
                     let root = self.root.display();
-                    left_out(
+                    self.look.left_out(
                         Level::Warn,
-                        &format!("{root} has more than {MAX_ENTRIES} entries: the rest is not looked at"),
+                        format!("{root} has more than {MAX_ENTRIES} entries: the rest is not looked at"),
                     );
                 }
                 break;
@@ -117,7 +119,7 @@ impl Walk<'_> {
                 Kind::File => self.take(&entry.path),
                 Kind::Folder if !is_deep => self.enter(&entry.path, above),
                 Kind::Link(_) if self.links == Links::Keep => self.take(&entry.path),
-                Kind::Link(_) => match fs::metadata(&entry.path) {
+                Kind::Link(_) => match self.look.metadata(&entry.path) {
                     Ok(metadata) if metadata.is_file() => self.take(&entry.path),
                     Ok(metadata) if metadata.is_dir() && !is_deep => self.enter(&entry.path, above),
                     Ok(_) => {}
@@ -139,11 +141,11 @@ impl Walk<'_> {
         let what = format!("Could not look into {}: {error}", path.display());
         // A link that leads nowhere, or a file that went away while we looked.
         if !is_root && error.kind() == io::ErrorKind::NotFound {
-            return left_out(Level::Debug, &what);
+            return self.look.left_out(Level::Debug, what);
         }
         self.complaints += 1;
         if self.complaints <= MAX_COMPLAINTS {
-            left_out(Level::Warn, &what);
+            self.look.left_out(Level::Warn, what);
         }
     }
 }
@@ -167,6 +169,7 @@ pub(super) fn left_out(level: Level, what: &str) {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
     use std::os::unix::fs::symlink;
 
     use super::*;

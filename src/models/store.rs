@@ -9,7 +9,7 @@
 //! outside ([`file_name`] has no separators); a record is replaced whole or not at all.
 
 use std::collections::HashMap;
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, File, Metadata, OpenOptions};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
@@ -17,7 +17,8 @@ use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-use super::folders::{Entry, Kind, Look, Stamp};
+use super::folders::{Entry, Kind, Stamp};
+use super::look::Look;
 use super::partial::{self, Left};
 use super::reconcile::Reconciled;
 use super::scan::{self, Found, Place};
@@ -100,7 +101,7 @@ impl Store {
         let folder = match look.folder(&self.dir) {
             Ok(folder) => folder,
             Err(error) => {
-                scan::left_out(Level::Warn, &format!("Could not look into {}: {error}", self.dir.display()));
+                look.left_out(Level::Warn, format!("Could not look into {}: {error}", self.dir.display()));
                 return Vec::new();
             }
         };
@@ -118,7 +119,7 @@ impl Store {
             let target = path.with_extension("");
             let is_wanted = path.extension().is_some_and(|extension| extension == "partial")
                 && fs::symlink_metadata(&target).is_err();
-            let left = is_wanted.then(|| partial::left_at(path, None))??;
+            let left = is_wanted.then(|| partial::left(path, look))??;
             Some((path.to_owned(), target, left))
         };
         folder.entries.iter().filter_map(|entry| left(&entry.path)).collect()
@@ -129,7 +130,9 @@ impl Store {
         if found.place != Place::Store {
             return None;
         }
-        let record = self.record(&found.file_name())?;
+        let name = found.file_name();
+        let metadata = look.metadata(&self.record_path(&name)).ok()?;
+        let record = self.read_record(&name, &metadata).inspect_err(|_| look.is_passing()).ok()??;
         let as_recorded = |path: &PathBuf| {
             let name = split::name_of(path);
             record.files.iter().any(|file| file.name == name && file.is_as_recorded(path, look))
@@ -139,20 +142,25 @@ impl Store {
 
     /// The record of the model whose first file has that name.
     pub(super) fn record(&self, file_name: &str) -> Option<Record> {
-        let path = self.record_path(file_name);
-        let stamp = Stamp::of(&fs::metadata(&path).ok()?);
+        let metadata = fs::metadata(self.record_path(file_name)).ok()?;
+        self.read_record(file_name, &metadata).ok()?
+    }
+
+    /// The same, with the metadata of the record's file at hand. `None` where it is no record.
+    fn read_record(&self, file_name: &str, metadata: &Metadata) -> io::Result<Option<Record>> {
+        let stamp = Stamp::of(metadata);
         if let Some((known, record)) = self.records.lock().get(file_name)
             && *known == stamp
         {
-            return record.clone();
+            return Ok(record.clone());
         }
-        let record: Option<Record> = serde_json::from_slice(&fs::read(&path).ok()?).ok();
+        let record: Option<Record> = serde_json::from_slice(&fs::read(self.record_path(file_name))?).ok();
         let mut records = self.records.lock();
         if records.len() >= MAX_RECORDS {
             records.clear();
         }
         records.insert(file_name.to_owned(), (stamp, record.clone()));
-        record
+        Ok(record)
     }
 
     /// Writes the record of a model. Durable once [`Self::sync`] has been called.
@@ -203,7 +211,8 @@ impl RecordedFile {
     pub(super) fn is_as_recorded(&self, path: &Path, look: &Look<'_>) -> bool {
         match &self.link {
             Some(target) => look.link(path).is_some_and(|link| link.target == *target),
-            None => fs::symlink_metadata(path)
+            None => look
+                .symlink_metadata(path)
                 .is_ok_and(|metadata| metadata.is_file() && metadata.len() == self.size_bytes),
         }
     }

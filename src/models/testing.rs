@@ -1,8 +1,8 @@
 //! What the tests of this room share.
 
-use std::fs;
+use std::fs::{self, File};
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use super::Catalog;
 use super::gguf::{TensorType, Value, Writer};
@@ -61,6 +61,12 @@ pub(super) fn config(root: &Path) -> Config {
 /// A catalog of these settings.
 pub(super) fn catalog(root: &Path) -> Catalog {
     Catalog::new(&config(root)).unwrap()
+}
+
+/// Makes the last change of a file or a folder look older than it is.
+pub(super) fn age(path: &Path) {
+    let long_ago = SystemTime::now() - Duration::from_secs(3600);
+    File::open(path).unwrap().set_modified(long_ago).unwrap();
 }
 
 /// Writes a file, and the folders that it needs.

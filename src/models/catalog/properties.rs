@@ -8,7 +8,7 @@ use proptest::prelude::*;
 
 use super::super::Status;
 use super::super::store::{Record, RecordedFile};
-use super::super::testing::{catalog, gguf_of, put};
+use super::super::testing::{age, catalog, gguf_of, put};
 use super::*;
 
 /// What may happen. Names and places are few, so that they meet.
@@ -32,6 +32,8 @@ enum Step {
     Fetch(usize, usize),
     /// A job deletes the model of that number.
     Delete(prop::sample::Index, bool),
+    /// Nothing happens for so long that a listing can be remembered.
+    Rest,
     /// The hive starts anew.
     Restart,
 }
@@ -181,6 +183,16 @@ impl World {
             Step::Import(user, force) => self.import(catalog, user, force).await,
             Step::Fetch(stem, size) => self.fetch(catalog, stem, size),
             Step::Delete(which, force) => self.delete(catalog, which, force).await,
+            Step::Rest => {
+                for entry in walkdir::WalkDir::new(&self.root).into_iter().filter_map(Result::ok) {
+                    if !entry.path_is_symlink() {
+                        age(entry.path());
+                    }
+                }
+                self.compare(catalog).await;
+                let listings = [catalog.0.scan(), catalog.0.scan()];
+                assert!(Arc::ptr_eq(&listings[0], &listings[1]), "it is not made again");
+            }
             Step::Restart => *catalog = super::super::testing::catalog(&self.root),
         }
     }
@@ -331,6 +343,7 @@ fn steps() -> impl Strategy<Value = Step> {
         4 => (users(), any::<bool>()).prop_map(|(user, force)| Step::Import(user, force)),
         2 => (stem, size).prop_map(|(stem, size)| Step::Fetch(stem, size)),
         3 => (any::<prop::sample::Index>(), any::<bool>()).prop_map(|(which, force)| Step::Delete(which, force)),
+        4 => Just(Step::Rest),
         1 => Just(Step::Restart),
     ]
 }
