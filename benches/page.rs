@@ -2,7 +2,8 @@
 //! are painted after the response, how much moves while it comes up, and how evenly a job of ten
 //! thousand narrations scrolls.
 //!
-//! `cargo bench --bench page`; needs chromium and chromedriver. The browser draws without a GPU and
+//! `cargo bench --bench page`; needs chromium and chromedriver. A name after `--`, such as `models`, takes
+//! that page alone and does not scroll. The browser draws without a GPU and
 //! on the same processor as the hive, so a page of one sentence is loaded in turn with each page: what
 //! that takes is the browser's own.
 
@@ -70,7 +71,9 @@ async fn main() {
         "milliseconds after the response: first contentful paint, largest contentful paint; layout shift"
     );
     let job_page = format!("jobs/{job}");
-    for page in ["", "models", "workers", "jobs", "chat", &job_page] {
+    let only = std::env::args().skip(1).find(|argument| !argument.starts_with('-'));
+    let is_wanted = |page: &&str| only.as_ref().is_none_or(|only| only == page);
+    for page in ["", "models", "workers", "jobs", "chat", &job_page].into_iter().filter(is_wanted) {
         for is_cold in [true, false] {
             let (mut loads, mut bares) = (Vec::new(), Vec::new());
             for _ in 0..rounds {
@@ -101,7 +104,7 @@ async fn main() {
     println!(
         "milliseconds between frames while {NARRATIONS} narrations are dragged through, a screen a frame"
     );
-    for _ in 0..rounds.min(5) {
+    for _ in 0..if only.is_none() { rounds.min(5) } else { 0 } {
         let scrolled = browser.scroll(".timeline").await;
         let frames = scrolled["frames"].as_array().expect("frames");
         let frames = Spread::of(frames.iter().map(|ms| ms.as_f64().expect("a number")));

@@ -3,10 +3,13 @@
 //! The page is a client of the public API like any other; this module knows nothing of what it
 //! does. Invariants:
 //! - Only what [`FILES`] lists is served; a test holds it against the folder `ui/`.
+//! - The page is one answer with its style sheets in it, because it is not painted without them; its
+//!   other files have addresses of their build ([`BUILD`]), under which they never change, so that a
+//!   browser asks once and no page mixes files of two versions of the hive.
 //! - No answer of this module varies with the request beyond `If-None-Match`.
-//! - The page's policy lets it load its own files and talk to its own hive, run no inline script,
-//!   and parse no markup at all (Trusted Types): what a model or a log says cannot become more than
-//!   text.
+//! - The page's policy lets it load its own files and talk to its own hive, run no inline script, have
+//!   no inline style but the one of that hash, and parse no markup at all (Trusted Types): what a model
+//!   or a log says cannot become more than text.
 
 use std::sync::LazyLock;
 
@@ -14,15 +17,17 @@ use axum::extract::Path;
 use axum::http::header::{CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, ETAG, IF_NONE_MATCH};
 use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Uri};
 use axum::response::{IntoResponse, Response};
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use sha2::{Digest, Sha256};
 
 use super::problem::{self, Problem};
 use crate::text::hex;
 
-/// W3C Content Security Policy Level 3, and Trusted Types.
-const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; \
-    connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'; \
-    require-trusted-types-for 'script'; trusted-types 'none'";
+/// What a browser asks for each time whether it has changed (RFC 9111, section 5.2.2.4).
+const REVALIDATED: &str = "no-cache";
+/// What never changes (RFC 8246).
+const FOREVER: &str = "public, max-age=31536000, immutable";
 
 /// One file of the page.
 struct File {
@@ -45,6 +50,7 @@ static FILES: &[File] = files! {
     "parts.css"
     "views.css"
     "main.js"
+    "start.js"
     "lib/api.js"
     "lib/catalog.js"
     "lib/dom.js"
@@ -78,12 +84,50 @@ static FILES: &[File] = files! {
     "views/workers.js"
 };
 
+/// What stands in `index.html` for the style sheets.
+const SHEETS: &str = "<!-- style sheets -->";
+
 /// A strong validator for each of [`FILES`] (RFC 9110, section 8.8.3).
 static TAGS: LazyLock<Vec<HeaderValue>> = LazyLock::new(|| FILES.iter().map(|file| tag(file.text)).collect());
 
+/// What tells the files of this build from those of every other.
+static BUILD: LazyLock<String> = LazyLock::new(|| {
+    let mut hash = Sha256::new();
+    for file in FILES {
+        hash.update(file.path);
+        hash.update(file.text);
+    }
+    hex(&hash.finalize()[..8])
+});
+
+/// The style sheets, as they stand in the page.
+static STYLES: LazyLock<String> =
+    LazyLock::new(|| FILES.iter().filter(|file| file.path.ends_with(".css")).map(|file| file.text).collect());
+
+/// The page as it is served, and its validator.
+static PAGE: LazyLock<(String, HeaderValue)> = LazyLock::new(|| {
+    let page = FILES[0]
+        .text
+        .replace("\"/ui/", &format!("\"/ui/{}/", *BUILD))
+        .replace(SHEETS, &format!("<style>{}</style>", *STYLES));
+    let tag = tag(&page);
+    (page, tag)
+});
+
+/// W3C Content Security Policy Level 3, and Trusted Types.
+static POLICY: LazyLock<HeaderValue> = LazyLock::new(|| {
+    let styles = STANDARD.encode(Sha256::digest(&*STYLES));
+    let policy = format!(
+        "default-src 'none'; script-src 'self'; style-src 'sha256-{styles}'; img-src 'self'; connect-src \
+         'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'; require-trusted-types-for \
+         'script'; trusted-types 'none'"
+    );
+    HeaderValue::try_from(policy).expect("Base64 is visible ASCII")
+});
+
 /// `GET /`
 pub(crate) async fn index(headers: HeaderMap) -> Response {
-    respond(0, &headers)
+    respond(&PAGE.0, "text/html; charset=utf-8", &PAGE.1, REVALIDATED, &headers)
 }
 
 /// `GET /ui/{*path}`
@@ -93,30 +137,38 @@ pub(crate) async fn file(
     Path(path): Path<String>,
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
+    let of_build = path.strip_prefix(&**BUILD).and_then(|path| path.strip_prefix('/'));
+    let (path, cached) = of_build.map_or((path.as_str(), REVALIDATED), |path| (path, FOREVER));
     match FILES.iter().position(|file| file.path == path) {
-        Some(at) => Ok(respond(at, &headers)),
+        // It is whole only with its style sheets in it.
+        Some(0) => Ok(index(headers).await),
+        Some(at) => Ok(respond(FILES[at].text, content_type(path), &TAGS[at], cached, &headers)),
         None => Err(problem::route_not_found(method, uri).await),
     }
 }
 
-/// The file, or that the browser's copy is still good. A browser asks each time, so that a page never
-/// mixes files of two versions of the hive.
-fn respond(at: usize, headers: &HeaderMap) -> Response {
-    let (file, tag) = (&FILES[at], &TAGS[at]);
+/// The text, or that the browser's copy is still good.
+fn respond(
+    text: &'static str,
+    kind: &'static str,
+    tag: &HeaderValue,
+    cached: &'static str,
+    headers: &HeaderMap,
+) -> Response {
     let mut response = if still_good(headers, tag) {
         StatusCode::NOT_MODIFIED.into_response()
     } else {
-        ([(CONTENT_TYPE, content_type(file.path))], file.text).into_response()
+        ([(CONTENT_TYPE, kind)], text).into_response()
     };
     let own = response.headers_mut();
     own.insert(ETAG, tag.clone());
-    own.insert(CACHE_CONTROL, HeaderValue::from_static("no-cache"));
-    own.insert(CONTENT_SECURITY_POLICY, HeaderValue::from_static(POLICY));
-    for (name, value) in [
-        ("referrer-policy", "no-referrer"),
-        ("cross-origin-opener-policy", "same-origin"),
-        ("cross-origin-resource-policy", "same-origin"),
-    ] {
+    own.insert(CACHE_CONTROL, HeaderValue::from_static(cached));
+    own.insert(CONTENT_SECURITY_POLICY, POLICY.clone());
+    // No Cross-Origin-Opener-Policy: a browser starts another process for a page with one, for 30 ms
+    // before its first paint, and there is nothing to do with the window of this page but to leave it:
+    // it has no frames and takes no messages.
+    for (name, value) in [("referrer-policy", "no-referrer"), ("cross-origin-resource-policy", "same-origin")]
+    {
         own.insert(HeaderName::from_static(name), HeaderValue::from_static(value));
     }
     response
@@ -180,15 +232,27 @@ mod tests {
     /// A module that is not preloaded costs a round trip; one that is and is not there, an error.
     #[test]
     fn the_page_preloads_every_module() {
-        for file in FILES.iter().filter(|file| file.path.ends_with(".js") && file.path != "main.js") {
-            let link =
-                format!("<link rel=\"modulepreload\" fetchpriority=\"low\" href=\"/ui/{}\">", file.path);
-            assert!(FILES[0].text.contains(&link), "{link} is missing in index.html");
-        }
+        let text = |path| FILES.iter().find(|file| file.path == path).unwrap().text;
+        let preloaded: BTreeSet<_> = text("start.js")
+            .lines()
+            .filter_map(|line| line.trim().strip_prefix('"')?.strip_suffix("\","))
+            .collect();
+        let modules = FILES.iter().map(|file| file.path).filter(|path| path.ends_with(".js"));
+        assert_eq!(preloaded, modules.filter(|path| *path != "start.js").collect());
         for reference in FILES[0].text.split("\"/ui/").skip(1) {
             let path = reference.split('"').next().unwrap();
             assert!(FILES.iter().any(|file| file.path == path), "index.html names {path}");
         }
+    }
+
+    #[test]
+    fn the_page_has_its_styles_in_it_and_names_the_files_of_its_build() {
+        let (page, _) = &*PAGE;
+        let style = page.split("<style>").nth(1).and_then(|rest| rest.split("</style>").next()).unwrap();
+        assert_eq!(style, *STYLES, "what the policy has the hash of");
+        assert!(!style.contains("</"), "nothing ends the element early");
+        assert_eq!(page.matches("<style").count(), 1);
+        assert_eq!(page.matches("\"/ui/").count(), page.matches(&format!("\"/ui/{}/", *BUILD)).count());
     }
 
     #[test]

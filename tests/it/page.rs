@@ -88,6 +88,14 @@ async fn the_files_come_with_their_types_a_strict_policy_and_a_tag() {
             soon(path, hive.client.head(format!("{}{path}", hive.url)).send()).await.expect("an answer");
         assert_eq!((head.status().as_u16(), &head.headers()["etag"]), (200, &headers["etag"]), "{path}");
     }
+    let page = hive.get("/").await.text().await.expect("text");
+    let start = page.split("src=\"").nth(1).and_then(|rest| rest.split('"').next()).expect("a script");
+    assert!(start.starts_with("/ui/") && start.ends_with("/start.js"), "{start}");
+    let response = hive.get(start).await;
+    assert_eq!(response.status(), 200, "{start}");
+    assert_eq!(response.headers()["cache-control"], "public, max-age=31536000, immutable");
+    let other = start.replace("/start.js", "0/start.js");
+    assert_eq!(hive.get(&other).await.status(), 404, "a file of another build");
     hive.stop().await;
 }
 
@@ -384,6 +392,28 @@ async fn ten_thousand_narrations_scroll_with_a_handful_of_rows() {
     browser.fill(".card-head input[type=search]", "line 4242 of").await;
     browser.shows(".timeline", "line 4242 of many").await;
     no_complaints(&browser).await;
+    drop(browser);
+    hive.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_is_animated_for_whoever_asks_for_less_motion() {
+    let Some(browser) = Browser::start().await else { return };
+    // A job that goes on has a mark that breathes.
+    let hive =
+        TestHive::start_with(|config| config.faults = Faults::new(|_| std::future::pending().boxed())).await;
+    let job = hive.submit(&json!({"ModelList": {}})).await;
+    browser.open(&format!("{}/#/jobs/{job}", hive.url)).await;
+    let is_moving = "document.getAnimations().some((a) => a.playState === 'running')";
+    browser.look_at(1440, &[("prefers-reduced-motion", "no-preference")]).await;
+    browser.until("something that moves", is_moving).await;
+    browser.look_at(1440, &[("prefers-reduced-motion", "reduce")]).await;
+    browser.until("nothing that moves", &format!("!{is_moving}")).await;
+    for page in ["", "models", "workers", "jobs", "chat"] {
+        browser.open(&format!("{}/#/{page}", hive.url)).await;
+        browser.until("the page", "document.querySelector('main h1')").await;
+        assert_eq!(browser.eval(is_moving).await, json!(false), "{page}");
+    }
     drop(browser);
     hive.stop().await;
 }

@@ -6,7 +6,7 @@ use super::look_at;
 use crate::support::{Browser, Relay, TestHive, write_model};
 
 /// Counts the snapshots that the page's store takes, from now on.
-const COUNT_SNAPSHOTS: &str = "const done = arguments[0]; import('/ui/lib/hive.js').then(({hive}) => {\
+const COUNT_SNAPSHOTS: &str = "const done = arguments[0]; import(new URL('lib/hive.js', document.querySelector('script').src)).then(({hive}) => {\
     const take = hive.take.bind(hive); window.snapshots = 0;\
     hive.take = (snapshot) => { window.snapshots += 1; take(snapshot); }; done(true); });";
 
@@ -39,7 +39,7 @@ async fn what_happens_behind_its_back_is_told_to_a_page_that_resumes() {
     }
     browser.until("the banner to go", "!document.querySelector('.banner')").await;
     assert_eq!(browser.eval("window.snapshots").await, json!(0), "it resumed after its last event");
-    let models = "const done = arguments[0]; import('/ui/lib/hive.js').then(({hive}) => done([...hive.models.keys()]));";
+    let models = "const done = arguments[0]; import(new URL('lib/hive.js', document.querySelector('script').src)).then(({hive}) => done([...hive.models.keys()]));";
     assert_eq!(browser.run_async(models).await, json!(["second"]));
     drop(browser);
     hive.stop().await;

@@ -163,11 +163,17 @@ impl Browser {
 
     /// The width of the window, and light or dark.
     pub(crate) async fn look(&self, width: u32, scheme: &str) {
+        self.look_at(width, &[("prefers-color-scheme", scheme)]).await;
+    }
+
+    /// The same, with these features of the medium (CSS Media Queries Level 5).
+    pub(crate) async fn look_at(&self, width: u32, features: &[(&str, &str)]) {
         let height = if width > 800 { 900 } else { 812 };
         let metrics = json!({"width": width, "height": height, "deviceScaleFactor": 1, "mobile": false});
         self.cdp("Emulation.setDeviceMetricsOverride", &metrics).await;
-        let media = json!({"features": [{"name": "prefers-color-scheme", "value": scheme}]});
-        self.cdp("Emulation.setEmulatedMedia", &media).await;
+        let features: Vec<_> =
+            features.iter().map(|(name, value)| json!({"name": name, "value": value})).collect();
+        self.cdp("Emulation.setEmulatedMedia", &json!({"features": features})).await;
         self.until("the new width", &format!("innerWidth === {width}")).await;
     }
 
