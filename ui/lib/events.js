@@ -3,6 +3,9 @@
 // Reconnecting is done here and not left to the browser, so that the page can say when it tries
 // next and let a person try now. It resumes after the last id; a hive that was restarted answers
 // with a snapshot.
+//
+// A page that is not seen gives the connection back: a browser has six for all its tabs together. It
+// resumes when it is seen again, and has missed nothing.
 
 import { Problem, hasToken, renewSession, request } from "./api.js";
 import { hive } from "./hive.js";
@@ -12,6 +15,8 @@ import { hive } from "./hive.js";
 const SILENCE_MS = 10_000;
 /** An answer that takes longer comes from a hive that hangs. */
 const ANSWER_MS = 5_000;
+/** How long a page may be out of sight before it rests. */
+const REST_MS = 2_000;
 const FIRST_PAUSE_MS = 500;
 const LONGEST_PAUSE_MS = 8_000;
 
@@ -24,6 +29,8 @@ let pause = FIRST_PAUSE_MS;
 let hasRetried = false;
 /** @type {number|undefined} */
 let timer;
+/** @type {number|undefined} */
+let resting;
 
 /** Connects, and watches over the connection. */
 export function start() {
@@ -34,16 +41,23 @@ export function start() {
     }
   }, 1000);
   addEventListener("online", tryNow);
-  // A page that lies in the browser's cache must not hold one of its few connections.
-  addEventListener("pagehide", () => {
-    clearTimeout(timer);
-    source?.close();
-    source = null;
-  });
+  // Into the browser's cache of pages, and out of it.
+  addEventListener("pagehide", rest);
   addEventListener("pageshow", (event) => event.persisted && connect());
-  document.addEventListener("visibilitychange", () => {
-    if (!document.hidden && hive.connection.state === "lost") tryNow();
-  });
+  document.addEventListener("visibilitychange", seen);
+  seen();
+}
+
+function seen() {
+  clearTimeout(resting);
+  if (document.hidden) resting = window.setTimeout(rest, REST_MS);
+  else if (!source) connect();
+}
+
+function rest() {
+  clearTimeout(timer);
+  source?.close();
+  source = null;
 }
 
 /** Does not wait for the next attempt. */

@@ -44,3 +44,43 @@ async fn what_happens_behind_its_back_is_told_to_a_page_that_resumes() {
     drop(browser);
     hive.stop().await;
 }
+
+/// Counts the connections that the page gives back, from now on.
+const COUNT_CLOSED: &str = "const close = EventSource.prototype.close; window.givenBack = 0;\
+    EventSource.prototype.close = function () { window.givenBack += 1; close.call(this); };";
+
+/// Puts the page out of sight or back into it; a headless browser shows all its pages.
+fn hide(is_hidden: bool) -> String {
+    format!(
+        "Object.defineProperty(document, 'hidden', {{value: {is_hidden}, configurable: true}});\
+         document.dispatchEvent(new Event('visibilitychange'));"
+    )
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_page_out_of_sight_gives_its_connection_back_and_misses_nothing() {
+    let Some(browser) = Browser::start().await else { return };
+    let hive = TestHive::start().await;
+    let elsewhere = hive.dir().join("elsewhere");
+    std::fs::create_dir(&elsewhere).expect("a folder");
+    browser.open(&format!("{}/#/jobs", hive.url)).await;
+    browser.shows("#connection", "Live").await;
+    browser.run_async(COUNT_SNAPSHOTS).await;
+    browser.run(COUNT_CLOSED).await;
+    browser.run(&hide(true)).await;
+    browser.until("the connection to be given back", "window.givenBack === 1").await;
+    let file = write_model(&elsewhere, "meanwhile");
+    hive.succeed(&json!({"ModelDownload": {"model": format!("file:{}", file.display())}})).await;
+    browser.run(&hide(false)).await;
+    browser.shows(".job-list", "Download meanwhile.gguf").await;
+    assert_eq!(browser.eval("window.snapshots").await, json!(0), "it resumed after its last event");
+    // A glance elsewhere is too short for that.
+    browser.run(&hide(true)).await;
+    browser.run(&hide(false)).await;
+    let file = write_model(&elsewhere, "after");
+    hive.succeed(&json!({"ModelDownload": {"model": format!("file:{}", file.display())}})).await;
+    browser.shows(".job-list", "Download after.gguf").await;
+    assert_eq!(browser.eval("window.givenBack").await, json!(1));
+    drop(browser);
+    hive.stop().await;
+}
