@@ -31,7 +31,7 @@ const SMALL: usize = 8 << 20;
 
 fn main() {
     let is_for_figures = paired::for_figures();
-    let (size, rounds) = if is_for_figures { (BIG, 5) } else { (SMALL, 1) };
+    let (size, rounds) = if is_for_figures { (BIG, 15) } else { (SMALL, 1) };
     let has_curl = Command::new("curl").arg("--version").stdout(Stdio::null()).status().is_ok();
     if !has_curl {
         println!("curl is not here: nothing to compare with");

@@ -8,7 +8,7 @@
 //! Chunks that are next to be hashed are also held in memory, within a bound, so that they need not
 //! be read back from the disk.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::ops::Range;
 
 use bytes::Bytes;
@@ -43,6 +43,8 @@ pub(super) struct Board {
     /// The first chunk of which each connection has received nothing; of those before it, some may
     /// not be written yet.
     reached: Vec<usize>,
+    /// Chunks that were received whole, and are being written.
+    settling: HashSet<usize>,
     /// Whether one connection fetches everything, because the server knows no ranges.
     sequential: Option<usize>,
     /// How many chunks, from the front, were hashed.
@@ -64,6 +66,7 @@ impl Board {
             chunks: Vec::new(),
             spans: vec![0..0; connections],
             reached: vec![0; connections],
+            settling: HashSet::new(),
             sequential: None,
             hashed: 0,
             held: HashMap::new(),
@@ -192,6 +195,29 @@ impl Board {
         if filled.length == 0 {
             self.held.remove(&chunk);
         }
+        if filled.length == 0 || self.is_whole(chunk) {
+            self.settling.remove(&chunk);
+        }
+    }
+
+    /// Says whether a connection that has received everything before `at` is at the end of its span.
+    /// Then nobody fetches again what of the span is still being written, and the connection need not
+    /// wait for that.
+    pub(super) fn settle(&mut self, connection: usize, at: u64) -> bool {
+        if self.size.is_none() || at < self.span_end(connection) {
+            return false;
+        }
+        for chunk in self.spans[connection].clone() {
+            if !self.is_whole(chunk) {
+                self.settling.insert(chunk);
+            }
+        }
+        true
+    }
+
+    /// Says that a chunk is not written after all, as it was received.
+    pub(super) fn unsettle(&mut self, chunk: usize) {
+        self.settling.remove(&chunk);
     }
 
     /// Gives a connection a span to fetch; `None` while nothing is left that it could fetch.
@@ -205,8 +231,10 @@ impl Board {
             let is_first = self.spans.iter().all(Range::is_empty);
             return is_first.then(|| self.take(connection, 0..SPAN));
         }
-        let is_open =
-            |chunk: usize| !self.is_whole(chunk) && !self.spans.iter().any(|span| span.contains(&chunk));
+        let is_taken = |chunk: usize| {
+            self.settling.contains(&chunk) || self.spans.iter().any(|span| span.contains(&chunk))
+        };
+        let is_open = |chunk: usize| !self.is_whole(chunk) && !is_taken(chunk);
         let open: Vec<_> = (0..self.chunks.len()).filter(|&chunk| is_open(chunk)).collect();
         if let Some(&first) = open.first() {
             let fair = open.len().div_ceil(self.spans.len()).clamp(1, SPAN);
@@ -320,6 +348,27 @@ mod tests {
             prop_assert_eq!(board.done(), size);
             prop_assert_eq!(board.claim(0), None);
         }
+    }
+
+    #[test]
+    fn what_is_being_written_is_fetched_again_only_if_it_is_lost() {
+        let mut board = Board::new(10, Some(25), 1, &[]);
+        assert_eq!(board.claim(0), Some(0..3));
+        assert!(!board.settle(0, 24), "a byte is missing");
+        let first = whole(&board, 0);
+        board.set(0, first);
+        assert!(board.settle(0, 25));
+        board.release(0);
+        assert_eq!(board.claim(0), None);
+        board.set(1, Filled { length: 4, crc: 0 });
+        assert_eq!(board.claim(0), None, "more of it is on its way");
+        board.unsettle(1);
+        assert_eq!(board.claim(0), Some(1..2));
+        let last = whole(&board, 2);
+        board.set(2, last);
+        board.set(2, Filled::default());
+        board.release(0);
+        assert_eq!(board.claim(0), Some(1..3), "the disk has lost it");
     }
 
     #[test]

@@ -327,7 +327,8 @@ impl Round {
     }
 
     /// Receives a body to the end of this connection's span. What arrived before a failure is
-    /// written all the same, and is when this ends.
+    /// written all the same, and is when this ends; of a span that came whole, the last of it may still
+    /// be on its way to the disk.
     async fn receive(self: &Arc<Self>, me: usize, mut body: Body) -> Tried<()> {
         let mut window = Window { since: Instant::now(), bytes: 0 };
         let received = loop {
@@ -338,8 +339,11 @@ impl Round {
             }
         };
         self.flush(&mut body).await?;
-        // Whoever fetches what follows looks at what is there.
-        self.queue.settled(body.given).await.map_err(|error| disk_trouble(self, &error))?;
+        let is_whole = received.is_ok() && self.board.lock().settle(me, body.at);
+        if !is_whole {
+            // Whoever fetches what follows looks at what is there.
+            self.queue.settled(body.given).await.map_err(|error| disk_trouble(self, &error))?;
+        }
         received
     }
 

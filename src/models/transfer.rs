@@ -286,7 +286,7 @@ impl Transfer {
         if self.stop.is_cancelled() {
             round.end();
         }
-        // Each connection has waited for what it gave.
+        // What is in the queue is still written.
         round.queue.close();
         let written = writer
             .await
@@ -574,6 +574,8 @@ impl Round {
         if start + u64::from(before.length) != offset {
             let bytes = pieces.iter().map(|piece| piece.len() as u64).sum();
             self.transfer.done.fetch_sub(bytes, Ordering::Relaxed);
+            self.board.lock().unsettle(chunk);
+            self.ring();
             return Ok(());
         }
         let mut crc = crc32fast::Hasher::new_with_initial_len(before.crc, u64::from(before.length));
