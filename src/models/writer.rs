@@ -13,7 +13,7 @@ use parking_lot::{Condvar, Mutex};
 use tokio::sync::watch;
 
 /// How many bytes wait to be written, at most, when one more part is taken.
-const MOST_WAITING: u64 = 3 << 20;
+const MOST_WAITING: u64 = 2 << 20;
 
 /// Bytes of one chunk that are to be written.
 #[derive(Debug)]
