@@ -2,7 +2,16 @@
 //! holds it, since any user of the machine may listen on loopback.
 
 #[cfg(target_os = "linux")]
+use std::fs::File;
+#[cfg(target_os = "linux")]
+use std::io::{self, BufRead, BufReader};
+#[cfg(target_os = "linux")]
 use std::net::IpAddr;
+
+#[cfg(target_os = "linux")]
+use procfs::net::{TcpNetEntries, TcpNetEntry};
+#[cfg(target_os = "linux")]
+use procfs::{FromBufReadSI, current_system_info};
 
 /// Why a port is not to be trusted.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -35,18 +44,10 @@ impl std::fmt::Display for Doubt {
 pub(super) fn verify(group: u32, port: u16) -> Result<(), Doubt> {
     use std::collections::HashSet;
 
-    use procfs::net::{TcpState, tcp, tcp6};
     use procfs::process::{FDTarget, Process};
 
-    let unreadable =
-        |error: procfs::ProcError| Doubt::Other(format!("could not be checked in /proc: {error}"));
-    // A machine without IPv6 has no such table.
-    let listeners: Vec<_> = tcp()
-        .map_err(unreadable)?
-        .into_iter()
-        .chain(tcp6().unwrap_or_default())
-        .filter(|entry| entry.state == TcpState::Listen && entry.local_address.port() == port)
-        .collect();
+    let listeners =
+        listeners(port).map_err(|error| Doubt::Other(format!("could not be checked in /proc: {error}")))?;
     if listeners.is_empty() {
         return Err(Doubt::Nobody);
     }
@@ -76,19 +77,54 @@ pub(super) fn verify(group: u32, port: u16) -> Result<(), Doubt> {
     if ours { Ok(()) } else { Err(Doubt::Other("is not held by the worker on 127.0.0.1".to_owned())) }
 }
 
+/// The sockets that listen on `port`.
+///
+/// A busy machine has tens of thousands of connections, and Linux takes milliseconds to tell of them.
+/// It tells of listening sockets before that (`tcp_seq_start` in its `net/ipv4/tcp_ipv4.c`): the rest is
+/// read only where the port is not among them.
+#[cfg(target_os = "linux")]
+fn listeners(port: u16) -> procfs::ProcResult<Vec<TcpNetEntry>> {
+    let first = listed(port, false)?;
+    if first.is_empty() { listed(port, true) } else { Ok(first) }
+}
+
+/// The same; `beyond` the first socket of a table that does not listen, too.
+#[cfg(target_os = "linux")]
+fn listed(port: u16, beyond: bool) -> procfs::ProcResult<Vec<TcpNetEntry>> {
+    let port = format!(":{port:04X}");
+    let mut found = Vec::new();
+    for path in ["/proc/net/tcp", "/proc/net/tcp6"] {
+        let table = match File::open(path) {
+            // A machine without IPv6 has no such table.
+            Err(error) if error.kind() == io::ErrorKind::NotFound && path.ends_with('6') => continue,
+            table => table?,
+        };
+        let mut lines = BufReader::new(table).lines();
+        let mut text = lines.next().transpose()?.unwrap_or_default();
+        for line in lines {
+            let line = line?;
+            // proc_pid_net(5): number, local address, remote address, state.
+            let mut fields = line.split_ascii_whitespace().skip(1);
+            let is_of_port = fields.next().is_some_and(|address| address.ends_with(&port));
+            let is_listening = fields.nth(1) == Some("0A");
+            if is_listening && is_of_port {
+                text = format!("{text}\n{line}");
+            } else if !is_listening && !beyond {
+                break;
+            }
+        }
+        found.extend(TcpNetEntries::from_buf_read(text.as_bytes(), current_system_info())?.0);
+    }
+    Ok(found)
+}
+
 /// The process that listens on `port`, and its name, where the system lets this user see it.
 #[cfg(target_os = "linux")]
 #[must_use]
 pub fn port_holder(port: u16) -> Option<(u32, String)> {
-    use procfs::net::{TcpState, tcp, tcp6};
     use procfs::process::{FDTarget, all_processes};
 
-    let inode = tcp()
-        .ok()?
-        .into_iter()
-        .chain(tcp6().unwrap_or_default())
-        .find(|entry| entry.state == TcpState::Listen && entry.local_address.port() == port)?
-        .inode;
+    let inode = listeners(port).ok()?.first()?.inode;
     all_processes().ok()?.flatten().find_map(|process| {
         let holds = process.fd().ok()?.flatten().any(|fd| fd.target == FDTarget::Socket(inode));
         holds.then(|| Some((process.pid().cast_unsigned(), process.stat().ok()?.comm)))?
@@ -120,7 +156,7 @@ pub(super) fn verify(_group: u32, port: u16) -> Result<(), Doubt> {
 
 #[cfg(all(test, target_os = "linux"))]
 mod tests {
-    use std::net::TcpListener;
+    use std::net::{TcpListener, TcpStream};
 
     use super::*;
 
@@ -133,6 +169,20 @@ mod tests {
         assert_eq!(verify(1, port), Err(Doubt::Stranger));
         drop(listener);
         assert_eq!(verify(own, port), Err(Doubt::Nobody));
+
+        assert_eq!(listed(port, true).unwrap().len(), 0);
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let connection = TcpStream::connect(("127.0.0.1", port)).unwrap();
+        let (first, all) = (listed(port, false).unwrap(), listed(port, true).unwrap());
+        assert_eq!((first.len(), first[0].inode), (1, all[0].inode), "a connection to it does not listen");
+        assert_eq!(verify(own, port), Ok(()));
+        drop(connection);
+
+        // Where there is IPv6.
+        if let Ok(listener) = TcpListener::bind("[::1]:0") {
+            assert_eq!(listed(listener.local_addr().unwrap().port(), false).unwrap().len(), 1);
+        }
 
         let open = TcpListener::bind("0.0.0.0:0").unwrap();
         let error = verify(own, open.local_addr().unwrap().port()).unwrap_err().to_string();
