@@ -63,7 +63,7 @@ impl Headers {
             Err(error @ GgufError::Malformed { .. }) => Err(printable(&error.to_string()).into()),
             Err(error @ GgufError::Io(_)) => {
                 // The file may be sound all the same.
-                look.is_passing();
+                look.does_not_last();
                 return Err(error.to_string().into());
             }
         };

@@ -24,7 +24,8 @@ pub(super) struct Look<'a> {
     folders: RefCell<HashMap<OsString, Arc<Folder>>>,
     answers: RefCell<Vec<Answer>>,
     told: RefCell<Vec<(Level, String)>>,
-    is_passing: Cell<bool>,
+    /// Whether what was seen stays so for as long as the answers do.
+    lasts: Cell<bool>,
 }
 
 /// What a look was answered and told of.
@@ -54,7 +55,7 @@ impl<'a> Look<'a> {
             folders: RefCell::default(),
             answers: RefCell::default(),
             told: RefCell::default(),
-            is_passing: Cell::new(false),
+            lasts: Cell::new(true),
         }
     }
 
@@ -73,13 +74,13 @@ impl<'a> Look<'a> {
         let stamp = match &answer {
             Ok(metadata) => {
                 if !is_old(metadata) {
-                    self.is_passing();
+                    self.does_not_last();
                 }
                 Some(Stamp::of(metadata))
             }
             Err(error) => {
                 if error.kind() != io::ErrorKind::NotFound {
-                    self.is_passing();
+                    self.does_not_last();
                 }
                 None
             }
@@ -97,7 +98,7 @@ impl<'a> Look<'a> {
         if !metadata.is_dir() {
             return Err(io::ErrorKind::NotADirectory.into());
         }
-        let folder = self.known.read(path, &metadata).inspect_err(|_| self.is_passing())?;
+        let folder = self.known.read(path, &metadata).inspect_err(|_| self.does_not_last())?;
         self.folders.borrow_mut().insert(path.as_os_str().to_owned(), Arc::clone(&folder));
         Ok(folder)
     }
@@ -105,7 +106,7 @@ impl<'a> Look<'a> {
     /// The text of a small file. `None` where there is none that can be read. Blocks on the disk.
     pub(super) fn text(&self, path: &Path) -> Option<Arc<str>> {
         let metadata = self.metadata(path).ok()?;
-        self.known.text(path, &metadata).inspect_err(|_| self.is_passing()).ok()
+        self.known.text(path, &metadata).inspect_err(|_| self.does_not_last()).ok()
     }
 
     /// The link at `path`. `None` where there is none.
@@ -113,7 +114,7 @@ impl<'a> Look<'a> {
         let (folder, name) = (path.parent()?, path.file_name()?);
         let Some(folder) = self.folders.borrow().get(folder.as_os_str()).cloned() else {
             // Not asked for in the same way as everything else.
-            self.is_passing();
+            self.does_not_last();
             return Link::read(path);
         };
         let index = folder.entries.binary_search_by(|entry| entry.name.as_os_str().cmp(name)).ok()?;
@@ -131,14 +132,14 @@ impl<'a> Look<'a> {
 
     /// Says that another look may find something else although every answer is the same: something
     /// could not be read, or changed a moment ago.
-    pub(super) fn is_passing(&self) {
-        self.is_passing.set(true);
+    pub(super) fn does_not_last(&self) {
+        self.lasts.set(false);
     }
 
     /// What was seen. `None` where another look may find something else all the same.
     pub(super) fn seen(self) -> Option<Seen> {
         let (answers, told) = (self.answers.into_inner(), self.told.into_inner());
-        (!self.is_passing.get()).then_some(Seen { answers, told })
+        self.lasts.get().then_some(Seen { answers, told })
     }
 }
 

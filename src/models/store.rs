@@ -132,7 +132,7 @@ impl Store {
         }
         let name = found.file_name();
         let metadata = look.metadata(&self.record_path(&name)).ok()?;
-        let record = self.read_record(&name, &metadata).inspect_err(|_| look.is_passing()).ok()??;
+        let record = self.read_record(&name, &metadata).inspect_err(|_| look.does_not_last()).ok()??;
         let as_recorded = |path: &PathBuf| {
             let name = split::name_of(path);
             record.files.iter().any(|file| file.name == name && file.is_as_recorded(path, look))
