@@ -30,7 +30,7 @@ pub(super) struct Remembered {
 }
 
 /// A model, and the files that it was made of.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub(super) struct Listed {
     pub(super) model: Model,
     pub(super) found: Found,

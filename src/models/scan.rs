@@ -22,7 +22,7 @@ const MAX_ENTRIES: usize = 200_000;
 const MAX_COMPLAINTS: usize = 5;
 
 /// The files of one model, and where they were found. Nothing in them has been read yet.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub(super) struct Found {
     pub(super) group: Group,
     pub(super) place: Place,
@@ -41,7 +41,7 @@ impl Found {
 }
 
 /// Where a model's files were found.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Debug, PartialEq, Eq)]
 pub(super) enum Place {
     /// In the hive's store.
     Store,

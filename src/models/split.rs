@@ -46,7 +46,7 @@ pub(crate) fn other_parts(path: &Path) -> Vec<PathBuf> {
 }
 
 /// The files of one model.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Debug, PartialEq, Eq)]
 pub(super) struct Group {
     /// Those that are there, in order. Never empty.
     pub(super) files: Vec<PathBuf>,
