@@ -45,6 +45,30 @@ async fn what_happens_behind_its_back_is_told_to_a_page_that_resumes() {
     hive.stop().await;
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_connection_that_fell_silent_is_given_up_and_nothing_is_lost() {
+    let Some(browser) = Browser::start().await else { return };
+    let hive = TestHive::start().await;
+    let elsewhere = hive.dir().join("elsewhere");
+    std::fs::create_dir(&elsewhere).expect("a folder");
+    let relay = Relay::to(&hive.url).await;
+    browser.open(&format!("{}/#/jobs", relay.url)).await;
+    browser.shows("#connection", "Live").await;
+    browser.run_async(COUNT_SNAPSHOTS).await;
+    // No end of the connection tells of it, as after a machine has slept.
+    relay.silence();
+    let file = write_model(&elsewhere, "meanwhile");
+    hive.succeed(&json!({"ModelDownload": {"model": format!("file:{}", file.display())}})).await;
+    browser.shows("#banner", "The hive does not answer").await;
+    relay.mend();
+    browser.shows("#connection", "Live").await;
+    browser.shows(".job-list", "Download meanwhile.gguf").await;
+    browser.until("the banner to go", "!document.querySelector('.banner')").await;
+    assert_eq!(browser.eval("window.snapshots").await, json!(0), "it resumed after its last event");
+    drop(browser);
+    hive.stop().await;
+}
+
 /// Counts the connections that the page gives back, from now on.
 const COUNT_CLOSED: &str = "const close = EventSource.prototype.close; window.givenBack = 0;\
     EventSource.prototype.close = function () { window.givenBack += 1; close.call(this); };";

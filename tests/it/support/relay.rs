@@ -1,14 +1,23 @@
-//! A wire that can be cut: connections to a hive pass through it, and break when the test says so.
+//! A wire that can be cut: connections to a hive pass through it, and break or fall silent when the
+//! test says so.
 
 use tokio::io::copy_bidirectional;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
+/// What becomes of connections.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Wire {
+    Whole,
+    Cut,
+    Silent,
+}
+
 /// A relay of TCP connections. Dropping it breaks them all.
 pub(crate) struct Relay {
     pub(crate) url: String,
-    is_up: watch::Sender<bool>,
+    wire: watch::Sender<Wire>,
     task: JoinHandle<()>,
 }
 
@@ -18,30 +27,35 @@ impl Relay {
         let target = url.strip_prefix("http://").expect("a URL of plain HTTP").to_owned();
         let listener = TcpListener::bind(("127.0.0.1", 0)).await.expect("a free port");
         let address = listener.local_addr().expect("an address");
-        let (is_up, up) = watch::channel(true);
+        let (wire, state) = watch::channel(Wire::Whole);
         let task = rbee_hive::spawn::detached(async move {
             while let Ok((near, _)) = listener.accept().await {
-                let (target, mut up) = (target.clone(), up.clone());
+                let (target, mut cut, silent) = (target.clone(), state.clone(), state.clone());
                 rbee_hive::spawn::detached(async move {
                     // An error is the relay's end.
                     tokio::select! {
                         biased;
-                        _ = up.wait_for(|up| !up) => {}
-                        () = relay(near, &target) => {}
+                        _ = cut.wait_for(|wire| *wire == Wire::Cut) => {}
+                        () = relay(near, &target, silent) => {}
                     }
                 });
             }
         });
-        Self { url: format!("http://{address}"), is_up, task }
+        Self { url: format!("http://{address}"), wire, task }
     }
 
     /// Breaks every connection, and every new one until it is mended.
     pub(crate) fn cut(&self) {
-        self.is_up.send_replace(false);
+        self.wire.send_replace(Wire::Cut);
+    }
+
+    /// Lets nothing through, and breaks nothing: what a machine that was asleep finds.
+    pub(crate) fn silence(&self) {
+        self.wire.send_replace(Wire::Silent);
     }
 
     pub(crate) fn mend(&self) {
-        self.is_up.send_replace(true);
+        self.wire.send_replace(Wire::Whole);
     }
 }
 
@@ -52,9 +66,27 @@ impl Drop for Relay {
     }
 }
 
-async fn relay(mut near: TcpStream, target: &str) {
-    if let Ok(mut far) = TcpStream::connect(target).await {
-        // Either side may go away at any time; that ends the other.
-        let _ended = copy_bidirectional(&mut near, &mut far).await;
+async fn relay(mut near: TcpStream, target: &str, mut wire: watch::Receiver<Wire>) {
+    let mut silent = wire.clone();
+    let carried = async {
+        if let Ok(mut far) = TcpStream::connect(target).await {
+            // Either side may go away at any time; that ends the other.
+            let _ended = copy_bidirectional(&mut near, &mut far).await;
+        }
+    };
+    tokio::pin!(carried);
+    loop {
+        tokio::select! {
+            biased;
+            () = until(&mut silent, |wire| *wire == Wire::Silent) => {
+                until(&mut wire, |wire| *wire != Wire::Silent).await;
+            }
+            () = &mut carried => return,
+        }
     }
+}
+
+/// A relay that is gone has cut the wire before.
+async fn until(wire: &mut watch::Receiver<Wire>, is_so: fn(&Wire) -> bool) {
+    let _ = wire.wait_for(is_so).await;
 }
