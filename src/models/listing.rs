@@ -186,8 +186,7 @@ fn downloading(way: UnderWay) -> Listed {
         Some(size) => format!("{} of {} are here so far", units::bytes(done), units::bytes(size)),
         None => format!("{} are here so far", units::bytes(done)),
     };
-    let name = split::stem(&split::name_of(Path::new(&file.name))).to_owned();
-    let model = partly(name, &destination.target, file.source, done, since, Status::Downloading, come);
+    let model = partly(&file.name, &destination.target, &file.source, done, since, Status::Downloading, come);
     Listed { model, found: found(destination.partial, destination.target) }
 }
 
@@ -198,8 +197,7 @@ fn interrupted(partial: PathBuf, target: PathBuf, left: Left) -> Listed {
         "its download ended early, with {} of {size} here: ModelDownload goes on with it",
         units::bytes(left.done)
     );
-    let name = split::stem(&split::name_of(Path::new(&left.name))).to_owned();
-    let model = partly(name, &target, left.source, left.done, left.changed, Status::Incomplete, why);
+    let model = partly(&left.name, &target, &left.source, left.done, left.changed, Status::Incomplete, why);
     Listed { model, found: found(partial, target) }
 }
 
@@ -207,11 +205,11 @@ fn found(partial: PathBuf, target: PathBuf) -> Found {
     Found { group: split::Group { files: vec![target], missing: None }, place: Place::Partial(partial) }
 }
 
-/// A model of which only a part is here.
+/// A model of which only a part is here; `file` is the file's name, with its path in a repository.
 fn partly(
-    name: String,
+    file: &str,
     target: &Path,
-    source: String,
+    source: &str,
     size_bytes: u64,
     changed: SystemTime,
     status: Status,
@@ -219,10 +217,11 @@ fn partly(
 ) -> Model {
     Model {
         id: String::new(),
-        name: id::sanitize(&name),
+        name: id::sanitize(split::stem(&split::name_of(Path::new(file)))),
         size_bytes,
         path: target.to_owned(),
-        source,
+        // What ModelDownload goes on with: a repository may have many files.
+        source: if source.starts_with("hf:") { format!("{source}/{file}") } else { source.to_owned() },
         revision: None,
         format: "gguf".to_owned(),
         architecture: None,
@@ -265,7 +264,7 @@ fn wishes(listed: &[Listed]) -> Vec<String> {
     let wish = |listed: &Listed| match &listed.found.place {
         Place::Store | Place::Folder => listed.model.name.clone(),
         Place::Partial(_) => match listed.model.source.strip_prefix("hf:") {
-            Some(repo) => id::sanitize(&format!("{repo}/{}.gguf", listed.model.name)),
+            Some(file) => id::sanitize(file),
             None => listed.model.name.clone(),
         },
         Place::Hub(hub) => match tag(listed, hub) {

@@ -390,7 +390,7 @@ async fn a_cancelled_download_is_listed_and_gone_on_with_or_deleted() {
     let mut bytes = model("m");
     // Bytes after the last tensor are allowed; they make the transfer long enough to be cancelled.
     bytes.resize(bytes.len() + (24 << 20), 7);
-    hub.commit("org/m", "main", &[("m-Q8_0.gguf", &bytes)]);
+    hub.commit("org/m", "main", &[("eight/m-Q8_0.gguf", &bytes)]);
     let dir = tempfile::tempdir().unwrap();
     let cache = dir.path().join("cache");
     let hive = TestHive::start_in(dir, |config| {
@@ -406,13 +406,20 @@ async fn a_cancelled_download_is_listed_and_gone_on_with_or_deleted() {
         listed["size_bytes"].as_u64().filter(|bytes| *bytes > 1 << 20).map(|_| listed)
     })
     .await;
-    assert_eq!((&listed["status"], &listed["id"]), (&json!("downloading"), &json!("org/m/m-Q8_0.gguf")));
+    assert_eq!(
+        (&listed["status"], &listed["id"]),
+        (&json!("downloading"), &json!("org/m/eight/m-Q8_0.gguf"))
+    );
     assert_eq!(hive.delete(&format!("/v1/jobs/{job}")).await.status(), 200);
     let hive = hive_in(hive.stop().await, &hub, false).await;
-    let listed = hive.succeed(&json!({ "ModelGet": { "id": "org/m/m-Q8_0.gguf" } })).await;
-    assert_eq!((&listed["status"], &listed["source"]), (&json!("incomplete"), &json!("hf:org/m")));
+    let listed = hive.succeed(&json!({ "ModelGet": { "id": "org/m/eight/m-Q8_0.gguf" } })).await;
+    assert_eq!(
+        (&listed["status"], &listed["source"]),
+        (&json!("incomplete"), &json!("hf:org/m/eight/m-Q8_0.gguf"))
+    );
     let before = hub.sent();
-    assert!(hive.succeed(&download("org/m")).await["status"] == "available");
+    let source = listed["source"].as_str().unwrap();
+    assert_eq!(hive.succeed(&download(source)).await["status"], "available", "its source is what goes on");
     assert!(hub.sent() - before < bytes.len() as u64, "what was there was used");
     hive.succeed(&json!({ "ModelDelete": { "id": "org/m:Q8_0" } })).await;
     assert!(files_beneath(&hive.dir().join("cache")).is_empty());

@@ -40,18 +40,12 @@ export function partialsOf(source, models) {
     const bare = source.replace(/[?#].*$/, "");
     return partial.filter((model) => model.source === bare || model.source === source);
   }
-  const stem = wanted.file?.split("/").pop()?.replace(/\.gguf$/i, "");
-  return partial.filter(
-    (model) => model.source === `hf:${wanted.repo}` && (stem ? model.name === stem : !wanted.quantization || model.name.toLowerCase().includes(wanted.quantization)),
-  );
+  return partial.filter((model) => {
+    const own = hubParts(model.source);
+    return own?.repo === wanted.repo && (wanted.file ? own.file === wanted.file : !wanted.quantization || model.name.toLowerCase().includes(wanted.quantization));
+  });
 }
 
 /** Whether a model is only a part of one, of a download that ended early or is under way. A model
  * that lacks a file but was whole has its header's facts. @param {Model} model */
 export const isPartial = ({ status, architecture }) => (status === "incomplete" || status === "downloading") && architecture === null;
-
-/** The name under which a download goes on with what is here of a model. @param {Model} model */
-export function sourceOf({ source, name }) {
-  const repo = /^hf:(.+)$/.exec(source)?.[1];
-  return repo ? `${repo}/${name}.gguf` : source;
-}

@@ -6,7 +6,7 @@ import { h, icon } from "../lib/dom.js";
 import { bytes, count } from "../lib/format.js";
 import { hive, serving } from "../lib/hive.js";
 import { isDownload } from "../lib/jobs.js";
-import { isPartial, partialsOf, sourceOf } from "../lib/sources.js";
+import { isPartial, partialsOf } from "../lib/sources.js";
 import { View, link, place, recall, remember } from "../lib/view.js";
 import { openDelete } from "../parts/delete-dialog.js";
 import { openDownload } from "../parts/download-dialog.js";
@@ -132,7 +132,7 @@ class Models extends View {
       { class: "card downloads", "aria-labelledby": "downloads-title" },
       h("h2", { id: "downloads-title" }, "Downloads"),
       ...jobs.map((job) => transfer({ job: job.job_id, source: job.request.model, again: () => act(job.request), more: job.state === "failed" && partialsOf(job.request.model, models).length === 0 ? this.#putAway(job.job_id) : null })),
-      ...left.map((model) => transfer({ job: "", source: model.source, again: () => act({ ModelDownload: { model: sourceOf(model) } }) })),
+      ...left.map((model) => transfer({ job: "", source: model.source, again: () => act({ ModelDownload: { model: model.source } }) })),
     );
   }
 
