@@ -42,7 +42,7 @@ export function start() {
   }, 1000);
   addEventListener("online", tryNow);
   // Into the browser's cache of pages, and out of it.
-  addEventListener("pagehide", rest);
+  addEventListener("pagehide", hangUp);
   addEventListener("pageshow", (event) => event.persisted && connect());
   document.addEventListener("visibilitychange", seen);
   seen();
@@ -50,11 +50,11 @@ export function start() {
 
 function seen() {
   clearTimeout(resting);
-  if (document.hidden) resting = window.setTimeout(rest, REST_MS);
+  if (document.hidden) resting = window.setTimeout(hangUp, REST_MS);
   else if (!source) connect();
 }
 
-function rest() {
+function hangUp() {
   clearTimeout(timer);
   source?.close();
   source = null;
@@ -62,15 +62,12 @@ function rest() {
 
 /** Does not wait for the next attempt. */
 export function tryNow() {
-  if (hive.connection.state !== "lost") return;
-  clearTimeout(timer);
-  connect();
+  if (hive.connection.state === "lost") connect();
 }
 
 function connect() {
-  clearTimeout(timer);
+  hangUp();
   hive.setConnection({ retryAt: 0 });
-  source?.close();
   const own = (source = new EventSource(lastId ? `/v1/events?after=${encodeURIComponent(lastId)}` : "/v1/events"));
   let opened = false;
   heard = Date.now();
@@ -140,9 +137,7 @@ function live() {
 
 /** @param {string} cause */
 function lose(cause) {
-  source?.close();
-  source = null;
-  clearTimeout(timer);
+  hangUp();
   hive.setConnection({ state: "lost", cause, retryAt: Date.now() + pause, restarted: false });
   timer = window.setTimeout(connect, pause);
   pause = Math.min(pause * 2, LONGEST_PAUSE_MS);
