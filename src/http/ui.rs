@@ -11,6 +11,7 @@
 //!   no inline style but the one of that hash, and parse no markup at all (Trusted Types): what a model
 //!   or a log says cannot become more than text.
 
+use std::borrow::Cow;
 use std::sync::LazyLock;
 
 use axum::extract::Path;
@@ -84,11 +85,11 @@ static FILES: &[File] = files! {
     "views/workers.js"
 };
 
+/// Where in [`FILES`] the page is.
+const PAGE: usize = 0;
+
 /// What stands in `index.html` for the style sheets.
 const SHEETS: &str = "<!-- style sheets -->";
-
-/// A strong validator for each of [`FILES`] (RFC 9110, section 8.8.3).
-static TAGS: LazyLock<Vec<HeaderValue>> = LazyLock::new(|| FILES.iter().map(|file| tag(file.text)).collect());
 
 /// What tells the files of this build from those of every other.
 static BUILD: LazyLock<String> = LazyLock::new(|| {
@@ -104,14 +105,14 @@ static BUILD: LazyLock<String> = LazyLock::new(|| {
 static STYLES: LazyLock<String> =
     LazyLock::new(|| FILES.iter().filter(|file| file.path.ends_with(".css")).map(|file| file.text).collect());
 
-/// The page as it is served, and its validator.
-static PAGE: LazyLock<(String, HeaderValue)> = LazyLock::new(|| {
-    let page = FILES[0]
-        .text
-        .replace("\"/ui/", &format!("\"/ui/{}/", *BUILD))
-        .replace(SHEETS, &format!("<style>{}</style>", *STYLES));
-    let tag = tag(&page);
-    (page, tag)
+/// Each of [`FILES`] as it is served, with its strong validator (RFC 9110, section 8.8.3).
+static SERVED: LazyLock<Vec<(Cow<'static, str>, HeaderValue)>> = LazyLock::new(|| {
+    let served = |(at, file): (usize, &'static File)| {
+        let text = if at == PAGE { Cow::Owned(page()) } else { Cow::Borrowed(file.text) };
+        let tag = tag(&text);
+        (text, tag)
+    };
+    FILES.iter().enumerate().map(served).collect()
 });
 
 /// W3C Content Security Policy Level 3, and Trusted Types.
@@ -125,9 +126,15 @@ static POLICY: LazyLock<HeaderValue> = LazyLock::new(|| {
     HeaderValue::try_from(policy).expect("Base64 is visible ASCII")
 });
 
+/// The page with its style sheets in it, and with the addresses of this build's files.
+fn page() -> String {
+    let page = FILES[PAGE].text.replace("\"/ui/", &format!("\"/ui/{}/", *BUILD));
+    page.replace(SHEETS, &format!("<style>{}</style>", *STYLES))
+}
+
 /// `GET /`
 pub(crate) async fn index(headers: HeaderMap) -> Response {
-    respond(&PAGE.0, "text/html; charset=utf-8", &PAGE.1, REVALIDATED, &headers)
+    respond(PAGE, REVALIDATED, &headers)
 }
 
 /// `GET /ui/{*path}`
@@ -140,25 +147,18 @@ pub(crate) async fn file(
     let of_build = path.strip_prefix(&**BUILD).and_then(|path| path.strip_prefix('/'));
     let (path, cached) = of_build.map_or((path.as_str(), REVALIDATED), |path| (path, FOREVER));
     match FILES.iter().position(|file| file.path == path) {
-        // It is whole only with its style sheets in it.
-        Some(0) => Ok(index(headers).await),
-        Some(at) => Ok(respond(FILES[at].text, content_type(path), &TAGS[at], cached, &headers)),
+        Some(at) => Ok(respond(at, cached, &headers)),
         None => Err(problem::route_not_found(method, uri).await),
     }
 }
 
-/// The text, or that the browser's copy is still good.
-fn respond(
-    text: &'static str,
-    kind: &'static str,
-    tag: &HeaderValue,
-    cached: &'static str,
-    headers: &HeaderMap,
-) -> Response {
+/// The file, or that the browser's copy is still good.
+fn respond(at: usize, cached: &'static str, headers: &HeaderMap) -> Response {
+    let (text, tag) = &SERVED[at];
     let mut response = if still_good(headers, tag) {
         StatusCode::NOT_MODIFIED.into_response()
     } else {
-        ([(CONTENT_TYPE, kind)], text).into_response()
+        ([(CONTENT_TYPE, content_type(FILES[at].path))], &**text).into_response()
     };
     let own = response.headers_mut();
     own.insert(ETAG, tag.clone());
@@ -223,7 +223,7 @@ mod tests {
             .collect();
         let served: BTreeSet<String> = FILES.iter().map(|file| file.path.to_owned()).collect();
         assert_eq!(there, served);
-        assert_eq!(FILES[0].path, "index.html");
+        assert_eq!(FILES[PAGE].path, "index.html");
         for file in FILES {
             assert_ne!(content_type(file.path), "application/octet-stream", "{}", file.path);
         }
@@ -239,7 +239,7 @@ mod tests {
             .collect();
         let modules = FILES.iter().map(|file| file.path).filter(|path| path.ends_with(".js"));
         assert_eq!(preloaded, modules.filter(|path| *path != "start.js").collect());
-        for reference in FILES[0].text.split("\"/ui/").skip(1) {
+        for reference in FILES[PAGE].text.split("\"/ui/").skip(1) {
             let path = reference.split('"').next().unwrap();
             assert!(FILES.iter().any(|file| file.path == path), "index.html names {path}");
         }
@@ -247,7 +247,7 @@ mod tests {
 
     #[test]
     fn the_page_has_its_styles_in_it_and_names_the_files_of_its_build() {
-        let (page, _) = &*PAGE;
+        let page = &SERVED[PAGE].0;
         let style = page.split("<style>").nth(1).and_then(|rest| rest.split("</style>").next()).unwrap();
         assert_eq!(style, *STYLES, "what the policy has the hash of");
         assert!(!style.contains("</"), "nothing ends the element early");
@@ -264,7 +264,7 @@ mod tests {
                 assert!(!file.text.contains(forbidden), "{} has {forbidden}", file.path);
             }
         }
-        let index = FILES[0].text;
+        let index = FILES[PAGE].text;
         assert!(!index.contains("style=") && !index.contains("onclick") && !index.contains("<style"));
         assert_eq!(index.matches("<script").count(), 1);
     }
