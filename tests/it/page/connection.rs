@@ -1,34 +1,52 @@
 //! The page's one connection: what happens while it is lost is there once it is back.
 
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::look_at;
 use crate::support::{Browser, Relay, TestHive, write_model};
 
-/// Counts the snapshots that the page's store takes, from now on.
-const COUNT_SNAPSHOTS: &str = "const done = arguments[0]; import(new URL('lib/hive.js', document.querySelector('script').src)).then(({hive}) => {\
-    const take = hive.take.bind(hive); window.snapshots = 0;\
-    hive.take = (snapshot) => { window.snapshots += 1; take(snapshot); }; done(true); });";
+/// Runs a script with the page's own store, `hive`, and `done` for its answer.
+async fn with_store(browser: &Browser, script: &str) -> Value {
+    let store = "import(new URL('lib/hive.js', document.querySelector('script').src))";
+    browser
+        .run_async(&format!("const done = arguments[0]; {store}.then(({{hive}}) => {{ {script} }});"))
+        .await
+}
+
+/// Opens the page with the jobs, and counts the snapshots that it takes once it is live.
+async fn watch_jobs(browser: &Browser, url: &str) {
+    browser.open(&format!("{url}/#/jobs")).await;
+    browser.shows("#connection", "Live").await;
+    browser.shows("main", "No jobs yet").await;
+    let count = "const take = hive.take.bind(hive); window.snapshots = 0;\
+        hive.take = (snapshot) => { window.snapshots += 1; take(snapshot); }; done(true);";
+    with_store(browser, count).await;
+}
+
+async fn has_resumed(browser: &Browser) {
+    assert_eq!(browser.eval("window.snapshots").await, json!(0), "it resumed after its last event");
+}
+
+/// Imports a model of that name.
+async fn bring(hive: &TestHive, stem: &str) {
+    let file = write_model(&hive.dir().join("elsewhere"), stem);
+    hive.succeed(&json!({"ModelDownload": {"model": format!("file:{}", file.display())}})).await;
+}
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_happens_behind_its_back_is_told_to_a_page_that_resumes() {
     let Some(browser) = Browser::start().await else { return };
     let hive = TestHive::start().await;
-    let elsewhere = hive.dir().join("elsewhere");
-    std::fs::create_dir(&elsewhere).expect("a folder");
+    std::fs::create_dir(hive.dir().join("elsewhere")).expect("a folder");
     let relay = Relay::to(&hive.url).await;
-    browser.open(&format!("{}/#/jobs", relay.url)).await;
-    browser.shows("#connection", "Live").await;
-    browser.shows("main", "No jobs yet").await;
-    browser.run_async(COUNT_SNAPSHOTS).await;
+    watch_jobs(&browser, &relay.url).await;
 
     relay.cut();
     browser.shows("#banner", "The hive does not answer").await;
     look_at(&browser, "connection-cut").await;
     // Three jobs, a model that comes and a model that goes, of which no snapshot could tell.
     for stem in ["first", "second"] {
-        let file = write_model(&elsewhere, stem);
-        hive.succeed(&json!({"ModelDownload": {"model": format!("file:{}", file.display())}})).await;
+        bring(&hive, stem).await;
     }
     hive.succeed(&json!({"ModelDelete": {"id": "first"}})).await;
     relay.mend();
@@ -38,9 +56,8 @@ async fn what_happens_behind_its_back_is_told_to_a_page_that_resumes() {
         browser.shows(".job-list", job).await;
     }
     browser.until("the banner to go", "!document.querySelector('.banner')").await;
-    assert_eq!(browser.eval("window.snapshots").await, json!(0), "it resumed after its last event");
-    let models = "const done = arguments[0]; import(new URL('lib/hive.js', document.querySelector('script').src)).then(({hive}) => done([...hive.models.keys()]));";
-    assert_eq!(browser.run_async(models).await, json!(["second"]));
+    has_resumed(&browser).await;
+    assert_eq!(with_store(&browser, "done([...hive.models.keys()]);").await, json!(["second"]));
     drop(browser);
     hive.stop().await;
 }
@@ -49,22 +66,18 @@ async fn what_happens_behind_its_back_is_told_to_a_page_that_resumes() {
 async fn a_connection_that_fell_silent_is_given_up_and_nothing_is_lost() {
     let Some(browser) = Browser::start().await else { return };
     let hive = TestHive::start().await;
-    let elsewhere = hive.dir().join("elsewhere");
-    std::fs::create_dir(&elsewhere).expect("a folder");
+    std::fs::create_dir(hive.dir().join("elsewhere")).expect("a folder");
     let relay = Relay::to(&hive.url).await;
-    browser.open(&format!("{}/#/jobs", relay.url)).await;
-    browser.shows("#connection", "Live").await;
-    browser.run_async(COUNT_SNAPSHOTS).await;
+    watch_jobs(&browser, &relay.url).await;
     // No end of the connection tells of it, as after a machine has slept.
     relay.silence();
-    let file = write_model(&elsewhere, "meanwhile");
-    hive.succeed(&json!({"ModelDownload": {"model": format!("file:{}", file.display())}})).await;
+    bring(&hive, "meanwhile").await;
     browser.shows("#banner", "The hive does not answer").await;
     relay.mend();
     browser.shows("#connection", "Live").await;
     browser.shows(".job-list", "Download meanwhile.gguf").await;
     browser.until("the banner to go", "!document.querySelector('.banner')").await;
-    assert_eq!(browser.eval("window.snapshots").await, json!(0), "it resumed after its last event");
+    has_resumed(&browser).await;
     drop(browser);
     hive.stop().await;
 }
@@ -85,24 +98,19 @@ fn hide(is_hidden: bool) -> String {
 async fn a_page_out_of_sight_gives_its_connection_back_and_misses_nothing() {
     let Some(browser) = Browser::start().await else { return };
     let hive = TestHive::start().await;
-    let elsewhere = hive.dir().join("elsewhere");
-    std::fs::create_dir(&elsewhere).expect("a folder");
-    browser.open(&format!("{}/#/jobs", hive.url)).await;
-    browser.shows("#connection", "Live").await;
-    browser.run_async(COUNT_SNAPSHOTS).await;
+    std::fs::create_dir(hive.dir().join("elsewhere")).expect("a folder");
+    watch_jobs(&browser, &hive.url).await;
     browser.run(COUNT_CLOSED).await;
     browser.run(&hide(true)).await;
     browser.until("the connection to be given back", "window.givenBack === 1").await;
-    let file = write_model(&elsewhere, "meanwhile");
-    hive.succeed(&json!({"ModelDownload": {"model": format!("file:{}", file.display())}})).await;
+    bring(&hive, "meanwhile").await;
     browser.run(&hide(false)).await;
     browser.shows(".job-list", "Download meanwhile.gguf").await;
-    assert_eq!(browser.eval("window.snapshots").await, json!(0), "it resumed after its last event");
+    has_resumed(&browser).await;
     // A glance elsewhere is too short for that.
     browser.run(&hide(true)).await;
     browser.run(&hide(false)).await;
-    let file = write_model(&elsewhere, "after");
-    hive.succeed(&json!({"ModelDownload": {"model": format!("file:{}", file.display())}})).await;
+    bring(&hive, "after").await;
     browser.shows(".job-list", "Download after.gguf").await;
     assert_eq!(browser.eval("window.givenBack").await, json!(1));
     drop(browser);

@@ -8,6 +8,8 @@ use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use serde_json::{Value, json};
 use tokio::io::{AsyncBufReadExt, BufReader};
 
@@ -188,7 +190,7 @@ impl Browser {
             .json()
             .await
             .expect("JSON");
-        let png = base64(answer["value"].as_str().expect("a picture"));
+        let png = STANDARD.decode(answer["value"].as_str().expect("a picture")).expect("Base64");
         std::fs::write(folder.join(format!("{name}.png")), png).expect("a screenshot can be written");
     }
 
@@ -278,21 +280,6 @@ fn find(names: &[&str]) -> Option<PathBuf> {
 fn reference(value: &Value) -> String {
     let id = value["element-6066-11e4-a52e-4f735466cecf"].as_str().expect("an element");
     format!("element/{id}")
-}
-
-/// RFC 4648, section 4; what chromedriver writes is sound.
-fn base64(text: &str) -> Vec<u8> {
-    const ALPHABET: &[u8] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
-    let (mut bytes, mut held, mut bits) = (Vec::new(), 0u32, 0);
-    for digit in text.bytes().filter_map(|byte| ALPHABET.iter().position(|known| *known == byte)) {
-        held = held << 6 | u32::try_from(digit).expect("below 64");
-        bits += 6;
-        if bits >= 8 {
-            bits -= 8;
-            bytes.push((held >> bits & 0xff) as u8);
-        }
-    }
-    bytes
 }
 
 fn capabilities(chromium: &Path, profile: &Path) -> Value {

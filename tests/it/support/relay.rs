@@ -30,15 +30,8 @@ impl Relay {
         let (wire, state) = watch::channel(Wire::Whole);
         let task = rbee_hive::spawn::detached(async move {
             while let Ok((near, _)) = listener.accept().await {
-                let (target, mut cut, silent) = (target.clone(), state.clone(), state.clone());
-                rbee_hive::spawn::detached(async move {
-                    // An error is the relay's end.
-                    tokio::select! {
-                        biased;
-                        _ = cut.wait_for(|wire| *wire == Wire::Cut) => {}
-                        () = relay(near, &target, silent) => {}
-                    }
-                });
+                let (target, wire) = (target.clone(), state.clone());
+                rbee_hive::spawn::detached(async move { relay(near, &target, wire).await });
             }
         });
         Self { url: format!("http://{address}"), wire, task }
@@ -67,7 +60,6 @@ impl Drop for Relay {
 }
 
 async fn relay(mut near: TcpStream, target: &str, mut wire: watch::Receiver<Wire>) {
-    let mut silent = wire.clone();
     let carried = async {
         if let Ok(mut far) = TcpStream::connect(target).await {
             // Either side may go away at any time; that ends the other.
@@ -76,17 +68,14 @@ async fn relay(mut near: TcpStream, target: &str, mut wire: watch::Receiver<Wire
     };
     tokio::pin!(carried);
     loop {
+        let state = *wire.borrow_and_update();
+        if state == Wire::Cut {
+            return;
+        }
         tokio::select! {
             biased;
-            () = until(&mut silent, |wire| *wire == Wire::Silent) => {
-                until(&mut wire, |wire| *wire != Wire::Silent).await;
-            }
-            () = &mut carried => return,
+            changed = wire.changed() => if changed.is_err() { return },
+            () = &mut carried, if state == Wire::Whole => return,
         }
     }
-}
-
-/// A relay that is gone has cut the wire before.
-async fn until(wire: &mut watch::Receiver<Wire>, is_so: fn(&Wire) -> bool) {
-    let _ = wire.wait_for(is_so).await;
 }
