@@ -99,17 +99,24 @@ async fn main() {
         }
     }
 
-    browser.open(&format!("{}/#/{job_page}", hive.url)).await;
+    if only.is_none() {
+        scroll(&browser, &format!("{}/#/{job_page}", hive.url), rounds).await;
+    }
+    drop(browser);
+    hive.stop().await;
+}
+
+/// How evenly the page of the long job scrolls.
+async fn scroll(browser: &Browser, url: &str, rounds: usize) {
+    browser.open(url).await;
     browser.shows(".timeline", "line 0 of many").await;
     println!(
         "milliseconds between frames while {NARRATIONS} narrations are dragged through, a screen a frame"
     );
-    for _ in 0..if only.is_none() { rounds.min(5) } else { 0 } {
+    for _ in 0..rounds {
         let scrolled = browser.scroll(".timeline").await;
         let frames = scrolled["frames"].as_array().expect("frames");
         let frames = Spread::of(frames.iter().map(|ms| ms.as_f64().expect("a number")));
         println!("frames {frames}, 95 % under {:.1}; at most {} rows", frames.at(0.95), scrolled["most"]);
     }
-    drop(browser);
-    hive.stop().await;
 }
