@@ -105,7 +105,11 @@ impl Drain {
         for event in &events {
             match action(event) {
                 Some(QUEUED) => self.tell_hub("queued", None),
-                Some(STARTED) => self.tell_hub("start", None),
+                Some(STARTED) => {
+                    // The event's own time: it is what the journal tells after a restart.
+                    self.job.start(event.at);
+                    self.tell_hub("start", None);
+                }
                 _ => {}
             }
         }
@@ -128,10 +132,12 @@ impl Drain {
         if let Some(data) = &result {
             events.push(written.next(now, Body::Result(Arc::clone(data))));
         }
-        events.push(written.next(now, Body::Terminal(terminal.clone())));
+        let last = written.next(now, Body::Terminal(terminal.clone()));
+        let ended_at = last.at;
+        events.push(last);
         self.write(&events);
         // The state first: whoever has read the terminal event finds the job ended.
-        self.job.end(now, &terminal, result);
+        self.job.end(ended_at, &terminal, result);
         self.log.append(events);
         self.tell_hub("end", None);
         if self.journal.take().is_some()
@@ -230,6 +236,28 @@ mod tests {
             journals,
             hub: Arc::new(Hub::new(16)),
             progress_every_ms: 0,
+        }
+    }
+
+    #[tokio::test]
+    async fn a_job_has_the_times_that_its_journal_tells() {
+        let dir = tempfile::tempdir().unwrap();
+        let drain = drain(dir.path());
+        let (job, journals) = (Arc::clone(&drain.job), Arc::clone(&drain.journals));
+        let (entries, receiver) = mpsc::unbounded_channel();
+        let (end, ended) = oneshot::channel();
+        // The second is ahead of the clock, as where that was set back: time stands still until then.
+        let ahead = Instant(Instant::now().0 + 60_000);
+        for (at, action) in [(Instant(5), STARTED), (ahead, "work")] {
+            let said = Narration { at, level: Level::Debug, action, message: String::new(), progress: None };
+            entries.send(Entry::Narration(said)).unwrap();
+        }
+        end.send(Terminal::Done).unwrap();
+        drain.run(receiver, ended).await;
+        let recalled = journals.recall(job.id()).unwrap();
+        let recalled = Job::from_journal(recalled.header, recalled.started_at, &recalled.log);
+        for job in [&*job, &recalled] {
+            assert_eq!((job.started_at(), job.ended_at()), (Some(Instant(5)), Some(ahead)));
         }
     }
 

@@ -71,7 +71,6 @@ async fn queue_then_run(work: Work) -> Terminal {
         return ended_by(&job, row, None);
     };
     let waited = queued_at.elapsed();
-    job.start(Instant::now());
     n!(debug: STARTED, "Started {} after {} in the queue", row.wire_name, in_words(waited));
 
     let faults = app.config.faults.clone();
