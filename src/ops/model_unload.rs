@@ -47,19 +47,25 @@ impl Operation for ModelUnload {
         }
         let grace = cx.app.config.timers.stop_grace;
         let stopped = join_all(workers.iter().map(|pid| cx.app.workers.stop(*pid, grace))).await;
-        let mut freed_bytes = 0;
+        let (mut gone, mut freed_bytes) = (0, 0);
         for stopped in stopped {
-            freed_bytes += stopped?.freed_bytes;
+            let stopped = stopped?;
+            gone += usize::from(stopped.proven);
+            freed_bytes += stopped.freed_bytes;
         }
         if let Ok(model) = cx.app.find_model(&self.id).await {
             cx.app.model_changed("unloaded", &model);
         }
-        n!(
-            "model_unload",
-            "Unloaded '{id}': {} worker(s) gone, {} came free",
-            workers.len(),
-            text::bytes(freed_bytes)
-        );
+        let freed = text::bytes(freed_bytes);
+        if gone == workers.len() {
+            n!("model_unload", "Unloaded '{id}': {gone} worker(s) gone, {freed} came free");
+        } else {
+            n!(
+                warn: "model_unload",
+                "Unloaded '{id}', but only {gone} of {} worker(s) were seen to be gone, and {freed} to be free",
+                workers.len()
+            );
+        }
         Ok(Unloaded { id, workers, freed_bytes })
     }
 }

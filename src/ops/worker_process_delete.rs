@@ -47,12 +47,16 @@ impl Operation for WorkerProcessDelete {
     async fn run(self, cx: Cx) -> Result<Self::Output> {
         n!("worker_process_delete", "🛑 Stopping worker {} on hive '{}'", self.pid, cx.hive_id);
         let stopped = cx.app.workers.stop(self.pid, Duration::from_secs(self.grace_seconds.0)).await?;
-        n!(
-            "worker_process_delete",
-            "Worker {} is gone; {} came free",
-            self.pid,
-            text::bytes(stopped.freed_bytes)
-        );
+        let freed = text::bytes(stopped.freed_bytes);
+        if stopped.proven {
+            n!("worker_process_delete", "Worker {} is gone; {freed} came free", self.pid);
+        } else {
+            n!(
+                warn: "worker_process_delete",
+                "Worker {} was not seen to be gone altogether; {freed} came free",
+                self.pid
+            );
+        }
         Ok(stopped)
     }
 }

@@ -118,9 +118,9 @@ async fn one(shared: &Arc<Shared>, folder: Folder, record: Record, report: &mut 
         Verdict::End(processes, why) => {
             tracing::warn!(pid, model = record.request.model_id, why, "ending a worker of an earlier run");
             let end = processes.end().await;
-            report.stuck += usize::from(!end.proven);
+            report.stuck += usize::from(!end.processes_gone());
             report.ended.push((pid, why));
-            if end.proven {
+            if end.processes_gone() {
                 folder.forget();
             }
             false

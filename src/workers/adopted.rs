@@ -13,7 +13,7 @@ use rustix::process::{Pid, Signal};
 use tokio::time::{Instant, sleep};
 
 use super::identity::{Identity, marker_of};
-use super::process::{End, PROOF_INTERVAL, PROOF_LIMIT, members};
+use super::process::{End, Left, PROOF_INTERVAL, PROOF_LIMIT, members};
 
 /// Without a descriptor the end of a process is noticed this late.
 const EXIT_RECHECK: Duration = Duration::from_millis(250);
@@ -166,10 +166,10 @@ impl Adopted {
         loop {
             let left = self.members();
             if left.is_empty() {
-                return End { exit: None, proven: true };
+                return End { exit: None, left: Left::Nothing };
             }
             if Instant::now() >= deadline {
-                return End { exit: None, proven: false };
+                return End { exit: None, left: Left::Processes };
             }
             for member in left {
                 member.signal(Signal::KILL);
@@ -231,7 +231,7 @@ mod tests {
         group.signal(Signal::TERM);
         group.exited().await;
         let end = group.end().await;
-        assert!(end.proven && end.exit.is_none());
+        assert!(end.proven() && end.exit.is_none());
         assert!(super::super::process::gone(pid));
     }
 }

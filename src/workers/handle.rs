@@ -95,6 +95,8 @@ pub(super) enum Stage {
     Terminating,
     /// Was sent SIGKILL.
     Killing,
+    /// Its processes are gone, and a driver has yet to take back the memory of its GPU.
+    Reclaiming,
     /// Ended without being asked to.
     Crashed,
     /// Ended because it was asked to.
@@ -203,7 +205,7 @@ impl Handle {
                     self.traffic.borrow().in_flight > 0 || self.measures.lock().counters.busy_slots > 0;
                 if busy { Status::Busy } else { Status::Ready }
             }
-            Stage::Draining | Stage::Terminating | Stage::Killing => Status::Stopping,
+            Stage::Draining | Stage::Terminating | Stage::Killing | Stage::Reclaiming => Status::Stopping,
             Stage::Crashed => Status::Crashed,
             Stage::Stopped => Status::Stopped,
         }
@@ -242,7 +244,9 @@ impl Handle {
         let end = self.state.borrow().end?;
         Some(match end.exit {
             Some(exit) => exit.to_string(),
-            None if end.proven => "unknown: it was started by an earlier run of the hive".to_owned(),
+            None if end.processes_gone() => {
+                "unknown: it was started by an earlier run of the hive".to_owned()
+            }
             None => "did not end within 5 s of being killed".to_owned(),
         })
     }

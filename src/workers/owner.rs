@@ -9,8 +9,8 @@ use tokio::time::{Instant, interval, sleep_until, timeout};
 
 use super::exit::Exit;
 use super::handle::{Control, Handle, Reason, Stage};
-use super::process::{End, PROOF_LIMIT, Processes, oom_kills};
-use super::registry::Cause;
+use super::process::{End, Left, PROOF_LIMIT, Processes, oom_kills};
+use super::registry::{Cause, Registry};
 use super::supervisor::Shared;
 use super::{restart, usage};
 use crate::spawn;
@@ -56,13 +56,13 @@ impl Owner {
         let registry = &shared.registry;
         let end = if matches!(ended, Ended::Released) {
             processes.leave();
-            End { exit: None, proven: false }
+            End { exit: None, left: Left::Processes }
         } else if handle.device.is_cpu() {
             processes.end().await
         } else {
-            end_on_gpu(processes).await
+            end_on_gpu(processes, &handle, registry).await
         };
-        if end.proven {
+        if end.processes_gone() {
             // Whoever starts next has nothing to look for.
             let folder = handle.folder.clone();
             let _removed = spawn::blocking(move || folder.forget()).await;
@@ -202,14 +202,18 @@ impl Owner {
     }
 
     fn publish(&self, stage: Stage) {
-        self.handle.state.send_modify(|state| state.stage = stage);
-        self.shared.registry.updated(&self.handle);
+        publish(&self.handle, &self.shared.registry, stage);
     }
+}
+
+fn publish(handle: &Arc<Handle>, registry: &Registry, stage: Stage) {
+    handle.state.send_modify(|state| state.stage = stage);
+    registry.updated(handle);
 }
 
 /// Ends processes that may hold memory on a GPU, which the driver takes back only after they are
 /// gone: before that it is not free for the next worker.
-async fn end_on_gpu(processes: Processes) -> End {
+async fn end_on_gpu(processes: Processes, handle: &Arc<Handle>, registry: &Registry) -> End {
     let group = processes.id();
     let members = spawn::blocking(move || super::process::members(group)).await.unwrap_or_default();
     let end = processes.end().await;
@@ -217,8 +221,14 @@ async fn end_on_gpu(processes: Processes) -> End {
     loop {
         let pids = members.clone();
         let listed = spawn::blocking(move || usage::is_on_a_gpu(&pids)).await.unwrap_or(false);
-        if !listed || Instant::now() >= deadline {
-            return End { proven: end.proven && !listed, ..end };
+        if !listed || !end.proven() {
+            return end;
+        }
+        if Instant::now() >= deadline {
+            return End { left: Left::GpuMemory, ..end };
+        }
+        if handle.stage() < Stage::Reclaiming {
+            publish(handle, registry, Stage::Reclaiming);
         }
         tokio::time::sleep(Duration::from_millis(50)).await;
     }

@@ -114,8 +114,46 @@ impl Drop for Group {
 pub(super) struct End {
     /// How the leader ended; unset where the system never reported it.
     pub(super) exit: Option<Exit>,
-    /// Whether the whole group was seen to be gone.
-    pub(super) proven: bool,
+    /// What was not seen to be gone.
+    pub(super) left: Left,
+}
+
+/// What may be left of a worker [`PROOF_LIMIT`] after it was killed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Left {
+    /// The whole group is gone, and so is what it held.
+    Nothing,
+    /// No process, but a driver still counts memory of a GPU as theirs.
+    GpuMemory,
+    /// Processes of its group.
+    Processes,
+}
+
+impl End {
+    /// Whether everything was seen to be gone.
+    pub(super) const fn proven(self) -> bool {
+        matches!(self.left, Left::Nothing)
+    }
+
+    /// Whether the processes were, at least.
+    pub(super) const fn processes_gone(self) -> bool {
+        !matches!(self.left, Left::Processes)
+    }
+}
+
+impl Left {
+    /// What it is, in a sentence; `None` where it is nothing.
+    pub(super) fn sentence(self, pid: u32) -> Option<String> {
+        match self {
+            Self::Nothing => None,
+            Self::GpuMemory => Some(format!(
+                "Worker {pid} is gone, but its GPU's driver still counts memory as its own 5 s later"
+            )),
+            Self::Processes => {
+                Some(format!("Processes of worker {pid} are still there 5 s after they were killed"))
+            }
+        }
+    }
 }
 
 impl Group {
@@ -183,12 +221,13 @@ impl Group {
             Err(_) => None,
         };
         let deadline = Instant::now() + PROOF_LIMIT;
-        let mut proven = is_gone(self.leader);
-        while !proven && Instant::now() < deadline {
+        let mut gone = is_gone(self.leader);
+        while !gone && Instant::now() < deadline {
             sleep(PROOF_INTERVAL).await;
-            proven = is_gone(self.leader);
+            gone = is_gone(self.leader);
         }
-        End { exit, proven: proven && exit.is_some() }
+        let left = if gone && exit.is_some() { Left::Nothing } else { Left::Processes };
+        End { exit, left }
     }
 }
 
@@ -294,7 +333,7 @@ mod tests {
         assert_eq!(test_kill_process_group(group.leader), Ok(()), "unreaped, the id cannot be given away");
         let leader = group.leader;
         let end = group.end().await;
-        assert_eq!((end.exit.and_then(|exit| exit.code), end.proven), (Some(3), true));
+        assert_eq!((end.exit.and_then(|exit| exit.code), end.left), (Some(3), Left::Nothing));
         assert_eq!(test_kill_process_group(leader), Err(Errno::SRCH));
     }
 

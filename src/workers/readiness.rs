@@ -407,10 +407,9 @@ impl Starting {
         let end = self.handle.ended().await;
         self.armed = false;
         self.log.finish().await;
-        if end.proven {
-            n!("worker_gone", "Nothing is left of worker {pid}");
-        } else {
-            n!(warn: "worker_gone", "Processes of worker {pid} are still there 5 s after they were killed");
+        match end.left.sentence(pid) {
+            None => n!("worker_gone", "Nothing is left of worker {pid}"),
+            Some(left) => n!(warn: "worker_gone", "{left}"),
         }
         if failure.code != Code::Cancelled {
             self.keep_log().await;

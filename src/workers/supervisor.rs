@@ -18,7 +18,7 @@ use super::exit::Exit;
 use super::handle::{Control, Endpoint, Handle, Reason, Secret, Stage};
 use super::health::{Client, Health};
 use super::plan::LoadPlan;
-use super::process::End;
+use super::process::{End, Left};
 use super::registry::{Change, Registry};
 use super::start::{self, StartRequest};
 use super::usage::Sampler;
@@ -77,8 +77,11 @@ pub struct Stopped {
     pub exit_code: Option<i32>,
     /// The signal that ended it, such as `SIGTERM`.
     pub signal: Option<String>,
-    /// The memory that it held last.
+    /// The memory that it held last and that is free again.
     pub freed_bytes: u64,
+    /// Whether everything of it was seen to be gone; where not, a warning has said what is left.
+    #[serde(skip)]
+    pub proven: bool,
 }
 
 impl Supervisor {
@@ -305,14 +308,14 @@ impl Supervisor {
             narrate_stage(worker, Stage::Killing, grace);
         }
         let stopped = stopped(worker, end);
-        if end.proven {
+        if let Some(left) = end.left.sentence(pid) {
+            n!(warn: "worker_gone", "{left}");
+        } else {
             let how = match end.exit {
                 Some(exit) => format!(" ({exit})"),
                 None => " (how it ended is unknown: an earlier run of the hive had started it)".to_owned(),
             };
             n!("worker_gone", "Worker {pid} is gone{how} and has freed {}", text::bytes(stopped.freed_bytes));
-        } else {
-            n!(warn: "worker_gone", "Processes of worker {pid} are still there 5 s after they were killed");
         }
         stopped
     }
@@ -352,7 +355,7 @@ impl Supervisor {
             }
             worker.control(Control::Stop { grace, reason: Reason::Shutdown });
             let end = worker.ended().await;
-            tracing::info!(pid = worker.pid, exit = ?end.exit, proven = end.proven, "stopped a worker");
+            tracing::info!(pid = worker.pid, exit = ?end.exit, left = ?end.left, "stopped a worker");
         });
         join_all(ends).await;
     }
@@ -382,11 +385,17 @@ impl Supervisor {
 }
 
 fn stopped(worker: &Handle, end: End) -> Stopped {
+    let usage = worker.measures.lock().usage;
     Stopped {
         pid: worker.pid,
         exit_code: end.exit.and_then(|exit| exit.code),
         signal: end.exit.and_then(Exit::signal),
-        freed_bytes: worker.measures.lock().usage.held_bytes(),
+        freed_bytes: match end.left {
+            Left::Nothing => usage.held_bytes(),
+            Left::GpuMemory => usage.rss_bytes,
+            Left::Processes => 0,
+        },
+        proven: end.proven(),
     }
 }
 
@@ -406,6 +415,9 @@ fn narrate_stage(worker: &Handle, stage: Stage, grace: Duration) {
         Stage::Terminating => n!("worker_stop", "Asked worker {pid} to end (SIGTERM)"),
         Stage::Killing => {
             n!(warn: "worker_stop", "Worker {pid} did not end in time and was killed (SIGKILL)");
+        }
+        Stage::Reclaiming => {
+            n!("worker_gpu", "Worker {pid} has ended; waiting for the driver to take its GPU memory back");
         }
         _ => {}
     }

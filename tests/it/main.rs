@@ -5,6 +5,8 @@ mod contract;
 mod documentation;
 mod downloads;
 mod gateway;
+#[cfg(target_os = "linux")]
+mod gpus;
 mod https;
 mod hub;
 mod jobs;

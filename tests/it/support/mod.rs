@@ -2,6 +2,8 @@
 
 mod browser;
 mod faulty;
+#[cfg(target_os = "linux")]
+mod gpus;
 mod hive;
 pub(crate) mod hub;
 mod problem;
@@ -12,6 +14,8 @@ mod stalling;
 
 pub(crate) use browser::Browser;
 pub(crate) use faulty::{Fault, FaultServer, Served, When};
+#[cfg(target_os = "linux")]
+pub(crate) use gpus::Gpus;
 pub(crate) use hive::{TestHive, quick};
 pub(crate) use problem::problem;
 pub(crate) use process::{Daemon, program, serve};

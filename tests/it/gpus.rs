@@ -1,0 +1,159 @@
+//! A machine with GPUs, as far as their driver's library can tell: what the hive says of them, where
+//! it puts a model, and when it believes that their memory is free again.
+
+use serde_json::{Value, json};
+
+use crate::support::{Daemon, Gpus, data_lines, process_runs, read_until, soon, typed, until, write_model};
+
+const BIG: &str = "gpu 24564 1000 37 NVIDIA GeForce RTX 4090\n";
+const SMALL: &str = "gpu 8192 8100 0 NVIDIA GeForce RTX 3070\n";
+const MIB: u64 = 1 << 20;
+
+pub(crate) struct Machine {
+    gpus: Gpus,
+    pub(crate) hive: Daemon,
+    _dir: tempfile::TempDir,
+}
+
+/// A hive with one model, `tiny`, on a machine with two GPUs, of which the second is full.
+pub(crate) async fn machine() -> Machine {
+    let dir = tempfile::tempdir().expect("a temporary folder");
+    std::fs::create_dir(dir.path().join("models")).expect("a folder");
+    write_model(&dir.path().join("models"), "tiny");
+    let full = format!("{BIG}{SMALL}held 1 {} 8000\n", std::process::id());
+    let gpus = Gpus::new(dir.path(), &full);
+    let hive = gpus.hive().await;
+    Machine { gpus, hive, _dir: dir }
+}
+
+impl Machine {
+    async fn stream(&self, id: &str) -> String {
+        let answer = self.hive.get(&format!("/v1/jobs/{id}/stream")).await;
+        soon("the end of a stream", answer.text()).await.expect("a whole stream")
+    }
+
+    /// Loads `tiny` on the first GPU; gives the process id of its worker.
+    pub(crate) async fn load(&self) -> u32 {
+        let load = json!({ "ModelLoad": { "id": "tiny", "device": "cuda:0" } });
+        let worker = self.hive.succeed(&load).await;
+        assert_eq!(
+            (&worker["device"], &worker["engine"]),
+            (&json!("cuda:0"), &json!("stand-in")),
+            "{worker}"
+        );
+        u32::try_from(worker["pid"].as_u64().expect("a number")).expect("a process id")
+    }
+
+    /// Has a worker hold so much of the first GPU, and waits until the hive knows.
+    pub(crate) async fn measure(&self, pid: u32, mebibytes: u64) {
+        self.gpus.tell(&format!("{BIG}{SMALL}held 0 {pid} {mebibytes}\n"));
+        let get = json!({ "WorkerProcessGet": { "pid": pid } });
+        until("the worker's memory to be measured", async || {
+            (self.hive.succeed(&get).await["vram_bytes"] == mebibytes * MIB).then_some(())
+        })
+        .await;
+    }
+
+    async fn first_heartbeat(&self) -> Value {
+        let mut answer = self.hive.get("/v1/heartbeats/stream").await;
+        let mut text = String::new();
+        read_until(&mut answer, &mut text, "\n\n").await;
+        typed(&text)[0].data.clone()
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn gpus_are_told_wherever_the_machine_is() {
+    let machine = machine().await;
+    let devices = machine.hive.json("/v1/capabilities").await["devices"].clone();
+    let gpu = |id, name, vram_gb| json!({ "id": id, "name": name, "device_type": "gpu", "vram_gb": vram_gb, "compute_capability": "8.9" });
+    assert_eq!(devices[0], gpu("GPU-0", "NVIDIA GeForce RTX 4090", 24));
+    assert_eq!(devices[1], gpu("GPU-1", "NVIDIA GeForce RTX 3070", 8));
+    assert_eq!((&devices[2]["id"], devices.as_array().map(Vec::len)), (&json!("CPU-0"), Some(3)));
+
+    let check = machine.hive.succeed(&json!({ "HiveCheck": {} })).await;
+    let checks = check["checks"].as_array().expect("checks");
+    let said = checks.iter().find(|check| check["name"] == "devices").expect("devices")["detail"].to_string();
+    assert!(said.contains("cuda:0 NVIDIA GeForce RTX 4090, 23.0 GiB free"), "{said}");
+    assert!(said.contains("cuda:1 NVIDIA GeForce RTX 3070, 92.0 MiB free"), "{said}");
+    assert!(said.contains("NVIDIA driver 570.86.15, 2 GPU(s)"), "{said}");
+
+    let gpus = machine.first_heartbeat().await["system"]["gpus"].clone();
+    assert_eq!(
+        gpus[0],
+        json!({
+            "id": "cuda:0", "name": "NVIDIA GeForce RTX 4090", "memory_total_bytes": 24564 * MIB,
+            "memory_used_bytes": 1000 * MIB, "utilization_percent": 37, "compute_capability": "8.9",
+            "driver": "NVIDIA 570.86.15"
+        })
+    );
+    machine.hive.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_model_goes_where_there_is_room_and_where_there_is_none_its_holder_is_named() {
+    let machine = machine().await;
+    let load = |device: &str, dry_run| json!({ "ModelLoad": { "id": "tiny", "device": device, "dry_run": dry_run } });
+    let plan = machine.hive.succeed(&load("auto", true)).await;
+    assert_eq!((&plan["device"], &plan["fits"]), (&json!("cuda:0"), &json!(true)), "{plan}");
+    assert_eq!(plan["capacity_bytes"], 24564 * MIB, "{plan}");
+
+    let plan = machine.hive.succeed(&load("cuda:1", true)).await;
+    assert_eq!((&plan["device"], &plan["fits"]), (&json!("cuda:1"), &json!(false)), "{plan}");
+    assert_eq!(plan["free_bytes"], 92 * MIB, "{plan}");
+    assert!(plan["missing_bytes"].as_u64() > Some(0), "{plan}");
+    let holder = &plan["foreign_processes"][0];
+    assert_eq!((&holder["pid"], &holder["held_bytes"]), (&json!(std::process::id()), &json!(8000 * MIB)));
+
+    let id = machine.hive.submit(&load("cuda:1", false)).await;
+    let stream = machine.stream(&id).await;
+    let failure = machine.hive.json(&format!("/v1/jobs/{id}")).await["failure"].clone();
+    assert_eq!(
+        (&failure["code"], &failure["stage"]),
+        (&json!("out_of_memory"), &json!("preflight")),
+        "{stream}"
+    );
+    assert!(failure["causes"].to_string().contains(&std::process::id().to_string()), "{failure}");
+    machine.hive.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_unload_ends_only_when_the_driver_has_the_memory_back() {
+    let machine = machine().await;
+    let pid = machine.load().await;
+    machine.measure(pid, 700).await;
+    until("the worker's memory in a heartbeat", async || {
+        let worker = machine.first_heartbeat().await["workers"][0].clone();
+        (worker["vram_mb"] == 700 && worker["gpu_util_pct"] == 37.0 && worker["total_vram_mb"] == 24564)
+            .then_some(())
+    })
+    .await;
+
+    let id = machine.hive.submit(&json!({ "ModelUnload": { "id": "tiny" } })).await;
+    let mut answer = machine.hive.get(&format!("/v1/jobs/{id}/stream")).await;
+    let waits = "waiting for the driver to take its GPU memory back";
+    let mut stream = String::new();
+    read_until(&mut answer, &mut stream, waits).await;
+    assert!(!process_runs(pid) && !stream.contains("is gone"), "{stream}");
+    machine.gpus.tell(BIG);
+    stream.push_str(&soon("the end of a stream", answer.text()).await.expect("a whole stream"));
+    assert!(stream.contains(&format!("Worker {pid} is gone")), "{stream}");
+    assert!(stream.contains("Unloaded 'tiny': 1 worker(s) gone"), "{stream}");
+    assert_eq!(data_lines(&stream).pop().as_deref(), Some("[DONE]"), "{stream}");
+    machine.hive.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn memory_that_the_driver_keeps_is_not_said_to_be_free() {
+    let machine = machine().await;
+    let pid = machine.load().await;
+    machine.measure(pid, 700).await;
+    let id = machine.hive.submit(&json!({ "ModelUnload": { "id": "tiny" } })).await;
+    let stream = machine.stream(&id).await;
+    assert!(!process_runs(pid), "{stream}");
+    assert!(stream.contains("its GPU's driver still counts memory as its own"), "{stream}");
+    assert!(stream.contains("only 0 of 1 worker(s) were seen to be gone"), "{stream}");
+    let result = machine.hive.json(&format!("/v1/jobs/{id}")).await["result"].clone();
+    assert!(result["freed_bytes"].as_u64().is_some_and(|freed| freed < 700 * MIB), "{result}");
+    machine.hive.stop().await;
+}
