@@ -2,6 +2,8 @@
 
 mod connection;
 mod downloads;
+#[cfg(target_os = "linux")]
+mod gpus;
 
 use std::os::unix::fs::PermissionsExt;
 

@@ -25,7 +25,7 @@ class Hive extends EventTarget {
   jobs = new Map();
   /** @type {Telemetry|null} */
   telemetry = null;
-  /** @type {Array<{at: number, cpu: number, ram: number, disk: number, gpus: Array<{util: number|null, vram: number|null}>}>} */
+  /** @type {Array<{at: number, cpu: number, ram: number, disk: number, gpus: Array<{busy: number|null, memory: number}>}>} */
   history = [];
   /** By worker_id: a pid may be used again. @type {Map<string, Array<{at: number, cpu: number, rss: number, tokens: number}>>} */
   workerHistory = new Map();
@@ -128,10 +128,7 @@ class Hive extends EventTarget {
       cpu: system.cpu_percent,
       ram: share(system.ram_used_bytes, system.ram_total_bytes),
       disk: share(system.disk_used_bytes, system.disk_total_bytes),
-      gpus: system.gpus.map((gpu) => ({
-        util: gpu.util_percent ?? null,
-        vram: gpu.vram_total_bytes ? share(gpu.vram_used_bytes ?? 0, gpu.vram_total_bytes) : null,
-      })),
+      gpus: system.gpus.map((gpu) => ({ busy: gpu.utilization_percent, memory: share(gpu.memory_used_bytes, gpu.memory_total_bytes) })),
     });
     if (this.history.length > HISTORY) this.history.splice(0, this.history.length - HISTORY);
     for (const worker of telemetry.worker_states ?? []) {

@@ -94,11 +94,13 @@
  * @property {Progress} [progress]
  *
  * @typedef {object} Gpu
- * @property {string} [id]
- * @property {string} [name]
- * @property {number|null} [util_percent]
- * @property {number|null} [vram_used_bytes]
- * @property {number|null} [vram_total_bytes]
+ * @property {string} id
+ * @property {string} name
+ * @property {number|null} utilization_percent
+ * @property {number} memory_used_bytes
+ * @property {number} memory_total_bytes
+ * @property {string|null} compute_capability
+ * @property {string} driver
  *
  * @typedef {object} System
  * @property {number} cpu_percent

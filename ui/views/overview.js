@@ -5,7 +5,7 @@ import { h, icon } from "../lib/dom.js";
 import { ago, bytes, duration, elapsed } from "../lib/format.js";
 import { HISTORY, hive, lives, serving } from "../lib/hive.js";
 import { onlyLooks, stateWord, title } from "../lib/jobs.js";
-import { View, link } from "../lib/view.js";
+import { View, link, recall, remember } from "../lib/view.js";
 import { openDownload } from "../parts/download-dialog.js";
 import { openLoad } from "../parts/load-dialog.js";
 import { graph } from "../parts/graph.js";
@@ -15,6 +15,9 @@ import { checks } from "../parts/result.js";
 
 /** A report older than this, in milliseconds, is made anew when the page is opened. */
 const STALE_MS = 5 * 60_000;
+
+/** What every machine has. */
+const TILES = ["CPU", "Memory", "Disk of the models"];
 
 /** The last report outlives the view. @type {{at: number, report: any}|null} */
 let checked = null;
@@ -29,6 +32,8 @@ class Overview extends View {
   #stop = new AbortController();
   /** @type {Problem|null} */
   problem = null;
+  /** The names of the GPUs, as they were remembered. */
+  #gpus = "";
 
   start() {
     if (!checked || Date.now() - checked.at > STALE_MS) this.#check();
@@ -71,39 +76,45 @@ class Overview extends View {
   #machine() {
     const { telemetry, history } = hive;
     const span = history.length > 1 ? duration(Math.round((history[history.length - 1].at - history[0].at) / 1000)) : "";
-    /** @type {(name: string, value: string, sub: string, values: Array<number|null>) => HTMLElement} */
-    const tile = (name, value, sub, values) =>
+    /** @type {(name: string, value: string, sub: string, values: Array<number|null>, beside?: Array<number|null>) => HTMLElement} */
+    const tile = (name, value, sub, values, beside) =>
       h(
         "div",
         // What takes the place of a placeholder is another element: then nothing is said to move.
         { class: "tile", key: telemetry ? name : `${name}?` },
-        h("h2", null, name),
+        h("h2", { title: name }, name),
         h("p", { class: "value num" }, value),
         // Its text stands at the end: a longer one would be the same element, moved.
-        h("p", { class: "sub num", key: telemetry ? "sub" : sub }, sub),
-        graph(values, { most: 100, slots: HISTORY, label: `${name}: ${value}, over the last ${span || "moment"}` }),
+        h("p", { class: `sub num${beside ? " keyed" : ""}`, key: telemetry ? "sub" : sub }, sub),
+        graph(values, { most: 100, slots: HISTORY, beside, label: `${name}: ${value}, over the last ${span || "moment"}` }),
       );
-    // The same tiles before the first measurement, so that nothing moves when it comes.
+    // The same tiles before the first measurement, as many as this machine had before, so that
+    // nothing moves when it comes.
     if (!telemetry) {
       const since = `waiting for ${elapsed(hive.asked)}`;
-      return h("section", { class: "tiles", "aria-label": "The machine", "aria-busy": "true" }, ...["CPU", "Memory", "Disk of the models"].map((name) => tile(name, "–", since, [])));
+      return h("section", { class: "tiles", "aria-label": "The machine", "aria-busy": "true" }, ...[...TILES, ...recall("gpus", [])].map((name) => tile(name, "–", since, [])));
     }
     const { system } = telemetry;
-    const gpus = system.gpus.filter((gpu) => typeof gpu.vram_total_bytes === "number" || typeof gpu.util_percent === "number");
+    // Several may have one name: each has its number with it, which also tells its maker.
+    const names = system.gpus.map((gpu) => `${gpu.id} ${gpu.name.replace(/^(NVIDIA|AMD) /, "")}`);
+    if (String(names) !== this.#gpus) {
+      this.#gpus = String(names);
+      remember("gpus", names);
+    }
     return h(
       "section",
       { class: "tiles", "aria-label": "The machine, over the last five minutes" },
-      tile("CPU", `${Math.round(system.cpu_percent)} %`, `of ${system.cpu_count} threads`, history.map(({ cpu }) => cpu)),
-      tile("Memory", bytes(system.ram_used_bytes), `of ${bytes(system.ram_total_bytes)}`, history.map(({ ram }) => ram)),
-      system.disk_total_bytes ? tile("Disk of the models", bytes(system.disk_used_bytes), `used of ${bytes(system.disk_total_bytes)}`, history.map(({ disk }) => disk)) : null,
-      ...gpus.map((gpu, index) =>
-        tile(
-          gpu.name ?? gpu.id ?? `GPU ${index}`,
-          typeof gpu.util_percent === "number" ? `${Math.round(gpu.util_percent)} %` : bytes(gpu.vram_used_bytes),
-          typeof gpu.vram_total_bytes === "number" ? `${bytes(gpu.vram_used_bytes)} of ${bytes(gpu.vram_total_bytes)}` : "",
-          history.map(({ gpus: all }) => all[index]?.util ?? all[index]?.vram ?? null),
-        ),
-      ),
+      tile(TILES[0], `${Math.round(system.cpu_percent)} %`, `of ${system.cpu_count} threads`, history.map(({ cpu }) => cpu)),
+      tile(TILES[1], bytes(system.ram_used_bytes), `of ${bytes(system.ram_total_bytes)}`, history.map(({ ram }) => ram)),
+      system.disk_total_bytes ? tile(TILES[2], bytes(system.disk_used_bytes), `of ${bytes(system.disk_total_bytes)}`, history.map(({ disk }) => disk)) : null,
+      ...system.gpus.map((gpu, index) => {
+        const memory = history.map(({ gpus }) => gpus[index]?.memory ?? null);
+        const [used, total] = [bytes(gpu.memory_used_bytes), bytes(gpu.memory_total_bytes)];
+        // Not every driver tells how busy its GPU is.
+        return gpu.utilization_percent === null
+          ? tile(names[index], used, `of ${total}`, memory)
+          : tile(names[index], `${gpu.utilization_percent} %`, `${used} of ${total}`, history.map(({ gpus }) => gpus[index]?.busy ?? null), memory);
+      }),
     );
   }
 

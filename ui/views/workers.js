@@ -64,7 +64,7 @@ class Workers extends View {
             { class: "numbers" },
             fact("CPU", `${Math.round(worker.cpu_percent)} %`),
             fact("Memory", worker.rss_bytes ? bytes(worker.rss_bytes) : "–"),
-            worker.vram_bytes ? fact("GPU memory", bytes(worker.vram_bytes)) : null,
+            worker.vram_bytes ? fact("VRAM", bytes(worker.vram_bytes)) : null,
             fact("Tokens/s", serving(worker) && rate !== null ? (rate > 0 && rate < 10 ? rate.toFixed(1) : String(Math.round(rate))) : "–"),
             fact("Up", roughly(worker.uptime_seconds)),
             fact("Tokens", count(worker.tokens_generated)),

@@ -1,0 +1,58 @@
+//! The page of a machine with GPUs.
+
+use serde_json::json;
+
+use super::{look_at, no_complaints};
+use crate::gpus::machine;
+use crate::support::Browser;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn each_gpu_is_drawn_and_a_load_is_held_against_what_it_has_left() {
+    let Some(browser) = Browser::start().await else { return };
+    let machine = machine().await;
+    browser.open(&machine.hive.url).await;
+    for (name, value, held) in [
+        ("cuda:0 GeForce RTX 4090", "37 %", "1000 MiB of 24 GiB"),
+        ("cuda:1 GeForce RTX 3070", "0 %", "7.91 GiB of 8 GiB"),
+    ] {
+        let shown = format!(
+            "(() => {{ const tile = [...document.querySelectorAll('.tile')].find((e) => e.innerText.includes({})); return tile.innerText.includes({}) && tile.innerText.includes({}); }})()",
+            json!(name),
+            json!(value),
+            json!(held)
+        );
+        browser.until(&format!("the tile of {name}"), &shown).await;
+    }
+    browser
+        .until(
+            "a line of two measurements",
+            "/L/.test(document.querySelectorAll('.tile .beside')[3].getAttribute('d'))",
+        )
+        .await;
+    browser.shows("main", "All checks passed").await;
+    look_at(&browser, "overview-gpus").await;
+
+    browser.open(&format!("{}/#/models/tiny", machine.hive.url)).await;
+    browser.press("aside", "Load").await;
+    browser.shows("dialog .estimate", "cuda:0").await;
+    browser.shows("dialog .verdict", "Fits").await;
+    browser
+        .until("the GPUs among the devices", "document.querySelectorAll('#load-device option').length === 4")
+        .await;
+    browser.run("const device = document.querySelector('#load-device'); device.value = '1'; device.dispatchEvent(new Event('change'));").await;
+    browser.shows("dialog .verdict", "too little").await;
+    browser.shows("dialog .estimate", &format!("pid {}", std::process::id())).await;
+    browser.until("no load without a word", "document.querySelector('dialog [type=submit]').disabled").await;
+    look_at(&browser, "models-load-over").await;
+    browser.keys("\u{E00C}").await;
+
+    // On the other there is room.
+    let pid = machine.load().await;
+    machine.measure(pid, 700).await;
+    browser.open(&format!("{}/#/workers", machine.hive.url)).await;
+    browser.shows(".worker", "700 MiB").await;
+    look_at(&browser, "workers-gpus").await;
+    no_complaints(&browser).await;
+    drop(browser);
+    machine.hive.stop().await;
+}
