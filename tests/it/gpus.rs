@@ -15,11 +15,13 @@ pub(crate) struct Machine {
     _dir: tempfile::TempDir,
 }
 
-/// A hive with one model, `tiny`, on a machine with two GPUs, of which the second is full.
+/// A hive with two models, `tiny` and `other`, on a machine with two GPUs, of which the second is full.
 pub(crate) async fn machine() -> Machine {
     let dir = tempfile::tempdir().expect("a temporary folder");
-    std::fs::create_dir(dir.path().join("models")).expect("a folder");
-    write_model(&dir.path().join("models"), "tiny");
+    let models = dir.path().join("models");
+    std::fs::create_dir(&models).expect("a folder");
+    write_model(&models, "tiny");
+    write_model(&models, "other");
     let full = format!("{BIG}{SMALL}held 1 {} 8000\n", std::process::id());
     let gpus = Gpus::new(dir.path(), &full);
     let hive = gpus.hive().await;
@@ -44,9 +46,11 @@ impl Machine {
         u32::try_from(worker["pid"].as_u64().expect("a number")).expect("a process id")
     }
 
-    /// Has a worker hold so much of the first GPU, and waits until the hive knows.
+    /// Has a worker hold so much of the first GPU, beside a process that is not the hive's, and waits
+    /// until the hive knows.
     pub(crate) async fn measure(&self, pid: u32, mebibytes: u64) {
-        self.gpus.tell(&format!("{BIG}{SMALL}held 0 {pid} {mebibytes}\n"));
+        let other = std::process::id();
+        self.gpus.tell(&format!("{BIG}{SMALL}held 0 {pid} {mebibytes}\nheld 0 {other} 100\n"));
         let get = json!({ "WorkerProcessGet": { "pid": pid } });
         until("the worker's memory to be measured", async || {
             (self.hive.succeed(&get).await["vram_bytes"] == mebibytes * MIB).then_some(())

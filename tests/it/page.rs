@@ -4,6 +4,8 @@ mod connection;
 mod downloads;
 #[cfg(target_os = "linux")]
 mod gpus;
+#[cfg(target_os = "linux")]
+mod types;
 
 use std::os::unix::fs::PermissionsExt;
 

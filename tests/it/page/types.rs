@@ -1,0 +1,102 @@
+//! The page's idea of what travels on the wire, against what does.
+
+use std::collections::BTreeMap;
+
+use rbee_hive::error::Choice;
+use rbee_hive::narration::Progress;
+use serde_json::{Value, json};
+
+use crate::gpus::machine;
+use crate::support::{read_until, soon, typed};
+
+const TYPES: &str = include_str!("../../../ui/lib/types.js");
+
+/// The properties that objects of each type always have, with their types.
+fn declared() -> BTreeMap<&'static str, Vec<(&'static str, &'static str)>> {
+    let mut types: BTreeMap<_, Vec<_>> = BTreeMap::new();
+    let mut of = "";
+    for line in TYPES.lines() {
+        if let Some(name) = line.strip_prefix(" * @typedef {object} ") {
+            of = name;
+            types.insert(of, Vec::new());
+        } else if let Some((kind, name)) =
+            line.strip_prefix(" * @property {").and_then(|line| line.rsplit_once("} "))
+        {
+            let name = name.split(' ').next().expect("a name");
+            if !name.starts_with('[') {
+                types.get_mut(of).expect("a type before its properties").push((name, kind));
+            }
+        }
+    }
+    types
+}
+
+/// The names that are not there, in an example of a type.
+fn absent(properties: &[(&str, &str)], example: &Value) -> Vec<String> {
+    let mut absent = Vec::new();
+    for (name, kind) in properties {
+        let Some(value) = example.get(name) else {
+            absent.push((*name).to_owned());
+            continue;
+        };
+        // The entries of a list are described in place.
+        if let Some(entry) = kind.strip_prefix("Array<{").and_then(|kind| kind.strip_suffix("}>")) {
+            let first = value.get(0).unwrap_or_else(|| panic!("an example without {name}: {example}"));
+            let names = entry.split(", ").filter_map(|pair| Some(pair.split_once(':')?.0));
+            absent.extend(names.filter(|key| first.get(key).is_none()).map(|key| format!("{name}[].{key}")));
+        }
+    }
+    absent
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_types_of_the_page_are_what_the_hive_sends() {
+    let machine = machine().await;
+    let hive = &machine.hive;
+    let mut news = hive.get("/v1/events").await;
+    let pid = machine.load().await;
+    machine.measure(pid, 700).await;
+    let failed = hive.submit(&json!({ "ModelGet": { "id": "nothing" } })).await;
+    let stream = hive.get(&format!("/v1/jobs/{failed}/stream?format=json")).await;
+    let stream = typed(&soon("the end of a stream", stream.text()).await.expect("a whole stream"));
+    let mut text = String::new();
+    read_until(&mut news, &mut text, "\"worker_states\":[{").await;
+    read_until(&mut news, &mut text, "\n\n").await;
+    let measured =
+        text.split("\n\n").find(|event| event.contains("\"worker_states\":[{")).expect("telemetry");
+    let measured = measured.lines().find_map(|line| line.strip_prefix("data: ")).expect("data");
+    let telemetry: Value = serde_json::from_str(measured).expect("JSON");
+    let plan = json!({ "ModelLoad": { "id": "other", "device": "cuda:0", "dry_run": true } });
+    let source = hive.succeed(&json!({ "ModelGet": { "id": "tiny" } })).await["path"].clone();
+    let download = json!({ "ModelDownload": { "model": format!("file:{}", source.as_str().expect("a path")), "dry_run": true } });
+    let job = hive.json(&format!("/v1/jobs/{failed}")).await;
+    let mut examples = BTreeMap::from([
+        ("Model", hive.succeed(&json!({ "ModelGet": { "id": "tiny" } })).await),
+        ("Worker", hive.succeed(&json!({ "WorkerProcessGet": { "pid": pid } })).await),
+        ("Progress", serde_json::to_value(Progress::default()).expect("JSON")),
+        ("Failure", job["failure"].clone()),
+        (
+            "Choice",
+            serde_json::to_value(Choice { model: String::new(), size_bytes: None, recommended: true })
+                .expect("JSON"),
+        ),
+        ("Job", job),
+        ("Narration", stream[0].data.clone()),
+        ("Gpu", telemetry["system"]["gpus"][0].clone()),
+        ("System", telemetry["system"].clone()),
+        ("Telemetry", telemetry),
+        ("Plan", hive.succeed(&download).await),
+        ("LoadPlan", hive.succeed(&plan).await),
+        ("Capabilities", hive.json("/v1/capabilities").await),
+    ]);
+    for (name, properties) in declared() {
+        // What the page makes of an event's two lines.
+        if name == "JobEvent" {
+            continue;
+        }
+        let example = examples.remove(name).unwrap_or_else(|| panic!("no example of {name}"));
+        assert_eq!(absent(&properties, &example), Vec::<String>::new(), "{name}: {example}");
+    }
+    assert_eq!(examples.keys().count(), 0, "the page has no type for {examples:?}");
+    machine.hive.stop().await;
+}
