@@ -162,6 +162,7 @@ impl Catalog {
             free_bytes,
             fits,
             already_present,
+            gated: resolved.gated,
         })
     }
 

@@ -54,6 +54,9 @@ pub struct Plan {
     pub fits: bool,
     /// Whether the model is here already.
     pub already_present: bool,
+    /// Whether the source gives it only to accounts that were given access, as this hive's was; unset
+    /// where the source knows no such thing or was not asked.
+    pub gated: Option<bool>,
 }
 
 /// One file of a [`Plan`].
@@ -78,6 +81,7 @@ impl Plan {
             free_bytes,
             fits: true,
             already_present: true,
+            gated: None,
         }
     }
 
@@ -94,6 +98,7 @@ impl Plan {
             free_bytes,
             fits: true,
             already_present,
+            gated: None,
         }
     }
 }

@@ -26,7 +26,9 @@ pub(super) struct Resolved {
     pub(super) source: String,
     /// As [`super::Model::revision`].
     pub(super) revision: Option<String>,
-    /// What else the preflight has to say, one sentence each: gating, licences, what was chosen.
+    /// As [`super::Plan::gated`].
+    pub(super) gated: Option<bool>,
+    /// What else the preflight has to say, one sentence each.
     pub(super) remarks: Vec<String>,
     /// The files of the model, in order. Those that are here already are among them.
     pub(super) files: Vec<(RemoteFile, Destination)>,

@@ -108,6 +108,7 @@ impl Catalog {
             model: split::stem(&source.file_name).to_owned(),
             source: source.shown(),
             revision: None,
+            gated: None,
             remarks: Vec::new(),
             files: vec![(file, destination)],
             commit: Box::new(move |_: &[Whole]| inner.commit_url(&wanted).map(|()| target)),

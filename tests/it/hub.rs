@@ -176,6 +176,10 @@ async fn each_refusal_is_an_error_of_its_own_with_its_next_step() {
         assert_eq!(failure["code"], code, "{name}: {failure}");
         assert!(failure["hint"].as_str().unwrap().contains(hint), "{name}: {failure}");
     }
+    for (name, gated) in [("org/gated", true), ("org/public", false)] {
+        let plan = json!({ "ModelDownload": { "model": name, "dry_run": true } });
+        assert_eq!(known.succeed(&plan).await["gated"], gated, "{name}");
+    }
     for name in ["org/gated", "org/private"] {
         assert_eq!(known.succeed(&download(name)).await["status"], "available");
     }

@@ -128,6 +128,7 @@
  * @property {number} free_bytes
  * @property {boolean} fits
  * @property {boolean} already_present
+ * @property {boolean|null} gated
  *
  * @typedef {object} LoadPlan
  * @property {string} model

@@ -5,9 +5,9 @@ import { Problem, follow, submit } from "../lib/api.js";
 import { h, icon } from "../lib/dom.js";
 import { bytes } from "../lib/format.js";
 import { hive } from "../lib/hive.js";
-import { Planning } from "../lib/plan.js";
+import { PlanView, accessTo } from "../lib/plan.js";
 import { SOURCES, kindOf } from "../lib/sources.js";
-import { View, link, recall, remember } from "../lib/view.js";
+import { link, recall, remember } from "../lib/view.js";
 import { closeDialog, dialogHead, field, onSubmit, onValue, openDialog, tick } from "./dialog.js";
 import { openLoad } from "./load-dialog.js";
 import { button, factList, failureBox, stack, waiting } from "./parts.js";
@@ -21,7 +21,7 @@ import { act } from "./toasts.js";
 /** Sentences that are shown beneath a transfer. */
 const MOST_NOTES = 4;
 
-class DownloadDialog extends View {
+class DownloadDialog extends PlanView {
   /** @type {import("../lib/hive.js").Topic[]} */
   static topics = ["jobs"];
   static tick = 1000;
@@ -32,10 +32,6 @@ class DownloadDialog extends View {
   plan = null;
   /** What the source said on the way to the plan. @type {Remark[]} */
   remarks = [];
-  /** @type {Problem|null} */
-  problem = null;
-  /** @type {Planning|null} */
-  planning = null;
   /** The job that downloads. */
   job = "";
   /** What it said besides its progress. @type {Narration[]} */
@@ -46,40 +42,22 @@ class DownloadDialog extends View {
     return { model: this.source.trim(), ...(revision ? { revision } : {}), ...(this.force ? { force: true } : {}) };
   }
 
-  disconnectedCallback() {
-    super.disconnectedCallback();
-    this.#stopPlanning();
-  }
-
-  #stopPlanning() {
-    this.planning?.stop();
-    this.planning = null;
-  }
-
   #changed() {
     this.plan = this.problem = null;
     this.remarks = [];
-    this.#stopPlanning();
+    this.stopPlanning();
     this.update();
   }
 
   async #look() {
     this.#changed();
-    const mine = (this.planning = new Planning("Asking the source"));
     remember("download.source", this.source);
-    try {
-      const onMessage = (/** @type {string} */ message, /** @type {string} */ level) => {
-        // The first sentence repeats what was asked for.
-        if (!message.startsWith("📥")) this.remarks = [...this.remarks, { level, message }];
-        this.update();
-      };
-      const plan = await mine.ask({ ModelDownload: { ...this.request(), dry_run: true } }, { onMessage });
-      if (this.planning === mine) this.plan = plan ?? null;
-    } catch (error) {
-      if (this.planning === mine) this.problem = Problem.of(error);
-    }
-    if (this.planning === mine) this.planning = null;
-    this.update();
+    const onMessage = (/** @type {string} */ message, /** @type {string} */ level) => {
+      // The first sentence repeats what was asked for.
+      if (!message.startsWith("📥")) this.remarks = [...this.remarks, { level, message }];
+      this.update();
+    };
+    await this.look("Asking the source", { ModelDownload: { ...this.request(), dry_run: true } }, { onMessage });
   }
 
   async #download() {
@@ -148,7 +126,7 @@ class DownloadDialog extends View {
           tick("Fetch again what is here, and replace a model of the same name that the hive put there", this.force, (checked) => ((this.force = checked), this.#changed())),
         ),
       ),
-      planning ? waiting(planning.message, planning.since, button("Stop", () => (this.#stopPlanning(), this.update()), { class: "small" })) : null,
+      planning ? waiting(planning.message, planning.since, button("Stop", () => (this.stopPlanning(), this.update()), { class: "small" })) : null,
       choices.length ? this.#choices(choices) : problem ? failureBox(problem) : null,
       plan ? planned(plan, this.source.trim(), this.remarks) : null,
       h(
@@ -239,6 +217,7 @@ function planned(plan, asked, remarks) {
     h("h3", null, plan.already_present ? "It is here already" : plan.fits ? "The plan" : "It does not fit on the disk"),
     factList([
       ["Model", plan.model],
+      ["Access", accessTo(plan)],
       ["From", plan.source === asked ? null : h("span", { class: "mono" }, plan.source)],
       ["To transfer", plan.transfer_bytes === null ? "the server does not say how much" : need > 0 ? [h("strong", { class: "num" }, bytes(plan.transfer_bytes)), here > 0 ? h("span", { class: "muted num" }, ` ${bytes(here)} of ${bytes(plan.total_bytes)} are here already`) : null] : "nothing: the file is linked or here"],
     ]),

@@ -1,11 +1,11 @@
 // Loading a model: where, with how much context, and what that takes of what is free. The estimate
 // is the hive's own: the dry run of the very load that the button starts.
 
-import { Problem, capabilities } from "../lib/api.js";
+import { capabilities } from "../lib/api.js";
 import { h, icon } from "../lib/dom.js";
 import { bytes, count } from "../lib/format.js";
-import { Planning } from "../lib/plan.js";
-import { View, link } from "../lib/view.js";
+import { PlanView } from "../lib/plan.js";
+import { link } from "../lib/view.js";
 import { closeDialog, dialogHead, field, onSubmit, onValue, openDialog, tick } from "./dialog.js";
 import { ended } from "./job-strip.js";
 import { button, failureBox, stack, waiting } from "./parts.js";
@@ -20,7 +20,7 @@ const PAUSE_MS = 300;
 const CONTEXTS = [2048, 8192, 32_768];
 const PARTS = /** @type {Record<string, string>} */ ({ weights: "Weights", kv_cache: "Context", overhead: "Overhead" });
 
-class LoadDialog extends View {
+class LoadDialog extends PlanView {
   static tick = 1000;
   /** @type {Model} */
   model = /** @type {any} */ (null);
@@ -31,10 +31,6 @@ class LoadDialog extends View {
   devices = [["auto", "Automatic"]];
   /** @type {LoadPlan|null} */
   plan = null;
-  /** @type {Problem|null} */
-  problem = null;
-  /** The estimate under way. @type {Planning|null} */
-  planning = null;
   /** The worker that is being stopped to make room. */
   stopping = 0;
 
@@ -46,16 +42,6 @@ class LoadDialog extends View {
     this.#estimate(0);
   }
 
-  disconnectedCallback() {
-    super.disconnectedCallback();
-    this.#stopPlanning();
-  }
-
-  #stopPlanning() {
-    this.planning?.stop();
-    this.planning = null;
-  }
-
   #request() {
     const context = Number.parseInt(this.context, 10);
     return { id: this.model.id, device: this.device, ...(context > 0 ? { context_length: context } : {}) };
@@ -63,22 +49,8 @@ class LoadDialog extends View {
 
   /** Asks the hive what the load would take. What is shown meanwhile is the estimate before.
    * @param {number} pause in milliseconds */
-  async #estimate(pause) {
-    this.#stopPlanning();
-    const mine = (this.planning = new Planning("Asking the hive what it takes"));
-    this.problem = null;
-    this.update();
-    try {
-      const plan = await mine.ask({ ModelLoad: { ...this.#request(), dry_run: true } }, { pause });
-      if (this.planning === mine) this.plan = plan ?? null;
-    } catch (error) {
-      if (this.planning === mine) {
-        this.plan = null;
-        this.problem = Problem.of(error);
-      }
-    }
-    if (this.planning === mine) this.planning = null;
-    this.update();
+  #estimate(pause) {
+    return this.look("Asking the hive what it takes", { ModelLoad: { ...this.#request(), dry_run: true } }, { pause });
   }
 
   /** @param {Partial<LoadDialog>} change */

@@ -2,6 +2,7 @@
 
 import { h } from "../lib/dom.js";
 import { bytes, count, instant } from "../lib/format.js";
+import { accessTo } from "../lib/plan.js";
 import { link } from "../lib/view.js";
 import { chip, factList } from "./parts.js";
 
@@ -72,6 +73,7 @@ function plan(plan) {
     ["Free on the disk", bytes(plan.free_bytes)],
     ["Fits", plan.fits ? "yes" : "no"],
     ["Here already", plan.already_present ? "yes" : "no"],
+    ["Access", accessTo(plan)],
   ]);
 }
 

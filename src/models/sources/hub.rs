@@ -75,6 +75,7 @@ struct Chosen {
     commit: String,
     tag: Option<String>,
     pieces: Vec<Piece>,
+    gated: Option<bool>,
     remarks: Vec<String>,
 }
 
@@ -180,7 +181,7 @@ impl Catalog {
                 trust: self.0.hub.trust(),
             });
         }
-        let Chosen { commit, tag, pieces, remarks } = chosen;
+        let Chosen { commit, tag, pieces, gated, remarks } = chosen;
         let model = match tag {
             Some(tag) => format!("{}:{tag}", name.repo),
             None => format!("{}/{}", name.repo, pieces[0].file.path),
@@ -200,6 +201,7 @@ impl Catalog {
             model,
             source,
             revision: Some(commit),
+            gated,
             remarks,
             files: remotes.into_iter().zip(destinations).collect(),
             commit: Box::new(move |_| places.link()),
@@ -259,7 +261,6 @@ impl Catalog {
         let Repository { commit, is_gated, files } = api.repository(repo, revision).await?;
         let Candidate { files: wanted, tag } = choice::choose(name, &files)?;
         let tag = tag.filter(|tag| choice::is_alone(tag, &files));
-        let mut remarks = Vec::new();
         let mut pieces = Vec::new();
         for mut file in wanted {
             // The first is asked for in any case: it shows whether the Hub gives this repository.
@@ -273,9 +274,11 @@ impl Catalog {
                 pieces.push(Piece { etag, file });
             }
         }
-        if is_gated {
-            remarks.push(format!("{repo} is gated, and this hive has been given access"));
-        }
+        let remarks = if is_gated {
+            vec![format!("{repo} is gated, and this hive has been given access")]
+        } else {
+            Vec::new()
+        };
         n!(
             "hub_chosen",
             "{} of {repo} at commit {}: {}",
@@ -283,7 +286,7 @@ impl Catalog {
             &commit[..8],
             sizes(&pieces)
         );
-        Ok(Chosen { commit, tag, pieces, remarks })
+        Ok(Chosen { commit, tag, pieces, gated: Some(is_gated), remarks })
     }
 
     /// Looks into the cache alone. `None` where the model, or a part of it, is not there.
@@ -319,7 +322,7 @@ impl Inner {
             Piece { etag: blob.map_or_else(|| "-".to_owned(), |blob| split::name_of(&blob)), file }
         };
         let pieces = files.into_iter().map(piece).collect();
-        Ok(Some(Chosen { commit, tag, pieces, remarks: Vec::new() }))
+        Ok(Some(Chosen { commit, tag, pieces, gated: None, remarks: Vec::new() }))
     }
 }
 

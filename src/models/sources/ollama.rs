@@ -191,6 +191,7 @@ impl Catalog {
             model: split::stem(&file_name).to_owned(),
             source: name.to_string(),
             revision: Some(layer.manifest),
+            gated: None,
             remarks: Vec::new(),
             files: vec![(remote, destination)],
             commit: Box::new(move |_| Ok(path)),
