@@ -13,6 +13,7 @@ const MODULES = [
   "lib/jobs.js",
   "lib/markdown.js",
   "lib/plan.js",
+  "lib/sight.js",
   "lib/sources.js",
   "lib/sse.js",
   "lib/view.js",

@@ -61,6 +61,7 @@ static FILES: &[File] = files! {
     "lib/jobs.js"
     "lib/markdown.js"
     "lib/plan.js"
+    "lib/sight.js"
     "lib/sources.js"
     "lib/sse.js"
     "lib/view.js"

@@ -2,6 +2,7 @@
 //
 // The token lives in this module's memory and nowhere else: not in storage, not in an address.
 
+import { whileSeen } from "./sight.js";
 import { batches } from "./sse.js";
 
 /** @typedef {import("./types.js").JobEvent} JobEvent */
@@ -153,23 +154,30 @@ const TERMINAL = new Set(["done", "failed", "cancelled"]);
 /** Follows a job's typed stream to its end, resuming where a connection breaks.
  * @param {string} id
  * @param {(events: JobEvent[]) => void} onEvents
- * @param {{signal?: AbortSignal, onLost?: (lost: boolean) => void}} [options] */
-export async function follow(id, onEvents, { signal, onLost } = {}) {
+ * @param {{signal?: AbortSignal, onLost?: (lost: boolean) => void, rests?: AbortSignal}} [options]
+ *   `rests`: in place of `signal` where nobody needs the end of a job that nobody looks at */
+export async function follow(id, onEvents, { rests, signal = rests, onLost } = {}) {
   let last = "";
-  for (let pause = 500; ; pause = Math.min(pause * 2, 5000)) {
+  let pause = 500;
+  /** Reads until the stream ends; whether the job has. @param {AbortSignal} [signal] */
+  const read = async (signal) => {
+    /** @type {Record<string, string>} */
+    const headers = last ? { "Last-Event-ID": last } : {};
+    const response = await request("GET", `/v1/jobs/${id}/stream?format=json`, { signal, headers });
+    if (response.status === 204 || !response.body) return true;
+    onLost?.(false);
+    for await (const batch of batches(response.body)) {
+      signal?.throwIfAborted();
+      pause = 500;
+      last = batch[batch.length - 1].id || last;
+      onEvents(batch.map(({ event, data }) => /** @type {JobEvent} */ ({ event, data: JSON.parse(data) })));
+      if (batch.some(({ event }) => TERMINAL.has(event))) return true;
+    }
+    return false;
+  };
+  for (;; pause = Math.min(pause * 2, 5000)) {
     try {
-      /** @type {Record<string, string>} */
-      const headers = last ? { "Last-Event-ID": last } : {};
-      const response = await request("GET", `/v1/jobs/${id}/stream?format=json`, { signal, headers });
-      if (response.status === 204 || !response.body) return;
-      onLost?.(false);
-      for await (const batch of batches(response.body)) {
-        signal?.throwIfAborted();
-        pause = 500;
-        last = batch[batch.length - 1].id || last;
-        onEvents(batch.map(({ event, data }) => /** @type {JobEvent} */ ({ event, data: JSON.parse(data) })));
-        if (batch.some(({ event }) => TERMINAL.has(event))) return;
-      }
+      if (await (rests ? whileSeen(rests, read) : read(signal))) return;
     } catch (error) {
       if (signal?.aborted) return;
       if (error instanceof Problem && error.status >= 400 && error.status < 500) throw error;

@@ -4,19 +4,17 @@
 // next and let a person try now. It resumes after the last id; a hive that was restarted answers
 // with a snapshot.
 //
-// A page that is not seen gives the connection back: a browser has six for all its tabs together. It
-// resumes when it is seen again, and has missed nothing.
+// A page that rests gives the connection back, resumes when it wakes, and has missed nothing.
 
 import { Problem, hasToken, renewSession, request } from "./api.js";
 import { hive } from "./hive.js";
+import { sight } from "./sight.js";
 
 /** Telemetry comes once a second: silence beyond this is a dead connection, whatever the socket
  * says (a laptop that slept). */
 const SILENCE_MS = 10_000;
 /** An answer that takes longer comes from a hive that hangs. */
 const ANSWER_MS = 5_000;
-/** How long a page may be out of sight before it rests. */
-const REST_MS = 2_000;
 const FIRST_PAUSE_MS = 500;
 const LONGEST_PAUSE_MS = 8_000;
 
@@ -29,8 +27,6 @@ let pause = FIRST_PAUSE_MS;
 let hasRetried = false;
 /** @type {number|undefined} */
 let timer;
-/** @type {number|undefined} */
-let resting;
 
 /** Connects, and watches over the connection. */
 export function start() {
@@ -44,14 +40,8 @@ export function start() {
   // Into the browser's cache of pages, and out of it.
   addEventListener("pagehide", hangUp);
   addEventListener("pageshow", (event) => event.persisted && connect());
-  document.addEventListener("visibilitychange", seen);
-  seen();
-}
-
-function seen() {
-  clearTimeout(resting);
-  if (document.hidden) resting = window.setTimeout(hangUp, REST_MS);
-  else if (!source) connect();
+  sight.addEventListener("rest", hangUp);
+  sight.addEventListener("wake", connect);
 }
 
 function hangUp() {

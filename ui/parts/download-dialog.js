@@ -73,7 +73,7 @@ class DownloadDialog extends PlanView {
     try {
       this.job = await submit(operation);
       this.update();
-      await follow(this.job, (events) => this.#heard(events), { signal: this.life.signal });
+      await follow(this.job, (events) => this.#heard(events), { rests: this.life.signal });
     } catch (error) {
       if (!this.life.signal.aborted) this.problem = Problem.of(error);
     }

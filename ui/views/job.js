@@ -64,7 +64,7 @@ class JobPage extends View {
       this.update();
       this.narrations = [];
       await follow(this.id, (events) => this.#took(events), {
-        signal,
+        rests: signal,
         onLost: (lost) => {
           this.lost = lost;
           this.update();

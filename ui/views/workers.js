@@ -4,6 +4,7 @@ import { Problem, request } from "../lib/api.js";
 import { h, icon } from "../lib/dom.js";
 import { bytes, count, duration, roughly } from "../lib/format.js";
 import { HISTORY, hive, lives, serving } from "../lib/hive.js";
+import { whileSeen } from "../lib/sight.js";
 import { texts } from "../lib/sse.js";
 import { View, link, place } from "../lib/view.js";
 import { openSpawn } from "../parts/spawn-dialog.js";
@@ -116,30 +117,34 @@ class WorkerLog extends View {
   async #read() {
     const { signal } = this.life;
     this.problem = null;
-    this.lines = [];
     this.since = Date.now();
     this.state = "waiting";
     try {
-      const response = await request("GET", `/v1/workers/${this.pid}/log${this.alive ? "?follow=true" : ""}`, { signal });
-      const reader = texts(/** @type {ReadableStream<Uint8Array>} */ (response.body));
-      this.state = "reading";
-      let rest = "";
-      for (;;) {
-        const { value, done } = await reader.read();
-        const parts = `${rest}${value ?? ""}`.split("\n");
-        rest = done ? "" : (parts.pop() ?? "");
-        for (const text of parts) if (text) this.lines.push({ text: plain(text), level: levelOf(text) });
-        if (this.lines.length > MOST_LINES) this.lines = this.lines.slice(-MOST_LINES);
-        this.update();
-        if (done) break;
-      }
-      this.state = "ended";
+      await whileSeen(signal, (signal) => this.#readOnce(signal));
     } catch (error) {
       if (signal.aborted) return;
       this.problem = Problem.of(error);
-      this.state = "ended";
     }
+    this.state = "ended";
     this.update();
+  }
+
+  /** A log has no ids to resume after: it is read from its beginning. @param {AbortSignal} signal */
+  async #readOnce(signal) {
+    const response = await request("GET", `/v1/workers/${this.pid}/log${this.alive ? "?follow=true" : ""}`, { signal });
+    const reader = texts(/** @type {ReadableStream<Uint8Array>} */ (response.body));
+    this.lines = [];
+    this.state = "reading";
+    let rest = "";
+    for (;;) {
+      const { value, done } = await reader.read();
+      const parts = `${rest}${value ?? ""}`.split("\n");
+      rest = done ? "" : (parts.pop() ?? "");
+      for (const text of parts) if (text) this.lines.push({ text: plain(text), level: levelOf(text) });
+      if (this.lines.length > MOST_LINES) this.lines = this.lines.slice(-MOST_LINES);
+      this.update();
+      if (done) return;
+    }
   }
 
   draw() {

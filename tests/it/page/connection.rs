@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use super::look_at;
-use crate::support::{Browser, Relay, TestHive, write_model};
+use crate::support::{Browser, Relay, StallingServer, TestHive, write_model};
 
 /// Runs a script with the page's own store, `hive`, and `done` for its answer.
 async fn with_store(browser: &Browser, script: &str) -> Value {
@@ -113,6 +113,53 @@ async fn a_page_out_of_sight_gives_its_connection_back_and_misses_nothing() {
     bring(&hive, "after").await;
     browser.shows(".job-list", "Download after.gguf").await;
     assert_eq!(browser.eval("window.givenBack").await, json!(1));
+    drop(browser);
+    hive.stop().await;
+}
+
+/// Counts the streams of jobs that go on after an event, the logs of workers that are asked for, and
+/// those of both that the page gives back.
+const COUNT_FOLLOWED: &str = "const fetched = window.fetch; window.resumed = window.logs = window.cut = 0;\
+    window.fetch = (path, options) => {\
+        if (options.headers['Last-Event-ID']) window.resumed += 1;\
+        if (path.includes('/log?')) window.logs += 1;\
+        if (/[/](stream|log)[?]/.test(path)) options.signal.addEventListener('abort', () => { window.cut += 1; });\
+        return fetched(path, options);\
+    };";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn out_of_sight_no_job_and_no_log_holds_a_connection() {
+    let Some(browser) = Browser::start().await else { return };
+    let hive = TestHive::start().await;
+    write_model(&hive.models_dir(), "tiny");
+    let worker = hive.load("tiny").await;
+    let server = StallingServer::start().await;
+    let job = hive.submit(&json!({ "ModelDownload": { "model": server.model("slow") } })).await;
+    server.connections(1).await;
+    browser.open(&format!("{}/#/jobs", hive.url)).await;
+    browser.shows("#connection", "Live").await;
+    browser.run(COUNT_FOLLOWED).await;
+
+    browser.run(&format!("location.hash = '#/jobs/{job}'")).await;
+    browser.shows(".timeline", "Downloading").await;
+    browser.run(&hide(true)).await;
+    browser.until("the stream to be given back", "window.cut === 1").await;
+    assert_eq!(hive.delete(&format!("/v1/jobs/{job}")).await.status(), 200);
+    browser.run(&hide(false)).await;
+    browser.shows(".timeline", "Cancelling").await;
+    browser.shows("main .page-head", "Cancelled").await;
+    let told = "[...document.querySelectorAll('.timeline [role=listitem]')].filter((e) => e.innerText.includes('Downloading')).length";
+    assert_eq!(browser.eval(told).await, json!(1), "it went on where it was");
+    assert_eq!(browser.eval("window.resumed").await, json!(1));
+
+    browser.run(&format!("location.hash = '#/workers/{}'", worker["pid"])).await;
+    browser.shows("virtual-list", "listening").await;
+    browser.run("window.cut = 0").await;
+    browser.run(&hide(true)).await;
+    browser.until("the log to be given back", "window.cut === 1").await;
+    browser.run(&hide(false)).await;
+    browser.until("the log to be asked for again", "window.logs === 2").await;
+    browser.shows("virtual-list", "listening").await;
     drop(browser);
     hive.stop().await;
 }
