@@ -5,10 +5,14 @@
 //! is never far behind. Where all spans are taken, an idle connection takes the back half of the
 //! longest.
 //!
+//! What was received is written a while later, and of two connections that received the same bytes the
+//! later's are not written: so whether a chunk is to be fetched is decided only once nothing of it is on
+//! its way to the disk any more.
+//!
 //! Chunks that are next to be hashed are also held in memory, within a bound, so that they need not
 //! be read back from the disk.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::ops::Range;
 
 use bytes::Bytes;
@@ -43,8 +47,8 @@ pub(super) struct Board {
     /// The first chunk of which each connection has received nothing; of those before it, some may
     /// not be written yet.
     reached: Vec<usize>,
-    /// Chunks that were received whole, and are being written.
-    settling: HashSet<usize>,
+    /// Of which chunks something is on its way to the disk, and in how many parts.
+    under_way: HashMap<usize, usize>,
     /// Whether one connection fetches everything, because the server knows no ranges.
     sequential: Option<usize>,
     /// How many chunks, from the front, were hashed.
@@ -66,7 +70,7 @@ impl Board {
             chunks: Vec::new(),
             spans: vec![0..0; connections],
             reached: vec![0; connections],
-            settling: HashSet::new(),
+            under_way: HashMap::new(),
             sequential: None,
             hashed: 0,
             held: HashMap::new(),
@@ -195,29 +199,35 @@ impl Board {
         if filled.length == 0 {
             self.held.remove(&chunk);
         }
-        if filled.length == 0 || self.is_whole(chunk) {
-            self.settling.remove(&chunk);
-        }
     }
 
-    /// Says whether a connection that has received everything before `at` is at the end of its span.
-    /// Then nobody fetches again what of the span is still being written, and the connection need not
-    /// wait for that.
-    pub(super) fn settle(&mut self, connection: usize, at: u64) -> bool {
-        if self.size.is_none() || at < self.span_end(connection) {
-            return false;
-        }
-        for chunk in self.spans[connection].clone() {
-            if !self.is_whole(chunk) {
-                self.settling.insert(chunk);
+    /// Says that a part of a chunk is on its way to the disk.
+    pub(super) fn sent(&mut self, chunk: usize) {
+        *self.under_way.entry(chunk).or_default() += 1;
+    }
+
+    /// Says that a part of a chunk is written, or never will be. Answers whether the chunk waits for a
+    /// connection now, and did not before.
+    pub(super) fn landed(&mut self, chunk: usize) -> bool {
+        if let Some(parts) = self.under_way.get_mut(&chunk) {
+            *parts -= 1;
+            if *parts == 0 {
+                self.under_way.remove(&chunk);
             }
         }
-        true
+        self.is_open(chunk)
     }
 
-    /// Says that a chunk is not written after all, as it was received.
-    pub(super) fn unsettle(&mut self, chunk: usize) {
-        self.settling.remove(&chunk);
+    /// Whether a connection that has received everything before `at` is at the end of its span.
+    pub(super) fn is_at_end(&self, connection: usize, at: u64) -> bool {
+        self.size.is_some() && at >= self.span_end(connection)
+    }
+
+    /// Whether a chunk is to be fetched by whoever comes next.
+    fn is_open(&self, chunk: usize) -> bool {
+        !self.is_whole(chunk)
+            && !self.under_way.contains_key(&chunk)
+            && !self.spans.iter().any(|span| span.contains(&chunk))
     }
 
     /// Gives a connection a span to fetch; `None` while nothing is left that it could fetch.
@@ -231,11 +241,7 @@ impl Board {
             let is_first = self.spans.iter().all(Range::is_empty);
             return is_first.then(|| self.take(connection, 0..SPAN));
         }
-        let is_taken = |chunk: usize| {
-            self.settling.contains(&chunk) || self.spans.iter().any(|span| span.contains(&chunk))
-        };
-        let is_open = |chunk: usize| !self.is_whole(chunk) && !is_taken(chunk);
-        let open: Vec<_> = (0..self.chunks.len()).filter(|&chunk| is_open(chunk)).collect();
+        let open: Vec<_> = (0..self.chunks.len()).filter(|&chunk| self.is_open(chunk)).collect();
         if let Some(&first) = open.first() {
             let fair = open.len().div_ceil(self.spans.len()).clamp(1, SPAN);
             let neighbours = open.iter().zip(first..).take_while(|(chunk, next)| **chunk == *next).count();
@@ -303,6 +309,8 @@ impl Board {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::VecDeque;
+
     use proptest::prelude::*;
 
     use super::*;
@@ -348,24 +356,91 @@ mod tests {
             prop_assert_eq!(board.done(), size);
             prop_assert_eq!(board.claim(0), None);
         }
+
+        /// However late what was received is written, whoever received it, and however often all of it
+        /// comes from the front: once nothing is on its way, what is missing is open.
+        #[test]
+        fn what_is_missing_is_open_however_late_all_else_is_written(
+            size in 1..20_000u64,
+            connections in 1..5usize,
+            steps in prop::collection::vec((0..6usize, 0..5usize, 1..3000u64), 0..400),
+        ) {
+            let mut board = Board::new(1000, Some(size), connections, &[]);
+            let mut queue = VecDeque::new();
+            // What each is receiving: the next byte.
+            let mut bodies: Vec<Option<u64>> = vec![None; connections];
+            for (what, connection, bytes) in steps {
+                let me = connection % connections;
+                match (what, bodies[me]) {
+                    (0, _) => land(&mut board, &mut queue),
+                    (1, None) if board.claim(me).is_some() && board.make_sequential(me) => bodies[me] = Some(0),
+                    (1, Some(_)) => {
+                        board.release(me);
+                        bodies[me] = None;
+                    }
+                    (_, None) => {
+                        let first = board.claim(me).and_then(|span| span.into_iter().find(|&chunk| !board.is_whole(chunk)));
+                        bodies[me] = first.map(|chunk| board.start(chunk) + u64::from(board.filled(chunk).length));
+                    }
+                    (_, Some(mut at)) => {
+                        board.reach(me, at);
+                        // Late news of where the span ends, as for a piece that was waited for.
+                        let end = (at + bytes).min(size);
+                        while at < end {
+                            let chunk = board.chunk_at(at);
+                            let upto = end.min(board.start(chunk) + board.length(chunk));
+                            board.sent(chunk);
+                            queue.push_back((chunk, at, upto));
+                            at = upto;
+                        }
+                        bodies[me] = Some(at);
+                        if board.is_at_end(me, at) || !board.may_go_on(me) {
+                            board.release(me);
+                            bodies[me] = None;
+                        }
+                    }
+                }
+            }
+            (0..connections).for_each(|connection| board.release(connection));
+            while !queue.is_empty() {
+                land(&mut board, &mut queue);
+            }
+            let left = (0..board.chunks.len()).filter(|&chunk| !board.is_whole(chunk)).count();
+            let open = (0..board.chunks.len()).filter(|&chunk| board.is_open(chunk)).count();
+            prop_assert_eq!(left, open);
+            let anyone = board.sequential.unwrap_or(0);
+            prop_assert_eq!(board.claim(anyone).is_some(), left > 0);
+        }
+    }
+
+    /// Writes what was received first, if nothing else was written there.
+    fn land(board: &mut Board, queue: &mut VecDeque<(usize, u64, u64)>) {
+        let Some((chunk, from, upto)) = queue.pop_front() else { return };
+        let length = board.filled(chunk).length;
+        if board.start(chunk) + u64::from(length) == from {
+            let length = length + u32::try_from(upto - from).unwrap();
+            board.set(chunk, Filled { length, crc: 0 });
+        }
+        board.landed(chunk);
     }
 
     #[test]
     fn what_is_being_written_is_fetched_again_only_if_it_is_lost() {
         let mut board = Board::new(10, Some(25), 1, &[]);
         assert_eq!(board.claim(0), Some(0..3));
-        assert!(!board.settle(0, 24), "a byte is missing");
         let first = whole(&board, 0);
         board.set(0, first);
-        assert!(board.settle(0, 25));
+        [1, 2, 2].into_iter().for_each(|chunk| board.sent(chunk));
+        assert!(!board.is_at_end(0, 24) && board.is_at_end(0, 25));
         board.release(0);
-        assert_eq!(board.claim(0), None);
+        assert_eq!(board.claim(0), None, "all of the rest is on its way");
         board.set(1, Filled { length: 4, crc: 0 });
-        assert_eq!(board.claim(0), None, "more of it is on its way");
-        board.unsettle(1);
+        assert!(board.landed(1), "the rest of it was another's, and came too late");
         assert_eq!(board.claim(0), Some(1..2));
+        assert!(!board.landed(2), "more of it is on its way");
         let last = whole(&board, 2);
         board.set(2, last);
+        assert!(!board.landed(2));
         board.set(2, Filled::default());
         board.release(0);
         assert_eq!(board.claim(0), Some(1..3), "the disk has lost it");

@@ -339,7 +339,7 @@ impl Round {
             }
         };
         self.flush(&mut body).await?;
-        let is_whole = received.is_ok() && self.board.lock().settle(me, body.at);
+        let is_whole = received.is_ok() && self.board.lock().is_at_end(me, body.at);
         if !is_whole {
             // Whoever fetches what follows looks at what is there.
             self.queue.settled(body.given).await.map_err(|error| disk_trouble(self, &error))?;
@@ -458,6 +458,11 @@ impl Round {
             return Ok(());
         }
         let offset = body.at - mem::take(&mut body.pending_bytes) as u64;
+        {
+            let mut board = self.board.lock();
+            let chunk = board.chunk_at(offset);
+            board.sent(chunk);
+        }
         let given = self.queue.give(offset, mem::take(&mut body.pending)).await;
         body.given = given.map_err(|error| disk_trouble(self, &error))?;
         Ok(())

@@ -574,8 +574,7 @@ impl Round {
         if start + u64::from(before.length) != offset {
             let bytes = pieces.iter().map(|piece| piece.len() as u64).sum();
             self.transfer.done.fetch_sub(bytes, Ordering::Relaxed);
-            self.board.lock().unsettle(chunk);
-            self.ring();
+            self.landed(chunk);
             return Ok(());
         }
         let mut crc = crc32fast::Hasher::new_with_initial_len(before.crc, u64::from(before.length));
@@ -596,10 +595,18 @@ impl Round {
             board.set(chunk, filled);
             board.is_whole(chunk)
         };
+        self.landed(chunk);
         if is_whole {
             self.filled.notify_all();
         }
         Ok(())
+    }
+
+    /// Counts a part of a chunk as written, or as dropped.
+    fn landed(&self, chunk: usize) {
+        if self.board.lock().landed(chunk) {
+            self.ring();
+        }
     }
 
     /// Hashes the chunks in order as they become whole; those that are not in memory any more are read
