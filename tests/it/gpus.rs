@@ -3,7 +3,9 @@
 
 use serde_json::{Value, json};
 
-use crate::support::{Daemon, Gpus, data_lines, process_runs, read_until, soon, typed, until, write_model};
+use crate::support::{
+    Daemon, Gpus, data_lines, process_runs, read_all, read_until, typed, until, write_model,
+};
 
 const BIG: &str = "gpu 24564 1000 37 NVIDIA GeForce RTX 4090\n";
 const SMALL: &str = "gpu 8192 8100 0 NVIDIA GeForce RTX 3070\n";
@@ -31,7 +33,7 @@ pub(crate) async fn machine() -> Machine {
 impl Machine {
     async fn stream(&self, id: &str) -> String {
         let answer = self.hive.get(&format!("/v1/jobs/{id}/stream")).await;
-        soon("the end of a stream", answer.text()).await.expect("a whole stream")
+        read_all(answer).await
     }
 
     /// Loads `tiny` on the first GPU; gives the process id of its worker.
@@ -140,7 +142,7 @@ async fn an_unload_ends_only_when_the_driver_has_the_memory_back() {
     read_until(&mut answer, &mut stream, waits).await;
     assert!(!process_runs(pid) && !stream.contains("is gone"), "{stream}");
     machine.gpus.tell(BIG);
-    stream.push_str(&soon("the end of a stream", answer.text()).await.expect("a whole stream"));
+    stream.push_str(&read_all(answer).await);
     assert!(stream.contains(&format!("Worker {pid} is gone")), "{stream}");
     assert!(stream.contains("Unloaded 'tiny': 1 worker(s) gone"), "{stream}");
     assert_eq!(data_lines(&stream).pop().as_deref(), Some("[DONE]"), "{stream}");

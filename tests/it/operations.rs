@@ -13,7 +13,7 @@ use rbee_hive::ops::{Deadline, REFUSED, Row, TABLE};
 use serde_json::{Value, json};
 use tokio::sync::Semaphore;
 
-use crate::support::{TestHive, Typed, data_lines, soon, typed, until, write_model};
+use crate::support::{TestHive, Typed, data_lines, read_all, typed, until, write_model};
 
 const TERMINALS: [&str; 2] = ["[DONE]", "[CANCELLED]"];
 
@@ -281,7 +281,7 @@ async fn a_shutdown_ends_every_operation_in_its_stream() {
     }
     // Read while the hive stops: each open stream must still be given its end.
     let readers = streams.into_iter().map(|(operation, response)| async move {
-        let stream = soon("the end of a stream", response.text()).await.expect("a whole stream");
+        let stream = read_all(response).await;
         assert_plain_sound(&stream, "[ERROR] ", &operation);
         assert!(stream.contains("the hive was stopped"), "{stream}");
     });

@@ -7,7 +7,7 @@ use rbee_hive::narration::Progress;
 use serde_json::{Value, json};
 
 use crate::gpus::machine;
-use crate::support::{read_until, soon, typed};
+use crate::support::{read_all, read_until, typed};
 
 const TYPES: &str = include_str!("../../../ui/lib/types.js");
 
@@ -58,7 +58,7 @@ async fn the_types_of_the_page_are_what_the_hive_sends() {
     machine.measure(pid, 700).await;
     let failed = hive.submit(&json!({ "ModelGet": { "id": "nothing" } })).await;
     let stream = hive.get(&format!("/v1/jobs/{failed}/stream?format=json")).await;
-    let stream = typed(&soon("the end of a stream", stream.text()).await.expect("a whole stream"));
+    let stream = typed(&read_all(stream).await);
     let mut text = String::new();
     read_until(&mut news, &mut text, "\"worker_states\":[{").await;
     read_until(&mut news, &mut text, "\n\n").await;

@@ -133,20 +133,21 @@ impl Browser {
             within = json!(within),
             name = json!(name)
         );
-        self.until(&format!("the button '{name}' in {within}"), &found).await;
-        let mark = format!(
-            "(document.querySelector('[data-press]')?.removeAttribute('data-press'), {found}.setAttribute('data-press', ''), true)"
-        );
-        // The page may draw between the mark and the press, and take the mark away.
-        for _ in 0..20 {
-            self.eval(&mark).await;
-            if let Ok(element) = self.element("[data-press]").await
-                && self.command(&format!("{element}/click"), &json!({})).await.is_ok()
-            {
-                return;
-            }
+        let deadline = tokio::time::Instant::now() + PATIENCE;
+        loop {
+            self.until(&format!("the button '{name}' in {within}"), &found).await;
+            // The page may draw between the two, and put another in its place.
+            let button = self.eval(&found).await;
+            let pressed = match button.is_null() {
+                true => Err("it was gone again".to_owned()),
+                false => self.command(&format!("{}/click", reference(&button)), &json!({})).await,
+            };
+            let Err(why) = pressed else { return };
+            assert!(
+                tokio::time::Instant::now() < deadline,
+                "'{name}' in {within} could not be pressed: {why}"
+            );
         }
-        panic!("'{name}' in {within} could not be pressed");
     }
 
     /// Types into the field of that selector, in place of what it held.

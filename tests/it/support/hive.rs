@@ -116,14 +116,14 @@ impl TestHive {
     pub(crate) async fn stream(&self, job_id: &str) -> String {
         let response = self.get(&format!("/v1/jobs/{job_id}/stream")).await;
         assert_eq!(response.status(), 200);
-        soon("the end of a stream", response.text()).await.expect("a whole stream")
+        super::read_all(response).await
     }
 
     /// The whole typed stream of a job, to its end.
     pub(crate) async fn typed_stream(&self, job_id: &str) -> String {
         let response = self.get(&format!("/v1/jobs/{job_id}/stream?format=json")).await;
         assert_eq!(response.status(), 200);
-        soon("the end of a stream", response.text()).await.expect("a whole stream")
+        super::read_all(response).await
     }
 
     /// Submits an operation and gives its plain stream.

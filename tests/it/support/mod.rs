@@ -20,7 +20,7 @@ pub(crate) use hive::{TestHive, quick};
 pub(crate) use problem::problem;
 pub(crate) use process::{Daemon, program, serve};
 pub(crate) use relay::Relay;
-pub(crate) use sse::{Typed, data_lines, read_until, typed};
+pub(crate) use sse::{Typed, data_lines, read_all, read_until, typed};
 pub(crate) use stalling::StallingServer;
 
 use std::future::Future;

@@ -97,7 +97,7 @@ impl Daemon {
     pub(crate) async fn succeed(&self, operation: &Value) -> Value {
         let id = self.submit(operation).await;
         let answer = self.get(&format!("/v1/jobs/{id}/stream")).await;
-        let stream = soon("the end of a stream", answer.text()).await.expect("a whole stream");
+        let stream = super::read_all(answer).await;
         let lines = data_lines(&stream);
         assert_eq!(lines.last().map(String::as_str), Some("[DONE]"), "{operation}:\n{stream}");
         serde_json::from_str(&lines[lines.len() - 2]).expect("a result line before the end")

@@ -38,6 +38,19 @@ pub(crate) fn typed(stream: &str) -> Vec<Typed> {
         .collect()
 }
 
+/// Reads an answer to its end. Where that never comes, says what did.
+pub(crate) async fn read_all(mut answer: reqwest::Response) -> String {
+    let mut seen = String::new();
+    let reading = async {
+        while let Some(chunk) = answer.chunk().await.expect("a chunk") {
+            seen += &String::from_utf8_lossy(&chunk);
+        }
+    };
+    let ended = tokio::time::timeout(super::PATIENCE, reading).await;
+    assert!(ended.is_ok(), "waited {:?} in vain for the end of a stream after\n{seen}", super::PATIENCE);
+    seen
+}
+
 /// Reads on until the answer so far, which is `seen`, has `needle`.
 pub(crate) async fn read_until(answer: &mut reqwest::Response, seen: &mut String, needle: &str) {
     super::soon(needle, async {
