@@ -28,6 +28,8 @@ const PAGES = /** @type {const} */ ({
 const byId = (id) => /** @type {HTMLElement} */ (document.getElementById(id));
 
 let shown = "";
+/** Its answers go on while another page is shown. @type {HTMLElement|null} */
+let chat = null;
 
 function show() {
   const { page, id } = place();
@@ -45,7 +47,9 @@ function show() {
   const wanted = element === "hive-job" ? `${element} ${id}` : element;
   if (!known) render(main, notFound(page));
   else if (shown !== wanted) {
-    main.replaceChildren(document.createElement(element));
+    const view = (element === "hive-chat" && chat) || document.createElement(element);
+    if (element === "hive-chat") chat = view;
+    main.replaceChildren(view);
     main.scrollTop = 0;
     if (shown) main.focus({ preventScroll: true });
   }

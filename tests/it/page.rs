@@ -1,6 +1,7 @@
 //! The hive's web page: its files over HTTP, and the page itself in a real browser.
 
 mod connection;
+mod controls;
 mod downloads;
 #[cfg(target_os = "linux")]
 mod gpus;
@@ -15,7 +16,7 @@ use rbee_hive::engine::sample_model::{SampleModel, SampleWeights};
 use rbee_hive::n;
 use serde_json::{Value, json};
 
-use crate::support::{Browser, Daemon, TestHive, program, soon, write_model};
+use crate::support::{Browser, Daemon, Relay, TestHive, program, soon, write_model};
 
 /// axe-core, which looks for what keeps people out of a page.
 const AXE: &str = include_str!("page/axe.min.js");
@@ -239,6 +240,49 @@ async fn a_model_that_is_not_loaded_is_loaded_first_and_that_is_told() {
     browser.shows(".message.assistant", "Hello from a small model.").await;
     let jobs: Value = hive.get("/v1/jobs?operation=model_load").await.json().await.expect("JSON");
     assert_eq!(jobs["jobs"].as_array().map(Vec::len), Some(1));
+    no_complaints(&browser).await;
+    drop(browser);
+    hive.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_answer_goes_on_behind_another_page_and_no_tab_forgets_what_another_said() {
+    let Some(browser) = Browser::start().await else { return };
+    let hive = TestHive::start().await;
+    write_model(&hive.models_dir(), "tiny");
+    hive.load("tiny").await;
+    let relay = Relay::to(&hive.url).await;
+    browser.open(&format!("{}/#/chat", relay.url)).await;
+    browser.shows("main", "Say something").await;
+    browser.fill("#draft", "Hello").await;
+    relay.silence();
+    browser.press(".composer", "Send").await;
+    browser.shows(".talk", "Waiting for the first word").await;
+    browser.run("location.hash = '#/jobs'").await;
+    browser.shows("main h1", "Jobs").await;
+    relay.mend();
+    let kept = "JSON.parse(localStorage['rbee.chats']).map(({messages}) => messages.map(({text}) => text).join(' / '))";
+    browser
+        .until("the answer to be kept", &format!("{kept}[0] === 'Hello / Hello from a small model.'"))
+        .await;
+    browser.run("location.hash = '#/chat'").await;
+    browser.shows(".message.assistant", "Hello from a small model.").await;
+    browser.press(".message.assistant", "Copy").await;
+    browser.shows(".message.assistant", "Copied").await;
+
+    // As another tab does it.
+    browser.run("localStorage['rbee.chats'] = JSON.stringify([{id: 'another', at: new Date().toISOString(), model: 'tiny', messages: [{role: 'user', text: 'From another tab'}]}, ...JSON.parse(localStorage['rbee.chats'])])").await;
+    browser.press("main", "New").await;
+    browser.fill("#draft", "Once more").await;
+    browser.press(".composer", "Send").await;
+    browser.shows(".message.assistant", "Hello from a small model.").await;
+    browser.press("main", "Delete this conversation").await;
+    browser
+        .until(
+            "all but the deleted to be kept",
+            &format!("{kept}.join() === 'From another tab,Hello / Hello from a small model.'"),
+        )
+        .await;
     no_complaints(&browser).await;
     drop(browser);
     hive.stop().await;

@@ -158,3 +158,16 @@ export async function copy(text) {
     area.remove();
   }
 }
+
+/** A button that copies text, and says so for a moment. @param {string} text */
+export function copyButton(text) {
+  // The button that was pressed: another drawing may have put this one's handler on it.
+  const pressed = async (/** @type {Event} */ { currentTarget }) => {
+    const label = /** @type {Element} */ (currentTarget).querySelector("span");
+    await copy(text);
+    if (!label) return;
+    label.textContent = "Copied";
+    setTimeout(() => (label.textContent = "Copy"), 1500);
+  };
+  return h("button", { type: "button", class: "quiet small", onclick: pressed }, icon("copy"), h("span", null, "Copy"));
+}

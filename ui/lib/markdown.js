@@ -2,7 +2,7 @@
 // a model says is at worst ugly. Headings, lists, quotes, tables, rules, fenced code; emphasis,
 // code and links (http and https alone) within a line.
 
-import { h, icon, copy } from "./dom.js";
+import { copyButton, h } from "./dom.js";
 
 /** @param {string} text @returns {HTMLElement[]} */
 export function markdown(text) {
@@ -113,22 +113,12 @@ function table(rows) {
 
 /** @param {string} text @param {string} language */
 export function code(text, language) {
-  const button = h("button", { type: "button", class: "quiet small", onclick: () => copied(button, text) }, icon("copy"), h("span", null, "Copy"));
   return h(
     "figure",
     { class: "code" },
-    h("figcaption", null, h("span", null, language || "text"), button),
+    h("figcaption", null, h("span", null, language || "text"), copyButton(text)),
     h("pre", { tabindex: "0", "aria-label": "Code" }, h("code", null, text)),
   );
-}
-
-/** @param {HTMLElement} button @param {string} text */
-async function copied(button, text) {
-  await copy(text);
-  const label = button.querySelector("span");
-  if (!label) return;
-  label.textContent = "Copied";
-  setTimeout(() => (label.textContent = "Copy"), 1500);
 }
 
 /** @param {string[]} lines @returns {Array<Node|string>} */

@@ -80,21 +80,22 @@ export function link(page, id) {
   return id === undefined ? `#/${page === "overview" ? "" : page}` : `#/${page}/${encodeURIComponent(id)}`;
 }
 
-/** What the page keeps in the browser. Storage may be full, forbidden or hold nonsense: then the
- * page merely forgets.
- * @template T @param {string} name @param {T} fallback @returns {T} */
-export function recall(name, fallback) {
+/** What the page keeps in the browser, or in its tab alone. Storage may be full, forbidden or hold
+ * nonsense: then the page merely forgets.
+ * @template T @param {string} name @param {T} fallback @param {"localStorage"|"sessionStorage"} [where]
+ * @returns {T} */
+export function recall(name, fallback, where = "localStorage") {
   try {
-    return JSON.parse(localStorage.getItem(`rbee.${name}`) ?? "null") ?? fallback;
+    return JSON.parse(window[where].getItem(`rbee.${name}`) ?? "null") ?? fallback;
   } catch {
     return fallback;
   }
 }
 
-/** @param {string} name @param {unknown} value */
-export function remember(name, value) {
+/** @param {string} name @param {unknown} value @param {"localStorage"|"sessionStorage"} [where] */
+export function remember(name, value, where = "localStorage") {
   try {
-    localStorage.setItem(`rbee.${name}`, JSON.stringify(value));
+    window[where].setItem(`rbee.${name}`, JSON.stringify(value));
     return true;
   } catch {
     return false;

@@ -14,15 +14,19 @@ class SpawnDialog extends View {
   static topics = ["models"];
   model = "";
   worker = "cpu";
+  device = "auto";
   context = "";
   slots = "";
   /** @type {Array<[string, string]>} */
   kinds = [["cpu", "cpu"]];
+  /** What the engines compute on. @type {Map<string, string[]>} */
+  engines = new Map();
 
   start() {
     capabilities().then(({ engines }) => {
       const kinds = [...new Set(engines.flatMap((engine) => engine.devices))].map((kind) => /** @type {[string, string]} */ ([kind, `Any engine on ${kind}`]));
-      this.kinds = [...kinds, ...engines.map((engine) => /** @type {[string, string]} */ ([engine.name, `${engine.name}: ${engine.about}`]))];
+      this.kinds = [...kinds, ...engines.map((engine) => /** @type {[string, string]} */ ([engine.name, [engine.name, engine.about].filter(Boolean).join(": ")]))];
+      this.engines = new Map(engines.map((engine) => [engine.name, engine.devices]));
       this.worker = this.kinds[0]?.[0] ?? "cpu";
       this.update();
     }, () => {});
@@ -31,10 +35,18 @@ class SpawnDialog extends View {
   async #spawn(/** @type {string} */ model) {
     closeDialog(this);
     const [context, slots] = [Number.parseInt(this.context, 10), Number.parseInt(this.slots, 10)];
-    await act({ WorkerSpawn: { model, worker: this.worker, ...(context > 0 ? { context_length: context } : {}), ...(slots > 0 ? { slots } : {}) } });
+    const device = this.#devices().some(([value]) => value === this.device) ? { device: this.device } : {};
+    await act({ WorkerSpawn: { model, worker: this.worker, ...device, ...(context > 0 ? { context_length: context } : {}), ...(slots > 0 ? { slots } : {}) } });
+  }
+
+  /** The GPUs among which the chosen engine can be told one. @returns {Array<[string, string]>} */
+  #devices() {
+    const kinds = this.engines.get(this.worker) ?? [this.worker];
+    return (hive.telemetry?.system.gpus ?? []).filter(({ id }) => kinds.includes(id.split(":")[0])).map(({ id, name }) => [id, `${id}: ${name}`]);
   }
 
   draw() {
+    const devices = this.#devices();
     const models = [...hive.models.values()].filter((model) => model.status === "available");
     const chosen = this.model || models[0]?.id || "";
     return h(
@@ -43,7 +55,8 @@ class SpawnDialog extends View {
       dialogHead(this, "Start a worker"),
       h("p", { class: "muted" }, "Loading a model finds or starts one worker. Starting a worker here always adds another, for more requests at once."),
       field("Model", h("select", { id: "spawn-model", autofocus: true, ".value": chosen, onchange: onValue((value) => (this.model = value)) }, ...models.map((model) => h("option", { value: model.id, selected: model.id === chosen }, `${model.id} (${bytes(model.size_bytes)})`)))),
-      field("Engine", h("select", { id: "spawn-engine", ".value": this.worker, onchange: onValue((value) => (this.worker = value)) }, ...this.kinds.map(([value, label]) => h("option", { value, selected: value === this.worker }, label)))),
+      field("Engine", h("select", { id: "spawn-engine", ".value": this.worker, onchange: onValue((value) => ((this.worker = value), this.update())) }, ...this.kinds.map(([value, label]) => h("option", { value, selected: value === this.worker }, label)))),
+      devices.length > 1 ? field("Device", h("select", { id: "spawn-device", ".value": this.device, onchange: onValue((value) => (this.device = value)) }, ...[["auto", "Automatic: where the most memory is free"], ...devices].map(([value, label]) => h("option", { value, selected: value === this.device }, label)))) : null,
       h(
         "div",
         { class: "two" },

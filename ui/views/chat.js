@@ -2,7 +2,7 @@
 // in this browser.
 
 import { Problem, cancel, request, submit } from "../lib/api.js";
-import { h, icon, render } from "../lib/dom.js";
+import { copyButton, h, icon, render } from "../lib/dom.js";
 import { ago, bytes, elapsed } from "../lib/format.js";
 import { hive } from "../lib/hive.js";
 import { markdown } from "../lib/markdown.js";
@@ -41,22 +41,28 @@ class Chat extends View {
   problem = null;
   #atEnd = true;
   #saved = 0;
+  /** The ids of what this tab has changed; all else may be changed by others. */
+  #own = new Set();
+  /** The ids of what it has deleted. */
+  #gone = new Set();
 
   start() {
     const wanted = place().id;
     if (wanted) this.#choose(wanted);
     addEventListener("hashchange", () => place().page === "chat" && place().id && this.#choose(place().id), { signal: this.life.signal });
     addEventListener("pagehide", () => this.#save(), { signal: this.life.signal });
+    // Another tab has kept something.
+    addEventListener("storage", ({ key }) => key === "rbee.chats" && (this.#merge(), this.update()), { signal: this.life.signal });
   }
 
   disconnectedCallback() {
-    this.busy?.stop.abort();
     this.#save();
     super.disconnectedCallback();
   }
 
   /** @param {string} model */
   #choose(model) {
+    if (this.busy) return;
     this.now.model = model;
     this.problem = null;
     this.update();
@@ -168,6 +174,7 @@ class Chat extends View {
             "div",
             { class: "message-foot muted small-text num" },
             h("span", null, [message.model, message.stats, message.stopped ? "stopped" : ""].filter(Boolean).join(" · ")),
+            copyButton(message.text),
             last && !this.busy ? button("Regenerate", () => this.#regenerate(), { class: "small quiet" }, icon("again")) : null,
           ),
     );
@@ -201,7 +208,7 @@ class Chat extends View {
     this.draft = "";
     remember("chat.draft", "");
     this.#atEnd = true;
-    if (!this.all.includes(this.now)) this.all = [this.now, ...this.all].slice(0, MOST_CONVERSATIONS);
+    if (!this.all.includes(this.now)) this.all = [this.now, ...this.all];
     this.#answer();
   }
 
@@ -222,6 +229,7 @@ class Chat extends View {
     const conversation = this.now;
     const stop = new AbortController();
     this.problem = null;
+    this.#own.add(conversation.id);
     conversation.model = model;
     conversation.at = new Date().toISOString();
     /** @type {Message|null} */
@@ -315,6 +323,7 @@ class Chat extends View {
   }
 
   #forget() {
+    this.#gone.add(this.now.id);
     this.all = this.all.filter((each) => each !== this.now);
     this.now = this.all[0] ?? fresh(this.model);
     this.problem = null;
@@ -322,8 +331,17 @@ class Chat extends View {
     this.update();
   }
 
+  /** Takes over what other tabs have kept meanwhile. */
+  #merge() {
+    const others = recall("chats", /** @type {Conversation[]} */ ([])).filter(({ id }) => !this.#own.has(id) && !this.#gone.has(id));
+    const own = this.all.filter(({ id }) => this.#own.has(id));
+    this.all = [...own, ...others].sort((one, other) => (one.at < other.at ? 1 : -1)).slice(0, MOST_CONVERSATIONS);
+    this.now = this.all.find(({ id }) => id === this.now.id) ?? this.now;
+  }
+
   #save() {
     this.#saved = Date.now();
+    this.#merge();
     const kept = this.all.filter(({ messages }) => messages.length > 0);
     // A full storage gives up the oldest first.
     for (let most = kept.length; most >= 0 && !remember("chats", kept.slice(0, most)); most = Math.floor(most / 2) - (most === 0 ? 1 : 0));

@@ -43,8 +43,8 @@ function stateOf(model) {
 class Models extends View {
   /** @type {import("../lib/hive.js").Topic[]} */
   static topics = ["models", "workers", "jobs", "connection"];
-  filter = "";
-  state = "all";
+  filter = recall("models.filter", "", "sessionStorage");
+  state = recall("models.state", "all", "sessionStorage");
   sort = recall("models.sort", { key: "name", down: false });
   refreshing = 0;
 
@@ -66,6 +66,13 @@ class Models extends View {
     this.update();
   }
 
+  /** @param {{filter?: string, state?: string}} change */
+  #narrow(change) {
+    Object.assign(this, change);
+    for (const [name, value] of Object.entries(change)) remember(`models.${name}`, value, "sessionStorage");
+    this.update();
+  }
+
   draw() {
     const { id } = place();
     const all = [...hive.models.values()].filter((model) => !isPartial(model));
@@ -75,7 +82,8 @@ class Models extends View {
       .filter((model) => words.every((word) => `${model.id} ${model.quantization} ${model.architecture} ${model.source}`.toLowerCase().includes(word)))
       .filter((model) => this.state === "all" || stateOf(model) === this.state)
       .sort((a, b) => compare(column.value(a), column.value(b)) * (this.sort.down ? -1 : 1));
-    const states = [...new Set(all.map(stateOf))].sort();
+    // What is chosen stays a choice when the last of its kind has gone.
+    const states = [...new Set([...all.map(stateOf), this.state])].filter((state) => state !== "all").sort();
     return [
       h(
         "div",
@@ -95,8 +103,8 @@ class Models extends View {
             ? h(
                 "div",
                 { class: "filters" },
-                h("input", { type: "search", "aria-label": "Filter models", placeholder: "Filter by name, quantization, source", ".value": this.filter, oninput: (/** @type {any} */ event) => ((this.filter = event.target.value), this.update()) }),
-                h("select", { "aria-label": "State", ".value": this.state, onchange: (/** @type {any} */ event) => ((this.state = event.target.value), this.update()) }, h("option", { value: "all" }, "Any state"), ...states.map((state) => h("option", { value: state }, state))),
+                h("input", { type: "search", "aria-label": "Filter models", placeholder: "Filter by name, quantization, source", ".value": this.filter, oninput: (/** @type {any} */ event) => this.#narrow({ filter: event.target.value }) }),
+                h("select", { "aria-label": "State", ".value": this.state, onchange: (/** @type {any} */ event) => this.#narrow({ state: event.target.value }) }, h("option", { value: "all" }, "Any state"), ...states.map((state) => h("option", { value: state }, state))),
               )
             : null,
           this.#table(shown, all.length, id),
@@ -155,7 +163,7 @@ class Models extends View {
     if (all === 0) {
       return empty("No models yet", ["The hive lists GGUF files: those it downloads, those in the folders it was started with (", h("code", null, "--models-dir"), ") and those of the Hugging Face cache."], button("Download a model", () => openDownload(), { class: "primary" }, icon("download")));
     }
-    if (shown.length === 0) return empty("Nothing matches", `None of ${all} models passes the filter.`, button("Clear the filter", () => ((this.filter = ""), (this.state = "all"), this.update())));
+    if (shown.length === 0) return empty("Nothing matches", `None of ${all} models passes the filter.`, button("Clear the filter", () => this.#narrow({ filter: "", state: "all" })));
     return h(
       "table",
       { class: "grid-table stacked", "aria-label": "Models" },

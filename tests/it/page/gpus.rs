@@ -2,6 +2,7 @@
 
 use serde_json::json;
 
+use super::controls::choose;
 use super::{look_at, no_complaints};
 use crate::gpus::machine;
 use crate::support::Browser;
@@ -39,7 +40,7 @@ async fn each_gpu_is_drawn_and_a_load_is_held_against_what_it_has_left() {
     browser
         .until("the GPUs among the devices", "document.querySelectorAll('#load-device option').length === 4")
         .await;
-    browser.run("const device = document.querySelector('#load-device'); device.value = '1'; device.dispatchEvent(new Event('change'));").await;
+    choose(&browser, "#load-device", "1").await;
     browser.shows("dialog .verdict", "too little").await;
     browser.shows("dialog .estimate", &format!("pid {}", std::process::id())).await;
     browser.until("no load without a word", "document.querySelector('dialog [type=submit]').disabled").await;
@@ -52,6 +53,18 @@ async fn each_gpu_is_drawn_and_a_load_is_held_against_what_it_has_left() {
     browser.open(&format!("{}/#/workers", machine.hive.url)).await;
     browser.shows(".worker", "700 MiB").await;
     look_at(&browser, "workers-gpus").await;
+
+    // Another beside it: on which GPU is a choice, where the engine computes on them.
+    browser.press("main .page-head", "Start a worker").await;
+    choose(&browser, "#spawn-engine", "builtin").await;
+    browser.until("no choice of a GPU", "!document.querySelector('#spawn-device')").await;
+    choose(&browser, "#spawn-engine", "stand-in").await;
+    choose(&browser, "#spawn-device", "cuda:0").await;
+    look_at(&browser, "workers-spawn-gpus").await;
+    browser.press("dialog", "Start").await;
+    browser
+        .until("both to be ready", "[...document.querySelectorAll('.worker')].filter((e) => e.innerText.includes('ready') && e.innerText.includes('cuda:0')).length === 2")
+        .await;
     no_complaints(&browser).await;
     drop(browser);
     machine.hive.stop().await;

@@ -1,0 +1,147 @@
+//! What a person can press besides the main road: that it does what it says.
+
+use std::sync::Arc;
+
+use futures::FutureExt;
+use rbee_hive::config::Faults;
+use serde_json::{Value, json};
+use tokio::sync::Semaphore;
+
+use super::{look_at, no_complaints};
+use crate::support::{Browser, TestHive, soon, write_model};
+
+/// Chooses in a list, as a person does.
+pub(super) async fn choose(browser: &Browser, selector: &str, value: &str) {
+    let (selector, value) = (json!(selector), json!(value));
+    let there = format!("[...document.querySelector({selector}).options].some((o) => o.value === {value})");
+    browser.until("the choice", &there).await;
+    browser.run(&format!("const list = document.querySelector({selector}); list.value = {value}; list.dispatchEvent(new Event('change'));")).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_worker_is_started_with_choices_searched_and_stopped() {
+    let Some(browser) = Browser::start().await else { return };
+    let hive = TestHive::start().await;
+    for stem in ["one", "two"] {
+        write_model(&hive.models_dir(), stem);
+    }
+    browser.open(&format!("{}/#/workers", hive.url)).await;
+    browser.press("main .page-head", "Start a worker").await;
+    choose(&browser, "#spawn-model", "two").await;
+    choose(&browser, "#spawn-engine", "builtin").await;
+    browser.fill("#spawn-context", "256").await;
+    browser.fill("#spawn-slots", "3").await;
+    look_at(&browser, "workers-spawn").await;
+    browser.press("dialog", "Start").await;
+    browser.shows(".worker", "ready").await;
+    let workers = hive.succeed(&json!({ "WorkerProcessList": {} })).await;
+    assert_eq!((&workers[0]["model"], &workers[0]["slots"]), (&json!("two"), &json!(3)), "{workers}");
+
+    browser.press(".worker", "Log").await;
+    browser.shows("virtual-list", "listening").await;
+    browser.fill("[aria-label='Search the log']", "listening").await;
+    browser.until("one line", "document.querySelectorAll('.log-line').length === 1").await;
+    choose(&browser, "[aria-label='Level']", "error").await;
+    browser.until("no line", "document.querySelectorAll('.log-line').length === 0").await;
+    choose(&browser, "[aria-label='Level']", "all").await;
+    browser.shows("virtual-list", "listening").await;
+    browser.press(".worker", "Stop").await;
+    browser.until("the worker to go", "!document.querySelector('.worker')").await;
+    browser.shows("#toasts", "Stop worker").await;
+    no_complaints(&browser).await;
+    drop(browser);
+    hive.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_job_is_cancelled_run_again_and_copied_as_a_command_that_works() {
+    let Some(browser) = Browser::start().await else { return };
+    let gate = Arc::new(Semaphore::new(0));
+    let opened = Arc::clone(&gate);
+    let faults = Faults::new(move |name| {
+        let gate = Arc::clone(&opened);
+        async move {
+            if name == "model_unload" {
+                gate.acquire().await.expect("the gate stays").forget();
+            }
+            Ok(())
+        }
+        .boxed()
+    });
+    let hive = TestHive::start_with(|config| config.faults = faults).await;
+    let first = hive.submit(&json!({ "ModelUnload": { "id": "nothing" } })).await;
+    browser.open(&format!("{}/#/jobs/{first}", hive.url)).await;
+    browser.press("main .page-head", "Cancel").await;
+    browser.shows("main .page-head", "Cancelled").await;
+    gate.add_permits(1);
+    browser.press("main .page-head", "Run again").await;
+    browser.shows("main", "What to do").await;
+    let again = browser.eval("location.hash").await;
+    assert_ne!(again, json!(format!("#/jobs/{first}")));
+
+    // What a shell must not take for its own.
+    let download = json!({ "ModelDownload": { "model": "file:/nowhere/it's $HOME `here`.gguf" } });
+    let first = hive.submit(&download).await;
+    browser.open(&format!("{}/#/jobs/{first}", hive.url)).await;
+    browser.press("main .page-head", "Copy as curl").await;
+    browser.shows("#toasts", "Copied").await;
+    browser.run("document.querySelector('details').open = true").await;
+    let command = browser.eval("[...document.querySelectorAll('.code pre')].map((e) => e.innerText).find((text) => text.startsWith('curl'))").await;
+    let command = command.as_str().expect("a command");
+
+    let mut shell = rbee_hive::spawn::command("sh");
+    // `--noproxy`: the settings of whoever runs the tests are nobody's business here.
+    shell
+        .arg("-c")
+        .arg(format!("curl() {{ command curl -q --noproxy '*' \"$@\"; }}; {command}"))
+        .kill_on_drop(true);
+    let output = soon("the command", shell.output()).await.expect("a shell");
+    if output.status.code() == Some(127) && std::env::var_os("CI").is_none() {
+        // There is no curl on this machine.
+        hive.stop().await;
+        return;
+    }
+    let answer: Value =
+        serde_json::from_slice(&output.stdout).unwrap_or_else(|_| panic!("{command}: {output:?}"));
+    let job = hive.job(answer["job_id"].as_str().expect("a job's id")).await;
+    assert_eq!(job["request"], hive.job(&first).await["request"], "{command}");
+    no_complaints(&browser).await;
+    drop(browser);
+    hive.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn lists_are_narrowed_and_sorted_and_stay_so() {
+    let Some(browser) = Browser::start().await else { return };
+    let hive = TestHive::start().await;
+    for stem in ["alpha", "beta", "gamma"] {
+        write_model(&hive.models_dir(), stem);
+    }
+    hive.load("beta").await;
+    browser.open(&format!("{}/#/models", hive.url)).await;
+    let names = "[...document.querySelectorAll('table tbody tr')].map((row) => row.innerText.trim().split(/\\s/)[0]).join()";
+    browser.until("all of them", &format!("{names} === 'alpha,beta,gamma'")).await;
+    browser
+        .run("[...document.querySelectorAll('thead button')].find((e) => e.innerText.startsWith('Name')).click()")
+        .await;
+    browser.until("them the other way round", &format!("{names} === 'gamma,beta,alpha'")).await;
+    browser.fill("[aria-label='Filter models']", "a q8").await;
+    choose(&browser, "[aria-label='State']", "loaded").await;
+    browser.until("one of them", &format!("{names} === 'beta'")).await;
+    browser.reload().await;
+    browser.until("the same one", &format!("{names} === 'beta'")).await;
+    assert_eq!(browser.eval("document.querySelector('[aria-label=State]').value").await, json!("loaded"));
+    hive.succeed(&json!({ "ModelUnload": { "id": "beta" } })).await;
+    browser.press("main", "Clear the filter").await;
+    browser.until("all of them, as they were sorted", &format!("{names} === 'gamma,beta,alpha'")).await;
+
+    browser.run("location.hash = '#/jobs'").await;
+    browser.fill("[aria-label='Filter jobs']", "unload").await;
+    browser.until("one job", "document.querySelectorAll('.job-list li').length === 1").await;
+    browser.run("location.hash = '#/'").await;
+    browser.back().await;
+    browser.until("one job still", "document.querySelectorAll('.job-list li').length === 1").await;
+    no_complaints(&browser).await;
+    drop(browser);
+    hive.stop().await;
+}
