@@ -24,7 +24,7 @@ const SPAN: usize = 16;
 /// A span with fewer open chunks than this is not divided.
 const WORTH_DIVIDING: usize = 4;
 /// How many bytes are held in memory to be hashed, at most.
-const HELD_BYTES: u64 = 6 << 20;
+const HELD_BYTES: u64 = 4 << 20;
 
 /// The bytes of a chunk that are there.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
