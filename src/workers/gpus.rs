@@ -12,6 +12,9 @@ use serde::Serialize;
 
 use super::devices::{Device, Kind};
 
+/// Where the kernel tells of devices (`sysfs(5)`).
+const SYSFS: &str = "/sys/class";
+
 /// One GPU, as it is now.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
 pub struct Gpu {
@@ -49,7 +52,7 @@ impl Gpu {
 #[must_use]
 pub fn sample() -> Vec<Gpu> {
     let mut gpus = nvidia();
-    gpus.extend(amd(Path::new("/sys/class/drm")));
+    gpus.extend(amd(Path::new(SYSFS)));
     gpus.extend(apple());
     gpus
 }
@@ -64,7 +67,7 @@ pub fn drivers() -> Vec<String> {
         }
         Err(why) => format!("no NVIDIA driver ({why})"),
     }];
-    let amd = amd(Path::new("/sys/class/drm")).len();
+    let amd = amd(Path::new(SYSFS)).len();
     if amd > 0 {
         drivers.push(format!("amdgpu driver, {amd} GPU(s)"));
     }
@@ -125,10 +128,10 @@ fn nvidia() -> Vec<Gpu> {
         .collect()
 }
 
-/// The cards under `drm` that the amdgpu driver serves
-/// (<https://docs.kernel.org/gpu/amdgpu/driver-misc.html>).
-fn amd(drm: &Path) -> Vec<Gpu> {
-    let Ok(entries) = std::fs::read_dir(drm) else { return Vec::new() };
+/// The cards that the amdgpu driver serves
+/// (<https://docs.kernel.org/gpu/amdgpu/driver-misc.html>). `class` is `/sys/class`.
+fn amd(class: &Path) -> Vec<Gpu> {
+    let Ok(entries) = std::fs::read_dir(class.join("drm")) else { return Vec::new() };
     let number = |name: &str| name.strip_prefix("card")?.parse::<u32>().ok();
     let mut cards: Vec<_> = entries
         .filter_map(|entry| {
@@ -151,6 +154,7 @@ fn amd(drm: &Path) -> Vec<Gpu> {
                 memory_used_bytes: bytes("mem_info_vram_used")?,
                 utilization_percent: text("gpu_busy_percent").and_then(|percent| percent.parse().ok()),
                 driver: "amdgpu".to_owned(),
+                holders: holders_on_amd(&class.join("kfd/kfd"), &device),
                 ..Gpu::default()
             })
         })
@@ -160,6 +164,37 @@ fn amd(drm: &Path) -> Vec<Gpu> {
             Gpu { id: device.to_string(), device, ..gpu }
         })
         .collect()
+}
+
+/// The processes that hold memory of a card and how much, in bytes, as the driver counts them that
+/// compute through ROCm: under `kfd`, a file `proc/PID/vram_ID` for each process and card. A card's
+/// id is that of the node with its render device.
+fn holders_on_amd(kfd: &Path, device: &Path) -> Vec<(u32, u64)> {
+    let text = |path: &Path| std::fs::read_to_string(path).ok();
+    let names = |folder: &Path| {
+        let entries = std::fs::read_dir(folder).into_iter().flatten();
+        entries.filter_map(|entry| entry.ok()?.file_name().into_string().ok()).collect::<Vec<_>>()
+    };
+    let Some(render) = names(&device.join("drm"))
+        .into_iter()
+        .find_map(|name| Some(format!("drm_render_minor {}", name.strip_prefix("renderD")?)))
+    else {
+        return Vec::new();
+    };
+    let nodes = kfd.join("topology/nodes");
+    let Some(id) = names(&nodes).into_iter().find_map(|node| {
+        let node = nodes.join(node);
+        text(&node.join("properties"))?.lines().any(|line| line.trim() == render).then_some(())?;
+        Some(text(&node.join("gpu_id"))?.trim().to_owned())
+    }) else {
+        return Vec::new();
+    };
+    let processes = kfd.join("proc");
+    let held = |process: String| {
+        let held = text(&processes.join(&process).join(format!("vram_{id}")))?;
+        Some((process.parse().ok()?, held.trim().parse().ok()?))
+    };
+    names(&processes).into_iter().filter_map(held).filter(|(_, bytes)| *bytes > 0).collect()
 }
 
 /// The GPU of an Apple machine, which works in the machine's own memory.
@@ -191,14 +226,15 @@ mod tests {
 
     #[test]
     fn cards_of_amds_are_read_from_sysfs_and_others_left_out() {
-        let drm = tempfile::tempdir().unwrap();
-        let card = |name: &str, files: &[(&str, &str)]| {
-            let device = drm.path().join(name).join("device");
-            std::fs::create_dir_all(&device).unwrap();
+        let class = tempfile::tempdir().unwrap();
+        let write = |folder: &str, files: &[(&str, &str)]| {
+            let folder = class.path().join(folder);
+            std::fs::create_dir_all(&folder).unwrap();
             for (file, text) in files {
-                std::fs::write(device.join(file), format!("{text}\n")).unwrap();
+                std::fs::write(folder.join(file), format!("{text}\n")).unwrap();
             }
         };
+        let card = |name: &str, files: &[(&str, &str)]| write(&format!("drm/{name}/device"), files);
         card("card0", &[("vendor", "0x8086")]);
         card(
             "card1",
@@ -212,11 +248,20 @@ mod tests {
         );
         card("card1-HDMI-A-1", &[("vendor", "0x1002")]);
         card("card2", &[("vendor", "0x1002"), ("mem_info_vram_total", "no number")]);
-        let gpus = amd(drm.path());
+        write("drm/card1/device/drm/renderD129", &[]);
+        write("drm/card1/device/drm/card1", &[]);
+        write("kfd/kfd/topology/nodes/0", &[("gpu_id", "0"), ("properties", "cpu_cores_count 16")]);
+        write("kfd/kfd/topology/nodes/1", &[("gpu_id", "7"), ("properties", "drm_render_minor 12")]);
+        write("kfd/kfd/topology/nodes/2", &[("gpu_id", "9"), ("properties", "a 1\ndrm_render_minor 129")]);
+        write("kfd/kfd/proc/4711", &[("vram_9", "734003200"), ("vram_7", "1")]);
+        write("kfd/kfd/proc/4712", &[("vram_9", "0")]);
+        write("kfd/kfd/proc/4713", &[("vram_7", "5")]);
+        let gpus = amd(class.path());
         assert_eq!(gpus.len(), 1);
         let gpu = &gpus[0];
         assert_eq!((gpu.id.as_str(), gpu.name.as_str()), ("rocm:0", "AMD GPU"));
         assert_eq!((gpu.memory_free_bytes(), gpu.utilization_percent), (17_163_091_968 - (1 << 30), Some(7)));
+        assert_eq!(gpu.holders, [(4711, 734_003_200)]);
         assert!(amd(Path::new("/no/such/folder")).is_empty());
     }
 
