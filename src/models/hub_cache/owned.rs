@@ -13,6 +13,7 @@ use serde::{Deserialize, Serialize};
 use super::put::Repository;
 use super::{blob_of, entries};
 use crate::error::{Failure, Result};
+use crate::files;
 use crate::models::split::name_of;
 
 /// The folder of the notes.
@@ -61,8 +62,7 @@ impl Owned {
         let text = serde_json::to_vec(&note)
             .map_err(|error| Failure::internal("a note could not be written as JSON").detail(error))?;
         fs::create_dir_all(path.parent().unwrap_or(&self.0)).map_err(failed)?;
-        let draft = path.with_extension("draft");
-        fs::write(&draft, text).and_then(|()| fs::rename(&draft, &path)).map_err(failed)
+        files::put(&path, &text).map(drop).map_err(failed)
     }
 
     /// Whether all these files of a snapshot lead to blobs that the hive put there.
