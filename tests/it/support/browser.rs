@@ -18,6 +18,9 @@ use super::{PATIENCE, soon};
 /// Where a machine must have a browser, so that no test is skipped there unseen.
 const REQUIRE: &str = "RBEE_HIVE_REQUIRE_CHROMIUM";
 
+/// `WebDriver`'s code of a key: the first holds it down, the second lets it go.
+const CONTROL: &str = "\u{E009}";
+
 /// One browser with one page. Its processes end with it, however the test ends.
 pub(crate) struct Browser {
     port: u16,
@@ -154,8 +157,10 @@ impl Browser {
     pub(crate) async fn fill(&self, selector: &str, text: &str) {
         self.until(selector, &format!("document.querySelector({})", json!(selector))).await;
         let field = self.element(selector).await.expect("the field");
-        self.ask(&format!("{field}/clear"), &json!({})).await;
-        self.ask(&format!("{field}/value"), &json!({ "text": text })).await;
+        // All of it marked, as a person does it: what is cleared by other means is no input, and the
+        // page draws the old text again.
+        let all = format!("{CONTROL}a{CONTROL}{text}");
+        self.ask(&format!("{field}/value"), &json!({ "text": all })).await;
     }
 
     /// Presses keys, wherever the focus is. Characters of `WebDriver`'s private range are keys.
