@@ -166,8 +166,8 @@ fn amd(class: &Path) -> Vec<Gpu> {
         .collect()
 }
 
-/// The processes that hold memory of a card and how much, in bytes, as the driver counts them that
-/// compute through ROCm: under `kfd`, a file `proc/PID/vram_ID` for each process and card. A card's
+/// The processes that hold memory of a card and how much, in bytes, as the driver counts those that
+/// compute through `ROCm`: under `kfd`, a file `proc/PID/vram_ID` for each process and card. A card's
 /// id is that of the node with its render device.
 fn holders_on_amd(kfd: &Path, device: &Path) -> Vec<(u32, u64)> {
     let text = |path: &Path| std::fs::read_to_string(path).ok();
