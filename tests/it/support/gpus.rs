@@ -38,13 +38,13 @@ impl Gpus {
     }
 
     /// A hive that has them, and an engine that computes on them: the hive's own, which in truth
-    /// computes on the processor.
+    /// computes on the processor. Its workers end with the hive, also where a test fails midway.
     pub(crate) async fn hive(&self) -> Daemon {
         let config = self.dir.join("hive.toml");
         let program = super::executable();
         let settings = format!(
             "[engines.stand-in]\n\
-             command = [{program:?}, \"worker\", \"--model\", \"{{model}}\", \"--model-id\", \"{{model_id}}\", \"--port\", \"{{port}}\"]\n\
+             command = [{program:?}, \"worker\", \"--model\", \"{{model}}\", \"--model-id\", \"{{model_id}}\", \"--port\", \"{{port}}\", \"--lifeline\"]\n\
              devices = [\"cuda\"]\n\
              secret_env = \"RBEE_WORKER_SECRET\"\n"
         );
