@@ -24,7 +24,7 @@ const MODEL_FIELDS: [&str; 15] = [
 ];
 
 /// Runs a shell script with the hive's address as `$HIVE`; gives its standard output.
-async fn shell(hive: &TestHive, script: &str) -> String {
+pub(crate) async fn shell(hive: &TestHive, script: &str) -> String {
     let mut command = rbee_hive::spawn::command("sh");
     // `-q` and `--noproxy`: the settings of whoever runs the tests are nobody's business here.
     let script = format!("set -eu; curl() {{ command curl -q -sS --noproxy '*' \"$@\"; }}; {script}");
@@ -37,12 +37,12 @@ async fn shell(hive: &TestHive, script: &str) -> String {
 
 /// Whether the tools are there. Where they are not, a person is told; a build server fails.
 #[expect(clippy::print_stdout, reason = "whoever runs the tests must see what was left out")]
-async fn has_tools() -> bool {
+pub(crate) async fn has_tools() -> bool {
     for tool in ["curl", "jq"] {
         let found = rbee_hive::spawn::command(tool).arg("--version").output().await;
         if !found.is_ok_and(|output| output.status.success()) {
             assert!(std::env::var_os("CI").is_none(), "{tool} is missing");
-            println!("SKIPPED: {tool} is missing, so the contract was not checked with it");
+            println!("SKIPPED: {tool} is missing, so what is written for it was not checked");
             return false;
         }
     }

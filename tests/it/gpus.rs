@@ -31,12 +31,8 @@ pub(crate) async fn machine() -> Machine {
 }
 
 impl Machine {
-    async fn stream(&self, id: &str) -> String {
-        let answer = self.hive.get(&format!("/v1/jobs/{id}/stream")).await;
-        read_all(answer).await
-    }
-
-    /// Loads `tiny` on the first GPU; gives the process id of its worker.
+    /// Loads `tiny` on the first GPU, of which its worker then holds 700 MiB beside a process that is
+    /// not the hive's; gives the process id of the worker once the hive knows.
     pub(crate) async fn load(&self) -> u32 {
         let load = json!({ "ModelLoad": { "id": "tiny", "device": "cuda:0" } });
         let worker = self.hive.succeed(&load).await;
@@ -45,19 +41,15 @@ impl Machine {
             (&json!("cuda:0"), &json!("stand-in")),
             "{worker}"
         );
-        u32::try_from(worker["pid"].as_u64().expect("a number")).expect("a process id")
-    }
-
-    /// Has a worker hold so much of the first GPU, beside a process that is not the hive's, and waits
-    /// until the hive knows.
-    pub(crate) async fn measure(&self, pid: u32, mebibytes: u64) {
+        let pid = u32::try_from(worker["pid"].as_u64().expect("a number")).expect("a process id");
         let other = std::process::id();
-        self.gpus.tell(&format!("{BIG}{SMALL}held 0 {pid} {mebibytes}\nheld 0 {other} 100\n"));
+        self.gpus.tell(&format!("{BIG}{SMALL}held 0 {pid} 700\nheld 0 {other} 100\n"));
         let get = json!({ "WorkerProcessGet": { "pid": pid } });
         until("the worker's memory to be measured", async || {
-            (self.hive.succeed(&get).await["vram_bytes"] == mebibytes * MIB).then_some(())
+            (self.hive.succeed(&get).await["vram_bytes"] == 700 * MIB).then_some(())
         })
         .await;
+        pid
     }
 
     async fn first_heartbeat(&self) -> Value {
@@ -112,7 +104,7 @@ async fn a_model_goes_where_there_is_room_and_where_there_is_none_its_holder_is_
     assert_eq!((&holder["pid"], &holder["held_bytes"]), (&json!(std::process::id()), &json!(8000 * MIB)));
 
     let id = machine.hive.submit(&load("cuda:1", false)).await;
-    let stream = machine.stream(&id).await;
+    let stream = machine.hive.stream(&id).await;
     let failure = machine.hive.json(&format!("/v1/jobs/{id}")).await["failure"].clone();
     assert_eq!(
         (&failure["code"], &failure["stage"]),
@@ -127,7 +119,6 @@ async fn a_model_goes_where_there_is_room_and_where_there_is_none_its_holder_is_
 async fn an_unload_ends_only_when_the_driver_has_the_memory_back() {
     let machine = machine().await;
     let pid = machine.load().await;
-    machine.measure(pid, 700).await;
     until("the worker's memory in a heartbeat", async || {
         let worker = machine.first_heartbeat().await["workers"][0].clone();
         (worker["vram_mb"] == 700 && worker["gpu_util_pct"] == 37.0 && worker["total_vram_mb"] == 24564)
@@ -153,9 +144,8 @@ async fn an_unload_ends_only_when_the_driver_has_the_memory_back() {
 async fn memory_that_the_driver_keeps_is_not_said_to_be_free() {
     let machine = machine().await;
     let pid = machine.load().await;
-    machine.measure(pid, 700).await;
     let id = machine.hive.submit(&json!({ "ModelUnload": { "id": "tiny" } })).await;
-    let stream = machine.stream(&id).await;
+    let stream = machine.hive.stream(&id).await;
     assert!(!process_runs(pid), "{stream}");
     assert!(stream.contains("its GPU's driver still counts memory as its own"), "{stream}");
     assert!(stream.contains("only 0 of 1 worker(s) were seen to be gone"), "{stream}");

@@ -4,7 +4,7 @@ import { Problem, cancel, run, sleep } from "./api.js";
 import { View } from "./view.js";
 
 /** One question; a new one stops the one before. */
-export class Planning {
+class Planning {
   since = Date.now();
   #job = "";
   #stop = new AbortController();

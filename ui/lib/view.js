@@ -61,6 +61,26 @@ export class View extends HTMLElement {
   }
 }
 
+/** A list that is narrowed by words and by a state, and stays so for as long as its tab is there. */
+export class ListView extends View {
+  /** What it lists; what it is narrowed to is kept under that name. */
+  static list = "";
+  filter = recall(this.#key("filter"), "", "sessionStorage");
+  state = recall(this.#key("state"), "all", "sessionStorage");
+
+  /** @param {string} name */
+  #key(name) {
+    return `${/** @type {typeof ListView} */ (this.constructor).list}.${name}`;
+  }
+
+  /** @param {{filter?: string, state?: string}} change */
+  narrow(change) {
+    Object.assign(this, change);
+    for (const [name, value] of Object.entries(change)) remember(this.#key(name), value, "sessionStorage");
+    this.update();
+  }
+}
+
 /** Where the page is: `#/models/a%2Fb?tab=x` is page `models`, id `a/b`.
  * @returns {{page: string, id: string, query: URLSearchParams}} */
 export function place() {

@@ -5,18 +5,17 @@ import { h } from "../lib/dom.js";
 import { ago, between, duration, instant } from "../lib/format.js";
 import { hive } from "../lib/hive.js";
 import { onlyLooks, outcome, stateWord, title } from "../lib/jobs.js";
-import { View, link, recall, remember } from "../lib/view.js";
+import { ListView, link, recall, remember } from "../lib/view.js";
 import { button, chip, empty, failureBox, progressBar, waiting } from "../parts/parts.js";
 
 const PAGE = 100;
 const MOST_ROWS = 500;
 
-class Jobs extends View {
+class Jobs extends ListView {
+  static list = "jobs";
   /** @type {import("../lib/hive.js").Topic[]} */
   static topics = ["jobs", "connection"];
   static tick = 1000;
-  filter = recall("jobs.filter", "", "sessionStorage");
-  state = recall("jobs.state", "all", "sessionStorage");
   reads = recall("jobs.reads", false);
   /** Where older jobs begin; null where there are none. @type {string|null} */
   cursor = null;
@@ -47,13 +46,6 @@ class Jobs extends View {
     this.update();
   }
 
-  /** @param {{filter?: string, state?: string}} change */
-  #narrow(change) {
-    Object.assign(this, change);
-    for (const [name, value] of Object.entries(change)) remember(`jobs.${name}`, value, "sessionStorage");
-    this.update();
-  }
-
   draw() {
     const search = this.filter.toLowerCase();
     const all = hive.jobList().filter((job) => this.reads || !onlyLooks(job));
@@ -64,8 +56,8 @@ class Jobs extends View {
       h(
         "div",
         { class: "filters" },
-        h("input", { type: "search", "aria-label": "Filter jobs", placeholder: "Filter by what it does, or by id", ".value": this.filter, oninput: (/** @type {any} */ event) => this.#narrow({ filter: event.target.value }) }),
-        h("select", { "aria-label": "State", ".value": this.state, onchange: (/** @type {any} */ event) => this.#narrow({ state: event.target.value }) }, ...[["all", "Any state"], ["running", "Running"], ["queued", "Queued"], ["succeeded", "Done"], ["failed", "Failed"], ["cancelled", "Cancelled"]].map(([value, label]) => h("option", { value }, label))),
+        h("input", { type: "search", "aria-label": "Filter jobs", placeholder: "Filter by what it does, or by id", ".value": this.filter, oninput: (/** @type {any} */ event) => this.narrow({ filter: event.target.value }) }),
+        h("select", { "aria-label": "State", ".value": this.state, onchange: (/** @type {any} */ event) => this.narrow({ state: event.target.value }) }, ...[["all", "Any state"], ["running", "Running"], ["queued", "Queued"], ["succeeded", "Done"], ["failed", "Failed"], ["cancelled", "Cancelled"]].map(([value, label]) => h("option", { value }, label))),
         h("label", { class: "check" }, h("input", { type: "checkbox", ".checked": this.reads, onchange: (/** @type {any} */ event) => ((this.reads = event.target.checked), remember("jobs.reads", this.reads), this.update()) }), "Also those that only look"),
       ),
       this.problem ? failureBox(this.problem, button("Try again", () => this.#ask(""))) : null,
@@ -74,7 +66,7 @@ class Jobs extends View {
         : all.length === 0
           ? empty("No jobs yet", "Whatever is done here, on the command line or by a program becomes a job: it is narrated step by step, and kept.", h("a", { class: "button primary", href: "#/models" }, "Begin with a model"))
           : shown.length === 0
-            ? empty("Nothing matches", `None of ${all.length} jobs passes the filter.`, button("Clear the filter", () => this.#narrow({ filter: "", state: "all" })))
+            ? empty("Nothing matches", `None of ${all.length} jobs passes the filter.`, button("Clear the filter", () => this.narrow({ filter: "", state: "all" })))
             : h(
                 "ul",
                 { class: "job-list", "aria-label": "Jobs" },

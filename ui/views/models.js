@@ -7,7 +7,7 @@ import { bytes, count } from "../lib/format.js";
 import { hive, serving } from "../lib/hive.js";
 import { isDownload } from "../lib/jobs.js";
 import { isPartial, partialsOf } from "../lib/sources.js";
-import { View, link, place, recall, remember } from "../lib/view.js";
+import { ListView, link, place, recall, remember } from "../lib/view.js";
 import { openDelete } from "../parts/delete-dialog.js";
 import { openDownload } from "../parts/download-dialog.js";
 import { openLoad } from "../parts/load-dialog.js";
@@ -40,11 +40,10 @@ function stateOf(model) {
   return workers.length ? workers[0].status : "available";
 }
 
-class Models extends View {
+class Models extends ListView {
+  static list = "models";
   /** @type {import("../lib/hive.js").Topic[]} */
   static topics = ["models", "workers", "jobs", "connection"];
-  filter = recall("models.filter", "", "sessionStorage");
-  state = recall("models.state", "all", "sessionStorage");
   sort = recall("models.sort", { key: "name", down: false });
   refreshing = 0;
 
@@ -63,13 +62,6 @@ class Models extends View {
       if (loud && !this.life.signal.aborted) complain(error);
     }
     this.refreshing = 0;
-    this.update();
-  }
-
-  /** @param {{filter?: string, state?: string}} change */
-  #narrow(change) {
-    Object.assign(this, change);
-    for (const [name, value] of Object.entries(change)) remember(`models.${name}`, value, "sessionStorage");
     this.update();
   }
 
@@ -103,8 +95,8 @@ class Models extends View {
             ? h(
                 "div",
                 { class: "filters" },
-                h("input", { type: "search", "aria-label": "Filter models", placeholder: "Filter by name, quantization, source", ".value": this.filter, oninput: (/** @type {any} */ event) => this.#narrow({ filter: event.target.value }) }),
-                h("select", { "aria-label": "State", ".value": this.state, onchange: (/** @type {any} */ event) => this.#narrow({ state: event.target.value }) }, h("option", { value: "all" }, "Any state"), ...states.map((state) => h("option", { value: state }, state))),
+                h("input", { type: "search", "aria-label": "Filter models", placeholder: "Filter by name, quantization, source", ".value": this.filter, oninput: (/** @type {any} */ event) => this.narrow({ filter: event.target.value }) }),
+                h("select", { "aria-label": "State", ".value": this.state, onchange: (/** @type {any} */ event) => this.narrow({ state: event.target.value }) }, h("option", { value: "all" }, "Any state"), ...states.map((state) => h("option", { value: state }, state))),
               )
             : null,
           this.#table(shown, all.length, id),
@@ -163,7 +155,7 @@ class Models extends View {
     if (all === 0) {
       return empty("No models yet", ["The hive lists GGUF files: those it downloads, those in the folders it was started with (", h("code", null, "--models-dir"), ") and those of the Hugging Face cache."], button("Download a model", () => openDownload(), { class: "primary" }, icon("download")));
     }
-    if (shown.length === 0) return empty("Nothing matches", `None of ${all} models passes the filter.`, button("Clear the filter", () => this.#narrow({ filter: "", state: "all" })));
+    if (shown.length === 0) return empty("Nothing matches", `None of ${all} models passes the filter.`, button("Clear the filter", () => this.narrow({ filter: "", state: "all" })));
     return h(
       "table",
       { class: "grid-table stacked", "aria-label": "Models" },

@@ -274,11 +274,7 @@ impl Catalog {
                 pieces.push(Piece { etag, file });
             }
         }
-        let remarks = if is_gated {
-            vec![format!("{repo} is gated, and this hive has been given access")]
-        } else {
-            Vec::new()
-        };
+        let access = is_gated.then(|| format!("{repo} is gated, and this hive has been given access"));
         n!(
             "hub_chosen",
             "{} of {repo} at commit {}: {}",
@@ -286,7 +282,7 @@ impl Catalog {
             &commit[..8],
             sizes(&pieces)
         );
-        Ok(Chosen { commit, tag, pieces, gated: Some(is_gated), remarks })
+        Ok(Chosen { commit, tag, pieces, gated: Some(is_gated), remarks: Vec::from_iter(access) })
     }
 
     /// Looks into the cache alone. `None` where the model, or a part of it, is not there.

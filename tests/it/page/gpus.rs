@@ -48,8 +48,7 @@ async fn each_gpu_is_drawn_and_a_load_is_held_against_what_it_has_left() {
     browser.keys("\u{E00C}").await;
 
     // On the other there is room.
-    let pid = machine.load().await;
-    machine.measure(pid, 700).await;
+    machine.load().await;
     browser.open(&format!("{}/#/workers", machine.hive.url)).await;
     browser.shows(".worker", "700 MiB").await;
     look_at(&browser, "workers-gpus").await;

@@ -55,7 +55,6 @@ async fn the_types_of_the_page_are_what_the_hive_sends() {
     let hive = &machine.hive;
     let mut news = hive.get("/v1/events").await;
     let pid = machine.load().await;
-    machine.measure(pid, 700).await;
     let failed = hive.submit(&json!({ "ModelGet": { "id": "nothing" } })).await;
     let stream = hive.get(&format!("/v1/jobs/{failed}/stream?format=json")).await;
     let stream = typed(&read_all(stream).await);

@@ -93,11 +93,15 @@ impl Daemon {
         answer["job_id"].as_str().unwrap_or_else(|| panic!("{operation} was refused: {answer}")).to_owned()
     }
 
+    /// The whole plain stream of a job, to its end.
+    pub(crate) async fn stream(&self, id: &str) -> String {
+        super::read_all(self.get(&format!("/v1/jobs/{id}/stream")).await).await
+    }
+
     /// Runs an operation that must succeed and gives its result.
     pub(crate) async fn succeed(&self, operation: &Value) -> Value {
         let id = self.submit(operation).await;
-        let answer = self.get(&format!("/v1/jobs/{id}/stream")).await;
-        let stream = super::read_all(answer).await;
+        let stream = self.stream(&id).await;
         let lines = data_lines(&stream);
         assert_eq!(lines.last().map(String::as_str), Some("[DONE]"), "{operation}:\n{stream}");
         serde_json::from_str(&lines[lines.len() - 2]).expect("a result line before the end")
