@@ -11,11 +11,13 @@ use std::ffi::OsStr;
 use std::future::Future;
 use std::io;
 
+use futures::FutureExt;
 use tokio::io::{AsyncRead, AsyncReadExt};
 use tokio::process::Command;
 use tokio::task::JoinHandle;
 use tracing::Instrument;
 
+use crate::error::{Failure, Result};
 use crate::narration::{self, Level, LineNarrator, LineSplitter};
 
 /// Starts a task that narrates where its starter does.
@@ -39,14 +41,21 @@ where
     tokio::spawn(future)
 }
 
-/// Runs blocking work on the runtime's pool of threads; it narrates where its starter does.
-pub fn blocking<F, R>(work: F) -> JoinHandle<R>
+/// Starts blocking work on the runtime's thread pool; it narrates where its starter does. The work
+/// starts at once, whether or not the returned future is awaited.
+///
+/// # Errors
+/// [`Code::Internal`](crate::error::Code::Internal) where the work panicked; the panic is the private
+/// detail.
+pub fn blocking<F, R>(work: F) -> impl Future<Output = Result<R>> + Send + Unpin + use<F, R>
 where
     F: FnOnce() -> R + Send + 'static,
     R: Send + 'static,
 {
-    let work = carry(work);
-    tokio::task::spawn_blocking(work)
+    let started = tokio::task::spawn_blocking(carry(work));
+    started.map(|joined| {
+        joined.map_err(|error| Failure::internal("work on a thread of the pool panicked").detail(error))
+    })
 }
 
 /// Starts a thread that narrates where its starter does.
