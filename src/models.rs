@@ -14,47 +14,20 @@
 //! - A file has its final name only once it is whole, verified and on the disk.
 //! - What has arrived of a file is kept until it is whole, deleted, or of no use.
 
-mod board;
-mod budget;
 mod catalog;
-mod connection;
-mod delete;
-mod disk;
-mod download;
-mod fetch;
-mod folders;
 pub mod gguf;
-mod guard;
-mod headers;
-mod hub_cache;
 mod id;
-mod import;
-mod journal;
-mod limiter;
-mod listing;
-mod look;
+mod library;
 mod model;
-mod partial;
 mod plan;
-mod progress;
-mod reconcile;
-mod remote;
-mod report;
-mod resolve;
-mod scan;
 mod sources;
-mod split;
-mod store;
 mod transfer;
-mod transfers;
 mod units;
-mod url;
-mod writer;
 
 #[cfg(test)]
 mod testing;
 
-pub(crate) use split::other_parts;
+pub(crate) use library::split::other_parts;
 
 pub use catalog::Catalog;
 pub use id::ModelId;

@@ -2,26 +2,33 @@
 //!
 //! It keeps nothing but what makes looking at the disk again cheap.
 
+pub(crate) mod delete;
+pub(crate) mod download;
+pub(crate) mod import;
+pub(crate) mod resolve;
+pub(crate) mod transfers;
+
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use parking_lot::Mutex;
 use reqwest::Url;
 
-use super::disk::{Disk, RealDisk};
-use super::fetch::FetchConfig;
-use super::folders::Folders;
-use super::headers::Headers;
-use super::hub_cache::owned::Owned;
-use super::listing::Remembered;
-use super::reconcile::Reconciled;
-use super::sources::Hub;
-use super::store::Store;
-use super::transfer::Shop;
-use super::transfers::Transfers;
-use super::{Model, hub_cache};
 use crate::config::Config;
 use crate::error::{Code, Failure, Result};
+use crate::models::Model;
+use crate::models::catalog::transfers::Transfers;
+use crate::models::library::folders::Folders;
+use crate::models::library::headers::Headers;
+use crate::models::library::hub_cache;
+use crate::models::library::hub_cache::owned::Owned;
+use crate::models::library::listing::Remembered;
+use crate::models::library::reconcile::Reconciled;
+use crate::models::library::store::Store;
+use crate::models::sources::Hub;
+use crate::models::transfer::Shop;
+use crate::models::transfer::disk::{Disk, RealDisk};
+use crate::models::transfer::fetch::FetchConfig;
 use crate::spawn;
 use crate::text::clip;
 use crate::turns::Turns;
@@ -33,33 +40,33 @@ const SIMILAR: f64 = 0.65;
 
 /// The models of this machine. Cheap to clone.
 #[derive(Clone, Debug)]
-pub struct Catalog(pub(super) Arc<Inner>);
+pub struct Catalog(pub(crate) Arc<Inner>);
 
 #[derive(Debug)]
-pub(super) struct Inner {
-    pub(super) store: Store,
+pub(crate) struct Inner {
+    pub(crate) store: Store,
     /// The user's own folders.
-    pub(super) folders: Vec<PathBuf>,
+    pub(crate) folders: Vec<PathBuf>,
     /// The Hugging Face cache, which need not be there.
-    pub(super) hub_cache: PathBuf,
+    pub(crate) hub_cache: PathBuf,
     /// What of it the hive put there.
-    pub(super) hub_notes: Arc<Owned>,
-    pub(super) hub: Hub,
-    pub(super) fetch: FetchConfig,
+    pub(crate) hub_notes: Arc<Owned>,
+    pub(crate) hub: Hub,
+    pub(crate) fetch: FetchConfig,
     /// Ollama's registry.
-    pub(super) ollama: Url,
-    pub(super) headers: Headers,
-    pub(super) known: Folders,
+    pub(crate) ollama: Url,
+    pub(crate) headers: Headers,
+    pub(crate) known: Folders,
     /// The last listing, while it may hold.
-    pub(super) last: Mutex<Option<Arc<Remembered>>>,
+    pub(crate) last: Mutex<Option<Arc<Remembered>>>,
     /// Whether only this machine can reach the hive: then its callers may name any file.
-    pub(super) is_local: bool,
-    pub(super) shop: Arc<Shop>,
-    pub(super) transfers: Transfers,
+    pub(crate) is_local: bool,
+    pub(crate) shop: Arc<Shop>,
+    pub(crate) transfers: Transfers,
     /// What was found, and done about it, when the catalog was opened.
-    pub(super) reconciled: Reconciled,
+    pub(crate) reconciled: Reconciled,
     /// To write a file: jobs that want the same one wait for each other.
-    pub(super) turns: Turns<PathBuf>,
+    pub(crate) turns: Turns<PathBuf>,
 }
 
 impl Catalog {
@@ -73,7 +80,7 @@ impl Catalog {
     }
 
     /// The same, with downloads written through `disk`.
-    pub(super) fn on_disk(config: &Config, disk: Arc<dyn Disk>) -> Result<Self> {
+    pub(crate) fn on_disk(config: &Config, disk: Arc<dyn Disk>) -> Result<Self> {
         let variable = |name: &str| std::env::var_os(name);
         let hub_cache = match &config.hub_cache {
             Some(path) => Some(path.clone()).filter(|path| !path.as_os_str().is_empty()),
@@ -139,7 +146,7 @@ impl Catalog {
     }
 
     /// The model whose first file is at `path`, as the disk has it now.
-    pub(super) async fn at(&self, path: &Path) -> Result<Model> {
+    pub(crate) async fn at(&self, path: &Path) -> Result<Model> {
         let models = self.list().await?;
         models.into_iter().find(|model| model.path == path).ok_or_else(|| {
             Failure::new(Code::ModelNotFound, format!("{} is gone from the disk again", path.display()))
@@ -148,7 +155,7 @@ impl Catalog {
     }
 
     /// Runs blocking work on the pool.
-    pub(super) async fn on_pool<R: Send + 'static>(
+    pub(crate) async fn on_pool<R: Send + 'static>(
         &self,
         work: impl FnOnce(&Inner) -> R + Send + 'static,
     ) -> Result<R> {
@@ -166,7 +173,7 @@ impl Catalog {
 }
 
 /// Where in a listing the model of that id, or of that unique name, is.
-pub(super) fn position(models: &[Model], wanted: &str) -> Result<usize> {
+pub(crate) fn position(models: &[Model], wanted: &str) -> Result<usize> {
     if let Some(index) = models.iter().position(|model| model.id == wanted) {
         return Ok(index);
     }
@@ -185,7 +192,7 @@ pub(super) fn position(models: &[Model], wanted: &str) -> Result<usize> {
     }
 }
 
-pub(super) fn not_found(wanted: &str, models: &[Model]) -> Failure {
+pub(crate) fn not_found(wanted: &str, models: &[Model]) -> Failure {
     let nearest = Catalog::nearest(wanted, models);
     let message = match nearest[..] {
         [] => format!("there is no model '{}'", clip(wanted, 255)),

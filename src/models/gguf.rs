@@ -102,7 +102,7 @@ pub enum GgufError {
 }
 
 impl GgufError {
-    pub(super) fn malformed(field: impl Into<String>, problem: impl Into<String>) -> Self {
+    pub(crate) fn malformed(field: impl Into<String>, problem: impl Into<String>) -> Self {
         Self::Malformed { field: field.into(), problem: problem.into() }
     }
 

@@ -12,11 +12,11 @@ use std::str::FromStr;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-use super::units::hex;
 use crate::error::{Code, Failure, Result};
+use crate::models::units::hex;
 
 /// The longest id, in bytes.
-pub(super) const MAX_LENGTH: usize = 255;
+pub(crate) const MAX_LENGTH: usize = 255;
 /// `~` and eight hexadecimal digits.
 const SUFFIX_LENGTH: usize = 9;
 
@@ -82,7 +82,7 @@ fn is_allowed(c: char) -> bool {
 
 /// Brings any text into the grammar: other characters become `-`, and what is too long is cut and
 /// gets the hash of the whole.
-pub(super) fn sanitize(text: &str) -> String {
+pub(crate) fn sanitize(text: &str) -> String {
     let clean: String = text.chars().map(|c| if is_allowed(c) { c } else { '-' }).collect();
     match clean.len() {
         0 => "-".to_owned(),
@@ -94,7 +94,7 @@ pub(super) fn sanitize(text: &str) -> String {
 /// Makes ids unique. Each file comes with the id that it would like, and in the order of precedence
 /// that the caller gives: of two that would like the same, the first keeps it and the other gets
 /// `~` and 8 hexadecimal digits of its path's SHA-256.
-pub(super) fn assign<'a>(wishes: impl IntoIterator<Item = (String, &'a Path)>) -> Vec<String> {
+pub(crate) fn assign<'a>(wishes: impl IntoIterator<Item = (String, &'a Path)>) -> Vec<String> {
     let mut taken = HashSet::new();
     let mut ids = Vec::new();
     for (wish, path) in wishes {

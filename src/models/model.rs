@@ -9,7 +9,7 @@ use crate::error::{Code, Failure, Result};
 /// One model of the catalog. The order of the fields is the wire's.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Model {
-    /// The key in the catalog ([`super::ModelId`]'s grammar).
+    /// The key in the catalog ([`crate::models::ModelId`]'s grammar).
     pub id: String,
     /// The file's stem, in the same grammar; two models may share it.
     pub name: String,

@@ -2,11 +2,12 @@
 
 use serde::Serialize;
 
-use super::store::{Record, RecordedFile};
-use super::{Model, split};
+use crate::models::Model;
+use crate::models::library::split;
+use crate::models::library::store::{Record, RecordedFile};
 
 /// Disk space that a download leaves free, in bytes: a full disk hurts more than a missing model.
-pub(super) const MARGIN: u64 = 256 << 20;
+pub(crate) const MARGIN: u64 = 256 << 20;
 
 /// How a model is to be brought.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -70,7 +71,7 @@ pub struct PlannedFile {
 
 impl Plan {
     /// The plan for a model that is here.
-    pub(super) fn nothing(present: &Model, free_bytes: u64) -> Self {
+    pub(crate) fn nothing(present: &Model, free_bytes: u64) -> Self {
         let name = split::name_of(&present.path);
         Self {
             model: present.name.clone(),
@@ -86,7 +87,7 @@ impl Plan {
     }
 
     /// The plan to link the files of a record.
-    pub(super) fn link(record: &Record, free_bytes: u64, already_present: bool) -> Self {
+    pub(crate) fn link(record: &Record, free_bytes: u64, already_present: bool) -> Self {
         let planned =
             |file: &RecordedFile| PlannedFile { name: file.name.clone(), size_bytes: Some(file.size_bytes) };
         Self {

@@ -8,13 +8,14 @@ mod file;
 mod hub;
 mod ollama;
 mod url;
+mod url_resolve;
 
 use std::path::PathBuf;
 
 use crate::error::{Code, Failure, Result};
 use crate::text;
 
-pub(super) use hub::Hub;
+pub(crate) use hub::Hub;
 pub use hub::HubName;
 pub use ollama::OllamaName;
 pub use url::UrlSource;
@@ -80,7 +81,7 @@ impl Source {
 }
 
 /// Whether the text is a SHA-256 in lower-case hexadecimal.
-pub(super) fn is_sha256(text: &str) -> bool {
+pub(crate) fn is_sha256(text: &str) -> bool {
     text.len() == 64 && text.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))
 }
 

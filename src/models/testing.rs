@@ -4,17 +4,17 @@ use std::fs::{self, File};
 use std::path::Path;
 use std::time::{Duration, SystemTime};
 
-use super::Catalog;
-use super::gguf::{TensorType, Value, Writer};
 use crate::config::Config;
+use crate::models::Catalog;
+use crate::models::gguf::{TensorType, Value, Writer};
 
 /// A small, sound GGUF file.
-pub(super) fn gguf(architecture: &str) -> Vec<u8> {
+pub(crate) fn gguf(architecture: &str) -> Vec<u8> {
     gguf_with(architecture, &[])
 }
 
 /// The same, with more metadata.
-pub(super) fn gguf_with(architecture: &str, metadata: &[(&str, Value)]) -> Vec<u8> {
+pub(crate) fn gguf_with(architecture: &str, metadata: &[(&str, Value)]) -> Vec<u8> {
     let mut writer = Writer::default();
     writer.metadata("general.architecture", Value::String(architecture.to_owned()));
     writer.metadata(format!("{architecture}.context_length"), Value::U32(2048));
@@ -28,7 +28,7 @@ pub(super) fn gguf_with(architecture: &str, metadata: &[(&str, Value)]) -> Vec<u
 }
 
 /// A sound GGUF file with so many bytes of weights (a multiple of 4).
-pub(super) fn gguf_of(bytes: usize) -> Vec<u8> {
+pub(crate) fn gguf_of(bytes: usize) -> Vec<u8> {
     let mut writer = Writer::default();
     writer.metadata("general.architecture", Value::String("llama".to_owned()));
     let data: Vec<u8> = (0..bytes).map(|at| (at * 7 + at / 251) as u8).collect();
@@ -39,7 +39,7 @@ pub(super) fn gguf_of(bytes: usize) -> Vec<u8> {
 }
 
 /// Settings beneath `root` that touch nothing else, with timers of tests.
-pub(super) fn config(root: &Path) -> Config {
+pub(crate) fn config(root: &Path) -> Config {
     let mut config = Config {
         data_dir: root.join("data"),
         models_dirs: vec![root.join("models")],
@@ -59,18 +59,18 @@ pub(super) fn config(root: &Path) -> Config {
 }
 
 /// A catalog of these settings.
-pub(super) fn catalog(root: &Path) -> Catalog {
+pub(crate) fn catalog(root: &Path) -> Catalog {
     Catalog::new(&config(root)).unwrap()
 }
 
 /// Makes the last change of a file or a folder look older than it is.
-pub(super) fn age(path: &Path) {
+pub(crate) fn age(path: &Path) {
     let long_ago = SystemTime::now() - Duration::from_secs(3600);
     File::open(path).unwrap().set_modified(long_ago).unwrap();
 }
 
 /// Writes a file, and the folders that it needs.
-pub(super) fn put(path: &Path, bytes: &[u8]) {
+pub(crate) fn put(path: &Path, bytes: &[u8]) {
     fs::create_dir_all(path.parent().unwrap()).unwrap();
     fs::write(path, bytes).unwrap();
 }

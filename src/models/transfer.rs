@@ -15,6 +15,20 @@
 //!   whole file.
 //! - A transfer that ends early keeps what can be gone on with, and says how much that is.
 
+pub(crate) mod board;
+pub(crate) mod budget;
+pub(crate) mod connection;
+pub(crate) mod disk;
+pub(crate) mod fetch;
+pub(crate) mod guard;
+pub(crate) mod journal;
+pub(crate) mod limiter;
+pub(crate) mod partial;
+pub(crate) mod progress;
+pub(crate) mod remote;
+pub(crate) mod report;
+pub(crate) mod writer;
+
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
@@ -33,20 +47,20 @@ use tokio::sync::watch;
 use tokio::time::{Instant, MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 
-use super::board::{Board, Filled};
-use super::budget::Budget;
-use super::disk::Disk;
-use super::fetch::{FetchConfig, Fetcher, Tried, Trouble, TroubleKind, failed};
-use super::journal::{Claim, Contents, Head, Journal};
-use super::limiter::Limiter;
-use super::partial::Partial;
-use super::progress::{self, Meter};
-use super::remote::{Destination, RemoteFile, Whole};
-use super::report::Reporter;
-use super::units;
-use super::writer::{Part, Queue};
 use crate::config::{Config, Downloads, Timers};
 use crate::error::{Code, Failure, Result};
+use crate::models::transfer::board::{Board, Filled};
+use crate::models::transfer::budget::Budget;
+use crate::models::transfer::disk::Disk;
+use crate::models::transfer::fetch::{FetchConfig, Fetcher, Tried, Trouble, TroubleKind, failed};
+use crate::models::transfer::journal::{Claim, Contents, Head, Journal};
+use crate::models::transfer::limiter::Limiter;
+use crate::models::transfer::partial::Partial;
+use crate::models::transfer::progress::Meter;
+use crate::models::transfer::remote::{Destination, RemoteFile, Whole};
+use crate::models::transfer::report::Reporter;
+use crate::models::transfer::writer::{Part, Queue};
+use crate::models::units;
 use crate::narration::Level;
 use crate::spawn;
 
@@ -65,59 +79,59 @@ const LAST_ROOM: u64 = 64 << 20;
 
 /// What all transfers of a hive share.
 #[derive(Debug)]
-pub(super) struct Shop {
-    pub(super) downloads: Downloads,
-    pub(super) timers: Timers,
-    pub(super) fetch: FetchConfig,
-    pub(super) limiter: Limiter,
-    pub(super) disk: Arc<dyn Disk>,
+pub(crate) struct Shop {
+    pub(crate) downloads: Downloads,
+    pub(crate) timers: Timers,
+    pub(crate) fetch: FetchConfig,
+    pub(crate) limiter: Limiter,
+    pub(crate) disk: Arc<dyn Disk>,
 }
 
 /// One transfer.
 #[derive(Debug)]
-pub(super) struct Transfer {
-    pub(super) shop: Arc<Shop>,
-    pub(super) file: RemoteFile,
-    pub(super) destination: Destination,
-    pub(super) reporter: Reporter,
-    pub(super) stop: CancellationToken,
-    pub(super) fetcher: Fetcher,
-    pub(super) budget: Budget,
+pub(crate) struct Transfer {
+    pub(crate) shop: Arc<Shop>,
+    pub(crate) file: RemoteFile,
+    pub(crate) destination: Destination,
+    pub(crate) reporter: Reporter,
+    pub(crate) stop: CancellationToken,
+    pub(crate) fetcher: Fetcher,
+    pub(crate) budget: Budget,
     /// Bytes received, of those that are needed.
-    pub(super) done: AtomicU64,
+    pub(crate) done: AtomicU64,
     /// The most that `done` ever was.
     furthest: AtomicU64,
     /// The shortest time in which an answer began, in microseconds.
-    pub(super) answered: AtomicU64,
+    pub(crate) answered: AtomicU64,
     /// Where the redirects led to.
-    pub(super) place: Mutex<Option<Url>>,
+    pub(crate) place: Mutex<Option<Url>>,
     /// Whether the file is to be asked for as a whole.
-    pub(super) is_plain: AtomicBool,
+    pub(crate) is_plain: AtomicBool,
 }
 
 /// One go at the file, from what is there to the whole of it.
 #[derive(Debug)]
-pub(super) struct Round {
-    pub(super) transfer: Arc<Transfer>,
-    pub(super) file: Arc<File>,
-    pub(super) board: Mutex<Board>,
+pub(crate) struct Round {
+    pub(crate) transfer: Arc<Transfer>,
+    pub(crate) file: Arc<File>,
+    pub(crate) board: Mutex<Board>,
     /// Rung, with the board's lock, when a chunk has become whole or the work is to end.
     filled: Condvar,
     /// Rung, with the board's lock, when a chunk was hashed or the work is to end.
     hashed: Condvar,
     /// Rung when there may be something to do for an idle connection.
-    pub(super) bell: watch::Sender<()>,
-    pub(super) head: Mutex<Head>,
-    pub(super) journal: Mutex<Option<Journal>>,
+    pub(crate) bell: watch::Sender<()>,
+    pub(crate) head: Mutex<Head>,
+    pub(crate) journal: Mutex<Option<Journal>>,
     journal_path: std::path::PathBuf,
     /// Whether it is known which file this is, so that more connections may join.
-    pub(super) is_open: AtomicBool,
-    pub(super) live: AtomicU32,
+    pub(crate) is_open: AtomicBool,
+    pub(crate) live: AtomicU32,
     /// How many connections may be at work.
-    pub(super) joined: AtomicUsize,
+    pub(crate) joined: AtomicUsize,
     /// What is to be written.
-    pub(super) queue: Queue,
-    pub(super) stop: CancellationToken,
+    pub(crate) queue: Queue,
+    pub(crate) stop: CancellationToken,
 }
 
 /// When it was last asked whether another connection should join, and how many bytes were there.
@@ -130,7 +144,7 @@ struct Joining {
 type Hashed = io::Result<Option<String>>;
 
 impl Shop {
-    pub(super) fn new(config: &Config, disk: Arc<dyn Disk>) -> Self {
+    pub(crate) fn new(config: &Config, disk: Arc<dyn Disk>) -> Self {
         Self {
             downloads: config.downloads.clone(),
             timers: config.timers.clone(),
@@ -152,7 +166,7 @@ impl Joining {
 }
 
 impl Transfer {
-    pub(super) fn new(
+    pub(crate) fn new(
         shop: Arc<Shop>,
         file: RemoteFile,
         destination: Destination,
@@ -182,7 +196,7 @@ impl Transfer {
     /// # Errors
     /// [`Code::Cancelled`] once it is stopped; [`Code::DownloadFailed`], [`Code::SourceNotFound`],
     /// [`Code::SourceRefused`], [`Code::DiskFull`], and what [`Destination::accept`] says.
-    pub(super) async fn run(self: Arc<Self>) -> Result<Whole> {
+    pub(crate) async fn run(self: Arc<Self>) -> Result<Whole> {
         let partial = Arc::new(Partial::hold(&self.destination, &self.reporter, &self.stop).await?);
         if !self.destination.replace
             && let Ok(metadata) = std::fs::metadata(&self.destination.target)
@@ -212,13 +226,13 @@ impl Transfer {
     }
 
     /// Counts bytes that arrived. What had come before, and was lost again, is no progress.
-    pub(super) fn received(&self, bytes: u64) {
+    pub(crate) fn received(&self, bytes: u64) {
         let done = self.done.fetch_add(bytes, Ordering::Relaxed) + bytes;
         let before = self.furthest.fetch_max(done, Ordering::Relaxed);
         self.budget.received(done.saturating_sub(before).min(bytes));
     }
 
-    pub(super) fn say(&self, level: Level, action: &'static str, message: String) {
+    pub(crate) fn say(&self, level: Level, action: &'static str, message: String) {
         self.reporter.say(level, action, message);
     }
 
@@ -507,7 +521,7 @@ impl Transfer {
 
 impl Round {
     /// Ends the work of all connections and of the follower.
-    pub(super) fn end(&self) {
+    pub(crate) fn end(&self) {
         self.stop.cancel();
         self.board.lock().is_stopped = true;
         self.filled.notify_all();
@@ -516,14 +530,14 @@ impl Round {
     }
 
     /// Wakes idle connections.
-    pub(super) fn ring(&self) {
+    pub(crate) fn ring(&self) {
         self.bell.send_replace(());
     }
 
     /// Says what the file is, as the first answer tells: from now on it is a fault if another answer
     /// tells otherwise. `only` is the one connection that may go on, where the answer is the whole
     /// file. Blocks on the disk.
-    pub(super) fn open(&self, size: u64, validator: Option<String>, only: Option<usize>) -> io::Result<()> {
+    pub(crate) fn open(&self, size: u64, validator: Option<String>, only: Option<usize>) -> io::Result<()> {
         let mut head = self.head.lock();
         head.size = Some(size);
         head.validator = validator;
@@ -548,7 +562,7 @@ impl Round {
     }
 
     /// Says how long a file is whose server had not said so.
-    pub(super) fn set_size(&self, size: u64) {
+    pub(crate) fn set_size(&self, size: u64) {
         self.head.lock().size = Some(size);
         self.board.lock().set_size(size);
         self.filled.notify_all();
@@ -696,12 +710,12 @@ fn came(done: u64, size: Option<u64>) -> String {
 }
 
 /// A failure of this machine's disk.
-pub(super) fn disk_trouble(round: &Round, error: &io::Error) -> Trouble {
+pub(crate) fn disk_trouble(round: &Round, error: &io::Error) -> Trouble {
     Trouble::fatal(Failure::io("write", &round.transfer.destination.partial, error))
 }
 
 /// A failure of the other side.
-pub(super) fn passing(message: String) -> Trouble {
+pub(crate) fn passing(message: String) -> Trouble {
     Trouble::passing(failed(message))
 }
 

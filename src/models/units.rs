@@ -2,10 +2,10 @@
 
 use std::time::SystemTime;
 
-pub(super) use crate::text::{bytes, hex};
-pub(super) use crate::time::in_words as duration;
+pub(crate) use crate::text::{bytes, hex};
+pub(crate) use crate::time::in_words as duration;
 
 /// An instant of RFC 3339, in UTC, with milliseconds.
-pub(super) fn instant(time: SystemTime) -> String {
+pub(crate) fn instant(time: SystemTime) -> String {
     crate::time::Instant::from(time).to_string()
 }

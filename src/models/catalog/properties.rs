@@ -6,10 +6,10 @@ use std::fs;
 
 use proptest::prelude::*;
 
-use super::super::Status;
-use super::super::store::{Record, RecordedFile};
-use super::super::testing::{age, catalog, gguf_of, put};
 use super::*;
+use crate::models::Status;
+use crate::models::library::store::{Record, RecordedFile};
+use crate::models::testing::{age, catalog, gguf_of, put};
 
 /// What may happen. Names and places are few, so that they meet.
 #[derive(Clone, Debug)]
@@ -193,7 +193,7 @@ impl World {
                 let listings = [catalog.0.scan(), catalog.0.scan()];
                 assert!(Arc::ptr_eq(&listings[0], &listings[1]), "it is not made again");
             }
-            Step::Restart => *catalog = super::super::testing::catalog(&self.root),
+            Step::Restart => *catalog = crate::models::testing::catalog(&self.root),
         }
     }
 
@@ -224,8 +224,11 @@ impl World {
         }
         let (bytes, contents) = contents(size);
         let path = self.stored(stem);
-        let file =
-            RecordedFile { name: super::super::split::name_of(&path), size_bytes: contents.size, link: None };
+        let file = RecordedFile {
+            name: crate::models::library::split::name_of(&path),
+            size_bytes: contents.size,
+            link: None,
+        };
         let record = Record {
             source: "https://host/x.gguf".into(),
             url_sha256: None,

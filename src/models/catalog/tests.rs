@@ -3,10 +3,10 @@
 use std::fs;
 use std::os::unix::fs::symlink;
 
-use super::super::Status;
-use super::super::gguf::Value;
-use super::super::testing::{catalog, config, gguf, gguf_with, put};
 use super::*;
+use crate::models::Status;
+use crate::models::gguf::Value;
+use crate::models::testing::{catalog, config, gguf, gguf_with, put};
 use crate::narration::{Entry, Level, NarrationContext, with_narration_context};
 
 fn ids(models: &[Model]) -> Vec<&str> {

@@ -89,7 +89,7 @@ impl std::fmt::Display for TensorType {
 }
 
 /// What llama.cpp calls a `general.file_type`, or nothing where it is not known.
-pub(super) fn file_type_name(file_type: u64) -> Option<&'static str> {
+pub(crate) fn file_type_name(file_type: u64) -> Option<&'static str> {
     /// Set where llama.cpp guessed the type from the tensors.
     const GUESSED: u64 = 1024;
     Some(match file_type & !GUESSED {

@@ -48,7 +48,7 @@ fn problem<T>(problem: impl Into<String>) -> Step<T> {
 }
 
 /// Reads a header of a file of `file_bytes` bytes.
-pub(super) fn header<R: Read + Seek>(
+pub(crate) fn header<R: Read + Seek>(
     reader: R,
     file_bytes: u64,
     arrays: Arrays,

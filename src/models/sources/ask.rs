@@ -11,9 +11,9 @@ use reqwest::{Method, StatusCode, Url};
 
 use crate::config::Timers;
 use crate::error::{Failure, Result};
-use crate::models::fetch::{Ask, Fetcher, Hop, Tried, Trouble, TroubleKind, failed};
-use crate::models::guard::authority;
-use crate::models::remote::Credentials;
+use crate::models::transfer::fetch::{Ask, Fetcher, Hop, Tried, Trouble, TroubleKind, failed};
+use crate::models::transfer::guard::authority;
+use crate::models::transfer::remote::Credentials;
 use crate::models::units;
 use crate::n;
 use crate::narration::waiting_for;
@@ -29,29 +29,29 @@ const MAX_WAIT: Duration = Duration::from_secs(10);
 
 /// A question.
 #[derive(Debug)]
-pub(super) struct Question<'a> {
-    pub(super) method: Method,
-    pub(super) url: Url,
-    pub(super) credentials: Option<&'a Credentials>,
+pub(crate) struct Question<'a> {
+    pub(crate) method: Method,
+    pub(crate) url: Url,
+    pub(crate) credentials: Option<&'a Credentials>,
     /// The media types that are understood.
-    pub(super) accept: &'static str,
+    pub(crate) accept: &'static str,
 }
 
 /// An answer, whatever its status.
 #[derive(Debug)]
-pub(super) struct Answer {
-    pub(super) status: StatusCode,
-    pub(super) headers: HeaderMap,
+pub(crate) struct Answer {
+    pub(crate) status: StatusCode,
+    pub(crate) headers: HeaderMap,
     /// Empty for `HEAD`, and where the status is no success.
-    pub(super) body: Bytes,
-    pub(super) host: String,
+    pub(crate) body: Bytes,
+    pub(crate) host: String,
     /// What the status means where it was not expected.
-    pub(super) unexpected: Failure,
+    pub(crate) unexpected: Failure,
 }
 
 impl Answer {
     /// A header as text.
-    pub(super) fn header(&self, name: &str) -> Option<&str> {
+    pub(crate) fn header(&self, name: &str) -> Option<&str> {
         self.headers.get(name)?.to_str().ok()
     }
 }
@@ -62,7 +62,7 @@ impl Answer {
 /// # Errors
 /// `DownloadFailed` where there is no whole answer; `SourceRefused` for an address that is not
 /// allowed.
-pub(super) async fn ask(question: &Question<'_>, fetcher: &Fetcher, timers: &Timers) -> Result<Answer> {
+pub(crate) async fn ask(question: &Question<'_>, fetcher: &Fetcher, timers: &Timers) -> Result<Answer> {
     let mut tried = 1;
     loop {
         let (answer, kind) = ask_once(question, fetcher).await?;

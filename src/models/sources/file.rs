@@ -9,7 +9,7 @@ use super::{Source, invalid};
 use crate::error::Result;
 
 /// Understands a path. `None` where the text is none.
-pub(super) fn parse(text: &str) -> Option<Result<Source>> {
+pub(crate) fn parse(text: &str) -> Option<Result<Source>> {
     text.strip_prefix("file:").map(|path| file(text, path))
 }
 

@@ -23,24 +23,27 @@ use reqwest::Url;
 
 use crate::config::{self, Config};
 use crate::error::{Code, Failure, Result};
+use crate::models::Catalog;
 use crate::models::catalog::Inner;
-use crate::models::fetch::{FetchConfig, Fetcher};
-use crate::models::headers::sound_model;
-use crate::models::hub_cache::owned::Owned;
-use crate::models::hub_cache::{self, put, sha256};
-use crate::models::look::Look;
+use crate::models::library::headers::sound_model;
+use crate::models::library::hub_cache::owned::Owned;
+use crate::models::library::hub_cache::{self, put, sha256};
+use crate::models::library::look::Look;
+use crate::models::library::scan::{self, Links};
+use crate::models::library::split;
 use crate::models::plan::Request;
-use crate::models::remote::{Credentials, Destination, GGUF_MAGIC, RemoteFile, Resolved, Trust, Whole};
-use crate::models::scan::{self, Links};
-use crate::models::split;
-use crate::models::{Catalog, units};
+use crate::models::transfer::fetch::{FetchConfig, Fetcher};
+use crate::models::transfer::remote::{
+    Credentials, Destination, GGUF_MAGIC, RemoteFile, Resolved, Trust, Whole,
+};
+use crate::models::units;
 use crate::n;
 
 const ENDPOINT: &str = "https://huggingface.co";
 
 /// The Hub as this hive uses it.
 #[derive(Debug)]
-pub(in crate::models) struct Hub {
+pub(crate) struct Hub {
     endpoint: Url,
     token: Token,
     is_offline: bool,
@@ -84,10 +87,7 @@ impl Hub {
     ///
     /// # Errors
     /// [`Code::ConfigInvalid`] where the endpoint is no address.
-    pub(in crate::models) fn new(
-        config: &Config,
-        variable: impl Fn(&str) -> Option<OsString>,
-    ) -> Result<Self> {
+    pub(crate) fn new(config: &Config, variable: impl Fn(&str) -> Option<OsString>) -> Result<Self> {
         let config::Hub { endpoint, token_file, offline } = &config.hub;
         let text = |name: &str| variable(name)?.into_string().ok().filter(|text| !text.trim().is_empty());
         let endpoint = endpoint.clone().or_else(|| text("HF_ENDPOINT")).unwrap_or_else(|| ENDPOINT.into());
@@ -162,7 +162,7 @@ impl Catalog {
     /// [`Code::ModelAmbiguous`] and [`Code::SourceNotFound`] with what there is;
     /// [`Code::RepositoryNotFound`], [`Code::RevisionNotFound`], [`Code::SourceGated`],
     /// [`Code::SourceUnauthorized`]; [`Code::SourceOffline`]; and those of the transport.
-    pub(in crate::models) async fn resolve_hub(&self, name: &HubName, request: &Request) -> Result<Resolved> {
+    pub(crate) async fn resolve_hub(&self, name: &HubName, request: &Request) -> Result<Resolved> {
         let revision = revision_of(name, request)?;
         let chosen = self.chosen(name, revision, request.force).await?;
         let repository = put::Repository::new(&self.0.hub_cache, &name.repo);

@@ -16,14 +16,16 @@ use sha2::{Digest, Sha256};
 use super::ask::{Answer, Question, ask};
 use super::is_sha256;
 use crate::error::{Code, Failure, Result};
+use crate::models::Catalog;
 use crate::models::catalog::Inner;
-use crate::models::fetch::{FetchConfig, Fetcher};
-use crate::models::headers::sound_model;
-use crate::models::import::{Present, exists};
+use crate::models::catalog::import::{Present, exists};
+use crate::models::library::headers::sound_model;
+use crate::models::library::split;
+use crate::models::library::store::{self, Record, RecordedFile};
 use crate::models::plan::Request;
-use crate::models::remote::{Destination, GGUF_MAGIC, RemoteFile, Resolved, Trust, Whole};
-use crate::models::store::{self, Record, RecordedFile};
-use crate::models::{Catalog, split, units};
+use crate::models::transfer::fetch::{FetchConfig, Fetcher};
+use crate::models::transfer::remote::{Destination, GGUF_MAGIC, RemoteFile, Resolved, Trust, Whole};
+use crate::models::units;
 use crate::n;
 
 const MANIFEST: &str =
@@ -40,14 +42,14 @@ pub struct OllamaName {
 
 /// Where the model's file is, and what it is.
 #[derive(Debug)]
-pub(in crate::models) struct Layer {
-    pub(in crate::models) url: Url,
+pub(crate) struct Layer {
+    pub(crate) url: Url,
     /// In bytes.
-    pub(in crate::models) size: u64,
+    pub(crate) size: u64,
     /// In lower-case hexadecimal.
-    pub(in crate::models) sha256: String,
+    pub(crate) sha256: String,
     /// The manifest's digest, `sha256:…`: the version of the whole model.
-    pub(in crate::models) manifest: String,
+    pub(crate) manifest: String,
 }
 
 #[derive(Deserialize)]
@@ -66,7 +68,7 @@ struct Descriptor {
 
 impl OllamaName {
     /// Understands a name. `None` where the text is none of Ollama's.
-    pub(in crate::models) fn parse(text: &str) -> Option<Result<Self>> {
+    pub(crate) fn parse(text: &str) -> Option<Result<Self>> {
         text.strip_prefix("ollama:").map(Self::understand)
     }
 
@@ -84,7 +86,7 @@ impl OllamaName {
     }
 
     /// What the model's file would be called if names had no limits.
-    pub(in crate::models) fn file_name(&self) -> String {
+    pub(crate) fn file_name(&self) -> String {
         let user = if self.namespace == "library" { String::new() } else { format!("{}-", self.namespace) };
         format!("{user}{}-{}.gguf", self.name, self.tag)
     }
@@ -94,7 +96,7 @@ impl OllamaName {
     /// # Errors
     /// [`Code::SourceNotFound`], [`Code::SourceUnauthorized`], [`Code::ModelUnsupported`] for what
     /// is no single GGUF file, and those of the transport.
-    pub(in crate::models) async fn layer(&self, endpoint: &Url, config: &FetchConfig) -> Result<Layer> {
+    pub(crate) async fn layer(&self, endpoint: &Url, config: &FetchConfig) -> Result<Layer> {
         let fetcher = Fetcher::new(config, &Trust::Endpoint(endpoint.clone()), endpoint);
         let url = self.url(endpoint, "manifests", &self.tag)?;
         let question = Question { method: Method::GET, url, credentials: None, accept: MANIFEST };
@@ -155,11 +157,7 @@ impl Catalog {
     ///
     /// # Errors
     /// Those of [`OllamaName::layer`]; [`Code::ModelExists`] where another model has its name.
-    pub(in crate::models) async fn resolve_ollama(
-        &self,
-        name: &OllamaName,
-        request: &Request,
-    ) -> Result<Resolved> {
+    pub(crate) async fn resolve_ollama(&self, name: &OllamaName, request: &Request) -> Result<Resolved> {
         let endpoint = &self.0.ollama;
         n!("ollama_ask", "Asking {} for {name}", endpoint.host_str().unwrap_or_default());
         let layer = name.layer(endpoint, &self.0.fetch).await?;

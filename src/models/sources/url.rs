@@ -5,36 +5,38 @@ use sha2::{Digest, Sha256};
 
 use super::{HELP, Source, invalid, is_sha256};
 use crate::error::{Code, Failure, Result};
-use crate::models::split::Part;
-use crate::models::{scan, store, units};
+use crate::models::library::scan;
+use crate::models::library::split::Part;
+use crate::models::library::store;
+use crate::models::units;
 
 /// A GGUF file on another machine.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct UrlSource {
     /// Without user, password and fragment.
-    pub(in crate::models) url: Url,
+    pub(crate) url: Url,
     /// What the file is called in the store.
-    pub(in crate::models) file_name: String,
+    pub(crate) file_name: String,
     /// What `#sha256=…` says that its contents must have, in lower case.
-    pub(in crate::models) sha256: Option<String>,
+    pub(crate) sha256: Option<String>,
 }
 
 impl UrlSource {
     /// The URL without its query, which may hold a signature.
-    pub(in crate::models) fn shown(&self) -> String {
+    pub(crate) fn shown(&self) -> String {
         let mut url = self.url.clone();
         url.set_query(None);
         url.to_string()
     }
 
     /// Tells one URL from another without keeping its query.
-    pub(in crate::models) fn digest(&self) -> String {
+    pub(crate) fn digest(&self) -> String {
         units::hex(&Sha256::digest(self.url.as_str()))
     }
 }
 
 /// Understands a URL. `None` where the text is none.
-pub(super) fn parse(text: &str) -> Option<Result<Source>> {
+pub(crate) fn parse(text: &str) -> Option<Result<Source>> {
     (has_scheme(text, "https") || has_scheme(text, "http")).then(|| remote(text))
 }
 

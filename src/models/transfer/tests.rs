@@ -10,8 +10,12 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 
 use super::*;
+use crate::models::Catalog;
+use crate::models::Downloaded;
+use crate::models::Request;
+use crate::models::Source;
+use crate::models::Status;
 use crate::models::testing::{config, gguf_of};
-use crate::models::{Catalog, Downloaded, Request, Source, Status};
 
 /// A disk with room for so many more bytes, on which a write may be cut short before it fails.
 #[derive(Debug)]

@@ -9,35 +9,35 @@ use super::choice::Sibling;
 use super::name;
 use crate::config::Timers;
 use crate::error::{Code, Failure, Result};
-use crate::models::fetch::Fetcher;
-use crate::models::remote::Credentials;
 use crate::models::sources::ask::{Answer, Question, ask};
 use crate::models::sources::is_sha256;
+use crate::models::transfer::fetch::Fetcher;
+use crate::models::transfer::remote::Credentials;
 
 /// One conversation with the Hub.
 #[derive(Debug)]
-pub(super) struct Api<'a> {
-    pub(super) endpoint: &'a Url,
-    pub(super) credentials: Option<Credentials>,
-    pub(super) fetcher: Fetcher,
-    pub(super) timers: &'a Timers,
+pub(crate) struct Api<'a> {
+    pub(crate) endpoint: &'a Url,
+    pub(crate) credentials: Option<Credentials>,
+    pub(crate) fetcher: Fetcher,
+    pub(crate) timers: &'a Timers,
 }
 
 /// A repository at one commit.
 #[derive(Debug)]
-pub(super) struct Repository {
-    pub(super) commit: String,
+pub(crate) struct Repository {
+    pub(crate) commit: String,
     /// Whether its owner lets in only those who asked.
-    pub(super) is_gated: bool,
-    pub(super) files: Vec<Sibling>,
+    pub(crate) is_gated: bool,
+    pub(crate) files: Vec<Sibling>,
 }
 
 /// What the Hub says of one file.
 #[derive(Debug)]
-pub(super) struct FileFacts {
+pub(crate) struct FileFacts {
     /// What the cache calls its contents: the SHA-256 of a large file, git's hash of a small one.
-    pub(super) etag: String,
-    pub(super) size: Option<u64>,
+    pub(crate) etag: String,
+    pub(crate) size: Option<u64>,
 }
 
 #[derive(Deserialize)]
@@ -65,7 +65,7 @@ struct Lfs {
 
 impl Api<'_> {
     /// The repository as it is at that revision.
-    pub(super) async fn repository(&self, repo: &str, revision: &str) -> Result<Repository> {
+    pub(crate) async fn repository(&self, repo: &str, revision: &str) -> Result<Repository> {
         let url =
             beneath(self.endpoint, &format!("api/models/{repo}/revision/{}?blobs=true", encoded(revision)))?;
         let answer = self.ask(Method::GET, url).await?;
@@ -96,7 +96,7 @@ impl Api<'_> {
     }
 
     /// What the Hub says of a file, without fetching it. It refuses here whoever may not have it.
-    pub(super) async fn file(&self, repo: &str, commit: &str, path: &str) -> Result<FileFacts> {
+    pub(crate) async fn file(&self, repo: &str, commit: &str, path: &str) -> Result<FileFacts> {
         let answer = self.ask(Method::HEAD, file_url(self.endpoint, repo, commit, path)?).await?;
         if !answer.status.is_success() && !answer.status.is_redirection() {
             return Err(self.refusal(answer, repo, commit, Some(path)));
@@ -191,7 +191,7 @@ impl Api<'_> {
 }
 
 /// Where a file is to be had.
-pub(super) fn file_url(endpoint: &Url, repo: &str, commit: &str, path: &str) -> Result<Url> {
+pub(crate) fn file_url(endpoint: &Url, repo: &str, commit: &str, path: &str) -> Result<Url> {
     let path: Vec<_> = path.split('/').map(encoded).collect();
     beneath(endpoint, &format!("{repo}/resolve/{commit}/{}", path.join("/")))
 }

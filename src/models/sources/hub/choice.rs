@@ -8,8 +8,10 @@ use std::path::PathBuf;
 
 use super::name::{HubName, Pick};
 use crate::error::{Choice, Code, Failure, Result};
-use crate::models::split::{self, Part};
-use crate::models::{hub_cache, scan, units};
+use crate::models::library::hub_cache;
+use crate::models::library::scan;
+use crate::models::library::split::{self, Part};
+use crate::models::units;
 use crate::{n, text};
 
 /// How many candidates a failure lists.
@@ -17,22 +19,22 @@ const MOST_LISTED: usize = 30;
 
 /// A file of a repository, as the Hub describes it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Sibling {
+pub(crate) struct Sibling {
     /// Its path in the repository.
-    pub(super) path: String,
+    pub(crate) path: String,
     /// In bytes.
-    pub(super) size: Option<u64>,
+    pub(crate) size: Option<u64>,
     /// What the Hub says that its contents have.
-    pub(super) sha256: Option<String>,
+    pub(crate) sha256: Option<String>,
 }
 
 /// One model of a repository.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Candidate {
+pub(crate) struct Candidate {
     /// Its files, in order.
-    pub(super) files: Vec<Sibling>,
+    pub(crate) files: Vec<Sibling>,
     /// How its weights are quantised, by the name of its file.
-    pub(super) tag: Option<String>,
+    pub(crate) tag: Option<String>,
 }
 
 impl Candidate {
@@ -59,7 +61,7 @@ impl Candidate {
 }
 
 /// The models among these files: no projectors, no importance matrices, nothing that lacks a part.
-pub(super) fn candidates(files: &[Sibling]) -> Vec<Candidate> {
+pub(crate) fn candidates(files: &[Sibling]) -> Vec<Candidate> {
     let is_model = |file: &&Sibling| {
         let name = file.path.rsplit('/').next().unwrap_or_default();
         scan::is_model_name(name) && !name.to_ascii_lowercase().contains("imatrix")
@@ -83,7 +85,7 @@ pub(super) fn candidates(files: &[Sibling]) -> Vec<Candidate> {
 ///
 /// # Errors
 /// [`Code::ModelAmbiguous`] with all that it may mean; [`Code::SourceNotFound`] with all there are.
-pub(super) fn choose(name: &HubName, files: &[Sibling]) -> Result<Candidate> {
+pub(crate) fn choose(name: &HubName, files: &[Sibling]) -> Result<Candidate> {
     let mut candidates = candidates(files);
     let repo = &name.repo;
     if candidates.is_empty() {
@@ -125,7 +127,7 @@ pub(super) fn choose(name: &HubName, files: &[Sibling]) -> Result<Candidate> {
 }
 
 /// Whether only one model of the repository has that tag: then it names it in the catalog.
-pub(super) fn is_alone(tag: &str, files: &[Sibling]) -> bool {
+pub(crate) fn is_alone(tag: &str, files: &[Sibling]) -> bool {
     candidates(files).iter().filter(|candidate| candidate.tag.as_deref() == Some(tag)).count() == 1
 }
 

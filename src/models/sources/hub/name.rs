@@ -7,10 +7,10 @@
 use std::fmt;
 
 use crate::error::{Code, Failure, Result};
-use crate::models::scan;
+use crate::models::library::scan;
 
 /// The revision of a repository where none is asked for.
-pub(in crate::models) const MAIN: &str = "main";
+pub(crate) const MAIN: &str = "main";
 /// What the Hub allows for the name of an organisation, a user or a repository, in bytes.
 const MAX_SEGMENT: usize = 96;
 /// The longest path or revision, in bytes.
@@ -20,16 +20,16 @@ const MAX_PATH: usize = 512;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct HubName {
     /// `org/repo`.
-    pub(in crate::models) repo: String,
+    pub(crate) repo: String,
     /// Which of the repository's models.
-    pub(in crate::models) pick: Pick,
+    pub(crate) pick: Pick,
     /// The revision, where the name holds one.
-    pub(in crate::models) revision: Option<String>,
+    pub(crate) revision: Option<String>,
 }
 
 /// Which of a repository's models is meant.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(in crate::models) enum Pick {
+pub(crate) enum Pick {
     /// The only one.
     Only,
     /// The one quantised that way, in whatever case.
@@ -40,7 +40,7 @@ pub(in crate::models) enum Pick {
 
 impl HubName {
     /// Understands a name. `None` where the text is none of the Hub's.
-    pub(in crate::models) fn parse(text: &str) -> Option<Result<Self>> {
+    pub(crate) fn parse(text: &str) -> Option<Result<Self>> {
         let prefixed = text.strip_prefix("hf:");
         let name = prefixed.unwrap_or(text);
         let is_name = prefixed.is_some() || (name.contains('/') && !name.contains("://"));
@@ -111,7 +111,7 @@ impl fmt::Display for HubName {
 }
 
 /// Refuses what is no branch, tag or commit of git (`git check-ref-format`, and narrower).
-pub(super) fn check_revision(revision: &str) -> Result<()> {
+pub(crate) fn check_revision(revision: &str) -> Result<()> {
     let allowed = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '/' | '+' | '-');
     if is_path(revision) && !revision.starts_with('-') && revision.chars().all(allowed) {
         return Ok(());
@@ -124,7 +124,7 @@ pub(super) fn check_revision(revision: &str) -> Result<()> {
 }
 
 /// Whether the text is a path that stays where it is put: no empty, hidden or climbing segment.
-pub(super) fn is_path(path: &str) -> bool {
+pub(crate) fn is_path(path: &str) -> bool {
     let sound = |segment: &str| !segment.is_empty() && !segment.starts_with('.');
     path.len() <= MAX_PATH
         && path.split('/').all(sound)
@@ -132,7 +132,7 @@ pub(super) fn is_path(path: &str) -> bool {
 }
 
 /// Whether a commit is named: 40 hexadecimal digits.
-pub(in crate::models) fn is_commit(revision: &str) -> bool {
+pub(crate) fn is_commit(revision: &str) -> bool {
     revision.len() == 40 && revision.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))
 }
 

@@ -1,0 +1,328 @@
+//! Asking another server for something, hop by hop.
+//!
+//! Redirects are followed here and not by the client, so that each target is vetted ([`Guard`]) and
+//! a token is shown to the server that it is for and to no other. The deadline of an answer is armed
+//! before the connection is made. Nothing that the other server wrote appears in a failure: only its
+//! host and its status.
+
+use std::sync::OnceLock;
+use std::time::{Duration, SystemTime};
+
+use bytes::{Bytes, BytesMut};
+use reqwest::header::{ACCEPT_ENCODING, AUTHORIZATION, HeaderMap, HeaderName, LOCATION, RETRY_AFTER};
+use reqwest::{Client, Method, Response, StatusCode, Url};
+
+use crate::config::{Config, Timers};
+use crate::error::{Code, Failure, Result};
+use crate::http::client;
+use crate::models::transfer::guard::{Guard, Vetted, authority};
+use crate::models::transfer::remote::{Credentials, Trust};
+use crate::models::units;
+
+/// How many redirects are followed.
+const MAX_REDIRECTS: usize = 10;
+
+/// Asks servers on behalf of one source or one transfer, over connections of its own.
+#[derive(Debug)]
+pub(crate) struct Fetcher {
+    guard: Guard,
+    timers: Timers,
+    https: OnceLock<Client>,
+    http: OnceLock<Client>,
+}
+
+/// What is asked of a server.
+#[derive(Clone, Debug)]
+pub(crate) struct Ask<'a> {
+    pub(crate) method: Method,
+    pub(crate) url: &'a Url,
+    pub(crate) headers: HeaderMap,
+    pub(crate) credentials: Option<&'a Credentials>,
+}
+
+/// An answer whose body has not been read yet. Its status has not been judged.
+#[derive(Debug)]
+pub(crate) struct Hop {
+    pub(crate) response: Response,
+    /// Where it came from.
+    pub(crate) url: Url,
+    /// The host of that.
+    pub(crate) host: String,
+}
+
+/// Why a request came to nothing, and what that means for a second one.
+#[derive(Debug)]
+pub(crate) struct Trouble {
+    pub(crate) failure: Failure,
+    pub(crate) kind: TroubleKind,
+}
+
+/// What may be done about a [`Trouble`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum TroubleKind {
+    /// Nothing: it will be the same the next time.
+    Fatal,
+    /// It may go better the next time.
+    Passing,
+    /// The server asked to be left alone for so long.
+    Later(Duration),
+    /// Nothing came, or next to nothing.
+    Stalled,
+    /// The file is another one than when the transfer began.
+    Changed,
+    /// The place that a redirect had led to does not give the file any more.
+    Expired,
+    /// What has come so far cannot be gone on with.
+    Restart,
+}
+
+pub(crate) type Tried<T> = std::result::Result<T, Trouble>;
+
+impl From<Trouble> for Failure {
+    fn from(trouble: Trouble) -> Self {
+        trouble.failure
+    }
+}
+
+impl Trouble {
+    pub(crate) fn new(kind: TroubleKind, failure: Failure) -> Self {
+        Self { failure, kind }
+    }
+
+    pub(crate) fn fatal(failure: Failure) -> Self {
+        Self::new(TroubleKind::Fatal, failure)
+    }
+
+    pub(crate) fn passing(failure: Failure) -> Self {
+        Self::new(TroubleKind::Passing, failure)
+    }
+}
+
+impl<'a> Ask<'a> {
+    /// A `GET` of `url`.
+    pub(crate) fn get(url: &'a Url, credentials: Option<&'a Credentials>) -> Self {
+        Self { method: Method::GET, url, headers: HeaderMap::new(), credentials }
+    }
+}
+
+impl Fetcher {
+    /// A fetcher for servers that are trusted as `trust` says; `url` is the one that was named.
+    pub(crate) fn new(config: &FetchConfig, trust: &Trust, url: &Url) -> Self {
+        let endpoint = match trust {
+            Trust::Named => None,
+            Trust::Endpoint(url) => authority(url),
+        };
+        let named = authority(url).filter(|_| config.is_local && matches!(trust, Trust::Named));
+        let guard = Guard::new(config.allow_hosts.clone(), named, endpoint, config.timers.connect);
+        Self { guard, timers: config.timers.clone(), https: OnceLock::new(), http: OnceLock::new() }
+    }
+
+    /// Asks, and does not follow a redirect.
+    ///
+    /// # Errors
+    /// Where the address is refused, or no answer begins within the time of a stall.
+    pub(crate) async fn send(&self, ask: Ask<'_>) -> Tried<Hop> {
+        let Ask { method, url, mut headers, credentials } = ask;
+        self.guard.vet(url).await?;
+        let (host, port) = authority(url).unwrap_or_default();
+        tracing::debug!(%host, port, %method, "asking for a file");
+        headers.insert(ACCEPT_ENCODING, reqwest::header::HeaderValue::from_static("identity"));
+        headers.remove(AUTHORIZATION);
+        if let Some(header) = credentials.and_then(|credentials| credentials.for_url(url)) {
+            headers.insert(AUTHORIZATION, header);
+        }
+        let request = self.client(url)?.request(method, url.clone()).headers(headers);
+        let stall = self.timers.stall;
+        let sent = tokio::time::timeout(stall, request.send()).await.map_err(|_| {
+            let failure = failed(format!("{host} did not answer within {}", units::duration(stall)))
+                .hint("the server hangs, or a firewall drops the connection: try again later");
+            Trouble::new(TroubleKind::Stalled, failure)
+        })?;
+        let response = sent.map_err(|error| {
+            let failure = failed(format!("{host} could not be asked"))
+                .cause(&error.without_url())
+                .hint("check the URL and this machine's network; behind a proxy, allow a direct connection");
+            Trouble::passing(failure)
+        })?;
+        Ok(Hop { response, url: url.clone(), host })
+    }
+
+    /// Asks, and follows redirects to the first answer that is none.
+    ///
+    /// # Errors
+    /// Those of [`Self::send`]; a redirect to nowhere, to a place that is refused, or in a loop.
+    pub(crate) async fn follow(&self, ask: Ask<'_>) -> Tried<Hop> {
+        let mut url = ask.url.clone();
+        for _ in 0..=MAX_REDIRECTS {
+            let hop = self.send(Ask { url: &url, headers: ask.headers.clone(), ..ask.clone() }).await?;
+            // 300 and 304 are answers to something that was not asked.
+            if !matches!(hop.response.status().as_u16(), 301 | 302 | 303 | 307 | 308) {
+                return Ok(hop);
+            }
+            url = hop.location()?;
+            tracing::debug!(host = %hop.host, to = url.host_str().unwrap_or_default(), "redirected");
+        }
+        let host = url.host_str().unwrap_or_default();
+        Err(Trouble::fatal(
+            failed(format!("more than {MAX_REDIRECTS} redirects, the last to {host}"))
+                .hint("check the URL in a browser"),
+        ))
+    }
+
+    /// The whole body of an answer that is small.
+    ///
+    /// # Errors
+    /// Where it stalls, breaks off, or is longer than `most` bytes.
+    pub(crate) async fn body(&self, mut hop: Hop, most: usize) -> Tried<Bytes> {
+        let mut body = BytesMut::new();
+        loop {
+            let piece = tokio::time::timeout(self.timers.stall, hop.response.chunk()).await;
+            let piece = piece
+                .map_err(|_| {
+                    let stall = units::duration(self.timers.stall);
+                    let failure = failed(format!("{} sent nothing for {stall}", hop.host));
+                    Trouble::new(TroubleKind::Stalled, failure)
+                })?
+                .map_err(|error| {
+                    let what = format!("{} broke off its answer", hop.host);
+                    Trouble::passing(failed(what).cause(&error.without_url()))
+                })?;
+            let Some(piece) = piece else { return Ok(body.freeze()) };
+            if body.len() + piece.len() > most {
+                let most = units::bytes(most as u64);
+                return Err(Trouble::fatal(failed(format!("{} answered with more than {most}", hop.host))));
+            }
+            body.extend_from_slice(&piece);
+        }
+    }
+
+    fn client(&self, url: &Url) -> Tried<&Client> {
+        let is_http = url.scheme() == "http";
+        let slot = if is_http { &self.http } else { &self.https };
+        if let Some(client) = slot.get() {
+            return Ok(client);
+        }
+        let client = client_of(self.guard.vetted.clone(), is_http, &self.timers).map_err(Trouble::fatal)?;
+        Ok(slot.get_or_init(|| client))
+    }
+}
+
+impl Hop {
+    /// A header of the answer, if it is text.
+    pub(crate) fn header(&self, name: HeaderName) -> Option<&str> {
+        self.response.headers().get(name).and_then(|value| value.to_str().ok())
+    }
+
+    /// Where a redirect leads.
+    ///
+    /// # Errors
+    /// Where that is no address.
+    pub(crate) fn location(&self) -> Tried<Url> {
+        let next = self.header(LOCATION).and_then(|location| self.url.join(location).ok());
+        let mut next = next.ok_or_else(|| {
+            let status = self.response.status().as_u16();
+            Trouble::fatal(failed(format!("{} redirected ({status}) to no valid address", self.host)))
+        })?;
+        // The client would make an Authorization header of them.
+        let _ = (next.set_username(""), next.set_password(None));
+        Ok(next)
+    }
+
+    /// What an answer other than a success means.
+    pub(crate) fn trouble(&self) -> Trouble {
+        let (host, status) = (&self.host, self.response.status());
+        let code = status.as_u16();
+        match status {
+            StatusCode::NOT_FOUND | StatusCode::GONE => Trouble::fatal(
+                Failure::new(Code::SourceNotFound, format!("{host} has no such file ({code})"))
+                    .hint("check the URL's path"),
+            ),
+            StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => Trouble::fatal(
+                failed(format!("{host} does not give the file to everybody ({code})"))
+                    .hint("fetch the file with your own credentials and import it with file:/path"),
+            ),
+            StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE => {
+                let failure = failed(format!("{host} is too busy ({code})")).hint("try again later");
+                let after = self.header(RETRY_AFTER).and_then(|text| retry_after(text, SystemTime::now()));
+                Trouble::new(after.map_or(TroubleKind::Passing, TroubleKind::Later), failure)
+            }
+            _ if status.is_server_error() || status == StatusCode::REQUEST_TIMEOUT => {
+                Trouble::passing(failed(format!("{host} answered {code}")).hint("try again later"))
+            }
+            _ => Trouble::fatal(
+                failed(format!("{host} answered {code} where 200 was expected"))
+                    .hint("check the URL in a browser"),
+            ),
+        }
+    }
+}
+
+/// What of the settings concerns asking servers.
+#[derive(Clone, Debug)]
+pub(crate) struct FetchConfig {
+    pub(crate) allow_hosts: Vec<String>,
+    /// Whether only this machine can reach the hive.
+    pub(crate) is_local: bool,
+    pub(crate) timers: Timers,
+}
+
+impl FetchConfig {
+    pub(crate) fn of(config: &Config) -> Self {
+        Self {
+            allow_hosts: config.downloads.allow_hosts.clone(),
+            is_local: config.bind.is_loopback(),
+            timers: config.timers.clone(),
+        }
+    }
+}
+
+/// A download that went wrong at the other end; where more is known, another hint takes this one's
+/// place.
+pub(crate) fn failed(message: String) -> Failure {
+    Failure::new(Code::DownloadFailed, message)
+        .hint("try again; where it fails again, ask whoever runs that server or use another source")
+}
+
+/// How long `Retry-After` (RFC 9110, section 10.2.3) asks to wait: seconds, or until an instant.
+fn retry_after(text: &str, now: SystemTime) -> Option<Duration> {
+    let text = text.trim();
+    if !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit()) {
+        // More digits than fit are more seconds than anybody waits.
+        return Some(Duration::from_secs(text.parse().unwrap_or(u64::MAX)));
+    }
+    let at = httpdate::parse_http_date(text).ok()?;
+    Some(at.duration_since(now).unwrap_or_default())
+}
+
+fn client_of(vetted: Vetted, is_http: bool, timers: &Timers) -> Result<Client> {
+    let builder = client::builder(timers.connect)
+        // Retries are counted by the transfer; nested ones would multiply.
+        .retry(reqwest::retry::never())
+        // A proxy would resolve the name again, past the guard.
+        .no_proxy()
+        .dns_resolver(vetted);
+    // Plain HTTP works on a machine without root certificates, too.
+    let builder = if is_http { builder.tls_certs_only([]) } else { builder };
+    builder.build().map_err(|error| {
+        failed("the HTTPS client could not be set up".into())
+            .cause(&error)
+            .hint("the machine needs root certificates: install the package ca-certificates")
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn retry_after_is_seconds_or_an_instant() {
+        let now = httpdate::parse_http_date("Mon, 23 Nov 2026 12:00:00 GMT").unwrap();
+        let seconds = |text| retry_after(text, now).map(|after| after.as_secs());
+        assert_eq!(seconds("120"), Some(120));
+        assert_eq!(seconds("Mon, 23 Nov 2026 12:00:07 GMT"), Some(7));
+        assert_eq!(seconds("Mon, 23 Nov 2020 12:00:07 GMT"), Some(0));
+        assert_eq!(seconds("99999999999999999999999"), Some(u64::MAX));
+        assert_eq!(seconds("-1"), None);
+        assert_eq!(seconds("soon"), None);
+    }
+}

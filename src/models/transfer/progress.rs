@@ -1,0 +1,94 @@
+//! How fast a transfer is, over its last seconds, and when it will be done.
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use crate::models::units;
+use crate::narration::Progress;
+
+/// The time over which the rate is taken.
+const WINDOW: Duration = Duration::from_secs(5);
+
+/// Measures one transfer.
+#[derive(Debug)]
+pub(crate) struct Meter {
+    /// Instants within the window, and the bytes done then. Never empty.
+    samples: VecDeque<(Instant, u64)>,
+}
+
+impl Meter {
+    /// A transfer that starts `now` with `done` bytes done.
+    pub(crate) fn starting_at(done: u64, now: Instant) -> Self {
+        Self { samples: VecDeque::from([(now, done)]) }
+    }
+
+    /// Where the transfer is, with `done` bytes of `total` done by `now`.
+    pub(crate) fn sample(&mut self, done: u64, total: Option<u64>, now: Instant) -> Progress {
+        while self.samples.len() > 1 && now - self.samples[1].0 >= WINDOW {
+            self.samples.pop_front();
+        }
+        // What was damaged is done a second time.
+        if self.samples.back().is_some_and(|&(_, before)| before > done) {
+            self.samples = VecDeque::from([(now, done)]);
+        }
+        let (since, before) = self.samples[0];
+        self.samples.push_back((now, done));
+        let seconds = (now - since).as_secs_f64();
+        let rate = if seconds > 0.0 { ((done - before) as f64 / seconds) as u64 } else { 0 };
+        let left = total.map(|total| total.saturating_sub(done));
+        Progress {
+            done,
+            total,
+            unit: "bytes".to_owned(),
+            rate_per_second: Some(rate),
+            eta_seconds: left.filter(|_| rate > 0).map(|left| left.div_ceil(rate)),
+            connections: None,
+        }
+    }
+}
+
+/// `1.2 GB of 4.8 GB (25 %), 70.0 MB/s, 51 s left, 8 connections`.
+pub(crate) fn sentence(progress: &Progress) -> String {
+    let mut text = units::bytes(progress.done);
+    if let Some(total) = progress.total {
+        let percent = (u128::from(progress.done) * 100).checked_div(u128::from(total)).unwrap_or(100);
+        text += &format!(" of {} ({percent} %)", units::bytes(total));
+    }
+    if let Some(rate) = progress.rate_per_second {
+        text += &format!(", {}/s", units::bytes(rate));
+    }
+    if let Some(seconds) = progress.eta_seconds {
+        text += &format!(", {seconds} s left");
+    }
+    match progress.connections {
+        None | Some(0) => {}
+        Some(1) => text += ", 1 connection",
+        Some(count) => text += &format!(", {count} connections"),
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_rate_is_of_the_last_seconds_and_falls_to_zero_in_a_stall() {
+        let start = Instant::now();
+        let at = |seconds| start + Duration::from_secs(seconds);
+        let mut meter = Meter::starting_at(0, start);
+        let total = Some(10_000);
+        let progress = meter.sample(4000, total, at(2));
+        assert_eq!((progress.rate_per_second, progress.eta_seconds), (Some(2000), Some(3)));
+        assert_eq!(sentence(&progress), "3.9 KiB of 9.8 KiB (40 %), 2.0 KiB/s, 3 s left");
+        meter.sample(4000, total, at(7));
+        let progress = meter.sample(4000, total, at(12));
+        assert_eq!((progress.rate_per_second, progress.eta_seconds), (Some(0), None));
+        let again = Progress { connections: Some(2), ..meter.sample(1000, total, at(13)) };
+        assert_eq!(sentence(&again), "1000 bytes of 9.8 KiB (10 %), 0 bytes/s, 2 connections");
+        let unknown = Meter::starting_at(0, start).sample(0, None, start);
+        assert_eq!(sentence(&unknown), "0 bytes, 0 bytes/s");
+    }
+}

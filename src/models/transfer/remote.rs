@@ -1,0 +1,163 @@
+//! The seam between where models come from and how they get here.
+//!
+//! A source resolves a name to a [`Resolved`]: which files there are, where each is to be had
+//! ([`RemoteFile`]) and where it goes ([`Destination`]). The transfer knows nothing of hubs, and a
+//! source knows nothing of ranges, retries and hashes. When every file is in its place,
+//! [`Resolved::commit`] makes them a model.
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use reqwest::Url;
+use reqwest::header::HeaderValue;
+
+use crate::error::Result;
+use crate::models::transfer::guard::authority;
+
+/// What every GGUF file begins with.
+pub(crate) const GGUF_MAGIC: &[u8] = b"GGUF";
+
+/// A model as its source has it, ready to be transferred. The preflight narrates it.
+pub(crate) struct Resolved {
+    /// The id or name that the model will have.
+    pub(crate) model: String,
+    /// As [`crate::models::Model::source`].
+    pub(crate) source: String,
+    /// As [`crate::models::Model::revision`].
+    pub(crate) revision: Option<String>,
+    /// As [`crate::models::Plan::gated`].
+    pub(crate) gated: Option<bool>,
+    /// What else the preflight has to say, one sentence each.
+    pub(crate) remarks: Vec<String>,
+    /// The files of the model, in order. Those that are here already are among them.
+    pub(crate) files: Vec<(RemoteFile, Destination)>,
+    /// Makes a model of the files once all are in their places (links, refs, records), on the
+    /// blocking pool. Idempotent: each of several jobs that shared a transfer calls its own.
+    /// Answers the path at which the catalog lists the model.
+    pub(crate) commit: Commit,
+}
+
+/// See [`Resolved::commit`]. Is given what became of each file, in order.
+pub(crate) type Commit = Box<dyn FnOnce(&[Whole]) -> Result<PathBuf> + Send + Sync>;
+
+/// One remote file, resolved: what the transfer needs to know.
+#[derive(Clone, Debug)]
+pub(crate) struct RemoteFile {
+    /// What it is called in narrations.
+    pub(crate) name: String,
+    /// As [`crate::models::Model::source`]; without a query, which may hold a signature.
+    pub(crate) source: String,
+    /// Where it is asked for. Redirects are followed on each request, and the place that they led to
+    /// is asked directly until it refuses.
+    pub(crate) url: Url,
+    /// What proves who asks, and to whom alone it is shown.
+    pub(crate) credentials: Option<Credentials>,
+    /// Size in bytes, where the source says. A server that disagrees fails the transfer.
+    pub(crate) size: Option<u64>,
+    /// The SHA-256 that the source promises, in lower-case hexadecimal.
+    pub(crate) sha256: Option<String>,
+    /// The source's own name of this version of the file (an `ETag`, a digest, a commit). Of two
+    /// transfers to one place, the later resumes the earlier only where these agree.
+    pub(crate) version: Option<String>,
+    /// What its first bytes must be; empty where anything goes.
+    pub(crate) magic: &'static [u8],
+    /// Who named the server: that decides which addresses may be connected to.
+    pub(crate) trust: Trust,
+}
+
+/// An `Authorization` header for one server. It never travels to another, not across a redirect
+/// either.
+#[derive(Clone)]
+pub(crate) struct Credentials {
+    /// Host and port of the only server that is shown the header.
+    host: (String, u16),
+    https: bool,
+    header: HeaderValue,
+}
+
+/// Which servers a transfer may connect to, besides those of the public internet over https.
+#[derive(Clone, Debug)]
+pub(crate) enum Trust {
+    /// The user named the URL: where only this machine can reach the hive, that very server may be
+    /// on this machine's loopback.
+    Named,
+    /// The URL belongs to this configured endpoint. It may be anywhere, over plain http too; where it
+    /// is itself on loopback or on a private network, so may be what it redirects to.
+    Endpoint(Url),
+}
+
+/// Where a file goes.
+#[derive(Clone)]
+pub(crate) struct Destination {
+    /// Where it lies until it is whole; on the same file system as `target`. Its journal lies beside
+    /// it, with `.journal` added to the name.
+    pub(crate) partial: PathBuf,
+    /// Where it lies then. Jobs with the same target share one transfer.
+    pub(crate) target: PathBuf,
+    /// A lock file of other programs' that is to be held while the file is written
+    /// (huggingface_hub's `.locks/…/ETAG.lock`). Made where it is missing.
+    pub(crate) lock: Option<PathBuf>,
+    /// Whether to transfer the file although there is one at `target`.
+    pub(crate) replace: bool,
+    /// Checks the whole, verified file at the path that it is given, and puts down what must be on
+    /// the disk before the file has its name. On the blocking pool.
+    pub(crate) accept: Accept,
+}
+
+/// See [`Destination::accept`].
+pub(crate) type Accept = Arc<dyn Fn(&Path, &Whole) -> Result<()> + Send + Sync>;
+
+/// A file that is here, in its place.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Whole {
+    /// Size in bytes.
+    pub(crate) size: u64,
+    /// In lower-case hexadecimal; `None` where the file was there already and nobody hashed it.
+    pub(crate) sha256: Option<String>,
+    /// Whether the hash was compared with one that the source promised.
+    pub(crate) is_verified: bool,
+}
+
+impl Credentials {
+    /// A bearer token for the server of `url` alone. `None` where the token cannot be a header.
+    pub(crate) fn bearer(url: &Url, token: &str) -> Option<Self> {
+        let mut header = HeaderValue::from_str(&format!("Bearer {token}")).ok()?;
+        header.set_sensitive(true);
+        Some(Self { host: authority(url)?, https: url.scheme() == "https", header })
+    }
+
+    /// The header, if `url` is of the server that it is for, by the same scheme or a safer one.
+    pub(crate) fn for_url(&self, url: &Url) -> Option<HeaderValue> {
+        let same_host = authority(url).is_some_and(|host| host == self.host);
+        (same_host && (!self.https || url.scheme() == "https")).then(|| self.header.clone())
+    }
+}
+
+impl fmt::Debug for Credentials {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Credentials").field("host", &self.host).finish_non_exhaustive()
+    }
+}
+
+impl fmt::Debug for Destination {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Destination").field("target", &self.target).finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_token_is_shown_to_its_own_server_alone() {
+        let url = |text| Url::parse(text).unwrap();
+        let token = Credentials::bearer(&url("https://hub.example/api"), "secret").unwrap();
+        assert!(token.for_url(&url("https://hub.example/x")).is_some());
+        for other in ["http://hub.example:443/x", "https://hub.example:444/x", "https://cdn.example/x"] {
+            assert!(token.for_url(&url(other)).is_none(), "{other}");
+        }
+        assert!(!format!("{token:?}").contains("secret"));
+    }
+}
