@@ -6,7 +6,6 @@ pub(crate) mod delete;
 pub(crate) mod download;
 pub(crate) mod import;
 pub(crate) mod resolve;
-pub(crate) mod transfers;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -17,7 +16,6 @@ use reqwest::Url;
 use crate::config::Config;
 use crate::error::{Code, Failure, Result};
 use crate::models::Model;
-use crate::models::catalog::transfers::Transfers;
 use crate::models::library::folders::Folders;
 use crate::models::library::headers::Headers;
 use crate::models::library::hub_cache;
@@ -26,9 +24,10 @@ use crate::models::library::listing::Remembered;
 use crate::models::library::reconcile::Reconciled;
 use crate::models::library::store::Store;
 use crate::models::sources::Hub;
-use crate::models::transfer::Shop;
+use crate::models::transfer::context::TransferContext;
 use crate::models::transfer::disk::{Disk, RealDisk};
 use crate::models::transfer::fetch::FetchConfig;
+use crate::models::transfer::transfers::Transfers;
 use crate::spawn;
 use crate::text::clip;
 use crate::turns::Turns;
@@ -61,12 +60,11 @@ pub(crate) struct Inner {
     pub(crate) last: Mutex<Option<Arc<Remembered>>>,
     /// Whether only this machine can reach the hive: then its callers may name any file.
     pub(crate) is_local: bool,
-    pub(crate) shop: Arc<Shop>,
     pub(crate) transfers: Transfers,
     /// What was found, and done about it, when the catalog was opened.
     pub(crate) reconciled: Reconciled,
     /// To write a file: jobs that want the same one wait for each other.
-    pub(crate) turns: Turns<PathBuf>,
+    pub(crate) turns: Arc<Turns<PathBuf>>,
 }
 
 impl Catalog {
@@ -92,6 +90,7 @@ impl Catalog {
         let ollama = Url::parse(&config.ollama.endpoint).map_err(|error| {
             Failure::new(Code::ConfigInvalid, "[ollama] endpoint is not a URL").cause(&error)
         })?;
+        let turns = Arc::<Turns<_>>::default();
         Ok(Self(Arc::new(Inner {
             store,
             reconciled,
@@ -105,9 +104,8 @@ impl Catalog {
             known: Folders::default(),
             last: Mutex::default(),
             is_local: config.bind.is_loopback(),
-            shop: Arc::new(Shop::new(config, disk)),
-            transfers: Transfers::default(),
-            turns: Turns::default(),
+            transfers: Transfers::new(TransferContext::new(config, disk), Arc::clone(&turns)),
+            turns,
         })))
     }
 

@@ -18,6 +18,7 @@
 pub(crate) mod board;
 pub(crate) mod budget;
 pub(crate) mod connection;
+pub(crate) mod context;
 pub(crate) mod disk;
 pub(crate) mod fetch;
 pub(crate) mod guard;
@@ -27,6 +28,8 @@ pub(crate) mod partial;
 pub(crate) mod progress;
 pub(crate) mod remote;
 pub(crate) mod report;
+pub(crate) mod transfers;
+pub(crate) mod trouble;
 pub(crate) mod writer;
 
 use std::fs::File;
@@ -47,18 +50,17 @@ use tokio::sync::watch;
 use tokio::time::{Instant, MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 
-use crate::config::{Config, Downloads, Timers};
 use crate::error::{Code, Failure, Result};
 use crate::models::transfer::board::{Board, Filled};
 use crate::models::transfer::budget::Budget;
-use crate::models::transfer::disk::Disk;
-use crate::models::transfer::fetch::{FetchConfig, Fetcher, Tried, Trouble, TroubleKind, failed};
+use crate::models::transfer::context::TransferContext;
+use crate::models::transfer::fetch::Fetcher;
 use crate::models::transfer::journal::{Claim, Contents, Head, Journal};
-use crate::models::transfer::limiter::Limiter;
 use crate::models::transfer::partial::Partial;
 use crate::models::transfer::progress::Meter;
-use crate::models::transfer::remote::{Destination, RemoteFile, Whole};
+use crate::models::transfer::remote::{Destination, Refusal, RemoteFile, StoredFile};
 use crate::models::transfer::report::Reporter;
+use crate::models::transfer::trouble::{FetchResult, Trouble, TroubleKind, download_failed};
 use crate::models::transfer::writer::{Part, Queue};
 use crate::models::units;
 use crate::narration::Level;
@@ -77,20 +79,10 @@ const FAST_AND_NEAR: u64 = 64 << 20;
 /// A transfer stops before the disk has less room than this, in bytes.
 const LAST_ROOM: u64 = 64 << 20;
 
-/// What all transfers of a hive share.
-#[derive(Debug)]
-pub(crate) struct Shop {
-    pub(crate) downloads: Downloads,
-    pub(crate) timers: Timers,
-    pub(crate) fetch: FetchConfig,
-    pub(crate) limiter: Limiter,
-    pub(crate) disk: Arc<dyn Disk>,
-}
-
 /// One transfer.
 #[derive(Debug)]
 pub(crate) struct Transfer {
-    pub(crate) shop: Arc<Shop>,
+    pub(crate) context: Arc<TransferContext>,
     pub(crate) file: RemoteFile,
     pub(crate) destination: Destination,
     pub(crate) reporter: Reporter,
@@ -143,18 +135,6 @@ struct Joining {
 /// How the follower ended: with the hash, or because the work was stopped.
 type Hashed = io::Result<Option<String>>;
 
-impl Shop {
-    pub(crate) fn new(config: &Config, disk: Arc<dyn Disk>) -> Self {
-        Self {
-            downloads: config.downloads.clone(),
-            timers: config.timers.clone(),
-            fetch: FetchConfig::of(config),
-            limiter: Limiter::new(config.downloads.bytes_per_second),
-            disk,
-        }
-    }
-}
-
 impl Joining {
     /// Whether less came since the last time than makes one more connection useless.
     fn is_slow(&mut self, done: u64, answered: Duration) -> bool {
@@ -167,16 +147,16 @@ impl Joining {
 
 impl Transfer {
     pub(crate) fn new(
-        shop: Arc<Shop>,
+        context: Arc<TransferContext>,
         file: RemoteFile,
         destination: Destination,
         reporter: Reporter,
         stop: CancellationToken,
     ) -> Self {
-        let fetcher = Fetcher::new(&shop.fetch, &file.trust, &file.url);
-        let budget = Budget::new(shop.downloads.retries, shop.timers.retry, shop.timers.retry_after);
+        let fetcher = Fetcher::new(&context.fetch, &file.trust, &file.url);
+        let budget = Budget::new(context.downloads.retries, context.timers.retry, context.timers.retry_after);
         Self {
-            shop,
+            context,
             file,
             destination,
             reporter,
@@ -196,14 +176,14 @@ impl Transfer {
     /// # Errors
     /// [`Code::Cancelled`] once it is stopped; [`Code::DownloadFailed`], [`Code::SourceNotFound`],
     /// [`Code::SourceRefused`], [`Code::DiskFull`], and what [`Destination::accept`] says.
-    pub(crate) async fn run(self: Arc<Self>) -> Result<Whole> {
+    pub(crate) async fn run(self: Arc<Self>) -> Result<StoredFile> {
         let partial = Arc::new(Partial::hold(&self.destination, &self.reporter, &self.stop).await?);
         if !self.destination.replace
             && let Ok(metadata) = std::fs::metadata(&self.destination.target)
         {
             // Another job, or another process, brought it in the meantime.
             self.on_disk(&partial, Partial::discard).await?;
-            return Ok(Whole { size: metadata.len(), sha256: None, is_verified: false });
+            return Ok(StoredFile { size: metadata.len(), sha256: None, is_verified: false });
         }
         let mut changes = 0;
         loop {
@@ -237,7 +217,7 @@ impl Transfer {
     }
 
     /// Goes on from what is there until all of it is there and hashed.
-    async fn round(self: &Arc<Self>, partial: &Arc<Partial>) -> Tried<(String, u64)> {
+    async fn round(self: &Arc<Self>, partial: &Arc<Partial>) -> FetchResult<(String, u64)> {
         let round = Arc::new(self.begin(partial).await?);
         let follower = spawn::blocking({
             let round = Arc::clone(&round);
@@ -247,15 +227,15 @@ impl Transfer {
             let round = Arc::clone(&round);
             move || round.write_all()
         });
-        let mut connections: FuturesUnordered<_> = (0..self.shop.downloads.connections)
+        let mut connections: FuturesUnordered<_> = (0..self.context.downloads.connections)
             .map(|connection| spawn::detached(Arc::clone(&round).connection(connection)))
             .collect();
 
-        let mut ticks = interval(self.shop.timers.progress.max(Duration::from_millis(1)));
+        let mut ticks = interval(self.context.timers.progress.max(Duration::from_millis(1)));
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         ticks.reset();
         let mut meter = Meter::starting_at(self.done.load(Ordering::Relaxed), Instant::now());
-        let mut joins = interval((self.shop.timers.progress / 4).max(Duration::from_millis(1)));
+        let mut joins = interval((self.context.timers.progress / 4).max(Duration::from_millis(1)));
         joins.set_missed_tick_behavior(MissedTickBehavior::Delay);
         joins.reset();
         let mut joining = Joining { at: Instant::now(), done: self.done.load(Ordering::Relaxed) };
@@ -263,7 +243,7 @@ impl Transfer {
         loop {
             let ended = tokio::select! {
                 ended = connections.next() => ended,
-                _ = joins.tick(), if round.joined.load(Ordering::Relaxed) < self.shop.downloads.connections => {
+                _ = joins.tick(), if round.joined.load(Ordering::Relaxed) < self.context.downloads.connections => {
                     let answered = Duration::from_micros(self.answered.load(Ordering::Relaxed));
                     if joining.is_slow(self.done.load(Ordering::Relaxed), answered) {
                         round.joined.fetch_add(1, Ordering::Relaxed);
@@ -320,8 +300,8 @@ impl Transfer {
     }
 
     /// Looks at what is there already.
-    async fn begin(self: &Arc<Self>, partial: &Arc<Partial>) -> Tried<Round> {
-        let wanted = Head::of(&self.file, u64::from(self.shop.downloads.chunk_bytes));
+    async fn begin(self: &Arc<Self>, partial: &Arc<Partial>) -> FetchResult<Round> {
+        let wanted = Head::of(&self.file, u64::from(self.context.downloads.chunk_bytes));
         let found = self
             .on_disk(partial, |partial| Ok(Contents::read(&partial.journal_path())))
             .await
@@ -331,7 +311,7 @@ impl Transfer {
         let journal_path = partial.journal_path();
         let (head, claims, journal) = match usable {
             Some(contents) => {
-                let journal = Journal::resume(&journal_path, &contents, Arc::clone(&self.shop.disk))
+                let journal = Journal::resume(&journal_path, &contents, Arc::clone(&self.context.disk))
                     .map_err(|error| Trouble::fatal(Failure::io("open", &journal_path, &error)))?;
                 (contents.head, contents.claims, Some(journal))
             }
@@ -350,7 +330,7 @@ impl Transfer {
                 (wanted, Vec::new(), None)
             }
         };
-        let connections = self.shop.downloads.connections;
+        let connections = self.context.downloads.connections;
         let board = Board::new(head.chunk_bytes, head.size, connections, &claims);
         let done = board.done();
         self.done.store(done, Ordering::Relaxed);
@@ -405,7 +385,7 @@ impl Transfer {
     }
 
     /// Checks the whole file and gives it its name.
-    async fn promote(&self, partial: &Arc<Partial>, sha256: String, size: u64) -> Result<Whole> {
+    async fn promote(&self, partial: &Arc<Partial>, sha256: String, size: u64) -> Result<StoredFile> {
         let name = &self.file.name;
         if let Some(promised) = self.file.sha256.as_ref().filter(|promised| **promised != sha256) {
             let host = self.file.url.host_str().unwrap_or_default();
@@ -426,9 +406,9 @@ impl Transfer {
             format!("{name} could not be verified: its source promises no hash. Its SHA-256 is {sha256}")
         };
         self.say(Level::Info, "model_download_verify", verdict);
-        let whole = Whole { size, sha256: Some(sha256), is_verified };
+        let whole = StoredFile { size, sha256: Some(sha256), is_verified };
 
-        let (disk, path, file) = (Arc::clone(&self.shop.disk), partial.path().to_owned(), partial.file());
+        let (disk, path, file) = (Arc::clone(&self.context.disk), partial.path().to_owned(), partial.file());
         let begin = Instant::now();
         let synced = spawn::blocking(move || disk.sync(&file)).await;
         let synced = synced.unwrap_or_else(|error| Err(io::Error::other(error)));
@@ -440,16 +420,17 @@ impl Transfer {
         let (accept, at, given) = (Arc::clone(&self.destination.accept), path.clone(), whole.clone());
         let accepted = spawn::blocking(move || accept(&at, &given))
             .await
-            .unwrap_or_else(|error| Err(Failure::internal("checking a file broke off").detail(error)));
-        if let Err(failure) = accepted {
-            if matches!(failure.code, Code::DiskFull | Code::Io) {
-                return Err(self.give_up(partial, failure).await);
-            }
+            .unwrap_or_else(|error| Err(Refusal::Unusable(error)));
+        if let Err(refusal) = accepted {
+            let failure = match refusal {
+                Refusal::Unfinished(failure) => return Err(self.give_up(partial, failure).await),
+                Refusal::Unusable(failure) => failure,
+            };
             self.on_disk(partial, Partial::discard).await?;
             self.say(Level::Warn, "model_download_removed", format!("Removed {name}: it is of no use"));
             return Err(failure.stage("verify"));
         }
-        let (disk, target) = (Arc::clone(&self.shop.disk), self.destination.target.clone());
+        let (disk, target) = (Arc::clone(&self.context.disk), self.destination.target.clone());
         let moved = self.on_disk(partial, move |partial| partial.promote(&target, &*disk)).await;
         match moved {
             Ok(()) => Ok(whole),
@@ -542,7 +523,7 @@ impl Round {
         head.size = Some(size);
         head.validator = validator;
         if head.is_resumable() {
-            let disk = Arc::clone(&self.transfer.shop.disk);
+            let disk = Arc::clone(&self.transfer.context.disk);
             *self.journal.lock() = Some(Journal::create(&self.journal_path, &head, disk)?);
         }
         drop(head);
@@ -594,7 +575,7 @@ impl Round {
         let mut crc = crc32fast::Hasher::new_with_initial_len(before.crc, u64::from(before.length));
         let mut length = before.length;
         for piece in &pieces {
-            self.transfer.shop.disk.write_all_at(&self.file, piece, start + u64::from(length))?;
+            self.transfer.context.disk.write_all_at(&self.file, piece, start + u64::from(length))?;
             crc.update(piece);
             length += u32::try_from(piece.len()).map_err(io::Error::other)?;
         }
@@ -716,7 +697,7 @@ pub(crate) fn disk_trouble(round: &Round, error: &io::Error) -> Trouble {
 
 /// A failure of the other side.
 pub(crate) fn passing(message: String) -> Trouble {
-    Trouble::passing(failed(message))
+    Trouble::passing(download_failed(message))
 }
 
 #[cfg(test)]

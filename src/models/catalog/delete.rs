@@ -17,7 +17,7 @@ use crate::models::library::listing::Listed;
 use crate::models::library::look::Look;
 use crate::models::library::scan::Place;
 use crate::models::library::store::remove_file;
-use crate::models::transfer::partial;
+use crate::models::transfer::partial::{self, Removal};
 use crate::models::units;
 use crate::n;
 
@@ -82,8 +82,10 @@ impl Inner {
         if found.place == Place::Store {
             // What a download that was to replace it has left.
             let partial = self.store.partial_path(&found.file_name());
-            if !self.transfers.is_under_way(&model.path) {
-                freed += partial::remove(&partial)?.unwrap_or(0);
+            if !self.transfers.is_ongoing(&model.path)
+                && let Removal::Removed(bytes) = partial::remove(&partial, &[])?
+            {
+                freed += bytes;
             }
             // Last, so that a deletion that failed half-way can be repeated.
             self.store.remove_record(&found.file_name())?;
@@ -100,12 +102,13 @@ impl Inner {
 
     /// Removes what a download that ended early has left.
     fn delete_partial(&self, id: &str, path: &Path) -> Result<u64> {
-        match partial::remove(path)? {
-            Some(freed) => {
+        match partial::remove(path, &hub_cache::empty_folders(path))? {
+            Removal::Removed(freed) => {
                 n!("model_delete", "Removed what was here of '{id}'; {} came free", units::bytes(freed));
                 Ok(freed)
             }
-            None => Err(Failure::new(
+            Removal::NewerFormat => Err(partial::newer_format(path)),
+            Removal::InUse => Err(Failure::new(
                 Code::ModelInUse,
                 format!("another process is downloading '{id}' to {}", path.display()),
             )

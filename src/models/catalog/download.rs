@@ -15,11 +15,12 @@ use crate::error::{Code, Failure, Result};
 use crate::models::Catalog;
 use crate::models::Model;
 use crate::models::Source;
-use crate::models::catalog::import::Present;
+use crate::models::catalog::import::{self, Present};
 use crate::models::catalog::resolve::Resolution;
 use crate::models::plan::{Downloaded, MARGIN, Plan, PlannedFile, Request};
 use crate::models::transfer::partial;
 use crate::models::transfer::remote::{Destination, RemoteFile, Resolved};
+use crate::models::transfer::transfers::Fetched;
 use crate::models::units;
 use crate::n;
 use crate::narration::waiting_for;
@@ -99,14 +100,17 @@ impl Catalog {
             .stage("preflight")
             .hint("free some space on that disk, or start the hive with another --data-dir"));
         }
-        let mut wholes = Vec::new();
+        let mut stored_files = Vec::new();
         for (file, destination) in &resolved.files {
-            wholes.push(self.transfer(file, destination, stop).await?);
+            match self.0.transfers.fetch(file, destination, stop).await? {
+                Fetched::Stored(stored) => stored_files.push(stored),
+                Fetched::OtherFile => return Err(import::exists(&file.name, true)),
+            }
         }
         // What is left to do takes a moment, and is done even where the job was cancelled by now: all
         // files are here.
         let commit = resolved.commit;
-        let path = self.on_pool(move |_| commit(&wholes)).await??;
+        let path = self.on_pool(move |_| commit(&stored_files)).await??;
         let brought = self.at(&path).await?;
         n!("model_download_done", "{} is here: {}", brought.id, units::bytes(brought.size_bytes));
         Ok(model(brought))
@@ -201,7 +205,7 @@ fn here(file: &RemoteFile, to: &Destination) -> Here {
     {
         return Here { bytes: metadata.len(), is_whole: true };
     }
-    let bytes = partial::left_at(&to.partial, Some(file)).map_or(0, |left| left.done);
+    let bytes = partial::unfinished_at(&to.partial, Some(file)).map_or(0, |left| left.done);
     Here { bytes, is_whole: false }
 }
 

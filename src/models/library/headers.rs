@@ -17,6 +17,7 @@ use crate::error::{Code, Failure};
 use crate::models::gguf::{Arrays, GgufError, Header};
 use crate::models::library::folders::Stamp;
 use crate::models::library::look::Look;
+use crate::models::transfer::remote::Refusal;
 
 /// The most files that are remembered.
 const MAX_FILES: usize = 20_000;
@@ -107,14 +108,31 @@ fn is_accessory(header: &Header) -> bool {
 /// model without being one.
 pub(crate) fn sound_model(path: &Path) -> Result<Header, Failure> {
     let header = Header::read(path, Arrays::Skip).map_err(|error| error.into_failure(path))?;
-    if is_accessory(&header) {
+    not_accessory(path, &header).map(|()| header)
+}
+
+fn not_accessory(path: &Path, header: &Header) -> Result<(), Failure> {
+    if is_accessory(header) {
         return Err(Failure::new(
             Code::ModelUnsupported,
             format!("{} is not a model by itself (an adapter, a projector or the like)", path.display()),
         )
         .hint("name the file of the model that it belongs to"));
     }
-    Ok(header)
+    Ok(())
+}
+
+/// Whether a downloaded file is a sound model.
+///
+/// # Errors
+/// [`Refusal::Unusable`] for those of [`sound_model`], and [`Refusal::Unfinished`] where the file
+/// cannot be read.
+pub(crate) fn accept_model(path: &Path) -> Result<(), Refusal> {
+    let header = Header::read(path, Arrays::Skip).map_err(|error| match error {
+        GgufError::Io(error) => Refusal::Unfinished(Failure::io("read", path, &error)),
+        malformed @ GgufError::Malformed { .. } => Refusal::Unusable(malformed.into_failure(path)),
+    })?;
+    not_accessory(path, &header).map_err(Refusal::Unusable)
 }
 
 /// Text out of a stranger's file, short and without control characters.

@@ -25,7 +25,7 @@ use crate::models::library::scan::{self, Found, Links, Place};
 use crate::models::library::split;
 use crate::models::library::store::remove_file;
 use crate::models::transfer::journal;
-use crate::models::transfer::partial::Left;
+use crate::models::transfer::partial::Unfinished;
 use crate::n;
 use crate::narration::Level;
 
@@ -87,7 +87,7 @@ pub(crate) fn scan(cache: &Path, look: &Look<'_>) -> Vec<Found> {
 
 /// The hive's downloads into the cache that ended early: where each lies, the path that its file will
 /// have, and what is there.
-pub(crate) fn partials(cache: &Path, look: &Look<'_>) -> Vec<(PathBuf, PathBuf, Left)> {
+pub(crate) fn partials(cache: &Path, look: &Look<'_>) -> Vec<(PathBuf, PathBuf, Unfinished)> {
     let left = |path: &Path| {
         let target = put::target_of(path).filter(|target| fs::symlink_metadata(target).is_err())?;
         let left = look.unfinished(path)?;
@@ -106,26 +106,21 @@ pub(crate) fn partials(cache: &Path, look: &Look<'_>) -> Vec<(PathBuf, PathBuf, 
 pub(crate) fn reconcile(cache: &Path, found: &mut Reconciled) {
     for path in blobs(cache) {
         if let Some(target) = put::target_of(&path) {
-            reconcile::look_at_partial(&split::name_of(&target), &path, found);
+            reconcile::look_at_partial(&split::name_of(&target), &path, &empty_folders(&path), found);
         } else if let Some(partial) = journal::partial_of(&path)
             && put::target_of(&partial).is_some()
             && !partial.exists()
         {
-            reconcile::remove(&path, found);
+            reconcile::remove_orphaned_journal(&path, found);
         }
     }
 }
 
-/// Removes the folders of a repository that are empty now that a download into them is gone: other
-/// tools warn of a repository without a snapshot.
-pub(crate) fn tidy(partial: &Path) {
+/// The folders to remove, in this order, where removing a partial file of the cache leaves them
+/// empty: other tools warn of a repository without a snapshot.
+pub(crate) fn empty_folders(partial: &Path) -> Vec<PathBuf> {
     let blobs = partial.parent().filter(|_| put::target_of(partial).is_some());
-    for folder in blobs.into_iter().flat_map(|blobs| blobs.ancestors().take(2)) {
-        // Refused by the system where something is left in it.
-        if fs::remove_dir(folder).is_err() {
-            break;
-        }
-    }
+    blobs.into_iter().flat_map(|blobs| blobs.ancestors().take(2)).map(Path::to_owned).collect()
 }
 
 /// Everything in the folders of blobs.

@@ -16,14 +16,14 @@ use std::time::SystemTime;
 use crate::models::Model;
 use crate::models::Status;
 use crate::models::catalog::Inner;
-use crate::models::catalog::transfers::UnderWay;
 use crate::models::id;
 use crate::models::library::headers::Summary;
 use crate::models::library::hub_cache::{self, HubFile};
 use crate::models::library::look::{Look, Seen};
 use crate::models::library::scan::{self, Found, Links, Place};
 use crate::models::library::split;
-use crate::models::transfer::partial::Left;
+use crate::models::transfer::partial::Unfinished;
+use crate::models::transfer::transfers::OngoingTransfer;
 use crate::models::units;
 
 /// A listing, and what the disk said when it was made.
@@ -44,7 +44,7 @@ impl Inner {
     /// Every model, as the disk has it now: the last listing where that still holds, and else another.
     /// Blocks on the disk.
     pub(crate) fn scan(&self) -> Arc<[Listed]> {
-        let is_idle = || self.transfers.under_way().is_empty();
+        let is_idle = || self.transfers.ongoing().is_empty();
         let last = self.last.lock().clone();
         if let Some(last) = last
             && is_idle()
@@ -82,12 +82,12 @@ impl Inner {
             }
         }
         self.headers.forget_others();
-        let under_way = self.transfers.under_way();
+        let under_way = self.transfers.ongoing();
         let is_left = |partial: &Path| !under_way.iter().any(|way| way.destination.partial == partial);
         let left = self.store.partials(look).into_iter().chain(hub_cache::partials(&self.hub_cache, look));
         let left = left.filter(|(partial, ..)| is_left(partial));
         listed.extend(left.map(|(partial, target, left)| interrupted(partial, target, left)));
-        let is_new = |way: &UnderWay| fs::symlink_metadata(&way.destination.target).is_err();
+        let is_new = |way: &OngoingTransfer| fs::symlink_metadata(&way.destination.target).is_err();
         listed.extend(under_way.into_iter().filter(is_new).map(downloading));
 
         listed.sort_by(|a, b| precedence(a).cmp(&precedence(b)));
@@ -184,8 +184,8 @@ fn missing_target(path: &Path) -> String {
 }
 
 /// A model that a job is fetching right now.
-fn downloading(way: UnderWay) -> Listed {
-    let UnderWay { file, destination, done, since } = way;
+fn downloading(way: OngoingTransfer) -> Listed {
+    let OngoingTransfer { file, destination, done, since } = way;
     let come = match file.size {
         Some(size) => format!("{} of {} are here so far", units::bytes(done), units::bytes(size)),
         None => format!("{} are here so far", units::bytes(done)),
@@ -195,7 +195,7 @@ fn downloading(way: UnderWay) -> Listed {
 }
 
 /// A model whose download ended early.
-fn interrupted(partial: PathBuf, target: PathBuf, left: Left) -> Listed {
+fn interrupted(partial: PathBuf, target: PathBuf, left: Unfinished) -> Listed {
     let size = left.size.map_or_else(|| "an unknown size".to_owned(), units::bytes);
     let why = format!(
         "its download ended early, with {} of {size} here: ModelDownload goes on with it",

@@ -16,7 +16,7 @@ use std::sync::Arc;
 use crate::models::library::folders::{Folder, Folders, Kind, Link, Stamp, is_old};
 use crate::models::library::scan;
 use crate::models::transfer::journal;
-use crate::models::transfer::partial::{self, Left};
+use crate::models::transfer::partial::{self, Unfinished};
 use crate::narration::Level;
 
 /// One look at the disk.
@@ -127,10 +127,10 @@ impl<'a> Look<'a> {
     }
 
     /// The unfinished download at `path`, if there is one that can be resumed. Blocks on the disk.
-    pub(crate) fn unfinished(&self, path: &Path) -> Option<Left> {
+    pub(crate) fn unfinished(&self, path: &Path) -> Option<Unfinished> {
         // The questions come before the reading.
         let _ = (self.symlink_metadata(path), self.symlink_metadata(&journal::path_of(path)));
-        partial::left_at(path, None)
+        partial::unfinished_at(path, None)
     }
 
     /// Tells of what has to be left out.

@@ -3,14 +3,14 @@
 
 use std::fmt;
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use crate::models::library::folders::Folders;
 use crate::models::library::look::Look;
 use crate::models::library::split;
 use crate::models::library::store::{Store, remove_file};
 use crate::models::transfer::journal;
-use crate::models::transfer::partial;
+use crate::models::transfer::partial::{self, Removal};
 use crate::models::units;
 
 /// What was found in the store, and done about it.
@@ -20,6 +20,8 @@ pub(crate) struct Reconciled {
     pub(crate) kept: Vec<(String, u64)>,
     /// Downloads that another process has in hand.
     pub(crate) held: Vec<String>,
+    /// Names of files that a newer version of the hive made. They are left alone.
+    pub(crate) newer: Vec<String>,
     /// Names of files that were of no use to anybody, and are gone.
     pub(crate) removed: Vec<String>,
     /// Bytes that this freed.
@@ -37,6 +39,9 @@ impl fmt::Display for Reconciled {
         }
         if !self.held.is_empty() {
             parts.push(format!("{} download(s) of another process", self.held.len()));
+        }
+        if !self.newer.is_empty() {
+            parts.push(format!("made by a newer version and left alone: {}", self.newer.join(", ")));
         }
         if !self.removed.is_empty() {
             let freed = units::bytes(self.freed_bytes);
@@ -60,10 +65,10 @@ impl Store {
         for name in &names {
             let path = self.path(name);
             if let Some(target) = name.strip_suffix(".partial") {
-                look_at_partial(target, &path, &mut found);
+                look_at_partial(target, &path, &[], &mut found);
             } else if let Some(partial) = name.strip_suffix(".journal") {
                 if !names.iter().any(|name| name == partial) {
-                    remove(&path, &mut found);
+                    remove_orphaned_journal(&path, &mut found);
                 }
             } else if name.ends_with(".json.draft") || name.starts_with(".probe-") {
                 remove(&path, &mut found);
@@ -92,9 +97,10 @@ impl Store {
     }
 }
 
-/// A download that ended early is kept if it can be gone on with; `target` names it.
-pub(crate) fn look_at_partial(target: &str, path: &Path, found: &mut Reconciled) {
-    if let Some(left) = partial::left_at(path, None).filter(|left| left.done > 0) {
+/// A download that ended early is kept if it can be resumed; `target` names it. `empty_folders` as in
+/// [`partial::remove`].
+pub(crate) fn look_at_partial(target: &str, path: &Path, empty_folders: &[PathBuf], found: &mut Reconciled) {
+    if let Some(left) = partial::unfinished_at(path, None).filter(|left| left.done > 0) {
         let (done, size) = (units::bytes(left.done), left.size.map_or_else(|| "?".to_owned(), units::bytes));
         tracing::info!(
             model = target,
@@ -103,15 +109,26 @@ pub(crate) fn look_at_partial(target: &str, path: &Path, found: &mut Reconciled)
         found.kept.push((target.to_owned(), left.done));
         return;
     }
-    match partial::remove(path) {
-        Ok(None) => {
+    match partial::remove(path, empty_folders) {
+        Ok(Removal::InUse) => {
             tracing::info!(path = %path.display(), "another process is writing this file");
             found.held.push(target.to_owned());
         }
-        Ok(Some(bytes)) => gone(path, bytes, found),
+        Ok(Removal::NewerFormat) => leave_to_newer(path, found),
+        Ok(Removal::Removed(bytes)) => gone(path, bytes, found),
         // A link that an import had not finished.
         Err(_) => remove(path, found),
     }
+}
+
+/// Removes a journal whose partial file is gone.
+pub(crate) fn remove_orphaned_journal(path: &Path, found: &mut Reconciled) {
+    if journal::is_newer(path) { leave_to_newer(path, found) } else { remove(path, found) }
+}
+
+fn leave_to_newer(path: &Path, found: &mut Reconciled) {
+    tracing::warn!(path = %path.display(), "a newer version of rbee-hive made this file: it is left alone");
+    found.newer.push(split::name_of(path));
 }
 
 /// Removes a file that is of no use.

@@ -23,7 +23,7 @@ use crate::models::library::look::Look;
 use crate::models::library::reconcile::Reconciled;
 use crate::models::library::scan::{self, Found, Place};
 use crate::models::library::split;
-use crate::models::transfer::partial::Left;
+use crate::models::transfer::partial::Unfinished;
 use crate::models::units;
 use crate::narration::Level;
 
@@ -114,7 +114,7 @@ impl Store {
 
     /// The downloads of models that are not there, and that can be gone on with: where each lies, and
     /// the path that its file will have.
-    pub(crate) fn partials(&self, look: &Look<'_>) -> Vec<(PathBuf, PathBuf, Left)> {
+    pub(crate) fn partials(&self, look: &Look<'_>) -> Vec<(PathBuf, PathBuf, Unfinished)> {
         let Ok(folder) = look.folder(&self.dir) else { return Vec::new() };
         let left = |path: &Path| {
             let target = path.with_extension("");

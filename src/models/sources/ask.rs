@@ -11,9 +11,9 @@ use reqwest::{Method, StatusCode, Url};
 
 use crate::config::Timers;
 use crate::error::{Failure, Result};
-use crate::models::transfer::fetch::{Ask, Fetcher, Hop, Tried, Trouble, TroubleKind, failed};
-use crate::models::transfer::guard::authority;
-use crate::models::transfer::remote::Credentials;
+use crate::models::transfer::fetch::{FetchRequest, FetchResponse, Fetcher};
+use crate::models::transfer::remote::{Credentials, authority};
+use crate::models::transfer::trouble::{FetchResult, Trouble, TroubleKind, download_failed};
 use crate::models::units;
 use crate::n;
 use crate::narration::waiting_for;
@@ -81,25 +81,25 @@ pub(crate) async fn ask(question: &Question<'_>, fetcher: &Fetcher, timers: &Tim
     }
 }
 
-async fn ask_once(question: &Question<'_>, fetcher: &Fetcher) -> Tried<(Answer, TroubleKind)> {
+async fn ask_once(question: &Question<'_>, fetcher: &Fetcher) -> FetchResult<(Answer, TroubleKind)> {
     let Question { method, url, credentials, accept } = question;
     let mut headers = HeaderMap::new();
     headers.insert(ACCEPT, HeaderValue::from_static(accept));
     let _waiting = waiting_for(format!("{} to answer", url.host_str().unwrap_or_default()));
-    let ask = Ask { method: method.clone(), url, headers, credentials: *credentials };
+    let ask = FetchRequest { method: method.clone(), url, headers, credentials: *credentials };
     let hop = if *method == Method::HEAD { head(ask, fetcher).await? } else { fetcher.follow(ask).await? };
     let trouble = hop.trouble();
     let (status, headers) = (hop.response.status(), hop.response.headers().clone());
     let host = hop.host.clone();
     let has_body = status.is_success() && *method != Method::HEAD;
-    let body = if has_body { fetcher.body(hop, MAX_ANSWER).await? } else { Bytes::new() };
+    let body = if has_body { fetcher.read_body(hop, MAX_ANSWER).await? } else { Bytes::new() };
     Ok((Answer { status, headers, body, host, unexpected: trouble.failure }, trouble.kind))
 }
 
-async fn head(ask: Ask<'_>, fetcher: &Fetcher) -> Tried<Hop> {
+async fn head(ask: FetchRequest<'_>, fetcher: &Fetcher) -> FetchResult<FetchResponse> {
     let mut url = ask.url.clone();
     for _ in 0..=MAX_REDIRECTS {
-        let hop = fetcher.send(Ask { url: &url, ..ask.clone() }).await?;
+        let hop = fetcher.send(FetchRequest { url: &url, ..ask.clone() }).await?;
         if !hop.response.status().is_redirection() {
             return Ok(hop);
         }
@@ -111,7 +111,7 @@ async fn head(ask: Ask<'_>, fetcher: &Fetcher) -> Tried<Hop> {
     }
     let host = url.host_str().unwrap_or_default();
     Err(Trouble::fatal(
-        failed(format!("more than {MAX_REDIRECTS} redirects, the last to {host}"))
+        download_failed(format!("more than {MAX_REDIRECTS} redirects, the last to {host}"))
             .hint("check the configured endpoint"),
     ))
 }

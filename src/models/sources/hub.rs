@@ -25,7 +25,7 @@ use crate::config::{self, Config};
 use crate::error::{Code, Failure, Result};
 use crate::models::Catalog;
 use crate::models::catalog::Inner;
-use crate::models::library::headers::sound_model;
+use crate::models::library::headers::{accept_model, sound_model};
 use crate::models::library::hub_cache::owned::Owned;
 use crate::models::library::hub_cache::{self, put, sha256};
 use crate::models::library::look::Look;
@@ -34,7 +34,7 @@ use crate::models::library::split;
 use crate::models::plan::Request;
 use crate::models::transfer::fetch::{FetchConfig, Fetcher};
 use crate::models::transfer::remote::{
-    Credentials, Destination, GGUF_MAGIC, RemoteFile, Resolved, Trust, Whole,
+    Credentials, Destination, GGUF_MAGIC, Refusal, RemoteFile, Resolved, StoredFile, Trust,
 };
 use crate::models::units;
 use crate::n;
@@ -354,9 +354,10 @@ impl Places {
             lock: Some(repository.lock(&etag)),
             target: present.filter(|_| !replace).unwrap_or(blob),
             replace,
-            accept: Arc::new(move |path: &Path, whole: &Whole| {
-                sound_model(path)?;
-                notes.note(&repository, &etag, whole.size)
+            empty_folders: hub_cache::empty_folders(&repository.partial(&etag)),
+            accept: Arc::new(move |path: &Path, whole: &StoredFile| {
+                accept_model(path)?;
+                notes.note(&repository, &etag, whole.size).map_err(Refusal::Unfinished)
             }),
         }
     }

@@ -19,12 +19,14 @@ use crate::error::{Code, Failure, Result};
 use crate::models::Catalog;
 use crate::models::catalog::Inner;
 use crate::models::catalog::import::{Present, exists};
-use crate::models::library::headers::sound_model;
+use crate::models::library::headers::{accept_model, sound_model};
 use crate::models::library::split;
 use crate::models::library::store::{self, Record, RecordedFile};
 use crate::models::plan::Request;
 use crate::models::transfer::fetch::{FetchConfig, Fetcher};
-use crate::models::transfer::remote::{Destination, GGUF_MAGIC, RemoteFile, Resolved, Trust, Whole};
+use crate::models::transfer::remote::{
+    Destination, GGUF_MAGIC, Refusal, RemoteFile, Resolved, StoredFile, Trust,
+};
 use crate::models::units;
 use crate::n;
 
@@ -219,11 +221,12 @@ impl Inner {
             target,
             lock: None,
             replace,
-            accept: Arc::new(move |path: &Path, _: &Whole| {
-                sound_model(path)?;
+            empty_folders: Vec::new(),
+            accept: Arc::new(move |path: &Path, _: &StoredFile| {
+                accept_model(path)?;
                 // The record comes first: a record without its file is ignored, and a file without its
                 // record would not be the hive's own.
-                catalog.0.store.write_record(&record)
+                catalog.0.store.write_record(&record).map_err(Refusal::Unfinished)
             }),
         })
     }

@@ -9,13 +9,16 @@ use super::UrlSource;
 use crate::error::{Code, Failure, Result};
 use crate::models::catalog::Inner;
 use crate::models::catalog::import::{self, Present};
-use crate::models::library::headers::sound_model;
+use crate::models::library::headers::accept_model;
 use crate::models::library::split;
 use crate::models::library::store::{Record, RecordedFile};
 use crate::models::plan::Request;
-use crate::models::transfer::fetch::{Ask, Fetcher, Trouble};
+use crate::models::transfer::fetch::{FetchRequest, Fetcher};
 use crate::models::transfer::partial;
-use crate::models::transfer::remote::{Destination, GGUF_MAGIC, RemoteFile, Resolved, Trust, Whole};
+use crate::models::transfer::remote::{
+    Destination, GGUF_MAGIC, Refusal, RemoteFile, Resolved, StoredFile, Trust,
+};
+use crate::models::transfer::trouble::{Trouble, TroubleKind};
 use crate::models::{Catalog, Model, Status};
 use crate::n;
 use crate::narration::waiting_for;
@@ -65,7 +68,7 @@ impl Catalog {
         let (name, wanted) = (source.file_name.clone(), record(source, 0, None));
         self.on_pool(move |inner| {
             let is_recorded = inner.store.record(&name).is_some_and(|record| record.is_from(&wanted));
-            is_recorded && partial::left_at(&inner.store.partial_path(&name), None).is_some()
+            is_recorded && partial::unfinished_at(&inner.store.partial_path(&name), None).is_some()
         })
         .await
     }
@@ -73,7 +76,7 @@ impl Catalog {
     /// The one file of a URL.
     pub(crate) async fn resolve_url(&self, source: &UrlSource, replace: bool) -> Result<Resolved> {
         let host = source.url.host_str().unwrap_or_default();
-        let fetcher = Fetcher::new(&self.0.shop.fetch, &Trust::Named, &source.url);
+        let fetcher = Fetcher::new(&self.0.fetch, &Trust::Named, &source.url);
         let size = {
             let _waiting = waiting_for(format!("{host} to answer"));
             n!(debug: "model_download_connect", "Asking {host}");
@@ -98,11 +101,16 @@ impl Catalog {
             target: target.clone(),
             lock: None,
             replace,
+            empty_folders: Vec::new(),
             accept: Arc::new(move |path, whole| {
-                sound_model(path).map_err(|failure| damaged(&host, failure))?;
+                accept_model(path).map_err(|refusal| match refusal {
+                    Refusal::Unusable(failure) => Refusal::Unusable(damaged(&host, failure)),
+                    refusal => refusal,
+                })?;
                 // The record comes first: a record without its file is ignored, and a file without
                 // its record would not be the hive's own.
-                accepting.store.write_record(&record(&wanted, whole.size, whole.sha256.clone()))
+                let record = record(&wanted, whole.size, whole.sha256.clone());
+                accepting.store.write_record(&record).map_err(Refusal::Unfinished)
             }),
         };
         let (inner, wanted) = (Arc::clone(&self.0), source.clone());
@@ -113,7 +121,7 @@ impl Catalog {
             gated: None,
             remarks: Vec::new(),
             files: vec![(file, destination)],
-            commit: Box::new(move |_: &[Whole]| inner.commit_url(&wanted).map(|()| target)),
+            commit: Box::new(move |_: &[StoredFile]| inner.commit_url(&wanted).map(|()| target)),
         })
     }
 }
@@ -140,9 +148,9 @@ impl Inner {
 async fn size(fetcher: &Fetcher, source: &UrlSource) -> Result<Option<u64>> {
     let mut headers = HeaderMap::new();
     headers.insert(RANGE, HeaderValue::from_static("bytes=0-0"));
-    let asked = fetcher.follow(Ask { headers, ..Ask::get(&source.url, None) }).await;
+    let asked = fetcher.follow(FetchRequest { headers, ..FetchRequest::get(&source.url, None) }).await;
     let later = |trouble: Trouble| match trouble.kind {
-        crate::models::transfer::fetch::TroubleKind::Fatal => Err(trouble.failure.stage("preflight")),
+        TroubleKind::Fatal => Err(trouble.failure.stage("preflight")),
         _ => {
             n!(warn: "model_download_preflight", "{}", trouble.failure);
             Ok(None)

@@ -10,7 +10,7 @@ use parking_lot::Mutex;
 use rand::RngExt;
 use tokio::time::Instant;
 
-use crate::models::transfer::fetch::TroubleKind;
+use crate::models::transfer::trouble::TroubleKind;
 
 /// So many bytes since the last failure are progress.
 const PROGRESS: u64 = 64 << 10;

@@ -15,7 +15,8 @@ use tokio::time::{Instant, sleep_until, timeout_at};
 
 use crate::error::{Code, Failure};
 use crate::models::transfer::budget::{Attempt, Next};
-use crate::models::transfer::fetch::{Ask, Hop, Tried, Trouble, TroubleKind, failed};
+use crate::models::transfer::fetch::{FetchRequest, FetchResponse};
+use crate::models::transfer::trouble::{FetchResult, Trouble, TroubleKind, download_failed};
 use crate::models::transfer::{Round, disk_trouble, passing};
 use crate::models::units;
 use crate::narration::Level;
@@ -27,7 +28,7 @@ const WRITTEN_TOGETHER: usize = 512 << 10;
 /// A body that is being read.
 #[derive(Debug)]
 struct Body {
-    hop: Hop,
+    hop: FetchResponse,
     /// Offset in the file of the next byte.
     at: u64,
     /// Where the body ends, if its server said so.
@@ -58,7 +59,7 @@ struct Described {
 
 impl Round {
     /// Fetches spans until the file is whole and hashed, or the work is to end.
-    pub(crate) async fn connection(self: Arc<Self>, me: usize) -> Tried<()> {
+    pub(crate) async fn connection(self: Arc<Self>, me: usize) -> FetchResult<()> {
         let mut bell = self.bell.subscribe();
         loop {
             bell.mark_unchanged();
@@ -96,7 +97,7 @@ impl Round {
     }
 
     /// Whether to go on after a failure.
-    fn after(&self, attempt: Attempt, trouble: Trouble) -> Tried<()> {
+    fn after(&self, attempt: Attempt, trouble: Trouble) -> FetchResult<()> {
         let Trouble { mut failure, kind } = trouble;
         if matches!(kind, TroubleKind::Fatal | TroubleKind::Changed | TroubleKind::Restart) {
             return Err(Trouble { failure, kind });
@@ -140,7 +141,7 @@ impl Round {
     }
 
     /// Asks for a span and receives it.
-    async fn fetch(self: &Arc<Self>, me: usize, span: Range<usize>) -> Tried<()> {
+    async fn fetch(self: &Arc<Self>, me: usize, span: Range<usize>) -> FetchResult<()> {
         let transfer = &self.transfer;
         let (from, to) = {
             let board = self.board.lock();
@@ -170,12 +171,15 @@ impl Round {
 
     /// Asks where the redirects led to before, and where the file's own address leads to now if that
     /// place has expired: a signed address is good for a while only, so that costs no retry.
-    async fn ask(&self, headers: HeaderMap) -> Tried<Hop> {
+    async fn ask(&self, headers: HeaderMap) -> FetchResult<FetchResponse> {
         let transfer = &self.transfer;
         let mut known = transfer.place.lock().clone();
         loop {
             let url = known.as_ref().unwrap_or(&transfer.file.url);
-            let ask = Ask { headers: headers.clone(), ..Ask::get(url, transfer.file.credentials.as_ref()) };
+            let ask = FetchRequest {
+                headers: headers.clone(),
+                ..FetchRequest::get(url, transfer.file.credentials.as_ref())
+            };
             let hop = transfer.fetcher.follow(ask).await?;
             let status = hop.response.status();
             let is_elsewhere = hop.url != transfer.file.url;
@@ -190,7 +194,8 @@ impl Round {
                 }
                 if transfer.done.load(Ordering::Relaxed) > 0 {
                     let (host, status) = (&hop.host, status.as_u16());
-                    let failure = failed(format!("{host} does not give the file any more ({status})"));
+                    let failure =
+                        download_failed(format!("{host} does not give the file any more ({status})"));
                     return Err(Trouble::new(TroubleKind::Expired, failure));
                 }
             }
@@ -203,7 +208,13 @@ impl Round {
 
     /// Looks at the head of an answer: is it of this file, and of the bytes that were asked for?
     /// `None` where another request has to be made.
-    async fn judge(self: &Arc<Self>, me: usize, hop: Hop, from: u64, is_plain: bool) -> Tried<Option<Body>> {
+    async fn judge(
+        self: &Arc<Self>,
+        me: usize,
+        hop: FetchResponse,
+        from: u64,
+        is_plain: bool,
+    ) -> FetchResult<Option<Body>> {
         let host = &hop.host;
         let status = hop.response.status();
         if status == StatusCode::RANGE_NOT_SATISFIABLE && !is_plain {
@@ -214,7 +225,7 @@ impl Round {
         }
         if hop.header(CONTENT_ENCODING).is_some_and(|encoding| !encoding.eq_ignore_ascii_case("identity")) {
             return Err(Trouble::fatal(
-                failed(format!("{host} sent the file in an encoding that was not asked for"))
+                download_failed(format!("{host} sent the file in an encoding that was not asked for"))
                     .hint("use a URL of the file itself"),
             ));
         }
@@ -223,7 +234,7 @@ impl Round {
             .is_some_and(|kind| kind.trim_start().to_ascii_lowercase().starts_with("text/html"))
         {
             return Err(Trouble::fatal(
-                failed(format!("{host} sent a web page instead of a file"))
+                download_failed(format!("{host} sent a web page instead of a file"))
                     .hint("use the link of the download itself, not of the page around it"),
             ));
         }
@@ -273,7 +284,7 @@ impl Round {
     }
 
     /// 416: the file is not as long as it was, or the server does not do ranges after all.
-    fn not_satisfiable(&self, hop: &Hop) -> Tried<Option<Body>> {
+    fn not_satisfiable(&self, hop: &FetchResponse) -> FetchResult<Option<Body>> {
         let size = hop
             .header(CONTENT_RANGE)
             .and_then(|range| range.trim().strip_prefix("bytes */"))
@@ -293,7 +304,7 @@ impl Round {
     }
 
     /// Compares what an answer says about its file with what is known.
-    fn compare(&self, host: &str, described: &Described) -> Tried<()> {
+    fn compare(&self, host: &str, described: &Described) -> FetchResult<()> {
         let head = self.head.lock();
         let is_promised = self.transfer.file.sha256.is_some() || self.transfer.file.version.is_some();
         if let (Some(size), Some(known)) = (described.size, self.transfer.file.size)
@@ -302,7 +313,7 @@ impl Round {
         {
             // One of a server's machines may be behind the others, or a proxy in between.
             return Err(Trouble::passing(
-                failed(format!("{host} has {size} bytes of the file, which should have {known}"))
+                download_failed(format!("{host} has {size} bytes of the file, which should have {known}"))
                     .hint("the server has another file than its catalog says: try again later"),
             ));
         }
@@ -321,7 +332,7 @@ impl Round {
 
     fn changed(&self, host: &str) -> Trouble {
         let name = &self.transfer.file.name;
-        let failure = failed(format!("{host} has another version of {name} now"))
+        let failure = download_failed(format!("{host} has another version of {name} now"))
             .hint("the file changes while it is being downloaded: try again when that has ended");
         Trouble::new(TroubleKind::Changed, failure)
     }
@@ -329,7 +340,7 @@ impl Round {
     /// Receives a body to the end of this connection's span. What arrived before a failure is
     /// written all the same, and is when this ends; of a span that came whole, the last of it may still
     /// be on its way to the disk.
-    async fn receive(self: &Arc<Self>, me: usize, mut body: Body) -> Tried<()> {
+    async fn receive(self: &Arc<Self>, me: usize, mut body: Body) -> FetchResult<()> {
         let mut window = Window { since: Instant::now(), bytes: 0 };
         let received = loop {
             match self.step(me, &mut body, &mut window).await {
@@ -348,7 +359,7 @@ impl Round {
     }
 
     /// Reads one piece of the body. Answers whether there is more to read.
-    async fn step(self: &Arc<Self>, me: usize, body: &mut Body, window: &mut Window) -> Tried<bool> {
+    async fn step(self: &Arc<Self>, me: usize, body: &mut Body, window: &mut Window) -> FetchResult<bool> {
         let (limit, size, may_go_on) = {
             let mut board = self.board.lock();
             board.reach(me, body.at);
@@ -358,11 +369,11 @@ impl Round {
             return Ok(false);
         }
         let transfer = &self.transfer;
-        let stall = transfer.shop.timers.stall;
+        let stall = transfer.context.timers.stall;
         let host = &body.hop.host;
         // So many bytes within the time of a stall, or what is left of the span.
         let enough =
-            (stall.as_secs_f64() * transfer.shop.downloads.min_bytes_per_second as f64).ceil() as u64;
+            (stall.as_secs_f64() * transfer.context.downloads.min_bytes_per_second as f64).ceil() as u64;
         let read = tokio::select! {
             biased;
             () = self.stop.cancelled() => return Ok(false),
@@ -382,10 +393,11 @@ impl Round {
                         units::bytes(bytes)
                     ),
                 };
-                return Err(Trouble::new(TroubleKind::Stalled, failed(what)));
+                return Err(Trouble::new(TroubleKind::Stalled, download_failed(what)));
             }
             Ok(Err(error)) => {
-                let failure = failed(format!("{host} broke off the transfer")).cause(&error.without_url());
+                let failure =
+                    download_failed(format!("{host} broke off the transfer")).cause(&error.without_url());
                 return Err(Trouble::passing(failure));
             }
             Ok(Ok(Some(piece))) => piece,
@@ -416,7 +428,7 @@ impl Round {
         let begin = Instant::now();
         self.take(body, piece).await?;
         tokio::select! {
-            () = transfer.shop.limiter.pass(length) => {}
+            () = transfer.context.limiter.pass(length) => {}
             () = self.stop.cancelled() => {}
         }
         // The disk and the speed limit are no fault of the server.
@@ -425,7 +437,7 @@ impl Round {
     }
 
     /// Sorts a piece into chunks; what is there already is dropped, and whole chunks are written.
-    async fn take(self: &Arc<Self>, body: &mut Body, mut piece: Bytes) -> Tried<()> {
+    async fn take(self: &Arc<Self>, body: &mut Body, mut piece: Bytes) -> FetchResult<()> {
         while !piece.is_empty() {
             let (have, end) = {
                 let board = self.board.lock();
@@ -453,7 +465,7 @@ impl Round {
     }
 
     /// Gives what is pending of a chunk to be written.
-    async fn flush(&self, body: &mut Body) -> Tried<()> {
+    async fn flush(&self, body: &mut Body) -> FetchResult<()> {
         if body.pending.is_empty() {
             return Ok(());
         }
@@ -469,21 +481,21 @@ impl Round {
     }
 
     /// What is no GGUF file is not worth its transfer.
-    fn check_magic(&self, host: &str, at: u64, piece: &[u8]) -> Tried<()> {
+    fn check_magic(&self, host: &str, at: u64, piece: &[u8]) -> FetchResult<()> {
         let magic =
             usize::try_from(at).ok().and_then(|at| self.transfer.file.magic.get(at..)).unwrap_or_default();
         if magic.iter().zip(piece).all(|(expected, byte)| expected == byte) {
             return Ok(());
         }
         Err(Trouble::fatal(
-            failed(format!("what {host} sends is not a GGUF file"))
+            download_failed(format!("what {host} sends is not a GGUF file"))
                 .hint("check the URL in a browser: it must lead to the file itself"),
         ))
     }
 }
 
 /// What the head of a `200` or a `206` says about its file.
-fn describe(hop: &Hop) -> Tried<Described> {
+fn describe(hop: &FetchResponse) -> FetchResult<Described> {
     // A weak ETag tells nothing about bytes (RFC 9110, section 13.1.5).
     let validator = hop
         .header(ETAG)

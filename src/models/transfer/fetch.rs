@@ -15,8 +15,9 @@ use reqwest::{Client, Method, Response, StatusCode, Url};
 use crate::config::{Config, Timers};
 use crate::error::{Code, Failure, Result};
 use crate::http::client;
-use crate::models::transfer::guard::{Guard, Vetted, authority};
-use crate::models::transfer::remote::{Credentials, Trust};
+use crate::models::transfer::guard::{Guard, Vetted};
+use crate::models::transfer::remote::{Credentials, Trust, authority};
+use crate::models::transfer::trouble::{FetchResult, Trouble, TroubleKind, download_failed};
 use crate::models::units;
 
 /// How many redirects are followed.
@@ -33,7 +34,7 @@ pub(crate) struct Fetcher {
 
 /// What is asked of a server.
 #[derive(Clone, Debug)]
-pub(crate) struct Ask<'a> {
+pub(crate) struct FetchRequest<'a> {
     pub(crate) method: Method,
     pub(crate) url: &'a Url,
     pub(crate) headers: HeaderMap,
@@ -42,7 +43,7 @@ pub(crate) struct Ask<'a> {
 
 /// An answer whose body has not been read yet. Its status has not been judged.
 #[derive(Debug)]
-pub(crate) struct Hop {
+pub(crate) struct FetchResponse {
     pub(crate) response: Response,
     /// Where it came from.
     pub(crate) url: Url,
@@ -50,55 +51,7 @@ pub(crate) struct Hop {
     pub(crate) host: String,
 }
 
-/// Why a request came to nothing, and what that means for a second one.
-#[derive(Debug)]
-pub(crate) struct Trouble {
-    pub(crate) failure: Failure,
-    pub(crate) kind: TroubleKind,
-}
-
-/// What may be done about a [`Trouble`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum TroubleKind {
-    /// Nothing: it will be the same the next time.
-    Fatal,
-    /// It may go better the next time.
-    Passing,
-    /// The server asked to be left alone for so long.
-    Later(Duration),
-    /// Nothing came, or next to nothing.
-    Stalled,
-    /// The file is another one than when the transfer began.
-    Changed,
-    /// The place that a redirect had led to does not give the file any more.
-    Expired,
-    /// What has come so far cannot be gone on with.
-    Restart,
-}
-
-pub(crate) type Tried<T> = std::result::Result<T, Trouble>;
-
-impl From<Trouble> for Failure {
-    fn from(trouble: Trouble) -> Self {
-        trouble.failure
-    }
-}
-
-impl Trouble {
-    pub(crate) fn new(kind: TroubleKind, failure: Failure) -> Self {
-        Self { failure, kind }
-    }
-
-    pub(crate) fn fatal(failure: Failure) -> Self {
-        Self::new(TroubleKind::Fatal, failure)
-    }
-
-    pub(crate) fn passing(failure: Failure) -> Self {
-        Self::new(TroubleKind::Passing, failure)
-    }
-}
-
-impl<'a> Ask<'a> {
+impl<'a> FetchRequest<'a> {
     /// A `GET` of `url`.
     pub(crate) fn get(url: &'a Url, credentials: Option<&'a Credentials>) -> Self {
         Self { method: Method::GET, url, headers: HeaderMap::new(), credentials }
@@ -121,8 +74,8 @@ impl Fetcher {
     ///
     /// # Errors
     /// Where the address is refused, or no answer begins within the time of a stall.
-    pub(crate) async fn send(&self, ask: Ask<'_>) -> Tried<Hop> {
-        let Ask { method, url, mut headers, credentials } = ask;
+    pub(crate) async fn send(&self, ask: FetchRequest<'_>) -> FetchResult<FetchResponse> {
+        let FetchRequest { method, url, mut headers, credentials } = ask;
         self.guard.vet(url).await?;
         let (host, port) = authority(url).unwrap_or_default();
         tracing::debug!(%host, port, %method, "asking for a file");
@@ -134,27 +87,28 @@ impl Fetcher {
         let request = self.client(url)?.request(method, url.clone()).headers(headers);
         let stall = self.timers.stall;
         let sent = tokio::time::timeout(stall, request.send()).await.map_err(|_| {
-            let failure = failed(format!("{host} did not answer within {}", units::duration(stall)))
+            let failure = download_failed(format!("{host} did not answer within {}", units::duration(stall)))
                 .hint("the server hangs, or a firewall drops the connection: try again later");
             Trouble::new(TroubleKind::Stalled, failure)
         })?;
         let response = sent.map_err(|error| {
-            let failure = failed(format!("{host} could not be asked"))
+            let failure = download_failed(format!("{host} could not be asked"))
                 .cause(&error.without_url())
                 .hint("check the URL and this machine's network; behind a proxy, allow a direct connection");
             Trouble::passing(failure)
         })?;
-        Ok(Hop { response, url: url.clone(), host })
+        Ok(FetchResponse { response, url: url.clone(), host })
     }
 
     /// Asks, and follows redirects to the first answer that is none.
     ///
     /// # Errors
     /// Those of [`Self::send`]; a redirect to nowhere, to a place that is refused, or in a loop.
-    pub(crate) async fn follow(&self, ask: Ask<'_>) -> Tried<Hop> {
+    pub(crate) async fn follow(&self, ask: FetchRequest<'_>) -> FetchResult<FetchResponse> {
         let mut url = ask.url.clone();
         for _ in 0..=MAX_REDIRECTS {
-            let hop = self.send(Ask { url: &url, headers: ask.headers.clone(), ..ask.clone() }).await?;
+            let hop =
+                self.send(FetchRequest { url: &url, headers: ask.headers.clone(), ..ask.clone() }).await?;
             // 300 and 304 are answers to something that was not asked.
             if !matches!(hop.response.status().as_u16(), 301 | 302 | 303 | 307 | 308) {
                 return Ok(hop);
@@ -164,7 +118,7 @@ impl Fetcher {
         }
         let host = url.host_str().unwrap_or_default();
         Err(Trouble::fatal(
-            failed(format!("more than {MAX_REDIRECTS} redirects, the last to {host}"))
+            download_failed(format!("more than {MAX_REDIRECTS} redirects, the last to {host}"))
                 .hint("check the URL in a browser"),
         ))
     }
@@ -173,30 +127,33 @@ impl Fetcher {
     ///
     /// # Errors
     /// Where it stalls, breaks off, or is longer than `most` bytes.
-    pub(crate) async fn body(&self, mut hop: Hop, most: usize) -> Tried<Bytes> {
+    pub(crate) async fn read_body(&self, mut hop: FetchResponse, most: usize) -> FetchResult<Bytes> {
         let mut body = BytesMut::new();
         loop {
             let piece = tokio::time::timeout(self.timers.stall, hop.response.chunk()).await;
             let piece = piece
                 .map_err(|_| {
                     let stall = units::duration(self.timers.stall);
-                    let failure = failed(format!("{} sent nothing for {stall}", hop.host));
+                    let failure = download_failed(format!("{} sent nothing for {stall}", hop.host));
                     Trouble::new(TroubleKind::Stalled, failure)
                 })?
                 .map_err(|error| {
                     let what = format!("{} broke off its answer", hop.host);
-                    Trouble::passing(failed(what).cause(&error.without_url()))
+                    Trouble::passing(download_failed(what).cause(&error.without_url()))
                 })?;
             let Some(piece) = piece else { return Ok(body.freeze()) };
             if body.len() + piece.len() > most {
                 let most = units::bytes(most as u64);
-                return Err(Trouble::fatal(failed(format!("{} answered with more than {most}", hop.host))));
+                return Err(Trouble::fatal(download_failed(format!(
+                    "{} answered with more than {most}",
+                    hop.host
+                ))));
             }
             body.extend_from_slice(&piece);
         }
     }
 
-    fn client(&self, url: &Url) -> Tried<&Client> {
+    fn client(&self, url: &Url) -> FetchResult<&Client> {
         let is_http = url.scheme() == "http";
         let slot = if is_http { &self.http } else { &self.https };
         if let Some(client) = slot.get() {
@@ -207,7 +164,7 @@ impl Fetcher {
     }
 }
 
-impl Hop {
+impl FetchResponse {
     /// A header of the answer, if it is text.
     pub(crate) fn header(&self, name: HeaderName) -> Option<&str> {
         self.response.headers().get(name).and_then(|value| value.to_str().ok())
@@ -217,11 +174,14 @@ impl Hop {
     ///
     /// # Errors
     /// Where that is no address.
-    pub(crate) fn location(&self) -> Tried<Url> {
+    pub(crate) fn location(&self) -> FetchResult<Url> {
         let next = self.header(LOCATION).and_then(|location| self.url.join(location).ok());
         let mut next = next.ok_or_else(|| {
             let status = self.response.status().as_u16();
-            Trouble::fatal(failed(format!("{} redirected ({status}) to no valid address", self.host)))
+            Trouble::fatal(download_failed(format!(
+                "{} redirected ({status}) to no valid address",
+                self.host
+            )))
         })?;
         // The client would make an Authorization header of them.
         let _ = (next.set_username(""), next.set_password(None));
@@ -238,19 +198,19 @@ impl Hop {
                     .hint("check the URL's path"),
             ),
             StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => Trouble::fatal(
-                failed(format!("{host} does not give the file to everybody ({code})"))
+                download_failed(format!("{host} does not give the file to everybody ({code})"))
                     .hint("fetch the file with your own credentials and import it with file:/path"),
             ),
             StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE => {
-                let failure = failed(format!("{host} is too busy ({code})")).hint("try again later");
+                let failure = download_failed(format!("{host} is too busy ({code})")).hint("try again later");
                 let after = self.header(RETRY_AFTER).and_then(|text| retry_after(text, SystemTime::now()));
                 Trouble::new(after.map_or(TroubleKind::Passing, TroubleKind::Later), failure)
             }
             _ if status.is_server_error() || status == StatusCode::REQUEST_TIMEOUT => {
-                Trouble::passing(failed(format!("{host} answered {code}")).hint("try again later"))
+                Trouble::passing(download_failed(format!("{host} answered {code}")).hint("try again later"))
             }
             _ => Trouble::fatal(
-                failed(format!("{host} answered {code} where 200 was expected"))
+                download_failed(format!("{host} answered {code} where 200 was expected"))
                     .hint("check the URL in a browser"),
             ),
         }
@@ -276,13 +236,6 @@ impl FetchConfig {
     }
 }
 
-/// A download that went wrong at the other end; where more is known, another hint takes this one's
-/// place.
-pub(crate) fn failed(message: String) -> Failure {
-    Failure::new(Code::DownloadFailed, message)
-        .hint("try again; where it fails again, ask whoever runs that server or use another source")
-}
-
 /// How long `Retry-After` (RFC 9110, section 10.2.3) asks to wait: seconds, or until an instant.
 fn retry_after(text: &str, now: SystemTime) -> Option<Duration> {
     let text = text.trim();
@@ -304,7 +257,7 @@ fn client_of(vetted: Vetted, is_http: bool, timers: &Timers) -> Result<Client> {
     // Plain HTTP works on a machine without root certificates, too.
     let builder = if is_http { builder.tls_certs_only([]) } else { builder };
     builder.build().map_err(|error| {
-        failed("the HTTPS client could not be set up".into())
+        download_failed("the HTTPS client could not be set up".into())
             .cause(&error)
             .hint("the machine needs root certificates: install the package ca-certificates")
     })

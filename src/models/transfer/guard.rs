@@ -20,7 +20,8 @@ use reqwest::dns::{Addrs, Name, Resolve, Resolving};
 use tokio::sync::OnceCell;
 
 use crate::error::{Code, Failure};
-use crate::models::transfer::fetch::{Tried, Trouble};
+use crate::models::transfer::remote::authority;
+use crate::models::transfer::trouble::{FetchResult, Trouble};
 use crate::models::units;
 
 /// How long an address that was vetted stays so, before its name is resolved again.
@@ -78,12 +79,6 @@ impl Resolve for Vetted {
     }
 }
 
-/// The host and the port of a URL that has both. An IPv6 address has no brackets.
-pub(crate) fn authority(url: &Url) -> Option<(String, u16)> {
-    let host = url.host_str()?.trim_start_matches('[').trim_end_matches(']');
-    Some((host.to_owned(), url.port_or_known_default()?))
-}
-
 impl Guard {
     /// A guard that lets pass what the public internet has over https, the `allowed` hosts, the
     /// loopback server that was `named`, and the configured `endpoint`.
@@ -105,7 +100,7 @@ impl Guard {
     }
 
     /// Lets a hop pass, or says why not.
-    pub(crate) async fn vet(&self, url: &Url) -> Tried<()> {
+    pub(crate) async fn vet(&self, url: &Url) -> FetchResult<()> {
         let (host, port) =
             authority(url).ok_or_else(|| refused("a URL without a host".into(), "name a host"))?;
         let is_https = match url.scheme() {
@@ -163,7 +158,7 @@ impl Guard {
         Ok(())
     }
 
-    async fn addresses(&self, host: &str, port: u16) -> Tried<Vec<SocketAddr>> {
+    async fn addresses(&self, host: &str, port: u16) -> FetchResult<Vec<SocketAddr>> {
         match host.parse() {
             Ok(ip) => Ok(vec![SocketAddr::new(ip, port)]),
             Err(_) => self.resolve(host, port).await,
@@ -179,7 +174,7 @@ impl Guard {
         })
     }
 
-    async fn resolve(&self, host: &str, port: u16) -> Tried<Vec<SocketAddr>> {
+    async fn resolve(&self, host: &str, port: u16) -> FetchResult<Vec<SocketAddr>> {
         let hint = "check the host's name in the URL, and this machine's network";
         let failed = |what: String| Failure::new(Code::DownloadFailed, what).hint(hint);
         let found = tokio::time::timeout(self.patience, tokio::net::lookup_host((host, port)))

@@ -12,7 +12,7 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io;
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -23,7 +23,9 @@ use crate::models::transfer::disk::Disk;
 use crate::models::transfer::remote::RemoteFile;
 use crate::models::units;
 
-const MARK: &str = "rbee-partial 1 ";
+const MARK: &str = "rbee-partial ";
+/// The version of the format that is read and written.
+const VERSION: &str = "1";
 const RECORD: usize = 16;
 /// The longest journal that is read, in bytes: of a file of 16 TiB in chunks of 1 MiB.
 const MAX_BYTES: u64 = 512 << 20;
@@ -87,6 +89,22 @@ pub(crate) fn partial_of(journal: &Path) -> Option<PathBuf> {
     Some(journal.with_file_name(journal.file_name()?.to_str()?.strip_suffix(".journal")?))
 }
 
+/// Whether the journal at `path` was written in a later version of the format.
+pub(crate) fn is_newer(path: &Path) -> bool {
+    let read = || {
+        let mut line = [0; MARK.len() + 12];
+        let length = open_to_read(path)?.read_at(&mut line, 0)?;
+        Ok::<_, io::Error>(String::from_utf8_lossy(&line[..length]).into_owned())
+    };
+    let version = |line: String| line.strip_prefix(MARK)?.split(' ').next()?.parse::<u32>().ok();
+    read().ok().and_then(version).is_some_and(|version| version > 1)
+}
+
+fn open_to_read(path: &Path) -> io::Result<File> {
+    let nofollow = rustix::fs::OFlags::NOFOLLOW | rustix::fs::OFlags::NONBLOCK;
+    OpenOptions::new().read(true).custom_flags(nofollow.bits().cast_signed()).open(path)
+}
+
 impl Head {
     /// The head of a transfer of `file`, of which the server has said nothing yet.
     pub(crate) fn of(file: &RemoteFile, chunk_bytes: u64) -> Self {
@@ -124,11 +142,16 @@ impl Head {
 
     fn line(&self) -> io::Result<Vec<u8>> {
         let json = serde_json::to_string(self)?;
-        Ok(format!("{MARK}{:08x} {json}\n", crc32fast::hash(json.as_bytes())).into_bytes())
+        Ok(format!("{MARK}{VERSION} {:08x} {json}\n", crc32fast::hash(json.as_bytes())).into_bytes())
     }
 
     fn parse(line: &[u8]) -> Option<Self> {
-        let (crc, json) = std::str::from_utf8(line).ok()?.strip_prefix(MARK)?.split_once(' ')?;
+        let (crc, json) = std::str::from_utf8(line)
+            .ok()?
+            .strip_prefix(MARK)?
+            .strip_prefix(VERSION)?
+            .strip_prefix(' ')?
+            .split_once(' ')?;
         // As text: a digit of another case has the same value, and is damage all the same.
         let is_whole = crc == format!("{:08x}", crc32fast::hash(json.as_bytes()));
         let head: Self = is_whole.then(|| serde_json::from_str(json).ok())??;

@@ -12,7 +12,6 @@ use std::time::{Duration, Instant, SystemTime};
 use tokio_util::sync::CancellationToken;
 
 use crate::error::{Code, Failure, Result};
-use crate::models::library::hub_cache;
 use crate::models::transfer::disk::{self, Disk};
 use crate::models::transfer::journal::{self, Contents, Head};
 use crate::models::transfer::remote::{Destination, RemoteFile};
@@ -34,11 +33,13 @@ pub(crate) struct Partial {
     file: Arc<File>,
     /// Holds the lock of other programs.
     _other: Option<File>,
+    /// As in [`Destination`].
+    empty_folders: Vec<PathBuf>,
 }
 
 /// What a download that is not under way left behind.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Left {
+pub(crate) struct Unfinished {
     /// What it is called in narrations.
     pub(crate) name: String,
     /// As [`crate::models::Model::source`].
@@ -50,9 +51,18 @@ pub(crate) struct Left {
     pub(crate) changed: SystemTime,
 }
 
+/// The failure of an operation on a partial file that a newer version of the hive made.
+pub(crate) fn newer_format(path: &Path) -> Failure {
+    Failure::new(
+        Code::NotOwned,
+        format!("a newer version of rbee-hive began the download in {}", path.display()),
+    )
+    .hint("resume it with that version, or remove that file and the one with .journal added to its name")
+}
+
 /// What lies at the path of a partial file, as far as its journal tells. `None` where nothing is
 /// there that could be gone on with, as a part of `wanted` if that is given.
-pub(crate) fn left_at(path: &Path, wanted: Option<&RemoteFile>) -> Option<Left> {
+pub(crate) fn unfinished_at(path: &Path, wanted: Option<&RemoteFile>) -> Option<Unfinished> {
     let metadata = fs::symlink_metadata(path).ok().filter(fs::Metadata::is_file)?;
     let contents = Contents::read(&journal::path_of(path)).filter(|contents| contents.head.is_resumable())?;
     let is_resumed = |file| contents.head.is_resumed_by(&Head::of(file, contents.head.chunk_bytes));
@@ -60,7 +70,7 @@ pub(crate) fn left_at(path: &Path, wanted: Option<&RemoteFile>) -> Option<Left> 
         return None;
     }
     let done = contents.done();
-    Some(Left {
+    Some(Unfinished {
         name: contents.head.name,
         source: contents.head.source,
         done,
@@ -69,22 +79,36 @@ pub(crate) fn left_at(path: &Path, wanted: Option<&RemoteFile>) -> Option<Left> 
     })
 }
 
-/// Removes a partial file that nobody holds, and its journal. Answers the bytes that this frees;
-/// `None` where another process is writing it. Blocks.
-pub(crate) fn remove(path: &Path) -> Result<Option<u64>> {
+/// What [`remove`] did.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Removal {
+    /// Removed the file, which freed this many bytes.
+    Removed(u64),
+    /// Left the file alone: another process is writing it.
+    InUse,
+    /// Left the file alone: a newer version of the hive made it.
+    NewerFormat,
+}
+
+/// Removes a partial file that no process holds, its journal, and then those of `empty_folders` that
+/// are empty, in this order. Blocks.
+pub(crate) fn remove(path: &Path, empty_folders: &[PathBuf]) -> Result<Removal> {
     let failed = |error: &io::Error| Failure::io("delete", path, error);
+    if journal::is_newer(&journal::path_of(path)) {
+        return Ok(Removal::NewerFormat);
+    }
     let file = match options().open(path) {
         Ok(file) => file,
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
             remove_if_there(&journal::path_of(path)).map_err(|error| failed(&error))?;
-            return Ok(Some(0));
+            return Ok(Removal::Removed(0));
         }
         Err(error) => return Err(failed(&error)),
     };
     let begin = Instant::now();
     while !is_locked(&file).map_err(|error| failed(&error))? {
         if begin.elapsed() > IN_PASSING {
-            return Ok(None);
+            return Ok(Removal::InUse);
         }
         std::thread::sleep(IN_PASSING / 20);
     }
@@ -93,8 +117,8 @@ pub(crate) fn remove(path: &Path) -> Result<Option<u64>> {
     remove_if_there(&journal::path_of(path))
         .and_then(|()| remove_if_there(path))
         .map_err(|error| failed(&error))?;
-    hub_cache::tidy(path);
-    Ok(Some(freed))
+    remove_empty(empty_folders);
+    Ok(Removal::Removed(freed))
 }
 
 impl Partial {
@@ -167,7 +191,12 @@ impl Partial {
         let is_still_there = fs::symlink_metadata(path).is_ok_and(|now| {
             file.metadata().is_ok_and(|held| (held.dev(), held.ino()) == (now.dev(), now.ino()))
         });
-        Ok(is_still_there.then(|| Self { path: path.clone(), file: Arc::new(file), _other: other }))
+        Ok(is_still_there.then(|| Self {
+            path: path.clone(),
+            file: Arc::new(file),
+            _other: other,
+            empty_folders: destination.empty_folders.clone(),
+        }))
     }
 
     /// Where it is.
@@ -196,7 +225,7 @@ impl Partial {
     pub(crate) fn discard(&self) -> io::Result<()> {
         remove_if_there(&self.journal_path())?;
         remove_if_there(&self.path)?;
-        hub_cache::tidy(&self.path);
+        remove_empty(&self.empty_folders);
         Ok(())
     }
 
@@ -220,6 +249,15 @@ fn is_locked(file: &File) -> io::Result<bool> {
         Ok(()) => Ok(true),
         Err(TryLockError::WouldBlock) => Ok(false),
         Err(TryLockError::Error(error)) => Err(error),
+    }
+}
+
+fn remove_empty(folders: &[PathBuf]) {
+    for folder in folders {
+        // The system refuses to remove a folder that has something in it.
+        if fs::remove_dir(folder).is_err() {
+            break;
+        }
     }
 }
 

@@ -12,8 +12,7 @@ use std::sync::Arc;
 use reqwest::Url;
 use reqwest::header::HeaderValue;
 
-use crate::error::Result;
-use crate::models::transfer::guard::authority;
+use crate::error::{Failure, Result};
 
 /// What every GGUF file begins with.
 pub(crate) const GGUF_MAGIC: &[u8] = b"GGUF";
@@ -39,7 +38,7 @@ pub(crate) struct Resolved {
 }
 
 /// See [`Resolved::commit`]. Is given what became of each file, in order.
-pub(crate) type Commit = Box<dyn FnOnce(&[Whole]) -> Result<PathBuf> + Send + Sync>;
+pub(crate) type Commit = Box<dyn FnOnce(&[StoredFile]) -> Result<PathBuf> + Send + Sync>;
 
 /// One remote file, resolved: what the transfer needs to know.
 #[derive(Clone, Debug)]
@@ -100,23 +99,40 @@ pub(crate) struct Destination {
     pub(crate) lock: Option<PathBuf>,
     /// Whether to transfer the file although there is one at `target`.
     pub(crate) replace: bool,
-    /// Checks the whole, verified file at the path that it is given, and puts down what must be on
-    /// the disk before the file has its name. On the blocking pool.
+    /// Checks the complete, verified file at the given path, and writes the records that must be on
+    /// the disk before the file gets its name. Runs on the blocking pool.
     pub(crate) accept: Accept,
+    /// The folders to remove, in this order, where discarding the partial file leaves them empty.
+    pub(crate) empty_folders: Vec<PathBuf>,
 }
 
 /// See [`Destination::accept`].
-pub(crate) type Accept = Arc<dyn Fn(&Path, &Whole) -> Result<()> + Send + Sync>;
+pub(crate) type Accept = Arc<dyn Fn(&Path, &StoredFile) -> std::result::Result<(), Refusal> + Send + Sync>;
 
-/// A file that is here, in its place.
+/// Why [`Destination::accept`] refuses a file.
+#[derive(Debug)]
+pub(crate) enum Refusal {
+    /// The file is of no use: it is removed.
+    Unusable(Failure),
+    /// This machine could not check or record the file: it is kept, to be resumed.
+    Unfinished(Failure),
+}
+
+/// A complete file under its final name.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Whole {
+pub(crate) struct StoredFile {
     /// Size in bytes.
     pub(crate) size: u64,
     /// In lower-case hexadecimal; `None` where the file was there already and nobody hashed it.
     pub(crate) sha256: Option<String>,
     /// Whether the hash was compared with one that the source promised.
     pub(crate) is_verified: bool,
+}
+
+/// The host and the port of a URL that has both. An IPv6 address has no brackets.
+pub(crate) fn authority(url: &Url) -> Option<(String, u16)> {
+    let host = url.host_str()?.trim_start_matches('[').trim_end_matches(']');
+    Some((host.to_owned(), url.port_or_known_default()?))
 }
 
 impl Credentials {

@@ -16,6 +16,7 @@ use crate::models::Request;
 use crate::models::Source;
 use crate::models::Status;
 use crate::models::testing::{config, gguf_of};
+use crate::models::transfer::disk::Disk;
 
 /// A disk with room for so many more bytes, on which a write may be cut short before it fails.
 #[derive(Debug)]
