@@ -5,6 +5,39 @@ use std::io::{self, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
+/// The bytes of one file system.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct DiskSpace {
+    /// Free for this user.
+    pub(crate) free: u64,
+    /// Used by anybody.
+    pub(crate) used: u64,
+    /// Used, free and reserved for root.
+    pub(crate) total: u64,
+}
+
+/// The space on the disk of `path`, which must exist.
+///
+/// # Errors
+/// What the file system says.
+pub(crate) fn disk_space(path: &Path) -> io::Result<DiskSpace> {
+    let disk = rustix::fs::statvfs(path)?;
+    let bytes = |blocks: u64| blocks.saturating_mul(disk.f_frsize);
+    Ok(DiskSpace {
+        free: bytes(disk.f_bavail),
+        used: bytes(disk.f_blocks.saturating_sub(disk.f_bfree)),
+        total: bytes(disk.f_blocks),
+    })
+}
+
+/// The bytes that this user can still write to the disk of `path`, which must exist.
+///
+/// # Errors
+/// What the file system says.
+pub(crate) fn free_bytes(path: &Path) -> io::Result<u64> {
+    disk_space(path).map(|disk| disk.free)
+}
+
 /// The extension of a file that is being written. What a kill leaves of one is worth nothing.
 pub(crate) const DRAFT: &str = "tmp";
 
@@ -33,6 +66,14 @@ mod tests {
     use std::os::unix::fs::PermissionsExt;
 
     use super::*;
+
+    #[test]
+    fn the_space_on_a_disk_adds_up() {
+        let dir = tempfile::tempdir().unwrap();
+        let disk = disk_space(dir.path()).unwrap();
+        assert!(disk.total > 0 && disk.free + disk.used <= disk.total, "{disk:?}");
+        assert!(free_bytes(&dir.path().join("missing")).is_err());
+    }
 
     #[test]
     fn a_file_is_replaced_as_a_whole_and_written_on() {

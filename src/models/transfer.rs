@@ -44,7 +44,6 @@ use futures::StreamExt;
 use futures::stream::FuturesUnordered;
 use parking_lot::{Condvar, Mutex};
 use reqwest::Url;
-use rustix::fs::statvfs;
 use sha2::{Digest, Sha256};
 use tokio::sync::watch;
 use tokio::time::{Instant, MissedTickBehavior, interval};
@@ -63,6 +62,7 @@ use crate::models::transfer::report::Reporter;
 use crate::models::transfer::trouble::{FetchResult, Trouble, TroubleKind, download_failed};
 use crate::models::transfer::writer::{Part, Queue};
 use crate::models::units;
+use crate::files;
 use crate::narration::Level;
 use crate::spawn;
 
@@ -370,8 +370,7 @@ impl Transfer {
 
     fn check_room(&self, partial: &Partial) -> Result<()> {
         // Where the disk does not tell, it says so when it is full.
-        let room =
-            statvfs(partial.path()).map_or(u64::MAX, |disk| disk.f_bavail.saturating_mul(disk.f_frsize));
+        let room = files::free_bytes(partial.path()).unwrap_or(u64::MAX);
         let left = self.file.size.map_or(1, |size| size.saturating_sub(self.done.load(Ordering::Relaxed)));
         if room >= LAST_ROOM || left == 0 {
             return Ok(());

@@ -9,6 +9,7 @@ use sysinfo::{MINIMUM_CPU_UPDATE_INTERVAL, Pid, ProcessRefreshKind, ProcessesToU
 
 use super::gpus::{self, Gpu};
 use super::process::members;
+use crate::files::disk_space;
 
 /// What one worker's group uses. Rates are over the time since the sample before.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
@@ -251,11 +252,8 @@ fn one_decimal(percent: f32) -> f32 {
 
 /// Bytes used and in all on the disk of `path`, or of its nearest ancestor that exists.
 fn disk(path: &Path) -> (u64, u64) {
-    let Some(disk) = path.ancestors().find_map(|path| rustix::fs::statvfs(path).ok()) else {
-        return (0, 0);
-    };
-    let bytes = |blocks: u64| blocks.saturating_mul(disk.f_frsize);
-    (bytes(disk.f_blocks.saturating_sub(disk.f_bfree)), bytes(disk.f_blocks))
+    let disk = path.ancestors().find_map(|path| disk_space(path).ok()).unwrap_or_default();
+    (disk.used, disk.total)
 }
 
 #[cfg(test)]

@@ -7,7 +7,6 @@
 use std::fs;
 use std::path::Path;
 
-use rustix::fs::statvfs;
 use tokio::sync::OwnedMutexGuard;
 use tokio_util::sync::CancellationToken;
 
@@ -22,6 +21,7 @@ use crate::models::transfer::partial;
 use crate::models::transfer::remote::{Destination, RemoteFile, Resolved};
 use crate::models::transfer::transfers::Fetched;
 use crate::models::units;
+use crate::files;
 use crate::n;
 use crate::narration::waiting_for;
 
@@ -215,8 +215,7 @@ fn existing_folder(path: &Path) -> &Path {
 }
 
 fn free_bytes_of(folder: &Path) -> Result<u64> {
-    let disk = statvfs(folder).map_err(|error| Failure::io("measure the disk of", folder, &error.into()))?;
-    Ok(disk.f_bavail.saturating_mul(disk.f_frsize))
+    files::free_bytes(folder).map_err(|error| Failure::io("measure the disk of", folder, &error))
 }
 
 fn check_revision(request: &Request) -> Result<()> {
