@@ -55,8 +55,8 @@ impl Server {
             faults,
             ..Config::default()
         };
-        config.timers.cancel_grace = Duration::from_millis(100);
-        config.timers.drain = Duration::from_millis(100);
+        config.timers.cancel_grace = Duration::from_millis(100).into();
+        config.timers.drain = Duration::from_millis(100).into();
         let stop = CancellationToken::new();
         let (address, running) = runtime.block_on(async {
             let listener = bind().await;

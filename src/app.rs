@@ -74,7 +74,7 @@ impl App {
             jobs: Registry::open(&config, Arc::clone(&events))?,
             catalog: Catalog::new(&config)?,
             telemetry: Telemetry::new(&config, workers.clone()),
-            gateway: gateway_client(config.timers.connect)?,
+            gateway: gateway_client(*config.timers.connect)?,
             queen: Queen::of(&config, address, shutdown.clone())?,
             loading: Turns::default(),
             workers,

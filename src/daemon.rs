@@ -115,7 +115,7 @@ impl Hive {
         tracing::info!("stopping: ending jobs, then workers, then connections");
         app.shutdown.cancel();
         app.jobs.close().await;
-        app.workers.stop_all(app.config.timers.stop_grace).await;
+        app.workers.stop_all(*app.config.timers.stop_grace).await;
         app.quiet.cancel();
         let served = server.await;
         chores.abort();

@@ -140,10 +140,10 @@ pub enum Deadline {
 impl Deadline {
     /// The deadline under these timers.
     #[must_use]
-    pub const fn after(self, timers: &Timers) -> Option<Duration> {
+    pub fn after(self, timers: &Timers) -> Option<Duration> {
         match self {
-            Self::Read => Some(timers.read_deadline),
-            Self::Act => Some(timers.act_deadline),
+            Self::Read => Some(*timers.read_deadline),
+            Self::Act => Some(*timers.act_deadline),
             Self::None => None,
         }
     }

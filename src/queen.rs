@@ -61,7 +61,7 @@ impl Queen {
         ready_url.set_query(None);
         ready_url.set_fragment(None);
         ready_url.path_segments_mut().map_err(|()| invalid())?.pop_if_empty().extend(["v1", "hive", "ready"]);
-        let client = client::builder(config.timers.connect).build().map_err(|error| {
+        let client = client::builder(*config.timers.connect).build().map_err(|error| {
             Failure::new(Code::ConfigInvalid, "could not build the HTTP client for the queen")
                 .hint("check that this machine has its CA certificates (the package ca-certificates)")
                 .detail(error)
@@ -72,8 +72,8 @@ impl Queen {
             ready_url,
             body: Ready { hive_id: config.hive_ids.first().cloned().unwrap_or_default(), hive_url },
             client,
-            first_wait: config.timers.announce,
-            patience: config.timers.connect,
+            first_wait: *config.timers.announce,
+            patience: *config.timers.connect,
             shutdown,
             announcing: AtomicBool::new(false),
         }))))
@@ -159,7 +159,7 @@ mod tests {
     use crate::http::testing::{Served, soon};
 
     fn queen(url: String, shutdown: &CancellationToken) -> Queen {
-        let timers = Timers { announce: Duration::from_millis(1), ..Timers::default() };
+        let timers = Timers { announce: Duration::from_millis(1).into(), ..Timers::default() };
         let config = Config { queen_url: Some(url), timers, ..Config::default() };
         Queen::of(&config, "127.0.0.1:7835".parse().unwrap(), shutdown.clone()).unwrap().unwrap()
     }

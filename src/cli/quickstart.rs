@@ -57,7 +57,7 @@ impl Args {
         // What fails is on the streams that are shown; a log in between would only disturb.
         super::log_to_stderr("error");
         let mut config = self.serve.into_config()?;
-        config.timers.connect = config.timers.connect.min(MOST_PATIENCE);
+        config.timers.connect = config.timers.connect.min(MOST_PATIENCE).into();
         if config.token_file.is_some() {
             return Err(Failure::new(Code::ConfigInvalid, "quickstart shows a hive without a token")
                 .hint("leave --token-file out here, or run `rbee-hive serve` with it"));

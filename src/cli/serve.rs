@@ -150,7 +150,7 @@ mod tests {
         ]);
         let config = cli.serve.into_config().unwrap();
         assert_eq!((config.port, &*config.hive_ids[0]), (2, "a"));
-        assert_eq!(config.timers.silence, std::time::Duration::from_secs(2));
+        assert_eq!(*config.timers.silence, std::time::Duration::from_secs(2));
     }
 
     #[test]
@@ -164,10 +164,12 @@ mod tests {
     }
 
     #[test]
-    fn a_timer_that_nobody_can_keep_to_is_refused_by_name() {
+    fn a_timer_out_of_bounds_is_refused_by_name() {
         let dir = tempfile::tempdir().unwrap();
         let file = dir.path().join("hive.toml");
-        for (name, time) in [("silence", "0s"), ("keep_alive", "0s"), ("read_deadline", "9000000000y")] {
+        let refused =
+            [("silence", "0s"), ("retry", "0s"), ("retry_after", "8785h"), ("read_deadline", "9000000000y")];
+        for (name, time) in refused {
             std::fs::write(&file, format!("[timers]\n{name} = \"{time}\"\n")).unwrap();
             let cli = Cli::parse_from(["rbee-hive", "--config", file.to_str().unwrap()]);
             let failure = cli.serve.into_config().unwrap_err();

@@ -55,7 +55,7 @@ pub(super) async fn events(
     let reader = Reader {
         hub: app.events.follow(last_event_id),
         telemetry: app.telemetry.subscribe(),
-        keep_alive: app.config.timers.keep_alive,
+        keep_alive: *app.config.timers.keep_alive,
         app,
     };
     sse::response(stream::unfold(reader, |mut reader| async {

@@ -35,7 +35,7 @@ struct Created<'a> {
 pub(super) async fn submit(State(app): State<AppState>, request: Request) -> Result<Response, Problem> {
     let key = idempotency_key(request.headers())?;
     let host = request_host(&request);
-    let body = json_bytes(request, MOST_BYTES, app.config.timers.request_head).await?;
+    let body = json_bytes(request, MOST_BYTES, *app.config.timers.request_head).await?;
     let submission = ops::parse(&body)?;
     app.check_hive_id(&submission.hive_id, host.as_deref())?;
     let submitted = app.jobs.submit(&app, submission, key)?;

@@ -76,7 +76,7 @@ impl Gate {
         Ok(Self {
             hosts: hosts.collect::<Result<_>>()?,
             origins: origins.collect::<Result<_>>()?,
-            token: token.map(|token| (token, Sessions::new(config.timers.session))),
+            token: token.map(|token| (token, Sessions::new(*config.timers.session))),
         })
     }
 

@@ -66,8 +66,8 @@ pub(crate) async fn serve(listener: TcpListener, app: Router, timers: Timers, sh
         let connection = Connection {
             local,
             app: app.clone(),
-            write_stall: timers.write_stall,
-            request_head: timers.request_head,
+            write_stall: *timers.write_stall,
+            request_head: *timers.request_head,
             stopping: stopping.clone(),
         };
         let closing = closing.clone();
@@ -80,7 +80,7 @@ pub(crate) async fn serve(listener: TcpListener, app: Router, timers: Timers, sh
     drop(listener);
     stopping.cancel();
     connections.close();
-    if tokio::time::timeout(timers.drain, connections.wait()).await.is_err() {
+    if tokio::time::timeout(*timers.drain, connections.wait()).await.is_err() {
         tracing::info!(open = connections.len(), "closing connections that did not finish in time");
         closing.cancel();
         connections.wait().await;

@@ -36,7 +36,7 @@ pub(super) async fn stream(
     };
     let reader = Reader {
         cursor: log.follow(after),
-        keep_alive: app.config.timers.keep_alive,
+        keep_alive: *app.config.timers.keep_alive,
         encoding: query.encoding,
         job,
     };

@@ -21,7 +21,7 @@ impl Hive {
     async fn start() -> Self {
         let folder = tempfile::tempdir().unwrap();
         std::fs::write(folder.path().join("tiny.gguf"), b"GGUF").unwrap();
-        let timers = Timers { telemetry: Duration::from_millis(20), ..Timers::default() };
+        let timers = Timers { telemetry: Duration::from_millis(20).into(), ..Timers::default() };
         let config = Config {
             data_dir: folder.path().join("data"),
             hub_cache: Some(PathBuf::new()),

@@ -100,7 +100,7 @@ impl Registry {
             journals: Arc::new(Journals::open(config.jobs_dir(), bounds)?),
             hub,
             config: config.jobs.clone(),
-            progress_every: config.timers.progress,
+            progress_every: *config.timers.progress,
             closed: AtomicBool::new(false),
             drains: TaskTracker::new(),
             pruned_at: AtomicI64::new(0),
@@ -317,13 +317,13 @@ impl Registry {
             match job.header().kind {
                 Kind::Read => {
                     reads_bytes += job.resident_bytes() + JOB_BYTES;
-                    if age > self.config.keep_reads_for || reads_bytes > self.config.reads_memory_bytes {
+                    if age > *self.config.keep_reads_for || reads_bytes > self.config.reads_memory_bytes {
                         forgotten.push(Arc::clone(job));
                     }
                 }
                 Kind::Act => {
                     acts += 1;
-                    if age > self.config.keep_acts_for || acts > self.config.keep_acts {
+                    if age > *self.config.keep_acts_for || acts > self.config.keep_acts {
                         forgotten.push(Arc::clone(job));
                         continue;
                     }

@@ -38,7 +38,7 @@ pub(crate) struct Work {
 
 /// Runs the work to its end and says how it ended. Called by `ops::route_operation` alone.
 pub(crate) async fn conduct(work: Work) -> Terminal {
-    let silence = work.app.config.timers.silence;
+    let silence = *work.app.config.timers.silence;
     tokio::select! {
         terminal = queue_then_run(work) => terminal,
         () = break_silence(silence) => unreachable!("silence is broken again and again"),
@@ -77,7 +77,7 @@ async fn queue_then_run(work: Work) -> Terminal {
     let timers = app.config.timers.clone();
     let cx = Cx { app, hive_id, job_id: job.id().clone(), stop: job.stopping().clone() };
     let work = spawn::task(async move {
-        faults.strike(row.wire_name).await?;
+        faults.inject(row.wire_name).await?;
         call.run(cx).await
     });
     attend(work, &job, row, &timers).await
@@ -102,13 +102,13 @@ async fn attend(
                     Some(StopReason::Shutdown) => "The hive is shutting down: stopping",
                     Some(StopReason::Cancel) | None => "Cancelling",
                 });
-                give_up = Some(tokio::time::Instant::now() + timers.cancel_grace);
+                give_up = Some(tokio::time::Instant::now() + *timers.cancel_grace);
             }
             done = &mut work => return concluded(job, row, done),
             () = until(deadline), if give_up.is_none() => job.stop(StopReason::Timeout),
             () = until(give_up) => {
                 n!(warn: "job_abandoned",
-                   "It did not stop within {}: dropped where it stood", in_words(timers.cancel_grace));
+                   "It did not stop within {}: dropped where it stood", in_words(*timers.cancel_grace));
                 work.abort();
                 return match timeout(DROP_PATIENCE, &mut work).await {
                     Ok(Err(error)) if error.is_cancelled() => ended_by(job, row, None),

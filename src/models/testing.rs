@@ -50,9 +50,9 @@ pub(crate) fn config(root: &Path) -> Config {
     config.hub.endpoint = Some("http://hub.invalid".to_owned());
     config.hub.token_file = Some(std::path::PathBuf::new());
     config.hub.offline = Some(false);
-    config.timers.progress = Duration::from_millis(20);
-    config.timers.retry = Duration::from_millis(1);
-    config.timers.retry_after = Duration::from_millis(20);
+    config.timers.progress = Duration::from_millis(20).into();
+    config.timers.retry = Duration::from_millis(1).into();
+    config.timers.retry_after = Duration::from_millis(20).into();
     config.downloads.retries = 2;
     fs::create_dir_all(&config.models_dirs[0]).unwrap();
     config

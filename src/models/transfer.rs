@@ -154,7 +154,7 @@ impl Transfer {
         stop: CancellationToken,
     ) -> Self {
         let fetcher = Fetcher::new(&context.fetch, &file.trust, &file.url);
-        let budget = Budget::new(context.downloads.retries, context.timers.retry, context.timers.retry_after);
+        let budget = Budget::new(context.downloads.retries, *context.timers.retry, *context.timers.retry_after);
         Self {
             context,
             file,
@@ -235,7 +235,7 @@ impl Transfer {
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         ticks.reset();
         let mut meter = Meter::starting_at(self.done.load(Ordering::Relaxed), Instant::now());
-        let mut joins = interval((self.context.timers.progress / 4).max(Duration::from_millis(1)));
+        let mut joins = interval((*self.context.timers.progress / 4).max(Duration::from_millis(1)));
         joins.set_missed_tick_behavior(MissedTickBehavior::Delay);
         joins.reset();
         let mut joining = Joining { at: Instant::now(), done: self.done.load(Ordering::Relaxed) };

@@ -42,7 +42,7 @@ impl Operation for ModelDelete {
         }
         for worker in workers {
             n!("model_delete", "Stopping worker {} first", worker.pid);
-            cx.app.workers.stop(worker.pid, cx.app.config.timers.stop_grace).await?;
+            cx.app.workers.stop(worker.pid, *cx.app.config.timers.stop_grace).await?;
         }
         let freed_bytes = cx.app.catalog.delete(&model, self.force).await?;
         cx.app.model_changed("removed", &model);

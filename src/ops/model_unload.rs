@@ -45,7 +45,7 @@ impl Operation for ModelUnload {
             return Err(Failure::new(Code::ModelNotLoaded, format!("no worker serves the model '{id}'"))
                 .hint("nothing needs to be done; WorkerProcessList shows what is loaded"));
         }
-        let grace = cx.app.config.timers.stop_grace;
+        let grace = *cx.app.config.timers.stop_grace;
         let stopped = join_all(workers.iter().map(|pid| cx.app.workers.stop(*pid, grace))).await;
         let (mut gone, mut freed_bytes) = (0, 0);
         for stopped in stopped {

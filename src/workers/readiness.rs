@@ -58,7 +58,7 @@ impl Drop for Starting {
     fn drop(&mut self) {
         if self.armed {
             self.handle.control(Control::Stop {
-                grace: ABANDON_GRACE.min(self.shared.timers.stop_grace),
+                grace: ABANDON_GRACE.min(*self.shared.timers.stop_grace),
                 reason: Reason::Load,
             });
         }
@@ -114,7 +114,7 @@ impl Starting {
                     }
                 }
             }
-            if self.moved.elapsed() >= self.shared.timers.readiness {
+            if self.moved.elapsed() >= *self.shared.timers.readiness {
                 return Err(self.timed_out());
             }
             tokio::select! {
@@ -127,7 +127,7 @@ impl Starting {
     /// Looks how far an engine has come that does not say so itself: by its log, else by the memory that
     /// it has taken.
     async fn look_at_progress(&mut self) {
-        let (pid, interval) = (self.handle.pid, self.shared.timers.progress);
+        let (pid, interval) = (self.handle.pid, *self.shared.timers.progress);
         if let Some(progress) = self.log.progress() {
             self.loading.take(pid, progress, interval);
             return;
@@ -247,7 +247,7 @@ impl Starting {
             }
             Ok(Health::Loading(progress)) => {
                 self.unanswered = None;
-                let interval = self.shared.timers.progress;
+                let interval = *self.shared.timers.progress;
                 if progress.is_some_and(|progress| self.loading.take(handle.pid, progress, interval)) {
                     self.moved = Instant::now();
                 }
@@ -400,7 +400,7 @@ impl Starting {
         let pid = self.handle.pid;
         if self.handle.state.borrow().end.is_none() {
             n!("worker_stop", "Stopping the half-started worker {pid}");
-            let grace = ABANDON_GRACE.min(self.shared.timers.stop_grace);
+            let grace = ABANDON_GRACE.min(*self.shared.timers.stop_grace);
             self.handle.control(Control::Stop { grace, reason: Reason::Load });
         }
         let _wait = waiting_for(format!("worker {pid} to end"));

@@ -28,7 +28,7 @@ pub(super) fn after_crash(shared: Arc<Shared>, crashed: Arc<Handle>) {
 /// How long to wait before the next restart, after so many crashes in a row.
 fn backoff(settings: &Workers, crashes: u32) -> Duration {
     let factor = 1_u32.checked_shl(crashes).filter(|_| crashes < 31).unwrap_or(u32::MAX);
-    settings.restart_first.saturating_mul(factor).min(settings.restart_longest)
+    settings.restart_first.saturating_mul(factor).min(*settings.restart_longest)
 }
 
 /// Whether a start that failed like this may succeed another time.
@@ -38,7 +38,7 @@ fn may_pass(failure: &Failure) -> bool {
 
 async fn restart(shared: Arc<Shared>, crashed: Arc<Handle>) {
     let settings = &shared.settings;
-    let mut crashes = if crashed.uptime() >= settings.restart_reset { 0 } else { crashed.crashes };
+    let mut crashes = if crashed.uptime() >= *settings.restart_reset { 0 } else { crashed.crashes };
     let pid = crashed.pid;
     loop {
         let wait = backoff(settings, crashes);

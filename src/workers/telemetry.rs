@@ -82,7 +82,7 @@ impl Telemetry {
         Self(Arc::new(Shared {
             workers,
             store: config.store_dir(),
-            every: config.timers.telemetry,
+            every: *config.timers.telemetry,
             samples: watch::Sender::new(Arc::default()),
             running: Mutex::new(false),
         }))

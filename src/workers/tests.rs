@@ -40,7 +40,7 @@ impl Hive {
             ),
             ..Config::default()
         };
-        config.timers.progress = Duration::from_millis(20);
+        config.timers.progress = Duration::from_millis(20).into();
         config.workers.lifeline = true;
         config.llama_server.enabled = false;
         tune(&mut config);
@@ -251,7 +251,7 @@ async fn a_worker_becomes_ready_and_stops() {
 
 #[tokio::test]
 async fn load_progress_is_narrated_and_keeps_the_deadline_away() {
-    let hive = Hive::tuned(|config| config.timers.progress = Duration::ZERO);
+    let hive = Hive::tuned(|config| config.timers.progress = Duration::ZERO.into());
     let (worker, said) = narrated(hive.start("slow")).await;
     worker.unwrap();
     let done: Vec<_> = said.iter().filter_map(|narration| Some(narration.progress.as_ref()?.done)).collect();
@@ -347,12 +347,12 @@ async fn a_secret_in_the_log_is_not_passed_on() {
 
 #[tokio::test]
 async fn silence_ends_in_a_timeout_that_says_what_was_awaited() {
-    let hasty = |config: &mut Config| config.timers.readiness = Duration::from_millis(600);
+    let hasty = |config: &mut Config| config.timers.readiness = Duration::from_millis(600).into();
     let (failure, _) = Hive::tuned(hasty).failure("silent").await;
     assert_eq!((failure.code, failure.stage.as_deref()), (Code::Timeout, Some("start")));
     assert!(failure.message.contains("its report of where it listens"), "{}", failure.message);
 
-    let later = |config: &mut Config| config.timers.readiness = Duration::from_secs(3);
+    let later = |config: &mut Config| config.timers.readiness = Duration::from_secs(3).into();
     let (failure, _) = Hive::tuned(later).failure("stuck").await;
     assert_eq!((failure.code, failure.stage.as_deref()), (Code::Timeout, Some("load")));
     assert!(failure.message.contains("/health to answer"), "{}", failure.message);
@@ -553,7 +553,7 @@ async fn a_program_that_is_missing_is_named() {
 
 #[tokio::test]
 async fn telemetry_is_taken_while_somebody_looks() {
-    let hive = Hive::tuned(|config| config.timers.telemetry = Duration::from_millis(20));
+    let hive = Hive::tuned(|config| config.timers.telemetry = Duration::from_millis(20).into());
     let worker = hive.start("healthy").await.unwrap();
     let telemetry = Telemetry::new(&hive.config, hive.workers.clone());
     assert!(!telemetry.is_running());
@@ -762,8 +762,8 @@ async fn a_thousand_stale_records_that_name_live_strangers_signal_nobody() {
 
 fn hasty_restarts(config: &mut Config) {
     config.workers.restart = crate::config::RestartPolicy::OnFailure;
-    config.workers.restart_first = Duration::from_millis(10);
-    config.workers.restart_longest = Duration::from_millis(40);
+    config.workers.restart_first = Duration::from_millis(10).into();
+    config.workers.restart_longest = Duration::from_millis(40).into();
 }
 
 #[tokio::test]
@@ -802,8 +802,8 @@ async fn a_crashed_worker_is_started_again_where_its_policy_says_so() {
 async fn a_crashed_worker_that_is_deleted_is_not_started_again() {
     let mut hive = Hive::tuned(|config| {
         hasty_restarts(config);
-        config.workers.restart_first = LONG;
-        config.workers.restart_longest = LONG;
+        config.workers.restart_first = LONG.into();
+        config.workers.restart_longest = LONG.into();
     });
     let pid = hive.start("healthy").await.unwrap().pid;
     let leader = rustix::process::Pid::from_raw(pid.cast_signed()).unwrap();
@@ -932,7 +932,7 @@ async fn llama_server_is_found_preferred_and_given_its_flags_but_never_its_key()
 async fn progress_that_an_engine_tells_in_its_log_alone_is_narrated() {
     let hive = Hive::tuned(|config| {
         with_llama_server(config);
-        config.timers.progress = Duration::ZERO;
+        config.timers.progress = Duration::ZERO.into();
     });
     let gate = hive.folder.path().join("gate");
     let behaviour = format!("dots:{}", gate.display());
@@ -967,7 +967,7 @@ async fn progress_that_an_engine_tells_in_its_log_alone_is_narrated() {
 async fn memory_that_is_taken_is_progress_where_the_engine_tells_none() {
     let hive = Hive::tuned(|config| {
         with_llama_server(config);
-        config.timers.readiness = Duration::from_millis(1500);
+        config.timers.readiness = Duration::from_millis(1500).into();
     });
     let (worker, said) = narrated(hive.start("grows")).await;
     // It loads for twice as long as it may make no progress.

@@ -1,6 +1,6 @@
 //! The documents say what the code does: each list in them is compared with the list it is about.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 use std::path::Path;
 
@@ -76,6 +76,54 @@ fn every_setting_is_documented_with_its_default() {
     }
     let read: Config = toml::from_str(&file).unwrap_or_else(|error| panic!("{error}\n{file}"));
     assert_eq!(format!("{read:#?}"), format!("{:#?}", Config::default()));
+}
+
+/// The names of settings, as `table.name`, in a text.
+fn names_in(text: &str) -> BTreeSet<&str> {
+    text.split('`').skip(1).step_by(2).filter(|name| name.contains('.')).collect()
+}
+
+#[test]
+fn every_duration_has_the_bounds_that_are_documented() {
+    let documented = document("docs/CONFIGURATION.md");
+    let bounds = section(&documented, "## Durations").rsplit_once("It may be").expect("the bounds").1;
+    let (most, may_be_zero) = bounds.split_once("except these").expect("what may be 0");
+    let (a_day_at_most, may_be_zero) = (names_in(most), names_in(may_be_zero));
+    let mut durations = BTreeSet::new();
+    for (table, rows) in settings(&documented) {
+        let is_duration = |default: &str| {
+            let text = default.trim_matches(['`', '"']);
+            text.starts_with(|c: char| c.is_ascii_digit())
+                && text.ends_with(|c: char| c.is_ascii_alphabetic())
+        };
+        for (name, _) in rows.iter().filter(|(_, default)| is_duration(default)) {
+            let setting = format!("{table}.{name}");
+            let read = |duration: &str| {
+                // No first wait is longer than the longest one.
+                let longest = if name == "restart_first" { "restart_longest = \"24h\"" } else { "" };
+                let file = format!("[{table}]\n{name} = \"{duration}\"\n{longest}");
+                let config: Config = toml::from_str(&file).map_err(|error| error.to_string())?;
+                config.validate().map_err(|failure| failure.message)
+            };
+            let most = if a_day_at_most.contains(&*setting) { "24h" } else { "8784h" };
+            read(most).unwrap_or_else(|error| panic!("{setting} may be {most}: {error}"));
+            let mut refused = vec![format!("{most} 1ns")];
+            if may_be_zero.contains(&*setting) {
+                read("0s").unwrap_or_else(|error| panic!("{setting} may be 0s: {error}"));
+            } else {
+                refused.push("0s".to_owned());
+            }
+            for duration in refused {
+                let error = read(&duration).expect_err(&format!("{setting} may not be {duration}"));
+                assert!(error.contains(name), "{setting} is not named: {error}");
+            }
+            durations.insert(setting);
+        }
+    }
+    assert_eq!(durations.len(), 23, "{durations:?}");
+    for setting in a_day_at_most.union(&may_be_zero) {
+        assert!(durations.contains(*setting), "{setting} is no duration");
+    }
 }
 
 #[test]

@@ -44,9 +44,9 @@ fn hasty(config: &mut Config) {
     config.downloads.chunk_bytes = CHUNK;
     config.downloads.connections = 4;
     config.downloads.retries = 3;
-    config.timers.stall = Duration::from_millis(300);
-    config.timers.retry = Duration::from_millis(5);
-    config.timers.retry_after = Duration::from_millis(50);
+    config.timers.stall = Duration::from_millis(300).into();
+    config.timers.retry = Duration::from_millis(5).into();
+    config.timers.retry_after = Duration::from_millis(50).into();
 }
 
 fn download(url: &str) -> Value {
@@ -514,7 +514,7 @@ async fn a_disk_that_really_fills_fails_the_download_and_what_came_is_used() {
         let hive = TestHive::start_with(|config| {
             hasty(config);
             config.data_dir = root.path().join("data");
-            config.timers.progress = glance;
+            config.timers.progress = glance.into();
         })
         .await;
         let before = server.sent();

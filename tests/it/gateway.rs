@@ -334,8 +334,10 @@ async fn a_worker_that_dies_ends_its_answers_with_an_error() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_unload_waits_for_an_answer_no_longer_than_its_grace() {
-    let hive =
-        TestHive::start_with(|config| config.timers.stop_grace = std::time::Duration::from_millis(200)).await;
+    let hive = TestHive::start_with(|config| {
+        config.timers.stop_grace = std::time::Duration::from_millis(200).into();
+    })
+    .await;
     let (request, loaded) = load_talker(&hive).await;
     let mut answer = complete(&hive, &with(request, "stream", true)).await;
     let mut seen = String::new();

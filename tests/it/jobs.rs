@@ -405,7 +405,8 @@ async fn acts_are_kept_by_count_and_age() {
 
     // A restart with a shorter memory: by age, everything goes.
     let dir = hive.stop().await;
-    let hive = TestHive::start_in(dir, |config| config.jobs.keep_acts_for = Duration::from_millis(1)).await;
+    let hive =
+        TestHive::start_in(dir, |config| config.jobs.keep_acts_for = Duration::from_millis(1).into()).await;
     until("acts to be forgotten", async || {
         hive.app.jobs.prune();
         ids(&page(&hive, "").await).is_empty().then_some(())
@@ -417,7 +418,8 @@ async fn acts_are_kept_by_count_and_age() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn reads_are_kept_by_age_and_memory() {
-    let hive = TestHive::start_with(|config| config.jobs.keep_reads_for = Duration::from_millis(1)).await;
+    let hive =
+        TestHive::start_with(|config| config.jobs.keep_reads_for = Duration::from_millis(1).into()).await;
     let read = hive.submit(&list()).await;
     ended(&hive, &read).await;
     let act_id = hive.submit(&act()).await;

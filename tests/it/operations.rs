@@ -178,9 +178,9 @@ async fn a_panic_ends_every_operation_in_its_stream() {
 async fn a_deadline_ends_every_operation_that_has_one() {
     let hive = TestHive::start_with(|config| {
         config.faults = stuck().0;
-        config.timers.read_deadline = Duration::from_millis(50);
-        config.timers.act_deadline = Duration::from_millis(50);
-        config.timers.cancel_grace = Duration::from_millis(20);
+        config.timers.read_deadline = Duration::from_millis(50).into();
+        config.timers.act_deadline = Duration::from_millis(50).into();
+        config.timers.cancel_grace = Duration::from_millis(20).into();
     })
     .await;
     let mut without = BTreeSet::new();
@@ -203,7 +203,7 @@ async fn every_operation_can_be_cancelled_at_work() {
     let (faults, count) = stuck();
     let hive = TestHive::start_with(|config| {
         config.faults = faults;
-        config.timers.cancel_grace = Duration::from_millis(20);
+        config.timers.cancel_grace = Duration::from_millis(20).into();
     })
     .await;
     for (times, (_, operation)) in every_row().enumerate() {
@@ -270,7 +270,7 @@ async fn a_shutdown_ends_every_operation_in_its_stream() {
         config.jobs.concurrent_acts = 64;
         config.jobs.concurrent_downloads = 64;
         config.jobs.concurrent_loads = 64;
-        config.timers.cancel_grace = Duration::from_millis(20);
+        config.timers.cancel_grace = Duration::from_millis(20).into();
     })
     .await;
     let mut streams = Vec::new();

@@ -155,7 +155,7 @@ async fn a_reader_that_stops_reading_harms_nobody_and_is_let_go() {
         config.faults = wordy(FLOOD_LINES, KIBIBYTE, &gate);
         config.jobs.log_events = 2 * FLOOD_LINES;
         config.jobs.log_bytes = 64 << 20;
-        config.timers.write_stall = Duration::from_millis(300);
+        config.timers.write_stall = Duration::from_millis(300).into();
     })
     .await;
     let id = hive.submit(&list()).await;
@@ -237,8 +237,8 @@ async fn a_silent_job_says_what_it_waits_for() {
     });
     let hive = TestHive::start_with(|config| {
         config.faults = faults;
-        config.timers.silence = Duration::from_millis(30);
-        config.timers.keep_alive = Duration::from_millis(10);
+        config.timers.silence = Duration::from_millis(30).into();
+        config.timers.keep_alive = Duration::from_millis(10).into();
     })
     .await;
     let id = hive.submit(&list()).await;

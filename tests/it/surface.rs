@@ -116,7 +116,8 @@ async fn what_is_no_operation_becomes_no_job() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn bodies_are_bounded_and_declared() {
-    let hive = TestHive::start_with(|config| config.timers.request_head = Duration::from_millis(300)).await;
+    let hive =
+        TestHive::start_with(|config| config.timers.request_head = Duration::from_millis(300).into()).await;
     let padded = |bytes: usize| format!("{}{}", " ".repeat(bytes - 16), r#"{"ModelList":{}}"#);
     assert_eq!(submit(&hive, padded(1 << 20)).await.status(), 201, "1 MiB is let in");
     for body in [padded((1 << 20) + 1), padded(3 << 20)] {
@@ -193,7 +194,7 @@ async fn a_full_queue_refuses_and_a_key_belongs_to_one_request() {
         config.faults = Faults::new(|_| std::future::pending().boxed());
         config.jobs.concurrent_acts = 1;
         config.jobs.queue = 1;
-        config.timers.cancel_grace = Duration::from_millis(20);
+        config.timers.cancel_grace = Duration::from_millis(20).into();
     })
     .await;
     let delete = json!({ "ModelDelete": { "id": "nothing" } });
@@ -531,7 +532,7 @@ async fn the_queen_is_told_until_she_hears_and_asked_again_only_by_herself() {
     let hive = TestHive::start_with(|config| {
         config.queen_url = Some(queen.url.clone());
         config.hive_ids = vec!["garage".to_owned()];
-        config.timers.announce = Duration::from_millis(5);
+        config.timers.announce = Duration::from_millis(5).into();
     })
     .await;
     let announcement = json!({ "hive_id": "garage", "hive_url": hive.url });

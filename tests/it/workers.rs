@@ -417,7 +417,7 @@ async fn scripted(text: &str, readiness: Duration) -> TestHive {
     let program = script(dir.path(), text).await;
     let hive = TestHive::start_in(dir, |config| {
         config.worker_program = Some(program);
-        config.timers.readiness = readiness;
+        config.timers.readiness = readiness.into();
     })
     .await;
     write_model(&hive.models_dir(), "tiny");

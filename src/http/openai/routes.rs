@@ -31,7 +31,7 @@ pub(crate) async fn chat_completions(
     State(app): State<AppState>,
     request: Request,
 ) -> Result<Response, GatewayProblem> {
-    let completion = Completion::read(request, app.config.timers.request_head).await?;
+    let completion = Completion::read(request, *app.config.timers.request_head).await?;
     let endpoint = endpoint(&app.catalog, &app.workers, &completion.model).await?;
     let path = endpoint.chat_route.clone();
     let (upstream, in_flight) = endpoint.into();

@@ -42,7 +42,7 @@ async fn handlers_see_the_local_address_and_a_panic_costs_one_request() {
 
 #[tokio::test]
 async fn a_client_that_does_not_finish_its_head_is_let_go() {
-    let timers = brief(|timers| timers.request_head = Duration::from_millis(50));
+    let timers = brief(|timers| timers.request_head = Duration::from_millis(50).into());
     let served = Served::start(Router::new(), timers).await;
     let mut slow = served.send("GET / HTTP/1.1\r\nHost: lo").await;
     let mut rest = Vec::new();
@@ -72,7 +72,7 @@ async fn a_reader_that_stalls_is_let_go_although_the_body_never_ends() {
         });
         async move { Body::from_stream(chunks) }
     });
-    let timers = brief(|timers| timers.write_stall = Duration::from_millis(100));
+    let timers = brief(|timers| timers.write_stall = Duration::from_millis(100).into());
     let served = Served::start(Router::new().route("/", endless), timers).await;
     let mut stalled = served.send("GET / HTTP/1.1\r\nHost: x\r\n\r\n").await;
     read_until(&mut stalled, "HTTP/1.1 200").await;
@@ -86,7 +86,7 @@ async fn a_stop_lets_what_is_in_flight_finish_and_accepts_nothing_new() {
     let events = UnboundedReceiverStream::new(receiver).map(Ok::<_, Infallible>);
     let body = Arc::new(parking_lot::Mutex::new(Some(Body::from_stream(events))));
     let app = Router::new().route("/", get(move || async move { body.lock().take().unwrap() }));
-    let served = Served::start(app, brief(|timers| timers.drain = Duration::from_secs(60))).await;
+    let served = Served::start(app, brief(|timers| timers.drain = Duration::from_secs(60).into())).await;
     let address = served.address;
 
     let idle = served.send("").await;
@@ -116,7 +116,7 @@ async fn what_does_not_finish_in_time_is_closed() {
             Body::from_stream(first.chain(futures::stream::pending()))
         }),
     );
-    let served = Served::start(app, brief(|timers| timers.drain = Duration::from_millis(50))).await;
+    let served = Served::start(app, brief(|timers| timers.drain = Duration::from_millis(50).into())).await;
     let mut reader = served.send("GET / HTTP/1.1\r\nHost: x\r\n\r\n").await;
     read_until(&mut reader, "data: open").await;
     served.stop().await;

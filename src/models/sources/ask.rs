@@ -68,7 +68,7 @@ pub(crate) async fn ask(question: &Question<'_>, fetcher: &Fetcher, timers: &Tim
         let (answer, kind) = ask_once(question, fetcher).await?;
         let wait = match kind {
             TroubleKind::Later(wait) => wait,
-            _ => timers.progress * tried,
+            _ => *timers.progress * tried,
         };
         let is_busy = answer.status == StatusCode::TOO_MANY_REQUESTS || answer.status.is_server_error();
         if !is_busy || tried == TRIES || wait > MAX_WAIT {

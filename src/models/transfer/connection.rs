@@ -369,7 +369,7 @@ impl Round {
             return Ok(false);
         }
         let transfer = &self.transfer;
-        let stall = transfer.context.timers.stall;
+        let stall = *transfer.context.timers.stall;
         let host = &body.hop.host;
         // So many bytes within the time of a stall, or what is left of the span.
         let enough =

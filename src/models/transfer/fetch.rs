@@ -66,7 +66,7 @@ impl Fetcher {
             Trust::Endpoint(url) => authority(url),
         };
         let named = authority(url).filter(|_| config.is_local && matches!(trust, Trust::Named));
-        let guard = Guard::new(config.allow_hosts.clone(), named, endpoint, config.timers.connect);
+        let guard = Guard::new(config.allow_hosts.clone(), named, endpoint, *config.timers.connect);
         Self { guard, timers: config.timers.clone(), https: OnceLock::new(), http: OnceLock::new() }
     }
 
@@ -85,7 +85,7 @@ impl Fetcher {
             headers.insert(AUTHORIZATION, header);
         }
         let request = self.client(url)?.request(method, url.clone()).headers(headers);
-        let stall = self.timers.stall;
+        let stall = *self.timers.stall;
         let sent = tokio::time::timeout(stall, request.send()).await.map_err(|_| {
             let failure = download_failed(format!("{host} did not answer within {}", units::duration(stall)))
                 .hint("the server hangs, or a firewall drops the connection: try again later");
@@ -130,10 +130,10 @@ impl Fetcher {
     pub(crate) async fn read_body(&self, mut hop: FetchResponse, most: usize) -> FetchResult<Bytes> {
         let mut body = BytesMut::new();
         loop {
-            let piece = tokio::time::timeout(self.timers.stall, hop.response.chunk()).await;
+            let piece = tokio::time::timeout(*self.timers.stall, hop.response.chunk()).await;
             let piece = piece
                 .map_err(|_| {
-                    let stall = units::duration(self.timers.stall);
+                    let stall = units::duration(*self.timers.stall);
                     let failure = download_failed(format!("{} sent nothing for {stall}", hop.host));
                     Trouble::new(TroubleKind::Stalled, failure)
                 })?
@@ -248,7 +248,7 @@ fn retry_after(text: &str, now: SystemTime) -> Option<Duration> {
 }
 
 fn client_of(vetted: Vetted, is_http: bool, timers: &Timers) -> Result<Client> {
-    let builder = client::builder(timers.connect)
+    let builder = client::builder(*timers.connect)
         // Retries are counted by the transfer; nested ones would multiply.
         .retry(reqwest::retry::never())
         // A proxy would resolve the name again, past the guard.

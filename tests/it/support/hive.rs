@@ -46,13 +46,13 @@ pub(crate) fn quick(dir: &Path) -> Config {
     config.llama_server.enabled = false;
     // No worker outlives a test that is killed midway.
     config.workers.lifeline = true;
-    config.timers.cancel_grace = Duration::from_millis(200);
-    config.timers.stop_grace = Duration::from_secs(5);
-    config.timers.progress = Duration::from_millis(20);
-    config.timers.retry = Duration::from_millis(5);
-    config.timers.retry_after = Duration::from_millis(100);
-    config.timers.telemetry = Duration::from_millis(100);
-    config.timers.drain = Duration::from_secs(1);
+    config.timers.cancel_grace = Duration::from_millis(200).into();
+    config.timers.stop_grace = Duration::from_secs(5).into();
+    config.timers.progress = Duration::from_millis(20).into();
+    config.timers.retry = Duration::from_millis(5).into();
+    config.timers.retry_after = Duration::from_millis(100).into();
+    config.timers.telemetry = Duration::from_millis(100).into();
+    config.timers.drain = Duration::from_secs(1).into();
     config
 }
 

@@ -174,7 +174,7 @@ async fn a_model_arrives_verified_and_recorded_and_a_second_request_finds_it() {
 async fn every_bad_answer_is_a_typed_failure_and_leaves_nothing() {
     let root = tempfile::tempdir().unwrap();
     let mut config = config(root.path());
-    config.timers.stall = Duration::from_millis(300);
+    config.timers.stall = Duration::from_millis(300).into();
     let server = Server::start(|path| {
         let body = gguf("llama");
         let cut = &body[..body.len() - 100];

@@ -1,0 +1,75 @@
+//! `[timers]`: deadlines, intervals and grace periods.
+
+use std::time::Duration;
+
+use serde::Deserialize;
+
+use super::duration::{BoundedDuration, PositiveDuration};
+
+/// Deadlines, intervals and grace periods. The type of each states its bounds.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Timers {
+    /// The deadline of a read.
+    pub read_deadline: PositiveDuration,
+    /// The deadline of an act that is neither a download nor a load.
+    pub act_deadline: PositiveDuration,
+    /// How long a worker that is not yet ready may make no progress.
+    pub readiness: PositiveDuration,
+    /// How long a worker may take to stop before it is killed.
+    pub stop_grace: BoundedDuration,
+    /// How long a cancelled operation may take to clean up before it is dropped.
+    pub cancel_grace: BoundedDuration,
+    /// After how long without a narration a job narrates what it is waiting for.
+    pub silence: PositiveDuration,
+    /// After how long without an event a typed stream sends a comment.
+    pub keep_alive: PositiveDuration,
+    /// How long a client may leave its socket full before its connection is closed.
+    pub write_stall: PositiveDuration,
+    /// How long a client may take to send a request's head, and then its body.
+    pub request_head: PositiveDuration,
+    /// How long open connections may take to finish at shutdown.
+    pub drain: BoundedDuration,
+    /// How long connecting to a source of models, to the queen or to a worker may take.
+    pub connect: PositiveDuration,
+    /// After how long without a byte, counted from the connect on, a connection is stalled and
+    /// replaced.
+    pub stall: PositiveDuration,
+    /// The wait before a download's first retry; it doubles with each further one, up to 30 s.
+    pub retry: PositiveDuration,
+    /// The longest wait that a download grants a server that sends `Retry-After`.
+    pub retry_after: PositiveDuration,
+    /// The shortest time between two progress narrations of one operation.
+    pub progress: BoundedDuration,
+    /// How often telemetry is sampled.
+    pub telemetry: PositiveDuration,
+    /// The wait before the second announcement to the queen; it doubles with each further one.
+    pub announce: BoundedDuration,
+    /// How long a session cookie lasts.
+    pub session: BoundedDuration,
+}
+
+impl Default for Timers {
+    fn default() -> Self {
+        Self {
+            read_deadline: Duration::from_secs(60).into(),
+            act_deadline: Duration::from_secs(300).into(),
+            readiness: Duration::from_secs(120).into(),
+            stop_grace: Duration::from_secs(10).into(),
+            cancel_grace: Duration::from_secs(15).into(),
+            silence: Duration::from_secs(15).into(),
+            keep_alive: Duration::from_secs(15).into(),
+            write_stall: Duration::from_secs(60).into(),
+            request_head: Duration::from_secs(30).into(),
+            drain: Duration::from_secs(5).into(),
+            connect: Duration::from_secs(10).into(),
+            stall: Duration::from_secs(10).into(),
+            retry: Duration::from_secs(1).into(),
+            retry_after: Duration::from_secs(120).into(),
+            progress: Duration::from_millis(500).into(),
+            telemetry: Duration::from_secs(1).into(),
+            announce: Duration::from_secs(2).into(),
+            session: Duration::from_secs(12 * 3600).into(),
+        }
+    }
+}
