@@ -1,14 +1,14 @@
-//! Text that comes from elsewhere and goes into messages.
+//! Formatting of text, sizes and similar names for messages.
 
-/// At most 80 characters of `text`, on one line, without control characters: fit to be quoted in
-/// an error.
+/// At most 80 characters of `text`, on one line, without control characters: safe to quote in an
+/// error.
 #[must_use]
 pub fn excerpt(text: &str) -> String {
     clip(text, 80)
 }
 
-/// At most `most` characters of `text`, on one line, without control characters: for a message of
-/// elsewhere that quotes what a caller sent, however long that was.
+/// At most `most` characters of `text`, on one line, without control characters: safe to quote in a
+/// message, however long the caller's text was.
 #[must_use]
 pub fn clip(text: &str, most: usize) -> String {
     let mut clipped: String =
@@ -19,19 +19,25 @@ pub fn clip(text: &str, most: usize) -> String {
     clipped
 }
 
-/// The names of `known` that are most like `wanted`, at most three, the nearest first.
+/// The names in `known` that are most like `wanted`: at most three, the most similar first.
 pub fn nearest<'a>(wanted: &str, known: impl IntoIterator<Item = &'a str>) -> Vec<&'a str> {
+    nearest_ids(wanted, known.into_iter().map(|name| (name, name)))
+}
+
+/// As [`nearest`], for pairs of an id and a name: `wanted` may be like either. Returns ids.
+pub fn nearest_ids<'a>(wanted: &str, known: impl IntoIterator<Item = (&'a str, &'a str)>) -> Vec<&'a str> {
     let wanted = wanted.to_lowercase();
+    let likeness = |text: &str| strsim::jaro_winkler(&wanted, &text.to_lowercase());
     let mut scored: Vec<_> = known
         .into_iter()
-        .map(|name| (strsim::jaro_winkler(&wanted, &name.to_lowercase()), name))
+        .map(|(id, name)| (likeness(id).max(if id == name { 0.0 } else { likeness(name) }), id))
         .filter(|(score, _)| *score > 0.7)
         .collect();
     scored.sort_by(|a, b| b.0.total_cmp(&a.0).then(a.1.cmp(b.1)));
-    scored.into_iter().take(3).map(|(_, name)| name).collect()
+    scored.into_iter().take(3).map(|(_, id)| id).collect()
 }
 
-/// Bytes in words: `0 bytes`, `17.3 MiB`.
+/// A size for people: `0 bytes`, `17.3 MiB`.
 #[must_use]
 pub fn bytes(count: u64) -> String {
     const UNITS: [&str; 5] = ["KiB", "MiB", "GiB", "TiB", "PiB"];
@@ -65,15 +71,16 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_excerpt_is_short_and_harmless() {
+    fn an_excerpt_is_short_and_has_no_control_characters() {
         assert_eq!(excerpt("a\r\nb\x1b[31m"), "a\u{fffd}\u{fffd}b\u{fffd}[31m");
         assert_eq!(excerpt(&"x".repeat(100)).chars().count(), 81);
     }
 
     #[test]
-    fn the_nearest_name_comes_first() {
+    fn the_most_similar_name_comes_first() {
         assert_eq!(nearest("modellist", ["ModelGet", "ModelList", "HiveCheck"])[0], "ModelList");
         assert!(nearest("zzz", ["ModelGet"]).is_empty());
+        assert_eq!(nearest_ids("tiny", [("org/repo:Q4", "tiny"), ("other", "other")]), ["org/repo:Q4"]);
     }
 
     #[test]
@@ -82,7 +89,7 @@ mod tests {
     }
 
     #[test]
-    fn bytes_read_well() {
+    fn sizes_have_one_decimal_and_a_unit() {
         assert_eq!([bytes(3), bytes(1536), bytes(5 << 30)], ["3 bytes", "1.5 KiB", "5.0 GiB"]);
     }
 }

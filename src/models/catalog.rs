@@ -29,13 +29,8 @@ use crate::models::transfer::disk::{Disk, RealDisk};
 use crate::models::transfer::fetch::FetchConfig;
 use crate::models::transfer::transfers::Transfers;
 use crate::spawn;
-use crate::text::clip;
+use crate::text::{clip, nearest_ids};
 use crate::turns::Turns;
-
-/// How many similar ids a failed look-up names.
-const NEAREST: usize = 3;
-/// How similar (Jaro-Winkler, 0 to 1) an id must be to be named.
-const SIMILAR: f64 = 0.65;
 
 /// The models of this machine. Cheap to clone.
 #[derive(Clone, Debug)]
@@ -129,20 +124,6 @@ impl Catalog {
         Ok(models.swap_remove(index))
     }
 
-    /// Up to three ids that are most like `wanted`, the likeliest first.
-    #[must_use]
-    pub fn nearest<'a>(wanted: &str, models: &'a [Model]) -> Vec<&'a str> {
-        let wanted = wanted.to_lowercase();
-        let likeness = |text: &str| strsim::jaro_winkler(&wanted, &text.to_lowercase());
-        let mut scored: Vec<_> = models
-            .iter()
-            .map(|model| (likeness(&model.id).max(likeness(&model.name)), model.id.as_str()))
-            .filter(|&(score, _)| score >= SIMILAR)
-            .collect();
-        scored.sort_by(|a, b| b.0.total_cmp(&a.0).then_with(|| a.1.cmp(b.1)));
-        scored.into_iter().take(NEAREST).map(|(_, id)| id).collect()
-    }
-
     /// The model whose first file is at `path`, as the disk has it now.
     pub(crate) async fn at(&self, path: &Path) -> Result<Model> {
         let models = self.list().await?;
@@ -191,7 +172,7 @@ pub(crate) fn position(models: &[Model], wanted: &str) -> Result<usize> {
 }
 
 pub(crate) fn not_found(wanted: &str, models: &[Model]) -> Failure {
-    let nearest = Catalog::nearest(wanted, models);
+    let nearest = nearest_ids(wanted, models.iter().map(|model| (&*model.id, &*model.name)));
     let message = match nearest[..] {
         [] => format!("there is no model '{}'", clip(wanted, 255)),
         _ => format!("there is no model '{}'; the nearest: {}", clip(wanted, 255), nearest.join(", ")),
