@@ -1,9 +1,9 @@
-//! Small files of the hive's own, which a reader finds whole or not at all.
+//! Files that are replaced atomically, and the free space of disks.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::fs::OpenOptionsExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// The bytes of one file system.
 #[derive(Clone, Copy, Debug, Default)]
@@ -19,7 +19,7 @@ pub(crate) struct DiskSpace {
 /// The space on the disk of `path`, which must exist.
 ///
 /// # Errors
-/// What the file system says.
+/// The file system cannot be queried, or `path` does not exist.
 pub(crate) fn disk_space(path: &Path) -> io::Result<DiskSpace> {
     let disk = rustix::fs::statvfs(path)?;
     let bytes = |blocks: u64| blocks.saturating_mul(disk.f_frsize);
@@ -33,32 +33,68 @@ pub(crate) fn disk_space(path: &Path) -> io::Result<DiskSpace> {
 /// The bytes that this user can still write to the disk of `path`, which must exist.
 ///
 /// # Errors
-/// What the file system says.
+/// The file system cannot be queried, or `path` does not exist.
 pub(crate) fn free_bytes(path: &Path) -> io::Result<u64> {
     disk_space(path).map(|disk| disk.free)
 }
 
-/// The extension of a file that is being written. What a kill leaves of one is worth nothing.
+/// The extension of a draft. A draft that a kill leaves behind is worthless.
 pub(crate) const DRAFT: &str = "tmp";
 
-/// Puts a file with these contents at `path`, over what may be there, readable by its owner alone.
-/// It is written under another name first, so there is one writer of a path at a time. Not flushed to
-/// the disk: what the kernel has taken survives a killed process. Answers the file, open at its end.
+/// A file that is written under another name, beside its target, and then renamed over it: a reader
+/// finds the old file or the new one, never a part of it. There must be one writer of a target at a
+/// time. A draft that is dropped is removed.
+#[derive(Debug)]
+pub(crate) struct Draft<'a> {
+    path: PathBuf,
+    target: &'a Path,
+    is_published: bool,
+}
+
+impl<'a> Draft<'a> {
+    /// The draft of `target`. It does not exist until the caller writes it.
+    pub(crate) fn of(target: &'a Path) -> Self {
+        Self { path: target.with_extension(DRAFT), target, is_published: false }
+    }
+
+    /// The path to write to.
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Renames the draft to its target.
+    ///
+    /// # Errors
+    /// The rename failed. The target is as before, and the draft is removed.
+    pub(crate) fn publish(mut self) -> io::Result<()> {
+        fs::rename(&self.path, self.target)?;
+        self.is_published = true;
+        Ok(())
+    }
+}
+
+impl Drop for Draft<'_> {
+    fn drop(&mut self) {
+        if !self.is_published {
+            // It may be what fills the disk. The error to report is the one that led here.
+            fs::remove_file(&self.path).ok();
+        }
+    }
+}
+
+/// Puts a file with these contents at `path`, readable by its owner alone, and returns it, open at
+/// its end. It replaces the file that was there. It is not flushed to the disk: what the kernel has
+/// taken survives a killed process.
 ///
 /// # Errors
-/// What the file system says; then what was at `path` before is still there.
+/// The file system failed. `path` is as before.
 pub(crate) fn put(path: &Path, contents: &[u8]) -> io::Result<File> {
-    let draft = path.with_extension(DRAFT);
-    let write = || {
-        let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&draft)?;
-        file.write_all(contents)?;
-        fs::rename(&draft, path)?;
-        Ok(file)
-    };
-    write().inspect_err(|_| {
-        // It may be what fills the disk; the error that led here is the one to report.
-        fs::remove_file(&draft).ok();
-    })
+    let draft = Draft::of(path);
+    let mut file =
+        OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(draft.path())?;
+    file.write_all(contents)?;
+    draft.publish()?;
+    Ok(file)
 }
 
 #[cfg(test)]
@@ -68,7 +104,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_space_on_a_disk_adds_up() {
+    fn free_and_used_bytes_are_within_the_total() {
         let dir = tempfile::tempdir().unwrap();
         let disk = disk_space(dir.path()).unwrap();
         assert!(disk.total > 0 && disk.free + disk.used <= disk.total, "{disk:?}");
@@ -76,7 +112,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_is_replaced_as_a_whole_and_written_on() {
+    fn a_file_is_replaced_and_can_be_appended_to() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("x.json");
         put(&path, b"a longer one").unwrap();
@@ -88,7 +124,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_replaced_stays_and_no_draft_beside_it() {
+    fn a_failed_replacement_leaves_the_target_and_no_draft() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("x.json");
         fs::create_dir(&path).unwrap();

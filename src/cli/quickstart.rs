@@ -19,6 +19,7 @@ use super::serve;
 use crate::daemon::{self, Hive};
 use crate::engine::sample_model::{SampleModel, SampleWeights};
 use crate::error::{Code, Failure, Result};
+use crate::files::Draft;
 use crate::http::client;
 use crate::spawn;
 use crate::text;
@@ -242,17 +243,16 @@ async fn make_model(dir: &Path) -> Result<PathBuf> {
     let (dir, made) = (dir.to_owned(), path.clone());
     spawn::blocking(move || {
         std::fs::create_dir_all(&dir).map_err(|error| Failure::io("create", &dir, &error))?;
-        let temporary = made.with_extension("tmp");
+        let draft = Draft::of(&made);
         let model = SampleModel {
             name: MODEL.to_owned(),
             weights: SampleWeights::Sentence(SENTENCE.to_owned()),
             ..SampleModel::default()
         };
-        model.write(&temporary)?;
-        std::fs::rename(&temporary, &made).map_err(|error| Failure::io("write", &made, &error))
+        model.write(draft.path())?;
+        draft.publish().map_err(|error| Failure::io("write", &made, &error))
     })
-    .await
-    .map_err(|error| Failure::internal("making the model panicked").detail(error))??;
+    .await??;
     let size = std::fs::metadata(&path).map_or(0, |metadata| metadata.len());
     say(&format!(
         "\n▶ Make a model: no download, this machine made it in {}\n  {} ({}); it is tiny and knows one \
