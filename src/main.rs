@@ -6,8 +6,8 @@ use clap::Parser;
 use mimalloc::MiMalloc;
 use rbee_hive::cli::Cli;
 
-/// The system's own gives large buffers back at once and fetches them anew, page by page: a fifth of
-/// the processor time of a fast download.
+/// The system's allocator returns large buffers at once and gets them again page by page, which costs a
+/// fifth of the processor time of a fast download.
 #[global_allocator]
 static ALLOCATOR: MiMalloc = MiMalloc;
 
@@ -15,17 +15,17 @@ fn main() -> ExitCode {
     let cli = Cli::parse();
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
-        Err(error) => return complain(&format!("could not start the runtime: {error}"), None, 71),
+        Err(error) => return report(&format!("could not start the runtime: {error}"), None, 71),
     };
     match runtime.block_on(cli.run()) {
         Ok(()) => ExitCode::SUCCESS,
-        Err(failure) => complain(&failure.message, failure.hint.as_deref(), failure.code.exit_status()),
+        Err(failure) => report(&failure.message, failure.hint.as_deref(), failure.code.exit_status()),
     }
 }
 
-/// The last words of a process that failed: what, and what to do.
+/// Prints what failed and what to do next.
 #[expect(clippy::print_stderr, reason = "the end of a command line program")]
-fn complain(message: &str, hint: Option<&str>, status: u8) -> ExitCode {
+fn report(message: &str, hint: Option<&str>, status: u8) -> ExitCode {
     eprintln!("rbee-hive: {message}");
     if let Some(hint) = hint {
         eprintln!("  hint: {hint}");

@@ -1,36 +1,37 @@
-//! `rbee-hive serve`
+//! `rbee-hive serve`: flags, environment and file become the settings of a hive that serves.
 
 use std::io::Write;
 use std::net::IpAddr;
 use std::path::PathBuf;
 
+use super::process;
 use crate::config::Config;
 use crate::daemon::{self, Hive};
 use crate::error::{Failure, Result};
 
-/// The settings that people change often; a file given with --config knows them all.
+/// Serves the hive's API. The flags cover common settings; a file given with --config can set all.
 #[derive(Clone, Debug, Default, clap::Args)]
 #[group(skip)]
 pub(super) struct Args {
     /// The port to serve on; 0 takes a free one [default: 7835]
     #[arg(long, env = "RBEE_HIVE_PORT")]
     pub(super) port: Option<u16>,
-    /// The address to bind; beyond loopback a token is required [default: 127.0.0.1]
+    /// The address to bind; any address but loopback needs --token-file [default: 127.0.0.1]
     #[arg(long, env = "RBEE_HIVE_BIND", value_name = "ADDRESS")]
     bind: Option<IpAddr>,
-    /// Where state, logs and imported models live [default: rbee-hive under the XDG data folder]
+    /// The folder for state, logs and imported models [default: rbee-hive under the XDG data folder]
     #[arg(long, env = "RBEE_HIVE_DATA_DIR", value_name = "DIR")]
     pub(super) data_dir: Option<PathBuf>,
     /// A folder to scan for GGUF files; may be repeated (or `RBEE_HIVE_MODELS_DIR`, separated as in PATH)
     #[arg(long, value_name = "DIR")]
     models_dir: Vec<PathBuf>,
-    /// A name that this hive answers to; may be repeated, the first is reported [default: localhost]
+    /// A name that this hive answers to; may be repeated, the hive reports the first [default: localhost]
     #[arg(long, env = "RBEE_HIVE_HIVE_ID", value_delimiter = ',', value_name = "NAME")]
     hive_id: Vec<String>,
     /// The queen to announce this hive to
     #[arg(long, env = "RBEE_HIVE_QUEEN_URL", value_name = "URL")]
     queen_url: Option<String>,
-    /// The address under which the queen reaches this hive [default: its own]
+    /// The address at which the queen reaches this hive [default: its own address]
     #[arg(long, env = "RBEE_HIVE_PUBLIC_URL", value_name = "URL")]
     public_url: Option<String>,
     /// A file, readable by its owner alone, with the bearer token that callers must send
@@ -39,22 +40,22 @@ pub(super) struct Args {
     /// The origin of a web page that may call, besides the hive's own; may be repeated
     #[arg(long, env = "RBEE_HIVE_ALLOW_ORIGIN", value_delimiter = ',', value_name = "ORIGIN")]
     allow_origin: Vec<String>,
-    /// A host name under which this hive may be called, besides loopback's; may be repeated
+    /// A host name under which clients may call this hive, besides loopback names; may be repeated
     #[arg(long, env = "RBEE_HIVE_ALLOW_HOST", value_delimiter = ',', value_name = "HOST")]
     allow_host: Vec<String>,
-    /// End workers with the hive even where it is killed, instead of leaving them to its next start
+    /// End workers with the hive even when it is killed, instead of leaving them to its next start
     #[arg(long, env = "RBEE_HIVE_WORKERS_LIFELINE", value_name = "BOOL")]
     workers_lifeline: Option<bool>,
-    /// The executable of llama.cpp's server; empty for none [default: llama-server on PATH]
+    /// The executable of llama.cpp's server; empty turns it off [default: llama-server on PATH]
     #[arg(long, env = "RBEE_HIVE_LLAMA_SERVER", value_name = "FILE")]
     llama_server: Option<String>,
-    /// A TOML file with settings; flags and the environment go before it
+    /// A TOML file with settings; flags and the environment override it
     #[arg(long, env = "RBEE_HIVE_CONFIG", value_name = "FILE")]
     config: Option<PathBuf>,
 }
 
 impl Args {
-    /// The settings: defaults < file < environment < flags.
+    /// The settings: the defaults, overridden by the file, the environment and flags, in this order.
     pub(super) fn into_config(self) -> Result<Config> {
         let mut config = match &self.config {
             Some(path) => Config::from_file(path)?,
@@ -98,17 +99,17 @@ impl Args {
 
     /// Serves until SIGINT or SIGTERM.
     pub(super) async fn run(self) -> Result<()> {
-        super::log_to_stderr("info");
+        process::log_to_stderr("info");
         let config = self.into_config()?;
-        let stop = super::stop_signal();
+        let stop = process::stop_signal();
         let hive = Hive::open(daemon::bind(&config).await?, config)?;
         ready_line(&hive)?;
         hive.run(stop).await
     }
 }
 
-/// The one line on standard output: whoever started the hive reads its address there. The socket
-/// is bound; connections are answered from here on.
+/// Prints the one line on standard output, from which a program that starts the hive reads its
+/// address. The socket is bound and accepts connections.
 fn ready_line(hive: &Hive) -> Result<()> {
     let mut out = std::io::stdout().lock();
     writeln!(
@@ -129,13 +130,13 @@ mod tests {
     use super::super::Cli;
 
     #[test]
-    fn the_command_line_is_sound() {
+    fn the_command_line_definition_is_valid() {
         use clap::CommandFactory;
         Cli::command().debug_assert();
     }
 
     #[test]
-    fn flags_go_before_the_file() {
+    fn flags_override_the_file() {
         let dir = tempfile::tempdir().unwrap();
         let file = dir.path().join("hive.toml");
         std::fs::write(&file, "port = 1\nhive_ids = [\"a\"]\n[timers]\nsilence = \"2s\"\n").unwrap();
@@ -154,7 +155,7 @@ mod tests {
     }
 
     #[test]
-    fn a_wrong_file_is_named_with_its_line() {
+    fn an_unknown_setting_is_reported_with_its_file_and_name() {
         let dir = tempfile::tempdir().unwrap();
         let file = dir.path().join("hive.toml");
         std::fs::write(&file, "port = 1\nprot = 2\n").unwrap();

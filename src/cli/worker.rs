@@ -1,15 +1,16 @@
-//! `rbee-hive worker`: the built-in engine, one process a model.
+//! `rbee-hive worker`: the built-in engine, one process for each model.
 
 use std::path::PathBuf;
 
 use tokio_util::sync::CancellationToken;
 
+use super::process;
 use crate::engine::serve::{self, WorkerOptions};
 use crate::error::Result;
 use crate::spawn;
 
-/// Serves one GGUF model over HTTP on loopback. The secret that callers must send, if any, comes
-/// in `RBEE_WORKER_SECRET`, never on the command line.
+/// Serves one GGUF model over HTTP on loopback. If `RBEE_WORKER_SECRET` is set, callers must send it;
+/// it is never on the command line.
 #[derive(Debug, clap::Args)]
 #[group(skip)]
 pub(super) struct Args {
@@ -19,30 +20,30 @@ pub(super) struct Args {
     /// The port to serve on; 0 takes a free one
     #[arg(long, default_value_t = 0)]
     port: u16,
-    /// The name under which the model answers [default: the file's stem]
+    /// The name of the model in requests and responses [default: the file's stem]
     #[arg(long, value_name = "ID")]
     model_id: Option<String>,
-    /// Tokens of context [default: the model's own maximum, within reason]
+    /// Tokens of context [default: the model's own maximum, 8192 at most]
     #[arg(long, value_name = "TOKENS")]
     context_length: Option<usize>,
-    /// Requests that are served at once
+    /// Requests served at the same time
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..=64))]
     slots: u8,
-    /// Where to say on which port it listens, or why it could not load
+    /// The file to which it writes its port once it listens, or why it could not load the model
     #[arg(long, value_name = "FILE")]
     report: Option<PathBuf>,
-    /// End when standard input closes, so that it does not outlive whoever started it
+    /// End when standard input closes, so that it does not outlive the process that started it
     #[arg(long)]
     lifeline: bool,
 }
 
 impl Args {
     pub(super) async fn run(self) -> Result<()> {
-        super::log_to_stderr("info");
+        process::log_to_stderr("info");
         let shutdown = CancellationToken::new();
         let stop = shutdown.clone();
         spawn::detached(async move {
-            super::stop_signal().await;
+            process::stop_signal().await;
             stop.cancel();
         });
         let options = WorkerOptions {

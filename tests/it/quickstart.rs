@@ -1,4 +1,4 @@
-//! `rbee-hive quickstart`, as a newcomer runs it.
+//! `rbee-hive quickstart`, run as on a new machine.
 
 use std::path::Path;
 use std::process::Stdio;
@@ -18,11 +18,11 @@ fn quickstart(dir: &Path, more: &[&str]) -> Command {
     command
 }
 
-/// What the tour must have shown, in this order.
+/// Asserts that the output has every step, in this order.
 fn assert_shown(output: &str) {
     let mut rest = output;
     for piece in [
-        "made it in",
+        "generated it in",
         "Downloading 'file:",
         "📋 Listing models on hive 'localhost'",
         "Found 1 model(s)",
@@ -47,7 +47,7 @@ fn worker_of(output: &str) -> u32 {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn it_shows_everything_and_leaves_nothing_however_often_it_runs() {
+async fn it_shows_every_step_and_leaves_no_process_when_run_twice() {
     let dir = tempfile::tempdir().expect("a temporary folder");
     for _ in 0..2 {
         let mut command = quickstart(dir.path(), &["--exit"]);
@@ -56,31 +56,34 @@ async fn it_shows_everything_and_leaves_nothing_however_often_it_runs() {
             (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
         assert!(output.status.success(), "{}\n{shown}\n{errors}", output.status);
         assert_shown(&shown);
-        assert_eq!(errors, "", "nothing went wrong, so nothing is complained about");
+        assert_eq!(errors, "", "a successful run prints nothing to standard error");
         assert!(!process_runs(worker_of(&shown)), "its worker is gone");
         assert!(!dir.path().join("data/hive.json").exists());
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn without_exit_it_stays_up_until_it_is_interrupted() {
+async fn without_exit_the_hive_runs_until_it_is_interrupted() {
     let dir = tempfile::tempdir().expect("a temporary folder");
     let mut child = quickstart(dir.path(), &[]).spawn().expect("it starts");
     let mut output = BufReader::new(child.stdout.take().expect("a pipe"));
     let mut shown = String::new();
     soon("the tour to end", async {
-        while !shown.contains("The hive stays up on ") {
+        while !shown.contains("The hive keeps running on ") {
             assert_ne!(output.read_line(&mut shown).await.expect("text"), 0, "it ended early:\n{shown}");
         }
     })
     .await;
     assert_shown(&shown);
-    let url =
-        shown.split("The hive stays up on ").nth(1).and_then(|rest| rest.split(' ').next()).expect("a URL");
+    let url = shown
+        .split("The hive keeps running on ")
+        .nth(1)
+        .and_then(|rest| rest.split(' ').next())
+        .expect("a URL");
     let client = client();
     let health = soon("health", client.get(format!("{url}/health")).send()).await.expect("an answer");
     assert_eq!(health.text().await.expect("a body"), "ok");
-    // What it says to try next works: the model is still there to be loaded.
+    // The suggested next step works: the model can still be loaded.
     let request =
         client.post(format!("{url}/v1/jobs")).json(&json!({ "ModelLoad": { "id": "rbee-quickstart" } }));
     let job: serde_json::Value =
@@ -93,7 +96,7 @@ async fn without_exit_it_stays_up_until_it_is_interrupted() {
     // Ctrl-C.
     let pid = child.id().and_then(|pid| i32::try_from(pid).ok()).and_then(rustix::process::Pid::from_raw);
     rustix::process::kill_process(pid.expect("it runs"), Signal::INT).expect("it runs");
-    soon("its last words", output.read_to_string(&mut shown)).await.expect("text");
+    soon("the rest of its output", output.read_to_string(&mut shown)).await.expect("text");
     let status = soon("its end", child.wait()).await.expect("an end");
     assert!(status.success(), "it ended with {status}");
     until("the worker to be gone", async || (!process_runs(worker)).then_some(())).await;
