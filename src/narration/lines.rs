@@ -1,17 +1,17 @@
-//! Lines of text from elsewhere: a child's output, a worker's log.
+//! Lines of text from other programs: a child's output, a worker's log.
 
 use std::time::{Duration, Instant};
 
-use super::Level;
-use crate::n;
+use super::emit::narrate;
+use super::entry::Level;
 
 /// A line longer than this, in bytes, is cut.
 const MAX_LINE_BYTES: usize = 4096;
-/// So many lines a second are narrated from one source.
+/// The most lines a second that are narrated from one source.
 const LINES_PER_SECOND: u32 = 50;
 
-/// Cuts bytes into lines, in bounded memory: a line beyond 4 KiB is cut there, and bytes that are
-/// not UTF-8 are replaced.
+/// Splits bytes into lines, in bounded memory: a line is cut after 4 KiB, and bytes that are not UTF-8
+/// are replaced.
 #[derive(Debug, Default)]
 pub struct LineSplitter {
     partial: Vec<u8>,
@@ -19,12 +19,12 @@ pub struct LineSplitter {
 }
 
 impl LineSplitter {
-    /// Takes the next bytes and hands every line that they complete to `line`.
+    /// Adds the next bytes and passes every line that they complete to `line`.
     pub fn push(&mut self, bytes: &[u8], mut line: impl FnMut(&str)) {
-        for part in bytes.split_inclusive(|byte| *byte == b'\n') {
-            let (text, ended) = match part.split_last() {
+        for segment in bytes.split_inclusive(|byte| *byte == b'\n') {
+            let (text, ended) = match segment.split_last() {
                 Some((b'\n', text)) => (text, true),
-                _ => (part, false),
+                _ => (segment, false),
             };
             let room = MAX_LINE_BYTES - self.partial.len();
             self.overlong |= text.len() > room;
@@ -35,7 +35,7 @@ impl LineSplitter {
         }
     }
 
-    /// Hands over a last line that has no end.
+    /// Passes on a last line that has no line end.
     pub fn finish(&mut self, mut line: impl FnMut(&str)) {
         if !self.partial.is_empty() {
             self.flush(&mut line);
@@ -53,29 +53,29 @@ impl LineSplitter {
     }
 }
 
-/// Narrates lines from one source, at most 50 a second, and says how many it left out.
+/// Narrates lines from one source, at most 50 a second, and narrates how many it left out.
 #[derive(Debug)]
 pub struct LineNarrator {
     level: Level,
     action: &'static str,
     prefix: String,
-    window: Instant,
+    window_start: Instant,
     in_window: u32,
     left_out: u64,
 }
 
 impl LineNarrator {
-    /// `prefix` goes before each line.
+    /// A narrator that puts `prefix` before each line.
     #[must_use]
     pub fn new(level: Level, action: &'static str, prefix: impl Into<String>) -> Self {
-        Self { level, action, prefix: prefix.into(), window: Instant::now(), in_window: 0, left_out: 0 }
+        Self { level, action, prefix: prefix.into(), window_start: Instant::now(), in_window: 0, left_out: 0 }
     }
 
     /// Narrates one line, or counts it as left out.
     pub fn line(&mut self, text: &str) {
-        if self.window.elapsed() >= Duration::from_secs(1) {
+        if self.window_start.elapsed() >= Duration::from_secs(1) {
             self.report();
-            self.window = Instant::now();
+            self.window_start = Instant::now();
             self.in_window = 0;
         }
         if self.in_window == LINES_PER_SECOND {
@@ -83,13 +83,14 @@ impl LineNarrator {
             return;
         }
         self.in_window += 1;
-        super::narrate(self.level, self.action, format!("{}{text}", self.prefix), None);
+        narrate(self.level, self.action, format!("{}{text}", self.prefix), None);
     }
 
-    /// Says how many lines were left out since the last such report, if any were.
+    /// Narrates how many lines were left out since the last report, if any.
     pub fn report(&mut self) {
         if self.left_out > 0 {
-            n!(warn: self.action, "{}… {} line(s) left out", self.prefix, self.left_out);
+            let message = format!("{}… {} line(s) left out", self.prefix, self.left_out);
+            narrate(Level::Warn, self.action, message, None);
             self.left_out = 0;
         }
     }
@@ -116,13 +117,13 @@ mod tests {
     }
 
     #[test]
-    fn lines_are_found_across_chunks() {
+    fn lines_are_joined_across_chunks() {
         assert_eq!(split(&[b"a", b"b\r\nc\n", b"\n", b"d"]), ["ab", "c", "", "d"]);
         assert_eq!(split(&[b"\xff\n"]), ["\u{fffd}"]);
     }
 
     #[test]
-    fn an_endless_line_is_cut() {
+    fn a_line_over_4_kib_is_cut() {
         let lines = split(&[&vec![b'x'; 100_000], b"\nnext\n"]);
         assert_eq!(lines.len(), 2);
         assert_eq!(lines[0].len(), MAX_LINE_BYTES + '…'.len_utf8());
@@ -130,7 +131,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_flood_is_counted() {
+    async fn lines_above_the_limit_are_counted() {
         let (sender, mut entries) = tokio::sync::mpsc::unbounded_channel();
         with_narration_context(NarrationContext::new("job-1".into(), "test", sender), async {
             let mut narrator = LineNarrator::new(Level::Info, "flood", "log: ");

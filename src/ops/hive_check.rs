@@ -157,7 +157,7 @@ async fn narration_path(cx: &Cx, probes: &[&'static str]) -> Check {
             return Err(Failure::internal(format!("narrations were lost from: {missing:?}"))
                 .hint("this is a defect: please report it with this job's stream"));
         }
-        let strays = narration::strays();
+        let strays = narration::outside_jobs();
         Ok(format!("task, thread and child reach this stream; {strays} narration(s) outside a job so far"))
     };
     Check::of("narration", found.await)

@@ -162,7 +162,7 @@ impl TestHive {
     /// Stops the hive and proves that nothing is left. Gives back the folder.
     pub(crate) async fn stop(mut self) -> TempDir {
         let pids: Vec<u32> = self.app.workers.list().iter().map(|worker| worker.pid).collect();
-        assert_eq!(narration::strays(), 0, "a narration was made outside its job");
+        assert_eq!(narration::outside_jobs(), 0, "a narration was made outside its job");
         self.stop.cancel();
         let running = self.running.take().expect("it is stopped once");
         soon("the hive to stop", running).await.expect("the hive did not panic");

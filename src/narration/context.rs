@@ -1,0 +1,188 @@
+//! The task-local context: the job to which a narration belongs.
+
+use std::fmt;
+use std::future::Future;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+
+use parking_lot::Mutex;
+use tokio::sync::mpsc;
+
+use super::entry::Entry;
+use crate::time::Instant;
+
+tokio::task_local! {
+    static CONTEXT: NarrationContext;
+}
+
+/// Narrations by work that outlived its job's terminal event.
+static LATE: AtomicU64 = AtomicU64::new(0);
+
+/// Where the narrations of one job go. Cheap to clone.
+#[derive(Clone)]
+pub struct NarrationContext(Arc<Inner>);
+
+struct Inner {
+    job_id: String,
+    operation: &'static str,
+    entries: mpsc::UnboundedSender<Entry>,
+    last_at_ms: AtomicI64,
+    waits: Mutex<Vec<Wait>>,
+    next_wait: AtomicU64,
+}
+
+struct Wait {
+    id: u64,
+    what: String,
+    since: std::time::Instant,
+}
+
+impl NarrationContext {
+    /// A context whose narrations go to `entries`.
+    #[must_use]
+    pub fn new(job_id: String, operation: &'static str, entries: mpsc::UnboundedSender<Entry>) -> Self {
+        Self(Arc::new(Inner {
+            job_id,
+            operation,
+            entries,
+            last_at_ms: AtomicI64::new(Instant::now().0),
+            waits: Mutex::default(),
+            next_wait: AtomicU64::new(0),
+        }))
+    }
+
+    /// The id of the job.
+    pub(crate) fn job_id(&self) -> &str {
+        &self.0.job_id
+    }
+
+    /// The operation that the job runs, in `snake_case`.
+    pub(super) fn operation(&self) -> &'static str {
+        self.0.operation
+    }
+
+    /// When the job last narrated at a level that every reader sees; before the first such narration,
+    /// when the context was made. A debug narration does not count: a plain stream does not carry it.
+    #[must_use]
+    pub fn last_at(&self) -> Instant {
+        Instant(self.0.last_at_ms.load(Ordering::Relaxed))
+    }
+
+    /// Sets [`Self::last_at`].
+    pub(super) fn narrated_at(&self, at: Instant) {
+        self.0.last_at_ms.store(at.0, Ordering::Relaxed);
+    }
+
+    /// What the job waits for, and since when: the innermost of its waits.
+    #[must_use]
+    pub fn waiting_for(&self) -> Option<(String, std::time::Instant)> {
+        self.0.waits.lock().last().map(|wait| (wait.what.clone(), wait.since))
+    }
+
+    /// Runs `f` with this context, on the calling thread.
+    pub(crate) fn enter<R>(self, f: impl FnOnce() -> R) -> R {
+        CONTEXT.sync_scope(self, f)
+    }
+
+    /// Sends an entry to the job's log.
+    pub(super) fn send(&self, entry: Entry) {
+        if self.0.entries.send(entry).is_err() {
+            LATE.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+}
+
+impl fmt::Debug for NarrationContext {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("NarrationContext")
+            .field("job_id", &self.0.job_id)
+            .field("operation", &self.0.operation)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Runs a future with `context`: [`n!`](crate::n) in the future, and in everything that it starts
+/// through [`crate::spawn`], reaches that context's job.
+pub async fn with_narration_context<F: Future>(context: NarrationContext, future: F) -> F::Output {
+    CONTEXT.scope(context, future).await
+}
+
+/// The context of the calling task or thread, if it runs inside a job.
+pub(crate) fn current() -> Option<NarrationContext> {
+    CONTEXT.try_with(Clone::clone).ok()
+}
+
+/// Calls `f` with the context of the calling task or thread. Returns whether there is one.
+pub(super) fn with_current(f: impl FnOnce(&NarrationContext)) -> bool {
+    // It borrows the context: a clone costs two atomic operations on a counter that every thread of
+    // the job would write to.
+    CONTEXT.try_with(f).is_ok()
+}
+
+/// The number of narrations by work that outlived its job's terminal event. They reached `tracing`
+/// alone.
+#[must_use]
+pub fn late() -> u64 {
+    LATE.load(Ordering::Relaxed)
+}
+
+/// Records what the job waits for, until the guard is dropped. A job that narrates nothing for
+/// `timers.silence` narrates its wait. Outside a job this does nothing.
+pub fn waiting_for(what: impl Into<String>) -> WaitGuard {
+    WaitGuard(current().map(|context| {
+        let id = context.0.next_wait.fetch_add(1, Ordering::Relaxed);
+        context.0.waits.lock().push(Wait { id, what: what.into(), since: std::time::Instant::now() });
+        (context, id)
+    }))
+}
+
+/// Ends a wait of [`waiting_for`] when dropped.
+#[must_use = "the wait ends when the guard is dropped"]
+pub struct WaitGuard(Option<(NarrationContext, u64)>);
+
+impl Drop for WaitGuard {
+    fn drop(&mut self) {
+        if let Some((context, id)) = &self.0 {
+            context.0.waits.lock().retain(|wait| wait.id != *id);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::n;
+
+    fn context() -> (NarrationContext, mpsc::UnboundedReceiver<Entry>) {
+        let (sender, receiver) = mpsc::unbounded_channel();
+        (NarrationContext::new("job-1".into(), "test", sender), receiver)
+    }
+
+    #[tokio::test]
+    async fn the_innermost_wait_is_reported_until_its_guard_is_dropped() {
+        let (context, _entries) = context();
+        with_narration_context(context.clone(), async {
+            let outer = waiting_for("outer");
+            let inner = waiting_for("inner");
+            assert_eq!(context.waiting_for().unwrap().0, "inner");
+            drop(outer);
+            assert_eq!(context.waiting_for().unwrap().0, "inner");
+            drop(inner);
+            assert!(context.waiting_for().is_none());
+        })
+        .await;
+    }
+
+    #[tokio::test]
+    async fn a_debug_narration_does_not_end_the_silence() {
+        let (context, _entries) = context();
+        context.narrated_at(Instant(0));
+        with_narration_context(context.clone(), async {
+            n!(debug: "a", "a detail");
+            assert_eq!(context.last_at(), Instant(0));
+            n!("a", "for every reader");
+            assert!(context.last_at() > Instant(0));
+        })
+        .await;
+    }
+}

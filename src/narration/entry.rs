@@ -1,0 +1,70 @@
+//! What a job says: narrations, progress and the result.
+
+use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
+
+use crate::time::Instant;
+
+/// The level of a narration. The plain stream carries `Info` and above, the typed stream all levels.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Level {
+    /// Details for finding a fault.
+    Debug,
+    /// For every reader.
+    Info,
+    /// Something is wrong, and the work continues.
+    Warn,
+    /// Something failed.
+    Error,
+}
+
+/// How much of a piece of work is done.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Progress {
+    /// Units done.
+    pub done: u64,
+    /// Units in all, if known.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub total: Option<u64>,
+    /// What is counted: `bytes`, `files`, `layers`, ...
+    pub unit: String,
+    /// Units a second over the last seconds.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rate_per_second: Option<u64>,
+    /// Seconds until the end at that rate.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub eta_seconds: Option<u64>,
+    /// Open connections, for a transfer.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub connections: Option<u32>,
+}
+
+/// One message of a job.
+#[derive(Clone, Debug)]
+pub struct Narration {
+    /// When it was made.
+    pub at: Instant,
+    /// Its level.
+    pub level: Level,
+    /// What the job was doing, in `snake_case`: stable, for programs.
+    pub action: &'static str,
+    /// The text for people. May have several lines.
+    pub message: String,
+    /// The progress, for a progress narration.
+    pub progress: Option<Progress>,
+}
+
+/// What [`n!`](crate::n) sends to the job's log.
+#[derive(Debug)]
+pub enum Entry {
+    /// A narration.
+    Narration(Narration),
+    /// The operation's result, as one line of JSON.
+    Result {
+        /// When it was made.
+        at: Instant,
+        /// The result.
+        data: Box<RawValue>,
+    },
+}
