@@ -1,11 +1,10 @@
-//! The only file that may start a task, a thread or a process: it carries the narration context
-//! across, so that whatever a job starts narrates into that job's stream.
+//! The only file that may start tasks, threads and processes. It carries the narration context into
+//! them, so that everything that a job starts narrates into that job's stream.
 //!
-//! `clippy.toml` bans the other ways. What must outlive the job that started it (the owner of a
-//! worker, the daemon's own loops) uses [`detached`], and narrates outside any job.
+//! `clippy.toml` bans every other way to start them. Work that must outlive the job that starts it (the
+//! owner of a worker, the daemon's own loops) uses [`detached`], and narrates outside any job.
 
-// The bans of `clippy.toml` hold everywhere but here.
-#![expect(clippy::disallowed_methods, reason = "this is the one module that may start things")]
+#![expect(clippy::disallowed_methods, reason = "the bans of clippy.toml hold everywhere but in this file")]
 
 use std::ffi::OsStr;
 use std::future::Future;
@@ -20,7 +19,7 @@ use tracing::Instrument;
 use crate::error::{Failure, Result};
 use crate::narration::{self, Level, LineNarrator, LineSplitter};
 
-/// Starts a task that narrates where its starter does.
+/// Starts a task in the narration context of the caller.
 pub fn task<F>(future: F) -> JoinHandle<F::Output>
 where
     F: Future + Send + 'static,
@@ -32,7 +31,7 @@ where
     }
 }
 
-/// Starts a task that belongs to the daemon, not to the job that happens to start it.
+/// Starts a task without a narration context: it belongs to the daemon, not to the job that starts it.
 pub fn detached<F>(future: F) -> JoinHandle<F::Output>
 where
     F: Future + Send + 'static,
@@ -41,11 +40,11 @@ where
     tokio::spawn(future)
 }
 
-/// Starts blocking work on the runtime's thread pool; it narrates where its starter does. The work
+/// Starts blocking work on the runtime's thread pool, in the narration context of the caller. The work
 /// starts at once, whether or not the returned future is awaited.
 ///
 /// # Errors
-/// [`Code::Internal`](crate::error::Code::Internal) where the work panicked; the panic is the private
+/// [`Code::Internal`](crate::error::Code::Internal) if the work panicked; the panic is the private
 /// detail.
 pub fn blocking<F, R>(work: F) -> impl Future<Output = Result<R>> + Send + Unpin + use<F, R>
 where
@@ -54,14 +53,14 @@ where
 {
     let started = tokio::task::spawn_blocking(carry(work));
     started.map(|joined| {
-        joined.map_err(|error| Failure::internal("work on a thread of the pool panicked").detail(error))
+        joined.map_err(|error| Failure::internal("work on the blocking thread pool panicked").detail(error))
     })
 }
 
-/// Starts a thread that narrates where its starter does.
+/// Starts a thread in the narration context of the caller.
 ///
 /// # Errors
-/// Where the system cannot start another thread.
+/// The system cannot start another thread.
 pub fn thread<F, R>(name: &str, work: F) -> io::Result<std::thread::JoinHandle<R>>
 where
     F: FnOnce() -> R + Send + 'static,
@@ -70,17 +69,17 @@ where
     std::thread::Builder::new().name(name.to_owned()).spawn(carry(work))
 }
 
-/// A command for a child process, with nothing on its standard input. Its output is narrated by
-/// [`narrate_lines`], or goes to a file.
+/// A command for a child process whose standard input is empty. Narrate its output with
+/// [`narrate_lines`], or redirect it to a file.
 pub fn command(program: impl AsRef<OsStr>) -> Command {
     let mut command = Command::new(program);
     command.stdin(std::process::Stdio::null());
     command
 }
 
-/// Narrates each line that a child writes, where the caller does, until the child closes its end.
-/// A flood is thinned out and counted (see [`LineNarrator`]), and always read to its end, so that
-/// the child never blocks on a full pipe.
+/// Narrates each line that a child writes, in the narration context of the caller, until the child
+/// closes its end. Lines above the limit of [`LineNarrator`] are counted instead. All output is read, so
+/// that the child never blocks on a full pipe.
 pub fn narrate_lines(
     mut output: impl AsyncRead + Send + Unpin + 'static,
     level: Level,
@@ -98,7 +97,7 @@ pub fn narrate_lines(
     })
 }
 
-/// Wraps work so that it runs, wherever that is, in the caller's context and span.
+/// Wraps work so that it runs in the caller's context and span, on any thread.
 fn carry<R>(work: impl FnOnce() -> R) -> impl FnOnce() -> R {
     let (context, span) = (narration::current(), tracing::Span::current());
     move || {
@@ -118,7 +117,7 @@ mod tests {
     use crate::narration::{Entry, NarrationContext, with_narration_context};
 
     #[tokio::test]
-    async fn the_context_reaches_tasks_threads_and_children_at_any_depth() {
+    async fn nested_tasks_threads_and_children_keep_the_context() {
         let (sender, mut entries) = mpsc::unbounded_channel();
         with_narration_context(NarrationContext::new("job-1".into(), "test", sender), async {
             task(async {
@@ -140,10 +139,10 @@ mod tests {
             reader.await.unwrap();
         })
         .await;
-        let mut said = Vec::new();
+        let mut messages = Vec::new();
         while let Some(Entry::Narration(narration)) = entries.recv().await {
-            said.push(narration.message);
+            messages.push(narration.message);
         }
-        assert_eq!(said, ["from a thread in a pool in a task", "from a child"]);
+        assert_eq!(messages, ["from a thread in a pool in a task", "from a child"]);
     }
 }

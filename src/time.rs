@@ -1,4 +1,4 @@
-//! Instants as the wire shows them: RFC 3339, UTC, with milliseconds.
+//! Instants in the format of the wire (RFC 3339, UTC, with milliseconds), and durations for people.
 
 use jiff::Timestamp;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
@@ -9,13 +9,13 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 pub struct Instant(pub i64);
 
 impl Instant {
-    /// The present.
+    /// The current time.
     #[must_use]
     pub fn now() -> Self {
         Self(Timestamp::now().as_millisecond())
     }
 
-    /// Milliseconds from `earlier` to this instant; 0 where the clock went back.
+    /// Milliseconds from `earlier` to this instant; 0 if the clock was set back.
     #[must_use]
     pub fn since_ms(self, earlier: Self) -> u64 {
         u64::try_from(self.0 - earlier.0).unwrap_or(0)
@@ -48,7 +48,7 @@ impl<'de> Deserialize<'de> for Instant {
     }
 }
 
-/// A duration in words that people use: `800 ms`, `12.3 s`, `4 min 5 s`, `2 h 1 min`.
+/// A duration for people: `800 ms`, `12.3 s`, `4 min 5 s`, `2 h 1 min`.
 #[must_use]
 pub fn in_words(duration: std::time::Duration) -> String {
     match duration.as_secs() {
@@ -69,14 +69,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn instants_have_three_digits_and_come_back() {
+    fn an_instant_has_three_fractional_digits_and_is_read_back() {
         let json = serde_json::to_string(&Instant(1_763_899_200_120)).unwrap();
         assert_eq!(json, r#""2025-11-23T12:00:00.120Z""#);
         assert_eq!(serde_json::from_str::<Instant>(&json).unwrap(), Instant(1_763_899_200_120));
     }
 
     #[test]
-    fn durations_read_well() {
+    fn durations_have_at_most_two_units() {
         let words = |ms| in_words(Duration::from_millis(ms));
         assert_eq!(
             [words(9), words(2000), words(2310), words(61_000), words(7_260_000)],

@@ -1,4 +1,4 @@
-//! Turns: work on the same thing, one at a time, and on different things at once.
+//! Locks by key: work on the same key takes turns, work on different keys runs at the same time.
 
 use std::borrow::Borrow;
 use std::collections::HashMap;
@@ -8,7 +8,7 @@ use std::sync::Arc;
 use parking_lot::Mutex;
 use tokio::sync::{Mutex as AsyncMutex, OwnedMutexGuard};
 
-/// A lock for each key that somebody holds or waits for, and none for the others.
+/// A lock for each key in use. A key that nobody holds or waits for takes no memory.
 #[derive(Debug)]
 pub struct Turns<K>(Mutex<HashMap<K, Arc<AsyncMutex<()>>>>);
 
@@ -19,7 +19,7 @@ impl<K> Default for Turns<K> {
 }
 
 impl<K: Eq + Hash> Turns<K> {
-    /// The turn, where nobody has it.
+    /// Takes the lock of `key` if nobody holds it.
     #[must_use]
     pub fn try_take<Q>(&self, key: &Q) -> Option<OwnedMutexGuard<()>>
     where
@@ -29,7 +29,7 @@ impl<K: Eq + Hash> Turns<K> {
         self.lock_of(key).try_lock_owned().ok()
     }
 
-    /// Waits for the turn.
+    /// Waits for the lock of `key`.
     pub async fn take<Q>(&self, key: &Q) -> OwnedMutexGuard<()>
     where
         K: Borrow<Q>,
@@ -44,7 +44,7 @@ impl<K: Eq + Hash> Turns<K> {
         Q: ToOwned<Owned = K> + ?Sized,
     {
         let mut locks = self.0.lock();
-        // Whoever holds or waits for a turn has a handle of its own.
+        // Every task that holds or waits for a lock has its own reference to it.
         locks.retain(|_, lock| Arc::strong_count(lock) > 1);
         Arc::clone(locks.entry(key.to_owned()).or_default())
     }
@@ -55,7 +55,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn equal_keys_take_turns_and_leave_nothing_behind() {
+    async fn equal_keys_exclude_each_other_and_unused_locks_are_removed() {
         let turns = Turns::<String>::default();
         let first = turns.take("a").await;
         assert!(turns.try_take("a").is_none());
