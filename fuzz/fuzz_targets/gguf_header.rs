@@ -1,5 +1,5 @@
-//! A GGUF header is a stranger's file: whatever is in it, reading it ends, takes memory in
-//! proportion to the file, and answers or refuses.
+//! A GGUF header is untrusted input. For any bytes, reading it terminates, takes memory in proportion
+//! to the file's size, and returns a header or an error.
 //!
 //! `cargo +nightly fuzz run gguf_header`
 
