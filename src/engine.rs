@@ -1,22 +1,41 @@
-//! The built-in worker's engine: text generation with models of the llama architecture, on the
-//! CPU, for machines that have no other engine.
+//! The built-in engine: it generates text with models of the llama architecture on the CPU, for
+//! machines that have no other engine. A worker process runs it (`rbee-hive worker`).
 //!
-//! The road of a model: [`load`] reads a file's weights, after `config` has checked everything that
-//! its metadata claims; `weights` is the one that touches tensors' bytes. The road of a token:
-//! [`forward`] takes it through the layers, with `rope` for positions, `ops` for what is not a
-//! matrix product, and [`cache`] for the keys and values of the tokens before it.
-//! [`sample_model`] makes complete models where there is none to download.
+//! The files from top to bottom; each uses only files below it. Of the rest of the crate, the engine
+//! uses only the GGUF reader, `spawn`, `files` and `error`.
 //!
-//! Matrix products over quantised weights are candle's; everything else is here, in plain Rust.
-//! Invariant: a file never makes the engine panic. What it cannot do is refused at loading, with a
-//! failure that names the tensor or the key.
+//! - [`serve`]: the worker process, which offers OpenAI's API over HTTP. Its own files: `routes`,
+//!   `chat`, `state`, `openai` (`request`, `fields`, `response`, `error`), `lifeline`, `report`,
+//!   `options`.
+//! - [`template`]: renders chat messages to the tokens of a prompt.
+//! - [`generation`]: the thread that owns the model and advances the running sequences. Its own
+//!   files: `slot`, `stop`, `handle`, `request`, `counters`.
+//! - [`sample_model`]: makes complete small models where there is none to download. Its own files:
+//!   `weights`, `vocabulary`, `settings`.
+//! - [`load`]: reads a GGUF file into a [`forward::LlamaModel`].
+//! - [`forward`]: the forward pass, from tokens to logits.
+//! - [`sampling`]: chooses the next token from the logits.
+//! - [`tokenizer`]: text to tokens and back. Its own files: `shield`, `special`, `decode`, `bpe`,
+//!   `sentencepiece`, `vocabulary`.
+//! - `rope`: rotary position embeddings.
+//! - [`kv_cache`]: the keys and values of the tokens that a sequence has so far.
+//! - `weights`: reads the tensors' bytes.
+//! - `hyperparameters`: the model's shape, read from the metadata and checked.
+//! - `math`: the operations between matrix products.
+//! - `model_error`: the failures of a file that cannot be loaded.
+//!
+//! Products with quantised matrices are candle's; the rest is plain Rust in these files.
+//!
+//! Invariant: no model file makes the engine panic. A file that the engine cannot run is refused
+//! while it loads, with a failure that names the tensor or the metadata key.
 
-pub mod cache;
-mod config;
 pub mod forward;
 pub mod generation;
+mod hyperparameters;
+pub mod kv_cache;
 pub mod load;
-mod ops;
+mod math;
+mod model_error;
 #[cfg(test)]
 mod reference;
 mod rope;

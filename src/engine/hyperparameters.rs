@@ -1,20 +1,23 @@
-//! What a file's metadata says about the model's shape, checked before anything is built from it.
+//! The model's hyperparameters, read from a GGUF file's metadata and checked before anything is
+//! built from them.
 //!
 //! Keys and their defaults are those of llama.cpp (`llama-arch.cpp`, `llama_model::load_hparams`).
 
-use crate::error::{Code, Failure, Result};
+use super::model_error::{corrupt, unsupported};
+use crate::error::Result;
 use crate::models::gguf::{Header, Value};
 
-/// The one architecture that the engine computes. Mistral's dense models are of it too.
+/// The one architecture that the engine runs. Mistral's dense models use it too.
 const ARCHITECTURE: &str = "llama";
 
-/// The shape of a model. Lengths and counts are at least 1, and their products that occur as a
-/// matrix's side fit a `usize`.
+/// The shape of a model. Lengths and counts are at least 1, and every product of them that is a
+/// side of a matrix fits a `usize`.
 #[derive(Clone, Debug)]
-pub(super) struct Config {
+pub(super) struct Hyperparameters {
+    /// The context that the model was trained for, in tokens.
     pub(super) context_length: usize,
     /// Width of the residual stream.
-    pub(super) embedding: usize,
+    pub(super) embedding_length: usize,
     pub(super) layers: usize,
     /// Query heads; a multiple of `kv_heads`.
     pub(super) heads: usize,
@@ -23,104 +26,95 @@ pub(super) struct Config {
     pub(super) key_length: usize,
     /// Width of a value head.
     pub(super) value_length: usize,
-    pub(super) feed_forward: usize,
+    /// Width of the feed-forward network.
+    pub(super) feed_forward_length: usize,
     pub(super) rms_epsilon: f32,
     /// How many elements of a head are rotated: even, and at most `key_length`.
     pub(super) rope_dimensions: usize,
     pub(super) rope_base: f64,
-    /// What positions are divided by (linear scaling); 1 where nothing is scaled.
-    pub(super) rope_divisor: f64,
+    /// Positions are divided by this (linear scaling); 1 for a model without scaling.
+    pub(super) rope_scaling_factor: f64,
 }
 
-/// A damaged file; `field` is the metadata key or the tensor.
-pub(super) fn corrupt(field: &str, problem: impl std::fmt::Display) -> Failure {
-    Failure::new(Code::ModelCorrupt, format!("{field}: {problem}"))
-        .hint("the file is damaged or was converted wrongly: download the model again")
-        .stage("load")
-}
-
-/// A sound file that this engine cannot compute.
-pub(super) fn unsupported(message: impl Into<String>) -> Failure {
-    Failure::new(Code::ModelUnsupported, message)
-        .hint("serve this model with another engine, such as llama.cpp, described in the configuration")
-        .stage("load")
-}
-
-impl Config {
+impl Hyperparameters {
     /// Reads and checks the metadata.
     pub(super) fn read(header: &Header) -> Result<Self> {
         match header.architecture() {
             Some(ARCHITECTURE) => {}
             Some(other) => {
                 return Err(unsupported(format!(
-                    "general.architecture is {other:?}; the built-in engine computes {ARCHITECTURE:?} only"
+                    "general.architecture is {other:?}; the built-in engine runs only {ARCHITECTURE:?}"
                 )));
             }
             None => return Err(corrupt("general.architecture", "the key is missing")),
         }
-        let keys = Keys(header);
-        if keys.count("llama.expert_count")?.unwrap_or(0) > 0 {
-            return Err(unsupported("llama.expert_count: the built-in engine has no mixture of experts"));
+        let metadata = CheckedMetadata(header);
+        if metadata.count("llama.expert_count")?.unwrap_or(0) > 0 {
+            return Err(unsupported(
+                "llama.expert_count: the built-in engine does not support mixtures of experts",
+            ));
         }
-        let embedding = keys.size("llama.embedding_length")?;
-        let heads = keys.size("llama.attention.head_count")?;
-        let kv_heads = keys.size_or("llama.attention.head_count_kv", heads)?;
+        let embedding_length = metadata.size("llama.embedding_length")?;
+        let heads = metadata.size("llama.attention.head_count")?;
+        let kv_heads = metadata.size_or("llama.attention.head_count_kv", heads)?;
         if !heads.is_multiple_of(kv_heads) {
             return Err(corrupt(
                 "llama.attention.head_count_kv",
                 format!("{heads} query heads cannot share {kv_heads} key heads evenly"),
             ));
         }
-        let head = || match embedding / heads {
+        let default_head_width = || match embedding_length / heads {
             0 => Err(corrupt(
                 "llama.attention.head_count",
-                format!("{heads} exceeds the embedding's {embedding}"),
+                format!("{heads} heads are more than the embedding length of {embedding_length}"),
             )),
-            _ if !embedding.is_multiple_of(heads) => Err(corrupt(
+            _ if !embedding_length.is_multiple_of(heads) => Err(corrupt(
                 "llama.attention.head_count",
-                format!("{heads} heads do not divide the embedding's {embedding} evenly"),
+                format!("{heads} heads do not divide the embedding length of {embedding_length} evenly"),
             )),
-            head => Ok(head),
+            width => Ok(width),
         };
-        let key_length = match keys.count("llama.attention.key_length")? {
-            Some(_) => keys.size("llama.attention.key_length")?,
-            None => head()?,
+        let key_length = match metadata.count("llama.attention.key_length")? {
+            Some(_) => metadata.size("llama.attention.key_length")?,
+            None => default_head_width()?,
         };
-        let value_length = match keys.count("llama.attention.value_length")? {
-            Some(_) => keys.size("llama.attention.value_length")?,
-            None => head()?,
+        let value_length = match metadata.count("llama.attention.value_length")? {
+            Some(_) => metadata.size("llama.attention.value_length")?,
+            None => default_head_width()?,
         };
-        for width in [key_length, value_length] {
+        for (key, width) in
+            [("llama.attention.key_length", key_length), ("llama.attention.value_length", value_length)]
+        {
             if heads.checked_mul(width).is_none() {
                 return Err(corrupt(
-                    "llama.attention.key_length",
-                    format!("{heads} heads of {width} overflow"),
+                    key,
+                    format!("{heads} heads of width {width} are too large for this machine"),
                 ));
             }
         }
-        let rope_dimensions = keys.size_or("llama.rope.dimension_count", key_length)?;
+        let rope_dimensions = metadata.size_or("llama.rope.dimension_count", key_length)?;
         if !rope_dimensions.is_multiple_of(2) || rope_dimensions > key_length {
             return Err(corrupt(
                 "llama.rope.dimension_count",
-                format!("{rope_dimensions} is odd, or exceeds a head's {key_length}"),
+                format!("{rope_dimensions} is odd, or more than a head's width of {key_length}"),
             ));
         }
-        let rms_epsilon = keys
+        let rms_epsilon = metadata
             .positive("llama.attention.layer_norm_rms_epsilon")?
             .ok_or_else(|| corrupt("llama.attention.layer_norm_rms_epsilon", "the key is missing"))?;
         Ok(Self {
-            context_length: keys.size("llama.context_length")?,
-            embedding,
-            layers: keys.size("llama.block_count")?,
+            context_length: metadata.size("llama.context_length")?,
+            embedding_length,
+            layers: metadata.size("llama.block_count")?,
             heads,
             kv_heads,
             key_length,
             value_length,
-            feed_forward: keys.size("llama.feed_forward_length")?,
+            feed_forward_length: metadata.size("llama.feed_forward_length")?,
             rms_epsilon: rms_epsilon as f32,
             rope_dimensions,
-            rope_base: keys.positive("llama.rope.freq_base")?.unwrap_or(10_000.0),
-            rope_divisor: keys.rope_divisor()?,
+            rope_base: metadata.positive("llama.rope.freq_base")?.unwrap_or(10_000.0),
+            rope_scaling_factor: metadata.rope_scaling_factor()?,
         })
     }
 
@@ -129,21 +123,32 @@ impl Config {
         self.heads * self.key_length
     }
 
-    /// Width of all value heads together, one per query head.
-    pub(super) fn mixed_width(&self) -> usize {
+    /// Width of all key heads together.
+    pub(super) fn key_width(&self) -> usize {
+        self.kv_heads * self.key_length
+    }
+
+    /// Width of all value heads together.
+    pub(super) fn value_width(&self) -> usize {
+        self.kv_heads * self.value_length
+    }
+
+    /// Width of the attention's result: a value head's width for each query head.
+    pub(super) fn attention_width(&self) -> usize {
         self.heads * self.value_length
     }
 }
 
-struct Keys<'a>(&'a Header);
+/// A header whose values are checked as they are read.
+struct CheckedMetadata<'a>(&'a Header);
 
-impl Keys<'_> {
-    /// An integer; an array of them (a count per layer) is a kind of model that is not supported.
+impl CheckedMetadata<'_> {
+    /// An integer. An array, which gives a count for each layer, is not supported.
     fn count(&self, key: &str) -> Result<Option<u64>> {
         match self.0.metadata.get(key) {
             None => Ok(None),
             Some(Value::Array(_)) => Err(unsupported(format!(
-                "{key} differs from layer to layer, which the built-in engine cannot do"
+                "{key} differs from layer to layer, which the built-in engine does not support"
             ))),
             Some(value) => match self.0.metadata.u64(key) {
                 Some(count) => Ok(Some(count)),
@@ -152,7 +157,7 @@ impl Keys<'_> {
         }
     }
 
-    /// A count of at least 1. What is larger than 2^31 is no side of any tensor.
+    /// A count of at least 1. No side of a tensor is larger than 2^31.
     fn size(&self, key: &str) -> Result<usize> {
         match self.count(key)? {
             Some(size @ 1..=0x8000_0000) => Ok(size as usize),
@@ -174,9 +179,9 @@ impl Keys<'_> {
         }
     }
 
-    fn rope_divisor(&self) -> Result<f64> {
+    fn rope_scaling_factor(&self) -> Result<f64> {
         const KIND: &str = "llama.rope.scaling.type";
-        // Without a type, llama.cpp takes a factor for a linear one; 0 stands for "none given".
+        // Without a type, llama.cpp reads the factor as linear scaling; a factor of 0 means none.
         let factor = |key| match self.0.metadata.f64(key) {
             Some(0.0) => Ok(None),
             _ => self.positive(key),

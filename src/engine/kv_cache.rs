@@ -1,20 +1,20 @@
-//! The keys and values of the tokens seen so far.
+//! The KV cache: the keys and values of the tokens that a sequence has so far.
 //!
 //! Invariants:
-//! - New entries are written in place behind the old ones; the buffers are copied only when they
-//!   grow, and each time they double, so that a token costs a constant amount of copying.
-//! - `len` counts the tokens that every layer has; what lies behind it is leftovers.
+//! - New entries are written in place behind the old ones. The buffers are copied only when they
+//!   grow, and each time they double, so that the copying per token is constant on average.
+//! - `len` counts the tokens that every layer holds. What a buffer holds beyond it is stale.
 
 use candle_core::{DType, Device, Result, Tensor};
 
-use super::config::Config;
+use super::hyperparameters::Hyperparameters;
 
-/// Positions that a cache has room for when it is first written to.
-const FIRST_STEP: usize = 256;
+/// Positions that the buffers have room for after the first write.
+const INITIAL_ROOM: usize = 256;
 
-/// The cache of one conversation with one model.
+/// The KV cache of one sequence with one model.
 #[derive(Debug)]
-pub struct Cache {
+pub struct KvCache {
     layers: Vec<LayerCache>,
     len: usize,
     capacity: usize,
@@ -27,41 +27,42 @@ struct LayerCache {
     values: Tensor,
 }
 
-impl Cache {
-    /// An empty cache that takes up to `capacity` tokens.
-    pub(super) fn new(config: &Config, capacity: usize) -> Result<Self> {
-        let empty = |width| Tensor::zeros((config.kv_heads, 0, width), DType::F32, &Device::Cpu);
-        let layers = (0..config.layers)
-            .map(|_| Ok(LayerCache { keys: empty(config.key_length)?, values: empty(config.value_length)? }))
+impl KvCache {
+    /// An empty cache for up to `capacity` tokens.
+    pub(super) fn new(hyperparameters: &Hyperparameters, capacity: usize) -> Result<Self> {
+        let &Hyperparameters { layers, kv_heads, key_length, value_length, .. } = hyperparameters;
+        let empty = |width| Tensor::zeros((kv_heads, 0, width), DType::F32, &Device::Cpu);
+        let layers = (0..layers)
+            .map(|_| Ok(LayerCache { keys: empty(key_length)?, values: empty(value_length)? }))
             .collect::<Result<_>>()?;
         Ok(Self { layers, len: 0, capacity })
     }
 
-    /// Tokens in it.
+    /// Tokens in the cache.
     #[must_use]
     pub fn len(&self) -> usize {
         self.len
     }
 
-    /// Whether it holds no token.
+    /// Whether the cache holds no token.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.len == 0
     }
 
-    /// Most tokens that it takes.
+    /// Most tokens that the cache takes.
     #[must_use]
     pub fn capacity(&self) -> usize {
         self.capacity
     }
 
-    /// Forgets all but the first `len` tokens; what follows then may be computed anew.
+    /// Drops all but the first `len` tokens.
     pub fn truncate(&mut self, len: usize) {
         self.len = self.len.min(len);
     }
 
-    /// Writes a layer's keys and values of `count` new tokens, each of shape (heads, count, width),
-    /// and answers those of all tokens, the new ones included, as views into the buffers.
+    /// Writes a layer's keys and values of `count` new tokens, each of shape (heads, count, width).
+    /// Returns those of all tokens, the new ones included, as views into the buffers.
     pub(super) fn append(
         &mut self,
         layer: usize,
@@ -76,7 +77,7 @@ impl Cache {
         ))
     }
 
-    /// Counts tokens that every layer has been given.
+    /// Counts tokens that were appended to every layer.
     pub(super) fn advance(&mut self, count: usize) {
         self.len += count;
     }
@@ -86,7 +87,7 @@ fn write(buffer: &mut Tensor, new: &Tensor, start: usize, capacity: usize) -> Re
     let (heads, room, width) = buffer.dims3()?;
     let end = start + new.dim(1)?;
     if end > room {
-        let room = end.next_power_of_two().max(FIRST_STEP).min(capacity.max(end));
+        let room = end.next_power_of_two().max(INITIAL_ROOM).min(capacity.max(end));
         let larger = Tensor::zeros((heads, room, width), buffer.dtype(), buffer.device())?;
         if start > 0 {
             larger.slice_set(&buffer.narrow(1, 0, start)?.contiguous()?, 1, 0)?;

@@ -1,6 +1,7 @@
-//! The llama architecture written down as plainly as possible, to check the engine against: every
-//! position is computed anew each time, one number after the other, from weights decoded to `f32`.
-//! It shares nothing with the engine but the decoding of blocks and the header's reader.
+//! A second implementation of the llama architecture, as simple as possible, that tests compare the
+//! engine with: scalar loops over weights decoded to `f32`, with no cache, so that every position is
+//! computed again for each token. It shares with the engine only the header's reader and candle's
+//! decoding of quantised blocks.
 
 use std::collections::HashMap;
 use std::path::Path;
@@ -11,6 +12,7 @@ use candle_core::quantized::ggml_file::qtensor_from_ggml;
 use super::weights::candle_type;
 use crate::models::gguf::{Arrays, Header};
 
+/// A model for the reference implementation.
 pub(super) struct Reference {
     header: Header,
     tensors: HashMap<String, Vec<f32>>,
@@ -56,14 +58,14 @@ impl Reference {
         self.weights(name).chunks(x.len()).map(dot).collect()
     }
 
-    /// Turns the pairs of neighbours of one head at a position.
-    fn turn(&self, head: &mut [f32], position: usize) {
+    /// Rotates the pairs of neighbouring elements of one head at a position.
+    fn rotate(&self, head: &mut [f32], position: usize) {
         let base = self.header.metadata.f64("llama.rope.freq_base").unwrap();
         let scale = self.header.metadata.f64("llama.rope.scaling.factor").unwrap_or(1.0);
-        let turned = self.number("rope.dimension_count");
-        for i in 0..turned / 2 {
+        let dimensions = self.number("rope.dimension_count");
+        for i in 0..dimensions / 2 {
             let factor = self.tensors.get("rope_freqs.weight").map_or(1.0, |factors| f64::from(factors[i]));
-            let angle = position as f64 / scale / factor / base.powf(2.0 * i as f64 / turned as f64);
+            let angle = position as f64 / scale / factor / base.powf(2.0 * i as f64 / dimensions as f64);
             let (a, b) = (f64::from(head[2 * i]), f64::from(head[2 * i + 1]));
             head[2 * i] = (a * angle.cos() - b * angle.sin()) as f32;
             head[2 * i + 1] = (a * angle.sin() + b * angle.cos()) as f32;
@@ -87,20 +89,20 @@ impl Reference {
                 let h = self.norm(x, &name("attn_norm"));
                 let mut query = self.product(&name("attn_q"), &h);
                 let mut key = self.product(&name("attn_k"), &h);
-                query.chunks_mut(size).for_each(|head| self.turn(head, position));
-                key.chunks_mut(size).for_each(|head| self.turn(head, position));
+                query.chunks_mut(size).for_each(|head| self.rotate(head, position));
+                key.chunks_mut(size).for_each(|head| self.rotate(head, position));
                 queries.push(query);
                 keys.push(key);
                 values.push(self.product(&name("attn_v"), &h));
             }
             for (position, x) in stream.iter_mut().enumerate() {
-                let mut mixed = vec![0.0; heads * size];
+                let mut attended = vec![0.0; heads * size];
                 for head in 0..heads {
-                    let shared = head / (heads / kv_heads) * size;
+                    let kv_start = head / (heads / kv_heads) * size;
                     let query = &queries[position][head * size..][..size];
                     let mut weights: Vec<f32> = (0..=position)
                         .map(|seen| {
-                            let key = &keys[seen][shared..][..size];
+                            let key = &keys[seen][kv_start..][..size];
                             let dot: f32 = query.iter().zip(key).map(|(q, k)| q * k).sum();
                             (dot / (size as f32).sqrt()).exp()
                         })
@@ -109,11 +111,11 @@ impl Reference {
                     weights.iter_mut().for_each(|weight| *weight /= sum);
                     for (seen, weight) in weights.iter().enumerate() {
                         for i in 0..size {
-                            mixed[head * size + i] += weight * values[seen][shared + i];
+                            attended[head * size + i] += weight * values[seen][kv_start + i];
                         }
                     }
                 }
-                let attention = self.product(&name("attn_output"), &mixed);
+                let attention = self.product(&name("attn_output"), &attended);
                 for i in 0..width {
                     x[i] += attention[i];
                 }

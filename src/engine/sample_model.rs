@@ -1,11 +1,11 @@
-//! Complete models made on the spot: for tests, for benchmarks, and for a first run on a machine
-//! with neither a model nor a network.
+//! Makes complete models: for tests, for benchmarks, and for a first run on a machine with neither a
+//! model nor a network.
 //!
-//! A sample model is a real one in everything but its weights. The file has the metadata, tokenizer
-//! and chat template of a published llama, so whatever reads it (llama.cpp included) treats it like
-//! one. Weights are either random, or such that the model answers with a given sentence (see
-//! `weights`).
+//! The file has the metadata, tokenizer and chat template of a published llama model, so that every
+//! program that reads GGUF (llama.cpp included) treats it like one. Only the weights differ: they are
+//! random, or make the model answer with a given sentence (see `weights`).
 
+mod settings;
 mod vocabulary;
 mod weights;
 
@@ -19,151 +19,18 @@ use std::path::Path;
 use candle_core::quantized::QTensor;
 use candle_core::{Device, Tensor};
 
-use self::vocabulary::Vocabulary;
+pub use self::settings::{SampleModel, SampleTokenizer, SampleWeights, WeightType};
+use self::vocabulary::SampleVocabulary;
 use super::weights::candle_type;
 use crate::error::{Code, Failure, Result};
 use crate::models::gguf::{Array, TensorType, Value, Writer};
 
-/// What to make. The shape of [`Default`] suits every type of weights: its rows are multiples of
-/// 256, the block of the K types.
-#[derive(Clone, Debug)]
-pub struct SampleModel {
-    /// `general.name`.
-    pub name: String,
-    /// Which tokenizer, and with it which chat template.
-    pub tokenizer: SampleTokenizer,
-    /// What the weights are.
-    pub weights: SampleWeights,
-    /// How the matrices are stored; norms are F32 in any case.
-    pub kind: WeightType,
-    /// `llama.context_length`, in tokens.
-    pub context_length: u32,
-    /// Width of the residual stream.
-    pub embedding: u32,
-    /// Number of layers.
-    pub layers: u32,
-    /// Query heads; they divide `embedding`, unless `head_length` is given.
-    pub heads: u32,
-    /// Key and value heads; they divide `heads`.
-    pub kv_heads: u32,
-    /// Width of a head; 0 stands for `embedding` over `heads`.
-    pub head_length: u32,
-    /// Width of the feed-forward network.
-    pub feed_forward: u32,
-    /// Fewest tokens of the vocabulary; reserved ones fill it up.
-    pub vocabulary: u32,
-    /// Leaves `output.weight` out, so that the embedding takes its place. A model that says a
-    /// sentence needs both, and has both.
-    pub tied: bool,
-    /// Adds `rope_freqs.weight`, as Llama 3.1 and later have it.
-    pub rope_factors: bool,
-}
-
-impl Default for SampleModel {
-    fn default() -> Self {
-        Self {
-            name: "sample".to_owned(),
-            tokenizer: SampleTokenizer::Bpe,
-            weights: SampleWeights::Random { seed: 0 },
-            kind: WeightType::Q8_0,
-            context_length: 2048,
-            embedding: 256,
-            layers: 2,
-            heads: 4,
-            kv_heads: 2,
-            head_length: 0,
-            feed_forward: 512,
-            vocabulary: 0,
-            tied: false,
-            rope_factors: false,
-        }
-    }
-}
-
-/// The kind of tokenizer.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum SampleTokenizer {
-    /// Byte-level BPE, with Llama 3's special tokens and template.
-    Bpe,
-    /// SentencePiece with byte fallback, with the ChatML template.
-    SentencePiece,
-}
-
-/// What the weights are.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum SampleWeights {
-    /// Random ones: real arithmetic, and babble. The same seed makes the same file.
-    Random {
-        /// Where the random numbers start.
-        seed: u64,
-    },
-    /// The answer to any prompt is this text.
-    Sentence(String),
-}
-
-/// How the matrices are stored.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[expect(missing_docs, reason = "the variants are ggml's names; there is no more to say")]
-pub enum WeightType {
-    F32,
-    F16,
-    Bf16,
-    Q8_0,
-    Q4_0,
-    Q4_1,
-    Q5_0,
-    Q5_1,
-    Q2K,
-    Q3K,
-    Q4K,
-    Q5K,
-    Q6K,
-}
-
-impl WeightType {
-    /// Every type.
-    pub const ALL: [Self; 13] = [
-        Self::F32,
-        Self::F16,
-        Self::Bf16,
-        Self::Q8_0,
-        Self::Q4_0,
-        Self::Q4_1,
-        Self::Q5_0,
-        Self::Q5_1,
-        Self::Q2K,
-        Self::Q3K,
-        Self::Q4K,
-        Self::Q5K,
-        Self::Q6K,
-    ];
-
-    /// The type of the tensors, and `general.file_type` of a file of such tensors (`llama.h`).
-    const fn stored(self) -> (TensorType, u32) {
-        match self {
-            Self::F32 => (TensorType::F32, 0),
-            Self::F16 => (TensorType::F16, 1),
-            Self::Bf16 => (TensorType::Bf16, 32),
-            Self::Q8_0 => (TensorType::Q8_0, 7),
-            Self::Q4_0 => (TensorType::Q4_0, 2),
-            Self::Q4_1 => (TensorType::Q4_1, 3),
-            Self::Q5_0 => (TensorType::Q5_0, 8),
-            Self::Q5_1 => (TensorType::Q5_1, 9),
-            Self::Q2K => (TensorType::Q2K, 21),
-            Self::Q3K => (TensorType::Q3K, 11),
-            Self::Q4K => (TensorType::Q4K, 14),
-            Self::Q5K => (TensorType::Q5K, 16),
-            Self::Q6K => (TensorType::Q6K, 18),
-        }
-    }
-}
-
 impl SampleModel {
-    /// Writes the model to `path`, replacing what is there.
+    /// Writes the model to `path`, over an existing file.
     ///
     /// # Errors
-    /// `invalid_field` where the shape cannot be (heads that do not divide, rows that the type's
-    /// blocks do not); `io` or `disk_full` where the file cannot be written.
+    /// `invalid_field` for an impossible shape (heads that do not divide the width, rows that are no
+    /// multiple of the type's block); `io` or `disk_full` if the file cannot be written.
     pub fn write(&self, path: &Path) -> Result<()> {
         let writer = self.build()?;
         let failed = |error: &std::io::Error| Failure::io("write", path, error);
@@ -171,13 +38,13 @@ impl SampleModel {
         writer.write(&mut file).and_then(|()| file.flush()).map_err(|error| failed(&error))
     }
 
-    /// The whole file, not yet written.
+    /// The complete file, not yet written.
     pub(super) fn build(&self) -> Result<Writer> {
-        let divides = |part: u32, whole: u32| part > 0 && whole.is_multiple_of(part);
-        let heads = divides(self.kv_heads, self.heads)
+        let divides = |divisor: u32, number: u32| divisor > 0 && number.is_multiple_of(divisor);
+        let heads_fit = divides(self.kv_heads, self.heads)
             && (self.head_length > 0 || divides(self.heads, self.embedding))
-            && self.head().is_multiple_of(2);
-        if !heads {
+            && self.head_width().is_multiple_of(2);
+        if !heads_fit {
             return Err(Failure::new(
                 Code::InvalidField,
                 format!(
@@ -190,7 +57,7 @@ impl SampleModel {
             SampleWeights::Random { .. } => "",
             SampleWeights::Sentence(sentence) => sentence,
         };
-        let vocabulary = Vocabulary::new(self.tokenizer, sentence, self.vocabulary as usize);
+        let vocabulary = SampleVocabulary::new(self.tokenizer, sentence, self.vocabulary as usize);
         let mut writer = Writer::default();
         self.put_metadata(&mut writer, &vocabulary);
         for tensor in weights::tensors(self, &vocabulary) {
@@ -199,12 +66,7 @@ impl SampleModel {
         Ok(writer)
     }
 
-    /// Width of a head.
-    fn head(&self) -> u32 {
-        if self.head_length > 0 { self.head_length } else { self.embedding / self.heads }
-    }
-
-    fn put_metadata(&self, writer: &mut Writer, vocabulary: &Vocabulary) {
+    fn put_metadata(&self, writer: &mut Writer, vocabulary: &SampleVocabulary) {
         let text = |text: &str| Value::String(text.to_owned());
         writer
             .metadata("general.architecture", text("llama"))
@@ -220,15 +82,15 @@ impl SampleModel {
             .metadata("llama.attention.head_count", Value::U32(self.heads))
             .metadata("llama.attention.head_count_kv", Value::U32(self.kv_heads))
             .metadata("llama.attention.layer_norm_rms_epsilon", Value::F32(1e-5))
-            .metadata("llama.attention.key_length", Value::U32(self.head()))
-            .metadata("llama.attention.value_length", Value::U32(self.head()))
-            .metadata("llama.rope.dimension_count", Value::U32(self.head()))
+            .metadata("llama.attention.key_length", Value::U32(self.head_width()))
+            .metadata("llama.attention.value_length", Value::U32(self.head_width()))
+            .metadata("llama.rope.dimension_count", Value::U32(self.head_width()))
             .metadata("llama.rope.freq_base", Value::F32(10_000.0))
             .metadata("llama.vocab_size", Value::U32(vocabulary.tokens.len() as u32))
             .metadata("tokenizer.ggml.tokens", Value::Array(Array::String(vocabulary.tokens.clone())))
             .metadata("tokenizer.ggml.token_type", Value::Array(Array::I32(vocabulary.types.clone())))
-            .metadata("tokenizer.ggml.bos_token_id", Value::U32(vocabulary.begin))
-            .metadata("tokenizer.ggml.eos_token_id", Value::U32(vocabulary.end))
+            .metadata("tokenizer.ggml.bos_token_id", Value::U32(vocabulary.bos))
+            .metadata("tokenizer.ggml.eos_token_id", Value::U32(vocabulary.eos))
             .metadata("tokenizer.ggml.eot_token_id", Value::U32(vocabulary.end_of_turn))
             .metadata("tokenizer.ggml.add_bos_token", Value::Bool(true))
             .metadata("tokenizer.chat_template", text(vocabulary.template));
@@ -246,8 +108,8 @@ impl SampleModel {
         };
     }
 
-    fn put_tensor(&self, writer: &mut Writer, tensor: weights::Dense) -> Result<()> {
-        let weights::Dense { name, outputs, inputs, data } = tensor;
+    fn put_tensor(&self, writer: &mut Writer, tensor: weights::DenseTensor) -> Result<()> {
+        let weights::DenseTensor { name, outputs, inputs, data } = tensor;
         let Some(outputs) = outputs else {
             let bytes = data.iter().flat_map(|x| x.to_le_bytes()).collect();
             writer.tensor(name, &[inputs as u64], TensorType::F32, bytes);
@@ -257,11 +119,11 @@ impl SampleModel {
         if !(inputs as u64).is_multiple_of(kind.block_elements()) {
             return Err(Failure::new(
                 Code::InvalidField,
-                format!("a sample model's {name} has rows of {inputs}, which {kind} cannot store"),
+                format!("a sample model's {name} has rows of {inputs} elements, which {kind} cannot store"),
             )
             .hint(format!("make its widths multiples of {}", kind.block_elements())));
         }
-        let stored = candle_type(kind).expect("the engine computes with every type that a sample has");
+        let stored = candle_type(kind).expect("every sample weight type is a type of the engine");
         let bytes = Tensor::from_vec(data, (outputs, inputs), &Device::Cpu)
             .and_then(|tensor| Ok(QTensor::quantize(&tensor, stored)?.data()?.into_owned()))
             .map_err(|error| Failure::internal(format!("{name} could not be quantised")).detail(error))?;

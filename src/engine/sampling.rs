@@ -1,7 +1,8 @@
-//! Choosing the next token.
+//! Chooses the next token from the logits.
 //!
-//! In llama.cpp's order: bias and penalties, then `top_k`, `top_p`, `min_p`, each on what the one
-//! before left, then temperature. Logits that are not numbers are never chosen.
+//! The steps have llama.cpp's order: bias and penalties, then `top_k`, `top_p` and `min_p`, each
+//! applied to the tokens that the step before kept, then temperature. A token whose logit is NaN is
+//! never chosen.
 
 use std::collections::{HashMap, VecDeque};
 
@@ -10,14 +11,14 @@ use rand::{RngExt, SeedableRng};
 
 use crate::error::{Failure, Result};
 
-/// How many of the last tokens the repetition penalty looks at.
+/// How many of the last tokens the repetition penalty applies to.
 const REPETITION_WINDOW: usize = 64;
 
-/// How to sample; the request's words. All numbers are finite and within their ranges, which the
+/// How to sample, as the request says. All numbers are finite and within their ranges, which the
 /// request's parser checks.
 #[derive(Clone, Debug, PartialEq)]
 pub struct SamplingParams {
-    /// 0 is greedy: always the likeliest token.
+    /// 0 is greedy: the likeliest token is always chosen.
     pub temperature: f32,
     /// Keep the `top_k` likeliest tokens; 0 keeps all.
     pub top_k: usize,
@@ -25,20 +26,20 @@ pub struct SamplingParams {
     pub top_p: f32,
     /// Keep tokens at least `min_p` times as likely as the likeliest; 0 keeps all.
     pub min_p: f32,
-    /// Makes the choice reproducible, by the same build; random where absent.
+    /// Makes the choices reproducible with the same build; random if absent.
     pub seed: Option<u64>,
     /// Divides the positive (multiplies the negative) logits of recent tokens; 1 does nothing.
     pub repetition_penalty: f32,
-    /// Taken off a generated token's logit, for each time it was generated.
+    /// Subtracted from a token's logit once for each time the token was generated.
     pub frequency_penalty: f32,
-    /// Taken off a generated token's logit, once.
+    /// Subtracted from a token's logit once if the token was generated.
     pub presence_penalty: f32,
     /// Added to the logits of these tokens.
     pub logit_bias: Vec<(u32, f32)>,
 }
 
 impl Default for SamplingParams {
-    /// OpenAI's defaults, and llama.cpp's for what OpenAI does not have.
+    /// OpenAI's defaults, and llama.cpp's for the parameters that OpenAI does not have.
     fn default() -> Self {
         Self {
             temperature: 1.0,
@@ -58,8 +59,11 @@ impl Default for SamplingParams {
 pub struct Sampler {
     params: SamplingParams,
     random: StdRng,
+    /// How often each token was generated.
     generated: HashMap<u32, f32>,
+    /// The last `REPETITION_WINDOW` tokens of the prompt and the generated text.
     recent: VecDeque<u32>,
+    /// Ids and logits; kept to reuse the allocation.
     candidates: Vec<(u32, f32)>,
 }
 
@@ -72,14 +76,14 @@ impl Sampler {
         Self { params, random, generated: HashMap::new(), recent, candidates: Vec::new() }
     }
 
-    /// Chooses a token by the logits of the model and remembers it.
+    /// Chooses a token from the logits and records it for the penalties.
     ///
     /// # Errors
-    /// `internal` where no logit is a number: the model's weights are nonsense.
+    /// `internal` if every logit is NaN or negative infinity: the model's weights are broken.
     pub fn sample(&mut self, mut logits: Vec<f32>) -> Result<u32> {
         self.adjust(&mut logits);
         let id = if self.params.temperature <= 0.0 { greedy(&logits) } else { self.draw(&logits) }
-            .ok_or_else(|| Failure::internal("the model produced no number for any token"))?;
+            .ok_or_else(|| Failure::internal("the model produced no usable logit for any token"))?;
         *self.generated.entry(id).or_default() += 1.0;
         self.recent.push_back(id);
         if self.recent.len() > REPETITION_WINDOW {
@@ -88,6 +92,7 @@ impl Sampler {
         Ok(id)
     }
 
+    /// Applies the bias and the penalties.
     fn adjust(&self, logits: &mut [f32]) {
         for (id, bias) in &self.params.logit_bias {
             if let Some(logit) = logits.get_mut(*id as usize) {
@@ -95,7 +100,7 @@ impl Sampler {
             }
         }
         let penalty = self.params.repetition_penalty;
-        #[expect(clippy::float_cmp, reason = "exactly 1 is what turns it off")]
+        #[expect(clippy::float_cmp, reason = "exactly 1 disables the penalty")]
         if penalty != 1.0 {
             let mut recent: Vec<u32> = self.recent.iter().copied().collect();
             recent.sort_unstable();
@@ -116,6 +121,7 @@ impl Sampler {
         }
     }
 
+    /// Filters the tokens and draws one of those left at random.
     fn draw(&mut self, logits: &[f32]) -> Option<u32> {
         let params = &self.params;
         let candidates = &mut self.candidates;
@@ -130,8 +136,8 @@ impl Sampler {
         }
         let best = candidates.iter().map(|(_, logit)| *logit).max_by(f32::total_cmp)?;
         let total: f32 = candidates.iter().map(|(_, logit)| (logit - best).exp()).sum();
-        // min_p is applied first because it is cheap and both only cut off the tail: the shorter of
-        // the two is what is left. Probabilities are relative to the best one, which has 1.
+        // min_p is applied before top_p because it is cheap. The order makes no difference: both cut
+        // off the tail, and the shorter result remains. Its probabilities are relative to the best.
         if params.min_p > 0.0 {
             candidates.retain(|(_, logit)| (logit - best).exp() >= params.min_p);
         }
@@ -153,13 +159,13 @@ impl Sampler {
                 point -= weight(*logit);
                 point < 0.0
             })
-            // Rounding can leave the point just beyond the end.
+            // Rounding can leave the point just above the total.
             .or(candidates.last())
             .map(|(id, _)| *id)
     }
 }
 
-/// The likeliest token, the lowest id of equals.
+/// The likeliest token; of equally likely ones, the lowest id.
 fn greedy(logits: &[f32]) -> Option<u32> {
     (0..)
         .zip(logits)
@@ -168,7 +174,7 @@ fn greedy(logits: &[f32]) -> Option<u32> {
         .map(|(id, _)| id)
 }
 
-/// The logit as a number: what is none becomes the least one, which is never chosen.
+/// The logit as a finite number. NaN becomes the lowest one, which is never chosen.
 fn finite(logit: f32) -> f32 {
     if logit.is_nan() { f32::MIN } else { logit.clamp(f32::MIN, f32::MAX) }
 }
@@ -177,52 +183,53 @@ fn finite(logit: f32) -> f32 {
 mod tests {
     use super::*;
 
-    fn all() -> SamplingParams {
+    /// Sampling without any filter.
+    fn unfiltered() -> SamplingParams {
         SamplingParams { top_k: 0, min_p: 0.0, seed: Some(7), ..SamplingParams::default() }
     }
 
-    /// Which of the tokens come up in many draws from the same logits.
-    fn reachable(params: SamplingParams, logits: &[f32]) -> Vec<u32> {
+    /// The tokens that are chosen in many draws from the same logits.
+    fn drawn_tokens(params: SamplingParams, logits: &[f32]) -> Vec<u32> {
         let mut sampler = Sampler::new(params, &[]);
-        let mut seen: Vec<u32> = (0..2000).map(|_| sampler.sample(logits.to_vec()).unwrap()).collect();
-        seen.sort_unstable();
-        seen.dedup();
-        seen
+        let mut tokens: Vec<u32> = (0..2000).map(|_| sampler.sample(logits.to_vec()).unwrap()).collect();
+        tokens.sort_unstable();
+        tokens.dedup();
+        tokens
     }
 
     #[test]
-    fn temperature_zero_takes_the_best_and_the_first_of_equals() {
-        let mut sampler = Sampler::new(SamplingParams { temperature: 0.0, ..all() }, &[]);
+    fn temperature_zero_chooses_the_likeliest_token_and_the_lowest_id_of_equals() {
+        let mut sampler = Sampler::new(SamplingParams { temperature: 0.0, ..unfiltered() }, &[]);
         assert_eq!(sampler.sample(vec![1.0, 3.0, 3.0, 2.0]).unwrap(), 1);
     }
 
     #[test]
-    fn what_is_no_number_is_never_chosen() {
+    fn a_token_without_a_finite_logit_is_never_chosen() {
         let logits = [f32::NAN, 1.0, f32::NEG_INFINITY, 1.0];
-        assert_eq!(reachable(all(), &logits), [1, 3]);
-        let mut greedy = Sampler::new(SamplingParams { temperature: 0.0, ..all() }, &[]);
+        assert_eq!(drawn_tokens(unfiltered(), &logits), [1, 3]);
+        let mut greedy = Sampler::new(SamplingParams { temperature: 0.0, ..unfiltered() }, &[]);
         assert_eq!(greedy.sample(logits.to_vec()).unwrap(), 1);
         assert!(greedy.sample(vec![f32::NAN; 4]).is_err());
-        assert!(Sampler::new(all(), &[]).sample(vec![f32::NAN; 4]).is_err());
-        assert_eq!(reachable(all(), &[f32::INFINITY, 0.0]), [0]);
+        assert!(Sampler::new(unfiltered(), &[]).sample(vec![f32::NAN; 4]).is_err());
+        assert_eq!(drawn_tokens(unfiltered(), &[f32::INFINITY, 0.0]), [0]);
     }
 
     #[test]
-    fn each_filter_cuts_the_tail() {
+    fn each_filter_removes_the_least_likely_tokens() {
         // Probabilities 1/2, 1/4, 1/8, 1/8.
         let logits = [8f32.ln(), 4f32.ln(), 2f32.ln(), 2f32.ln()];
-        assert_eq!(reachable(all(), &logits), [0, 1, 2, 3]);
-        assert_eq!(reachable(SamplingParams { top_k: 2, ..all() }, &logits), [0, 1]);
-        assert_eq!(reachable(SamplingParams { top_p: 0.6, ..all() }, &logits), [0, 1]);
+        assert_eq!(drawn_tokens(unfiltered(), &logits), [0, 1, 2, 3]);
+        assert_eq!(drawn_tokens(SamplingParams { top_k: 2, ..unfiltered() }, &logits), [0, 1]);
+        assert_eq!(drawn_tokens(SamplingParams { top_p: 0.6, ..unfiltered() }, &logits), [0, 1]);
         // 0.4 of 1/2 is 1/5: only 1/4 is above it.
-        assert_eq!(reachable(SamplingParams { min_p: 0.4, ..all() }, &logits), [0, 1]);
-        assert_eq!(reachable(SamplingParams { temperature: 1e-6, ..all() }, &logits), [0]);
+        assert_eq!(drawn_tokens(SamplingParams { min_p: 0.4, ..unfiltered() }, &logits), [0, 1]);
+        assert_eq!(drawn_tokens(SamplingParams { temperature: 1e-6, ..unfiltered() }, &logits), [0]);
     }
 
     #[test]
-    fn a_seed_repeats_itself() {
+    fn the_same_seed_repeats_the_choices() {
         let draw = |seed| {
-            let mut sampler = Sampler::new(SamplingParams { seed: Some(seed), ..all() }, &[]);
+            let mut sampler = Sampler::new(SamplingParams { seed: Some(seed), ..unfiltered() }, &[]);
             (0..50).map(|_| sampler.sample(vec![1.0; 100]).unwrap()).collect::<Vec<_>>()
         };
         assert_eq!(draw(1), draw(1));
@@ -230,19 +237,19 @@ mod tests {
     }
 
     #[test]
-    fn penalties_and_bias_move_the_choice() {
-        let greedy = SamplingParams { temperature: 0.0, ..all() };
-        let first = |params: SamplingParams, prompt: &[u32]| {
+    fn penalties_and_bias_change_the_choice() {
+        let greedy = SamplingParams { temperature: 0.0, ..unfiltered() };
+        let choices = |params: SamplingParams, prompt: &[u32]| {
             let mut sampler = Sampler::new(params, prompt);
             (0..3).map(|_| sampler.sample(vec![2.0, 1.5, -1.0]).unwrap()).collect::<Vec<_>>()
         };
-        assert_eq!(first(greedy.clone(), &[]), [0, 0, 0]);
+        assert_eq!(choices(greedy.clone(), &[]), [0, 0, 0]);
         // 2 / 2 is less than 1.5; afterwards both are penalised.
-        assert_eq!(first(SamplingParams { repetition_penalty: 2.0, ..greedy.clone() }, &[0]), [1, 0, 0]);
+        assert_eq!(choices(SamplingParams { repetition_penalty: 2.0, ..greedy.clone() }, &[0]), [1, 0, 0]);
         // After one 0: 2 - 1 < 1.5; after one of each: 1 > 0.5.
-        assert_eq!(first(SamplingParams { presence_penalty: 1.0, ..greedy.clone() }, &[]), [0, 1, 0]);
+        assert_eq!(choices(SamplingParams { presence_penalty: 1.0, ..greedy.clone() }, &[]), [0, 1, 0]);
         // 2, 1.5 -> 1.4, 1.5 -> 1.4, 0.9.
-        assert_eq!(first(SamplingParams { frequency_penalty: 0.6, ..greedy.clone() }, &[]), [0, 1, 0]);
-        assert_eq!(first(SamplingParams { logit_bias: vec![(2, 100.0)], ..greedy }, &[]), [2, 2, 2]);
+        assert_eq!(choices(SamplingParams { frequency_penalty: 0.6, ..greedy.clone() }, &[]), [0, 1, 0]);
+        assert_eq!(choices(SamplingParams { logit_bias: vec![(2, 100.0)], ..greedy }, &[]), [2, 2, 2]);
     }
 }

@@ -1,23 +1,23 @@
-//! The worker process: one model behind OpenAI's API, on loopback.
+//! The worker process: it serves one model through OpenAI's API, on loopback.
 //!
-//! Theory of operation. [`run`] listens first and then says where ([`WorkerOptions::report`]), so
-//! that whoever started it can watch the load at `/health` from its first byte. One thread loads
-//! the model and becomes the engine's (`generation`); the rest is tasks that parse requests, hand
-//! them to it and write what it sends back. The process ends when `shutdown` is cancelled, when the
-//! load fails (with the failure in the report), when the engine ends by itself, or when the other
-//! end of its standard input is gone ([`WorkerOptions::lifeline`]).
+//! Theory of operation. [`run`] listens first and then reports its port ([`WorkerOptions::report`]),
+//! so that the process that started it can follow the load at `/health` from the first byte. One
+//! thread loads the model and then becomes the generation thread ([`generation`](super::generation)).
+//! Tasks parse requests, submit them to that thread and write its events to the clients. The process
+//! ends when `shutdown` is cancelled, when the load fails (with the failure in the report), when the
+//! generation thread ends by itself, or when standard input ends ([`WorkerOptions::lifeline`]).
 //!
-//! Invariant: the secret comes from the environment and goes nowhere else: not to an argument, a
-//! log, the report or an answer.
+//! Invariant: the secret is read from the environment and is never written to an argument, a log,
+//! the report or an answer.
 
 mod chat;
 mod lifeline;
 mod openai;
+mod options;
 mod report;
 mod routes;
 mod state;
 
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -28,40 +28,21 @@ use tokio_util::sync::CancellationToken;
 
 use crate::error::{Code, Failure, Result};
 use crate::spawn;
-use report::Report;
+pub use options::WorkerOptions;
+use report::ReportFile;
 use state::WorkerState;
 
-/// The environment variable with the secret that `/v1/*` asks for.
+/// The environment variable with the secret that `/v1/*` requires.
 pub const SECRET_VARIABLE: &str = "RBEE_WORKER_SECRET";
 
-/// How long open answers may take to end once the worker stops.
-const GRACE: Duration = Duration::from_secs(10);
-
-/// What a worker is to serve, and how.
-#[derive(Clone, Debug)]
-pub struct WorkerOptions {
-    /// The GGUF file.
-    pub model: PathBuf,
-    /// The name to report; the file's stem where absent.
-    pub model_id: Option<String>,
-    /// TCP port on 127.0.0.1; 0 takes a free one.
-    pub port: u16,
-    /// A file that says where the worker listens, or why it failed.
-    pub report: Option<PathBuf>,
-    /// Context of each slot in tokens. What the model was trained for is the most; without it, 8192
-    /// at most.
-    pub context_length: Option<usize>,
-    /// How many sequences run at the same time; at least one does.
-    pub slots: usize,
-    /// End when standard input ends: whoever holds its other end is gone.
-    pub lifeline: bool,
-}
+/// How long open connections may take to end once the worker stops.
+const GRACE_PERIOD: Duration = Duration::from_secs(10);
 
 /// Serves until `shutdown` is cancelled.
 ///
 /// # Errors
-/// `port_in_use`, `io` for the report, whatever the load fails with, and `internal` where the engine
-/// ends by itself.
+/// `port_in_use`, `io` for the report, any failure of the load, and `internal` if the generation
+/// thread ends by itself.
 pub async fn run(options: WorkerOptions, shutdown: CancellationToken) -> Result<()> {
     let secret = std::env::var(SECRET_VARIABLE).ok().filter(|secret| !secret.is_empty());
     let listener = TcpListener::bind(("127.0.0.1", options.port)).await.map_err(|error| {
@@ -85,11 +66,11 @@ async fn serve(
     let address = listener
         .local_addr()
         .map_err(|error| Failure::internal(format!("the listener has no address: {error}")))?;
-    let report = Report::new(options.report.clone());
+    let report = ReportFile::new(options.report.clone());
     report.listening(address.port()).await?;
-    tracing::info!(%address, model = %options.model.display(), "worker is listening");
+    tracing::info!(%address, model = %options.model.display(), "the worker is listening");
     if options.lifeline {
-        lifeline::hold(shutdown.clone())?;
+        lifeline::watch(shutdown.clone(), GRACE_PERIOD * 2)?;
     }
 
     let state = Arc::new(WorkerState::new(secret));
@@ -97,7 +78,7 @@ async fn serve(
     let server = axum::serve(
         listener.tap_io(|stream| {
             if let Err(error) = stream.set_nodelay(true) {
-                tracing::debug!(%error, "TCP_NODELAY was refused");
+                tracing::debug!(%error, "could not set TCP_NODELAY");
             }
         }),
         routes::router(Arc::clone(&state)),
@@ -109,29 +90,30 @@ async fn serve(
     spawn::thread("engine", {
         let (state, stop) = (Arc::clone(&state), stop.clone());
         move || {
-            // Nobody waits for it any more once the worker stops.
+            // The send fails only if the worker is stopping already.
             ended_sender.send(state.load_and_run(&options, &stop)).ok();
         }
     })
-    .map_err(|error| Failure::internal(format!("could not start the engine's thread: {error}")))?;
+    .map_err(|error| Failure::internal(format!("could not start the generation thread: {error}")))?;
 
     let outcome = tokio::select! {
         () = shutdown.cancelled() => Ok(()),
         result = &mut ended => match result {
             Ok(Err(failure)) => Err(failure),
-            Ok(Ok(())) | Err(_) => Err(Failure::internal("the engine's thread ended by itself")),
+            Ok(Ok(())) | Err(_) => Err(Failure::internal("the generation thread ended by itself")),
         },
     };
     if let Err(failure) = &outcome {
         tracing::error!(code = %failure.code, causes = ?failure.causes, detail = ?failure.detail, "{failure}");
         report.failed(failure).await?;
     }
-    // In this order: a load that ends now sees the token, or has published what is stopped here.
+    // In this order: a load that ends now either sees the token, or has published the model, whose
+    // generation thread is then stopped here.
     stop.cancel();
     state.stop();
-    if tokio::time::timeout(GRACE, &mut server).await.is_err() {
+    if tokio::time::timeout(GRACE_PERIOD, &mut server).await.is_err() {
         server.abort();
-        tracing::warn!("some connections did not end in time");
+        tracing::warn!("some connections did not end within the grace period");
     }
     outcome
 }

@@ -1,12 +1,13 @@
-//! Text to tokens and back, as the model's own file describes it (`tokenizer.ggml.*` of GGUF).
+//! Encodes text to tokens and decodes tokens to text, as the model's file describes it
+//! (`tokenizer.ggml.*` of GGUF).
 //!
 //! Invariants:
 //! - [`Tokenizer::encode`] without `parse_special` never yields a control, user-defined or unknown
-//!   token, whatever the text says: only the template's own text may open or close a turn.
+//!   token, whatever the text contains: only the template's own text may open or close a turn.
 //! - Text that was encoded that way decodes to the same bytes, for both kinds of vocabulary.
-//! - A [`Decoder`] never emits half a UTF-8 character.
+//! - A [`Decoder`] never emits a part of a UTF-8 character.
 //!
-//! Text of users that goes through a chat template is covered by a [`Shield`] first; see there.
+//! Text of users that a chat template inserts is protected by a [`Shield`] first; see there.
 
 mod bpe;
 mod decode;
@@ -15,6 +16,7 @@ mod shield;
 mod special;
 mod vocabulary;
 
+use super::model_error::unknown_value;
 use crate::error::Result;
 use crate::models::gguf::Metadata;
 
@@ -22,12 +24,12 @@ use bpe::Bpe;
 pub use decode::Decoder;
 use sentencepiece::SentencePiece;
 pub use shield::Shield;
-use special::Specials;
+pub use special::SpecialTokens;
 use vocabulary::{TokenKind, Vocabulary};
 
-/// Names of control tokens that end a turn in some family of models. Files often declare one of
-/// them as `eos` and leave the others to convention.
-const ENDS_OF_TURN: &[&str] = &[
+/// Control tokens that end a turn in some family of models. A file often declares one of them as
+/// `eos` and does not mention the others.
+const END_OF_TURN_TOKENS: &[&str] = &[
     "</s>",
     "<|im_end|>",
     "<|eot_id|>",
@@ -43,10 +45,10 @@ const ENDS_OF_TURN: &[&str] = &[
 pub struct Tokenizer {
     vocabulary: Vocabulary,
     encoder: Encoder,
-    specials: Specials,
+    special_tokens: SpecialTokens,
     add_bos: bool,
-    /// Sorted, for a binary search.
-    ends: Vec<u32>,
+    /// The tokens that end a generation, sorted for a binary search.
+    end_of_generation: Vec<u32>,
 }
 
 enum Encoder {
@@ -59,7 +61,7 @@ impl Tokenizer {
     ///
     /// # Errors
     /// `model_unsupported` for a kind of tokenizer that the engine does not know, `model_corrupt`
-    /// for fields that contradict each other.
+    /// for keys that contradict each other.
     pub fn from_metadata(metadata: &Metadata) -> Result<Self> {
         Self::new(Vocabulary::from_metadata(metadata)?)
     }
@@ -68,50 +70,51 @@ impl Tokenizer {
         let encoder = match vocabulary.model.as_str() {
             "gpt2" => Encoder::Bpe(Box::new(Bpe::new(&vocabulary)?)),
             "llama" => Encoder::SentencePiece(Box::new(SentencePiece::new(&vocabulary)?)),
-            other => return Err(vocabulary::unsupported("tokenizer.ggml.model", other, &["gpt2", "llama"])),
+            other => return Err(unknown_value("tokenizer.ggml.model", other, &["gpt2", "llama"])),
         };
-        // What the reference converters leave unsaid: SentencePiece models of the LLaMA family and
-        // the llama-bpe one were trained with a leading bos, the other byte-level ones without.
+        // The default for files that do not say: SentencePiece models of the LLaMA family and those
+        // with the llama-bpe or tekken rule were trained with a leading bos, the other byte-level
+        // BPE models without.
         let add_bos = vocabulary.add_bos.unwrap_or(match &encoder {
             Encoder::Bpe(bpe) => bpe.starts_with_bos(),
             Encoder::SentencePiece(_) => true,
         });
-        let mut ends: Vec<u32> = vocabulary
+        let mut end_of_generation: Vec<u32> = vocabulary
             .tokens
             .iter()
             .zip(&vocabulary.kinds)
             .enumerate()
             .filter(|(_, (token, kind))| {
-                **kind == TokenKind::Control && ENDS_OF_TURN.contains(&token.as_str())
+                **kind == TokenKind::Control && END_OF_TURN_TOKENS.contains(&token.as_str())
             })
             .filter_map(|(id, _)| u32::try_from(id).ok())
             .chain([vocabulary.eos, vocabulary.eot, vocabulary.eom].into_iter().flatten())
             .collect();
-        ends.sort_unstable();
-        ends.dedup();
-        let specials = Specials::new(&vocabulary);
-        Ok(Self { vocabulary, encoder, specials, add_bos, ends })
+        end_of_generation.sort_unstable();
+        end_of_generation.dedup();
+        let special_tokens = SpecialTokens::new(&vocabulary);
+        Ok(Self { vocabulary, encoder, special_tokens, add_bos, end_of_generation })
     }
 
-    /// Encodes `text`, without adding a bos or eos. Special tokens that it spells out become
-    /// themselves with `parse_special`, and plain text without.
+    /// Encodes `text` without adding a bos or eos. With `parse_special`, special tokens that the text
+    /// spells out are encoded as those tokens; without, as plain text.
     ///
     /// # Errors
-    /// `invalid_field` where the vocabulary has neither a token for some byte of the text nor one
-    /// for the unknown.
+    /// `invalid_field` if the vocabulary has neither a token for a byte of the text nor an unknown
+    /// token.
     pub fn encode(&self, text: &str, parse_special: bool) -> Result<Vec<u32>> {
         let mut ids = Vec::with_capacity(text.len() / 3);
         if parse_special {
-            self.encode_parts(text, None, &mut ids)?;
+            self.encode_with_special(text, None, &mut ids)?;
         } else {
             self.encode_plain(text, &mut ids)?;
         }
         Ok(ids)
     }
 
-    /// Encodes what a chat template rendered from shielded texts: special tokens count only where
-    /// the template itself wrote them. The bos that the model expects is added unless the template
-    /// wrote it. No eos is added: the text is there to be continued.
+    /// Encodes a prompt that a chat template rendered from shielded texts: special tokens are
+    /// recognised only where the template itself wrote them. The bos that the model expects is added
+    /// unless the template wrote it. No eos is added, because the model continues the prompt.
     ///
     /// # Errors
     /// As for [`encode`](Self::encode).
@@ -121,28 +124,29 @@ impl Tokenizer {
             ids.extend(self.vocabulary.bos);
         }
         let before = ids.len();
-        self.encode_parts(rendered, Some(shield.mark()), &mut ids)?;
+        self.encode_with_special(rendered, Some(shield.mark()), &mut ids)?;
         if before == 1 && ids.get(1) == ids.first() {
             ids.remove(0);
         }
         Ok(ids)
     }
 
-    fn encode_parts(&self, text: &str, mark: Option<char>, ids: &mut Vec<u32>) -> Result<()> {
+    /// Encodes a text in which special tokens are recognised, and removes `mark` from the rest.
+    fn encode_with_special(&self, text: &str, mark: Option<char>, ids: &mut Vec<u32>) -> Result<()> {
         let mut from = 0;
         let plain = |part: &str, ids: &mut Vec<u32>| match mark {
             Some(mark) if part.contains(mark) => self.encode_plain(&part.replace(mark, ""), ids),
             _ => self.encode_plain(part, ids),
         };
-        while let Some(found) = self.specials.find(text, from) {
-            plain(&text[from..found.start], ids)?;
-            ids.push(found.id);
-            from = found.end;
+        while let Some(special) = self.special_tokens.find(text, from) {
+            plain(&text[from..special.start], ids)?;
+            ids.push(special.id);
+            from = special.end;
         }
         plain(&text[from..], ids)
     }
 
-    /// Encodes a text that begins the input, or follows a special token.
+    /// Encodes plain text at the start of the input or after a special token.
     fn encode_plain(&self, text: &str, ids: &mut Vec<u32>) -> Result<()> {
         if text.is_empty() {
             return Ok(());
@@ -153,16 +157,16 @@ impl Tokenizer {
         }
     }
 
-    /// Decodes a whole sequence. Control tokens vanish; bytes that are not UTF-8 become U+FFFD.
+    /// Decodes a complete sequence. Control tokens are dropped; bytes that are not UTF-8 become U+FFFD.
     #[must_use]
     pub fn decode(&self, ids: &[u32]) -> String {
         let mut decoder = self.decoder();
-        let mut text: String = ids.iter().map(|id| decoder.push(self, *id)).collect();
+        let mut text: String = ids.iter().map(|id| self.decode_next(&mut decoder, *id)).collect();
         text.push_str(&decoder.finish());
         text
     }
 
-    /// A decoder for a sequence that arrives token by token.
+    /// A decoder for a sequence that arrives token by token; see [`decode_next`](Self::decode_next).
     #[must_use]
     pub fn decoder(&self) -> Decoder {
         Decoder::new(match &self.encoder {
@@ -171,7 +175,12 @@ impl Tokenizer {
         })
     }
 
-    /// Appends the bytes that a token stands for: none for a control token or an unknown id.
+    /// Decodes the next token of a sequence. Returns the text that is complete, which is often empty.
+    pub fn decode_next(&self, decoder: &mut Decoder, id: u32) -> String {
+        decoder.push(|bytes| self.append_bytes(id, bytes))
+    }
+
+    /// Appends the bytes of a token: none for a control token or an id outside the vocabulary.
     fn append_bytes(&self, id: u32, bytes: &mut Vec<u8>) {
         let Some((token, kind)) = self.vocabulary.get(id) else { return };
         match (kind, &self.encoder) {
@@ -188,34 +197,40 @@ impl Tokenizer {
         self.vocabulary.tokens.len()
     }
 
-    /// The token that begins a text, where the model has one.
+    /// The token that begins a text, if the model has one.
     #[must_use]
     pub fn bos(&self) -> Option<u32> {
         self.vocabulary.bos
     }
 
-    /// The token that ends a text, where the model has one.
+    /// The token that ends a text, if the model has one.
     #[must_use]
     pub fn eos(&self) -> Option<u32> {
         self.vocabulary.eos
     }
 
-    /// How a token is spelled in the vocabulary.
+    /// The control and user-defined tokens, for a [`Shield`].
+    #[must_use]
+    pub fn special_tokens(&self) -> &SpecialTokens {
+        &self.special_tokens
+    }
+
+    /// A token's spelling in the vocabulary.
     #[must_use]
     pub fn token(&self, id: u32) -> Option<&str> {
         self.vocabulary.get(id).map(|(token, _)| token)
     }
 
-    /// Whether a model that generates this token has said all it wants to say.
+    /// Whether this token ends a generation.
     #[must_use]
     pub fn is_end_of_generation(&self, id: u32) -> bool {
-        self.ends.binary_search(&id).is_ok()
+        self.end_of_generation.binary_search(&id).is_ok()
     }
 
-    /// The tokens of [`is_end_of_generation`](Self::is_end_of_generation), ascending.
+    /// The tokens that end a generation, ascending.
     #[must_use]
     pub fn end_of_generation(&self) -> &[u32] {
-        &self.ends
+        &self.end_of_generation
     }
 }
 

@@ -1,4 +1,5 @@
-//! The engine against the reference, on every type of weights and in every way of cutting a prompt.
+//! Compares the forward pass with the reference, for every weight type and for prompts evaluated in
+//! parts of every size.
 
 use std::fs::File;
 
@@ -11,7 +12,7 @@ use crate::engine::sample_model::{SampleModel, SampleTokenizer, SampleWeights, W
 use crate::models::gguf::Value;
 
 struct Sample {
-    model: Model,
+    model: LlamaModel,
     reference: Reference,
     _folder: TempDir,
 }
@@ -20,7 +21,7 @@ fn sample(sample: &SampleModel) -> Sample {
     sample_with(sample, &[])
 }
 
-/// A sample whose metadata says something else than it was made with.
+/// A sample model with some of its metadata changed.
 fn sample_with(sample: &SampleModel, changes: &[(&str, Value)]) -> Sample {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("sample.gguf");
@@ -33,7 +34,7 @@ fn sample_with(sample: &SampleModel, changes: &[(&str, Value)]) -> Sample {
     Sample { model, reference: Reference::read(&path), _folder: folder }
 }
 
-/// A shape that the reference gets through quickly.
+/// A model small enough for the slow reference.
 fn small(seed: u64) -> SampleModel {
     SampleModel {
         weights: SampleWeights::Random { seed },
@@ -52,7 +53,7 @@ fn best(logits: &[f32]) -> u32 {
     (0..logits.len()).max_by(|&a, &b| logits[a].total_cmp(&logits[b])).unwrap() as u32
 }
 
-/// How far apart two sets of logits are: the norm of their difference over the norm of the second.
+/// The relative error of logits: the norm of the difference over the norm of the expected ones.
 fn distance(found: &[f32], expected: &[f32]) -> f32 {
     assert_eq!(found.len(), expected.len());
     let norm = |values: &mut dyn Iterator<Item = f32>| values.map(|x| x * x).sum::<f32>().sqrt();
@@ -60,7 +61,7 @@ fn distance(found: &[f32], expected: &[f32]) -> f32 {
     difference / norm(&mut expected.iter().copied())
 }
 
-fn greedy(model: &Model, prompt: &[u32], count: usize) -> Vec<u32> {
+fn greedy(model: &LlamaModel, prompt: &[u32], count: usize) -> Vec<u32> {
     let mut cache = model.cache(prompt.len() + count);
     let mut next = best(&model.forward(prompt, &mut cache).unwrap());
     let mut tokens = vec![next];
@@ -72,7 +73,7 @@ fn greedy(model: &Model, prompt: &[u32], count: usize) -> Vec<u32> {
 }
 
 #[track_caller]
-fn agrees(Sample { model, reference, _folder }: &Sample) {
+fn assert_agrees(Sample { model, reference, _folder }: &Sample) {
     for (seed, len) in [(0, 1), (1, 7), (2, 13)] {
         let prompt = prompt(seed, len);
         let mut tokens = prompt.clone();
@@ -89,15 +90,15 @@ fn agrees(Sample { model, reference, _folder }: &Sample) {
 }
 
 #[test]
-fn in_f32_it_chooses_the_tokens_of_the_reference() {
+fn f32_weights_generate_the_tokens_of_the_reference() {
     for seed in 0..3 {
-        agrees(&sample(&small(seed)));
+        assert_agrees(&sample(&small(seed)));
     }
 }
 
 #[test]
-fn so_it_does_with_every_feature_of_the_architecture() {
-    for made in [
+fn every_feature_of_the_architecture_matches_the_reference() {
+    for settings in [
         SampleModel { tokenizer: SampleTokenizer::SentencePiece, ..small(10) },
         SampleModel { rope_factors: true, ..small(11) },
         SampleModel { tied: true, ..small(12) },
@@ -105,7 +106,7 @@ fn so_it_does_with_every_feature_of_the_architecture() {
         SampleModel { kv_heads: 1, heads: 8, layers: 3, ..small(14) },
         SampleModel { head_length: 24, ..small(15) },
     ] {
-        agrees(&sample(&made));
+        assert_agrees(&sample(&settings));
     }
     for (key, value) in [
         ("llama.rope.freq_base", Value::F32(500_000.0)),
@@ -113,14 +114,14 @@ fn so_it_does_with_every_feature_of_the_architecture() {
         ("llama.rope.dimension_count", Value::U32(8)),
         ("llama.attention.layer_norm_rms_epsilon", Value::F32(0.1)),
     ] {
-        agrees(&sample_with(&small(16), &[(key, value)]));
+        assert_agrees(&sample_with(&small(16), &[(key, value)]));
     }
 }
 
 #[test]
-fn the_logits_of_every_type_are_near_the_reference() {
+fn logits_of_every_weight_type_are_close_to_the_reference() {
     // The reference multiplies decoded weights by F32 activations; for quantised weights, candle
-    // rounds activations to 8 bits. Measured were 0.000001, and 0.009 to 0.015 where quantised.
+    // rounds activations to 8 bits. Measured: 0.000001, and 0.009 to 0.015 for quantised weights.
     let tolerance = |kind| match kind {
         WeightType::F32 | WeightType::F16 | WeightType::Bf16 => 1e-5,
         _ => 3e-2,
@@ -134,13 +135,13 @@ fn the_logits_of_every_type_are_near_the_reference() {
         });
         let prompt = prompt(4, 5);
         let expected = reference.logits(&prompt);
-        let whole = model.forward(&prompt, &mut model.cache(8)).unwrap();
+        let at_once = model.forward(&prompt, &mut model.cache(8)).unwrap();
         let mut cache = model.cache(8);
         let mut stepwise = Vec::new();
         for token in &prompt {
             stepwise = model.forward(&[*token], &mut cache).unwrap();
         }
-        for found in [whole, stepwise] {
+        for found in [at_once, stepwise] {
             let distance = distance(&found, &expected);
             assert!(distance < tolerance(kind), "{kind:?}: {distance}");
         }
@@ -148,11 +149,11 @@ fn the_logits_of_every_type_are_near_the_reference() {
 }
 
 #[test]
-fn it_does_not_matter_how_a_prompt_is_cut() {
+fn a_prompt_gives_the_same_logits_in_parts_of_any_size() {
     let Sample { model, _folder, .. } = sample(&SampleModel { context_length: 8192, ..small(20) });
-    // More than go through the layers together, and more than the cache's first step.
+    // More than one batch, and more than the cache's initial room.
     let prompt = prompt(5, 600);
-    let whole = model.forward(&prompt, &mut model.cache(600)).unwrap();
+    let at_once = model.forward(&prompt, &mut model.cache(600)).unwrap();
     for len in [1, 13, 256, 599] {
         let mut cache = model.cache(600);
         let mut logits = Vec::new();
@@ -160,12 +161,12 @@ fn it_does_not_matter_how_a_prompt_is_cut() {
             logits = model.forward(part, &mut cache).unwrap();
         }
         assert_eq!(cache.len(), 600);
-        assert!(distance(&logits, &whole) < 1e-4, "in parts of {len}: {}", distance(&logits, &whole));
+        assert!(distance(&logits, &at_once) < 1e-4, "in parts of {len}: {}", distance(&logits, &at_once));
     }
 }
 
 #[test]
-fn after_a_cut_the_cache_is_as_good_as_a_new_one() {
+fn a_truncated_cache_gives_the_logits_of_a_new_one() {
     let Sample { model, _folder, .. } = sample(&small(21));
     let (kept, other) = (prompt(6, 20), prompt(7, 30));
     let mut cache = model.cache(100);
@@ -180,7 +181,7 @@ fn after_a_cut_the_cache_is_as_good_as_a_new_one() {
 }
 
 #[test]
-fn two_conversations_do_not_mix() {
+fn two_sequences_do_not_affect_each_other() {
     let Sample { model, _folder, .. } = sample(&small(22));
     let (mut one, mut two) = (model.cache(64), model.cache(64));
     let alone = greedy(&model, &prompt(8, 9), 6);
@@ -194,7 +195,7 @@ fn two_conversations_do_not_mix() {
 }
 
 #[test]
-fn what_cannot_be_taken_in_is_refused_and_the_cache_stays() {
+fn invalid_tokens_are_refused_and_leave_the_cache_unchanged() {
     let Sample { model, _folder, .. } = sample(&small(23));
     let mut cache = model.cache(10);
     model.forward(&prompt(1, 8), &mut cache).unwrap();
@@ -209,7 +210,7 @@ fn what_cannot_be_taken_in_is_refused_and_the_cache_stays() {
 }
 
 #[test]
-fn an_enormous_capacity_costs_nothing_until_it_is_used() {
+fn a_cache_takes_no_memory_for_unused_capacity() {
     let Sample { model, _folder, .. } = sample(&small(24));
     let mut cache = model.cache(usize::MAX);
     model.forward(&prompt(1, 8), &mut cache).unwrap();

@@ -1,4 +1,4 @@
-//! One place for a running sequence, with the cache that outlives it.
+//! A slot: it runs one sequence at a time, and keeps the sequence's KV cache for the next one.
 
 use std::cmp::Reverse;
 use std::sync::atomic::Ordering;
@@ -6,39 +6,48 @@ use std::time::Instant;
 
 use tokio::sync::mpsc;
 
+use super::counters::GenerationCounters;
+use super::handle::QueuedRequest;
+use super::request::{FinishReason, GenerationEvent, GenerationSummary};
 use super::stop::StopMatcher;
-use super::{Counters, Event, Finish, FinishReason, Job, PREFILL_CHUNK};
-use crate::engine::cache::Cache;
-use crate::engine::forward::Model;
+use crate::engine::forward::LlamaModel;
+use crate::engine::kv_cache::KvCache;
 use crate::engine::sampling::Sampler;
 use crate::engine::tokenizer::{Decoder, Tokenizer};
 use crate::error::{Failure, Result};
 
-/// A slot. `tokens` are exactly those whose keys and values `cache` holds.
+/// How many tokens of a prompt are evaluated in one step. Small enough that a cancelled request
+/// frees its slot, and other sequences advance, within moments.
+const PREFILL_CHUNK: usize = 64;
+
+/// A slot.
 pub(super) struct Slot {
-    cache: Cache,
+    cache: KvCache,
+    /// Exactly the tokens whose keys and values `cache` holds.
     tokens: Vec<u32>,
-    running: Option<Running>,
+    running: Option<RunningSequence>,
 }
 
 /// A sequence in a slot.
-struct Running {
-    /// Tokens that the model has not seen yet: the rest of the prompt, then the last token.
+struct RunningSequence {
+    /// Tokens to evaluate: the rest of the prompt, later the last generated token.
     pending: Vec<u32>,
     sampler: Sampler,
+    /// None before the first token, and after a stop string.
     decoder: Option<Decoder>,
     stop: StopMatcher,
     max_tokens: usize,
-    events: mpsc::UnboundedSender<Event>,
+    events: mpsc::UnboundedSender<GenerationEvent>,
     prompt_tokens: usize,
     cached_tokens: usize,
     completion_tokens: usize,
     started: Instant,
+    /// When the last token of the prompt was evaluated.
     prompt_done: Option<Instant>,
 }
 
 impl Slot {
-    pub(super) fn new(cache: Cache) -> Self {
+    pub(super) fn new(cache: KvCache) -> Self {
         Self { cache, tokens: Vec::new(), running: None }
     }
 
@@ -46,25 +55,26 @@ impl Slot {
         self.running.is_none()
     }
 
-    /// The greater, the better this slot is for `prompt`: what it can use of the cache, and among
-    /// equals what little of it is lost.
+    /// Ranks the slots for `prompt`; the greatest is the best. It is the one whose cache holds most of
+    /// the prompt, and of equal ones the one that loses the fewest cached tokens.
     pub(super) fn fitness(&self, prompt: &[u32]) -> (usize, Reverse<usize>) {
         (self.shared_prefix(prompt), Reverse(self.tokens.len()))
     }
 
-    /// How many tokens of `prompt` the cache holds already. Never all of them: the model needs one
-    /// to say what comes next.
+    /// How many tokens of `prompt` the cache holds already. Never all of them: the model must evaluate
+    /// at least one to give the logits of the next.
     fn shared_prefix(&self, prompt: &[u32]) -> usize {
         let shared = self.tokens.iter().zip(prompt).take_while(|(left, right)| left == right).count();
         shared.min(prompt.len().saturating_sub(1))
     }
 
-    pub(super) fn start(&mut self, job: Job) {
-        let Job { request, events } = job;
+    /// Starts a request in this slot, which must be free.
+    pub(super) fn start(&mut self, queued: QueuedRequest) {
+        let QueuedRequest { request, events } = queued;
         let cached_tokens = self.shared_prefix(&request.prompt);
         self.cache.truncate(cached_tokens);
         self.tokens.truncate(cached_tokens);
-        self.running = Some(Running {
+        self.running = Some(RunningSequence {
             sampler: Sampler::new(request.sampling, &request.prompt),
             decoder: None,
             stop: StopMatcher::new(request.stop),
@@ -79,11 +89,14 @@ impl Slot {
         });
     }
 
-    /// Computes one token, or one piece of the prompt.
-    pub(super) fn step(&mut self, model: &Model, tokenizer: &Tokenizer, counters: &Counters) {
+    /// Evaluates the next chunk of the prompt, or generates the next token.
+    pub(super) fn step(&mut self, model: &LlamaModel, tokenizer: &Tokenizer, counters: &GenerationCounters) {
         let Some(running) = &mut self.running else { return };
         if running.events.is_closed() {
-            tracing::debug!(tokens = running.completion_tokens, "the client is gone: generation cancelled");
+            tracing::debug!(
+                tokens = running.completion_tokens,
+                "the client disconnected: generation cancelled"
+            );
             self.running = None;
             return;
         }
@@ -95,30 +108,31 @@ impl Slot {
             }
             Err(failure) => {
                 self.fail(failure);
-                // What the failed step left in the cache is not known.
+                // The failed step may have written some of its tokens to the cache.
                 self.cache.truncate(0);
                 self.tokens.clear();
             }
         }
     }
 
-    /// Ends the running sequence, if any, before its time.
+    /// Ends the running sequence, if there is one, with a failure.
     pub(super) fn fail(&mut self, failure: Failure) {
         if let Some(running) = self.running.take() {
-            // A client that is gone needs no answer.
-            running.events.send(Event::Failed(failure)).ok();
+            // The send fails only if the client has disconnected.
+            running.events.send(GenerationEvent::Failed(failure)).ok();
         }
     }
 }
 
-impl Running {
+impl RunningSequence {
+    /// Does the work of [`Slot::step`]. Returns the reason once the generation has ended.
     fn advance(
         &mut self,
-        model: &Model,
-        cache: &mut Cache,
+        model: &LlamaModel,
+        cache: &mut KvCache,
         tokens: &mut Vec<u32>,
         tokenizer: &Tokenizer,
-        counters: &Counters,
+        counters: &GenerationCounters,
     ) -> Result<Option<FinishReason>> {
         let rest = self.pending.split_off(self.pending.len().min(PREFILL_CHUNK));
         let chunk = std::mem::replace(&mut self.pending, rest);
@@ -139,10 +153,10 @@ impl Running {
             return Ok(Some(FinishReason::Stop));
         }
         let decoder = self.decoder.get_or_insert_with(|| tokenizer.decoder());
-        let (text, stopped) = self.stop.push(&decoder.push(tokenizer, token));
-        self.say(text);
+        let (text, stopped) = self.stop.push(&tokenizer.decode_next(decoder, token));
+        self.send_text(text);
         if stopped {
-            // What it still holds comes after the stop string.
+            // The bytes that the decoder still holds come after the stop string.
             self.decoder = None;
             return Ok(Some(FinishReason::Stop));
         }
@@ -153,23 +167,24 @@ impl Running {
         Ok(None)
     }
 
-    fn say(&self, text: String) {
+    fn send_text(&self, text: String) {
         if !text.is_empty() {
-            // A client that is gone is noticed at the next step.
-            self.events.send(Event::Text(text)).ok();
+            // The next step notices a client that has disconnected.
+            self.events.send(GenerationEvent::Text(text)).ok();
         }
     }
 
+    /// Sends the rest of the text and the last event.
     fn finish(&mut self, reason: FinishReason) {
-        let half = self.decoder.as_mut().map(Decoder::finish).unwrap_or_default();
+        let incomplete = self.decoder.as_mut().map(Decoder::finish).unwrap_or_default();
         let now = Instant::now();
         let prompt_done = self.prompt_done.unwrap_or(now);
-        let (mut text, stopped) = self.stop.push(&half);
+        let (mut text, stopped) = self.stop.push(&incomplete);
         if !stopped {
             text.push_str(&self.stop.finish());
         }
-        self.say(text);
-        let finish = Finish {
+        self.send_text(text);
+        let summary = GenerationSummary {
             reason,
             prompt_tokens: self.prompt_tokens,
             cached_tokens: self.cached_tokens,
@@ -177,6 +192,6 @@ impl Running {
             prompt_time: prompt_done - self.started,
             generation_time: now - prompt_done,
         };
-        self.events.send(Event::Finished(finish)).ok();
+        self.events.send(GenerationEvent::Finished(summary)).ok();
     }
 }

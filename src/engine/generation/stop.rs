@@ -1,41 +1,41 @@
-//! Stop strings, which may begin in one token and end in another.
+//! Finds stop strings, which may begin in one token and end in another.
 
-/// Holds back text that may turn out to be the beginning of a stop string.
+/// Holds back text that may be the beginning of a stop string.
 #[derive(Debug)]
 pub(super) struct StopMatcher {
     stops: Vec<String>,
+    /// Text that is held back.
     held: String,
 }
 
 impl StopMatcher {
-    /// Empty strings in `stops` are ignored: they would stop everything.
+    /// A matcher for these strings. Empty ones are ignored: they would match everything.
     pub(super) fn new(mut stops: Vec<String>) -> Self {
         stops.retain(|stop| !stop.is_empty());
         Self { stops, held: String::new() }
     }
 
-    /// The text that may be shown now, and whether a stop string was completed; it and what
-    /// follows it are dropped.
+    /// Adds generated text. Returns the text that may be sent, and whether a stop string is complete;
+    /// the stop string and the text after it are dropped.
     pub(super) fn push(&mut self, text: &str) -> (String, bool) {
         self.held.push_str(text);
-        let found = self.stops.iter().filter_map(|stop| self.held.find(stop)).min();
-        if let Some(at) = found {
-            self.held.truncate(at);
+        let first = self.stops.iter().filter_map(|stop| self.held.find(stop)).min();
+        if let Some(start) = first {
+            self.held.truncate(start);
             return (std::mem::take(&mut self.held), true);
         }
         let keep = self.stops.iter().map(|stop| overlap(&self.held, stop)).max().unwrap_or(0);
-        let shown = self.held.len() - keep;
-        let rest = self.held.split_off(shown);
+        let rest = self.held.split_off(self.held.len() - keep);
         (std::mem::replace(&mut self.held, rest), false)
     }
 
-    /// What is held back and turned out to be no stop string, at the end.
+    /// Ends the text. Returns what is held back, which is no stop string.
     pub(super) fn finish(&mut self) -> String {
         std::mem::take(&mut self.held)
     }
 }
 
-/// How many bytes at the end of `text` are the beginning of `stop`, short of all of it.
+/// How many bytes at the end of `text` are the beginning of `stop`, but not all of it.
 fn overlap(text: &str, stop: &str) -> usize {
     let longest = text.len().min(stop.len() - 1);
     (1..=longest).rev().find(|len| text.as_bytes().ends_with(&stop.as_bytes()[..*len])).unwrap_or(0)
@@ -47,16 +47,16 @@ mod tests {
 
     fn run(stops: &[&str], parts: &[&str]) -> (Vec<String>, bool) {
         let mut matcher = StopMatcher::new(stops.iter().map(|stop| (*stop).to_owned()).collect());
-        let mut shown = Vec::new();
+        let mut sent = Vec::new();
         for part in parts {
             let (text, stopped) = matcher.push(part);
-            shown.push(text);
+            sent.push(text);
             if stopped {
-                return (shown, true);
+                return (sent, true);
             }
         }
-        shown.push(matcher.finish());
-        (shown, false)
+        sent.push(matcher.finish());
+        (sent, false)
     }
 
     fn owned(parts: &[&str]) -> Vec<String> {
@@ -64,23 +64,23 @@ mod tests {
     }
 
     #[test]
-    fn text_passes_at_once_where_nothing_can_begin() {
+    fn text_that_begins_no_stop_string_is_sent_at_once() {
         assert_eq!(run(&["END"], &["a", "b"]), (owned(&["a", "b", ""]), false));
         assert_eq!(run(&[], &["a", "b"]), (owned(&["a", "b", ""]), false));
     }
 
     #[test]
-    fn a_stop_string_across_tokens_is_never_shown() {
+    fn a_stop_string_across_tokens_is_never_sent() {
         assert_eq!(run(&["END"], &["xE", "N", "D y"]), (owned(&["x", "", ""]), true));
         assert_eq!(run(&["END"], &["xE", "N", "d"]), (owned(&["x", "", "ENd", ""]), false));
         assert_eq!(run(&["END"], &["xEN"]), (owned(&["x", "EN"]), false));
     }
 
     #[test]
-    fn the_earliest_of_several_wins_and_overlaps_are_kept() {
+    fn the_earliest_stop_string_wins_and_overlapping_starts_are_found() {
         assert_eq!(run(&["bc", "ab"], &["xabc"]), (owned(&["x"]), true));
         assert_eq!(run(&["aab"], &["aaa", "b"]), (owned(&["a", ""]), true));
-        // "é" and "è" share their first byte; what is shown is cut at characters all the same.
+        // "é" and "è" share their first byte; the text is still cut between characters.
         assert_eq!(run(&["é!"], &["è", "é", "."]), (owned(&["è", "", "é.", ""]), false));
     }
 }

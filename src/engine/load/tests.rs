@@ -1,4 +1,4 @@
-//! Hostile and merely unusual files.
+//! Loading hostile, damaged and unusual files.
 
 use std::fs;
 
@@ -10,7 +10,7 @@ use crate::engine::sample_model::{SampleModel, SampleWeights, WeightType};
 use crate::error::{Code, Failure};
 use crate::models::gguf::{Array, TensorType, Value, Writer};
 
-fn small() -> SampleModel {
+fn small_model() -> SampleModel {
     SampleModel {
         kind: WeightType::F32,
         embedding: 32,
@@ -30,13 +30,15 @@ fn write(writer: &Writer) -> (TempDir, std::path::PathBuf) {
 #[track_caller]
 fn refused(writer: &Writer) -> Failure {
     let (_folder, path) = write(writer);
-    load(&path, &mut |_, _| {}).expect_err("a file that cannot be loaded")
+    let failure = load(&path, &mut |_, _| {}).expect_err("a file that cannot be loaded");
+    assert_eq!(failure.message.matches("model.gguf").count(), 1, "{failure} names the file once");
+    failure
 }
 
-/// A small model with one key of its metadata set to something else.
+/// The failure for a small model with one metadata key set to `value`, or removed.
 #[track_caller]
-fn with(key: &str, value: Option<Value>) -> Failure {
-    let mut writer = small().build().unwrap();
+fn refused_with(key: &str, value: Option<Value>) -> Failure {
+    let mut writer = small_model().build().unwrap();
     writer.remove(key);
     if let Some(value) = value {
         writer.metadata(key, value);
@@ -49,7 +51,7 @@ fn with(key: &str, value: Option<Value>) -> Failure {
 
 #[test]
 fn progress_counts_every_byte_of_the_weights() {
-    let (_folder, path) = write(&small().build().unwrap());
+    let (_folder, path) = write(&small_model().build().unwrap());
     let mut reports = Vec::new();
     let loaded = load(&path, &mut |done, total| reports.push((done, total))).unwrap();
     let total: u64 = loaded.header.tensors.iter().map(|tensor| tensor.bytes).sum();
@@ -63,24 +65,24 @@ fn progress_counts_every_byte_of_the_weights() {
 }
 
 #[test]
-fn other_architectures_are_named_with_the_one_that_is_supported() {
-    let failure = with("general.architecture", Some(Value::String("mamba".into())));
+fn an_unsupported_architecture_is_named_beside_the_supported_one() {
+    let failure = refused_with("general.architecture", Some(Value::String("mamba".into())));
     assert_eq!(failure.code, Code::ModelUnsupported);
     assert!(failure.message.contains("mamba") && failure.message.contains("llama"), "{failure}");
-    assert_eq!(with("general.architecture", None).code, Code::ModelCorrupt);
+    assert_eq!(refused_with("general.architecture", None).code, Code::ModelCorrupt);
 }
 
 #[test]
-fn what_the_engine_does_not_implement_is_refused() {
+fn unimplemented_features_are_refused() {
     let text = |text: &str| Some(Value::String(text.into()));
     for (key, value) in [
         ("llama.rope.scaling.type", text("yarn")),
         ("llama.expert_count", Some(Value::U32(8))),
         ("llama.attention.head_count_kv", Some(Value::Array(Array::I32(vec![1, 2])))),
     ] {
-        assert_eq!(with(key, value).code, Code::ModelUnsupported, "{key}");
+        assert_eq!(refused_with(key, value).code, Code::ModelUnsupported, "{key}");
     }
-    let mut writer = small().build().unwrap();
+    let mut writer = small_model().build().unwrap();
     writer.tensor("blk.0.attn_q.bias", &[32], TensorType::F32, vec![0; 128]);
     let failure = refused(&writer);
     assert_eq!(failure.code, Code::ModelUnsupported);
@@ -88,7 +90,7 @@ fn what_the_engine_does_not_implement_is_refused() {
 }
 
 #[test]
-fn impossible_metadata_is_refused_by_name() {
+fn invalid_metadata_is_refused_with_its_key() {
     let number = |n| Some(Value::U64(n));
     for (key, value) in [
         ("llama.attention.head_count", number(0)),
@@ -115,15 +117,15 @@ fn impossible_metadata_is_refused_by_name() {
         ("llama.rope.scaling.factor", Some(Value::F32(-2.0))),
         ("tokenizer.ggml.tokens", Some(Value::Array(Array::String(vec!["a".into()])))),
     ] {
-        let failure = with(key, value.clone());
+        let failure = refused_with(key, value.clone());
         assert_eq!(failure.code, Code::ModelCorrupt, "{key} {value:?}: {failure}");
     }
 }
 
 #[test]
-fn without_stated_widths_heads_must_divide_the_embedding() {
+fn heads_must_divide_the_embedding_if_the_file_gives_no_head_width() {
     for heads in [5, 64] {
-        let mut writer = small().build().unwrap();
+        let mut writer = small_model().build().unwrap();
         writer.remove("llama.attention.key_length").remove("llama.attention.head_count_kv");
         writer.remove("llama.attention.head_count").metadata("llama.attention.head_count", Value::U32(heads));
         let failure = refused(&writer);
@@ -133,7 +135,7 @@ fn without_stated_widths_heads_must_divide_the_embedding() {
 }
 
 #[test]
-fn metadata_that_contradicts_the_tensors_is_refused_by_the_tensors_name() {
+fn metadata_that_contradicts_a_tensor_is_refused_with_the_tensors_name() {
     for (key, value, tensor) in [
         ("llama.embedding_length", 64, "token_embd.weight"),
         ("llama.block_count", 2, "blk.1."),
@@ -144,7 +146,7 @@ fn metadata_that_contradicts_the_tensors_is_refused_by_the_tensors_name() {
         ("llama.attention.head_count", 64, "blk.0.attn_q.weight"),
         ("llama.attention.key_length", 0x7fff_ffff, "blk.0.attn_q.weight"),
     ] {
-        let mut writer = small().build().unwrap();
+        let mut writer = small_model().build().unwrap();
         writer.remove(key).metadata(key, Value::U64(value));
         let failure = refused(&writer);
         assert_eq!(failure.code, Code::ModelCorrupt, "{key}");
@@ -153,11 +155,11 @@ fn metadata_that_contradicts_the_tensors_is_refused_by_the_tensors_name() {
 }
 
 #[test]
-fn missing_and_misshapen_tensors_are_named() {
+fn missing_and_misshapen_tensors_are_refused_with_their_name() {
     for tensor in
         ["token_embd.weight", "output_norm.weight", "blk.0.attn_norm.weight", "blk.0.ffn_down.weight"]
     {
-        let mut writer = small().build().unwrap();
+        let mut writer = small_model().build().unwrap();
         writer.remove(tensor);
         let failure = refused(&writer);
         assert_eq!(failure.code, Code::ModelCorrupt);
@@ -171,8 +173,8 @@ fn missing_and_misshapen_tensors_are_named() {
 }
 
 #[test]
-fn a_type_that_cannot_be_computed_is_named_with_its_tensor() {
-    let mut writer = small().build().unwrap();
+fn an_unsupported_tensor_type_is_refused_with_the_tensors_name() {
+    let mut writer = small_model().build().unwrap();
     writer.remove("blk.0.ffn_up.weight").tensor(
         "blk.0.ffn_up.weight",
         &[32, 32],
@@ -188,8 +190,8 @@ fn a_type_that_cannot_be_computed_is_named_with_its_tensor() {
 }
 
 #[test]
-fn frequency_factors_must_be_divisors() {
-    let mut writer = small().build().unwrap();
+fn a_rope_frequency_factor_of_zero_is_refused() {
+    let mut writer = small_model().build().unwrap();
     let factors = [1.0_f32, 0.0, 1.0, 1.0];
     writer.tensor(
         "rope_freqs.weight",
@@ -203,12 +205,12 @@ fn frequency_factors_must_be_divisors() {
 }
 
 #[test]
-fn a_cut_off_file_is_damaged_wherever_it_was_cut() {
+fn a_truncated_file_is_refused_wherever_it_was_cut() {
     let (_folder, path) =
-        write(&SampleModel { weights: SampleWeights::Random { seed: 1 }, ..small() }.build().unwrap());
-    let whole = fs::read(&path).unwrap();
-    for len in [0, 3, 10, 1000, whole.len() / 2, whole.len() - 64] {
-        fs::write(&path, &whole[..len]).unwrap();
+        write(&SampleModel { weights: SampleWeights::Random { seed: 1 }, ..small_model() }.build().unwrap());
+    let complete = fs::read(&path).unwrap();
+    for len in [0, 3, 10, 1000, complete.len() / 2, complete.len() - 64] {
+        fs::write(&path, &complete[..len]).unwrap();
         let failure = load(&path, &mut |_, _| {}).unwrap_err();
         assert_eq!(failure.code, Code::ModelCorrupt, "cut at {len}: {failure}");
     }
@@ -220,17 +222,17 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 100, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
-    fn no_flipped_bytes_of_the_header_make_the_engine_panic(
-        flips in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..4),
+    fn changed_header_bytes_never_make_the_engine_panic(
+        changes in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..4),
     ) {
-        let (_folder, path) = write(&small().build().unwrap());
+        let (_folder, path) = write(&small_model().build().unwrap());
         let mut file = fs::read(&path).unwrap();
         let header = Header::read(&path, Arrays::Skip).unwrap().data_offset as usize;
-        for (at, byte) in flips {
+        for (at, byte) in changes {
             *at.get_mut(&mut file[..header]) = byte;
         }
         fs::write(&path, &file).unwrap();
-        if let Ok(Loaded { model, .. }) = load(&path, &mut |_, _| {}) {
+        if let Ok(LoadedModel { model, .. }) = load(&path, &mut |_, _| {}) {
             let logits = model.forward(&[1, 2, 3], &mut model.cache(3)).unwrap();
             prop_assert_eq!(logits.len(), model.vocab_size());
         }

@@ -1,9 +1,9 @@
-//! The two vocabularies: byte-level BPE in the manner of Llama 3, and SentencePiece in that of
-//! Llama 2 with ChatML's special tokens.
+//! The vocabularies of sample models: byte-level BPE as in Llama 3, or SentencePiece as in Llama 2
+//! with ChatML's special tokens.
 
 use std::collections::HashMap;
 
-use super::SampleTokenizer;
+use super::settings::SampleTokenizer;
 
 /// The template of Llama 3's instruct models, without its tools.
 const LLAMA3_TEMPLATE: &str = "{{ bos_token }}{% for message in messages %}\
@@ -23,40 +23,40 @@ mod token_type {
     pub(super) const BYTE: i32 = 6;
 }
 
-/// A vocabulary as a GGUF file has it.
+/// A vocabulary with the arrays of a GGUF file.
 #[derive(Debug)]
-pub(super) struct Vocabulary {
+pub(super) struct SampleVocabulary {
     pub(super) tokens: Vec<String>,
     pub(super) types: Vec<i32>,
     /// One per token; SentencePiece only.
     pub(super) scores: Vec<f32>,
     /// In order of rank; BPE only.
     pub(super) merges: Vec<String>,
-    pub(super) begin: u32,
-    pub(super) end: u32,
+    pub(super) bos: u32,
+    pub(super) eos: u32,
     pub(super) end_of_turn: u32,
     pub(super) template: &'static str,
-    /// The tokens of the sentence in order, no two of them alike.
+    /// The tokens of the sentence in order, all different.
     pub(super) sentence: Vec<u32>,
     ids: HashMap<String, u32>,
 }
 
-impl Vocabulary {
-    /// A vocabulary with a token for each piece of `sentence`, and of at least `fewest` tokens.
-    pub(super) fn new(tokenizer: SampleTokenizer, sentence: &str, fewest: usize) -> Self {
+impl SampleVocabulary {
+    /// A vocabulary with a token for each piece of `sentence`, and with at least `min_tokens` tokens.
+    pub(super) fn new(tokenizer: SampleTokenizer, sentence: &str, min_tokens: usize) -> Self {
         let mut vocabulary = Self {
             tokens: Vec::new(),
             types: Vec::new(),
             scores: Vec::new(),
             merges: Vec::new(),
-            begin: 0,
-            end: 0,
+            bos: 0,
+            eos: 0,
             end_of_turn: 0,
             template: "",
             sentence: Vec::new(),
             ids: HashMap::new(),
         };
-        let spelled: fn(&str) -> String = match tokenizer {
+        let spell: fn(&str) -> String = match tokenizer {
             SampleTokenizer::Bpe => {
                 vocabulary.fill_bpe();
                 byte_level
@@ -67,23 +67,23 @@ impl Vocabulary {
             }
         };
         for piece in pieces(sentence) {
-            let id = vocabulary.token(spelled(&piece), token_type::NORMAL);
+            let id = vocabulary.token(spell(&piece), token_type::NORMAL);
             vocabulary.sentence.push(id);
         }
-        while vocabulary.tokens.len() < fewest || !vocabulary.tokens.len().is_multiple_of(32) {
+        while vocabulary.tokens.len() < min_tokens || !vocabulary.tokens.len().is_multiple_of(32) {
             let name = format!("<|reserved_{}|>", vocabulary.tokens.len());
             vocabulary.token(name, token_type::UNUSED);
         }
         vocabulary
     }
 
-    /// The id of that token, which is added if there is none.
+    /// The id of a token, which is added if the vocabulary does not have it.
     fn token(&mut self, token: String, kind: i32) -> u32 {
         if let Some(&id) = self.ids.get(&token) {
             return id;
         }
         let id = self.tokens.len() as u32;
-        // SentencePiece joins the pair with the highest score first; earlier pieces win.
+        // SentencePiece merges the pair with the highest score first: a lower id wins.
         self.scores.push(if kind == token_type::NORMAL { -(id as f32) } else { 0.0 });
         self.types.push(kind);
         self.tokens.push(token.clone());
@@ -91,10 +91,11 @@ impl Vocabulary {
         id
     }
 
+    /// Adds a merge and the token that it yields.
     fn merge(&mut self, left: &str, right: &str) {
-        let joined = format!("{left}{right}");
-        if !self.ids.contains_key(&joined) {
-            self.token(joined, token_type::NORMAL);
+        let merged = format!("{left}{right}");
+        if !self.ids.contains_key(&merged) {
+            self.token(merged, token_type::NORMAL);
             self.merges.push(format!("{left} {right}"));
         }
     }
@@ -120,8 +121,8 @@ impl Vocabulary {
                 self.merge(&left.to_string(), &right.to_string());
             }
         }
-        self.begin = self.token("<|begin_of_text|>".to_owned(), token_type::CONTROL);
-        self.end = self.token("<|end_of_text|>".to_owned(), token_type::CONTROL);
+        self.bos = self.token("<|begin_of_text|>".to_owned(), token_type::CONTROL);
+        self.eos = self.token("<|end_of_text|>".to_owned(), token_type::CONTROL);
         for special in ["<|start_header_id|>", "<|end_header_id|>"] {
             self.token(special.to_owned(), token_type::CONTROL);
         }
@@ -131,14 +132,14 @@ impl Vocabulary {
 
     fn fill_sentence_piece(&mut self) {
         self.token("<unk>".to_owned(), token_type::UNKNOWN);
-        self.begin = self.token("<s>".to_owned(), token_type::CONTROL);
-        self.end = self.token("</s>".to_owned(), token_type::CONTROL);
+        self.bos = self.token("<s>".to_owned(), token_type::CONTROL);
+        self.eos = self.token("</s>".to_owned(), token_type::CONTROL);
         for byte in 0..=255 {
             self.token(format!("<0x{byte:02X}>"), token_type::BYTE);
         }
         self.token("<|im_start|>".to_owned(), token_type::CONTROL);
         self.end_of_turn = self.token("<|im_end|>".to_owned(), token_type::CONTROL);
-        // Every piece of three is one of two and a letter, so that joining pairs reaches it.
+        // Every piece of three characters is a piece of two and a letter, so merging can reach it.
         const COMMON: &str = "etaoinshrdlu";
         let singles = "\u{2581}etaoinshrdlcumwfgypbvkjxqzETAOINSHRDLCUMWFGYPBVKJXQZ0123456789.,!?'\"-:;()\n";
         for single in singles.chars() {
@@ -156,8 +157,8 @@ impl Vocabulary {
     }
 }
 
-/// Cuts a sentence into words, with the space before each, and joins a word that was there before
-/// with those after it, so that no two pieces are alike and each has one successor.
+/// Splits a sentence into words, each with the space before it. A word that occurred before is joined
+/// with the words after it, so that all pieces are different and each has one successor.
 fn pieces(sentence: &str) -> Vec<String> {
     let mut pieces: Vec<String> = Vec::new();
     let mut piece = String::new();
@@ -170,7 +171,7 @@ fn pieces(sentence: &str) -> Vec<String> {
             pieces.push(std::mem::take(&mut piece));
         }
     }
-    // What is left over, a repeated word or space, goes with the pieces before it.
+    // The rest, a repeated word or space, is joined with the pieces before it.
     while !piece.is_empty() {
         piece.insert_str(0, &pieces.pop().unwrap_or_default());
         if pieces.is_empty() || !pieces.contains(&piece) {
@@ -180,8 +181,8 @@ fn pieces(sentence: &str) -> Vec<String> {
     pieces
 }
 
-/// The visible character that stands for a byte in byte-level BPE (GPT-2's `bytes_to_unicode`):
-/// printable Latin-1 stands for itself, all others follow from U+0100 on.
+/// The visible character of a byte in byte-level BPE (GPT-2's `bytes_to_unicode`): printable Latin-1
+/// stands for itself, the other bytes follow from U+0100 on.
 fn byte_char(byte: u8) -> char {
     let printable = |byte: u8| matches!(byte, b'!'..=b'~' | 0xa1..=0xac | 0xae..=0xff);
     if printable(byte) {
@@ -200,7 +201,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn no_two_pieces_are_alike_and_nothing_is_lost() {
+    fn pieces_are_different_and_make_up_the_sentence() {
         for sentence in
             ["", " ", "one", "a a", "a a a a a", "to be or not to be", " x\n\n y  y ", "ß ß\u{2003}é"]
         {
@@ -222,7 +223,7 @@ mod tests {
 
     #[test]
     fn merges_name_tokens_that_exist() {
-        let vocabulary = Vocabulary::new(SampleTokenizer::Bpe, "", 0);
+        let vocabulary = SampleVocabulary::new(SampleTokenizer::Bpe, "", 0);
         for merge in &vocabulary.merges {
             let (left, right) = merge.split_once(' ').unwrap();
             for token in [left, right, &format!("{left}{right}")] {

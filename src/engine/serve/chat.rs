@@ -1,4 +1,4 @@
-//! `POST /v1/chat/completions`: from a request to its last byte.
+//! `POST /v1/chat/completions`: submits the request and writes the response.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -12,14 +12,14 @@ use axum::response::{IntoResponse, Response};
 use serde_json::Value;
 use tokio::sync::mpsc;
 
-use super::openai::{ApiError, ChatRequest, Reply};
+use super::openai::{ApiError, ChatRequest, ChatResponse};
 use super::state::WorkerState;
-use crate::engine::generation::{Event, Request};
+use crate::engine::generation::{GenerationEvent, GenerationRequest};
 use crate::error::{Code, Failure};
 use crate::spawn;
 
-/// How long a stream may be silent (waiting for a slot, computing a long prompt) before a comment
-/// says that it is alive.
+/// How long a stream may be silent (while it waits for a slot or evaluates a long prompt) before a
+/// comment keeps the connection alive.
 const KEEP_ALIVE: Duration = Duration::from_secs(15);
 
 pub(super) async fn completions(
@@ -33,48 +33,51 @@ pub(super) async fn completions(
         }
         status => ApiError::new(status, Code::InvalidRequest.name(), "the body could not be read"),
     })?;
-    // A long conversation takes a while to parse, render and encode.
-    let prepare = spawn::blocking(move || {
+    // Parsing, rendering and encoding a long conversation takes too long for an async task.
+    let (response, events, stream) = spawn::blocking(move || {
         let ready = state.ready()?;
         let request = ChatRequest::parse(&body)?;
         let prompt = ready.template.prompt(&ready.tokenizer, &request.messages)?;
-        let events = ready.engine.submit(Request {
+        let events = ready.generation.submit(GenerationRequest {
             prompt,
             sampling: request.sampling,
             max_tokens: request.max_tokens,
             stop: request.stop,
         })?;
-        let reply = Reply::new(&ready.model_id, request.include_usage);
-        Ok::<_, ApiError>((reply, events, request.stream))
-    });
-    let (reply, events, stream) =
-        prepare.await.map_err(|error| Failure::internal("preparing the prompt panicked").detail(error))??;
-    if stream { Ok(streamed(reply, events)) } else { whole(&reply, events).await }
+        let response = ChatResponse::new(&ready.model_id, request.include_usage);
+        Ok::<_, ApiError>((response, events, request.stream))
+    })
+    .await??;
+    if stream { Ok(stream_chunks(response, events)) } else { complete(&response, events).await }
 }
 
-/// One object, once all is said. The client's leaving drops this future and with it `events`.
-async fn whole(reply: &Reply, mut events: mpsc::UnboundedReceiver<Event>) -> Result<Response, ApiError> {
+/// Responds with one object once the generation has ended. When the client disconnects, this future
+/// and with it `events` is dropped, which cancels the generation.
+async fn complete(
+    response: &ChatResponse,
+    mut events: mpsc::UnboundedReceiver<GenerationEvent>,
+) -> Result<Response, ApiError> {
     let mut text = String::new();
     loop {
         match events.recv().await {
-            Some(Event::Text(more)) => text.push_str(&more),
-            Some(Event::Finished(finish)) => {
-                return Ok(axum::Json(reply.completion(&text, &finish)).into_response());
+            Some(GenerationEvent::Text(more)) => text.push_str(&more),
+            Some(GenerationEvent::Finished(summary)) => {
+                return Ok(axum::Json(response.completion(&text, &summary)).into_response());
             }
-            Some(Event::Failed(failure)) => return Err(failure.into()),
-            None => return Err(engine_gone()),
+            Some(GenerationEvent::Failed(failure)) => return Err(failure.into()),
+            None => return Err(generation_thread_ended()),
         }
     }
 }
 
-/// Server-sent events, each token in its own as soon as it is there. The client's leaving drops the
-/// body and with it `events`.
-fn streamed(reply: Reply, events: mpsc::UnboundedReceiver<Event>) -> Response {
-    let first = VecDeque::from([data(&reply.role_chunk())]);
-    let feed = Feed { reply, events, queue: first, ended: false };
-    let body = Body::from_stream(futures::stream::unfold(feed, |mut feed| async move {
-        let bytes = feed.next().await?;
-        Some((Ok::<_, std::convert::Infallible>(bytes), feed))
+/// Responds with server-sent events, one per generated text, as soon as each is there. When the client
+/// disconnects, the body and with it `events` is dropped, which cancels the generation.
+fn stream_chunks(response: ChatResponse, events: mpsc::UnboundedReceiver<GenerationEvent>) -> Response {
+    let first = VecDeque::from([sse_event(&response.role_chunk())]);
+    let chunks = ChunkStream { response, events, queue: first, ended: false };
+    let body = Body::from_stream(futures::stream::unfold(chunks, |mut chunks| async move {
+        let bytes = chunks.next().await?;
+        Some((Ok::<_, std::convert::Infallible>(bytes), chunks))
     }));
     let headers = [
         (header::CONTENT_TYPE, "text/event-stream"),
@@ -84,29 +87,33 @@ fn streamed(reply: Reply, events: mpsc::UnboundedReceiver<Event>) -> Response {
     (headers, body).into_response()
 }
 
-struct Feed {
-    reply: Reply,
-    events: mpsc::UnboundedReceiver<Event>,
+/// Turns generation events into server-sent events.
+struct ChunkStream {
+    response: ChatResponse,
+    events: mpsc::UnboundedReceiver<GenerationEvent>,
+    /// Server-sent events that are ready to be written.
     queue: VecDeque<Bytes>,
     ended: bool,
 }
 
-impl Feed {
+impl ChunkStream {
     async fn next(&mut self) -> Option<Bytes> {
         if self.queue.is_empty() && !self.ended {
             match tokio::time::timeout(KEEP_ALIVE, self.events.recv()).await {
                 Err(_) => self.queue.push_back(Bytes::from_static(b": working\n\n")),
-                Ok(Some(Event::Text(text))) => self.queue.push_back(data(&self.reply.text_chunk(&text))),
-                Ok(Some(Event::Finished(finish))) => {
+                Ok(Some(GenerationEvent::Text(text))) => {
+                    self.queue.push_back(sse_event(&self.response.text_chunk(&text)));
+                }
+                Ok(Some(GenerationEvent::Finished(summary))) => {
                     self.ended = true;
-                    self.queue.push_back(data(&self.reply.finish_chunk(&finish)));
-                    self.queue.extend(self.reply.usage_chunk(&finish).as_ref().map(data));
+                    self.queue.push_back(sse_event(&self.response.finish_chunk(&summary)));
+                    self.queue.extend(self.response.usage_chunk(&summary).as_ref().map(sse_event));
                     self.queue.push_back(Bytes::from_static(b"data: [DONE]\n\n"));
                 }
-                // The status was sent long ago. OpenAI's clients raise an `error` in a chunk, and
-                // without [DONE] nobody takes the text for complete.
-                Ok(Some(Event::Failed(failure))) => self.end_with(&failure.into()),
-                Ok(None) => self.end_with(&engine_gone()),
+                // The status is sent already. OpenAI's clients raise an exception for a chunk with
+                // `error`, and without [DONE] no client takes the text for complete.
+                Ok(Some(GenerationEvent::Failed(failure))) => self.end_with(&failure.into()),
+                Ok(None) => self.end_with(&generation_thread_ended()),
             }
         }
         self.queue.pop_front()
@@ -114,15 +121,15 @@ impl Feed {
 
     fn end_with(&mut self, error: &ApiError) {
         self.ended = true;
-        self.queue.push_back(data(&error.body()));
+        self.queue.push_back(sse_event(&error.body()));
     }
 }
 
-/// One event. JSON on one line has no newline to break it.
-fn data(value: &Value) -> Bytes {
+/// One server-sent event. `serde_json` writes no newlines, so one `data:` line is enough.
+fn sse_event(value: &Value) -> Bytes {
     Bytes::from(format!("data: {value}\n\n"))
 }
 
-fn engine_gone() -> ApiError {
-    Failure::internal("the engine ended in the middle of the answer").into()
+fn generation_thread_ended() -> ApiError {
+    Failure::internal("the generation thread ended before the answer was complete").into()
 }

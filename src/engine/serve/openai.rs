@@ -1,9 +1,9 @@
-//! `POST /v1/chat/completions` on the wire: what is accepted, and what is answered.
+//! The bodies of `POST /v1/chat/completions`: requests, responses and errors.
 //!
 //! Source: <https://platform.openai.com/docs/api-reference/chat>. Fields that OpenAI's servers do
-//! not know are ignored, as they do; fields that they know and this worker cannot honour are
-//! refused by name, because to ignore them is to answer another question. Every number is checked
-//! against its range before anything else sees it.
+//! not know are ignored, as their servers do. Fields that they know and this worker does not support
+//! are refused by name, because ignoring them would answer a different request. Every number is
+//! checked against its range while the request is parsed.
 
 mod error;
 mod fields;
@@ -12,4 +12,4 @@ mod response;
 
 pub(super) use error::ApiError;
 pub(super) use request::ChatRequest;
-pub(super) use response::Reply;
+pub(super) use response::ChatResponse;

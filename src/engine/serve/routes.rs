@@ -1,4 +1,4 @@
-//! Every route of a worker, and who may call it.
+//! The routes of a worker, and the checks that each request must pass.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -33,7 +33,7 @@ pub(super) fn router(state: Arc<WorkerState>) -> Router {
             ApiError::new(
                 StatusCode::METHOD_NOT_ALLOWED,
                 Code::MethodNotAllowed.name(),
-                "the route has another method",
+                "the route does not allow this method",
             )
         })
         .layer(DefaultBodyLimit::max(MAX_BODY))
@@ -41,8 +41,8 @@ pub(super) fn router(state: Arc<WorkerState>) -> Router {
         .with_state(state)
 }
 
-/// Lets in who knows the secret, by a name of this machine. The name and the content type keep out
-/// web pages, which can reach a loopback port from a browser, where no secret is set.
+/// Refuses requests without the secret, with a foreign `Host` or with a wrong content type. Where no
+/// secret is set, the last two keep out web pages, which can reach a loopback port from a browser.
 async fn admit(State(state): State<Arc<WorkerState>>, request: Request, next: Next) -> Response {
     if let Err(error) = check(&state, &request) {
         return error.into_response();
@@ -55,8 +55,8 @@ fn check(state: &WorkerState, request: &Request) -> Result<(), ApiError> {
         let message = "the Host header must name this machine's loopback address";
         return Err(ApiError::new(StatusCode::FORBIDDEN, Code::HostRefused.name(), message));
     }
-    if request.uri().path() != "/health" && !knows_secret(state.secret.as_deref(), request.headers()) {
-        let message = "this worker asks for its secret as a bearer token";
+    if request.uri().path() != "/health" && !has_secret(state.secret.as_deref(), request.headers()) {
+        let message = "this worker requires its secret as a bearer token";
         return Err(ApiError::new(StatusCode::UNAUTHORIZED, Code::Unauthorized.name(), message));
     }
     if request.method() == Method::POST && !is_json(request.headers()) {
@@ -80,8 +80,8 @@ fn names_loopback(headers: &HeaderMap) -> bool {
     name.eq_ignore_ascii_case("localhost") || name.parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback())
 }
 
-/// In a time that does not depend on how much of the token is right.
-fn knows_secret(secret: Option<&str>, headers: &HeaderMap) -> bool {
+/// Compares in a time that does not depend on how much of the token is right.
+fn has_secret(secret: Option<&str>, headers: &HeaderMap) -> bool {
     let Some(secret) = secret else { return true };
     let sent = headers.get(header::AUTHORIZATION).map(HeaderValue::as_bytes).unwrap_or_default();
     let (scheme, token) = sent.split_at(sent.len().min("Bearer ".len()));
@@ -103,11 +103,11 @@ async fn health(State(state): State<Arc<WorkerState>>) -> Response {
         let body = json!({"status": "loading", "progress": progress});
         return (StatusCode::SERVICE_UNAVAILABLE, axum::Json(body)).into_response();
     };
-    let counters = ready.engine.counters();
+    let counters = ready.generation.counters();
     axum::Json(json!({
         "status": "ok",
         "model": ready.model_id,
-        "context_length": ready.engine.context_length(),
+        "context_length": ready.generation.context_length(),
         "slots": ready.slots,
         "busy_slots": counters.busy_slots(),
         "requests": counters.requests(),
@@ -122,7 +122,7 @@ async fn models(State(state): State<Arc<WorkerState>>) -> Result<Response, ApiEr
     let model = json!({
         "id": ready.model_id,
         "object": "model",
-        "created": ready.since,
+        "created": ready.loaded_at,
         "owned_by": "rbee-hive",
     });
     Ok(axum::Json(json!({"object": "list", "data": [model]})).into_response())
@@ -137,7 +137,7 @@ mod tests {
     }
 
     #[test]
-    fn only_names_of_this_machine_are_hosts() {
+    fn only_loopback_hosts_are_accepted() {
         for host in ["127.0.0.1:80", "localhost", "LOCALHOST:1", "[::1]:80", "[::1]", "127.9.9.9"] {
             assert!(names_loopback(&headers(header::HOST, host)), "{host}");
         }
@@ -149,11 +149,11 @@ mod tests {
 
     #[test]
     fn the_secret_must_be_exact() {
-        let knows = |value| knows_secret(Some("s3cret"), &headers(header::AUTHORIZATION, value));
-        assert!(knows("Bearer s3cret") && knows("bearer s3cret"));
+        let accepted = |value| has_secret(Some("s3cret"), &headers(header::AUTHORIZATION, value));
+        assert!(accepted("Bearer s3cret") && accepted("bearer s3cret"));
         for wrong in ["", "Bearer", "Bearer ", "Bearer s3cre", "Bearer s3cret2", "Basic s3cret", "s3cret"] {
-            assert!(!knows(wrong), "{wrong}");
+            assert!(!accepted(wrong), "{wrong}");
         }
-        assert!(knows_secret(None, &HeaderMap::new()));
+        assert!(has_secret(None, &HeaderMap::new()));
     }
 }

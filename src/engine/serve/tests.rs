@@ -1,7 +1,7 @@
-//! A whole worker in this process, with sample models that compute in earnest.
+//! Complete workers in this process, with sample models.
 
 use std::os::unix::fs::PermissionsExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Instant;
 
@@ -18,31 +18,32 @@ use crate::engine::sample_model::{SampleModel, SampleTokenizer, SampleWeights};
 use crate::engine::tokenizer::Tokenizer;
 use crate::models::gguf::{Arrays, Header};
 
-/// No condition in here takes nearly as long, on any machine.
-const PATIENCE: Duration = Duration::from_secs(60);
+/// The time limit of every wait, far above what the slowest machine needs.
+const TIME_LIMIT: Duration = Duration::from_secs(60);
 
 struct Worker {
     url: String,
     client: Client,
     shutdown: CancellationToken,
     served: JoinHandle<Result<()>>,
-    /// Forbids every token that ends a turn, so that a generation lasts as long as it may.
-    endless: Value,
+    /// A `logit_bias` that forbids every token that ends a turn, so that only a limit ends a generation.
+    no_end_bias: Value,
     folder: tempfile::TempDir,
 }
 
-/// Small enough for debug builds.
-fn babbler() -> SampleModel {
+/// A model with random weights, small enough for debug builds.
+fn random_model() -> SampleModel {
     SampleModel { embedding: 64, feed_forward: 96, layers: 1, ..SampleModel::default() }
 }
 
-fn sentence(text: &str) -> SampleModel {
+/// A model that answers every prompt with this text.
+fn sentence_model(text: &str) -> SampleModel {
     SampleModel { weights: SampleWeights::Sentence(text.to_owned()), ..SampleModel::default() }
 }
 
 fn client() -> Client {
-    // The client asks for a provider of TLS even where there is none of it. Another test may have
-    // installed the same one.
+    // The client needs a TLS provider even for plain HTTP. The call fails if another test has
+    // installed it already.
     rustls::crypto::ring::default_provider().install_default().ok();
     Client::builder().no_proxy().build().unwrap()
 }
@@ -54,15 +55,17 @@ impl Worker {
         sample.write(&path).unwrap();
         let header = Header::read(&path, Arrays::Keep).unwrap();
         let tokenizer = Tokenizer::from_metadata(&header.metadata).unwrap();
-        let ends = tokenizer.end_of_generation();
-        let endless = ends.iter().map(|id| (id.to_string(), json!(-100))).collect::<serde_json::Map<_, _>>();
+        let end_tokens = tokenizer.end_of_generation();
+        let no_end_bias =
+            end_tokens.iter().map(|id| (id.to_string(), json!(-100))).collect::<serde_json::Map<_, _>>();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("http://{}", listener.local_addr().unwrap());
         let options = WorkerOptions { slots, ..options(path) };
         let shutdown = CancellationToken::new();
         let served = spawn::task(serve(listener, options, secret.map(str::to_owned), shutdown.clone()));
-        let worker = Self { url, client: client(), shutdown, served, endless: endless.into(), folder };
-        worker.until(|health| health["status"] == "ok").await;
+        let worker =
+            Self { url, client: client(), shutdown, served, no_end_bias: no_end_bias.into(), folder };
+        worker.wait_for(|health| health["status"] == "ok").await;
         worker
     }
 
@@ -70,15 +73,15 @@ impl Worker {
         self.client.get(format!("{}/health", self.url)).send().await.unwrap().json().await.unwrap()
     }
 
-    /// Waits until `/health` is as wanted.
-    async fn until(&self, wanted: impl Fn(&Value) -> bool) -> Value {
+    /// Waits until `/health` fulfils the condition.
+    async fn wait_for(&self, condition: impl Fn(&Value) -> bool) -> Value {
         let start = Instant::now();
         loop {
             let health = self.health().await;
-            if wanted(&health) {
+            if condition(&health) {
                 return health;
             }
-            assert!(start.elapsed() < PATIENCE, "still {health}");
+            assert!(start.elapsed() < TIME_LIMIT, "still {health}");
             tokio::time::sleep(Duration::from_millis(2)).await;
         }
     }
@@ -88,14 +91,14 @@ impl Worker {
     }
 
     async fn chat(&self, extra: Value) -> Value {
-        let response = self.post(&ask(extra)).await;
+        let response = self.post(&chat_request(extra)).await;
         assert_eq!(response.status(), 200);
         response.json().await.unwrap()
     }
 
     /// The events of a stream, each without `data: `.
     async fn stream(&self, extra: Value) -> Vec<String> {
-        let mut body = ask(extra);
+        let mut body = chat_request(extra);
         body["stream"] = true.into();
         let response = self.post(&body).await;
         assert_eq!(response.headers()["content-type"], "text/event-stream");
@@ -125,13 +128,13 @@ fn options(model: PathBuf) -> WorkerOptions {
 async fn report_at(path: &Path) -> Value {
     let start = Instant::now();
     while !path.exists() {
-        assert!(start.elapsed() < PATIENCE);
+        assert!(start.elapsed() < TIME_LIMIT);
         tokio::time::sleep(Duration::from_millis(2)).await;
     }
     serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap()
 }
 
-fn ask(extra: Value) -> Value {
+fn chat_request(extra: Value) -> Value {
     let mut body = json!({"messages": [{"role": "user", "content": "Hi"}], "temperature": 0});
     for (key, value) in extra.as_object().unwrap() {
         body[key] = value.clone();
@@ -144,20 +147,20 @@ fn text(completion: &Value) -> &str {
 }
 
 #[tokio::test]
-async fn an_answer_is_the_same_at_once_and_in_pieces() {
+async fn a_streamed_answer_is_the_same_as_a_complete_one() {
     for tokenizer in [SampleTokenizer::Bpe, SampleTokenizer::SentencePiece] {
-        let said = "Grüße aus 東京, 🦀 and good-bye!";
-        let worker = Worker::start(SampleModel { tokenizer, ..sentence(said) }, 1, None).await;
-        let whole = worker.chat(json!({})).await;
-        assert_eq!(text(&whole), said);
-        assert_eq!(whole["object"], "chat.completion");
-        assert_eq!(whole["model"], "sample");
-        assert_eq!(whole["choices"][0]["finish_reason"], "stop");
-        assert!(whole["id"].as_str().unwrap().starts_with("chatcmpl-"));
-        let usage = &whole["usage"];
+        let answer = "Grüße aus 東京, 🦀 and good-bye!";
+        let worker = Worker::start(SampleModel { tokenizer, ..sentence_model(answer) }, 1, None).await;
+        let complete = worker.chat(json!({})).await;
+        assert_eq!(text(&complete), answer);
+        assert_eq!(complete["object"], "chat.completion");
+        assert_eq!(complete["model"], "sample");
+        assert_eq!(complete["choices"][0]["finish_reason"], "stop");
+        assert!(complete["id"].as_str().unwrap().starts_with("chatcmpl-"));
+        let usage = &complete["usage"];
         let sum = usage["prompt_tokens"].as_u64().unwrap() + usage["completion_tokens"].as_u64().unwrap();
         assert_eq!(usage["total_tokens"], sum);
-        assert!(whole["timings"]["predicted_per_second"].as_f64().unwrap() > 0.0);
+        assert!(complete["timings"]["predicted_per_second"].as_f64().unwrap() > 0.0);
 
         let mut events = worker.stream(json!({"stream_options": {"include_usage": true}})).await;
         assert_eq!(events.pop().unwrap(), "[DONE]");
@@ -172,7 +175,7 @@ async fn an_answer_is_the_same_at_once_and_in_pieces() {
         assert!(texts.iter().all(|chunk| chunk["usage"].is_null()));
         let joined: String =
             texts.iter().map(|chunk| chunk["choices"][0]["delta"]["content"].as_str().unwrap()).collect();
-        assert_eq!(joined, said);
+        assert_eq!(joined, answer);
         assert_eq!(finish["choices"][0]["finish_reason"], "stop");
         assert_eq!(finish["choices"][0]["delta"], json!({}));
         assert_eq!(last["choices"], json!([]));
@@ -182,8 +185,8 @@ async fn an_answer_is_the_same_at_once_and_in_pieces() {
 }
 
 #[tokio::test]
-async fn limits_and_stop_strings_end_an_answer() {
-    let worker = Worker::start(sentence("one two three four"), 1, None).await;
+async fn a_token_limit_or_a_stop_string_ends_an_answer() {
+    let worker = Worker::start(sentence_model("one two three four"), 1, None).await;
     let cut = worker.chat(json!({"max_tokens": 2})).await;
     assert_eq!(cut["choices"][0]["finish_reason"], "length");
     assert_eq!(cut["usage"]["completion_tokens"], 2);
@@ -197,14 +200,14 @@ async fn limits_and_stop_strings_end_an_answer() {
 
 #[tokio::test]
 async fn a_full_context_ends_an_answer_and_a_longer_prompt_is_refused() {
-    let sample = SampleModel { context_length: 64, ..babbler() };
+    let sample = SampleModel { context_length: 64, ..random_model() };
     let worker = Worker::start(sample, 1, None).await;
-    let full = worker.chat(json!({"logit_bias": worker.endless, "max_tokens": u64::MAX})).await;
+    let full = worker.chat(json!({"logit_bias": worker.no_end_bias, "max_tokens": u64::MAX})).await;
     assert_eq!(full["choices"][0]["finish_reason"], "length");
     // The last token was chosen with a full context, and is not part of it.
     assert_eq!(full["usage"]["total_tokens"], 65);
     let long = json!({"messages": [{"role": "user", "content": "word ".repeat(200)}]});
-    let response = worker.post(&ask(long)).await;
+    let response = worker.post(&chat_request(long)).await;
     assert_eq!(response.status(), 400);
     let error: Value = response.json().await.unwrap();
     let message = error["error"]["message"].as_str().unwrap();
@@ -213,42 +216,44 @@ async fn a_full_context_ends_an_answer_and_a_longer_prompt_is_refused() {
 }
 
 #[tokio::test]
-async fn a_client_that_leaves_frees_its_slot() {
-    let sample = SampleModel { context_length: 8192, ..babbler() };
+async fn a_client_that_disconnects_frees_its_slot() {
+    let sample = SampleModel { context_length: 8192, ..random_model() };
     let worker = Worker::start(sample, 1, None).await;
-    let endless = ask(json!({"stream": true, "logit_bias": worker.endless}));
-    let mut leaving = worker.post(&endless).await.bytes_stream();
-    leaving.next().await.unwrap().unwrap();
-    worker.until(|health| health["busy_slots"] == 1 && health["tokens_generated"].as_u64() > Some(2)).await;
-    // One that leaves while it waits for a slot never gets it.
+    let endless = chat_request(json!({"stream": true, "logit_bias": worker.no_end_bias}));
+    let mut running = worker.post(&endless).await.bytes_stream();
+    running.next().await.unwrap().unwrap();
+    worker
+        .wait_for(|health| health["busy_slots"] == 1 && health["tokens_generated"].as_u64() > Some(2))
+        .await;
+    // A client that disconnects while it waits for a slot never gets it.
     let waiting = worker.post(&endless).await;
-    worker.until(|health| health["requests"] == 2).await;
+    worker.wait_for(|health| health["requests"] == 2).await;
     drop(waiting);
-    drop(leaving);
-    let health = worker.until(|health| health["busy_slots"] == 0).await;
+    drop(running);
+    let health = worker.wait_for(|health| health["busy_slots"] == 0).await;
     assert!(health["tokens_generated"].as_u64() < Some(8000), "it ended early: {health}");
     worker.chat(json!({"max_tokens": 1})).await;
 
     // The same for an answer that is not streamed.
-    let body = ask(json!({"logit_bias": worker.endless}));
-    let whole = worker.client.post(format!("{}/v1/chat/completions", worker.url)).json(&body).send();
-    let whole = spawn::task(whole);
-    worker.until(|health| health["busy_slots"] == 1).await;
-    whole.abort();
-    worker.until(|health| health["busy_slots"] == 0).await;
+    let body = chat_request(json!({"logit_bias": worker.no_end_bias}));
+    let complete = worker.client.post(format!("{}/v1/chat/completions", worker.url)).json(&body).send();
+    let complete = spawn::task(complete);
+    worker.wait_for(|health| health["busy_slots"] == 1).await;
+    complete.abort();
+    worker.wait_for(|health| health["busy_slots"] == 0).await;
     worker.stop().await;
 }
 
 #[tokio::test]
-async fn concurrent_answers_are_those_of_single_ones() {
-    let worker = Worker::start(babbler(), 2, None).await;
+async fn concurrent_requests_get_the_same_answers_as_single_ones() {
+    let worker = Worker::start(random_model(), 2, None).await;
     let request = |content: &str| {
         json!({"messages": [{"role": "user", "content": content}], "max_tokens": 200,
-            "logit_bias": worker.endless})
+            "logit_bias": worker.no_end_bias})
     };
     let alone = [worker.chat(request("First")).await, worker.chat(request("Second one")).await];
     let both = async { tokio::join!(worker.chat(request("First")), worker.chat(request("Second one"))) };
-    let overlap = worker.until(|health| health["busy_slots"] == 2);
+    let overlap = worker.wait_for(|health| health["busy_slots"] == 2);
     let (together, _) = tokio::join!(both, overlap);
     assert_eq!(text(&together.0), text(&alone[0]));
     assert_eq!(text(&together.1), text(&alone[1]));
@@ -257,21 +262,21 @@ async fn concurrent_answers_are_those_of_single_ones() {
 }
 
 #[tokio::test]
-async fn a_prompt_that_begins_like_the_last_is_not_computed_again() {
-    let worker = Worker::start(babbler(), 1, None).await;
+async fn a_prompt_that_begins_like_the_last_one_is_not_evaluated_again() {
+    let worker = Worker::start(random_model(), 1, None).await;
     let first = worker.chat(json!({"max_tokens": 20})).await;
-    let computed = worker.health().await["prompt_tokens"].as_u64().unwrap();
-    assert_eq!(first["usage"]["prompt_tokens"], computed);
+    let evaluated = worker.health().await["prompt_tokens"].as_u64().unwrap();
+    assert_eq!(first["usage"]["prompt_tokens"], evaluated);
     let second = worker.chat(json!({"max_tokens": 20})).await;
     assert_eq!(text(&first), text(&second));
-    assert_eq!(second["usage"]["prompt_tokens_details"]["cached_tokens"], computed - 1);
-    assert_eq!(worker.health().await["prompt_tokens"], computed + 1);
+    assert_eq!(second["usage"]["prompt_tokens_details"]["cached_tokens"], evaluated - 1);
+    assert_eq!(worker.health().await["prompt_tokens"], evaluated + 1);
     worker.stop().await;
 }
 
 #[tokio::test]
 async fn a_seed_makes_an_answer_repeatable() {
-    let worker = Worker::start(babbler(), 1, None).await;
+    let worker = Worker::start(random_model(), 1, None).await;
     let draw = |seed| json!({"temperature": 2, "top_k": 0, "min_p": 0, "seed": seed, "max_tokens": 12});
     let first = worker.chat(draw(1)).await;
     assert_eq!(text(&first), text(&worker.chat(draw(1)).await));
@@ -280,12 +285,12 @@ async fn a_seed_makes_an_answer_repeatable() {
 }
 
 #[tokio::test]
-async fn what_cannot_be_served_is_refused_in_openais_words() {
-    let worker = Worker::start(sentence("ok"), 1, Some("s3cret")).await;
+async fn invalid_requests_get_errors_in_openais_shape() {
+    let worker = Worker::start(sentence_model("ok"), 1, Some("s3cret")).await;
     let url = |path: &str| format!("{}{path}", worker.url);
     let completions = url("/v1/chat/completions");
     let with_secret = |request: reqwest::RequestBuilder| request.bearer_auth("s3cret");
-    let valid = ask(json!({}));
+    let valid = chat_request(json!({}));
     let post = || worker.client.post(&completions);
     for (request, status, code) in [
         (worker.client.get(url("/v1/models")), 401, "unauthorized"),
@@ -294,7 +299,7 @@ async fn what_cannot_be_served_is_refused_in_openais_words() {
         (with_secret(post().body(valid.to_string())), 415, "unsupported_media_type"),
         (with_secret(post().json(&valid)).header("host", "evil.example"), 403, "host_refused"),
         (with_secret(post().json(&"x".repeat(5 << 20))), 413, "body_too_large"),
-        (with_secret(post().json(&ask(json!({"temperature": -1})))), 400, "invalid_field"),
+        (with_secret(post().json(&chat_request(json!({"temperature": -1})))), 400, "invalid_field"),
         (with_secret(worker.client.get(&completions)), 405, "method_not_allowed"),
         (with_secret(worker.client.get(url("/v1/nothing"))), 404, "route_not_found"),
     ] {
@@ -313,12 +318,12 @@ async fn what_cannot_be_served_is_refused_in_openais_words() {
 }
 
 #[tokio::test]
-async fn stopping_ends_open_streams_with_an_error() {
-    let sample = SampleModel { context_length: 8192, ..babbler() };
+async fn a_stopping_worker_ends_open_streams_with_an_error() {
+    let sample = SampleModel { context_length: 8192, ..random_model() };
     let worker = Worker::start(sample, 1, None).await;
-    let endless = ask(json!({"stream": true, "logit_bias": worker.endless}));
+    let endless = chat_request(json!({"stream": true, "logit_bias": worker.no_end_bias}));
     let response = worker.post(&endless).await;
-    worker.until(|health| health["tokens_generated"].as_u64() > Some(2)).await;
+    worker.wait_for(|health| health["tokens_generated"].as_u64() > Some(2)).await;
     worker.shutdown.cancel();
     let body = response.text().await.unwrap();
     let last = body.trim_end().rsplit("\n\n").next().unwrap().strip_prefix("data: ").unwrap();
@@ -328,7 +333,7 @@ async fn stopping_ends_open_streams_with_an_error() {
 }
 
 #[tokio::test]
-async fn while_it_loads_a_worker_says_how_far_it_is() {
+async fn a_loading_worker_reports_its_progress() {
     let state = Arc::new(WorkerState::new(None));
     state.total_bytes.store(4096, std::sync::atomic::Ordering::Relaxed);
     let router = routes::router(state);
@@ -341,15 +346,15 @@ async fn while_it_loads_a_worker_says_how_far_it_is() {
     let body = axum::body::to_bytes(health.into_body(), 4096).await.unwrap();
     let health: Value = serde_json::from_slice(&body).unwrap();
     assert_eq!(health, json!({"status": "loading", "progress": {"done": 0, "total": 4096, "unit": "bytes"}}));
-    let chat = send(Request::post("/v1/chat/completions"), Body::from(ask(json!({})).to_string()));
+    let chat = send(Request::post("/v1/chat/completions"), Body::from(chat_request(json!({})).to_string()));
     let chat = chat.await.unwrap();
     assert_eq!(chat.status(), StatusCode::SERVICE_UNAVAILABLE);
     assert!(chat.headers().contains_key("retry-after"));
 }
 
 #[tokio::test]
-async fn the_report_says_where_it_listens_or_why_it_failed() {
-    let worker = Worker::start(sentence("ok"), 1, None).await;
+async fn the_report_has_the_port_or_the_failure() {
+    let worker = Worker::start(sentence_model("ok"), 1, None).await;
     let model = worker.folder.path().join("sample.gguf");
     let path = worker.folder.path().join("report.json");
     let shutdown = CancellationToken::new();
@@ -364,9 +369,9 @@ async fn the_report_says_where_it_listens_or_why_it_failed() {
     shutdown.cancel();
     served.await.unwrap().unwrap();
 
-    let whole = std::fs::read(&model).unwrap();
+    let contents = std::fs::read(&model).unwrap();
     let broken = worker.folder.path().join("broken.gguf");
-    std::fs::write(&broken, &whole[..whole.len() / 2]).unwrap();
+    std::fs::write(&broken, &contents[..contents.len() / 2]).unwrap();
     let failure = run(with_report(broken), CancellationToken::new()).await.unwrap_err();
     assert_eq!(failure.code, Code::ModelCorrupt);
     let report: Value = serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
@@ -378,7 +383,7 @@ async fn the_report_says_where_it_listens_or_why_it_failed() {
 }
 
 #[tokio::test]
-async fn a_port_that_is_taken_is_named() {
+async fn a_port_in_use_is_refused_with_its_number() {
     let taken = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let port = taken.local_addr().unwrap().port();
     let failure = run(WorkerOptions { port, ..options("none.gguf".into()) }, CancellationToken::new()).await;
@@ -387,12 +392,12 @@ async fn a_port_that_is_taken_is_named() {
     assert!(failure.message.contains(&port.to_string()));
 }
 
-/// The folder that the child of the next test works in.
+/// The environment variable with the folder of the worker that the last test starts.
 const CHILD_FOLDER: &str = "RBEE_TEST_CHILD_FOLDER";
 
 #[tokio::test]
-#[ignore = "a worker process, which the next test starts"]
-async fn a_child_with_a_lifeline() {
+#[ignore = "the body of the worker process that the next test starts"]
+async fn worker_process_with_a_lifeline() {
     let folder = PathBuf::from(std::env::var_os(CHILD_FOLDER).unwrap());
     let report = Some(folder.join("report.json"));
     let options = WorkerOptions { lifeline: true, report, ..options(folder.join("sample.gguf")) };
@@ -400,11 +405,11 @@ async fn a_child_with_a_lifeline() {
 }
 
 #[tokio::test]
-async fn a_worker_ends_with_whoever_holds_its_lifeline() {
+async fn a_worker_ends_when_its_lifeline_is_closed() {
     let folder = tempfile::tempdir().unwrap();
-    babbler().write(&folder.path().join("sample.gguf")).unwrap();
+    random_model().write(&folder.path().join("sample.gguf")).unwrap();
     let mut child = spawn::command(std::env::current_exe().unwrap())
-        .args(["--exact", "engine::serve::tests::a_child_with_a_lifeline", "--ignored"])
+        .args(["--exact", "engine::serve::tests::worker_process_with_a_lifeline", "--ignored"])
         .env(CHILD_FOLDER, folder.path())
         .env(SECRET_VARIABLE, "s3cret")
         .stdin(Stdio::piped())
@@ -420,6 +425,6 @@ async fn a_worker_ends_with_whoever_holds_its_lifeline() {
     let refused = client().get(format!("{url}/v1/models")).send().await.unwrap();
     assert_eq!(refused.status(), 401, "the secret came from the environment");
     drop(lifeline);
-    let status = tokio::time::timeout(PATIENCE, child.wait()).await.unwrap().unwrap();
+    let status = tokio::time::timeout(TIME_LIMIT, child.wait()).await.unwrap().unwrap();
     assert!(status.success(), "{status}");
 }

@@ -1,14 +1,12 @@
-//! Tokens to text, one at a time.
+//! Turns the bytes of tokens into text, one token at a time.
 
-use super::Tokenizer;
-
-/// Decodes a sequence token by token. A character whose bytes are spread over several tokens comes
-/// out whole, with the last of them.
+/// Decodes a sequence token by token. A character whose bytes are spread over several tokens is
+/// returned with the last of them.
 #[derive(Debug)]
 pub struct Decoder {
-    /// The beginning of a character, three bytes at most between calls.
+    /// The bytes of an incomplete character: at most three between calls.
     pending: Vec<u8>,
-    /// Drop the space that SentencePiece puts before a text; false once something came out.
+    /// Whether the next byte may be the space that SentencePiece puts before a text, to be dropped.
     strip_space: bool,
 }
 
@@ -17,26 +15,26 @@ impl Decoder {
         Self { pending: Vec::new(), strip_space }
     }
 
-    /// The text that is certain once `id` is known; often empty.
-    pub fn push(&mut self, tokenizer: &Tokenizer, id: u32) -> String {
-        tokenizer.append_bytes(id, &mut self.pending);
+    /// Takes the bytes that `append` adds. Returns the text that is complete, which is often empty.
+    pub(super) fn push(&mut self, append: impl FnOnce(&mut Vec<u8>)) -> String {
+        append(&mut self.pending);
         if self.strip_space && !self.pending.is_empty() {
             self.strip_space = false;
             if self.pending[0] == b' ' {
                 self.pending.remove(0);
             }
         }
-        self.take_whole()
+        self.take_complete()
     }
 
-    /// What is left: U+FFFD for a character that never became whole.
+    /// Ends the sequence. Returns U+FFFD for an incomplete character, else nothing.
     pub fn finish(&mut self) -> String {
         let rest = String::from_utf8_lossy(&self.pending).into_owned();
         self.pending.clear();
         rest
     }
 
-    fn take_whole(&mut self) -> String {
+    fn take_complete(&mut self) -> String {
         let mut text = String::new();
         let mut from = 0;
         loop {

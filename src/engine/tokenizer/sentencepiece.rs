@@ -1,22 +1,24 @@
-//! SentencePiece's BPE, as of LLaMA: characters are merged pairwise, always the adjacent pair whose
-//! merged piece has the best score, the leftmost of equals, until no pair makes a piece. What is
-//! then no piece of the vocabulary is written byte by byte.
+//! SentencePiece's BPE, as in LLaMA: adjacent symbols, at first single characters, are merged until
+//! no pair is a piece of the vocabulary. Each step merges the pair whose piece has the best score,
+//! the leftmost of equals. A symbol that is then no piece is encoded byte by byte.
 //!
-//! A space is written `▁` (U+2581) inside pieces. The reference also reads a `▁` of the text as a
-//! space; here it is written byte by byte where the vocabulary has bytes, so that it is not lost.
+//! Pieces contain `▁` (U+2581) for a space. SentencePiece itself also reads a `▁` of the text as a
+//! space; here it is encoded byte by byte if the vocabulary has the bytes, so that it is not lost.
 
 use std::cmp::Ordering;
 use std::collections::{BinaryHeap, HashMap};
 
-use super::vocabulary::{TokenKind, Vocabulary, corrupt};
+use super::vocabulary::{TokenKind, Vocabulary};
+use crate::engine::model_error::corrupt;
 use crate::error::{Code, Failure, Result};
 
-/// What stands for a space inside a piece.
+/// The character that stands for a space in a piece.
 const SPACE: char = '\u{2581}';
 
 pub(super) struct SentencePiece {
-    /// Normal and unused tokens only: no merge may lead to a special one.
+    /// Normal and unused tokens only: no merge may yield a special token.
     pieces: HashMap<String, Piece>,
+    /// The token of each byte.
     bytes: [Option<u32>; 256],
     unknown: Option<u32>,
     add_space_prefix: bool,
@@ -26,6 +28,7 @@ pub(super) struct SentencePiece {
 struct Piece {
     id: u32,
     score: f32,
+    /// Split again at the end of the merging.
     unused: bool,
 }
 
@@ -34,7 +37,7 @@ impl SentencePiece {
         if vocabulary.scores.len() != vocabulary.tokens.len() {
             return Err(corrupt(
                 "tokenizer.ggml.scores",
-                "is missing, and a SentencePiece vocabulary needs it",
+                "the key is missing, and a SentencePiece vocabulary needs it",
             ));
         }
         let mut pieces = HashMap::with_capacity(vocabulary.tokens.len());
@@ -49,7 +52,7 @@ impl SentencePiece {
                     let byte = byte(token).ok_or_else(|| {
                         corrupt(
                             "tokenizer.ggml.tokens",
-                            &format!("has the byte token {token:?}, which is not spelled <0xNN>"),
+                            format!("the byte token {token:?} is not spelled <0xNN>"),
                         )
                     })?;
                     bytes[usize::from(byte)] = Some(id);
@@ -82,7 +85,7 @@ impl SentencePiece {
                 SPACE if keep_literal => {
                     self.merge(&escaped, ids)?;
                     escaped.clear();
-                    self.fall_back("\u{2581}", ids)?;
+                    self.encode_bytes("\u{2581}", ids)?;
                 }
                 other => escaped.push(other),
             }
@@ -101,8 +104,8 @@ impl SentencePiece {
         Ok(())
     }
 
-    /// Writes a symbol that no pair contains any more. An unused piece is split again into the two
-    /// it was merged from.
+    /// Emits the tokens of a symbol of the finished merging. An unused piece is split again into the
+    /// two that it was merged from.
     fn emit(&self, symbol: &str, split_again: &HashMap<&str, usize>, ids: &mut Vec<u32>) -> Result<()> {
         let mut stack = vec![symbol];
         while let Some(symbol) = stack.pop() {
@@ -112,18 +115,19 @@ impl SentencePiece {
                     stack.extend([right, left]);
                 }
                 (Some(piece), _) => ids.push(piece.id),
-                (None, _) => self.fall_back(symbol, ids)?,
+                (None, _) => self.encode_bytes(symbol, ids)?,
             }
         }
         Ok(())
     }
 
-    fn fall_back(&self, symbol: &str, ids: &mut Vec<u32>) -> Result<()> {
+    /// Encodes a symbol byte by byte.
+    fn encode_bytes(&self, symbol: &str, ids: &mut Vec<u32>) -> Result<()> {
         let before = ids.len();
         for byte in symbol.bytes() {
             match self.bytes[usize::from(byte)] {
                 Some(id) => ids.push(id),
-                // One unknown for the whole character, as in the reference.
+                // One unknown token for the whole character, as in SentencePiece.
                 None => {
                     ids.truncate(before);
                     ids.push(self.unknown.ok_or_else(|| {
@@ -141,7 +145,8 @@ impl SentencePiece {
 /// The end of the linked list of symbols.
 const NONE: usize = usize::MAX;
 
-/// A run of characters, in a doubly linked list. Merged away where `start == end`.
+/// A run of characters, in a doubly linked list. Empty (`start == end`) once it was merged into the
+/// symbol before it.
 struct Symbol {
     start: usize,
     end: usize,
@@ -149,16 +154,17 @@ struct Symbol {
     next: usize,
 }
 
+/// The merging of one text.
 struct Merging<'a> {
     pieces: &'a HashMap<String, Piece>,
     text: &'a str,
     symbols: Vec<Symbol>,
     pairs: BinaryHeap<Pair>,
-    /// For unused pieces that were made: how many bytes their left half had.
+    /// For merged pieces that are unused: the length of their left half in bytes.
     split_again: HashMap<&'a str, usize>,
 }
 
-/// Two adjacent symbols that make a piece of `len` bytes. Stale once either was merged elsewhere.
+/// Two adjacent symbols that form a piece of `len` bytes. Stale once either was merged with another.
 struct Pair {
     score: f32,
     left: usize,
@@ -184,7 +190,7 @@ impl<'a> Merging<'a> {
 
     fn run(&mut self) {
         for right in 1..self.symbols.len() {
-            self.consider(right - 1, right);
+            self.queue_pair(right - 1, right);
         }
         while let Some(pair) = self.pairs.pop() {
             let (left, right) = (&self.symbols[pair.left], &self.symbols[pair.right]);
@@ -202,12 +208,13 @@ impl<'a> Merging<'a> {
             if let Some(after) = self.symbols.get_mut(next) {
                 after.previous = pair.left;
             }
-            self.consider(self.symbols[pair.left].previous, pair.left);
-            self.consider(pair.left, next);
+            self.queue_pair(self.symbols[pair.left].previous, pair.left);
+            self.queue_pair(pair.left, next);
         }
     }
 
-    fn consider(&mut self, left: usize, right: usize) {
+    /// Queues a pair of symbols if they form a piece.
+    fn queue_pair(&mut self, left: usize, right: usize) {
         let (Some(first), Some(second)) = (self.symbols.get(left), self.symbols.get(right)) else { return };
         let merged = &self.text[first.start..second.end];
         if let Some(piece) = self.pieces.get(merged) {
@@ -220,7 +227,7 @@ impl<'a> Merging<'a> {
 }
 
 impl Ord for Pair {
-    /// The greatest is merged first.
+    /// The greatest pair is merged first.
     fn cmp(&self, other: &Self) -> Ordering {
         self.score.total_cmp(&other.score).then_with(|| other.left.cmp(&self.left))
     }
@@ -240,18 +247,18 @@ impl PartialEq for Pair {
 
 impl Eq for Pair {}
 
-/// The byte that `<0xNN>` stands for.
+/// The byte of a token that is spelled `<0xNN>`.
 fn byte(token: &str) -> Option<u8> {
     let digits = token.strip_prefix("<0x")?.strip_suffix('>')?;
     (digits.len() == 2).then(|| u8::from_str_radix(digits, 16).ok())?
 }
 
-/// The bytes that a token stands for.
+/// Appends the bytes of a token.
 pub(super) fn append_bytes(token: &str, kind: TokenKind, bytes: &mut Vec<u8>) {
     match kind {
         TokenKind::Byte => bytes.extend(byte(token)),
         TokenKind::Control => {}
-        // What SentencePiece itself writes for it.
+        // The text that SentencePiece itself decodes it to.
         TokenKind::Unknown => bytes.extend_from_slice(" \u{2047} ".as_bytes()),
         TokenKind::Normal | TokenKind::Unused | TokenKind::UserDefined => {
             for c in token.chars() {

@@ -1,20 +1,21 @@
-//! The fields `tokenizer.ggml.*` of a GGUF file, checked against each other.
+//! Reads the metadata keys `tokenizer.ggml.*` of a GGUF file and checks them against each other.
 //!
 //! Source: <https://github.com/ggml-org/ggml/blob/master/docs/gguf.md#tokenizer>
 
-use crate::error::{Code, Failure, Result};
+use crate::engine::model_error::{corrupt, unknown_value};
+use crate::error::Result;
 use crate::models::gguf::Metadata;
 
-/// What a token is for: `tokenizer.ggml.token_type`, with SentencePiece's numbers.
+/// The type of a token: `tokenizer.ggml.token_type`, with SentencePiece's numbers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum TokenKind {
     Normal,
     Unknown,
     Control,
     UserDefined,
-    /// Takes part in merging, and is split again at the end.
+    /// Takes part in merging and is split again at the end.
     Unused,
-    /// Spelled `<0xNN>`; stands for one byte.
+    /// One byte, spelled `<0xNN>`.
     Byte,
 }
 
@@ -23,13 +24,13 @@ pub(super) enum TokenKind {
 pub(super) struct Vocabulary {
     /// `tokenizer.ggml.model`.
     pub(super) model: String,
-    /// `tokenizer.ggml.pre`: which rule splits a text into words, for byte-level BPE.
+    /// `tokenizer.ggml.pre`: the rule that splits a text into words (byte-level BPE).
     pub(super) pre: Option<String>,
     pub(super) tokens: Vec<String>,
     pub(super) kinds: Vec<TokenKind>,
-    /// Of SentencePiece; empty where the file has none.
+    /// SentencePiece's merge scores; empty if the file has none.
     pub(super) scores: Vec<f32>,
-    /// Of byte-level BPE, best first, each `left right`.
+    /// The merges of byte-level BPE, best first, each `left right`.
     pub(super) merges: Vec<String>,
     pub(super) bos: Option<u32>,
     pub(super) eos: Option<u32>,
@@ -42,7 +43,7 @@ pub(super) struct Vocabulary {
 
 impl Vocabulary {
     pub(super) fn from_metadata(metadata: &Metadata) -> Result<Self> {
-        let required = |key: &str| corrupt(key, "is missing");
+        let required = |key: &str| corrupt(key, "the key is missing");
         let model =
             metadata.str("tokenizer.ggml.model").ok_or_else(|| required("tokenizer.ggml.model"))?.to_owned();
         let tokens = metadata
@@ -60,9 +61,7 @@ impl Vocabulary {
                 Some(id) if id >= u64::from(u32::MAX) => Ok(None),
                 Some(id) => match u32::try_from(id) {
                     Ok(small) if (small as usize) < tokens.len() => Ok(Some(small)),
-                    _ => {
-                        Err(corrupt(key, &format!("is {id}, beyond the {} tokens of the file", tokens.len())))
-                    }
+                    _ => Err(corrupt(key, format!("{id} is beyond the {} tokens of the file", tokens.len()))),
                 },
             }
         };
@@ -84,11 +83,11 @@ impl Vocabulary {
         vocabulary.checked()
     }
 
-    /// Compares the lengths, and marks what begins and ends a text as control tokens even where
-    /// the file does not: else a user could write them.
+    /// Checks the lengths of the arrays. Makes the tokens that begin and end a text control tokens
+    /// even if the file does not: otherwise a user could write them.
     pub(super) fn checked(mut self) -> Result<Self> {
         if self.tokens.is_empty() {
-            return Err(corrupt("tokenizer.ggml.tokens", "is empty"));
+            return Err(corrupt("tokenizer.ggml.tokens", "the array is empty"));
         }
         for (key, len) in
             [("tokenizer.ggml.token_type", self.kinds.len()), ("tokenizer.ggml.scores", self.scores.len())]
@@ -96,7 +95,7 @@ impl Vocabulary {
             if len != self.tokens.len() && !(len == 0 && key.ends_with("scores")) {
                 return Err(corrupt(
                     key,
-                    &format!("has {len} entries for the {} tokens of the file", self.tokens.len()),
+                    format!("{len} entries for the {} tokens of the file", self.tokens.len()),
                 ));
             }
         }
@@ -129,26 +128,11 @@ fn kind(number: i32) -> Result<TokenKind> {
         5 => TokenKind::Unused,
         6 => TokenKind::Byte,
         other => {
-            return Err(unsupported(
+            return Err(unknown_value(
                 "tokenizer.ggml.token_type",
                 &other.to_string(),
                 &["0", "1", "2", "3", "4", "5", "6"],
             ));
         }
     })
-}
-
-/// A field whose value contradicts the rest of the file.
-pub(super) fn corrupt(field: &str, problem: &str) -> Failure {
-    Failure::new(Code::ModelCorrupt, format!("the model's field `{field}` {problem}"))
-        .hint("download the model again, or convert it again")
-}
-
-/// A field whose value the engine does not know.
-pub(super) fn unsupported(field: &str, value: &str, known: &[&str]) -> Failure {
-    Failure::new(
-        Code::ModelUnsupported,
-        format!("the built-in engine does not know `{value}`, the value of the model's field `{field}`"),
-    )
-    .hint(format!("it knows {}; another engine may serve the model", known.join(", ")))
 }

@@ -6,9 +6,9 @@ use serde_json::{Value, json};
 
 use crate::error::{Code, Failure};
 
-/// A refusal, as a client of OpenAI's API reads it.
+/// An error response in OpenAI's shape.
 #[derive(Debug)]
-pub(in crate::engine::serve) struct ApiError {
+pub(crate) struct ApiError {
     status: StatusCode,
     message: String,
     /// The field at fault, such as `messages[0].content`.
@@ -17,12 +17,12 @@ pub(in crate::engine::serve) struct ApiError {
 }
 
 impl ApiError {
-    pub(in crate::engine::serve) fn new(status: StatusCode, code: &str, message: impl Into<String>) -> Self {
+    pub(crate) fn new(status: StatusCode, code: &str, message: impl Into<String>) -> Self {
         Self { status, message: message.into(), param: None, code: code.to_owned() }
     }
 
     /// A field that is missing, of the wrong type, out of range or not supported.
-    pub(in crate::engine::serve) fn field(param: &str, problem: impl std::fmt::Display) -> Self {
+    pub(crate) fn field(param: &str, problem: impl std::fmt::Display) -> Self {
         Self {
             status: StatusCode::BAD_REQUEST,
             message: format!("`{param}` {problem}"),
@@ -31,8 +31,8 @@ impl ApiError {
         }
     }
 
-    /// The body of the answer, and of an error that ends a stream.
-    pub(in crate::engine::serve) fn body(&self) -> Value {
+    /// The body of the response, which is also the last event of a stream that fails.
+    pub(crate) fn body(&self) -> Value {
         let kind = match self.status {
             StatusCode::UNAUTHORIZED => "authentication_error",
             StatusCode::TOO_MANY_REQUESTS => "rate_limit_error",
@@ -54,7 +54,8 @@ impl From<Failure> for ApiError {
             Some(hint) => format!("{}; {hint}", failure.message),
             None => failure.message.clone(),
         };
-        // What a failure below the parser says about a field, it says about the conversation.
+        // After parsing, only the messages can be at fault: the template refuses them, they cannot be
+        // encoded, or they are too long.
         let param = (failure.code == Code::InvalidField).then(|| "messages".to_owned());
         Self { status, message, param, code: failure.code.name().to_owned() }
     }

@@ -1,8 +1,8 @@
-//! Reading a JSON object field by field, with errors that name the field. `null` is "not given".
+//! Reads a JSON object field by field, with errors that name the field. `null` counts as absent.
 
 use serde_json::{Map, Value};
 
-use super::ApiError;
+use super::error::ApiError;
 
 /// One JSON object of a request, at `path` (empty for the body itself).
 pub(super) struct Fields<'a> {
@@ -19,15 +19,17 @@ impl<'a> Fields<'a> {
         }
     }
 
-    /// The field's full name.
+    /// The field's full path.
     pub(super) fn name(&self, key: &str) -> String {
         if self.path.is_empty() { key.to_owned() } else { format!("{}.{key}", self.path) }
     }
 
+    /// An error for the field `key`.
     pub(super) fn error(&self, key: &str, problem: impl std::fmt::Display) -> ApiError {
         ApiError::field(&self.name(key), problem)
     }
 
+    /// The field's value, unless it is absent or `null`.
     pub(super) fn get(&self, key: &str) -> Option<&'a Value> {
         self.object.get(key).filter(|value| !value.is_null())
     }
@@ -52,8 +54,8 @@ impl<'a> Fields<'a> {
             .transpose()
     }
 
-    /// A whole number of at least `least`. Numbers such as `16.0` count, as they do in JavaScript.
-    pub(super) fn whole(&self, key: &str, least: u64) -> Result<Option<u64>, ApiError> {
+    /// A whole number of at least `least`. `16.0` is one, as in JavaScript.
+    pub(super) fn whole_number(&self, key: &str, least: u64) -> Result<Option<u64>, ApiError> {
         let Some(value) = self.get(key) else { return Ok(None) };
         #[expect(
             clippy::cast_possible_truncation,
@@ -75,7 +77,7 @@ impl<'a> Fields<'a> {
     /// A number between `least` and `most`, both included.
     pub(super) fn number(&self, key: &str, least: f32, most: f32) -> Result<Option<f32>, ApiError> {
         let Some(value) = self.get(key) else { return Ok(None) };
-        #[expect(clippy::cast_possible_truncation, reason = "it is checked against its range afterwards")]
+        #[expect(clippy::cast_possible_truncation, reason = "the range is checked afterwards")]
         let number = value.as_f64().map(|number| number as f32);
         match number {
             Some(number) if (least..=most).contains(&number) => Ok(Some(number)),

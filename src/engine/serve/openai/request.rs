@@ -1,35 +1,36 @@
-//! The request of a chat completion.
+//! Parses the request of a chat completion.
 
 use axum::http::StatusCode;
 use serde_json::Value;
 
-use super::ApiError;
+use super::error::ApiError;
 use super::fields::Fields;
 use crate::engine::sampling::SamplingParams;
 use crate::engine::template::{Message, Role};
 use crate::error::Code;
 
-/// How many stop strings a request may have, and how long each may be in bytes.
+/// Most stop strings of a request.
 const MAX_STOPS: usize = 16;
+/// Longest stop string, in bytes.
 const MAX_STOP_BYTES: usize = 1024;
 
-/// Temperatures below this are greedy: divided by them, logits would overflow.
+/// Lower temperatures become 0, which is greedy: logits divided by them would overflow.
 const MIN_TEMPERATURE: f32 = 1e-4;
 
-/// A request that is sound in itself; only the model can still refuse it.
+/// A valid request. Only the model can still refuse it.
 #[derive(Debug)]
-pub(in crate::engine::serve) struct ChatRequest {
-    pub(in crate::engine::serve) messages: Vec<Message>,
-    pub(in crate::engine::serve) sampling: SamplingParams,
-    pub(in crate::engine::serve) max_tokens: Option<usize>,
-    pub(in crate::engine::serve) stop: Vec<String>,
-    pub(in crate::engine::serve) stream: bool,
-    /// Whether a stream ends with a chunk that has the usage.
-    pub(in crate::engine::serve) include_usage: bool,
+pub(crate) struct ChatRequest {
+    pub(crate) messages: Vec<Message>,
+    pub(crate) sampling: SamplingParams,
+    pub(crate) max_tokens: Option<usize>,
+    pub(crate) stop: Vec<String>,
+    pub(crate) stream: bool,
+    /// Whether a stream ends with a chunk of usage.
+    pub(crate) include_usage: bool,
 }
 
 impl ChatRequest {
-    pub(in crate::engine::serve) fn parse(body: &[u8]) -> Result<Self, ApiError> {
+    pub(crate) fn parse(body: &[u8]) -> Result<Self, ApiError> {
         let body: Value = serde_json::from_slice(body).map_err(|error| {
             ApiError::new(
                 StatusCode::BAD_REQUEST,
@@ -39,7 +40,7 @@ impl ChatRequest {
         })?;
         let fields = Fields::new("", &body)?;
         refuse_unsupported(&fields)?;
-        // The gateway routes by it; here there is one model.
+        // The gateway routes by this field; a worker has only one model.
         fields.string("model")?;
         let stream = fields.bool("stream")?.unwrap_or(false);
         let include_usage = match fields.get("stream_options") {
@@ -49,14 +50,14 @@ impl ChatRequest {
             Some(options) => Fields::new("stream_options", options)?.bool("include_usage")?.unwrap_or(false),
             None => false,
         };
-        let max_tokens = match fields.whole("max_completion_tokens", 1)? {
+        let max_tokens = match fields.whole_number("max_completion_tokens", 1)? {
             Some(tokens) => Some(tokens),
-            None => fields.whole("max_tokens", 1)?,
+            None => fields.whole_number("max_tokens", 1)?,
         };
         Ok(Self {
             messages: messages(&fields)?,
             sampling: sampling(&fields)?,
-            // The context ends what is too large for it.
+            // A limit that is larger than the context is no error: the full context ends the answer.
             max_tokens: max_tokens.map(|tokens| usize::try_from(tokens).unwrap_or(usize::MAX)),
             stop: stop(&fields)?,
             stream,
@@ -65,7 +66,7 @@ impl ChatRequest {
     }
 }
 
-/// What OpenAI's servers know and this worker cannot do.
+/// Fields of OpenAI's API that this worker does not support.
 const UNSUPPORTED: [&str; 10] = [
     "tools",
     "functions",
@@ -79,7 +80,7 @@ const UNSUPPORTED: [&str; 10] = [
     "web_search_options",
 ];
 
-/// Whether the value asks for what the worker does anyway.
+/// Whether the value asks for what the worker does without the field.
 fn is_harmless(key: &str, value: &Value) -> bool {
     match key {
         "tools" | "functions" => value.as_array().is_some_and(Vec::is_empty),
@@ -92,16 +93,16 @@ fn is_harmless(key: &str, value: &Value) -> bool {
     }
 }
 
-/// Refuses what would change the answer, unless it is set to what the worker does anyway.
+/// Refuses unsupported fields, unless their value is harmless.
 fn refuse_unsupported(fields: &Fields<'_>) -> Result<(), ApiError> {
     for key in UNSUPPORTED {
         if fields.get(key).is_some_and(|value| !is_harmless(key, value)) {
             return Err(fields.error(key, "is not supported by the built-in engine"));
         }
     }
-    match fields.whole("n", 1)? {
+    match fields.whole_number("n", 1)? {
         None | Some(1) => Ok(()),
-        Some(n) => Err(fields.error("n", format_args!("is {n}; the built-in engine gives one answer"))),
+        Some(n) => Err(fields.error("n", format_args!("is {n}; the built-in engine gives only one answer"))),
     }
 }
 
@@ -161,27 +162,27 @@ fn text_parts(path: &str, parts: &[Value]) -> Result<String, ApiError> {
 fn sampling(fields: &Fields<'_>) -> Result<SamplingParams, ApiError> {
     let default = SamplingParams::default();
     let temperature = fields.number("temperature", 0.0, 2.0)?.unwrap_or(default.temperature);
-    let repetition = match fields.number("repetition_penalty", 0.01, 10.0)? {
+    let repetition_penalty = match fields.number("repetition_penalty", 0.01, 10.0)? {
         Some(penalty) => Some(penalty),
-        // llama.cpp's name for it.
+        // llama.cpp's name for the same parameter.
         None => fields.number("repeat_penalty", 0.01, 10.0)?,
     };
     Ok(SamplingParams {
         temperature: if temperature < MIN_TEMPERATURE { 0.0 } else { temperature },
         top_k: fields
-            .whole("top_k", 0)?
+            .whole_number("top_k", 0)?
             .map_or(default.top_k, |top_k| usize::try_from(top_k).unwrap_or(usize::MAX)),
         top_p: fields.number("top_p", 0.0, 1.0)?.unwrap_or(default.top_p),
         min_p: fields.number("min_p", 0.0, 1.0)?.unwrap_or(default.min_p),
         seed: seed(fields)?,
-        repetition_penalty: repetition.unwrap_or(default.repetition_penalty),
+        repetition_penalty: repetition_penalty.unwrap_or(default.repetition_penalty),
         frequency_penalty: fields.number("frequency_penalty", -2.0, 2.0)?.unwrap_or(0.0),
         presence_penalty: fields.number("presence_penalty", -2.0, 2.0)?.unwrap_or(0.0),
         logit_bias: logit_bias(fields)?,
     })
 }
 
-/// Any 64-bit integer, as OpenAI's are signed.
+/// Any 64-bit integer, signed (as OpenAI's) or unsigned.
 fn seed(fields: &Fields<'_>) -> Result<Option<u64>, ApiError> {
     let Some(value) = fields.get("seed") else { return Ok(None) };
     value
@@ -197,7 +198,7 @@ fn logit_bias(fields: &Fields<'_>) -> Result<Vec<(u32, f32)>, ApiError> {
     let object = value.as_object().into_iter().flatten();
     object
         .map(|(token, _)| {
-            let id = token.parse().map_err(|_| biases.error(token, "must be named by a token's number"))?;
+            let id = token.parse().map_err(|_| biases.error(token, "is not a token id"))?;
             Ok((id, biases.number(token, -100.0, 100.0)?.unwrap_or(0.0)))
         })
         .collect()
@@ -238,7 +239,7 @@ mod tests {
     }
 
     #[test]
-    fn a_full_request_is_understood() {
+    fn a_request_with_many_fields_is_parsed() {
         let request = parse(json!({
             "messages": [
                 {"role": "developer", "content": "Be brief."},
@@ -249,7 +250,7 @@ mod tests {
             "max_completion_tokens": 5, "max_tokens": 9, "temperature": 0, "top_p": 0.5, "seed": -1,
             "stop": ["x", "y"], "stream": true, "stream_options": {"include_usage": true},
             "logit_bias": {"7": -100}, "tools": [], "response_format": {"type": "text"}, "logprobs": false,
-            "user": "ignored", "made_up": {"by": "nobody"}, "n": 1, "presence_penalty": null,
+            "user": "ignored", "unknown_field": {"a": 1}, "n": 1, "presence_penalty": null,
         }))
         .unwrap();
         assert_eq!(request.messages[0].role, Role::System);
@@ -263,13 +264,13 @@ mod tests {
     }
 
     #[test]
-    fn a_huge_limit_is_no_error() {
+    fn a_limit_above_the_context_is_accepted() {
         assert_eq!(parse(json!({"max_tokens": 1e30})).unwrap().max_tokens, Some(usize::MAX));
         assert_eq!(parse(json!({"top_k": u64::MAX})).unwrap().sampling.top_k, usize::MAX);
     }
 
     #[test]
-    fn what_is_wrong_is_named() {
+    fn an_invalid_field_is_named() {
         for (extra, param) in [
             (json!({"max_tokens": -1}), "max_tokens"),
             (json!({"max_tokens": 0}), "max_tokens"),

@@ -1,23 +1,23 @@
-//! The answer to a chat completion: one object, or chunks.
+//! The response to a chat completion: one object, or the chunks of a stream.
 
 use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use crate::engine::generation::{Finish, FinishReason};
+use crate::engine::generation::{FinishReason, GenerationSummary};
 
-/// What all objects of one answer share.
-pub(in crate::engine::serve) struct Reply {
+/// Builds the JSON objects of one response.
+pub(crate) struct ChatResponse {
     id: String,
     /// Seconds since the Unix epoch.
     created: i64,
     model: String,
-    /// Whether the stream ends with a chunk of usage; the others then say `"usage": null`.
+    /// Whether the stream ends with a chunk of usage. The other chunks then have `"usage": null`.
     include_usage: bool,
 }
 
-impl Reply {
-    pub(in crate::engine::serve) fn new(model: &str, include_usage: bool) -> Self {
+impl ChatResponse {
+    pub(crate) fn new(model: &str, include_usage: bool) -> Self {
         Self {
             id: format!("chatcmpl-{}", uuid::Uuid::new_v4().simple()),
             created: jiff::Timestamp::now().as_second(),
@@ -26,8 +26,8 @@ impl Reply {
         }
     }
 
-    /// The whole answer.
-    pub(in crate::engine::serve) fn completion(&self, text: &str, finish: &Finish) -> Value {
+    /// The complete response, for a request without streaming.
+    pub(crate) fn completion(&self, text: &str, summary: &GenerationSummary) -> Value {
         json!({
             "id": self.id,
             "object": "chat.completion",
@@ -37,36 +37,36 @@ impl Reply {
                 "index": 0,
                 "message": {"role": "assistant", "content": text, "refusal": null},
                 "logprobs": null,
-                "finish_reason": reason(finish.reason),
+                "finish_reason": finish_reason(summary.reason),
             }],
-            "usage": usage(finish),
-            "timings": timings(finish),
+            "usage": usage(summary),
+            "timings": timings(summary),
         })
     }
 
-    /// The first chunk of a stream.
-    pub(in crate::engine::serve) fn role_chunk(&self) -> Value {
+    /// The first chunk of a stream, with the role.
+    pub(crate) fn role_chunk(&self) -> Value {
         self.chunk(json!({"role": "assistant", "content": ""}), Value::Null)
     }
 
     /// A chunk with text.
-    pub(in crate::engine::serve) fn text_chunk(&self, text: &str) -> Value {
+    pub(crate) fn text_chunk(&self, text: &str) -> Value {
         self.chunk(json!({"content": text}), Value::Null)
     }
 
-    /// The last chunk of a stream with a choice.
-    pub(in crate::engine::serve) fn finish_chunk(&self, finish: &Finish) -> Value {
-        let mut chunk = self.chunk(json!({}), reason(finish.reason).into());
-        chunk["timings"] = timings(finish);
+    /// The chunk with the finish reason.
+    pub(crate) fn finish_chunk(&self, summary: &GenerationSummary) -> Value {
+        let mut chunk = self.chunk(json!({}), finish_reason(summary.reason).into());
+        chunk["timings"] = timings(summary);
         chunk
     }
 
-    /// What `stream_options.include_usage` adds after it.
-    pub(in crate::engine::serve) fn usage_chunk(&self, finish: &Finish) -> Option<Value> {
+    /// The last chunk, if the request has `stream_options.include_usage`.
+    pub(crate) fn usage_chunk(&self, summary: &GenerationSummary) -> Option<Value> {
         self.include_usage.then(|| {
             let mut chunk = self.chunk(Value::Null, Value::Null);
             chunk["choices"] = json!([]);
-            chunk["usage"] = usage(finish);
+            chunk["usage"] = usage(summary);
             chunk
         })
     }
@@ -86,7 +86,7 @@ impl Reply {
     }
 }
 
-fn reason(reason: FinishReason) -> &'static str {
+fn finish_reason(reason: FinishReason) -> &'static str {
     match reason {
         FinishReason::Stop => "stop",
         FinishReason::Length => "length",
@@ -94,26 +94,26 @@ fn reason(reason: FinishReason) -> &'static str {
 }
 
 /// OpenAI's `usage`, in tokens.
-fn usage(finish: &Finish) -> Value {
+fn usage(summary: &GenerationSummary) -> Value {
     json!({
-        "prompt_tokens": finish.prompt_tokens,
-        "completion_tokens": finish.completion_tokens,
-        "total_tokens": finish.prompt_tokens + finish.completion_tokens,
-        "prompt_tokens_details": {"cached_tokens": finish.cached_tokens},
+        "prompt_tokens": summary.prompt_tokens,
+        "completion_tokens": summary.completion_tokens,
+        "total_tokens": summary.prompt_tokens + summary.completion_tokens,
+        "prompt_tokens_details": {"cached_tokens": summary.cached_tokens},
     })
 }
 
-/// llama.cpp's `timings`. `prompt_n` counts the tokens that were computed, without the cached ones.
-fn timings(finish: &Finish) -> Value {
-    let prompt_n = finish.prompt_tokens - finish.cached_tokens;
+/// llama.cpp's `timings`. `prompt_n` counts the evaluated tokens of the prompt, without the cached ones.
+fn timings(summary: &GenerationSummary) -> Value {
+    let prompt_n = summary.prompt_tokens - summary.cached_tokens;
     json!({
-        "cache_n": finish.cached_tokens,
+        "cache_n": summary.cached_tokens,
         "prompt_n": prompt_n,
-        "prompt_ms": ms(finish.prompt_time),
-        "prompt_per_second": per_second(prompt_n, finish.prompt_time),
-        "predicted_n": finish.completion_tokens,
-        "predicted_ms": ms(finish.generation_time),
-        "predicted_per_second": per_second(finish.completion_tokens, finish.generation_time),
+        "prompt_ms": ms(summary.prompt_time),
+        "prompt_per_second": per_second(prompt_n, summary.prompt_time),
+        "predicted_n": summary.completion_tokens,
+        "predicted_ms": ms(summary.generation_time),
+        "predicted_per_second": per_second(summary.completion_tokens, summary.generation_time),
     })
 }
 
@@ -121,7 +121,7 @@ fn ms(time: Duration) -> f64 {
     time.as_secs_f64() * 1000.0
 }
 
-/// Zero where no time passed: JSON has no infinity.
+/// 0 if no time passed, because JSON has no infinity.
 #[expect(clippy::cast_precision_loss, reason = "counts of tokens are far below 2^53")]
 fn per_second(tokens: usize, time: Duration) -> f64 {
     if time.is_zero() { 0.0 } else { tokens as f64 / time.as_secs_f64() }

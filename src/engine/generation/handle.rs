@@ -1,0 +1,100 @@
+//! Submits requests to the generation thread, from any other thread or task.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+
+use super::counters::GenerationCounters;
+use super::request::{GenerationEvent, GenerationRequest};
+use crate::error::{Code, Failure, Result};
+
+/// Most requests that may wait for a slot.
+const MAX_WAITING: usize = 256;
+
+/// A request and the channel for its events.
+pub(super) struct QueuedRequest {
+    pub(super) request: GenerationRequest,
+    pub(super) events: mpsc::UnboundedSender<GenerationEvent>,
+}
+
+/// A message to the generation thread.
+pub(super) enum Command {
+    Generate(Box<QueuedRequest>),
+    /// Wakes an idle thread, so that it notices the shutdown.
+    Wake,
+}
+
+/// A handle of the generation thread.
+#[derive(Clone)]
+pub struct GenerationHandle {
+    pub(super) commands: mpsc::UnboundedSender<Command>,
+    pub(super) counters: Arc<GenerationCounters>,
+    pub(super) context_length: usize,
+    pub(super) shutdown: CancellationToken,
+}
+
+impl GenerationHandle {
+    /// Submits a request. Dropping the receiver cancels it.
+    ///
+    /// # Errors
+    /// `invalid_field` for a prompt that is empty or longer than the context, `queue_full` if too
+    /// many requests wait, `shutting_down` once the worker stops.
+    pub fn submit(&self, request: GenerationRequest) -> Result<mpsc::UnboundedReceiver<GenerationEvent>> {
+        let (prompt_tokens, context) = (request.prompt.len(), self.context_length);
+        if prompt_tokens == 0 {
+            return Err(Failure::new(Code::InvalidField, "the prompt has no tokens")
+                .hint("send at least one message with text"));
+        }
+        if prompt_tokens > context {
+            return Err(Failure::new(
+                Code::InvalidField,
+                format!("the prompt has {prompt_tokens} tokens, more than the context of {context} tokens"),
+            )
+            .hint("shorten the messages, or load the model with a larger context_length"));
+        }
+        if self.shutdown.is_cancelled() {
+            return Err(shutting_down());
+        }
+        let waiting = self.counters.waiting.fetch_add(1, Ordering::Relaxed);
+        if waiting >= MAX_WAITING {
+            self.counters.waiting.fetch_sub(1, Ordering::Relaxed);
+            let message = format!("{waiting} requests are already waiting for this model");
+            return Err(Failure::new(Code::QueueFull, message)
+                .hint("try again later, or start another worker for the model"));
+        }
+        let (events, receiver) = mpsc::unbounded_channel();
+        let queued = Box::new(QueuedRequest { request, events });
+        self.commands.send(Command::Generate(queued)).map_err(|_| {
+            self.counters.waiting.fetch_sub(1, Ordering::Relaxed);
+            shutting_down()
+        })?;
+        self.counters.requests.fetch_add(1, Ordering::Relaxed);
+        Ok(receiver)
+    }
+
+    /// The counters of the generation thread.
+    #[must_use]
+    pub fn counters(&self) -> &GenerationCounters {
+        &self.counters
+    }
+
+    /// The context of a slot: most tokens of a prompt and its generated text together.
+    #[must_use]
+    pub fn context_length(&self) -> usize {
+        self.context_length
+    }
+
+    /// Ends the generation thread. Running and waiting requests fail with `shutting_down`.
+    pub fn stop(&self) {
+        self.shutdown.cancel();
+        // The send fails only if the thread has ended already.
+        self.commands.send(Command::Wake).ok();
+    }
+}
+
+/// The failure of a request that a stopping worker does not finish.
+pub(super) fn shutting_down() -> Failure {
+    Failure::new(Code::ShuttingDown, "the worker is stopping").hint("send the request again")
+}
