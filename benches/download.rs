@@ -1,17 +1,17 @@
-//! A download by the hive beside one by curl, which writes and checks nothing, and beside one by curl
-//! with `sha256sum` after it, which is what people do: the same file, from the same server on this
-//! machine's loopback, onto a disk of memory.
+//! Compares a download by the hive with one by curl, which verifies nothing, and with one by curl
+//! followed by `sha256sum`, which is what people do. All download the same file, from a server on this
+//! machine's loopback, to a file system in memory.
 //!
-//! `cargo bench --bench download`. The time that the hive waited for fsync is told apart: on a disk of
-//! memory it is next to nothing, and neither curl nor `sha256sum` calls it.
+//! `cargo bench --bench download`. The time that the hive waits for fsync is shown separately: in
+//! memory it is almost nothing, and neither curl nor `sha256sum` calls fsync.
 //!
-//! The seconds of processor time are of the client alone. Where they and the server's exceed what the
-//! cores give, no client can be faster.
+//! The processor seconds are those of the client alone. If they and the server's add up to all that
+//! the cores offer, no client can be faster.
 
 #![expect(clippy::disallowed_methods, reason = "a bench runs other programs, outside any job")]
 #![expect(clippy::print_stdout, reason = "figures are printed")]
 
-#[expect(dead_code, reason = "three are compared here, not two")]
+#[expect(dead_code, reason = "this bench compares three, not two")]
 mod paired;
 
 use std::fs;
@@ -34,7 +34,7 @@ fn main() {
     let (size, rounds) = if is_for_figures { (BIG, 15) } else { (SMALL, 1) };
     let has_curl = Command::new("curl").arg("--version").stdout(Stdio::null()).status().is_ok();
     if !has_curl {
-        println!("curl is not here: nothing to compare with");
+        println!("curl is not installed: there is nothing to compare with");
         return;
     }
     let shm = Path::new("/dev/shm");
@@ -98,7 +98,7 @@ fn curl(url: &str, target: &Path) {
     assert!(status.expect("curl").success());
 }
 
-/// A daemon that is killed where the bench ends early.
+/// A daemon that is killed when the bench ends early.
 struct Daemon(Child);
 
 impl Drop for Daemon {
@@ -108,19 +108,19 @@ impl Drop for Daemon {
     }
 }
 
-/// What a download by the hive took.
+/// The cost of a download by the hive.
 struct Download {
     /// From the request to the end of its stream.
     seconds: f64,
-    /// Of resident memory, at the peak.
+    /// Growth of the resident memory at its peak, in MiB.
     added_mib: f64,
-    /// Of the seconds, in milliseconds.
+    /// The part of `seconds` that was spent on fsync, in milliseconds.
     fsync_ms: f64,
     /// Processor time in seconds.
     busy: f64,
 }
 
-/// Downloads with a fresh hive.
+/// Downloads with a new hive.
 fn download(folder: &Path, url: &str) -> Download {
     let data = folder.join("hive");
     let child = Command::new(env!("CARGO_BIN_EXE_rbee-hive"))
@@ -149,7 +149,7 @@ fn download(folder: &Path, url: &str) -> Download {
     let took = begin.elapsed().as_secs_f64();
     let peak = resident(daemon.0.id(), "VmHWM:");
     let busy = processor_time(&daemon.0.id().to_string()) - busy_before;
-    // Told to programs alone.
+    // Only the typed stream has this message.
     let typed = request(&address, "GET", &format!("{path}?format=json"), "");
     let said = typed.split("The disk took ").nth(1).and_then(|rest| rest.split(' ').next());
     let fsync_ms = said.and_then(|number| number.parse().ok()).expect("the time of fsync");
@@ -158,12 +158,12 @@ fn download(folder: &Path, url: &str) -> Download {
     Download { seconds: took, added_mib: (peak - before) / 1024.0, fsync_ms, busy }
 }
 
-/// Processor time of a process in seconds, as Linux counts it: ticks of a hundredth.
+/// Processor time of a process in seconds. Linux counts it in ticks of a hundredth of a second.
 fn processor_time(pid: &str) -> f64 {
     fields_of(pid)[..2].iter().sum()
 }
 
-/// The same of this process's children that have ended.
+/// Processor time of this process's ended children, in seconds.
 fn children() -> f64 {
     fields_of("self")[2..].iter().sum()
 }
@@ -171,14 +171,14 @@ fn children() -> f64 {
 /// The fields `utime`, `stime`, `cutime` and `cstime` of `/proc/PID/stat`, in seconds.
 fn fields_of(pid: &str) -> [f64; 4] {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-    // After the name, which may hold anything but ends with the last bracket.
+    // The fields follow the name, which may contain any character and ends with the last bracket.
     let rest = stat.rsplit_once(')').map_or("", |(_, rest)| rest);
     let fields: Vec<_> = rest.split_whitespace().collect();
     let ticks = |at: usize| fields.get(at).and_then(|ticks| ticks.parse::<f64>().ok()).unwrap_or(0.0);
     [11, 12, 13, 14].map(|at| ticks(at) / 100.0)
 }
 
-/// A line of `/proc/PID/status`, in KiB.
+/// The value of a line of `/proc/PID/status`, in KiB.
 fn resident(pid: u32, key: &str) -> f64 {
     let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
     let line = status.lines().find_map(|line| line.strip_prefix(key)).unwrap_or("0");
@@ -199,7 +199,7 @@ fn request(address: &str, method: &str, path: &str, body: &str) -> String {
     answer
 }
 
-/// A sound GGUF file.
+/// A valid GGUF file of about `size` bytes.
 fn gguf(size: usize) -> Vec<u8> {
     let mut state = 88_172_645_463_325_252_u64;
     let mut data = Vec::with_capacity(size);
@@ -217,20 +217,20 @@ fn gguf(size: usize) -> Vec<u8> {
     file
 }
 
-/// Serves the file and ranges of it. Answers its URL.
+/// Serves the file and ranges of it. Returns its URL.
 fn serve(file: Arc<Vec<u8>>) -> String {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
     let url = format!("http://{}/model.gguf", listener.local_addr().expect("an address"));
     std::thread::spawn(move || {
         for stream in listener.incoming() {
             let (Ok(stream), file) = (stream, Arc::clone(&file)) else { continue };
-            std::thread::spawn(move || converse(stream, &file));
+            std::thread::spawn(move || serve_connection(stream, &file));
         }
     });
     url
 }
 
-fn converse(stream: TcpStream, file: &[u8]) {
+fn serve_connection(stream: TcpStream, file: &[u8]) {
     let mut writer = stream.try_clone().expect("the same socket");
     writer.set_write_timeout(Some(Duration::from_secs(60))).expect("a timeout");
     let mut lines = BufReader::new(stream).lines();
@@ -245,9 +245,9 @@ fn converse(stream: TcpStream, file: &[u8]) {
             continue;
         }
         let size = file.len();
-        let asked: Option<(usize, usize)> = range.take();
-        let (first, end) = asked.map_or((0, size), |(first, last)| (first, size.min(last + 1)));
-        let mut head = if asked.is_some() {
+        let requested: Option<(usize, usize)> = range.take();
+        let (first, end) = requested.map_or((0, size), |(first, last)| (first, size.min(last + 1)));
+        let mut head = if requested.is_some() {
             format!("HTTP/1.1 206 Partial Content\r\nContent-Range: bytes {first}-{}/{size}\r\n", end - 1)
         } else {
             "HTTP/1.1 200 OK\r\n".to_owned()

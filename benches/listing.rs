@@ -1,12 +1,12 @@
-//! The listing of 2,000 models, when their headers have been read before: what a page or a client that
-//! asks again and again makes the hive do.
+//! Measures the listing of 2,000 models whose headers were read before, as for a page or a client that
+//! lists the models repeatedly.
 //!
-//! `cargo bench --bench listing`. The models are in all the places that are looked at: a folder of the
-//! user's, the Hugging Face cache, and the hive's own store, with a record for each.
+//! `cargo bench --bench listing`. The models are in all the places that the catalog lists: a folder of
+//! the user, the Hugging Face cache, and the hive's store, which has a record for each.
 
 #![expect(clippy::print_stdout, reason = "figures are printed")]
 
-#[expect(dead_code, reason = "nothing is compared here")]
+#[expect(dead_code, reason = "this bench compares nothing")]
 mod paired;
 
 use std::fs;
@@ -19,11 +19,11 @@ use rbee_hive::config::Config;
 use rbee_hive::models::Catalog;
 use rbee_hive::models::gguf::{TensorType, Value, Writer};
 
-/// As in the program.
+/// The same allocator as in the program.
 #[global_allocator]
 static ALLOCATOR: MiMalloc = MiMalloc;
 
-/// For so long the hive does not rely on a file's time of change.
+/// How long after a change the hive does not rely on a file's modification time.
 const FRESH: Duration = Duration::from_secs(3);
 
 fn main() {
@@ -39,15 +39,15 @@ fn main() {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().expect("a runtime");
     let catalog = Catalog::new(&config).expect("a catalog");
     for number in 0..models / 2 {
-        put(&root.join(format!("models/family-{}/model-{number}.gguf", number % 40)), number);
+        write_model(&root.join(format!("models/family-{}/model-{number}.gguf", number % 40)), number);
     }
     for number in 0..models / 4 {
-        in_hub(&root.join("hub"), number);
+        write_to_hub_cache(&root.join("hub"), number);
     }
     for number in 0..models / 4 {
         let path = root.join(format!("elsewhere/import-{number}.gguf"));
-        put(&path, number);
-        link(&config.data_dir.join("models"), &path);
+        write_model(&path, number);
+        import(&config.data_dir.join("models"), &path);
     }
 
     let begin = Instant::now();
@@ -76,8 +76,8 @@ fn milliseconds(time: Duration) -> f64 {
     time.as_secs_f64() * 1000.0
 }
 
-/// A small model, no two alike.
-fn put(path: &Path, number: usize) {
+/// Writes a small model, different for each number.
+fn write_model(path: &Path, number: usize) {
     let mut writer = Writer::default();
     writer.metadata("general.architecture", Value::String("llama".to_owned()));
     writer.metadata("general.name", Value::String(format!("model {number}")));
@@ -89,11 +89,11 @@ fn put(path: &Path, number: usize) {
     fs::write(path, file).expect("a file");
 }
 
-/// A model as huggingface_hub puts it into its cache.
-fn in_hub(cache: &Path, number: usize) {
+/// Writes a model in the layout of huggingface_hub's cache.
+fn write_to_hub_cache(cache: &Path, number: usize) {
     let (commit, blob) = (format!("{number:040x}"), format!("{number:064x}"));
     let folder = cache.join(format!("models--org--model-{number}-GGUF"));
-    put(&folder.join("blobs").join(&blob), number);
+    write_model(&folder.join("blobs").join(&blob), number);
     fs::create_dir_all(folder.join("refs")).expect("a folder");
     fs::write(folder.join("refs/main"), &commit).expect("a file");
     let snapshot = folder.join("snapshots").join(&commit);
@@ -102,8 +102,8 @@ fn in_hub(cache: &Path, number: usize) {
     std::os::unix::fs::symlink(Path::new("../../blobs").join(&blob), link).expect("a link");
 }
 
-/// An import as the hive puts it into its store; by the hive itself each would be a listing.
-fn link(store: &Path, file: &Path) {
+/// Adds an imported file to the store. An import by the hive itself would list all models each time.
+fn import(store: &Path, file: &Path) {
     let name = file.file_name().and_then(|name| name.to_str()).expect("text");
     std::os::unix::fs::symlink(file, store.join(name)).expect("a link");
     let record = serde_json::json!({

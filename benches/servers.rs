@@ -1,4 +1,5 @@
-//! What is measured: the real hive, and the least that axum needs for the same exchange.
+//! The servers that the benches measure: the real hive, and a minimal axum server that answers the
+//! same requests.
 
 use std::convert::Infallible;
 use std::net::SocketAddr;
@@ -31,7 +32,7 @@ pub(crate) struct Server {
 }
 
 impl Server {
-    /// A hive whose catalog has so many models.
+    /// A hive with this number of models in its catalog.
     pub(crate) fn hive(runtime: &Runtime, models: usize) -> Self {
         Self::start_hive(runtime, models, Faults::default())
     }
@@ -49,7 +50,7 @@ impl Server {
             port: 0,
             data_dir: dir.path().join("data"),
             models_dirs: vec![models_dir],
-            // None: what lies in the machine's own cache must not be measured.
+            // No hub cache: the machine's own must not be measured.
             hub_cache: Some(PathBuf::new()),
             worker_program: Some(PathBuf::from(env!("CARGO_BIN_EXE_rbee-hive"))),
             faults,
@@ -71,7 +72,8 @@ impl Server {
         Self { address, stop, running, _dir: Some(dir) }
     }
 
-    /// Two axum handlers: one takes a POST and names a stream, the other streams three events.
+    /// A minimal axum server. One route takes a POST and returns a stream's URL, another streams three
+    /// events, and the route `/idle` sends one event and then nothing.
     pub(crate) fn bare(runtime: &Runtime) -> Self {
         let app = Router::new()
             .route("/v1/jobs", post(submit))
@@ -109,7 +111,7 @@ fn write_models(dir: &Path, count: usize) {
     std::fs::create_dir_all(dir).expect("a temporary folder");
     let path = |index: usize| dir.join(format!("sample-{index}.gguf"));
     for index in 0..count {
-        // Copies, not links: the catalog lists a file once, however many names it has.
+        // Copies, not links: the catalog lists a file once, even if it has several names.
         if index == 0 {
             SampleModel::default().write(&path(0)).expect("a small model");
         } else {

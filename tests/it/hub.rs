@@ -1,4 +1,5 @@
-//! Models from the Hugging Face Hub: every name, every refusal, and the cache that all tools share.
+//! Models from the Hugging Face Hub and the Ollama registry: names, refusals, and the hub cache that is
+//! shared with other tools.
 
 use std::fs;
 use std::os::unix::fs::symlink;
@@ -10,7 +11,7 @@ use sha2::{Digest, Sha256};
 use crate::support::hub::{Access, FakeHub, TOKEN, hex};
 use crate::support::{TestHive, executable, nowhere, soon, until, write_model};
 
-/// A hive that knows this hub, and its token if `has_token`.
+/// A hive that uses this hub, with the hub's token if `has_token`.
 async fn hive(hub: &FakeHub, has_token: bool) -> TestHive {
     hive_in(tempfile::tempdir().expect("a temporary folder"), hub, has_token).await
 }
@@ -28,7 +29,7 @@ async fn hive_in(dir: tempfile::TempDir, hub: &FakeHub, has_token: bool) -> Test
     .await
 }
 
-/// The bytes of a small model that really runs.
+/// The bytes of a small model that a worker can run.
 fn model(stem: &str) -> Vec<u8> {
     let dir = tempfile::tempdir().expect("a temporary folder");
     fs::read(write_model(dir.path(), stem)).expect("the model")
@@ -46,7 +47,7 @@ fn download(name: &str) -> Value {
     json!({ "ModelDownload": { "model": name } })
 }
 
-/// What lies beneath a folder: files and links, without those that are only for locking.
+/// The files and links beneath a folder, without those for locking and the cache's tag.
 fn files_beneath(folder: &Path) -> Vec<PathBuf> {
     walkdir::WalkDir::new(folder)
         .into_iter()
@@ -59,7 +60,7 @@ fn files_beneath(folder: &Path) -> Vec<PathBuf> {
 }
 
 #[tokio::test]
-async fn a_model_lands_in_the_cache_of_all_tools_and_runs_and_is_the_hives_own() {
+async fn a_downloaded_model_is_in_the_hub_cache_runs_and_can_be_deleted() {
     let hub = FakeHub::start().await;
     let (small, large) = (model("tiny-q8"), model("tiny-f16"));
     let files: [(&str, &[u8]); 3] =
@@ -89,7 +90,7 @@ async fn a_model_lands_in_the_cache_of_all_tools_and_runs_and_is_the_hives_own()
     assert_eq!(asked[0], ("GET", "/api/models/org/tiny-GGUF/revision/main"));
     assert_eq!(asked[1], ("HEAD", &*format!("/org/tiny-GGUF/resolve/{commit}/tiny-Q8_0.gguf")));
 
-    // A second time nothing is fetched.
+    // A second download fetches nothing.
     let sent = hub.sent();
     let stream = hive.run(&download("hf:org/tiny-GGUF/tiny-Q8_0.gguf@main")).await;
     assert!(stream.ends_with("data: [DONE]\n\n"), "{stream}");
@@ -99,7 +100,7 @@ async fn a_model_lands_in_the_cache_of_all_tools_and_runs_and_is_the_hives_own()
     assert_eq!(worker["model"], "org/tiny-GGUF:Q8_0");
     hive.succeed(&json!({ "ModelUnload": { "id": "org/tiny-GGUF:Q8_0" } })).await;
 
-    // What the hive fetched is its own to delete, after a restart too.
+    // After a restart the hive still knows that it fetched the model, and may delete it.
     let hive = hive_in(hive.stop().await, &hub, true).await;
     let deleted = hive.succeed(&json!({ "ModelDelete": { "id": "org/tiny-GGUF:Q8_0" } })).await;
     assert_eq!(deleted["freed_bytes"], small.len());
@@ -109,7 +110,7 @@ async fn a_model_lands_in_the_cache_of_all_tools_and_runs_and_is_the_hives_own()
 }
 
 #[tokio::test]
-async fn no_choice_and_a_wrong_one_list_the_models_with_their_sizes() {
+async fn a_missing_or_wrong_choice_lists_the_models_with_their_sizes() {
     let hub = FakeHub::start().await;
     let bytes = model("m");
     let names = ["m-Q2_K.gguf", "m-Q4_K_M.gguf", "sub/m-Q8_0.gguf", "mmproj-m-F16.gguf", "README.md"];
@@ -141,7 +142,7 @@ async fn no_choice_and_a_wrong_one_list_the_models_with_their_sizes() {
 }
 
 #[tokio::test]
-async fn each_refusal_is_an_error_of_its_own_with_its_next_step() {
+async fn each_refusal_of_the_hub_has_its_own_code_and_hint() {
     let hub = FakeHub::start().await;
     let bytes = model("m");
     for (repo, access) in [
@@ -153,7 +154,7 @@ async fn each_refusal_is_an_error_of_its_own_with_its_next_step() {
         hub.commit(repo, "main", &[("m-Q8_0.gguf", &bytes)]);
         hub.set_access(repo, access);
     }
-    let stranger = hive(&hub, false).await;
+    let without_token = hive(&hub, false).await;
     for (name, code, hint) in [
         ("org/gated", "source_gated", "ask for access on"),
         ("org/private", "source_unauthorized", "HF_TOKEN"),
@@ -161,33 +162,33 @@ async fn each_refusal_is_an_error_of_its_own_with_its_next_step() {
         ("org/public@no-such", "revision_not_found", "main"),
         ("org/public/other.gguf", "source_not_found", "give org/public alone"),
     ] {
-        let failure = stranger.fail(&download(name)).await;
+        let failure = without_token.fail(&download(name)).await;
         assert_eq!(failure["code"], code, "{name}: {failure}");
         assert!(failure["hint"].as_str().unwrap().contains(hint), "{name}: {failure}");
     }
-    stranger.stop().await;
+    without_token.stop().await;
 
-    let known = hive(&hub, true).await;
+    let with_token = hive(&hub, true).await;
     for (name, code, hint) in [
         ("org/closed", "source_gated", "ask for access on"),
         ("org/missing", "repository_not_found", "check its name"),
     ] {
-        let failure = known.fail(&download(name)).await;
+        let failure = with_token.fail(&download(name)).await;
         assert_eq!(failure["code"], code, "{name}: {failure}");
         assert!(failure["hint"].as_str().unwrap().contains(hint), "{name}: {failure}");
     }
     for (name, gated) in [("org/gated", true), ("org/public", false)] {
         let plan = json!({ "ModelDownload": { "model": name, "dry_run": true } });
-        assert_eq!(known.succeed(&plan).await["gated"], gated, "{name}");
+        assert_eq!(with_token.succeed(&plan).await["gated"], gated, "{name}");
     }
     for name in ["org/gated", "org/private"] {
-        assert_eq!(known.succeed(&download(name)).await["status"], "available");
+        assert_eq!(with_token.succeed(&download(name)).await["status"], "available");
     }
-    known.stop().await;
+    with_token.stop().await;
 }
 
 #[tokio::test]
-async fn a_token_that_the_hub_does_not_know_is_told_apart() {
+async fn a_token_that_the_hub_rejects_is_reported() {
     let hub = FakeHub::start().await;
     hub.commit("org/m", "main", &[("m-Q8_0.gguf", &model("m"))]);
     let dir = tempfile::tempdir().unwrap();
@@ -205,7 +206,7 @@ async fn a_token_that_the_hub_does_not_know_is_told_apart() {
 }
 
 #[tokio::test]
-async fn a_split_model_is_one_model() {
+async fn a_split_model_is_listed_downloaded_and_deleted_as_one() {
     let hub = FakeHub::start().await;
     let parts = [model("part-1"), model("part-2"), model("part-3")];
     let names: Vec<_> = (1..=3).map(|n| format!("Q4_K_M/big-Q4_K_M-0000{n}-of-00003.gguf")).collect();
@@ -218,7 +219,7 @@ async fn a_split_model_is_one_model() {
     assert_eq!((&got["status"], &got["revision"]), (&json!("available"), &json!(commit)));
     assert_eq!(hub.sent(), total as u64);
 
-    // One part goes: only that one comes again.
+    // After one part is removed, only that part is downloaded again.
     let blob = folder(&hive, "org/big").join("blobs").join(sha256(&parts[1]));
     fs::remove_file(&blob).unwrap();
     let listed = hive.succeed(&json!({ "ModelGet": { "id": "org/big:Q4_K_M" } })).await;
@@ -233,7 +234,7 @@ async fn a_split_model_is_one_model() {
 }
 
 #[tokio::test]
-async fn what_other_tools_put_into_the_cache_is_used_in_place_and_deleted_only_by_force() {
+async fn files_of_other_tools_in_the_cache_are_used_and_deleted_only_by_force() {
     let hub = FakeHub::start().await;
     let bytes = model("m");
     let commit = hub.commit("org/m", "main", &[("m-Q8_0.gguf", &bytes)]);
@@ -242,7 +243,7 @@ async fn what_other_tools_put_into_the_cache_is_used_in_place_and_deleted_only_b
     fs::create_dir_all(blob.parent().unwrap()).unwrap();
     fs::write(&blob, &bytes).unwrap();
 
-    // Its contents are there, though no snapshot leads to them yet.
+    // The blob is there, though no snapshot links to it yet.
     let got = hive.succeed(&download("org/m")).await;
     assert_eq!((&got["id"], &got["revision"]), (&json!("org/m:Q8_0"), &json!(commit)));
     assert_eq!(hub.sent(), 0);
@@ -251,7 +252,7 @@ async fn what_other_tools_put_into_the_cache_is_used_in_place_and_deleted_only_b
     let deleted = hive.succeed(&json!({ "ModelDelete": { "id": "org/m:Q8_0", "force": true } })).await;
     assert_eq!(deleted["freed_bytes"], bytes.len());
 
-    // A damaged one is fetched again.
+    // A damaged blob is fetched again.
     fs::create_dir_all(blob.parent().unwrap()).unwrap();
     fs::write(&blob, &bytes[..bytes.len() - 1]).unwrap();
     hive.succeed(&download("org/m")).await;
@@ -260,7 +261,7 @@ async fn what_other_tools_put_into_the_cache_is_used_in_place_and_deleted_only_b
 }
 
 #[tokio::test]
-async fn a_dry_run_plans_and_leaves_nothing() {
+async fn a_dry_run_returns_the_plan_and_writes_nothing() {
     let hub = FakeHub::start().await;
     let bytes = model("m");
     hub.commit("org/m", "main", &[("m-Q8_0.gguf", &bytes), ("m-Q4_0.gguf", &model("n"))]);
@@ -277,7 +278,7 @@ async fn a_dry_run_plans_and_leaves_nothing() {
 }
 
 #[tokio::test]
-async fn revisions_are_branches_tags_and_commits() {
+async fn a_revision_is_a_branch_a_tag_a_reference_or_a_commit() {
     let hub = FakeHub::start().await;
     let (old, new) = (model("old"), model("new"));
     let first = hub.commit("org/m", "v1", &[("m-Q8_0.gguf", &old)]);
@@ -289,7 +290,7 @@ async fn revisions_are_branches_tags_and_commits() {
     assert_eq!(get(json!({ "model": "org/m", "revision": "v1" })).await["revision"], first);
     let sent = hub.sent();
     assert_eq!(get(json!({ "model": "org/m@refs/pr/1" })).await["revision"], first);
-    // A commit that is here needs no question.
+    // For a commit that is in the cache, the hub is not asked.
     let seen = hub.seen().len();
     assert_eq!(get(json!({ "model": format!("org/m:Q8_0@{first}") })).await["revision"], first);
     assert_eq!((hub.seen().len(), hub.sent()), (seen, sent));
@@ -299,7 +300,7 @@ async fn revisions_are_branches_tags_and_commits() {
     let failure = hive.fail(&json!({ "ModelDownload": { "model": "org/m@v1", "revision": "v2" } })).await;
     assert_eq!(failure["code"], "invalid_field");
 
-    // One snapshot goes; the other keeps its blob.
+    // Deleting one snapshot keeps the blob of the other.
     let models = hive.succeed(&json!({ "ModelList": {} })).await;
     assert_eq!(models.as_array().unwrap().len(), 2, "{models}");
     let of_old = models.as_array().unwrap().iter().find(|model| model["revision"] == first).unwrap();
@@ -310,7 +311,7 @@ async fn revisions_are_branches_tags_and_commits() {
 }
 
 #[tokio::test]
-async fn offline_the_cache_alone_answers() {
+async fn offline_only_the_cache_is_used() {
     let hub = FakeHub::start().await;
     let bytes = model("m");
     hub.commit("org/m", "main", &[("m-Q8_0.gguf", &bytes)]);
@@ -333,7 +334,7 @@ async fn offline_the_cache_alone_answers() {
     }
     assert_eq!(hub.seen().len(), seen, "nobody was asked");
 
-    // Not told to be offline, but in fact without a hub.
+    // Not set to offline, but the hub cannot be reached.
     let dir = offline.stop().await;
     let alone = TestHive::start_in(dir, |config| config.hub_cache = Some(cache)).await;
     let stream = alone.run(&download("org/m")).await;
@@ -344,7 +345,7 @@ async fn offline_the_cache_alone_answers() {
 }
 
 #[tokio::test]
-async fn a_busy_hub_is_asked_again_and_a_damaged_file_never_kept() {
+async fn a_busy_hub_is_asked_again_and_a_damaged_file_is_not_kept() {
     let hub = FakeHub::start().await;
     let (good, bad) = (model("good"), model("bad"));
     hub.commit("org/good", "main", &[("m-Q8_0.gguf", &good)]);
@@ -365,7 +366,7 @@ async fn a_busy_hub_is_asked_again_and_a_damaged_file_never_kept() {
 }
 
 #[tokio::test]
-async fn the_lock_of_huggingface_hub_is_waited_for() {
+async fn a_download_waits_for_the_lock_of_huggingface_hub() {
     let hub = FakeHub::start().await;
     let bytes = model("m");
     hub.commit("org/m", "main", &[("m-Q8_0.gguf", &bytes)]);
@@ -375,10 +376,10 @@ async fn the_lock_of_huggingface_hub_is_waited_for() {
     let held = fs::File::create(&lock).unwrap();
     held.lock().unwrap();
     let job = hive.submit(&download("org/m")).await;
-    let (mut told, mut stream) = (String::new(), hive.get(&format!("/v1/jobs/{job}/stream")).await);
-    while !told.contains("Another process is writing") {
+    let (mut text, mut stream) = (String::new(), hive.get(&format!("/v1/jobs/{job}/stream")).await);
+    while !text.contains("Another process is writing") {
         let piece = soon("word of the lock", stream.chunk()).await.unwrap().expect("more of the stream");
-        told += &String::from_utf8_lossy(&piece);
+        text += &String::from_utf8_lossy(&piece);
     }
     assert_eq!(hub.sent(), 0);
     drop(held);
@@ -389,7 +390,7 @@ async fn the_lock_of_huggingface_hub_is_waited_for() {
 }
 
 #[tokio::test]
-async fn a_cancelled_download_is_listed_and_gone_on_with_or_deleted() {
+async fn a_cancelled_download_is_listed_and_can_be_resumed() {
     let hub = FakeHub::start().await;
     let mut bytes = model("m");
     // Bytes after the last tensor are allowed; they make the transfer long enough to be cancelled.
@@ -431,7 +432,7 @@ async fn a_cancelled_download_is_listed_and_gone_on_with_or_deleted() {
 }
 
 #[tokio::test]
-async fn a_cache_whose_blobs_are_shared_by_links_is_deleted_link_by_link() {
+async fn deleting_a_blob_that_is_a_link_keeps_the_links_target() {
     let hub = FakeHub::start().await;
     let bytes = model("m");
     let commit = hub.commit("org/m", "main", &[("m-Q8_0.gguf", &bytes)]);
@@ -451,7 +452,7 @@ async fn a_cache_whose_blobs_are_shared_by_links_is_deleted_link_by_link() {
 }
 
 #[tokio::test]
-async fn a_model_of_ollamas_library_lands_in_the_store() {
+async fn a_model_of_the_ollama_registry_is_downloaded_into_the_store() {
     let registry = FakeHub::start().await;
     let bytes = model("smollm");
     registry.push("library/smollm:135m", &bytes);
@@ -476,7 +477,7 @@ async fn a_model_of_ollamas_library_lands_in_the_store() {
     hive.stop().await;
 }
 
-/// Runs `rbee-hive quickstart` with that hub, and gives what it showed.
+/// Runs `rbee-hive quickstart` with this hub and returns its output.
 async fn quickstart(dir: &Path, endpoint: &str) -> String {
     let mut command = command_of(&executable());
     command.args(["quickstart", "--exit", "--port", "0", "--data-dir"]).arg(dir.join("data"));
@@ -491,7 +492,7 @@ async fn quickstart(dir: &Path, endpoint: &str) -> String {
 }
 
 #[tokio::test]
-async fn the_quickstart_fetches_a_real_model_and_without_a_hub_makes_its_own() {
+async fn the_quickstart_downloads_a_model_or_makes_one_without_a_hub() {
     let hub = FakeHub::start().await;
     let repo = "HuggingFaceTB/SmolLM2-360M-Instruct-GGUF";
     hub.commit(
@@ -510,8 +511,8 @@ async fn the_quickstart_fetches_a_real_model_and_without_a_hub_makes_its_own() {
     assert!(shown.contains("{\"ModelLoad\":{\"id\":\"rbee-quickstart\"}}"), "{shown}");
 }
 
-/// The real client of the Hub, where this machine has it: what it downloads from our hub, what it
-/// finds of ours in the cache, and what we find of its.
+/// Runs the Hub's real client, if this machine has it. It downloads from the test's hub, finds the
+/// hive's files in the cache, and the hive finds its files.
 #[tokio::test]
 async fn huggingface_hub_and_the_hive_share_one_cache() {
     let Some(python) = python_with_huggingface_hub().await else { return };
@@ -541,7 +542,7 @@ print("scanned", sorted(repo.repo_id for repo in cache.repos))
     assert!(output.contains("read hi") && output.contains("['org/ours', 'org/theirs']"), "{output}");
     assert_eq!(hub.sent() - sent, theirs.len() as u64, "it fetched its own file only");
 
-    // And what it put there is used in place, without a byte.
+    // The hive uses the client's file in place, without a transfer.
     let sent = hub.sent();
     let got = hive.succeed(&download("org/theirs:Q8_0")).await;
     assert_eq!((&got["status"], hub.sent()), (&json!("available"), sent));
@@ -549,7 +550,7 @@ print("scanned", sorted(repo.repo_id for repo in cache.repos))
     hive.stop().await;
 }
 
-/// `RBEE_TEST_PYTHON`, which must then have the package, else `python3` if it has.
+/// The Python of `RBEE_TEST_PYTHON`, which must have the package, else `python3` if it has the package.
 async fn python_with_huggingface_hub() -> Option<String> {
     let named = std::env::var("RBEE_TEST_PYTHON").ok();
     let python = named.clone().unwrap_or_else(|| "python3".to_owned());
@@ -558,12 +559,12 @@ async fn python_with_huggingface_hub() -> Option<String> {
         return Some(python);
     }
     assert!(named.is_none(), "RBEE_TEST_PYTHON must have huggingface_hub: pip install huggingface_hub");
-    skipped(&python);
+    report_skipped(&python);
     None
 }
 
-#[expect(clippy::print_stderr, reason = "who runs the tests must know what they did not show")]
-fn skipped(python: &str) {
+#[expect(clippy::print_stderr, reason = "the person who runs the tests must know what was skipped")]
+fn report_skipped(python: &str) {
     eprintln!("skipped: {python} has no package huggingface_hub");
 }
 

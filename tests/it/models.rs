@@ -1,4 +1,4 @@
-//! Models as they come, are found and go: folders, the Hugging Face cache, imports, downloads.
+//! Listing, importing, downloading and deleting models: folders, the hub cache, files and URLs.
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::os::unix::fs::symlink;
@@ -14,7 +14,7 @@ use tokio::net::TcpListener;
 
 use crate::support::{TestHive, data_lines, soon, typed, until, write_model};
 
-/// A small file that is a sound model to the catalog; `filler` makes it larger.
+/// A small GGUF file that the catalog accepts; `filler` is the number of bytes to add.
 fn gguf(name: &str, filler: usize) -> Vec<u8> {
     let mut writer = Writer::default();
     writer
@@ -49,7 +49,7 @@ fn ids(models: &[Value]) -> Vec<&str> {
     models.iter().map(|model| model["id"].as_str().expect("an id")).collect()
 }
 
-/// What the hive itself keeps in its store.
+/// The names of the files in the hive's store.
 fn stored(hive: &TestHive) -> Vec<String> {
     let entries = std::fs::read_dir(hive.dir().join("data/models")).expect("the store");
     let mut names: Vec<_> =
@@ -66,7 +66,7 @@ fn file(path: &Path) -> Value {
     download(&format!("file:{}", path.display()))
 }
 
-/// A repository of the cache, as huggingface_hub lays it out. Gives its snapshot's folder.
+/// Writes a repository of the hub cache in huggingface_hub's layout. Returns the snapshot's folder.
 fn hub_repository(hub: &Path, repo: &str, revision: &str, files: &[(&str, &[u8])]) -> PathBuf {
     let folder = hub.join(format!("models--{}", repo.replace('/', "--")));
     let snapshot = folder.join("snapshots").join(revision);
@@ -82,7 +82,7 @@ fn hub_repository(hub: &Path, repo: &str, revision: &str, files: &[(&str, &[u8])
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn folders_and_the_hubs_cache_are_listed_where_they_are() {
+async fn models_in_folders_and_in_the_hub_cache_are_listed_in_place() {
     let outside = tempfile::tempdir().expect("a folder");
     let hub = outside.path().join("hub");
     let quantized = gguf("q4", 0);
@@ -149,14 +149,14 @@ async fn folders_and_the_hubs_cache_are_listed_where_they_are() {
     let broken = hive.succeed(&json!({ "ModelGet": { "id": "broken" } })).await;
     assert_eq!(broken["status"], "corrupt", "{broken}");
     assert!(broken["status_detail"].is_string(), "{broken}");
-    // A name that two have needs the id; a name that one has is enough.
+    // A name that two models have is ambiguous; a name that one model has is enough.
     let both = hive.fail(&json!({ "ModelGet": { "id": "small-F16" } })).await;
     assert_eq!(both["code"], "model_ambiguous");
     assert!(both["message"].as_str().is_some_and(|text| text.contains("a/small-F16.gguf, acme")), "{both}");
     let named = hive.succeed(&json!({ "ModelGet": { "id": "small-Q8_0" } })).await;
     assert_eq!(named["id"], "acme/small-GGUF:Q8_0");
 
-    // What the hive did not put there it does not delete unasked.
+    // A file that the hive did not put there is deleted only by force.
     let delete = |id: &str, force: bool| json!({ "ModelDelete": { "id": id, "force": force } });
     for (id, path) in
         [("acme/small-GGUF:Q4_K_M", snapshot.join("small-Q4_K_M.gguf")), ("chat", mine.join("chat.gguf"))]
@@ -164,7 +164,7 @@ async fn folders_and_the_hubs_cache_are_listed_where_they_are() {
         let failure = hive.fail(&delete(id, false)).await;
         assert_eq!(failure["code"], "not_owned");
         let text = failure["message"].as_str().expect("a message");
-        // Of two of a name, which one kept it depends on the folders' paths.
+        // Which of two models with the same name has it as its id depends on the folders' paths.
         let path = models
             .iter()
             .find(|model| model["id"] == id)
@@ -183,7 +183,7 @@ async fn folders_and_the_hubs_cache_are_listed_where_they_are() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_import_is_a_link_and_only_the_link_goes() {
+async fn an_import_is_a_link_and_deleting_it_keeps_the_file() {
     let hive = TestHive::start().await;
     let outside = tempfile::tempdir().expect("a folder");
     let original = outside.path().join("guest.gguf");
@@ -205,7 +205,7 @@ async fn an_import_is_a_link_and_only_the_link_goes() {
     assert_eq!(stored(&hive), ["guest.gguf", "guest.gguf.json"]);
     assert_eq!(hive.succeed(&file(&original)).await["id"], "guest", "twice is once");
 
-    // Another file of that name is not put in its place unasked.
+    // Another file of that name replaces it only by force.
     let namesake = outside.path().join("elsewhere/guest.gguf");
     put(&namesake, &gguf("namesake", 0));
     let taken = hive.fail(&file(&namesake)).await;
@@ -246,7 +246,7 @@ async fn an_import_is_a_link_and_only_the_link_goes() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_model_in_use_stays_until_force_stops_its_worker() {
+async fn a_model_in_use_is_deleted_only_by_force_which_stops_its_worker() {
     let hive = TestHive::start().await;
     let path = write_model(&hive.models_dir(), "busy");
     let worker = hive.load("busy").await;
@@ -266,20 +266,20 @@ async fn a_model_in_use_stays_until_force_stops_its_worker() {
     hive.stop().await;
 }
 
-/// What the server of a download does with one path.
+/// How the download server answers for a path.
 #[derive(Clone)]
 enum Answer {
-    /// The whole file.
+    /// The complete file.
     Whole(Vec<u8>),
-    /// The head of a larger file than what follows before the end.
+    /// The length of a larger file, these bytes of it, and the end of the connection.
     Short(Vec<u8>, usize),
-    /// The head of a larger file, what there is of it, and then silence.
+    /// The length of a larger file, these bytes of it, and then nothing, on an open connection.
     Hang(Vec<u8>, usize),
-    /// A page with 200.
+    /// An HTML page with status 200.
     Page,
-    /// This status with a body that must not be passed on.
+    /// This status, with a body that must not be shown to users.
     Status(&'static str),
-    /// A redirect.
+    /// A redirect to this location.
     Redirect(String),
 }
 
@@ -288,7 +288,8 @@ const PRIVATE: &str = "internal words of another server";
 /// A server on loopback.
 struct Server {
     address: SocketAddr,
-    asked: Arc<AtomicUsize>,
+    /// How many requests have arrived.
+    requests: Arc<AtomicUsize>,
     serving: tokio::task::JoinHandle<()>,
 }
 
@@ -296,8 +297,8 @@ impl Server {
     async fn start(answers: impl Fn(SocketAddr, &str) -> Answer + Send + Sync + 'static) -> Self {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.expect("a port");
         let address = listener.local_addr().expect("an address");
-        let asked = Arc::new(AtomicUsize::new(0));
-        let (count, answers) = (Arc::clone(&asked), Arc::new(answers));
+        let requests = Arc::new(AtomicUsize::new(0));
+        let (count, answers) = (Arc::clone(&requests), Arc::new(answers));
         let serving = rbee_hive::spawn::detached(async move {
             while let Ok((mut stream, _)) = listener.accept().await {
                 let (count, answers) = (Arc::clone(&count), Arc::clone(&answers));
@@ -310,19 +311,19 @@ impl Server {
                     count.fetch_add(1, Ordering::SeqCst);
                     let head = String::from_utf8(head).expect("ASCII");
                     let path = head.split(' ').nth(1).expect("a path").to_owned();
-                    let (head, body, hangs) = spoken(answers(address, &path));
+                    let (head, body, hangs) = response(answers(address, &path));
                     let _gone = stream
                         .write_all(format!("HTTP/1.1 {head}\r\nConnection: close\r\n\r\n").as_bytes())
                         .await;
                     let _gone = stream.write_all(&body).await;
                     if hangs {
-                        // Until the other side closes.
+                        // Until the client closes the connection.
                         let _closed = stream.read_u8().await;
                     }
                 });
             }
         });
-        Self { address, asked, serving }
+        Self { address, requests, serving }
     }
 
     fn url(&self, path: &str) -> String {
@@ -337,7 +338,7 @@ impl Drop for Server {
 }
 
 /// The head, the body, and whether the connection stays open after it.
-fn spoken(answer: Answer) -> (String, Vec<u8>, bool) {
+fn response(answer: Answer) -> (String, Vec<u8>, bool) {
     let ok = |length: usize| {
         format!("200 OK\r\nContent-Type: application/octet-stream\r\nContent-Length: {length}")
     };
@@ -363,7 +364,7 @@ fn spoken(answer: Answer) -> (String, Vec<u8>, bool) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_download_is_planned_fetched_and_deleted() {
+async fn a_download_is_planned_performed_and_deleted() {
     let hive = TestHive::start().await;
     let bytes = gguf("far", 300_000);
     let body = bytes.clone();
@@ -394,9 +395,9 @@ async fn a_download_is_planned_fetched_and_deleted() {
     assert_eq!(std::fs::read(model["path"].as_str().expect("a path")).expect("the file"), bytes);
     assert_eq!(stored(&hive), ["far.gguf", "far.gguf.json"]);
 
-    let asked = server.asked.load(Ordering::SeqCst);
+    let requests = server.requests.load(Ordering::SeqCst);
     assert_eq!(hive.succeed(&download(&url)).await["id"], "far");
-    assert_eq!(server.asked.load(Ordering::SeqCst), asked, "what is here is not fetched again");
+    assert_eq!(server.requests.load(Ordering::SeqCst), requests, "what is here is not fetched again");
     let plan = hive.succeed(&json!({ "ModelDownload": { "model": url, "dry_run": true } })).await;
     assert_eq!((&plan["already_present"], &plan["transfer_bytes"]), (&json!(true), &json!(0)));
     let deleted = hive.succeed(&json!({ "ModelDelete": { "id": "far" } })).await;
@@ -406,7 +407,7 @@ async fn a_download_is_planned_fetched_and_deleted() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_download_that_is_not_what_it_should_be_leaves_nothing() {
+async fn a_failed_download_leaves_no_file() {
     let hive = TestHive::start().await;
     let sound = gguf("far", 100_000);
     let body = sound.clone();
@@ -454,13 +455,13 @@ async fn a_download_that_is_not_what_it_should_be_leaves_nothing() {
         assert!(stored(&hive).is_empty(), "{path} leaves {:?}", stored(&hive));
     }
     assert!(list(&hive).await.is_empty());
-    // The last of these wanted the sound file, and can have it.
+    // The valid file can still be downloaded.
     hive.succeed(&download(&server.url("/far.gguf"))).await;
     hive.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_cancelled_download_leaves_nothing_and_says_so() {
+async fn a_cancelled_download_that_cannot_be_resumed_removes_its_partial() {
     let hive = TestHive::start().await;
     let bytes = gguf("far", 400_000);
     let server = Server::start(move |_, _| Answer::Hang(bytes[..200_000].to_vec(), bytes.len())).await;
@@ -472,7 +473,7 @@ async fn a_cancelled_download_leaves_nothing_and_says_so() {
     })
     .await;
     assert_eq!((&partial["id"], &partial["status"]), (&json!("far"), &json!("downloading")));
-    // Nothing can be done with it meanwhile, and nobody fetches it twice.
+    // Until it ends, the model can be neither loaded nor deleted, and a second download joins it.
     assert_eq!(hive.fail(&json!({ "ModelLoad": { "id": "far" } })).await["code"], "model_in_use");
     assert_eq!(
         hive.fail(&json!({ "ModelDelete": { "id": "far", "force": true } })).await["code"],
@@ -480,10 +481,10 @@ async fn a_cancelled_download_leaves_nothing_and_says_so() {
     );
     let second = hive.submit(&download(&url)).await;
     let mut joining = hive.get(&format!("/v1/jobs/{second}/stream")).await;
-    let mut said = String::new();
-    while !said.contains("joined it") {
+    let mut text = String::new();
+    while !text.contains("joined it") {
         let piece = soon("the second job to join", joining.chunk()).await.expect("a stream");
-        said += &String::from_utf8_lossy(&piece.expect("more"));
+        text += &String::from_utf8_lossy(&piece.expect("more"));
     }
     drop(joining);
     assert_eq!(hive.delete(&format!("/v1/jobs/{second}")).await.status(), 200);
