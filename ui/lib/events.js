@@ -17,6 +17,9 @@ const SILENCE_MS = 10_000;
 const ANSWER_MS = 5_000;
 const FIRST_PAUSE_MS = 500;
 const LONGEST_PAUSE_MS = 8_000;
+/** Events after which the page has the hive's state. An open stream is not enough: a snapshot or the
+ * events that the page missed come first, and telemetry only after all of them. */
+const UP_TO_DATE = new Set(["snapshot", "telemetry"]);
 
 /** @type {EventSource|null} */
 let source = null;
@@ -32,7 +35,7 @@ let timer;
 export function start() {
   connect();
   setInterval(() => {
-    if (source && hive.connection.state === "live" && Date.now() - heard > SILENCE_MS) {
+    if (source?.readyState === EventSource.OPEN && Date.now() - heard > SILENCE_MS) {
       lose(`nothing was heard for ${SILENCE_MS / 1000} s`);
     }
   }, 1000);
@@ -57,7 +60,9 @@ export function tryNow() {
 
 function connect() {
   hangUp();
-  hive.setConnection({ retryAt: 0 });
+  // A page that was at rest has missed events until the new stream brings them.
+  const state = hive.connection.state === "live" ? "connecting" : hive.connection.state;
+  hive.setConnection({ state, retryAt: 0 });
   const own = (source = new EventSource(lastId ? `/v1/events?after=${encodeURIComponent(lastId)}` : "/v1/events"));
   let opened = false;
   heard = Date.now();
@@ -65,7 +70,7 @@ function connect() {
   own.onopen = () => {
     opened = true;
     clearTimeout(late);
-    live();
+    heard = Date.now();
   };
   own.onerror = () => {
     clearTimeout(late);
@@ -110,9 +115,9 @@ function listen(own, name, take) {
   own.addEventListener(name, (event) => {
     if (source !== own) return;
     heard = Date.now();
-    live();
     take(JSON.parse(event.data), event.lastEventId);
     if (event.lastEventId) lastId = event.lastEventId;
+    if (UP_TO_DATE.has(name)) live();
   });
 }
 
