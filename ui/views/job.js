@@ -39,8 +39,11 @@ class JobPage extends View {
   lost = false;
   since = Date.now();
   cancelling = 0;
-  /** Whether anything of the stream has come: what it says is drawn at once, and then moves nothing. */
+  /** Whether the page draws the narration. For a job that had ended before, it draws all of it at
+   * once: a narration that grows would move what is beneath it. */
   #heard = false;
+  /** Whether the job had ended when the page read it. */
+  #isPast = false;
   /** Whether the list was put at its start, for a job that had ended before it was looked at. */
   #settled = false;
   tab = "rendered";
@@ -57,8 +60,9 @@ class JobPage extends View {
     this.since = Date.now();
     try {
       this.job = await get(`/v1/jobs/${encodeURIComponent(this.id)}`, signal);
+      this.#isPast = Boolean(this.job?.ended_at);
       if (!this.#settled) {
-        this.following = !this.job?.ended_at;
+        this.following = !this.#isPast;
         this.#settled = true;
       }
       this.update();
@@ -81,7 +85,7 @@ class JobPage extends View {
 
   /** @param {import("../lib/types.js").JobEvent[]} events */
   #took(events) {
-    this.#heard = true;
+    this.#heard ||= !this.#isPast;
     for (const { event, data } of events) {
       if (event === "narration") this.narrations.push(data);
       else if (!this.job) continue;

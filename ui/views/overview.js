@@ -185,7 +185,9 @@ class Overview extends View {
       "section",
       { class: "card", "aria-labelledby": "check-title" },
       h("div", { class: "card-head" }, h("h2", { id: "check-title" }, checked ? (failing.length ? `${failing.length} of ${checked.report.checks.length} checks found a problem` : "All checks passed") : "Checks"), button("Check again", () => this.#check(), { class: "small", disabled: this.checking > 0 }, icon("again"))),
-      this.checking && !checked ? waiting(`Waiting for the hive to check itself${this.said ? `: ${this.said}` : ""}`, this.checking, button("Stop", () => this.#stop.abort(), { class: "small" })) : null,
+      this.checking && !checked ? waiting("Waiting for the hive to check itself", this.checking, button("Stop", () => this.#stop.abort(), { class: "small" })) : null,
+      // On one line of its own: a message of another length moves nothing.
+      this.checking && !checked ? h("p", { class: "muted small-text one-line" }, this.said || "\u00a0") : null,
       this.problem ? failureBox(this.problem, button("Try again", () => this.#check())) : null,
       failing.length ? checks(failing) : null,
       passed.length ? h("details", { class: "passed" }, h("summary", null, failing.length ? `${passed.length} others passed` : "What was checked"), checks(passed)) : null,
