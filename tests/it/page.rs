@@ -1,5 +1,6 @@
-//! The hive's web page: its files over HTTP, and the page itself in a real browser.
+//! The hive's web page: its files over HTTP, and the page in a real browser.
 
+mod axe;
 mod connection;
 mod controls;
 mod downloads;
@@ -16,34 +17,21 @@ use rbee_hive::engine::sample_model::{SampleModel, SampleWeights};
 use rbee_hive::n;
 use serde_json::{Value, json};
 
-use crate::support::{Browser, Daemon, Relay, TestHive, program, soon, write_model};
-
-/// axe-core, which looks for what keeps people out of a page.
-const AXE: &str = include_str!("page/axe.min.js");
+use crate::support::{Browser, Daemon, Relay, TestHive, soon, write_model};
 
 /// `WebDriver`'s codes of keys.
 const TAB: &str = "\u{E004}";
 const ENTER: &str = "\u{E007}";
 const ESCAPE: &str = "\u{E00C}";
 
-/// Fails where axe finds anything on what is shown.
-async fn check_access(browser: &Browser, what: &str) {
-    browser.run(&format!("if (!window.axe) {{ {AXE} }}")).await;
-    let script = "const done = arguments[0];\
-        axe.run(document, {runOnly: ['wcag2a', 'wcag2aa', 'wcag21a', 'wcag21aa', 'wcag22aa', 'best-practice']})\
-        .then((found) => done(found.violations.map((v) => ({id: v.id, help: v.help, nodes: v.nodes.map((n) => n.html.slice(0, 200) + ' | ' + n.failureSummary)}))),\
-        (error) => done([{id: 'axe', help: String(error)}]));";
-    let violations = browser.run_async(script).await;
-    assert_eq!(violations, json!([]), "{what}: {violations:#}");
-}
-
-/// What is shown, in both widths and colours, for people to look at; each is checked.
+/// Checks the page for barriers to access and sideways scrolling, and takes screenshots for people to
+/// look at: in two widths and both colour schemes.
 async fn look_at(browser: &Browser, name: &str) {
     for (width, scheme) in [(1440, "light"), (1440, "dark"), (375, "light"), (375, "dark")] {
         browser.look(width, scheme).await;
-        // Colours change over a moment, and a table is laid out anew.
-        browser.until("the frames after it", "document.getAnimations().every((a) => a.playState !== 'running' || a.effect.getTiming().iterations === Infinity)").await;
-        check_access(browser, &format!("{name} at {width} px, {scheme}")).await;
+        // Colours have transitions.
+        browser.until("the end of the transitions", "document.getAnimations().every((a) => a.playState !== 'running' || a.effect.getTiming().iterations === Infinity)").await;
+        axe::check(browser, &format!("{name} at {width} px, {scheme}")).await;
         let wide = browser.eval("document.scrollingElement.scrollWidth > innerWidth").await;
         assert_eq!(wide, json!(false), "{name} at {width} px scrolls sideways");
         browser.screenshot(&format!("{name}-{width}-{scheme}")).await;
@@ -52,11 +40,11 @@ async fn look_at(browser: &Browser, name: &str) {
 }
 
 async fn no_complaints(browser: &Browser) {
-    assert_eq!(browser.complaints().await, Vec::<String>::new(), "the page's console has nothing to say");
+    assert_eq!(browser.complaints().await, Vec::<String>::new(), "messages on the page's console");
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_files_come_with_their_types_a_strict_policy_and_a_tag() {
+async fn files_have_a_content_type_a_strict_policy_and_an_etag() {
     let hive = TestHive::start().await;
     for (path, content_type) in [
         ("/", "text/html; charset=utf-8"),
@@ -105,7 +93,7 @@ async fn the_files_come_with_their_types_a_strict_policy_and_a_tag() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_is_not_of_the_page_is_a_problem_and_never_the_page() {
+async fn unknown_paths_answer_with_a_problem_and_not_with_the_page() {
     let hive = TestHive::start().await;
     for path in [
         "/v1/nothing",
@@ -128,14 +116,14 @@ async fn what_is_not_of_the_page_is_a_problem_and_never_the_page() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn from_an_empty_hive_to_an_answer_and_back() {
+async fn from_an_empty_hive_to_a_chat_answer_and_back() {
     let Some(browser) = Browser::start().await else { return };
     let hive = TestHive::start().await;
     let elsewhere = hive.dir().join("elsewhere");
     std::fs::create_dir(&elsewhere).expect("a folder");
     let file = write_model(&elsewhere, "tiny");
 
-    // Empty: each page says so and names the next step.
+    // Without models each page says so and names the next step.
     browser.open(&hive.url).await;
     browser.shows("main h2", "This hive has no models yet").await;
     browser.shows("main", "All checks passed").await;
@@ -152,7 +140,7 @@ async fn from_an_empty_hive_to_an_answer_and_back() {
         look_at(&browser, &format!("{page}-empty")).await;
     }
 
-    // Download: first the plan, then the doing.
+    // A download: first the plan, then the transfer.
     browser.press(".page-head", "Download a model").await;
     browser.fill("#dl-source", "not a source").await;
     browser.press("dialog", "Show the plan").await;
@@ -196,7 +184,7 @@ async fn from_an_empty_hive_to_an_answer_and_back() {
     browser.shows("main", "All checks passed").await;
     look_at(&browser, "overview").await;
 
-    // Unload and delete, back to the beginning; the address leads back.
+    // Unload and delete. The address of the model still leads to its details.
     browser.open(&format!("{}/#/models/tiny", hive.url)).await;
     browser.press("aside", "Unload").await;
     browser.shows("aside", "available").await;
@@ -210,7 +198,7 @@ async fn from_an_empty_hive_to_an_answer_and_back() {
     browser.back().await;
     browser.shows("main", "No model has the id tiny").await;
 
-    // Every action became a job.
+    // Every action was a job.
     browser.open(&format!("{}/#/jobs", hive.url)).await;
     for job in ["Download tiny.gguf", "Load tiny", "Unload tiny", "Delete tiny"] {
         browser.shows(".job-list", job).await;
@@ -223,13 +211,13 @@ async fn from_an_empty_hive_to_an_answer_and_back() {
     browser.press("main", "JSON").await;
     browser.shows(".code", "\"worker_id\"").await;
     no_complaints(&browser).await;
-    assert!(file.exists(), "an import leaves the file where it was");
+    assert!(file.exists(), "an import leaves the source file in place");
     drop(browser);
     hive.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_model_that_is_not_loaded_is_loaded_first_and_that_is_told() {
+async fn a_chat_loads_a_model_that_is_not_loaded_and_says_so() {
     let Some(browser) = Browser::start().await else { return };
     let hive = TestHive::start().await;
     write_model(&hive.models_dir(), "tiny");
@@ -246,7 +234,7 @@ async fn a_model_that_is_not_loaded_is_loaded_first_and_that_is_told() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_answer_goes_on_behind_another_page_and_no_tab_forgets_what_another_said() {
+async fn an_answer_goes_on_while_another_page_is_shown_and_tabs_keep_each_others_chats() {
     let Some(browser) = Browser::start().await else { return };
     let hive = TestHive::start().await;
     write_model(&hive.models_dir(), "tiny");
@@ -270,7 +258,7 @@ async fn an_answer_goes_on_behind_another_page_and_no_tab_forgets_what_another_s
     browser.press(".message.assistant", "Copy").await;
     browser.shows(".message.assistant", "Copied").await;
 
-    // As another tab does it.
+    // What another tab does.
     browser.run("localStorage['rbee.chats'] = JSON.stringify([{id: 'another', at: new Date().toISOString(), model: 'tiny', messages: [{role: 'user', text: 'From another tab'}]}, ...JSON.parse(localStorage['rbee.chats'])])").await;
     browser.press("main", "New").await;
     browser.fill("#draft", "Once more").await;
@@ -289,7 +277,7 @@ async fn an_answer_goes_on_behind_another_page_and_no_tab_forgets_what_another_s
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_worker_that_is_killed_is_explained() {
+async fn a_killed_worker_is_explained() {
     let Some(browser) = Browser::start().await else { return };
     let hive = TestHive::start().await;
     write_model(&hive.models_dir(), "tiny");
@@ -312,15 +300,15 @@ async fn a_worker_that_is_killed_is_explained() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_hive_that_dies_is_missed_and_its_return_noticed() {
+async fn the_page_notices_when_the_hive_dies_and_when_it_is_back() {
     let Some(browser) = Browser::start().await else { return };
     let dir = tempfile::tempdir().expect("a temporary folder");
     std::fs::create_dir(dir.path().join("models")).expect("a folder");
     write_model(&dir.path().join("models"), "tiny");
     let daemon = Daemon::start(dir.path(), &[]).await;
-    let url = daemon.url.clone();
-    let port = url.rsplit(':').next().expect("a port");
-    browser.open(&format!("{url}/#/models")).await;
+    // The page keeps its address, while each daemon listens on a free port.
+    let relay = Relay::to(&daemon.url).await;
+    browser.open(&format!("{}/#/models", relay.url)).await;
     browser.shows("#connection", "Live").await;
     browser.shows("table tbody", "tiny").await;
     daemon.kill().await;
@@ -329,10 +317,8 @@ async fn a_hive_that_dies_is_missed_and_its_return_noticed() {
     browser.shows("table tbody", "tiny").await;
     look_at(&browser, "connection-lost").await;
     write_model(&dir.path().join("models"), "second");
-    let mut again = program();
-    again.args(["serve", "--port", port, "--data-dir"]).arg(dir.path().join("data"));
-    again.arg("--models-dir").arg(dir.path().join("models"));
-    let daemon = Daemon::run(again).await;
+    let daemon = Daemon::start(dir.path(), &[]).await;
+    relay.lead_to(&daemon.url);
     browser.shows("#connection", "Live").await;
     browser.shows("#toasts", "The hive was restarted").await;
     browser.shows("table tbody", "second").await;
@@ -341,7 +327,7 @@ async fn a_hive_that_dies_is_missed_and_its_return_noticed() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_token_is_asked_for_kept_in_memory_and_enough_for_the_streams() {
+async fn the_page_asks_for_a_token_and_keeps_it_in_memory_only() {
     let Some(browser) = Browser::start().await else { return };
     let hive = TestHive::start_with(|config| {
         let file = config.data_dir.with_file_name("token");
@@ -414,7 +400,7 @@ async fn names_logs_and_answers_are_text_and_never_markup() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn ten_thousand_narrations_scroll_with_a_handful_of_rows() {
+async fn ten_thousand_narrations_scroll_with_few_rows_in_the_page() {
     let Some(browser) = Browser::start().await else { return };
     let faults = Faults::new(|operation| {
         async move {
@@ -433,7 +419,6 @@ async fn ten_thousand_narrations_scroll_with_a_handful_of_rows() {
     browser.open(&format!("{}/#/jobs/{id}", hive.url)).await;
     browser.shows(".timeline", "line 0 of many").await;
     browser.shows("main", "9,90").await;
-    // A person drags the bar from the top to the end and back.
     let scrolled = browser.scroll(".timeline").await;
     assert!(scrolled["most"].as_u64().is_some_and(|rows| rows < 120), "{scrolled}");
     browser.until("the end", "(document.querySelector('.timeline').scrollTop = 1e9, [...document.querySelectorAll('.timeline .row')].some((r) => r.innerText.includes('line 9899 of many')))").await;
@@ -445,9 +430,9 @@ async fn ten_thousand_narrations_scroll_with_a_handful_of_rows() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn nothing_is_animated_for_whoever_asks_for_less_motion() {
+async fn nothing_is_animated_for_a_person_who_prefers_reduced_motion() {
     let Some(browser) = Browser::start().await else { return };
-    // A job that goes on has a mark that breathes.
+    // The mark of a running job is animated.
     let hive =
         TestHive::start_with(|config| config.faults = Faults::new(|_| std::future::pending().boxed())).await;
     let job = hive.submit(&json!({"ModelList": {}})).await;
@@ -466,63 +451,77 @@ async fn nothing_is_animated_for_whoever_asks_for_less_motion() {
     hive.stop().await;
 }
 
+/// The layout shifts since the page began to load, where they exceed a twentieth of what counts as good
+/// (web.dev/cls): each with what moved, from where and to where.
+const SHIFTS: &str = "const done = arguments[0]; const found = [];\
+    new PerformanceObserver((list) => found.push(...list.getEntries())).observe({type: 'layout-shift', buffered: true});\
+    const rect = ({x, y, width, height}) => [x, y, width, height].map(Math.round);\
+    const source = ({node, previousRect, currentRect}) => `${rect(previousRect)} -> ${rect(currentRect)} ${(node?.outerHTML ?? node?.textContent)?.slice(0, 200)}`;\
+    requestAnimationFrame(() => setTimeout(() => done(found.reduce((sum, { value }) => sum + value, 0) < 0.005 ? [] : found.map(({value, sources}) => [value, ...sources.map(source)])), 50));";
+
+/// Loads pages, each given with a text that it shows in the end, and fails if anything in them moves.
+async fn check_for_shifts(browser: &Browser, hive: &TestHive, pages: &[(&str, &str)]) {
+    for width in [1440, 375] {
+        browser.look(width, "light").await;
+        for (page, shown) in pages {
+            browser.open("about:blank").await;
+            browser.open(&format!("{}/#/{page}", hive.url)).await;
+            browser.shows("main", shown).await;
+            let shifts = browser.run_async(SHIFTS).await;
+            assert_eq!(shifts, json!([]), "#/{page} at {width} px: {shifts:#}");
+        }
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
-async fn nothing_moves_while_a_page_comes_up() {
+async fn nothing_moves_while_a_page_loads() {
     let Some(browser) = Browser::start().await else { return };
     let hive = TestHive::start().await;
     write_model(&hive.models_dir(), "tiny");
     write_model(&hive.models_dir(), "other");
     let worker = hive.load("tiny").await;
     let loads: Value = hive.get("/v1/jobs?operation=model_load").await.json().await.expect("JSON");
-    let job = loads["jobs"][0]["job_id"].as_str().expect("an id");
-    // By the browser's own measure, from the first byte on: a hundredth is a tenth of what is called
-    // good (web.dev/cls). A slow machine paints the bar of a narrow page before all of it has come.
-    let shifts = "const done = arguments[0]; const found = [];\
-        new PerformanceObserver((list) => found.push(...list.getEntries())).observe({type: 'layout-shift', buffered: true});\
-        requestAnimationFrame(() => setTimeout(() => done(found.reduce((sum, { value }) => sum + value, 0) < 0.01 ? [] : found.flatMap(({value, sources}) => sources.map(({node}) => `${value} ${node?.className} ${node?.textContent}`))), 50));";
-    for width in [1440, 375] {
-        browser.look(width, "light").await;
-        for (page, shown) in [
-            (String::new(), "All checks passed"),
-            ("models".to_owned(), "tiny"),
-            ("models/tiny".to_owned(), "Architecture"),
-            ("workers".to_owned(), "Tokens/s"),
-            (format!("workers/{}", worker["pid"]), "listening"),
-            ("jobs".to_owned(), "Load tiny"),
-            (format!("jobs/{job}"), "Where the time went"),
-            ("chat".to_owned(), "Say something"),
-        ] {
-            browser.open("about:blank").await;
-            browser.open(&format!("{}/#/{page}", hive.url)).await;
-            browser.shows("main", shown).await;
-            let shifted = browser.run_async(shifts).await;
-            assert_eq!(shifted, json!([]), "#/{page} at {width} px");
-        }
-    }
+    let job = format!("jobs/{}", loads["jobs"][0]["job_id"].as_str().expect("an id"));
+    let worker = format!("workers/{}", worker["pid"]);
+    let overview = ("", "All checks passed");
+    let job = (job.as_str(), "Where the time went");
+    let others = [
+        ("models", "tiny"),
+        ("models/tiny", "Architecture"),
+        ("workers", "Tokens/s"),
+        (&worker, "listening"),
+        ("jobs", "Load tiny"),
+        ("chat", "Say something"),
+    ];
+    check_for_shifts(&browser, &hive, &[overview, job]).await;
+    check_for_shifts(&browser, &hive, &others).await;
+    // Over a slow connection these pages show what they have before the rest arrives.
+    browser.slow_down(200, 20_000).await;
+    check_for_shifts(&browser, &hive, &[overview, job]).await;
     drop(browser);
     hive.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_keyboard_is_enough() {
+async fn the_page_can_be_used_with_the_keyboard_alone() {
     let Some(browser) = Browser::start().await else { return };
     let hive = TestHive::start().await;
     write_model(&hive.models_dir(), "tiny");
     browser.open(&format!("{}/#/", hive.url)).await;
     browser.shows("#connection", "Live").await;
     let focused = "document.activeElement.getAttribute('aria-label') || document.activeElement.innerText || document.activeElement.id";
-    // Tab until the wanted thing has the focus; what has it is always to be seen.
+    // Presses Tab until the element of that name has the focus. The focused element is always visible.
     let tab_to = async |wanted: &str| {
         for _ in 0..60 {
             browser.keys(TAB).await;
             let seen = browser.eval("document.activeElement === document.body || document.activeElement.matches(':focus-visible') && document.activeElement.getBoundingClientRect().width > 0").await;
-            assert_eq!(seen, json!(true), "the focus shows on the way to {wanted}");
+            assert_eq!(seen, json!(true), "the focus is visible on the way to {wanted}");
             let at = browser.eval(focused).await;
             if at.as_str().is_some_and(|at| at.trim() == wanted) {
                 return;
             }
         }
-        panic!("the keyboard never comes to {wanted}");
+        panic!("Tab never reaches {wanted}");
     };
     tab_to("Skip to the content").await;
     browser.keys(ENTER).await;

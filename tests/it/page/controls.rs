@@ -1,4 +1,4 @@
-//! What a person can press besides the main road: that it does what it says.
+//! Controls of the page that the other tests do not use.
 
 use std::sync::Arc;
 
@@ -11,7 +11,7 @@ use super::{look_at, no_complaints};
 use crate::contract::{has_tools, shell};
 use crate::support::{Browser, TestHive, write_model};
 
-/// Chooses in a list, as a person does.
+/// Selects an option of a list.
 pub(super) async fn choose(browser: &Browser, selector: &str, value: &str) {
     let (selector, value) = (json!(selector), json!(value));
     let there = format!("[...document.querySelector({selector}).options].some((o) => o.value === {value})");
@@ -20,7 +20,7 @@ pub(super) async fn choose(browser: &Browser, selector: &str, value: &str) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_worker_is_started_with_choices_searched_and_stopped() {
+async fn a_worker_is_started_with_options_and_stopped_and_its_log_searched() {
     let Some(browser) = Browser::start().await else { return };
     let hive = TestHive::start().await;
     for stem in ["one", "two"] {
@@ -80,7 +80,7 @@ async fn a_job_is_cancelled_run_again_and_copied_as_a_command_that_works() {
     let again = browser.eval("location.hash").await;
     assert_ne!(again, json!(format!("#/jobs/{first}")));
 
-    // What a shell must not take for its own.
+    // Characters that a shell would interpret.
     let download = json!({ "ModelDownload": { "model": "file:/nowhere/it's $HOME `here`.gguf" } });
     let first = hive.submit(&download).await;
     browser.open(&format!("{}/#/jobs/{first}", hive.url)).await;
@@ -101,7 +101,7 @@ async fn a_job_is_cancelled_run_again_and_copied_as_a_command_that_works() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn lists_are_narrowed_and_sorted_and_stay_so() {
+async fn lists_keep_their_filters_and_their_order() {
     let Some(browser) = Browser::start().await else { return };
     let hive = TestHive::start().await;
     for stem in ["alpha", "beta", "gamma"] {

@@ -1,24 +1,33 @@
-//! Bringing a model from the page: the plan, the transfer as it goes, pause, resume, discard, a
-//! choice among several, and a hive that dies in the middle of it.
+//! Downloads in the page: the plan, a running transfer, pause, resume, discard, an ambiguous name, and a
+//! hive that is killed during a transfer.
 
 use serde_json::json;
 
 use super::{look_at, no_complaints};
+use rbee_hive::engine::sample_model::SampleModel;
+
 use crate::support::hub::FakeHub;
-use crate::support::{Browser, Daemon, FaultServer, Served, TestHive, program, until, write_model};
+use crate::support::{Browser, Daemon, FaultServer, Relay, Served, TestHive, until};
 
-/// Bytes that are checksummed and kept together: small, so that a part of a small model is kept.
+/// Bytes of a chunk: small, so that a paused download of a small model has complete chunks.
 const CHUNK: u32 = 16 << 10;
-/// Bytes a second and connection of a transfer that there is time to look at, on a busy machine too.
-const SLOW: u64 = 8 << 10;
 
-/// A model that really loads, as bytes.
+/// A complete model of several MiB, as bytes.
 fn model() -> Vec<u8> {
     let dir = tempfile::tempdir().expect("a temporary folder");
-    std::fs::read(write_model(dir.path(), "slow")).expect("a model")
+    let file = dir.path().join("slow.gguf");
+    let model = SampleModel { name: "slow".to_owned(), layers: 8, ..SampleModel::default() };
+    model.write(&file).expect("a small model can be written");
+    std::fs::read(file).expect("a model")
 }
 
-/// Asks for the plan of a source, which must come.
+/// Serves a model so slowly that the transfer does not end while a busy machine looks at it. An eighth
+/// of it comes at once, so that there is progress to show.
+fn slow(model: &[u8]) -> Served {
+    Served { burst: model.len() as u64 / 8, pace: 8 << 10, ..Served::well(model.to_vec()) }
+}
+
+/// Shows the plan of a source.
 async fn plan(browser: &Browser, source: &str) {
     browser.press(".page-head", "Download a model").await;
     browser.fill("#dl-source", source).await;
@@ -36,25 +45,25 @@ async fn a_transfer_is_planned_watched_paused_resumed_and_discarded() {
     .await;
     let server = FaultServer::start().await;
     let bytes = model();
-    let url = server.serve("slow.gguf", Served { pace: SLOW, ..Served::well(bytes.clone()) });
+    let url = server.serve("slow.gguf", slow(&bytes));
     browser.open(&format!("{}/#/models", hive.url)).await;
 
-    // The plan, before anything is fetched: what, how much, and the room for it.
+    // The plan: which files, how many bytes, and the free space.
     plan(&browser, &url).await;
     browser.shows("dialog .plan .files", "slow.gguf").await;
     browser.shows("dialog .plan", "after it").await;
     assert_eq!(hive.succeed(&json!({"ModelList": {}})).await, json!([]), "a plan changes nothing");
     look_at(&browser, "download-plan").await;
 
-    // The transfer, in the dialog that it was started from.
+    // The running transfer, in the same dialog.
     browser
         .until(
-            "the button that says how much",
+            "the button with the size",
             "document.querySelector('dialog button[type=submit]').innerText.startsWith('Download ')",
         )
         .await;
     browser
-        .until("it to be pressed", "(document.querySelector('dialog button[type=submit]').click(), true)")
+        .until("a click on it", "(document.querySelector('dialog button[type=submit]').click(), true)")
         .await;
     browser.shows("dialog .transfer", "Downloading").await;
     browser.shows("dialog .transfer", "/s").await;
@@ -69,7 +78,7 @@ async fn a_transfer_is_planned_watched_paused_resumed_and_discarded() {
         .await;
     look_at(&browser, "download-running").await;
 
-    // Paused: what came is kept and said, here, in the list, and after a reload.
+    // Paused: the dialog, the list, and the list after a reload show the bytes that are kept.
     browser.press("dialog", "Pause").await;
     browser.shows("dialog .transfer", "resuming goes on from there").await;
     browser.shows("dialog .transfer", "Paused").await;
@@ -79,7 +88,7 @@ async fn a_transfer_is_planned_watched_paused_resumed_and_discarded() {
     browser.shows(".downloads", "Paused").await;
     browser.shows("main", "No models yet").await;
 
-    // Resumed from the list, paused again, and thrown away.
+    // Resumed from the list, paused again, and discarded.
     let sent = server.sent();
     browser.press(".downloads", "Resume").await;
     browser.shows(".downloads", "Downloading").await;
@@ -98,7 +107,7 @@ async fn a_transfer_is_planned_watched_paused_resumed_and_discarded() {
         .collect();
     assert!(left.is_empty(), "nothing is left of it: {left:?}");
 
-    // The whole of it, from a server that is quick by now; what to do next is one press away.
+    // The complete download, from a server that is fast now; then the next step.
     server.serve("slow.gguf", Served::well(bytes));
     plan(&browser, &url).await;
     browser
@@ -114,7 +123,7 @@ async fn a_transfer_is_planned_watched_paused_resumed_and_discarded() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_name_that_fits_several_offers_them() {
+async fn an_ambiguous_name_offers_the_models_it_matches() {
     let Some(browser) = Browser::start().await else { return };
     let hub = FakeHub::start().await;
     let bytes = model();
@@ -153,7 +162,7 @@ async fn a_name_that_fits_several_offers_them() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_hive_that_is_killed_in_the_middle_of_a_download_goes_on_with_it() {
+async fn a_download_can_be_resumed_after_the_hive_was_killed() {
     let Some(browser) = Browser::start().await else { return };
     let dir = tempfile::tempdir().expect("a temporary folder");
     std::fs::create_dir(dir.path().join("models")).expect("a folder");
@@ -163,11 +172,11 @@ async fn a_hive_that_is_killed_in_the_middle_of_a_download_goes_on_with_it() {
     let settings = settings.to_str().expect("a path of text");
     let server = FaultServer::start().await;
     let bytes = model();
-    let url = server.serve("slow.gguf", Served { pace: SLOW, ..Served::well(bytes.clone()) });
+    let url = server.serve("slow.gguf", slow(&bytes));
     let daemon = Daemon::start(dir.path(), &["--config", settings]).await;
-    let address = daemon.url.clone();
-    let port = address.rsplit(':').next().expect("a port");
-    browser.open(&format!("{address}/#/models")).await;
+    // The page keeps its address, while each daemon listens on a free port.
+    let relay = Relay::to(&daemon.url).await;
+    browser.open(&format!("{}/#/models", relay.url)).await;
     browser.shows("#connection", "Live").await;
     daemon.submit(&json!({"ModelDownload": {"model": url}})).await;
     browser
@@ -182,10 +191,8 @@ async fn a_hive_that_is_killed_in_the_middle_of_a_download_goes_on_with_it() {
     browser.shows(".downloads", "Not heard of").await;
     look_at(&browser, "download-connection-lost").await;
 
-    let mut again = program();
-    again.args(["serve", "--config", settings, "--port", port, "--data-dir"]).arg(dir.path().join("data"));
-    again.arg("--models-dir").arg(dir.path().join("models"));
-    let daemon = Daemon::run(again).await;
+    let daemon = Daemon::start(dir.path(), &["--config", settings]).await;
+    relay.lead_to(&daemon.url);
     browser.shows("#toasts", "The hive was restarted").await;
     browser.shows(".downloads", "Interrupted").await;
     browser.shows(".downloads", "resuming goes on from there").await;
@@ -196,15 +203,15 @@ async fn a_hive_that_is_killed_in_the_middle_of_a_download_goes_on_with_it() {
     browser.until("the download to leave the list", "!document.querySelector('.downloads')").await;
     let jobs = daemon.json("/v1/jobs?operation=model_download&state=succeeded&limit=1").await;
     let stream = jobs["jobs"][0]["sse_url"].as_str().expect("a stream");
-    let told = daemon.get(stream).await.text().await.expect("its narration");
-    assert!(told.contains("Going on with slow.gguf"), "it began anew:\n{told}");
+    let narration = daemon.get(stream).await.text().await.expect("its narration");
+    assert!(narration.contains("Going on with slow.gguf"), "it began anew:\n{narration}");
     no_other_complaints(&browser).await;
     daemon.stop().await;
 }
 
-/// What the browser itself says of a connection that was refused is no defect of the page.
+/// Fails for messages on the page's console, except those of the browser about broken connections.
 async fn no_other_complaints(browser: &Browser) {
-    let of_the_page = |text: &String| !text.contains("net::ERR_");
-    let said: Vec<_> = browser.complaints().await.into_iter().filter(of_the_page).collect();
-    assert_eq!(said, Vec::<String>::new());
+    let mut complaints = browser.complaints().await;
+    complaints.retain(|text| !text.contains("net::ERR_"));
+    assert_eq!(complaints, Vec::<String>::new());
 }

@@ -8,7 +8,7 @@ use crate::gpus::machine;
 use crate::support::Browser;
 
 #[tokio::test(flavor = "multi_thread")]
-async fn each_gpu_is_drawn_and_a_load_is_held_against_what_it_has_left() {
+async fn each_gpu_is_shown_and_a_load_is_compared_with_its_free_memory() {
     let Some(browser) = Browser::start().await else { return };
     let machine = machine().await;
     browser.open(&machine.hive.url).await;
@@ -43,17 +43,19 @@ async fn each_gpu_is_drawn_and_a_load_is_held_against_what_it_has_left() {
     choose(&browser, "#load-device", "1").await;
     browser.shows("dialog .verdict", "too little").await;
     browser.shows("dialog .estimate", &format!("pid {}", std::process::id())).await;
-    browser.until("no load without a word", "document.querySelector('dialog [type=submit]').disabled").await;
+    browser
+        .until("the button to be disabled", "document.querySelector('dialog [type=submit]').disabled")
+        .await;
     look_at(&browser, "models-load-over").await;
     browser.keys("\u{E00C}").await;
 
-    // On the other there is room.
+    // The other GPU has room.
     machine.load().await;
     browser.open(&format!("{}/#/workers", machine.hive.url)).await;
     browser.shows(".worker", "700 MiB").await;
     look_at(&browser, "workers-gpus").await;
 
-    // Another beside it: on which GPU is a choice, where the engine computes on them.
+    // Another worker: the GPU is a choice only for an engine that uses GPUs.
     browser.press("main .page-head", "Start a worker").await;
     choose(&browser, "#spawn-engine", "builtin").await;
     browser.until("no choice of a GPU", "!document.querySelector('#spawn-device')").await;

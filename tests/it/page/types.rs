@@ -1,4 +1,4 @@
-//! The page's idea of what travels on the wire, against what does.
+//! Compares the page's types with the hive's responses.
 
 use std::collections::BTreeMap;
 
@@ -11,7 +11,7 @@ use crate::support::{read_all, read_until, typed};
 
 const TYPES: &str = include_str!("../../../ui/lib/types.js");
 
-/// The properties that objects of each type always have, with their types.
+/// The required properties of each type of the page, with their types.
 fn declared() -> BTreeMap<&'static str, Vec<(&'static str, &'static str)>> {
     let mut types: BTreeMap<_, Vec<_>> = BTreeMap::new();
     let mut of = "";
@@ -31,7 +31,7 @@ fn declared() -> BTreeMap<&'static str, Vec<(&'static str, &'static str)>> {
     types
 }
 
-/// The names that are not there, in an example of a type.
+/// The names of properties that an example of a type lacks.
 fn absent(properties: &[(&str, &str)], example: &Value) -> Vec<String> {
     let mut absent = Vec::new();
     for (name, kind) in properties {
@@ -39,7 +39,7 @@ fn absent(properties: &[(&str, &str)], example: &Value) -> Vec<String> {
             absent.push((*name).to_owned());
             continue;
         };
-        // The entries of a list are described in place.
+        // The type of a list describes its entries.
         if let Some(entry) = kind.strip_prefix("Array<{").and_then(|kind| kind.strip_suffix("}>")) {
             let first = value.get(0).unwrap_or_else(|| panic!("an example without {name}: {example}"));
             let names = entry.split(", ").filter_map(|pair| Some(pair.split_once(':')?.0));
@@ -50,7 +50,7 @@ fn absent(properties: &[(&str, &str)], example: &Value) -> Vec<String> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_types_of_the_page_are_what_the_hive_sends() {
+async fn the_types_of_the_page_match_the_responses_of_the_hive() {
     let machine = machine().await;
     let hive = &machine.hive;
     let mut news = hive.get("/v1/events").await;
@@ -89,7 +89,7 @@ async fn the_types_of_the_page_are_what_the_hive_sends() {
         ("Capabilities", hive.json("/v1/capabilities").await),
     ]);
     for (name, properties) in declared() {
-        // What the page makes of an event's two lines.
+        // The page builds this type from the two lines of an event.
         if name == "JobEvent" {
             continue;
         }

@@ -1,38 +1,51 @@
-//! A real browser: headless Chromium, driven through chromedriver by W3C `WebDriver` 2, which is JSON
-//! over HTTP. The client crates for it would bring half a hundred others into the build for these
-//! few requests.
+//! A real browser: headless Chromium, controlled through chromedriver by W3C `WebDriver` 2, which is
+//! JSON over HTTP. A client crate would add about fifty crates to the build for these few requests.
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
+use std::sync::LazyLock;
 use std::time::Duration;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::{Value, json};
 use tokio::io::{AsyncBufReadExt, BufReader};
+use tokio::sync::{Semaphore, SemaphorePermit};
 
 use super::{PATIENCE, soon};
 
-/// Where a machine must have a browser, so that no test is skipped there unseen.
+/// Where this variable is set, a machine without a browser fails the tests instead of skipping them.
 const REQUIRE: &str = "RBEE_HIVE_REQUIRE_CHROMIUM";
 
-/// `WebDriver`'s code of a key: the first holds it down, the second lets it go.
+/// How often a browser is started before the test fails. Chromedriver gives Chromium a minute to start,
+/// which a busy machine may exceed.
+const STARTS: usize = 3;
+
+/// One permit for each browser that may run at the same time: one for each core.
+static BROWSERS: LazyLock<Semaphore> = LazyLock::new(|| {
+    let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    Semaphore::new(cores)
+});
+
+/// `WebDriver`'s code of a key: the first occurrence holds it down, the second releases it.
 const CONTROL: &str = "\u{E009}";
 
-/// One browser with one page. Its processes end with it, however the test ends.
+/// One browser with one page. Dropping it ends its processes, also in a test that fails.
 pub(crate) struct Browser {
     port: u16,
     session: String,
     http: reqwest::Client,
     driver: tokio::process::Child,
     _profile: tempfile::TempDir,
+    _permit: SemaphorePermit<'static>,
 }
 
 impl Browser {
-    /// Starts one; `None`, having said so, where this machine has none.
-    #[expect(clippy::print_stderr, reason = "whoever runs the tests must see what was left out")]
+    /// Starts a browser, as soon as the machine may run another one; `None`, with a message, where
+    /// there is none.
+    #[expect(clippy::print_stderr, reason = "the output must say which tests were skipped")]
     pub(crate) async fn start() -> Option<Self> {
         let (Some(driver), Some(chromium)) =
             (find(&["chromedriver"]), find(&["chromium", "google-chrome", "chrome"]))
@@ -46,12 +59,29 @@ impl Browser {
             );
             return None;
         };
+        let mut start = 1;
+        loop {
+            // Other tests hold the permits for as long as they run.
+            let permit = BROWSERS.acquire().await.expect("the semaphore stays open");
+            match Self::start_once(&driver, &chromium, permit).await {
+                Ok(browser) => return Some(browser),
+                Err(why) => assert!(start < STARTS, "no browser after {start} starts: {why}"),
+            }
+            start += 1;
+        }
+    }
+
+    async fn start_once(
+        driver: &Path,
+        chromium: &Path,
+        permit: SemaphorePermit<'static>,
+    ) -> Result<Self, String> {
         let profile = tempfile::tempdir().expect("a temporary folder");
-        let mut driver = command(&driver, profile.path()).spawn().expect("chromedriver starts");
+        let mut driver = command(driver, profile.path()).spawn().expect("chromedriver starts");
         let mut lines = BufReader::new(driver.stdout.take().expect("a pipe")).lines();
         let port = soon("chromedriver's port", async {
             loop {
-                let line = lines.next_line().await.expect("its output").expect("chromedriver did not end");
+                let line = lines.next_line().await.expect("its output").expect("chromedriver runs");
                 let port = line.strip_prefix("ChromeDriver was started successfully on port ");
                 if let Some(port) = port {
                     return port.trim_end_matches('.').parse().expect("a port");
@@ -59,18 +89,18 @@ impl Browser {
             }
         })
         .await;
-        // What it says further on must not fill the pipe.
+        // Reads the rest of its output, so that the pipe never fills.
         drop(rbee_hive::spawn::detached(async move { while let Ok(Some(_)) = lines.next_line().await {} }));
-        // Fails where a hive of this process did it before.
-        let _there = rustls::crypto::ring::default_provider().install_default();
-        let http = reqwest::Client::builder().no_proxy().build().expect("a client");
-        let mut browser = Self { port, session: String::new(), http, driver, _profile: profile };
-        let wanted = capabilities(&chromium, browser._profile.path());
-        let begun = browser.send("/session", &wanted).await.expect("a session");
-        browser.session = begun["sessionId"].as_str().expect("a session's id").to_owned();
+        // A client with a connection for each request: a kept one may close while a request is sent.
+        let http = super::client();
+        let wanted = capabilities(chromium, profile.path());
+        let mut browser =
+            Self { port, session: String::new(), http, driver, _profile: profile, _permit: permit };
+        let session = browser.send("/session", &wanted).await?;
+        browser.session = session["sessionId"].as_str().expect("a session's id").to_owned();
         let patience = u64::try_from(PATIENCE.as_millis()).expect("a short time");
         browser.ask("timeouts", &json!({"script": patience, "pageLoad": patience})).await;
-        Some(browser)
+        Ok(browser)
     }
 
     pub(crate) async fn open(&self, url: &str) {
@@ -85,22 +115,22 @@ impl Browser {
         self.ask("back", &json!({})).await;
     }
 
-    /// What a script of the page's own language returns.
+    /// Runs a script in the page and returns its value.
     pub(crate) async fn run(&self, script: &str) -> Value {
         self.ask("execute/sync", &json!({"script": script, "args": []})).await
     }
 
-    /// What a script gives to the function that is its `arguments[0]`.
+    /// Runs a script in the page and returns what it passes to the function in `arguments[0]`.
     pub(crate) async fn run_async(&self, script: &str) -> Value {
         self.ask("execute/async", &json!({"script": script, "args": []})).await
     }
 
-    /// What an expression gives.
+    /// The value of an expression in the page.
     pub(crate) async fn eval(&self, expression: &str) -> Value {
         self.run(&format!("return ({expression});")).await
     }
 
-    /// Waits until an expression holds. Where it never does, says what the page shows.
+    /// Waits until an expression is true; fails with what the page shows if it never is.
     pub(crate) async fn until(&self, what: &str, expression: &str) {
         let deadline = tokio::time::Instant::now() + PATIENCE;
         let script = format!("try {{ return Boolean({expression}); }} catch (_) {{ return false; }}");
@@ -112,7 +142,10 @@ impl Browser {
             if tokio::time::Instant::now() > deadline {
                 self.screenshot("failed").await;
                 let shown = self.eval("location.href + '\\n' + document.body.innerText").await;
-                panic!("waited in vain for {what}; the page shows {}", shown.as_str().unwrap_or_default());
+                panic!(
+                    "waited {PATIENCE:?} in vain for {what}; the page shows {}",
+                    shown.as_str().unwrap_or_default()
+                );
             }
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
@@ -128,7 +161,7 @@ impl Browser {
         self.until(&format!("'{text}' in {within}"), &expression).await;
     }
 
-    /// Presses the button or link of that name, as a person does, once it is there.
+    /// Waits for the button or link of that name and clicks it.
     pub(crate) async fn press(&self, within: &str, name: &str) {
         let found = format!(
             "[...document.querySelectorAll({within})].flatMap((e) => [...e.querySelectorAll('button, a')])\
@@ -139,42 +172,42 @@ impl Browser {
         let deadline = tokio::time::Instant::now() + PATIENCE;
         loop {
             self.until(&format!("the button '{name}' in {within}"), &found).await;
-            // The page may draw between the two, and put another in its place.
+            // The page may redraw in between and replace the button.
             let button = self.eval(&found).await;
             let pressed = match button.is_null() {
-                true => Err("it was gone again".to_owned()),
+                true => Err("it is gone".to_owned()),
                 false => self.command(&format!("{}/click", reference(&button)), &json!({})).await,
             };
             let Err(why) = pressed else { return };
             assert!(
                 tokio::time::Instant::now() < deadline,
-                "'{name}' in {within} could not be pressed: {why}"
+                "'{name}' in {within} could not be clicked: {why}"
             );
         }
     }
 
-    /// Types into the field of that selector, in place of what it held.
+    /// Replaces the text of the field of that selector by typing.
     pub(crate) async fn fill(&self, selector: &str, text: &str) {
         self.until(selector, &format!("document.querySelector({})", json!(selector))).await;
         let field = self.element(selector).await.expect("the field");
-        // All of it marked, as a person does it: what is cleared by other means is no input, and the
-        // page draws the old text again.
+        // Selects the old text first, as a person does. WebDriver's own command to clear a field sends
+        // no input event, so the page would draw the old text again.
         let all = format!("{CONTROL}a{CONTROL}{text}");
         self.ask(&format!("{field}/value"), &json!({ "text": all })).await;
     }
 
-    /// Presses keys, wherever the focus is. Characters of `WebDriver`'s private range are keys.
+    /// Types keys into the focused element. Characters of `WebDriver`'s private range are special keys.
     pub(crate) async fn keys(&self, keys: &str) {
         let focus = self.eval("document.activeElement").await;
         self.ask(&format!("{}/value", reference(&focus)), &json!({ "text": keys })).await;
     }
 
-    /// The width of the window, and light or dark.
+    /// Sets the width of the window and the colour scheme.
     pub(crate) async fn look(&self, width: u32, scheme: &str) {
         self.look_at(width, &[("prefers-color-scheme", scheme)]).await;
     }
 
-    /// The same, with these features of the medium (CSS Media Queries Level 5).
+    /// Sets the width of the window and features of the medium (CSS Media Queries Level 5).
     pub(crate) async fn look_at(&self, width: u32, features: &[(&str, &str)]) {
         let height = if width > 800 { 900 } else { 812 };
         let metrics = json!({"width": width, "height": height, "deviceScaleFactor": 1, "mobile": false});
@@ -185,7 +218,7 @@ impl Browser {
         self.until("the new width", &format!("innerWidth === {width}")).await;
     }
 
-    /// Writes what the page looks like to `target/screenshots`.
+    /// Writes a picture of the page to `target/screenshots`.
     pub(crate) async fn screenshot(&self, name: &str) {
         let folder = super::executable().ancestors().nth(2).expect("the target folder").join("screenshots");
         std::fs::create_dir_all(&folder).expect("a folder for screenshots");
@@ -200,7 +233,7 @@ impl Browser {
         std::fs::write(folder.join(format!("{name}.png")), png).expect("a screenshot can be written");
     }
 
-    /// What the page's console has said since it was last asked, warnings and errors alone.
+    /// Warnings and errors of the page's console since the last call.
     pub(crate) async fn complaints(&self) -> Vec<String> {
         let log = self.ask("se/log", &json!({"type": "browser"})).await;
         let entries = log.as_array().cloned().unwrap_or_default();
@@ -211,8 +244,8 @@ impl Browser {
             .collect()
     }
 
-    /// Drags a long list from its top to its end and back, a step a frame. Answers the milliseconds
-    /// between the frames, and how many of its rows there were at most.
+    /// Scrolls a long list from its top to its end and back, one step for each frame. Returns the
+    /// milliseconds between frames and the greatest number of rows that existed at once.
     pub(crate) async fn scroll(&self, list: &str) -> Value {
         let script = format!(
             "const done = arguments[0]; const list = document.querySelector({}); const frames = []; let most = 0;\
@@ -227,17 +260,26 @@ impl Browser {
         self.run_async(&script).await
     }
 
-    /// A command of the `DevTools` protocol.
+    /// Slows the network down: milliseconds of latency, and bytes a second.
+    pub(crate) async fn slow_down(&self, latency: u32, bytes: u32) {
+        self.cdp("Network.enable", &json!({})).await;
+        let conditions = json!({
+            "offline": false, "latency": latency, "downloadThroughput": bytes, "uploadThroughput": -1,
+        });
+        self.cdp("Network.emulateNetworkConditions", &conditions).await;
+    }
+
+    /// Sends a command of the `DevTools` protocol.
     pub(crate) async fn cdp(&self, command: &str, parameters: &Value) {
         self.ask("goog/cdp/execute", &json!({"cmd": command, "params": parameters})).await;
     }
 
-    /// A command that must succeed.
+    /// Sends a command that must succeed.
     async fn ask(&self, path: &str, body: &Value) -> Value {
         self.command(path, body).await.unwrap_or_else(|error| panic!("{path}: {error}"))
     }
 
-    /// A command of the session; its value, or what went wrong.
+    /// Sends a command of the session; returns its value or an error message.
     async fn command(&self, path: &str, body: &Value) -> Result<Value, String> {
         self.send(&format!("/session/{}/{path}", self.session), body).await
     }
@@ -251,19 +293,19 @@ impl Browser {
     async fn send(&self, path: &str, body: &Value) -> Result<Value, String> {
         let url = format!("http://127.0.0.1:{}{path}", self.port);
         let answer = soon(path, self.http.post(url).json(body).send()).await.expect("chromedriver answers");
-        let sound = answer.status().is_success();
+        let is_success = answer.status().is_success();
         let answer: Value = answer.json().await.expect("JSON");
         let value = answer["value"].clone();
-        if sound { Ok(value) } else { Err(value["message"].as_str().unwrap_or_default().to_owned()) }
+        if is_success { Ok(value) } else { Err(value["message"].as_str().unwrap_or_default().to_owned()) }
     }
 }
 
 impl Drop for Browser {
     fn drop(&mut self) {
-        // Ending the session ends Chromium, which is no child of this process. Blocking, because a
-        // test that fails has no other moment left.
+        // Ending the session ends Chromium, which is not a child of this process. The request blocks,
+        // because a failing test has no time left for async work.
         if let Ok(mut driver) = TcpStream::connect(("127.0.0.1", self.port)) {
-            let _limited = driver.set_read_timeout(Some(Duration::from_secs(10)));
+            let _limited = driver.set_read_timeout(Some(Duration::from_secs(30)));
             let request = format!(
                 "DELETE /session/{} HTTP/1.1\r\nHost: 127.0.0.1:{}\r\nContent-Length: 0\r\n\r\n",
                 self.session, self.port
@@ -282,7 +324,7 @@ fn find(names: &[&str]) -> Option<PathBuf> {
         .find(|file| file.is_file())
 }
 
-/// The path of an element that an answer holds (`WebDriver` 2, section 12.1).
+/// The path of the element that a response names (`WebDriver` 2, section 12.1).
 fn reference(value: &Value) -> String {
     let id = value["element-6066-11e4-a52e-4f735466cecf"].as_str().expect("an element");
     format!("element/{id}")
@@ -304,7 +346,7 @@ fn capabilities(chromium: &Path, profile: &Path) -> Value {
     }}})
 }
 
-#[expect(clippy::disallowed_methods, reason = "the browser is the test's, not the hive's")]
+#[expect(clippy::disallowed_methods, reason = "a test starts the browser, not the hive")]
 fn command(driver: &Path, home: &Path) -> tokio::process::Command {
     let mut command = tokio::process::Command::new(driver);
     command

@@ -1,6 +1,6 @@
-//! A server of files over real sockets that misbehaves as it is told, and counts what it sends.
+//! A file server over real sockets that injects faults on request and counts the bytes that it sends.
 //!
-//! It speaks HTTP by hand, because a server that is built to be correct cannot be made to lie.
+//! It writes HTTP by hand, because a correct HTTP library cannot be made to send wrong answers.
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
@@ -11,27 +11,28 @@ use std::time::{Duration, SystemTime};
 use parking_lot::Mutex;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpSocket, TcpStream};
+use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
-/// What may go wrong with a download, on the side of the server.
+/// A fault that the server injects into a download.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Fault {
     /// The body ends before its Content-Length.
     Truncated,
-    /// A Content-Length beyond the file's end, and the connection is closed there.
+    /// The Content-Length goes beyond the end of the file, where the connection closes.
     LongLength,
-    /// A Content-Length short of the range's end.
+    /// The Content-Length is shorter than the range.
     ShortLength,
-    /// 200 and the whole file where a range was asked for.
+    /// 200 and the whole file in answer to a range request.
     IgnoresRange,
-    /// A Content-Range that says other bytes than were asked for.
+    /// The Content-Range names other bytes than the request.
     WrongRange,
-    /// 206 of another version: other bytes under another `ETag`, `If-Range` or not.
+    /// 206 of another version: other bytes under another `ETag`, whatever `If-Range` says.
     ChangedEtag,
-    /// The file changes for good while it is being downloaded.
+    /// The file changes during the download and stays changed.
     ChangesOnce,
-    /// 416 whatever is asked for.
+    /// 416 for every range.
     Unsatisfiable,
     /// A web page with 200.
     Html,
@@ -39,9 +40,9 @@ pub(crate) enum Fault {
     Busy429,
     /// 503 with Retry-After as a date.
     Busy503Date,
-    /// 503 that asks for a wait of a year.
+    /// 503 with a Retry-After of a year.
     AbsurdRetryAfter,
-    /// The request is read, and nothing is answered.
+    /// The server reads the request and sends nothing.
     Hangs,
     /// One byte a second.
     Drip,
@@ -51,13 +52,13 @@ pub(crate) enum Fault {
     RedirectLoop,
     /// A redirect to another port of this machine.
     RedirectPort,
-    /// The signed address that a redirect leads to expires after some requests.
+    /// A redirect to a signed URL that expires after some requests.
     ExpiringRedirect,
-    /// The body is said to be compressed.
+    /// A Content-Encoding that the client did not accept.
     Gzip,
-    /// The file has no bytes.
+    /// An empty file.
     Empty,
-    /// The connection is closed before the head of an answer is whole.
+    /// The connection closes in the middle of the response's head.
     ClosedEarly,
     /// No `ETag`, no `Last-Modified`, and bodies that end early.
     NoValidator,
@@ -93,39 +94,42 @@ impl Fault {
     ];
 }
 
-/// So many requests the address that [`Fault::ExpiringRedirect`] leads to is good for.
+/// The number of requests for which a signed URL of [`Fault::ExpiringRedirect`] is valid.
 const SIGNATURE_USES: usize = 3;
 
-/// When a fault strikes.
+/// The requests for a file at which its fault occurs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum When {
     Never,
     /// At every request.
     Always,
-    /// At the request of that number, from 0, and the ones after it, so many in all.
+    /// `At(first, count)`: at `count` requests, starting with the request of number `first`, from 0.
     At(usize, usize),
 }
 
-/// A file that is served.
+/// A file to serve.
 #[derive(Clone)]
 pub(crate) struct Served {
     pub(crate) bytes: Arc<Vec<u8>>,
     pub(crate) fault: Fault,
     pub(crate) when: When,
+    /// Bytes of the file, over all requests, that are sent before `pace` applies.
+    pub(crate) burst: u64,
     /// Bytes a second on each connection; 0 is no limit.
     pub(crate) pace: u64,
-    /// Decides, with the request's number, where in a body a fault strikes.
+    /// Determines, with the number of the request, where in a body the fault occurs.
     pub(crate) seed: u64,
 }
 
 impl Served {
-    /// A file that is served as it should be.
+    /// A file served without faults and at full speed.
     pub(crate) fn well(bytes: Vec<u8>) -> Self {
-        Self { bytes: Arc::new(bytes), fault: Fault::Truncated, when: When::Never, pace: 0, seed: 0 }
+        let bytes = Arc::new(bytes);
+        Self { bytes, fault: Fault::Truncated, when: When::Never, burst: 0, pace: 0, seed: 0 }
     }
 }
 
-/// A running server. Dropping it closes everything.
+/// A running server. Dropping it closes all connections.
 pub(crate) struct FaultServer {
     pub(crate) address: SocketAddr,
     state: Arc<State>,
@@ -133,17 +137,26 @@ pub(crate) struct FaultServer {
     stop: CancellationToken,
 }
 
-#[derive(Default)]
-struct State {
-    files: Mutex<HashMap<String, Served>>,
+/// A served file and the requests for it.
+struct File {
+    served: Served,
     requests: AtomicUsize,
-    /// How often each signature of a redirect's address was used.
-    signatures: Mutex<HashMap<String, usize>>,
+    /// Bytes of its bodies sent so far.
     sent: AtomicU64,
+    /// How often each signed URL was used.
+    signatures: Mutex<HashMap<String, usize>>,
+}
+
+struct State {
+    files: Mutex<HashMap<String, Arc<File>>>,
+    sent: AtomicU64,
+    /// No body goes on while `sent` is at least this.
+    limit: watch::Sender<u64>,
     /// Requests that carried a token: there must be none.
     tokens: AtomicUsize,
-    /// Another server on this machine, which has nothing, and how often it was asked.
-    elsewhere: Mutex<Option<SocketAddr>>,
+    /// The address of a second server on this machine, which has no files.
+    elsewhere: SocketAddr,
+    /// Requests to the second server.
     strayed: AtomicUsize,
 }
 
@@ -157,7 +170,7 @@ impl Drop for FaultServer {
 /// A socket on a free port of loopback.
 fn socket() -> (TcpSocket, SocketAddr) {
     let socket = TcpSocket::new_v4().expect("a socket");
-    // What lies in buffers was sent but never arrives: keep that little.
+    // Bytes in a send buffer count as sent although they may never arrive: keep the buffer small.
     socket.set_send_buffer_size(16 << 10).expect("a small buffer");
     socket.bind("127.0.0.1:0".parse().expect("an address")).expect("a free port");
     let address = socket.local_addr().expect("an address");
@@ -166,11 +179,18 @@ fn socket() -> (TcpSocket, SocketAddr) {
 
 impl FaultServer {
     pub(crate) async fn start() -> Self {
-        let (state, stop) = (Arc::new(State::default()), CancellationToken::new());
         let ((socket, address), (other, elsewhere)) = (socket(), socket());
-        *state.elsewhere.lock() = Some(elsewhere);
+        let stop = CancellationToken::new();
+        let state = Arc::new(State {
+            files: Mutex::default(),
+            sent: AtomicU64::new(0),
+            limit: watch::Sender::new(u64::MAX),
+            tokens: AtomicUsize::new(0),
+            elsewhere,
+            strayed: AtomicUsize::new(0),
+        });
         let serve = |socket: TcpSocket, address: SocketAddr| {
-            let listener = socket.listen(128).expect("a listener");
+            let listener = socket.listen(1024).expect("a listener");
             let (state, stop) = (Arc::clone(&state), stop.clone());
             rbee_hive::spawn::detached(async move {
                 while let Ok((stream, _)) = listener.accept().await {
@@ -188,15 +208,26 @@ impl FaultServer {
         Self { address, state, accepting, stop }
     }
 
-    /// Serves a file at `/name`. Answers its URL.
+    /// Serves a file at `/name`, in place of the one before. Returns its URL.
     pub(crate) fn serve(&self, name: &str, served: Served) -> String {
-        self.state.requests.store(0, Ordering::SeqCst);
-        self.state.signatures.lock().clear();
-        self.state.files.lock().insert(name.to_owned(), served);
+        let (requests, sent) = (AtomicUsize::new(0), AtomicU64::new(0));
+        let file = File { served, requests, sent, signatures: Mutex::default() };
+        self.state.files.lock().insert(name.to_owned(), Arc::new(file));
         format!("http://{}/{name}", self.address)
     }
 
-    /// Bytes of bodies that were sent, in all.
+    /// Stops all bodies once this many more bytes were sent in all, up to one piece for each
+    /// connection beyond that. The connections stay open.
+    pub(crate) fn hold_after(&self, bytes: u64) {
+        self.state.limit.send_replace(self.sent() + bytes);
+    }
+
+    /// Lets the bodies that [`Self::hold_after`] stopped go on.
+    pub(crate) fn release(&self) {
+        self.state.limit.send_replace(u64::MAX);
+    }
+
+    /// Bytes of bodies sent so far.
     pub(crate) fn sent(&self) -> u64 {
         self.state.sent.load(Ordering::SeqCst)
     }
@@ -206,13 +237,13 @@ impl FaultServer {
         self.state.tokens.load(Ordering::SeqCst)
     }
 
-    /// Requests to the other port that [`Fault::RedirectPort`] leads to.
+    /// Requests to the port to which [`Fault::RedirectPort`] redirects.
     pub(crate) fn strayed(&self) -> usize {
         self.state.strayed.load(Ordering::SeqCst)
     }
 }
 
-/// A request, as far as it matters.
+/// The parts of a request that matter here.
 struct Request {
     path: String,
     range: Option<(u64, u64)>,
@@ -220,7 +251,7 @@ struct Request {
 }
 
 async fn converse(mut stream: TcpStream, address: SocketAddr, state: &State) {
-    let is_elsewhere = *state.elsewhere.lock() == Some(address);
+    let is_elsewhere = state.elsewhere == address;
     while let Some(request) = read_request(&mut stream, state).await {
         if is_elsewhere {
             state.strayed.fetch_add(1, Ordering::SeqCst);
@@ -258,27 +289,28 @@ async fn read_request(stream: &mut TcpStream, state: &State) -> Option<Request> 
     Some(Request { path, range, if_range: header("if-range") })
 }
 
-/// Answers whether the connection may be used again.
+/// Sends the response. Returns whether the connection can be used again.
 async fn answer(stream: &mut TcpStream, address: SocketAddr, state: &State, request: &Request) -> bool {
     let name = request.path.split('?').next().unwrap_or_default();
-    let Some(served) = state.files.lock().get(name).cloned() else {
+    let Some(file) = state.files.lock().get(name).cloned() else {
         return send(stream, "404 Not Found", "Content-Length: 0\r\n", b"").await;
     };
-    let number = state.requests.fetch_add(1, Ordering::SeqCst);
-    let strikes = match served.when {
+    let served = &file.served;
+    let number = file.requests.fetch_add(1, Ordering::SeqCst);
+    let is_faulty = match served.when {
         When::Never => false,
         When::Always => true,
         When::At(first, times) => (first..first + times).contains(&number),
     };
-    let fault = strikes.then_some(served.fault);
-    let place = Place { seed: served.seed, number };
+    let fault = is_faulty.then_some(served.fault);
+    let position = Position { seed: served.seed, number };
     let has_changed =
         matches!((served.fault, served.when), (Fault::ChangesOnce, When::At(first, _)) if number >= first);
     let is_other = fault == Some(Fault::ChangedEtag) || has_changed;
     let mut bytes = Arc::clone(&served.bytes);
     let mut etag = "\"one\"".to_owned();
     if is_other {
-        // As long as the file that it takes the place of, and as sound.
+        // The other version has the same length and is valid too.
         let other = Arc::make_mut(&mut bytes);
         if let Some(last) = other.last_mut() {
             *last ^= 0xff;
@@ -328,20 +360,19 @@ async fn answer(stream: &mut TcpStream, address: SocketAddr, state: &State, requ
             return send(stream, "302 Found", &headers, b"").await;
         }
         Some(Fault::RedirectPort) => {
-            let elsewhere = state.elsewhere.lock().expect("another port");
-            let headers = format!("Location: http://{elsewhere}/x.gguf\r\nContent-Length: 0\r\n");
+            let headers = format!("Location: http://{}/x.gguf\r\nContent-Length: 0\r\n", state.elsewhere);
             return send(stream, "302 Found", &headers, b"").await;
         }
         _ => {}
     }
     if served.fault == Fault::ExpiringRedirect && served.when != When::Never {
-        // The signature is the number of the request that it was made for.
+        // The signature is the number of the request that it answers.
         let Some((_, signed)) = request.path.split_once('?') else {
             let headers = format!("Location: http://{address}/{name}?{number}\r\nContent-Length: 0\r\n");
             return send(stream, "302 Found", &headers, b"").await;
         };
         let uses = {
-            let mut signatures = state.signatures.lock();
+            let mut signatures = file.signatures.lock();
             let uses = signatures.entry(signed.to_owned()).or_default();
             *uses += 1;
             *uses
@@ -369,14 +400,14 @@ async fn answer(stream: &mut TcpStream, address: SocketAddr, state: &State, requ
     let mut cut = body.len();
     let mut flipped = None;
     match fault {
-        Some(Fault::Truncated | Fault::Reset | Fault::NoValidator) => cut = place.within(body.len()),
-        Some(Fault::LongLength) => length += 1 + place.within(1000) as u64,
+        Some(Fault::Truncated | Fault::Reset | Fault::NoValidator) => cut = position.within(body.len()),
+        Some(Fault::LongLength) => length += 1 + position.within(1000) as u64,
         Some(Fault::ShortLength) => {
-            length = place.within(body.len()) as u64;
+            length = position.within(body.len()) as u64;
             cut = usize::try_from(length).unwrap_or(0);
         }
         Some(Fault::Gzip) => headers += "Content-Encoding: gzip\r\n",
-        Some(Fault::FlippedByte) if !body.is_empty() => flipped = Some(place.within(body.len())),
+        Some(Fault::FlippedByte) if !body.is_empty() => flipped = Some(position.within(body.len())),
         _ => {}
     }
     headers += &format!("Content-Length: {length}\r\n");
@@ -392,6 +423,7 @@ async fn answer(stream: &mut TcpStream, address: SocketAddr, state: &State, requ
     if stream.write_all(head.as_bytes()).await.is_err() {
         return false;
     }
+    let mut limit = state.limit.subscribe();
     if fault == Some(Fault::Drip) {
         for byte in body {
             if stream.write_all(&[*byte]).await.is_err() {
@@ -408,30 +440,33 @@ async fn answer(stream: &mut TcpStream, address: SocketAddr, state: &State, requ
             *slot ^= 1;
         }
         at += piece.len();
-        if stream.write_all(&piece).await.is_err() {
+        let may_go_on = limit.wait_for(|limit| state.sent.load(Ordering::SeqCst) < *limit).await.is_ok();
+        if !may_go_on || stream.write_all(&piece).await.is_err() {
             return false;
         }
-        state.sent.fetch_add(piece.len() as u64, Ordering::SeqCst);
-        if served.pace > 0 {
-            tokio::time::sleep(Duration::from_secs_f64(piece.len() as f64 / served.pace as f64)).await;
+        let length = piece.len() as u64;
+        state.sent.fetch_add(length, Ordering::SeqCst);
+        let sent = file.sent.fetch_add(length, Ordering::SeqCst) + length;
+        if served.pace > 0 && sent > served.burst {
+            tokio::time::sleep(Duration::from_secs_f64(length as f64 / served.pace as f64)).await;
         }
     }
     if fault == Some(Fault::Reset) {
-        // With no time to linger, closing sends RST.
+        // Closing a socket with a linger time of 0 sends RST.
         let _ = stream.set_zero_linger();
         return false;
     }
     cut == body.len() && length == body.len() as u64
 }
 
-/// Where a fault strikes.
-struct Place {
+/// Where in a body a fault occurs.
+struct Position {
     seed: u64,
     number: usize,
 }
 
-impl Place {
-    /// Some number below `most`, the same for the same seed and request.
+impl Position {
+    /// A number below `most` that depends on the seed and the request only.
     fn within(&self, most: usize) -> usize {
         // splitmix64
         let mut mixed = self.seed.wrapping_add((self.number as u64 + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15));

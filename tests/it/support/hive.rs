@@ -46,6 +46,9 @@ pub(crate) fn quick(dir: &Path) -> Config {
     config.llama_server.enabled = false;
     // No worker outlives a test that is killed midway.
     config.workers.lifeline = true;
+    // On a busy machine a healthy connection is silent for long: no test's connection is stalled
+    // unless the test says so.
+    config.timers.stall = super::PATIENCE.into();
     config.timers.cancel_grace = Duration::from_millis(200).into();
     config.timers.stop_grace = Duration::from_secs(5).into();
     config.timers.progress = Duration::from_millis(20).into();

@@ -1,54 +1,64 @@
-//! A wire that can be cut: connections to a hive pass through it, and break or fall silent when the
-//! test says so.
+//! A TCP relay in front of a hive. A test can break its connections, stop their traffic, or lead them to
+//! another hive.
 
+use std::sync::Arc;
+
+use parking_lot::Mutex;
 use tokio::io::copy_bidirectional;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
-/// What becomes of connections.
+/// What the relay does with connections.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Wire {
-    Whole,
-    Cut,
-    Silent,
+enum Mode {
+    Forward,
+    Break,
+    Hold,
 }
 
 /// A relay of TCP connections. Dropping it breaks them all.
 pub(crate) struct Relay {
     pub(crate) url: String,
-    wire: watch::Sender<Wire>,
+    target: Arc<Mutex<String>>,
+    mode: watch::Sender<Mode>,
     task: JoinHandle<()>,
 }
 
 impl Relay {
     /// A relay to the hive at that URL.
     pub(crate) async fn to(url: &str) -> Self {
-        let target = url.strip_prefix("http://").expect("a URL of plain HTTP").to_owned();
         let listener = TcpListener::bind(("127.0.0.1", 0)).await.expect("a free port");
         let address = listener.local_addr().expect("an address");
-        let (wire, state) = watch::channel(Wire::Whole);
+        let (mode, state) = watch::channel(Mode::Forward);
+        let target = Arc::new(Mutex::new(host(url)));
+        let current = Arc::clone(&target);
         let task = rbee_hive::spawn::detached(async move {
             while let Ok((near, _)) = listener.accept().await {
-                let (target, wire) = (target.clone(), state.clone());
-                rbee_hive::spawn::detached(async move { relay(near, &target, wire).await });
+                let (target, mode) = (current.lock().clone(), state.clone());
+                rbee_hive::spawn::detached(async move { relay(near, &target, mode).await });
             }
         });
-        Self { url: format!("http://{address}"), wire, task }
+        Self { url: format!("http://{address}"), target, mode, task }
     }
 
-    /// Breaks every connection, and every new one until it is mended.
+    /// Leads new connections to the hive at that URL.
+    pub(crate) fn lead_to(&self, url: &str) {
+        *self.target.lock() = host(url);
+    }
+
+    /// Breaks every connection, and every new one until [`Self::mend`].
     pub(crate) fn cut(&self) {
-        self.wire.send_replace(Wire::Cut);
+        self.mode.send_replace(Mode::Break);
     }
 
-    /// Lets nothing through, and breaks nothing: what a machine that was asleep finds.
+    /// Forwards nothing and breaks nothing until [`Self::mend`], as after a machine has slept.
     pub(crate) fn silence(&self) {
-        self.wire.send_replace(Wire::Silent);
+        self.mode.send_replace(Mode::Hold);
     }
 
     pub(crate) fn mend(&self) {
-        self.wire.send_replace(Wire::Whole);
+        self.mode.send_replace(Mode::Forward);
     }
 }
 
@@ -59,23 +69,28 @@ impl Drop for Relay {
     }
 }
 
-async fn relay(mut near: TcpStream, target: &str, mut wire: watch::Receiver<Wire>) {
-    let carried = async {
+/// The host and port of a URL.
+fn host(url: &str) -> String {
+    url.strip_prefix("http://").expect("a URL of plain HTTP").to_owned()
+}
+
+async fn relay(mut near: TcpStream, target: &str, mut mode: watch::Receiver<Mode>) {
+    let forwarding = async {
         if let Ok(mut far) = TcpStream::connect(target).await {
-            // Either side may go away at any time; that ends the other.
+            // Either side may close at any time; that ends the other.
             let _ended = copy_bidirectional(&mut near, &mut far).await;
         }
     };
-    tokio::pin!(carried);
+    tokio::pin!(forwarding);
     loop {
-        let state = *wire.borrow_and_update();
-        if state == Wire::Cut {
+        let current = *mode.borrow_and_update();
+        if current == Mode::Break {
             return;
         }
         tokio::select! {
             biased;
-            changed = wire.changed() => if changed.is_err() { return },
-            () = &mut carried, if state == Wire::Whole => return,
+            changed = mode.changed() => if changed.is_err() { return },
+            () = &mut forwarding, if current == Mode::Forward => return,
         }
     }
 }

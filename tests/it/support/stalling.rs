@@ -1,4 +1,4 @@
-//! A server of models that never comes to an end.
+//! A server that sends half of every model and then stops.
 
 use std::net::SocketAddr;
 
@@ -9,7 +9,7 @@ use tokio::task::JoinHandle;
 
 use super::{soon, write_model};
 
-/// Answers every request with the first half of a model, and nothing more.
+/// Answers every request with the first half of a model and keeps the connection open.
 pub(crate) struct StallingServer {
     address: SocketAddr,
     open: watch::Receiver<usize>,
@@ -28,8 +28,8 @@ impl StallingServer {
                 let (count, model) = (count.clone(), model.clone());
                 rbee_hive::spawn::detached(async move {
                     count.send_modify(|open| *open += 1);
-                    // A client that goes away is what this is made for.
-                    let _gone = stall(stream, &model).await;
+                    // Clients are expected to close the connection.
+                    let _closed = stall(stream, &model).await;
                     count.send_modify(|open| *open -= 1);
                 });
             }
@@ -37,12 +37,12 @@ impl StallingServer {
         Self { address, open, task }
     }
 
-    /// The URL of a model of that name; every name is there.
+    /// The URL of a model of that name. Every name exists.
     pub(crate) fn model(&self, stem: &str) -> String {
         format!("http://{}/{stem}.gguf", self.address)
     }
 
-    /// Waits until so many connections are open.
+    /// Waits until `wanted` connections are open.
     pub(crate) async fn connections(&self, wanted: usize) {
         let mut open = self.open.clone();
         soon("connections to open or close", open.wait_for(|open| *open == wanted))
