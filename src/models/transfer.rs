@@ -50,6 +50,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 
 use crate::error::{Code, Failure, Result};
+use crate::files;
 use crate::models::transfer::board::{Board, Filled};
 use crate::models::transfer::budget::Budget;
 use crate::models::transfer::context::TransferContext;
@@ -62,7 +63,6 @@ use crate::models::transfer::report::Reporter;
 use crate::models::transfer::trouble::{FetchResult, Trouble, TroubleKind, download_failed};
 use crate::models::transfer::writer::{Part, Queue};
 use crate::models::units;
-use crate::files;
 use crate::narration::Level;
 use crate::spawn;
 
@@ -154,7 +154,8 @@ impl Transfer {
         stop: CancellationToken,
     ) -> Self {
         let fetcher = Fetcher::new(&context.fetch, &file.trust, &file.url);
-        let budget = Budget::new(context.downloads.retries, *context.timers.retry, *context.timers.retry_after);
+        let budget =
+            Budget::new(context.downloads.retries, *context.timers.retry, *context.timers.retry_after);
         Self {
             context,
             file,

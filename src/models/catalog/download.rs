@@ -11,6 +11,7 @@ use tokio::sync::OwnedMutexGuard;
 use tokio_util::sync::CancellationToken;
 
 use crate::error::{Code, Failure, Result};
+use crate::files;
 use crate::models::Catalog;
 use crate::models::Model;
 use crate::models::Source;
@@ -21,7 +22,6 @@ use crate::models::transfer::partial;
 use crate::models::transfer::remote::{Destination, RemoteFile, Resolved};
 use crate::models::transfer::transfers::Fetched;
 use crate::models::units;
-use crate::files;
 use crate::n;
 use crate::narration::waiting_for;
 
