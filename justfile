@@ -1,4 +1,4 @@
-# What the checks run, one recipe each: `just --list`.
+# One recipe for each check: `just --list`.
 
 default: ci
 
@@ -6,35 +6,35 @@ default: ci
 fmt:
     cargo fmt
 
-# Everything that clippy knows, as errors
+# Check the formatting, and run clippy with warnings as errors
 lint:
     cargo fmt --check
     cargo clippy --all-targets --locked -- -D warnings
 
-# The documentation, with broken links as errors
+# Build the documentation, with broken links as errors
 doc:
     RUSTDOCFLAGS="-D warnings" cargo doc --no-deps --locked
 
-# The types of the page's scripts; needs Node
+# Check the types of the page's scripts; needs Node
 types:
     npx --yes --package typescript@5.9.3 tsc --project ui/tsconfig.json
 
-# The tests, with small counts of seeds and kills
+# Run the tests, with small numbers of seeds and kills
 test *args:
     cargo test --locked {{args}}
 
-# Licences, bans, advisories and sources of dependencies
+# Check licences, bans, advisories and sources of dependencies
 deny:
     cargo deny --locked check
 
-# The benchmarks
+# Run the benchmarks
 bench *args:
     cargo bench --locked {{args}}
 
-# The first build, with nothing but Rust and a C compiler
+# Build with nothing but Rust and a C compiler
 bare-build:
     .ci/bare-build
 
-# All checks, as they run elsewhere
+# Run all checks, as CI does
 ci:
     .ci/run
