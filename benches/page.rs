@@ -1,17 +1,16 @@
-//! The page in a real browser, by the browser's own measure: when its first and its largest content
-//! are painted after the response, how much moves while it comes up, and how evenly a job of ten
-//! thousand narrations scrolls.
+//! Measures the page in a real browser: the time from the response to the first and to the largest
+//! contentful paint, the layout shift while a page loads, and the frames while a job of ten thousand
+//! narrations scrolls.
 //!
-//! `cargo bench --bench page`; needs chromium and chromedriver. A name after `--`, such as `models`, takes
-//! that page alone and does not scroll. The browser draws without a GPU and
-//! on the same processor as the hive, so a page of one sentence is loaded in turn with each page: what
-//! that takes is the browser's own.
+//! `cargo bench --bench page`; needs chromium and chromedriver. A name after `--`, such as `models`,
+//! measures only that page and does not scroll. The browser draws without a GPU and on the same processor
+//! as the hive, so each load alternates with a page of one sentence, which shows the browser's own share.
 
-#![expect(clippy::print_stdout, reason = "figures are printed")]
+#![expect(clippy::print_stdout, reason = "a benchmark prints its results")]
 
-#[expect(dead_code, reason = "nothing is compared here")]
+#[expect(dead_code, reason = "this benchmark compares no builds")]
 mod paired;
-#[expect(dead_code, unused_imports, reason = "the tests' house has more rooms than are needed here")]
+#[expect(dead_code, unused_imports, reason = "the benchmark uses only a part of the tests' support")]
 #[path = "../tests/it/support/mod.rs"]
 mod support;
 
@@ -22,21 +21,21 @@ use rbee_hive::n;
 use serde_json::{Value, json};
 use support::{Browser, TestHive, write_model};
 
-/// Serves a page of one sentence. Answers its URL.
+/// Serves a page of one sentence and returns its URL.
 async fn bare_page() -> String {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a free port");
     let address = listener.local_addr().expect("an address");
     let page = || async { axum::response::Html("<!doctype html><title>bare</title><p>One sentence.") };
     let app = axum::Router::new().route("/", axum::routing::get(page));
     drop(rbee_hive::spawn::detached(async move {
-        // It ends with the process.
+        // The server ends with the process.
         let _ = axum::serve(listener, app).await;
     }));
     format!("http://{address}/")
 }
 
 const NARRATIONS: usize = 9_900;
-/// What the browser recorded of the load, in milliseconds; after a while in which nothing came.
+/// What the browser has recorded of a load 1.5 s after it, in milliseconds.
 const LOAD: &str = "const done = arguments[0]; const found = {lcp: 0, shift: 0};\
     new PerformanceObserver((list) => { for (const e of list.getEntries()) found.lcp = e.startTime; }).observe({type: 'largest-contentful-paint', buffered: true});\
     new PerformanceObserver((list) => { for (const e of list.getEntries()) found.shift += e.value; }).observe({type: 'layout-shift', buffered: true});\
@@ -106,13 +105,11 @@ async fn main() {
     hive.stop().await;
 }
 
-/// How evenly the page of the long job scrolls.
+/// Measures the frames while the page of the long job scrolls.
 async fn scroll(browser: &Browser, url: &str, rounds: usize) {
     browser.open(url).await;
     browser.shows(".timeline", "line 0 of many").await;
-    println!(
-        "milliseconds between frames while {NARRATIONS} narrations are dragged through, a screen a frame"
-    );
+    println!("milliseconds between frames while {NARRATIONS} narrations scroll by, one step for each frame");
     for _ in 0..rounds {
         let scrolled = browser.scroll(".timeline").await;
         let frames = scrolled["frames"].as_array().expect("frames");

@@ -1,12 +1,12 @@
-// The page's frame: it connects, shows the place that the address names, and says how the
-// connection is.
+// The frame of the page: it connects to the hive, shows the view that the URL names, and shows the
+// state of the connection.
 
 import { onTokenNeeded } from "./lib/api.js";
 import { h, render } from "./lib/dom.js";
 import { start, tryNow } from "./lib/events.js";
 import { clock, duration, elapsed } from "./lib/format.js";
 import { hive } from "./lib/hive.js";
-import { place, recall, remember } from "./lib/view.js";
+import { recall, remember, route } from "./lib/view.js";
 import { askForToken } from "./parts/token.js";
 import "./parts/toasts.js";
 import "./views/chat.js";
@@ -28,11 +28,12 @@ const PAGES = /** @type {const} */ ({
 const byId = (id) => /** @type {HTMLElement} */ (document.getElementById(id));
 
 let shown = "";
-/** Its answers go on while another page is shown. @type {HTMLElement|null} */
+/** The chat view is kept, so that an answer continues while another view is shown.
+ * @type {HTMLElement|null} */
 let chat = null;
 
 function show() {
-  const { page, id } = place();
+  const { page, id } = route();
   const known = page in PAGES;
   const name = /** @type {keyof typeof PAGES} */ (known ? page : "overview");
   const element = name === "jobs" && id ? "hive-job" : PAGES[name][1];
@@ -43,7 +44,7 @@ function show() {
   }
   document.title = `${id ? `${id} · ` : ""}${PAGES[name][0]} · rbee hive`;
   const main = byId("main");
-  // A job's page is another element per job; the others follow the address themselves.
+  // Each job gets an element of its own; the other views follow the URL themselves.
   const wanted = element === "hive-job" ? `${element} ${id}` : element;
   if (!known) render(main, notFound(page));
   else if (shown !== wanted) {
@@ -58,10 +59,10 @@ function show() {
 
 /** @param {string} page */
 function notFound(page) {
-  return h("section", { class: "empty" }, h("h1", null, "There is no such page"), h("p", null, `Nothing is called “${page}” here.`), h("a", { class: "button", href: "#/" }, "To the overview"));
+  return h("section", { class: "empty" }, h("h1", null, "There is no such page"), h("p", null, `This hive has no page “${page}”.`), h("a", { class: "button", href: "#/" }, "Go to the overview"));
 }
 
-/** Whatever goes on while the connection is lost, the page says so, since when, and the way out. */
+/** Shows the state of the connection: where it is lost, since when, and a way to reconnect. */
 function connection() {
   const { state, since, retryAt, cause } = hive.connection;
   const label = state === "live" ? "Live" : state === "lost" ? "No connection" : "Connecting";
@@ -70,10 +71,10 @@ function connection() {
   const lost = h(
     "div",
     { class: "banner" },
-    h("p", null, h("strong", null, "The hive does not answer: "), cause || "the connection broke", `. Gone for ${elapsed(since)}; what you see is from ${clock(since)}. `, retryAt ? `Trying again in ${duration(Math.max(1, wait))}.` : "Trying now."),
+    h("p", null, h("strong", null, "The hive does not answer: "), cause || "the connection broke", `. No answer for ${elapsed(since)}; this page shows the state at ${clock(since)}. `, retryAt ? `Trying again in ${duration(Math.max(1, wait))}.` : "Trying now."),
     h("button", { type: "button", onclick: tryNow, disabled: !retryAt }, "Try now"),
   );
-  // A blip of a second is nobody's news.
+  // Reports no loss that lasts a second or less.
   render(byId("banner"), state === "lost" && Date.now() - since > 1000 ? lost : null);
   document.documentElement.dataset.connection = state;
 }
@@ -90,19 +91,19 @@ function counts() {
 const THEMES = ["system", "light", "dark"];
 
 /** @param {string} theme */
-function dress(theme) {
+function applyTheme(theme) {
   if (theme === "system") delete document.documentElement.dataset.theme;
   else document.documentElement.dataset.theme = theme;
-  const label = { system: "as the system", light: "light", dark: "dark" }[theme];
+  const label = { system: "system setting", light: "light", dark: "dark" }[theme];
   byId("theme").setAttribute("aria-label", `Colours: ${label}`);
   byId("theme").title = `Colours: ${label}`;
 }
 
-dress(recall("theme", "system"));
+applyTheme(recall("theme", "system"));
 byId("theme").addEventListener("click", () => {
   const next = THEMES[(THEMES.indexOf(recall("theme", "system")) + 1) % THEMES.length];
   remember("theme", next);
-  dress(next);
+  applyTheme(next);
 });
 onTokenNeeded(askForToken);
 addEventListener("hashchange", show);

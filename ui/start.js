@@ -1,7 +1,7 @@
-// Brings the page's modules once its frame is painted, which needs none of them: on a small machine
-// they would take the processor from the first paint.
+// Loads the page's modules once the frame is painted, which needs none of them: on a small machine they
+// would delay the first paint.
 
-// All at once: found one import at a time, they would come one round trip at a time.
+// Preloads all modules at once: found import by import, they would take one round trip for each level.
 const MODULES = [
   "main.js",
   "lib/api.js",
@@ -52,6 +52,6 @@ function start() {
   import("./main.js");
 }
 
-// A hidden page is not painted, and not every browser tells when one is.
+// A hidden page is not painted, and not every browser reports the paint.
 new PerformanceObserver(start).observe({ type: "paint", buffered: true });
 setTimeout(start, document.hidden ? 0 : 250);

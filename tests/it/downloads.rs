@@ -48,6 +48,8 @@ fn hasty(config: &mut Config) {
     config.downloads.connections = 4;
     config.downloads.retries = 3;
     config.timers.stall = PATIENCE.into();
+    // A cancelled download may take long to write what it has received.
+    config.timers.cancel_grace = PATIENCE.into();
     config.timers.retry = Duration::from_millis(5).into();
     config.timers.retry_after = Duration::from_millis(50).into();
 }
@@ -152,7 +154,7 @@ impl Trial {
 
     fn served(&self) -> Served {
         let Self { fault, when, seed, .. } = *self;
-        Served { fault, when, seed, ..Served::well(self.body()) }
+        Served { fault, when, seed, ..Served::correct(self.body()) }
     }
 
     /// Downloads the model `source` and checks how the job ends; `placed` reads the file that then has
@@ -241,7 +243,7 @@ impl ByUrl {
     }
 
     async fn stop(self) {
-        assert_eq!((self.server.tokens(), self.server.strayed()), (0, 0));
+        assert_eq!((self.server.tokens(), self.server.redirected()), (0, 0));
         self.hive.stop().await;
     }
 }
@@ -327,7 +329,7 @@ async fn every_fault_behind_a_hub_leaves_the_cache_complete_or_unchanged() {
         downloads.run(&trial).await;
         downloads.clear(&trial.what()).await;
     }
-    assert!(downloads.server.strayed() > 0);
+    assert!(downloads.server.redirected() > 0);
     downloads.stop().await;
 }
 
@@ -349,7 +351,7 @@ async fn a_stall_is_narrated_and_its_connection_replaced() {
     let hive = TestHive::start_with(stalling_after(stall, 50)).await;
     let server = FaultServer::start().await;
     for fault in [Fault::Hangs, Fault::Drip] {
-        let served = Served { fault, when: When::At(2, 2), ..Served::well(gguf(300_000, 5)) };
+        let served = Served { fault, when: When::At(2, 2), ..Served::correct(gguf(300_000, 5)) };
         let stream = hive.run(&download(&server.serve("m.gguf", served))).await;
         assert!(stream.ends_with("data: [DONE]\n\n"), "{stream}");
         assert!(stream.contains("replacing the connection (1 of 50)"), "{stream}");
@@ -359,7 +361,7 @@ async fn a_stall_is_narrated_and_its_connection_replaced() {
 
     // One byte a second is below the least rate.
     let hive = TestHive::start_with(stalling_after(stall, 3)).await;
-    let served = Served { fault: Fault::Drip, when: When::Always, ..Served::well(gguf(300_000, 5)) };
+    let served = Served { fault: Fault::Drip, when: When::Always, ..Served::correct(gguf(300_000, 5)) };
     let stream = hive.run(&download(&server.serve("m.gguf", served))).await;
     assert!(stream.contains("bytes in 300 ms: the transfer has stalled"), "{stream}");
     assert!(stream.contains("given up after 3 retries"), "{stream}");
@@ -371,7 +373,7 @@ async fn a_cancelled_download_keeps_its_bytes_and_resumes() {
     let hive = TestHive::start_with(hasty).await;
     let server = FaultServer::start().await;
     let body = gguf(2_000_000, 9);
-    let url = server.serve("m.gguf", Served::well(body.clone()));
+    let url = server.serve("m.gguf", Served::correct(body.clone()));
     let half = body.len() as u64 / 2;
     server.hold_after(half);
     let id = hive.submit(&download(&url)).await;
@@ -403,7 +405,7 @@ async fn a_cancelled_download_keeps_its_bytes_and_resumes() {
     let missing = plan["transfer_bytes"].as_u64().expect("a number");
     assert!(missing < half + 100_000, "{plan}");
     let before = server.sent();
-    let url = server.serve("m.gguf", Served::well(body.clone()));
+    let url = server.serve("m.gguf", Served::correct(body.clone()));
     let stream = hive.run(&download(&url)).await;
     assert!(stream.contains("Going on with m.gguf"), "{stream}");
     assert!(stream.contains("were damaged on the disk: fetching them again"), "{stream}");
@@ -421,7 +423,7 @@ async fn a_cancelled_download_keeps_its_bytes_and_resumes() {
 async fn the_partial_of_a_cancelled_download_can_be_deleted() {
     let hive = TestHive::start_with(hasty).await;
     let server = FaultServer::start().await;
-    let url = server.serve("m.gguf", Served::well(gguf(2_000_000, 9)));
+    let url = server.serve("m.gguf", Served::correct(gguf(2_000_000, 9)));
     server.hold_after(500_000);
     let id = hive.submit(&download(&url)).await;
     until("some of the file", async || (server.sent() >= 500_000).then_some(())).await;
@@ -441,7 +443,7 @@ async fn jobs_for_one_file_share_its_transfer_and_leave_it_one_by_one() {
     .await;
     let server = FaultServer::start().await;
     let body = gguf(2_000_000, 3);
-    let url = server.serve("m.gguf", Served::well(body.clone()));
+    let url = server.serve("m.gguf", Served::correct(body.clone()));
     server.hold_after(100_000);
     let first = hive.submit(&download(&url)).await;
     until("the transfer", async || (server.sent() >= 100_000).then_some(())).await;
@@ -490,7 +492,7 @@ async fn a_shared_rate_limit_holds() {
     })
     .await;
     let server = FaultServer::start().await;
-    let url = server.serve("m.gguf", Served::well(gguf(500_000, 3)));
+    let url = server.serve("m.gguf", Served::correct(gguf(500_000, 3)));
     let begin = Instant::now();
     let stream = hive.run(&download(&url)).await;
     assert!(stream.ends_with("[DONE]\n\n"), "{stream}");
@@ -502,7 +504,7 @@ async fn a_shared_rate_limit_holds() {
 async fn a_download_waits_for_another_process_that_writes_the_file() {
     let hive = TestHive::start_with(hasty).await;
     let server = FaultServer::start().await;
-    let url = server.serve("m.gguf", Served::well(gguf(100_000, 3)));
+    let url = server.serve("m.gguf", Served::correct(gguf(100_000, 3)));
     let partial = hive.dir().join("data/models/m.gguf.partial");
     let holder = fs::File::create(&partial).expect("a file");
     holder.lock().expect("a lock");
@@ -540,7 +542,7 @@ async fn a_killed_hive_does_not_fetch_recorded_bytes_again() {
     while killed < kills {
         // Slow enough that a kill hits the middle of it and that few bytes lie in socket buffers.
         let name = format!("m{run}.gguf");
-        let url = server.serve(&name, Served { pace: 3_000_000, ..Served::well(body.clone()) });
+        let url = server.serve(&name, Served { pace: 3_000_000, ..Served::correct(body.clone()) });
         run += 1;
         needed += body.len() as u64;
         let begin = server.sent();
@@ -665,7 +667,7 @@ async fn a_full_disk_fails_the_download_and_the_next_one_resumes() {
         })
         .await;
         let before = server.sent();
-        let url = server.serve(name, Served::well(body.clone()));
+        let url = server.serve(name, Served::correct(body.clone()));
         server.hold_after(300_000);
         let id = hive.submit(&download(&url)).await;
         until("some of the file", async || (server.sent() - before >= 300_000).then_some(())).await;
@@ -678,7 +680,7 @@ async fn a_full_disk_fails_the_download_and_the_next_one_resumes() {
         assert!(stream.contains("data: Kept ") && !store.join(name).exists(), "{stream}");
 
         disk.resize("1g").await;
-        let url = server.serve(name, Served::well(body.clone()));
+        let url = server.serve(name, Served::correct(body.clone()));
         let stream = hive.run(&download(&url)).await;
         assert!(stream.contains("Going on with") && stream.ends_with("data: [DONE]\n\n"), "{stream}");
         assert_eq!(fs::read(store.join(name)).expect("a file"), body);

@@ -26,9 +26,9 @@ const ESCAPE: &str = "\u{E00C}";
 
 /// Checks the page for barriers to access and sideways scrolling, and takes screenshots for people to
 /// look at: in two widths and both colour schemes.
-async fn look_at(browser: &Browser, name: &str) {
+async fn capture(browser: &Browser, name: &str) {
     for (width, scheme) in [(1440, "light"), (1440, "dark"), (375, "light"), (375, "dark")] {
-        browser.look(width, scheme).await;
+        browser.resize(width, scheme).await;
         // Colours have transitions.
         browser.until("the end of the transitions", "document.getAnimations().every((a) => a.playState !== 'running' || a.effect.getTiming().iterations === Infinity)").await;
         axe::check(browser, &format!("{name} at {width} px, {scheme}")).await;
@@ -36,11 +36,11 @@ async fn look_at(browser: &Browser, name: &str) {
         assert_eq!(wide, json!(false), "{name} at {width} px scrolls sideways");
         browser.screenshot(&format!("{name}-{width}-{scheme}")).await;
     }
-    browser.look(1440, "light").await;
+    browser.resize(1440, "light").await;
 }
 
-async fn no_complaints(browser: &Browser) {
-    assert_eq!(browser.complaints().await, Vec::<String>::new(), "messages on the page's console");
+async fn check_console(browser: &Browser) {
+    assert_eq!(browser.console_problems().await, Vec::<String>::new(), "messages on the page's console");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -128,45 +128,45 @@ async fn from_an_empty_hive_to_a_chat_answer_and_back() {
     browser.shows("main h2", "This hive has no models yet").await;
     browser.shows("main", "All checks passed").await;
     browser.shows("#connection", "Live").await;
-    look_at(&browser, "overview-empty").await;
+    capture(&browser, "overview-empty").await;
     for (page, text) in [
         ("workers", "No workers"),
         ("jobs", "No jobs yet"),
-        ("chat", "Nobody to talk to yet"),
+        ("chat", "No model to chat with yet"),
         ("models", "No models yet"),
     ] {
         browser.open(&format!("{}/#/{page}", hive.url)).await;
         browser.shows("main", text).await;
-        look_at(&browser, &format!("{page}-empty")).await;
+        capture(&browser, &format!("{page}-empty")).await;
     }
 
     // A download: first the plan, then the transfer.
-    browser.press(".page-head", "Download a model").await;
+    browser.click(".page-head", "Download a model").await;
     browser.fill("#dl-source", "not a source").await;
-    browser.press("dialog", "Show the plan").await;
+    browser.click("dialog", "Show the plan").await;
     browser.shows("dialog .failure", "What to do").await;
     browser.fill("#dl-source", &format!("file:{}", file.display())).await;
-    browser.press("dialog", "Show the plan").await;
+    browser.click("dialog", "Show the plan").await;
     browser.shows("dialog .plan", "tiny.gguf").await;
-    look_at(&browser, "models-plan").await;
-    browser.press("dialog", "Add it").await;
+    capture(&browser, "models-plan").await;
+    browser.click("dialog", "Add it").await;
     browser.shows("table tbody", "tiny").await;
     browser.shows("#toasts", "Download tiny.gguf").await;
 
     // Details and loading.
-    browser.press("table tbody", "tiny").await;
+    browser.click("table tbody", "tiny").await;
     browser.shows("aside", "Architecture").await;
-    look_at(&browser, "models-details").await;
-    browser.press("aside", "Load").await;
-    browser.shows("dialog .estimate", "that are free").await;
-    look_at(&browser, "models-load").await;
-    browser.press("dialog", "Load").await;
+    capture(&browser, "models-details").await;
+    browser.click("aside", "Load").await;
+    browser.shows("dialog .estimate", "are free").await;
+    capture(&browser, "models-load").await;
+    browser.click("dialog", "Load").await;
     browser.shows("table tbody", "loaded").await;
     browser.open(&format!("{}/#/workers", hive.url)).await;
     browser.shows(".worker", "ready").await;
-    browser.press(".worker", "Log").await;
+    browser.click(".worker", "Log").await;
     browser.shows("virtual-list", "listening").await;
-    look_at(&browser, "workers").await;
+    capture(&browser, "workers").await;
 
     // A chat answer, streamed; it is still there after a reload.
     browser.open(&format!("{}/#/chat/tiny", hive.url)).await;
@@ -174,26 +174,26 @@ async fn from_an_empty_hive_to_a_chat_answer_and_back() {
     browser.keys(ENTER).await;
     browser.shows(".message.assistant", "Hello from a small model.").await;
     browser.shows(".message.assistant", "tokens").await;
-    browser.press(".message.assistant", "Regenerate").await;
+    browser.click(".message.assistant", "Regenerate").await;
     browser.until("the answer made again", "document.querySelectorAll('.message.assistant').length === 1 && !document.querySelector('[aria-busy]') && document.querySelector('.message-foot')").await;
-    look_at(&browser, "chat").await;
+    capture(&browser, "chat").await;
     browser.reload().await;
     browser.shows(".message.assistant", "Hello from a small model.").await;
     browser.open(&format!("{}/#/", hive.url)).await;
     browser.shows("main", "Load tiny").await;
     browser.shows("main", "All checks passed").await;
-    look_at(&browser, "overview").await;
+    capture(&browser, "overview").await;
 
     // Unload and delete. The address of the model still leads to its details.
     browser.open(&format!("{}/#/models/tiny", hive.url)).await;
-    browser.press("aside", "Unload").await;
+    browser.click("aside", "Unload").await;
     browser.shows("aside", "available").await;
-    browser.press("aside", "Delete").await;
-    browser.shows("dialog", "They take").await;
-    look_at(&browser, "models-delete").await;
-    browser.press("dialog", "Delete").await;
+    browser.click("aside", "Delete").await;
+    browser.shows("dialog", "Size").await;
+    capture(&browser, "models-delete").await;
+    browser.click("dialog", "Delete").await;
     browser.shows("main", "No model has the id tiny").await;
-    browser.press("aside", "Close the details").await;
+    browser.click("aside", "Close the details").await;
     browser.shows("main", "No models yet").await;
     browser.back().await;
     browser.shows("main", "No model has the id tiny").await;
@@ -203,14 +203,14 @@ async fn from_an_empty_hive_to_a_chat_answer_and_back() {
     for job in ["Download tiny.gguf", "Load tiny", "Unload tiny", "Delete tiny"] {
         browser.shows(".job-list", job).await;
     }
-    look_at(&browser, "jobs").await;
-    browser.press(".job-list", "Load tiny").await;
+    capture(&browser, "jobs").await;
+    browser.click(".job-list", "Load tiny").await;
     browser.shows(".timeline", "Loading model 'tiny'").await;
     browser.shows("main", "Where the time went").await;
-    look_at(&browser, "job").await;
-    browser.press("main", "JSON").await;
+    capture(&browser, "job").await;
+    browser.click("main", "JSON").await;
     browser.shows(".code", "\"worker_id\"").await;
-    no_complaints(&browser).await;
+    check_console(&browser).await;
     assert!(file.exists(), "an import leaves the source file in place");
     drop(browser);
     hive.stop().await;
@@ -224,11 +224,11 @@ async fn a_chat_loads_a_model_that_is_not_loaded_and_says_so() {
     browser.open(&format!("{}/#/chat", hive.url)).await;
     browser.shows("main", "the model is loaded first").await;
     browser.fill("#draft", "Hello").await;
-    browser.press(".composer", "Send").await;
+    browser.click(".composer", "Send").await;
     browser.shows(".message.assistant", "Hello from a small model.").await;
     let jobs: Value = hive.get("/v1/jobs?operation=model_load").await.json().await.expect("JSON");
     assert_eq!(jobs["jobs"].as_array().map(Vec::len), Some(1));
-    no_complaints(&browser).await;
+    check_console(&browser).await;
     drop(browser);
     hive.stop().await;
 }
@@ -241,10 +241,10 @@ async fn an_answer_goes_on_while_another_page_is_shown_and_tabs_keep_each_others
     hive.load("tiny").await;
     let relay = Relay::to(&hive.url).await;
     browser.open(&format!("{}/#/chat", relay.url)).await;
-    browser.shows("main", "Say something").await;
+    browser.shows("main", "Send a message").await;
     browser.fill("#draft", "Hello").await;
     relay.silence();
-    browser.press(".composer", "Send").await;
+    browser.click(".composer", "Send").await;
     browser.shows(".talk", "Waiting for the first word").await;
     browser.run("location.hash = '#/jobs'").await;
     browser.shows("main h1", "Jobs").await;
@@ -255,23 +255,23 @@ async fn an_answer_goes_on_while_another_page_is_shown_and_tabs_keep_each_others
         .await;
     browser.run("location.hash = '#/chat'").await;
     browser.shows(".message.assistant", "Hello from a small model.").await;
-    browser.press(".message.assistant", "Copy").await;
+    browser.click(".message.assistant", "Copy").await;
     browser.shows(".message.assistant", "Copied").await;
 
     // What another tab does.
     browser.run("localStorage['rbee.chats'] = JSON.stringify([{id: 'another', at: new Date().toISOString(), model: 'tiny', messages: [{role: 'user', text: 'From another tab'}]}, ...JSON.parse(localStorage['rbee.chats'])])").await;
-    browser.press("main", "New").await;
+    browser.click("main", "New").await;
     browser.fill("#draft", "Once more").await;
-    browser.press(".composer", "Send").await;
+    browser.click(".composer", "Send").await;
     browser.shows(".message.assistant", "Hello from a small model.").await;
-    browser.press("main", "Delete this conversation").await;
+    browser.click("main", "Delete this conversation").await;
     browser
         .until(
             "all but the deleted to be kept",
             &format!("{kept}.join() === 'From another tab,Hello / Hello from a small model.'"),
         )
         .await;
-    no_complaints(&browser).await;
+    check_console(&browser).await;
     drop(browser);
     hive.stop().await;
 }
@@ -289,12 +289,12 @@ async fn a_killed_worker_is_explained() {
     rustix::process::kill_process(pid, rustix::process::Signal::KILL).expect("it runs");
     browser.shows(".worker", "crashed").await;
     browser.shows(".worker .failure", "SIGKILL").await;
-    browser.press(".worker", "Log").await;
+    browser.click(".worker", "Log").await;
     browser.shows("virtual-list", "listening").await;
-    look_at(&browser, "workers-crashed").await;
-    browser.press(".worker", "Start again").await;
+    capture(&browser, "workers-crashed").await;
+    browser.click(".worker", "Start again").await;
     browser.shows(".worker", "ready").await;
-    no_complaints(&browser).await;
+    check_console(&browser).await;
     drop(browser);
     hive.stop().await;
 }
@@ -315,7 +315,7 @@ async fn the_page_notices_when_the_hive_dies_and_when_it_is_back() {
     browser.shows("#banner", "The hive does not answer").await;
     browser.shows("#banner", "Try now").await;
     browser.shows("table tbody", "tiny").await;
-    look_at(&browser, "connection-lost").await;
+    capture(&browser, "connection-lost").await;
     write_model(&dir.path().join("models"), "second");
     let daemon = Daemon::start(dir.path(), &[]).await;
     relay.lead_to(&daemon.url);
@@ -338,13 +338,13 @@ async fn the_page_asks_for_a_token_and_keeps_it_in_memory_only() {
     .await;
     browser.open(&hive.url).await;
     browser.shows("dialog", "This hive asks for a token").await;
-    look_at(&browser, "token").await;
+    capture(&browser, "token").await;
     browser.keys(ESCAPE).await;
     browser.fill("#token", "wrong").await;
-    browser.press("dialog", "Continue").await;
+    browser.click("dialog", "Continue").await;
     browser.shows("dialog", "The hive refused that token").await;
     browser.fill("#token", "correct-horse-battery-staple-0123456789").await;
-    browser.press("dialog", "Continue").await;
+    browser.click("dialog", "Continue").await;
     browser.shows("#connection", "Live").await;
     browser.shows("main", "All checks passed").await;
     let kept = browser
@@ -394,7 +394,7 @@ async fn names_logs_and_answers_are_text_and_never_markup() {
     browser.shows(".message.assistant", "<b>there</b>").await;
     browser.until("the answer's end", "document.querySelector('.message-foot')").await;
     assert_eq!(browser.eval(harmless).await, json!(true));
-    no_complaints(&browser).await;
+    check_console(&browser).await;
     drop(browser);
     hive.stop().await;
 }
@@ -424,7 +424,7 @@ async fn ten_thousand_narrations_scroll_with_few_rows_in_the_page() {
     browser.until("the end", "(document.querySelector('.timeline').scrollTop = 1e9, [...document.querySelectorAll('.timeline .row')].some((r) => r.innerText.includes('line 9899 of many')))").await;
     browser.fill(".card-head input[type=search]", "line 4242 of").await;
     browser.shows(".timeline", "line 4242 of many").await;
-    no_complaints(&browser).await;
+    check_console(&browser).await;
     drop(browser);
     hive.stop().await;
 }
@@ -438,9 +438,9 @@ async fn nothing_is_animated_for_a_person_who_prefers_reduced_motion() {
     let job = hive.submit(&json!({"ModelList": {}})).await;
     browser.open(&format!("{}/#/jobs/{job}", hive.url)).await;
     let is_moving = "document.getAnimations().some((a) => a.playState === 'running')";
-    browser.look_at(1440, &[("prefers-reduced-motion", "no-preference")]).await;
+    browser.emulate(1440, &[("prefers-reduced-motion", "no-preference")]).await;
     browser.until("something that moves", is_moving).await;
-    browser.look_at(1440, &[("prefers-reduced-motion", "reduce")]).await;
+    browser.emulate(1440, &[("prefers-reduced-motion", "reduce")]).await;
     browser.until("nothing that moves", &format!("!{is_moving}")).await;
     for page in ["", "models", "workers", "jobs", "chat"] {
         browser.open(&format!("{}/#/{page}", hive.url)).await;
@@ -462,7 +462,7 @@ const SHIFTS: &str = "const done = arguments[0]; const found = [];\
 /// Loads pages, each given with a text that it shows in the end, and fails if anything in them moves.
 async fn check_for_shifts(browser: &Browser, hive: &TestHive, pages: &[(&str, &str)]) {
     for width in [1440, 375] {
-        browser.look(width, "light").await;
+        browser.resize(width, "light").await;
         for (page, shown) in pages {
             browser.open("about:blank").await;
             browser.open(&format!("{}/#/{page}", hive.url)).await;
@@ -491,7 +491,7 @@ async fn nothing_moves_while_a_page_loads() {
         ("workers", "Tokens/s"),
         (&worker, "listening"),
         ("jobs", "Load tiny"),
-        ("chat", "Say something"),
+        ("chat", "Send a message"),
     ];
     check_for_shifts(&browser, &hive, &[overview, job]).await;
     check_for_shifts(&browser, &hive, &others).await;
@@ -531,7 +531,7 @@ async fn the_page_can_be_used_with_the_keyboard_alone() {
     browser.shows("table tbody", "tiny").await;
     tab_to("Download a model").await;
     browser.keys(ENTER).await;
-    browser.shows("dialog", "Where from").await;
+    browser.shows("dialog", "Source").await;
     assert_eq!(browser.eval("document.activeElement.id").await, json!("dl-source"));
     browser.keys(ESCAPE).await;
     browser.until("the dialog to close", "!document.querySelector('dialog')").await;
@@ -542,7 +542,7 @@ async fn the_page_can_be_used_with_the_keyboard_alone() {
     );
     tab_to("Load tiny").await;
     browser.keys(ENTER).await;
-    browser.shows("dialog .estimate", "that are free").await;
+    browser.shows("dialog .estimate", "are free").await;
     tab_to("Load").await;
     browser.keys(ENTER).await;
     browser.shows("table tbody", "loaded").await;

@@ -1,17 +1,17 @@
-// The hive's public API. The page does nothing but through here (and `events.js`).
+// The hive's public API. All requests of the page go through this module and `events.js`.
 //
-// The token lives in this module's memory and nowhere else: not in storage, not in an address.
+// The token is kept only in the memory of this module: never in storage, never in a URL.
 
 import { whileSeen } from "./sight.js";
 import { batches } from "./sse.js";
 
 /** @typedef {import("./types.js").JobEvent} JobEvent */
 
-/** A refusal of the hive, or of the network on the way to it. */
+/** An error from the hive or from the network. */
 export class Problem extends Error {
   /** @param {Partial<import("./types.js").Failure> & {detail?: string, status?: number}} body */
   constructor(body) {
-    super(body.detail ?? body.message ?? "the hive refused without saying why");
+    super(body.detail ?? body.message ?? "the hive gave no reason");
     this.code = body.code ?? "unknown";
     this.hint = body.hint;
     this.stage = body.stage;
@@ -23,7 +23,7 @@ export class Problem extends Error {
     this.status = body.status ?? 0;
   }
 
-  /** Anything thrown, as a problem. @param {unknown} error */
+  /** Converts anything thrown to a problem. @param {unknown} error */
   static of(error) {
     if (error instanceof Problem) return error;
     return new Problem({ code: "page", message: error instanceof Error ? error.message : String(error) });
@@ -32,7 +32,7 @@ export class Problem extends Error {
 
 /** @type {string|null} */
 let token = null;
-/** Asks the person for the token; set by the page. @type {(wrong: boolean) => Promise<string>} */
+/** Asks the user for the token; set by the page. @type {(wrong: boolean) => Promise<string>} */
 let ask = () => Promise.reject(new Problem({ code: "unauthorized", message: "this hive asks for a token" }));
 /** @type {Promise<void>|null} */
 let asking = null;
@@ -45,27 +45,27 @@ export function onTokenNeeded(how) {
 /** Whether the hive asked for a token. */
 export const hasToken = () => token !== null;
 
-/** `patience`: how long the head of an answer may take, in milliseconds.
+/** `patience`: how long the head of a response may take, in milliseconds.
  * @typedef {{body?: any, signal?: AbortSignal, headers?: Record<string, string>, patience?: number}} Options */
 
-/** One request, as often as the token must be asked for.
+/** Sends a request, again for each token that the user enters.
  * @param {string} method
  * @param {string} path
  * @param {Options} [options]
- * @returns {Promise<Response>} with a status that is no error */
+ * @returns {Promise<Response>} a response with a success status */
 export async function request(method, path, options = {}) {
   for (;;) {
     const given = token;
     const response = await send(method, path, options);
     if (response.ok) return response;
     if (response.status !== 401) throw await problem(response);
-    // Whoever comes meanwhile waits for the same answer.
+    // Requests that fail in the meantime wait for the same token.
     if (given === token) await (asking ??= obtain(given !== null).finally(() => (asking = null)));
     options.signal?.throwIfAborted();
   }
 }
 
-/** Asks for the token until the hive takes it, and opens a session for the event stream.
+/** Asks for the token until the hive accepts it, and opens a session for the event stream.
  * @param {boolean} wrong */
 async function obtain(wrong) {
   for (let refused = wrong; ; refused = true) {
@@ -80,7 +80,7 @@ async function obtain(wrong) {
   }
 }
 
-/** Opens a session again, after the hive forgot it in a restart. */
+/** Opens a new session: a restarted hive has forgotten the old one. */
 export async function renewSession() {
   if (token !== null) await request("POST", "/v1/session");
 }
@@ -99,11 +99,11 @@ async function send(method, path, { body, signal, headers, patience }) {
     return await fetch(path, { method, headers: all, body: json, signal: either, cache: "no-store" });
   } catch (error) {
     if (signal?.aborted) throw error;
-    if (late.signal.aborted) throw new Problem({ code: "unreachable", message: `it took the connection and said nothing for ${(patience ?? 0) / 1000} s` });
+    if (late.signal.aborted) throw new Problem({ code: "unreachable", message: `it accepted the connection and sent nothing for ${(patience ?? 0) / 1000} s` });
     throw new Problem({
       code: "unreachable",
       message: "the hive does not answer",
-      hint: "see whether it still runs: `rbee-hive` starts it; this page goes on by itself once it is back",
+      hint: "check whether it is running: `rbee-hive` starts it; this page reconnects by itself",
     });
   } finally {
     clearTimeout(timer);
@@ -112,7 +112,7 @@ async function send(method, path, { body, signal, headers, patience }) {
 
 /** @param {Response} response */
 async function problem(response) {
-  const body = await response.json().catch(() => ({ message: `the answer was ${response.status}` }));
+  const body = await response.json().catch(() => ({ message: `the hive answered with status ${response.status}` }));
   return new Problem({ ...body, status: response.status });
 }
 
@@ -129,7 +129,7 @@ export const capabilities = () => (known ??= get("/v1/capabilities").catch((erro
 /** @type {Promise<import("./types.js").Capabilities>|null} */
 let known = null;
 
-/** Submits an operation, such as `{ModelLoad: {id}}`; gives the job's id. Retries are safe: they
+/** Submits an operation, such as `{ModelLoad: {id}}`, and returns the job's id. Retries are safe: they
  * carry the same key.
  * @param {Record<string, any>} operation
  * @returns {Promise<string>} */
@@ -139,7 +139,7 @@ export async function submit(operation) {
   return (await response.json()).job_id;
 }
 
-/** 128 random bits. `crypto.randomUUID` is kept from pages that came over plain HTTP. */
+/** 128 random bits. Pages over plain HTTP have no `crypto.randomUUID`. */
 function key() {
   return Array.from(crypto.getRandomValues(new Uint8Array(16)), (byte) => byte.toString(16).padStart(2, "0")).join("");
 }
@@ -151,15 +151,15 @@ export async function cancel(id) {
 
 const TERMINAL = new Set(["done", "failed", "cancelled"]);
 
-/** Follows a job's typed stream to its end, resuming where a connection breaks.
+/** Follows a job's typed stream to its end, and resumes it when a connection breaks.
  * @param {string} id
  * @param {(events: JobEvent[]) => void} onEvents
  * @param {{signal?: AbortSignal, onLost?: (lost: boolean) => void, rests?: AbortSignal}} [options]
- *   `rests`: in place of `signal` where nobody needs the end of a job that nobody looks at */
+ *   `rests`: instead of `signal`, for a stream that may be closed while the page is hidden */
 export async function follow(id, onEvents, { rests, signal = rests, onLost } = {}) {
   let last = "";
   let pause = 500;
-  /** Reads until the stream ends; whether the job has. @param {AbortSignal} [signal] */
+  /** Reads until the stream ends; returns whether the job has ended. @param {AbortSignal} [signal] */
   const read = async (signal) => {
     /** @type {Record<string, string>} */
     const headers = last ? { "Last-Event-ID": last } : {};
@@ -188,7 +188,7 @@ export async function follow(id, onEvents, { rests, signal = rests, onLost } = {
   }
 }
 
-/** Submits a read and gives its result.
+/** Submits a read and returns its result.
  * @param {Record<string, any>} operation
  * @param {{signal?: AbortSignal, onMessage?: (message: string, level: string) => void, onJob?: (id: string) => void}} [options]
  * @returns {Promise<any>} */

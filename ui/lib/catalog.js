@@ -1,5 +1,5 @@
-// Keeping the list of models true: files come and go without an event (a download that was paused
-// leaves a part, a file is copied into a folder), so the list is read again when that may have been.
+// Refreshes the list of models. Files can appear and disappear without an event (a paused download
+// leaves a partial, a user copies a file into a folder), so the list is read again when that is likely.
 
 import { run } from "./api.js";
 import { hive } from "./hive.js";
@@ -9,7 +9,7 @@ import { isDownload } from "./jobs.js";
 let reading = null;
 let again = false;
 
-/** Reads the list of models. Whoever comes meanwhile gets what a second reading gives.
+/** Reads the list of models. Calls during a read get the result of a second read.
  * @returns {Promise<void>} */
 export function refreshModels() {
   if (reading) {
@@ -30,13 +30,13 @@ export function refreshModels() {
   return reading;
 }
 
-/** Downloads that have ended, and of which the list does not tell yet what they left.
+/** Downloads that have ended since the list of models was read.
  * @type {Set<string>} */
 export const unsettled = new Set();
 
 hive.addEventListener("ended", (event) => {
   const job = /** @type {CustomEvent<import("./types.js").Job>} */ (event).detail;
-  // Without it what is shown is as old as the connection; the snapshot of the next one mends that.
+  // If this fails, the list stays as it is until the snapshot of the next connection.
   if (!isDownload(job)) return;
   unsettled.add(job.job_id);
   refreshModels()

@@ -1,8 +1,8 @@
-// Making and updating elements. Text is text: nothing here, or anywhere in the page, parses markup
-// (and the page's Content-Security-Policy forbids it: `require-trusted-types-for 'script'`).
+// Creates and updates elements. No code of the page parses markup, and the page's
+// Content-Security-Policy forbids it (`require-trusted-types-for 'script'`).
 //
-// A view renders its whole tree anew with `h`; `morph` changes the one on screen into it, keeping
-// elements (with focus, scroll and selection) that are still there.
+// A view creates its whole tree again with `h`; `morph` changes the tree on screen to match and keeps
+// the elements that both have, with their focus, scroll position and selection.
 
 /** @typedef {Node|string|number|null|undefined|false} Leaf */
 /** @typedef {Leaf|Leaf[]|Leaf[][]} Child */
@@ -10,7 +10,7 @@
 
 const SVG = new Set(["svg", "path", "circle", "rect", "line", "g", "polyline"]);
 
-/** Makes an element. Properties: `on…` are handlers, `.name` sets a property, `style` is an object,
+/** Creates an element. Properties: `on…` are handlers, `.name` sets a property, `style` is an object,
  * `key` identifies it among its siblings, the rest are attributes.
  * @param {string} tag
  * @param {Record<string, any>|null} [props]
@@ -32,7 +32,7 @@ export function h(tag, props, ...children) {
     else if (value !== false && value !== null && value !== undefined) element.setAttribute(name, String(value));
   }
   append(element, children);
-  // After the children: a select's value needs its options.
+  // After the children, because the value of a select needs its options.
   Object.assign(element, own);
   element.$props = own;
   return element;
@@ -46,7 +46,7 @@ function append(parent, children) {
   }
 }
 
-/** Makes `parent`'s children what `children` are.
+/** Changes the children of `parent` to `children`.
  * @param {Element} parent
  * @param {...Child} children */
 export function render(parent, ...children) {
@@ -100,7 +100,7 @@ function morph(from, to) {
   }
   if (!(from instanceof Element && to instanceof Element)) return;
   for (const { name, value } of to.attributes) {
-    // A style attribute set as text is what the policy forbids; its object is allowed.
+    // The policy forbids a style attribute set as text, and allows changes to its style object.
     if (name !== "style" && from.getAttribute(name) !== value) from.setAttribute(name, value);
   }
   const managed = /** @type {any} */ (from).$keepAttributes;
@@ -109,7 +109,7 @@ function morph(from, to) {
   }
   const [styled, style] = [/** @type {HTMLElement} */ (from).style, /** @type {HTMLElement} */ (to).style];
   if (styled && !(/** @type {Made} */ (from).$own) && styled.cssText !== style.cssText) styled.cssText = style.cssText;
-  // An element that makes its own children, and gives itself its style, gets the rest alone.
+  // An element with `$own` manages its children and its style itself.
   if (!(/** @type {Made} */ (from).$own)) morphChildren(from, to);
   const [had, has] = [/** @type {any} */ (from).$props ?? {}, /** @type {any} */ (to).$props ?? {}];
   for (const name of Object.keys(had)) if (!(name in has) && name.startsWith("on")) /** @type {any} */ (from)[name] = null;
@@ -145,7 +145,7 @@ export function icon(name) {
   return h("svg", { class: "i", viewBox: "0 0 20 20", "aria-hidden": "true" }, h("path", { d: ICONS[name] }));
 }
 
-/** Copies text, also where the page came over plain HTTP and has no clipboard.
+/** Copies text, also on a page over plain HTTP, which has no clipboard API.
  * @param {string} text */
 export async function copy(text) {
   try {
@@ -159,9 +159,9 @@ export async function copy(text) {
   }
 }
 
-/** A button that copies text, and says so for a moment. @param {string} text */
+/** A button that copies text and shows "Copied" for a moment. @param {string} text */
 export function copyButton(text) {
-  // The button that was pressed: another drawing may have put this one's handler on it.
+  // The clicked button: a redraw may have moved this handler to another button.
   const pressed = async (/** @type {Event} */ { currentTarget }) => {
     const label = /** @type {Element} */ (currentTarget).querySelector("span");
     await copy(text);

@@ -1,19 +1,18 @@
-// The page's one event connection: `/v1/events`, kept up for as long as the page lives.
+// The page's one connection for events, `/v1/events`, kept open while the page is visible.
 //
-// Reconnecting is done here and not left to the browser, so that the page can say when it tries
-// next and let a person try now. It resumes after the last id; a hive that was restarted answers
-// with a snapshot.
+// This module reconnects instead of the browser, so that the page can show when it tries next and let
+// the user try at once. It resumes after the last event id; a restarted hive answers with a snapshot.
 //
-// A page that rests gives the connection back, resumes when it wakes, and has missed nothing.
+// A page that rests closes the connection, and resumes without a gap when it wakes.
 
 import { Problem, hasToken, renewSession, request } from "./api.js";
 import { hive } from "./hive.js";
 import { sight } from "./sight.js";
 
-/** Telemetry comes once a second: silence beyond this is a dead connection, whatever the socket
- * says (a laptop that slept). */
+/** Telemetry comes once a second: a connection that is silent for longer than this is dead, although
+ * the socket may look open (a laptop that slept). */
 const SILENCE_MS = 10_000;
-/** An answer that takes longer comes from a hive that hangs. */
+/** A hive that takes longer to answer hangs. */
 const ANSWER_MS = 5_000;
 const FIRST_PAUSE_MS = 500;
 const LONGEST_PAUSE_MS = 8_000;
@@ -24,53 +23,54 @@ const UP_TO_DATE = new Set(["snapshot", "telemetry"]);
 /** @type {EventSource|null} */
 let source = null;
 let lastId = "";
-let heard = 0;
+/** When the last event arrived. */
+let heardAt = 0;
 let pause = FIRST_PAUSE_MS;
-/** Whether a refused stream was asked for again without a pause. */
+/** Whether a refused stream was requested again without a pause. */
 let hasRetried = false;
 /** @type {number|undefined} */
 let timer;
 
-/** Connects, and watches over the connection. */
+/** Connects, and reconnects when the connection breaks or falls silent. */
 export function start() {
   connect();
   setInterval(() => {
-    if (source?.readyState === EventSource.OPEN && Date.now() - heard > SILENCE_MS) {
-      lose(`nothing was heard for ${SILENCE_MS / 1000} s`);
+    if (source?.readyState === EventSource.OPEN && Date.now() - heardAt > SILENCE_MS) {
+      lose(`no event arrived for ${SILENCE_MS / 1000} s`);
     }
   }, 1000);
   addEventListener("online", tryNow);
-  // Into the browser's cache of pages, and out of it.
-  addEventListener("pagehide", hangUp);
+  // The browser puts the page into its back-forward cache, or takes it out.
+  addEventListener("pagehide", closeStream);
   addEventListener("pageshow", (event) => event.persisted && connect());
-  sight.addEventListener("rest", hangUp);
+  sight.addEventListener("rest", closeStream);
   sight.addEventListener("wake", connect);
 }
 
-function hangUp() {
+function closeStream() {
   clearTimeout(timer);
   source?.close();
   source = null;
 }
 
-/** Does not wait for the next attempt. */
+/** Reconnects at once, without waiting for the next attempt. */
 export function tryNow() {
   if (hive.connection.state === "lost") connect();
 }
 
 function connect() {
-  hangUp();
+  closeStream();
   // A page that was at rest has missed events until the new stream brings them.
   const state = hive.connection.state === "live" ? "connecting" : hive.connection.state;
   hive.setConnection({ state, retryAt: 0 });
   const own = (source = new EventSource(lastId ? `/v1/events?after=${encodeURIComponent(lastId)}` : "/v1/events"));
   let opened = false;
-  heard = Date.now();
+  heardAt = Date.now();
   const late = setTimeout(() => source === own && !opened && fail(own), ANSWER_MS);
   own.onopen = () => {
     opened = true;
     clearTimeout(late);
-    heard = Date.now();
+    heardAt = Date.now();
   };
   own.onerror = () => {
     clearTimeout(late);
@@ -80,42 +80,42 @@ function connect() {
   };
   listen(own, "snapshot", (data, id) => {
     const restarted = lastId !== "" && epoch(id) !== epoch(lastId);
-    hive.take(data);
+    hive.applySnapshot(data);
     if (restarted) hive.setConnection({ restarted: true });
   });
-  listen(own, "job", (data) => hive.tookJob(data));
-  listen(own, "model", (data) => hive.tookModel(data));
-  listen(own, "worker", (data) => hive.tookWorker(data));
-  listen(own, "telemetry", (data) => hive.tookTelemetry(data));
+  listen(own, "job", (data) => hive.applyJob(data));
+  listen(own, "model", (data) => hive.applyModel(data));
+  listen(own, "worker", (data) => hive.applyWorker(data));
+  listen(own, "telemetry", (data) => hive.applyTelemetry(data));
 }
 
-/** A refusal is invisible to an EventSource: a request finds out why, and asks for the token where
- * one is needed. @param {EventSource} own */
+/** Handles a refused stream. An EventSource does not report the reason: a request finds it, and asks
+ * for the token where one is needed. @param {EventSource} own */
 async function fail(own) {
   own.close();
   try {
     await request("GET", "/v1/jobs?limit=1", { patience: ANSWER_MS });
-    // A hive that was restarted has forgotten the session.
+    // A restarted hive has forgotten the session.
     if (hasToken()) await renewSession();
   } catch (error) {
     if (source === own) lose(Problem.of(error).message);
     return;
   }
   if (source !== own) return;
-  // Once at once; after that with a pause, whatever keeps refusing.
-  if (hasRetried) lose("the stream of events is refused");
+  // The first time reconnects at once, later times after a pause.
+  if (hasRetried) lose("it refuses the event stream");
   else {
     hasRetried = true;
     connect();
   }
 }
 
-/** @param {EventSource} own @param {string} name @param {(data: any, id: string) => void} take */
-function listen(own, name, take) {
+/** @param {EventSource} own @param {string} name @param {(data: any, id: string) => void} apply */
+function listen(own, name, apply) {
   own.addEventListener(name, (event) => {
     if (source !== own) return;
-    heard = Date.now();
-    take(JSON.parse(event.data), event.lastEventId);
+    heardAt = Date.now();
+    apply(JSON.parse(event.data), event.lastEventId);
     if (event.lastEventId) lastId = event.lastEventId;
     if (UP_TO_DATE.has(name)) live();
   });
@@ -132,7 +132,7 @@ function live() {
 
 /** @param {string} cause */
 function lose(cause) {
-  hangUp();
+  closeStream();
   hive.setConnection({ state: "lost", cause, retryAt: Date.now() + pause, restarted: false });
   timer = window.setTimeout(connect, pause);
   pause = Math.min(pause * 2, LONGEST_PAUSE_MS);

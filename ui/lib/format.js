@@ -1,4 +1,4 @@
-// Numbers and instants, as people read them.
+// Formats numbers and times for people.
 
 const KIBI = 1024;
 
@@ -17,7 +17,7 @@ export function bytes(bytes) {
   return `${Number(value.toFixed(digits))} ${units[at]}`;
 }
 
-/** A count in short: `1.2 B`, `135 M`, `8,192`.
+/** A count in short form: `1.2 B`, `135 M`, `8,192`.
  * @param {number|null|undefined} count */
 export function count(count) {
   if (count === null || count === undefined) return "–";
@@ -45,7 +45,7 @@ export function duration(seconds) {
   return `${Math.floor(whole / 86_400)} d ${Math.floor((whole % 86_400) / 3600)} h`;
 }
 
-/** Seconds in one unit, for where there is little room: `45 s`, `11 min`, `3 h`, `2 d`.
+/** Seconds in one unit, where space is short: `45 s`, `11 min`, `3 h`, `2 d`.
  * @param {number} seconds */
 export function roughly(seconds) {
   const s = Math.max(0, Math.floor(seconds));
@@ -54,13 +54,13 @@ export function roughly(seconds) {
   return s < 86_400 ? `${Math.floor(s / 3600)} h` : `${Math.floor(s / 86_400)} d`;
 }
 
-/** Whole seconds, for what is counted on screen. @param {number} since milliseconds since the epoch */
+/** Whole seconds since a time, for counters on screen. @param {number} since milliseconds since the epoch */
 export function elapsed(since) {
   const seconds = Math.max(0, Math.floor((Date.now() - since) / 1000));
   return seconds < 60 ? `${seconds} s` : duration(seconds);
 }
 
-/** Seconds between two instants of the wire; until now where the second is open.
+/** Seconds between two times as the hive sends them; until now where the second is missing.
  * @param {string|null|undefined} from
  * @param {string|null|undefined} to */
 export function between(from, to) {
@@ -68,7 +68,7 @@ export function between(from, to) {
   return ((to ? Date.parse(to) : Date.now()) - Date.parse(from)) / 1000;
 }
 
-/** How long ago, for lists: `just now`, `5 min ago`, or the date. @param {string} at */
+/** The time since, for lists: `just now`, `5 min ago`, or the date. @param {string} at */
 export function ago(at) {
   const seconds = (Date.now() - Date.parse(at)) / 1000;
   if (seconds < 10) return "just now";
@@ -93,7 +93,7 @@ export function percent(part, whole) {
   return whole > 0 ? Math.min(100, (100 * part) / whole) : 0;
 }
 
-/** How far a job is: `1.2 of 4 GiB · 70 MiB/s · 12 s left`.
+/** The progress of a job: `1.2 of 4 GiB · 70 MiB/s · 12 s left`.
  * @param {import("./types.js").Progress} progress */
 export function progressText(progress) {
   const { done, total, unit, rate_per_second: rate, eta_seconds: eta } = progress;
@@ -105,7 +105,7 @@ export function progressText(progress) {
 }
 
 /** `model_download` -> `Model download`. @param {string} name */
-export function words(name) {
+export function readable(name) {
   const text = name.replaceAll("_", " ");
   return text.charAt(0).toUpperCase() + text.slice(1);
 }

@@ -1,4 +1,4 @@
-// What the page knows of the hive: one store, fed by the snapshot and events of `/v1/events`.
+// The store: the state of the hive as the snapshot and the events of `/v1/events` report it.
 
 /** @typedef {import("./types.js").Model} Model */
 /** @typedef {import("./types.js").Worker} Worker */
@@ -7,13 +7,13 @@
 /** @typedef {"models"|"workers"|"jobs"|"telemetry"|"connection"} Topic */
 /** @typedef {{state: "connecting"|"live"|"lost", since: number, retryAt: number, cause: string, restarted: boolean}} Connection */
 
-/** Samples that graphs show: five minutes of one a second. */
+/** Samples in a graph: five minutes with one sample a second. */
 export const HISTORY = 300;
-/** Samples over which a rate of tokens is taken. */
+/** Samples over which a token rate is averaged. */
 const RATE_SAMPLES = 5;
-/** Samples of a download's rate that are kept: a minute of two a second. */
+/** Samples of a download's rate that are kept: one minute with two samples a second. */
 export const RATES = 120;
-/** Jobs that are kept; ended ones beyond it are forgotten, oldest first. */
+/** Jobs that are kept; beyond this number the oldest ended ones are dropped. */
 const MOST_JOBS = 2000;
 
 class Hive extends EventTarget {
@@ -27,40 +27,39 @@ class Hive extends EventTarget {
   telemetry = null;
   /** @type {Array<{at: number, cpu: number, ram: number, disk: number, gpus: Array<{busy: number|null, memory: number}>}>} */
   history = [];
-  /** By worker_id: a pid may be used again. @type {Map<string, Array<{at: number, cpu: number, rss: number, tokens: number}>>} */
+  /** By worker_id, because a pid may be reused. @type {Map<string, Array<{at: number, cpu: number, rss: number, tokens: number}>>} */
   workerHistory = new Map();
-  /** Bytes a second of each download, as its progress came in. @type {Map<string, number[]>} */
+  /** Bytes a second of each download, one entry for each progress event. @type {Map<string, number[]>} */
   rates = new Map();
   /** @type {Connection} */
   connection = { state: "connecting", since: Date.now(), retryAt: 0, cause: "", restarted: false };
-  /** When the page began to wait for it, in milliseconds since the epoch. */
+  /** When the page started to wait for the hive, in milliseconds since the Unix epoch. */
   asked = Date.now();
   hiveId = "";
   version = "";
-  /** Whether a snapshot has come: before that, an empty list says nothing. */
-  known = false;
+  /** Whether a snapshot has arrived. Before that an empty list has no meaning. */
+  hasSnapshot = false;
 
   /** @param {Topic} topic */
   changed(topic) {
     this.dispatchEvent(new Event(topic));
   }
 
-  /** Calls `listen` on news of any of the topics, until the signal.
+  /** Calls `listen` for changes of any of the topics, until the signal.
    * @param {Topic[]} topics @param {() => void} listen @param {AbortSignal} signal */
   on(topics, listen, signal) {
     for (const topic of topics) this.addEventListener(topic, listen, { signal });
   }
 
   /** @param {any} snapshot */
-  take(snapshot) {
+  applySnapshot(snapshot) {
     this.hiveId = snapshot.hive_id;
     this.version = snapshot.version;
-    this.known = true;
+    this.hasSnapshot = true;
     this.models = new Map(snapshot.models.map((/** @type {Model} */ model) => [model.id, model]));
     this.workers = new Map(snapshot.workers.map((/** @type {Worker} */ worker) => [worker.pid, worker]));
     const acts = snapshot.jobs.map((/** @type {Job} */ job) => [job.job_id, { ...this.jobs.get(job.job_id), ...job }]);
-    // Jobs that a person looked at and the snapshot has no room for stay, except that none of them
-    // can still be at work.
+    // Ended jobs that were loaded earlier stay; a running job that the snapshot lacks has ended.
     this.jobs = new Map([...[...this.jobs].filter(([, job]) => job.ended_at), ...acts]);
     this.changed("models");
     this.changed("workers");
@@ -68,7 +67,7 @@ class Hive extends EventTarget {
   }
 
   /** @param {{change: string, job: Job, message?: string, progress?: import("./types.js").Progress}} news */
-  tookJob({ job, message, progress }) {
+  applyJob({ job, message, progress }) {
     const before = this.jobs.get(job.job_id);
     this.jobs.set(job.job_id, { ...job, message: message ?? before?.message, progress: progress ?? before?.progress });
     this.#sampleRate(job, progress);
@@ -99,7 +98,7 @@ class Hive extends EventTarget {
   }
 
   /** @param {{change: string, model: Model}} news */
-  tookModel({ change, model }) {
+  applyModel({ change, model }) {
     if (change === "removed") this.models.delete(model.id);
     else this.models.set(model.id, model);
     this.changed("models");
@@ -112,14 +111,14 @@ class Hive extends EventTarget {
   }
 
   /** @param {{change: string, worker: Worker}} news */
-  tookWorker({ change, worker }) {
+  applyWorker({ change, worker }) {
     if (change === "removed" || worker.status === "stopped") this.workers.delete(worker.pid);
     else this.workers.set(worker.pid, worker);
     this.changed("workers");
   }
 
   /** @param {Telemetry} telemetry */
-  tookTelemetry(telemetry) {
+  applyTelemetry(telemetry) {
     const at = Date.now();
     this.telemetry = telemetry;
     const { system } = telemetry;
@@ -150,14 +149,14 @@ class Hive extends EventTarget {
     this.changed("connection");
   }
 
-  /** The workers that serve a model, or are on their way to. @param {string} id */
+  /** The workers that serve a model or are starting. @param {string} id */
   workersOf(id) {
-    return [...this.workers.values()].filter((worker) => worker.model === id && lives(worker));
+    return [...this.workers.values()].filter((worker) => worker.model === id && isAlive(worker));
   }
 
-  /** Whether a worker answers for the model. @param {string} id */
-  serves(id) {
-    return this.workersOf(id).some(serving);
+  /** Whether a worker is ready to serve the model. @param {string} id */
+  isServed(id) {
+    return this.workersOf(id).some(isServing);
   }
 
   /** Newest first. */
@@ -170,7 +169,7 @@ class Hive extends EventTarget {
     return this.jobList().filter((job) => !job.ended_at && job.kind === "act" && !job.request.dry_run);
   }
 
-  /** Tokens a second, at each sample that is kept: over the few before it, since they come in
+  /** Tokens a second at each kept sample, averaged over the samples before it, because tokens come in
    * bursts. @param {Worker} worker @returns {number[]} */
   tokenRates(worker) {
     const samples = this.workerHistory.get(worker.worker_id) ?? [];
@@ -181,7 +180,7 @@ class Hive extends EventTarget {
     });
   }
 
-  /** Tokens a second now; null where that is unknown. @param {Worker} worker */
+  /** The latest token rate per second; null where it is unknown. @param {Worker} worker */
   tokenRate(worker) {
     const rates = this.tokenRates(worker);
     return rates.length < 2 ? null : rates[rates.length - 1];
@@ -193,8 +192,8 @@ const share = (part, whole) => (whole > 0 ? (100 * part) / whole : 0);
 /** Ids are UUIDs of version 7: their order is their age. @param {Job} a @param {Job} b */
 const byAge = (a, b) => (a.job_id < b.job_id ? -1 : a.job_id > b.job_id ? 1 : 0);
 /** @param {Worker} worker */
-export const serving = (worker) => worker.status === "ready" || worker.status === "busy";
+export const isServing = (worker) => worker.status === "ready" || worker.status === "busy";
 /** @param {Worker} worker */
-export const lives = (worker) => worker.status !== "crashed" && worker.status !== "stopped";
+export const isAlive = (worker) => worker.status !== "crashed" && worker.status !== "stopped";
 
 export const hive = new Hive();

@@ -1,12 +1,12 @@
-// What a job is, in words; and the same request for the terminal.
+// Jobs in words, and their requests as commands for a terminal.
 
-import { bytes, words } from "./format.js";
+import { bytes, readable } from "./format.js";
 import { hive } from "./hive.js";
 import { partialsOf } from "./sources.js";
 
 /** @typedef {import("./types.js").Job} Job */
 
-/** The last part of a source, which is what people recognise. @param {string} source */
+/** The last part of a source, by which people recognise it. @param {string} source */
 export function shortSource(source) {
   const bare = String(source).replace(/[?#].*$/, "");
   return bare.split("/").filter(Boolean).pop() ?? bare;
@@ -39,7 +39,7 @@ export function title({ operation, request }) {
     case "hive_check":
       return "Check the hive";
     default:
-      return `${words(operation)}${id ? ` ${id}` : ""}`;
+      return `${readable(operation)}${id ? ` ${id}` : ""}`;
   }
 }
 
@@ -55,33 +55,33 @@ export function stateWord(job) {
 export const isDownload = (job) => job.operation === "model_download" && !job.request.dry_run;
 
 /** Whether a job changes nothing: a read, or the plan of an act. @param {Job} job */
-export const onlyLooks = (job) => job.kind === "read" || job.request.dry_run === true;
+export const isReadOnly = (job) => job.kind === "read" || job.request.dry_run === true;
 
-/** Whether a download was cancelled and something of it is here: resuming goes on with that.
+/** Whether a download was cancelled and left a partial, which a resumed download continues.
  * @param {Job} job */
 export const isPaused = (job) => job.state === "cancelled" && isDownload(job) && partialsOf(job.request.model, hive.models.values()).length > 0;
 
-/** What came of a job, in a few words; empty where there is nothing to say.
+/** The outcome of a job in a few words; empty where there is none.
  * @param {Job} job */
 export function outcome({ failure, result, message }) {
   if (failure) return failure.message;
   if (!result) return message ?? "";
   if (result.worker_id) return `worker ${result.pid} on ${result.device}`;
-  if (typeof result.freed_bytes === "number") return `${bytes(result.freed_bytes)} came free`;
-  if (typeof result.required_bytes === "number") return result.fits ? `fits: ${bytes(result.required_bytes)}` : `${bytes(result.missing_bytes)} too little`;
+  if (typeof result.freed_bytes === "number") return `${bytes(result.freed_bytes)} freed`;
+  if (typeof result.required_bytes === "number") return result.fits ? `fits: ${bytes(result.required_bytes)}` : `does not fit: ${bytes(result.missing_bytes)} missing`;
   if (result.format && typeof result.size_bytes === "number") return [bytes(result.size_bytes), result.quantization].filter(Boolean).join(" · ");
   if (typeof result.free_bytes === "number") return `${bytes(result.transfer_bytes)} to transfer`;
   return "";
 }
 
-/** What an action is called within its operation: `model_download_verify` is `Verify` there.
+/** The name of an action within its operation: `model_download_verify` is `Verify`.
  * @param {string} action @param {string} operation */
 export function step(action, operation) {
   const own = action.startsWith(`${operation}_`) ? action.slice(operation.length + 1) : action;
-  return words(own);
+  return readable(own);
 }
 
-/** The request as one `curl`, quoted for a POSIX shell. The token stays out of it.
+/** The request as a `curl` command, quoted for a POSIX shell, without the token itself.
  * @param {Record<string, any>} request @param {boolean} token */
 export function curl(request, token) {
   const quote = (/** @type {string} */ text) => `'${text.replaceAll("'", `'\\''`)}'`;

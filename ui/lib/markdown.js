@@ -1,6 +1,6 @@
-// Markdown to elements, for what models write. It builds nodes and never parses HTML, so whatever
-// a model says is at worst ugly. Headings, lists, quotes, tables, rules, fenced code; emphasis,
-// code and links (http and https alone) within a line.
+// Converts Markdown from models to elements. It creates nodes and never parses HTML, so a model cannot
+// inject markup. Supports headings, lists, quotes, tables, rules and fenced code; within a line
+// emphasis, code and links (only http and https).
 
 import { copyButton, h } from "./dom.js";
 
@@ -14,11 +14,11 @@ const HEADING = /^(#{1,6})\s+(.*?)\s*#*$/;
 const ITEM = /^(\s*)([-*+]|\d{1,9}[.)])\s+(.*)$/;
 const RULE = /^ {0,3}([-*_])(?:\s*\1){2,}\s*$/;
 const ROW = /^\s*\|(.+)\|\s*$/;
-/** Lists and quotes within each other, at most: a model may repeat itself for ever. */
+/** The deepest nesting of lists and quotes: a model may nest them without end. */
 const DEEPEST = 8;
 
 /** @param {string[]} lines @param {number} depth
- * @param {{level: number}} heading the level of the last heading: the page's own to begin with
+ * @param {{level: number}} heading the level of the last heading, at first that of the page
  * @returns {HTMLElement[]} */
 function blocks(lines, depth, heading) {
   /** @type {HTMLElement[]} */
@@ -36,7 +36,7 @@ function blocks(lines, depth, heading) {
       out.push(code(lines.slice(at + 1, last).join("\n"), fence[2]));
       at = last + 1;
     } else if (titled) {
-      // Beneath the page's own heading, and no level left out, whatever the model counts.
+      // Below the page's own heading and without skipped levels, whatever the model writes.
       heading.level = Math.min(6, titled[1].length + 1, heading.level + 1);
       out.push(h(`h${heading.level}`, null, ...inline(titled[2])));
       at += 1;

@@ -1,25 +1,25 @@
-// The dry run of an operation, for a person who may change their mind before it is there.
+// The dry run of an operation, which stops when the user changes the request.
 
 import { Problem, cancel, run, sleep } from "./api.js";
 import { View } from "./view.js";
 
-/** One question; a new one stops the one before. */
-class Planning {
+/** One dry run. */
+class DryRun {
   since = Date.now();
   #job = "";
   #stop = new AbortController();
 
-  /** @param {string} message what is being waited for, until the job says something */
+  /** @param {string} message what the page waits for, until the job sends a message */
   constructor(message) {
     this.message = message;
   }
 
-  /** The plan; undefined where it was stopped first.
+  /** The plan; undefined where the dry run was stopped first.
    * @param {Record<string, any>} operation with `dry_run`
    * @param {{pause?: number, onMessage?: (message: string, level: string) => void}} [options] `pause`:
-   *   milliseconds before it is asked, for who is still typing
+   *   milliseconds before the request, while the user may still be typing
    * @returns {Promise<any>} */
-  async ask(operation, { pause = 0, onMessage } = {}) {
+  async run(operation, { pause = 0, onMessage } = {}) {
     const { signal } = this.#stop;
     if (pause > 0) await sleep(pause, signal);
     if (signal.aborted) return undefined;
@@ -42,20 +42,20 @@ class Planning {
     }
   }
 
-  /** Forgets it, and ends the job that works on it. */
+  /** Stops the dry run and cancels its job. */
   stop() {
     this.#stop.abort();
     if (this.#job) cancel(this.#job).catch(() => {});
   }
 }
 
-/** What shows a plan and makes it anew when what is planned changes. */
+/** A view that shows a plan and asks for a new one when the request changes. */
 export class PlanView extends View {
   /** @type {any} */
   plan = null;
   /** @type {Problem|null} */
   problem = null;
-  /** The question under way. @type {Planning|null} */
+  /** The dry run in progress. @type {DryRun|null} */
   planning = null;
 
   disconnectedCallback() {
@@ -68,29 +68,29 @@ export class PlanView extends View {
     this.planning = null;
   }
 
-  /** Asks for the plan in place of every question before. What is shown meanwhile stays.
+  /** Starts a dry run in place of the one before. The old plan stays visible until it ends.
    * @param {string} message @param {Record<string, any>} operation
-   * @param {Parameters<Planning["ask"]>[1]} [options] */
-  async look(message, operation, options) {
+   * @param {Parameters<DryRun["run"]>[1]} [options] */
+  async requestPlan(message, operation, options) {
     this.stopPlanning();
-    const mine = (this.planning = new Planning(message));
+    const mine = (this.planning = new DryRun(message));
     this.problem = null;
     this.update();
     let plan = null;
     let problem = null;
     try {
-      plan = (await mine.ask(operation, options)) ?? null;
+      plan = (await mine.run(operation, options)) ?? null;
     } catch (error) {
       problem = Problem.of(error);
     }
-    // Else another question was asked meanwhile.
+    // Otherwise a newer dry run has started.
     if (this.planning === mine) Object.assign(this, { plan, problem, planning: null });
     this.update();
   }
 }
 
-/** Who is given a model, where its source tells. @param {import("./types.js").Plan} plan */
+/** Who may download a model, where its source reports it. @param {import("./types.js").Plan} plan */
 export function accessTo({ gated }) {
   if (gated === null) return null;
-  return gated ? "gated, and this hive has been given access" : "open to all";
+  return gated ? "gated; this hive has access" : "public";
 }

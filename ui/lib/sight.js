@@ -1,17 +1,17 @@
-// Whether the page is seen. One that is not gives its connections back: a browser has six for all
-// its tabs together.
+// Whether the page is visible. A hidden page closes its connections, because a browser has only six for
+// each server, over all its tabs.
 
-/** How long a page may be out of sight before it rests. */
+/** How long a page is hidden before it rests, in milliseconds. */
 const REST_MS = 2_000;
 
 let resting = new AbortController();
 /** @type {number|undefined} */
 let timer;
 
-/** Tells when the page begins to rest ("rest") and when it is seen again ("wake"). */
+/** Fires "rest" when the page starts to rest and "wake" when it is visible again. */
 export const sight = new EventTarget();
 
-/** Does work that holds a connection: stopped when the page rests, begun again when it wakes.
+/** Runs work that holds a connection: stops it when the page rests, starts it again when it wakes.
  * @template T @param {AbortSignal} signal @param {(signal: AbortSignal) => Promise<T>} work
  * @returns {Promise<T>} */
 export async function whileSeen(signal, work) {
@@ -34,7 +34,7 @@ function wake(signal) {
   });
 }
 
-function look() {
+function check() {
   clearTimeout(timer);
   if (document.hidden) timer = window.setTimeout(rest, REST_MS);
   else if (resting.signal.aborted) {
@@ -48,5 +48,5 @@ function rest() {
   sight.dispatchEvent(new Event("rest"));
 }
 
-document.addEventListener("visibilitychange", look);
-look();
+document.addEventListener("visibilitychange", check);
+check();

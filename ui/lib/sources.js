@@ -3,33 +3,33 @@
 /** @typedef {import("./types.js").Model} Model */
 /** @typedef {import("./types.js").Job} Job */
 
-/** Every kind of source, as its names look. `is` tells it from the kinds below it.
+/** Every kind of source and the form of its names. `is` is tried in this order.
  * @type {Array<{name: string, example: string, about: string, is: RegExp}>} */
 export const SOURCES = [
-  { name: "Web address", example: "https://host/model.gguf", about: "with #sha256=… to check it", is: /^https?:/i },
-  { name: "This machine", example: "file:/path/model.gguf", about: "linked, nothing is copied", is: /^file:/i },
+  { name: "Web address", example: "https://host/model.gguf", about: "with #sha256=… to verify it", is: /^https?:/i },
+  { name: "This machine", example: "file:/path/model.gguf", about: "linked, not copied", is: /^file:/i },
   { name: "Ollama", example: "ollama:name:tag", about: "from Ollama's library", is: /^ollama:/i },
-  { name: "Hugging Face", example: "org/repo:Q4_K_M", about: "or the repository alone", is: /^(hf:)?[\w.-]+\/[\w.-]+/i },
+  { name: "Hugging Face", example: "org/repo:Q4_K_M", about: "or only the repository", is: /^(hf:)?[\w.-]+\/[\w.-]+/i },
 ];
 
-/** The kind of source that a name looks like; undefined while it looks like none.
+/** The kind of source that a name looks like; undefined where it looks like none.
  * @param {string} source */
 export const kindOf = (source) => SOURCES.find(({ is }) => is.test(source.trim()));
 
-/** `hf:org/repo:Q4_K_M@main` -> its parts. Null where it names no repository of the Hub.
+/** The parts of a name such as `hf:org/repo:Q4_K_M@main`; null where it names no repository of the Hub.
  * @param {string} source */
 function hubParts(source) {
   const match = /^(?:hf:)?([\w.-]+\/[\w.-]+)(?::([\w-]+)|\/([^@]+))?(?:@.*)?$/i.exec(source.trim());
   return match && { repo: match[1], quantization: match[2]?.toLowerCase(), file: match[3] };
 }
 
-/** What a name of Ollama's library means in full. @param {string} source */
+/** The complete form of a name in Ollama's library. @param {string} source */
 function ollamaName(source) {
   const name = source.replace(/^ollama:/i, "").replace(/^library\//, "");
   return /:[^/]+$/.test(name) ? name : `${name}:latest`;
 }
 
-/** What downloads of this request left behind, or are fetching: several for a split model.
+/** The partials of downloads of this source: several for a split model.
  * @param {string} source @param {Iterable<Model>} models @returns {Model[]} */
 export function partialsOf(source, models) {
   const partial = [...models].filter(isPartial);
@@ -46,6 +46,6 @@ export function partialsOf(source, models) {
   });
 }
 
-/** Whether a model is only a part of one, of a download that ended early or is under way. A model
- * that lacks a file but was whole has its header's facts. @param {Model} model */
+/** Whether a model is a partial: the download is running or ended early. A model that was complete and
+ * lost a file still has the facts of its header. @param {Model} model */
 export const isPartial = ({ status, architecture }) => (status === "incomplete" || status === "downloading") && architecture === null;

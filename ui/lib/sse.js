@@ -1,6 +1,6 @@
-// Server-Sent Events read from a fetch, for streams that need a header or an end.
+// Reads Server-Sent Events from a fetch, for streams that need a request header or that end.
 
-/** The events of a body, a batch for each piece that arrives.
+/** The events of a body, one batch for each piece that arrives.
  * @param {ReadableStream<Uint8Array>} body
  * @returns {AsyncGenerator<Array<{id: string, event: string, data: string}>>} */
 export async function* batches(body) {
@@ -17,15 +17,15 @@ export async function* batches(body) {
       if (events.length > 0) yield events;
     }
   } finally {
-    // A reader that stops early must close the connection: browsers have six.
+    // A reader that stops early must close the connection: a browser has only six for each server.
     reader.cancel().catch(() => {});
   }
 }
 
-/** A body as text, piece by piece. @param {ReadableStream<Uint8Array>} body
+/** Reads a body as text, piece by piece. @param {ReadableStream<Uint8Array>} body
  * @returns {ReadableStreamDefaultReader<string>} */
 export function texts(body) {
-  // The types of the platform's own two halves do not meet.
+  // TypeScript's types of the two platform classes do not match.
   return body.pipeThrough(/** @type {any} */ (new TextDecoderStream())).getReader();
 }
 

@@ -1,5 +1,5 @@
 /**
- * @file What travels on the wire, as the page reads it. Types alone: this module is never loaded.
+ * @file The types of what the hive sends, as far as the page reads it. This module is never loaded.
  *
  * @typedef {"available"|"downloading"|"incomplete"|"corrupt"} ModelStatus
  * @typedef {object} Model
@@ -46,7 +46,7 @@
  * @property {string} unit
  * @property {number|null} [rate_per_second]
  * @property {number|null} [eta_seconds]
- * @property {number|null} [connections] at work on a transfer
+ * @property {number|null} [connections] connections that are transferring
  *
  * @typedef {object} Failure
  * @property {string} code
@@ -57,7 +57,7 @@
  * @property {number} [exit_code]
  * @property {string} [signal]
  * @property {string[]} [log_tail]
- * @property {Choice[]} [choices] what a name may mean that fits none or several
+ * @property {Choice[]} [choices] the models to choose from where a name matches none or several
  *
  * @typedef {object} Choice
  * @property {string} model the name that chooses it
@@ -77,8 +77,8 @@
  * @property {any} result
  * @property {Failure|null} failure
  * @property {string} sse_url
- * @property {string} [message] the last thing it said, where the page has heard it
- * @property {Progress} [progress] how far it was when last heard
+ * @property {string} [message] its last message that the page has received
+ * @property {Progress} [progress] its last progress that the page has received
  *
  * @typedef {object} JobEvent
  * @property {"narration"|"result"|"done"|"failed"|"cancelled"} event
@@ -132,7 +132,7 @@
  *
  * @typedef {object} LoadPlan
  * @property {string} model
- * @property {Worker|null} worker the one that serves it already
+ * @property {Worker|null} worker the worker that already serves the model
  * @property {string} engine
  * @property {string} device
  * @property {string} reason

@@ -1,4 +1,4 @@
-// What all views have in common: they draw once a frame at most, and leave nothing behind.
+// The base of all views: a view draws at most once a frame and cleans up when it leaves the page.
 
 import { render } from "./dom.js";
 import { hive } from "./hive.js";
@@ -7,11 +7,11 @@ import { hive } from "./hive.js";
 
 /** An element that draws its tree from the store. Implementors override `draw`. */
 export class View extends HTMLElement {
-  /** News that make it draw again. @type {Topic[]} */
+  /** The topics whose changes make it draw again. @type {Topic[]} */
   static topics = [];
-  /** How often it draws without news, in milliseconds, because it shows time; 0 for never. */
+  /** How often it draws without a change, because it shows times, in milliseconds; 0 for never. */
   static tick = 0;
-  /** A morph of the parent leaves the children to this element. */
+  /** A morph of the parent leaves the children of this element alone. */
   $own = true;
   /** Aborted when the element leaves the page. */
   life = new AbortController();
@@ -36,7 +36,7 @@ export class View extends HTMLElement {
   /** Called when the element enters the page, before it is drawn. */
   start() {}
 
-  /** The children, as they should be. @returns {import("./dom.js").Child} */
+  /** The children that it should have. @returns {import("./dom.js").Child} */
   draw() {
     return [];
   }
@@ -44,7 +44,7 @@ export class View extends HTMLElement {
   /** Called after each drawing. */
   drawn() {}
 
-  /** Draws again, with the next frame. */
+  /** Draws again in the next frame. */
   update() {
     if (this.#due || this.life.signal.aborted) return;
     const later = () => {
@@ -61,9 +61,9 @@ export class View extends HTMLElement {
   }
 }
 
-/** A list that is narrowed by words and by a state, and stays so for as long as its tab is there. */
+/** A list with a text filter and a state filter, which are kept as long as the tab is open. */
 export class ListView extends View {
-  /** What it lists; what it is narrowed to is kept under that name. */
+  /** The name under which the filters are kept. */
   static list = "";
   filter = recall(this.#key("filter"), "", "sessionStorage");
   state = recall(this.#key("state"), "all", "sessionStorage");
@@ -81,27 +81,27 @@ export class ListView extends View {
   }
 }
 
-/** Where the page is: `#/models/a%2Fb?tab=x` is page `models`, id `a/b`.
+/** The parts of the URL: `#/models/a%2Fb?tab=x` is page `models`, id `a/b`.
  * @returns {{page: string, id: string, query: URLSearchParams}} */
-export function place() {
+export function route() {
   const [path, query] = location.hash.replace(/^#\/?/, "").split("?");
   const [page, ...rest] = path.split("/");
   let id = rest.join("/");
   try {
     id = decodeURIComponent(id);
   } catch {
-    // What is not an encoding is taken as it stands.
+    // An invalid encoding is used as it is.
   }
   return { page: page || "overview", id, query: new URLSearchParams(query ?? "") };
 }
 
-/** The address of a place. @param {string} page @param {string|number} [id] */
+/** The URL of a page. @param {string} page @param {string|number} [id] */
 export function link(page, id) {
   return id === undefined ? `#/${page === "overview" ? "" : page}` : `#/${page}/${encodeURIComponent(id)}`;
 }
 
-/** What the page keeps in the browser, or in its tab alone. Storage may be full, forbidden or hold
- * nonsense: then the page merely forgets.
+/** A value that the page keeps in the browser, or only in its tab. Where storage is full, forbidden or
+ * damaged, the value is lost.
  * @template T @param {string} name @param {T} fallback @param {"localStorage"|"sessionStorage"} [where]
  * @returns {T} */
 export function recall(name, fallback, where = "localStorage") {

@@ -1,4 +1,4 @@
-// Taking a model away, or what a download has left of one.
+// The dialogs that delete a model and discard a partial.
 
 import { h, icon } from "../lib/dom.js";
 import { bytes, count } from "../lib/format.js";
@@ -31,19 +31,19 @@ class DeleteDialog extends View {
       dialogHead(this, `Delete ${model.name}?`),
       factList([
         ["Files", h("span", { class: "mono" }, model.path)],
-        ["They take", bytes(model.size_bytes)],
+        ["Size", bytes(model.size_bytes)],
         ["Served by", workers.length ? `${count(workers.length)} worker(s): pid ${workers.map((worker) => worker.pid).join(", ")}` : "no worker"],
       ]),
-      h("p", { class: "muted" }, "The job says how much came free: a file that was linked from elsewhere frees nothing until its other name is gone too."),
-      tick("Stop its workers first, and delete the file even where the hive did not put it there", this.force, (checked) => ((this.force = checked), this.update())),
-      workers.length && !this.force ? h("p", { class: "field-error" }, icon("alert"), "While a worker serves it the hive will refuse; unload it, or tick the box.") : null,
+      h("p", { class: "muted" }, "The job reports how much space was freed. A file that is linked from elsewhere frees none until the other link is gone too."),
+      tick("Stop its workers first, and delete the file even if the hive did not download it", this.force, (checked) => ((this.force = checked), this.update())),
+      workers.length && !this.force ? h("p", { class: "field-error" }, icon("alert"), "The hive refuses while a worker serves the model: unload it, or tick the box.") : null,
       h("div", { class: "actions end" }, button("Keep it", () => closeDialog(this), { autofocus: true }), h("button", { type: "submit", class: "danger" }, icon("trash"), h("span", null, "Delete"))),
     );
   }
 }
 
 class DiscardDialog extends View {
-  /** All that is here of it: a split model has several. @type {Model[]} */
+  /** The partials of one download: a split model has several. @type {Model[]} */
   partials = [];
 
   async #discard() {
@@ -56,12 +56,12 @@ class DiscardDialog extends View {
     return h(
       "form",
       { onsubmit: onSubmit(() => this.#discard()) },
-      dialogHead(this, "Discard what is here?"),
+      dialogHead(this, "Discard the partial download?"),
       factList([
         ["Partial", h("ul", { class: "plain" }, ...this.partials.map(({ name }) => h("li", { class: "mono" }, name)))],
         ["Frees", h("span", { class: "num" }, bytes(freed))],
       ]),
-      h("p", { class: "muted" }, "Downloading it again begins from nothing."),
+      h("p", { class: "muted" }, "A new download starts from the beginning."),
       h("div", { class: "actions end" }, button("Keep it", () => closeDialog(this), { autofocus: true }), h("button", { type: "submit", class: "danger" }, icon("trash"), h("span", null, "Discard"))),
     );
   }

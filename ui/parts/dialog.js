@@ -1,5 +1,5 @@
-// What all dialogs have in common: they open above the page, give the focus back where it was, and
-// close by Escape, by their button and by a press beside them.
+// The base of all dialogs: they open above the page, return the focus when they close, and close by
+// Escape, by their button and by a click outside.
 
 import { h, icon } from "../lib/dom.js";
 
@@ -17,7 +17,7 @@ export function openDialog(view, label) {
         dialog.remove();
         if (before instanceof HTMLElement && before.isConnected) before.focus();
       },
-      // A press on the backdrop, and nothing that began inside, closes it.
+      // A click that starts on the backdrop closes it, not one that starts inside.
       onpointerdown: (/** @type {PointerEvent} */ event) => event.target === dialog && dialog.close(),
     })
   );
@@ -30,13 +30,13 @@ export function openDialog(view, label) {
 /** @param {View} view */
 export const closeDialog = (view) => view.closest("dialog")?.close();
 
-/** @param {View} view @param {string} title @param {Child} [about] what stands beneath it */
+/** @param {View} view @param {string} title @param {Child} [about] the line below the title */
 export function dialogHead(view, title, about) {
   const close = h("button", { type: "button", class: "quiet icon close", "aria-label": "Close", onclick: () => closeDialog(view) }, icon("close"));
   return h("header", { class: "dialog-head" }, h("div", null, h("h2", null, title), about ? h("p", { class: "muted" }, about) : null), close);
 }
 
-/** A control with its name above it and help beneath. @param {string} label @param {HTMLElement} control
+/** A control with its label above and help below. @param {string} label @param {HTMLElement} control
  * @param {Child} [help] */
 export function field(label, control, help) {
   const id = control.id;
@@ -44,17 +44,17 @@ export function field(label, control, help) {
   return h("div", { class: "field" }, h("label", { for: id }, label), control, help ? h("p", { class: "help", id: `${id}-help` }, help) : null);
 }
 
-/** A box to tick, with its words. @param {string} label @param {boolean} checked
+/** A checkbox with its label. @param {string} label @param {boolean} checked
  * @param {(checked: boolean) => void} set */
 export function tick(label, checked, set) {
   return h("label", { class: "check" }, h("input", { type: "checkbox", ".checked": checked, onchange: (/** @type {any} */ event) => set(event.target.checked) }), h("span", null, label));
 }
 
-/** Sends a form's submission to a function instead of to a server. @param {() => void} then */
+/** A submit handler that calls a function instead of sending the form. @param {() => void} then */
 export const onSubmit = (then) => (/** @type {Event} */ event) => {
   event.preventDefault();
   then();
 };
 
-/** A handler of what was typed or chosen. @param {(value: string) => void} set */
+/** A handler of typed or selected values. @param {(value: string) => void} set */
 export const onValue = (set) => (/** @type {any} */ event) => set(event.target.value);

@@ -1,5 +1,5 @@
-// Bringing a model: first the plan, then the transfer, in one dialog. Closing it lets a transfer go
-// on; the page of the models shows it too.
+// The download dialog: first the plan, then the transfer. A transfer continues when the dialog closes;
+// the page of the models shows it too.
 
 import { Problem, follow, submit } from "../lib/api.js";
 import { h, icon } from "../lib/dom.js";
@@ -16,9 +16,9 @@ import { act } from "./toasts.js";
 
 /** @typedef {import("../lib/types.js").Plan} Plan */
 /** @typedef {import("../lib/types.js").Narration} Narration */
-/** @typedef {{level: string, message: string}} Remark */
+/** @typedef {{level: string, message: string}} Note */
 
-/** Sentences that are shown beneath a transfer. */
+/** The most messages that are shown below a transfer. */
 const MOST_NOTES = 4;
 
 class DownloadDialog extends PlanView {
@@ -30,11 +30,11 @@ class DownloadDialog extends PlanView {
   force = false;
   /** @type {Plan|null} */
   plan = null;
-  /** What the source said on the way to the plan. @type {Remark[]} */
-  remarks = [];
+  /** The messages of the dry run. @type {Note[]} */
+  planNotes = [];
   /** The job that downloads. */
   job = "";
-  /** What it said besides its progress. @type {Narration[]} */
+  /** Its last messages other than progress. @type {Narration[]} */
   notes = [];
 
   request() {
@@ -44,25 +44,25 @@ class DownloadDialog extends PlanView {
 
   #changed() {
     this.plan = this.problem = null;
-    this.remarks = [];
+    this.planNotes = [];
     this.stopPlanning();
     this.update();
   }
 
-  async #look() {
+  async #showPlan() {
     this.#changed();
     remember("download.source", this.source);
     const onMessage = (/** @type {string} */ message, /** @type {string} */ level) => {
-      // The first sentence repeats what was asked for.
-      if (!message.startsWith("📥")) this.remarks = [...this.remarks, { level, message }];
+      // The first message repeats the request.
+      if (!message.startsWith("📥")) this.planNotes = [...this.planNotes, { level, message }];
       this.update();
     };
-    await this.look("Asking the source", { ModelDownload: { ...this.request(), dry_run: true } }, { onMessage });
+    await this.requestPlan("Asking the source", { ModelDownload: { ...this.request(), dry_run: true } }, { onMessage });
   }
 
   async #download() {
     const operation = { ModelDownload: this.request() };
-    // A link is made in no time: there is nothing to watch.
+    // A link takes no time, so there is no progress to show.
     if (this.plan?.transfer_bytes === 0) {
       closeDialog(this);
       await act(operation);
@@ -73,7 +73,7 @@ class DownloadDialog extends PlanView {
     try {
       this.job = await submit(operation);
       this.update();
-      await follow(this.job, (events) => this.#heard(events), { rests: this.life.signal });
+      await follow(this.job, (events) => this.#apply(events), { rests: this.life.signal });
     } catch (error) {
       if (!this.life.signal.aborted) this.problem = Problem.of(error);
     }
@@ -81,7 +81,7 @@ class DownloadDialog extends PlanView {
   }
 
   /** @param {import("../lib/types.js").JobEvent[]} events */
-  #heard(events) {
+  #apply(events) {
     for (const { event, data } of events) {
       if (event === "narration" && data.level !== "debug" && !data.progress && data.action !== "model_download") this.notes = [...this.notes, data].slice(-MOST_NOTES);
     }
@@ -111,9 +111,9 @@ class DownloadDialog extends PlanView {
     const choices = problem?.choices ?? [];
     return h(
       "form",
-      { onsubmit: onSubmit(() => (ready ? this.#download() : this.#look())) },
+      { onsubmit: onSubmit(() => (ready ? this.#download() : this.#showPlan())) },
       dialogHead(this, "Download a model"),
-      field("Where from", source, kind ? `${kind.name}: ${kind.about}` : "A repository, a name of a library, an address or a path"),
+      field("Source", source, kind ? `${kind.name}: ${kind.about}` : "A repository, an Ollama model, a URL or a path"),
       plan || planning || problem ? null : sources(kind?.name),
       h(
         "details",
@@ -122,25 +122,25 @@ class DownloadDialog extends PlanView {
         h(
           "div",
           { class: "stacked-fields" },
-          field("Revision", h("input", { id: "dl-revision", class: "mono", ".value": this.revision, placeholder: "main", autocomplete: "off", spellcheck: "false", oninput: onValue((value) => ((this.revision = value), this.#changed())) }), "A branch, a tag or a commit of a repository of the Hub."),
-          tick("Fetch again what is here, and replace a model of the same name that the hive put there", this.force, (checked) => ((this.force = checked), this.#changed())),
+          field("Revision", h("input", { id: "dl-revision", class: "mono", ".value": this.revision, placeholder: "main", autocomplete: "off", spellcheck: "false", oninput: onValue((value) => ((this.revision = value), this.#changed())) }), "A branch, tag or commit of a Hugging Face repository."),
+          tick("Download again, and replace a model of the same name that the hive has downloaded", this.force, (checked) => ((this.force = checked), this.#changed())),
         ),
       ),
       planning ? waiting(planning.message, planning.since, button("Stop", () => (this.stopPlanning(), this.update()), { class: "small" })) : null,
       choices.length ? this.#choices(choices) : problem ? failureBox(problem) : null,
-      plan ? planned(plan, this.source.trim(), this.remarks) : null,
+      plan ? planned(plan, this.source.trim(), this.planNotes) : null,
       h(
         "div",
         { class: "actions end" },
         button("Close", () => closeDialog(this)),
         plan && ready
           ? h("button", { type: "submit", class: "primary" }, icon("download"), h("span", null, plan.transfer_bytes === 0 ? "Add it" : plan.transfer_bytes === null ? "Download" : `Download ${bytes(plan.transfer_bytes)}`))
-          : h("button", { type: "submit", class: "primary", disabled: !this.source.trim() || planning !== null }, h("span", null, plan ? "Look again" : "Show the plan")),
+          : h("button", { type: "submit", class: "primary", disabled: !this.source.trim() || planning !== null }, h("span", null, plan ? "Update the plan" : "Show the plan")),
       ),
     );
   }
 
-  /** The name fits several models: each is one press away.
+  /** The models that an ambiguous name matches, as buttons.
    * @param {import("../lib/types.js").Choice[]} choices */
   #choices(choices) {
     const bare = (/** @type {string} */ model) => model.replace(/^[^/]+\/[^/:]+[:/]/, "");
@@ -148,7 +148,7 @@ class DownloadDialog extends PlanView {
       "section",
       { class: "choices", "aria-labelledby": "choices-title" },
       h("h3", { id: "choices-title" }, "Which one?"),
-      h("p", { class: "muted" }, this.problem?.code === "model_ambiguous" ? "The name fits several models." : (this.problem?.message.split(": ")[0] ?? "")),
+      h("p", { class: "muted" }, this.problem?.code === "model_ambiguous" ? "The name matches several models." : (this.problem?.message.split(": ")[0] ?? "")),
       h(
         "ul",
         null,
@@ -158,7 +158,7 @@ class DownloadDialog extends PlanView {
             { key: model },
             h(
               "button",
-              { type: "button", class: recommended ? "recommended" : "", title: model, onclick: () => ((this.source = model), this.#look()) },
+              { type: "button", class: recommended ? "recommended" : "", title: model, onclick: () => ((this.source = model), this.#showPlan()) },
               h("span", { class: "mono" }, bare(model)),
               recommended ? h("span", { class: "tag" }, "recommended") : null,
               h("span", { class: "num muted" }, bytes(size)),
@@ -175,27 +175,27 @@ class DownloadDialog extends PlanView {
     return h(
       "div",
       { class: "form" },
-      dialogHead(this, model ? "It is here" : "Download a model"),
+      dialogHead(this, model ? "Download complete" : "Download a model"),
       transfer({ job: this.job, source: this.source.trim(), again: () => this.#download() }),
       this.problem ? failureBox(this.problem, button("Try again", () => this.#download())) : null,
-      this.notes.length ? noteList("What the transfer said", this.notes) : null,
+      this.notes.length ? noteList("Messages of the transfer", this.notes) : null,
       h(
         "div",
         { class: "actions end" },
-        job ? h("a", { class: "button quiet", href: link("jobs", this.job), onclick: () => closeDialog(this) }, "Everything it said") : null,
-        button(job && !job.ended_at ? "Go on in the background" : "Close", () => closeDialog(this)),
+        job ? h("a", { class: "button quiet", href: link("jobs", this.job), onclick: () => closeDialog(this) }, "All messages") : null,
+        button(job && !job.ended_at ? "Continue in the background" : "Close", () => closeDialog(this)),
         model?.id ? button("Load it", () => (closeDialog(this), openLoad(model)), { class: "primary" }, icon("play")) : null,
       ),
     );
   }
 }
 
-/** Sentences of a job, with their levels. @param {string} label @param {Remark[]} said */
-function noteList(label, said) {
-  return h("ul", { class: "notes", "aria-label": label }, ...said.map(({ level, message }) => h("li", { "data-level": level }, h("span", { class: "row-mark", "aria-hidden": "true" }), message)));
+/** Messages of a job with their levels. @param {string} label @param {Note[]} notes */
+function noteList(label, notes) {
+  return h("ul", { class: "notes", "aria-label": label }, ...notes.map(({ level, message }) => h("li", { "data-level": level }, h("span", { class: "row-mark", "aria-hidden": "true" }), message)));
 }
 
-/** What can be written into the field. @param {string|undefined} now the kind that it looks like */
+/** The forms of a source. @param {string|undefined} now the kind that the typed source looks like */
 function sources(now) {
   return h(
     "dl",
@@ -204,8 +204,8 @@ function sources(now) {
   );
 }
 
-/** @param {Plan} plan @param {string} asked @param {Remark[]} remarks */
-function planned(plan, asked, remarks) {
+/** @param {Plan} plan @param {string} requested @param {Note[]} notes */
+function planned(plan, requested, notes) {
   const disk = hive.telemetry?.system;
   const need = plan.transfer_bytes ?? 0;
   const total = disk?.disk_total_bytes || plan.free_bytes;
@@ -214,12 +214,12 @@ function planned(plan, asked, remarks) {
   return h(
     "section",
     { class: "plan", "aria-label": "The plan" },
-    h("h3", null, plan.already_present ? "It is here already" : plan.fits ? "The plan" : "It does not fit on the disk"),
+    h("h3", null, plan.already_present ? "Already downloaded" : plan.fits ? "The plan" : "It does not fit on the disk"),
     factList([
       ["Model", plan.model],
       ["Access", accessTo(plan)],
-      ["From", plan.source === asked ? null : h("span", { class: "mono" }, plan.source)],
-      ["To transfer", plan.transfer_bytes === null ? "the server does not say how much" : need > 0 ? [h("strong", { class: "num" }, bytes(plan.transfer_bytes)), here > 0 ? h("span", { class: "muted num" }, ` ${bytes(here)} of ${bytes(plan.total_bytes)} are here already`) : null] : "nothing: the file is linked or here"],
+      ["From", plan.source === requested ? null : h("span", { class: "mono" }, plan.source)],
+      ["To transfer", plan.transfer_bytes === null ? "unknown: the server does not report the size" : need > 0 ? [h("strong", { class: "num" }, bytes(plan.transfer_bytes)), here > 0 ? h("span", { class: "muted num" }, ` ${bytes(here)} of ${bytes(plan.total_bytes)} already downloaded`) : null] : "nothing: the file is linked or already here"],
     ]),
     h(
       "ul",
@@ -230,11 +230,11 @@ function planned(plan, asked, remarks) {
       ? h(
           "div",
           { class: "measure" },
-          h("p", null, h("span", null, "Disk"), h("span", { class: "num muted" }, `${bytes(plan.free_bytes)} free${plan.fits ? `, ${bytes(Math.max(0, plan.free_bytes - need))} after it` : ""}`)),
+          h("p", null, h("span", null, "Disk"), h("span", { class: "num muted" }, `${bytes(plan.free_bytes)} free${plan.fits ? `, ${bytes(Math.max(0, plan.free_bytes - need))} after the download` : ""}`)),
           stack([{ size: used, kind: "used" }, { size: need, kind: plan.fits ? "new" : "over" }], total, `Of ${bytes(total)} disk, ${bytes(used)} are used and ${bytes(need)} would be added`),
         )
       : null,
-    remarks.length ? noteList("What the source said", remarks) : null,
+    notes.length ? noteList("Messages of the source", notes) : null,
   );
 }
 

@@ -1,4 +1,4 @@
-// A line over time, as SVG: the last minutes of one number.
+// A graph of one number over the last minutes, as SVG.
 
 import { h } from "../lib/dom.js";
 
@@ -7,8 +7,8 @@ const HEIGHT = 60;
 
 /** @param {Array<number|null>} values the newest last
  * @param {{most: number, slots?: number, label: string, beside?: Array<number|null>}} options `most`
- *   is the top of the scale, `slots` how many values the width has room for, `beside` a second
- *   number over the same time, on the same scale */
+ *   is the top of the scale, `slots` the number of values that fit in the width, `beside` a second
+ *   number over the same time and on the same scale */
 export function graph(values, { most, slots = values.length, label, beside = [] }) {
   const step = WIDTH / Math.max(1, slots - 1);
   const top = most > 0 ? most : 1;

@@ -1,5 +1,5 @@
-// One job in place: what it says now, how far it is, the way out. For wherever an action is waited
-// for. It reads the store alone; the job's own page opens its stream.
+// One job in a few lines: its last message, its progress, and a button to cancel it. It reads only the
+// store, not the job's stream.
 
 import { Problem, cancel } from "../lib/api.js";
 import { h, icon } from "../lib/dom.js";
@@ -16,11 +16,11 @@ export class JobStrip extends View {
   /** The job's id. */
   job = "";
   /** @type {string} */
-  #trouble = "";
+  #problem = "";
 
   draw() {
     const job = hive.jobs.get(this.job);
-    if (!job) return h("p", { class: "muted" }, "Waiting for the job's first words");
+    if (!job) return h("p", { class: "muted" }, "Waiting for the job");
     const running = !job.ended_at;
     const seconds = between(job.started_at ?? job.created_at, job.ended_at);
     const pause = isDownload(job);
@@ -39,9 +39,9 @@ export class JobStrip extends View {
       h(
         "p",
         { class: "strip-text" },
-        job.failure ? `${job.failure.message}${job.failure.hint ? `. ${job.failure.hint}` : ""}` : running && job.progress ? progressText(job.progress) : (job.message ?? (job.state === "queued" ? "Waits for a free place behind other jobs of its kind" : "")),
+        job.failure ? `${job.failure.message}${job.failure.hint ? `. ${job.failure.hint}` : ""}` : running && job.progress ? progressText(job.progress) : (job.message ?? (job.state === "queued" ? "Queued behind other jobs of its kind" : "")),
       ),
-      this.#trouble ? h("p", { class: "field-error", role: "alert" }, this.#trouble) : null,
+      this.#problem ? h("p", { class: "field-error", role: "alert" }, this.#problem) : null,
     );
   }
 
@@ -49,7 +49,7 @@ export class JobStrip extends View {
     try {
       await cancel(this.job);
     } catch (error) {
-      this.#trouble = Problem.of(error).message;
+      this.#problem = Problem.of(error).message;
       this.update();
     }
   }
@@ -60,19 +60,19 @@ customElements.define("job-strip", JobStrip);
 /** @param {string} id */
 export const jobStrip = (id) => h("job-strip", { key: id, ".job": id });
 
-/** Resolves with the job once it has ended, as the store hears of it.
+/** Resolves with the job once the store shows that it has ended.
  * @param {string} id @param {AbortSignal} [signal] @returns {Promise<import("../lib/types.js").Job>} */
 export function ended(id, signal) {
   return new Promise((resolve, reject) => {
     const done = new AbortController();
-    const look = () => {
+    const check = () => {
       const job = hive.jobs.get(id);
       if (!job?.ended_at) return;
       done.abort();
       resolve(job);
     };
     signal?.addEventListener("abort", () => (done.abort(), reject(signal.reason)), { once: true, signal: done.signal });
-    hive.on(["jobs"], look, done.signal);
-    look();
+    hive.on(["jobs"], check, done.signal);
+    check();
   });
 }

@@ -1,5 +1,5 @@
-// Loading a model: where, with how much context, and what that takes of what is free. The estimate
-// is the hive's own: the dry run of the very load that the button starts.
+// The load dialog: device, context, and the memory that they need. The estimate is the dry run of the
+// load that the button starts.
 
 import { capabilities } from "../lib/api.js";
 import { h, icon } from "../lib/dom.js";
@@ -14,9 +14,9 @@ import { act } from "./toasts.js";
 /** @typedef {import("../lib/types.js").Model} Model */
 /** @typedef {import("../lib/types.js").LoadPlan} LoadPlan */
 
-/** How long typing may pause before the hive is asked again, in milliseconds. */
+/** How long after the last keystroke the hive is asked for a new estimate, in milliseconds. */
 const PAUSE_MS = 300;
-/** Contexts that are one press away, in tokens, beside the model's own. */
+/** Contexts with a button of their own, in tokens, besides the model's maximum. */
 const CONTEXTS = [2048, 8192, 32_768];
 const PARTS = /** @type {Record<string, string>} */ ({ weights: "Weights", kv_cache: "Context", overhead: "Overhead" });
 
@@ -47,10 +47,10 @@ class LoadDialog extends PlanView {
     return { id: this.model.id, device: this.device, ...(context > 0 ? { context_length: context } : {}) };
   }
 
-  /** Asks the hive what the load would take. What is shown meanwhile is the estimate before.
+  /** Asks the hive for an estimate. Until it arrives the last one stays visible.
    * @param {number} pause in milliseconds */
   #estimate(pause) {
-    return this.look("Asking the hive what it takes", { ModelLoad: { ...this.#request(), dry_run: true } }, { pause });
+    return this.requestPlan("Estimating the memory", { ModelLoad: { ...this.#request(), dry_run: true } }, { pause });
   }
 
   /** @param {Partial<LoadDialog>} change */
@@ -64,7 +64,7 @@ class LoadDialog extends PlanView {
     await act({ ModelLoad: { ...this.#request(), ...(this.force ? { force: true } : {}) } });
   }
 
-  /** Makes room, and looks again. @param {number} pid */
+  /** Stops a worker to free memory, then estimates again. @param {number} pid */
   async #stop(pid) {
     this.stopping = pid;
     this.update();
@@ -93,24 +93,24 @@ class LoadDialog extends PlanView {
           { class: "field" },
           h("label", { for: "load-context" }, "Context in tokens"),
           h("input", { id: "load-context", type: "number", min: 1, step: 1, inputmode: "numeric", ".value": this.context, placeholder: plan ? `${plan.context_length}, by default` : "the default", oninput: onValue((context) => this.#change({ context })) }),
-          h("div", { class: "tabs", role: "group", "aria-label": "Contexts" }, preset("", "Default"), ...contexts.map((tokens) => preset(String(tokens), `${tokens / 1024} k`)), model.context_length && model.context_length > CONTEXTS[0] ? preset(String(model.context_length), "Most") : null),
+          h("div", { class: "tabs", role: "group", "aria-label": "Contexts" }, preset("", "Default"), ...contexts.map((tokens) => preset(String(tokens), `${tokens / 1024} k`)), model.context_length && model.context_length > CONTEXTS[0] ? preset(String(model.context_length), "Maximum") : null),
         ),
       ),
       h(
         "section",
-        { class: "estimate", "aria-label": "What it takes", "aria-busy": planning ? "true" : null },
+        { class: "estimate", "aria-label": "Estimate", "aria-busy": planning ? "true" : null },
         plan?.worker ? this.#served(plan.worker) : plan ? this.#memory(plan) : null,
-        planning && !plan ? waiting(planning.message, planning.since, button("Load without it", () => this.#load(), { class: "small" })) : null,
-        problem ? failureBox(problem, button("Ask again", () => this.#estimate(0))) : null,
+        planning && !plan ? waiting(planning.message, planning.since, button("Load without an estimate", () => this.#load(), { class: "small" })) : null,
+        problem ? failureBox(problem, button("Try again", () => this.#estimate(0))) : null,
       ),
-      plan && !plan.fits ? tick("Load it all the same: it may fail, or push other programs out of memory", this.force, (checked) => ((this.force = checked), this.update())) : null,
+      plan && !plan.fits ? tick("Load it anyway: it may fail, or take memory from other programs", this.force, (checked) => ((this.force = checked), this.update())) : null,
       h("div", { class: "actions end" }, button("Close", () => closeDialog(this)), h("button", { type: "submit", class: "primary", disabled: blocked || Boolean(plan?.worker) }, icon("play"), h("span", null, "Load"))),
     );
   }
 
   /** @param {import("../lib/types.js").Worker} worker */
   #served(worker) {
-    return h("p", null, h("a", { href: link("workers", worker.pid), onclick: () => closeDialog(this) }, `Worker ${worker.pid}`), ` serves it on ${worker.device} already: nothing would be started. `, h("a", { href: link("chat", worker.model), onclick: () => closeDialog(this) }, "Chat with it"));
+    return h("p", null, h("a", { href: link("workers", worker.pid), onclick: () => closeDialog(this) }, `Worker ${worker.pid}`), ` already serves it on ${worker.device}: no worker would be started. `, h("a", { href: link("chat", worker.model), onclick: () => closeDialog(this) }, "Chat with it"));
   }
 
   /** @param {LoadPlan} plan */
@@ -119,9 +119,9 @@ class LoadDialog extends PlanView {
     const where = plan.device === "cpu" ? "main memory" : plan.device;
     const verdict = plan.fits
       ? required === null || free === null
-        ? "Nobody can tell whether it fits; the hive would try"
-        : `Fits: ${bytes(required)} of the ${bytes(free)} that are free`
-      : `${bytes(plan.missing_bytes)} too little: it needs ${bytes(required)}, and ${bytes(free)} are free`;
+        ? "The hive cannot tell whether it fits; it would try"
+        : `Fits: it needs ${bytes(required)}, and ${bytes(free)} are free`
+      : `Does not fit: it needs ${bytes(required)}, and ${bytes(free)} are free (${bytes(plan.missing_bytes)} missing)`;
     const whole = capacity ?? free;
     const used = whole !== null && free !== null ? Math.max(0, whole - free) : 0;
     /** @type {(kind: string, name: string, size: number) => HTMLElement} */
@@ -140,19 +140,19 @@ class LoadDialog extends PlanView {
     ];
   }
 
-  /** What could make room. @param {LoadPlan} plan */
+  /** The processes that use the memory. @param {LoadPlan} plan */
   #room({ stoppable_workers: workers, foreign_processes: others }) {
-    if (workers.length + others.length === 0) return h("p", { class: "help" }, "No worker of this hive holds that memory. A smaller context or another quantization takes less.");
+    if (workers.length + others.length === 0) return h("p", { class: "help" }, "No worker of this hive uses that memory. A smaller context or another quantization needs less.");
     return h(
       "ul",
-      { class: "lines", "aria-label": "What holds the memory" },
+      { class: "lines", "aria-label": "Processes that use the memory" },
       ...workers.map(({ pid, model, held_bytes: held }) => h("li", { key: String(pid) }, h("span", { class: "grow" }, model), h("span", { class: "muted num" }, `worker ${pid} · ${bytes(held)}`), button(this.stopping === pid ? "Stopping" : "Stop it", () => this.#stop(pid), { class: "small", disabled: this.stopping > 0 }, icon("stop")))),
       ...others.map(({ pid, name, held_bytes: held }) => h("li", { key: String(pid) }, h("span", { class: "grow" }, name ?? "Another process"), h("span", { class: "muted num" }, `pid ${pid} · ${bytes(held)}`))),
     );
   }
 }
 
-/** Devices by the names that operations take. @returns {Promise<Array<[string, string]>>} */
+/** The devices, by the names that operations accept. @returns {Promise<Array<[string, string]>>} */
 async function deviceChoices() {
   const { devices, engines } = await capabilities();
   const kinds = new Set(engines.flatMap((engine) => engine.devices));
@@ -160,7 +160,7 @@ async function deviceChoices() {
   const choices = [["auto", "Automatic"]];
   for (const device of devices) {
     if (device.device_type === "cpu") choices.push(["cpu", `CPU: ${device.name}`]);
-    // A GPU that no engine can use is no choice.
+    // Leaves out GPUs that no engine can use.
     else if ([...kinds].some((kind) => kind !== "cpu")) choices.push([device.id.replace(/^\D+/, ""), `${device.id}: ${device.name}`]);
   }
   return choices;

@@ -1,19 +1,19 @@
-// Small pieces that views are made of.
+// Small elements that all views use.
 
 import { h, icon } from "../lib/dom.js";
 import { elapsed, percent, progressText } from "../lib/format.js";
 
 /** @typedef {import("../lib/dom.js").Child} Child */
 
-/** A state as a word with a mark, so that colour is never all that tells.
- * @param {string} state what colours it @param {string} [label] */
+/** A state as a word with a mark, so that it does not depend on its colour alone.
+ * @param {string} state determines the colour @param {string} [label] */
 export function chip(state, label = state) {
   return h("span", { class: "chip", "data-state": state }, h("span", { class: "mark", "aria-hidden": "true" }), label);
 }
 
-/** What is being waited for, for how long, and the way out.
+/** What the page waits for, for how long, and what the user can do.
  * @param {string} what @param {number} since milliseconds since the epoch
- * @param {...Child} out what a person can do meanwhile */
+ * @param {...Child} out actions, such as a button to stop */
 export function waiting(what, since, ...out) {
   return h(
     "div",
@@ -24,7 +24,7 @@ export function waiting(what, since, ...out) {
   );
 }
 
-/** A bar of how far something is.
+/** A progress bar.
  * @param {import("../lib/types.js").Progress} progress @param {string} label */
 export function progressBar(progress, label) {
   const total = progress.total ?? 0;
@@ -37,7 +37,7 @@ export function progressBar(progress, label) {
   );
 }
 
-/** Parts of a whole, drawn to scale: what is used, what would come on top, what stays free.
+/** A bar of parts of a whole: what is used, what would be added, what stays free.
  * @param {Array<{size: number, kind: string}>} parts @param {number} whole @param {string} label */
 export function stack(parts, whole, label) {
   return h(
@@ -47,7 +47,7 @@ export function stack(parts, whole, label) {
   );
 }
 
-/** An empty state: what would be here and the next step.
+/** An empty list: what it would show, and the next step.
  * @param {string} title @param {Child} text @param {...Child} actions */
 export function empty(title, text, ...actions) {
   return h(
@@ -60,7 +60,7 @@ export function empty(title, text, ...actions) {
   );
 }
 
-/** A failure, with all that is known and what to do next.
+/** A failure with its details and what to do next.
  * @param {import("../lib/types.js").Failure} failure @param {...Child} actions */
 export function failureBox(failure, ...actions) {
   const facts = [
@@ -83,7 +83,7 @@ export function failureBox(failure, ...actions) {
   );
 }
 
-/** Names and values; values that are not known are left out.
+/** Names and values, without the values that are unknown.
  * @param {Array<[string, Child]>} facts */
 export function factList(facts) {
   const known = facts.filter(([, value]) => value !== null && value !== undefined && value !== "");

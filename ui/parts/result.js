@@ -1,4 +1,4 @@
-// A job's result: in the shape of what it is, where the page knows it, and as JSON always.
+// The result of a job, formatted according to its kind.
 
 import { h } from "../lib/dom.js";
 import { bytes, count, instant } from "../lib/format.js";
@@ -27,7 +27,7 @@ export function checks(all) {
   );
 }
 
-/** @param {import("../lib/types.js").Model} model @param {string} [state] where more is known than the file's */
+/** @param {import("../lib/types.js").Model} model @param {string} [state] the state to show instead of the file's status */
 export function modelFacts(model, state = model.status) {
   return factList([
     ["Model", h("a", { href: link("models", model.id) }, model.id)],
@@ -70,9 +70,9 @@ function plan(plan) {
     ["Source", h("span", { class: "mono" }, plan.source)],
     ["Files", plan.files.map((file) => `${file.name} (${bytes(file.size_bytes)})`).join(", ")],
     ["To transfer", bytes(plan.transfer_bytes)],
-    ["Free on the disk", bytes(plan.free_bytes)],
+    ["Free disk space", bytes(plan.free_bytes)],
     ["Fits", plan.fits ? "yes" : "no"],
-    ["Here already", plan.already_present ? "yes" : "no"],
+    ["Already downloaded", plan.already_present ? "yes" : "no"],
     ["Access", accessTo(plan)],
   ]);
 }

@@ -1,4 +1,4 @@
-// Starting another worker.
+// The dialog that starts another worker.
 
 import { capabilities } from "../lib/api.js";
 import { h, icon } from "../lib/dom.js";
@@ -19,7 +19,7 @@ class SpawnDialog extends View {
   slots = "";
   /** @type {Array<[string, string]>} */
   kinds = [["cpu", "cpu"]];
-  /** What the engines compute on. @type {Map<string, string[]>} */
+  /** The kinds of devices that each engine uses. @type {Map<string, string[]>} */
   engines = new Map();
 
   start() {
@@ -39,7 +39,7 @@ class SpawnDialog extends View {
     await act({ WorkerSpawn: { model, worker: this.worker, ...device, ...(context > 0 ? { context_length: context } : {}), ...(slots > 0 ? { slots } : {}) } });
   }
 
-  /** The GPUs among which the chosen engine can be told one. @returns {Array<[string, string]>} */
+  /** The GPUs that the chosen engine can use. @returns {Array<[string, string]>} */
   #devices() {
     const kinds = this.engines.get(this.worker) ?? [this.worker];
     return (hive.telemetry?.system.gpus ?? []).filter(({ id }) => kinds.includes(id.split(":")[0])).map(({ id, name }) => [id, `${id}: ${name}`]);
@@ -53,15 +53,15 @@ class SpawnDialog extends View {
       "form",
       { onsubmit: onSubmit(() => chosen && this.#spawn(chosen)) },
       dialogHead(this, "Start a worker"),
-      h("p", { class: "muted" }, "Loading a model finds or starts one worker. Starting a worker here always adds another, for more requests at once."),
+      h("p", { class: "muted" }, "Loading a model uses a running worker or starts one. Here you always start another one, to serve more requests at once."),
       field("Model", h("select", { id: "spawn-model", autofocus: true, ".value": chosen, onchange: onValue((value) => (this.model = value)) }, ...models.map((model) => h("option", { value: model.id, selected: model.id === chosen }, `${model.id} (${bytes(model.size_bytes)})`)))),
       field("Engine", h("select", { id: "spawn-engine", ".value": this.worker, onchange: onValue((value) => ((this.worker = value), this.update())) }, ...this.kinds.map(([value, label]) => h("option", { value, selected: value === this.worker }, label)))),
-      devices.length > 1 ? field("Device", h("select", { id: "spawn-device", ".value": this.device, onchange: onValue((value) => (this.device = value)) }, ...[["auto", "Automatic: where the most memory is free"], ...devices].map(([value, label]) => h("option", { value, selected: value === this.device }, label)))) : null,
+      devices.length > 1 ? field("Device", h("select", { id: "spawn-device", ".value": this.device, onchange: onValue((value) => (this.device = value)) }, ...[["auto", "Automatic: the GPU with the most free memory"], ...devices].map(([value, label]) => h("option", { value, selected: value === this.device }, label)))) : null,
       h(
         "div",
         { class: "two" },
-        field("Context in tokens", h("input", { id: "spawn-context", type: "number", min: 1, ".value": this.context, placeholder: "the model's own", oninput: onValue((value) => (this.context = value)) })),
-        field("Slots", h("input", { id: "spawn-slots", type: "number", min: 1, ".value": this.slots, placeholder: "the engine's own", oninput: onValue((value) => (this.slots = value)) }), "Requests answered at once."),
+        field("Context in tokens", h("input", { id: "spawn-context", type: "number", min: 1, ".value": this.context, placeholder: "the model's default", oninput: onValue((value) => (this.context = value)) })),
+        field("Slots", h("input", { id: "spawn-slots", type: "number", min: 1, ".value": this.slots, placeholder: "the engine's default", oninput: onValue((value) => (this.slots = value)) }), "Requests served at the same time."),
       ),
       h("div", { class: "actions end" }, button("Close", () => closeDialog(this)), h("button", { type: "submit", class: "primary", disabled: !chosen }, icon("play"), h("span", null, "Start"))),
     );

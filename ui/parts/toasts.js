@@ -1,10 +1,10 @@
-// What the person's last actions became: each is a job, shown until it is done and read.
+// The jobs of the user's last actions, each shown until it has ended and for a moment after that.
 
 import { Problem, submit } from "../lib/api.js";
 import { h, icon, render } from "../lib/dom.js";
 import { hive } from "../lib/hive.js";
 import { isDownload } from "../lib/jobs.js";
-import { place } from "../lib/view.js";
+import { route } from "../lib/view.js";
 import { jobStrip } from "./job-strip.js";
 
 /** @typedef {{key: string, job?: string, problem?: Problem, note?: string, gone?: number}} Toast */
@@ -14,7 +14,7 @@ let toasts = [];
 const STAY_MS = 5000;
 const MOST = 4;
 
-/** Submits an operation and shows the job. Gives its id, or null where the hive refused.
+/** Submits an operation and shows the job. Returns its id, or null where the hive refused.
  * @param {Record<string, any>} operation
  * @returns {Promise<string|null>} */
 export async function act(operation) {
@@ -29,14 +29,14 @@ export async function act(operation) {
 }
 
 /** @param {string} note */
-export function tell(note) {
+export function showNote(note) {
   const toast = { key: `note-${performance.now()}`, note };
   add(toast);
   setTimeout(() => remove(toast.key), STAY_MS);
 }
 
 /** @param {unknown} error */
-export function complain(error) {
+export function showProblem(error) {
   add({ key: `problem-${performance.now()}`, problem: Problem.of(error) });
 }
 
@@ -53,7 +53,7 @@ function remove(key) {
 }
 
 function show() {
-  const { page, id } = place();
+  const { page, id } = route();
   for (const toast of toasts) {
     const state = toast.job && hive.jobs.get(toast.job)?.state;
     if ((state === "succeeded" || state === "cancelled") && !toast.gone) {
@@ -62,7 +62,7 @@ function show() {
   }
   const visible = toasts.filter((toast) => {
     const job = toast.job && hive.jobs.get(toast.job);
-    // The job's own page, and the list of downloads, say it all already.
+    // The page of the job and the list of downloads already show it.
     if (page === "jobs" && toast.job === id) return false;
     return !(page === "models" && job && isDownload(job) && !job.ended_at);
   });
@@ -86,5 +86,5 @@ addEventListener("hashchange", show);
 hive.addEventListener("connection", () => {
   if (!hive.connection.restarted) return;
   hive.connection.restarted = false;
-  tell("The hive was restarted. What you see is how it is now; jobs that were running ended as interrupted.");
+  showNote("The hive was restarted. This page shows its state after the restart; jobs that were running were interrupted.");
 });

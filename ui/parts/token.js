@@ -1,9 +1,9 @@
-// Asking for the token. It goes to `lib/api.js`, which keeps it in memory.
+// The dialog that asks for the token. `lib/api.js` keeps it in memory.
 
 import { h, icon } from "../lib/dom.js";
 
-/** Resolves with what the person typed; the hive judges it. There is no way round, so the dialog
- * does not close.
+/** Resolves with the typed text, which the hive then checks. The page needs the token, so the dialog
+ * cannot be closed.
  * @param {boolean} wrong whether the last one was refused
  * @returns {Promise<string>} */
 export function askForToken(wrong) {
@@ -18,7 +18,7 @@ export function askForToken(wrong) {
           class: "dialog narrow",
           "aria-labelledby": "token-title",
           closedby: "none",
-          // A browser that does not know `closedby` lets Escape through the second time.
+          // A browser without `closedby` closes the dialog at the second Escape.
           onclose: () => dialog.isConnected && (dialog.showModal(), field.focus()),
           oncancel: (/** @type {Event} */ event) => event.preventDefault(),
         },
@@ -32,7 +32,7 @@ export function askForToken(wrong) {
             },
           },
           h("h2", { id: "token-title" }, "This hive asks for a token"),
-          h("p", { class: "muted", id: "token-help" }, "It is what stands in the file that the hive was started with (--token-file). This page keeps it in memory alone: a reload asks again."),
+          h("p", { class: "muted", id: "token-help" }, "The token is in the file that the hive was started with (--token-file). This page keeps it only in memory and asks again after a reload."),
           wrong ? h("p", { class: "field-error", role: "alert" }, icon("alert"), "The hive refused that token.") : null,
           h("label", { for: "token" }, "Token"),
           field,

@@ -1,5 +1,5 @@
-// One download in place: how far it is, how fast, over how many connections, and the way on: pause,
-// resume, discard. It reads the store alone.
+// One download: its progress, rate and connections, and buttons to pause, resume or discard it. It reads
+// only the store.
 
 import { Problem, cancel } from "../lib/api.js";
 import { h, icon } from "../lib/dom.js";
@@ -16,15 +16,15 @@ class Transfer extends View {
   /** @type {import("../lib/hive.js").Topic[]} */
   static topics = ["jobs", "models", "connection"];
   static tick = 1000;
-  /** The job, or none: then it is what a forgotten one left. */
+  /** The job; empty for a partial whose job the hive no longer lists. */
   job = "";
   source = "";
-  /** Goes on with it. @type {() => void} */
+  /** Starts the download again, or resumes it. @type {() => void} */
   again = () => {};
-  /** What can be done besides. @type {HTMLElement|null} */
+  /** A further action. @type {HTMLElement|null} */
   more = null;
   #stopping = 0;
-  #trouble = "";
+  #problem = "";
 
   draw() {
     const job = hive.jobs.get(this.job);
@@ -44,16 +44,16 @@ class Transfer extends View {
         h("div", { class: "actions" }, ...this.#actions(running, partials, job)),
       ),
       ...(running ? this.#live(job) : this.#still(job, partials)),
-      this.#trouble ? h("p", { class: "field-error", role: "alert" }, icon("alert"), this.#trouble) : null,
+      this.#problem ? h("p", { class: "field-error", role: "alert" }, icon("alert"), this.#problem) : null,
     );
   }
 
   /** @param {import("../lib/types.js").Job|undefined} job @param {boolean} running @param {boolean} kept */
   #word(job, running, kept) {
     if (this.#stopping) return "Pausing";
-    if (running) return hive.connection.state === "lost" ? "Not heard of" : job?.state === "queued" ? "Queued" : "Downloading";
+    if (running) return hive.connection.state === "lost" ? "Unknown" : job?.state === "queued" ? "Queued" : "Downloading";
     if (job?.failure?.code === "interrupted") return "Interrupted";
-    return job ? stateWord(job) : kept ? "Paused" : "Gone";
+    return job ? stateWord(job) : kept ? "Paused" : "Removed";
   }
 
   /** @param {boolean} running @param {import("../lib/types.js").Model[]} partials
@@ -71,7 +71,7 @@ class Transfer extends View {
   /** @param {import("../lib/types.js").Job|undefined} job */
   #live(job) {
     const progress = job?.progress;
-    if (!progress) return [progressBar({ done: 0, unit: "bytes" }, "Progress of the download"), h("p", { class: "transfer-text muted" }, job?.state === "queued" ? "Waits for a free place: the hive downloads a few at a time" : (job?.message ?? "Waits for the server's first answer"))];
+    if (!progress) return [progressBar({ done: 0, unit: "bytes" }, "Progress of the download"), h("p", { class: "transfer-text muted" }, job?.state === "queued" ? "Queued: the hive runs only a few downloads at a time" : (job?.message ?? "Waiting for the server"))];
     const { done, total, rate_per_second: rate, eta_seconds: eta, connections } = progress;
     const rates = hive.rates.get(this.job) ?? [];
     /** @type {(name: string, value: string) => HTMLElement} */
@@ -86,8 +86,8 @@ class Transfer extends View {
           { class: "numbers" },
           number("Done", total ? `${Math.floor(percent(done, total))} %` : "–"),
           number("Bytes", total ? `${bytes(done)} of ${bytes(total)}` : bytes(done)),
-          number("Rate", rate ? `${bytes(rate)}/s` : "nothing comes"),
-          number("Left", eta !== null && eta !== undefined && rate ? duration(eta) : "–"),
+          number("Rate", rate ? `${bytes(rate)}/s` : "stalled"),
+          number("Time left", eta !== null && eta !== undefined && rate ? duration(eta) : "–"),
           number("Connections", connections ? count(connections) : "none"),
         ),
         graph(rates, { most: Math.max(1, ...rates), slots: RATES, label: `Rate of the last minute, now ${bytes(rate ?? 0)} a second` }),
@@ -101,22 +101,22 @@ class Transfer extends View {
     const kept = partials.reduce((sum, model) => sum + model.size_bytes, 0);
     const total = job?.progress?.total ?? 0;
     return [
-      total && kept ? progressBar({ done: kept, total, unit: "bytes" }, "What is here of it") : null,
+      total && kept ? progressBar({ done: kept, total, unit: "bytes" }, "Downloaded so far") : null,
       job?.failure && job.failure.code !== "interrupted" ? h("p", { class: "transfer-text" }, job.failure.message, job.failure.hint ? h("span", { class: "muted" }, ` ${job.failure.hint}`) : null) : null,
-      job?.failure?.code === "interrupted" ? h("p", { class: "transfer-text muted" }, "The hive stopped while it ran.") : null,
-      kept ? h("p", { class: "transfer-text muted num" }, `${bytes(kept)}${total ? ` of ${bytes(total)}` : ""} are kept; resuming goes on from there.`) : null,
+      job?.failure?.code === "interrupted" ? h("p", { class: "transfer-text muted" }, "The hive stopped during the download.") : null,
+      kept ? h("p", { class: "transfer-text muted num" }, `${bytes(kept)}${total ? ` of ${bytes(total)}` : ""} are kept; resuming continues from there.`) : null,
     ];
   }
 
   async #pause() {
     this.#stopping = Date.now();
-    this.#trouble = "";
+    this.#problem = "";
     this.update();
     try {
       await cancel(this.job);
     } catch (error) {
       this.#stopping = 0;
-      this.#trouble = Problem.of(error).message;
+      this.#problem = Problem.of(error).message;
     }
     this.update();
   }

@@ -1,11 +1,12 @@
-// A list of very many rows of which only those in sight exist.
+// A list of very many rows. Only the visible rows exist as elements.
 //
-// Rows may have any height: each is measured when it is drawn, and guessed until then. Heights are
-// summed in blocks, so that finding a row by its place costs the number of blocks, not of rows.
+// Rows may have any height: each is measured when it is drawn, and estimated until then. Heights are
+// summed in blocks, so that finding a row by its position takes time in the number of blocks, not rows.
 
 import { render } from "../lib/dom.js";
 
-const GUESS = 29;
+/** The estimated height of a row, in pixels. */
+const ESTIMATE = 29;
 const BLOCK = 64;
 /** Rows drawn beyond each edge. */
 const MARGIN = 12;
@@ -13,7 +14,7 @@ const MARGIN = 12;
 /** @template T */
 export class VirtualList extends HTMLElement {
   $own = true;
-  // Attributes that this element gives itself.
+  // Attributes that this element sets itself.
   $keepAttributes = ["role", "tabindex"];
   /** @type {T[]} */
   #items = [];
@@ -49,11 +50,11 @@ export class VirtualList extends HTMLElement {
     this.#due = 0;
   }
 
-  /** The rows. Heights are kept for rows whose item is still in its place. @param {T[]} items */
+  /** The rows. Heights are kept for rows whose item is still at the same index. @param {T[]} items */
   set items(items) {
     const before = this.#items;
     let same = Math.min(before.length, items.length);
-    // Appending is what happens all the time; comparing the ends tells it from the rest.
+    // Most changes append rows: comparing the first and last item is enough to detect that.
     if (same > 0 && (before[0] !== items[0] || before[same - 1] !== items[same - 1])) {
       same = 0;
       while (same < Math.min(before.length, items.length) && before[same] === items[same]) same += 1;
@@ -69,7 +70,7 @@ export class VirtualList extends HTMLElement {
     return this.#items;
   }
 
-  /** Whether it stays at the end while rows are added. @param {boolean} follow */
+  /** Whether the list stays scrolled to its end while rows are added. @param {boolean} follow */
   set follow(follow) {
     this.#follow = follow;
     if (follow) this.#schedule();
@@ -79,7 +80,7 @@ export class VirtualList extends HTMLElement {
     return this.#follow;
   }
 
-  /** Draws the rows in sight again. */
+  /** Draws the visible rows again. */
   refresh() {
     this.#schedule();
   }
@@ -91,19 +92,19 @@ export class VirtualList extends HTMLElement {
     for (let block = from; block < blocks; block += 1) {
       let sum = 0;
       const end = Math.min(this.#items.length, (block + 1) * BLOCK);
-      for (let index = block * BLOCK; index < end; index += 1) sum += this.#heights[index] ?? GUESS;
+      for (let index = block * BLOCK; index < end; index += 1) sum += this.#heights[index] ?? ESTIMATE;
       this.#sums[block] = sum;
     }
   }
 
-  /** The row at a distance from the top, and its own distance. @param {number} top */
+  /** The row at a distance from the top, and the distance of that row. @param {number} top */
   #at(top) {
     let block = 0;
     let y = 0;
     while (block < this.#sums.length - 1 && y + this.#sums[block] <= top) y += this.#sums[block++];
     let index = block * BLOCK;
-    while (index < this.#items.length - 1 && y + (this.#heights[index] ?? GUESS) <= top) {
-      y += this.#heights[index] ?? GUESS;
+    while (index < this.#items.length - 1 && y + (this.#heights[index] ?? ESTIMATE) <= top) {
+      y += this.#heights[index] ?? ESTIMATE;
       index += 1;
     }
     return { index, y };
@@ -114,12 +115,12 @@ export class VirtualList extends HTMLElement {
     let y = 0;
     const block = Math.floor(index / BLOCK);
     for (let each = 0; each < block; each += 1) y += this.#sums[each];
-    for (let each = block * BLOCK; each < index; each += 1) y += this.#heights[each] ?? GUESS;
+    for (let each = block * BLOCK; each < index; each += 1) y += this.#heights[each] ?? ESTIMATE;
     return y;
   }
 
   #scrolled = () => {
-    // Scrolling up is how a person says: hold still.
+    // When the user scrolls up, the list stops following its end.
     const atEnd = this.scrollHeight - this.scrollTop - this.clientHeight < 8;
     if (this.#follow && !atEnd && !this.#due) {
       this.#follow = false;
@@ -145,7 +146,7 @@ export class VirtualList extends HTMLElement {
     });
   }
 
-  /** The height of all rows; the style sheet decides how much of it to show. @param {number} total */
+  /** Sets the height of all rows; the style sheet limits the height of the list. @param {number} total */
   #size(total) {
     this.#space.style.blockSize = `${total}px`;
     this.style.setProperty("--rows", `${Math.ceil(total)}px`);
@@ -185,7 +186,7 @@ export class VirtualList extends HTMLElement {
     }
     this.#window.style.transform = `translateY(${this.#top(first)}px)`;
     if (this.#follow) this.scrollTop = this.scrollHeight;
-    // Rows above that turned out taller than guessed must not push what is being read.
+    // Rows above that are taller than estimated must not move the visible ones.
     else if (changed) this.scrollTop = this.#top(seen) + into;
   }
 }

@@ -1,5 +1,5 @@
-// Talking to a model, through the gateway that any client of OpenAI's API uses. Conversations stay
-// in this browser.
+// The chat with a model, over the same OpenAI-compatible gateway that other clients use. Conversations
+// are kept in this browser.
 
 import { Problem, cancel, request, submit } from "../lib/api.js";
 import { copyButton, h, icon, render } from "../lib/dom.js";
@@ -7,7 +7,7 @@ import { ago, bytes, elapsed } from "../lib/format.js";
 import { hive } from "../lib/hive.js";
 import { markdown } from "../lib/markdown.js";
 import { batches } from "../lib/sse.js";
-import { View, place, recall, remember } from "../lib/view.js";
+import { View, recall, remember, route } from "../lib/view.js";
 import { ended, jobStrip } from "../parts/job-strip.js";
 import { button, empty, failureBox, waiting } from "../parts/parts.js";
 import { openDownload } from "../parts/download-dialog.js";
@@ -20,7 +20,7 @@ const MOST_CONVERSATIONS = 50;
 /** @type {Settings} */
 const DEFAULTS = { system: "", temperature: "", top_p: "", max_tokens: "", seed: "" };
 
-/** First words for whoever has none. */
+/** Example messages. */
 const OPENINGS = ["Who are you?", "What is a GGUF file?", "Write a haiku about bees"];
 
 class Chat extends View {
@@ -35,23 +35,23 @@ class Chat extends View {
   settings = { ...DEFAULTS, ...recall("chat.settings", {}) };
   draft = recall("chat.draft", "");
   showSettings = false;
-  /** What is under way. @type {{stop: AbortController, what: "load"|"answer", since: number, job: string}|null} */
+  /** The load or answer in progress. @type {{stop: AbortController, what: "load"|"answer", since: number, job: string}|null} */
   busy = null;
   /** @type {Problem|null} */
   problem = null;
   #atEnd = true;
   #saved = 0;
-  /** The ids of what this tab has changed; all else may be changed by others. */
+  /** The ids of conversations that this tab has changed. Other tabs may change the others. */
   #own = new Set();
-  /** The ids of what it has deleted. */
-  #gone = new Set();
+  /** The ids of conversations that this tab has deleted. */
+  #deleted = new Set();
 
   start() {
-    const wanted = place().id;
+    const wanted = route().id;
     if (wanted) this.#choose(wanted);
-    addEventListener("hashchange", () => place().page === "chat" && place().id && this.#choose(place().id), { signal: this.life.signal });
+    addEventListener("hashchange", () => route().page === "chat" && route().id && this.#choose(route().id), { signal: this.life.signal });
     addEventListener("pagehide", () => this.#save(), { signal: this.life.signal });
-    // Another tab has kept something.
+    // Another tab has saved conversations.
     addEventListener("storage", ({ key }) => key === "rbee.chats" && (this.#merge(), this.update()), { signal: this.life.signal });
   }
 
@@ -68,15 +68,15 @@ class Chat extends View {
     this.update();
   }
 
-  /** The chosen model, else the one that is loaded, else the only one. */
+  /** The chosen model, else a loaded one, else the first one. */
   get model() {
     const models = this.#models();
     const known = models.find(({ id }) => id === this.now.model);
-    return (known ?? models.find(({ id }) => hive.serves(id)) ?? models[0])?.id ?? "";
+    return (known ?? models.find(({ id }) => hive.isServed(id)) ?? models[0])?.id ?? "";
   }
 
   #models() {
-    return [...hive.models.values()].filter(({ status }) => status === "available").sort((a, b) => Number(hive.serves(b.id)) - Number(hive.serves(a.id)) || (a.id < b.id ? -1 : 1));
+    return [...hive.models.values()].filter(({ status }) => status === "available").sort((a, b) => Number(hive.isServed(b.id)) - Number(hive.isServed(a.id)) || (a.id < b.id ? -1 : 1));
   }
 
   draw() {
@@ -91,8 +91,8 @@ class Chat extends View {
         { class: "page-head" },
         h("h1", null, "Chat"),
         models.length
-          ? h("select", { "aria-label": "Model", class: "grow-select", ".value": model, disabled: busy !== null, onchange: (/** @type {any} */ event) => this.#choose(event.target.value) }, ...models.map(({ id, size_bytes: size }) => h("option", { value: id, selected: id === model }, `${id} · ${hive.serves(id) ? "loaded" : `${bytes(size)}, not loaded`}`)))
-          : h("select", { "aria-label": "Model", class: "grow-select", disabled: true, key: "none" }, h("option", null, hive.known ? "No model yet" : "Waiting for the models")),
+          ? h("select", { "aria-label": "Model", class: "grow-select", ".value": model, disabled: busy !== null, onchange: (/** @type {any} */ event) => this.#choose(event.target.value) }, ...models.map(({ id, size_bytes: size }) => h("option", { value: id, selected: id === model }, `${id} · ${hive.isServed(id) ? "loaded" : `${bytes(size)}, not loaded`}`)))
+          : h("select", { "aria-label": "Model", class: "grow-select", disabled: true, key: "none" }, h("option", null, hive.hasSnapshot ? "No model yet" : "Waiting for the models")),
         h(
           "div",
           { class: "actions" },
@@ -108,15 +108,15 @@ class Chat extends View {
       h(
         "div",
         { class: "talk", tabindex: "0", role: "log", "aria-label": "Conversation", "aria-live": "off", onscroll: (/** @type {any} */ event) => (this.#atEnd = event.target.scrollHeight - event.target.scrollTop - event.target.clientHeight < 40) },
-        !hive.known
+        !hive.hasSnapshot
           ? waiting("Waiting for the hive's list of models", hive.connection.since)
           : models.length === 0
-            ? empty("Nobody to talk to yet", "Chatting needs a model. Any GGUF file of a chat model will do.", button("Download a model", () => openDownload(), { class: "primary" }, icon("download")))
+            ? empty("No model to chat with yet", "The chat needs a model: any GGUF file of a chat model.", button("Download a model", () => openDownload(), { class: "primary" }, icon("download")))
             : now.messages.length === 0
-              ? empty(hive.serves(model) ? "Say something" : "Say something; the model is loaded first", ["It goes to ", h("strong", null, model), " on this machine, and nowhere else. The conversation stays in this browser."], ...OPENINGS.map((text) => button(text, () => ((this.draft = text), this.#send()), { class: "small" })))
+              ? empty(hive.isServed(model) ? "Send a message" : "Send a message; the model is loaded first", ["It goes only to ", h("strong", null, model), " on this machine. The conversation stays in this browser."], ...OPENINGS.map((text) => button(text, () => ((this.draft = text), this.#send()), { class: "small" })))
               : null,
         ...now.messages.map((message, index) => this.#message(message, index)),
-        busy?.what === "load" ? h("div", { class: "card", role: "status" }, h("p", { class: "muted" }, "The model is not loaded yet. Your message goes out as soon as it is."), busy.job ? jobStrip(busy.job) : waiting("Waiting for the hive to take the job", busy.since)) : null,
+        busy?.what === "load" ? h("div", { class: "card", role: "status" }, h("p", { class: "muted" }, "The model is loading. Your message is sent once it is loaded."), busy.job ? jobStrip(busy.job) : waiting("Waiting for the hive to accept the job", busy.since)) : null,
         busy?.what === "answer" && last?.role === "assistant" && !last.text ? waiting(`Waiting for the first word of ${model}`, busy.since, button("Stop", () => this.#stop(), { class: "small" })) : null,
         this.problem ? failureBox(this.problem, button("Try again", () => this.#answer())) : null,
       ),
@@ -127,7 +127,7 @@ class Chat extends View {
         h("textarea", {
           id: "draft",
           rows: 1,
-          placeholder: models.length ? "Message" : "First get a model",
+          placeholder: models.length ? "Message" : "Get a model first",
           disabled: models.length === 0,
           ".value": this.draft,
           oninput: (/** @type {any} */ event) => {
@@ -145,7 +145,7 @@ class Chat extends View {
           ? h("button", { type: "button", class: "primary icon", "aria-label": busy.what === "load" ? "Stop loading" : "Stop", onclick: () => this.#stop() }, icon("stop"))
           : h("button", { type: "submit", class: "primary icon", "aria-label": "Send", disabled: !this.draft.trim() || models.length === 0 }, icon("up")),
       ),
-      h("p", { class: "help composer-help" }, busy?.what === "answer" ? `Answering for ${elapsed(busy.since)}` : "Enter sends, Shift and Enter begins a new line"),
+      h("p", { class: "help composer-help" }, busy?.what === "answer" ? `Answering for ${elapsed(busy.since)}` : "Enter sends, Shift+Enter starts a new line"),
     );
   }
 
@@ -188,9 +188,9 @@ class Chat extends View {
       "section",
       { class: "card parameters", "aria-label": "Parameters" },
       h("div", { class: "field whole" }, h("label", { for: "p-system" }, "System prompt"), h("textarea", { id: "p-system", rows: 2, ".value": this.settings.system, placeholder: "None", oninput: (/** @type {any} */ event) => this.#set("system", event.target.value) })),
-      number("temperature", "Temperature", "the engine's own", { min: 0, max: 2, step: 0.1 }),
-      number("top_p", "Top p", "the engine's own", { min: 0, max: 1, step: 0.05 }),
-      number("max_tokens", "Most tokens", "until it ends", { min: 1, step: 1 }),
+      number("temperature", "Temperature", "the engine's default", { min: 0, max: 2, step: 0.1 }),
+      number("top_p", "Top p", "the engine's default", { min: 0, max: 1, step: 0.05 }),
+      number("max_tokens", "Maximum tokens", "no limit", { min: 1, step: 1 }),
       number("seed", "Seed", "random", { step: 1 }),
     );
   }
@@ -235,7 +235,7 @@ class Chat extends View {
     /** @type {Message|null} */
     let message = null;
     try {
-      if (!hive.serves(model)) await this.#load(model, stop);
+      if (!hive.isServed(model)) await this.#load(model, stop);
       message = { role: "assistant", text: "", model };
       conversation.messages.push(message);
       this.busy = { stop, what: "answer", since: Date.now(), job: "" };
@@ -253,7 +253,7 @@ class Chat extends View {
     if (this.isConnected && document.activeElement === document.body) /** @type {HTMLElement|null} */ (this.querySelector("#draft"))?.focus();
   }
 
-  /** Loads the model, narrated in place. @param {string} model @param {AbortController} stop */
+  /** Loads the model and shows the job in the conversation. @param {string} model @param {AbortController} stop */
   async #load(model, stop) {
     this.busy = { stop, what: "load", since: Date.now(), job: "" };
     this.update();
@@ -269,11 +269,11 @@ class Chat extends View {
   async #stream(conversation, message, signal) {
     const { settings } = this;
     const system = settings.system.trim();
-    const said = conversation.messages.filter((each) => each !== message).map(({ role, text }) => ({ role, content: text }));
+    const messages = conversation.messages.filter((each) => each !== message).map(({ role, text }) => ({ role, content: text }));
     /** @type {Record<string, any>} */
     const body = {
       model: conversation.model,
-      messages: [...(system ? [{ role: "system", content: system }] : []), ...said],
+      messages: [...(system ? [{ role: "system", content: system }] : []), ...messages],
       stream: true,
       stream_options: { include_usage: true },
     };
@@ -296,7 +296,7 @@ class Chat extends View {
           message.text += delta;
         }
         const seconds = first ? (performance.now() - first) / 1000 : 0;
-        // The first piece starts the clock: it is not in the rate.
+        // The clock starts with the first piece, so that the rate excludes it.
         if (pieces > 1 && seconds > 0.2) message.stats = `${rate((pieces - 1) / seconds)}`;
         const { timings, usage } = chunk;
         if (timings?.predicted_per_second) message.stats = rate(timings.predicted_per_second);
@@ -323,7 +323,7 @@ class Chat extends View {
   }
 
   #forget() {
-    this.#gone.add(this.now.id);
+    this.#deleted.add(this.now.id);
     this.all = this.all.filter((each) => each !== this.now);
     this.now = this.all[0] ?? fresh(this.model);
     this.problem = null;
@@ -331,9 +331,9 @@ class Chat extends View {
     this.update();
   }
 
-  /** Takes over what other tabs have kept meanwhile. */
+  /** Takes over conversations that other tabs have saved. */
   #merge() {
-    const others = recall("chats", /** @type {Conversation[]} */ ([])).filter(({ id }) => !this.#own.has(id) && !this.#gone.has(id));
+    const others = recall("chats", /** @type {Conversation[]} */ ([])).filter(({ id }) => !this.#own.has(id) && !this.#deleted.has(id));
     const own = this.all.filter(({ id }) => this.#own.has(id));
     this.all = [...own, ...others].sort((one, other) => (one.at < other.at ? 1 : -1)).slice(0, MOST_CONVERSATIONS);
     this.now = this.all.find(({ id }) => id === this.now.id) ?? this.now;
@@ -343,12 +343,12 @@ class Chat extends View {
     this.#saved = Date.now();
     this.#merge();
     const kept = this.all.filter(({ messages }) => messages.length > 0);
-    // A full storage gives up the oldest first.
+    // If the storage is full, the oldest conversations are dropped.
     for (let most = kept.length; most >= 0 && !remember("chats", kept.slice(0, most)); most = Math.floor(most / 2) - (most === 0 ? 1 : 0));
   }
 }
 
-/** Markdown that is made into elements when its text changes, and not with every drawing. */
+/** Shows Markdown. It is converted only when its text changes, not each time the view draws. */
 class MarkdownText extends HTMLElement {
   $own = true;
   #text = "";

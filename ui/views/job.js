@@ -1,21 +1,20 @@
-// One job: its narration as a timeline, its result or failure, what to do with it. The only view
-// that opens a job's stream.
+// One job: its narration as a timeline, its result or failure, and actions.
 
 import { Problem, cancel, follow, get, hasToken } from "../lib/api.js";
 import { copy, h, icon } from "../lib/dom.js";
 import { between, clock, count, duration, instant, progressText } from "../lib/format.js";
 import { curl, isDownload, isPaused, stateWord, step, title } from "../lib/jobs.js";
 import { code } from "../lib/markdown.js";
-import { View, link, place, recall, remember } from "../lib/view.js";
+import { View, link, recall, remember, route } from "../lib/view.js";
 import { button, chip, factList, failureBox, progressBar, waiting } from "../parts/parts.js";
 import { resultOf } from "../parts/result.js";
-import { act, complain, tell } from "../parts/toasts.js";
+import { act, showNote, showProblem } from "../parts/toasts.js";
 import "../parts/virtual-list.js";
 
 /** @typedef {import("../lib/types.js").Job} Job */
 /** @typedef {import("../lib/types.js").Narration} Narration */
-/** A row of the timeline: one narration, or a run of progress shown as its last. `after`: seconds
- * since the job began; `took`: until the next row.
+/** A row of the timeline: one narration, or the last of several progress reports in a row. `after`:
+ * seconds since the start of the job; `took`: seconds until the next row.
  * @typedef {{narration: Narration, after: number, took: number|null, repeats: number}} Row */
 /** @typedef {{action: string, from: number, to: number, level: string}} Phase */
 
@@ -24,15 +23,15 @@ const MOST_PHASES = 12;
 
 class JobPage extends View {
   static tick = 500;
-  id = place().id;
+  id = route().id;
   /** @type {Job|null} */
   job = null;
   /** @type {Narration[]} */
   narrations = [];
   /** @type {Row[]} */
   rows = [];
-  /** Counts what `rows` was made from. */
-  #made = "";
+  /** Identifies the data that `rows` was made from. */
+  #rowsKey = "";
   level = recall("job.level", "info");
   search = "";
   following = true;
@@ -40,12 +39,12 @@ class JobPage extends View {
   since = Date.now();
   cancelling = 0;
   /** Whether the page draws the narration. For a job that had ended before, it draws all of it at
-   * once: a narration that grows would move what is beneath it. */
-  #heard = false;
+   * once: a growing narration would move what is below it. */
+  #isDrawn = false;
   /** Whether the job had ended when the page read it. */
   #isPast = false;
-  /** Whether the list was put at its start, for a job that had ended before it was looked at. */
-  #settled = false;
+  /** Whether the page has decided to follow the end of the list (a running job) or to show its start. */
+  #hasPosition = false;
   tab = "rendered";
   /** @type {Problem|null} */
   problem = null;
@@ -61,20 +60,20 @@ class JobPage extends View {
     try {
       this.job = await get(`/v1/jobs/${encodeURIComponent(this.id)}`, signal);
       this.#isPast = Boolean(this.job?.ended_at);
-      if (!this.#settled) {
+      if (!this.#hasPosition) {
         this.following = !this.#isPast;
-        this.#settled = true;
+        this.#hasPosition = true;
       }
       this.update();
       this.narrations = [];
-      await follow(this.id, (events) => this.#took(events), {
+      await follow(this.id, (events) => this.#apply(events), {
         rests: signal,
         onLost: (lost) => {
           this.lost = lost;
           this.update();
         },
       });
-      this.#heard = true;
+      this.#isDrawn = true;
       this.job = await get(`/v1/jobs/${encodeURIComponent(this.id)}`, signal);
       this.cancelling = 0;
     } catch (error) {
@@ -84,8 +83,8 @@ class JobPage extends View {
   }
 
   /** @param {import("../lib/types.js").JobEvent[]} events */
-  #took(events) {
-    this.#heard ||= !this.#isPast;
+  #apply(events) {
+    this.#isDrawn ||= !this.#isPast;
     for (const { event, data } of events) {
       if (event === "narration") this.narrations.push(data);
       else if (!this.job) continue;
@@ -93,7 +92,7 @@ class JobPage extends View {
       else if (event === "failed") this.job = { ...this.job, state: "failed", ended_at: data.at, failure: data };
       else if (event === "done") this.job = { ...this.job, state: "succeeded", ended_at: data.at };
       else if (event === "cancelled") this.job = { ...this.job, state: "cancelled", ended_at: data.at };
-      // What the log gave up says how much it was.
+      // An event for entries that the log has dropped has their count.
       else this.narrations.push({ ...data, level: "info", action: "elided", message: `${count(data.count)} earlier progress reports are no longer kept` });
     }
     if (this.job?.state === "queued" && this.narrations.length > 1) this.job = { ...this.job, state: "running", started_at: this.job.started_at ?? this.narrations[0].at };
@@ -122,13 +121,13 @@ class JobPage extends View {
           button("Copy as curl", () => this.#curl(job), {}, icon("copy")),
         ),
       ),
-      this.cancelling ? waiting("Waiting for the job to tidy up and end", this.cancelling) : null,
-      this.lost ? waiting("The stream broke; connecting again. Nothing is lost: it resumes where it was", this.since) : null,
+      this.cancelling ? waiting("Waiting for the job to stop", this.cancelling) : null,
+      this.lost ? waiting("The connection broke; reconnecting. No message is lost", this.since) : null,
       problem ? failureBox(problem, button("Try again", () => this.#read())) : null,
       job.failure ? failureBox(job.failure) : null,
-      this.#heard || problem
+      this.#isDrawn || problem
         ? h("div", { class: "job-columns" }, h("div", null, this.#progress(job), this.#timeline(job)), h("div", null, this.#request(job), this.#result(job), this.#phases(job)))
-        : waiting(job.state === "queued" ? "Queued: it starts when a job of its kind ends" : "Waiting for its narration", this.since),
+        : waiting(job.state === "queued" ? "Queued: it starts when another job of its kind ends" : "Waiting for its narration", this.since),
     ];
   }
 
@@ -157,7 +156,7 @@ class JobPage extends View {
       await cancel(this.id);
     } catch (error) {
       this.cancelling = 0;
-      complain(error);
+      showProblem(error);
       this.update();
     }
   }
@@ -171,7 +170,7 @@ class JobPage extends View {
   /** @param {Job} job */
   async #curl(job) {
     await copy(curl(job.request, hasToken()));
-    tell(hasToken() ? "Copied. It takes the token from $RBEE_HIVE_TOKEN." : "Copied.");
+    showNote(hasToken() ? "Copied. The command reads the token from $RBEE_HIVE_TOKEN." : "Copied.");
   }
 
   /** @param {Job} job */
@@ -182,7 +181,7 @@ class JobPage extends View {
     return h(
       "section",
       { class: "card", "aria-labelledby": "result-title" },
-      h("div", { class: "card-head" }, h("h2", { id: "result-title" }, "Result"), h("div", { class: "tabs", role: "group", "aria-label": "How the result is shown" }, tab("rendered", "Shown"), tab("json", "JSON"))),
+      h("div", { class: "card-head" }, h("h2", { id: "result-title" }, "Result"), h("div", { class: "tabs", role: "group", "aria-label": "Format of the result" }, tab("rendered", "Formatted"), tab("json", "JSON"))),
       this.tab === "json" ? code(JSON.stringify(job.result, null, 2), "json") : resultOf(job.operation, job.result),
     );
   }
@@ -195,7 +194,7 @@ class JobPage extends View {
     return h("section", { class: "card", "aria-label": "Progress" }, progressBar(last.progress, `Progress of: ${title(job)}`), h("p", { class: "num muted" }, progressText(last.progress)));
   }
 
-  /** Consecutive narrations of one action, drawn to scale in time. @param {Job} job */
+  /** The time that each run of narrations of one action took, as bars. @param {Job} job */
   #phases(job) {
     const { narrations } = this;
     if (narrations.length < 2) return null;
@@ -215,7 +214,7 @@ class JobPage extends View {
     if (phases.length) phases[phases.length - 1].to = end;
     const whole = Math.max(1, end - begin);
     if (phases.length > MOST_PHASES) {
-      // The longest say most; they stay in their order.
+      // Keeps the longest ones, in their order.
       const least = phases.map(({ from, to }) => to - from).sort((a, b) => b - a)[MOST_PHASES - 1];
       phases = phases.filter(({ from, to }) => to - from >= least).slice(0, MOST_PHASES);
     }
@@ -242,9 +241,9 @@ class JobPage extends View {
 
   /** @param {Job} job */
   #makeRows(job) {
-    const made = `${this.narrations.length} ${this.level} ${this.search} ${job.ended_at}`;
-    if (made === this.#made) return;
-    this.#made = made;
+    const key = `${this.narrations.length} ${this.level} ${this.search} ${job.ended_at}`;
+    if (key === this.#rowsKey) return;
+    this.#rowsKey = key;
     const least = LEVELS.indexOf(this.level);
     const search = this.search.toLowerCase();
     const begin = this.narrations.length ? Date.parse(this.narrations[0].at) : 0;
@@ -255,7 +254,7 @@ class JobPage extends View {
       if (LEVELS.indexOf(narration.level) < least) return;
       if (search && !`${narration.message} ${narration.action}`.toLowerCase().includes(search)) return;
       const next = this.narrations[index + 1];
-      // A run of progress is one row: its last.
+      // Several progress reports in a row become one row: the last of them.
       if (narration.progress && next?.progress && next.action === narration.action) {
         repeats += 1;
         return;
@@ -265,7 +264,7 @@ class JobPage extends View {
       rows.push({ narration, after: (time - begin) / 1000, took: until === null ? null : (until - time) / 1000, repeats });
       repeats = 0;
     });
-    // Rows that are as they were keep their identity, and with it their measured height.
+    // Unchanged rows keep their identity, and with it their measured height.
     this.rows = rows.map((row, index) => {
       const before = this.rows[index];
       return before && before.narration === row.narration && before.took === row.took ? before : row;
@@ -288,14 +287,14 @@ class JobPage extends View {
         h("label", { class: "check" }, h("input", { type: "checkbox", ".checked": this.following, onchange: (/** @type {any} */ event) => ((this.following = event.target.checked), this.update()) }), "Follow"),
       ),
       h("virtual-list", { class: "timeline", "aria-label": "Narration", ".row": timelineRow, ".items": this.rows, ".follow": this.following }),
-      this.rows.length === 0 ? (job.ended_at ? h("p", { class: "muted" }, "Nothing to show at this level.") : waiting(job.state === "queued" ? "Queued: it starts when a job of its kind ends" : "Waiting for the first words", this.since)) : null,
+      this.rows.length === 0 ? (job.ended_at ? h("p", { class: "muted" }, "Nothing to show at this level.") : waiting(job.state === "queued" ? "Queued: it starts when another job of its kind ends" : "Waiting for the first message", this.since)) : null,
     );
   }
 
   drawn() {
     const list = this.querySelector("virtual-list");
-    if (list && !(/** @type {any} */ (list).$heard)) {
-      /** @type {any} */ (list).$heard = true;
+    if (list && !(/** @type {any} */ (list).$hasListener)) {
+      /** @type {any} */ (list).$hasListener = true;
       list.addEventListener("unfollow", () => ((this.following = false), this.update()));
     }
   }

@@ -1,10 +1,10 @@
-// Every job, live and past.
+// The list of all jobs, running and ended.
 
 import { Problem, get } from "../lib/api.js";
 import { h } from "../lib/dom.js";
 import { ago, between, duration, instant } from "../lib/format.js";
 import { hive } from "../lib/hive.js";
-import { onlyLooks, outcome, stateWord, title } from "../lib/jobs.js";
+import { isReadOnly, outcome, stateWord, title } from "../lib/jobs.js";
 import { ListView, link, recall, remember } from "../lib/view.js";
 import { button, chip, empty, failureBox, progressBar, waiting } from "../parts/parts.js";
 
@@ -17,19 +17,20 @@ class Jobs extends ListView {
   static topics = ["jobs", "connection"];
   static tick = 1000;
   reads = recall("jobs.reads", false);
-  /** Where older jobs begin; null where there are none. @type {string|null} */
+  /** The cursor of older jobs; null where there are none. @type {string|null} */
   cursor = null;
+  /** When the request in progress was sent; 0 where there is none. */
   asking = 0;
-  asked = false;
+  hasAnswer = false;
   /** @type {Problem|null} */
   problem = null;
 
   start() {
-    this.#ask("");
+    this.#request("");
   }
 
   /** @param {string} cursor */
-  async #ask(cursor) {
+  async #request(cursor) {
     if (this.asking) return;
     this.asking = Date.now();
     this.problem = null;
@@ -38,7 +39,7 @@ class Jobs extends ListView {
       const page = await get(`/v1/jobs?limit=${PAGE}${cursor ? `&cursor=${cursor}` : ""}`, this.life.signal);
       hive.addJobs(page.jobs);
       this.cursor = page.next_cursor;
-      this.asked = true;
+      this.hasAnswer = true;
     } catch (error) {
       if (!this.life.signal.aborted) this.problem = Problem.of(error);
     }
@@ -48,25 +49,25 @@ class Jobs extends ListView {
 
   draw() {
     const search = this.filter.toLowerCase();
-    const all = hive.jobList().filter((job) => this.reads || !onlyLooks(job));
+    const all = hive.jobList().filter((job) => this.reads || !isReadOnly(job));
     const shown = all.filter((job) => (this.state === "all" || job.state === this.state) && (!search || `${title(job)} ${job.operation} ${job.job_id}`.toLowerCase().includes(search)));
     const running = all.filter((job) => !job.ended_at).length;
     return [
-      h("div", { class: "page-head" }, h("h1", null, "Jobs"), h("p", { class: "muted num" }, this.asked ? `${running} running · ${all.length} shown` : "\u00a0")),
+      h("div", { class: "page-head" }, h("h1", null, "Jobs"), h("p", { class: "muted num" }, this.hasAnswer ? `${running} running · ${all.length} shown` : "\u00a0")),
       h(
         "div",
         { class: "filters" },
-        h("input", { type: "search", "aria-label": "Filter jobs", placeholder: "Filter by what it does, or by id", ".value": this.filter, oninput: (/** @type {any} */ event) => this.narrow({ filter: event.target.value }) }),
+        h("input", { type: "search", "aria-label": "Filter jobs", placeholder: "Filter by title, operation or id", ".value": this.filter, oninput: (/** @type {any} */ event) => this.narrow({ filter: event.target.value }) }),
         h("select", { "aria-label": "State", ".value": this.state, onchange: (/** @type {any} */ event) => this.narrow({ state: event.target.value }) }, ...[["all", "Any state"], ["running", "Running"], ["queued", "Queued"], ["succeeded", "Done"], ["failed", "Failed"], ["cancelled", "Cancelled"]].map(([value, label]) => h("option", { value }, label))),
-        h("label", { class: "check" }, h("input", { type: "checkbox", ".checked": this.reads, onchange: (/** @type {any} */ event) => ((this.reads = event.target.checked), remember("jobs.reads", this.reads), this.update()) }), "Also those that only look"),
+        h("label", { class: "check" }, h("input", { type: "checkbox", ".checked": this.reads, onchange: (/** @type {any} */ event) => ((this.reads = event.target.checked), remember("jobs.reads", this.reads), this.update()) }), "Include read-only jobs"),
       ),
-      this.problem ? failureBox(this.problem, button("Try again", () => this.#ask(""))) : null,
-      !this.asked && shown.length === 0 && !this.problem
+      this.problem ? failureBox(this.problem, button("Try again", () => this.#request(""))) : null,
+      !this.hasAnswer && shown.length === 0 && !this.problem
         ? waiting("Waiting for the hive's list of jobs", this.asking || Date.now())
         : all.length === 0
-          ? empty("No jobs yet", "Whatever is done here, on the command line or by a program becomes a job: it is narrated step by step, and kept.", h("a", { class: "button primary", href: "#/models" }, "Begin with a model"))
+          ? empty("No jobs yet", "Every action, here, on the command line or through the API, becomes a job with a message for each step.", h("a", { class: "button primary", href: "#/models" }, "Get a model"))
           : shown.length === 0
-            ? empty("Nothing matches", `None of ${all.length} jobs passes the filter.`, button("Clear the filter", () => this.narrow({ filter: "", state: "all" })))
+            ? empty("Nothing matches", `None of ${all.length} jobs match the filter.`, button("Clear the filter", () => this.narrow({ filter: "", state: "all" })))
             : h(
                 "ul",
                 { class: "job-list", "aria-label": "Jobs" },
@@ -77,14 +78,14 @@ class Jobs extends ListView {
                     { key: job.job_id, "data-state": job.state },
                     chip(job.state, stateWord(job)),
                     h("a", { class: "grow", href: link("jobs", job.job_id) }, title(job)),
-                    h("span", { class: "muted said" }, outcome(job)),
+                    h("span", { class: "muted outcome" }, outcome(job)),
                     job.progress && !job.ended_at ? progressBar(job.progress, `Progress of: ${title(job)}`) : null,
                     h("span", { class: "num took" }, duration(job.ended_at ? seconds : Math.max(1, Math.floor(seconds)))),
                     h("time", { class: "muted num", datetime: job.created_at, title: instant(job.created_at) }, ago(job.created_at)),
                   );
                 }),
               ),
-      this.cursor && shown.length ? h("div", { class: "actions center" }, this.asking ? waiting("Waiting for older jobs", this.asking) : button("Older jobs", () => this.#ask(/** @type {string} */ (this.cursor)))) : null,
+      this.cursor && shown.length ? h("div", { class: "actions center" }, this.asking ? waiting("Waiting for older jobs", this.asking) : button("Older jobs", () => this.#request(/** @type {string} */ (this.cursor)))) : null,
     ];
   }
 }

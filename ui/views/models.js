@@ -1,20 +1,20 @@
-// The models: what is here, what is coming, what each is.
+// The models: the list, downloads, and the details of one model.
 
 import { Problem } from "../lib/api.js";
 import { refreshModels, unsettled } from "../lib/catalog.js";
 import { h, icon } from "../lib/dom.js";
 import { bytes, count } from "../lib/format.js";
-import { hive, serving } from "../lib/hive.js";
+import { hive, isServing } from "../lib/hive.js";
 import { isDownload } from "../lib/jobs.js";
 import { isPartial, partialsOf } from "../lib/sources.js";
-import { ListView, link, place, recall, remember } from "../lib/view.js";
+import { ListView, link, recall, remember, route } from "../lib/view.js";
 import { openDelete } from "../parts/delete-dialog.js";
 import { openDownload } from "../parts/download-dialog.js";
 import { openLoad } from "../parts/load-dialog.js";
 import { transfer } from "../parts/transfer.js";
 import { button, chip, empty, failureBox, waiting } from "../parts/parts.js";
 import { modelFacts } from "../parts/result.js";
-import { act, complain } from "../parts/toasts.js";
+import { act, showProblem } from "../parts/toasts.js";
 
 /** @typedef {import("../lib/types.js").Model} Model */
 
@@ -29,14 +29,14 @@ const COLUMNS = [
 ];
 const NUMBERS = new Set(["size", "parameters", "context"]);
 
-/** Paused downloads that a person put away. @type {string[]} */
+/** Failed downloads that the user has dismissed. @type {string[]} */
 let dismissed = recall("models.dismissed", []);
 
 /** @param {Model} model */
 function stateOf(model) {
   if (model.status !== "available") return model.status;
   const workers = hive.workersOf(model.id);
-  if (workers.some(serving)) return "loaded";
+  if (workers.some(isServing)) return "loaded";
   return workers.length ? workers[0].status : "available";
 }
 
@@ -52,21 +52,21 @@ class Models extends ListView {
     this.#refresh();
   }
 
-  /** Files come and go without the hive's doing: opening the page looks at the disk. */
-  async #refresh(loud = false) {
+  /** Reads the disk again, because files can change without the hive. @param {boolean} [showsProblem] */
+  async #refresh(showsProblem = false) {
     if (this.refreshing) return;
     this.refreshing = Date.now();
     try {
       await refreshModels();
     } catch (error) {
-      if (loud && !this.life.signal.aborted) complain(error);
+      if (showsProblem && !this.life.signal.aborted) showProblem(error);
     }
     this.refreshing = 0;
     this.update();
   }
 
   draw() {
-    const { id } = place();
+    const { id } = route();
     const all = [...hive.models.values()].filter((model) => !isPartial(model));
     const words = this.filter.toLowerCase().split(/\s+/).filter(Boolean);
     const column = COLUMNS.find(({ key }) => key === this.sort.key) ?? COLUMNS[0];
@@ -74,14 +74,14 @@ class Models extends ListView {
       .filter((model) => words.every((word) => `${model.id} ${model.quantization} ${model.architecture} ${model.source}`.toLowerCase().includes(word)))
       .filter((model) => this.state === "all" || stateOf(model) === this.state)
       .sort((a, b) => compare(column.value(a), column.value(b)) * (this.sort.down ? -1 : 1));
-    // What is chosen stays a choice when the last of its kind has gone.
+    // The chosen state stays an option when no model has it any more.
     const states = [...new Set([...all.map(stateOf), this.state])].filter((state) => state !== "all").sort();
     return [
       h(
         "div",
         { class: "page-head" },
         h("h1", null, "Models"),
-        h("p", { class: "muted num" }, hive.known ? `${all.length} · ${bytes(all.reduce((sum, model) => sum + model.size_bytes, 0))}` : "\u00a0"),
+        h("p", { class: "muted num" }, hive.hasSnapshot ? `${all.length} · ${bytes(all.reduce((sum, model) => sum + model.size_bytes, 0))}` : "\u00a0"),
         h("div", { class: "actions" }, button("Refresh", () => this.#refresh(true), { disabled: this.refreshing > 0 }, icon("again")), button("Download a model", () => openDownload(), { class: "primary" }, icon("download"))),
       ),
       this.#downloads(),
@@ -106,40 +106,40 @@ class Models extends ListView {
     ];
   }
 
-  /** What is not here yet: downloads under way, and what ended ones have left. */
+  /** Running downloads, and the partials of ended ones. */
   #downloads() {
     const models = [...hive.models.values()];
     /** @type {Set<string>} */
     const sources = new Set();
     /** @type {Set<string>} */
-    const told = new Set();
-    // Of several jobs for one source the one that is at work tells more than the newest.
-    const byLife = hive.jobList().sort((a, b) => Number(Boolean(a.ended_at)) - Number(Boolean(b.ended_at)));
-    const jobs = byLife.filter((job) => {
+    const shown = new Set();
+    // Of several jobs for one source a running one comes first, then the newest.
+    const byState = hive.jobList().sort((a, b) => Number(Boolean(a.ended_at)) - Number(Boolean(b.ended_at)));
+    const jobs = byState.filter((job) => {
       const source = job.request.model;
       if (!isDownload(job) || sources.has(source)) return false;
       sources.add(source);
       if (!job.ended_at || unsettled.has(job.job_id)) return true;
-      const partials = partialsOf(source, models).filter(({ id }) => !told.has(id));
-      for (const { id } of partials) told.add(id);
+      const partials = partialsOf(source, models).filter(({ id }) => !shown.has(id));
+      for (const { id } of partials) shown.add(id);
       return job.state !== "succeeded" && (partials.length > 0 || (job.state === "failed" && !dismissed.includes(job.job_id)));
     });
-    for (const job of jobs) for (const { id } of partialsOf(job.request.model, models)) told.add(id);
-    const left = models.filter((model) => isPartial(model) && !told.has(model.id));
+    for (const job of jobs) for (const { id } of partialsOf(job.request.model, models)) shown.add(id);
+    const left = models.filter((model) => isPartial(model) && !shown.has(model.id));
     if (jobs.length + left.length === 0) return null;
     return h(
       "section",
       { class: "card downloads", "aria-labelledby": "downloads-title" },
       h("h2", { id: "downloads-title" }, "Downloads"),
-      ...jobs.map((job) => transfer({ job: job.job_id, source: job.request.model, again: () => act(job.request), more: job.state === "failed" && partialsOf(job.request.model, models).length === 0 ? this.#putAway(job.job_id) : null })),
+      ...jobs.map((job) => transfer({ job: job.job_id, source: job.request.model, again: () => act(job.request), more: job.state === "failed" && partialsOf(job.request.model, models).length === 0 ? this.#dismiss(job.job_id) : null })),
       ...left.map((model) => transfer({ job: "", source: model.source, again: () => act({ ModelDownload: { model: model.source } }) })),
     );
   }
 
   /** @param {string} job */
-  #putAway(job) {
+  #dismiss(job) {
     return button(
-      "Put away",
+      "Dismiss",
       () => {
         dismissed = [...dismissed, job].slice(-200);
         remember("models.dismissed", dismissed);
@@ -151,11 +151,11 @@ class Models extends ListView {
 
   /** @param {Model[]} shown @param {number} all @param {string} chosen */
   #table(shown, all, chosen) {
-    if (!hive.known) return waiting("Waiting for the hive's list of models", hive.connection.since);
+    if (!hive.hasSnapshot) return waiting("Waiting for the hive's list of models", hive.connection.since);
     if (all === 0) {
-      return empty("No models yet", ["The hive lists GGUF files: those it downloads, those in the folders it was started with (", h("code", null, "--models-dir"), ") and those of the Hugging Face cache."], button("Download a model", () => openDownload(), { class: "primary" }, icon("download")));
+      return empty("No models yet", ["The hive lists the GGUF files that it has downloaded, those in its model folders (", h("code", null, "--models-dir"), ") and those in the Hugging Face cache."], button("Download a model", () => openDownload(), { class: "primary" }, icon("download")));
     }
-    if (shown.length === 0) return empty("Nothing matches", `None of ${all} models passes the filter.`, button("Clear the filter", () => this.narrow({ filter: "", state: "all" })));
+    if (shown.length === 0) return empty("Nothing matches", `None of ${all} models match the filter.`, button("Clear the filter", () => this.narrow({ filter: "", state: "all" })));
     return h(
       "table",
       { class: "grid-table stacked", "aria-label": "Models" },
@@ -173,7 +173,7 @@ class Models extends ListView {
               h("button", { type: "button", class: "sort", onclick: () => this.#sortBy(key) }, label, sorted ? h("span", { class: "sort-mark", "aria-hidden": "true" }, this.sort.down ? "↓" : "↑") : null),
             );
           }),
-          h("th", { scope: "col" }, "On"),
+          h("th", { scope: "col" }, "Device"),
           h("th", { scope: "col" }, h("span", { class: "visually-hidden" }, "Actions")),
         ),
       ),
@@ -201,7 +201,7 @@ class Models extends ListView {
       h("td", { class: "num", "data-label": "Params" }, count(model.parameter_count)),
       h("td", { class: "num", "data-label": "Context" }, count(model.context_length)),
       h("td", { "data-label": "State" }, h("span", { title: model.status_detail ?? null }, chip(state))),
-      h("td", { "data-label": "On" }, workers.length ? workers.map((worker) => h("a", { href: link("workers", worker.pid), key: worker.worker_id, class: "on" }, worker.device)) : "–"),
+      h("td", { "data-label": "Device" }, workers.length ? workers.map((worker) => h("a", { href: link("workers", worker.pid), key: worker.worker_id, class: "on" }, worker.device)) : "–"),
       h(
         "td",
         { class: "row-actions" },
@@ -218,10 +218,10 @@ class Models extends ListView {
   #panel(id) {
     const model = hive.models.get(id);
     const head = (/** @type {string} */ name) => h("div", { class: "card-head" }, h("h2", null, name), h("a", { class: "button quiet icon", href: "#/models", "aria-label": "Close the details" }, icon("close")));
-    if (!hive.known) return h("aside", { class: "card panel" }, waiting("Waiting for the hive's list of models", hive.connection.since));
+    if (!hive.hasSnapshot) return h("aside", { class: "card panel" }, waiting("Waiting for the hive's list of models", hive.connection.since));
     if (!model) {
-      const gone = new Problem({ code: "model_not_found", message: `No model has the id ${id}`, hint: "it was deleted, or its file is gone; the list shows what is here" });
-      return h("aside", { class: "card panel", "aria-label": "Details" }, head("Not here"), failureBox(gone));
+      const missing = new Problem({ code: "model_not_found", message: `No model has the id ${id}`, hint: "it was deleted, or its file is gone; the list shows the models of this machine" });
+      return h("aside", { class: "card panel", "aria-label": "Details" }, head("Not found"), failureBox(missing));
     }
     const workers = hive.workersOf(id);
     return h(
@@ -231,7 +231,7 @@ class Models extends ListView {
       h(
         "div",
         { class: "actions" },
-        workers.some(serving) ? h("a", { class: "button primary", href: link("chat", id) }, icon("chat"), h("span", null, "Chat")) : null,
+        workers.some(isServing) ? h("a", { class: "button primary", href: link("chat", id) }, icon("chat"), h("span", null, "Chat")) : null,
         workers.length === 0 && model.status === "available" ? button("Load", () => openLoad(model), { class: "primary" }, icon("play")) : null,
         workers.length ? button("Unload", () => act({ ModelUnload: { id } }), {}, icon("stop")) : null,
         button("Delete", () => openDelete(model), {}, icon("trash")),

@@ -1,10 +1,10 @@
-// The machine at a glance, and what to do next.
+// The overview: the load of the machine, the running jobs, and the next step.
 
 import { Problem, run } from "../lib/api.js";
 import { h, icon } from "../lib/dom.js";
 import { ago, bytes, duration, elapsed } from "../lib/format.js";
-import { HISTORY, hive, lives, serving } from "../lib/hive.js";
-import { onlyLooks, stateWord, title } from "../lib/jobs.js";
+import { HISTORY, hive, isAlive, isServing } from "../lib/hive.js";
+import { isReadOnly, stateWord, title } from "../lib/jobs.js";
 import { View, link, recall, remember } from "../lib/view.js";
 import { openDownload } from "../parts/download-dialog.js";
 import { openLoad } from "../parts/load-dialog.js";
@@ -13,13 +13,13 @@ import { jobStrip } from "../parts/job-strip.js";
 import { button, chip, failureBox, waiting } from "../parts/parts.js";
 import { checks } from "../parts/result.js";
 
-/** A report older than this, in milliseconds, is made anew when the page is opened. */
+/** A report older than this, in milliseconds, is replaced when the page opens. */
 const STALE_MS = 5 * 60_000;
 
-/** What every machine has. */
+/** The tiles of every machine. */
 const TILES = ["CPU", "Memory", "Disk of the models"];
 
-/** The last report outlives the view. @type {{at: number, report: any}|null} */
+/** The last report, kept when the view is closed. @type {{at: number, report: any}|null} */
 let checked = null;
 
 class Overview extends View {
@@ -28,11 +28,11 @@ class Overview extends View {
   static tick = 1000;
   /** @type {number} */
   checking = 0;
-  said = "";
+  message = "";
   #stop = new AbortController();
   /** @type {Problem|null} */
   problem = null;
-  /** The names of the GPUs, as they were remembered. */
+  /** The names of the GPUs as last stored. */
   #gpus = "";
 
   start() {
@@ -45,7 +45,7 @@ class Overview extends View {
     this.problem = null;
     this.#stop = new AbortController();
     try {
-      const report = await run({ HiveCheck: {} }, { signal: AbortSignal.any([this.life.signal, this.#stop.signal]), onMessage: (message) => (this.said = message) });
+      const report = await run({ HiveCheck: {} }, { signal: AbortSignal.any([this.life.signal, this.#stop.signal]), onMessage: (message) => (this.message = message) });
       if (report) checked = { at: Date.now(), report };
     } catch (error) {
       if (!this.life.signal.aborted) this.problem = Problem.of(error);
@@ -67,7 +67,7 @@ class Overview extends View {
         h("p", { class: "muted about", key: info ? "about" : "none" }, info ? `${info.hostname} · rbee-hive ${info.version} · port ${info.port}` : "\u00a0"),
       ),
       this.#machine(),
-      hive.known
+      hive.hasSnapshot
         ? h("div", { class: "columns" }, h("div", null, this.#next(), this.#running()), h("div", null, this.#workers(), this.#problems()))
         : waiting("Waiting for the hive", hive.asked),
     ];
@@ -80,22 +80,22 @@ class Overview extends View {
     const tile = (name, value, sub, values, beside) =>
       h(
         "div",
-        // What takes the place of a placeholder is another element: then nothing is said to move.
+        // A tile with values is another element than its placeholder, so that it does not count as moved.
         { class: "tile", key: telemetry ? name : `${name}?` },
         h("h2", { title: name }, name),
         h("p", { class: "value num" }, value),
-        // Its text stands at the end: a longer one would be the same element, moved.
+        // The text is aligned at its end: a longer text in the same element would count as moved.
         h("p", { class: `sub num${beside ? " keyed" : ""}`, key: telemetry ? "sub" : sub }, sub),
         graph(values, { most: 100, slots: HISTORY, beside, label: `${name}: ${value}, over the last ${span || "moment"}` }),
       );
-    // The same tiles before the first measurement, as many as this machine had before, so that
-    // nothing moves when it comes.
+    // Before the first measurement it draws as many tiles as this machine had before, so that nothing
+    // moves when the values arrive.
     if (!telemetry) {
       const since = `waiting for ${elapsed(hive.asked)}`;
       return h("section", { class: "tiles", "aria-label": "The machine", "aria-busy": "true" }, ...[...TILES, ...recall("gpus", [])].map((name) => tile(name, "–", since, [])));
     }
     const { system } = telemetry;
-    // Several may have one name: each has its number with it, which also tells its maker.
+    // GPUs may have the same name: the id tells them apart and names the maker.
     const names = system.gpus.map((gpu) => `${gpu.id} ${gpu.name.replace(/^(NVIDIA|AMD) /, "")}`);
     if (String(names) !== this.#gpus) {
       this.#gpus = String(names);
@@ -110,7 +110,7 @@ class Overview extends View {
       ...system.gpus.map((gpu, index) => {
         const memory = history.map(({ gpus }) => gpus[index]?.memory ?? null);
         const [used, total] = [bytes(gpu.memory_used_bytes), bytes(gpu.memory_total_bytes)];
-        // Not every driver tells how busy its GPU is.
+        // Not every driver reports how busy its GPU is.
         return gpu.utilization_percent === null
           ? tile(names[index], used, `of ${total}`, memory)
           : tile(names[index], `${gpu.utilization_percent} %`, `${used} of ${total}`, history.map(({ gpus }) => gpus[index]?.busy ?? null), memory);
@@ -118,22 +118,22 @@ class Overview extends View {
     );
   }
 
-  /** The next step of somebody new; nothing once a model is loaded. */
+  /** The next step of a new user; nothing once a model is loaded. */
   #next() {
     const models = [...hive.models.values()].filter((model) => model.status === "available");
-    const loaded = [...hive.workers.values()].some(serving);
+    const loaded = [...hive.workers.values()].some(isServing);
     if (loaded) return null;
     const step = models.length === 0 ? 0 : 1;
     const small = [...models].sort((a, b) => a.size_bytes - b.size_bytes)[0];
     const steps = [
-      ["Get a model", "A GGUF file, from an address or from this machine's disk.", button("Download a model", () => openDownload(), { class: "primary" }, icon("download"))],
+      ["Get a model", "A GGUF file, from a registry, a URL or this machine's disk.", button("Download a model", () => openDownload(), { class: "primary" }, icon("download"))],
       ["Load it", small ? `A worker reads ${small.name} (${bytes(small.size_bytes)}) into memory.` : "A worker process reads it into memory.", small ? button(`Load ${small.name}`, () => openLoad(small), { class: "primary" }, icon("play")) : null],
-      ["Talk to it", "In the chat here, or from any client of OpenAI's API.", null],
+      ["Chat with it", "In the chat of this page, or with any client of the OpenAI API.", null],
     ];
     return h(
       "section",
       { class: "card", "aria-labelledby": "next-title" },
-      h("div", { class: "card-head" }, h("h2", { id: "next-title" }, step === 0 ? "This hive has no models yet" : "Nothing is loaded")),
+      h("div", { class: "card-head" }, h("h2", { id: "next-title" }, step === 0 ? "This hive has no models yet" : "No model is loaded")),
       h(
         "ol",
         { class: "steps" },
@@ -146,7 +146,7 @@ class Overview extends View {
 
   #running() {
     const running = hive.runningJobs();
-    const recent = hive.jobList().filter((job) => job.ended_at && !onlyLooks(job)).slice(0, 8 - Math.min(4, running.length));
+    const recent = hive.jobList().filter((job) => job.ended_at && !isReadOnly(job)).slice(0, 8 - Math.min(4, running.length));
     return h(
       "section",
       { class: "card", "aria-labelledby": "running-title" },
@@ -156,7 +156,7 @@ class Overview extends View {
         ? h("ul", { class: "lines" }, ...recent.map((job) => h("li", { key: job.job_id }, h("a", { href: link("jobs", job.job_id), class: "grow" }, title(job)), chip(job.state, stateWord(job)), h("span", { class: "muted num" }, ago(job.ended_at ?? job.created_at)))))
         : running.length
             ? null
-            : h("p", { class: "muted" }, "No job has run yet. Whatever you do here becomes one, narrated from its first step to its last."),
+            : h("p", { class: "muted" }, "No job has run yet. Every action becomes a job with a message for each step."),
     );
   }
 
@@ -165,16 +165,16 @@ class Overview extends View {
     return h(
       "section",
       { class: "card", "aria-labelledby": "workers-title" },
-      h("div", { class: "card-head" }, h("h2", { id: "workers-title" }, `Workers${workers.length ? ` (${workers.filter(lives).length})` : ""}`), h("a", { href: "#/workers" }, "All workers")),
+      h("div", { class: "card-head" }, h("h2", { id: "workers-title" }, `Workers${workers.length ? ` (${workers.filter(isAlive).length})` : ""}`), h("a", { href: "#/workers" }, "All workers")),
       workers.length
         ? h(
             "ul",
             { class: "lines" },
             ...workers.map((worker) =>
-              h("li", { key: worker.worker_id }, h("a", { href: link("workers", worker.pid), class: "grow" }, worker.model), h("span", { class: "muted num" }, worker.device, lives(worker) ? ` · ${Math.round(worker.cpu_percent)} %${worker.rss_bytes ? ` · ${bytes(worker.rss_bytes)}` : ""}` : ""), chip(worker.status)),
+              h("li", { key: worker.worker_id }, h("a", { href: link("workers", worker.pid), class: "grow" }, worker.model), h("span", { class: "muted num" }, worker.device, isAlive(worker) ? ` · ${Math.round(worker.cpu_percent)} %${worker.rss_bytes ? ` · ${bytes(worker.rss_bytes)}` : ""}` : ""), chip(worker.status)),
             ),
           )
-        : h("p", { class: "muted" }, "No worker runs. Loading a model starts one."),
+        : h("p", { class: "muted" }, "No worker is running. Loading a model starts one."),
     );
   }
 
@@ -187,10 +187,10 @@ class Overview extends View {
       h("div", { class: "card-head" }, h("h2", { id: "check-title" }, checked ? (failing.length ? `${failing.length} of ${checked.report.checks.length} checks found a problem` : "All checks passed") : "Checks"), button("Check again", () => this.#check(), { class: "small", disabled: this.checking > 0 }, icon("again"))),
       this.checking && !checked ? waiting("Waiting for the hive to check itself", this.checking, button("Stop", () => this.#stop.abort(), { class: "small" })) : null,
       // On one line of its own: a message of another length moves nothing.
-      this.checking && !checked ? h("p", { class: "muted small-text one-line" }, this.said || "\u00a0") : null,
+      this.checking && !checked ? h("p", { class: "muted small-text one-line" }, this.message || "\u00a0") : null,
       this.problem ? failureBox(this.problem, button("Try again", () => this.#check())) : null,
       failing.length ? checks(failing) : null,
-      passed.length ? h("details", { class: "passed" }, h("summary", null, failing.length ? `${passed.length} others passed` : "What was checked"), checks(passed)) : null,
+      passed.length ? h("details", { class: "passed" }, h("summary", null, failing.length ? `${passed.length} others passed` : "Details"), checks(passed)) : null,
       checked ? h("p", { class: "muted small-text" }, this.checking ? "Checking again" : `Checked ${ago(new Date(checked.at).toISOString())}`) : null,
     );
   }

@@ -1,12 +1,12 @@
-// The worker processes: a card each, and one worker's log as it is written.
+// The workers: a card for each, and the live log of one worker.
 
 import { Problem, request } from "../lib/api.js";
 import { h, icon } from "../lib/dom.js";
 import { bytes, count, duration, roughly } from "../lib/format.js";
-import { HISTORY, hive, lives, serving } from "../lib/hive.js";
+import { HISTORY, hive, isAlive, isServing } from "../lib/hive.js";
 import { whileSeen } from "../lib/sight.js";
 import { texts } from "../lib/sse.js";
-import { View, link, place } from "../lib/view.js";
+import { View, link, route } from "../lib/view.js";
 import { openSpawn } from "../parts/spawn-dialog.js";
 import { graph } from "../parts/graph.js";
 import { button, chip, empty, failureBox, waiting } from "../parts/parts.js";
@@ -26,20 +26,20 @@ class Workers extends View {
   }
 
   draw() {
-    const { id } = place();
+    const { id } = route();
     const workers = [...hive.workers.values()].sort((a, b) => (a.started_at < b.started_at ? 1 : -1));
     const models = [...hive.models.values()].some((model) => model.status === "available");
     const spawn = (/** @type {string} */ kind) => button("Start a worker", () => openSpawn(), { class: kind, disabled: !models }, icon("plus"));
     const chosen = workers.find((worker) => String(worker.pid) === id);
     return [
-      h("div", { class: "page-head" }, h("h1", null, "Workers"), h("p", { class: "muted" }, "Each serves one model, in a process of its own."), h("div", { class: "actions" }, spawn("primary"))),
-      !hive.known
+      h("div", { class: "page-head" }, h("h1", null, "Workers"), h("p", { class: "muted" }, "Each worker is a process that serves one model."), h("div", { class: "actions" }, spawn("primary"))),
+      !hive.hasSnapshot
         ? waiting("Waiting for the hive's list of workers", hive.connection.since)
         : workers.length === 0
-          ? empty("No workers", models ? "A worker is a process that holds one model in memory and answers for it. Loading a model starts one." : "A worker serves a model, and there is none yet.", models ? spawn("") : h("a", { class: "button primary", href: "#/models" }, "Get a model"))
+          ? empty("No workers", models ? "Loading a model starts a worker, which holds the model in memory and answers requests." : "A worker serves a model, and this hive has no models yet.", models ? spawn("") : h("a", { class: "button primary", href: "#/models" }, "Get a model"))
           : h("div", { class: "cards" }, ...workers.map((worker) => this.#card(worker, worker === chosen))),
-      id && hive.known && !chosen ? failureBox(new Problem({ code: "worker_not_found", message: `No worker has the process id ${id}`, hint: "it was stopped; its log is kept with the hive's data, and the job that stopped it says how it ended" })) : null,
-      chosen ? h("worker-log", { key: chosen.worker_id, ".pid": chosen.pid, ".alive": lives(chosen) }) : null,
+      id && hive.hasSnapshot && !chosen ? failureBox(new Problem({ code: "worker_not_found", message: `No worker has the process id ${id}`, hint: "it was stopped; its log is kept with the hive's data, and the job that stopped it says how it ended" })) : null,
+      chosen ? h("worker-log", { key: chosen.worker_id, ".pid": chosen.pid, ".alive": isAlive(chosen) }) : null,
     ];
   }
 
@@ -50,7 +50,7 @@ class Workers extends View {
     const cpu = samples.map((sample) => sample.cpu);
     const most = Math.max(100, ...cpu);
     const speeds = hive.tokenRates(worker);
-    const alive = lives(worker);
+    const alive = isAlive(worker);
     /** @type {(name: string, value: string) => HTMLElement} */
     const fact = (name, value) => h("div", null, h("dt", null, name), h("dd", { class: "num" }, value));
     return h(
@@ -59,15 +59,15 @@ class Workers extends View {
       h("div", { class: "card-head" }, h("h2", null, h("a", { href: link("models", worker.model) }, worker.model)), chip(worker.status)),
       h("p", { class: "muted small-text num" }, [`pid ${worker.pid}`, worker.device, worker.engine, worker.port ? `port ${worker.port}` : null].filter(Boolean).join(" · ")),
       worker.status === "crashed"
-        ? h("div", { class: "failure" }, h("p", { class: "failure-text" }, icon("alert"), h("span", null, `It ended without being asked to, after ${duration(worker.uptime_seconds)}${worker.last_exit ? `: ${worker.last_exit}` : ""}.`)), h("p", { class: "hint" }, "Its log below ends with its last words. Start it again once the cause is gone."))
+        ? h("div", { class: "failure" }, h("p", { class: "failure-text" }, icon("alert"), h("span", null, `It ended unexpectedly after ${duration(worker.uptime_seconds)}${worker.last_exit ? `: ${worker.last_exit}` : ""}.`)), h("p", { class: "hint" }, "The end of its log may show the cause. Fix the cause, then start the worker again."))
         : h(
             "dl",
             { class: "numbers" },
             fact("CPU", `${Math.round(worker.cpu_percent)} %`),
             fact("Memory", worker.rss_bytes ? bytes(worker.rss_bytes) : "–"),
             worker.vram_bytes ? fact("VRAM", bytes(worker.vram_bytes)) : null,
-            fact("Tokens/s", serving(worker) && rate !== null ? (rate > 0 && rate < 10 ? rate.toFixed(1) : String(Math.round(rate))) : "–"),
-            fact("Up", roughly(worker.uptime_seconds)),
+            fact("Tokens/s", isServing(worker) && rate !== null ? (rate > 0 && rate < 10 ? rate.toFixed(1) : String(Math.round(rate))) : "–"),
+            fact("Uptime", roughly(worker.uptime_seconds)),
             fact("Tokens", count(worker.tokens_generated)),
             fact("Requests", count(worker.requests)),
             fact("Slots", worker.slots ? String(worker.slots) : "–"),
@@ -84,7 +84,7 @@ class Workers extends View {
         "div",
         { class: "actions" },
         h("a", { class: "button small", href: chosen ? "#/workers" : link("workers", worker.pid), "aria-expanded": chosen ? "true" : "false" }, icon("log"), h("span", null, chosen ? "Hide the log" : "Log")),
-        serving(worker) ? h("a", { class: "button small", href: link("chat", worker.model) }, icon("chat"), h("span", null, "Chat")) : null,
+        isServing(worker) ? h("a", { class: "button small", href: link("chat", worker.model) }, icon("chat"), h("span", null, "Chat")) : null,
         worker.status === "crashed" ? button("Start again", () => act({ WorkerSpawn: { model: worker.model, worker: worker.engine } }), { class: "small" }, icon("again")) : null,
         button(alive ? "Stop" : "Remove from the list", () => act({ WorkerProcessDelete: { pid: worker.pid } }), { class: "small", disabled: worker.status === "stopping" }, icon(alive ? "stop" : "close")),
       ),
@@ -92,10 +92,10 @@ class Workers extends View {
   }
 }
 
-/** Lines of a log that the page keeps. */
+/** The most lines of a log that the page keeps. */
 const MOST_LINES = 50_000;
 
-/** One worker's log: followed while it lives, searched and filtered here. */
+/** The log of one worker, with a search and a filter; it grows while the worker runs. */
 class WorkerLog extends View {
   pid = 0;
   alive = false;
@@ -129,7 +129,7 @@ class WorkerLog extends View {
     this.update();
   }
 
-  /** A log has no ids to resume after: it is read from its beginning. @param {AbortSignal} signal */
+  /** Reads the log from its start: it has no ids to resume after. @param {AbortSignal} signal */
   async #readOnce(signal) {
     const response = await request("GET", `/v1/workers/${this.pid}/log${this.alive ? "?follow=true" : ""}`, { signal });
     const reader = texts(/** @type {ReadableStream<Uint8Array>} */ (response.body));
@@ -173,14 +173,14 @@ class WorkerLog extends View {
       this.problem ? failureBox(this.problem, button("Try again", () => this.#read())) : null,
       this.state === "waiting" ? waiting("Waiting for the log", this.since) : null,
       list,
-      this.state !== "waiting" && this.lines.length === 0 && !this.problem ? h("p", { class: "muted" }, "The worker has written nothing yet.") : null,
+      this.state !== "waiting" && this.lines.length === 0 && !this.problem ? h("p", { class: "muted" }, "The log is empty.") : null,
     );
   }
 
   drawn() {
     const list = this.querySelector("virtual-list");
-    if (list && !(/** @type {any} */ (list).$heard)) {
-      /** @type {any} */ (list).$heard = true;
+    if (list && !(/** @type {any} */ (list).$hasListener)) {
+      /** @type {any} */ (list).$hasListener = true;
       list.addEventListener("unfollow", () => ((this.following = false), this.update()));
     }
   }
@@ -188,7 +188,7 @@ class WorkerLog extends View {
 
 const LEVELS = ["trace", "debug", "info", "warn", "error"];
 
-/** The level that a line claims for itself; the built-in engine and most others write one.
+/** The level that a line names: the built-in engine and most others write one.
  * @param {string} text */
 function levelOf(text) {
   const found = /\b(TRACE|DEBUG|INFO|WARN(?:ING)?|ERROR|FATAL|panicked)\b/i.exec(text.slice(0, 120));
@@ -196,7 +196,7 @@ function levelOf(text) {
   return word.startsWith("warn") ? "warn" : word === "fatal" || word === "panicked" ? "error" : word;
 }
 
-/** A line without its terminal's colours. @param {string} text */
+/** A line without the terminal's colour codes. @param {string} text */
 const plain = (text) => text.replaceAll(/\u001b\[[0-9;]*[A-Za-z]/g, "").replace(/\r$/, "");
 
 customElements.define("hive-workers", Workers);

@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use super::look_at;
+use super::capture;
 use crate::support::{Browser, Relay, StallingServer, TestHive, write_model};
 
 /// Runs a script that has the page's store as `hive` and passes its value to `done`.
@@ -18,8 +18,8 @@ async fn watch_jobs(browser: &Browser, url: &str) {
     browser.open(&format!("{url}/#/jobs")).await;
     browser.shows("#connection", "Live").await;
     browser.shows("main", "No jobs yet").await;
-    let count = "const take = hive.take.bind(hive); window.snapshots = 0;\
-        hive.take = (snapshot) => { window.snapshots += 1; take(snapshot); }; done(true);";
+    let count = "const apply = hive.applySnapshot.bind(hive); window.snapshots = 0;\
+        hive.applySnapshot = (snapshot) => { window.snapshots += 1; apply(snapshot); }; done(true);";
     with_store(browser, count).await;
 }
 
@@ -66,7 +66,7 @@ async fn a_page_that_reconnects_gets_the_events_it_missed() {
 
     relay.cut();
     browser.shows("#banner", "The hive does not answer").await;
-    look_at(&browser, "connection-cut").await;
+    capture(&browser, "connection-cut").await;
     // Three jobs, and a model that is gone again: a snapshot would not mention it.
     for stem in ["first", "second"] {
         import(&hive, stem).await;

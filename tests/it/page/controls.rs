@@ -7,7 +7,7 @@ use rbee_hive::config::Faults;
 use serde_json::{Value, json};
 use tokio::sync::Semaphore;
 
-use super::{look_at, no_complaints};
+use super::{capture, check_console};
 use crate::contract::{has_tools, shell};
 use crate::support::{Browser, TestHive, write_model};
 
@@ -27,18 +27,18 @@ async fn a_worker_is_started_with_options_and_stopped_and_its_log_searched() {
         write_model(&hive.models_dir(), stem);
     }
     browser.open(&format!("{}/#/workers", hive.url)).await;
-    browser.press("main .page-head", "Start a worker").await;
+    browser.click("main .page-head", "Start a worker").await;
     choose(&browser, "#spawn-model", "two").await;
     choose(&browser, "#spawn-engine", "builtin").await;
     browser.fill("#spawn-context", "256").await;
     browser.fill("#spawn-slots", "3").await;
-    look_at(&browser, "workers-spawn").await;
-    browser.press("dialog", "Start").await;
+    capture(&browser, "workers-spawn").await;
+    browser.click("dialog", "Start").await;
     browser.shows(".worker", "ready").await;
     let workers = hive.succeed(&json!({ "WorkerProcessList": {} })).await;
     assert_eq!((&workers[0]["model"], &workers[0]["slots"]), (&json!("two"), &json!(3)), "{workers}");
 
-    browser.press(".worker", "Log").await;
+    browser.click(".worker", "Log").await;
     browser.shows("virtual-list", "listening").await;
     browser.fill("[aria-label='Search the log']", "listening").await;
     browser.until("one line", "document.querySelectorAll('.log-line').length === 1").await;
@@ -46,10 +46,10 @@ async fn a_worker_is_started_with_options_and_stopped_and_its_log_searched() {
     browser.until("no line", "document.querySelectorAll('.log-line').length === 0").await;
     choose(&browser, "[aria-label='Level']", "all").await;
     browser.shows("virtual-list", "listening").await;
-    browser.press(".worker", "Stop").await;
+    browser.click(".worker", "Stop").await;
     browser.until("the worker to go", "!document.querySelector('.worker')").await;
     browser.shows("#toasts", "Stop worker").await;
-    no_complaints(&browser).await;
+    check_console(&browser).await;
     drop(browser);
     hive.stop().await;
 }
@@ -72,10 +72,10 @@ async fn a_job_is_cancelled_run_again_and_copied_as_a_command_that_works() {
     let hive = TestHive::start_with(|config| config.faults = faults).await;
     let first = hive.submit(&json!({ "ModelUnload": { "id": "nothing" } })).await;
     browser.open(&format!("{}/#/jobs/{first}", hive.url)).await;
-    browser.press("main .page-head", "Cancel").await;
+    browser.click("main .page-head", "Cancel").await;
     browser.shows("main .page-head", "Cancelled").await;
     gate.add_permits(1);
-    browser.press("main .page-head", "Run again").await;
+    browser.click("main .page-head", "Run again").await;
     browser.shows("main", "What to do").await;
     let again = browser.eval("location.hash").await;
     assert_ne!(again, json!(format!("#/jobs/{first}")));
@@ -84,7 +84,7 @@ async fn a_job_is_cancelled_run_again_and_copied_as_a_command_that_works() {
     let download = json!({ "ModelDownload": { "model": "file:/nowhere/it's $HOME `here`.gguf" } });
     let first = hive.submit(&download).await;
     browser.open(&format!("{}/#/jobs/{first}", hive.url)).await;
-    browser.press("main .page-head", "Copy as curl").await;
+    browser.click("main .page-head", "Copy as curl").await;
     browser.shows("#toasts", "Copied").await;
     browser.run("document.querySelector('details').open = true").await;
     let command = browser.eval("[...document.querySelectorAll('.code pre')].map((e) => e.innerText).find((text) => text.startsWith('curl'))").await;
@@ -95,7 +95,7 @@ async fn a_job_is_cancelled_run_again_and_copied_as_a_command_that_works() {
         let job = hive.job(answer["job_id"].as_str().expect("a job's id")).await;
         assert_eq!(job["request"], hive.job(&first).await["request"], "{command}");
     }
-    no_complaints(&browser).await;
+    check_console(&browser).await;
     drop(browser);
     hive.stop().await;
 }
@@ -122,7 +122,7 @@ async fn lists_keep_their_filters_and_their_order() {
     browser.until("the same one", &format!("{names} === 'beta'")).await;
     assert_eq!(browser.eval("document.querySelector('[aria-label=State]').value").await, json!("loaded"));
     hive.succeed(&json!({ "ModelUnload": { "id": "beta" } })).await;
-    browser.press("main", "Clear the filter").await;
+    browser.click("main", "Clear the filter").await;
     browser.until("all of them, as they were sorted", &format!("{names} === 'gamma,beta,alpha'")).await;
 
     browser.run("location.hash = '#/jobs'").await;
@@ -131,7 +131,7 @@ async fn lists_keep_their_filters_and_their_order() {
     browser.run("location.hash = '#/'").await;
     browser.back().await;
     browser.until("one job still", "document.querySelectorAll('.job-list li').length === 1").await;
-    no_complaints(&browser).await;
+    check_console(&browser).await;
     drop(browser);
     hive.stop().await;
 }

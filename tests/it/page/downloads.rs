@@ -3,11 +3,11 @@
 
 use serde_json::json;
 
-use super::{look_at, no_complaints};
+use super::{capture, check_console};
 use rbee_hive::engine::sample_model::SampleModel;
 
 use crate::support::hub::FakeHub;
-use crate::support::{Browser, Daemon, FaultServer, Relay, Served, TestHive, until};
+use crate::support::{Browser, Daemon, FaultServer, PATIENCE, Relay, Served, TestHive, until};
 
 /// Bytes of a chunk: small, so that a paused download of a small model has complete chunks.
 const CHUNK: u32 = 16 << 10;
@@ -24,14 +24,14 @@ fn model() -> Vec<u8> {
 /// Serves a model so slowly that the transfer does not end while a busy machine looks at it. An eighth
 /// of it comes at once, so that there is progress to show.
 fn slow(model: &[u8]) -> Served {
-    Served { burst: model.len() as u64 / 8, pace: 8 << 10, ..Served::well(model.to_vec()) }
+    Served { burst: model.len() as u64 / 8, pace: 8 << 10, ..Served::correct(model.to_vec()) }
 }
 
 /// Shows the plan of a source.
 async fn plan(browser: &Browser, source: &str) {
-    browser.press(".page-head", "Download a model").await;
+    browser.click(".page-head", "Download a model").await;
     browser.fill("#dl-source", source).await;
-    browser.press("dialog", "Show the plan").await;
+    browser.click("dialog", "Show the plan").await;
     browser.shows("dialog .plan", "To transfer").await;
 }
 
@@ -41,6 +41,7 @@ async fn a_transfer_is_planned_watched_paused_resumed_and_discarded() {
     let hive = TestHive::start_with(|config| {
         config.downloads.chunk_bytes = CHUNK;
         config.downloads.connections = 2;
+        config.timers.cancel_grace = PATIENCE.into();
     })
     .await;
     let server = FaultServer::start().await;
@@ -51,9 +52,9 @@ async fn a_transfer_is_planned_watched_paused_resumed_and_discarded() {
     // The plan: which files, how many bytes, and the free space.
     plan(&browser, &url).await;
     browser.shows("dialog .plan .files", "slow.gguf").await;
-    browser.shows("dialog .plan", "after it").await;
+    browser.shows("dialog .plan", "after the download").await;
     assert_eq!(hive.succeed(&json!({"ModelList": {}})).await, json!([]), "a plan changes nothing");
-    look_at(&browser, "download-plan").await;
+    capture(&browser, "download-plan").await;
 
     // The running transfer, in the same dialog.
     browser
@@ -76,29 +77,29 @@ async fn a_transfer_is_planned_watched_paused_resumed_and_discarded() {
     browser
         .until("its progress", "Number(document.querySelector('dialog [role=progressbar]').ariaValueNow) > 3")
         .await;
-    look_at(&browser, "download-running").await;
+    capture(&browser, "download-running").await;
 
     // Paused: the dialog, the list, and the list after a reload show the bytes that are kept.
-    browser.press("dialog", "Pause").await;
-    browser.shows("dialog .transfer", "resuming goes on from there").await;
+    browser.click("dialog", "Pause").await;
+    browser.shows("dialog .transfer", "resuming continues from there").await;
     browser.shows("dialog .transfer", "Paused").await;
-    look_at(&browser, "download-paused").await;
-    browser.press("dialog", "Close").await;
+    capture(&browser, "download-paused").await;
+    browser.click("dialog", "Close").await;
     browser.reload().await;
     browser.shows(".downloads", "Paused").await;
     browser.shows("main", "No models yet").await;
 
     // Resumed from the list, paused again, and discarded.
     let sent = server.sent();
-    browser.press(".downloads", "Resume").await;
+    browser.click(".downloads", "Resume").await;
     browser.shows(".downloads", "Downloading").await;
     until("bytes of the resumed transfer", async || (server.sent() > sent).then_some(())).await;
-    look_at(&browser, "models-downloading").await;
-    browser.press(".downloads", "Pause").await;
-    browser.press(".downloads", "Discard").await;
-    browser.shows("dialog", "begins from nothing").await;
-    look_at(&browser, "download-discard").await;
-    browser.press("dialog", "Discard").await;
+    capture(&browser, "models-downloading").await;
+    browser.click(".downloads", "Pause").await;
+    browser.click(".downloads", "Discard").await;
+    browser.shows("dialog", "starts from the beginning").await;
+    capture(&browser, "download-discard").await;
+    browser.click("dialog", "Discard").await;
     browser.until("the downloads to be gone", "!document.querySelector('.downloads')").await;
     let left: Vec<_> = std::fs::read_dir(hive.dir().join("data/models"))
         .expect("the store")
@@ -108,16 +109,16 @@ async fn a_transfer_is_planned_watched_paused_resumed_and_discarded() {
     assert!(left.is_empty(), "nothing is left of it: {left:?}");
 
     // The complete download, from a server that is fast now; then the next step.
-    server.serve("slow.gguf", Served::well(bytes));
+    server.serve("slow.gguf", Served::correct(bytes));
     plan(&browser, &url).await;
     browser
         .until("the download", "(document.querySelector('dialog button[type=submit]').click(), true)")
         .await;
-    browser.shows("dialog", "It is here").await;
-    look_at(&browser, "download-done").await;
-    browser.press("dialog", "Load it").await;
+    browser.shows("dialog", "Download complete").await;
+    capture(&browser, "download-done").await;
+    browser.click("dialog", "Load it").await;
     browser.shows("dialog", "Load slow").await;
-    no_complaints(&browser).await;
+    check_console(&browser).await;
     drop(browser);
     hive.stop().await;
 }
@@ -136,27 +137,27 @@ async fn an_ambiguous_name_offers_the_models_it_matches() {
     })
     .await;
     browser.open(&format!("{}/#/models", hive.url)).await;
-    browser.press(".page-head", "Download a model").await;
+    browser.click(".page-head", "Download a model").await;
     for source in ["org/repo:Q4_K_M", "ollama:name:tag", "https://host/model.gguf", "file:/path/model.gguf"] {
         browser.fill("#dl-source", "").await;
         browser.shows("dialog .sources", source).await;
     }
     browser.fill("#dl-source", "org/several").await;
     browser.shows("dialog .help", "Hugging Face").await;
-    browser.press("dialog", "Show the plan").await;
+    browser.click("dialog", "Show the plan").await;
     browser.shows("dialog .choices", "Which one?").await;
     browser.shows("dialog .choices .recommended", "Q4_K_M").await;
-    look_at(&browser, "download-choices").await;
+    capture(&browser, "download-choices").await;
     browser.until("the choice", "(document.querySelector('.choices .recommended').click(), true)").await;
     browser.shows("dialog .plan .files", "m-Q4_K_M.gguf").await;
     assert_eq!(browser.eval("document.querySelector('#dl-source').value").await, json!("org/several:Q4_K_M"));
     browser
         .until("the download", "(document.querySelector('dialog button[type=submit]').click(), true)")
         .await;
-    browser.shows("dialog", "It is here").await;
-    browser.press("dialog", "Close").await;
+    browser.shows("dialog", "Download complete").await;
+    browser.click("dialog", "Close").await;
     browser.shows("table tbody", "org/several:Q4_K_M").await;
-    no_complaints(&browser).await;
+    check_console(&browser).await;
     drop(browser);
     hive.stop().await;
 }
@@ -188,30 +189,30 @@ async fn a_download_can_be_resumed_after_the_hive_was_killed() {
 
     daemon.kill().await;
     browser.shows("#banner", "The hive does not answer").await;
-    browser.shows(".downloads", "Not heard of").await;
-    look_at(&browser, "download-connection-lost").await;
+    browser.shows(".downloads", "Unknown").await;
+    capture(&browser, "download-connection-lost").await;
 
     let daemon = Daemon::start(dir.path(), &["--config", settings]).await;
     relay.lead_to(&daemon.url);
     browser.shows("#toasts", "The hive was restarted").await;
     browser.shows(".downloads", "Interrupted").await;
-    browser.shows(".downloads", "resuming goes on from there").await;
-    look_at(&browser, "download-interrupted").await;
-    server.serve("slow.gguf", Served::well(bytes.clone()));
-    browser.press(".downloads", "Resume").await;
+    browser.shows(".downloads", "resuming continues from there").await;
+    capture(&browser, "download-interrupted").await;
+    server.serve("slow.gguf", Served::correct(bytes.clone()));
+    browser.click(".downloads", "Resume").await;
     browser.shows("table tbody", "slow").await;
     browser.until("the download to leave the list", "!document.querySelector('.downloads')").await;
     let jobs = daemon.json("/v1/jobs?operation=model_download&state=succeeded&limit=1").await;
     let stream = jobs["jobs"][0]["sse_url"].as_str().expect("a stream");
     let narration = daemon.get(stream).await.text().await.expect("its narration");
     assert!(narration.contains("Going on with slow.gguf"), "it began anew:\n{narration}");
-    no_other_complaints(&browser).await;
+    check_console_except_network(&browser).await;
     daemon.stop().await;
 }
 
 /// Fails for messages on the page's console, except those of the browser about broken connections.
-async fn no_other_complaints(browser: &Browser) {
-    let mut complaints = browser.complaints().await;
-    complaints.retain(|text| !text.contains("net::ERR_"));
-    assert_eq!(complaints, Vec::<String>::new());
+async fn check_console_except_network(browser: &Browser) {
+    let mut problems = browser.console_problems().await;
+    problems.retain(|text| !text.contains("net::ERR_"));
+    assert_eq!(problems, Vec::<String>::new());
 }

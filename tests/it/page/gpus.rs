@@ -3,7 +3,7 @@
 use serde_json::json;
 
 use super::controls::choose;
-use super::{look_at, no_complaints};
+use super::{capture, check_console};
 use crate::gpus::machine;
 use crate::support::Browser;
 
@@ -31,42 +31,42 @@ async fn each_gpu_is_shown_and_a_load_is_compared_with_its_free_memory() {
         )
         .await;
     browser.shows("main", "All checks passed").await;
-    look_at(&browser, "overview-gpus").await;
+    capture(&browser, "overview-gpus").await;
 
     browser.open(&format!("{}/#/models/tiny", machine.hive.url)).await;
-    browser.press("aside", "Load").await;
+    browser.click("aside", "Load").await;
     browser.shows("dialog .estimate", "cuda:0").await;
     browser.shows("dialog .verdict", "Fits").await;
     browser
         .until("the GPUs among the devices", "document.querySelectorAll('#load-device option').length === 4")
         .await;
     choose(&browser, "#load-device", "1").await;
-    browser.shows("dialog .verdict", "too little").await;
+    browser.shows("dialog .verdict", "Does not fit").await;
     browser.shows("dialog .estimate", &format!("pid {}", std::process::id())).await;
     browser
         .until("the button to be disabled", "document.querySelector('dialog [type=submit]').disabled")
         .await;
-    look_at(&browser, "models-load-over").await;
+    capture(&browser, "models-load-over").await;
     browser.keys("\u{E00C}").await;
 
     // The other GPU has room.
     machine.load().await;
     browser.open(&format!("{}/#/workers", machine.hive.url)).await;
     browser.shows(".worker", "700 MiB").await;
-    look_at(&browser, "workers-gpus").await;
+    capture(&browser, "workers-gpus").await;
 
     // Another worker: the GPU is a choice only for an engine that uses GPUs.
-    browser.press("main .page-head", "Start a worker").await;
+    browser.click("main .page-head", "Start a worker").await;
     choose(&browser, "#spawn-engine", "builtin").await;
     browser.until("no choice of a GPU", "!document.querySelector('#spawn-device')").await;
     choose(&browser, "#spawn-engine", "stand-in").await;
     choose(&browser, "#spawn-device", "cuda:0").await;
-    look_at(&browser, "workers-spawn-gpus").await;
-    browser.press("dialog", "Start").await;
+    capture(&browser, "workers-spawn-gpus").await;
+    browser.click("dialog", "Start").await;
     browser
         .until("both to be ready", "[...document.querySelectorAll('.worker')].filter((e) => e.innerText.includes('ready') && e.innerText.includes('cuda:0')).length === 2")
         .await;
-    no_complaints(&browser).await;
+    check_console(&browser).await;
     drop(browser);
     machine.hive.stop().await;
 }

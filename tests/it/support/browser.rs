@@ -162,7 +162,7 @@ impl Browser {
     }
 
     /// Waits for the button or link of that name and clicks it.
-    pub(crate) async fn press(&self, within: &str, name: &str) {
+    pub(crate) async fn click(&self, within: &str, name: &str) {
         let found = format!(
             "[...document.querySelectorAll({within})].flatMap((e) => [...e.querySelectorAll('button, a')])\
              .find((e) => !e.disabled && (e.getAttribute('aria-label') ?? e.innerText).trim() === {name})",
@@ -174,11 +174,11 @@ impl Browser {
             self.until(&format!("the button '{name}' in {within}"), &found).await;
             // The page may redraw in between and replace the button.
             let button = self.eval(&found).await;
-            let pressed = match button.is_null() {
+            let clicked = match button.is_null() {
                 true => Err("it is gone".to_owned()),
                 false => self.command(&format!("{}/click", reference(&button)), &json!({})).await,
             };
-            let Err(why) = pressed else { return };
+            let Err(why) = clicked else { return };
             assert!(
                 tokio::time::Instant::now() < deadline,
                 "'{name}' in {within} could not be clicked: {why}"
@@ -203,12 +203,12 @@ impl Browser {
     }
 
     /// Sets the width of the window and the colour scheme.
-    pub(crate) async fn look(&self, width: u32, scheme: &str) {
-        self.look_at(width, &[("prefers-color-scheme", scheme)]).await;
+    pub(crate) async fn resize(&self, width: u32, scheme: &str) {
+        self.emulate(width, &[("prefers-color-scheme", scheme)]).await;
     }
 
     /// Sets the width of the window and features of the medium (CSS Media Queries Level 5).
-    pub(crate) async fn look_at(&self, width: u32, features: &[(&str, &str)]) {
+    pub(crate) async fn emulate(&self, width: u32, features: &[(&str, &str)]) {
         let height = if width > 800 { 900 } else { 812 };
         let metrics = json!({"width": width, "height": height, "deviceScaleFactor": 1, "mobile": false});
         self.cdp("Emulation.setDeviceMetricsOverride", &metrics).await;
@@ -234,7 +234,7 @@ impl Browser {
     }
 
     /// Warnings and errors of the page's console since the last call.
-    pub(crate) async fn complaints(&self) -> Vec<String> {
+    pub(crate) async fn console_problems(&self) -> Vec<String> {
         let log = self.ask("se/log", &json!({"type": "browser"})).await;
         let entries = log.as_array().cloned().unwrap_or_default();
         entries

@@ -123,7 +123,7 @@ pub(crate) struct Served {
 
 impl Served {
     /// A file served without faults and at full speed.
-    pub(crate) fn well(bytes: Vec<u8>) -> Self {
+    pub(crate) fn correct(bytes: Vec<u8>) -> Self {
         let bytes = Arc::new(bytes);
         Self { bytes, fault: Fault::Truncated, when: When::Never, burst: 0, pace: 0, seed: 0 }
     }
@@ -157,7 +157,7 @@ struct State {
     /// The address of a second server on this machine, which has no files.
     elsewhere: SocketAddr,
     /// Requests to the second server.
-    strayed: AtomicUsize,
+    redirected: AtomicUsize,
 }
 
 impl Drop for FaultServer {
@@ -187,7 +187,7 @@ impl FaultServer {
             limit: watch::Sender::new(u64::MAX),
             tokens: AtomicUsize::new(0),
             elsewhere,
-            strayed: AtomicUsize::new(0),
+            redirected: AtomicUsize::new(0),
         });
         let serve = |socket: TcpSocket, address: SocketAddr| {
             let listener = socket.listen(1024).expect("a listener");
@@ -238,8 +238,8 @@ impl FaultServer {
     }
 
     /// Requests to the port to which [`Fault::RedirectPort`] redirects.
-    pub(crate) fn strayed(&self) -> usize {
-        self.state.strayed.load(Ordering::SeqCst)
+    pub(crate) fn redirected(&self) -> usize {
+        self.state.redirected.load(Ordering::SeqCst)
     }
 }
 
@@ -254,7 +254,7 @@ async fn converse(mut stream: TcpStream, address: SocketAddr, state: &State) {
     let is_elsewhere = state.elsewhere == address;
     while let Some(request) = read_request(&mut stream, state).await {
         if is_elsewhere {
-            state.strayed.fetch_add(1, Ordering::SeqCst);
+            state.redirected.fetch_add(1, Ordering::SeqCst);
             let _ = send(&mut stream, "404 Not Found", "Content-Length: 0\r\n", b"").await;
             return;
         }

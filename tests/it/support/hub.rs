@@ -1,8 +1,8 @@
-//! A Hugging Face Hub and an Ollama registry over real sockets, faithful enough that
-//! huggingface_hub's own Python client downloads from them.
+//! A Hugging Face Hub and an Ollama registry over real sockets, close enough to the real ones that the
+//! Python client huggingface_hub downloads from them.
 //!
-//! As with the real ones, large files are not served by the hub itself: it redirects to a server of
-//! its own, the CDN, by a signed URL. Every request is recorded with the token that it carried.
+//! Like the real ones, the hub does not serve large files itself: it redirects by a signed URL to a second
+//! server, the CDN. Every request is recorded with its token.
 
 use std::collections::{BTreeMap, HashMap};
 use std::net::SocketAddr;
@@ -19,7 +19,7 @@ use serde_json::json;
 use sha2::{Digest, Sha256};
 use tokio::net::TcpListener;
 
-/// The token that the hub knows.
+/// The valid token of the hub.
 pub(crate) const TOKEN: &str = "hf_itIsATestsOwnToken";
 
 /// A running hub, registry and CDN.
@@ -29,7 +29,7 @@ pub(crate) struct FakeHub {
     tasks: Vec<tokio::task::JoinHandle<()>>,
 }
 
-/// A request that was seen.
+/// A recorded request.
 #[derive(Clone, Debug)]
 pub(crate) struct Seen {
     /// `hub` or `cdn`.
@@ -37,20 +37,20 @@ pub(crate) struct Seen {
     pub(crate) method: Method,
     pub(crate) path: String,
     pub(crate) authorization: Option<String>,
-    /// Bytes of the body that was answered.
+    /// Bytes of the response's body.
     pub(crate) bytes: u64,
 }
 
-/// Who may have a repository.
+/// Who may access a repository.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) enum Access {
     #[default]
     Public,
-    /// Listed for everybody; its files are for those with the token.
+    /// Visible to all; its files need the token.
     Gated,
-    /// Listed for everybody; its files are for nobody yet.
+    /// Visible to all; nobody may download its files.
     GatedAndClosed,
-    /// Shown to those with the token.
+    /// Visible only with the token.
     Private,
 }
 
@@ -58,24 +58,24 @@ pub(crate) enum Access {
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Repo {
     pub(crate) access: Access,
-    /// Commits by the names of branches and tags.
+    /// Names of branches and tags -> commits.
     refs: HashMap<String, String>,
-    /// Files by their paths, by commit.
+    /// Commits -> paths -> files.
     commits: HashMap<String, BTreeMap<String, Arc<Vec<u8>>>>,
 }
 
 #[derive(Default)]
 struct State {
     repos: Mutex<HashMap<String, Repo>>,
-    /// Models of the registry by `namespace/name:tag`.
+    /// The registry's models, by `namespace/name:tag`.
     ollama: Mutex<HashMap<String, Arc<Vec<u8>>>>,
     blobs: Mutex<HashMap<String, Arc<Vec<u8>>>>,
     seen: Mutex<Vec<Seen>>,
-    /// How many more questions are answered with 503.
+    /// How many further requests to the hub get a 503.
     busy: Mutex<u32>,
-    /// Where files are.
+    /// The URL of the CDN.
     cdn: Mutex<String>,
-    /// How many addresses were signed.
+    /// The number of signed URLs so far.
     signed: AtomicUsize,
 }
 
@@ -96,7 +96,7 @@ impl FakeHub {
         Self { url: format!("http://{hub}"), state, tasks: vec![hub_task, cdn_task] }
     }
 
-    /// Puts files into a repository as a new commit of a branch. Answers the commit.
+    /// Adds files to a repository as a new commit of a branch. Returns the commit.
     pub(crate) fn commit(&self, repo: &str, branch: &str, files: &[(&str, &[u8])]) -> String {
         let mut hash = Sha256::new();
         let mut tree = BTreeMap::new();
@@ -119,26 +119,26 @@ impl FakeHub {
         self.state.repos.lock().get_mut(repo).expect("a repository").access = access;
     }
 
-    /// Puts a model into the registry, as `library/name:tag`.
+    /// Adds a model to the registry, as `library/name:tag`.
     pub(crate) fn push(&self, name: &str, contents: &[u8]) {
         let contents = Arc::new(contents.to_vec());
         self.state.blobs.lock().insert(hex(&Sha256::digest(&*contents)), Arc::clone(&contents));
         self.state.ollama.lock().insert(name.to_owned(), contents);
     }
 
-    /// Makes the hub answer its next questions with 503.
+    /// Makes the hub answer its next requests with 503.
     pub(crate) fn be_busy(&self, times: u32) {
         *self.state.busy.lock() = times;
     }
 
-    /// Changes what the CDN has under the contents' hash: the file is damaged there.
+    /// Damages the CDN's file with these contents: one byte no longer matches its hash.
     pub(crate) fn damage(&self, contents: &[u8]) {
         let mut bad = contents.to_vec();
         *bad.last_mut().expect("a byte") ^= 1;
         self.state.blobs.lock().insert(hex(&Sha256::digest(contents)), Arc::new(bad));
     }
 
-    /// Lets another server be the CDN, which has files at `/blobs/SHA256`.
+    /// Makes another server the CDN. It must have the files at `/blobs/SHA256`.
     pub(crate) fn set_cdn(&self, url: &str) {
         url.clone_into(&mut self.state.cdn.lock());
     }
@@ -163,15 +163,15 @@ async fn serve(state: &Arc<State>, server: &'static str) -> (SocketAddr, tokio::
         async move { state.answer(server, &request) }
     });
     let task = rbee_hive::spawn::detached(async move {
-        // It ends when the test does.
+        // The server ends with the test.
         let _ = axum::serve(listener, app).await;
     });
     (address, task)
 }
 
 impl State {
-    /// Where the CDN has a file, signed anew each time.
-    fn place(&self, sha256: &str) -> String {
+    /// The URL of a file on the CDN, with a new signature each time.
+    fn cdn_url(&self, sha256: &str) -> String {
         let signature = self.signed.fetch_add(1, Ordering::SeqCst);
         format!("{}/blobs/{sha256}?signature={signature}", self.cdn.lock())
     }
@@ -215,7 +215,7 @@ impl State {
             ["v2", namespace, name, "manifests", tag] => self.manifest(&format!("{namespace}/{name}:{tag}")),
             ["v2", _, _, "blobs", digest] => {
                 let digest = digest.trim_start_matches("sha256:");
-                let location = self.place(digest);
+                let location = self.cdn_url(digest);
                 status(307, &[("Location", &location)])
             }
             _ => status(404, &[]),
@@ -223,7 +223,7 @@ impl State {
         (response, 0)
     }
 
-    /// The repository, its commit and files; or what the hub says instead.
+    /// The repository and its commit, or the hub's error response.
     fn look_up(
         &self,
         repo: &str,
@@ -241,7 +241,7 @@ impl State {
         let repos = self.repos.lock();
         let found = repos.get(repo).filter(|repo| known || repo.access != Access::Private);
         let Some(found) = found else {
-            // Strangers are not told whether it exists.
+            // Without a token the response does not reveal whether the repository exists.
             return if known {
                 error(404, "RepoNotFound", "Repository not found")
             } else {
@@ -322,7 +322,7 @@ impl State {
             return response;
         }
         let sha256 = hex(&Sha256::digest(&**contents));
-        let location = self.place(&sha256);
+        let location = self.cdn_url(&sha256);
         status(
             302,
             &[
@@ -388,12 +388,12 @@ fn status(code: u16, headers: &[(&str, &str)]) -> Response {
     response.body(Body::empty()).expect("a response")
 }
 
-/// Whether the hub keeps a file outside of git, as its `.gitattributes` would say.
+/// Whether the hub stores a file outside of git, as `.gitattributes` would say.
 fn is_large(path: &str) -> bool {
     path.ends_with(".gguf")
 }
 
-/// Stands for git's hash of a file, 40 digits long.
+/// A stand-in for git's hash of a file: 40 digits.
 fn git_hash(contents: &[u8]) -> String {
     hex(&Sha256::digest([b"blob ", contents].concat()))[..40].to_owned()
 }
@@ -402,7 +402,7 @@ pub(crate) fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-/// Undoes percent-encoding.
+/// Decodes percent-encoding.
 fn decoded(text: &str) -> String {
     reqwest::Url::parse(&format!("http://h/?{}", text.replace('+', "%2B")))
         .ok()

@@ -1,4 +1,5 @@
-//! The house's test hive: the real daemon, in this process, on a free port and a folder of its own.
+//! Support for the tests of the running hive: the daemon, in this process or as a real one, and servers
+//! and browsers to test it with.
 
 mod browser;
 mod faulty;
