@@ -6,10 +6,10 @@ use std::sync::Arc;
 use serde::Serialize;
 use tokio_util::sync::CancellationToken;
 
+use crate::client;
 use crate::config::Config;
 use crate::error::{Code, Failure, Result};
 use crate::events::{Hub, Topic};
-use crate::http::gateway_client;
 use crate::jobs::Registry;
 use crate::models::{Catalog, Model, ModelId};
 use crate::queen::Queen;
@@ -74,7 +74,7 @@ impl App {
             jobs: Registry::open(&config, Arc::clone(&events))?,
             catalog: Catalog::new(&config)?,
             telemetry: Telemetry::new(&config, workers.clone()),
-            gateway: gateway_client(*config.timers.connect)?,
+            gateway: client::for_workers(*config.timers.connect)?,
             queen: Queen::of(&config, address, shutdown.clone())?,
             loading: Turns::default(),
             workers,

@@ -16,8 +16,8 @@ use crate::error::{Code, Failure, Result};
 use crate::events::Topic;
 use crate::files;
 use crate::http;
-use crate::jobs::event::json;
 use crate::spawn;
+use crate::text::json;
 use crate::time::Instant;
 use crate::workers::Change;
 

@@ -14,7 +14,7 @@ use parking_lot::Mutex;
 use serde::Serialize;
 use tokio::sync::watch;
 
-use crate::jobs::event::json;
+use crate::text::json;
 
 /// What an event is about: its `event:` name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

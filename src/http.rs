@@ -5,7 +5,6 @@
 
 mod body;
 mod capabilities;
-pub(crate) mod client;
 mod events;
 mod heartbeats;
 mod jobs;
@@ -39,7 +38,6 @@ use crate::app::AppState;
 use crate::error::Result;
 use security::Gate;
 
-pub(crate) use client::for_workers as gateway_client;
 pub(crate) use server::serve;
 
 /// Every route. Reads the token's file.

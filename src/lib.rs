@@ -9,6 +9,7 @@
 
 pub mod app;
 pub mod cli;
+mod client;
 pub mod config;
 pub mod daemon;
 pub mod doctor;

@@ -12,9 +12,9 @@ use reqwest::{Client, Url};
 use serde::Serialize;
 use tokio_util::sync::CancellationToken;
 
+use crate::client;
 use crate::config::Config;
 use crate::error::{Code, Failure, Result};
-use crate::http::client;
 use crate::spawn;
 
 /// Announcements that are tried before the hive gives up.

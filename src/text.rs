@@ -66,6 +66,14 @@ pub fn hex(bytes: &[u8]) -> String {
     })
 }
 
+/// JSON of plain data, which cannot fail to serialise.
+pub(crate) fn json<T: serde::Serialize + ?Sized>(value: &T) -> String {
+    serde_json::to_string(value).unwrap_or_else(|error| {
+        tracing::error!(%error, "plain data did not serialise");
+        "null".to_owned()
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

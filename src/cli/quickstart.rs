@@ -16,11 +16,11 @@ use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 
 use super::{process, serve};
+use crate::client;
 use crate::daemon::{self, Hive};
 use crate::engine::sample_model::{SampleModel, SampleWeights};
 use crate::error::{Code, Failure, Result};
 use crate::files::Draft;
-use crate::http::client;
 use crate::spawn;
 use crate::text;
 use crate::time::in_words;

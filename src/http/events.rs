@@ -14,10 +14,10 @@ use tokio::sync::watch;
 use super::sse;
 use crate::app::AppState;
 use crate::events::HubReader;
-use crate::jobs::event::json;
 use crate::jobs::job::Summary;
 use crate::jobs::{Filter, Kind};
 use crate::models::Model;
+use crate::text::json;
 use crate::workers::Worker;
 use crate::workers::telemetry::Sample;
 

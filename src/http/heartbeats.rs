@@ -13,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::sse;
 use crate::app::{App, AppState};
-use crate::jobs::event::json;
+use crate::text::json;
 use crate::workers::Status;
 use crate::workers::telemetry::{HeartbeatWorker, Machine, Sample};
 

@@ -21,6 +21,7 @@ use bytes::{BufMut, Bytes, BytesMut};
 use futures::{Stream, StreamExt};
 
 use crate::jobs::log::Batch;
+use crate::text::json;
 
 /// A comment, which keeps a silent connection open.
 pub(super) const COMMENT: &[u8] = b": keep-alive\n\n";
@@ -53,7 +54,7 @@ pub(super) fn encode(batch: &Batch, encoding: Encoding, operation: &str) -> Byte
         match encoding {
             Encoding::Plain => plain::elision(&mut out, elision),
             // It has no id: it says something about the log, and nobody resumes after it.
-            Encoding::Typed => event(&mut out, "elision", None, &crate::jobs::event::json(elision)),
+            Encoding::Typed => event(&mut out, "elision", None, &json(elision)),
         }
     }
     for entry in &batch.events {

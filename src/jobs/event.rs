@@ -11,6 +11,7 @@ use serde_json::value::RawValue;
 
 use crate::error::Failure;
 use crate::narration::{Level, Progress};
+use crate::text::json;
 use crate::time::Instant;
 
 /// One event of a job.
@@ -208,14 +209,6 @@ impl Event {
         };
         text + size_of::<Self>()
     }
-}
-
-/// JSON of plain data, which cannot fail to serialise.
-pub(crate) fn json<T: Serialize + ?Sized>(value: &T) -> String {
-    serde_json::to_string(value).unwrap_or_else(|error| {
-        tracing::error!(%error, "plain data did not serialise");
-        "null".to_owned()
-    })
 }
 
 #[cfg(test)]

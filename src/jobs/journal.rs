@@ -13,11 +13,12 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use super::event::{Event, json};
+use super::event::Event;
 use super::job::{Header, JobId};
 use super::log::{Bounds, Elision, Log};
 use crate::error::{Failure, Result};
 use crate::files;
+use crate::text::json;
 use crate::time::Instant;
 
 const EXTENSION: &str = "jsonl";

@@ -7,8 +7,8 @@ use reqwest::StatusCode;
 use serde::Deserialize;
 
 use super::handle::Secret;
+use crate::client;
 use crate::error::{Failure, Result};
-use crate::http::client;
 use crate::narration::Progress;
 
 /// A healthy worker answers at once; one that takes this long has not answered.

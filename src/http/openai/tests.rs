@@ -11,8 +11,8 @@ use tokio_stream::wrappers::UnboundedReceiverStream;
 
 use super::relay::Upstream;
 use super::*;
+use crate::client;
 use crate::config::Timers;
-use crate::http::client;
 use crate::http::testing::{Served, read_until, soon, status};
 
 const PATIENCE: Duration = Duration::from_secs(10);

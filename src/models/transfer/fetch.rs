@@ -12,9 +12,9 @@ use bytes::{Bytes, BytesMut};
 use reqwest::header::{ACCEPT_ENCODING, AUTHORIZATION, HeaderMap, HeaderName, LOCATION, RETRY_AFTER};
 use reqwest::{Client, Method, Response, StatusCode, Url};
 
+use crate::client;
 use crate::config::{Config, Timers};
 use crate::error::{Code, Failure, Result};
-use crate::http::client;
 use crate::models::transfer::guard::{Guard, Vetted};
 use crate::models::transfer::remote::{Credentials, Trust, authority};
 use crate::models::transfer::trouble::{FetchResult, Trouble, TroubleKind, download_failed};
