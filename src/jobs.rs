@@ -1,25 +1,31 @@
-//! Jobs: everything that the hive is asked to do.
+//! Jobs: each runs one submitted operation and keeps what it narrates.
 //!
-//! The road of one job: [`Registry::submit`] claims a place in its class, makes the mpsc channel
-//! of its narrations and starts two tasks. One runs `ops::route_operation`, which sets the
-//! narration context and, in it, conducts the operation to its end ([`run`]). The other drains the
-//! channel into the job's [`log`], through its [`journal`] first if it is an act. Readers are
-//! cursors on that log; the work does not know of them.
+//! How one job goes: [`Registry::submit`] claims a permit of the job's class, makes the channel for its
+//! narrations and starts two tasks. The first calls the closure that came with the [`NewJob`]: `ops`
+//! sets the narration context there and runs the operation through [`JobRun::run`]. The second is the
+//! [`drain`]: it moves entries from the channel to the job's [`log`]; those of an act go to its
+//! [`journal`] first. Readers are cursors on the log; the running operation does not know of them.
+//!
+//! This module knows neither the hive's parts nor its operations.
 //!
 //! Invariants:
-//! - A job has exactly one terminal event, its last: it travels apart from the narrations, in a
-//!   `oneshot` that can be used once, and a drain whose sender vanished writes a failure.
+//! - A job has exactly one terminal event, its last. It travels in a `oneshot`, apart from the
+//!   narrations; if the sender vanishes, the drain writes a failure.
 //! - The result stands directly before a `done` event and nowhere else.
 //! - An act's events are in its journal before any reader sees them.
+//! - A job that is stopped before it has its permit never starts.
 
 mod drain;
 pub mod event;
+mod index;
 pub mod job;
 mod journal;
 mod limits;
 pub mod log;
 mod registry;
-pub(crate) mod run;
+mod run;
 
-pub use job::{Class, Job, JobId, Kind, State};
-pub use registry::{Filter, Page, Registry, Submitted};
+pub use index::{JobFilter, JobPage};
+pub use job::{Job, JobClass, JobId, JobState, OperationKind};
+pub use registry::{Registry, Submitted};
+pub use run::{JobHandle, JobRun, NewJob, RunJob};

@@ -19,10 +19,11 @@ mod lines;
 
 pub use context::{NarrationContext, WaitGuard, late, waiting_for, with_narration_context};
 pub use emit::{narrate, narrate_result, outside_jobs};
-pub use entry::{Entry, Level, Narration, Progress};
+pub use entry::{Entry, JobStep, Level, Narration, Progress};
 pub use lines::{LineNarrator, LineSplitter};
 
 pub(crate) use context::current;
+pub(crate) use emit::narrate_step;
 
 /// Narrates to the stream of the current job, and to `tracing`.
 ///
@@ -72,7 +73,7 @@ mod tests {
 
     fn message(entry: Entry) -> String {
         match entry {
-            Entry::Narration(narration) => narration.message,
+            Entry::Narration(narration) | Entry::Step { narration, .. } => narration.message,
             Entry::Result { data, .. } => data.get().to_owned(),
         }
     }

@@ -14,8 +14,8 @@ use tokio::sync::watch;
 use super::sse;
 use crate::app::AppState;
 use crate::events::HubReader;
-use crate::jobs::job::Summary;
-use crate::jobs::{Filter, Kind};
+use crate::jobs::job::JobSummary;
+use crate::jobs::{JobFilter, OperationKind};
 use crate::models::Model;
 use crate::text::json;
 use crate::workers::Worker;
@@ -29,7 +29,7 @@ const SNAPSHOT_JOBS: usize = 100;
 struct Snapshot<'a> {
     hive_id: &'a str,
     version: &'static str,
-    jobs: Vec<Summary>,
+    jobs: Vec<JobSummary>,
     models: Vec<Model>,
     workers: Vec<Worker>,
 }
@@ -103,7 +103,10 @@ impl Reader {
     }
 
     async fn snapshot(&self) -> Snapshot<'_> {
-        let page = self.app.jobs.list(&Filter { kind: Some(Kind::Act), ..Filter::default() }, SNAPSHOT_JOBS);
+        let page = self
+            .app
+            .jobs
+            .list(&JobFilter { kind: Some(OperationKind::Act), ..JobFilter::default() }, SNAPSHOT_JOBS);
         Snapshot {
             hive_id: self.app.hive_id(),
             version: env!("CARGO_PKG_VERSION"),

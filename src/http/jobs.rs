@@ -13,7 +13,7 @@ use super::path::Parameter;
 use super::problem::Problem;
 use crate::app::AppState;
 use crate::error::{Code, Failure};
-use crate::jobs::{Filter, JobId, Page, State as JobState};
+use crate::jobs::{JobFilter, JobId, JobPage, JobState};
 use crate::ops;
 use crate::text::clip;
 
@@ -38,7 +38,7 @@ pub(super) async fn submit(State(app): State<AppState>, request: Request) -> Res
     let body = json_bytes(request, MOST_BYTES, *app.config.timers.request_head).await?;
     let submission = ops::parse(&body)?;
     app.check_hive_id(&submission.hive_id, host.as_deref())?;
-    let submitted = app.jobs.submit(&app, submission, key)?;
+    let submitted = ops::submit(&app, submission, key)?;
     let job = &submitted.job;
     let mut response = (
         StatusCode::CREATED,
@@ -65,7 +65,7 @@ pub(super) struct ListQuery {
 pub(super) async fn list(
     State(app): State<AppState>,
     query: Result<Query<ListQuery>, axum::extract::rejection::QueryRejection>,
-) -> Result<Json<Page>, Problem> {
+) -> Result<Json<JobPage>, Problem> {
     let Query(query) = query.map_err(|rejection| {
         Failure::new(Code::InvalidRequest, clip(&rejection.body_text(), 300)).hint(
             "the parameters are state (queued, running, succeeded, failed, cancelled), operation (such as \
@@ -88,7 +88,7 @@ pub(super) async fn list(
                 .hint("pass next_cursor of the page before")
         })?),
     };
-    let filter = Filter { state: query.state, kind: None, operation: query.operation, before };
+    let filter = JobFilter { state: query.state, kind: None, operation: query.operation, before };
     Ok(Json(app.jobs.list(&filter, limit)))
 }
 

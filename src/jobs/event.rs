@@ -1,16 +1,17 @@
-//! What a job's log holds, and how it looks in JSON.
+//! What a job's log holds, and its JSON.
 //!
-//! The same JSON is the data of a typed stream's event and the line of a journal, so that a job
-//! reads the same before and after a restart.
+//! A typed stream's event and a journal's line carry the same JSON, so that a job reads the same before
+//! and after a restart.
 
 use std::borrow::Cow;
 use std::sync::Arc;
 
+use serde::de::IgnoredAny;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
 use crate::error::Failure;
-use crate::narration::{Level, Progress};
+use crate::narration::{JobStep, Level, Progress};
 use crate::text::json;
 use crate::time::Instant;
 
@@ -38,6 +39,8 @@ pub enum Body {
         message: String,
         /// How far it has come.
         progress: Option<Progress>,
+        /// The step of the job that it marks.
+        step: Option<JobStep>,
     },
     /// The operation's result; stands directly before the terminal event.
     Result(Arc<RawValue>),
@@ -59,7 +62,7 @@ pub enum Terminal {
 /// The `event:` name of a typed event, and the key of a journal's line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
-pub enum Kind {
+pub enum EventKind {
     /// [`Body::Narration`]
     Narration,
     /// [`Body::Result`]
@@ -72,7 +75,7 @@ pub enum Kind {
     Cancelled,
 }
 
-impl Kind {
+impl EventKind {
     /// The name on the wire.
     #[must_use]
     pub const fn name(self) -> &'static str {
@@ -86,7 +89,16 @@ impl Kind {
     }
 }
 
-/// The JSON of an event; which fields there are depends on its [`Kind`].
+/// Why a journal's line is no event.
+#[derive(Debug)]
+pub enum LineError {
+    /// It is not whole JSON: its write was cut off, or the disk is damaged.
+    Torn,
+    /// It is whole, and of a form that this version of the hive does not know.
+    Unknown(serde_json::Error),
+}
+
+/// The JSON of an event; which fields there are depends on its [`EventKind`].
 #[derive(Serialize, Deserialize)]
 struct Data<'a> {
     seq: u64,
@@ -115,7 +127,9 @@ struct FailedData<'a> {
 
 #[derive(Serialize, Deserialize)]
 struct Line<'a> {
-    event: Kind,
+    event: EventKind,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    step: Option<JobStep>,
     #[serde(borrow)]
     data: &'a RawValue,
 }
@@ -123,13 +137,13 @@ struct Line<'a> {
 impl Event {
     /// The event's kind.
     #[must_use]
-    pub const fn kind(&self) -> Kind {
+    pub const fn kind(&self) -> EventKind {
         match &self.body {
-            Body::Narration { .. } => Kind::Narration,
-            Body::Result(_) => Kind::Result,
-            Body::Terminal(Terminal::Done) => Kind::Done,
-            Body::Terminal(Terminal::Failed(_)) => Kind::Failed,
-            Body::Terminal(Terminal::Cancelled) => Kind::Cancelled,
+            Body::Narration { .. } => EventKind::Narration,
+            Body::Result(_) => EventKind::Result,
+            Body::Terminal(Terminal::Done) => EventKind::Done,
+            Body::Terminal(Terminal::Failed(_)) => EventKind::Failed,
+            Body::Terminal(Terminal::Cancelled) => EventKind::Cancelled,
         }
     }
 
@@ -148,7 +162,7 @@ impl Event {
             data: None,
         };
         match body {
-            Body::Narration { level, action, message, progress } => {
+            Body::Narration { level, action, message, progress, .. } => {
                 data.level = Some(*level);
                 data.action = Some(Cow::Borrowed(action));
                 data.message = Some(Cow::Borrowed(message));
@@ -163,33 +177,54 @@ impl Event {
         json(&data)
     }
 
+    /// The step of the job that the event marks.
+    #[must_use]
+    pub const fn step(&self) -> Option<JobStep> {
+        match &self.body {
+            Body::Narration { step, .. } => *step,
+            _ => None,
+        }
+    }
+
     /// The event as one line of a journal, without its line end.
     #[must_use]
     pub fn to_line(&self, operation: &str) -> String {
-        format!(r#"{{"event":"{}","data":{}}}"#, self.kind().name(), self.to_json(operation))
+        let (event, data) = (self.kind().name(), self.to_json(operation));
+        match self.step() {
+            Some(step) => format!(r#"{{"event":"{event}","step":"{}","data":{data}}}"#, step.name()),
+            None => format!(r#"{{"event":"{event}","data":{data}}}"#),
+        }
     }
 
-    /// Reads a journal's line.
+    /// Reads a journal's line. Unknown fields are ignored.
     ///
     /// # Errors
-    /// Where the line is not one that [`Event::to_line`] wrote; a torn last line is not.
-    pub fn from_line(line: &str) -> serde_json::Result<Self> {
+    /// [`LineError`] where it is not a line that [`Event::to_line`] writes.
+    pub fn from_line(line: &str) -> Result<Self, LineError> {
+        Self::parse_line(line).map_err(|error| match serde_json::from_str::<IgnoredAny>(line) {
+            Ok(_) => LineError::Unknown(error),
+            Err(_) => LineError::Torn,
+        })
+    }
+
+    fn parse_line(line: &str) -> serde_json::Result<Self> {
         let line: Line<'_> = serde_json::from_str(line)?;
         let data: Data<'_> = serde_json::from_str(line.data.get())?;
         let missing = |field: &str| serde::de::Error::custom(format!("missing field `{field}`"));
         let body = match line.event {
-            Kind::Narration => Body::Narration {
+            EventKind::Narration => Body::Narration {
                 level: data.level.ok_or_else(|| missing("level"))?,
                 action: Cow::Owned(data.action.ok_or_else(|| missing("action"))?.into_owned()),
                 message: data.message.ok_or_else(|| missing("message"))?.into_owned(),
                 progress: data.progress.map(Cow::into_owned),
+                step: line.step,
             },
-            Kind::Result => Body::Result(data.data.ok_or_else(|| missing("data"))?.into_owned().into()),
-            Kind::Done => Body::Terminal(Terminal::Done),
-            Kind::Failed => {
+            EventKind::Result => Body::Result(data.data.ok_or_else(|| missing("data"))?.into_owned().into()),
+            EventKind::Done => Body::Terminal(Terminal::Done),
+            EventKind::Failed => {
                 Body::Terminal(Terminal::Failed(Arc::new(serde_json::from_str(line.data.get())?)))
             }
-            Kind::Cancelled => Body::Terminal(Terminal::Cancelled),
+            EventKind::Cancelled => Body::Terminal(Terminal::Cancelled),
         };
         Ok(Self { seq: data.seq, at: data.at, body })
     }
@@ -237,6 +272,7 @@ mod tests {
                 eta_seconds: Some(1),
                 connections: None,
             }),
+            step: None,
         });
         assert_eq!(
             line,
@@ -265,10 +301,34 @@ mod tests {
     }
 
     #[test]
-    fn a_torn_line_is_refused() {
+    fn a_journal_keeps_the_step_that_a_stream_does_not_show() {
+        let event = Event {
+            seq: 2,
+            at: Instant(0),
+            body: Body::Narration {
+                level: Level::Debug,
+                action: "job_started".into(),
+                message: String::new(),
+                progress: None,
+                step: Some(JobStep::Started),
+            },
+        };
+        assert!(!event.to_json("x").contains("step"));
+        assert_eq!(Event::from_line(&event.to_line("x")).unwrap().step(), Some(JobStep::Started));
+    }
+
+    #[test]
+    fn a_torn_line_and_an_unknown_one_are_told_apart() {
         let line = Event { seq: 1, at: Instant(0), body: Body::Terminal(Terminal::Done) }.to_line("x");
         for end in 0..line.len() {
-            assert!(Event::from_line(&line[..end]).is_err());
+            assert!(matches!(Event::from_line(&line[..end]), Err(LineError::Torn)));
         }
+        let unknown_event = line.replace("done", "paused");
+        let unknown_code = r#"{"event":"failed","data":{"seq":1,"at":"2026-11-23T12:00:00.123Z",
+            "operation":"x","code":"of_a_later_version","message":"x"}}"#;
+        for line in [unknown_event.as_str(), unknown_code] {
+            assert!(matches!(Event::from_line(line), Err(LineError::Unknown(_))), "{line}");
+        }
+        assert!(Event::from_line(&line.replace("{\"seq", "{\"more\":[1],\"seq")).is_ok());
     }
 }

@@ -58,7 +58,7 @@ impl std::fmt::Display for JobId {
 /// Whether an operation only looks, or changes something.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
-pub enum Kind {
+pub enum OperationKind {
     /// Kept in memory only, never behind an act, off `/v1/events`.
     Read,
     /// Journalled; survives a restart of the hive.
@@ -68,7 +68,7 @@ pub enum Kind {
 /// The limit that an operation counts against.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
-pub enum Class {
+pub enum JobClass {
     /// Everything that only looks.
     Reads,
     /// Transfers of models.
@@ -82,7 +82,7 @@ pub enum Class {
 /// How a job stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
-pub enum State {
+pub enum JobState {
     /// It waits for a free place in its class.
     Queued,
     /// It is at work.
@@ -95,7 +95,7 @@ pub enum State {
     Cancelled,
 }
 
-impl State {
+impl JobState {
     /// Whether nothing follows.
     #[must_use]
     pub const fn is_ended(self) -> bool {
@@ -103,7 +103,7 @@ impl State {
     }
 }
 
-impl From<&Terminal> for State {
+impl From<&Terminal> for JobState {
     fn from(terminal: &Terminal) -> Self {
         match terminal {
             Terminal::Done => Self::Succeeded,
@@ -126,13 +126,13 @@ pub enum StopReason {
 
 /// What is fixed about a job when it is made; the first line of its journal.
 #[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct Header {
+pub struct JobHeader {
     /// The job's id.
     pub id: JobId,
     /// The operation's name in `snake_case`.
     pub operation: String,
     /// Read or act.
-    pub kind: Kind,
+    pub kind: OperationKind,
     /// The request, in its `operation` spelling, with every default filled in.
     pub request: Box<RawValue>,
     /// When it was submitted.
@@ -145,18 +145,18 @@ pub struct Header {
 /// One job of the registry.
 #[derive(Debug)]
 pub struct Job {
-    header: Header,
+    header: JobHeader,
     stop: CancellationToken,
     stop_reason: OnceLock<StopReason>,
-    progress: watch::Sender<Standing>,
-    log: Mutex<LogPlace>,
+    status: watch::Sender<JobStatus>,
+    log: Mutex<LogLocation>,
     /// Whether the journal has everything, so that the log can be left to it.
     is_journalled: AtomicBool,
 }
 
 #[derive(Clone, Debug)]
-struct Standing {
-    state: State,
+struct JobStatus {
+    state: JobState,
     started_at: Option<Instant>,
     ended_at: Option<Instant>,
     result: Option<Arc<RawValue>>,
@@ -164,7 +164,7 @@ struct Standing {
 }
 
 #[derive(Debug)]
-enum LogPlace {
+enum LogLocation {
     /// In memory.
     Resident(Arc<Log>),
     /// In its journal; perhaps still in memory too, for a reader of it.
@@ -173,15 +173,15 @@ enum LogPlace {
 
 /// What `GET /v1/jobs` shows of a job.
 #[derive(Clone, Debug, Serialize)]
-pub struct Summary {
+pub struct JobSummary {
     /// Its id.
     pub job_id: JobId,
     /// The operation's name in `snake_case`.
     pub operation: String,
     /// Read or act.
-    pub kind: Kind,
+    pub kind: OperationKind,
     /// How it stands.
-    pub state: State,
+    pub state: JobState,
     /// When it was submitted.
     pub created_at: Instant,
     /// When it left the queue.
@@ -200,21 +200,26 @@ pub struct Summary {
 
 impl Job {
     /// A job that waits for its turn.
-    pub(super) fn queued(header: Header, log: Arc<Log>) -> Self {
-        let standing =
-            Standing { state: State::Queued, started_at: None, ended_at: None, result: None, failure: None };
+    pub(super) fn queued(header: JobHeader, log: Arc<Log>) -> Self {
+        let status = JobStatus {
+            state: JobState::Queued,
+            started_at: None,
+            ended_at: None,
+            result: None,
+            failure: None,
+        };
         Self {
             header,
             stop: CancellationToken::new(),
             stop_reason: OnceLock::new(),
-            progress: watch::Sender::new(standing),
-            log: Mutex::new(LogPlace::Resident(log)),
+            status: watch::Sender::new(status),
+            log: Mutex::new(LogLocation::Resident(log)),
             is_journalled: AtomicBool::new(true),
         }
     }
 
     /// A job that ended in an earlier run of the hive.
-    pub(super) fn from_journal(header: Header, started_at: Option<Instant>, log: &Arc<Log>) -> Self {
+    pub(super) fn from_journal(header: JobHeader, started_at: Option<Instant>, log: &Arc<Log>) -> Self {
         let job = Self::queued(header, Arc::clone(log));
         if let Some(started_at) = started_at {
             job.start(started_at);
@@ -234,7 +239,7 @@ impl Job {
 
     /// What is fixed about it.
     #[must_use]
-    pub const fn header(&self) -> &Header {
+    pub const fn header(&self) -> &JobHeader {
         &self.header
     }
 
@@ -246,37 +251,37 @@ impl Job {
 
     /// How it stands.
     #[must_use]
-    pub fn state(&self) -> State {
-        self.progress.borrow().state
+    pub fn state(&self) -> JobState {
+        self.status.borrow().state
     }
 
     /// When it left the queue.
     #[must_use]
     pub fn started_at(&self) -> Option<Instant> {
-        self.progress.borrow().started_at
+        self.status.borrow().started_at
     }
 
     /// When it ended.
     #[must_use]
     pub fn ended_at(&self) -> Option<Instant> {
-        self.progress.borrow().ended_at
+        self.status.borrow().ended_at
     }
 
     /// What `GET /v1/jobs` shows of it.
     #[must_use]
-    pub fn summary(&self) -> Summary {
-        let standing = self.progress.borrow().clone();
-        Summary {
+    pub fn summary(&self) -> JobSummary {
+        let status = self.status.borrow().clone();
+        JobSummary {
             job_id: self.header.id.clone(),
             operation: self.header.operation.clone(),
             kind: self.header.kind,
-            state: standing.state,
+            state: status.state,
             created_at: self.header.created_at,
-            started_at: standing.started_at,
-            ended_at: standing.ended_at,
+            started_at: status.started_at,
+            ended_at: status.ended_at,
             request: self.header.request.clone(),
-            result: standing.result,
-            failure: standing.failure,
+            result: status.result,
+            failure: status.failure,
             sse_url: self.sse_url(),
         }
     }
@@ -307,24 +312,24 @@ impl Job {
 
     /// Waits until the terminal event is published.
     pub async fn ended(&self) {
-        let mut progress = self.progress.subscribe();
+        let mut status = self.status.subscribe();
         // The sender lives in `self`: this can only end by the condition.
-        let _ended = progress.wait_for(|standing| standing.state.is_ended()).await;
+        let _ended = status.wait_for(|status| status.state.is_ended()).await;
     }
 
     pub(super) fn start(&self, at: Instant) {
-        self.progress.send_modify(|standing| {
-            standing.state = State::Running;
-            standing.started_at = Some(at);
+        self.status.send_modify(|status| {
+            status.state = JobState::Running;
+            status.started_at = Some(at);
         });
     }
 
     pub(super) fn end(&self, at: Instant, terminal: &Terminal, result: Option<Arc<RawValue>>) {
-        self.progress.send_modify(|standing| {
-            standing.state = State::from(terminal);
-            standing.ended_at = Some(at);
-            standing.result = result;
-            standing.failure = match terminal {
+        self.status.send_modify(|status| {
+            status.state = JobState::from(terminal);
+            status.ended_at = Some(at);
+            status.result = result;
+            status.failure = match terminal {
                 Terminal::Failed(failure) => Some(Arc::clone(failure)),
                 _ => None,
             };
@@ -334,16 +339,16 @@ impl Job {
     /// The log, if it is in memory.
     pub(super) fn resident_log(&self) -> Option<Arc<Log>> {
         match &*self.log.lock() {
-            LogPlace::Resident(log) => Some(Arc::clone(log)),
-            LogPlace::Journal(log) => log.upgrade(),
+            LogLocation::Resident(log) => Some(Arc::clone(log)),
+            LogLocation::Journal(log) => log.upgrade(),
         }
     }
 
     /// Bytes of memory that the log takes for sure.
     pub(super) fn resident_bytes(&self) -> usize {
         match &*self.log.lock() {
-            LogPlace::Resident(log) => log.bytes(),
-            LogPlace::Journal(_) => 0,
+            LogLocation::Resident(log) => log.bytes(),
+            LogLocation::Journal(_) => 0,
         }
     }
 
@@ -357,20 +362,23 @@ impl Job {
         if !self.is_journalled.load(Ordering::Acquire) {
             return;
         }
-        let mut place = self.log.lock();
-        if let LogPlace::Resident(log) = &*place {
-            *place = LogPlace::Journal(Arc::downgrade(log));
+        let mut location = self.log.lock();
+        if let LogLocation::Resident(log) = &*location {
+            *location = LogLocation::Journal(Arc::downgrade(log));
         }
     }
 
     /// The log, read back by `load` where it is in its journal alone.
-    pub(super) async fn log(&self, load: impl AsyncFnOnce(&Header) -> Result<Arc<Log>>) -> Result<Arc<Log>> {
+    pub(super) async fn log(
+        &self,
+        load: impl AsyncFnOnce(&JobHeader) -> Result<Arc<Log>>,
+    ) -> Result<Arc<Log>> {
         if let Some(log) = self.resident_log() {
             return Ok(log);
         }
         let log = load(&self.header).await?;
-        let mut place = self.log.lock();
-        if let LogPlace::Journal(weak) = &mut *place {
+        let mut location = self.log.lock();
+        if let LogLocation::Journal(weak) = &mut *location {
             *weak = Arc::downgrade(&log);
         }
         Ok(log)

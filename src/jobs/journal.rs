@@ -1,33 +1,39 @@
-//! The journal of an act: one file of JSON lines, written before its events are published, so that
-//! their numbers survive the death of the daemon.
+//! The journal of an act: one file of JSON lines. An event is written there before it is published, so
+//! that its number survives the death of the daemon.
 //!
-//! The first line is the job's [`Header`]; each further line is one event. One `write` a batch and
-//! no fsync: what the kernel has taken survives a killed process, and a job's history is not worth
-//! a disk flush for every event. A torn last line is cut off when the file is read back.
+//! The first line has the format's version and the job's [`JobHeader`]; each further line is one event.
+//! A batch is one `write` without fsync: what the kernel has taken survives a killed process, and a
+//! job's history is not worth a disk flush for every event. When a file is read back, an incomplete
+//! last line is ignored.
+//!
+//! Formats: 0 is that of the first release, without a version; its job steps are known by the actions of
+//! their narrations. 1 added the version and `step`. A format may gain fields without a new version:
+//! unknown fields are ignored when a journal is read and kept when it is rewritten. A journal that this
+//! hive cannot understand whole (a later version, or an unknown event or error code) is left as it is.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::fs::File;
 use std::io::{BufRead, BufReader, ErrorKind, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
+use serde_json::{Map, Value};
 
-use super::event::Event;
-use super::job::{Header, JobId};
+use super::event::{Body, Event, LineError};
+use super::job::{JobHeader, JobId};
 use super::log::{Bounds, Elision, Log};
-use crate::error::{Failure, Result};
+use crate::error::{Code, Failure, Result};
 use crate::files;
+use crate::narration::JobStep;
 use crate::text::json;
 use crate::time::Instant;
 
+/// The version of the format that this hive writes.
+const FORMAT: u32 = 1;
+
 const EXTENSION: &str = "jsonl";
-
-/// The action of the narration that says that a job must wait for its turn.
-pub(super) const QUEUED: &str = "job_queued";
-
-/// The action of the narration that marks a job's start.
-pub(super) const STARTED: &str = "job_started";
 
 /// The folder of journals.
 #[derive(Clone, Debug)]
@@ -36,35 +42,68 @@ pub(super) struct Journals {
     bounds: Bounds,
 }
 
-/// An open journal, written to by one job's drain.
+/// An open journal. One job's drain writes to it.
 #[derive(Debug)]
 pub(super) struct Journal {
     path: PathBuf,
     file: File,
-    header: Header,
+    operation: String,
 }
 
-#[derive(Serialize, Deserialize)]
-struct FirstLine {
-    job: Header,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+/// The first line, `job` as it stands in the file.
+#[derive(Deserialize)]
+struct FirstLine<'a> {
+    #[serde(default)]
+    version: u32,
+    #[serde(borrow)]
+    job: &'a RawValue,
+    #[serde(default)]
     started_at: Option<Instant>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    elided: Option<ElidedNote>,
+    #[serde(default)]
+    elided: Option<Elision>,
 }
 
-#[derive(Serialize, Deserialize)]
-struct ElidedNote {
-    from: u64,
-    to: u64,
-    count: u64,
+#[derive(Serialize)]
+struct WrittenFirstLine<'a, J: Serialize> {
+    #[serde(skip_serializing_if = "is_zero")]
+    version: u32,
+    job: &'a J,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    started_at: Option<Instant>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    elided: Option<Elision>,
+    /// Fields of a later version.
+    #[serde(flatten)]
+    unknown: Map<String, Value>,
 }
 
-/// A job as its journal tells it.
-pub(super) struct Recalled {
-    pub(super) header: Header,
+/// The fields of [`FirstLine`].
+const KNOWN_FIELDS: [&str; 4] = ["version", "job", "started_at", "elided"];
+
+/// A job read back from its journal.
+#[derive(Debug)]
+pub(super) struct RecalledJob {
+    pub(super) header: JobHeader,
     pub(super) started_at: Option<Instant>,
     pub(super) log: Arc<Log>,
+}
+
+/// Why a journal was not read back.
+#[derive(Debug)]
+pub(super) enum RecallError {
+    /// A later version of the hive wrote it.
+    Newer(String),
+    /// It cannot be read, or its first line is damaged.
+    Unreadable(Failure),
+}
+
+impl From<RecallError> for Failure {
+    fn from(error: RecallError) -> Self {
+        match error {
+            RecallError::Newer(what) => Self::new(Code::Io, what).hint("update rbee-hive to see this job"),
+            RecallError::Unreadable(failure) => failure,
+        }
+    }
 }
 
 impl Journals {
@@ -72,8 +111,8 @@ impl Journals {
         std::fs::create_dir_all(&dir).map_err(|error| Failure::io("create", &dir, &error))?;
         let journals = Self { dir, bounds };
         for id in journals.ids_with(files::DRAFT)? {
-            // A hive was killed while it wrote this; the journal itself, where there is one, is whole.
-            let _gone = std::fs::remove_file(journals.path_with(&id, files::DRAFT));
+            // A hive was killed while it wrote this; the journal itself, if there is one, is complete.
+            let _removed = std::fs::remove_file(journals.path_with(&id, files::DRAFT));
         }
         Ok(journals)
     }
@@ -87,16 +126,22 @@ impl Journals {
     }
 
     /// Starts the journal of a new job.
-    pub(super) fn create(&self, header: &Header) -> Result<Journal> {
+    pub(super) fn create(&self, header: &JobHeader) -> Result<Journal> {
         let path = self.path(&header.id);
-        let first = json(&FirstLine { job: header.clone(), started_at: None, elided: None });
-        // Its name comes last: of a job that a kill kept from being answered nothing is recalled.
+        let first = json(&WrittenFirstLine {
+            version: FORMAT,
+            job: header,
+            started_at: None,
+            elided: None,
+            unknown: Map::new(),
+        });
+        // The file gets its name last: a job whose submission a kill left unanswered leaves no journal.
         let file = files::put(&path, format!("{first}\n").as_bytes())
             .map_err(|error| Failure::io("write the journal", &path, &error))?;
-        Ok(Journal { path, file, header: header.clone() })
+        Ok(Journal { path, file, operation: header.operation.clone() })
     }
 
-    /// The ids of all journals, oldest first. Files of other names are left alone.
+    /// The ids of all journals, oldest first. Files with other names are ignored.
     pub(super) fn ids(&self) -> Result<Vec<JobId>> {
         self.ids_with(EXTENSION)
     }
@@ -110,46 +155,59 @@ impl Journals {
         Ok(ids)
     }
 
-    /// Reads a job back. Reading stops at the first line that is not whole.
-    pub(super) fn recall(&self, id: &JobId) -> Result<Recalled> {
+    /// Reads a job back, up to the first line that is incomplete or damaged.
+    pub(super) fn recall(&self, id: &JobId) -> Result<RecalledJob, RecallError> {
         let path = self.path(id);
-        let failed = |error: std::io::Error| Failure::io("read the journal", &path, &error);
-        let mut lines = BufReader::new(File::open(&path).map_err(failed)?).lines();
-        let first = lines.next().transpose().map_err(failed)?.unwrap_or_default();
-        let first: FirstLine = serde_json::from_str(&first)
-            .map_err(|error| failed(std::io::Error::new(ErrorKind::InvalidData, error)))?;
+        let mut lines = Lines::open(&path)?;
+        let text = lines.first()?;
+        let first = parse_first_line(&path, &text)?;
+        let header: JobHeader =
+            serde_json::from_str(first.job.get()).map_err(|error| unreadable(&path, error.into()))?;
         let log = Log::new(self.bounds);
-        if let Some(ElidedNote { from, to, count }) = first.elided {
-            log.restore_elision(Elision { from, to, count });
+        if let Some(elision) = first.elided {
+            log.restore_elision(elision);
         }
         let mut started_at = first.started_at;
-        let mut last_seq = 0;
-        for line in lines {
-            let Ok(line) = line else { break };
-            let Ok(event) = Event::from_line(&line) else { break };
-            if event.seq <= last_seq || log.terminal().is_some() {
-                break;
+        while let Some((_, mut event)) = lines.next_event()? {
+            if first.version == 0 {
+                mark_step_of_format_0(&mut event);
             }
-            last_seq = event.seq;
-            if let super::event::Body::Narration { action, .. } = &event.body
-                && action == STARTED
-            {
+            if event.step() == Some(JobStep::Started) {
                 started_at.get_or_insert(event.at);
             }
             log.append([Arc::new(event)]);
         }
-        Ok(Recalled { header: first.job, started_at, log: Arc::new(log) })
+        Ok(RecalledJob { header, started_at, log: Arc::new(log) })
     }
 
-    /// Rewrites the journal of an ended job to what its log holds, all or nothing.
-    pub(super) fn rewrite(&self, header: &Header, started_at: Option<Instant>, log: &Log) -> Result<()> {
-        let path = self.path(&header.id);
-        let (elision, events) = log.snapshot();
-        let elided = elision.map(|Elision { from, to, count }| ElidedNote { from, to, count });
-        let mut text = json(&FirstLine { job: header.clone(), started_at, elided });
+    /// Rewrites the journal of an ended job to the events that its log holds, all or nothing. A line
+    /// that the file has already stays as it is, with whatever fields a later version gave it.
+    pub(super) fn rewrite(&self, id: &JobId, started_at: Option<Instant>, log: &Log) -> Result<()> {
+        let path = self.path(id);
+        let mut lines = Lines::open(&path)?;
+        let first = lines.first()?;
+        let FirstLine { version, job, .. } = parse_first_line(&path, &first)?;
+        let header: JobHeader =
+            serde_json::from_str(job.get()).map_err(|error| unreadable(&path, error.into()))?;
+        let mut unknown: Map<String, Value> =
+            serde_json::from_str(&first).map_err(|error| unreadable(&path, error.into()))?;
+        unknown.retain(|field, _| !KNOWN_FIELDS.contains(&field.as_str()));
+
+        let (elided, events) = log.snapshot();
+        let kept: HashSet<u64> = events.iter().map(|event| event.seq).collect();
+        let mut present = HashMap::new();
+        while let Some((line, event)) = lines.next_event()? {
+            if kept.contains(&event.seq) {
+                present.insert(event.seq, line);
+            }
+        }
+        let mut text = json(&WrittenFirstLine { version, job: &job, started_at, elided, unknown });
         for event in events {
             text.push('\n');
-            text.push_str(&event.to_line(&header.operation));
+            match present.get(&event.seq) {
+                Some(line) => text.push_str(line),
+                None => text.push_str(&event.to_line(&header.operation)),
+            }
         }
         text.push('\n');
         files::put(&path, text.as_bytes())
@@ -157,8 +215,8 @@ impl Journals {
             .map_err(|error| Failure::io("rewrite the journal", &path, &error))
     }
 
-    /// Forgets jobs, with the logs of the workers that they tried in vain. The folder is read once,
-    /// however many jobs go.
+    /// Removes the journals of jobs, and the logs of workers that those jobs failed to start. Reads the
+    /// folder once, however many jobs are removed.
     pub(super) fn remove(&self, jobs: &HashSet<&JobId>) {
         if jobs.is_empty() {
             return;
@@ -188,44 +246,106 @@ impl Journal {
     pub(super) fn write(&mut self, events: &[Arc<Event>]) -> Result<()> {
         let mut text = String::new();
         for event in events {
-            text.push_str(&event.to_line(&self.header.operation));
+            text.push_str(&event.to_line(&self.operation));
             text.push('\n');
         }
         self.file
             .write_all(text.as_bytes())
             .map_err(|error| Failure::io("write the journal", Path::new(&self.path), &error))
     }
+
+    /// A journal that writes to `file`, such as a pipe.
+    #[cfg(test)]
+    pub(super) fn to_file(file: File, operation: &str) -> Self {
+        Self { path: PathBuf::new(), file, operation: operation.to_owned() }
+    }
+}
+
+/// The lines of a journal, up to the first one that is incomplete or damaged, or to its end.
+struct Lines<'a> {
+    path: &'a Path,
+    lines: std::io::Lines<BufReader<File>>,
+    last_seq: u64,
+    ended: bool,
+}
+
+impl<'a> Lines<'a> {
+    fn open(path: &'a Path) -> Result<Self, RecallError> {
+        let file = File::open(path).map_err(|error| unreadable(path, error))?;
+        Ok(Self { path, lines: BufReader::new(file).lines(), last_seq: 0, ended: false })
+    }
+
+    fn first(&mut self) -> Result<String, RecallError> {
+        let first = self.lines.next().transpose().map_err(|error| unreadable(self.path, error))?;
+        Ok(first.unwrap_or_default())
+    }
+
+    /// The next event with its line; nothing after the terminal event, or where the rest is damaged.
+    fn next_event(&mut self) -> Result<Option<(String, Event)>, RecallError> {
+        if self.ended {
+            return Ok(None);
+        }
+        let Some(Ok(line)) = self.lines.next() else { return Ok(None) };
+        let event = match Event::from_line(&line) {
+            Ok(event) => event,
+            Err(LineError::Torn) => return Ok(None),
+            Err(LineError::Unknown(error)) => {
+                return Err(newer(
+                    self.path,
+                    &format!("has an event that this version does not know: {error}"),
+                ));
+            }
+        };
+        if event.seq <= self.last_seq {
+            return Ok(None);
+        }
+        self.last_seq = event.seq;
+        self.ended = matches!(event.body, Body::Terminal(_));
+        Ok(Some((line, event)))
+    }
+}
+
+fn parse_first_line<'a>(path: &Path, text: &'a str) -> Result<FirstLine<'a>, RecallError> {
+    /// Read alone first: all else may be different in a later version.
+    #[derive(Deserialize)]
+    struct Version {
+        #[serde(default)]
+        version: u32,
+    }
+
+    let Version { version } = serde_json::from_str(text).map_err(|error| unreadable(path, error.into()))?;
+    if version > FORMAT {
+        return Err(newer(
+            path,
+            &format!("has format {version}, and this version knows formats up to {FORMAT}"),
+        ));
+    }
+    serde_json::from_str(text).map_err(|error| unreadable(path, error.into()))
+}
+
+/// In format 0 a narration's action tells the step that it marks.
+fn mark_step_of_format_0(event: &mut Event) {
+    if let Body::Narration { action, step, .. } = &mut event.body {
+        *step = match &**action {
+            "job_queued" => Some(JobStep::Queued),
+            "job_started" => Some(JobStep::Started),
+            _ => None,
+        };
+    }
+}
+
+fn unreadable(path: &Path, error: std::io::Error) -> RecallError {
+    RecallError::Unreadable(Failure::io("read the journal", path, &error))
+}
+
+fn newer(path: &Path, why: &str) -> RecallError {
+    let path = path.display();
+    RecallError::Newer(format!("the journal {path} was written by a newer version of rbee-hive: it {why}"))
+}
+
+const fn is_zero(number: &u32) -> bool {
+    *number == 0
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn what_a_killed_rewrite_left_is_removed_and_nothing_else() {
-        let dir = tempfile::tempdir().unwrap();
-        let job = JobId::new();
-        let names = [format!("{job}.jsonl"), format!("{job}.tmp"), "notes.tmp".to_owned()];
-        for name in &names {
-            std::fs::write(dir.path().join(name), "x").unwrap();
-        }
-        let journals = Journals::open(dir.path().to_owned(), Bounds { events: 1, bytes: 1 }).unwrap();
-        assert_eq!(journals.ids().unwrap(), [job]);
-        let left = names.map(|name| dir.path().join(name).exists());
-        assert_eq!(left, [true, false, true]);
-    }
-
-    #[test]
-    fn a_forgotten_job_takes_the_logs_of_its_attempts_along() {
-        let dir = tempfile::tempdir().unwrap();
-        let journals = Journals::open(dir.path().to_owned(), Bounds { events: 1, bytes: 1 }).unwrap();
-        let (gone, kept) = (JobId::new(), JobId::new());
-        let names =
-            [format!("{gone}.jsonl"), format!("{gone}.w1.log"), format!("{kept}.jsonl"), "x.log".into()];
-        for name in &names {
-            std::fs::write(dir.path().join(name), "x").unwrap();
-        }
-        journals.remove(&HashSet::from([&gone]));
-        assert_eq!(names.map(|name| dir.path().join(name).exists()), [false, false, true, true]);
-    }
-}
+mod tests;

@@ -5,40 +5,43 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-use super::job::Class;
+use super::job::JobClass;
 use crate::config::Jobs;
 use crate::error::{Code, Failure, Result};
 
-/// The places of every class.
+/// The limits of every class.
 #[derive(Debug)]
 pub(super) struct Limits {
-    reads: Places,
-    downloads: Places,
-    loads: Places,
-    acts: Places,
+    reads: ClassLimit,
+    downloads: ClassLimit,
+    loads: ClassLimit,
+    acts: ClassLimit,
 }
 
 #[derive(Debug)]
-struct Places {
-    free: Arc<Semaphore>,
+struct ClassLimit {
+    permits: Arc<Semaphore>,
+    /// Jobs that may run at once.
     total: usize,
+    /// Jobs that wait now.
     waiting: Arc<AtomicUsize>,
+    /// Jobs that may wait.
     queue: usize,
 }
 
-/// A job's claim on a place: taken when the job is submitted, so that a full queue refuses there.
+/// A job's claim on a permit. Made when the job is submitted, so that a full queue refuses it there.
 #[derive(Debug)]
 pub(super) enum Claim {
-    /// There was a free place.
-    Place(OwnedSemaphorePermit),
-    /// It must wait.
+    /// A permit was free.
+    Permit(OwnedSemaphorePermit),
+    /// The job must wait for one.
     Wait(Waiting),
 }
 
-/// A place in the queue; leaves it when dropped.
+/// A position in the queue, given up when dropped.
 #[derive(Debug)]
 pub(super) struct Waiting {
-    free: Arc<Semaphore>,
+    permits: Arc<Semaphore>,
     waiting: Arc<AtomicUsize>,
     /// Jobs of the class that may run at once.
     pub(super) total: usize,
@@ -48,56 +51,59 @@ pub(super) struct Waiting {
 
 impl Limits {
     pub(super) fn new(config: &Jobs) -> Self {
-        let places = |total| Places {
-            free: Arc::new(Semaphore::new(total)),
+        let limit = |total| ClassLimit {
+            permits: Arc::new(Semaphore::new(total)),
             total,
             waiting: Arc::default(),
             queue: config.queue,
         };
         Self {
-            reads: places(config.concurrent_reads),
-            downloads: places(config.concurrent_downloads),
-            loads: places(config.concurrent_loads),
-            acts: places(config.concurrent_acts),
+            reads: limit(config.concurrent_reads),
+            downloads: limit(config.concurrent_downloads),
+            loads: limit(config.concurrent_loads),
+            acts: limit(config.concurrent_acts),
         }
     }
 
-    /// Claims a place of `class`.
-    pub(super) fn claim(&self, class: Class) -> Result<Claim> {
-        let (places, name) = match class {
-            Class::Reads => (&self.reads, "reads"),
-            Class::Downloads => (&self.downloads, "downloads"),
-            Class::Loads => (&self.loads, "loads"),
-            Class::Acts => (&self.acts, "acts"),
+    /// Claims a permit of `class`.
+    ///
+    /// # Errors
+    /// [`Code::QueueFull`]
+    pub(super) fn claim(&self, class: JobClass) -> Result<Claim> {
+        let (limit, name) = match class {
+            JobClass::Reads => (&self.reads, "reads"),
+            JobClass::Downloads => (&self.downloads, "downloads"),
+            JobClass::Loads => (&self.loads, "loads"),
+            JobClass::Acts => (&self.acts, "acts"),
         };
-        if let Ok(permit) = Arc::clone(&places.free).try_acquire_owned() {
-            return Ok(Claim::Place(permit));
+        if let Ok(permit) = Arc::clone(&limit.permits).try_acquire_owned() {
+            return Ok(Claim::Permit(permit));
         }
-        let ahead = places
+        let ahead = limit
             .waiting
             .fetch_update(Ordering::AcqRel, Ordering::Acquire, |waiting| {
-                (waiting < places.queue).then_some(waiting + 1)
+                (waiting < limit.queue).then_some(waiting + 1)
             })
             .map_err(|waiting| {
                 Failure::new(
                     Code::QueueFull,
-                    format!("{} {name} are running and {waiting} are waiting", places.total),
+                    format!("{} {name} are running and {waiting} are waiting", limit.total),
                 )
                 .hint("try again when some have ended; GET /v1/jobs?state=queued lists them")
             })?;
         Ok(Claim::Wait(Waiting {
-            free: Arc::clone(&places.free),
-            waiting: Arc::clone(&places.waiting),
-            total: places.total,
+            permits: Arc::clone(&limit.permits),
+            waiting: Arc::clone(&limit.waiting),
+            total: limit.total,
             ahead,
         }))
     }
 }
 
 impl Waiting {
-    /// Waits for its turn. Places are given in the order in which jobs began to wait.
-    pub(super) async fn turn(&self) -> OwnedSemaphorePermit {
-        match Arc::clone(&self.free).acquire_owned().await {
+    /// Waits for a permit. Permits go out in the order in which jobs began to wait.
+    pub(super) async fn permit(&self) -> OwnedSemaphorePermit {
+        match Arc::clone(&self.permits).acquire_owned().await {
             Ok(permit) => permit,
             // Nothing closes these semaphores.
             Err(_) => std::future::pending().await,

@@ -1,24 +1,25 @@
 //! A job's log: everything that it narrated, replayable by any number of readers.
 //!
 //! Invariants:
-//! - Replay is live: every reader, early or late, is a [`Cursor`] on the one list of events.
-//! - A cursor looks only after it has subscribed, and the subscription is a `watch` on the last
-//!   event's number: a wake-up cannot be missed, only merged with a later one.
-//! - Within its bounds the log keeps everything. Beyond them it gives up its oldest progress
-//!   events, then its oldest debug and info narrations, and says so in one [`Elision`]; warnings,
-//!   errors, results and the terminal event are never given up.
+//! - Replay and live reading are one path: every reader, early or late, is a [`Cursor`] on the one
+//!   list of events.
+//! - A cursor subscribes before it looks, and subscribes to a `watch` of the last event's number: a
+//!   wake-up can be merged with a later one, but not missed.
+//! - Within its bounds the log keeps everything. Beyond them it drops its oldest progress events, then
+//!   its oldest debug and info narrations, and reports what it dropped in one [`Elision`]. It never
+//!   drops warnings, errors, results and the terminal event.
 //! - The lock is held for short, bounded work and never across an await.
 
 use std::sync::Arc;
 
 use parking_lot::Mutex;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
 use super::event::{Body, Event, Terminal};
 use crate::narration::Level;
 
-/// A cursor is given at most so many events at once.
+/// The most events of one batch.
 const BATCH_EVENTS: usize = 256;
 
 /// How much a log keeps.
@@ -30,8 +31,8 @@ pub struct Bounds {
     pub bytes: usize,
 }
 
-/// Which events the log gave up.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+/// Which events the log dropped.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Elision {
     /// The number of the first.
     pub from: u64,
@@ -44,20 +45,20 @@ pub struct Elision {
 /// The log of one job.
 #[derive(Debug)]
 pub struct Log {
-    state: Mutex<State>,
+    contents: Mutex<Contents>,
     /// The number of the last event; readers wait on it.
     last: watch::Sender<u64>,
     bounds: Bounds,
 }
 
 #[derive(Debug, Default)]
-struct State {
-    /// Ascending by number, with gaps where events were given up.
+struct Contents {
+    /// Ascending by number, with gaps where events were dropped.
     events: Vec<Arc<Event>>,
     bytes: usize,
     elision: Option<Elision>,
     terminal: Option<Arc<Event>>,
-    /// The number of the last event, kept or given up.
+    /// The number of the last event, kept or dropped.
     last_seq: u64,
 }
 
@@ -65,44 +66,43 @@ impl Log {
     /// An empty log.
     #[must_use]
     pub fn new(bounds: Bounds) -> Self {
-        Self { state: Mutex::default(), last: watch::Sender::new(0), bounds }
+        Self { contents: Mutex::default(), last: watch::Sender::new(0), bounds }
     }
 
-    /// Publishes events, whose numbers follow on those before.
+    /// Publishes events. Their numbers continue those before.
     pub fn append(&self, events: impl IntoIterator<Item = Arc<Event>>) {
         let last = {
-            let mut state = self.state.lock();
+            let mut contents = self.contents.lock();
             for event in events {
-                debug_assert!(state.last_seq < event.seq);
-                debug_assert!(state.terminal.is_none(), "nothing follows the terminal event");
-                state.last_seq = event.seq;
-                state.bytes += event.size();
+                debug_assert!(contents.last_seq < event.seq);
+                debug_assert!(contents.terminal.is_none(), "nothing follows the terminal event");
+                contents.last_seq = event.seq;
+                contents.bytes += event.size();
                 if matches!(event.body, Body::Terminal(_)) {
-                    state.terminal = Some(Arc::clone(&event));
+                    contents.terminal = Some(Arc::clone(&event));
                 }
-                state.events.push(event);
+                contents.events.push(event);
             }
-            if state.events.len() > self.bounds.events || state.bytes > self.bounds.bytes {
-                state.elide(self.bounds);
+            if contents.events.len() > self.bounds.events || contents.bytes > self.bounds.bytes {
+                contents.elide(self.bounds);
             }
-            state.last_seq
+            contents.last_seq
         };
         self.last.send_replace(last);
     }
 
-    /// The number of the last event; 0 before the first. Once there is a terminal event, it is that
-    /// one's.
+    /// The number of the last event; 0 before the first. Once there is a terminal event, its number.
     #[must_use]
     pub fn last_seq(&self) -> u64 {
-        // Not what `last` says: it follows a moment later, and whoever saw the terminal event in
-        // that moment would take an earlier event for the last.
-        self.state.lock().last_seq
+        // Not from `last`, which is updated a moment later: a caller that had seen the terminal event
+        // would take an earlier event for the last.
+        self.contents.lock().last_seq
     }
 
     /// The terminal event, once there is one.
     #[must_use]
     pub fn terminal(&self) -> Option<Arc<Event>> {
-        self.state.lock().terminal.clone()
+        self.contents.lock().terminal.clone()
     }
 
     /// How the job ended, once it has.
@@ -117,35 +117,35 @@ impl Log {
     /// Bytes of memory that the events take.
     #[must_use]
     pub fn bytes(&self) -> usize {
-        self.state.lock().bytes
+        self.contents.lock().bytes
     }
 
-    /// Whether the log has given up events.
+    /// Whether the log has dropped events.
     #[must_use]
     pub fn is_elided(&self) -> bool {
-        self.state.lock().elision.is_some()
+        self.contents.lock().elision.is_some()
     }
 
-    /// Restores the note of an elision that happened in an earlier run of the hive.
+    /// Restores the elision of an earlier run of the hive.
     pub(crate) fn restore_elision(&self, elision: Elision) {
-        self.state.lock().elision = Some(elision);
+        self.contents.lock().elision = Some(elision);
     }
 
     /// A copy of what the log holds.
     pub(crate) fn snapshot(&self) -> (Option<Elision>, Vec<Arc<Event>>) {
-        let state = self.state.lock();
-        (state.elision, state.events.clone())
+        let contents = self.contents.lock();
+        (contents.elision, contents.events.clone())
     }
 
-    /// A reader that starts after event `after`; 0 starts at the first.
+    /// A reader that starts after event number `after`; 0 starts at the first.
     #[must_use]
     pub fn follow(self: &Arc<Self>, after: u64) -> Cursor {
-        Cursor { last: self.last.subscribe(), log: Arc::clone(self), after, told: 0 }
+        Cursor { last: self.last.subscribe(), log: Arc::clone(self), after, elision_told: 0 }
     }
 }
 
-impl State {
-    /// Brings the log to nine tenths of its bounds, so that this seldom runs.
+impl Contents {
+    /// Reduces the log to nine tenths of its bounds, so that this runs seldom.
     fn elide(&mut self, bounds: Bounds) {
         let fits = |events: usize, bytes: usize| {
             events <= bounds.events - bounds.events / 10 && bytes <= bounds.bytes - bounds.bytes / 10
@@ -178,57 +178,61 @@ impl State {
     }
 }
 
-/// What a cursor is given at once.
+/// What a cursor returns at once.
 #[derive(Debug, Default)]
 pub struct Batch {
-    /// Events before these that the cursor can no longer have.
+    /// Dropped events before these, once for each elision.
     pub elision: Option<Elision>,
     /// The next events, in order.
     pub events: Vec<Arc<Event>>,
 }
 
-/// One reader's place in a log.
+/// One reader's position in a log.
 #[derive(Debug)]
 pub struct Cursor {
     log: Arc<Log>,
     last: watch::Receiver<u64>,
     after: u64,
-    /// The end of the elision that this reader was told of.
-    told: u64,
+    /// The last event of the elision that this reader was told of.
+    elision_told: u64,
 }
 
 impl Cursor {
     /// The next events, as soon as there are some; `None` after the terminal event.
     pub async fn next(&mut self) -> Option<Batch> {
         loop {
-            // Marked as seen before looking: what comes in between wakes the wait below.
+            // Marked as seen before looking, so that an event in between wakes the wait below.
             self.last.borrow_and_update();
             match self.read() {
-                Ok(Some(batch)) => return Some(batch),
-                Ok(None) => return None,
-                Err(Dry) => self.last.changed().await.ok()?,
+                Read::Events(batch) => return Some(batch),
+                Read::Ended => return None,
+                Read::NothingYet => self.last.changed().await.ok()?,
             }
         }
     }
 
-    /// What is there now: events, `None` at the end, [`Dry`] where the job goes on.
-    fn read(&mut self) -> Result<Option<Batch>, Dry> {
-        let state = self.log.state.lock();
-        let start = state.events.partition_point(|event| event.seq <= self.after);
-        let rest = &state.events[start..];
+    fn read(&mut self) -> Read {
+        let contents = self.log.contents.lock();
+        let start = contents.events.partition_point(|event| event.seq <= self.after);
+        let rest = &contents.events[start..];
         if rest.is_empty() {
-            return if state.terminal.is_some() { Ok(None) } else { Err(Dry) };
+            return if contents.terminal.is_some() { Read::Ended } else { Read::NothingYet };
         }
-        let elision = state.elision.filter(|elision| elision.to > self.after.max(self.told));
+        let elision = contents.elision.filter(|elision| elision.to > self.after.max(self.elision_told));
         let events: Vec<_> = rest.iter().take(BATCH_EVENTS).cloned().collect();
-        self.told = elision.map_or(self.told, |elision| elision.to);
+        self.elision_told = elision.map_or(self.elision_told, |elision| elision.to);
         self.after = events.last().map_or(self.after, |event| event.seq);
-        Ok(Some(Batch { elision, events }))
+        Read::Events(Batch { elision, events })
     }
 }
 
-/// Nothing to read now.
-struct Dry;
+/// What a cursor finds when it looks.
+enum Read {
+    Events(Batch),
+    /// The terminal event was the last one read.
+    Ended,
+    NothingYet,
+}
 
 #[cfg(test)]
 mod tests {
@@ -240,7 +244,8 @@ mod tests {
 
     fn narration(seq: u64, level: Level, progress: bool) -> Arc<Event> {
         let progress = progress.then(Progress::default);
-        let body = Body::Narration { level, action: "a".into(), message: seq.to_string(), progress };
+        let body =
+            Body::Narration { level, action: "a".into(), message: seq.to_string(), progress, step: None };
         Arc::new(Event { seq, at: Instant(0), body })
     }
 
@@ -268,7 +273,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn beyond_them_it_gives_up_progress_first_and_says_so() {
+    async fn beyond_its_bounds_a_log_drops_progress_first_and_reports_it() {
         let log = Arc::new(Log::new(BOUNDS));
         for seq in 1..=300 {
             let warn = if seq % 10 == 0 { Level::Warn } else { Level::Info };
@@ -281,15 +286,15 @@ mod tests {
         assert_eq!(elision.count as usize + seqs.len(), 301);
         assert!((1..=300).filter(|seq| seq % 10 == 0).all(|seq| seqs.contains(&seq)), "no warning is lost");
         assert_eq!(seqs.last(), Some(&301));
-        // A reader that is past the elision is not bothered with it.
+        // A reader beyond the elision is not told of it.
         assert_eq!(read_all(&log, elision.to).await.0, None);
     }
 
     #[test]
-    fn the_last_number_stays_where_the_event_itself_was_given_up() {
+    fn the_last_number_stays_when_its_event_is_dropped() {
         let log = Log::new(Bounds { events: 100, bytes: 64 });
         log.append([narration(1, Level::Info, false)]);
-        assert!(log.snapshot().1.is_empty(), "it is larger than all that is kept");
+        assert!(log.snapshot().1.is_empty(), "the event is larger than the log's bound");
         assert_eq!(log.last_seq(), 1);
     }
 

@@ -1,28 +1,25 @@
 //! The registry: from ids to jobs, and from a submission to a running job.
 
-use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use std::time::Duration;
 
 use parking_lot::Mutex;
-use serde::Serialize;
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::task::TaskTracker;
 
 use super::drain::Drain;
 use super::event::{Body, Event, Terminal};
-use super::job::{Header, Job, JobId, Kind, State, StopReason, Summary};
-use super::journal::{Journals, Recalled};
+use super::index::{Index, JobFilter, JobPage};
+use super::job::{Job, JobHeader, JobId, JobState, OperationKind, StopReason};
+use super::journal::{Journals, RecallError, RecalledJob};
 use super::limits::Limits;
 use super::log::{Bounds, Log};
-use super::run::Work;
-use crate::app::AppState;
+use super::run::{JobRun, NewJob, RunLimits};
 use crate::config::{Config, Jobs};
 use crate::error::{Code, Failure, Result};
 use crate::events::Hub;
 use crate::narration::NarrationContext;
-use crate::ops::{self, Submission};
 use crate::spawn;
 use crate::time::Instant;
 
@@ -30,28 +27,20 @@ use crate::time::Instant;
 #[derive(Debug)]
 pub struct Registry {
     /// Held for short work in memory alone.
-    book: Mutex<Book>,
-    /// Held by a submission that has a key, from its look for an earlier one to its own entry: of
-    /// two equal submissions one must find the other. Taken before `book`, never after it.
+    index: Mutex<Index>,
+    /// Held by a submission with an idempotency key while it looks for an earlier one and enters its own
+    /// job, so that of two equal submissions one finds the other. Taken before `index`, never after it.
     keyed: Mutex<()>,
     limits: Limits,
     journals: Arc<Journals>,
     hub: Arc<Hub>,
     config: Jobs,
     progress_every: Duration,
+    run_limits: RunLimits,
     closed: AtomicBool,
     /// The drains of jobs, from before their submission is accepted.
     drains: TaskTracker,
     pruned_at: AtomicI64,
-}
-
-/// What a job takes in memory besides its events, roughly.
-const JOB_BYTES: usize = 2048;
-
-#[derive(Debug, Default)]
-struct Book {
-    jobs: BTreeMap<JobId, Arc<Job>>,
-    keys: HashMap<String, JobId>,
 }
 
 /// A submission's answer.
@@ -59,118 +48,98 @@ struct Book {
 pub struct Submitted {
     /// The job.
     pub job: Arc<Job>,
-    /// Whether an earlier submission with the same key had made it.
+    /// Whether an earlier submission with the same key made it.
     pub repeated: bool,
 }
 
-/// Which jobs to list.
-#[derive(Clone, Debug, Default)]
-pub struct Filter {
-    /// Only those in this state.
-    pub state: Option<State>,
-    /// Only reads, or only acts.
-    pub kind: Option<Kind>,
-    /// Only those of this operation, in `snake_case`.
-    pub operation: Option<String>,
-    /// Only those older than this one.
-    pub before: Option<JobId>,
-}
-
-/// One page of a listing, newest first.
-#[derive(Debug, Serialize)]
-pub struct Page {
-    /// The jobs.
-    pub jobs: Vec<Summary>,
-    /// `?cursor=` for the next page; null on the last.
-    pub next_cursor: Option<JobId>,
-}
-
 impl Registry {
-    /// Recalls the acts of earlier runs. Those that had not ended end now, as interrupted.
+    /// Reads back the acts of earlier runs. Those that had not ended end now, as interrupted.
     ///
     /// # Errors
-    /// Where the folder of journals cannot be made or read. A journal that cannot be read is
-    /// reported and left alone.
+    /// If the folder of journals cannot be made or read. A journal that cannot be read, or that a later
+    /// version wrote, is logged and left as it is.
     pub fn open(config: &Config, hub: Arc<Hub>) -> Result<Self> {
         let bounds = Bounds { events: config.jobs.log_events, bytes: config.jobs.log_bytes };
         let registry = Self {
-            book: Mutex::default(),
+            index: Mutex::default(),
             keyed: Mutex::default(),
             limits: Limits::new(&config.jobs),
             journals: Arc::new(Journals::open(config.jobs_dir(), bounds)?),
             hub,
             config: config.jobs.clone(),
             progress_every: *config.timers.progress,
+            run_limits: RunLimits::new(&config.timers),
             closed: AtomicBool::new(false),
             drains: TaskTracker::new(),
             pruned_at: AtomicI64::new(0),
         };
         for (i, id) in registry.journals.ids()?.into_iter().enumerate() {
-            // Now and then, so that long logs are not all in memory at once.
+            // In between, so that not all logs are in memory at once.
             if i % 64 == 63 {
                 registry.prune();
             }
             match registry.journals.recall(&id) {
-                Ok(recalled) => registry.adopt(recalled),
-                Err(failure) => tracing::warn!(%id, error = %failure, "left a journal alone"),
+                Ok(recalled) => registry.enter_recalled(recalled),
+                Err(RecallError::Newer(what)) => tracing::warn!(
+                    job_id = %id,
+                    "{what}; it is left as it is: update rbee-hive to see this job"
+                ),
+                Err(RecallError::Unreadable(failure)) => {
+                    tracing::warn!(job_id = %id, error = %failure, "this journal is left as it is");
+                }
             }
         }
         registry.prune();
         Ok(registry)
     }
 
-    fn adopt(&self, recalled: Recalled) {
-        let Recalled { header, started_at, log } = recalled;
+    fn enter_recalled(&self, recalled: RecalledJob) {
+        let RecalledJob { header, started_at, log } = recalled;
         if log.terminal().is_none() {
-            let (at, terminal) = lost_end(&header, &log);
+            let (at, terminal) = missing_end(&header, &log);
             log.append([Arc::new(Event { seq: log.last_seq() + 1, at, body: Body::Terminal(terminal) })]);
-            if let Err(failure) = self.journals.rewrite(&header, started_at, &log) {
+            if let Err(failure) = self.journals.rewrite(&header.id, started_at, &log) {
                 tracing::warn!(job_id = %header.id, error = %failure, "the end of a job is not on disk");
             }
         }
-        let job = Arc::new(Job::from_journal(header, started_at, &log));
-        let mut book = self.book.lock();
-        if let Some(key) = &job.header().idempotency_key {
-            book.keys.insert(key.clone(), job.id().clone());
-        }
-        book.jobs.insert(job.id().clone(), job);
+        self.index.lock().add(&Arc::new(Job::from_journal(header, started_at, &log)));
     }
 
-    /// Makes a job of a submission and starts it.
+    /// Makes a job and starts it.
     ///
     /// # Errors
-    /// [`Code::ShuttingDown`], [`Code::QueueFull`], [`Code::IdempotencyConflict`], or where the
-    /// journal of an act cannot be made.
-    pub fn submit(&self, app: &AppState, submission: Submission, key: Option<String>) -> Result<Submitted> {
+    /// [`Code::ShuttingDown`], [`Code::QueueFull`], [`Code::IdempotencyConflict`], or if the journal of
+    /// an act cannot be made.
+    pub fn submit(&self, new: NewJob) -> Result<Submitted> {
         // Taken before the look at `closed`: a shutdown in between waits for this job's end too.
         let drained = self.drains.token();
         if self.closed.load(Ordering::Acquire) {
             return Err(Failure::new(Code::ShuttingDown, "the hive is shutting down and takes no more jobs")
                 .hint("submit it again once the hive is back"));
         }
-        self.prune_now_and_then();
-        let Submission { row, call, hive_id, request } = submission;
-        let header = Header {
+        self.prune_if_due();
+        let NewJob { operation, kind, class, request, idempotency_key, run } = new;
+        let header = JobHeader {
             id: JobId::new(),
-            operation: row.wire_name.to_owned(),
-            kind: row.kind,
+            operation: operation.to_owned(),
+            kind,
             request,
             created_at: Instant::now(),
-            idempotency_key: key,
+            idempotency_key,
         };
-        let turn = header.idempotency_key.is_some().then(|| self.keyed.lock());
-        if let Some(job) = self.book.lock().repeated(&header)? {
+        let keyed = header.idempotency_key.is_some().then(|| self.keyed.lock());
+        if let Some(job) = self.index.lock().repeated(&header)? {
             return Ok(Submitted { job, repeated: true });
         }
-        let claim = self.limits.claim(row.class)?;
-        let journal = match row.kind {
-            Kind::Act => Some(self.journals.create(&header)?),
-            Kind::Read => None,
+        let claim = self.limits.claim(class)?;
+        let journal = match kind {
+            OperationKind::Act => Some(self.journals.create(&header)?),
+            OperationKind::Read => None,
         };
         let log = Arc::new(Log::new(Bounds { events: self.config.log_events, bytes: self.config.log_bytes }));
         let job = Arc::new(Job::queued(header, Arc::clone(&log)));
-        self.book.lock().enter(&job);
-        drop(turn);
+        self.index.lock().add(&job);
+        drop(keyed);
 
         let (entries, receiver) = mpsc::unbounded_channel();
         let (end, ended) = oneshot::channel();
@@ -186,25 +155,18 @@ impl Registry {
             drain.run(receiver, ended).await;
             drop(drained);
         });
-        let context = NarrationContext::new(job.id().to_string(), row.wire_name, entries);
-        self.start(
-            Work { app: Arc::clone(app), job: Arc::clone(&job), row, call, hive_id, claim },
-            context,
-            end,
-        );
-        Ok(Submitted { job, repeated: false })
-    }
-
-    fn start(&self, work: Work, context: NarrationContext, end: oneshot::Sender<Terminal>) {
-        // Closed between the check and the entry: the shutdown may have missed this job.
+        // Closed since the check above: the shutdown may have missed this job.
         if self.closed.load(Ordering::Acquire) {
-            work.job.stop(StopReason::Shutdown);
+            job.stop(StopReason::Shutdown);
         }
+        let context = NarrationContext::new(job.id().to_string(), operation, entries);
+        let running = run(JobRun::new(Arc::clone(&job), claim, self.run_limits), context);
         spawn::detached(async move {
-            let terminal = ops::route_operation(work, context).await;
-            // The drain outlives every job; without it nobody is left to tell.
-            let _told = end.send(terminal);
+            let terminal = running.await;
+            // The drain outlives every job, so it receives this.
+            let _sent = end.send(terminal);
         });
+        Ok(Submitted { job, repeated: false })
     }
 
     /// The job of that id.
@@ -212,24 +174,21 @@ impl Registry {
     /// # Errors
     /// [`Code::JobNotFound`]
     pub fn get(&self, id: &str) -> Result<Arc<Job>> {
-        JobId::parse(id).and_then(|id| self.book.lock().jobs.get(&id).cloned()).ok_or_else(|| {
+        JobId::parse(id).and_then(|id| self.index.lock().get(&id).cloned()).ok_or_else(|| {
             Failure::new(Code::JobNotFound, format!("no job has the id '{}'", crate::text::excerpt(id)))
                 .hint("GET /v1/jobs lists the jobs that are kept; reads are kept for minutes, acts for days")
         })
     }
 
-    /// The log of a job, read back from its journal where it is there alone.
+    /// The log of a job, read back from its journal if it is not in memory.
     ///
     /// # Errors
-    /// Where the journal cannot be read.
+    /// If the journal cannot be read.
     pub async fn log(&self, job: &Job) -> Result<Arc<Log>> {
         let journals = Arc::clone(&self.journals);
-        job.log(async move |header: &Header| {
+        job.log(async move |header: &JobHeader| {
             let id = header.id.clone();
-            spawn::blocking(move || journals.recall(&id))
-                .await
-                .map_err(|error| Failure::internal("reading a journal panicked").detail(error))?
-                .map(|recalled| recalled.log)
+            Ok(spawn::blocking(move || journals.recall(&id)).await??.log)
         })
         .await
     }
@@ -237,13 +196,13 @@ impl Registry {
     /// Cancels a job and waits for its end.
     ///
     /// # Errors
-    /// [`Code::JobEnded`] where it had ended, or came to its end by itself before it noticed.
+    /// [`Code::JobEnded`] if it had ended, or ended by itself before it noticed.
     pub async fn cancel(&self, job: &Job) -> Result<()> {
         let had_ended = job.state().is_ended();
         job.stop(StopReason::Cancel);
         job.ended().await;
         match job.state() {
-            State::Cancelled if !had_ended => Ok(()),
+            JobState::Cancelled if !had_ended => Ok(()),
             state => Err(Failure::new(
                 Code::JobEnded,
                 format!("the job had ended before it could be cancelled: it {}", past_tense(state)),
@@ -254,36 +213,18 @@ impl Registry {
 
     /// A page of jobs, newest first.
     #[must_use]
-    pub fn list(&self, filter: &Filter, limit: usize) -> Page {
-        let book = self.book.lock();
-        let wanted = |job: &&Arc<Job>| {
-            filter.before.as_ref().is_none_or(|before| job.id() < before)
-                && filter.state.is_none_or(|state| job.state() == state)
-                && filter.kind.is_none_or(|kind| job.header().kind == kind)
-                && filter.operation.as_ref().is_none_or(|operation| job.header().operation == *operation)
-        };
-        let mut jobs: Vec<_> = book
-            .jobs
-            .values()
-            .rev()
-            .filter(wanted)
-            .take(limit.saturating_add(1))
-            .map(|job| job.summary())
-            .collect();
-        let more = jobs.len() > limit;
-        jobs.truncate(limit);
-        let next_cursor = jobs.last().filter(|_| more).map(|job| job.job_id.clone());
-        Page { jobs, next_cursor }
+    pub fn list(&self, filter: &JobFilter, limit: usize) -> JobPage {
+        self.index.lock().list(filter, limit)
     }
 
     /// Jobs that have not ended.
     #[must_use]
     pub fn running(&self) -> Vec<Arc<Job>> {
-        self.book.lock().jobs.values().filter(|job| !job.state().is_ended()).cloned().collect()
+        self.index.lock().running()
     }
 
-    /// Takes no more jobs, tells all that run to stop and waits until each has ended, with its end
-    /// in its journal, in its log and on the hub.
+    /// Takes no more jobs, tells those that run to stop and waits for the end of each: in its journal, in
+    /// its log and on the hub.
     pub async fn close(&self) {
         self.closed.store(true, Ordering::Release);
         for job in self.running() {
@@ -293,8 +234,8 @@ impl Registry {
         self.drains.wait().await;
     }
 
-    /// Prunes, at most once a second: looking at every job is not for every submission.
-    fn prune_now_and_then(&self) {
+    /// Prunes at most once a second: a submission should not have to look at every job.
+    fn prune_if_due(&self) {
         let now = Instant::now();
         let before = self.pruned_at.load(Ordering::Relaxed);
         let due = now.since_ms(Instant(before)) >= 1000;
@@ -304,81 +245,18 @@ impl Registry {
         }
     }
 
-    /// Forgets jobs beyond what is kept: reads by age and memory, acts by age and count; leaves
-    /// the logs of older acts to their journals.
+    /// Forgets the jobs that the settings do not keep, and removes their journals.
     pub fn prune(&self) {
-        let now = Instant::now();
-        let mut book = self.book.lock();
-        let mut forgotten = Vec::new();
-        let (mut acts, mut acts_bytes, mut reads_bytes) = (0, 0, 0);
-        for job in book.jobs.values().rev() {
-            let Some(ended_at) = job.ended_at() else { continue };
-            let age = Duration::from_millis(now.since_ms(ended_at));
-            match job.header().kind {
-                Kind::Read => {
-                    reads_bytes += job.resident_bytes() + JOB_BYTES;
-                    if age > *self.config.keep_reads_for || reads_bytes > self.config.reads_memory_bytes {
-                        forgotten.push(Arc::clone(job));
-                    }
-                }
-                Kind::Act => {
-                    acts += 1;
-                    if age > *self.config.keep_acts_for || acts > self.config.keep_acts {
-                        forgotten.push(Arc::clone(job));
-                        continue;
-                    }
-                    acts_bytes += job.resident_bytes();
-                    if acts_bytes > self.config.acts_memory_bytes {
-                        job.leave_to_journal();
-                    }
-                }
-            }
-        }
-        for job in &forgotten {
-            book.forget(job);
-        }
-        drop(book);
-        // Their logs are freed here too, after the lock: thousands of reads may go at once.
-        let acts = forgotten.iter().filter(|job| job.header().kind == Kind::Act);
+        let removed = self.index.lock().prune(&self.config);
+        // The logs of thousands of reads may be freed below, which is why the lock is released before.
+        let acts = removed.iter().filter(|job| job.header().kind == OperationKind::Act);
         self.journals.remove(&acts.map(|job| job.id()).collect());
     }
 }
 
-impl Book {
-    /// The job that an earlier submission with the same key made.
-    fn repeated(&self, header: &Header) -> Result<Option<Arc<Job>>> {
-        let Some(key) = &header.idempotency_key else { return Ok(None) };
-        let Some(job) = self.keys.get(key).and_then(|id| self.jobs.get(id)) else { return Ok(None) };
-        if job.header().request.get() == header.request.get() {
-            return Ok(Some(Arc::clone(job)));
-        }
-        Err(Failure::new(
-            Code::IdempotencyConflict,
-            format!("the Idempotency-Key '{}' was used for another request", crate::text::excerpt(key)),
-        )
-        .hint("use a new key for a new request, and the same body with the same key"))
-    }
-
-    fn enter(&mut self, job: &Arc<Job>) {
-        if let Some(key) = &job.header().idempotency_key {
-            self.keys.insert(key.clone(), job.id().clone());
-        }
-        self.jobs.insert(job.id().clone(), Arc::clone(job));
-    }
-
-    fn forget(&mut self, job: &Job) {
-        self.jobs.remove(job.id());
-        if let Some(key) = &job.header().idempotency_key
-            && self.keys.get(key) == Some(job.id())
-        {
-            self.keys.remove(key);
-        }
-    }
-}
-
 /// The end of a job whose journal has none.
-fn lost_end(header: &Header, log: &Log) -> (Instant, Terminal) {
-    // A result is written together with the end that follows it, and only where that is `done`.
+fn missing_end(header: &JobHeader, log: &Log) -> (Instant, Terminal) {
+    // A result is written together with its end, and only before `done`.
     if let Some(last) = log.snapshot().1.last()
         && matches!(last.body, Body::Result(_))
     {
@@ -391,11 +269,11 @@ fn lost_end(header: &Header, log: &Log) -> (Instant, Terminal) {
     (Instant::now(), Terminal::Failed(Arc::new(failure)))
 }
 
-const fn past_tense(state: State) -> &'static str {
+const fn past_tense(state: JobState) -> &'static str {
     match state {
-        State::Succeeded => "succeeded",
-        State::Failed => "failed",
-        State::Cancelled => "was cancelled",
-        State::Queued | State::Running => "is still under way",
+        JobState::Succeeded => "succeeded",
+        JobState::Failed => "failed",
+        JobState::Cancelled => "was cancelled",
+        JobState::Queued | JobState::Running => "is still under way",
     }
 }

@@ -1,121 +1,190 @@
-//! Conducts one job from its submission to its end, inside its narration context.
+//! Runs one job from its submission to its end.
 //!
-//! The operation itself runs in a task of its own, so that a panic is caught, and so that a
-//! deadline, a cancellation or a shutdown ends the job even where the operation does not listen:
-//! it is asked to stop through its token, given time to tidy up, and dropped after that.
+//! The operation runs in a task of its own, so that a panic is caught, and so that a deadline, a
+//! cancellation or a shutdown ends the job even if the operation does not listen: its token asks it to
+//! stop, it gets time to tidy up, and then it is dropped.
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::task::JoinError;
+use futures::future::BoxFuture;
+use serde_json::value::RawValue;
+use tokio::task::{JoinError, JoinHandle};
 use tokio::time::{sleep, sleep_until, timeout};
+use tokio_util::sync::CancellationToken;
 
 use super::event::Terminal;
-use super::job::{Job, StopReason};
-use super::journal::{QUEUED, STARTED};
+use super::job::{Job, JobClass, JobId, OperationKind, StopReason};
 use super::limits::Claim;
-use crate::app::AppState;
 use crate::config::Timers;
 use crate::error::{Code, Failure, Result};
 use crate::n;
-use crate::narration;
-use crate::ops::{Call, Cx, Row};
+use crate::narration::{self, JobStep, Level, NarrationContext, narrate_step};
 use crate::spawn;
 use crate::time::{Instant, in_words};
 
-/// How long dropping an operation may take: it is done at its next await, which must not be far.
-const DROP_PATIENCE: Duration = Duration::from_secs(1);
+/// How long dropping an operation may take: it is dropped at its next await.
+const DROP_LIMIT: Duration = Duration::from_secs(1);
 
-/// What is to be run.
-pub(crate) struct Work {
-    pub(crate) app: AppState,
-    pub(crate) job: Arc<Job>,
-    pub(crate) row: &'static Row,
-    pub(crate) call: Box<dyn Call>,
-    pub(crate) hive_id: String,
-    pub(super) claim: Claim,
+/// A job to be made.
+pub struct NewJob {
+    /// The operation's name in `snake_case`.
+    pub operation: &'static str,
+    /// Read or act.
+    pub kind: OperationKind,
+    /// The limit that it counts against.
+    pub class: JobClass,
+    /// The request, in its `operation` spelling, with every default filled in.
+    pub request: Box<RawValue>,
+    /// The idempotency key that it is submitted with.
+    pub idempotency_key: Option<String>,
+    /// Sets the narration context and runs the job in it to its end, by [`JobRun::run`].
+    pub run: RunJob,
 }
 
-/// Runs the work to its end and says how it ended. Called by `ops::route_operation` alone.
-pub(crate) async fn conduct(work: Work) -> Terminal {
-    let silence = *work.app.config.timers.silence;
-    tokio::select! {
-        terminal = queue_then_run(work) => terminal,
-        () = break_silence(silence) => unreachable!("silence is broken again and again"),
+/// Runs a job to its end.
+pub type RunJob = Box<dyn FnOnce(JobRun, NarrationContext) -> BoxFuture<'static, Terminal> + Send>;
+
+impl std::fmt::Debug for NewJob {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("NewJob").field("request", &self.request.get()).finish_non_exhaustive()
     }
 }
 
-async fn queue_then_run(work: Work) -> Terminal {
-    let Work { app, job, row, call, hive_id, claim } = work;
-    let queued_at = std::time::Instant::now();
-    let place = match claim {
-        Claim::Place(place) => Some(place),
-        Claim::Wait(waiting) => {
-            n!(
-                QUEUED,
-                "Waiting for a free place: {} job(s) like this one may run at once, {} wait before it",
-                waiting.total,
-                waiting.ahead
-            );
-            let _waiting = narration::waiting_for("a free place in its queue");
-            tokio::select! {
-                // A job that was stopped while it waited must never start.
-                biased;
-                () = job.stopping().cancelled() => None,
-                place = waiting.turn() => Some(place),
-            }
-        }
-    };
-    let Some(_place) = place.filter(|_| !job.stopping().is_cancelled()) else {
-        n!("job_stopped", "Stopped before it started; nothing was done");
-        return ended_by(&job, row, None);
-    };
-    let waited = queued_at.elapsed();
-    n!(debug: STARTED, "Started {} after {} in the queue", row.wire_name, in_words(waited));
-
-    let faults = app.config.faults.clone();
-    let timers = app.config.timers.clone();
-    let cx = Cx { app, hive_id, job_id: job.id().clone(), stop: job.stopping().clone() };
-    let work = spawn::task(async move {
-        faults.inject(row.wire_name).await?;
-        call.run(cx).await
-    });
-    attend(work, &job, row, &timers).await
+/// A submitted job that has not run yet.
+#[derive(Debug)]
+pub struct JobRun {
+    job: Arc<Job>,
+    claim: Claim,
+    limits: RunLimits,
 }
 
-/// Waits for the operation's task, and stops it where that is due.
-async fn attend(
-    mut work: tokio::task::JoinHandle<Result<()>>,
+/// What a running operation gets from its job.
+#[derive(Clone, Debug)]
+pub struct JobHandle {
+    /// The job's id.
+    pub id: JobId,
+    /// Cancelled when the job is to stop.
+    pub stop: CancellationToken,
+}
+
+/// The timers of every run.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct RunLimits {
+    /// After so much silence the job narrates what it waits for.
+    silence: Duration,
+    /// How long an operation that was asked to stop may take.
+    cancel_grace: Duration,
+}
+
+impl RunLimits {
+    pub(super) fn new(timers: &Timers) -> Self {
+        Self { silence: *timers.silence, cancel_grace: *timers.cancel_grace }
+    }
+}
+
+impl JobRun {
+    pub(super) const fn new(job: Arc<Job>, claim: Claim, limits: RunLimits) -> Self {
+        Self { job, claim, limits }
+    }
+
+    /// Waits for the job's permit, runs `operation`, and says how the job ended. `deadline` counts from
+    /// the start. Called within the job's narration context.
+    pub(crate) async fn run<F>(
+        self,
+        deadline: Option<Duration>,
+        operation: impl FnOnce(JobHandle) -> F,
+    ) -> Terminal
+    where
+        F: Future<Output = Result<()>> + Send + 'static,
+    {
+        let silence = self.limits.silence;
+        tokio::select! {
+            terminal = self.queue_then_run(deadline, operation) => terminal,
+            () = break_silence(silence) => unreachable!("it breaks every silence"),
+        }
+    }
+
+    async fn queue_then_run<F>(
+        self,
+        deadline: Option<Duration>,
+        operation: impl FnOnce(JobHandle) -> F,
+    ) -> Terminal
+    where
+        F: Future<Output = Result<()>> + Send + 'static,
+    {
+        let Self { job, claim, limits } = self;
+        let queued_at = std::time::Instant::now();
+        let permit = match claim {
+            Claim::Permit(permit) => Some(permit),
+            Claim::Wait(waiting) => {
+                narrate_step(
+                    JobStep::Queued,
+                    Level::Info,
+                    "job_queued",
+                    format!(
+                        "Waiting for a free place: {} job(s) like this one may run at once, {} wait before it",
+                        waiting.total, waiting.ahead
+                    ),
+                );
+                let _waiting = narration::waiting_for("a free place in its queue");
+                tokio::select! {
+                    () = job.stopping().cancelled() => None,
+                    permit = waiting.permit() => Some(permit),
+                }
+            }
+        };
+        // Checked after the permit is there: a stop and a permit may come in the same moment.
+        let Some(_permit) = permit.filter(|_| !job.stopping().is_cancelled()) else {
+            n!("job_stopped", "Stopped before it started; nothing was done");
+            return terminal_of_stopped(&job, None);
+        };
+        let waited = in_words(queued_at.elapsed());
+        narrate_step(
+            JobStep::Started,
+            Level::Debug,
+            "job_started",
+            format!("Started {} after {waited} in the queue", job.header().operation),
+        );
+        let handle = JobHandle { id: job.id().clone(), stop: job.stopping().clone() };
+        supervise(spawn::task(operation(handle)), &job, deadline, limits.cancel_grace).await
+    }
+}
+
+/// Waits for the operation's task. Stops it when its deadline passes or the job is told to stop.
+async fn supervise(
+    mut task: JoinHandle<Result<()>>,
     job: &Job,
-    row: &Row,
-    timers: &Timers,
+    deadline: Option<Duration>,
+    cancel_grace: Duration,
 ) -> Terminal {
-    let deadline = row.deadline.after(timers).map(|after| tokio::time::Instant::now() + after);
-    let mut give_up = None;
+    let deadline = deadline.map(|after| tokio::time::Instant::now() + after);
+    let mut give_up_at = None;
     loop {
         tokio::select! {
-            // Why it stops is said before it ends, however quickly the operation listens.
+            // The stop comes first, so that its narration stands before whatever the operation ends with.
             biased;
-            () = job.stopping().cancelled(), if give_up.is_none() => {
+            () = job.stopping().cancelled(), if give_up_at.is_none() => {
                 n!("job_stopping", "{}", match job.stop_reason() {
                     Some(StopReason::Timeout) => "Out of time: stopping",
                     Some(StopReason::Shutdown) => "The hive is shutting down: stopping",
                     Some(StopReason::Cancel) | None => "Cancelling",
                 });
-                give_up = Some(tokio::time::Instant::now() + *timers.cancel_grace);
+                give_up_at = Some(tokio::time::Instant::now() + cancel_grace);
             }
-            done = &mut work => return concluded(job, row, done),
-            () = until(deadline), if give_up.is_none() => job.stop(StopReason::Timeout),
-            () = until(give_up) => {
+            done = &mut task => return terminal_of_ended(job, done),
+            () = until(deadline), if give_up_at.is_none() => job.stop(StopReason::Timeout),
+            () = until(give_up_at) => {
                 n!(warn: "job_abandoned",
-                   "It did not stop within {}: dropped where it stood", in_words(*timers.cancel_grace));
-                work.abort();
-                return match timeout(DROP_PATIENCE, &mut work).await {
-                    Ok(Err(error)) if error.is_cancelled() => ended_by(job, row, None),
-                    Ok(done) => concluded(job, row, done),
+                   "The operation did not stop within {}: it is dropped", in_words(cancel_grace));
+                task.abort();
+                return match timeout(DROP_LIMIT, &mut task).await {
+                    Ok(Err(error)) if error.is_cancelled() => terminal_of_stopped(job, None),
+                    Ok(done) => terminal_of_ended(job, done),
                     Err(_) => {
-                        n!(warn: "job_abandoned", "It holds its thread and goes on unseen: this is a defect");
-                        ended_by(job, row, None)
+                        n!(warn: "job_abandoned",
+                           "The operation blocks its thread and cannot be dropped: this is a defect");
+                        terminal_of_stopped(job, None)
                     }
                 };
             }
@@ -123,14 +192,14 @@ async fn attend(
     }
 }
 
-/// How a job ended whose operation came to an end by itself.
-fn concluded(job: &Job, row: &Row, done: Result<Result<()>, JoinError>) -> Terminal {
+/// The terminal event of a job whose operation ended by itself.
+fn terminal_of_ended(job: &Job, done: Result<Result<()>, JoinError>) -> Terminal {
     match done {
-        // What succeeded has succeeded, asked to stop or not: its effects are there.
+        // What succeeded has succeeded, even after a request to stop: its effects are there.
         Ok(Ok(())) => Terminal::Done,
-        Ok(Err(failure)) => ended_by(job, row, Some(failure)),
+        Ok(Err(failure)) => terminal_of_stopped(job, Some(failure)),
         Err(error) => {
-            let mut failure = Failure::internal(format!("the operation {} panicked", row.wire_name));
+            let mut failure = Failure::internal(format!("the operation {} panicked", job.header().operation));
             if let Ok(panic) = error.try_into_panic() {
                 failure.causes.extend(panic_text(panic.as_ref()));
             }
@@ -139,12 +208,12 @@ fn concluded(job: &Job, row: &Row, done: Result<Result<()>, JoinError>) -> Termi
     }
 }
 
-/// How a job ended that was told to stop, or failed without being told.
-fn ended_by(job: &Job, row: &Row, failure: Option<Failure>) -> Terminal {
-    let name = row.wire_name;
+/// The terminal event of a job that was told to stop, or that failed without being told.
+fn terminal_of_stopped(job: &Job, failure: Option<Failure>) -> Terminal {
+    let name = &job.header().operation;
     let failure = match (job.stop_reason(), failure) {
         (Some(StopReason::Cancel), failure) => {
-            // How far it came and what it kept, in its own words.
+            // The operation's own account of how far it came and what it kept.
             if let Some(failure) = failure {
                 n!("job_cancelled", "{}", failure.message);
             }
@@ -152,7 +221,7 @@ fn ended_by(job: &Job, row: &Row, failure: Option<Failure>) -> Terminal {
         }
         (Some(StopReason::Timeout), _) => {
             Failure::new(Code::Timeout, format!("{name} did not finish before its deadline"))
-                .hint("see the last narration for what it was doing; GET /v1/jobs shows what else is running")
+                .hint("the last narration says what it was doing; GET /v1/jobs shows what else is running")
         }
         (Some(StopReason::Shutdown), _) => {
             Failure::new(Code::Interrupted, format!("the hive was stopped while {name} was under way"))
@@ -164,7 +233,7 @@ fn ended_by(job: &Job, row: &Row, failure: Option<Failure>) -> Terminal {
     Terminal::Failed(Arc::new(failure))
 }
 
-/// Narrates what the job waits for whenever it has said nothing for `silence`.
+/// Narrates what the job waits for whenever it has said nothing for `silence`. Never returns.
 async fn break_silence(silence: Duration) {
     let Some(context) = narration::current() else { return std::future::pending().await };
     loop {

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use serde_json::value::RawValue;
 
 use super::context::{current, with_current};
-use super::entry::{Entry, Level, Narration, Progress};
+use super::entry::{Entry, JobStep, Level, Narration, Progress};
 use crate::time::Instant;
 
 /// Narrations made outside any job since the process started.
@@ -20,7 +20,22 @@ pub fn outside_jobs() -> u64 {
 
 /// Narrates. Use [`n!`](crate::n).
 #[doc(hidden)]
-pub fn narrate(level: Level, action: &'static str, mut message: String, progress: Option<Progress>) {
+pub fn narrate(level: Level, action: &'static str, message: String, progress: Option<Progress>) {
+    narrate_as(Entry::Narration, level, action, message, progress);
+}
+
+/// Narrates a step of the job.
+pub(crate) fn narrate_step(step: JobStep, level: Level, action: &'static str, message: String) {
+    narrate_as(|narration| Entry::Step { step, narration }, level, action, message, None);
+}
+
+fn narrate_as(
+    entry: impl FnOnce(Narration) -> Entry,
+    level: Level,
+    action: &'static str,
+    mut message: String,
+    progress: Option<Progress>,
+) {
     let is_in_job = with_current(|context| {
         trace(level, context.job_id(), context.operation(), action, &message);
         let at = Instant::now();
@@ -28,7 +43,7 @@ pub fn narrate(level: Level, action: &'static str, mut message: String, progress
         if level > Level::Debug {
             context.narrated_at(at);
         }
-        context.send(Entry::Narration(Narration { at, level, action, message, progress }));
+        context.send(entry(Narration { at, level, action, message, progress }));
     });
     if !is_in_job {
         OUTSIDE_JOBS.fetch_add(1, Ordering::Relaxed);

@@ -55,11 +55,40 @@ pub struct Narration {
     pub progress: Option<Progress>,
 }
 
+/// A step in a job's life between its submission and its end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum JobStep {
+    /// It waits in the queue of its class.
+    Queued,
+    /// It left the queue and runs.
+    Started,
+}
+
+impl JobStep {
+    /// The name in a journal.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Queued => "queued",
+            Self::Started => "started",
+        }
+    }
+}
+
 /// What [`n!`](crate::n) sends to the job's log.
 #[derive(Debug)]
 pub enum Entry {
     /// A narration.
     Narration(Narration),
+    /// A step of the job, with the narration that reports it. The hive acts on the step; the
+    /// narration's action is for readers.
+    Step {
+        /// The step.
+        step: JobStep,
+        /// The narration.
+        narration: Narration,
+    },
     /// The operation's result, as one line of JSON.
     Result {
         /// When it was made.

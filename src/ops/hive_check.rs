@@ -9,10 +9,11 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Cx, Operation};
+use super::operation::{Context, Deadline, Operation};
 use crate::doctor;
 use crate::error::{Failure, Result};
 use crate::jobs::event::Body;
+use crate::jobs::{JobClass, OperationKind};
 use crate::narration::{self, Level};
 use crate::{n, spawn, text};
 
@@ -50,9 +51,15 @@ const PROBES: [&str; 3] = ["probe_task", "probe_thread", "probe_child"];
 const LITTLE_ROOM: u64 = 2 << 30;
 
 impl Operation for HiveCheck {
+    const NAME: &'static str = "HiveCheck";
+    const KIND: OperationKind = OperationKind::Read;
+    const CLASS: JobClass = JobClass::Reads;
+    const DEADLINE: Deadline = Deadline::Read;
+    const HIVE_FIELD: &'static str = "alias";
+
     type Output = Report;
 
-    async fn run(self, cx: Cx) -> Result<Self::Output> {
+    async fn run(self, cx: Context) -> Result<Self::Output> {
         n!("hive_check", "🩺 Checking hive '{}'", cx.hive_id);
         let probed = probe_child(&cx).await;
         // Where the child could not run, it is the check of the engines that says so.
@@ -94,7 +101,7 @@ impl Check {
 }
 
 /// Runs the executable of the built-in worker, whose version line is the child's narration.
-async fn probe_child(cx: &Cx) -> Result<()> {
+async fn probe_child(cx: &Context) -> Result<()> {
     let program = cx.app.config.worker_program()?;
     let failed = |error: std::io::Error| {
         Failure::io("run", &program, &error)
@@ -122,13 +129,13 @@ async fn probe_child(cx: &Cx) -> Result<()> {
 }
 
 /// The engines: the built-in one runs, and so does each that the settings speak of.
-async fn engines(cx: &Cx, builtin: Result<()>) -> Result<String> {
+async fn engines(cx: &Context, builtin: Result<()>) -> Result<String> {
     builtin?;
     doctor::engines(&cx.app).await
 }
 
 /// Narrates from a task and a thread, and waits until this job's log has all the probes.
-async fn narration_path(cx: &Cx, probes: &[&'static str]) -> Check {
+async fn narration_path(cx: &Context, probes: &[&'static str]) -> Check {
     let found = async {
         let task = spawn::task(async {
             n!(PROBES[0], "A task: this line came from a spawned task");
@@ -164,7 +171,7 @@ async fn narration_path(cx: &Cx, probes: &[&'static str]) -> Check {
 }
 
 /// Writes a file into the store and looks at the room on its disk.
-async fn store(cx: &Cx) -> Check {
+async fn store(cx: &Context) -> Check {
     let dir = cx.app.config.store_dir();
     let found = spawn::blocking(move || {
         let probe = dir.join(format!(".probe-{}", uuid::Uuid::new_v4().simple()));
@@ -185,7 +192,7 @@ async fn store(cx: &Cx) -> Check {
     Check::of("store", found.unwrap_or_else(|_| Err(Failure::internal("looking at the store panicked"))))
 }
 
-async fn catalog(cx: &Cx) -> Check {
+async fn catalog(cx: &Context) -> Check {
     let found = cx.app.catalog.list().await.and_then(|models| {
         let damaged: Vec<_> =
             models.iter().filter(|model| model.check_loadable().is_err()).map(|model| &*model.id).collect();
@@ -201,7 +208,7 @@ async fn catalog(cx: &Cx) -> Check {
 }
 
 /// Connects to the address that the hive serves on.
-async fn port(cx: &Cx) -> Check {
+async fn port(cx: &Context) -> Check {
     let mut address = cx.app.address;
     if address.ip().is_unspecified() {
         address.set_ip(if address.is_ipv4() {

@@ -2,8 +2,9 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{Cx, Operation};
+use super::operation::{Context, Deadline, Operation};
 use crate::error::{Code, Failure, Result};
+use crate::jobs::{JobClass, OperationKind};
 use crate::models::ModelId;
 use crate::{n, text};
 
@@ -26,9 +27,14 @@ pub(super) struct Deleted {
 }
 
 impl Operation for ModelDelete {
+    const NAME: &'static str = "ModelDelete";
+    const KIND: OperationKind = OperationKind::Act;
+    const CLASS: JobClass = JobClass::Acts;
+    const DEADLINE: Deadline = Deadline::Act;
+
     type Output = Deleted;
 
-    async fn run(self, cx: Cx) -> Result<Self::Output> {
+    async fn run(self, cx: Context) -> Result<Self::Output> {
         n!("model_delete", "🗑️ Deleting model '{}' on hive '{}'", self.id, cx.hive_id);
         let model = cx.app.find_model(&self.id).await?;
         let workers = cx.app.workers.of_model(&model.id);

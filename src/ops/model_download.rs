@@ -6,8 +6,9 @@ use std::borrow::Cow;
 use reqwest::Url;
 use serde::{Deserialize, Serialize};
 
-use super::{Cx, Operation};
+use super::operation::{Context, Deadline, Operation};
 use crate::error::{Code, Failure, Result};
+use crate::jobs::{JobClass, OperationKind};
 use crate::models::{Downloaded, Request, Source};
 use crate::{n, text};
 
@@ -93,9 +94,14 @@ fn without_secrets(model: &str) -> Cow<'_, str> {
 }
 
 impl Operation for ModelDownload {
+    const NAME: &'static str = "ModelDownload";
+    const KIND: OperationKind = OperationKind::Act;
+    const CLASS: JobClass = JobClass::Downloads;
+    const DEADLINE: Deadline = Deadline::None;
+
     type Output = Downloaded;
 
-    async fn run(self, cx: Cx) -> Result<Self::Output> {
+    async fn run(self, cx: Context) -> Result<Self::Output> {
         let shown = text::excerpt(&without_secrets(&self.model));
         n!("model_download", "📥 Downloading '{shown}' to hive '{}'", cx.hive_id);
         if as_url(&self.model).is_some_and(|url| url.query().is_some_and(|query| query.contains(HIDDEN))) {

@@ -2,8 +2,9 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{Cx, Operation};
+use super::operation::{Context, Deadline, Operation};
 use crate::error::Result;
+use crate::jobs::{JobClass, OperationKind};
 use crate::models::{Model, ModelId};
 use crate::n;
 use crate::text;
@@ -17,9 +18,14 @@ pub(super) struct ModelGet {
 }
 
 impl Operation for ModelGet {
+    const NAME: &'static str = "ModelGet";
+    const KIND: OperationKind = OperationKind::Read;
+    const CLASS: JobClass = JobClass::Reads;
+    const DEADLINE: Deadline = Deadline::Read;
+
     type Output = Model;
 
-    async fn run(self, cx: Cx) -> Result<Self::Output> {
+    async fn run(self, cx: Context) -> Result<Self::Output> {
         n!("model_get", "🔎 Looking up model '{}' on hive '{}'", self.id, cx.hive_id);
         let model = cx.app.find_model(&self.id).await?;
         let state = if model.loaded { "loaded" } else { "not loaded" };

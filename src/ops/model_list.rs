@@ -2,8 +2,9 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{Cx, Operation};
+use super::operation::{Context, Deadline, Operation};
 use crate::error::Result;
+use crate::jobs::{JobClass, OperationKind};
 use crate::models::Model;
 use crate::n;
 
@@ -13,9 +14,14 @@ use crate::n;
 pub(super) struct ModelList {}
 
 impl Operation for ModelList {
+    const NAME: &'static str = "ModelList";
+    const KIND: OperationKind = OperationKind::Read;
+    const CLASS: JobClass = JobClass::Reads;
+    const DEADLINE: Deadline = Deadline::Read;
+
     type Output = Vec<Model>;
 
-    async fn run(self, cx: Cx) -> Result<Self::Output> {
+    async fn run(self, cx: Context) -> Result<Self::Output> {
         n!("model_list", "📋 Listing models on hive '{}'", cx.hive_id);
         let models = cx.app.list_models().await?;
         n!("model_list", "Found {} model(s)", models.len());

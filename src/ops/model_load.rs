@@ -4,8 +4,9 @@ use std::num::NonZeroU64;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Cx, Operation};
+use super::operation::{Context, Deadline, Operation};
 use crate::error::{Code, Failure, Result};
+use crate::jobs::{JobClass, OperationKind};
 use crate::models::{Model, ModelId};
 use crate::narration::waiting_for;
 use crate::workers::{Device, LoadPlan, StartRequest, Worker};
@@ -42,9 +43,14 @@ pub(super) enum Loaded {
 }
 
 impl Operation for ModelLoad {
+    const NAME: &'static str = "ModelLoad";
+    const KIND: OperationKind = OperationKind::Act;
+    const CLASS: JobClass = JobClass::Loads;
+    const DEADLINE: Deadline = Deadline::None;
+
     type Output = Loaded;
 
-    async fn run(self, cx: Cx) -> Result<Self::Output> {
+    async fn run(self, cx: Context) -> Result<Self::Output> {
         let doing = if self.dry_run { "🔎 Planning to load" } else { "🚀 Loading" };
         n!("model_load", "{doing} model '{}' on hive '{}'", self.id, cx.hive_id);
         let model = cx.app.find_model(&self.id).await?;
@@ -88,7 +94,7 @@ impl ModelLoad {
     }
 
     /// Says what would be done. Takes no turn: nothing waits for a look.
-    async fn plan(&self, model: &Model, cx: &Cx) -> Result<Loaded> {
+    async fn plan(&self, model: &Model, cx: &Context) -> Result<Loaded> {
         model.check_loadable()?;
         let plan = cx.app.workers.plan(&self.request(model)).await?;
         match &plan.worker {

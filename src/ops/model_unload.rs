@@ -3,8 +3,9 @@
 use futures::future::join_all;
 use serde::{Deserialize, Serialize};
 
-use super::{Cx, Operation};
+use super::operation::{Context, Deadline, Operation};
 use crate::error::{Code, Failure, Result};
+use crate::jobs::{JobClass, OperationKind};
 use crate::models::ModelId;
 use crate::{n, text};
 
@@ -25,9 +26,14 @@ pub(super) struct Unloaded {
 }
 
 impl Operation for ModelUnload {
+    const NAME: &'static str = "ModelUnload";
+    const KIND: OperationKind = OperationKind::Act;
+    const CLASS: JobClass = JobClass::Acts;
+    const DEADLINE: Deadline = Deadline::Act;
+
     type Output = Unloaded;
 
-    async fn run(self, cx: Cx) -> Result<Self::Output> {
+    async fn run(self, cx: Context) -> Result<Self::Output> {
         n!("model_unload", "🛑 Unloading model '{}' on hive '{}'", self.id, cx.hive_id);
         // The file may be gone while a worker still serves it: the workers know their model too.
         let id = match cx.app.find_model(&self.id).await {

@@ -3,15 +3,15 @@
 use serde_json::value::RawValue;
 use serde_json::{Map, Value};
 
-use super::{Call, Decoded, Operation, REFUSED, Row, TABLE};
+use super::field_error::FieldError;
+use super::refused::REFUSED;
+use super::row::{Decoded, ReadyOperation, Row};
 use crate::error::{Code, Failure, Result};
-use crate::text::{clip, excerpt, nearest};
+use crate::text::{excerpt, nearest};
 
 /// The largest request, in bytes: room for the longest URL. Every act's request is kept with its
 /// job, in its journal and in what `/v1/events` tells, so it cannot be as large as a body may be.
 const MOST_REQUEST_BYTES: usize = 16 << 10;
-/// So many characters of a decoder's message are shown; it may quote what the caller sent.
-const MOST_PROBLEM_CHARS: usize = 300;
 
 /// An operation that may become a job.
 pub struct Submission {
@@ -21,7 +21,7 @@ pub struct Submission {
     pub hive_id: String,
     /// The request in its `operation` spelling, with every default filled in.
     pub request: Box<RawValue>,
-    pub(crate) call: Box<dyn Call>,
+    pub(super) operation: Box<dyn ReadyOperation>,
 }
 
 impl std::fmt::Debug for Submission {
@@ -30,21 +30,12 @@ impl std::fmt::Debug for Submission {
     }
 }
 
-/// What is wrong with which field.
-pub(super) struct FieldError {
-    /// The path of the field; empty where it is the object that is wrong.
-    path: String,
-    problem: String,
-    /// Whether it is an id, of the right type, that lies outside the grammar.
-    outside_grammar: bool,
-}
-
 /// Understands a body: `{"ModelList":{…}}` or `{"operation":"model_list",…}`.
 ///
 /// # Errors
 /// [`Code::InvalidJson`], [`Code::UnknownOperation`] with the nearest names, the codes of the
 /// refused rows, [`Code::InvalidField`] or [`Code::InvalidId`] naming the field.
-pub fn parse(body: &[u8]) -> Result<Submission> {
+pub fn parse_in(table: &'static [Row], body: &[u8]) -> Result<Submission> {
     let value: Value = serde_json::from_slice(body).map_err(|error| {
         Failure::new(Code::InvalidJson, format!("the body is not JSON: {error}"))
             .hint(r#"send one operation, such as {"ModelList":{"hive_id":"localhost"}}"#)
@@ -53,11 +44,10 @@ pub fn parse(body: &[u8]) -> Result<Submission> {
         return Err(Failure::new(Code::InvalidJson, "the body is JSON, but not an object")
             .hint(r#"send one operation, such as {"ModelList":{"hive_id":"localhost"}}"#));
     };
-    let (row, mut fields) = find(object)?;
+    let (row, mut fields) = find(table, object)?;
 
     let hive_id = take_hive(row, &mut fields)?;
-    let Decoded { call, request } =
-        (row.decode)(Value::Object(fields)).map_err(|error| error.into_failure(row))?;
+    let Decoded { operation, request } = row.decode(Value::Object(fields))?;
     let mut whole = Map::new();
     whole.insert("operation".into(), row.wire_name.into());
     whole.insert(row.hive_field.into(), hive_id.clone().into());
@@ -67,28 +57,24 @@ pub fn parse(body: &[u8]) -> Result<Submission> {
     let request = serde_json::value::to_raw_value(&whole)
         .map_err(|error| Failure::internal("a request did not serialise").detail(error))?;
     if request.get().len() > MOST_REQUEST_BYTES {
-        return Err(FieldError {
-            path: String::new(),
-            problem: format!(
-                "the request takes {} bytes of JSON, and may take {MOST_REQUEST_BYTES}",
-                request.get().len()
-            ),
-            outside_grammar: false,
-        }
-        .into_failure(row));
+        let problem = format!(
+            "the request takes {} bytes of JSON, and may take {MOST_REQUEST_BYTES}",
+            request.get().len()
+        );
+        return Err(FieldError::of_object(problem).into_failure(row.name));
     }
-    Ok(Submission { row, hive_id, request, call })
+    Ok(Submission { row, hive_id, request, operation })
 }
 
 /// The row that the object names, and the operation's own fields.
-fn find(mut object: Map<String, Value>) -> Result<(&'static Row, Map<String, Value>)> {
+fn find(table: &'static [Row], mut object: Map<String, Value>) -> Result<(&'static Row, Map<String, Value>)> {
     if let Some(operation) = object.remove("operation") {
         let Value::String(name) = operation else {
             return Err(Failure::new(Code::InvalidField, "field `operation`: expected a string")
                 .hint(r#"name the operation in snake_case, such as "model_list""#));
         };
-        let row = TABLE.iter().find(|row| row.wire_name == name);
-        return row.map(|row| (row, object)).ok_or_else(|| unknown(&name));
+        let row = table.iter().find(|row| row.wire_name == name);
+        return row.map(|row| (row, object)).ok_or_else(|| unknown(table, &name));
     }
     let mut entries = object.into_iter();
     let (Some((name, fields)), None) = (entries.next(), entries.next()) else {
@@ -98,7 +84,7 @@ fn find(mut object: Map<String, Value>) -> Result<(&'static Row, Map<String, Val
         )
         .hint(r#"send {"ModelList":{…}} or {"operation":"model_list",…}"#));
     };
-    let row = TABLE.iter().find(|row| row.name == name).ok_or_else(|| unknown(&name))?;
+    let row = table.iter().find(|row| row.name == name).ok_or_else(|| unknown(table, &name))?;
     match fields {
         Value::Object(fields) => Ok((row, fields)),
         // What a client's serialiser makes of an operation without fields.
@@ -122,55 +108,20 @@ fn take_hive(row: &Row, fields: &mut Map<String, Value>) -> Result<String> {
             }
             (Some(_), _) => "expected a string",
         };
-        let error = FieldError { path: field.to_owned(), problem: problem.into(), outside_grammar: false };
-        return Err(error.into_failure(row));
+        return Err(FieldError::of_field(field, problem).into_failure(row.name));
     }
     Ok(named.unwrap_or_else(|| "localhost".to_owned()))
 }
 
-/// Decodes the fields of a row's request type.
-pub(super) fn decode<T: Operation>(fields: Value) -> Result<Decoded, FieldError> {
-    let request: T = serde_path_to_error::deserialize(&fields).map_err(|error| {
-        let path = error.path().to_string();
-        let path = if path == "." { String::new() } else { path };
-        // Of these fields a string can be refused for its grammar alone.
-        let outside_grammar = matches!(&*path, "id" | "model") && fields[path.as_str()].is_string();
-        FieldError { path, problem: error.into_inner().to_string(), outside_grammar }
-    })?;
-    let whole = serde_json::to_value(&request).map_err(|error| FieldError {
-        path: String::new(),
-        problem: error.to_string(),
-        outside_grammar: false,
-    })?;
-    Ok(Decoded { call: Box::new(request), request: whole })
-}
-
-impl FieldError {
-    fn into_failure(self, row: &Row) -> Failure {
-        let code = if self.outside_grammar { Code::InvalidId } else { Code::InvalidField };
-        let message = if self.path.is_empty() {
-            format!("{}: {}", row.name, clip(&self.problem, MOST_PROBLEM_CHARS))
-        } else {
-            let problem = clip(&self.problem, MOST_PROBLEM_CHARS);
-            format!("{}: field `{}`: {problem}", row.name, excerpt(&self.path))
-        };
-        Failure::new(code, message).hint(if self.outside_grammar {
-            "take the id from ModelList; ids match [A-Za-z0-9._/:@+~-]{1,255}"
-        } else {
-            "docs/EVENTS.md lists the fields of every operation with their types and defaults"
-        })
-    }
-}
-
 /// The refusal of a name that is in no row of the table.
-fn unknown(name: &str) -> Failure {
+fn unknown(table: &[Row], name: &str) -> Failure {
     if let Some(refused) = REFUSED.iter().find(|refused| refused.covers(name)) {
         return refused.failure(name);
     }
-    let known = TABLE.iter().flat_map(|row| [row.name, row.wire_name]);
+    let known = table.iter().flat_map(|row| [row.name, row.wire_name]);
     let hint = match nearest(name, known).as_slice() {
         [] => {
-            let names: Vec<_> = TABLE.iter().map(|row| row.name).collect();
+            let names: Vec<_> = table.iter().map(|row| row.name).collect();
             format!("the operations are {}", names.join(", "))
         }
         near => format!("did you mean {}?", near.join(" or ")),
@@ -181,6 +132,7 @@ fn unknown(name: &str) -> Failure {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::ops::parse;
 
     fn refusal(body: &str) -> Failure {
         parse(body.as_bytes()).expect_err(body)

@@ -4,8 +4,9 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Cx, Operation};
+use super::operation::{Context, Deadline, Operation};
 use crate::error::Result;
+use crate::jobs::{JobClass, OperationKind};
 use crate::n;
 use crate::text;
 use crate::workers::Stopped;
@@ -42,9 +43,14 @@ const fn default_grace() -> Grace {
 }
 
 impl Operation for WorkerProcessDelete {
+    const NAME: &'static str = "WorkerProcessDelete";
+    const KIND: OperationKind = OperationKind::Act;
+    const CLASS: JobClass = JobClass::Acts;
+    const DEADLINE: Deadline = Deadline::Act;
+
     type Output = Stopped;
 
-    async fn run(self, cx: Cx) -> Result<Self::Output> {
+    async fn run(self, cx: Context) -> Result<Self::Output> {
         n!("worker_process_delete", "🛑 Stopping worker {} on hive '{}'", self.pid, cx.hive_id);
         let stopped = cx.app.workers.stop(self.pid, Duration::from_secs(self.grace_seconds.0)).await?;
         let freed = text::bytes(stopped.freed_bytes);

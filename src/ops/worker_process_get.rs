@@ -2,8 +2,9 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{Cx, Operation};
+use super::operation::{Context, Deadline, Operation};
 use crate::error::Result;
+use crate::jobs::{JobClass, OperationKind};
 use crate::n;
 use crate::workers::Worker;
 
@@ -16,9 +17,14 @@ pub(super) struct WorkerProcessGet {
 }
 
 impl Operation for WorkerProcessGet {
+    const NAME: &'static str = "WorkerProcessGet";
+    const KIND: OperationKind = OperationKind::Read;
+    const CLASS: JobClass = JobClass::Reads;
+    const DEADLINE: Deadline = Deadline::Read;
+
     type Output = Worker;
 
-    async fn run(self, cx: Cx) -> Result<Self::Output> {
+    async fn run(self, cx: Context) -> Result<Self::Output> {
         n!("worker_process_get", "🔎 Looking up worker {} on hive '{}'", self.pid, cx.hive_id);
         cx.app.workers.refresh().await;
         let worker = cx.app.workers.get(self.pid)?;

@@ -2,8 +2,9 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{Cx, Operation};
+use super::operation::{Context, Deadline, Operation};
 use crate::error::Result;
+use crate::jobs::{JobClass, OperationKind};
 use crate::n;
 use crate::workers::Worker;
 
@@ -13,9 +14,14 @@ use crate::workers::Worker;
 pub(super) struct WorkerProcessList {}
 
 impl Operation for WorkerProcessList {
+    const NAME: &'static str = "WorkerProcessList";
+    const KIND: OperationKind = OperationKind::Read;
+    const CLASS: JobClass = JobClass::Reads;
+    const DEADLINE: Deadline = Deadline::Read;
+
     type Output = Vec<Worker>;
 
-    async fn run(self, cx: Cx) -> Result<Self::Output> {
+    async fn run(self, cx: Context) -> Result<Self::Output> {
         n!("worker_process_list", "📋 Listing workers on hive '{}'", cx.hive_id);
         cx.app.workers.refresh().await;
         let workers = cx.app.workers.list();

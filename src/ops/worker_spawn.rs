@@ -4,8 +4,9 @@ use std::num::{NonZeroU32, NonZeroU64};
 
 use serde::{Deserialize, Serialize};
 
-use super::{Cx, Operation};
+use super::operation::{Context, Deadline, Operation};
 use crate::error::Result;
+use crate::jobs::{JobClass, OperationKind};
 use crate::models::ModelId;
 use crate::n;
 use crate::workers::{Device, StartRequest, Worker};
@@ -37,9 +38,14 @@ const fn first() -> Device {
 }
 
 impl Operation for WorkerSpawn {
+    const NAME: &'static str = "WorkerSpawn";
+    const KIND: OperationKind = OperationKind::Act;
+    const CLASS: JobClass = JobClass::Loads;
+    const DEADLINE: Deadline = Deadline::None;
+
     type Output = Worker;
 
-    async fn run(self, cx: Cx) -> Result<Self::Output> {
+    async fn run(self, cx: Context) -> Result<Self::Output> {
         n!(
             "worker_spawn",
             "🚀 Starting a {} worker for '{}' on hive '{}'",

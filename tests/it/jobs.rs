@@ -13,7 +13,7 @@ use futures::future::join_all;
 use rbee_hive::config::{Config, Faults};
 use rbee_hive::error::Failure;
 use rbee_hive::events::Hub;
-use rbee_hive::jobs::{JobId, Registry, State};
+use rbee_hive::jobs::{JobId, JobState, Registry};
 use rbee_hive::n;
 use reqwest::Response;
 use serde_json::{Value, json};
@@ -496,7 +496,7 @@ async fn acts_read_the_same_after_a_restart_and_reads_are_gone() {
 }
 
 /// What a hive that has started makes of a job: its state, and its events as JSON.
-async fn recalled(registry: &Registry, id: &str) -> Result<(State, Vec<Value>), Failure> {
+async fn recalled(registry: &Registry, id: &str) -> Result<(JobState, Vec<Value>), Failure> {
     let job = registry.get(id)?;
     let mut cursor = registry.log(&job).await.expect("a log").follow(0);
     let mut events = Vec::new();
@@ -594,7 +594,7 @@ async fn a_torn_journal_is_read_up_to_the_tear() {
                 assert_eq!(found, (state, events.clone()), "cut at {cut} of {}", whole.len());
             } else {
                 assert_eq!(*kept, events[..complete], "cut at {cut} of {}", whole.len());
-                assert_eq!((found.0, &last[0]), (State::Failed, &json!("failed")));
+                assert_eq!((found.0, &last[0]), (JobState::Failed, &json!("failed")));
                 assert_eq!(last[1]["code"], "interrupted");
                 assert_eq!(last[1]["seq"], complete + 1, "the end takes the next number");
             }

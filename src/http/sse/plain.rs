@@ -158,6 +158,7 @@ mod tests {
             action: "a".into(),
             message: message.into(),
             progress: None,
+            step: None,
         })
     }
 
