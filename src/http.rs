@@ -5,6 +5,7 @@
 
 mod body;
 mod capabilities;
+mod dialect;
 mod events;
 mod heartbeats;
 mod jobs;
@@ -62,7 +63,7 @@ pub(crate) fn router(app: &AppState) -> Result<Router> {
         .route("/v1/models", get(openai::models))
         .route("/v1/models/{*id}", get(openai::model))
         .route("/v1/chat/completions", post(openai::chat_completions))
-        .route("/v1/session", post(session::create).with_state(Arc::clone(&gate)))
+        .route("/v1/session", post(session::create).with_state(gate.sessions()))
         .route("/v1/shutdown", post(shut_down))
         .fallback(problem::route_not_found)
         .method_not_allowed_fallback(problem::method_not_allowed)

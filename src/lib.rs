@@ -15,6 +15,7 @@ pub mod daemon;
 pub mod doctor;
 pub mod engine;
 pub mod error;
+mod event_stream;
 pub mod events;
 mod files;
 pub mod http;

@@ -40,9 +40,7 @@ struct EngineCard<'a> {
 pub(crate) async fn get(State(app): State<AppState>, uri: Uri) -> Result<Response, Problem> {
     discovered(&uri, app.queen.as_ref())?;
     // The first look asks the system, which may block.
-    let devices = spawn::blocking(devices::detect)
-        .await
-        .map_err(|error| Failure::internal("could not look at the devices").detail(error))?;
+    let devices = spawn::blocking(devices::detect).await?;
     let engines = app.workers.engines().await.iter();
     let engines = engines
         .map(|engine| EngineCard {

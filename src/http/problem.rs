@@ -14,7 +14,7 @@ use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, Uri};
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
 
-use super::openai;
+use super::dialect;
 use crate::error::{Code, Failure};
 
 /// A refusal, ready to be answered.
@@ -170,7 +170,7 @@ pub(crate) async fn method_not_allowed(method: Method, uri: Uri) -> Problem {
 /// A refusal in the language of that path's clients.
 pub(crate) fn at(path: &str, failure: Failure) -> Problem {
     let problem = Problem::from(failure);
-    if openai::is_route(path) { problem.openai() } else { problem }
+    if dialect::is_openai(path) { problem.openai() } else { problem }
 }
 
 /// As much of a path as helps to recognise it.

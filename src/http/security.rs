@@ -42,7 +42,7 @@ const OPEN_PREFIX: &str = "/ui/";
 pub(crate) struct Gate {
     hosts: Vec<Host>,
     origins: Vec<Origin>,
-    token: Option<(SecretHash, Sessions)>,
+    token: Option<(SecretHash, Arc<Sessions>)>,
 }
 
 /// Where an admitted request comes from.
@@ -76,13 +76,13 @@ impl Gate {
         Ok(Self {
             hosts: hosts.collect::<Result<_>>()?,
             origins: origins.collect::<Result<_>>()?,
-            token: token.map(|token| (token, Sessions::new(*config.timers.session))),
+            token: token.map(|token| (token, Arc::new(Sessions::new(*config.timers.session)))),
         })
     }
 
     /// The open sessions, where a token is asked for.
-    pub(crate) fn sessions(&self) -> Option<&Sessions> {
-        self.token.as_ref().map(|(_, sessions)| sessions)
+    pub(crate) fn sessions(&self) -> Option<Arc<Sessions>> {
+        self.token.as_ref().map(|(_, sessions)| Arc::clone(sessions))
     }
 
     /// Where the request was sent to: the authority of its target, else its one `Host` (RFC 9112

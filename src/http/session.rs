@@ -15,7 +15,6 @@ use axum::response::{IntoResponse, Response};
 use parking_lot::Mutex;
 use subtle::Choice;
 
-use super::security::Gate;
 use super::token::SecretHash;
 use crate::text::hex;
 
@@ -93,10 +92,10 @@ fn prune(held: &mut VecDeque<Session>) {
     }
 }
 
-/// `POST /v1/session`: sets the cookie. `204` without one where the hive asks for no token, since
-/// then every stream is open anyway. The token itself was checked by `security`.
-pub(crate) async fn create(State(gate): State<Arc<Gate>>) -> Response {
-    match gate.sessions() {
+/// `POST /v1/session`: sets the cookie. `204` without one if the hive asks for no token, because then
+/// every stream is open anyway. `security` has checked the token.
+pub(crate) async fn create(State(sessions): State<Option<Arc<Sessions>>>) -> Response {
+    match sessions {
         Some(sessions) => (StatusCode::NO_CONTENT, [(SET_COOKIE, sessions.open())]).into_response(),
         None => StatusCode::NO_CONTENT.into_response(),
     }

@@ -14,12 +14,11 @@ mod plain;
 use std::convert::Infallible;
 
 use axum::body::Body;
-use axum::http::HeaderValue;
-use axum::http::header::{CACHE_CONTROL, CONTENT_TYPE};
 use axum::response::Response;
 use bytes::{BufMut, Bytes, BytesMut};
 use futures::{Stream, StreamExt};
 
+use crate::event_stream;
 use crate::jobs::log::Batch;
 use crate::text::json;
 
@@ -39,11 +38,7 @@ pub(super) enum Encoding {
 /// A streaming response of events.
 pub(super) fn response(events: impl Stream<Item = Bytes> + Send + 'static) -> Response {
     let mut response = Response::new(Body::from_stream(events.map(Ok::<_, Infallible>)));
-    let headers = response.headers_mut();
-    headers.insert(CONTENT_TYPE, HeaderValue::from_static("text/event-stream"));
-    headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-cache"));
-    // Proxies of the nginx family must not collect what is meant to be live.
-    headers.insert("x-accel-buffering", HeaderValue::from_static("no"));
+    response.headers_mut().extend(event_stream::headers());
     response
 }
 

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use axum::body::Body;
 use axum::extract::{RawQuery, State};
-use axum::http::HeaderName;
+use axum::http::HeaderValue;
 use axum::http::header::CONTENT_TYPE;
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
@@ -18,6 +18,7 @@ use super::path::Parameter;
 use super::problem::Problem;
 use crate::app::AppState;
 use crate::error::{Code, Failure, Result};
+use crate::event_stream;
 use crate::workers::log_follow::Follower;
 use redact::Redactor;
 
@@ -76,8 +77,8 @@ where
         let chunk = reader.next().await;
         Some((chunk, reader))
     });
-    let headers =
-        [(CONTENT_TYPE, "text/plain; charset=utf-8"), (HeaderName::from_static("x-accel-buffering"), "no")];
+    let content_type = HeaderValue::from_static("text/plain; charset=utf-8");
+    let headers = [(CONTENT_TYPE, content_type), event_stream::unbuffered()];
     (headers, Body::from_stream(chunks)).into_response()
 }
 

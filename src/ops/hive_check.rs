@@ -187,9 +187,8 @@ async fn store(cx: &Context) -> Check {
                 .hint("free some space, or put --data-dir on a larger disk"));
         }
         Ok(detail)
-    })
-    .await;
-    Check::of("store", found.unwrap_or_else(|_| Err(Failure::internal("looking at the store panicked"))))
+    });
+    Check::of("store", found.await.flatten())
 }
 
 async fn catalog(cx: &Context) -> Check {

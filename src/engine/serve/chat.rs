@@ -7,7 +7,7 @@ use std::time::Duration;
 use axum::body::{Body, Bytes};
 use axum::extract::State;
 use axum::extract::rejection::BytesRejection;
-use axum::http::{StatusCode, header};
+use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use serde_json::Value;
 use tokio::sync::mpsc;
@@ -79,12 +79,7 @@ fn stream_chunks(response: ChatResponse, events: mpsc::UnboundedReceiver<Generat
         let bytes = chunks.next().await?;
         Some((Ok::<_, std::convert::Infallible>(bytes), chunks))
     }));
-    let headers = [
-        (header::CONTENT_TYPE, "text/event-stream"),
-        (header::CACHE_CONTROL, "no-cache"),
-        (header::HeaderName::from_static("x-accel-buffering"), "no"),
-    ];
-    (headers, body).into_response()
+    (crate::event_stream::headers(), body).into_response()
 }
 
 /// Turns generation events into server-sent events.

@@ -4,16 +4,17 @@ use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
 use axum::body::{Body, HttpBody};
-use axum::http::header::{CACHE_CONTROL, CONTENT_TYPE, RETRY_AFTER};
-use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
+use axum::http::header::{CONTENT_TYPE, RETRY_AFTER};
+use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use hyper::body::{Frame, SizeHint};
 use reqwest::Client;
 use serde_json::json;
 
-use super::Completion;
+use super::completion::Completion;
 use crate::error::{Code, Failure, Result};
+use crate::event_stream;
 use crate::http::problem::openai_error;
 use crate::workers::{Endpoint, InFlight};
 
@@ -36,7 +37,7 @@ impl From<Endpoint> for (Upstream, InFlight) {
 
 /// What kinds of answers are passed on.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Kind {
+enum AnswerKind {
     Json,
     Events,
 }
@@ -85,30 +86,29 @@ pub(super) async fn relay<G: Send + Unpin + 'static>(
 fn respond<G: Send + Unpin + 'static>(
     pid: u32,
     status: StatusCode,
-    kind: Kind,
+    kind: AnswerKind,
     answer: reqwest::Response,
     guard: G,
 ) -> Response {
-    let mut headers = HeaderMap::new();
+    let mut headers = match kind {
+        AnswerKind::Events => HeaderMap::from_iter(event_stream::headers()),
+        AnswerKind::Json => HeaderMap::new(),
+    };
     for name in [CONTENT_TYPE, RETRY_AFTER] {
         if let Some(value) = answer.headers().get(&name) {
             headers.insert(name, value.clone());
         }
-    }
-    if kind == Kind::Events {
-        headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-cache"));
-        headers.insert(HeaderName::from_static("x-accel-buffering"), HeaderValue::from_static("no"));
     }
     let body = RelayBody { pid, kind, body: Some(answer.into()), guard: Some(guard) };
     (status, headers, Body::new(body)).into_response()
 }
 
 /// What a worker's answer is, by its one content type.
-fn kind(headers: &HeaderMap) -> Option<Kind> {
+fn kind(headers: &HeaderMap) -> Option<AnswerKind> {
     let essence = headers.get(CONTENT_TYPE)?.to_str().ok()?.split(';').next()?.trim().to_ascii_lowercase();
     match essence.as_str() {
-        "application/json" | "application/problem+json" => Some(Kind::Json),
-        "text/event-stream" => Some(Kind::Events),
+        "application/json" | "application/problem+json" => Some(AnswerKind::Json),
+        "text/event-stream" => Some(AnswerKind::Events),
         _ => None,
     }
 }
@@ -116,7 +116,7 @@ fn kind(headers: &HeaderMap) -> Option<Kind> {
 /// The worker's answer on its way. Dropping it closes the connection to the worker.
 struct RelayBody<G> {
     pid: u32,
-    kind: Kind,
+    kind: AnswerKind,
     /// Until it ends.
     body: Option<reqwest::Body>,
     /// For as long as there is a body.
@@ -153,8 +153,8 @@ impl<G: Unpin> HttpBody for RelayBody<G> {
         Poll::Ready(Some(match this.kind {
             // An event of OpenAI's form tells the client what happened. There is no `[DONE]` after
             // it, so nobody takes the answer for complete.
-            Kind::Events => Ok(Frame::data(broken_off(this.pid))),
-            Kind::Json => Err(axum::Error::new(error)),
+            AnswerKind::Events => Ok(Frame::data(broken_off(this.pid))),
+            AnswerKind::Json => Err(axum::Error::new(error)),
         }))
     }
 
@@ -164,7 +164,7 @@ impl<G: Unpin> HttpBody for RelayBody<G> {
 
     fn size_hint(&self) -> SizeHint {
         match (&self.body, self.kind) {
-            (Some(body), Kind::Json) => body.size_hint(),
+            (Some(body), AnswerKind::Json) => body.size_hint(),
             _ => SizeHint::default(),
         }
     }

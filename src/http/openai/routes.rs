@@ -4,12 +4,18 @@ use axum::Json;
 use axum::extract::{Request, State};
 use axum::response::Response;
 
-use super::{Card, Cards, Completion, GatewayProblem, not_loaded, relay};
+use super::card::{Card, Cards};
+use super::completion::Completion;
+use super::problem::GatewayProblem;
+use super::relay::relay;
 use crate::app::{App, AppState};
-use crate::error::Result;
+use crate::error::{Code, Failure, Result};
 use crate::http::path::Parameter;
 use crate::models::{Catalog, Model};
 use crate::workers::{Endpoint, Supervisor};
+
+/// The most loaded models that a refusal names.
+const MOST_NAMED: usize = 5;
 
 /// `GET /v1/models`
 pub(crate) async fn models(State(app): State<AppState>) -> Result<Json<Cards>, GatewayProblem> {
@@ -58,11 +64,23 @@ async fn endpoint(catalog: &Catalog, workers: &Supervisor, wanted: &str) -> Resu
     })
 }
 
+/// The refusal for a model that exists and that no worker serves. `loaded` are the models that
+/// workers serve now.
+fn not_loaded(id: &str, loaded: &[String]) -> Failure {
+    let load = serde_json::json!({"ModelLoad": {"id": id}});
+    let others = match loaded {
+        [] => "no model is loaded".to_owned(),
+        some if some.len() <= MOST_NAMED => format!("loaded are: {}", some.join(", ")),
+        some => format!("loaded are {} models, such as {}", some.len(), some[..MOST_NAMED].join(", ")),
+    };
+    Failure::new(Code::ModelNotLoaded, format!("the model '{id}' is not loaded"))
+        .hint(format!("load it with POST /v1/jobs {load}; {others}"))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::config::Config;
-    use crate::error::Code;
 
     #[tokio::test]
     async fn a_model_that_is_unknown_or_not_loaded_is_told_apart() {
@@ -82,5 +100,14 @@ mod tests {
         let failure = endpoint(&catalog, &workers, "tiny").await.unwrap_err();
         assert_eq!(failure.code, Code::ModelNotLoaded);
         assert!(failure.hint.unwrap().contains(r#"{"ModelLoad":{"id":"tiny"}}; no model is loaded"#));
+    }
+
+    #[test]
+    fn the_refusal_of_a_model_that_is_not_loaded_says_how_to_load_it() {
+        let failure = not_loaded("tiny", &["big".into()]);
+        assert_eq!(
+            failure.hint.unwrap(),
+            r#"load it with POST /v1/jobs {"ModelLoad":{"id":"tiny"}}; loaded are: big"#
+        );
     }
 }

@@ -1,16 +1,21 @@
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::Router;
 use axum::body::{Body, to_bytes};
+use axum::extract::Request;
 use axum::http::{HeaderMap, StatusCode};
+use axum::response::IntoResponse;
 use axum::routing::post;
+use bytes::Bytes;
 use futures::StreamExt;
 use serde_json::{Value, json};
 use tokio::sync::{Notify, mpsc};
 use tokio_stream::wrappers::UnboundedReceiverStream;
 
-use super::relay::Upstream;
-use super::*;
+use super::completion::{BODY_LIMIT, Completion};
+use super::problem::GatewayProblem;
+use super::relay::{Upstream, relay};
 use crate::client;
 use crate::config::Timers;
 use crate::http::testing::{Served, read_until, soon, status};
@@ -226,26 +231,4 @@ async fn a_request_that_makes_no_sense_is_refused_at_the_gateway() {
     let large = format!(r#"{{"model":"a","messages":"{}"}}"#, "x".repeat(BODY_LIMIT));
     let response = Completion::read(request(&large), PATIENCE).await.unwrap_err().into_response();
     assert_eq!(response.status(), 413);
-}
-
-#[test]
-fn the_refusal_of_a_model_that_is_not_loaded_says_how_to_load_it() {
-    let failure = not_loaded("tiny", &["big".into()]);
-    assert_eq!(
-        failure.hint.unwrap(),
-        r#"load it with POST /v1/jobs {"ModelLoad":{"id":"tiny"}}; loaded are: big"#
-    );
-}
-
-#[test]
-fn cards_have_openais_form() {
-    let model = json!({"id": "org/m:Q4", "name": "m", "size_bytes": 12, "path": "/m.gguf", "source": "hf:org/m",
-                       "format": "gguf", "status": "available", "added_at": "1970-01-02T00:00:00.000Z",
-                       "loaded": false});
-    let card = Card::of(&serde_json::from_value(model).unwrap(), true);
-    assert_eq!(
-        serde_json::to_value(Cards::from(vec![card])).unwrap(),
-        json!({"object": "list", "data": [{"id": "org/m:Q4", "object": "model", "created": 86_400,
-               "owned_by": "rbee-hive", "name": "m", "loaded": true, "status": "available", "size_bytes": 12}]})
-    );
 }

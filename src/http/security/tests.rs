@@ -22,7 +22,7 @@ async fn serve(change: impl FnOnce(&mut Config)) -> Served {
         .route("/v1/shutdown", post(ok))
         .route("/v1/jobs/{id}/stream", get(ok))
         .route("/v1/events", get(ok))
-        .route("/v1/session", post(session::create).with_state(gate.clone()))
+        .route("/v1/session", post(session::create).with_state(gate.sessions()))
         .fallback(problem::route_not_found)
         .method_not_allowed_fallback(problem::method_not_allowed)
         .layer(axum::middleware::from_fn_with_state(gate, guard));

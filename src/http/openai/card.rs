@@ -1,0 +1,72 @@
+//! Models in OpenAI's form.
+
+use serde::Serialize;
+
+use crate::models::{Model, Status};
+
+/// A model in OpenAI's form, and what a client of a hive wants to know beyond it.
+#[derive(Debug, Serialize)]
+pub(crate) struct Card {
+    id: String,
+    object: &'static str,
+    /// Seconds since the Unix epoch.
+    created: i64,
+    owned_by: &'static str,
+    name: String,
+    /// Whether a worker serves it.
+    loaded: bool,
+    /// Whether it can be loaded at all.
+    status: Status,
+    size_bytes: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    context_length: Option<u64>,
+}
+
+impl Card {
+    pub(super) fn of(model: &Model, loaded: bool) -> Self {
+        Self {
+            id: model.id.clone(),
+            object: "model",
+            created: model.added_at.parse::<jiff::Timestamp>().map_or(0, jiff::Timestamp::as_second),
+            owned_by: "rbee-hive",
+            name: model.name.clone(),
+            loaded,
+            status: model.status,
+            size_bytes: model.size_bytes,
+            context_length: model.context_length,
+        }
+    }
+}
+
+/// The answer of `GET /v1/models`.
+#[derive(Debug, Serialize)]
+pub(crate) struct Cards {
+    object: &'static str,
+    data: Vec<Card>,
+}
+
+impl From<Vec<Card>> for Cards {
+    fn from(data: Vec<Card>) -> Self {
+        Self { object: "list", data }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn cards_have_openais_form() {
+        let model = json!({"id": "org/m:Q4", "name": "m", "size_bytes": 12, "path": "/m.gguf", "source": "hf:org/m",
+                           "format": "gguf", "status": "available", "added_at": "1970-01-02T00:00:00.000Z",
+                           "loaded": false});
+        let card = Card::of(&serde_json::from_value(model).unwrap(), true);
+        assert_eq!(
+            serde_json::to_value(Cards::from(vec![card])).unwrap(),
+            json!({"object": "list", "data": [{"id": "org/m:Q4", "object": "model", "created": 86_400,
+                   "owned_by": "rbee-hive", "name": "m", "loaded": true, "status": "available", "size_bytes": 12}]})
+        );
+    }
+}

@@ -1,0 +1,90 @@
+//! A request for a completion, checked before a worker sees it.
+
+use std::fmt;
+use std::time::Duration;
+
+use axum::extract::Request;
+use bytes::Bytes;
+use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
+use serde_json::value::RawValue;
+
+use super::problem::GatewayProblem;
+use crate::error::{Code, Failure};
+use crate::http::body::json_bytes;
+use crate::http::numbers;
+use crate::text::excerpt;
+
+/// The largest request, in bytes.
+pub(super) const BODY_LIMIT: usize = 4 << 20;
+
+/// A request for a completion, a chat completion or embeddings.
+#[derive(Debug)]
+pub(super) struct Completion {
+    /// The model that it names.
+    pub(super) model: String,
+    pub(super) body: Bytes,
+}
+
+impl Completion {
+    /// Reads and checks the body, which must arrive within `patience`.
+    ///
+    /// # Errors
+    /// As [`json_bytes`]; [`Code::InvalidField`] where the body is not an object, names a field
+    /// twice, has no string `model`, or a number outside its range (see [`numbers`]).
+    pub(super) async fn read(request: Request, patience: Duration) -> Result<Self, GatewayProblem> {
+        let body = json_bytes(request, BODY_LIMIT, patience).await?;
+        let Fields(fields) = serde_json::from_slice(&body).map_err(|error| {
+            Failure::new(Code::InvalidField, format!("the body is not a request object: {error}"))
+                .hint(r#"send {"model":"ID","messages":[{"role":"user","content":"Hello"}]}"#)
+        })?;
+        for (name, value) in &fields {
+            numbers::check(name, value)
+                .map_err(|(field, failure)| GatewayProblem::at_field(field, failure))?;
+        }
+        let model = fields.iter().find(|(name, _)| name == "model");
+        let model = model.and_then(|(_, value)| serde_json::from_str::<String>(value.get()).ok());
+        match model.filter(|model| !model.is_empty()) {
+            Some(model) => Ok(Self { model, body }),
+            None => Err(GatewayProblem::at_field(
+                "model",
+                Failure::new(Code::InvalidField, "the request has no string 'model'")
+                    .hint("GET /v1/models lists the models and says which are loaded"),
+            )),
+        }
+    }
+}
+
+/// The fields of a JSON object, in order, their values unread. A name that comes twice is an error,
+/// because the gateway and an engine may each believe another one of the two.
+struct Fields<'a>(Vec<(String, &'a RawValue)>);
+
+impl<'de> Deserialize<'de> for Fields<'de> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct InOrder;
+
+        impl<'de> Visitor<'de> for InOrder {
+            type Value = Fields<'de>;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a JSON object")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
+                let mut seen = std::collections::HashSet::new();
+                let mut fields = Vec::new();
+                while let Some((name, value)) = map.next_entry::<String, &'de RawValue>()? {
+                    if !seen.insert(name.clone()) {
+                        return Err(serde::de::Error::custom(format_args!(
+                            "field '{}' comes twice",
+                            excerpt(&name)
+                        )));
+                    }
+                    fields.push((name, value));
+                }
+                Ok(Fields(fields))
+            }
+        }
+
+        deserializer.deserialize_map(InOrder)
+    }
+}
