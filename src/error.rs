@@ -142,6 +142,12 @@ mod tests {
     use super::*;
 
     #[test]
+    fn the_stage_closest_to_the_fault_is_kept() {
+        let failure = Failure::new(Code::WorkerFailed, "x").stage("load").stage("start").stage("preflight");
+        assert_eq!(failure.stage.as_deref(), Some("load"));
+    }
+
+    #[test]
     fn the_private_detail_is_never_serialised() {
         let failure = Failure::new(Code::Io, "x").detail(anyhow::anyhow!("secret"));
         let json = serde_json::to_string(&failure).expect("a failure is plain data");

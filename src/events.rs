@@ -157,6 +157,41 @@ impl HubReader {
 mod tests {
     use super::*;
 
+    /// Publishes these numbers as the data of events.
+    fn publish(hub: &Hub, numbers: std::ops::RangeInclusive<u64>) {
+        numbers.for_each(|number| hub.publish(Topic::Model, &number));
+    }
+
+    async fn next(reader: &mut HubReader) -> Vec<u64> {
+        reader.next().await.iter().map(|event| event.number).collect()
+    }
+
+    #[tokio::test]
+    async fn a_reader_resumes_exactly_as_far_back_as_the_ring_reaches() {
+        for capacity in 1..=4 {
+            let hub = Arc::new(Hub::new(usize::try_from(capacity).unwrap()));
+            let mut live = hub.follow(None);
+            live.take_snapshot_due().unwrap();
+            // As many events as the ring holds are all there, for a live reader too.
+            publish(&hub, 1..=capacity);
+            assert_eq!(next(&mut live).await, (1..=capacity).collect::<Vec<_>>());
+            publish(&hub, capacity + 1..=2 * capacity);
+            assert_eq!(next(&mut live).await, (capacity + 1..=2 * capacity).collect::<Vec<_>>());
+
+            // The ring holds the last `capacity` of them: whoever saw the one before misses none.
+            let mut resumed = hub.follow(Some(&hub.id(capacity)));
+            assert_eq!(resumed.take_snapshot_due(), None, "of {capacity}");
+            assert_eq!(next(&mut resumed).await, (capacity + 1..=2 * capacity).collect::<Vec<_>>());
+            let mut late = hub.follow(Some(&hub.id(capacity - 1)));
+            assert_eq!(late.take_snapshot_due(), Some(hub.id(2 * capacity)), "event {capacity} is gone");
+
+            // One more event than the ring holds, and a live reader has missed one.
+            publish(&hub, 2 * capacity + 1..=3 * capacity + 1);
+            assert!(live.next().await.is_empty());
+            assert_eq!(live.take_snapshot_due(), Some(hub.id(3 * capacity + 1)));
+        }
+    }
+
     #[tokio::test]
     async fn a_reader_resumes_within_the_ring_and_starts_over_beyond_it() {
         let hub = Arc::new(Hub::new(3));

@@ -264,3 +264,6 @@ fn panic_text(panic: &(dyn std::any::Any + Send)) -> Option<String> {
         .cloned()
         .or_else(|| panic.downcast_ref::<&'static str>().map(|text| (*text).to_owned()))
 }
+
+#[cfg(test)]
+mod tests;
