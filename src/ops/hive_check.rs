@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 use super::operation::{Context, Deadline, Operation};
 use crate::doctor;
 use crate::error::{Failure, Result};
+use crate::files;
 use crate::jobs::event::Body;
 use crate::jobs::{JobClass, OperationKind};
 use crate::narration::{self, Level};
@@ -178,9 +179,8 @@ async fn store(cx: &Context) -> Check {
         std::fs::write(&probe, b"probe")
             .and_then(|()| std::fs::remove_file(&probe))
             .map_err(|error| Failure::io("write to the store", &dir, &error))?;
-        let disk = rustix::fs::statvfs(&dir)
-            .map_err(|error| Failure::io("look at the disk of", &dir, &error.into()))?;
-        let free = disk.f_bavail.saturating_mul(disk.f_frsize);
+        let free =
+            files::free_bytes(&dir).map_err(|error| Failure::io("look at the disk of", &dir, &error))?;
         let detail = format!("{} is writable, {} free", dir.display(), text::bytes(free));
         if free < LITTLE_ROOM {
             return Err(Failure::new(crate::error::Code::DiskFull, detail)

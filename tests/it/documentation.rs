@@ -8,20 +8,10 @@ use clap::CommandFactory;
 use rbee_hive::cli::Cli;
 use rbee_hive::config::Config;
 use rbee_hive::error::Code;
-use rbee_hive::ops::{self, REFUSED, TABLE};
+use rbee_hive::ops::{Deadline, REFUSED, Row};
 use serde_json::{Map, Value, json};
 
-fn document(path: &str) -> String {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(path);
-    std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
-}
-
-/// What stands beneath a heading, up to the next one of any level.
-fn section<'a>(document: &'a str, heading: &str) -> &'a str {
-    let (_, rest) =
-        document.split_once(&format!("\n{heading}\n")).unwrap_or_else(|| panic!("no heading '{heading}'"));
-    rest.split_once("\n#").map_or(rest, |(section, _)| section)
-}
+use crate::support::{document, rows, section};
 
 /// The rows of a table whose first two cells are `setting` and its default, by section.
 fn settings(document: &str) -> BTreeMap<String, Vec<(String, String)>> {
@@ -143,34 +133,33 @@ fn every_flag_and_variable_is_documented() {
     }
 }
 
-/// A request with every field, from one with the least that its operation takes.
-fn whole_request(name: &str) -> Map<String, Value> {
-    let sample = |field: &str| if field == "pid" { json!(1) } else { json!("cpu") };
-    let mut fields = Map::new();
-    loop {
-        match ops::parse(json!({ name: &fields }).to_string().as_bytes()) {
-            Ok(submission) => return serde_json::from_str(submission.request.get()).expect("an object"),
-            Err(failure) => {
-                let missing = failure.message.split("missing field `").nth(1);
-                let field = missing.and_then(|rest| rest.split('`').next());
-                let field = field.unwrap_or_else(|| panic!("{name}: {failure}"));
-                assert!(fields.insert(field.to_owned(), sample(field)).is_none(), "{name}: {failure}");
-            }
-        }
-    }
+/// The request with every field, from one with the fields that it must have.
+fn whole_request(row: &'static Row) -> Map<String, Value> {
+    let operation = json!({ row.name: rows::sample_fields(row) });
+    let submission = rows::parse(row, &operation).unwrap_or_else(|failure| panic!("{operation}: {failure}"));
+    serde_json::from_str(submission.request.get()).expect("an object")
 }
 
 #[test]
 fn every_operation_is_documented_with_all_its_fields_and_defaults() {
-    let documented = document("docs/EVENTS.md");
-    for row in TABLE {
-        let section = section(&documented, &format!("### {}", row.name));
-        assert!(section.trim_start().starts_with(&format!("`{}` · ", row.wire_name)), "{}", row.name);
-        let kind = serde_json::to_value(row.kind).unwrap();
-        assert!(section.contains(&format!("· {} ·", kind.as_str().unwrap())), "{}", row.name);
-        let request = whole_request(row.name);
+    let documented = rows::events_document();
+    for row in rows::rows() {
+        let section = section(documented, &format!("### {}", row.name));
+        let name = |value: Value| value.as_str().expect("a name").to_owned();
+        let deadline = match row.deadline {
+            Deadline::Read => "deadline of reads",
+            Deadline::Act => "deadline of acts",
+            Deadline::None => "no deadline",
+        };
+        let summary = format!(
+            "`{}` · {} · class {} · {deadline}",
+            row.wire_name,
+            name(json!(row.kind)),
+            name(json!(row.class))
+        );
+        assert!(section.trim_start().starts_with(&summary), "{}: not '{summary}'", row.name);
         for (field, value) in
-            request.iter().filter(|(field, _)| !["operation", "hive_id"].contains(&&***field))
+            whole_request(row).iter().filter(|(field, _)| !["operation", "hive_id"].contains(&&***field))
         {
             let line = section.lines().find(|line| line.starts_with(&format!("| `{field}` |")));
             let line = line.unwrap_or_else(|| panic!("{}: field `{field}`", row.name));
@@ -187,7 +176,7 @@ fn every_operation_is_documented_with_all_its_fields_and_defaults() {
     for refused in REFUSED {
         let name =
             if refused.is_family { format!("`{}…`", refused.name) } else { format!("`{}`", refused.name) };
-        assert!(section(&documented, "### What a hive refuses").contains(&name), "{name}");
+        assert!(section(documented, "### What a hive refuses").contains(&name), "{name}");
     }
 }
 

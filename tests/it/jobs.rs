@@ -13,8 +13,9 @@ use futures::future::join_all;
 use rbee_hive::config::{Config, Faults};
 use rbee_hive::error::Failure;
 use rbee_hive::events::Hub;
-use rbee_hive::jobs::{JobId, JobState, Registry};
+use rbee_hive::jobs::{JobId, JobState, OperationKind, Registry};
 use rbee_hive::n;
+use rbee_hive::ops::TABLE;
 use reqwest::Response;
 use serde_json::{Value, json};
 use tokio::sync::Semaphore;
@@ -38,7 +39,7 @@ fn act() -> Value {
 
 /// Holds every act back until it gets a permit; counts those that began.
 fn gated() -> (Faults, Arc<Semaphore>, Arc<AtomicUsize>) {
-    holding(|name| !matches!(name, "hive_check" | "model_list" | "model_get" | "worker_process_list"))
+    holding(|name| TABLE.iter().any(|row| row.wire_name == name && row.kind == OperationKind::Act))
 }
 
 /// The same for the operations that `holds` names.

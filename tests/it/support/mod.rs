@@ -2,6 +2,7 @@
 //! and browsers to test it with.
 
 mod browser;
+mod documents;
 mod faulty;
 #[cfg(target_os = "linux")]
 mod gpus;
@@ -10,10 +11,12 @@ pub(crate) mod hub;
 mod problem;
 mod process;
 mod relay;
+pub(crate) mod rows;
 mod sse;
 mod stalling;
 
 pub(crate) use browser::Browser;
+pub(crate) use documents::{document, section};
 pub(crate) use faulty::{Fault, FaultServer, Served, When};
 #[cfg(target_os = "linux")]
 pub(crate) use gpus::Gpus;
