@@ -10,6 +10,7 @@ mod gpus;
 mod https;
 mod hub;
 mod jobs;
+mod journals;
 mod lifecycle;
 mod llama_server;
 mod models;
