@@ -19,7 +19,7 @@ use crate::http;
 use crate::spawn;
 use crate::text::json;
 use crate::time::Instant;
-use crate::workers::Change;
+use crate::workers::WorkerChange;
 
 /// How often jobs that are no longer kept are forgotten while nothing is submitted.
 const PRUNE_EVERY: std::time::Duration = std::time::Duration::from_secs(60);
@@ -212,7 +212,7 @@ impl Drop for Announced {
 }
 
 /// What has to be done now and then: forgetting old jobs, telling readers about workers.
-async fn chores(app: AppState, mut changes: tokio::sync::broadcast::Receiver<Change>) {
+async fn chores(app: AppState, mut changes: tokio::sync::broadcast::Receiver<WorkerChange>) {
     let mut prune = tokio::time::interval(
         app.config.jobs.keep_reads_for.clamp(std::time::Duration::from_secs(1), PRUNE_EVERY),
     );

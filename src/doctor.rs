@@ -5,7 +5,7 @@ use std::time::{Duration, SystemTime};
 
 use crate::app::App;
 use crate::error::{Code, Failure, Result};
-use crate::workers::{Status, devices, gpus, text_list};
+use crate::workers::{Status, devices, gpus};
 use crate::{spawn, text};
 
 /// With fewer open files than this a hive with many readers and large models runs out of them.
@@ -15,6 +15,11 @@ const FEW_OPEN_FILES: u64 = 4096;
 const EARLIEST: u64 = 1_735_689_600;
 /// Files of the hive's own that lie further in the future than this show that the clock went back.
 const CLOCK_LEEWAY: Duration = Duration::from_secs(300);
+
+/// Items in a sentence: `a, b`.
+fn text_list(items: impl IntoIterator<Item = String>) -> String {
+    items.into_iter().collect::<Vec<_>>().join(", ")
+}
 
 /// The limit of open files.
 ///
@@ -98,7 +103,7 @@ pub async fn engines(app: &App) -> Result<String> {
         format!("{}{version} ({can}; on {devices}; {})", engine.name, engine.program.display())
     });
     let found = found.collect::<Vec<_>>().join("; ");
-    let absent = app.workers.absent_engines().await;
+    let absent = app.workers.unusable_engines().await;
     if absent.is_empty() {
         return Ok(found);
     }
@@ -147,6 +152,20 @@ pub fn workers(app: &App) -> Result<String> {
             format!("workers of an earlier run were not looked for: {refused}"),
         )
         .hint("make the folder private (chmod 700), then restart the hive"));
+    }
+    if !found.newer.is_empty() {
+        let list = text_list(found.newer.iter().map(|worker| {
+            let pid = worker.pid.map_or_else(String::new, |pid| format!("process {pid}, "));
+            format!("{pid}version {} in {}", worker.version, worker.record)
+        }));
+        return Err(Failure::new(
+            Code::WorkerFailed,
+            format!(
+                "{detail}; left {} worker(s) alone whose record has a newer version: {list}",
+                found.newer.len()
+            ),
+        )
+        .hint("start the newer hive to adopt them, or end each process and remove its record"));
     }
     if found.stuck > 0 {
         let stuck = found.stuck;

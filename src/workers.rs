@@ -1,50 +1,81 @@
-//! The workers: the processes that serve models, and what keeps them in hand.
+//! The workers: the processes that serve models, and the tasks that supervise them.
 //!
 //! # Theory of operation
 //!
-//! A worker is a child process in a process group of its own, bound to loopback, with its output
-//! in a file. One [`owner`] task holds the unreaped child; it alone may signal the group, and it
-//! outlives the job that started the worker. Everyone else holds a [`handle`]: through it they
-//! send controls (`listening`, `ready`, `stop`), watch the state that the owner publishes, and
-//! count requests in flight.
+//! A worker is a child process in a process group of its own, bound to loopback, with its output in a
+//! file. One [`owner`] task holds the unreaped child. It alone may signal the group, and it outlives
+//! the job that started the worker. Everything else holds a [`handle`]: through it, it sends controls
+//! (`listening`, `ready`, `stop`), watches the state that the owner publishes, and counts requests in
+//! flight.
 //!
 //! ```text
-//! start() ──spawn──▶ owner ─▶ starting ─▶ loading ─▶ ready ⇄ busy
-//!    │                           │           │         │ ├─ exits ──▶ crashed (kept, with its end)
-//!    │ report, socket, /health   └───────────┴─ stop ──┴─▶ stopping ─▶ gone
+//! start() ──launch──▶ owner ─▶ starting ─▶ loading ─▶ ready ⇄ busy
+//!    │                            │           │         │ ├─ exits ──▶ crashed (stays in the list)
+//!    │ report, port, /health      └───────────┴─ stop ──┴─▶ stopping ─▶ gone
 //!    └ fails, is cancelled or dropped: stop
 //! ```
 //!
-//! What to start is a plan: an [`engines`] description and a device, chosen by what is installed and
-//! by how much [`memory`] is free for the model.
-//!
-//! [`start`] launches a worker and [`readiness`] sees it through: it waits for the worker's [`report`], checks that
-//! the socket is held by the worker's own group ([`socket_owner`]), and polls `/health`. Until then
-//! it follows the worker's log ([`log_follow`]) into the job's narration.
+//! [`start`] makes a [`plan`] (an [engine](engines) and a device, chosen by what is installed and by how
+//! much [`memory`] is free for the model), [launches](launch) the process and watches its
+//! [`readiness`]: it waits until the worker's own group holds the port that the worker [reports](report)
+//! or was assigned ([`socket_owner`]), then polls `/health`. Meanwhile it narrates the worker's log
+//! ([`log_follow`]) to the job.
 //!
 //! Invariants:
-//! - A child is signalled only by the owner that has not reaped it yet, so a process id that was
-//!   given to another process can never be hit, and no process but the hive's own workers can.
-//! - The leader is reaped last: while it is unreaped its id, which is the group's, stays taken, and
-//!   the rest of the group is killed under it. A stop succeeds after the group was seen empty.
+//! - A child is signalled only by its owner and only while it is unreaped. Until then the system gives
+//!   its process id to no other process, so a signal never reaches a process that is not the hive's
+//!   worker.
+//! - The leader is reaped last: while it is unreaped, its id, which is also the group's, stays taken, and
+//!   the rest of the group is killed under that id. A stop succeeds after the group was seen to be gone.
 //! - A start that fails, is cancelled or whose future is dropped leaves no process behind.
-//! - A worker that is not ready dies with its daemon: its standard input is a pipe that only the
-//!   daemon holds, and its end is the worker's. A ready one is written down ([`record`]) and then told
-//!   that it may stay: it outlives a daemon that is killed, and the next one takes it over
-//!   ([`adopt`]), or ends it.
+//! - A worker that is not ready dies with its daemon: its standard input is a pipe that only the daemon
+//!   holds, and the worker ends when the pipe closes. A ready worker gets its [`record`] on disk and is
+//!   then told that it may stay. It outlives a daemon that is killed; the next daemon adopts it
+//!   ([`adopt`]) or ends it.
 //! - A process that is not the daemon's child is signalled only through a descriptor of the process
 //!   itself ([`adopted`]).
-//! - The secret travels by environment, and to no socket whose owner was not verified.
+//! - A worker whose record has a newer version is neither adopted nor signalled, and its record stays.
+//! - The secret is passed in the environment, and sent only to a socket whose owner was verified.
 //! - A worker's log is a bounded file, never a pipe to the daemon.
 //! - No lock of this module is held across an await.
+//! - A crash, a failed load and a requested stop stay distinct ([`Cause`]). A crashed worker is started
+//!   again ([`restart`]) only if the settings say so.
+//! - What follows a failed start is decided by its kind ([`start_error`]), never by its public code.
 //!
-//! - A crash, a failed load and a stop that was asked for stay distinct ([`Cause`]). A crashed worker
-//!   is started again ([`restart`]) only where the settings say so.
+//! # Files
+//!
+//! From top to bottom; a file uses only files below it. The facade, this file, only re-exports.
+//!
+//! | file | |
+//! |---|---|
+//! | [`telemetry`] | samples for heartbeats and `/v1/events` |
+//! | [`supervisor`] | the interface to the rest of the hive |
+//! | [`adopt`], [`restart`] | workers of an earlier run; crashed workers |
+//! | [`start`] | from a request to a ready worker |
+//! | [`readiness`], [`start_failure`] | a started worker until it is ready, and how it can fail |
+//! | [`launch`] | the process of a worker and its owner |
+//! | [`plan`] | the engine, the device and the memory of a start |
+//! | [`memory`] | what a model needs, what is free, and who holds the rest |
+//! | [`owner`], [`stop`], [`measure`] | the task that holds the processes; stopping; measuring |
+//! | [`shared`] | what the files above share |
+//! | [`registry`], [`endpoint`] | the list of workers; requests in flight |
+//! | [`handle`] | what everything but the owner holds of a worker |
+//! | [`record`] | a worker on disk, for a later daemon |
+//! | [`processes`], [`child`], [`adopted`] | the process group of a worker, by who started it |
+//! | [`usage`], [`devices`], [`socket_owner`], [`health`], [`log_follow`], [`load_progress`] | what workers and machine use, serve, answer and write |
+//! | [`engines`] | descriptions of engines, their search and their choice |
+//! | [`gpus`], [`process_group`], [`identity`], [`oom_killer`] | what drivers and the system tell |
+//! | [`start_error`], [`end`], [`exit`], [`causes`], [`folder`], [`report`], [`log_progress`] | plain values and files |
+//! | [`request`], [`worker`], [`secret`], [`device`] | plain values |
 
 mod adopt;
 mod adopted;
 mod causes;
+mod child;
+mod device;
 pub mod devices;
+mod end;
+mod endpoint;
 pub mod engines;
 mod exit;
 mod folder;
@@ -52,20 +83,30 @@ pub mod gpus;
 mod handle;
 mod health;
 mod identity;
+mod launch;
 mod load_progress;
 pub mod log_follow;
 mod log_progress;
+mod measure;
 mod memory;
+mod oom_killer;
 mod owner;
 mod plan;
-mod process;
+mod process_group;
+mod processes;
 mod readiness;
 mod record;
 mod registry;
 mod report;
+mod request;
 mod restart;
+mod secret;
+mod shared;
 mod socket_owner;
 mod start;
+mod start_error;
+mod start_failure;
+mod stop;
 mod supervisor;
 pub mod telemetry;
 mod usage;
@@ -74,18 +115,15 @@ mod worker;
 #[cfg(test)]
 mod tests;
 
-/// Things in a sentence: `a, b`.
-pub(crate) fn text_list(things: impl IntoIterator<Item = String>) -> String {
-    things.into_iter().collect::<Vec<_>>().join(", ")
-}
-
-pub use adopt::Adoption;
-pub use devices::Device;
-pub use handle::{Endpoint, InFlight, Secret};
-pub use memory::{ForeignProcess, Part, StoppableWorker};
+pub use adopt::{Adoption, NewerWorker};
+pub use device::Device;
+pub use endpoint::{Endpoint, InFlight};
+pub use memory::{ForeignProcess, MemoryPart, StoppableWorker};
 pub use plan::LoadPlan;
-pub use registry::{Cause, Change, ChangeKind};
+pub use registry::{Cause, ChangeKind, WorkerChange};
+pub use request::StartRequest;
+pub use secret::Secret;
 pub use socket_owner::port_holder;
-pub use start::StartRequest;
-pub use supervisor::{Stopped, Supervisor};
+pub use stop::Stopped;
+pub use supervisor::Supervisor;
 pub use worker::{Status, Worker};

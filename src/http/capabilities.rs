@@ -9,15 +9,16 @@ use serde::Serialize;
 
 use super::problem::Problem;
 use crate::app::AppState;
+use crate::config::DeviceKind;
 use crate::error::{Code, Failure, Result};
 use crate::queen::Queen;
 use crate::spawn;
-use crate::workers::devices::{self, Description, Kind};
+use crate::workers::devices::{self, DeviceDescription};
 
 /// The answer; existing clients read `devices`.
 #[derive(Debug, Serialize)]
 struct Capabilities<'a> {
-    devices: &'a [Description],
+    devices: &'a [DeviceDescription],
     engines: Vec<EngineCard<'a>>,
     hive_id: &'a str,
     version: &'static str,
@@ -29,7 +30,7 @@ struct EngineCard<'a> {
     name: &'a str,
     about: &'a str,
     /// The kinds of devices that it computes on, the preferred one first.
-    devices: &'a [Kind],
+    devices: &'a [DeviceKind],
     /// Its version, where it tells.
     version: Option<&'a str>,
     /// What it can do: `chat`, `completions`, `embeddings`, `images`.

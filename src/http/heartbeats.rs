@@ -15,7 +15,7 @@ use super::sse;
 use crate::app::{App, AppState};
 use crate::text::json;
 use crate::workers::Status;
-use crate::workers::telemetry::{HeartbeatWorker, Machine, Sample};
+use crate::workers::telemetry::{HeartbeatWorker, MachineUsage, Sample};
 
 /// `GET /v1/heartbeats/stream`
 pub(crate) async fn get(State(app): State<AppState>) -> Response {
@@ -85,7 +85,7 @@ pub(crate) struct Heartbeat<'a> {
     hive_info: HiveInfo<'a>,
     timestamp: &'a str,
     workers: &'a [HeartbeatWorker],
-    system: &'a Machine,
+    system: &'a MachineUsage,
 }
 
 impl<'a> Heartbeat<'a> {

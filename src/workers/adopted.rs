@@ -1,9 +1,9 @@
-//! The processes of a worker that an earlier run of the daemon started.
+//! A worker's process group that an earlier daemon started.
 //!
-//! They are not this daemon's children: nobody keeps their ids from being given to others. So each
-//! is held by a file descriptor of the process itself (`pidfd_open(2)`), and a signal goes through
-//! that, to whoever it was opened for or to nobody. Where the system has no such descriptors, the
-//! start time is looked at again before each signal.
+//! Its processes are not this daemon's children, so the system may give their ids to other processes
+//! at any time. Each process is therefore held by a file descriptor of the process itself
+//! (`pidfd_open(2)`): a signal through it reaches that process or none. Where the system has no such
+//! descriptors, the process's start time is checked again before each signal.
 
 use std::io;
 use std::time::Duration;
@@ -12,22 +12,23 @@ use rustix::io::Errno;
 use rustix::process::{Pid, Signal};
 use tokio::time::{Instant, sleep};
 
+use super::end::{GroupEnd, Remains};
 use super::identity::{Identity, marker_of};
-use super::process::{End, Left, PROOF_INTERVAL, PROOF_LIMIT, members};
+use super::process_group::{PROOF_INTERVAL, PROOF_LIMIT, members};
 
-/// Without a descriptor the end of a process is noticed this late.
+/// How often a process without a descriptor is checked for its end.
 const EXIT_RECHECK: Duration = Duration::from_millis(250);
 
-/// One process, held so that it cannot be mistaken for another.
+/// One process, held so that it cannot be mistaken for another that gets its id.
 #[derive(Debug)]
-struct Held {
+struct HeldProcess {
     identity: Identity,
     #[cfg(target_os = "linux")]
     descriptor: Option<std::os::fd::OwnedFd>,
 }
 
-impl Held {
-    /// Takes hold of a process; `None` where it has ended, or its id is another's now.
+impl HeldProcess {
+    /// Holds a process; `None` where it has ended, even if another process has its id.
     fn of(identity: Identity) -> Option<Self> {
         #[cfg(target_os = "linux")]
         let held = {
@@ -36,14 +37,14 @@ impl Held {
             let descriptor = match pidfd_open(raw(identity.pid)?, PidfdFlags::empty()) {
                 Ok(descriptor) => Some(descriptor),
                 Err(Errno::SRCH) => return None,
-                // An old kernel, or a sandbox that forbids the call.
+                // The kernel is old, or a sandbox forbids the call.
                 Err(_) => None,
             };
             Self { identity, descriptor }
         };
         #[cfg(not(target_os = "linux"))]
         let held = Self { identity };
-        // In this order: what the descriptor was opened for is what the id meant before this look.
+        // Checked after the descriptor was opened: if the id still means this process, it also did then.
         identity.runs().then_some(held)
     }
 
@@ -53,7 +54,7 @@ impl Held {
             sent => sent,
         };
         if let Err(error) = sent {
-            tracing::warn!(pid = self.identity.pid, ?signal, %error, "a worker's process could not be signalled");
+            tracing::warn!(pid = self.identity.pid, ?signal, %error, "could not signal a process of a worker");
         }
     }
 
@@ -73,11 +74,11 @@ fn raw(pid: u32) -> Option<Pid> {
     Pid::from_raw(i32::try_from(pid).ok()?)
 }
 
-/// Registers a process's descriptor, which is readable once the process has ended.
+/// Registers a process's descriptor, which becomes readable when the process ends.
 #[cfg(target_os = "linux")]
 #[expect(
     deprecated,
-    reason = "its successor is unsafe, for descriptors that others close; this one is owned"
+    reason = "its successor is unsafe, for descriptors that others may close; this one is owned"
 )]
 fn watch_end(
     descriptor: &std::os::fd::OwnedFd,
@@ -85,20 +86,20 @@ fn watch_end(
     tokio::io::unix::AsyncFd::with_interest(descriptor.try_clone()?, tokio::io::Interest::READABLE)
 }
 
-/// The group of an adopted worker. Dropping it touches nothing.
+/// The group of an adopted worker. Dropping it leaves the processes alone.
 #[derive(Debug)]
-pub(super) struct Adopted {
+pub(super) struct AdoptedGroup {
     worker_id: String,
-    leader: Held,
+    leader: HeldProcess,
     #[cfg(target_os = "linux")]
     end: Option<tokio::io::unix::AsyncFd<std::os::fd::OwnedFd>>,
 }
 
-impl Adopted {
-    /// Takes over the group that this process leads; `None` where the process has ended, or its id
-    /// is another's now.
-    pub(super) fn take(identity: Identity, worker_id: &str) -> io::Result<Option<Self>> {
-        let Some(leader) = Held::of(identity) else { return Ok(None) };
+impl AdoptedGroup {
+    /// Holds the group that this process leads; `None` where the process has ended, even if another
+    /// process has its id.
+    pub(super) fn hold(identity: Identity, worker_id: &str) -> io::Result<Option<Self>> {
+        let Some(leader) = HeldProcess::of(identity) else { return Ok(None) };
         Ok(Some(Self {
             worker_id: worker_id.to_owned(),
             #[cfg(target_os = "linux")]
@@ -118,7 +119,7 @@ impl Adopted {
             #[cfg(target_os = "linux")]
             if let Some(end) = &self.end {
                 tokio::select! {
-                    // Readable once it has ended; what a failure means, the next look tells.
+                    // Readable once it has ended; after an error, the next check decides.
                     _ = end.readable() => {}
                     () = sleep(EXIT_RECHECK * 20) => {}
                 }
@@ -131,24 +132,24 @@ impl Adopted {
         }
     }
 
-    /// The processes of the group that are the worker's beyond doubt.
-    fn members(&self) -> Vec<Held> {
+    /// The processes of the group that certainly belong to the worker.
+    fn members(&self) -> Vec<HeldProcess> {
         let group = self.id();
-        let mut held: Vec<Held> = members(group)
+        let mut held: Vec<HeldProcess> = members(group)
             .into_iter()
             .filter(|pid| *pid != group)
-            .filter_map(|pid| Held::of(Identity::of(pid)?))
-            // Looked at after the descriptor was opened. The group's id is the worker's as long as
-            // its leader runs; after that only the mark of its birth shows whose a process is.
+            .filter_map(|pid| HeldProcess::of(Identity::of(pid)?))
+            // Checked after the descriptor was opened. While its leader runs, the group's id is the
+            // worker's; after that, only the marker in a process's environment tells whose it is.
             .filter(|member| {
                 let pid = member.identity.pid;
-                members_has(group, pid)
+                is_member(group, pid)
                     && (self.leader.identity.runs()
                         || marker_of(pid).as_deref() == Some(self.worker_id.as_str()))
             })
             .collect();
-        // The leader last: while it runs, the group's id is the worker's.
-        held.extend(Held::of(self.leader.identity));
+        // The leader comes last: while it runs, the group's id is the worker's.
+        held.extend(HeldProcess::of(self.leader.identity));
         held
     }
 
@@ -159,19 +160,19 @@ impl Adopted {
         }
     }
 
-    /// Kills what is left of the group and waits for proof that nothing is, at most
-    /// [`PROOF_LIMIT`]. How the leader ended only its parent would know.
-    pub(super) async fn end(self) -> End {
+    /// Kills what remains of the group and waits for proof that nothing remains, at most
+    /// [`PROOF_LIMIT`]. How the leader ended is unknown: the system tells only its parent.
+    pub(super) async fn end(self) -> GroupEnd {
         let deadline = Instant::now() + PROOF_LIMIT;
         loop {
-            let left = self.members();
-            if left.is_empty() {
-                return End { exit: None, left: Left::Nothing };
+            let members = self.members();
+            if members.is_empty() {
+                return GroupEnd { exit: None, remains: Remains::Nothing };
             }
             if Instant::now() >= deadline {
-                return End { exit: None, left: Left::Processes };
+                return GroupEnd { exit: None, remains: Remains::Processes };
             }
-            for member in left {
+            for member in members {
                 member.signal(Signal::KILL);
             }
             sleep(PROOF_INTERVAL).await;
@@ -180,29 +181,29 @@ impl Adopted {
 }
 
 #[cfg(target_os = "linux")]
-fn members_has(group: u32, pid: u32) -> bool {
-    super::process::group_of(pid) == Some(group)
+fn is_member(group: u32, pid: u32) -> bool {
+    super::process_group::group_of(pid) == Some(group)
 }
 
 #[cfg(not(target_os = "linux"))]
-fn members_has(_group: u32, _pid: u32) -> bool {
+fn is_member(_group: u32, _pid: u32) -> bool {
     true
 }
 
-/// Kills processes that are known by their mark alone, and tells how many are still there after
-/// [`PROOF_LIMIT`].
-pub(super) async fn sweep(identities: &[Identity], worker_id: &str) -> usize {
+/// Kills those of these processes whose marker is `worker_id`, and returns how many of them still run
+/// after [`PROOF_LIMIT`].
+pub(super) async fn kill_marked(identities: &[Identity], worker_id: &str) -> usize {
     let deadline = Instant::now() + PROOF_LIMIT;
     loop {
-        let left: Vec<Held> = identities
+        let running: Vec<HeldProcess> = identities
             .iter()
-            .filter_map(|identity| Held::of(*identity))
+            .filter_map(|identity| HeldProcess::of(*identity))
             .filter(|held| marker_of(held.identity.pid).as_deref() == Some(worker_id))
             .collect();
-        if left.is_empty() || Instant::now() >= deadline {
-            return left.len();
+        if running.is_empty() || Instant::now() >= deadline {
+            return running.len();
         }
-        for process in left {
+        for process in running {
             process.signal(Signal::KILL);
         }
         sleep(PROOF_INTERVAL).await;
@@ -211,27 +212,29 @@ pub(super) async fn sweep(identities: &[Identity], worker_id: &str) -> usize {
 
 #[cfg(test)]
 mod tests {
+    use super::super::identity::MARKER;
+    use super::super::process_group::gone;
     use super::*;
     use crate::spawn;
 
     #[tokio::test]
-    async fn a_group_that_is_nobodys_child_ends_with_its_members() {
-        // The shell ends at once: what it leaves behind is nobody's child here, in a group of its own.
+    async fn a_group_that_is_not_a_child_ends_with_all_its_members() {
+        // The shell ends at once and leaves a group behind that is not a child of this process.
         let out = spawn::command("sh")
             .args(["-c", "set -m; (sleep 1000 & exec sleep 1000) >/dev/null 2>&1 & echo $!"])
-            .env(super::super::identity::MARKER, "worker-test")
+            .env(MARKER, "worker-test")
             .output()
             .await
             .unwrap();
         let pid: u32 = String::from_utf8(out.stdout).unwrap().trim().parse().unwrap();
         let identity = Identity::of(pid).unwrap();
         let stranger = Identity { start_time: identity.start_time + 1, ..identity };
-        assert!(Adopted::take(stranger, "worker-test").unwrap().is_none());
-        let group = Adopted::take(identity, "worker-test").unwrap().unwrap();
+        assert!(AdoptedGroup::hold(stranger, "worker-test").unwrap().is_none());
+        let group = AdoptedGroup::hold(identity, "worker-test").unwrap().unwrap();
         group.signal(Signal::TERM);
         group.exited().await;
         let end = group.end().await;
         assert!(end.proven() && end.exit.is_none());
-        assert!(super::super::process::gone(pid));
+        assert!(gone(pid));
     }
 }

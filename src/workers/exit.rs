@@ -6,18 +6,17 @@ use std::process::ExitStatus;
 
 use rustix::process::Signal;
 
-/// How a process ended: by a code of its own or by a signal.
+/// How a process ended: with an exit code or by a signal.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Exit {
-    /// The exit code, where it ended by itself.
+    /// The exit code, where no signal ended it.
     pub(super) code: Option<i32>,
     /// The number of the signal that ended it.
     signal: Option<i32>,
 }
 
-/// The signals that end processes, by the names that people know them by; their numbers differ
-/// between systems.
-const NAMES: &[(Signal, &str)] = &[
+/// The names of the signals that end processes; their numbers differ between systems.
+const SIGNAL_NAMES: &[(Signal, &str)] = &[
     (Signal::HUP, "SIGHUP"),
     (Signal::INT, "SIGINT"),
     (Signal::QUIT, "SIGQUIT"),
@@ -39,32 +38,32 @@ const NAMES: &[(Signal, &str)] = &[
 ];
 
 impl Exit {
-    /// The name of the signal that ended the process: `SIGKILL`, or `signal 35` for one that has
-    /// no name of its own.
+    /// The name of the signal that ended the process: `SIGKILL`, or `signal 35` for one without a
+    /// name.
     pub(super) fn signal(self) -> Option<String> {
         let number = self.signal?;
-        let name = NAMES.iter().find(|(signal, _)| signal.as_raw() == number);
+        let name = SIGNAL_NAMES.iter().find(|(signal, _)| signal.as_raw() == number);
         Some(name.map_or_else(|| format!("signal {number}"), |(_, name)| (*name).to_owned()))
     }
 
-    /// The signal that a shell, or another program around the engine, passes on as its own exit
-    /// code: 128 and the signal's number.
-    fn passed_on(self) -> Option<Self> {
+    /// The signal that a shell, or another program around the engine, reports as its own exit code:
+    /// 128 plus the signal's number.
+    fn reported_signal(self) -> Option<Self> {
         let number = self.code?.checked_sub(128)?;
-        NAMES
+        SIGNAL_NAMES
             .iter()
             .any(|(signal, _)| signal.as_raw() == number)
             .then_some(Self { code: None, signal: Some(number) })
     }
 
-    /// Whether it was killed by the one signal that the system itself sends for want of memory.
+    /// Whether SIGKILL ended it, which the system sends when memory runs out.
     pub(super) fn killed(self) -> bool {
-        self.passed_on().unwrap_or(self).signal == Some(Signal::KILL.as_raw())
+        self.reported_signal().unwrap_or(self).signal == Some(Signal::KILL.as_raw())
     }
 
-    /// Whether it crashed on a fault of its own code or build.
+    /// Whether a signal ended it that shows a defect of its code or build.
     pub(super) fn faulted(self) -> bool {
-        let ended_by = self.passed_on().unwrap_or(self).signal;
+        let ended_by = self.reported_signal().unwrap_or(self).signal;
         [Signal::ILL, Signal::ABORT, Signal::BUS, Signal::FPE, Signal::SEGV]
             .iter()
             .any(|signal| ended_by == Some(signal.as_raw()))
@@ -82,13 +81,13 @@ impl fmt::Display for Exit {
         match (self.code, self.signal()) {
             (Some(code), _) => {
                 write!(f, "exit code {code}")?;
-                match self.passed_on().and_then(Self::signal) {
+                match self.reported_signal().and_then(Self::signal) {
                     Some(signal) => write!(f, ", which stands for {signal}"),
                     None => Ok(()),
                 }
             }
             (None, Some(signal)) => write!(f, "killed by {signal}"),
-            (None, None) => f.write_str("an unknown end"),
+            (None, None) => f.write_str("ended in an unknown way"),
         }
     }
 }
@@ -98,7 +97,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn ends_read_as_words() {
+    fn an_exit_is_printed_with_its_code_or_signal() {
         let exit = |raw| Exit::from(ExitStatus::from_raw(raw));
         assert_eq!(exit(3 << 8).to_string(), "exit code 3");
         assert_eq!(exit(9).to_string(), "killed by SIGKILL");

@@ -1,4 +1,5 @@
-//! The folder of one worker: its log and its report, for its owner's eyes alone.
+//! The folder of one worker: its log, its readiness report and its record. Only the user who runs the
+//! hive can read it.
 
 use std::collections::HashSet;
 use std::fs::{DirBuilder, File, OpenOptions};
@@ -8,23 +9,22 @@ use std::path::{Path, PathBuf};
 
 use crate::error::{Failure, Result};
 
-/// Folders of ended workers that are kept, the newest.
+/// How many folders of ended workers are kept: the newest.
 const KEEP_ENDED: usize = 20;
-/// A log that grew beyond this many bytes is cut.
+/// A log that grows beyond this many bytes is cut.
 const MAX_LOG_BYTES: u64 = 32 << 20;
-/// Of a log that is cut, so many bytes of its end are kept, in `worker.log.old`.
+/// When a log is cut, `worker.log.old` keeps this many bytes of its end.
 const KEEP_LOG_BYTES: u64 = 1 << 20;
 
 /// The name of a worker's record.
 const RECORD: &str = "record.json";
 
-/// Where one worker's files are. The folder is named after the worker's id, whose order is that of
-/// time.
+/// The folder of one worker. It is named after the worker's id; ids sort by the time of their start.
 #[derive(Clone, Debug)]
-pub(super) struct Folder(PathBuf);
+pub(super) struct WorkerFolder(PathBuf);
 
-impl Folder {
-    /// Makes the folder of a new worker, and removes the oldest of ended ones.
+impl WorkerFolder {
+    /// Creates the folder of a new worker, and removes the oldest folders of ended ones.
     pub(super) fn create(workers: &Path, worker_id: &str, live: &HashSet<String>) -> Result<Self> {
         let path = workers.join(worker_id);
         DirBuilder::new()
@@ -33,48 +33,48 @@ impl Folder {
             .create(&path)
             .map_err(|error| Failure::io("make the folder", &path, &error).stage("start"))?;
         if let Err(error) = prune(workers, worker_id, live) {
-            tracing::warn!(path = %workers.display(), %error, "old logs of workers could not be removed");
+            tracing::warn!(path = %workers.display(), %error, "could not remove the folders of ended workers");
         }
         Ok(Self(path))
     }
 
-    /// Where everything that the worker writes goes.
+    /// The file with everything that the worker prints.
     pub(super) fn log(&self) -> PathBuf {
         self.0.join("worker.log")
     }
 
-    /// Where the worker says how it got on.
+    /// The file of the worker's readiness report.
     pub(super) fn report(&self) -> PathBuf {
         self.0.join("report.json")
     }
 
-    /// Where the worker is written down for a later daemon.
+    /// The file of the worker's record.
     pub(super) fn record(&self) -> PathBuf {
         self.0.join(RECORD)
     }
 
     /// The folder of a worker that an earlier daemon started.
-    pub(super) fn of_earlier(path: PathBuf) -> Self {
+    pub(super) fn existing(path: PathBuf) -> Self {
         Self(path)
     }
 
     /// Removes the record of a worker that is gone; its log stays.
-    pub(super) fn forget(&self) {
+    pub(super) fn remove_record(&self) {
         if let Err(error) = std::fs::remove_file(self.record())
             && error.kind() != io::ErrorKind::NotFound
         {
-            tracing::warn!(path = %self.0.display(), %error, "a worker's record could not be removed");
+            tracing::warn!(path = %self.0.display(), %error, "could not remove the record of a worker");
         }
     }
 
-    /// Opens the log for the worker. Appending makes every writer write at the end, also after the
-    /// log was cut.
+    /// Opens the log for the worker, in append mode: every writer then writes at the end, also after
+    /// the log was cut.
     pub(super) fn open_log(&self) -> Result<File> {
         let path = self.log();
-        private().append(true).open(&path).map_err(|error| Failure::io("make the log", &path, &error))
+        private().append(true).open(&path).map_err(|error| Failure::io("create the log", &path, &error))
     }
 
-    /// Cuts the log where it has grown too large: a worker can write faster than disks grow.
+    /// Cuts the log if it has grown too large: a worker could fill the disk with it.
     pub(super) fn bound_log(&self) -> io::Result<()> {
         let path = self.log();
         let length = std::fs::metadata(&path)?.len();
@@ -86,14 +86,14 @@ impl Folder {
         let mut old = private().write(true).truncate(true).open(self.0.join("worker.log.old"))?;
         io::copy(&mut Read::by_ref(&mut log).take(KEEP_LOG_BYTES), &mut old)?;
         log.set_len(0)?;
-        // The log is shared with the worker, and only appended to.
+        // The worker writes to the log at the same time, so it is only appended to.
         OpenOptions::new()
             .append(true)
             .open(&path)?
             .write_all(format!("… the log was cut at {length} bytes\n").as_bytes())
     }
 
-    /// Copies the end of the log to where the job that wanted the worker keeps it.
+    /// Copies the end of the log to `target`, where the job that started the worker keeps it.
     pub(super) fn keep_log(&self, target: &Path) -> io::Result<()> {
         let mut log = File::open(self.log())?;
         let length = log.metadata()?.len();
@@ -102,14 +102,15 @@ impl Folder {
         io::copy(&mut log.take(KEEP_LOG_BYTES), &mut kept).map(drop)
     }
 
-    /// Removes the folder of a worker that never was.
+    /// Removes the folder of a worker whose process could not be started.
     pub(super) fn discard(self) {
         if let Err(error) = std::fs::remove_dir_all(&self.0) {
-            tracing::warn!(path = %self.0.display(), %error, "a worker's folder could not be removed");
+            tracing::warn!(path = %self.0.display(), %error, "could not remove the folder of a worker");
         }
     }
 }
 
+/// Options for a file that only its owner can read and write.
 fn private() -> OpenOptions {
     let mut options = OpenOptions::new();
     options.create(true).mode(0o600);
@@ -120,7 +121,7 @@ fn prune(workers: &Path, newest: &str, live: &HashSet<String>) -> io::Result<()>
     let mut ended: Vec<String> = std::fs::read_dir(workers)?
         .filter_map(|entry| entry.ok()?.file_name().into_string().ok())
         .filter(|name| name.starts_with("worker-") && name != newest && !live.contains(name))
-        // One that was never proven gone is the next daemon's to look for.
+        // A folder with a record is of a worker whose end was not proven: the next daemon looks for it.
         .filter(|name| !workers.join(name).join(RECORD).exists())
         .collect();
     ended.sort_unstable();
@@ -135,33 +136,33 @@ mod tests {
     use super::*;
 
     #[test]
-    fn folders_are_private_and_the_oldest_go() {
+    fn folders_are_private_and_the_oldest_are_removed() {
         let workers = tempfile::tempdir().unwrap();
         let live = HashSet::from(["worker-000".to_owned()]);
         let mut last = None;
         for n in 0..KEEP_ENDED + 5 {
-            last = Some(Folder::create(workers.path(), &format!("worker-{n:03}"), &live).unwrap());
+            last = Some(WorkerFolder::create(workers.path(), &format!("worker-{n:03}"), &live).unwrap());
         }
-        let names = || std::fs::read_dir(workers.path()).unwrap().count();
-        let stuck = Folder::create(workers.path(), "worker-0000-stuck", &live).unwrap();
+        let count = || std::fs::read_dir(workers.path()).unwrap().count();
+        let stuck = WorkerFolder::create(workers.path(), "worker-0000-stuck", &live).unwrap();
         std::fs::write(stuck.record(), "{}").unwrap();
-        Folder::create(workers.path(), "worker-999", &live).unwrap();
+        WorkerFolder::create(workers.path(), "worker-999", &live).unwrap();
         assert!(stuck.record().exists(), "it may still run");
         stuck.discard();
-        assert_eq!(names(), KEEP_ENDED + 2, "the live one, the newest one and the ended ones kept");
+        assert_eq!(count(), KEEP_ENDED + 2, "the live one, the newest one and the ended ones kept");
         assert!(workers.path().join("worker-000").exists());
         let folder = last.unwrap();
         drop(folder.open_log().unwrap());
         let mode = |path: &Path| std::fs::metadata(path).unwrap().permissions().mode() & 0o777;
         assert_eq!((mode(&folder.0), mode(&folder.log())), (0o700, 0o600));
         folder.discard();
-        assert_eq!(names(), KEEP_ENDED + 1);
+        assert_eq!(count(), KEEP_ENDED + 1);
     }
 
     #[test]
-    fn a_log_that_grew_too_large_is_cut_and_keeps_its_end() {
+    fn a_log_that_grows_too_large_is_cut_and_its_end_kept() {
         let workers = tempfile::tempdir().unwrap();
-        let folder = Folder::create(workers.path(), "worker-1", &HashSet::new()).unwrap();
+        let folder = WorkerFolder::create(workers.path(), "worker-1", &HashSet::new()).unwrap();
         let mut log = folder.open_log().unwrap();
         log.write_all(b"short\n").unwrap();
         folder.bound_log().unwrap();

@@ -1,6 +1,6 @@
-//! The GPUs of this machine, as their drivers describe them: NVIDIA's through NVML, which is loaded
-//! when it is first asked for, AMD's through sysfs, Apple's by the machine they are part of. Where a
-//! driver is missing the hive says so once, and has no GPUs of that maker. Blocks.
+//! The GPUs of this machine, as their drivers describe them: NVIDIA's through NVML, which is loaded at
+//! the first use, AMD's through sysfs, Apple's from the machine that they are part of. Where a driver
+//! is missing, the hive logs that once and lists no GPUs of that maker. All functions block.
 
 use std::path::Path;
 use std::sync::OnceLock;
@@ -10,38 +10,39 @@ use nvml_wrapper::enums::device::UsedGpuMemory;
 use nvml_wrapper::error::NvmlError;
 use serde::Serialize;
 
-use super::devices::{Device, Kind};
+use super::device::Device;
+use crate::config::DeviceKind;
 
-/// Where the kernel tells of devices (`sysfs(5)`).
+/// The folder in which the kernel lists devices (`sysfs(5)`).
 const SYSFS: &str = "/sys/class";
 
-/// One GPU, as it is now.
+/// One GPU and its current use.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
 pub struct Gpu {
     /// `cuda:0`, `rocm:0`, ...
     pub id: String,
-    /// What its maker calls it.
+    /// The name that its maker gave it.
     pub name: String,
-    /// The device, as workers name it.
+    /// The same as a device; always exact.
     #[serde(skip)]
     pub device: Device,
-    /// Its memory in all.
+    /// All of its memory.
     pub memory_total_bytes: u64,
-    /// Its memory that is in use, by whomever.
+    /// Its memory that any process uses.
     pub memory_used_bytes: u64,
-    /// How much of the last sampling period it was busy, in percent.
+    /// The share of the last sampling period in which it was busy, in percent.
     pub utilization_percent: Option<u32>,
     /// CUDA's compute capability, such as `8.9`.
     pub compute_capability: Option<String>,
     /// The driver and its version.
     pub driver: String,
-    /// Processes that hold memory on it, and how much, in bytes.
+    /// The ids of the processes that hold memory of it, each with the bytes that it holds.
     #[serde(skip)]
     pub holders: Vec<(u32, u64)>,
 }
 
 impl Gpu {
-    /// Its memory that is free.
+    /// Its free memory.
     #[must_use]
     pub const fn memory_free_bytes(&self) -> u64 {
         self.memory_total_bytes.saturating_sub(self.memory_used_bytes)
@@ -57,7 +58,7 @@ pub fn sample() -> Vec<Gpu> {
     gpus
 }
 
-/// The drivers that were looked for, and what was found of each.
+/// A description of each driver, for people.
 #[must_use]
 pub fn drivers() -> Vec<String> {
     let mut drivers = vec![match nvml() {
@@ -79,11 +80,11 @@ fn nvml() -> Result<&'static Nvml, &'static str> {
     let loaded = LOADED.get_or_init(|| {
         Nvml::init().map_err(|error| {
             let why = match error {
-                // Its own words are those of the dynamic linker, and speak of a failure.
+                // The error's own text is the dynamic linker's, which reads like a fault.
                 NvmlError::LibloadingError(_) => "its library, libnvidia-ml, is not here".to_owned(),
                 error => error.to_string(),
             };
-            tracing::info!(why, "no NVIDIA driver was found; the hive goes on without NVIDIA's GPUs");
+            tracing::info!(why, "no NVIDIA driver was found; the hive lists no NVIDIA GPUs");
             why
         })
     });
@@ -96,20 +97,20 @@ fn nvidia() -> Vec<Gpu> {
     (0..nvml.device_count().unwrap_or(0))
         .filter_map(|index| {
             let gpu = nvml.device_by_index(index).ok()?;
-            // A GPU that cannot say how much memory it has cannot be used either.
+            // A GPU that does not report its memory cannot be used either.
             let memory = gpu.memory_info().ok()?;
             let processes =
                 [gpu.running_compute_processes(), gpu.running_graphics_processes()].into_iter().flatten();
             let mut holders: Vec<(u32, u64)> = Vec::new();
             for process in processes.flatten() {
-                // A process that also draws is listed twice, with the same memory.
+                // A process that computes and draws is in both lists, with the same memory.
                 if let UsedGpuMemory::Used(bytes) = process.used_gpu_memory
                     && !holders.iter().any(|(pid, _)| *pid == process.pid)
                 {
                     holders.push((process.pid, bytes));
                 }
             }
-            let device = Device::Exact { kind: Kind::Cuda, index };
+            let device = Device::Exact { kind: DeviceKind::Cuda, index };
             Some(Gpu {
                 id: device.to_string(),
                 name: gpu.name().unwrap_or_else(|_| "NVIDIA GPU".to_owned()),
@@ -128,8 +129,8 @@ fn nvidia() -> Vec<Gpu> {
         .collect()
 }
 
-/// The cards that the amdgpu driver serves
-/// (<https://docs.kernel.org/gpu/amdgpu/driver-misc.html>). `class` is `/sys/class`.
+/// The cards of the amdgpu driver (<https://docs.kernel.org/gpu/amdgpu/driver-misc.html>). `class` is
+/// `/sys/class`.
 fn amd(class: &Path) -> Vec<Gpu> {
     let Ok(entries) = std::fs::read_dir(class.join("drm")) else { return Vec::new() };
     let number = |name: &str| name.strip_prefix("card")?.parse::<u32>().ok();
@@ -160,15 +161,15 @@ fn amd(class: &Path) -> Vec<Gpu> {
         })
         .zip(0..)
         .map(|(gpu, index)| {
-            let device = Device::Exact { kind: Kind::Rocm, index };
+            let device = Device::Exact { kind: DeviceKind::Rocm, index };
             Gpu { id: device.to_string(), device, ..gpu }
         })
         .collect()
 }
 
-/// The processes that hold memory of a card and how much, in bytes, as the driver counts those that
-/// compute through `ROCm`: under `kfd`, a file `proc/PID/vram_ID` for each process and card. A card's
-/// id is that of the node with its render device.
+/// The ids of the processes that hold memory of a card through `ROCm`, each with its bytes. The driver
+/// has a file `proc/PID/vram_ID` under `kfd` for each process and card. A card's id is that of the
+/// node with its render device.
 fn holders_on_amd(kfd: &Path, device: &Path) -> Vec<(u32, u64)> {
     let text = |path: &Path| std::fs::read_to_string(path).ok();
     let names = |folder: &Path| {
@@ -197,12 +198,12 @@ fn holders_on_amd(kfd: &Path, device: &Path) -> Vec<(u32, u64)> {
     names(&processes).into_iter().filter_map(held).filter(|(_, bytes)| *bytes > 0).collect()
 }
 
-/// The GPU of an Apple machine, which works in the machine's own memory.
+/// The GPU of an Apple machine, which shares the machine's memory.
 #[cfg(all(target_os = "macos", target_arch = "aarch64"))]
 fn apple() -> Vec<Gpu> {
     let mut system = sysinfo::System::new();
     system.refresh_memory();
-    let device = Device::Exact { kind: Kind::Metal, index: 0 };
+    let device = Device::Exact { kind: DeviceKind::Metal, index: 0 };
     let total = system.total_memory();
     vec![Gpu {
         id: device.to_string(),
@@ -225,7 +226,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn cards_of_amds_are_read_from_sysfs_and_others_left_out() {
+    fn only_amd_cards_are_read_from_sysfs() {
         let class = tempfile::tempdir().unwrap();
         let write = |folder: &str, files: &[(&str, &str)]| {
             let folder = class.path().join(folder);
@@ -266,7 +267,7 @@ mod tests {
     }
 
     #[test]
-    fn without_a_driver_there_is_a_reason_and_no_panic() {
+    fn a_missing_driver_is_described() {
         assert!(sample().iter().all(|gpu| gpu.memory_total_bytes > 0));
         assert!(drivers()[0].contains("NVIDIA driver"));
     }

@@ -1,7 +1,8 @@
-//! What everyone but the owner holds of a worker.
+//! The handle of a worker: what everything but the worker's owner holds of it.
+//!
+//! Through the handle, the others send the owner controls, watch the state that it publishes, and
+//! count requests in flight.
 
-use std::borrow::Cow;
-use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -10,178 +11,256 @@ use parking_lot::Mutex;
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
-use super::devices::Device;
+use super::device::Device;
+use super::end::GroupEnd;
 use super::engines::Engine;
-use super::folder::Folder;
+use super::folder::WorkerFolder;
 use super::health::Counters;
 use super::identity::{self, Identity};
-use super::process::End;
-use super::record::Record;
-use super::start::StartRequest;
-use super::usage::Usage;
+use super::oom_killer;
+use super::record::WorkerRecord;
+use super::request::StartRequest;
+use super::secret::Secret;
+use super::usage::GroupUsage;
 use super::worker::{Status, Worker};
 
-/// The secret of one worker: 32 random bytes in hexadecimal. Never printed.
-#[derive(Clone)]
-pub struct Secret(Arc<str>);
-
-impl Secret {
-    pub(super) fn random() -> Self {
-        Self(crate::text::hex(&rand::random::<[u8; 32]>()).into())
-    }
-
-    /// A secret that was written down earlier.
-    pub(super) fn recalled(secret: &str) -> Self {
-        Self(secret.into())
-    }
-
-    /// The secret itself, for the `Authorization` header of a request to its worker.
-    #[must_use]
-    pub fn expose(&self) -> &str {
-        &self.0
-    }
-
-    /// A line of the worker's log without its secret, for readers.
-    #[must_use]
-    pub fn redact<'a>(&self, line: &'a str) -> Cow<'a, str> {
-        if line.contains(&*self.0) { line.replace(&*self.0, "[secret]").into() } else { line.into() }
-    }
-}
-
-impl fmt::Debug for Secret {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Secret(…)")
-    }
-}
-
-/// What an owner can be told.
+/// A message to the owner of a worker.
 #[derive(Debug)]
 pub(super) enum Control {
-    /// The worker listens on this port, and the socket is its own.
+    /// The worker listens on this port, and its own group holds the socket.
     Listening(u16),
     /// The worker answered that it is ready.
     Ready,
-    /// End it. Told again, the shorter time counts.
+    /// End the worker. Of several such messages, the shortest grace period counts.
     Stop {
-        /// How long it may take before it is killed.
+        /// How long the worker may take before it is killed.
         grace: Duration,
-        /// Who wants it.
-        reason: Reason,
+        /// Why it is ended.
+        reason: StopReason,
     },
-    /// Leave it running, and forget it: a later daemon takes it over.
+    /// Leave the worker running: a later daemon adopts it.
     Release,
 }
 
 /// Why a worker is ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Reason {
-    /// Somebody asked for it.
+pub(super) enum StopReason {
+    /// A user asked for it.
     User,
-    /// It could not be brought to serve, or whoever wanted it gave up.
-    Load,
+    /// Its start failed or was given up.
+    FailedStart,
     /// The hive stops.
     Shutdown,
 }
 
-/// Where a worker is in its life.
+/// The stages of a worker's life, in their order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum Stage {
+pub(super) enum LifeStage {
+    /// Its process runs and does not listen yet.
     Starting,
+    /// It listens and loads its model.
     Loading,
+    /// It answers requests.
     Ready,
-    /// Takes no more requests, finishes the ones it has.
+    /// It accepts no more requests and finishes those in flight.
     Draining,
-    /// Was sent SIGTERM.
+    /// It was sent SIGTERM.
     Terminating,
-    /// Was sent SIGKILL.
+    /// It was sent SIGKILL.
     Killing,
-    /// Its processes are gone, and a driver has yet to take back the memory of its GPU.
+    /// Its processes are gone, and a driver still counts memory of its GPU as held.
     Reclaiming,
-    /// Ended without being asked to.
+    /// It ended without being asked to.
     Crashed,
-    /// Ended because it was asked to.
+    /// It ended because it was asked to.
     Stopped,
 }
 
-/// What an owner publishes.
+/// What the owner of a worker publishes.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct State {
-    pub(super) stage: Stage,
+pub(super) struct WorkerState {
+    pub(super) stage: LifeStage,
     pub(super) port: Option<u16>,
-    /// Set at the end, whichever it was.
-    pub(super) end: Option<End>,
+    /// How it ended, once it has.
+    pub(super) end: Option<GroupEnd>,
     /// When it ended.
-    pub(super) ended: Option<Instant>,
+    pub(super) ended_at: Option<Instant>,
 }
 
-/// Requests to one worker. In one cell, so that none begins once the worker has been closed.
+/// The requests to one worker. They share one cell with `open`, so that no request begins after the
+/// worker was closed.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Traffic {
+    /// Whether it accepts requests.
     pub(super) open: bool,
     pub(super) in_flight: usize,
-    /// Those that it has been sent in all.
+    /// All requests that it was ever sent.
     pub(super) sent: u64,
 }
 
-/// What was last measured.
+/// The last measurements of a worker.
 #[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Measures {
-    pub(super) usage: Usage,
+pub(super) struct Measurements {
+    pub(super) usage: GroupUsage,
     pub(super) counters: Counters,
 }
 
-/// One worker, alive or crashed.
+/// Where a worker comes from.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Origin {
+    /// This daemon started it.
+    Started {
+        /// The port that it was told to listen on, where its engine does not report one.
+        assigned_port: Option<u16>,
+        /// The memory that it is expected to take on its device, in bytes; 0 where unknown.
+        expected_bytes: u64,
+        /// How many workers in a row have crashed that this one replaces.
+        crashes: u32,
+    },
+    /// An earlier daemon started it; it is ready on this port.
+    Adopted {
+        /// The TCP port.
+        port: u16,
+    },
+}
+
+/// What is known of a worker when its handle is made.
 #[derive(Debug)]
-pub(super) struct Handle {
+pub(super) struct NewWorker {
     pub(super) worker_id: String,
     pub(super) pid: u32,
-    pub(super) model_id: String,
-    /// What was asked for; a restart asks for it again.
     pub(super) request: StartRequest,
     pub(super) device: Device,
     pub(super) engine: Arc<Engine>,
-    /// The port that it was told to listen on, where it does not report one.
-    pub(super) probed: Option<u16>,
-    /// The memory that it is expected to take on its device, in bytes.
-    pub(super) needs_bytes: u64,
-    /// How often the kernel had killed for want of memory when it was started.
-    pub(super) oom_kills_before: u64,
-    /// Whether an earlier daemon started it.
-    pub(super) adopted: bool,
-    /// How often workers have crashed in whose place this one is.
-    pub(super) crashes: u32,
-    /// Cancelled when nobody wants a crashed worker back.
-    pub(super) given_up: CancellationToken,
     pub(super) secret: Secret,
-    pub(super) folder: Folder,
+    pub(super) folder: WorkerFolder,
     pub(super) started_at: Timestamp,
-    pub(super) started: Instant,
-    pub(super) controls: mpsc::UnboundedSender<Control>,
+    pub(super) origin: Origin,
+}
+
+/// One worker, live or crashed.
+#[derive(Debug)]
+pub(super) struct Handle {
+    pub(super) worker_id: String,
+    /// The process id of its leader, which is the id of its group.
+    pub(super) pid: u32,
+    /// What was requested; a restart requests the same.
+    pub(super) request: StartRequest,
+    pub(super) device: Device,
+    pub(super) engine: Arc<Engine>,
+    pub(super) secret: Secret,
+    pub(super) folder: WorkerFolder,
+    pub(super) origin: Origin,
+    /// The count of the kernel's out-of-memory kills when the handle was made.
+    oom_kills_before: u64,
+    /// Cancelled when a crashed worker must not be restarted.
+    pub(super) given_up: CancellationToken,
+    started_at: Timestamp,
+    started: Instant,
+    controls: mpsc::UnboundedSender<Control>,
     /// Only the owner sends.
-    pub(super) state: watch::Sender<State>,
+    pub(super) state: watch::Sender<WorkerState>,
     pub(super) traffic: watch::Sender<Traffic>,
-    /// Held for copies alone.
-    pub(super) measures: Mutex<Measures>,
+    /// Locked only to copy values in or out.
+    pub(super) measurements: Mutex<Measurements>,
 }
 
 impl Handle {
-    /// Tells the owner; one that has ended does not listen any more.
+    /// The handle of a worker, and the receiver of its controls for its owner.
+    pub(super) fn new(worker: NewWorker) -> (Arc<Self>, mpsc::UnboundedReceiver<Control>) {
+        let NewWorker { worker_id, pid, request, device, engine, secret, folder, started_at, origin } =
+            worker;
+        let (controls, inbox) = mpsc::unbounded_channel();
+        let lived = Timestamp::now().duration_since(started_at);
+        let lived = Duration::try_from(lived).unwrap_or_default();
+        let (state, traffic, measurements) = match origin {
+            Origin::Started { .. } => (
+                WorkerState { stage: LifeStage::Starting, port: None, end: None, ended_at: None },
+                Traffic::default(),
+                Measurements::default(),
+            ),
+            Origin::Adopted { port } => {
+                // Until the worker is asked, and for engines that do not report their slots.
+                let counters = Counters { slots: request.slots.unwrap_or(1), ..Counters::default() };
+                (
+                    WorkerState { stage: LifeStage::Ready, port: Some(port), end: None, ended_at: None },
+                    Traffic { open: true, ..Traffic::default() },
+                    Measurements { counters, ..Measurements::default() },
+                )
+            }
+        };
+        let handle = Self {
+            worker_id,
+            pid,
+            request,
+            device,
+            engine,
+            secret,
+            folder,
+            origin,
+            oom_kills_before: oom_killer::kills(),
+            given_up: CancellationToken::new(),
+            started_at,
+            started: Instant::now().checked_sub(lived).unwrap_or_else(Instant::now),
+            controls,
+            state: watch::Sender::new(state),
+            traffic: watch::Sender::new(traffic),
+            measurements: Mutex::new(measurements),
+        };
+        (Arc::new(handle), inbox)
+    }
+
+    /// The id of its model.
+    pub(super) fn model_id(&self) -> &str {
+        &self.request.model_id
+    }
+
+    /// Whether an earlier daemon started it.
+    pub(super) fn is_adopted(&self) -> bool {
+        matches!(self.origin, Origin::Adopted { .. })
+    }
+
+    /// The port that it was told to listen on, where its engine does not report one.
+    pub(super) fn assigned_port(&self) -> Option<u16> {
+        match self.origin {
+            Origin::Started { assigned_port, .. } => assigned_port,
+            Origin::Adopted { .. } => None,
+        }
+    }
+
+    /// The memory that it is expected to take on its device, in bytes; 0 where unknown.
+    pub(super) fn expected_bytes(&self) -> u64 {
+        match self.origin {
+            Origin::Started { expected_bytes, .. } => expected_bytes,
+            Origin::Adopted { .. } => 0,
+        }
+    }
+
+    /// How many workers in a row have crashed that this one replaces.
+    pub(super) fn crashes(&self) -> u32 {
+        match self.origin {
+            Origin::Started { crashes, .. } => crashes,
+            Origin::Adopted { .. } => 0,
+        }
+    }
+
+    /// Sends the owner a control; an owner that has ended ignores it.
     pub(super) fn control(&self, control: Control) {
         if let Err(unheard) = self.controls.send(control) {
             tracing::trace!(pid = self.pid, control = ?unheard.0, "the worker has ended already");
         }
     }
 
-    pub(super) fn stage(&self) -> Stage {
+    pub(super) fn stage(&self) -> LifeStage {
         self.state.borrow().stage
     }
 
-    /// Waits for the end.
-    pub(super) async fn ended(&self) -> End {
+    /// Waits for the end of the worker.
+    pub(super) async fn ended(&self) -> GroupEnd {
         let mut states = self.state.subscribe();
         match states.wait_for(|state| state.end.is_some()).await.map(|state| state.end) {
             Ok(Some(end)) => end,
-            // The sender is in `self`, and the predicate asked for an end.
+            // Impossible: `self` holds the sender, and the condition requires an end.
             _ => std::future::pending().await,
         }
     }
@@ -191,36 +270,44 @@ impl Handle {
         self.state.borrow().port.map(|port| format!("http://127.0.0.1:{port}"))
     }
 
+    /// How long it has run, or ran until its end.
     pub(super) fn uptime(&self) -> Duration {
-        let ended = self.state.borrow().ended;
-        ended.unwrap_or_else(Instant::now).saturating_duration_since(self.started)
+        let ended_at = self.state.borrow().ended_at;
+        ended_at.unwrap_or_else(Instant::now).saturating_duration_since(self.started)
+    }
+
+    /// Whether the kernel killed any process because memory ran out since the handle was made.
+    pub(super) fn saw_oom_kill(&self) -> bool {
+        oom_killer::kills() > self.oom_kills_before
     }
 
     pub(super) fn status(&self) -> Status {
         match self.stage() {
-            Stage::Starting => Status::Starting,
-            Stage::Loading => Status::Loading,
-            Stage::Ready => {
+            LifeStage::Starting => Status::Starting,
+            LifeStage::Loading => Status::Loading,
+            LifeStage::Ready => {
                 let busy =
-                    self.traffic.borrow().in_flight > 0 || self.measures.lock().counters.busy_slots > 0;
+                    self.traffic.borrow().in_flight > 0 || self.measurements.lock().counters.busy_slots > 0;
                 if busy { Status::Busy } else { Status::Ready }
             }
-            Stage::Draining | Stage::Terminating | Stage::Killing | Stage::Reclaiming => Status::Stopping,
-            Stage::Crashed => Status::Crashed,
-            Stage::Stopped => Status::Stopped,
+            LifeStage::Draining | LifeStage::Terminating | LifeStage::Killing | LifeStage::Reclaiming => {
+                Status::Stopping
+            }
+            LifeStage::Crashed => Status::Crashed,
+            LifeStage::Stopped => Status::Stopped,
         }
     }
 
-    /// The worker as clients see it now.
+    /// The worker as clients see it at this moment.
     pub(super) fn worker(&self) -> Worker {
         let status = self.status();
         let state = *self.state.borrow();
-        let Measures { usage, counters } = *self.measures.lock();
-        let usage = if status.lives() { usage } else { Usage::default() };
+        let Measurements { usage, counters } = *self.measurements.lock();
+        let usage = if status.lives() { usage } else { GroupUsage::default() };
         Worker {
             worker_id: self.worker_id.clone(),
             pid: self.pid,
-            model: self.model_id.clone(),
+            model: self.model_id().to_owned(),
             device: self.device.to_string(),
             port: state.port,
             url: self.url(),
@@ -232,28 +319,26 @@ impl Handle {
             rss_bytes: usage.rss_bytes,
             vram_bytes: usage.vram_bytes.or_else(|| self.device.is_cpu().then_some(0)),
             slots: counters.slots,
-            // Engines that do not count leave it to the hive.
+            // Some engines do not count; the hive counts what it sends.
             requests: counters.requests.max(self.traffic.borrow().sent),
             tokens_generated: counters.tokens_generated,
             last_exit: self.last_exit(),
         }
     }
 
-    /// How it ended, once it has, in words.
+    /// How it ended, in words, once it has.
     pub(super) fn last_exit(&self) -> Option<String> {
         let end = self.state.borrow().end?;
         Some(match end.exit {
             Some(exit) => exit.to_string(),
-            None if end.processes_gone() => {
-                "unknown: it was started by an earlier run of the hive".to_owned()
-            }
+            None if end.processes_gone() => "unknown: an earlier run of the hive started it".to_owned(),
             None => "did not end within 5 s of being killed".to_owned(),
         })
     }
 
-    /// What a later daemon needs to know of it; `None` where it has ended. Blocks.
-    pub(super) fn record(&self, ready: bool) -> Option<Record> {
-        Some(Record {
+    /// The record for a later daemon; `None` where the worker has ended. Blocks.
+    pub(super) fn record(&self, ready: bool) -> Option<WorkerRecord> {
+        Some(WorkerRecord {
             worker_id: self.worker_id.clone(),
             boot_id: identity::boot_id(),
             process: Identity::of(self.pid)?,
@@ -265,49 +350,5 @@ impl Handle {
             port: self.state.borrow().port,
             ready,
         })
-    }
-
-    /// Lets a request in, unless the worker takes none.
-    pub(super) fn enter(self: &Arc<Self>) -> Option<Endpoint> {
-        let url = self.url()?;
-        let entered = self.traffic.send_if_modified(|traffic| {
-            traffic.in_flight += usize::from(traffic.open);
-            traffic.sent += u64::from(traffic.open);
-            traffic.open
-        });
-        entered.then(|| Endpoint {
-            pid: self.pid,
-            url,
-            secret: self.secret.clone(),
-            chat_route: self.engine.chat_route.clone(),
-            guard: InFlight(Arc::clone(self)),
-        })
-    }
-}
-
-/// Where to send one request.
-#[derive(Debug)]
-pub struct Endpoint {
-    /// The process id of the worker.
-    pub pid: u32,
-    /// Its base URL, without a slash at the end.
-    pub url: String,
-    /// Its secret, to be sent as a bearer token.
-    pub secret: Secret,
-    /// The path under which its engine answers chat completions.
-    pub chat_route: String,
-    /// Keeps the request counted. Hold it until the last byte of the answer.
-    pub guard: InFlight,
-}
-
-/// Counts one request as in flight until it is dropped: a worker that is being stopped waits for
-/// it.
-#[derive(Debug)]
-#[must_use = "the request counts as ended when the guard is dropped"]
-pub struct InFlight(Arc<Handle>);
-
-impl Drop for InFlight {
-    fn drop(&mut self) {
-        self.0.traffic.send_modify(|traffic| traffic.in_flight -= 1);
     }
 }

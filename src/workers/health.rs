@@ -1,5 +1,5 @@
-//! Asking a worker how it is: `GET /health`, which needs no secret; and what it has counted, where it
-//! counts for Prometheus alone.
+//! Asks a worker for its health, which needs no secret, and for its token counter where only its
+//! Prometheus metrics have one.
 
 use std::time::Duration;
 
@@ -8,26 +8,27 @@ use serde::Deserialize;
 
 use super::handle::Secret;
 use crate::client;
+use super::secret::Secret;
 use crate::error::{Failure, Result};
 use crate::narration::Progress;
 
-/// A healthy worker answers at once; one that takes this long has not answered.
+/// How long a worker may take to answer; a healthy one answers at once.
 const ANSWER_LIMIT: Duration = Duration::from_secs(2);
-/// An answer is a line of JSON; more than this, in bytes, is not read.
+/// The longest answer, in bytes: an answer is one line of JSON.
 const MAX_ANSWER_BYTES: usize = 64 << 10;
-/// Metrics are a few dozen lines, in some engines several hundred; more, in bytes, is not read.
+/// The longest metrics, in bytes: they have a few dozen lines, several hundred in some engines.
 const MAX_METRICS_BYTES: usize = 1 << 20;
 
-/// What a worker says of itself.
+/// The health of a worker.
 #[derive(Clone, Debug)]
 pub(super) enum Health {
-    /// It loads its model, and may know how far it has come.
+    /// It loads its model, and may report its progress.
     Loading(Option<Progress>),
     /// It answers requests.
     Ready(Counters),
 }
 
-/// What a worker counts. Engines that count less leave zeros.
+/// The counters of a worker; 0 where its engine does not count.
 #[derive(Clone, Copy, Debug, Default, Deserialize)]
 #[serde(default)]
 pub(super) struct Counters {
@@ -37,19 +38,20 @@ pub(super) struct Counters {
     pub(super) tokens_generated: u64,
 }
 
-/// The metric with the tokens that an engine has generated, in the names of the engines.
+/// The names that engines give to the metric of generated tokens.
 const TOKENS_GENERATED: &[&str] =
     &["llamacpp:tokens_predicted_total", "vllm:generation_tokens_total", "sglang:generation_tokens_total"];
-/// An engine answers this between two steps of its work; a worker that is busy is not waited for.
+/// How long metrics may take: an engine answers between two steps of its work, and a busy one is not
+/// waited for.
 const METRICS_LIMIT: Duration = Duration::from_millis(250);
 
-/// The tokens that a worker says it has generated, in Prometheus's text format
+/// The generated tokens in metrics of Prometheus's text format
 /// (<https://prometheus.io/docs/instrumenting/exposition_formats/>).
 fn tokens_generated(metrics: &str) -> Option<u64> {
     let values = metrics.lines().filter_map(|line| {
         let (name, rest) = line.split_at(line.find(['{', ' '])?);
         TOKENS_GENERATED.contains(&name).then_some(())?;
-        // Labels may have spaces; the value comes after them.
+        // Labels may contain spaces; the value follows them.
         let value = rest.rsplit_once('}').map_or(rest, |(_, value)| value);
         let value: f64 = value.split_whitespace().next()?.parse().ok()?;
         (value >= 0.0).then_some(value as u64)
@@ -63,29 +65,30 @@ struct Loading {
     progress: Option<Progress>,
 }
 
-/// The hive's client for workers on loopback: no proxy of the environment, no redirects.
+/// The HTTP client for the health and metrics of workers on loopback. It uses no proxy and follows no
+/// redirects.
 #[derive(Clone, Debug)]
-pub(super) struct Client(reqwest::Client);
+pub(super) struct WorkerClient(reqwest::Client);
 
-impl Client {
+impl WorkerClient {
     pub(super) fn new() -> Result<Self> {
         client::builder(ANSWER_LIMIT)
             .no_proxy()
             .timeout(ANSWER_LIMIT)
-            // Workers speak plain HTTP: a machine without root certificates will do.
+            // Workers speak plain HTTP, so a machine needs no root certificates.
             .tls_certs_only([])
             .build()
             .map(Self)
-            .map_err(|error| Failure::internal("could not make the client for workers").detail(error))
+            .map_err(|error| Failure::internal("could not build the client for workers").detail(error))
     }
 
-    /// Asks once.
+    /// Asks a worker for its health, once.
     ///
     /// # Errors
-    /// Where there is no answer in 2 s, or none that says ready or loading.
-    pub(super) async fn ask(&self, url: &str, route: &str) -> anyhow::Result<Health> {
+    /// Where no answer comes within 2 s, or one that means neither ready nor loading.
+    pub(super) async fn health(&self, url: &str, route: &str) -> anyhow::Result<Health> {
         let (status, body) = read(self.0.get(format!("{url}{route}")), MAX_ANSWER_BYTES).await?;
-        // Bodies differ between engines; the status is what they agree on.
+        // Engines agree on the status; their bodies differ.
         match status {
             StatusCode::OK => Ok(Health::Ready(serde_json::from_slice(&body).unwrap_or_default())),
             StatusCode::SERVICE_UNAVAILABLE => {
@@ -95,10 +98,10 @@ impl Client {
         }
     }
 
-    /// Asks for the tokens that it has generated; none where its metrics have no such thing.
+    /// Asks a worker for the tokens that it has generated; `None` where its metrics do not have them.
     ///
     /// # Errors
-    /// Where there is no answer in a quarter of a second, or another one.
+    /// Where no answer comes within 250 ms, or one that is not 200.
     pub(super) async fn tokens_generated(
         &self,
         url: &str,
@@ -112,11 +115,11 @@ impl Client {
     }
 }
 
-async fn read(request: reqwest::RequestBuilder, most: usize) -> anyhow::Result<(StatusCode, Vec<u8>)> {
+async fn read(request: reqwest::RequestBuilder, limit: usize) -> anyhow::Result<(StatusCode, Vec<u8>)> {
     let mut answer = request.send().await?;
     let mut body = Vec::new();
     while let Some(chunk) = answer.chunk().await? {
-        anyhow::ensure!(body.len() + chunk.len() <= most, "the answer is too long");
+        anyhow::ensure!(body.len() + chunk.len() <= limit, "the answer is too long");
         body.extend_from_slice(&chunk);
     }
     Ok((answer.status(), body))
@@ -127,7 +130,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn tokens_are_found_among_metrics() {
+    fn generated_tokens_are_read_from_metrics() {
         let llama = "# HELP llamacpp:tokens_predicted_total Number of generation tokens processed.\n\
                      # TYPE llamacpp:tokens_predicted_total counter\nllamacpp:tokens_predicted_total 42\n\
                      llamacpp:tokens_predicted_seconds_total 0.5\n";

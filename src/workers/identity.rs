@@ -1,17 +1,17 @@
-//! Which process a process id means: ids are given out again, and a worker may be told from a
-//! stranger with its number only by when it began.
+//! Which process a process id means. The system reuses ids, so a process is identified by its id and
+//! its start time, and a worker's processes by a marker in their environment.
 
 use serde::{Deserialize, Serialize};
 
-/// The variable in the environment of every process of a worker that holds the worker's id.
+/// The environment variable of every process of a worker that holds the worker's id.
 pub(super) const MARKER: &str = "RBEE_WORKER_ID";
 
-/// A process, unmistakably within one run of the system.
+/// A process, identified uniquely within one boot of the system.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub(super) struct Identity {
     /// The process id.
     pub(super) pid: u32,
-    /// When it began: clock ticks since the system's start on Linux (`proc_pid_stat(5)`, field 22),
+    /// When it started: clock ticks since the system's boot on Linux (`proc_pid_stat(5)`, field 22),
     /// seconds since the Unix epoch elsewhere.
     pub(super) start_time: u64,
 }
@@ -28,7 +28,7 @@ impl Identity {
     }
 }
 
-/// What tells one run of the system from another.
+/// An id of this boot of the system.
 #[cfg(target_os = "linux")]
 pub(super) fn boot_id() -> String {
     std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default().trim().to_owned()
@@ -42,7 +42,7 @@ pub(super) fn boot_id() -> String {
 #[cfg(target_os = "linux")]
 fn start_time(pid: u32) -> Option<u64> {
     let stat = procfs::process::Process::new(i32::try_from(pid).ok()?).ok()?.stat().ok()?;
-    // One that has ended keeps its entry until it is reaped.
+    // An ended process keeps its entry until it is reaped.
     (!matches!(stat.state, 'Z' | 'X' | 'x')).then_some(stat.starttime)
 }
 
@@ -56,10 +56,10 @@ fn start_time(pid: u32) -> Option<u64> {
     system.process(pid).map(sysinfo::Process::start_time)
 }
 
-/// The id of the worker that a process was started for, as its environment says.
+/// The worker id in the environment of a process.
 #[cfg(target_os = "linux")]
 pub(super) fn marker_of(pid: u32) -> Option<String> {
-    // The environment of other users' processes cannot be read, and they are no workers.
+    // Other users' processes cannot be read; they do not belong to workers.
     let environment = std::fs::read(format!("/proc/{pid}/environ")).ok()?;
     environment.split(|byte| *byte == 0).find_map(|variable| {
         let value = variable.strip_prefix(MARKER.as_bytes())?.strip_prefix(b"=")?;
@@ -67,13 +67,13 @@ pub(super) fn marker_of(pid: u32) -> Option<String> {
     })
 }
 
-/// Elsewhere a process's environment is its own business.
+/// Other systems do not show the environment of a process.
 #[cfg(not(target_os = "linux"))]
 pub(super) fn marker_of(_pid: u32) -> Option<String> {
     None
 }
 
-/// Every process that a worker's environment marks, with the id of its worker.
+/// Every process with a worker id in its environment, with that id.
 #[cfg(target_os = "linux")]
 pub(super) fn marked() -> Vec<(Identity, String)> {
     let Ok(processes) = procfs::process::all_processes() else { return Vec::new() };
@@ -87,7 +87,7 @@ pub(super) fn marked() -> Vec<(Identity, String)> {
         .collect()
 }
 
-/// Elsewhere a process's environment is its own business.
+/// Other systems do not show the environment of a process.
 #[cfg(not(target_os = "linux"))]
 pub(super) fn marked() -> Vec<(Identity, String)> {
     Vec::new()
@@ -99,7 +99,7 @@ mod tests {
     use crate::spawn;
 
     #[test]
-    fn this_process_is_itself_and_another_start_is_another_process() {
+    fn another_start_time_means_another_process() {
         let own = Identity::of(std::process::id()).unwrap();
         assert!(own.runs() && !boot_id().is_empty());
         assert!(!Identity { start_time: own.start_time + 1, ..own }.runs());
@@ -108,12 +108,12 @@ mod tests {
 
     #[cfg(target_os = "linux")]
     #[tokio::test]
-    async fn an_ended_process_does_not_run_and_a_marked_one_is_found() {
+    async fn a_marked_process_is_found_and_an_ended_one_does_not_run() {
         let id = uuid::Uuid::new_v4().to_string();
         let mut child =
             spawn::command("sleep").arg("1000").env(MARKER, &id).kill_on_drop(true).spawn().unwrap();
         let identity = Identity::of(child.id().unwrap()).unwrap();
-        // Until it has become `sleep` it shows the environment of its parent.
+        // Until it has executed `sleep`, it shows the environment of its parent.
         while marker_of(identity.pid).as_deref() != Some(&*id) {
             tokio::time::sleep(std::time::Duration::from_millis(1)).await;
         }

@@ -1,4 +1,4 @@
-//! How far a worker has come with loading its model, as it is narrated.
+//! Narrates how far a worker has loaded its model.
 
 use std::time::{Duration, Instant};
 
@@ -15,14 +15,14 @@ pub(super) struct LoadProgress {
 }
 
 impl LoadProgress {
-    /// Takes what worker `pid` says of itself, and narrates it, once per `interval` at most. Tells
-    /// whether it has come forward since the last time.
-    pub(super) fn take(&mut self, pid: u32, mut progress: Progress, interval: Duration) -> bool {
+    /// Narrates the progress that worker `pid` reports, at most once per `interval`. Returns whether it
+    /// differs from the last one.
+    pub(super) fn report(&mut self, pid: u32, mut progress: Progress, interval: Duration) -> bool {
         let now = Instant::now();
         let began = *self.began.get_or_insert(now);
-        let moved = self.done.replace(progress.done) != Some(progress.done);
+        let advanced = self.done.replace(progress.done) != Some(progress.done);
         if self.narrated.is_some_and(|at| now.duration_since(at) < interval) {
-            return moved;
+            return advanced;
         }
         self.narrated = Some(now);
         let seconds = now.duration_since(began).as_secs_f64();
@@ -34,12 +34,12 @@ impl LoadProgress {
         }
         let message = message(pid, &progress);
         n!(progress: progress, "worker_load", "{message}");
-        moved
+        advanced
     }
 
-    /// Narrates how much memory worker `pid` has taken, where it does not say itself how far it has come.
-    /// `expected` is an estimate, and 0 where there is none.
-    pub(super) fn held(&self, pid: u32, held: u64, expected: u64) {
+    /// Narrates how many bytes of memory worker `pid` holds, for engines that report no progress.
+    /// `expected` is an estimate in bytes, and 0 where there is none.
+    pub(super) fn report_memory(&self, pid: u32, held: u64, expected: u64) {
         let total = Some(expected).filter(|expected| *expected >= held);
         let progress = Progress { done: held, total, unit: "bytes".to_owned(), ..Progress::default() };
         let held = text::bytes(held);
@@ -80,21 +80,21 @@ mod tests {
     }
 
     #[test]
-    fn it_reads_well() {
-        let said = |done, total, unit| message(7, &progress(done, total, unit));
-        assert_eq!(said(1 << 20, Some(4 << 20), "bytes"), "Worker 7 has loaded 25 % (1.0 MiB of 4.0 MiB)");
-        assert_eq!(said(42, Some(100), "percent"), "Worker 7 has loaded 42 %");
-        assert_eq!(said(3, Some(0), "layers"), "Worker 7 has loaded 3 layers");
+    fn a_message_has_the_percentage_and_the_amounts() {
+        let message = |done, total, unit| message(7, &progress(done, total, unit));
+        assert_eq!(message(1 << 20, Some(4 << 20), "bytes"), "Worker 7 has loaded 25 % (1.0 MiB of 4.0 MiB)");
+        assert_eq!(message(42, Some(100), "percent"), "Worker 7 has loaded 42 %");
+        assert_eq!(message(3, Some(0), "layers"), "Worker 7 has loaded 3 layers");
         assert_eq!(
-            said(u64::MAX, Some(u64::MAX), "bytes").split(" (").next(),
+            message(u64::MAX, Some(u64::MAX), "bytes").split(" (").next(),
             Some("Worker 7 has loaded 100 %")
         );
     }
 
     #[test]
-    fn only_a_change_is_a_step_forward() {
+    fn only_a_change_counts_as_progress() {
         let mut load = LoadProgress::default();
-        let mut take = |done| load.take(7, progress(done, None, "bytes"), Duration::MAX);
-        assert_eq!([take(0), take(0), take(5), take(5)], [true, false, true, false]);
+        let mut report = |done| load.report(7, progress(done, None, "bytes"), Duration::MAX);
+        assert_eq!([report(0), report(0), report(5), report(5)], [true, false, true, false]);
     }
 }

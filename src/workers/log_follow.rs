@@ -6,21 +6,21 @@ use std::path::{Path, PathBuf};
 use tokio::fs::File;
 use tokio::io::{AsyncReadExt, AsyncSeekExt};
 
-use super::handle::Secret;
 use super::log_progress::LogProgress;
+use super::secret::Secret;
 use crate::n;
 use crate::narration::{Level, LineNarrator, LineSplitter, Progress};
 
-/// Read at once, in bytes.
+/// Bytes of one read.
 const CHUNK_BYTES: usize = 64 << 10;
-/// Chunks read in one turn, so that a flood cannot hold up its reader.
-const CHUNKS_A_TURN: usize = 4;
-/// A reader that has fallen behind by more than this many bytes skips to the end.
+/// Reads of one call of [`NarratedLog::narrate_new`], so that a flood cannot hold up its caller.
+const CHUNKS_PER_CALL: usize = 4;
+/// A reader that falls behind by more bytes than this skips to the end.
 const MAX_LAG_BYTES: u64 = 1 << 20;
-/// The end of a log that is searched for its last lines, in bytes.
+/// The bytes at the end of a log in which its last lines are searched.
 const TAIL_BYTES: u64 = 64 << 10;
 
-/// A place in a log that grows. Survives the log's being cut: it goes on at its new start.
+/// A position in a growing log. When the log is cut, reading goes on at its new start.
 #[derive(Debug)]
 pub struct Follower {
     path: PathBuf,
@@ -29,13 +29,13 @@ pub struct Follower {
 }
 
 impl Follower {
-    /// A follower at the start of the log at `path`, which need not exist yet.
+    /// A follower at the start of the log at `path`, which may not exist yet.
     #[must_use]
     pub fn new(path: PathBuf) -> Self {
         Self { path, file: None, position: 0 }
     }
 
-    /// The next bytes of the log, at most 64 KiB; none for now where there are no further ones.
+    /// The next bytes of the log, at most 64 KiB; empty where there are none yet.
     ///
     /// # Errors
     /// Where the log cannot be read.
@@ -58,7 +58,7 @@ impl Follower {
         Ok(chunk)
     }
 
-    /// Skips to the end where the reader has fallen far behind. Returns the bytes left out.
+    /// Skips to the end if the reader has fallen far behind. Returns the bytes that it skipped.
     async fn catch_up(&mut self) -> io::Result<u64> {
         let Some(file) = &mut self.file else { return Ok(0) };
         let behind = file.metadata().await?.len().saturating_sub(self.position);
@@ -70,7 +70,7 @@ impl Follower {
     }
 }
 
-/// Narrates a log where it is asked to, line by line, thinned out where it is a flood.
+/// Narrates a log line by line, and thins out a flood of lines.
 #[derive(Debug)]
 pub(super) struct NarratedLog {
     follower: Follower,
@@ -91,26 +91,26 @@ impl NarratedLog {
         }
     }
 
-    /// How far the log has been read, in bytes.
+    /// The bytes of the log that have been read.
     pub(super) const fn position(&self) -> u64 {
         self.follower.position
     }
 
-    /// How far the load has come, where the log has told.
+    /// The last progress of the load that the log reported.
     pub(super) fn progress(&self) -> Option<Progress> {
         self.progress.progress()
     }
 
-    /// Narrates what was written since the last turn. A log that cannot be read is no reason to
-    /// give up on its worker.
-    pub(super) async fn turn(&mut self) {
-        if let Err(error) = self.try_turn().await {
-            tracing::debug!(path = %self.follower.path.display(), %error, "a worker's log could not be read");
+    /// Narrates the lines that were written since the last call. A log that cannot be read does not
+    /// make the start fail.
+    pub(super) async fn narrate_new(&mut self) {
+        if let Err(error) = self.try_narrate_new().await {
+            tracing::debug!(path = %self.follower.path.display(), %error, "could not read the log of a worker");
         }
     }
 
-    async fn try_turn(&mut self) -> io::Result<()> {
-        for _ in 0..CHUNKS_A_TURN {
+    async fn try_narrate_new(&mut self) -> io::Result<()> {
+        for _ in 0..CHUNKS_PER_CALL {
             let chunk = self.follower.next().await?;
             if chunk.is_empty() {
                 return Ok(());
@@ -119,23 +119,23 @@ impl NarratedLog {
             progress.push(&chunk);
             splitter.push(&chunk, |line| narrator.line(&secret.redact(line)));
         }
-        let left_out = self.follower.catch_up().await?;
-        if left_out > 0 {
-            n!(warn: "worker_log", "… {left_out} bytes of the worker's log left out");
+        let skipped = self.follower.catch_up().await?;
+        if skipped > 0 {
+            n!(warn: "worker_log", "… {skipped} bytes of the worker's log left out");
         }
         Ok(())
     }
 
-    /// Narrates what is left, a last line without an end included.
+    /// Narrates the rest of the log, including a last line without a line break.
     pub(super) async fn finish(&mut self) {
-        self.turn().await;
+        self.narrate_new().await;
         let Self { splitter, narrator, secret, .. } = self;
         splitter.finish(|line| narrator.line(&secret.redact(line)));
         narrator.report();
     }
 }
 
-/// The last `count` lines of a log, oldest first. Blocks on the disk.
+/// The last `count` lines of a log, oldest first. Blocks.
 pub(super) fn tail(path: &Path, count: usize, secret: &Secret) -> Vec<String> {
     let mut lines = Vec::new();
     let Ok(bytes) = end_of(path) else { return lines };
@@ -163,7 +163,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn what_is_appended_arrives_and_a_cut_log_goes_on() {
+    async fn appended_bytes_arrive_also_after_the_log_was_cut() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("log");
         let mut follower = Follower::new(path.clone());
@@ -178,7 +178,7 @@ mod tests {
     }
 
     #[test]
-    fn the_tail_has_the_last_lines_and_no_secret() {
+    fn the_tail_has_the_last_lines_without_the_secret() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("log");
         let secret = Secret::random();

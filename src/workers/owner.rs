@@ -1,4 +1,5 @@
-//! The owner of one worker: the one task that holds its processes.
+//! The owner of one worker: the only task that holds its processes, from their start to the proof that
+//! all of them are gone.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -7,155 +8,144 @@ use rustix::process::Signal;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, interval, sleep_until, timeout};
 
+use super::end::{GroupEnd, Remains};
 use super::exit::Exit;
-use super::handle::{Control, Handle, Reason, Stage};
-use super::process::{End, Left, PROOF_LIMIT, Processes, oom_kills};
-use super::registry::{Cause, Registry};
-use super::supervisor::Shared;
-use super::{restart, usage};
+use super::handle::{Control, Handle, LifeStage, StopReason};
+use super::process_group::{PROOF_LIMIT, members};
+use super::processes::Processes;
+use super::registry::Cause;
+use super::shared::Shared;
+use super::usage;
 use crate::spawn;
 
-/// How often the size of the worker's log is looked at.
+/// How often the size of the worker's log is checked.
 const LOG_CHECK: Duration = Duration::from_secs(1);
-/// After SIGTERM a worker gets at least so long (but never longer than the grace), even where its
-/// last requests used up the grace.
-const LAST_WORDS: Duration = Duration::from_secs(2);
-/// Nobody waits longer than a day; larger numbers would overflow the clock.
+/// The least time that a worker gets after SIGTERM, even where its last requests used up the grace
+/// period, but never longer than that period.
+const MIN_TERM_GRACE: Duration = Duration::from_secs(2);
+/// The longest grace period; a longer one would overflow the clock.
 const MAX_GRACE: Duration = Duration::from_secs(24 * 3600);
+/// How often a driver is asked whether it has taken back the memory of a GPU.
+const RECLAIM_CHECK: Duration = Duration::from_millis(50);
 
-/// Runs from the start of the process until its whole group is gone.
+/// The owner of one worker.
 pub(super) struct Owner {
-    pub(super) processes: Processes,
-    pub(super) handle: Arc<Handle>,
-    pub(super) controls: mpsc::UnboundedReceiver<Control>,
-    pub(super) shared: Arc<Shared>,
+    processes: Processes,
+    handle: Arc<Handle>,
+    controls: mpsc::UnboundedReceiver<Control>,
+    shared: Arc<Shared>,
 }
 
-/// Why an owner's service ended.
-enum Ended {
-    /// The process ended by itself.
-    Itself,
-    /// It is to be ended.
-    Asked { grace: Duration, reason: Reason },
-    /// It is to be left alone.
+/// Why an owner stopped watching its worker.
+enum WatchEnd {
+    /// The process ended without being asked to.
+    ProcessEnded,
+    /// The worker is to be ended.
+    StopRequested { grace: Duration, reason: StopReason },
+    /// The worker is to be left running.
     Released,
 }
 
 impl Owner {
-    pub(super) async fn run(mut self) {
-        if !self.handle.adopted {
-            self.note(false).await;
+    /// Starts the task that owns `processes`. It outlives the job that started the worker.
+    pub(super) fn spawn(
+        processes: Processes,
+        handle: Arc<Handle>,
+        controls: mpsc::UnboundedReceiver<Control>,
+        shared: Arc<Shared>,
+    ) {
+        spawn::detached(Self { processes, handle, controls, shared }.run());
+    }
+
+    async fn run(mut self) {
+        if !self.handle.is_adopted() {
+            self.write_record(false).await;
         }
-        let ended = self.serve().await;
-        let was_ready = self.handle.stage() == Stage::Ready;
+        let watch_end = self.watch().await;
+        let was_ready = self.handle.stage() == LifeStage::Ready;
         self.handle.traffic.send_modify(|traffic| traffic.open = false);
-        if let Ended::Asked { grace, .. } = ended {
+        if let WatchEnd::StopRequested { grace, .. } = watch_end {
             self.stop(grace.min(MAX_GRACE)).await;
         }
+        // The receiver lives until the end, so that late controls are ignored silently.
         let Self { processes, handle, controls: _controls, shared } = self;
-        let registry = &shared.registry;
-        let end = if matches!(ended, Ended::Released) {
+        let end = if matches!(watch_end, WatchEnd::Released) {
             processes.leave();
-            End { exit: None, left: Left::Processes }
+            GroupEnd { exit: None, remains: Remains::Processes }
         } else if handle.device.is_cpu() {
             processes.end().await
         } else {
-            end_on_gpu(processes, &handle, registry).await
+            end_on_gpu(processes, &handle, &shared).await
         };
         if end.processes_gone() {
-            // Whoever starts next has nothing to look for.
+            // A later daemon has nothing to adopt.
             let folder = handle.folder.clone();
-            let _removed = spawn::blocking(move || folder.forget()).await;
+            let _removed = spawn::blocking(move || folder.remove_record()).await;
         }
-        let cause = match ended {
-            Ended::Itself if was_ready => Cause::Crash,
-            Ended::Itself => Cause::FailedLoad,
-            Ended::Asked { reason: Reason::Load, .. } => Cause::FailedLoad,
-            Ended::Asked { reason: Reason::User, .. } => Cause::UserStop,
-            Ended::Asked { reason: Reason::Shutdown, .. } | Ended::Released => Cause::Shutdown,
-        };
-        let kept = cause == Cause::Crash;
-        if kept {
-            tracing::warn!(pid = handle.pid, model = handle.model_id, exit = ?end.exit, "a worker crashed");
-        } else {
-            // Out of the list before its end is known: who waited for the end finds it gone.
-            registry.take(&handle);
-        }
-        handle.state.send_modify(|state| {
-            state.stage = if matches!(ended, Ended::Itself) { Stage::Crashed } else { Stage::Stopped };
-            state.end = Some(end);
-            state.ended = Some(std::time::Instant::now());
-        });
-        if kept {
-            let mut how = handle.last_exit().unwrap_or_default();
-            if end.exit.is_some_and(Exit::killed) && oom_kills() > handle.oom_kills_before {
-                how.push_str("; the kernel's out-of-memory killer has struck since it was started");
-            }
-            registry.updated_because(&handle, cause, format!("worker {} crashed: {how}", handle.pid));
-            registry.bound_crashed();
-            restart::after_crash(shared, handle);
-        } else {
-            registry.removed_because(&handle, cause);
-        }
+        finish(&shared, handle, &watch_end, was_ready, end);
     }
 
-    /// Until the process ends, or is to be ended or left.
-    async fn serve(&mut self) -> Ended {
+    /// Acts on controls until the process ends, or is to be ended or left running.
+    async fn watch(&mut self) -> WatchEnd {
         let mut log_check = interval(LOG_CHECK);
         loop {
             tokio::select! {
                 biased;
-                () = self.processes.exited() => return Ended::Itself,
+                () = self.processes.exited() => return WatchEnd::ProcessEnded,
                 Some(control) = self.controls.recv() => match control {
                     Control::Listening(port) => {
                         self.handle.state.send_modify(|state| state.port = Some(port));
-                        self.publish(Stage::Loading);
+                        publish(&self.shared, &self.handle, LifeStage::Loading);
                     }
-                    Control::Ready => {
-                        // On disk before it may stay: one that stays can always be found again.
-                        let noted = self.note(true).await;
-                        if noted && !self.shared.settings.lifeline {
-                            self.processes.let_stay().await;
-                        }
-                        self.handle.traffic.send_modify(|traffic| traffic.open = true);
-                        self.publish(Stage::Ready);
-                        self.shared.registry.replace_crashed(&self.handle);
-                    }
-                    Control::Stop { grace, reason } => return Ended::Asked { grace, reason },
-                    Control::Release => return Ended::Released,
+                    Control::Ready => self.open().await,
+                    Control::Stop { grace, reason } => return WatchEnd::StopRequested { grace, reason },
+                    Control::Release => return WatchEnd::Released,
                 },
                 _ = log_check.tick() => self.bound_log(),
             }
         }
     }
 
-    /// Writes down what a later daemon needs to know of the worker. Tells whether that worked.
-    async fn note(&self, ready: bool) -> bool {
+    /// Opens a ready worker for requests.
+    async fn open(&mut self) {
+        // The record comes first: a worker that may outlive the daemon can always be found again.
+        let recorded = self.write_record(true).await;
+        if recorded && !self.shared.settings.lifeline {
+            self.processes.let_stay().await;
+        }
+        self.handle.traffic.send_modify(|traffic| traffic.open = true);
+        publish(&self.shared, &self.handle, LifeStage::Ready);
+        self.shared.registry.replace_crashed(&self.handle);
+    }
+
+    /// Writes the record of the worker. Returns whether it was written.
+    async fn write_record(&self, ready: bool) -> bool {
         let (handle, path) = (Arc::clone(&self.handle), self.handle.folder.record());
         let written = spawn::blocking(move || handle.record(ready).map(|record| record.write(&path))).await;
         match written {
             Ok(Some(Ok(()))) => true,
-            // It has ended, which its owner is about to find.
+            // The process has ended, which `watch` notices next.
             Ok(None) => false,
             Ok(Some(Err(error))) => {
                 tracing::warn!(
                     pid = self.handle.pid, %error,
-                    "a worker could not be written down: should the hive be killed, it ends or is swept up"
+                    "could not write the record of a worker: it will not outlive a killed hive"
                 );
                 false
             }
-            Err(error) => {
-                tracing::error!(%error, "writing a worker down panicked");
+            Err(failure) => {
+                tracing::error!(%failure, detail = ?failure.detail, "could not write the record of a worker");
                 false
             }
         }
     }
 
-    /// Drains, asks, kills: returns when the leader has ended or nothing more can be done.
+    /// Waits for requests in flight, then sends SIGTERM, then SIGKILL. Returns when the leader has
+    /// ended, or when it did not even end after SIGKILL.
     async fn stop(&mut self, grace: Duration) {
-        self.note_memory().await;
+        self.measure_memory().await;
         let mut deadline = Instant::now() + grace;
-        self.publish(Stage::Draining);
+        publish(&self.shared, &self.handle, LifeStage::Draining);
         let mut traffic = self.handle.traffic.subscribe();
         loop {
             tokio::select! {
@@ -167,8 +157,8 @@ impl Owner {
             }
         }
         self.processes.signal(Signal::TERM);
-        self.publish(Stage::Terminating);
-        deadline = deadline.max(Instant::now() + grace.min(LAST_WORDS));
+        publish(&self.shared, &self.handle, LifeStage::Terminating);
+        deadline = deadline.max(Instant::now() + grace.min(MIN_TERM_GRACE));
         loop {
             tokio::select! {
                 biased;
@@ -178,16 +168,16 @@ impl Owner {
             }
         }
         self.processes.signal(Signal::KILL);
-        self.publish(Stage::Killing);
-        // Where even that does not end it, `Group::end` says so.
+        publish(&self.shared, &self.handle, LifeStage::Killing);
+        // `Processes::end` reports a leader that did not even end now.
         let _ended = timeout(PROOF_LIMIT, self.processes.exited()).await;
     }
 
-    /// Notes how much memory the stop is about to free.
-    async fn note_memory(&self) {
+    /// Measures how much memory the stop is about to free.
+    async fn measure_memory(&self) {
         let group = self.processes.id();
         if let Ok((rss, vram)) = spawn::blocking(move || usage::held_bytes(group)).await {
-            let usage = &mut self.handle.measures.lock().usage;
+            let usage = &mut self.handle.measurements.lock().usage;
             (usage.rss_bytes, usage.vram_bytes) = (rss, vram);
         }
     }
@@ -196,26 +186,61 @@ impl Owner {
         let folder = self.handle.folder.clone();
         drop(spawn::blocking(move || {
             if let Err(error) = folder.bound_log() {
-                tracing::debug!(%error, "a worker's log could not be bounded");
+                tracing::debug!(%error, "could not bound the log of a worker");
             }
         }));
     }
+}
 
-    fn publish(&self, stage: Stage) {
-        publish(&self.handle, &self.shared.registry, stage);
+/// Publishes the end of a worker, and keeps it in the list only if it crashed.
+fn finish(shared: &Arc<Shared>, handle: Arc<Handle>, watch_end: &WatchEnd, was_ready: bool, end: GroupEnd) {
+    let registry = &shared.registry;
+    let (stage, cause) = match watch_end {
+        WatchEnd::ProcessEnded if was_ready => (LifeStage::Crashed, Cause::Crash),
+        WatchEnd::ProcessEnded => (LifeStage::Crashed, Cause::FailedLoad),
+        WatchEnd::StopRequested { reason, .. } => match reason {
+            StopReason::User => (LifeStage::Stopped, Cause::UserStop),
+            StopReason::FailedStart => (LifeStage::Stopped, Cause::FailedLoad),
+            StopReason::Shutdown => (LifeStage::Stopped, Cause::Shutdown),
+        },
+        WatchEnd::Released => (LifeStage::Stopped, Cause::Shutdown),
+    };
+    let crashed = cause == Cause::Crash;
+    if crashed {
+        tracing::warn!(pid = handle.pid, model = handle.model_id(), exit = ?end.exit, "a worker crashed");
+    } else {
+        // Removed before its end is published: whoever waits for the end then finds it gone.
+        registry.take(&handle);
+    }
+    handle.state.send_modify(|state| {
+        state.stage = stage;
+        state.end = Some(end);
+        state.ended_at = Some(std::time::Instant::now());
+    });
+    if crashed {
+        let mut how = handle.last_exit().unwrap_or_default();
+        if end.exit.is_some_and(Exit::killed) && handle.saw_oom_kill() {
+            how.push_str("; the kernel's out-of-memory killer killed a process after the worker started");
+        }
+        registry.updated_because(&handle, cause, format!("worker {} crashed: {how}", handle.pid));
+        registry.bound_crashed();
+        (shared.after_crash)(Arc::clone(shared), handle);
+    } else {
+        registry.removed_because(&handle, cause);
     }
 }
 
-fn publish(handle: &Arc<Handle>, registry: &Registry, stage: Stage) {
+/// Publishes the stage that a worker has reached.
+fn publish(shared: &Shared, handle: &Handle, stage: LifeStage) {
     handle.state.send_modify(|state| state.stage = stage);
-    registry.updated(handle);
+    shared.registry.updated(handle);
 }
 
-/// Ends processes that may hold memory on a GPU, which the driver takes back only after they are
-/// gone: before that it is not free for the next worker.
-async fn end_on_gpu(processes: Processes, handle: &Arc<Handle>, registry: &Registry) -> End {
+/// Ends processes that may hold memory of a GPU. The driver takes it back only after they are gone,
+/// and until then it is not free for the next worker.
+async fn end_on_gpu(processes: Processes, handle: &Handle, shared: &Shared) -> GroupEnd {
     let group = processes.id();
-    let members = spawn::blocking(move || super::process::members(group)).await.unwrap_or_default();
+    let members = spawn::blocking(move || members(group)).await.unwrap_or_default();
     let end = processes.end().await;
     let deadline = Instant::now() + PROOF_LIMIT;
     loop {
@@ -225,15 +250,16 @@ async fn end_on_gpu(processes: Processes, handle: &Arc<Handle>, registry: &Regis
             return end;
         }
         if Instant::now() >= deadline {
-            return End { left: Left::GpuMemory, ..end };
+            return GroupEnd { remains: Remains::GpuMemory, ..end };
         }
-        if handle.stage() < Stage::Reclaiming {
-            publish(handle, registry, Stage::Reclaiming);
+        if handle.stage() < LifeStage::Reclaiming {
+            publish(shared, handle, LifeStage::Reclaiming);
         }
-        tokio::time::sleep(Duration::from_millis(50)).await;
+        tokio::time::sleep(RECLAIM_CHECK).await;
     }
 }
 
+/// Moves the deadline forward if this control asks for a shorter grace period.
 fn shorten(deadline: &mut Instant, control: &Control) {
     if let Control::Stop { grace, .. } = control {
         *deadline = (*deadline).min(Instant::now() + (*grace).min(MAX_GRACE));

@@ -1,4 +1,4 @@
-//! The list of workers, and the news of it.
+//! The list of workers, and the changes to it that readers follow.
 
 use std::sync::Arc;
 
@@ -6,26 +6,26 @@ use parking_lot::Mutex;
 use serde::Serialize;
 use tokio::sync::broadcast;
 
-use super::handle::{Handle, Stage};
+use super::handle::{Handle, LifeStage};
 use super::worker::Worker;
 use crate::error::{Code, Failure, Result};
 
-/// Crashed workers that are kept in the list, the newest.
+/// How many crashed workers stay in the list: the newest.
 const KEEP_CRASHED: usize = 16;
-/// News that a slow reader may be behind before it must list the workers anew.
-const NEWS: usize = 256;
+/// How many changes a reader may fall behind before it must list the workers again.
+const CHANGES_BUFFERED: usize = 256;
 
-/// News of one worker. Whether a ready one is busy is no news: telemetry tells.
+/// A change of one worker. That a ready worker is busy or not is no change: telemetry shows it.
 #[derive(Clone, Debug, Serialize)]
-pub struct Change {
+pub struct WorkerChange {
     /// Whether it is still in the list.
     pub change: ChangeKind,
-    /// The worker as it is now.
+    /// The worker after the change.
     pub worker: Worker,
-    /// What brought this about, where it is not the ordinary course of a start or a stop.
+    /// Why it changed, where that is not an ordinary step of a start or a stop.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub cause: Option<Cause>,
-    /// The same in a sentence.
+    /// The cause in a sentence.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub message: Option<String>,
 }
@@ -40,44 +40,45 @@ pub enum ChangeKind {
     Removed,
 }
 
-/// What became of a worker, and why. These never blur: a crash is of one that served, a failed load
-/// of one that never did.
+/// Why a worker changed. A crash is the end of a worker that had served; the end of one that had not
+/// is a failed load.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Cause {
     /// It had served, and ended without being asked to.
     Crash,
-    /// It never came to serve.
+    /// It ended before it served.
     FailedLoad,
-    /// Somebody asked for its end.
+    /// A user stopped it.
     UserStop,
     /// The hive stopped.
     Shutdown,
-    /// The hive took it over from an earlier run of itself.
+    /// The hive adopted it from an earlier run.
     Adopted,
-    /// It crashed, and is about to be started again.
+    /// It crashed, and is about to be restarted.
     Restart,
-    /// It crashed, and is not started again.
+    /// It crashed, and is not restarted.
     GivenUp,
 }
 
-/// Every worker from its start until it is gone; crashed ones until they are deleted, replaced or
-/// displaced by newer ones. In the order of their starts.
+/// Every worker from its start until it is gone, in the order of their starts. A crashed worker stays
+/// until it is deleted, until a ready worker replaces it, or until too many newer ones have crashed.
 #[derive(Debug)]
 pub(super) struct Registry {
     list: Mutex<List>,
-    news: broadcast::Sender<Change>,
+    changes: broadcast::Sender<WorkerChange>,
 }
 
 #[derive(Debug, Default)]
 struct List {
     workers: Vec<Arc<Handle>>,
+    /// Whether no more workers are accepted.
     closed: bool,
 }
 
 impl Default for Registry {
     fn default() -> Self {
-        Self { list: Mutex::default(), news: broadcast::Sender::new(NEWS) }
+        Self { list: Mutex::default(), changes: broadcast::Sender::new(CHANGES_BUFFERED) }
     }
 }
 
@@ -86,14 +87,14 @@ impl Registry {
         self.list.lock().workers.clone()
     }
 
-    /// The worker with that process id. A live one goes before a crashed one whose id it got.
+    /// The worker with that process id: a live one, rather than a crashed one that had the id before.
     pub(super) fn find(&self, pid: u32) -> Result<Arc<Handle>> {
         let list = self.list.lock();
-        let mut fitting = list.workers.iter().filter(|worker| worker.pid == pid);
-        fitting
+        let mut matching = list.workers.iter().filter(|worker| worker.pid == pid);
+        matching
             .clone()
             .find(|worker| worker.status().lives())
-            .or_else(|| fitting.next_back())
+            .or_else(|| matching.next_back())
             .cloned()
             .ok_or_else(|| {
                 Failure::new(Code::WorkerNotFound, format!("process {pid} is not a worker of this hive"))
@@ -101,7 +102,10 @@ impl Registry {
             })
     }
 
-    /// Adds a worker that was just started.
+    /// Adds a worker that was just started or adopted.
+    ///
+    /// # Errors
+    /// [`Code::ShuttingDown`] once the list is closed.
     pub(super) fn insert(&self, worker: &Arc<Handle>) -> Result<()> {
         {
             let mut list = self.list.lock();
@@ -114,8 +118,8 @@ impl Registry {
         Ok(())
     }
 
-    /// Takes a worker out of the list; tells whether it was there. [`Registry::removed`] spreads
-    /// the news.
+    /// Removes a worker from the list; returns whether it was there. [`Registry::removed`] then
+    /// publishes the change.
     pub(super) fn take(&self, worker: &Handle) -> bool {
         let mut list = self.list.lock();
         let before = list.workers.len();
@@ -123,16 +127,16 @@ impl Registry {
         list.workers.len() < before
     }
 
-    /// Takes out crashed workers that a new, ready one replaces.
+    /// Removes the crashed workers that a ready one replaces.
     pub(super) fn replace_crashed(&self, by: &Handle) {
-        self.drop_crashed(|crashed| crashed.model_id == by.model_id && crashed.device == by.device);
+        self.drop_crashed(|crashed| crashed.model_id() == by.model_id() && crashed.device == by.device);
     }
 
-    /// Takes out all but the newest crashed workers.
+    /// Removes all but the newest crashed workers.
     pub(super) fn bound_crashed(&self) {
         let mut surplus = {
             let list = self.list.lock();
-            list.workers.iter().filter(|worker| worker.stage() == Stage::Crashed).count()
+            list.workers.iter().filter(|worker| worker.stage() == LifeStage::Crashed).count()
         }
         .saturating_sub(KEEP_CRASHED);
         self.drop_crashed(|_| {
@@ -147,44 +151,51 @@ impl Registry {
             .list
             .lock()
             .workers
-            .extract_if(.., |worker| worker.stage() == Stage::Crashed && which(worker))
+            .extract_if(.., |worker| worker.stage() == LifeStage::Crashed && which(worker))
             .collect();
         for worker in dropped {
             self.removed(&worker);
         }
     }
 
-    /// Takes no more workers. Returns those that are there.
+    /// Closes the list to new workers. Returns those that it has.
     pub(super) fn close(&self) -> Vec<Arc<Handle>> {
         let mut list = self.list.lock();
         list.closed = true;
         list.workers.clone()
     }
 
-    /// Whether workers may still be started.
+    /// Checks that workers may still be started.
+    ///
+    /// # Errors
+    /// [`Code::ShuttingDown`] once the list is closed.
     pub(super) fn check_open(&self) -> Result<()> {
         if self.list.lock().closed { Err(closed()) } else { Ok(()) }
     }
 
+    /// Publishes that a worker was added or changed.
     pub(super) fn updated(&self, worker: &Handle) {
-        self.spread(ChangeKind::Updated, worker, None, None);
+        self.publish(ChangeKind::Updated, worker, None, None);
     }
 
+    /// The same, with the cause.
     pub(super) fn updated_because(&self, worker: &Handle, cause: Cause, message: String) {
-        self.spread(ChangeKind::Updated, worker, Some(cause), Some(message));
+        self.publish(ChangeKind::Updated, worker, Some(cause), Some(message));
     }
 
+    /// Publishes that a worker left the list.
     pub(super) fn removed(&self, worker: &Handle) {
-        self.spread(ChangeKind::Removed, worker, None, None);
+        self.publish(ChangeKind::Removed, worker, None, None);
     }
 
+    /// The same, with the cause.
     pub(super) fn removed_because(&self, worker: &Handle, cause: Cause) {
-        self.spread(ChangeKind::Removed, worker, Some(cause), None);
+        self.publish(ChangeKind::Removed, worker, Some(cause), None);
     }
 
-    fn spread(&self, change: ChangeKind, worker: &Handle, cause: Option<Cause>, message: Option<String>) {
-        // An error says that nobody reads the news.
-        let _nobody = self.news.send(Change { change, worker: worker.worker(), cause, message });
+    fn publish(&self, change: ChangeKind, worker: &Handle, cause: Option<Cause>, message: Option<String>) {
+        // An error means that there are no readers.
+        let _no_readers = self.changes.send(WorkerChange { change, worker: worker.worker(), cause, message });
     }
 
     /// Whether the worker is in the list.
@@ -192,8 +203,9 @@ impl Registry {
         self.list.lock().workers.iter().any(|other| other.worker_id == worker.worker_id)
     }
 
-    pub(super) fn news(&self) -> broadcast::Receiver<Change> {
-        self.news.subscribe()
+    /// The changes from now on.
+    pub(super) fn changes(&self) -> broadcast::Receiver<WorkerChange> {
+        self.changes.subscribe()
     }
 }
 

@@ -1,4 +1,5 @@
-//! The report: the small file in which a worker says where it listens, or why it cannot.
+//! The readiness report: the small file in which a worker tells which port it listens on, or why it
+//! cannot serve.
 
 use std::io::{self, Read};
 use std::path::Path;
@@ -7,30 +8,30 @@ use serde::Deserialize;
 
 use crate::error::Failure;
 
-/// A report is a line of JSON; more than this, in bytes, is not one.
+/// A report is one line of JSON; a longer file, in bytes, is not a report.
 const MAX_REPORT_BYTES: u64 = 256 << 10;
 
-/// What a worker reports. It writes the file atomically, by renaming.
+/// What a worker reports. It replaces the file atomically, by a rename.
 #[derive(Debug, Deserialize)]
 #[serde(tag = "state", rename_all = "snake_case")]
-pub(super) enum Report {
-    /// It listens on loopback, and loads its model now.
+pub(super) enum ReadinessReport {
+    /// It listens on loopback and loads its model.
     Listening {
         /// The TCP port.
         port: u16,
     },
-    /// It cannot serve, and ends.
+    /// It cannot serve, and is about to end.
     Failed {
         /// Why, as the user reads it.
         failure: Failure,
     },
 }
 
-/// Reads the report, where there is one yet.
+/// Reads the report; `None` where the worker has not written one yet.
 ///
 /// # Errors
-/// Where the file is there and cannot be read or is not a report.
-pub(super) fn read(path: &Path) -> io::Result<Option<Report>> {
+/// Where the file exists and cannot be read or is not a report.
+pub(super) fn read(path: &Path) -> io::Result<Option<ReadinessReport>> {
     let file = match std::fs::File::open(path) {
         Ok(file) => file,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
@@ -47,15 +48,15 @@ mod tests {
     use crate::error::Code;
 
     #[test]
-    fn reports_are_read_and_nonsense_is_refused() {
+    fn reports_are_read_and_other_files_refused() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("report.json");
         assert!(read(&path).unwrap().is_none());
         std::fs::write(&path, r#"{"state":"listening","port":4711,"pid":1}"#).unwrap();
-        assert!(matches!(read(&path).unwrap(), Some(Report::Listening { port: 4711 })));
+        assert!(matches!(read(&path).unwrap(), Some(ReadinessReport::Listening { port: 4711 })));
         let failed = r#"{"state":"failed","failure":{"code":"model_corrupt","message":"m","hint":"h","causes":["c"]}}"#;
         std::fs::write(&path, failed).unwrap();
-        let Some(Report::Failed { failure }) = read(&path).unwrap() else { panic!("not a failure") };
+        let Some(ReadinessReport::Failed { failure }) = read(&path).unwrap() else { panic!("not a failure") };
         assert_eq!((failure.code, failure.causes), (Code::ModelCorrupt, vec!["c".to_owned()]));
         std::fs::write(&path, "{").unwrap();
         assert!(read(&path).is_err());

@@ -1,8 +1,8 @@
-//! Starting crashed workers again, where the settings say so.
+//! Restarts crashed workers, if the settings say so.
 //!
-//! The first restart comes after a second, each further one after twice as long, up to a minute; a
-//! worker that was healthy for ten minutes starts over. The crashed worker stays in the list, with
-//! its reason, until the new one is ready. Who deletes or unloads it gives it up.
+//! The first restart comes after a second, each further one after twice as long, up to a minute; the
+//! count starts again for a worker that ran for ten minutes. The crashed worker stays in the list, with
+//! its reason, until the new one is ready. Deleting or unloading it ends its restarts.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,77 +11,70 @@ use tokio::sync::mpsc;
 
 use super::handle::Handle;
 use super::registry::Cause;
+use super::shared::Shared;
 use super::start;
-use super::supervisor::Shared;
+use super::start_error::{StartError, StartErrorKind};
 use crate::config::{RestartPolicy, Workers};
-use crate::error::{Code, Failure};
 use crate::narration::{NarrationContext, with_narration_context};
 use crate::spawn;
 
-/// Sees to a worker that has just crashed.
+/// What owners do with a worker that has just crashed.
 pub(super) fn after_crash(shared: Arc<Shared>, crashed: Arc<Handle>) {
     if shared.settings.restart == RestartPolicy::OnFailure {
         spawn::detached(restart(shared, crashed));
     }
 }
 
-/// How long to wait before the next restart, after so many crashes in a row.
+/// How long to wait before the next restart, after this many crashes in a row.
 fn backoff(settings: &Workers, crashes: u32) -> Duration {
     let factor = 1_u32.checked_shl(crashes).filter(|_| crashes < 31).unwrap_or(u32::MAX);
     settings.restart_first.saturating_mul(factor).min(*settings.restart_longest)
 }
 
-/// Whether a start that failed like this may succeed another time.
-fn may_pass(failure: &Failure) -> bool {
-    matches!(failure.code, Code::WorkerFailed | Code::Timeout | Code::OutOfMemory | Code::DeviceUnavailable)
-}
-
+/// Starts workers in the place of a crashed one until one is ready or the restarts are given up.
 async fn restart(shared: Arc<Shared>, crashed: Arc<Handle>) {
-    let settings = &shared.settings;
-    let mut crashes = if crashed.uptime() >= *settings.restart_reset { 0 } else { crashed.crashes };
+    let (settings, registry) = (&shared.settings, &shared.registry);
+    let mut crashes = if crashed.uptime() >= *settings.restart_reset { 0 } else { crashed.crashes() };
     let pid = crashed.pid;
     loop {
         let wait = backoff(settings, crashes);
         crashes += 1;
-        let message = format!("worker {pid} is started again in {}", crate::time::in_words(wait));
-        tracing::info!(pid, model = crashed.model_id, "{message}");
-        shared.registry.updated_because(&crashed, Cause::Restart, message);
+        let message = format!("worker {pid} is restarted in {}", crate::time::in_words(wait));
+        tracing::info!(pid, model = crashed.model_id(), "{message}");
+        registry.updated_because(&crashed, Cause::Restart, message);
         tokio::select! {
             () = tokio::time::sleep(wait) => {}
             () = crashed.given_up.cancelled() => return,
             () = shared.closing.cancelled() => return,
         }
-        // Another worker may have taken its place in the meantime.
-        if !shared.registry.has(&crashed) {
+        // Meanwhile another worker may have replaced it.
+        if !registry.has(&crashed) {
             return;
         }
-        match again(&shared, &crashed, crashes).await {
-            Ok(()) => return,
-            Err(failure) if crashed.given_up.is_cancelled() => {
-                tracing::info!(pid, %failure, "a restart was stopped");
-                if shared.registry.take(&crashed) {
-                    shared.registry.removed_because(&crashed, Cause::UserStop);
-                }
-                return;
+        let Err(StartError { kind, failure }) = start_again(&shared, &crashed, crashes).await else { return };
+        let is_unwanted = kind == StartErrorKind::StoppedByRequest || crashed.given_up.is_cancelled();
+        if is_unwanted {
+            tracing::info!(pid, %failure, "a restart was stopped");
+            if registry.take(&crashed) {
+                registry.removed_because(&crashed, Cause::UserStop);
             }
-            Err(failure) if may_pass(&failure) => {
-                tracing::warn!(pid, code = %failure.code, %failure, "a restart failed");
-            }
-            Err(failure) => {
-                tracing::warn!(pid, code = %failure.code, %failure, "a worker is not started again");
-                if shared.registry.has(&crashed) {
-                    let message = format!("worker {pid} is not started again: {failure}");
-                    shared.registry.updated_because(&crashed, Cause::GivenUp, message);
-                }
-                return;
-            }
+            return;
         }
+        if kind != StartErrorKind::Temporary {
+            tracing::warn!(pid, code = %failure.code, %failure, "a worker is not restarted");
+            if registry.has(&crashed) {
+                let message = format!("worker {pid} is not restarted: {failure}");
+                registry.updated_because(&crashed, Cause::GivenUp, message);
+            }
+            return;
+        }
+        tracing::warn!(pid, code = %failure.code, %failure, "a restart failed");
     }
 }
 
-/// Starts the worker again. No job waits for it: what it narrates reaches the hive's log.
-async fn again(shared: &Arc<Shared>, crashed: &Handle, crashes: u32) -> Result<(), Failure> {
-    let (sender, mut said) = mpsc::unbounded_channel();
+/// Starts the worker again. It belongs to no job, so its narrations only reach the hive's log.
+async fn start_again(shared: &Arc<Shared>, crashed: &Handle, crashes: u32) -> Result<(), StartError> {
+    let (sender, mut narrations) = mpsc::unbounded_channel();
     let context = NarrationContext::new(String::new(), "worker_restart", sender);
     let start = start::start(shared, crashed.request.clone(), crashes, &crashed.given_up);
     let start = with_narration_context(context, start);
@@ -89,7 +82,8 @@ async fn again(shared: &Arc<Shared>, crashed: &Handle, crashes: u32) -> Result<(
     loop {
         tokio::select! {
             started = &mut start => return started.map(drop),
-            Some(_logged) = said.recv() => {}
+            // `n!` has logged it already.
+            Some(_logged) = narrations.recv() => {}
         }
     }
 }

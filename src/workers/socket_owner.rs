@@ -1,5 +1,5 @@
-//! Who listens on a port: the hive trusts a worker's socket only where the worker's own group
-//! holds it, since any user of the machine may listen on loopback.
+//! Which process listens on a port. The hive trusts a worker's socket only where a process of the
+//! worker's own group holds it, because any user of the machine can listen on loopback.
 
 #[cfg(target_os = "linux")]
 use std::fs::File;
@@ -13,45 +13,45 @@ use procfs::net::{TcpNetEntries, TcpNetEntry};
 #[cfg(target_os = "linux")]
 use procfs::{FromBufReadSI, current_system_info};
 
-/// Why a port is not to be trusted.
+/// Why a port is not trusted as a worker's.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Doubt {
-    /// Nobody listens there.
-    Nobody,
-    /// A process that is not the worker's does.
-    Stranger,
-    /// What else is wrong.
+pub(super) enum UntrustedPort {
+    /// No process listens on it.
+    NoListener,
+    /// A process outside the worker's group listens on it.
+    OtherProcess,
+    /// Another reason, as the end of a sentence about the port.
     Other(String),
 }
 
 /// The end of a sentence about the port.
-impl std::fmt::Display for Doubt {
+impl std::fmt::Display for UntrustedPort {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(match self {
-            Self::Nobody => "has no listening socket",
-            Self::Stranger => "is held by a process that is not the worker's",
-            Self::Other(what) => what,
+            Self::NoListener => "has no listening socket",
+            Self::OtherProcess => "is held by a process that is not the worker's",
+            Self::Other(reason) => reason,
         })
     }
 }
 
-/// Checks that every socket that takes connections to `port` on loopback is held by a process of
-/// the group, and that none of them listens beyond loopback.
+/// Checks that a process of the group holds every socket that accepts connections to `port` on
+/// 127.0.0.1, and that none of them listens beyond loopback.
 ///
 /// # Errors
-/// What is wrong.
+/// The first reason not to trust the port.
 #[cfg(target_os = "linux")]
-pub(super) fn verify(group: u32, port: u16) -> Result<(), Doubt> {
+pub(super) fn verify(group: u32, port: u16) -> Result<(), UntrustedPort> {
     use std::collections::HashSet;
 
     use procfs::process::{FDTarget, Process};
 
-    let listeners =
-        listeners(port).map_err(|error| Doubt::Other(format!("could not be checked in /proc: {error}")))?;
+    let listeners = listeners(port)
+        .map_err(|error| UntrustedPort::Other(format!("could not be checked in /proc: {error}")))?;
     if listeners.is_empty() {
-        return Err(Doubt::Nobody);
+        return Err(UntrustedPort::NoListener);
     }
-    let held: HashSet<u64> = super::process::members(group)
+    let held: HashSet<u64> = super::process_group::members(group)
         .into_iter()
         .filter_map(|pid| Process::new(pid.cast_signed()).ok()?.fd().ok())
         .flatten()
@@ -60,37 +60,38 @@ pub(super) fn verify(group: u32, port: u16) -> Result<(), Doubt> {
             _ => None,
         })
         .collect();
-    // A port may have several listeners, on different addresses of loopback: another user's
-    // 127.0.0.2 is none of our business, as no connection of ours goes there.
+    // A port may have several listeners, on different loopback addresses. Another user's listener on
+    // 127.0.0.2 does not matter, because the hive never connects to it.
     let mut ours = false;
     for listener in listeners {
         let address = listener.local_address.ip();
         if held.contains(&listener.inode) {
             if !address.to_canonical().is_loopback() {
-                return Err(Doubt::Other(format!("listens on {address}, beyond loopback")));
+                return Err(UntrustedPort::Other(format!("listens on {address}, beyond loopback")));
             }
-            ours |= takes_our_connections(address);
-        } else if takes_our_connections(address) {
-            return Err(Doubt::Stranger);
+            ours |= accepts_our_connections(address);
+        } else if accepts_our_connections(address) {
+            return Err(UntrustedPort::OtherProcess);
         }
     }
-    if ours { Ok(()) } else { Err(Doubt::Other("is not held by the worker on 127.0.0.1".to_owned())) }
+    if ours { Ok(()) } else { Err(UntrustedPort::Other("is not held by the worker on 127.0.0.1".to_owned())) }
 }
 
 /// The sockets that listen on `port`.
 ///
-/// A busy machine has tens of thousands of connections, and Linux takes milliseconds to tell of them.
-/// It tells of listening sockets before that (`tcp_seq_start` in its `net/ipv4/tcp_ipv4.c`): the rest is
-/// read only where the port is not among them.
+/// A busy machine has tens of thousands of connections, and Linux takes milliseconds to list them. It
+/// lists listening sockets first (`tcp_seq_start` in its `net/ipv4/tcp_ipv4.c`), so the rest is read
+/// only where the port is not among them.
 #[cfg(target_os = "linux")]
 fn listeners(port: u16) -> procfs::ProcResult<Vec<TcpNetEntry>> {
-    let first = listed(port, false)?;
-    if first.is_empty() { listed(port, true) } else { Ok(first) }
+    let first = read_listeners(port, false)?;
+    if first.is_empty() { read_listeners(port, true) } else { Ok(first) }
 }
 
-/// The same; `beyond` the first socket of a table that does not listen, too.
+/// The sockets that listen on `port`. Unless `whole_table` is set, the first socket that does not
+/// listen ends each table.
 #[cfg(target_os = "linux")]
-fn listed(port: u16, beyond: bool) -> procfs::ProcResult<Vec<TcpNetEntry>> {
+fn read_listeners(port: u16, whole_table: bool) -> procfs::ProcResult<Vec<TcpNetEntry>> {
     let port = format!(":{port:04X}");
     let mut found = Vec::new();
     for path in ["/proc/net/tcp", "/proc/net/tcp6"] {
@@ -109,7 +110,7 @@ fn listed(port: u16, beyond: bool) -> procfs::ProcResult<Vec<TcpNetEntry>> {
             let is_listening = fields.nth(1) == Some("0A");
             if is_listening && is_of_port {
                 text = format!("{text}\n{line}");
-            } else if !is_listening && !beyond {
+            } else if !is_listening && !whole_table {
                 break;
             }
         }
@@ -131,7 +132,7 @@ pub fn port_holder(port: u16) -> Option<(u32, String)> {
     })
 }
 
-/// Elsewhere the system has no way to ask that needs no rights.
+/// Other systems tell that only to privileged users.
 #[cfg(not(target_os = "linux"))]
 #[must_use]
 pub fn port_holder(_port: u16) -> Option<(u32, String)> {
@@ -140,16 +141,16 @@ pub fn port_holder(_port: u16) -> Option<(u32, String)> {
 
 /// Whether a socket bound to `address` may get a connection to 127.0.0.1.
 #[cfg(target_os = "linux")]
-fn takes_our_connections(address: IpAddr) -> bool {
+fn accepts_our_connections(address: IpAddr) -> bool {
     let address = address.to_canonical();
     address.is_unspecified() || address == IpAddr::V4(std::net::Ipv4Addr::LOCALHOST)
 }
 
-/// Elsewhere the report is trusted: it lies in a folder that only this user can write to.
+/// On other systems the worker's report is trusted: only this user can write to its folder.
 #[cfg(not(target_os = "linux"))]
-pub(super) fn verify(_group: u32, port: u16) -> Result<(), Doubt> {
+pub(super) fn verify(_group: u32, port: u16) -> Result<(), UntrustedPort> {
     match std::net::TcpListener::bind(("127.0.0.1", port)) {
-        Ok(_free) => Err(Doubt::Nobody),
+        Ok(_free) => Err(UntrustedPort::NoListener),
         Err(_taken) => Ok(()),
     }
 }
@@ -161,27 +162,27 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_socket_of_another_group_is_told_from_ones_own() {
+    fn only_a_loopback_socket_of_the_group_is_trusted() {
         let own = rustix::process::getpgrp().as_raw_pid().cast_unsigned();
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let port = listener.local_addr().unwrap().port();
         assert_eq!(verify(own, port), Ok(()));
-        assert_eq!(verify(1, port), Err(Doubt::Stranger));
+        assert_eq!(verify(1, port), Err(UntrustedPort::OtherProcess));
         drop(listener);
-        assert_eq!(verify(own, port), Err(Doubt::Nobody));
+        assert_eq!(verify(own, port), Err(UntrustedPort::NoListener));
 
-        assert_eq!(listed(port, true).unwrap().len(), 0);
+        assert_eq!(read_listeners(port, true).unwrap().len(), 0);
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let port = listener.local_addr().unwrap().port();
         let connection = TcpStream::connect(("127.0.0.1", port)).unwrap();
-        let (first, all) = (listed(port, false).unwrap(), listed(port, true).unwrap());
+        let (first, all) = (read_listeners(port, false).unwrap(), read_listeners(port, true).unwrap());
         assert_eq!((first.len(), first[0].inode), (1, all[0].inode), "a connection to it does not listen");
         assert_eq!(verify(own, port), Ok(()));
         drop(connection);
 
         // Where there is IPv6.
         if let Ok(listener) = TcpListener::bind("[::1]:0") {
-            assert_eq!(listed(listener.local_addr().unwrap().port(), false).unwrap().len(), 1);
+            assert_eq!(read_listeners(listener.local_addr().unwrap().port(), false).unwrap().len(), 1);
         }
 
         let open = TcpListener::bind("0.0.0.0:0").unwrap();

@@ -1,4 +1,4 @@
-//! Telemetry: what the machine and its workers use, sampled only while somebody looks.
+//! Telemetry: what the machine and its workers use, sampled only while there are readers.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -11,27 +11,27 @@ use tokio::time::{MissedTickBehavior, interval};
 
 use super::handle::Handle;
 use super::supervisor::Supervisor;
-pub use super::usage::Machine;
+pub use super::usage::MachineUsage;
 use crate::config::Config;
 use crate::spawn;
 
-/// Bytes in the megabytes that heartbeats count in.
+/// Bytes of a megabyte, the unit of rates in heartbeats.
 const MEGABYTE: f64 = 1e6;
-/// Bytes in the mebibytes that heartbeats give memory in.
+/// Bytes of a mebibyte, the unit of memory in heartbeats.
 const MEBIBYTE: u64 = 1 << 20;
 
-/// One sample of everything.
+/// One sample of the machine and its workers.
 #[derive(Clone, Debug, Default, Serialize)]
 pub struct Sample {
     /// When it was taken: RFC 3339, UTC, milliseconds.
     pub timestamp: String,
     /// The machine.
-    pub system: Machine,
+    pub system: MachineUsage,
     /// Every live worker that listens.
     pub workers: Vec<HeartbeatWorker>,
 }
 
-/// A worker as the queen reads it from a heartbeat. She drops one that lacks any of these keys.
+/// A worker in a heartbeat for the queen, who drops one that lacks any of these keys.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct HeartbeatWorker {
     /// The process id.
@@ -54,55 +54,55 @@ pub struct HeartbeatWorker {
     pub gpu_util_pct: f64,
     /// Memory on its GPU in MiB.
     pub vram_mb: u64,
-    /// Memory of its GPU in all, in MiB.
+    /// The whole memory of its GPU, in MiB.
     pub total_vram_mb: u64,
     /// The id of its model.
     pub model: Option<String>,
 }
 
-/// The sampler of one hive. Cheap to clone; all clones are one.
+/// The telemetry of one hive. Clones share it.
 #[derive(Clone, Debug)]
-pub struct Telemetry(Arc<Shared>);
+pub struct Telemetry(Arc<Inner>);
 
 #[derive(Debug)]
-struct Shared {
+struct Inner {
     workers: Supervisor,
     store: PathBuf,
-    every: Duration,
+    interval: Duration,
     samples: watch::Sender<Arc<Sample>>,
-    /// Whether the loop runs. Held while it decides to end and while a reader comes, so that no
-    /// reader is left without it.
+    /// Whether the sampling task runs. Locked while the task decides to end and while a reader
+    /// subscribes, so that no reader is left without samples.
     running: Mutex<bool>,
 }
 
 impl Telemetry {
-    /// A sampler at rest.
+    /// Telemetry without readers.
     #[must_use]
     pub fn new(config: &Config, workers: Supervisor) -> Self {
-        Self(Arc::new(Shared {
+        Self(Arc::new(Inner {
             workers,
             store: config.store_dir(),
-            every: *config.timers.telemetry,
+            interval: *config.timers.telemetry,
             samples: watch::Sender::new(Arc::default()),
             running: Mutex::new(false),
         }))
     }
 
-    /// A sample per `timers.telemetry` from now on, until the receiver is dropped. The value that
-    /// it starts with is old: wait for a change first.
+    /// A sample every `timers.telemetry` from now on, until the receiver is dropped. The receiver's
+    /// first value is old: wait for a change first.
     #[must_use]
     pub fn subscribe(&self) -> watch::Receiver<Arc<Sample>> {
         let mut running = self.0.running.lock();
         let samples = self.0.samples.subscribe();
         if !*running {
             *running = true;
-            // It serves whoever looks, not the one who came first.
+            // The task serves all readers, so it belongs to no job.
             spawn::detached(self.clone().run());
         }
         samples
     }
 
-    /// A sample of now, for who looks once.
+    /// A sample of this moment, without a subscription.
     pub async fn sample(&self) -> Sample {
         let (sampler, store) = (self.0.workers.sampler(), self.0.store.clone());
         let machine = spawn::blocking(move || sampler.lock().machine(&store));
@@ -121,7 +121,7 @@ impl Telemetry {
     }
 
     async fn run(self) {
-        let mut ticks = interval(self.0.every.max(Duration::from_millis(1)));
+        let mut ticks = interval(self.0.interval.max(Duration::from_millis(1)));
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             tokio::select! {
@@ -146,7 +146,7 @@ fn heartbeat(worker: &Handle) -> Option<HeartbeatWorker> {
         return None;
     }
     let port = worker.state.borrow().port?;
-    let usage = worker.measures.lock().usage;
+    let usage = worker.measurements.lock().usage;
     let rate = |bytes: f64| (bytes / MEGABYTE * 1000.0).round() / 1000.0;
     Some(HeartbeatWorker {
         pid: worker.pid,
@@ -160,6 +160,6 @@ fn heartbeat(worker: &Handle) -> Option<HeartbeatWorker> {
         gpu_util_pct: usage.gpu_percent.into(),
         vram_mb: usage.vram_bytes.unwrap_or(0) / MEBIBYTE,
         total_vram_mb: usage.gpu_total_bytes / MEBIBYTE,
-        model: Some(worker.model_id.clone()),
+        model: Some(worker.model_id().to_owned()),
     })
 }

@@ -1,4 +1,4 @@
-//! What workers and the machine use: processor, memory, disk. Blocks; for the blocking pool.
+//! What workers and the machine use: processor, memory, disk. All functions block.
 
 use std::collections::HashMap;
 use std::path::Path;
@@ -8,27 +8,27 @@ use serde::Serialize;
 use sysinfo::{MINIMUM_CPU_UPDATE_INTERVAL, Pid, ProcessRefreshKind, ProcessesToUpdate, System};
 
 use super::gpus::{self, Gpu};
-use super::process::members;
+use super::process_group::members;
 use crate::files::disk_space;
 
-/// What one worker's group uses. Rates are over the time since the sample before.
+/// What the process group of one worker uses. Rates are averages since the previous sample.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
-pub(super) struct Usage {
+pub(super) struct GroupUsage {
     /// Percent of one core.
     pub(super) cpu_percent: f32,
     pub(super) rss_bytes: u64,
     pub(super) read_bytes_per_second: f64,
     pub(super) written_bytes_per_second: f64,
-    /// Memory on GPUs; unset where that cannot be told.
+    /// Memory on GPUs; unset where it is unknown.
     pub(super) vram_bytes: Option<u64>,
-    /// How busy the busiest GPU is that it holds memory of, in percent.
+    /// The use in percent of the busiest GPU that it holds memory of.
     pub(super) gpu_percent: u32,
-    /// Memory in all of the GPUs that it holds memory of.
+    /// The whole memory of the GPUs that it holds memory of.
     pub(super) gpu_total_bytes: u64,
 }
 
-impl Usage {
-    /// All the memory that comes free with its end.
+impl GroupUsage {
+    /// All the memory that its end frees.
     pub(super) fn held_bytes(self) -> u64 {
         self.rss_bytes + self.vram_bytes.unwrap_or(0)
     }
@@ -36,16 +36,16 @@ impl Usage {
 
 /// What the whole machine uses.
 #[derive(Clone, Debug, Default, Serialize)]
-pub struct Machine {
-    /// Percent of all cores together, over the time since the last sample.
+pub struct MachineUsage {
+    /// Percent of all cores together, as an average since the previous sample.
     pub cpu_percent: f32,
-    /// Cores, as threads of execution.
+    /// Logical processors.
     pub cpu_count: usize,
-    /// Memory in use.
+    /// Used memory.
     pub ram_used_bytes: u64,
-    /// Memory in all.
+    /// All memory.
     pub ram_total_bytes: u64,
-    /// In use on the disk that holds the hive's models.
+    /// Used space on the disk that holds the hive's models.
     pub disk_used_bytes: u64,
     /// The size of that disk.
     pub disk_total_bytes: u64,
@@ -53,15 +53,15 @@ pub struct Machine {
     pub gpus: Vec<Gpu>,
 }
 
-/// Samples groups of processes and the machine. Rates are differences between samples, so there is
-/// one sampler for all who look.
+/// Samples process groups and the machine. Rates are differences between samples, so all readers share
+/// one sampler.
 #[derive(Debug)]
 pub(super) struct Sampler {
     system: System,
     membership: Membership,
-    groups: HashMap<u32, Usage>,
+    groups: HashMap<u32, GroupUsage>,
     groups_at: Option<Instant>,
-    machine: Machine,
+    machine: MachineUsage,
     machine_at: Option<Instant>,
 }
 
@@ -72,38 +72,38 @@ impl Default for Sampler {
             membership: Membership::default(),
             groups: HashMap::new(),
             groups_at: None,
-            machine: Machine::default(),
+            machine: MachineUsage::default(),
             machine_at: None,
         }
     }
 }
 
 impl Sampler {
-    /// What each group uses. Samples that follow each other too closely for rates to mean
-    /// anything are answered from the last one.
-    pub(super) fn groups(&mut self, groups: &[u32]) -> &HashMap<u32, Usage> {
+    /// What each group uses. Where the previous sample is too recent for meaningful rates, it is
+    /// returned again.
+    pub(super) fn groups(&mut self, groups: &[u32]) -> &HashMap<u32, GroupUsage> {
         if is_fresh(self.groups_at) && groups.iter().all(|group| self.groups.contains_key(group)) {
             return &self.groups;
         }
         let members = self.membership.of(groups);
         let all: Vec<Pid> = members.values().flatten().copied().collect();
         let known: Vec<Pid> = all.iter().copied().filter(|pid| self.system.process(*pid).is_some()).collect();
-        // Those seen before are looked at once more, so that ended ones are forgotten: a known process
-        // costs an open file.
-        let ended: Vec<Pid> =
+        // Processes that left the groups are refreshed once more, so that the system forgets those that
+        // ended: it keeps a file open for each process that it knows.
+        let left: Vec<Pid> =
             self.system.processes().keys().filter(|pid| !all.contains(pid)).copied().collect();
-        let looked_at = [all, ended].concat();
+        let sampled = [all, left].concat();
         let kind = ProcessRefreshKind::nothing().with_cpu().with_memory().with_disk_usage().without_tasks();
-        self.system.refresh_processes_specifics(ProcessesToUpdate::Some(&looked_at), true, kind);
+        self.system.refresh_processes_specifics(ProcessesToUpdate::Some(&sampled), true, kind);
         let elapsed =
             self.groups_at.replace(Instant::now()).map_or(f64::INFINITY, |at| at.elapsed().as_secs_f64());
         let gpus = if groups.is_empty() { Vec::new() } else { gpus::sample() };
         let usage = |pids: &[Pid]| {
-            let mut usage = Usage::default();
+            let mut usage = GroupUsage::default();
             for pid in pids {
                 let Some(process) = self.system.process(*pid) else { continue };
                 usage.rss_bytes += process.memory();
-                // The first sample of a process counts from its start: no rate yet.
+                // The first sample of a process counts from its start, so it gives no rate.
                 if known.contains(pid) {
                     let disk = process.disk_usage();
                     usage.cpu_percent += process.cpu_usage();
@@ -113,24 +113,24 @@ impl Sampler {
             }
             usage.cpu_percent = one_decimal(usage.cpu_percent);
             let pids: Vec<u32> = pids.iter().map(|pid| pid.as_u32()).collect();
-            on_gpus(&mut usage, &gpus, &pids);
+            add_gpu_usage(&mut usage, &gpus, &pids);
             usage
         };
 
-        let sampled = members.iter().map(|(group, pids)| (*group, usage(pids))).collect();
-        self.groups = sampled;
+        let usages = members.iter().map(|(group, pids)| (*group, usage(pids))).collect();
+        self.groups = usages;
         &self.groups
     }
 
-    /// What the machine uses; `store` is a path on the disk of interest.
-    pub(super) fn machine(&mut self, store: &Path) -> Machine {
+    /// What the machine uses; `store` is a path on the disk to report.
+    pub(super) fn machine(&mut self, store: &Path) -> MachineUsage {
         if !is_fresh(self.machine_at) {
             self.machine_at = Some(Instant::now());
             self.system.refresh_cpu_usage();
             self.system.refresh_memory();
             let total = self.system.total_memory();
             let (disk_used_bytes, disk_total_bytes) = disk(store);
-            self.machine = Machine {
+            self.machine = MachineUsage {
                 cpu_percent: one_decimal(self.system.global_cpu_usage()),
                 cpu_count: self.system.cpus().len(),
                 ram_used_bytes: total.saturating_sub(self.system.available_memory()),
@@ -144,23 +144,23 @@ impl Sampler {
     }
 }
 
-/// Which processes belong to which group.
+/// Which processes belong to which group, cached.
 ///
-/// The system has no list of a group: each process must be asked for its own, which on a machine with
-/// hundreds of them is most of what a sample costs. So what a process said is remembered for a while. It
-/// is good enough to count what processes use, and for nothing else: an id may have been given to another
-/// process in the meantime.
+/// The system has no list of a group's members: the group of every process must be read, which on a
+/// machine with hundreds of processes is most of the cost of a sample. Therefore the group of a process
+/// is cached for a while. Use this only to add up usage: in the meantime, another process may have got
+/// the id of an ended one.
 #[derive(Debug, Default)]
 struct Membership {
     #[cfg(target_os = "linux")]
     group_of: HashMap<u32, u32>,
     #[cfg(target_os = "linux")]
-    asked_all: Option<Instant>,
+    emptied: Option<Instant>,
 }
 
-/// After so long all processes are asked again.
+/// How long the group of a process is cached.
 #[cfg(target_os = "linux")]
-const ASK_ALL_AFTER: std::time::Duration = std::time::Duration::from_secs(10);
+const CACHED_FOR: std::time::Duration = std::time::Duration::from_secs(10);
 
 impl Membership {
     /// The processes of each group.
@@ -170,17 +170,17 @@ impl Membership {
         if groups.is_empty() {
             return members;
         }
-        if self.asked_all.is_none_or(|at| at.elapsed() >= ASK_ALL_AFTER) {
+        if self.emptied.is_none_or(|at| at.elapsed() >= CACHED_FOR) {
             self.group_of.clear();
-            self.asked_all = Some(Instant::now());
+            self.emptied = Some(Instant::now());
         }
         let entries = std::fs::read_dir("/proc").into_iter().flatten();
         let pids = entries.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse::<u32>().ok());
-        let before = std::mem::take(&mut self.group_of);
+        let cached = std::mem::take(&mut self.group_of);
         self.group_of = pids
             .filter_map(|pid| {
-                let known = before.get(&pid).copied();
-                Some((pid, known.or_else(|| super::process::group_of(pid))?))
+                let group = cached.get(&pid).copied();
+                Some((pid, group.or_else(|| super::process_group::group_of(pid))?))
             })
             .collect();
         for (pid, group) in &self.group_of {
@@ -197,16 +197,16 @@ impl Membership {
     }
 }
 
-/// The resident memory of a group and what it holds on GPUs, in bytes.
+/// The resident memory of a group and its memory on GPUs, in bytes.
 pub(super) fn held_bytes(group: u32) -> (u64, Option<u64>) {
-    let mut usage = Usage::default();
-    on_gpus(&mut usage, &gpus::sample(), &members(group));
+    let mut usage = GroupUsage::default();
+    add_gpu_usage(&mut usage, &gpus::sample(), &members(group));
     (resident_bytes(group), usage.vram_bytes)
 }
 
-/// Adds up what processes hold on GPUs. Where none of them is known to a driver nothing is told: in
-/// a container the driver knows them by other ids.
-fn on_gpus(usage: &mut Usage, gpus: &[Gpu], pids: &[u32]) {
+/// Adds what these processes use of GPUs. Where no driver lists any of them, the memory stays unset:
+/// in a container, the driver knows the processes by other ids.
+fn add_gpu_usage(usage: &mut GroupUsage, gpus: &[Gpu], pids: &[u32]) {
     for gpu in gpus {
         let held = gpu.holders.iter().filter(|(pid, _)| pids.contains(pid)).map(|(_, bytes)| bytes);
         let Some(bytes) = held.copied().reduce(u64::saturating_add) else { continue };
@@ -216,12 +216,12 @@ fn on_gpus(usage: &mut Usage, gpus: &[Gpu], pids: &[u32]) {
     }
 }
 
-/// Whether a driver still lists one of these processes.
+/// Whether a GPU's driver lists one of these processes.
 pub(super) fn is_on_a_gpu(pids: &[u32]) -> bool {
     gpus::sample().iter().any(|gpu| gpu.holders.iter().any(|(pid, _)| pids.contains(pid)))
 }
 
-/// The name of a process, where it can be seen.
+/// The name of a process; `None` where this process cannot see it.
 pub(super) fn process_name(pid: u32) -> Option<String> {
     let mut system = System::new();
     let pid = Pid::from_u32(pid);
@@ -250,7 +250,7 @@ fn one_decimal(percent: f32) -> f32 {
     (percent * 10.0).round() / 10.0
 }
 
-/// Bytes used and in all on the disk of `path`, or of its nearest ancestor that exists.
+/// The used and all bytes of the disk of `path`, or of its nearest ancestor that exists.
 fn disk(path: &Path) -> (u64, u64) {
     let disk = path.ancestors().find_map(|path| disk_space(path).ok()).unwrap_or_default();
     (disk.used, disk.total)
@@ -261,7 +261,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_a_group_holds_on_gpus_adds_up() {
+    fn a_groups_memory_on_all_gpus_is_added_up() {
         let gpu = |holders, percent| Gpu {
             holders,
             utilization_percent: Some(percent),
@@ -269,17 +269,17 @@ mod tests {
             ..Gpu::default()
         };
         let gpus = [gpu(vec![(1, 3), (2, 4)], 5), gpu(vec![(1, 1)], 50), gpu(vec![(9, 9)], 99)];
-        let mut usage = Usage::default();
-        on_gpus(&mut usage, &gpus, &[1, 2]);
+        let mut usage = GroupUsage::default();
+        add_gpu_usage(&mut usage, &gpus, &[1, 2]);
         assert_eq!((usage.vram_bytes, usage.gpu_percent, usage.gpu_total_bytes), (Some(8), 50, 20));
-        let mut none = Usage::default();
-        on_gpus(&mut none, &gpus, &[7]);
+        let mut none = GroupUsage::default();
+        add_gpu_usage(&mut none, &gpus, &[7]);
         assert_eq!(none.vram_bytes, None);
     }
 
     #[cfg(target_os = "linux")]
     #[tokio::test]
-    async fn processes_that_come_and_go_are_members_at_once() {
+    async fn started_and_ended_processes_change_the_members_at_once() {
         let own = rustix::process::getpgrp().as_raw_pid().cast_unsigned();
         let mut membership = Membership::default();
         let mut has = |pid: u32| membership.of(&[own, 1])[&own].contains(&Pid::from_u32(pid));
@@ -292,7 +292,7 @@ mod tests {
     }
 
     #[test]
-    fn ones_own_group_and_machine_are_measured() {
+    fn this_group_and_this_machine_are_measured() {
         let own = rustix::process::getpgrp().as_raw_pid().cast_unsigned();
         let mut sampler = Sampler::default();
         assert!(sampler.groups(&[own])[&own].rss_bytes > 1 << 20);

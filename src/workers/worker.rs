@@ -1,4 +1,4 @@
-//! A worker as clients see it: section 1 of the wire contract.
+//! A worker as clients see it.
 
 use serde::{Deserialize, Serialize};
 
@@ -6,15 +6,15 @@ use serde::{Deserialize, Serialize};
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Status {
-    /// The process runs and does not listen yet.
+    /// Its process runs and does not listen yet.
     Starting,
     /// It listens and loads its model.
     Loading,
-    /// It waits for requests.
+    /// It is ready and answers no request.
     Ready,
-    /// It answers at least one request.
+    /// It is ready and answers at least one request.
     Busy,
-    /// It takes no more requests and is about to end.
+    /// It accepts no more requests and is about to end.
     Stopping,
     /// It ended without being asked to.
     Crashed,
@@ -29,17 +29,17 @@ impl Status {
         matches!(self, Self::Ready | Self::Busy)
     }
 
-    /// Whether there is a process.
+    /// Whether its process runs.
     #[must_use]
     pub const fn lives(self) -> bool {
         !matches!(self, Self::Crashed | Self::Stopped)
     }
 }
 
-/// One worker, in the order of the wire.
+/// One worker. Its fields have the order of the wire.
 #[derive(Clone, Debug, Serialize)]
 pub struct Worker {
-    /// Unique for ever, unlike the process id. Names the folder of the worker's log.
+    /// Unique for ever, unlike the process id. The worker's folder is named after it.
     pub worker_id: String,
     /// The process id, which is also the id of its process group.
     pub pid: u32,
@@ -57,20 +57,20 @@ pub struct Worker {
     pub status: Status,
     /// When the process was started: RFC 3339, UTC, milliseconds.
     pub started_at: String,
-    /// Seconds since then; of a crashed worker, how long it lived.
+    /// Seconds since then; of a crashed worker, the seconds that it lived.
     pub uptime_seconds: u64,
     /// Processor time of the group, in percent of one core, over the time since the last sample.
     pub cpu_percent: f32,
     /// Resident memory of the group.
     pub rss_bytes: u64,
-    /// Memory of the group on GPUs; unset where that cannot be told.
+    /// Memory of the group on GPUs; unset where it is unknown.
     pub vram_bytes: Option<u64>,
     /// Requests that it can answer at once; 0 until it is ready.
     pub slots: u32,
-    /// Requests that it has taken since it started.
+    /// Requests that it has received since it started.
     pub requests: u64,
     /// Tokens that it has generated since it started.
     pub tokens_generated: u64,
-    /// How it ended, in words, once it crashed.
+    /// How it ended, in words, if it crashed.
     pub last_exit: Option<String>,
 }

@@ -171,7 +171,7 @@ async fn a_file_that_it_cannot_load_fails_with_its_words_and_a_step() {
     let tail = failure["log_tail"].to_string();
     assert!(tail.contains("attn_q"), "its own words: {tail}");
     let hint = failure["hint"].as_str().expect("a hint");
-    assert!(hint.contains("fetch it again"), "{failure}");
+    assert!(hint.contains("download it again"), "{failure}");
     let workers = hive.succeed(&json!({ "WorkerProcessList": {} })).await;
     assert_eq!(workers, json!([]));
     hive.stop().await;

@@ -1,49 +1,66 @@
-//! Finding the engines: the hive's own, llama.cpp's server on `PATH` or where the settings say, and
-//! those that the settings describe.
+//! Finds the engines of this machine: the built-in one, llama.cpp's server on `PATH` or where the
+//! settings name it, and those that the settings describe.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::{Engine, Keeps, Port, llama_server};
-use crate::config::{Config, EngineSettings};
+use super::{Engine, ModelStorage, PortSource, llama_server};
+use crate::config::{Config, DeviceKind, EngineSettings, LlamaServer};
 use crate::error::Result;
 use crate::narration::Level;
 use crate::spawn;
-use crate::workers::devices::{Device, Kind};
+use crate::workers::device::Device;
 use crate::workers::gpus::{self, Gpu};
 
-/// How long an engine may take to say what it is: the first touch of a GPU's driver takes seconds.
+/// How long an engine may take to describe itself: the first use of a GPU's driver takes seconds.
 const ANSWER_LIMIT: Duration = Duration::from_secs(15);
 
-/// What the settings say of engines.
+/// The engines that the settings name or describe.
 #[derive(Clone, Debug)]
-pub(in crate::workers) struct Sought {
+pub(in crate::workers) struct EngineSearch {
     builtin: PathBuf,
-    config: Config,
+    llama_server: LlamaServer,
+    described: BTreeMap<String, EngineSettings>,
 }
 
-impl Sought {
+/// The engines of this machine.
+#[derive(Debug)]
+pub(in crate::workers) struct FoundEngines {
+    /// The installed engines, the preferred one first.
+    pub(in crate::workers) installed: Vec<Arc<Engine>>,
+    /// The names of the engines in the settings that cannot be used, and why.
+    pub(in crate::workers) unusable: Vec<(String, String)>,
+}
+
+impl EngineSearch {
+    /// # Errors
+    /// Where the path of the built-in worker's program is unknown.
     pub(in crate::workers) fn new(config: &Config) -> Result<Self> {
-        Ok(Self { builtin: config.worker_program()?, config: config.clone() })
+        Ok(Self {
+            builtin: config.worker_program()?,
+            llama_server: config.llama_server.clone(),
+            described: config.engines.clone(),
+        })
     }
 
-    /// Every engine that is installed, the preferred one first: llama.cpp's server is faster than
-    /// the hive's own engine wherever it runs.
-    pub(in crate::workers) async fn find(&self) -> Found {
+    /// Finds every installed engine. llama.cpp's server comes first, because it is faster than the
+    /// built-in engine wherever it runs.
+    pub(in crate::workers) async fn run(&self) -> FoundEngines {
         let gpus = spawn::blocking(gpus::sample).await.unwrap_or_default();
-        let (mut engines, mut absent) = (Vec::new(), Vec::new());
-        let mut take = |name: &str, found: Result<Option<Engine>, String>| match found {
+        let (mut engines, mut unusable) = (Vec::new(), Vec::new());
+        let mut add = |name: &str, found: Result<Option<Engine>, String>| match found {
             Ok(found) => engines.extend(found),
-            Err(why) => {
-                tracing::warn!(engine = name, why, "an engine cannot be used");
-                absent.push((name.to_owned(), why));
+            Err(reason) => {
+                tracing::warn!(engine = name, reason, "an engine cannot be used");
+                unusable.push((name.to_owned(), reason));
             }
         };
-        take(llama_server::NAME, self.llama_server().await);
-        for (name, settings) in &self.config.engines {
-            take(name, configured(name, settings, &gpus).map(Some));
+        add(llama_server::NAME, self.llama_server().await);
+        for (name, settings) in &self.described {
+            add(name, described(name, settings, &gpus).map(Some));
         }
         engines.push(Engine::builtin(self.builtin.clone()));
         for engine in &engines {
@@ -53,12 +70,12 @@ impl Sought {
                 "found an engine"
             );
         }
-        Found { engines: engines.into_iter().map(Arc::new).collect(), absent }
+        FoundEngines { installed: engines.into_iter().map(Arc::new).collect(), unusable }
     }
 
-    /// llama.cpp's server; none where it is neither asked for nor on `PATH`.
+    /// llama.cpp's server; `None` where it is neither in the settings nor on `PATH`.
     async fn llama_server(&self) -> Result<Option<Engine>, String> {
-        let settings = &self.config.llama_server;
+        let settings = &self.llama_server;
         if !settings.enabled {
             return Ok(None);
         }
@@ -70,47 +87,39 @@ impl Sought {
             },
         };
         let version = ask(&program, "--version").await;
-        let version = version.map_err(|why| format!("{} does not run: {why}", program.display()))?;
-        // One that cannot list its devices is too old for GPUs to be told apart.
+        let version = version.map_err(|reason| format!("{} does not run: {reason}", program.display()))?;
+        // A version that cannot list its devices is too old to choose among GPUs.
         let devices = ask(&program, "--list-devices").await.unwrap_or_default();
         Ok(Some(llama_server::describe(program, settings, &version, &devices)))
     }
 }
 
-/// What was found.
-#[derive(Debug)]
-pub(in crate::workers) struct Found {
-    /// The engines that are installed, the preferred one first.
-    pub(in crate::workers) engines: Vec<Arc<Engine>>,
-    /// The names of those that the settings speak of and that cannot be used, and why.
-    pub(in crate::workers) absent: Vec<(String, String)>,
-}
-
-/// The program at a path, or of a name on `PATH`.
+/// The program with that path, or with that name on `PATH`.
 fn find_program(program: &Path) -> Result<PathBuf, String> {
     let is_path = program.components().count() > 1;
     let found = if is_path { is_executable(program).then(|| program.to_owned()) } else { on_path(program) };
     found.ok_or_else(|| {
-        let place = if is_path { "is not there, or may not be executed" } else { "is not on PATH" };
-        format!("{} {place}", program.display())
+        let problem = if is_path { "is not there, or may not be executed" } else { "is not on PATH" };
+        format!("{} {problem}", program.display())
     })
 }
 
 /// An engine that the settings describe.
-fn configured(name: &str, settings: &EngineSettings, gpus: &[Gpu]) -> Result<Engine, String> {
+fn described(name: &str, settings: &EngineSettings, gpus: &[Gpu]) -> Result<Engine, String> {
     let (program, arguments) = settings.command.split_first().ok_or("its command is empty")?;
     let program = find_program(Path::new(program))?;
     let mut usable = Vec::new();
     for kind in &settings.devices {
         match kind {
-            Kind::Cpu => usable.push(Device::CPU),
-            // Vulkan reaches every maker's.
-            Kind::Vulkan => usable
-                .extend((0_u32..).zip(gpus).map(|(index, _)| Device::Exact { kind: Kind::Vulkan, index })),
+            DeviceKind::Cpu => usable.push(Device::CPU),
+            // Vulkan works with the GPUs of every maker.
+            DeviceKind::Vulkan => usable.extend(
+                (0_u32..).zip(gpus).map(|(index, _)| Device::Exact { kind: DeviceKind::Vulkan, index }),
+            ),
             kind => usable.extend(
                 gpus.iter()
                     .map(|gpu| gpu.device)
-                    .filter(|device| matches!(device, Device::Exact { kind: has, .. } if has == kind)),
+                    .filter(|device| matches!(device, Device::Exact { kind: own, .. } if own == kind)),
             ),
         }
     }
@@ -130,26 +139,26 @@ fn configured(name: &str, settings: &EngineSettings, gpus: &[Gpu]) -> Result<Eng
         chat_route: settings.chat_route.clone(),
         metrics_route: settings.metrics_route.clone(),
         log_level: Level::Debug,
-        port: Port::Probed,
-        keeps: Keeps::AsStored { cache_bits: 16 },
+        port: PortSource::Assigned,
+        storage: ModelStorage::AsInFile { cache_bits: 16 },
         gpu_layers: None,
     })
 }
 
-/// Both outputs of a program that is asked about itself.
-async fn ask(program: &Path, question: &str) -> Result<String, String> {
+/// What a program prints to both outputs when it is run with this flag.
+async fn ask(program: &Path, flag: &str) -> Result<String, String> {
     let mut command = spawn::command(program);
-    command.arg(question).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
+    command.arg(flag).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
     let answer = tokio::time::timeout(ANSWER_LIMIT, command.output()).await;
     let output =
         answer.map_err(|_| "it did not answer in time".to_owned())?.map_err(|error| error.to_string())?;
     if !output.status.success() {
-        return Err(format!("{question} ended with {}", output.status));
+        return Err(format!("{flag} ended with {}", output.status));
     }
-    Ok([output.stdout, output.stderr].map(|said| String::from_utf8_lossy(&said).into_owned()).concat())
+    Ok([output.stdout, output.stderr].map(|output| String::from_utf8_lossy(&output).into_owned()).concat())
 }
 
-/// The program of that name on `PATH`.
+/// The program with that name on `PATH`.
 fn on_path(name: impl AsRef<Path>) -> Option<PathBuf> {
     let path = std::env::var_os("PATH")?;
     std::env::split_paths(&path).map(|folder| folder.join(&name)).find(|program| is_executable(program))

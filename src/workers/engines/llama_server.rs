@@ -1,27 +1,29 @@
 //! llama.cpp's server as an engine (<https://github.com/ggml-org/llama.cpp/tree/master/tools/server>).
 //!
-//! Its `/health` and `/v1/models` ignore its key and it answers any origin, so only the hive talks to
-//! it. What goes onto its command line is this list and nothing else; the key travels by
-//! environment.
+//! Its `/health` and `/v1/models` need no key and it answers any origin, so only the hive may connect
+//! to it. Its command line has the arguments below and no others; its key is passed in the environment.
 
 use std::path::PathBuf;
 
-use super::{Engine, Keeps, Port};
-use crate::config::LlamaServer;
+use super::{Engine, ModelStorage, PortSource};
+use crate::config::{DeviceKind, LlamaServer};
 use crate::narration::Level;
-use crate::workers::devices::{Device, Kind};
+use crate::workers::device::Device;
 
 /// The name of the engine.
 pub(in crate::workers) const NAME: &str = "llama-server";
 
+/// Set by variables rather than flags, because a version that does not know a flag ends with an error.
+/// It serves no page, and does not change the settings to fit into memory: the hive decides that.
 const ENVIRONMENT: [(&str, &str); 3] =
     [("LLAMA_ARG_NO_WEBUI", "1"), ("LLAMA_ARG_UI", "0"), ("LLAMA_ARG_FIT", "off")];
 
-/// The engine at `program`, with the settings that it is to be run with and what it said of itself.
+/// Describes the engine at `program`, from its settings and the output of its `--version` and
+/// `--list-devices`.
 pub(super) fn describe(program: PathBuf, settings: &LlamaServer, version: &str, devices: &str) -> Engine {
     let gpus = gpus(devices);
     let mut arguments = Vec::new();
-    // It takes a flag and its value as two words.
+    // A flag and its value are two words.
     let mut flag = |name: &str, value: String| arguments.extend([name.to_owned(), value]);
     for (name, value) in [
         ("--host", "127.0.0.1"),
@@ -34,7 +36,7 @@ pub(super) fn describe(program: PathBuf, settings: &LlamaServer, version: &str, 
     ] {
         flag(name, value.to_owned());
     }
-    // One that knows no GPU complains of these.
+    // A build without GPUs warns about these.
     if !gpus.is_empty() {
         flag("--device", "{own_device}".to_owned());
         flag("--n-gpu-layers", "{gpu_layers}".to_owned());
@@ -56,7 +58,7 @@ pub(super) fn describe(program: PathBuf, settings: &LlamaServer, version: &str, 
     let mut capabilities = vec!["chat".to_owned(), "completions".to_owned()];
     capabilities.extend(settings.embeddings.then(|| "embeddings".to_owned()));
     capabilities.extend(settings.mmproj.is_some().then(|| "images".to_owned()));
-    let mut devices: Vec<Kind> = Vec::new();
+    let mut devices: Vec<DeviceKind> = Vec::new();
     for (device, _) in &gpus {
         if let Device::Exact { kind, .. } = device
             && !devices.contains(kind)
@@ -64,7 +66,7 @@ pub(super) fn describe(program: PathBuf, settings: &LlamaServer, version: &str, 
             devices.push(*kind);
         }
     }
-    devices.push(Kind::Cpu);
+    devices.push(DeviceKind::Cpu);
     let mut usable: Vec<Device> = gpus.iter().map(|(device, _)| *device).collect();
     usable.push(Device::CPU);
     Engine {
@@ -77,36 +79,34 @@ pub(super) fn describe(program: PathBuf, settings: &LlamaServer, version: &str, 
         own_names: gpus,
         program,
         arguments,
-        // By variables, since one that does not know an option of these ends with an error. It serves no
-        // page, and changes nothing that it was told in order to fit: that is the hive's to judge.
         environment: ENVIRONMENT.map(|(name, value)| (name.to_owned(), value.to_owned())).into(),
         secret_variable: "LLAMA_API_KEY".to_owned(),
         health_route: "/health".to_owned(),
         chat_route: "/v1/chat/completions".to_owned(),
         metrics_route: Some("/metrics".to_owned()),
         log_level: Level::Debug,
-        port: Port::Probed,
-        keeps: Keeps::AsStored { cache_bits: settings.kv_type.map_or(16, |kind| kind.bits()) },
+        port: PortSource::Assigned,
+        storage: ModelStorage::AsInFile { cache_bits: settings.kv_type.map_or(16, |kind| kind.bits()) },
         gpu_layers: settings.gpu_layers,
     }
 }
 
-/// `version: 4567 (0a1b2c3)` among what it says.
-fn version_of(said: &str) -> Option<String> {
-    said.lines().find_map(|line| line.strip_prefix("version: ")).map(|version| version.trim().to_owned())
+/// The version in its output: `version: 4567 (0a1b2c3)`.
+fn version_of(output: &str) -> Option<String> {
+    output.lines().find_map(|line| line.strip_prefix("version: ")).map(|version| version.trim().to_owned())
 }
 
-/// The devices of its list, by the hive's names and by its own: `  CUDA0: NVIDIA H200 (…)`.
+/// The GPUs of its list (`  CUDA0: NVIDIA H200 (…)`), as devices and with its own names.
 fn gpus(list: &str) -> Vec<(Device, String)> {
     list.lines()
         .filter_map(|line| {
             let (own, _) = line.trim().split_once(": ")?;
             let digits = own.find(|c: char| c.is_ascii_digit())?;
             let kind = match &own[..digits] {
-                "CUDA" => Kind::Cuda,
-                "ROCm" | "HIP" => Kind::Rocm,
-                "Vulkan" => Kind::Vulkan,
-                "Metal" | "MTL" => Kind::Metal,
+                "CUDA" => DeviceKind::Cuda,
+                "ROCm" | "HIP" => DeviceKind::Rocm,
+                "Vulkan" => DeviceKind::Vulkan,
+                "Metal" | "MTL" => DeviceKind::Metal,
                 _ => return None,
             };
             Some((Device::Exact { kind, index: own[digits..].parse().ok()? }, own.to_owned()))
@@ -120,7 +120,7 @@ mod tests {
     use crate::config::{FlashAttention, KvType};
 
     #[test]
-    fn what_it_says_of_itself_is_understood() {
+    fn its_version_and_devices_are_parsed_and_its_flags_built() {
         let list = "ggml_cuda_init: found 1 CUDA devices:\nAvailable devices:\n  CUDA0: NVIDIA H200 (143771 MiB, \
                     143000 MiB free)\n  Vulkan1: AMD (8 MiB, 8 MiB free)\n  BLAS: OpenBLAS (0 MiB)\n";
         let version = "version: 4567 (0a1b2c3)\nbuilt with cc\n";
@@ -134,7 +134,7 @@ mod tests {
         assert_eq!(engine.version.as_deref(), Some("4567 (0a1b2c3)"));
         let newer = "version: 0.5.0-dev (build 1, commit 0c1e570)\nbuilt with GNU 12.2.0 for Linux x86_64\n";
         assert_eq!(version_of(newer).as_deref(), Some("0.5.0-dev (build 1, commit 0c1e570)"));
-        assert_eq!(engine.devices, [Kind::Cuda, Kind::Vulkan, Kind::Cpu]);
+        assert_eq!(engine.devices, [DeviceKind::Cuda, DeviceKind::Vulkan, DeviceKind::Cpu]);
         let usable: Vec<_> = engine.usable.iter().map(ToString::to_string).collect();
         assert_eq!(usable, ["cuda:0", "vulkan:1", "cpu"]);
         let values = [("port", Some("7".into())), ("model", Some("/m.gguf".into())), ("slots", None)];

@@ -1,0 +1,52 @@
+//! The endpoint of a worker: where the gateway sends one request, which counts as in flight.
+
+use std::sync::Arc;
+
+use super::handle::Handle;
+use super::secret::Secret;
+
+/// Where to send one request.
+#[derive(Debug)]
+pub struct Endpoint {
+    /// The process id of the worker.
+    pub pid: u32,
+    /// Its base URL, without a slash at the end.
+    pub url: String,
+    /// Its secret, to be sent as a bearer token.
+    pub secret: Secret,
+    /// The path under which its engine answers chat completions.
+    pub chat_route: String,
+    /// Counts the request as in flight. Hold it until the last byte of the answer.
+    pub guard: InFlight,
+}
+
+impl Endpoint {
+    /// An endpoint of the worker, with one more request in flight; `None` where the worker accepts no
+    /// requests.
+    pub(super) fn open(worker: &Arc<Handle>) -> Option<Self> {
+        let url = worker.url()?;
+        let accepted = worker.traffic.send_if_modified(|traffic| {
+            traffic.in_flight += usize::from(traffic.open);
+            traffic.sent += u64::from(traffic.open);
+            traffic.open
+        });
+        accepted.then(|| Self {
+            pid: worker.pid,
+            url,
+            secret: worker.secret.clone(),
+            chat_route: worker.engine.chat_route.clone(),
+            guard: InFlight(Arc::clone(worker)),
+        })
+    }
+}
+
+/// Counts one request as in flight until it is dropped: a worker that is being stopped waits for it.
+#[derive(Debug)]
+#[must_use = "the request counts as ended when the guard is dropped"]
+pub struct InFlight(Arc<Handle>);
+
+impl Drop for InFlight {
+    fn drop(&mut self) {
+        self.0.traffic.send_modify(|traffic| traffic.in_flight -= 1);
+    }
+}

@@ -1,0 +1,152 @@
+//! Starts the process of a worker and the owner of that process.
+
+use std::ffi::OsString;
+use std::sync::Arc;
+
+use jiff::Timestamp;
+use uuid::Uuid;
+
+use super::child::ChildGroup;
+use super::device::Device;
+use super::engines::PortSource;
+use super::engines::choice::EngineChoice;
+use super::folder::WorkerFolder;
+use super::handle::{Control, Handle, NewWorker, Origin, StopReason};
+use super::identity::MARKER;
+use super::owner::Owner;
+use super::plan::StartPlan;
+use super::processes::Processes;
+use super::readiness::ABANDON_GRACE;
+use super::request::StartRequest;
+use super::secret::Secret;
+use super::shared::Shared;
+use super::start_error::StartError;
+use crate::error::{Code, Failure, Result};
+use crate::{n, spawn};
+
+/// Environment variables of the daemon that no worker needs.
+const KEPT_FROM_WORKERS: &[&str] = &["HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "RBEE_HIVE_TOKEN_FILE"];
+
+/// More layers than any model has.
+const ALL_LAYERS: u32 = 999;
+
+/// Starts the process of a worker and its owner.
+pub(super) async fn launch(
+    shared: &Arc<Shared>,
+    request: &StartRequest,
+    plan: &StartPlan,
+    crashes: u32,
+) -> Result<Arc<Handle>, StartError> {
+    let EngineChoice { engine, device, .. } = plan.choice.clone();
+    let worker_id = format!("worker-{}", Uuid::now_v7());
+    let live = shared.registry.all().iter().map(|worker| worker.worker_id.clone()).collect();
+    let (workers_dir, id) = (shared.workers_dir.clone(), worker_id.clone());
+    let (folder, log) = spawn::blocking(move || {
+        let folder = WorkerFolder::create(&workers_dir, &id, &live)?;
+        let log = folder.open_log()?;
+        Ok::<_, Failure>((folder, log))
+    })
+    .await??;
+    let log_again = log.try_clone().map_err(|error| Failure::io("share the log", &folder.log(), &error))?;
+
+    let assigned_port = if engine.port == PortSource::Assigned { Some(free_port()?) } else { None };
+    let values = values(shared, request, plan, &folder, assigned_port);
+    let arguments = engine.arguments(&values);
+    let words: Vec<_> = arguments.iter().map(|word| word.to_string_lossy()).collect();
+    n!("worker_command", "Running {} {}", engine.program.display(), words.join(" "));
+
+    let secret = Secret::random();
+    let mut command = spawn::command(&engine.program);
+    command.args(&arguments).stdout(log).stderr(log_again);
+    // llama-server reads settings from variables of this prefix, and the daemon's are not its own.
+    for (variable, _) in std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("LLAMA_"))
+    {
+        command.env_remove(variable);
+    }
+    command.envs(engine.variables(&values));
+    for variable in KEPT_FROM_WORKERS {
+        command.env_remove(variable);
+    }
+    command.env(&engine.secret_variable, secret.expose()).env(MARKER, &worker_id);
+    // From here to the owner there is no await, so that every process gets its owner.
+    let processes = match ChildGroup::spawn(&mut command) {
+        Ok(group) => Processes::Own(group),
+        Err(error) => {
+            folder.discard();
+            let failure = Failure::new(
+                Code::WorkerFailed,
+                format!("{} of engine '{}' could not be run: {error}", engine.program.display(), engine.name),
+            )
+            .hint("check that the program is there and may be executed")
+            .stage("start");
+            return Err(StartError::temporary(failure));
+        }
+    };
+    let (handle, inbox) = Handle::new(NewWorker {
+        worker_id,
+        pid: processes.id(),
+        request: request.clone(),
+        device,
+        engine,
+        secret,
+        folder,
+        started_at: Timestamp::now(),
+        origin: Origin::Started { assigned_port, expected_bytes: plan.expected_bytes(), crashes },
+    });
+    let admitted = shared.registry.insert(&handle);
+    Owner::spawn(processes, Arc::clone(&handle), inbox, Arc::clone(shared));
+    if let Err(closed) = admitted {
+        handle.control(Control::Stop { grace: ABANDON_GRACE, reason: StopReason::FailedStart });
+        handle.ended().await;
+        return Err(closed.into());
+    }
+    n!("worker_spawn", "Worker {} runs; its log is {}", handle.pid, handle.folder.log().display());
+    Ok(handle)
+}
+
+/// The values for the placeholders of an engine.
+fn values(
+    shared: &Shared,
+    request: &StartRequest,
+    plan: &StartPlan,
+    folder: &WorkerFolder,
+    port: Option<u16>,
+) -> Vec<(&'static str, Option<OsString>)> {
+    let number = |value: Option<u64>| value.map(|value| OsString::from(value.to_string()));
+    let EngineChoice { engine, device, .. } = &plan.choice;
+    let slots = request.slots.map(u64::from);
+    let index = match device {
+        Device::Exact { index, .. } => Some(u64::from(*index)),
+        _ => None,
+    };
+    let gpu_layers = if device.is_cpu() { 0 } else { engine.gpu_layers.unwrap_or(ALL_LAYERS) };
+    // A worker on a GPU computes little on the processor, so the engine chooses.
+    let threads = device.is_cpu().then(|| shared.settings.threads() as u64);
+    vec![
+        ("model_id", Some(request.model_id.clone().into())),
+        ("model", Some(request.model_path.clone().into())),
+        ("report", Some(folder.report().into())),
+        ("port", number(port.map(u64::from))),
+        ("device", Some(device.to_string().into())),
+        ("device_index", number(index)),
+        ("own_device", engine.own_name(*device).map(OsString::from)),
+        ("gpu_layers", number(Some(u64::from(gpu_layers)))),
+        ("context", number(Some(plan.context))),
+        ("context_length", number(request.context_length)),
+        ("context_of_all_slots", number(Some(plan.context.saturating_mul(slots.unwrap_or(1))))),
+        ("slots", number(Some(slots.unwrap_or(1)))),
+        ("threads", number(threads)),
+    ]
+}
+
+/// A port on loopback that is free at this moment.
+fn free_port() -> Result<u16> {
+    std::net::TcpListener::bind(("127.0.0.1", 0)).and_then(|free| free.local_addr()).map_or_else(
+        |error| {
+            Err(Failure::new(Code::Io, format!("no port on loopback is free: {error}"))
+                .hint("too many sockets are open: look at `ss -s`")
+                .stage("start"))
+        },
+        |address| Ok(address.port()),
+    )
+}

@@ -1,0 +1,124 @@
+//! Measures the free memory of this machine and its GPUs.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use crate::workers::device::Device;
+use crate::workers::gpus::{self, Gpu};
+use crate::workers::handle::{Handle, LifeStage};
+
+/// The free memory of this machine at one moment, in bytes.
+#[derive(Clone, Debug, Default)]
+pub(in crate::workers) struct FreeMemory {
+    pub(super) ram: u64,
+    /// All memory of the machine.
+    pub(super) ram_total: u64,
+    pub(super) gpus: Vec<Gpu>,
+}
+
+impl FreeMemory {
+    /// Measures it, and sets aside what workers that are still loading are expected to take. Blocks.
+    pub(in crate::workers) fn beside(workers: &[Arc<Handle>]) -> Self {
+        let mut free = Self::now();
+        free.set_aside(workers);
+        free
+    }
+
+    fn now() -> Self {
+        let (ram, ram_total) = free_ram();
+        Self { ram, ram_total, gpus: gpus::sample() }
+    }
+
+    /// The free memory of a device; `None` where it is unknown.
+    pub(in crate::workers) fn on(&self, device: Device) -> Option<u64> {
+        if device.is_cpu() {
+            return Some(self.ram);
+        }
+        self.gpu(device).map(Gpu::memory_free_bytes)
+    }
+
+    /// The whole memory of a device; `None` where it is unknown.
+    pub(in crate::workers) fn capacity(&self, device: Device) -> Option<u64> {
+        if device.is_cpu() {
+            return Some(self.ram_total);
+        }
+        self.gpu(device).map(|gpu| gpu.memory_total_bytes)
+    }
+
+    pub(super) fn gpu(&self, device: Device) -> Option<&Gpu> {
+        // Each interface to a GPU numbers GPUs in its own way; only the number of its maker's own
+        // interface identifies one.
+        self.gpus.iter().find(|gpu| gpu.device == device)
+    }
+
+    fn set_aside(&mut self, workers: &[Arc<Handle>]) {
+        for worker in workers.iter().filter(|worker| worker.stage() < LifeStage::Ready) {
+            let held = worker.measurements.lock().usage;
+            if worker.device.is_cpu() {
+                self.ram = self.ram.saturating_sub(worker.expected_bytes().saturating_sub(held.rss_bytes));
+            } else if let Some(gpu) = self.gpus.iter_mut().find(|gpu| gpu.device == worker.device) {
+                let more = worker.expected_bytes().saturating_sub(held.vram_bytes.unwrap_or(0));
+                gpu.memory_used_bytes = gpu.memory_used_bytes.saturating_add(more);
+            }
+        }
+    }
+}
+
+/// The free memory of this process, and all memory of the machine. Free is what the machine has
+/// available, or less where the control group may take less.
+fn free_ram() -> (u64, u64) {
+    let mut system = sysinfo::System::new();
+    system.refresh_memory_specifics(sysinfo::MemoryRefreshKind::nothing().with_ram());
+    let available = system.available_memory();
+    let headroom = cgroup_headroom(Path::new("/sys/fs/cgroup"), &own_cgroup());
+    (headroom.map_or(available, |headroom| headroom.min(available)), system.total_memory())
+}
+
+/// The path of this process's control group in the unified hierarchy (`cgroups(7)`).
+fn own_cgroup() -> String {
+    let groups = std::fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
+    groups.lines().find_map(|line| line.strip_prefix("0::")).unwrap_or("/").to_owned()
+}
+
+/// How much more memory the group may take: the least of its own headroom and that of its ancestors.
+/// Cached files count as free, because the kernel drops them first.
+fn cgroup_headroom(mount: &Path, group: &str) -> Option<u64> {
+    let own = mount.join(group.trim_start_matches('/'));
+    own.ancestors()
+        .take_while(|folder| folder.starts_with(mount))
+        .filter_map(|folder| {
+            let number =
+                |name: &str| std::fs::read_to_string(folder.join(name)).ok()?.trim().parse::<u64>().ok();
+            let (limit, used) = (number("memory.max")?, number("memory.current")?);
+            let stat = std::fs::read_to_string(folder.join("memory.stat")).unwrap_or_default();
+            let cached: u64 = stat
+                .lines()
+                .find_map(|line| line.strip_prefix("inactive_file ")?.trim().parse().ok())
+                .unwrap_or(0);
+            Some(limit.saturating_sub(used.saturating_sub(cached)))
+        })
+        .min()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_group_with_the_least_headroom_counts_and_cached_files_are_free() {
+        let mount = tempfile::tempdir().unwrap();
+        let group = |path: &str, max: &str, current: &str, cached: u64| {
+            let folder = mount.path().join(path);
+            std::fs::create_dir_all(&folder).unwrap();
+            std::fs::write(folder.join("memory.max"), max).unwrap();
+            std::fs::write(folder.join("memory.current"), current).unwrap();
+            std::fs::write(folder.join("memory.stat"), format!("anon 1\ninactive_file {cached}\n")).unwrap();
+        };
+        group("a", "1000\n", "900\n", 100);
+        group("a/b", "max\n", "900\n", 0);
+        assert_eq!(cgroup_headroom(mount.path(), "/a/b"), Some(200));
+        assert_eq!(cgroup_headroom(mount.path(), "/c"), None);
+        let (free, total) = free_ram();
+        assert!(free > 0 && free <= total);
+    }
+}

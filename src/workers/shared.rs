@@ -1,0 +1,67 @@
+//! What everything that starts, owns, restarts or adopts workers shares.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use tokio::sync::OnceCell;
+use tokio_util::sync::CancellationToken;
+
+use super::engines::Engine;
+use super::engines::discover::{EngineSearch, FoundEngines};
+use super::handle::Handle;
+use super::health::WorkerClient;
+use super::registry::Registry;
+use crate::config::{Config, Timers, Workers};
+use crate::error::Result;
+
+/// Called with a worker that crashed.
+type AfterCrash = fn(Arc<Shared>, Arc<Handle>);
+
+/// The settings, the list and the engines of one hive's workers.
+#[derive(Debug)]
+pub(super) struct Shared {
+    pub(super) workers_dir: PathBuf,
+    /// The folder that keeps the logs of failed starts beside their jobs.
+    pub(super) jobs_dir: PathBuf,
+    pub(super) timers: Timers,
+    pub(super) settings: Workers,
+    pub(super) registry: Registry,
+    pub(super) client: WorkerClient,
+    /// Cancelled when the hive stops.
+    pub(super) closing: CancellationToken,
+    /// What an owner does when its worker has crashed. It is passed in from above, because a restart
+    /// starts a worker, and a start makes an owner.
+    pub(super) after_crash: AfterCrash,
+    engine_search: EngineSearch,
+    /// Searched once: asking an engine for its version and its devices takes a while.
+    engines: OnceCell<FoundEngines>,
+}
+
+impl Shared {
+    /// # Errors
+    /// Where the path of the built-in worker's program is unknown.
+    pub(super) fn new(config: &Config, after_crash: AfterCrash) -> Result<Self> {
+        Ok(Self {
+            workers_dir: config.workers_dir(),
+            jobs_dir: config.jobs_dir(),
+            timers: config.timers.clone(),
+            settings: config.workers.clone(),
+            registry: Registry::default(),
+            client: WorkerClient::new()?,
+            closing: CancellationToken::new(),
+            after_crash,
+            engine_search: EngineSearch::new(config)?,
+            engines: OnceCell::new(),
+        })
+    }
+
+    /// The engines of this machine. The first call searches for them.
+    pub(super) async fn found_engines(&self) -> &FoundEngines {
+        self.engines.get_or_init(|| self.engine_search.run()).await
+    }
+
+    /// The installed engines, the preferred one first.
+    pub(super) async fn engines(&self) -> &[Arc<Engine>] {
+        &self.found_engines().await.installed
+    }
+}
