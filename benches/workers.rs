@@ -1,19 +1,19 @@
-//! What the hive adds to the start of a worker, and what it costs while nothing happens.
+//! The time that the hive adds to the start of a worker, and the processor time of an idle hive.
 //!
-//! **Start.** `WorkerSpawn`, from its POST to `[DONE]`, beside the same worker run bare: the same
-//! program with the same arguments, its report and its health route looked at once a millisecond.
-//! The difference, pair by pair, is what the hive takes besides the engine's own load time.
+//! **Start.** `WorkerSpawn`, from its POST to `[DONE]`, compared with the same worker without a hive:
+//! the same program with the same arguments, whose report and health route are polled every
+//! millisecond. The difference of each pair is the time that the hive adds to the engine's load time.
 //!
-//! **Idle.** The processor time of a daemon that has one worker and one reader of heartbeats, in
-//! percent of one core; with the machine as it is, and with several hundred sleeping processes more,
-//! since a machine of somebody's has them.
+//! **Idle.** The processor time of a daemon with one worker and one reader of heartbeats, in percent of
+//! one core; first on the machine as it is, then with several hundred more sleeping processes, as a
+//! user's machine has.
 //!
-//! `cargo bench --bench workers`. Linux alone: it reads `/proc`.
+//! `cargo bench --bench workers`. Linux only: it reads `/proc`.
 
 #![expect(clippy::disallowed_methods, reason = "a bench runs other programs, outside any job")]
 #![expect(clippy::print_stdout, reason = "figures are printed")]
 
-#[expect(dead_code, reason = "differences are compared here, not ratios")]
+#[expect(dead_code, reason = "this bench compares differences, not ratios")]
 mod paired;
 
 use std::fs;
@@ -27,14 +27,14 @@ use paired::Spread;
 use rbee_hive::engine::sample_model::{SampleModel, WeightType};
 use serde_json::{Value, json};
 
-/// The executable, which is the daemon and the worker.
+/// The executable of both the daemon and the worker.
 const PROGRAM: &str = env!("CARGO_BIN_EXE_rbee-hive");
-/// Sleeping processes of somebody else's machine.
-const STRANGERS: usize = 400;
+/// How many more sleeping processes a user's machine has.
+const SLEEPERS: usize = 400;
 
 fn main() {
     if !cfg!(target_os = "linux") {
-        println!("nothing is measured here: this reads Linux's /proc");
+        println!("nothing is measured on this system: the bench reads Linux's /proc");
         return;
     }
     let is_for_figures = paired::for_figures();
@@ -44,7 +44,7 @@ fn main() {
     let models = folder.path().join("models");
     fs::create_dir(&models).expect("a folder");
     write(&models, "small", SampleModel::default());
-    // Loads for long enough that the hive looks at it less often.
+    // Its load is long enough that the hive polls it at longer intervals.
     let large = SampleModel {
         embedding: 1024,
         feed_forward: 4096,
@@ -59,31 +59,28 @@ fn main() {
         write(&models, "large", large);
     }
     let daemon = Daemon::start(folder.path());
-    // The first load looks for engines; it does not count.
+    // The first load searches for engines; it does not count.
     daemon.stop_worker(&daemon.spawn_worker("small").1);
 
-    println!("from WorkerSpawn to its end, beside the same worker run bare; milliseconds, {pairs} pairs");
+    println!("from WorkerSpawn to its end, and the same worker without a hive; milliseconds, {pairs} pairs");
     for model in ["small", "large"] {
         if models.join(format!("{model}.gguf")).exists() {
             start(&daemon, folder.path(), &models, model, pairs);
         }
     }
-    println!("\nprocessor time of an idle daemon over {idle:?}, percent of one core (1 is the aim)");
+    println!("\nprocessor time of an idle daemon over {idle:?}, percent of one core (aim: 1)");
     let nothing = idle_cost(&daemon, idle);
     let worker = daemon.spawn_worker("small").1;
     let worker_alone = idle_cost(&daemon, idle);
     let _heartbeats = daemon.heartbeats();
     let with_reader = idle_cost(&daemon, idle);
-    let strangers = Strangers::start(if is_for_figures { STRANGERS } else { 3 });
-    let among_strangers = idle_cost(&daemon, idle);
+    let sleepers = Sleepers::start(if is_for_figures { SLEEPERS } else { 3 });
+    let with_sleepers = idle_cost(&daemon, idle);
     println!("no worker, no reader                                  {nothing:.3}");
     println!("one worker, no reader                                 {worker_alone:.3}");
     println!("one worker, one reader of heartbeats                  {with_reader:.3}");
-    println!(
-        "the same, among {:3} more sleeping processes           {among_strangers:.3}",
-        strangers.0.len()
-    );
-    drop(strangers);
+    println!("the same, with {:3} more sleeping processes            {with_sleepers:.3}", sleepers.0.len());
+    drop(sleepers);
     daemon.stop_worker(&worker);
 }
 
@@ -103,7 +100,7 @@ fn start(daemon: &Daemon, folder: &Path, models: &Path, model: &str, pairs: usiz
     let bare = || bare_start(folder, &path);
     let (mut with, mut without, mut added) = (Vec::new(), Vec::new(), Vec::new());
     for pair in 0..=pairs {
-        // Which comes first alternates; the first pair does not count.
+        // The order alternates; the first pair does not count.
         let (hive, bare) = if pair % 2 == 0 {
             let hive = hive();
             (hive, bare())
@@ -119,11 +116,11 @@ fn start(daemon: &Daemon, folder: &Path, models: &Path, model: &str, pairs: usiz
     }
     println!("{model} model of {mebibytes} MiB");
     println!("  WorkerSpawn           {}", Spread::of(with));
-    println!("  bare                  {}", Spread::of(without));
-    println!("  added (50 is the aim) {}", Spread::of(added));
+    println!("  without a hive        {}", Spread::of(without));
+    println!("  added (aim: 50)       {}", Spread::of(added));
 }
 
-/// Seconds from the start of a worker to its first answer that it is ready.
+/// Starts a worker without a hive; returns the seconds until it first answers that it is ready.
 fn bare_start(folder: &Path, model: &Path) -> f64 {
     let report = folder.join("report.json");
     let begin = Instant::now();
@@ -140,9 +137,9 @@ fn bare_start(folder: &Path, model: &Path) -> f64 {
         .spawn();
     let _worker = Killed(child.expect("a worker"));
     let port = loop {
-        let told =
+        let report =
             fs::read_to_string(&report).ok().and_then(|text| serde_json::from_str::<Value>(&text).ok());
-        match told.and_then(|report| report["port"].as_u64()) {
+        match report.and_then(|report| report["port"].as_u64()) {
             Some(port) => break port,
             None => pause(begin),
         }
@@ -165,7 +162,7 @@ fn get(address: SocketAddr, path: &str) -> String {
     exchange(address, &format!("GET {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n"))
 }
 
-/// Sends a request that asks for the connection's end, and reads up to that.
+/// Sends a request with `Connection: close`, and reads the answer to its end.
 fn exchange(address: SocketAddr, request: &str) -> String {
     let mut stream = TcpStream::connect(address).expect("the server accepts");
     stream.set_nodelay(true).expect("an open socket");
@@ -175,7 +172,7 @@ fn exchange(address: SocketAddr, request: &str) -> String {
     String::from_utf8_lossy(&answer).into_owned()
 }
 
-/// A process that is ended with the value.
+/// A process that is killed when the value is dropped.
 struct Killed(Child);
 
 impl Drop for Killed {
@@ -186,16 +183,16 @@ impl Drop for Killed {
 }
 
 /// Processes that sleep.
-struct Strangers(Vec<Killed>);
+struct Sleepers(Vec<Killed>);
 
-impl Strangers {
+impl Sleepers {
     fn start(count: usize) -> Self {
         let one = || Command::new("sleep").arg("1000").stdin(Stdio::null()).spawn().map(Killed);
         Self((0..count).map(|_| one().expect("a process")).collect())
     }
 }
 
-/// A daemon of its own.
+/// A daemon that the bench starts.
 struct Daemon {
     process: Killed,
     address: SocketAddr,
@@ -223,7 +220,7 @@ impl Daemon {
         Self { process, address: address.expect("an address") }
     }
 
-    /// Runs an operation to its end; gives the seconds that it took, and its result.
+    /// Runs an operation to its end; returns the seconds that it took, and its result.
     fn run(&self, operation: &Value) -> (f64, Value) {
         let body = operation.to_string();
         let begin = Instant::now();
@@ -253,7 +250,7 @@ impl Daemon {
         self.run(&json!({ "WorkerProcessDelete": { "pid": worker["pid"] } }));
     }
 
-    /// Reads heartbeats on a thread that ends with the socket.
+    /// Reads heartbeats on a thread that ends when the socket is closed.
     fn heartbeats(&self) -> TcpStream {
         let mut stream = TcpStream::connect(self.address).expect("the server accepts");
         let request = format!("GET /v1/heartbeats/stream HTTP/1.1\r\nHost: {}\r\n\r\n", self.address);
@@ -266,7 +263,7 @@ impl Daemon {
         stream
     }
 
-    /// The processor time that the daemon has taken so far.
+    /// The processor time that the daemon has used so far.
     fn processor_time(&self) -> Duration {
         // Fields 14 and 15 of proc_pid_stat(5), after the name in parentheses, in ticks of 10 ms.
         let path = PathBuf::from(format!("/proc/{}/stat", self.process.0.id()));
@@ -277,9 +274,9 @@ impl Daemon {
     }
 }
 
-/// Percent of one core that the daemon takes over so long.
+/// Percent of one core that the daemon uses over this time.
 fn idle_cost(daemon: &Daemon, over: Duration) -> f64 {
-    // What was asked of it before may still have an end.
+    // Earlier operations may still be finishing.
     std::thread::sleep(over / 20);
     let (before, begin) = (daemon.processor_time(), Instant::now());
     std::thread::sleep(over);

@@ -228,8 +228,8 @@ mod tests {
             .unwrap();
         let pid: u32 = String::from_utf8(out.stdout).unwrap().trim().parse().unwrap();
         let identity = Identity::of(pid).unwrap();
-        let stranger = Identity { start_time: identity.start_time + 1, ..identity };
-        assert!(AdoptedGroup::hold(stranger, "worker-test").unwrap().is_none());
+        let other = Identity { start_time: identity.start_time + 1, ..identity };
+        assert!(AdoptedGroup::hold(other, "worker-test").unwrap().is_none());
         let group = AdoptedGroup::hold(identity, "worker-test").unwrap().unwrap();
         group.signal(Signal::TERM);
         group.exited().await;

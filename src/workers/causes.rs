@@ -3,7 +3,7 @@
 //! Engines write why they end, but rarely what to do about it. The phrases here are those of
 //! llama.cpp, vLLM, CUDA's runtime and the dynamic linker.
 
-/// Phrases of logs, in lower case, and the next step for whoever finds one.
+/// Phrases of logs, in lower case, and the next step for each.
 const CAUSES: &[(&[&str], &str)] = &[
     (
         &[

@@ -142,7 +142,11 @@ mod tests {
         let mut group = ChildGroup::spawn(spawn::command("sh").args(["-c", "exit 3"])).unwrap();
         group.exited().await;
         group.exited().await;
-        assert_eq!(test_kill_process_group(group.leader), Ok(()), "an unreaped id is given to nobody");
+        assert_eq!(
+            test_kill_process_group(group.leader),
+            Ok(()),
+            "the id of an unreaped process is not reused"
+        );
         let leader = group.leader;
         let end = group.end().await;
         assert_eq!((end.exit.and_then(|exit| exit.code), end.remains), (Some(3), Remains::Nothing));

@@ -16,7 +16,6 @@ use super::identity::MARKER;
 use super::owner::Owner;
 use super::plan::StartPlan;
 use super::processes::Processes;
-use super::readiness::ABANDON_GRACE;
 use super::request::StartRequest;
 use super::secret::Secret;
 use super::shared::Shared;
@@ -96,7 +95,7 @@ pub(super) async fn launch(
     let admitted = shared.registry.insert(&handle);
     Owner::spawn(processes, Arc::clone(&handle), inbox, Arc::clone(shared));
     if let Err(closed) = admitted {
-        handle.control(Control::Stop { grace: ABANDON_GRACE, reason: StopReason::FailedStart });
+        handle.control(Control::Stop { grace: shared.abandon_grace(), reason: StopReason::FailedStart });
         handle.ended().await;
         return Err(closed.into());
     }

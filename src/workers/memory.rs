@@ -88,14 +88,14 @@ mod tests {
     fn a_model_that_does_not_fit_is_refused_unless_forced() {
         let estimate = Estimate { weights: 3 << 30, cache: 1 << 30, overhead: 0, context: 8192, slots: 1 };
         let free = FreeMemory { ram: 1 << 30, ..FreeMemory::default() };
-        let nobody = MemoryHolders::default();
-        let error = check(&estimate, "m", Device::CPU, &free, &nobody, false).unwrap_err();
+        let holders = MemoryHolders::default();
+        let error = check(&estimate, "m", Device::CPU, &free, &holders, false).unwrap_err();
         let StartError { kind, failure: refused } = error;
         assert_eq!(kind, StartErrorKind::Temporary);
         assert_eq!((refused.code, refused.stage.as_deref()), (Code::OutOfMemory, Some("preflight")));
         assert!(refused.message.ends_with("3.0 GiB are missing"), "{}", refused.message);
-        assert!(check(&estimate, "m", Device::CPU, &free, &nobody, true).is_ok());
+        assert!(check(&estimate, "m", Device::CPU, &free, &holders, true).is_ok());
         let unknown = Device::Exact { kind: DeviceKind::Vulkan, index: 0 };
-        assert!(check(&estimate, "m", unknown, &free, &nobody, false).is_ok());
+        assert!(check(&estimate, "m", unknown, &free, &holders, false).is_ok());
     }
 }

@@ -209,7 +209,7 @@ fn finish(shared: &Arc<Shared>, handle: Arc<Handle>, watch_end: &WatchEnd, was_r
     if crashed {
         tracing::warn!(pid = handle.pid, model = handle.model_id(), exit = ?end.exit, "a worker crashed");
     } else {
-        // Removed before its end is published: whoever waits for the end then finds it gone.
+        // Removed before its end is published, so that a caller who waits for the end finds it gone.
         registry.take(&handle);
     }
     handle.state.send_modify(|state| {

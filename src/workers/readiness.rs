@@ -26,8 +26,6 @@ use crate::{n, spawn};
 /// that the start takes; it delays the moment at which a ready worker is noticed. A check takes less
 /// than half a millisecond.
 const CHECK_PAUSE: (Duration, Duration) = (Duration::from_millis(2), Duration::from_millis(25));
-/// The longest grace period of a worker that is not ready: it has no requests to finish.
-pub(super) const ABANDON_GRACE: Duration = Duration::from_secs(2);
 /// How long a worker that reported its failure may take to end by itself.
 const END_AFTER_REPORT: Duration = Duration::from_secs(2);
 /// How long a worker whose socket is gone may take to end by itself.
@@ -323,8 +321,8 @@ impl Starting {
     }
 
     fn request_stop(&self) {
-        let grace = ABANDON_GRACE.min(*self.shared.timers.stop_grace);
-        self.handle.control(Control::Stop { grace, reason: StopReason::FailedStart });
+        self.handle
+            .control(Control::Stop { grace: self.shared.abandon_grace(), reason: StopReason::FailedStart });
     }
 
     /// Keeps the log of this start with its job, because the worker's folder is removed earlier.

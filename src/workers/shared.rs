@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::sync::OnceCell;
 use tokio_util::sync::CancellationToken;
@@ -13,6 +14,9 @@ use super::health::WorkerClient;
 use super::registry::Registry;
 use crate::config::{Config, Timers, Workers};
 use crate::error::Result;
+
+/// The longest grace period of a worker that is not ready: it has no requests to finish.
+const ABANDON_GRACE: Duration = Duration::from_secs(2);
 
 /// Called with a worker that crashed.
 type AfterCrash = fn(Arc<Shared>, Arc<Handle>);
@@ -53,6 +57,11 @@ impl Shared {
             engine_search: EngineSearch::new(config)?,
             engines: OnceCell::new(),
         })
+    }
+
+    /// The grace period of a worker whose start is abandoned.
+    pub(super) fn abandon_grace(&self) -> Duration {
+        ABANDON_GRACE.min(*self.timers.stop_grace)
     }
 
     /// The engines of this machine. The first call searches for them.

@@ -39,7 +39,7 @@ impl StartError {
     }
 }
 
-/// A failure of which nothing else is known is permanent.
+/// A plain failure counts as permanent.
 impl From<Failure> for StartError {
     fn from(failure: Failure) -> Self {
         Self::new(StartErrorKind::Permanent, failure)

@@ -1,4 +1,4 @@
-//! A daemon that is killed, and the next one that takes over what it left.
+//! A daemon that is killed, and the next one, which adopts its workers.
 
 use std::path::{Path, PathBuf};
 
@@ -9,10 +9,10 @@ use serde_json::{Value, json};
 
 use crate::support::{Daemon, as_time_allows, data_lines, soon, until, write_model};
 
-/// Workers that outlive their daemon.
+/// The flags of a daemon whose workers outlive it.
 const STAY: [&str; 2] = ["--workers-lifeline", "false"];
 
-/// Ends whatever the workers' records of a folder name when a test fails midway.
+/// The data folder of a test. Ends the workers that its records name, if the test fails midway.
 struct Leftovers(PathBuf);
 
 impl Leftovers {
@@ -36,7 +36,7 @@ impl Drop for Leftovers {
     }
 }
 
-/// Whether a process runs: one that has ended and that nobody has reaped does not.
+/// Whether a process runs. An ended process that is not reaped yet does not.
 fn runs(pid: i32) -> bool {
     let status = std::process::id();
     assert_ne!(i64::from(pid), i64::from(status));
@@ -49,7 +49,7 @@ fn runs(pid: i32) -> bool {
 }
 
 fn client() -> Client {
-    // An error says that another test has done it.
+    // An error means that another test has installed it.
     let _set = rustls::crypto::ring::default_provider().install_default();
     Client::builder().pool_max_idle_per_host(0).no_proxy().build().expect("a client")
 }
@@ -78,7 +78,7 @@ async fn spawned(client: &Client, url: &str, model: &str) -> i64 {
     succeed(client, url, spawn).await["pid"].as_i64().expect("a pid")
 }
 
-/// A model that talks for long, so that something is in flight when the daemon is killed.
+/// A model with long answers, so that a request is in flight when the daemon is killed.
 fn write_talker(dir: &Path) {
     SampleModel { name: "talker".to_owned(), context_length: 8192, ..SampleModel::default() }
         .write(&dir.join("talker.gguf"))
@@ -92,7 +92,7 @@ async fn kill(daemon: Daemon) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_workers_of_a_killed_daemon_are_taken_over_each_time() {
+async fn the_workers_of_a_killed_daemon_are_adopted_each_time() {
     let dir = tempfile::tempdir().expect("a folder");
     let leftovers = Leftovers(dir.path().to_owned());
     let models = dir.path().join("models");
@@ -111,7 +111,7 @@ async fn the_workers_of_a_killed_daemon_are_taken_over_each_time() {
         kill(daemon).await;
         daemon = Daemon::start(dir.path(), &STAY).await;
         assert_eq!(listed(&client, &daemon.url).await, pids, "round {round}");
-        // What was in flight goes on: nothing stood between the worker and its client but the daemon.
+        // The request in flight goes on: its client is connected to the worker itself.
         let more = soon("more of the generation", generation.chunk()).await.expect("no error");
         assert!(more.is_some(), "the generation went on");
         drop(generation);
@@ -123,7 +123,7 @@ async fn the_workers_of_a_killed_daemon_are_taken_over_each_time() {
     let check = succeed(&client, &daemon.url, json!({ "HiveCheck": {} })).await.to_string();
     assert!(check.contains("4 worker(s) taken over"), "{check}");
     #[cfg(target_os = "linux")]
-    assert_eq!(workers_of(dir.path()), pids, "no process is left but the workers");
+    assert_eq!(workers_of(dir.path()), pids, "only the workers run");
     let one = pids[0];
     let stopped = succeed(&client, &daemon.url, json!({ "WorkerProcessDelete": { "pid": one } })).await;
     assert_eq!((&stopped["exit_code"], &stopped["signal"]), (&Value::Null, &Value::Null), "{stopped}");
@@ -133,7 +133,7 @@ async fn the_workers_of_a_killed_daemon_are_taken_over_each_time() {
     for pid in pids {
         assert!(!runs(i32::try_from(pid).expect("a pid")), "worker {pid} outlived a graceful stop");
     }
-    assert!(leftovers.records().is_empty(), "nothing is left to look for");
+    assert!(leftovers.records().is_empty(), "no record remains");
 }
 
 /// The processes that run as workers on models of this folder.
@@ -154,7 +154,7 @@ fn workers_of(dir: &Path) -> Vec<i64> {
     pids
 }
 
-/// Starts a long generation right at a worker, as the gateway does, and waits for its first piece.
+/// Sends a worker a request with a long answer, as the gateway does, and waits for its first bytes.
 async fn in_flight(client: &Client, leftovers: &Leftovers) -> reqwest::Response {
     let record = leftovers
         .records()
@@ -169,13 +169,13 @@ async fn in_flight(client: &Client, leftovers: &Leftovers) -> reqwest::Response 
     let secret = record["secret"].as_str().expect("a secret");
     let mut answer = client.post(url).bearer_auth(secret).json(&chat).send().await.expect("an answer");
     assert!(answer.status().is_success(), "{:?}", answer.text().await);
-    let first = soon("the first piece", answer.chunk()).await.expect("no error");
+    let first = soon("the first bytes", answer.chunk()).await.expect("no error");
     assert!(first.is_some());
     answer
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_daemon_that_is_killed_while_a_worker_starts_leaves_none() {
+async fn a_worker_that_starts_ends_with_its_killed_daemon() {
     let dir = tempfile::tempdir().expect("a folder");
     let leftovers = Leftovers(dir.path().to_owned());
     let models = dir.path().join("models");
@@ -185,7 +185,7 @@ async fn a_daemon_that_is_killed_while_a_worker_starts_leaves_none() {
     let daemon = Daemon::start(dir.path(), &STAY).await;
     let spawn = json!({ "WorkerSpawn": { "model": "tiny", "worker": "builtin" } });
     client.post(format!("{}/v1/jobs", daemon.url)).json(&spawn).send().await.expect("an answer");
-    let pid = until("a worker to be written down", async || {
+    let pid = until("a worker to have a record", async || {
         let records = leftovers.records();
         records.first().and_then(|record| i32::try_from(record["process"]["pid"].as_i64()?).ok())
     })
@@ -193,7 +193,7 @@ async fn a_daemon_that_is_killed_while_a_worker_starts_leaves_none() {
     kill(daemon).await;
     let daemon = Daemon::start(dir.path(), &STAY).await;
     let left = listed(&client, &daemon.url).await;
-    // It may have become ready just before the kill: then it is taken over, and nothing in between.
+    // If it became ready just before the kill, it is adopted instead.
     if left.is_empty() {
         until("the half-started worker to end", async || (!runs(pid)).then_some(())).await;
     } else {
@@ -205,7 +205,7 @@ async fn a_daemon_that_is_killed_while_a_worker_starts_leaves_none() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_stopped_hive_leaves_its_workers_where_it_is_told_to() {
+async fn a_stopped_hive_leaves_its_workers_running_if_the_settings_say_so() {
     let dir = tempfile::tempdir().expect("a folder");
     let _leftovers = Leftovers(dir.path().to_owned());
     let models = dir.path().join("models");
@@ -219,7 +219,49 @@ async fn a_stopped_hive_leaves_its_workers_where_it_is_told_to() {
     let pid = spawned(&client, &daemon.url, "tiny").await;
     daemon.signal(Signal::TERM);
     assert!(daemon.ended().await.success());
-    assert!(runs(i32::try_from(pid).expect("a pid")), "it serves on");
+    assert!(runs(i32::try_from(pid).expect("a pid")), "it still serves");
+    let daemon = Daemon::start(dir.path(), &STAY).await;
+    assert_eq!(listed(&client, &daemon.url).await, [pid]);
+    daemon.signal(Signal::TERM);
+    assert!(daemon.ended().await.success());
+    assert!(!runs(i32::try_from(pid).expect("a pid")));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_worker_with_a_newer_record_is_left_alone_and_reported() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let _leftovers = Leftovers(dir.path().to_owned());
+    let models = dir.path().join("models");
+    std::fs::create_dir(&models).expect("a folder for models");
+    write_model(&models, "tiny");
+    let client = client();
+    let daemon = Daemon::start(dir.path(), &STAY).await;
+    let pid = spawned(&client, &daemon.url, "tiny").await;
+    kill(daemon).await;
+
+    let folders = std::fs::read_dir(dir.path().join("data/workers")).expect("a folder of workers");
+    let folder = folders.last().expect("a worker").expect("a folder").path();
+    let path = folder.join("record.json");
+    let text = std::fs::read_to_string(&path).expect("a record");
+    assert!(text.starts_with(r#"{"version":1,"#), "{text}");
+    let newer = text.replacen(r#""version":1"#, r#""version":2"#, 1);
+    std::fs::write(&path, &newer).expect("a record");
+
+    let daemon = Daemon::start(dir.path(), &STAY).await;
+    assert!(listed(&client, &daemon.url).await.is_empty());
+    let check = succeed(&client, &daemon.url, json!({ "HiveCheck": {} })).await;
+    let checks = check["checks"].as_array().expect("checks");
+    let workers = checks.iter().find(|check| check["name"] == "workers").expect("a check");
+    let detail = workers["detail"].as_str().expect("a detail");
+    assert!(detail.contains(&format!("process {pid}, version 2 in {}", path.display())), "{workers}");
+    assert!(workers["hint"].as_str().is_some_and(|hint| hint.contains("newer hive")), "{workers}");
+    assert_eq!(workers["ok"], false);
+    daemon.signal(Signal::TERM);
+    assert!(daemon.ended().await.success());
+    assert!(runs(i32::try_from(pid).expect("a pid")), "it still serves");
+    assert_eq!(std::fs::read_to_string(&path).expect("a record"), newer);
+
+    std::fs::write(&path, text).expect("a record");
     let daemon = Daemon::start(dir.path(), &STAY).await;
     assert_eq!(listed(&client, &daemon.url).await, [pid]);
     daemon.signal(Signal::TERM);

@@ -1,5 +1,5 @@
-//! A machine with GPUs, as far as their driver's library can tell: what the hive says of them, where
-//! it puts a model, and when it believes that their memory is free again.
+//! A machine with simulated GPUs: what the hive reports of them, where it loads a model, and when it
+//! counts their memory as free again.
 
 use serde_json::{Value, json};
 
@@ -17,7 +17,7 @@ pub(crate) struct Machine {
     _dir: tempfile::TempDir,
 }
 
-/// A hive with two models, `tiny` and `other`, on a machine with two GPUs, of which the second is full.
+/// A hive with two models, `tiny` and `other`, on a machine with two GPUs; the second GPU is full.
 pub(crate) async fn machine() -> Machine {
     let dir = tempfile::tempdir().expect("a temporary folder");
     let models = dir.path().join("models");
@@ -31,8 +31,8 @@ pub(crate) async fn machine() -> Machine {
 }
 
 impl Machine {
-    /// Loads `tiny` on the first GPU, of which its worker then holds 700 MiB beside a process that is
-    /// not the hive's; gives the process id of the worker once the hive knows.
+    /// Loads `tiny` on the first GPU. Its worker then holds 700 MiB of it, beside a process that is not
+    /// the hive's. Returns the worker's process id once the hive has measured that.
     pub(crate) async fn load(&self) -> u32 {
         let load = json!({ "ModelLoad": { "id": "tiny", "device": "cuda:0" } });
         let worker = self.hive.succeed(&load).await;
@@ -61,7 +61,7 @@ impl Machine {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn gpus_are_told_wherever_the_machine_is() {
+async fn capabilities_checks_and_heartbeats_describe_the_gpus() {
     let machine = machine().await;
     let devices = machine.hive.json("/v1/capabilities").await["devices"].clone();
     let gpu = |id, name, vram_gb| json!({ "id": id, "name": name, "device_type": "gpu", "vram_gb": vram_gb, "compute_capability": "8.9" });
@@ -71,10 +71,11 @@ async fn gpus_are_told_wherever_the_machine_is() {
 
     let check = machine.hive.succeed(&json!({ "HiveCheck": {} })).await;
     let checks = check["checks"].as_array().expect("checks");
-    let said = checks.iter().find(|check| check["name"] == "devices").expect("devices")["detail"].to_string();
-    assert!(said.contains("cuda:0 NVIDIA GeForce RTX 4090, 23.0 GiB free"), "{said}");
-    assert!(said.contains("cuda:1 NVIDIA GeForce RTX 3070, 92.0 MiB free"), "{said}");
-    assert!(said.contains("NVIDIA driver 570.86.15, 2 GPU(s)"), "{said}");
+    let devices = checks.iter().find(|check| check["name"] == "devices").expect("devices");
+    let detail = devices["detail"].to_string();
+    assert!(detail.contains("cuda:0 NVIDIA GeForce RTX 4090, 23.0 GiB free"), "{detail}");
+    assert!(detail.contains("cuda:1 NVIDIA GeForce RTX 3070, 92.0 MiB free"), "{detail}");
+    assert!(detail.contains("NVIDIA driver 570.86.15, 2 GPU(s)"), "{detail}");
 
     let gpus = machine.first_heartbeat().await["system"]["gpus"].clone();
     assert_eq!(
@@ -89,7 +90,7 @@ async fn gpus_are_told_wherever_the_machine_is() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_model_goes_where_there_is_room_and_where_there_is_none_its_holder_is_named() {
+async fn a_model_is_loaded_where_it_fits_and_a_refusal_names_who_holds_the_memory() {
     let machine = machine().await;
     let load = |device: &str, dry_run| json!({ "ModelLoad": { "id": "tiny", "device": device, "dry_run": dry_run } });
     let plan = machine.hive.succeed(&load("auto", true)).await;
@@ -116,7 +117,7 @@ async fn a_model_goes_where_there_is_room_and_where_there_is_none_its_holder_is_
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_unload_ends_only_when_the_driver_has_the_memory_back() {
+async fn an_unload_ends_only_when_the_driver_has_taken_the_memory_back() {
     let machine = machine().await;
     let pid = machine.load().await;
     until("the worker's memory in a heartbeat", async || {
@@ -141,7 +142,7 @@ async fn an_unload_ends_only_when_the_driver_has_the_memory_back() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn memory_that_the_driver_keeps_is_not_said_to_be_free() {
+async fn memory_that_the_driver_keeps_is_not_reported_as_free() {
     let machine = machine().await;
     let pid = machine.load().await;
     let id = machine.hive.submit(&json!({ "ModelUnload": { "id": "tiny" } })).await;

@@ -1,5 +1,6 @@
-//! A real `llama-server` (llama.cpp's own program) under the hive. Runs where `RBEE_TEST_LLAMA_SERVER`
-//! names one, as `.ci/llama-server` builds it, and says that it was skipped elsewhere.
+//! A real `llama-server` (llama.cpp's own program) under the hive. The tests run if
+//! `RBEE_TEST_LLAMA_SERVER` names one, which `.ci/llama-server` builds, and are skipped with a message
+//! otherwise.
 
 use std::path::PathBuf;
 
@@ -8,8 +9,8 @@ use serde_json::{Value, json};
 
 use crate::support::{TestHive, data_lines, process_runs, read_until, until, write_model};
 
-/// A hive with the server that the environment names; none where it names none.
-#[expect(clippy::print_stderr, reason = "whoever runs the tests must see what was left out")]
+/// A hive with the server that the environment names; `None` where it names none.
+#[expect(clippy::print_stderr, reason = "a skipped test must be visible")]
 async fn hive_with(tune: impl FnOnce(&mut rbee_hive::config::LlamaServer)) -> Option<TestHive> {
     let Some(program) = std::env::var_os("RBEE_TEST_LLAMA_SERVER").filter(|program| !program.is_empty())
     else {
@@ -40,7 +41,7 @@ async fn listed(hive: &TestHive, worker: &Value) -> Value {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn it_is_found_chosen_asked_and_proven_gone() {
+async fn it_is_found_chosen_used_and_proven_gone() {
     let Some(hive) = hive_with(|_| {}).await else { return };
     let check = hive.succeed(&json!({ "HiveCheck": {} })).await;
     let engines = check["checks"].as_array().expect("checks").iter().find(|check| check["name"] == "engines");
@@ -74,7 +75,7 @@ async fn it_is_found_chosen_asked_and_proven_gone() {
         .collect();
     assert_eq!(text, "Hello from a small model.");
 
-    // It has a secret, keeps it, and counts.
+    // It requires its secret, and counts requests and tokens.
     let url = worker["url"].as_str().expect("a URL");
     let direct = hive.client.post(format!("{url}/v1/chat/completions")).json(&chat("tiny", json!({})));
     assert_eq!(direct.send().await.expect("an answer").status(), 401);
@@ -118,8 +119,8 @@ async fn slots_context_and_the_settings_reach_it() {
         }
         let worker: Value = serde_json::from_str(&lines[lines.len() - 2]).expect("a result");
         assert_eq!((&worker["engine"], &worker["slots"]), (&json!("llama-server"), &json!(3)), "{worker}");
-        // What it took of them, as it says itself: each slot has the context that was asked for.
-        until("the server's word on its slots", async || {
+        // Its log confirms them: each slot has the requested context.
+        until("the log to list the slots", async || {
             let log = hive.get(&format!("/v1/workers/{}/log", worker["pid"])).await;
             let log = log.text().await.expect("a log");
             (log.contains("n_slots = 3") && log.contains("n_ctx_slot = 256")).then_some(())
@@ -131,7 +132,7 @@ async fn slots_context_and_the_settings_reach_it() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_crash_of_it_is_told_with_its_log() {
+async fn a_crash_is_reported_and_the_log_stays() {
     let Some(hive) = hive_with(|_| {}).await else { return };
     let worker = hive.load("tiny").await;
     let mut events = hive.get("/v1/events").await;
@@ -142,17 +143,17 @@ async fn a_crash_of_it_is_told_with_its_log() {
     read_until(&mut events, &mut seen, "killed by SIGKILL").await;
     assert_eq!(listed(&hive, &worker).await["status"], "crashed");
     let log = hive.get(&format!("/v1/workers/{}/log", worker["pid"])).await.text().await.expect("a log");
-    assert!(log.contains("loading model"), "its log is still to be had: {log}");
+    assert!(log.contains("loading model"), "its log is still there: {log}");
     let answer = hive.post("/v1/chat/completions", &chat("tiny", json!({}))).await;
-    assert_eq!(answer.status(), 404, "nobody serves the model");
+    assert_eq!(answer.status(), 404, "no worker serves the model");
     drop(events);
     hive.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_file_that_it_cannot_load_fails_with_its_words_and_a_step() {
+async fn a_file_that_it_cannot_load_fails_with_its_log_and_a_hint() {
     let Some(hive) = hive_with(|_| {}).await else { return };
-    // Sound for the hive, which reads headers, and not for the engine: a tensor has another shape.
+    // The hive, which reads headers, accepts it; the engine does not, because a tensor is missing.
     let sound = std::fs::read(hive.models_dir().join("tiny.gguf")).expect("a model");
     let broken = replaced(&sound, b"blk.0.attn_q.weight", b"blk.0.attn_x.weight");
     std::fs::write(hive.models_dir().join("broken.gguf"), broken).expect("a file");
@@ -169,7 +170,7 @@ async fn a_file_that_it_cannot_load_fails_with_its_words_and_a_step() {
     assert_eq!(failure["code"], "worker_failed", "{failure}");
     assert_eq!(failure["exit_code"], 1, "{failure}");
     let tail = failure["log_tail"].to_string();
-    assert!(tail.contains("attn_q"), "its own words: {tail}");
+    assert!(tail.contains("attn_q"), "{tail}");
     let hint = failure["hint"].as_str().expect("a hint");
     assert!(hint.contains("download it again"), "{failure}");
     let workers = hive.succeed(&json!({ "WorkerProcessList": {} })).await;
@@ -177,7 +178,7 @@ async fn a_file_that_it_cannot_load_fails_with_its_words_and_a_step() {
     hive.stop().await;
 }
 
-/// The bytes with the first `from` replaced by as long a `to`.
+/// The bytes with the first `from` replaced by `to`, which has the same length.
 fn replaced(bytes: &[u8], from: &[u8], to: &[u8]) -> Vec<u8> {
     let at = bytes.windows(from.len()).position(|window| window == from).expect("it is there");
     let mut changed = bytes.to_vec();

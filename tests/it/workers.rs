@@ -1,4 +1,5 @@
-//! Worker processes: that they come, serve and go; and that nothing is left of those that fail.
+//! Worker processes: their start, their service and their end, and that a failed one leaves nothing
+//! behind.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -24,14 +25,14 @@ fn raw_pid(worker: &Value) -> Pid {
 
 /// No process of the worker's group runs any more.
 fn assert_gone(pid: u32) {
-    assert!(!process_exists(pid), "process {pid} is still there");
+    assert!(!process_exists(pid), "process {pid} still exists");
     #[cfg(target_os = "linux")]
     {
         let left: Vec<_> = processes()
             .filter_map(|process| process.stat().ok())
             .filter(|stat| stat.pgrp == pid.cast_signed() && stat.state != 'Z')
             .collect();
-        assert!(left.is_empty(), "of the group of {pid} there are left {left:?}");
+        assert!(left.is_empty(), "the group of {pid} still has {left:?}");
     }
 }
 
@@ -40,23 +41,22 @@ fn processes() -> impl Iterator<Item = procfs::process::Process> {
     procfs::process::all_processes().expect("the processes").filter_map(Result::ok)
 }
 
-/// The command lines of the processes that this hive has started and that are still there: each
-/// was told the hive's folder.
+/// The command lines of this hive's processes that still run. Each names the hive's folder.
 #[cfg(target_os = "linux")]
 fn processes_of(hive: &TestHive) -> Vec<Vec<String>> {
     let folder = hive.dir().to_str().expect("text").to_owned();
-    let told = |words: &Vec<String>| words.iter().any(|word| word.contains(&folder));
-    processes().filter_map(|process| process.cmdline().ok()).filter(told).collect()
+    let names_folder = |words: &Vec<String>| words.iter().any(|word| word.contains(&folder));
+    processes().filter_map(|process| process.cmdline().ok()).filter(names_folder).collect()
 }
 
-/// Elsewhere the hive's own list has to do.
+/// Other systems use the hive's own list.
 #[cfg(not(target_os = "linux"))]
 fn processes_of(hive: &TestHive) -> Vec<Vec<String>> {
     hive.app.workers.list().iter().map(|worker| vec![worker.pid.to_string()]).collect()
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_unloaded_worker_is_really_gone() {
+async fn the_process_of_an_unloaded_worker_is_gone() {
     let hive = TestHive::start().await;
     write_model(&hive.models_dir(), "tiny");
     let worker = hive.load("tiny").await;
@@ -110,10 +110,10 @@ async fn spawned_workers_are_listed_and_deleted_one_by_one() {
     );
     assert!(stopped["freed_bytes"].as_u64() > Some(1 << 20), "{stopped}");
     assert_gone(pid(&one));
-    assert!(process_exists(pid(&other)), "the other serves on");
-    assert_eq!(hive.fail(&delete).await["code"], "worker_not_found", "it is no worker any more");
+    assert!(process_exists(pid(&other)), "the other worker still serves");
+    assert_eq!(hive.fail(&delete).await["code"], "worker_not_found");
 
-    // Stopped by the kernel, it cannot heed a request to end.
+    // A suspended process cannot react to SIGTERM.
     kill_process(raw_pid(&other), Signal::STOP).expect("it lives");
     let delete = json!({ "WorkerProcessDelete": { "pid": other["pid"], "grace_seconds": 0 } });
     let stopped = hive.succeed(&delete).await;
@@ -123,7 +123,7 @@ async fn spawned_workers_are_listed_and_deleted_one_by_one() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn other_processes_are_not_the_hives_to_touch() {
+async fn processes_that_are_not_workers_are_never_touched() {
     let hive = TestHive::start().await;
     let mut other = rbee_hive::spawn::command("sleep");
     let mut other = other.arg("600").kill_on_drop(true).spawn().expect("a process");
@@ -144,12 +144,12 @@ async fn other_processes_are_not_the_hives_to_touch() {
         }
     }
     assert!(process_exists(1) && other.try_wait().expect("its state").is_none(), "unharmed");
-    other.kill().await.expect("it was mine");
+    other.kill().await.expect("it runs");
     hive.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_crash_is_told_from_a_stop() {
+async fn a_crash_is_reported_and_differs_from_a_stop() {
     let hive = TestHive::start().await;
     write_model(&hive.models_dir(), "tiny");
     let mut events = hive.get("/v1/events").await;
@@ -167,7 +167,7 @@ async fn a_crash_is_told_from_a_stop() {
     assert_gone(pid(&worker));
     assert_eq!(hive.succeed(&json!({ "ModelGet": { "id": "tiny" } })).await["loaded"], false);
     read_until(&mut events, &mut seen, r#""status":"degraded""#).await;
-    // The next load takes its place.
+    // The next load replaces it.
     let next = hive.load("tiny").await;
     assert_ne!(next["worker_id"], worker["worker_id"]);
     let [listed] = &workers(&hive).await[..] else { panic!("the crashed one has left") };
@@ -177,7 +177,7 @@ async fn a_crash_is_told_from_a_stop() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_is_not_here_is_refused_with_what_is() {
+async fn missing_engines_and_devices_are_refused_with_a_list_of_those_here() {
     let hive = TestHive::start().await;
     write_model(&hive.models_dir(), "tiny");
     let load = |device: Value| json!({ "ModelLoad": { "id": "tiny", "device": device } });
@@ -206,10 +206,10 @@ async fn what_is_not_here_is_refused_with_what_is() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_dry_run_says_what_a_load_would_do_and_starts_nothing() {
+async fn a_dry_run_reports_what_a_load_would_do_and_starts_nothing() {
     let hive = TestHive::start().await;
     write_model(&hive.models_dir(), "tiny");
-    // Trained for a context whose cache no machine holds.
+    // No machine has enough memory for the KV cache of this context.
     SampleModel { name: "vast".to_owned(), context_length: u32::MAX, ..SampleModel::default() }
         .write(&hive.models_dir().join("vast.gguf"))
         .expect("a model");
@@ -243,7 +243,7 @@ async fn a_dry_run_says_what_a_load_would_do_and_starts_nothing() {
     assert_eq!(vast_plan["fits"], false);
     assert!(number(&vast_plan, "missing_bytes") > 1 << 30, "{vast_plan}");
     let refused = hive.fail(&json!({ "ModelLoad": vast })).await;
-    assert_eq!(refused["code"], "out_of_memory", "the plan spoke the truth");
+    assert_eq!(refused["code"], "out_of_memory", "as planned");
     assert!(workers(&hive).await.is_empty() && processes_of(&hive).is_empty(), "nothing was started");
 
     let worker = hive.load("tiny").await;
@@ -261,15 +261,15 @@ async fn a_dry_run_says_what_a_load_would_do_and_starts_nothing() {
     hive.stop().await;
 }
 
-/// Writes a sound model again with other metadata and tensors: where `change` gives nothing, the
-/// key or tensor of that name is left out.
+/// Copies a valid model with other metadata and tensors. A key or tensor for which the function returns
+/// `None` is left out.
 fn rewrite(
     from: &Path,
     to: &Path,
     metadata: impl Fn(&str, &Gguf) -> Option<Gguf>,
     tensor: impl Fn(&str, TensorType, Vec<u8>) -> Option<(TensorType, Vec<u8>)>,
 ) {
-    let header = Header::read(from, Arrays::Keep).expect("a sound file");
+    let header = Header::read(from, Arrays::Keep).expect("a valid file");
     let bytes = std::fs::read(from).expect("its bytes");
     let mut writer = Writer::default();
     for (key, value) in header.metadata.iter() {
@@ -292,8 +292,8 @@ fn same_metadata(_: &str, value: &Gguf) -> Option<Gguf> {
     Some(value.clone())
 }
 
-/// `value` in the place of the key's own.
-fn instead(key: &'static str, value: Option<Gguf>) -> impl Fn(&str, &Gguf) -> Option<Gguf> {
+/// Replaces the value of one key; `None` removes the key.
+fn with_value(key: &'static str, value: Option<Gguf>) -> impl Fn(&str, &Gguf) -> Option<Gguf> {
     move |other, own| if other == key { value.clone() } else { Some(own.clone()) }
 }
 
@@ -302,7 +302,7 @@ fn text(text: &str) -> Option<Gguf> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn files_that_cannot_be_loaded_fail_by_name_and_leave_no_process() {
+async fn a_damaged_or_unsupported_file_is_named_and_leaves_no_process() {
     let hive = TestHive::start().await;
     let dir = hive.models_dir();
     let sound = write_model(tempfile::tempdir_in(hive.dir()).expect("a folder").keep().as_path(), "sound");
@@ -310,7 +310,7 @@ async fn files_that_cannot_be_loaded_fail_by_name_and_leave_no_process() {
     let header = Header::read(&sound, Arrays::Keep).expect("a sound file");
     let data_offset = usize::try_from(header.data_offset).expect("a small file");
 
-    // What is broken, the code, and the field that the failure names.
+    // The file's stem, the failure's code, and the field that the failure names.
     let mut cases: Vec<(&str, &str, &str)> = Vec::new();
     let truncated = [
         ("cut-0", 0, "magic"),
@@ -347,7 +347,7 @@ async fn files_that_cannot_be_loaded_fail_by_name_and_leave_no_process() {
     for (stem, code, field, value) in metadata {
         let key = if stem == "wide" { "llama.embedding_length" } else { field };
         if stem == "scaled" {
-            // A key that the sound file has not.
+            // The valid file does not have this key.
             rewrite(&sound, &variant(stem), same_metadata, same);
             let mut writer = Writer::default();
             for (key, value) in header.metadata.iter() {
@@ -361,7 +361,7 @@ async fn files_that_cannot_be_loaded_fail_by_name_and_leave_no_process() {
             }
             writer.write(&mut std::fs::File::create(variant(stem)).expect("a file")).expect("it is written");
         } else {
-            rewrite(&sound, &variant(stem), instead(key, value), same);
+            rewrite(&sound, &variant(stem), with_value(key, value), same);
         }
         cases.push((stem, code, field));
     }
@@ -401,8 +401,8 @@ async fn files_that_cannot_be_loaded_fail_by_name_and_leave_no_process() {
     hive.stop().await;
 }
 
-/// Makes a program out of a shell script. Another process writes it: a file that this one has open
-/// for writing while it starts a child elsewhere could not be run.
+/// Makes a program out of a shell script. Another process writes it: if this process had the file open
+/// for writing while it started a child elsewhere, the file could not be executed.
 async fn script(dir: &Path, text: &str) -> PathBuf {
     let path = dir.join("worker.sh");
     let mut write = rbee_hive::spawn::command("sh");
@@ -427,7 +427,7 @@ async fn scripted(text: &str, readiness: Duration) -> TestHive {
 const LONG: Duration = Duration::from_secs(600);
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_cancelled_load_leaves_nothing() {
+async fn a_cancelled_load_leaves_no_process() {
     let hive = scripted("#!/bin/sh\necho here I am\nsleep 600 &\nsleep 600\n", LONG).await;
     let id = hive.submit(&json!({ "ModelLoad": { "id": "tiny" } })).await;
     let worker = until("the worker to start", async || workers(&hive).await.pop()).await;
@@ -442,12 +442,12 @@ async fn a_cancelled_load_leaves_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_cancelled_load_of_a_stubborn_worker_leaves_nothing_either() {
+async fn a_cancelled_load_of_a_worker_that_ignores_sigterm_leaves_no_process() {
     let hive = scripted("#!/bin/sh\ntrap '' TERM\nwhile :; do sleep 1; done\n", LONG).await;
     let id = hive.submit(&json!({ "ModelLoad": { "id": "tiny" } })).await;
     let worker = until("the worker to start", async || workers(&hive).await.pop()).await;
     assert_eq!(hive.delete(&format!("/v1/jobs/{id}")).await.status(), 200);
-    // The job may have given up on it first; its owner has not.
+    // The job may end first; the worker's owner still ends the process.
     until("the worker to go", async || (!process_exists(pid(&worker))).then_some(())).await;
     until("the list to be empty", async || workers(&hive).await.is_empty().then_some(())).await;
     assert_gone(pid(&worker));
@@ -455,7 +455,7 @@ async fn a_cancelled_load_of_a_stubborn_worker_leaves_nothing_either() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_worker_that_never_reports_is_given_up() {
+async fn a_worker_that_never_reports_times_out() {
     let hive = scripted("#!/bin/sh\necho thinking\nsleep 600\n", Duration::from_millis(500)).await;
     let failure = hive.fail(&json!({ "ModelLoad": { "id": "tiny" } })).await;
     assert_eq!((&failure["code"], &failure["stage"]), (&json!("timeout"), &json!("start")), "{failure}");
@@ -467,11 +467,11 @@ async fn a_worker_that_never_reports_is_given_up() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_worker_that_ends_before_it_is_ready_says_how() {
+async fn an_early_end_of_a_worker_is_reported_with_its_exit_and_log() {
     let hive = scripted("#!/bin/sh\necho one\necho 'two [DONE]' >&2\nexit 42\n", LONG).await;
     let id = hive.submit(&json!({ "ModelLoad": { "id": "tiny" } })).await;
     let stream = hive.stream(&id).await;
-    assert!(stream.contains("two (DONE)"), "its log is narrated, defused: {stream}");
+    assert!(stream.contains("two (DONE)"), "its log is narrated, with the marker defused: {stream}");
     let failure = hive.job(&id).await["failure"].clone();
     assert_eq!((&failure["code"], &failure["exit_code"]), (&json!("worker_failed"), &json!(42)), "{failure}");
     assert_eq!(failure["log_tail"], json!(["one", "two [DONE]"]));
@@ -494,7 +494,7 @@ async fn a_worker_that_ends_before_it_is_ready_says_how() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_worker_that_floods_its_log_and_hides_children_is_still_gone() {
+async fn a_worker_that_floods_its_log_and_has_children_leaves_no_process() {
     let script = "#!/bin/sh\n(trap '' TERM HUP; sleep 600) &\ni=0\n\
                   while [ $i -lt 2000 ]; do echo \"line $i of a flood that goes on and on\"; i=$((i+1)); done\nexit 3\n";
     let hive = scripted(script, LONG).await;
@@ -513,7 +513,7 @@ async fn a_worker_that_floods_its_log_and_hides_children_is_still_gone() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_workers_secret_stays_between_it_and_the_hive() {
+async fn a_workers_secret_reaches_no_client_and_no_log() {
     let hive = TestHive::start().await;
     write_model(&hive.models_dir(), "tiny");
     let mut events = hive.get("/v1/events").await;
@@ -531,7 +531,7 @@ async fn a_workers_secret_stays_between_it_and_the_hive() {
         let words = process.cmdline().expect("its command line");
         assert!(words.len() > 3 && !words.iter().any(|word| word.contains(secret)), "{words:?}");
     }
-    // Without it the worker answers nobody.
+    // Without the secret, the worker refuses requests.
     let url = worker["url"].as_str().expect("a URL");
     let chat = json!({ "model": "tiny", "messages": [{ "role": "user", "content": "Hi" }] });
     let direct = hive.client.post(format!("{url}/v1/chat/completions")).json(&chat).send();
@@ -558,7 +558,7 @@ async fn a_workers_secret_stays_between_it_and_the_hive() {
     }
     read_until(&mut events, &mut seen, r#""change":"removed""#).await;
     read_until(&mut heartbeats, &mut seen, "event: heartbeat").await;
-    assert!(!seen.contains(secret), "it was told to a client");
+    assert!(!seen.contains(secret), "a client saw it");
     let mut files = 0;
     for entry in walkdir::WalkDir::new(hive.dir().join("data")) {
         let entry = entry.expect("an entry");
@@ -569,7 +569,7 @@ async fn a_workers_secret_stays_between_it_and_the_hive() {
             assert!(!text.contains(secret), "{} has it", entry.path().display());
         }
     }
-    assert!(files > 3, "the log, the report and the journals were looked at");
+    assert!(files > 3, "the log, the report and the journals were searched");
     drop((events, heartbeats));
     hive.stop().await;
 }
