@@ -6,9 +6,8 @@ use std::time::Duration;
 use reqwest::StatusCode;
 use serde::Deserialize;
 
-use super::handle::Secret;
-use crate::client;
 use super::secret::Secret;
+use crate::client;
 use crate::error::{Failure, Result};
 use crate::narration::Progress;
 
