@@ -1,10 +1,12 @@
 //! Every refusal of the reader, on files made in memory.
 
+use std::fs;
 use std::io::Cursor;
 
 use proptest::prelude::*;
 
 use super::*;
+use crate::error::Code;
 
 fn small() -> Writer {
     let mut writer = Writer::default();

@@ -2,7 +2,9 @@
 
 use std::io::{self, Write};
 
-use super::{Array, DEFAULT_ALIGNMENT, TensorType, Value};
+use super::header::DEFAULT_ALIGNMENT;
+use super::tensor_type::TensorType;
+use super::value::{Array, Value};
 
 /// A file in the making: pairs and tensors keep the order in which they were added.
 #[derive(Debug, Default)]

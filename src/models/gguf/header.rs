@@ -1,0 +1,97 @@
+//! The header of a GGUF file: its metadata and where its tensors are.
+
+use std::collections::HashMap;
+
+use super::tensor_type::{TensorType, file_type_name};
+use super::value::Metadata;
+
+/// The alignment, in bytes, of a file that does not state `general.alignment`.
+pub const DEFAULT_ALIGNMENT: u64 = 32;
+
+/// Everything that a GGUF file says before its tensors' data.
+#[derive(Clone, Debug)]
+pub struct Header {
+    /// Version of the format: 2 or 3.
+    pub version: u32,
+    /// The key-value pairs.
+    pub metadata: Metadata,
+    /// The tensors, in the file's order. Names are unique, and each lies within the file.
+    pub tensors: Vec<TensorInfo>,
+    /// What offsets are multiples of, in bytes: a power of two.
+    pub alignment: u64,
+    /// Where the tensors' data starts, in bytes from the start of the file.
+    pub data_offset: u64,
+    /// Size of the whole file in bytes.
+    pub file_bytes: u64,
+}
+
+/// Where one tensor lies and how it is laid out.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TensorInfo {
+    /// Such as `blk.0.attn_q.weight`.
+    pub name: String,
+    /// Elements per dimension in ggml's order: `shape[0]` is the row length. At most four.
+    pub shape: Vec<u64>,
+    /// Type of the elements.
+    pub kind: TensorType,
+    /// Bytes from [`Header::data_offset`].
+    pub offset: u64,
+    /// Size of the data in bytes.
+    pub bytes: u64,
+}
+
+impl TensorInfo {
+    /// Number of elements.
+    #[must_use]
+    pub fn elements(&self) -> u64 {
+        self.shape.iter().product()
+    }
+}
+
+impl Header {
+    /// `general.architecture`: `llama`, `qwen2`, ...
+    #[must_use]
+    pub fn architecture(&self) -> Option<&str> {
+        self.metadata.str("general.architecture")
+    }
+
+    /// `general.name`.
+    #[must_use]
+    pub fn name(&self) -> Option<&str> {
+        self.metadata.str("general.name")
+    }
+
+    /// How the weights are quantised, in llama.cpp's words (`Q4_K_M`, `F16`): what
+    /// `general.file_type` says, else the type that most of the data has.
+    #[must_use]
+    pub fn quantization(&self) -> Option<String> {
+        let stated = self.metadata.u64("general.file_type").and_then(file_type_name);
+        if let Some(name) = stated {
+            return Some(name.to_owned());
+        }
+        let mut bytes: HashMap<TensorType, u64> = HashMap::new();
+        for tensor in &self.tensors {
+            *bytes.entry(tensor.kind).or_default() += tensor.bytes;
+        }
+        let commonest = bytes.into_iter().max_by_key(|&(kind, bytes)| (bytes, kind.id()));
+        commonest.map(|(kind, _)| kind.name().to_owned())
+    }
+
+    /// Number of weights: the elements of all tensors.
+    #[must_use]
+    pub fn parameter_count(&self) -> u64 {
+        self.tensors.iter().map(TensorInfo::elements).fold(0, u64::saturating_add)
+    }
+
+    /// The context that the model was trained for, in tokens.
+    #[must_use]
+    pub fn context_length(&self) -> Option<u64> {
+        self.metadata.u64(&format!("{}.context_length", self.architecture()?))
+    }
+
+    /// The tensor of that name.
+    #[must_use]
+    pub fn tensor(&self, name: &str) -> Option<&TensorInfo> {
+        self.tensors.iter().find(|tensor| tensor.name == name)
+    }
+}
