@@ -57,6 +57,11 @@ impl<'a> Draft<'a> {
         Self { path: target.with_extension(DRAFT), target, is_published: false }
     }
 
+    /// The draft of `target` at a path of the caller's choice on the same file system.
+    pub(crate) fn at(path: PathBuf, target: &'a Path) -> Self {
+        Self { path, target, is_published: false }
+    }
+
     /// The path to write to.
     pub(crate) fn path(&self) -> &Path {
         &self.path
@@ -90,10 +95,25 @@ impl Drop for Draft<'_> {
 /// The file system failed. `path` is as before.
 pub(crate) fn put(path: &Path, contents: &[u8]) -> io::Result<File> {
     let draft = Draft::of(path);
-    let mut file =
-        OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(draft.path())?;
-    file.write_all(contents)?;
+    let file = write(draft.path(), contents)?;
     draft.publish()?;
+    Ok(file)
+}
+
+/// As [`put`], and flushed to the disk: the contents before they get their name, then the name.
+///
+/// # Errors
+/// The file system failed. `path` is as before, or has the new contents.
+pub(crate) fn put_durable(path: &Path, contents: &[u8]) -> io::Result<()> {
+    let draft = Draft::of(path);
+    write(draft.path(), contents)?.sync_all()?;
+    draft.publish()?;
+    path.parent().map_or(Ok(()), |folder| File::open(folder)?.sync_all())
+}
+
+fn write(path: &Path, contents: &[u8]) -> io::Result<File> {
+    let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(path)?;
+    file.write_all(contents)?;
     Ok(file)
 }
 

@@ -1,27 +1,29 @@
 //! Models on this machine: which there are, where they came from, and how they come and go.
 //!
-//! The road of a model through this room: a [`Source`] names it; [`Catalog::download`] resolves it to
-//! files, and transfers those into the store (a link for `file:`, a verified file for the others) or, for a model of the Hugging Face
-//! Hub, into the cache that all tools share; [`Catalog::list`] finds it there,
-//! beside those of the user's own folders and of the Hugging Face cache; [`Catalog::delete`] takes
-//! it away again.
+//! Four rooms, each of which uses only those below it: [`catalog`] lists, finds, downloads, imports and
+//! deletes models; [`sources`] turns a name into files and says where they go; [`library`] is what is on
+//! disk; [`transfer`] brings one file from a server to the disk. [`gguf`] reads the header of a file.
+//!
+//! A model's way here: a [`Source`] parses its name; [`Catalog::download`] resolves that to files, and
+//! puts them into the store (a link for `file:`, a verified file for the others) or, for a model of the
+//! Hugging Face Hub, into the cache that all tools share; [`Catalog::list`] lists it there, beside the
+//! models of the user's own folders; [`Catalog::delete`] removes it.
 //!
 //! Invariants:
-//! - The disk is the truth. There is no database: every listing looks at the files themselves, and
-//!   what the hive must remember of a file (its source, its hash) lies in a record beside it.
+//! - The disk is the truth. There is no database: every listing reads the files themselves, and what
+//!   the hive must remember of a file (its source, its hash) is in a record beside it.
 //! - An id is a key of the catalog and never part of a path.
 //! - The hive deletes what it put there itself. Anything else takes `force`.
-//! - A file has its final name only once it is whole, verified and on the disk.
-//! - What has arrived of a file is kept until it is whole, deleted, or of no use.
+//! - A file gets its final name only when it is complete, verified and on the disk.
+//! - The received part of a file is kept until the file is complete, deleted, or of no use.
 
 mod catalog;
-pub mod gguf;
-mod id;
-mod library;
-mod model;
-mod plan;
 mod sources;
+mod library;
 mod transfer;
+pub mod gguf;
+mod model;
+mod id;
 mod units;
 
 #[cfg(test)]
@@ -30,7 +32,7 @@ mod testing;
 pub(crate) use library::split::other_parts;
 
 pub use catalog::Catalog;
+pub use catalog::plan::{Downloaded, Plan, PlannedFile};
 pub use id::ModelId;
 pub use model::{Model, Status};
-pub use plan::{Downloaded, Plan, PlannedFile, Request};
-pub use sources::{HubName, OllamaName, Source, UrlSource};
+pub use sources::{DownloadRequest, FileSource, HubName, OllamaName, Source, UrlSource};

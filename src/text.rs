@@ -74,6 +74,12 @@ pub(crate) fn json<T: serde::Serialize + ?Sized>(value: &T) -> String {
     })
 }
 
+/// Whether the text is a SHA-256 in lower-case hexadecimal digits.
+#[must_use]
+pub fn is_sha256(text: &str) -> bool {
+    text.len() == 64 && text.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

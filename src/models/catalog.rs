@@ -1,73 +1,52 @@
-//! The catalog: which models this machine has, and the one that a caller means.
+//! The catalog: the models of this machine. Lists and finds them, downloads, imports and deletes them.
 //!
-//! It keeps nothing but what makes looking at the disk again cheap.
+//! It remembers only what makes the next listing cheap.
 
-pub(crate) mod delete;
-pub(crate) mod download;
-pub(crate) mod import;
-pub(crate) mod resolve;
+mod download;
+mod delete;
+mod find;
+pub(crate) mod plan;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use parking_lot::Mutex;
 use reqwest::Url;
 
 use crate::config::Config;
 use crate::error::{Code, Failure, Result};
-use crate::models::Model;
-use crate::models::library::folders::Folders;
-use crate::models::library::headers::Headers;
-use crate::models::library::hub_cache;
-use crate::models::library::hub_cache::owned::Owned;
-use crate::models::library::listing::Remembered;
-use crate::models::library::reconcile::Reconciled;
-use crate::models::library::store::Store;
-use crate::models::sources::Hub;
+use crate::models::library::Library;
+use crate::models::library::hub_cache::notes::HubNotes;
+use crate::models::library::hub_cache::{self, HubCache};
+use crate::models::library::listing::ListedModel;
+use crate::models::library::reconcile::ReconcileReport;
+use crate::models::model::Model;
+use crate::models::sources::HubEndpoint;
+use crate::models::sources::places::Places;
 use crate::models::transfer::context::TransferContext;
 use crate::models::transfer::disk::{Disk, RealDisk};
 use crate::models::transfer::fetch::FetchConfig;
 use crate::models::transfer::transfers::Transfers;
 use crate::spawn;
-use crate::text::{clip, nearest_ids};
 use crate::turns::Turns;
+use find::position;
 
 /// The models of this machine. Cheap to clone.
 #[derive(Clone, Debug)]
-pub struct Catalog(pub(crate) Arc<Inner>);
-
-#[derive(Debug)]
-pub(crate) struct Inner {
-    pub(crate) store: Store,
-    /// The user's own folders.
-    pub(crate) folders: Vec<PathBuf>,
-    /// The Hugging Face cache, which need not be there.
-    pub(crate) hub_cache: PathBuf,
-    /// What of it the hive put there.
-    pub(crate) hub_notes: Arc<Owned>,
-    pub(crate) hub: Hub,
-    pub(crate) fetch: FetchConfig,
-    /// Ollama's registry.
-    pub(crate) ollama: Url,
-    pub(crate) headers: Headers,
-    pub(crate) known: Folders,
-    /// The last listing, while it may hold.
-    pub(crate) last: Mutex<Option<Arc<Remembered>>>,
-    /// Whether only this machine can reach the hive: then its callers may name any file.
-    pub(crate) is_local: bool,
-    pub(crate) transfers: Transfers,
-    /// What was found, and done about it, when the catalog was opened.
-    pub(crate) reconciled: Reconciled,
-    /// To write a file: jobs that want the same one wait for each other.
-    pub(crate) turns: Arc<Turns<PathBuf>>,
+pub struct Catalog {
+    places: Arc<Places>,
+    transfers: Arc<Transfers>,
+    /// Held by the job that writes a file of the store; other jobs with the same file wait.
+    turns: Arc<Turns<PathBuf>>,
+    /// What was found and done when the catalog was opened.
+    reconciled: Arc<ReconcileReport>,
 }
 
 impl Catalog {
-    /// A catalog of the places that the configuration names. Makes the store's folder, and puts it in
-    /// order after a killed hive.
+    /// A catalog of the folders that the configuration names. Makes the store's folder, and removes
+    /// what a killed hive left.
     ///
     /// # Errors
-    /// Where the store's folder cannot be made.
+    /// Where the store's folder cannot be made, or an endpoint is not a URL.
     pub fn new(config: &Config) -> Result<Self> {
         Self::on_disk(config, Arc::new(RealDisk))
     }
@@ -75,48 +54,48 @@ impl Catalog {
     /// The same, with downloads written through `disk`.
     pub(crate) fn on_disk(config: &Config, disk: Arc<dyn Disk>) -> Result<Self> {
         let variable = |name: &str| std::env::var_os(name);
-        let hub_cache = match &config.hub_cache {
+        let dir = match &config.hub_cache {
             Some(path) => Some(path.clone()).filter(|path| !path.as_os_str().is_empty()),
             None => hub_cache::default_location(variable),
         };
-        let hub_cache = hub_cache.unwrap_or_else(|| config.data_dir.join("hub-cache"));
-        let (store, mut reconciled) = Store::open(config.store_dir())?;
-        hub_cache::reconcile(&hub_cache, &mut reconciled);
+        let hub_cache = HubCache {
+            dir: dir.unwrap_or_else(|| config.data_dir.join("hub-cache")),
+            notes: HubNotes::open(config.hub_notes_dir()),
+        };
+        let (library, report) = Library::open(config.store_dir(), hub_cache, config.models_dirs.clone())?;
         let ollama = Url::parse(&config.ollama.endpoint).map_err(|error| {
             Failure::new(Code::ConfigInvalid, "[ollama] endpoint is not a URL").cause(&error)
         })?;
-        let turns = Arc::<Turns<_>>::default();
-        Ok(Self(Arc::new(Inner {
-            store,
-            reconciled,
-            folders: config.models_dirs.clone(),
-            hub_cache,
-            hub_notes: Arc::new(Owned::open(config.hub_notes_dir())),
-            hub: Hub::new(config, variable)?,
+        let places = Places {
+            library: Arc::new(library),
             fetch: FetchConfig::of(config),
+            hub: HubEndpoint::new(&config.hub, variable)?,
             ollama,
-            headers: Headers::default(),
-            known: Folders::default(),
-            last: Mutex::default(),
             is_local: config.bind.is_loopback(),
-            transfers: Transfers::new(TransferContext::new(config, disk), Arc::clone(&turns)),
+        };
+        let turns = Arc::<Turns<_>>::default();
+        let transfers = Transfers::new(TransferContext::new(config, disk), Arc::clone(&turns));
+        Ok(Self {
+            places: Arc::new(places),
+            transfers: Arc::new(transfers),
             turns,
-        })))
+            reconciled: Arc::new(report),
+        })
     }
 
     /// Every model of this machine, sorted by id, as the disk has it now.
     ///
     /// # Errors
-    /// None that the disk could cause: what cannot be read is narrated or listed as such.
+    /// Only for a defect of the hive: what cannot be read is narrated or listed as such.
     pub async fn list(&self) -> Result<Vec<Model>> {
-        let listed = self.on_pool(Inner::scan).await?;
+        let listed = self.on_pool(Self::scan).await?;
         Ok(listed.iter().map(|listed| listed.model.clone()).collect())
     }
 
-    /// The model of that id, or else of that name if only one has it.
+    /// The model of that id, or of that name where only one model has it.
     ///
     /// # Errors
-    /// [`Code::ModelNotFound`] with the ids most like it; [`Code::ModelAmbiguous`] with all that
+    /// [`Code::ModelNotFound`] with the most similar ids; [`Code::ModelAmbiguous`] with all that
     /// share the name.
     pub async fn find(&self, wanted: &str) -> Result<Model> {
         let mut models = self.list().await?;
@@ -124,68 +103,31 @@ impl Catalog {
         Ok(models.swap_remove(index))
     }
 
-    /// The model whose first file is at `path`, as the disk has it now.
-    pub(crate) async fn at(&self, path: &Path) -> Result<Model> {
+    /// What was found and done when the catalog was opened: one line.
+    #[must_use]
+    pub fn reconciled(&self) -> String {
+        self.reconciled.to_string()
+    }
+
+    /// The model whose first file is at `path`.
+    async fn at(&self, path: &Path) -> Result<Model> {
         let models = self.list().await?;
         models.into_iter().find(|model| model.path == path).ok_or_else(|| {
             Failure::new(Code::ModelNotFound, format!("{} is gone from the disk again", path.display()))
-                .hint("something else removed it in the meantime: try again")
+                .hint("another program removed it in the meantime: try again")
         })
     }
 
+    /// Every model, with its files. Blocks on the disk.
+    fn scan(&self) -> Arc<[ListedModel]> {
+        self.places.library.list(&self.transfers.ongoing())
+    }
+
     /// Runs blocking work on the pool.
-    pub(crate) async fn on_pool<R: Send + 'static>(
-        &self,
-        work: impl FnOnce(&Inner) -> R + Send + 'static,
-    ) -> Result<R> {
-        let inner = Arc::clone(&self.0);
-        spawn::blocking(move || work(&inner))
-            .await
-            .map_err(|error| Failure::internal("work on the model catalog broke off").detail(error))
+    async fn on_pool<R: Send + 'static>(&self, work: impl FnOnce(&Self) -> R + Send + 'static) -> Result<R> {
+        let catalog = self.clone();
+        spawn::blocking(move || work(&catalog)).await
     }
-
-    /// What was found, and done about it, when the catalog was opened: one line.
-    #[must_use]
-    pub fn reconciled(&self) -> String {
-        self.0.reconciled.to_string()
-    }
-}
-
-/// Where in a listing the model of that id, or of that unique name, is.
-pub(crate) fn position(models: &[Model], wanted: &str) -> Result<usize> {
-    if let Some(index) = models.iter().position(|model| model.id == wanted) {
-        return Ok(index);
-    }
-    let named: Vec<_> = (0..models.len()).filter(|&index| models[index].name == wanted).collect();
-    match named[..] {
-        [index] => Ok(index),
-        [] => Err(not_found(wanted, models)),
-        _ => {
-            let ids: Vec<_> = named.iter().map(|&index| models[index].id.as_str()).collect();
-            Err(Failure::new(
-                Code::ModelAmbiguous,
-                format!("{} models are called '{wanted}': {}", ids.len(), ids.join(", ")),
-            )
-            .hint("name one of them by its id"))
-        }
-    }
-}
-
-pub(crate) fn not_found(wanted: &str, models: &[Model]) -> Failure {
-    let nearest = nearest_ids(wanted, models.iter().map(|model| (&*model.id, &*model.name)));
-    let message = match nearest[..] {
-        [] => format!("there is no model '{}'", clip(wanted, 255)),
-        _ => format!("there is no model '{}'; the nearest: {}", clip(wanted, 255), nearest.join(", ")),
-    };
-    let hint = match (models.is_empty(), nearest.is_empty()) {
-        (true, _) => {
-            "this hive has no models yet: bring one with ModelDownload (file:/path/model.gguf or an https \
-             URL), or start the hive with --models-dir"
-        }
-        (_, false) => "use one of these ids, or bring the model with ModelDownload",
-        _ => "ModelList shows the models there are; ModelDownload brings another",
-    };
-    Failure::new(Code::ModelNotFound, message).hint(hint)
 }
 
 #[cfg(test)]

@@ -1,11 +1,109 @@
-//! The models on this machine's disks: where they lie, what their headers say, and one listing of all.
+//! The models on this machine's disks: where their files are, what their headers say, and one listing
+//! of all. Knows neither where models come from nor who asks.
 
-pub(crate) mod folders;
-pub(crate) mod headers;
-pub(crate) mod hub_cache;
-pub(crate) mod listing;
-pub(crate) mod look;
 pub(crate) mod reconcile;
-pub(crate) mod scan;
-pub(crate) mod split;
+pub(crate) mod listing;
+pub(crate) mod hub_cache;
 pub(crate) mod store;
+pub(crate) mod record;
+pub(crate) mod headers;
+pub(crate) mod walk;
+pub(crate) mod probe;
+pub(crate) mod folders;
+pub(crate) mod stamp;
+pub(crate) mod location;
+pub(crate) mod quantization;
+pub(crate) mod split;
+pub(crate) mod file_name;
+pub(crate) mod removal;
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+
+use crate::error::Result;
+use crate::models::transfer::transfers::OngoingTransfer;
+use folders::FolderCache;
+use headers::HeaderCache;
+use hub_cache::HubCache;
+use listing::{ListedModel, Locations};
+use probe::{DiskProbe, DiskSnapshot};
+use reconcile::ReconcileReport;
+use store::Store;
+
+/// The folders with models, and what is remembered of them to make listings cheap.
+#[derive(Debug)]
+pub(crate) struct Library {
+    pub(crate) locations: Locations,
+    folders: FolderCache,
+    headers: HeaderCache,
+    /// The last listing. `None` where the disk may have changed without a trace.
+    last: Mutex<Option<Arc<LastListing>>>,
+}
+
+/// A listing, and what was read of the disk for it.
+#[derive(Debug)]
+struct LastListing {
+    snapshot: DiskSnapshot,
+    models: Arc<[ListedModel]>,
+}
+
+impl Library {
+    /// Opens the store in `store_dir`, makes it where it is missing, and removes what a killed hive
+    /// left there and in the Hugging Face cache.
+    ///
+    /// # Errors
+    /// Where the store's folder cannot be made.
+    pub(crate) fn open(
+        store_dir: PathBuf,
+        hub_cache: HubCache,
+        user_folders: Vec<PathBuf>,
+    ) -> Result<(Self, ReconcileReport)> {
+        let store = Store::open(store_dir)?;
+        let report = reconcile::reconcile(&store, &hub_cache.dir);
+        let library = Self {
+            locations: Locations { store, hub_cache, user_folders },
+            folders: FolderCache::default(),
+            headers: HeaderCache::default(),
+            last: Mutex::default(),
+        };
+        Ok((library, report))
+    }
+
+    pub(crate) fn store(&self) -> &Store {
+        &self.locations.store
+    }
+
+    pub(crate) fn hub_cache(&self) -> &HubCache {
+        &self.locations.hub_cache
+    }
+
+    /// A probe that uses what is remembered of the disk.
+    pub(crate) fn probe(&self) -> DiskProbe<'_> {
+        DiskProbe::new(&self.folders)
+    }
+
+    /// Every model, sorted by id: the last listing while the disk is the same, otherwise a new one. The
+    /// targets of `ongoing` transfers are listed as such. Blocks on the disk.
+    pub(crate) fn list(&self, ongoing: &[OngoingTransfer]) -> Arc<[ListedModel]> {
+        let last = self.last.lock().clone();
+        if let Some(last) = last
+            && ongoing.is_empty()
+            && last.snapshot.is_current()
+        {
+            last.snapshot.report_omissions();
+            return Arc::clone(&last.models);
+        }
+        let probe = self.probe();
+        let models: Arc<[_]> = listing::list(&self.locations, ongoing, &self.headers, &probe).into();
+        self.headers.forget_unused();
+        self.folders.forget_unused();
+        self.store().forget_unused();
+        // The snapshot does not cover transfers.
+        let snapshot = probe.into_snapshot().filter(|_| ongoing.is_empty());
+        *self.last.lock() =
+            snapshot.map(|snapshot| Arc::new(LastListing { snapshot, models: Arc::clone(&models) }));
+        models
+    }
+}

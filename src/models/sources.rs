@@ -1,58 +1,103 @@
-//! Where a model comes from: the text of `ModelDownload`'s field `model`, understood once.
+//! Where a model comes from: the text of `ModelDownload`'s field `model`, parsed once.
 //!
-//! Each kind of source has a file here, with its grammar and, where it is another machine, with what
-//! it asks there. A text is tried on each in turn; the grammars exclude each other.
+//! Each kind of source has a file here. It implements [`ModelSource`]: the grammar of its names, and
+//! how a name is resolved to files with what [`Places`] offers. A source knows neither the catalog
+//! nor the jobs.
+//!
+//! A new source costs four edits: its file, its `mod` line, its `pub use` line, and its row of the
+//! table below. The table makes the variants of [`Source`] and the order in which the grammars are
+//! tried; error hints and the check of revisions follow from it. A source with settings adds them to
+//! [`Places`] as well.
 
-mod ask;
 mod file;
-mod hub;
-mod ollama;
 mod url;
-mod url_resolve;
-
-use std::path::PathBuf;
+mod ollama;
+mod hub;
+mod registry;
+pub(crate) mod resolution;
+pub(crate) mod places;
+mod hub_endpoint;
+mod request;
+mod grammar;
 
 use crate::error::{Code, Failure, Result};
 use crate::text;
+use grammar::invalid;
+use places::Places;
+use resolution::{ModelSource, Resolution};
 
-pub(crate) use hub::Hub;
+pub(crate) use hub_endpoint::HubEndpoint;
+
+pub use file::FileSource;
 pub use hub::HubName;
 pub use ollama::OllamaName;
+pub use request::DownloadRequest;
 pub use url::UrlSource;
 
-const HELP: &str = "write org/repo:Q4_K_M for a model of the Hugging Face Hub, ollama:name:tag for one of \
-                    Ollama's library, https://…/x.gguf, or file:/path/x.gguf";
+/// Declares [`Source`]: for each kind its documentation, its variant and its type. The grammars are
+/// tried in this order.
+macro_rules! sources {
+    ($($(#[$doc:meta])* $variant:ident($source:ident);)+) => {
+        /// A source that the hive can bring a model from.
+        #[derive(Clone, Debug, PartialEq, Eq)]
+        pub enum Source { $($(#[$doc])* $variant($source),)+ }
 
-/// A source that the hive can bring a model from.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Source {
-    /// `file:/path`: a file or a folder of the hive's own machine, to be linked. The path is absolute.
-    File(PathBuf),
+        impl Source {
+            fn parse_known(text: &str) -> Option<Result<Self>> {
+                $(if let Some(source) = $source::parse(text) {
+                    return Some(source.map(Self::$variant));
+                })+
+                None
+            }
+
+            /// How each kind is written.
+            const EXAMPLES: &[&str] = &[$($source::EXAMPLE,)+];
+
+            /// Whether a model of this source has revisions to choose from.
+            #[must_use]
+            pub fn has_revisions(&self) -> bool {
+                match self { $(Self::$variant(_) => $source::HAS_REVISIONS,)+ }
+            }
+
+            /// Finds out which files the model has, and where they go.
+            ///
+            /// # Errors
+            /// Those of the source.
+            pub(crate) async fn resolve(&self, request: &DownloadRequest, places: &Places) -> Result<Resolution> {
+                match self { $(Self::$variant(source) => source.resolve(request, places).await,)+ }
+            }
+        }
+    };
+}
+
+sources! {
+    /// `file:/path`: a file or a folder of the hive's own machine, to be linked.
+    File(FileSource);
     /// `https://…`: a file to be downloaded.
-    Remote(UrlSource),
-    /// `org/repo…`: a model of the Hugging Face Hub.
-    Hub(HubName),
+    Url(UrlSource);
     /// `ollama:name[:tag]`: a model of Ollama's library.
-    Ollama(OllamaName),
+    Ollama(OllamaName);
+    /// `org/repo…`: a model of the Hugging Face Hub. Last: its grammar takes most texts with a slash.
+    Hub(HubName);
 }
 
 impl Source {
-    /// Understands the text that names a source.
+    /// Parses the text that names a source.
     ///
-    /// - `[hf:]org/repo`, `org/repo:Q4_K_M`, `org/repo/path/file.gguf`, each with `@revision` if need
-    ///   be, is of the Hub;
+    /// - `[hf:]org/repo`, `org/repo:Q4_K_M`, `org/repo/path/file.gguf`, each optionally with
+    ///   `@revision`, is of the Hub;
     /// - `ollama:[namespace/]name[:tag]` is of Ollama's library;
     /// - `https://…/x.gguf` is a URL, and may end in `#sha256=` and 64 hexadecimal digits, which the
     ///   download is checked against;
-    /// - `file:/path` is taken as it stands; `file:///path` is a URL, percent-encoded.
+    /// - `file:/path` is taken literally; `file:///path` is a URL, percent-encoded.
     ///
     /// # Errors
-    /// [`Code::SourceUnsupported`] for a source that this hive cannot read, saying what it can;
+    /// [`Code::SourceUnsupported`] for a source that this hive cannot read, with those it can;
     /// [`Code::InvalidField`] for one that is badly written.
     pub fn parse(text: &str) -> Result<Self> {
         let text = text.trim();
         if text.is_empty() {
-            return Err(invalid("it is empty", HELP));
+            return Err(invalid("it is empty", &examples()));
         }
         if text.starts_with(['/', '~', '.']) {
             return Err(invalid(
@@ -60,33 +105,18 @@ impl Source {
                 "write a file of the hive's machine as file:/path/model.gguf",
             ));
         }
-        file::parse(text)
-            .or_else(|| url::parse(text))
-            .or_else(|| Some(OllamaName::parse(text)?.map(Self::Ollama)))
-            .or_else(|| Some(HubName::parse(text)?.map(Self::Hub)))
-            .unwrap_or_else(|| {
-                // What follows in a URL may be a secret.
-                let shown = if text.contains("://") { text.split(['?', '#']).next() } else { None };
-                let shown = text::excerpt(shown.unwrap_or(text));
-                let message = format!("'{shown}' names no source that this hive knows");
-                Err(Failure::new(Code::SourceUnsupported, message).hint(HELP))
-            })
-    }
-
-    /// Whether a model of this source has revisions to choose from.
-    #[must_use]
-    pub fn has_revisions(&self) -> bool {
-        matches!(self, Self::Hub(_))
+        Self::parse_known(text).unwrap_or_else(|| {
+            // The rest of a URL may be a secret.
+            let shown = if text.contains("://") { text.split(['?', '#']).next() } else { None };
+            let shown = text::excerpt(shown.unwrap_or(text));
+            let message = format!("'{shown}' names no source that this hive knows");
+            Err(Failure::new(Code::SourceUnsupported, message).hint(examples()))
+        })
     }
 }
 
-/// Whether the text is a SHA-256 in lower-case hexadecimal.
-pub(crate) fn is_sha256(text: &str) -> bool {
-    text.len() == 64 && text.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))
-}
-
-fn invalid(what: &str, hint: &str) -> Failure {
-    Failure::new(Code::InvalidField, format!("model: {what}")).hint(hint)
+fn examples() -> String {
+    format!("write {}", Source::EXAMPLES.join(", or "))
 }
 
 #[cfg(test)]
@@ -97,12 +127,12 @@ mod tests {
 
     proptest! {
         #[test]
-        fn any_text_is_a_source_or_a_typed_refusal(
+        fn any_text_is_a_source_or_refused_with_a_code_and_a_hint(
             text in "(https://|file:|file://|http://h/|hf:|ollama:)?[a%./#?é:@\\-]{0,12}(.gguf)?.{0,8}"
         ) {
             match Source::parse(&text) {
-                Ok(Source::File(path)) => prop_assert!(path.is_absolute()),
-                Ok(Source::Remote(remote)) => prop_assert!(!remote.file_name.contains('/')),
+                Ok(Source::File(file)) => prop_assert!(file.path.is_absolute()),
+                Ok(Source::Url(url)) => prop_assert!(!url.file_name.contains('/')),
                 Ok(Source::Hub(_) | Source::Ollama(_)) => {}
                 Err(failure) => {
                     prop_assert!(matches!(failure.code, Code::InvalidField | Code::SourceUnsupported));
@@ -113,7 +143,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_source_says_what_is() {
+    fn a_text_that_names_no_source_is_refused_with_a_hint() {
         for (text, code) in [
             ("", Code::InvalidField),
             ("/m/x.gguf", Code::InvalidField),
@@ -136,5 +166,6 @@ mod tests {
         }
         let failure = Source::parse("s3://bucket/x.gguf?X-Signature=sesame").unwrap_err();
         assert!(!failure.message.contains("sesame"), "{failure}");
+        assert!(failure.hint.unwrap().contains("org/repo:Q4_K_M"), "the hint lists every source");
     }
 }

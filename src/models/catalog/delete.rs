@@ -1,47 +1,43 @@
-//! Deleting a model, and saying truthfully what that freed.
+//! Deletes a model, and reports what that really freed.
 //!
-//! What the hive put into its store is its own to delete. Anything else takes `force`, and then
-//! goes only where the scan itself found it: no path of a request is ever followed. A link is
-//! removed as a link; what it leads to stays.
+//! The hive deletes what it put into its store. Anything else takes `force`, and is then deleted only
+//! where a scan found it: no path of a request is followed. A link is removed as a link; its target
+//! stays.
 
 use std::fs;
 use std::path::Path;
 
+use super::Catalog;
+use super::find::not_found;
 use crate::error::{Code, Failure, Result};
-use crate::models::Catalog;
-use crate::models::Model;
-use crate::models::Status;
-use crate::models::catalog::{Inner, not_found};
-use crate::models::library::hub_cache;
-use crate::models::library::listing::Listed;
-use crate::models::library::look::Look;
-use crate::models::library::scan::Place;
-use crate::models::library::store::remove_file;
+use crate::models::library::hub_cache::layout::empty_folders;
+use crate::models::library::listing::ListedModel;
+use crate::models::library::location::{ModelLocation, ScannedModel};
+use crate::models::library::removal::remove_file;
+use crate::models::model::{Model, Status};
 use crate::models::transfer::partial::{self, Removal};
-use crate::models::units;
 use crate::n;
+use crate::text::bytes;
 
 impl Catalog {
-    /// Deletes a model from the disk. Answers the bytes that came free: 0 for a link, and for a
+    /// Deletes a model from the disk. Returns the bytes that this frees: 0 for a link, and for a
     /// file that has another name elsewhere.
     ///
     /// # Errors
     /// [`Code::NotOwned`] for a file that the hive did not put there, unless `force`;
     /// [`Code::ModelInUse`] while it is being downloaded; [`Code::ModelNotFound`] where it is gone
-    /// already; and whatever the file system says.
+    /// already; and those of the file system.
     pub async fn delete(&self, model: &Model, force: bool) -> Result<u64> {
         let model = model.clone();
-        self.on_pool(move |inner| inner.delete(&model, force)).await?
+        self.on_pool(move |catalog| catalog.delete_blocking(&model, force)).await?
     }
-}
 
-impl Inner {
-    fn delete(&self, model: &Model, force: bool) -> Result<u64> {
+    fn delete_blocking(&self, model: &Model, force: bool) -> Result<u64> {
         let id = &model.id;
         let listed = self.scan();
-        // An id may have passed to another file since the caller looked.
-        let is_meant = |listed: &Listed| listed.model.id == *id && listed.model.path == model.path;
-        let Some(Listed { model, found }) = listed.iter().find(|listed| is_meant(listed)) else {
+        // The id may have passed to another file since the caller listed the models.
+        let is_meant = |listed: &&ListedModel| listed.model.id == *id && listed.model.path == model.path;
+        let Some(ListedModel { model, scanned }) = listed.iter().find(is_meant) else {
             let models: Vec<_> = listed.iter().map(|listed| listed.model.clone()).collect();
             return Err(not_found(id, &models));
         };
@@ -49,14 +45,10 @@ impl Inner {
             return Err(Failure::new(Code::ModelInUse, format!("'{id}' is being downloaded"))
                 .hint("cancel the job that downloads it, then delete what that has kept"));
         }
-        if let Place::Partial(path) = &found.place {
-            return self.delete_partial(id, path);
+        if let ModelLocation::Partial(path) = &scanned.location {
+            return delete_partial(id, path);
         }
-        let record = self.store.record_of(found, &Look::new(&self.known));
-        let is_owned = match &found.place {
-            Place::Hub(_) => self.hub_notes.owns(&found.group.files),
-            Place::Store | Place::Folder | Place::Partial(_) => record.is_some(),
-        };
+        let is_owned = self.is_owned(scanned);
         if !is_owned && !force {
             return Err(Failure::new(
                 Code::NotOwned,
@@ -67,52 +59,63 @@ impl Inner {
         if !is_owned {
             n!(warn: "model_delete", "Deleting {}, which is not the hive's own", model.path.display());
         }
-
         let target = fs::read_link(&model.path).ok();
-        let mut freed = match &found.place {
-            Place::Hub(file) => hub_cache::remove(file, &found.group.files, &self.hub_notes)?,
-            Place::Store | Place::Folder | Place::Partial(_) => {
-                let mut freed = 0;
-                for path in &found.group.files {
-                    freed += remove_file(path)?;
-                }
-                freed
-            }
-        };
-        if found.place == Place::Store {
-            // What a download that was to replace it has left.
-            let partial = self.store.partial_path(&found.file_name());
-            if !self.transfers.is_ongoing(&model.path)
-                && let Removal::Removed(bytes) = partial::remove(&partial, &[])?
-            {
-                freed += bytes;
-            }
-            // Last, so that a deletion that failed half-way can be repeated.
-            self.store.remove_record(&found.file_name())?;
-            self.store.sync()?;
-        }
+        let freed = self.remove_files(scanned)?;
         match (target, freed) {
             (Some(target), 0) => {
                 n!("model_delete", "Removed the link; what it led to stays: {}", target.display());
             }
-            _ => n!("model_delete", "Deleted {}; {} came free", model.path.display(), units::bytes(freed)),
+            _ => n!("model_delete", "Deleted {}; {} came free", model.path.display(), bytes(freed)),
         }
         Ok(freed)
     }
 
-    /// Removes what a download that ended early has left.
-    fn delete_partial(&self, id: &str, path: &Path) -> Result<u64> {
-        match partial::remove(path, &hub_cache::empty_folders(path))? {
-            Removal::Removed(freed) => {
-                n!("model_delete", "Removed what was here of '{id}'; {} came free", units::bytes(freed));
-                Ok(freed)
-            }
-            Removal::NewerFormat => Err(partial::newer_format(path)),
-            Removal::InUse => Err(Failure::new(
-                Code::ModelInUse,
-                format!("another process is downloading '{id}' to {}", path.display()),
-            )
-            .hint("stop that process first")),
+    /// Whether the hive put the model there and it has not changed since.
+    fn is_owned(&self, scanned: &ScannedModel) -> bool {
+        let library = &self.places.library;
+        match &scanned.location {
+            ModelLocation::HubCache(_) => library.hub_cache().notes.are_owned(&scanned.files.paths),
+            _ => library.store().record_of(scanned, &library.probe()).is_some(),
         }
+    }
+
+    fn remove_files(&self, scanned: &ScannedModel) -> Result<u64> {
+        let library = &self.places.library;
+        if let ModelLocation::HubCache(model) = &scanned.location {
+            return library.hub_cache().remove(model, &scanned.files.paths);
+        }
+        let mut freed = 0;
+        for path in &scanned.files.paths {
+            freed += remove_file(path)?;
+        }
+        if scanned.location == ModelLocation::Store {
+            let (store, name) = (library.store(), scanned.file_name());
+            // What an interrupted download that was to replace the model has left.
+            if !self.transfers.is_ongoing(scanned.path())
+                && let Removal::Removed(bytes) = partial::remove(&store.partial_path(&name), &[])?
+            {
+                freed += bytes;
+            }
+            // Last, so that a deletion that failed half-way can be repeated.
+            store.remove_record(&name)?;
+            store.sync()?;
+        }
+        Ok(freed)
+    }
+}
+
+/// Removes what an interrupted download has left.
+fn delete_partial(id: &str, path: &Path) -> Result<u64> {
+    match partial::remove(path, &empty_folders(path))? {
+        Removal::Removed(freed) => {
+            n!("model_delete", "Removed what was here of '{id}'; {} came free", bytes(freed));
+            Ok(freed)
+        }
+        Removal::NewerFormat => Err(partial::newer_format(path)),
+        Removal::InUse => Err(Failure::new(
+            Code::ModelInUse,
+            format!("another process is downloading '{id}' to {}", path.display()),
+        )
+        .hint("stop that process first")),
     }
 }

@@ -8,7 +8,8 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::models::Status;
-use crate::models::library::store::{Record, RecordedFile};
+use crate::models::library::file_name::name_of;
+use crate::models::library::record::{RecordedFile, StoreRecord};
 use crate::models::testing::{age, catalog, gguf_of, put};
 
 /// What may happen. Names and places are few, so that they meet.
@@ -190,7 +191,7 @@ impl World {
                     }
                 }
                 self.compare(catalog).await;
-                let listings = [catalog.0.scan(), catalog.0.scan()];
+                let listings = [catalog.scan(), catalog.scan()];
                 assert!(Arc::ptr_eq(&listings[0], &listings[1]), "it is not made again");
             }
             Step::Restart => *catalog = crate::models::testing::catalog(&self.root),
@@ -224,19 +225,15 @@ impl World {
         }
         let (bytes, contents) = contents(size);
         let path = self.stored(stem);
-        let file = RecordedFile {
-            name: crate::models::library::split::name_of(&path),
-            size_bytes: contents.size,
-            link: None,
-        };
-        let record = Record {
+        let file = RecordedFile { name: name_of(&path), size_bytes: contents.size, link: None };
+        let record = StoreRecord {
             source: "https://host/x.gguf".into(),
             url_sha256: None,
             revision: None,
             sha256: None,
             files: vec![file],
         };
-        catalog.0.store.write_record(&record).unwrap();
+        catalog.places.library.store().write_record(&record).unwrap();
         self.replace(&path, &bytes);
         self.simple.store.insert(stem, Stored::File(contents));
         self.simple.records.insert(stem, Recorded::File(contents.size));

@@ -1,22 +1,16 @@
-//! What the catalog knows of a file's contents: a summary of its header, kept in memory for as long
-//! as the file stays as it is.
+//! Summaries of the headers of model files, remembered while a file stays unchanged.
 //!
-//! Reading a header takes milliseconds and a listing is asked for often, so a summary is reused
-//! while the path leads to a file of the same identity, size and time of change. The cache holds
-//! the files of the last listing and nothing else.
+//! Reading a header takes milliseconds, and listings are requested often. The cache holds the files of
+//! the last listing and no others.
 
-use std::collections::HashMap;
-use std::ffi::OsString;
 use std::fs::Metadata;
 use std::path::Path;
 use std::sync::Arc;
 
-use parking_lot::Mutex;
-
 use crate::error::{Code, Failure};
 use crate::models::gguf::{Arrays, GgufError, Header};
-use crate::models::library::folders::Stamp;
-use crate::models::library::look::Look;
+use crate::models::library::probe::DiskProbe;
+use crate::models::library::stamp::StampCache;
 use crate::models::transfer::remote::Refusal;
 
 /// The most files that are remembered.
@@ -24,7 +18,7 @@ const MAX_FILES: usize = 20_000;
 
 /// What a listing shows of a header.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Summary {
+pub(crate) struct HeaderSummary {
     pub(crate) architecture: Option<String>,
     pub(crate) quantization: Option<String>,
     pub(crate) parameter_count: u64,
@@ -34,55 +28,41 @@ pub(crate) struct Summary {
 }
 
 /// A summary, or what is wrong with the file.
-pub(crate) type Outcome = Result<Arc<Summary>, Arc<str>>;
+pub(crate) type HeaderResult = Result<Arc<HeaderSummary>, Arc<str>>;
 
-/// The summaries of the last listing.
-#[derive(Debug, Default)]
-pub(crate) struct Headers(Mutex<HashMap<OsString, Known>>);
+/// The headers of the files of the last listing.
+#[derive(Debug)]
+pub(crate) struct HeaderCache(StampCache<HeaderResult>);
 
-#[derive(Clone, Debug)]
-struct Known {
-    stamp: Stamp,
-    outcome: Outcome,
-    /// Whether the listing that is being made has asked for it.
-    is_asked: bool,
+impl Default for HeaderCache {
+    fn default() -> Self {
+        Self(StampCache::new(MAX_FILES))
+    }
 }
 
-impl Headers {
-    /// The summary of the file at `path`, whose metadata (of the file itself, not of a link) `look` has
-    /// just asked for. Blocks on the disk.
-    pub(crate) fn summary(&self, path: &Path, metadata: &Metadata, look: &Look<'_>) -> Outcome {
-        let stamp = Stamp::of(metadata);
-        if let Some(known) = self.0.lock().get_mut(path.as_os_str())
-            && known.stamp == stamp
-        {
-            known.is_asked = true;
-            return known.outcome.clone();
-        }
-        let outcome = match Header::read(path, Arrays::Skip) {
-            Ok(header) => Ok(Arc::new(Summary::of(&header))),
-            Err(error @ GgufError::Malformed { .. }) => Err(printable(&error.to_string()).into()),
+impl HeaderCache {
+    /// The summary of the file at `path`, whose `metadata` (of the file itself, not of a link) `probe`
+    /// has just read. Blocks on the disk.
+    pub(crate) fn summary(&self, path: &Path, metadata: &Metadata, probe: &DiskProbe<'_>) -> HeaderResult {
+        let read = || match Header::read(path, Arrays::Skip) {
+            Ok(header) => Ok(Ok(Arc::new(HeaderSummary::of(&header)))),
+            Err(error @ GgufError::Malformed { .. }) => Ok(Err(printable(&error.to_string()).into())),
             Err(error @ GgufError::Io(_)) => {
-                // The file may be sound all the same.
-                look.does_not_last();
-                return Err(error.to_string().into());
+                // The file may be sound.
+                probe.mark_unstable();
+                Err(error.to_string().into())
             }
         };
-        let mut known = self.0.lock();
-        if known.len() < MAX_FILES || known.contains_key(path.as_os_str()) {
-            let it = Known { stamp, outcome: outcome.clone(), is_asked: true };
-            known.insert(path.as_os_str().to_owned(), it);
-        }
-        outcome
+        self.0.get_or_read(path, metadata, read).and_then(|result| result)
     }
 
-    /// Forgets every file that was not asked for since the last time.
-    pub(crate) fn forget_others(&self) {
-        self.0.lock().retain(|_, known| std::mem::take(&mut known.is_asked));
+    /// Forgets each file that was not requested since the last call.
+    pub(crate) fn forget_unused(&self) {
+        self.0.forget_unused();
     }
 }
 
-impl Summary {
+impl HeaderSummary {
     fn of(header: &Header) -> Self {
         Self {
             architecture: header.architecture().map(printable),
@@ -106,7 +86,7 @@ fn is_accessory(header: &Header) -> bool {
 /// # Errors
 /// [`Code::ModelCorrupt`] for a damaged file; [`Code::ModelUnsupported`] for one that belongs to a
 /// model without being one.
-pub(crate) fn sound_model(path: &Path) -> Result<Header, Failure> {
+pub(crate) fn read_model_header(path: &Path) -> Result<Header, Failure> {
     let header = Header::read(path, Arrays::Skip).map_err(|error| error.into_failure(path))?;
     not_accessory(path, &header).map(|()| header)
 }
@@ -125,7 +105,7 @@ fn not_accessory(path: &Path, header: &Header) -> Result<(), Failure> {
 /// Whether a downloaded file is a sound model.
 ///
 /// # Errors
-/// [`Refusal::Unusable`] for those of [`sound_model`], and [`Refusal::Unfinished`] where the file
+/// [`Refusal::Unusable`] for those of [`read_model_header`], and [`Refusal::Unfinished`] where the file
 /// cannot be read.
 pub(crate) fn accept_model(path: &Path) -> Result<(), Refusal> {
     let header = Header::read(path, Arrays::Skip).map_err(|error| match error {
@@ -135,7 +115,7 @@ pub(crate) fn accept_model(path: &Path) -> Result<(), Refusal> {
     not_accessory(path, &header).map_err(Refusal::Unusable)
 }
 
-/// Text out of a stranger's file, short and without control characters.
+/// Text from a file of unknown origin, shortened and without control characters.
 fn printable(text: &str) -> String {
     text.chars().filter(|c| !c.is_control()).take(300).collect()
 }
@@ -145,26 +125,22 @@ mod tests {
     use std::fs;
 
     use super::*;
-    use crate::models::library::folders::Folders;
+    use crate::models::library::folders::FolderCache;
     use crate::models::testing;
 
     #[test]
-    fn a_changed_file_is_read_again_and_a_vanished_one_forgotten() {
+    fn an_unchanged_file_is_read_once_and_a_changed_one_again() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("m.gguf");
-        let headers = Headers::default();
-        let known = Folders::default();
-        let summary = || headers.summary(&path, &fs::metadata(&path).unwrap(), &Look::new(&known));
+        let (headers, cache) = (HeaderCache::default(), FolderCache::default());
+        let summary = || headers.summary(&path, &fs::metadata(&path).unwrap(), &DiskProbe::new(&cache));
 
         fs::write(&path, testing::gguf("llama")).unwrap();
+        testing::age(&path);
         let first = summary().unwrap();
         assert_eq!(first.architecture.as_deref(), Some("llama"));
-        assert!(Arc::ptr_eq(&first, &summary().unwrap()), "an unchanged file is not read again");
+        assert!(Arc::ptr_eq(&first, &summary().unwrap()));
         fs::write(&path, b"nonsense").unwrap();
         assert!(summary().unwrap_err().contains("magic"));
-        headers.forget_others();
-        assert_eq!(headers.0.lock().len(), 1, "it was asked for");
-        headers.forget_others();
-        assert!(headers.0.lock().is_empty());
     }
 }

@@ -1,179 +1,198 @@
-//! One listing: what the disk has right now, described.
+//! One listing: the models that the disk has at this moment.
 //!
-//! Three places are looked at: the store, the Hugging Face cache and the user's own folders. A file
-//! that is reached twice is listed once, in that order of precedence. A place that cannot be read,
-//! or a file that is damaged, never makes a listing fail.
+//! Three locations are scanned: the store, the Hugging Face cache and the user's folders. A file that
+//! is reached by several paths is listed once, in that order of precedence. A folder that cannot be
+//! read, or a damaged file, never makes a listing fail.
 
 use std::collections::{HashMap, HashSet};
 use std::ffi::OsStr;
 use std::fs::{self, Metadata};
 use std::io;
-use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{SystemTime, UNIX_EPOCH};
 
-use crate::models::Model;
-use crate::models::Status;
-use crate::models::catalog::Inner;
 use crate::models::id;
-use crate::models::library::headers::Summary;
-use crate::models::library::hub_cache::{self, HubFile};
-use crate::models::library::look::{Look, Seen};
-use crate::models::library::scan::{self, Found, Links, Place};
-use crate::models::library::split;
-use crate::models::transfer::partial::Unfinished;
+use crate::models::library::file_name::name_of;
+use crate::models::library::headers::{HeaderCache, HeaderSummary};
+use crate::models::library::hub_cache::HubCache;
+use crate::models::library::hub_cache::layout::sha256_of;
+use crate::models::library::location::{HubCacheModel, ModelLocation, PartialModel, ScannedModel};
+use crate::models::library::probe::DiskProbe;
+use crate::models::library::quantization::quantization_tag;
+use crate::models::library::split::{ModelFiles, group_by_model, stem};
+use crate::models::library::stamp::Stamp;
+use crate::models::library::store::Store;
+use crate::models::library::walk::{LinkPolicy, gguf_files};
+use crate::models::model::{Model, Status};
 use crate::models::transfer::transfers::OngoingTransfer;
-use crate::models::units;
+use crate::text;
+use crate::time::Instant;
 
-/// A listing, and what the disk said when it was made.
+/// The locations that a listing scans.
 #[derive(Debug)]
-pub(crate) struct Remembered {
-    seen: Seen,
-    listed: Arc<[Listed]>,
+pub(crate) struct Locations {
+    pub(crate) store: Store,
+    pub(crate) hub_cache: HubCache,
+    /// The folders that the user named with `--models-dir`.
+    pub(crate) user_folders: Vec<PathBuf>,
 }
 
-/// A model, and the files that it was made of.
+/// A model, and the files that it consists of.
 #[derive(Debug)]
-pub(crate) struct Listed {
+pub(crate) struct ListedModel {
     pub(crate) model: Model,
-    pub(crate) found: Found,
+    pub(crate) scanned: ScannedModel,
 }
 
-impl Inner {
-    /// Every model, as the disk has it now: the last listing where that still holds, and else another.
-    /// Blocks on the disk.
-    pub(crate) fn scan(&self) -> Arc<[Listed]> {
-        let is_idle = || self.transfers.ongoing().is_empty();
-        let last = self.last.lock().clone();
-        if let Some(last) = last
-            && is_idle()
-            && last.seen.is_so_still()
-        {
-            last.seen.tell();
-            return Arc::clone(&last.listed);
+/// Every model, sorted by id. Blocks on the disk.
+pub(crate) fn list(
+    locations: &Locations,
+    ongoing: &[OngoingTransfer],
+    headers: &HeaderCache,
+    probe: &DiskProbe<'_>,
+) -> Vec<ListedModel> {
+    // Decided before the scan: a transfer that ends meanwhile is listed in one way or the other.
+    let is_new = |transfer: &&OngoingTransfer| fs::symlink_metadata(&transfer.destination.target).is_err();
+    let new: Vec<_> = ongoing.iter().filter(is_new).collect();
+    let mut identities = HashSet::new();
+    let mut listed: Vec<ListedModel> = Vec::new();
+    for scanned in locations.scan(probe) {
+        // The metadata of each file is read once.
+        let files: Vec<_> = scanned.files.paths.iter().map(|path| probe.metadata(path)).collect();
+        // A broken link has no identity, and is listed.
+        let identity = files[0].as_ref().map(|metadata| Stamp::of(metadata).identity());
+        let is_new = identity.map_or(true, |identity| identities.insert(identity));
+        let description = Description { locations, headers, probe };
+        if is_new && let Some(model) = description.describe(&scanned, &files) {
+            listed.push(ListedModel { model, scanned });
         }
-        let look = Look::new(&self.known);
-        let listed: Arc<[_]> = self.look_at_all(&look).into();
-        // What is under way shows in a listing, and is not asked of the disk.
-        let seen = look.seen().filter(|_| is_idle());
-        *self.last.lock() = seen.map(|seen| Arc::new(Remembered { seen, listed: Arc::clone(&listed) }));
-        listed
     }
+    let is_interrupted =
+        |model: &PartialModel| !ongoing.iter().any(|transfer| transfer.destination.partial == model.partial);
+    let partials = locations.store.partials(probe).into_iter().chain(locations.hub_cache.partials(probe));
+    listed.extend(partials.filter(is_interrupted).map(interrupted));
+    let paths: HashSet<_> = listed.iter().map(|listed| listed.model.path.clone()).collect();
+    let is_unlisted = |transfer: &&OngoingTransfer| !paths.contains(&transfer.destination.target);
+    listed.extend(new.into_iter().filter(is_unlisted).map(downloading));
+    assign_ids(&mut listed);
+    listed
+}
 
-    /// Looks at every place.
-    fn look_at_all(&self, look: &Look<'_>) -> Vec<Listed> {
-        let mut found = self.store.scan(look);
-        found.extend(hub_cache::scan(&self.hub_cache, look));
-        for folder in &self.folders {
-            let groups = split::group(scan::gguf_files(folder, Links::Follow, look));
-            found.extend(groups.into_iter().map(|group| Found { group, place: Place::Folder }));
+impl Locations {
+    fn scan(&self, probe: &DiskProbe<'_>) -> Vec<ScannedModel> {
+        let mut models = self.store.scan(probe);
+        models.extend(self.hub_cache.scan(probe));
+        let in_user_folder = |files| ScannedModel { files, location: ModelLocation::UserFolder };
+        for folder in &self.user_folders {
+            let files = gguf_files(folder, LinkPolicy::Follow, probe);
+            models.extend(group_by_model(files).into_iter().map(in_user_folder));
         }
-
-        let mut met = HashSet::new();
-        let mut listed: Vec<Listed> = Vec::new();
-        for found in found {
-            // Each file is looked at once.
-            let files: Vec<_> = found.group.files.iter().map(|path| look.metadata(path)).collect();
-            // One file under two paths has one identity; a link that leads nowhere has none.
-            let is_new = files[0].as_ref().map_or(true, |file| met.insert((file.dev(), file.ino())));
-            if is_new && let Some(model) = self.describe(&found, &files, look) {
-                listed.push(Listed { model, found });
-            }
-        }
-        self.headers.forget_others();
-        let under_way = self.transfers.ongoing();
-        let is_left = |partial: &Path| !under_way.iter().any(|way| way.destination.partial == partial);
-        let left = self.store.partials(look).into_iter().chain(hub_cache::partials(&self.hub_cache, look));
-        let left = left.filter(|(partial, ..)| is_left(partial));
-        listed.extend(left.map(|(partial, target, left)| interrupted(partial, target, left)));
-        let is_new = |way: &OngoingTransfer| fs::symlink_metadata(&way.destination.target).is_err();
-        listed.extend(under_way.into_iter().filter(is_new).map(downloading));
-
-        listed.sort_by(|a, b| precedence(a).cmp(&precedence(b)));
-        let wishes = wishes(&listed);
-        let paths: Vec<_> = listed.iter().map(|listed| listed.model.path.clone()).collect();
-        let ids = id::assign(wishes.into_iter().zip(paths.iter().map(PathBuf::as_path)));
-        for (listed, id) in listed.iter_mut().zip(ids) {
-            listed.model.id = id;
-        }
-        listed.sort_by(|a, b| a.model.id.cmp(&b.model.id));
-        listed
+        models
     }
+}
 
-    /// What a listing says of these files, but for the id. `None` where they are no model.
-    fn describe(&self, found: &Found, files: &[io::Result<Metadata>], look: &Look<'_>) -> Option<Model> {
-        let mut status = match &found.group.missing {
+/// Describes the models of one listing.
+struct Description<'a> {
+    locations: &'a Locations,
+    headers: &'a HeaderCache,
+    probe: &'a DiskProbe<'a>,
+}
+
+/// What the headers of a model's files say.
+#[derive(Default)]
+struct HeaderFacts {
+    size_bytes: u64,
+    parameter_count: Option<u64>,
+    /// Of the first file whose header could be read.
+    summary: Option<Arc<HeaderSummary>>,
+    /// The first problem of a file, if there is one.
+    problem: Option<(Status, String)>,
+}
+
+impl Description<'_> {
+    /// The model of these files, without its id. `None` where they are not a model.
+    fn describe(&self, scanned: &ScannedModel, files: &[io::Result<Metadata>]) -> Option<Model> {
+        let facts = self.read_headers(scanned, files)?;
+        let (status, status_detail) = match missing_parts(&scanned.files).or(facts.problem) {
             None => (Status::Available, None),
-            Some((name, 1)) => (Status::Incomplete, Some(format!("its part {name} is missing"))),
-            Some((name, count)) => {
-                (Status::Incomplete, Some(format!("{count} of its parts are missing, the first is {name}")))
-            }
+            Some((status, detail)) => (status, Some(detail)),
         };
-        let mut size_bytes = 0;
-        let mut parameters = None;
-        let mut first: Option<Arc<Summary>> = None;
-        for (path, metadata) in found.group.files.iter().zip(files) {
-            let problem = match metadata {
-                Err(_) => (Status::Incomplete, missing_target(path)),
-                Ok(metadata) => {
-                    size_bytes += metadata.len();
-                    match self.headers.summary(path, metadata, look) {
-                        Ok(summary) if summary.is_accessory => return None,
-                        Ok(summary) => {
-                            *parameters.get_or_insert(0) += summary.parameter_count;
-                            first.get_or_insert(summary);
-                            continue;
-                        }
-                        Err(problem) if found.group.files.len() > 1 => {
-                            (Status::Corrupt, format!("{}: {problem}", split::name_of(path)))
-                        }
-                        Err(problem) => (Status::Corrupt, problem.to_string()),
-                    }
-                }
-            };
-            if status.1.is_none() {
-                status = (problem.0, Some(problem.1));
-            }
-        }
-        let record = self.store.record_of(found, look);
-        let link = look.link(found.path());
-        let (source, revision) = match (&found.place, &record) {
+        let record = self.locations.store.record_of(scanned, self.probe);
+        let link = self.probe.link(scanned.path());
+        let (source, revision) = match (&scanned.location, &record) {
             (_, Some(record)) => (record.source.clone(), record.revision.clone()),
-            (Place::Hub(hub), _) => (format!("hf:{}", hub.repo), Some(hub.revision.clone())),
-            _ => (format!("file:{}", found.path().display()), None),
+            (ModelLocation::HubCache(hub), _) => (format!("hf:{}", hub.repo), Some(hub.revision.clone())),
+            _ => (format!("file:{}", scanned.path().display()), None),
         };
-        let sha256 = match (&found.place, record) {
+        let sha256 = match (&scanned.location, record) {
             (_, Some(record)) => record.sha256,
-            (Place::Hub(_), None) if found.group.files.len() == 1 => {
-                link.as_ref().and_then(hub_cache::sha256_of)
+            (ModelLocation::HubCache(_), None) if scanned.files.paths.len() == 1 => {
+                link.as_ref().and_then(sha256_of)
             }
             _ => None,
         };
         let changed = match (&link, &files[0]) {
             (Some(link), _) => Some(link.modified),
-            (None, Ok(file)) => file.modified().ok(),
+            (None, Ok(metadata)) => metadata.modified().ok(),
             (None, Err(_)) => None,
         };
+        let summary = facts.summary.as_deref();
         Some(Model {
             id: String::new(),
-            name: id::sanitize(split::stem(&found.file_name())),
-            size_bytes,
-            path: found.path().to_owned(),
+            name: id::sanitize(stem(&scanned.file_name())),
+            size_bytes: facts.size_bytes,
+            path: scanned.path().to_owned(),
             source,
             revision,
             format: "gguf".to_owned(),
-            architecture: first.as_ref().and_then(|summary| summary.architecture.clone()),
-            quantization: first.as_ref().and_then(|summary| summary.quantization.clone()),
-            parameter_count: parameters,
-            context_length: first.as_ref().and_then(|summary| summary.context_length),
+            architecture: summary.and_then(|summary| summary.architecture.clone()),
+            quantization: summary.and_then(|summary| summary.quantization.clone()),
+            parameter_count: facts.parameter_count,
+            context_length: summary.and_then(|summary| summary.context_length),
             loaded: false,
-            status: status.0,
-            added_at: units::instant(changed.unwrap_or(std::time::UNIX_EPOCH)),
+            status,
+            added_at: Instant::from(changed.unwrap_or(UNIX_EPOCH)).to_string(),
             sha256,
-            status_detail: status.1,
+            status_detail,
         })
     }
+
+    /// `None` where a file is not part of a model.
+    fn read_headers(&self, scanned: &ScannedModel, files: &[io::Result<Metadata>]) -> Option<HeaderFacts> {
+        let mut facts = HeaderFacts::default();
+        for (path, metadata) in scanned.files.paths.iter().zip(files) {
+            let problem = match metadata {
+                Err(_) => (Status::Incomplete, missing_target(path)),
+                Ok(metadata) => {
+                    facts.size_bytes += metadata.len();
+                    match self.headers.summary(path, metadata, self.probe) {
+                        Ok(summary) if summary.is_accessory => return None,
+                        Ok(summary) => {
+                            *facts.parameter_count.get_or_insert(0) += summary.parameter_count;
+                            facts.summary.get_or_insert(summary);
+                            continue;
+                        }
+                        Err(problem) if files.len() > 1 => {
+                            (Status::Corrupt, format!("{}: {problem}", name_of(path)))
+                        }
+                        Err(problem) => (Status::Corrupt, problem.to_string()),
+                    }
+                }
+            };
+            facts.problem.get_or_insert(problem);
+        }
+        Some(facts)
+    }
+}
+
+fn missing_parts(files: &ModelFiles) -> Option<(Status, String)> {
+    let (name, count) = files.missing.as_ref()?;
+    let detail = match count {
+        1 => format!("its part {name} is missing"),
+        _ => format!("{count} of its parts are missing, the first is {name}"),
+    };
+    Some((Status::Incomplete, detail))
 }
 
 fn missing_target(path: &Path) -> String {
@@ -183,100 +202,132 @@ fn missing_target(path: &Path) -> String {
     }
 }
 
-/// A model that a job is fetching right now.
-fn downloading(way: OngoingTransfer) -> Listed {
-    let OngoingTransfer { file, destination, done, since } = way;
-    let come = match file.size {
-        Some(size) => format!("{} of {} are here so far", units::bytes(done), units::bytes(size)),
-        None => format!("{} are here so far", units::bytes(done)),
+/// A model that a job is downloading.
+fn downloading(transfer: &OngoingTransfer) -> ListedModel {
+    let OngoingTransfer { file, destination, done, since } = transfer;
+    let done_bytes = text::bytes(*done);
+    let detail = match file.size {
+        Some(size) => format!("{done_bytes} of {} are here so far", text::bytes(size)),
+        None => format!("{done_bytes} are here so far"),
     };
-    let model = partly(&file.name, &destination.target, &file.source, done, since, Status::Downloading, come);
-    Listed { model, found: found(destination.partial, destination.target) }
+    Unfinished {
+        file: &file.name,
+        source: &file.source,
+        partial: &destination.partial,
+        target: &destination.target,
+        size_bytes: *done,
+        changed: *since,
+    }
+    .listed(Status::Downloading, detail)
 }
 
-/// A model whose download ended early.
-fn interrupted(partial: PathBuf, target: PathBuf, left: Unfinished) -> Listed {
-    let size = left.size.map_or_else(|| "an unknown size".to_owned(), units::bytes);
-    let why = format!(
-        "its download ended early, with {} of {size} here: ModelDownload goes on with it",
-        units::bytes(left.done)
-    );
-    let model = partly(&left.name, &target, &left.source, left.done, left.changed, Status::Incomplete, why);
-    Listed { model, found: found(partial, target) }
+/// A model whose download was interrupted.
+fn interrupted(model: PartialModel) -> ListedModel {
+    let PartialModel { partial, target, unfinished } = model;
+    let size = unfinished.size.map_or_else(|| "an unknown size".to_owned(), text::bytes);
+    let done = text::bytes(unfinished.done);
+    let detail = format!("its download was interrupted with {done} of {size} here: ModelDownload resumes it");
+    Unfinished {
+        file: &unfinished.name,
+        source: &unfinished.source,
+        partial: &partial,
+        target: &target,
+        size_bytes: unfinished.done,
+        changed: unfinished.changed,
+    }
+    .listed(Status::Incomplete, detail)
 }
 
-fn found(partial: PathBuf, target: PathBuf) -> Found {
-    Found { group: split::Group { files: vec![target], missing: None }, place: Place::Partial(partial) }
-}
-
-/// A model of which only a part is here; `file` is the file's name, with its path in a repository.
-fn partly(
-    file: &str,
-    target: &Path,
-    source: &str,
+/// A model of which only a part has been downloaded.
+struct Unfinished<'a> {
+    /// The file's name; for a file of the Hub, its path in the repository.
+    file: &'a str,
+    source: &'a str,
+    partial: &'a Path,
+    target: &'a Path,
     size_bytes: u64,
     changed: SystemTime,
-    status: Status,
-    detail: String,
-) -> Model {
-    Model {
-        id: String::new(),
-        name: id::sanitize(split::stem(&split::name_of(Path::new(file)))),
-        size_bytes,
-        path: target.to_owned(),
-        // What ModelDownload goes on with: a repository may have many files.
-        source: if source.starts_with("hf:") { format!("{source}/{file}") } else { source.to_owned() },
-        revision: None,
-        format: "gguf".to_owned(),
-        architecture: None,
-        quantization: None,
-        parameter_count: None,
-        context_length: None,
-        loaded: false,
-        status,
-        added_at: units::instant(changed),
-        sha256: None,
-        status_detail: Some(detail),
+}
+
+impl Unfinished<'_> {
+    fn listed(self, status: Status, detail: String) -> ListedModel {
+        let Self { file, source, partial, target, size_bytes, changed } = self;
+        let model = Model {
+            id: String::new(),
+            name: id::sanitize(stem(&name_of(Path::new(file)))),
+            size_bytes,
+            path: target.to_owned(),
+            // The text with which ModelDownload resumes it: a repository may have many files.
+            source: if source.starts_with("hf:") { format!("{source}/{file}") } else { source.to_owned() },
+            revision: None,
+            format: "gguf".to_owned(),
+            architecture: None,
+            quantization: None,
+            parameter_count: None,
+            context_length: None,
+            loaded: false,
+            status,
+            added_at: Instant::from(changed).to_string(),
+            sha256: None,
+            status_detail: Some(detail),
+        };
+        let files = ModelFiles { paths: vec![target.to_owned()], missing: None };
+        ListedModel {
+            model,
+            scanned: ScannedModel { files, location: ModelLocation::Partial(partial.to_owned()) },
+        }
     }
 }
 
-/// Who keeps an id that several would like: the store's own files, whatever else turns up, then the
-/// Hub's current revisions, then the first path.
-fn precedence(listed: &Listed) -> (u8, &OsStr) {
-    let rank = match &listed.found.place {
-        Place::Store | Place::Partial(_) => 0,
-        Place::Hub(hub) if hub.is_main => 1,
-        Place::Hub(_) | Place::Folder => 2,
+/// Gives each model its id, and sorts the models by it.
+fn assign_ids(listed: &mut [ListedModel]) {
+    listed.sort_by(|a, b| precedence(a).cmp(&precedence(b)));
+    let preferred = preferred_ids(listed);
+    let paths = listed.iter().map(|listed| listed.model.path.as_path());
+    let ids = id::assign(preferred.into_iter().zip(paths));
+    for (listed, id) in listed.iter_mut().zip(ids) {
+        listed.model.id = id;
+    }
+    listed.sort_by(|a, b| a.model.id.cmp(&b.model.id));
+}
+
+/// Which model keeps an id that several prefer: those of the store before all others, then those of
+/// the Hub's current revisions, then the one with the first path.
+fn precedence(listed: &ListedModel) -> (u8, &OsStr) {
+    let rank = match &listed.scanned.location {
+        ModelLocation::Store | ModelLocation::Partial(_) => 0,
+        ModelLocation::HubCache(hub) if hub.is_main => 1,
+        ModelLocation::HubCache(_) | ModelLocation::UserFolder => 2,
     };
     (rank, listed.model.path.as_os_str())
 }
 
-/// The id that each model would like to have.
-fn wishes(listed: &[Listed]) -> Vec<String> {
-    // Within a repository a tag stands for one file only: where two have it, neither uses it.
+/// The id that each model would have if ids need not be unique.
+fn preferred_ids(listed: &[ListedModel]) -> Vec<String> {
+    // Where two files of a repository have the same tag, neither is named by it.
     let mut files_of_tag: HashMap<(&str, String), HashSet<&str>> = HashMap::new();
-    let tag = |listed: &Listed, hub: &HubFile| {
-        hub_cache::quantization_tag(&hub.relative).or_else(|| listed.model.quantization.clone())
+    let tag = |listed: &ListedModel, hub: &HubCacheModel| {
+        quantization_tag(&hub.relative).or_else(|| listed.model.quantization.clone())
     };
     for listed in listed {
-        if let Place::Hub(hub) = &listed.found.place
+        if let ModelLocation::HubCache(hub) = &listed.scanned.location
             && let Some(tag) = tag(listed, hub)
         {
             files_of_tag.entry((&hub.repo, tag)).or_default().insert(&hub.relative);
         }
     }
-    let wish = |listed: &Listed| match &listed.found.place {
-        Place::Store | Place::Folder => listed.model.name.clone(),
-        Place::Partial(_) => match listed.model.source.strip_prefix("hf:") {
+    let preferred_id = |listed: &ListedModel| match &listed.scanned.location {
+        ModelLocation::Store | ModelLocation::UserFolder => listed.model.name.clone(),
+        ModelLocation::Partial(_) => match listed.model.source.strip_prefix("hf:") {
             Some(file) => id::sanitize(file),
             None => listed.model.name.clone(),
         },
-        Place::Hub(hub) => match tag(listed, hub) {
+        ModelLocation::HubCache(hub) => match tag(listed, hub) {
             Some(tag) if files_of_tag[&(hub.repo.as_str(), tag.clone())].len() == 1 => {
                 id::sanitize(&format!("{}:{tag}", hub.repo))
             }
             _ => id::sanitize(&format!("{}/{}", hub.repo, hub.relative)),
         },
     };
-    listed.iter().map(wish).collect()
+    listed.iter().map(preferred_id).collect()
 }

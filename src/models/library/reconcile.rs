@@ -1,148 +1,224 @@
-//! Putting the store in order when it is opened: what a killed hive left half-done is either worth
-//! keeping (a download that can be gone on with) or removed.
+//! Tidies the store and the Hugging Face cache when the hive starts: what a killed hive left unfinished
+//! is kept (a download that can be resumed) or removed. The files of other tools are left alone.
 
 use std::fmt;
-use std::fs;
 use std::path::{Path, PathBuf};
 
-use crate::models::library::folders::Folders;
-use crate::models::library::look::Look;
-use crate::models::library::split;
-use crate::models::library::store::{Store, remove_file};
+use crate::models::library::file_name::name_of;
+use crate::models::library::folders::FolderCache;
+use crate::models::library::hub_cache::layout::{empty_folders, is_repository, target_of};
+use crate::models::library::probe::{DiskProbe, paths_in};
+use crate::models::library::removal::remove_file;
+use crate::models::library::store::Store;
 use crate::models::transfer::journal;
 use crate::models::transfer::partial::{self, Removal};
-use crate::models::units;
+use crate::text;
 
-/// What was found in the store, and done about it.
+/// What was found and done. Displays as one line.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Reconciled {
-    /// Downloads that can be gone on with, by name, and the bytes that are there of them.
-    pub(crate) kept: Vec<(String, u64)>,
-    /// Downloads that another process has in hand.
-    pub(crate) held: Vec<String>,
+pub(crate) struct ReconcileReport {
+    /// Downloads that can be resumed: their names, and the bytes that exist of each.
+    pub(crate) resumable: Vec<(String, u64)>,
+    /// Names of downloads that another process is writing.
+    pub(crate) in_use: Vec<String>,
     /// Names of files that a newer version of the hive made. They are left alone.
     pub(crate) newer: Vec<String>,
-    /// Names of files that were of no use to anybody, and are gone.
+    /// Names of the files of no use that were removed.
     pub(crate) removed: Vec<String>,
-    /// Bytes that this freed.
+    /// The bytes that this freed.
     pub(crate) freed_bytes: u64,
-    /// Models whose files are no longer what the hive put there.
+    /// Names of the models whose files differ from what the hive put there.
     pub(crate) changed: Vec<String>,
 }
 
-impl fmt::Display for Reconciled {
+impl fmt::Display for ReconcileReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let mut parts = Vec::new();
-        if !self.kept.is_empty() {
-            let bytes = self.kept.iter().map(|(_, bytes)| bytes).sum();
-            parts.push(format!("{} interrupted download(s) kept ({})", self.kept.len(), units::bytes(bytes)));
+        let mut clauses = Vec::new();
+        if !self.resumable.is_empty() {
+            let bytes = text::bytes(self.resumable.iter().map(|(_, bytes)| bytes).sum());
+            clauses.push(format!("{} interrupted download(s) kept ({bytes})", self.resumable.len()));
         }
-        if !self.held.is_empty() {
-            parts.push(format!("{} download(s) of another process", self.held.len()));
+        if !self.in_use.is_empty() {
+            clauses.push(format!("{} download(s) of another process", self.in_use.len()));
         }
         if !self.newer.is_empty() {
-            parts.push(format!("made by a newer version and left alone: {}", self.newer.join(", ")));
+            clauses.push(format!("made by a newer version and left alone: {}", self.newer.join(", ")));
         }
         if !self.removed.is_empty() {
-            let freed = units::bytes(self.freed_bytes);
-            parts.push(format!("{} orphaned file(s) removed ({freed})", self.removed.len()));
+            let freed = text::bytes(self.freed_bytes);
+            clauses.push(format!("{} orphaned file(s) removed ({freed})", self.removed.len()));
         }
         if !self.changed.is_empty() {
-            parts.push(format!("changed or gone since: {}", self.changed.join(", ")));
+            clauses.push(format!("changed or gone since: {}", self.changed.join(", ")));
         }
-        f.write_str(&if parts.is_empty() { "nothing was left over".to_owned() } else { parts.join("; ") })
+        f.write_str(&if clauses.is_empty() { "nothing was left over".to_owned() } else { clauses.join("; ") })
     }
 }
 
-impl Store {
-    /// Looks at every file of the store, and tells `tracing` what it finds.
-    pub(crate) fn reconcile(&self) -> Reconciled {
-        let mut found = Reconciled::default();
-        let Ok(entries) = fs::read_dir(self.dir()) else { return found };
-        let mut names: Vec<_> =
-            entries.filter_map(Result::ok).map(|entry| split::name_of(&entry.path())).collect();
-        names.sort_unstable();
-        for name in &names {
-            let path = self.path(name);
+/// Tidies both folders. Logs each action.
+pub(crate) fn reconcile(store: &Store, hub_cache: &Path) -> ReconcileReport {
+    let mut report = ReconcileReport::default();
+    report.reconcile_store(store);
+    report.reconcile_hub_cache(hub_cache);
+    tracing::info!("tidied the model store and the Hugging Face cache: {report}");
+    report
+}
+
+impl ReconcileReport {
+    fn reconcile_store(&mut self, store: &Store) {
+        let paths = paths_in(store.dir());
+        let exists = |name: &str| paths.iter().any(|path| name_of(path) == name);
+        for path in &paths {
+            let name = name_of(path);
             if let Some(target) = name.strip_suffix(".partial") {
-                look_at_partial(target, &path, &[], &mut found);
+                self.check_partial(target, path, &[]);
             } else if let Some(partial) = name.strip_suffix(".journal") {
-                if !names.iter().any(|name| name == partial) {
-                    remove_orphaned_journal(&path, &mut found);
+                if !exists(partial) {
+                    self.remove_orphaned_journal(path);
                 }
-            } else if name.ends_with(".json.draft") || name.starts_with(".probe-") {
-                remove(&path, &mut found);
+            } else if is_draft(&name) || name.starts_with(".probe-") {
+                self.remove(path);
             } else if let Some(model) = name.strip_suffix(".json") {
-                self.look_at_record(model, &path, &mut found);
+                self.check_record(store, model, path);
             }
         }
-        found
     }
 
-    /// A record is of use while its model is there, or is on its way.
-    fn look_at_record(&self, model: &str, path: &Path, found: &mut Reconciled) {
-        let Some(record) = self.record(model) else { return };
-        let known = Folders::default();
-        let look = Look::new(&known);
-        let is_there = |name: &str| fs::symlink_metadata(self.path(name)).is_ok();
-        let none_left = record.files.iter().all(|file| !is_there(&file.name));
-        if none_left && !journal::path_of(&self.partial_path(model)).exists() {
-            remove(path, found);
-        } else if !none_left
-            && !record.files.iter().all(|file| file.is_as_recorded(&self.path(&file.name), &look))
-        {
-            tracing::warn!(model, "its file is gone, or is not what the hive put there");
-            found.changed.push(model.to_owned());
+    fn reconcile_hub_cache(&mut self, cache: &Path) {
+        let repositories = paths_in(cache).into_iter().filter(|folder| is_repository(folder));
+        for path in repositories.flat_map(|folder| paths_in(&folder.join("blobs"))) {
+            if let Some(target) = target_of(&path) {
+                self.check_partial(&name_of(&target), &path, &empty_folders(&path));
+            } else if let Some(partial) = journal::partial_of(&path)
+                && target_of(&partial).is_some()
+                && !partial.exists()
+            {
+                self.remove_orphaned_journal(&path);
+            }
         }
     }
-}
 
-/// A download that ended early is kept if it can be resumed; `target` names it. `empty_folders` as in
-/// [`partial::remove`].
-pub(crate) fn look_at_partial(target: &str, path: &Path, empty_folders: &[PathBuf], found: &mut Reconciled) {
-    if let Some(left) = partial::unfinished_at(path, None).filter(|left| left.done > 0) {
-        let (done, size) = (units::bytes(left.done), left.size.map_or_else(|| "?".to_owned(), units::bytes));
-        tracing::info!(
-            model = target,
-            "an interrupted download is here: {done} of {size}; ModelDownload goes on with it"
-        );
-        found.kept.push((target.to_owned(), left.done));
-        return;
-    }
-    match partial::remove(path, empty_folders) {
-        Ok(Removal::InUse) => {
-            tracing::info!(path = %path.display(), "another process is writing this file");
-            found.held.push(target.to_owned());
-        }
-        Ok(Removal::NewerFormat) => leave_to_newer(path, found),
-        Ok(Removal::Removed(bytes)) => gone(path, bytes, found),
-        // A link that an import had not finished.
-        Err(_) => remove(path, found),
-    }
-}
-
-/// Removes a journal whose partial file is gone.
-pub(crate) fn remove_orphaned_journal(path: &Path, found: &mut Reconciled) {
-    if journal::is_newer(path) { leave_to_newer(path, found) } else { remove(path, found) }
-}
-
-fn leave_to_newer(path: &Path, found: &mut Reconciled) {
-    tracing::warn!(path = %path.display(), "a newer version of rbee-hive made this file: it is left alone");
-    found.newer.push(split::name_of(path));
-}
-
-/// Removes a file that is of no use.
-pub(crate) fn remove(path: &Path, found: &mut Reconciled) {
-    match remove_file(path) {
-        Ok(bytes) => gone(path, bytes, found),
-        Err(failure) => {
-            tracing::warn!(path = %path.display(), "could not remove an orphaned file: {failure}");
+    /// A record is of use while its model exists or is unfinished.
+    fn check_record(&mut self, store: &Store, model: &str, path: &Path) {
+        let Some(record) = store.record(model) else { return };
+        let cache = FolderCache::default();
+        let probe = DiskProbe::new(&cache);
+        let mut paths = record.files.iter().map(|file| (file, store.path(&file.name)));
+        if !paths.clone().any(|(_, path)| path.symlink_metadata().is_ok()) {
+            if !journal::path_of(&store.partial_path(model)).exists() {
+                self.remove(path);
+            }
+        } else if !paths.all(|(file, path)| file.matches(&path, &probe)) {
+            tracing::warn!(model, "its file is gone, or differs from what the hive put there");
+            self.changed.push(model.to_owned());
         }
     }
+
+    /// Keeps an interrupted download that can be resumed; `target` names it. `empty_folders` as in
+    /// [`partial::remove`].
+    fn check_partial(&mut self, target: &str, path: &Path, empty_folders: &[PathBuf]) {
+        if let Some(unfinished) = partial::unfinished_at(path, None).filter(|it| it.done > 0) {
+            let size = unfinished.size.map_or_else(|| "?".to_owned(), text::bytes);
+            let done = text::bytes(unfinished.done);
+            tracing::info!(
+                model = target,
+                "found an interrupted download, {done} of {size}: ModelDownload resumes it"
+            );
+            self.resumable.push((target.to_owned(), unfinished.done));
+            return;
+        }
+        match partial::remove(path, empty_folders) {
+            Ok(Removal::InUse) => {
+                tracing::info!(path = %path.display(), "another process is writing this file");
+                self.in_use.push(target.to_owned());
+            }
+            Ok(Removal::NewerFormat) => self.keep_newer(path),
+            Ok(Removal::Removed(bytes)) => self.add_removed(path, bytes),
+            // The draft of a link that an import did not finish.
+            Err(_) => self.remove(path),
+        }
+    }
+
+    /// Removes a journal whose partial file is gone.
+    fn remove_orphaned_journal(&mut self, path: &Path) {
+        if journal::is_newer(path) { self.keep_newer(path) } else { self.remove(path) }
+    }
+
+    fn keep_newer(&mut self, path: &Path) {
+        tracing::warn!(path = %path.display(), "a newer version of rbee-hive made this file: it is left alone");
+        self.newer.push(name_of(path));
+    }
+
+    /// Removes a file that is of no use.
+    fn remove(&mut self, path: &Path) {
+        match remove_file(path) {
+            Ok(bytes) => self.add_removed(path, bytes),
+            Err(failure) => {
+                tracing::warn!(path = %path.display(), "could not remove an orphaned file: {failure}");
+            }
+        }
+    }
+
+    fn add_removed(&mut self, path: &Path, bytes: u64) {
+        tracing::info!(path = %path.display(), bytes, "removed a file that a killed hive had left");
+        self.removed.push(name_of(path));
+        self.freed_bytes += bytes;
+    }
 }
 
-fn gone(path: &Path, bytes: u64, found: &mut Reconciled) {
-    tracing::info!(path = %path.display(), bytes, "removed a file that a killed hive had left");
-    found.removed.push(split::name_of(path));
-    found.freed_bytes += bytes;
+/// Whether a record was being written under that name; earlier versions named drafts `.json.draft`.
+fn is_draft(name: &str) -> bool {
+    name.ends_with(".gguf.tmp") || name.ends_with(".json.draft")
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs::{self, File};
+
+    use super::*;
+    use crate::models::library::record::{RecordedFile, StoreRecord};
+
+    #[test]
+    fn leftovers_in_the_store_are_removed_and_reported() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = |name: &str| folder.path().join(name);
+        for name in [
+            "bare.gguf.partial",
+            "lost.gguf.partial.journal",
+            "gone.gguf.json.draft",
+            "gone.gguf.tmp",
+            "held.gguf.partial",
+            ".probe-1",
+        ] {
+            fs::write(path(name), b"x").unwrap();
+        }
+        std::os::unix::fs::symlink("/nowhere", path("link.gguf.partial")).unwrap();
+        let file = |name: &str| RecordedFile { name: name.into(), size_bytes: 3, link: None };
+        let record = |name| StoreRecord {
+            source: "https://h/x".into(),
+            url_sha256: None,
+            revision: None,
+            sha256: None,
+            files: vec![file(name)],
+        };
+        let holder = File::create(path("held.gguf.partial")).unwrap();
+        holder.lock().unwrap();
+        let store = Store::open(folder.path().to_owned()).unwrap();
+        store.write_record(&record("orphan.gguf")).unwrap();
+        store.write_record(&record("changed.gguf")).unwrap();
+        fs::write(path("changed.gguf"), b"four").unwrap();
+
+        let tidy = || reconcile(&store, Path::new("/nowhere"));
+        let report = tidy();
+        assert_eq!(report.in_use, ["held.gguf"]);
+        assert_eq!(report.changed, ["changed.gguf"]);
+        assert_eq!(report.removed.len(), 7, "{report:?}");
+        let mut left: Vec<_> =
+            fs::read_dir(store.dir()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+        left.sort();
+        assert_eq!(left, ["changed.gguf", "changed.gguf.json", "held.gguf.partial"]);
+        drop(holder);
+        assert_eq!(tidy().removed, ["held.gguf.partial"]);
+        assert_eq!(tidy().removed, [""; 0]);
+    }
 }

@@ -1,33 +1,36 @@
-//! The store: the folder with the models that the hive itself put down.
+//! The store: the folder of the models that the hive owns.
 //!
-//! Each model is a file (a download) or a link (an import); beside it lies its record,
-//! `NAME.gguf.json`, which says where it came from. What has no record, or differs from it, is not
-//! the hive's own. A download that is not whole yet is `NAME.gguf.partial`, with its journal beside
-//! it; whoever writes it holds it under an OS lock.
+//! Each model is a file (a download) or a link (an import); its record, `NAME.gguf.json`, says where it
+//! came from. A model without a record, or that differs from it, is not the hive's own. An unfinished
+//! download is `NAME.gguf.partial`, with its journal; its writer holds an OS lock on it.
 //!
-//! Invariants: nothing outside the folder is ever written or removed by a name that came from
-//! outside ([`file_name`] has no separators); a record is replaced whole or not at all.
+//! Invariants:
+//! - Nothing outside the folder is written or removed by a name that came from outside ([`file_name`]
+//!   has no separators).
+//! - A record is written before its model gets its name: a record without a model is ignored, but a
+//!   model without a record would not be the hive's own.
 
-use std::collections::HashMap;
-use std::fs::{self, File, Metadata, OpenOptions};
-use std::io::{self, Write};
+use std::fs::{self, File};
+use std::io;
+use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 
-use parking_lot::Mutex;
-use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-use crate::error::{Failure, Result};
-use crate::models::library::folders::{Entry, Kind, Stamp};
-use crate::models::library::look::Look;
-use crate::models::library::reconcile::Reconciled;
-use crate::models::library::scan::{self, Found, Place};
-use crate::models::library::split;
-use crate::models::transfer::partial::Unfinished;
-use crate::models::units;
+use crate::error::{Code, Failure, Result};
+use crate::files::{self, Draft};
+use crate::models::library::file_name::{is_model_name, name_of, without_extension};
+use crate::models::library::folders::{EntryKind, FolderEntry};
+use crate::models::library::location::{ModelLocation, PartialModel, ScannedModel};
+use crate::models::library::probe::DiskProbe;
+use crate::models::library::record::StoreRecord;
+use crate::models::library::removal::remove_file;
+use crate::models::library::split::group_by_model;
+use crate::models::library::stamp::StampCache;
 use crate::narration::Level;
+use crate::{n, text};
 
-/// The longest name of a file in the store, in bytes: what file systems take, less `.partial` and
+/// The longest name of a file in the store, in bytes: what file systems allow, less `.partial` and
 /// the like.
 const MAX_NAME: usize = 200;
 
@@ -38,49 +41,37 @@ const MAX_RECORDS: usize = 20_000;
 #[derive(Debug)]
 pub(crate) struct Store {
     dir: PathBuf,
-    /// Records that were read, each with the state of its file.
-    records: Mutex<HashMap<String, (Stamp, Option<Record>)>>,
+    /// By path; `None` where the file is not a record.
+    records: StampCache<Option<StoreRecord>>,
 }
 
-/// What the hive remembers of a model that it put into the store.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct Record {
-    /// As [`crate::models::Model::source`].
-    pub(crate) source: String,
-    /// SHA-256 in hexadecimal of the whole URL, whose query is not kept: it tells two files of one
-    /// path apart.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub(crate) url_sha256: Option<String>,
-    /// As [`crate::models::Model::revision`].
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub(crate) revision: Option<String>,
-    /// SHA-256 in hexadecimal, of a file that the hive downloaded.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub(crate) sha256: Option<String>,
-    /// The model's files, in order.
-    pub(crate) files: Vec<RecordedFile>,
+/// Which model has a name in the store.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum NameStatus {
+    /// None.
+    Free,
+    /// A model from the same source.
+    SameModel,
+    /// Another model.
+    OtherModel {
+        /// Whether the hive put it there, so that `force` may replace it.
+        is_owned: bool,
+    },
 }
 
-/// One file of a record.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct RecordedFile {
-    /// Its name in the store.
-    pub(crate) name: String,
-    /// Size in bytes when it was put there.
-    pub(crate) size_bytes: u64,
-    /// Where it leads, if it is a link.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub(crate) link: Option<PathBuf>,
+/// Files of this machine that are to be linked into the store as one model.
+#[derive(Debug)]
+pub(crate) struct Import {
+    /// The canonical paths of the files, in order.
+    pub(crate) files: Vec<PathBuf>,
+    pub(crate) record: StoreRecord,
 }
 
 impl Store {
-    /// Makes the folder where it is missing, and puts it in order after a killed hive.
-    pub(crate) fn open(dir: PathBuf) -> Result<(Self, Reconciled)> {
+    /// Opens the store in `dir`, and makes that folder where it is missing.
+    pub(crate) fn open(dir: PathBuf) -> Result<Self> {
         fs::create_dir_all(&dir).map_err(|error| Failure::io("make the model store", &dir, &error))?;
-        let store = Self { dir, records: Mutex::default() };
-        let reconciled = store.reconcile();
-        tracing::info!("looked through the model store: {reconciled}");
-        Ok((store, reconciled))
+        Ok(Self { dir, records: StampCache::new(MAX_RECORDS) })
     }
 
     pub(crate) fn dir(&self) -> &Path {
@@ -97,90 +88,98 @@ impl Store {
         self.dir.join(format!("{file_name}.partial"))
     }
 
+    /// The path of the record of the model whose first file has that name.
+    pub(crate) fn record_path(&self, file_name: &str) -> PathBuf {
+        self.dir.join(format!("{file_name}.json"))
+    }
+
     /// The models in the store.
-    pub(crate) fn scan(&self, look: &Look<'_>) -> Vec<Found> {
-        let folder = match look.folder(&self.dir) {
+    pub(crate) fn scan(&self, probe: &DiskProbe<'_>) -> Vec<ScannedModel> {
+        let folder = match probe.folder(&self.dir) {
             Ok(folder) => folder,
             Err(error) => {
-                look.left_out(Level::Warn, format!("Could not look into {}: {error}", self.dir.display()));
+                let text = format!("Could not look into {}: {error}", self.dir.display());
+                probe.report_omission(Level::Warn, text);
                 return Vec::new();
             }
         };
-        let is_model =
-            |entry: &&Entry| entry.kind != Kind::Folder && scan::is_model_name(&entry.name.to_string_lossy());
+        let is_model = |entry: &&FolderEntry| {
+            entry.kind != EntryKind::Folder && is_model_name(&entry.name.to_string_lossy())
+        };
         let paths = folder.entries.iter().filter(is_model).map(|entry| entry.path.clone()).collect();
-        split::group(paths).into_iter().map(|group| Found { group, place: Place::Store }).collect()
+        let scanned = |files| ScannedModel { files, location: ModelLocation::Store };
+        group_by_model(paths).into_iter().map(scanned).collect()
     }
 
-    /// The downloads of models that are not there, and that can be gone on with: where each lies, and
-    /// the path that its file will have.
-    pub(crate) fn partials(&self, look: &Look<'_>) -> Vec<(PathBuf, PathBuf, Unfinished)> {
-        let Ok(folder) = look.folder(&self.dir) else { return Vec::new() };
-        let left = |path: &Path| {
+    /// The unfinished downloads that can be resumed and whose target does not exist.
+    pub(crate) fn partials(&self, probe: &DiskProbe<'_>) -> Vec<PartialModel> {
+        let Ok(folder) = probe.folder(&self.dir) else { return Vec::new() };
+        let partial_model = |path: &Path| {
             let target = path.with_extension("");
             let is_wanted = path.extension().is_some_and(|extension| extension == "partial")
                 && fs::symlink_metadata(&target).is_err();
-            let left = is_wanted.then(|| look.unfinished(path))??;
-            Some((path.to_owned(), target, left))
+            let unfinished = is_wanted.then(|| probe.unfinished(path))??;
+            Some(PartialModel { partial: path.to_owned(), target, unfinished })
         };
-        folder.entries.iter().filter_map(|entry| left(&entry.path)).collect()
+        folder.entries.iter().filter_map(|entry| partial_model(&entry.path)).collect()
     }
 
-    /// The record of a model, if it is still what the hive put down: a model of the hive's own.
-    pub(crate) fn record_of(&self, found: &Found, look: &Look<'_>) -> Option<Record> {
-        if found.place != Place::Store {
+    /// The record of a model whose files are still those that the hive put there: a model of the
+    /// hive's own. `None` for all others.
+    pub(crate) fn record_of(&self, model: &ScannedModel, probe: &DiskProbe<'_>) -> Option<StoreRecord> {
+        if model.location != ModelLocation::Store {
             return None;
         }
-        let name = found.file_name();
-        let metadata = look.metadata(&self.record_path(&name)).ok()?;
-        let record = self.read_record(&name, &metadata).inspect_err(|_| look.does_not_last()).ok()??;
-        let as_recorded = |path: &PathBuf| {
-            let name = split::name_of(path);
-            record.files.iter().any(|file| file.name == name && file.is_as_recorded(path, look))
+        let path = self.record_path(&model.file_name());
+        let metadata = probe.metadata(&path).ok()?;
+        let record = self.read_record(&path, &metadata).inspect_err(|_| probe.mark_unstable()).ok()??;
+        let is_recorded = |path: &PathBuf| {
+            let name = name_of(path);
+            record.files.iter().any(|file| file.name == name && file.matches(path, probe))
         };
-        found.group.files.iter().all(as_recorded).then_some(record)
+        model.files.paths.iter().all(is_recorded).then_some(record)
     }
 
     /// The record of the model whose first file has that name.
-    pub(crate) fn record(&self, file_name: &str) -> Option<Record> {
-        let metadata = fs::metadata(self.record_path(file_name)).ok()?;
-        self.read_record(file_name, &metadata).ok()?
+    pub(crate) fn record(&self, file_name: &str) -> Option<StoreRecord> {
+        let path = self.record_path(file_name);
+        let metadata = fs::metadata(&path).ok()?;
+        self.read_record(&path, &metadata).ok()?
     }
 
-    /// The same, with the metadata of the record's file at hand. `None` where it is no record.
-    fn read_record(&self, file_name: &str, metadata: &Metadata) -> io::Result<Option<Record>> {
-        let stamp = Stamp::of(metadata);
-        if let Some((known, record)) = self.records.lock().get(file_name)
-            && *known == stamp
-        {
-            return Ok(record.clone());
-        }
-        let record: Option<Record> = serde_json::from_slice(&fs::read(self.record_path(file_name))?).ok();
-        let mut records = self.records.lock();
-        if records.len() >= MAX_RECORDS {
-            records.clear();
-        }
-        records.insert(file_name.to_owned(), (stamp, record.clone()));
-        Ok(record)
+    /// `None` where the file is not a record.
+    fn read_record(&self, path: &Path, metadata: &fs::Metadata) -> io::Result<Option<StoreRecord>> {
+        self.records.get_or_read(path, metadata, || {
+            let record: Option<StoreRecord> = serde_json::from_slice(&fs::read(path)?).ok();
+            Ok(record.filter(|record| !record.files.is_empty()))
+        })
     }
 
-    /// Writes the record of a model. Durable once [`Self::sync`] has been called.
-    pub(crate) fn write_record(&self, record: &Record) -> Result<()> {
-        let path = self.record_path(&record.files[0].name);
-        let draft = path.with_extension("json.draft");
+    /// Forgets the records that were not requested since the last call.
+    pub(crate) fn forget_unused(&self) {
+        self.records.forget_unused();
+    }
+
+    /// Which model has the name that `record`'s model would get.
+    pub(crate) fn name_status(&self, record: &StoreRecord, probe: &DiskProbe<'_>) -> NameStatus {
+        let name = record.name();
+        if fs::symlink_metadata(self.path(name)).is_err() {
+            return NameStatus::Free;
+        }
+        let model = self.scan(probe).into_iter().find(|model| model.file_name() == name);
+        match model.and_then(|model| self.record_of(&model, probe)) {
+            None => NameStatus::OtherModel { is_owned: false },
+            Some(existing) if existing.has_same_source(record) => NameStatus::SameModel,
+            Some(_) => NameStatus::OtherModel { is_owned: true },
+        }
+    }
+
+    /// Writes the record of a model durably.
+    pub(crate) fn write_record(&self, record: &StoreRecord) -> Result<()> {
+        let path = self.record_path(record.name());
         let text = serde_json::to_vec_pretty(record)
             .map_err(|error| Failure::internal("a record could not be written as JSON").detail(error))?;
-        let write = || {
-            let mut file = OpenOptions::new().write(true).create(true).truncate(true).open(&draft)?;
-            file.write_all(&text)?;
-            file.sync_all()?;
-            fs::rename(&draft, &path)
-        };
-        write().map_err(|error| {
-            // The draft is worth nothing, and it may be what fills the disk.
-            let _ = fs::remove_file(&draft);
-            Failure::io("write the record", &path, &error)
-        })
+        files::put_durable(&path, &text).map_err(|error| Failure::io("write the record", &path, &error))
     }
 
     /// Removes the record of a model whose files are gone.
@@ -188,43 +187,78 @@ impl Store {
         remove_file(&self.record_path(file_name)).map(drop)
     }
 
-    /// Makes names that were given or taken in the folder durable.
+    /// Makes a model of links to the files. Repeating this changes nothing. Returns the path of the
+    /// first link.
+    ///
+    /// # Errors
+    /// [`Code::ModelExists`] where another model has the name, unless `force` is given and the hive
+    /// put that model there.
+    pub(crate) fn link(&self, import: &Import, force: bool, probe: &DiskProbe<'_>) -> Result<PathBuf> {
+        let source = &import.files[0];
+        if self.dir.canonicalize().is_ok_and(|dir| source.parent() == Some(&*dir)) {
+            n!("model_import", "{} is in the store already", source.display());
+            return Ok(self.path(&name_of(source)));
+        }
+        let record = &import.record;
+        let name = record.name();
+        match self.name_status(record, probe) {
+            NameStatus::SameModel => {
+                n!("model_import", "{} is imported already", source.display());
+                return Ok(self.path(name));
+            }
+            NameStatus::OtherModel { is_owned } if !(is_owned && force) => {
+                return Err(name_taken(name, is_owned));
+            }
+            NameStatus::OtherModel { .. } => {
+                n!("model_import", "Replacing the {name} that the hive put there")
+            }
+            NameStatus::Free => {}
+        }
+        self.write_record(record)?;
+        for (target, recorded) in import.files.iter().zip(&record.files) {
+            let (link, draft) = (self.path(&recorded.name), self.partial_path(&recorded.name));
+            // A killed hive may have left one.
+            remove_file(&draft)?;
+            let draft = Draft::at(draft, &link);
+            symlink(target, draft.path())
+                .and_then(|()| draft.publish())
+                .map_err(|error| Failure::io("make the link", &link, &error))?;
+        }
+        self.sync()?;
+        let bytes = record.files.iter().map(|file| file.size_bytes).sum();
+        n!(
+            "model_import",
+            "Linked {} ({}) into the store; nothing was copied",
+            source.display(),
+            text::bytes(bytes)
+        );
+        Ok(self.path(name))
+    }
+
+    /// Makes names that were given or removed in the folder durable.
     pub(crate) fn sync(&self) -> Result<()> {
         File::open(&self.dir)
             .and_then(|dir| dir.sync_all())
             .map_err(|error| Failure::io("write the folder", &self.dir, &error))
     }
-
-    fn record_path(&self, file_name: &str) -> PathBuf {
-        self.dir.join(format!("{file_name}.json"))
-    }
 }
 
-impl Record {
-    /// Whether both were brought from the same place.
-    pub(crate) fn is_from(&self, other: &Self) -> bool {
-        (&self.source, &self.url_sha256) == (&other.source, &other.url_sha256)
-    }
-}
-
-impl RecordedFile {
-    /// Whether what is at `path` is what was put there.
-    pub(crate) fn is_as_recorded(&self, path: &Path, look: &Look<'_>) -> bool {
-        match &self.link {
-            Some(target) => look.link(path).is_some_and(|link| link.target == *target),
-            None => look
-                .symlink_metadata(path)
-                .is_ok_and(|metadata| metadata.is_file() && metadata.len() == self.size_bytes),
-        }
-    }
+/// The failure where another model has the name in the store.
+pub(crate) fn name_taken(name: &str, is_owned: bool) -> Failure {
+    let hint = if is_owned {
+        "repeat this with force to replace it, or delete that model first"
+    } else {
+        "the hive did not put it there and will not replace it: move that file away first"
+    };
+    Failure::new(Code::ModelExists, format!("the store has another model as {name}")).hint(hint)
 }
 
 /// The name that a model's file gets in the store: in the grammar of ids, without `/` and `:`, not
 /// hidden, and short enough for every file system. It ends in `.gguf`.
 pub(crate) fn file_name(wanted: &str) -> String {
-    let stem = split::without_extension(wanted).unwrap_or(wanted);
-    let allowed = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '@' | '+' | '~' | '-');
-    let mut clean: String = stem.chars().map(|c| if allowed(c) { c } else { '-' }).collect();
+    let stem = without_extension(wanted).unwrap_or(wanted);
+    let is_allowed = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '@' | '+' | '~' | '-');
+    let mut clean: String = stem.chars().map(|c| if is_allowed(c) { c } else { '-' }).collect();
     if clean.is_empty() {
         clean.push('-');
     } else if clean.starts_with('.') {
@@ -232,25 +266,9 @@ pub(crate) fn file_name(wanted: &str) -> String {
     }
     if clean.len() > MAX_NAME {
         clean.truncate(MAX_NAME - 9);
-        clean = format!("{clean}~{}", units::hex(&Sha256::digest(wanted)[..4]));
+        clean = format!("{clean}~{}", text::hex(&Sha256::digest(wanted)[..4]));
     }
     format!("{clean}.gguf")
-}
-
-/// Deletes a file, or a link alone. Answers the bytes that this frees: the file's size, and 0 for a
-/// link, for a file that has another name elsewhere (a hard link), and for one that is gone.
-pub(crate) fn remove_file(path: &Path) -> Result<u64> {
-    use std::os::unix::fs::MetadataExt;
-
-    let remove = || {
-        let metadata = fs::symlink_metadata(path)?;
-        fs::remove_file(path)?;
-        Ok(if metadata.is_file() && metadata.nlink() == 1 { metadata.len() } else { 0 })
-    };
-    remove().or_else(|error: io::Error| match error.kind() {
-        io::ErrorKind::NotFound => Ok(0),
-        _ => Err(Failure::io("delete", path, &error)),
-    })
 }
 
 #[cfg(test)]
@@ -261,65 +279,12 @@ mod tests {
 
     proptest! {
         #[test]
-        fn a_name_in_the_store_is_one_plain_component(wanted in ".{0,300}") {
+        fn a_name_in_the_store_is_one_path_component(wanted in ".{0,300}") {
             let name = file_name(&wanted);
             prop_assert!(name.len() <= MAX_NAME + 5);
             prop_assert!(name.ends_with(".gguf") && !name.starts_with('.'));
             prop_assert_eq!(Path::new(&name).components().count(), 1);
             prop_assert!(!name.contains(['/', '\\', '\0']));
         }
-    }
-
-    #[test]
-    fn an_opened_store_is_put_in_order_and_says_so() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = |name: &str| folder.path().join(name);
-        for name in [
-            "bare.gguf.partial",
-            "lost.gguf.partial.journal",
-            "gone.gguf.json.draft",
-            "held.gguf.partial",
-            ".probe-1",
-        ] {
-            fs::write(path(name), b"x").unwrap();
-        }
-        std::os::unix::fs::symlink("/nowhere", path("link.gguf.partial")).unwrap();
-        let file = |name: &str| RecordedFile { name: name.into(), size_bytes: 3, link: None };
-        let record = |name| Record {
-            source: "https://h/x".into(),
-            url_sha256: None,
-            revision: None,
-            sha256: None,
-            files: vec![file(name)],
-        };
-        let holder = File::create(path("held.gguf.partial")).unwrap();
-        holder.lock().unwrap();
-        let store = Store { records: Mutex::default(), dir: folder.path().to_owned() };
-        store.write_record(&record("orphan.gguf")).unwrap();
-        store.write_record(&record("changed.gguf")).unwrap();
-        fs::write(path("changed.gguf"), b"four").unwrap();
-
-        let (store, found) = Store::open(folder.path().to_owned()).unwrap();
-        assert_eq!(found.held, ["held.gguf"]);
-        assert_eq!(found.changed, ["changed.gguf"]);
-        assert_eq!(found.removed.len(), 6, "{found:?}");
-        let mut left: Vec<_> =
-            fs::read_dir(store.dir()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
-        left.sort();
-        assert_eq!(left, ["changed.gguf", "changed.gguf.json", "held.gguf.partial"]);
-        drop(holder);
-        assert_eq!(Store::open(folder.path().to_owned()).unwrap().1.removed, ["held.gguf.partial"]);
-        assert_eq!(Store::open(folder.path().to_owned()).unwrap().1.removed, [""; 0]);
-    }
-
-    #[test]
-    fn a_hard_link_frees_nothing_until_the_last_name_goes() {
-        let folder = tempfile::tempdir().unwrap();
-        let (one, two) = (folder.path().join("1"), folder.path().join("2"));
-        fs::write(&one, b"12345").unwrap();
-        fs::hard_link(&one, &two).unwrap();
-        assert_eq!(remove_file(&one).unwrap(), 0);
-        assert_eq!(remove_file(&two).unwrap(), 5);
-        assert_eq!(remove_file(&two).unwrap(), 0);
     }
 }

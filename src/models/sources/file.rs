@@ -1,29 +1,187 @@
-//! Files and folders of the hive's own machine: `file:/path`. [`crate::models::Catalog::import`]
-//! links them.
+//! Files and folders of the hive's own machine: `file:/path`. The store gets a link to the file, and
+//! nothing is copied.
+//!
+//! The link leads to the file's canonical path, so that changing a link on the way to the file does
+//! not change what was imported. It is a symbolic link, not a hard link or a copy of the extents: it
+//! works across file systems, the disk's usage stays clear, and deleting the import cannot be mistaken
+//! for deleting the model. A folder is imported where it holds one model. Where other machines can
+//! reach the hive, only files beneath the user's model folders may be imported, and a refusal does not
+//! tell whether the file exists.
 
-use std::path::PathBuf;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use reqwest::Url;
 
-use super::{Source, invalid};
-use crate::error::Result;
+use crate::error::{Code, Failure, Result};
+use crate::models::library::Library;
+use crate::models::library::file_name::{is_model_name, name_of};
+use crate::models::library::headers::read_model_header;
+use crate::models::library::record::{RecordedFile, StoreRecord};
+use crate::models::library::split::{ModelFiles, SplitPart, group_by_model};
+use crate::models::library::store::{self, Import};
+use crate::models::library::walk::{LinkPolicy, gguf_files};
+use crate::models::sources::grammar::invalid;
+use crate::models::sources::places::Places;
+use crate::models::sources::request::DownloadRequest;
+use crate::models::sources::resolution::{ModelSource, Resolution};
+use crate::spawn;
 
-/// Understands a path. `None` where the text is none.
-pub(crate) fn parse(text: &str) -> Option<Result<Source>> {
-    text.strip_prefix("file:").map(|path| file(text, path))
+/// How many models of a folder a failure names.
+const MAX_NAMED: usize = 20;
+
+/// A file or a folder of this machine.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FileSource {
+    /// Absolute.
+    pub path: PathBuf,
 }
 
-fn file(text: &str, path: &str) -> Result<Source> {
-    let path = if path.starts_with("//") {
-        let url = Url::parse(text).ok().and_then(|url| url.to_file_path().ok());
-        url.ok_or_else(|| invalid("it is not a file of this machine", "write it as file:/path/model.gguf"))?
-    } else {
-        PathBuf::from(path)
-    };
-    if !path.is_absolute() {
-        return Err(invalid("the path after file: is not absolute", "write it as file:/path/model.gguf"));
+impl ModelSource for FileSource {
+    const EXAMPLE: &'static str = "file:/path/x.gguf";
+    const HAS_REVISIONS: bool = false;
+
+    fn parse(text: &str) -> Option<Result<Self>> {
+        text.strip_prefix("file:").map(|path| Self::parse_path(text, path))
     }
-    Ok(Source::File(path))
+
+    /// # Errors
+    /// [`Code::SourceNotFound`], [`Code::SourceRefused`] and [`Code::SourceUnsupported`] for the path;
+    /// [`Code::ModelAmbiguous`] for a folder with several models; [`Code::ModelCorrupt`] for the
+    /// contents.
+    async fn resolve(&self, _: &DownloadRequest, places: &Places) -> Result<Resolution> {
+        let inspection = Inspection { library: Arc::clone(&places.library), may_read_all: places.is_local };
+        let path = self.path.clone();
+        spawn::blocking(move || inspection.import(&path)).await?.map(Resolution::Link)
+    }
+}
+
+impl FileSource {
+    fn parse_path(text: &str, path: &str) -> Result<Self> {
+        let path = if path.starts_with("//") {
+            let url = Url::parse(text).ok().and_then(|url| url.to_file_path().ok());
+            url.ok_or_else(|| {
+                invalid("it is not a file of this machine", "write it as file:/path/model.gguf")
+            })?
+        } else {
+            PathBuf::from(path)
+        };
+        if !path.is_absolute() {
+            return Err(invalid("the path after file: is not absolute", "write it as file:/path/model.gguf"));
+        }
+        Ok(Self { path })
+    }
+}
+
+/// Inspects a path of this machine. Blocks on the disk.
+struct Inspection {
+    library: Arc<Library>,
+    /// Whether any file may be imported, not only those beneath the user's model folders.
+    may_read_all: bool,
+}
+
+impl Inspection {
+    /// The import of the model at `path`.
+    fn import(&self, path: &Path) -> Result<Import> {
+        let in_folder = self.model_of_folder(path)?;
+        let path = in_folder.as_deref().unwrap_or(path);
+        let first = self.permitted(path)?;
+        let name = name_of(path);
+        if !is_model_name(&name) {
+            return Err(Failure::new(
+                Code::SourceUnsupported,
+                format!("{} is not the file of a model", path.display()),
+            )
+            .hint("name a .gguf file that is a model by itself"));
+        }
+        // Any part of a split model may be named; all parts are imported.
+        let mut files = vec![(name.clone(), first)];
+        if let Some(part) = SplitPart::parse(&name) {
+            files.clear();
+            for number in 1..=part.count {
+                let sibling = part.sibling(number);
+                let file = self.permitted(&path.with_file_name(&sibling)).map_err(|failure| {
+                    failure.hint(format!("{name} is one of {} parts; all must be in its folder", part.count))
+                })?;
+                files.push((sibling, file));
+            }
+        }
+        let mut recorded = Vec::new();
+        for (name, file) in &files {
+            let header = read_model_header(file)?;
+            recorded.push(RecordedFile {
+                name: store::file_name(name),
+                size_bytes: header.file_bytes,
+                link: Some(file.clone()),
+            });
+        }
+        let source = format!("file:{}", files[0].1.display());
+        let record = StoreRecord { source, url_sha256: None, revision: None, sha256: None, files: recorded };
+        Ok(Import { files: files.into_iter().map(|(_, file)| file).collect(), record })
+    }
+
+    /// The first file of the only model in a folder. `None` where the path is not a folder that may
+    /// be searched.
+    fn model_of_folder(&self, path: &Path) -> Result<Option<PathBuf>> {
+        let Some(folder) = path.canonicalize().ok().filter(|path| path.is_dir()) else { return Ok(None) };
+        if !self.may_read(&folder) {
+            return Ok(None);
+        }
+        let mut models = group_by_model(gguf_files(path, LinkPolicy::Follow, &self.library.probe()));
+        match models.len() {
+            0 => Err(Failure::new(
+                Code::SourceNotFound,
+                format!("there is no GGUF file of a model beneath {}", path.display()),
+            )
+            .hint("name the folder with the .gguf files, or one of them")),
+            1 => Ok(models.pop().map(|mut model| model.paths.swap_remove(0))),
+            count => {
+                let name = |model: &ModelFiles| {
+                    let file = &model.paths[0];
+                    file.strip_prefix(path).unwrap_or(file).display().to_string()
+                };
+                let mut names: Vec<_> = models.iter().take(MAX_NAMED).map(name).collect();
+                if count > MAX_NAMED {
+                    names.push(format!("and {} more", count - MAX_NAMED));
+                }
+                Err(Failure::new(
+                    Code::ModelAmbiguous,
+                    format!("{} has {count} models: {}", path.display(), names.join(", ")),
+                )
+                .hint("name one of them, or start the hive with --models-dir to list them all in place"))
+            }
+        }
+    }
+
+    /// The canonical path of a file that may be imported.
+    fn permitted(&self, path: &Path) -> Result<PathBuf> {
+        let canonical = path.canonicalize().and_then(|path| Ok((path.metadata()?.is_file(), path)));
+        match canonical {
+            Ok((true, file)) if self.may_read(&file) => Ok(file),
+            _ if !self.may_read_all => Err(Failure::new(
+                Code::SourceRefused,
+                format!("{} is not a file beneath the hive's model folders", path.display()),
+            )
+            .hint("beyond loopback, file: is limited to the folders given with --models-dir")),
+            Ok(_) => Err(Failure::new(
+                Code::SourceUnsupported,
+                format!("{} is not a regular file", path.display()),
+            )
+            .hint("name a GGUF file, or list a whole folder with --models-dir")),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                Err(Failure::new(Code::SourceNotFound, format!("there is no file {}", path.display()))
+                    .hint("the path is one of the machine that the hive runs on: check it there"))
+            }
+            Err(error) => Err(Failure::io("read", path, &error)),
+        }
+    }
+
+    /// Whether a canonical path may be read.
+    fn may_read(&self, path: &Path) -> bool {
+        let contains = |folder: &PathBuf| folder.canonicalize().is_ok_and(|folder| path.starts_with(folder));
+        self.may_read_all || self.library.locations.user_folders.iter().any(contains)
+    }
 }
 
 #[cfg(test)]
@@ -31,8 +189,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn paths_are_taken_as_they_stand_and_urls_decoded() {
-        assert_eq!(Source::parse("file:/a b/x.gguf").unwrap(), Source::File("/a b/x.gguf".into()));
-        assert_eq!(Source::parse("file:///a%20b/x.gguf").unwrap(), Source::File("/a b/x.gguf".into()));
+    fn paths_are_literal_and_urls_are_decoded() {
+        let path = |text: &str| FileSource::parse(text).unwrap().unwrap().path;
+        assert_eq!(path("file:/a b/x.gguf"), Path::new("/a b/x.gguf"));
+        assert_eq!(path("file:/a%20b/x.gguf"), Path::new("/a%20b/x.gguf"));
+        assert_eq!(path("file:///a%20b/x.gguf"), Path::new("/a b/x.gguf"));
     }
 }

@@ -2,8 +2,9 @@
 //! (<https://github.com/opencontainers/distribution-spec/blob/main/spec.md>).
 //!
 //! A manifest lists layers; the one of Ollama's media type for models is a GGUF file, named by the
-//! SHA-256 of its contents. Names and digests become parts of URLs and of file names, so both have
-//! narrow grammars, and a `WWW-Authenticate` that names a server is never followed.
+//! SHA-256 of its contents. The file goes into the store. Names and digests become parts of URLs and of
+//! file names, so both have narrow grammars, and a `WWW-Authenticate` that names a server is never
+//! followed.
 
 use std::fmt;
 use std::path::Path;
@@ -13,22 +14,20 @@ use reqwest::{Method, StatusCode, Url};
 use serde::Deserialize;
 use sha2::{Digest, Sha256};
 
-use super::ask::{Answer, Question, ask};
-use super::is_sha256;
 use crate::error::{Code, Failure, Result};
-use crate::models::Catalog;
-use crate::models::catalog::Inner;
-use crate::models::catalog::import::{Present, exists};
-use crate::models::library::headers::{accept_model, sound_model};
-use crate::models::library::split;
-use crate::models::library::store::{self, Record, RecordedFile};
-use crate::models::plan::Request;
+use crate::models::library::Library;
+use crate::models::library::headers::{accept_model, read_model_header};
+use crate::models::library::record::{RecordedFile, StoreRecord};
+use crate::models::library::split::stem;
+use crate::models::library::store::{self, NameStatus, name_taken};
+use crate::models::sources::places::Places;
+use crate::models::sources::registry::{self, RegistryRequest, RegistryResponse};
+use crate::models::sources::request::DownloadRequest;
+use crate::models::sources::resolution::{ModelSource, Resolution, ResolvedModel};
 use crate::models::transfer::fetch::{FetchConfig, Fetcher};
-use crate::models::transfer::remote::{
-    Destination, GGUF_MAGIC, Refusal, RemoteFile, Resolved, StoredFile, Trust,
-};
-use crate::models::units;
-use crate::n;
+use crate::models::transfer::remote::{Destination, GGUF_MAGIC, Refusal, RemoteFile, StoredFile, Trust};
+use crate::text::{bytes, excerpt, hex, is_sha256};
+use crate::{n, spawn};
 
 const MANIFEST: &str =
     "application/vnd.docker.distribution.manifest.v2+json, application/vnd.oci.image.manifest.v1+json";
@@ -42,16 +41,16 @@ pub struct OllamaName {
     tag: String,
 }
 
-/// Where the model's file is, and what it is.
+/// The file of a model, as the registry's manifest states it.
 #[derive(Debug)]
-pub(crate) struct Layer {
-    pub(crate) url: Url,
+struct Layer {
+    url: Url,
     /// In bytes.
-    pub(crate) size: u64,
+    size: u64,
     /// In lower-case hexadecimal.
-    pub(crate) sha256: String,
+    sha256: String,
     /// The manifest's digest, `sha256:…`: the version of the whole model.
-    pub(crate) manifest: String,
+    manifest: String,
 }
 
 #[derive(Deserialize)]
@@ -68,13 +67,26 @@ struct Descriptor {
     size: u64,
 }
 
-impl OllamaName {
-    /// Understands a name. `None` where the text is none of Ollama's.
-    pub(crate) fn parse(text: &str) -> Option<Result<Self>> {
-        text.strip_prefix("ollama:").map(Self::understand)
+impl ModelSource for OllamaName {
+    const EXAMPLE: &'static str = "ollama:name:tag for a model of Ollama's library";
+    const HAS_REVISIONS: bool = false;
+
+    fn parse(text: &str) -> Option<Result<Self>> {
+        text.strip_prefix("ollama:").map(Self::parse_name)
     }
 
-    fn understand(text: &str) -> Result<Self> {
+    /// # Errors
+    /// [`Code::SourceNotFound`], [`Code::SourceUnauthorized`], [`Code::ModelUnsupported`] for what is
+    /// not a single GGUF file; [`Code::ModelExists`] where another model has the name; those of the
+    /// transport.
+    async fn resolve(&self, request: &DownloadRequest, places: &Places) -> Result<Resolution> {
+        let resolved = self.resolve_name(request, places).await;
+        resolved.map(Resolution::Fetch).map_err(|failure| failure.stage("preflight"))
+    }
+}
+
+impl OllamaName {
+    fn parse_name(text: &str) -> Result<Self> {
         let (path, tag) = text.split_once(':').unwrap_or((text, "latest"));
         let (namespace, name) = path.split_once('/').unwrap_or(("library", path));
         if [namespace, name, tag].into_iter().all(is_component) {
@@ -82,36 +94,74 @@ impl OllamaName {
         }
         Err(Failure::new(
             Code::InvalidField,
-            format!("model: '{}' is no name of Ollama's library", crate::text::excerpt(text)),
+            format!("model: '{}' is no name of Ollama's library", excerpt(text)),
         )
         .hint("write ollama:name, ollama:name:tag or ollama:user/name:tag, as on the library's pages"))
     }
 
-    /// What the model's file would be called if names had no limits.
-    pub(crate) fn file_name(&self) -> String {
+    async fn resolve_name(&self, request: &DownloadRequest, places: &Places) -> Result<ResolvedModel> {
+        let endpoint = &places.ollama;
+        n!("ollama_ask", "Asking {} for {self}", endpoint.host_str().unwrap_or_default());
+        let layer = self.layer(endpoint, &places.fetch).await?;
+        n!("ollama_chosen", "{self} is {} ({})", layer.manifest, bytes(layer.size));
+        let record = self.record(&layer);
+        let (file_name, path) = (record.name().to_owned(), places.library.store().path(record.name()));
+        let (library, force) = (Arc::clone(&places.library), request.force);
+        let destination = spawn::blocking(move || destination(&library, record, force)).await??;
+        let file = RemoteFile {
+            name: file_name.clone(),
+            source: self.to_string(),
+            url: layer.url,
+            credentials: None,
+            size: Some(layer.size),
+            sha256: Some(layer.sha256.clone()),
+            version: Some(layer.sha256),
+            magic: GGUF_MAGIC,
+            trust: Trust::Endpoint(endpoint.clone()),
+        };
+        Ok(ResolvedModel {
+            model: stem(&file_name).to_owned(),
+            source: self.to_string(),
+            revision: Some(layer.manifest),
+            gated: None,
+            remarks: Vec::new(),
+            files: vec![(file, destination)],
+            commit: Box::new(move |_| Ok(path)),
+        })
+    }
+
+    fn record(&self, layer: &Layer) -> StoreRecord {
+        let name = store::file_name(&self.file_name());
+        StoreRecord {
+            source: self.to_string(),
+            url_sha256: None,
+            revision: Some(layer.manifest.clone()),
+            sha256: Some(layer.sha256.clone()),
+            files: vec![RecordedFile { name, size_bytes: layer.size, link: None }],
+        }
+    }
+
+    /// The name of the model's file, before the limits of names in the store.
+    fn file_name(&self) -> String {
         let user = if self.namespace == "library" { String::new() } else { format!("{}-", self.namespace) };
         format!("{user}{}-{}.gguf", self.name, self.tag)
     }
 
-    /// Asks the registry at `endpoint` for the model's layer.
-    ///
-    /// # Errors
-    /// [`Code::SourceNotFound`], [`Code::SourceUnauthorized`], [`Code::ModelUnsupported`] for what
-    /// is no single GGUF file, and those of the transport.
-    pub(crate) async fn layer(&self, endpoint: &Url, config: &FetchConfig) -> Result<Layer> {
+    /// Asks the registry at `endpoint` for the model's manifest. Returns its layer that is the model.
+    async fn layer(&self, endpoint: &Url, config: &FetchConfig) -> Result<Layer> {
         let fetcher = Fetcher::new(config, &Trust::Endpoint(endpoint.clone()), endpoint);
         let url = self.url(endpoint, "manifests", &self.tag)?;
-        let question = Question { method: Method::GET, url, credentials: None, accept: MANIFEST };
-        let answer = ask(&question, &fetcher, &config.timers).await?;
-        if !answer.status.is_success() {
-            return Err(self.refusal(answer));
+        let request = RegistryRequest { method: Method::GET, url, credentials: None, accept: MANIFEST };
+        let response = registry::send(&request, &fetcher, &config.timers).await?;
+        if !response.status.is_success() {
+            return Err(self.refusal(response));
         }
         let unusable = |what: &str| {
-            Failure::new(Code::DownloadFailed, format!("{} answered {what}", answer.host))
+            Failure::new(Code::DownloadFailed, format!("{} answered {what}", response.host))
                 .hint("check [ollama] endpoint: is it a registry of this kind?")
         };
         let manifest: Manifest =
-            serde_json::from_slice(&answer.body).map_err(|_| unusable("something that is no manifest"))?;
+            serde_json::from_slice(&response.body).map_err(|_| unusable("something that is no manifest"))?;
         let mut models = manifest.layers.into_iter().filter(|layer| layer.media_type == MODEL_LAYER);
         let (Some(layer), None) = (models.next(), models.next()) else {
             return Err(Failure::new(
@@ -126,7 +176,7 @@ impl OllamaName {
             url: self.url(endpoint, "blobs", &layer.digest)?,
             size: layer.size,
             sha256,
-            manifest: format!("sha256:{}", units::hex(&Sha256::digest(&answer.body))),
+            manifest: format!("sha256:{}", hex(&Sha256::digest(&response.body))),
         })
     }
 
@@ -136,100 +186,57 @@ impl OllamaName {
             .map_err(|error| Failure::internal("a URL of a registry could not be made").detail(error))
     }
 
-    fn refusal(&self, answer: Answer) -> Failure {
-        match answer.status {
+    /// What the registry means by a status other than success.
+    fn refusal(&self, response: RegistryResponse) -> Failure {
+        match response.status {
             StatusCode::NOT_FOUND => {
-                Failure::new(Code::SourceNotFound, format!("{} has no {self}", answer.host)).hint(format!(
+                Failure::new(Code::SourceNotFound, format!("{} has no {self}", response.host)).hint(format!(
                     "check the name and the tag; https://ollama.com/{}/{}/tags lists them",
                     self.namespace, self.name
                 ))
             }
             StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => Failure::new(
                 Code::SourceUnauthorized,
-                format!("{} does not give {self} to everybody ({})", answer.host, answer.status.as_u16()),
+                format!("{} does not give {self} to everybody ({})", response.host, response.status.as_u16()),
             )
             .hint("only public models can be fetched: check the name"),
-            _ => answer.unexpected,
+            _ => response.unexpected,
         }
     }
 }
 
-impl Catalog {
-    /// Resolves a model of Ollama's library: it goes into the store.
-    ///
-    /// # Errors
-    /// Those of [`OllamaName::layer`]; [`Code::ModelExists`] where another model has its name.
-    pub(crate) async fn resolve_ollama(&self, name: &OllamaName, request: &Request) -> Result<Resolved> {
-        let endpoint = &self.0.ollama;
-        n!("ollama_ask", "Asking {} for {name}", endpoint.host_str().unwrap_or_default());
-        let layer = name.layer(endpoint, &self.0.fetch).await?;
-        n!("ollama_chosen", "{name} is {} ({})", layer.manifest, units::bytes(layer.size));
-        let file_name = store::file_name(&name.file_name());
-        let file = RecordedFile { name: file_name.clone(), size_bytes: layer.size, link: None };
-        let record = Record {
-            source: name.to_string(),
-            url_sha256: None,
-            revision: Some(layer.manifest.clone()),
-            sha256: Some(layer.sha256.clone()),
-            files: vec![file],
-        };
-        let (catalog, force) = (self.clone(), request.force);
-        let destination = self.on_pool(move |inner| inner.place_of_layer(catalog, record, force)).await??;
-        let remote = RemoteFile {
-            name: file_name.clone(),
-            source: name.to_string(),
-            url: layer.url,
-            credentials: None,
-            size: Some(layer.size),
-            sha256: Some(layer.sha256.clone()),
-            version: Some(layer.sha256),
-            magic: GGUF_MAGIC,
-            trust: Trust::Endpoint(endpoint.clone()),
-        };
-        let path = self.0.store.path(&file_name);
-        Ok(Resolved {
-            model: split::stem(&file_name).to_owned(),
-            source: name.to_string(),
-            revision: Some(layer.manifest),
-            gated: None,
-            remarks: Vec::new(),
-            files: vec![(remote, destination)],
-            commit: Box::new(move |_| Ok(path)),
-        })
-    }
-}
-
-impl Inner {
-    fn place_of_layer(&self, catalog: Catalog, record: Record, force: bool) -> Result<Destination> {
-        let name = record.files[0].name.clone();
-        let target = self.store.path(&name);
-        let replace = match self.present(&record) {
-            Present::No => force,
-            Present::Other { owned } if !(owned && force) => return Err(exists(&name, owned)),
-            Present::Other { .. } => true,
-            Present::Same => {
-                let known = self.store.record(&name).and_then(|known| known.sha256);
-                let is_current = known == record.sha256 && sound_model(&target).is_ok();
-                if !is_current {
-                    n!("model_download_present", "The {name} that is here is another version, or damaged");
-                }
-                force || !is_current
+/// Where the layer goes. Blocks on the disk.
+fn destination(library: &Arc<Library>, record: StoreRecord, force: bool) -> Result<Destination> {
+    let (store, name) = (library.store(), record.name().to_owned());
+    let target = store.path(&name);
+    let replace = match store.name_status(&record, &library.probe()) {
+        NameStatus::Free => force,
+        NameStatus::OtherModel { is_owned } if !(is_owned && force) => {
+            return Err(name_taken(&name, is_owned));
+        }
+        NameStatus::OtherModel { .. } => true,
+        NameStatus::SameModel => {
+            let existing = store.record(&name).and_then(|existing| existing.sha256);
+            let is_current = existing == record.sha256 && read_model_header(&target).is_ok();
+            if !is_current {
+                n!("model_download_present", "The {name} that is here is another version, or damaged");
             }
-        };
-        Ok(Destination {
-            partial: self.store.partial_path(&name),
-            target,
-            lock: None,
-            replace,
-            empty_folders: Vec::new(),
-            accept: Arc::new(move |path: &Path, _: &StoredFile| {
-                accept_model(path)?;
-                // The record comes first: a record without its file is ignored, and a file without its
-                // record would not be the hive's own.
-                catalog.0.store.write_record(&record).map_err(Refusal::Unfinished)
-            }),
-        })
-    }
+            force || !is_current
+        }
+    };
+    let partial = store.partial_path(&name);
+    let library = Arc::clone(library);
+    Ok(Destination {
+        partial,
+        target,
+        lock: None,
+        replace,
+        empty_folders: Vec::new(),
+        accept: Arc::new(move |path: &Path, _: &StoredFile| {
+            accept_model(path)?;
+            library.store().write_record(&record).map_err(Refusal::Unfinished)
+        }),
+    })
 }
 
 impl fmt::Display for OllamaName {
@@ -251,7 +258,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn names_have_defaults_and_cannot_climb() {
+    fn names_have_defaults_and_no_path_segments() {
         let shown = |text: &str| OllamaName::parse(text).unwrap().unwrap().to_string();
         assert_eq!(shown("ollama:smollm"), "ollama:smollm:latest");
         assert_eq!(shown("ollama:u/m:7b"), "ollama:u/m:7b");

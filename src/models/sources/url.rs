@@ -1,128 +1,295 @@
-//! Models by URL: `https://host/path/x.gguf[#sha256=HEX]`.
+//! Models by URL: `https://host/path/x.gguf[#sha256=HEX]`. The server is asked once for the file's size,
+//! and the file goes into the store.
 
-use reqwest::Url;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use percent_encoding::percent_decode_str;
+use reqwest::header::{CONTENT_LENGTH, CONTENT_RANGE, HeaderMap, HeaderValue, RANGE};
+use reqwest::{StatusCode, Url};
 use sha2::{Digest, Sha256};
 
-use super::{HELP, Source, invalid, is_sha256};
 use crate::error::{Code, Failure, Result};
-use crate::models::library::scan;
-use crate::models::library::split::Part;
-use crate::models::library::store;
-use crate::models::units;
+use crate::models::library::Library;
+use crate::models::library::file_name::is_model_name;
+use crate::models::library::headers::{accept_model, read_model_header};
+use crate::models::library::record::{RecordedFile, StoreRecord};
+use crate::models::library::split::{SplitPart, stem};
+use crate::models::library::store::{self, NameStatus, name_taken};
+use crate::models::sources::grammar::invalid;
+use crate::models::sources::places::Places;
+use crate::models::sources::request::DownloadRequest;
+use crate::models::sources::resolution::{ModelSource, Resolution, ResolvedModel};
+use crate::models::transfer::fetch::{FetchRequest, Fetcher};
+use crate::models::transfer::partial;
+use crate::models::transfer::remote::{Destination, GGUF_MAGIC, Refusal, RemoteFile, StoredFile, Trust};
+use crate::models::transfer::trouble::{Trouble, TroubleKind};
+use crate::narration::waiting_for;
+use crate::text::{hex, is_sha256};
+use crate::{n, spawn};
 
 /// A GGUF file on another machine.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct UrlSource {
     /// Without user, password and fragment.
     pub(crate) url: Url,
-    /// What the file is called in the store.
+    /// The file's name in the store.
     pub(crate) file_name: String,
-    /// What `#sha256=…` says that its contents must have, in lower case.
+    /// The SHA-256 that `#sha256=…` requires, in lower-case hexadecimal.
     pub(crate) sha256: Option<String>,
 }
 
+/// What the store has of a URL.
+enum StoreStatus {
+    /// The model, at this path.
+    Present(PathBuf),
+    /// Nothing that can be used. A file that exists is to be replaced where `replace` is set.
+    Missing { replace: bool },
+}
+
+impl ModelSource for UrlSource {
+    const EXAMPLE: &'static str = "https://…/x.gguf";
+    const HAS_REVISIONS: bool = false;
+
+    fn parse(text: &str) -> Option<Result<Self>> {
+        (has_scheme(text, "https") || has_scheme(text, "http")).then(|| Self::parse_url(text))
+    }
+
+    /// # Errors
+    /// [`Code::ModelExists`] where another model has the name; [`Code::SourceNotFound`] and
+    /// [`Code::SourceRefused`] for the URL.
+    async fn resolve(&self, request: &DownloadRequest, places: &Places) -> Result<Resolution> {
+        let resolved = self.resolve_url(request, places).await;
+        resolved.map_err(|failure| failure.stage("preflight"))
+    }
+}
+
 impl UrlSource {
+    fn parse_url(text: &str) -> Result<Self> {
+        let mut url = Url::parse(text).map_err(|error| {
+            invalid("it is not a valid URL", "write it as https://host/path/model.gguf").cause(&error)
+        })?;
+        if !url.username().is_empty() || url.password().is_some() {
+            return Err(invalid("a URL must not hold a user or a password", "leave them out"));
+        }
+        let sha256 = match url.fragment() {
+            None | Some("") => None,
+            Some(fragment) => {
+                let digits = fragment.strip_prefix("sha256=").map(str::to_ascii_lowercase);
+                Some(digits.filter(|digits| is_sha256(digits)).ok_or_else(|| {
+                    invalid(
+                        "what follows # in the URL is not understood",
+                        "write #sha256= and 64 hexadecimal digits",
+                    )
+                })?)
+            }
+        };
+        url.set_fragment(None);
+        let last = url.path_segments().and_then(|mut segments| segments.next_back()).unwrap_or_default();
+        let name = percent_decode_str(last).decode_utf8_lossy().into_owned();
+        if !is_model_name(&name) {
+            return Err(Failure::new(
+                Code::SourceUnsupported,
+                format!("the URL's file '{name}' is not a model's"),
+            )
+            .hint("the URL's path must end in the name of a .gguf file that is a model by itself"));
+        }
+        if let Some(part) = SplitPart::parse(&name) {
+            return Err(Failure::new(
+                Code::SourceUnsupported,
+                format!(
+                    "{name} is one of the {} parts of a split model, which cannot be fetched by URL",
+                    part.count
+                ),
+            )
+            .hint("fetch all parts into one folder yourself and import the first with file:/path"));
+        }
+        let file_name = store::file_name(&name);
+        Ok(Self { url, file_name, sha256 })
+    }
+
     /// The URL without its query, which may hold a signature.
-    pub(crate) fn shown(&self) -> String {
+    fn shown(&self) -> String {
         let mut url = self.url.clone();
         url.set_query(None);
         url.to_string()
     }
 
-    /// Tells one URL from another without keeping its query.
-    pub(crate) fn digest(&self) -> String {
-        units::hex(&Sha256::digest(self.url.as_str()))
+    fn record(&self, size_bytes: u64, sha256: Option<String>) -> StoreRecord {
+        StoreRecord {
+            source: self.shown(),
+            // Tells one URL from another without keeping its query.
+            url_sha256: Some(hex(&Sha256::digest(self.url.as_str()))),
+            revision: None,
+            sha256,
+            files: vec![RecordedFile { name: self.file_name.clone(), size_bytes, link: None }],
+        }
     }
-}
 
-/// Understands a URL. `None` where the text is none.
-pub(crate) fn parse(text: &str) -> Option<Result<Source>> {
-    (has_scheme(text, "https") || has_scheme(text, "http")).then(|| remote(text))
+    async fn resolve_url(&self, request: &DownloadRequest, places: &Places) -> Result<Resolution> {
+        let (source, library, force) = (self.clone(), Arc::clone(&places.library), request.force);
+        let replace = match spawn::blocking(move || source.store_status(&library, force)).await?? {
+            StoreStatus::Present(path) => return Ok(Resolution::Present(path)),
+            StoreStatus::Missing { replace } => replace,
+        };
+        let size = self.size(places).await?;
+        let file = RemoteFile {
+            name: self.file_name.clone(),
+            source: self.shown(),
+            url: self.url.clone(),
+            credentials: None,
+            size,
+            sha256: self.sha256.clone(),
+            version: None,
+            magic: GGUF_MAGIC,
+            trust: Trust::Named,
+        };
+        let destination = self.destination(&places.library, replace);
+        let (library, source, path) = (Arc::clone(&places.library), self.clone(), destination.target.clone());
+        Ok(Resolution::Fetch(ResolvedModel {
+            model: stem(&self.file_name).to_owned(),
+            source: self.shown(),
+            revision: None,
+            gated: None,
+            remarks: Vec::new(),
+            files: vec![(file, destination)],
+            commit: Box::new(move |_: &[StoredFile]| source.check_stored(&library).map(|()| path)),
+        }))
+    }
+
+    /// Whether this very URL was downloaded before and is sound. Blocks on the disk.
+    fn store_status(&self, library: &Library, force: bool) -> Result<StoreStatus> {
+        let (store, name) = (library.store(), &self.file_name);
+        let replace = match store.name_status(&self.record(0, None), &library.probe()) {
+            NameStatus::Free => false,
+            NameStatus::OtherModel { .. } if self.is_half_replaced(library) => true,
+            NameStatus::OtherModel { is_owned } if !(is_owned && force) => {
+                return Err(name_taken(name, is_owned));
+            }
+            NameStatus::SameModel if !force => {
+                let path = store.path(name);
+                let sha256 = store.record(name).and_then(|record| record.sha256);
+                let problem = if read_model_header(&path).is_err() {
+                    "but damaged"
+                } else if self.sha256.is_some() && sha256 != self.sha256 {
+                    "with other contents"
+                } else {
+                    return Ok(StoreStatus::Present(path));
+                };
+                n!(warn: "model_download_present", "{name} is here, {problem}: fetching it again");
+                true
+            }
+            NameStatus::SameModel | NameStatus::OtherModel { .. } => {
+                n!("model_download_present", "The {name} that is here will be replaced");
+                true
+            }
+        };
+        Ok(StoreStatus::Missing { replace })
+    }
+
+    /// Whether the record is of this URL already, and its file still a partial: a hive was killed
+    /// between writing the record and renaming the file.
+    fn is_half_replaced(&self, library: &Library) -> bool {
+        let store = library.store();
+        let wanted = self.record(0, None);
+        store.record(&self.file_name).is_some_and(|record| record.has_same_source(&wanted))
+            && partial::unfinished_at(&store.partial_path(&self.file_name), None).is_some()
+    }
+
+    /// The file's size in bytes, where the server states it. Requests the first byte: the answer states
+    /// the size, and shows that there is a file. `HEAD` would not do, because signed URLs are for one
+    /// method.
+    ///
+    /// Where the server is only busy or slow, the transfer is left to wait for it.
+    async fn size(&self, places: &Places) -> Result<Option<u64>> {
+        let host = self.url.host_str().unwrap_or_default();
+        let _waiting = waiting_for(format!("{host} to answer"));
+        n!(debug: "model_download_connect", "Asking {host}");
+        let fetcher = Fetcher::new(&places.fetch, &Trust::Named, &self.url);
+        let mut headers = HeaderMap::new();
+        headers.insert(RANGE, HeaderValue::from_static("bytes=0-0"));
+        let unknown = |trouble: Trouble| match trouble.kind {
+            TroubleKind::Fatal => Err(trouble.failure),
+            _ => {
+                n!(warn: "model_download_preflight", "{}", trouble.failure);
+                Ok(None)
+            }
+        };
+        let response =
+            match fetcher.follow(FetchRequest { headers, ..FetchRequest::get(&self.url, None) }).await {
+                Ok(response) => response,
+                Err(trouble) => return unknown(trouble),
+            };
+        let number = |text: &str| text.trim().parse::<u64>().ok();
+        match response.response.status() {
+            StatusCode::OK => Ok(response.header(CONTENT_LENGTH).and_then(number)),
+            StatusCode::PARTIAL_CONTENT | StatusCode::RANGE_NOT_SATISFIABLE => {
+                let range = response.header(CONTENT_RANGE);
+                Ok(range.and_then(|range| range.rsplit_once('/')).and_then(|(_, size)| number(size)))
+            }
+            _ => unknown(response.trouble()),
+        }
+    }
+
+    fn destination(&self, library: &Arc<Library>, replace: bool) -> Destination {
+        let store = library.store();
+        let host = self.url.host_str().unwrap_or_default().to_owned();
+        let (library, source) = (Arc::clone(library), self.clone());
+        Destination {
+            partial: store.partial_path(&self.file_name),
+            target: store.path(&self.file_name),
+            lock: None,
+            replace,
+            empty_folders: Vec::new(),
+            accept: Arc::new(move |path, stored| {
+                accept_model(path).map_err(|refusal| match refusal {
+                    Refusal::Unusable(failure) => Refusal::Unusable(damaged(&host, failure)),
+                    refusal => refusal,
+                })?;
+                let record = source.record(stored.size, stored.sha256.clone());
+                library.store().write_record(&record).map_err(Refusal::Unfinished)
+            }),
+        }
+    }
+
+    /// Checks that the store's model is the one of this URL: another job may have replaced it. Blocks
+    /// on the disk.
+    fn check_stored(&self, library: &Library) -> Result<()> {
+        match library.store().name_status(&self.record(0, None), &library.probe()) {
+            NameStatus::SameModel => Ok(()),
+            NameStatus::OtherModel { is_owned } => Err(name_taken(&self.file_name, is_owned)),
+            NameStatus::Free => Err(Failure::new(
+                Code::ModelNotFound,
+                format!("{} is gone from the disk again", self.file_name),
+            )
+            .hint("another program removed it in the meantime: try again")),
+        }
+    }
 }
 
 fn has_scheme(text: &str, scheme: &str) -> bool {
     text.split_once(':').is_some_and(|(found, _)| found.eq_ignore_ascii_case(scheme))
 }
 
-fn remote(text: &str) -> Result<Source> {
-    let mut url = Url::parse(text).map_err(|error| invalid("it is not a valid URL", HELP).cause(&error))?;
-    if !url.username().is_empty() || url.password().is_some() {
-        return Err(invalid("a URL must not hold a user or a password", "leave them out"));
-    }
-    let sha256 = match url.fragment() {
-        None | Some("") => None,
-        Some(fragment) => {
-            let digits = fragment.strip_prefix("sha256=").map(str::to_ascii_lowercase);
-            Some(digits.filter(|digits| is_sha256(digits)).ok_or_else(|| {
-                invalid(
-                    "what follows # in the URL is not understood",
-                    "write #sha256= and 64 hexadecimal digits",
-                )
-            })?)
-        }
-    };
-    url.set_fragment(None);
-    let last = url.path_segments().and_then(|mut segments| segments.next_back()).unwrap_or_default();
-    let name = percent_decoded(last);
-    if !scan::is_model_name(&name) {
-        return Err(Failure::new(
-            Code::SourceUnsupported,
-            format!("the URL's file '{name}' is not a model's"),
-        )
-        .hint("the URL's path must end in the name of a .gguf file that is a model by itself"));
-    }
-    if let Some(part) = Part::parse(&name) {
-        return Err(Failure::new(
-            Code::SourceUnsupported,
-            format!(
-                "{name} is one of the {} parts of a split model, which cannot be fetched by URL",
-                part.of
-            ),
-        )
-        .hint("fetch all parts into one folder yourself and import the first with file:/path"));
-    }
-    let file_name = store::file_name(&name);
-    Ok(Source::Remote(UrlSource { url, file_name, sha256 }))
-}
-
-/// Undoes RFC 3986's percent-encoding, section 2.1; what is not UTF-8 then is replaced.
-fn percent_decoded(text: &str) -> String {
-    let mut bytes = Vec::with_capacity(text.len());
-    let mut rest = text.as_bytes();
-    while let Some((&first, tail)) = rest.split_first() {
-        let encoded = tail.get(..2).and_then(|digits| std::str::from_utf8(digits).ok());
-        match encoded.filter(|_| first == b'%').and_then(|digits| u8::from_str_radix(digits, 16).ok()) {
-            Some(byte) => {
-                bytes.push(byte);
-                rest = &tail[2..];
-            }
-            None => {
-                bytes.push(first);
-                rest = tail;
-            }
-        }
-    }
-    String::from_utf8_lossy(&bytes).into_owned()
+fn damaged(host: &str, failure: Failure) -> Failure {
+    let message = format!("the file that {host} sent is no usable model: {}", failure.message);
+    Failure { message, ..failure }.stage("verify")
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn url_source(text: &str) -> UrlSource {
-        match Source::parse(text) {
-            Ok(Source::Remote(remote)) => remote,
-            other => panic!("{other:?}"),
-        }
-    }
-
     #[test]
-    fn urls_are_understood() {
+    fn a_url_is_parsed_into_name_hash_and_what_is_shown() {
+        let source = |text: &str| UrlSource::parse(text).unwrap().unwrap();
         let digits = "AB".repeat(32);
-        let remote = url_source(&format!("https://h.example/a/b%2e%20c.gguf?signature=s#sha256={digits}"));
-        assert_eq!(remote.file_name, "b.-c.gguf");
-        assert_eq!(remote.sha256, Some(digits.to_lowercase()));
-        assert_eq!(remote.shown(), "https://h.example/a/b%2e%20c.gguf");
-        assert_eq!(url_source("https://h/..%2f..%2fetc%2fx.gguf").file_name, "-.-..-etc-x.gguf");
+        let url = source(&format!("https://h.example/a/b%2e%20c.gguf?signature=s#sha256={digits}"));
+        assert_eq!(url.file_name, "b.-c.gguf");
+        assert_eq!(url.sha256, Some(digits.to_lowercase()));
+        assert_eq!(url.shown(), "https://h.example/a/b%2e%20c.gguf");
+        assert_eq!(source("https://h/..%2f..%2fetc%2fx.gguf").file_name, "-.-..-etc-x.gguf");
+        assert_eq!(source("https://h/50%+1.gguf").file_name, "50-+1.gguf");
+        assert!(UrlSource::parse("ftp://h/x.gguf").is_none());
     }
 }

@@ -1,9 +1,5 @@
-//! The seam between where models come from and how they get here.
-//!
-//! A source resolves a name to a [`Resolved`]: which files there are, where each is to be had
-//! ([`RemoteFile`]) and where it goes ([`Destination`]). The transfer knows nothing of hubs, and a
-//! source knows nothing of ranges, retries and hashes. When every file is in its place,
-//! [`Resolved::commit`] makes them a model.
+//! What a transfer needs to know of a file: where to get it ([`RemoteFile`]) and where to put it
+//! ([`Destination`]). The transfer knows nothing of the sources that state this.
 
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -12,33 +8,10 @@ use std::sync::Arc;
 use reqwest::Url;
 use reqwest::header::HeaderValue;
 
-use crate::error::{Failure, Result};
+use crate::error::Failure;
 
 /// What every GGUF file begins with.
 pub(crate) const GGUF_MAGIC: &[u8] = b"GGUF";
-
-/// A model as its source has it, ready to be transferred. The preflight narrates it.
-pub(crate) struct Resolved {
-    /// The id or name that the model will have.
-    pub(crate) model: String,
-    /// As [`crate::models::Model::source`].
-    pub(crate) source: String,
-    /// As [`crate::models::Model::revision`].
-    pub(crate) revision: Option<String>,
-    /// As [`crate::models::Plan::gated`].
-    pub(crate) gated: Option<bool>,
-    /// What else the preflight has to say, one sentence each.
-    pub(crate) remarks: Vec<String>,
-    /// The files of the model, in order. Those that are here already are among them.
-    pub(crate) files: Vec<(RemoteFile, Destination)>,
-    /// Makes a model of the files once all are in their places (links, refs, records), on the
-    /// blocking pool. Idempotent: each of several jobs that shared a transfer calls its own.
-    /// Answers the path at which the catalog lists the model.
-    pub(crate) commit: Commit,
-}
-
-/// See [`Resolved::commit`]. Is given what became of each file, in order.
-pub(crate) type Commit = Box<dyn FnOnce(&[StoredFile]) -> Result<PathBuf> + Send + Sync>;
 
 /// One remote file, resolved: what the transfer needs to know.
 #[derive(Clone, Debug)]
@@ -107,7 +80,7 @@ pub(crate) struct Destination {
 }
 
 /// See [`Destination::accept`].
-pub(crate) type Accept = Arc<dyn Fn(&Path, &StoredFile) -> std::result::Result<(), Refusal> + Send + Sync>;
+pub(crate) type Accept = Arc<dyn Fn(&Path, &StoredFile) -> Result<(), Refusal> + Send + Sync>;
 
 /// Why [`Destination::accept`] refuses a file.
 #[derive(Debug)]

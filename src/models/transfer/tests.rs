@@ -11,8 +11,8 @@ use tokio::net::TcpListener;
 
 use super::*;
 use crate::models::Catalog;
+use crate::models::DownloadRequest;
 use crate::models::Downloaded;
-use crate::models::Request;
 use crate::models::Source;
 use crate::models::Status;
 use crate::models::testing::{config, gguf_of};
@@ -110,7 +110,7 @@ async fn attempt(root: &Path, disk: Arc<SmallDisk>, url: &str) -> Result<Downloa
     let listed = catalog.list().await.unwrap();
     assert!(listed.iter().all(|model| model.status != Status::Corrupt), "{listed:?}");
     let source = Source::parse(url).unwrap();
-    catalog.download(&source, &Request::default(), &CancellationToken::new()).await
+    catalog.download(&source, &DownloadRequest::default(), &CancellationToken::new()).await
 }
 
 #[tokio::test]

@@ -96,7 +96,7 @@ fn redirect(location: &str) -> Reply {
 
 async fn download(config: &Config, url: &str) -> Result<Downloaded> {
     let catalog = Catalog::new(config).unwrap();
-    catalog.download(&Source::parse(url)?, &Request::default(), &CancellationToken::new()).await
+    catalog.download(&Source::parse(url)?, &DownloadRequest::default(), &CancellationToken::new()).await
 }
 
 fn expect_model(downloaded: Downloaded) -> Model {
@@ -126,12 +126,12 @@ async fn a_model_arrives_verified_and_recorded_and_a_second_request_finds_it() {
         }
     })
     .await;
-    let sha256 = units::hex(&<sha2::Sha256 as sha2::Digest>::digest(&body));
+    let sha256 = crate::text::hex(&<sha2::Sha256 as sha2::Digest>::digest(&body));
     let url = server.url(&format!("/a/tiny.gguf?signature=secret#sha256={sha256}"));
     let source = Source::parse(&url).unwrap();
     let stop = CancellationToken::new();
 
-    let dry = Request { dry_run: true, ..Request::default() };
+    let dry = DownloadRequest { dry_run: true, ..DownloadRequest::default() };
     let Downloaded::Plan(plan) = catalog.download(&source, &dry, &stop).await.unwrap() else { panic!() };
     assert_eq!((plan.total_bytes, plan.already_present, plan.fits), (Some(body.len() as u64), false, true));
     assert_eq!((plan.model.as_str(), plan.files[0].name.as_str()), ("tiny", "tiny.gguf"));
@@ -139,7 +139,7 @@ async fn a_model_arrives_verified_and_recorded_and_a_second_request_finds_it() {
 
     let (sender, mut entries) = mpsc::unbounded_channel();
     let context = NarrationContext::new("job-1".into(), "model_download", sender);
-    let request = Request::default();
+    let request = DownloadRequest::default();
     let model = expect_model(
         with_narration_context(context, catalog.download(&source, &request, &stop)).await.unwrap(),
     );
@@ -163,7 +163,7 @@ async fn a_model_arrives_verified_and_recorded_and_a_second_request_finds_it() {
     let other = Source::parse(&server.url("/other/tiny.gguf")).unwrap();
     let failure = catalog.download(&other, &request, &stop).await.unwrap_err();
     assert_eq!(failure.code, Code::ModelExists);
-    let forced = Request { force: true, ..Request::default() };
+    let forced = DownloadRequest { force: true, ..DownloadRequest::default() };
     let replaced = expect_model(catalog.download(&other, &forced, &stop).await.unwrap());
     assert_eq!(replaced.source, server.url("/other/tiny.gguf"));
     assert_eq!(catalog.delete(&replaced, false).await.unwrap(), body.len() as u64);
@@ -288,7 +288,7 @@ async fn a_cancelled_download_is_listed_while_it_runs_and_leaves_nothing_that_is
     let context = NarrationContext::new("job-1".into(), "model_download", sender);
     let job = spawn::detached(with_narration_context(context, {
         let (catalog, stop) = (catalog.clone(), stop.clone());
-        async move { catalog.download(&source, &Request::default(), &stop).await }
+        async move { catalog.download(&source, &DownloadRequest::default(), &stop).await }
     }));
 
     // Progress is narrated after the partial file was made.
@@ -320,7 +320,7 @@ async fn two_jobs_for_one_file_make_one_transfer() {
     let catalog = Catalog::new(&config(root.path())).unwrap();
     let server = Server::start(|_| Reply::Bytes(ok(&gguf("llama")))).await;
     let source = Source::parse(&server.url("/m.gguf")).unwrap();
-    let (request, stop) = (Request::default(), CancellationToken::new());
+    let (request, stop) = (DownloadRequest::default(), CancellationToken::new());
     let (one, two) =
         tokio::join!(catalog.download(&source, &request, &stop), catalog.download(&source, &request, &stop));
     assert_eq!(one.unwrap(), two.unwrap());
@@ -331,7 +331,7 @@ async fn two_jobs_for_one_file_make_one_transfer() {
 async fn a_revision_of_a_url_is_an_invalid_field() {
     let root = tempfile::tempdir().unwrap();
     let catalog = Catalog::new(&config(root.path())).unwrap();
-    let request = Request { revision: "v2".into(), ..Request::default() };
+    let request = DownloadRequest { revision: "v2".into(), ..DownloadRequest::default() };
     let source = Source::parse("https://h.example/m.gguf").unwrap();
     let failure = catalog.download(&source, &request, &CancellationToken::new()).await.unwrap_err();
     assert_eq!(failure.code, Code::InvalidField);
@@ -345,7 +345,7 @@ async fn a_download_whose_job_is_dropped_leaves_nothing() {
     let source = Source::parse(&server.url("/m.gguf")).unwrap();
     let job = spawn::detached({
         let catalog = catalog.clone();
-        async move { catalog.download(&source, &Request::default(), &CancellationToken::new()).await }
+        async move { catalog.download(&source, &DownloadRequest::default(), &CancellationToken::new()).await }
     });
     while catalog.list().await.unwrap().is_empty() {
         tokio::task::yield_now().await;

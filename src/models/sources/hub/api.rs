@@ -1,43 +1,50 @@
 //! The few calls of the Hub's API that a download needs
 //! (<https://huggingface.co/docs/hub/api>), and what its refusals mean.
 
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use reqwest::header::ETAG;
 use reqwest::{Method, StatusCode, Url};
 use serde::Deserialize;
 
-use super::choice::Sibling;
-use super::name;
+use super::choice::{self, Candidate, RepositoryFile};
+use super::chosen::{ChosenFile, ChosenModel};
+use super::name::{HubName, is_commit, is_path};
 use crate::config::Timers;
 use crate::error::{Code, Failure, Result};
-use crate::models::sources::ask::{Answer, Question, ask};
-use crate::models::sources::is_sha256;
+use crate::models::sources::places::Places;
+use crate::models::sources::registry::{self, RegistryError, RegistryRequest, RegistryResponse};
 use crate::models::transfer::fetch::Fetcher;
 use crate::models::transfer::remote::Credentials;
+use crate::n;
+use crate::text::{bytes, is_sha256};
 
-/// One conversation with the Hub.
+/// The unreserved characters of RFC 3986, section 2.3, are not encoded.
+const ENCODED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
+
+/// Requests to the Hub with the same credentials.
 #[derive(Debug)]
-pub(crate) struct Api<'a> {
-    pub(crate) endpoint: &'a Url,
-    pub(crate) credentials: Option<Credentials>,
-    pub(crate) fetcher: Fetcher,
-    pub(crate) timers: &'a Timers,
+pub(crate) struct HubApi<'a> {
+    endpoint: &'a Url,
+    credentials: Option<Credentials>,
+    fetcher: Fetcher,
+    timers: &'a Timers,
 }
 
 /// A repository at one commit.
 #[derive(Debug)]
-pub(crate) struct Repository {
-    pub(crate) commit: String,
-    /// Whether its owner lets in only those who asked.
-    pub(crate) is_gated: bool,
-    pub(crate) files: Vec<Sibling>,
+struct Repository {
+    commit: String,
+    /// Whether it is given only to accounts that were granted access.
+    is_gated: bool,
+    files: Vec<RepositoryFile>,
 }
 
-/// What the Hub says of one file.
+/// The headers of one file.
 #[derive(Debug)]
-pub(crate) struct FileFacts {
-    /// What the cache calls its contents: the SHA-256 of a large file, git's hash of a small one.
-    pub(crate) etag: String,
-    pub(crate) size: Option<u64>,
+struct FileFacts {
+    /// The name of its contents in the cache: the SHA-256 of a large file, git's hash of a small one.
+    etag: String,
+    size: Option<u64>,
 }
 
 #[derive(Deserialize)]
@@ -63,45 +70,83 @@ struct Lfs {
     size: Option<u64>,
 }
 
-impl Api<'_> {
-    /// The repository as it is at that revision.
-    pub(crate) async fn repository(&self, repo: &str, revision: &str) -> Result<Repository> {
-        let url =
-            beneath(self.endpoint, &format!("api/models/{repo}/revision/{}?blobs=true", encoded(revision)))?;
-        let answer = self.ask(Method::GET, url).await?;
-        if !answer.status.is_success() {
-            return Err(self.refusal(answer, repo, revision, None));
+impl<'a> HubApi<'a> {
+    pub(crate) fn new(places: &'a Places) -> Self {
+        Self {
+            endpoint: &places.hub.url,
+            credentials: places.hub.credentials(),
+            fetcher: Fetcher::new(&places.fetch, &places.hub.trust(), &places.hub.url),
+            timers: &places.fetch.timers,
         }
-        let unusable = |what: &str| {
-            Failure::new(Code::DownloadFailed, format!("{} answered {what}", answer.host))
-                .hint("check the configured endpoint: is it a Hugging Face Hub?")
-        };
-        let info: ModelInfo =
-            serde_json::from_slice(&answer.body).map_err(|_| unusable("something that is no repository"))?;
-        if !name::is_commit(&info.sha) {
-            return Err(unusable("with a commit that is none"));
+    }
+
+    /// Asks the Hub for the model that is meant.
+    pub(crate) async fn choose(&self, name: &HubName, revision: &str) -> Result<ChosenModel, RegistryError> {
+        let repo = &name.repo;
+        let host = self.endpoint.host_str().unwrap_or_default();
+        n!("hub_ask", "Asking {host} which models {repo} has at {revision}");
+        let Repository { commit, is_gated, files } = self.repository(repo, revision).await?;
+        let Candidate { files: wanted, tag } =
+            choice::choose(name, &files).map_err(|error| RegistryError::Refused(error.into()))?;
+        let tag = tag.filter(|tag| choice::is_unique(tag, &files));
+        let mut chosen = Vec::new();
+        for mut file in wanted {
+            // The first file is always requested: it shows whether the Hub gives this repository.
+            if chosen.is_empty() || file.sha256.is_none() {
+                let facts = self.file(repo, &commit, &file.path).await?;
+                file.size = file.size.or(facts.size);
+                file.sha256 = file.sha256.or_else(|| Some(facts.etag.clone()).filter(|etag| is_sha256(etag)));
+                chosen.push(ChosenFile { etag: file.sha256.clone().unwrap_or(facts.etag), file });
+            } else if let Some(etag) = file.sha256.clone() {
+                chosen.push(ChosenFile { etag, file });
+            }
+        }
+        let access = is_gated.then(|| format!("{repo} is gated, and this hive has been given access"));
+        n!(
+            "hub_chosen",
+            "{} of {repo} at commit {}: {}",
+            tag.as_deref().unwrap_or("The model"),
+            &commit[..8],
+            sizes(&chosen)
+        );
+        Ok(ChosenModel { commit, tag, files: chosen, gated: Some(is_gated), remarks: Vec::from_iter(access) })
+    }
+
+    /// The repository at that revision.
+    async fn repository(&self, repo: &str, revision: &str) -> Result<Repository, RegistryError> {
+        let rest = format!("api/models/{repo}/revision/{}?blobs=true", encoded(revision));
+        let url = beneath(self.endpoint, &rest).map_err(RegistryError::Refused)?;
+        let response = self.send(Method::GET, url).await?;
+        if !response.status.is_success() {
+            return Err(self.error(response, repo, revision, None));
+        }
+        let info: ModelInfo = serde_json::from_slice(&response.body)
+            .map_err(|_| unusable(format!("{} answered something that is no repository", response.host)))?;
+        if !is_commit(&info.sha) {
+            return Err(unusable(format!("{} answered with a commit that is none", response.host)));
         }
         let sibling = |file: SiblingInfo| {
             let (sha256, size) = file.lfs.map_or((None, None), |lfs| (lfs.sha256, lfs.size));
-            Sibling {
+            RepositoryFile {
                 path: file.rfilename,
                 size: size.or(file.size),
                 sha256: sha256.filter(|sha256| is_sha256(sha256)),
             }
         };
-        // A path that could climb out of a folder is no file that anybody can want.
-        let files = info.siblings.into_iter().map(sibling).filter(|file| name::is_path(&file.path)).collect();
+        // A path that leads out of its folder is left out.
+        let files = info.siblings.into_iter().map(sibling).filter(|file| is_path(&file.path)).collect();
         let is_gated = !matches!(info.gated, serde_json::Value::Null | serde_json::Value::Bool(false));
         Ok(Repository { commit: info.sha, is_gated, files })
     }
 
-    /// What the Hub says of a file, without fetching it. It refuses here whoever may not have it.
-    pub(crate) async fn file(&self, repo: &str, commit: &str, path: &str) -> Result<FileFacts> {
-        let answer = self.ask(Method::HEAD, file_url(self.endpoint, repo, commit, path)?).await?;
-        if !answer.status.is_success() && !answer.status.is_redirection() {
-            return Err(self.refusal(answer, repo, commit, Some(path)));
+    /// The headers of a file, without its contents. The Hub refuses this to callers without access.
+    async fn file(&self, repo: &str, commit: &str, path: &str) -> Result<FileFacts, RegistryError> {
+        let url = file_url(self.endpoint, repo, commit, path).map_err(RegistryError::Refused)?;
+        let response = self.send(Method::HEAD, url).await?;
+        if !response.status.is_success() && !response.status.is_redirection() {
+            return Err(self.error(response, repo, commit, Some(path)));
         }
-        let etag = answer.header("X-Linked-ETag").or_else(|| answer.header(ETAG.as_str()));
+        let etag = response.header("X-Linked-ETag").or_else(|| response.header(ETAG.as_str()));
         let etag = etag.map(|etag| etag.trim_start_matches("W/").trim_matches('"'));
         // It becomes the name of a file.
         let is_name = |etag: &&str| {
@@ -110,31 +155,35 @@ impl Api<'_> {
                 && etag.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b'-'))
         };
         let Some(etag) = etag.filter(is_name) else {
-            return Err(Failure::new(
-                Code::DownloadFailed,
-                format!("{} does not say which version of {path} it has", answer.host),
-            )
-            .hint("check the configured endpoint: is it a Hugging Face Hub?"));
+            let text = format!("{} does not say which version of {path} it has", response.host);
+            return Err(unusable(text));
         };
-        let own_length = answer.header("Content-Length").filter(|_| answer.status.is_success());
+        let own_length = response.header("Content-Length").filter(|_| response.status.is_success());
         Ok(FileFacts {
             etag: etag.to_owned(),
-            size: answer.header("X-Linked-Size").or(own_length).and_then(|size| size.parse().ok()),
+            size: response.header("X-Linked-Size").or(own_length).and_then(|size| size.parse().ok()),
         })
     }
 
-    async fn ask(&self, method: Method, url: Url) -> Result<Answer> {
-        let question =
-            Question { method, url, credentials: self.credentials.as_ref(), accept: "application/json, */*" };
-        ask(&question, &self.fetcher, self.timers).await
+    async fn send(&self, method: Method, url: Url) -> Result<RegistryResponse, RegistryError> {
+        let credentials = self.credentials.as_ref();
+        let request = RegistryRequest { method, url, credentials, accept: "application/json, */*" };
+        registry::send(&request, &self.fetcher, self.timers).await
     }
 
-    /// What the Hub means by refusing: its header `X-Error-Code` says more than the status.
-    fn refusal(&self, answer: Answer, repo: &str, revision: &str, path: Option<&str>) -> Failure {
-        let code = answer.header("X-Error-Code").unwrap_or_default().to_owned();
+    /// The error that an answer without success means: the header `X-Error-Code` says more than the
+    /// status.
+    fn error(
+        &self,
+        response: RegistryResponse,
+        repo: &str,
+        revision: &str,
+        path: Option<&str>,
+    ) -> RegistryError {
+        let code = response.header("X-Error-Code").unwrap_or_default().to_owned();
         let page = format!("{}/{repo}", self.endpoint.as_str().trim_end_matches('/'));
         let has_token = self.credentials.is_some();
-        let (code, message, hint) = match (answer.status, code.as_str()) {
+        let (code, message, hint) = match (response.status, code.as_str()) {
             (_, "GatedRepo") if has_token => (
                 Code::SourceGated,
                 format!("{repo} is gated, and your account has not been given access yet"),
@@ -184,19 +233,31 @@ impl Api<'_> {
                 format!("the Hub does not let this account have {repo} (403)"),
                 format!("see {page} for why; a fine-grained token needs read access to this repository"),
             ),
-            _ => return answer.unexpected,
+            _ => return RegistryError::Unavailable(response.unexpected),
         };
-        Failure::new(code, message).hint(hint)
+        RegistryError::Refused(Failure::new(code, message).hint(hint))
     }
 }
 
-/// Where a file is to be had.
+/// The error of an answer that makes no sense.
+fn unusable(message: String) -> RegistryError {
+    let hint = "check the configured endpoint: is it a Hugging Face Hub?";
+    RegistryError::Unavailable(Failure::new(Code::DownloadFailed, message).hint(hint))
+}
+
+fn sizes(files: &[ChosenFile]) -> String {
+    let size: Option<u64> = files.iter().map(|file| file.file.size).sum();
+    let size = size.map_or_else(|| "of unknown size".to_owned(), bytes);
+    if files.len() == 1 { size } else { format!("{size} in {} parts", files.len()) }
+}
+
+/// The URL of a file.
 pub(crate) fn file_url(endpoint: &Url, repo: &str, commit: &str, path: &str) -> Result<Url> {
     let path: Vec<_> = path.split('/').map(encoded).collect();
     beneath(endpoint, &format!("{repo}/resolve/{commit}/{}", path.join("/")))
 }
 
-/// A URL beneath the endpoint, whose own path is kept. What is given is encoded already.
+/// A URL beneath the endpoint, whose own path is kept. `rest` must be percent-encoded.
 fn beneath(endpoint: &Url, rest: &str) -> Result<Url> {
     Url::parse(&format!("{}/{rest}", endpoint.as_str().trim_end_matches('/')))
         .map_err(|error| Failure::internal("a URL of the Hub could not be made").detail(error))
@@ -205,19 +266,9 @@ fn beneath(endpoint: &Url, rest: &str) -> Result<Url> {
 const LOG_IN: &str =
     "start the hive with HF_TOKEN set, or log in with `hf auth login` (the hive reads the same token file)";
 
-/// Percent-encodes a part of a path: RFC 3986, section 2.1, all but its unreserved characters.
+/// Percent-encodes a part of a path.
 fn encoded(text: &str) -> String {
-    use std::fmt::Write as _;
-
-    text.bytes().fold(String::with_capacity(text.len()), |mut out, byte| {
-        if byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_' | b'~') {
-            out.push(char::from(byte));
-        } else {
-            // Writing to a string cannot fail.
-            let _ = write!(out, "%{byte:02X}");
-        }
-        out
-    })
+    utf8_percent_encode(text, ENCODED).to_string()
 }
 
 #[cfg(test)]
@@ -225,7 +276,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_has_a_meaning_in_a_url_is_encoded() {
+    fn characters_with_a_meaning_in_urls_are_encoded() {
         assert_eq!(encoded("refs/pr/1"), "refs%2Fpr%2F1");
         assert_eq!(encoded("a b+é.gguf"), "a%20b%2B%C3%A9.gguf");
     }

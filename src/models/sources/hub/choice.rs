@@ -1,30 +1,28 @@
-//! Which of a repository's files are the model that is meant.
+//! Chooses the files of a repository that are the model that a name means.
 //!
 //! A repository of GGUF files holds one model in many quantizations. Where the name chooses none,
-//! nothing is guessed: the failure lists them with their sizes, and marks the one that most people
-//! want.
+//! nothing is guessed: the failure lists them with their sizes, and marks the recommended one.
 
 use std::path::PathBuf;
 
 use super::name::{HubName, Pick};
-use crate::error::{Choice, Code, Failure, Result};
-use crate::models::library::hub_cache;
-use crate::models::library::scan;
-use crate::models::library::split::{self, Part};
-use crate::models::units;
+use crate::error::{Choice, Code, Failure};
+use crate::models::library::file_name::is_model_name;
+use crate::models::library::quantization::quantization_tag;
+use crate::models::library::split::{ModelFiles, SplitPart, group_by_model, stem};
 use crate::{n, text};
 
 /// How many candidates a failure lists.
 const MOST_LISTED: usize = 30;
 
-/// A file of a repository, as the Hub describes it.
+/// A file of a repository.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Sibling {
+pub(crate) struct RepositoryFile {
     /// Its path in the repository.
     pub(crate) path: String,
     /// In bytes.
     pub(crate) size: Option<u64>,
-    /// What the Hub says that its contents have.
+    /// The SHA-256 of its contents, in lower-case hexadecimal, where the Hub states it.
     pub(crate) sha256: Option<String>,
 }
 
@@ -32,7 +30,7 @@ pub(crate) struct Sibling {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Candidate {
     /// Its files, in order.
-    pub(crate) files: Vec<Sibling>,
+    pub(crate) files: Vec<RepositoryFile>,
     /// How its weights are quantised, by the name of its file.
     pub(crate) tag: Option<String>,
 }
@@ -49,7 +47,7 @@ impl Candidate {
     /// `Q4_K_M (2.1 GB)`
     fn describe(&self, by_path: bool, is_recommended: bool) -> String {
         let name = self.tag.as_deref().filter(|_| !by_path).unwrap_or(self.path());
-        let mut facts: Vec<String> = self.size().map(units::bytes).into_iter().collect();
+        let mut facts: Vec<String> = self.size().map(text::bytes).into_iter().collect();
         if self.files.len() > 1 {
             facts.push(format!("{} parts", self.files.len()));
         }
@@ -61,58 +59,73 @@ impl Candidate {
 }
 
 /// The models among these files: no projectors, no importance matrices, nothing that lacks a part.
-pub(crate) fn candidates(files: &[Sibling]) -> Vec<Candidate> {
-    let is_model = |file: &&Sibling| {
+pub(crate) fn candidates(files: &[RepositoryFile]) -> Vec<Candidate> {
+    let is_model = |file: &&RepositoryFile| {
         let name = file.path.rsplit('/').next().unwrap_or_default();
-        scan::is_model_name(name) && !name.to_ascii_lowercase().contains("imatrix")
+        is_model_name(name) && !name.to_ascii_lowercase().contains("imatrix")
     };
     let paths = files.iter().filter(is_model).map(|file| PathBuf::from(&file.path)).collect();
-    let candidate = |group: split::Group| {
+    let candidate = |group: ModelFiles| {
         if let Some((missing, _)) = group.missing {
             n!(warn: "hub_files", "The repository lacks {missing}: that model is left out");
             return None;
         }
         let described =
             |path: &PathBuf| files.iter().find(|file| path.as_os_str() == file.path.as_str()).cloned();
-        let files: Vec<_> = group.files.iter().filter_map(described).collect();
-        let tag = hub_cache::quantization_tag(&files.first()?.path);
+        let files: Vec<_> = group.paths.iter().filter_map(described).collect();
+        let tag = quantization_tag(&files.first()?.path);
         Some(Candidate { files, tag })
     };
-    split::group(paths).into_iter().filter_map(candidate).collect()
+    group_by_model(paths).into_iter().filter_map(candidate).collect()
+}
+
+/// Why no model was chosen.
+#[derive(Debug)]
+pub(crate) enum ChoiceError {
+    /// No model fits the name. The failure has [`Code::SourceNotFound`] and lists the models.
+    NoSuchModel(Failure),
+    /// Several models fit the name. The failure has [`Code::ModelAmbiguous`] and lists them.
+    Ambiguous(Failure),
+}
+
+impl From<ChoiceError> for Failure {
+    fn from(error: ChoiceError) -> Self {
+        match error {
+            ChoiceError::NoSuchModel(failure) | ChoiceError::Ambiguous(failure) => failure,
+        }
+    }
 }
 
 /// The model that the name means.
-///
-/// # Errors
-/// [`Code::ModelAmbiguous`] with all that it may mean; [`Code::SourceNotFound`] with all there are.
-pub(crate) fn choose(name: &HubName, files: &[Sibling]) -> Result<Candidate> {
+pub(crate) fn choose(name: &HubName, files: &[RepositoryFile]) -> Result<Candidate, ChoiceError> {
     let mut candidates = candidates(files);
     let repo = &name.repo;
     if candidates.is_empty() {
-        return Err(Failure::new(
+        let failure = Failure::new(
             Code::SourceNotFound,
             format!("{repo} has no GGUF file that is a model ({} files in all)", files.len()),
         )
-        .hint("look for a repository of the same model whose name ends in -GGUF"));
+        .hint("look for a repository of the same model whose name ends in -GGUF");
+        return Err(ChoiceError::NoSuchModel(failure));
     }
     let chosen: Vec<usize> = match &name.pick {
         Pick::Only => (0..candidates.len()).collect(),
         Pick::Quantization(wanted) => quantised(&candidates, wanted),
         Pick::File(path) => {
-            // Of a split model any part may be named.
+            // Any part of a split model may be named.
             let has = |candidate: &Candidate| candidate.files.iter().any(|file| file.path == *path);
             (0..candidates.len()).filter(|&index| has(&candidates[index])).collect()
         }
     };
     match (&chosen[..], &name.pick) {
         (&[index], _) => Ok(candidates.swap_remove(index)),
-        ([], Pick::File(path)) => Err(no_such_file(repo, path, files, &candidates)),
-        ([], Pick::Quantization(wanted)) => Err(listing(
+        ([], Pick::File(path)) => Err(ChoiceError::NoSuchModel(no_such_file(repo, path, files, &candidates))),
+        ([], Pick::Quantization(wanted)) => Err(ChoiceError::NoSuchModel(listing(
             Code::SourceNotFound,
             format!("{repo} has no {} among its {} models", text::excerpt(wanted), candidates.len()),
             name,
             &candidates,
-        )),
+        ))),
         _ => {
             let several: Vec<_> = chosen.iter().map(|&index| candidates[index].clone()).collect();
             let message = match &name.pick {
@@ -121,18 +134,18 @@ pub(crate) fn choose(name: &HubName, files: &[Sibling]) -> Result<Candidate> {
                 }
                 _ => format!("{repo} has {} models, and the name chooses none", several.len()),
             };
-            Err(listing(Code::ModelAmbiguous, message, name, &several))
+            Err(ChoiceError::Ambiguous(listing(Code::ModelAmbiguous, message, name, &several)))
         }
     }
 }
 
-/// Whether only one model of the repository has that tag: then it names it in the catalog.
-pub(crate) fn is_alone(tag: &str, files: &[Sibling]) -> bool {
+/// Whether only one model of the repository has that tag, so that the tag names it in the catalog.
+pub(crate) fn is_unique(tag: &str, files: &[RepositoryFile]) -> bool {
     candidates(files).iter().filter(|candidate| candidate.tag.as_deref() == Some(tag)).count() == 1
 }
 
-/// Those with that tag; else those whose tag or file ends in it, so that `Q4_K_XL` finds
-/// `UD-Q4_K_XL`.
+/// The candidates with that tag; if there are none, those whose tag or file name ends in it, so that
+/// `Q4_K_XL` finds `UD-Q4_K_XL`.
 fn quantised(candidates: &[Candidate], wanted: &str) -> Vec<usize> {
     let wanted = wanted.to_ascii_uppercase();
     let matching = |fits: &dyn Fn(&Candidate) -> bool| -> Vec<usize> {
@@ -147,18 +160,17 @@ fn quantised(candidates: &[Candidate], wanted: &str) -> Vec<usize> {
             .is_some_and(|before| before.is_empty() || before.ends_with(['-', '.', '_', '/']))
     };
     matching(&|candidate| {
-        candidate.tag.as_deref().is_some_and(ends_in)
-            || ends_in(&split::stem(candidate.path()).to_ascii_uppercase())
+        candidate.tag.as_deref().is_some_and(ends_in) || ends_in(&stem(candidate.path()).to_ascii_uppercase())
     })
 }
 
-/// The candidate that most people want: `Q4_K_M`, else the nearest to it.
+/// The recommended candidate: `Q4_K_M`, or the nearest to it.
 fn recommended(candidates: &[Candidate]) -> usize {
     (0..candidates.len()).min_by_key(|&index| distance(candidates[index].tag.as_deref())).unwrap_or(0)
 }
 
-/// How far a quantization is from `Q4_K_M`: by its bits a weight, where one too few weighs more than
-/// one too many, and then by its kind.
+/// The distance of a quantization from `Q4_K_M`: by its bits per weight, where one too few counts more
+/// than one too many, and then by its kind.
 fn distance(tag: Option<&str>) -> u32 {
     let Some(tag) = tag else { return u32::MAX };
     let plain = tag.trim_start_matches("UD-");
@@ -179,7 +191,7 @@ fn distance(tag: Option<&str>) -> u32 {
 fn listing(code: Code, message: String, name: &HubName, candidates: &[Candidate]) -> Failure {
     let best = recommended(candidates);
     let tags: Vec<_> = candidates.iter().map(|candidate| candidate.tag.as_deref()).collect();
-    // A tag that two have, or that is missing, chooses nothing: then the files are named.
+    // Where two have the same tag, or one has none, the files are named instead.
     let by_path = tags.iter().enumerate().any(|(at, tag)| tag.is_none() || tags[..at].contains(tag));
     let mut lines: Vec<_> = candidates
         .iter()
@@ -211,13 +223,13 @@ fn listing(code: Code, message: String, name: &HubName, candidates: &[Candidate]
     failure
 }
 
-fn no_such_file(repo: &str, path: &str, files: &[Sibling], candidates: &[Candidate]) -> Failure {
-    if let Some(part) = Part::parse(path)
+fn no_such_file(repo: &str, path: &str, files: &[RepositoryFile], candidates: &[Candidate]) -> Failure {
+    if let Some(part) = SplitPart::parse(path)
         && files.iter().any(|file| file.path == path)
     {
         return Failure::new(
             Code::SourceNotFound,
-            format!("{repo} has {path}, but not all {} parts of that model", part.of),
+            format!("{repo} has {path}, but not all {} parts of that model", part.count),
         )
         .hint("tell the repository's owner, or choose another of its models");
     }
@@ -233,8 +245,8 @@ fn no_such_file(repo: &str, path: &str, files: &[Sibling], candidates: &[Candida
 mod tests {
     use super::*;
 
-    fn files(names: &[&str]) -> Vec<Sibling> {
-        let file = |(at, name): (usize, &&str)| Sibling {
+    fn files(names: &[&str]) -> Vec<RepositoryFile> {
+        let file = |(at, name): (usize, &&str)| RepositoryFile {
             path: (*name).to_owned(),
             size: Some((at as u64 + 1) << 30),
             sha256: None,
@@ -242,8 +254,8 @@ mod tests {
         names.iter().enumerate().map(file).collect()
     }
 
-    fn chosen(name: &str, names: &[&str]) -> Result<Vec<String>> {
-        let name = HubName::parse(name).unwrap().unwrap();
+    fn chosen(name: &str, names: &[&str]) -> Result<Vec<String>, Failure> {
+        let name = HubName::parse_text(name).unwrap().unwrap();
         Ok(choose(&name, &files(names))?.files.into_iter().map(|file| file.path).collect())
     }
 

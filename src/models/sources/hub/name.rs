@@ -7,7 +7,7 @@
 use std::fmt;
 
 use crate::error::{Code, Failure, Result};
-use crate::models::library::scan;
+use crate::models::library::file_name::is_model_name;
 
 /// The revision of a repository where none is asked for.
 pub(crate) const MAIN: &str = "main";
@@ -39,15 +39,15 @@ pub(crate) enum Pick {
 }
 
 impl HubName {
-    /// Understands a name. `None` where the text is none of the Hub's.
-    pub(crate) fn parse(text: &str) -> Option<Result<Self>> {
+    /// Parses a name. `None` where the text is of another source.
+    pub(crate) fn parse_text(text: &str) -> Option<Result<Self>> {
         let prefixed = text.strip_prefix("hf:");
         let name = prefixed.unwrap_or(text);
         let is_name = prefixed.is_some() || (name.contains('/') && !name.contains("://"));
-        is_name.then(|| Self::understand(name))
+        is_name.then(|| Self::parse_name(name))
     }
 
-    fn understand(text: &str) -> Result<Self> {
+    fn parse_name(text: &str) -> Result<Self> {
         let (mut name, mut revision) = match text.rsplit_once('@') {
             // A file may have an @ in its name; a revision is never called like a file.
             Some((name, revision)) if !revision.to_ascii_lowercase().ends_with(".gguf") => {
@@ -77,7 +77,7 @@ impl HubName {
         let pick = match (tag, path) {
             (None, None) => Pick::Only,
             (Some(tag), None) if is_tag(tag) => Pick::Quantization(tag.to_owned()),
-            (None, Some(path)) if is_path(path) && scan::is_model_name(path) => Pick::File(path.to_owned()),
+            (None, Some(path)) if is_path(path) && is_model_name(path) => Pick::File(path.to_owned()),
             (None, Some(path)) if is_path(path) => {
                 return Err(Failure::new(
                     Code::SourceUnsupported,
@@ -163,7 +163,7 @@ mod tests {
     use super::*;
 
     fn parse(text: &str) -> Result<HubName> {
-        HubName::parse(text).expect("a name of the Hub")
+        HubName::parse_text(text).expect("a name of the Hub")
     }
 
     #[test]
@@ -187,7 +187,7 @@ mod tests {
         ] {
             assert_eq!(parse(text).unwrap(), expected, "{text}");
         }
-        assert!(HubName::parse("llama3").is_none());
+        assert!(HubName::parse_text("llama3").is_none());
     }
 
     #[test]
@@ -226,13 +226,13 @@ mod tests {
     proptest! {
         #[test]
         fn a_name_that_is_understood_is_safe_in_paths_and_reads_back(text in "(hf:)?[a-z.@:/-]{0,20}(.gguf)?(@.{0,6})?") {
-            if let Some(Ok(name)) = HubName::parse(&text) {
+            if let Some(Ok(name)) = HubName::parse_text(&text) {
                 prop_assert_eq!(name.repo.split('/').count(), 2);
                 prop_assert!(!name.repo.contains("..") && !name.repo.contains("--"));
                 if let Pick::File(path) = &name.pick {
                     prop_assert!(path.split('/').all(|segment| !segment.is_empty() && segment != ".."));
                 }
-                prop_assert_eq!(HubName::parse(&format!("hf:{name}")).unwrap().unwrap(), name);
+                prop_assert_eq!(HubName::parse_text(&format!("hf:{name}")).unwrap().unwrap(), name);
             }
         }
     }

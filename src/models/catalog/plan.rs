@@ -1,38 +1,22 @@
-//! What a caller asks of a download, and what it says that it would do.
+//! What a download would do, and what it did.
 
 use serde::Serialize;
 
-use crate::models::Model;
-use crate::models::library::split;
-use crate::models::library::store::{Record, RecordedFile};
+use crate::models::library::file_name::name_of;
+use crate::models::library::record::{RecordedFile, StoreRecord};
+use crate::models::library::split::stem;
+use crate::models::model::Model;
 
-/// Disk space that a download leaves free, in bytes: a full disk hurts more than a missing model.
+/// Disk space that a download leaves free, in bytes: a full disk does more harm than a missing model.
 pub(crate) const MARGIN: u64 = 256 << 20;
 
-/// How a model is to be brought.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Request {
-    /// The revision of the source; sources without revisions have only `main`.
-    pub revision: String,
-    /// Whether to stop before the first byte, with a [`Plan`].
-    pub dry_run: bool,
-    /// Whether to fetch again what is there, and to replace what the hive itself put there.
-    pub force: bool,
-}
-
-impl Default for Request {
-    fn default() -> Self {
-        Self { revision: "main".to_owned(), dry_run: false, force: false }
-    }
-}
-
-/// What came of it. Serialises as what is in it.
+/// The outcome of a download. Serialises as its contents.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 #[serde(untagged)]
 pub enum Downloaded {
-    /// The model, which is here now.
+    /// The model, which exists.
     Model(Box<Model>),
-    /// What would have been done.
+    /// What a dry run would have done.
     Plan(Plan),
 }
 
@@ -47,16 +31,16 @@ pub struct Plan {
     pub files: Vec<PlannedFile>,
     /// Size of all files in bytes, where the server says.
     pub total_bytes: Option<u64>,
-    /// Bytes to be transferred: none for what is here already or only linked.
+    /// Bytes to be transferred: 0 for a model that exists or is only linked.
     pub transfer_bytes: Option<u64>,
     /// Free bytes on the store's disk.
     pub free_bytes: u64,
-    /// Whether they are enough, with a margin.
+    /// Whether the free bytes are enough, with a margin.
     pub fits: bool,
-    /// Whether the model is here already.
+    /// Whether the model exists already.
     pub already_present: bool,
-    /// Whether the source gives it only to accounts that were given access, as this hive's was; unset
-    /// where the source knows no such thing or was not asked.
+    /// Whether the source gives it only to accounts that were granted access, as this hive's was; unset
+    /// where the source has no such restriction or was not asked.
     pub gated: Option<bool>,
 }
 
@@ -70,9 +54,9 @@ pub struct PlannedFile {
 }
 
 impl Plan {
-    /// The plan for a model that is here.
-    pub(crate) fn nothing(present: &Model, free_bytes: u64) -> Self {
-        let name = split::name_of(&present.path);
+    /// The plan for a model that exists.
+    pub(crate) fn present(present: &Model, free_bytes: u64) -> Self {
+        let name = name_of(&present.path);
         Self {
             model: present.name.clone(),
             source: present.source.clone(),
@@ -87,11 +71,11 @@ impl Plan {
     }
 
     /// The plan to link the files of a record.
-    pub(crate) fn link(record: &Record, free_bytes: u64, already_present: bool) -> Self {
+    pub(crate) fn link(record: &StoreRecord, free_bytes: u64, already_present: bool) -> Self {
         let planned =
             |file: &RecordedFile| PlannedFile { name: file.name.clone(), size_bytes: Some(file.size_bytes) };
         Self {
-            model: split::stem(&record.files[0].name).to_owned(),
+            model: stem(record.name()).to_owned(),
             source: record.source.clone(),
             files: record.files.iter().map(planned).collect(),
             total_bytes: Some(record.files.iter().map(|file| file.size_bytes).sum()),

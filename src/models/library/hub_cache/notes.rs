@@ -1,64 +1,64 @@
-//! Which blobs of the Hugging Face cache the hive itself put there.
+//! Which blobs of the Hugging Face cache the hive put there.
 //!
-//! The cache is shared, and nothing in it says who wrote what. So the hive keeps a note of each blob
-//! that it fetched, in its own data folder: `hub/models--org--repo/ETAG.json`. A blob with a note
-//! that still fits is the hive's own to delete; any other takes `force`. A note that fits nothing is
-//! worth nothing and goes when the hive starts.
+//! The cache is shared, and nothing in it says who wrote a file. So the hive keeps a note of each blob
+//! that it fetched in its own data folder: `hub/models--org--repo/ETAG.json`. A blob whose note still
+//! matches is the hive's own to delete; any other takes `force`. A note that matches no blob is removed
+//! when the hive starts.
 
 use std::fs;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use super::put::Repository;
-use super::{blob_of, entries};
+use super::layout::{CacheRepository, blob_of};
 use crate::error::{Failure, Result};
 use crate::files;
-use crate::models::library::split::name_of;
+use crate::models::library::file_name::name_of;
+use crate::models::library::probe::paths_in;
 
 /// The folder of the notes.
 #[derive(Debug)]
-pub(crate) struct Owned(PathBuf);
+pub(crate) struct HubNotes(PathBuf);
 
 /// What is remembered of a blob.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-struct Note {
-    /// Where it is.
+struct BlobNote {
+    /// The path of the blob.
     blob: PathBuf,
-    /// In bytes, when it was put there.
+    /// Its size in bytes when it was put there.
     size_bytes: u64,
 }
 
-impl Note {
-    fn fits(&self, blob: &Path) -> bool {
+impl BlobNote {
+    fn matches(&self, blob: &Path) -> bool {
         self.blob == blob
             && fs::symlink_metadata(blob)
                 .is_ok_and(|metadata| metadata.is_file() && metadata.len() == self.size_bytes)
     }
 }
 
-impl Owned {
-    /// The notes in that folder. Removes those whose blobs are gone or are others now.
+impl HubNotes {
+    /// The notes in that folder. Removes those whose blobs are gone or have changed.
     pub(crate) fn open(folder: PathBuf) -> Self {
-        for repository in entries(&folder) {
-            for note in entries(&repository) {
-                if !read(&note).is_some_and(|it| it.fits(&it.blob)) {
-                    tracing::debug!(note = %note.display(), "a blob of the cache is not the hive's any more");
-                    // What cannot be removed does no harm.
+        for repository in paths_in(&folder) {
+            for note in paths_in(&repository) {
+                if !read(&note).is_some_and(|it| it.matches(&it.blob)) {
+                    tracing::debug!(note = %note.display(), "removed a note of a blob that is gone or has changed");
+                    // A note that cannot be removed does no harm.
                     let _ = fs::remove_file(&note);
                 }
             }
-            // Refused by the system where a note is left in it.
+            // The system refuses to remove a folder that has something in it.
             let _ = fs::remove_dir(&repository);
         }
         Self(folder)
     }
 
-    /// Remembers a blob that is about to get its name.
-    pub(crate) fn note(&self, repository: &Repository, etag: &str, size_bytes: u64) -> Result<()> {
+    /// Notes a blob that is about to get its name.
+    pub(crate) fn write(&self, repository: &CacheRepository, etag: &str, size_bytes: u64) -> Result<()> {
         let path = self.path(repository.name(), etag);
         let failed = |error| Failure::io("write", &path, &error);
-        let note = Note { blob: absolute(&repository.blob(etag)), size_bytes };
+        let note = BlobNote { blob: absolute(&repository.blob(etag)), size_bytes };
         let text = serde_json::to_vec(&note)
             .map_err(|error| Failure::internal("a note could not be written as JSON").detail(error))?;
         fs::create_dir_all(path.parent().unwrap_or(&self.0)).map_err(failed)?;
@@ -66,19 +66,19 @@ impl Owned {
     }
 
     /// Whether all these files of a snapshot lead to blobs that the hive put there.
-    pub(crate) fn owns(&self, links: &[PathBuf]) -> bool {
+    pub(crate) fn are_owned(&self, links: &[PathBuf]) -> bool {
         links.iter().all(|link| {
             blob_of(link).is_some_and(|blob| {
                 let path = self.path_of(&blob);
-                path.and_then(|path| read(&path)).is_some_and(|note| note.fits(&blob))
+                path.and_then(|path| read(&path)).is_some_and(|note| note.matches(&blob))
             })
         })
     }
 
-    /// Forgets a blob that is gone.
-    pub(crate) fn forget(&self, blob: &Path) {
+    /// Removes the note of a blob that was deleted.
+    pub(crate) fn remove(&self, blob: &Path) {
         if let Some(path) = self.path_of(blob) {
-            // It would go when the hive starts.
+            // It would be removed when the hive starts.
             let _ = fs::remove_file(&path);
             let _ = path.parent().map(fs::remove_dir);
         }
@@ -94,7 +94,7 @@ impl Owned {
     }
 }
 
-fn read(path: &Path) -> Option<Note> {
+fn read(path: &Path) -> Option<BlobNote> {
     serde_json::from_slice(&fs::read(path).ok()?).ok()
 }
 

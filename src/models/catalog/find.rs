@@ -1,0 +1,43 @@
+//! Looks up a model by id or name.
+
+use crate::error::{Code, Failure, Result};
+use crate::models::model::Model;
+use crate::text::{clip, nearest_ids};
+
+/// The position in a listing of the model of that id, or of that unique name.
+pub(crate) fn position(models: &[Model], wanted: &str) -> Result<usize> {
+    if let Some(index) = models.iter().position(|model| model.id == wanted) {
+        return Ok(index);
+    }
+    let named: Vec<_> = (0..models.len()).filter(|&index| models[index].name == wanted).collect();
+    match named[..] {
+        [index] => Ok(index),
+        [] => Err(not_found(wanted, models)),
+        _ => {
+            let ids: Vec<_> = named.iter().map(|&index| models[index].id.as_str()).collect();
+            Err(Failure::new(
+                Code::ModelAmbiguous,
+                format!("{} models are called '{wanted}': {}", ids.len(), ids.join(", ")),
+            )
+            .hint("name one of them by its id"))
+        }
+    }
+}
+
+/// The failure of a look-up.
+pub(crate) fn not_found(wanted: &str, models: &[Model]) -> Failure {
+    let nearest = nearest_ids(wanted, models.iter().map(|model| (&*model.id, &*model.name)));
+    let message = match nearest[..] {
+        [] => format!("there is no model '{}'", clip(wanted, 255)),
+        _ => format!("there is no model '{}'; the nearest: {}", clip(wanted, 255), nearest.join(", ")),
+    };
+    let hint = match (models.is_empty(), nearest.is_empty()) {
+        (true, _) => {
+            "this hive has no models yet: bring one with ModelDownload (file:/path/model.gguf or an https \
+             URL), or start the hive with --models-dir"
+        }
+        (_, false) => "use one of these ids, or bring the model with ModelDownload",
+        _ => "ModelList shows the models there are; ModelDownload brings another",
+    };
+    Failure::new(Code::ModelNotFound, message).hint(hint)
+}

@@ -1,0 +1,64 @@
+//! What a scan finds: the files of a model, or an unfinished download, and where.
+
+use std::path::{Path, PathBuf};
+
+use crate::models::library::file_name::name_of;
+use crate::models::library::split::ModelFiles;
+use crate::models::transfer::partial::Unfinished;
+
+/// The files of one model and where they were found. Nothing in them has been read yet.
+#[derive(Debug)]
+pub(crate) struct ScannedModel {
+    pub(crate) files: ModelFiles,
+    pub(crate) location: ModelLocation,
+}
+
+/// Where a model's files were found.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum ModelLocation {
+    /// In the hive's store.
+    Store,
+    /// In one of the user's folders.
+    UserFolder,
+    /// In the Hugging Face cache.
+    HubCache(HubCacheModel),
+    /// Only this partial file exists; the model's path does not.
+    Partial(PathBuf),
+}
+
+/// Where a model is in the Hugging Face cache.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct HubCacheModel {
+    /// `org/repo`.
+    pub(crate) repo: String,
+    /// The commit of its snapshot.
+    pub(crate) revision: String,
+    /// The first file's path within the snapshot.
+    pub(crate) relative: String,
+    /// Whether that is the commit of the branch `main`.
+    pub(crate) is_main: bool,
+    /// The folder `models--org--repo`.
+    pub(crate) folder: PathBuf,
+}
+
+/// An unfinished download of a model that does not exist otherwise.
+#[derive(Debug)]
+pub(crate) struct PartialModel {
+    /// The path of the partial file.
+    pub(crate) partial: PathBuf,
+    /// The path that the finished file will have.
+    pub(crate) target: PathBuf,
+    pub(crate) unfinished: Unfinished,
+}
+
+impl ScannedModel {
+    /// The path of the first file.
+    pub(crate) fn path(&self) -> &Path {
+        &self.files.paths[0]
+    }
+
+    /// The name of the first file.
+    pub(crate) fn file_name(&self) -> String {
+        name_of(self.path())
+    }
+}

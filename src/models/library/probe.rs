@@ -1,0 +1,309 @@
+//! Reads the disk for one listing, and notes what must be read again to know whether another listing
+//! would find the same.
+//!
+//! A [`DiskProbe`] notes each path whose metadata it read, with the answer, before it reads what is
+//! there. While all answers are the same, so is what was read; so a listing whose [`DiskSnapshot`] is
+//! current need not be made again.
+
+use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
+use std::ffi::OsString;
+use std::fs::{self, Metadata};
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use crate::models::library::folders::{EntryKind, Folder, FolderCache, Link};
+use crate::models::library::stamp::{Stamp, is_settled};
+use crate::models::transfer::journal;
+use crate::models::transfer::partial::{self, Unfinished};
+use crate::n;
+use crate::narration::{self, Level};
+
+/// Reads the disk. Each folder is read once, so that one listing has one state of it.
+#[derive(Debug)]
+pub(crate) struct DiskProbe<'a> {
+    cache: &'a FolderCache,
+    folders: RefCell<HashMap<OsString, Arc<Folder>>>,
+    observations: RefCell<Vec<Observation>>,
+    omissions: RefCell<Vec<Omission>>,
+    /// Whether what was read stays the same for as long as the observations do.
+    is_stable: Cell<bool>,
+}
+
+/// What a probe read of the disk.
+#[derive(Debug)]
+pub(crate) struct DiskSnapshot {
+    observations: Vec<Observation>,
+    omissions: Vec<Omission>,
+}
+
+/// The metadata of a path at one moment.
+#[derive(Debug)]
+struct Observation {
+    path: PathBuf,
+    /// Whether links were followed.
+    follows_links: bool,
+    /// `None` where nothing was there.
+    stamp: Option<Stamp>,
+}
+
+/// Something that a listing had to leave out.
+#[derive(Debug)]
+struct Omission {
+    level: Level,
+    text: String,
+}
+
+fn read_metadata(path: &Path, follows_links: bool) -> io::Result<Metadata> {
+    if follows_links { fs::metadata(path) } else { fs::symlink_metadata(path) }
+}
+
+impl<'a> DiskProbe<'a> {
+    pub(crate) fn new(cache: &'a FolderCache) -> Self {
+        Self {
+            cache,
+            folders: RefCell::default(),
+            observations: RefCell::default(),
+            omissions: RefCell::default(),
+            is_stable: Cell::new(true),
+        }
+    }
+
+    /// The metadata of `path`; links are followed. Blocks on the disk.
+    pub(crate) fn metadata(&self, path: &Path) -> io::Result<Metadata> {
+        self.observe(path, true)
+    }
+
+    /// The metadata of `path`; links are not followed. Blocks on the disk.
+    pub(crate) fn symlink_metadata(&self, path: &Path) -> io::Result<Metadata> {
+        self.observe(path, false)
+    }
+
+    fn observe(&self, path: &Path, follows_links: bool) -> io::Result<Metadata> {
+        let result = read_metadata(path, follows_links);
+        let stamp = match &result {
+            Ok(metadata) => {
+                if !is_settled(metadata) {
+                    self.mark_unstable();
+                }
+                Some(Stamp::of(metadata))
+            }
+            Err(error) => {
+                if error.kind() != io::ErrorKind::NotFound {
+                    self.mark_unstable();
+                }
+                None
+            }
+        };
+        self.observations.borrow_mut().push(Observation { path: path.to_owned(), follows_links, stamp });
+        result
+    }
+
+    /// The contents of the folder at `path`. Blocks on the disk.
+    pub(crate) fn folder(&self, path: &Path) -> io::Result<Arc<Folder>> {
+        if let Some(folder) = self.folders.borrow().get(path.as_os_str()) {
+            return Ok(Arc::clone(folder));
+        }
+        let metadata = self.metadata(path)?;
+        if !metadata.is_dir() {
+            return Err(io::ErrorKind::NotADirectory.into());
+        }
+        let folder = self.cache.folder(path, &metadata).inspect_err(|_| self.mark_unstable())?;
+        self.folders.borrow_mut().insert(path.as_os_str().to_owned(), Arc::clone(&folder));
+        Ok(folder)
+    }
+
+    /// The contents of a folder. `None` where there is none; one that cannot be read is reported as
+    /// an omission. Blocks on the disk.
+    pub(crate) fn folder_if_readable(&self, path: &Path) -> Option<Arc<Folder>> {
+        self.folder(path)
+            .inspect_err(|error| {
+                if let Some(text) = unreadable(path, error) {
+                    self.report_omission(Level::Warn, text);
+                }
+            })
+            .ok()
+    }
+
+    /// The text of a small file. `None` where none can be read. Blocks on the disk.
+    pub(crate) fn text(&self, path: &Path) -> Option<Arc<str>> {
+        let metadata = self.metadata(path).ok()?;
+        self.cache.text(path, &metadata).inspect_err(|_| self.mark_unstable()).ok()
+    }
+
+    /// The link at `path`. `None` where there is none.
+    pub(crate) fn link(&self, path: &Path) -> Option<Link> {
+        let (folder, name) = (path.parent()?, path.file_name()?);
+        let Some(folder) = self.folders.borrow().get(folder.as_os_str()).cloned() else {
+            // Reading the link leaves no observation.
+            self.mark_unstable();
+            return Link::read(path);
+        };
+        let index = folder.entries.binary_search_by(|entry| entry.name.as_os_str().cmp(name)).ok()?;
+        match &folder.entries[index].kind {
+            EntryKind::Link(link) => Some(link.clone()),
+            _ => None,
+        }
+    }
+
+    /// The unfinished download at `path`, if there is one that can be resumed. Blocks on the disk.
+    pub(crate) fn unfinished(&self, path: &Path) -> Option<Unfinished> {
+        // Observed before they are read.
+        let _ = (self.symlink_metadata(path), self.symlink_metadata(&journal::path_of(path)));
+        partial::unfinished_at(path, None)
+    }
+
+    /// Reports something that the listing has to leave out.
+    pub(crate) fn report_omission(&self, level: Level, text: String) {
+        report_omission(level, &text);
+        self.omissions.borrow_mut().push(Omission { level, text });
+    }
+
+    /// Notes that another probe may find something else although every observation is the same:
+    /// something could not be read, or changed a moment ago.
+    pub(crate) fn mark_unstable(&self) {
+        self.is_stable.set(false);
+    }
+
+    /// What was read. `None` where another probe may find something else although every observation
+    /// is the same.
+    pub(crate) fn into_snapshot(self) -> Option<DiskSnapshot> {
+        let (observations, omissions) = (self.observations.into_inner(), self.omissions.into_inner());
+        self.is_stable.get().then_some(DiskSnapshot { observations, omissions })
+    }
+}
+
+impl DiskSnapshot {
+    /// Whether another probe would read the same. Blocks on the disk.
+    pub(crate) fn is_current(&self) -> bool {
+        self.observations.iter().all(|observed| match read_metadata(&observed.path, observed.follows_links) {
+            Ok(metadata) => observed.stamp == Some(Stamp::of(&metadata)),
+            Err(error) => observed.stamp.is_none() && error.kind() == io::ErrorKind::NotFound,
+        })
+    }
+
+    /// Reports again what was left out.
+    pub(crate) fn report_omissions(&self) {
+        for omission in &self.omissions {
+            report_omission(omission.level, &omission.text);
+        }
+    }
+}
+
+/// Reports what a listing had to leave out: to the job that requested it or, outside a job (the
+/// gateway, a page's snapshot), to the log alone.
+fn report_omission(level: Level, text: &str) {
+    match (narration::current().is_some(), level) {
+        (true, Level::Debug) => n!(debug: "catalog_scan", "{text}"),
+        (true, _) => n!(warn: "catalog_scan", "{text}"),
+        (false, Level::Debug) => tracing::debug!("{text}"),
+        (false, _) => tracing::warn!("{text}"),
+    }
+}
+
+/// The paths in a folder, sorted, without a cache. A folder that does not exist is empty; one that
+/// cannot be read is reported as an omission. Blocks on the disk.
+pub(crate) fn paths_in(folder: &Path) -> Vec<PathBuf> {
+    let entries = match fs::read_dir(folder) {
+        Ok(entries) => entries,
+        Err(error) => {
+            if let Some(text) = unreadable(folder, &error) {
+                report_omission(Level::Warn, &text);
+            }
+            return Vec::new();
+        }
+    };
+    let mut paths: Vec<_> = entries.filter_map(Result::ok).map(|entry| entry.path()).collect();
+    paths.sort_unstable();
+    paths
+}
+
+/// The text about a folder that cannot be read. `None` where the folder does not exist.
+fn unreadable(folder: &Path, error: &io::Error) -> Option<String> {
+    let exists = !matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory);
+    exists.then(|| format!("Could not look into {}: {error}", folder.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs::File;
+    use std::os::unix::fs::symlink;
+
+    use super::*;
+    use crate::models::testing::age;
+
+    #[test]
+    fn a_probe_has_one_state_of_a_folder() {
+        let root = tempfile::tempdir().unwrap();
+        let cache = FolderCache::default();
+        let link = |probe: &DiskProbe<'_>| probe.link(&root.path().join("a")).unwrap().target;
+        File::create(root.path().join("b")).unwrap();
+        symlink("b", root.path().join("a")).unwrap();
+        age(root.path());
+        let probe = DiskProbe::new(&cache);
+        assert_eq!(link(&probe), Path::new("b"), "read without its folder");
+        let folder = probe.folder(root.path()).unwrap();
+        assert_eq!(link(&probe), Path::new("b"));
+        assert_eq!(probe.link(&root.path().join("b")), None);
+        // Replaced as writers replace a link: made under another name and renamed.
+        symlink("c", root.path().join("draft")).unwrap();
+        fs::rename(root.path().join("draft"), root.path().join("a")).unwrap();
+        assert!(Arc::ptr_eq(&folder, &probe.folder(root.path()).unwrap()));
+        let probe = DiskProbe::new(&cache);
+        probe.folder(root.path()).unwrap();
+        assert_eq!(link(&probe), Path::new("c"));
+        fs::remove_dir_all(root.path()).unwrap();
+        assert!(DiskProbe::new(&cache).folder(root.path()).is_err());
+    }
+
+    #[test]
+    fn a_snapshot_is_current_until_an_observation_differs() {
+        let root = tempfile::tempdir().unwrap();
+        let (file, absent, folder) =
+            (root.path().join("file"), root.path().join("absent"), root.path().join("folder"));
+        fs::create_dir(&folder).unwrap();
+        let cache = FolderCache::default();
+        let snapshot = || {
+            let probe = DiskProbe::new(&cache);
+            let _ = (probe.metadata(&file), probe.symlink_metadata(&absent), probe.folder(&folder));
+            probe.report_omission(Level::Debug, "a remark".into());
+            probe.into_snapshot()
+        };
+        fs::write(&file, "one").unwrap();
+        assert!(snapshot().is_none(), "it has just changed");
+        let aged = || {
+            age(&file);
+            age(&folder);
+            snapshot().expect("nothing is fresh")
+        };
+        let before = aged();
+        assert!(before.is_current());
+        assert_eq!(before.omissions.len(), 1);
+        fs::write(&file, "two").unwrap();
+        assert!(!before.is_current(), "a file was written in place");
+        let before = aged();
+        File::create(folder.join("new")).unwrap();
+        assert!(!before.is_current(), "a folder has one more name");
+        let before = aged();
+        symlink("nowhere", &absent).unwrap();
+        assert!(!before.is_current(), "a missing path exists");
+        fs::remove_file(&absent).unwrap();
+        assert!(before.is_current());
+        fs::remove_file(&file).unwrap();
+        assert!(!before.is_current(), "a file is gone");
+    }
+
+    #[test]
+    fn a_probe_that_could_not_read_something_gives_no_snapshot() {
+        let root = tempfile::tempdir().unwrap();
+        let file = root.path().join("file");
+        fs::write(&file, [0xff]).unwrap();
+        age(&file);
+        let cache = FolderCache::default();
+        let probe = DiskProbe::new(&cache);
+        assert_eq!(probe.text(&file), None, "it is not UTF-8");
+        assert!(probe.folder(&file).is_err());
+        assert!(probe.into_snapshot().is_none());
+    }
+}
