@@ -1,9 +1,9 @@
 //! The command line: `rbee-hive` is `rbee-hive serve`.
 
-mod process;
 mod quickstart;
 mod serve;
 mod worker;
+mod process;
 
 use clap::{Parser, Subcommand};
 

@@ -5,12 +5,12 @@
 //! service. The command line (`cli::serve`) has flags for the settings that people change often; the
 //! file has all of them.
 
-mod downloads;
-mod duration;
 mod faults;
 mod jobs;
 mod timers;
+mod duration;
 mod validation;
+mod downloads;
 
 mod engines;
 

@@ -29,19 +29,19 @@
 //! Invariant: no model file makes the engine panic. A file that the engine cannot run is refused
 //! while it loads, with a failure that names the tensor or the metadata key.
 
-pub mod forward;
+pub mod sample_model;
+pub mod serve;
 pub mod generation;
-mod hyperparameters;
-pub mod kv_cache;
 pub mod load;
+pub mod forward;
+pub mod kv_cache;
 mod math;
-mod model_error;
 #[cfg(test)]
 mod reference;
 mod rope;
-pub mod sample_model;
+mod hyperparameters;
 pub mod sampling;
-pub mod serve;
 pub mod template;
 pub mod tokenizer;
 mod weights;
+mod model_error;

@@ -3,25 +3,25 @@
 //! A request passes, in this order: the connection loop (`server`), the gate (`security`), a
 //! handler. Whatever is refused on the way is an RFC 9457 problem (`problem`).
 
-mod body;
 mod capabilities;
-mod dialect;
 mod events;
 mod heartbeats;
 mod jobs;
-mod numbers;
 mod openai;
-mod origin;
-mod path;
-mod problem;
+mod numbers;
 mod security;
+mod body;
+mod origin;
 mod server;
 mod session;
-mod sse;
 mod stream;
+mod sse;
 mod token;
 mod ui;
 mod worker_log;
+mod path;
+mod problem;
+mod dialect;
 
 #[cfg(test)]
 pub(crate) mod testing;

@@ -15,15 +15,15 @@
 //! - An act's events are in its journal before any reader sees them.
 //! - A job that is stopped before it has its permit never starts.
 
-mod drain;
-pub mod event;
-mod index;
-pub mod job;
-mod journal;
-mod limits;
-pub mod log;
 mod registry;
+mod drain;
+mod index;
+mod journal;
 mod run;
+mod limits;
+pub mod job;
+pub mod log;
+pub mod event;
 
 pub use index::{JobFilter, JobPage};
 pub use job::{Job, JobClass, JobId, JobState, OperationKind};

@@ -1,31 +1,39 @@
 //! rbee-hive: the daemon that manages a machine's language models and the worker processes that
 //! serve them, and narrates every step.
 //!
-//! The road of a request, in the order of these modules: [`cli`] starts a [`daemon`], whose
-//! [`http`] surface takes an operation and makes it a job of [`jobs`], which routes it through the
-//! table of [`ops`] to what it is about: [`models`] or [`workers`]. [`narration`] lies under all of
-//! them, and [`spawn`] carries it across tasks, threads and processes. [`engine`] is the built-in
-//! worker, which runs in processes of its own.
+//! The modules below are the layers of the hive, top to bottom: a module uses only modules that are
+//! declared below it. The same holds for the `mod` lines of every other file, and no two files use each
+//! other, directly or through others. `tests/it/layers.rs` checks both.
+//!
+//! A request passes through them in this order: [`cli`] starts a [`daemon`]; its [`http`] surface takes
+//! an operation; [`ops`] finds it in the operation table and submits it to [`jobs`], which runs it; the
+//! operation does its work with [`workers`] and [`models`]. [`engine`] is the built-in worker, which
+//! runs in processes of its own.
 
-pub mod app;
+// What the process is asked to do.
 pub mod cli;
+pub mod daemon;
+pub mod http;
+pub mod ops;
+pub mod doctor;
+
+// The hive's parts, and the struct that holds them.
+pub mod app;
+mod queen;
+pub mod jobs;
+pub mod workers;
+pub mod engine;
+pub mod models;
+
+// What every part may use.
+mod event_stream;
+pub mod spawn;
+pub mod narration;
+pub mod events;
 mod client;
 pub mod config;
-pub mod daemon;
-pub mod doctor;
-pub mod engine;
-pub mod error;
-mod event_stream;
-pub mod events;
 mod files;
-pub mod http;
-pub mod jobs;
-pub mod models;
-pub mod narration;
-pub mod ops;
-mod queen;
-pub mod spawn;
+pub mod turns;
+pub mod error;
 pub mod text;
 pub mod time;
-pub mod turns;
-pub mod workers;

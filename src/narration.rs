@@ -10,12 +10,12 @@
 //! - Every narration also reaches `tracing`, under the target `rbee_hive::narration`.
 //! - The context is set in one place; nothing here depends on the operation that it belongs to.
 
-mod context;
+mod lines;
 mod emit;
-mod entry;
+mod context;
 #[cfg(test)]
 mod escape;
-mod lines;
+mod entry;
 
 pub use context::{NarrationContext, WaitGuard, late, waiting_for, with_narration_context};
 pub use emit::{narrate, narrate_result, outside_jobs};

@@ -6,7 +6,6 @@
 //! [`route_operation`] is the only place that sets the narration context. It does so for every
 //! operation alike, before anything looks at which operation it is.
 
-mod field_error;
 mod hive_check;
 mod model_delete;
 mod model_download;
@@ -14,14 +13,15 @@ mod model_get;
 mod model_list;
 mod model_load;
 mod model_unload;
-mod operation;
 mod parse;
 mod refused;
 mod row;
+mod field_error;
 mod worker_process_delete;
 mod worker_process_get;
 mod worker_process_list;
 mod worker_spawn;
+mod operation;
 
 use std::sync::Arc;
 

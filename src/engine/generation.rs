@@ -8,10 +8,10 @@
 //! - A slot keeps the KV cache of its last sequence. Tokens that the next sequence has in common
 //!   with it from the start on are not evaluated again.
 
-mod counters;
-mod handle;
-mod request;
 mod slot;
+mod handle;
+mod counters;
+mod request;
 mod stop;
 
 use std::collections::VecDeque;

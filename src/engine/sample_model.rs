@@ -5,9 +5,9 @@
 //! program that reads GGUF (llama.cpp included) treats it like one. Only the weights differ: they are
 //! random, or make the model answer with a given sentence (see `weights`).
 
-mod settings;
-mod vocabulary;
 mod weights;
+mod vocabulary;
+mod settings;
 
 #[cfg(test)]
 mod tests;

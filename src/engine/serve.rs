@@ -10,13 +10,13 @@
 //! Invariant: the secret is read from the environment and is never written to an argument, a log,
 //! the report or an answer.
 
-mod chat;
 mod lifeline;
-mod openai;
-mod options;
 mod report;
 mod routes;
+mod chat;
 mod state;
+mod openai;
+mod options;
 
 use std::sync::Arc;
 use std::time::Duration;

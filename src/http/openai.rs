@@ -10,11 +10,11 @@
 //! - A worker's answer reaches the client only as JSON or as an event stream. Anything else may hold
 //!   what was never meant for a client, and is replaced by a problem.
 
+mod routes;
 mod card;
+mod relay;
 mod completion;
 mod problem;
-mod relay;
-mod routes;
 
 pub(crate) use routes::{chat_completions, model, models};
 

@@ -16,19 +16,19 @@
 //! - A transfer that ends early keeps what can be gone on with, and says how much that is.
 
 pub(crate) mod board;
-pub(crate) mod budget;
 pub(crate) mod connection;
+pub(crate) mod budget;
+pub(crate) mod partial;
+pub(crate) mod journal;
+pub(crate) mod progress;
+pub(crate) mod transfers;
 pub(crate) mod context;
-pub(crate) mod disk;
 pub(crate) mod fetch;
 pub(crate) mod guard;
-pub(crate) mod journal;
 pub(crate) mod limiter;
-pub(crate) mod partial;
-pub(crate) mod progress;
+pub(crate) mod disk;
 pub(crate) mod remote;
 pub(crate) mod report;
-pub(crate) mod transfers;
 pub(crate) mod trouble;
 pub(crate) mod writer;
 

@@ -10,6 +10,7 @@ mod gpus;
 mod https;
 mod hub;
 mod jobs;
+mod layers;
 mod journals;
 mod lifecycle;
 mod llama_server;

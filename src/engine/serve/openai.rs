@@ -5,9 +5,9 @@
 //! are refused by name, because ignoring them would answer a different request. Every number is
 //! checked against its range while the request is parsed.
 
-mod error;
-mod fields;
 mod request;
+mod fields;
+mod error;
 mod response;
 
 pub(super) use error::ApiError;

@@ -6,10 +6,10 @@
 //! changes, so one that is complete in the cache needs no network; where the Hub cannot be asked, the
 //! commit that a branch had when it was last asked is used.
 
-mod chosen;
 mod cached;
 mod destinations;
 mod api;
+mod chosen;
 mod choice;
 mod name;
 
