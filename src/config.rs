@@ -5,31 +5,31 @@
 //! service. The command line (`cli::serve`) has flags for the settings that people change often; the
 //! file has all of them.
 
-mod faults;
+mod validation;
+mod workers;
+mod engines;
+mod downloads;
 mod jobs;
 mod timers;
+mod faults;
 mod duration;
-mod validation;
-mod downloads;
-
-mod engines;
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use etcetera::{BaseStrategy, choose_base_strategy};
 use serde::Deserialize;
 
 use crate::error::{Code, Failure, Result};
-pub use engines::{DeviceKind, EngineSettings, FlashAttention, KvType, LlamaServer, PLACEHOLDERS};
 
 pub use downloads::{Downloads, Hub, Ollama};
 pub use duration::{BoundedDuration, PositiveDuration, SettingDuration};
+pub use engines::{DeviceKind, EngineSettings, FlashAttention, KvType, LlamaServer, PLACEHOLDERS};
 pub use faults::Faults;
 pub use jobs::Jobs;
 pub use timers::Timers;
+pub use workers::{RestartPolicy, Workers};
 
 /// The default port of a hive.
 pub const DEFAULT_PORT: u16 = 7835;
@@ -82,97 +82,6 @@ pub struct Config {
     /// Faults that tests inject into operations. The file cannot set them.
     #[serde(skip)]
     pub faults: Faults,
-}
-
-/// How worker processes are kept.
-#[derive(Clone, Debug, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct Workers {
-    /// Whether a worker that crashed is started again.
-    pub restart: RestartPolicy,
-    /// The wait before the first restart; it doubles with each further one.
-    pub restart_first: BoundedDuration,
-    /// The longest wait before a restart.
-    pub restart_longest: BoundedDuration,
-    /// After so long in health a worker's crashes are forgotten.
-    pub restart_reset: BoundedDuration,
-    /// Leave workers running when the hive is stopped, for its next start to take over.
-    pub keep_on_shutdown: bool,
-    /// End workers with the daemon however that ends, `kill -9` included, instead of leaving them for
-    /// the next start to take over. Only engines that know how (the built-in one) can be ended so.
-    pub lifeline: bool,
-    /// Threads that a worker on the processor computes with. Unset means one for each physical core
-    /// but one, which is left to the rest of the machine: threads wait for one another at every step,
-    /// and on two busy cores one thread was measured to be five times as fast as two.
-    pub threads: Option<std::num::NonZeroUsize>,
-}
-
-/// Whether crashed workers are started again.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum RestartPolicy {
-    /// A crashed worker stays crashed.
-    #[default]
-    Never,
-    /// A worker that ended without being asked to is started again.
-    OnFailure,
-}
-
-impl Workers {
-    /// A setting that nothing can keep to, and what is wrong with it.
-    fn problem(&self) -> Option<(&'static str, String)> {
-        const MOST: Duration = Duration::from_secs(24 * 3600);
-        let waits = [("restart_first", self.restart_first), ("restart_longest", self.restart_longest)];
-        // A worker that crashes at once would be started again and again, as fast as it can.
-        if let Some((name, _)) = waits.iter().find(|(_, wait)| wait.is_zero()) {
-            return Some((
-                name,
-                "cannot be 0s: a worker that crashes at once would take the whole machine".to_owned(),
-            ));
-        }
-        if let Some((name, wait)) = waits.iter().find(|(_, wait)| **wait > MOST) {
-            return Some((name, format!("cannot be {wait:?}, more than a day")));
-        }
-        if self.restart_longest < self.restart_first {
-            let (longest, first) = (self.restart_longest, self.restart_first);
-            return Some((
-                "restart_longest",
-                format!("of {longest:?} is less than restart_first of {first:?}"),
-            ));
-        }
-        // More threads than that are a mistake: each takes a stack, and waits for all others.
-        self.threads
-            .filter(|threads| threads.get() > 1024)
-            .map(|threads| ("threads", format!("cannot be {threads}: 1 to 1024 may be asked for")))
-    }
-
-    /// Threads that a worker on the processor computes with.
-    #[must_use]
-    pub fn threads(&self) -> usize {
-        self.threads.map_or_else(
-            || {
-                let all = std::thread::available_parallelism().map_or(1, usize::from);
-                // Threads that share a core get in each other's way.
-                let cores = sysinfo::System::physical_core_count().unwrap_or(all).min(all);
-                cores.saturating_sub(1).max(1)
-            },
-            usize::from,
-        )
-    }
-}
-
-impl Default for Workers {
-    fn default() -> Self {
-        Self {
-            restart: RestartPolicy::default(),
-            restart_first: Duration::from_secs(1).into(),
-            restart_longest: Duration::from_secs(60).into(),
-            restart_reset: Duration::from_secs(600).into(),
-            keep_on_shutdown: false,
-            lifeline: false,
-            threads: None,
-        }
-    }
 }
 
 impl Default for Config {

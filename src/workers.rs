@@ -44,7 +44,7 @@
 //!
 //! # Files
 //!
-//! From top to bottom; a file uses only files below it. The facade, this file, only re-exports.
+//! From top to bottom, as in the `mod` lines: a file uses only files below it. This file only re-exports.
 //!
 //! | file | |
 //! |---|---|
@@ -65,52 +65,53 @@
 //! | [`usage`], [`devices`], [`socket_owner`], [`health`], [`log_follow`], [`load_progress`] | what workers and machine use, serve, answer and write |
 //! | [`engines`] | descriptions of engines, their search and their choice |
 //! | [`gpus`], [`process_group`], [`identity`], [`oom_killer`] | what drivers and the system tell |
-//! | [`start_error`], [`end`], [`exit`], [`causes`], [`folder`], [`report`], [`log_progress`] | plain values and files |
+//! | [`start_error`], [`state`], [`end`], [`exit`], [`causes`], [`folder`], [`report`], [`log_progress`] | plain values and files |
 //! | [`request`], [`worker`], [`secret`], [`device`] | plain values |
 
-pub mod devices;
 pub mod telemetry;
 mod supervisor;
 mod adopt;
-mod endpoint;
-mod measure;
 mod restart;
 mod start;
+mod readiness;
+mod start_failure;
 mod launch;
-mod owner;
-mod processes;
-mod adopted;
-mod child;
 mod plan;
 mod memory;
-mod readiness;
-mod report;
-mod socket_owner;
-mod start_failure;
-mod causes;
-mod load_progress;
-pub mod log_follow;
-mod log_progress;
-mod shared;
+mod owner;
 mod stop;
+mod measure;
+mod shared;
 mod registry;
+mod endpoint;
 mod handle;
-mod oom_killer;
 mod record;
-mod identity;
-mod request;
+mod processes;
+mod child;
+mod adopted;
+mod usage;
+pub mod devices;
+mod socket_owner;
 mod health;
-mod secret;
+pub mod log_follow;
+mod load_progress;
+pub mod engines;
+pub mod gpus;
+mod process_group;
+mod identity;
+mod oom_killer;
+mod start_error;
+mod state;
 mod end;
 mod exit;
-pub mod engines;
-mod start_error;
+mod causes;
 mod folder;
-mod usage;
-pub mod gpus;
-mod device;
-mod process_group;
+mod report;
+mod log_progress;
+mod request;
 mod worker;
+mod secret;
+mod device;
 
 #[cfg(test)]
 mod tests;

@@ -92,7 +92,7 @@ pub(super) async fn adopt(shared: &Arc<Shared>) -> Adoption {
         match record {
             Ok(StoredRecord::Readable(record)) => {
                 let worker_id = record.worker_id.clone();
-                if settle(shared, folder, record, &mut adoption).await {
+                if settle(shared, folder, *record, &mut adoption).await {
                     spared.insert(worker_id);
                 }
             }

@@ -21,71 +21,9 @@ use super::oom_killer;
 use super::record::WorkerRecord;
 use super::request::StartRequest;
 use super::secret::Secret;
+use super::state::{Control, LifeStage, WorkerState};
 use super::usage::GroupUsage;
 use super::worker::{Status, Worker};
-
-/// A message to the owner of a worker.
-#[derive(Debug)]
-pub(super) enum Control {
-    /// The worker listens on this port, and its own group holds the socket.
-    Listening(u16),
-    /// The worker answered that it is ready.
-    Ready,
-    /// End the worker. Of several such messages, the shortest grace period counts.
-    Stop {
-        /// How long the worker may take before it is killed.
-        grace: Duration,
-        /// Why it is ended.
-        reason: StopReason,
-    },
-    /// Leave the worker running: a later daemon adopts it.
-    Release,
-}
-
-/// Why a worker is ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum StopReason {
-    /// A user asked for it.
-    User,
-    /// Its start failed or was given up.
-    FailedStart,
-    /// The hive stops.
-    Shutdown,
-}
-
-/// The stages of a worker's life, in their order.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum LifeStage {
-    /// Its process runs and does not listen yet.
-    Starting,
-    /// It listens and loads its model.
-    Loading,
-    /// It answers requests.
-    Ready,
-    /// It accepts no more requests and finishes those in flight.
-    Draining,
-    /// It was sent SIGTERM.
-    Terminating,
-    /// It was sent SIGKILL.
-    Killing,
-    /// Its processes are gone, and a driver still counts memory of its GPU as held.
-    Reclaiming,
-    /// It ended without being asked to.
-    Crashed,
-    /// It ended because it was asked to.
-    Stopped,
-}
-
-/// What the owner of a worker publishes.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct WorkerState {
-    pub(super) stage: LifeStage,
-    pub(super) port: Option<u16>,
-    /// How it ended, once it has.
-    pub(super) end: Option<GroupEnd>,
-    /// When it ended.
-    pub(super) ended_at: Option<Instant>,
-}
 
 /// The requests to one worker. They share one cell with `open`, so that no request begins after the
 /// worker was closed.

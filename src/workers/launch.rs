@@ -11,7 +11,7 @@ use super::device::Device;
 use super::engines::PortSource;
 use super::engines::choice::EngineChoice;
 use super::folder::WorkerFolder;
-use super::handle::{Control, Handle, NewWorker, Origin, StopReason};
+use super::handle::{Handle, NewWorker, Origin};
 use super::identity::MARKER;
 use super::owner::Owner;
 use super::plan::StartPlan;
@@ -20,6 +20,7 @@ use super::request::StartRequest;
 use super::secret::Secret;
 use super::shared::Shared;
 use super::start_error::StartError;
+use super::state::{Control, StopReason};
 use crate::error::{Code, Failure, Result};
 use crate::{n, spawn};
 

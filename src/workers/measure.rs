@@ -5,8 +5,9 @@ use std::sync::Arc;
 use futures::future::join_all;
 use parking_lot::Mutex;
 
-use super::handle::{Handle, LifeStage};
+use super::handle::Handle;
 use super::health::{Health, WorkerClient};
+use super::state::LifeStage;
 use super::usage::Sampler;
 use crate::spawn;
 

@@ -1,8 +1,8 @@
 //! Whether a model fits: the memory that its worker will need, against what is free.
 
-mod estimate;
 mod holders;
 mod free;
+mod estimate;
 
 use super::device::Device;
 use super::start_error::StartError;

@@ -10,11 +10,12 @@ use tokio::time::{Instant, interval, sleep_until, timeout};
 
 use super::end::{GroupEnd, Remains};
 use super::exit::Exit;
-use super::handle::{Control, Handle, LifeStage, StopReason};
+use super::handle::Handle;
 use super::process_group::{PROOF_LIMIT, members};
 use super::processes::Processes;
 use super::registry::Cause;
 use super::shared::Shared;
+use super::state::{Control, LifeStage, StopReason};
 use super::usage;
 use crate::spawn;
 

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use tokio::time::{sleep, timeout};
 
-use super::handle::{Control, Handle, LifeStage, StopReason, WorkerState};
+use super::handle::Handle;
 use super::health::Health;
 use super::load_progress::LoadProgress;
 use super::log_follow::{NarratedLog, tail};
@@ -17,6 +17,7 @@ use super::report::{self, ReadinessReport};
 use super::shared::Shared;
 use super::socket_owner::{self, UntrustedPort};
 use super::start_error::{StartError, StartErrorKind};
+use super::state::{Control, LifeStage, StopReason, WorkerState};
 use super::{start_failure, usage};
 use crate::error::Failure;
 use crate::narration::{self, WaitGuard, waiting_for};

@@ -64,7 +64,7 @@ struct Versioned<'a> {
 #[derive(Debug)]
 pub(super) enum StoredRecord {
     /// A record that this hive can read.
-    Readable(WorkerRecord),
+    Readable(Box<WorkerRecord>),
     /// A record of a version that this hive cannot read.
     Newer {
         /// The version, as it is written in the file.
@@ -108,7 +108,7 @@ impl StoredRecord {
             let pid = json["process"]["pid"].as_u64().and_then(|pid| u32::try_from(pid).ok());
             return Ok(Self::Newer { version, pid });
         }
-        Ok(Self::Readable(serde_json::from_value(json)?))
+        Ok(Self::Readable(Box::new(serde_json::from_value(json)?)))
     }
 }
 
@@ -176,7 +176,7 @@ mod tests {
 
     fn readable(path: &Path) -> WorkerRecord {
         match StoredRecord::read(path).unwrap() {
-            StoredRecord::Readable(record) => record,
+            StoredRecord::Readable(record) => *record,
             newer @ StoredRecord::Newer { .. } => panic!("{newer:?}"),
         }
     }

@@ -6,7 +6,8 @@ use parking_lot::Mutex;
 use serde::Serialize;
 use tokio::sync::broadcast;
 
-use super::handle::{Handle, LifeStage};
+use super::handle::Handle;
+use super::state::LifeStage;
 use super::worker::Worker;
 use crate::error::{Code, Failure, Result};
 

@@ -6,8 +6,9 @@ use serde::Serialize;
 
 use super::end::{GroupEnd, Remains};
 use super::exit::Exit;
-use super::handle::{Control, Handle, LifeStage, StopReason};
+use super::handle::Handle;
 use super::registry::Registry;
+use super::state::{Control, LifeStage, StopReason};
 use crate::narration::waiting_for;
 use crate::{n, text};
 

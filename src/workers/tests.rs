@@ -6,7 +6,6 @@ mod crash;
 mod engines;
 mod fake_worker;
 mod logs;
-mod settings;
 mod start;
 mod stop;
 mod telemetry;

@@ -5,7 +5,8 @@ use std::sync::Arc;
 
 use crate::workers::device::Device;
 use crate::workers::gpus::{self, Gpu};
-use crate::workers::handle::{Handle, LifeStage};
+use crate::workers::handle::Handle;
+use crate::workers::state::LifeStage;
 
 /// The free memory of this machine at one moment, in bytes.
 #[derive(Clone, Debug, Default)]
