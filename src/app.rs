@@ -1,4 +1,4 @@
-//! What every part of the running hive shares.
+//! The shared state of a running hive: its settings and its parts.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -17,35 +17,35 @@ use crate::turns::Turns;
 use crate::workers::Supervisor;
 use crate::workers::telemetry::Telemetry;
 
-/// The parts of one running hive. Handlers get it as [`AppState`].
+/// One running hive. Handlers get it as [`AppState`].
 #[derive(Debug)]
 pub struct App {
     /// Its settings.
     pub config: Config,
-    /// Where it serves.
+    /// The address that it serves at.
     pub address: SocketAddr,
     /// The machine's host name.
     pub hostname: String,
     /// Every job.
     pub jobs: Registry,
-    /// What changes, for readers of `/v1/events`.
+    /// The changes for readers of `/v1/events`.
     pub events: Arc<Hub>,
-    /// The models on this machine's disks.
+    /// The models of this machine.
     pub catalog: Catalog,
     /// The worker processes.
     pub workers: Supervisor,
-    /// Who loads which model: a second load of one waits for the first.
+    /// The models that are being loaded: a second load of one waits for the first.
     pub loading: Turns<String>,
-    /// What the machine and the workers use.
+    /// The resources that the machine and the workers use.
     pub telemetry: Telemetry,
-    /// The client with which the gateway talks to workers.
+    /// The HTTP client of the gateway, for workers.
     pub gateway: reqwest::Client,
-    /// The queen, where there is one.
+    /// The queen, if the settings name one.
     pub queen: Option<Queen>,
-    /// Cancelled when the hive begins to stop.
+    /// Cancelled when the hive begins to shut down.
     pub shutdown: CancellationToken,
-    /// Cancelled when every job has ended and every worker is gone: streams that follow the hive
-    /// itself end here.
+    /// Cancelled when every job has ended and every worker is gone: ends the streams that follow the
+    /// hive itself.
     pub quiet: CancellationToken,
 }
 
@@ -60,11 +60,11 @@ struct ModelChange<'a> {
 }
 
 impl App {
-    /// Puts the parts together for a hive that serves at `address`: recalls earlier jobs, finds the
-    /// engines. The folders of the settings must be there.
+    /// Makes the parts of a hive that serves at `address`: reads earlier jobs back, finds the engines. The
+    /// folders of the settings must exist.
     ///
     /// # Errors
-    /// Where a folder cannot be read or a setting cannot be met.
+    /// If a folder cannot be read or a setting cannot be met.
     pub fn open(config: Config, address: SocketAddr) -> Result<AppState> {
         let (shutdown, workers) = (CancellationToken::new(), Supervisor::new(&config)?);
         let events = Arc::new(Hub::new(config.jobs.event_ring));
@@ -91,8 +91,8 @@ impl App {
         self.config.hive_ids.first().map_or("localhost", String::as_str)
     }
 
-    /// Refuses a `hive_id` that names another hive. `request_host` is the host that the request
-    /// was sent to: a web page sends the name under which it was loaded.
+    /// Refuses a `hive_id` that names another hive. `request_host` is the host that the request was sent
+    /// to: a web page sends the host that it was loaded from.
     ///
     /// # Errors
     /// [`Code::UnknownHive`], naming what this hive answers to.
@@ -128,7 +128,7 @@ impl App {
     /// Every model of the catalog, with whether a worker serves it.
     ///
     /// # Errors
-    /// Where the catalog cannot be read at all.
+    /// If the catalog cannot be read at all.
     pub async fn list_models(&self) -> Result<Vec<Model>> {
         let mut models = self.catalog.list().await?;
         for model in &mut models {
@@ -137,8 +137,8 @@ impl App {
         Ok(models)
     }
 
-    /// Tells the readers of `/v1/events` about a model.
-    pub fn model_changed(&self, change: &'static str, model: &Model) {
+    /// Publishes a change of a model on `/v1/events`.
+    pub fn publish_model_change(&self, change: &'static str, model: &Model) {
         let model = Model { loaded: self.workers.serves(&model.id), ..model.clone() };
         self.events.publish(Topic::Model, &ModelChange { change, model: &model });
     }

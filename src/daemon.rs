@@ -1,4 +1,4 @@
-//! One hive, from its first file lock to its last closed connection.
+//! One run of a hive: locks the data folder, serves, and shuts down in order.
 
 use std::future::Future;
 use std::net::SocketAddr;
@@ -21,19 +21,19 @@ use crate::text::json;
 use crate::time::Instant;
 use crate::workers::WorkerChange;
 
-/// How often jobs that are no longer kept are forgotten while nothing is submitted.
+/// How often old jobs are pruned while nothing is submitted.
 const PRUNE_EVERY: std::time::Duration = std::time::Duration::from_secs(60);
 
-/// What `DATA_DIR/hive.json` says while a hive runs.
+/// The contents of `DATA_DIR/hive.json`, which exists while a hive runs.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct HiveFile {
     /// The daemon's process id.
     pub pid: u32,
-    /// Where it serves.
+    /// The URL that it serves at.
     pub url: String,
-    /// The port of that.
+    /// The port of the URL.
     pub port: u16,
-    /// The name it reports.
+    /// The name that it reports.
     pub hive_id: String,
     /// Its version.
     pub version: String,
@@ -41,25 +41,25 @@ pub struct HiveFile {
     pub started_at: Instant,
 }
 
-/// A hive that is set up and bound, but does not answer yet.
+/// A hive that is set up and bound, and does not answer yet.
 #[derive(Debug)]
 pub struct Hive {
     app: AppState,
     listener: TcpListener,
     router: Router,
-    announced: Announced,
-    /// Held as long as the hive lives; the system lets go of it even where the process is killed.
+    hive_file: PublishedHiveFile,
+    /// Held for the whole run. The system releases it even if the process is killed.
     _lock: std::fs::File,
 }
 
 impl Hive {
-    /// Sets a hive up on a bound listener: locks the data folder, recalls earlier jobs, reads the
-    /// token, says in `hive.json` where it serves. What is left to [`Self::run`] cannot fail, so
-    /// that nobody is told of a hive that then does not come up.
+    /// Sets a hive up on a bound listener: locks the data folder, reads earlier jobs back, reads the token,
+    /// and writes `hive.json`. What remains for [`Self::run`] cannot fail, so `hive.json` never names a
+    /// hive that does not start.
     ///
     /// # Errors
-    /// [`Code::ConfigInvalid`], [`Code::DataDirLocked`] naming the hive that runs, or a folder
-    /// that cannot be made or read.
+    /// [`Code::ConfigInvalid`], [`Code::DataDirLocked`] naming the hive that runs, or if a folder cannot be
+    /// made or read.
     pub fn open(listener: TcpListener, config: Config) -> Result<Self> {
         config.validate()?;
         for dir in [&config.data_dir, &config.store_dir(), &config.jobs_dir(), &config.workers_dir()] {
@@ -75,32 +75,32 @@ impl Hive {
             .map_err(|error| Failure::internal("the listener has no address").detail(error))?;
         let app = App::open(config, address)?;
         let router = http::router(&app)?;
-        let announced = Announced::write(&app)?;
-        Ok(Self { app, listener, router, announced, _lock: lock })
+        let hive_file = PublishedHiveFile::write(&app)?;
+        Ok(Self { app, listener, router, hive_file, _lock: lock })
     }
 
-    /// The parts of the hive.
+    /// The hive's shared state.
     #[must_use]
     pub const fn app(&self) -> &AppState {
         &self.app
     }
 
-    /// Where it serves.
+    /// The URL that it serves at.
     #[must_use]
     pub fn url(&self) -> String {
         format!("http://{}", self.app.address)
     }
 
-    /// Serves until `stop` is ready or somebody asks for a shutdown over HTTP; then ends jobs,
-    /// workers and connections, in that order, so that every open stream gets its terminal event.
+    /// Serves until `stop` is ready or a request asks for a shutdown. Then ends jobs, workers and
+    /// connections, in that order, so that every open stream gets its terminal event.
     ///
     /// # Errors
-    /// [`Code::Internal`] where the connection loop panicked.
+    /// [`Code::Internal`] if the connection loop panicked.
     pub async fn run(self, stop: impl Future<Output = ()>) -> Result<()> {
-        let Self { app, listener, router, announced, _lock } = self;
-        // Told from the first change on, those of the takeover included.
-        let chores = spawn::detached(chores(Arc::clone(&app), app.workers.changes()));
-        // Before the first answer: a worker of an earlier run is listed as if nothing had happened.
+        let Self { app, listener, router, hive_file, _lock } = self;
+        // Before the adoption, whose changes are published too.
+        let housekeeping = spawn::detached(housekeeping(Arc::clone(&app), app.workers.changes()));
+        // Before the first answer, so that the workers of an earlier run are in every listing.
         app.workers.adopt().await;
         let timers = app.config.timers.clone();
         let server = spawn::detached(http::serve(listener, router, timers, app.quiet.clone()));
@@ -118,9 +118,9 @@ impl Hive {
         app.workers.stop_all(*app.config.timers.stop_grace).await;
         app.quiet.cancel();
         let served = server.await;
-        chores.abort();
-        // Before the lock: afterwards the file may be that of the next hive.
-        drop(announced);
+        housekeeping.abort();
+        // Before the lock is released: afterwards the file may be that of the next hive.
+        drop(hive_file);
         tracing::info!("stopped");
         served.map_err(|error| Failure::internal("the connection loop panicked").detail(error))
     }
@@ -137,7 +137,7 @@ pub async fn run(listener: TcpListener, config: Config, stop: impl Future<Output
 /// Binds the address of the settings.
 ///
 /// # Errors
-/// [`Code::PortInUse`], naming the process that holds the port where the system tells.
+/// [`Code::PortInUse`], naming the process that holds the port if the system tells it.
 pub async fn bind(config: &Config) -> Result<TcpListener> {
     let address = SocketAddr::new(config.bind, config.port);
     TcpListener::bind(address).await.map_err(|error| match error.kind() {
@@ -154,7 +154,7 @@ pub async fn bind(config: &Config) -> Result<TcpListener> {
     })
 }
 
-/// Takes the lock of the data folder.
+/// Locks the data folder.
 fn lock(dir: &Path) -> Result<std::fs::File> {
     let path = dir.join("hive.lock");
     let file = std::fs::OpenOptions::new()
@@ -172,11 +172,11 @@ fn lock(dir: &Path) -> Result<std::fs::File> {
                 .and_then(|text| serde_json::from_slice::<HiveFile>(&text).ok());
             let who = match holder {
                 Some(HiveFile { pid, url, .. }) => format!("process {pid}, serving on {url}"),
-                None => "another process, which is just starting or stopping".to_owned(),
+                None => "another process, which is starting or stopping".to_owned(),
             };
             Err(Failure::new(
                 Code::DataDirLocked,
-                format!("a hive runs on the data folder {} already: {who}", dir.display()),
+                format!("another hive uses the data folder {}: {who}", dir.display()),
             )
             .hint("use that hive, stop it, or choose another --data-dir"))
         }
@@ -184,12 +184,12 @@ fn lock(dir: &Path) -> Result<std::fs::File> {
     }
 }
 
-/// `hive.json`, which is there as long as this value.
+/// `hive.json`, which exists as long as this value.
 #[derive(Debug)]
-struct Announced(PathBuf);
+struct PublishedHiveFile(PathBuf);
 
-impl Announced {
-    /// Writes it, whole or not at all.
+impl PublishedHiveFile {
+    /// Writes the file, all or nothing.
     fn write(app: &App) -> Result<Self> {
         let file = HiveFile {
             pid: std::process::id(),
@@ -205,14 +205,14 @@ impl Announced {
     }
 }
 
-impl Drop for Announced {
+impl Drop for PublishedHiveFile {
     fn drop(&mut self) {
-        let _gone = std::fs::remove_file(&self.0);
+        let _removed = std::fs::remove_file(&self.0);
     }
 }
 
-/// What has to be done now and then: forgetting old jobs, telling readers about workers.
-async fn chores(app: AppState, mut changes: tokio::sync::broadcast::Receiver<WorkerChange>) {
+/// Prunes old jobs from time to time, and publishes changes of workers on `/v1/events`.
+async fn housekeeping(app: AppState, mut changes: tokio::sync::broadcast::Receiver<WorkerChange>) {
     let mut prune = tokio::time::interval(
         app.config.jobs.keep_reads_for.clamp(std::time::Duration::from_secs(1), PRUNE_EVERY),
     );
@@ -221,7 +221,7 @@ async fn chores(app: AppState, mut changes: tokio::sync::broadcast::Receiver<Wor
             _ = prune.tick() => app.jobs.prune(),
             change = changes.recv() => match change {
                 Ok(change) => app.events.publish(Topic::Worker, &change),
-                // Readers that missed a change see the next one, or the telemetry.
+                // What was missed is in the next change of that worker, or in the telemetry.
                 Err(tokio::sync::broadcast::error::RecvError::Lagged(_)) => {}
                 Err(tokio::sync::broadcast::error::RecvError::Closed) => std::future::pending().await,
             },

@@ -1,5 +1,5 @@
-//! What `HiveCheck` looks at besides the hive's own parts: the machine around it. Each finding that
-//! is not well comes with a next step.
+//! The checks of `HiveCheck` that look at the machine rather than at the hive's own parts. Each failure
+//! has a next step.
 
 use std::time::{Duration, SystemTime};
 
@@ -8,12 +8,12 @@ use crate::error::{Code, Failure, Result};
 use crate::workers::{Status, devices, gpus};
 use crate::{spawn, text};
 
-/// With fewer open files than this a hive with many readers and large models runs out of them.
-const FEW_OPEN_FILES: u64 = 4096;
-/// No hive ran before this, in seconds since the Unix epoch (2025-01-01): a clock that says so is
+/// The least limit of open files. With fewer, a hive with many readers and large models runs out of them.
+const LEAST_OPEN_FILES: u64 = 4096;
+/// 2025-01-01, in seconds since the Unix epoch. No hive ran before, so a clock with an earlier time is
 /// not set.
 const EARLIEST: u64 = 1_735_689_600;
-/// Files of the hive's own that lie further in the future than this show that the clock went back.
+/// A file of the hive this far in the future shows that the clock was set back.
 const CLOCK_LEEWAY: Duration = Duration::from_secs(300);
 
 /// Items in a sentence: `a, b`.
@@ -24,27 +24,27 @@ fn text_list(items: impl IntoIterator<Item = String>) -> String {
 /// The limit of open files.
 ///
 /// # Errors
-/// Where it is low.
+/// If it is low.
 pub fn open_files() -> Result<String> {
     let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile);
     let words = |limit: Option<u64>| limit.map_or_else(|| "unlimited".to_owned(), |limit| limit.to_string());
     let detail = format!("{} open files allowed (at most {})", words(limit.current), words(limit.maximum));
     match limit.current {
-        Some(current) if current < FEW_OPEN_FILES && limit.maximum != Some(current) => {
+        Some(current) if current < LEAST_OPEN_FILES && limit.maximum != Some(current) => {
             Err(Failure::new(Code::ConfigInvalid, detail)
-                .hint(format!("raise it before the start: ulimit -n {FEW_OPEN_FILES}")))
+                .hint(format!("raise it before the start: ulimit -n {LEAST_OPEN_FILES}")))
         }
-        Some(current) if current < FEW_OPEN_FILES => Err(Failure::new(Code::ConfigInvalid, detail).hint(
+        Some(current) if current < LEAST_OPEN_FILES => Err(Failure::new(Code::ConfigInvalid, detail).hint(
             "raise the limit for this user: LimitNOFILE=65536 in the service's unit, or nofile in limits.conf",
         )),
         _ => Ok(detail),
     }
 }
 
-/// The clock, against what no clock can have been and against the hive's own files.
+/// The clock: whether it is set, and not behind the hive's own files.
 ///
 /// # Errors
-/// Where it is not set or went back.
+/// If it is not set or was set back.
 pub fn clock(app: &App) -> Result<String> {
     let now = SystemTime::now();
     let wrong = |what: String| {
@@ -60,15 +60,15 @@ pub fn clock(app: &App) -> Result<String> {
         && ahead > CLOCK_LEEWAY
     {
         let ahead = crate::time::in_words(ahead);
-        return wrong(format!("the machine's clock went back: files of this run are from {ahead} ahead"));
+        return wrong(format!("the machine's clock was set back: a file of this run is from {ahead} ahead"));
     }
     Ok(format!("{}", crate::time::Instant::from(now)))
 }
 
-/// Who can reach the hive, and what keeps others out.
+/// Who can reach the hive, and whether a token is asked for.
 ///
 /// # Errors
-/// Where the token's file can be read by others.
+/// If others can read the token's file.
 pub fn exposure(app: &App) -> Result<String> {
     use std::os::unix::fs::PermissionsExt;
 
@@ -78,7 +78,8 @@ pub fn exposure(app: &App) -> Result<String> {
         return Ok(format!("bound to {bind}, for {reach}; no token is asked for"));
     };
     let metadata = std::fs::metadata(file).map_err(|error| {
-        Failure::io("look at the token", file, &error).hint("the running hive still knows it; put it back")
+        Failure::io("look at the token", file, &error)
+            .hint("the running hive still has the token; put the file back")
     })?;
     if metadata.permissions().mode() & 0o077 != 0 {
         return Err(Failure::new(
@@ -90,10 +91,10 @@ pub fn exposure(app: &App) -> Result<String> {
     Ok(format!("bound to {bind}, for {reach}; a token is asked for"))
 }
 
-/// The engines that are installed, with their versions, what they can do and what they run on.
+/// The installed engines: versions, abilities and devices.
 ///
 /// # Errors
-/// Where one that the settings speak of cannot be used.
+/// If an engine of the settings cannot be used.
 pub async fn engines(app: &App) -> Result<String> {
     let found = app.workers.engines().await.iter().map(|engine| {
         let version = engine.version.as_deref().map_or_else(String::new, |version| format!(" {version}"));
@@ -112,10 +113,10 @@ pub async fn engines(app: &App) -> Result<String> {
         .hint("install it, or correct its settings, then restart the hive"))
 }
 
-/// The devices, with their drivers and what is free on them.
+/// The devices: drivers and free memory.
 ///
 /// # Errors
-/// Where looking at them panicked.
+/// If looking at them panicked.
 pub async fn devices() -> Result<String> {
     let look = || {
         let gpus: Vec<_> = gpus::sample()
@@ -128,10 +129,10 @@ pub async fn devices() -> Result<String> {
     spawn::blocking(look).await
 }
 
-/// The workers: crashed ones, and what became of those of an earlier run.
+/// The workers: crashed ones, and those of an earlier run.
 ///
 /// # Errors
-/// Where one crashed, or one of an earlier run could not be dealt with.
+/// If one crashed, or one of an earlier run could not be ended.
 pub fn workers(app: &App) -> Result<String> {
     let all = app.workers.list();
     let crashed: Vec<_> = all.iter().filter(|worker| worker.status == Status::Crashed).collect();
@@ -174,7 +175,7 @@ pub fn workers(app: &App) -> Result<String> {
             format!("{detail}; {stuck} process(es) of an earlier run could not be ended"),
         )
         .hint(
-            "they hang in the kernel, mostly in a driver: look at dmesg; a restart of the machine frees them",
+            "they hang in the kernel, usually in a driver: look at dmesg; a restart of the machine ends them",
         ));
     }
     if !crashed.is_empty() {

@@ -1,11 +1,11 @@
-//! The hub of `GET /v1/events`: what changes in the hive, for readers that watch all of it.
+//! The hub of `GET /v1/events`: the changes of the whole hive.
 //!
-//! Events are numbered within an epoch, one run of the daemon, and the last ones are kept in a
-//! ring; a reader resumes by `epoch-n`. A reader that is new, comes from another epoch or was away
-//! for longer than the ring lasts starts with a snapshot.
+//! Events are numbered within an epoch, which is one run of the daemon, and a ring keeps the last ones. A
+//! reader resumes by `epoch-n`. A reader starts with a snapshot if it is new, comes from another epoch,
+//! or missed events that the ring has dropped.
 //!
-//! Telemetry is not in the ring: it is the present or nothing, and once a second it would push out
-//! everything else.
+//! Telemetry is not in the ring: old samples are of no use, and one a second would push out everything
+//! else.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -19,11 +19,11 @@ use crate::text::json;
 /// What an event is about: its `event:` name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Topic {
-    /// An act starts, gets on or ends.
+    /// An act starts, makes progress or ends.
     Job,
-    /// A model appears, changes or goes.
+    /// A model is added, changed or removed.
     Model,
-    /// A worker appears, changes or goes.
+    /// A worker is added, changed or removed.
     Worker,
 }
 
@@ -67,7 +67,7 @@ impl Hub {
         Self { epoch, ring: Mutex::default(), last: watch::Sender::new(0), capacity: capacity.max(1) }
     }
 
-    /// Tells every reader.
+    /// Publishes an event to every reader.
     pub fn publish(&self, topic: Topic, data: &impl Serialize) {
         let data = json(data);
         let mut ring = self.ring.lock();
@@ -91,8 +91,8 @@ impl Hub {
         *self.last.borrow()
     }
 
-    /// A reader that resumes after `last_event_id`, if the ring reaches back to it, or one that
-    /// starts now and must be given a snapshot first.
+    /// A reader that resumes after `last_event_id` if the ring has every event since. Otherwise it starts
+    /// with the next event and needs a snapshot first.
     #[must_use]
     pub fn follow(self: &Arc<Self>, last_event_id: Option<&str>) -> HubReader {
         let last = self.last.subscribe();
@@ -103,14 +103,14 @@ impl Hub {
         HubReader { hub: Arc::clone(self), last, after, needs_snapshot: resumed.is_none() }
     }
 
-    /// Whether everything after event `after` is still there.
+    /// Whether the ring has every event after number `after`.
     fn reaches(&self, ring: &VecDeque<Arc<HubEvent>>, after: u64) -> bool {
         let oldest = ring.front().map_or(1, |event| event.number);
         after <= self.last() && after + 1 >= oldest
     }
 }
 
-/// One reader's place.
+/// One reader's position.
 #[derive(Debug)]
 pub struct HubReader {
     hub: Arc<Hub>,
@@ -120,21 +120,21 @@ pub struct HubReader {
 }
 
 impl HubReader {
-    /// Whether the reader must be given a snapshot before the next events, and the id to give it
-    /// under. Asking clears it: events after that id are the reader's next.
-    pub fn take_snapshot_due(&mut self) -> Option<String> {
+    /// The id of the snapshot that the reader needs before its next events, if it needs one. Asking clears
+    /// the need: the reader's next events are those after that id.
+    pub fn take_snapshot_id(&mut self) -> Option<String> {
         std::mem::take(&mut self.needs_snapshot).then(|| {
             self.after = self.hub.last();
             self.hub.id(self.after)
         })
     }
 
-    /// The next events, as soon as there are some. Empty where the reader fell behind the ring:
-    /// then it is due a snapshot.
+    /// The next events, as soon as there are some. Empty if the reader missed events: then it needs a
+    /// snapshot.
     pub async fn next(&mut self) -> Vec<Arc<HubEvent>> {
-        // The hub lives in `self`: the channel cannot close under this.
+        // The hub lives in `self`, so the channel stays open.
         let _open = self.last.wait_for(|last| *last > self.after).await.is_ok();
-        // Under one lock: between two, the ring could give up what this reader has not seen.
+        // Under one lock: between two, the ring could drop events that this reader has not seen.
         let ring = self.hub.ring.lock();
         if !self.hub.reaches(&ring, self.after) {
             self.needs_snapshot = true;
@@ -146,7 +146,7 @@ impl HubReader {
         events
     }
 
-    /// The id of the event last given out.
+    /// The id of an event.
     #[must_use]
     pub fn id(&self, event: &HubEvent) -> String {
         self.hub.id(event.number)
@@ -171,7 +171,7 @@ mod tests {
         for capacity in 1..=4 {
             let hub = Arc::new(Hub::new(usize::try_from(capacity).unwrap()));
             let mut live = hub.follow(None);
-            live.take_snapshot_due().unwrap();
+            live.take_snapshot_id().unwrap();
             // As many events as the ring holds are all there, for a live reader too.
             publish(&hub, 1..=capacity);
             assert_eq!(next(&mut live).await, (1..=capacity).collect::<Vec<_>>());
@@ -180,39 +180,39 @@ mod tests {
 
             // The ring holds the last `capacity` of them: whoever saw the one before misses none.
             let mut resumed = hub.follow(Some(&hub.id(capacity)));
-            assert_eq!(resumed.take_snapshot_due(), None, "of {capacity}");
+            assert_eq!(resumed.take_snapshot_id(), None, "of {capacity}");
             assert_eq!(next(&mut resumed).await, (capacity + 1..=2 * capacity).collect::<Vec<_>>());
             let mut late = hub.follow(Some(&hub.id(capacity - 1)));
-            assert_eq!(late.take_snapshot_due(), Some(hub.id(2 * capacity)), "event {capacity} is gone");
+            assert_eq!(late.take_snapshot_id(), Some(hub.id(2 * capacity)), "event {capacity} is gone");
 
             // One more event than the ring holds, and a live reader has missed one.
             publish(&hub, 2 * capacity + 1..=3 * capacity + 1);
             assert!(live.next().await.is_empty());
-            assert_eq!(live.take_snapshot_due(), Some(hub.id(3 * capacity + 1)));
+            assert_eq!(live.take_snapshot_id(), Some(hub.id(3 * capacity + 1)));
         }
     }
 
     #[tokio::test]
-    async fn a_reader_resumes_within_the_ring_and_starts_over_beyond_it() {
+    async fn a_reader_that_missed_events_starts_with_a_snapshot() {
         let hub = Arc::new(Hub::new(3));
         let mut live = hub.follow(None);
-        assert_eq!(live.take_snapshot_due(), Some(hub.id(0)));
+        assert_eq!(live.take_snapshot_id(), Some(hub.id(0)));
         for i in 1..=2 {
             hub.publish(Topic::Model, &i);
         }
         assert_eq!(live.next().await.iter().map(|e| e.number).collect::<Vec<_>>(), [1, 2]);
 
         let mut resumed = hub.follow(Some(&hub.id(1)));
-        assert_eq!(resumed.take_snapshot_due(), None);
+        assert_eq!(resumed.take_snapshot_id(), None);
         assert_eq!(resumed.next().await[0].number, 2);
 
         for i in 3..=9 {
             hub.publish(Topic::Model, &i);
         }
-        assert!(live.next().await.is_empty(), "it fell behind");
-        assert_eq!(live.take_snapshot_due(), Some(hub.id(9)));
+        assert!(live.next().await.is_empty(), "it missed events");
+        assert_eq!(live.take_snapshot_id(), Some(hub.id(9)));
         for stale in [&hub.id(2), &hub.id(10), "0000-1", "nonsense"] {
-            assert!(hub.follow(Some(stale)).take_snapshot_due().is_some(), "{stale}");
+            assert!(hub.follow(Some(stale)).take_snapshot_id().is_some(), "{stale}");
         }
     }
 }

@@ -1,7 +1,7 @@
 //! The hive's HTTP surface: every route on one page.
 //!
-//! A request passes, in this order: the connection loop (`server`), the gate (`security`), a
-//! handler. Whatever is refused on the way is an RFC 9457 problem (`problem`).
+//! A request passes the connection loop (`server`), the access checks (`security`) and a handler, in this
+//! order. Every refusal is an RFC 9457 problem (`problem`).
 
 mod capabilities;
 mod events;
@@ -37,17 +37,17 @@ use axum::{Json, Router};
 
 use crate::app::AppState;
 use crate::error::Result;
-use security::Gate;
+use security::AccessPolicy;
 
 pub(crate) use server::serve;
 
-/// Every route. Reads the token's file.
+/// Every route. Reads the token file.
 ///
 /// # Errors
-/// [`Code::ConfigInvalid`](crate::error::Code::ConfigInvalid) where a setting of the gate cannot be
-/// understood or the token file is not sound.
+/// [`Code::ConfigInvalid`](crate::error::Code::ConfigInvalid) if a setting of access or the token file is
+/// not valid.
 pub(crate) fn router(app: &AppState) -> Result<Router> {
-    let gate = Arc::new(Gate::new(&app.config)?);
+    let policy = Arc::new(AccessPolicy::new(&app.config)?);
     Ok(Router::new()
         .route("/", get(ui::index))
         .route("/ui/{*path}", get(ui::file))
@@ -63,12 +63,12 @@ pub(crate) fn router(app: &AppState) -> Result<Router> {
         .route("/v1/models", get(openai::models))
         .route("/v1/models/{*id}", get(openai::model))
         .route("/v1/chat/completions", post(openai::chat_completions))
-        .route("/v1/session", post(session::create).with_state(gate.sessions()))
+        .route("/v1/session", post(session::create).with_state(policy.sessions()))
         .route("/v1/shutdown", post(shut_down))
         .fallback(problem::route_not_found)
         .method_not_allowed_fallback(problem::method_not_allowed)
-        // Last, so that it stands in front of everything above, fallbacks included.
-        .layer(from_fn_with_state(gate, security::guard))
+        // Last, so that it wraps everything above, fallbacks included.
+        .layer(from_fn_with_state(policy, security::check_access))
         .with_state(Arc::clone(app)))
 }
 

@@ -36,7 +36,7 @@ use crate::narration::{NarrationContext, with_narration_context};
 
 pub use operation::{Context, Deadline, Operation};
 pub use parse::{Submission, parse_in};
-pub use refused::{REFUSED, Refused};
+pub use refused::{REFUSED, RefusalReason, Refused};
 pub use row::Row;
 
 /// Every operation of the hive.

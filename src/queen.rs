@@ -1,7 +1,9 @@
-//! The queen: the orchestrator that a hive may announce itself to.
+//! The queen: the orchestrator that a hive announces itself to, if the settings name one.
 //!
-//! Invariants: the hive works the same with and without a queen; only the configured URL is ever
-//! called, whatever a request names; nothing that the queen answers is read beyond its status.
+//! Invariants:
+//! - The hive works the same with and without a queen.
+//! - The hive calls the configured URL and no other, whatever a request names.
+//! - It reads the status of the queen's answer and nothing else.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -17,7 +19,7 @@ use crate::config::Config;
 use crate::error::{Code, Failure, Result};
 use crate::spawn;
 
-/// Announcements that are tried before the hive gives up.
+/// Attempts of one announcement.
 const ATTEMPTS: u32 = 5;
 
 /// The configured queen. Cheap to clone.
@@ -28,28 +30,28 @@ pub struct Queen(Arc<Inner>);
 struct Inner {
     url: Url,
     ready_url: Url,
-    body: Ready,
+    body: Announcement,
     client: Client,
     /// The wait before the second attempt; it doubles with each further one.
     first_wait: Duration,
     /// How long one attempt may take.
-    patience: Duration,
+    attempt_limit: Duration,
     shutdown: CancellationToken,
     announcing: AtomicBool,
 }
 
-/// What the queen is told.
+/// The body of an announcement.
 #[derive(Debug, Serialize)]
-struct Ready {
+struct Announcement {
     hive_id: String,
     hive_url: String,
 }
 
 impl Queen {
-    /// The queen of the settings, where there is one, for a hive that serves at `address`.
+    /// The queen of the settings, if they name one, for a hive that serves at `address`.
     ///
     /// # Errors
-    /// [`Code::ConfigInvalid`] where `--queen-url` is no URL, or the client cannot be built.
+    /// [`Code::ConfigInvalid`] if `--queen-url` is no URL, or the client cannot be built.
     pub fn of(config: &Config, address: SocketAddr, shutdown: CancellationToken) -> Result<Option<Self>> {
         let Some(text) = &config.queen_url else { return Ok(None) };
         let invalid = || {
@@ -70,23 +72,22 @@ impl Queen {
         Ok(Some(Self(Arc::new(Inner {
             url,
             ready_url,
-            body: Ready { hive_id: config.hive_ids.first().cloned().unwrap_or_default(), hive_url },
+            body: Announcement { hive_id: config.hive_ids.first().cloned().unwrap_or_default(), hive_url },
             client,
             first_wait: *config.timers.announce,
-            patience: *config.timers.connect,
+            attempt_limit: *config.timers.connect,
             shutdown,
             announcing: AtomicBool::new(false),
         }))))
     }
 
-    /// Whether `text`, once parsed, is the configured URL. Nothing else that a request names is
-    /// ever called.
+    /// Whether `text` is the configured URL, however it is spelled. The hive calls no other.
     #[must_use]
     pub fn is(&self, text: &str) -> bool {
         Url::parse(text).is_ok_and(|url| url == self.0.url)
     }
 
-    /// Announces the hive in the background, unless that is under way already.
+    /// Announces the hive in the background, unless an announcement is running.
     pub fn announce(&self) {
         if self.0.announcing.swap(true, Ordering::AcqRel) {
             return;
@@ -111,30 +112,35 @@ impl Inner {
                     return;
                 }
                 Err(reason) => {
-                    tracing::warn!(attempt, of = ATTEMPTS, reason, "the queen did not take the announcement");
+                    tracing::warn!(
+                        attempt,
+                        of = ATTEMPTS,
+                        reason,
+                        "the queen did not accept the announcement"
+                    );
                 }
             }
         }
-        tracing::error!("gave up announcing to the queen; the hive works on without it");
+        tracing::error!("gave up announcing to the queen; the hive works without it");
     }
 
     async fn attempt(&self) -> Result<(), String> {
-        // The answer's body is never read; dropping it closes the connection.
-        let request = self.client.post(self.ready_url.clone()).json(&self.body).timeout(self.patience);
+        // The body of the answer is not read; dropping it closes the connection.
+        let request = self.client.post(self.ready_url.clone()).json(&self.body).timeout(self.attempt_limit);
         let answer = request.send().await.map_err(|error| describe(&error.without_url()))?;
         let status = answer.status();
         if status.is_success() { Ok(()) } else { Err(format!("it answered {}", status.as_u16())) }
     }
 }
 
-/// An error with all its causes, in one line.
+/// An error with all its causes, on one line.
 fn describe(error: &dyn std::error::Error) -> String {
     std::iter::successors(error.source(), |cause| cause.source())
         .fold(error.to_string(), |text, cause| format!("{text}: {cause}"))
 }
 
-/// How others reach a hive that serves at `address`: an address that stands for every interface
-/// means nothing to them, so the machine's name takes its place.
+/// The URL at which others reach a hive that serves at `address`. An address that stands for every
+/// interface is of no use to them, so the machine's name replaces it.
 fn own_url(address: SocketAddr) -> String {
     if address.ip().is_unspecified() {
         format!("http://{}:{}", gethostname::gethostname().to_string_lossy(), address.port())
@@ -165,7 +171,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn it_is_told_until_it_takes_the_announcement() {
+    async fn the_hive_announces_itself_until_the_queen_accepts() {
         let (sender, mut told) = mpsc::unbounded_channel::<Value>();
         let asked = Arc::new(AtomicU32::new(0));
         let ready = post(move |axum::Json(body): axum::Json<Value>| async move {
@@ -192,12 +198,12 @@ mod tests {
             }
         })
         .await;
-        assert!(told.try_recv().is_err(), "it took the third one");
+        assert!(told.try_recv().is_err(), "the third one was accepted");
         served.stop().await;
     }
 
     #[tokio::test]
-    async fn a_stop_ends_the_announcing() {
+    async fn a_shutdown_ends_an_announcement() {
         let shutdown = CancellationToken::new();
         let vacant = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let queen = queen(format!("http://{}", vacant.local_addr().unwrap()), &shutdown);

@@ -13,31 +13,31 @@ use serde::de::IgnoredAny;
 
 use crate::error::{Code, Failure, Result};
 
-/// So many bytes past its limit a body is still read, and thrown away. A client that is refused
-/// while it writes would otherwise meet a reset connection in place of the answer that says why.
-const LINGER_BYTES: usize = 8 << 20;
+/// How many bytes beyond its limit a body is still read and thrown away. A client that is refused while it
+/// writes would otherwise get a reset connection instead of the refusal.
+const DISCARDED_BYTES: usize = 8 << 20;
 
-/// The body of a request, checked to be JSON of at most `limit` bytes that arrived within
-/// `patience`. What the JSON means is for the caller to find out.
+/// Reads the body of a request, and checks that it is JSON, has at most `limit` bytes and arrives within
+/// `time_limit`. The caller interprets the JSON.
 ///
 /// # Errors
 /// [`Code::UnsupportedMediaType`], [`Code::BodyTooLarge`], [`Code::RequestTimeout`], or
-/// [`Code::InvalidJson`] with the line and the column at fault.
-pub(crate) async fn json_bytes(request: Request, limit: usize, patience: Duration) -> Result<Bytes> {
+/// [`Code::InvalidJson`] with the line and column of the error.
+pub(crate) async fn json_bytes(request: Request, limit: usize, time_limit: Duration) -> Result<Bytes> {
     let (parts, body) = request.into_parts();
     if !is_json(&parts.headers) {
         return Err(not_json(&parts.headers));
     }
     let declared = body.size_hint().lower();
     if declared > limit as u64
-        && (parts.headers.contains_key(EXPECT) || declared > (limit + LINGER_BYTES) as u64)
+        && (parts.headers.contains_key(EXPECT) || declared > (limit + DISCARDED_BYTES) as u64)
     {
         return Err(too_large(limit));
     }
-    let bytes = tokio::time::timeout(patience, read(body, limit)).await.map_err(|_| {
+    let bytes = tokio::time::timeout(time_limit, read(body, limit)).await.map_err(|_| {
         Failure::new(
             Code::RequestTimeout,
-            format!("the body did not arrive within {} seconds", patience.as_secs_f32()),
+            format!("the body did not arrive within {} seconds", time_limit.as_secs_f32()),
         )
         .hint("send the whole body at once")
     })??;
@@ -86,7 +86,7 @@ async fn read(mut body: Body, limit: usize) -> Result<Bytes> {
         total += data.len();
         if total <= limit {
             bytes.extend_from_slice(&data);
-        } else if total > limit + LINGER_BYTES {
+        } else if total > limit + DISCARDED_BYTES {
             break;
         }
     }
@@ -109,7 +109,7 @@ fn in_words(bytes: usize) -> String {
 fn check_json(bytes: &[u8]) -> Result<()> {
     let mut json = serde_json::Deserializer::from_slice(bytes);
     IgnoredAny::deserialize(&mut json).and_then(|_| json.end()).map_err(|error| {
-        // The kind of error holds no text of the body: it comes from the parser's own list.
+        // The error's text is the parser's own; it quotes nothing of the body.
         Failure::new(Code::InvalidJson, format!("the body is not valid JSON: {error}"))
             .hint("check the body with `jq .`")
     })
@@ -126,26 +126,26 @@ mod tests {
     use crate::http::problem::Problem;
     use crate::http::testing::{Served, status};
 
-    const PATIENCE: Duration = Duration::from_secs(10);
+    const TIME_LIMIT: Duration = Duration::from_secs(10);
 
     fn request(content_type: &str, body: impl Into<Body>) -> Request {
         Request::post("/").header("content-type", content_type).body(body.into()).unwrap()
     }
 
     async fn refusal(request: Request, limit: usize) -> Failure {
-        json_bytes(request, limit, PATIENCE).await.unwrap_err()
+        json_bytes(request, limit, TIME_LIMIT).await.unwrap_err()
     }
 
     #[tokio::test]
-    async fn json_passes_byte_for_byte_whatever_the_case_and_parameters_of_its_type() {
+    async fn a_json_body_is_passed_on_unchanged_for_every_spelling_of_its_type() {
         for content_type in ["application/json", "Application/JSON; charset=utf-8"] {
-            let body = json_bytes(request(content_type, "{\"a\" : 1}\n"), 100, PATIENCE).await.unwrap();
+            let body = json_bytes(request(content_type, "{\"a\" : 1}\n"), 100, TIME_LIMIT).await.unwrap();
             assert_eq!(body, "{\"a\" : 1}\n");
         }
     }
 
     #[tokio::test]
-    async fn each_refusal_says_what_is_wrong() {
+    async fn each_refusal_names_its_cause() {
         let failure = refusal(request("text/plain;application/json", "{}"), 100).await;
         assert_eq!(failure.code, Code::UnsupportedMediaType);
         let failure = refusal(Request::post("/").body(Body::from("{}")).unwrap(), 100).await;
@@ -160,7 +160,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_body_over_the_limit_is_refused_with_the_limit_even_without_a_length() {
+    async fn a_body_over_the_limit_is_refused_even_without_a_length() {
         let limit = 1 << 10;
         let body = Body::from_stream(stream::iter((0..3).map(|_| Ok::<_, std::io::Error>(vec![b' '; 512]))));
         let failure = refusal(request("application/json", body), limit).await;
@@ -173,19 +173,19 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_body_that_never_ends_runs_out_of_patience() {
+    async fn a_body_that_never_ends_is_refused_after_the_time_limit() {
         let body = Body::from_stream(stream::pending::<Result<Bytes, std::io::Error>>());
-        let patience = Duration::from_millis(20);
-        let failure = json_bytes(request("application/json", body), 100, patience).await.unwrap_err();
+        let time_limit = Duration::from_millis(20);
+        let failure = json_bytes(request("application/json", body), 100, time_limit).await.unwrap_err();
         assert_eq!(failure.code, Code::RequestTimeout);
     }
 
     #[tokio::test]
-    async fn a_client_hears_of_the_limit_while_it_still_writes() {
+    async fn a_client_that_still_writes_gets_the_refusal() {
         let app = Router::new().route(
             "/",
             post(async |request: Request| {
-                json_bytes(request, 1 << 20, PATIENCE).await.map(drop).map_err(Problem::from)
+                json_bytes(request, 1 << 20, TIME_LIMIT).await.map(drop).map_err(Problem::from)
             }),
         );
         let served = Served::start(app, Timers::default()).await;

@@ -1,5 +1,5 @@
-//! `GET /v1/capabilities`, and the same at `/capabilities`, where the queen asks: what this machine
-//! can run models on.
+//! `GET /v1/capabilities`: the devices and engines of this machine. The queen asks at `/capabilities`, which
+//! is the same.
 
 use axum::Json;
 use axum::extract::State;
@@ -29,18 +29,18 @@ struct Capabilities<'a> {
 struct EngineCard<'a> {
     name: &'a str,
     about: &'a str,
-    /// The kinds of devices that it computes on, the preferred one first.
+    /// The kinds of devices that it computes on, preferred ones first.
     devices: &'a [DeviceKind],
-    /// Its version, where it tells.
+    /// Its version, if it tells one.
     version: Option<&'a str>,
-    /// What it can do: `chat`, `completions`, `embeddings`, `images`.
+    /// Its abilities: `chat`, `completions`, `embeddings`, `images`.
     capabilities: &'a [String],
 }
 
 /// `GET /v1/capabilities`
 pub(crate) async fn get(State(app): State<AppState>, uri: Uri) -> Result<Response, Problem> {
-    discovered(&uri, app.queen.as_ref())?;
-    // The first look asks the system, which may block.
+    announce_if_asked(&uri, app.queen.as_ref())?;
+    // The first call asks the system, which may block.
     let devices = spawn::blocking(devices::detect).await?;
     let engines = app.workers.engines().await.iter();
     let engines = engines
@@ -57,13 +57,13 @@ pub(crate) async fn get(State(app): State<AppState>, uri: Uri) -> Result<Respons
     Ok(Json(capabilities).into_response())
 }
 
-/// Tells the queen of this hive where `?queen_url=` is the configured one. Any other URL is ignored:
-/// a hive calls nobody because a request says so.
+/// Announces this hive to the queen if `?queen_url=` is the configured URL. Every other URL is ignored: a
+/// request cannot make the hive call anybody.
 ///
 /// # Errors
-/// [`Code::InvalidRequest`] where the query is not one.
-fn discovered(uri: &Uri, queen: Option<&Queen>) -> Result<()> {
-    /// Other parameters are ignored, as in every query.
+/// [`Code::InvalidRequest`] if the query cannot be parsed.
+fn announce_if_asked(uri: &Uri, queen: Option<&Queen>) -> Result<()> {
+    /// Other parameters are ignored.
     #[derive(serde::Deserialize)]
     struct Query {
         queen_url: Option<String>,
@@ -111,7 +111,7 @@ mod tests {
 
         let ask = |url: String| {
             let uri: Uri = format!("/capabilities?queen_url={url}").parse().unwrap();
-            discovered(&uri, queen.as_ref()).unwrap();
+            announce_if_asked(&uri, queen.as_ref()).unwrap();
         };
         ask(format!("http://{}", other.address));
         ask(format!("http://{}@{}", own.address, other.address));
@@ -119,8 +119,8 @@ mod tests {
         ask(format!("http%3A%2F%2F{}%2F", own.address));
         assert_eq!(soon(called.recv()).await, Some("own"));
         assert!(called.try_recv().is_err());
-        discovered(&"/capabilities".parse().unwrap(), None).unwrap();
-        assert!(discovered(&"/capabilities?queen_url=a&queen_url=b".parse().unwrap(), None).is_err());
+        announce_if_asked(&"/capabilities".parse().unwrap(), None).unwrap();
+        assert!(announce_if_asked(&"/capabilities?queen_url=a&queen_url=b".parse().unwrap(), None).is_err());
         own.stop().await;
         other.stop().await;
     }

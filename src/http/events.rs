@@ -1,4 +1,4 @@
-//! `GET /v1/events`: one connection that tells a page everything that changes.
+//! `GET /v1/events`: the changes of the whole hive, on one connection.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -21,10 +21,10 @@ use crate::text::json;
 use crate::workers::Worker;
 use crate::workers::telemetry::Sample;
 
-/// So many of the newest acts are in a snapshot.
+/// The most acts of a snapshot, the newest.
 const SNAPSHOT_JOBS: usize = 100;
 
-/// The hive as a new reader finds it.
+/// The state of the hive, for a new reader.
 #[derive(Serialize)]
 struct Snapshot<'a> {
     hive_id: &'a str,
@@ -34,8 +34,8 @@ struct Snapshot<'a> {
     workers: Vec<Worker>,
 }
 
-/// The heartbeat, and each worker as its other events show it: whether it is busy and what it has
-/// generated is no news of its own.
+/// The heartbeat, and each worker as in its `worker` events: whether a worker is busy and how much it has
+/// generated makes no event of its own.
 #[derive(Serialize)]
 struct Telemetry<'a> {
     #[serde(flatten)]
@@ -72,10 +72,10 @@ struct Reader {
 }
 
 impl Reader {
-    /// The next piece of the body; `None` when the hive stops.
+    /// The next chunk of the body; `None` when the hive stops.
     async fn next(&mut self) -> Option<Bytes> {
         let mut out = BytesMut::new();
-        if let Some(id) = self.hub.take_snapshot_due() {
+        if let Some(id) = self.hub.take_snapshot_id() {
             sse::event(&mut out, "snapshot", Some(&id), &json(&self.snapshot().await));
             return Some(out.freeze());
         }
@@ -98,7 +98,7 @@ impl Reader {
             }
             () = tokio::time::sleep(self.keep_alive) => return Some(Bytes::from_static(sse::COMMENT)),
         }
-        // Nothing came only where the reader fell behind the ring: a snapshot is next.
+        // Empty only if the reader missed events: a snapshot is next.
         if out.is_empty() { Box::pin(self.next()).await } else { Some(out.freeze()) }
     }
 
@@ -111,7 +111,7 @@ impl Reader {
             hive_id: self.app.hive_id(),
             version: env!("CARGO_PKG_VERSION"),
             jobs: page.jobs,
-            // A folder that cannot be read is the catalog's own news, and HiveCheck's.
+            // ModelList and HiveCheck report a folder that cannot be read.
             models: self.app.list_models().await.unwrap_or_default(),
             workers: self.app.workers.list(),
         }

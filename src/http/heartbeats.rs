@@ -1,7 +1,7 @@
-//! `GET /v1/heartbeats/stream`: how this hive and its workers are, once per tick of the telemetry.
+//! `GET /v1/heartbeats/stream`: the health of this hive and its workers, one event for each telemetry sample.
 //!
-//! The queen reads this stream. She drops a worker that lacks any of its twelve keys, so a sample
-//! always has all of them; `system` is beyond what she reads.
+//! The queen reads this stream. It drops a worker that lacks any of its twelve keys, so a sample always
+//! has all of them. It does not read `system`.
 
 use axum::extract::State;
 use axum::response::Response;
@@ -24,7 +24,7 @@ pub(crate) async fn get(State(app): State<AppState>) -> Response {
     stream(samples.map(move |sample| heartbeat(&app, &sample).event()), quiet)
 }
 
-/// What a sample says of the hive.
+/// The heartbeat of a sample.
 pub(crate) fn heartbeat<'a>(app: &'a App, sample: &'a Sample) -> Heartbeat<'a> {
     let crashed = app.workers.list().iter().filter(|worker| worker.status == Status::Crashed).count();
     Heartbeat::new(app.hive_id(), &app.hostname, app.address.port(), crashed, sample)
@@ -36,19 +36,19 @@ struct HiveInfo<'a> {
     id: &'a str,
     hostname: &'a str,
     port: u16,
-    /// Always `ready`: a hive that stops ends its stream.
+    /// Always `ready`: the stream of a hive that stops ends.
     operational_status: &'static str,
     health_status: Health,
     version: &'static str,
 }
 
-/// How a hive is.
+/// The health of a hive.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(tag = "status", rename_all = "snake_case")]
 enum Health {
     /// Nothing is wrong.
     Healthy,
-    /// It works, but not all of it.
+    /// A part of it does not work.
     Degraded {
         /// What is wrong, for a person.
         reason: String,
@@ -60,11 +60,11 @@ enum Health {
     },
 }
 
-/// With less than this free on its disk a hive cannot keep its journals.
+/// The least free space on the disk of the data folder: with less, a hive cannot write journals.
 const LEAST_DISK_BYTES: u64 = 16 << 20;
 
 impl Health {
-    /// How a hive is that has so many crashed workers, and so much room on the disk of its data.
+    /// The health of a hive with so many crashed workers and so much free space on the disk of its data.
     fn of(crashed: usize, disk_free_bytes: u64) -> Self {
         if disk_free_bytes < LEAST_DISK_BYTES {
             let reason = format!("the disk of the data folder has {disk_free_bytes} bytes left");
@@ -92,7 +92,7 @@ impl<'a> Heartbeat<'a> {
     fn new(hive_id: &'a str, hostname: &'a str, port: u16, crashed: usize, sample: &'a Sample) -> Self {
         let Sample { timestamp, system, workers } = sample;
         let disk_free_bytes = system.disk_total_bytes.saturating_sub(system.disk_used_bytes);
-        // A disk that could not be looked at has a size of 0, which is no reason for alarm.
+        // A disk that could not be read has a size of 0: that is no shortage of space.
         let disk_free_bytes = if system.disk_total_bytes == 0 { u64::MAX } else { disk_free_bytes };
         let hive_info = HiveInfo {
             id: hive_id,
@@ -113,7 +113,7 @@ impl<'a> Heartbeat<'a> {
     }
 }
 
-/// The stream of `events`, until they end or the hive stops.
+/// Streams `events` until they end or the hive stops.
 fn stream(events: impl Stream<Item = Bytes> + Send + 'static, shutdown: CancellationToken) -> Response {
     sse::response(events.take_until(shutdown.cancelled_owned()))
 }
@@ -131,7 +131,7 @@ mod tests {
     use crate::http::testing::{Served, read_until};
 
     #[test]
-    fn a_heartbeat_has_the_keys_that_the_queen_reads_in_their_order() {
+    fn a_heartbeat_has_the_keys_that_the_queen_reads_in_order() {
         let sample = Sample { timestamp: "2026-11-23T12:00:00.123Z".into(), ..Sample::default() };
         let event = Heartbeat::new("localhost", "machine", 7835, 1, &sample).event();
         let text = std::str::from_utf8(&event).unwrap();

@@ -1,4 +1,4 @@
-//! `/v1/jobs`: submitting, listing, looking at and cancelling jobs.
+//! `/v1/jobs`: submitting, listing, showing and cancelling jobs.
 
 use axum::Json;
 use axum::extract::{Query, Request, State};
@@ -17,10 +17,11 @@ use crate::jobs::{JobFilter, JobId, JobPage, JobState};
 use crate::ops;
 use crate::text::clip;
 
-/// An operation is small; a body beyond this is refused.
-const MOST_BYTES: usize = 1 << 20;
-/// Jobs of one page, unless the caller says otherwise, and at most.
+/// The largest body of a submission, in bytes.
+const BODY_LIMIT: usize = 1 << 20;
+/// Jobs of one page by default.
 const PAGE: usize = 100;
+/// Jobs of one page at most.
 const MOST_PAGE: usize = 1000;
 /// The longest `Idempotency-Key`.
 const MOST_KEY_BYTES: usize = 255;
@@ -35,7 +36,7 @@ struct Created<'a> {
 pub(super) async fn submit(State(app): State<AppState>, request: Request) -> Result<Response, Problem> {
     let key = idempotency_key(request.headers())?;
     let host = request_host(&request);
-    let body = json_bytes(request, MOST_BYTES, *app.config.timers.request_head).await?;
+    let body = json_bytes(request, BODY_LIMIT, *app.config.timers.request_head).await?;
     let submission = ops::parse(&body)?;
     app.check_hive_id(&submission.hive_id, host.as_deref())?;
     let submitted = ops::submit(&app, submission, key)?;
@@ -76,7 +77,7 @@ pub(super) async fn list(
     if !(1..=MOST_PAGE).contains(&limit) {
         return Err(Failure::new(
             Code::InvalidRequest,
-            format!("limit={limit} is not within 1 and {MOST_PAGE}"),
+            format!("limit={limit} is not between 1 and {MOST_PAGE}"),
         )
         .hint("follow next_cursor for more")
         .into());
@@ -84,8 +85,8 @@ pub(super) async fn list(
     let before = match &query.cursor {
         None => None,
         Some(cursor) => Some(JobId::parse(cursor).ok_or_else(|| {
-            Failure::new(Code::InvalidRequest, "cursor is not one that a page gave out")
-                .hint("pass next_cursor of the page before")
+            Failure::new(Code::InvalidRequest, "cursor is not the next_cursor of a page")
+                .hint("pass the next_cursor of the page before")
         })?),
     };
     let filter = JobFilter { state: query.state, kind: None, operation: query.operation, before };
@@ -113,7 +114,7 @@ pub(super) async fn cancel(
     Ok(Json(Cancelled { job_id: job.id(), status: "cancelled" }).into_response())
 }
 
-/// The host that the request was sent to, without its port. It has passed the `Host` check.
+/// The host that the request was sent to, without its port. `security` has checked it.
 fn request_host(request: &Request) -> Option<String> {
     let authority = match request.uri().authority() {
         Some(authority) => authority.as_str(),

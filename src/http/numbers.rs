@@ -1,16 +1,16 @@
 //! The numbers of a generation request, checked before any engine sees them.
 //!
-//! Engines have trusted such numbers with their memory (a negative `n_discard` overran llama.cpp's
-//! buffers, CVE-2026-21869). A number outside its range is refused rather than changed, so that
-//! what a client asked for is what it gets. A string is never a number. Fields that are not listed,
-//! and values of the remaining types (`logprobs` may be `true`), are the engine's to judge.
+//! Engines have used such numbers unchecked (a negative `n_discard` overran llama.cpp's buffers,
+//! CVE-2026-21869). A number outside its range is refused, not changed, so that a client gets what it asked
+//! for. A string is not a number. The engine judges fields that are not listed, and values of other types
+//! (`logprobs` may be `true`).
 
 use serde_json::Number;
 use serde_json::value::RawValue;
 
 use crate::error::{Code, Failure, Result};
 
-/// What a field may hold.
+/// The range of a field.
 enum Range {
     /// A whole number between the two, inclusive.
     Whole(i64, i64),
@@ -25,8 +25,8 @@ const TOKENS: i64 = 1 << 24;
 /// More entries than any vocabulary has.
 const VOCABULARY: i64 = 1 << 22;
 
-/// The fields, in OpenAI's API and in llama.cpp's and vLLM's extensions of it. Where those give -1
-/// a meaning, it is in range.
+/// The fields of OpenAI's API and of llama.cpp's and vLLM's extensions to it. -1 is in range for fields in
+/// which it has a meaning.
 const FIELDS: [(&str, Range); 34] = [
     ("n", Whole(1, 128)),
     ("best_of", Whole(1, 128)),
@@ -67,7 +67,7 @@ const FIELDS: [(&str, Range); 34] = [
 /// Checks one field of the request.
 ///
 /// # Errors
-/// The name of the field, and [`Code::InvalidField`] with what it may hold.
+/// The name of the field, and [`Code::InvalidField`] with its range.
 pub(crate) fn check(field: &str, value: &RawValue) -> Result<(), (&'static str, Failure)> {
     let Some((name, range)) = FIELDS.iter().find(|(name, _)| *name == field) else { return Ok(()) };
     let text = value.get();
@@ -92,7 +92,7 @@ pub(crate) fn check(field: &str, value: &RawValue) -> Result<(), (&'static str, 
     Err((name, failure))
 }
 
-/// The number as a whole one. `8.0` is whole: some client libraries know no other numbers.
+/// The number as an integer. `8.0` counts as one: some client libraries send every number so.
 fn whole(number: &Number) -> Option<i64> {
     number.as_i64().or_else(|| {
         // Every whole number of this size has an exact f64.
@@ -111,7 +111,7 @@ mod tests {
     }
 
     #[test]
-    fn what_clients_really_send_passes() {
+    fn requests_of_real_clients_pass() {
         for (field, value) in [
             ("max_tokens", "16"),
             ("max_tokens", "null"),
@@ -132,7 +132,7 @@ mod tests {
     }
 
     #[test]
-    fn negative_absurd_and_mistyped_numbers_are_refused_with_the_field() {
+    fn numbers_out_of_range_and_of_the_wrong_type_are_refused_with_their_field() {
         for (field, value) in [
             ("n_discard", "-1"),
             ("max_tokens", "-5"),

@@ -1,14 +1,14 @@
 //! The gateway: OpenAI's API, answered by the workers of loaded models.
 //!
-//! A request is read once ([`completion`]), its model is found, and [`relay`] passes the body
-//! on byte for byte and the answer back as it arrives. Invariants:
-//! - Nothing of the client's head travels to the worker, and the worker's secret travels nowhere
-//!   else.
-//! - Whatever holds the request in flight (the guard) lives in the answer's body: when the client
-//!   goes away the body is dropped, which closes the connection to the worker and so ends the
-//!   generation.
-//! - A worker's answer reaches the client only as JSON or as an event stream. Anything else may hold
-//!   what was never meant for a client, and is replaced by a problem.
+//! [`completion`] reads and checks a request, [`routes`] finds a worker for its model, and [`relay`] passes
+//! the body on unchanged and the answer back as it arrives.
+//!
+//! Invariants:
+//! - None of the client's headers reach the worker, and the worker's secret reaches only the worker.
+//! - The guard that counts a request as in flight lives in the answer's body. When the client disconnects,
+//!   the body is dropped, which closes the connection to the worker and so ends the generation.
+//! - A worker's answer reaches the client only as JSON or as an event stream. Everything else may contain
+//!   what is not meant for clients, and is replaced by a problem.
 
 mod routes;
 mod card;

@@ -1,9 +1,7 @@
-//! What a request says of where it was sent, and from where: `Host` (RFC 9110 section 7.2) and
-//! `Origin` (RFC 6454 section 7).
+//! The `Host` (RFC 9110 section 7.2) and the `Origin` (RFC 6454 section 7) of a request.
 //!
-//! Both go through one parser, so that what compares equal here is equal, and nothing is parsed a
-//! second time elsewhere. Invariant: a host is either an address in canonical form or a name in
-//! lower case without its final dot.
+//! One parser reads both, so that they compare reliably, and no other code parses them again. Invariant: a
+//! host is either an address in canonical form or a name in lower case without its final dot.
 
 use std::net::{IpAddr, Ipv6Addr};
 use std::str::FromStr;
@@ -20,7 +18,7 @@ pub(crate) enum Host {
 }
 
 impl Host {
-    /// Parses a host as a user writes it in a setting; a port is ignored.
+    /// Parses a host of a setting; a port is ignored.
     pub(crate) fn from_setting(text: &str) -> Option<Self> {
         match text.parse::<IpAddr>() {
             Ok(ip) => Some(Self::Ip(ip.to_canonical())),
@@ -28,8 +26,8 @@ impl Host {
         }
     }
 
-    /// Whether it can only mean the machine it is used on: `localhost` and what is beneath it
-    /// (RFC 6761 section 6.3), or a loopback address.
+    /// Whether it always means the local machine: `localhost`, a name that ends in `.localhost` (RFC 6761
+    /// section 6.3), or a loopback address.
     pub(crate) fn is_loopback(&self) -> bool {
         match self {
             Self::Ip(ip) => ip.is_loopback(),
@@ -38,17 +36,17 @@ impl Host {
     }
 }
 
-/// A host and, where it is given, a port.
+/// A host with an optional port.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct HostPort {
     /// The host.
     pub(crate) host: Host,
-    /// The port, where the text has one.
+    /// The port, if given.
     pub(crate) port: Option<u16>,
 }
 
 impl HostPort {
-    /// Parses `host`, `host:port`, `[v6]` or `[v6]:port`; nothing where it is anything else.
+    /// Parses `host`, `host:port`, `[v6]` or `[v6]:port`. Everything else is `None`.
     pub(crate) fn parse(text: &str) -> Option<Self> {
         let authority = Authority::from_str(text).ok()?;
         if authority.as_str().contains('@') {
@@ -62,7 +60,7 @@ impl HostPort {
             None => (name_or_v4(authority.host())?, &text[authority.host().len()..]),
         };
         let port = match rest.strip_prefix(':') {
-            // `parse` alone would take a sign.
+            // `parse` alone accepts a sign.
             Some(port) => Some(port.parse().ok().filter(|_| !port.starts_with('+'))?),
             None if rest.is_empty() => None,
             None => return None,
@@ -90,8 +88,8 @@ pub(crate) struct Origin {
 }
 
 impl Origin {
-    /// Parses `http://host[:port]` or `https://host[:port]`. Nothing for `null` and for the schemes
-    /// of browser extensions and the like.
+    /// Parses `http://host[:port]` or `https://host[:port]`. Everything else is `None`, such as `null` and
+    /// the schemes of browser extensions.
     pub(crate) fn parse(text: &str) -> Option<Self> {
         let (scheme, rest) = text.split_once("://")?;
         let https = match scheme.to_ascii_lowercase().as_str() {
@@ -103,8 +101,8 @@ impl Origin {
         Some(Self { https, host, port: port.unwrap_or(if https { 443 } else { 80 }) })
     }
 
-    /// Whether a page of this origin was served from where the request goes. A `Host` without a
-    /// port means the default of the page's scheme, because a proxy may put TLS in front.
+    /// Whether the request goes to where a page of this origin came from. A `Host` without a port has the
+    /// default port of the page's scheme, because a proxy may add TLS.
     pub(crate) fn is_of(&self, target: &HostPort) -> bool {
         let default = if self.https { 443 } else { 80 };
         self.host == target.host && self.port == target.port.unwrap_or(default)
@@ -120,7 +118,7 @@ mod tests {
     }
 
     #[test]
-    fn loopback_is_recognised_in_every_spelling_and_nothing_else_is() {
+    fn loopback_is_recognised_in_every_spelling() {
         for text in [
             "localhost",
             "LocalHost:1",
@@ -140,7 +138,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_host_is_refused() {
+    fn invalid_hosts_are_refused() {
         for text in [
             "",
             ":80",
@@ -159,7 +157,7 @@ mod tests {
     }
 
     #[test]
-    fn an_origin_is_of_its_own_host_and_port_only() {
+    fn an_origin_belongs_to_its_own_host_and_port_only() {
         let of =
             |origin: &str, host: &str| Origin::parse(origin).unwrap().is_of(&HostPort::parse(host).unwrap());
         assert!(of("http://localhost:7835", "localhost:7835"));
@@ -174,7 +172,7 @@ mod tests {
     }
 
     #[test]
-    fn settings_may_name_bare_v6_addresses() {
+    fn settings_may_have_bare_v6_addresses() {
         assert_eq!(Host::from_setting("fd00::1"), host("[fd00::1]"));
         assert_eq!(Host::from_setting("Hive.Example:80"), Some(Host::Name("hive.example".into())));
     }

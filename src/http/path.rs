@@ -1,4 +1,4 @@
-//! The parameter of a route's path.
+//! The parameter in the path of a route.
 
 use axum::extract::{FromRequestParts, Path};
 use axum::http::request::Parts;
@@ -6,8 +6,7 @@ use axum::http::request::Parts;
 use super::problem::{self, Problem};
 use crate::error::{Code, Failure};
 
-/// The one parameter of a path, percent-decoded. Unlike axum's own [`Path`] it is refused with a
-/// problem.
+/// The one parameter of a path, percent-decoded. Unlike axum's [`Path`], it is refused with a problem.
 #[derive(Debug)]
 pub(crate) struct Parameter(pub(crate) String);
 
@@ -20,7 +19,7 @@ impl<S: Send + Sync> FromRequestParts<S> for Parameter {
             problem::at(
                 parts.uri.path(),
                 Failure::new(Code::InvalidRequest, "the path is not UTF-8 once it is percent-decoded")
-                    .hint("write ids as the hive gives them out, percent-encoded as UTF-8")
+                    .hint("write an id as the hive shows it, percent-encoded as UTF-8")
                     .detail(rejection),
             )
         })

@@ -1,11 +1,12 @@
 //! Errors on the wire: RFC 9457 `application/problem+json`, with a stable `code` and a `hint`.
 //!
-//! Every refusal of the HTTP surface is a [`Problem`], made from a [`Failure`]; this is the boundary
-//! at which a failure is logged, once, with its private detail. Invariants:
-//! - A problem never contains the text `job_id`: clients in the field take any answer that has it
-//!   for a job, whatever its status.
-//! - On the gateway's routes it also carries OpenAI's `error` object, so that client libraries show
-//!   its text.
+//! Every refusal of the HTTP surface is a [`Problem`], made from a [`Failure`]. A failure is logged here,
+//! once, with its private detail.
+//!
+//! Invariants:
+//! - A problem never contains the text `job_id`: existing clients take any answer with it for a job, whatever
+//!   its status.
+//! - On the gateway's routes it also has OpenAI's `error` object, whose text OpenAI's client libraries show.
 
 use std::borrow::Cow;
 
@@ -17,7 +18,7 @@ use serde::Serialize;
 use super::dialect;
 use crate::error::{Code, Failure};
 
-/// A refusal, ready to be answered.
+/// A refusal, as a response.
 #[derive(Debug)]
 pub(crate) struct Problem {
     failure: Box<Failure>,
@@ -25,7 +26,7 @@ pub(crate) struct Problem {
     openai: bool,
 }
 
-/// The members of RFC 9457 section 3.1, and the hive's extensions to them.
+/// The members of RFC 9457 section 3.1, and the hive's extensions.
 #[derive(Serialize)]
 struct Body<'a> {
     r#type: String,
@@ -49,7 +50,7 @@ struct Body<'a> {
     error: Option<OpenAiError<'a>>,
 }
 
-/// The error object of OpenAI's API, which its client libraries show.
+/// The error object of OpenAI's API.
 #[derive(Serialize)]
 pub(crate) struct OpenAiError<'a> {
     message: Cow<'a, str>,
@@ -66,7 +67,7 @@ impl Problem {
         self
     }
 
-    /// Names the field at fault, for OpenAI's `error.param`.
+    /// Names the field in error, for OpenAI's `error.param`.
     #[must_use]
     pub(crate) fn param(mut self, field: &'static str) -> Self {
         self.param = Some(field);
@@ -76,7 +77,7 @@ impl Problem {
     fn log(&self, status: StatusCode) {
         let Failure { code, message, detail, .. } = &*self.failure;
         let detail = detail.as_ref().map(|detail| format!("{detail:#}")).unwrap_or_default();
-        // A hive that stops refuses what still comes: that is no error of its own.
+        // Refusing requests during a shutdown is not an error of the hive.
         if status.is_server_error() && *code != Code::ShuttingDown {
             tracing::error!(%code, detail, "{message}");
         } else {
@@ -102,13 +103,13 @@ impl IntoResponse for Problem {
             title: failure.code.title(),
             status: status.as_u16(),
             code: failure.code,
-            detail: defuse(&failure.message),
-            hint: failure.hint.as_deref().map(defuse),
+            detail: without_job_id(&failure.message),
+            hint: failure.hint.as_deref().map(without_job_id),
             stage: failure.stage.as_deref(),
-            causes: failure.causes.iter().map(|cause| defuse(cause)).collect(),
+            causes: failure.causes.iter().map(|cause| without_job_id(cause)).collect(),
             exit_code: failure.exit_code,
             signal: failure.signal.as_deref(),
-            log_tail: failure.log_tail.iter().map(|line| defuse(line)).collect(),
+            log_tail: failure.log_tail.iter().map(|line| without_job_id(line)).collect(),
             error: self.openai.then(|| openai_error(failure, self.param)),
         };
         let json = serde_json::to_vec(&body).expect("a problem is plain data");
@@ -127,8 +128,8 @@ impl IntoResponse for Problem {
     }
 }
 
-/// A failure as OpenAI's error object: the message and what to do next in one text, because that is
-/// all that client libraries show.
+/// A failure as OpenAI's error object. The message and the hint are one text, because client libraries show
+/// nothing else.
 pub(crate) fn openai_error<'a>(failure: &'a Failure, param: Option<&'static str>) -> OpenAiError<'a> {
     let message = match &failure.hint {
         Some(hint) => Cow::Owned(format!("{}: {hint}", failure.message)),
@@ -141,24 +142,29 @@ pub(crate) fn openai_error<'a>(failure: &'a Failure, param: Option<&'static str>
         500.. => "server_error",
         _ => "invalid_request_error",
     };
-    OpenAiError { message: Cow::Owned(defuse(&message).into_owned()), r#type, code: failure.code, param }
+    OpenAiError {
+        message: Cow::Owned(without_job_id(&message).into_owned()),
+        r#type,
+        code: failure.code,
+        param,
+    }
 }
 
-/// Keeps the one text out of a problem that clients take for a success.
-fn defuse(text: &str) -> Cow<'_, str> {
+/// Removes `job_id`, which existing clients take for a success.
+fn without_job_id(text: &str) -> Cow<'_, str> {
     if text.contains("job_id") { Cow::Owned(text.replace("job_id", "job id")) } else { Cow::Borrowed(text) }
 }
 
-/// The answer to a path that no route has.
+/// The answer to a path without a route.
 pub(crate) async fn route_not_found(method: Method, uri: Uri) -> Problem {
     at(
         uri.path(),
         Failure::new(Code::RouteNotFound, format!("no route {method} {}", shorten(uri.path())))
-            .hint("docs/EVENTS.md lists the routes; GET /v1/capabilities says what this hive has"),
+            .hint("docs/EVENTS.md lists the routes; GET /v1/capabilities shows what this hive has"),
     )
 }
 
-/// The answer to a method that a route does not have. The router adds `Allow`.
+/// The answer to a method that a route lacks. The router adds `Allow`.
 pub(crate) async fn method_not_allowed(method: Method, uri: Uri) -> Problem {
     at(
         uri.path(),
@@ -167,15 +173,14 @@ pub(crate) async fn method_not_allowed(method: Method, uri: Uri) -> Problem {
     )
 }
 
-/// A refusal in the language of that path's clients.
+/// A refusal in the form that the path's clients read.
 pub(crate) fn at(path: &str, failure: Failure) -> Problem {
     let problem = Problem::from(failure);
     if dialect::is_openai(path) { problem.openai() } else { problem }
 }
 
-/// As much of a path as helps to recognise it.
+/// The first 200 characters of a path.
 fn shorten(path: &str) -> &str {
-    // The path of a `Uri` is ASCII or, where a client broke the rule, still valid UTF-8.
     let end = path.char_indices().map(|(at, _)| at).nth(200).unwrap_or(path.len());
     &path[..end]
 }
@@ -196,7 +201,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_problem_has_every_public_part_of_the_failure_and_nothing_private() {
+    async fn a_problem_has_every_public_part_of_its_failure_and_no_private_one() {
         let mut failure = Failure::new(Code::InvalidField, "unknown field 'job_id'")
             .hint("leave it out")
             .stage("parse")
@@ -218,7 +223,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn on_the_gateway_it_speaks_openai_too() {
+    async fn a_problem_of_the_gateway_has_openais_error_object() {
         let failure = Failure::new(Code::ModelNotLoaded, "tiny is not loaded").hint("load it");
         let body = body(Problem::from(failure).openai().param("model").into_response()).await;
         assert_eq!(
@@ -245,7 +250,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_missing_token_says_which_kind_is_wanted() {
+    async fn a_missing_token_is_answered_with_www_authenticate() {
         let response = Problem::from(Failure::new(Code::Unauthorized, "no token")).into_response();
         assert_eq!(response.headers()["www-authenticate"], "Bearer");
     }

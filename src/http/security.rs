@@ -1,13 +1,15 @@
-//! Who may call: one middleware in front of every route.
+//! Access: one middleware in front of every route.
 //!
-//! The checks come in a fixed order, each cheaper and broader than the next: the `Host` (against DNS
-//! rebinding), the `Origin` (against other web pages), the token, the content type of a POST
-//! (against forms that need no preflight). Invariants:
-//! - Loopback is no boundary: a web page elsewhere must not be able to act here, nor to read.
-//! - There is one authenticator, [`Gate::authenticate`]; what is not listed as open asks for the
-//!   token, where there is one.
-//! - The session cookie reads event streams and does nothing else.
-//! - No wildcard is ever sent; an allowed origin is named.
+//! The checks have a fixed order, each cheaper and broader than the next: the `Host` (against DNS
+//! rebinding), the `Origin` (against other web pages), the token, the content type of a POST (against forms
+//! that need no preflight).
+//!
+//! Invariants:
+//! - Loopback does not protect by itself: a web page of another origin can neither read nor act.
+//! - There is one authenticator, [`AccessPolicy::authenticate`]. With a token set, every path that is not
+//!   listed as open asks for it.
+//! - The session cookie gives access to event streams alone.
+//! - An allowed origin is named in the answer; no wildcard is ever sent.
 
 use std::sync::Arc;
 
@@ -31,36 +33,36 @@ use super::token::{self, SecretHash};
 use crate::config::Config;
 use crate::error::{Code, Failure, Result};
 
-/// Paths that ask for no token: the health check that existing clients poll, and the web page's
-/// files, which hold no data.
+/// Paths that ask for no token: the health check, which existing clients poll, and the web page, which has
+/// no data in it.
 const OPEN_PATHS: [&str; 2] = ["/health", "/"];
-/// Where the web page's other files lie.
+/// The prefix of the web page's other files.
 const OPEN_PREFIX: &str = "/ui/";
 
-/// Who may call this hive.
+/// The settings of access.
 #[derive(Debug)]
-pub(crate) struct Gate {
+pub(crate) struct AccessPolicy {
     hosts: Vec<Host>,
     origins: Vec<Origin>,
     token: Option<(SecretHash, Arc<Sessions>)>,
 }
 
-/// Where an admitted request comes from.
+/// What sent an admitted request.
 enum Caller {
     /// A program, or the hive's own page.
     Own,
-    /// A page of another origin that is allowed.
+    /// A page of an allowed origin.
     Allowed(HeaderValue),
 }
 
-impl Gate {
-    /// The gate of the settings; reads the token's file.
+impl AccessPolicy {
+    /// The policy of the settings. Reads the token file.
     ///
     /// # Errors
-    /// [`Code::ConfigInvalid`] where a setting cannot be understood or the token file is not sound.
+    /// [`Code::ConfigInvalid`] if a setting or the token file is not valid.
     pub(crate) fn new(config: &Config) -> Result<Self> {
         let invalid = |what: &str, text: &str| {
-            Failure::new(Code::ConfigInvalid, format!("{what} '{text}' cannot be understood"))
+            Failure::new(Code::ConfigInvalid, format!("{what} '{text}' is not valid"))
         };
         let hosts = config.allow_hosts.iter().map(|text| {
             Host::from_setting(text).ok_or_else(|| {
@@ -80,13 +82,13 @@ impl Gate {
         })
     }
 
-    /// The open sessions, where a token is asked for.
+    /// The open sessions, if a token is asked for.
     pub(crate) fn sessions(&self) -> Option<Arc<Sessions>> {
         self.token.as_ref().map(|(_, sessions)| Arc::clone(sessions))
     }
 
-    /// Where the request was sent to: the authority of its target, else its one `Host` (RFC 9112
-    /// sections 3.2 and 3.2.2). Refuses hosts that are neither this machine nor allowed.
+    /// The host and port that the request was sent to: the authority of its target, otherwise its one `Host`
+    /// (RFC 9112 sections 3.2 and 3.2.2). Refuses hosts that are neither this machine nor allowed.
     fn check_host(&self, request: &Request) -> Result<HostPort> {
         let mut headers = request.headers().get_all(HOST).iter();
         let (Some(header), None) = (headers.next(), headers.next()) else {
@@ -128,7 +130,7 @@ impl Gate {
         }
     }
 
-    /// Asks for the token, where there is one and the path is not open.
+    /// Checks the token, if one is set and the path is not open.
     fn authenticate(&self, request: &Request) -> Result<()> {
         let Some((token, sessions)) = &self.token else { return Ok(()) };
         let (method, path) = (request.method(), request.uri().path());
@@ -171,8 +173,8 @@ impl Gate {
         Ok(None)
     }
 
-    /// The headers that every answer has, and those that let an allowed page read it.
-    fn dress(&self, response: &mut Response, caller: Caller, credentials: bool) {
+    /// Adds the headers of every answer, and those that let an allowed page read it.
+    fn add_headers(&self, response: &mut Response, caller: Caller, credentials: bool) {
         let headers = response.headers_mut();
         headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
         headers.entry(CACHE_CONTROL).or_insert(HeaderValue::from_static("no-store"));
@@ -188,17 +190,21 @@ impl Gate {
 }
 
 /// The middleware. The router's outermost layer, so that it also covers fallbacks.
-pub(crate) async fn guard(State(gate): State<Arc<Gate>>, request: Request, next: Next) -> Response {
+pub(crate) async fn check_access(
+    State(policy): State<Arc<AccessPolicy>>,
+    request: Request,
+    next: Next,
+) -> Response {
     let path = request.uri().path().to_owned();
-    // The cookie travels to an allowed page's own requests on these routes only.
+    // A page of an allowed origin may send the cookie on these routes only.
     let credentials = path == "/v1/session" || is_event_stream(&path);
     let mut caller = Caller::Own;
-    let mut response = match gate.admit(&request, &mut caller) {
+    let mut response = match policy.admit(&request, &mut caller) {
         Ok(None) => next.run(request).await,
         Ok(Some(answer)) => answer,
         Err(failure) => problem::at(&path, failure).into_response(),
     };
-    gate.dress(&mut response, caller, credentials);
+    policy.add_headers(&mut response, caller, credentials);
     response
 }
 
@@ -220,7 +226,7 @@ fn bearer(header: &HeaderValue) -> Option<&[u8]> {
     scheme.eq_ignore_ascii_case(b"bearer ").then(|| token.trim_ascii())
 }
 
-/// The routes that a browser's `EventSource` reads, and the logs of workers.
+/// Whether the path is one that a browser's `EventSource` reads, or a worker's log.
 fn is_event_stream(path: &str) -> bool {
     let mut segments = path.split('/').skip(1);
     let first_four = [segments.next(), segments.next(), segments.next(), segments.next()];

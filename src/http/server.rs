@@ -1,11 +1,11 @@
-//! The connection loop: accepts, serves HTTP/1.1, and stops in good order.
+//! The connection loop: accepts connections, serves HTTP/1.1, and shuts down in order.
 //!
 //! Invariants:
-//! - Every accepted socket has `TCP_NODELAY`: a POST followed by a stream would otherwise wait for
-//!   a delayed ACK, 40 ms.
-//! - A client that does not send its next request's head, or does not read its answer, is let go:
-//!   by timers on the transport, which run even while the answer's own code waits.
-//! - [`serve`] returns when no connection is left.
+//! - Every accepted socket has `TCP_NODELAY`. Otherwise a POST followed by a stream would wait 40 ms for a
+//!   delayed ACK.
+//! - The connection of a client that does not send its next request's head, or does not read its answer, is
+//!   closed. Timers on the transport see to that, which run even while the code of the answer waits.
+//! - [`serve`] returns when every connection is closed.
 
 use std::convert::Infallible;
 use std::io;
@@ -35,27 +35,26 @@ use crate::config::Timers;
 use crate::error::Failure;
 use crate::spawn;
 
-/// Connections that are served at once; more wait in the system's backlog until one closes. The
-/// number is far above what people need, and keeps a runaway client from taking all the memory.
+/// Connections that are served at once. Further ones wait in the system's backlog. The number is far above
+/// what users need, and keeps a runaway client from taking all the memory.
 const MOST_CONNECTIONS: usize = 16_384;
-/// The most bytes of a request that are buffered before its body is asked for, and so the largest
-/// head.
+/// Bytes of a request that are buffered before its body is read, and so the largest head.
 const BUFFER_BYTES: usize = 64 << 10;
-/// The pause after the system had no descriptor or memory for a connection; doubles up to a second.
+/// The first pause after the system had no descriptor or memory for a connection. It doubles up to 1 s.
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
 
 /// The address of the socket that a request arrived at. An extension of every request.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct LocalAddr(pub(crate) SocketAddr);
 
-/// Serves until `shutdown`, then lets what is in flight finish, for [`Timers::drain`] at most.
+/// Serves until `shutdown`, then waits for requests in flight to finish, for [`Timers::drain`] at most.
 pub(crate) async fn serve(listener: TcpListener, app: Router, timers: Timers, shutdown: CancellationToken) {
     let (stopping, closing) = (CancellationToken::new(), CancellationToken::new());
     let connections = TaskTracker::new();
-    let room = Arc::new(Semaphore::new(MOST_CONNECTIONS));
+    let permits = Arc::new(Semaphore::new(MOST_CONNECTIONS));
     loop {
         let next = async {
-            let permit = admit(&room).await;
+            let permit = admit(&permits).await;
             (accept(&listener).await, permit)
         };
         let ((stream, local), permit) = tokio::select! {
@@ -87,16 +86,16 @@ pub(crate) async fn serve(listener: TcpListener, app: Router, timers: Timers, sh
     }
 }
 
-/// Room for one more connection, as soon as there is some.
-async fn admit(room: &Arc<Semaphore>) -> OwnedSemaphorePermit {
-    if room.available_permits() == 0 {
-        tracing::warn!(limit = MOST_CONNECTIONS, "no room for further connections; they wait");
+/// Waits for the permit of one more connection.
+async fn admit(permits: &Arc<Semaphore>) -> OwnedSemaphorePermit {
+    if permits.available_permits() == 0 {
+        tracing::warn!(limit = MOST_CONNECTIONS, "too many connections; further ones wait");
     }
-    room.clone().acquire_owned().await.expect("the semaphore is never closed")
+    permits.clone().acquire_owned().await.expect("the semaphore is never closed")
 }
 
-/// The next connection. Never fails: what concerns one connection is skipped, and a system without
-/// descriptors or memory is given time.
+/// The next connection. Never fails: it skips an error of a single connection, and waits while the system
+/// has no descriptor or memory.
 async fn accept(listener: &TcpListener) -> (TcpStream, LocalAddr) {
     let mut pause = FIRST_PAUSE;
     loop {
@@ -129,7 +128,7 @@ fn concerns_one_connection(error: &io::Error) -> bool {
             | io::ErrorKind::ConnectionRefused
             | io::ErrorKind::ConnectionReset
             | io::ErrorKind::NotConnected
-            // What `setsockopt` says of a connection that its client has reset.
+            // From `setsockopt`, on a connection that its client has reset.
             | io::ErrorKind::InvalidInput
     )
 }
@@ -164,7 +163,7 @@ impl Connection {
             ended = connection.as_mut() => ended,
             () = stopping.cancelled() => {
                 if !asked.load(Ordering::Relaxed) {
-                    // It never asked for anything, so there is nothing to finish.
+                    // It never sent a request, so there is nothing to finish.
                     return;
                 }
                 connection.as_mut().graceful_shutdown();
@@ -172,16 +171,16 @@ impl Connection {
             }
         };
         if let Err(error) = ended {
-            tracing::debug!(%error, "a connection ended early");
+            tracing::debug!(%error, "a connection broke");
         }
     }
 }
 
-/// The router's answer; a handler that panics costs its own request and nothing else.
+/// The router's answer. A handler that panics fails its own request only.
 async fn answer(app: Router, request: hyper::Request<Incoming>) -> Result<Response, Infallible> {
     match AssertUnwindSafe(app.oneshot(request)).catch_unwind().await {
         Ok(answer) => answer,
-        // The panic itself was reported by the process's hook.
+        // The process's panic hook has reported the panic.
         Err(_) => {
             let failure = Failure::internal("the hive panicked while it handled the request");
             Ok(Problem::from(failure).into_response())

@@ -1,8 +1,9 @@
-//! Sessions of the web page: an `EventSource` cannot send a header, so a caller that has the token
-//! may trade it for a cookie.
+//! Sessions of the web page. An `EventSource` cannot send a token in a header, so the page exchanges the
+//! token for a cookie.
 //!
-//! Invariants: a cookie holds 256 random bits, not the token; the hive keeps its hash, in memory
-//! only; `security` accepts it for reading event streams and for nothing else.
+//! Invariants:
+//! - A cookie is 256 random bits, not the token. The hive keeps its hash, in memory only.
+//! - `security` accepts the cookie for reading event streams and for nothing else.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -20,18 +21,17 @@ use crate::text::hex;
 
 /// The name of the cookie.
 const COOKIE_NAME: &str = "rbee_session";
-/// Sessions that are kept; one more ends the oldest.
+/// The most open sessions: one more ends the oldest.
 const MOST_SESSIONS: usize = 1024;
-/// Cookies of one request that are looked at.
+/// Session cookies of one request that are checked.
 const MOST_COOKIES: usize = 8;
 
 /// The open sessions.
 #[derive(Debug)]
 pub(crate) struct Sessions {
     lifetime: Duration,
-    /// Oldest first, which is also the order in which they expire. The lock is never held across
-    /// an await.
-    held: Mutex<VecDeque<Session>>,
+    /// Oldest first, and so in the order in which they expire. The lock is never held across an await.
+    open: Mutex<VecDeque<Session>>,
 }
 
 #[derive(Debug)]
@@ -41,18 +41,18 @@ struct Session {
 }
 
 impl Sessions {
-    /// No sessions yet; each will last for `lifetime`.
+    /// No sessions. Each new one lasts for `lifetime`.
     pub(crate) fn new(lifetime: Duration) -> Self {
-        Self { lifetime, held: Mutex::default() }
+        Self { lifetime, open: Mutex::default() }
     }
 
-    /// Opens a session and returns its `Set-Cookie` value. There is no `Secure`, because the hive
-    /// itself speaks plain HTTP; a proxy that adds TLS may add it.
+    /// Opens a session and returns its `Set-Cookie` value. It lacks `Secure`, because the hive speaks plain
+    /// HTTP; a proxy that adds TLS may add it.
     fn open(&self) -> String {
         let value = hex(&rand::random::<[u8; 32]>());
         let session =
             Session { hash: SecretHash::of(value.as_bytes()), expires: Instant::now() + self.lifetime };
-        let mut held = self.held.lock();
+        let mut held = self.open.lock();
         prune(&mut held);
         if held.len() == MOST_SESSIONS {
             held.pop_front();
@@ -62,7 +62,7 @@ impl Sessions {
         format!("{COOKIE_NAME}={value}; HttpOnly; SameSite=Strict; Path=/v1; Max-Age={age}")
     }
 
-    /// Whether one of the request's cookies is an open session's.
+    /// Whether one of the request's cookies belongs to an open session.
     pub(crate) fn admit(&self, headers: &HeaderMap) -> bool {
         let given: Vec<SecretHash> = headers
             .get_all(COOKIE)
@@ -76,7 +76,7 @@ impl Sessions {
         if given.is_empty() {
             return false;
         }
-        let mut held = self.held.lock();
+        let mut held = self.open.lock();
         prune(&mut held);
         held.iter()
             .flat_map(|session| given.iter().map(|hash| session.hash.matches(hash)))
@@ -114,7 +114,7 @@ mod tests {
     }
 
     #[test]
-    fn a_session_is_admitted_among_other_cookies_until_it_expires() {
+    fn a_session_cookie_is_accepted_until_it_expires() {
         let sessions = Sessions::new(Duration::from_secs(43_200));
         let set = sessions.open();
         assert!(set.ends_with("; HttpOnly; SameSite=Strict; Path=/v1; Max-Age=43200"), "{set}");
@@ -125,11 +125,11 @@ mod tests {
         let brief = Sessions::new(Duration::ZERO);
         let set = brief.open();
         assert!(!brief.admit(&cookies(pair(&set))));
-        assert!(brief.held.lock().is_empty(), "what has expired is forgotten");
+        assert!(brief.open.lock().is_empty(), "expired sessions are removed");
     }
 
     #[test]
-    fn the_oldest_makes_room() {
+    fn a_new_session_beyond_the_limit_ends_the_oldest() {
         let sessions = Sessions::new(Duration::from_secs(60));
         let first = sessions.open();
         let second = sessions.open();

@@ -1,13 +1,13 @@
-//! Server-Sent Events (WHATWG HTML, section 9.2), in the two forms that the hive speaks.
+//! Server-Sent Events (WHATWG HTML, section 9.2), in the hive's two forms.
 //!
-//! **Plain** is for existing clients, which take every line for narration: `data:` lines only, no
-//! ids, no names, no comments. It is also the one place where text is defused, because those
-//! clients take certain lines for the end of the stream or for its result.
+//! **Plain** is for existing clients, which show every line as narration: `data:` lines only, no ids, no
+//! names, no comments. Only this form changes texts that those clients would take for the end of the stream
+//! or for its result.
 //!
-//! **Typed** is for programs: named events with ids, untouched data.
+//! **Typed** is for programs: named events with ids and unchanged data.
 //!
-//! The bytes are written here rather than by a library: a plain stream must be exact to the byte,
-//! and libraries panic on text that has line ends.
+//! The bytes are written here and not by a library: a plain stream must be exact to the byte, and libraries
+//! panic on text with line ends.
 
 mod plain;
 
@@ -22,7 +22,7 @@ use crate::event_stream;
 use crate::jobs::log::Batch;
 use crate::text::json;
 
-/// A comment, which keeps a silent connection open.
+/// A comment, to keep a silent connection open.
 pub(super) const COMMENT: &[u8] = b": keep-alive\n\n";
 
 /// The form of a stream.
@@ -42,13 +42,13 @@ pub(super) fn response(events: impl Stream<Item = Bytes> + Send + 'static) -> Re
     response
 }
 
-/// A batch of a job's events.
+/// Encodes a batch of a job's events.
 pub(super) fn encode(batch: &Batch, encoding: Encoding, operation: &str) -> Bytes {
     let mut out = BytesMut::with_capacity(batch.events.len() * 160);
     if let Some(elision) = &batch.elision {
         match encoding {
             Encoding::Plain => plain::elision(&mut out, elision),
-            // It has no id: it says something about the log, and nobody resumes after it.
+            // Without an id: it is about the log, and no reader resumes after it.
             Encoding::Typed => event(&mut out, "elision", None, &json(elision)),
         }
     }
@@ -63,9 +63,9 @@ pub(super) fn encode(batch: &Batch, encoding: Encoding, operation: &str) -> Byte
     out.freeze()
 }
 
-/// One named event. `data` is JSON on one line.
+/// Writes one named event. `data` is JSON on one line.
 pub(super) fn event(out: &mut BytesMut, name: &str, id: Option<&str>, data: &str) {
-    debug_assert!(!data.contains(['\r', '\n']), "JSON of ours has no line ends");
+    debug_assert!(!data.contains(['\r', '\n']), "the JSON is on one line");
     if let Some(id) = id {
         out.put_slice(b"id: ");
         out.put_slice(id.as_bytes());

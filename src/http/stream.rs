@@ -32,7 +32,7 @@ pub(super) async fn stream(
     let log = app.jobs.log(&job).await?;
     let after = match start(&log, resume)? {
         Start::After(after) => after,
-        Start::NothingLeft => return Ok(StatusCode::NO_CONTENT.into_response()),
+        Start::AtEnd => return Ok(StatusCode::NO_CONTENT.into_response()),
     };
     let reader = Reader {
         cursor: log.follow(after),
@@ -54,7 +54,7 @@ struct StreamQuery {
 }
 
 impl StreamQuery {
-    /// Unknown parameters are let pass: browsers' tools add their own.
+    /// Unknown parameters are ignored: browsers' tools add their own.
     fn parse(query: &str) -> Result<Self, Failure> {
         let mut parsed = Self::default();
         for pair in query.split('&') {
@@ -86,21 +86,23 @@ fn resume_point(name: &str, text: &str) -> Result<u64, Failure> {
     })
 }
 
-/// Where a reader begins.
+/// Where a reader starts.
 enum Start {
+    /// After the event of that number.
     After(u64),
-    NothingLeft,
+    /// The reader has the terminal event already.
+    AtEnd,
 }
 
 fn start(log: &Log, resume: Option<u64>) -> Result<Start, Failure> {
     let Some(after) = resume else { return Ok(Start::After(0)) };
-    // The end before the number: the other way round, a job that ends in between would make a
-    // reader of its last event look like one from the future.
+    // The terminal event before the number: in the other order, a job that ends in between would refuse a
+    // reader that resumes after its last event.
     let terminal = log.terminal();
     let last = log.last_seq();
     match terminal {
-        Some(_) if after == last => Ok(Start::NothingLeft),
-        // Events that a crash lost were read before it: the reader is owed the end.
+        Some(_) if after == last => Ok(Start::AtEnd),
+        // A crash lost events that the reader has seen: only the end is left for it.
         Some(_) if after > last => Ok(Start::After(last - 1)),
         None if after > last => {
             Err(Failure::new(Code::InvalidRequest, format!("event {after} is beyond the job's last, {last}"))
@@ -118,7 +120,7 @@ struct Reader {
 }
 
 impl Reader {
-    /// The next piece of the body; `None` at the end.
+    /// The next chunk of the body; `None` at the end.
     async fn next(&mut self) -> Option<Bytes> {
         loop {
             let batch = match self.encoding {
@@ -129,7 +131,7 @@ impl Reader {
                 },
             };
             let chunk = sse::encode(&batch, self.encoding, &self.job.header().operation);
-            // A batch of nothing but debug narrations is nothing on a plain stream.
+            // On a plain stream a batch of debug narrations alone is empty.
             if !chunk.is_empty() {
                 return Some(chunk);
             }
@@ -142,7 +144,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_query_is_understood_or_refused() {
+    fn a_query_is_parsed_or_refused() {
         let parse = |query| StreamQuery::parse(query).unwrap();
         assert_eq!(parse("").encoding, Encoding::Plain);
         assert_eq!(parse("format=json&after=3").encoding, Encoding::Typed);

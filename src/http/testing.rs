@@ -1,4 +1,4 @@
-//! A router served on a real socket, and a client that writes bytes by hand.
+//! A router on a real socket, and a client that writes raw bytes.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -13,10 +13,10 @@ use crate::config::Timers;
 use crate::http::server;
 use crate::spawn;
 
-/// No test waits longer than this for anything.
+/// How long a test waits for something before it fails.
 const PATIENCE: Duration = Duration::from_secs(20);
 
-/// A server of this test's own.
+/// A test's own server.
 pub(crate) struct Served {
     pub(crate) address: SocketAddr,
     pub(crate) shutdown: CancellationToken,
@@ -34,7 +34,7 @@ impl Served {
         Self { address, shutdown, task }
     }
 
-    /// Stops it and waits until no connection is left.
+    /// Stops it and waits until every connection is closed.
     pub(crate) async fn stop(self) {
         self.shutdown.cancel();
         soon(self.task).await.unwrap();
@@ -58,17 +58,17 @@ impl Served {
     }
 }
 
-/// Waits for `future`, and fails the test where it takes for ever.
+/// Waits for `future`, and fails the test if that takes too long.
 pub(crate) async fn soon<F: Future>(future: F) -> F::Output {
-    tokio::time::timeout(PATIENCE, future).await.expect("it came to pass")
+    tokio::time::timeout(PATIENCE, future).await.expect("the future is ready in time")
 }
 
-/// The status of an answer read by hand.
+/// The status of a raw answer.
 pub(crate) fn status(answer: &str) -> u16 {
     answer.split(' ').nth(1).and_then(|status| status.parse().ok()).unwrap_or_else(|| panic!("{answer}"))
 }
 
-/// Reads until what was read contains `text`.
+/// Reads until the bytes read contain `text`.
 pub(crate) async fn read_until(stream: &mut TcpStream, text: &str) -> String {
     let mut read = Vec::new();
     let mut buffer = [0; 4096];

@@ -1,4 +1,4 @@
-//! The routes on a real socket, over a hive without models' workers.
+//! The routes on a real socket, of a hive without workers.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -43,7 +43,7 @@ impl Hive {
 }
 
 #[tokio::test]
-async fn the_reads_answer_in_the_shapes_that_clients_know() {
+async fn answers_have_the_shapes_that_clients_read() {
     let hive = Hive::start().await;
     assert_eq!(hive.get("/health").await, (200, Value::String("ok".into())));
     let (_, models) = hive.get("/v1/models").await;
@@ -58,7 +58,7 @@ async fn the_reads_answer_in_the_shapes_that_clients_know() {
 }
 
 #[tokio::test]
-async fn what_is_not_there_is_a_problem_with_a_code() {
+async fn an_unknown_resource_is_a_problem_with_a_code() {
     let hive = Hive::start().await;
     for (path, expected, code) in [
         ("/v1/nothing", 404, "route_not_found"),
@@ -89,7 +89,7 @@ async fn what_is_not_there_is_a_problem_with_a_code() {
 }
 
 #[tokio::test]
-async fn heartbeats_come_with_the_ticks_and_end_with_the_hive() {
+async fn heartbeats_follow_the_telemetry_and_end_with_the_hive() {
     let hive = Hive::start().await;
     let mut reader = hive.served.send("GET /v1/heartbeats/stream HTTP/1.1\r\nHost: localhost\r\n\r\n").await;
     for _ in 0..2 {
@@ -102,7 +102,7 @@ async fn heartbeats_come_with_the_ticks_and_end_with_the_hive() {
 }
 
 #[tokio::test]
-async fn a_shutdown_is_asked_for_without_a_body() {
+async fn a_shutdown_request_needs_no_body() {
     let hive = Hive::start().await;
     let answer = hive.served.ask("POST /v1/shutdown HTTP/1.1\nHost: @HERE\n", "").await;
     assert_eq!(status(&answer), 200, "{answer}");

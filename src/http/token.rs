@@ -1,4 +1,4 @@
-//! The bearer token: read once from a file that nobody else may read, kept and compared as a hash.
+//! The bearer token: read once from a file that only its owner may read, then kept and compared as a hash.
 
 use std::fmt;
 use std::fs::File;
@@ -11,13 +11,13 @@ use subtle::{Choice, ConstantTimeEq};
 
 use crate::error::{Code, Failure, Result};
 
-/// Fewer characters than this can be guessed.
+/// The least length of a token: a shorter one can be guessed.
 const LEAST_CHARACTERS: usize = 16;
-/// More bytes than this are no token, but the wrong file.
+/// The largest token file, in bytes: a larger one is not a token.
 const MOST_BYTES: u64 = 4096;
 
-/// The SHA-256 hash of a secret. Comparing hashes takes the same time whatever is compared, and
-/// does not tell how long the secret is.
+/// The SHA-256 hash of a secret. Comparing hashes takes constant time and does not reveal the secret's
+/// length.
 #[derive(Clone, Copy)]
 pub(crate) struct SecretHash([u8; 32]);
 
@@ -27,7 +27,7 @@ impl SecretHash {
         Self(Sha256::digest(secret).into())
     }
 
-    /// Whether both are of the same secret, in constant time.
+    /// Whether both are of the same secret, compared in constant time.
     pub(crate) fn matches(&self, other: &Self) -> Choice {
         self.0.ct_eq(&other.0)
     }
@@ -42,16 +42,16 @@ impl fmt::Debug for SecretHash {
 /// Reads the token of `--token-file`.
 ///
 /// # Errors
-/// [`Code::ConfigInvalid`] where it is no regular file, others than its owner may read or write it,
-/// or it does not hold a single word of at least 16 characters.
+/// [`Code::ConfigInvalid`] if it is not a regular file, if others than its owner may read or write it, or if
+/// it does not hold a single word of at least 16 characters.
 pub(crate) fn read(path: &Path) -> Result<SecretHash> {
     let invalid = |message: String| Failure::new(Code::ConfigInvalid, message);
     let unreadable = |error: std::io::Error| {
         invalid(format!("could not read the token file {}: {error}", path.display()))
             .hint("check the path given with --token-file")
     };
-    // A fifo would block the open for ever, so the kind is looked at first; what counts is the look
-    // at the opened file below.
+    // Opening a FIFO would block for ever, so its type is checked before. The mode is checked on the opened
+    // file, below.
     if !std::fs::metadata(path).map_err(unreadable)?.is_file() {
         return Err(invalid(format!("the token file {} is not a regular file", path.display()))
             .hint("pass a file that holds nothing but the token"));
@@ -104,7 +104,7 @@ mod tests {
     }
 
     #[test]
-    fn anything_else_is_refused_with_the_way_out() {
+    fn any_other_file_is_refused_with_a_hint() {
         let open = read(file("0123456789abcdef", 0o640).path()).unwrap_err();
         assert_eq!(open.code, Code::ConfigInvalid);
         assert!(open.hint.unwrap().contains("chmod 600"));

@@ -1,15 +1,16 @@
-//! The web page: files that lie in this executable, and nothing that looks at the disk.
+//! The web page, from files embedded in this executable.
 //!
-//! The page is a client of the public API like any other; this module knows nothing of what it
-//! does. Invariants:
-//! - Only what [`FILES`] lists is served; a test holds it against the folder `ui/`.
-//! - The page is one answer with its style sheets in it, because it is not painted without them; its
-//!   other files have addresses of their build ([`BUILD`]), under which they never change, so that a
-//!   browser asks once and no page mixes files of two versions of the hive.
-//! - No answer of this module varies with the request beyond `If-None-Match`.
-//! - The page's policy lets it load its own files and talk to its own hive, run no inline script, have
-//!   no inline style but the one of that hash, and parse no markup at all (Trusted Types): what a model
-//!   or a log says cannot become more than text.
+//! The page is a client of the public API like any other; this module does not know what it does.
+//!
+//! Invariants:
+//! - Only the files of [`FILES`] are served. A test compares them with the folder `ui/`.
+//! - The style sheets are inside the page, because a browser does not paint it without them. The other files
+//!   have addresses with the build's hash ([`BUILD`]), under which they never change: a browser fetches each
+//!   once, and no page mixes files of two builds.
+//! - The only request header that changes an answer is `If-None-Match`.
+//! - The page's policy lets it load its own files and talk to its own hive. It allows no inline script,
+//!   only the one inline style of that hash, and no parsing of markup (Trusted Types): the text of a model
+//!   or a log stays text.
 
 use std::borrow::Cow;
 use std::sync::LazyLock;
@@ -25,9 +26,9 @@ use sha2::{Digest, Sha256};
 use super::problem::{self, Problem};
 use crate::text::hex;
 
-/// What a browser asks for each time whether it has changed (RFC 9111, section 5.2.2.4).
+/// For what a browser must revalidate each time (RFC 9111, section 5.2.2.4).
 const REVALIDATED: &str = "no-cache";
-/// What never changes (RFC 8246).
+/// For what never changes (RFC 8246).
 const FOREVER: &str = "public, max-age=31536000, immutable";
 
 /// One file of the page.
@@ -43,7 +44,7 @@ macro_rules! files {
     };
 }
 
-/// The page's files. An executable of any build serves exactly those that it was built with.
+/// The page's files, as they were when the executable was built.
 static FILES: &[File] = files! {
     "index.html"
     "icon.svg"
@@ -86,13 +87,13 @@ static FILES: &[File] = files! {
     "views/workers.js"
 };
 
-/// Where in [`FILES`] the page is.
+/// The index of the page in [`FILES`].
 const PAGE: usize = 0;
 
-/// What stands in `index.html` for the style sheets.
+/// The placeholder of the style sheets in `index.html`.
 const SHEETS: &str = "<!-- style sheets -->";
 
-/// What tells the files of this build from those of every other.
+/// The hash of this build's files.
 static BUILD: LazyLock<String> = LazyLock::new(|| {
     let mut hash = Sha256::new();
     for file in FILES {
@@ -102,7 +103,7 @@ static BUILD: LazyLock<String> = LazyLock::new(|| {
     hex(&hash.finalize()[..8])
 });
 
-/// The style sheets, as they stand in the page.
+/// The style sheets, as they are in the page.
 static STYLES: LazyLock<String> =
     LazyLock::new(|| FILES.iter().filter(|file| file.path.ends_with(".css")).map(|file| file.text).collect());
 
@@ -127,7 +128,7 @@ static POLICY: LazyLock<HeaderValue> = LazyLock::new(|| {
     HeaderValue::try_from(policy).expect("Base64 is visible ASCII")
 });
 
-/// The page with its style sheets in it, and with the addresses of this build's files.
+/// The page, with its style sheets in it and with the addresses of this build's files.
 fn page() -> String {
     let page = FILES[PAGE].text.replace("\"/ui/", &format!("\"/ui/{}/", *BUILD));
     page.replace(SHEETS, &format!("<style>{}</style>", *STYLES))
@@ -153,10 +154,10 @@ pub(crate) async fn file(
     }
 }
 
-/// The file, or that the browser's copy is still good.
+/// The file, or `304` if the browser's copy is current.
 fn respond(at: usize, cached: &'static str, headers: &HeaderMap) -> Response {
     let (text, tag) = &SERVED[at];
-    let mut response = if still_good(headers, tag) {
+    let mut response = if is_current(headers, tag) {
         StatusCode::NOT_MODIFIED.into_response()
     } else {
         ([(CONTENT_TYPE, content_type(FILES[at].path))], &**text).into_response()
@@ -165,9 +166,8 @@ fn respond(at: usize, cached: &'static str, headers: &HeaderMap) -> Response {
     own.insert(ETAG, tag.clone());
     own.insert(CACHE_CONTROL, HeaderValue::from_static(cached));
     own.insert(CONTENT_SECURITY_POLICY, POLICY.clone());
-    // No Cross-Origin-Opener-Policy: a browser starts another process for a page with one, for 30 ms
-    // before its first paint, and there is nothing to do with the window of this page but to leave it:
-    // it has no frames and takes no messages.
+    // No Cross-Origin-Opener-Policy: with one, a browser starts another process for the page, which delays
+    // its first paint by 30 ms. The page needs none: it has no frames and accepts no messages.
     for (name, value) in [("referrer-policy", "no-referrer"), ("cross-origin-resource-policy", "same-origin")]
     {
         own.insert(HeaderName::from_static(name), HeaderValue::from_static(value));
@@ -175,8 +175,8 @@ fn respond(at: usize, cached: &'static str, headers: &HeaderMap) -> Response {
     response
 }
 
-/// Whether `If-None-Match` names the tag, compared weakly (RFC 9110, section 13.1.2).
-fn still_good(headers: &HeaderMap, tag: &HeaderValue) -> bool {
+/// Whether `If-None-Match` has the tag, by weak comparison (RFC 9110, section 13.1.2).
+fn is_current(headers: &HeaderMap, tag: &HeaderValue) -> bool {
     let Ok(tag) = tag.to_str() else { return false };
     headers
         .get_all(IF_NONE_MATCH)
@@ -192,7 +192,7 @@ fn tag(text: &str) -> HeaderValue {
     HeaderValue::try_from(format!("\"{digest}\"")).expect("hexadecimal digits are visible ASCII")
 }
 
-/// The media type by the name's ending; only these endings are in [`FILES`].
+/// The media type by the file's extension. [`FILES`] has no other extensions.
 fn content_type(path: &str) -> &'static str {
     match path.rsplit('.').next() {
         Some("html") => "text/html; charset=utf-8",
@@ -209,11 +209,11 @@ mod tests {
 
     use super::*;
 
-    /// What is in `ui/` and not of the page itself.
+    /// Files of `ui/` that are not part of the page.
     const NOT_SERVED: [&str; 2] = ["tsconfig.json", "lib/types.js"];
 
     #[test]
-    fn every_file_of_the_folder_is_served_and_has_a_type_of_its_own() {
+    fn every_file_of_the_folder_is_served_with_its_type() {
         let root = concat!(env!("CARGO_MANIFEST_DIR"), "/ui");
         let there: BTreeSet<String> = walkdir::WalkDir::new(root)
             .into_iter()
@@ -230,7 +230,7 @@ mod tests {
         }
     }
 
-    /// A module that is not preloaded costs a round trip; one that is and is not there, an error.
+    /// A module that is not preloaded costs a round trip; a preload of a missing one is an error.
     #[test]
     fn the_page_preloads_every_module() {
         let text = |path| FILES.iter().find(|file| file.path == path).unwrap().text;
@@ -247,17 +247,17 @@ mod tests {
     }
 
     #[test]
-    fn the_page_has_its_styles_in_it_and_names_the_files_of_its_build() {
+    fn the_page_has_its_styles_and_the_addresses_of_its_build() {
         let page = &SERVED[PAGE].0;
         let style = page.split("<style>").nth(1).and_then(|rest| rest.split("</style>").next()).unwrap();
-        assert_eq!(style, *STYLES, "what the policy has the hash of");
+        assert_eq!(style, *STYLES, "the policy has the hash of these");
         assert!(!style.contains("</"), "nothing ends the element early");
         assert_eq!(page.matches("<style").count(), 1);
         assert_eq!(page.matches("\"/ui/").count(), page.matches(&format!("\"/ui/{}/", *BUILD)).count());
     }
 
     #[test]
-    fn nothing_in_the_page_is_inline_or_comes_from_elsewhere() {
+    fn the_page_has_no_inline_script_and_no_foreign_files() {
         for file in FILES.iter().filter(|file| file.path != "icon.svg") {
             for forbidden in
                 ["innerHTML", "insertAdjacentHTML", "document.write", "eval(", "src=\"http", "@import"]

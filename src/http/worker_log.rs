@@ -1,4 +1,4 @@
-//! `GET /v1/workers/{pid}/log`: what a worker has written, and with `?follow=true` what it writes.
+//! `GET /v1/workers/{pid}/log`: a worker's log; with `?follow=true` also what it writes from then on.
 
 mod redact;
 
@@ -22,9 +22,9 @@ use crate::event_stream;
 use crate::workers::log_follow::Follower;
 use redact::Redactor;
 
-/// How often a log that is followed is looked at. Only while somebody follows it.
-const LOOK_EVERY: Duration = Duration::from_millis(200);
-/// A log that is not followed ends here at the latest, however fast its worker writes.
+/// How often a followed log is checked for new bytes.
+const CHECK_EVERY: Duration = Duration::from_millis(200);
+/// The most bytes of a log that is not followed, however fast its worker writes.
 const MOST_BYTES: usize = 64 << 20;
 
 /// `GET /v1/workers/{pid}/log?follow=`
@@ -34,7 +34,7 @@ pub(crate) async fn get(
     RawQuery(query): RawQuery,
 ) -> Result<Response, Problem> {
     let pid = pid.parse().map_err(|_| {
-        Failure::new(Code::InvalidRequest, "a worker is named by its process id, a whole number")
+        Failure::new(Code::InvalidRequest, "the path needs the process id of a worker, a whole number")
             .hint("WorkerProcessList lists the workers")
     })?;
     let follow = wants_to_follow(query.as_deref().unwrap_or_default())?;
@@ -43,13 +43,13 @@ pub(crate) async fn get(
     let log = Follower::new(app.workers.log(pid)?);
     let workers = app.workers.clone();
     let gone = move || {
-        // Another worker may get the process id of one that is gone.
+        // The process id of a worker that is gone may belong to another one.
         !workers.get(pid).is_ok_and(|now| now.worker_id == worker.worker_id && now.status.lives())
     };
     Ok(respond(log, redactor, follow.then_some(gone), app.quiet.clone()))
 }
 
-/// Whether the query asks to follow the log. Unknown parameters are let pass.
+/// Whether the query asks to follow the log. Unknown parameters are ignored.
 fn wants_to_follow(query: &str) -> Result<bool> {
     let value = query.split('&').find_map(|pair| match pair.split_once('=').unwrap_or((pair, "true")) {
         ("follow", value) => Some(value),
@@ -59,12 +59,12 @@ fn wants_to_follow(query: &str) -> Result<bool> {
         None | Some("false" | "0") => Ok(false),
         Some("true" | "1") => Ok(true),
         Some(_) => Err(Failure::new(Code::InvalidRequest, "follow is either true or false")
-            .hint("leave it out for what the log holds now")),
+            .hint("leave it out for the log as it is now")),
     }
 }
 
-/// Streams a log as plain text. Where it is followed, the stream ends with the last byte that its
-/// worker wrote before `gone`; it also ends, at once, when the hive stops.
+/// Streams a log as plain text. A followed log ends with the last byte that its worker wrote before `gone`,
+/// or when the hive stops.
 fn respond<G>(log: Follower, redactor: Redactor, gone: Option<G>, stop: CancellationToken) -> Response
 where
     G: Fn() -> bool + Send + 'static,
@@ -85,7 +85,7 @@ where
 struct Reader<G> {
     log: Follower,
     redactor: Redactor,
-    /// Whether its worker is gone, where the log is followed.
+    /// Whether the worker is gone, for a followed log.
     gone: Option<G>,
     stop: CancellationToken,
     /// Bytes read so far.
@@ -94,10 +94,10 @@ struct Reader<G> {
 }
 
 impl<G: Fn() -> bool> Reader<G> {
-    /// The next bytes; the last ones where it has ended afterwards.
+    /// The next bytes. Sets `ended` if they are the last ones.
     async fn next(&mut self) -> io::Result<Bytes> {
         loop {
-            // Asked before the log is read: what a worker wrote before it went is read after.
+            // Asked before the log is read, so that everything that the worker wrote is read.
             let last = self.gone.as_ref().is_none_or(|gone| gone());
             let chunk = self.log.next().await.inspect_err(|_| self.ended = true)?;
             self.read += chunk.len();
@@ -113,7 +113,7 @@ impl<G: Fn() -> bool> Reader<G> {
                 return Ok(safe.into());
             }
             if chunk.is_empty() {
-                let pause = tokio::time::sleep(LOOK_EVERY);
+                let pause = tokio::time::sleep(CHECK_EVERY);
                 self.stop.run_until_cancelled(pause).await;
             }
         }
@@ -133,7 +133,7 @@ mod tests {
     use crate::config::Timers;
     use crate::http::testing::{Served, read_until, status};
 
-    /// A worker's log, and a server that streams it.
+    /// A worker's log and a server that streams it.
     struct Scene {
         log: tempfile::NamedTempFile,
         gone: Arc<AtomicBool>,
@@ -160,7 +160,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_log_is_read_to_its_end_without_the_secret() {
+    async fn a_log_is_streamed_to_its_end_without_the_secret() {
         let scene = Scene::new(false).await;
         scene.write("all of hidden it\nhid");
         let answer = scene.served.ask("GET / HTTP/1.1\nHost: x\n", "").await;
@@ -170,7 +170,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_followed_log_ends_with_the_last_words_of_its_worker() {
+    async fn a_followed_log_ends_with_the_last_bytes_of_its_worker() {
         let scene = Scene::new(true).await;
         scene.write("first\n");
         let mut reader = scene.served.send("GET / HTTP/1.1\r\nHost: x\r\n\r\n").await;
@@ -185,7 +185,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_stop_of_the_hive_ends_it() {
+    async fn a_shutdown_ends_a_followed_log() {
         let scene = Scene::new(true).await;
         scene.write("first\n");
         let mut reader = scene.served.send("GET / HTTP/1.1\r\nHost: x\r\n\r\n").await;
@@ -196,7 +196,7 @@ mod tests {
     }
 
     #[test]
-    fn following_is_asked_for_in_words_or_numbers() {
+    fn the_query_says_whether_to_follow() {
         for (query, follow) in [
             ("", false),
             ("follow", true),

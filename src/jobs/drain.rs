@@ -157,7 +157,7 @@ impl Drain {
         }
     }
 
-    /// Writes to the journal. Where that fails the job goes on, in memory alone.
+    /// Writes to the journal. If that fails, the job goes on in memory alone.
     fn write(&mut self, events: &[Arc<Event>]) {
         if let Some(journal) = &mut self.journal
             && let Err(failure) = journal.write(events)

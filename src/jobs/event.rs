@@ -18,7 +18,7 @@ use crate::time::Instant;
 /// One event of a job.
 #[derive(Debug)]
 pub struct Event {
-    /// Its number: 1, 2, 3, ... within the job.
+    /// Its number within the job, from 1.
     pub seq: u64,
     /// When it happened.
     pub at: Instant,
@@ -26,20 +26,20 @@ pub struct Event {
     pub body: Body,
 }
 
-/// What happened.
+/// What an event reports.
 #[derive(Debug)]
 pub enum Body {
-    /// The job said something.
+    /// A narration.
     Narration {
-        /// How loud.
+        /// Its level.
         level: Level,
-        /// What was being done, in `snake_case`.
+        /// What the job was doing, in `snake_case`.
         action: Cow<'static, str>,
-        /// What a person reads.
+        /// The text for people.
         message: String,
-        /// How far it has come.
+        /// The progress, for a progress narration.
         progress: Option<Progress>,
-        /// The step of the job that it marks.
+        /// The step of the job that it reports.
         step: Option<JobStep>,
     },
     /// The operation's result; stands directly before the terminal event.
@@ -51,15 +51,15 @@ pub enum Body {
 /// How a job ended.
 #[derive(Clone, Debug)]
 pub enum Terminal {
-    /// It did what it was asked to.
+    /// It succeeded.
     Done,
-    /// It could not.
+    /// It failed.
     Failed(Arc<Failure>),
-    /// A caller stopped it.
+    /// A caller cancelled it.
     Cancelled,
 }
 
-/// The `event:` name of a typed event, and the key of a journal's line.
+/// The `event:` name of a typed event and of a journal's line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum EventKind {
@@ -98,7 +98,7 @@ pub enum LineError {
     Unknown(serde_json::Error),
 }
 
-/// The JSON of an event; which fields there are depends on its [`EventKind`].
+/// The JSON of an event. Its [`EventKind`] decides which fields it has.
 #[derive(Serialize, Deserialize)]
 struct Data<'a> {
     seq: u64,
@@ -177,7 +177,7 @@ impl Event {
         json(&data)
     }
 
-    /// The step of the job that the event marks.
+    /// The step of the job that the event reports.
     #[must_use]
     pub const fn step(&self) -> Option<JobStep> {
         match &self.body {
@@ -259,7 +259,7 @@ mod tests {
     }
 
     #[test]
-    fn a_narration_looks_as_the_contract_says() {
+    fn a_narration_has_the_json_of_the_contract() {
         let (line, again) = round_trip(Body::Narration {
             level: Level::Info,
             action: "model_download_progress".into(),
@@ -286,7 +286,7 @@ mod tests {
     }
 
     #[test]
-    fn every_kind_comes_back_from_its_line() {
+    fn every_kind_of_event_is_read_back_from_its_line() {
         let result = serde_json::value::to_raw_value(&serde_json::json!({"z": 1, "a": [2]})).unwrap();
         let failure = Failure::new(Code::ModelCorrupt, "no").hint("yes").stage("load");
         for body in [
@@ -301,7 +301,7 @@ mod tests {
     }
 
     #[test]
-    fn a_journal_keeps_the_step_that_a_stream_does_not_show() {
+    fn a_journal_line_has_the_step_and_a_stream_does_not() {
         let event = Event {
             seq: 2,
             at: Instant(0),

@@ -1,4 +1,4 @@
-//! The jobs that a registry holds, by id and by idempotency key. Work in memory alone.
+//! The jobs of a registry, by id and by idempotency key: in memory alone.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -52,7 +52,7 @@ impl Index {
     /// The job that an earlier submission with the same idempotency key made.
     ///
     /// # Errors
-    /// [`Code::IdempotencyConflict`] where that was another request.
+    /// [`Code::IdempotencyConflict`] if that was another request.
     pub(super) fn repeated(&self, header: &JobHeader) -> Result<Option<Arc<Job>>> {
         let Some(key) = &header.idempotency_key else { return Ok(None) };
         let Some(job) = self.keys.get(key).and_then(|id| self.jobs.get(id)) else { return Ok(None) };
@@ -94,7 +94,7 @@ impl Index {
     }
 
     /// Removes the jobs that `config` does not keep, and returns them: reads by age and memory, acts by
-    /// age and count. Leaves the logs of older acts to their journals.
+    /// age and count. Frees the logs of older acts, which their journals have.
     pub(super) fn prune(&mut self, config: &Jobs) -> Vec<Arc<Job>> {
         let now = Instant::now();
         let mut removed = Vec::new();
@@ -117,7 +117,7 @@ impl Index {
                     }
                     acts_bytes += job.resident_bytes();
                     if acts_bytes > config.acts_memory_bytes {
-                        job.leave_to_journal();
+                        job.free_log();
                     }
                 }
             }

@@ -1,4 +1,4 @@
-//! One job: what was asked, how it stands, and where its log is.
+//! One job: its request, its state, and where its log is.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
@@ -27,8 +27,8 @@ impl JobId {
         Self(format!("job-{}", uuid::Uuid::now_v7()))
     }
 
-    /// Reads an id as [`JobId::new`] writes it; anything else is `None`, so that an id is safe as
-    /// a file's name.
+    /// Reads an id as [`JobId::new`] writes it. Everything else is `None`, so that an id is safe as a
+    /// file's name.
     #[must_use]
     pub fn parse(text: &str) -> Option<Self> {
         let uuid = text.strip_prefix("job-")?;
@@ -55,13 +55,13 @@ impl std::fmt::Display for JobId {
     }
 }
 
-/// Whether an operation only looks, or changes something.
+/// Whether an operation only reads, or changes something.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum OperationKind {
-    /// Kept in memory only, never behind an act, off `/v1/events`.
+    /// It only reads: kept in memory alone, never queued behind an act, not on `/v1/events`.
     Read,
-    /// Journalled; survives a restart of the hive.
+    /// It changes something: journalled, so it survives a restart of the hive.
     Act,
 }
 
@@ -69,34 +69,34 @@ pub enum OperationKind {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum JobClass {
-    /// Everything that only looks.
+    /// Reads.
     Reads,
     /// Transfers of models.
     Downloads,
-    /// What starts a worker.
+    /// Starts of workers.
     Loads,
     /// Every other act.
     Acts,
 }
 
-/// How a job stands.
+/// The state of a job.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum JobState {
-    /// It waits for a free place in its class.
+    /// It waits in the queue of its class.
     Queued,
-    /// It is at work.
+    /// It runs.
     Running,
-    /// It did what it was asked to.
+    /// It ended with a result.
     Succeeded,
-    /// It could not.
+    /// It ended with a failure.
     Failed,
-    /// A caller stopped it.
+    /// A caller cancelled it.
     Cancelled,
 }
 
 impl JobState {
-    /// Whether nothing follows.
+    /// Whether the job has ended.
     #[must_use]
     pub const fn is_ended(self) -> bool {
         matches!(self, Self::Succeeded | Self::Failed | Self::Cancelled)
@@ -120,11 +120,11 @@ pub enum StopReason {
     Cancel,
     /// Its deadline passed.
     Timeout,
-    /// The hive stops.
+    /// The hive is shutting down.
     Shutdown,
 }
 
-/// What is fixed about a job when it is made; the first line of its journal.
+/// What never changes about a job; the first line of its journal.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct JobHeader {
     /// The job's id.
@@ -137,7 +137,7 @@ pub struct JobHeader {
     pub request: Box<RawValue>,
     /// When it was submitted.
     pub created_at: Instant,
-    /// The idempotency key it was submitted with.
+    /// The idempotency key that it was submitted with.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub idempotency_key: Option<String>,
 }
@@ -150,7 +150,7 @@ pub struct Job {
     stop_reason: OnceLock<StopReason>,
     status: watch::Sender<JobStatus>,
     log: Mutex<LogLocation>,
-    /// Whether the journal has everything, so that the log can be left to it.
+    /// Whether the journal has every event, so that the log may leave memory.
     is_journalled: AtomicBool,
 }
 
@@ -167,7 +167,7 @@ struct JobStatus {
 enum LogLocation {
     /// In memory.
     Resident(Arc<Log>),
-    /// In its journal; perhaps still in memory too, for a reader of it.
+    /// In its journal; in memory too while somebody reads it.
     Journal(Weak<Log>),
 }
 
@@ -180,7 +180,7 @@ pub struct JobSummary {
     pub operation: String,
     /// Read or act.
     pub kind: OperationKind,
-    /// How it stands.
+    /// Its state.
     pub state: JobState,
     /// When it was submitted.
     pub created_at: Instant,
@@ -194,12 +194,12 @@ pub struct JobSummary {
     pub result: Option<Arc<RawValue>>,
     /// Its failure, if it failed.
     pub failure: Option<Arc<Failure>>,
-    /// Where it is narrated.
+    /// The path of its stream.
     pub sse_url: String,
 }
 
 impl Job {
-    /// A job that waits for its turn.
+    /// A job that has not started.
     pub(super) fn queued(header: JobHeader, log: Arc<Log>) -> Self {
         let status = JobStatus {
             state: JobState::Queued,
@@ -237,7 +237,7 @@ impl Job {
         job
     }
 
-    /// What is fixed about it.
+    /// What never changes about it.
     #[must_use]
     pub const fn header(&self) -> &JobHeader {
         &self.header
@@ -249,7 +249,7 @@ impl Job {
         &self.header.id
     }
 
-    /// How it stands.
+    /// Its state.
     #[must_use]
     pub fn state(&self) -> JobState {
         self.status.borrow().state
@@ -292,14 +292,14 @@ impl Job {
         format!("/v1/jobs/{}/stream", self.header.id)
     }
 
-    /// Tells the job to stop, unless it was told so before; the first reason counts.
+    /// Tells the job to stop. Of several calls the first one's reason counts.
     pub(super) fn stop(&self, reason: StopReason) {
         if self.stop_reason.set(reason).is_ok() {
             self.stop.cancel();
         }
     }
 
-    /// Why the job was told to stop, if it was.
+    /// Why the job was told to stop; `None` if it was not.
     pub(super) fn stop_reason(&self) -> Option<StopReason> {
         self.stop_reason.get().copied()
     }
@@ -313,7 +313,7 @@ impl Job {
     /// Waits until the terminal event is published.
     pub async fn ended(&self) {
         let mut status = self.status.subscribe();
-        // The sender lives in `self`: this can only end by the condition.
+        // The sender lives in `self`, so only the condition ends this.
         let _ended = status.wait_for(|status| status.state.is_ended()).await;
     }
 
@@ -344,7 +344,7 @@ impl Job {
         }
     }
 
-    /// Bytes of memory that the log takes for sure.
+    /// Bytes of memory that the log takes, 0 if it is in its journal.
     pub(super) fn resident_bytes(&self) -> usize {
         match &*self.log.lock() {
             LogLocation::Resident(log) => log.bytes(),
@@ -352,13 +352,13 @@ impl Job {
         }
     }
 
-    /// Notes that the journal lacks events.
+    /// Records that the journal lacks events.
     pub(super) fn journal_failed(&self) {
         self.is_journalled.store(false, Ordering::Release);
     }
 
-    /// Leaves the log to its journal, if that has all of it.
-    pub(super) fn leave_to_journal(&self) {
+    /// Frees the log's memory, if the journal has every event.
+    pub(super) fn free_log(&self) {
         if !self.is_journalled.load(Ordering::Acquire) {
             return;
         }
@@ -368,7 +368,7 @@ impl Job {
         }
     }
 
-    /// The log, read back by `load` where it is in its journal alone.
+    /// The log; `load` reads it back if it is not in memory.
     pub(super) async fn log(
         &self,
         load: impl AsyncFnOnce(&JobHeader) -> Result<Arc<Log>>,
@@ -390,7 +390,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn ids_sort_by_age_and_name_no_path() {
+    fn ids_sort_by_age_and_are_never_paths() {
         let ids: Vec<_> = (0..1000).map(|_| JobId::new()).collect();
         assert!(ids.is_sorted());
         assert_eq!(JobId::parse(ids[0].as_str()), Some(ids[0].clone()));

@@ -1,4 +1,4 @@
-//! The registry: from ids to jobs, and from a submission to a running job.
+//! The registry: every job by its id, and the start of a submitted one.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
@@ -23,7 +23,7 @@ use crate::narration::NarrationContext;
 use crate::spawn;
 use crate::time::Instant;
 
-/// Every job that the hive knows of.
+/// Every job of the hive.
 #[derive(Debug)]
 pub struct Registry {
     /// Held for short work in memory alone.
@@ -74,7 +74,7 @@ impl Registry {
             pruned_at: AtomicI64::new(0),
         };
         for (i, id) in registry.journals.ids()?.into_iter().enumerate() {
-            // In between, so that not all logs are in memory at once.
+            // In between, so that the logs are not all in memory at once.
             if i % 64 == 63 {
                 registry.prune();
             }

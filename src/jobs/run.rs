@@ -71,9 +71,9 @@ pub struct JobHandle {
 /// The timers of every run.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct RunLimits {
-    /// After so much silence the job narrates what it waits for.
+    /// After this much silence the job narrates what it waits for.
     silence: Duration,
-    /// How long an operation that was asked to stop may take.
+    /// How long an operation may go on after it was asked to stop.
     cancel_grace: Duration,
 }
 
@@ -166,7 +166,7 @@ async fn supervise(
             biased;
             () = job.stopping().cancelled(), if give_up_at.is_none() => {
                 n!("job_stopping", "{}", match job.stop_reason() {
-                    Some(StopReason::Timeout) => "Out of time: stopping",
+                    Some(StopReason::Timeout) => "The deadline passed: stopping",
                     Some(StopReason::Shutdown) => "The hive is shutting down: stopping",
                     Some(StopReason::Cancel) | None => "Cancelling",
                 });
@@ -246,7 +246,7 @@ async fn break_silence(silence: Duration) {
             Some((what, since)) => {
                 n!("still_waiting", "Still waiting for {what}, for {} now", in_words(since.elapsed()));
             }
-            None => n!("still_working", "Still at work; the last news was {} ago", in_words(quiet)),
+            None => n!("still_working", "Still running; the last narration was {} ago", in_words(quiet)),
         }
     }
 }

@@ -1,7 +1,7 @@
-//! `HiveCheck`: whether this hive can do its work, and what to do where it cannot.
+//! `HiveCheck`: whether this hive works, and what to do about what does not.
 //!
-//! It begins with what the hive stands on: it narrates from a task, a thread and a child process,
-//! and then reads its own job's log to see whether all of it arrived.
+//! The first check is of the narration: it narrates from a task, a thread and a child process, and
+//! reads its own job's log to see whether all three arrived.
 
 use std::collections::HashSet;
 use std::process::Stdio;
@@ -18,38 +18,38 @@ use crate::jobs::{JobClass, OperationKind};
 use crate::narration::{self, Level};
 use crate::{n, spawn, text};
 
-/// Asks the hive how it is.
+/// Asks for a report on the hive.
 #[derive(Debug, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct HiveCheck {}
 
-/// How the hive is.
+/// The result of every check.
 #[derive(Debug, Serialize)]
-pub(super) struct Report {
+pub(super) struct CheckReport {
     /// Whether every check passed.
     ok: bool,
     hive_id: String,
     version: &'static str,
-    /// One entry a check.
+    /// One entry for each check.
     checks: Vec<Check>,
 }
 
-/// One check.
+/// The result of one check.
 #[derive(Debug, Serialize)]
 struct Check {
     name: &'static str,
     ok: bool,
-    /// What was found.
+    /// What the check found.
     detail: String,
-    /// What to do about it.
+    /// What to do about it, if it failed.
     hint: Option<String>,
 }
 
-/// Where narrations must come through from.
+/// The actions of the narrations that must arrive: from a task, a thread and a child process.
 const PROBES: [&str; 3] = ["probe_task", "probe_thread", "probe_child"];
 
-/// A store with less room than this, in bytes, takes hardly a model.
-const LITTLE_ROOM: u64 = 2 << 30;
+/// The least free space for the store, in bytes: with less, hardly a model fits.
+const LEAST_FREE_BYTES: u64 = 2 << 30;
 
 impl Operation for HiveCheck {
     const NAME: &'static str = "HiveCheck";
@@ -58,12 +58,12 @@ impl Operation for HiveCheck {
     const DEADLINE: Deadline = Deadline::Read;
     const HIVE_FIELD: &'static str = "alias";
 
-    type Output = Report;
+    type Output = CheckReport;
 
     async fn run(self, cx: Context) -> Result<Self::Output> {
         n!("hive_check", "🩺 Checking hive '{}'", cx.hive_id);
         let probed = probe_child(&cx).await;
-        // Where the child could not run, it is the check of the engines that says so.
+        // If the child cannot run, the check of the engines reports it.
         let probes = if probed.is_ok() { &PROBES[..] } else { &PROBES[..2] };
         let mut checks = vec![narration_path(&cx, probes).await];
         checks.push(Check::of("engines", engines(&cx, probed).await));
@@ -83,7 +83,7 @@ impl Operation for HiveCheck {
                 None => n!(warn: "hive_check", "⚠️ {name}: {detail}"),
             }
         }
-        Ok(Report {
+        Ok(CheckReport {
             ok: checks.iter().all(|check| check.ok),
             hive_id: cx.app.hive_id().to_owned(),
             version: env!("CARGO_PKG_VERSION"),
@@ -101,7 +101,7 @@ impl Check {
     }
 }
 
-/// Runs the executable of the built-in worker, whose version line is the child's narration.
+/// Runs the built-in worker's executable with `--version`, and narrates the line that it prints.
 async fn probe_child(cx: &Context) -> Result<()> {
     let program = cx.app.config.worker_program()?;
     let failed = |error: std::io::Error| {
@@ -119,7 +119,7 @@ async fn probe_child(cx: &Context) -> Result<()> {
         child.stdout.take().map(|out| spawn::narrate_lines(out, Level::Info, PROBES[2], "A child: "));
     let status = child.wait().await.map_err(failed)?;
     if let Some(reader) = reader {
-        // It ends with the child's end of the pipe.
+        // It ends when the child closes its end of the pipe.
         let _read = reader.await;
     }
     if !status.success() {
@@ -129,13 +129,13 @@ async fn probe_child(cx: &Context) -> Result<()> {
     Ok(())
 }
 
-/// The engines: the built-in one runs, and so does each that the settings speak of.
+/// Whether the built-in engine and every engine of the settings run.
 async fn engines(cx: &Context, builtin: Result<()>) -> Result<String> {
     builtin?;
     doctor::engines(&cx.app).await
 }
 
-/// Narrates from a task and a thread, and waits until this job's log has all the probes.
+/// Narrates from a task and a thread, and waits until this job's log has a narration of each probe.
 async fn narration_path(cx: &Context, probes: &[&'static str]) -> Check {
     let found = async {
         let task = spawn::task(async {
@@ -171,7 +171,7 @@ async fn narration_path(cx: &Context, probes: &[&'static str]) -> Check {
     Check::of("narration", found.await)
 }
 
-/// Writes a file into the store and looks at the room on its disk.
+/// Writes a file into the store and looks at the free space on its disk.
 async fn store(cx: &Context) -> Check {
     let dir = cx.app.config.store_dir();
     let found = spawn::blocking(move || {
@@ -182,7 +182,7 @@ async fn store(cx: &Context) -> Check {
         let free =
             files::free_bytes(&dir).map_err(|error| Failure::io("look at the disk of", &dir, &error))?;
         let detail = format!("{} is writable, {} free", dir.display(), text::bytes(free));
-        if free < LITTLE_ROOM {
+        if free < LEAST_FREE_BYTES {
             return Err(Failure::new(crate::error::Code::DiskFull, detail)
                 .hint("free some space, or put --data-dir on a larger disk"));
         }

@@ -1,4 +1,4 @@
-//! `ModelDelete`: removes a model that nobody uses.
+//! `ModelDelete`: removes a model that no worker serves.
 
 use serde::{Deserialize, Serialize};
 
@@ -12,14 +12,14 @@ use crate::{n, text};
 #[derive(Debug, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct ModelDelete {
-    /// The model's id, or its name where only one model has it.
+    /// The model's id, or its name if only one model has it.
     id: ModelId,
-    /// Stop the workers that serve it first, and remove it even where the hive did not put it there.
+    /// First stop the workers that serve it; also remove a model that the hive did not put there.
     #[serde(default)]
     force: bool,
 }
 
-/// What came of it.
+/// The result.
 #[derive(Debug, Serialize)]
 pub(super) struct Deleted {
     id: String,
@@ -51,8 +51,8 @@ impl Operation for ModelDelete {
             cx.app.workers.stop(worker.pid, *cx.app.config.timers.stop_grace).await?;
         }
         let freed_bytes = cx.app.catalog.delete(&model, self.force).await?;
-        cx.app.model_changed("removed", &model);
-        n!("model_delete", "Deleted '{}'; {} came free", model.id, text::bytes(freed_bytes));
+        cx.app.publish_model_change("removed", &model);
+        n!("model_delete", "Deleted '{}'; {} freed", model.id, text::bytes(freed_bytes));
         Ok(Deleted { id: model.id, freed_bytes })
     }
 }

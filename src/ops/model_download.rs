@@ -1,5 +1,5 @@
-//! `ModelDownload`: brings a model here: into the cache of the Hugging Face Hub if it is of the Hub,
-//! else into the hive's own store.
+//! `ModelDownload`: fetches a model, into the hub cache if it is of the Hugging Face Hub, otherwise into
+//! the store.
 
 use std::borrow::Cow;
 
@@ -12,19 +12,19 @@ use crate::jobs::{JobClass, OperationKind};
 use crate::models::{DownloadRequest, Downloaded, Source};
 use crate::{n, text};
 
-/// Brings a model here.
+/// Fetches a model.
 #[derive(Debug, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct ModelDownload {
-    /// Where it is: `org/repo`, `org/repo:Q4_K_M`, `org/repo/path/x.gguf`, `ollama:name:tag`,
-    /// `https://…/x.gguf` or `file:/path`. A request is serialised to be recorded with its job, and
-    /// so without what signs a URL.
-    #[serde(serialize_with = "recorded")]
+    /// The source: `org/repo`, `org/repo:Q4_K_M`, `org/repo/path/x.gguf`, `ollama:name:tag`,
+    /// `https://…/x.gguf` or `file:/path`. The serialised request is recorded with its job, so it has
+    /// no URL's signature.
+    #[serde(serialize_with = "serialise_recorded")]
     model: String,
-    /// The branch, tag or commit, for a model of the Hub.
+    /// The branch, tag or commit of a model of the Hub.
     #[serde(default = "main")]
     revision: String,
-    /// Say what would be done, and do nothing.
+    /// Answer with the plan, and do nothing.
     #[serde(default)]
     dry_run: bool,
     /// Replace a model of the same name that the hive put there.
@@ -36,14 +36,14 @@ fn main() -> String {
     "main".to_owned()
 }
 
-/// Takes the place of what may be a secret in a URL: a user, a value of the query.
+/// Replaces what may be a secret in a URL: a user, a value of the query.
 const HIDDEN: &str = "(hidden)";
-/// Values of a query that are no longer than this (`true`, `main`) sign nothing.
-const MOST_OPEN_CHARS: usize = 8;
+/// The longest value of a query that cannot be a signature (`true`, `main`), in characters.
+const MOST_SHOWN_CHARS: usize = 8;
 
-/// A URL is recorded with a query that shows which parameters it had, and of their values only
-/// those that cannot be a signature: what is recorded can be read by everybody who may list jobs.
-fn recorded<S: serde::Serializer>(model: &str, serializer: S) -> Result<S::Ok, S::Error> {
+/// Everybody who may list jobs can read a recorded URL. So it keeps the names of its query's
+/// parameters, and only those values that cannot be a signature.
+fn serialise_recorded<S: serde::Serializer>(model: &str, serializer: S) -> Result<S::Ok, S::Error> {
     serializer.serialize_str(&with_query_hidden(model))
 }
 
@@ -54,15 +54,15 @@ fn with_query_hidden(model: &str) -> Cow<'_, str> {
         return Cow::Borrowed(model);
     }
     if has_user {
-        // Refused only for URLs that cannot have them.
+        // Fails only for URLs that cannot have a user.
         let _ = (url.set_username(HIDDEN), url.set_password(None));
     }
     let Some(query) = url.query() else { return Cow::Owned(url.into()) };
     let hide = |pair: &str| match pair.split_once('=') {
-        Some((name, value)) if is_open(name, value) => pair.to_owned(),
+        Some((name, value)) if may_be_shown(name, value) => pair.to_owned(),
         Some((name, _)) => format!("{name}={HIDDEN}"),
-        // A name alone may be a token as well.
-        None if is_open("", pair) => pair.to_owned(),
+        // A name without a value may be a token too.
+        None if may_be_shown("", pair) => pair.to_owned(),
         None => HIDDEN.to_owned(),
     };
     let hidden: Vec<_> = query.split('&').map(hide).collect();
@@ -70,25 +70,25 @@ fn with_query_hidden(model: &str) -> Cow<'_, str> {
     Cow::Owned(url.into())
 }
 
-fn is_open(name: &str, value: &str) -> bool {
+fn may_be_shown(name: &str, value: &str) -> bool {
     let name = name.to_ascii_lowercase();
     let is_secret = ["auth", "cred", "key", "pass", "pw", "secret", "sig", "token"]
         .iter()
         .any(|word| name.contains(word));
-    !is_secret && value.chars().count() <= MOST_OPEN_CHARS
+    !is_secret && value.chars().count() <= MOST_SHOWN_CHARS
 }
 
-/// The URL of a server, over whatever: one that the hive cannot read is shown and recorded, too.
+/// The URL of a server, of any scheme: a URL that the hive cannot fetch is shown and recorded too.
 fn as_url(model: &str) -> Option<Url> {
     Url::parse(model.trim()).ok().filter(Url::has_host)
 }
 
-/// The source without what may be a secret in a URL: a user, a password, a query that signs it.
+/// The source without what may be a secret in a URL: a user, a password, the query.
 fn without_secrets(model: &str) -> Cow<'_, str> {
     let Some(mut url) = as_url(model) else { return Cow::Borrowed(model) };
     url.set_query(None);
     url.set_fragment(None);
-    // Refused only for URLs that cannot have them.
+    // Fails only for URLs that cannot have a user.
     let _ = (url.set_username(""), url.set_password(None));
     Cow::Owned(url.into())
 }
@@ -107,7 +107,7 @@ impl Operation for ModelDownload {
         if as_url(&self.model).is_some_and(|url| url.query().is_some_and(|query| query.contains(HIDDEN))) {
             return Err(Failure::new(
                 Code::InvalidField,
-                format!("model: {HIDDEN} stands for a part of the URL that was not recorded with its job"),
+                format!("model: {HIDDEN} replaces a part of the URL that was not recorded with its job"),
             )
             .hint("give the whole URL again, as the server that signs it shows it now"));
         }
@@ -115,7 +115,7 @@ impl Operation for ModelDownload {
         let request = DownloadRequest { revision: self.revision, dry_run: self.dry_run, force: self.force };
         let downloaded = cx.app.catalog.download(&source, &request, &cx.stop).await?;
         if let Downloaded::Model(model) = &downloaded {
-            cx.app.model_changed("added", model);
+            cx.app.publish_model_change("added", model);
             n!("model_download", "'{}' is in the catalog: {}", model.id, text::bytes(model.size_bytes));
         }
         Ok(downloaded)
@@ -127,7 +127,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_may_sign_a_url_is_not_recorded() {
+    fn a_recorded_url_has_no_signature() {
         for (given, kept) in [
             ("org/repo:Q4_K_M", "org/repo:Q4_K_M"),
             ("https://h/x.gguf", "https://h/x.gguf"),
@@ -143,7 +143,7 @@ mod tests {
             ("s3://bucket/x.gguf?X-Amz-Signature=1f", "s3://bucket/x.gguf?X-Amz-Signature=(hidden)"),
         ] {
             assert_eq!(with_query_hidden(given), kept, "{given}");
-            assert_eq!(with_query_hidden(kept), kept, "what is hidden stays hidden");
+            assert_eq!(with_query_hidden(kept), kept, "hiding twice changes nothing");
         }
         let request: ModelDownload = serde_json::from_str(r#"{"model":"https://h/x.gguf?sig=a"}"#).unwrap();
         let recorded = serde_json::to_string(&request).unwrap();

@@ -13,7 +13,7 @@ use crate::text;
 #[derive(Debug, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct ModelGet {
-    /// The model's id, or its name where only one model has it.
+    /// The model's id, or its name if only one model has it.
     id: ModelId,
 }
 

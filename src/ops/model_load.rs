@@ -12,33 +12,33 @@ use crate::narration::waiting_for;
 use crate::workers::{Device, LoadPlan, StartRequest, Worker};
 use crate::{n, text};
 
-/// Asks for a ready worker of a model: the one there is, or a new one.
+/// Asks for a ready worker of a model: an existing one, or a new one.
 #[derive(Debug, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct ModelLoad {
-    /// The model's id, or its name where only one model has it.
+    /// The model's id, or its name if only one model has it.
     id: ModelId,
-    /// Where to load it. A bare number counts GPUs.
+    /// The device to load it on. A bare number counts GPUs.
     #[serde(default)]
     device: Device,
-    /// Load it even where it does not seem to fit.
+    /// Load it even if it does not seem to fit.
     #[serde(default)]
     force: bool,
     /// Tokens of context; the model's own maximum by default.
     #[serde(default)]
     context_length: Option<NonZeroU64>,
-    /// Say what would be done, and do nothing.
+    /// Answer with the plan, and do nothing.
     #[serde(default)]
     dry_run: bool,
 }
 
-/// What came of it.
+/// The result.
 #[derive(Debug, Serialize)]
 #[serde(untagged)]
 pub(super) enum Loaded {
     /// A ready worker.
     Worker(Box<Worker>),
-    /// What a dry run found.
+    /// The plan of a dry run.
     Plan(Box<LoadPlan>),
 }
 
@@ -74,7 +74,7 @@ impl Operation for ModelLoad {
         }
         model.check_loadable()?;
         let worker = cx.app.workers.start(self.request(&model), &cx.stop).await?;
-        cx.app.model_changed("loaded", &model);
+        cx.app.publish_model_change("loaded", &model);
         n!("model_load", "'{}' is ready: worker {} on {}", model.id, worker.pid, worker.device);
         Ok(Loaded::Worker(worker.into()))
     }
@@ -93,7 +93,7 @@ impl ModelLoad {
         }
     }
 
-    /// Says what would be done. Takes no turn: nothing waits for a look.
+    /// The plan. Takes no turn, so that a look never waits for a load.
     async fn plan(&self, model: &Model, cx: &Context) -> Result<Loaded> {
         model.check_loadable()?;
         let plan = cx.app.workers.plan(&self.request(model)).await?;

@@ -1,4 +1,4 @@
-//! `ModelUnload`: stops every worker of a model, and says so only when they are gone.
+//! `ModelUnload`: stops every worker of a model and succeeds once they are gone.
 
 use futures::future::join_all;
 use serde::{Deserialize, Serialize};
@@ -13,11 +13,11 @@ use crate::{n, text};
 #[derive(Debug, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct ModelUnload {
-    /// The model's id, or its name where only one model has it.
+    /// The model's id, or its name if only one model has it.
     id: ModelId,
 }
 
-/// What came of it.
+/// The result.
 #[derive(Debug, Serialize)]
 pub(super) struct Unloaded {
     id: String,
@@ -35,7 +35,7 @@ impl Operation for ModelUnload {
 
     async fn run(self, cx: Context) -> Result<Self::Output> {
         n!("model_unload", "🛑 Unloading model '{}' on hive '{}'", self.id, cx.hive_id);
-        // The file may be gone while a worker still serves it: the workers know their model too.
+        // A worker may serve a model whose file is gone: the workers know their model too.
         let id = match cx.app.find_model(&self.id).await {
             Ok(model) => model.id,
             Err(_) if cx.app.workers.serves(self.id.as_str()) => self.id.to_string(),
@@ -46,7 +46,7 @@ impl Operation for ModelUnload {
             n!("model_unload", "Worker {pid} had crashed before; it is not started again");
         }
         let workers: Vec<u32> = cx.app.workers.of_model(&id).iter().map(|worker| worker.pid).collect();
-        // A worker that waits to be started again is what somebody wants to be rid of, too.
+        // A crashed worker that waits for its restart counts as one to unload.
         if workers.is_empty() && given_up.is_empty() {
             return Err(Failure::new(Code::ModelNotLoaded, format!("no worker serves the model '{id}'"))
                 .hint("nothing needs to be done; WorkerProcessList shows what is loaded"));
@@ -60,15 +60,15 @@ impl Operation for ModelUnload {
             freed_bytes += stopped.freed_bytes;
         }
         if let Ok(model) = cx.app.find_model(&self.id).await {
-            cx.app.model_changed("unloaded", &model);
+            cx.app.publish_model_change("unloaded", &model);
         }
         let freed = text::bytes(freed_bytes);
         if gone == workers.len() {
-            n!("model_unload", "Unloaded '{id}': {gone} worker(s) gone, {freed} came free");
+            n!("model_unload", "Unloaded '{id}': {gone} worker(s) gone, {freed} freed");
         } else {
             n!(
                 warn: "model_unload",
-                "Unloaded '{id}', but only {gone} of {} worker(s) were seen to be gone, and {freed} to be free",
+                "Unloaded '{id}', but only {gone} of {} worker(s) were seen to be gone; {freed} freed",
                 workers.len()
             );
         }

@@ -9,11 +9,11 @@ use super::row::{Decoded, ReadyOperation, Row};
 use crate::error::{Code, Failure, Result};
 use crate::text::{excerpt, nearest};
 
-/// The largest request, in bytes: room for the longest URL. Every act's request is kept with its
-/// job, in its journal and in what `/v1/events` tells, so it cannot be as large as a body may be.
+/// The largest request, in bytes: room for the longest URL. An act's request is kept with its job, in
+/// its journal and in events of `/v1/events`, so the limit is below that of a body.
 const MOST_REQUEST_BYTES: usize = 16 << 10;
 
-/// An operation that may become a job.
+/// An understood operation, not yet a job.
 pub struct Submission {
     /// Its row.
     pub row: &'static Row,
@@ -30,7 +30,7 @@ impl std::fmt::Debug for Submission {
     }
 }
 
-/// Understands a body: `{"ModelList":{…}}` or `{"operation":"model_list",…}`.
+/// Reads a body as an operation of `table`: `{"ModelList":{…}}` or `{"operation":"model_list",…}`.
 ///
 /// # Errors
 /// [`Code::InvalidJson`], [`Code::UnknownOperation`] with the nearest names, the codes of the
@@ -87,15 +87,15 @@ fn find(table: &'static [Row], mut object: Map<String, Value>) -> Result<(&'stat
     let row = table.iter().find(|row| row.name == name).ok_or_else(|| unknown(table, &name))?;
     match fields {
         Value::Object(fields) => Ok((row, fields)),
-        // What a client's serialiser makes of an operation without fields.
+        // Some clients serialise an operation without fields as null.
         Value::Null => Ok((row, Map::new())),
         _ => Err(Failure::new(Code::InvalidField, format!("field `{name}`: expected an object"))
             .hint(format!(r#"send {{"{name}":{{…}}}}"#))),
     }
 }
 
-/// Takes out the field that names the hive. Whether it is this one depends on the request's host,
-/// and is asked elsewhere.
+/// Takes out the field that names the hive. Whether it names this one depends on the request's host, so
+/// the caller checks it.
 fn take_hive(row: &Row, fields: &mut Map<String, Value>) -> Result<String> {
     let mut named: Option<String> = None;
     for field in ["hive_id", row.hive_field] {
@@ -158,7 +158,7 @@ mod tests {
     }
 
     #[test]
-    fn neither_a_request_nor_its_refusal_is_as_large_as_a_body() {
+    fn requests_and_refusals_are_bounded() {
         let long = "x".repeat(20_000);
         let failure = refusal(&format!(r#"{{"ModelDownload":{{"model":"{long}"}}}}"#));
         assert_eq!(failure.code, Code::InvalidField);

@@ -1,4 +1,4 @@
-//! Operations of other rbee daemons that clients may send here by mistake: each is refused with
+//! Operations of other rbee daemons that clients may send to a hive by mistake. Each is refused, with
 //! what to do instead.
 
 use crate::error::{Code, Failure};
@@ -6,16 +6,36 @@ use crate::error::{Code, Failure};
 /// One operation, or family of operations, that no hive offers.
 #[derive(Debug)]
 pub struct Refused {
-    /// The name in `CamelCase`; of a family, how its names begin.
+    /// The name in `CamelCase`; for a family, the prefix of its names.
     pub name: &'static str,
     /// The same in `snake_case`.
     pub wire_name: &'static str,
-    /// Whether further names that begin so are meant too.
+    /// Whether every operation with that prefix is refused.
     pub is_family: bool,
-    /// Who offers it.
-    pub code: Code,
+    /// Why no hive offers it.
+    pub reason: RefusalReason,
     /// What to do instead.
     pub instead: &'static str,
+}
+
+/// Why no hive offers an operation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RefusalReason {
+    /// The queen offers it.
+    OfTheQueen,
+    /// No hive has it.
+    NotOffered,
+}
+
+impl RefusalReason {
+    /// The code of the refusal.
+    #[must_use]
+    pub const fn code(self) -> Code {
+        match self {
+            Self::OfTheQueen => Code::QueenOperation,
+            Self::NotOffered => Code::NotOffered,
+        }
+    }
 }
 
 /// Every refused row.
@@ -37,11 +57,11 @@ const BUILT_IN: &str =
     "workers need no installation here: HiveCheck lists the engines, WorkerSpawn starts one of them";
 
 const fn queen(name: &'static str, wire_name: &'static str, instead: &'static str) -> Refused {
-    Refused { name, wire_name, is_family: false, code: Code::QueenOperation, instead }
+    Refused { name, wire_name, is_family: false, reason: RefusalReason::OfTheQueen, instead }
 }
 
 const fn absent(name: &'static str, wire_name: &'static str, instead: &'static str) -> Refused {
-    Refused { name, wire_name, is_family: false, code: Code::NotOffered, instead }
+    Refused { name, wire_name, is_family: false, reason: RefusalReason::NotOffered, instead }
 }
 
 const fn family(row: Refused) -> Refused {
@@ -49,7 +69,7 @@ const fn family(row: Refused) -> Refused {
 }
 
 impl Refused {
-    /// Whether `name` is meant, in either spelling.
+    /// Whether this row refuses `name`, in either spelling.
     #[must_use]
     pub fn covers(&self, name: &str) -> bool {
         if name == self.name || name == self.wire_name {
@@ -63,11 +83,11 @@ impl Refused {
 
     pub(super) fn failure(&self, name: &str) -> Failure {
         let name = crate::text::excerpt(name);
-        let message = match self.code {
-            Code::QueenOperation => format!("{name} is an operation of the queen, not of a hive"),
-            _ => format!("{name} is not offered by this hive"),
+        let message = match self.reason {
+            RefusalReason::OfTheQueen => format!("{name} is an operation of the queen, not of a hive"),
+            RefusalReason::NotOffered => format!("{name} is not offered by this hive"),
         };
-        Failure::new(self.code, message).hint(self.instead)
+        Failure::new(self.reason.code(), message).hint(self.instead)
     }
 }
 

@@ -17,17 +17,17 @@ use crate::workers::Stopped;
 pub(super) struct WorkerProcessDelete {
     /// The process id of one of this hive's workers.
     pid: u32,
-    /// Seconds that its requests, and then the process itself, get to end before it is killed.
+    /// How long its requests, and then the process, may take to end before it is killed, in seconds.
     #[serde(default = "default_grace")]
-    grace_seconds: Grace,
+    grace_seconds: GraceSeconds,
 }
 
-/// 0 to 240 seconds: within the deadline of an act.
+/// A grace period of 0 to 240 seconds, within the deadline of an act.
 #[derive(Clone, Copy, Debug, Deserialize, Serialize)]
 #[serde(try_from = "u64")]
-struct Grace(u64);
+struct GraceSeconds(u64);
 
-impl TryFrom<u64> for Grace {
+impl TryFrom<u64> for GraceSeconds {
     type Error = String;
 
     fn try_from(seconds: u64) -> Result<Self, Self::Error> {
@@ -38,8 +38,8 @@ impl TryFrom<u64> for Grace {
     }
 }
 
-const fn default_grace() -> Grace {
-    Grace(10)
+const fn default_grace() -> GraceSeconds {
+    GraceSeconds(10)
 }
 
 impl Operation for WorkerProcessDelete {
@@ -55,11 +55,11 @@ impl Operation for WorkerProcessDelete {
         let stopped = cx.app.workers.stop(self.pid, Duration::from_secs(self.grace_seconds.0)).await?;
         let freed = text::bytes(stopped.freed_bytes);
         if stopped.proven {
-            n!("worker_process_delete", "Worker {} is gone; {freed} came free", self.pid);
+            n!("worker_process_delete", "Worker {} is gone; {freed} freed", self.pid);
         } else {
             n!(
                 warn: "worker_process_delete",
-                "Worker {} was not seen to be gone altogether; {freed} came free",
+                "Worker {} may not be gone completely; {freed} freed",
                 self.pid
             );
         }

@@ -11,29 +11,29 @@ use crate::models::ModelId;
 use crate::n;
 use crate::workers::{Device, StartRequest, Worker};
 
-/// Starts a worker, whether or not the model has one already.
+/// Starts a worker, even if the model has one already.
 #[derive(Debug, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct WorkerSpawn {
-    /// The model's id, or its name where only one model has it.
+    /// The model's id, or its name if only one model has it.
     model: ModelId,
-    /// The kind of device to serve it on (`cpu`, `cuda`, `metal`, ...), or an engine's name.
+    /// The kind of device to serve the model on (`cpu`, `cuda`, `metal`, ...), or an engine's name.
     worker: String,
     /// Which of the devices of that kind.
-    #[serde(default = "first")]
+    #[serde(default = "first_device")]
     device: Device,
     /// Tokens of context; the model's own maximum by default.
     #[serde(default)]
     context_length: Option<NonZeroU64>,
-    /// Requests that it serves at once; the engine's own choice by default.
+    /// Requests that the worker serves at once; the engine's own choice by default.
     #[serde(default)]
     slots: Option<NonZeroU32>,
-    /// Start it even where it does not seem to fit.
+    /// Start it even if the model does not seem to fit.
     #[serde(default)]
     force: bool,
 }
 
-const fn first() -> Device {
+const fn first_device() -> Device {
     Device::Index(0)
 }
 
@@ -65,7 +65,7 @@ impl Operation for WorkerSpawn {
             force: self.force,
         };
         let worker = cx.app.workers.start(request, &cx.stop).await?;
-        cx.app.model_changed("loaded", &model);
+        cx.app.publish_model_change("loaded", &model);
         n!("worker_spawn", "Worker {} serves '{}' on {}", worker.pid, model.id, worker.device);
         Ok(worker)
     }

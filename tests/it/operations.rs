@@ -296,7 +296,7 @@ async fn every_refused_row_says_what_to_do_instead() {
             let text = answer.text().await.expect("a body");
             assert!(!text.contains("job_id"), "{text}");
             let problem: Value = serde_json::from_str(&text).expect("JSON");
-            assert_eq!(problem["code"], refused.code.name());
+            assert_eq!(problem["code"], refused.reason.code().name());
             assert_eq!(problem["hint"], refused.instead);
         }
     }

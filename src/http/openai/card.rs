@@ -4,7 +4,7 @@ use serde::Serialize;
 
 use crate::models::{Model, Status};
 
-/// A model in OpenAI's form, and what a client of a hive wants to know beyond it.
+/// A model in OpenAI's form, with fields of the hive's own.
 #[derive(Debug, Serialize)]
 pub(crate) struct Card {
     id: String,
@@ -15,7 +15,7 @@ pub(crate) struct Card {
     name: String,
     /// Whether a worker serves it.
     loaded: bool,
-    /// Whether it can be loaded at all.
+    /// Whether it can be loaded.
     status: Status,
     size_bytes: u64,
     #[serde(skip_serializing_if = "Option::is_none")]

@@ -26,13 +26,13 @@ pub(super) struct Completion {
 }
 
 impl Completion {
-    /// Reads and checks the body, which must arrive within `patience`.
+    /// Reads and checks the body, which must arrive within `time_limit`.
     ///
     /// # Errors
-    /// As [`json_bytes`]; [`Code::InvalidField`] where the body is not an object, names a field
-    /// twice, has no string `model`, or a number outside its range (see [`numbers`]).
-    pub(super) async fn read(request: Request, patience: Duration) -> Result<Self, GatewayProblem> {
-        let body = json_bytes(request, BODY_LIMIT, patience).await?;
+    /// Those of [`json_bytes`]; [`Code::InvalidField`] if the body is not an object, has a field twice, has
+    /// no string `model`, or has a number outside its range (see [`numbers`]).
+    pub(super) async fn read(request: Request, time_limit: Duration) -> Result<Self, GatewayProblem> {
+        let body = json_bytes(request, BODY_LIMIT, time_limit).await?;
         let Fields(fields) = serde_json::from_slice(&body).map_err(|error| {
             Failure::new(Code::InvalidField, format!("the body is not a request object: {error}"))
                 .hint(r#"send {"model":"ID","messages":[{"role":"user","content":"Hello"}]}"#)
@@ -54,8 +54,8 @@ impl Completion {
     }
 }
 
-/// The fields of a JSON object, in order, their values unread. A name that comes twice is an error,
-/// because the gateway and an engine may each believe another one of the two.
+/// The fields of a JSON object, in order, with unparsed values. A field that comes twice is an error: the
+/// gateway and an engine might use different ones of the two.
 struct Fields<'a>(Vec<(String, &'a RawValue)>);
 
 impl<'de> Deserialize<'de> for Fields<'de> {

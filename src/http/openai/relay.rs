@@ -1,4 +1,4 @@
-//! Passing one request to a worker, and its answer back as it arrives.
+//! Passes one request to a worker, and the worker's answer back as it arrives.
 
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
@@ -22,9 +22,9 @@ use crate::workers::{Endpoint, InFlight};
 pub(super) struct Upstream {
     /// Its process id.
     pub(super) pid: u32,
-    /// Where it listens, such as `http://127.0.0.1:4242`.
+    /// Its address, such as `http://127.0.0.1:4242`.
     pub(super) url: String,
-    /// What it asks for as bearer token.
+    /// Its bearer token.
     pub(super) secret: String,
 }
 
@@ -35,19 +35,19 @@ impl From<Endpoint> for (Upstream, InFlight) {
     }
 }
 
-/// What kinds of answers are passed on.
+/// The kinds of answers that are passed on.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum AnswerKind {
     Json,
     Events,
 }
 
-/// Sends the request to `path` of the worker and returns its answer, whose body arrives as the
-/// worker writes it. `guard` is dropped when the answer has ended or the client has gone.
+/// Sends the request to `path` of the worker and returns the answer, whose body arrives as the worker writes
+/// it. `guard` is dropped when the answer has ended or the client has disconnected.
 ///
 /// # Errors
-/// [`Code::WorkerUnreachable`] where no answer comes, [`Code::WorkerError`] where it is neither JSON
-/// nor an event stream.
+/// [`Code::WorkerUnreachable`] if no answer comes, [`Code::WorkerError`] if it is neither JSON nor an event
+/// stream.
 pub(super) async fn relay<G: Send + Unpin + 'static>(
     client: &Client,
     upstream: Upstream,
@@ -65,9 +65,7 @@ pub(super) async fn relay<G: Send + Unpin + 'static>(
         .await
         .map_err(|error| {
             Failure::new(Code::WorkerUnreachable, format!("worker {pid} did not answer"))
-                .hint(
-                    "GET /v1/jobs and the worker's log say what became of it; loading the model again helps",
-                )
+                .hint("the worker's log and GET /v1/jobs may say why; load the model again with ModelLoad")
                 .detail(error.without_url())
         })?;
     let status = answer.status();
@@ -103,7 +101,7 @@ fn respond<G: Send + Unpin + 'static>(
     (status, headers, Body::new(body)).into_response()
 }
 
-/// What a worker's answer is, by its one content type.
+/// The kind of a worker's answer, by its content type.
 fn kind(headers: &HeaderMap) -> Option<AnswerKind> {
     let essence = headers.get(CONTENT_TYPE)?.to_str().ok()?.split(';').next()?.trim().to_ascii_lowercase();
     match essence.as_str() {
@@ -113,13 +111,13 @@ fn kind(headers: &HeaderMap) -> Option<AnswerKind> {
     }
 }
 
-/// The worker's answer on its way. Dropping it closes the connection to the worker.
+/// The body of the worker's answer. Dropping it closes the connection to the worker.
 struct RelayBody<G> {
     pid: u32,
     kind: AnswerKind,
-    /// Until it ends.
+    /// `None` once it has ended.
     body: Option<reqwest::Body>,
-    /// For as long as there is a body.
+    /// Dropped with the body.
     guard: Option<G>,
 }
 
@@ -149,10 +147,10 @@ impl<G: Unpin> HttpBody for RelayBody<G> {
             }
         };
         this.end();
-        tracing::error!(pid = this.pid, %error, "the worker broke off in the middle of its answer");
+        tracing::error!(pid = this.pid, %error, "the worker disconnected in the middle of its answer");
         Poll::Ready(Some(match this.kind {
-            // An event of OpenAI's form tells the client what happened. There is no `[DONE]` after
-            // it, so nobody takes the answer for complete.
+            // An event in OpenAI's form tells the client what happened. No `[DONE]` follows, so that
+            // clients do not take the answer for complete.
             AnswerKind::Events => Ok(Frame::data(broken_off(this.pid))),
             AnswerKind::Json => Err(axum::Error::new(error)),
         }))
@@ -171,9 +169,11 @@ impl<G: Unpin> HttpBody for RelayBody<G> {
 }
 
 fn broken_off(pid: u32) -> Bytes {
-    let failure =
-        Failure::new(Code::WorkerUnreachable, format!("worker {pid} broke off in the middle of its answer"))
-            .hint(format!("GET /v1/workers/{pid}/log shows its last words"));
-    // The blank line in front ends whatever event the worker left unfinished.
+    let failure = Failure::new(
+        Code::WorkerUnreachable,
+        format!("worker {pid} disconnected in the middle of its answer"),
+    )
+    .hint(format!("GET /v1/workers/{pid}/log shows the end of its log"));
+    // The blank line in front ends an event that the worker left incomplete.
     Bytes::from(format!("\n\ndata: {}\n\n", json!({"error": openai_error(&failure, None)})))
 }

@@ -1,4 +1,4 @@
-//! The gateway's routes, and which worker a request goes to.
+//! The gateway's routes, and the choice of a worker for a request.
 
 use axum::Json;
 use axum::extract::{Request, State};
@@ -48,8 +48,8 @@ fn card(app: &App, model: &Model) -> Card {
     Card::of(model, app.workers.serves(&model.id))
 }
 
-/// A worker that serves the model of that id or unique name. The disk is looked at only where no
-/// worker serves a model of exactly that id.
+/// A worker that serves the model of that id or unique name. Asks the catalog only if no worker serves a
+/// model of exactly that id.
 async fn endpoint(catalog: &Catalog, workers: &Supervisor, wanted: &str) -> Result<Endpoint> {
     if let Some(endpoint) = workers.endpoint(wanted) {
         return Ok(endpoint);
@@ -64,8 +64,7 @@ async fn endpoint(catalog: &Catalog, workers: &Supervisor, wanted: &str) -> Resu
     })
 }
 
-/// The refusal for a model that exists and that no worker serves. `loaded` are the models that
-/// workers serve now.
+/// The refusal for a model that exists and that no worker serves. `loaded` are the loaded models.
 fn not_loaded(id: &str, loaded: &[String]) -> Failure {
     let load = serde_json::json!({"ModelLoad": {"id": id}});
     let others = match loaded {
@@ -83,7 +82,7 @@ mod tests {
     use crate::config::Config;
 
     #[tokio::test]
-    async fn a_model_that_is_unknown_or_not_loaded_is_told_apart() {
+    async fn an_unknown_model_and_one_that_is_not_loaded_have_different_codes() {
         let folder = tempfile::tempdir().unwrap();
         let config = Config {
             data_dir: folder.path().join("data"),
@@ -92,7 +91,7 @@ mod tests {
             ..Config::default()
         };
         let (catalog, workers) = (Catalog::new(&config).unwrap(), Supervisor::new(&config).unwrap());
-        // Damaged, but in the catalog: what it holds does not matter here.
+        // Damaged, but in the catalog, which is enough here.
         std::fs::write(folder.path().join("tiny.gguf"), b"GGUF").unwrap();
 
         let unknown = endpoint(&catalog, &workers, "tinny").await.unwrap_err();
@@ -103,7 +102,7 @@ mod tests {
     }
 
     #[test]
-    fn the_refusal_of_a_model_that_is_not_loaded_says_how_to_load_it() {
+    fn the_refusal_for_a_model_that_is_not_loaded_says_how_to_load_it() {
         let failure = not_loaded("tiny", &["big".into()]);
         assert_eq!(
             failure.hint.unwrap(),

@@ -20,13 +20,13 @@ use crate::client;
 use crate::config::Timers;
 use crate::http::testing::{Served, read_until, soon, status};
 
-const PATIENCE: Duration = Duration::from_secs(10);
+const TIME_LIMIT: Duration = Duration::from_secs(10);
 
 fn request(body: &str) -> Request {
     Request::post("/").header("content-type", "application/json").body(Body::from(body.to_owned())).unwrap()
 }
 
-/// Tells when the request is no longer in flight.
+/// Notifies when the request is no longer in flight.
 struct InFlight(Arc<Notify>);
 
 impl Drop for InFlight {
@@ -35,13 +35,13 @@ impl Drop for InFlight {
     }
 }
 
-/// A gateway in front of one worker at `url`, and what tells that a request has left it.
+/// A gateway in front of one worker at `url`, and a notification for each request that has ended.
 async fn gateway(url: String) -> (Served, Arc<Notify>) {
     let ended = Arc::new(Notify::new());
-    let client = client::for_workers(PATIENCE).unwrap();
+    let client = client::for_workers(TIME_LIMIT).unwrap();
     let guard = ended.clone();
     let handler = post(move |request: Request| async move {
-        let completion = Completion::read(request, PATIENCE).await?;
+        let completion = Completion::read(request, TIME_LIMIT).await?;
         let upstream = Upstream { pid: 7, url, secret: "the-secret".into() };
         let answer = relay(&client, upstream, "/v1/chat/completions", completion, InFlight(guard)).await?;
         Ok::<_, GatewayProblem>(answer)
@@ -50,7 +50,7 @@ async fn gateway(url: String) -> (Served, Arc<Notify>) {
     (Served::start(app, Timers::default()).await, ended)
 }
 
-/// A worker that answers every request with what `handler` does.
+/// A worker that answers every request by `handler`.
 async fn worker<H, T>(handler: H) -> Served
 where
     H: axum::handler::Handler<T, ()>,
@@ -69,7 +69,7 @@ fn chat(body: &str) -> String {
 }
 
 #[tokio::test]
-async fn chunks_pass_one_by_one_as_the_worker_writes_them() {
+async fn chunks_pass_as_the_worker_writes_them() {
     let (chunks, receiver) = mpsc::unbounded_channel::<&str>();
     let (seen, mut heads) = mpsc::unbounded_channel::<(HeaderMap, Bytes)>();
     let stream = Arc::new(parking_lot::Mutex::new(Some(UnboundedReceiverStream::new(receiver))));
@@ -107,7 +107,7 @@ async fn chunks_pass_one_by_one_as_the_worker_writes_them() {
 }
 
 #[tokio::test]
-async fn a_client_that_goes_away_ends_the_generation_before_and_after_the_first_byte() {
+async fn a_client_that_disconnects_ends_the_generation() {
     for answers_first in [false, true] {
         let reached = Arc::new(Notify::new());
         let cancelled = Arc::new(Notify::new());
@@ -146,7 +146,7 @@ async fn ask(gateway: &Served, body: &str) -> String {
 }
 
 #[tokio::test]
-async fn errors_of_the_worker_pass_as_json_and_never_as_anything_else() {
+async fn errors_of_a_worker_pass_only_as_json() {
     let worker = worker(|body: Bytes| async move {
         let body: Value = serde_json::from_slice(&body).unwrap();
         match body["messages"].as_str() {
@@ -172,7 +172,7 @@ async fn errors_of_the_worker_pass_as_json_and_never_as_anything_else() {
 }
 
 #[tokio::test]
-async fn a_worker_that_is_gone_or_breaks_off_is_told_to_the_client() {
+async fn the_client_is_told_of_a_worker_that_is_gone_or_disconnects() {
     let silent = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let vacant = silent.local_addr().unwrap();
     let hang_up = crate::spawn::detached(async move { drop(silent.accept().await) });
@@ -201,14 +201,14 @@ async fn a_worker_that_is_gone_or_breaks_off_is_told_to_the_client() {
     read_until(&mut client, "data: 1\n\nda").await;
     crash.notify_one();
     let answer = read_until(&mut client, "0\r\n\r\n").await;
-    assert!(answer.contains("\n\ndata: {\"error\":{\"message\":\"worker 7 broke off"), "{answer}");
+    assert!(answer.contains("\n\ndata: {\"error\":{\"message\":\"worker 7 disconnected"), "{answer}");
     soon(ended.notified()).await;
     gateway.stop().await;
     worker.stop().await;
 }
 
 #[tokio::test]
-async fn a_request_that_makes_no_sense_is_refused_at_the_gateway() {
+async fn the_gateway_refuses_invalid_requests() {
     for (body, code, param) in [
         ("[]", "invalid_field", Value::Null),
         ("{}", "invalid_field", json!("model")),
@@ -218,7 +218,7 @@ async fn a_request_that_makes_no_sense_is_refused_at_the_gateway() {
         (r#"{"model":"a","max_tokens":-1}"#, "invalid_field", json!("max_tokens")),
         ("{", "invalid_json", Value::Null),
     ] {
-        let response = Completion::read(request(body), PATIENCE).await.unwrap_err().into_response();
+        let response = Completion::read(request(body), TIME_LIMIT).await.unwrap_err().into_response();
         assert_eq!(response.status(), 400, "{body}");
         let bytes = to_bytes(response.into_body(), 1 << 16).await.unwrap();
         let problem: Value = serde_json::from_slice(&bytes).unwrap();
@@ -229,6 +229,6 @@ async fn a_request_that_makes_no_sense_is_refused_at_the_gateway() {
         );
     }
     let large = format!(r#"{{"model":"a","messages":"{}"}}"#, "x".repeat(BODY_LIMIT));
-    let response = Completion::read(request(&large), PATIENCE).await.unwrap_err().into_response();
+    let response = Completion::read(request(&large), TIME_LIMIT).await.unwrap_err().into_response();
     assert_eq!(response.status(), 413);
 }

@@ -13,7 +13,7 @@ const TOKEN: &str = "a-token-of-the-test";
 async fn serve(change: impl FnOnce(&mut Config)) -> Served {
     let mut config = Config::default();
     change(&mut config);
-    let gate = Arc::new(Gate::new(&config).unwrap());
+    let policy = Arc::new(AccessPolicy::new(&config).unwrap());
     let ok = || async { "reached" };
     let app = Router::new()
         .route("/health", get(ok))
@@ -22,10 +22,10 @@ async fn serve(change: impl FnOnce(&mut Config)) -> Served {
         .route("/v1/shutdown", post(ok))
         .route("/v1/jobs/{id}/stream", get(ok))
         .route("/v1/events", get(ok))
-        .route("/v1/session", post(session::create).with_state(gate.sessions()))
+        .route("/v1/session", post(session::create).with_state(policy.sessions()))
         .fallback(problem::route_not_found)
         .method_not_allowed_fallback(problem::method_not_allowed)
-        .layer(axum::middleware::from_fn_with_state(gate, guard));
+        .layer(axum::middleware::from_fn_with_state(policy, check_access));
     Served::start(app, Timers::default()).await
 }
 
@@ -45,7 +45,7 @@ fn assert_refused(answer: &str, expected: u16, code: &str) {
 }
 
 #[tokio::test]
-async fn only_hosts_that_mean_this_machine_are_answered() {
+async fn only_hosts_of_this_machine_and_allowed_ones_are_answered() {
     let served = serve(|config| config.allow_hosts = vec!["hive.example".into()]).await;
     for host in ["@HERE", "localhost", "LOCALHOST:1", "a.localhost", "[::1]:7835", "hive.example:8080"] {
         let answer = served.ask(&format!("GET /v1/jobs HTTP/1.1\nHost: {host}\n"), "").await;
@@ -72,7 +72,7 @@ async fn only_hosts_that_mean_this_machine_are_answered() {
 }
 
 #[tokio::test]
-async fn pages_of_other_origins_are_refused_and_allowed_ones_are_named() {
+async fn pages_of_other_origins_are_refused_unless_allowed() {
     let served = serve(|config| config.allow_origins = vec!["http://localhost:3000".into()]).await;
     let with = |origin: &str| format!("GET /v1/jobs HTTP/1.1\nHost: @HERE\nOrigin: {origin}\n");
     for origin in [
@@ -128,19 +128,19 @@ async fn the_preflight_of_an_allowed_page_needs_no_token() {
         assert!(answer.contains(header), "{answer}");
     }
     assert_refused(&served.ask(&preflight("http://evil.example"), "").await, 403, "origin_refused");
-    // The refusal of the request itself must be readable by the page.
+    // The page must be able to read the refusal of the request itself.
     let answer = served.ask("GET /v1/jobs HTTP/1.1\nHost: @HERE\nOrigin: http://page.example\n", "").await;
     assert_refused(&answer, 401, "unauthorized");
     assert!(answer.contains("access-control-allow-origin: http://page.example"), "{answer}");
     assert!(!answer.contains("access-control-allow-credentials"), "{answer}");
-    // The cookie may travel with the streams that it is for.
+    // The streams that the cookie is for accept it.
     let answer = served.ask("GET /v1/events HTTP/1.1\nHost: @HERE\nOrigin: http://page.example\n", "").await;
     assert!(answer.contains("access-control-allow-credentials: true"), "{answer}");
     served.stop().await;
 }
 
 #[tokio::test]
-async fn everything_but_the_health_check_and_the_page_asks_for_the_token() {
+async fn every_path_but_the_health_check_and_the_page_needs_the_token() {
     let served = serve_with_token().await;
     for path in ["/health", "/"] {
         let answer = served.ask(&format!("GET {path} HTTP/1.1\nHost: @HERE\n"), "").await;
@@ -164,7 +164,7 @@ async fn everything_but_the_health_check_and_the_page_asks_for_the_token() {
 }
 
 #[tokio::test]
-async fn a_session_reads_event_streams_and_does_nothing_else() {
+async fn a_session_gives_access_to_event_streams_alone() {
     let served = serve_with_token().await;
     let answer = served.ask("POST /v1/session HTTP/1.1\nHost: @HERE\n", "").await;
     assert_refused(&answer, 401, "unauthorized");
@@ -189,7 +189,7 @@ async fn a_session_reads_event_streams_and_does_nothing_else() {
 }
 
 #[tokio::test]
-async fn without_a_token_a_session_is_not_needed_and_not_given() {
+async fn without_a_token_no_session_is_made() {
     let served = serve(|_| {}).await;
     let answer = served.ask("POST /v1/session HTTP/1.1\nHost: @HERE\n", "").await;
     assert_eq!(status(&answer), 204, "{answer}");
@@ -198,7 +198,7 @@ async fn without_a_token_a_session_is_not_needed_and_not_given() {
 }
 
 #[tokio::test]
-async fn a_post_is_json_or_has_no_body() {
+async fn a_post_must_be_json_or_have_no_body() {
     let served = serve(|_| {}).await;
     let post = |headers: &str| format!("POST /v1/jobs HTTP/1.1\nHost: @HERE\n{headers}");
     for headers in [

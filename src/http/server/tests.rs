@@ -28,7 +28,7 @@ async fn accepted_sockets_do_not_delay_small_packets() {
 }
 
 #[tokio::test]
-async fn handlers_see_the_local_address_and_a_panic_costs_one_request() {
+async fn handlers_see_the_local_address_and_a_panic_fails_one_request() {
     let app = Router::new()
         .route("/", get(|Extension(local): Extension<LocalAddr>| async move { local.0.to_string() }))
         .route("/panic", get(|| async { panic!("on purpose") as () }));
@@ -41,7 +41,7 @@ async fn handlers_see_the_local_address_and_a_panic_costs_one_request() {
 }
 
 #[tokio::test]
-async fn a_client_that_does_not_finish_its_head_is_let_go() {
+async fn a_client_that_does_not_finish_its_head_is_disconnected() {
     let timers = brief(|timers| timers.request_head = Duration::from_millis(50).into());
     let served = Served::start(Router::new(), timers).await;
     let mut slow = served.send("GET / HTTP/1.1\r\nHost: lo").await;
@@ -51,23 +51,23 @@ async fn a_client_that_does_not_finish_its_head_is_let_go() {
     served.stop().await;
 }
 
-/// Tells when it is dropped, wherever it is kept.
-struct Told(Arc<Notify>);
+/// Notifies when it is dropped.
+struct NotifyOnDrop(Arc<Notify>);
 
-impl Drop for Told {
+impl Drop for NotifyOnDrop {
     fn drop(&mut self) {
         self.0.notify_one();
     }
 }
 
 #[tokio::test]
-async fn a_reader_that_stalls_is_let_go_although_the_body_never_ends() {
+async fn a_reader_that_stalls_is_disconnected_although_the_body_never_ends() {
     let gone = Arc::new(Notify::new());
     let kept = gone.clone();
     let endless = get(move || {
-        let told = Told(kept.clone());
+        let notify = NotifyOnDrop(kept.clone());
         let chunks = futures::stream::repeat_with(move || {
-            let _told = &told;
+            let _kept = &notify;
             Ok::<_, Infallible>(Bytes::from_static(&[b'x'; 1 << 16]))
         });
         async move { Body::from_stream(chunks) }
@@ -81,7 +81,7 @@ async fn a_reader_that_stalls_is_let_go_although_the_body_never_ends() {
 }
 
 #[tokio::test]
-async fn a_stop_lets_what_is_in_flight_finish_and_accepts_nothing_new() {
+async fn a_shutdown_finishes_requests_in_flight_and_accepts_no_new_ones() {
     let (sender, receiver) = tokio::sync::mpsc::unbounded_channel::<&str>();
     let events = UnboundedReceiverStream::new(receiver).map(Ok::<_, Infallible>);
     let body = Arc::new(parking_lot::Mutex::new(Some(Body::from_stream(events))));
@@ -108,7 +108,7 @@ async fn a_stop_lets_what_is_in_flight_finish_and_accepts_nothing_new() {
 }
 
 #[tokio::test]
-async fn what_does_not_finish_in_time_is_closed() {
+async fn connections_that_do_not_finish_in_time_are_closed() {
     let app = Router::new().route(
         "/",
         get(|| async {

@@ -1,10 +1,9 @@
-//! The plain form, and the defusing that belongs to it alone.
+//! The plain form. It alone changes texts that look like the end of the stream or like the result.
 //!
-//! Existing clients compare whole lines with the terminal markers, some look for a marker anywhere
-//! in a line, and take the first line that starts with `{` or `[` for the result. So in everything
-//! but the terminal event and the result, a marker's brackets become parentheses and a leading
-//! bracket or brace gets `| ` in front; in the result a marker's `[` becomes `\u005b`, which JSON
-//! reads back as the same string.
+//! Existing clients compare whole lines with the terminal markers, or look for a marker anywhere in a line.
+//! They take the first line that starts with `{` or `[` for the result. So outside the terminal event and
+//! the result, a marker's brackets become parentheses, and a line that starts with a bracket or a brace
+//! gets `| ` in front. In the result a marker's `[` becomes `\u005b`, which is the same string in JSON.
 
 use std::borrow::Cow;
 
@@ -14,19 +13,19 @@ use crate::jobs::event::{Body, Event, Terminal};
 use crate::jobs::log::Elision;
 use crate::narration::Level;
 
-/// The words that end a stream for existing clients, without their brackets.
+/// The terminal markers, without their brackets.
 const MARKERS: [&str; 3] = ["DONE", "ERROR", "CANCELLED"];
 
-/// One event of a job; nothing for a debug narration.
+/// Writes one event of a job; nothing for a debug narration.
 pub(super) fn event(out: &mut BytesMut, event: &Event) {
     match &event.body {
         Body::Narration { level: Level::Debug, .. } => {}
         Body::Narration { message, .. } => lines(out, "", message),
-        Body::Result(data) => line(out, &defuse_result(data.get())),
+        Body::Result(data) => line(out, &escape_result(data.get())),
         Body::Terminal(Terminal::Done) => line(out, "[DONE]"),
         Body::Terminal(Terminal::Cancelled) => line(out, "[CANCELLED]"),
         Body::Terminal(Terminal::Failed(failure)) => {
-            // Clients read the first line of an error alone: what to do next belongs on it.
+            // Clients read only the first line of an error, so the hint is on it.
             let text = match &failure.hint {
                 Some(hint) => format!("{} ({hint})", failure.message),
                 None => failure.message.clone(),
@@ -36,7 +35,7 @@ pub(super) fn event(out: &mut BytesMut, event: &Event) {
     }
 }
 
-/// What the log could not keep.
+/// Writes which events the log dropped.
 pub(super) fn elision(out: &mut BytesMut, Elision { from, to, count }: &Elision) {
     line(out, &format!("({count} of the narrations {from} to {to} are no longer kept)"));
 }
@@ -47,27 +46,26 @@ fn line(out: &mut BytesMut, text: &str) {
     out.put_slice(b"\n\n");
 }
 
-/// A text of several lines becomes several `data:` lines of one event. `lead` is ours and stays as
-/// it is.
-fn lines(out: &mut BytesMut, lead: &str, text: &str) {
+/// Writes one event with a `data:` line for each line of the text. `prefix` stands in front of the first
+/// line, unchanged.
+fn lines(out: &mut BytesMut, prefix: &str, text: &str) {
     let text = clean(text);
-    let mut lead = lead;
+    let mut prefix = prefix;
     for text in text.split('\n') {
         out.put_slice(b"data: ");
-        out.put_slice(lead.as_bytes());
-        let text = defuse(text);
-        if lead.is_empty() && text.starts_with(['[', '{']) {
+        out.put_slice(prefix.as_bytes());
+        let text = neutralise(text);
+        if prefix.is_empty() && text.starts_with(['[', '{']) {
             out.put_slice(b"| ");
         }
         out.put_slice(text.as_bytes());
         out.put_u8(b'\n');
-        lead = "";
+        prefix = "";
     }
     out.put_u8(b'\n');
 }
 
-/// Takes out what must never pass: carriage returns, NUL, escape sequences and every other control
-/// character but line feed and tab.
+/// Removes carriage returns, NUL, escape sequences and every other control character but line feed and tab.
 fn clean(text: &str) -> Cow<'_, str> {
     if !text.chars().any(|c| c.is_control() && c != '\n' && c != '\t') {
         return Cow::Borrowed(text);
@@ -93,7 +91,7 @@ fn clean(text: &str) -> Cow<'_, str> {
 }
 
 /// `[DONE]` becomes `(DONE)`, `[ERROR]` becomes `(ERROR)`, whatever their case.
-fn defuse(text: &str) -> Cow<'_, str> {
+fn neutralise(text: &str) -> Cow<'_, str> {
     let mut out: Option<String> = None;
     for marker in MARKERS {
         let mut from = 0;
@@ -108,9 +106,10 @@ fn defuse(text: &str) -> Cow<'_, str> {
     out.map_or(Cow::Borrowed(text), Cow::Owned)
 }
 
-/// In JSON a bracket directly before a marker's word can only stand within a string, and so can the
-/// control characters that JSON lets pass unescaped: some terminals take them for escape sequences.
-fn defuse_result(json: &str) -> Cow<'_, str> {
+/// Escapes markers and control characters. In JSON a bracket directly before a marker's word can only be
+/// inside a string. So can the control characters that JSON allows unescaped, which some terminals take for
+/// escape sequences.
+fn escape_result(json: &str) -> Cow<'_, str> {
     let mut out = Cow::Borrowed(json);
     if json.contains(char::is_control) {
         let escaped = |c: char| if c.is_control() { format!("\\u{:04x}", u32::from(c)) } else { c.into() };
@@ -167,14 +166,14 @@ mod tests {
     }
 
     #[test]
-    fn text_is_one_event_of_data_lines() {
+    fn a_text_is_one_event_of_data_lines() {
         assert_eq!(narration("hello"), "data: hello\n\n");
         assert_eq!(narration("a\nb\r\nc\rd"), "data: a\ndata: b\ndata: c\ndata: d\n\n");
         assert_eq!(narration(""), "data: \n\n");
     }
 
     #[test]
-    fn nothing_but_the_end_looks_like_the_end() {
+    fn only_the_terminal_event_looks_like_one() {
         assert_eq!(narration("[DONE]"), "data: (DONE)\n\n");
         assert_eq!(narration("say [Error] twice [ERROR]"), "data: say (Error) twice (ERROR)\n\n");
         assert_eq!(narration("[1] x\n{y"), "data: | [1] x\ndata: | {y\n\n");
@@ -185,7 +184,7 @@ mod tests {
     }
 
     #[test]
-    fn an_error_is_one_line() {
+    fn an_error_is_on_one_line() {
         let failure = Failure::new(Code::Io, "line one\nline two [DONE]").hint("do\nthis");
         assert_eq!(
             encode(Body::Terminal(Terminal::Failed(Arc::new(failure)))),
@@ -194,7 +193,7 @@ mod tests {
     }
 
     #[test]
-    fn escape_sequences_and_control_characters_never_pass() {
+    fn escape_sequences_and_control_characters_are_removed() {
         assert_eq!(narration("\x1b[31mred\x1b[0m\0 \x07tab\t."), "data: red tab\t.\n\n");
         assert_eq!(narration("\u{9b}31mred"), "data: 31mred\n\n");
         assert_eq!(result("[\"\u{9b}31m\u{7f}\"]"), "data: [\"\\u009b31m\\u007f\"]\n\n");
@@ -202,7 +201,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn whatever_is_said_stays_narration(text in any::<String>(), marker in 0..MARKERS.len()) {
+        fn every_narration_stays_narration(text in any::<String>(), marker in 0..MARKERS.len()) {
             let text = format!("{text}[{}]\r{text}", MARKERS[marker]);
             let out = narration(&text);
             prop_assert!(out.ends_with("\n\n"));
@@ -218,7 +217,7 @@ mod tests {
         }
 
         #[test]
-        fn a_defused_result_reads_back_the_same(text in any::<String>(), marker in 0..MARKERS.len()) {
+        fn an_escaped_result_is_the_same_json(text in any::<String>(), marker in 0..MARKERS.len()) {
             let value = serde_json::json!({ "x": [format!("{text}[{}]{text}", MARKERS[marker]), "[DONE]"] });
             let out = result(&value.to_string());
             let json = out.strip_prefix("data: ").unwrap().trim_end();

@@ -1,22 +1,22 @@
-//! Keeping a secret out of a stream of bytes, wherever the stream is cut into chunks.
+//! Removes a secret from a stream of bytes, however the stream is cut into chunks.
 
-/// What a reader sees in place of the secret.
-const INSTEAD: &[u8] = b"[secret]";
+/// The replacement of the secret.
+const REPLACEMENT: &[u8] = b"[secret]";
 
-/// Replaces a secret in the chunks that pass through it. What may be the secret's beginning is held
-/// back until the next chunk tells.
+/// Replaces a secret in the chunks that pass through it. Holds back bytes that may be the beginning of the
+/// secret until the next chunk decides.
 pub(super) struct Redactor {
     secret: Vec<u8>,
     held: Vec<u8>,
 }
 
 impl Redactor {
-    /// A redactor of that secret; an empty one redacts nothing.
+    /// A redactor of that secret; an empty secret is never found.
     pub(super) fn new(secret: &str) -> Self {
         Self { secret: secret.as_bytes().to_vec(), held: Vec::new() }
     }
 
-    /// The chunk, and what was held back before it, without the secret.
+    /// The bytes held back before and the chunk, without the secret.
     pub(super) fn pass(&mut self, chunk: &[u8]) -> Vec<u8> {
         if self.secret.is_empty() {
             return chunk.to_vec();
@@ -27,7 +27,7 @@ impl Redactor {
         let mut rest = text.as_slice();
         while let Some(at) = self.find(rest) {
             out.extend_from_slice(&rest[..at]);
-            out.extend_from_slice(INSTEAD);
+            out.extend_from_slice(REPLACEMENT);
             rest = &rest[at + self.secret.len()..];
         }
         let longest = rest.len().min(self.secret.len() - 1);
@@ -38,7 +38,7 @@ impl Redactor {
         out
     }
 
-    /// What is still held back, once there is nothing after it.
+    /// The bytes held back, at the end of the stream.
     pub(super) fn finish(&mut self) -> Vec<u8> {
         std::mem::take(&mut self.held)
     }
@@ -64,7 +64,7 @@ mod tests {
     }
 
     #[test]
-    fn whole_lines_are_not_held_back() {
+    fn bytes_that_cannot_begin_the_secret_are_not_held_back() {
         let mut redactor = Redactor::new("abc");
         assert_eq!(redactor.pass(b"ready\n"), b"ready\n");
     }
