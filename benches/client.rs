@@ -1,5 +1,4 @@
-//! The smallest client that is right: blocking, one socket, no pool and no runtime, so that what
-//! is measured is the server.
+//! A minimal client: blocking, one socket, no pool and no runtime, so that the server is measured.
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -12,7 +11,7 @@ const OPERATION: &str = r#"{"ModelList":{"hive_id":"localhost"}}"#;
 pub(crate) struct Connection {
     stream: TcpStream,
     address: SocketAddr,
-    /// What has arrived of the answer at hand.
+    /// The bytes of the current answer that have arrived.
     answer: Vec<u8>,
 }
 
@@ -32,22 +31,22 @@ impl Connection {
             OPERATION.len()
         );
         self.send(&request);
-        let answer = self.whole_answer();
+        let answer = self.complete_answer();
         assert!(answer.starts_with("HTTP/1.1 201"), "{answer}");
         let (_, rest) = answer.split_once(r#""sse_url":""#).expect("a path in the answer");
         rest.split('"').next().expect("the path ends").to_owned()
     }
 
-    /// POST to `[DONE]`; gives the stream's answer.
+    /// From POST to `[DONE]`; gives the answer of the stream.
     pub(crate) fn round_trip(&mut self) -> &str {
         let path = self.submit();
         self.get(&path);
-        let answer = self.whole_answer();
+        let answer = self.complete_answer();
         assert!(answer.contains("data: [DONE]\n\n"), "{answer}");
         answer
     }
 
-    /// Subscribes to a stream that does not end, and returns when its first event is here.
+    /// Subscribes to a stream that does not end, and returns when its first event has arrived.
     pub(crate) fn subscribe(&mut self, path: &str) {
         self.get(path);
         while !self.text().contains("\ndata: ") && !self.text().starts_with("data: ") {
@@ -70,9 +69,9 @@ impl Connection {
         self.stream.write_all(request.as_bytes()).expect("the server reads");
     }
 
-    /// Reads the answer to its end: as many bytes as it declares, or to its last chunk (RFC 9112,
-    /// section 7.1). No data of these servers looks like a last chunk.
-    fn whole_answer(&mut self) -> &str {
+    /// Reads the answer to its end: the bytes that it declares, or its last chunk (RFC 9112, section 7.1). No
+    /// data of these servers looks like a last chunk.
+    fn complete_answer(&mut self) -> &str {
         loop {
             self.more();
             let text = self.text();
@@ -96,7 +95,7 @@ impl Connection {
     }
 
     fn text(&self) -> &str {
-        // A piece may end within a character; all that is looked for is ASCII.
+        // A read may end within a character; only ASCII is searched for.
         match std::str::from_utf8(&self.answer) {
             Ok(text) => text,
             Err(error) => std::str::from_utf8(&self.answer[..error.valid_up_to()]).expect("checked"),

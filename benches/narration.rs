@@ -1,10 +1,10 @@
-//! What `n!` costs, beside `tracing::info!` of the same text in the same run.
+//! The time of `n!`, compared with `tracing::info!` of the same text in the same run.
 //!
-//! First without a subscriber, then with one that formats to a sink. The order cannot be changed:
-//! `tracing` never forgets a subscriber that it has seen.
+//! First without a subscriber, then with one that formats to a sink. The order is fixed: `tracing` cannot
+//! remove a subscriber.
 //!
-//! "Send alone" is the floor: the same text formatted and sent through the same kind of channel.
-//! What `n!` costs beyond it is the look for the context, the clock and the call into `tracing`.
+//! "Send alone" is the least possible time: the same text formatted and sent through the same kind of channel.
+//! `n!` adds the lookup of the context, the clock and the call into `tracing`.
 
 #![expect(clippy::print_stdout, reason = "figures are printed")]
 
@@ -21,7 +21,7 @@ use rbee_hive::{n, spawn};
 use tokio::runtime::Runtime;
 use tokio::sync::mpsc::{self, UnboundedSender};
 
-/// Narrations of one sample of a pair; also the most that the reader is ever behind.
+/// Narrations of one sample of a pair; also the most that the reader may be behind.
 const CHUNK: u64 = 1000;
 const PAIRS: usize = 300;
 
@@ -51,8 +51,8 @@ impl Reader {
         Self { entries, sent: AtomicU64::new(0), read }
     }
 
-    /// Does `work`, which sends, `count` times; gives the time without waiting for the reader,
-    /// which catches up after every [`CHUNK`].
+    /// Calls `work`, which sends, `count` times. Gives the time without the waits for the reader, which
+    /// catches up after every [`CHUNK`].
     fn time(&self, count: u64, mut work: impl FnMut(u64)) -> Duration {
         let mut total = Duration::ZERO;
         let mut done = 0;
@@ -71,7 +71,7 @@ impl Reader {
     }
 }
 
-/// Does `work` `count` times.
+/// The time of `count` calls of `work`.
 fn time(count: u64, work: impl FnMut(u64)) -> Duration {
     let start = Instant::now();
     (0..count).for_each(work);
@@ -84,7 +84,7 @@ struct Bench {
 }
 
 impl Bench {
-    /// `work` inside a job.
+    /// The time of `work` inside a job.
     fn in_job(&self, count: u64, work: impl FnMut(u64)) -> Duration {
         let context = NarrationContext::new(JOB.to_owned(), OPERATION, self.reader.entries.clone());
         self.runtime.block_on(with_narration_context(context, async { self.reader.time(count, work) }))

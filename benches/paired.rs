@@ -1,13 +1,13 @@
-//! Two things measured in turn, and the ratio of the two.
+//! Measures two things in turn, and their ratio.
 //!
-//! A machine that does other work as well makes every absolute figure drift. What is measured a
-//! moment apart drifts together, so each ratio here is of two neighbouring samples, which of them
-//! comes first alternates, and the spread over all pairs is shown beside the median.
+//! Other work on the machine makes absolute figures drift. Samples taken at nearly the same time drift
+//! together, so each ratio is of two neighbouring samples. Which of the two comes first alternates. The spread
+//! over all pairs is shown with the median.
 
 use std::fmt;
 use std::time::Duration;
 
-/// Whether this is a run for figures (`cargo bench`), or one that only shows that it works.
+/// Whether this run measures (`cargo bench`) or only checks that the benchmark works.
 pub(crate) fn for_figures() -> bool {
     let has = |flag: &str| std::env::args().any(|arg| arg == flag);
     has("--bench") && !has("--test") && !has("--list")
@@ -19,12 +19,12 @@ pub(crate) struct Spread(Vec<f64>);
 impl Spread {
     pub(crate) fn of(values: impl IntoIterator<Item = f64>) -> Self {
         let mut values: Vec<_> = values.into_iter().collect();
-        assert!(!values.is_empty(), "there is no spread of nothing");
+        assert!(!values.is_empty(), "a spread needs at least one value");
         values.sort_by(f64::total_cmp);
         Self(values)
     }
 
-    /// The value below which the share `quantile` (0 to 1) of all lies (nearest rank).
+    /// The value at the quantile `quantile`, from 0 to 1 (nearest rank).
     pub(crate) fn at(&self, quantile: f64) -> f64 {
         let last = self.0.len() - 1;
         #[expect(
@@ -60,7 +60,7 @@ pub(crate) struct Pairs {
     pub(crate) ratio: Spread,
 }
 
-/// Measures `a` and `b` in turn, `pairs` times, after one of each that does not count.
+/// Measures `a` and `b` in turn, `pairs` times, after one of each that is not counted.
 pub(crate) fn pairs(pairs: usize, mut a: impl FnMut() -> Duration, mut b: impl FnMut() -> Duration) -> Pairs {
     a();
     b();

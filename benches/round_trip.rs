@@ -1,9 +1,8 @@
-//! What a read costs from POST to `[DONE]`, over real loopback sockets, beside the least that axum
-//! needs for the same exchange, in the same run.
+//! The time of a read from POST to `[DONE]`, over loopback sockets, compared in the same run with the least
+//! time that axum needs for the same exchange.
 //!
-//! The hive makes a job of it: four tasks, a channel, a replayable log, a look at the disk. The
-//! bare pair answers with three fixed events. The client is the same for both, and its own time is
-//! in both.
+//! The hive makes a job: four tasks, a channel, a replayable log, a look at the disk. The bare pair answers
+//! with three fixed events. Both have the same client, whose time is included in both.
 
 #![expect(clippy::print_stdout, reason = "figures are printed")]
 
@@ -26,16 +25,16 @@ use servers::Server;
 /// Round trips of one sample of a pair.
 const CHUNK: u32 = 10;
 const PAIRS: usize = 200;
-/// The load: clients at once, round trips of each, rounds. The hive runs 64 reads at once, so that
-/// none of these is queued.
+/// The load: concurrent clients, round trips of each, rounds. The hive runs 64 reads at once, so none of
+/// these is queued.
 const CLIENTS: usize = 32;
 const EACH: usize = 50;
 const ROUNDS: usize = 9;
-/// Streams that are open and silent while memory is looked at, those before, and rounds.
+/// Open, silent streams whose memory is measured, those opened before, and rounds.
 const SUBSCRIBERS: usize = 1000;
 const SUBSCRIBERS_BEFORE: usize = 100;
 const MEMORY_ROUNDS: usize = 5;
-/// Makes this program the subject of one memory round.
+/// The argument that makes this program the subject of one memory round.
 const SUBJECT: &str = "--idle-subscribers-of";
 
 /// The servers, side by side.
@@ -130,7 +129,7 @@ fn ratios(servers: &Servers, pairs: usize) {
     }
 }
 
-/// What one round of load found.
+/// The figures of one round of load.
 struct Load {
     p50: f64,
     p99: f64,
@@ -140,7 +139,7 @@ struct Load {
 
 type Figure = fn(&Load) -> f64;
 
-/// So many clients at once, each with a connection of its own that it keeps.
+/// [`CLIENTS`] concurrent clients, each with its own connection, which it keeps.
 fn load(address: SocketAddr, each: usize) -> Load {
     let start = Arc::new(Barrier::new(CLIENTS + 1));
     let clients: Vec<_> = (0..CLIENTS)
@@ -194,8 +193,8 @@ fn under_load(servers: &Servers, rounds: usize, each: usize) {
     }
 }
 
-/// Bytes of resident anonymous memory of this process: exact, unlike `statm`, whose counters lag,
-/// and without the pages of the executable that happen to be touched meanwhile.
+/// Bytes of resident anonymous memory of this process. Exact, unlike `statm`, whose counters lag; without
+/// pages of the executable.
 #[cfg(target_os = "linux")]
 fn resident_bytes() -> Option<f64> {
     let text = std::fs::read_to_string("/proc/self/smaps_rollup").ok()?;
@@ -208,8 +207,8 @@ fn resident_bytes() -> Option<f64> {
     None
 }
 
-/// Prints what a silent subscriber costs in this process, in bytes. The client's half of each
-/// connection is a bare descriptor: it costs no memory here.
+/// Prints the memory of a silent subscriber in this process, in bytes. The client's half of each connection
+/// is a bare descriptor, which takes no memory here.
 fn be_the_subject(server: &str) {
     let runtime = runtime();
     let (server, path) = match server {
@@ -229,7 +228,7 @@ fn be_the_subject(server: &str) {
         }
         resident_bytes().expect("this system tells it")
     };
-    // The first ones also pay for what every further one shares.
+    // The first ones also allocate what the others share.
     let before = subscribe(SUBSCRIBERS_BEFORE);
     let after = subscribe(SUBSCRIBERS);
     println!("{}", (after - before) / SUBSCRIBERS as f64);
@@ -238,8 +237,8 @@ fn be_the_subject(server: &str) {
     runtime.shutdown_background();
 }
 
-/// Every figure comes from a process of its own: an allocator gives little back, and a second
-/// measurement in one process would find its memory there already.
+/// Each figure is from a process of its own: an allocator returns little memory, so a second measurement in
+/// the same process would reuse that of the first.
 fn idle_subscribers(rounds: usize) {
     let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile);
     let needed = 2 * (SUBSCRIBERS + SUBSCRIBERS_BEFORE) as u64 + 100;

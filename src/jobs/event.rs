@@ -22,7 +22,7 @@ pub struct Event {
     pub seq: u64,
     /// When it happened.
     pub at: Instant,
-    /// What happened.
+    /// What it reports.
     pub body: Body,
 }
 
@@ -92,9 +92,9 @@ impl EventKind {
 /// Why a journal's line is no event.
 #[derive(Debug)]
 pub enum LineError {
-    /// It is not whole JSON: its write was cut off, or the disk is damaged.
+    /// It is not complete JSON: its write was cut off, or the disk is damaged.
     Torn,
-    /// It is whole, and of a form that this version of the hive does not know.
+    /// It is complete JSON, in a form that this version of the hive does not know.
     Unknown(serde_json::Error),
 }
 
@@ -199,7 +199,7 @@ impl Event {
     /// Reads a journal's line. Unknown fields are ignored.
     ///
     /// # Errors
-    /// [`LineError`] where it is not a line that [`Event::to_line`] writes.
+    /// [`LineError`] if it is not a line that [`Event::to_line`] writes.
     pub fn from_line(line: &str) -> Result<Self, LineError> {
         Self::parse_line(line).map_err(|error| match serde_json::from_str::<IgnoredAny>(line) {
             Ok(_) => LineError::Unknown(error),

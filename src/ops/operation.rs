@@ -17,7 +17,7 @@ pub trait Operation: DeserializeOwned + Serialize + Send + 'static {
     /// The name as the key of a one-field object, such as `ModelList`. The other spelling, `model_list`,
     /// follows from it.
     const NAME: &'static str;
-    /// Whether it only looks or changes something.
+    /// Whether it only reads or changes something.
     const KIND: OperationKind;
     /// The limit that it counts against.
     const CLASS: JobClass;

@@ -48,13 +48,13 @@ pub fn parse_in(table: &'static [Row], body: &[u8]) -> Result<Submission> {
 
     let hive_id = take_hive(row, &mut fields)?;
     let Decoded { operation, request } = row.decode(Value::Object(fields))?;
-    let mut whole = Map::new();
-    whole.insert("operation".into(), row.wire_name.into());
-    whole.insert(row.hive_field.into(), hive_id.clone().into());
+    let mut complete = Map::new();
+    complete.insert("operation".into(), row.wire_name.into());
+    complete.insert(row.hive_field.into(), hive_id.clone().into());
     if let Value::Object(fields) = request {
-        whole.extend(fields);
+        complete.extend(fields);
     }
-    let request = serde_json::value::to_raw_value(&whole)
+    let request = serde_json::value::to_raw_value(&complete)
         .map_err(|error| Failure::internal("a request did not serialise").detail(error))?;
     if request.get().len() > MOST_REQUEST_BYTES {
         let problem = format!(
@@ -66,7 +66,7 @@ pub fn parse_in(table: &'static [Row], body: &[u8]) -> Result<Submission> {
     Ok(Submission { row, hive_id, request, operation })
 }
 
-/// The row that the object names, and the operation's own fields.
+/// The row of the operation that the object names, and the operation's own fields.
 fn find(table: &'static [Row], mut object: Map<String, Value>) -> Result<(&'static Row, Map<String, Value>)> {
     if let Some(operation) = object.remove("operation") {
         let Value::String(name) = operation else {

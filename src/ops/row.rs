@@ -20,7 +20,7 @@ pub struct Row {
     pub name: &'static str,
     /// The name as the value of `operation`, and everywhere else: `model_list`.
     pub wire_name: &'static str,
-    /// Whether it only looks or changes something.
+    /// Whether it only reads or changes something.
     pub kind: OperationKind,
     /// The limit that it counts against.
     pub class: JobClass,

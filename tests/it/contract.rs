@@ -1,10 +1,10 @@
-//! The wire contract as its clients meet it: through `curl` and `jq`.
+//! The wire contract, checked through `curl` and `jq`.
 
 use serde_json::Value;
 
 use crate::support::{TestHive, data_lines, soon, typed, write_model};
 
-/// Every field of a model, in the order in which existing clients see them.
+/// Every field of a model, in its order.
 const MODEL_FIELDS: [&str; 15] = [
     "id",
     "name",
@@ -26,7 +26,7 @@ const MODEL_FIELDS: [&str; 15] = [
 /// Runs a shell script with the hive's address as `$HIVE`; gives its standard output.
 pub(crate) async fn shell(hive: &TestHive, script: &str) -> String {
     let mut command = rbee_hive::spawn::command("sh");
-    // `-q` and `--noproxy`: the settings of whoever runs the tests are nobody's business here.
+    // `-q` and `--noproxy`: the settings of the user who runs the tests must not matter.
     let script = format!("set -eu; curl() {{ command curl -q -sS --noproxy '*' \"$@\"; }}; {script}");
     command.arg("-c").arg(script).env("HIVE", &hive.url).kill_on_drop(true);
     let output = soon("a script", command.output()).await.expect("a shell");
@@ -35,8 +35,8 @@ pub(crate) async fn shell(hive: &TestHive, script: &str) -> String {
     String::from_utf8(output.stdout).expect("UTF-8")
 }
 
-/// Whether the tools are there. Where they are not, a person is told; a build server fails.
-#[expect(clippy::print_stdout, reason = "whoever runs the tests must see what was left out")]
+/// Whether the tools are installed. If not, prints what is skipped; in CI, fails.
+#[expect(clippy::print_stdout, reason = "the user who runs the tests must see what is skipped")]
 pub(crate) async fn has_tools() -> bool {
     for tool in ["curl", "jq"] {
         let found = rbee_hive::spawn::command(tool).arg("--version").output().await;
@@ -50,7 +50,7 @@ pub(crate) async fn has_tools() -> bool {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_model_list_through_curl_and_jq_is_the_contract_byte_for_byte() {
+async fn a_model_list_is_byte_for_byte_that_of_the_contract() {
     if !has_tools().await {
         return;
     }
@@ -92,7 +92,7 @@ fn parts(answer: &str) -> (String, String) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_answers_to_curl_have_the_statuses_and_headers_of_the_contract() {
+async fn answers_have_the_statuses_and_headers_of_the_contract() {
     if !has_tools().await {
         return;
     }
@@ -114,7 +114,7 @@ async fn the_answers_to_curl_have_the_statuses_and_headers_of_the_contract() {
     }
     assert_eq!(data_lines(&body).len(), 4);
 
-    // What a browser's EventSource does: it reads to the end, reconnects, and must be told to stop.
+    // A browser's EventSource reads to the end, reconnects, and must be told to stop.
     let by_url = "jq -rn --argjson job \"$JOB\" '$job.sse_url'";
     let script = format!(
         "JOB=$(curl \"$HIVE/v1/jobs\" -H 'Content-Type: application/json' -d '{{\"ModelList\":{{}}}}'); \
@@ -132,7 +132,7 @@ async fn the_answers_to_curl_have_the_statuses_and_headers_of_the_contract() {
     assert!(head.starts_with("http/1.1 204 "), "{head}");
     assert_eq!(body, "");
 
-    // The classic slip: without the header, curl sends a form.
+    // A common mistake: without the header, curl sends a form.
     let (head, body) = parts(&shell(&hive, post).await);
     assert!(head.starts_with("http/1.1 415 "), "{head}");
     assert!(head.contains("\r\ncontent-type: application/problem+json"), "{head}");

@@ -1,4 +1,4 @@
-//! The documents say what the code does: each list in them is compared with the list it is about.
+//! The documents match the code: each list in them is compared with the code's own list.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
@@ -30,7 +30,7 @@ fn settings(document: &str) -> BTreeMap<String, Vec<(String, String)>> {
     settings
 }
 
-/// The names of the settings that a table of the file may have, as its reader lists them.
+/// The names of the settings that a table of the file may have, from the parser's error.
 fn known(table: &str) -> Vec<String> {
     let text = if table.is_empty() { "nonsense = 1".into() } else { format!("[{table}]\nnonsense = 1") };
     let error = toml::from_str::<Config>(&text).expect_err("it is nonsense").to_string();
@@ -38,7 +38,7 @@ fn known(table: &str) -> Vec<String> {
     expected.split('`').skip(1).step_by(2).map(str::to_owned).collect()
 }
 
-/// The tables of the file, `[engines.NAME]` aside.
+/// The tables of the file, without `[engines.NAME]`.
 const TABLES: [&str; 7] = ["jobs", "downloads", "hub", "ollama", "workers", "llama_server", "timers"];
 
 #[test]
@@ -57,8 +57,7 @@ fn every_setting_is_documented_with_its_default() {
             writeln!(file, "[{table}]").unwrap();
         }
         for (name, default) in rows {
-            // Defaults in words are of settings that the file cannot express, or that depend on the
-            // machine.
+            // A default in words is of a setting that depends on the machine, or that a file cannot state.
             if let Some(value) = default.strip_prefix('`').and_then(|default| default.strip_suffix('`')) {
                 writeln!(file, "{name} = {value}").unwrap();
             }
@@ -133,8 +132,8 @@ fn every_flag_and_variable_is_documented() {
     }
 }
 
-/// The request with every field, from one with the fields that it must have.
-fn whole_request(row: &'static Row) -> Map<String, Value> {
+/// The request with every field, made from one with the required fields.
+fn complete_request(row: &'static Row) -> Map<String, Value> {
     let operation = json!({ row.name: rows::sample_fields(row) });
     let submission = rows::parse(row, &operation).unwrap_or_else(|failure| panic!("{operation}: {failure}"));
     serde_json::from_str(submission.request.get()).expect("an object")
@@ -159,7 +158,7 @@ fn every_operation_is_documented_with_all_its_fields_and_defaults() {
         );
         assert!(section.trim_start().starts_with(&summary), "{}: not '{summary}'", row.name);
         for (field, value) in
-            whole_request(row).iter().filter(|(field, _)| !["operation", "hive_id"].contains(&&***field))
+            complete_request(row).iter().filter(|(field, _)| !["operation", "hive_id"].contains(&&***field))
         {
             let line = section.lines().find(|line| line.starts_with(&format!("| `{field}` |")));
             let line = line.unwrap_or_else(|| panic!("{}: field `{field}`", row.name));
@@ -202,7 +201,7 @@ fn every_route_is_documented() {
 }
 
 #[test]
-fn links_between_the_documents_lead_somewhere() {
+fn links_between_the_documents_have_targets() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     for path in [
         "README.md",

@@ -30,12 +30,12 @@ fn chunks(stream: &str) -> Vec<&str> {
     stream.split("\n\n").filter_map(|event| event.trim_start().strip_prefix("data: ")).collect()
 }
 
-/// A model that talks until it is stopped: whatever would end its turn is forbidden by the
-/// request that this gives. Its context is larger than a test could fill.
-fn write_talker(dir: &Path) -> Value {
-    let path = dir.join("talker.gguf");
+/// Writes a model that generates without end, and gives the request for it, which forbids every token that
+/// ends a turn. Its context is larger than a test can fill.
+fn write_endless_model(dir: &Path) -> Value {
+    let path = dir.join("endless.gguf");
     let model = SampleModel {
-        name: "talker".to_owned(),
+        name: "endless".to_owned(),
         weights: SampleWeights::Random { seed: 7 },
         context_length: 1 << 20,
         ..SampleModel::default()
@@ -48,12 +48,12 @@ fn write_talker(dir: &Path) -> Value {
     // 3 is a control token (`enum llama_token_type`).
     let ends = kinds.iter().enumerate().filter(|(_, kind)| **kind == 3);
     let bias: Map<String, Value> = ends.map(|(id, _)| (id.to_string(), json!(-100))).collect();
-    with(with(chat("talker"), "logit_bias", bias), "max_tokens", 1 << 20)
+    with(with(chat("endless"), "logit_bias", bias), "max_tokens", 1 << 20)
 }
 
-async fn load_talker(hive: &TestHive) -> (Value, Value) {
-    let request = write_talker(&hive.models_dir());
-    let load = json!({ "ModelLoad": { "id": "talker", "context_length": 1 << 20 } });
+async fn load_endless_model(hive: &TestHive) -> (Value, Value) {
+    let request = write_endless_model(&hive.models_dir());
+    let load = json!({ "ModelLoad": { "id": "endless", "context_length": 1 << 20 } });
     (request, hive.succeed(&load).await)
 }
 
@@ -61,21 +61,21 @@ async fn worker(hive: &TestHive, pid: &Value) -> Value {
     hive.succeed(&json!({ "WorkerProcessGet": { "pid": pid } })).await
 }
 
-/// What the worker's own health check says; it asks for no secret.
+/// The answer of the worker's own health check, which needs no secret.
 async fn health(hive: &TestHive, worker: &Value) -> Value {
     let url = format!("{}/health", worker["url"].as_str().expect("a URL"));
     soon("its health", hive.client.get(url).send()).await.expect("an answer").json().await.expect("JSON")
 }
 
-/// Reads until the first words have come. Before them comes a chunk with the role and no words.
-async fn until_it_talks(answer: &mut Response, seen: &mut String) {
-    let has_words = |event: &&str| {
+/// Reads until the first text arrives. Before it comes a chunk with the role and no text.
+async fn read_first_text(answer: &mut Response, seen: &mut String) {
+    let has_text = |event: &&str| {
         serde_json::from_str::<Value>(event).is_ok_and(|chunk| {
             chunk["choices"][0]["delta"]["content"].as_str().is_some_and(|text| !text.is_empty())
         })
     };
-    while !chunks(seen).iter().any(has_words) {
-        let chunk = soon("words", answer.chunk()).await.expect("a chunk").expect("the stream goes on");
+    while !chunks(seen).iter().any(has_text) {
+        let chunk = soon("text", answer.chunk()).await.expect("a chunk").expect("the stream goes on");
         *seen += &String::from_utf8_lossy(&chunk);
     }
 }
@@ -94,7 +94,7 @@ async fn models_are_listed_in_openais_form() {
     write_model(&snapshot, "tiny-Q8_0");
     let hive = TestHive::start_with(|config| {
         config.hub_cache = Some(hub);
-        // Listed all the same: what cannot be looked into is left out.
+        // A folder that does not exist is left out of the listing.
         config.models_dirs.push(dir.path().join("not-there"));
     })
     .await;
@@ -111,7 +111,7 @@ async fn models_are_listed_in_openais_form() {
         assert_eq!((&card["object"], &card["owned_by"]), (&json!("model"), &json!("rbee-hive")));
         assert!(card["created"].as_i64() > Some(1_600_000_000) && card["size_bytes"].as_u64() > Some(0));
         let id = card["id"].as_str().expect("an id");
-        // Client libraries send the slash as it is, or encode it; the colon too.
+        // Client libraries send the slash and the colon as they are, or encoded.
         for spelled in [id.to_owned(), id.replace('/', "%2F"), id.replace(':', "%3A")] {
             let one: Value = hive.get(&format!("/v1/models/{spelled}")).await.json().await.expect("JSON");
             assert_eq!(&one, card, "{spelled}");
@@ -125,7 +125,7 @@ async fn models_are_listed_in_openais_form() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_stream_says_what_a_whole_answer_says() {
+async fn a_stream_has_the_text_of_the_whole_answer() {
     let hive = TestHive::start().await;
     write_model(&hive.models_dir(), "tiny");
     hive.load("tiny").await;
@@ -161,7 +161,7 @@ async fn a_stream_says_what_a_whole_answer_says() {
     let text: String =
         events.iter().filter_map(|event| event["choices"][0]["delta"]["content"].as_str()).collect();
     assert_eq!(text, SENTENCE);
-    assert!(events.len() > 4, "it comes in pieces: {stream}");
+    assert!(events.len() > 4, "it has several chunks: {stream}");
     for count in ["prompt_tokens", "completion_tokens", "total_tokens"] {
         assert_eq!(events[events.len() - 1]["usage"][count], whole["usage"][count], "{stream}");
     }
@@ -174,7 +174,7 @@ async fn a_stream_says_what_a_whole_answer_says() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_no_worker_serves_is_refused_with_the_way_to_it() {
+async fn the_refusal_of_an_unloaded_model_says_how_to_load_it() {
     let hive = TestHive::start().await;
     write_model(&hive.models_dir(), "granite-small");
     write_model(&hive.models_dir(), "llama-tiny");
@@ -185,7 +185,7 @@ async fn what_no_worker_serves_is_refused_with_the_way_to_it() {
     let asleep = problem(complete(&hive, &chat("llama-tiny")).await, 404, "model_not_loaded").await;
     let hint = asleep["hint"].as_str().expect("a hint");
     assert!(hint.contains(r#"POST /v1/jobs {"ModelLoad":{"id":"llama-tiny"}}"#), "{hint}");
-    // What the hint says works as it stands.
+    // The operation in the hint works unchanged.
     let start = hint.find('{').expect("an operation");
     let operation = &hint[start..=hint.rfind('}').expect("its end")];
     hive.succeed(&serde_json::from_str(operation).expect("JSON")).await;
@@ -196,7 +196,7 @@ async fn what_no_worker_serves_is_refused_with_the_way_to_it() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn bad_requests_name_their_field_in_openais_shape() {
+async fn invalid_requests_name_their_field_in_openais_form() {
     let hive = TestHive::start().await;
     write_model(&hive.models_dir(), "tiny");
     hive.load("tiny").await;
@@ -215,7 +215,7 @@ async fn bad_requests_name_their_field_in_openais_shape() {
         ("top_p", json!(1.1)),
         ("frequency_penalty", json!(3)),
         ("seed", json!(0.5)),
-        // What the engine itself has to judge.
+        // Checked by the engine.
         ("n", json!(2)),
         ("messages", json!([])),
         ("messages", json!("Hi")),
@@ -256,9 +256,9 @@ async fn bad_requests_name_their_field_in_openais_shape() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_stream_is_not_held_back_and_its_end_is_the_clients_to_choose() {
+async fn a_stream_arrives_as_it_is_generated_and_ends_when_the_client_disconnects() {
     let hive = TestHive::start().await;
-    let (request, loaded) = load_talker(&hive).await;
+    let (request, loaded) = load_endless_model(&hive).await;
     assert_eq!(health(&hive, &loaded).await["busy_slots"], 0);
     for streaming in [true, false] {
         let request = with(request.clone(), "stream", streaming);
@@ -266,8 +266,8 @@ async fn a_stream_is_not_held_back_and_its_end_is_the_clients_to_choose() {
             let mut answer = complete(&hive, &request).await;
             assert_eq!(answer.status(), 200);
             let mut seen = String::new();
-            // Words arrive while the worker is still at it.
-            until_it_talks(&mut answer, &mut seen).await;
+            // Text arrives while the worker still generates.
+            read_first_text(&mut answer, &mut seen).await;
             assert!(!seen.contains("[DONE]"));
             assert_eq!(health(&hive, &loaded).await["busy_slots"], 1);
             assert_eq!(worker(&hive, &loaded["pid"]).await["status"], "busy");
@@ -279,7 +279,7 @@ async fn a_stream_is_not_held_back_and_its_end_is_the_clients_to_choose() {
                 (health(&hive, &loaded).await["busy_slots"] == 1).then_some(())
             });
             tokio::select! {
-                answer = asking => panic!("it has not talked to its end: {answer:?}"),
+                answer = asking => panic!("the generation has no end: {answer:?}"),
                 () = busy => {}
             }
         }
@@ -294,30 +294,30 @@ async fn a_stream_is_not_held_back_and_its_end_is_the_clients_to_choose() {
     }
     let after = worker(&hive, &loaded["pid"]).await;
     assert_eq!((&after["requests"], &after["pid"]), (&json!(2), &loaded["pid"]));
-    assert!(after["tokens_generated"].as_u64() < Some(1 << 20), "it was cut short: {after}");
+    assert!(after["tokens_generated"].as_u64() < Some(1 << 20), "it ended early: {after}");
     hive.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_worker_that_dies_ends_its_answers_with_an_error() {
     let hive = TestHive::start().await;
-    let (request, loaded) = load_talker(&hive).await;
+    let (request, loaded) = load_endless_model(&hive).await;
     let mut answer = complete(&hive, &with(request.clone(), "stream", true)).await;
     let mut seen = String::new();
-    until_it_talks(&mut answer, &mut seen).await;
+    read_first_text(&mut answer, &mut seen).await;
     kill(&loaded);
     seen += &soon("the stream's end", answer.text()).await.expect("a clean end");
     let last: Value = serde_json::from_str(chunks(&seen).last().expect("an event")).expect("JSON");
     assert_eq!(last["error"]["code"], "worker_unreachable", "{seen}");
-    assert!(!seen.contains("[DONE]"), "nobody takes it for complete");
+    assert!(!seen.contains("[DONE]"), "clients do not take it for complete");
 
-    // Without a stream nothing was sent yet, so the status can say it.
+    // Without a stream nothing was sent yet, so the status reports it.
     until("the crash to be known", async || {
         (worker(&hive, &loaded["pid"]).await["status"] == "crashed").then_some(())
     })
     .await;
     problem(complete(&hive, &request).await, 404, "model_not_loaded").await;
-    let again = hive.load("talker").await;
+    let again = hive.load("endless").await;
     let asking = complete(&hive, &request);
     let killing = async {
         until("the worker to be busy", async || {
@@ -333,18 +333,18 @@ async fn a_worker_that_dies_ends_its_answers_with_an_error() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_unload_waits_for_an_answer_no_longer_than_its_grace() {
+async fn an_unload_waits_for_an_answer_no_longer_than_the_grace_period() {
     let hive = TestHive::start_with(|config| {
         config.timers.stop_grace = std::time::Duration::from_millis(200).into();
     })
     .await;
-    let (request, loaded) = load_talker(&hive).await;
+    let (request, loaded) = load_endless_model(&hive).await;
     let mut answer = complete(&hive, &with(request, "stream", true)).await;
     let mut seen = String::new();
-    until_it_talks(&mut answer, &mut seen).await;
-    let unloaded = hive.succeed(&json!({ "ModelUnload": { "id": "talker" } })).await;
+    read_first_text(&mut answer, &mut seen).await;
+    let unloaded = hive.succeed(&json!({ "ModelUnload": { "id": "endless" } })).await;
     assert_eq!(unloaded["workers"], json!([loaded["pid"]]));
     seen += &soon("the stream's end", answer.text()).await.expect("a clean end");
-    assert!(!seen.contains("[DONE]") && seen.contains(r#""error""#), "cut short, and said so");
+    assert!(!seen.contains("[DONE]") && seen.contains(r#""error""#), "it ends with an error");
     hive.stop().await;
 }

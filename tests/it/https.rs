@@ -1,5 +1,4 @@
-//! Downloads over HTTPS, from a server whose certificate the daemon is made to trust as a user
-//! would: through `SSL_CERT_FILE`.
+//! Downloads over HTTPS from a server whose certificate the daemon trusts through `SSL_CERT_FILE`.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -15,8 +14,8 @@ use tokio_rustls::rustls::pki_types::PrivateKeyDer;
 
 use crate::support::{Daemon, client, data_lines, soon, write_model};
 
-/// A server that answers every request with `body`, under a certificate for `localhost` of an
-/// authority whose certificate is written to `authority`. Gives its port.
+/// A server that answers every request with `body`. Its certificate for `localhost` is from an authority
+/// whose own certificate is written to `authority`. Gives the server's port.
 async fn serve_tls(body: Vec<u8>, authority: &Path) -> u16 {
     let mut params = CertificateParams::default();
     params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
@@ -40,7 +39,7 @@ async fn serve_tls(body: Vec<u8>, authority: &Path) -> u16 {
         while let Ok((stream, _)) = listener.accept().await {
             let (acceptor, body) = (acceptor.clone(), body.clone());
             rbee_hive::spawn::detached(async move {
-                // A client that does not trust the certificate hangs up here.
+                // A client that does not trust the certificate disconnects here.
                 let Ok(mut stream) = acceptor.accept(stream).await else { return };
                 let mut request = Vec::new();
                 while !request.windows(4).any(|window| window == b"\r\n\r\n") {
@@ -73,7 +72,7 @@ async fn download(daemon: &Daemon, url: &str) -> Vec<String> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_model_comes_over_https_from_a_server_that_is_trusted_and_from_no_other() {
+async fn a_model_is_downloaded_over_https_from_a_trusted_server_only() {
     let dir = tempfile::tempdir().expect("a folder");
     let model = std::fs::read(write_model(dir.path(), "original")).expect("a model");
     let authority = dir.path().join("authority.pem");

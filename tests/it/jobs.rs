@@ -1,5 +1,4 @@
-//! Jobs: listing, cancelling, repeating, queueing, forgetting, and what a restart or a kill leaves
-//! of them.
+//! Jobs: listing, cancelling, repeating, queueing and pruning, and what remains after a restart or a kill.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -32,24 +31,24 @@ fn list() -> Value {
     json!({ "ModelList": {} })
 }
 
-/// An act, which fails unless it is told not to.
+/// An act. It fails, because there is no such model.
 fn act() -> Value {
     json!({ "ModelUnload": { "id": "nothing" } })
 }
 
-/// Holds every act back until it gets a permit; counts those that began.
-fn gated() -> (Faults, Arc<Semaphore>, Arc<AtomicUsize>) {
-    holding(|name| TABLE.iter().any(|row| row.wire_name == name && row.kind == OperationKind::Act))
+/// A hook that blocks every act until a permit is added to the gate; the gate; the count of blocked acts.
+fn block_acts() -> (Faults, Arc<Semaphore>, Arc<AtomicUsize>) {
+    block(|name| TABLE.iter().any(|row| row.wire_name == name && row.kind == OperationKind::Act))
 }
 
-/// The same for the operations that `holds` names.
-fn holding(holds: fn(&str) -> bool) -> (Faults, Arc<Semaphore>, Arc<AtomicUsize>) {
+/// The same for the operations that `is_blocked` selects.
+fn block(is_blocked: fn(&str) -> bool) -> (Faults, Arc<Semaphore>, Arc<AtomicUsize>) {
     let (gate, begun) = (Arc::new(Semaphore::new(0)), Arc::new(AtomicUsize::new(0)));
     let (opened, count) = (Arc::clone(&gate), Arc::clone(&begun));
     let faults = Faults::new(move |name| {
         let (gate, count) = (Arc::clone(&opened), Arc::clone(&count));
         async move {
-            if holds(name) {
+            if is_blocked(name) {
                 count.fetch_add(1, Ordering::SeqCst);
                 gate.acquire().await.expect("the gate stays").forget();
             }
@@ -64,7 +63,7 @@ async fn has_begun(begun: &AtomicUsize, times: usize) {
     until("an act to begin", async || (begun.load(Ordering::SeqCst) >= times).then_some(())).await;
 }
 
-/// Waits for a job's end without reading its stream; gives the job.
+/// Waits until a job has ended, without reading its stream. Gives the job.
 async fn ended(hive: &TestHive, id: &str) -> Value {
     until("a job to end", async || {
         let job = hive.job(id).await;
@@ -132,7 +131,7 @@ async fn jobs_are_listed_newest_first_by_filter_and_page() {
     for nothing in ["?state=running", "?state=queued", "?state=cancelled", "?operation=hive_check"] {
         assert_eq!(ids(&page(&hive, nothing).await), Vec::<String>::new(), "{nothing}");
     }
-    // Pages of every size, while new jobs come in at the front.
+    // Pages of every size, while new jobs are added at the front.
     for limit in 1..=8 {
         let (mut seen, mut cursor) = (Vec::new(), String::new());
         loop {
@@ -167,8 +166,8 @@ async fn jobs_are_listed_newest_first_by_filter_and_page() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_job_shows_what_was_asked_how_it_stands_and_what_came_of_it() {
-    let (faults, gate, begun) = gated();
+async fn a_job_has_its_request_its_state_and_its_outcome() {
+    let (faults, gate, begun) = block_acts();
     let hive = TestHive::start_with(|config| {
         config.faults = faults;
         config.jobs.concurrent_acts = 1;
@@ -222,7 +221,7 @@ async fn a_job_shows_what_was_asked_how_it_stands_and_what_came_of_it() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_repeated_submission_finds_the_first_job() {
-    let (faults, gate, begun) = gated();
+    let (faults, gate, begun) = block_acts();
     let hive = TestHive::start_with(|config| {
         config.faults = faults;
         config.jobs.concurrent_acts = 1;
@@ -233,7 +232,7 @@ async fn a_repeated_submission_finds_the_first_job() {
     assert!(!first.headers().contains_key("idempotency-replayed"));
     let first = job_id(first).await;
     has_begun(&begun, 1).await;
-    // In the other spelling, and while there is no room for a new one.
+    // In the other spelling, and while the queue has no room for a new job.
     let snake = json!({ "operation": "model_unload", "hive_id": "localhost", "id": "nothing" });
     let again = post_with_key(&hive, &snake, "key-1").await;
     assert_eq!(again.headers()["idempotency-replayed"], "true");
@@ -270,8 +269,8 @@ async fn a_repeated_submission_finds_the_first_job() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_full_queue_refuses_and_leaves_no_trace() {
-    let (faults, gate, begun) = gated();
+async fn a_submission_that_a_full_queue_refuses_leaves_no_trace() {
+    let (faults, gate, begun) = block_acts();
     let hive = TestHive::start_with(|config| {
         config.faults = faults;
         config.jobs.concurrent_acts = 1;
@@ -305,7 +304,7 @@ async fn a_full_queue_refuses_and_leaves_no_trace() {
         line.starts_with("Waiting for a free place: 1 job(s) like this one may run at once, 1 wait"),
         "{line}"
     );
-    // In the order in which they came.
+    // In the order in which they were submitted.
     let started = join_all([&first, &waiting[1], &last].map(|id| hive.job(id))).await;
     assert!(started.iter().map(|job| job["started_at"].to_string()).is_sorted());
     hive.stop().await;
@@ -313,7 +312,7 @@ async fn a_full_queue_refuses_and_leaves_no_trace() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn reads_never_wait_behind_acts() {
-    let (faults, gate, begun) = gated();
+    let (faults, gate, begun) = block_acts();
     let hive = TestHive::start_with(|config| {
         config.faults = faults;
         config.jobs.concurrent_acts = 1;
@@ -340,7 +339,7 @@ async fn reads_never_wait_behind_acts() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn work_does_not_depend_on_readers() {
+async fn a_job_runs_with_and_without_readers() {
     let gate = Arc::new(Semaphore::new(0));
     let opened = Arc::clone(&gate);
     let hive = TestHive::start_with(|config| {
@@ -356,7 +355,7 @@ async fn work_does_not_depend_on_readers() {
         });
     })
     .await;
-    // One that nobody ever reads, and one whose only reader goes away in the middle.
+    // One job without a reader, and one whose only reader disconnects in the middle.
     let (unread, left) = (hive.submit(&list()).await, hive.submit(&list()).await);
     let mut reader = hive.get(&format!("/v1/jobs/{left}/stream")).await;
     soon("the first line", reader.chunk()).await.expect("a chunk").expect("a line");
@@ -371,13 +370,13 @@ async fn work_does_not_depend_on_readers() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn acts_are_kept_by_count_and_age() {
-    let (faults, gate, begun) = holding(|name| name == "model_download");
+    let (faults, gate, begun) = block(|name| name == "model_download");
     let hive = TestHive::start_with(|config| {
         config.faults = faults;
         config.jobs.keep_acts = 3;
     })
     .await;
-    // The oldest of all is still at work: it is not for pruning, nor does it count.
+    // The oldest act still runs: it is neither pruned nor counted.
     let running = hive.submit(&json!({ "ModelDownload": { "model": "file:/nowhere/x.gguf" } })).await;
     has_begun(&begun, 1).await;
     let mut acts = Vec::new();
@@ -404,7 +403,7 @@ async fn acts_are_kept_by_count_and_age() {
     gate.add_permits(1);
     ended(&hive, &running).await;
 
-    // A restart with a shorter memory: by age, everything goes.
+    // A restart with a shorter age: every act is pruned.
     let dir = hive.stop().await;
     let hive =
         TestHive::start_in(dir, |config| config.jobs.keep_acts_for = Duration::from_millis(1).into()).await;
@@ -445,13 +444,13 @@ async fn reads_are_kept_by_age_and_memory() {
     hive.app.jobs.prune();
     let kept = ids(&page(&hive, "").await);
     let (last, kept) = kept.split_last().expect("jobs");
-    assert_eq!(*last, act_id, "a page that polls does not evict history");
+    assert_eq!(*last, act_id, "reads do not evict acts");
     assert!((2..20).contains(&kept.len()), "{} reads are kept", kept.len());
     assert_eq!(*kept, reads[..kept.len()], "the newest are kept");
     hive.stop().await;
 }
 
-/// The jobs that end in every way that acts can, oldest first.
+/// Acts with every end: succeeded, failed, cancelled.
 async fn acts_of_every_end(hive: &TestHive) -> Vec<String> {
     let elsewhere = tempfile::tempdir().expect("a folder");
     let import = write_model(elsewhere.path(), "guest");
@@ -468,7 +467,7 @@ async fn acts_of_every_end(hive: &TestHive) -> Vec<String> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn acts_read_the_same_after_a_restart_and_reads_are_gone() {
+async fn after_a_restart_acts_are_unchanged_and_reads_are_gone() {
     let hive = TestHive::start().await;
     let acts = acts_of_every_end(&hive).await;
     let read = hive.submit(&list()).await;
@@ -478,7 +477,7 @@ async fn acts_read_the_same_after_a_restart_and_reads_are_gone() {
         before.push((hive.job(id).await, hive.typed_stream(id).await, hive.stream(id).await));
     }
     let mut dir = hive.stop().await;
-    // The second time from journals alone: no log stays in memory.
+    // The second time no log stays in memory: all are read from journals.
     for memory in [64 << 20, 0] {
         let hive = TestHive::start_in(dir, |config| config.jobs.acts_memory_bytes = memory).await;
         hive.app.jobs.prune();
@@ -488,7 +487,7 @@ async fn acts_read_the_same_after_a_restart_and_reads_are_gone() {
         problem(hive.get(&format!("/v1/jobs/{read}")).await, 404, "job_not_found").await;
         problem(hive.get(&format!("/v1/jobs/{read}/stream")).await, 404, "job_not_found").await;
         assert_eq!(ids(&page(&hive, "").await), acts.iter().rev().cloned().collect::<Vec<_>>());
-        // New ones come after the old ones.
+        // New jobs are newer than the old ones.
         let newer = hive.submit(&list()).await;
         assert_eq!(ids(&page(&hive, "?limit=1").await), slice::from_ref(&newer));
         ended(&hive, &newer).await;
@@ -496,7 +495,7 @@ async fn acts_read_the_same_after_a_restart_and_reads_are_gone() {
     }
 }
 
-/// What a hive that has started makes of a job: its state, and its events as JSON.
+/// The state of a job and its events as JSON, as a hive reads them back.
 async fn recalled(registry: &Registry, id: &str) -> Result<(JobState, Vec<Value>), Failure> {
     let job = registry.get(id)?;
     let mut cursor = registry.log(&job).await.expect("a log").follow(0);
@@ -510,7 +509,7 @@ async fn recalled(registry: &Registry, id: &str) -> Result<(JobState, Vec<Value>
     Ok((job.state(), events))
 }
 
-/// A folder of journals that are damaged in every way.
+/// A folder of damaged journals.
 struct Damaged {
     dir: tempfile::TempDir,
     config: Config,
@@ -525,7 +524,7 @@ impl Damaged {
         Self { dir, config }
     }
 
-    /// Adds a copy of the journal of `id`, changed by `damage`, as a job of its own; gives its id.
+    /// Adds a copy of the journal of `id`, changed by `damage`, as another job. Gives that job's id.
     fn add(&self, whole: &[u8], id: &str, damage: impl FnOnce(&mut Vec<u8>)) -> String {
         let copy = JobId::new().to_string();
         let mut journal = std::str::from_utf8(whole).expect("UTF-8").replace(id, &copy).into_bytes();
@@ -538,14 +537,14 @@ impl Damaged {
         self.config.jobs_dir().join(format!("{id}.jsonl"))
     }
 
-    /// Starts the jobs of a hive on it.
+    /// Opens a registry on it.
     fn open(&self) -> Registry {
         Registry::open(&self.config, Arc::new(Hub::new(8))).expect("a registry")
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_torn_journal_is_read_up_to_the_tear() {
+async fn an_incomplete_journal_is_read_up_to_its_last_complete_line() {
     let hive = TestHive::start().await;
     let acts = acts_of_every_end(&hive).await;
     let dir = hive.stop().await;
@@ -554,8 +553,8 @@ async fn a_torn_journal_is_read_up_to_the_tear() {
         let lines: Vec<_> = whole.split_inclusive(|byte| *byte == b'\n').map(<[u8]>::len).collect();
         let damaged = Damaged::new();
         let sound = damaged.add(&whole, id, |_| {});
-        // Every tear of the last line, and with time to spare every one behind the first line;
-        // else one in the middle of each line.
+        // Cuts at every byte of the last line; in long runs at every byte after the first line, otherwise
+        // once in the middle of each line.
         let tail = if rounds(1) > 1 { lines.len() - 1 } else { 1 };
         let mut end = 0;
         let cuts = lines.iter().enumerate().flat_map(|(i, length)| {
@@ -571,10 +570,10 @@ async fn a_torn_journal_is_read_up_to_the_tear() {
         });
         let torn: Vec<_> =
             cuts.map(|cut| (cut, damaged.add(&whole, id, |journal| journal.truncate(cut)))).collect();
-        // What a broken disk leaves behind the end is no part of it.
+        // Garbage after the terminal event is ignored.
         let trailed = [&b"\0\0\0\0"[..], b"{\"event\":", b"\xff\xfe\n", &whole[lines[0]..]]
             .map(|garbage| damaged.add(&whole, id, |journal| journal.extend(garbage)));
-        // Without its first line nobody can tell what it was.
+        // A journal with an incomplete first line cannot be read.
         let headless: Vec<_> = (0..lines[0] - 1)
             .step_by(if rounds(1) > 1 { 1 } else { 29 })
             .map(|cut| (cut, damaged.add(&whole, id, |journal| journal.truncate(cut))))
@@ -587,7 +586,7 @@ async fn a_torn_journal_is_read_up_to_the_tear() {
         for (cut, id) in &torn {
             let found = recalled(&registry, id).await.expect("a torn journal");
             let (last, kept) = found.1.split_last().expect("an end");
-            // A line that lacks nothing but its end is whole.
+            // A line that lacks only its line end is complete.
             let complete = whole[..=*cut].iter().filter(|byte| **byte == b'\n').count() - 1;
             let result_is_there = complete > 0 && events[complete - 1][0] == "result";
             if complete == events.len() || result_is_there {
@@ -607,11 +606,11 @@ async fn a_torn_journal_is_read_up_to_the_tear() {
         let left_alone = |id: &String| std::fs::metadata(damaged.path(id)).expect("it is there").len();
         for (cut, id) in &headless {
             assert!(recalled(&registry, id).await.is_err(), "cut at {cut}");
-            assert_eq!(left_alone(id), *cut as u64, "it is left for a person to look at");
+            assert_eq!(left_alone(id), *cut as u64, "it is left as it is");
         }
         drop(registry);
 
-        // From now on that is what happened.
+        // The journals keep these ends.
         let registry = damaged.open();
         for (id, found, journal) in mended {
             assert_eq!(recalled(&registry, id).await.expect("a mended journal"), found);
@@ -621,8 +620,8 @@ async fn a_torn_journal_is_read_up_to_the_tear() {
     }
 }
 
-/// The events of a stream that may have been cut off; what came of the last one is left out.
-fn whole_events(bytes: &[u8]) -> Vec<Typed> {
+/// The events of a stream that may have been cut off, without an incomplete last one.
+fn complete_events(bytes: &[u8]) -> Vec<Typed> {
     let end = bytes.windows(2).rposition(|pair| pair == b"\n\n").map_or(0, |at| at + 2);
     typed(std::str::from_utf8(&bytes[..end]).expect("UTF-8"))
 }
@@ -642,7 +641,7 @@ fn write_settings(dir: &Path) -> String {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_a_killed_hive_has_published_keeps_its_numbers() {
+async fn events_that_a_killed_hive_published_keep_their_numbers() {
     let dir = tempfile::tempdir().expect("a temporary folder");
     std::fs::create_dir(dir.path().join("models")).expect("a folder for models");
     let settings = write_settings(dir.path());
@@ -654,21 +653,21 @@ async fn what_a_killed_hive_has_published_keeps_its_numbers() {
         server.connections(1).await;
         let queued = daemon.submit(&download(format!("queued-{round}"))).await;
         let read = daemon.submit(&list()).await;
-        // Killed after so many events, which differs from round to round.
+        // Killed after a number of events that differs from round to round.
         let mut stream = daemon.get(&format!("/v1/jobs/{running}/stream?format=json")).await;
         let (wanted, mut seen) = (3 + round * 37 % 101, Vec::new());
         soon("events", async {
-            while whole_events(&seen).len() < wanted {
+            while complete_events(&seen).len() < wanted {
                 seen.extend(stream.chunk().await.expect("a chunk").expect("it goes on"));
             }
         })
         .await;
         daemon.kill().await;
-        // What it had sent before it died.
+        // The rest of what it sent before it died.
         while let Ok(Some(chunk)) = soon("the rest", stream.chunk()).await {
             seen.extend(chunk);
         }
-        let published = whole_events(&seen);
+        let published = complete_events(&seen);
 
         let daemon = Daemon::start(dir.path(), &["--config", &settings]).await;
         let whole = daemon.get(&format!("/v1/jobs/{running}/stream?format=json")).await;
@@ -722,7 +721,7 @@ async fn cancelling_a_download_closes_its_connection() {
 #[tokio::test(flavor = "multi_thread")]
 async fn cancelling_a_load_ends_the_worker_that_was_starting() {
     let hive = TestHive::start_with(|config| {
-        // It never becomes ready when its model is called "silent".
+        // It never becomes ready if its model is called "silent".
         let program = concat!(env!("CARGO_MANIFEST_DIR"), "/src/workers/fixtures/fake-worker.sh");
         config.worker_program = Some(program.into());
     })
@@ -733,7 +732,7 @@ async fn cancelling_a_load_ends_the_worker_that_was_starting() {
         until("the worker to be there", async || hive.app.workers.list().first().map(|w| w.pid)).await;
     assert!(process_runs(worker));
     assert_eq!(hive.delete(&format!("/v1/jobs/{id}")).await.status(), 200);
-    assert!(!process_runs(worker), "it was gone when the answer came");
+    assert!(!process_runs(worker), "it was gone before the answer");
     assert_eq!(hive.app.workers.list().len(), 0);
     assert_eq!(data_lines(&hive.stream(&id).await).last().map(String::as_str), Some("[CANCELLED]"));
     hive.stop().await;

@@ -1,4 +1,4 @@
-//! The daemon as a process: how it starts, says where it is, refuses, stops and dies.
+//! The daemon as a process: its start, its ready line, its refusals, its shutdown and its death.
 
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
@@ -31,7 +31,7 @@ fn hive_file(dir: &Path) -> Value {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn it_says_where_it_serves_and_keeps_its_folder_to_itself() {
+async fn it_announces_its_address_and_keeps_its_folder_private() {
     let dir = folder();
     let daemon = Daemon::start(dir.path(), &["--hive-id", "attic"]).await;
     let data = dir.path().join("data");
@@ -40,7 +40,7 @@ async fn it_says_where_it_serves_and_keeps_its_folder_to_itself() {
         daemon.ready_line,
         format!("rbee-hive ready on {url} (pid {pid}, data in {})", data.display())
     );
-    // Whoever has read the ready line finds the file.
+    // The file exists before the ready line.
     let file = hive_file(dir.path());
     assert_eq!((&file["pid"], &file["url"], &file["hive_id"]), (&json!(pid), &json!(url), &json!("attic")));
     assert_eq!(file["version"], env!("CARGO_PKG_VERSION"));
@@ -57,7 +57,7 @@ async fn it_says_where_it_serves_and_keeps_its_folder_to_itself() {
     assert_eq!(health.status(), 200);
     assert_eq!(health.text().await.expect("a body"), "ok");
     daemon.stop().await;
-    assert!(!data.join("hive.json").exists(), "it serves no more, and says so");
+    assert!(!data.join("hive.json").exists(), "the file is removed at shutdown");
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -67,7 +67,7 @@ enum Stop {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn every_way_to_stop_it_ends_open_streams_properly() {
+async fn every_kind_of_shutdown_ends_open_streams_with_a_terminal_event() {
     let server = StallingServer::start().await;
     let dir = folder();
     write_model(&dir.path().join("models"), "tiny");
@@ -105,7 +105,7 @@ async fn every_way_to_stop_it_ends_open_streams_properly() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn it_can_be_stopped_from_the_moment_that_it_is_ready() {
+async fn it_can_be_stopped_as_soon_as_it_is_ready() {
     let dir = folder();
     for _ in 0..rounds(5) {
         Daemon::start(dir.path(), &[]).await.stop().await;
@@ -120,7 +120,7 @@ async fn a_second_hive_on_the_same_folder_names_the_first() {
     assert_eq!(status.code(), Some(75), "{said}");
     assert!(said.contains(&format!("process {}, serving on {}", daemon.pid(), daemon.url)), "{said}");
     assert!(said.contains("hint: ") && said.contains("--data-dir"), "{said}");
-    // The refused one left the first one's things alone.
+    // The refused hive changed nothing of the first one.
     assert_eq!(hive_file(dir.path())["pid"], daemon.pid());
     assert_eq!(daemon.get("/health").await.status(), 200);
     daemon.stop().await;
@@ -144,7 +144,7 @@ async fn a_taken_port_names_its_holder() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn beyond_loopback_it_wants_a_token_that_nobody_else_can_read() {
+async fn beyond_loopback_it_needs_a_private_token_file() {
     let dir = folder();
     let (status, said) = Daemon::refuse(serve(dir.path(), &["--bind", "0.0.0.0"])).await;
     assert_eq!(status.code(), Some(78), "{said}");
@@ -170,7 +170,7 @@ async fn beyond_loopback_it_wants_a_token_that_nobody_else_can_read() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn settings_that_make_no_sense_are_refused_by_name() {
+async fn invalid_settings_are_refused_by_name() {
     let dir = folder();
     let file = dir.path().join("hive.toml");
     let path = file.to_str().expect("UTF-8");
@@ -197,11 +197,11 @@ async fn settings_that_make_no_sense_are_refused_by_name() {
     assert!(!status.success() && said.contains(path) && said.contains("--config"), "{said}");
     let (status, said) = Daemon::refuse(serve(dir.path(), &["--prot", "1"])).await;
     assert_eq!(status.code(), Some(2), "clap's own: {said}");
-    assert!(!dir.path().join("data").exists(), "nothing was made for a hive that never was");
+    assert!(!dir.path().join("data").exists(), "a refused start makes no folder");
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn flags_beat_the_environment_which_beats_the_file() {
+async fn flags_override_the_environment_which_overrides_the_file() {
     let dir = folder();
     let (more, file) = (dir.path().join("more"), dir.path().join("hive.toml"));
     std::fs::create_dir(&more).expect("a folder");
@@ -264,7 +264,7 @@ async fn flags_beat_the_environment_which_beats_the_file() {
     assert_eq!((status(&daemon, "env.test").await, status(&daemon, "flag.test").await), (403, 200));
     daemon.stop().await;
 
-    // Those that only show when they are wrong.
+    // Settings whose effect is only visible if they are invalid.
     for (name, value) in [
         ("RBEE_HIVE_QUEEN_URL", "nonsense"),
         ("RBEE_HIVE_PUBLIC_URL", "nonsense"),
@@ -296,8 +296,8 @@ async fn a_killed_hive_leaves_no_worker_and_no_lock_behind() {
         }
         assert!(workers.iter().all(|pid| process_runs(*pid)));
         daemon.kill().await;
-        assert_eq!(hive_file(dir.path())["pid"], killed, "a killed hive cannot tidy up");
-        // The next hive starts at once, while the workers may still be on their way out.
+        assert_eq!(hive_file(dir.path())["pid"], killed, "a killed hive leaves its file");
+        // The next hive starts at once, while the workers may still be ending.
         let next = Daemon::start(dir.path(), &[]).await;
         assert_eq!(hive_file(dir.path())["pid"], next.pid());
         for pid in workers {
@@ -317,7 +317,7 @@ async fn a_hive_that_is_killed_while_a_worker_starts_leaves_none_behind() {
         let id = daemon.submit(&json!({ "ModelLoad": { "id": "tiny" } })).await;
         let mut stream = daemon.get(&format!("/v1/jobs/{id}/stream?format=json")).await;
         let mut seen = String::new();
-        // From the moment that the process is there; a little later each time.
+        // As soon as the process exists; a little later in each round.
         soon("the worker to start", async {
             while !seen.contains("worker_command") {
                 seen +=
@@ -327,7 +327,7 @@ async fn a_hive_that_is_killed_while_a_worker_starts_leaves_none_behind() {
         .await;
         tokio::time::sleep(Duration::from_millis(round as u64 * 3)).await;
         daemon.kill().await;
-        // Nothing but a worker of this hive has its folder on its command line.
+        // Only a worker of this hive has the folder on its command line.
         let data = dir.path().to_str().expect("UTF-8").to_owned();
         until("its workers to end", async || no_process_mentions(&data).then_some(())).await;
     }

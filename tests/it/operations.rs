@@ -1,5 +1,6 @@
-//! What every operation owes its callers, checked row by row: a non-empty stream with exactly one
-//! terminal event, in both spellings, however it ends. No test here names the rows that it runs over.
+//! What every operation must do, checked for every row of the table and in both spellings: a non-empty
+//! stream with exactly one terminal event, however the job ends. The rows come from the table, never from a
+//! list here.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -38,37 +39,38 @@ impl Spelling {
     }
 }
 
-/// Every row in both spellings, with a request that names nothing.
+/// Every row in both spellings, with a request whose names no hive has.
 fn every_row() -> impl Iterator<Item = (&'static Row, Value)> {
     rows::rows().flat_map(|row| SPELLINGS.map(|spelling| (row, spelling.of(row, &rows::sample_fields(row)))))
 }
 
-/// Both streams of a job say something and end once, like `end`; gives the plain one.
-async fn assert_sound(hive: &TestHive, id: &str, end: &str, what: &Value) -> String {
+/// Checks that both streams of a job have a narration and exactly one end, which is `end`. Gives the plain
+/// stream.
+async fn assert_streams(hive: &TestHive, id: &str, end: &str, what: &Value) -> String {
     let plain = hive.stream(id).await;
-    assert_plain_sound(&plain, end, what);
+    assert_plain_stream(&plain, end, what);
     let events = typed(&hive.typed_stream(id).await);
     let is_terminal = |event: &Typed| ["done", "failed", "cancelled"].contains(&&*event.event);
-    assert_eq!(events[0].event, "narration", "{what} says nothing: {events:?}");
+    assert_eq!(events[0].event, "narration", "{what} narrates nothing: {events:?}");
     assert_eq!(events.iter().filter(|event| is_terminal(event)).count(), 1, "{what}: {events:?}");
     assert!(is_terminal(&events[events.len() - 1]), "{what}: {events:?}");
     plain
 }
 
-/// The plain stream ends once, like `end`, right after its one result, if it has one.
-fn assert_plain_sound(stream: &str, end: &str, what: &Value) {
+/// Checks that a plain stream ends once, with `end`, and has a result directly before `[DONE]` only.
+fn assert_plain_stream(stream: &str, end: &str, what: &Value) {
     let lines = data_lines(stream);
     let is_terminal = |line: &String| TERMINALS.contains(&&**line) || line.starts_with("[ERROR] ");
     let last = lines.last().unwrap_or_else(|| panic!("{what}: an empty stream"));
     assert_eq!(lines.iter().filter(|line| is_terminal(line)).count(), 1, "{what}:\n{stream}");
-    assert!(last.starts_with(end), "{what} ends otherwise:\n{stream}");
+    assert!(last.starts_with(end), "{what} has another end:\n{stream}");
     let results: Vec<_> = (0..lines.len() - 1).filter(|i| lines[*i].starts_with(['{', '['])).collect();
     let expected = if end == "[DONE]" { vec![lines.len() - 2] } else { vec![] };
     assert_eq!(results, expected, "{what}: the result stands right before the end:\n{stream}");
 }
 
-/// A hook that never returns, and counts how often it was reached.
-fn stuck() -> (Faults, Arc<AtomicUsize>) {
+/// A hook that never returns, and the count of its calls.
+fn blocking_hook() -> (Faults, Arc<AtomicUsize>) {
     let reached = Arc::new(AtomicUsize::new(0));
     let count = Arc::clone(&reached);
     let faults = Faults::new(move |_| {
@@ -93,7 +95,7 @@ async fn operations_succeed_in_both_spellings() {
         let go = async |name: &'static str, fields: Value| {
             let operation = spelling.of(row(name), &fields);
             let id = hive.submit(&operation).await;
-            let lines = data_lines(&assert_sound(&hive, &id, "[DONE]", &operation).await);
+            let lines = data_lines(&assert_streams(&hive, &id, "[DONE]", &operation).await);
             assert!(lines.len() > 2, "{operation} narrates nothing");
             serde_json::from_str::<Value>(&lines[lines.len() - 2]).expect("a result")
         };
@@ -125,14 +127,14 @@ async fn operations_succeed_in_both_spellings() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn every_operation_ends_in_its_stream_by_itself() {
+async fn every_operation_that_ends_by_itself_ends_its_stream() {
     let hive = TestHive::start().await;
     let mut succeeded = 0;
     for (row, operation) in every_row() {
         let id = rows::submit(&hive, row, &operation).await;
         let last = data_lines(&hive.stream(&id).await).pop().unwrap_or_default();
         let end = if last == "[DONE]" { "[DONE]" } else { "[ERROR] " };
-        assert_sound(&hive, &id, end, &operation).await;
+        assert_streams(&hive, &id, end, &operation).await;
         succeeded += usize::from(end == "[DONE]");
         let failure = &hive.job(&id).await["failure"];
         if rows::required_fields(row).iter().any(|(_, kind)| *kind == "model id") {
@@ -140,18 +142,18 @@ async fn every_operation_ends_in_its_stream_by_itself() {
         }
         assert_ne!(failure["code"], "internal", "{operation}: {failure}");
     }
-    assert!(succeeded > 0, "what needs no field succeeds on an empty hive");
+    assert!(succeeded > 0, "operations without required fields succeed on an empty hive");
     hive.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn every_operation_fails_in_its_stream() {
+async fn a_failure_ends_the_stream_of_every_operation() {
     let faults =
         Faults::new(|_| async { Err(Failure::new(Code::Io, "made to fail").hint("nothing")) }.boxed());
     let hive = TestHive::start_with(|config| config.faults = faults).await;
     for (row, operation) in every_row() {
         let id = rows::submit(&hive, row, &operation).await;
-        assert_sound(&hive, &id, "[ERROR] ", &operation).await;
+        assert_streams(&hive, &id, "[ERROR] ", &operation).await;
         let job = hive.job(&id).await;
         assert_eq!((&job["state"], &job["operation"]), (&json!("failed"), &json!(row.wire_name)));
         assert_eq!((&job["failure"]["code"], &job["failure"]["hint"]), (&json!("io"), &json!("nothing")));
@@ -160,12 +162,12 @@ async fn every_operation_fails_in_its_stream() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_panic_ends_every_operation_in_its_stream() {
+async fn a_panic_ends_the_stream_of_every_operation() {
     let faults = Faults::new(|name| async move { panic!("made to panic in {name}") }.boxed());
     let hive = TestHive::start_with(|config| config.faults = faults).await;
     for (row, operation) in every_row() {
         let id = rows::submit(&hive, row, &operation).await;
-        assert_sound(&hive, &id, "[ERROR] ", &operation).await;
+        assert_streams(&hive, &id, "[ERROR] ", &operation).await;
         let failure = &hive.job(&id).await["failure"];
         assert_eq!(failure["code"], "internal");
         assert_eq!(failure["causes"], json!([format!("made to panic in {}", row.wire_name)]));
@@ -174,9 +176,9 @@ async fn a_panic_ends_every_operation_in_its_stream() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_deadline_ends_every_operation_that_has_one() {
+async fn a_deadline_ends_the_stream_of_every_operation_that_has_one() {
     let hive = TestHive::start_with(|config| {
-        config.faults = stuck().0;
+        config.faults = blocking_hook().0;
         config.timers.read_deadline = Duration::from_millis(50).into();
         config.timers.act_deadline = Duration::from_millis(50).into();
         config.timers.cancel_grace = Duration::from_millis(20).into();
@@ -184,20 +186,20 @@ async fn a_deadline_ends_every_operation_that_has_one() {
     .await;
     for (row, operation) in every_row() {
         if row.deadline == Deadline::None {
-            // A transfer may last as long as it moves; a load is governed by its worker's readiness.
+            // A transfer may take as long as it makes progress; `timers.readiness` limits a load.
             assert!(matches!(row.class, JobClass::Downloads | JobClass::Loads), "{operation}");
             continue;
         }
         let id = rows::submit(&hive, row, &operation).await;
-        assert_sound(&hive, &id, "[ERROR] ", &operation).await;
+        assert_streams(&hive, &id, "[ERROR] ", &operation).await;
         assert_eq!(hive.job(&id).await["failure"]["code"], "timeout", "{operation}");
     }
     hive.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn every_operation_can_be_cancelled_at_work() {
-    let (faults, count) = stuck();
+async fn every_running_operation_can_be_cancelled() {
+    let (faults, count) = blocking_hook();
     let hive = TestHive::start_with(|config| {
         config.faults = faults;
         config.timers.cancel_grace = Duration::from_millis(20).into();
@@ -212,7 +214,7 @@ async fn every_operation_can_be_cancelled_at_work() {
             answer.json::<Value>().await.expect("JSON"),
             json!({ "job_id": id, "status": "cancelled" })
         );
-        assert_sound(&hive, &id, "[CANCELLED]", &operation).await;
+        assert_streams(&hive, &id, "[CANCELLED]", &operation).await;
         assert_eq!(hive.delete(&format!("/v1/jobs/{id}")).await.status(), 409);
     }
     hive.stop().await;
@@ -226,7 +228,7 @@ fn one_at_a_time(config: &mut Config) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn every_operation_cancelled_in_its_queue_never_starts() {
+async fn every_operation_that_is_cancelled_in_its_queue_never_starts() {
     let (count, gate) = (Arc::new(AtomicUsize::new(0)), Arc::new(Semaphore::new(0)));
     let (counted, opened) = (Arc::clone(&count), Arc::clone(&gate));
     let faults = Faults::new(move |_| {
@@ -251,17 +253,17 @@ async fn every_operation_cancelled_in_its_queue_never_starts() {
         assert_eq!(hive.delete(&format!("/v1/jobs/{second}")).await.status(), 200);
         gate.add_permits(1);
         hive.stream(&first).await;
-        let stream = assert_sound(&hive, &second, "[CANCELLED]", &operation).await;
+        let stream = assert_streams(&hive, &second, "[CANCELLED]", &operation).await;
         assert!(stream.contains("Waiting for a free place"), "{stream}");
-        assert_eq!(count.load(Ordering::SeqCst), times + 1, "{operation} started all the same");
+        assert_eq!(count.load(Ordering::SeqCst), times + 1, "{operation} started");
         assert_eq!(hive.job(&second).await["started_at"], Value::Null);
     }
     hive.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_shutdown_ends_every_operation_in_its_stream() {
-    let (faults, count) = stuck();
+async fn a_shutdown_ends_the_stream_of_every_operation() {
+    let (faults, count) = blocking_hook();
     let hive = TestHive::start_with(|config| {
         config.faults = faults;
         config.jobs.concurrent_acts = 64;
@@ -276,17 +278,17 @@ async fn a_shutdown_ends_every_operation_in_its_stream() {
         reached(&count, times + 1).await;
         streams.push((operation, hive.get(&format!("/v1/jobs/{id}/stream")).await));
     }
-    // Read while the hive stops: each open stream must still be given its end.
+    // Read while the hive shuts down: each open stream must get its terminal event.
     let readers = streams.into_iter().map(|(operation, response)| async move {
         let stream = read_all(response).await;
-        assert_plain_sound(&stream, "[ERROR] ", &operation);
+        assert_plain_stream(&stream, "[ERROR] ", &operation);
         assert!(stream.contains("the hive was stopped"), "{stream}");
     });
     tokio::join!(hive.stop(), futures::future::join_all(readers));
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn every_refused_row_says_what_to_do_instead() {
+async fn every_refused_operation_is_answered_with_what_to_do_instead() {
     let hive = TestHive::start().await;
     for refused in REFUSED {
         for operation in [json!({ refused.name: {} }), json!({ "operation": refused.wire_name })] {

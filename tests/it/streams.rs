@@ -1,4 +1,4 @@
-//! Streams: many readers, late readers, readers that come back, readers that stop reading.
+//! Streams: many readers, late readers, readers that resume, readers that stop reading.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,13 +15,13 @@ use tokio::sync::Semaphore;
 
 use crate::support::{TestHive, data_lines, soon, typed, until};
 
-/// A hook that narrates `lines` lines, waiting for the gate before the second half.
-fn talkative(lines: usize, gate: &Arc<Semaphore>) -> Faults {
-    wordy(lines, "", gate)
+/// A hook that narrates `lines` lines, and waits for the gate before the second half.
+fn narrating(lines: usize, gate: &Arc<Semaphore>) -> Faults {
+    narrating_more(lines, "", gate)
 }
 
 /// The same, with `more` at the end of each line.
-fn wordy(lines: usize, more: &'static str, gate: &Arc<Semaphore>) -> Faults {
+fn narrating_more(lines: usize, more: &'static str, gate: &Arc<Semaphore>) -> Faults {
     let gate = Arc::clone(gate);
     Faults::new(move |_| {
         let gate = Arc::clone(&gate);
@@ -45,7 +45,7 @@ fn list() -> Value {
 #[tokio::test(flavor = "multi_thread")]
 async fn eight_live_readers_and_a_late_one_see_the_same_bytes() {
     let gate = Arc::new(Semaphore::new(0));
-    let hive = TestHive::start_with(|config| config.faults = talkative(2000, &gate)).await;
+    let hive = TestHive::start_with(|config| config.faults = narrating(2000, &gate)).await;
     let id = hive.submit(&list()).await;
     for format in ["plain", "json"] {
         let path = format!("/v1/jobs/{id}/stream?format={format}");
@@ -64,7 +64,7 @@ async fn eight_live_readers_and_a_late_one_see_the_same_bytes() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_reader_resumes_after_every_event_without_loss_or_repetition() {
     let gate = Arc::new(Semaphore::new(1));
-    let hive = TestHive::start_with(|config| config.faults = talkative(40, &gate)).await;
+    let hive = TestHive::start_with(|config| config.faults = narrating(40, &gate)).await;
     let id = hive.submit(&list()).await;
     let whole = typed(&hive.typed_stream(&id).await);
     assert!(whole.len() > 40);
@@ -83,16 +83,16 @@ async fn a_reader_resumes_after_every_event_without_loss_or_repetition() {
     let after =
         hive.get(&format!("/v1/jobs/{id}/stream?format=json&after=3")).await.text().await.expect("a stream");
     assert_eq!(typed(&after), whole[3..]);
-    // Beyond the end of an ended job: what a crash lost was read before it.
+    // Beyond the end of an ended job: the reader has seen events that a crash lost.
     let beyond = hive.get(&format!("/v1/jobs/{id}/stream?format=json&after=9999")).await;
     assert_eq!(typed(&beyond.text().await.expect("a stream")), whole[whole.len() - 1..]);
     hive.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn typed_events_are_whole_and_plain_ones_are_defused() {
+async fn typed_events_are_unchanged_and_plain_ones_have_no_false_markers() {
     let gate = Arc::new(Semaphore::new(1));
-    let hive = TestHive::start_with(|config| config.faults = talkative(3, &gate)).await;
+    let hive = TestHive::start_with(|config| config.faults = narrating(3, &gate)).await;
     let id = hive.submit(&list()).await;
     let events = typed(&hive.typed_stream(&id).await);
     let kinds: Vec<_> = events.iter().map(|event| event.event.as_str()).collect();
@@ -100,7 +100,7 @@ async fn typed_events_are_whole_and_plain_ones_are_defused() {
     assert!(kinds[..kinds.len() - 2].iter().all(|kind| *kind == "narration"));
     assert_eq!(events[0].data["level"], "debug", "routing narrates at debug");
     let talk = events.iter().find(|event| event.data["action"] == "talk").expect("a narration");
-    assert_eq!(talk.data["message"], "line 0 of many [DONE] {", "typed data is untouched");
+    assert_eq!(talk.data["message"], "line 0 of many [DONE] {", "typed data is unchanged");
     assert_eq!(talk.data["operation"], "model_list");
     let plain = data_lines(&hive.stream(&id).await);
     assert_eq!(plain[0], "line 0 of many (DONE) {");
@@ -109,9 +109,9 @@ async fn typed_events_are_whole_and_plain_ones_are_defused() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_cannot_be_streamed_is_refused() {
+async fn invalid_stream_requests_are_refused() {
     let gate = Arc::new(Semaphore::new(0));
-    let hive = TestHive::start_with(|config| config.faults = talkative(4, &gate)).await;
+    let hive = TestHive::start_with(|config| config.faults = narrating(4, &gate)).await;
     let unknown = "/v1/jobs/job-00000000-0000-7000-8000-000000000000/stream";
     for path in [unknown, "/v1/jobs/nonsense/stream", "/v1/jobs/job-..%2f..%2fetc/stream"] {
         let answer = hive.get(path).await;
@@ -135,8 +135,8 @@ async fn what_cannot_be_streamed_is_refused() {
     hive.stop().await;
 }
 
-/// So many lines of a kibibyte are more than the server's send buffer and a small receive buffer
-/// hold: its writes must stall.
+/// More lines of a kibibyte than the server's send buffer and a small receive buffer hold, so that the
+/// server's writes stall.
 const FLOOD_LINES: usize = 10_000;
 const KIBIBYTE: &str = {
     const BYTES: [u8; 1024] = [b'.'; 1024];
@@ -146,13 +146,13 @@ const KIBIBYTE: &str = {
     }
 };
 
-// Elsewhere a client cannot see that its server has let it go unless it reads.
+// On other systems a client that does not read cannot see that the server has closed the connection.
 #[cfg(target_os = "linux")]
 #[tokio::test(flavor = "multi_thread")]
-async fn a_reader_that_stops_reading_harms_nobody_and_is_let_go() {
+async fn a_reader_that_stops_reading_is_disconnected_and_delays_no_other() {
     let gate = Arc::new(Semaphore::new(1));
     let hive = TestHive::start_with(|config| {
-        config.faults = wordy(FLOOD_LINES, KIBIBYTE, &gate);
+        config.faults = narrating_more(FLOOD_LINES, KIBIBYTE, &gate);
         config.jobs.log_events = 2 * FLOOD_LINES;
         config.jobs.log_bytes = 64 << 20;
         config.timers.write_stall = Duration::from_millis(300).into();
@@ -165,11 +165,11 @@ async fn a_reader_that_stops_reading_harms_nobody_and_is_let_go() {
     let head = format!("GET /v1/jobs/{id}/stream HTTP/1.1\r\nHost: localhost\r\n\r\n");
     stalled.write_all(head.as_bytes()).await.expect("it is sent");
     soon("the answer to begin", stalled.readable()).await.expect("it begins");
-    // It reads nothing; everybody else reads to the end.
+    // It reads nothing; another reader reads to the end.
     let lines = data_lines(&hive.stream(&id).await);
     assert!(lines.len() > FLOOD_LINES);
     let client = stalled.local_addr().expect("an address");
-    until("the hive to let go of the connection", async || {
+    until("the hive to close the connection", async || {
         let sockets = procfs::net::tcp().expect("the table of sockets");
         let established = sockets.iter().any(|socket| {
             (socket.local_address, socket.remote_address) == (hive.app.address, client)
@@ -178,16 +178,16 @@ async fn a_reader_that_stops_reading_harms_nobody_and_is_let_go() {
         (!established).then_some(())
     })
     .await;
-    // What is left is what the buffers held.
+    // Only what the buffers held arrives.
     let mut rest = Vec::new();
     let _reset = soon("the rest", stalled.read_to_end(&mut rest)).await;
-    assert!(rest.len() < FLOOD_LINES * 1024, "{} bytes came through", rest.len());
+    assert!(rest.len() < FLOOD_LINES * 1024, "{} bytes arrived", rest.len());
     assert!(!String::from_utf8_lossy(&rest).contains("[DONE]"), "it was cut off");
     hive.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn beyond_its_bounds_a_log_gives_up_progress_and_says_so() {
+async fn beyond_its_bounds_a_log_drops_progress_and_reports_it() {
     let faults = Faults::new(|_| {
         async {
             for done in 0..500 {
@@ -215,7 +215,7 @@ async fn beyond_its_bounds_a_log_gives_up_progress_and_says_so() {
     for warning in [0, 100, 200, 300, 400] {
         assert!(before.iter().any(|event| event.data["message"] == format!("warning {warning}")));
     }
-    // The journal says the same after a restart.
+    // After a restart the journal has the same events.
     let dir = hive.stop().await;
     let hive = TestHive::start_in(dir, |config| config.jobs.log_events = 100).await;
     assert_eq!(typed(&hive.typed_stream(&id).await), before);
@@ -223,7 +223,7 @@ async fn beyond_its_bounds_a_log_gives_up_progress_and_says_so() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_silent_job_says_what_it_waits_for() {
+async fn a_silent_job_narrates_what_it_waits_for() {
     let gate = Arc::new(Semaphore::new(0));
     let opened = Arc::clone(&gate);
     let faults = Faults::new(move |_| {
@@ -291,7 +291,7 @@ async fn events_of_the_hive_begin_with_a_snapshot_and_can_be_resumed() {
     .await;
     assert!(!again.contains("event: snapshot"));
     assert!(!again.contains(&format!("id: {}\n", ids[1])));
-    // An open stream of the hive's events ends when the hive does.
+    // An open stream of the hive's events ends with the hive.
     let (_, rest) = tokio::join!(hive.stop(), answer.text());
     rest.expect("a clean end");
 }

@@ -1,4 +1,4 @@
-//! What the hive refuses, and how; and the routes around its jobs.
+//! Refusals of the HTTP surface, access, and the routes that are not about jobs.
 
 use std::io::Write;
 use std::net::Ipv4Addr;
@@ -31,7 +31,7 @@ async fn submit(hive: &TestHive, body: impl Into<reqwest::Body>) -> Response {
     send(request.header("content-type", "application/json").body(body)).await
 }
 
-fn says(problem: &Value, member: &str, words: &[&str]) {
+fn assert_contains(problem: &Value, member: &str, words: &[&str]) {
     let text = problem[member].as_str().unwrap_or_default();
     for word in words {
         assert!(text.contains(word), "the {member} does not say {word:?}: {problem}");
@@ -39,7 +39,7 @@ fn says(problem: &Value, member: &str, words: &[&str]) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_is_no_operation_becomes_no_job() {
+async fn an_invalid_operation_is_refused_and_makes_no_job() {
     let hive = TestHive::start().await;
     let long_id = format!(r#"{{"ModelGet":{{"id":"{}"}}}}"#, "x".repeat(256));
     for (body, code, detail, hint) in [
@@ -86,7 +86,7 @@ async fn what_is_no_operation_becomes_no_job() {
             &["`grace_seconds`"],
             "",
         ),
-        // Ids outside the grammar, which is how paths out of a folder are spelled.
+        // Ids outside the grammar, such as paths that leave a folder.
         (r#"{"ModelGet":{"id":""}}"#, "invalid_id", &["`id`", "empty"], "ModelList"),
         (r#"{"ModelGet":{"id":"..\\..\\etc\\passwd"}}"#, "invalid_id", &["`id`", "character 3"], "A-Za-z0-9"),
         (r#"{"ModelDelete":{"id":"..%2f..%2fetc"}}"#, "invalid_id", &["`id`", "'%'"], ""),
@@ -97,10 +97,10 @@ async fn what_is_no_operation_becomes_no_job() {
         (r#"{"WorkerSpawn":{"model":"a;b","worker":"cpu"}}"#, "invalid_id", &["`model`", "';'"], ""),
     ] {
         let problem = problem(submit(&hive, body.to_owned()).await, 400, code).await;
-        says(&problem, "detail", detail);
-        says(&problem, "hint", &[hint]);
+        assert_contains(&problem, "detail", detail);
+        assert_contains(&problem, "hint", &[hint]);
     }
-    // Dots and slashes alone are in the grammar: an id is looked up and never made into a path.
+    // Dots and slashes are in the grammar: an id is looked up and never used as a path.
     for id in ["../../../etc/passwd", "/etc/passwd", "./data/hive.json", "..", "~root"] {
         for operation in
             [json!({ "ModelDelete": { "id": id, "force": true } }), json!({ "ModelLoad": { "id": id } })]
@@ -115,16 +115,16 @@ async fn what_is_no_operation_becomes_no_job() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn bodies_are_bounded_and_declared() {
+async fn bodies_must_be_declared_and_within_their_bounds() {
     let hive =
         TestHive::start_with(|config| config.timers.request_head = Duration::from_millis(300).into()).await;
     let padded = |bytes: usize| format!("{}{}", " ".repeat(bytes - 16), r#"{"ModelList":{}}"#);
-    assert_eq!(submit(&hive, padded(1 << 20)).await.status(), 201, "1 MiB is let in");
+    assert_eq!(submit(&hive, padded(1 << 20)).await.status(), 201, "1 MiB is accepted");
     for body in [padded((1 << 20) + 1), padded(3 << 20)] {
         let problem = problem(submit(&hive, body).await, 413, "body_too_large").await;
-        says(&problem, "detail", &["1 MiB"]);
+        assert_contains(&problem, "detail", &["1 MiB"]);
     }
-    // Without a length in the head, too.
+    // Also without a length in the head.
     let chunks = futures::stream::iter((0..3).map(|_| Ok::<_, std::io::Error>(vec![b' '; 512 << 10])));
     problem(submit(&hive, reqwest::Body::wrap_stream(chunks)).await, 413, "body_too_large").await;
     for kind in ["text/plain", "application/x-www-form-urlencoded", "multipart/form-data; boundary=x", "json"]
@@ -132,13 +132,13 @@ async fn bodies_are_bounded_and_declared() {
         for path in ["/v1/jobs", "/v1/chat/completions", "/v1/shutdown", "/v1/nothing"] {
             let request = hive.client.post(format!("{}{path}", hive.url));
             let answer = send(request.header("content-type", kind).body("{}")).await;
-            says(&problem(answer, 415, "unsupported_media_type").await, "detail", &[kind]);
+            assert_contains(&problem(answer, 415, "unsupported_media_type").await, "detail", &[kind]);
         }
     }
     let untyped = hive.client.post(format!("{}/v1/jobs", hive.url)).body(r#"{"ModelList":{}}"#);
     let problem = problem(send(untyped).await, 415, "unsupported_media_type").await;
-    says(&problem, "detail", &["no Content-Type"]);
-    says(&problem, "hint", &["application/json"]);
+    assert_contains(&problem, "detail", &["no Content-Type"]);
+    assert_contains(&problem, "hint", &["application/json"]);
 
     let slow = "POST /v1/jobs HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\
                 Content-Type: application/json\r\nContent-Length: 100\r\n\r\n{";
@@ -147,7 +147,7 @@ async fn bodies_are_bounded_and_declared() {
     hive.stop().await;
 }
 
-/// Sends bytes as they stand and gives all that comes back.
+/// Sends raw bytes and gives the whole answer.
 async fn raw(hive: &TestHive, request: &str) -> String {
     let mut stream = TcpStream::connect(hive.app.address).await.expect("a connection");
     stream.write_all(request.as_bytes()).await.expect("it takes the request");
@@ -174,10 +174,10 @@ async fn a_hive_answers_to_its_own_names_alone() {
     assert_eq!(hive.post("/v1/jobs", &check).await.status(), 201);
     for name in ["elsewhere", "", "192.0.2.1", "localhost.example", "models.example", "garage "] {
         let refused = problem(hive.post("/v1/jobs", &list(name)).await, 404, "unknown_hive").await;
-        says(&refused, "detail", &[name, "garage"]);
-        says(&refused, "hint", &["--hive-id"]);
+        assert_contains(&refused, "detail", &[name, "garage"]);
+        assert_contains(&refused, "hint", &["--hive-id"]);
     }
-    // The host that a page was loaded from names the hive.
+    // A page may name the hive by the host that it was loaded from.
     let as_host = |host: &str, hive_id: &str| {
         hive.client.post(format!("{}/v1/jobs", hive.url)).header("Host", host).json(&list(hive_id))
     };
@@ -221,7 +221,7 @@ async fn a_full_queue_refuses_and_a_key_belongs_to_one_request() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_is_not_there_is_a_problem_and_never_a_page() {
+async fn unknown_paths_methods_and_ids_are_problems() {
     let hive = TestHive::start().await;
     let at = |path: &str| format!("{}{path}", hive.url);
     for path in
@@ -245,7 +245,7 @@ async fn what_is_not_there_is_a_problem_and_never_a_page() {
         let answer = send(hive.client.request(method.clone(), at(path))).await;
         assert!(answer.headers().contains_key("allow"), "{method} {path}");
         let refused = problem(answer, 405, "method_not_allowed").await;
-        says(&refused, "detail", &[path, method.as_str()]);
+        assert_contains(&refused, "detail", &[path, method.as_str()]);
     }
     let unknown = "job-00000000-0000-0000-0000-000000000000";
     for id in [unknown, "job-x", "job_id", "..%2f..%2fetc"] {
@@ -267,7 +267,7 @@ async fn what_is_not_there_is_a_problem_and_never_a_page() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn only_this_machine_and_its_own_pages_are_let_in() {
+async fn only_this_machine_and_its_own_pages_have_access() {
     let hive = TestHive::start_with(|config| {
         config.allow_hosts = vec!["hive.example".to_owned()];
         config.allow_origins = vec!["https://ui.example".to_owned(), "http://localhost:5173".to_owned()];
@@ -286,7 +286,7 @@ async fn only_this_machine_and_its_own_pages_are_let_in() {
     {
         for path in ["/health", "/v1/jobs", "/v1/nothing", "/", "/v1/models"] {
             let refused = problem(send(with(path, &[("Host", host)])).await, 403, "host_refused").await;
-            says(&refused, "hint", &["--allow-host"]);
+            assert_contains(&refused, "hint", &["--allow-host"]);
         }
     }
     for head in
@@ -313,7 +313,7 @@ async fn only_this_machine_and_its_own_pages_are_let_in() {
             let answer = send(with(path, &[("Origin", origin)])).await;
             assert!(!answer.headers().contains_key("access-control-allow-origin"), "{origin}");
             let refused = problem(answer, 403, "origin_refused").await;
-            says(&refused, "hint", &["--allow-origin"]);
+            assert_contains(&refused, "hint", &["--allow-origin"]);
         }
         let posted = hive.client.post(format!("{}/v1/jobs", hive.url)).header("Origin", origin);
         problem(send(posted.json(&json!({ "ModelList": {} }))).await, 403, "origin_refused").await;
@@ -361,7 +361,7 @@ fn token_file(config: &Config) -> PathBuf {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_token_is_asked_for_everywhere_but_at_the_door() {
+async fn every_route_but_the_health_check_and_the_page_needs_the_token() {
     let hive = TestHive::start_with(|config| {
         config.token_file = Some(token_file(config));
         config.allow_origins = vec!["https://ui.example".to_owned()];
@@ -388,12 +388,12 @@ async fn a_token_is_asked_for_everywhere_but_at_the_door() {
     for (method, path) in &routes {
         let answer = send(ask(method.clone(), path)).await;
         assert_eq!(answer.headers()["www-authenticate"], "Bearer");
-        says(&problem(answer, 401, "unauthorized").await, "hint", &["Authorization: Bearer"]);
+        assert_contains(&problem(answer, 401, "unauthorized").await, "hint", &["Authorization: Bearer"]);
         for wrong in wrong {
             let request = ask(method.clone(), path).header("Authorization", wrong);
             problem(send(request).await, 401, "unauthorized").await;
         }
-        // No other way in.
+        // The token is accepted in no other place.
         let request = ask(method.clone(), &format!("{path}?token={TOKEN}")).header("X-Api-Key", TOKEN);
         problem(send(request).await, 401, "unauthorized").await;
     }
@@ -436,7 +436,7 @@ async fn a_token_is_asked_for_everywhere_but_at_the_door() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn capabilities_have_the_contracts_shape_at_both_paths() {
+async fn capabilities_have_the_shape_of_the_contract_at_both_paths() {
     let hive = TestHive::start().await;
     let answer = hive.get("/v1/capabilities").await;
     assert_eq!(answer.headers()["content-type"], "application/json");
@@ -484,17 +484,17 @@ async fn heartbeats_have_every_key_that_the_queen_reads() {
     assert_eq!(keys, contract.split_whitespace().collect::<Vec<_>>());
     assert_eq!((&sample["pid"], &sample["model"]), (&worker["pid"], &json!("tiny")));
     assert_eq!((&sample["group"], &sample["instance"]), (&json!("llm"), &json!(worker["port"].to_string())));
-    // The next one follows, and a stop of the hive ends the stream.
+    // The next one follows, and the stream ends with the hive.
     seen.clear();
     read_until(&mut answer, &mut seen, "event: heartbeat").await;
     let (_, rest) = tokio::join!(hive.stop(), soon("the stream's end", answer.text()));
     rest.expect("a clean end");
 }
 
-/// A queen on loopback that refuses `refusals` announcements, and tells of each.
+/// A queen on loopback that refuses the first `refusals` announcements, and reports every announcement.
 struct FakeQueen {
     url: String,
-    told: mpsc::UnboundedReceiver<Value>,
+    announcements: mpsc::UnboundedReceiver<Value>,
     serving: tokio::task::JoinHandle<std::io::Result<()>>,
 }
 
@@ -502,20 +502,20 @@ impl FakeQueen {
     async fn start(refusals: usize) -> Self {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.expect("a port");
         let url = format!("http://{}", listener.local_addr().expect("an address"));
-        let (tell, told) = mpsc::unbounded_channel();
+        let (sender, announcements) = mpsc::unbounded_channel();
         let count = Arc::new(AtomicUsize::new(0));
         let ready = axum::routing::post(move |axum::Json(body): axum::Json<Value>| {
-            let _gone = tell.send(body);
+            let _dropped = sender.send(body);
             let refuse = count.fetch_add(1, Ordering::SeqCst) < refusals;
             async move { if refuse { StatusCode::SERVICE_UNAVAILABLE } else { StatusCode::OK } }
         });
         let router = axum::Router::new().route("/v1/hive/ready", ready);
         let serving = rbee_hive::spawn::detached(axum::serve(listener, router).into_future());
-        Self { url, told, serving }
+        Self { url, announcements, serving }
     }
 
-    async fn told(&mut self) -> Value {
-        soon("an announcement", self.told.recv()).await.expect("the queen lives")
+    async fn next(&mut self) -> Value {
+        soon("an announcement", self.announcements.recv()).await.expect("the queen lives")
     }
 }
 
@@ -526,7 +526,7 @@ impl Drop for FakeQueen {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_queen_is_told_until_she_hears_and_asked_again_only_by_herself() {
+async fn the_hive_announces_itself_to_the_configured_queen_only() {
     let mut queen = FakeQueen::start(2).await;
     let mut stranger = FakeQueen::start(0).await;
     let hive = TestHive::start_with(|config| {
@@ -537,7 +537,7 @@ async fn the_queen_is_told_until_she_hears_and_asked_again_only_by_herself() {
     .await;
     let announcement = json!({ "hive_id": "garage", "hive_url": hive.url });
     for _ in 0..3 {
-        assert_eq!(queen.told().await, announcement);
+        assert_eq!(queen.next().await, announcement);
     }
     let discover = async |path: &str, url: &str| {
         let query = [("queen_url", url)];
@@ -555,14 +555,14 @@ async fn the_queen_is_told_until_she_hears_and_asked_again_only_by_herself() {
     ] {
         discover("/capabilities", url).await;
     }
-    // Spelled otherwise, it is the same queen. While an announcement is under way another one is
-    // not begun, so this asks until one comes.
+    // The same queen in another spelling. No announcement begins while another one runs, so this asks until
+    // one arrives.
     let same = format!("{}/", queen.url.replace("http", "HTTP"));
     for path in ["/capabilities", "/v1/capabilities"] {
-        let again = soon("the queen to be told again", async {
+        let again = soon("another announcement", async {
             loop {
                 discover(path, &same).await;
-                if let Ok(again) = queen.told.try_recv() {
+                if let Ok(again) = queen.announcements.try_recv() {
                     break again;
                 }
             }
@@ -570,12 +570,12 @@ async fn the_queen_is_told_until_she_hears_and_asked_again_only_by_herself() {
         .await;
         assert_eq!(again, announcement);
     }
-    assert!(stranger.told.try_recv().is_err(), "nobody is called because a request says so");
+    assert!(stranger.announcements.try_recv().is_err(), "a request cannot make the hive call anybody");
     hive.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_public_url_is_what_the_queen_is_told() {
+async fn an_announcement_has_the_public_url() {
     let mut queen = FakeQueen::start(0).await;
     let hive = TestHive::start_with(|config| {
         config.queen_url = Some(queen.url.clone());
@@ -583,7 +583,7 @@ async fn a_public_url_is_what_the_queen_is_told() {
     })
     .await;
     assert_eq!(
-        queen.told().await,
+        queen.next().await,
         json!({ "hive_id": "localhost", "hive_url": "https://hive.example/path" })
     );
     hive.stop().await;

@@ -15,8 +15,8 @@ use tokio_util::sync::CancellationToken;
 
 use super::{executable, soon};
 
-/// A running hive. [`TestHive::stop`] it at the end of the test: that proves that no job and no
-/// child process is left, and that no narration missed its job.
+/// A running hive. Every test must end with [`TestHive::stop`], which checks that no job and no child process
+/// is left, and that every narration reached its job.
 pub(crate) struct TestHive {
     pub(crate) app: AppState,
     pub(crate) client: Client,
@@ -26,25 +26,25 @@ pub(crate) struct TestHive {
     dir: TempDir,
 }
 
-/// Settings under which everything that can take its time is quick.
+/// Settings with short timers, independent of the machine that runs the tests.
 pub(crate) fn quick(dir: &Path) -> Config {
     let mut config = Config {
         port: 0,
         data_dir: dir.join("data"),
         models_dirs: vec![dir.join("models")],
-        // None: the machine's own cache is nobody's business here.
+        // None: the machine's own cache must not matter.
         hub_cache: Some(PathBuf::new()),
         worker_program: Some(executable()),
         ..Config::default()
     };
-    // Neither is the machine's token, nor the network: nothing listens there.
+    // Nor the machine's token, nor the network: nothing listens at these addresses.
     config.hub.endpoint = Some(super::nowhere());
     config.hub.token_file = Some(PathBuf::new());
     config.hub.offline = Some(false);
     config.ollama.endpoint = super::nowhere();
-    // The engine that is tested is the hive's own, whatever else this machine has.
+    // The built-in engine is tested, whatever else the machine has.
     config.llama_server.enabled = false;
-    // No worker outlives a test that is killed midway.
+    // No worker outlives a test that is killed.
     config.workers.lifeline = true;
     // On a busy machine a healthy connection is silent for long: no test's connection is stalled
     // unless the test says so.
@@ -64,7 +64,7 @@ impl TestHive {
         Self::start_with(|_| {}).await
     }
 
-    /// Starts with the quick settings, changed by `change`.
+    /// Starts with the [`quick`] settings, changed by `change`.
     pub(crate) async fn start_with(change: impl FnOnce(&mut Config)) -> Self {
         Self::start_in(tempfile::tempdir().expect("a temporary folder"), change).await
     }
@@ -115,14 +115,14 @@ impl TestHive {
         body["job_id"].as_str().expect("a job_id").to_owned()
     }
 
-    /// The whole plain stream of a job, to its end.
+    /// The plain stream of a job, to its end.
     pub(crate) async fn stream(&self, job_id: &str) -> String {
         let response = self.get(&format!("/v1/jobs/{job_id}/stream")).await;
         assert_eq!(response.status(), 200);
         super::read_all(response).await
     }
 
-    /// The whole typed stream of a job, to its end.
+    /// The typed stream of a job, to its end.
     pub(crate) async fn typed_stream(&self, job_id: &str) -> String {
         let response = self.get(&format!("/v1/jobs/{job_id}/stream?format=json")).await;
         assert_eq!(response.status(), 200);
@@ -162,7 +162,7 @@ impl TestHive {
         self.succeed(&json!({ "ModelLoad": { "id": id } })).await
     }
 
-    /// Stops the hive and proves that nothing is left. Gives back the folder.
+    /// Stops the hive, checks that nothing is left, and gives back the folder.
     pub(crate) async fn stop(mut self) -> TempDir {
         let pids: Vec<u32> = self.app.workers.list().iter().map(|worker| worker.pid).collect();
         assert_eq!(narration::outside_jobs(), 0, "a narration was made outside its job");

@@ -39,7 +39,7 @@ use rbee_hive::engine::sample_model::{SampleModel, SampleWeights};
 /// fail it.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(180);
 
-/// Waits for something that must come.
+/// Waits for `future`, and fails if that takes longer than [`PATIENCE`].
 pub(crate) async fn soon<F: Future>(what: &str, future: F) -> F::Output {
     match tokio::time::timeout(PATIENCE, future).await {
         Ok(output) => output,
@@ -47,7 +47,7 @@ pub(crate) async fn soon<F: Future>(what: &str, future: F) -> F::Output {
     }
 }
 
-/// Looks again and again until `look` finds something.
+/// Calls `look` repeatedly until it finds something.
 pub(crate) async fn until<T, F: Future<Output = Option<T>>>(what: &str, mut look: impl FnMut() -> F) -> T {
     soon(what, async {
         loop {
@@ -60,7 +60,7 @@ pub(crate) async fn until<T, F: Future<Output = Option<T>>>(what: &str, mut look
     .await
 }
 
-/// Writes a small, complete model that really runs.
+/// Writes a small model that runs.
 pub(crate) fn write_model(dir: &Path, stem: &str) -> PathBuf {
     let path = dir.join(format!("{stem}.gguf"));
     let model = SampleModel {
@@ -72,17 +72,17 @@ pub(crate) fn write_model(dir: &Path, stem: &str) -> PathBuf {
     path
 }
 
-/// A client with a connection for each request: what a test measures must not hang on a pool.
+/// A client with a new connection for each request, so that no test depends on a pool of connections.
 pub(crate) fn client() -> reqwest::Client {
-    // The first one counts; a hive in this process may have installed it already.
+    // Only the first one takes effect; a hive in this process may have installed it.
     let _installed = rustls::crypto::ring::default_provider().install_default();
     let client = reqwest::Client::builder().pool_max_idle_per_host(0).no_proxy();
-    // Loopback needs no certificates, and loading the system's takes its time.
+    // Loopback needs no certificates, and loading the system's is slow.
     client.tls_certs_only([]).build().expect("a client")
 }
 
-/// An address of this machine at which nobody listens, for as long as this process runs: the port is
-/// taken, and not listened on.
+/// An address of this machine at which nothing listens while this process runs: a socket holds the port
+/// without listening.
 pub(crate) fn nowhere() -> String {
     static TAKEN: LazyLock<(tokio::net::TcpSocket, SocketAddr)> = LazyLock::new(|| {
         let socket = tokio::net::TcpSocket::new_v4().expect("a socket");
@@ -104,8 +104,8 @@ pub(crate) fn process_exists(pid: u32) -> bool {
     rustix::process::test_kill_process(pid).is_ok()
 }
 
-/// Whether a process of that id is alive. Unlike [`process_exists`] it does not count a zombie, which
-/// an orphan stays where the machine's init does not collect it.
+/// Whether a process of that id runs. Unlike [`process_exists`], this does not count a zombie: an orphan
+/// remains one if the machine's init does not reap it.
 pub(crate) fn process_runs(pid: u32) -> bool {
     #[cfg(target_os = "linux")]
     {
@@ -119,8 +119,8 @@ pub(crate) fn process_runs(pid: u32) -> bool {
     process_exists(pid)
 }
 
-/// How often a test of chance is repeated: `default` times, or as often as the environment variable
-/// `RBEE_HIVE_TEST_ROUNDS` says, for runs that have the time.
+/// How often a randomised test is repeated: `default` times, or as often as the environment variable
+/// `RBEE_HIVE_TEST_ROUNDS` says.
 pub(crate) fn rounds(default: usize) -> usize {
     match std::env::var("RBEE_HIVE_TEST_ROUNDS") {
         Ok(rounds) => rounds.parse().expect("RBEE_HIVE_TEST_ROUNDS is a number"),
@@ -128,8 +128,7 @@ pub(crate) fn rounds(default: usize) -> usize {
     }
 }
 
-/// How much of something is done: `few` by default, and `full` where `RBEE_HIVE_TEST_ROUNDS` asks for 20
-/// rounds or more.
+/// `few`, or `full` if `RBEE_HIVE_TEST_ROUNDS` asks for 20 rounds or more.
 pub(crate) fn as_time_allows(few: usize, full: usize) -> usize {
     if rounds(0) >= 20 { full } else { few }
 }

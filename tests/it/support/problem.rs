@@ -1,9 +1,9 @@
-//! Refusals as their clients read them: RFC 9457.
+//! Reads problems (RFC 9457).
 
 use reqwest::Response;
 use serde_json::Value;
 
-/// The problem of an answer that must be one, with everything that every problem owes its reader.
+/// The problem of an answer. Checks that it is one and has every member that all problems have.
 pub(crate) async fn problem(answer: Response, status: u16, code: &str) -> Value {
     let (got, headers) = (answer.status(), answer.headers().clone());
     let text = answer.text().await.expect("a body");

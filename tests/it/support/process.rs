@@ -1,4 +1,4 @@
-//! The daemon as a process of its own, to be signalled and killed.
+//! The daemon as a separate process, which tests signal and kill.
 
 use std::path::Path;
 use std::process::{ExitStatus, Stdio};
@@ -23,14 +23,14 @@ impl Daemon {
         Self::run(serve(dir, more)).await
     }
 
-    /// The same, with variables of its environment.
+    /// The same, with environment variables.
     pub(crate) async fn start_with(dir: &Path, more: &[&str], environment: &[(&str, &str)]) -> Self {
         let mut command = serve(dir, more);
         command.envs(environment.iter().copied());
         Self::run(command).await
     }
 
-    /// Starts it with a command of one's own, and waits for its ready line.
+    /// Starts it by `command`, and waits for its ready line.
     pub(crate) async fn run(mut command: Command) -> Self {
         let mut child = command.spawn().expect("the daemon starts");
         let mut lines = BufReader::new(child.stdout.take().expect("a pipe")).lines();
@@ -41,7 +41,7 @@ impl Daemon {
         Self { child, url, ready_line }
     }
 
-    /// Starts it where it must refuse, and gives its exit status and what it said.
+    /// Starts it by a command that it must refuse. Gives its exit status and its standard error.
     pub(crate) async fn refuse(mut command: Command) -> (ExitStatus, String) {
         let output = soon("a refusal", command.stderr(Stdio::piped()).output()).await.expect("an end");
         let said = String::from_utf8_lossy(&output.stderr).into_owned();
@@ -71,7 +71,7 @@ impl Daemon {
         assert!(status.success(), "it ended with {status}");
     }
 
-    /// Kills it where it stands.
+    /// Kills it.
     pub(crate) async fn kill(self) {
         self.signal(Signal::KILL);
         self.ended().await;
@@ -93,7 +93,7 @@ impl Daemon {
         answer["job_id"].as_str().unwrap_or_else(|| panic!("{operation} was refused: {answer}")).to_owned()
     }
 
-    /// The whole plain stream of a job, to its end.
+    /// The plain stream of a job, to its end.
     pub(crate) async fn stream(&self, id: &str) -> String {
         super::read_all(self.get(&format!("/v1/jobs/{id}/stream")).await).await
     }
@@ -120,8 +120,8 @@ pub(crate) fn serve(dir: &Path, more: &[&str]) -> Command {
     command
 }
 
-/// The built executable, untouched by the settings and caches of whoever runs the tests.
-/// `kill_on_drop` ends it where a test fails midway.
+/// The built executable, without the settings and caches of the user who runs the tests. `kill_on_drop` ends
+/// it if a test fails.
 #[expect(clippy::disallowed_methods, reason = "a test starts the daemon from outside")]
 pub(crate) fn program() -> Command {
     let mut command = Command::new(executable());
@@ -132,9 +132,9 @@ pub(crate) fn program() -> Command {
     }
     command
         .env("HF_HUB_CACHE", "/nonexistent/hub")
-        // No worker outlives a test that is killed midway; a test that wants them to sets the flag.
+        // No worker outlives a test that is killed; a test of that sets the flag.
         .env("RBEE_HIVE_WORKERS_LIFELINE", "true")
-        // The engine that is tested is the hive's own, whatever else this machine has.
+        // The built-in engine is tested, whatever else the machine has.
         .env("RBEE_HIVE_LLAMA_SERVER", "")
         .env_remove("RUST_LOG")
         .stdin(Stdio::null())

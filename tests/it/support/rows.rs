@@ -85,7 +85,7 @@ pub(crate) fn required_fields(row: &Row) -> Vec<(&'static str, &'static str)> {
         .collect()
 }
 
-/// A request that is understood and names nothing that a hive has.
+/// The fields of a valid request whose names no hive has.
 pub(crate) fn sample_fields(row: &Row) -> Value {
     let value = |(field, kind): (&str, &str)| {
         let value: Value = match kind {

@@ -1,10 +1,10 @@
-//! Reading streams as their clients do.
+//! Reads streams as their clients do.
 
 use serde_json::Value;
 
-/// The texts of the `data:` lines of a plain stream. Every line must be one, or end an event.
+/// The texts of the `data:` lines of a plain stream. Checks that every other line is empty.
 pub(crate) fn data_lines(stream: &str) -> Vec<String> {
-    assert!(stream.is_empty() || stream.ends_with("\n\n"), "the last event is whole: {stream:?}");
+    assert!(stream.is_empty() || stream.ends_with("\n\n"), "the last event is complete: {stream:?}");
     stream
         .lines()
         .filter(|line| !line.is_empty())
@@ -38,7 +38,7 @@ pub(crate) fn typed(stream: &str) -> Vec<Typed> {
         .collect()
 }
 
-/// Reads an answer to its end. Where that never comes, says what did.
+/// Reads an answer to its end. If the end does not come, the panic shows what did.
 pub(crate) async fn read_all(mut answer: reqwest::Response) -> String {
     let mut seen = String::new();
     let reading = async {
@@ -51,7 +51,7 @@ pub(crate) async fn read_all(mut answer: reqwest::Response) -> String {
     seen
 }
 
-/// Reads on until the answer so far, which is `seen`, has `needle`.
+/// Reads more of the answer into `seen` until that contains `needle`.
 pub(crate) async fn read_until(answer: &mut reqwest::Response, seen: &mut String, needle: &str) {
     super::soon(needle, async {
         while !seen.contains(needle) {
