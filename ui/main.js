@@ -1,7 +1,7 @@
 // The frame of the page: it connects to the hive, shows the view that the URL names, and shows the
 // state of the connection.
 
-import { onTokenNeeded } from "./lib/api.js";
+import { NO_ANSWER, onTokenNeeded } from "./lib/api.js";
 import { h, render } from "./lib/dom.js";
 import { start, tryNow } from "./lib/events.js";
 import { clock, duration, elapsed } from "./lib/format.js";
@@ -71,7 +71,7 @@ function connection() {
   const lost = h(
     "div",
     { class: "banner" },
-    h("p", null, h("strong", null, "The hive does not answer: "), cause || "the connection broke", `. No answer for ${elapsed(since)}; this page shows the state at ${clock(since)}. `, retryAt ? `Trying again in ${duration(Math.max(1, wait))}.` : "Trying now."),
+    h("p", null, h("strong", null, "The hive does not answer"), cause && cause !== NO_ANSWER ? ` (${cause})` : "", `. No connection for ${elapsed(since)}; this page shows the state at ${clock(since)}. `, retryAt ? `Trying again in ${duration(Math.max(1, wait))}.` : "Trying now."),
     h("button", { type: "button", onclick: tryNow, disabled: !retryAt }, "Try now"),
   );
   // Reports no loss that lasts a second or less.

@@ -7,6 +7,9 @@ import { batches } from "./sse.js";
 
 /** @typedef {import("./types.js").JobEvent} JobEvent */
 
+/** The message of a request that the hive did not answer. */
+export const NO_ANSWER = "the hive does not answer";
+
 /** An error from the hive or from the network. */
 export class Problem extends Error {
   /** @param {Partial<import("./types.js").Failure> & {detail?: string, status?: number}} body */
@@ -102,7 +105,7 @@ async function send(method, path, { body, signal, headers, patience }) {
     if (late.signal.aborted) throw new Problem({ code: "unreachable", message: `it accepted the connection and sent nothing for ${(patience ?? 0) / 1000} s` });
     throw new Problem({
       code: "unreachable",
-      message: "the hive does not answer",
+      message: NO_ANSWER,
       hint: "check whether it is running: `rbee-hive` starts it; this page reconnects by itself",
     });
   } finally {

@@ -6,10 +6,10 @@
 /** Every kind of source and the form of its names. `is` is tried in this order.
  * @type {Array<{name: string, example: string, about: string, is: RegExp}>} */
 export const SOURCES = [
-  { name: "Web address", example: "https://host/model.gguf", about: "with #sha256=… to verify it", is: /^https?:/i },
+  { name: "Web address", example: "https://host/model.gguf", about: "append #sha256=… to verify it", is: /^https?:/i },
   { name: "This machine", example: "file:/path/model.gguf", about: "linked, not copied", is: /^file:/i },
   { name: "Ollama", example: "ollama:name:tag", about: "from Ollama's library", is: /^ollama:/i },
-  { name: "Hugging Face", example: "org/repo:Q4_K_M", about: "or only the repository", is: /^(hf:)?[\w.-]+\/[\w.-]+/i },
+  { name: "Hugging Face", example: "org/repo:Q4_K_M", about: "the quantization is optional", is: /^(hf:)?[\w.-]+\/[\w.-]+/i },
 ];
 
 /** The kind of source that a name looks like; undefined where it looks like none.
