@@ -8,13 +8,14 @@
 mod code;
 
 use std::fmt;
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
 pub use code::Code;
 
 /// Why something failed. All fields but `detail` are public.
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Failure {
     /// The stable code.
     pub code: Code,
@@ -43,7 +44,7 @@ pub struct Failure {
     pub choices: Vec<Choice>,
     /// The private detail, for the hive's own log; never serialised.
     #[serde(skip)]
-    pub detail: Option<anyhow::Error>,
+    pub detail: Option<Arc<anyhow::Error>>,
 }
 
 /// One model that an ambiguous name may mean.
@@ -105,7 +106,7 @@ impl Failure {
     /// Sets the private detail.
     #[must_use]
     pub fn detail(mut self, detail: impl Into<anyhow::Error>) -> Self {
-        self.detail = Some(detail.into());
+        self.detail = Some(Arc::new(detail.into()));
         self
     }
 

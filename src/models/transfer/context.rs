@@ -1,11 +1,17 @@
-//! What all transfers of a hive share.
+//! What all transfers of a hive share, and what the parts of one transfer share.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use tokio_util::sync::CancellationToken;
 
 use crate::config::{Config, Downloads, Timers};
 use crate::models::transfer::disk::Disk;
-use crate::models::transfer::fetch::FetchConfig;
+use crate::models::transfer::fetch::{FetchConfig, Fetcher};
 use crate::models::transfer::limiter::Limiter;
+use crate::models::transfer::remote::{Destination, RemoteFile};
+use crate::models::transfer::report::Reporter;
+use crate::narration::Level;
 
 /// The settings, the speed limit and the disk that all transfers of a hive share.
 #[derive(Debug)]
@@ -17,6 +23,22 @@ pub(crate) struct TransferContext {
     pub(crate) disk: Arc<dyn Disk>,
 }
 
+/// One transfer. Nothing in it changes but the count of received bytes.
+#[derive(Debug)]
+pub(crate) struct Transfer {
+    pub(crate) context: Arc<TransferContext>,
+    pub(crate) file: RemoteFile,
+    pub(crate) destination: Destination,
+    pub(crate) reporter: Reporter,
+    pub(crate) stop: CancellationToken,
+    pub(crate) fetcher: Fetcher,
+    pub(crate) received: Received,
+}
+
+/// Counts the bytes of the file that were received, for progress and listings.
+#[derive(Debug, Default)]
+pub(crate) struct Received(AtomicU64);
+
 impl TransferContext {
     pub(crate) fn new(config: &Config, disk: Arc<dyn Disk>) -> Self {
         Self {
@@ -26,5 +48,43 @@ impl TransferContext {
             limiter: Limiter::new(config.downloads.bytes_per_second),
             disk,
         }
+    }
+}
+
+impl Transfer {
+    pub(crate) fn new(context: Arc<TransferContext>, file: RemoteFile, destination: Destination) -> Self {
+        let fetcher = Fetcher::new(&context.fetch, &file.trust, &file.url);
+        Self {
+            context,
+            file,
+            destination,
+            reporter: Reporter::default(),
+            stop: CancellationToken::new(),
+            fetcher,
+            received: Received::default(),
+        }
+    }
+
+    pub(crate) fn say(&self, level: Level, action: &'static str, message: String) {
+        self.reporter.say(level, action, message);
+    }
+}
+
+impl Received {
+    pub(crate) fn bytes(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn set(&self, bytes: u64) {
+        self.0.store(bytes, Ordering::Relaxed);
+    }
+
+    pub(crate) fn add(&self, bytes: u64) {
+        self.0.fetch_add(bytes, Ordering::Relaxed);
+    }
+
+    /// Takes away bytes that were received, and lost again or received twice.
+    pub(crate) fn remove(&self, bytes: u64) {
+        self.0.fetch_sub(bytes, Ordering::Relaxed);
     }
 }

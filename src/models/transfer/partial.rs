@@ -1,6 +1,6 @@
-//! A file in the making: under another name than its final one, and held under an OS lock, so that no
-//! listing takes it for a model and no other process writes it. The lock ends with the process that
-//! holds it, however that ends; the file and its journal stay, to be gone on with.
+//! The partial file of a download: under another name than its final one, and held under an OS lock, so
+//! that no listing takes it for a model and no other process writes it. The lock ends with the process
+//! that holds it, however that ends; the file and its journal stay, to be resumed.
 
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io;
@@ -13,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::error::{Code, Failure, Result};
 use crate::models::transfer::disk::{self, Disk};
-use crate::models::transfer::journal::{self, Contents, Head};
+use crate::models::transfer::journal::{self, Claim, Contents, Head, Journal};
 use crate::models::transfer::remote::{Destination, RemoteFile};
 use crate::models::transfer::report::Reporter;
 use crate::narration::Level;
@@ -21,11 +21,11 @@ use crate::spawn;
 
 /// How often a lock that another process holds is tried.
 const POLL: Duration = Duration::from_millis(200);
-/// How long a lock may be held in passing: a process that this one starts has all its open files,
-/// locks with them, until it runs its own program.
-const IN_PASSING: Duration = Duration::from_millis(200);
+/// How long a lock may be held by accident: a process that the hive starts has all of the hive's open
+/// files, and their locks, until it runs its own program.
+const INHERITED: Duration = Duration::from_millis(200);
 
-/// A partial file that is this process's to write.
+/// A partial file that this process may write.
 #[derive(Debug)]
 pub(crate) struct Partial {
     path: PathBuf,
@@ -37,31 +37,52 @@ pub(crate) struct Partial {
     empty_folders: Vec<PathBuf>,
 }
 
-/// What a download that is not under way left behind.
+/// What an attempt to fetch a file begins with.
+#[derive(Debug)]
+pub(crate) struct Begun {
+    pub(crate) head: Head,
+    /// The bytes that are there, as far as the journal knows.
+    pub(crate) claims: Vec<Claim>,
+    /// `None` until it is known which file this is.
+    pub(crate) journal: Option<Journal>,
+    /// Whether the bytes of another version of the file were thrown away.
+    pub(crate) is_other_version: bool,
+}
+
+/// A download that is not running and can be resumed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Unfinished {
-    /// What it is called in narrations.
+    /// The file's name in narrations.
     pub(crate) name: String,
     /// As [`crate::models::Model::source`].
     pub(crate) source: String,
     /// Bytes that are there.
     pub(crate) done: u64,
-    /// Size of the whole file in bytes.
+    /// Size of the file in bytes.
     pub(crate) size: Option<u64>,
     pub(crate) changed: SystemTime,
 }
 
-/// The failure of an operation on a partial file that a newer version of the hive made.
-pub(crate) fn newer_format(path: &Path) -> Failure {
-    Failure::new(
-        Code::NotOwned,
-        format!("a newer version of rbee-hive began the download in {}", path.display()),
-    )
-    .hint("resume it with that version, or remove that file and the one with .journal added to its name")
+/// What [`remove`] did.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Removal {
+    /// Removed the file, which freed this many bytes.
+    Removed(u64),
+    /// Left the file alone: another process is writing it.
+    InUse,
+    /// Left the file alone: a newer version of the hive made it.
+    NewerFormat,
 }
 
-/// What lies at the path of a partial file, as far as its journal tells. `None` where nothing is
-/// there that could be gone on with, as a part of `wanted` if that is given.
+/// The failure of an operation on a partial file that a newer version of the hive made.
+pub(crate) fn newer_format(path: &Path) -> Failure {
+    let message = format!("a newer version of rbee-hive began the download in {}", path.display());
+    Failure::new(Code::NotOwned, message)
+        .hint("resume it with that version, or remove that file and the one with .journal added to its name")
+}
+
+/// The unfinished download in the partial file at `path`; `None` where nothing there can be resumed, or
+/// not as a download of `wanted` if that is given. Blocks.
 pub(crate) fn unfinished_at(path: &Path, wanted: Option<&RemoteFile>) -> Option<Unfinished> {
     let metadata = fs::symlink_metadata(path).ok().filter(fs::Metadata::is_file)?;
     let contents = Contents::read(&journal::path_of(path)).filter(|contents| contents.head.is_resumable())?;
@@ -79,77 +100,61 @@ pub(crate) fn unfinished_at(path: &Path, wanted: Option<&RemoteFile>) -> Option<
     })
 }
 
-/// What [`remove`] did.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Removal {
-    /// Removed the file, which freed this many bytes.
-    Removed(u64),
-    /// Left the file alone: another process is writing it.
-    InUse,
-    /// Left the file alone: a newer version of the hive made it.
-    NewerFormat,
-}
-
 /// Removes a partial file that no process holds, its journal, and then those of `empty_folders` that
 /// are empty, in this order. Blocks.
 pub(crate) fn remove(path: &Path, empty_folders: &[PathBuf]) -> Result<Removal> {
-    let failed = |error: &io::Error| Failure::io("delete", path, error);
     if journal::is_newer(&journal::path_of(path)) {
         return Ok(Removal::NewerFormat);
     }
-    let file = match options().open(path) {
-        Ok(file) => file,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            remove_if_there(&journal::path_of(path)).map_err(|error| failed(&error))?;
-            return Ok(Removal::Removed(0));
+    let remove = || {
+        let file = match options().open(path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => None,
+            file => Some(file?),
+        };
+        let begin = Instant::now();
+        while let Some(file) = &file
+            && !is_locked(file)?
+        {
+            if begin.elapsed() > INHERITED {
+                return Ok(Removal::InUse);
+            }
+            std::thread::sleep(INHERITED / 20);
         }
-        Err(error) => return Err(failed(&error)),
+        // It is sparse: its blocks are less than its length.
+        let freed = file.and_then(|file| file.metadata().ok()).map_or(0, |metadata| metadata.blocks() * 512);
+        remove_with_journal(path, empty_folders)?;
+        Ok(Removal::Removed(freed))
     };
-    let begin = Instant::now();
-    while !is_locked(&file).map_err(|error| failed(&error))? {
-        if begin.elapsed() > IN_PASSING {
-            return Ok(Removal::InUse);
-        }
-        std::thread::sleep(IN_PASSING / 20);
-    }
-    // Sparse: what it holds is less than its length.
-    let freed = file.metadata().map_or(0, |metadata| metadata.blocks() * 512);
-    remove_if_there(&journal::path_of(path))
-        .and_then(|()| remove_if_there(path))
-        .map_err(|error| failed(&error))?;
-    remove_empty(empty_folders);
-    Ok(Removal::Removed(freed))
+    remove().map_err(|error| Failure::io("delete", path, &error))
 }
 
 impl Partial {
     /// Waits until no other process writes the file, and holds it.
     ///
     /// # Errors
-    /// [`Code::Cancelled`] once `stop` is cancelled, and what the file system says.
+    /// [`Code::Cancelled`] once `stop` is cancelled, [`Code::NotOwned`] for a file of a newer version of
+    /// the hive, and what the file system says.
     pub(crate) async fn hold(
         destination: &Destination,
         reporter: &Reporter,
         stop: &CancellationToken,
     ) -> Result<Self> {
+        let path = &destination.partial;
         let mut tries = 0;
         loop {
             let wanted = destination.clone();
-            let held = spawn::blocking(move || Self::try_hold(&wanted))
-                .await
-                .map_err(|error| Failure::internal("opening a partial file broke off").detail(error))?;
-            if let Some(held) =
-                held.map_err(|error| Failure::io("open the file", &destination.partial, &error))?
-            {
+            let held = spawn::blocking(move || {
+                let is_newer = journal::is_newer(&journal::path_of(&wanted.partial));
+                if is_newer { Err(newer_format(&wanted.partial)) } else { Ok(Self::try_hold(&wanted)) }
+            });
+            if let Some(held) = held.await??.map_err(|error| Failure::io("open the file", path, &error))? {
                 return Ok(held);
             }
             tries += 1;
-            // The first time it may have been held in passing.
+            // The first time it may have been held by accident.
             if tries == 2 {
-                reporter.say(
-                    Level::Info,
-                    "model_download_waiting",
-                    format!("Another process is writing {}: waiting for it", destination.partial.display()),
-                );
+                let message = format!("Another process is writing {}: waiting for it", path.display());
+                reporter.say(Level::Info, "model_download_waiting", message);
             }
             tokio::select! {
                 () = tokio::time::sleep(POLL) => {}
@@ -163,8 +168,8 @@ impl Partial {
     /// `None` where another process is writing it.
     fn try_hold(destination: &Destination) -> io::Result<Option<Self>> {
         let path = &destination.partial;
-        for folder in [Some(path), destination.lock.as_ref()].into_iter().flatten().filter_map(|p| p.parent())
-        {
+        let files = [Some(path), destination.lock.as_ref()];
+        for folder in files.into_iter().flatten().filter_map(|file| file.parent()) {
             fs::create_dir_all(folder)?;
         }
         let mut other = None;
@@ -176,22 +181,22 @@ impl Partial {
             other = Some(file);
         }
         if fs::symlink_metadata(path).is_ok_and(|metadata| !metadata.is_file()) {
-            // The draft of an import, which a killed hive left.
+            // The draft of an import that a killed hive left.
             remove_if_there(path)?;
         }
         let file = match options().create(true).open(path) {
-            // Whoever removed another partial file may have found the folder empty just now.
+            // Another process has just removed the folder, which was empty.
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
             file => file?,
         };
         if !is_locked(&file)? {
             return Ok(None);
         }
-        // Whoever held it before may have given the file its final name, or removed it.
-        let is_still_there = fs::symlink_metadata(path).is_ok_and(|now| {
+        // The process that held it before may have given the file its final name, or removed it.
+        let is_same = fs::symlink_metadata(path).is_ok_and(|now| {
             file.metadata().is_ok_and(|held| (held.dev(), held.ino()) == (now.dev(), now.ino()))
         });
-        Ok(is_still_there.then(|| Self {
+        Ok(is_same.then(|| Self {
             path: path.clone(),
             file: Arc::new(file),
             _other: other,
@@ -199,12 +204,10 @@ impl Partial {
         }))
     }
 
-    /// Where it is.
     pub(crate) fn path(&self) -> &Path {
         &self.path
     }
 
-    /// Where its journal is.
     pub(crate) fn journal_path(&self) -> PathBuf {
         journal::path_of(&self.path)
     }
@@ -214,22 +217,46 @@ impl Partial {
         Arc::clone(&self.file)
     }
 
-    /// Forgets everything that is in it.
+    /// Does work on the blocking pool; its failures name this file.
+    pub(crate) async fn on_disk<T: Send + 'static>(
+        self: &Arc<Self>,
+        work: impl FnOnce(&Self) -> io::Result<T> + Send + 'static,
+    ) -> Result<T> {
+        let held = Arc::clone(self);
+        let done = spawn::blocking(move || work(&held)).await?;
+        done.map_err(|error| Failure::io("write", &self.path, &error))
+    }
+
+    /// Resumes what is there, if it is of the file that `wanted` describes, and removes it otherwise.
+    pub(crate) fn begin(&self, wanted: Head, disk: Arc<dyn Disk>) -> io::Result<Begun> {
+        let path = self.journal_path();
+        match Contents::read(&path) {
+            Some(contents) if contents.head.is_resumed_by(&wanted) => {
+                let journal = Some(Journal::resume(&path, &contents, disk)?);
+                let Contents { head, claims, .. } = contents;
+                Ok(Begun { head, claims, journal, is_other_version: false })
+            }
+            other => {
+                self.clear()?;
+                let is_other_version = other.is_some();
+                Ok(Begun { head: wanted, claims: Vec::new(), journal: None, is_other_version })
+            }
+        }
+    }
+
+    /// Removes everything that is in it.
     pub(crate) fn clear(&self) -> io::Result<()> {
-        // In this order: a journal must never speak of bytes that are not there.
+        // In this order: a journal must never claim bytes that are not there.
         remove_if_there(&self.journal_path())?;
         self.file.set_len(0)
     }
 
     /// Removes it and its journal.
     pub(crate) fn discard(&self) -> io::Result<()> {
-        remove_if_there(&self.journal_path())?;
-        remove_if_there(&self.path)?;
-        remove_empty(&self.empty_folders);
-        Ok(())
+        remove_with_journal(&self.path, &self.empty_folders)
     }
 
-    /// Gives it its final name, over what has it now, durably. It must be on the disk already.
+    /// Gives it its final name, over what has that name, durably. All of it must be on the disk.
     pub(crate) fn promote(&self, target: &Path, disk: &dyn Disk) -> io::Result<()> {
         disk.rename(&self.path, target)?;
         disk::sync_folder_of(target)?;
@@ -252,13 +279,12 @@ fn is_locked(file: &File) -> io::Result<bool> {
     }
 }
 
-fn remove_empty(folders: &[PathBuf]) {
-    for folder in folders {
-        // The system refuses to remove a folder that has something in it.
-        if fs::remove_dir(folder).is_err() {
-            break;
-        }
-    }
+fn remove_with_journal(path: &Path, empty_folders: &[PathBuf]) -> io::Result<()> {
+    remove_if_there(&journal::path_of(path))?;
+    remove_if_there(path)?;
+    // The system refuses to remove a folder that has something in it.
+    let _ = empty_folders.iter().try_for_each(fs::remove_dir);
+    Ok(())
 }
 
 fn remove_if_there(path: &Path) -> io::Result<()> {

@@ -4,10 +4,12 @@ use std::fs::{self, File};
 use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
 
 use super::*;
 use crate::models::Catalog;
@@ -15,8 +17,11 @@ use crate::models::DownloadRequest;
 use crate::models::Downloaded;
 use crate::models::Source;
 use crate::models::Status;
+use crate::error::{Code, Result};
 use crate::models::testing::{config, gguf_of};
 use crate::models::transfer::disk::Disk;
+use crate::models::{Catalog, Downloaded, Request, Source, Status};
+use crate::spawn;
 
 /// A disk with room for so many more bytes, on which a write may be cut short before it fails.
 #[derive(Debug)]

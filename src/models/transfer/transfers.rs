@@ -6,7 +6,6 @@
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::SystemTime;
 
 use parking_lot::Mutex;
@@ -16,10 +15,10 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use crate::error::{Code, Failure, Result};
-use crate::models::transfer::Transfer;
-use crate::models::transfer::context::TransferContext;
+use crate::models::transfer::context::{Transfer, TransferContext};
 use crate::models::transfer::remote::{Destination, RemoteFile, StoredFile};
-use crate::models::transfer::report::{Note, Reporter};
+use crate::models::transfer::report::Note;
+use crate::models::transfer::run;
 use crate::turns::Turns;
 use crate::{n, spawn};
 
@@ -86,7 +85,7 @@ impl Transfers {
         let view = |shared: Arc<Shared>| OngoingTransfer {
             file: shared.transfer.file.clone(),
             destination: shared.transfer.destination.clone(),
-            done: shared.transfer.done.load(Ordering::Relaxed),
+            done: shared.transfer.received.bytes(),
             since: shared.since,
         };
         shared.into_iter().map(view).collect()
@@ -101,7 +100,7 @@ impl Transfers {
     ///
     /// # Errors
     /// [`Code::Cancelled`] once `stop` is cancelled: the transfer goes on where another job waits for
-    /// it, and otherwise keeps what it can resume. Otherwise those of [`Transfer::run`].
+    /// it, and otherwise keeps what it can resume. Otherwise those of [`run`].
     pub(crate) async fn fetch(
         &self,
         file: &RemoteFile,
@@ -125,7 +124,7 @@ impl Transfers {
                 Ok(_) => return Ok(Fetched::OtherFile),
                 // It was stopping when this job joined, or it was for another file: start anew.
                 Err(_) if transfer.stop.is_cancelled() || !is_same => {}
-                Err(failure) => return Err(copy(failure)),
+                Err(failure) => return Err(failure.clone()),
             }
         }
     }
@@ -138,10 +137,8 @@ impl Transfers {
             let notes = entry.shared.transfer.reporter.follow();
             return (waiter(Arc::clone(&entry.shared)), notes, false);
         }
-        let reporter = Reporter::default();
-        let notes = reporter.follow();
-        let (context, stop) = (Arc::clone(&self.context), CancellationToken::new());
-        let transfer = Transfer::new(context, file.clone(), destination.clone(), reporter, stop);
+        let transfer = Transfer::new(Arc::clone(&self.context), file.clone(), destination.clone());
+        let notes = transfer.reporter.follow();
         let shared = Arc::new(Shared {
             transfer: Arc::new(transfer),
             since: SystemTime::now(),
@@ -149,7 +146,7 @@ impl Transfers {
         });
         let entry = Entry { shared: Arc::clone(&shared), waiters: 1 };
         ongoing.insert(destination.target.clone(), entry);
-        spawn::detached(run(Arc::clone(&self.ongoing), Arc::clone(&self.turns), Arc::clone(&shared)));
+        spawn::detached(run_shared(Arc::clone(&self.ongoing), Arc::clone(&self.turns), Arc::clone(&shared)));
         (waiter(shared), notes, true)
     }
 }
@@ -176,7 +173,7 @@ impl Waiter<'_> {
                     is_leaving = true;
                     let others = self.leave();
                     if others > 0 {
-                        n!("model_download_left", "Left the download of {name}: {others} other job(s) continue it");
+                        n!("model_download_left", "Left the download of {name}: {others} other job(s) go on with it");
                         return Err(cancelled());
                     }
                 }
@@ -234,14 +231,18 @@ impl Notes {
 }
 
 /// Runs a transfer to its end, and publishes its outcome.
-async fn run(ongoing: Arc<Mutex<HashMap<PathBuf, Entry>>>, turns: Arc<Turns<PathBuf>>, shared: Arc<Shared>) {
+async fn run_shared(
+    ongoing: Arc<Mutex<HashMap<PathBuf, Entry>>>,
+    turns: Arc<Turns<PathBuf>>,
+    shared: Arc<Shared>,
+) {
     let target = shared.transfer.destination.target.clone();
     // In a task of its own, so that a panic is an outcome, too.
     let outcome = spawn::detached({
         let (transfer, target) = (Arc::clone(&shared.transfer), target.clone());
         async move {
             let _turn = turns.take(&target).await;
-            transfer.run().await
+            run(&transfer).await
         }
     });
     let outcome =
@@ -263,20 +264,4 @@ fn is_same_file(one: &RemoteFile, other: &RemoteFile) -> bool {
 
 fn cancelled() -> Failure {
     Failure::new(Code::Cancelled, "the download was cancelled")
-}
-
-/// A failure for each of the jobs that shared the transfer.
-fn copy(failure: &Failure) -> Failure {
-    Failure {
-        code: failure.code,
-        message: failure.message.clone(),
-        hint: failure.hint.clone(),
-        stage: failure.stage.clone(),
-        causes: failure.causes.clone(),
-        exit_code: failure.exit_code,
-        signal: failure.signal.clone(),
-        log_tail: failure.log_tail.clone(),
-        choices: failure.choices.clone(),
-        detail: failure.detail.as_ref().map(|detail| anyhow::anyhow!("{detail:#}")),
-    }
 }

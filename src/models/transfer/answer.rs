@@ -1,0 +1,142 @@
+//! What the head of an answer says about the file that its body is of.
+
+use std::ops::Range;
+
+use reqwest::StatusCode;
+use reqwest::header::{CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, ETAG, LAST_MODIFIED};
+
+use crate::error::{Code, Failure};
+use crate::models::transfer::fetch::FetchResponse;
+use crate::models::transfer::trouble::{FetchResult, Trouble, download_failed};
+
+/// An answer to a request for a file, or for bytes of it.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum FileAnswer {
+    /// 200 or 206.
+    Content(Content),
+    /// 416 to a request for a range, with the file's size where the server tells it.
+    NotSatisfiable { size: Option<u64> },
+}
+
+/// The body of an answer.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Content {
+    /// The bytes of the file that it has; `None` where it is the whole file.
+    pub(crate) range: Option<Range<u64>>,
+    /// The file's size, if the server tells it.
+    pub(crate) size: Option<u64>,
+    /// The server's name of this version of the file.
+    pub(crate) validator: Option<String>,
+}
+
+impl FileAnswer {
+    /// Reads the head of the answer to a request for `asked`, or for the whole file.
+    ///
+    /// # Errors
+    /// Where it is no success, no file, or of other bytes.
+    pub(crate) fn read(response: &FetchResponse, asked: Option<&Range<u64>>) -> FetchResult<Self> {
+        let host = &response.host;
+        let status = response.response.status();
+        let content_range = response.header(CONTENT_RANGE).map(str::trim);
+        if status == StatusCode::RANGE_NOT_SATISFIABLE && asked.is_some() {
+            let size = content_range.and_then(|range| range.strip_prefix("bytes */"));
+            return Ok(Self::NotSatisfiable { size: size.and_then(|size| size.trim().parse().ok()) });
+        }
+        if !matches!(status, StatusCode::OK | StatusCode::PARTIAL_CONTENT) {
+            return Err(response.trouble());
+        }
+        let encoding = response.header(CONTENT_ENCODING);
+        if encoding.is_some_and(|encoding| !encoding.eq_ignore_ascii_case("identity")) {
+            return Err(Trouble::fatal(
+                download_failed(format!("{host} sent the file in an encoding that was not asked for"))
+                    .hint("use a URL of the file itself"),
+            ));
+        }
+        let media_type = response.header(CONTENT_TYPE).map(|text| text.trim_start().to_ascii_lowercase());
+        if media_type.is_some_and(|media_type| media_type.starts_with("text/html")) {
+            return Err(Trouble::fatal(
+                download_failed(format!("{host} sent a web page instead of a file"))
+                    .hint("use the link of the download itself, not of the page around it"),
+            ));
+        }
+        let (range, size) = if status == StatusCode::OK {
+            (None, response.header(CONTENT_LENGTH).and_then(|length| length.trim().parse().ok()))
+        } else {
+            let parsed = content_range.and_then(parse_content_range);
+            let (range, size) = parsed.ok_or_else(|| {
+                let message = format!("{host} sent a part of the file and did not say which");
+                Trouble::passing(download_failed(message))
+            })?;
+            (Some(range), size)
+        };
+        let from = asked.map_or(0, |asked| asked.start);
+        if range.as_ref().is_some_and(|range| range.start != from) {
+            let message = format!("{host} sent other bytes of the file than were asked for");
+            return Err(Trouble::passing(download_failed(message)));
+        }
+        if size == Some(0) {
+            return Err(empty_file(host));
+        }
+        // A weak ETag tells nothing about bytes (RFC 9110, section 13.1.5).
+        let validator = response
+            .header(ETAG)
+            .filter(|etag| etag.starts_with('"'))
+            .or_else(|| response.header(LAST_MODIFIED))
+            .map(ToOwned::to_owned);
+        Ok(Self::Content(Content { range, size, validator }))
+    }
+}
+
+impl Content {
+    /// Offset in the file of the body's first byte.
+    pub(crate) fn from(&self) -> u64 {
+        self.range.as_ref().map_or(0, |range| range.start)
+    }
+
+    /// Offset in the file at which the body ends, if the server tells it.
+    pub(crate) fn end(&self) -> Option<u64> {
+        self.range.as_ref().map(|range| range.end).or(self.size)
+    }
+}
+
+/// The failure of a transfer of a file without bytes.
+pub(crate) fn empty_file(host: &str) -> Trouble {
+    Trouble::fatal(
+        Failure::new(Code::ModelCorrupt, format!("{host} sent an empty file"))
+            .hint("check the URL in a browser: it must lead to the file itself"),
+    )
+}
+
+/// `bytes 0-99/1000` or `bytes 0-99/*` (RFC 9110, section 14.4).
+fn parse_content_range(text: &str) -> Option<(Range<u64>, Option<u64>)> {
+    let (range, size) = text.strip_prefix("bytes ")?.split_once('/')?;
+    let (first, last) = range.split_once('-')?;
+    let (first, last): (u64, u64) = (first.trim().parse().ok()?, last.trim().parse().ok()?);
+    let size = match size.trim() {
+        "*" => None,
+        size => Some(size.parse().ok()?),
+    };
+    let is_sound = first <= last && last < u64::MAX && size.is_none_or(|size| last < size);
+    is_sound.then(|| (first..last + 1, size))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_content_range_is_parsed_or_refused() {
+        assert_eq!(parse_content_range("bytes 0-99/1000"), Some((0..100, Some(1000))));
+        assert_eq!(parse_content_range("bytes 5-5/*"), Some((5..6, None)));
+        for bad in [
+            "bytes */10",
+            "bytes 9-3/10",
+            "bytes 0-10/10",
+            "items 0-1/2",
+            "bytes 0-18446744073709551615/*",
+            "",
+        ] {
+            assert_eq!(parse_content_range(bad), None, "{bad}");
+        }
+    }
+}

@@ -1,0 +1,122 @@
+//! The end of a transfer: a complete file is verified and gets its final name; of an incomplete one,
+//! what can be resumed is kept.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use crate::error::{Code, Failure, Result};
+use crate::models::transfer::context::Transfer;
+use crate::models::transfer::coordinator::Hashed;
+use crate::models::transfer::journal::Contents;
+use crate::models::transfer::partial::Partial;
+use crate::models::transfer::remote::{Refusal, StoredFile};
+use crate::models::units;
+use crate::narration::Level;
+use crate::spawn;
+
+/// Verifies a complete file and gives it its final name.
+///
+/// # Errors
+/// [`Code::DownloadFailed`] where the file is not the one that its source promises, what
+/// [`crate::models::transfer::remote::Destination::accept`] says, and failures of the disk.
+pub(crate) async fn promote(
+    transfer: &Transfer,
+    partial: &Arc<Partial>,
+    hashed: Hashed,
+) -> Result<StoredFile> {
+    let (name, Hashed { sha256, size }) = (&transfer.file.name, hashed);
+    let promised = transfer.file.sha256.as_ref();
+    if let Some(promised) = promised.filter(|promised| **promised != sha256) {
+        let host = transfer.file.url.host_str().unwrap_or_default();
+        let message = format!("what {host} sent as {name} has the SHA-256 {sha256}, not {promised}");
+        let failure = Failure::new(Code::DownloadFailed, message)
+            .hint("the file was changed or damaged: check the hash, or where it comes from");
+        return Err(discard(transfer, partial, failure, "the damaged ").await);
+    }
+    let is_verified = promised.is_some();
+    let verdict = if is_verified {
+        format!("{name} has the SHA-256 that its source promises: {sha256}")
+    } else {
+        format!("{name} could not be verified: its source promises no hash. Its SHA-256 is {sha256}")
+    };
+    transfer.say(Level::Info, "model_download_verify", verdict);
+    let stored = StoredFile { size, sha256: Some(sha256), is_verified };
+
+    let (disk, file, begin) = (Arc::clone(&transfer.context.disk), partial.file(), Instant::now());
+    let synced = partial.on_disk(move |_| disk.sync(&file)).await;
+    let waited = format!("The disk took {} ms to have all of {name}", begin.elapsed().as_millis());
+    transfer.say(Level::Debug, "model_download_sync", waited);
+    if let Err(failure) = synced {
+        return Err(keep(transfer, partial, failure).await);
+    }
+    let (accept, path) = (Arc::clone(&transfer.destination.accept), partial.path().to_owned());
+    let accepted = stored.clone();
+    match spawn::blocking(move || accept(&path, &accepted))
+        .await
+        .unwrap_or_else(|panic| Err(Refusal::Unfinished(panic)))
+    {
+        Ok(()) => {}
+        Err(Refusal::Unusable(failure)) => {
+            return Err(discard(transfer, partial, failure, "the unusable ").await);
+        }
+        Err(Refusal::Unfinished(failure)) => return Err(keep(transfer, partial, failure).await),
+    }
+    let (disk, target) = (Arc::clone(&transfer.context.disk), transfer.destination.target.clone());
+    match partial.on_disk(move |partial| partial.promote(&target, &*disk)).await {
+        Ok(()) => Ok(stored),
+        Err(failure) => Err(keep(transfer, partial, failure).await),
+    }
+}
+
+/// Removes a complete file that is of no use, and says so.
+async fn discard(transfer: &Transfer, partial: &Arc<Partial>, failure: Failure, what: &str) -> Failure {
+    if let Err(failure) = partial.on_disk(Partial::discard).await {
+        return failure;
+    }
+    let message = format!("Removed {what}{}", transfer.file.name);
+    transfer.say(Level::Warn, "model_download_removed", message);
+    failure.stage("verify")
+}
+
+/// Keeps what can be resumed, removes the rest, and says so.
+pub(crate) async fn keep(transfer: &Transfer, partial: &Arc<Partial>, mut failure: Failure) -> Failure {
+    let kept = partial
+        .on_disk(|partial| {
+            let contents = Contents::read(&partial.journal_path())
+                .filter(|contents| contents.head.is_resumable() && contents.done() > 0);
+            match contents {
+                Some(contents) => Ok(Some((contents.done(), contents.head.size))),
+                None => partial.discard().map(|()| None),
+            }
+        })
+        .await;
+    let (name, received) = (&transfer.file.name, transfer.received.bytes());
+    let (bytes, size) = match &kept {
+        Ok(Some(kept)) => *kept,
+        _ => (received, transfer.file.size),
+    };
+    let come = size.map_or_else(String::new, |size| format!(" of {}", units::bytes(size)));
+    let come = format!("{}{come}", units::bytes(bytes));
+    if bytes > 0 {
+        // How far it came says whether to try again.
+        failure.message += &format!(", after {come}");
+    }
+    let (level, action, message) = match kept {
+        Ok(Some(_)) => (
+            Level::Info,
+            "model_download_kept",
+            format!("Kept {come} of {name}: downloading it again goes on from there"),
+        ),
+        Ok(None) => {
+            let received = units::bytes(received);
+            let message =
+                format!("Removed the partial file of {name} ({received}): it could not be gone on with");
+            (Level::Info, "model_download_removed", message)
+        }
+        Err(stays) => {
+            (Level::Warn, "model_download_kept", format!("The partial file of {name} stays: {stays}"))
+        }
+    };
+    transfer.say(level, action, message);
+    failure.stage("transfer")
+}
