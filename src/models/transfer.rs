@@ -49,7 +49,6 @@ pub(crate) mod finish;
 pub(crate) mod guard;
 pub(crate) mod hasher;
 pub(crate) mod identity;
-pub(crate) mod joining;
 pub(crate) mod journal;
 pub(crate) mod limiter;
 pub(crate) mod messages;
@@ -64,9 +63,10 @@ pub(crate) mod writer;
 use std::sync::Arc;
 
 use crate::error::Result;
+use crate::models::transfer::answer::empty_file;
 use crate::models::transfer::budget::Budget;
 use crate::models::transfer::context::Transfer;
-use crate::models::transfer::coordinator::{Hashed, Learnt};
+use crate::models::transfer::coordinator::{Coordinator, Hashed};
 use crate::models::transfer::journal::Head;
 use crate::models::transfer::partial::Partial;
 use crate::models::transfer::remote::StoredFile;
@@ -93,14 +93,10 @@ pub(crate) async fn run(transfer: &Arc<Transfer>) -> Result<StoredFile> {
         return Ok(StoredFile { size: metadata.len(), sha256: None, is_verified: false });
     }
     let (downloads, timers) = (&transfer.context.downloads, &transfer.context.timers);
-    let mut learnt = Learnt {
-        budget: Budget::new(downloads.retries, *timers.retry, *timers.retry_after),
-        redirected: None,
-        is_whole_only: false,
-    };
-    let mut changes = 0;
+    let mut budget = Budget::new(downloads.retries, *timers.retry, *timers.retry_after);
+    let (mut changes, mut is_whole_only) = (0, false);
     loop {
-        let trouble = match attempt(transfer, &partial, &mut learnt).await {
+        let trouble = match attempt(transfer, &partial, &mut budget, is_whole_only).await {
             Ok(hashed) => return finish::promote(transfer, &partial, hashed).await,
             Err(trouble) => trouble,
         };
@@ -110,7 +106,7 @@ pub(crate) async fn run(transfer: &Arc<Transfer>) -> Result<StoredFile> {
                 let message = format!("{}: starting over", trouble.failure.message);
                 transfer.say(Level::Warn, "model_download_restarted", message);
             }
-            TroubleKind::Restart => {}
+            TroubleKind::Restart => is_whole_only = true,
             _ => return Err(finish::keep(transfer, &partial, trouble.failure).await),
         }
         partial.on_disk(Partial::clear).await?;
@@ -121,7 +117,8 @@ pub(crate) async fn run(transfer: &Arc<Transfer>) -> Result<StoredFile> {
 async fn attempt(
     transfer: &Arc<Transfer>,
     partial: &Arc<Partial>,
-    learnt: &mut Learnt,
+    budget: &mut Budget,
+    is_whole_only: bool,
 ) -> FetchResult<Hashed> {
     let (name, context) = (&transfer.file.name, &transfer.context);
     let head = Head::of(&transfer.file, u64::from(context.downloads.chunk_bytes));
@@ -131,7 +128,10 @@ async fn attempt(
         let message = format!("What is here of {name} is of another version of it: starting over");
         transfer.say(Level::Info, "model_download_resume", message);
     }
-    coordinator::fetch(transfer, partial, begun, learnt).await
+    if begun.head.size == Some(0) {
+        return Err(empty_file(transfer.file.url.host_str().unwrap_or_default()));
+    }
+    Coordinator::fetch(transfer, partial, begun, budget, is_whole_only).await
 }
 
 #[cfg(test)]

@@ -33,7 +33,7 @@ impl FileAnswer {
     /// Reads the head of the answer to a request for `asked`, or for the whole file.
     ///
     /// # Errors
-    /// Where it is no success, no file, or of other bytes.
+    /// Where it is no success, no file, or of other bytes than were asked for.
     pub(crate) fn read(response: &FetchResponse, asked: Option<&Range<u64>>) -> FetchResult<Self> {
         let host = &response.host;
         let status = response.response.status();
@@ -69,8 +69,7 @@ impl FileAnswer {
             })?;
             (Some(range), size)
         };
-        let from = asked.map_or(0, |asked| asked.start);
-        if range.as_ref().is_some_and(|range| range.start != from) {
+        if range.as_ref().is_some_and(|range| asked.is_none_or(|asked| range.start != asked.start)) {
             let message = format!("{host} sent other bytes of the file than were asked for");
             return Err(Trouble::passing(download_failed(message)));
         }
@@ -85,17 +84,13 @@ impl FileAnswer {
             .map(ToOwned::to_owned);
         Ok(Self::Content(Content { range, size, validator }))
     }
-}
-
-impl Content {
-    /// Offset in the file of the body's first byte.
-    pub(crate) fn from(&self) -> u64 {
-        self.range.as_ref().map_or(0, |range| range.start)
-    }
 
     /// Offset in the file at which the body ends, if the server tells it.
     pub(crate) fn end(&self) -> Option<u64> {
-        self.range.as_ref().map(|range| range.end).or(self.size)
+        match self {
+            Self::Content(Content { range, size, .. }) => range.as_ref().map(|range| range.end).or(*size),
+            Self::NotSatisfiable { .. } => None,
+        }
     }
 }
 

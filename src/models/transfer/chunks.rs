@@ -14,7 +14,9 @@
 use std::collections::HashMap;
 use std::ops::Range;
 
-use crate::models::transfer::journal::Claim;
+use tokio::sync::watch;
+
+use crate::models::transfer::journal::{Claim, Stored};
 
 /// The most chunks that a connection gets at once.
 const MAX_SPAN: usize = 16;
@@ -22,15 +24,6 @@ const MAX_SPAN: usize = 16;
 /// sends the chunk's last bytes to the writer, so the first chunk to come may be half received; the
 /// back half begins at least one chunk behind that.
 const MIN_DIVIDED: usize = 4;
-
-/// The stored bytes of a chunk.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Stored {
-    /// How many, from the chunk's front.
-    pub(crate) length: u32,
-    /// Their CRC-32.
-    pub(crate) crc: u32,
-}
 
 /// The chunks of one file.
 #[derive(Debug)]
@@ -41,14 +34,21 @@ pub(crate) struct ChunkTable {
     chunks: Vec<Stored>,
     /// Every chunk before this one is complete.
     first_incomplete: usize,
-    /// The chunks that each connection fetches.
-    spans: Vec<Range<usize>>,
-    /// The first chunk of which each connection has sent nothing to the writer.
-    next_to_send: Vec<usize>,
+    /// What each connection fetches.
+    assignments: Vec<Assignment>,
     /// The number of pending writes of each chunk that has any.
     pending_writes: HashMap<usize, usize>,
     /// The one connection that fetches everything, where the server sends only the whole file.
     sequential: Option<usize>,
+}
+
+#[derive(Debug, Default)]
+struct Assignment {
+    span: Range<usize>,
+    /// The first chunk of which the connection has sent nothing to the writer.
+    next_to_send: usize,
+    /// The offset in the file at which the span ends.
+    end: watch::Sender<u64>,
 }
 
 impl ChunkTable {
@@ -59,8 +59,7 @@ impl ChunkTable {
             size: None,
             chunks: Vec::new(),
             first_incomplete: 0,
-            spans: vec![0..0; connections],
-            next_to_send: vec![0; connections],
+            assignments: (0..connections).map(|_| Assignment::default()).collect(),
             pending_writes: HashMap::new(),
             sequential: None,
         };
@@ -69,8 +68,8 @@ impl ChunkTable {
         }
         for claim in claims {
             let chunk = claim.chunk as usize;
-            if chunk < table.chunks.len() && u64::from(claim.length) <= table.length(chunk) {
-                table.chunks[chunk] = Stored { length: claim.length, crc: claim.crc };
+            if chunk < table.chunks.len() && u64::from(claim.stored.length) <= table.length(chunk) {
+                table.chunks[chunk] = claim.stored;
             }
         }
         table
@@ -85,6 +84,9 @@ impl ChunkTable {
         self.size = Some(size);
         let count = usize::try_from(size.div_ceil(self.chunk_bytes)).unwrap_or(usize::MAX);
         self.chunks.resize(count, Stored::default());
+        for connection in 0..self.assignments.len() {
+            self.assign(connection, self.assignments[connection].span.clone());
+        }
     }
 
     /// Every chunk, as far as it is stored.
@@ -103,8 +105,8 @@ impl ChunkTable {
     }
 
     pub(crate) fn is_complete(&self, chunk: usize) -> bool {
-        self.size.is_some()
-            && self.chunks.get(chunk).is_some_and(|stored| u64::from(stored.length) == self.length(chunk))
+        let stored = self.chunks.get(chunk).map(|stored| u64::from(stored.length));
+        self.size.is_some() && stored == Some(self.length(chunk))
     }
 
     const fn start(&self, chunk: usize) -> u64 {
@@ -120,7 +122,7 @@ impl ChunkTable {
     fn is_open(&self, chunk: usize) -> bool {
         !self.is_complete(chunk)
             && !self.pending_writes.contains_key(&chunk)
-            && !self.spans.iter().any(|span| span.contains(&chunk))
+            && !self.assignments.iter().any(|assignment| assignment.span.contains(&chunk))
     }
 
     /// Gives a connection a span to fetch. Returns the bytes to ask for, without those at the front
@@ -130,62 +132,72 @@ impl ChunkTable {
         if self.sequential.is_some_and(|only| only != connection) {
             return None;
         }
-        if self.size.is_none() {
+        let span = if self.size.is_some() {
+            self.first_open().or_else(|| self.divide())?
+        } else {
             // The answer to the first request tells the size.
-            let is_first = self.spans.iter().all(Range::is_empty);
-            return is_first.then(|| self.take(connection, 0..MAX_SPAN));
-        }
-        let mut incomplete = self.first_incomplete..self.chunks.len();
-        self.first_incomplete =
-            incomplete.clone().find(|&chunk| !self.is_complete(chunk)).unwrap_or(incomplete.end);
-        incomplete.start = self.first_incomplete;
-        let open: Vec<_> =
-            incomplete.filter(|&chunk| self.is_open(chunk)).take(MAX_SPAN * self.spans.len()).collect();
-        let Some(&first) = open.first() else { return self.divide(connection) };
-        let fair = open.len().div_ceil(self.spans.len());
-        let neighbours = open.iter().zip(first..).take_while(|(chunk, next)| **chunk == *next).count();
-        Some(self.take(connection, first..first + fair.min(neighbours)))
+            let is_first = self.assignments.iter().all(|assignment| assignment.span.is_empty());
+            is_first.then_some(0..MAX_SPAN)?
+        };
+        let stored = self.chunks.get(span.start).map_or(0, |stored| stored.length);
+        let from = self.start(span.start) + u64::from(stored);
+        self.assignments[connection].next_to_send = span.start;
+        self.assign(connection, span);
+        Some(from..*self.span_end(connection).borrow())
     }
 
-    /// Gives a connection the back half of the longest span.
-    fn divide(&mut self, connection: usize) -> Option<Range<u64>> {
-        let to_come = |(span, next): (&Range<usize>, &usize)| {
-            (span.start.max(*next)..span.end).filter(|&chunk| !self.is_complete(chunk)).count()
+    /// The first open chunks that are neighbours, no more than a fair part of all.
+    fn first_open(&mut self) -> Option<Range<usize>> {
+        while self.is_complete(self.first_incomplete) {
+            self.first_incomplete += 1;
+        }
+        let incomplete = self.first_incomplete..self.chunks.len();
+        let connections = self.assignments.len();
+        let open = incomplete.filter(|&chunk| self.is_open(chunk)).take(MAX_SPAN * connections);
+        let open: Vec<_> = open.collect();
+        let first = *open.first()?;
+        let neighbours = open.iter().zip(first..).take_while(|(chunk, next)| **chunk == *next).count();
+        Some(first..first + neighbours.min(open.len().div_ceil(connections)))
+    }
+
+    /// Takes the back half of the longest span from its connection.
+    fn divide(&mut self) -> Option<Range<usize>> {
+        let to_come = |Assignment { span, next_to_send, .. }: &Assignment| {
+            (span.start.max(*next_to_send)..span.end).filter(|&chunk| !self.is_complete(chunk)).count()
         };
-        let counts = self.spans.iter().zip(&self.next_to_send).map(to_come);
-        let (longest, count) = counts.enumerate().max_by_key(|&(_, count)| count)?;
+        let counts = self.assignments.iter().map(to_come).enumerate();
+        let (longest, count) = counts.max_by_key(|&(_, count)| count)?;
         if count < MIN_DIVIDED {
             return None;
         }
-        let end = self.spans[longest].end;
+        let Range { start, end } = self.assignments[longest].span;
         let middle = end - count / 2;
-        self.spans[longest].end = middle;
-        Some(self.take(connection, middle..end))
+        self.assign(longest, start..middle);
+        Some(middle..end)
     }
 
-    fn take(&mut self, connection: usize, span: Range<usize>) -> Range<u64> {
-        let stored = self.chunks.get(span.start).map_or(0, |stored| stored.length);
-        self.next_to_send[connection] = span.start;
-        self.spans[connection] = span.clone();
-        self.start(span.start) + u64::from(stored)..self.span_end(connection)
+    fn assign(&mut self, connection: usize, span: Range<usize>) {
+        let end = self.start(span.end);
+        let assignment = &mut self.assignments[connection];
+        assignment.span = span;
+        assignment.end.send_replace(self.size.map_or(end, |size| end.min(size)));
     }
 
-    /// The end of a connection's span, in bytes. It moves to the front where another connection gets the
-    /// back half of the span.
-    pub(crate) fn span_end(&self, connection: usize) -> u64 {
-        let end = self.start(self.spans[connection].end);
-        self.size.map_or(end, |size| end.min(size))
+    /// The offset in the file at which a connection's span ends. It moves to the front where another
+    /// connection gets the back half of the span.
+    pub(crate) fn span_end(&self, connection: usize) -> watch::Receiver<u64> {
+        self.assignments[connection].end.subscribe()
     }
 
     /// How many bytes are stored of each chunk of a connection's span.
     pub(crate) fn stored_in_span(&self, connection: usize) -> Vec<u32> {
-        let span = &self.spans[connection];
+        let span = &self.assignments[connection].span;
         self.chunks.iter().skip(span.start).take(span.len()).map(|stored| stored.length).collect()
     }
 
     /// Takes a connection's span away.
     pub(crate) fn release(&mut self, connection: usize) {
-        self.spans[connection] = 0..0;
+        self.assign(connection, 0..0);
     }
 
     /// Gives one connection every chunk, for a body that begins at the file's front. Returns `false`
@@ -195,8 +207,8 @@ impl ChunkTable {
             return false;
         }
         self.sequential = Some(connection);
-        self.spans.fill(0..0);
-        self.take(connection, 0..self.size.map_or(usize::MAX, |_| self.chunks.len()));
+        (0..self.assignments.len()).for_each(|other| self.release(other));
+        self.assign(connection, 0..self.size.map_or(usize::MAX, |_| self.chunks.len()));
         true
     }
 
@@ -204,7 +216,7 @@ impl ChunkTable {
     pub(crate) fn sent(&mut self, connection: usize, chunk: usize, end: u64) {
         *self.pending_writes.entry(chunk).or_default() += 1;
         let next = usize::try_from(end.div_ceil(self.chunk_bytes)).unwrap_or(usize::MAX);
-        self.next_to_send[connection] = next;
+        self.assignments[connection].next_to_send = next;
     }
 
     /// Ends a pending write: this is stored of the chunk now.
@@ -234,6 +246,7 @@ impl ChunkTable {
         self.chunks.get_mut(chunk).map_or(0, |stored| u64::from(std::mem::take(stored).length))
     }
 }
+
 #[cfg(test)]
 mod tests {
     use std::collections::VecDeque;
@@ -267,13 +280,14 @@ mod tests {
             let mut table = ChunkTable::new(1000, Some(size), connections, &[]);
             let step = |table: &mut ChunkTable, connection: usize, count: usize| {
                 if table.claim(connection).is_some() {
-                    table.spans[connection].clone().take(count).for_each(|chunk| table.complete(chunk));
+                    table.assignments[connection].span.clone().take(count).for_each(|chunk| table.complete(chunk));
                 }
             };
             for (connection, count) in steps {
                 step(&mut table, connection % connections, count);
-                for (a, one) in table.spans.iter().enumerate() {
-                    for other in &table.spans[a + 1..] {
+                let spans: Vec<_> = table.assignments.iter().map(|assignment| &assignment.span).collect();
+                for (a, one) in spans.iter().enumerate() {
+                    for other in &spans[a + 1..] {
                         prop_assert!(one.is_empty() || other.is_empty()
                             || one.end <= other.start || other.end <= one.start);
                     }
@@ -321,7 +335,7 @@ mod tests {
                             at = until;
                         }
                         bodies[me] = Some(at);
-                        if at >= table.span_end(me) {
+                        if at >= *table.span_end(me).borrow() {
                             table.release(me);
                             bodies[me] = None;
                         }
@@ -370,7 +384,7 @@ mod tests {
 
     #[test]
     fn claims_beyond_the_file_are_ignored_and_the_latest_counts() {
-        let claim = |chunk, length, crc| Claim { chunk, length, crc };
+        let claim = |chunk, length, crc| Claim { chunk, stored: Stored { length, crc } };
         let claims = [claim(0, 4, 1), claim(0, 10, 2), claim(2, 5, 3), claim(2, 6, 4), claim(3, 1, 5)];
         let table = ChunkTable::new(10, Some(25), 2, &claims);
         let stored = |length, crc| Stored { length, crc };
@@ -384,9 +398,9 @@ mod tests {
     #[test]
     fn an_idle_connection_gets_half_of_the_longest_span() {
         let mut table = ChunkTable::new(1, Some(16), 2, &[]);
-        table.spans[0] = 0..16;
+        table.assign(0, 0..16);
         table.sent(0, 3, 4);
         assert_eq!(table.claim(1), Some(10..16));
-        assert_eq!((table.span_end(0), table.span_end(1)), (10, 16));
+        assert_eq!((*table.span_end(0).borrow(), *table.span_end(1).borrow()), (10, 16));
     }
 }

@@ -3,10 +3,10 @@
 
 use std::mem;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use bytes::Bytes;
-use reqwest::Url;
-use reqwest::header::{HeaderMap, HeaderValue, IF_RANGE, RANGE};
+use reqwest::header::{HeaderValue, IF_RANGE, RANGE};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, timeout_at};
 use tokio_util::sync::CancellationToken;
@@ -33,28 +33,17 @@ pub(crate) struct Connection {
 #[derive(Debug)]
 struct Body {
     response: FetchResponse,
+    /// Where the body ends, if its server told that.
+    end: Option<u64>,
     span: Span,
     /// Offset in the file of the next byte.
     at: u64,
-    /// Where the body ends, if its server told that.
-    end: Option<u64>,
     /// Bytes of one chunk that were not sent to the writer yet, and how many they are.
     pending: Vec<Bytes>,
     pending_bytes: usize,
-    window: Window,
-}
-
-/// The time over which a connection is watched for a stall, and the bytes that came in it.
-#[derive(Debug)]
-struct Window {
-    since: Instant,
-    bytes: u64,
-}
-
-impl Window {
-    fn new() -> Self {
-        Self { since: Instant::now(), bytes: 0 }
-    }
+    /// The bytes that came since an instant: too few within the time of a stall are one.
+    watched_since: Instant,
+    watched_bytes: u64,
 }
 
 impl Connection {
@@ -76,71 +65,52 @@ impl Connection {
             () = self.stop.cancelled() => return Ok(()),
         };
         let answer = FileAnswer::read(&response, lease.range.as_ref())?;
-        let end = match &answer {
-            FileAnswer::Content(content) => content.end(),
-            FileAnswer::NotSatisfiable { .. } => None,
-        };
+        let end = answer.end();
         let (sender, span) = oneshot::channel();
         self.tell(Event::Answered {
             connection: self.number,
             host: response.host.clone(),
-            redirected: self.redirected(&response),
+            url: response.url.clone(),
             took: begin.elapsed(),
             answer,
-            body: sender,
+            span: sender,
         });
-        // Dropped where the work ends.
-        let Ok(span) = span.await else { return Ok(()) };
-        let Some(span) = span? else { return Ok(()) };
+        let Some(span) = span.await.unwrap_or(Ok(None))? else { return Ok(()) };
+        let (at, pending) = (span.from, Vec::new());
+        let watched_since = Instant::now();
         self.receive(Body {
             response,
-            at: span.from,
-            span,
             end,
-            pending: Vec::new(),
+            span,
+            at,
+            pending,
             pending_bytes: 0,
-            window: Window::new(),
+            watched_since,
+            watched_bytes: 0,
         })
         .await
     }
 
-    /// Asks the URL that redirects led to before, and the file's own URL if that one has expired:
-    /// signed URLs are valid for a while only, so this costs no retry.
+    /// Asks the URL that redirects led to before, or else the file's own.
     async fn ask(&self, lease: &Lease) -> FetchResult<FetchResponse> {
         let file = &self.transfer.file;
-        let mut headers = HeaderMap::new();
+        let mut request =
+            FetchRequest::get(lease.redirected.as_ref().unwrap_or(&file.url), file.credentials.as_ref());
         if let Some(range) = &lease.range {
-            let range = HeaderValue::from_str(&format!("bytes={}-{}", range.start, range.end - 1));
-            headers.extend(range.ok().map(|range| (RANGE, range)));
-            let validator = lease.validator.as_ref().and_then(|text| HeaderValue::from_str(text).ok());
-            headers.extend(validator.map(|validator| (IF_RANGE, validator)));
+            let range = format!("bytes={}-{}", range.start, range.end - 1);
+            for (name, value) in [(RANGE, Some(&range)), (IF_RANGE, lease.validator.as_ref())] {
+                let value = value.and_then(|value| HeaderValue::from_str(value).ok());
+                request.headers.extend(value.map(|value| (name, value)));
+            }
         }
-        let mut redirected = lease.redirected.as_ref();
-        loop {
-            let url = redirected.unwrap_or(&file.url);
-            let request = FetchRequest::get(url, file.credentials.as_ref());
-            let request = FetchRequest { headers: headers.clone(), ..request };
-            let response = self.transfer.fetcher.follow(request).await?;
-            let status = response.response.status().as_u16();
-            if response.url == file.url || !matches!(status, 400 | 401 | 403 | 404 | 410) {
-                return Ok(response);
-            }
-            if let Some(expired) = redirected.take() {
-                tracing::debug!(host = %response.host, "the URL that a redirect led to has expired");
-                self.tell(Event::Expired(expired.clone()));
-                continue;
-            }
-            if self.transfer.received.bytes() > 0 {
-                let message = format!("{} does not give the file any more ({status})", response.host);
-                return Err(Trouble::new(TroubleKind::Expired, download_failed(message)));
-            }
-            return Ok(response);
+        let response = self.transfer.fetcher.follow(request).await?;
+        let status = response.response.status().as_u16();
+        let is_refused = response.url != file.url && matches!(status, 400 | 401 | 403 | 404 | 410);
+        if is_refused && (lease.redirected.is_some() || self.transfer.received() > 0) {
+            let message = format!("{} does not give the file any more ({status})", response.host);
+            return Err(Trouble::new(TroubleKind::Expired, download_failed(message)));
         }
-    }
-
-    fn redirected(&self, response: &FetchResponse) -> Option<Url> {
-        let is_redirected = response.url != self.transfer.file.url && response.response.status().is_success();
-        is_redirected.then(|| response.url.clone())
+        Ok(response)
     }
 
     /// Receives a body up to the end of the span. What came before a failure is written all the same.
@@ -169,15 +139,11 @@ impl Connection {
         let read = tokio::select! {
             biased;
             () = self.stop.cancelled() => return Ok(false),
-            read = timeout_at(body.window.since + stall, body.response.response.chunk()) => read,
+            read = timeout_at(body.watched_since + stall, body.response.response.chunk()) => read,
         };
         let piece = match read {
-            Err(_) if body.window.bytes >= enough.max(1) => {
-                body.window = Window::new();
-                return Ok(true);
-            }
             Err(_) => {
-                let sent = match body.window.bytes {
+                let sent = match body.watched_bytes {
                     0 => format!("nothing for {}", units::duration(stall)),
                     bytes => format!("only {} in {}", units::bytes(bytes), units::duration(stall)),
                 };
@@ -202,10 +168,9 @@ impl Connection {
                 return Err(Trouble::passing(download_failed(format!("{host} broke off the transfer"))));
             }
         };
-        if body.window.bytes + piece.len() as u64 >= enough {
-            body.window = Window::new();
-        } else {
-            body.window.bytes += piece.len() as u64;
+        body.watched_bytes += piece.len() as u64;
+        if body.watched_bytes >= enough {
+            (body.watched_since, body.watched_bytes) = (Instant::now(), 0);
         }
         self.check_magic(host, body.at, &piece)?;
         let (begin, length) = (Instant::now(), piece.len() as u64);
@@ -215,7 +180,7 @@ impl Connection {
             () = self.stop.cancelled() => {}
         }
         // The disk and the speed limit are no fault of the server.
-        body.window.since += begin.elapsed();
+        body.watched_since += begin.elapsed();
         Ok(true)
     }
 
@@ -235,7 +200,7 @@ impl Connection {
             if is_stored {
                 continue;
             }
-            self.transfer.received.add(length as u64);
+            self.transfer.received.fetch_add(length as u64, Ordering::Relaxed);
             body.pending.push(bytes);
             body.pending_bytes += length;
             if body.at == chunk_end || body.pending_bytes >= WRITTEN_TOGETHER {

@@ -23,7 +23,7 @@ pub(crate) struct TransferContext {
     pub(crate) disk: Arc<dyn Disk>,
 }
 
-/// One transfer. Nothing in it changes but the count of received bytes.
+/// One transfer. Nothing in it changes but `received`.
 #[derive(Debug)]
 pub(crate) struct Transfer {
     pub(crate) context: Arc<TransferContext>,
@@ -32,12 +32,9 @@ pub(crate) struct Transfer {
     pub(crate) reporter: Reporter,
     pub(crate) stop: CancellationToken,
     pub(crate) fetcher: Fetcher,
-    pub(crate) received: Received,
+    /// Bytes of the file that were received, for progress and listings.
+    pub(crate) received: AtomicU64,
 }
-
-/// Counts the bytes of the file that were received, for progress and listings.
-#[derive(Debug, Default)]
-pub(crate) struct Received(AtomicU64);
 
 impl TransferContext {
     pub(crate) fn new(config: &Config, disk: Arc<dyn Disk>) -> Self {
@@ -61,30 +58,16 @@ impl Transfer {
             reporter: Reporter::default(),
             stop: CancellationToken::new(),
             fetcher,
-            received: Received::default(),
+            received: AtomicU64::new(0),
         }
     }
 
     pub(crate) fn say(&self, level: Level, action: &'static str, message: String) {
         self.reporter.say(level, action, message);
     }
-}
 
-impl Received {
-    pub(crate) fn bytes(&self) -> u64 {
-        self.0.load(Ordering::Relaxed)
-    }
-
-    pub(crate) fn set(&self, bytes: u64) {
-        self.0.store(bytes, Ordering::Relaxed);
-    }
-
-    pub(crate) fn add(&self, bytes: u64) {
-        self.0.fetch_add(bytes, Ordering::Relaxed);
-    }
-
-    /// Takes away bytes that were received, and lost again or received twice.
-    pub(crate) fn remove(&self, bytes: u64) {
-        self.0.fetch_sub(bytes, Ordering::Relaxed);
+    /// Bytes of the file that were received.
+    pub(crate) fn received(&self) -> u64 {
+        self.received.load(Ordering::Relaxed)
     }
 }

@@ -6,9 +6,9 @@ use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 
-/// Where a transfer's bytes go.
+/// The disk that transfers write to.
 pub(crate) trait Disk: Debug + Send + Sync {
-    /// Writes some of the bytes at an offset (`pwrite`). Answers how many.
+    /// Writes some of the bytes at an offset (`pwrite`). Returns how many.
     fn write_at(&self, file: &File, bytes: &[u8], offset: u64) -> io::Result<usize>;
     /// Waits until the disk has all of the file (`fsync`).
     fn sync(&self, file: &File) -> io::Result<()>;
@@ -32,7 +32,7 @@ pub(crate) trait Disk: Debug + Send + Sync {
     }
 }
 
-/// The machine's own.
+/// The disk of this machine.
 #[derive(Debug)]
 pub(crate) struct RealDisk;
 

@@ -1,16 +1,18 @@
-//! Asking another server for something, hop by hop.
+//! Requests to other servers.
 //!
-//! Redirects are followed here and not by the client, so that each target is vetted ([`Guard`]) and
-//! a token is shown to the server that it is for and to no other. The deadline of an answer is armed
-//! before the connection is made. Nothing that the other server wrote appears in a failure: only its
-//! host and its status.
+//! Redirects are followed here and not by the HTTP client, so that each target is vetted ([`Guard`])
+//! and a token is shown to its own server alone. The time in which an answer must begin includes the
+//! time to connect. A failure shows nothing that the other server wrote: only its host and its status.
 
 use std::sync::OnceLock;
 use std::time::{Duration, SystemTime};
 
 use bytes::{Bytes, BytesMut};
-use reqwest::header::{ACCEPT_ENCODING, AUTHORIZATION, HeaderMap, HeaderName, LOCATION, RETRY_AFTER};
+use reqwest::header::{
+    ACCEPT_ENCODING, AUTHORIZATION, HeaderMap, HeaderName, HeaderValue, LOCATION, RETRY_AFTER,
+};
 use reqwest::{Client, Method, Response, StatusCode, Url};
+use tokio::time::timeout;
 
 use crate::client;
 use crate::config::{Config, Timers};
@@ -23,7 +25,7 @@ use crate::models::units;
 /// How many redirects are followed.
 const MAX_REDIRECTS: usize = 10;
 
-/// Asks servers on behalf of one source or one transfer, over connections of its own.
+/// Sends requests for one source or one transfer, over connections of its own.
 #[derive(Debug)]
 pub(crate) struct Fetcher {
     guard: Guard,
@@ -32,7 +34,6 @@ pub(crate) struct Fetcher {
     http: OnceLock<Client>,
 }
 
-/// What is asked of a server.
 #[derive(Clone, Debug)]
 pub(crate) struct FetchRequest<'a> {
     pub(crate) method: Method,
@@ -41,14 +42,32 @@ pub(crate) struct FetchRequest<'a> {
     pub(crate) credentials: Option<&'a Credentials>,
 }
 
-/// An answer whose body has not been read yet. Its status has not been judged.
+/// An answer of any status, whose body has not been read yet.
 #[derive(Debug)]
 pub(crate) struct FetchResponse {
     pub(crate) response: Response,
-    /// Where it came from.
+    /// The URL that it came from, after redirects, and its host.
     pub(crate) url: Url,
-    /// The host of that.
     pub(crate) host: String,
+}
+
+/// The settings of requests.
+#[derive(Clone, Debug)]
+pub(crate) struct FetchConfig {
+    pub(crate) allow_hosts: Vec<String>,
+    /// Whether only this machine can reach the hive.
+    pub(crate) is_local: bool,
+    pub(crate) timers: Timers,
+}
+
+impl FetchConfig {
+    pub(crate) fn of(config: &Config) -> Self {
+        Self {
+            allow_hosts: config.downloads.allow_hosts.clone(),
+            is_local: config.bind.is_loopback(),
+            timers: config.timers.clone(),
+        }
+    }
 }
 
 impl<'a> FetchRequest<'a> {
@@ -61,32 +80,31 @@ impl<'a> FetchRequest<'a> {
 impl Fetcher {
     /// A fetcher for servers that are trusted as `trust` says; `url` is the one that was named.
     pub(crate) fn new(config: &FetchConfig, trust: &Trust, url: &Url) -> Self {
-        let endpoint = match trust {
-            Trust::Named => None,
-            Trust::Endpoint(url) => authority(url),
+        let (named, endpoint) = match trust {
+            Trust::Named => (authority(url).filter(|_| config.is_local), None),
+            Trust::Endpoint(endpoint) => (None, authority(endpoint)),
         };
-        let named = authority(url).filter(|_| config.is_local && matches!(trust, Trust::Named));
-        let guard = Guard::new(config.allow_hosts.clone(), named, endpoint, *config.timers.connect);
+        let (allowed, resolver_timeout) = (config.allow_hosts.clone(), *config.timers.connect);
+        let guard = Guard { allowed, named, endpoint, resolver_timeout, ..Guard::default() };
         Self { guard, timers: config.timers.clone(), https: OnceLock::new(), http: OnceLock::new() }
     }
 
-    /// Asks, and does not follow a redirect.
+    /// Sends a request, and does not follow a redirect.
     ///
     /// # Errors
-    /// Where the address is refused, or no answer begins within the time of a stall.
-    pub(crate) async fn send(&self, ask: FetchRequest<'_>) -> FetchResult<FetchResponse> {
-        let FetchRequest { method, url, mut headers, credentials } = ask;
+    /// Where the server may not be asked, or no answer begins within the stall time.
+    pub(crate) async fn send(&self, request: FetchRequest<'_>) -> FetchResult<FetchResponse> {
+        let FetchRequest { method, url, mut headers, credentials } = request;
         self.guard.vet(url).await?;
         let (host, port) = authority(url).unwrap_or_default();
         tracing::debug!(%host, port, %method, "asking for a file");
-        headers.insert(ACCEPT_ENCODING, reqwest::header::HeaderValue::from_static("identity"));
+        headers.insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
         headers.remove(AUTHORIZATION);
-        if let Some(header) = credentials.and_then(|credentials| credentials.for_url(url)) {
-            headers.insert(AUTHORIZATION, header);
-        }
+        let authorization = credentials.and_then(|credentials| credentials.for_url(url));
+        headers.extend(authorization.map(|header| (AUTHORIZATION, header)));
         let request = self.client(url)?.request(method, url.clone()).headers(headers);
         let stall = *self.timers.stall;
-        let sent = tokio::time::timeout(stall, request.send()).await.map_err(|_| {
+        let sent = timeout(stall, request.send()).await.map_err(|_| {
             let failure = download_failed(format!("{host} did not answer within {}", units::duration(stall)))
                 .hint("the server hangs, or a firewall drops the connection: try again later");
             Trouble::new(TroubleKind::Stalled, failure)
@@ -100,54 +118,47 @@ impl Fetcher {
         Ok(FetchResponse { response, url: url.clone(), host })
     }
 
-    /// Asks, and follows redirects to the first answer that is none.
+    /// Sends a request, and follows redirects to the first answer that is none.
     ///
     /// # Errors
-    /// Those of [`Self::send`]; a redirect to nowhere, to a place that is refused, or in a loop.
-    pub(crate) async fn follow(&self, ask: FetchRequest<'_>) -> FetchResult<FetchResponse> {
-        let mut url = ask.url.clone();
+    /// Those of [`Self::send`]; a redirect to no valid URL, to a server that may not be asked, or in a
+    /// loop.
+    pub(crate) async fn follow(&self, request: FetchRequest<'_>) -> FetchResult<FetchResponse> {
+        let mut url = request.url.clone();
         for _ in 0..=MAX_REDIRECTS {
-            let hop =
-                self.send(FetchRequest { url: &url, headers: ask.headers.clone(), ..ask.clone() }).await?;
-            // 300 and 304 are answers to something that was not asked.
-            if !matches!(hop.response.status().as_u16(), 301 | 302 | 303 | 307 | 308) {
-                return Ok(hop);
+            let response = self.send(FetchRequest { url: &url, ..request.clone() }).await?;
+            // 300 and 304 are no redirects of a request like these.
+            if !matches!(response.response.status().as_u16(), 301 | 302 | 303 | 307 | 308) {
+                return Ok(response);
             }
-            url = hop.location()?;
-            tracing::debug!(host = %hop.host, to = url.host_str().unwrap_or_default(), "redirected");
+            url = response.location()?;
+            tracing::debug!(host = %response.host, to = url.host_str().unwrap_or_default(), "redirected");
         }
         let host = url.host_str().unwrap_or_default();
-        Err(Trouble::fatal(
-            download_failed(format!("more than {MAX_REDIRECTS} redirects, the last to {host}"))
-                .hint("check the URL in a browser"),
-        ))
+        let failure = download_failed(format!("more than {MAX_REDIRECTS} redirects, the last to {host}"));
+        Err(Trouble::fatal(failure.hint("check the URL in a browser")))
     }
 
-    /// The whole body of an answer that is small.
+    /// The whole body of a small answer.
     ///
     /// # Errors
     /// Where it stalls, breaks off, or is longer than `most` bytes.
-    pub(crate) async fn read_body(&self, mut hop: FetchResponse, most: usize) -> FetchResult<Bytes> {
-        let mut body = BytesMut::new();
+    pub(crate) async fn read_body(&self, response: FetchResponse, most: usize) -> FetchResult<Bytes> {
+        let FetchResponse { mut response, host, .. } = response;
+        let (mut body, stall) = (BytesMut::new(), *self.timers.stall);
         loop {
-            let piece = tokio::time::timeout(*self.timers.stall, hop.response.chunk()).await;
-            let piece = piece
-                .map_err(|_| {
-                    let stall = units::duration(*self.timers.stall);
-                    let failure = download_failed(format!("{} sent nothing for {stall}", hop.host));
-                    Trouble::new(TroubleKind::Stalled, failure)
-                })?
-                .map_err(|error| {
-                    let what = format!("{} broke off its answer", hop.host);
-                    Trouble::passing(download_failed(what).cause(&error.without_url()))
-                })?;
+            let piece = timeout(stall, response.chunk()).await.map_err(|_| {
+                let failure = download_failed(format!("{host} sent nothing for {}", units::duration(stall)));
+                Trouble::new(TroubleKind::Stalled, failure)
+            })?;
+            let piece = piece.map_err(|error| {
+                let failure = download_failed(format!("{host} broke off its answer"));
+                Trouble::passing(failure.cause(&error.without_url()))
+            })?;
             let Some(piece) = piece else { return Ok(body.freeze()) };
             if body.len() + piece.len() > most {
-                let most = units::bytes(most as u64);
-                return Err(Trouble::fatal(download_failed(format!(
-                    "{} answered with more than {most}",
-                    hop.host
-                ))));
+                let message = format!("{host} answered with more than {}", units::bytes(most as u64));
+                return Err(Trouble::fatal(download_failed(message)));
             }
             body.extend_from_slice(&piece);
         }
@@ -170,25 +181,22 @@ impl FetchResponse {
         self.response.headers().get(name).and_then(|value| value.to_str().ok())
     }
 
-    /// Where a redirect leads.
+    /// The URL that a redirect leads to.
     ///
     /// # Errors
-    /// Where that is no address.
+    /// Where it is not valid.
     pub(crate) fn location(&self) -> FetchResult<Url> {
         let next = self.header(LOCATION).and_then(|location| self.url.join(location).ok());
         let mut next = next.ok_or_else(|| {
-            let status = self.response.status().as_u16();
-            Trouble::fatal(download_failed(format!(
-                "{} redirected ({status}) to no valid address",
-                self.host
-            )))
+            let (host, status) = (&self.host, self.response.status().as_u16());
+            Trouble::fatal(download_failed(format!("{host} redirected ({status}) to no valid address")))
         })?;
         // The client would make an Authorization header of them.
         let _ = (next.set_username(""), next.set_password(None));
         Ok(next)
     }
 
-    /// What an answer other than a success means.
+    /// The failure that an answer other than a success stands for.
     pub(crate) fn trouble(&self) -> Trouble {
         let (host, status) = (&self.host, self.response.status());
         let code = status.as_u16();
@@ -213,25 +221,6 @@ impl FetchResponse {
                 download_failed(format!("{host} answered {code} where 200 was expected"))
                     .hint("check the URL in a browser"),
             ),
-        }
-    }
-}
-
-/// What of the settings concerns asking servers.
-#[derive(Clone, Debug)]
-pub(crate) struct FetchConfig {
-    pub(crate) allow_hosts: Vec<String>,
-    /// Whether only this machine can reach the hive.
-    pub(crate) is_local: bool,
-    pub(crate) timers: Timers,
-}
-
-impl FetchConfig {
-    pub(crate) fn of(config: &Config) -> Self {
-        Self {
-            allow_hosts: config.downloads.allow_hosts.clone(),
-            is_local: config.bind.is_loopback(),
-            timers: config.timers.clone(),
         }
     }
 }

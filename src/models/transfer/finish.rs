@@ -42,8 +42,8 @@ pub(crate) async fn promote(
     transfer.say(Level::Info, "model_download_verify", verdict);
     let stored = StoredFile { size, sha256: Some(sha256), is_verified };
 
-    let (disk, file, begin) = (Arc::clone(&transfer.context.disk), partial.file(), Instant::now());
-    let synced = partial.on_disk(move |_| disk.sync(&file)).await;
+    let (disk, begin) = (Arc::clone(&transfer.context.disk), Instant::now());
+    let synced = partial.on_disk(move |partial| disk.sync(partial.file())).await;
     let waited = format!("The disk took {} ms to have all of {name}", begin.elapsed().as_millis());
     transfer.say(Level::Debug, "model_download_sync", waited);
     if let Err(failure) = synced {
@@ -90,7 +90,7 @@ pub(crate) async fn keep(transfer: &Transfer, partial: &Arc<Partial>, mut failur
             }
         })
         .await;
-    let (name, received) = (&transfer.file.name, transfer.received.bytes());
+    let (name, received) = (&transfer.file.name, transfer.received());
     let (bytes, size) = match &kept {
         Ok(Some(kept)) => *kept,
         _ => (received, transfer.file.size),

@@ -1,12 +1,12 @@
 //! Which addresses a download may connect to.
 //!
-//! A URL is a stranger's input, and so is every redirect: without care it makes the hive ask
-//! machines that only the hive can reach (SSRF). So every hop is vetted by the addresses that its
-//! host resolves to, and the connection goes to those very addresses, never to a second answer of
-//! the resolver. Plain HTTP and private addresses take an entry in `[downloads] allow_hosts`; a
-//! hive that only this machine can reach may also be sent to a server on this machine's loopback,
-//! where the user named that server himself. An endpoint of the configuration may be anywhere; where
-//! it is itself on loopback or a private network, so may be what it redirects to.
+//! A URL comes from a stranger, and so does every redirect: without checks, it makes the hive ask
+//! machines that only the hive can reach (SSRF). So every URL is vetted by the addresses that its host
+//! resolves to, and the connection goes to these addresses, never to a second answer of the resolver.
+//! Plain HTTP and private addresses need an entry in `[downloads] allow_hosts`. A hive that only this
+//! machine can reach may also ask a server on this machine's loopback that the user named. An endpoint
+//! of the configuration may be anywhere; where it is on loopback or a private network itself, it may
+//! redirect to others there.
 
 use std::collections::HashMap;
 use std::io;
@@ -17,6 +17,7 @@ use std::time::{Duration, Instant};
 use parking_lot::Mutex;
 use reqwest::Url;
 use reqwest::dns::{Addrs, Name, Resolve, Resolving};
+use tokio::net::lookup_host;
 use tokio::sync::OnceCell;
 
 use crate::error::{Code, Failure};
@@ -24,30 +25,31 @@ use crate::models::transfer::remote::authority;
 use crate::models::transfer::trouble::{FetchResult, Trouble};
 use crate::models::units;
 
-/// How long an address that was vetted stays so, before its name is resolved again.
+/// How long vetted addresses are used before their name is resolved again.
 const FRESH: Duration = Duration::from_secs(60);
 
-/// Vets the hops of one download.
-#[derive(Debug)]
+/// Vets the URLs of one download: those of the public internet over https pass, and those of the
+/// servers that are named here.
+#[derive(Debug, Default)]
 pub(crate) struct Guard {
-    /// Hosts, as `name` or `name:port`, that may be reached in any way.
-    allowed: Vec<String>,
-    /// The server that the user named, if it may be one of this machine's.
-    named: Option<(String, u16)>,
+    /// Hosts, as `name` or `name:port`, that may be asked over any scheme at any address.
+    pub(crate) allowed: Vec<String>,
+    /// The server that the user named, if it may be on this machine's loopback.
+    pub(crate) named: Option<(String, u16)>,
     /// The configured server that the download belongs to.
-    endpoint: Option<(String, u16)>,
-    /// What the endpoint's own addresses are, once that is known.
-    reach: OnceCell<Reach>,
+    pub(crate) endpoint: Option<(String, u16)>,
     /// How long the resolver may take.
-    patience: Duration,
+    pub(crate) resolver_timeout: Duration,
+    /// Where the endpoint's own addresses are, once they are resolved.
+    pub(crate) reach: OnceCell<Reach>,
     /// The servers that passed, and when.
-    passed: Mutex<HashMap<(bool, String, u16), Instant>>,
+    pub(crate) passed: Mutex<HashMap<(bool, String, u16), Instant>>,
     pub(crate) vetted: Vetted,
 }
 
 /// Which addresses, besides public ones, redirects may lead to.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-struct Reach {
+pub(crate) struct Reach {
     loopback: bool,
     private: bool,
 }
@@ -63,7 +65,7 @@ impl Reach {
     }
 }
 
-/// The addresses that were vetted, by host: all that the HTTP client can resolve.
+/// The vetted addresses, by host. The HTTP client can resolve no other host.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Vetted(Arc<Mutex<HashMap<String, Vec<SocketAddr>>>>);
 
@@ -80,26 +82,10 @@ impl Resolve for Vetted {
 }
 
 impl Guard {
-    /// A guard that lets pass what the public internet has over https, the `allowed` hosts, the
-    /// loopback server that was `named`, and the configured `endpoint`.
-    pub(crate) fn new(
-        allowed: Vec<String>,
-        named: Option<(String, u16)>,
-        endpoint: Option<(String, u16)>,
-        patience: Duration,
-    ) -> Self {
-        Self {
-            allowed,
-            named,
-            endpoint,
-            reach: OnceCell::new(),
-            patience,
-            passed: Mutex::default(),
-            vetted: Vetted::default(),
-        }
-    }
-
-    /// Lets a hop pass, or says why not.
+    /// Vets a URL.
+    ///
+    /// # Errors
+    /// Where its server may not be asked, or has no address.
     pub(crate) async fn vet(&self, url: &Url) -> FetchResult<()> {
         let (host, port) =
             authority(url).ok_or_else(|| refused("a URL without a host".into(), "name a host"))?;
@@ -121,20 +107,18 @@ impl Guard {
                 *self.reach.get_or_try_init(addresses).await?
             }
         };
-        let literal: Option<IpAddr> = host.parse().ok();
-        let is_endpoint =
-            self.endpoint.as_ref().is_some_and(|endpoint| (&endpoint.0, endpoint.1) == (&host, port));
-        let is_allowed = is_endpoint || self.is_allowed(&host, port);
-        // By its own name: a name of somebody else's that leads to loopback is a trick.
-        let is_own = (host == "localhost" || literal.is_some_and(|ip| ip.is_loopback()))
-            && self.named.as_ref().is_some_and(|named| *named == (host.clone(), port));
+        let server = Some((host.clone(), port));
+        let is_allowed = self.endpoint == server || self.is_allowed(&host, port);
+        // A name that another party owns and that resolves to loopback is an attack.
+        let is_loopback = host == "localhost" || host.parse().is_ok_and(|ip: IpAddr| ip.is_loopback());
+        let is_own = is_loopback && self.named == server;
         let plain_http = || {
             refused(
                 format!("{host} would be asked over plain http"),
                 "use https; a server that you trust can be named in [downloads] allow_hosts",
             )
         };
-        // Not even resolved where no answer could let it pass.
+        // Not even resolved where no address could let it pass.
         if !is_https && !is_allowed && !is_own && reach == Reach::default() {
             return Err(plain_http());
         }
@@ -176,22 +160,19 @@ impl Guard {
 
     async fn resolve(&self, host: &str, port: u16) -> FetchResult<Vec<SocketAddr>> {
         let hint = "check the host's name in the URL, and this machine's network";
-        let failed = |what: String| Failure::new(Code::DownloadFailed, what).hint(hint);
-        let found = tokio::time::timeout(self.patience, tokio::net::lookup_host((host, port)))
-            .await
-            .map_err(|_| {
-                let patience = units::duration(self.patience);
-                Trouble::passing(failed(format!("the name {host} was not resolved within {patience}")))
-            })?
-            .map_err(|error| {
-                Trouble::passing(failed(format!("the name {host} could not be resolved")).cause(&error))
-            })?;
-        let addresses: Vec<_> = found.collect();
-        if addresses.is_empty() {
-            Err(Trouble::passing(failed(format!("the name {host} has no address"))))
-        } else {
-            Ok(addresses)
-        }
+        let failed = |what| Failure::new(Code::DownloadFailed, format!("the name {host} {what}")).hint(hint);
+        let found = match tokio::time::timeout(self.resolver_timeout, lookup_host((host, port))).await {
+            Ok(Ok(found)) => found.collect(),
+            Ok(Err(error)) => {
+                return Err(Trouble::passing(failed("could not be resolved".to_owned()).cause(&error)));
+            }
+            Err(_) => {
+                let timeout = units::duration(self.resolver_timeout);
+                return Err(Trouble::passing(failed(format!("was not resolved within {timeout}"))));
+            }
+        };
+        let has_none = Vec::is_empty(&found);
+        if has_none { Err(Trouble::passing(failed("has no address".to_owned()))) } else { Ok(found) }
     }
 }
 
@@ -200,8 +181,8 @@ fn refused(message: String, hint: &str) -> Trouble {
     Trouble::fatal(Failure::new(Code::SourceRefused, message).hint(hint))
 }
 
-/// Whether an address is one of a private network: RFC 1918, or unique local (RFC 4193). Link-local
-/// addresses are not, because machines of clouds find their secrets there.
+/// Whether an address belongs to a private network: RFC 1918, or unique local (RFC 4193). Link-local
+/// addresses do not, because cloud machines find their secrets there.
 fn is_private(ip: IpAddr) -> bool {
     match ip {
         IpAddr::V4(ip) => ip.is_private(),
@@ -209,8 +190,8 @@ fn is_private(ip: IpAddr) -> bool {
     }
 }
 
-/// Whether an address is one of the public internet, after the special-purpose registries of IANA
-/// (RFC 6890). An IPv6 address that stands for an IPv4 address counts as that.
+/// Whether an address belongs to the public internet, after the special-purpose registries of IANA
+/// (RFC 6890). An IPv6 address that stands for an IPv4 address counts as that one.
 fn is_public(ip: IpAddr) -> bool {
     match ip {
         IpAddr::V4(ip) => is_public_v4(ip),
@@ -257,12 +238,12 @@ mod tests {
     fn guard(allowed: &[&str], named: Option<&str>) -> Guard {
         let named = named.and_then(|url| authority(&Url::parse(url).unwrap()));
         let allowed = allowed.iter().map(ToString::to_string).collect();
-        Guard::new(allowed, named, None, Duration::from_secs(5))
+        Guard { allowed, named, resolver_timeout: Duration::from_secs(5), ..Guard::default() }
     }
 
     fn guard_of(endpoint: &str) -> Guard {
         let endpoint = authority(&Url::parse(endpoint).unwrap());
-        Guard::new(Vec::new(), None, endpoint, Duration::from_secs(5))
+        Guard { endpoint, resolver_timeout: Duration::from_secs(5), ..Guard::default() }
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! Which file a transfer fetches, and whether an answer is of that very version of it.
 
-use crate::models::transfer::answer::{Content, empty_file};
+use crate::models::transfer::answer::{FileAnswer, empty_file};
 use crate::models::transfer::journal::Head;
 use crate::models::transfer::remote::RemoteFile;
 use crate::models::transfer::trouble::{FetchResult, Trouble, TroubleKind, download_failed};
@@ -31,18 +31,25 @@ impl Identity {
         self.is_known && self.head.is_resumable()
     }
 
-    /// Judges an answer with content; `is_range` says whether a range was asked for. A first answer
-    /// completes the head.
+    /// Judges the answer of a server. A first answer completes the head.
     ///
     /// # Errors
-    /// Where the answer is of another version of the file.
+    /// Where the answer is of another version of the file, or of an empty file.
     pub(crate) fn judge(
         &mut self,
         file: &RemoteFile,
         host: &str,
-        content: &Content,
-        is_range: bool,
+        answer: &FileAnswer,
     ) -> FetchResult<Judgement> {
+        let content = match answer {
+            FileAnswer::Content(content) => content,
+            FileAnswer::NotSatisfiable { size } => match (*size, self.head.size.or(file.size)) {
+                (Some(0), None | Some(0)) => return Err(empty_file(host)),
+                (Some(size), Some(known)) if size != known => return Err(changed(file, host)),
+                // The server may not do ranges after all.
+                _ => return Ok(Judgement::AskForWhole),
+            },
+        };
         let is_promised = file.sha256.is_some() || file.version.is_some();
         if let (Some(size), Some(promised)) = (content.size, file.size)
             && is_promised
@@ -67,11 +74,7 @@ impl Identity {
         }
         let can_combine = self.is_known || content.validator.is_some() || file.sha256.is_some();
         if content.range.is_some() && (content.size.is_none() || !can_combine) {
-            if is_range {
-                return Ok(Judgement::AskForWhole);
-            }
-            let message = format!("{host} sent a part of the file where all of it was asked for");
-            return Err(Trouble::passing(download_failed(message)));
+            return Ok(Judgement::AskForWhole);
         }
         if self.is_known || content.size.is_none() {
             return Ok(Judgement::Receive);
@@ -80,24 +83,6 @@ impl Identity {
         self.head.validator.clone_from(&content.validator);
         self.is_known = true;
         Ok(Judgement::First)
-    }
-
-    /// Judges an answer 416 that tells this size of the file: where it fits, the server may not do
-    /// ranges after all.
-    ///
-    /// # Errors
-    /// Where the file is empty, or has changed.
-    pub(crate) fn judge_unsatisfiable(
-        &self,
-        file: &RemoteFile,
-        host: &str,
-        size: Option<u64>,
-    ) -> FetchResult<Judgement> {
-        match (size, self.head.size.or(file.size)) {
-            (Some(0), None | Some(0)) => Err(empty_file(host)),
-            (Some(size), Some(known)) if size != known => Err(changed(file, host)),
-            _ => Ok(Judgement::AskForWhole),
-        }
     }
 }
 

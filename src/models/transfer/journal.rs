@@ -1,18 +1,19 @@
-//! The journal of a partial file: which of its bytes are there, and what they must add up to.
+//! The journal of a partial file: which of the file's bytes are stored, and their checksums.
 //!
-//! One line says which file this is: `rbee-partial 1 CRC32 {JSON}`. After it come records of 16
-//! bytes, each written once the bytes that it vouches for are: chunk, length, CRC-32 of those bytes,
-//! CRC-32 of the record itself, all little-endian. Of two records for one chunk the later counts.
+//! The first line says which file it is: `rbee-partial VERSION CRC32 {JSON}`, where unknown fields are
+//! kept. Records of 16 bytes follow, each written after the bytes that it claims: chunk, length,
+//! CRC-32 of those bytes, CRC-32 of the record itself, all little-endian. Of two records for one chunk
+//! the later counts.
 //!
 //! Invariants:
-//! - A torn or damaged record costs its own chunk and nothing else; a damaged first line costs the
-//!   partial.
-//! - A record is a claim and no proof. After a power cut the journal may be ahead of the data, so
-//!   whoever uses the bytes compares them with the checksum.
+//! - A torn or damaged record loses its own chunk alone; a damaged first line loses the whole partial.
+//! - A record is a claim and no proof. After a power cut the journal may claim bytes that did not reach
+//!   the disk, so the hasher compares them with the checksum.
+//! - A journal of a newer version, and its partial file, are left alone.
 
 use std::fs::{self, File, OpenOptions};
 use std::io;
-use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -25,12 +26,12 @@ use crate::models::units;
 
 const MARK: &str = "rbee-partial ";
 /// The version of the format that is read and written.
-const VERSION: &str = "1";
+const VERSION: u32 = 1;
 const RECORD: usize = 16;
 /// The longest journal that is read, in bytes: of a file of 16 TiB in chunks of 1 MiB.
 const MAX_BYTES: u64 = 512 << 20;
 
-/// Which file a partial is of.
+/// Which file a partial file is of.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Head {
     /// As in [`RemoteFile`].
@@ -45,18 +46,26 @@ pub(crate) struct Head {
     pub(crate) sha256: Option<String>,
     /// As in [`RemoteFile`].
     pub(crate) version: Option<String>,
-    /// What the server that sends the bytes calls this version of them: the value of `If-Range`.
+    /// The server's name of this version of the bytes: the value of `If-Range`.
     pub(crate) validator: Option<String>,
     /// Length of a chunk in bytes.
     pub(crate) chunk_bytes: u64,
 }
 
-/// That the first `length` bytes of a chunk are there.
+/// The stored bytes of a chunk.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Stored {
+    /// How many, from the chunk's front.
+    pub(crate) length: u32,
+    /// Their CRC-32.
+    pub(crate) crc: u32,
+}
+
+/// A record of the journal.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Claim {
     pub(crate) chunk: u32,
-    pub(crate) length: u32,
-    pub(crate) crc: u32,
+    pub(crate) stored: Stored,
 }
 
 /// What a journal says.
@@ -89,24 +98,27 @@ pub(crate) fn partial_of(journal: &Path) -> Option<PathBuf> {
     Some(journal.with_file_name(journal.file_name()?.to_str()?.strip_suffix(".journal")?))
 }
 
-/// Whether the journal at `path` was written in a later version of the format.
+/// Whether the journal at `path` has a newer version of the format than this hive knows.
 pub(crate) fn is_newer(path: &Path) -> bool {
-    let read = || {
-        let mut line = [0; MARK.len() + 12];
-        let length = open_to_read(path)?.read_at(&mut line, 0)?;
-        Ok::<_, io::Error>(String::from_utf8_lossy(&line[..length]).into_owned())
-    };
-    let version = |line: String| line.strip_prefix(MARK)?.split(' ').next()?.parse::<u32>().ok();
-    read().ok().and_then(version).is_some_and(|version| version > 1)
+    let bytes = read(path).unwrap_or_default();
+    let line = bytes.split(|&byte| byte == b'\n').next();
+    line.and_then(split_version).is_some_and(|(version, _)| version > VERSION)
 }
 
-fn open_to_read(path: &Path) -> io::Result<File> {
-    let nofollow = rustix::fs::OFlags::NOFOLLOW | rustix::fs::OFlags::NONBLOCK;
-    OpenOptions::new().read(true).custom_flags(nofollow.bits().cast_signed()).open(path)
+fn read(path: &Path) -> Option<Vec<u8>> {
+    let metadata = fs::symlink_metadata(path).ok()?;
+    let is_journal = metadata.is_file() && metadata.len() <= MAX_BYTES;
+    is_journal.then(|| fs::read(path).ok())?
+}
+
+/// The version of the format, and the rest of the first line.
+fn split_version(line: &[u8]) -> Option<(u32, &str)> {
+    let (version, rest) = std::str::from_utf8(line).ok()?.strip_prefix(MARK)?.split_once(' ')?;
+    Some((version.parse().ok()?, rest))
 }
 
 impl Head {
-    /// The head of a transfer of `file`, of which the server has said nothing yet.
+    /// The head of a transfer of `file` before a server has told more of it.
     pub(crate) fn of(file: &RemoteFile, chunk_bytes: u64) -> Self {
         Self {
             name: file.name.clone(),
@@ -120,8 +132,8 @@ impl Head {
         }
     }
 
-    /// Whether what was begun under `self` may be gone on with as `wanted`: both are the same file
-    /// by the surest mark that both have.
+    /// Whether a partial file with this head can be resumed as `wanted`: both are the same file by the
+    /// most certain mark that both have.
     pub(crate) fn is_resumed_by(&self, wanted: &Self) -> bool {
         let is_same_size = match (self.size, wanted.size) {
             (None, _) => false,
@@ -135,7 +147,7 @@ impl Head {
         is_same_size && is_same_file && self.is_resumable()
     }
 
-    /// Whether a second request can be told from one for another version of the file.
+    /// Whether bytes of two requests can be combined, because a change of the file would show.
     pub(crate) fn is_resumable(&self) -> bool {
         self.validator.is_some() || self.sha256.is_some()
     }
@@ -146,15 +158,11 @@ impl Head {
     }
 
     fn parse(line: &[u8]) -> Option<Self> {
-        let (crc, json) = std::str::from_utf8(line)
-            .ok()?
-            .strip_prefix(MARK)?
-            .strip_prefix(VERSION)?
-            .strip_prefix(' ')?
-            .split_once(' ')?;
+        let (version, rest) = split_version(line)?;
+        let (crc, json) = rest.split_once(' ').filter(|_| version == VERSION)?;
         // As text: a digit of another case has the same value, and is damage all the same.
-        let is_whole = crc == format!("{:08x}", crc32fast::hash(json.as_bytes()));
-        let head: Self = is_whole.then(|| serde_json::from_str(json).ok())??;
+        let is_sound = crc == format!("{:08x}", crc32fast::hash(json.as_bytes()));
+        let head: Self = is_sound.then(|| serde_json::from_str(json).ok())??;
         (head.chunk_bytes > 0 && u32::try_from(head.chunk_bytes).is_ok()).then_some(head)
     }
 }
@@ -162,7 +170,7 @@ impl Head {
 impl Claim {
     fn to_bytes(self) -> [u8; RECORD] {
         let mut bytes = [0; RECORD];
-        for (slot, word) in bytes.chunks_exact_mut(4).zip([self.chunk, self.length, self.crc]) {
+        for (slot, word) in bytes.chunks_exact_mut(4).zip([self.chunk, self.stored.length, self.stored.crc]) {
             slot.copy_from_slice(&word.to_le_bytes());
         }
         let check = crc32fast::hash(&bytes[..12]);
@@ -172,19 +180,15 @@ impl Claim {
 
     fn parse(record: &[u8; RECORD]) -> Option<Self> {
         let word = |at: usize| u32::from_le_bytes([0, 1, 2, 3].map(|byte| record[4 * at + byte]));
-        let is_whole = word(3) == crc32fast::hash(&record[..12]);
-        is_whole.then(|| Self { chunk: word(0), length: word(1), crc: word(2) })
+        let is_sound = word(3) == crc32fast::hash(&record[..12]);
+        is_sound.then(|| Self { chunk: word(0), stored: Stored { length: word(1), crc: word(2) } })
     }
 }
 
 impl Contents {
     /// What the journal at `path` says; `None` where there is none that can be used.
     pub(crate) fn read(path: &Path) -> Option<Self> {
-        let metadata = fs::symlink_metadata(path).ok()?;
-        if !metadata.is_file() || metadata.len() > MAX_BYTES {
-            return None;
-        }
-        Self::parse(&fs::read(path).ok()?)
+        Self::parse(&read(path)?)
     }
 
     fn parse(bytes: &[u8]) -> Option<Self> {
@@ -196,18 +200,18 @@ impl Contents {
         Some(Self { head, claims, end })
     }
 
-    /// How many bytes of the file are there, as far as the journal knows.
+    /// How many bytes of the file the journal claims.
     pub(crate) fn done(&self) -> u64 {
         let mut latest = std::collections::HashMap::new();
         for claim in &self.claims {
-            latest.insert(claim.chunk, u64::from(claim.length));
+            latest.insert(claim.chunk, u64::from(claim.stored.length));
         }
         latest.values().sum()
     }
 }
 
 impl Journal {
-    /// Begins a journal, over what may be there.
+    /// Begins a journal, in place of one that may be there.
     pub(crate) fn create(path: &Path, head: &Head, disk: Arc<dyn Disk>) -> io::Result<Self> {
         let file = Self::options().create(true).truncate(true).open(path)?;
         let line = head.line()?;
@@ -215,14 +219,14 @@ impl Journal {
         Ok(Self { file, end: line.len() as u64, disk })
     }
 
-    /// Goes on with a journal that was read.
+    /// Opens a journal that was read, to append to it.
     pub(crate) fn resume(path: &Path, contents: &Contents, disk: Arc<dyn Disk>) -> io::Result<Self> {
         Ok(Self { file: Self::options().open(path)?, end: contents.end, disk })
     }
 
-    /// Records that bytes are there. They must have been written before.
+    /// Claims bytes, which must have been written before.
     pub(crate) fn append(&mut self, claim: Claim) -> io::Result<()> {
-        // Where an earlier record was torn by a full disk, this one takes its place.
+        // In place of a record that a full disk has torn.
         self.disk.write_all_at(&self.file, &claim.to_bytes(), self.end)?;
         self.end += RECORD as u64;
         Ok(())
@@ -263,9 +267,13 @@ mod tests {
         fs::read(&path).unwrap()
     }
 
+    fn claim(chunk: u32, length: u32, crc: u32) -> Claim {
+        Claim { chunk, stored: Stored { length, crc } }
+    }
+
     fn claims() -> impl Strategy<Value = Vec<Claim>> {
-        let claim = (0..10u32, 0..=100u32, any::<u32>());
-        prop::collection::vec(claim.prop_map(|(chunk, length, crc)| Claim { chunk, length, crc }), 0..20)
+        let parts = (0..10u32, 0..=100u32, any::<u32>());
+        prop::collection::vec(parts.prop_map(|(chunk, length, crc)| claim(chunk, length, crc)), 0..20)
     }
 
     proptest! {
@@ -285,7 +293,7 @@ mod tests {
         }
 
         #[test]
-        fn a_flipped_bit_costs_one_claim_or_all(
+        fn a_flipped_bit_loses_one_claim_or_all(
             claims in claims(), at in any::<prop::sample::Index>(), bit in 0..8u8,
         ) {
             let mut bytes = written(&claims);
@@ -300,10 +308,10 @@ mod tests {
     }
 
     #[test]
-    fn a_torn_record_is_overwritten_when_the_journal_is_gone_on_with() {
+    fn a_torn_record_is_overwritten_when_the_journal_is_resumed() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("x.journal");
-        let claim = |chunk| Claim { chunk, length: 100, crc: 7 };
+        let claim = |chunk| claim(chunk, 100, 7);
         let mut bytes = written(&[claim(0), claim(1)]);
         bytes.truncate(bytes.len() - 5);
         fs::write(&path, bytes).unwrap();
@@ -315,7 +323,7 @@ mod tests {
     }
 
     #[test]
-    fn only_the_same_version_of_a_file_is_gone_on_with() {
+    fn only_the_same_version_of_a_file_is_resumed() {
         let old = head();
         assert!(old.is_resumed_by(&Head { validator: None, ..head() }), "the server is asked for that");
         assert!(!old.is_resumed_by(&Head { size: Some(1001), ..head() }));

@@ -11,7 +11,7 @@ use tokio::time::{Instant, sleep_until};
 pub(crate) struct Limiter {
     /// Bytes a second.
     rate: Option<NonZeroU64>,
-    /// When everything that was let pass so far has passed at that rate.
+    /// When the bytes that were accounted for have passed at that rate.
     paid: Mutex<Instant>,
 }
 
@@ -21,7 +21,7 @@ impl Limiter {
         Self { rate: NonZeroU64::new(rate), paid: Mutex::new(Instant::now()) }
     }
 
-    /// Accounts for bytes that have arrived, and waits until more may.
+    /// Accounts for received bytes, and waits until more may come.
     pub(crate) async fn pass(&self, bytes: u64) {
         let Some(rate) = self.rate else { return };
         let until = {

@@ -8,8 +8,7 @@ use reqwest::Url;
 use tokio::sync::{oneshot, watch};
 
 use crate::models::transfer::answer::FileAnswer;
-use crate::models::transfer::chunks::Stored;
-use crate::models::transfer::journal::Head;
+use crate::models::transfer::journal::{Head, Stored};
 use crate::models::transfer::trouble::{FetchResult, Trouble};
 
 /// What the coordinator is told.
@@ -22,16 +21,14 @@ pub(crate) enum Event {
     Answered {
         connection: usize,
         host: String,
-        /// The URL that redirects led to, if any.
-        redirected: Option<Url>,
+        /// Where the answer came from, after redirects.
+        url: Url,
         /// Time from the request to the answer.
         took: Duration,
         answer: FileAnswer,
         /// What to receive of the body; `None` where another request is needed.
-        body: oneshot::Sender<FetchResult<Option<Span>>>,
+        span: oneshot::Sender<FetchResult<Option<Span>>>,
     },
-    /// A URL that a redirect had led to does not serve the file any more.
-    Expired(Url),
     /// A connection is about to send bytes of a chunk, up to offset `end` of the file, to the writer.
     Sent { connection: usize, chunk: usize, end: u64 },
     /// The server has sent all of a file whose size it had not told: this is its size.
@@ -48,7 +45,7 @@ pub(crate) enum Event {
     Failed(Trouble),
 }
 
-/// A span that a connection is to fetch, and how to ask for it.
+/// How a connection is to ask for its span.
 #[derive(Debug)]
 pub(crate) struct Lease {
     /// The bytes to ask for; `None` to ask for the whole file.
@@ -84,13 +81,13 @@ pub(crate) enum Write {
     Forget { chunk: usize },
 }
 
-/// What the hasher is to do.
+/// A chunk for the hasher.
 #[derive(Debug)]
-pub(crate) enum Hash {
-    /// A chunk is complete.
-    Chunk { chunk: usize, stored: Stored },
-    /// The file has this many chunks.
-    Count(usize),
+pub(crate) struct CompleteChunk {
+    pub(crate) chunk: usize,
+    pub(crate) stored: Stored,
+    /// Whether it is the last of the file.
+    pub(crate) is_last: bool,
 }
 
 impl Span {

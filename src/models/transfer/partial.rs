@@ -30,7 +30,7 @@ const INHERITED: Duration = Duration::from_millis(200);
 pub(crate) struct Partial {
     path: PathBuf,
     /// Holds the lock.
-    file: Arc<File>,
+    file: File,
     /// Holds the lock of other programs.
     _other: Option<File>,
     /// As in [`Destination`].
@@ -198,7 +198,7 @@ impl Partial {
         });
         Ok(is_same.then(|| Self {
             path: path.clone(),
-            file: Arc::new(file),
+            file,
             _other: other,
             empty_folders: destination.empty_folders.clone(),
         }))
@@ -213,8 +213,8 @@ impl Partial {
     }
 
     /// The file, to be written and read in place.
-    pub(crate) fn file(&self) -> Arc<File> {
-        Arc::clone(&self.file)
+    pub(crate) fn file(&self) -> &File {
+        &self.file
     }
 
     /// Does work on the blocking pool; its failures name this file.

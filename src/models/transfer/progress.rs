@@ -1,4 +1,5 @@
-//! How fast a transfer is, over its last seconds, and when it will be done.
+//! How fast a transfer is over its last seconds, when it will be done, and whether another connection
+//! is of use.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -10,26 +11,32 @@ use crate::narration::Progress;
 
 /// The time over which the rate is taken.
 const WINDOW: Duration = Duration::from_secs(5);
+/// From this rate on no further connection joins, in bytes a second.
+const FAST: u64 = 512 << 20;
+/// A server that answers within this time is near: distance does not slow its connections down.
+const NEAR: Duration = Duration::from_millis(10);
+/// From this rate on no further connection to a near server joins, in bytes a second.
+const FAST_AND_NEAR: u64 = 64 << 20;
 
 /// Measures one transfer.
 #[derive(Debug)]
 pub(crate) struct Meter {
-    /// Instants within the window, and the bytes done then. Never empty.
+    /// Instants within the window, and the bytes done then; at least one.
     samples: VecDeque<(Instant, u64)>,
 }
 
 impl Meter {
-    /// A transfer that starts `now` with `done` bytes done.
+    /// A transfer that starts `now` with `done` bytes.
     pub(crate) fn starting_at(done: u64, now: Instant) -> Self {
         Self { samples: VecDeque::from([(now, done)]) }
     }
 
-    /// Where the transfer is, with `done` bytes of `total` done by `now`.
+    /// The progress of the transfer, which has `done` bytes of `total` by `now`.
     pub(crate) fn sample(&mut self, done: u64, total: Option<u64>, now: Instant) -> Progress {
         while self.samples.len() > 1 && now - self.samples[1].0 >= WINDOW {
             self.samples.pop_front();
         }
-        // What was damaged is done a second time.
+        // Damaged bytes are fetched a second time.
         if self.samples.back().is_some_and(|&(_, before)| before > done) {
             self.samples = VecDeque::from([(now, done)]);
         }
@@ -46,6 +53,35 @@ impl Meter {
             eta_seconds: left.filter(|_| rate > 0).map(|left| left.div_ceil(rate)),
             connections: None,
         }
+    }
+}
+
+/// Measures whether another connection is of use: past a rate that a disk and a hash barely keep up
+/// with, and sooner where the server is near, it would only put the bytes out of order.
+#[derive(Debug)]
+pub(crate) struct Joining {
+    /// When it was last asked, and the bytes received until then.
+    asked: Instant,
+    received: u64,
+    /// The shortest time in which an answer began.
+    fastest_answer: Duration,
+}
+
+impl Joining {
+    pub(crate) fn new(received: u64) -> Self {
+        Self { asked: Instant::now(), received, fastest_answer: Duration::MAX }
+    }
+
+    pub(crate) fn note_answer(&mut self, took: Duration) {
+        self.fastest_answer = self.fastest_answer.min(took);
+    }
+
+    /// Whether the rate since the last call leaves another connection of use.
+    pub(crate) fn is_slow(&mut self, received: u64) -> bool {
+        let (before, now) = (std::mem::replace(&mut self.received, received), Instant::now());
+        let elapsed = now.duration_since(std::mem::replace(&mut self.asked, now));
+        let fast = if self.fastest_answer < NEAR { FAST_AND_NEAR } else { FAST };
+        (received.saturating_sub(before) as f64) < elapsed.as_secs_f64() * fast as f64
     }
 }
 

@@ -16,14 +16,12 @@ pub(crate) const GGUF_MAGIC: &[u8] = b"GGUF";
 /// One remote file, resolved: what the transfer needs to know.
 #[derive(Clone, Debug)]
 pub(crate) struct RemoteFile {
-    /// What it is called in narrations.
+    /// The file's name in narrations.
     pub(crate) name: String,
     /// As [`crate::models::Model::source`]; without a query, which may hold a signature.
     pub(crate) source: String,
-    /// Where it is asked for. Redirects are followed on each request, and the place that they led to
-    /// is asked directly until it refuses.
+    /// Redirects are followed, and the URL that they led to is asked directly until it refuses.
     pub(crate) url: Url,
-    /// What proves who asks, and to whom alone it is shown.
     pub(crate) credentials: Option<Credentials>,
     /// Size in bytes, where the source says. A server that disagrees fails the transfer.
     pub(crate) size: Option<u64>,
@@ -32,17 +30,16 @@ pub(crate) struct RemoteFile {
     /// The source's own name of this version of the file (an `ETag`, a digest, a commit). Of two
     /// transfers to one place, the later resumes the earlier only where these agree.
     pub(crate) version: Option<String>,
-    /// What its first bytes must be; empty where anything goes.
+    /// The file's first bytes; empty where they may be any.
     pub(crate) magic: &'static [u8],
-    /// Who named the server: that decides which addresses may be connected to.
+    /// Decides which addresses may be connected to.
     pub(crate) trust: Trust,
 }
 
-/// An `Authorization` header for one server. It never travels to another, not across a redirect
-/// either.
+/// An `Authorization` header for one server. No other server is sent it, not after a redirect either.
 #[derive(Clone)]
 pub(crate) struct Credentials {
-    /// Host and port of the only server that is shown the header.
+    /// Host and port of that server.
     host: (String, u16),
     https: bool,
     header: HeaderValue,
@@ -51,26 +48,26 @@ pub(crate) struct Credentials {
 /// Which servers a transfer may connect to, besides those of the public internet over https.
 #[derive(Clone, Debug)]
 pub(crate) enum Trust {
-    /// The user named the URL: where only this machine can reach the hive, that very server may be
-    /// on this machine's loopback.
+    /// The user named the URL: where only this machine can reach the hive, its server may be on this
+    /// machine's loopback.
     Named,
-    /// The URL belongs to this configured endpoint. It may be anywhere, over plain http too; where it
-    /// is itself on loopback or on a private network, so may be what it redirects to.
+    /// The URL belongs to this configured endpoint, which may be anywhere, over plain http too. Where it
+    /// is on loopback or a private network, it may redirect to others there.
     Endpoint(Url),
 }
 
 /// Where a file goes.
 #[derive(Clone)]
 pub(crate) struct Destination {
-    /// Where it lies until it is whole; on the same file system as `target`. Its journal lies beside
-    /// it, with `.journal` added to the name.
+    /// The path until the file is complete, on the same file system as `target`. The journal's path has
+    /// `.journal` added to it.
     pub(crate) partial: PathBuf,
-    /// Where it lies then. Jobs with the same target share one transfer.
+    /// The path of the complete file. Jobs with the same target share one transfer.
     pub(crate) target: PathBuf,
-    /// A lock file of other programs' that is to be held while the file is written
-    /// (huggingface_hub's `.locks/…/ETAG.lock`). Made where it is missing.
+    /// A lock file of other programs to hold while the file is written (huggingface_hub's
+    /// `.locks/…/ETAG.lock`). It is created where it is missing.
     pub(crate) lock: Option<PathBuf>,
-    /// Whether to transfer the file although there is one at `target`.
+    /// Whether to replace a file that is at `target`.
     pub(crate) replace: bool,
     /// Checks the complete, verified file at the given path, and writes the records that must be on
     /// the disk before the file gets its name. Runs on the blocking pool.
@@ -96,7 +93,7 @@ pub(crate) enum Refusal {
 pub(crate) struct StoredFile {
     /// Size in bytes.
     pub(crate) size: u64,
-    /// In lower-case hexadecimal; `None` where the file was there already and nobody hashed it.
+    /// In lower-case hexadecimal; `None` where the file was there already and was not hashed.
     pub(crate) sha256: Option<String>,
     /// Whether the hash was compared with one that the source promised.
     pub(crate) is_verified: bool,

@@ -1,16 +1,14 @@
-//! What a transfer has to say, for every job that waits for it.
+//! The notes that a transfer sends to every job that waits for it.
 //!
-//! A transfer belongs to no job: it goes on as long as one waits for it. So it does not narrate; it
-//! sends notes, which each job that follows it narrates in its own stream.
+//! A transfer belongs to no job, so it does not narrate: each job narrates the notes in its own stream.
 
 use tokio::sync::broadcast;
 
 use crate::narration::{self, Level, Progress};
 
-/// Notes that a job may be behind before it misses some.
+/// How many notes a job may be behind before it misses some.
 const QUEUE: usize = 1024;
 
-/// One thing that a transfer said.
 #[derive(Clone, Debug)]
 pub(crate) struct Note {
     level: Level,
@@ -19,7 +17,6 @@ pub(crate) struct Note {
     progress: Option<Progress>,
 }
 
-/// Where a transfer says what it does.
 #[derive(Clone, Debug)]
 pub(crate) struct Reporter(broadcast::Sender<Note>);
 
@@ -39,13 +36,13 @@ impl Reporter {
         self.send(Note { level: Level::Info, action, message, progress: Some(progress) });
     }
 
-    /// What is said from now on.
+    /// The notes from this moment on.
     pub(crate) fn follow(&self) -> broadcast::Receiver<Note> {
         self.0.subscribe()
     }
 
     fn send(&self, note: Note) {
-        // Nobody listens while the last job is leaving.
+        // No job listens while the last one is leaving.
         let _ = self.0.send(note);
     }
 }

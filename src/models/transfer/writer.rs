@@ -4,19 +4,17 @@
 //! written, checksummed and journalled, in this order, before the coordinator is told. What does not
 //! continue the stored bytes of its chunk is dropped: another connection's bytes are there.
 
-use std::fs::File;
 use std::io;
-use std::path::PathBuf;
 use std::sync::Arc;
 
 use bytes::Bytes;
 use tokio::sync::mpsc;
 
 use crate::error::Failure;
-use crate::models::transfer::chunks::Stored;
 use crate::models::transfer::disk::Disk;
-use crate::models::transfer::journal::{self, Claim, Head, Journal};
+use crate::models::transfer::journal::{Claim, Head, Journal, Stored};
 use crate::models::transfer::messages::{Event, Write};
+use crate::models::transfer::partial::Partial;
 use crate::models::transfer::trouble::Trouble;
 
 /// This many bytes of a chunk, or the rest of it, are written together.
@@ -26,9 +24,7 @@ const MAX_WAITING: usize = 2 << 20;
 
 #[derive(Debug)]
 pub(crate) struct Writer {
-    pub(crate) file: Arc<File>,
-    /// Where the file lies.
-    pub(crate) path: PathBuf,
+    pub(crate) partial: Arc<Partial>,
     pub(crate) disk: Arc<dyn Disk>,
     /// The journal, if the file can be resumed and is known.
     pub(crate) journal: Option<Journal>,
@@ -58,7 +54,7 @@ impl Writer {
                 }
             };
             if let Err(error) = done {
-                let failure = Failure::io("write", &self.path, &error);
+                let failure = Failure::io("write", self.partial.path(), &error);
                 self.tell(Event::Failed(Trouble::fatal(failure)));
                 return;
             }
@@ -67,11 +63,11 @@ impl Writer {
 
     fn open(&mut self, head: &Head) -> io::Result<()> {
         if head.is_resumable() {
-            let path = journal::path_of(&self.path);
+            let path = self.partial.journal_path();
             self.journal = Some(Journal::create(&path, head, Arc::clone(&self.disk))?);
         }
         // So that listings see no growing file.
-        self.file.set_len(head.size.unwrap_or_default())
+        self.partial.file().set_len(head.size.unwrap_or_default())
     }
 
     fn write(&mut self, offset: u64, pieces: &[Bytes]) -> io::Result<()> {
@@ -85,19 +81,14 @@ impl Writer {
         let mut crc = crc32fast::Hasher::new_with_initial_len(crc, u64::from(length));
         let mut at = offset;
         for piece in pieces {
-            self.disk.write_all_at(&self.file, piece, at)?;
+            self.disk.write_all_at(self.partial.file(), piece, at)?;
             crc.update(piece);
             length += u32::try_from(piece.len()).map_err(io::Error::other)?;
             at += piece.len() as u64;
         }
         let stored = Stored { length, crc: crc.finalize() };
         if let Some(journal) = &mut self.journal {
-            let claim = Claim {
-                chunk: u32::try_from(chunk).map_err(io::Error::other)?,
-                length: stored.length,
-                crc: stored.crc,
-            };
-            journal.append(claim)?;
+            journal.append(Claim { chunk: u32::try_from(chunk).map_err(io::Error::other)?, stored })?;
         }
         self.set(chunk, stored);
         self.tell(Event::Written { chunk, stored });
