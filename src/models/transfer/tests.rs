@@ -12,15 +12,10 @@ use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
 use super::*;
-use crate::models::Catalog;
-use crate::models::DownloadRequest;
-use crate::models::Downloaded;
-use crate::models::Source;
-use crate::models::Status;
 use crate::error::{Code, Result};
 use crate::models::testing::{config, gguf_of};
 use crate::models::transfer::disk::Disk;
-use crate::models::{Catalog, Downloaded, Request, Source, Status};
+use crate::models::{Catalog, DownloadRequest, Downloaded, Source, Status};
 use crate::spawn;
 
 /// A disk with room for so many more bytes, on which a write may be cut short before it fails.
