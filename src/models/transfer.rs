@@ -37,28 +37,28 @@
 //!   whole file.
 //! - A transfer that ends early keeps what can be resumed, and says how much that is.
 
-pub(crate) mod answer;
+pub(crate) mod finish;
+pub(crate) mod coordinator;
 pub(crate) mod budget;
 pub(crate) mod chunks;
 pub(crate) mod connection;
-pub(crate) mod context;
-pub(crate) mod coordinator;
-pub(crate) mod disk;
-pub(crate) mod fetch;
-pub(crate) mod finish;
-pub(crate) mod guard;
 pub(crate) mod hasher;
 pub(crate) mod identity;
-pub(crate) mod journal;
-pub(crate) mod limiter;
-pub(crate) mod messages;
-pub(crate) mod partial;
 pub(crate) mod progress;
-pub(crate) mod remote;
-pub(crate) mod report;
 pub(crate) mod transfers;
-pub(crate) mod trouble;
+pub(crate) mod context;
+pub(crate) mod limiter;
 pub(crate) mod writer;
+pub(crate) mod messages;
+pub(crate) mod answer;
+pub(crate) mod fetch;
+pub(crate) mod guard;
+pub(crate) mod partial;
+pub(crate) mod report;
+pub(crate) mod journal;
+pub(crate) mod remote;
+pub(crate) mod disk;
+pub(crate) mod trouble;
 
 use std::sync::Arc;
 
