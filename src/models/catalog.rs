@@ -60,7 +60,7 @@ impl Catalog {
         };
         let hub_cache = HubCache {
             dir: dir.unwrap_or_else(|| config.data_dir.join("hub-cache")),
-            notes: HubNotes::open(config.hub_notes_dir()),
+            notes: HubNotes::new(config.hub_notes_dir()),
         };
         let (library, report) = Library::open(config.store_dir(), hub_cache, config.models_dirs.clone())?;
         let ollama = Url::parse(&config.ollama.endpoint).map_err(|error| {

@@ -6,6 +6,7 @@ pub(crate) mod listing;
 pub(crate) mod hub_cache;
 pub(crate) mod store;
 pub(crate) mod record;
+pub(crate) mod versioned;
 pub(crate) mod headers;
 pub(crate) mod walk;
 pub(crate) mod probe;
@@ -61,7 +62,7 @@ impl Library {
         user_folders: Vec<PathBuf>,
     ) -> Result<(Self, ReconcileReport)> {
         let store = Store::open(store_dir)?;
-        let report = reconcile::reconcile(&store, &hub_cache.dir);
+        let report = reconcile::reconcile(&store, &hub_cache);
         let library = Self {
             locations: Locations { store, hub_cache, user_folders },
             folders: FolderCache::default(),

@@ -498,3 +498,114 @@ async fn a_cancelled_download_that_cannot_be_resumed_removes_its_partial() {
     assert_eq!(hive.job(&id).await["state"], "cancelled");
     hive.stop().await;
 }
+
+/// A sound model of exactly so many bytes. Bytes after the last tensor are allowed.
+fn gguf_of(size_bytes: &Value) -> Vec<u8> {
+    let mut bytes = gguf("tiny", 0);
+    let size = size_bytes.as_u64().and_then(|size| usize::try_from(size).ok()).expect("a size");
+    assert!(bytes.len() <= size, "{} bytes are more than {size}", bytes.len());
+    bytes.resize(size, 0);
+    bytes
+}
+
+/// The files in a folder of `tests/fixtures/records`: their names, and their contents where the folder
+/// of the hive that wrote them, `/srv/hive`, is `root`.
+fn records(folder: &str, root: &Path) -> Vec<(String, String)> {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/records").join(folder);
+    let read = |entry: std::io::Result<std::fs::DirEntry>| {
+        let path = entry.expect("an entry").path();
+        let text = std::fs::read_to_string(&path).expect("a record");
+        let name = path.file_name().expect("a name").to_string_lossy().into_owned();
+        (name, text.replace("/srv/hive", root.to_str().expect("text")))
+    };
+    std::fs::read_dir(folder).expect("fixtures").map(read).collect()
+}
+
+/// The fixtures were written by the program at commit f6807ca, whose records had no version.
+#[tokio::test(flavor = "multi_thread")]
+async fn records_without_a_version_are_read() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let root = dir.path().canonicalize().expect("a path");
+    let store = root.join("data/models");
+    let mut expected = Vec::new();
+    for (name, text) in records("store", &root) {
+        put(&store.join(name), text.as_bytes());
+        let record: Value = serde_json::from_str(&text).expect("JSON");
+        for file in record["files"].as_array().expect("files") {
+            let path = store.join(file["name"].as_str().expect("a name"));
+            match file["link"].as_str() {
+                Some(target) => {
+                    put(Path::new(target), &gguf_of(&file["size_bytes"]));
+                    symlink(target, path).expect("a link");
+                }
+                None => put(&path, &gguf_of(&file["size_bytes"])),
+            }
+        }
+        expected.push(record);
+    }
+    let repository = root.join("cache/models--org--tiny-GGUF");
+    for (name, text) in records("hub/models--org--tiny-GGUF", &root) {
+        put(&root.join("data/hub/models--org--tiny-GGUF").join(name), text.as_bytes());
+        let note: Value = serde_json::from_str(&text).expect("JSON");
+        let blob = Path::new(note["blob"].as_str().expect("a path"));
+        put(blob, &gguf_of(&note["size_bytes"]));
+        let snapshot = repository.join("snapshots/0123456789abcdef0123456789abcdef01234567");
+        std::fs::create_dir_all(&snapshot).expect("a folder");
+        let target = Path::new("../../blobs").join(blob.file_name().expect("a name"));
+        symlink(target, snapshot.join("tiny-Q8_0.gguf")).expect("a link");
+        expected.push(json!({ "source": "hf:org/tiny-GGUF", "sha256": blob.file_name().unwrap().to_str() }));
+    }
+    assert_eq!(expected.len(), 5);
+
+    let hive = TestHive::start_in(dir, |config| config.hub_cache = Some(root.join("cache"))).await;
+    let models = list(&hive).await;
+    for expected in &expected {
+        let is_it = |model: &&Value| model["source"] == expected["source"] && model["status"] == "available";
+        let model = models.iter().find(is_it).unwrap_or_else(|| panic!("{expected} of {models:#?}"));
+        assert_eq!(model["sha256"], expected["sha256"], "{model}");
+        if let Some(revision) = expected.get("revision") {
+            assert_eq!(&model["revision"], revision, "{model}");
+        }
+        // Without force: the record says that it is the hive's own.
+        hive.succeed(&json!({ "ModelDelete": { "id": model["id"] } })).await;
+    }
+    assert!(stored(&hive).is_empty() && !repository.exists());
+    hive.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_model_with_a_record_of_a_newer_version_is_listed_and_left_alone() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let (path, record) = (dir.path().join("data/models/m.gguf"), dir.path().join("data/models/m.gguf.json"));
+    let text = r#"{"version":2,"origin":{"url":"https://host/m.gguf"}}"#;
+    put(&path, &gguf("m", 0));
+    put(&record, text.as_bytes());
+    put(&record.with_file_name("gone.gguf.json"), text.as_bytes());
+    let hive = TestHive::start_in(dir, |_| {}).await;
+    let check = hive.succeed(&json!({ "HiveCheck": {} })).await.to_string();
+    assert!(check.contains("gone.gguf.json, m.gguf.json"), "it is reported: {check}");
+    let model = hive.succeed(&json!({ "ModelGet": { "id": "m" } })).await;
+    assert_eq!(model["status"], "available");
+
+    let failure = hive.fail(&json!({ "ModelDelete": { "id": "m" } })).await;
+    assert_eq!(failure["code"], "not_owned");
+    assert!(failure["hint"].as_str().is_some_and(|text| text.contains("force")), "{failure}");
+    let other = tempfile::tempdir().expect("a folder");
+    for name in ["m.gguf", "gone.gguf"] {
+        put(&other.path().join(name), &gguf("other", 0));
+        let source = format!("file:{}", other.path().join(name).display());
+        let failure = hive.fail(&json!({ "ModelDownload": { "model": source, "force": true } })).await;
+        assert_eq!(failure["code"], "model_exists");
+        assert!(
+            failure["message"].as_str().is_some_and(|text| text.contains(&format!("{name}.json"))),
+            "{failure}"
+        );
+    }
+
+    let dir = hive.stop().await;
+    let hive = TestHive::start_in(dir, |_| {}).await;
+    assert_eq!(std::fs::read_to_string(&record).expect("a record"), text);
+    hive.succeed(&json!({ "ModelDelete": { "id": "m", "force": true } })).await;
+    assert_eq!(stored(&hive), ["gone.gguf.json"]);
+    hive.stop().await;
+}

@@ -12,7 +12,7 @@ use super::find::not_found;
 use crate::error::{Code, Failure, Result};
 use crate::models::library::hub_cache::layout::empty_folders;
 use crate::models::library::listing::ListedModel;
-use crate::models::library::location::{ModelLocation, ScannedModel};
+use crate::models::library::location::{ModelLocation, ModelOwner, ScannedModel};
 use crate::models::library::removal::remove_file;
 use crate::models::model::{Model, Status};
 use crate::models::transfer::partial::{self, Removal};
@@ -48,16 +48,21 @@ impl Catalog {
         if let ModelLocation::Partial(path) = &scanned.location {
             return delete_partial(id, path);
         }
-        let is_owned = self.is_owned(scanned);
-        if !is_owned && !force {
-            return Err(Failure::new(
-                Code::NotOwned,
-                format!("{} was not put there by the hive", model.path.display()),
-            )
-            .hint("to delete the file all the same, repeat this with force"));
-        }
-        if !is_owned {
-            n!(warn: "model_delete", "Deleting {}, which is not the hive's own", model.path.display());
+        let (owner, path) = (self.owner(scanned), model.path.display());
+        match owner {
+            ModelOwner::Hive => {}
+            _ if force => n!(warn: "model_delete", "Deleting {path}, which is not the hive's own"),
+            ModelOwner::Other => {
+                let message = format!("{path} was not put there by the hive");
+                return Err(Failure::new(Code::NotOwned, message)
+                    .hint("to delete the file all the same, repeat this with force"));
+            }
+            ModelOwner::NewerHive => {
+                let message = format!("{path} was put there by a newer version of rbee-hive");
+                return Err(Failure::new(Code::NotOwned, message).hint(
+                    "delete it with that version, or repeat this with force, which deletes its record too",
+                ));
+            }
         }
         let target = fs::read_link(&model.path).ok();
         let freed = self.remove_files(scanned)?;
@@ -70,12 +75,14 @@ impl Catalog {
         Ok(freed)
     }
 
-    /// Whether the hive put the model there and it has not changed since.
-    fn is_owned(&self, scanned: &ScannedModel) -> bool {
-        let library = &self.places.library;
+    /// Who put the model there. One that has changed since is not the hive's own.
+    fn owner(&self, scanned: &ScannedModel) -> ModelOwner {
+        let (library, store) = (&self.places.library, self.places.library.store());
         match &scanned.location {
-            ModelLocation::HubCache(_) => library.hub_cache().notes.are_owned(&scanned.files.paths),
-            _ => library.store().record_of(scanned, &library.probe()).is_some(),
+            ModelLocation::HubCache(_) => library.hub_cache().notes.owner(&scanned.files.paths),
+            _ if store.record_of(scanned, &library.probe()).is_some() => ModelOwner::Hive,
+            ModelLocation::Store if store.has_newer_record(&scanned.file_name()) => ModelOwner::NewerHive,
+            _ => ModelOwner::Other,
         }
     }
 

@@ -79,10 +79,10 @@ impl Catalog {
         let free_bytes = self.free_bytes().await?;
         self.on_pool(move |catalog| {
             let (library, record) = (&catalog.places.library, &import.record);
-            let status = library.store().name_status(record, &library.probe());
-            Downloaded::Plan(Plan::link(record, free_bytes, status == NameStatus::SameModel))
+            let status = library.store().name_status(record, &library.probe())?;
+            Ok(Downloaded::Plan(Plan::link(record, free_bytes, status == NameStatus::SameModel)))
         })
-        .await
+        .await?
     }
 
     async fn link(&self, import: Import, force: bool, stop: &CancellationToken) -> Result<Model> {

@@ -225,14 +225,8 @@ impl World {
         }
         let (bytes, contents) = contents(size);
         let path = self.stored(stem);
-        let file = RecordedFile { name: name_of(&path), size_bytes: contents.size, link: None };
-        let record = StoreRecord {
-            source: "https://host/x.gguf".into(),
-            url_sha256: None,
-            revision: None,
-            sha256: None,
-            files: vec![file],
-        };
+        let file = RecordedFile::new(name_of(&path), contents.size, None);
+        let record = StoreRecord::new("https://host/x.gguf".into(), vec![file]);
         catalog.places.library.store().write_record(&record).unwrap();
         self.replace(&path, &bytes);
         self.simple.store.insert(stem, Stored::File(contents));

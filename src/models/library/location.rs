@@ -41,6 +41,17 @@ pub(crate) struct HubCacheModel {
     pub(crate) folder: PathBuf,
 }
 
+/// Who put a model there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum ModelOwner {
+    /// The hive, and the files are as it put them there.
+    Hive,
+    /// A newer version of the hive.
+    NewerHive,
+    /// Another tool or the user, or a file has changed since.
+    Other,
+}
+
 /// An unfinished download of a model that does not exist otherwise.
 #[derive(Debug)]
 pub(crate) struct PartialModel {

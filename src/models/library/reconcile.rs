@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use crate::models::library::file_name::name_of;
 use crate::models::library::folders::FolderCache;
+use crate::models::library::hub_cache::HubCache;
 use crate::models::library::hub_cache::layout::{empty_folders, is_repository, target_of};
 use crate::models::library::probe::{DiskProbe, paths_in};
 use crate::models::library::removal::remove_file;
@@ -55,11 +56,14 @@ impl fmt::Display for ReconcileReport {
     }
 }
 
-/// Tidies both folders. Logs each action.
-pub(crate) fn reconcile(store: &Store, hub_cache: &Path) -> ReconcileReport {
+/// Tidies both folders and the notes about the cache. Logs each action.
+pub(crate) fn reconcile(store: &Store, hub_cache: &HubCache) -> ReconcileReport {
     let mut report = ReconcileReport::default();
     report.reconcile_store(store);
-    report.reconcile_hub_cache(hub_cache);
+    report.reconcile_hub_cache(&hub_cache.dir);
+    for path in hub_cache.notes.remove_stale() {
+        report.keep_newer(&path);
+    }
     tracing::info!("tidied the model store and the Hugging Face cache: {report}");
     report
 }
@@ -100,6 +104,9 @@ impl ReconcileReport {
 
     /// A record is of use while its model exists or is unfinished.
     fn check_record(&mut self, store: &Store, model: &str, path: &Path) {
+        if store.has_newer_record(model) {
+            return self.keep_newer(path);
+        }
         let Some(record) = store.record(model) else { return };
         let cache = FolderCache::default();
         let probe = DiskProbe::new(&cache);
@@ -176,6 +183,7 @@ mod tests {
     use std::fs::{self, File};
 
     use super::*;
+    use crate::models::library::hub_cache::notes::HubNotes;
     use crate::models::library::record::{RecordedFile, StoreRecord};
 
     #[test]
@@ -193,13 +201,8 @@ mod tests {
             fs::write(path(name), b"x").unwrap();
         }
         std::os::unix::fs::symlink("/nowhere", path("link.gguf.partial")).unwrap();
-        let file = |name: &str| RecordedFile { name: name.into(), size_bytes: 3, link: None };
-        let record = |name| StoreRecord {
-            source: "https://h/x".into(),
-            url_sha256: None,
-            revision: None,
-            sha256: None,
-            files: vec![file(name)],
+        let record = |name: &str| {
+            StoreRecord::new("https://h/x".into(), vec![RecordedFile::new(name.into(), 3, None)])
         };
         let holder = File::create(path("held.gguf.partial")).unwrap();
         holder.lock().unwrap();
@@ -207,16 +210,19 @@ mod tests {
         store.write_record(&record("orphan.gguf")).unwrap();
         store.write_record(&record("changed.gguf")).unwrap();
         fs::write(path("changed.gguf"), b"four").unwrap();
+        fs::write(path("newer.gguf.json"), br#"{"version":2}"#).unwrap();
 
-        let tidy = || reconcile(&store, Path::new("/nowhere"));
+        let hub_cache = HubCache { dir: path("no-cache"), notes: HubNotes::new(path("no-notes")) };
+        let tidy = || reconcile(&store, &hub_cache);
         let report = tidy();
         assert_eq!(report.in_use, ["held.gguf"]);
         assert_eq!(report.changed, ["changed.gguf"]);
+        assert_eq!(report.newer, ["newer.gguf.json"]);
         assert_eq!(report.removed.len(), 7, "{report:?}");
         let mut left: Vec<_> =
             fs::read_dir(store.dir()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
         left.sort();
-        assert_eq!(left, ["changed.gguf", "changed.gguf.json", "held.gguf.partial"]);
+        assert_eq!(left, ["changed.gguf", "changed.gguf.json", "held.gguf.partial", "newer.gguf.json"]);
         drop(holder);
         assert_eq!(tidy().removed, ["held.gguf.partial"]);
         assert_eq!(tidy().removed, [""; 0]);

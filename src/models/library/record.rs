@@ -1,14 +1,19 @@
-//! What the hive remembers of a model that it put into its store.
+//! What the hive remembers of a model that it put into its store: a JSON file with a version
+//! ([`versioned`](crate::models::library::versioned)).
 
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
 
 use crate::models::library::probe::DiskProbe;
+use crate::models::library::versioned::{VERSION, first_version};
 
 /// The record of one model.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct StoreRecord {
+    #[serde(default = "first_version")]
+    pub(crate) version: u64,
     /// As [`crate::models::Model::source`].
     pub(crate) source: String,
     /// SHA-256 in hexadecimal of the whole URL, whose query is not kept: it tells two files of one
@@ -23,6 +28,9 @@ pub(crate) struct StoreRecord {
     pub(crate) sha256: Option<String>,
     /// The model's files, in order. Never empty.
     pub(crate) files: Vec<RecordedFile>,
+    /// Fields of later versions of the hive.
+    #[serde(flatten)]
+    pub(crate) unknown: Map<String, Value>,
 }
 
 /// One file of a record.
@@ -35,9 +43,25 @@ pub(crate) struct RecordedFile {
     /// The target, where the file is a link.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) link: Option<PathBuf>,
+    /// Fields of later versions of the hive.
+    #[serde(flatten)]
+    pub(crate) unknown: Map<String, Value>,
 }
 
 impl StoreRecord {
+    /// The record of a model with these files, of which there must be one at least.
+    pub(crate) fn new(source: String, files: Vec<RecordedFile>) -> Self {
+        Self {
+            version: VERSION,
+            source,
+            url_sha256: None,
+            revision: None,
+            sha256: None,
+            files,
+            unknown: Map::new(),
+        }
+    }
+
     /// Whether both models came from the same place.
     pub(crate) fn has_same_source(&self, other: &Self) -> bool {
         (&self.source, &self.url_sha256) == (&other.source, &other.url_sha256)
@@ -47,9 +71,24 @@ impl StoreRecord {
     pub(crate) fn name(&self) -> &str {
         &self.files[0].name
     }
+
+    /// Takes over the fields that `previous`, a record of the same model, has from later versions of
+    /// the hive.
+    pub(crate) fn keep_unknown_fields(&mut self, previous: &Self) {
+        self.unknown.clone_from(&previous.unknown);
+        for file in &mut self.files {
+            if let Some(known) = previous.files.iter().find(|known| known.name == file.name) {
+                file.unknown.clone_from(&known.unknown);
+            }
+        }
+    }
 }
 
 impl RecordedFile {
+    pub(crate) fn new(name: String, size_bytes: u64, link: Option<PathBuf>) -> Self {
+        Self { name, size_bytes, link, unknown: Map::new() }
+    }
+
     /// Whether the file at `path` is still the one that was recorded.
     pub(crate) fn matches(&self, path: &Path, probe: &DiskProbe<'_>) -> bool {
         match &self.link {

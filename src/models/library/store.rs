@@ -9,6 +9,8 @@
 //!   has no separators).
 //! - A record is written before its model gets its name: a record without a model is ignored, but a
 //!   model without a record would not be the hive's own.
+//! - A record of a newer version of the hive is left alone. Its model is listed, and is not the hive's
+//!   own: replacing it is refused, and deleting it takes `force`, which deletes the record as well.
 
 use std::fs::{self, File};
 use std::io;
@@ -27,6 +29,7 @@ use crate::models::library::record::StoreRecord;
 use crate::models::library::removal::remove_file;
 use crate::models::library::split::group_by_model;
 use crate::models::library::stamp::StampCache;
+use crate::models::library::versioned::Versioned;
 use crate::narration::Level;
 use crate::{n, text};
 
@@ -41,8 +44,8 @@ const MAX_RECORDS: usize = 20_000;
 #[derive(Debug)]
 pub(crate) struct Store {
     dir: PathBuf,
-    /// By path; `None` where the file is not a record.
-    records: StampCache<Option<StoreRecord>>,
+    /// By path.
+    records: StampCache<Versioned<StoreRecord>>,
 }
 
 /// Which model has a name in the store.
@@ -132,7 +135,8 @@ impl Store {
         }
         let path = self.record_path(&model.file_name());
         let metadata = probe.metadata(&path).ok()?;
-        let record = self.read_record(&path, &metadata).inspect_err(|_| probe.mark_unstable()).ok()??;
+        let record = self.read_record(&path, &metadata).inspect_err(|_| probe.mark_unstable()).ok()?;
+        let record = record.known()?;
         let is_recorded = |path: &PathBuf| {
             let name = name_of(path);
             record.files.iter().any(|file| file.name == name && file.matches(path, probe))
@@ -140,18 +144,30 @@ impl Store {
         model.files.paths.iter().all(is_recorded).then_some(record)
     }
 
-    /// The record of the model whose first file has that name.
+    /// The record of the model whose first file has that name. `None` where there is none that this
+    /// version of the hive reads.
     pub(crate) fn record(&self, file_name: &str) -> Option<StoreRecord> {
-        let path = self.record_path(file_name);
-        let metadata = fs::metadata(&path).ok()?;
-        self.read_record(&path, &metadata).ok()?
+        self.versioned_record(file_name).known()
     }
 
-    /// `None` where the file is not a record.
-    fn read_record(&self, path: &Path, metadata: &fs::Metadata) -> io::Result<Option<StoreRecord>> {
+    /// Whether a newer version of the hive wrote the record of the model whose first file has that
+    /// name.
+    pub(crate) fn has_newer_record(&self, file_name: &str) -> bool {
+        self.versioned_record(file_name) == Versioned::Newer
+    }
+
+    fn versioned_record(&self, file_name: &str) -> Versioned<StoreRecord> {
+        let path = self.record_path(file_name);
+        let record = fs::metadata(&path).and_then(|metadata| self.read_record(&path, &metadata));
+        record.unwrap_or(Versioned::Invalid)
+    }
+
+    fn read_record(&self, path: &Path, metadata: &fs::Metadata) -> io::Result<Versioned<StoreRecord>> {
         self.records.get_or_read(path, metadata, || {
-            let record: Option<StoreRecord> = serde_json::from_slice(&fs::read(path)?).ok();
-            Ok(record.filter(|record| !record.files.is_empty()))
+            Ok(match Versioned::parse(&fs::read(path)?) {
+                Versioned::Known(StoreRecord { files, .. }) if files.is_empty() => Versioned::Invalid,
+                record => record,
+            })
         })
     }
 
@@ -161,25 +177,53 @@ impl Store {
     }
 
     /// Which model has the name that `record`'s model would get.
-    pub(crate) fn name_status(&self, record: &StoreRecord, probe: &DiskProbe<'_>) -> NameStatus {
+    ///
+    /// # Errors
+    /// [`Code::ModelExists`] where a newer version of the hive wrote the record of that name.
+    pub(crate) fn name_status(&self, record: &StoreRecord, probe: &DiskProbe<'_>) -> Result<NameStatus> {
         let name = record.name();
+        if self.has_newer_record(name) {
+            return Err(self.newer_record(name));
+        }
         if fs::symlink_metadata(self.path(name)).is_err() {
-            return NameStatus::Free;
+            return Ok(NameStatus::Free);
         }
         let model = self.scan(probe).into_iter().find(|model| model.file_name() == name);
-        match model.and_then(|model| self.record_of(&model, probe)) {
+        Ok(match model.and_then(|model| self.record_of(&model, probe)) {
             None => NameStatus::OtherModel { is_owned: false },
             Some(existing) if existing.has_same_source(record) => NameStatus::SameModel,
             Some(_) => NameStatus::OtherModel { is_owned: true },
-        }
+        })
     }
 
-    /// Writes the record of a model durably.
+    /// Writes the record of a model durably. Keeps the fields that later versions of the hive added to
+    /// the record of the same model.
+    ///
+    /// # Errors
+    /// [`Code::ModelExists`] where a newer version of the hive wrote the record, and those of the file
+    /// system.
     pub(crate) fn write_record(&self, record: &StoreRecord) -> Result<()> {
-        let path = self.record_path(record.name());
-        let text = serde_json::to_vec_pretty(record)
+        let (name, path) = (record.name(), self.record_path(record.name()));
+        let mut record = record.clone();
+        match self.versioned_record(name) {
+            Versioned::Newer => return Err(self.newer_record(name)),
+            Versioned::Known(previous) if previous.has_same_source(&record) => {
+                record.keep_unknown_fields(&previous);
+            }
+            Versioned::Known(_) | Versioned::Invalid => {}
+        }
+        let text = serde_json::to_vec_pretty(&record)
             .map_err(|error| Failure::internal("a record could not be written as JSON").detail(error))?;
         files::put_durable(&path, &text).map_err(|error| Failure::io("write the record", &path, &error))
+    }
+
+    fn newer_record(&self, name: &str) -> Failure {
+        let path = self.record_path(name);
+        Failure::new(
+            Code::ModelExists,
+            format!("a newer version of rbee-hive put {name} into the store and wrote {}", path.display()),
+        )
+        .hint("use that version, or remove the model with ModelDelete and force, or that file where no model is left")
     }
 
     /// Removes the record of a model whose files are gone.
@@ -201,7 +245,7 @@ impl Store {
         }
         let record = &import.record;
         let name = record.name();
-        match self.name_status(record, probe) {
+        match self.name_status(record, probe)? {
             NameStatus::SameModel => {
                 n!("model_import", "{} is imported already", source.display());
                 return Ok(self.path(name));
@@ -276,6 +320,8 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::models::library::folders::FolderCache;
+    use crate::models::library::record::RecordedFile;
 
     proptest! {
         #[test]
@@ -286,5 +332,45 @@ mod tests {
             prop_assert_eq!(Path::new(&name).components().count(), 1);
             prop_assert!(!name.contains(['/', '\\', '\0']));
         }
+    }
+
+    #[test]
+    fn a_rewritten_record_keeps_unknown_fields_and_a_newer_one_is_left_alone() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = Store::open(folder.path().to_owned()).unwrap();
+        let path = store.record_path("m.gguf");
+        let record = |source: &str, size| {
+            StoreRecord::new(source.into(), vec![RecordedFile::new("m.gguf".into(), size, None)])
+        };
+        let written = || serde_json::from_slice::<serde_json::Value>(&fs::read(&path).unwrap()).unwrap();
+        fs::write(
+            &path,
+            r#"{"source":"https://h/m.gguf","files":[{"name":"m.gguf","size_bytes":1,"new":2}],"tags":["a"]}"#,
+        )
+        .unwrap();
+        store.write_record(&record("https://h/m.gguf", 3)).unwrap();
+        assert_eq!(
+            written(),
+            serde_json::json!({
+                "version": 1,
+                "source": "https://h/m.gguf",
+                "files": [{ "name": "m.gguf", "size_bytes": 3, "new": 2 }],
+                "tags": ["a"],
+            })
+        );
+        store.write_record(&record("file:/m.gguf", 3)).unwrap();
+        assert!(written().get("tags").is_none(), "the fields were of another model");
+
+        let newer = r#"{"version":2,"origin":"x"}"#;
+        fs::write(&path, newer).unwrap();
+        let cache = FolderCache::default();
+        for failure in [
+            store.write_record(&record("https://h/m.gguf", 3)).unwrap_err(),
+            store.name_status(&record("https://h/m.gguf", 3), &DiskProbe::new(&cache)).unwrap_err(),
+        ] {
+            assert_eq!(failure.code, Code::ModelExists);
+            assert!(failure.message.contains(path.to_str().unwrap()), "{failure}");
+        }
+        assert_eq!(fs::read_to_string(&path).unwrap(), newer);
     }
 }

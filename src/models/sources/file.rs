@@ -110,14 +110,11 @@ impl Inspection {
         let mut recorded = Vec::new();
         for (name, file) in &files {
             let header = read_model_header(file)?;
-            recorded.push(RecordedFile {
-                name: store::file_name(name),
-                size_bytes: header.file_bytes,
-                link: Some(file.clone()),
-            });
+            let link = Some(file.clone());
+            recorded.push(RecordedFile::new(store::file_name(name), header.file_bytes, link));
         }
         let source = format!("file:{}", files[0].1.display());
-        let record = StoreRecord { source, url_sha256: None, revision: None, sha256: None, files: recorded };
+        let record = StoreRecord::new(source, recorded);
         Ok(Import { files: files.into_iter().map(|(_, file)| file).collect(), record })
     }
 

@@ -133,11 +133,9 @@ impl OllamaName {
     fn record(&self, layer: &Layer) -> StoreRecord {
         let name = store::file_name(&self.file_name());
         StoreRecord {
-            source: self.to_string(),
-            url_sha256: None,
             revision: Some(layer.manifest.clone()),
             sha256: Some(layer.sha256.clone()),
-            files: vec![RecordedFile { name, size_bytes: layer.size, link: None }],
+            ..StoreRecord::new(self.to_string(), vec![RecordedFile::new(name, layer.size, None)])
         }
     }
 
@@ -209,7 +207,7 @@ impl OllamaName {
 fn destination(library: &Arc<Library>, record: StoreRecord, force: bool) -> Result<Destination> {
     let (store, name) = (library.store(), record.name().to_owned());
     let target = store.path(&name);
-    let replace = match store.name_status(&record, &library.probe()) {
+    let replace = match store.name_status(&record, &library.probe())? {
         NameStatus::Free => force,
         NameStatus::OtherModel { is_owned } if !(is_owned && force) => {
             return Err(name_taken(&name, is_owned));

@@ -116,13 +116,12 @@ impl UrlSource {
     }
 
     fn record(&self, size_bytes: u64, sha256: Option<String>) -> StoreRecord {
+        let file = RecordedFile::new(self.file_name.clone(), size_bytes, None);
         StoreRecord {
-            source: self.shown(),
             // Tells one URL from another without keeping its query.
             url_sha256: Some(hex(&Sha256::digest(self.url.as_str()))),
-            revision: None,
             sha256,
-            files: vec![RecordedFile { name: self.file_name.clone(), size_bytes, link: None }],
+            ..StoreRecord::new(self.shown(), vec![file])
         }
     }
 
@@ -160,7 +159,7 @@ impl UrlSource {
     /// Whether this very URL was downloaded before and is sound. Blocks on the disk.
     fn store_status(&self, library: &Library, force: bool) -> Result<StoreStatus> {
         let (store, name) = (library.store(), &self.file_name);
-        let replace = match store.name_status(&self.record(0, None), &library.probe()) {
+        let replace = match store.name_status(&self.record(0, None), &library.probe())? {
             NameStatus::Free => false,
             NameStatus::OtherModel { .. } if self.is_half_replaced(library) => true,
             NameStatus::OtherModel { is_owned } if !(is_owned && force) => {
@@ -255,7 +254,7 @@ impl UrlSource {
     /// Checks that the store's model is the one of this URL: another job may have replaced it. Blocks
     /// on the disk.
     fn check_stored(&self, library: &Library) -> Result<()> {
-        match library.store().name_status(&self.record(0, None), &library.probe()) {
+        match library.store().name_status(&self.record(0, None), &library.probe())? {
             NameStatus::SameModel => Ok(()),
             NameStatus::OtherModel { is_owned } => Err(name_taken(&self.file_name, is_owned)),
             NameStatus::Free => Err(Failure::new(

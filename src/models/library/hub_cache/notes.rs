@@ -1,20 +1,24 @@
 //! Which blobs of the Hugging Face cache the hive put there.
 //!
 //! The cache is shared, and nothing in it says who wrote a file. So the hive keeps a note of each blob
-//! that it fetched in its own data folder: `hub/models--org--repo/ETAG.json`. A blob whose note still
-//! matches is the hive's own to delete; any other takes `force`. A note that matches no blob is removed
-//! when the hive starts.
+//! that it fetched in its own data folder: `hub/models--org--repo/ETAG.json`, a file with a version
+//! ([`versioned`](crate::models::library::versioned)). A blob whose note still matches is the hive's own
+//! to delete; any other takes `force`. A note that matches no blob is removed when the hive starts. A
+//! note of a newer version of the hive is left alone, and its blob is not the hive's own.
 
 use std::fs;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
 
 use super::layout::{CacheRepository, blob_of};
 use crate::error::{Failure, Result};
 use crate::files;
 use crate::models::library::file_name::name_of;
+use crate::models::library::location::ModelOwner;
 use crate::models::library::probe::paths_in;
+use crate::models::library::versioned::{VERSION, Versioned, first_version};
 
 /// The folder of the notes.
 #[derive(Debug)]
@@ -23,10 +27,15 @@ pub(crate) struct HubNotes(PathBuf);
 /// What is remembered of a blob.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 struct BlobNote {
+    #[serde(default = "first_version")]
+    version: u64,
     /// The path of the blob.
     blob: PathBuf,
     /// Its size in bytes when it was put there.
     size_bytes: u64,
+    /// Fields of later versions of the hive.
+    #[serde(flatten)]
+    unknown: Map<String, Value>,
 }
 
 impl BlobNote {
@@ -38,41 +47,66 @@ impl BlobNote {
 }
 
 impl HubNotes {
-    /// The notes in that folder. Removes those whose blobs are gone or have changed.
-    pub(crate) fn open(folder: PathBuf) -> Self {
-        for repository in paths_in(&folder) {
-            for note in paths_in(&repository) {
-                if !read(&note).is_some_and(|it| it.matches(&it.blob)) {
-                    tracing::debug!(note = %note.display(), "removed a note of a blob that is gone or has changed");
-                    // A note that cannot be removed does no harm.
-                    let _ = fs::remove_file(&note);
+    /// The notes in that folder, which need not exist.
+    pub(crate) fn new(folder: PathBuf) -> Self {
+        Self(folder)
+    }
+
+    /// Removes the notes whose blobs are gone or have changed. Returns the paths of those that a newer
+    /// version of the hive wrote.
+    pub(crate) fn remove_stale(&self) -> Vec<PathBuf> {
+        let mut newer = Vec::new();
+        for repository in paths_in(&self.0) {
+            for path in paths_in(&repository) {
+                match read(&path) {
+                    Versioned::Known(note) if note.matches(&note.blob) => {}
+                    Versioned::Newer => newer.push(path),
+                    Versioned::Known(_) | Versioned::Invalid => {
+                        tracing::debug!(note = %path.display(), "its blob is gone or has changed: removing it");
+                        // A note that cannot be removed does no harm.
+                        let _ = fs::remove_file(&path);
+                    }
                 }
             }
             // The system refuses to remove a folder that has something in it.
             let _ = fs::remove_dir(&repository);
         }
-        Self(folder)
+        newer
     }
 
-    /// Notes a blob that is about to get its name.
+    /// Notes a blob that is about to get its name. Keeps the fields that later versions of the hive
+    /// added to its note; a note of a newer version is left alone.
     pub(crate) fn write(&self, repository: &CacheRepository, etag: &str, size_bytes: u64) -> Result<()> {
         let path = self.path(repository.name(), etag);
-        let failed = |error| Failure::io("write", &path, &error);
-        let note = BlobNote { blob: absolute(&repository.blob(etag)), size_bytes };
+        let unknown = match read(&path) {
+            Versioned::Known(previous) => previous.unknown,
+            Versioned::Newer => {
+                tracing::warn!(note = %path.display(), "a newer version of rbee-hive wrote it: it is left alone");
+                return Ok(());
+            }
+            Versioned::Invalid => Map::new(),
+        };
+        let note = BlobNote { version: VERSION, blob: absolute(&repository.blob(etag)), size_bytes, unknown };
         let text = serde_json::to_vec(&note)
             .map_err(|error| Failure::internal("a note could not be written as JSON").detail(error))?;
-        fs::create_dir_all(path.parent().unwrap_or(&self.0)).map_err(failed)?;
-        files::put(&path, &text).map(drop).map_err(failed)
+        fs::create_dir_all(path.parent().unwrap_or(&self.0))
+            .and_then(|()| files::put(&path, &text).map(drop))
+            .map_err(|error| Failure::io("write", &path, &error))
     }
 
-    /// Whether all these files of a snapshot lead to blobs that the hive put there.
-    pub(crate) fn are_owned(&self, links: &[PathBuf]) -> bool {
-        links.iter().all(|link| {
-            blob_of(link).is_some_and(|blob| {
-                let path = self.path_of(&blob);
-                path.and_then(|path| read(&path)).is_some_and(|note| note.matches(&blob))
-            })
-        })
+    /// Who put the blobs there that these files of a snapshot lead to.
+    pub(crate) fn owner(&self, links: &[PathBuf]) -> ModelOwner {
+        let owner = |link: &PathBuf| {
+            let Some(blob) = blob_of(link) else { return ModelOwner::Other };
+            match self.path_of(&blob).map_or(Versioned::Invalid, |path| read(&path)) {
+                Versioned::Known(note) if note.matches(&blob) => ModelOwner::Hive,
+                Versioned::Newer => ModelOwner::NewerHive,
+                Versioned::Known(_) | Versioned::Invalid => ModelOwner::Other,
+            }
+        };
+        let owners: Vec<_> = links.iter().map(owner).collect();
+        let is_not_hive = |owner: &&ModelOwner| **owner != ModelOwner::Hive;
+        owners.iter().find(is_not_hive).copied().unwrap_or(ModelOwner::Hive)
     }
 
     /// Removes the note of a blob that was deleted.
@@ -94,8 +128,8 @@ impl HubNotes {
     }
 }
 
-fn read(path: &Path) -> Option<BlobNote> {
-    serde_json::from_slice(&fs::read(path).ok()?).ok()
+fn read(path: &Path) -> Versioned<BlobNote> {
+    fs::read(path).map_or(Versioned::Invalid, |json| Versioned::parse(&json))
 }
 
 /// The path as [`blob_of`] gives it.
@@ -104,5 +138,44 @@ fn absolute(blob: &Path) -> PathBuf {
     match (canonical, blob.file_name()) {
         (Some(folder), Some(name)) => folder.join(name),
         _ => blob.to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_stale_note_is_removed_a_newer_one_stays_and_unknown_fields_are_kept() {
+        let dir = tempfile::tempdir().unwrap();
+        let root = dir.path().canonicalize().unwrap();
+        let notes = HubNotes::new(root.join("notes"));
+        let repository = CacheRepository::new(&root.join("cache"), "org/repo");
+        repository.prepare().unwrap();
+        let commit = "c".repeat(40);
+        let link = |etag: &str| {
+            fs::write(repository.blob(etag), "1234").unwrap();
+            notes.write(&repository, etag, 4).unwrap();
+            vec![repository.link(&commit, &format!("{etag}.gguf"), etag).unwrap()]
+        };
+        let (kept, stale, newer) = (link("kept"), link("stale"), link("newer"));
+        let note = |etag| notes.path(repository.name(), etag);
+        let mut json: Value = serde_json::from_slice(&fs::read(note("kept")).unwrap()).unwrap();
+        json["tags"] = serde_json::json!(["a"]);
+        fs::write(note("kept"), json.to_string()).unwrap();
+        fs::write(repository.blob("stale"), "12345").unwrap();
+        fs::write(note("newer"), r#"{"version":2}"#).unwrap();
+
+        assert_eq!(notes.owner(&kept), ModelOwner::Hive);
+        assert_eq!(notes.owner(&stale), ModelOwner::Other);
+        assert_eq!(notes.owner(&newer), ModelOwner::NewerHive);
+        assert_eq!(notes.remove_stale(), [note("newer")]);
+        assert!(note("kept").exists() && !note("stale").exists());
+
+        notes.write(&repository, "kept", 5).unwrap();
+        let json: Value = serde_json::from_slice(&fs::read(note("kept")).unwrap()).unwrap();
+        assert_eq!((&json["tags"][0], &json["size_bytes"]), (&"a".into(), &5.into()));
+        notes.write(&repository, "newer", 5).unwrap();
+        assert_eq!(fs::read_to_string(note("newer")).unwrap(), r#"{"version":2}"#);
     }
 }
