@@ -11,7 +11,6 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
-use super::*;
 use crate::error::{Code, Result};
 use crate::models::testing::{config, gguf_of};
 use crate::models::transfer::disk::Disk;
