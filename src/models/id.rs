@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use crate::error::{Code, Failure, Result};
-use crate::models::units::hex;
+use crate::text::hex;
 
 /// The longest id, in bytes.
 pub(crate) const MAX_LENGTH: usize = 255;

@@ -503,11 +503,11 @@ async fn the_quickstart_downloads_a_model_or_makes_one_without_a_hub() {
     let dir = tempfile::tempdir().unwrap();
     let shown = quickstart(dir.path(), &hub.url).await;
     assert!(shown.contains(&format!("{{\"ModelLoad\":{{\"id\":\"{repo}:Q8_0\"}}}}")), "{shown}");
-    assert!(!shown.contains("makes one instead"), "{shown}");
+    assert!(!shown.contains("generates a model instead"), "{shown}");
 
     let dir = tempfile::tempdir().unwrap();
     let shown = quickstart(dir.path(), &nowhere()).await;
-    assert!(shown.contains("this machine makes one instead"), "{shown}");
+    assert!(shown.contains("generates a model instead"), "{shown}");
     assert!(shown.contains("{\"ModelLoad\":{\"id\":\"rbee-quickstart\"}}"), "{shown}");
 }
 

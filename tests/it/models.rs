@@ -433,7 +433,7 @@ async fn a_failed_download_leaves_no_file() {
         ("/cut.gguf", "model_corrupt", "no usable model"),
         ("/page.gguf", "download_failed", "web page"),
         ("/words.gguf", "download_failed", "not a GGUF file"),
-        ("/empty.gguf", "model_corrupt", "no usable model"),
+        ("/empty.gguf", "model_corrupt", "empty file"),
         ("/missing.gguf", "source_not_found", "404"),
         ("/locked.gguf", "download_failed", "401"),
         ("/busy.gguf", "download_failed", "503"),
