@@ -6,10 +6,10 @@
 //! job's history is not worth a disk flush for every event. When a file is read back, an incomplete
 //! last line is ignored.
 //!
-//! Formats: 0 is that of the first release, without a version; its job steps are known by the actions of
-//! their narrations. 1 added the version and `step`. A format may gain fields without a new version:
-//! unknown fields are ignored when a journal is read and kept when it is rewritten. A journal that this
-//! hive cannot understand whole (a later version, or an unknown event or error code) is left as it is.
+//! A journal without a version is of version 1; its job steps are known by the actions of their narrations.
+//! Version 2 has the version and `step`. A format may gain fields without a new version: unknown fields are
+//! ignored when a journal is read and kept when it is rewritten. A journal of a newer version, or with an
+//! event or an error code that this hive does not know, is left as it is.
 
 use std::collections::{HashMap, HashSet};
 use std::fs::File;
@@ -30,8 +30,8 @@ use crate::narration::JobStep;
 use crate::text::json;
 use crate::time::Instant;
 
-/// The version of the format that this hive writes.
-const FORMAT: u32 = 1;
+/// The format that this hive writes, and the newest that it reads.
+const FORMAT_VERSION: u64 = 2;
 
 const EXTENSION: &str = "jsonl";
 
@@ -53,8 +53,8 @@ pub(super) struct Journal {
 /// The first line, `job` as it stands in the file.
 #[derive(Deserialize)]
 struct FirstLine<'a> {
-    #[serde(default)]
-    version: u32,
+    /// Not there in version 1.
+    version: Option<u64>,
     #[serde(borrow)]
     job: &'a RawValue,
     #[serde(default)]
@@ -65,14 +65,14 @@ struct FirstLine<'a> {
 
 #[derive(Serialize)]
 struct WrittenFirstLine<'a, J: Serialize> {
-    #[serde(skip_serializing_if = "is_zero")]
-    version: u32,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    version: Option<u64>,
     job: &'a J,
     #[serde(skip_serializing_if = "Option::is_none")]
     started_at: Option<Instant>,
     #[serde(skip_serializing_if = "Option::is_none")]
     elided: Option<Elision>,
-    /// Fields of a later version.
+    /// Fields that this version does not know.
     #[serde(flatten)]
     unknown: Map<String, Value>,
 }
@@ -91,7 +91,7 @@ pub(super) struct RecalledJob {
 /// Why a journal was not read back.
 #[derive(Debug)]
 pub(super) enum RecallError {
-    /// A later version of the hive wrote it.
+    /// A newer version of the hive wrote it.
     Newer(String),
     /// It cannot be read, or its first line is damaged.
     Unreadable(Failure),
@@ -129,7 +129,7 @@ impl Journals {
     pub(super) fn create(&self, header: &JobHeader) -> Result<Journal> {
         let path = self.path(&header.id);
         let first = json(&WrittenFirstLine {
-            version: FORMAT,
+            version: Some(FORMAT_VERSION),
             job: header,
             started_at: None,
             elided: None,
@@ -169,8 +169,8 @@ impl Journals {
         }
         let mut started_at = first.started_at;
         while let Some((_, mut event)) = lines.next_event()? {
-            if first.version == 0 {
-                mark_step_of_format_0(&mut event);
+            if first.version.is_none() {
+                mark_step_of_version_1(&mut event);
             }
             if event.step() == Some(JobStep::Started) {
                 started_at.get_or_insert(event.at);
@@ -181,7 +181,7 @@ impl Journals {
     }
 
     /// Rewrites the journal of an ended job to the events that its log holds, all or nothing. A line
-    /// that the file has already stays as it is, with whatever fields a later version gave it.
+    /// that the file has already stays as it is, with the fields that this version does not know.
     pub(super) fn rewrite(&self, id: &JobId, started_at: Option<Instant>, log: &Log) -> Result<()> {
         let path = self.path(id);
         let mut lines = Lines::open(&path)?;
@@ -306,25 +306,25 @@ impl<'a> Lines<'a> {
 }
 
 fn parse_first_line<'a>(path: &Path, text: &'a str) -> Result<FirstLine<'a>, RecallError> {
-    /// Read alone first: all else may be different in a later version.
+    /// Read by itself: everything else may be different in a newer version.
     #[derive(Deserialize)]
     struct Version {
-        #[serde(default)]
-        version: u32,
+        version: Option<Value>,
     }
 
     let Version { version } = serde_json::from_str(text).map_err(|error| unreadable(path, error.into()))?;
-    if version > FORMAT {
+    // A version that is not a number is a newer one.
+    if let Some(version) = version.filter(|version| version.as_u64().is_none_or(|n| n > FORMAT_VERSION)) {
         return Err(newer(
             path,
-            &format!("has format {version}, and this version knows formats up to {FORMAT}"),
+            &format!("has version {version}, and this hive reads up to {FORMAT_VERSION}"),
         ));
     }
     serde_json::from_str(text).map_err(|error| unreadable(path, error.into()))
 }
 
-/// In format 0 a narration's action tells the step that it marks.
-fn mark_step_of_format_0(event: &mut Event) {
+/// In version 1 a narration's action tells the step that it reports.
+fn mark_step_of_version_1(event: &mut Event) {
     if let Body::Narration { action, step, .. } = &mut event.body {
         *step = match &**action {
             "job_queued" => Some(JobStep::Queued),
@@ -341,10 +341,6 @@ fn unreadable(path: &Path, error: std::io::Error) -> RecallError {
 fn newer(path: &Path, why: &str) -> RecallError {
     let path = path.display();
     RecallError::Newer(format!("the journal {path} was written by a newer version of rbee-hive: it {why}"))
-}
-
-const fn is_zero(number: &u32) -> bool {
-    *number == 0
 }
 
 #[cfg(test)]

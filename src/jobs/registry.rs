@@ -56,7 +56,7 @@ impl Registry {
     /// Reads back the acts of earlier runs. Those that had not ended end now, as interrupted.
     ///
     /// # Errors
-    /// If the folder of journals cannot be made or read. A journal that cannot be read, or that a later
+    /// If the folder of journals cannot be made or read. A journal that cannot be read, or that a newer
     /// version wrote, is logged and left as it is.
     pub fn open(config: &Config, hub: Arc<Hub>) -> Result<Self> {
         let bounds = Bounds { events: config.jobs.log_events, bytes: config.jobs.log_bytes };

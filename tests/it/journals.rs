@@ -1,5 +1,5 @@
-//! Journals of other versions of the hive: those of earlier ones are read, those of later ones are left
-//! as they are.
+//! Journals of other versions of the hive: those of older ones are read, those of newer ones are left as
+//! they are.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -39,7 +39,7 @@ impl Expected {
     }
 }
 
-/// The journals of one format, dated today: a hive forgets acts that are a year old.
+/// The journals of one version, with today's date: a hive prunes acts that are a year old.
 struct Fixtures {
     dir: PathBuf,
     /// The day on which they were made, and today, as instants begin.
@@ -48,7 +48,7 @@ struct Fixtures {
 }
 
 impl Fixtures {
-    /// Those of every format.
+    /// Those of every version.
     fn all() -> Vec<Self> {
         let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/records/jobs");
         let entries = std::fs::read_dir(dir).expect("a folder").map(|entry| entry.expect("an entry").path());
@@ -106,7 +106,7 @@ async fn read(registry: &Registry, id: &str) -> (Value, Vec<(String, Value)>) {
 }
 
 #[tokio::test]
-async fn the_journals_of_every_format_are_read_as_their_own_hive_read_them() {
+async fn the_journals_of_every_version_are_read_as_their_own_hive_read_them() {
     for fixtures in Fixtures::all() {
         let dir = tempfile::tempdir().expect("a temporary folder");
         let config = settings(dir.path());
@@ -147,7 +147,7 @@ async fn the_journals_of_every_format_are_read_as_their_own_hive_read_them() {
 }
 
 #[tokio::test]
-async fn journals_that_an_earlier_hive_gave_an_end_are_read() {
+async fn journals_to_which_an_older_hive_added_the_end_are_read() {
     for fixtures in Fixtures::all() {
         let dir = tempfile::tempdir().expect("a temporary folder");
         let config = settings(dir.path());
@@ -161,22 +161,22 @@ async fn journals_that_an_earlier_hive_gave_an_end_are_read() {
 }
 
 #[tokio::test]
-async fn journals_of_a_later_version_are_left_as_they_are() {
+async fn journals_of_a_newer_version_are_left_as_they_are() {
     let dir = tempfile::tempdir().expect("a temporary folder");
     let mut config = settings(dir.path());
     // Nothing else is kept: what is still there was not pruned.
     config.jobs.keep_acts = 0;
-    let later = [
+    let newer = [
         r#"{"version":1000000,"jobs":["in a form that nobody knows yet"]}"#,
         concat!(
-            r#"{"version":1,"job":{"id":"ID","operation":"x","kind":"act","request":{},"#,
+            r#"{"version":2,"job":{"id":"ID","operation":"x","kind":"act","request":{},"#,
             r#""created_at":"2026-01-01T00:00:00.000Z"}}"#,
             "\n",
             r#"{"event":"paused","data":{"seq":1,"at":"2026-01-01T00:00:00.000Z","operation":"x"}}"#,
             "\n"
         ),
     ];
-    let journals = later.map(|text| {
+    let journals = newer.map(|text| {
         let id = JobId::new().to_string();
         let path = config.jobs_dir().join(format!("{id}.jsonl"));
         let text = text.replace("ID", &id);

@@ -19,7 +19,7 @@ fn write(journals: &Journals, first: &str, lines: &[&str]) -> JobId {
         created_at: Instant(1),
         idempotency_key: None,
     };
-    let job = json(&header).replace(r#""kind""#, r#""of_a_later_version":[1.50],"kind""#);
+    let job = json(&header).replace(r#""kind""#, r#""of_a_newer_version":[1.50],"kind""#);
     let text = format!("{{{first}\"job\":{job}}}\n{}\n", lines.join("\n"));
     std::fs::write(journals.path(&id), text).unwrap();
     id
@@ -30,21 +30,21 @@ const DONE: &str =
     r#"{"event":"done","data":{"seq":2,"at":"2026-01-01T00:00:01.000Z","operation":"model_unload"}}"#;
 
 #[test]
-fn a_new_journal_says_its_format() {
+fn a_new_journal_has_the_version_of_its_format() {
     let dir = tempfile::tempdir().unwrap();
     let journals = journals(dir.path());
     let id = write(&journals, "", &[]);
     let header = journals.recall(&id).unwrap().header;
     let _journal = journals.create(&header).unwrap();
     let text = std::fs::read_to_string(journals.path(&id)).unwrap();
-    assert!(text.starts_with(&format!("{{\"version\":{FORMAT},\"job\":")), "{text}");
+    assert!(text.starts_with(&format!("{{\"version\":{FORMAT_VERSION},\"job\":")), "{text}");
 }
 
 #[test]
-fn a_rewrite_keeps_the_fields_of_a_later_version() {
+fn a_rewrite_keeps_unknown_fields() {
     let dir = tempfile::tempdir().unwrap();
     let journals = journals(dir.path());
-    let id = write(&journals, r#""version":1,"later":{"z":[1.50]},"#, &[STARTED]);
+    let id = write(&journals, r#""version":2,"later":{"z":[1.50]},"#, &[STARTED]);
     let recalled = journals.recall(&id).unwrap();
     assert!(recalled.started_at.is_some(), "the step tells it, whatever the action is called");
     let end = Event { seq: 2, at: Instant(2), body: Body::Terminal(Terminal::Cancelled) };
@@ -54,8 +54,8 @@ fn a_rewrite_keeps_the_fields_of_a_later_version() {
     let text = std::fs::read_to_string(journals.path(&id)).unwrap();
     let lines: Vec<_> = text.lines().collect();
     assert_eq!(lines.len(), 3);
-    assert!(lines[0].starts_with(r#"{"version":1,"job":{"id":"#), "{}", lines[0]);
-    assert!(lines[0].contains(r#""of_a_later_version":[1.50]"#), "{}", lines[0]);
+    assert!(lines[0].starts_with(r#"{"version":2,"job":{"id":"#), "{}", lines[0]);
+    assert!(lines[0].contains(r#""of_a_newer_version":[1.50]"#), "{}", lines[0]);
     assert!(lines[0].contains(r#""later":{"z":[1.5]}"#), "{}", lines[0]);
     assert!(lines[0].contains(r#""started_at":"2026-01-01T00:00:00.000Z""#), "{}", lines[0]);
     assert_eq!(lines[1], STARTED);
@@ -67,7 +67,7 @@ fn a_rewrite_keeps_the_fields_of_a_later_version() {
 fn a_rewrite_drops_the_lines_that_the_log_dropped() {
     let dir = tempfile::tempdir().unwrap();
     let journals = journals(dir.path());
-    let id = write(&journals, r#""version":1,"#, &[STARTED, DONE]);
+    let id = write(&journals, r#""version":2,"#, &[STARTED, DONE]);
     let log = Log::new(BOUNDS);
     log.restore_elision(Elision { from: 1, to: 1, count: 1 });
     log.append([Arc::new(Event::from_line(DONE).unwrap())]);
@@ -81,19 +81,20 @@ fn a_rewrite_drops_the_lines_that_the_log_dropped() {
 }
 
 #[test]
-fn what_a_later_version_wrote_is_told_from_damage() {
+fn a_journal_of_a_newer_version_and_a_damaged_one_have_different_errors() {
     let dir = tempfile::tempdir().unwrap();
     let journals = journals(dir.path());
-    let later_format = write(&journals, r#""version":2,"#, &[STARTED, DONE]);
-    let later_event = write(&journals, r#""version":1,"#, &[STARTED, &DONE.replace("done", "paused")]);
-    for id in [later_format, later_event] {
+    let newer_versions = ["3", "\"next\"", "-1"]
+        .map(|version| write(&journals, &format!(r#""version":{version},"#), &[STARTED, DONE]));
+    let unknown_event = write(&journals, r#""version":2,"#, &[STARTED, &DONE.replace("done", "paused")]);
+    for id in newer_versions.into_iter().chain([unknown_event]) {
         let error = journals.recall(&id).unwrap_err();
         assert!(matches!(&error, RecallError::Newer(_)), "{error:?}");
         let failure = Failure::from(error);
         assert!(failure.message.contains("newer version of rbee-hive"), "{failure}");
         assert!(failure.message.contains(id.as_str()) && failure.hint.is_some(), "{failure}");
     }
-    let torn = write(&journals, r#""version":1,"#, &[STARTED, &DONE[..20]]);
+    let torn = write(&journals, r#""version":2,"#, &[STARTED, &DONE[..20]]);
     assert_eq!(journals.recall(&torn).unwrap().log.last_seq(), 1);
     let damaged = JobId::new();
     std::fs::write(journals.path(&damaged), "{\"job\":").unwrap();
@@ -101,13 +102,13 @@ fn what_a_later_version_wrote_is_told_from_damage() {
 }
 
 #[test]
-fn the_steps_of_format_0_are_read_from_its_actions() {
+fn the_steps_of_version_1_are_read_from_its_actions() {
     let dir = tempfile::tempdir().unwrap();
     let journals = journals(dir.path());
     let old = STARTED.replace(r#""step":"started","#, "").replace("renamed", "job_started");
     let id = write(&journals, "", &[&old, DONE]);
     assert!(journals.recall(&id).unwrap().started_at.is_some());
-    let id = write(&journals, r#""version":1,"#, &[&old, DONE]);
+    let id = write(&journals, r#""version":2,"#, &[&old, DONE]);
     assert_eq!(journals.recall(&id).unwrap().started_at, None);
 }
 
