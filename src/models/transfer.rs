@@ -1,32 +1,21 @@
 //! Fetches one file to its target: in parallel ranges, each written in place, checksummed and
 //! journalled as it arrives, and hashed in order meanwhile.
 //!
-//! Who owns what, in one attempt:
-//!
-//! ```text
-//!                    lease, span            complete chunk
-//!  connection (1..n) ◀────────  coordinator  ────────▶  hasher
-//!        │           ────────▶   (one task)  ◀────────     │
-//!        │             event     ▲        │     event      │ reads
-//!        │                 event │        │ open, forget   ▼
-//!        └──────────────────▶  writer ◀───┘            partial file
-//!             bytes              └────── writes ──────▶ and journal
-//! ```
-//!
-//! - The coordinator (`coordinator.rs`) owns the chunk table (`chunks.rs`), what is known of the file
-//!   (`identity.rs`) and the retry budget (`budget.rs`). It hands out spans of chunks, judges answers and
-//!   failures, and decides when the work ends.
-//! - A connection (`connection.rs`) owns its request and its body.
-//! - The writer (`writer.rs`) owns the writing of the file and its journal, and the hasher (`hasher.rs`)
-//!   the hash: each is a thread, because both block.
+//! Who owns what, in one attempt (`messages.rs` is all that they say to each other):
+//! - The coordinator (`coordinator.rs`), a task, owns the chunk table (`chunks.rs`), what is known of the
+//!   file (`answer.rs`) and the retry budget (`budget.rs`). It hands out spans of chunks, judges answers
+//!   and failures, and decides when the work ends.
+//! - A connection (`connection.rs`), a task, owns its request and its body.
+//! - The writer (`writer.rs`), a thread, owns the writing of the file and its journal (`journal.rs`).
+//! - The hasher (`hasher.rs`), a thread, owns the hash.
 //!
 //! They share no lock, only the count of received bytes (`context.rs`). All send events to the
 //! coordinator through one channel. The channel to the writer is bounded, so that a slow disk slows the
 //! connections down; neither the writer nor the hasher ever waits for the coordinator.
 //!
 //! Around the attempts, this file holds the partial file (`partial.rs`) and starts over where the server
-//! has another version of the file; `finish.rs` verifies the complete file and gives it its name, or
-//! keeps what can be resumed. `transfers.rs` lets jobs share a transfer.
+//! has another version of the file; `finish.rs` gives the complete file its name, or keeps what can be
+//! resumed. `transfers.rs` lets jobs share a transfer.
 //!
 //! Invariants:
 //! - A byte counts as downloaded once it is written and journalled with its checksum, in this order.
@@ -43,7 +32,6 @@ pub(crate) mod budget;
 pub(crate) mod chunks;
 pub(crate) mod connection;
 pub(crate) mod hasher;
-pub(crate) mod identity;
 pub(crate) mod progress;
 pub(crate) mod transfers;
 pub(crate) mod context;
@@ -54,7 +42,6 @@ pub(crate) mod answer;
 pub(crate) mod fetch;
 pub(crate) mod guard;
 pub(crate) mod partial;
-pub(crate) mod report;
 pub(crate) mod journal;
 pub(crate) mod remote;
 pub(crate) mod disk;
@@ -66,7 +53,7 @@ use crate::error::Result;
 use crate::models::transfer::answer::empty_file;
 use crate::models::transfer::budget::Budget;
 use crate::models::transfer::context::Transfer;
-use crate::models::transfer::coordinator::{Coordinator, Hashed};
+use crate::models::transfer::coordinator::Coordinator;
 use crate::models::transfer::journal::Head;
 use crate::models::transfer::partial::Partial;
 use crate::models::transfer::remote::StoredFile;
@@ -84,7 +71,7 @@ const MAX_CHANGES: u32 = 2;
 /// download; and what [`remote::Destination::accept`] says.
 pub(crate) async fn run(transfer: &Arc<Transfer>) -> Result<StoredFile> {
     let destination = &transfer.destination;
-    let partial = Arc::new(Partial::hold(destination, &transfer.reporter, &transfer.stop).await?);
+    let partial = Arc::new(Partial::hold(transfer).await?);
     if !destination.replace
         && let Ok(metadata) = std::fs::metadata(&destination.target)
     {
@@ -92,12 +79,12 @@ pub(crate) async fn run(transfer: &Arc<Transfer>) -> Result<StoredFile> {
         partial.on_disk(Partial::discard).await?;
         return Ok(StoredFile { size: metadata.len(), sha256: None, is_verified: false });
     }
-    let (downloads, timers) = (&transfer.context.downloads, &transfer.context.timers);
+    let (downloads, timers) = (&transfer.context.downloads, &transfer.context.fetch.timers);
     let mut budget = Budget::new(downloads.retries, *timers.retry, *timers.retry_after);
     let (mut changes, mut is_whole_only) = (0, false);
     loop {
         let trouble = match attempt(transfer, &partial, &mut budget, is_whole_only).await {
-            Ok(hashed) => return finish::promote(transfer, &partial, hashed).await,
+            Ok((sha256, size)) => return finish::promote(transfer, &partial, sha256, size).await,
             Err(trouble) => trouble,
         };
         match trouble.kind {
@@ -113,13 +100,13 @@ pub(crate) async fn run(transfer: &Arc<Transfer>) -> Result<StoredFile> {
     }
 }
 
-/// Fetches what the partial file lacks.
+/// Fetches what the partial file lacks. Returns the file's SHA-256 and its size.
 async fn attempt(
     transfer: &Arc<Transfer>,
     partial: &Arc<Partial>,
     budget: &mut Budget,
     is_whole_only: bool,
-) -> FetchResult<Hashed> {
+) -> FetchResult<(String, u64)> {
     let (name, context) = (&transfer.file.name, &transfer.context);
     let head = Head::of(&transfer.file, u64::from(context.downloads.chunk_bytes));
     let disk = Arc::clone(&context.disk);

@@ -26,7 +26,8 @@ pub(crate) struct Budget {
     /// The longest wait that a server may ask for.
     longest_asked: Duration,
     failures: u32,
-    epoch: u64,
+    /// How many failures were counted, ever: an attempt notes it when it begins.
+    pub(crate) epoch: u64,
     /// The most bytes of the file that there ever were, and how many of them at the last failure.
     /// Bytes that are received a second time, because they were lost, are no progress.
     most_bytes: u64,
@@ -34,10 +35,6 @@ pub(crate) struct Budget {
     /// When the next attempt may begin.
     pub(crate) not_before: Instant,
 }
-
-/// When an attempt began, in failures counted before.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Epoch(u64);
 
 /// What to do after a failure.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -69,18 +66,14 @@ impl Budget {
         }
     }
 
-    pub(crate) const fn epoch(&self) -> Epoch {
-        Epoch(self.epoch)
-    }
-
     /// Notes that there are this many bytes of the file.
     pub(crate) fn note_bytes(&mut self, bytes: u64) {
         self.most_bytes = self.most_bytes.max(bytes);
     }
 
     /// Counts the failure of an attempt that began in `epoch`.
-    pub(crate) fn failed(&mut self, epoch: Epoch, kind: TroubleKind) -> Next {
-        if epoch.0 != self.epoch {
+    pub(crate) fn failed(&mut self, epoch: u64, kind: TroubleKind) -> Next {
+        if epoch != self.epoch {
             return Next::Again;
         }
         if self.most_bytes - self.bytes_at_failure >= PROGRESS {
@@ -113,20 +106,20 @@ mod tests {
     #[test]
     fn failures_of_one_moment_count_once_and_progress_forgives_them() {
         let mut budget = Budget::new(2, Duration::from_millis(10), Duration::from_secs(1));
-        let epoch = budget.epoch();
+        let epoch = budget.epoch;
         assert!(matches!(budget.failed(epoch, TroubleKind::Passing), Next::Retry { failure: 1, .. }));
         assert_eq!(budget.failed(epoch, TroubleKind::Passing), Next::Again);
         let later = TroubleKind::Later(Duration::from_secs(9_999_999));
-        let next = budget.failed(budget.epoch(), later);
+        let next = budget.failed(budget.epoch, later);
         assert_eq!(next, Next::Retry { failure: 2, wait: Duration::from_secs(1) }, "absurd waits are cut");
         assert!(budget.not_before > Instant::now());
         budget.note_bytes(PROGRESS);
         for failure in 1..=2 {
             // The same bytes a second time are no progress.
             budget.note_bytes(PROGRESS);
-            let next = budget.failed(budget.epoch(), TroubleKind::Stalled);
+            let next = budget.failed(budget.epoch, TroubleKind::Stalled);
             assert_eq!(next, Next::Retry { failure, wait: Duration::ZERO });
         }
-        assert_eq!(budget.failed(budget.epoch(), TroubleKind::Passing), Next::GiveUp);
+        assert_eq!(budget.failed(budget.epoch, TroubleKind::Passing), Next::GiveUp);
     }
 }

@@ -118,8 +118,7 @@ impl Connection {
         let received = loop {
             match self.receive_piece(&mut body).await {
                 Ok(true) => {}
-                Ok(false) => break Ok(()),
-                Err(trouble) => break Err(trouble),
+                ended => break ended.map(drop),
             }
         };
         self.flush(&mut body).await;
@@ -133,7 +132,7 @@ impl Connection {
             return Ok(false);
         }
         let context = &self.transfer.context;
-        let (host, stall) = (&body.response.host, *context.timers.stall);
+        let (host, stall) = (&body.response.host, *context.fetch.timers.stall);
         // This many bytes within the time of a stall, or what is left of the span.
         let enough = (stall.as_secs_f64() * context.downloads.min_bytes_per_second as f64).ceil() as u64;
         let read = tokio::select! {
@@ -190,8 +189,12 @@ impl Connection {
         // Another connection may have got the back half of the span while this one waited.
         let wanted = body.span.end.borrow().saturating_sub(body.at);
         piece.truncate(usize::try_from(wanted).unwrap_or(usize::MAX));
+        let Span { chunk_bytes, from, .. } = body.span;
         while !piece.is_empty() {
-            let (stored, chunk_end) = body.span.chunk_of(body.at);
+            let chunk = body.at / chunk_bytes;
+            let index = usize::try_from(chunk - from / chunk_bytes).ok();
+            let length = index.and_then(|index| body.span.stored.get(index)).copied().unwrap_or_default();
+            let (stored, chunk_end) = (chunk * chunk_bytes + u64::from(length), (chunk + 1) * chunk_bytes);
             let is_stored = body.pending.is_empty() && body.at < stored;
             let until = if is_stored { stored } else { chunk_end };
             let length = usize::try_from(until - body.at).map_or(piece.len(), |bytes| bytes.min(piece.len()));

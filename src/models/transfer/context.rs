@@ -3,21 +3,23 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use tokio::sync::broadcast;
 use tokio_util::sync::CancellationToken;
 
-use crate::config::{Config, Downloads, Timers};
+use crate::config::{Config, Downloads};
 use crate::models::transfer::disk::Disk;
 use crate::models::transfer::fetch::{FetchConfig, Fetcher};
 use crate::models::transfer::limiter::Limiter;
 use crate::models::transfer::remote::{Destination, RemoteFile};
-use crate::models::transfer::report::Reporter;
-use crate::narration::Level;
+use crate::narration::{self, Level, Progress};
+
+/// How many notes a job may be behind before it misses some.
+const MAX_BEHIND: usize = 1024;
 
 /// The settings, the speed limit and the disk that all transfers of a hive share.
 #[derive(Debug)]
 pub(crate) struct TransferContext {
     pub(crate) downloads: Downloads,
-    pub(crate) timers: Timers,
     pub(crate) fetch: FetchConfig,
     pub(crate) limiter: Limiter,
     pub(crate) disk: Arc<dyn Disk>,
@@ -29,18 +31,34 @@ pub(crate) struct Transfer {
     pub(crate) context: Arc<TransferContext>,
     pub(crate) file: RemoteFile,
     pub(crate) destination: Destination,
-    pub(crate) reporter: Reporter,
+    /// A transfer belongs to no job, so it does not narrate: every waiting job narrates the notes.
+    pub(crate) notes: broadcast::Sender<Note>,
     pub(crate) stop: CancellationToken,
     pub(crate) fetcher: Fetcher,
     /// Bytes of the file that were received, for progress and listings.
     pub(crate) received: AtomicU64,
 }
 
+/// A message of a transfer.
+#[derive(Clone, Debug)]
+pub(crate) struct Note {
+    level: Level,
+    action: &'static str,
+    message: String,
+    progress: Option<Progress>,
+}
+
+impl Note {
+    /// Narrates it in the job of the caller.
+    pub(crate) fn narrate(self) {
+        narration::narrate(self.level, self.action, self.message, self.progress);
+    }
+}
+
 impl TransferContext {
     pub(crate) fn new(config: &Config, disk: Arc<dyn Disk>) -> Self {
         Self {
             downloads: config.downloads.clone(),
-            timers: config.timers.clone(),
             fetch: FetchConfig::of(config),
             limiter: Limiter::new(config.downloads.bytes_per_second),
             disk,
@@ -55,7 +73,7 @@ impl Transfer {
             context,
             file,
             destination,
-            reporter: Reporter::default(),
+            notes: broadcast::Sender::new(MAX_BEHIND),
             stop: CancellationToken::new(),
             fetcher,
             received: AtomicU64::new(0),
@@ -63,7 +81,13 @@ impl Transfer {
     }
 
     pub(crate) fn say(&self, level: Level, action: &'static str, message: String) {
-        self.reporter.say(level, action, message);
+        // No job listens while the last one is leaving.
+        let _ = self.notes.send(Note { level, action, message, progress: None });
+    }
+
+    pub(crate) fn say_progress(&self, progress: Progress, message: String) {
+        let (level, action, progress) = (Level::Info, "model_download_progress", Some(progress));
+        let _ = self.notes.send(Note { level, action, message, progress });
     }
 
     /// Bytes of the file that were received.

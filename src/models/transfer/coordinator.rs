@@ -21,13 +21,12 @@ use tokio_util::sync::CancellationToken;
 
 use crate::error::{Code, Failure, Result};
 use crate::files;
-use crate::models::transfer::answer::FileAnswer;
-use crate::models::transfer::budget::{Budget, Epoch, Next};
+use crate::models::transfer::answer::{FileAnswer, Identity, Judgement};
+use crate::models::transfer::budget::{Budget, Next};
 use crate::models::transfer::chunks::ChunkTable;
 use crate::models::transfer::connection::Connection;
 use crate::models::transfer::context::Transfer;
 use crate::models::transfer::hasher::Hasher;
-use crate::models::transfer::identity::{Identity, Judgement};
 use crate::models::transfer::messages::{CompleteChunk, Event, Lease, Span, Write};
 use crate::models::transfer::partial::{Begun, Partial};
 use crate::models::transfer::progress::{self, Joining, Meter};
@@ -40,13 +39,6 @@ use crate::spawn;
 /// A transfer stops before the disk has less room than this, in bytes.
 const LAST_ROOM: u64 = 64 << 20;
 
-/// A complete file.
-#[derive(Debug)]
-pub(crate) struct Hashed {
-    pub(crate) sha256: String,
-    pub(crate) size: u64,
-}
-
 #[derive(Debug)]
 pub(crate) struct Coordinator<'a> {
     transfer: &'a Arc<Transfer>,
@@ -57,8 +49,8 @@ pub(crate) struct Coordinator<'a> {
     redirected: Option<Url>,
     /// Whether to ask for the whole file, because ranges of it cannot be combined.
     is_whole_only: bool,
-    /// Of each connection's lease, the time when it began and the URL that redirects led to before.
-    leases: Vec<Option<(Epoch, Option<Url>)>>,
+    /// Of each connection's lease, the budget's epoch and the URL that redirects had led to.
+    leases: Vec<Option<(u64, Option<Url>)>>,
     /// The connections that wait for a lease, and whether all of them wait for the budget's time.
     idle: Vec<(usize, oneshot::Sender<Lease>)>,
     is_delayed: bool,
@@ -77,7 +69,7 @@ pub(crate) struct Coordinator<'a> {
 }
 
 impl<'a> Coordinator<'a> {
-    /// Fetches what the partial file lacks, and hashes all of it.
+    /// Fetches what the partial file lacks, and hashes all of it. Returns its SHA-256 and its size.
     ///
     /// # Errors
     /// Why the attempt ended. What was received is written and journalled by then.
@@ -87,7 +79,7 @@ impl<'a> Coordinator<'a> {
         begun: Begun,
         budget: &'a mut Budget,
         is_whole_only: bool,
-    ) -> FetchResult<Hashed> {
+    ) -> FetchResult<(String, u64)> {
         let Begun { head, claims, journal, .. } = begun;
         let (chunk_bytes, connections) = (head.chunk_bytes, transfer.context.downloads.connections);
         let chunks = ChunkTable::new(chunk_bytes, head.size, connections, &claims);
@@ -128,7 +120,7 @@ impl<'a> Coordinator<'a> {
         coordinator.run(received).await
     }
 
-    async fn run(mut self, mut events: mpsc::UnboundedReceiver<Event>) -> FetchResult<Hashed> {
+    async fn run(mut self, mut events: mpsc::UnboundedReceiver<Event>) -> FetchResult<(String, u64)> {
         let transfer = self.transfer;
         let stored = self.chunks.stored_bytes();
         transfer.received.store(stored, Ordering::Relaxed);
@@ -139,7 +131,7 @@ impl<'a> Coordinator<'a> {
             transfer.say(Level::Info, "model_download_resume", message);
         }
         let (mut meter, mut joining) = (Meter::starting_at(stored, Instant::now()), Joining::new(stored));
-        let progress = *transfer.context.timers.progress;
+        let progress = *transfer.context.fetch.timers.progress;
         let (mut shows, mut joins) = (every(progress), every(progress / 4));
         self.hash_all();
         self.connect();
@@ -147,7 +139,7 @@ impl<'a> Coordinator<'a> {
             tokio::select! {
                 Some(event) = events.recv() => {
                     if let Event::Answered { took, .. } = &event {
-                        joining.note_answer(*took);
+                        joining.fastest_answer = joining.fastest_answer.min(*took);
                     }
                     self.handle(event).await;
                 }
@@ -180,7 +172,7 @@ impl<'a> Coordinator<'a> {
         self.show(&mut meter);
         let no_outcome = || Err(Trouble::fatal(Failure::internal("a transfer ended without an outcome")));
         let sha256 = self.outcome.take().unwrap_or_else(no_outcome)?;
-        Ok(Hashed { sha256, size: self.chunks.size().unwrap_or_default() })
+        Ok((sha256, self.chunks.size().unwrap_or_default()))
     }
 
     async fn handle(&mut self, event: Event) {
@@ -269,7 +261,7 @@ impl<'a> Coordinator<'a> {
                 self.idle.push((connection, sender));
                 continue;
             };
-            self.leases[connection] = Some((self.budget.epoch(), self.redirected.clone()));
+            self.leases[connection] = Some((self.budget.epoch, self.redirected.clone()));
             // The connection waits for it.
             let _ = sender.send(Lease {
                 range: (!self.is_whole_only).then_some(range),
@@ -315,7 +307,7 @@ impl<'a> Coordinator<'a> {
     }
 
     /// Decides whether to go on after a failure, and says so.
-    fn retry(&mut self, epoch: Epoch, trouble: Trouble) -> FetchResult<()> {
+    fn retry(&mut self, epoch: u64, trouble: Trouble) -> FetchResult<()> {
         let Trouble { mut failure, kind } = trouble;
         let is_final = matches!(kind, TroubleKind::Fatal | TroubleKind::Changed | TroubleKind::Restart);
         if is_final || self.outcome.is_some() {
@@ -397,16 +389,15 @@ impl<'a> Coordinator<'a> {
         let mut progress = meter.sample(self.transfer.received(), size, Instant::now());
         progress.connections = u32::try_from(self.leases.iter().flatten().count()).ok();
         let sentence = progress::sentence(&progress);
-        self.transfer.reporter.progress(progress, sentence);
+        self.transfer.say_progress(progress, sentence);
     }
 
     fn check_room(&mut self) {
         let path = &self.transfer.destination.partial;
         // Where the disk does not tell, a write fails when it is full.
         let room = files::free_bytes(path).unwrap_or(u64::MAX);
-        let size = self.transfer.file.size;
-        let missing = size.map_or(1, |size| size.saturating_sub(self.transfer.received()));
-        if self.outcome.is_none() && room < LAST_ROOM && missing > 0 {
+        let is_missing = self.transfer.file.size.is_none_or(|size| size > self.transfer.received());
+        if self.outcome.is_none() && room < LAST_ROOM && is_missing {
             let message =
                 format!("the disk of {} is nearly full: {} left", path.display(), units::bytes(room));
             let failure = Failure::new(Code::DiskFull, message)

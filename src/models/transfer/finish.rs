@@ -6,7 +6,6 @@ use std::time::Instant;
 
 use crate::error::{Code, Failure, Result};
 use crate::models::transfer::context::Transfer;
-use crate::models::transfer::coordinator::Hashed;
 use crate::models::transfer::journal::Contents;
 use crate::models::transfer::partial::Partial;
 use crate::models::transfer::remote::{Refusal, StoredFile};
@@ -22,16 +21,17 @@ use crate::spawn;
 pub(crate) async fn promote(
     transfer: &Transfer,
     partial: &Arc<Partial>,
-    hashed: Hashed,
+    sha256: String,
+    size: u64,
 ) -> Result<StoredFile> {
-    let (name, Hashed { sha256, size }) = (&transfer.file.name, hashed);
+    let name = &transfer.file.name;
     let promised = transfer.file.sha256.as_ref();
     if let Some(promised) = promised.filter(|promised| **promised != sha256) {
         let host = transfer.file.url.host_str().unwrap_or_default();
         let message = format!("what {host} sent as {name} has the SHA-256 {sha256}, not {promised}");
         let failure = Failure::new(Code::DownloadFailed, message)
             .hint("the file was changed or damaged: check the hash, or where it comes from");
-        return Err(discard(transfer, partial, failure, "the damaged ").await);
+        return Err(discard(transfer, partial, failure, "the damaged").await);
     }
     let is_verified = promised.is_some();
     let verdict = if is_verified {
@@ -42,30 +42,34 @@ pub(crate) async fn promote(
     transfer.say(Level::Info, "model_download_verify", verdict);
     let stored = StoredFile { size, sha256: Some(sha256), is_verified };
 
+    match place(transfer, partial, &stored).await {
+        Ok(()) => Ok(stored),
+        Err(Refusal::Unusable(failure)) => Err(discard(transfer, partial, failure, "the unusable").await),
+        Err(Refusal::Unfinished(failure)) => Err(keep(transfer, partial, failure).await),
+    }
+}
+
+async fn place(
+    transfer: &Transfer,
+    partial: &Arc<Partial>,
+    stored: &StoredFile,
+) -> std::result::Result<(), Refusal> {
     let (disk, begin) = (Arc::clone(&transfer.context.disk), Instant::now());
     let synced = partial.on_disk(move |partial| disk.sync(partial.file())).await;
-    let waited = format!("The disk took {} ms to have all of {name}", begin.elapsed().as_millis());
-    transfer.say(Level::Debug, "model_download_sync", waited);
-    if let Err(failure) = synced {
-        return Err(keep(transfer, partial, failure).await);
-    }
-    let (accept, path) = (Arc::clone(&transfer.destination.accept), partial.path().to_owned());
-    let accepted = stored.clone();
-    match spawn::blocking(move || accept(&path, &accepted))
-        .await
-        .unwrap_or_else(|panic| Err(Refusal::Unfinished(panic)))
-    {
-        Ok(()) => {}
-        Err(Refusal::Unusable(failure)) => {
-            return Err(discard(transfer, partial, failure, "the unusable ").await);
-        }
-        Err(Refusal::Unfinished(failure)) => return Err(keep(transfer, partial, failure).await),
-    }
+    let (name, took) = (&transfer.file.name, begin.elapsed().as_millis());
+    transfer.say(
+        Level::Debug,
+        "model_download_sync",
+        format!("The disk took {took} ms to have all of {name}"),
+    );
+    synced.map_err(Refusal::Unfinished)?;
+    let destination = transfer.destination.clone();
+    let (held, stored) = (Arc::clone(partial), stored.clone());
+    let accepted = spawn::blocking(move || (destination.accept)(held.path(), &stored)).await;
+    accepted.map_err(Refusal::Unfinished)??;
     let (disk, target) = (Arc::clone(&transfer.context.disk), transfer.destination.target.clone());
-    match partial.on_disk(move |partial| partial.promote(&target, &*disk)).await {
-        Ok(()) => Ok(stored),
-        Err(failure) => Err(keep(transfer, partial, failure).await),
-    }
+    let placed = partial.on_disk(move |partial| partial.promote(&target, &*disk)).await;
+    placed.map_err(Refusal::Unfinished)
 }
 
 /// Removes a complete file that is of no use, and says so.
@@ -73,7 +77,7 @@ async fn discard(transfer: &Transfer, partial: &Arc<Partial>, failure: Failure, 
     if let Err(failure) = partial.on_disk(Partial::discard).await {
         return failure;
     }
-    let message = format!("Removed {what}{}", transfer.file.name);
+    let message = format!("Removed {what} {}", transfer.file.name);
     transfer.say(Level::Warn, "model_download_removed", message);
     failure.stage("verify")
 }

@@ -19,6 +19,7 @@ use reqwest::Url;
 use reqwest::dns::{Addrs, Name, Resolve, Resolving};
 use tokio::net::lookup_host;
 use tokio::sync::OnceCell;
+use tokio::time::timeout;
 
 use crate::error::{Code, Failure};
 use crate::models::transfer::remote::authority;
@@ -142,13 +143,6 @@ impl Guard {
         Ok(())
     }
 
-    async fn addresses(&self, host: &str, port: u16) -> FetchResult<Vec<SocketAddr>> {
-        match host.parse() {
-            Ok(ip) => Ok(vec![SocketAddr::new(ip, port)]),
-            Err(_) => self.resolve(host, port).await,
-        }
-    }
-
     fn is_allowed(&self, host: &str, port: u16) -> bool {
         let bracketed = if host.contains(':') { format!("[{host}]") } else { host.to_owned() };
         self.allowed.iter().any(|allowed| {
@@ -158,21 +152,23 @@ impl Guard {
         })
     }
 
-    async fn resolve(&self, host: &str, port: u16) -> FetchResult<Vec<SocketAddr>> {
-        let hint = "check the host's name in the URL, and this machine's network";
-        let failed = |what| Failure::new(Code::DownloadFailed, format!("the name {host} {what}")).hint(hint);
-        let found = match tokio::time::timeout(self.resolver_timeout, lookup_host((host, port))).await {
-            Ok(Ok(found)) => found.collect(),
-            Ok(Err(error)) => {
-                return Err(Trouble::passing(failed("could not be resolved".to_owned()).cause(&error)));
-            }
-            Err(_) => {
-                let timeout = units::duration(self.resolver_timeout);
-                return Err(Trouble::passing(failed(format!("was not resolved within {timeout}"))));
-            }
+    async fn addresses(&self, host: &str, port: u16) -> FetchResult<Vec<SocketAddr>> {
+        if let Ok(ip) = host.parse() {
+            return Ok(vec![SocketAddr::new(ip, port)]);
+        }
+        let failed = |what: &str| {
+            Failure::new(Code::DownloadFailed, format!("the name {host} {what}"))
+                .hint("check the host's name in the URL, and this machine's network")
         };
-        let has_none = Vec::is_empty(&found);
-        if has_none { Err(Trouble::passing(failed("has no address".to_owned()))) } else { Ok(found) }
+        let failure = match timeout(self.resolver_timeout, lookup_host((host, port))).await {
+            Ok(Ok(mut found)) => match found.next() {
+                Some(first) => return Ok(std::iter::once(first).chain(found).collect()),
+                None => failed("has no address"),
+            },
+            Ok(Err(error)) => failed("could not be resolved").cause(&error),
+            Err(_) => failed(&format!("was not resolved within {}", units::duration(self.resolver_timeout))),
+        };
+        Err(Trouble::passing(failure))
     }
 }
 

@@ -323,6 +323,22 @@ mod tests {
     }
 
     #[test]
+    fn unknown_fields_of_the_head_are_kept_and_newer_versions_are_not_read() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("x.journal");
+        let json = serde_json::to_string(&head()).unwrap().replacen('{', "{\"later\":[1],", 1);
+        let line = |version| format!("{MARK}{version} {:08x} {json}\n", crc32fast::hash(json.as_bytes()));
+        fs::write(&path, line(1)).unwrap();
+        let contents = Contents::read(&path).unwrap();
+        assert_eq!(contents.head, head());
+        Journal::resume(&path, &contents, Arc::new(RealDisk)).unwrap().append(claim(0, 100, 7)).unwrap();
+        assert!(fs::read(&path).unwrap().starts_with(line(1).as_bytes()));
+        assert!(!is_newer(&path) && !is_newer(folder.path()));
+        fs::write(&path, line(2)).unwrap();
+        assert!(is_newer(&path) && Contents::read(&path).is_none());
+    }
+
+    #[test]
     fn only_the_same_version_of_a_file_is_resumed() {
         let old = head();
         assert!(old.is_resumed_by(&Head { validator: None, ..head() }), "the server is asked for that");

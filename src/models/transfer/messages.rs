@@ -89,14 +89,3 @@ pub(crate) struct CompleteChunk {
     /// Whether it is the last of the file.
     pub(crate) is_last: bool,
 }
-
-impl Span {
-    /// Up to which offset the chunk that holds offset `at` is stored, and where that chunk ends.
-    pub(crate) fn chunk_of(&self, at: u64) -> (u64, u64) {
-        let chunk = at / self.chunk_bytes;
-        let start = chunk * self.chunk_bytes;
-        let index = usize::try_from(chunk - self.from / self.chunk_bytes).ok();
-        let stored = index.and_then(|index| self.stored.get(index)).copied().unwrap_or_default();
-        (start + u64::from(stored), start.saturating_add(self.chunk_bytes))
-    }
-}

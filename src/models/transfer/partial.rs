@@ -9,13 +9,11 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
-use tokio_util::sync::CancellationToken;
-
 use crate::error::{Code, Failure, Result};
+use crate::models::transfer::context::Transfer;
 use crate::models::transfer::disk::{self, Disk};
 use crate::models::transfer::journal::{self, Claim, Contents, Head, Journal};
 use crate::models::transfer::remote::{Destination, RemoteFile};
-use crate::models::transfer::report::Reporter;
 use crate::narration::Level;
 use crate::spawn;
 
@@ -132,17 +130,13 @@ impl Partial {
     /// Waits until no other process writes the file, and holds it.
     ///
     /// # Errors
-    /// [`Code::Cancelled`] once `stop` is cancelled, [`Code::NotOwned`] for a file of a newer version of
+    /// [`Code::Cancelled`] once the transfer is stopped, [`Code::NotOwned`] for a file of a newer version of
     /// the hive, and what the file system says.
-    pub(crate) async fn hold(
-        destination: &Destination,
-        reporter: &Reporter,
-        stop: &CancellationToken,
-    ) -> Result<Self> {
-        let path = &destination.partial;
+    pub(crate) async fn hold(transfer: &Transfer) -> Result<Self> {
+        let path = &transfer.destination.partial;
         let mut tries = 0;
         loop {
-            let wanted = destination.clone();
+            let wanted = transfer.destination.clone();
             let held = spawn::blocking(move || {
                 let is_newer = journal::is_newer(&journal::path_of(&wanted.partial));
                 if is_newer { Err(newer_format(&wanted.partial)) } else { Ok(Self::try_hold(&wanted)) }
@@ -154,11 +148,11 @@ impl Partial {
             // The first time it may have been held by accident.
             if tries == 2 {
                 let message = format!("Another process is writing {}: waiting for it", path.display());
-                reporter.say(Level::Info, "model_download_waiting", message);
+                transfer.say(Level::Info, "model_download_waiting", message);
             }
             tokio::select! {
                 () = tokio::time::sleep(POLL) => {}
-                () = stop.cancelled() => {
+                () = transfer.stop.cancelled() => {
                     return Err(Failure::new(Code::Cancelled, "the download was cancelled"));
                 }
             }
@@ -168,40 +162,24 @@ impl Partial {
     /// `None` where another process is writing it.
     fn try_hold(destination: &Destination) -> io::Result<Option<Self>> {
         let path = &destination.partial;
-        let files = [Some(path), destination.lock.as_ref()];
-        for folder in files.into_iter().flatten().filter_map(|file| file.parent()) {
-            fs::create_dir_all(folder)?;
-        }
         let mut other = None;
         if let Some(lock) = &destination.lock {
-            let file = options().create(true).open(lock)?;
-            if !is_locked(&file)? {
+            other = open_locked(lock)?;
+            if other.is_none() {
                 return Ok(None);
             }
-            other = Some(file);
         }
         if fs::symlink_metadata(path).is_ok_and(|metadata| !metadata.is_file()) {
             // The draft of an import that a killed hive left.
             remove_if_there(path)?;
         }
-        let file = match options().create(true).open(path) {
-            // Another process has just removed the folder, which was empty.
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-            file => file?,
-        };
-        if !is_locked(&file)? {
-            return Ok(None);
-        }
+        let Some(file) = open_locked(path)? else { return Ok(None) };
         // The process that held it before may have given the file its final name, or removed it.
-        let is_same = fs::symlink_metadata(path).is_ok_and(|now| {
-            file.metadata().is_ok_and(|held| (held.dev(), held.ino()) == (now.dev(), now.ino()))
-        });
-        Ok(is_same.then(|| Self {
-            path: path.clone(),
-            file,
-            _other: other,
-            empty_folders: destination.empty_folders.clone(),
-        }))
+        let held = file.metadata()?;
+        let is_same = |now: fs::Metadata| (held.dev(), held.ino()) == (now.dev(), now.ino());
+        let is_held = fs::symlink_metadata(path).is_ok_and(is_same);
+        let empty_folders = destination.empty_folders.clone();
+        Ok(is_held.then(|| Self { path: path.clone(), file, _other: other, empty_folders }))
     }
 
     pub(crate) fn path(&self) -> &Path {
@@ -269,6 +247,17 @@ fn options() -> OpenOptions {
     // A link in its place must not lead the write elsewhere.
     options.read(true).write(true).custom_flags(rustix::fs::OFlags::NOFOLLOW.bits().cast_signed());
     options
+}
+
+/// Opens a file, which is created where it is missing, and locks it. `None` where another process holds
+/// it.
+fn open_locked(path: &Path) -> io::Result<Option<File>> {
+    path.parent().map_or(Ok(()), fs::create_dir_all)?;
+    match options().create(true).open(path) {
+        // Another process has just removed the folder, which was empty.
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        file => file.and_then(|file| Ok(is_locked(&file)?.then_some(file))),
+    }
 }
 
 fn is_locked(file: &File) -> io::Result<bool> {

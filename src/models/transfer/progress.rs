@@ -64,16 +64,12 @@ pub(crate) struct Joining {
     asked: Instant,
     received: u64,
     /// The shortest time in which an answer began.
-    fastest_answer: Duration,
+    pub(crate) fastest_answer: Duration,
 }
 
 impl Joining {
     pub(crate) fn new(received: u64) -> Self {
         Self { asked: Instant::now(), received, fastest_answer: Duration::MAX }
-    }
-
-    pub(crate) fn note_answer(&mut self, took: Duration) {
-        self.fastest_answer = self.fastest_answer.min(took);
     }
 
     /// Whether the rate since the last call leaves another connection of use.
@@ -98,10 +94,8 @@ pub(crate) fn sentence(progress: &Progress) -> String {
     if let Some(seconds) = progress.eta_seconds {
         text += &format!(", {seconds} s left");
     }
-    match progress.connections {
-        None | Some(0) => {}
-        Some(1) => text += ", 1 connection",
-        Some(count) => text += &format!(", {count} connections"),
+    if let Some(count @ 1..) = progress.connections {
+        text += &format!(", {count} connection{}", if count == 1 { "" } else { "s" });
     }
     text
 }

@@ -1,4 +1,5 @@
-//! Transfers onto a disk that fails at every place where it can.
+//! Transfers onto a disk that fails at every place where it can, and from partial files of other versions
+//! of the hive.
 
 use std::fs::{self, File};
 use std::io;
@@ -7,13 +8,19 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 
+use parking_lot::Mutex;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
+use crate::config::Config;
 use crate::error::{Code, Result};
 use crate::models::testing::{config, gguf_of};
 use crate::models::transfer::disk::Disk;
+use crate::models::transfer::partial::unfinished_at;
+use crate::models::transfer::remote::{RemoteFile, Trust};
+use crate::models::units;
 use crate::models::{Catalog, DownloadRequest, Downloaded, Source, Status};
 use crate::spawn;
 
@@ -61,53 +68,84 @@ impl Disk for SmallDisk {
     }
 }
 
-/// Serves ranges of one file, as it should be done. Answers its URL.
-async fn serve(body: Vec<u8>) -> (String, tokio::task::JoinHandle<()>) {
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let url = format!("http://{}/m.gguf", listener.local_addr().unwrap());
-    let body = Arc::new(body);
-    let serving = spawn::detached(async move {
-        while let Ok((mut stream, _)) = listener.accept().await {
-            let body = Arc::clone(&body);
-            spawn::detached(async move {
-                let mut head = Vec::new();
-                while let Ok(byte) = stream.read_u8().await {
-                    head.push(byte);
-                    if !head.ends_with(b"\r\n\r\n") {
-                        continue;
-                    }
-                    let text = String::from_utf8_lossy(&head).to_ascii_lowercase();
-                    let range = text.split("range: bytes=").nth(1).and_then(|range| range.split_once('-'));
-                    let (first, last) = range.expect("every request is for a range");
-                    let first: usize = first.parse().unwrap();
-                    let last: usize = last.lines().next().unwrap().parse().unwrap();
-                    let part = &body[first..body.len().min(last + 1)];
-                    let end = first + part.len() - 1;
-                    let answer = format!(
-                        "HTTP/1.1 206 Partial Content\r\nETag: \"1\"\r\nContent-Length: {}\r\nContent-Range: bytes \
-                         {first}-{end}/{}\r\n\r\n",
-                        part.len(),
-                        body.len()
-                    );
-                    let sent = [answer.as_bytes(), part].concat();
-                    if stream.write_all(&sent).await.is_err() {
-                        return;
-                    }
-                    head.clear();
-                }
-            });
-        }
-    });
-    (url, serving)
+/// A server of one file and of ranges of it.
+struct Server {
+    url: String,
+    /// The first byte and the `If-Range` of each request.
+    requests: Arc<Mutex<Vec<(usize, Option<String>)>>>,
+    task: JoinHandle<()>,
 }
 
-async fn attempt(root: &Path, disk: Arc<SmallDisk>, url: &str) -> Result<Downloaded> {
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+impl Server {
+    async fn start(body: Vec<u8>, etag: &'static str) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}/m.gguf", listener.local_addr().unwrap());
+        let requests = Arc::<Mutex<Vec<_>>>::default();
+        let (body, seen) = (Arc::new(body), Arc::clone(&requests));
+        let task = spawn::detached(async move {
+            while let Ok((stream, _)) = listener.accept().await {
+                spawn::detached(converse(stream, Arc::clone(&body), etag, Arc::clone(&seen)));
+            }
+        });
+        Self { url, requests, task }
+    }
+}
+
+async fn converse(
+    mut stream: TcpStream,
+    body: Arc<Vec<u8>>,
+    etag: &str,
+    requests: Arc<Mutex<Vec<(usize, Option<String>)>>>,
+) {
+    let mut head = Vec::new();
+    while let Ok(byte) = stream.read_u8().await {
+        head.push(byte);
+        if !head.ends_with(b"\r\n\r\n") {
+            continue;
+        }
+        let text = String::from_utf8_lossy(&head).to_ascii_lowercase();
+        let header = |name: &str| text.lines().find_map(|line| line.strip_prefix(name)).map(str::to_owned);
+        let range = header("range: bytes=").expect("every request is for a range");
+        let (first, last) = range.split_once('-').unwrap();
+        let (first, last): (usize, usize) = (first.parse().unwrap(), last.parse().unwrap());
+        requests.lock().push((first, header("if-range: ")));
+        let part = &body[first..body.len().min(last + 1)];
+        let answer = format!(
+            "HTTP/1.1 206 Partial Content\r\nETag: {etag}\r\nContent-Length: {}\r\nContent-Range: bytes \
+             {first}-{}/{}\r\n\r\n",
+            part.len(),
+            first + part.len() - 1,
+            body.len()
+        );
+        let sent = [answer.as_bytes(), part].concat();
+        if stream.write_all(&sent).await.is_err() {
+            return;
+        }
+        head.clear();
+    }
+}
+
+fn settings(root: &Path) -> Config {
     let mut config = config(root);
     config.downloads.chunk_bytes = 4096;
     config.downloads.connections = 2;
-    let catalog = Catalog::on_disk(&config, disk).unwrap();
+    config
+}
+
+async fn attempt(root: &Path, disk: Arc<dyn Disk>, url: &str) -> Result<Downloaded> {
+    let catalog = Catalog::on_disk(&settings(root), disk).unwrap();
     let listed = catalog.list().await.unwrap();
     assert!(listed.iter().all(|model| model.status != Status::Corrupt), "{listed:?}");
+    download(&catalog, url).await
+}
+
+async fn download(catalog: &Catalog, url: &str) -> Result<Downloaded> {
     let source = Source::parse(url).unwrap();
     catalog.download(&source, &DownloadRequest::default(), &CancellationToken::new()).await
 }
@@ -115,7 +153,7 @@ async fn attempt(root: &Path, disk: Arc<SmallDisk>, url: &str) -> Result<Downloa
 #[tokio::test]
 async fn a_disk_that_fills_at_any_write_fails_the_download_and_keeps_what_is_whole() {
     let body = gguf_of(20_000);
-    let (url, serving) = serve(body.clone()).await;
+    let server = Server::start(body.clone(), "\"1\"").await;
     // Every byte at which a write begins or ends, and one within; the head of the journal first.
     let mut rooms: Vec<i64> = vec![0, 1, 100, 300];
     for written in (0..body.len() as i64 + 1000).step_by(4096) {
@@ -123,7 +161,7 @@ async fn a_disk_that_fills_at_any_write_fails_the_download_and_keeps_what_is_who
     }
     for room in rooms {
         let root = tempfile::tempdir().unwrap();
-        match attempt(root.path(), SmallDisk::with(room), &url).await {
+        match attempt(root.path(), SmallDisk::with(room), &server.url).await {
             Ok(_) => assert!(room > body.len() as i64, "{room} bytes are not enough"),
             Err(failure) => {
                 assert_eq!(failure.code, Code::DiskFull, "{room}: {failure:?}");
@@ -131,28 +169,150 @@ async fn a_disk_that_fills_at_any_write_fails_the_download_and_keeps_what_is_who
             }
         }
         // With room again, it goes on from whatever is there.
-        attempt(root.path(), SmallDisk::with(i64::MAX), &url).await.unwrap();
+        attempt(root.path(), SmallDisk::with(i64::MAX), &server.url).await.unwrap();
         assert_eq!(fs::read(root.path().join("data/models/m.gguf")).unwrap(), body, "{room}");
         let names = fs::read_dir(root.path().join("data/models")).unwrap().count();
         assert_eq!(names, 2, "the model and its record, after {room}");
     }
-    serving.abort();
 }
 
 #[tokio::test]
 async fn a_disk_that_cannot_be_synced_promotes_nothing() {
     let body = gguf_of(20_000);
-    let (url, serving) = serve(body.clone()).await;
+    let server = Server::start(body.clone(), "\"1\"").await;
     for fails in ["sync", "rename"] {
         let root = tempfile::tempdir().unwrap();
         let disk = SmallDisk::with(i64::MAX);
         let counter = if fails == "sync" { &disk.syncs } else { &disk.renames };
         counter.store(0, Ordering::SeqCst);
-        let failure = attempt(root.path(), disk, &url).await.unwrap_err();
+        let failure = attempt(root.path(), disk, &server.url).await.unwrap_err();
         assert_eq!(failure.code, Code::DiskFull, "{fails}: {failure:?}");
         assert!(!root.path().join("data/models/m.gguf").exists(), "{fails}");
-        attempt(root.path(), SmallDisk::with(i64::MAX), &url).await.unwrap();
+        attempt(root.path(), SmallDisk::with(i64::MAX), &server.url).await.unwrap();
         assert_eq!(fs::read(root.path().join("data/models/m.gguf")).unwrap(), body, "{fails}");
     }
-    serving.abort();
+}
+
+/// A disk that panics at every write but the first, which is that of the journal's head.
+#[derive(Debug, Default)]
+struct PanickingDisk(AtomicI64);
+
+impl Disk for PanickingDisk {
+    fn write_at(&self, file: &File, bytes: &[u8], offset: u64) -> io::Result<usize> {
+        assert_eq!(self.0.fetch_add(1, Ordering::SeqCst), 0, "as a test");
+        file.write_at(bytes, offset)
+    }
+
+    fn sync(&self, _file: &File) -> io::Result<()> {
+        unreachable!("the file is never complete")
+    }
+
+    fn rename(&self, _from: &Path, _to: &Path) -> io::Result<()> {
+        unreachable!("the file is never complete")
+    }
+}
+
+#[tokio::test]
+async fn a_writer_that_panics_fails_the_download() {
+    let root = tempfile::tempdir().unwrap();
+    let server = Server::start(gguf_of(200_000), "\"1\"").await;
+    let failure = attempt(root.path(), Arc::new(PanickingDisk::default()), &server.url).await.unwrap_err();
+    assert_eq!(failure.code, Code::Internal);
+}
+
+#[tokio::test]
+async fn every_request_but_the_first_names_the_version_of_the_file() {
+    let root = tempfile::tempdir().unwrap();
+    let server = Server::start(gguf_of(200_000), "\"1\"").await;
+    attempt(root.path(), SmallDisk::with(i64::MAX), &server.url).await.unwrap();
+    let requests = server.requests.lock();
+    // The source asks for the size before the transfer begins.
+    let (before, after) = requests.split_at(2);
+    assert_eq!(before, [(0, None), (0, None)]);
+    assert!(after.len() > 2, "{requests:?}");
+    assert!(after.iter().all(|(_, if_range)| if_range.as_deref() == Some("\"1\"")), "{requests:?}");
+}
+
+/// Puts the files of a fixture into the store of a hive with this folder.
+fn put_fixture(root: &Path, names: &[&str]) {
+    let fixtures = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/records/partials/format-1");
+    let store = root.join("data/models");
+    fs::create_dir_all(&store).unwrap();
+    for name in names {
+        for name in [format!("{name}.gguf.partial"), format!("{name}.gguf.partial.journal")] {
+            fs::copy(fixtures.join(&name), store.join(&name)).unwrap();
+        }
+    }
+}
+
+#[tokio::test]
+async fn partial_files_of_the_first_format_are_resumed() {
+    let root = tempfile::tempdir().unwrap();
+    put_fixture(root.path(), &["promised", "unpromised"]);
+    let catalog = Catalog::new(&settings(root.path())).unwrap();
+    let listed = catalog.list().await.unwrap();
+    let listed: Vec<_> = listed.iter().map(|model| (&*model.id, model.status, model.size_bytes)).collect();
+    let expected = ["promised", "unpromised"].map(|id| (id, Status::Incomplete, 10_000));
+    assert_eq!(listed, expected);
+
+    let body = gguf_of(20_000);
+    let server = Server::start(body.clone(), "\"one\"").await;
+    let sha256 = units::hex(&<sha2::Sha256 as sha2::Digest>::digest(&body));
+    let url = server.url.replace("/m.gguf", &format!("/promised.gguf#sha256={sha256}"));
+    download(&catalog, &url).await.unwrap();
+    assert_eq!(fs::read(root.path().join("data/models/promised.gguf")).unwrap(), body);
+    let requests = server.requests.lock();
+    assert!(requests[1..].iter().all(|(first, _)| *first >= 10_000), "{requests:?}");
+    assert!(requests[1..].iter().all(|(_, if_range)| if_range.as_deref() == Some("\"one\"")));
+}
+
+#[test]
+fn a_partial_file_without_a_promised_hash_is_resumed_from_its_own_url_alone() {
+    let root = tempfile::tempdir().unwrap();
+    put_fixture(root.path(), &["unpromised"]);
+    let partial = root.path().join("data/models/unpromised.gguf.partial");
+    let done = |url: &str| {
+        let file = RemoteFile {
+            name: "unpromised.gguf".to_owned(),
+            source: url.to_owned(),
+            url: reqwest::Url::parse(url).unwrap(),
+            credentials: None,
+            size: None,
+            sha256: None,
+            version: None,
+            magic: b"",
+            trust: Trust::Named,
+        };
+        unfinished_at(&partial, Some(&file)).map(|unfinished| unfinished.done)
+    };
+    assert_eq!(done("http://127.0.0.1:36751/unpromised.gguf"), Some(10_000));
+    assert_eq!(done("http://127.0.0.1:36751/other.gguf"), None);
+}
+
+#[tokio::test]
+async fn a_partial_file_of_a_newer_format_is_left_alone_and_named() {
+    let root = tempfile::tempdir().unwrap();
+    put_fixture(root.path(), &["promised"]);
+    let store = root.path().join("data/models");
+    let server = Server::start(gguf_of(20_000), "\"one\"").await;
+    // A whole one, and a journal without its partial file.
+    let partial = store.join("promised.gguf.partial");
+    let journals = [store.join("promised.gguf.partial.journal"), store.join("m.gguf.partial.journal")];
+    journals.iter().for_each(|journal| fs::write(journal, "rbee-partial 2 what nobody knows yet").unwrap());
+    let before = fs::read(&partial).unwrap();
+    let catalog = Catalog::new(&settings(root.path())).unwrap();
+    assert!(catalog.reconciled().contains("newer version"), "{}", catalog.reconciled());
+    assert!(catalog.list().await.unwrap().is_empty());
+    for (name, partial) in [("promised", &partial), ("m", &store.join("m.gguf.partial"))] {
+        let url = server.url.replace("m.gguf", &format!("{name}.gguf"));
+        let failure = download(&catalog, &url).await.unwrap_err();
+        assert_eq!(failure.code, Code::NotOwned);
+        assert!(
+            failure.message.contains(&*partial.to_string_lossy()) && failure.hint.is_some(),
+            "{failure:?}"
+        );
+    }
+    assert_eq!(fs::read(&partial).unwrap(), before);
+    assert!(journals.iter().all(|journal| fs::read(journal).unwrap().starts_with(b"rbee-partial 2")));
+    assert_eq!(fs::read_dir(&store).unwrap().count(), 3);
 }

@@ -15,9 +15,8 @@ use tokio::sync::watch;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use crate::error::{Code, Failure, Result};
-use crate::models::transfer::context::{Transfer, TransferContext};
+use crate::models::transfer::context::{Note, Transfer, TransferContext};
 use crate::models::transfer::remote::{Destination, RemoteFile, StoredFile};
-use crate::models::transfer::report::Note;
 use crate::models::transfer::run;
 use crate::turns::Turns;
 use crate::{n, spawn};
@@ -143,12 +142,12 @@ impl Transfers {
     ) -> (Arc<Shared>, Option<Arc<DropGuard>>, Receiver<Note>, bool) {
         let mut ongoing = self.ongoing.lock();
         if let Some(shared) = ongoing.get(&destination.target) {
-            let notes = shared.transfer.reporter.follow();
+            let notes = shared.transfer.notes.subscribe();
             return (Arc::clone(shared), shared.interest.upgrade(), notes, false);
         }
         let transfer = Transfer::new(Arc::clone(&self.context), file.clone(), destination.clone());
         let transfer = Arc::new(transfer);
-        let notes = transfer.reporter.follow();
+        let notes = transfer.notes.subscribe();
         let interest = Arc::new(transfer.stop.clone().drop_guard());
         let shared = Arc::new(Shared {
             transfer,
