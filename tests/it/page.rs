@@ -39,6 +39,20 @@ async fn capture(browser: &Browser, name: &str) {
     browser.resize(1440, "light").await;
 }
 
+/// Records the texts of all toasts from the next page on: a toast is shown for a few seconds only.
+async fn record_toasts(browser: &Browser) {
+    let record = "addEventListener('DOMContentLoaded', () => {\
+        const toasts = document.getElementById('toasts'); window.toasts = '';\
+        new MutationObserver(() => { window.toasts += toasts.textContent; }).observe(toasts, {childList: true, subtree: true, characterData: true});\
+    });";
+    browser.cdp("Page.addScriptToEvaluateOnNewDocument", &json!({ "source": record })).await;
+}
+
+/// Waits until a toast of the page has had that text.
+async fn has_toast(browser: &Browser, text: &str) {
+    browser.until(&format!("the toast '{text}'"), &format!("window.toasts.includes({})", json!(text))).await;
+}
+
 async fn check_console(browser: &Browser) {
     assert_eq!(browser.console_problems().await, Vec::<String>::new(), "messages on the page's console");
 }
@@ -124,6 +138,7 @@ async fn from_an_empty_hive_to_a_chat_answer_and_back() {
     let file = write_model(&elsewhere, "tiny");
 
     // Without models each page says so and names the next step.
+    record_toasts(&browser).await;
     browser.open(&hive.url).await;
     browser.shows("main h2", "This hive has no models yet").await;
     browser.shows("main", "All checks passed").await;
@@ -151,7 +166,7 @@ async fn from_an_empty_hive_to_a_chat_answer_and_back() {
     capture(&browser, "models-plan").await;
     browser.click("dialog", "Add it").await;
     browser.shows("table tbody", "tiny").await;
-    browser.shows("#toasts", "Download tiny.gguf").await;
+    has_toast(&browser, "Download tiny.gguf").await;
 
     // Details and loading.
     browser.click("table tbody", "tiny").await;
@@ -255,8 +270,10 @@ async fn an_answer_goes_on_while_another_page_is_shown_and_tabs_keep_each_others
         .await;
     browser.run("location.hash = '#/chat'").await;
     browser.shows(".message.assistant", "Hello from a small model.").await;
-    browser.click(".message.assistant", "Copy").await;
-    browser.shows(".message.assistant", "Copied").await;
+    // The button says "Copied" for a moment only.
+    let copied = "const done = arguments[0]; const button = [...document.querySelectorAll('.message.assistant button')].find((e) => e.innerText.trim() === 'Copy');\
+        new MutationObserver(() => done(button.innerText.trim())).observe(button, {childList: true, subtree: true, characterData: true}); button.click();";
+    assert_eq!(browser.run_async(copied).await, json!("Copied"));
 
     // What another tab does.
     browser.run("localStorage['rbee.chats'] = JSON.stringify([{id: 'another', at: new Date().toISOString(), model: 'tiny', messages: [{role: 'user', text: 'From another tab'}]}, ...JSON.parse(localStorage['rbee.chats'])])").await;
@@ -308,6 +325,7 @@ async fn the_page_notices_when_the_hive_dies_and_when_it_is_back() {
     let daemon = Daemon::start(dir.path(), &[]).await;
     // The page keeps its address, while each daemon listens on a free port.
     let relay = Relay::to(&daemon.url).await;
+    record_toasts(&browser).await;
     browser.open(&format!("{}/#/models", relay.url)).await;
     browser.shows("#connection", "Live").await;
     browser.shows("table tbody", "tiny").await;
@@ -320,7 +338,7 @@ async fn the_page_notices_when_the_hive_dies_and_when_it_is_back() {
     let daemon = Daemon::start(dir.path(), &[]).await;
     relay.lead_to(&daemon.url);
     browser.shows("#connection", "Live").await;
-    browser.shows("#toasts", "The hive was restarted").await;
+    has_toast(&browser, "The hive was restarted").await;
     browser.shows("table tbody", "second").await;
     browser.until("the banner to go", "!document.querySelector('.banner')").await;
     daemon.stop().await;

@@ -99,13 +99,16 @@ function morph(from, to) {
     return;
   }
   if (!(from instanceof Element && to instanceof Element)) return;
+  /** @type {string[]} */
+  const kept = /** @type {any} */ (from).$keepAttributes ?? [];
+  // The policy forbids a style attribute set as text, and allows changes to the style object. Whether a
+  // section is open is for the user to say.
+  const changes = (/** @type {string} */ name) => name !== "style" && !(name === "open" && from.nodeName === "DETAILS");
   for (const { name, value } of to.attributes) {
-    // The policy forbids a style attribute set as text, and allows changes to its style object.
-    if (name !== "style" && from.getAttribute(name) !== value) from.setAttribute(name, value);
+    if (changes(name) && from.getAttribute(name) !== value) from.setAttribute(name, value);
   }
-  const managed = /** @type {any} */ (from).$keepAttributes;
   for (const { name } of [...from.attributes]) {
-    if (name !== "style" && !to.hasAttribute(name) && !managed?.includes(name)) from.removeAttribute(name);
+    if (changes(name) && !to.hasAttribute(name) && !kept.includes(name)) from.removeAttribute(name);
   }
   const [styled, style] = [/** @type {HTMLElement} */ (from).style, /** @type {HTMLElement} */ (to).style];
   if (styled && !(/** @type {Made} */ (from).$own) && styled.cssText !== style.cssText) styled.cssText = style.cssText;

@@ -38,11 +38,11 @@ export function duration(seconds) {
   const s = Math.max(0, seconds);
   if (s < 0.995) return `${Math.round(s * 1000)} ms`;
   if (s < 9.95) return `${s.toFixed(1)} s`;
-  const whole = Math.round(s);
-  if (whole < 60) return `${whole} s`;
-  if (whole < 3600) return `${Math.floor(whole / 60)} min ${whole % 60} s`;
-  if (whole < 86_400) return `${Math.floor(whole / 3600)} h ${Math.floor((whole % 3600) / 60)} min`;
-  return `${Math.floor(whole / 86_400)} d ${Math.floor((whole % 86_400) / 3600)} h`;
+  const rounded = Math.round(s);
+  if (rounded < 60) return `${rounded} s`;
+  if (rounded < 3600) return `${Math.floor(rounded / 60)} min ${rounded % 60} s`;
+  if (rounded < 86_400) return `${Math.floor(rounded / 3600)} h ${Math.floor((rounded % 3600) / 60)} min`;
+  return `${Math.floor(rounded / 86_400)} d ${Math.floor((rounded % 86_400) / 3600)} h`;
 }
 
 /** Seconds in one unit, where space is short: `45 s`, `11 min`, `3 h`, `2 d`.
@@ -88,9 +88,9 @@ export function clock(at) {
   return new Date(at).toLocaleTimeString("en-GB");
 }
 
-/** @param {number} part @param {number} whole */
-export function percent(part, whole) {
-  return whole > 0 ? Math.min(100, (100 * part) / whole) : 0;
+/** @param {number} part @param {number} total */
+export function percent(part, total) {
+  return total > 0 ? Math.min(100, (100 * part) / total) : 0;
 }
 
 /** The progress of a job: `1.2 of 4 GiB · 70 MiB/s · 12 s left`.

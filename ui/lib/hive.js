@@ -187,8 +187,8 @@ class Hive extends EventTarget {
   }
 }
 
-/** @param {number} part @param {number} whole */
-const share = (part, whole) => (whole > 0 ? (100 * part) / whole : 0);
+/** @param {number} part @param {number} total */
+const share = (part, total) => (total > 0 ? (100 * part) / total : 0);
 /** Ids are UUIDs of version 7: their order is their age. @param {Job} a @param {Job} b */
 const byAge = (a, b) => (a.job_id < b.job_id ? -1 : a.job_id > b.job_id ? 1 : 0);
 /** @param {Worker} worker */

@@ -122,16 +122,16 @@ class LoadDialog extends PlanView {
         ? "The hive cannot tell whether it fits; it would try"
         : `Fits: it needs ${bytes(required)}, and ${bytes(free)} are free`
       : `Does not fit: it needs ${bytes(required)}, and ${bytes(free)} are free (${bytes(plan.missing_bytes)} missing)`;
-    const whole = capacity ?? free;
-    const used = whole !== null && free !== null ? Math.max(0, whole - free) : 0;
+    const total = capacity ?? free;
+    const used = total !== null && free !== null ? Math.max(0, total - free) : 0;
     /** @type {(kind: string, name: string, size: number) => HTMLElement} */
     const entry = (kind, name, size) => h("div", null, h("dt", null, h("span", { class: `swatch ${kind}`, "aria-hidden": "true" }), name), h("dd", { class: "num" }, bytes(size)));
     const fit = plan.fits ? "" : " over";
     return [
       h("p", { class: `verdict${plan.fits ? "" : " bad"}` }, icon(plan.fits ? "check" : "alert"), h("span", null, h("strong", null, verdict), h("span", { class: "muted" }, `, ${where}`))),
-      ...(whole !== null && required !== null
+      ...(total !== null && required !== null
         ? [
-            stack([{ size: used, kind: "used" }, ...plan.parts.map((part) => ({ size: part.bytes, kind: `${part.name}${fit}` }))], Math.max(whole, used + required), `${where}: ${bytes(used)} of ${bytes(whole)} are used, and ${plan.parts.map((part) => `${PARTS[part.name] ?? part.name} ${bytes(part.bytes)}`).join(", ")} would be added`),
+            stack([{ size: used, kind: "used" }, ...plan.parts.map((part) => ({ size: part.bytes, kind: `${part.name}${fit}` }))], Math.max(total, used + required), `${where}: ${bytes(used)} of ${bytes(total)} are used, and ${plan.parts.map((part) => `${PARTS[part.name] ?? part.name} ${bytes(part.bytes)}`).join(", ")} would be added`),
             h("dl", { class: "legend" }, entry("used", "In use", used), ...plan.parts.map((part) => entry(`${part.name}${fit}`, PARTS[part.name] ?? part.name, part.bytes)), entry("free", plan.fits ? "Left" : "Free", plan.fits ? Math.max(0, (free ?? 0) - required) : (free ?? 0))),
           ]
         : []),

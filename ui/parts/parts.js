@@ -37,13 +37,13 @@ export function progressBar(progress, label) {
   );
 }
 
-/** A bar of parts of a whole: what is used, what would be added, what stays free.
- * @param {Array<{size: number, kind: string}>} parts @param {number} whole @param {string} label */
-export function stack(parts, whole, label) {
+/** A bar of parts of a total: what is used, what would be added, what stays free.
+ * @param {Array<{size: number, kind: string}>} parts @param {number} total @param {string} label */
+export function stack(parts, total, label) {
   return h(
     "div",
     { class: "stack", role: "img", "aria-label": label },
-    ...parts.map(({ size, kind }) => h("div", { class: kind, style: { "inline-size": `${percent(size, whole)}%` } })),
+    ...parts.map(({ size, kind }) => h("div", { class: kind, style: { "inline-size": `${percent(size, total)}%` } })),
   );
 }
 

@@ -187,7 +187,7 @@ class Chat extends View {
     return h(
       "section",
       { class: "card parameters", "aria-label": "Parameters" },
-      h("div", { class: "field whole" }, h("label", { for: "p-system" }, "System prompt"), h("textarea", { id: "p-system", rows: 2, ".value": this.settings.system, placeholder: "None", oninput: (/** @type {any} */ event) => this.#set("system", event.target.value) })),
+      h("div", { class: "field wide" }, h("label", { for: "p-system" }, "System prompt"), h("textarea", { id: "p-system", rows: 2, ".value": this.settings.system, placeholder: "None", oninput: (/** @type {any} */ event) => this.#set("system", event.target.value) })),
       number("temperature", "Temperature", "the engine's default", { min: 0, max: 2, step: 0.1 }),
       number("top_p", "Top p", "the engine's default", { min: 0, max: 1, step: 0.05 }),
       number("max_tokens", "Maximum tokens", "no limit", { min: 1, step: 1 }),

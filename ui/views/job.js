@@ -212,7 +212,7 @@ class JobPage extends View {
       } else phases.push({ action, from: time, to: end, level });
     }
     if (phases.length) phases[phases.length - 1].to = end;
-    const whole = Math.max(1, end - begin);
+    const length = Math.max(1, end - begin);
     if (phases.length > MOST_PHASES) {
       // Keeps the longest ones, in their order.
       const least = phases.map(({ from, to }) => to - from).sort((a, b) => b - a)[MOST_PHASES - 1];
@@ -231,7 +231,7 @@ class JobPage extends View {
             "li",
             { "data-level": level },
             h("span", { class: "phase-name", title: action }, step(action, job.operation)),
-            h("span", { class: "phase-track", "aria-hidden": "true" }, h("span", { class: "phase-bar", style: { "margin-inline-start": `${((100 * (from - begin)) / whole).toFixed(2)}%`, "inline-size": `${Math.max(0.4, (100 * (to - from)) / whole).toFixed(2)}%` } })),
+            h("span", { class: "phase-track", "aria-hidden": "true" }, h("span", { class: "phase-bar", style: { "margin-inline-start": `${((100 * (from - begin)) / length).toFixed(2)}%`, "inline-size": `${Math.max(0.4, (100 * (to - from)) / length).toFixed(2)}%` } })),
             h("span", { class: "num muted" }, to > from ? duration((to - from) / 1000) : "< 1 ms"),
           ),
         ),

@@ -7,7 +7,7 @@ use rbee_hive::config::Faults;
 use serde_json::{Value, json};
 use tokio::sync::Semaphore;
 
-use super::{capture, check_console};
+use super::{capture, check_console, has_toast, record_toasts};
 use crate::contract::{has_tools, shell};
 use crate::support::{Browser, TestHive, write_model};
 
@@ -26,6 +26,7 @@ async fn a_worker_is_started_with_options_and_stopped_and_its_log_searched() {
     for stem in ["one", "two"] {
         write_model(&hive.models_dir(), stem);
     }
+    record_toasts(&browser).await;
     browser.open(&format!("{}/#/workers", hive.url)).await;
     browser.click("main .page-head", "Start a worker").await;
     choose(&browser, "#spawn-model", "two").await;
@@ -48,7 +49,7 @@ async fn a_worker_is_started_with_options_and_stopped_and_its_log_searched() {
     browser.shows("virtual-list", "listening").await;
     browser.click(".worker", "Stop").await;
     browser.until("the worker to go", "!document.querySelector('.worker')").await;
-    browser.shows("#toasts", "Stop worker").await;
+    has_toast(&browser, "Stop worker").await;
     check_console(&browser).await;
     drop(browser);
     hive.stop().await;
@@ -71,6 +72,7 @@ async fn a_job_is_cancelled_run_again_and_copied_as_a_command_that_works() {
     });
     let hive = TestHive::start_with(|config| config.faults = faults).await;
     let first = hive.submit(&json!({ "ModelUnload": { "id": "nothing" } })).await;
+    record_toasts(&browser).await;
     browser.open(&format!("{}/#/jobs/{first}", hive.url)).await;
     browser.click("main .page-head", "Cancel").await;
     browser.shows("main .page-head", "Cancelled").await;
@@ -85,8 +87,14 @@ async fn a_job_is_cancelled_run_again_and_copied_as_a_command_that_works() {
     let first = hive.submit(&download).await;
     browser.open(&format!("{}/#/jobs/{first}", hive.url)).await;
     browser.click("main .page-head", "Copy as curl").await;
-    browser.shows("#toasts", "Copied").await;
-    browser.run("document.querySelector('details').open = true").await;
+    has_toast(&browser, "Copied").await;
+    let is_open = "const done = arguments[0]; const details = document.querySelector('details'); details.open = true;\
+        document.querySelector('hive-job').update(); requestAnimationFrame(() => requestAnimationFrame(() => done(details.open)));";
+    assert_eq!(
+        browser.run_async(is_open).await,
+        json!(true),
+        "a section stays open when the page is redrawn"
+    );
     let command = browser.eval("[...document.querySelectorAll('.code pre')].map((e) => e.innerText).find((text) => text.startsWith('curl'))").await;
     let command = command.as_str().expect("a command");
 

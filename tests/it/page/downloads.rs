@@ -3,7 +3,7 @@
 
 use serde_json::json;
 
-use super::{capture, check_console};
+use super::{capture, check_console, has_toast, record_toasts};
 use rbee_hive::engine::sample_model::SampleModel;
 
 use crate::support::hub::FakeHub;
@@ -177,6 +177,7 @@ async fn a_download_can_be_resumed_after_the_hive_was_killed() {
     let daemon = Daemon::start(dir.path(), &["--config", settings]).await;
     // The page keeps its address, while each daemon listens on a free port.
     let relay = Relay::to(&daemon.url).await;
+    record_toasts(&browser).await;
     browser.open(&format!("{}/#/models", relay.url)).await;
     browser.shows("#connection", "Live").await;
     daemon.submit(&json!({"ModelDownload": {"model": url}})).await;
@@ -194,7 +195,7 @@ async fn a_download_can_be_resumed_after_the_hive_was_killed() {
 
     let daemon = Daemon::start(dir.path(), &["--config", settings]).await;
     relay.lead_to(&daemon.url);
-    browser.shows("#toasts", "The hive was restarted").await;
+    has_toast(&browser, "The hive was restarted").await;
     browser.shows(".downloads", "Interrupted").await;
     browser.shows(".downloads", "resuming continues from there").await;
     capture(&browser, "download-interrupted").await;

@@ -7,7 +7,7 @@ use rbee_hive::narration::Progress;
 use serde_json::{Value, json};
 
 use crate::gpus::machine;
-use crate::support::{read_all, read_until, typed};
+use crate::support::{read_all, soon, typed};
 
 const TYPES: &str = include_str!("../../../ui/lib/types.js");
 
@@ -59,10 +59,20 @@ async fn the_types_of_the_page_match_the_responses_of_the_hive() {
     let stream = hive.get(&format!("/v1/jobs/{failed}/stream?format=json")).await;
     let stream = typed(&read_all(stream).await);
     let mut text = String::new();
-    read_until(&mut news, &mut text, "\"worker_states\":[{").await;
-    read_until(&mut news, &mut text, "\n\n").await;
-    let measured =
-        text.split("\n\n").find(|event| event.contains("\"worker_states\":[{")).expect("telemetry");
+    // Telemetry that was measured after the worker started has entries in all its lists.
+    let is_example = |event: &&str| {
+        event.contains("event: telemetry\n") && event.contains("\"workers\":[{") && event.ends_with("\n\n")
+    };
+    let measured = soon("telemetry with a worker", async {
+        loop {
+            if let Some(event) = text.split_inclusive("\n\n").find(is_example) {
+                return event.to_owned();
+            }
+            let piece = news.chunk().await.expect("a chunk").expect("the stream goes on");
+            text += &String::from_utf8_lossy(&piece);
+        }
+    })
+    .await;
     let measured = measured.lines().find_map(|line| line.strip_prefix("data: ")).expect("data");
     let telemetry: Value = serde_json::from_str(measured).expect("JSON");
     let plan = json!({ "ModelLoad": { "id": "other", "device": "cuda:0", "dry_run": true } });

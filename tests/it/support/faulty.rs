@@ -150,7 +150,7 @@ struct File {
 struct State {
     files: Mutex<HashMap<String, Arc<File>>>,
     sent: AtomicU64,
-    /// No body goes on while `sent` is at least this.
+    /// Bodies pause while `sent` is at least this.
     limit: watch::Sender<u64>,
     /// Requests that carried a token: there must be none.
     tokens: AtomicUsize,
