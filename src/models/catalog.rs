@@ -113,8 +113,11 @@ impl Catalog {
     async fn at(&self, path: &Path) -> Result<Model> {
         let models = self.list().await?;
         models.into_iter().find(|model| model.path == path).ok_or_else(|| {
-            Failure::new(Code::ModelNotFound, format!("{} is gone from the disk again", path.display()))
-                .hint("another program removed it in the meantime: try again")
+            Failure::new(
+                Code::ModelNotFound,
+                format!("{} was removed from the disk meanwhile", path.display()),
+            )
+            .hint("another program removed it: try again")
         })
     }
 

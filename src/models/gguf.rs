@@ -1,12 +1,12 @@
 //! GGUF: reading a model file's header, and writing whole files.
 //!
-//! A file that was downloaded is input from a stranger, so the reader trusts nothing that it says
-//! about itself. Invariants:
-//! - Every length, count and offset is checked against the file's real size before it is used, and
-//!   all sums and products are checked for overflow.
-//! - What a header can make the process allocate is bounded by the bytes that the header really
+//! A downloaded file is untrusted input, so the reader checks everything that it states about itself.
+//! Invariants:
+//! - Every length, count and offset is checked against the file's size before it is used, and all sums
+//!   and products are checked for overflow.
+//! - The memory that a header can make the process allocate is bounded by the bytes that the header
 //!   has, and by [`MAX_HEADER_BYTES`].
-//! - Nothing in here panics, whatever the bytes; a refusal is a [`GgufError`] that names the field.
+//! - No bytes make the reader panic; a refusal is a [`GgufError`] that names the field.
 //!
 //! Layout: <https://github.com/ggml-org/ggml/blob/master/docs/gguf.md>.
 

@@ -1,8 +1,8 @@
-//! Ids of models: their grammar, and how the catalog makes them.
+//! Ids of models: their grammar, and how a listing makes them.
 //!
-//! Invariants: whatever a file is called, its id is inside the grammar; the ids of one listing are
-//! unique; and which of two files gets the suffix does not depend on the order in which the scan
-//! met them. An id is looked up, and never made into a path.
+//! Invariants: any file name gives an id in the grammar; the ids of one listing are unique; which of
+//! two files gets a suffix does not depend on the order in which a scan found them. An id is looked up,
+//! and never made into a path.
 
 use std::collections::HashSet;
 use std::fmt;
@@ -80,8 +80,8 @@ fn is_allowed(c: char) -> bool {
     c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '/' | ':' | '@' | '+' | '~' | '-')
 }
 
-/// Brings any text into the grammar: other characters become `-`, and what is too long is cut and
-/// gets the hash of the whole.
+/// Brings any text into the grammar: other characters become `-`, and a text that is too long is cut
+/// and ends in its hash.
 pub(crate) fn sanitize(text: &str) -> String {
     let clean: String = text.chars().map(|c| if is_allowed(c) { c } else { '-' }).collect();
     match clean.len() {
@@ -91,18 +91,17 @@ pub(crate) fn sanitize(text: &str) -> String {
     }
 }
 
-/// Makes ids unique. Each file comes with the id that it would like, and in the order of precedence
-/// that the caller gives: of two that would like the same, the first keeps it and the other gets
-/// `~` and 8 hexadecimal digits of its path's SHA-256.
-pub(crate) fn assign<'a>(wishes: impl IntoIterator<Item = (String, &'a Path)>) -> Vec<String> {
+/// Makes ids unique. Each file comes with its preferred id, in order of precedence: the first file with
+/// an id keeps it, and each other one gets `~` and 8 hexadecimal digits of its path's SHA-256.
+pub(crate) fn assign<'a>(preferred: impl IntoIterator<Item = (String, &'a Path)>) -> Vec<String> {
     let mut taken = HashSet::new();
     let mut ids = Vec::new();
-    for (wish, path) in wishes {
-        let mut id = wish.clone();
+    for (preferred, path) in preferred {
+        let mut id = preferred.clone();
         let mut salt = path.as_os_str().as_encoded_bytes().to_vec();
         while !taken.insert(id.clone()) {
-            id = suffixed(&wish, &salt);
-            // Reached again only where another file's own name ends in this very suffix.
+            id = suffixed(&preferred, &salt);
+            // Needed only where another file's own name ends in this suffix.
             salt.push(0);
         }
         ids.push(id);
@@ -110,7 +109,7 @@ pub(crate) fn assign<'a>(wishes: impl IntoIterator<Item = (String, &'a Path)>) -
     ids
 }
 
-/// `id`, which is ASCII, with the first eight digits of a hash, cut so that both fit.
+/// `id`, which must be ASCII, with the first eight digits of a hash, cut to the longest length.
 fn suffixed(id: &str, hashed: &[u8]) -> String {
     let digits = hex(&Sha256::digest(hashed)[..4]);
     format!("{}~{digits}", &id[..id.len().min(MAX_LENGTH - SUFFIX_LENGTH)])
@@ -126,13 +125,13 @@ mod tests {
 
     proptest! {
         #[test]
-        fn any_file_name_yields_an_id_inside_the_grammar(name in ".{0,400}") {
+        fn any_file_name_gives_an_id_in_the_grammar(name in ".{0,400}") {
             let id = sanitize(&name);
             prop_assert!(id.parse::<ModelId>().is_ok(), "{id}");
         }
 
         #[test]
-        fn ids_are_unique_whatever_the_files_are_called(
+        fn ids_are_unique_for_any_file_names(
             names in prop::collection::vec("[ab\u{e9}~0-9]{0,3}|a{240,260}", 0..40)
         ) {
             let paths: Vec<_> = (0..names.len()).map(|n| PathBuf::from(format!("/m/{n}"))).collect();
@@ -146,7 +145,7 @@ mod tests {
     }
 
     #[test]
-    fn the_first_keeps_its_wish_and_the_suffix_is_stable() {
+    fn the_first_file_keeps_the_preferred_id_and_the_suffix_is_stable() {
         let (first, second) = (Path::new("/a/x.gguf"), Path::new("/b/x.gguf"));
         let ids = assign([("x".to_owned(), first), ("x".to_owned(), second)]);
         assert_eq!(ids[0], "x");

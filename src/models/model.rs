@@ -1,4 +1,4 @@
-//! A model as it travels on the wire.
+//! A model as the API shows it.
 
 use std::path::PathBuf;
 
@@ -31,13 +31,13 @@ pub struct Model {
     pub parameter_count: Option<u64>,
     /// The context that it was trained for, in tokens.
     pub context_length: Option<u64>,
-    /// Whether a worker serves it. The catalog does not know: operations fill it in.
+    /// Whether a worker serves it. The catalog leaves it `false`; operations set it.
     pub loaded: bool,
     /// Whether it can be used.
     pub status: Status,
     /// When its file was last changed (linked, for an import): RFC 3339, UTC, milliseconds.
     pub added_at: String,
-    /// SHA-256 of its contents in hexadecimal, where it is known without reading them.
+    /// SHA-256 of its contents in hexadecimal, where it is known without reading the file.
     pub sha256: Option<String>,
     /// Why it cannot be used.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -48,9 +48,9 @@ pub struct Model {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Status {
-    /// It can.
+    /// The model can be used.
     Available,
-    /// A job is fetching it.
+    /// A job is downloading it.
     Downloading,
     /// A file of it is missing.
     Incomplete,
@@ -70,10 +70,8 @@ impl Model {
             Status::Downloading => {
                 (Code::ModelInUse, "is being downloaded", "load it when its download has ended")
             }
-            Status::Incomplete => {
-                (Code::ModelCorrupt, "is incomplete", "fetch its missing files, or delete it")
-            }
-            Status::Corrupt => (Code::ModelCorrupt, "is damaged", "fetch it again, or delete it"),
+            Status::Incomplete => (Code::ModelCorrupt, "is incomplete", "download it again, or delete it"),
+            Status::Corrupt => (Code::ModelCorrupt, "is damaged", "download it again, or delete it"),
         };
         let detail = self.status_detail.as_deref().unwrap_or("no more is known");
         let message = format!("the model '{}' {state}: {detail} ({})", self.id, self.path.display());

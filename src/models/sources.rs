@@ -38,7 +38,7 @@ pub use url::UrlSource;
 /// tried in this order.
 macro_rules! sources {
     ($($(#[$doc:meta])* $variant:ident($source:ident);)+) => {
-        /// A source that the hive can bring a model from.
+        /// A source of models.
         #[derive(Clone, Debug, PartialEq, Eq)]
         pub enum Source { $($(#[$doc])* $variant($source),)+ }
 
@@ -109,7 +109,7 @@ impl Source {
             // The rest of a URL may be a secret.
             let shown = if text.contains("://") { text.split(['?', '#']).next() } else { None };
             let shown = text::excerpt(shown.unwrap_or(text));
-            let message = format!("'{shown}' names no source that this hive knows");
+            let message = format!("'{shown}' is not a source that this hive knows");
             Err(Failure::new(Code::SourceUnsupported, message).hint(examples()))
         })
     }

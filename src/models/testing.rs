@@ -1,4 +1,4 @@
-//! What the tests of this room share.
+//! Helpers for the tests of models.
 
 use std::fs::{self, File};
 use std::path::Path;
@@ -27,7 +27,7 @@ pub(crate) fn gguf_with(architecture: &str, metadata: &[(&str, Value)]) -> Vec<u
     bytes
 }
 
-/// A sound GGUF file with so many bytes of weights (a multiple of 4).
+/// A sound GGUF file with this many bytes of weights, a multiple of 4.
 pub(crate) fn gguf_of(bytes: usize) -> Vec<u8> {
     let mut writer = Writer::default();
     writer.metadata("general.architecture", Value::String("llama".to_owned()));
@@ -38,7 +38,7 @@ pub(crate) fn gguf_of(bytes: usize) -> Vec<u8> {
     file
 }
 
-/// Settings beneath `root` that touch nothing else, with timers of tests.
+/// Settings with all folders beneath `root`, and short timers.
 pub(crate) fn config(root: &Path) -> Config {
     let mut config = Config {
         data_dir: root.join("data"),
@@ -58,18 +58,18 @@ pub(crate) fn config(root: &Path) -> Config {
     config
 }
 
-/// A catalog of these settings.
+/// A catalog with these settings.
 pub(crate) fn catalog(root: &Path) -> Catalog {
     Catalog::new(&config(root)).unwrap()
 }
 
-/// Makes the last change of a file or a folder look older than it is.
+/// Sets the time of the last change of a file or folder to an hour ago.
 pub(crate) fn age(path: &Path) {
     let long_ago = SystemTime::now() - Duration::from_secs(3600);
     File::open(path).unwrap().set_modified(long_ago).unwrap();
 }
 
-/// Writes a file, and the folders that it needs.
+/// Writes a file and makes its folders.
 pub(crate) fn put(path: &Path, bytes: &[u8]) {
     fs::create_dir_all(path.parent().unwrap()).unwrap();
     fs::write(path, bytes).unwrap();

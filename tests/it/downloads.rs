@@ -389,7 +389,7 @@ async fn a_cancelled_download_keeps_its_bytes_and_resumes() {
     assert!(stream.contains("data: Kept ") && stream.ends_with("[CANCELLED]\n\n"), "{stream}");
     let model = hive.succeed(&json!({ "ModelGet": { "id": "m" } })).await;
     assert_eq!(model["status"], "incomplete");
-    assert!(model["status_detail"].as_str().expect("a reason").contains("ended early"), "{model}");
+    assert!(model["status_detail"].as_str().expect("a reason").contains("was interrupted"), "{model}");
 
     // Resumes after a restart, although one byte of the partial has changed.
     server.release();

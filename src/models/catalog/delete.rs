@@ -42,8 +42,9 @@ impl Catalog {
             return Err(not_found(id, &models));
         };
         if model.status == Status::Downloading {
-            return Err(Failure::new(Code::ModelInUse, format!("'{id}' is being downloaded"))
-                .hint("cancel the job that downloads it, then delete what that has kept"));
+            return Err(Failure::new(Code::ModelInUse, format!("'{id}' is being downloaded")).hint(
+                "cancel the job that downloads it, then repeat this to delete the part that it has kept",
+            ));
         }
         if let ModelLocation::Partial(path) = &scanned.location {
             return delete_partial(id, path);
@@ -55,7 +56,7 @@ impl Catalog {
             ModelOwner::Other => {
                 let message = format!("{path} was not put there by the hive");
                 return Err(Failure::new(Code::NotOwned, message)
-                    .hint("to delete the file all the same, repeat this with force"));
+                    .hint("to delete the file anyway, repeat this with force"));
             }
             ModelOwner::NewerHive => {
                 let message = format!("{path} was put there by a newer version of rbee-hive");
@@ -68,14 +69,14 @@ impl Catalog {
         let freed = self.remove_files(scanned)?;
         match (target, freed) {
             (Some(target), 0) => {
-                n!("model_delete", "Removed the link; what it led to stays: {}", target.display());
+                n!("model_delete", "Removed the link; its target stays: {}", target.display());
             }
-            _ => n!("model_delete", "Deleted {}; {} came free", model.path.display(), bytes(freed)),
+            _ => n!("model_delete", "Deleted {}; this freed {}", model.path.display(), bytes(freed)),
         }
         Ok(freed)
     }
 
-    /// Who put the model there. One that has changed since is not the hive's own.
+    /// Who put the model there.
     fn owner(&self, scanned: &ScannedModel) -> ModelOwner {
         let (library, store) = (&self.places.library, self.places.library.store());
         match &scanned.location {
@@ -115,7 +116,7 @@ impl Catalog {
 fn delete_partial(id: &str, path: &Path) -> Result<u64> {
     match partial::remove(path, &empty_folders(path))? {
         Removal::Removed(freed) => {
-            n!("model_delete", "Removed what was here of '{id}'; {} came free", bytes(freed));
+            n!("model_delete", "Removed the unfinished download of '{id}'; this freed {}", bytes(freed));
             Ok(freed)
         }
         Removal::NewerFormat => Err(partial::newer_format(path)),

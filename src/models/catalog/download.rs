@@ -1,4 +1,4 @@
-//! Brings a model here.
+//! Downloads or imports a model.
 //!
 //! A download resolves the source to files; states which of them exist; compares the rest with the free
 //! disk; and, unless it is a dry run, transfers what is missing and makes a model of it. A file of this
@@ -25,8 +25,8 @@ use crate::text::bytes;
 use crate::{files, n};
 
 impl Catalog {
-    /// Brings the model that `source` names, or plans it. Jobs that want the same file share its
-    /// transfer.
+    /// Downloads or imports the model that `source` names, or plans that. Jobs that want the same file
+    /// share its transfer.
     ///
     /// # Errors
     /// [`Code::Cancelled`] once `stop` is cancelled; [`Code::DownloadFailed`],
@@ -148,7 +148,7 @@ impl Catalog {
             let text = size.map_or_else(|| "of unknown size".to_owned(), bytes);
             let state = match (existing.is_complete, existing.bytes) {
                 (true, _) => "is here already".to_owned(),
-                (false, 0) => "nothing of it is here yet".to_owned(),
+                (false, 0) => "nothing of it is here".to_owned(),
                 (false, part) => format!("{} of it are here", bytes(part)),
             };
             n!("model_download_present", "{} ({text}): {state}", file.name);
@@ -190,8 +190,8 @@ impl Catalog {
         if let Some(turn) = self.turns.try_take(&path) {
             return Ok(turn);
         }
-        n!("model_download_joined", "Another job is bringing {name}: waiting for it");
-        let _waiting = waiting_for(format!("another job to bring {name}"));
+        n!("model_download_joined", "Another job is writing {name}: waiting for it");
+        let _waiting = waiting_for(format!("another job to finish {name}"));
         unless_cancelled(stop, self.turns.take(&path)).await
     }
 
@@ -229,7 +229,7 @@ fn free_bytes_of(folder: &Path) -> Result<u64> {
 fn does_not_fit(plan: &Plan, resolved: &ResolvedModel) -> Failure {
     let folder = resolved.files.first().and_then(|(_, to)| to.target.parent()).unwrap_or(Path::new("."));
     let message = format!(
-        "{} needs {}, and {} has {} free, of which {} are kept",
+        "{} needs {}; {} has {} free, and {} must stay free",
         plan.model,
         bytes(plan.transfer_bytes.unwrap_or_default()),
         folder.display(),
@@ -245,7 +245,7 @@ fn check_revision(request: &DownloadRequest) -> Result<()> {
     if request.revision == "main" {
         return Ok(());
     }
-    let message = format!("revision: '{}' means nothing for this source", request.revision);
+    let message = format!("revision: '{}' is given, but this source has no revisions", request.revision);
     Err(Failure::new(Code::InvalidField, message)
         .hint("leave the field out: only models of the Hugging Face Hub have revisions"))
 }

@@ -17,9 +17,9 @@ pub(crate) fn position(models: &[Model], wanted: &str) -> Result<usize> {
             let ids: Vec<_> = named.iter().map(|&index| models[index].id.as_str()).collect();
             Err(Failure::new(
                 Code::ModelAmbiguous,
-                format!("{} models are called '{wanted}': {}", ids.len(), ids.join(", ")),
+                format!("{} models have the name '{wanted}': {}", ids.len(), ids.join(", ")),
             )
-            .hint("name one of them by its id"))
+            .hint("use the id of one of them"))
         }
     }
 }
@@ -33,11 +33,11 @@ pub(crate) fn not_found(wanted: &str, models: &[Model]) -> Failure {
     };
     let hint = match (models.is_empty(), nearest.is_empty()) {
         (true, _) => {
-            "this hive has no models yet: bring one with ModelDownload (file:/path/model.gguf or an https \
-             URL), or start the hive with --models-dir"
+            "this hive has no models yet: download or import one with ModelDownload (org/repo:Q4_K_M, an \
+             https URL or file:/path/model.gguf), or start the hive with --models-dir"
         }
-        (_, false) => "use one of these ids, or bring the model with ModelDownload",
-        _ => "ModelList shows the models there are; ModelDownload brings another",
+        (_, false) => "use one of these ids, or download the model with ModelDownload",
+        _ => "ModelList lists the models of this hive; ModelDownload adds one",
     };
     Failure::new(Code::ModelNotFound, message).hint(hint)
 }

@@ -1,5 +1,5 @@
-//! The catalog beside a model of it that is too simple to be wrong: whatever happens to the files,
-//! and whoever does it, both say the same.
+//! Compares the catalog with a simple model of it, over random changes to the files by the user and by
+//! jobs.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -12,36 +12,36 @@ use crate::models::library::file_name::name_of;
 use crate::models::library::record::{RecordedFile, StoreRecord};
 use crate::models::testing::{age, catalog, gguf_of, put};
 
-/// What may happen. Names and places are few, so that they meet.
+/// One change. Names and folders are few, so that changes collide.
 #[derive(Clone, Debug)]
 enum Step {
-    /// The user puts a file into a folder of his, over what may be there.
-    Put(User, usize),
-    /// He takes one away.
-    Remove(User),
-    /// Its end is lost.
-    Cut(User),
-    /// He moves one, over what may be there.
-    Rename(User, User),
-    /// He puts one into the hive's own folder, over what may be there.
-    Stray(usize, usize),
-    /// The end of what is in the hive's own folder is lost.
+    /// The user puts a file into one of his folders, over the file that may be there.
+    Put(UserFile, usize),
+    /// The user removes a file.
+    Remove(UserFile),
+    /// A file of the user loses its end.
+    Cut(UserFile),
+    /// The user moves a file, over the file that may be there.
+    Rename(UserFile, UserFile),
+    /// The user puts a file into the store, over the file that may be there.
+    PutIntoStore(usize, usize),
+    /// A file of the store loses its end.
     CutStored(usize),
     /// A job imports a file.
-    Import(User, bool),
-    /// A job has fetched a file whose name nothing had.
+    Import(UserFile, bool),
+    /// A job downloads a file whose name is free.
     Fetch(usize, usize),
-    /// A job deletes the model of that number.
+    /// A job deletes a model.
     Delete(prop::sample::Index, bool),
-    /// Nothing happens for so long that a listing can be remembered.
-    Rest,
-    /// The hive starts anew.
+    /// So much time passes that a listing can be remembered.
+    Settle,
+    /// The hive restarts.
     Restart,
 }
 
-/// A file of the user's: its folder and its name.
+/// A file of the user: indexes of its folder and its name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-struct User(usize, usize);
+struct UserFile(usize, usize);
 
 const STEMS: [&str; 3] = ["a", "b", "c"];
 const FOLDERS: [&str; 2] = ["one", "two"];
@@ -52,41 +52,41 @@ struct Contents {
     is_sound: bool,
 }
 
-/// What has a name in the hive's own folder.
+/// A file or link in the store.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Stored {
-    Link(User),
+    Link(UserFile),
     File(Contents),
 }
 
-/// What the hive has written down of a name.
+/// The record of a name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Recorded {
-    Link(User),
+    Link(UserFile),
     File(u64),
 }
 
-/// What is there, as far as it matters.
+/// The simple model: the files and records that exist.
 #[derive(Debug, Default)]
-struct Simple {
-    files: BTreeMap<User, Contents>,
+struct SimpleModel {
+    files: BTreeMap<UserFile, Contents>,
     store: BTreeMap<usize, Stored>,
     records: BTreeMap<usize, Recorded>,
 }
 
-impl Simple {
-    /// Whether what has the name is what the hive put there.
+impl SimpleModel {
+    /// Whether the file with that name is the one that the hive put there.
     fn is_owned(&self, stem: usize) -> bool {
         match (self.store.get(&stem), self.records.get(&stem)) {
             (Some(Stored::Link(user)), Some(Recorded::Link(recorded))) => user == recorded,
-            // Another file of the same length cannot be told from it.
+            // A file of the same length cannot be told from the recorded one.
             (Some(Stored::File(contents)), Some(Recorded::File(size))) => contents.size == *size,
             _ => false,
         }
     }
 }
 
-/// A model as it should be listed.
+/// A model as the catalog must list it.
 #[derive(Debug, PartialEq, Eq)]
 struct Expected {
     path: PathBuf,
@@ -94,20 +94,20 @@ struct Expected {
     is_first: bool,
     status: Status,
     size: u64,
-    /// What deleting it gives, without and with force.
+    /// The bytes that deleting it frees, without and with force; `None` where it is refused.
     freed: [Option<u64>; 2],
-    what: What,
+    file: ListedFile,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum What {
-    OfStore(usize),
-    OfUser(User),
+enum ListedFile {
+    InStore(usize),
+    InUserFolder(UserFile),
 }
 
 struct World {
     root: PathBuf,
-    simple: Simple,
+    simple: SimpleModel,
 }
 
 fn contents(size: usize) -> (Vec<u8>, Contents) {
@@ -127,7 +127,7 @@ impl Contents {
 }
 
 impl World {
-    fn user(&self, User(folder, stem): User) -> PathBuf {
+    fn user(&self, UserFile(folder, stem): UserFile) -> PathBuf {
         self.root.join("models").join(FOLDERS[folder]).join(STEMS[stem]).with_extension("gguf")
     }
 
@@ -135,7 +135,7 @@ impl World {
         self.root.join("data/models").join(STEMS[stem]).with_extension("gguf")
     }
 
-    /// Puts a file in the place of what has the name: never through a link.
+    /// Replaces the file with that name, without following a link.
     fn replace(&self, path: &Path, bytes: &[u8]) {
         let draft = self.root.join("draft");
         put(&draft, bytes);
@@ -168,7 +168,7 @@ impl World {
                     self.simple.files.insert(to, contents);
                 }
             }
-            Step::Stray(stem, size) => {
+            Step::PutIntoStore(stem, size) => {
                 let (bytes, contents) = contents(size);
                 self.replace(&self.stored(stem), &bytes);
                 self.simple.store.insert(stem, Stored::File(contents));
@@ -184,7 +184,7 @@ impl World {
             Step::Import(user, force) => self.import(catalog, user, force).await,
             Step::Fetch(stem, size) => self.fetch(catalog, stem, size),
             Step::Delete(which, force) => self.delete(catalog, which, force).await,
-            Step::Rest => {
+            Step::Settle => {
                 for entry in walkdir::WalkDir::new(&self.root).into_iter().filter_map(Result::ok) {
                     if !entry.path_is_symlink() {
                         age(entry.path());
@@ -192,13 +192,13 @@ impl World {
                 }
                 self.compare(catalog).await;
                 let listings = [catalog.scan(), catalog.scan()];
-                assert!(Arc::ptr_eq(&listings[0], &listings[1]), "it is not made again");
+                assert!(Arc::ptr_eq(&listings[0], &listings[1]), "the listing is remembered");
             }
             Step::Restart => *catalog = crate::models::testing::catalog(&self.root),
         }
     }
 
-    async fn import(&mut self, catalog: &Catalog, user: User, force: bool) {
+    async fn import(&mut self, catalog: &Catalog, user: UserFile, force: bool) {
         let stem = user.1;
         let expected = match (self.simple.files.get(&user), self.simple.store.get(&stem)) {
             (None, _) => Err(Code::SourceNotFound),
@@ -218,7 +218,7 @@ impl World {
         }
     }
 
-    /// What the last steps of a download do.
+    /// Does what the last steps of a download do.
     fn fetch(&mut self, catalog: &Catalog, stem: usize, size: usize) {
         if self.simple.store.contains_key(&stem) {
             return;
@@ -245,18 +245,18 @@ impl World {
             None => assert_eq!(deleted.unwrap_err().code, Code::NotOwned),
             Some(freed) => {
                 assert_eq!(deleted.unwrap(), freed, "{expected:?}");
-                match expected.what {
-                    What::OfStore(stem) => {
+                match expected.file {
+                    ListedFile::InStore(stem) => {
                         self.simple.store.remove(&stem);
                         self.simple.records.remove(&stem);
                     }
-                    What::OfUser(user) => drop(self.simple.files.remove(&user)),
+                    ListedFile::InUserFolder(user) => drop(self.simple.files.remove(&user)),
                 }
             }
         }
     }
 
-    /// What there should be, the first to have a name first.
+    /// The models that must be listed. The first with a name keeps it as its id.
     fn expected(&self) -> Vec<Expected> {
         let mut expected = Vec::new();
         for (&stem, stored) in &self.simple.store {
@@ -271,7 +271,7 @@ impl World {
                 status: contents.map_or(Status::Incomplete, Contents::status),
                 size: contents.map_or(0, |contents| contents.size),
                 freed: [Some(freed).filter(|_| self.simple.is_owned(stem)), Some(freed)],
-                what: What::OfStore(stem),
+                file: ListedFile::InStore(stem),
             });
         }
         for (&user, contents) in &self.simple.files {
@@ -286,7 +286,7 @@ impl World {
                 status: contents.status(),
                 size: contents.size,
                 freed: [None, Some(contents.size)],
-                what: What::OfUser(user),
+                file: ListedFile::InUserFolder(user),
             });
         }
         expected
@@ -311,7 +311,7 @@ impl World {
         let mut ids: Vec<_> = models.iter().map(|model| &model.id).collect();
         ids.dedup();
         assert_eq!(ids.len(), models.len(), "ids are unique, and sorted");
-        // Every file of the hive's own folder is a model or a model's record.
+        // Every file of the store is a model or the record of one.
         for entry in fs::read_dir(self.root.join("data/models")).unwrap() {
             let name = entry.unwrap().file_name().into_string().unwrap();
             let stem = name.strip_suffix(".gguf.json").or_else(|| name.strip_suffix(".gguf"));
@@ -321,8 +321,8 @@ impl World {
     }
 }
 
-fn users() -> impl Strategy<Value = User> {
-    (0..FOLDERS.len(), 0..STEMS.len()).prop_map(|(folder, stem)| User(folder, stem))
+fn users() -> impl Strategy<Value = UserFile> {
+    (0..FOLDERS.len(), 0..STEMS.len()).prop_map(|(folder, stem)| UserFile(folder, stem))
 }
 
 fn steps() -> impl Strategy<Value = Step> {
@@ -332,12 +332,12 @@ fn steps() -> impl Strategy<Value = Step> {
         1 => users().prop_map(Step::Remove),
         1 => users().prop_map(Step::Cut),
         2 => (users(), users()).prop_map(|(from, to)| Step::Rename(from, to)),
-        1 => (stem.clone(), size.clone()).prop_map(|(stem, size)| Step::Stray(stem, size)),
+        1 => (stem.clone(), size.clone()).prop_map(|(stem, size)| Step::PutIntoStore(stem, size)),
         1 => stem.clone().prop_map(Step::CutStored),
         4 => (users(), any::<bool>()).prop_map(|(user, force)| Step::Import(user, force)),
         2 => (stem, size).prop_map(|(stem, size)| Step::Fetch(stem, size)),
         3 => (any::<prop::sample::Index>(), any::<bool>()).prop_map(|(which, force)| Step::Delete(which, force)),
-        4 => Just(Step::Rest),
+        4 => Just(Step::Settle),
         1 => Just(Step::Restart),
     ]
 }
@@ -346,7 +346,7 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(48))]
 
     #[test]
-    fn whatever_happens_to_the_files_the_catalog_says_what_is_there(
+    fn the_catalog_agrees_with_the_simple_model_after_every_change(
         steps in prop::collection::vec(steps(), 1..40),
     ) {
         let folder = tempfile::tempdir().unwrap();
@@ -354,7 +354,7 @@ proptest! {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         runtime.block_on(async {
             let mut catalog = catalog(&root);
-            let mut world = World { root, simple: Simple::default() };
+            let mut world = World { root, simple: SimpleModel::default() };
             for step in steps {
                 world.step(&mut catalog, step).await;
                 world.compare(&catalog).await;

@@ -13,7 +13,7 @@ fn ids(models: &[Model]) -> Vec<&str> {
     models.iter().map(|model| model.id.as_str()).collect()
 }
 
-/// Puts a file into a Hugging Face cache as its client does. Answers the link.
+/// Puts a file into a Hugging Face cache as its client does. Returns the link.
 fn hub_file(cache: &Path, repo: &str, revision: &str, name: &str, blob: &str, bytes: &[u8]) -> PathBuf {
     let folder = cache.join(format!("models--{}", repo.replace('/', "--")));
     put(&folder.join("blobs").join(blob), bytes);
@@ -25,7 +25,7 @@ fn hub_file(cache: &Path, repo: &str, revision: &str, name: &str, blob: &str, by
 }
 
 #[tokio::test]
-async fn the_disk_is_the_truth_and_nothing_fails_a_listing() {
+async fn a_listing_shows_what_is_on_disk_and_never_fails() {
     let root = tempfile::tempdir().unwrap();
     let models = root.path().join("models");
     let catalog = catalog(root.path());
@@ -61,7 +61,7 @@ async fn the_disk_is_the_truth_and_nothing_fails_a_listing() {
 }
 
 #[tokio::test]
-async fn hub_files_have_ids_of_repository_and_quantisation() {
+async fn hub_files_have_ids_of_repository_and_quantization() {
     let root = tempfile::tempdir().unwrap();
     let hub = root.path().join("hub");
     let catalog = catalog(root.path());
@@ -108,14 +108,14 @@ async fn a_file_reached_twice_is_listed_once_and_a_shared_name_is_ambiguous() {
     assert_eq!(catalog.find(&suffixed).await.unwrap().path, models.join("b/m.gguf"));
     assert_eq!(catalog.find("m").await.unwrap().path, models.join("a/m.gguf"), "an id goes before a name");
 
-    // The store's file takes the plain id over; now only names with a suffix are left to the rest.
+    // The file in the store takes over the plain id.
     let imported = catalog.import(&models.join("b/m.gguf"), false).await.unwrap();
     assert_eq!(imported.id, "m");
     assert_eq!(catalog.list().await.unwrap().len(), 2, "the import and its target are one model");
 }
 
 #[tokio::test]
-async fn a_failed_look_up_names_the_nearest_and_the_next_step() {
+async fn a_failed_lookup_names_similar_ids_and_the_next_step() {
     let root = tempfile::tempdir().unwrap();
     let catalog = catalog(root.path());
     let failure = catalog.find("tiny").await.unwrap_err();
@@ -140,7 +140,7 @@ async fn a_failed_look_up_names_the_nearest_and_the_next_step() {
 }
 
 #[tokio::test]
-async fn only_what_the_hive_put_there_goes_without_force() {
+async fn only_files_of_the_hive_are_deleted_without_force() {
     let root = tempfile::tempdir().unwrap();
     let models = root.path().join("models");
     let catalog = catalog(root.path());
@@ -159,7 +159,11 @@ async fn only_what_the_hive_put_there_goes_without_force() {
     let imported = catalog.import(&models.join("mine.gguf"), false).await.unwrap();
     assert_eq!(catalog.delete(&imported, false).await.unwrap(), 0, "a link frees nothing");
     assert!(models.join("mine.gguf").exists());
-    assert_eq!(fs::read_dir(root.path().join("data/models")).unwrap().count(), 1, "its record went, too");
+    assert_eq!(
+        fs::read_dir(root.path().join("data/models")).unwrap().count(),
+        1,
+        "its record is deleted as well"
+    );
 
     let mine = catalog.find("mine").await.unwrap();
     assert_eq!(catalog.delete(&mine, true).await.unwrap(), size);
@@ -168,7 +172,7 @@ async fn only_what_the_hive_put_there_goes_without_force() {
 }
 
 #[tokio::test]
-async fn a_hub_model_goes_with_its_blob_unless_another_snapshot_has_it() {
+async fn a_hub_model_is_deleted_with_its_blob_unless_another_snapshot_links_to_it() {
     let root = tempfile::tempdir().unwrap();
     let hub = root.path().join("hub");
     let catalog = catalog(root.path());
@@ -191,7 +195,7 @@ async fn a_hub_model_goes_with_its_blob_unless_another_snapshot_has_it() {
 }
 
 #[tokio::test]
-async fn an_import_is_idempotent_and_replaces_only_its_own() {
+async fn an_import_is_idempotent_and_replaces_only_files_of_the_hive() {
     let root = tempfile::tempdir().unwrap();
     let elsewhere = root.path().join("elsewhere");
     let catalog = catalog(root.path());
@@ -236,7 +240,7 @@ async fn an_import_is_idempotent_and_replaces_only_its_own() {
 }
 
 #[tokio::test]
-async fn beyond_loopback_only_the_model_folders_are_readable() {
+async fn a_hive_that_others_can_reach_imports_only_from_the_model_folders() {
     let root = tempfile::tempdir().unwrap();
     let (inside, outside) = (root.path().join("models/in.gguf"), root.path().join("out.gguf"));
     put(&inside, &gguf("llama"));
@@ -256,7 +260,7 @@ async fn beyond_loopback_only_the_model_folders_are_readable() {
 }
 
 #[tokio::test]
-async fn a_folder_that_cannot_be_read_is_told_of_and_the_rest_is_listed() {
+async fn an_unreadable_folder_is_reported_and_the_rest_is_listed() {
     let root = tempfile::tempdir().unwrap();
     put(&root.path().join("models/m.gguf"), &gguf("llama"));
     let mut config = config(root.path());

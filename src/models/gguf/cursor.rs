@@ -15,7 +15,7 @@ const MAX_DEPTH: usize = 4;
 /// Most dimensions of a tensor: `GGML_MAX_DIMS`.
 const MAX_DIMENSIONS: u32 = 4;
 
-/// What to do with arrays, such as the vocabulary.
+/// How arrays, such as the vocabulary, are read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Arrays {
     /// Keep the elements.

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use crate::error::{Code, Failure};
 
-/// Why a file is no GGUF file that can be used.
+/// Why a file cannot be used as a GGUF file.
 #[derive(Debug, thiserror::Error)]
 pub enum GgufError {
     /// The file system refused.
@@ -14,7 +14,7 @@ pub enum GgufError {
     /// The contents contradict the format, themselves or the file's size.
     #[error("{field}: {problem}")]
     Malformed {
-        /// What is wrong: `magic`, `metadata[12] tokenizer.ggml.tokens`, `tensor output.weight`.
+        /// The wrong field: `magic`, `metadata[12] tokenizer.ggml.tokens`, `tensor output.weight`.
         field: String,
         /// What is wrong with it.
         problem: String,
@@ -26,7 +26,7 @@ impl GgufError {
         Self::Malformed { field: field.into(), problem: problem.into() }
     }
 
-    /// What the user reads: names the file, the field and the next step.
+    /// The failure that the user sees: it names the file, the field and the next step.
     #[must_use]
     pub fn into_failure(self, path: &Path) -> Failure {
         match self {

@@ -8,7 +8,7 @@ use super::value::Metadata;
 /// The alignment, in bytes, of a file that does not state `general.alignment`.
 pub const DEFAULT_ALIGNMENT: u64 = 32;
 
-/// Everything that a GGUF file says before its tensors' data.
+/// The part of a GGUF file before its tensors' data.
 #[derive(Clone, Debug)]
 pub struct Header {
     /// Version of the format: 2 or 3.
@@ -17,7 +17,7 @@ pub struct Header {
     pub metadata: Metadata,
     /// The tensors, in the file's order. Names are unique, and each lies within the file.
     pub tensors: Vec<TensorInfo>,
-    /// What offsets are multiples of, in bytes: a power of two.
+    /// Offsets are multiples of this, in bytes: a power of two.
     pub alignment: u64,
     /// Where the tensors' data starts, in bytes from the start of the file.
     pub data_offset: u64,
@@ -25,7 +25,7 @@ pub struct Header {
     pub file_bytes: u64,
 }
 
-/// Where one tensor lies and how it is laid out.
+/// Where a tensor's data is and how it is laid out.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TensorInfo {
     /// Such as `blk.0.attn_q.weight`.
@@ -61,8 +61,8 @@ impl Header {
         self.metadata.str("general.name")
     }
 
-    /// How the weights are quantised, in llama.cpp's words (`Q4_K_M`, `F16`): what
-    /// `general.file_type` says, else the type that most of the data has.
+    /// How the weights are quantised, in llama.cpp's terms (`Q4_K_M`, `F16`): `general.file_type`, or
+    /// otherwise the type of most of the data.
     #[must_use]
     pub fn quantization(&self) -> Option<String> {
         let stated = self.metadata.u64("general.file_type").and_then(file_type_name);

@@ -1,4 +1,4 @@
-//! The types that a tensor, or a file as a whole, may have.
+//! The types of tensors and of files.
 //!
 //! Numbers and block sizes are ggml's: `enum ggml_type` and `type_traits` in `ggml.h`/`ggml.c`,
 //! `enum llama_ftype` in `llama.h`.
@@ -8,7 +8,7 @@ macro_rules! tensor_types {
     ($($variant:ident = $name:literal, $id:literal, $elements:literal, $bytes:literal;)+) => {
         /// The type of a tensor's elements: a ggml type.
         #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-        #[expect(missing_docs, reason = "the variants are ggml's names; there is no more to say")]
+        #[expect(missing_docs, reason = "the variants are ggml's names")]
         pub enum TensorType { $($variant,)+ }
 
         impl TensorType {
@@ -88,9 +88,9 @@ impl std::fmt::Display for TensorType {
     }
 }
 
-/// What llama.cpp calls a `general.file_type`, or nothing where it is not known.
+/// llama.cpp's name of a `general.file_type`. `None` where it is unknown.
 pub(crate) fn file_type_name(file_type: u64) -> Option<&'static str> {
-    /// Set where llama.cpp guessed the type from the tensors.
+    /// The flag that llama.cpp sets where it guessed the type from the tensors.
     const GUESSED: u64 = 1024;
     Some(match file_type & !GUESSED {
         0 => "F32",

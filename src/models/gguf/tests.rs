@@ -66,7 +66,7 @@ fn raw_pair(kind: u32, value: &[u8]) -> Vec<u8> {
 }
 
 #[test]
-fn a_sound_file_is_read_whole() {
+fn a_sound_file_is_read_completely() {
     let file = bytes(&small());
     let header = read(&file, Arrays::Keep).unwrap();
     assert_eq!((header.version, header.alignment), (3, 32));
@@ -89,7 +89,7 @@ fn a_sound_file_is_read_whole() {
 }
 
 #[test]
-fn skipped_arrays_keep_their_length_and_all_else_is_the_same() {
+fn skipped_arrays_keep_their_length_and_nothing_else_changes() {
     let file = bytes(&small());
     let (kept, skipped) = (read(&file, Arrays::Keep).unwrap(), read(&file, Arrays::Skip).unwrap());
     assert_eq!(skipped.metadata.array("tokenizer.ggml.tokens"), Some(&Array::Skipped { len: 2 }));
@@ -98,7 +98,7 @@ fn skipped_arrays_keep_their_length_and_all_else_is_the_same() {
 }
 
 #[test]
-fn every_type_of_value_survives_the_way_there_and_back() {
+fn every_type_of_value_is_written_and_read_back() {
     let arrays = [
         Array::U8(vec![1]),
         Array::I8(vec![-1]),
@@ -141,7 +141,7 @@ fn every_type_of_value_survives_the_way_there_and_back() {
 }
 
 #[test]
-fn without_a_stated_type_the_commonest_by_bytes_is_named() {
+fn without_a_stated_file_type_the_type_of_most_bytes_is_used() {
     let mut writer = Writer::default();
     writer.tensor("a", &[8], TensorType::F32, vec![0; 32]).tensor("b", &[256], TensorType::Q4K, vec![0; 144]);
     assert_eq!(read(&bytes(&writer), Arrays::Skip).unwrap().quantization().as_deref(), Some("Q4_K"));
@@ -202,7 +202,7 @@ fn wrong_magic_version_and_types_are_refused() {
 }
 
 #[test]
-fn doubles_are_refused() {
+fn duplicate_keys_and_tensors_are_refused() {
     refuses(small().metadata("flag", Value::U8(0)), "metadata[7] flag", "twice");
     refuses(small().tensor("one", &[1], TensorType::F32, vec![0; 4]), "tensor one", "twice");
 }
@@ -249,7 +249,7 @@ fn offsets_outside_the_data_are_refused() {
 }
 
 #[test]
-fn the_names_of_a_stranger_are_escaped_and_cut() {
+fn names_from_a_file_are_escaped_and_shortened() {
     let mut writer = Writer::default();
     writer.tensor(format!("\u{1b}[2J\n{}", "x".repeat(500)), &[0], TensorType::F32, Vec::new());
     let (field, _) = refusal(&bytes(&writer));

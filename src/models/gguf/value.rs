@@ -38,7 +38,7 @@ pub enum Array {
     Bool(Vec<bool>),
     String(Vec<String>),
     Nested(Vec<Self>),
-    /// An array whose elements were checked and left behind ([`super::Arrays::Skip`]).
+    /// An array whose elements were checked and not kept ([`super::Arrays::Skip`]).
     Skipped {
         /// How many elements it has.
         len: u64,
@@ -80,7 +80,7 @@ impl Array {
 pub struct Metadata(BTreeMap<String, Value>);
 
 impl Metadata {
-    /// Adds a pair; answers whether the key was new.
+    /// Adds a pair. Returns whether the key was new.
     pub fn insert(&mut self, key: impl Into<String>, value: Value) -> bool {
         self.0.insert(key.into(), value).is_none()
     }
@@ -140,7 +140,7 @@ impl Metadata {
         }
     }
 
-    /// An array of whatever type, skipped ones included.
+    /// An array of any type, also a skipped one.
     #[must_use]
     pub fn array(&self, key: &str) -> Option<&Array> {
         match self.get(key)? {

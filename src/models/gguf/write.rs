@@ -1,4 +1,4 @@
-//! Writing a GGUF file, version 3: what the sample models and the tests are made with.
+//! Writes GGUF files, version 3, for the sample models and the tests.
 
 use std::io::{self, Write};
 
@@ -6,7 +6,7 @@ use super::header::DEFAULT_ALIGNMENT;
 use super::tensor_type::TensorType;
 use super::value::{Array, Value};
 
-/// A file in the making: pairs and tensors keep the order in which they were added.
+/// Collects the contents of a file. Pairs and tensors keep the order in which they are added.
 #[derive(Debug, Default)]
 pub struct Writer {
     metadata: Vec<(String, Value)>,
@@ -29,7 +29,7 @@ impl Writer {
     }
 
     /// Adds a tensor; `shape` is in ggml's order, the row length first. Nothing is checked: a test
-    /// may want a wrong one.
+    /// may need a wrong tensor.
     pub fn tensor(
         &mut self,
         name: impl Into<String>,
@@ -41,7 +41,7 @@ impl Writer {
         self
     }
 
-    /// Takes out the pair or tensor of that name, if there is one.
+    /// Removes the pair or tensor of that name, if there is one.
     #[cfg(test)]
     pub(crate) fn remove(&mut self, name: &str) -> &mut Self {
         self.metadata.retain(|(key, _)| key != name);
@@ -150,7 +150,7 @@ fn put_array(out: &mut Vec<u8>, array: &Array) {
         Array::U64(items) => numbers(out, 10, items, u64::to_le_bytes),
         Array::I64(items) => numbers(out, 11, items, i64::to_le_bytes),
         Array::F64(items) => numbers(out, 12, items, f64::to_le_bytes),
-        // What was left behind at reading cannot be written; an empty array takes its place.
+        // Elements that were skipped cannot be written; an empty array takes their place.
         Array::Skipped { .. } => numbers(out, 0, &[], u8::to_le_bytes),
     }
 }

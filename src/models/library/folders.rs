@@ -2,7 +2,7 @@
 //!
 //! Adding, removing and renaming change a folder's own time of change, so the folder's metadata tells
 //! whether its remembered contents still hold; a link cannot be changed without that. A folder only
-//! states names and kinds of its files: whether a file has changed is asked of the file.
+//! states names and kinds of its files: the metadata of a file tells whether that has changed.
 
 use std::ffi::OsString;
 use std::fs::{self, Metadata};

@@ -207,8 +207,8 @@ fn downloading(transfer: &OngoingTransfer) -> ListedModel {
     let OngoingTransfer { file, destination, done, since } = transfer;
     let done_bytes = text::bytes(*done);
     let detail = match file.size {
-        Some(size) => format!("{done_bytes} of {} are here so far", text::bytes(size)),
-        None => format!("{done_bytes} are here so far"),
+        Some(size) => format!("{done_bytes} of {} are here", text::bytes(size)),
+        None => format!("{done_bytes} are here"),
     };
     Unfinished {
         file: &file.name,
@@ -238,7 +238,7 @@ fn interrupted(model: PartialModel) -> ListedModel {
     .listed(Status::Incomplete, detail)
 }
 
-/// A model of which only a part has been downloaded.
+/// A partly downloaded model.
 struct Unfinished<'a> {
     /// The file's name; for a file of the Hub, its path in the repository.
     file: &'a str,

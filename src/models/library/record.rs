@@ -49,7 +49,7 @@ pub(crate) struct RecordedFile {
 }
 
 impl StoreRecord {
-    /// The record of a model with these files, of which there must be one at least.
+    /// The record of a model with these files, at least one.
     pub(crate) fn new(source: String, files: Vec<RecordedFile>) -> Self {
         Self {
             version: VERSION,

@@ -94,7 +94,7 @@ impl OllamaName {
         }
         Err(Failure::new(
             Code::InvalidField,
-            format!("model: '{}' is no name of Ollama's library", excerpt(text)),
+            format!("model: '{}' is not a name of Ollama's library", excerpt(text)),
         )
         .hint("write ollama:name, ollama:name:tag or ollama:user/name:tag, as on the library's pages"))
     }
@@ -158,8 +158,8 @@ impl OllamaName {
             Failure::new(Code::DownloadFailed, format!("{} answered {what}", response.host))
                 .hint("check [ollama] endpoint: is it a registry of this kind?")
         };
-        let manifest: Manifest =
-            serde_json::from_slice(&response.body).map_err(|_| unusable("something that is no manifest"))?;
+        let manifest: Manifest = serde_json::from_slice(&response.body)
+            .map_err(|_| unusable("something that is not a manifest"))?;
         let mut models = manifest.layers.into_iter().filter(|layer| layer.media_type == MODEL_LAYER);
         let (Some(layer), None) = (models.next(), models.next()) else {
             return Err(Failure::new(
@@ -169,7 +169,7 @@ impl OllamaName {
             .hint("choose another tag, or the same model on the Hugging Face Hub"));
         };
         let sha256 = layer.digest.strip_prefix("sha256:").filter(|digits| is_sha256(digits));
-        let sha256 = sha256.ok_or_else(|| unusable("with a digest that is none"))?.to_owned();
+        let sha256 = sha256.ok_or_else(|| unusable("with an invalid digest"))?.to_owned();
         Ok(Layer {
             url: self.url(endpoint, "blobs", &layer.digest)?,
             size: layer.size,
@@ -195,15 +195,15 @@ impl OllamaName {
             }
             StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => Failure::new(
                 Code::SourceUnauthorized,
-                format!("{} does not give {self} to everybody ({})", response.host, response.status.as_u16()),
+                format!("{} requires a token for {self} ({})", response.host, response.status.as_u16()),
             )
-            .hint("only public models can be fetched: check the name"),
+            .hint("only public models can be downloaded: check the name"),
             _ => response.unexpected,
         }
     }
 }
 
-/// Where the layer goes. Blocks on the disk.
+/// The place of the layer in the store. Blocks on the disk.
 fn destination(library: &Arc<Library>, record: StoreRecord, force: bool) -> Result<Destination> {
     let (store, name) = (library.store(), record.name().to_owned());
     let target = store.path(&name);

@@ -1,6 +1,6 @@
-//! How a model is to be brought.
+//! The options of a download.
 
-/// The options of a download.
+/// How a model is downloaded or imported.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DownloadRequest {
     /// The revision of the source; sources without revisions have only `main`.

@@ -90,7 +90,7 @@ impl UrlSource {
         if !is_model_name(&name) {
             return Err(Failure::new(
                 Code::SourceUnsupported,
-                format!("the URL's file '{name}' is not a model's"),
+                format!("the URL's file '{name}' is not the file of a model"),
             )
             .hint("the URL's path must end in the name of a .gguf file that is a model by itself"));
         }
@@ -98,11 +98,11 @@ impl UrlSource {
             return Err(Failure::new(
                 Code::SourceUnsupported,
                 format!(
-                    "{name} is one of the {} parts of a split model, which cannot be fetched by URL",
+                    "{name} is one of the {} parts of a split model, which cannot be downloaded by URL",
                     part.count
                 ),
             )
-            .hint("fetch all parts into one folder yourself and import the first with file:/path"));
+            .hint("download all parts into one folder yourself and import the first with file:/path"));
         }
         let file_name = store::file_name(&name);
         Ok(Self { url, file_name, sha256 })
@@ -175,7 +175,7 @@ impl UrlSource {
                 } else {
                     return Ok(StoreStatus::Present(path));
                 };
-                n!(warn: "model_download_present", "{name} is here, {problem}: fetching it again");
+                n!(warn: "model_download_present", "{name} is here, {problem}: downloading it again");
                 true
             }
             NameStatus::SameModel | NameStatus::OtherModel { .. } => {
@@ -259,9 +259,9 @@ impl UrlSource {
             NameStatus::OtherModel { is_owned } => Err(name_taken(&self.file_name, is_owned)),
             NameStatus::Free => Err(Failure::new(
                 Code::ModelNotFound,
-                format!("{} is gone from the disk again", self.file_name),
+                format!("{} was removed from the disk meanwhile", self.file_name),
             )
-            .hint("another program removed it in the meantime: try again")),
+            .hint("another program removed it: try again")),
         }
     }
 }
@@ -271,7 +271,7 @@ fn has_scheme(text: &str, scheme: &str) -> bool {
 }
 
 fn damaged(host: &str, failure: Failure) -> Failure {
-    let message = format!("the file that {host} sent is no usable model: {}", failure.message);
+    let message = format!("the file that {host} sent is not a usable model: {}", failure.message);
     Failure { message, ..failure }.stage("verify")
 }
 

@@ -1,4 +1,4 @@
-//! Downloads from a real server on this machine's loopback, well-behaved and otherwise.
+//! Downloads from a real server on loopback, with good and bad answers.
 
 use std::fs;
 use std::net::SocketAddr;
@@ -23,7 +23,7 @@ use crate::spawn;
 enum Reply {
     /// Sends these bytes and closes.
     Bytes(Vec<u8>),
-    /// Sends these bytes, and then nothing for ever.
+    /// Sends these bytes and then nothing, and keeps the connection open.
     Hang(Vec<u8>),
 }
 
@@ -113,7 +113,7 @@ fn assert_store_is_empty(root: &Path) {
 }
 
 #[tokio::test]
-async fn a_model_arrives_verified_and_recorded_and_a_second_request_finds_it() {
+async fn a_download_is_verified_and_recorded_and_not_repeated() {
     let root = tempfile::tempdir().unwrap();
     let config = config(root.path());
     let catalog = Catalog::new(&config).unwrap();
@@ -144,7 +144,7 @@ async fn a_model_arrives_verified_and_recorded_and_a_second_request_finds_it() {
         with_narration_context(context, catalog.download(&source, &request, &stop)).await.unwrap(),
     );
     assert_eq!(model.id, "tiny");
-    assert_eq!(model.source, server.url("/a/tiny.gguf"), "a signature is not kept");
+    assert_eq!(model.source, server.url("/a/tiny.gguf"), "the signature is not recorded");
     assert_eq!(model.sha256.as_deref(), Some(&*sha256));
     assert_eq!(fs::read(&model.path).unwrap(), body);
     let mut last_progress = None;
@@ -158,7 +158,7 @@ async fn a_model_arrives_verified_and_recorded_and_a_second_request_finds_it() {
     assert_eq!(expect_model(catalog.download(&source, &request, &stop).await.unwrap()), model);
     let Downloaded::Plan(plan) = catalog.download(&source, &dry, &stop).await.unwrap() else { panic!() };
     assert!(plan.already_present && plan.transfer_bytes == Some(0));
-    assert_eq!(server.requests(), before, "what is here is not asked for");
+    assert_eq!(server.requests(), before, "a model that exists is not requested");
 
     let other = Source::parse(&server.url("/other/tiny.gguf")).unwrap();
     let failure = catalog.download(&other, &request, &stop).await.unwrap_err();
@@ -171,7 +171,7 @@ async fn a_model_arrives_verified_and_recorded_and_a_second_request_finds_it() {
 }
 
 #[tokio::test]
-async fn every_bad_answer_is_a_typed_failure_and_leaves_nothing() {
+async fn every_bad_answer_gives_its_error_code_and_leaves_no_file() {
     let root = tempfile::tempdir().unwrap();
     let mut config = config(root.path());
     config.timers.stall = Duration::from_millis(300).into();
@@ -218,7 +218,7 @@ async fn every_bad_answer_is_a_typed_failure_and_leaves_nothing() {
     .await;
     for (path, code, says) in [
         ("/truncated.gguf", Code::DownloadFailed, "broke off"),
-        ("/damaged.gguf", Code::ModelCorrupt, "no usable model"),
+        ("/damaged.gguf", Code::ModelCorrupt, "not a usable model"),
         ("/cut-always.gguf", Code::DownloadFailed, "given up after 2 retries"),
         ("/html.gguf", Code::DownloadFailed, "web page"),
         ("/octets.gguf", Code::DownloadFailed, "not a GGUF file"),
@@ -261,7 +261,7 @@ async fn every_bad_answer_is_a_typed_failure_and_leaves_nothing() {
 }
 
 #[tokio::test]
-async fn a_hive_beyond_loopback_asks_no_server_of_this_machine() {
+async fn a_hive_that_others_can_reach_asks_no_server_of_this_machine() {
     let root = tempfile::tempdir().unwrap();
     let mut config = config(root.path());
     config.bind = "0.0.0.0".parse().unwrap();
@@ -274,7 +274,7 @@ async fn a_hive_beyond_loopback_asks_no_server_of_this_machine() {
 }
 
 #[tokio::test]
-async fn a_cancelled_download_is_listed_while_it_runs_and_leaves_nothing_that_is_of_no_use() {
+async fn a_download_is_listed_while_it_runs_and_removed_when_it_is_cancelled_and_cannot_be_resumed() {
     let root = tempfile::tempdir().unwrap();
     let catalog = Catalog::new(&config(root.path())).unwrap();
     let body = gguf("llama");
@@ -315,7 +315,7 @@ async fn a_cancelled_download_is_listed_while_it_runs_and_leaves_nothing_that_is
 }
 
 #[tokio::test]
-async fn two_jobs_for_one_file_make_one_transfer() {
+async fn two_jobs_for_one_file_share_one_transfer() {
     let root = tempfile::tempdir().unwrap();
     let catalog = Catalog::new(&config(root.path())).unwrap();
     let server = Server::start(|_| Reply::Bytes(ok(&gguf("llama")))).await;
@@ -338,7 +338,7 @@ async fn a_revision_of_a_url_is_an_invalid_field() {
 }
 
 #[tokio::test]
-async fn a_download_whose_job_is_dropped_leaves_nothing() {
+async fn a_download_whose_job_is_dropped_leaves_no_file() {
     let root = tempfile::tempdir().unwrap();
     let catalog = Catalog::new(&config(root.path())).unwrap();
     let server = Server::start(|_| Reply::Hang(answer("200 OK\r\nContent-Length: 900", b"GGUF"))).await;

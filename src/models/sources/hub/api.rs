@@ -120,10 +120,11 @@ impl<'a> HubApi<'a> {
         if !response.status.is_success() {
             return Err(self.error(response, repo, revision, None));
         }
-        let info: ModelInfo = serde_json::from_slice(&response.body)
-            .map_err(|_| unusable(format!("{} answered something that is no repository", response.host)))?;
+        let info: ModelInfo = serde_json::from_slice(&response.body).map_err(|_| {
+            unusable(format!("{} answered something that is not a repository", response.host))
+        })?;
         if !is_commit(&info.sha) {
-            return Err(unusable(format!("{} answered with a commit that is none", response.host)));
+            return Err(unusable(format!("{} answered with an invalid commit", response.host)));
         }
         let sibling = |file: SiblingInfo| {
             let (sha256, size) = file.lfs.map_or((None, None), |lfs| (lfs.sha256, lfs.size));
@@ -203,15 +204,13 @@ impl<'a> HubApi<'a> {
             ),
             (StatusCode::UNAUTHORIZED, _) => (
                 Code::SourceUnauthorized,
-                format!("{repo} is private, or there is no such repository: the Hub tells strangers no more"),
+                format!("{repo} is private or does not exist: without a token the Hub does not say which"),
                 format!("check the name; if the repository is private, {LOG_IN}"),
             ),
             (_, "RevisionNotFound") => (
                 Code::RevisionNotFound,
                 format!("{repo} has no revision '{revision}'"),
-                format!(
-                    "leave the revision out for the branch main, or see {page}/tree/main for those there are"
-                ),
+                format!("leave the revision out for the branch main, or choose one of {page}/tree/main"),
             ),
             (_, "EntryNotFound") => (
                 Code::SourceNotFound,
@@ -222,7 +221,7 @@ impl<'a> HubApi<'a> {
                 Code::RepositoryNotFound,
                 format!("the Hub has no repository {repo}"),
                 if has_token {
-                    "check its name; one that is private is seen only with a token of an account that may"
+                    "check its name; a private repository needs the token of an account with access"
                         .to_owned()
                 } else {
                     format!("check its name; if it is private, {LOG_IN}")
@@ -230,7 +229,7 @@ impl<'a> HubApi<'a> {
             ),
             (StatusCode::FORBIDDEN, _) => (
                 Code::SourceUnauthorized,
-                format!("the Hub does not let this account have {repo} (403)"),
+                format!("the Hub refuses this account access to {repo} (403)"),
                 format!("see {page} for why; a fine-grained token needs read access to this repository"),
             ),
             _ => return RegistryError::Unavailable(response.unexpected),

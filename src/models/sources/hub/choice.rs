@@ -13,7 +13,7 @@ use crate::models::library::split::{ModelFiles, SplitPart, group_by_model, stem}
 use crate::{n, text};
 
 /// How many candidates a failure lists.
-const MOST_LISTED: usize = 30;
+const MAX_LISTED: usize = 30;
 
 /// A file of a repository.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -31,7 +31,7 @@ pub(crate) struct RepositoryFile {
 pub(crate) struct Candidate {
     /// Its files, in order.
     pub(crate) files: Vec<RepositoryFile>,
-    /// How its weights are quantised, by the name of its file.
+    /// The quantization that its file name states.
     pub(crate) tag: Option<String>,
 }
 
@@ -58,21 +58,21 @@ impl Candidate {
     }
 }
 
-/// The models among these files: no projectors, no importance matrices, nothing that lacks a part.
+/// The models among these files, without projectors, importance matrices and models that lack a part.
 pub(crate) fn candidates(files: &[RepositoryFile]) -> Vec<Candidate> {
     let is_model = |file: &&RepositoryFile| {
         let name = file.path.rsplit('/').next().unwrap_or_default();
         is_model_name(name) && !name.to_ascii_lowercase().contains("imatrix")
     };
     let paths = files.iter().filter(is_model).map(|file| PathBuf::from(&file.path)).collect();
-    let candidate = |group: ModelFiles| {
-        if let Some((missing, _)) = group.missing {
+    let candidate = |model: ModelFiles| {
+        if let Some((missing, _)) = model.missing {
             n!(warn: "hub_files", "The repository lacks {missing}: that model is left out");
             return None;
         }
         let described =
             |path: &PathBuf| files.iter().find(|file| path.as_os_str() == file.path.as_str()).cloned();
-        let files: Vec<_> = group.paths.iter().filter_map(described).collect();
+        let files: Vec<_> = model.paths.iter().filter_map(described).collect();
         let tag = quantization_tag(&files.first()?.path);
         Some(Candidate { files, tag })
     };
@@ -198,11 +198,11 @@ fn listing(code: Code, message: String, name: &HubName, candidates: &[Candidate]
         .enumerate()
         .map(|(at, candidate)| candidate.describe(by_path, at == best))
         .collect();
-    if lines.len() > MOST_LISTED {
-        let more = lines.len() - MOST_LISTED;
+    if lines.len() > MAX_LISTED {
+        let more = lines.len() - MAX_LISTED;
         let best_line = lines[best].clone();
-        lines.truncate(MOST_LISTED);
-        if best >= MOST_LISTED {
+        lines.truncate(MAX_LISTED);
+        if best >= MAX_LISTED {
             lines.push(best_line);
         }
         lines.push(format!("and {more} more"));
@@ -231,7 +231,7 @@ fn no_such_file(repo: &str, path: &str, files: &[RepositoryFile], candidates: &[
             Code::SourceNotFound,
             format!("{repo} has {path}, but not all {} parts of that model", part.count),
         )
-        .hint("tell the repository's owner, or choose another of its models");
+        .hint("report it to the repository's owner, or choose another of its models");
     }
     let nearest = text::nearest(path, candidates.iter().map(Candidate::path));
     let hint = match nearest[..] {
@@ -260,7 +260,7 @@ mod tests {
     }
 
     #[test]
-    fn the_only_model_needs_no_choice_and_accessories_are_none() {
+    fn the_only_model_is_chosen_and_accessories_are_not_models() {
         let names = ["README.md", "m-Q8_0.gguf", "mmproj-m-f16.gguf", "m.imatrix.gguf"];
         assert_eq!(chosen("o/r", &names).unwrap(), ["m-Q8_0.gguf"]);
         assert_eq!(chosen("o/r", &["a.safetensors"]).unwrap_err().code, Code::SourceNotFound);
@@ -284,7 +284,7 @@ mod tests {
     }
 
     #[test]
-    fn no_choice_and_a_wrong_choice_list_what_there_is() {
+    fn a_missing_or_wrong_choice_lists_the_models() {
         let names = ["m-Q2_K.gguf", "m-Q4_K_M.gguf", "m-Q8_0.gguf"];
         let failure = chosen("o/r@dev", &names).unwrap_err();
         assert_eq!(failure.code, Code::ModelAmbiguous);
@@ -313,7 +313,7 @@ mod tests {
     }
 
     #[test]
-    fn two_of_one_quantization_are_told_apart_by_their_files() {
+    fn models_with_the_same_quantization_are_named_by_their_files() {
         let failure = chosen("o/r:q8_0", &["a-Q8_0.gguf", "b/a-Q8_0.gguf", "a-Q4_0.gguf"]).unwrap_err();
         assert_eq!(failure.code, Code::ModelAmbiguous);
         assert!(failure.message.contains("b/a-Q8_0.gguf (2.0 GiB)"), "{failure}");
@@ -322,7 +322,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_nearest_to_q4_k_m_is_recommended() {
+    fn the_quantization_nearest_to_q4_k_m_is_recommended() {
         let best = |tags: &[&str]| {
             let names: Vec<_> = tags.iter().map(|tag| format!("m-{tag}.gguf")).collect();
             let names: Vec<_> = names.iter().map(String::as_str).collect();

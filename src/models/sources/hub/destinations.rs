@@ -40,7 +40,7 @@ impl Destinations {
             && let Some(problem) = problem(present, file)
         {
             let path = &file.file.path;
-            n!(warn: "model_download_present", "{path} is here, but {problem}: fetching it again");
+            n!(warn: "model_download_present", "{path} is here, but {problem}: downloading it again");
             replace = true;
         }
         let library = Arc::clone(&self.library);

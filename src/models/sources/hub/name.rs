@@ -1,17 +1,16 @@
 //! The names of models on the Hub: `[hf:]org/repo[:QUANT | /path/file.gguf][@revision]`.
 //!
-//! What comes from outside becomes part of a URL and of paths in the cache, so the grammar is
-//! narrow: no empty, hidden or climbing segment, and no character that a URL or a path gives a
-//! meaning to.
+//! A name becomes part of a URL and of paths in the cache, so the grammar is narrow: no empty segment,
+//! none that begins with a dot, and no character with a meaning in URLs or paths.
 
 use std::fmt;
 
 use crate::error::{Code, Failure, Result};
 use crate::models::library::file_name::is_model_name;
 
-/// The revision of a repository where none is asked for.
+/// The revision that is used where none is given.
 pub(crate) const MAIN: &str = "main";
-/// What the Hub allows for the name of an organisation, a user or a repository, in bytes.
+/// The longest name of an organisation, a user or a repository that the Hub allows, in bytes.
 const MAX_SEGMENT: usize = 96;
 /// The longest path or revision, in bytes.
 const MAX_PATH: usize = 512;
@@ -27,12 +26,12 @@ pub struct HubName {
     pub(crate) revision: Option<String>,
 }
 
-/// Which of a repository's models is meant.
+/// Which model of a repository is meant.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Pick {
     /// The only one.
     Only,
-    /// The one quantised that way, in whatever case.
+    /// The one with that quantization, in any case.
     Quantization(String),
     /// The one in that file.
     File(String),
@@ -49,13 +48,13 @@ impl HubName {
 
     fn parse_name(text: &str) -> Result<Self> {
         let (mut name, mut revision) = match text.rsplit_once('@') {
-            // A file may have an @ in its name; a revision is never called like a file.
+            // The name of a file may contain @; a revision never ends in .gguf.
             Some((name, revision)) if !revision.to_ascii_lowercase().ends_with(".gguf") => {
                 (name.to_owned(), Some(revision.to_owned()))
             }
             _ => (text.to_owned(), None),
         };
-        // org/repo@revision:QUANT is understood as well: no revision has a colon.
+        // org/repo@revision:QUANT is accepted as well: no revision contains a colon.
         if let Some((before, tag)) = revision.as_deref().and_then(|revision| revision.split_once(':')) {
             name = format!("{name}:{tag}");
             revision = Some(before.to_owned());
@@ -110,7 +109,7 @@ impl fmt::Display for HubName {
     }
 }
 
-/// Refuses what is no branch, tag or commit of git (`git check-ref-format`, and narrower).
+/// Refuses a text that cannot be a branch, tag or commit of git (`git check-ref-format`, and narrower).
 pub(crate) fn check_revision(revision: &str) -> Result<()> {
     let allowed = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '/' | '+' | '-');
     if is_path(revision) && !revision.starts_with('-') && revision.chars().all(allowed) {
@@ -123,15 +122,16 @@ pub(crate) fn check_revision(revision: &str) -> Result<()> {
     .hint("leave it out for the branch main, or copy it from the Hub's page of the model"))
 }
 
-/// Whether the text is a path that stays where it is put: no empty, hidden or climbing segment.
+/// Whether the text is a relative path without empty segments and without segments that begin with a
+/// dot, so that it cannot lead out of its folder.
 pub(crate) fn is_path(path: &str) -> bool {
-    let sound = |segment: &str| !segment.is_empty() && !segment.starts_with('.');
+    let is_plain = |segment: &str| !segment.is_empty() && !segment.starts_with('.');
     path.len() <= MAX_PATH
-        && path.split('/').all(sound)
+        && path.split('/').all(is_plain)
         && !path.chars().any(|c| c.is_control() || matches!(c, '\\' | '?' | '#' | ':' | '"'))
 }
 
-/// Whether a commit is named: 40 hexadecimal digits.
+/// Whether the revision is a commit: 40 hexadecimal digits.
 pub(crate) fn is_commit(revision: &str) -> bool {
     revision.len() == 40 && revision.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))
 }
@@ -167,7 +167,7 @@ mod tests {
     }
 
     #[test]
-    fn names_are_taken_apart() {
+    fn names_are_parsed() {
         let name = |pick, revision: Option<&str>| HubName {
             repo: "org/repo-GGUF".into(),
             pick,
@@ -191,7 +191,7 @@ mod tests {
     }
 
     #[test]
-    fn what_climbs_or_hides_is_refused() {
+    fn names_that_are_unsafe_in_paths_or_urls_are_refused() {
         for text in [
             "hf:",
             "hf:repo",
@@ -225,7 +225,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn a_name_that_is_understood_is_safe_in_paths_and_reads_back(text in "(hf:)?[a-z.@:/-]{0,20}(.gguf)?(@.{0,6})?") {
+        fn a_parsed_name_is_safe_in_paths_and_is_read_back(text in "(hf:)?[a-z.@:/-]{0,20}(.gguf)?(@.{0,6})?") {
             if let Some(Ok(name)) = HubName::parse_text(&text) {
                 prop_assert_eq!(name.repo.split('/').count(), 2);
                 prop_assert!(!name.repo.contains("..") && !name.repo.contains("--"));
