@@ -148,6 +148,11 @@ impl Trial {
         format!("{fault:?} {when:?}, promised: {promised}, seed {seed}")
     }
 
+    #[expect(clippy::print_stdout, reason = "a test that fails must say on which trial")]
+    fn announce(&self) {
+        println!("{}", self.what());
+    }
+
     fn body(&self) -> Vec<u8> {
         gguf(300_000, self.number + 1)
     }
@@ -223,7 +228,7 @@ impl ByUrl {
     }
 
     async fn run(&self, trial: &Trial) {
-        println!("{}", trial.what());
+        trial.announce();
         let name = format!("m{}.gguf", trial.number);
         let mut url = self.server.serve(&name, trial.served());
         if trial.promised {
@@ -298,7 +303,7 @@ impl ByHub {
     }
 
     async fn run(&self, trial: &Trial) {
-        println!("{}", trial.what());
+        trial.announce();
         let body = trial.body();
         let (name, hash) = (format!("m{}", trial.number), sha256(&body));
         self.hub.commit(&format!("org/{name}"), "main", &[("m-Q8_0.gguf", &body)]);

@@ -103,12 +103,12 @@ fn source_files() -> Vec<PathBuf> {
     let mut found = Vec::new();
     let mut folders = vec![root.clone()];
     while let Some(folder) = folders.pop() {
-        for entry in fs::read_dir(folder).unwrap() {
-            let path = entry.unwrap().path();
+        for entry in fs::read_dir(folder).expect("a folder of the source") {
+            let path = entry.expect("an entry").path();
             if path.is_dir() {
                 folders.push(path);
             } else if path.extension().is_some_and(|extension| extension == "rs") {
-                found.push(path.strip_prefix(&root).unwrap().to_owned());
+                found.push(path.strip_prefix(&root).expect("a path below src").to_owned());
             }
         }
     }
@@ -123,7 +123,7 @@ impl Crate {
     }
 
     fn read_file(&mut self, path: ModulePath, file: PathBuf) {
-        let text = fs::read_to_string(source().join(&file)).unwrap();
+        let text = fs::read_to_string(source().join(&file)).expect("a file of the source");
         let mut module = Module { file: file.clone(), ..Module::default() };
         let tokens = without_tests(&tokens_of(&text));
         let mut depth = 0;
@@ -144,7 +144,8 @@ impl Crate {
                 }
                 ("mod", 0) if next(2) == ";" => module.children.push(next(1).to_owned()),
                 ("use", _) => {
-                    let end = at + tokens[at..].iter().position(|token| token == ";").unwrap();
+                    let end =
+                        at + tokens[at..].iter().position(|token| token == ";").expect("a `use` ends in `;`");
                     let tree = &tokens[at + 1..end];
                     if inner.is_empty() {
                         module.take_use(&mut Vec::new(), tree);
@@ -188,7 +189,8 @@ impl Crate {
         let mark = CFG_TEST.map(str::to_owned);
         let mut files = Vec::new();
         for module in self.modules.values() {
-            let tokens = tokens_of(&fs::read_to_string(source().join(&module.file)).unwrap());
+            let tokens =
+                tokens_of(&fs::read_to_string(source().join(&module.file)).expect("a file of the source"));
             let marks = (0..tokens.len()).filter(|&at| tokens[at..].starts_with(&mark));
             for item in marks.map(|at| &tokens[at..at + item_length(&tokens[at..])]) {
                 if let [.., keyword, name, _] = item
@@ -251,8 +253,11 @@ impl Crate {
             for used in &module.paths {
                 let Some(target) = self.resolve(path, used) else { continue };
                 let is_macro = target.is_empty() && used.last().is_some_and(|n| self.macros.contains_key(n));
-                let to =
-                    if is_macro { &self.macros[used.last().unwrap()] } else { &self.modules[&target].file };
+                let to = if is_macro {
+                    &self.macros[used.last().expect("a path has a name")]
+                } else {
+                    &self.modules[&target].file
+                };
                 if *to != module.file {
                     arrows.insert(Arrow { from: module.file.clone(), to: to.clone(), name: used.join("::") });
                 }

@@ -254,7 +254,7 @@ impl Store {
                 return Err(name_taken(name, is_owned));
             }
             NameStatus::OtherModel { .. } => {
-                n!("model_import", "Replacing the {name} that the hive put there")
+                n!("model_import", "Replacing the {name} that the hive put there");
             }
             NameStatus::Free => {}
         }

@@ -68,11 +68,13 @@ impl Disk for SmallDisk {
     }
 }
 
+/// The first byte and the `If-Range` of each request.
+type Requests = Arc<Mutex<Vec<(usize, Option<String>)>>>;
+
 /// A server of one file and of ranges of it.
 struct Server {
     url: String,
-    /// The first byte and the `If-Range` of each request.
-    requests: Arc<Mutex<Vec<(usize, Option<String>)>>>,
+    requests: Requests,
     task: JoinHandle<()>,
 }
 
@@ -86,7 +88,7 @@ impl Server {
     async fn start(body: Vec<u8>, etag: &'static str) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("http://{}/m.gguf", listener.local_addr().unwrap());
-        let requests = Arc::<Mutex<Vec<_>>>::default();
+        let requests = Requests::default();
         let (body, seen) = (Arc::new(body), Arc::clone(&requests));
         let task = spawn::detached(async move {
             while let Ok((stream, _)) = listener.accept().await {
@@ -97,12 +99,7 @@ impl Server {
     }
 }
 
-async fn converse(
-    mut stream: TcpStream,
-    body: Arc<Vec<u8>>,
-    etag: &str,
-    requests: Arc<Mutex<Vec<(usize, Option<String>)>>>,
-) {
+async fn converse(mut stream: TcpStream, body: Arc<Vec<u8>>, etag: &str, requests: Requests) {
     let mut head = Vec::new();
     while let Ok(byte) = stream.read_u8().await {
         head.push(byte);
