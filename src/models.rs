@@ -24,7 +24,6 @@ mod transfer;
 pub mod gguf;
 mod model;
 mod id;
-mod units;
 
 #[cfg(test)]
 mod testing;

@@ -1,12 +1,13 @@
 //! Versions of the small JSON files that the hive keeps.
 //!
-//! Each file states the version of its format in the field `version`; a file without that field has
-//! version 1. Fields that this version of the hive does not know are kept when a file is rewritten. A
-//! file with a newer version is neither read, nor rewritten, nor removed, unless a caller forces the
-//! deletion of what it is about.
+//! Each file has the version of its format in the field `version`; a file without that field is of
+//! version 1. A format may gain fields without a new version: unknown fields are kept when a file is
+//! rewritten. A file of a newer version, or whose version is not a number, is neither read nor rewritten,
+//! and is removed only by a caller that forces the deletion of the model.
 
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
+use serde_json::Value;
 
 /// The version that is written, and the newest that is read.
 pub(crate) const VERSION: u64 = 1;
@@ -29,17 +30,17 @@ pub(crate) enum Versioned<T> {
 
 #[derive(Deserialize)]
 struct VersionField {
-    #[serde(default = "first_version")]
-    version: u64,
+    version: Option<Value>,
 }
 
 impl<T: DeserializeOwned> Versioned<T> {
     pub(crate) fn parse(json: &[u8]) -> Self {
-        match serde_json::from_slice::<VersionField>(json) {
-            Ok(field) if field.version > VERSION => Self::Newer,
-            Ok(_) => serde_json::from_slice(json).map_or(Self::Invalid, Self::Known),
-            Err(_) => Self::Invalid,
+        let Ok(VersionField { version }) = serde_json::from_slice(json) else { return Self::Invalid };
+        let is_known = |version: Value| version.as_u64().is_some_and(|version| version <= VERSION);
+        if !version.is_none_or(is_known) {
+            return Self::Newer;
         }
+        serde_json::from_slice(json).map_or(Self::Invalid, Self::Known)
     }
 }
 
@@ -67,8 +68,10 @@ mod tests {
         let known = || Versioned::Known(Name { name: "a".into() });
         assert_eq!(parse(r#"{"name":"a"}"#), known());
         assert_eq!(parse(r#"{"version":1,"name":"a","more":2}"#), known());
-        assert_eq!(parse(r#"{"version":2,"title":"a"}"#), Versioned::Newer);
-        for json in ["", "[]", r#"{"version":"1","name":"a"}"#, r#"{"version":1}"#, r#"{"name":"a""#] {
+        for json in [r#"{"version":2,"title":"a"}"#, r#"{"version":"next","name":"a"}"#] {
+            assert_eq!(parse(json), Versioned::Newer, "{json}");
+        }
+        for json in ["", "[]", r#"{"version":1}"#, r#"{"name":"a""#] {
             assert_eq!(parse(json), Versioned::Invalid, "{json}");
         }
     }

@@ -32,9 +32,10 @@ use crate::models::transfer::partial::{Begun, Partial};
 use crate::models::transfer::progress::{self, Joining, Meter};
 use crate::models::transfer::trouble::{FetchResult, Trouble, TroubleKind};
 use crate::models::transfer::writer::{self, Writer};
-use crate::models::units;
 use crate::narration::Level;
 use crate::spawn;
+use crate::text;
+use crate::time::in_words;
 
 /// A transfer stops before the disk has less room than this, in bytes.
 const LAST_ROOM: u64 = 64 << 20;
@@ -126,7 +127,7 @@ impl<'a> Coordinator<'a> {
         transfer.received.store(stored, Ordering::Relaxed);
         if stored > 0 {
             let (name, size) = (&transfer.file.name, self.chunks.size().unwrap_or_default());
-            let (stored, size) = (units::bytes(stored), units::bytes(size));
+            let (stored, size) = (text::bytes(stored), text::bytes(size));
             let message = format!("Going on with {name}: {stored} of {size} are here");
             transfer.say(Level::Info, "model_download_resume", message);
         }
@@ -204,7 +205,7 @@ impl<'a> Coordinator<'a> {
                 let bytes = self.chunks.forget(chunk);
                 self.lose(bytes);
                 let (start, name) = (chunk as u64 * self.identity.head.chunk_bytes, &self.transfer.file.name);
-                let what = format!("{} at byte {start} of {name}", units::bytes(bytes));
+                let what = format!("{} at byte {start} of {name}", text::bytes(bytes));
                 let message = format!("{what} were damaged on the disk: fetching them again");
                 self.transfer.say(Level::Warn, "model_download_damaged", message);
                 self.write(Write::Forget { chunk }).await;
@@ -324,14 +325,14 @@ impl<'a> Coordinator<'a> {
             Next::Retry { failure: number, wait } => {
                 let asked = match kind {
                     TroubleKind::Later(asked) if asked > wait => {
-                        format!(" and asked for a wait of {}", units::duration(asked))
+                        format!(" and asked for a wait of {}", in_words(asked))
                     }
                     _ => String::new(),
                 };
                 let (action, next) = if kind == TroubleKind::Stalled {
                     ("model_download_stalled", "replacing the connection".to_owned())
                 } else {
-                    ("model_download_retry", format!("trying again in {}", units::duration(wait)))
+                    ("model_download_retry", format!("trying again in {}", in_words(wait)))
                 };
                 let message = format!("{}{asked}: {next} ({number} of {of})", failure.message);
                 self.transfer.say(Level::Warn, action, message);
@@ -399,7 +400,7 @@ impl<'a> Coordinator<'a> {
         let is_missing = self.transfer.file.size.is_none_or(|size| size > self.transfer.received());
         if self.outcome.is_none() && room < LAST_ROOM && is_missing {
             let message =
-                format!("the disk of {} is nearly full: {} left", path.display(), units::bytes(room));
+                format!("the disk of {} is nearly full: {} left", path.display(), text::bytes(room));
             let failure = Failure::new(Code::DiskFull, message)
                 .hint("free some space on that disk, then try again: what is here is kept");
             self.end(Err(Trouble::fatal(failure)));

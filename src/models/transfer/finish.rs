@@ -9,9 +9,9 @@ use crate::models::transfer::context::Transfer;
 use crate::models::transfer::journal::Contents;
 use crate::models::transfer::partial::Partial;
 use crate::models::transfer::remote::{Refusal, StoredFile};
-use crate::models::units;
 use crate::narration::Level;
 use crate::spawn;
+use crate::text;
 
 /// Verifies a complete file and gives it its final name.
 ///
@@ -99,8 +99,8 @@ pub(crate) async fn keep(transfer: &Transfer, partial: &Arc<Partial>, mut failur
         Ok(Some(kept)) => *kept,
         _ => (received, transfer.file.size),
     };
-    let come = size.map_or_else(String::new, |size| format!(" of {}", units::bytes(size)));
-    let come = format!("{}{come}", units::bytes(bytes));
+    let come = size.map_or_else(String::new, |size| format!(" of {}", text::bytes(size)));
+    let come = format!("{}{come}", text::bytes(bytes));
     if bytes > 0 {
         // How far it came says whether to try again.
         failure.message += &format!(", after {come}");
@@ -112,7 +112,7 @@ pub(crate) async fn keep(transfer: &Transfer, partial: &Arc<Partial>, mut failur
             format!("Kept {come} of {name}: downloading it again goes on from there"),
         ),
         Ok(None) => {
-            let received = units::bytes(received);
+            let received = text::bytes(received);
             let message =
                 format!("Removed the partial file of {name} ({received}): it could not be gone on with");
             (Level::Info, "model_download_removed", message)

@@ -15,7 +15,7 @@ use crate::error::Failure;
 use crate::models::transfer::messages::{CompleteChunk, Event};
 use crate::models::transfer::partial::Partial;
 use crate::models::transfer::trouble::Trouble;
-use crate::models::units;
+use crate::text;
 
 /// How many damaged chunks are fetched again.
 const MAX_DAMAGED: u32 = 64;
@@ -65,7 +65,7 @@ impl Hasher {
                 sha256.update(&buffer);
                 next += 1;
                 if is_last {
-                    return Ok(Some(units::hex(&sha256.finalize())));
+                    return Ok(Some(text::hex(&sha256.finalize())));
                 }
                 continue;
             }

@@ -22,7 +22,7 @@ use sha2::{Digest, Sha256};
 
 use crate::models::transfer::disk::Disk;
 use crate::models::transfer::remote::RemoteFile;
-use crate::models::units;
+use crate::text;
 
 const MARK: &str = "rbee-partial ";
 /// The version of the format that is read and written.
@@ -123,7 +123,7 @@ impl Head {
         Self {
             name: file.name.clone(),
             source: file.source.clone(),
-            url_sha256: units::hex(&Sha256::digest(file.url.as_str())),
+            url_sha256: text::hex(&Sha256::digest(file.url.as_str())),
             size: file.size,
             sha256: file.sha256.clone(),
             version: file.version.clone(),

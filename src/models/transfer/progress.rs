@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use crate::models::units;
 use crate::narration::Progress;
+use crate::text;
 
 /// The time over which the rate is taken.
 const WINDOW: Duration = Duration::from_secs(5);
@@ -83,13 +83,13 @@ impl Joining {
 
 /// `1.2 GB of 4.8 GB (25 %), 70.0 MB/s, 51 s left, 8 connections`.
 pub(crate) fn sentence(progress: &Progress) -> String {
-    let mut text = units::bytes(progress.done);
+    let mut text = text::bytes(progress.done);
     if let Some(total) = progress.total {
         let percent = (u128::from(progress.done) * 100).checked_div(u128::from(total)).unwrap_or(100);
-        text += &format!(" of {} ({percent} %)", units::bytes(total));
+        text += &format!(" of {} ({percent} %)", text::bytes(total));
     }
     if let Some(rate) = progress.rate_per_second {
-        text += &format!(", {}/s", units::bytes(rate));
+        text += &format!(", {}/s", text::bytes(rate));
     }
     if let Some(seconds) = progress.eta_seconds {
         text += &format!(", {seconds} s left");

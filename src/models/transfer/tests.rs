@@ -20,9 +20,9 @@ use crate::models::testing::{config, gguf_of};
 use crate::models::transfer::disk::Disk;
 use crate::models::transfer::partial::unfinished_at;
 use crate::models::transfer::remote::{RemoteFile, Trust};
-use crate::models::units;
 use crate::models::{Catalog, DownloadRequest, Downloaded, Source, Status};
 use crate::spawn;
+use crate::text;
 
 /// A disk with room for so many more bytes, on which a write may be cut short before it fails.
 #[derive(Debug)]
@@ -254,7 +254,7 @@ async fn partial_files_of_the_first_format_are_resumed() {
 
     let body = gguf_of(20_000);
     let server = Server::start(body.clone(), "\"one\"").await;
-    let sha256 = units::hex(&<sha2::Sha256 as sha2::Digest>::digest(&body));
+    let sha256 = text::hex(&<sha2::Sha256 as sha2::Digest>::digest(&body));
     let url = server.url.replace("/m.gguf", &format!("/promised.gguf#sha256={sha256}"));
     download(&catalog, &url).await.unwrap();
     assert_eq!(fs::read(root.path().join("data/models/promised.gguf")).unwrap(), body);
