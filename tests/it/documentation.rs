@@ -211,6 +211,7 @@ fn links_between_the_documents_have_targets() {
         "docs/ARCHITECTURE.md",
         "docs/EVENTS.md",
         "docs/CONFIGURATION.md",
+        "docs/decisions/README.md",
     ] {
         let text = document(path);
         for link in text.split("](").skip(1).filter_map(|rest| rest.split(')').next()) {
@@ -227,6 +228,21 @@ fn links_between_the_documents_have_targets() {
                     text.lines().filter(|line| line.starts_with('#')).map(anchor_of).collect();
                 assert!(headings.iter().any(|heading| heading == anchor), "{path}: {link}");
             }
+        }
+    }
+}
+
+#[test]
+fn the_documents_name_files_that_exist() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    for path in ["docs/ARCHITECTURE.md", "CONTRIBUTING.md"] {
+        let text = document(path);
+        // Every other piece between backticks is code.
+        let code = text.split('`').skip(1).step_by(2);
+        let files = code.filter(|code| code.contains('/') && code.ends_with(".rs") && !code.contains('<'));
+        for file in files {
+            let is_there = root.join("src").join(file).exists() || root.join(file).exists();
+            assert!(is_there, "{path}: there is no {file}");
         }
     }
 }
