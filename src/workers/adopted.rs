@@ -210,31 +210,42 @@ pub(super) async fn kill_marked(identities: &[Identity], worker_id: &str) -> usi
     }
 }
 
-#[cfg(test)]
+#[cfg(all(test, target_os = "linux"))]
 mod tests {
     use super::super::identity::MARKER;
     use super::super::process_group::gone;
     use super::*;
     use crate::spawn;
 
+    fn program_of(pid: u32) -> Option<String> {
+        Some(procfs::process::Process::new(pid.cast_signed()).ok()?.stat().ok()?.comm)
+    }
+
+    /// The leader is a child of this process, which an adopted group does not know: a shell without a
+    /// terminal cannot make a group that is not.
     #[tokio::test]
-    async fn a_group_that_is_not_a_child_ends_with_all_its_members() {
-        // The shell ends at once and leaves a group behind that is not a child of this process.
-        let out = spawn::command("sh")
-            .args(["-c", "set -m; (sleep 1000 & exec sleep 1000) >/dev/null 2>&1 & echo $!"])
-            .env(MARKER, "worker-test")
-            .output()
-            .await
-            .unwrap();
-        let pid: u32 = String::from_utf8(out.stdout).unwrap().trim().parse().unwrap();
+    async fn an_adopted_group_ends_with_members_that_outlive_its_leader() {
+        let mut command = spawn::command("sh");
+        command.args(["-c", "(trap '' TERM; exec sleep 1000) & exec sleep 1000"]);
+        let mut child = command.env(MARKER, "worker-test").process_group(0).spawn().unwrap();
+        let pid = child.id().unwrap();
+        let deadline = Instant::now() + PROOF_LIMIT;
+        let sleepers =
+            || members(pid).iter().filter(|pid| program_of(**pid).as_deref() == Some("sleep")).count();
+        while sleepers() != 2 {
+            assert!(Instant::now() < deadline, "the group does not start");
+            sleep(PROOF_INTERVAL).await;
+        }
         let identity = Identity::of(pid).unwrap();
         let other = Identity { start_time: identity.start_time + 1, ..identity };
         assert!(AdoptedGroup::hold(other, "worker-test").unwrap().is_none());
         let group = AdoptedGroup::hold(identity, "worker-test").unwrap().unwrap();
         group.signal(Signal::TERM);
         group.exited().await;
+        assert!(!gone(pid), "a member ignores SIGTERM");
         let end = group.end().await;
         assert!(end.proven() && end.exit.is_none());
         assert!(gone(pid));
+        child.wait().await.unwrap();
     }
 }
