@@ -412,7 +412,7 @@ async fn a_cancelled_download_keeps_its_bytes_and_resumes() {
     let before = server.sent();
     let url = server.serve("m.gguf", Served::correct(body.clone()));
     let stream = hive.run(&download(&url)).await;
-    assert!(stream.contains("Going on with m.gguf"), "{stream}");
+    assert!(stream.contains("Resuming m.gguf"), "{stream}");
     assert!(stream.contains("were damaged on the disk: fetching them again"), "{stream}");
     assert!(stream.contains("could not be verified"), "{stream}");
     let sent = server.sent() - before;
@@ -687,7 +687,7 @@ async fn a_full_disk_fails_the_download_and_the_next_one_resumes() {
         disk.resize("1g").await;
         let url = server.serve(name, Served::correct(body.clone()));
         let stream = hive.run(&download(&url)).await;
-        assert!(stream.contains("Going on with") && stream.ends_with("data: [DONE]\n\n"), "{stream}");
+        assert!(stream.contains("Resuming ") && stream.ends_with("data: [DONE]\n\n"), "{stream}");
         assert_eq!(fs::read(store.join(name)).expect("a file"), body);
         let sent = server.sent() - before;
         assert!(sent < body.len() as u64 * 3 / 2, "{sent} bytes were sent for {}", body.len());

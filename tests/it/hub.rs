@@ -338,7 +338,7 @@ async fn offline_only_the_cache_is_used() {
     let dir = offline.stop().await;
     let alone = TestHive::start_in(dir, |config| config.hub_cache = Some(cache)).await;
     let stream = alone.run(&download("org/m")).await;
-    assert!(stream.contains("The Hub could not be asked"), "{stream}");
+    assert!(stream.contains("The Hub did not answer"), "{stream}");
     assert!(stream.ends_with("data: [DONE]\n\n"), "{stream}");
     assert_eq!(alone.fail(&download("org/other")).await["code"], "download_failed");
     alone.stop().await;

@@ -134,9 +134,9 @@ async fn choose_model(name: &HubName, revision: &str, force: bool, places: &Plac
             let Ok(Some(mut chosen)) = find_in_cache(name, revision, places).await else {
                 return Err(failure);
             };
-            chosen.remarks.push(format!(
-                "The Hub could not be asked ({failure}), so this is what the cache has of {revision}"
-            ));
+            chosen
+                .remarks
+                .push(format!("The Hub did not answer ({failure}): using what the cache has of {revision}"));
             Ok(chosen)
         }
         chosen => Ok(chosen?),

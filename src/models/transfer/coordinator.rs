@@ -128,7 +128,7 @@ impl<'a> Coordinator<'a> {
         if stored > 0 {
             let (name, size) = (&transfer.file.name, self.chunks.size().unwrap_or_default());
             let (stored, size) = (text::bytes(stored), text::bytes(size));
-            let message = format!("Going on with {name}: {stored} of {size} are here");
+            let message = format!("Resuming {name}: {stored} of {size} are stored");
             transfer.say(Level::Info, "model_download_resume", message);
         }
         let (mut meter, mut joining) = (Meter::starting_at(stored, Instant::now()), Joining::new(stored));

@@ -111,7 +111,7 @@ impl Fetcher {
             Trouble::new(TroubleKind::Stalled, failure)
         })?;
         let response = sent.map_err(|error| {
-            let failure = download_failed(format!("{host} could not be asked"))
+            let failure = download_failed(format!("the request to {host} failed"))
                 .cause(&error.without_url())
                 .hint("check the URL and this machine's network; behind a proxy, allow a direct connection");
             Trouble::passing(failure)

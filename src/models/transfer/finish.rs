@@ -113,8 +113,7 @@ pub(crate) async fn keep(transfer: &Transfer, partial: &Arc<Partial>, mut failur
         ),
         Ok(None) => {
             let received = text::bytes(received);
-            let message =
-                format!("Removed the partial file of {name} ({received}): it could not be gone on with");
+            let message = format!("Removed the partial file of {name} ({received}): it cannot be resumed");
             (Level::Info, "model_download_removed", message)
         }
         Err(stays) => {

@@ -206,7 +206,7 @@ async fn a_download_can_be_resumed_after_the_hive_was_killed() {
     let jobs = daemon.json("/v1/jobs?operation=model_download&state=succeeded&limit=1").await;
     let stream = jobs["jobs"][0]["sse_url"].as_str().expect("a stream");
     let narration = daemon.get(stream).await.text().await.expect("its narration");
-    assert!(narration.contains("Going on with slow.gguf"), "it began anew:\n{narration}");
+    assert!(narration.contains("Resuming slow.gguf"), "it began anew:\n{narration}");
     check_console_except_network(&browser).await;
     daemon.stop().await;
 }

@@ -228,7 +228,7 @@ async fn every_bad_answer_gives_its_error_code_and_leaves_no_file() {
         ("/busy.gguf", Code::DownloadFailed, "503"),
         ("/part.gguf", Code::DownloadFailed, "did not say which"),
         ("/zipped.gguf", Code::DownloadFailed, "encoding"),
-        ("/noise.gguf", Code::DownloadFailed, "could not be asked"),
+        ("/noise.gguf", Code::DownloadFailed, "the request to"),
         ("/huge.gguf", Code::DiskFull, "free"),
         (
             "/stall.gguf",
