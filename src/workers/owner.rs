@@ -115,8 +115,9 @@ impl Owner {
             self.processes.let_stay().await;
         }
         self.handle.traffic.send_modify(|traffic| traffic.open = true);
-        publish(&self.shared, &self.handle, LifeStage::Ready);
+        // First, so that whoever sees the worker ready no longer finds the one that it replaces.
         self.shared.registry.replace_crashed(&self.handle);
+        publish(&self.shared, &self.handle, LifeStage::Ready);
     }
 
     /// Writes the record of the worker. Returns whether it was written.
