@@ -1,7 +1,7 @@
 //! Fetches one file to its target: in parallel ranges, each written in place, checksummed and
 //! journalled as it arrives, and hashed in order meanwhile.
 //!
-//! Who owns what, in one attempt (`messages.rs` is all that they say to each other):
+//! Who owns what, in one attempt (`messages.rs` has all messages between them):
 //! - The coordinator (`coordinator.rs`), a task, owns the chunk table (`chunks.rs`), what is known of the
 //!   file (`answer.rs`) and the retry budget (`budget.rs`). It hands out spans of chunks, judges answers
 //!   and failures, and decides when the work ends.
@@ -26,18 +26,18 @@
 //!   whole file.
 //! - A transfer that ends early keeps what can be resumed, and says how much that is.
 
+pub(crate) mod transfers;
 pub(crate) mod finish;
 pub(crate) mod coordinator;
-pub(crate) mod budget;
-pub(crate) mod chunks;
 pub(crate) mod connection;
-pub(crate) mod hasher;
-pub(crate) mod progress;
-pub(crate) mod transfers;
 pub(crate) mod writer;
+pub(crate) mod hasher;
 pub(crate) mod messages;
-pub(crate) mod answer;
 pub(crate) mod partial;
+pub(crate) mod answer;
+pub(crate) mod chunks;
+pub(crate) mod budget;
+pub(crate) mod progress;
 pub(crate) mod context;
 pub(crate) mod limiter;
 pub(crate) mod fetch;
@@ -112,7 +112,7 @@ async fn attempt(
     let disk = Arc::clone(&context.disk);
     let begun = partial.on_disk(move |partial| partial.begin(head, disk)).await.map_err(Trouble::fatal)?;
     if begun.is_other_version {
-        let message = format!("What is here of {name} is of another version of it: starting over");
+        let message = format!("The partial file of {name} is of another version: starting over");
         transfer.say(Level::Info, "model_download_resume", message);
     }
     if begun.head.size == Some(0) {

@@ -224,12 +224,12 @@ fn downloading(transfer: &OngoingTransfer) -> ListedModel {
 /// A model whose download was interrupted.
 fn interrupted(model: PartialModel) -> ListedModel {
     let PartialModel { partial, target, unfinished } = model;
-    let size = unfinished.size.map_or_else(|| "an unknown size".to_owned(), text::bytes);
+    let size = unfinished.head.size.map_or_else(|| "an unknown size".to_owned(), text::bytes);
     let done = text::bytes(unfinished.done);
     let detail = format!("its download was interrupted with {done} of {size} here: ModelDownload resumes it");
     Unfinished {
-        file: &unfinished.name,
-        source: &unfinished.source,
+        file: &unfinished.head.name,
+        source: &unfinished.head.source,
         partial: &partial,
         target: &target,
         size_bytes: unfinished.done,

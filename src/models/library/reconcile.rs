@@ -125,7 +125,7 @@ impl ReconcileReport {
     /// [`partial::remove`].
     fn check_partial(&mut self, target: &str, path: &Path, empty_folders: &[PathBuf]) {
         if let Some(unfinished) = partial::unfinished_at(path, None).filter(|it| it.done > 0) {
-            let size = unfinished.size.map_or_else(|| "?".to_owned(), text::bytes);
+            let size = unfinished.head.size.map_or_else(|| "?".to_owned(), text::bytes);
             let done = text::bytes(unfinished.done);
             tracing::info!(
                 model = target,

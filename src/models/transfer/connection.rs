@@ -14,17 +14,17 @@ use tokio_util::sync::CancellationToken;
 use crate::models::transfer::answer::{FileAnswer, empty_file};
 use crate::models::transfer::context::Transfer;
 use crate::models::transfer::fetch::{FetchRequest, FetchResponse};
-use crate::models::transfer::messages::{Event, Lease, Span, Write};
+use crate::models::transfer::messages::{Event, Events, Lease, Span, Write};
 use crate::models::transfer::trouble::{FetchResult, Trouble, TroubleKind, download_failed};
 use crate::models::transfer::writer::WRITTEN_TOGETHER;
 use crate::text;
-use crate::time::in_words;
+use crate::time;
 
 #[derive(Debug)]
 pub(crate) struct Connection {
     pub(crate) number: usize,
     pub(crate) transfer: Arc<Transfer>,
-    pub(crate) events: mpsc::UnboundedSender<Event>,
+    pub(crate) events: Events,
     pub(crate) writer: mpsc::Sender<Write>,
     /// Cancelled when the work of all connections ends.
     pub(crate) stop: CancellationToken,
@@ -53,7 +53,7 @@ impl Connection {
         let mut ended = Ok(());
         loop {
             let (sender, lease) = oneshot::channel();
-            self.tell(Event::Idle { connection: self.number, ended, lease: sender });
+            self.events.tell(Event::Idle { connection: self.number, ended, lease: sender });
             let Ok(lease) = lease.await else { return };
             ended = self.fetch(lease).await;
         }
@@ -68,7 +68,7 @@ impl Connection {
         let answer = FileAnswer::read(&response, lease.range.as_ref())?;
         let end = answer.end();
         let (sender, span) = oneshot::channel();
-        self.tell(Event::Answered {
+        self.events.tell(Event::Answered {
             connection: self.number,
             host: response.host.clone(),
             url: response.url.clone(),
@@ -144,8 +144,8 @@ impl Connection {
         let piece = match read {
             Err(_) => {
                 let sent = match body.watched_bytes {
-                    0 => format!("nothing for {}", in_words(stall)),
-                    bytes => format!("only {} in {}", text::bytes(bytes), in_words(stall)),
+                    0 => format!("nothing for {}", time::in_words(stall)),
+                    bytes => format!("only {} in {}", text::bytes(bytes), time::in_words(stall)),
                 };
                 let message = format!("{host} sent {sent}: the transfer has stalled");
                 return Err(Trouble::new(TroubleKind::Stalled, download_failed(message)));
@@ -160,7 +160,7 @@ impl Connection {
                     return Err(empty_file(host));
                 }
                 self.flush(body).await;
-                self.tell(Event::EndOfFile { size: body.at });
+                self.events.tell(Event::EndOfFile { size: body.at });
                 return Ok(false);
             }
             Ok(Ok(None)) if body.end.is_some_and(|end| body.at >= end) => return Ok(false),
@@ -222,7 +222,7 @@ impl Connection {
         let offset = body.at - mem::take(&mut body.pending_bytes) as u64;
         let chunk = usize::try_from(offset / body.span.chunk_bytes).unwrap_or(usize::MAX);
         // Before the bytes, so that the coordinator counts the write before it ends.
-        self.tell(Event::Sent { connection: self.number, chunk, end: body.at });
+        self.events.tell(Event::Sent { connection: self.number, chunk, end: body.at });
         // Where the writer has ended, it has told the coordinator why, and so the work ends.
         let _ = self.writer.send(Write::Bytes { offset, pieces }).await;
     }
@@ -237,10 +237,5 @@ impl Connection {
             download_failed(format!("what {host} sends is not a GGUF file"))
                 .hint("check the URL in a browser: it must lead to the file itself"),
         ))
-    }
-
-    fn tell(&self, event: Event) {
-        // The coordinator listens until this connection has ended.
-        let _ = self.events.send(event);
     }
 }

@@ -27,7 +27,7 @@ use crate::models::transfer::chunks::ChunkTable;
 use crate::models::transfer::connection::Connection;
 use crate::models::transfer::context::Transfer;
 use crate::models::transfer::hasher::Hasher;
-use crate::models::transfer::messages::{CompleteChunk, Event, Lease, Span, Write};
+use crate::models::transfer::messages::{CompleteChunk, Event, Events, Lease, Span, Write};
 use crate::models::transfer::partial::{Begun, Partial};
 use crate::models::transfer::progress::{self, Joining, Meter};
 use crate::models::transfer::trouble::{FetchResult, Trouble, TroubleKind};
@@ -35,7 +35,7 @@ use crate::models::transfer::writer::{self, Writer};
 use crate::narration::Level;
 use crate::spawn;
 use crate::text;
-use crate::time::in_words;
+use crate::time;
 
 /// A transfer stops before the disk has less room than this, in bytes.
 const LAST_ROOM: u64 = 64 << 20;
@@ -59,7 +59,7 @@ pub(crate) struct Coordinator<'a> {
     wanted: usize,
     /// Every connection, the writer and the hasher, until they end.
     tasks: FuturesUnordered<BoxFuture<'static, Result<()>>>,
-    events: mpsc::UnboundedSender<Event>,
+    events: Events,
     /// `None` once the work is to end, as the next.
     writer: Option<mpsc::Sender<Write>>,
     hasher: Option<mpsc::UnboundedSender<CompleteChunk>>,
@@ -84,7 +84,8 @@ impl<'a> Coordinator<'a> {
         let Begun { head, claims, journal, .. } = begun;
         let (chunk_bytes, connections) = (head.chunk_bytes, transfer.context.downloads.connections);
         let chunks = ChunkTable::new(chunk_bytes, head.size, connections, &claims);
-        let (events, received) = mpsc::unbounded_channel();
+        let (sender, received) = mpsc::unbounded_channel();
+        let events = Events(sender);
         let (writer, writes) = writer::channel(chunk_bytes);
         let (hasher, complete) = mpsc::unbounded_channel();
         let identity = Identity { head, is_known: journal.is_some() };
@@ -128,7 +129,7 @@ impl<'a> Coordinator<'a> {
         if stored > 0 {
             let (name, size) = (&transfer.file.name, self.chunks.size().unwrap_or_default());
             let (stored, size) = (text::bytes(stored), text::bytes(size));
-            let message = format!("Resuming {name}: {stored} of {size} are stored");
+            let message = format!("Going on with {name}: {stored} of {size} are here");
             transfer.say(Level::Info, "model_download_resume", message);
         }
         let (mut meter, mut joining) = (Meter::starting_at(stored, Instant::now()), Joining::new(stored));
@@ -325,14 +326,14 @@ impl<'a> Coordinator<'a> {
             Next::Retry { failure: number, wait } => {
                 let asked = match kind {
                     TroubleKind::Later(asked) if asked > wait => {
-                        format!(" and asked for a wait of {}", in_words(asked))
+                        format!(" and asked for a wait of {}", time::in_words(asked))
                     }
                     _ => String::new(),
                 };
                 let (action, next) = if kind == TroubleKind::Stalled {
                     ("model_download_stalled", "replacing the connection".to_owned())
                 } else {
-                    ("model_download_retry", format!("trying again in {}", in_words(wait)))
+                    ("model_download_retry", format!("trying again in {}", time::in_words(wait)))
                 };
                 let message = format!("{}{asked}: {next} ({number} of {of})", failure.message);
                 self.transfer.say(Level::Warn, action, message);

@@ -31,7 +31,7 @@ pub(crate) async fn promote(
         let message = format!("what {host} sent as {name} has the SHA-256 {sha256}, not {promised}");
         let failure = Failure::new(Code::DownloadFailed, message)
             .hint("the file was changed or damaged: check the hash, or where it comes from");
-        return Err(discard(transfer, partial, failure, "the damaged").await);
+        return Err(discard(transfer, partial, failure).await);
     }
     let is_verified = promised.is_some();
     let verdict = if is_verified {
@@ -44,40 +44,32 @@ pub(crate) async fn promote(
 
     match place(transfer, partial, &stored).await {
         Ok(()) => Ok(stored),
-        Err(Refusal::Unusable(failure)) => Err(discard(transfer, partial, failure, "the unusable").await),
+        Err(Refusal::Unusable(failure)) => Err(discard(transfer, partial, failure).await),
         Err(Refusal::Unfinished(failure)) => Err(keep(transfer, partial, failure).await),
     }
 }
 
-async fn place(
-    transfer: &Transfer,
-    partial: &Arc<Partial>,
-    stored: &StoredFile,
-) -> std::result::Result<(), Refusal> {
+async fn place(transfer: &Transfer, partial: &Arc<Partial>, stored: &StoredFile) -> Result<(), Refusal> {
     let (disk, begin) = (Arc::clone(&transfer.context.disk), Instant::now());
     let synced = partial.on_disk(move |partial| disk.sync(partial.file())).await;
     let (name, took) = (&transfer.file.name, begin.elapsed().as_millis());
-    transfer.say(
-        Level::Debug,
-        "model_download_sync",
-        format!("The disk took {took} ms to have all of {name}"),
-    );
+    let message = format!("The disk took {took} ms to have all of {name}");
+    transfer.say(Level::Debug, "model_download_sync", message);
     synced.map_err(Refusal::Unfinished)?;
-    let destination = transfer.destination.clone();
+    let accept = Arc::clone(&transfer.destination.accept);
     let (held, stored) = (Arc::clone(partial), stored.clone());
-    let accepted = spawn::blocking(move || (destination.accept)(held.path(), &stored)).await;
-    accepted.map_err(Refusal::Unfinished)??;
-    let (disk, target) = (Arc::clone(&transfer.context.disk), transfer.destination.target.clone());
-    let placed = partial.on_disk(move |partial| partial.promote(&target, &*disk)).await;
+    spawn::blocking(move || accept(held.path(), &stored)).await.map_err(Refusal::Unfinished)??;
+    let disk = Arc::clone(&transfer.context.disk);
+    let placed = partial.on_disk(move |partial| partial.promote(&*disk)).await;
     placed.map_err(Refusal::Unfinished)
 }
 
 /// Removes a complete file that is of no use, and says so.
-async fn discard(transfer: &Transfer, partial: &Arc<Partial>, failure: Failure, what: &str) -> Failure {
+async fn discard(transfer: &Transfer, partial: &Arc<Partial>, failure: Failure) -> Failure {
     if let Err(failure) = partial.on_disk(Partial::discard).await {
         return failure;
     }
-    let message = format!("Removed {what} {}", transfer.file.name);
+    let message = format!("Removed {}: it is of no use", transfer.file.name);
     transfer.say(Level::Warn, "model_download_removed", message);
     failure.stage("verify")
 }
@@ -99,20 +91,22 @@ pub(crate) async fn keep(transfer: &Transfer, partial: &Arc<Partial>, mut failur
         Ok(Some(kept)) => *kept,
         _ => (received, transfer.file.size),
     };
-    let come = size.map_or_else(String::new, |size| format!(" of {}", text::bytes(size)));
-    let come = format!("{}{come}", text::bytes(bytes));
+    let mut part = text::bytes(bytes);
+    if let Some(size) = size {
+        part += &format!(" of {}", text::bytes(size));
+    }
     if bytes > 0 {
         // How far it came says whether to try again.
-        failure.message += &format!(", after {come}");
+        failure.message += &format!(", after {part}");
     }
+    let received = text::bytes(received);
     let (level, action, message) = match kept {
         Ok(Some(_)) => (
             Level::Info,
             "model_download_kept",
-            format!("Kept {come} of {name}: downloading it again goes on from there"),
+            format!("Kept {part} of {name}: downloading it again resumes it"),
         ),
         Ok(None) => {
-            let received = text::bytes(received);
             let message = format!("Removed the partial file of {name} ({received}): it cannot be resumed");
             (Level::Info, "model_download_removed", message)
         }

@@ -24,7 +24,7 @@ use tokio::time::timeout;
 use crate::error::{Code, Failure};
 use crate::models::transfer::remote::authority;
 use crate::models::transfer::trouble::{FetchResult, Trouble};
-use crate::time::in_words;
+use crate::time;
 
 /// How long vetted addresses are used before their name is resolved again.
 const FRESH: Duration = Duration::from_secs(60);
@@ -88,15 +88,12 @@ impl Guard {
     /// # Errors
     /// Where its server may not be asked, or has no address.
     pub(crate) async fn vet(&self, url: &Url) -> FetchResult<()> {
-        let (host, port) =
-            authority(url).ok_or_else(|| refused("a URL without a host".into(), "name a host"))?;
-        let is_https = match url.scheme() {
-            "https" => true,
-            "http" => false,
-            scheme => {
-                return Err(refused(format!("{host} would be asked over {scheme}"), "use an https URL"));
-            }
-        };
+        let no_host = || refused("a URL without a host".to_owned(), "name a host");
+        let (host, port) = authority(url).ok_or_else(no_host)?;
+        let (scheme, is_https) = (url.scheme(), url.scheme() == "https");
+        if !is_https && scheme != "http" {
+            return Err(refused(format!("{host} would be asked over {scheme}"), "use an https URL"));
+        }
         let key = (is_https, host.clone(), port);
         if self.passed.lock().get(&key).is_some_and(|at| at.elapsed() < FRESH) {
             return Ok(());
@@ -114,10 +111,8 @@ impl Guard {
         let is_loopback = host == "localhost" || host.parse().is_ok_and(|ip: IpAddr| ip.is_loopback());
         let is_own = is_loopback && self.named == server;
         let plain_http = || {
-            refused(
-                format!("{host} would be asked over plain http"),
-                "use https; a server that you trust can be named in [downloads] allow_hosts",
-            )
+            let hint = "use https; a server that you trust can be named in [downloads] allow_hosts";
+            refused(format!("{host} would be asked over plain http"), hint)
         };
         // Not even resolved where no address could let it pass.
         if !is_https && !is_allowed && !is_own && reach == Reach::default() {
@@ -133,10 +128,9 @@ impl Guard {
                 return Err(plain_http());
             }
             tracing::warn!(%host, address = %bad, "refused to connect to an address that is not public");
-            return Err(refused(
-                format!("{host} is on an address that is not of the public internet"),
-                "a server on your own network can be named in [downloads] allow_hosts",
-            ));
+            let hint = "a server on your own network can be named in [downloads] allow_hosts";
+            let message = format!("{host} is on an address that is not of the public internet");
+            return Err(refused(message, hint));
         }
         self.vetted.0.lock().insert(host, addresses);
         self.passed.lock().insert(key, Instant::now());
@@ -166,7 +160,7 @@ impl Guard {
                 None => failed("has no address"),
             },
             Ok(Err(error)) => failed("could not be resolved").cause(&error),
-            Err(_) => failed(&format!("was not resolved within {}", in_words(self.resolver_timeout))),
+            Err(_) => failed(&format!("was not resolved within {}", time::in_words(self.resolver_timeout))),
         };
         Err(Trouble::passing(failure))
     }

@@ -12,7 +12,7 @@ use sha2::{Digest, Sha256};
 use tokio::sync::mpsc;
 
 use crate::error::Failure;
-use crate::models::transfer::messages::{CompleteChunk, Event};
+use crate::models::transfer::messages::{CompleteChunk, Event, Events};
 use crate::models::transfer::partial::Partial;
 use crate::models::transfer::trouble::Trouble;
 use crate::text;
@@ -24,7 +24,7 @@ const MAX_DAMAGED: u32 = 64;
 pub(crate) struct Hasher {
     pub(crate) partial: Arc<Partial>,
     pub(crate) chunk_bytes: u64,
-    pub(crate) events: mpsc::UnboundedSender<Event>,
+    pub(crate) events: Events,
 }
 
 impl Hasher {
@@ -38,7 +38,7 @@ impl Hasher {
                 Event::Failed(Trouble::fatal(Failure::io("read back", self.partial.path(), &error)))
             }
         };
-        self.tell(event);
+        self.events.tell(event);
     }
 
     fn hash(&self, mut chunks: mpsc::UnboundedReceiver<CompleteChunk>) -> io::Result<Option<String>> {
@@ -73,12 +73,7 @@ impl Hasher {
             if damaged > MAX_DAMAGED {
                 return Err(io::Error::other("the disk does not give back what is written to it"));
             }
-            self.tell(Event::Damaged { chunk: next });
+            self.events.tell(Event::Damaged { chunk: next });
         }
-    }
-
-    fn tell(&self, event: Event) {
-        // The coordinator listens until this thread has ended.
-        let _ = self.events.send(event);
     }
 }

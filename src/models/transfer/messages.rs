@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use reqwest::Url;
-use tokio::sync::{oneshot, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::models::transfer::answer::FileAnswer;
 use crate::models::transfer::journal::{Head, Stored};
@@ -43,6 +43,17 @@ pub(crate) enum Event {
     Hashed(String),
     /// The writer or the hasher cannot go on.
     Failed(Trouble),
+}
+
+/// Where the coordinator is told.
+#[derive(Clone, Debug)]
+pub(crate) struct Events(pub(crate) mpsc::UnboundedSender<Event>);
+
+impl Events {
+    pub(crate) fn tell(&self, event: Event) {
+        // The coordinator listens until all that hold this have ended.
+        let _ = self.0.send(event);
+    }
 }
 
 /// How a connection is to ask for its span.

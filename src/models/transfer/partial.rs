@@ -26,13 +26,11 @@ const INHERITED: Duration = Duration::from_millis(200);
 /// A partial file that this process may write.
 #[derive(Debug)]
 pub(crate) struct Partial {
-    path: PathBuf,
+    destination: Destination,
     /// Holds the lock.
     file: File,
     /// Holds the lock of other programs.
     _other: Option<File>,
-    /// As in [`Destination`].
-    empty_folders: Vec<PathBuf>,
 }
 
 /// What an attempt to fetch a file begins with.
@@ -50,14 +48,9 @@ pub(crate) struct Begun {
 /// A download that is not running and can be resumed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Unfinished {
-    /// The file's name in narrations.
-    pub(crate) name: String,
-    /// As [`crate::models::Model::source`].
-    pub(crate) source: String,
-    /// Bytes that are there.
+    pub(crate) head: Head,
+    /// Bytes of the file that are stored.
     pub(crate) done: u64,
-    /// Size of the file in bytes.
-    pub(crate) size: Option<u64>,
     pub(crate) changed: SystemTime,
 }
 
@@ -88,14 +81,8 @@ pub(crate) fn unfinished_at(path: &Path, wanted: Option<&RemoteFile>) -> Option<
     if !wanted.is_none_or(is_resumed) {
         return None;
     }
-    let done = contents.done();
-    Some(Unfinished {
-        name: contents.head.name,
-        source: contents.head.source,
-        done,
-        size: contents.head.size,
-        changed: metadata.modified().unwrap_or(SystemTime::UNIX_EPOCH),
-    })
+    let changed = metadata.modified().unwrap_or(SystemTime::UNIX_EPOCH);
+    Some(Unfinished { done: contents.done(), head: contents.head, changed })
 }
 
 /// Removes a partial file that no process holds, its journal, and then those of `empty_folders` that
@@ -178,16 +165,15 @@ impl Partial {
         let held = file.metadata()?;
         let is_same = |now: fs::Metadata| (held.dev(), held.ino()) == (now.dev(), now.ino());
         let is_held = fs::symlink_metadata(path).is_ok_and(is_same);
-        let empty_folders = destination.empty_folders.clone();
-        Ok(is_held.then(|| Self { path: path.clone(), file, _other: other, empty_folders }))
+        Ok(is_held.then(|| Self { destination: destination.clone(), file, _other: other }))
     }
 
     pub(crate) fn path(&self) -> &Path {
-        &self.path
+        &self.destination.partial
     }
 
     pub(crate) fn journal_path(&self) -> PathBuf {
-        journal::path_of(&self.path)
+        journal::path_of(self.path())
     }
 
     /// The file, to be written and read in place.
@@ -202,7 +188,7 @@ impl Partial {
     ) -> Result<T> {
         let held = Arc::clone(self);
         let done = spawn::blocking(move || work(&held)).await?;
-        done.map_err(|error| Failure::io("write", &self.path, &error))
+        done.map_err(|error| Failure::io("write", self.path(), &error))
     }
 
     /// Resumes what is there, if it is of the file that `wanted` describes, and removes it otherwise.
@@ -231,12 +217,13 @@ impl Partial {
 
     /// Removes it and its journal.
     pub(crate) fn discard(&self) -> io::Result<()> {
-        remove_with_journal(&self.path, &self.empty_folders)
+        remove_with_journal(self.path(), &self.destination.empty_folders)
     }
 
     /// Gives it its final name, over what has that name, durably. All of it must be on the disk.
-    pub(crate) fn promote(&self, target: &Path, disk: &dyn Disk) -> io::Result<()> {
-        disk.rename(&self.path, target)?;
+    pub(crate) fn promote(&self, disk: &dyn Disk) -> io::Result<()> {
+        let target = &self.destination.target;
+        disk.rename(self.path(), target)?;
         disk::sync_folder_of(target)?;
         remove_if_there(&self.journal_path())
     }

@@ -13,7 +13,7 @@ use tokio::sync::mpsc;
 use crate::error::Failure;
 use crate::models::transfer::disk::Disk;
 use crate::models::transfer::journal::{Claim, Head, Journal, Stored};
-use crate::models::transfer::messages::{Event, Write};
+use crate::models::transfer::messages::{Event, Events, Write};
 use crate::models::transfer::partial::Partial;
 use crate::models::transfer::trouble::Trouble;
 
@@ -31,7 +31,7 @@ pub(crate) struct Writer {
     pub(crate) chunk_bytes: u64,
     /// What is stored of each chunk.
     pub(crate) chunks: Vec<Stored>,
-    pub(crate) events: mpsc::UnboundedSender<Event>,
+    pub(crate) events: Events,
 }
 
 /// A channel to a writer, which holds [`MAX_WAITING`] bytes.
@@ -55,7 +55,7 @@ impl Writer {
             };
             if let Err(error) = done {
                 let failure = Failure::io("write", self.partial.path(), &error);
-                self.tell(Event::Failed(Trouble::fatal(failure)));
+                self.events.tell(Event::Failed(Trouble::fatal(failure)));
                 return;
             }
         }
@@ -75,7 +75,7 @@ impl Writer {
         let Stored { mut length, crc } = self.chunks.get(chunk).copied().unwrap_or_default();
         if offset % self.chunk_bytes != u64::from(length) {
             let bytes = pieces.iter().map(|piece| piece.len() as u64).sum();
-            self.tell(Event::Dropped { chunk, bytes });
+            self.events.tell(Event::Dropped { chunk, bytes });
             return Ok(());
         }
         let mut crc = crc32fast::Hasher::new_with_initial_len(crc, u64::from(length));
@@ -91,7 +91,7 @@ impl Writer {
             journal.append(Claim { chunk: u32::try_from(chunk).map_err(io::Error::other)?, stored })?;
         }
         self.set(chunk, stored);
-        self.tell(Event::Written { chunk, stored });
+        self.events.tell(Event::Written { chunk, stored });
         Ok(())
     }
 
@@ -100,10 +100,5 @@ impl Writer {
             self.chunks.resize(chunk + 1, Stored::default());
         }
         self.chunks[chunk] = stored;
-    }
-
-    fn tell(&self, event: Event) {
-        // The coordinator listens until this thread has ended.
-        let _ = self.events.send(event);
     }
 }
