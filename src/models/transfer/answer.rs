@@ -12,18 +12,11 @@ use crate::models::transfer::remote::RemoteFile;
 use crate::models::transfer::trouble::{FetchResult, Trouble, TroubleKind, download_failed};
 
 /// An answer to a request for a file, or for bytes of it.
-#[derive(Debug, PartialEq, Eq)]
-pub(crate) enum FileAnswer {
-    /// 200 or 206.
-    Content(Content),
-    /// 416 to a request for a range, with the file's size where the server tells it.
-    NotSatisfiable { size: Option<u64> },
-}
-
-/// The body of an answer.
-#[derive(Debug, PartialEq, Eq)]
-pub(crate) struct Content {
-    /// The bytes of the file that it has; `None` where it is the whole file.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(crate) struct FileAnswer {
+    /// Whether it is 416, which has no body of the file, and not 200 or 206.
+    is_unsatisfiable: bool,
+    /// The bytes of the file that the body has; `None` where it is the whole file.
     pub(crate) range: Option<Range<u64>>,
     /// The file's size, if the server tells it.
     pub(crate) size: Option<u64>,
@@ -62,7 +55,8 @@ impl FileAnswer {
         let content_range = response.header(CONTENT_RANGE).map(str::trim);
         if status == StatusCode::RANGE_NOT_SATISFIABLE && asked.is_some() {
             let size = content_range.and_then(|range| range.strip_prefix("bytes */"));
-            return Ok(Self::NotSatisfiable { size: size.and_then(|size| size.trim().parse().ok()) });
+            let size = size.and_then(|size| size.trim().parse().ok());
+            return Ok(Self { is_unsatisfiable: true, size, ..Self::default() });
         }
         if !matches!(status, StatusCode::OK | StatusCode::PARTIAL_CONTENT) {
             return Err(response.trouble());
@@ -104,15 +98,12 @@ impl FileAnswer {
             .filter(|etag| etag.starts_with('"'))
             .or_else(|| response.header(LAST_MODIFIED))
             .map(ToOwned::to_owned);
-        Ok(Self::Content(Content { range, size, validator }))
+        Ok(Self { is_unsatisfiable: false, range, size, validator })
     }
 
     /// Offset in the file at which the body ends, if the server tells it.
     pub(crate) fn end(&self) -> Option<u64> {
-        match self {
-            Self::Content(Content { range, size, .. }) => range.as_ref().map(|range| range.end).or(*size),
-            Self::NotSatisfiable { .. } => None,
-        }
+        self.range.as_ref().map(|range| range.end).or(self.size)
     }
 }
 
@@ -132,17 +123,16 @@ impl Identity {
         host: &str,
         answer: &FileAnswer,
     ) -> FetchResult<Judgement> {
-        let content = match answer {
-            FileAnswer::Content(content) => content,
-            FileAnswer::NotSatisfiable { size } => match (*size, self.head.size.or(file.size)) {
-                (Some(0), None | Some(0)) => return Err(empty_file(host)),
-                (Some(size), Some(known)) if size != known => return Err(changed(file, host)),
+        if answer.is_unsatisfiable {
+            return match (answer.size, self.head.size.or(file.size)) {
+                (Some(0), None | Some(0)) => Err(empty_file(host)),
+                (Some(size), Some(known)) if size != known => Err(changed(file, host)),
                 // The server may not do ranges after all.
-                _ => return Ok(Judgement::AskForWhole),
-            },
-        };
+                _ => Ok(Judgement::AskForWhole),
+            };
+        }
         let is_promised = file.sha256.is_some() || file.version.is_some();
-        if let (Some(size), Some(promised)) = (content.size, file.size)
+        if let (Some(size), Some(promised)) = (answer.size, file.size)
             && is_promised
             && size != promised
         {
@@ -153,8 +143,8 @@ impl Identity {
             ));
         }
         if self.is_known {
-            let is_other_size = content.size.is_some() && content.size != self.head.size;
-            let is_other_version = match (&content.validator, &self.head.validator) {
+            let is_other_size = answer.size.is_some() && answer.size != self.head.size;
+            let is_other_version = match (&answer.validator, &self.head.validator) {
                 // An ETag cannot be compared with a date.
                 (Some(one), Some(other)) => one.starts_with('"') == other.starts_with('"') && one != other,
                 _ => false,
@@ -163,15 +153,15 @@ impl Identity {
                 return Err(changed(file, host));
             }
         }
-        let can_combine = self.is_known || content.validator.is_some() || file.sha256.is_some();
-        if content.range.is_some() && (content.size.is_none() || !can_combine) {
+        let can_combine = self.is_known || answer.validator.is_some() || file.sha256.is_some();
+        if answer.range.is_some() && (answer.size.is_none() || !can_combine) {
             return Ok(Judgement::AskForWhole);
         }
-        if self.is_known || content.size.is_none() {
+        if self.is_known || answer.size.is_none() {
             return Ok(Judgement::Receive);
         }
-        self.head.size = content.size;
-        self.head.validator.clone_from(&content.validator);
+        self.head.size = answer.size;
+        self.head.validator.clone_from(&answer.validator);
         self.is_known = true;
         Ok(Judgement::First)
     }

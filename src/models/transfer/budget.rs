@@ -39,11 +39,9 @@ pub(crate) struct Budget {
 /// What to do after a failure.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Next {
-    /// Try again after `wait`.
+    /// Try again after `wait`, with all connections; `failure` is the number of this failure, from 1.
     Retry {
-        /// The number of this failure, from 1.
         failure: u32,
-        /// How long all connections wait.
         wait: Duration,
     },
     /// Try again: another failure of the same moment was counted.

@@ -293,8 +293,7 @@ impl<'a> Coordinator<'a> {
             }
             Judgement::Receive => {}
         }
-        let FileAnswer::Content(content) = answer else { return Ok(None) };
-        if content.range.is_none() {
+        if answer.range.is_none() {
             tracing::debug!(%host, "the server sent the whole file");
             if !self.chunks.make_sequential(connection) {
                 return Ok(None);
@@ -302,7 +301,7 @@ impl<'a> Coordinator<'a> {
         }
         Ok(Some(Span {
             chunk_bytes: self.identity.head.chunk_bytes,
-            from: content.range.as_ref().map_or(0, |range| range.start),
+            from: answer.range.as_ref().map_or(0, |range| range.start),
             stored: self.chunks.stored_in_span(connection),
             end: self.chunks.span_end(connection),
         }))
@@ -324,19 +323,18 @@ impl<'a> Coordinator<'a> {
             }
             Next::Again => {}
             Next::Retry { failure: number, wait } => {
-                let asked = match kind {
-                    TroubleKind::Later(asked) if asked > wait => {
-                        format!(" and asked for a wait of {}", time::in_words(asked))
-                    }
-                    _ => String::new(),
-                };
+                let mut what = failure.message.clone();
+                if let TroubleKind::Later(asked) = kind
+                    && asked > wait
+                {
+                    what += &format!(" and asked for a wait of {}", time::in_words(asked));
+                }
                 let (action, next) = if kind == TroubleKind::Stalled {
                     ("model_download_stalled", "replacing the connection".to_owned())
                 } else {
                     ("model_download_retry", format!("trying again in {}", time::in_words(wait)))
                 };
-                let message = format!("{}{asked}: {next} ({number} of {of})", failure.message);
-                self.transfer.say(Level::Warn, action, message);
+                self.transfer.say(Level::Warn, action, format!("{what}: {next} ({number} of {of})"));
             }
         }
         if self.identity.is_resumable() || self.chunks.is_empty() {

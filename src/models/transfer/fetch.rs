@@ -16,8 +16,8 @@ use tokio::time::timeout;
 
 use crate::client;
 use crate::config::{Config, Timers};
-use crate::error::{Code, Failure, Result};
-use crate::models::transfer::guard::{Guard, Vetted};
+use crate::error::{Code, Failure};
+use crate::models::transfer::guard::Guard;
 use crate::models::transfer::remote::{Credentials, Trust, authority};
 use crate::models::transfer::trouble::{FetchResult, Trouble, TroubleKind, download_failed};
 use crate::text;
@@ -171,7 +171,20 @@ impl Fetcher {
         if let Some(client) = slot.get() {
             return Ok(client);
         }
-        let client = client_of(self.guard.vetted.clone(), is_http, &self.timers).map_err(Trouble::fatal)?;
+        let builder = client::builder(*self.timers.connect)
+            // The transfer counts retries; nested ones would multiply.
+            .retry(reqwest::retry::never())
+            // A proxy would resolve the name again, past the guard.
+            .no_proxy()
+            .dns_resolver(self.guard.vetted.clone());
+        // Plain HTTP works on a machine without root certificates, too.
+        let builder = if is_http { builder.tls_certs_only([]) } else { builder };
+        let client = builder.build().map_err(|error| {
+            let failure = download_failed("the HTTPS client could not be set up".to_owned()).cause(&error);
+            Trouble::fatal(
+                failure.hint("the machine needs root certificates: install the package ca-certificates"),
+            )
+        })?;
         Ok(slot.get_or_init(|| client))
     }
 }
@@ -235,22 +248,6 @@ fn retry_after(text: &str, now: SystemTime) -> Option<Duration> {
     }
     let at = httpdate::parse_http_date(text).ok()?;
     Some(at.duration_since(now).unwrap_or_default())
-}
-
-fn client_of(vetted: Vetted, is_http: bool, timers: &Timers) -> Result<Client> {
-    let builder = client::builder(*timers.connect)
-        // Retries are counted by the transfer; nested ones would multiply.
-        .retry(reqwest::retry::never())
-        // A proxy would resolve the name again, past the guard.
-        .no_proxy()
-        .dns_resolver(vetted);
-    // Plain HTTP works on a machine without root certificates, too.
-    let builder = if is_http { builder.tls_certs_only([]) } else { builder };
-    builder.build().map_err(|error| {
-        download_failed("the HTTPS client could not be set up".into())
-            .cause(&error)
-            .hint("the machine needs root certificates: install the package ca-certificates")
-    })
 }
 
 #[cfg(test)]

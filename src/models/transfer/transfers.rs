@@ -92,21 +92,20 @@ impl Transfers {
     ) -> Result<Fetched> {
         let cancelled = || Failure::new(Code::Cancelled, "the download was cancelled");
         loop {
-            let (shared, mut interest, notes, is_new) = self.join(file, destination);
+            let (shared, mut interest, mut notes, is_new) = self.join(file, destination);
             let (name, is_same) = (&file.name, is_same_file(&shared.transfer.file, file));
             if !is_new && !is_same {
                 n!("model_download_joined", "Another job is downloading another {name}: waiting for it");
             } else if !is_new {
                 n!("model_download_joined", "Another job is downloading {name} already: joined it");
             }
-            let mut notes = is_same.then_some(notes);
             let mut published = shared.outcome.subscribe();
             let outcome = loop {
                 let ended =
                     async { published.wait_for(Option::is_some).await.ok().and_then(|it| it.clone()) };
                 tokio::select! {
                     biased;
-                    () = narrate_next(&mut notes) => {}
+                    () = narrate_next(&mut notes), if is_same => {}
                     () = stop.cancelled(), if interest.is_some() => {
                         // For the last job this is what stops the transfer.
                         if interest.take().and_then(Arc::into_inner).is_none() {
@@ -118,7 +117,9 @@ impl Transfers {
                     ended = ended => break ended,
                 }
             };
-            while let Some(Ok(note)) = notes.as_mut().map(Receiver::try_recv) {
+            while let Ok(note) = notes.try_recv()
+                && is_same
+            {
                 note.narrate();
             }
             match outcome.as_deref() {
@@ -146,11 +147,10 @@ impl Transfers {
             return (Arc::clone(shared), shared.interest.upgrade(), notes, false);
         }
         let transfer = Transfer::new(Arc::clone(&self.context), file.clone(), destination.clone());
-        let transfer = Arc::new(transfer);
         let notes = transfer.notes.subscribe();
         let interest = Arc::new(transfer.stop.clone().drop_guard());
         let shared = Arc::new(Shared {
-            transfer,
+            transfer: Arc::new(transfer),
             since: SystemTime::now(),
             interest: Arc::downgrade(&interest),
             outcome: watch::Sender::new(None),
@@ -162,12 +162,8 @@ impl Transfers {
 }
 
 /// Waits for one note of a transfer and narrates it.
-async fn narrate_next(notes: &mut Option<Receiver<Note>>) {
-    let note = match notes {
-        Some(notes) => notes.recv().await,
-        None => Err(RecvError::Closed),
-    };
-    match note {
+async fn narrate_next(notes: &mut Receiver<Note>) {
+    match notes.recv().await {
         Ok(note) => note.narrate(),
         Err(RecvError::Lagged(count)) => {
             n!(debug: "model_download_progress", "{count} notes of the transfer were missed");
