@@ -30,6 +30,7 @@ use crate::models::library::removal::remove_file;
 use crate::models::library::split::group_by_model;
 use crate::models::library::stamp::StampCache;
 use crate::models::library::versioned::Versioned;
+use crate::models::transfer::{journal, partial};
 use crate::narration::Level;
 use crate::{n, text};
 
@@ -257,6 +258,11 @@ impl Store {
                 n!("model_import", "Replacing the {name} that the hive put there");
             }
             NameStatus::Free => {}
+        }
+        // A link's draft has the path of a partial file.
+        let mut partials = record.files.iter().map(|recorded| self.partial_path(&recorded.name));
+        if let Some(newer) = partials.find(|partial| journal::is_newer(&journal::path_of(partial))) {
+            return Err(partial::newer_format(&newer));
         }
         self.write_record(record)?;
         for (target, recorded) in import.files.iter().zip(&record.files) {

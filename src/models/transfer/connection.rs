@@ -18,7 +18,7 @@ use crate::models::transfer::messages::{Event, Events, Lease, Span, Write};
 use crate::models::transfer::trouble::{FetchResult, Trouble, TroubleKind, download_failed};
 use crate::models::transfer::writer::WRITTEN_TOGETHER;
 use crate::text;
-use crate::time;
+use crate::time::in_words;
 
 #[derive(Debug)]
 pub(crate) struct Connection {
@@ -144,8 +144,8 @@ impl Connection {
         let piece = match read {
             Err(_) => {
                 let sent = match body.watched_bytes {
-                    0 => format!("nothing for {}", time::in_words(stall)),
-                    bytes => format!("only {} in {}", text::bytes(bytes), time::in_words(stall)),
+                    0 => format!("nothing for {}", in_words(stall)),
+                    bytes => format!("only {} in {}", text::bytes(bytes), in_words(stall)),
                 };
                 let message = format!("{host} sent {sent}: the transfer has stalled");
                 return Err(Trouble::new(TroubleKind::Stalled, download_failed(message)));

@@ -35,7 +35,7 @@ use crate::models::transfer::writer::{self, Writer};
 use crate::narration::Level;
 use crate::spawn;
 use crate::text;
-use crate::time;
+use crate::time::in_words;
 
 /// A transfer stops before the disk has less room than this, in bytes.
 const LAST_ROOM: u64 = 64 << 20;
@@ -129,7 +129,7 @@ impl<'a> Coordinator<'a> {
         if stored > 0 {
             let (name, size) = (&transfer.file.name, self.chunks.size().unwrap_or_default());
             let (stored, size) = (text::bytes(stored), text::bytes(size));
-            let message = format!("Going on with {name}: {stored} of {size} are here");
+            let message = format!("Resuming {name}: {stored} of {size} are stored");
             transfer.say(Level::Info, "model_download_resume", message);
         }
         let (mut meter, mut joining) = (Meter::starting_at(stored, Instant::now()), Joining::new(stored));
@@ -327,12 +327,12 @@ impl<'a> Coordinator<'a> {
                 if let TroubleKind::Later(asked) = kind
                     && asked > wait
                 {
-                    what += &format!(" and asked for a wait of {}", time::in_words(asked));
+                    what += &format!(" and asked for a wait of {}", in_words(asked));
                 }
                 let (action, next) = if kind == TroubleKind::Stalled {
                     ("model_download_stalled", "replacing the connection".to_owned())
                 } else {
-                    ("model_download_retry", format!("trying again in {}", time::in_words(wait)))
+                    ("model_download_retry", format!("trying again in {}", in_words(wait)))
                 };
                 self.transfer.say(Level::Warn, action, format!("{what}: {next} ({number} of {of})"));
             }
@@ -401,7 +401,7 @@ impl<'a> Coordinator<'a> {
             let message =
                 format!("the disk of {} is nearly full: {} left", path.display(), text::bytes(room));
             let failure = Failure::new(Code::DiskFull, message)
-                .hint("free some space on that disk, then try again: what is here is kept");
+                .hint("free some space on that disk, then try again: the bytes downloaded so far are kept");
             self.end(Err(Trouble::fatal(failure)));
         }
     }

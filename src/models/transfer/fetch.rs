@@ -21,7 +21,7 @@ use crate::models::transfer::guard::Guard;
 use crate::models::transfer::remote::{Credentials, Trust, authority};
 use crate::models::transfer::trouble::{FetchResult, Trouble, TroubleKind, download_failed};
 use crate::text;
-use crate::time;
+use crate::time::in_words;
 
 /// How many redirects are followed.
 const MAX_REDIRECTS: usize = 10;
@@ -106,7 +106,7 @@ impl Fetcher {
         let request = self.client(url)?.request(method, url.clone()).headers(headers);
         let stall = *self.timers.stall;
         let sent = timeout(stall, request.send()).await.map_err(|_| {
-            let failure = download_failed(format!("{host} did not answer within {}", time::in_words(stall)))
+            let failure = download_failed(format!("{host} did not answer within {}", in_words(stall)))
                 .hint("the server hangs, or a firewall drops the connection: try again later");
             Trouble::new(TroubleKind::Stalled, failure)
         })?;
@@ -149,7 +149,7 @@ impl Fetcher {
         let (mut body, stall) = (BytesMut::new(), *self.timers.stall);
         loop {
             let piece = timeout(stall, response.chunk()).await.map_err(|_| {
-                let failure = download_failed(format!("{host} sent nothing for {}", time::in_words(stall)));
+                let failure = download_failed(format!("{host} sent nothing for {}", in_words(stall)));
                 Trouble::new(TroubleKind::Stalled, failure)
             })?;
             let piece = piece.map_err(|error| {

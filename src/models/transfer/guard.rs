@@ -24,7 +24,7 @@ use tokio::time::timeout;
 use crate::error::{Code, Failure};
 use crate::models::transfer::remote::authority;
 use crate::models::transfer::trouble::{FetchResult, Trouble};
-use crate::time;
+use crate::time::in_words;
 
 /// How long vetted addresses are used before their name is resolved again.
 const FRESH: Duration = Duration::from_secs(60);
@@ -160,7 +160,7 @@ impl Guard {
                 None => failed("has no address"),
             },
             Ok(Err(error)) => failed("could not be resolved").cause(&error),
-            Err(_) => failed(&format!("was not resolved within {}", time::in_words(self.resolver_timeout))),
+            Err(_) => failed(&format!("was not resolved within {}", in_words(self.resolver_timeout))),
         };
         Err(Trouble::passing(failure))
     }

@@ -28,7 +28,7 @@ pub(crate) struct RemoteFile {
     /// The SHA-256 that the source promises, in lower-case hexadecimal.
     pub(crate) sha256: Option<String>,
     /// The source's own name of this version of the file (an `ETag`, a digest, a commit). Of two
-    /// transfers to one place, the later resumes the earlier only where these agree.
+    /// transfers to one target, the later resumes the earlier only where these agree.
     pub(crate) version: Option<String>,
     /// The file's first bytes; empty where they may be any.
     pub(crate) magic: &'static [u8],

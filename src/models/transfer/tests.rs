@@ -148,7 +148,7 @@ async fn download(catalog: &Catalog, url: &str) -> Result<Downloaded> {
 }
 
 #[tokio::test]
-async fn a_disk_that_fills_at_any_write_fails_the_download_and_keeps_what_is_whole() {
+async fn a_disk_that_fills_at_any_write_fails_the_download_and_keeps_complete_chunks() {
     let body = gguf_of(20_000);
     let server = Server::start(body.clone(), "\"1\"").await;
     // Every byte at which a write begins or ends, and one within; the head of the journal first.
@@ -292,10 +292,10 @@ async fn a_partial_file_of_a_newer_format_is_left_alone_and_named() {
     put_fixture(root.path(), &["promised"]);
     let store = root.path().join("data/models");
     let server = Server::start(gguf_of(20_000), "\"one\"").await;
-    // A whole one, and a journal without its partial file.
+    // A partial file with its journal, and a journal without its partial file.
     let partial = store.join("promised.gguf.partial");
     let journals = [store.join("promised.gguf.partial.journal"), store.join("m.gguf.partial.journal")];
-    journals.iter().for_each(|journal| fs::write(journal, "rbee-partial 2 what nobody knows yet").unwrap());
+    journals.iter().for_each(|journal| fs::write(journal, "rbee-partial 2 of a later hive").unwrap());
     let before = fs::read(&partial).unwrap();
     let catalog = Catalog::new(&settings(root.path())).unwrap();
     assert!(catalog.reconciled().contains("newer version"), "{}", catalog.reconciled());
@@ -309,6 +309,11 @@ async fn a_partial_file_of_a_newer_format_is_left_alone_and_named() {
             "{failure:?}"
         );
     }
+    // A link is drafted at the path of a partial file.
+    let own = root.path().join("models/promised.gguf");
+    fs::write(&own, gguf_of(100)).unwrap();
+    let failure = download(&catalog, &format!("file:{}", own.display())).await.unwrap_err();
+    assert_eq!(failure.code, Code::NotOwned);
     assert_eq!(fs::read(&partial).unwrap(), before);
     assert!(journals.iter().all(|journal| fs::read(journal).unwrap().starts_with(b"rbee-partial 2")));
     assert_eq!(fs::read_dir(&store).unwrap().count(), 3);
