@@ -42,7 +42,7 @@ struct Body {
     /// Bytes of one chunk that were not sent to the writer yet, and how many they are.
     pending: Vec<Bytes>,
     pending_bytes: usize,
-    /// The bytes that came since an instant: too few within the time of a stall are one.
+    /// The bytes received since an instant. Too few of them within the stall time are a stall.
     watched_since: Instant,
     watched_bytes: u64,
 }
@@ -77,19 +77,10 @@ impl Connection {
             span: sender,
         });
         let Some(span) = span.await.unwrap_or(Ok(None))? else { return Ok(()) };
-        let (at, pending) = (span.from, Vec::new());
-        let watched_since = Instant::now();
-        self.receive(Body {
-            response,
-            end,
-            span,
-            at,
-            pending,
-            pending_bytes: 0,
-            watched_since,
-            watched_bytes: 0,
-        })
-        .await
+        let (at, pending, watched_since) = (span.from, Vec::new(), Instant::now());
+        let body =
+            Body { response, end, span, at, pending, pending_bytes: 0, watched_since, watched_bytes: 0 };
+        self.receive(body).await
     }
 
     /// Asks the URL that redirects led to before, or else the file's own.
