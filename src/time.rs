@@ -1,7 +1,17 @@
-//! Instants in the format of the wire (RFC 3339, UTC, with milliseconds), and durations for people.
+//! The clocks; instants in the format of the wire (RFC 3339, UTC, with milliseconds); durations for people.
+//!
+//! The wall clock, [`Instant::now`], says when something happened, and may be set back and on at any time.
+//! How long something takes is measured by [`monotonic`], which always goes on. Tests turn both.
+
+mod turned;
+
+use std::time::Duration;
 
 use jiff::Timestamp;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+#[cfg(test)]
+pub(crate) use turned::turn_wall;
 
 /// An instant in milliseconds since the Unix epoch; serialised as RFC 3339 in UTC with exactly
 /// three fractional digits, such as `2026-11-23T12:00:00.123Z`.
@@ -12,7 +22,7 @@ impl Instant {
     /// The current time.
     #[must_use]
     pub fn now() -> Self {
-        Self(Timestamp::now().as_millisecond())
+        Self(Timestamp::now().as_millisecond().saturating_add(turned::now().wall_ms))
     }
 
     /// Milliseconds from `earlier` to this instant; 0 if the clock was set back.
@@ -48,9 +58,15 @@ impl<'de> Deserialize<'de> for Instant {
     }
 }
 
+/// The current time of a clock that nobody can set, for durations.
+#[must_use]
+pub fn monotonic() -> std::time::Instant {
+    std::time::Instant::now() + Duration::from_millis(turned::now().monotonic_ms)
+}
+
 /// A duration for people: `800 ms`, `12.3 s`, `4 min 5 s`, `2 h 1 min`.
 #[must_use]
-pub fn in_words(duration: std::time::Duration) -> String {
+pub fn in_words(duration: Duration) -> String {
     match duration.as_secs() {
         0 => format!("{} ms", duration.as_millis()),
         seconds @ 1..60 => match duration.subsec_millis() / 100 {
@@ -64,8 +80,6 @@ pub fn in_words(duration: std::time::Duration) -> String {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
 
     #[test]

@@ -10,7 +10,7 @@ use tempfile::TempDir;
 use tokio::net::TcpListener;
 
 use crate::support::{
-    Daemon, StallingServer, client, data_lines, process_runs, program, rounds, serve, soon, until,
+    Clock, Daemon, StallingServer, client, data_lines, process_runs, program, rounds, serve, soon, until,
     write_model,
 };
 
@@ -331,6 +331,25 @@ async fn a_hive_that_is_killed_while_a_worker_starts_leaves_none_behind() {
         let data = dir.path().to_str().expect("UTF-8").to_owned();
         until("its workers to end", async || no_process_mentions(&data).then_some(())).await;
     }
+}
+
+#[cfg(debug_assertions)]
+#[tokio::test(flavor = "multi_thread")]
+async fn the_times_of_a_hive_are_those_of_the_clock_as_it_is_set() {
+    let dir = folder();
+    let clock = Clock::new(dir.path());
+    let daemon = Daemon::start_with(dir.path(), &[], &[clock.environment()]).await;
+    let created_at = async || {
+        let id = daemon.submit(&json!({ "ModelList": {} })).await;
+        daemon.stream(&id).await;
+        daemon.json(&format!("/v1/jobs/{id}")).await["created_at"].as_str().expect("an instant").to_owned()
+    };
+    let before = created_at().await;
+    clock.turn(-24 * 3600, Duration::ZERO);
+    assert!(created_at().await < before);
+    clock.turn(24 * 3600, Duration::ZERO);
+    assert!(created_at().await > before);
+    daemon.stop().await;
 }
 
 /// Whether no live process has `text` on its command line.

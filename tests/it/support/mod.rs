@@ -2,6 +2,7 @@
 //! and browsers to test it with.
 
 mod browser;
+mod clock;
 mod documents;
 mod faulty;
 #[cfg(target_os = "linux")]
@@ -16,6 +17,7 @@ mod sse;
 mod stalling;
 
 pub(crate) use browser::Browser;
+pub(crate) use clock::Clock;
 pub(crate) use documents::{document, section};
 pub(crate) use faulty::{Fault, FaultServer, Served, When};
 #[cfg(target_os = "linux")]
