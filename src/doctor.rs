@@ -129,10 +129,10 @@ pub async fn devices() -> Result<String> {
     spawn::blocking(look).await
 }
 
-/// The workers: crashed ones, and those of an earlier run.
+/// The workers: crashed and unresponsive ones, and those of an earlier run.
 ///
 /// # Errors
-/// If one crashed, or one of an earlier run could not be ended.
+/// If one crashed or does not respond, or one of an earlier run could not be ended.
 pub fn workers(app: &App) -> Result<String> {
     let all = app.workers.list();
     let crashed: Vec<_> = all.iter().filter(|worker| worker.status == Status::Crashed).collect();
@@ -177,6 +177,16 @@ pub fn workers(app: &App) -> Result<String> {
         .hint(
             "they hang in the kernel, usually in a driver: look at dmesg; a restart of the machine ends them",
         ));
+    }
+    let unresponsive: Vec<_> = all.iter().filter(|worker| worker.status == Status::Unresponsive).collect();
+    if !unresponsive.is_empty() {
+        let list =
+            text_list(unresponsive.iter().map(|worker| format!("{} of '{}'", worker.pid, worker.model)));
+        return Err(Failure::new(
+            Code::WorkerUnresponsive,
+            format!("{detail}; neither answering nor computing: {list}"),
+        )
+        .hint("GET /v1/workers/PID/log may show why; ModelLoad replaces it, [workers] restart does so by itself"));
     }
     if !crashed.is_empty() {
         let list = text_list(crashed.iter().map(|worker| {

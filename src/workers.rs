@@ -9,7 +9,7 @@
 //! flight.
 //!
 //! ```text
-//! start() ──launch──▶ owner ─▶ starting ─▶ loading ─▶ ready ⇄ busy
+//! start() ──launch──▶ owner ─▶ starting ─▶ loading ─▶ ready ⇄ busy ⇄ unresponsive
 //!    │                            │           │         │ ├─ exits ──▶ crashed (stays in the list)
 //!    │ report, port, /health      └───────────┴─ stop ──┴─▶ stopping ─▶ gone
 //!    └ fails, is cancelled or dropped: stop
@@ -38,6 +38,7 @@
 //! - The secret is passed in the environment, and sent only to a socket whose owner was verified.
 //! - A worker's log is a bounded file, never a pipe to the daemon.
 //! - No lock of this module is held across an await.
+//! - A worker that serves is asked for a sign of life ([`pulse`]) as long as it lives, whoever started it.
 //! - A crash, a failed load and a requested stop stay distinct ([`Cause`]). A crashed worker is started
 //!   again ([`restart`]) only if the settings say so.
 //! - What follows a failed start is decided by its kind ([`start_error`]), never by its public code.
@@ -56,7 +57,7 @@
 //! | [`launch`] | the process of a worker and its owner |
 //! | [`plan`] | the engine, the device and the memory of a start |
 //! | [`memory`] | what a model needs, what is free, and who holds the rest |
-//! | [`owner`], [`stop`], [`measure`] | the task that holds the processes; stopping; measuring |
+//! | [`owner`], [`pulse`], [`stop`], [`measure`] | the task that holds the processes; signs of life; stopping; measuring |
 //! | [`shared`] | what the files above share |
 //! | [`registry`], [`endpoint`] | the list of workers; requests in flight |
 //! | [`handle`] | what everything but the owner holds of a worker |
@@ -79,6 +80,7 @@ mod launch;
 mod plan;
 mod memory;
 mod owner;
+mod pulse;
 mod stop;
 mod measure;
 mod shared;

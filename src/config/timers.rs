@@ -16,6 +16,10 @@ pub struct Timers {
     pub act_deadline: PositiveDuration,
     /// How long a worker that is not yet ready may make no progress.
     pub readiness: PositiveDuration,
+    /// How often a worker that serves is asked for a sign of life.
+    pub probe: PositiveDuration,
+    /// After how long without a sign of life a worker counts as unresponsive.
+    pub unresponsive: PositiveDuration,
     /// How long a worker may take to stop before it is killed.
     pub stop_grace: BoundedDuration,
     /// How long a cancelled operation may take to clean up before it is dropped.
@@ -55,6 +59,8 @@ impl Default for Timers {
             read_deadline: Duration::from_secs(60).into(),
             act_deadline: Duration::from_secs(300).into(),
             readiness: Duration::from_secs(120).into(),
+            probe: Duration::from_secs(5).into(),
+            unresponsive: Duration::from_secs(30).into(),
             stop_grace: Duration::from_secs(10).into(),
             cancel_grace: Duration::from_secs(15).into(),
             silence: Duration::from_secs(15).into(),

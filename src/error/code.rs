@@ -155,6 +155,8 @@ codes! {
     WorkerFailed = "worker_failed", 502, 69, "The worker failed to start";
     /// The worker did not answer the gateway.
     WorkerUnreachable = "worker_unreachable", 502, 69, "The worker did not answer";
+    /// The worker neither answers nor computes.
+    WorkerUnresponsive = "worker_unresponsive", 503, 75, "The worker does not respond";
     /// The worker sent an answer that the gateway cannot forward.
     WorkerError = "worker_error", 502, 76, "The worker's answer is not valid";
     /// The model needs more memory than is free.

@@ -14,8 +14,8 @@ use tokio_util::sync::CancellationToken;
 use super::sse;
 use crate::app::{App, AppState};
 use crate::text::json;
-use crate::workers::Status;
 use crate::workers::telemetry::{HeartbeatWorker, MachineUsage, Sample};
+use crate::workers::{Status, Worker};
 
 /// `GET /v1/heartbeats/stream`
 pub(crate) async fn get(State(app): State<AppState>) -> Response {
@@ -26,8 +26,8 @@ pub(crate) async fn get(State(app): State<AppState>) -> Response {
 
 /// The heartbeat of a sample.
 pub(crate) fn heartbeat<'a>(app: &'a App, sample: &'a Sample) -> Heartbeat<'a> {
-    let crashed = app.workers.list().iter().filter(|worker| worker.status == Status::Crashed).count();
-    Heartbeat::new(app.hive_id(), &app.hostname, app.address.port(), crashed, sample)
+    let trouble = Trouble::of(&app.workers.list());
+    Heartbeat::new(app.hive_id(), &app.hostname, app.address.port(), trouble, sample)
 }
 
 /// The hive, as each heartbeat describes it.
@@ -63,14 +63,36 @@ enum Health {
 /// The least free space on the disk of the data folder: with less, a hive cannot write journals.
 const LEAST_DISK_BYTES: u64 = 16 << 20;
 
+/// How many workers are in trouble.
+#[derive(Clone, Copy, Debug, Default)]
+struct Trouble {
+    crashed: usize,
+    unresponsive: usize,
+}
+
+impl Trouble {
+    fn of(workers: &[Worker]) -> Self {
+        let count = |status| workers.iter().filter(|worker| worker.status == status).count();
+        Self { crashed: count(Status::Crashed), unresponsive: count(Status::Unresponsive) }
+    }
+
+    /// What is wrong, for a person; `None` where nothing is.
+    fn reason(self) -> Option<String> {
+        let counts = [(self.unresponsive, "not responding"), (self.crashed, "crashed")];
+        let some = counts.iter().filter(|(count, _)| *count > 0);
+        let reason = some.map(|(count, what)| format!("{count} worker(s) {what}")).collect::<Vec<_>>();
+        (!reason.is_empty()).then(|| reason.join(", "))
+    }
+}
+
 impl Health {
-    /// The health of a hive with so many crashed workers and so much free space on the disk of its data.
-    fn of(crashed: usize, disk_free_bytes: u64) -> Self {
+    /// The health of a hive with such trouble and so much free space on the disk of its data.
+    fn of(trouble: Trouble, disk_free_bytes: u64) -> Self {
         if disk_free_bytes < LEAST_DISK_BYTES {
             let reason = format!("the disk of the data folder has {disk_free_bytes} bytes left");
             Self::Unhealthy { reason }
-        } else if crashed > 0 {
-            Self::Degraded { reason: format!("{crashed} worker(s) crashed") }
+        } else if let Some(reason) = trouble.reason() {
+            Self::Degraded { reason }
         } else {
             Self::Healthy
         }
@@ -89,7 +111,7 @@ pub(crate) struct Heartbeat<'a> {
 }
 
 impl<'a> Heartbeat<'a> {
-    fn new(hive_id: &'a str, hostname: &'a str, port: u16, crashed: usize, sample: &'a Sample) -> Self {
+    fn new(hive_id: &'a str, hostname: &'a str, port: u16, trouble: Trouble, sample: &'a Sample) -> Self {
         let Sample { timestamp, system, workers } = sample;
         let disk_free_bytes = system.disk_total_bytes.saturating_sub(system.disk_used_bytes);
         // A disk that could not be read has a size of 0: that is no shortage of space.
@@ -99,7 +121,7 @@ impl<'a> Heartbeat<'a> {
             hostname,
             port,
             operational_status: "ready",
-            health_status: Health::of(crashed, disk_free_bytes),
+            health_status: Health::of(trouble, disk_free_bytes),
             version: env!("CARGO_PKG_VERSION"),
         };
         Self { r#type: "telemetry", hive_id, hive_info, timestamp, workers, system }
@@ -132,8 +154,9 @@ mod tests {
 
     #[test]
     fn a_heartbeat_has_the_keys_that_the_queen_reads_in_order() {
+        let trouble = Trouble { crashed: 1, unresponsive: 2 };
         let sample = Sample { timestamp: "2026-11-23T12:00:00.123Z".into(), ..Sample::default() };
-        let event = Heartbeat::new("localhost", "machine", 7835, 1, &sample).event();
+        let event = Heartbeat::new("localhost", "machine", 7835, trouble, &sample).event();
         let text = std::str::from_utf8(&event).unwrap();
         let data = text.strip_prefix("event: heartbeat\ndata: ").unwrap().strip_suffix("\n\n").unwrap();
         let value: Value = serde_json::from_str(data).unwrap();
@@ -143,10 +166,15 @@ mod tests {
         assert_eq!(info, ["id", "hostname", "port", "operational_status", "health_status", "version"]);
         assert_eq!(
             value["hive_info"]["health_status"],
-            json!({"status": "degraded", "reason": "1 worker(s) crashed"})
+            json!({"status": "degraded", "reason": "2 worker(s) not responding, 1 worker(s) crashed"})
         );
-        assert_eq!(serde_json::to_value(Health::of(0, 1 << 30)).unwrap(), json!({"status": "healthy"}));
-        assert!(matches!(Health::of(1, 0), Health::Unhealthy { reason } if reason.contains("0 bytes left")));
+        assert_eq!(
+            serde_json::to_value(Health::of(Trouble::default(), 1 << 30)).unwrap(),
+            json!({"status": "healthy"})
+        );
+        assert!(
+            matches!(Health::of(trouble, 0), Health::Unhealthy { reason } if reason.contains("0 bytes left"))
+        );
     }
 
     #[tokio::test]

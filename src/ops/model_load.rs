@@ -1,6 +1,7 @@
 //! `ModelLoad`: makes sure that a worker serves a model.
 
 use std::num::NonZeroU64;
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
@@ -73,6 +74,10 @@ impl Operation for ModelLoad {
             return Ok(Loaded::Worker(worker.into()));
         }
         model.check_loadable()?;
+        for hung in cx.app.workers.unresponsive(&model.id, &self.device) {
+            n!(warn: "model_load", "Worker {} of '{}' does not respond: it is replaced", hung.pid, model.id);
+            cx.app.workers.stop(hung.pid, Duration::ZERO).await?;
+        }
         let worker = cx.app.workers.start(self.request(&model), &cx.stop).await?;
         cx.app.publish_model_change("loaded", &model);
         n!("model_load", "'{}' is ready: worker {} on {}", model.id, worker.pid, worker.device);

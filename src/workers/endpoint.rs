@@ -2,8 +2,11 @@
 
 use std::sync::Arc;
 
+use futures::future::BoxFuture;
+
 use super::handle::Handle;
 use super::secret::Secret;
+use super::state::LifeStage;
 
 /// Where to send one request.
 #[derive(Debug)]
@@ -44,6 +47,21 @@ impl Endpoint {
 #[derive(Debug)]
 #[must_use = "the request counts as ended when the guard is dropped"]
 pub struct InFlight(Arc<Handle>);
+
+impl InFlight {
+    /// Waits until the worker no longer responds.
+    #[must_use]
+    pub fn unresponsive(&self) -> BoxFuture<'static, ()> {
+        let mut states = self.0.state.subscribe();
+        Box::pin(async move {
+            let hangs = states.wait_for(|state| state.stage == LifeStage::Unresponsive).await.is_ok();
+            if !hangs {
+                // The worker is gone: its connection tells.
+                std::future::pending::<()>().await;
+            }
+        })
+    }
+}
 
 impl Drop for InFlight {
     fn drop(&mut self) {

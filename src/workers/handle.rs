@@ -112,16 +112,14 @@ impl Handle {
         let lived = Timestamp::now().duration_since(started_at);
         let lived = Duration::try_from(lived).unwrap_or_default();
         let (state, traffic, measurements) = match origin {
-            Origin::Started { .. } => (
-                WorkerState { stage: LifeStage::Starting, port: None, end: None, ended_at: None },
-                Traffic::default(),
-                Measurements::default(),
-            ),
+            Origin::Started { .. } => {
+                (WorkerState::new(LifeStage::Starting, None), Traffic::default(), Measurements::default())
+            }
             Origin::Adopted { port } => {
                 // Until the worker is asked, and for engines that do not report their slots.
                 let counters = Counters { slots: request.slots.unwrap_or(1), ..Counters::default() };
                 (
-                    WorkerState { stage: LifeStage::Ready, port: Some(port), end: None, ended_at: None },
+                    WorkerState::new(LifeStage::Ready, Some(port)),
                     Traffic { open: true, ..Traffic::default() },
                     Measurements { counters, ..Measurements::default() },
                 )
@@ -228,6 +226,7 @@ impl Handle {
                     self.traffic.borrow().in_flight > 0 || self.measurements.lock().counters.busy_slots > 0;
                 if busy { Status::Busy } else { Status::Ready }
             }
+            LifeStage::Unresponsive => Status::Unresponsive,
             LifeStage::Draining | LifeStage::Terminating | LifeStage::Killing | LifeStage::Reclaiming => {
                 Status::Stopping
             }
@@ -266,12 +265,17 @@ impl Handle {
 
     /// How it ended, in words, once it has.
     pub(super) fn last_exit(&self) -> Option<String> {
-        let end = self.state.borrow().end?;
-        Some(match end.exit {
+        let state = *self.state.borrow();
+        let end = state.end?;
+        let mut how = match end.exit {
             Some(exit) => exit.to_string(),
             None if end.processes_gone() => "unknown: an earlier run of the hive started it".to_owned(),
             None => "did not end within 5 s of being killed".to_owned(),
-        })
+        };
+        if state.hangs {
+            how.push_str("; it had stopped responding");
+        }
+        Some(how)
     }
 
     /// The record for a later daemon; `None` where the worker has ended. Blocks.

@@ -97,6 +97,11 @@ impl WorkerClient {
         }
     }
 
+    /// Whether a worker's health route answers anything at all within 2 s.
+    pub(super) async fn answers(&self, url: &str, route: &str) -> bool {
+        self.0.get(format!("{url}{route}")).send().await.is_ok()
+    }
+
     /// Asks a worker for the tokens that it has generated; `None` where its metrics do not have them.
     ///
     /// # Errors

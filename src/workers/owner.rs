@@ -16,8 +16,9 @@ use super::processes::Processes;
 use super::registry::Cause;
 use super::shared::Shared;
 use super::state::{Control, LifeStage, StopReason};
-use super::usage;
+use super::{pulse, usage};
 use crate::spawn;
+use crate::time::in_words;
 
 /// How often the size of the worker's log is checked.
 const LOG_CHECK: Duration = Duration::from_secs(1);
@@ -41,6 +42,8 @@ pub(super) struct Owner {
 enum WatchEnd {
     /// The process ended without being asked to.
     ProcessEnded,
+    /// The process gives no sign of life and is to be replaced.
+    Hangs,
     /// The worker is to be ended.
     StopRequested { grace: Duration, reason: StopReason },
     /// The worker is to be left running.
@@ -62,8 +65,9 @@ impl Owner {
         if !self.handle.is_adopted() {
             self.write_record(false).await;
         }
+        spawn::detached(pulse::watch(Arc::clone(&self.shared), Arc::clone(&self.handle)));
         let watch_end = self.watch().await;
-        let was_ready = self.handle.stage() == LifeStage::Ready;
+        let was_ready = matches!(self.handle.stage(), LifeStage::Ready | LifeStage::Unresponsive);
         self.handle.traffic.send_modify(|traffic| traffic.open = false);
         if let WatchEnd::StopRequested { grace, .. } = watch_end {
             self.stop(grace.min(MAX_GRACE)).await;
@@ -99,6 +103,9 @@ impl Owner {
                         publish(&self.shared, &self.handle, LifeStage::Loading);
                     }
                     Control::Ready => self.open().await,
+                    Control::Unresponsive { silent_for } => self.close_to_requests(silent_for),
+                    Control::Responds => self.open_again(),
+                    Control::EndUnresponsive => return WatchEnd::Hangs,
                     Control::Stop { grace, reason } => return WatchEnd::StopRequested { grace, reason },
                     Control::Release => return WatchEnd::Released,
                 },
@@ -118,6 +125,34 @@ impl Owner {
         // First, so that whoever sees the worker ready no longer finds the one that it replaces.
         self.shared.registry.replace_crashed(&self.handle);
         publish(&self.shared, &self.handle, LifeStage::Ready);
+    }
+
+    /// Accepts no more requests for a worker that gives no sign of life. Those under way fail, as they see
+    /// its new stage.
+    fn close_to_requests(&self, silent_for: Duration) {
+        let (pid, model) = (self.handle.pid, self.handle.model_id());
+        let message = format!(
+            "worker {pid} of '{model}' does not respond: for {} it has neither answered nor computed",
+            in_words(silent_for)
+        );
+        tracing::warn!(pid, model, "{message}");
+        self.handle.traffic.send_modify(|traffic| traffic.open = false);
+        self.handle.state.send_modify(|state| {
+            (state.stage, state.hangs) = (LifeStage::Unresponsive, true);
+        });
+        self.shared.registry.updated_because(&self.handle, Cause::Unresponsive, message);
+    }
+
+    /// Accepts requests again for a worker that was unresponsive.
+    fn open_again(&self) {
+        let (pid, model) = (self.handle.pid, self.handle.model_id());
+        let message = format!("worker {pid} of '{model}' responds again");
+        tracing::info!(pid, model, "{message}");
+        self.handle.state.send_modify(|state| {
+            (state.stage, state.hangs) = (LifeStage::Ready, false);
+        });
+        self.handle.traffic.send_modify(|traffic| traffic.open = true);
+        self.shared.registry.updated_because(&self.handle, Cause::Responds, message);
     }
 
     /// Writes the record of the worker. Returns whether it was written.
@@ -198,6 +233,7 @@ impl Owner {
 fn finish(shared: &Arc<Shared>, handle: Arc<Handle>, watch_end: &WatchEnd, was_ready: bool, end: GroupEnd) {
     let registry = &shared.registry;
     let (stage, cause) = match watch_end {
+        WatchEnd::Hangs => (LifeStage::Crashed, Cause::Crash),
         WatchEnd::ProcessEnded if was_ready => (LifeStage::Crashed, Cause::Crash),
         WatchEnd::ProcessEnded => (LifeStage::Crashed, Cause::FailedLoad),
         WatchEnd::StopRequested { reason, .. } => match reason {

@@ -56,6 +56,10 @@ pub enum Cause {
     Shutdown,
     /// The hive adopted it from an earlier run.
     Adopted,
+    /// It gives no sign of life.
+    Unresponsive,
+    /// It was unresponsive, and answers again.
+    Responds,
     /// It crashed, and is about to be restarted.
     Restart,
     /// It crashed, and is not restarted.

@@ -12,6 +12,15 @@ pub(super) enum Control {
     Listening(u16),
     /// The worker answered that it is ready.
     Ready,
+    /// It gave no sign of life for so long.
+    Unresponsive {
+        /// How long it was silent.
+        silent_for: Duration,
+    },
+    /// An unresponsive worker gives signs of life again.
+    Responds,
+    /// End the worker, which is unresponsive: it counts as crashed.
+    EndUnresponsive,
     /// End the worker. Of several such messages, the shortest grace period counts.
     Stop {
         /// How long the worker may take before it is killed.
@@ -43,6 +52,8 @@ pub(super) enum LifeStage {
     Loading,
     /// It answers requests.
     Ready,
+    /// It has been ready, and gives no sign of life.
+    Unresponsive,
     /// It accepts no more requests and finishes those in flight.
     Draining,
     /// It was sent SIGTERM.
@@ -62,8 +73,17 @@ pub(super) enum LifeStage {
 pub(super) struct WorkerState {
     pub(super) stage: LifeStage,
     pub(super) port: Option<u16>,
+    /// Whether it was unresponsive last.
+    pub(super) hangs: bool,
     /// How it ended, once it has.
     pub(super) end: Option<GroupEnd>,
     /// When it ended.
     pub(super) ended_at: Option<Instant>,
+}
+
+impl WorkerState {
+    /// The state of a worker that lives.
+    pub(super) const fn new(stage: LifeStage, port: Option<u16>) -> Self {
+        Self { stage, port, hangs: false, end: None, ended_at: None }
+    }
 }

@@ -23,7 +23,7 @@ use super::shared::Shared;
 use super::state::{Control, LifeStage, StopReason};
 use super::stop::{self, Stopped, give_up};
 use super::usage::Sampler;
-use super::worker::Worker;
+use super::worker::{Status, Worker};
 use super::{restart, start};
 use crate::config::Config;
 use crate::error::Result;
@@ -124,6 +124,15 @@ impl Supervisor {
         ready.sort_by_key(|worker| worker.traffic.borrow().in_flight);
         // A worker that was closed in this moment accepts no request; the next one may.
         ready.iter().find_map(Endpoint::open)
+    }
+
+    /// The workers of the model on that device that do not respond, oldest first.
+    #[must_use]
+    pub fn unresponsive(&self, model_id: &str, device: &Device) -> Vec<Worker> {
+        self.live(model_id)
+            .filter(|worker| worker.status() == Status::Unresponsive && device.fits(worker.device))
+            .map(|worker| worker.worker())
+            .collect()
     }
 
     fn live(&self, model_id: &str) -> impl Iterator<Item = Arc<Handle>> {

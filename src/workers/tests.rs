@@ -9,6 +9,7 @@ mod logs;
 mod start;
 mod stop;
 mod telemetry;
+mod unresponsive;
 
 use std::time::{Duration, Instant};
 

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::path::Path;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use serde::Serialize;
 use sysinfo::{MINIMUM_CPU_UPDATE_INTERVAL, Pid, ProcessRefreshKind, ProcessesToUpdate, System};
@@ -160,7 +160,7 @@ struct Membership {
 
 /// How long the group of a process is cached.
 #[cfg(target_os = "linux")]
-const CACHED_FOR: std::time::Duration = std::time::Duration::from_secs(10);
+const CACHED_FOR: Duration = Duration::from_secs(10);
 
 impl Membership {
     /// The processes of each group.
@@ -236,6 +236,16 @@ fn resident_bytes(group: u32) -> u64 {
     let kind = ProcessRefreshKind::nothing().with_memory().without_tasks();
     system.refresh_processes_specifics(ProcessesToUpdate::Some(&pids), true, kind);
     pids.iter().filter_map(|pid| Some(system.process(*pid)?.memory())).sum()
+}
+
+/// The processor time that the processes of a group have used since their starts.
+pub(super) fn processor_time(group: u32) -> Duration {
+    let mut system = System::new();
+    let pids = pids(group);
+    let kind = ProcessRefreshKind::nothing().with_cpu().without_tasks();
+    system.refresh_processes_specifics(ProcessesToUpdate::Some(&pids), true, kind);
+    let used = pids.iter().filter_map(|pid| Some(system.process(*pid)?.accumulated_cpu_time())).sum();
+    Duration::from_millis(used)
 }
 
 fn pids(group: u32) -> Vec<Pid> {

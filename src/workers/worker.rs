@@ -14,6 +14,8 @@ pub enum Status {
     Ready,
     /// It is ready and answers at least one request.
     Busy,
+    /// It has been ready, and gives no sign of life: it neither answers nor computes.
+    Unresponsive,
     /// It accepts no more requests and is about to end.
     Stopping,
     /// It ended without being asked to.

@@ -81,8 +81,12 @@ async fn read_first_text(answer: &mut Response, seen: &mut String) {
 }
 
 fn kill(worker: &Value) {
+    signal(worker, Signal::KILL);
+}
+
+fn signal(worker: &Value, signal: Signal) {
     let pid = worker["pid"].as_i64().and_then(|pid| Pid::from_raw(i32::try_from(pid).ok()?)).expect("a pid");
-    kill_process(pid, Signal::KILL).expect("it lives");
+    kill_process(pid, signal).expect("it lives");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -329,6 +333,61 @@ async fn a_worker_that_dies_ends_its_answers_with_an_error() {
     let (answer, ()) = tokio::join!(asking, killing);
     let broken = problem(answer, 502, "worker_unreachable").await;
     assert_eq!(broken["error"]["type"], "server_error");
+    hive.stop().await;
+}
+
+async fn until_status(hive: &TestHive, loaded: &Value, status: &str) {
+    until(status, async || (worker(hive, &loaded["pid"]).await["status"] == status).then_some(())).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_worker_that_hangs_fails_its_requests_until_it_goes_on_or_is_replaced() {
+    let hive = TestHive::start_with(|config| {
+        config.timers.probe = std::time::Duration::from_millis(100).into();
+        config.timers.unresponsive = std::time::Duration::from_secs(1).into();
+    })
+    .await;
+    let (request, loaded) = load_endless_model(&hive).await;
+    let mut answer = complete(&hive, &with(request.clone(), "stream", true)).await;
+    let mut seen = String::new();
+    read_first_text(&mut answer, &mut seen).await;
+    signal(&loaded, Signal::STOP);
+    seen += &soon("the stream's end", answer.text()).await.expect("a clean end");
+    let last: Value = serde_json::from_str(chunks(&seen).last().expect("an event")).expect("JSON");
+    assert_eq!(last["error"]["code"], "worker_unresponsive", "{seen}");
+    assert!(!seen.contains("[DONE]"), "clients do not take it for complete");
+
+    // Everything that describes the worker tells.
+    let refused = problem(complete(&hive, &request).await, 503, "worker_unresponsive").await;
+    assert!(refused["hint"].as_str().is_some_and(|hint| hint.contains("ModelLoad")), "{refused}");
+    assert_eq!(worker(&hive, &loaded["pid"]).await["status"], "unresponsive");
+    let check = hive.succeed(&json!({ "HiveCheck": {} })).await;
+    let mut checks = check["checks"].as_array().expect("checks").iter();
+    let workers = checks.find(|check| check["name"] == "workers").expect("a check of workers");
+    assert_eq!((&check["ok"], &workers["ok"]), (&json!(false), &json!(false)), "{workers}");
+    let mut heartbeats = hive.get("/v1/heartbeats/stream").await;
+    let beat = soon("a heartbeat", heartbeats.chunk()).await.expect("a chunk").expect("the stream goes on");
+    assert!(String::from_utf8_lossy(&beat).contains("1 worker(s) not responding"), "{beat:?}");
+
+    signal(&loaded, Signal::CONT);
+    until_status(&hive, &loaded, "ready").await;
+    let short = with(request.clone(), "max_tokens", 2);
+    assert_eq!(complete(&hive, &short).await.status(), 200);
+
+    // A request without a stream, which the worker takes in and never answers.
+    let answer = async {
+        tokio::join!(complete(&hive, &request), async {
+            until("the worker to be busy", async || {
+                (health(&hive, &loaded).await["busy_slots"] == 1).then_some(())
+            })
+            .await;
+            signal(&loaded, Signal::STOP);
+        })
+    };
+    problem(answer.await.0, 503, "worker_unresponsive").await;
+    let stream = hive.run(&json!({ "ModelLoad": { "id": "endless" } })).await;
+    assert!(stream.contains("does not respond: it is replaced"), "{stream}");
+    assert_eq!(complete(&hive, &short).await.status(), 200);
     hive.stop().await;
 }
 

@@ -20,7 +20,7 @@
  * @property {string} added_at
  * @property {string|null} sha256
  *
- * @typedef {"starting"|"loading"|"ready"|"busy"|"stopping"|"crashed"|"stopped"} WorkerStatus
+ * @typedef {"starting"|"loading"|"ready"|"busy"|"unresponsive"|"stopping"|"crashed"|"stopped"} WorkerStatus
  * @typedef {object} Worker
  * @property {string} worker_id
  * @property {number} pid

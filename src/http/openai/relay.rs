@@ -8,6 +8,7 @@ use axum::http::header::{CONTENT_TYPE, RETRY_AFTER};
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
+use futures::future::BoxFuture;
 use hyper::body::{Frame, SizeHint};
 use reqwest::Client;
 use serde_json::json;
@@ -26,12 +27,15 @@ pub(super) struct Upstream {
     pub(super) url: String,
     /// Its bearer token.
     pub(super) secret: String,
+    /// Is ready once the worker no longer responds.
+    pub(super) unresponsive: BoxFuture<'static, ()>,
 }
 
 impl From<Endpoint> for (Upstream, InFlight) {
     fn from(endpoint: Endpoint) -> Self {
         let Endpoint { pid, url, secret, guard, .. } = endpoint;
-        (Upstream { pid, url, secret: secret.expose().to_owned() }, guard)
+        let (secret, unresponsive) = (secret.expose().to_owned(), guard.unresponsive());
+        (Upstream { pid, url, secret, unresponsive }, guard)
     }
 }
 
@@ -46,7 +50,8 @@ enum AnswerKind {
 /// it. `guard` is dropped when the answer has ended or the client has disconnected.
 ///
 /// # Errors
-/// [`Code::WorkerUnreachable`] if no answer comes, [`Code::WorkerError`] if it is neither JSON nor an event
+/// [`Code::WorkerUnreachable`] if no answer comes, [`Code::WorkerUnresponsive`] if the worker stops responding,
+/// [`Code::WorkerError`] if it is neither JSON nor an event
 /// stream.
 pub(super) async fn relay<G: Send + Unpin + 'static>(
     client: &Client,
@@ -55,19 +60,21 @@ pub(super) async fn relay<G: Send + Unpin + 'static>(
     completion: Completion,
     guard: G,
 ) -> Result<Response> {
-    let Upstream { pid, url, secret } = upstream;
-    let answer = client
+    let Upstream { pid, url, secret, mut unresponsive } = upstream;
+    let sent = client
         .post(format!("{}{path}", url.trim_end_matches('/')))
         .bearer_auth(secret)
         .header(CONTENT_TYPE, "application/json")
         .body(completion.body)
-        .send()
-        .await
-        .map_err(|error| {
+        .send();
+    let answer = tokio::select! {
+        answer = sent => answer.map_err(|error| {
             Failure::new(Code::WorkerUnreachable, format!("worker {pid} did not answer"))
                 .hint("the worker's log and GET /v1/jobs may say why; load the model again with ModelLoad")
                 .detail(error.without_url())
-        })?;
+        })?,
+        () = &mut unresponsive => return Err(stopped_responding(pid)),
+    };
     let status = answer.status();
     let kind = kind(answer.headers());
     let passes = status.is_success() || status.is_client_error() || status.is_server_error();
@@ -78,17 +85,16 @@ pub(super) async fn relay<G: Send + Unpin + 'static>(
         )
         .hint(format!("GET /v1/workers/{pid}/log shows what it was doing")));
     };
-    Ok(respond(pid, status, kind, answer, guard))
+    let body = RelayBody { pid, kind, body: None, unresponsive, guard: Some(guard) };
+    Ok(respond(status, answer, body))
 }
 
 fn respond<G: Send + Unpin + 'static>(
-    pid: u32,
     status: StatusCode,
-    kind: AnswerKind,
     answer: reqwest::Response,
-    guard: G,
+    mut body: RelayBody<G>,
 ) -> Response {
-    let mut headers = match kind {
+    let mut headers = match body.kind {
         AnswerKind::Events => HeaderMap::from_iter(event_stream::headers()),
         AnswerKind::Json => HeaderMap::new(),
     };
@@ -97,7 +103,7 @@ fn respond<G: Send + Unpin + 'static>(
             headers.insert(name, value.clone());
         }
     }
-    let body = RelayBody { pid, kind, body: Some(answer.into()), guard: Some(guard) };
+    body.body = Some(answer.into());
     (status, headers, Body::new(body)).into_response()
 }
 
@@ -117,6 +123,7 @@ struct RelayBody<G> {
     kind: AnswerKind,
     /// `None` once it has ended.
     body: Option<reqwest::Body>,
+    unresponsive: BoxFuture<'static, ()>,
     /// Dropped with the body.
     guard: Option<G>,
 }
@@ -138,21 +145,25 @@ impl<G: Unpin> HttpBody for RelayBody<G> {
     ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
         let this = self.get_mut();
         let Some(body) = &mut this.body else { return Poll::Ready(None) };
-        let error = match ready!(Pin::new(body).poll_frame(context)) {
-            Some(Ok(frame)) => return Poll::Ready(Some(Ok(frame))),
-            Some(Err(error)) => error.without_url(),
-            None => {
+        let failure = match Pin::new(body).poll_frame(context) {
+            Poll::Ready(Some(Ok(frame))) => return Poll::Ready(Some(Ok(frame))),
+            Poll::Ready(None) => {
                 this.end();
                 return Poll::Ready(None);
             }
+            Poll::Ready(Some(Err(error))) => disconnected(this.pid).detail(error.without_url()),
+            Poll::Pending => {
+                ready!(this.unresponsive.as_mut().poll(context));
+                stopped_responding(this.pid)
+            }
         };
         this.end();
-        tracing::error!(pid = this.pid, %error, "the worker disconnected in the middle of its answer");
+        tracing::error!(pid = this.pid, %failure, detail = ?failure.detail, "an answer broke off");
         Poll::Ready(Some(match this.kind {
             // An event in OpenAI's form tells the client what happened. No `[DONE]` follows, so that
             // clients do not take the answer for complete.
-            AnswerKind::Events => Ok(Frame::data(broken_off(this.pid))),
-            AnswerKind::Json => Err(axum::Error::new(error)),
+            AnswerKind::Events => Ok(Frame::data(broken_off(&failure))),
+            AnswerKind::Json => Err(axum::Error::new(failure)),
         }))
     }
 
@@ -168,12 +179,19 @@ impl<G: Unpin> HttpBody for RelayBody<G> {
     }
 }
 
-fn broken_off(pid: u32) -> Bytes {
-    let failure = Failure::new(
-        Code::WorkerUnreachable,
-        format!("worker {pid} disconnected in the middle of its answer"),
-    )
-    .hint(format!("GET /v1/workers/{pid}/log shows the end of its log"));
+fn disconnected(pid: u32) -> Failure {
+    let message = format!("worker {pid} disconnected in the middle of its answer");
+    Failure::new(Code::WorkerUnreachable, message)
+        .hint(format!("GET /v1/workers/{pid}/log shows the end of its log"))
+}
+
+fn stopped_responding(pid: u32) -> Failure {
+    let message = format!("worker {pid} stopped responding: it neither answers nor computes");
+    Failure::new(Code::WorkerUnresponsive, message)
+        .hint(format!("GET /v1/workers/{pid}/log may show why; ModelLoad replaces the worker"))
+}
+
+fn broken_off(failure: &Failure) -> Bytes {
     // The blank line in front ends an event that the worker left incomplete.
-    Bytes::from(format!("\n\ndata: {}\n\n", json!({"error": openai_error(&failure, None)})))
+    Bytes::from(format!("\n\ndata: {}\n\n", json!({"error": openai_error(failure, None)})))
 }

@@ -12,7 +12,7 @@ use crate::app::{App, AppState};
 use crate::error::{Code, Failure, Result};
 use crate::http::path::Parameter;
 use crate::models::{Catalog, Model};
-use crate::workers::{Endpoint, Supervisor};
+use crate::workers::{Device, Endpoint, Supervisor};
 
 /// The most loaded models that a refusal names.
 const MOST_NAMED: usize = 5;
@@ -56,12 +56,25 @@ async fn endpoint(catalog: &Catalog, workers: &Supervisor, wanted: &str) -> Resu
     }
     let model = catalog.find(wanted).await?;
     workers.endpoint(&model.id).ok_or_else(|| {
+        if let [hung, ..] = &workers.unresponsive(&model.id, &Device::Auto)[..] {
+            return does_not_respond(&model.id, hung.pid);
+        }
         let serving = workers.list().into_iter().filter(|worker| worker.status.serves());
         let mut loaded: Vec<String> = serving.map(|worker| worker.model).collect();
         loaded.sort_unstable();
         loaded.dedup();
         not_loaded(&model.id, &loaded)
     })
+}
+
+/// The refusal for a model whose only workers do not respond.
+fn does_not_respond(id: &str, pid: u32) -> Failure {
+    let load = serde_json::json!({"ModelLoad": {"id": id}});
+    Failure::new(
+        Code::WorkerUnresponsive,
+        format!("worker {pid} of the model '{id}' does not respond: it neither answers nor computes"),
+    )
+    .hint(format!("replace it with POST /v1/jobs {load}; GET /v1/workers/{pid}/log may show why it hangs"))
 }
 
 /// The refusal for a model that exists and that no worker serves. `loaded` are the loaded models.

@@ -42,7 +42,12 @@ async fn gateway(url: String) -> (Served, Arc<Notify>) {
     let guard = ended.clone();
     let handler = post(move |request: Request| async move {
         let completion = Completion::read(request, TIME_LIMIT).await?;
-        let upstream = Upstream { pid: 7, url, secret: "the-secret".into() };
+        let upstream = Upstream {
+            pid: 7,
+            url,
+            secret: "the-secret".into(),
+            unresponsive: Box::pin(std::future::pending()),
+        };
         let answer = relay(&client, upstream, "/v1/chat/completions", completion, InFlight(guard)).await?;
         Ok::<_, GatewayProblem>(answer)
     });

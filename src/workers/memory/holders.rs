@@ -83,6 +83,7 @@ impl MemoryHolders {
             let activity = match worker.status {
                 Status::Ready => "idle",
                 Status::Busy => "busy",
+                Status::Unresponsive => "not responding",
                 Status::Stopping => "about to end",
                 _ => "loading",
             };

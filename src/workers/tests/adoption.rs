@@ -11,14 +11,14 @@ use super::*;
 use crate::spawn;
 
 /// Settings that leave ready workers running for the next supervisor.
-fn leave_workers(config: &mut Config) {
+pub(super) fn leave_workers(config: &mut Config) {
     config.workers.lifeline = false;
     config.workers.keep_on_shutdown = true;
 }
 
 /// Ends a supervisor as a stop of the hive does, then starts another on the same folder. `between` runs
 /// between the two.
-async fn restart_hive(hive: Hive, between: impl FnOnce()) -> Hive {
+pub(super) async fn restart_hive(hive: Hive, between: impl FnOnce()) -> Hive {
     let Hive { workers, mut config, folder, .. } = hive;
     workers.stop_all(LONG).await;
     drop(workers);

@@ -75,6 +75,11 @@ fn serve() {
                 leaked.push(std::hint::black_box(vec![7_u8; LEAK_BYTES]));
                 (200, ready)
             }
+            // Ready at its first answer; then it computes and answers nothing until the file is there.
+            thinks if thinks.starts_with("thinks:") => {
+                while requests > 0 && !std::fs::exists(thinks.trim_start_matches("thinks:")).unwrap() {}
+                (200, ready)
+            }
             "slow" if requests < 8 => (503, loading(requests)),
             "breaks" if requests > 2 => {
                 println!("the tensor is bad");
