@@ -41,6 +41,24 @@ pub fn open_files() -> Result<String> {
     }
 }
 
+/// The history of jobs: whether the journals could be read.
+///
+/// # Errors
+/// If one is damaged, or could not be read.
+pub fn history(app: &App) -> Result<String> {
+    let (damaged, not_understood) = app.jobs.damage()?;
+    let newer = match not_understood {
+        [] => String::new(),
+        list => format!("; left as it is: {}", list.join("; ")),
+    };
+    if damaged.is_empty() {
+        return Ok(format!("every journal that this version knows could be read{newer}"));
+    }
+    let list = text_list(damaged.iter().map(|path| path.display().to_string()));
+    Err(Failure::new(Code::Io, format!("damaged journal(s) were set aside: {list}{newer}"))
+        .hint("check the disk and the memory; remove these files once you need them no longer"))
+}
+
 /// The clock: whether it is set, and not behind the hive's own files.
 ///
 /// # Errors

@@ -111,6 +111,29 @@ pub(crate) fn put_durable(path: &Path, contents: &[u8]) -> io::Result<()> {
     path.parent().map_or(Ok(()), |folder| File::open(folder)?.sync_all())
 }
 
+/// What a damaged file of the hive has at the end of its name once it is set aside.
+pub(crate) const DAMAGED: &str = ".damaged";
+
+/// The name under which a damaged file is set aside.
+pub(crate) fn damaged_path(path: &Path) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(DAMAGED);
+    name.into()
+}
+
+/// Keeps a damaged file under [`damaged_path`] too, so that the caller may replace or remove it. What was
+/// set aside earlier stays.
+///
+/// # Errors
+/// The file system failed. `path` is as before.
+pub(crate) fn set_aside(path: &Path) -> io::Result<PathBuf> {
+    let kept_as = damaged_path(path);
+    match fs::hard_link(path, &kept_as) {
+        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => Err(error),
+        _ => Ok(kept_as),
+    }
+}
+
 fn write(path: &Path, contents: &[u8]) -> io::Result<File> {
     let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(path)?;
     file.write_all(contents)?;

@@ -99,6 +99,8 @@ codes! {
     Cancelled = "cancelled", 499, 75, "Cancelled";
     /// The hive stopped, or was killed, while the job ran.
     Interrupted = "interrupted", 503, 75, "The hive stopped";
+    /// The job's journal does not tell how it ended: it is damaged, or of a newer version of the hive.
+    OutcomeUnknown = "outcome_unknown", 500, 74, "The outcome is not known";
     /// A defect of the hive.
     Internal = "internal", 500, 70, "Internal error";
 

@@ -8,9 +8,10 @@ use std::sync::Arc;
 
 use serde::de::IgnoredAny;
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 use serde_json::value::RawValue;
 
-use crate::error::Failure;
+use crate::error::{Code, Failure};
 use crate::narration::{JobStep, Level, Progress};
 use crate::text::json;
 use crate::time::Instant;
@@ -92,8 +93,10 @@ impl EventKind {
 /// Why a journal's line is no event.
 #[derive(Debug)]
 pub enum LineError {
-    /// It is not complete JSON: its write was cut off, or the disk is damaged.
+    /// It is the beginning of JSON: its write was cut off.
     Torn,
+    /// It is not JSON: it is damaged.
+    Damaged,
     /// It is complete JSON, in a form that this version of the hive does not know.
     Unknown(serde_json::Error),
 }
@@ -200,15 +203,16 @@ impl Event {
     ///
     /// # Errors
     /// [`LineError`] if it is not a line that [`Event::to_line`] writes.
-    pub fn from_line(line: &str) -> Result<Self, LineError> {
-        Self::parse_line(line).map_err(|error| match serde_json::from_str::<IgnoredAny>(line) {
+    pub fn from_line(line: &[u8]) -> Result<Self, LineError> {
+        Self::parse_line(line).map_err(|error| match serde_json::from_slice::<IgnoredAny>(line) {
             Ok(_) => LineError::Unknown(error),
-            Err(_) => LineError::Torn,
+            Err(error) if error.is_eof() => LineError::Torn,
+            Err(_) => LineError::Damaged,
         })
     }
 
-    fn parse_line(line: &str) -> serde_json::Result<Self> {
-        let line: Line<'_> = serde_json::from_str(line)?;
+    fn parse_line(line: &[u8]) -> serde_json::Result<Self> {
+        let line: Line<'_> = serde_json::from_slice(line)?;
         let data: Data<'_> = serde_json::from_str(line.data.get())?;
         let missing = |field: &str| serde::de::Error::custom(format!("missing field `{field}`"));
         let body = match line.event {
@@ -221,9 +225,7 @@ impl Event {
             },
             EventKind::Result => Body::Result(data.data.ok_or_else(|| missing("data"))?.into_owned().into()),
             EventKind::Done => Body::Terminal(Terminal::Done),
-            EventKind::Failed => {
-                Body::Terminal(Terminal::Failed(Arc::new(serde_json::from_str(line.data.get())?)))
-            }
+            EventKind::Failed => Body::Terminal(Terminal::Failed(Arc::new(read_failure(line.data.get())?))),
             EventKind::Cancelled => Body::Terminal(Terminal::Cancelled),
         };
         Ok(Self { seq: data.seq, at: data.at, body })
@@ -246,15 +248,23 @@ impl Event {
     }
 }
 
+/// The failure of a job. Of one with a code of a newer version the rest is kept.
+fn read_failure(data: &str) -> serde_json::Result<Failure> {
+    serde_json::from_str(data).or_else(|_| {
+        let mut data: serde_json::Map<String, Value> = serde_json::from_str(data)?;
+        data.insert("code".to_owned(), Code::OutcomeUnknown.name().into());
+        serde_json::from_value(Value::Object(data))
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::error::Code;
 
     fn round_trip(body: Body) -> (String, String) {
         let event = Event { seq: 7, at: Instant(1_763_899_200_123), body };
         let line = event.to_line("model_load");
-        let again = Event::from_line(&line).unwrap().to_line("model_load");
+        let again = Event::from_line(line.as_bytes()).unwrap().to_line("model_load");
         (line, again)
     }
 
@@ -314,21 +324,32 @@ mod tests {
             },
         };
         assert!(!event.to_json("x").contains("step"));
-        assert_eq!(Event::from_line(&event.to_line("x")).unwrap().step(), Some(JobStep::Started));
+        assert_eq!(Event::from_line(event.to_line("x").as_bytes()).unwrap().step(), Some(JobStep::Started));
     }
 
     #[test]
     fn a_torn_line_and_an_unknown_one_are_told_apart() {
         let line = Event { seq: 1, at: Instant(0), body: Body::Terminal(Terminal::Done) }.to_line("x");
+        let read = |line: &str| Event::from_line(line.as_bytes());
         for end in 0..line.len() {
-            assert!(matches!(Event::from_line(&line[..end]), Err(LineError::Torn)));
+            assert!(matches!(read(&line[..end]), Err(LineError::Torn)));
         }
-        let unknown_event = line.replace("done", "paused");
-        let unknown_code = r#"{"event":"failed","data":{"seq":1,"at":"2026-11-23T12:00:00.123Z",
-            "operation":"x","code":"of_a_later_version","message":"x"}}"#;
-        for line in [unknown_event.as_str(), unknown_code] {
-            assert!(matches!(Event::from_line(line), Err(LineError::Unknown(_))), "{line}");
+        for damaged in [line.replace('}', "]"), format!("{line}x"), line.replace('"', "\0")] {
+            assert!(matches!(read(&damaged), Err(LineError::Damaged)), "{damaged}");
         }
-        assert!(Event::from_line(&line.replace("{\"seq", "{\"more\":[1],\"seq")).is_ok());
+        assert!(matches!(read(&line.replace("done", "paused")), Err(LineError::Unknown(_))));
+        assert!(read(&line.replace("{\"seq", "{\"more\":[1],\"seq")).is_ok());
+    }
+
+    #[test]
+    fn a_failure_with_a_code_of_a_newer_version_keeps_its_words() {
+        let line = r#"{"event":"failed","data":{"seq":1,"at":"2026-11-23T12:00:00.123Z",
+            "operation":"x","code":"of_a_later_version","message":"the words","hint":"the hint"}}"#;
+        let Body::Terminal(Terminal::Failed(failure)) = Event::from_line(line.as_bytes()).unwrap().body
+        else {
+            panic!("it failed")
+        };
+        assert_eq!((failure.code, failure.message.as_str()), (Code::OutcomeUnknown, "the words"));
+        assert_eq!(failure.hint.as_deref(), Some("the hint"));
     }
 }

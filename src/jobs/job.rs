@@ -36,6 +36,13 @@ impl JobId {
         sound.then(|| Self(text.to_owned()))
     }
 
+    /// When it was made.
+    pub(super) fn made_at(&self) -> Instant {
+        let made = uuid::Uuid::try_parse(&self.0["job-".len()..]).ok().and_then(|id| id.get_timestamp());
+        let ms = |(seconds, nanos): (u64, u32)| i64::try_from(seconds * 1000 + u64::from(nanos) / 1_000_000);
+        Instant(made.and_then(|made| ms(made.to_unix()).ok()).unwrap_or(0))
+    }
+
     /// The id as text.
     #[must_use]
     pub fn as_str(&self) -> &str {
@@ -140,6 +147,18 @@ pub struct JobHeader {
     /// The idempotency key that it was submitted with.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub idempotency_key: Option<String>,
+    /// What its journal has lost.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub journal_damage: Option<JournalDamage>,
+}
+
+/// What a damaged journal has lost.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct JournalDamage {
+    /// How many lines could not be read.
+    pub lines: u64,
+    /// The file as it was found.
+    pub kept_as: String,
 }
 
 /// One job of the registry.
@@ -152,6 +171,8 @@ pub struct Job {
     log: Mutex<LogLocation>,
     /// Whether the journal has every event, so that the log may leave memory.
     is_journalled: AtomicBool,
+    /// Whether the journal has what this version does not know, and stays as it is.
+    is_journal_left_alone: bool,
 }
 
 #[derive(Clone, Debug)]
@@ -196,6 +217,9 @@ pub struct JobSummary {
     pub failure: Option<Arc<Failure>>,
     /// The path of its stream.
     pub sse_url: String,
+    /// What its journal has lost, if it is damaged.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub journal_damage: Option<JournalDamage>,
 }
 
 impl Job {
@@ -215,12 +239,21 @@ impl Job {
             status: watch::Sender::new(status),
             log: Mutex::new(LogLocation::Resident(log)),
             is_journalled: AtomicBool::new(true),
+            is_journal_left_alone: false,
         }
     }
 
-    /// A job that ended in an earlier run of the hive.
-    pub(super) fn from_journal(header: JobHeader, started_at: Option<Instant>, log: &Arc<Log>) -> Self {
-        let job = Self::queued(header, Arc::clone(log));
+    /// A job that ended in an earlier run of the hive. A journal that is left alone does not have every
+    /// event of the log.
+    pub(super) fn from_journal(
+        header: JobHeader,
+        started_at: Option<Instant>,
+        log: &Arc<Log>,
+        is_journal_left_alone: bool,
+    ) -> Self {
+        let mut job = Self::queued(header, Arc::clone(log));
+        job.is_journal_left_alone = is_journal_left_alone;
+        *job.is_journalled.get_mut() = !is_journal_left_alone;
         if let Some(started_at) = started_at {
             job.start(started_at);
         }
@@ -283,6 +316,7 @@ impl Job {
             result: status.result,
             failure: status.failure,
             sse_url: self.sse_url(),
+            journal_damage: self.header.journal_damage.clone(),
         }
     }
 
@@ -350,6 +384,11 @@ impl Job {
             LogLocation::Resident(log) => log.bytes(),
             LogLocation::Journal(_) => 0,
         }
+    }
+
+    /// Whether the journal may be changed and removed.
+    pub(super) const fn owns_journal(&self) -> bool {
+        !self.is_journal_left_alone
     }
 
     /// Records that the journal lacks events.

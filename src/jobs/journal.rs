@@ -8,32 +8,40 @@
 //!
 //! A journal without a version is of version 1; its job steps are known by the actions of their narrations.
 //! Version 2 has the version and `step`. A format may gain fields without a new version: unknown fields are
-//! ignored when a journal is read and kept when it is rewritten. A journal of a newer version, or with an
-//! event or an error code that this hive does not know, is left as it is.
+//! ignored when a journal is read and kept when it is rewritten. A journal of a newer version is left as it
+//! is.
+//!
+//! What can be read of a journal is read. Lines that this version does not know are passed over, and the
+//! file stays as it is. A damaged file is set aside as `ID.jsonl.damaged`, and a journal of what could be
+//! read takes its place. Both are narrated in the job itself ([`Recall::finish`]).
+
+mod lines;
 
 use std::collections::{HashMap, HashSet};
 use std::fs::File;
-use std::io::{BufRead, BufReader, ErrorKind, Write};
+use std::io::{ErrorKind, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use serde::{Deserialize, Serialize};
-use serde_json::value::RawValue;
+use serde::Serialize;
 use serde_json::{Map, Value};
 
-use super::event::{Body, Event, LineError};
-use super::job::{JobHeader, JobId};
+use self::lines::{FORMAT_VERSION, FirstLine, Found, KNOWN_FIELDS, Lines, parse_first_line};
+use super::event::{Body, Event, Terminal};
+use super::job::{JobHeader, JobId, JournalDamage, OperationKind};
 use super::log::{Bounds, Elision, Log};
 use crate::error::{Code, Failure, Result};
-use crate::files;
-use crate::narration::JobStep;
+use crate::files::{self, DAMAGED, damaged_path};
+use crate::narration::{JobStep, Level};
 use crate::text::json;
 use crate::time::Instant;
 
-/// The format that this hive writes, and the newest that it reads.
-const FORMAT_VERSION: u64 = 2;
+pub(super) use self::lines::RecallError;
 
 const EXTENSION: &str = "jsonl";
+
+/// The most damaged journals that are kept; the newest stay.
+const MAX_DAMAGED: usize = 100;
 
 /// The folder of journals.
 #[derive(Clone, Debug)]
@@ -50,19 +58,6 @@ pub(super) struct Journal {
     operation: String,
 }
 
-/// The first line, `job` as it stands in the file.
-#[derive(Deserialize)]
-struct FirstLine<'a> {
-    /// Not there in version 1.
-    version: Option<u64>,
-    #[serde(borrow)]
-    job: &'a RawValue,
-    #[serde(default)]
-    started_at: Option<Instant>,
-    #[serde(default)]
-    elided: Option<Elision>,
-}
-
 #[derive(Serialize)]
 struct WrittenFirstLine<'a, J: Serialize> {
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -77,33 +72,26 @@ struct WrittenFirstLine<'a, J: Serialize> {
     unknown: Map<String, Value>,
 }
 
-/// The fields of [`FirstLine`].
-const KNOWN_FIELDS: [&str; 4] = ["version", "job", "started_at", "elided"];
-
-/// A job read back from its journal.
+/// A job read back from its journal. Its log ends with a terminal event.
 #[derive(Debug)]
 pub(super) struct RecalledJob {
     pub(super) header: JobHeader,
     pub(super) started_at: Option<Instant>,
     pub(super) log: Arc<Log>,
+    pub(super) journal: JournalState,
 }
 
-/// Why a journal was not read back.
-#[derive(Debug)]
-pub(super) enum RecallError {
-    /// A newer version of the hive wrote it.
-    Newer(String),
-    /// It cannot be read, or its first line is damaged.
-    Unreadable(Failure),
-}
-
-impl From<RecallError> for Failure {
-    fn from(error: RecallError) -> Self {
-        match error {
-            RecallError::Newer(what) => Self::new(Code::Io, what).hint("update rbee-hive to see this job"),
-            RecallError::Unreadable(failure) => failure,
-        }
-    }
+/// What is to become of a journal that was read back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum JournalState {
+    /// Nothing: it has every event.
+    Whole,
+    /// Its job's end is to be added to it.
+    WithoutEnd,
+    /// It is damaged: it is to be set aside.
+    Damaged,
+    /// It has events that this version does not know: it is never changed.
+    LeftAlone,
 }
 
 impl Journals {
@@ -155,29 +143,40 @@ impl Journals {
         Ok(ids)
     }
 
-    /// Reads a job back, up to the first line that is incomplete or damaged.
+    /// Reads a job back. Where its journal has no end that can be read, the job gets one.
     pub(super) fn recall(&self, id: &JobId) -> Result<RecalledJob, RecallError> {
         let path = self.path(id);
         let mut lines = Lines::open(&path)?;
         let text = lines.first()?;
         let first = parse_first_line(&path, &text)?;
-        let header: JobHeader =
-            serde_json::from_str(first.job.get()).map_err(|error| unreadable(&path, error.into()))?;
+        let header = first.as_ref().and_then(|first| serde_json::from_str(first.job.get()).ok());
+        let header = header.filter(|header: &JobHeader| header.id == *id);
         let log = Log::new(self.bounds);
-        if let Some(elision) = first.elided {
+        if let Some(elision) = first.as_ref().and_then(|first| first.elided) {
             log.restore_elision(elision);
         }
-        let mut started_at = first.started_at;
-        while let Some((_, mut event)) = lines.next_event()? {
-            if first.version.is_none() {
-                mark_step_of_version_1(&mut event);
+        let mut recall = Recall {
+            log,
+            tail: Vec::new(),
+            damaged: u64::from(header.is_none()),
+            unknown: 0,
+            is_end_lost: false,
+            operation: None,
+        };
+        let mut started_at = first.as_ref().and_then(|first| first.started_at);
+        while let Some(found) = lines.next()? {
+            if let Some(mut event) = recall.take(found) {
+                if first.as_ref().is_none_or(|first| first.version.is_none()) {
+                    mark_step_of_version_1(&mut event);
+                }
+                if event.step() == Some(JobStep::Started) {
+                    started_at.get_or_insert(event.at);
+                }
+                recall.append(event);
             }
-            if event.step() == Some(JobStep::Started) {
-                started_at.get_or_insert(event.at);
-            }
-            log.append([Arc::new(event)]);
         }
-        Ok(RecalledJob { header, started_at, log: Arc::new(log) })
+        let header = header.unwrap_or_else(|| header_of(id, recall.operation.take()));
+        Ok(recall.finish(header, started_at, &damaged_path(&path)))
     }
 
     /// Rewrites the journal of an ended job to the events that its log holds, all or nothing. A line
@@ -186,18 +185,19 @@ impl Journals {
         let path = self.path(id);
         let mut lines = Lines::open(&path)?;
         let first = lines.first()?;
-        let FirstLine { version, job, .. } = parse_first_line(&path, &first)?;
-        let header: JobHeader =
-            serde_json::from_str(job.get()).map_err(|error| unreadable(&path, error.into()))?;
-        let mut unknown: Map<String, Value> =
-            serde_json::from_str(&first).map_err(|error| unreadable(&path, error.into()))?;
+        let damaged = || Failure::new(Code::Io, format!("the journal {} is damaged", path.display()));
+        let FirstLine { version, job, .. } = parse_first_line(&path, &first)?.ok_or_else(damaged)?;
+        let header: JobHeader = serde_json::from_str(job.get()).map_err(|_| damaged())?;
+        let mut unknown: Map<String, Value> = serde_json::from_str(&first).map_err(|_| damaged())?;
         unknown.retain(|field, _| !KNOWN_FIELDS.contains(&field.as_str()));
 
         let (elided, events) = log.snapshot();
         let kept: HashSet<u64> = events.iter().map(|event| event.seq).collect();
         let mut present = HashMap::new();
-        while let Some((line, event)) = lines.next_event()? {
-            if kept.contains(&event.seq) {
+        while let Some(found) = lines.next()? {
+            if let Found::Event(event, line) = found
+                && kept.contains(&event.seq)
+            {
                 present.insert(event.seq, line);
             }
         }
@@ -210,9 +210,54 @@ impl Journals {
             }
         }
         text.push('\n');
-        files::put(&path, text.as_bytes())
-            .map(drop)
-            .map_err(|error| Failure::io("rewrite the journal", &path, &error))
+        self.put(&path, &text)
+    }
+
+    /// Sets a damaged journal aside, and puts the journal of what could be read in its place.
+    pub(super) fn replace_damaged(&self, job: &RecalledJob) -> Result<()> {
+        let path = self.path(&job.header.id);
+        files::set_aside(&path).map_err(|error| Failure::io("set aside the journal", &path, &error))?;
+        let mut damaged = self.ids_with(&format!("{EXTENSION}{DAMAGED}"))?;
+        damaged.truncate(damaged.len().saturating_sub(MAX_DAMAGED));
+        for oldest in damaged {
+            let _removed = std::fs::remove_file(damaged_path(&self.path(&oldest)));
+        }
+        self.write_anew(&job.header, job.started_at, &job.log)
+    }
+
+    /// Writes the whole journal of a job, all or nothing.
+    pub(super) fn write_anew(
+        &self,
+        header: &JobHeader,
+        started_at: Option<Instant>,
+        log: &Log,
+    ) -> Result<()> {
+        let (elided, events) = log.snapshot();
+        let first = WrittenFirstLine {
+            version: Some(FORMAT_VERSION),
+            job: header,
+            started_at,
+            elided,
+            unknown: Map::new(),
+        };
+        let mut text = json(&first);
+        for event in events {
+            text.push('\n');
+            text.push_str(&event.to_line(&header.operation));
+        }
+        text.push('\n');
+        self.put(&self.path(&header.id), &text)
+    }
+
+    fn put(&self, path: &Path, text: &str) -> Result<()> {
+        let written = files::put(path, text.as_bytes()).map(drop);
+        written.map_err(|error| Failure::io("rewrite the journal", path, &error))
+    }
+
+    /// The damaged journals that are kept, oldest first.
+    pub(super) fn damaged(&self) -> Result<Vec<PathBuf>> {
+        let ids = self.ids_with(&format!("{EXTENSION}{DAMAGED}"))?;
+        Ok(ids.iter().map(|id| damaged_path(&self.path(id))).collect())
     }
 
     /// Removes the journals of jobs, and the logs of workers that those jobs failed to start. Reads the
@@ -231,7 +276,8 @@ impl Journals {
         for path in files.filter_map(|file| Some(file.ok()?.path())) {
             let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
             let job = name.split_once('.').and_then(|(job, _)| JobId::parse(job));
-            if job.is_some_and(|job| jobs.contains(&job))
+            if !name.ends_with(DAMAGED)
+                && job.is_some_and(|job| jobs.contains(&job))
                 && let Err(error) = std::fs::remove_file(&path)
                 && error.kind() != ErrorKind::NotFound
             {
@@ -261,86 +307,141 @@ impl Journal {
     }
 }
 
-/// The lines of a journal, up to the first one that is incomplete or damaged, or to its end.
-struct Lines<'a> {
-    path: &'a Path,
-    lines: std::io::Lines<BufReader<File>>,
-    last_seq: u64,
-    ended: bool,
+/// A job that is being read back.
+struct Recall {
+    log: Log,
+    /// The result and the end, held back so that the note of what is lost stands before them.
+    tail: Vec<Event>,
+    /// Lines that are damaged.
+    damaged: u64,
+    /// Lines that this version does not know.
+    unknown: u64,
+    /// Whether such a line follows the last event.
+    is_end_lost: bool,
+    /// The operation, as the first event that could be read tells it.
+    operation: Option<String>,
 }
 
-impl<'a> Lines<'a> {
-    fn open(path: &'a Path) -> Result<Self, RecallError> {
-        let file = File::open(path).map_err(|error| unreadable(path, error))?;
-        Ok(Self { path, lines: BufReader::new(file).lines(), last_seq: 0, ended: false })
-    }
-
-    fn first(&mut self) -> Result<String, RecallError> {
-        let first = self.lines.next().transpose().map_err(|error| unreadable(self.path, error))?;
-        Ok(first.unwrap_or_default())
-    }
-
-    /// The next event with its line; nothing after the terminal event, or where the rest is damaged.
-    fn next_event(&mut self) -> Result<Option<(String, Event)>, RecallError> {
-        if self.ended {
-            return Ok(None);
-        }
-        let Some(Ok(line)) = self.lines.next() else { return Ok(None) };
-        let event = match Event::from_line(&line) {
-            Ok(event) => event,
-            Err(LineError::Torn) => return Ok(None),
-            Err(LineError::Unknown(error)) => {
-                return Err(newer(
-                    self.path,
-                    &format!("has an event that this version does not know: {error}"),
-                ));
+impl Recall {
+    /// The event that was found; what is not one is counted.
+    fn take(&mut self, found: Found) -> Option<Event> {
+        self.is_end_lost = true;
+        match found {
+            Found::Event(event, line) => {
+                self.is_end_lost = false;
+                self.operation.get_or_insert_with(|| operation_of(&line));
+                return Some(event);
             }
-        };
-        if event.seq <= self.last_seq {
-            return Ok(None);
+            Found::Unknown => self.unknown += 1,
+            Found::Damaged => self.damaged += 1,
         }
-        self.last_seq = event.seq;
-        self.ended = matches!(event.body, Body::Terminal(_));
-        Ok(Some((line, event)))
+        None
+    }
+
+    fn append(&mut self, event: Event) {
+        if matches!(event.body, Body::Narration { .. }) {
+            // A result that something follows was not the last word.
+            let earlier = self.tail.drain(..).map(Arc::new);
+            self.log.append(earlier.chain([Arc::new(event)]));
+        } else {
+            self.tail.push(event);
+        }
+    }
+
+    /// Adds a note of what is lost, and the end where there is none.
+    fn finish(mut self, mut header: JobHeader, started_at: Option<Instant>, kept_as: &Path) -> RecalledJob {
+        let has_end = matches!(self.tail.last(), Some(Event { body: Body::Terminal(_), .. }));
+        let journal = match (self.damaged, self.unknown) {
+            (0, 0) if has_end => JournalState::Whole,
+            (0, 0) => JournalState::WithoutEnd,
+            (_, 1..) => JournalState::LeftAlone,
+            _ => JournalState::Damaged,
+        };
+        if !has_end {
+            let end = self.missing_end(&header);
+            self.tail.push(end);
+        }
+        if self.damaged > 0 {
+            // Of a journal that is left alone, the damaged file is the journal itself.
+            let kept_as =
+                if journal == JournalState::Damaged { kept_as } else { &kept_as.with_extension("") };
+            let kept_as = kept_as.display().to_string();
+            self.note(format!(
+                "{} line(s) of this job's journal are damaged: what they said is lost. The file is kept as {kept_as}",
+                self.damaged
+            ));
+            header.journal_damage = Some(JournalDamage { lines: self.damaged, kept_as });
+        }
+        if self.unknown > 0 {
+            self.note(format!(
+                "{} event(s) of this job are not shown: a newer version of rbee-hive wrote them, or they are damaged",
+                self.unknown
+            ));
+        }
+        for event in self.tail {
+            let seq = event.seq.max(self.log.last_seq() + 1);
+            self.log.append([Arc::new(Event { seq, ..event })]);
+        }
+        RecalledJob { header, started_at, log: Arc::new(self.log), journal }
+    }
+
+    fn note(&mut self, message: String) {
+        let at = self.tail.first().map_or_else(Instant::now, |event| event.at);
+        let (level, action) = (Level::Warn, "journal_damaged".into());
+        let body = Body::Narration { level, action, message, progress: None, step: None };
+        self.log.append([Arc::new(Event { seq: self.log.last_seq() + 1, at, body })]);
+    }
+
+    /// The end of a job whose journal has none.
+    fn missing_end(&self, JobHeader { id, operation, .. }: &JobHeader) -> Event {
+        let last_seq = self.log.last_seq();
+        // A result is written together with its end, and only before `done`.
+        if let Some(result) = self.tail.last() {
+            return Event { seq: result.seq + 1, at: result.at, body: Body::Terminal(Terminal::Done) };
+        }
+        let failure = if self.is_end_lost {
+            Failure::new(Code::OutcomeUnknown, format!("how {operation} ended cannot be read in its journal"))
+                .hint("look whether what it was to do is done; submit it again if not")
+        } else {
+            Failure::new(Code::Interrupted, format!("the hive ended while {operation} was under way"))
+                .hint("submit it again")
+        };
+        tracing::warn!(job_id = %id, "{failure}");
+        let terminal = Terminal::Failed(Arc::new(failure));
+        Event { seq: last_seq + 1, at: Instant::now(), body: Body::Terminal(terminal) }
     }
 }
 
-fn parse_first_line<'a>(path: &Path, text: &'a str) -> Result<FirstLine<'a>, RecallError> {
-    /// Read by itself: everything else may be different in a newer version.
-    #[derive(Deserialize)]
-    struct Version {
-        version: Option<Value>,
+/// What is known of a job whose journal's first line is damaged.
+fn header_of(id: &JobId, operation: Option<String>) -> JobHeader {
+    let operation = operation.unwrap_or_else(|| "unknown".to_owned());
+    let request = serde_json::value::to_raw_value(&serde_json::json!({ "operation": operation }));
+    JobHeader {
+        id: id.clone(),
+        request: request.unwrap_or_default(),
+        operation,
+        kind: OperationKind::Act,
+        created_at: id.made_at(),
+        idempotency_key: None,
+        journal_damage: None,
     }
+}
 
-    let Version { version } = serde_json::from_str(text).map_err(|error| unreadable(path, error.into()))?;
-    // A version that is not a number is a newer one.
-    if let Some(version) = version.filter(|version| version.as_u64().is_none_or(|n| n > FORMAT_VERSION)) {
-        return Err(newer(
-            path,
-            &format!("has version {version}, and this hive reads up to {FORMAT_VERSION}"),
-        ));
-    }
-    serde_json::from_str(text).map_err(|error| unreadable(path, error.into()))
+/// The operation that an event's line names.
+fn operation_of(line: &str) -> String {
+    let line: Value = serde_json::from_str(line).unwrap_or_default();
+    line["data"]["operation"].as_str().unwrap_or_default().to_owned()
 }
 
 /// In version 1 a narration's action tells the step that it reports.
 fn mark_step_of_version_1(event: &mut Event) {
     if let Body::Narration { action, step, .. } = &mut event.body {
-        *step = match &**action {
+        *step = step.or(match &**action {
             "job_queued" => Some(JobStep::Queued),
             "job_started" => Some(JobStep::Started),
             _ => None,
-        };
+        });
     }
-}
-
-fn unreadable(path: &Path, error: std::io::Error) -> RecallError {
-    RecallError::Unreadable(Failure::io("read the journal", path, &error))
-}
-
-fn newer(path: &Path, why: &str) -> RecallError {
-    let path = path.display();
-    RecallError::Newer(format!("the journal {path} was written by a newer version of rbee-hive: it {why}"))
 }
 
 #[cfg(test)]

@@ -1,5 +1,6 @@
 //! The registry: every job by its id, and the start of a submitted one.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use std::time::Duration;
@@ -9,10 +10,9 @@ use tokio::sync::{mpsc, oneshot};
 use tokio_util::task::TaskTracker;
 
 use super::drain::Drain;
-use super::event::{Body, Event, Terminal};
 use super::index::{Index, JobFilter, JobPage};
 use super::job::{Job, JobHeader, JobId, JobState, OperationKind, StopReason};
-use super::journal::{Journals, RecallError, RecalledJob};
+use super::journal::{JournalState, Journals, RecallError, RecalledJob};
 use super::limits::Limits;
 use super::log::{Bounds, Log};
 use super::run::{JobRun, NewJob, RunLimits};
@@ -41,6 +41,8 @@ pub struct Registry {
     /// The drains of jobs, from before their submission is accepted.
     drains: TaskTracker,
     pruned_at: AtomicI64,
+    /// The journals that could not be read, or not whole, when the hive started.
+    not_understood: Vec<String>,
 }
 
 /// A submission's answer.
@@ -60,7 +62,7 @@ impl Registry {
     /// version wrote, is logged and left as it is.
     pub fn open(config: &Config, hub: Arc<Hub>) -> Result<Self> {
         let bounds = Bounds { events: config.jobs.log_events, bytes: config.jobs.log_bytes };
-        let registry = Self {
+        let mut registry = Self {
             index: Mutex::default(),
             keyed: Mutex::default(),
             limits: Limits::new(&config.jobs),
@@ -72,6 +74,7 @@ impl Registry {
             closed: AtomicBool::new(false),
             drains: TaskTracker::new(),
             pruned_at: AtomicI64::new(0),
+            not_understood: Vec::new(),
         };
         for (i, id) in registry.journals.ids()?.into_iter().enumerate() {
             // In between, so that the logs are not all in memory at once.
@@ -80,12 +83,13 @@ impl Registry {
             }
             match registry.journals.recall(&id) {
                 Ok(recalled) => registry.enter_recalled(recalled),
-                Err(RecallError::Newer(what)) => tracing::warn!(
-                    job_id = %id,
-                    "{what}; it is left as it is: update rbee-hive to see this job"
-                ),
+                Err(RecallError::Newer(what)) => {
+                    tracing::warn!(job_id = %id, "{what}; it is left as it is: update rbee-hive to see this job");
+                    registry.not_understood.push(what);
+                }
                 Err(RecallError::Unreadable(failure)) => {
                     tracing::warn!(job_id = %id, error = %failure, "this journal is left as it is");
+                    registry.not_understood.push(failure.message);
                 }
             }
         }
@@ -93,16 +97,39 @@ impl Registry {
         Ok(registry)
     }
 
-    fn enter_recalled(&self, recalled: RecalledJob) {
-        let RecalledJob { header, started_at, log } = recalled;
-        if log.terminal().is_none() {
-            let (at, terminal) = missing_end(&header, &log);
-            log.append([Arc::new(Event { seq: log.last_seq() + 1, at, body: Body::Terminal(terminal) })]);
-            if let Err(failure) = self.journals.rewrite(&header.id, started_at, &log) {
-                tracing::warn!(job_id = %header.id, error = %failure, "the end of a job is not on disk");
+    fn enter_recalled(&mut self, recalled: RecalledJob) {
+        let RecalledJob { header, started_at, log, journal } = &recalled;
+        let mut is_left_alone = *journal == JournalState::LeftAlone;
+        let mended = match journal {
+            JournalState::Whole => Ok(()),
+            JournalState::WithoutEnd => self.journals.rewrite(&header.id, *started_at, log),
+            JournalState::Damaged => {
+                tracing::warn!(job_id = %header.id, damage = ?header.journal_damage, "a journal is damaged");
+                let replaced = self.journals.replace_damaged(&recalled);
+                is_left_alone = replaced.is_err();
+                replaced
             }
+            JournalState::LeftAlone => {
+                let what = format!("the journal of {} has events that this version does not know", header.id);
+                tracing::warn!("{what}; it is left as it is");
+                self.not_understood.push(what);
+                Ok(())
+            }
+        };
+        if let Err(failure) = mended {
+            tracing::warn!(job_id = %header.id, error = %failure, "the end of a job is not on disk");
         }
-        self.index.lock().add(&Arc::new(Job::from_journal(header, started_at, &log)));
+        let RecalledJob { header, started_at, log, .. } = recalled;
+        self.index.lock().add(&Arc::new(Job::from_journal(header, started_at, &log, is_left_alone)));
+    }
+
+    /// What is wrong with the history on disk: the damaged journals that were set aside, and what this
+    /// version did not understand when it started.
+    ///
+    /// # Errors
+    /// If the folder of journals cannot be read.
+    pub fn damage(&self) -> Result<(Vec<PathBuf>, &[String])> {
+        Ok((self.journals.damaged()?, &self.not_understood))
     }
 
     /// Makes a job and starts it.
@@ -126,6 +153,7 @@ impl Registry {
             request,
             created_at: Instant::now(),
             idempotency_key,
+            journal_damage: None,
         };
         let keyed = header.idempotency_key.is_some().then(|| self.keyed.lock());
         if let Some(job) = self.index.lock().repeated(&header)? {
@@ -249,24 +277,9 @@ impl Registry {
     pub fn prune(&self) {
         let removed = self.index.lock().prune(&self.config);
         // The logs of thousands of reads may be freed below, which is why the lock is released before.
-        let acts = removed.iter().filter(|job| job.header().kind == OperationKind::Act);
+        let acts = removed.iter().filter(|job| job.header().kind == OperationKind::Act && job.owns_journal());
         self.journals.remove(&acts.map(|job| job.id()).collect());
     }
-}
-
-/// The end of a job whose journal has none.
-fn missing_end(header: &JobHeader, log: &Log) -> (Instant, Terminal) {
-    // A result is written together with its end, and only before `done`.
-    if let Some(last) = log.snapshot().1.last()
-        && matches!(last.body, Body::Result(_))
-    {
-        return (last.at, Terminal::Done);
-    }
-    let failure =
-        Failure::new(Code::Interrupted, format!("the hive ended while {} was under way", header.operation))
-            .hint("submit it again");
-    tracing::warn!(job_id = %header.id, "{failure}");
-    (Instant::now(), Terminal::Failed(Arc::new(failure)))
 }
 
 const fn past_tense(state: JobState) -> &'static str {

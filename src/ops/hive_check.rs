@@ -69,6 +69,7 @@ impl Operation for HiveCheck {
         checks.push(Check::of("engines", engines(&cx, probed).await));
         checks.push(store(&cx).await);
         checks.push(catalog(&cx).await);
+        checks.push(Check::of("history", doctor::history(&cx.app)));
         checks.push(port(&cx).await);
         checks.push(Check::of("devices", doctor::devices().await));
         checks.push(Check::of("workers", doctor::workers(&cx.app)));

@@ -13,7 +13,7 @@ use rbee_hive::time::Instant;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use crate::support::quick;
+use crate::support::{TestHive, data_lines, quick};
 
 /// What the hive that wrote a journal answered for its job.
 #[derive(Clone, Deserialize)]
@@ -190,5 +190,38 @@ async fn journals_of_a_newer_version_are_left_as_they_are() {
             assert_eq!(registry.get(id).expect_err("it is not understood").code, Code::JobNotFound);
             assert_eq!(&std::fs::read_to_string(path).expect("it is there"), text);
         }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_damaged_journal_is_told_and_set_aside() {
+    let hive = TestHive::start().await;
+    let id = hive.submit(&json!({ "ModelDelete": { "id": "nothing" } })).await;
+    hive.stream(&id).await;
+    let dir = hive.stop().await;
+    let path = dir.path().join(format!("data/jobs/{id}.jsonl"));
+    let damaged =
+        std::fs::read_to_string(&path).expect("a journal").replacen("\"narration\"", "\"narration", 1);
+    std::fs::write(&path, &damaged).expect("a damaged journal");
+
+    let kept_as = dir.path().join(format!("data/jobs/{id}.jsonl.damaged"));
+    let mut dir = dir;
+    for _ in 0..2 {
+        let hive = TestHive::start_in(dir, |_| {}).await;
+        let stream = hive.stream(&id).await;
+        let lines = data_lines(&stream);
+        assert!(stream.contains("1 line(s) of this job's journal are damaged"), "{stream}");
+        assert!(lines.last().is_some_and(|end| end.starts_with("[ERROR] ")), "the end can be read: {stream}");
+        let listed = hive.get("/v1/jobs").await.json::<Value>().await.expect("JSON");
+        let job = &listed["jobs"][0];
+        assert_eq!((&job["job_id"], &job["failure"]["code"]), (&json!(id), &json!("model_not_found")));
+        assert_eq!(job["journal_damage"], json!({ "lines": 1, "kept_as": kept_as }));
+        let report = hive.succeed(&json!({ "HiveCheck": {} })).await;
+        let checks = report["checks"].as_array().expect("checks");
+        let history = checks.iter().find(|check| check["name"] == "history").expect("a check of the history");
+        assert_eq!(history["ok"], false);
+        assert!(history["detail"].as_str().expect("text").contains(kept_as.to_str().expect("UTF-8")));
+        assert_eq!(std::fs::read_to_string(&kept_as).expect("the evidence"), damaged);
+        dir = hive.stop().await;
     }
 }

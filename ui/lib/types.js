@@ -77,6 +77,7 @@
  * @property {any} result
  * @property {Failure|null} failure
  * @property {string} sse_url
+ * @property {{lines: number, kept_as: string}} [journal_damage]
  * @property {string} [message] its last message that the page has received
  * @property {Progress} [progress] its last progress that the page has received
  *

@@ -22,6 +22,7 @@ fn drain(dir: &Path) -> Drain {
         request: RawValue::from_string("{}".into()).unwrap(),
         created_at: Instant::now(),
         idempotency_key: None,
+        journal_damage: None,
     };
     let journals = Arc::new(Journals::open(dir.to_owned(), BOUNDS).unwrap());
     let log = Arc::new(Log::new(BOUNDS));
@@ -54,7 +55,7 @@ async fn a_job_has_the_times_of_its_journal() {
     end.send(Terminal::Done).unwrap();
     drain.run(receiver, ended).await;
     let recalled = journals.recall(job.id()).unwrap();
-    let recalled = Job::from_journal(recalled.header, recalled.started_at, &recalled.log);
+    let recalled = Job::from_journal(recalled.header, recalled.started_at, &recalled.log, false);
     for job in [&*job, &recalled] {
         assert_eq!((job.started_at(), job.ended_at()), (Some(Instant(5)), Some(ahead)));
     }

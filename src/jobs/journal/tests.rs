@@ -1,6 +1,6 @@
+use serde_json::value::RawValue;
+
 use super::*;
-use crate::jobs::event::Terminal;
-use crate::jobs::job::OperationKind;
 
 const BOUNDS: Bounds = Bounds { events: 1000, bytes: 1 << 20 };
 
@@ -18,6 +18,7 @@ fn write(journals: &Journals, first: &str, lines: &[&str]) -> JobId {
         request: RawValue::from_string(r#"{"operation":"model_unload","x":1.0}"#.to_owned()).unwrap(),
         created_at: Instant(1),
         idempotency_key: None,
+        journal_damage: None,
     };
     let job = json(&header).replace(r#""kind""#, r#""of_a_newer_version":[1.50],"kind""#);
     let text = format!("{{{first}\"job\":{job}}}\n{}\n", lines.join("\n"));
@@ -47,8 +48,7 @@ fn a_rewrite_keeps_unknown_fields() {
     let id = write(&journals, r#""version":2,"later":{"z":[1.50]},"#, &[STARTED]);
     let recalled = journals.recall(&id).unwrap();
     assert!(recalled.started_at.is_some(), "the step tells it, whatever the action is called");
-    let end = Event { seq: 2, at: Instant(2), body: Body::Terminal(Terminal::Cancelled) };
-    recalled.log.append([Arc::new(end)]);
+    assert_eq!(recalled.journal, JournalState::WithoutEnd);
     journals.rewrite(&id, recalled.started_at, &recalled.log).unwrap();
 
     let text = std::fs::read_to_string(journals.path(&id)).unwrap();
@@ -59,8 +59,8 @@ fn a_rewrite_keeps_unknown_fields() {
     assert!(lines[0].contains(r#""later":{"z":[1.5]}"#), "{}", lines[0]);
     assert!(lines[0].contains(r#""started_at":"2026-01-01T00:00:00.000Z""#), "{}", lines[0]);
     assert_eq!(lines[1], STARTED);
-    assert!(lines[2].starts_with(r#"{"event":"cancelled""#), "{}", lines[2]);
-    assert!(matches!(journals.recall(&id).unwrap().log.outcome(), Some(Terminal::Cancelled)));
+    assert!(lines[2].starts_with(r#"{"event":"failed""#), "{}", lines[2]);
+    assert_eq!(outcome(&journals.recall(&id).unwrap()), Some(Code::Interrupted));
 }
 
 #[test]
@@ -70,7 +70,7 @@ fn a_rewrite_drops_the_lines_that_the_log_dropped() {
     let id = write(&journals, r#""version":2,"#, &[STARTED, DONE]);
     let log = Log::new(BOUNDS);
     log.restore_elision(Elision { from: 1, to: 1, count: 1 });
-    log.append([Arc::new(Event::from_line(DONE).unwrap())]);
+    log.append([Arc::new(Event::from_line(DONE.as_bytes()).unwrap())]);
     journals.rewrite(&id, Some(Instant(0)), &log).unwrap();
     let text = std::fs::read_to_string(journals.path(&id)).unwrap();
     assert!(text.lines().next().unwrap().contains(r#""elided":{"from":1,"to":1,"count":1}"#), "{text}");
@@ -81,24 +81,150 @@ fn a_rewrite_drops_the_lines_that_the_log_dropped() {
 }
 
 #[test]
-fn a_journal_of_a_newer_version_and_a_damaged_one_have_different_errors() {
+fn a_journal_of_a_newer_version_is_not_read() {
     let dir = tempfile::tempdir().unwrap();
     let journals = journals(dir.path());
-    let newer_versions = ["3", "\"next\"", "-1"]
-        .map(|version| write(&journals, &format!(r#""version":{version},"#), &[STARTED, DONE]));
-    let unknown_event = write(&journals, r#""version":2,"#, &[STARTED, &DONE.replace("done", "paused")]);
-    for id in newer_versions.into_iter().chain([unknown_event]) {
+    for version in ["3", "\"next\"", "-1"] {
+        let id = write(&journals, &format!(r#""version":{version},"#), &[STARTED, DONE]);
         let error = journals.recall(&id).unwrap_err();
         assert!(matches!(&error, RecallError::Newer(_)), "{error:?}");
         let failure = Failure::from(error);
         assert!(failure.message.contains("newer version of rbee-hive"), "{failure}");
         assert!(failure.message.contains(id.as_str()) && failure.hint.is_some(), "{failure}");
     }
-    let torn = write(&journals, r#""version":2,"#, &[STARTED, &DONE[..20]]);
-    assert_eq!(journals.recall(&torn).unwrap().log.last_seq(), 1);
-    let damaged = JobId::new();
-    std::fs::write(journals.path(&damaged), "{\"job\":").unwrap();
-    assert!(matches!(journals.recall(&damaged), Err(RecallError::Unreadable(_))));
+}
+
+/// The code of the failure that a job ended with.
+fn outcome(job: &RecalledJob) -> Option<Code> {
+    match job.log.outcome().expect("every job that is read back has an end") {
+        Terminal::Failed(failure) => Some(failure.code),
+        Terminal::Done | Terminal::Cancelled => None,
+    }
+}
+
+fn messages(job: &RecalledJob) -> Vec<String> {
+    let message = |event: &Arc<Event>| match &event.body {
+        Body::Narration { message, .. } => message.clone(),
+        _ => event.kind().name().to_owned(),
+    };
+    job.log.snapshot().1.iter().map(message).collect()
+}
+
+fn narration(seq: u64) -> String {
+    STARTED.replace(r#""step":"started","#, "").replace(r#""seq":1"#, &format!(r#""seq":{seq}"#))
+}
+
+#[test]
+fn a_damaged_line_does_not_hide_those_that_follow() {
+    let dir = tempfile::tempdir().unwrap();
+    let journals = journals(dir.path());
+    let (two, three, done) = (narration(2), narration(3), DONE.replace(r#""seq":2"#, r#""seq":4"#));
+    let torn = &two[..two.len() / 2];
+    for lost in ["", "{", torn, "\0\0\0", &narration(1), &narration(9)] {
+        let id = write(&journals, r#""version":2,"#, &[STARTED, lost, &three, &done]);
+        let before = std::fs::read(journals.path(&id)).unwrap();
+        let job = journals.recall(&id).unwrap();
+        assert_eq!(job.journal, JournalState::Damaged, "{lost}");
+        assert_eq!(outcome(&job), None, "{lost}: the end that can be read decides");
+        let said = messages(&job);
+        assert_eq!((said.len(), &*said[3]), (4, "done"), "{lost}: {said:?}");
+        assert!(said[2].contains("1 line(s)") && said[2].contains(".damaged"), "{said:?}");
+
+        journals.replace_damaged(&job).unwrap();
+        let kept_as = damaged_path(&journals.path(&id));
+        assert_eq!(std::fs::read(&kept_as).unwrap(), before, "the evidence is kept");
+        let again = journals.recall(&id).unwrap();
+        assert_eq!((again.journal, messages(&again)), (JournalState::Whole, said), "{lost}");
+        let damage = JournalDamage { lines: 1, kept_as: kept_as.display().to_string() };
+        assert_eq!(again.header.journal_damage, Some(damage));
+        journals.remove(&HashSet::from([&id]));
+        assert!(kept_as.exists() && !journals.path(&id).exists(), "what is pruned is not the evidence");
+    }
+}
+
+#[test]
+fn an_end_that_cannot_be_read_is_not_made_up() {
+    let dir = tempfile::tempdir().unwrap();
+    let journals = journals(dir.path());
+    let job = |lines: &[&str]| journals.recall(&write(&journals, r#""version":2,"#, lines)).unwrap();
+    let damaged = DONE.replace("}}", "}x");
+    assert_eq!(outcome(&job(&[STARTED, &damaged])), Some(Code::OutcomeUnknown));
+    assert_eq!(outcome(&job(&[STARTED, &DONE.replace("done", "paused")])), Some(Code::OutcomeUnknown));
+    assert_eq!(outcome(&job(&[STARTED])), Some(Code::Interrupted));
+    assert_eq!(outcome(&job(&[STARTED, "{", &narration(3)])), Some(Code::Interrupted));
+    let result =
+        r#"{"event":"result","data":{"seq":2,"at":"2026-01-01T00:00:01.000Z","operation":"x","data":1}}"#;
+    let succeeded = job(&[STARTED, result, &damaged]);
+    assert_eq!(outcome(&succeeded), None, "a result is written with its end alone");
+    let said = messages(&succeeded);
+    assert!(said[1].contains("1 line(s)"), "{said:?}");
+    assert_eq!(said[2..], ["result", "done"], "the result stands before the end");
+    // A write that was cut off is no damage.
+    let id = write(&journals, r#""version":2,"#, &[STARTED]);
+    let text = std::fs::read_to_string(journals.path(&id)).unwrap() + &DONE[..40];
+    std::fs::write(journals.path(&id), text).unwrap();
+    let torn = journals.recall(&id).unwrap();
+    assert_eq!((torn.journal, outcome(&torn)), (JournalState::WithoutEnd, Some(Code::Interrupted)));
+}
+
+#[test]
+fn a_job_without_its_first_line_has_what_the_rest_tells() {
+    let dir = tempfile::tempdir().unwrap();
+    let journals = journals(dir.path());
+    for (text, operation) in
+        [(format!("{{\"job\":\n{STARTED}\n{DONE}\n"), "model_unload"), (String::new(), "unknown")]
+    {
+        let id = JobId::new();
+        std::fs::write(journals.path(&id), text).unwrap();
+        let job = journals.recall(&id).unwrap();
+        assert_eq!((&job.header.id, &*job.header.operation), (&id, operation));
+        assert!(job.header.created_at > Instant(0), "the id tells it");
+        assert_eq!(outcome(&job).is_some(), operation == "unknown");
+        journals.replace_damaged(&job).unwrap();
+        assert_eq!(journals.recall(&id).unwrap().header.operation, operation);
+    }
+}
+
+/// Whatever byte of a journal is damaged: a job that succeeded has not failed for any other reason than
+/// that its end cannot be read, and the file as it was found is still there.
+#[test]
+fn no_flipped_byte_rewrites_history() {
+    let dir = tempfile::tempdir().unwrap();
+    let journals = journals(dir.path());
+    let id = write(&journals, r#""version":2,"#, &[STARTED, DONE]);
+    let (path, kept_as) = (journals.path(&id), damaged_path(&journals.path(&id)));
+    let sound = std::fs::read(&path).unwrap();
+    for (at, bit) in (0..sound.len()).flat_map(|at| [0, 5, 7].map(|bit| (at, bit))) {
+        let mut damaged = sound.clone();
+        damaged[at] ^= 1 << bit;
+        std::fs::write(&path, &damaged).unwrap();
+        let Ok(job) = journals.recall(&id) else {
+            assert_eq!(std::fs::read(&path).unwrap(), damaged, "it is taken for a newer version's");
+            continue;
+        };
+        let code = outcome(&job);
+        assert!(matches!(code, None | Some(Code::OutcomeUnknown)), "byte {at}, bit {bit}: {code:?}");
+        assert_ne!(job.journal, JournalState::WithoutEnd, "byte {at}, bit {bit}");
+        if job.journal == JournalState::Damaged {
+            journals.replace_damaged(&job).unwrap();
+            assert_eq!(std::fs::read(&kept_as).unwrap(), damaged);
+            let again = journals.recall(&id).unwrap();
+            assert_eq!((messages(&again), outcome(&again)), (messages(&job), code));
+            std::fs::remove_file(&kept_as).unwrap();
+        }
+    }
+}
+
+#[test]
+fn the_newest_damaged_journals_are_kept() {
+    let dir = tempfile::tempdir().unwrap();
+    let journals = journals(dir.path());
+    let ids: Vec<_> = (0..=MAX_DAMAGED).map(|_| write(&journals, r#""version":2,"#, &["{", DONE])).collect();
+    for id in &ids {
+        journals.replace_damaged(&journals.recall(id).unwrap()).unwrap();
+    }
+    let kept: Vec<_> = ids[1..].iter().map(|id| damaged_path(&journals.path(id))).collect();
+    assert_eq!(journals.damaged().unwrap(), kept);
 }
 
 #[test]

@@ -14,6 +14,7 @@ fn job() -> Arc<Job> {
         request: RawValue::from_string("{}".into()).unwrap(),
         created_at: Instant::now(),
         idempotency_key: None,
+        journal_damage: None,
     };
     Arc::new(Job::queued(header, Arc::new(Log::new(Bounds { events: 100, bytes: 1 << 20 }))))
 }
