@@ -7,7 +7,7 @@ use std::path::Path;
 
 use super::forward::{LlamaModel, TransformerLayer};
 use super::hyperparameters::Hyperparameters;
-use super::model_error::{corrupt, in_file};
+use super::model_error::{corrupt, in_file, unsupported};
 use super::rope::Rope;
 use super::weights::Weights;
 use crate::error::Result;
@@ -31,6 +31,10 @@ pub struct LoadedModel {
 /// Every message names the file.
 pub fn load(path: &Path, progress: &mut dyn FnMut(u64, u64)) -> Result<LoadedModel> {
     let header = Header::read(path, Arrays::Keep).map_err(|error| error.into_failure(path))?;
+    if let Some(unknown) = header.unknown() {
+        let message = format!("{unknown}, which the built-in engine does not know");
+        return Err(in_file(path)(unsupported(message)));
+    }
     let hyperparameters = Hyperparameters::read(&header).map_err(in_file(path))?;
     let mut weights = Weights::open(path, &header, progress)?;
 

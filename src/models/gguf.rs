@@ -7,6 +7,9 @@
 //! - The memory that a header can make the process allocate is bounded by the bytes that the header
 //!   has, and by [`MAX_HEADER_BYTES`].
 //! - No bytes make the reader panic; a refusal is a [`GgufError`] that names the field.
+//! - What the reader does not know is not taken for damage: a tensor of an unknown type is kept as such, and
+//!   a file that cannot be read on is [`GgufError::Unknown`]. One that ends too early is
+//!   [`GgufError::Truncated`].
 //!
 //! Layout: <https://github.com/ggml-org/ggml/blob/master/docs/gguf.md>.
 

@@ -39,7 +39,7 @@ pub struct Model {
     pub added_at: String,
     /// SHA-256 of its contents in hexadecimal, where it is known without reading the file.
     pub sha256: Option<String>,
-    /// Why it cannot be used.
+    /// Why it is not [`Status::Available`].
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub status_detail: Option<String>,
 }
@@ -52,25 +52,40 @@ pub enum Status {
     Available,
     /// A job is downloading it.
     Downloading,
-    /// A file of it is missing.
+    /// A file of it, or the end of a file, is missing.
     Incomplete,
-    /// A file of it is damaged or cannot be read.
+    /// Nothing in it contradicts itself, but this hive does not know its format or a type in it. An
+    /// engine may.
+    Unknown,
+    /// The system does not let the hive read a file of it.
+    Unreadable,
+    /// A file of it contradicts itself, or is no GGUF file.
     Corrupt,
 }
 
 impl Model {
-    /// Refuses a model that no engine could load.
+    /// Refuses a model that no engine could load. One that the hive does not know is left to the engine.
     ///
     /// # Errors
-    /// [`Code::ModelCorrupt`] with what is wrong with it, or [`Code::ModelInUse`] while it is being
-    /// downloaded.
+    /// [`Code::ModelCorrupt`] with what is wrong with it, [`Code::Io`] where it cannot be read, or
+    /// [`Code::ModelInUse`] while it is being downloaded.
     pub fn check_loadable(&self) -> Result<()> {
         let (code, state, hint) = match self.status {
-            Status::Available => return Ok(()),
+            Status::Available | Status::Unknown => return Ok(()),
             Status::Downloading => {
                 (Code::ModelInUse, "is being downloaded", "load it when its download has ended")
             }
-            Status::Incomplete => (Code::ModelCorrupt, "is incomplete", "download it again, or delete it"),
+            Status::Incomplete => (
+                Code::ModelCorrupt,
+                "is incomplete",
+                "if it is being copied, wait until that has ended; otherwise bring what is missing, or download the \
+                 model again",
+            ),
+            Status::Unreadable => (
+                Code::Io,
+                "cannot be read",
+                "let the user that the hive runs as read the file, or check the disk that it is on",
+            ),
             Status::Corrupt => (Code::ModelCorrupt, "is damaged", "download it again, or delete it"),
         };
         let detail = self.status_detail.as_deref().unwrap_or("no more is known");

@@ -5,6 +5,7 @@ use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 
+use rbee_hive::models::gguf::{TensorType, Value as Gguf, Writer};
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
@@ -106,6 +107,38 @@ async fn a_downloaded_model_is_in_the_hub_cache_runs_and_can_be_deleted() {
     assert_eq!(deleted["freed_bytes"], small.len());
     assert!(files_beneath(&hive.dir().join("cache")).is_empty());
     assert!(files_beneath(&hive.dir().join("data/hub")).is_empty());
+    hive.stop().await;
+}
+
+/// A GGUF file with a tensor of a type that the hive does not know.
+fn unknown_model() -> Vec<u8> {
+    let mut writer = Writer::default();
+    writer.metadata("general.architecture", Gguf::String("llama".to_owned()));
+    writer.tensor("output.weight", &[256], TensorType::Other(144), vec![1; 150]);
+    let mut file = Vec::new();
+    writer.write(&mut file).expect("a small file can be written");
+    file
+}
+
+#[tokio::test]
+async fn a_model_of_an_unknown_type_is_fetched_once_and_kept() {
+    let hub = FakeHub::start().await;
+    let bytes = unknown_model();
+    hub.commit("org/new-GGUF", "main", &[("new-IQ4_KS.gguf", &*bytes)]);
+    let hive = hive(&hub, false).await;
+
+    let stream = hive.run(&download("org/new-GGUF")).await;
+    assert!(stream.contains("this hive does not know this kind of file (tensor output.weight"), "{stream}");
+    let listed = hive.succeed(&json!({ "ModelGet": { "id": "org/new-GGUF:IQ4_KS" } })).await;
+    assert_eq!((&listed["status"], &listed["architecture"]), (&json!("unknown"), &json!("llama")));
+    let sent = hub.sent();
+    assert_eq!(hive.succeed(&download("org/new-GGUF")).await, listed);
+    assert_eq!(hub.sent(), sent, "what is here is not fetched again");
+
+    let failure = hive.fail(&json!({ "ModelLoad": { "id": "org/new-GGUF:IQ4_KS" } })).await;
+    assert_eq!(failure["code"], "model_unsupported", "{failure}");
+    let hint = failure["hint"].as_str().unwrap();
+    assert!(hint.contains("another engine") && !hint.contains("download"), "{failure}");
     hive.stop().await;
 }
 

@@ -112,7 +112,7 @@ async fn models_in_folders_and_in_the_hub_cache_are_listed_in_place() {
     put(&other.join("deeper/chat.gguf"), &gguf("two", 0));
     put(&mine.join("naïve model (1).gguf"), &gguf("odd", 0));
     put(&mine.join("notes.txt"), b"no model");
-    put(&mine.join("broken.gguf"), b"GGUF");
+    put(&mine.join("broken.gguf"), b"GGML");
 
     let models = list(&hive).await;
     let names = ids(&models);

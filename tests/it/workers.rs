@@ -330,7 +330,7 @@ async fn a_damaged_or_unsupported_file_is_named_and_leaves_no_process() {
     let mut version = bytes.clone();
     version[4] = 9;
     std::fs::write(dir.join("version.gguf"), version).expect("a file");
-    cases.push(("version", "model_corrupt", "version"));
+    cases.push(("version", "model_unsupported", "version"));
 
     let same = |_: &str, kind, data| Some((kind, data));
     let variant = |stem: &str| dir.join(format!("{stem}.gguf"));

@@ -47,5 +47,7 @@ export function partialsOf(source, models) {
 }
 
 /** Whether a model is a partial: the download is running or ended early. A model that was complete and
- * lost a file still has the facts of its header. @param {Model} model */
-export const isPartial = ({ status, architecture }) => (status === "incomplete" || status === "downloading") && architecture === null;
+ * lost a file still has the facts of its header; a file that the user copies there is no download.
+ * @param {Model} model */
+export const isPartial = ({ status, architecture, source }) =>
+  (status === "incomplete" || status === "downloading") && architecture === null && !source.startsWith("file:");

@@ -1,7 +1,7 @@
 /**
  * @file The types of what the hive sends, as far as the page reads it. This module is never loaded.
  *
- * @typedef {"available"|"downloading"|"incomplete"|"corrupt"} ModelStatus
+ * @typedef {"available"|"downloading"|"incomplete"|"unknown"|"unreadable"|"corrupt"} ModelStatus
  * @typedef {object} Model
  * @property {string} id
  * @property {string} name

@@ -122,7 +122,7 @@ impl Contents {
     }
 
     fn status(self) -> Status {
-        if self.is_sound { Status::Available } else { Status::Corrupt }
+        if self.is_sound { Status::Available } else { Status::Incomplete }
     }
 }
 

@@ -5,7 +5,7 @@ use std::os::unix::fs::symlink;
 
 use super::*;
 use crate::models::Status;
-use crate::models::gguf::Value;
+use crate::models::gguf::{TensorType, Value, Writer};
 use crate::models::testing::{catalog, config, gguf, gguf_with, put};
 use crate::narration::{Entry, Level, NarrationContext, with_narration_context};
 
@@ -42,7 +42,7 @@ async fn a_listing_shows_what_is_on_disk_and_never_fails() {
 
     let list = catalog.list().await.unwrap();
     assert_eq!(ids(&list), ["bad", "cut", "good", "split"]);
-    assert_eq!((list[0].status, list[1].status), (Status::Corrupt, Status::Corrupt));
+    assert_eq!((list[0].status, list[1].status), (Status::Corrupt, Status::Incomplete));
     assert!(list[0].status_detail.as_ref().unwrap().contains("magic"), "{:?}", list[0]);
     let good = &list[2];
     assert_eq!(good.status, Status::Available);
@@ -58,6 +58,68 @@ async fn a_listing_shows_what_is_on_disk_and_never_fails() {
     assert_eq!(split.size_bytes, 2 * gguf("llama").len() as u64);
     fs::remove_file(models.join("bad.gguf")).unwrap();
     assert_eq!(ids(&catalog.list().await.unwrap()), ["cut", "good", "split"]);
+}
+
+#[tokio::test]
+async fn what_the_hive_does_not_know_is_not_damaged_and_is_left_to_an_engine() {
+    let root = tempfile::tempdir().unwrap();
+    let models = root.path().join("models");
+    let catalog = catalog(root.path());
+    let (sound, with_version) = (gguf("llama"), |version: [u8; 4]| {
+        let mut file = gguf("llama");
+        file[4..8].copy_from_slice(&version);
+        file
+    });
+    let mut new_type = Writer::default();
+    new_type.metadata("general.architecture", Value::String("llama".into()));
+    new_type.tensor("output.weight", &[256], TensorType::Other(144), vec![1; 150]);
+    let mut typed = Vec::new();
+    new_type.write(&mut typed).unwrap();
+    for (name, file, status, says) in [
+        ("newer", with_version([4, 0, 0, 0]), Status::Unknown, "newer"),
+        ("older", with_version([1, 0, 0, 0]), Status::Unknown, "too old"),
+        ("big-endian", with_version([0, 0, 0, 3]), Status::Unknown, "big-endian"),
+        ("typed", typed, Status::Unknown, "output.weight has the type number 144"),
+        ("copied", sound[..sound.len() - 40].to_owned(), Status::Incomplete, "ends at byte"),
+        ("reserved", vec![0; 4096], Status::Incomplete, "zeros"),
+        ("empty", Vec::new(), Status::Incomplete, "magic"),
+        ("nonsense", with_version([0x41, 0x42, 0x43, 0x44]), Status::Corrupt, "no version"),
+    ] {
+        let path = models.join(name).with_extension("gguf");
+        put(&path, &file);
+        let model = catalog.find(name).await.unwrap();
+        assert_eq!(model.status, status, "{name}");
+        let detail = model.status_detail.clone().unwrap();
+        assert!(detail.contains(says), "{name}: {detail}");
+        let refusal = model.check_loadable().err();
+        assert_eq!(refusal.is_none(), status == Status::Unknown, "{name}: {refusal:?}");
+        let hint = refusal.and_then(|failure| failure.hint).unwrap_or_default();
+        assert_eq!(hint.contains("delete"), status == Status::Corrupt, "{name}: {hint}");
+    }
+    let typed = catalog.find("typed").await.unwrap();
+    assert_eq!((typed.architecture.as_deref(), typed.parameter_count), (Some("llama"), Some(256)));
+    // Its bytes may be those of an engine that knows it.
+    let imported = catalog.import(&models.join("newer.gguf"), false).await.unwrap();
+    assert_eq!(imported.status, Status::Unknown);
+
+    let part = models.join("parts-00001-of-00002.gguf");
+    put(&part, &with_version([4, 0, 0, 0]));
+    put(&models.join("parts-00002-of-00002.gguf"), b"<html>");
+    let parts = catalog.find("parts").await.unwrap();
+    assert_eq!(parts.status, Status::Corrupt, "damage outweighs what is not known: {parts:?}");
+}
+
+#[tokio::test]
+async fn a_file_that_may_not_be_read_is_unreadable() {
+    let root = tempfile::tempdir().unwrap();
+    let catalog = catalog(root.path());
+    // A link to itself cannot be read by root either.
+    symlink("loop.gguf", root.path().join("data/models/loop.gguf")).unwrap();
+    let model = catalog.find("loop").await.unwrap();
+    assert_eq!(model.status, Status::Unreadable, "{model:?}");
+    let refused = model.check_loadable().unwrap_err();
+    assert_eq!(refused.code, Code::Io);
+    assert!(!refused.hint.unwrap().contains("delete"));
 }
 
 #[tokio::test]

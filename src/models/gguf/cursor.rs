@@ -27,6 +27,8 @@ pub enum Arrays {
 /// Why a value could not be read. The caller adds the name of the field ([`ReadError::at`]).
 pub(crate) enum ReadError {
     Io(std::io::Error),
+    Truncated(String),
+    Unknown(String),
     Malformed(String),
 }
 
@@ -38,6 +40,8 @@ impl ReadError {
     pub(crate) fn at(self, field: impl FnOnce() -> String) -> GgufError {
         match self {
             Self::Io(error) => GgufError::Io(error),
+            Self::Truncated(problem) => GgufError::Truncated { field: field(), problem },
+            Self::Unknown(problem) => GgufError::unknown(field(), problem),
             Self::Malformed(problem) => GgufError::malformed(field(), problem),
         }
     }
@@ -45,6 +49,10 @@ impl ReadError {
 
 pub(crate) fn malformed<T>(problem: impl Into<String>) -> Step<T> {
     Err(ReadError::Malformed(problem.into()))
+}
+
+fn unknown<T>(problem: impl Into<String>) -> Step<T> {
+    Err(ReadError::Unknown(problem.into()))
 }
 
 /// A reader that tracks its position and the bytes that are left.
@@ -74,15 +82,22 @@ impl<R: Read + Seek> HeaderCursor<R> {
 
     /// Accounts for `len` bytes that are about to be read or skipped.
     fn claim(&mut self, len: u64) -> Step<()> {
-        let left = self.end - self.position;
-        if len <= left {
+        if len <= self.end - self.position {
             self.position += len;
             return Ok(());
         }
-        if self.end < self.file_bytes {
-            return malformed(format!("the header is larger than {MAX_HEADER_BYTES} bytes"));
+        self.missing(len, || format!("it needs {len} bytes"))
+    }
+
+    /// The error of something that takes more bytes than are left, `len` in all.
+    fn missing<T>(&self, len: u64, what: impl FnOnce() -> String) -> Step<T> {
+        let (left, position) = (self.file_bytes - self.position, self.position);
+        if len <= left {
+            return unknown(format!("the header is larger than {MAX_HEADER_BYTES} bytes"));
         }
-        malformed(format!("it needs {len} bytes at offset {}, and the file has {left} left", self.position))
+        let problem = format!("{} at offset {position}, and the file has {left} left", what());
+        // No header is that large, so the file was not cut off: the number is wrong.
+        if len > MAX_HEADER_BYTES { malformed(problem) } else { Err(ReadError::Truncated(problem)) }
     }
 
     /// Claims `count` elements of `size` bytes each. Returns their size in bytes.
@@ -120,9 +135,9 @@ impl<R: Read + Seek> HeaderCursor<R> {
     /// A count of things that take at least `size` bytes each.
     pub(crate) fn count(&mut self, size: u64) -> Step<u64> {
         let count = self.u64()?;
-        let left = self.end - self.position;
-        if count.saturating_mul(size) > left {
-            return malformed(format!("{count} is more than the {left} bytes that follow can hold"));
+        let least = count.saturating_mul(size);
+        if least > self.end - self.position {
+            return self.missing(least, || format!("{count} of them need {least} bytes or more"));
         }
         Ok(count)
     }
@@ -177,13 +192,13 @@ impl<R: Read + Seek> HeaderCursor<R> {
             10 => Value::U64(self.u64()?),
             11 => Value::I64(i64::from_le_bytes(self.bytes()?)),
             12 => Value::F64(f64::from_le_bytes(self.bytes()?)),
-            _ => return malformed(format!("unknown type of value {kind}")),
+            _ => return unknown(format!("unknown type of value {kind}")),
         })
     }
 
     fn array(&mut self, arrays: Arrays, depth: usize) -> Step<Array> {
         if depth > MAX_DEPTH {
-            return malformed(format!("arrays are nested more than {MAX_DEPTH} deep"));
+            return unknown(format!("arrays are nested more than {MAX_DEPTH} deep"));
         }
         let kind = self.u32()?;
         let size: u64 = match kind {
@@ -192,7 +207,7 @@ impl<R: Read + Seek> HeaderCursor<R> {
             4..=6 => 4,
             8 | 10..=12 => 8,
             9 => 12,
-            _ => return malformed(format!("unknown type of element {kind}")),
+            _ => return unknown(format!("unknown type of element {kind}")),
         };
         let len = self.count(size)?;
         if arrays == Arrays::Skip {
@@ -240,13 +255,10 @@ impl<R: Read + Seek> HeaderCursor<R> {
     pub(crate) fn layout(&mut self) -> Step<(Vec<u64>, TensorType, u64)> {
         let dimensions = self.u32()?;
         if dimensions > MAX_DIMENSIONS {
-            return malformed(format!("{dimensions} dimensions are more than {MAX_DIMENSIONS}"));
+            return unknown(format!("{dimensions} dimensions are more than {MAX_DIMENSIONS}"));
         }
         let shape = (0..dimensions).map(|_| self.u64()).collect::<Step<Vec<_>>>()?;
-        let kind = self.u32()?;
-        let Some(kind) = TensorType::from_id(kind) else {
-            return malformed(format!("unknown type of tensor {kind}"));
-        };
+        let kind = TensorType::from_id(self.u32()?);
         Ok((shape, kind, self.u64()?))
     }
 }

@@ -11,7 +11,23 @@ pub enum GgufError {
     /// The file system refused.
     #[error("the file could not be read: {0}")]
     Io(#[from] io::Error),
-    /// The contents contradict the format, themselves or the file's size.
+    /// The file ends before what it says that it has: it is still being written, or was cut off.
+    #[error("{field}: {problem}")]
+    Truncated {
+        /// As in [`Self::Malformed`].
+        field: String,
+        /// What is missing.
+        problem: String,
+    },
+    /// The file may be sound, but this reader does not know its version or a type in it.
+    #[error("{field}: {problem}")]
+    Unknown {
+        /// As in [`Self::Malformed`].
+        field: String,
+        /// What is not known.
+        problem: String,
+    },
+    /// The contents contradict the format or themselves.
     #[error("{field}: {problem}")]
     Malformed {
         /// The wrong field: `magic`, `metadata[12] tokenizer.ggml.tokens`, `tensor output.weight`.
@@ -26,16 +42,30 @@ impl GgufError {
         Self::Malformed { field: field.into(), problem: problem.into() }
     }
 
+    pub(crate) fn unknown(field: impl Into<String>, problem: impl Into<String>) -> Self {
+        Self::Unknown { field: field.into(), problem: problem.into() }
+    }
+
     /// The failure that the user sees: it names the file, the field and the next step.
     #[must_use]
     pub fn into_failure(self, path: &Path) -> Failure {
+        let path_shown = path.display();
         match self {
             Self::Io(error) => Failure::io("read", path, &error),
-            Self::Malformed { field, problem } => Failure::new(
-                Code::ModelCorrupt,
-                format!("{} is not a sound GGUF file: {field}: {problem}", path.display()),
+            Self::Truncated { .. } => {
+                Failure::new(Code::ModelCorrupt, format!("{path_shown} is not complete: {self}")).hint(
+                    "if it is still being copied, try again when that has ended; otherwise download the model again",
+                )
+            }
+            Self::Unknown { .. } => Failure::new(
+                Code::ModelUnsupported,
+                format!("{path_shown} is a GGUF file of a kind that this hive does not know: {self}"),
             )
-            .hint("the file is damaged or incomplete: download the model again"),
+            .hint("the file may well be sound: serve it with an engine that knows it, such as a recent llama-server"),
+            Self::Malformed { .. } => {
+                Failure::new(Code::ModelCorrupt, format!("{path_shown} is not a sound GGUF file: {self}"))
+                    .hint("the file is damaged, or is not a GGUF file: download the model again")
+            }
         }
     }
 }

@@ -36,7 +36,7 @@ pub struct TensorInfo {
     pub kind: TensorType,
     /// Bytes from [`Header::data_offset`].
     pub offset: u64,
-    /// Size of the data in bytes.
+    /// Size of the data in bytes. Where the type is unknown, up to the next tensor.
     pub bytes: u64,
 }
 
@@ -74,7 +74,7 @@ impl Header {
             *bytes.entry(tensor.kind).or_default() += tensor.bytes;
         }
         let commonest = bytes.into_iter().max_by_key(|&(kind, bytes)| (bytes, kind.id()));
-        commonest.map(|(kind, _)| kind.name().to_owned())
+        commonest.and_then(|(kind, _)| kind.name()).map(str::to_owned)
     }
 
     /// Number of weights: the elements of all tensors.
@@ -89,9 +89,26 @@ impl Header {
         self.metadata.u64(&format!("{}.context_length", self.architecture()?))
     }
 
+    /// What this reader does not know of the file: the first tensor whose type is not in its table.
+    #[must_use]
+    pub fn unknown(&self) -> Option<String> {
+        let tensor = self.tensors.iter().find(|tensor| tensor.kind.name().is_none())?;
+        Some(format!("tensor {} has the type {}", escaped(&tensor.name), tensor.kind))
+    }
+
     /// The tensor of that name.
     #[must_use]
     pub fn tensor(&self, name: &str) -> Option<&TensorInfo> {
         self.tensors.iter().find(|tensor| tensor.name == name)
     }
+}
+
+/// A name from a file, made fit for a message: escaped and shortened.
+pub(crate) fn escaped(name: &str) -> String {
+    const LONGEST: usize = 80;
+    let mut escaped: String = name.chars().take(LONGEST).flat_map(char::escape_debug).collect();
+    if name.chars().nth(LONGEST).is_some() {
+        escaped.push('…');
+    }
+    escaped
 }

@@ -7,7 +7,7 @@ use std::path::Path;
 
 use super::cursor::{Arrays, HeaderCursor, Step, malformed};
 use super::error::GgufError;
-use super::header::{DEFAULT_ALIGNMENT, Header, TensorInfo};
+use super::header::{DEFAULT_ALIGNMENT, Header, TensorInfo, escaped};
 use super::tensor_type::TensorType;
 use super::value::Metadata;
 
@@ -17,6 +17,8 @@ const MAX_KEY_BYTES: u64 = 65_535;
 const MAX_NAME_BYTES: u64 = 1024;
 /// Largest alignment in bytes. No file has a reason to exceed a page.
 const MAX_ALIGNMENT: u64 = 64 << 10;
+/// The most bytes that a file can have, by the system's own limit.
+const LONGEST_FILE: u64 = i64::MAX as u64;
 /// Fewest bytes that a key-value pair takes: an empty key, a type and a byte.
 const MIN_PAIR_BYTES: u64 = 8 + 4 + 1;
 /// Fewest bytes that a tensor's description takes: an empty name, no dimension, type and offset.
@@ -44,21 +46,17 @@ impl Header {
     /// Where `reader` fails, or what it yields is malformed.
     pub fn from_reader(reader: impl Read + Seek, file_bytes: u64, arrays: Arrays) -> Result<Self, GgufError> {
         let mut cursor = HeaderCursor::new(reader, file_bytes);
-        let magic = cursor.bytes().map_err(|error| error.at(|| "magic".into()))?;
+        let magic: [u8; 4] = cursor.bytes().map_err(|error| error.at(|| "magic".into()))?;
+        if magic == [0; 4] {
+            // Some programs reserve the space of a file before they write it.
+            let problem = "the file begins with zeros: nothing has been written there yet".to_owned();
+            return Err(GgufError::Truncated { field: "magic".into(), problem });
+        }
         if &magic != b"GGUF" {
             return Err(GgufError::malformed("magic", "the file does not start with \"GGUF\""));
         }
         let version = cursor.u32().map_err(|error| error.at(|| "version".into()))?;
-        match version {
-            2 | 3 => {}
-            _ if version & 0xffff == 0 && version != 0 => {
-                return Err(GgufError::malformed(
-                    "version",
-                    "the file is big-endian, which is not supported",
-                ));
-            }
-            _ => return Err(GgufError::malformed("version", format!("{version} is neither 2 nor 3"))),
-        }
+        check_version(version)?;
         let tensor_count =
             cursor.count(MIN_TENSOR_BYTES).map_err(|error| error.at(|| "tensor count".into()))?;
         let pair_count =
@@ -66,11 +64,24 @@ impl Header {
 
         let metadata = metadata(&mut cursor, pair_count, arrays)?;
         let alignment = alignment(&metadata)?;
-        let tensors = tensors(&mut cursor, tensor_count)?;
+        let mut tensors = tensors(&mut cursor, tensor_count)?;
         // Cannot overflow: the position is at most MAX_HEADER_BYTES, the alignment MAX_ALIGNMENT.
         let data_offset = cursor.position().next_multiple_of(alignment);
-        check_layout(&tensors, alignment, data_offset, file_bytes)?;
+        check_layout(&mut tensors, alignment, data_offset, file_bytes)?;
         Ok(Header { version, metadata, tensors, alignment, data_offset, file_bytes })
+    }
+}
+
+/// Checks that the version is one that is read: 2 or 3.
+fn check_version(version: u32) -> Result<(), GgufError> {
+    /// Larger numbers are no versions.
+    const LARGEST: u32 = 0xff;
+    match (version, version.swap_bytes()) {
+        (2 | 3, _) => Ok(()),
+        (1, _) => Err(GgufError::unknown("version", "1 is too old: convert the model again")),
+        (4..=LARGEST, _) => Err(GgufError::unknown("version", format!("{version} is newer than 3"))),
+        (_, 1..=LARGEST) => Err(GgufError::unknown("version", "the file is big-endian")),
+        _ => Err(GgufError::malformed("version", format!("{version} is no version of the format"))),
     }
 }
 
@@ -144,9 +155,10 @@ fn tensor_bytes(shape: &[u64], kind: TensorType) -> Step<u64> {
     }
 }
 
-/// Checks that the tensors are aligned, lie within the file and do not overlap.
+/// Checks that the tensors are aligned, lie within the file and do not overlap. Sets the size of those
+/// whose type is unknown.
 fn check_layout(
-    tensors: &[TensorInfo],
+    tensors: &mut [TensorInfo],
     alignment: u64,
     data_offset: u64,
     file_bytes: u64,
@@ -155,10 +167,15 @@ fn check_layout(
         GgufError::malformed(format!("tensor {}", escaped(&tensor.name)), problem)
     };
     let available = file_bytes.saturating_sub(data_offset);
-    let mut by_offset: Vec<&TensorInfo> = tensors.iter().collect();
+    let mut by_offset: Vec<&mut TensorInfo> = tensors.iter_mut().collect();
     by_offset.sort_by_key(|tensor| tensor.offset);
+    let offsets: Vec<_> = by_offset.iter().map(|tensor| tensor.offset).collect();
     let mut taken = 0;
-    for tensor in by_offset {
+    for (index, tensor) in by_offset.into_iter().enumerate() {
+        if tensor.kind.name().is_none() {
+            let next = offsets.get(index + 1).copied().unwrap_or(available);
+            tensor.bytes = next.saturating_sub(tensor.offset);
+        }
         let TensorInfo { offset, bytes, .. } = *tensor;
         if !offset.is_multiple_of(alignment) {
             return Err(refused(tensor, format!("its offset {offset} is not a multiple of {alignment}")));
@@ -168,26 +185,19 @@ fn check_layout(
         }
         taken = match offset.checked_add(bytes) {
             Some(end) if end <= available => end,
+            Some(end) if end <= LONGEST_FILE => {
+                return Err(GgufError::Truncated {
+                    field: format!("tensor {}", escaped(&tensor.name)),
+                    problem: format!("it ends at byte {end} of the data, of which the file has {available}"),
+                });
+            }
             _ => {
                 return Err(refused(
                     tensor,
-                    format!(
-                        "its {bytes} bytes at offset {offset} of the data do not fit into the {available} that \
-                         the file has"
-                    ),
+                    format!("its offset {offset} makes it longer than files can be"),
                 ));
             }
         };
     }
     Ok(())
-}
-
-/// A name from a file, made fit for a message: escaped and shortened.
-fn escaped(name: &str) -> String {
-    const LONGEST: usize = 80;
-    let mut escaped: String = name.chars().take(LONGEST).flat_map(char::escape_debug).collect();
-    if name.chars().nth(LONGEST).is_some() {
-        escaped.push('…');
-    }
-    escaped
 }

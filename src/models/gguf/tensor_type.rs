@@ -9,37 +9,42 @@ macro_rules! tensor_types {
         /// The type of a tensor's elements: a ggml type.
         #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
         #[expect(missing_docs, reason = "the variants are ggml's names")]
-        pub enum TensorType { $($variant,)+ }
+        pub enum TensorType {
+            $($variant,)+
+            /// The number of a type that is not in the table.
+            Other(u32),
+        }
 
         impl TensorType {
             /// The type with that number in the file.
             #[must_use]
-            pub const fn from_id(id: u32) -> Option<Self> {
-                match id { $($id => Some(Self::$variant),)+ _ => None }
+            pub const fn from_id(id: u32) -> Self {
+                match id { $($id => Self::$variant,)+ _ => Self::Other(id) }
             }
 
             /// The number in the file.
             #[must_use]
             pub const fn id(self) -> u32 {
-                match self { $(Self::$variant => $id,)+ }
+                match self { $(Self::$variant => $id,)+ Self::Other(id) => id }
             }
 
-            /// ggml's name: `Q4_K`.
+            /// ggml's name: `Q4_K`. `None` for a type that is not in the table.
             #[must_use]
-            pub const fn name(self) -> &'static str {
-                match self { $(Self::$variant => $name,)+ }
+            pub const fn name(self) -> Option<&'static str> {
+                match self { $(Self::$variant => Some($name),)+ Self::Other(_) => None }
             }
 
-            /// Elements that are stored together; a row is a whole number of blocks.
+            /// Elements that are stored together; a row is a whole number of blocks. 1 for a type that is
+            /// not in the table.
             #[must_use]
             pub const fn block_elements(self) -> u64 {
-                match self { $(Self::$variant => $elements,)+ }
+                match self { $(Self::$variant => $elements,)+ Self::Other(_) => 1 }
             }
 
-            /// Size of a block in bytes.
+            /// Size of a block in bytes. 0 for a type that is not in the table.
             #[must_use]
             pub const fn block_bytes(self) -> u64 {
-                match self { $(Self::$variant => $bytes,)+ }
+                match self { $(Self::$variant => $bytes,)+ Self::Other(_) => 0 }
             }
         }
     };
@@ -84,7 +89,10 @@ tensor_types! {
 
 impl std::fmt::Display for TensorType {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(self.name())
+        match self.name() {
+            Some(name) => f.write_str(name),
+            None => write!(f, "number {}", self.id()),
+        }
     }
 }
 

@@ -33,14 +33,27 @@ fn read(bytes: &[u8], arrays: Arrays) -> Result<Header, GgufError> {
     Header::from_reader(Cursor::new(bytes), bytes.len() as u64, arrays)
 }
 
-/// The field and the problem of a refusal.
-fn refusal(bytes: &[u8]) -> (String, String) {
-    let kept = read(bytes, Arrays::Keep).expect_err("a malformed file");
-    let skipped = read(bytes, Arrays::Skip).expect_err("a malformed file");
+/// The error of a file, which both ways of reading must give.
+fn error_of(bytes: &[u8]) -> GgufError {
+    let kept = read(bytes, Arrays::Keep).expect_err("an error");
+    let skipped = read(bytes, Arrays::Skip).expect_err("an error");
     assert_eq!(kept.to_string(), skipped.to_string(), "both ways of reading refuse alike");
-    match kept {
+    kept
+}
+
+/// The field and the problem of a file that contradicts itself.
+fn refusal(bytes: &[u8]) -> (String, String) {
+    match error_of(bytes) {
         GgufError::Malformed { field, problem } => (field, problem),
-        GgufError::Io(error) => panic!("refused by the reader's own checks, not by {error}"),
+        error => panic!("not refused as malformed: {error:?}"),
+    }
+}
+
+/// The field and the problem of a file that the reader does not know.
+fn unknown(bytes: &[u8]) -> (String, String) {
+    match error_of(bytes) {
+        GgufError::Unknown { field, problem } => (field, problem),
+        error => panic!("not refused as unknown: {error:?}"),
     }
 }
 
@@ -154,7 +167,8 @@ fn a_file_cut_off_anywhere_is_refused_and_trailing_bytes_are_not() {
     // The padding behind the last tensor carries nothing; the file is whole without it.
     let needed = file.len() - 20;
     for len in 0..needed {
-        refusal(&file[..len]);
+        let error = error_of(&file[..len]);
+        assert!(matches!(error, GgufError::Truncated { .. }), "cut at {len}: {error:?}");
     }
     read(&file[..needed], Arrays::Keep).unwrap();
     file.extend([0; 1000]);
@@ -183,22 +197,41 @@ fn absurd_counts_are_refused_before_anything_is_allocated() {
 }
 
 #[test]
-fn wrong_magic_version_and_types_are_refused() {
+fn wrong_magic_and_versions_are_refused() {
     let mut file = bytes(&small());
     file[0] = b'g';
     assert_eq!(refusal(&file).0, "magic");
-    for (version, says) in [(1_u32, "neither"), (4, "neither"), (0, "neither"), (3 << 24, "big-endian")] {
+    assert!(refusal(&raw_pair(7, &[2])).1.contains("not a boolean"));
+    let with_version = |version: u32| {
         let mut file = bytes(&small());
         file[4..8].copy_from_slice(&version.to_le_bytes());
-        let (field, problem) = refusal(&file);
+        file
+    };
+    for version in [0, 256, 0x4142_4344, u32::MAX] {
+        assert_eq!(refusal(&with_version(version)).0, "version", "{version}");
+    }
+    for (version, says) in [(1, "too old"), (4, "newer"), (255, "newer"), (3 << 24, "big-endian")] {
+        let (field, problem) = unknown(&with_version(version));
         assert_eq!(field, "version");
         assert!(problem.contains(says), "{problem}");
     }
-    assert!(refusal(&raw_pair(13, &[])).1.contains("type of value 13"));
-    assert!(refusal(&raw_pair(9, &[99, 0, 0, 0])).1.contains("type of element 99"));
-    assert!(refusal(&raw_pair(7, &[2])).1.contains("not a boolean"));
+}
+
+#[test]
+fn types_that_are_not_known_are_no_damage() {
+    assert!(unknown(&raw_pair(13, &[])).1.contains("type of value 13"));
+    assert!(unknown(&raw_pair(9, &[99, 0, 0, 0])).1.contains("type of element 99"));
     let nested: Vec<u8> = (0..6).flat_map(|_| [9, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0]).collect();
-    assert!(refusal(&raw_pair(9, &nested)).1.contains("nested"));
+    assert!(unknown(&raw_pair(9, &nested)).1.contains("nested"));
+
+    let mut writer = small();
+    writer.tensor("new", &[100], TensorType::Other(144), vec![1; 40]);
+    writer.tensor("last", &[7], TensorType::Other(145), vec![1; 9]);
+    let header = read(&bytes(&writer), Arrays::Skip).unwrap();
+    let size = |name: &str| header.tensor(name).unwrap().bytes;
+    assert_eq!((size("two"), size("new"), size("last")), (12, 64, 32), "up to the next tensor, or the end");
+    assert_eq!(header.unknown().as_deref(), Some("tensor new has the type number 144"));
+    assert_eq!(read(&bytes(&small()), Arrays::Skip).unwrap().unknown(), None);
 }
 
 #[test]
@@ -227,9 +260,10 @@ fn impossible_shapes_are_refused() {
     refuses(&with(&[4, 0], TensorType::F32), "tensor t", "is 0");
     refuses(&with(&[1 << 32, 1 << 32], TensorType::F32), "tensor t", "overflows");
     refuses(&with(&[1 << 62], TensorType::F32), "tensor t", "overflows");
-    refuses(&with(&[1; 5], TensorType::F32), "tensor t", "5 dimensions");
+    assert!(unknown(&bytes(&with(&[1; 5], TensorType::F32))).1.contains("5 dimensions"));
     refuses(&with(&[33], TensorType::Q4_0), "tensor t", "whole number of Q4_0 blocks");
-    refuses(&with(&[1 << 20], TensorType::F32), "tensor t", "do not fit");
+    let error = error_of(&bytes(&with(&[1 << 20], TensorType::F32)));
+    assert!(matches!(error, GgufError::Truncated { .. }), "{error:?}");
 }
 
 /// Overwrites the offset of the last tensor, which is the last thing in the header.
@@ -244,8 +278,9 @@ fn with_last_offset(offset: u64) -> Vec<u8> {
 fn offsets_outside_the_data_are_refused() {
     assert!(refusal(&with_last_offset(95)).1.contains("multiple of 32"));
     assert!(refusal(&with_last_offset(64)).1.contains("inside another tensor"));
-    assert!(refusal(&with_last_offset(128)).1.contains("do not fit"));
-    assert!(refusal(&with_last_offset(u64::MAX - 31)).1.contains("do not fit"));
+    assert!(refusal(&with_last_offset(!31)).1.contains("longer than files"));
+    let error = error_of(&with_last_offset(128));
+    assert!(matches!(error, GgufError::Truncated { .. }), "{error:?}");
 }
 
 #[test]

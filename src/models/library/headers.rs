@@ -11,6 +11,7 @@ use crate::error::{Code, Failure};
 use crate::models::gguf::{Arrays, GgufError, Header};
 use crate::models::library::probe::DiskProbe;
 use crate::models::library::stamp::StampCache;
+use crate::models::model::Status;
 use crate::models::transfer::remote::Refusal;
 
 /// The most files that are remembered.
@@ -25,10 +26,20 @@ pub(crate) struct HeaderSummary {
     pub(crate) context_length: Option<u64>,
     /// Whether the file holds something other than a model: an adapter, a projector, a matrix.
     pub(crate) is_accessory: bool,
+    /// What this hive does not know of the file.
+    pub(crate) unknown: Option<String>,
 }
 
-/// A summary, or what is wrong with the file.
-pub(crate) type HeaderResult = Result<Arc<HeaderSummary>, Arc<str>>;
+/// A summary, or why there is none.
+pub(crate) type HeaderResult = Result<Arc<HeaderSummary>, Arc<FileProblem>>;
+
+/// Why the file of a model is not simply available.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct FileProblem {
+    pub(crate) status: Status,
+    /// For people.
+    pub(crate) detail: String,
+}
 
 /// The headers of the files of the last listing.
 #[derive(Debug)]
@@ -46,12 +57,12 @@ impl HeaderCache {
     pub(crate) fn summary(&self, path: &Path, metadata: &Metadata, probe: &DiskProbe<'_>) -> HeaderResult {
         let read = || match Header::read(path, Arrays::Skip) {
             Ok(header) => Ok(Ok(Arc::new(HeaderSummary::of(&header)))),
-            Err(error @ GgufError::Malformed { .. }) => Ok(Err(printable(&error.to_string()).into())),
             Err(error @ GgufError::Io(_)) => {
-                // The file may be sound.
+                // The next listing may be able to read it.
                 probe.mark_unstable();
-                Err(error.to_string().into())
+                Err(Arc::new(error.into()))
             }
+            Err(error) => Ok(Err(Arc::new(error.into()))),
         };
         self.0.get_or_read(path, metadata, read).and_then(|result| result)
     }
@@ -70,7 +81,20 @@ impl HeaderSummary {
             parameter_count: header.parameter_count(),
             context_length: header.context_length(),
             is_accessory: is_accessory(header),
+            unknown: header.unknown(),
         }
+    }
+}
+
+impl From<GgufError> for FileProblem {
+    fn from(error: GgufError) -> Self {
+        let status = match &error {
+            GgufError::Io(_) => Status::Unreadable,
+            GgufError::Truncated { .. } => Status::Incomplete,
+            GgufError::Unknown { .. } => Status::Unknown,
+            GgufError::Malformed { .. } => Status::Corrupt,
+        };
+        Self { status, detail: printable(&error.to_string()) }
     }
 }
 
@@ -81,38 +105,32 @@ fn is_accessory(header: &Header) -> bool {
     kind.is_some_and(|kind| kind != "model") || header.architecture() == Some("clip")
 }
 
-/// The header of a file that can be a model of the catalog.
+/// Whether a file can be a model of the catalog. Returns what this hive does not know of it, for people: an
+/// engine may know it.
 ///
 /// # Errors
-/// [`Code::ModelCorrupt`] for a damaged file; [`Code::ModelUnsupported`] for one that belongs to a
-/// model without being one.
-pub(crate) fn read_model_header(path: &Path) -> Result<Header, Failure> {
-    let header = Header::read(path, Arrays::Skip).map_err(|error| error.into_failure(path))?;
-    not_accessory(path, &header).map(|()| header)
+/// [`Refusal::Unusable`] with [`Code::ModelCorrupt`] for a damaged file, and with
+/// [`Code::ModelUnsupported`] for one that belongs to a model without being one;
+/// [`Refusal::Unfinished`] where the file cannot be read.
+pub(crate) fn check_model(path: &Path) -> Result<Option<String>, Refusal> {
+    let unknown = match Header::read(path, Arrays::Skip) {
+        Ok(header) if is_accessory(&header) => return Err(Refusal::Unusable(not_a_model(path))),
+        Ok(header) => header.unknown(),
+        Err(error @ GgufError::Unknown { .. }) => Some(error.to_string()),
+        Err(error @ GgufError::Io(_)) => return Err(Refusal::Unfinished(error.into_failure(path))),
+        Err(error) => return Err(Refusal::Unusable(error.into_failure(path))),
+    };
+    Ok(unknown.map(|unknown| {
+        format!("this hive does not know this kind of file ({unknown}); an engine that knows it can serve it")
+    }))
 }
 
-fn not_accessory(path: &Path, header: &Header) -> Result<(), Failure> {
-    if is_accessory(header) {
-        return Err(Failure::new(
-            Code::ModelUnsupported,
-            format!("{} is not a model by itself (an adapter, a projector or the like)", path.display()),
-        )
-        .hint("name the file of the model that it belongs to"));
-    }
-    Ok(())
-}
-
-/// Whether a downloaded file is a sound model.
-///
-/// # Errors
-/// [`Refusal::Unusable`] for those of [`read_model_header`], and [`Refusal::Unfinished`] where the file
-/// cannot be read.
-pub(crate) fn accept_model(path: &Path) -> Result<(), Refusal> {
-    let header = Header::read(path, Arrays::Skip).map_err(|error| match error {
-        GgufError::Io(error) => Refusal::Unfinished(Failure::io("read", path, &error)),
-        malformed @ GgufError::Malformed { .. } => Refusal::Unusable(malformed.into_failure(path)),
-    })?;
-    not_accessory(path, &header).map_err(Refusal::Unusable)
+fn not_a_model(path: &Path) -> Failure {
+    Failure::new(
+        Code::ModelUnsupported,
+        format!("{} is not a model by itself (an adapter, a projector or the like)", path.display()),
+    )
+    .hint("name the file of the model that it belongs to")
 }
 
 /// Text from a file of unknown origin, shortened and without control characters.
@@ -141,6 +159,8 @@ mod tests {
         assert_eq!(first.architecture.as_deref(), Some("llama"));
         assert!(Arc::ptr_eq(&first, &summary().unwrap()));
         fs::write(&path, b"nonsense").unwrap();
-        assert!(summary().unwrap_err().contains("magic"));
+        let problem = summary().unwrap_err();
+        assert_eq!(problem.status, Status::Corrupt);
+        assert!(problem.detail.contains("magic"));
     }
 }

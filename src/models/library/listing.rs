@@ -14,7 +14,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use crate::models::id;
 use crate::models::library::file_name::name_of;
-use crate::models::library::headers::{HeaderCache, HeaderSummary};
+use crate::models::library::headers::{FileProblem, HeaderCache, HeaderSummary};
 use crate::models::library::hub_cache::HubCache;
 use crate::models::library::hub_cache::layout::sha256_of;
 use crate::models::library::location::{HubCacheModel, ModelLocation, PartialModel, ScannedModel};
@@ -106,8 +106,17 @@ struct HeaderFacts {
     parameter_count: Option<u64>,
     /// Of the first file whose header could be read.
     summary: Option<Arc<HeaderSummary>>,
-    /// The first problem of a file, if there is one.
-    problem: Option<(Status, String)>,
+    /// The problem that the model has.
+    problem: Option<FileProblem>,
+}
+
+impl HeaderFacts {
+    /// Notes a problem. The first one counts, but what is only unknown gives way to any other.
+    fn note(&mut self, problem: FileProblem) {
+        if self.problem.as_ref().is_none_or(|noted| noted.status == Status::Unknown) {
+            self.problem = Some(problem);
+        }
+    }
 }
 
 impl Description<'_> {
@@ -116,7 +125,7 @@ impl Description<'_> {
         let facts = self.read_headers(scanned, files)?;
         let (status, status_detail) = match missing_parts(&scanned.files).or(facts.problem) {
             None => (Status::Available, None),
-            Some((status, detail)) => (status, Some(detail)),
+            Some(FileProblem { status, detail }) => (status, Some(detail)),
         };
         let record = self.locations.store.record_of(scanned, self.probe);
         let link = self.probe.link(scanned.path());
@@ -163,43 +172,52 @@ impl Description<'_> {
         let mut facts = HeaderFacts::default();
         for (path, metadata) in scanned.files.paths.iter().zip(files) {
             let problem = match metadata {
-                Err(_) => (Status::Incomplete, missing_target(path)),
+                Err(error) => Some(inaccessible(path, error)),
                 Ok(metadata) => {
                     facts.size_bytes += metadata.len();
                     match self.headers.summary(path, metadata, self.probe) {
                         Ok(summary) if summary.is_accessory => return None,
                         Ok(summary) => {
                             *facts.parameter_count.get_or_insert(0) += summary.parameter_count;
+                            let unknown = summary.unknown.clone();
                             facts.summary.get_or_insert(summary);
-                            continue;
+                            unknown.map(|detail| FileProblem { status: Status::Unknown, detail })
                         }
-                        Err(problem) if files.len() > 1 => {
-                            (Status::Corrupt, format!("{}: {problem}", name_of(path)))
-                        }
-                        Err(problem) => (Status::Corrupt, problem.to_string()),
+                        Err(problem) => Some(FileProblem::clone(&problem)),
                     }
                 }
             };
-            facts.problem.get_or_insert(problem);
+            if let Some(mut problem) = problem {
+                if files.len() > 1 {
+                    problem.detail = format!("{}: {}", name_of(path), problem.detail);
+                }
+                facts.note(problem);
+            }
         }
         Some(facts)
     }
 }
 
-fn missing_parts(files: &ModelFiles) -> Option<(Status, String)> {
+fn missing_parts(files: &ModelFiles) -> Option<FileProblem> {
     let (name, count) = files.missing.as_ref()?;
     let detail = match count {
         1 => format!("its part {name} is missing"),
         _ => format!("{count} of its parts are missing, the first is {name}"),
     };
-    Some((Status::Incomplete, detail))
+    Some(FileProblem { status: Status::Incomplete, detail })
 }
 
-fn missing_target(path: &Path) -> String {
-    match fs::read_link(path) {
+/// The problem of a file whose metadata could not be read.
+fn inaccessible(path: &Path, error: &io::Error) -> FileProblem {
+    if error.kind() != io::ErrorKind::NotFound {
+        let detail = format!("the file could not be read: {error}");
+        return FileProblem { status: Status::Unreadable, detail };
+    }
+    let detail = match fs::read_link(path) {
         Ok(target) => format!("the file that it links to is gone: {}", target.display()),
         Err(_) => "its file is gone".to_owned(),
-    }
+    };
+    FileProblem { status: Status::Incomplete, detail }
 }
 
 /// A model that a job is downloading.

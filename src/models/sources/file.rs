@@ -17,7 +17,7 @@ use reqwest::Url;
 use crate::error::{Code, Failure, Result};
 use crate::models::library::Library;
 use crate::models::library::file_name::{is_model_name, name_of};
-use crate::models::library::headers::read_model_header;
+use crate::models::library::headers::check_model;
 use crate::models::library::record::{RecordedFile, StoreRecord};
 use crate::models::library::split::{ModelFiles, SplitPart, group_by_model};
 use crate::models::library::store::{self, Import};
@@ -26,7 +26,7 @@ use crate::models::sources::grammar::invalid;
 use crate::models::sources::places::Places;
 use crate::models::sources::request::DownloadRequest;
 use crate::models::sources::resolution::{ModelSource, Resolution};
-use crate::spawn;
+use crate::{n, spawn};
 
 /// How many models of a folder a failure names.
 const MAX_NAMED: usize = 20;
@@ -109,9 +109,11 @@ impl Inspection {
         }
         let mut recorded = Vec::new();
         for (name, file) in &files {
-            let header = read_model_header(file)?;
-            let link = Some(file.clone());
-            recorded.push(RecordedFile::new(store::file_name(name), header.file_bytes, link));
+            if let Some(unknown) = check_model(file)? {
+                n!(warn: "model_import", "{name}: {unknown}");
+            }
+            let size = file.metadata().map_err(|error| Failure::io("read", file, &error))?.len();
+            recorded.push(RecordedFile::new(store::file_name(name), size, Some(file.clone())));
         }
         let source = format!("file:{}", files[0].1.display());
         let record = StoreRecord::new(source, recorded);

@@ -16,7 +16,7 @@ use sha2::{Digest, Sha256};
 
 use crate::error::{Code, Failure, Result};
 use crate::models::library::Library;
-use crate::models::library::headers::{accept_model, read_model_header};
+use crate::models::library::headers::check_model;
 use crate::models::library::record::{RecordedFile, StoreRecord};
 use crate::models::library::split::stem;
 use crate::models::library::store::{self, NameStatus, name_taken};
@@ -215,7 +215,8 @@ fn destination(library: &Arc<Library>, record: StoreRecord, force: bool) -> Resu
         NameStatus::OtherModel { .. } => true,
         NameStatus::SameModel => {
             let existing = store.record(&name).and_then(|existing| existing.sha256);
-            let is_current = existing == record.sha256 && read_model_header(&target).is_ok();
+            let is_damaged = matches!(check_model(&target), Err(Refusal::Unusable(_)));
+            let is_current = existing == record.sha256 && !is_damaged;
             if !is_current {
                 n!("model_download_present", "The {name} that is here is another version, or damaged");
             }
@@ -231,8 +232,9 @@ fn destination(library: &Arc<Library>, record: StoreRecord, force: bool) -> Resu
         replace,
         empty_folders: Vec::new(),
         accept: Arc::new(move |path: &Path, _: &StoredFile| {
-            accept_model(path)?;
-            library.store().write_record(&record).map_err(Refusal::Unfinished)
+            let unknown = check_model(path)?;
+            library.store().write_record(&record).map_err(Refusal::Unfinished)?;
+            Ok(unknown)
         }),
     })
 }

@@ -12,7 +12,7 @@ use sha2::{Digest, Sha256};
 use crate::error::{Code, Failure, Result};
 use crate::models::library::Library;
 use crate::models::library::file_name::is_model_name;
-use crate::models::library::headers::{accept_model, read_model_header};
+use crate::models::library::headers::check_model;
 use crate::models::library::record::{RecordedFile, StoreRecord};
 use crate::models::library::split::{SplitPart, stem};
 use crate::models::library::store::{self, NameStatus, name_taken};
@@ -168,7 +168,7 @@ impl UrlSource {
             NameStatus::SameModel if !force => {
                 let path = store.path(name);
                 let sha256 = store.record(name).and_then(|record| record.sha256);
-                let problem = if read_model_header(&path).is_err() {
+                let problem = if matches!(check_model(&path), Err(Refusal::Unusable(_))) {
                     "but damaged"
                 } else if self.sha256.is_some() && sha256 != self.sha256 {
                     "with other contents"
@@ -241,12 +241,13 @@ impl UrlSource {
             replace,
             empty_folders: Vec::new(),
             accept: Arc::new(move |path, stored| {
-                accept_model(path).map_err(|refusal| match refusal {
+                let unknown = check_model(path).map_err(|refusal| match refusal {
                     Refusal::Unusable(failure) => Refusal::Unusable(damaged(&host, failure)),
                     refusal => refusal,
                 })?;
                 let record = source.record(stored.size, stored.sha256.clone());
-                library.store().write_record(&record).map_err(Refusal::Unfinished)
+                library.store().write_record(&record).map_err(Refusal::Unfinished)?;
+                Ok(unknown)
             }),
         }
     }

@@ -58,7 +58,11 @@ async fn place(transfer: &Transfer, partial: &Arc<Partial>, stored: &StoredFile)
     synced.map_err(Refusal::Unfinished)?;
     let accept = Arc::clone(&transfer.destination.accept);
     let (held, stored) = (Arc::clone(partial), stored.clone());
-    spawn::blocking(move || accept(held.path(), &stored)).await.map_err(Refusal::Unfinished)??;
+    let accepted =
+        spawn::blocking(move || accept(held.path(), &stored)).await.map_err(Refusal::Unfinished)?;
+    if let Some(warning) = accepted? {
+        transfer.say(Level::Warn, "model_download_unknown", format!("{name} is kept, but {warning}"));
+    }
     let disk = Arc::clone(&transfer.context.disk);
     let placed = partial.on_disk(move |partial| partial.promote(&*disk)).await;
     placed.map_err(Refusal::Unfinished)

@@ -70,14 +70,15 @@ pub(crate) struct Destination {
     /// Whether to replace a file that is at `target`.
     pub(crate) replace: bool,
     /// Checks the complete, verified file at the given path, and writes the records that must be on
-    /// the disk before the file gets its name. Runs on the blocking pool.
+    /// the disk before the file gets its name. Returns a warning where it has one. Runs on the blocking
+    /// pool.
     pub(crate) accept: Accept,
     /// The folders to remove, in this order, where discarding the partial file leaves them empty.
     pub(crate) empty_folders: Vec<PathBuf>,
 }
 
 /// See [`Destination::accept`].
-pub(crate) type Accept = Arc<dyn Fn(&Path, &StoredFile) -> Result<(), Refusal> + Send + Sync>;
+pub(crate) type Accept = Arc<dyn Fn(&Path, &StoredFile) -> Result<Option<String>, Refusal> + Send + Sync>;
 
 /// Why [`Destination::accept`] refuses a file.
 #[derive(Debug)]
@@ -97,6 +98,14 @@ pub(crate) struct StoredFile {
     pub(crate) sha256: Option<String>,
     /// Whether the hash was compared with one that the source promised.
     pub(crate) is_verified: bool,
+}
+
+impl From<Refusal> for Failure {
+    fn from(refusal: Refusal) -> Self {
+        match refusal {
+            Refusal::Unusable(failure) | Refusal::Unfinished(failure) => failure,
+        }
+    }
 }
 
 /// The host and the port of a URL that has both. An IPv6 address has no brackets.

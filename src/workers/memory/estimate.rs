@@ -5,7 +5,7 @@ use std::path::Path;
 
 use serde::Serialize;
 
-use crate::models::gguf::{Arrays, Header};
+use crate::models::gguf::{Arrays, Header, TensorType};
 use crate::text;
 use crate::workers::device::Device;
 use crate::workers::engines::{Engine, ModelStorage};
@@ -124,13 +124,13 @@ impl ModelFootprint {
         let width = number("embedding_length").unwrap_or(0).checked_div(heads).unwrap_or(0);
         let keys = number("attention.key_length").unwrap_or(width);
         let values = number("attention.value_length").unwrap_or(width);
-        let bytes_of = |includes: &dyn Fn(&str) -> bool| {
-            let tensors = header.tensors.iter().filter(|tensor| includes(tensor.kind.name()));
+        let bytes_of = |includes: &dyn Fn(TensorType) -> bool| {
+            let tensors = header.tensors.iter().filter(|tensor| includes(tensor.kind));
             tensors.fold(0_u64, |sum, tensor| sum.saturating_add(tensor.bytes))
         };
         Self {
             weights: bytes_of(&|_| true),
-            half_precision: bytes_of(&|kind| matches!(kind, "F16" | "BF16")),
+            half_precision: bytes_of(&|kind| matches!(kind, TensorType::F16 | TensorType::Bf16)),
             cache_elements: number("block_count")
                 .unwrap_or(0)
                 .saturating_mul(kv_heads)

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use super::chosen::ChosenFile;
 use crate::error::{Failure, Result};
 use crate::models::library::Library;
-use crate::models::library::headers::{accept_model, read_model_header};
+use crate::models::library::headers::check_model;
 use crate::models::library::hub_cache::layout::{CacheRepository, empty_folders};
 use crate::models::transfer::remote::{Destination, Refusal, StoredFile};
 use crate::n;
@@ -52,9 +52,10 @@ impl Destinations {
             target: present.filter(|_| !replace).unwrap_or(blob),
             replace,
             accept: Arc::new(move |path: &Path, stored: &StoredFile| {
-                accept_model(path)?;
+                let unknown = check_model(path)?;
                 let notes = &library.hub_cache().notes;
-                notes.write(&repository, &etag, stored.size).map_err(Refusal::Unfinished)
+                notes.write(&repository, &etag, stored.size).map_err(Refusal::Unfinished)?;
+                Ok(unknown)
             }),
         }
     }
@@ -78,5 +79,5 @@ fn problem(path: &Path, file: &ChosenFile) -> Option<String> {
     if let Some(promised) = file.file.size.filter(|&promised| promised != size) {
         return Some(format!("has {} instead of {}", bytes(size), bytes(promised)));
     }
-    read_model_header(path).is_err().then(|| "is damaged".to_owned())
+    matches!(check_model(path), Err(Refusal::Unusable(_))).then(|| "is damaged".to_owned())
 }
