@@ -22,7 +22,7 @@ pub use emit::{narrate, narrate_result, outside_jobs};
 pub use entry::{Entry, JobStep, Level, Narration, Progress};
 pub use lines::{LineNarrator, LineSplitter};
 
-pub(crate) use context::current;
+pub(crate) use context::{by_itself, current, current_job};
 pub(crate) use emit::narrate_step;
 
 /// Narrates to the stream of the current job, and to `tracing`.

@@ -99,10 +99,14 @@ impl JobRun {
         F: Future<Output = Result<()>> + Send + 'static,
     {
         let silence = self.limits.silence;
-        tokio::select! {
+        let terminal = tokio::select! {
             terminal = self.queue_then_run(deadline, operation) => terminal,
             () = break_silence(silence) => unreachable!("it breaks every silence"),
+        };
+        if let Terminal::Failed(failure) = &terminal {
+            narrate_reasons(failure);
         }
+        terminal
     }
 
     async fn queue_then_run<F>(
@@ -231,6 +235,17 @@ fn terminal_of_stopped(job: &Job, failure: Option<Failure>) -> Terminal {
         (None, None) => Failure::internal(format!("{name} was dropped without a reason")),
     };
     Terminal::Failed(Arc::new(failure))
+}
+
+/// Narrates what stands behind a failure. A plain stream's terminal event is one line, which has no room for
+/// it.
+fn narrate_reasons(failure: &Failure) {
+    for cause in failure.causes.iter().filter(|cause| !failure.message.contains(cause.as_str())) {
+        n!(warn: "job_failed", "Cause: {cause}");
+    }
+    if !failure.log_tail.is_empty() {
+        n!(warn: "job_failed", "The end of its log:\n  {}", failure.log_tail.join("\n  "));
+    }
 }
 
 /// Narrates what the job waits for whenever it has said nothing for `silence`. Never returns.

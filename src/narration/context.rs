@@ -23,9 +23,11 @@ static LATE: AtomicU64 = AtomicU64::new(0);
 pub struct NarrationContext(Arc<Inner>);
 
 struct Inner {
+    /// Empty for work of the hive itself.
     job_id: String,
     operation: &'static str,
-    entries: mpsc::UnboundedSender<Entry>,
+    /// `None` for work of the hive itself.
+    entries: Option<mpsc::UnboundedSender<Entry>>,
     last_at_ms: AtomicI64,
     waits: Mutex<Vec<Wait>>,
     next_wait: AtomicU64,
@@ -41,6 +43,10 @@ impl NarrationContext {
     /// A context whose narrations go to `entries`.
     #[must_use]
     pub fn new(job_id: String, operation: &'static str, entries: mpsc::UnboundedSender<Entry>) -> Self {
+        Self::to(job_id, operation, Some(entries))
+    }
+
+    fn to(job_id: String, operation: &'static str, entries: Option<mpsc::UnboundedSender<Entry>>) -> Self {
         Self(Arc::new(Inner {
             job_id,
             operation,
@@ -51,8 +57,8 @@ impl NarrationContext {
         }))
     }
 
-    /// The id of the job.
-    pub(crate) fn job_id(&self) -> &str {
+    /// The id of the job; empty for work of the hive itself.
+    pub(super) fn job_id(&self) -> &str {
         &self.0.job_id
     }
 
@@ -86,7 +92,9 @@ impl NarrationContext {
 
     /// Sends an entry to the job's log.
     pub(super) fn send(&self, entry: Entry) {
-        if self.0.entries.send(entry).is_err() {
+        if let Some(entries) = &self.0.entries
+            && entries.send(entry).is_err()
+        {
             LATE.fetch_add(1, Ordering::Relaxed);
         }
     }
@@ -105,6 +113,17 @@ impl fmt::Debug for NarrationContext {
 /// through [`crate::spawn`], reaches that context's job.
 pub async fn with_narration_context<F: Future>(context: NarrationContext, future: F) -> F::Output {
     CONTEXT.scope(context, future).await
+}
+
+/// Runs work that the hive does by itself and that belongs to no job: what it narrates reaches the hive's
+/// log alone, under the name of `operation`.
+pub(crate) async fn by_itself<F: Future>(operation: &'static str, work: F) -> F::Output {
+    CONTEXT.scope(NarrationContext::to(String::new(), operation, None), work).await
+}
+
+/// The id of the job that the calling task or thread works for, if it works for one.
+pub(crate) fn current_job() -> Option<String> {
+    current().map(|context| context.0.job_id.clone()).filter(|job| !job.is_empty())
 }
 
 /// The context of the calling task or thread, if it runs inside a job.

@@ -35,6 +35,8 @@ pub struct Engine {
     pub(super) own_names: Vec<(Device, String)>,
     /// Its executable.
     pub program: PathBuf,
+    /// Where the settings name the executable.
+    pub(super) setting: String,
     /// Its arguments, with [placeholders](crate::config::PLACEHOLDERS) for values. An argument whose
     /// value is not set is left out, together with the flag before it. No shell reads them, and none is
     /// a secret.
@@ -106,6 +108,7 @@ impl Engine {
             usable: vec![Device::CPU],
             own_names: Vec::new(),
             program,
+            setting: "worker_program".to_owned(),
             arguments: arguments.map(str::to_owned).into(),
             environment: environment.map(|name| (name.to_owned(), "{threads}".to_owned())).into(),
             secret_variable: "RBEE_WORKER_SECRET".to_owned(),

@@ -77,7 +77,11 @@ pub(super) async fn launch(
                 Code::WorkerFailed,
                 format!("{} of engine '{}' could not be run: {error}", engine.program.display(), engine.name),
             )
-            .hint("check that the program is there and may be executed")
+            .hint(format!(
+                "check that the program, and the interpreter that its first line may name, are there and may be \
+                 executed; the setting {} names it",
+                engine.setting
+            ))
             .stage("start");
             return Err(StartError::temporary(failure));
         }

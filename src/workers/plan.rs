@@ -35,7 +35,7 @@ pub(super) struct StartPlan {
 impl StartPlan {
     /// Chooses an engine and a device, and estimates the memory that the model will take there.
     pub(super) async fn new(shared: &Arc<Shared>, request: &StartRequest) -> Result<Self, StartError> {
-        let engines = shared.engines().await;
+        let found = shared.found_engines().await;
         let (workers, path) = (shared.registry.all(), request.model_path.clone());
         let (model, free, workers) =
             spawn::blocking(move || (ModelFootprint::read(&path), FreeMemory::beside(&workers), workers))
@@ -44,7 +44,7 @@ impl StartPlan {
         let estimate = |engine: &Engine, device: Device| {
             model.as_ref().map(|model| Estimate::of(model, engine, device, context, slots))
         };
-        let choice = choose(engines, &request.engine, request.device, |engine, device| {
+        let choice = choose(found, &request.engine, request.device, |engine, device| {
             let needed = estimate(engine, device)?.total();
             Some(i128::from(free.on(device)?) - i128::from(needed))
         })?;

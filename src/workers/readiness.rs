@@ -328,9 +328,8 @@ impl Starting {
 
     /// Keeps the log of this start with its job, because the worker's folder is removed earlier.
     async fn keep_log(&self) {
-        let job = narration::current().map(|context| context.job_id().to_owned());
         // A restart belongs to no job.
-        let Some(job) = job.filter(|job| !job.is_empty()) else { return };
+        let Some(job) = narration::current_job() else { return };
         let target = self.shared.jobs_dir.join(format!("{job}.{}.log", self.handle.worker_id));
         let (folder, path) = (self.handle.folder.clone(), target.clone());
         match spawn::blocking(move || folder.keep_log(&path)).await {

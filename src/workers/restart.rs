@@ -7,16 +7,13 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::mpsc;
-
 use super::handle::Handle;
 use super::registry::Cause;
 use super::shared::Shared;
 use super::start;
 use super::start_error::{StartError, StartErrorKind};
 use crate::config::{RestartPolicy, Workers};
-use crate::narration::{NarrationContext, with_narration_context};
-use crate::spawn;
+use crate::{narration, spawn};
 
 /// What owners do with a worker that has just crashed.
 pub(super) fn after_crash(shared: Arc<Shared>, crashed: Arc<Handle>) {
@@ -51,7 +48,10 @@ async fn restart(shared: Arc<Shared>, crashed: Arc<Handle>) {
         if !registry.has(&crashed) {
             return;
         }
-        let Err(StartError { kind, failure }) = start_again(&shared, &crashed, crashes).await else { return };
+        let start = start::start(&shared, crashed.request.clone(), crashes, &crashed.given_up);
+        let Err(StartError { kind, failure }) = narration::by_itself("worker_restart", start).await else {
+            return;
+        };
         let is_unwanted = kind == StartErrorKind::StoppedByRequest || crashed.given_up.is_cancelled();
         if is_unwanted {
             tracing::info!(pid, %failure, "a restart was stopped");
@@ -69,22 +69,6 @@ async fn restart(shared: Arc<Shared>, crashed: Arc<Handle>) {
             return;
         }
         tracing::warn!(pid, code = %failure.code, %failure, "a restart failed");
-    }
-}
-
-/// Starts the worker again. It belongs to no job, so its narrations only reach the hive's log.
-async fn start_again(shared: &Arc<Shared>, crashed: &Handle, crashes: u32) -> Result<(), StartError> {
-    let (sender, mut narrations) = mpsc::unbounded_channel();
-    let context = NarrationContext::new(String::new(), "worker_restart", sender);
-    let start = start::start(shared, crashed.request.clone(), crashes, &crashed.given_up);
-    let start = with_narration_context(context, start);
-    tokio::pin!(start);
-    loop {
-        tokio::select! {
-            started = &mut start => return started.map(drop),
-            // `n!` has logged it already.
-            Some(_logged) = narrations.recv() => {}
-        }
     }
 }
 

@@ -9,7 +9,7 @@ use rbee_hive::models::gguf::{Arrays, Header, TensorType, Value as Gguf, Writer}
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 
-use crate::support::{TestHive, process_exists, read_until, soon, typed, until, write_model};
+use crate::support::{TestHive, data_lines, process_exists, read_until, soon, typed, until, write_model};
 
 async fn workers(hive: &TestHive) -> Vec<Value> {
     hive.succeed(&json!({ "WorkerProcessList": {} })).await.as_array().expect("an array").clone()
@@ -571,5 +571,37 @@ async fn a_workers_secret_reaches_no_client_and_no_log() {
     }
     assert!(files > 3, "the log, the report and the journals were searched");
     drop((events, heartbeats));
+    hive.stop().await;
+}
+
+/// Settings with engines that are shell scripts.
+fn with_scripts(config: &mut rbee_hive::config::Config) {
+    let settings = r#"
+        [engines.fails]
+        command = ["sh", "-c", "echo 'reading {model}'; echo 'the reason' >&2; exit 3", "{port}"]
+        devices = ["cpu"]
+        [engines.absent]
+        command = ["/no/such/program", "{model}", "{port}"]
+        devices = ["cpu"]
+    "#;
+    let parsed: rbee_hive::config::Config = toml::from_str(settings).expect("settings");
+    config.engines = parsed.engines;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_plain_stream_tells_why_a_load_failed() {
+    let hive = TestHive::start_with(with_scripts).await;
+    write_model(&hive.models_dir(), "tiny");
+    let stream = hive.run(&json!({ "WorkerSpawn": { "model": "tiny", "worker": "fails" } })).await;
+    let lines = data_lines(&stream);
+    let [.., title, reading, reason, error] = &lines[..] else { panic!("{stream}") };
+    assert_eq!((title.as_str(), reason.as_str()), ("The end of its log:", "  the reason"), "{stream}");
+    assert!(reading.starts_with("  reading ") && reading.ends_with("tiny.gguf"), "{stream}");
+    assert!(error.starts_with("[ERROR] ") && error.contains("exit code 3"), "{stream}");
+
+    let failure = hive.fail(&json!({ "WorkerSpawn": { "model": "tiny", "worker": "absent" } })).await;
+    assert_eq!(failure["code"], "engine_unavailable");
+    let why = "/no/such/program is not there, or may not be executed (setting: [engines.absent] command)";
+    assert_eq!(failure["message"], format!("engine 'absent' cannot be used: {why}"));
     hive.stop().await;
 }

@@ -58,3 +58,27 @@ async fn a_job_that_is_stopped_before_it_runs_never_starts() {
     assert!(!started.load(Ordering::SeqCst), "it started");
     assert!(matches!(limits.claim(JobClass::Acts), Ok(Claim::Permit(_))), "its permit is free again");
 }
+
+#[tokio::test]
+async fn what_stands_behind_a_failure_is_narrated_before_its_terminal() {
+    use crate::narration::{Entry, with_narration_context};
+
+    let limits = Limits::new(&Jobs::default());
+    let run = JobRun::new(job(), limits.claim(JobClass::Acts).unwrap(), RunLimits::new(&Timers::default()));
+    let (sender, mut entries) = tokio::sync::mpsc::unbounded_channel();
+    let failing = run.run(None, |_| async {
+        let mut failure = Failure::new(Code::WorkerFailed, "it failed: the outer cause");
+        failure.causes = vec!["the outer cause".to_owned(), "the inner cause".to_owned()];
+        failure.log_tail = vec!["one".to_owned(), "two".to_owned()];
+        Err(failure)
+    });
+    let context = NarrationContext::new("job-1".to_owned(), "test", sender);
+    assert!(matches!(with_narration_context(context, failing).await, Terminal::Failed(_)));
+    let mut told = Vec::new();
+    while let Ok(Entry::Narration(narration) | Entry::Step { narration, .. }) = entries.try_recv() {
+        if narration.level == Level::Warn {
+            told.push(narration.message);
+        }
+    }
+    assert_eq!(told, ["Cause: the inner cause", "The end of its log:\n  one\n  two"]);
+}

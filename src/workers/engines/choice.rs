@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use super::Engine;
+use super::discover::FoundEngines;
 use crate::config::DeviceKind;
 use crate::error::{Code, Failure};
 use crate::workers::device::Device;
@@ -38,11 +39,12 @@ type Candidate<'a> = (&'a Arc<Engine>, Device);
 /// [`Code::EngineUnavailable`], permanent; [`Code::DeviceUnavailable`], temporary, because devices can
 /// come back.
 pub(in crate::workers) fn choose(
-    engines: &[Arc<Engine>],
+    found: &FoundEngines,
     wanted: &str,
     device: Device,
     room: impl Fn(&Engine, Device) -> Option<i128>,
 ) -> Result<EngineChoice, StartError> {
+    let engines = &found.installed;
     let wanted = match DeviceKind::from_name(wanted) {
         _ if wanted.is_empty() || wanted.eq_ignore_ascii_case("auto") => Wanted::Any,
         Some(kind) => Wanted::OnKind(kind),
@@ -56,7 +58,7 @@ pub(in crate::workers) fn choose(
             Wanted::Named(name) => engine.name == name,
         })
         .collect();
-    let first = matching.first().ok_or_else(|| no_engine(engines, wanted))?;
+    let first = matching.first().ok_or_else(|| no_engine(found, wanted))?;
     let candidates: Vec<Candidate<'_>> = matching
         .iter()
         .flat_map(|engine| engine.usable.iter().map(move |device| (*engine, *device)))
@@ -138,8 +140,16 @@ fn reason(candidates: &[Candidate<'_>], wanted: Wanted<'_>, asked: Device, chose
     }
 }
 
-fn no_engine(engines: &[Arc<Engine>], wanted: Wanted<'_>) -> Failure {
-    let installed: Vec<_> = engines
+fn no_engine(found: &FoundEngines, wanted: Wanted<'_>) -> Failure {
+    if let Wanted::Named(wanted) = wanted
+        && let Some((name, why)) = found.unusable.iter().find(|(name, _)| name == wanted)
+    {
+        return Failure::new(Code::EngineUnavailable, format!("engine '{name}' cannot be used: {why}"))
+            .hint("install it, or correct that setting, then restart the hive; or ask for worker 'auto'")
+            .stage("preflight");
+    }
+    let installed: Vec<_> = found
+        .installed
         .iter()
         .map(|engine| {
             let kinds: Vec<_> = engine.devices.iter().map(|kind| kind.name()).collect();
@@ -153,7 +163,11 @@ fn no_engine(engines: &[Arc<Engine>], wanted: Wanted<'_>) -> Failure {
             format!("'{name}' is neither an engine that is installed here nor a kind of device")
         }
     };
-    Failure::new(Code::EngineUnavailable, format!("{message}; installed: {}", installed.join(", ")))
+    let mut message = format!("{message}; installed: {}", installed.join(", "));
+    for (name, why) in &found.unusable {
+        message = format!("{message}; engine '{name}' cannot be used: {why}");
+    }
+    Failure::new(Code::EngineUnavailable, message)
         .hint(match wanted {
             Wanted::OnKind(kind) if kind != DeviceKind::Cpu => format!(
                 "put a llama-server that is built for {kind} on PATH, or describe another engine in [engines.NAME], and \
@@ -196,8 +210,9 @@ mod tests {
     use super::*;
     use crate::workers::start_error::StartErrorKind;
 
-    fn engines() -> Vec<Arc<Engine>> {
-        vec![Arc::new(Engine::builtin("rbee-hive".into()))]
+    fn engines() -> FoundEngines {
+        let unusable = vec![("vllm".to_owned(), "/no/such is not there ([engines.vllm] command)".to_owned())];
+        FoundEngines { installed: vec![Arc::new(Engine::builtin("rbee-hive".into()))], unusable }
     }
 
     fn chosen(wanted: &str, device: &str) -> Result<Device, Code> {
@@ -230,7 +245,10 @@ mod tests {
         let refused = |wanted, device| choose(&engines(), wanted, device, |_, _| None).unwrap_err();
         let StartError { kind, failure } = refused("metal", Device::Auto);
         assert_eq!(kind, StartErrorKind::Permanent);
-        assert_eq!(failure.message, "no engine for 'metal' is installed here; installed: builtin (cpu)");
+        let absent = "engine 'vllm' cannot be used: /no/such is not there ([engines.vllm] command)";
+        let none = "no engine for 'metal' is installed here; installed: builtin (cpu)";
+        assert_eq!(failure.message, format!("{none}; {absent}"));
+        assert_eq!(refused("vllm", Device::Auto).failure.message, absent);
         let StartError { kind, failure } = refused("auto", Device::Index(0));
         assert_eq!(kind, StartErrorKind::Temporary, "a GPU may come back");
         assert_eq!(failure.message, "there is no GPU 0 here that an engine could use; this hive has: cpu");
@@ -245,7 +263,8 @@ mod tests {
             usable: vec![gpu(0), gpu(1), Device::CPU],
             ..Engine::builtin("p".into())
         };
-        let engines = [Arc::new(other), Arc::new(Engine::builtin("rbee-hive".into()))];
+        let mut engines = engines();
+        engines.installed.insert(0, Arc::new(other));
         let pick = |wanted: &str, device: &str, rooms: [i128; 2]| {
             let room = |_: &Engine, device: Device| match device {
                 Device::Exact { kind: DeviceKind::Cuda, index } => Some(rooms[index as usize]),

@@ -80,34 +80,37 @@ impl EngineSearch {
             return Ok(None);
         }
         let program = match &settings.program {
-            Some(program) => find_program(program)?,
+            Some(program) => find_program(program, llama_server::SETTING)?,
             None => match on_path(llama_server::NAME) {
                 Some(program) => program,
                 None => return Ok(None),
             },
         };
         let version = ask(&program, "--version").await;
-        let version = version.map_err(|reason| format!("{} does not run: {reason}", program.display()))?;
+        let version = version.map_err(|reason| {
+            format!("{} does not run: {reason} (setting: {})", program.display(), llama_server::SETTING)
+        })?;
         // A version that cannot list its devices is too old to choose among GPUs.
         let devices = ask(&program, "--list-devices").await.unwrap_or_default();
         Ok(Some(llama_server::describe(program, settings, &version, &devices)))
     }
 }
 
-/// The program with that path, or with that name on `PATH`.
-fn find_program(program: &Path) -> Result<PathBuf, String> {
+/// The program with that path, or with that name on `PATH`, which `setting` names.
+fn find_program(program: &Path, setting: &str) -> Result<PathBuf, String> {
     let is_path = program.components().count() > 1;
     let found = if is_path { is_executable(program).then(|| program.to_owned()) } else { on_path(program) };
     found.ok_or_else(|| {
         let problem = if is_path { "is not there, or may not be executed" } else { "is not on PATH" };
-        format!("{} {problem}", program.display())
+        format!("{} {problem} (setting: {setting})", program.display())
     })
 }
 
 /// An engine that the settings describe.
 fn described(name: &str, settings: &EngineSettings, gpus: &[Gpu]) -> Result<Engine, String> {
     let (program, arguments) = settings.command.split_first().ok_or("its command is empty")?;
-    let program = find_program(Path::new(program))?;
+    let setting = format!("[engines.{name}] command");
+    let program = find_program(Path::new(program), &setting)?;
     let mut usable = Vec::new();
     for kind in &settings.devices {
         match kind {
@@ -132,6 +135,7 @@ fn described(name: &str, settings: &EngineSettings, gpus: &[Gpu]) -> Result<Engi
         usable,
         own_names: Vec::new(),
         program,
+        setting,
         arguments: arguments.to_vec(),
         environment: settings.env.clone(),
         secret_variable: settings.secret_env.clone(),

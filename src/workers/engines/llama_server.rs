@@ -12,6 +12,8 @@ use crate::workers::device::Device;
 
 /// The name of the engine.
 pub(in crate::workers) const NAME: &str = "llama-server";
+/// The setting that names its executable.
+pub(super) const SETTING: &str = "[llama_server] program";
 
 /// Set by variables rather than flags, because a version that does not know a flag ends with an error.
 /// It serves no page, and does not change the settings to fit into memory: the hive decides that.
@@ -78,6 +80,7 @@ pub(super) fn describe(program: PathBuf, settings: &LlamaServer, version: &str, 
         usable,
         own_names: gpus,
         program,
+        setting: SETTING.to_owned(),
         arguments,
         environment: ENVIRONMENT.map(|(name, value)| (name.to_owned(), value.to_owned())).into(),
         secret_variable: "LLAMA_API_KEY".to_owned(),

@@ -136,7 +136,11 @@ async fn an_engine_of_the_settings_is_run_as_described() {
     let unusable = hive.workers.unusable_engines().await;
     assert_eq!(
         unusable,
-        [("absent".to_owned(), "/no/such/program is not there, or may not be executed".to_owned())]
+        [(
+            "absent".to_owned(),
+            "/no/such/program is not there, or may not be executed (setting: [engines.absent] command)"
+                .to_owned()
+        )]
     );
     let wanted = StartRequest { engine: "other".to_owned(), device: Device::Auto, ..request("healthy") };
     let (worker, narrations) = narrated(hive.workers.start(wanted, &CancellationToken::new())).await;
