@@ -13,6 +13,7 @@ mod security;
 mod body;
 mod origin;
 mod server;
+mod leftover;
 mod session;
 mod stream;
 mod sse;
@@ -32,11 +33,12 @@ use std::sync::Arc;
 
 use axum::extract::State;
 use axum::middleware::from_fn_with_state;
-use axum::routing::{get, post};
+use axum::routing::get;
 use axum::{Json, Router};
 
 use crate::app::AppState;
 use crate::error::Result;
+use body::post;
 use security::AccessPolicy;
 
 pub(crate) use server::serve;

@@ -1,37 +1,57 @@
 //! Reading a request's JSON body, bounded in size and in time.
 
+use std::collections::HashSet;
+use std::fmt;
 use std::time::Duration;
 
 use axum::body::{Body, HttpBody};
 use axum::extract::Request;
+use axum::handler::Handler;
 use axum::http::HeaderMap;
-use axum::http::header::{CONTENT_LENGTH, CONTENT_TYPE, EXPECT};
+use axum::http::header::{CONTENT_LENGTH, CONTENT_TYPE};
+use axum::middleware::{Next, from_fn};
+use axum::response::Response;
+use axum::routing::{self, MethodRouter};
 use bytes::{Bytes, BytesMut};
 use http_body_util::BodyExt;
-use serde::Deserialize;
-use serde::de::IgnoredAny;
+use serde::de::{Deserialize, Deserializer, Error as _, MapAccess, SeqAccess, Visitor};
 
+use super::problem::{self, Problem};
 use crate::error::{Code, Failure, Result};
+use crate::text::excerpt;
 
-/// How many bytes beyond its limit a body is still read and thrown away. A client that is refused while it
-/// writes would otherwise get a reset connection instead of the refusal.
-const DISCARDED_BYTES: usize = 8 << 20;
+/// A route for `POST`. A body must be declared to be JSON: a form of another web page, which needs no
+/// preflight, cannot do that. A path without a route, or without `POST`, is refused for that first.
+pub(crate) fn post<H, T, S>(handler: H) -> MethodRouter<S>
+where
+    H: Handler<T, S>,
+    T: 'static,
+    S: Clone + Send + Sync + 'static,
+{
+    routing::post(handler).route_layer(from_fn(require_json))
+}
+
+async fn require_json(request: Request, next: Next) -> Result<Response, Problem> {
+    let headers = request.headers();
+    let is_sent = headers.contains_key(CONTENT_TYPE) || has_body(headers, request.body());
+    if is_sent && !is_json(headers) {
+        return Err(problem::at(request.uri().path(), not_json(headers)));
+    }
+    Ok(next.run(request).await)
+}
 
 /// Reads the body of a request, and checks that it is JSON, has at most `limit` bytes and arrives within
 /// `time_limit`. The caller interprets the JSON.
 ///
 /// # Errors
-/// [`Code::UnsupportedMediaType`], [`Code::BodyTooLarge`], [`Code::RequestTimeout`], or
-/// [`Code::InvalidJson`] with the line and column of the error.
+/// [`Code::UnsupportedMediaType`], [`Code::BodyTooLarge`], [`Code::RequestTimeout`],
+/// [`Code::InvalidJson`] or, for a key that comes twice, [`Code::InvalidField`], with the line and column.
 pub(crate) async fn json_bytes(request: Request, limit: usize, time_limit: Duration) -> Result<Bytes> {
     let (parts, body) = request.into_parts();
     if !is_json(&parts.headers) {
         return Err(not_json(&parts.headers));
     }
-    let declared = body.size_hint().lower();
-    if declared > limit as u64
-        && (parts.headers.contains_key(EXPECT) || declared > (limit + DISCARDED_BYTES) as u64)
-    {
+    if body.size_hint().lower() > limit as u64 {
         return Err(too_large(limit));
     }
     let bytes = tokio::time::timeout(time_limit, read(body, limit)).await.map_err(|_| {
@@ -47,7 +67,7 @@ pub(crate) async fn json_bytes(request: Request, limit: usize, time_limit: Durat
 
 /// Whether the headers declare one JSON body (RFC 9110 section 8.3). Parameters are ignored: JSON
 /// is UTF-8 (RFC 8259 section 8.1).
-pub(crate) fn is_json(headers: &HeaderMap) -> bool {
+fn is_json(headers: &HeaderMap) -> bool {
     let mut types = headers.get_all(CONTENT_TYPE).iter();
     let only = types.next().filter(|_| types.next().is_none());
     only.and_then(|value| value.to_str().ok())
@@ -56,11 +76,11 @@ pub(crate) fn is_json(headers: &HeaderMap) -> bool {
 }
 
 /// The refusal of a body that is not declared to be JSON.
-pub(crate) fn not_json(headers: &HeaderMap) -> Failure {
+fn not_json(headers: &HeaderMap) -> Failure {
     let message = match headers.get(CONTENT_TYPE).map(|value| value.to_str()) {
         None => "the request has no Content-Type".to_owned(),
         Some(Ok(value)) => {
-            format!("the Content-Type '{}' is not application/json", crate::text::excerpt(value))
+            format!("the Content-Type '{}' is not application/json", excerpt(value))
         }
         Some(Err(_)) => "the Content-Type cannot be read".to_owned(),
     };
@@ -69,13 +89,12 @@ pub(crate) fn not_json(headers: &HeaderMap) -> Failure {
 }
 
 /// Whether a request declares a body that is not empty.
-pub(crate) fn has_body(headers: &HeaderMap, body: &Body) -> bool {
+fn has_body(headers: &HeaderMap, body: &Body) -> bool {
     !body.is_end_stream() || headers.get(CONTENT_LENGTH).is_some_and(|length| length != "0")
 }
 
 async fn read(mut body: Body, limit: usize) -> Result<Bytes> {
     let mut bytes = BytesMut::new();
-    let mut total = 0_usize;
     while let Some(frame) = body.frame().await {
         let frame = frame.map_err(|error| {
             Failure::new(Code::InvalidRequest, "the body ended before it was complete")
@@ -83,14 +102,12 @@ async fn read(mut body: Body, limit: usize) -> Result<Bytes> {
                 .detail(error)
         })?;
         let Ok(data) = frame.into_data() else { continue };
-        total += data.len();
-        if total <= limit {
-            bytes.extend_from_slice(&data);
-        } else if total > limit + DISCARDED_BYTES {
-            break;
+        if bytes.len() + data.len() > limit {
+            return Err(too_large(limit));
         }
+        bytes.extend_from_slice(&data);
     }
-    if total > limit { Err(too_large(limit)) } else { Ok(bytes.freeze()) }
+    Ok(bytes.freeze())
 }
 
 fn too_large(limit: usize) -> Failure {
@@ -108,11 +125,73 @@ fn in_words(bytes: usize) -> String {
 
 fn check_json(bytes: &[u8]) -> Result<()> {
     let mut json = serde_json::Deserializer::from_slice(bytes);
-    IgnoredAny::deserialize(&mut json).and_then(|_| json.end()).map_err(|error| {
+    DistinctKeys::deserialize(&mut json).and_then(|DistinctKeys| json.end()).map_err(|error| {
+        if error.is_data() {
+            return Failure::new(Code::InvalidField, error.to_string()).hint("send it once");
+        }
         // The error's text is the parser's own; it quotes nothing of the body.
         Failure::new(Code::InvalidJson, format!("the body is not valid JSON: {error}"))
             .hint("check the body with `jq .`")
     })
+}
+
+/// Any JSON in which no object has a key twice: of two readers, one could take the first and the other the
+/// last. No other valid JSON is an error.
+struct DistinctKeys;
+
+impl<'de> Deserialize<'de> for DistinctKeys {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(Self)
+    }
+}
+
+impl<'de> Visitor<'de> for DistinctKeys {
+    type Value = Self;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("JSON")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self, A::Error> {
+        let mut seen = HashSet::new();
+        while let Some(key) = map.next_key::<String>()? {
+            if seen.contains(&key) {
+                return Err(A::Error::custom(format_args!("field `{}` comes twice", excerpt(&key))));
+            }
+            map.next_value::<Self>()?;
+            seen.insert(key);
+        }
+        Ok(self)
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<Self, A::Error> {
+        while items.next_element::<Self>()?.is_some() {}
+        Ok(self)
+    }
+
+    fn visit_str<E>(self, _: &str) -> Result<Self, E> {
+        Ok(self)
+    }
+
+    fn visit_bool<E>(self, _: bool) -> Result<Self, E> {
+        Ok(self)
+    }
+
+    fn visit_i64<E>(self, _: i64) -> Result<Self, E> {
+        Ok(self)
+    }
+
+    fn visit_u64<E>(self, _: u64) -> Result<Self, E> {
+        Ok(self)
+    }
+
+    fn visit_f64<E>(self, _: f64) -> Result<Self, E> {
+        Ok(self)
+    }
+
+    fn visit_unit<E>(self) -> Result<Self, E> {
+        Ok(self)
+    }
 }
 
 #[cfg(test)]
@@ -200,5 +279,20 @@ mod tests {
         let answer = served.ask(&head(body.len(), "Expect: 100-continue\n"), "").await;
         assert_eq!(status(&answer), 413, "refused before the body was sent: {answer}");
         served.stop().await;
+    }
+
+    #[tokio::test]
+    async fn no_key_of_a_body_comes_twice_at_any_depth() {
+        for (body, name) in [
+            (r#"{"id":1,"id":2}"#, "`id`"),
+            (r#"{"a":[{"b":{"c":1,"d":[],"c":1}}]}"#, "`c`"),
+            (r#"{"\u0069d":1,"id":1}"#, "`id`"),
+        ] {
+            let failure = refusal(request("application/json", body), 100).await;
+            assert_eq!(failure.code, Code::InvalidField, "{body}");
+            assert!(failure.message.contains(name) && failure.message.contains("line 1"), "{failure}");
+        }
+        let sound = r#"{"a":{"a":[1,-1,1e3,true,null,"a"]},"b":{"a":"\n"}}"#;
+        assert!(json_bytes(request("application/json", sound), 100, TIME_LIMIT).await.is_ok());
     }
 }

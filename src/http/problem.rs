@@ -6,7 +6,8 @@
 //! Invariants:
 //! - A problem never contains the text `job_id`: existing clients take any answer with it for a job, whatever
 //!   its status.
-//! - On the gateway's routes it also has OpenAI's `error` object, whose text OpenAI's client libraries show.
+//! - On the gateway's routes, and where there is no route under `/v1`, it also has OpenAI's `error` object,
+//!   whose text OpenAI's client libraries show.
 
 use std::borrow::Cow;
 
@@ -157,11 +158,13 @@ fn without_job_id(text: &str) -> Cow<'_, str> {
 
 /// The answer to a path without a route.
 pub(crate) async fn route_not_found(method: Method, uri: Uri) -> Problem {
-    at(
-        uri.path(),
+    let problem = Problem::from(
         Failure::new(Code::RouteNotFound, format!("no route {method} {}", shorten(uri.path())))
             .hint("docs/EVENTS.md lists the routes; GET /v1/capabilities shows what this hive has"),
-    )
+    );
+    // Any client of OpenAI's API may have asked, even below a path of the hive's own.
+    let path = uri.path();
+    if path == "/v1" || path.starts_with("/v1/") { problem.openai() } else { problem }
 }
 
 /// The answer to a method that a route lacks. The router adds `Allow`.
@@ -242,7 +245,9 @@ mod tests {
         let missing =
             router.clone().oneshot(Request::get("/v1/nothing").body(Body::empty()).unwrap()).await.unwrap();
         assert_eq!(missing.status(), 404);
-        assert_eq!(body(missing).await["code"], "route_not_found");
+        let missing = body(missing).await;
+        assert_eq!(missing["code"], "route_not_found");
+        assert!(missing["error"]["message"].as_str().unwrap().contains("/v1/nothing"), "{missing}");
         let method = router.oneshot(Request::delete("/a").body(Body::empty()).unwrap()).await.unwrap();
         assert_eq!(method.status(), 405);
         assert_eq!(method.headers()["allow"], "GET,HEAD,POST");

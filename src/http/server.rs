@@ -29,7 +29,9 @@ use tokio_io_timeout::TimeoutStream;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tower::ServiceExt;
+use tower_http::normalize_path::NormalizePath;
 
+use super::leftover;
 use super::problem::Problem;
 use crate::config::Timers;
 use crate::error::Failure;
@@ -150,7 +152,7 @@ impl Connection {
         let service = service_fn(|mut request: hyper::Request<Incoming>| {
             asked.store(true, Ordering::Relaxed);
             request.extensions_mut().insert(local);
-            answer(app.clone(), request)
+            answer(app.clone(), request, request_head)
         });
         let mut connection = pin!(
             http1::Builder::new()
@@ -176,16 +178,23 @@ impl Connection {
     }
 }
 
-/// The router's answer. A handler that panics fails its own request only.
-async fn answer(app: Router, request: hyper::Request<Incoming>) -> Result<Response, Infallible> {
-    match AssertUnwindSafe(app.oneshot(request)).catch_unwind().await {
-        Ok(answer) => answer,
-        // The process's panic hook has reported the panic.
-        Err(_) => {
-            let failure = Failure::internal("the hive panicked while it handled the request");
-            Ok(Problem::from(failure).into_response())
-        }
-    }
+/// The router's answer. A handler that panics fails its own request only. A slash too many at either end of
+/// the path makes no difference. `body_limit` is the time for a body that no handler reads.
+async fn answer(
+    app: Router,
+    request: hyper::Request<Incoming>,
+    body_limit: Duration,
+) -> Result<Response, Infallible> {
+    let (request, leftover) = leftover::lend(request);
+    let app = NormalizePath::trim_trailing_slash(app);
+    let answered = AssertUnwindSafe(app.oneshot(request)).catch_unwind().await;
+    // The process's panic hook has reported the panic.
+    let mut response = answered.unwrap_or_else(|_| {
+        let failure = Failure::internal("the hive panicked while it handled the request");
+        Ok(Problem::from(failure).into_response())
+    })?;
+    leftover.settle(&mut response, body_limit).await;
+    Ok(response)
 }
 
 #[cfg(test)]

@@ -5,7 +5,9 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-use super::testing::{Served, read_until, status};
+use tokio::io::AsyncReadExt;
+
+use super::testing::{Served, read_until, soon, status};
 use super::*;
 use crate::app::App;
 use crate::config::{Config, Timers};
@@ -19,16 +21,21 @@ struct Hive {
 
 impl Hive {
     async fn start() -> Self {
+        Self::start_with(|_| {}).await
+    }
+
+    async fn start_with(change: impl FnOnce(&mut Config)) -> Self {
         let folder = tempfile::tempdir().unwrap();
         std::fs::write(folder.path().join("tiny.gguf"), b"GGUF").unwrap();
         let timers = Timers { telemetry: Duration::from_millis(20).into(), ..Timers::default() };
-        let config = Config {
+        let mut config = Config {
             data_dir: folder.path().join("data"),
             hub_cache: Some(PathBuf::new()),
             models_dirs: vec![folder.path().to_owned()],
             timers: timers.clone(),
             ..Config::default()
         };
+        change(&mut config);
         std::fs::create_dir_all(config.store_dir()).unwrap();
         let app = App::open(config, "127.0.0.1:7835".parse().unwrap()).unwrap();
         let served = Served::start(router(&app).unwrap(), timers).await;
@@ -85,6 +92,74 @@ async fn an_unknown_resource_is_a_problem_with_a_code() {
         answer.contains(r#""error":{"message":"the model 'tiny' is not loaded: load it with POST"#),
         "{answer}"
     );
+    hive.served.stop().await;
+}
+
+/// A request with a body of `{}`, or as `more` says, that is not read.
+fn with_body(line: &str, more: &str) -> String {
+    format!("{line} HTTP/1.1\r\nHost: localhost\r\n{more}Content-Length: 2\r\n\r\n{{}}")
+}
+
+#[tokio::test]
+async fn the_next_request_on_a_connection_is_answered_after_every_refusal() {
+    const JSON: &str = "Content-Type: application/json\r\n";
+    const NEXT: &str = "GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n";
+    let token = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(token.path(), "a-token-of-the-test").unwrap();
+    let (open, closed) = (
+        Hive::start().await,
+        Hive::start_with(|config| config.token_file = Some(token.path().to_owned())).await,
+    );
+    let evil = format!("{JSON}Origin: https://evil.example\r\n");
+    let chunked = "POST /v1/nothing HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n\
+                   2\r\n{}\r\n0\r\n\r\n";
+    for (hive, expected, request) in [
+        (&open, 404, with_body("POST /v1/nothing", JSON)),
+        (&open, 404, with_body("POST /v1/nothing", "")),
+        (&open, 404, chunked.to_owned()),
+        (&open, 404, with_body("DELETE /v1/jobs/job-x", JSON)),
+        (&open, 405, with_body("POST /health", JSON)),
+        (&open, 405, with_body("PUT /v1/jobs", "")),
+        (&open, 415, with_body("POST /v1/jobs", "Content-Type: text/plain\r\n")),
+        (&open, 403, with_body("POST /v1/jobs", &evil)),
+        (&open, 403, with_body("POST http://evil.example/v1/jobs", JSON)),
+        (&open, 400, with_body("POST /v1/jobs", "Idempotency-Key: \r\nContent-Type: application/json\r\n")),
+        (&open, 200, with_body("GET /health", JSON)),
+        (&closed, 401, with_body("POST /v1/jobs", JSON)),
+    ] {
+        let mut client = hive.served.send(&format!("{request}{NEXT}")).await;
+        let answers = read_until(&mut client, "\r\n\r\nok").await;
+        assert_eq!(status(&answers), expected, "{request}: {answers}");
+        assert!(expected == 200 || answers.contains(&format!(r#""status":{expected}"#)), "{answers}");
+    }
+    // A body that is not waited for: the answer says that the connection ends.
+    for more in ["Content-Length: 100000000\r\n", "Expect: 100-continue\r\nContent-Length: 2\r\n"] {
+        let request = format!("POST /v1/nothing HTTP/1.1\r\nHost: localhost\r\n{more}\r\n");
+        let mut client = open.served.send(&request).await;
+        let mut answer = String::new();
+        soon(client.read_to_string(&mut answer)).await.unwrap();
+        assert_eq!(status(&answer), 404, "{answer}");
+        assert!(answer.contains("\r\nconnection: close\r\n"), "{answer}");
+    }
+    open.served.stop().await;
+    closed.served.stop().await;
+}
+
+#[tokio::test]
+async fn a_slash_too_many_at_an_end_of_the_path_makes_no_difference() {
+    let hive = Hive::start().await;
+    for (path, code) in
+        [("/v1/models/", 200), ("/health//", 200), ("//health", 200), ("/v1/models/tiny/", 200)]
+    {
+        assert_eq!(hive.get(path).await.0, code, "{path}");
+    }
+    assert_eq!(hive.get("/v1/nothing/").await.0, 404);
+    for line in ["HEAD /v1/models", "HEAD /v1/events", "HEAD /", "HEAD /v1/models/tiny"] {
+        let answer = hive.served.ask(&format!("{line} HTTP/1.1\nHost: @HERE\n"), "").await;
+        assert!(status(&answer) == 200 && answer.ends_with("\r\n\r\n"), "{line}: {answer}");
+    }
+    let answer = hive.served.ask("OPTIONS /v1/models HTTP/1.1\nHost: @HERE\n", "").await;
+    assert!(status(&answer) == 405 && answer.contains("allow: GET,HEAD"), "{answer}");
     hive.served.stop().await;
 }
 

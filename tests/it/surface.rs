@@ -50,6 +50,8 @@ async fn an_invalid_operation_is_refused_and_makes_no_job() {
         (r#"["ModelList"]"#, "invalid_json", &["object"], "ModelList"),
         ("{}", "unknown_operation", &["names no operation"], "ModelList"),
         (r#"{"ModelList":{},"ModelGet":{}}"#, "unknown_operation", &["exactly one key"], ""),
+        (r#"{"ModelGet":{"id":"x","id":"y"}}"#, "invalid_field", &["`id`", "twice"], "once"),
+        (r#"{"ModelList":{},"ModelList":{}}"#, "invalid_field", &["`ModelList`", "twice"], "once"),
         (r#"{"ModelLoda":{}}"#, "unknown_operation", &["'ModelLoda'"], "ModelLoad"),
         (r#"{"operation":"worker_proces_list"}"#, "unknown_operation", &[], "worker_process_list"),
         (r#"{"operation":7}"#, "invalid_field", &["`operation`", "string"], "model_list"),
@@ -129,8 +131,11 @@ async fn bodies_must_be_declared_and_within_their_bounds() {
     problem(submit(&hive, reqwest::Body::wrap_stream(chunks)).await, 413, "body_too_large").await;
     for kind in ["text/plain", "application/x-www-form-urlencoded", "multipart/form-data; boundary=x", "json"]
     {
-        for path in ["/v1/jobs", "/v1/chat/completions", "/v1/shutdown", "/v1/nothing"] {
-            let request = hive.client.post(format!("{}{path}", hive.url));
+        let post = |path: &str| hive.client.post(format!("{}{path}", hive.url));
+        let unknown = send(post("/v1/nothing").header("content-type", kind).body("{}")).await;
+        problem(unknown, 404, "route_not_found").await;
+        for path in ["/v1/jobs", "/v1/chat/completions", "/v1/shutdown"] {
+            let request = post(path);
             let answer = send(request.header("content-type", kind).body("{}")).await;
             assert_contains(&problem(answer, 415, "unsupported_media_type").await, "detail", &[kind]);
         }
@@ -225,9 +230,11 @@ async fn unknown_paths_methods_and_ids_are_problems() {
     let hive = TestHive::start().await;
     let at = |path: &str| format!("{}{path}", hive.url);
     for path in
-        ["/v1", "/v1/", "/v1/nothing", "/v1/jobs/", "/v1/job_id", "/v2/jobs", "/v1/workers", "/etc/passwd"]
+        ["/v1", "/v1/", "/v1/nothing", "/v1/jobs/x/y", "/v1/job_id", "/v2/jobs", "/v1/workers", "/etc/passwd"]
     {
-        problem(hive.get(path).await, 404, "route_not_found").await;
+        let missing = problem(hive.get(path).await, 404, "route_not_found").await;
+        // Any client of OpenAI's API may have asked.
+        assert_eq!(missing["error"]["message"].is_string(), path.starts_with("/v1"), "{missing}");
         problem(hive.delete(path).await, 404, "route_not_found").await;
         problem(hive.post(path, &json!({})).await, 404, "route_not_found").await;
     }

@@ -1,18 +1,16 @@
 //! A request for a completion, checked before a worker sees it.
 
-use std::fmt;
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use axum::extract::Request;
 use bytes::Bytes;
-use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
 use serde_json::value::RawValue;
 
 use super::problem::GatewayProblem;
 use crate::error::{Code, Failure};
 use crate::http::body::json_bytes;
 use crate::http::numbers;
-use crate::text::excerpt;
 
 /// The largest request, in bytes.
 pub(super) const BODY_LIMIT: usize = 4 << 20;
@@ -29,11 +27,11 @@ impl Completion {
     /// Reads and checks the body, which must arrive within `time_limit`.
     ///
     /// # Errors
-    /// Those of [`json_bytes`]; [`Code::InvalidField`] if the body is not an object, has a field twice, has
-    /// no string `model`, or has a number outside its range (see [`numbers`]).
+    /// Those of [`json_bytes`]; [`Code::InvalidField`] if the body is not an object, has no string `model`, or
+    /// has a number outside its range (see [`numbers`]).
     pub(super) async fn read(request: Request, time_limit: Duration) -> Result<Self, GatewayProblem> {
         let body = json_bytes(request, BODY_LIMIT, time_limit).await?;
-        let Fields(fields) = serde_json::from_slice(&body).map_err(|error| {
+        let fields: BTreeMap<String, &RawValue> = serde_json::from_slice(&body).map_err(|error| {
             Failure::new(Code::InvalidField, format!("the body is not a request object: {error}"))
                 .hint(r#"send {"model":"ID","messages":[{"role":"user","content":"Hello"}]}"#)
         })?;
@@ -41,8 +39,8 @@ impl Completion {
             numbers::check(name, value)
                 .map_err(|(field, failure)| GatewayProblem::at_field(field, failure))?;
         }
-        let model = fields.iter().find(|(name, _)| name == "model");
-        let model = model.and_then(|(_, value)| serde_json::from_str::<String>(value.get()).ok());
+        let model = fields.get("model");
+        let model = model.and_then(|value| serde_json::from_str::<String>(value.get()).ok());
         match model.filter(|model| !model.is_empty()) {
             Some(model) => Ok(Self { model, body }),
             None => Err(GatewayProblem::at_field(
@@ -51,40 +49,5 @@ impl Completion {
                     .hint("GET /v1/models lists the models and says which are loaded"),
             )),
         }
-    }
-}
-
-/// The fields of a JSON object, in order, with unparsed values. A field that comes twice is an error: the
-/// gateway and an engine might use different ones of the two.
-struct Fields<'a>(Vec<(String, &'a RawValue)>);
-
-impl<'de> Deserialize<'de> for Fields<'de> {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct InOrder;
-
-        impl<'de> Visitor<'de> for InOrder {
-            type Value = Fields<'de>;
-
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("a JSON object")
-            }
-
-            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
-                let mut seen = std::collections::HashSet::new();
-                let mut fields = Vec::new();
-                while let Some((name, value)) = map.next_entry::<String, &'de RawValue>()? {
-                    if !seen.insert(name.clone()) {
-                        return Err(serde::de::Error::custom(format_args!(
-                            "field '{}' comes twice",
-                            excerpt(&name)
-                        )));
-                    }
-                    fields.push((name, value));
-                }
-                Ok(Fields(fields))
-            }
-        }
-
-        deserializer.deserialize_map(InOrder)
     }
 }
