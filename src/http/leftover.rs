@@ -67,7 +67,8 @@ async fn discard(mut rest: Incoming) -> bool {
             None => return true,
             Some(Err(_)) => return false,
             Some(Ok(frame)) => {
-                left = left.saturating_sub(frame.data_ref().map_or(0, |data| data.len() as u64))
+                let bytes = frame.data_ref().map_or(0, |data| data.len() as u64);
+                left = left.saturating_sub(bytes);
             }
         }
         if left == 0 {
