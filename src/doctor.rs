@@ -186,6 +186,14 @@ pub fn workers(app: &App) -> Result<String> {
         )
         .hint("start the newer hive to adopt them, or end each process and remove its record"));
     }
+    if !found.damaged.is_empty() {
+        let list = text_list(found.damaged);
+        return Err(Failure::new(
+            Code::Io,
+            format!("{detail}; ended worker(s) of an earlier run whose records could not be read: {list}"),
+        )
+        .hint("check the disk and the memory; load their models again"));
+    }
     if found.stuck > 0 {
         let stuck = found.stuck;
         return Err(Failure::new(

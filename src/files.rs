@@ -134,6 +134,22 @@ pub(crate) fn set_aside(path: &Path) -> io::Result<PathBuf> {
     }
 }
 
+/// As [`set_aside`], where there is such a file.
+///
+/// # Errors
+/// The file system failed. `path` is as before.
+pub(crate) fn set_aside_if_there(path: &Path) -> io::Result<()> {
+    match set_aside(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    }
+}
+
+/// Whether the file is one that was set aside.
+pub(crate) fn is_set_aside(path: &Path) -> bool {
+    path.to_string_lossy().ends_with(DAMAGED)
+}
+
 fn write(path: &Path, contents: &[u8]) -> io::Result<File> {
     let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(path)?;
     file.write_all(contents)?;

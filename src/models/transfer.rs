@@ -115,6 +115,10 @@ async fn attempt(
         let message = format!("The partial file of {name} is of another version: starting over");
         transfer.say(Level::Info, "model_download_resume", message);
     }
+    if begun.was_damaged {
+        let message = format!("The journal of the partial file of {name} is damaged: starting over");
+        transfer.say(Level::Warn, "model_download_resume", message);
+    }
     if begun.head.size == Some(0) {
         return Err(empty_file(transfer.file.url.host_str().unwrap_or_default()));
     }

@@ -37,6 +37,8 @@ pub struct Adoption {
     pub newer: Vec<NewerWorker>,
     /// How many records of workers that were gone already were removed.
     pub stale: usize,
+    /// The records that could not be read. Their workers were ended, and the files are kept.
+    pub damaged: Vec<String>,
     /// How many processes without a leader were ended.
     pub orphans: usize,
     /// How many processes were still there 5 s after they were killed.
@@ -105,9 +107,16 @@ pub(super) async fn adopt(shared: &Arc<Shared>) -> Adoption {
                 spared.insert(folder_name);
             }
             Err(error) => {
-                tracing::warn!(path = %file.display(), %error, "removing a file that is not a worker's record");
-                adoption.stale += 1;
-                folder.remove_record();
+                tracing::warn!(
+                    path = %file.display(), %error,
+                    "the record of a worker cannot be read: the worker is ended, and the file is kept"
+                );
+                let is_damaged = matches!(
+                    error.kind(),
+                    std::io::ErrorKind::InvalidData | std::io::ErrorKind::UnexpectedEof
+                );
+                let kept_as = if is_damaged { folder.set_record_aside() } else { file };
+                adoption.damaged.push(kept_as.display().to_string());
             }
         }
     }

@@ -8,6 +8,7 @@ use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use crate::error::{Failure, Result};
+use crate::files;
 
 /// How many folders of ended workers are kept: the newest.
 const KEEP_ENDED: usize = 20;
@@ -64,6 +65,22 @@ impl WorkerFolder {
             && error.kind() != io::ErrorKind::NotFound
         {
             tracing::warn!(path = %self.0.display(), %error, "could not remove the record of a worker");
+        }
+    }
+
+    /// Keeps a record that cannot be read under another name, as long as the worker's log. Gives the path
+    /// of the file.
+    pub(super) fn set_record_aside(&self) -> PathBuf {
+        let record = self.record();
+        match files::set_aside(&record) {
+            Ok(kept_as) => {
+                self.remove_record();
+                kept_as
+            }
+            Err(error) => {
+                tracing::warn!(path = %record.display(), %error, "could not set aside the record of a worker");
+                record
+            }
         }
     }
 

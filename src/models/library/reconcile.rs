@@ -24,6 +24,8 @@ pub(crate) struct ReconcileReport {
     pub(crate) in_use: Vec<String>,
     /// Names of files that a newer version of the hive made. They are left alone.
     pub(crate) newer: Vec<String>,
+    /// Names of files of the hive that could not be read. They are left as they are.
+    pub(crate) damaged: Vec<String>,
     /// Names of the files of no use that were removed.
     pub(crate) removed: Vec<String>,
     /// The bytes that this freed.
@@ -45,6 +47,9 @@ impl fmt::Display for ReconcileReport {
         if !self.newer.is_empty() {
             clauses.push(format!("made by a newer version and left alone: {}", self.newer.join(", ")));
         }
+        if !self.damaged.is_empty() {
+            clauses.push(format!("damaged and left as they are: {}", self.damaged.join(", ")));
+        }
         if !self.removed.is_empty() {
             let freed = text::bytes(self.freed_bytes);
             clauses.push(format!("{} orphaned file(s) removed ({freed})", self.removed.len()));
@@ -61,9 +66,9 @@ pub(crate) fn reconcile(store: &Store, hub_cache: &HubCache) -> ReconcileReport 
     let mut report = ReconcileReport::default();
     report.reconcile_store(store);
     report.reconcile_hub_cache(&hub_cache.dir);
-    for path in hub_cache.notes.remove_stale() {
-        report.keep_newer(&path);
-    }
+    let (newer, damaged) = hub_cache.notes.remove_stale();
+    newer.iter().for_each(|path| report.keep_newer(path));
+    damaged.iter().for_each(|path| report.keep_damaged(path));
     tracing::info!("tidied the model store and the Hugging Face cache: {report}");
     report
 }
@@ -107,7 +112,7 @@ impl ReconcileReport {
         if store.has_newer_record(model) {
             return self.keep_newer(path);
         }
-        let Some(record) = store.record(model) else { return };
+        let Some(record) = store.record(model) else { return self.keep_damaged(path) };
         let cache = FolderCache::default();
         let probe = DiskProbe::new(&cache);
         let mut paths = record.files.iter().map(|file| (file, store.path(&file.name)));
@@ -134,6 +139,10 @@ impl ReconcileReport {
             self.resumable.push((target.to_owned(), unfinished.done));
             return;
         }
+        let journal = journal::path_of(path);
+        if journal::is_damaged(&journal) {
+            return self.keep_damaged(&journal);
+        }
         match partial::remove(path, empty_folders) {
             Ok(Removal::InUse) => {
                 tracing::info!(path = %path.display(), "another process is writing this file");
@@ -154,6 +163,11 @@ impl ReconcileReport {
     fn keep_newer(&mut self, path: &Path) {
         tracing::warn!(path = %path.display(), "a newer version of rbee-hive made this file: it is left alone");
         self.newer.push(name_of(path));
+    }
+
+    fn keep_damaged(&mut self, path: &Path) {
+        tracing::warn!(path = %path.display(), "this file of the hive cannot be read: it is left as it is");
+        self.damaged.push(name_of(path));
     }
 
     /// Removes a file that is of no use.
@@ -211,6 +225,9 @@ mod tests {
         store.write_record(&record("changed.gguf")).unwrap();
         fs::write(path("changed.gguf"), b"four").unwrap();
         fs::write(path("newer.gguf.json"), br#"{"version":2}"#).unwrap();
+        fs::write(path("odd.gguf.json"), b"{").unwrap();
+        fs::write(path("part.gguf.partial"), b"bytes").unwrap();
+        fs::write(path("part.gguf.partial.journal"), b"rbee-partial 1 00000000 {}\n").unwrap();
 
         let hub_cache = HubCache { dir: path("no-cache"), notes: HubNotes::new(path("no-notes")) };
         let tidy = || reconcile(&store, &hub_cache);
@@ -218,11 +235,23 @@ mod tests {
         assert_eq!(report.in_use, ["held.gguf"]);
         assert_eq!(report.changed, ["changed.gguf"]);
         assert_eq!(report.newer, ["newer.gguf.json"]);
+        let mut damaged = report.damaged.clone();
+        damaged.sort();
+        assert_eq!(damaged, ["odd.gguf.json", "part.gguf.partial.journal"]);
         assert_eq!(report.removed.len(), 7, "{report:?}");
         let mut left: Vec<_> =
             fs::read_dir(store.dir()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
         left.sort();
-        assert_eq!(left, ["changed.gguf", "changed.gguf.json", "held.gguf.partial", "newer.gguf.json"]);
+        let kept = [
+            "changed.gguf",
+            "changed.gguf.json",
+            "held.gguf.partial",
+            "newer.gguf.json",
+            "odd.gguf.json",
+            "part.gguf.partial",
+            "part.gguf.partial.journal",
+        ];
+        assert_eq!(left, kept);
         drop(holder);
         assert_eq!(tidy().removed, ["held.gguf.partial"]);
         assert_eq!(tidy().removed, [""; 0]);

@@ -11,6 +11,8 @@
 //!   model without a record would not be the hive's own.
 //! - A record of a newer version of the hive is left alone. Its model is listed, and is not the hive's
 //!   own: replacing it is refused, and deleting it takes `force`, which deletes the record as well.
+//! - A record that cannot be read is reported and left as it is, and set aside before another takes its
+//!   place.
 
 use std::fs::{self, File};
 use std::io;
@@ -20,7 +22,7 @@ use std::path::{Path, PathBuf};
 use sha2::{Digest, Sha256};
 
 use crate::error::{Code, Failure, Result};
-use crate::files::{self, Draft};
+use crate::files::{self, Draft, set_aside_if_there};
 use crate::models::library::file_name::{is_model_name, name_of, without_extension};
 use crate::models::library::folders::{EntryKind, FolderEntry};
 use crate::models::library::location::{ModelLocation, PartialModel, ScannedModel};
@@ -211,7 +213,9 @@ impl Store {
             Versioned::Known(previous) if previous.has_same_source(&record) => {
                 record.keep_unknown_fields(&previous);
             }
-            Versioned::Known(_) | Versioned::Invalid => {}
+            Versioned::Known(_) => {}
+            Versioned::Invalid => set_aside_if_there(&path)
+                .map_err(|error| Failure::io("set aside the damaged record", &path, &error))?,
         }
         let text = serde_json::to_vec_pretty(&record)
             .map_err(|error| Failure::internal("a record could not be written as JSON").detail(error))?;
@@ -366,6 +370,12 @@ mod tests {
         );
         store.write_record(&record("file:/m.gguf", 3)).unwrap();
         assert!(written().get("tags").is_none(), "the fields were of another model");
+
+        let damaged = r#"{"version":1,"sou"#;
+        fs::write(&path, damaged).unwrap();
+        store.write_record(&record("https://h/m.gguf", 3)).unwrap();
+        assert_eq!(fs::read_to_string(files::damaged_path(&path)).unwrap(), damaged);
+        assert!(store.record("m.gguf").is_some());
 
         let newer = r#"{"version":2,"origin":"x"}"#;
         fs::write(&path, newer).unwrap();

@@ -6,7 +6,8 @@
 //! the later counts.
 //!
 //! Invariants:
-//! - A torn or damaged record loses its own chunk alone; a damaged first line loses the whole partial.
+//! - A torn or damaged record loses its own chunk alone; a damaged first line loses the whole partial,
+//!   which is reported when the hive starts and removed when the file is downloaded again.
 //! - A record is a claim and no proof. After a power cut the journal may claim bytes that did not reach
 //!   the disk, so the hasher compares them with the checksum.
 //! - A journal of a newer version, and its partial file, are left alone.
@@ -103,6 +104,13 @@ pub(crate) fn is_newer(path: &Path) -> bool {
     let bytes = read(path).unwrap_or_default();
     let line = bytes.split(|&byte| byte == b'\n').next();
     line.and_then(split_version).is_some_and(|(version, _)| version > VERSION)
+}
+
+/// Whether the first line of the journal at `path` is damaged. One that was never written to its end is
+/// not.
+pub(crate) fn is_damaged(path: &Path) -> bool {
+    let bytes = read(path).unwrap_or_default();
+    bytes.contains(&b'\n') && Contents::parse(&bytes).is_none() && !is_newer(path)
 }
 
 fn read(path: &Path) -> Option<Vec<u8>> {
@@ -335,7 +343,12 @@ mod tests {
         assert!(fs::read(&path).unwrap().starts_with(line(1).as_bytes()));
         assert!(!is_newer(&path) && !is_newer(folder.path()));
         fs::write(&path, line(2)).unwrap();
-        assert!(is_newer(&path) && Contents::read(&path).is_none());
+        assert!(is_newer(&path) && Contents::read(&path).is_none() && !is_damaged(&path));
+        fs::write(&path, line(1).replace("later", "Later")).unwrap();
+        assert!(is_damaged(&path) && Contents::read(&path).is_none());
+        let cut = line(1).len() - 1;
+        fs::write(&path, &line(1)[..cut]).unwrap();
+        assert!(!is_damaged(&path), "it was never written to its end");
     }
 
     #[test]

@@ -43,6 +43,8 @@ pub(crate) struct Begun {
     pub(crate) journal: Option<Journal>,
     /// Whether the bytes of another version of the file were thrown away.
     pub(crate) is_other_version: bool,
+    /// Whether bytes were thrown away whose journal was damaged.
+    pub(crate) was_damaged: bool,
 }
 
 /// A download that is not running and can be resumed.
@@ -198,12 +200,12 @@ impl Partial {
             Some(contents) if contents.head.is_resumed_by(&wanted) => {
                 let journal = Some(Journal::resume(&path, &contents, disk)?);
                 let Contents { head, claims, .. } = contents;
-                Ok(Begun { head, claims, journal, is_other_version: false })
+                Ok(Begun { head, claims, journal, is_other_version: false, was_damaged: false })
             }
             other => {
+                let (is_other_version, was_damaged) = (other.is_some(), journal::is_damaged(&path));
                 self.clear()?;
-                let is_other_version = other.is_some();
-                Ok(Begun { head: wanted, claims: Vec::new(), journal: None, is_other_version })
+                Ok(Begun { head: wanted, claims: Vec::new(), journal: None, is_other_version, was_damaged })
             }
         }
     }

@@ -96,6 +96,22 @@ async fn a_worker_without_a_record_is_ended_by_its_marker() {
     hive.finish().await;
 }
 
+#[cfg(target_os = "linux")]
+#[tokio::test]
+async fn a_worker_whose_record_is_damaged_is_ended_and_the_record_kept() {
+    let hive = Hive::with(leave_workers);
+    let worker = hive.start("family").await.unwrap();
+    let record = hive.config.workers_dir().join(&worker.worker_id).join("record.json");
+    let hive = restart_hive(hive, || std::fs::write(&record, "{\"version\":1,").unwrap()).await;
+    let found = hive.workers.adoption().unwrap();
+    let kept_as = record.with_extension("json.damaged");
+    assert_eq!(found.damaged, [kept_as.to_str().unwrap()]);
+    assert_eq!((found.orphans, found.stuck), (2, 0), "{found:?}");
+    assert!(gone(worker.pid) && !record.exists());
+    assert_eq!(std::fs::read_to_string(kept_as).unwrap(), "{\"version\":1,");
+    hive.finish().await;
+}
+
 #[tokio::test]
 async fn a_record_without_a_version_is_adopted() {
     let hive = Hive::with(leave_workers);
@@ -214,7 +230,8 @@ async fn a_thousand_stale_records_of_live_processes_lead_to_no_signal() {
     std::fs::write(hive.config.workers_dir().join("worker-0000").join("record.json"), "nonsense").unwrap();
     hive.workers.adopt().await;
     let found = hive.workers.adoption().unwrap();
-    assert_eq!((found.stale, found.adopted.len(), found.ended.len(), found.orphans), (1000, 0, 0, 0));
+    assert_eq!((found.stale, found.adopted.len(), found.ended.len(), found.orphans), (999, 0, 0, 0));
+    assert_eq!(found.damaged.len(), 1);
     assert!(hive.workers.list().is_empty());
     assert!(!signals.exists(), "signals were sent: {:?}", std::fs::read_to_string(&signals));
     for other in &mut others {

@@ -4,7 +4,8 @@
 //! that it fetched in its own data folder: `hub/models--org--repo/ETAG.json`, a file with a version
 //! ([`versioned`](crate::models::library::versioned)). A blob whose note still matches is the hive's own
 //! to delete; any other takes `force`. A note that matches no blob is removed when the hive starts. A
-//! note of a newer version of the hive is left alone, and its blob is not the hive's own.
+//! note of a newer version of the hive, or one that cannot be read, is left alone, and its blob is not the
+//! hive's own.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -14,7 +15,7 @@ use serde_json::{Map, Value};
 
 use super::layout::{CacheRepository, blob_of};
 use crate::error::{Failure, Result};
-use crate::files;
+use crate::files::{self, is_set_aside, set_aside_if_there};
 use crate::models::library::file_name::name_of;
 use crate::models::library::location::ModelOwner;
 use crate::models::library::probe::paths_in;
@@ -53,15 +54,17 @@ impl HubNotes {
     }
 
     /// Removes the notes whose blobs are gone or have changed. Returns the paths of those that a newer
-    /// version of the hive wrote.
-    pub(crate) fn remove_stale(&self) -> Vec<PathBuf> {
-        let mut newer = Vec::new();
+    /// version of the hive wrote, and of those that could not be read.
+    pub(crate) fn remove_stale(&self) -> (Vec<PathBuf>, Vec<PathBuf>) {
+        let (mut newer, mut damaged) = (Vec::new(), Vec::new());
         for repository in paths_in(&self.0) {
             for path in paths_in(&repository) {
                 match read(&path) {
                     Versioned::Known(note) if note.matches(&note.blob) => {}
                     Versioned::Newer => newer.push(path),
-                    Versioned::Known(_) | Versioned::Invalid => {
+                    Versioned::Invalid if is_set_aside(&path) => {}
+                    Versioned::Invalid => damaged.push(path),
+                    Versioned::Known(_) => {
                         tracing::debug!(note = %path.display(), "its blob is gone or has changed: removing it");
                         // A note that cannot be removed does no harm.
                         let _ = fs::remove_file(&path);
@@ -71,7 +74,7 @@ impl HubNotes {
             // The system refuses to remove a folder that has something in it.
             let _ = fs::remove_dir(&repository);
         }
-        newer
+        (newer, damaged)
     }
 
     /// Notes a blob that is about to get its name. Keeps the fields that later versions of the hive
@@ -84,7 +87,10 @@ impl HubNotes {
                 tracing::warn!(note = %path.display(), "a newer version of rbee-hive wrote it: it is left alone");
                 return Ok(());
             }
-            Versioned::Invalid => Map::new(),
+            Versioned::Invalid => {
+                set_aside_if_there(&path).map_err(|error| Failure::io("set aside", &path, &error))?;
+                Map::new()
+            }
         };
         let note = BlobNote { version: VERSION, blob: absolute(&repository.blob(etag)), size_bytes, unknown };
         let text = serde_json::to_vec(&note)
@@ -165,11 +171,21 @@ mod tests {
         fs::write(note("kept"), json.to_string()).unwrap();
         fs::write(repository.blob("stale"), "12345").unwrap();
         fs::write(note("newer"), r#"{"version":2}"#).unwrap();
+        let damaged = link("damaged");
+        fs::write(note("damaged"), r#"{"version":1,"blo"#).unwrap();
 
         assert_eq!(notes.owner(&kept), ModelOwner::Hive);
         assert_eq!(notes.owner(&stale), ModelOwner::Other);
         assert_eq!(notes.owner(&newer), ModelOwner::NewerHive);
-        assert_eq!(notes.remove_stale(), [note("newer")]);
+        assert_eq!(notes.owner(&damaged), ModelOwner::Other);
+        let left_alone = (vec![note("newer")], vec![note("damaged")]);
+        assert_eq!(notes.remove_stale(), left_alone);
+        notes.write(&repository, "damaged", 4).unwrap();
+        let kept_as = files::damaged_path(&note("damaged"));
+        assert_eq!(fs::read_to_string(&kept_as).unwrap(), r#"{"version":1,"blo"#);
+        assert_eq!(notes.owner(&damaged), ModelOwner::Hive);
+        assert_eq!(notes.remove_stale(), (vec![note("newer")], Vec::new()));
+        assert!(kept_as.exists());
         assert!(note("kept").exists() && !note("stale").exists());
 
         notes.write(&repository, "kept", 5).unwrap();
