@@ -68,11 +68,13 @@ impl App {
     pub fn open(config: Config, address: SocketAddr) -> Result<AppState> {
         let (shutdown, workers) = (CancellationToken::new(), Supervisor::new(&config)?);
         let events = Arc::new(Hub::new(config.jobs.event_ring));
+        let (catalog, served_by) = (Catalog::new(&config)?, workers.clone());
+        catalog.keep_served_ids(move || served_by.served_files());
         Ok(Arc::new(Self {
             address,
             hostname: gethostname::gethostname().to_string_lossy().into_owned(),
             jobs: Registry::open(&config, Arc::clone(&events))?,
-            catalog: Catalog::new(&config)?,
+            catalog,
             telemetry: Telemetry::new(&config, workers.clone()),
             gateway: client::for_workers(*config.timers.connect)?,
             queen: Queen::of(&config, address, shutdown.clone())?,
@@ -121,6 +123,14 @@ impl App {
     /// [`Code::ModelNotFound`] with the nearest names, [`Code::ModelAmbiguous`].
     pub async fn find_model(&self, id: &ModelId) -> Result<Model> {
         let mut model = self.catalog.find(id.as_str()).await?;
+        // It was found by its name, which is the id of another model whose file is gone.
+        if model.id != id.as_str() && !self.workers.of_model(id.as_str()).is_empty() {
+            return Err(Failure::new(
+                Code::ModelNotFound,
+                format!("the file of the model '{id}' is gone, and a worker still serves it"),
+            )
+            .hint(format!("ModelUnload ends that worker; '{}' is another model of that name", model.id)));
+        }
         model.loaded = self.workers.serves(&model.id);
         Ok(model)
     }

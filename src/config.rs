@@ -138,6 +138,12 @@ impl Config {
         self.data_dir.join("models")
     }
 
+    /// The file that remembers which model has which id.
+    #[must_use]
+    pub fn model_ids_file(&self) -> PathBuf {
+        self.data_dir.join("model-ids.json")
+    }
+
     /// The folder of the acts' journals.
     #[must_use]
     pub fn jobs_dir(&self) -> PathBuf {

@@ -36,4 +36,5 @@ mod files;
 pub mod turns;
 pub mod error;
 pub mod text;
+mod paths;
 pub mod time;

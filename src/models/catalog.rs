@@ -17,6 +17,7 @@ use crate::error::{Code, Failure, Result};
 use crate::models::library::Library;
 use crate::models::library::hub_cache::notes::HubNotes;
 use crate::models::library::hub_cache::{self, HubCache};
+use crate::models::library::ids::ServedFiles;
 use crate::models::library::listing::ListedModel;
 use crate::models::library::reconcile::ReconcileReport;
 use crate::models::model::Model;
@@ -62,7 +63,12 @@ impl Catalog {
             dir: dir.unwrap_or_else(|| config.data_dir.join("hub-cache")),
             notes: HubNotes::new(config.hub_notes_dir()),
         };
-        let (library, report) = Library::open(config.store_dir(), hub_cache, config.models_dirs.clone())?;
+        let (library, report) = Library::open(
+            config.store_dir(),
+            config.model_ids_file(),
+            hub_cache,
+            config.models_dirs.clone(),
+        )?;
         let ollama = Url::parse(&config.ollama.endpoint).map_err(|error| {
             Failure::new(Code::ConfigInvalid, "[ollama] endpoint is not a URL").cause(&error)
         })?;
@@ -81,6 +87,12 @@ impl Catalog {
             turns,
             reconciled: Arc::new(report),
         })
+    }
+
+    /// Keeps the ids that workers have: `served` lists them with the paths of their files. No other file
+    /// gets such an id, even if that file is gone.
+    pub fn keep_served_ids(&self, served: impl Fn() -> Vec<(String, PathBuf)> + Send + Sync + 'static) {
+        self.places.library.ids.set_served(ServedFiles::new(served));
     }
 
     /// Every model of this machine, sorted by id, as the disk has it now.

@@ -1,10 +1,8 @@
-//! Ids of models: their grammar, and how a listing makes them.
+//! Ids of models: their grammar, and how any text is brought into it.
 //!
-//! Invariants: any file name gives an id in the grammar; the ids of one listing are unique; which of
-//! two files gets a suffix does not depend on the order in which a scan found them. An id is looked up,
-//! and never made into a path.
+//! Invariants: any file name gives an id in the grammar. An id is looked up, and never made into a path.
+//! Which file has which id is for `library::ids` to say.
 
-use std::collections::HashSet;
 use std::fmt;
 use std::path::Path;
 use std::str::FromStr;
@@ -20,7 +18,8 @@ pub(crate) const MAX_LENGTH: usize = 255;
 /// `~` and eight hexadecimal digits.
 const SUFFIX_LENGTH: usize = 9;
 
-/// A well-formed id (or name) of a model: `[A-Za-z0-9._/:@+~-]{1,255}`.
+/// A well-formed id (or name) of a model: letters and digits of any script and `._/:@+~-`, 1 to 255
+/// bytes of UTF-8, and no `-` in front.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String")]
 pub struct ModelId(String);
@@ -56,9 +55,12 @@ impl TryFrom<String> for ModelId {
         if let Some((index, bad)) = text.chars().enumerate().find(|&(_, c)| !is_allowed(c)) {
             return refused(format!("{bad:?}, character {} of the model id, is not allowed", index + 1));
         }
+        if text.starts_with('-') {
+            return refused("a model id must not begin with '-'".into());
+        }
         if text.len() > MAX_LENGTH {
             return refused(format!(
-                "the model id has {} characters; at most {MAX_LENGTH} are allowed",
+                "the model id has {} bytes; at most {MAX_LENGTH} are allowed",
                 text.len()
             ));
         }
@@ -66,7 +68,8 @@ impl TryFrom<String> for ModelId {
     }
 }
 
-const HINT: &str = "an id has letters, digits and . _ / : @ + ~ - only; ModelList shows the ids there are";
+const HINT: &str = "an id has letters, digits and . _ / : @ + ~ - only, and does not begin with -; ModelList \
+                    shows the ids there are";
 
 impl FromStr for ModelId {
     type Err = Failure;
@@ -77,48 +80,47 @@ impl FromStr for ModelId {
 }
 
 fn is_allowed(c: char) -> bool {
-    c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '/' | ':' | '@' | '+' | '~' | '-')
+    is_letter_or_digit(c) || matches!(c, '.' | '_' | '/' | ':' | '@' | '+' | '~' | '-')
 }
 
-/// Brings any text into the grammar: other characters become `-`, and a text that is too long is cut
-/// and ends in its hash.
+/// Whether the character is a letter or a digit of any script, or one of the marks that many scripts
+/// write letters with.
+pub(crate) fn is_letter_or_digit(c: char) -> bool {
+    c.is_alphanumeric() || (!c.is_ascii() && unicode_ident::is_xid_continue(c))
+}
+
+/// Brings any text into the grammar: other characters become `-`, those in front are left out, and a
+/// text that is too long is cut and ends in its hash.
 pub(crate) fn sanitize(text: &str) -> String {
     let clean: String = text.chars().map(|c| if is_allowed(c) { c } else { '-' }).collect();
+    let clean = clean.trim_start_matches('-');
     match clean.len() {
-        0 => "-".to_owned(),
-        1..=MAX_LENGTH => clean,
-        _ => suffixed(&clean, text.as_bytes()),
+        0 => "_".to_owned(),
+        1..=MAX_LENGTH => clean.to_owned(),
+        _ => suffixed(clean, text.as_bytes()),
     }
 }
 
-/// Makes ids unique. Each file comes with its preferred id, in order of precedence: the first file with
-/// an id keeps it, and each other one gets `~` and 8 hexadecimal digits of its path's SHA-256.
-pub(crate) fn assign<'a>(preferred: impl IntoIterator<Item = (String, &'a Path)>) -> Vec<String> {
-    let mut taken = HashSet::new();
-    let mut ids = Vec::new();
-    for (preferred, path) in preferred {
-        let mut id = preferred.clone();
-        let mut salt = path.as_os_str().as_encoded_bytes().to_vec();
-        while !taken.insert(id.clone()) {
-            id = suffixed(&preferred, &salt);
-            // Needed only where another file's own name ends in this suffix.
-            salt.push(0);
-        }
-        ids.push(id);
-    }
-    ids
+/// The ids for the file at `path` where others have the id `taken`: `~` and 8 hexadecimal digits of the
+/// path's SHA-256 behind it. The first is the one to use; the others are needed only where another file's
+/// own name ends like that.
+pub(crate) fn with_suffix(taken: &str, path: &Path) -> impl Iterator<Item = String> {
+    let mut hashed = path.as_os_str().as_encoded_bytes().to_vec();
+    std::iter::repeat_with(move || {
+        let id = suffixed(taken, &hashed);
+        hashed.push(0);
+        id
+    })
 }
 
-/// `id`, which must be ASCII, with the first eight digits of a hash, cut to the longest length.
+/// `id` with the first eight digits of a hash, cut to the longest length.
 fn suffixed(id: &str, hashed: &[u8]) -> String {
     let digits = hex(&Sha256::digest(hashed)[..4]);
-    format!("{}~{digits}", &id[..id.len().min(MAX_LENGTH - SUFFIX_LENGTH)])
+    format!("{}~{digits}", &id[..id.floor_char_boundary(MAX_LENGTH - SUFFIX_LENGTH)])
 }
 
 #[cfg(test)]
 mod tests {
-    use std::path::PathBuf;
-
     use proptest::prelude::*;
 
     use super::*;
@@ -126,31 +128,31 @@ mod tests {
     proptest! {
         #[test]
         fn any_file_name_gives_an_id_in_the_grammar(name in ".{0,400}") {
-            let id = sanitize(&name);
-            prop_assert!(id.parse::<ModelId>().is_ok(), "{id}");
-        }
-
-        #[test]
-        fn ids_are_unique_for_any_file_names(
-            names in prop::collection::vec("[ab\u{e9}~0-9]{0,3}|a{240,260}", 0..40)
-        ) {
-            let paths: Vec<_> = (0..names.len()).map(|n| PathBuf::from(format!("/m/{n}"))).collect();
-            let ids = assign(names.iter().map(|name| sanitize(name)).zip(paths.iter().map(PathBuf::as_path)));
-            let unique: HashSet<_> = ids.iter().collect();
-            prop_assert_eq!(unique.len(), ids.len());
-            for id in &ids {
-                prop_assert!(id.parse::<ModelId>().is_ok(), "{}", id);
+            for id in [sanitize(&name), with_suffix(&sanitize(&name), Path::new("/m")).next().unwrap()] {
+                prop_assert!(id.parse::<ModelId>().is_ok(), "{id}");
             }
         }
     }
 
     #[test]
-    fn the_first_file_keeps_the_preferred_id_and_the_suffix_is_stable() {
-        let (first, second) = (Path::new("/a/x.gguf"), Path::new("/b/x.gguf"));
-        let ids = assign([("x".to_owned(), first), ("x".to_owned(), second)]);
-        assert_eq!(ids[0], "x");
-        assert_eq!(ids[1], suffixed("x", b"/b/x.gguf"));
-        assert_eq!(ids[1].len(), 1 + SUFFIX_LENGTH);
+    fn letters_and_digits_of_any_script_stay() {
+        for name in ["模型", "модель-7B", "मॉडल_२", "e\u{301}te", "نموذج"] {
+            assert_eq!(sanitize(name), name);
+            assert_eq!(name.parse::<ModelId>().unwrap().as_str(), name);
+        }
+        assert_eq!(sanitize("--(a) b\u{200b}c"), "a--b-c");
+        assert_eq!(sanitize("(-)"), "_");
+        let long = sanitize(&"模".repeat(100));
+        assert!(long.len() <= MAX_LENGTH && long.starts_with("模模") && long.contains('~'), "{long}");
+    }
+
+    #[test]
+    fn a_suffix_has_eight_digits_of_the_paths_hash() {
+        let mut suffixes = with_suffix("x", Path::new("/b/x.gguf"));
+        let first = suffixes.next().unwrap();
+        assert_eq!(first, suffixed("x", b"/b/x.gguf"));
+        assert_eq!(first.len(), 1 + SUFFIX_LENGTH);
+        assert_ne!(suffixes.next().unwrap(), first);
     }
 
     #[test]
@@ -159,6 +161,7 @@ mod tests {
         assert_eq!(failure.code, Code::InvalidId);
         assert_eq!(failure.message, "' ', character 5 of the model id, is not allowed");
         assert!("".parse::<ModelId>().is_err());
+        assert!("-x".parse::<ModelId>().unwrap_err().message.contains("begin with '-'"));
         assert!("x".repeat(256).parse::<ModelId>().is_err());
         let error = serde_json::from_str::<ModelId>("\"a\\u0000\"").unwrap_err();
         assert!(error.to_string().contains("character 2"), "{error}");

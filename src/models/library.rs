@@ -2,6 +2,7 @@
 //! of all. Knows neither where models come from nor who asks.
 
 pub(crate) mod reconcile;
+pub(crate) mod ids;
 pub(crate) mod listing;
 pub(crate) mod hub_cache;
 pub(crate) mod store;
@@ -28,6 +29,7 @@ use crate::models::transfer::transfers::OngoingTransfer;
 use folders::FolderCache;
 use headers::HeaderCache;
 use hub_cache::HubCache;
+use ids::Ids;
 use listing::{ListedModel, Locations};
 use probe::{DiskProbe, DiskSnapshot};
 use reconcile::ReconcileReport;
@@ -39,6 +41,7 @@ pub(crate) struct Library {
     pub(crate) locations: Locations,
     folders: FolderCache,
     headers: HeaderCache,
+    pub(crate) ids: Ids,
     /// The last listing. `None` where the disk may have changed without a trace.
     last: Mutex<Option<Arc<LastListing>>>,
 }
@@ -52,12 +55,13 @@ struct LastListing {
 
 impl Library {
     /// Opens the store in `store_dir`, makes it where it is missing, and removes what a killed hive
-    /// left there and in the Hugging Face cache.
+    /// left there and in the Hugging Face cache. `ids` is the file that remembers the ids of models.
     ///
     /// # Errors
     /// Where the store's folder cannot be made.
     pub(crate) fn open(
         store_dir: PathBuf,
+        ids: PathBuf,
         hub_cache: HubCache,
         user_folders: Vec<PathBuf>,
     ) -> Result<(Self, ReconcileReport)> {
@@ -67,6 +71,7 @@ impl Library {
             locations: Locations { store, hub_cache, user_folders },
             folders: FolderCache::default(),
             headers: HeaderCache::default(),
+            ids: Ids::open(ids),
             last: Mutex::default(),
         };
         Ok((library, report))
@@ -97,7 +102,9 @@ impl Library {
             return Arc::clone(&last.models);
         }
         let probe = self.probe();
-        let models: Arc<[_]> = listing::list(&self.locations, ongoing, &self.headers, &probe).into();
+        let mut models = listing::list(&self.locations, ongoing, &self.headers, &probe);
+        self.ids.assign(&mut models, &self.locations);
+        let models: Arc<[_]> = models.into();
         self.headers.forget_unused();
         self.folders.forget_unused();
         self.store().forget_unused();

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Code, Failure, Result};
+use crate::paths;
 
 /// One model of the catalog. The order of the fields is the wire's.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -16,6 +17,7 @@ pub struct Model {
     /// Size of all its files in bytes.
     pub size_bytes: u64,
     /// The file, or the first file of a split model.
+    #[serde(with = "paths::shown")]
     pub path: PathBuf,
     /// Where it came from: `https://…`, `file:/…`, or `hf:org/repo` for the Hugging Face cache.
     pub source: String,

@@ -39,7 +39,8 @@ impl FieldError {
             format!("{operation}: field `{}`: {problem}", excerpt(&self.path))
         };
         Failure::new(code, message).hint(if self.outside_grammar {
-            "take the id from ModelList; ids match [A-Za-z0-9._/:@+~-]{1,255}"
+            "take the id from ModelList; an id has letters and digits of any script and ._/:@+~-, 1 to 255 bytes, \
+             and does not begin with -"
         } else {
             "docs/EVENTS.md lists the fields of every operation with their types and defaults"
         })

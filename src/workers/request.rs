@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 use super::device::Device;
+use crate::paths;
 
 /// The request for a new worker. The worker's record holds it, so that a restart can repeat it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -12,6 +13,7 @@ pub struct StartRequest {
     /// The id of the model.
     pub model_id: String,
     /// The file of the model.
+    #[serde(with = "paths::exact")]
     pub model_path: PathBuf,
     /// `auto`, a kind of device (`cpu`, `cuda`, ...) or the name of an engine.
     pub engine: String,

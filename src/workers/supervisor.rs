@@ -101,6 +101,14 @@ impl Supervisor {
         self.live(model_id).map(|worker| worker.worker()).collect()
     }
 
+    /// The id and the file of the model of each live worker.
+    #[must_use]
+    pub fn served_files(&self) -> Vec<(String, PathBuf)> {
+        let handles = self.handles();
+        let live = handles.iter().filter(|worker| worker.status().lives());
+        live.map(|worker| (worker.request.model_id.clone(), worker.request.model_path.clone())).collect()
+    }
+
     /// Whether a worker answers requests for the model.
     #[must_use]
     pub fn serves(&self, model_id: &str) -> bool {

@@ -122,14 +122,13 @@ async fn models_in_folders_and_in_the_hub_cache_are_listed_in_place() {
         "acme/small-GGUF/a/small-F16.gguf",
         "acme/small-GGUF/b/small-F16.gguf",
         "chat",
-        "na-ve-model--1-",
+        "naïve-model--1-",
         "broken",
     ] {
         assert!(names.contains(&id), "{id} is missing: {names:?}");
     }
-    let collided: Vec<_> = names.iter().filter(|id| id.starts_with("chat~")).collect();
-    let [collided] = collided[..] else { panic!("one of the two has a suffix: {names:?}") };
-    assert_eq!(collided.len(), "chat~".len() + 8);
+    // Which of two newcomers with the same name has it as its id depends on the folders' paths.
+    assert!(names.contains(&"deeper/chat") || names.contains(&"models/chat"), "{names:?}");
     assert_eq!(names.len(), 8, "{names:?}");
     assert_eq!(ids(&list(&hive).await), names, "ids are stable");
 
@@ -164,7 +163,6 @@ async fn models_in_folders_and_in_the_hub_cache_are_listed_in_place() {
         let failure = hive.fail(&delete(id, false)).await;
         assert_eq!(failure["code"], "not_owned");
         let text = failure["message"].as_str().expect("a message");
-        // Which of two models with the same name has it as its id depends on the folders' paths.
         let path = models
             .iter()
             .find(|model| model["id"] == id)
@@ -263,6 +261,74 @@ async fn a_model_in_use_is_deleted_only_by_force_which_stops_its_worker() {
     assert!(stream.contains("Stopping worker") && stream.contains("not the hive's own"), "{stream}");
     assert!(!path.exists());
     assert_eq!(hive.succeed(&json!({ "WorkerProcessList": {} })).await, json!([]));
+    hive.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_loaded_model_stays_itself_when_a_namesake_comes() {
+    let hive = TestHive::start().await;
+    let folder = |name: &str| {
+        let folder = hive.models_dir().join(name).join("repo");
+        std::fs::create_dir_all(&folder).expect("a folder");
+        folder
+    };
+    let mine = write_model(&folder("lmstudio-community"), "model");
+    let worker = hive.load("model").await;
+    let namesake = write_model(&folder("bartowski"), "model");
+
+    let models = list(&hive).await;
+    let [plain, suffixed] = &models[..] else { panic!("{models:?}") };
+    assert_eq!((&plain["id"], &plain["loaded"]), (&json!("model"), &json!(true)));
+    assert_eq!(plain["path"], *mine.to_string_lossy());
+    assert_eq!((&suffixed["name"], &suffixed["loaded"]), (&json!("model"), &json!(false)));
+    // The newcomer is deleted as itself, and the worker of the other goes on.
+    let delete = |id: &Value| json!({ "ModelDelete": { "id": id, "force": true } });
+    hive.succeed(&delete(&suffixed["id"])).await;
+    assert!(mine.exists() && !namesake.exists());
+    assert_eq!(hive.load("model").await["pid"], worker["pid"]);
+
+    // Even the id of a file that is gone stays with the worker that serves it.
+    std::fs::remove_file(&mine).expect("it was there");
+    let namesake = write_model(&folder("bartowski"), "model");
+    let models = list(&hive).await;
+    let [newcomer] = &models[..] else { panic!("{models:?}") };
+    assert_ne!(newcomer["id"], "model");
+    assert_eq!(newcomer["loaded"], false);
+    let gone = hive.fail(&json!({ "ModelDelete": { "id": "model", "force": true } })).await;
+    assert_eq!(gone["code"], "model_not_found", "{gone}");
+    let unloaded = hive.succeed(&json!({ "ModelUnload": { "id": "model" } })).await;
+    assert_eq!(unloaded["workers"], json!([worker["pid"]]));
+    hive.succeed(&delete(&newcomer["id"])).await;
+    assert!(!namesake.exists());
+    hive.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_model_whose_name_is_not_text_is_listed_shown_and_loaded() {
+    use std::os::unix::ffi::OsStringExt;
+
+    let hive = TestHive::start().await;
+    let plain = write_model(&hive.models_dir(), "模型");
+    let odd = hive.models_dir().join(std::ffi::OsString::from_vec(b"mod\xe8le.gguf".to_vec()));
+    std::fs::rename(plain, &odd).expect("any bytes are a name");
+    write_model(&hive.models_dir(), "模型");
+    let models = list(&hive).await;
+    assert_eq!(ids(&models), ["mod-le", "模型"]);
+    assert!(
+        models[0]["path"].as_str().is_some_and(|path| path.ends_with("/mod\u{fffd}le.gguf")),
+        "{models:?}"
+    );
+
+    let worker = hive.load("mod-le").await;
+    assert_eq!((&worker["model"], &worker["status"]), (&json!("mod-le"), &json!("ready")));
+    hive.load("模型").await;
+    let card: Value = hive.get("/v1/models/%E6%A8%A1%E5%9E%8B").await.json().await.expect("JSON");
+    assert_eq!(card["id"], "模型", "{card}");
+    let snapshot = crate::support::read_until(hive.get("/v1/events").await, "\n\n").await;
+    assert!(snapshot.contains("\"mod-le\"") && snapshot.contains("模型"), "{snapshot}");
+    hive.succeed(&json!({ "ModelUnload": { "id": "mod-le" } })).await;
+    hive.succeed(&json!({ "ModelDelete": { "id": "mod-le", "force": true } })).await;
+    assert!(!odd.exists());
     hive.stop().await;
 }
 

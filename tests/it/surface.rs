@@ -90,11 +90,17 @@ async fn an_invalid_operation_is_refused_and_makes_no_job() {
         ),
         // Ids outside the grammar, such as paths that leave a folder.
         (r#"{"ModelGet":{"id":""}}"#, "invalid_id", &["`id`", "empty"], "ModelList"),
-        (r#"{"ModelGet":{"id":"..\\..\\etc\\passwd"}}"#, "invalid_id", &["`id`", "character 3"], "A-Za-z0-9"),
+        (
+            r#"{"ModelGet":{"id":"..\\..\\etc\\passwd"}}"#,
+            "invalid_id",
+            &["`id`", "character 3"],
+            "any script",
+        ),
         (r#"{"ModelDelete":{"id":"..%2f..%2fetc"}}"#, "invalid_id", &["`id`", "'%'"], ""),
         (r#"{"ModelDelete":{"id":"x\u0000.gguf"}}"#, "invalid_id", &["`id`", "character 2"], ""),
         (r#"{"ModelLoad":{"id":"$(reboot)"}}"#, "invalid_id", &["`id`", "'$'"], ""),
         (r#"{"ModelUnload":{"id":"a b"}}"#, "invalid_id", &["`id`", "' '"], ""),
+        (r#"{"ModelGet":{"id":"-rf"}}"#, "invalid_id", &["`id`", "begin with '-'"], "does not begin"),
         (&long_id, "invalid_id", &["`id`", "255"], ""),
         (r#"{"WorkerSpawn":{"model":"a;b","worker":"cpu"}}"#, "invalid_id", &["`model`", "';'"], ""),
     ] {

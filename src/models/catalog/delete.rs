@@ -37,7 +37,7 @@ impl Catalog {
         let listed = self.scan();
         // The id may have passed to another file since the caller listed the models.
         let is_meant = |listed: &&ListedModel| listed.model.id == *id && listed.model.path == model.path;
-        let Some(ListedModel { model, scanned }) = listed.iter().find(is_meant) else {
+        let Some(ListedModel { model, scanned, .. }) = listed.iter().find(is_meant) else {
             let models: Vec<_> = listed.iter().map(|listed| listed.model.clone()).collect();
             return Err(not_found(id, &models));
         };

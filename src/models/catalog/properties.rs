@@ -1,7 +1,7 @@
 //! Compares the catalog with a simple model of it, over random changes to the files by the user and by
 //! jobs.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 
 use proptest::prelude::*;
@@ -91,7 +91,8 @@ impl SimpleModel {
 struct Expected {
     path: PathBuf,
     stem: &'static str,
-    is_first: bool,
+    /// Where its file is, after a link.
+    place: PathBuf,
     status: Status,
     size: u64,
     /// The bytes that deleting it frees, without and with force; `None` where it is refused.
@@ -108,6 +109,10 @@ enum ListedFile {
 struct World {
     root: PathBuf,
     simple: SimpleModel,
+    /// By place: the ids of the last listing.
+    ids: BTreeMap<PathBuf, String>,
+    /// The places of all files so far.
+    seen: BTreeSet<PathBuf>,
 }
 
 fn contents(size: usize) -> (Vec<u8>, Contents) {
@@ -256,18 +261,18 @@ impl World {
         }
     }
 
-    /// The models that must be listed. The first with a name keeps it as its id.
+    /// The models that must be listed.
     fn expected(&self) -> Vec<Expected> {
         let mut expected = Vec::new();
         for (&stem, stored) in &self.simple.store {
-            let (contents, freed) = match stored {
-                Stored::Link(user) => (self.simple.files.get(user).copied(), 0),
-                Stored::File(contents) => (Some(*contents), contents.size),
+            let (contents, freed, place) = match stored {
+                Stored::Link(user) => (self.simple.files.get(user).copied(), 0, self.user(*user)),
+                Stored::File(contents) => (Some(*contents), contents.size, self.stored(stem)),
             };
             expected.push(Expected {
                 path: self.stored(stem),
                 stem: STEMS[stem],
-                is_first: true,
+                place,
                 status: contents.map_or(Status::Incomplete, Contents::status),
                 size: contents.map_or(0, |contents| contents.size),
                 freed: [Some(freed).filter(|_| self.simple.is_owned(stem)), Some(freed)],
@@ -282,7 +287,7 @@ impl World {
             expected.push(Expected {
                 path: self.user(user),
                 stem,
-                is_first: expected.iter().all(|other| other.stem != stem),
+                place: self.user(user),
                 status: contents.status(),
                 size: contents.size,
                 freed: [None, Some(contents.size)],
@@ -292,20 +297,29 @@ impl World {
         expected
     }
 
-    async fn compare(&self, catalog: &Catalog) {
+    async fn compare(&mut self, catalog: &Catalog) {
         let models = catalog.list().await.unwrap();
         let expected = self.expected();
         assert_eq!(models.len(), expected.len(), "{models:#?}\n{expected:#?}");
+        let known = std::mem::take(&mut self.ids);
         for expected in expected {
             let model = models.iter().find(|model| model.path == expected.path).expect("a model");
             assert_eq!((model.status, model.size_bytes), (expected.status, expected.size), "{model:?}");
             assert_eq!(model.name, expected.stem);
-            if expected.is_first {
-                assert_eq!(model.id, expected.stem);
-            } else {
-                let digits = model.id.strip_prefix(expected.stem).and_then(|id| id.strip_prefix('~'));
-                assert!(digits.is_some_and(|digits| digits.len() == 8), "{}", model.id);
+            let digits = model.id.strip_prefix(expected.stem).and_then(|id| id.strip_prefix('~'));
+            let in_folder = format!("{}/{}", name_of(expected.place.parent().unwrap()), expected.stem);
+            assert!(
+                model.id == expected.stem || model.id == in_folder || digits.is_some_and(|it| it.len() == 8),
+                "{}",
+                model.id
+            );
+            if let Some(id) = known.get(&expected.place) {
+                assert_eq!(model.id, *id, "a model keeps its id");
+            } else if self.seen.insert(expected.place.clone()) {
+                let is_taken = models.iter().any(|model| model.id == expected.stem);
+                assert!(is_taken, "a newcomer gets the plain id unless another has it: {models:#?}");
             }
+            self.ids.insert(expected.place, model.id.clone());
             assert_eq!(catalog.find(&model.id).await.unwrap().path, model.path);
         }
         let mut ids: Vec<_> = models.iter().map(|model| &model.id).collect();
@@ -354,7 +368,12 @@ proptest! {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         runtime.block_on(async {
             let mut catalog = catalog(&root);
-            let mut world = World { root, simple: SimpleModel::default() };
+            let mut world = World {
+                root,
+                simple: SimpleModel::default(),
+                ids: BTreeMap::new(),
+                seen: BTreeSet::new(),
+            };
             for step in steps {
                 world.step(&mut catalog, step).await;
                 world.compare(&catalog).await;

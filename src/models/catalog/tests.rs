@@ -165,15 +165,139 @@ async fn a_file_reached_twice_is_listed_once_and_a_shared_name_is_ambiguous() {
 
     let list = catalog.list().await.unwrap();
     assert_eq!(list.len(), 2, "{:?}", ids(&list));
-    let suffixed = list[1].id.clone();
-    assert!(list[0].id == "m" && suffixed.starts_with("m~"), "{:?}", ids(&list));
-    assert_eq!(catalog.find(&suffixed).await.unwrap().path, models.join("b/m.gguf"));
+    assert_eq!(ids(&list), ["b/m", "m"], "the folder tells them apart");
+    assert_eq!(catalog.find("b/m").await.unwrap().path, models.join("b/m.gguf"));
     assert_eq!(catalog.find("m").await.unwrap().path, models.join("a/m.gguf"), "an id goes before a name");
 
-    // The file in the store takes over the plain id.
+    // A link to a file is the same model.
     let imported = catalog.import(&models.join("b/m.gguf"), false).await.unwrap();
-    assert_eq!(imported.id, "m");
+    assert_eq!(imported.id, "b/m");
     assert_eq!(catalog.list().await.unwrap().len(), 2, "the import and its target are one model");
+}
+
+#[tokio::test]
+async fn a_model_keeps_its_id_whatever_else_comes() {
+    let root = tempfile::tempdir().unwrap();
+    let models = root.path().join("models");
+    let at = |path: &str| models.join(path);
+    let path_of = async |catalog: &Catalog, id: &str| catalog.find(id).await.unwrap().path;
+    put(&at("m/Q/model.gguf"), &gguf("llama"));
+    let hive = catalog(root.path());
+    assert_eq!(path_of(&hive, "model").await, at("m/Q/model.gguf"));
+
+    // Files that sort before it, one of them in a folder of the same name.
+    put(&at("a/Q/model.gguf"), &gguf("qwen2"));
+    put(&at("b/model.gguf"), &gguf("qwen2"));
+    let first = hive.list().await.unwrap();
+    let [in_folder, plain, suffixed] = ids(&first)[..] else { panic!("{:?}", ids(&first)) };
+    assert!(suffixed.starts_with("model~") && suffixed.len() == "model~".len() + 8, "{suffixed}");
+    assert_eq!((in_folder, plain), ("b/model", "model"));
+    assert_eq!(path_of(&hive, "model").await, at("m/Q/model.gguf"));
+    assert_eq!(path_of(&hive, suffixed).await, at("a/Q/model.gguf"));
+    drop(hive);
+    let hive = catalog(root.path());
+    assert_eq!(ids(&hive.list().await.unwrap()), ids(&first), "a restart changes no id");
+
+    // Other contents at the same place are the same model.
+    put(&at("m/Q/model.gguf"), &gguf("gemma"));
+    let replaced = hive.find("model").await.unwrap();
+    assert_eq!((replaced.path, replaced.architecture.as_deref()), (at("m/Q/model.gguf"), Some("gemma")));
+
+    // A file that was away has its id again, unless another took it.
+    fs::rename(at("m"), root.path().join("unplugged")).unwrap();
+    assert_eq!(ids(&hive.list().await.unwrap()), [in_folder, suffixed], "they keep theirs");
+    drop(hive);
+    let hive = catalog(root.path());
+    fs::rename(root.path().join("unplugged"), at("m")).unwrap();
+    assert_eq!(path_of(&hive, "model").await, at("m/Q/model.gguf"));
+    fs::rename(at("m/Q/model.gguf"), at("c.gguf")).unwrap();
+    assert_eq!(path_of(&hive, "c").await, at("c.gguf"), "a renamed file is another model");
+    put(&at("d/model.gguf"), &gguf("llama"));
+    assert_eq!(path_of(&hive, "model").await, at("d/model.gguf"));
+    put(&at("m/Q/model.gguf"), &gguf("llama"));
+    assert_eq!(path_of(&hive, "Q/model").await, at("m/Q/model.gguf"));
+}
+
+#[tokio::test]
+async fn the_id_of_a_worker_is_not_given_to_another_file() {
+    let root = tempfile::tempdir().unwrap();
+    let (first, second) = (root.path().join("models/a/model.gguf"), root.path().join("models/b/model.gguf"));
+    put(&second, &gguf("llama"));
+    let serve = |catalog: &Catalog| {
+        let second = second.clone();
+        catalog.keep_served_ids(move || vec![("model".to_owned(), second.clone())]);
+    };
+    let hive = catalog(root.path());
+    serve(&hive);
+    assert_eq!(hive.find("model").await.unwrap().path, second);
+    fs::remove_file(&second).unwrap();
+    put(&first, &gguf("llama"));
+    assert_eq!(ids(&hive.list().await.unwrap()), ["a/model"], "a worker serves the file that is gone");
+
+    // Even where nothing is remembered, the workers' own records tell.
+    put(&second, &gguf("llama"));
+    fs::remove_file(root.path().join("data/model-ids.json")).unwrap();
+    let hive = catalog(root.path());
+    serve(&hive);
+    assert_eq!(ids(&hive.list().await.unwrap()), ["a/model", "model"]);
+    assert_eq!(hive.find("model").await.unwrap().path, second);
+}
+
+#[tokio::test]
+async fn a_damaged_file_of_ids_is_set_aside_and_a_newer_one_is_left_alone() {
+    let root = tempfile::tempdir().unwrap();
+    let file = root.path().join("data/model-ids.json");
+    put(&root.path().join("models/m.gguf"), &gguf("llama"));
+    let listed_ids = async || ids(&catalog(root.path()).list().await.unwrap()).join(" ");
+    put(&file, b"{");
+    assert_eq!(listed_ids().await, "m");
+    assert_eq!(fs::read(root.path().join("data/model-ids.json.damaged")).unwrap(), b"{");
+
+    let mut json: serde_json::Value = serde_json::from_slice(&fs::read(&file).unwrap()).unwrap();
+    assert_eq!(
+        json["ids"]["m"],
+        *root.path().canonicalize().unwrap().join("models/m.gguf").to_string_lossy()
+    );
+    json["more"] = "kept".into();
+    put(&file, json.to_string().as_bytes());
+    put(&root.path().join("models/n.gguf"), &gguf("llama"));
+    assert_eq!(listed_ids().await, "m n");
+    let json: serde_json::Value = serde_json::from_slice(&fs::read(&file).unwrap()).unwrap();
+    assert_eq!((&json["more"], json["ids"].as_object().unwrap().len()), (&"kept".into(), 2));
+
+    put(&file, br#"{"version":2,"ids":[]}"#);
+    assert_eq!(listed_ids().await, "m n");
+    assert_eq!(fs::read(&file).unwrap(), br#"{"version":2,"ids":[]}"#);
+}
+
+#[tokio::test]
+async fn names_of_any_script_and_names_that_are_not_text_are_models() {
+    use std::os::unix::ffi::OsStringExt;
+
+    let root = tempfile::tempdir().unwrap();
+    let models = root.path().join("models");
+    let odd = |name: &[u8]| models.join(std::ffi::OsString::from_vec(name.to_vec()));
+    put(&models.join("模型.gguf"), &gguf("llama"));
+    put(&odd(b"mod\xe8le.gguf"), &gguf("llama"));
+    put(&odd(b"mod\xe9le.gguf"), &gguf("llama"));
+    let hive = catalog(root.path());
+    let list = hive.list().await.unwrap();
+    let ids = ids(&list);
+    assert!(ids[0] == "mod-le" && ids[1].starts_with("mod-le~") && ids[2] == "模型", "{ids:?}");
+    let json = serde_json::to_value(&list).unwrap();
+    assert!(json[0]["path"].as_str().unwrap().ends_with("/models/mod\u{fffd}le.gguf"), "{json}");
+    assert_eq!(json[0]["source"].as_str().unwrap().rsplit('/').next(), Some("mod%E8le.gguf"));
+    assert_eq!(hive.find("mod-le").await.unwrap().path, odd(b"mod\xe8le.gguf"));
+    // The store's link has its source, and each keeps its id after a restart.
+    assert_eq!(hive.import(&odd(b"mod\xe8le.gguf"), false).await.unwrap().id, "mod-le");
+    assert_eq!(hive.import(&odd(b"mod\xe9le.gguf"), false).await.unwrap_err().code, Code::ModelExists);
+    assert_eq!(
+        hive.import(&models.join("模型.gguf"), false).await.unwrap().path.file_name().unwrap(),
+        "模型.gguf"
+    );
+    let again = catalog(root.path()).list().await.unwrap();
+    assert_eq!(self::ids(&again), ids);
+    assert_eq!(hive.delete(&again[0], false).await.unwrap(), 0);
 }
 
 #[tokio::test]

@@ -4,8 +4,7 @@
 //! is reached by several paths is listed once, in that order of precedence. A folder that cannot be
 //! read, or a damaged file, never makes a listing fail.
 
-use std::collections::{HashMap, HashSet};
-use std::ffi::OsStr;
+use std::collections::HashSet;
 use std::fs::{self, Metadata};
 use std::io;
 use std::path::{Path, PathBuf};
@@ -17,9 +16,8 @@ use crate::models::library::file_name::name_of;
 use crate::models::library::headers::{FileProblem, HeaderCache, HeaderSummary};
 use crate::models::library::hub_cache::HubCache;
 use crate::models::library::hub_cache::layout::sha256_of;
-use crate::models::library::location::{HubCacheModel, ModelLocation, PartialModel, ScannedModel};
+use crate::models::library::location::{ModelLocation, PartialModel, ScannedModel, file_source};
 use crate::models::library::probe::DiskProbe;
-use crate::models::library::quantization::quantization_tag;
 use crate::models::library::split::{ModelFiles, group_by_model, stem};
 use crate::models::library::stamp::Stamp;
 use crate::models::library::store::Store;
@@ -41,11 +39,14 @@ pub(crate) struct Locations {
 /// A model, and the files that it consists of.
 #[derive(Debug)]
 pub(crate) struct ListedModel {
+    /// Its id is empty until [`Ids`](crate::models::library::ids::Ids) gives it one.
     pub(crate) model: Model,
     pub(crate) scanned: ScannedModel,
+    /// Where the first file really is, which tells the model from every other.
+    pub(crate) place: PathBuf,
 }
 
-/// Every model, sorted by id. Blocks on the disk.
+/// Every model, without its id. Blocks on the disk.
 pub(crate) fn list(
     locations: &Locations,
     ongoing: &[OngoingTransfer],
@@ -65,21 +66,29 @@ pub(crate) fn list(
         let is_new = identity.map_or(true, |identity| identities.insert(identity));
         let description = Description { locations, headers, probe };
         if is_new && let Some(model) = description.describe(&scanned, &files) {
-            listed.push(ListedModel { model, scanned });
+            let place = probe.place(scanned.path());
+            listed.push(ListedModel { model, scanned, place });
         }
     }
     let is_interrupted =
         |model: &PartialModel| !ongoing.iter().any(|transfer| transfer.destination.partial == model.partial);
     let partials = locations.store.partials(probe).into_iter().chain(locations.hub_cache.partials(probe));
-    listed.extend(partials.filter(is_interrupted).map(interrupted));
+    listed.extend(partials.filter(is_interrupted).map(|model| interrupted(model, probe)));
     let paths: HashSet<_> = listed.iter().map(|listed| listed.model.path.clone()).collect();
     let is_unlisted = |transfer: &&OngoingTransfer| !paths.contains(&transfer.destination.target);
-    listed.extend(new.into_iter().filter(is_unlisted).map(downloading));
-    assign_ids(&mut listed);
+    listed.extend(new.into_iter().filter(is_unlisted).map(|transfer| downloading(transfer, probe)));
     listed
 }
 
 impl Locations {
+    /// Whether a file at that place, a canonical path, would be listed.
+    pub(crate) fn contain(&self, place: &Path) -> bool {
+        let folders = [self.store.dir(), &self.hub_cache.dir].into_iter();
+        folders
+            .chain(self.user_folders.iter().map(PathBuf::as_path))
+            .any(|folder| folder.canonicalize().is_ok_and(|folder| place.starts_with(folder)))
+    }
+
     fn scan(&self, probe: &DiskProbe<'_>) -> Vec<ScannedModel> {
         let mut models = self.store.scan(probe);
         models.extend(self.hub_cache.scan(probe));
@@ -132,7 +141,7 @@ impl Description<'_> {
         let (source, revision) = match (&scanned.location, &record) {
             (_, Some(record)) => (record.source.clone(), record.revision.clone()),
             (ModelLocation::HubCache(hub), _) => (format!("hf:{}", hub.repo), Some(hub.revision.clone())),
-            _ => (format!("file:{}", scanned.path().display()), None),
+            _ => (file_source(scanned.path()), None),
         };
         let sha256 = match (&scanned.location, record) {
             (_, Some(record)) => record.sha256,
@@ -221,7 +230,7 @@ fn inaccessible(path: &Path, error: &io::Error) -> FileProblem {
 }
 
 /// A model that a job is downloading.
-fn downloading(transfer: &OngoingTransfer) -> ListedModel {
+fn downloading(transfer: &OngoingTransfer, probe: &DiskProbe<'_>) -> ListedModel {
     let OngoingTransfer { file, destination, done, since } = transfer;
     let done_bytes = text::bytes(*done);
     let detail = match file.size {
@@ -236,11 +245,11 @@ fn downloading(transfer: &OngoingTransfer) -> ListedModel {
         size_bytes: *done,
         changed: *since,
     }
-    .listed(Status::Downloading, detail)
+    .listed(Status::Downloading, detail, probe)
 }
 
 /// A model whose download was interrupted.
-fn interrupted(model: PartialModel) -> ListedModel {
+fn interrupted(model: PartialModel, probe: &DiskProbe<'_>) -> ListedModel {
     let PartialModel { partial, target, unfinished } = model;
     let size = unfinished.head.size.map_or_else(|| "an unknown size".to_owned(), text::bytes);
     let done = text::bytes(unfinished.done);
@@ -253,7 +262,7 @@ fn interrupted(model: PartialModel) -> ListedModel {
         size_bytes: unfinished.done,
         changed: unfinished.changed,
     }
-    .listed(Status::Incomplete, detail)
+    .listed(Status::Incomplete, detail, probe)
 }
 
 /// A partly downloaded model.
@@ -268,7 +277,7 @@ struct Unfinished<'a> {
 }
 
 impl Unfinished<'_> {
-    fn listed(self, status: Status, detail: String) -> ListedModel {
+    fn listed(self, status: Status, detail: String, probe: &DiskProbe<'_>) -> ListedModel {
         let Self { file, source, partial, target, size_bytes, changed } = self;
         let model = Model {
             id: String::new(),
@@ -293,59 +302,7 @@ impl Unfinished<'_> {
         ListedModel {
             model,
             scanned: ScannedModel { files, location: ModelLocation::Partial(partial.to_owned()) },
+            place: probe.place(target),
         }
     }
-}
-
-/// Gives each model its id, and sorts the models by it.
-fn assign_ids(listed: &mut [ListedModel]) {
-    listed.sort_by(|a, b| precedence(a).cmp(&precedence(b)));
-    let preferred = preferred_ids(listed);
-    let paths = listed.iter().map(|listed| listed.model.path.as_path());
-    let ids = id::assign(preferred.into_iter().zip(paths));
-    for (listed, id) in listed.iter_mut().zip(ids) {
-        listed.model.id = id;
-    }
-    listed.sort_by(|a, b| a.model.id.cmp(&b.model.id));
-}
-
-/// Which model keeps an id that several prefer: those of the store before all others, then those of
-/// the Hub's current revisions, then the one with the first path.
-fn precedence(listed: &ListedModel) -> (u8, &OsStr) {
-    let rank = match &listed.scanned.location {
-        ModelLocation::Store | ModelLocation::Partial(_) => 0,
-        ModelLocation::HubCache(hub) if hub.is_main => 1,
-        ModelLocation::HubCache(_) | ModelLocation::UserFolder => 2,
-    };
-    (rank, listed.model.path.as_os_str())
-}
-
-/// The id that each model would have if ids need not be unique.
-fn preferred_ids(listed: &[ListedModel]) -> Vec<String> {
-    // Where two files of a repository have the same tag, neither is named by it.
-    let mut files_of_tag: HashMap<(&str, String), HashSet<&str>> = HashMap::new();
-    let tag = |listed: &ListedModel, hub: &HubCacheModel| {
-        quantization_tag(&hub.relative).or_else(|| listed.model.quantization.clone())
-    };
-    for listed in listed {
-        if let ModelLocation::HubCache(hub) = &listed.scanned.location
-            && let Some(tag) = tag(listed, hub)
-        {
-            files_of_tag.entry((&hub.repo, tag)).or_default().insert(&hub.relative);
-        }
-    }
-    let preferred_id = |listed: &ListedModel| match &listed.scanned.location {
-        ModelLocation::Store | ModelLocation::UserFolder => listed.model.name.clone(),
-        ModelLocation::Partial(_) => match listed.model.source.strip_prefix("hf:") {
-            Some(file) => id::sanitize(file),
-            None => listed.model.name.clone(),
-        },
-        ModelLocation::HubCache(hub) => match tag(listed, hub) {
-            Some(tag) if files_of_tag[&(hub.repo.as_str(), tag.clone())].len() == 1 => {
-                id::sanitize(&format!("{}:{tag}", hub.repo))
-            }
-            _ => id::sanitize(&format!("{}/{}", hub.repo, hub.relative)),
-        },
-    };
-    listed.iter().map(preferred_id).collect()
 }

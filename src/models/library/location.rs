@@ -62,6 +62,16 @@ pub(crate) struct PartialModel {
     pub(crate) unfinished: Unfinished,
 }
 
+/// The source of a model that is a file of this machine, as `ModelDownload` reads it: `file:` and the path,
+/// or a URL where the path is not text.
+pub(crate) fn file_source(path: &Path) -> String {
+    let url = || reqwest::Url::from_file_path(path).map(String::from);
+    match path.to_str() {
+        Some(text) => format!("file:{text}"),
+        None => url().unwrap_or_else(|()| format!("file:{}", path.display())),
+    }
+}
+
 impl ScannedModel {
     /// The path of the first file.
     pub(crate) fn path(&self) -> &Path {

@@ -25,6 +25,8 @@ use crate::narration::{self, Level};
 pub(crate) struct DiskProbe<'a> {
     cache: &'a FolderCache,
     folders: RefCell<HashMap<OsString, Arc<Folder>>>,
+    /// The canonical paths of folders, where they have one.
+    canonical: RefCell<HashMap<OsString, Option<PathBuf>>>,
     observations: RefCell<Vec<Observation>>,
     omissions: RefCell<Vec<Omission>>,
     /// Whether what was read stays the same for as long as the observations do.
@@ -64,6 +66,7 @@ impl<'a> DiskProbe<'a> {
         Self {
             cache,
             folders: RefCell::default(),
+            canonical: RefCell::default(),
             observations: RefCell::default(),
             omissions: RefCell::default(),
             is_stable: Cell::new(true),
@@ -144,6 +147,29 @@ impl<'a> DiskProbe<'a> {
         match &folder.entries[index].kind {
             EntryKind::Link(link) => Some(link.clone()),
             _ => None,
+        }
+    }
+
+    /// Where the file at `path` really is: its path in its canonical folder, after all links. The file
+    /// need not exist; a link that leads nowhere leads to the place that it names.
+    pub(crate) fn place(&self, path: &Path) -> PathBuf {
+        match self.link(path) {
+            None => self.in_canonical_folder(path),
+            Some(link) => fs::canonicalize(path).unwrap_or_else(|_| {
+                self.in_canonical_folder(&path.parent().unwrap_or(path).join(link.target))
+            }),
+        }
+    }
+
+    fn in_canonical_folder(&self, path: &Path) -> PathBuf {
+        let (Some(folder), Some(name)) = (path.parent(), path.file_name()) else { return path.to_owned() };
+        let mut known = self.canonical.borrow_mut();
+        if !known.contains_key(folder.as_os_str()) {
+            known.insert(folder.as_os_str().to_owned(), folder.canonicalize().ok());
+        }
+        match &known[folder.as_os_str()] {
+            Some(folder) => folder.join(name),
+            None => path.to_owned(),
         }
     }
 
@@ -255,6 +281,25 @@ mod tests {
         assert_eq!(link(&probe), Path::new("c"));
         fs::remove_dir_all(root.path()).unwrap();
         assert!(DiskProbe::new(&cache).folder(root.path()).is_err());
+    }
+
+    #[test]
+    fn links_and_linked_folders_lead_to_one_place() {
+        let root = tempfile::tempdir().unwrap();
+        let root = root.path().canonicalize().unwrap();
+        let file = root.join("real/m.gguf");
+        fs::create_dir(root.join("real")).unwrap();
+        File::create(&file).unwrap();
+        symlink("real", root.join("folder")).unwrap();
+        symlink("folder/m.gguf", root.join("link")).unwrap();
+        symlink("folder/gone", root.join("broken")).unwrap();
+        let cache = FolderCache::default();
+        let probe = DiskProbe::new(&cache);
+        for path in ["real/m.gguf", "folder/m.gguf", "link"] {
+            assert_eq!(probe.place(&root.join(path)), file, "{path}");
+        }
+        assert_eq!(probe.place(&root.join("broken")), root.join("real/gone"));
+        assert_eq!(probe.place(&root.join("no/where")), root.join("no/where"));
     }
 
     #[test]

@@ -8,6 +8,7 @@ use serde_json::{Map, Value};
 
 use crate::models::library::probe::DiskProbe;
 use crate::models::library::versioned::{VERSION, first_version};
+use crate::paths;
 
 /// The record of one model.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -41,7 +42,7 @@ pub(crate) struct RecordedFile {
     /// Size in bytes when it was put there.
     pub(crate) size_bytes: u64,
     /// The target, where the file is a link.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "Option::is_none", with = "paths::exact_option")]
     pub(crate) link: Option<PathBuf>,
     /// Fields of later versions of the hive.
     #[serde(flatten)]

@@ -23,6 +23,7 @@ use sha2::{Digest, Sha256};
 
 use crate::error::{Code, Failure, Result};
 use crate::files::{self, Draft, set_aside_if_there};
+use crate::models::id::is_letter_or_digit;
 use crate::models::library::file_name::{is_model_name, name_of, without_extension};
 use crate::models::library::folders::{EntryKind, FolderEntry};
 use crate::models::library::location::{ModelLocation, PartialModel, ScannedModel};
@@ -246,7 +247,7 @@ impl Store {
         let source = &import.files[0];
         if self.dir.canonicalize().is_ok_and(|dir| source.parent() == Some(&*dir)) {
             n!("model_import", "{} is in the store already", source.display());
-            return Ok(self.path(&name_of(source)));
+            return Ok(source.file_name().map_or_else(|| self.dir.clone(), |name| self.dir.join(name)));
         }
         let record = &import.record;
         let name = record.name();
@@ -311,7 +312,7 @@ pub(crate) fn name_taken(name: &str, is_owned: bool) -> Failure {
 /// hidden, and short enough for every file system. It ends in `.gguf`.
 pub(crate) fn file_name(wanted: &str) -> String {
     let stem = without_extension(wanted).unwrap_or(wanted);
-    let is_allowed = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '@' | '+' | '~' | '-');
+    let is_allowed = |c: char| is_letter_or_digit(c) || matches!(c, '.' | '_' | '@' | '+' | '~' | '-');
     let mut clean: String = stem.chars().map(|c| if is_allowed(c) { c } else { '-' }).collect();
     if clean.is_empty() {
         clean.push('-');
@@ -319,7 +320,7 @@ pub(crate) fn file_name(wanted: &str) -> String {
         clean.replace_range(..1, "-");
     }
     if clean.len() > MAX_NAME {
-        clean.truncate(MAX_NAME - 9);
+        clean.truncate(clean.floor_char_boundary(MAX_NAME - 9));
         clean = format!("{clean}~{}", text::hex(&Sha256::digest(wanted)[..4]));
     }
     format!("{clean}.gguf")

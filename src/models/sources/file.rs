@@ -18,6 +18,7 @@ use crate::error::{Code, Failure, Result};
 use crate::models::library::Library;
 use crate::models::library::file_name::{is_model_name, name_of};
 use crate::models::library::headers::check_model;
+use crate::models::library::location::file_source;
 use crate::models::library::record::{RecordedFile, StoreRecord};
 use crate::models::library::split::{ModelFiles, SplitPart, group_by_model};
 use crate::models::library::store::{self, Import};
@@ -115,7 +116,7 @@ impl Inspection {
             let size = file.metadata().map_err(|error| Failure::io("read", file, &error))?.len();
             recorded.push(RecordedFile::new(store::file_name(name), size, Some(file.clone())));
         }
-        let source = format!("file:{}", files[0].1.display());
+        let source = file_source(&files[0].1);
         let record = StoreRecord::new(source, recorded);
         Ok(Import { files: files.into_iter().map(|(_, file)| file).collect(), record })
     }

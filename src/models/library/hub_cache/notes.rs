@@ -20,6 +20,7 @@ use crate::models::library::file_name::name_of;
 use crate::models::library::location::ModelOwner;
 use crate::models::library::probe::paths_in;
 use crate::models::library::versioned::{VERSION, Versioned, first_version};
+use crate::paths;
 
 /// The folder of the notes.
 #[derive(Debug)]
@@ -31,6 +32,7 @@ struct BlobNote {
     #[serde(default = "first_version")]
     version: u64,
     /// The path of the blob.
+    #[serde(with = "paths::exact")]
     blob: PathBuf,
     /// Its size in bytes when it was put there.
     size_bytes: u64,

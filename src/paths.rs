@@ -1,0 +1,103 @@
+//! Paths in JSON, which has no text but UTF-8, while a file's name may be any bytes. Each form is for
+//! `#[serde(with)]`, and none can fail: one odd file name must not destroy the list or the record that it
+//! is a member of.
+
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+/// For readers: what is not UTF-8 is replaced.
+pub(crate) mod shown {
+    use super::{Deserialize, Deserializer, Path, PathBuf, Serializer};
+
+    pub(crate) fn serialize<S: Serializer>(path: &Path, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(&path.to_string_lossy())
+    }
+
+    pub(crate) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<PathBuf, D::Error> {
+        PathBuf::deserialize(deserializer)
+    }
+}
+
+/// For the hive's own records: text, or the bytes of a path that is not UTF-8.
+pub(crate) mod exact {
+    use super::{Deserialize, Deserializer, ExactPath, Path, PathBuf, Serialize, Serializer};
+
+    pub(crate) fn serialize<S: Serializer>(path: &Path, serializer: S) -> Result<S::Ok, S::Error> {
+        match path.to_str() {
+            Some(text) => serializer.serialize_str(text),
+            None => path.as_os_str().serialize(serializer),
+        }
+    }
+
+    pub(crate) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<PathBuf, D::Error> {
+        ExactPath::deserialize(deserializer).map(Into::into)
+    }
+}
+
+/// As [`exact`], for a path that may be unset.
+pub(crate) mod exact_option {
+    use super::{Deserialize, Deserializer, ExactPath, PathBuf, Serializer, exact};
+
+    pub(crate) fn serialize<S: Serializer>(path: &Option<PathBuf>, serializer: S) -> Result<S::Ok, S::Error> {
+        match path {
+            Some(path) => exact::serialize(path, serializer),
+            None => serializer.serialize_none(),
+        }
+    }
+
+    pub(crate) fn deserialize<'de, D: Deserializer<'de>>(
+        deserializer: D,
+    ) -> Result<Option<PathBuf>, D::Error> {
+        Ok(Option::<ExactPath>::deserialize(deserializer)?.map(Into::into))
+    }
+}
+
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum ExactPath {
+    Text(PathBuf),
+    Bytes(std::ffi::OsString),
+}
+
+impl From<ExactPath> for PathBuf {
+    fn from(path: ExactPath) -> Self {
+        match path {
+            ExactPath::Text(path) => path,
+            ExactPath::Bytes(bytes) => bytes.into(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::ffi::OsStringExt;
+
+    use super::*;
+
+    #[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
+    struct Record {
+        #[serde(with = "exact")]
+        path: PathBuf,
+        #[serde(default, skip_serializing_if = "Option::is_none", with = "exact_option")]
+        link: Option<PathBuf>,
+    }
+
+    #[derive(Serialize)]
+    struct Shown(#[serde(with = "shown")] PathBuf);
+
+    #[test]
+    fn any_path_can_be_recorded_and_shown() {
+        let odd = PathBuf::from(std::ffi::OsString::from_vec(b"/m/mod\xe8le.gguf".to_vec()));
+        for path in [odd.clone(), "/m/模型.gguf".into()] {
+            for link in [None, Some(path.clone())] {
+                let record = Record { path: path.clone(), link };
+                let json = serde_json::to_string(&record).unwrap();
+                assert_eq!(serde_json::from_str::<Record>(&json).unwrap(), record, "{json}");
+            }
+        }
+        let plain: Record = serde_json::from_str(r#"{"path":"/m/x.gguf"}"#).unwrap();
+        assert_eq!(serde_json::to_string(&plain).unwrap(), r#"{"path":"/m/x.gguf"}"#);
+        assert_eq!(serde_json::to_string(&Shown(odd)).unwrap(), "\"/m/mod\u{fffd}le.gguf\"");
+    }
+}
