@@ -6,6 +6,7 @@
 //! measures only that page and does not scroll. The browser draws without a GPU and on the same processor
 //! as the hive, so each load alternates with a page of one sentence, which shows the browser's own share.
 
+#![expect(clippy::disallowed_methods, reason = "a bench reads the files that it names")]
 #![expect(clippy::print_stdout, reason = "a benchmark prints its results")]
 
 #[expect(dead_code, reason = "this benchmark compares no builds")]

@@ -4,6 +4,7 @@
 //! The hive makes a job: four tasks, a channel, a replayable log, a look at the disk. The bare pair answers
 //! with three fixed events. Both have the same client, whose time is included in both.
 
+#![expect(clippy::disallowed_methods, reason = "a bench reads and copies the files that it names")]
 #![expect(clippy::print_stdout, reason = "figures are printed")]
 
 mod client;

@@ -22,6 +22,7 @@ use etcetera::{BaseStrategy, choose_base_strategy};
 use serde::Deserialize;
 
 use crate::error::{Code, Failure, Result};
+use crate::files;
 
 pub use downloads::{Downloads, Hub, Ollama};
 pub use duration::{BoundedDuration, PositiveDuration, SettingDuration};
@@ -118,7 +119,7 @@ impl Config {
     /// # Errors
     /// [`Code::ConfigInvalid`], naming the file, the line and the setting.
     pub fn from_file(path: &Path) -> Result<Self> {
-        let text = std::fs::read_to_string(path).map_err(|error| {
+        let text = files::read_text(path).map_err(|error| {
             let code = Code::ConfigInvalid;
             Failure { code, ..Failure::io("read the configuration", path, &error) }
                 .hint("check the path given with --config")

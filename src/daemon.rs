@@ -167,7 +167,7 @@ fn lock(dir: &Path) -> Result<std::fs::File> {
     match file.try_lock() {
         Ok(()) => Ok(file),
         Err(std::fs::TryLockError::WouldBlock) => {
-            let holder = std::fs::read(dir.join("hive.json"))
+            let holder = files::read(&dir.join("hive.json"), files::SMALL)
                 .ok()
                 .and_then(|text| serde_json::from_slice::<HiveFile>(&text).ok());
             let who = match holder {

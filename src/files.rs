@@ -1,9 +1,13 @@
-//! Files that are replaced atomically, and the free space of disks.
+//! Files that are replaced atomically, files that are only read, and the free space of disks.
+
+mod reading;
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
+
+pub(crate) use reading::{SMALL, open, read, read_text, sync_folder};
 
 /// The bytes of one file system.
 #[derive(Clone, Copy, Debug, Default)]
@@ -108,7 +112,7 @@ pub(crate) fn put_durable(path: &Path, contents: &[u8]) -> io::Result<()> {
     let draft = Draft::of(path);
     write(draft.path(), contents)?.sync_all()?;
     draft.publish()?;
-    path.parent().map_or(Ok(()), |folder| File::open(folder)?.sync_all())
+    path.parent().map_or(Ok(()), sync_folder)
 }
 
 /// What a damaged file of the hive has at the end of its name once it is set aside.

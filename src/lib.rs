@@ -10,6 +10,11 @@
 //! operation does its work with [`workers`] and [`models`]. [`engine`] is the built-in worker, which
 //! runs in processes of its own.
 
+#![cfg_attr(
+    test,
+    expect(clippy::disallowed_methods, reason = "tests read and write the files that they made")
+)]
+
 // What the process is asked to do.
 pub mod cli;
 pub mod daemon;

@@ -12,6 +12,7 @@ use candle_core::{Device, Module, Tensor};
 
 use super::model_error::{corrupt, in_file, unsupported};
 use crate::error::{Failure, Result};
+use crate::files;
 use crate::models::gguf::{Header, TensorInfo, TensorType};
 
 /// Bytes that are read between two calls of the progress callback.
@@ -76,7 +77,7 @@ impl<'a> Weights<'a> {
         header: &'a Header,
         progress: &'a mut dyn FnMut(u64, u64),
     ) -> Result<Self> {
-        let file = File::open(path).map_err(|error| Failure::io("open", path, &error))?;
+        let file = files::open(path).map_err(|error| Failure::io("open", path, &error))?;
         let by_name = header.tensors.iter().map(|tensor| (tensor.name.as_str(), tensor)).collect();
         let total_bytes = header.tensors.iter().map(|tensor| tensor.bytes).sum();
         progress(0, total_bytes);

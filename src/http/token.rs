@@ -1,7 +1,6 @@
 //! The bearer token: read once from a file that only its owner may read, then kept and compared as a hash.
 
 use std::fmt;
-use std::fs::File;
 use std::io::Read;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
@@ -10,6 +9,7 @@ use sha2::{Digest, Sha256};
 use subtle::{Choice, ConstantTimeEq};
 
 use crate::error::{Code, Failure, Result};
+use crate::files;
 
 /// The least length of a token: a shorter one can be guessed.
 const LEAST_CHARACTERS: usize = 16;
@@ -50,13 +50,7 @@ pub(crate) fn read(path: &Path) -> Result<SecretHash> {
         invalid(format!("could not read the token file {}: {error}", path.display()))
             .hint("check the path given with --token-file")
     };
-    // Opening a FIFO would block for ever, so its type is checked before. The mode is checked on the opened
-    // file, below.
-    if !std::fs::metadata(path).map_err(unreadable)?.is_file() {
-        return Err(invalid(format!("the token file {} is not a regular file", path.display()))
-            .hint("pass a file that holds nothing but the token"));
-    }
-    let file = File::open(path).map_err(unreadable)?;
+    let file = files::open(path).map_err(unreadable)?;
     let mode = file.metadata().map_err(unreadable)?.mode() & 0o777;
     if mode & 0o077 != 0 {
         return Err(invalid(format!(

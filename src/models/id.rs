@@ -86,7 +86,9 @@ fn is_allowed(c: char) -> bool {
 /// Whether the character is a letter or a digit of any script, or one of the marks that many scripts
 /// write letters with.
 pub(crate) fn is_letter_or_digit(c: char) -> bool {
-    c.is_alphanumeric() || (!c.is_ascii() && unicode_ident::is_xid_continue(c))
+    let is_joiner = matches!(c, '\u{200c}' | '\u{200d}');
+    c.is_alphanumeric()
+        || (!c.is_ascii() && !is_joiner && regex_syntax::try_is_word_character(c).unwrap_or(false))
 }
 
 /// Brings any text into the grammar: other characters become `-`, those in front are left out, and a

@@ -112,7 +112,7 @@ impl WorkerFolder {
 
     /// Copies the end of the log to `target`, where the job that started the worker keeps it.
     pub(super) fn keep_log(&self, target: &Path) -> io::Result<()> {
-        let mut log = File::open(self.log())?;
+        let mut log = files::open(&self.log())?;
         let length = log.metadata()?.len();
         log.seek(SeekFrom::Start(length.saturating_sub(KEEP_LOG_BYTES)))?;
         let mut kept = private().write(true).truncate(true).open(target)?;

@@ -12,6 +12,7 @@ use serde::Serialize;
 
 use super::device::Device;
 use crate::config::DeviceKind;
+use crate::files;
 
 /// The folder in which the kernel lists devices (`sysfs(5)`).
 const SYSFS: &str = "/sys/class";
@@ -144,9 +145,8 @@ fn amd(class: &Path) -> Vec<Gpu> {
     cards
         .into_iter()
         .filter_map(|(_, device)| {
-            let text = |name: &str| {
-                std::fs::read_to_string(device.join(name)).ok().map(|text| text.trim().to_owned())
-            };
+            let text =
+                |name: &str| files::read_text(device.join(name)).ok().map(|text| text.trim().to_owned());
             let bytes = |name: &str| text(name)?.parse::<u64>().ok();
             (text("vendor")? == "0x1002").then_some(())?;
             Some(Gpu {
@@ -171,7 +171,7 @@ fn amd(class: &Path) -> Vec<Gpu> {
 /// has a file `proc/PID/vram_ID` under `kfd` for each process and card. A card's id is that of the
 /// node with its render device.
 fn holders_on_amd(kfd: &Path, device: &Path) -> Vec<(u32, u64)> {
-    let text = |path: &Path| std::fs::read_to_string(path).ok();
+    let text = |path: &Path| files::read_text(path).ok();
     let names = |folder: &Path| {
         let entries = std::fs::read_dir(folder).into_iter().flatten();
         entries.filter_map(|entry| entry.ok()?.file_name().into_string().ok()).collect::<Vec<_>>()

@@ -3,8 +3,14 @@
 
 use serde::{Deserialize, Serialize};
 
+#[cfg(target_os = "linux")]
+use crate::files;
+
 /// The environment variable of every process of a worker that holds the worker's id.
 pub(super) const MARKER: &str = "RBEE_WORKER_ID";
+/// A longer environment, in bytes, is not a worker's.
+#[cfg(target_os = "linux")]
+const MAX_ENVIRONMENT_BYTES: u64 = 16 << 20;
 
 /// A process, identified uniquely within one boot of the system.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -31,7 +37,7 @@ impl Identity {
 /// An id of this boot of the system.
 #[cfg(target_os = "linux")]
 pub(super) fn boot_id() -> String {
-    std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default().trim().to_owned()
+    files::read_text("/proc/sys/kernel/random/boot_id").unwrap_or_default().trim().to_owned()
 }
 
 #[cfg(not(target_os = "linux"))]
@@ -60,7 +66,7 @@ fn start_time(pid: u32) -> Option<u64> {
 #[cfg(target_os = "linux")]
 pub(super) fn marker_of(pid: u32) -> Option<String> {
     // Other users' processes cannot be read; they do not belong to workers.
-    let environment = std::fs::read(format!("/proc/{pid}/environ")).ok()?;
+    let environment = files::read(format!("/proc/{pid}/environ").as_ref(), MAX_ENVIRONMENT_BYTES).ok()?;
     environment.split(|byte| *byte == 0).find_map(|variable| {
         let value = variable.strip_prefix(MARKER.as_bytes())?.strip_prefix(b"=")?;
         String::from_utf8(value.to_vec()).ok()

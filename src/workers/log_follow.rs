@@ -8,6 +8,7 @@ use tokio::io::{AsyncReadExt, AsyncSeekExt};
 
 use super::log_progress::LogProgress;
 use super::secret::Secret;
+use crate::files;
 use crate::n;
 use crate::narration::{Level, LineNarrator, LineSplitter, Progress};
 
@@ -42,8 +43,8 @@ impl Follower {
     pub async fn next(&mut self) -> io::Result<Vec<u8>> {
         let file = match &mut self.file {
             Some(file) => file,
-            none => match File::open(&self.path).await {
-                Ok(file) => none.insert(file),
+            none => match files::open(&self.path) {
+                Ok(file) => none.insert(File::from_std(file)),
                 Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
                 Err(error) => return Err(error),
             },
@@ -148,7 +149,7 @@ pub(super) fn tail(path: &Path, count: usize, secret: &Secret) -> Vec<String> {
 fn end_of(path: &Path) -> io::Result<Vec<u8>> {
     use std::io::{Read, Seek};
 
-    let mut file = std::fs::File::open(path)?;
+    let mut file = files::open(path)?;
     let start = file.metadata()?.len().saturating_sub(TAIL_BYTES);
     file.seek(SeekFrom::Start(start))?;
     let mut bytes = Vec::new();

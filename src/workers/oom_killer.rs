@@ -2,6 +2,8 @@
 
 use rustix::process::Pid;
 
+use crate::files;
+
 /// Makes the kernel, when memory runs out, prefer a worker to the daemon, which notices a dead worker
 /// and reports it. Raising the value needs no privilege (`proc_pid_oom_score_adj(5)`).
 #[cfg(target_os = "linux")]
@@ -9,7 +11,7 @@ pub(super) fn prefer_as_victim(leader: Pid) {
     const SCORE: i32 = 300;
     let path = format!("/proc/{}/oom_score_adj", leader.as_raw_pid());
     let raise = || {
-        let inherited = std::fs::read_to_string(&path)?.trim().parse().unwrap_or(0);
+        let inherited = files::read_text(&path)?.trim().parse().unwrap_or(0);
         if inherited < SCORE { std::fs::write(&path, SCORE.to_string()) } else { Ok(()) }
     };
     if let Err(error) = raise() {
@@ -23,6 +25,6 @@ pub(super) fn prefer_as_victim(_leader: Pid) {}
 /// How many processes the kernel has killed because memory ran out, on the whole machine, since it
 /// booted; 0 where it does not count.
 pub(super) fn kills() -> u64 {
-    let counters = std::fs::read_to_string("/proc/vmstat").unwrap_or_default();
+    let counters = files::read_text("/proc/vmstat").unwrap_or_default();
     counters.lines().find_map(|line| line.strip_prefix("oom_kill ")?.trim().parse().ok()).unwrap_or(0)
 }

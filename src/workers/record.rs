@@ -9,7 +9,7 @@
 //! the fields that this version does not know. A record of a newer version is never rewritten, and
 //! its worker is neither adopted nor ended.
 
-use std::io::{self, Read};
+use std::io;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
@@ -113,9 +113,7 @@ impl StoredRecord {
 }
 
 fn read_json(path: &Path) -> io::Result<Value> {
-    let mut text = Vec::new();
-    std::fs::File::open(path)?.take(MAX_RECORD_BYTES).read_to_end(&mut text)?;
-    Ok(serde_json::from_slice(&text)?)
+    Ok(serde_json::from_slice(&files::read(path, MAX_RECORD_BYTES)?)?)
 }
 
 /// The version of a record that this hive cannot read. A version that is not a number is a newer one.

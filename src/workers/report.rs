@@ -1,12 +1,13 @@
 //! The readiness report: the small file in which a worker tells which port it listens on, or why it
 //! cannot serve.
 
-use std::io::{self, Read};
+use std::io;
 use std::path::Path;
 
 use serde::Deserialize;
 
 use crate::error::Failure;
+use crate::files;
 
 /// A report is one line of JSON; a longer file, in bytes, is not a report.
 const MAX_REPORT_BYTES: u64 = 256 << 10;
@@ -32,14 +33,11 @@ pub(super) enum ReadinessReport {
 /// # Errors
 /// Where the file exists and cannot be read or is not a report.
 pub(super) fn read(path: &Path) -> io::Result<Option<ReadinessReport>> {
-    let file = match std::fs::File::open(path) {
-        Ok(file) => file,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-        Err(error) => return Err(error),
-    };
-    let mut text = Vec::new();
-    file.take(MAX_REPORT_BYTES).read_to_end(&mut text)?;
-    Ok(Some(serde_json::from_slice(&text)?))
+    match files::read(path, MAX_REPORT_BYTES) {
+        Ok(text) => Ok(Some(serde_json::from_slice(&text)?)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error),
+    }
 }
 
 #[cfg(test)]

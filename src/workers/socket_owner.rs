@@ -2,8 +2,6 @@
 //! worker's own group holds it, because any user of the machine can listen on loopback.
 
 #[cfg(target_os = "linux")]
-use std::fs::File;
-#[cfg(target_os = "linux")]
 use std::io::{self, BufRead, BufReader};
 #[cfg(target_os = "linux")]
 use std::net::IpAddr;
@@ -12,6 +10,9 @@ use std::net::IpAddr;
 use procfs::net::{TcpNetEntries, TcpNetEntry};
 #[cfg(target_os = "linux")]
 use procfs::{FromBufReadSI, current_system_info};
+
+#[cfg(target_os = "linux")]
+use crate::files;
 
 /// Why a port is not trusted as a worker's.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -95,7 +96,7 @@ fn read_listeners(port: u16, whole_table: bool) -> procfs::ProcResult<Vec<TcpNet
     let port = format!(":{port:04X}");
     let mut found = Vec::new();
     for path in ["/proc/net/tcp", "/proc/net/tcp6"] {
-        let table = match File::open(path) {
+        let table = match files::open(path.as_ref()) {
             // A machine without IPv6 has no such table.
             Err(error) if error.kind() == io::ErrorKind::NotFound && path.ends_with('6') => continue,
             table => table?,

@@ -1,5 +1,7 @@
 //! The real hive, over real sockets, with real worker processes.
 
+#![expect(clippy::disallowed_methods, reason = "tests read and write the files that they made")]
+
 mod adoption;
 mod contract;
 mod documentation;

@@ -12,7 +12,7 @@ use sha2::{Digest, Sha256};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 
-use crate::support::{TestHive, data_lines, soon, typed, until, write_model};
+use crate::support::{TestHive, data_lines, read_until, soon, typed, until, write_model};
 
 /// A small GGUF file that the catalog accepts; `filler` is the number of bytes to add.
 fn gguf(name: &str, filler: usize) -> Vec<u8> {
@@ -324,7 +324,8 @@ async fn a_model_whose_name_is_not_text_is_listed_shown_and_loaded() {
     hive.load("模型").await;
     let card: Value = hive.get("/v1/models/%E6%A8%A1%E5%9E%8B").await.json().await.expect("JSON");
     assert_eq!(card["id"], "模型", "{card}");
-    let snapshot = crate::support::read_until(hive.get("/v1/events").await, "\n\n").await;
+    let mut snapshot = String::new();
+    read_until(&mut hive.get("/v1/events").await, &mut snapshot, "\n\n").await;
     assert!(snapshot.contains("\"mod-le\"") && snapshot.contains("模型"), "{snapshot}");
     hive.succeed(&json!({ "ModelUnload": { "id": "mod-le" } })).await;
     hive.succeed(&json!({ "ModelDelete": { "id": "mod-le", "force": true } })).await;

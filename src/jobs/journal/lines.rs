@@ -10,6 +10,7 @@ use serde_json::Value;
 use serde_json::value::RawValue;
 
 use crate::error::{Code, Failure};
+use crate::files;
 use crate::jobs::event::{Body, Event, LineError};
 use crate::jobs::log::Elision;
 use crate::time::Instant;
@@ -72,7 +73,7 @@ pub(super) struct Lines<'a> {
 
 impl<'a> Lines<'a> {
     pub(super) fn open(path: &'a Path) -> Result<Self, RecallError> {
-        let file = File::open(path).map_err(|error| unreadable(path, &error))?;
+        let file = files::open(path).map_err(|error| unreadable(path, &error))?;
         Ok(Self { path, reader: BufReader::new(file), ahead: None, last_seq: 0, has_ended: false })
     }
 

@@ -1,7 +1,6 @@
 //! Reads a header in one pass; each step is checked against the size of the file.
 
 use std::collections::HashSet;
-use std::fs::{self, File};
 use std::io::{Read, Seek};
 use std::path::Path;
 
@@ -10,6 +9,7 @@ use super::error::GgufError;
 use super::header::{DEFAULT_ALIGNMENT, Header, TensorInfo, escaped};
 use super::tensor_type::TensorType;
 use super::value::Metadata;
+use crate::files;
 
 /// Longest key of the metadata in bytes, after the specification.
 const MAX_KEY_BYTES: u64 = 65_535;
@@ -30,11 +30,7 @@ impl Header {
     /// # Errors
     /// Where the file cannot be read, is not a regular file, or is malformed.
     pub fn read(path: &Path, arrays: Arrays) -> Result<Self, GgufError> {
-        // Checked before it is opened: opening a FIFO waits for its writer.
-        if !fs::metadata(path)?.is_file() {
-            return Err(GgufError::malformed("file", "it is not a regular file"));
-        }
-        let file = File::open(path)?;
+        let file = files::open(path)?;
         let bytes = file.metadata()?.len();
         Self::from_reader(file, bytes, arrays)
     }

@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::SystemTime;
 
+use crate::files;
 use crate::models::library::stamp::{Stamp, StampCache};
 
 /// The most folders, and the most texts, that are remembered.
@@ -88,7 +89,7 @@ impl FolderCache {
 
     /// The text of a small file. `metadata` is that of the file, just read. Blocks on the disk.
     pub(crate) fn text(&self, path: &Path, metadata: &Metadata) -> io::Result<Arc<str>> {
-        self.texts.get_or_read(path, metadata, || fs::read_to_string(path).map(Into::into))
+        self.texts.get_or_read(path, metadata, || files::read_text(path).map(Into::into))
     }
 
     /// Forgets what was not requested since the last call.

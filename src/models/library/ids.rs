@@ -39,6 +39,8 @@ use crate::paths;
 
 /// Beyond this many, ids of files that are not listed are forgotten.
 const MAX_REMEMBERED: usize = 100_000;
+/// More bytes than that many ids take.
+const MAX_BYTES: u64 = 1 << 30;
 
 /// The ids of the models that workers serve, with the paths of their files.
 pub(crate) struct ServedFiles(Box<dyn Fn() -> Vec<(String, PathBuf)> + Send + Sync>);
@@ -220,7 +222,7 @@ impl Book {
     fn read(file: PathBuf) -> Self {
         let mut book = Self { ids: HashMap::new(), file: Some(file), is_saved: true, unknown: Map::new() };
         let Some(file) = book.file.clone() else { return book };
-        let json = match fs::read(&file) {
+        let json = match files::read(&file, MAX_BYTES) {
             Ok(json) => json,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return book,
             Err(error) => {
@@ -242,17 +244,16 @@ impl Book {
                 );
                 book.file = None;
             }
-            Versioned::Invalid => {
-                let aside = file.with_extension("json.damaged");
-                tracing::warn!(
-                    file = %file.display(), aside = %aside.display(),
-                    "it is damaged: it is set aside, and models may get other ids"
-                );
-                if let Err(error) = fs::rename(&file, &aside) {
-                    tracing::warn!(file = %file.display(), %error, "could not set it aside");
+            Versioned::Invalid => match files::set_aside(&file) {
+                Ok(kept_as) => tracing::warn!(
+                    file = %file.display(), kept_as = %kept_as.display(),
+                    "it is damaged and was set aside: models may get other ids"
+                ),
+                Err(error) => {
+                    tracing::warn!(file = %file.display(), %error, "it is damaged and is left alone");
                     book.file = None;
                 }
-            }
+            },
         }
         book
     }

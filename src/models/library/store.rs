@@ -14,7 +14,7 @@
 //! - A record that cannot be read is reported and left as it is, and set aside before another takes its
 //!   place.
 
-use std::fs::{self, File};
+use std::fs;
 use std::io;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
@@ -168,7 +168,7 @@ impl Store {
 
     fn read_record(&self, path: &Path, metadata: &fs::Metadata) -> io::Result<Versioned<StoreRecord>> {
         self.records.get_or_read(path, metadata, || {
-            Ok(match Versioned::parse(&fs::read(path)?) {
+            Ok(match Versioned::parse(&files::read(path, files::SMALL)?) {
                 Versioned::Known(StoreRecord { files, .. }) if files.is_empty() => Versioned::Invalid,
                 record => record,
             })
@@ -292,9 +292,7 @@ impl Store {
 
     /// Makes names that were given or removed in the folder durable.
     pub(crate) fn sync(&self) -> Result<()> {
-        File::open(&self.dir)
-            .and_then(|dir| dir.sync_all())
-            .map_err(|error| Failure::io("write the folder", &self.dir, &error))
+        files::sync_folder(&self.dir).map_err(|error| Failure::io("write the folder", &self.dir, &error))
     }
 }
 

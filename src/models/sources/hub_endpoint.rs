@@ -3,7 +3,6 @@
 
 use std::ffi::OsString;
 use std::fmt;
-use std::fs;
 use std::path::PathBuf;
 
 use reqwest::Url;
@@ -11,7 +10,7 @@ use reqwest::Url;
 use crate::config;
 use crate::error::{Code, Failure, Result};
 use crate::models::transfer::remote::{Credentials, Trust};
-use crate::n;
+use crate::{files, n};
 
 const DEFAULT_URL: &str = "https://huggingface.co";
 
@@ -69,7 +68,7 @@ impl HubEndpoint {
     pub(crate) fn credentials(&self) -> Option<Credentials> {
         let token = match &self.token {
             Token::Given(token) => token.clone(),
-            Token::Files(files) => files.iter().find_map(|file| fs::read_to_string(file).ok())?,
+            Token::Files(files) => files.iter().find_map(|file| files::read_text(file).ok())?,
         };
         let token: String = token.split_whitespace().collect();
         if token.is_empty() {
@@ -100,6 +99,8 @@ fn token_files(variable: &impl Fn(&str) -> Option<OsString>) -> Vec<PathBuf> {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
 
     fn hub(config: &config::Hub, environment: &[(&str, &str)]) -> Result<HubEndpoint> {

@@ -6,6 +6,8 @@ use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 
+use crate::files;
+
 /// The disk that transfers write to.
 pub(crate) trait Disk: Debug + Send + Sync {
     /// Writes some of the bytes at an offset (`pwrite`). Returns how many.
@@ -52,5 +54,5 @@ impl Disk for RealDisk {
 
 /// Makes the names in the folder of `path` durable.
 pub(crate) fn sync_folder_of(path: &Path) -> io::Result<()> {
-    path.parent().map_or(Ok(()), |folder| File::open(folder)?.sync_all())
+    path.parent().map_or(Ok(()), files::sync_folder)
 }

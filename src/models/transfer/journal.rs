@@ -21,6 +21,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
+use crate::files;
 use crate::models::transfer::disk::Disk;
 use crate::models::transfer::remote::RemoteFile;
 use crate::text;
@@ -116,7 +117,7 @@ pub(crate) fn is_damaged(path: &Path) -> bool {
 fn read(path: &Path) -> Option<Vec<u8>> {
     let metadata = fs::symlink_metadata(path).ok()?;
     let is_journal = metadata.is_file() && metadata.len() <= MAX_BYTES;
-    is_journal.then(|| fs::read(path).ok())?
+    is_journal.then(|| files::read(path, MAX_BYTES).ok())?
 }
 
 /// The version of the format, and the rest of the first line.

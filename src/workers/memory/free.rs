@@ -3,6 +3,7 @@
 use std::path::Path;
 use std::sync::Arc;
 
+use crate::files;
 use crate::workers::device::Device;
 use crate::workers::gpus::{self, Gpu};
 use crate::workers::handle::Handle;
@@ -77,7 +78,7 @@ fn free_ram() -> (u64, u64) {
 
 /// The path of this process's control group in the unified hierarchy (`cgroups(7)`).
 fn own_cgroup() -> String {
-    let groups = std::fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
+    let groups = files::read_text("/proc/self/cgroup").unwrap_or_default();
     groups.lines().find_map(|line| line.strip_prefix("0::")).unwrap_or("/").to_owned()
 }
 
@@ -88,10 +89,9 @@ fn cgroup_headroom(mount: &Path, group: &str) -> Option<u64> {
     own.ancestors()
         .take_while(|folder| folder.starts_with(mount))
         .filter_map(|folder| {
-            let number =
-                |name: &str| std::fs::read_to_string(folder.join(name)).ok()?.trim().parse::<u64>().ok();
+            let number = |name: &str| files::read_text(folder.join(name)).ok()?.trim().parse::<u64>().ok();
             let (limit, used) = (number("memory.max")?, number("memory.current")?);
-            let stat = std::fs::read_to_string(folder.join("memory.stat")).unwrap_or_default();
+            let stat = files::read_text(folder.join("memory.stat")).unwrap_or_default();
             let cached: u64 = stat
                 .lines()
                 .find_map(|line| line.strip_prefix("inactive_file ")?.trim().parse().ok())

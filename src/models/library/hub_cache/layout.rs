@@ -11,7 +11,7 @@ use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 
 use crate::error::{Failure, Result};
-use crate::files::Draft;
+use crate::files::{self, Draft};
 use crate::models::library::file_name::name_of;
 use crate::models::library::folders::Link;
 use crate::text;
@@ -102,7 +102,7 @@ impl CacheRepository {
 
     /// The commit that a branch or tag had when the Hub was last asked.
     pub(crate) fn commit_of(&self, revision: &str) -> Option<String> {
-        let text = fs::read_to_string(self.folder().join("refs").join(revision)).ok()?;
+        let text = files::read_text(self.folder().join("refs").join(revision)).ok()?;
         Some(text.trim().to_owned()).filter(|commit| !commit.is_empty() && !commit.contains(['/', '.']))
     }
 
@@ -152,7 +152,7 @@ impl CacheRepository {
         fs::create_dir_all(folder)
             .and_then(|()| make(draft.path()))
             .and_then(|()| draft.publish())
-            .and_then(|()| File::open(folder)?.sync_all())
+            .and_then(|()| files::sync_folder(folder))
             .map_err(|error| Failure::io("write", path, &error))
     }
 }

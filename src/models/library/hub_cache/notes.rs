@@ -137,7 +137,7 @@ impl HubNotes {
 }
 
 fn read(path: &Path) -> Versioned<BlobNote> {
-    fs::read(path).map_or(Versioned::Invalid, |json| Versioned::parse(&json))
+    files::read(path, files::SMALL).map_or(Versioned::Invalid, |json| Versioned::parse(&json))
 }
 
 /// The path as [`blob_of`] gives it.

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use super::layout::blob_of;
 use super::notes::HubNotes;
 use crate::error::Result;
+use crate::files;
 use crate::models::library::location::HubCacheModel;
 use crate::models::library::removal::remove_file;
 use crate::n;
@@ -63,7 +64,7 @@ fn remove_refs(model: &HubCacheModel) {
     let references = walkdir::WalkDir::new(&refs).into_iter().filter_map(Result::ok);
     for reference in references.filter(|entry| entry.file_type().is_file()) {
         let path = reference.path();
-        if fs::read_to_string(path).is_ok_and(|commit| commit.trim() == model.revision) {
+        if files::read_text(path).is_ok_and(|commit| commit.trim() == model.revision) {
             // A ref that cannot be removed does no harm.
             let _ = fs::remove_file(path);
             remove_empty_folders(path, &refs);
