@@ -7,7 +7,7 @@
 //!   and failures, and decides when the work ends.
 //! - A connection (`connection.rs`), a task, owns its request and its body.
 //! - The writer (`writer.rs`), a thread, owns the writing of the file and its journal (`journal.rs`).
-//! - The hasher (`hasher.rs`), a thread, owns the hash.
+//! - The hasher (`hasher.rs`), a thread, owns the hash, and vets the file's beginning (`vetting.rs`).
 //!
 //! They share no lock, only the count of received bytes (`context.rs`). All send events to the
 //! coordinator through one channel. The channel to the writer is bounded, so that a slow disk slows the
@@ -32,6 +32,7 @@ pub(crate) mod coordinator;
 pub(crate) mod connection;
 pub(crate) mod writer;
 pub(crate) mod hasher;
+pub(crate) mod vetting;
 pub(crate) mod messages;
 pub(crate) mod partial;
 pub(crate) mod answer;
@@ -94,6 +95,10 @@ pub(crate) async fn run(transfer: &Arc<Transfer>) -> Result<StoredFile> {
                 transfer.say(Level::Warn, "model_download_restarted", message);
             }
             TroubleKind::Restart => is_whole_only = true,
+            TroubleKind::Unusable => {
+                let failure = finish::unusable(transfer, trouble.failure);
+                return Err(finish::discard(transfer, &partial, failure).await);
+            }
             _ => return Err(finish::keep(transfer, &partial, trouble.failure).await),
         }
         partial.on_disk(Partial::clear).await?;

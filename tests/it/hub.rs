@@ -143,6 +143,62 @@ async fn a_model_of_an_unknown_type_is_fetched_once_and_kept() {
 }
 
 #[tokio::test]
+async fn a_file_that_is_no_model_is_refused_by_its_beginning() {
+    let hub = FakeHub::start().await;
+    let weights = vec![1; 40 << 20];
+    let file = |metadata: &[(&str, Gguf)], offset_of_weights: u64| {
+        let mut writer = Writer::default();
+        for (key, value) in metadata {
+            writer.metadata(*key, value.clone());
+        }
+        writer.tensor("a.weight", &[8], TensorType::F32, vec![1; 32]);
+        writer.tensor("b.weight", &[weights.len() as u64 / 4], TensorType::F32, weights.clone());
+        let mut file = Vec::new();
+        writer.write(&mut file).expect("a file can be written");
+        let at = file.windows(8).position(|window| window == b"b.weight").expect("its name") + 24;
+        file[at..at + 8].copy_from_slice(&offset_of_weights.to_le_bytes());
+        file
+    };
+    let adapter = [("general.type", Gguf::String("adapter".to_owned()))];
+    hub.commit("org/adapter", "main", &[("m.gguf", &file(&adapter, 32))]);
+    hub.commit("org/overlap", "main", &[("m.gguf", &file(&[], 0))]);
+    // At this speed a few seconds pass before the whole file would be here.
+    let hive = TestHive::start_with(|config| {
+        config.hub.endpoint = Some(hub.url.clone());
+        config.downloads.bytes_per_second = 8 << 20;
+    })
+    .await;
+    for (repo, code, says) in
+        [("org/adapter", "model_unsupported", "adapter"), ("org/overlap", "model_corrupt", "inside another")]
+    {
+        let id = hive.submit(&download(repo)).await;
+        let stream = hive.stream(&id).await;
+        let failure = hive.job(&id).await["failure"].clone();
+        assert_eq!((&failure["code"], &failure["stage"]), (&json!(code), &json!("verify")), "{failure}");
+        assert!(failure["message"].as_str().unwrap().contains(says), "{failure}");
+        assert!(stream.contains("it is of no use"), "{stream}");
+        let typed = hive.get(&format!("/v1/jobs/{id}/stream?format=json")).await.text().await.expect("text");
+        let received =
+            typed.split("\"done\":").skip(1).filter_map(|rest| rest.split(',').next()?.parse().ok());
+        assert!(received.max() < Some(weights.len() / 2), "{repo} was fetched further: {typed}");
+        assert!(files_beneath(&hive.dir().join("data/hub-cache")).is_empty(), "{repo} leaves a file");
+    }
+    hive.stop().await;
+}
+
+#[tokio::test]
+async fn a_redirect_of_the_hub_to_an_address_that_is_refused_is_refused() {
+    let hub = FakeHub::start().await;
+    hub.commit("org/m", "main", &[("m-Q8_0.gguf", &model("m"))]);
+    let hive = hive(&hub, false).await;
+    hive.succeed(&download("org/m")).await;
+    hub.move_api("http://169.254.169.254/latest/meta-data");
+    let failure = hive.fail(&download("org/m")).await;
+    assert_eq!(failure["code"], "source_refused", "the cache does not hide it: {failure}");
+    hive.stop().await;
+}
+
+#[tokio::test]
 async fn a_missing_or_wrong_choice_lists_the_models_with_their_sizes() {
     let hub = FakeHub::start().await;
     let bytes = model("m");

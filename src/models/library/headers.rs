@@ -4,6 +4,7 @@
 //! the last listing and no others.
 
 use std::fs::Metadata;
+use std::io::{self, Cursor};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -12,7 +13,7 @@ use crate::models::gguf::{Arrays, GgufError, Header};
 use crate::models::library::probe::DiskProbe;
 use crate::models::library::stamp::StampCache;
 use crate::models::model::Status;
-use crate::models::transfer::remote::Refusal;
+use crate::models::transfer::remote::{Refusal, Verdict};
 
 /// The most files that are remembered.
 const MAX_FILES: usize = 20_000;
@@ -105,7 +106,7 @@ fn is_accessory(header: &Header) -> bool {
     kind.is_some_and(|kind| kind != "model") || header.architecture() == Some("clip")
 }
 
-/// Whether a file can be a model of the catalog. Returns what this hive does not know of it, for people: an
+/// Whether a file can be a model of the catalog. Returns a warning where this hive does not know the file: an
 /// engine may know it.
 ///
 /// # Errors
@@ -113,16 +114,34 @@ fn is_accessory(header: &Header) -> bool {
 /// [`Code::ModelUnsupported`] for one that belongs to a model without being one;
 /// [`Refusal::Unfinished`] where the file cannot be read.
 pub(crate) fn check_model(path: &Path) -> Result<Option<String>, Refusal> {
-    let unknown = match Header::read(path, Arrays::Skip) {
-        Ok(header) if is_accessory(&header) => return Err(Refusal::Unusable(not_a_model(path))),
+    match judge(path, Header::read(path, Arrays::Skip)) {
+        Ok(Verdict::Unusable(failure)) => Err(Refusal::Unusable(failure)),
+        Ok(Verdict::Usable { warning }) => Ok(warning),
+        Ok(Verdict::Undecided) => Ok(None),
+        Err(error) => Err(Refusal::Unfinished(Failure::io("read", path, &error))),
+    }
+}
+
+/// Whether a file with these first bytes can be a model of the catalog.
+pub(crate) fn vet_model(name: &str, beginning: &[u8], size: Option<u64>) -> Verdict {
+    let size = size.unwrap_or(i64::MAX as u64);
+    let header = Header::from_reader(Cursor::new(beginning), size, Arrays::Skip);
+    // The only failure of a reader of bytes in memory is that there are no more.
+    judge(Path::new(name), header).unwrap_or(Verdict::Undecided)
+}
+
+fn judge(path: &Path, header: Result<Header, GgufError>) -> io::Result<Verdict> {
+    let unknown = match header {
+        Ok(header) if is_accessory(&header) => return Ok(Verdict::Unusable(not_a_model(path))),
         Ok(header) => header.unknown(),
         Err(error @ GgufError::Unknown { .. }) => Some(error.to_string()),
-        Err(error @ GgufError::Io(_)) => return Err(Refusal::Unfinished(error.into_failure(path))),
-        Err(error) => return Err(Refusal::Unusable(error.into_failure(path))),
+        Err(GgufError::Io(error)) => return Err(error),
+        Err(error) => return Ok(Verdict::Unusable(error.into_failure(path))),
     };
-    Ok(unknown.map(|unknown| {
+    let warning = |unknown| {
         format!("this hive does not know this kind of file ({unknown}); an engine that knows it can serve it")
-    }))
+    };
+    Ok(Verdict::Usable { warning: unknown.map(warning) })
 }
 
 fn not_a_model(path: &Path) -> Failure {

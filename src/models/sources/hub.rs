@@ -22,6 +22,7 @@ use destinations::Destinations;
 use name::{MAIN, Pick, check_revision, is_commit};
 
 use crate::error::{Code, Failure, Result};
+use crate::models::library::headers::vet_model;
 use crate::models::sources::places::Places;
 use crate::models::sources::registry::RegistryError;
 use crate::models::sources::request::DownloadRequest;
@@ -65,6 +66,7 @@ async fn resolve(name: &HubName, request: &DownloadRequest, places: &Places) -> 
             sha256: file.sha256.clone(),
             version: Some(chosen_file.etag.clone()),
             magic: GGUF_MAGIC,
+            vet: vet_model,
             trust: places.hub.trust(),
         });
     }

@@ -16,7 +16,7 @@ use sha2::{Digest, Sha256};
 
 use crate::error::{Code, Failure, Result};
 use crate::models::library::Library;
-use crate::models::library::headers::check_model;
+use crate::models::library::headers::{check_model, vet_model};
 use crate::models::library::record::{RecordedFile, StoreRecord};
 use crate::models::library::split::stem;
 use crate::models::library::store::{self, NameStatus, name_taken};
@@ -117,6 +117,7 @@ impl OllamaName {
             sha256: Some(layer.sha256.clone()),
             version: Some(layer.sha256),
             magic: GGUF_MAGIC,
+            vet: vet_model,
             trust: Trust::Endpoint(endpoint.clone()),
         };
         Ok(ResolvedModel {
@@ -232,9 +233,8 @@ fn destination(library: &Arc<Library>, record: StoreRecord, force: bool) -> Resu
         replace,
         empty_folders: Vec::new(),
         accept: Arc::new(move |path: &Path, _: &StoredFile| {
-            let unknown = check_model(path)?;
-            library.store().write_record(&record).map_err(Refusal::Unfinished)?;
-            Ok(unknown)
+            check_model(path)?;
+            library.store().write_record(&record).map_err(Refusal::Unfinished)
         }),
     })
 }

@@ -54,7 +54,8 @@ pub(crate) struct RegistryResponse {
 pub(crate) enum RegistryError {
     /// It gave no usable answer. What was downloaded before may do instead.
     Unavailable(Failure),
-    /// It answered that it does not have it, or does not give it.
+    /// It answered that it does not have it, or does not give it; or this hive may not ask a server that it
+    /// redirected to.
     Refused(Failure),
 }
 
@@ -68,7 +69,10 @@ impl From<RegistryError> for Failure {
 
 impl From<Trouble> for RegistryError {
     fn from(trouble: Trouble) -> Self {
-        Self::Unavailable(trouble.failure)
+        match trouble.kind {
+            TroubleKind::Refused => Self::Refused(trouble.failure),
+            _ => Self::Unavailable(trouble.failure),
+        }
     }
 }
 

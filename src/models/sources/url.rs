@@ -12,7 +12,7 @@ use sha2::{Digest, Sha256};
 use crate::error::{Code, Failure, Result};
 use crate::models::library::Library;
 use crate::models::library::file_name::is_model_name;
-use crate::models::library::headers::check_model;
+use crate::models::library::headers::{check_model, vet_model};
 use crate::models::library::record::{RecordedFile, StoreRecord};
 use crate::models::library::split::{SplitPart, stem};
 use crate::models::library::store::{self, NameStatus, name_taken};
@@ -23,7 +23,7 @@ use crate::models::sources::resolution::{ModelSource, Resolution, ResolvedModel}
 use crate::models::transfer::fetch::{FetchRequest, Fetcher};
 use crate::models::transfer::partial;
 use crate::models::transfer::remote::{Destination, GGUF_MAGIC, Refusal, RemoteFile, StoredFile, Trust};
-use crate::models::transfer::trouble::{Trouble, TroubleKind};
+use crate::models::transfer::trouble::Trouble;
 use crate::narration::waiting_for;
 use crate::text::{hex, is_sha256};
 use crate::{n, spawn};
@@ -141,6 +141,7 @@ impl UrlSource {
             sha256: self.sha256.clone(),
             version: None,
             magic: GGUF_MAGIC,
+            vet: vet_model,
             trust: Trust::Named,
         };
         let destination = self.destination(&places.library, replace);
@@ -208,7 +209,7 @@ impl UrlSource {
         let mut headers = HeaderMap::new();
         headers.insert(RANGE, HeaderValue::from_static("bytes=0-0"));
         let unknown = |trouble: Trouble| match trouble.kind {
-            TroubleKind::Fatal => Err(trouble.failure),
+            kind if kind.is_fatal() => Err(trouble.failure),
             _ => {
                 n!(warn: "model_download_preflight", "{}", trouble.failure);
                 Ok(None)
@@ -232,7 +233,6 @@ impl UrlSource {
 
     fn destination(&self, library: &Arc<Library>, replace: bool) -> Destination {
         let store = library.store();
-        let host = self.url.host_str().unwrap_or_default().to_owned();
         let (library, source) = (Arc::clone(library), self.clone());
         Destination {
             partial: store.partial_path(&self.file_name),
@@ -241,13 +241,9 @@ impl UrlSource {
             replace,
             empty_folders: Vec::new(),
             accept: Arc::new(move |path, stored| {
-                let unknown = check_model(path).map_err(|refusal| match refusal {
-                    Refusal::Unusable(failure) => Refusal::Unusable(damaged(&host, failure)),
-                    refusal => refusal,
-                })?;
+                check_model(path)?;
                 let record = source.record(stored.size, stored.sha256.clone());
-                library.store().write_record(&record).map_err(Refusal::Unfinished)?;
-                Ok(unknown)
+                library.store().write_record(&record).map_err(Refusal::Unfinished)
             }),
         }
     }
@@ -269,11 +265,6 @@ impl UrlSource {
 
 fn has_scheme(text: &str, scheme: &str) -> bool {
     text.split_once(':').is_some_and(|(found, _)| found.eq_ignore_ascii_case(scheme))
-}
-
-fn damaged(host: &str, failure: Failure) -> Failure {
-    let message = format!("the file that {host} sent is not a usable model: {}", failure.message);
-    Failure { message, ..failure }.stage("verify")
 }
 
 #[cfg(test)]

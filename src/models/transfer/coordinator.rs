@@ -30,7 +30,9 @@ use crate::models::transfer::hasher::Hasher;
 use crate::models::transfer::messages::{CompleteChunk, Event, Events, Lease, Span, Write};
 use crate::models::transfer::partial::{Begun, Partial};
 use crate::models::transfer::progress::{self, Joining, Meter};
+use crate::models::transfer::remote::Verdict;
 use crate::models::transfer::trouble::{FetchResult, Trouble, TroubleKind};
+use crate::models::transfer::vetting::Vetting;
 use crate::models::transfer::writer::{self, Writer};
 use crate::narration::Level;
 use crate::spawn;
@@ -57,6 +59,8 @@ pub(crate) struct Coordinator<'a> {
     is_delayed: bool,
     /// How many connections are of use.
     wanted: usize,
+    /// Whether the file's first bytes were looked at.
+    is_vetted: bool,
     /// Every connection, the writer and the hasher, until they end.
     tasks: FuturesUnordered<BoxFuture<'static, Result<()>>>,
     events: Events,
@@ -97,7 +101,12 @@ impl<'a> Coordinator<'a> {
             chunks: chunks.stored().to_vec(),
             events: events.clone(),
         };
-        let hash = Hasher { partial: Arc::clone(partial), chunk_bytes, events: events.clone() };
+        let hash = Hasher {
+            partial: Arc::clone(partial),
+            vetting: Vetting::of(&transfer.file),
+            chunk_bytes,
+            events: events.clone(),
+        };
         let tasks = FuturesUnordered::new();
         tasks.push(spawn::blocking(move || write.run(writes)).boxed());
         tasks.push(spawn::blocking(move || hash.run(complete)).boxed());
@@ -112,6 +121,7 @@ impl<'a> Coordinator<'a> {
             idle: Vec::new(),
             is_delayed: false,
             wanted: 1,
+            is_vetted: false,
             tasks,
             events,
             writer: Some(writer),
@@ -155,7 +165,8 @@ impl<'a> Coordinator<'a> {
                     self.end(Err(Trouble::fatal(cancelled)));
                 }
                 _ = joins.tick(), if self.wanted < transfer.context.downloads.connections => {
-                    if joining.is_slow(transfer.received()) {
+                    // The rest of a file that is of no use is not worth its transfer.
+                    if joining.is_slow(transfer.received()) && self.is_vetted {
                         self.wanted += 1;
                         self.connect();
                     }
@@ -211,6 +222,16 @@ impl<'a> Coordinator<'a> {
                 self.transfer.say(Level::Warn, "model_download_damaged", message);
                 self.write(Write::Forget { chunk }).await;
                 self.lease();
+            }
+            Event::Vetted(Verdict::Unusable(failure)) => {
+                self.end(Err(Trouble::new(TroubleKind::Unusable, failure)));
+            }
+            Event::Vetted(verdict) => {
+                self.is_vetted = true;
+                if let Verdict::Usable { warning: Some(warning) } = verdict {
+                    let message = format!("{}: {warning}", self.transfer.file.name);
+                    self.transfer.say(Level::Warn, "model_download_unknown", message);
+                }
             }
             Event::Hashed(sha256) => self.end(Ok(sha256)),
             Event::Failed(trouble) => self.end(Err(trouble)),
@@ -310,7 +331,7 @@ impl<'a> Coordinator<'a> {
     /// Decides whether to go on after a failure, and says so.
     fn retry(&mut self, epoch: u64, trouble: Trouble) -> FetchResult<()> {
         let Trouble { mut failure, kind } = trouble;
-        let is_final = matches!(kind, TroubleKind::Fatal | TroubleKind::Changed | TroubleKind::Restart);
+        let is_final = kind.is_fatal() || matches!(kind, TroubleKind::Changed | TroubleKind::Restart);
         if is_final || self.outcome.is_some() {
             return Err(Trouble { failure, kind });
         }
@@ -374,7 +395,7 @@ impl<'a> Coordinator<'a> {
     fn end(&mut self, outcome: FetchResult<String>) {
         let is_final = |outcome: &FetchResult<String>| match outcome {
             Ok(_) => true,
-            Err(trouble) => trouble.kind == TroubleKind::Fatal,
+            Err(trouble) => trouble.kind.is_fatal(),
         };
         if self.outcome.as_ref().is_none_or(|known| !is_final(known) && is_final(&outcome)) {
             self.outcome = Some(outcome);

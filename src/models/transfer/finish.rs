@@ -44,7 +44,7 @@ pub(crate) async fn promote(
 
     match place(transfer, partial, &stored).await {
         Ok(()) => Ok(stored),
-        Err(Refusal::Unusable(failure)) => Err(discard(transfer, partial, failure).await),
+        Err(Refusal::Unusable(failure)) => Err(discard(transfer, partial, unusable(transfer, failure)).await),
         Err(Refusal::Unfinished(failure)) => Err(keep(transfer, partial, failure).await),
     }
 }
@@ -58,18 +58,21 @@ async fn place(transfer: &Transfer, partial: &Arc<Partial>, stored: &StoredFile)
     synced.map_err(Refusal::Unfinished)?;
     let accept = Arc::clone(&transfer.destination.accept);
     let (held, stored) = (Arc::clone(partial), stored.clone());
-    let accepted =
-        spawn::blocking(move || accept(held.path(), &stored)).await.map_err(Refusal::Unfinished)?;
-    if let Some(warning) = accepted? {
-        transfer.say(Level::Warn, "model_download_unknown", format!("{name} is kept, but {warning}"));
-    }
+    spawn::blocking(move || accept(held.path(), &stored)).await.map_err(Refusal::Unfinished)??;
     let disk = Arc::clone(&transfer.context.disk);
     let placed = partial.on_disk(move |partial| partial.promote(&*disk)).await;
     placed.map_err(Refusal::Unfinished)
 }
 
-/// Removes a complete file that is of no use, and says so.
-async fn discard(transfer: &Transfer, partial: &Arc<Partial>, failure: Failure) -> Failure {
+/// The failure of a download whose file is of no use, as far as it was looked at.
+pub(crate) fn unusable(transfer: &Transfer, failure: Failure) -> Failure {
+    let host = transfer.file.url.host_str().unwrap_or_default();
+    let message = format!("the file that {host} sent is not a usable model: {}", failure.message);
+    Failure { message, ..failure }.hint("choose another file of the source, or ask whoever publishes it")
+}
+
+/// Removes a file that is of no use, and says so.
+pub(crate) async fn discard(transfer: &Transfer, partial: &Arc<Partial>, failure: Failure) -> Failure {
     if let Err(failure) = partial.on_disk(Partial::discard).await {
         return failure;
     }

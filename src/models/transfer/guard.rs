@@ -23,7 +23,7 @@ use tokio::time::timeout;
 
 use crate::error::{Code, Failure};
 use crate::models::transfer::remote::authority;
-use crate::models::transfer::trouble::{FetchResult, Trouble};
+use crate::models::transfer::trouble::{FetchResult, Trouble, TroubleKind};
 use crate::time::in_words;
 
 /// How long vetted addresses are used before their name is resolved again.
@@ -168,7 +168,7 @@ impl Guard {
 
 fn refused(message: String, hint: &str) -> Trouble {
     let message = format!("the download is not allowed: {message}");
-    Trouble::fatal(Failure::new(Code::SourceRefused, message).hint(hint))
+    Trouble::new(TroubleKind::Refused, Failure::new(Code::SourceRefused, message).hint(hint))
 }
 
 /// Whether an address belongs to a private network: RFC 1918, or unique local (RFC 4193). Link-local

@@ -1,7 +1,8 @@
 //! The thread that hashes a transfer's file, chunk by chunk in order, as the chunks become complete.
 //!
 //! It reads each chunk back from the disk and compares it with the checksum of the bytes that were
-//! received, so that the hash is of those bytes and of the file alike.
+//! received, so that the hash is of those bytes and of the file alike. It has the file in order, so it also
+//! vets the beginning.
 
 use std::collections::HashMap;
 use std::io;
@@ -15,6 +16,7 @@ use crate::error::Failure;
 use crate::models::transfer::messages::{CompleteChunk, Event, Events};
 use crate::models::transfer::partial::Partial;
 use crate::models::transfer::trouble::Trouble;
+use crate::models::transfer::vetting::Vetting;
 use crate::text;
 
 /// How many damaged chunks are fetched again.
@@ -23,6 +25,7 @@ const MAX_DAMAGED: u32 = 64;
 #[derive(Debug)]
 pub(crate) struct Hasher {
     pub(crate) partial: Arc<Partial>,
+    pub(crate) vetting: Vetting,
     pub(crate) chunk_bytes: u64,
     pub(crate) events: Events,
 }
@@ -30,7 +33,7 @@ pub(crate) struct Hasher {
 impl Hasher {
     /// Hashes until every chunk is hashed, the sender is gone, or the disk fails. The coordinator is
     /// told the hash or the failure. Blocks.
-    pub(crate) fn run(self, chunks: mpsc::UnboundedReceiver<CompleteChunk>) {
+    pub(crate) fn run(mut self, chunks: mpsc::UnboundedReceiver<CompleteChunk>) {
         let event = match self.hash(chunks) {
             Ok(None) => return,
             Ok(Some(sha256)) => Event::Hashed(sha256),
@@ -41,7 +44,7 @@ impl Hasher {
         self.events.tell(event);
     }
 
-    fn hash(&self, mut chunks: mpsc::UnboundedReceiver<CompleteChunk>) -> io::Result<Option<String>> {
+    fn hash(&mut self, mut chunks: mpsc::UnboundedReceiver<CompleteChunk>) -> io::Result<Option<String>> {
         let (mut sha256, mut buffer) = (Sha256::new(), Vec::new());
         let (mut complete, mut next, mut damaged) = (HashMap::new(), 0, 0);
         loop {
@@ -64,6 +67,9 @@ impl Hasher {
             if is_sound {
                 sha256.update(&buffer);
                 next += 1;
+                if let Some(verdict) = self.vetting.look(&self.partial, next, self.chunk_bytes)? {
+                    self.events.tell(Event::Vetted(verdict));
+                }
                 if is_last {
                     return Ok(Some(text::hex(&sha256.finalize())));
                 }

@@ -9,6 +9,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::models::transfer::answer::FileAnswer;
 use crate::models::transfer::journal::{Head, Stored};
+use crate::models::transfer::remote::Verdict;
 use crate::models::transfer::trouble::{FetchResult, Trouble};
 
 /// What the coordinator is told.
@@ -39,6 +40,8 @@ pub(crate) enum Event {
     Dropped { chunk: usize, bytes: u64 },
     /// The stored bytes of a chunk are not those that were received.
     Damaged { chunk: usize },
+    /// The first bytes of the file were looked at.
+    Vetted(Verdict),
     /// Every chunk is hashed: the file's SHA-256.
     Hashed(String),
     /// The writer or the hasher cannot go on.

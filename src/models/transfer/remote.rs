@@ -32,8 +32,24 @@ pub(crate) struct RemoteFile {
     pub(crate) version: Option<String>,
     /// The file's first bytes; empty where they may be any.
     pub(crate) magic: &'static [u8],
+    /// Judges the file by its beginning, while the rest is still to come.
+    pub(crate) vet: Vet,
     /// Decides which addresses may be connected to.
     pub(crate) trust: Trust,
+}
+
+/// See [`RemoteFile::vet`]. Receives the file's name, its first bytes and, where it is known, its size.
+pub(crate) type Vet = fn(&str, &[u8], Option<u64>) -> Verdict;
+
+/// What the first bytes of a file tell.
+#[derive(Debug)]
+pub(crate) enum Verdict {
+    /// Nothing yet: more bytes are needed.
+    Undecided,
+    /// The file can be used, perhaps with a warning.
+    Usable { warning: Option<String> },
+    /// The file is of no use.
+    Unusable(Failure),
 }
 
 /// An `Authorization` header for one server. No other server is sent it, not after a redirect either.
@@ -70,15 +86,14 @@ pub(crate) struct Destination {
     /// Whether to replace a file that is at `target`.
     pub(crate) replace: bool,
     /// Checks the complete, verified file at the given path, and writes the records that must be on
-    /// the disk before the file gets its name. Returns a warning where it has one. Runs on the blocking
-    /// pool.
+    /// the disk before the file gets its name. Runs on the blocking pool.
     pub(crate) accept: Accept,
     /// The folders to remove, in this order, where discarding the partial file leaves them empty.
     pub(crate) empty_folders: Vec<PathBuf>,
 }
 
 /// See [`Destination::accept`].
-pub(crate) type Accept = Arc<dyn Fn(&Path, &StoredFile) -> Result<Option<String>, Refusal> + Send + Sync>;
+pub(crate) type Accept = Arc<dyn Fn(&Path, &StoredFile) -> Result<(), Refusal> + Send + Sync>;
 
 /// Why [`Destination::accept`] refuses a file.
 #[derive(Debug)]

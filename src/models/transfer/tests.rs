@@ -19,7 +19,7 @@ use crate::error::{Code, Result};
 use crate::models::testing::{config, gguf_of};
 use crate::models::transfer::disk::Disk;
 use crate::models::transfer::partial::unfinished_at;
-use crate::models::transfer::remote::{RemoteFile, Trust};
+use crate::models::transfer::remote::{RemoteFile, Trust, Verdict};
 use crate::models::{Catalog, DownloadRequest, Downloaded, Source, Status};
 use crate::spawn;
 use crate::text;
@@ -278,6 +278,7 @@ fn a_partial_file_without_a_promised_hash_is_resumed_from_its_own_url_alone() {
             sha256: None,
             version: None,
             magic: b"",
+            vet: |_, _, _| Verdict::Usable { warning: None },
             trust: Trust::Named,
         };
         unfinished_at(&partial, Some(&file)).map(|unfinished| unfinished.done)

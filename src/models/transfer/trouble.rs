@@ -17,6 +17,10 @@ pub(crate) struct Trouble {
 pub(crate) enum TroubleKind {
     /// Every further attempt would fail in the same way.
     Fatal,
+    /// This hive may not ask that server.
+    Refused,
+    /// What came is of no use, so that nothing of it is kept.
+    Unusable,
     /// Another attempt may succeed.
     Passing,
     /// The server asked to wait this long before the next request.
@@ -29,6 +33,13 @@ pub(crate) enum TroubleKind {
     Expired,
     /// The bytes received so far cannot be resumed: start from byte 0.
     Restart,
+}
+
+impl TroubleKind {
+    /// Whether no further attempt can succeed.
+    pub(crate) const fn is_fatal(self) -> bool {
+        matches!(self, Self::Fatal | Self::Refused | Self::Unusable)
+    }
 }
 
 /// What a request, or a step of a transfer, returns.

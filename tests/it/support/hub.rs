@@ -73,6 +73,8 @@ struct State {
     seen: Mutex<Vec<Seen>>,
     /// How many further requests to the hub get a 503.
     busy: Mutex<u32>,
+    /// Where the hub redirects requests to its API.
+    api_moved_to: Mutex<Option<String>>,
     /// The URL of the CDN.
     cdn: Mutex<String>,
     /// The number of signed URLs so far.
@@ -129,6 +131,11 @@ impl FakeHub {
     /// Makes the hub answer its next requests with 503.
     pub(crate) fn be_busy(&self, times: u32) {
         *self.state.busy.lock() = times;
+    }
+
+    /// Makes the hub redirect requests to its API to this URL.
+    pub(crate) fn move_api(&self, url: &str) {
+        *self.state.api_moved_to.lock() = Some(url.to_owned());
     }
 
     /// Damages the CDN's file with these contents: one byte no longer matches its hash.
@@ -203,7 +210,9 @@ impl State {
         }
         let parts: Vec<_> = path.trim_start_matches('/').split('/').map(decoded).collect();
         let parts: Vec<_> = parts.iter().map(String::as_str).collect();
+        let moved = self.api_moved_to.lock().clone();
         let response = match &parts[..] {
+            ["api", ..] if moved.is_some() => status(302, &[("Location", &moved.unwrap_or_default())]),
             ["api", "models", org, repo] => self.model(&format!("{org}/{repo}"), "main", authorization),
             ["api", "models", org, repo, "revision", revision] => {
                 self.model(&format!("{org}/{repo}"), revision, authorization)

@@ -183,6 +183,7 @@ async fn every_bad_answer_gives_its_error_code_and_leaves_no_file() {
                 answer(&format!("200 OK\r\nContent-Length: {}", body.len()), cut)
             }
             "/damaged.gguf" => ok(cut),
+            "/sound.gguf" => ok(&body),
             "/html.gguf" => {
                 answer("200 OK\r\nContent-Type: text/html; charset=utf-8", b"<html>private</html>")
             }
@@ -253,9 +254,8 @@ async fn every_bad_answer_gives_its_error_code_and_leaves_no_file() {
     // This server speaks no TLS; and a machine without root certificates fails alike.
     let failure = download(&config, &server.url("/x.gguf").replace("http:", "https:")).await.unwrap_err();
     assert_eq!(failure.code, Code::DownloadFailed, "{failure:?}");
-    let failure = download(&config, &server.url(&format!("/damaged.gguf#sha256={}", "0".repeat(64))))
-        .await
-        .unwrap_err();
+    let failure =
+        download(&config, &server.url(&format!("/sound.gguf#sha256={}", "0".repeat(64)))).await.unwrap_err();
     assert_eq!((failure.code, failure.stage.as_deref()), (Code::DownloadFailed, Some("verify")));
     assert_store_is_empty(root.path());
 }

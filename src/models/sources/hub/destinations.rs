@@ -52,10 +52,9 @@ impl Destinations {
             target: present.filter(|_| !replace).unwrap_or(blob),
             replace,
             accept: Arc::new(move |path: &Path, stored: &StoredFile| {
-                let unknown = check_model(path)?;
+                check_model(path)?;
                 let notes = &library.hub_cache().notes;
-                notes.write(&repository, &etag, stored.size).map_err(Refusal::Unfinished)?;
-                Ok(unknown)
+                notes.write(&repository, &etag, stored.size).map_err(Refusal::Unfinished)
             }),
         }
     }
