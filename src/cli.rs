@@ -7,7 +7,8 @@ mod process;
 
 use clap::{Parser, Subcommand};
 
-use crate::error::Result;
+use crate::engine::template::sandbox;
+use crate::error::{Code, Failure, Result};
 
 /// Manages a machine's language models and the worker processes that serve them, and narrates every
 /// step.
@@ -33,9 +34,18 @@ enum Command {
     Quickstart(quickstart::Args),
     /// Serve one GGUF model with the built-in engine; the hive starts these processes itself
     Worker(worker::Args),
+    /// Render one chat template; workers of the built-in engine start these processes themselves
+    #[command(name = sandbox::COMMAND, hide = true)]
+    RenderTemplate,
 }
 
 impl Cli {
+    /// Whether the command is one thread's work: it needs none for each processor.
+    #[must_use]
+    pub fn is_plain(&self) -> bool {
+        matches!(self.command, Some(Command::RenderTemplate))
+    }
+
     /// Runs the command.
     ///
     /// # Errors
@@ -46,6 +56,10 @@ impl Cli {
             Some(Command::Serve(args)) => args.run().await,
             Some(Command::Quickstart(args)) => args.run().await,
             Some(Command::Worker(args)) => args.run().await,
+            Some(Command::RenderTemplate) => sandbox::process().map_err(|error| {
+                Failure::new(Code::Io, format!("could not render a template: {error}"))
+                    .hint("a worker starts this command; it is of no use to people")
+            }),
         }
     }
 }

@@ -23,6 +23,9 @@ pub(super) struct Args {
     /// The name of the model in requests and responses [default: the file's stem]
     #[arg(long, value_name = "ID")]
     model_id: Option<String>,
+    /// The file of a chat template to use instead of the model's own
+    #[arg(long, value_name = "FILE")]
+    chat_template: Option<PathBuf>,
     /// Tokens of context [default: the model's own maximum, 8192 at most]
     #[arg(long, value_name = "TOKENS")]
     context_length: Option<usize>,
@@ -49,6 +52,7 @@ impl Args {
         let options = WorkerOptions {
             model: self.model,
             model_id: self.model_id,
+            chat_template: self.chat_template,
             port: self.port,
             report: self.report,
             context_length: self.context_length,

@@ -23,9 +23,11 @@ use std::time::Duration;
 
 use axum::serve::ListenerExt as _;
 use tokio::net::TcpListener;
+use tokio::runtime::Handle;
 use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 
+use super::template::sandbox::Sandbox;
 use crate::error::{Code, Failure, Result};
 use crate::spawn;
 pub use options::WorkerOptions;
@@ -54,12 +56,13 @@ pub async fn run(options: WorkerOptions, shutdown: CancellationToken) -> Result<
             .hint("choose another port, or 0 for a free one")
             .stage("start")
     })?;
-    serve(listener, options, secret, shutdown).await
+    serve(listener, options, Sandbox::of_this_program()?, secret, shutdown).await
 }
 
 async fn serve(
     listener: TcpListener,
     options: WorkerOptions,
+    sandbox: Sandbox,
     secret: Option<String>,
     shutdown: CancellationToken,
 ) -> Result<()> {
@@ -88,10 +91,10 @@ async fn serve(
 
     let (ended_sender, mut ended) = oneshot::channel();
     spawn::thread("engine", {
-        let (state, stop) = (Arc::clone(&state), stop.clone());
+        let (state, stop, runtime) = (Arc::clone(&state), stop.clone(), Handle::current());
         move || {
             // The send fails only if the worker is stopping already.
-            ended_sender.send(state.load_and_run(&options, &stop)).ok();
+            ended_sender.send(state.load_and_run(&options, sandbox, &runtime, &stop)).ok();
         }
     })
     .map_err(|error| Failure::internal(format!("could not start the generation thread: {error}")))?;

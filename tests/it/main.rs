@@ -23,4 +23,5 @@ mod quickstart;
 mod streams;
 mod support;
 mod surface;
+mod templates;
 mod workers;

@@ -29,26 +29,22 @@ pub(super) async fn completions(
     state.ready()?;
     let body = body.map_err(|rejection| match rejection.status() {
         StatusCode::PAYLOAD_TOO_LARGE => {
-            ApiError::new(rejection.status(), Code::BodyTooLarge.name(), "the body is larger than 4 MiB")
+            ApiError::new(rejection.status(), Code::BodyTooLarge.name(), "the body is larger than 32 MiB")
         }
         status => ApiError::new(status, Code::InvalidRequest.name(), "the body could not be read"),
     })?;
-    // Parsing, rendering and encoding a long conversation takes too long for an async task.
-    let (response, events, stream) = spawn::blocking(move || {
-        let ready = state.ready()?;
-        let request = ChatRequest::parse(&body)?;
-        let prompt = ready.template.prompt(&ready.tokenizer, &request.messages)?;
-        let events = ready.generation.submit(GenerationRequest {
-            prompt,
-            sampling: request.sampling,
-            max_tokens: request.max_tokens,
-            stop: request.stop,
-        })?;
-        let response = ChatResponse::new(&ready.model_id, request.include_usage);
-        Ok::<_, ApiError>((response, events, request.stream))
-    })
-    .await??;
-    if stream { Ok(stream_chunks(response, events)) } else { complete(&response, events).await }
+    // Parsing a long conversation takes too long for an async task.
+    let request = spawn::blocking(move || ChatRequest::parse(&body)).await??;
+    let ready = state.ready()?;
+    let prompt = ready.template.prompt(&ready.tokenizer, request.messages, &request.variables).await?;
+    let events = ready.generation.submit(GenerationRequest {
+        prompt,
+        sampling: request.sampling,
+        max_tokens: request.max_tokens,
+        stop: request.stop,
+    })?;
+    let response = ChatResponse::new(&ready.model_id, request.include_usage, request.ignored);
+    if request.stream { Ok(stream_chunks(response, events)) } else { complete(&response, events).await }
 }
 
 /// Responds with one object once the generation has ended. When the client disconnects, this future

@@ -1,11 +1,13 @@
 //! The bodies of `POST /v1/chat/completions`: requests, responses and errors.
 //!
-//! Source: <https://platform.openai.com/docs/api-reference/chat>. Fields that OpenAI's servers do
-//! not know are ignored, as their servers do. Fields that they know and this worker does not support
-//! are refused by name, because ignoring them would answer a different request. Every number is
-//! checked against its range while the request is parsed.
+//! Source: <https://platform.openai.com/docs/api-reference/chat>. [`known`] has a row for each field of
+//! OpenAI's API and of the extensions of other engines: it is applied, or refused by name where ignoring
+//! it would answer a different request, or harmless. A field without a row is ignored, and the answer
+//! names it. Every number is checked against its range while the request is parsed.
 
 mod request;
+mod messages;
+mod known;
 mod fields;
 mod error;
 mod response;

@@ -9,6 +9,8 @@ pub struct WorkerOptions {
     pub model: PathBuf,
     /// The model's name in answers; the file's stem if absent.
     pub model_id: Option<String>,
+    /// The file of the chat template to use instead of the model's own.
+    pub chat_template: Option<PathBuf>,
     /// TCP port on 127.0.0.1; 0 takes a free one.
     pub port: u16,
     /// The file to which the worker writes where it listens, or why it failed.

@@ -19,7 +19,7 @@ use super::state::WorkerState;
 use crate::error::Code;
 
 /// Largest body of a request, in bytes.
-const MAX_BODY: usize = 4 << 20;
+const MAX_BODY: usize = 32 << 20;
 
 pub(super) fn router(state: Arc<WorkerState>) -> Router {
     Router::new()

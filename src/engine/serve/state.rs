@@ -1,10 +1,12 @@
 //! The state that all requests to a worker share: the progress of the load, then the loaded model.
 
+use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
 use axum::http::StatusCode;
+use tokio::runtime::Handle;
 use tokio_util::sync::CancellationToken;
 
 use super::openai::ApiError;
@@ -13,8 +15,10 @@ use crate::engine::generation::{GenerationHandle, Generator};
 use crate::engine::load::{LoadedModel, load};
 use crate::engine::model_error::in_file;
 use crate::engine::template::ChatTemplate;
+use crate::engine::template::sandbox::Sandbox;
 use crate::engine::tokenizer::Tokenizer;
-use crate::error::Result;
+use crate::error::{Failure, Result};
+use crate::files;
 
 /// The context of a slot, in tokens, if the options do not set it: recent models are trained for far
 /// more, and its memory would surprise the user.
@@ -34,7 +38,7 @@ pub(super) struct ReadyModel {
     pub(super) loaded_at: i64,
     pub(super) slots: usize,
     pub(super) tokenizer: Arc<Tokenizer>,
-    pub(super) template: ChatTemplate,
+    pub(super) template: Arc<ChatTemplate>,
     pub(super) generation: GenerationHandle,
 }
 
@@ -58,15 +62,25 @@ impl WorkerState {
         })
     }
 
-    /// Loads the model and generates until [`stop`](Self::stop). Blocks.
-    pub(super) fn load_and_run(&self, options: &WorkerOptions, stop: &CancellationToken) -> Result<()> {
+    /// Loads the model and generates until [`stop`](Self::stop). Blocks. `sandbox` renders its chat
+    /// template, in processes that `runtime` awaits.
+    pub(super) fn load_and_run(
+        &self,
+        options: &WorkerOptions,
+        sandbox: Sandbox,
+        runtime: &Handle,
+        stop: &CancellationToken,
+    ) -> Result<()> {
         let started = Instant::now();
         let loaded = load(&options.model, &mut |done, total| {
             self.total_bytes.store(total, Ordering::Relaxed);
             self.loaded_bytes.store(done, Ordering::Relaxed);
         });
-        let (generator, ready) =
-            loaded.and_then(|loaded| prepare(loaded, options)).map_err(|failure| failure.stage("load"))?;
+        let (generator, ready) = loaded
+            .and_then(|loaded| prepare(loaded, options, sandbox))
+            .map_err(|failure| failure.stage("load"))?;
+        let check = runtime.block_on(ready.template.check());
+        check.map_err(in_file(&options.model)).map_err(|failure| failure.stage("load"))?;
         tracing::info!(
             model = ready.model_id,
             context_length = ready.generation.context_length(),
@@ -91,12 +105,16 @@ impl WorkerState {
     }
 }
 
-fn prepare(loaded: LoadedModel, options: &WorkerOptions) -> Result<(Generator, ReadyModel)> {
+fn prepare(
+    loaded: LoadedModel,
+    options: &WorkerOptions,
+    sandbox: Sandbox,
+) -> Result<(Generator, ReadyModel)> {
     let LoadedModel { model, header } = loaded;
     let tokenizer = Tokenizer::from_metadata(&header.metadata).map_err(in_file(&options.model))?;
     let tokenizer = Arc::new(tokenizer);
-    let template =
-        ChatTemplate::from_metadata(&header.metadata, &tokenizer).map_err(in_file(&options.model))?;
+    let chosen = options.chat_template.as_deref().map(chat_template).transpose()?;
+    let template = Arc::new(ChatTemplate::new(chosen, &header.metadata, &tokenizer, sandbox));
     let trained_for = model.context_length();
     let requested = options.context_length.unwrap_or(DEFAULT_CONTEXT.min(trained_for));
     if requested > trained_for {
@@ -119,4 +137,9 @@ fn prepare(loaded: LoadedModel, options: &WorkerOptions) -> Result<(Generator, R
         generation,
     };
     Ok((generator, ready))
+}
+
+/// The chat template in a file.
+fn chat_template(path: &Path) -> Result<String> {
+    files::read_text(path).map_err(|error| Failure::io("read the chat template", path, &error))
 }

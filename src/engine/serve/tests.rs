@@ -62,7 +62,13 @@ impl Worker {
         let url = format!("http://{}", listener.local_addr().unwrap());
         let options = WorkerOptions { slots, ..options(path) };
         let shutdown = CancellationToken::new();
-        let served = spawn::task(serve(listener, options, secret.map(str::to_owned), shutdown.clone()));
+        let served = spawn::task(serve(
+            listener,
+            options,
+            Sandbox::none(),
+            secret.map(str::to_owned),
+            shutdown.clone(),
+        ));
         let worker =
             Self { url, client: client(), shutdown, served, no_end_bias: no_end_bias.into(), folder };
         worker.wait_for(|health| health["status"] == "ok").await;
@@ -116,6 +122,7 @@ fn options(model: PathBuf) -> WorkerOptions {
     WorkerOptions {
         model,
         model_id: None,
+        chat_template: None,
         port: 0,
         report: None,
         context_length: None,
@@ -298,7 +305,7 @@ async fn invalid_requests_get_errors_in_openais_shape() {
         (post().json(&valid).bearer_auth("wrong"), 401, "unauthorized"),
         (with_secret(post().body(valid.to_string())), 415, "unsupported_media_type"),
         (with_secret(post().json(&valid)).header("host", "evil.example"), 403, "host_refused"),
-        (with_secret(post().json(&"x".repeat(5 << 20))), 413, "body_too_large"),
+        (with_secret(post().json(&"x".repeat(33 << 20))), 413, "body_too_large"),
         (with_secret(post().json(&chat_request(json!({"temperature": -1})))), 400, "invalid_field"),
         (with_secret(worker.client.get(&completions)), 405, "method_not_allowed"),
         (with_secret(worker.client.get(url("/v1/nothing"))), 404, "route_not_found"),

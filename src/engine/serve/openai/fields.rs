@@ -29,6 +29,16 @@ impl<'a> Fields<'a> {
         ApiError::field(&self.name(key), problem)
     }
 
+    /// Every field that has a value other than `null`.
+    pub(super) fn present(&self) -> impl Iterator<Item = (&'a str, &'a Value)> {
+        self.object.iter().map(|(name, value)| (name.as_str(), value)).filter(|(_, value)| !value.is_null())
+    }
+
+    /// Whether the field is there, with any value.
+    pub(super) fn has(&self, key: &str) -> bool {
+        self.object.contains_key(key)
+    }
+
     /// The field's value, unless it is absent or `null`.
     pub(super) fn get(&self, key: &str) -> Option<&'a Value> {
         self.object.get(key).filter(|value| !value.is_null())

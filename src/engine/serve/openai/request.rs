@@ -1,12 +1,14 @@
 //! Parses the request of a chat completion.
 
 use axum::http::StatusCode;
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 use super::error::ApiError;
 use super::fields::Fields;
+use super::known;
+use super::messages::messages;
 use crate::engine::sampling::SamplingParams;
-use crate::engine::template::{Message, Role};
+use crate::engine::template::message::Message;
 use crate::error::Code;
 
 /// Most stop strings of a request.
@@ -27,6 +29,10 @@ pub(crate) struct ChatRequest {
     pub(crate) stream: bool,
     /// Whether a stream ends with a chunk of usage.
     pub(crate) include_usage: bool,
+    /// Further variables for the chat template.
+    pub(crate) variables: Map<String, Value>,
+    /// The names of the fields that are unknown.
+    pub(crate) ignored: Vec<String>,
 }
 
 impl ChatRequest {
@@ -39,129 +45,61 @@ impl ChatRequest {
             )
         })?;
         let fields = Fields::new("", &body)?;
-        refuse_unsupported(&fields)?;
+        let ignored = known::check(&fields)?;
         // The gateway routes by this field; a worker has only one model.
         fields.string("model")?;
         let stream = fields.bool("stream")?.unwrap_or(false);
         let include_usage = match fields.get("stream_options") {
-            Some(_) if !stream => {
-                return Err(fields.error("stream_options", "is allowed only where `stream` is true"));
-            }
             Some(options) => Fields::new("stream_options", options)?.bool("include_usage")?.unwrap_or(false),
             None => false,
-        };
-        let max_tokens = match fields.whole_number("max_completion_tokens", 1)? {
-            Some(tokens) => Some(tokens),
-            None => fields.whole_number("max_tokens", 1)?,
         };
         Ok(Self {
             messages: messages(&fields)?,
             sampling: sampling(&fields)?,
-            // A limit that is larger than the context is no error: the full context ends the answer.
-            max_tokens: max_tokens.map(|tokens| usize::try_from(tokens).unwrap_or(usize::MAX)),
+            max_tokens: max_tokens(&fields)?,
             stop: stop(&fields)?,
             stream,
             include_usage,
+            variables: variables(&fields)?,
+            ignored,
         })
     }
 }
 
-/// Fields of OpenAI's API that this worker does not support.
-const UNSUPPORTED: [&str; 10] = [
-    "tools",
-    "functions",
-    "tool_choice",
-    "function_call",
-    "response_format",
-    "logprobs",
-    "top_logprobs",
-    "modalities",
-    "audio",
-    "web_search_options",
-];
-
-/// Whether the value asks for what the worker does without the field.
-fn is_harmless(key: &str, value: &Value) -> bool {
-    match key {
-        "tools" | "functions" => value.as_array().is_some_and(Vec::is_empty),
-        "tool_choice" | "function_call" => matches!(value.as_str(), Some("none" | "auto")),
-        "response_format" => value.get("type").and_then(Value::as_str) == Some("text"),
-        "logprobs" => value == &Value::Bool(false),
-        "top_logprobs" => value.as_u64() == Some(0),
-        "modalities" => value.as_array().is_some_and(|all| all.iter().all(|one| one == "text")),
-        _ => false,
+/// The limit, by the first of its names. -1 is none. A limit that is larger than the context is no error:
+/// the full context ends the answer.
+fn max_tokens(fields: &Fields<'_>) -> Result<Option<usize>, ApiError> {
+    let names = ["max_completion_tokens", "max_tokens", "n_predict"];
+    let Some(name) = names.into_iter().find(|name| fields.get(name).is_some()) else { return Ok(None) };
+    if fields.get(name).and_then(Value::as_f64) == Some(-1.0) {
+        return Ok(None);
     }
+    let tokens = fields.whole_number(name, 1)?;
+    Ok(tokens.map(|tokens| usize::try_from(tokens).unwrap_or(usize::MAX)))
 }
 
-/// Refuses unsupported fields, unless their value is harmless.
-fn refuse_unsupported(fields: &Fields<'_>) -> Result<(), ApiError> {
-    for key in UNSUPPORTED {
-        if fields.get(key).is_some_and(|value| !is_harmless(key, value)) {
-            return Err(fields.error(key, "is not supported by the built-in engine"));
+/// Those of `chat_template_kwargs`, and `reasoning_effort`, which is a variable of the templates that know
+/// it. The conversation's own variables cannot be replaced.
+fn variables(fields: &Fields<'_>) -> Result<Map<String, Value>, ApiError> {
+    let mut variables = match fields.get("chat_template_kwargs") {
+        Some(Value::Object(variables)) => variables.clone(),
+        Some(_) => return Err(fields.error("chat_template_kwargs", "must be an object")),
+        None => Map::new(),
+    };
+    for own in ["messages", "tools", "documents", "add_generation_prompt", "bos_token", "eos_token"] {
+        if variables.contains_key(own) {
+            return Err(fields.error(&format!("chat_template_kwargs.{own}"), "is the engine's own variable"));
         }
     }
-    match fields.whole_number("n", 1)? {
-        None | Some(1) => Ok(()),
-        Some(n) => Err(fields.error("n", format_args!("is {n}; the built-in engine gives only one answer"))),
+    if let Some(effort) = fields.string("reasoning_effort")? {
+        variables.entry("reasoning_effort").or_insert_with(|| effort.into());
     }
-}
-
-fn messages(fields: &Fields<'_>) -> Result<Vec<Message>, ApiError> {
-    let messages = fields.array("messages")?.unwrap_or_default();
-    if messages.is_empty() {
-        return Err(fields.error("messages", "must be an array with at least one message"));
-    }
-    messages
-        .iter()
-        .enumerate()
-        .map(|(index, message)| {
-            let fields = Fields::new(&format!("messages[{index}]"), message)?;
-            let role = match fields.string("role")? {
-                Some("system" | "developer") => Role::System,
-                Some("user") => Role::User,
-                Some("assistant") => Role::Assistant,
-                Some("tool") => Role::Tool,
-                _ => {
-                    let problem = "must be system, developer, user, assistant or tool";
-                    return Err(fields.error("role", problem));
-                }
-            };
-            if fields
-                .get("tool_calls")
-                .is_some_and(|calls| calls.as_array().is_none_or(|all| !all.is_empty()))
-            {
-                return Err(fields.error("tool_calls", "is not supported by the built-in engine"));
-            }
-            let content = match fields.get("content") {
-                None if role == Role::Assistant => String::new(),
-                Some(Value::String(text)) => text.clone(),
-                Some(Value::Array(parts)) => text_parts(&fields.name("content"), parts)?,
-                _ => return Err(fields.error("content", "must be a string or an array of text parts")),
-            };
-            Ok(Message { role, content, name: fields.string("name")?.map(str::to_owned) })
-        })
-        .collect()
-}
-
-fn text_parts(path: &str, parts: &[Value]) -> Result<String, ApiError> {
-    let mut text = String::new();
-    for (index, part) in parts.iter().enumerate() {
-        let fields = Fields::new(&format!("{path}[{index}]"), part)?;
-        match fields.string("type")? {
-            Some("text") => {}
-            Some(other) => {
-                return Err(fields.error("type", format_args!("is {other:?}; only text is supported")));
-            }
-            None => return Err(fields.error("type", "must be \"text\"")),
-        }
-        text.push_str(fields.string("text")?.ok_or_else(|| fields.error("text", "must be a string"))?);
-    }
-    Ok(text)
+    Ok(variables)
 }
 
 fn sampling(fields: &Fields<'_>) -> Result<SamplingParams, ApiError> {
     let default = SamplingParams::default();
-    let temperature = fields.number("temperature", 0.0, 2.0)?.unwrap_or(default.temperature);
+    let temperature = fields.number("temperature", 0.0, 100.0)?.unwrap_or(default.temperature);
     let repetition_penalty = match fields.number("repetition_penalty", 0.01, 10.0)? {
         Some(penalty) => Some(penalty),
         // llama.cpp's name for the same parameter.
@@ -169,9 +107,7 @@ fn sampling(fields: &Fields<'_>) -> Result<SamplingParams, ApiError> {
     };
     Ok(SamplingParams {
         temperature: if temperature < MIN_TEMPERATURE { 0.0 } else { temperature },
-        top_k: fields
-            .whole_number("top_k", 0)?
-            .map_or(default.top_k, |top_k| usize::try_from(top_k).unwrap_or(usize::MAX)),
+        top_k: top_k(fields)?.unwrap_or(default.top_k),
         top_p: fields.number("top_p", 0.0, 1.0)?.unwrap_or(default.top_p),
         min_p: fields.number("min_p", 0.0, 1.0)?.unwrap_or(default.min_p),
         seed: seed(fields)?,
@@ -180,6 +116,15 @@ fn sampling(fields: &Fields<'_>) -> Result<SamplingParams, ApiError> {
         presence_penalty: fields.number("presence_penalty", -2.0, 2.0)?.unwrap_or(0.0),
         logit_bias: logit_bias(fields)?,
     })
+}
+
+/// -1 is 0, which keeps all.
+fn top_k(fields: &Fields<'_>) -> Result<Option<usize>, ApiError> {
+    if fields.get("top_k").and_then(Value::as_f64) == Some(-1.0) {
+        return Ok(Some(0));
+    }
+    let top_k = fields.whole_number("top_k", 0)?;
+    Ok(top_k.map(|top_k| usize::try_from(top_k).unwrap_or(usize::MAX)))
 }
 
 /// Any 64-bit integer, signed (as OpenAI's) or unsigned.
@@ -204,9 +149,10 @@ fn logit_bias(fields: &Fields<'_>) -> Result<Vec<(u32, f32)>, ApiError> {
         .collect()
 }
 
+/// An empty string stops nothing.
 fn stop(fields: &Fields<'_>) -> Result<Vec<String>, ApiError> {
     let problem = "must be a string or an array of strings";
-    let stops: Vec<String> = match fields.get("stop") {
+    let mut stops: Vec<String> = match fields.get("stop") {
         None => Vec::new(),
         Some(Value::String(stop)) => vec![stop.clone()],
         Some(Value::Array(stops)) => stops
@@ -215,11 +161,12 @@ fn stop(fields: &Fields<'_>) -> Result<Vec<String>, ApiError> {
             .collect::<Result<_, _>>()?,
         Some(_) => return Err(fields.error("stop", problem)),
     };
+    stops.retain(|stop| !stop.is_empty());
     if stops.len() > MAX_STOPS {
         return Err(fields.error("stop", format_args!("has {} strings, more than {MAX_STOPS}", stops.len())));
     }
-    if stops.iter().any(|stop| stop.is_empty() || stop.len() > MAX_STOP_BYTES) {
-        return Err(fields.error("stop", format_args!("must have strings of 1 to {MAX_STOP_BYTES} bytes")));
+    if stops.iter().any(|stop| stop.len() > MAX_STOP_BYTES) {
+        return Err(fields.error("stop", format_args!("must have strings of at most {MAX_STOP_BYTES} bytes")));
     }
     Ok(stops)
 }
@@ -229,6 +176,7 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+    use crate::engine::template::message::Role;
 
     fn parse(extra: Value) -> Result<ChatRequest, ApiError> {
         let mut body = json!({"model": "m", "messages": [{"role": "user", "content": "hi"}]});
@@ -254,13 +202,78 @@ mod tests {
         }))
         .unwrap();
         assert_eq!(request.messages[0].role, Role::System);
-        assert_eq!(request.messages[1].content, "ab");
-        assert_eq!(request.messages[2].content, "");
+        assert_eq!(request.messages[1].fields["content"], "ab");
+        assert_eq!(request.messages[2].fields["content"], "");
+        assert_eq!(request.messages[3].fields["tool_call_id"], "x");
+        assert_eq!(request.ignored, ["unknown_field"]);
         assert_eq!(request.max_tokens, Some(5));
         assert_eq!(request.sampling.seed, Some(u64::MAX));
         assert_eq!(request.sampling.logit_bias, [(7, -100.0)]);
         assert_eq!(request.stop, ["x", "y"]);
         assert!(request.stream && request.include_usage);
+    }
+
+    #[test]
+    fn what_other_servers_accept_is_accepted() {
+        for no_limit in [json!({"max_tokens": -1}), json!({"max_tokens": null}), json!({"n_predict": -1})] {
+            assert_eq!(parse(no_limit).unwrap().max_tokens, None);
+        }
+        assert_eq!(parse(json!({"max_completion_tokens": 2, "max_tokens": -1})).unwrap().max_tokens, Some(2));
+        for no_stop in
+            [json!({"stop": ""}), json!({"stop": [""]}), json!({"stop": []}), json!({"stop": null})]
+        {
+            assert!(parse(no_stop).unwrap().stop.is_empty());
+        }
+        assert_eq!(parse(json!({"top_k": -1})).unwrap().sampling.top_k, 0);
+        assert!(!parse(json!({"stream_options": {"include_usage": false}})).unwrap().stream);
+        let variables =
+            json!({"reasoning_effort": "low", "chat_template_kwargs": {"enable_thinking": false}});
+        let variables = parse(variables).unwrap().variables;
+        assert_eq!(Value::from(variables), json!({"enable_thinking": false, "reasoning_effort": "low"}));
+    }
+
+    /// Each row of the table, with a value that asks for something and one that does not.
+    #[test]
+    fn every_known_field_is_applied_refused_or_harmless() {
+        let asks = |name: &str| match name {
+            "tools" | "functions" => json!([{"type": "function"}]),
+            "tool_choice" | "function_call" => json!("required"),
+            "response_format" => json!({"type": "json_object"}),
+            "modalities" => json!(["audio"]),
+            "use_beam_search" | "ignore_eos" | "echo" | "continue_final_message" | "logprobs" => json!(true),
+            "add_generation_prompt" => json!(false),
+            "grammar" | "guided_grammar" | "guided_regex" | "chat_template" => json!("root ::= x"),
+            "json_schema" | "guided_json" | "structured_outputs" | "audio" | "web_search_options"
+            | "moderation" => json!({"type": "object"}),
+            "guided_choice" | "documents" | "lora" | "samplers" | "bad_words" | "stop_token_ids" => {
+                json!(["a"])
+            }
+            _ => json!(7),
+        };
+        for (name, treatment) in known::FIELDS {
+            let of = |value: Value| parse(json!({*name: value}));
+            match treatment {
+                known::Treatment::Refused(harmless) => {
+                    let error = of(asks(name)).expect_err(name).body();
+                    assert_eq!(error["error"]["param"], *name, "{error}");
+                    assert!(error["error"]["message"].as_str().unwrap().contains("llama.cpp"), "{error}");
+                    let nothing = match harmless {
+                        known::Harmless::None => json!(null),
+                        known::Harmless::False => json!(false),
+                        known::Harmless::True => json!(true),
+                        known::Harmless::Zero => json!(0),
+                        known::Harmless::One => json!(1),
+                        known::Harmless::Empty => json!([]),
+                        known::Harmless::Auto => json!("auto"),
+                        known::Harmless::Text => json!({"type": "text"}),
+                    };
+                    of(nothing).expect(name);
+                }
+                // An applied field is checked: nothing takes an array of numbers.
+                known::Treatment::Applied => assert!(of(json!([1])).is_err(), "{name}"),
+                known::Treatment::Ignored => assert!(of(json!([1])).unwrap().ignored.is_empty(), "{name}"),
+            }
+        }
     }
 
     #[test]
@@ -272,7 +285,7 @@ mod tests {
     #[test]
     fn an_invalid_field_is_named() {
         for (extra, param) in [
-            (json!({"max_tokens": -1}), "max_tokens"),
+            (json!({"max_tokens": -2}), "max_tokens"),
             (json!({"max_tokens": 0}), "max_tokens"),
             (json!({"max_tokens": 1.5}), "max_tokens"),
             (json!({"max_completion_tokens": "9"}), "max_completion_tokens"),
@@ -288,10 +301,11 @@ mod tests {
             (json!({"logit_bias": {"x": 1}}), "logit_bias.x"),
             (json!({"logit_bias": {"1": 101}}), "logit_bias.1"),
             (json!({"n": 2}), "n"),
-            (json!({"stop": ""}), "stop"),
             (json!({"stop": [1]}), "stop"),
             (json!({"stream": "yes"}), "stream"),
-            (json!({"stream_options": {"include_usage": true}}), "stream_options"),
+            (json!({"stream_options": true}), "stream_options"),
+            (json!({"chat_template_kwargs": {"messages": []}}), "chat_template_kwargs.messages"),
+            (json!({"chat_template_kwargs": 1}), "chat_template_kwargs"),
             (json!({"tools": [{}]}), "tools"),
             (json!({"response_format": {"type": "json_schema"}}), "response_format"),
             (json!({"logprobs": true}), "logprobs"),

@@ -14,21 +14,24 @@ pub(crate) struct ChatResponse {
     model: String,
     /// Whether the stream ends with a chunk of usage. The other chunks then have `"usage": null`.
     include_usage: bool,
+    /// The fields of the request that were ignored, which the answer names.
+    ignored: Vec<String>,
 }
 
 impl ChatResponse {
-    pub(crate) fn new(model: &str, include_usage: bool) -> Self {
+    pub(crate) fn new(model: &str, include_usage: bool, ignored: Vec<String>) -> Self {
         Self {
             id: format!("chatcmpl-{}", uuid::Uuid::new_v4().simple()),
             created: jiff::Timestamp::now().as_second(),
             model: model.to_owned(),
             include_usage,
+            ignored,
         }
     }
 
     /// The complete response, for a request without streaming.
     pub(crate) fn completion(&self, text: &str, summary: &GenerationSummary) -> Value {
-        json!({
+        let mut completion = json!({
             "id": self.id,
             "object": "chat.completion",
             "created": self.created,
@@ -41,7 +44,15 @@ impl ChatResponse {
             }],
             "usage": usage(summary),
             "timings": timings(summary),
-        })
+        });
+        self.name_ignored(&mut completion);
+        completion
+    }
+
+    fn name_ignored(&self, answer: &mut Value) {
+        if !self.ignored.is_empty() {
+            answer["ignored_fields"] = json!(self.ignored);
+        }
     }
 
     /// The first chunk of a stream, with the role.
@@ -58,6 +69,7 @@ impl ChatResponse {
     pub(crate) fn finish_chunk(&self, summary: &GenerationSummary) -> Value {
         let mut chunk = self.chunk(json!({}), finish_reason(summary.reason).into());
         chunk["timings"] = timings(summary);
+        self.name_ignored(&mut chunk);
         chunk
     }
 

@@ -1,0 +1,174 @@
+//! The table of the fields that a chat completion may have, and what becomes of each.
+
+use serde_json::Value;
+
+use super::error::ApiError;
+use super::fields::Fields;
+
+/// What becomes of a field.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Treatment {
+    /// The request's parser reads it.
+    Applied,
+    /// It is refused, unless its value asks for what happens without it.
+    Refused(Harmless),
+    /// It changes nothing about the answer's text: a name, a note or a hint to a scheduler or a cache.
+    Ignored,
+}
+
+/// The values of an unsupported field that ask for nothing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Harmless {
+    /// No value but `null`.
+    None,
+    /// `false`.
+    False,
+    /// `true`.
+    True,
+    /// 0, or what is smaller.
+    Zero,
+    /// 1.
+    One,
+    /// An empty array, object or string.
+    Empty,
+    /// `"none"` or `"auto"`.
+    Auto,
+    /// `{"type": "text"}`, `"text"` or `["text"]`.
+    Text,
+}
+
+use Harmless::{Auto, Empty, False, None, One, Text, True, Zero};
+use Treatment::{Applied, Ignored, Refused};
+
+/// Every known field: OpenAI's first, then llama.cpp's and vLLM's.
+pub(super) const FIELDS: &[(&str, Treatment)] = &[
+    ("model", Applied),
+    ("messages", Applied),
+    ("max_tokens", Applied),
+    ("max_completion_tokens", Applied),
+    ("temperature", Applied),
+    ("top_p", Applied),
+    ("seed", Applied),
+    ("stop", Applied),
+    ("stream", Applied),
+    ("stream_options", Applied),
+    ("frequency_penalty", Applied),
+    ("presence_penalty", Applied),
+    ("logit_bias", Applied),
+    ("reasoning_effort", Applied),
+    ("n", Refused(One)),
+    ("tools", Refused(Empty)),
+    ("functions", Refused(Empty)),
+    ("tool_choice", Refused(Auto)),
+    ("function_call", Refused(Auto)),
+    ("response_format", Refused(Text)),
+    ("logprobs", Refused(False)),
+    ("top_logprobs", Refused(Zero)),
+    ("modalities", Refused(Text)),
+    ("audio", Refused(None)),
+    ("web_search_options", Refused(None)),
+    ("moderation", Refused(None)),
+    ("user", Ignored),
+    ("metadata", Ignored),
+    ("store", Ignored),
+    ("service_tier", Ignored),
+    ("safety_identifier", Ignored),
+    ("prompt_cache_key", Ignored),
+    ("prompt_cache_retention", Ignored),
+    ("prompt_cache_options", Ignored),
+    // Without tools there are no calls to be parallel.
+    ("parallel_tool_calls", Ignored),
+    // It makes an answer faster, not different.
+    ("prediction", Ignored),
+    // A wish about the length, for models that were trained for it.
+    ("verbosity", Ignored),
+    ("n_predict", Applied),
+    ("top_k", Applied),
+    ("min_p", Applied),
+    ("repetition_penalty", Applied),
+    ("repeat_penalty", Applied),
+    ("chat_template_kwargs", Applied),
+    ("grammar", Refused(Empty)),
+    ("json_schema", Refused(Empty)),
+    ("guided_json", Refused(Empty)),
+    ("guided_regex", Refused(Empty)),
+    ("guided_choice", Refused(Empty)),
+    ("guided_grammar", Refused(Empty)),
+    ("structured_outputs", Refused(Empty)),
+    ("chat_template", Refused(Empty)),
+    ("documents", Refused(Empty)),
+    ("lora", Refused(Empty)),
+    ("samplers", Refused(Empty)),
+    ("bad_words", Refused(Empty)),
+    ("stop_token_ids", Refused(Empty)),
+    ("best_of", Refused(One)),
+    ("typical_p", Refused(One)),
+    ("mirostat", Refused(Zero)),
+    ("top_n_sigma", Refused(Zero)),
+    ("dynatemp_range", Refused(Zero)),
+    ("xtc_probability", Refused(Zero)),
+    ("dry_multiplier", Refused(Zero)),
+    ("min_tokens", Refused(Zero)),
+    ("n_probs", Refused(Zero)),
+    ("prompt_logprobs", Refused(Zero)),
+    ("truncate_prompt_tokens", Refused(Zero)),
+    ("length_penalty", Refused(One)),
+    ("use_beam_search", Refused(False)),
+    ("ignore_eos", Refused(False)),
+    ("echo", Refused(False)),
+    ("continue_final_message", Refused(False)),
+    ("add_generation_prompt", Refused(True)),
+    ("cache_prompt", Ignored),
+    ("id_slot", Ignored),
+    ("timings_per_token", Ignored),
+    ("return_progress", Ignored),
+    ("priority", Ignored),
+    ("request_id", Ignored),
+    ("keep_alive", Ignored),
+];
+
+/// Refuses what this worker does not support. Returns the fields that nothing is known of.
+///
+/// # Errors
+/// The first field that asks for something else, with an engine that may have it.
+pub(super) fn check(fields: &Fields<'_>) -> Result<Vec<String>, ApiError> {
+    let mut unknown = Vec::new();
+    for (name, value) in fields.present() {
+        match FIELDS.iter().find(|(known, _)| *known == name) {
+            Some((_, Refused(harmless))) if !harmless.covers(value) => {
+                return Err(fields.error(
+                    name,
+                    "is not supported by the built-in engine; llama.cpp's server, described in \
+                     docs/CONFIGURATION.md, supports more",
+                ));
+            }
+            Some(_) => {}
+            Option::None => unknown.push(name.chars().take(64).collect()),
+        }
+    }
+    Ok(unknown)
+}
+
+impl Harmless {
+    fn covers(self, value: &Value) -> bool {
+        match self {
+            None => false,
+            False => value == &Value::Bool(false),
+            True => value == &Value::Bool(true),
+            Zero => value.as_f64().is_some_and(|number| number <= 0.0),
+            One => value.as_f64() == Some(1.0),
+            Empty => match value {
+                Value::Array(items) => items.is_empty(),
+                Value::Object(fields) => fields.is_empty(),
+                Value::String(text) => text.is_empty(),
+                _ => false,
+            },
+            Auto => matches!(value.as_str(), Some("none" | "auto")),
+            Text => match value {
+                Value::Array(items) => items.iter().all(|item| item == "text"),
+                Value::Object(fields) => fields.get("type").is_some_and(|kind| kind == "text"),
+                other => other == "text",
+            },
+        }
+    }
+}
