@@ -59,7 +59,13 @@ function show() {
 
 /** @param {string} page */
 function notFound(page) {
-  return h("section", { class: "empty" }, h("h1", null, "There is no such page"), h("p", null, `This hive has no page “${page}”.`), h("a", { class: "button", href: "#/" }, "Go to the overview"));
+  return h(
+    "section",
+    { class: "empty" },
+    h("h1", null, "There is no such page"),
+    h("p", null, `This hive has no page “${page}”.`),
+    h("a", { class: "button", href: "#/" }, "Go to the overview"),
+  );
 }
 
 /** Shows the state of the connection: where it is lost, since when, and a way to reconnect. */
@@ -71,7 +77,14 @@ function connection() {
   const lost = h(
     "div",
     { class: "banner" },
-    h("p", null, h("strong", null, "The hive does not answer"), cause && cause !== NO_ANSWER ? ` (${cause})` : "", `. No connection for ${elapsed(since)}; this page shows the state at ${clock(since)}. `, retryAt ? `Trying again in ${duration(Math.max(1, wait))}.` : "Trying now."),
+    h(
+      "p",
+      null,
+      h("strong", null, "The hive does not answer"),
+      cause && cause !== NO_ANSWER ? ` (${cause})` : "",
+      `. No connection for ${elapsed(since)}; this page shows the state at ${clock(since)}. `,
+      retryAt ? `Trying again in ${duration(Math.max(1, wait))}.` : "Trying now.",
+    ),
     h("button", { type: "button", onclick: tryNow, disabled: !retryAt }, "Try now"),
   );
   // Reports no loss that lasts a second or less.

@@ -48,8 +48,11 @@ export function onTokenNeeded(how) {
 /** Whether the hive asked for a token. */
 export const hasToken = () => token !== null;
 
-/** `patience`: how long the head of a response may take, in milliseconds.
- * @typedef {{body?: any, signal?: AbortSignal, headers?: Record<string, string>, patience?: number}} Options */
+/** @typedef {object} Options
+ * @property {any} [body]
+ * @property {AbortSignal} [signal]
+ * @property {Record<string, string>} [headers]
+ * @property {number} [patience] how long the head of a response may take, in milliseconds */
 
 /** Sends a request, again for each token that the user enters.
  * @param {string} method
@@ -102,7 +105,11 @@ async function send(method, path, { body, signal, headers, patience }) {
     return await fetch(path, { method, headers: all, body: json, signal: either, cache: "no-store" });
   } catch (error) {
     if (signal?.aborted) throw error;
-    if (late.signal.aborted) throw new Problem({ code: "unreachable", message: `it accepted the connection and sent nothing for ${(patience ?? 0) / 1000} s` });
+    if (late.signal.aborted)
+      throw new Problem({
+        code: "unreachable",
+        message: `it accepted the connection and sent nothing for ${(patience ?? 0) / 1000} s`,
+      });
     throw new Problem({
       code: "unreachable",
       message: NO_ANSWER,
@@ -115,7 +122,9 @@ async function send(method, path, { body, signal, headers, patience }) {
 
 /** @param {Response} response */
 async function problem(response) {
-  const body = await response.json().catch(() => ({ message: `the hive answered with status ${response.status}` }));
+  const body = await response
+    .json()
+    .catch(() => ({ message: `the hive answered with status ${response.status}` }));
   return new Problem({ ...body, status: response.status });
 }
 
@@ -125,10 +134,11 @@ export async function get(path, signal) {
 }
 
 /** @returns {Promise<import("./types.js").Capabilities>} */
-export const capabilities = () => (known ??= get("/v1/capabilities").catch((error) => {
-  known = null;
-  throw error;
-}));
+export const capabilities = () =>
+  (known ??= get("/v1/capabilities").catch((error) => {
+    known = null;
+    throw error;
+  }));
 /** @type {Promise<import("./types.js").Capabilities>|null} */
 let known = null;
 
@@ -144,7 +154,9 @@ export async function submit(operation) {
 
 /** 128 random bits. Pages over plain HTTP have no `crypto.randomUUID`. */
 function key() {
-  return Array.from(crypto.getRandomValues(new Uint8Array(16)), (byte) => byte.toString(16).padStart(2, "0")).join("");
+  return Array.from(crypto.getRandomValues(new Uint8Array(16)), (byte) =>
+    byte.toString(16).padStart(2, "0"),
+  ).join("");
 }
 
 /** Cancels a job; resolves after its terminal event. @param {string} id */
@@ -178,7 +190,7 @@ export async function follow(id, onEvents, { rests, signal = rests, onLost } = {
     }
     return false;
   };
-  for (;; pause = Math.min(pause * 2, 5000)) {
+  for (; ; pause = Math.min(pause * 2, 5000)) {
     try {
       if (await (rests ? whileSeen(rests, read) : read(signal))) return;
     } catch (error) {
@@ -193,7 +205,10 @@ export async function follow(id, onEvents, { rests, signal = rests, onLost } = {
 
 /** Submits a read and returns its result.
  * @param {Record<string, any>} operation
- * @param {{signal?: AbortSignal, onMessage?: (message: string, level: string) => void, onJob?: (id: string) => void}} [options]
+ * @param {object} [options]
+ * @param {AbortSignal} [options.signal]
+ * @param {(message: string, level: string) => void} [options.onMessage]
+ * @param {(id: string) => void} [options.onJob]
  * @returns {Promise<any>} */
 export async function run(operation, { signal, onMessage, onJob } = {}) {
   const id = await submit(operation);
@@ -208,7 +223,8 @@ export async function run(operation, { signal, onMessage, onJob } = {}) {
         if (event === "narration" && data.level !== "debug") onMessage?.(data.message, data.level);
         else if (event === "result") result = data.data;
         else if (event === "failed") failed = new Problem(data);
-        else if (event === "cancelled") failed = new Problem({ code: "cancelled", message: "it was cancelled" });
+        else if (event === "cancelled")
+          failed = new Problem({ code: "cancelled", message: "it was cancelled" });
       }
     },
     { signal },

@@ -25,11 +25,13 @@ export function h(tag, props, ...children) {
   for (const [name, value] of Object.entries(props ?? {})) {
     if (name === "key") element.$key = String(value);
     else if (name === "style") {
-      for (const [property, setting] of Object.entries(value)) element.style.setProperty(property, String(setting));
+      for (const [property, setting] of Object.entries(value))
+        element.style.setProperty(property, String(setting));
     } else if (name.startsWith("on")) own[name.toLowerCase()] = value;
     else if (name.startsWith(".")) own[name.slice(1)] = value;
     else if (value === true) element.setAttribute(name, "");
-    else if (value !== false && value !== null && value !== undefined) element.setAttribute(name, String(value));
+    else if (value !== false && value !== null && value !== undefined)
+      element.setAttribute(name, String(value));
   }
   append(element, children);
   // After the children, because the value of a select needs its options.
@@ -103,7 +105,8 @@ function morph(from, to) {
   const kept = /** @type {any} */ (from).$keepAttributes ?? [];
   // The policy forbids a style attribute set as text, and allows changes to the style object. Whether a
   // section is open is for the user to say.
-  const changes = (/** @type {string} */ name) => name !== "style" && !(name === "open" && from.nodeName === "DETAILS");
+  const changes = (/** @type {string} */ name) =>
+    name !== "style" && !(name === "open" && from.nodeName === "DETAILS");
   for (const { name, value } of to.attributes) {
     if (changes(name) && from.getAttribute(name) !== value) from.setAttribute(name, value);
   }
@@ -111,11 +114,13 @@ function morph(from, to) {
     if (changes(name) && !to.hasAttribute(name) && !kept.includes(name)) from.removeAttribute(name);
   }
   const [styled, style] = [/** @type {HTMLElement} */ (from).style, /** @type {HTMLElement} */ (to).style];
-  if (styled && !(/** @type {Made} */ (from).$own) && styled.cssText !== style.cssText) styled.cssText = style.cssText;
+  if (styled && !(/** @type {Made} */ (from).$own) && styled.cssText !== style.cssText)
+    styled.cssText = style.cssText;
   // An element with `$own` manages its children and its style itself.
   if (!(/** @type {Made} */ (from).$own)) morphChildren(from, to);
   const [had, has] = [/** @type {any} */ (from).$props ?? {}, /** @type {any} */ (to).$props ?? {}];
-  for (const name of Object.keys(had)) if (!(name in has) && name.startsWith("on")) /** @type {any} */ (from)[name] = null;
+  for (const name of Object.keys(had))
+    if (!(name in has) && name.startsWith("on")) /** @type {any} */ (from)[name] = null;
   for (const [name, value] of Object.entries(has)) {
     if (/** @type {any} */ (from)[name] !== value) /** @type {any} */ (from)[name] = value;
   }
@@ -172,5 +177,10 @@ export function copyButton(text) {
     label.textContent = "Copied";
     setTimeout(() => (label.textContent = "Copy"), 1500);
   };
-  return h("button", { type: "button", class: "quiet small", onclick: pressed }, icon("copy"), h("span", null, "Copy"));
+  return h(
+    "button",
+    { type: "button", class: "quiet small", onclick: pressed },
+    icon("copy"),
+    h("span", null, "Copy"),
+  );
 }

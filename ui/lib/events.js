@@ -63,7 +63,9 @@ function connect() {
   // A page that was at rest has missed events until the new stream brings them.
   const state = hive.connection.state === "live" ? "connecting" : hive.connection.state;
   hive.setConnection({ state, retryAt: 0 });
-  const own = (source = new EventSource(lastId ? `/v1/events?after=${encodeURIComponent(lastId)}` : "/v1/events"));
+  const own = (source = new EventSource(
+    lastId ? `/v1/events?after=${encodeURIComponent(lastId)}` : "/v1/events",
+  ));
   let opened = false;
   heardAt = Date.now();
   const late = setTimeout(() => source === own && !opened && fail(own), ANSWER_MS);

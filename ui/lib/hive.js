@@ -5,7 +5,15 @@
 /** @typedef {import("./types.js").Job} Job */
 /** @typedef {import("./types.js").Telemetry} Telemetry */
 /** @typedef {"models"|"workers"|"jobs"|"telemetry"|"connection"} Topic */
-/** @typedef {{state: "connecting"|"live"|"lost", since: number, retryAt: number, cause: string, restarted: boolean}} Connection */
+/** @typedef {object} Connection
+ * @property {"connecting"|"live"|"lost"} state
+ * @property {number} since
+ * @property {number} retryAt
+ * @property {string} cause
+ * @property {boolean} restarted */
+/** @typedef {{busy: number|null, memory: number}} GpuSample */
+/** @typedef {{at: number, cpu: number, ram: number, disk: number, gpus: GpuSample[]}} Sample */
+/** @typedef {{at: number, cpu: number, rss: number, tokens: number}} WorkerSample */
 
 /** Samples in a graph: five minutes with one sample a second. */
 export const HISTORY = 300;
@@ -25,9 +33,9 @@ class Hive extends EventTarget {
   jobs = new Map();
   /** @type {Telemetry|null} */
   telemetry = null;
-  /** @type {Array<{at: number, cpu: number, ram: number, disk: number, gpus: Array<{busy: number|null, memory: number}>}>} */
+  /** @type {Sample[]} */
   history = [];
-  /** By worker_id, because a pid may be reused. @type {Map<string, Array<{at: number, cpu: number, rss: number, tokens: number}>>} */
+  /** By worker_id, because a pid may be reused. @type {Map<string, WorkerSample[]>} */
   workerHistory = new Map();
   /** Bytes a second of each download, one entry for each progress event. @type {Map<string, number[]>} */
   rates = new Map();
@@ -58,7 +66,10 @@ class Hive extends EventTarget {
     this.hasSnapshot = true;
     this.models = new Map(snapshot.models.map((/** @type {Model} */ model) => [model.id, model]));
     this.workers = new Map(snapshot.workers.map((/** @type {Worker} */ worker) => [worker.pid, worker]));
-    const acts = snapshot.jobs.map((/** @type {Job} */ job) => [job.job_id, { ...this.jobs.get(job.job_id), ...job }]);
+    const acts = snapshot.jobs.map((/** @type {Job} */ job) => [
+      job.job_id,
+      { ...this.jobs.get(job.job_id), ...job },
+    ]);
     // Ended jobs that were loaded earlier stay; a running job that the snapshot lacks has ended.
     this.jobs = new Map([...[...this.jobs].filter(([, job]) => job.ended_at), ...acts]);
     this.changed("models");
@@ -69,7 +80,11 @@ class Hive extends EventTarget {
   /** @param {{change: string, job: Job, message?: string, progress?: import("./types.js").Progress}} news */
   applyJob({ job, message, progress }) {
     const before = this.jobs.get(job.job_id);
-    this.jobs.set(job.job_id, { ...job, message: message ?? before?.message, progress: progress ?? before?.progress });
+    this.jobs.set(job.job_id, {
+      ...job,
+      message: message ?? before?.message,
+      progress: progress ?? before?.progress,
+    });
     this.#sampleRate(job, progress);
     this.forgetOldJobs();
     this.changed("jobs");
@@ -127,7 +142,10 @@ class Hive extends EventTarget {
       cpu: system.cpu_percent,
       ram: share(system.ram_used_bytes, system.ram_total_bytes),
       disk: share(system.disk_used_bytes, system.disk_total_bytes),
-      gpus: system.gpus.map((gpu) => ({ busy: gpu.utilization_percent, memory: share(gpu.memory_used_bytes, gpu.memory_total_bytes) })),
+      gpus: system.gpus.map((gpu) => ({
+        busy: gpu.utilization_percent,
+        memory: share(gpu.memory_used_bytes, gpu.memory_total_bytes),
+      })),
     });
     if (this.history.length > HISTORY) this.history.splice(0, this.history.length - HISTORY);
     for (const worker of telemetry.worker_states ?? []) {

@@ -44,7 +44,13 @@ export function title({ operation, request }) {
 }
 
 /** @type {Record<string, string>} */
-const STATES = { queued: "Queued", running: "Running", succeeded: "Done", failed: "Failed", cancelled: "Cancelled" };
+const STATES = {
+  queued: "Queued",
+  running: "Running",
+  succeeded: "Done",
+  failed: "Failed",
+  cancelled: "Cancelled",
+};
 
 /** @param {Job} job */
 export function stateWord(job) {
@@ -59,7 +65,10 @@ export const isReadOnly = (job) => job.kind === "read" || job.request.dry_run ==
 
 /** Whether a download was cancelled and left a partial, which a resumed download continues.
  * @param {Job} job */
-export const isPaused = (job) => job.state === "cancelled" && isDownload(job) && partialsOf(job.request.model, hive.models.values()).length > 0;
+export const isPaused = (job) =>
+  job.state === "cancelled" &&
+  isDownload(job) &&
+  partialsOf(job.request.model, hive.models.values()).length > 0;
 
 /** The outcome of a job in a few words; empty where there is none.
  * @param {Job} job */
@@ -68,8 +77,12 @@ export function outcome({ failure, result, message }) {
   if (!result) return message ?? "";
   if (result.worker_id) return `worker ${result.pid} on ${result.device}`;
   if (typeof result.freed_bytes === "number") return `${bytes(result.freed_bytes)} freed`;
-  if (typeof result.required_bytes === "number") return result.fits ? `fits: ${bytes(result.required_bytes)}` : `does not fit: ${bytes(result.missing_bytes)} missing`;
-  if (result.format && typeof result.size_bytes === "number") return [bytes(result.size_bytes), result.quantization].filter(Boolean).join(" · ");
+  if (typeof result.required_bytes === "number")
+    return result.fits
+      ? `fits: ${bytes(result.required_bytes)}`
+      : `does not fit: ${bytes(result.missing_bytes)} missing`;
+  if (result.format && typeof result.size_bytes === "number")
+    return [bytes(result.size_bytes), result.quantization].filter(Boolean).join(" · ");
   if (typeof result.free_bytes === "number") return `${bytes(result.transfer_bytes)} to transfer`;
   return "";
 }
@@ -86,5 +99,10 @@ export function step(action, operation) {
 export function curl(request, token) {
   const quote = (/** @type {string} */ text) => `'${text.replaceAll("'", `'\\''`)}'`;
   const auth = token ? ' \\\n  -H "Authorization: Bearer $RBEE_HIVE_TOKEN"' : "";
-  return `curl -sS ${location.origin}/v1/jobs${auth} \\\n  -H 'Content-Type: application/json' \\\n  -d ${quote(JSON.stringify(request))}`;
+  const lines = [
+    `curl -sS ${location.origin}/v1/jobs${auth}`,
+    "-H 'Content-Type: application/json'",
+    `-d ${quote(JSON.stringify(request))}`,
+  ];
+  return lines.join(" \\\n  ");
 }

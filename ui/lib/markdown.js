@@ -100,15 +100,23 @@ function listAt(lines, from, depth, heading) {
 }
 
 /** @param {string|undefined} line @param {number} indent */
-const isInside = (line, indent) => line !== undefined && line.trim() !== "" && (/^\s*/.exec(line)?.[0].length ?? 0) > indent;
+const isInside = (line, indent) =>
+  line !== undefined && line.trim() !== "" && (/^\s*/.exec(line)?.[0].length ?? 0) > indent;
 
 /** @param {string[]} rows */
 function table(rows) {
-  const cells = (/** @type {string} */ row) => (ROW.exec(row)?.[1] ?? "").split("|").map((cell) => cell.trim());
+  const cells = (/** @type {string} */ row) =>
+    (ROW.exec(row)?.[1] ?? "").split("|").map((cell) => cell.trim());
   const head = cells(rows[0]);
-  const body = rows.slice(2).map((row) => h("tr", null, ...cells(row).map((cell) => h("td", null, ...inline(cell)))));
+  const body = rows
+    .slice(2)
+    .map((row) => h("tr", null, ...cells(row).map((cell) => h("td", null, ...inline(cell)))));
   const top = h("tr", null, ...head.map((cell) => h("th", null, ...inline(cell))));
-  return h("div", { class: "scroll-x", tabindex: "0", role: "group", "aria-label": "Table" }, h("table", null, h("thead", null, top), h("tbody", null, ...body)));
+  return h(
+    "div",
+    { class: "scroll-x", tabindex: "0", role: "group", "aria-label": "Table" },
+    h("table", null, h("thead", null, top), h("tbody", null, ...body)),
+  );
 }
 
 /** @param {string} text @param {string} language */
@@ -123,10 +131,13 @@ export function code(text, language) {
 
 /** @param {string[]} lines @returns {Array<Node|string>} */
 function withBreaks(lines) {
-  return lines.flatMap((line, index) => (index === 0 ? inline(line.trim()) : [h("br", null), ...inline(line.trim())]));
+  return lines.flatMap((line, index) =>
+    index === 0 ? inline(line.trim()) : [h("br", null), ...inline(line.trim())],
+  );
 }
 
-const INLINE = /(`+)(.+?)\1|\*\*(.+?)\*\*|__(.+?)__|\*([^\s*][^*]*?)\*|(?<![\w])_([^\s_][^_]*?)_(?![\w])|~~(.+?)~~|\[([^\]]{1,500})\]\((https?:\/\/[^\s)]{1,2000})\)|(https?:\/\/[^\s<>()"']{1,2000})/g;
+const INLINE =
+  /(`+)(.+?)\1|\*\*(.+?)\*\*|__(.+?)__|\*([^\s*][^*]*?)\*|(?<![\w])_([^\s_][^_]*?)_(?![\w])|~~(.+?)~~|\[([^\]]{1,500})\]\((https?:\/\/[^\s)]{1,2000})\)|(https?:\/\/[^\s<>()"']{1,2000})/g;
 
 /** @param {string} text @param {number} [depth] @returns {Array<Node|string>} */
 function inline(text, depth = 0) {

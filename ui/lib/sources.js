@@ -6,10 +6,20 @@
 /** Every kind of source and the form of its names. `is` is tried in this order.
  * @type {Array<{name: string, example: string, about: string, is: RegExp}>} */
 export const SOURCES = [
-  { name: "Web address", example: "https://host/model.gguf", about: "append #sha256=… to verify it", is: /^https?:/i },
+  {
+    name: "Web address",
+    example: "https://host/model.gguf",
+    about: "append #sha256=… to verify it",
+    is: /^https?:/i,
+  },
   { name: "This machine", example: "file:/path/model.gguf", about: "linked, not copied", is: /^file:/i },
   { name: "Ollama", example: "ollama:name:tag", about: "from Ollama's library", is: /^ollama:/i },
-  { name: "Hugging Face", example: "org/repo:Q4_K_M", about: "the quantization is optional", is: /^(hf:)?[\w.-]+\/[\w.-]+/i },
+  {
+    name: "Hugging Face",
+    example: "org/repo:Q4_K_M",
+    about: "the quantization is optional",
+    is: /^(hf:)?[\w.-]+\/[\w.-]+/i,
+  },
 ];
 
 /** The kind of source that a name looks like; undefined where it looks like none.
@@ -34,7 +44,10 @@ function ollamaName(source) {
 export function partialsOf(source, models) {
   const partial = [...models].filter(isPartial);
   const kind = kindOf(source)?.name;
-  if (kind === "Ollama") return partial.filter((model) => kindOf(model.source)?.name === kind && ollamaName(model.source) === ollamaName(source));
+  if (kind === "Ollama")
+    return partial.filter(
+      (model) => kindOf(model.source)?.name === kind && ollamaName(model.source) === ollamaName(source),
+    );
   const wanted = kind === "Hugging Face" ? hubParts(source) : null;
   if (!wanted) {
     const bare = source.replace(/[?#].*$/, "");
@@ -42,7 +55,12 @@ export function partialsOf(source, models) {
   }
   return partial.filter((model) => {
     const own = hubParts(model.source);
-    return own?.repo === wanted.repo && (wanted.file ? own.file === wanted.file : !wanted.quantization || model.name.toLowerCase().includes(wanted.quantization));
+    return (
+      own?.repo === wanted.repo &&
+      (wanted.file
+        ? own.file === wanted.file
+        : !wanted.quantization || model.name.toLowerCase().includes(wanted.quantization))
+    );
   });
 }
 
@@ -50,4 +68,6 @@ export function partialsOf(source, models) {
  * lost a file still has the facts of its header; a file that the user copies there is no download.
  * @param {Model} model */
 export const isPartial = ({ status, architecture, source }) =>
-  (status === "incomplete" || status === "downloading") && architecture === null && !source.startsWith("file:");
+  (status === "incomplete" || status === "downloading") &&
+  architecture === null &&
+  !source.startsWith("file:");

@@ -112,10 +112,17 @@
  * @property {number} disk_total_bytes
  * @property {Gpu[]} gpus
  *
+ * @typedef {object} HiveInfo
+ * @property {string} id
+ * @property {string} hostname
+ * @property {number} port
+ * @property {string} version
+ * @property {{status: string, reason?: string}} health_status
+ *
  * @typedef {object} Telemetry
  * @property {string} timestamp
  * @property {string} hive_id
- * @property {{id: string, hostname: string, port: number, version: string, health_status: {status: string, reason?: string}}} hive_info
+ * @property {HiveInfo} hive_info
  * @property {System} system
  * @property {Array<{pid: number, cpu_pct: number, rss_mb: number, vram_mb: number}>} workers
  * @property {Worker[]} [worker_states]
@@ -148,8 +155,15 @@
  * @property {Array<{pid: number, model: string, status: string, held_bytes: number}>} stoppable_workers
  * @property {Array<{pid: number, name: string|null, held_bytes: number}>} foreign_processes
  *
+ * @typedef {object} Device
+ * @property {string} id
+ * @property {string} name
+ * @property {string} device_type
+ * @property {number} vram_gb
+ * @property {string|null} compute_capability
+ *
  * @typedef {object} Capabilities
- * @property {Array<{id: string, name: string, device_type: string, vram_gb: number, compute_capability: string|null}>} devices
+ * @property {Device[]} devices
  * @property {Array<{name: string, about: string, devices: string[]}>} engines
  * @property {string} hive_id
  * @property {string} version

@@ -32,12 +32,38 @@ class DeleteDialog extends View {
       factList([
         ["Files", h("span", { class: "mono" }, model.path)],
         ["Size", bytes(model.size_bytes)],
-        ["Served by", workers.length ? `${count(workers.length)} worker(s): pid ${workers.map((worker) => worker.pid).join(", ")}` : "no worker"],
+        [
+          "Served by",
+          workers.length
+            ? `${count(workers.length)} worker(s): pid ${workers.map((worker) => worker.pid).join(", ")}`
+            : "no worker",
+        ],
       ]),
-      h("p", { class: "muted" }, "The job reports how much space was freed. A file that is linked from elsewhere frees none until the other link is gone too."),
-      tick("Stop its workers first, and delete the file even if the hive did not download it", this.force, (checked) => ((this.force = checked), this.update())),
-      workers.length && !this.force ? h("p", { class: "field-error" }, icon("alert"), "The hive refuses while a worker serves the model: unload it, or tick the box.") : null,
-      h("div", { class: "actions end" }, button("Keep it", () => closeDialog(this), { autofocus: true }), h("button", { type: "submit", class: "danger" }, icon("trash"), h("span", null, "Delete"))),
+      h(
+        "p",
+        { class: "muted" },
+        "The job reports how much space was freed. A file that is linked from elsewhere frees none until ",
+        "the other link is gone too.",
+      ),
+      tick(
+        "Stop its workers first, and delete the file even if the hive did not download it",
+        this.force,
+        (checked) => ((this.force = checked), this.update()),
+      ),
+      workers.length && !this.force
+        ? h(
+            "p",
+            { class: "field-error" },
+            icon("alert"),
+            "The hive refuses while a worker serves the model: unload it, or tick the box.",
+          )
+        : null,
+      h(
+        "div",
+        { class: "actions end" },
+        button("Keep it", () => closeDialog(this), { autofocus: true }),
+        h("button", { type: "submit", class: "danger" }, icon("trash"), h("span", null, "Delete")),
+      ),
     );
   }
 }
@@ -58,11 +84,19 @@ class DiscardDialog extends View {
       { onsubmit: onSubmit(() => this.#discard()) },
       dialogHead(this, "Discard the partial download?"),
       factList([
-        ["Partial", h("ul", { class: "plain" }, ...this.partials.map(({ name }) => h("li", { class: "mono" }, name)))],
+        [
+          "Partial",
+          h("ul", { class: "plain" }, ...this.partials.map(({ name }) => h("li", { class: "mono" }, name))),
+        ],
         ["Frees", h("span", { class: "num" }, bytes(freed))],
       ]),
       h("p", { class: "muted" }, "A new download starts from the beginning."),
-      h("div", { class: "actions end" }, button("Keep it", () => closeDialog(this), { autofocus: true }), h("button", { type: "submit", class: "danger" }, icon("trash"), h("span", null, "Discard"))),
+      h(
+        "div",
+        { class: "actions end" },
+        button("Keep it", () => closeDialog(this), { autofocus: true }),
+        h("button", { type: "submit", class: "danger" }, icon("trash"), h("span", null, "Discard")),
+      ),
     );
   }
 }

@@ -32,8 +32,17 @@ export const closeDialog = (view) => view.closest("dialog")?.close();
 
 /** @param {View} view @param {string} title @param {Child} [about] the line below the title */
 export function dialogHead(view, title, about) {
-  const close = h("button", { type: "button", class: "quiet icon close", "aria-label": "Close", onclick: () => closeDialog(view) }, icon("close"));
-  return h("header", { class: "dialog-head" }, h("div", null, h("h2", null, title), about ? h("p", { class: "muted" }, about) : null), close);
+  const close = h(
+    "button",
+    { type: "button", class: "quiet icon close", "aria-label": "Close", onclick: () => closeDialog(view) },
+    icon("close"),
+  );
+  return h(
+    "header",
+    { class: "dialog-head" },
+    h("div", null, h("h2", null, title), about ? h("p", { class: "muted" }, about) : null),
+    close,
+  );
 }
 
 /** A control with its label above and help below. @param {string} label @param {HTMLElement} control
@@ -41,13 +50,28 @@ export function dialogHead(view, title, about) {
 export function field(label, control, help) {
   const id = control.id;
   if (help) control.setAttribute("aria-describedby", `${id}-help`);
-  return h("div", { class: "field" }, h("label", { for: id }, label), control, help ? h("p", { class: "help", id: `${id}-help` }, help) : null);
+  return h(
+    "div",
+    { class: "field" },
+    h("label", { for: id }, label),
+    control,
+    help ? h("p", { class: "help", id: `${id}-help` }, help) : null,
+  );
 }
 
 /** A checkbox with its label. @param {string} label @param {boolean} checked
  * @param {(checked: boolean) => void} set */
 export function tick(label, checked, set) {
-  return h("label", { class: "check" }, h("input", { type: "checkbox", ".checked": checked, onchange: (/** @type {any} */ event) => set(event.target.checked) }), h("span", null, label));
+  return h(
+    "label",
+    { class: "check" },
+    h("input", {
+      type: "checkbox",
+      ".checked": checked,
+      onchange: (/** @type {any} */ event) => set(event.target.checked),
+    }),
+    h("span", null, label),
+  );
 }
 
 /** A submit handler that calls a function instead of sending the form. @param {() => void} then */

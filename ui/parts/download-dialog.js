@@ -39,7 +39,11 @@ class DownloadDialog extends PlanView {
 
   request() {
     const revision = this.revision.trim();
-    return { model: this.source.trim(), ...(revision ? { revision } : {}), ...(this.force ? { force: true } : {}) };
+    return {
+      model: this.source.trim(),
+      ...(revision ? { revision } : {}),
+      ...(this.force ? { force: true } : {}),
+    };
   }
 
   #changed() {
@@ -57,7 +61,11 @@ class DownloadDialog extends PlanView {
       if (!message.startsWith("📥")) this.planNotes = [...this.planNotes, { level, message }];
       this.update();
     };
-    await this.requestPlan("Asking the source", { ModelDownload: { ...this.request(), dry_run: true } }, { onMessage });
+    await this.requestPlan(
+      "Asking the source",
+      { ModelDownload: { ...this.request(), dry_run: true } },
+      { onMessage },
+    );
   }
 
   async #download() {
@@ -83,7 +91,13 @@ class DownloadDialog extends PlanView {
   /** @param {import("../lib/types.js").JobEvent[]} events */
   #apply(events) {
     for (const { event, data } of events) {
-      if (event === "narration" && data.level !== "debug" && !data.progress && data.action !== "model_download") this.notes = [...this.notes, data].slice(-MOST_NOTES);
+      if (
+        event === "narration" &&
+        data.level !== "debug" &&
+        !data.progress &&
+        data.action !== "model_download"
+      )
+        this.notes = [...this.notes, data].slice(-MOST_NOTES);
     }
     this.update();
   }
@@ -113,7 +127,11 @@ class DownloadDialog extends PlanView {
       "form",
       { onsubmit: onSubmit(() => (ready ? this.#download() : this.#showPlan())) },
       dialogHead(this, "Download a model"),
-      field("Source", source, kind ? `${kind.name}: ${kind.about}` : "A repository, an Ollama model, a URL or a path"),
+      field(
+        "Source",
+        source,
+        kind ? `${kind.name}: ${kind.about}` : "A repository, an Ollama model, a URL or a path",
+      ),
       plan || planning || problem ? null : sources(kind?.name),
       h(
         "details",
@@ -122,11 +140,33 @@ class DownloadDialog extends PlanView {
         h(
           "div",
           { class: "stacked-fields" },
-          field("Revision", h("input", { id: "dl-revision", class: "mono", ".value": this.revision, placeholder: "main", autocomplete: "off", spellcheck: "false", oninput: onValue((value) => ((this.revision = value), this.#changed())) }), "A branch, tag or commit of a Hugging Face repository."),
-          tick("Download again, and replace a model of the same name that the hive has downloaded", this.force, (checked) => ((this.force = checked), this.#changed())),
+          field(
+            "Revision",
+            h("input", {
+              id: "dl-revision",
+              class: "mono",
+              ".value": this.revision,
+              placeholder: "main",
+              autocomplete: "off",
+              spellcheck: "false",
+              oninput: onValue((value) => ((this.revision = value), this.#changed())),
+            }),
+            "A branch, tag or commit of a Hugging Face repository.",
+          ),
+          tick(
+            "Download again, and replace a model of the same name that the hive has downloaded",
+            this.force,
+            (checked) => ((this.force = checked), this.#changed()),
+          ),
         ),
       ),
-      planning ? waiting(planning.message, planning.since, button("Stop", () => (this.stopPlanning(), this.update()), { class: "small" })) : null,
+      planning
+        ? waiting(
+            planning.message,
+            planning.since,
+            button("Stop", () => (this.stopPlanning(), this.update()), { class: "small" }),
+          )
+        : null,
       choices.length ? this.#choices(choices) : problem ? failureBox(problem) : null,
       plan ? planned(plan, this.source.trim(), this.planNotes) : null,
       h(
@@ -134,8 +174,25 @@ class DownloadDialog extends PlanView {
         { class: "actions end" },
         button("Close", () => closeDialog(this)),
         plan && ready
-          ? h("button", { type: "submit", class: "primary" }, icon("download"), h("span", null, plan.transfer_bytes === 0 ? "Add it" : plan.transfer_bytes === null ? "Download" : `Download ${bytes(plan.transfer_bytes)}`))
-          : h("button", { type: "submit", class: "primary", disabled: !this.source.trim() || planning !== null }, h("span", null, plan ? "Update the plan" : "Show the plan")),
+          ? h(
+              "button",
+              { type: "submit", class: "primary" },
+              icon("download"),
+              h(
+                "span",
+                null,
+                plan.transfer_bytes === 0
+                  ? "Add it"
+                  : plan.transfer_bytes === null
+                    ? "Download"
+                    : `Download ${bytes(plan.transfer_bytes)}`,
+              ),
+            )
+          : h(
+              "button",
+              { type: "submit", class: "primary", disabled: !this.source.trim() || planning !== null },
+              h("span", null, plan ? "Update the plan" : "Show the plan"),
+            ),
       ),
     );
   }
@@ -148,7 +205,13 @@ class DownloadDialog extends PlanView {
       "section",
       { class: "choices", "aria-labelledby": "choices-title" },
       h("h3", { id: "choices-title" }, "Which one?"),
-      h("p", { class: "muted" }, this.problem?.code === "model_ambiguous" ? "The name matches several models." : (this.problem?.message.split(": ")[0] ?? "")),
+      h(
+        "p",
+        { class: "muted" },
+        this.problem?.code === "model_ambiguous"
+          ? "The name matches several models."
+          : (this.problem?.message.split(": ")[0] ?? ""),
+      ),
       h(
         "ul",
         null,
@@ -158,7 +221,12 @@ class DownloadDialog extends PlanView {
             { key: model },
             h(
               "button",
-              { type: "button", class: recommended ? "recommended" : "", title: model, onclick: () => ((this.source = model), this.#showPlan()) },
+              {
+                type: "button",
+                class: recommended ? "recommended" : "",
+                title: model,
+                onclick: () => ((this.source = model), this.#showPlan()),
+              },
               h("span", { class: "mono" }, bare(model)),
               recommended ? h("span", { class: "tag" }, "recommended") : null,
               h("span", { class: "num muted" }, bytes(size)),
@@ -171,20 +239,33 @@ class DownloadDialog extends PlanView {
 
   #transfer() {
     const job = hive.jobs.get(this.job);
-    const model = job?.state === "succeeded" ? hive.models.get(job.result?.id) ?? job.result : null;
+    const model = job?.state === "succeeded" ? (hive.models.get(job.result?.id) ?? job.result) : null;
     return h(
       "div",
       { class: "form" },
       dialogHead(this, model ? "Download complete" : "Download a model"),
       transfer({ job: this.job, source: this.source.trim(), again: () => this.#download() }),
-      this.problem ? failureBox(this.problem, button("Try again", () => this.#download())) : null,
+      this.problem
+        ? failureBox(
+            this.problem,
+            button("Try again", () => this.#download()),
+          )
+        : null,
       this.notes.length ? noteList("Messages of the transfer", this.notes) : null,
       h(
         "div",
         { class: "actions end" },
-        job ? h("a", { class: "button quiet", href: link("jobs", this.job), onclick: () => closeDialog(this) }, "All messages") : null,
+        job
+          ? h(
+              "a",
+              { class: "button quiet", href: link("jobs", this.job), onclick: () => closeDialog(this) },
+              "All messages",
+            )
+          : null,
         button(job && !job.ended_at ? "Continue in the background" : "Close", () => closeDialog(this)),
-        model?.id ? button("Load it", () => (closeDialog(this), openLoad(model)), { class: "primary" }, icon("play")) : null,
+        model?.id
+          ? button("Load it", () => (closeDialog(this), openLoad(model)), { class: "primary" }, icon("play"))
+          : null,
       ),
     );
   }
@@ -192,7 +273,13 @@ class DownloadDialog extends PlanView {
 
 /** Messages of a job with their levels. @param {string} label @param {Note[]} notes */
 function noteList(label, notes) {
-  return h("ul", { class: "notes", "aria-label": label }, ...notes.map(({ level, message }) => h("li", { "data-level": level }, h("span", { class: "row-mark", "aria-hidden": "true" }), message)));
+  return h(
+    "ul",
+    { class: "notes", "aria-label": label },
+    ...notes.map(({ level, message }) =>
+      h("li", { "data-level": level }, h("span", { class: "row-mark", "aria-hidden": "true" }), message),
+    ),
+  );
 }
 
 /** The forms of a source. @param {string|undefined} now the kind that the typed source looks like */
@@ -200,7 +287,14 @@ function sources(now) {
   return h(
     "dl",
     { class: "sources" },
-    ...SOURCES.toReversed().map(({ name, example, about }) => h("div", { key: name, class: name === now ? "now" : "" }, h("dt", null, name), h("dd", null, h("code", null, example), h("span", { class: "muted" }, about)))),
+    ...SOURCES.toReversed().map(({ name, example, about }) =>
+      h(
+        "div",
+        { key: name, class: name === now ? "now" : "" },
+        h("dt", null, name),
+        h("dd", null, h("code", null, example), h("span", { class: "muted" }, about)),
+      ),
+    ),
   );
 }
 
@@ -210,28 +304,75 @@ function planned(plan, requested, notes) {
   const need = plan.transfer_bytes ?? 0;
   const total = disk?.disk_total_bytes || plan.free_bytes;
   const used = Math.max(0, total - plan.free_bytes);
-  const here = plan.total_bytes !== null && plan.transfer_bytes !== null && plan.transfer_bytes > 0 ? plan.total_bytes - plan.transfer_bytes : 0;
+  const here =
+    plan.total_bytes !== null && plan.transfer_bytes !== null && plan.transfer_bytes > 0
+      ? plan.total_bytes - plan.transfer_bytes
+      : 0;
   return h(
     "section",
     { class: "plan", "aria-label": "The plan" },
-    h("h3", null, plan.already_present ? "Already downloaded" : plan.fits ? "The plan" : "It does not fit on the disk"),
+    h(
+      "h3",
+      null,
+      plan.already_present ? "Already downloaded" : plan.fits ? "The plan" : "It does not fit on the disk",
+    ),
     factList([
       ["Model", plan.model],
       ["Access", accessTo(plan)],
       ["From", plan.source === requested ? null : h("span", { class: "mono" }, plan.source)],
-      ["To transfer", plan.transfer_bytes === null ? "unknown: the server does not report the size" : need > 0 ? [h("strong", { class: "num" }, bytes(plan.transfer_bytes)), here > 0 ? h("span", { class: "muted num" }, ` ${bytes(here)} of ${bytes(plan.total_bytes)} already downloaded`) : null] : "nothing: the file is linked or already here"],
+      [
+        "To transfer",
+        plan.transfer_bytes === null
+          ? "unknown: the server does not report the size"
+          : need > 0
+            ? [
+                h("strong", { class: "num" }, bytes(plan.transfer_bytes)),
+                here > 0
+                  ? h(
+                      "span",
+                      { class: "muted num" },
+                      ` ${bytes(here)} of ${bytes(plan.total_bytes)} already downloaded`,
+                    )
+                  : null,
+              ]
+            : "nothing: the file is linked or already here",
+      ],
     ]),
     h(
       "ul",
       { class: "files", "aria-label": "Files" },
-      ...plan.files.map((file) => h("li", { key: file.name }, h("span", { class: "mono" }, file.name), h("span", { class: "num muted" }, bytes(file.size_bytes)))),
+      ...plan.files.map((file) =>
+        h(
+          "li",
+          { key: file.name },
+          h("span", { class: "mono" }, file.name),
+          h("span", { class: "num muted" }, bytes(file.size_bytes)),
+        ),
+      ),
     ),
     need
       ? h(
           "div",
           { class: "measure" },
-          h("p", null, h("span", null, "Disk"), h("span", { class: "num muted" }, `${bytes(plan.free_bytes)} free${plan.fits ? `, ${bytes(Math.max(0, plan.free_bytes - need))} after the download` : ""}`)),
-          stack([{ size: used, kind: "used" }, { size: need, kind: plan.fits ? "new" : "over" }], total, `Of ${bytes(total)} disk, ${bytes(used)} are used and ${bytes(need)} would be added`),
+          h(
+            "p",
+            null,
+            h("span", null, "Disk"),
+            h(
+              "span",
+              { class: "num muted" },
+              `${bytes(plan.free_bytes)} free`,
+              plan.fits ? `, ${bytes(Math.max(0, plan.free_bytes - need))} after the download` : "",
+            ),
+          ),
+          stack(
+            [
+              { size: used, kind: "used" },
+              { size: need, kind: plan.fits ? "new" : "over" },
+            ],
+            total,
+            `Of ${bytes(total)} disk, ${bytes(used)} are used and ${bytes(need)} would be added`,
+          ),
         )
       : null,
     notes.length ? noteList("Messages of the source", notes) : null,

@@ -12,8 +12,10 @@ const HEIGHT = 60;
 export function graph(values, { most, slots = values.length, label, beside = [] }) {
   const step = WIDTH / Math.max(1, slots - 1);
   const top = most > 0 ? most : 1;
-  const x = (/** @type {number} */ index, /** @type {number} */ length) => (WIDTH - (length - 1 - index) * step).toFixed(1);
-  const y = (/** @type {number} */ value) => (HEIGHT - 1 - (Math.min(value, top) / top) * (HEIGHT - 4)).toFixed(1);
+  const x = (/** @type {number} */ index, /** @type {number} */ length) =>
+    (WIDTH - (length - 1 - index) * step).toFixed(1);
+  const y = (/** @type {number} */ value) =>
+    (HEIGHT - 1 - (Math.min(value, top) / top) * (HEIGHT - 4)).toFixed(1);
   const trace = (/** @type {Array<number|null>} */ series) => {
     let line = "";
     let open = false;
@@ -24,10 +26,17 @@ export function graph(values, { most, slots = values.length, label, beside = [] 
     return line;
   };
   const line = trace(values);
-  const area = line && !values.includes(null) ? `${line}L${WIDTH} ${HEIGHT}L${x(0, values.length)} ${HEIGHT}Z` : "";
+  const area =
+    line && !values.includes(null) ? `${line}L${WIDTH} ${HEIGHT}L${x(0, values.length)} ${HEIGHT}Z` : "";
   return h(
     "svg",
-    { class: "graph", viewBox: `0 0 ${WIDTH} ${HEIGHT}`, preserveAspectRatio: "none", role: "img", "aria-label": label },
+    {
+      class: "graph",
+      viewBox: `0 0 ${WIDTH} ${HEIGHT}`,
+      preserveAspectRatio: "none",
+      role: "img",
+      "aria-label": label,
+    },
     h("path", { class: "grid", d: `M0 ${y(top / 2)}H${WIDTH}M0 ${HEIGHT - 0.5}H${WIDTH}` }),
     h("path", { class: "area", d: area }),
     h("path", { class: "beside", d: trace(beside) }),

@@ -32,14 +32,29 @@ export class JobStrip extends View {
         { class: "strip-head" },
         chip(job.state, stateWord(job)),
         h("a", { href: link("jobs", job.job_id), class: "strip-title" }, title(job)),
-        h("span", { class: "muted num" }, running ? duration(Math.floor(seconds) || 0).replace(/^0 ms$/, "0 s") : duration(seconds)),
-        running ? button(pause ? "Pause" : "Cancel", () => this.#cancel(), { class: "small" }, icon(pause ? "pause" : "close")) : null,
+        h(
+          "span",
+          { class: "muted num" },
+          running ? duration(Math.floor(seconds) || 0).replace(/^0 ms$/, "0 s") : duration(seconds),
+        ),
+        running
+          ? button(
+              pause ? "Pause" : "Cancel",
+              () => this.#cancel(),
+              { class: "small" },
+              icon(pause ? "pause" : "close"),
+            )
+          : null,
       ),
       job.progress && running ? progressBar(job.progress, `Progress of: ${title(job)}`) : null,
       h(
         "p",
         { class: "strip-text" },
-        job.failure ? `${job.failure.message}${job.failure.hint ? `. ${job.failure.hint}` : ""}` : running && job.progress ? progressText(job.progress) : (job.message ?? (job.state === "queued" ? "Queued behind other jobs of its kind" : "")),
+        job.failure
+          ? `${job.failure.message}${job.failure.hint ? `. ${job.failure.hint}` : ""}`
+          : running && job.progress
+            ? progressText(job.progress)
+            : (job.message ?? (job.state === "queued" ? "Queued behind other jobs of its kind" : "")),
       ),
       this.#problem ? h("p", { class: "field-error", role: "alert" }, this.#problem) : null,
     );
@@ -71,7 +86,10 @@ export function ended(id, signal) {
       done.abort();
       resolve(job);
     };
-    signal?.addEventListener("abort", () => (done.abort(), reject(signal.reason)), { once: true, signal: done.signal });
+    signal?.addEventListener("abort", () => (done.abort(), reject(signal.reason)), {
+      once: true,
+      signal: done.signal,
+    });
     hive.on(["jobs"], check, done.signal);
     check();
   });

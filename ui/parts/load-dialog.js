@@ -18,7 +18,11 @@ import { act } from "./toasts.js";
 const PAUSE_MS = 300;
 /** Contexts with a button of their own, in tokens, besides the model's maximum. */
 const CONTEXTS = [2048, 8192, 32_768];
-const PARTS = /** @type {Record<string, string>} */ ({ weights: "Weights", kv_cache: "Context", overhead: "Overhead" });
+const PARTS = /** @type {Record<string, string>} */ ({
+  weights: "Weights",
+  kv_cache: "Context",
+  overhead: "Overhead",
+});
 
 class LoadDialog extends PlanView {
   static tick = 1000;
@@ -35,10 +39,13 @@ class LoadDialog extends PlanView {
   stopping = 0;
 
   start() {
-    deviceChoices().then((devices) => {
-      this.devices = devices;
-      this.update();
-    }, () => {});
+    deviceChoices().then(
+      (devices) => {
+        this.devices = devices;
+        this.update();
+      },
+      () => {},
+    );
     this.#estimate(0);
   }
 
@@ -50,7 +57,11 @@ class LoadDialog extends PlanView {
   /** Asks the hive for an estimate. Until it arrives the last one stays visible.
    * @param {number} pause in milliseconds */
   #estimate(pause) {
-    return this.requestPlan("Estimating the memory", { ModelLoad: { ...this.#request(), dry_run: true } }, { pause });
+    return this.requestPlan(
+      "Estimating the memory",
+      { ModelLoad: { ...this.#request(), dry_run: true } },
+      { pause },
+    );
   }
 
   /** @param {Partial<LoadDialog>} change */
@@ -78,39 +89,123 @@ class LoadDialog extends PlanView {
     const { model, plan, planning, problem } = this;
     const most = model.context_length ?? Infinity;
     const contexts = CONTEXTS.filter((tokens) => tokens < most);
-    const preset = (/** @type {string} */ value, /** @type {string} */ label) => h("button", { type: "button", class: "small", "aria-pressed": String(this.context === value), onclick: () => this.#change({ context: value }) }, label);
+    const preset = (/** @type {string} */ value, /** @type {string} */ label) =>
+      h(
+        "button",
+        {
+          type: "button",
+          class: "small",
+          "aria-pressed": String(this.context === value),
+          onclick: () => this.#change({ context: value }),
+        },
+        label,
+      );
     const blocked = plan !== null && !plan.fits && !this.force;
     return h(
       "form",
       { onsubmit: onSubmit(() => !blocked && this.#load()) },
-      dialogHead(this, `Load ${model.name}`, [bytes(model.size_bytes), model.quantization, model.parameter_count === null ? "" : `${count(model.parameter_count)} parameters`].filter(Boolean).join(" · ")),
+      dialogHead(
+        this,
+        `Load ${model.name}`,
+        [
+          bytes(model.size_bytes),
+          model.quantization,
+          model.parameter_count === null ? "" : `${count(model.parameter_count)} parameters`,
+        ]
+          .filter(Boolean)
+          .join(" · "),
+      ),
       h(
         "div",
         { class: "two" },
-        field("Device", h("select", { id: "load-device", autofocus: true, ".value": this.device, onchange: onValue((device) => this.#change({ device })) }, ...this.devices.map(([value, label]) => h("option", { value, selected: value === this.device }, label)))),
+        field(
+          "Device",
+          h(
+            "select",
+            {
+              id: "load-device",
+              autofocus: true,
+              ".value": this.device,
+              onchange: onValue((device) => this.#change({ device })),
+            },
+            ...this.devices.map(([value, label]) =>
+              h("option", { value, selected: value === this.device }, label),
+            ),
+          ),
+        ),
         h(
           "div",
           { class: "field" },
           h("label", { for: "load-context" }, "Context in tokens"),
-          h("input", { id: "load-context", type: "number", min: 1, step: 1, inputmode: "numeric", ".value": this.context, placeholder: plan ? `${plan.context_length}, by default` : "the default", oninput: onValue((context) => this.#change({ context })) }),
-          h("div", { class: "tabs", role: "group", "aria-label": "Contexts" }, preset("", "Default"), ...contexts.map((tokens) => preset(String(tokens), `${tokens / 1024} k`)), model.context_length && model.context_length > CONTEXTS[0] ? preset(String(model.context_length), "Maximum") : null),
+          h("input", {
+            id: "load-context",
+            type: "number",
+            min: 1,
+            step: 1,
+            inputmode: "numeric",
+            ".value": this.context,
+            placeholder: plan ? `${plan.context_length}, by default` : "the default",
+            oninput: onValue((context) => this.#change({ context })),
+          }),
+          h(
+            "div",
+            { class: "tabs", role: "group", "aria-label": "Contexts" },
+            preset("", "Default"),
+            ...contexts.map((tokens) => preset(String(tokens), `${tokens / 1024} k`)),
+            model.context_length && model.context_length > CONTEXTS[0]
+              ? preset(String(model.context_length), "Maximum")
+              : null,
+          ),
         ),
       ),
       h(
         "section",
         { class: "estimate", "aria-label": "Estimate", "aria-busy": planning ? "true" : null },
         plan?.worker ? this.#served(plan.worker) : plan ? this.#memory(plan) : null,
-        planning && !plan ? waiting(planning.message, planning.since, button("Load without an estimate", () => this.#load(), { class: "small" })) : null,
-        problem ? failureBox(problem, button("Try again", () => this.#estimate(0))) : null,
+        planning && !plan
+          ? waiting(
+              planning.message,
+              planning.since,
+              button("Load without an estimate", () => this.#load(), { class: "small" }),
+            )
+          : null,
+        problem
+          ? failureBox(
+              problem,
+              button("Try again", () => this.#estimate(0)),
+            )
+          : null,
       ),
-      plan && !plan.fits ? tick("Load it anyway: it may fail, or take memory from other programs", this.force, (checked) => ((this.force = checked), this.update())) : null,
-      h("div", { class: "actions end" }, button("Close", () => closeDialog(this)), h("button", { type: "submit", class: "primary", disabled: blocked || Boolean(plan?.worker) }, icon("play"), h("span", null, "Load"))),
+      plan && !plan.fits
+        ? tick(
+            "Load it anyway: it may fail, or take memory from other programs",
+            this.force,
+            (checked) => ((this.force = checked), this.update()),
+          )
+        : null,
+      h(
+        "div",
+        { class: "actions end" },
+        button("Close", () => closeDialog(this)),
+        h(
+          "button",
+          { type: "submit", class: "primary", disabled: blocked || Boolean(plan?.worker) },
+          icon("play"),
+          h("span", null, "Load"),
+        ),
+      ),
     );
   }
 
   /** @param {import("../lib/types.js").Worker} worker */
   #served(worker) {
-    return h("p", null, h("a", { href: link("workers", worker.pid), onclick: () => closeDialog(this) }, `Worker ${worker.pid}`), ` already serves it on ${worker.device}: no worker would be started. `, h("a", { href: link("chat", worker.model), onclick: () => closeDialog(this) }, "Chat with it"));
+    return h(
+      "p",
+      null,
+      h("a", { href: link("workers", worker.pid), onclick: () => closeDialog(this) }, `Worker ${worker.pid}`),
+      ` already serves it on ${worker.device}: no worker would be started. `,
+      h("a", { href: link("chat", worker.model), onclick: () => closeDialog(this) }, "Chat with it"),
+    );
   }
 
   /** @param {LoadPlan} plan */
@@ -121,33 +216,98 @@ class LoadDialog extends PlanView {
       ? required === null || free === null
         ? "The hive cannot tell whether it fits; it would try"
         : `Fits: it needs ${bytes(required)}, and ${bytes(free)} are free`
-      : `Does not fit: it needs ${bytes(required)}, and ${bytes(free)} are free (${bytes(plan.missing_bytes)} missing)`;
+      : `Does not fit: it needs ${bytes(required)}, and ${bytes(free)} are free ` +
+        `(${bytes(plan.missing_bytes)} missing)`;
     const total = capacity ?? free;
     const used = total !== null && free !== null ? Math.max(0, total - free) : 0;
     /** @type {(kind: string, name: string, size: number) => HTMLElement} */
-    const entry = (kind, name, size) => h("div", null, h("dt", null, h("span", { class: `swatch ${kind}`, "aria-hidden": "true" }), name), h("dd", { class: "num" }, bytes(size)));
+    const entry = (kind, name, size) =>
+      h(
+        "div",
+        null,
+        h("dt", null, h("span", { class: `swatch ${kind}`, "aria-hidden": "true" }), name),
+        h("dd", { class: "num" }, bytes(size)),
+      );
     const fit = plan.fits ? "" : " over";
+    const added = plan.parts
+      .map(({ name, bytes: size }) => `${PARTS[name] ?? name} ${bytes(size)}`)
+      .join(", ");
     return [
-      h("p", { class: `verdict${plan.fits ? "" : " bad"}` }, icon(plan.fits ? "check" : "alert"), h("span", null, h("strong", null, verdict), h("span", { class: "muted" }, `, ${where}`))),
+      h(
+        "p",
+        { class: `verdict${plan.fits ? "" : " bad"}` },
+        icon(plan.fits ? "check" : "alert"),
+        h("span", null, h("strong", null, verdict), h("span", { class: "muted" }, `, ${where}`)),
+      ),
       ...(total !== null && required !== null
         ? [
-            stack([{ size: used, kind: "used" }, ...plan.parts.map((part) => ({ size: part.bytes, kind: `${part.name}${fit}` }))], Math.max(total, used + required), `${where}: ${bytes(used)} of ${bytes(total)} are used, and ${plan.parts.map((part) => `${PARTS[part.name] ?? part.name} ${bytes(part.bytes)}`).join(", ")} would be added`),
-            h("dl", { class: "legend" }, entry("used", "In use", used), ...plan.parts.map((part) => entry(`${part.name}${fit}`, PARTS[part.name] ?? part.name, part.bytes)), entry("free", plan.fits ? "Left" : "Free", plan.fits ? Math.max(0, (free ?? 0) - required) : (free ?? 0))),
+            stack(
+              [
+                { size: used, kind: "used" },
+                ...plan.parts.map((part) => ({ size: part.bytes, kind: `${part.name}${fit}` })),
+              ],
+              Math.max(total, used + required),
+              `${where}: ${bytes(used)} of ${bytes(total)} are used, and ${added} would be added`,
+            ),
+            h(
+              "dl",
+              { class: "legend" },
+              entry("used", "In use", used),
+              ...plan.parts.map((part) =>
+                entry(`${part.name}${fit}`, PARTS[part.name] ?? part.name, part.bytes),
+              ),
+              entry(
+                "free",
+                plan.fits ? "Left" : "Free",
+                plan.fits ? Math.max(0, (free ?? 0) - required) : (free ?? 0),
+              ),
+            ),
           ]
         : []),
-      h("p", { class: "help" }, `${plan.engine} on ${plan.device}: ${plan.reason}. `, `${count(plan.context_length)} tokens of context${plan.slots > 1 ? ` for each of ${plan.slots} requests at once` : ""}.`),
+      h(
+        "p",
+        { class: "help" },
+        `${plan.engine} on ${plan.device}: ${plan.reason}. `,
+        `${count(plan.context_length)} tokens of context`,
+        plan.slots > 1 ? ` for each of ${plan.slots} requests at once.` : ".",
+      ),
       plan.fits ? null : this.#room(plan),
     ];
   }
 
   /** The processes that use the memory. @param {LoadPlan} plan */
   #room({ stoppable_workers: workers, foreign_processes: others }) {
-    if (workers.length + others.length === 0) return h("p", { class: "help" }, "No worker of this hive uses that memory. A smaller context or another quantization needs less.");
+    if (workers.length + others.length === 0)
+      return h(
+        "p",
+        { class: "help" },
+        "No worker of this hive uses that memory. A smaller context or another quantization needs less.",
+      );
     return h(
       "ul",
       { class: "lines", "aria-label": "Processes that use the memory" },
-      ...workers.map(({ pid, model, held_bytes: held }) => h("li", { key: String(pid) }, h("span", { class: "grow" }, model), h("span", { class: "muted num" }, `worker ${pid} · ${bytes(held)}`), button(this.stopping === pid ? "Stopping" : "Stop it", () => this.#stop(pid), { class: "small", disabled: this.stopping > 0 }, icon("stop")))),
-      ...others.map(({ pid, name, held_bytes: held }) => h("li", { key: String(pid) }, h("span", { class: "grow" }, name ?? "Another process"), h("span", { class: "muted num" }, `pid ${pid} · ${bytes(held)}`))),
+      ...workers.map(({ pid, model, held_bytes: held }) =>
+        h(
+          "li",
+          { key: String(pid) },
+          h("span", { class: "grow" }, model),
+          h("span", { class: "muted num" }, `worker ${pid} · ${bytes(held)}`),
+          button(
+            this.stopping === pid ? "Stopping" : "Stop it",
+            () => this.#stop(pid),
+            { class: "small", disabled: this.stopping > 0 },
+            icon("stop"),
+          ),
+        ),
+      ),
+      ...others.map(({ pid, name, held_bytes: held }) =>
+        h(
+          "li",
+          { key: String(pid) },
+          h("span", { class: "grow" }, name ?? "Another process"),
+          h("span", { class: "muted num" }, `pid ${pid} · ${bytes(held)}`),
+        ),
+      ),
     );
   }
 }
@@ -161,7 +321,8 @@ async function deviceChoices() {
   for (const device of devices) {
     if (device.device_type === "cpu") choices.push(["cpu", `CPU: ${device.name}`]);
     // Leaves out GPUs that no engine can use.
-    else if ([...kinds].some((kind) => kind !== "cpu")) choices.push([device.id.replace(/^\D+/, ""), `${device.id}: ${device.name}`]);
+    else if ([...kinds].some((kind) => kind !== "cpu"))
+      choices.push([device.id.replace(/^\D+/, ""), `${device.id}: ${device.name}`]);
   }
   return choices;
 }

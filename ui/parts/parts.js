@@ -8,7 +8,12 @@ import { elapsed, percent, progressText } from "../lib/format.js";
 /** A state as a word with a mark, so that it does not depend on its colour alone.
  * @param {string} state determines the colour @param {string} [label] */
 export function chip(state, label = state) {
-  return h("span", { class: "chip", "data-state": state }, h("span", { class: "mark", "aria-hidden": "true" }), label);
+  return h(
+    "span",
+    { class: "chip", "data-state": state },
+    h("span", { class: "mark", "aria-hidden": "true" }),
+    label,
+  );
 }
 
 /** What the page waits for, for how long, and what the user can do.
@@ -32,7 +37,14 @@ export function progressBar(progress, label) {
   const value = total ? { "aria-valuenow": Math.round(share), "aria-valuetext": progressText(progress) } : {};
   return h(
     "div",
-    { class: `bar${total ? "" : " unknown"}`, role: "progressbar", "aria-label": label, "aria-valuemin": 0, "aria-valuemax": 100, ...value },
+    {
+      class: `bar${total ? "" : " unknown"}`,
+      role: "progressbar",
+      "aria-label": label,
+      "aria-valuemin": 0,
+      "aria-valuemax": 100,
+      ...value,
+    },
     h("div", { class: "fill", style: { "inline-size": total ? `${share}%` : "30%" } }),
   );
 }
@@ -43,7 +55,9 @@ export function stack(parts, total, label) {
   return h(
     "div",
     { class: "stack", role: "img", "aria-label": label },
-    ...parts.map(({ size, kind }) => h("div", { class: kind, style: { "inline-size": `${percent(size, total)}%` } })),
+    ...parts.map(({ size, kind }) =>
+      h("div", { class: kind, style: { "inline-size": `${percent(size, total)}%` } }),
+    ),
   );
 }
 
@@ -53,7 +67,13 @@ export function empty(title, text, ...actions) {
   return h(
     "section",
     { class: "empty" },
-    h("svg", { class: "comb", viewBox: "0 0 84 50", "aria-hidden": "true" }, ...["M21 2 38.300 12v20L21 42 3.700 32V12Z", "M59 2l17.300 10v20L59 42 41.700 32V12Z"].map((d) => h("path", { d }))),
+    h(
+      "svg",
+      { class: "comb", viewBox: "0 0 84 50", "aria-hidden": "true" },
+      ...["M21 2 38.300 12v20L21 42 3.700 32V12Z", "M59 2l17.300 10v20L59 42 41.700 32V12Z"].map((d) =>
+        h("path", { d }),
+      ),
+    ),
     h("h2", null, title),
     h("p", null, text),
     h("div", { class: "actions" }, ...actions),
@@ -74,10 +94,21 @@ export function failureBox(failure, ...actions) {
     { class: "failure", role: "alert" },
     h("p", { class: "failure-text" }, icon("alert"), h("span", null, failure.message)),
     failure.hint ? h("p", { class: "hint" }, h("strong", null, "What to do: "), failure.hint) : null,
-    failure.causes?.length ? h("ul", { class: "causes" }, ...failure.causes.map((cause) => h("li", null, cause))) : null,
+    failure.causes?.length
+      ? h("ul", { class: "causes" }, ...failure.causes.map((cause) => h("li", null, cause)))
+      : null,
     h("p", { class: "muted small-text" }, facts.join(" · ")),
     failure.log_tail?.length
-      ? h("details", { open: true }, h("summary", null, "The last lines of its log"), h("pre", { class: "log-tail", tabindex: "0", "aria-label": "The last lines of its log" }, failure.log_tail.join("\n")))
+      ? h(
+          "details",
+          { open: true },
+          h("summary", null, "The last lines of its log"),
+          h(
+            "pre",
+            { class: "log-tail", tabindex: "0", "aria-label": "The last lines of its log" },
+            failure.log_tail.join("\n"),
+          ),
+        )
       : null,
     actions.length ? h("div", { class: "actions" }, ...actions) : null,
   );
@@ -87,10 +118,15 @@ export function failureBox(failure, ...actions) {
  * @param {Array<[string, Child]>} facts */
 export function factList(facts) {
   const known = facts.filter(([, value]) => value !== null && value !== undefined && value !== "");
-  return h("dl", { class: "facts" }, ...known.map(([name, value]) => h("div", { key: name }, h("dt", null, name), h("dd", null, value))));
+  return h(
+    "dl",
+    { class: "facts" },
+    ...known.map(([name, value]) => h("div", { key: name }, h("dt", null, name), h("dd", null, value))),
+  );
 }
 
-/** @param {string} label @param {(event: Event) => void} onclick @param {Record<string, any>} [props] @param {...Child} before */
+/** @param {string} label @param {(event: Event) => void} onclick
+ * @param {Record<string, any>} [props] @param {...Child} before */
 export function button(label, onclick, props = {}, ...before) {
   return h("button", { type: "button", onclick, ...props }, ...before, h("span", null, label));
 }

@@ -22,12 +22,19 @@ export function checks(all) {
     "ul",
     { class: "checks" },
     ...all.map((check) =>
-      h("li", { key: check.name }, chip(check.ok ? "succeeded" : "failed", check.name), h("span", null, check.detail), check.hint && !check.ok ? h("span", { class: "hint" }, check.hint) : null),
+      h(
+        "li",
+        { key: check.name },
+        chip(check.ok ? "succeeded" : "failed", check.name),
+        h("span", null, check.detail),
+        check.hint && !check.ok ? h("span", { class: "hint" }, check.hint) : null,
+      ),
     ),
   );
 }
 
-/** @param {import("../lib/types.js").Model} model @param {string} [state] the state to show instead of the file's status */
+/** @param {import("../lib/types.js").Model} model
+ * @param {string} [state] the state to show instead of the file's status */
 export function modelFacts(model, state = model.status) {
   return factList([
     ["Model", h("a", { href: link("models", model.id) }, model.id)],
@@ -81,7 +88,9 @@ function plan(plan) {
 function list(items) {
   if (items.length === 0) return h("p", { class: "muted" }, "An empty list.");
   if (typeof items[0] !== "object") return h("ul", null, ...items.map((item) => h("li", null, String(item))));
-  const keys = ["id", "pid", "model", "name", "size_bytes", "device", "status", "loaded"].filter((key) => key in items[0]);
+  const keys = ["id", "pid", "model", "name", "size_bytes", "device", "status", "loaded"].filter(
+    (key) => key in items[0],
+  );
   const shown = keys.length > 0 ? keys : Object.keys(items[0]).slice(0, 6);
   return h(
     "div",
@@ -89,8 +98,16 @@ function list(items) {
     h(
       "table",
       { class: "grid-table" },
-      h("thead", null, h("tr", null, ...shown.map((key) => h("th", { scope: "col" }, key.replaceAll("_", " "))))),
-      h("tbody", null, ...items.map((item) => h("tr", null, ...shown.map((key) => h("td", null, cell(key, item[key])))))),
+      h(
+        "thead",
+        null,
+        h("tr", null, ...shown.map((key) => h("th", { scope: "col" }, key.replaceAll("_", " ")))),
+      ),
+      h(
+        "tbody",
+        null,
+        ...items.map((item) => h("tr", null, ...shown.map((key) => h("td", null, cell(key, item[key]))))),
+      ),
     ),
   );
 }

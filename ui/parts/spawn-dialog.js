@@ -23,26 +23,50 @@ class SpawnDialog extends View {
   engines = new Map();
 
   start() {
-    capabilities().then(({ engines }) => {
-      const kinds = [...new Set(engines.flatMap((engine) => engine.devices))].map((kind) => /** @type {[string, string]} */ ([kind, `Any engine on ${kind}`]));
-      this.kinds = [...kinds, ...engines.map((engine) => /** @type {[string, string]} */ ([engine.name, [engine.name, engine.about].filter(Boolean).join(": ")]))];
-      this.engines = new Map(engines.map((engine) => [engine.name, engine.devices]));
-      this.worker = this.kinds[0]?.[0] ?? "cpu";
-      this.update();
-    }, () => {});
+    capabilities().then(
+      ({ engines }) => {
+        const kinds = [...new Set(engines.flatMap((engine) => engine.devices))].map(
+          (kind) => /** @type {[string, string]} */ ([kind, `Any engine on ${kind}`]),
+        );
+        this.kinds = [
+          ...kinds,
+          ...engines.map(
+            (engine) =>
+              /** @type {[string, string]} */ ([
+                engine.name,
+                [engine.name, engine.about].filter(Boolean).join(": "),
+              ]),
+          ),
+        ];
+        this.engines = new Map(engines.map((engine) => [engine.name, engine.devices]));
+        this.worker = this.kinds[0]?.[0] ?? "cpu";
+        this.update();
+      },
+      () => {},
+    );
   }
 
   async #spawn(/** @type {string} */ model) {
     closeDialog(this);
     const [context, slots] = [Number.parseInt(this.context, 10), Number.parseInt(this.slots, 10)];
     const device = this.#devices().some(([value]) => value === this.device) ? { device: this.device } : {};
-    await act({ WorkerSpawn: { model, worker: this.worker, ...device, ...(context > 0 ? { context_length: context } : {}), ...(slots > 0 ? { slots } : {}) } });
+    await act({
+      WorkerSpawn: {
+        model,
+        worker: this.worker,
+        ...device,
+        ...(context > 0 ? { context_length: context } : {}),
+        ...(slots > 0 ? { slots } : {}),
+      },
+    });
   }
 
   /** The GPUs that the chosen engine can use. @returns {Array<[string, string]>} */
   #devices() {
     const kinds = this.engines.get(this.worker) ?? [this.worker];
-    return (hive.telemetry?.system.gpus ?? []).filter(({ id }) => kinds.includes(id.split(":")[0])).map(({ id, name }) => [id, `${id}: ${name}`]);
+    return (hive.telemetry?.system.gpus ?? [])
+      .filter(({ id }) => kinds.includes(id.split(":")[0]))
+      .map(({ id, name }) => [id, `${id}: ${name}`]);
   }
 
   draw() {
@@ -53,17 +77,99 @@ class SpawnDialog extends View {
       "form",
       { onsubmit: onSubmit(() => chosen && this.#spawn(chosen)) },
       dialogHead(this, "Start a worker"),
-      h("p", { class: "muted" }, "Loading a model uses a running worker or starts one. Here you always start another one, to serve more requests at once."),
-      field("Model", h("select", { id: "spawn-model", autofocus: true, ".value": chosen, onchange: onValue((value) => (this.model = value)) }, ...models.map((model) => h("option", { value: model.id, selected: model.id === chosen }, `${model.id} (${bytes(model.size_bytes)})`)))),
-      field("Engine", h("select", { id: "spawn-engine", ".value": this.worker, onchange: onValue((value) => ((this.worker = value), this.update())) }, ...this.kinds.map(([value, label]) => h("option", { value, selected: value === this.worker }, label)))),
-      devices.length > 1 ? field("Device", h("select", { id: "spawn-device", ".value": this.device, onchange: onValue((value) => (this.device = value)) }, ...[["auto", "Automatic: the GPU with the most free memory"], ...devices].map(([value, label]) => h("option", { value, selected: value === this.device }, label)))) : null,
+      h(
+        "p",
+        { class: "muted" },
+        "Loading a model uses a running worker or starts one. Here you always start another one, to serve ",
+        "more requests at once.",
+      ),
+      field(
+        "Model",
+        h(
+          "select",
+          {
+            id: "spawn-model",
+            autofocus: true,
+            ".value": chosen,
+            onchange: onValue((value) => (this.model = value)),
+          },
+          ...models.map((model) =>
+            h(
+              "option",
+              { value: model.id, selected: model.id === chosen },
+              `${model.id} (${bytes(model.size_bytes)})`,
+            ),
+          ),
+        ),
+      ),
+      field(
+        "Engine",
+        h(
+          "select",
+          {
+            id: "spawn-engine",
+            ".value": this.worker,
+            onchange: onValue((value) => ((this.worker = value), this.update())),
+          },
+          ...this.kinds.map(([value, label]) =>
+            h("option", { value, selected: value === this.worker }, label),
+          ),
+        ),
+      ),
+      devices.length > 1
+        ? field(
+            "Device",
+            h(
+              "select",
+              {
+                id: "spawn-device",
+                ".value": this.device,
+                onchange: onValue((value) => (this.device = value)),
+              },
+              ...[["auto", "Automatic: the GPU with the most free memory"], ...devices].map(
+                ([value, label]) => h("option", { value, selected: value === this.device }, label),
+              ),
+            ),
+          )
+        : null,
       h(
         "div",
         { class: "two" },
-        field("Context in tokens", h("input", { id: "spawn-context", type: "number", min: 1, ".value": this.context, placeholder: "the model's default", oninput: onValue((value) => (this.context = value)) })),
-        field("Slots", h("input", { id: "spawn-slots", type: "number", min: 1, ".value": this.slots, placeholder: "the engine's default", oninput: onValue((value) => (this.slots = value)) }), "Requests served at the same time."),
+        field(
+          "Context in tokens",
+          h("input", {
+            id: "spawn-context",
+            type: "number",
+            min: 1,
+            ".value": this.context,
+            placeholder: "the model's default",
+            oninput: onValue((value) => (this.context = value)),
+          }),
+        ),
+        field(
+          "Slots",
+          h("input", {
+            id: "spawn-slots",
+            type: "number",
+            min: 1,
+            ".value": this.slots,
+            placeholder: "the engine's default",
+            oninput: onValue((value) => (this.slots = value)),
+          }),
+          "Requests served at the same time.",
+        ),
       ),
-      h("div", { class: "actions end" }, button("Close", () => closeDialog(this)), h("button", { type: "submit", class: "primary", disabled: !chosen }, icon("play"), h("span", null, "Start"))),
+      h(
+        "div",
+        { class: "actions end" },
+        button("Close", () => closeDialog(this)),
+        h(
+          "button",
+          { type: "submit", class: "primary", disabled: !chosen },
+          icon("play"),
+          h("span", null, "Start"),
+        ),
+      ),
     );
   }
 }

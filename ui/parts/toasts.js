@@ -74,8 +74,24 @@ function show() {
         { class: "toast", key: toast.key },
         toast.job ? jobStrip(toast.job) : null,
         toast.note ? h("p", null, toast.note) : null,
-        toast.problem ? h("div", { class: "failure" }, h("p", { class: "failure-text" }, icon("alert"), h("span", null, toast.problem.message)), toast.problem.hint ? h("p", { class: "hint" }, toast.problem.hint) : null) : null,
-        h("button", { type: "button", class: "quiet icon close", "aria-label": "Dismiss", onclick: () => remove(toast.key) }, icon("close")),
+        toast.problem
+          ? h(
+              "div",
+              { class: "failure" },
+              h("p", { class: "failure-text" }, icon("alert"), h("span", null, toast.problem.message)),
+              toast.problem.hint ? h("p", { class: "hint" }, toast.problem.hint) : null,
+            )
+          : null,
+        h(
+          "button",
+          {
+            type: "button",
+            class: "quiet icon close",
+            "aria-label": "Dismiss",
+            onclick: () => remove(toast.key),
+          },
+          icon("close"),
+        ),
       ),
     ),
   );
@@ -86,5 +102,8 @@ addEventListener("hashchange", show);
 hive.addEventListener("connection", () => {
   if (!hive.connection.restarted) return;
   hive.connection.restarted = false;
-  showNote("The hive was restarted. This page shows its state after the restart; jobs that were running were interrupted.");
+  showNote(
+    "The hive was restarted. This page shows its state after the restart; jobs that were running were " +
+      "interrupted.",
+  );
 });

@@ -9,7 +9,15 @@ import { h, icon } from "../lib/dom.js";
 export function askForToken(wrong) {
   return new Promise((resolve) => {
     const field = /** @type {HTMLInputElement} */ (
-      h("input", { id: "token", type: "password", autocomplete: "off", required: true, spellcheck: "false", "aria-describedby": "token-help", "aria-invalid": wrong ? "true" : null })
+      h("input", {
+        id: "token",
+        type: "password",
+        autocomplete: "off",
+        required: true,
+        spellcheck: "false",
+        "aria-describedby": "token-help",
+        "aria-invalid": wrong ? "true" : null,
+      })
     );
     const dialog = /** @type {HTMLDialogElement} */ (
       h(
@@ -32,8 +40,14 @@ export function askForToken(wrong) {
             },
           },
           h("h2", { id: "token-title" }, "This hive asks for a token"),
-          h("p", { class: "muted", id: "token-help" }, "The token is in the file that the hive was started with (--token-file). This page keeps it only in memory and asks again after a reload."),
-          wrong ? h("p", { class: "field-error", role: "alert" }, icon("alert"), "The hive refused that token.") : null,
+          h(
+            "p",
+            { class: "muted", id: "token-help" },
+            "The token is in the file that the hive was started with (--token-file). This page keeps it only in memory and asks again after a reload.",
+          ),
+          wrong
+            ? h("p", { class: "field-error", role: "alert" }, icon("alert"), "The hive refused that token.")
+            : null,
           h("label", { for: "token" }, "Token"),
           field,
           h("div", { class: "actions end" }, h("button", { type: "submit", class: "primary" }, "Continue")),

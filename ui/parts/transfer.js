@@ -31,7 +31,11 @@ class Transfer extends View {
     const partials = partialsOf(this.source, hive.models.values());
     const running = this.job !== "" && !job?.ended_at;
     if (!running) this.#stopping = 0;
-    const state = running ? (job?.state ?? "queued") : partials.length ? "incomplete" : (job?.state ?? "incomplete");
+    const state = running
+      ? (job?.state ?? "queued")
+      : partials.length
+        ? "incomplete"
+        : (job?.state ?? "incomplete");
     const name = shortSource(this.source);
     return h(
       "article",
@@ -39,7 +43,9 @@ class Transfer extends View {
       h(
         "div",
         { class: "transfer-head" },
-        this.job ? h("a", { class: "transfer-name", href: link("jobs", this.job), title: this.source }, name) : h("span", { class: "transfer-name", title: this.source }, name),
+        this.job
+          ? h("a", { class: "transfer-name", href: link("jobs", this.job), title: this.source }, name)
+          : h("span", { class: "transfer-name", title: this.source }, name),
         chip(this.#stopping ? "stopping" : state, this.#word(job, running, partials.length > 0)),
         h("div", { class: "actions" }, ...this.#actions(running, partials, job)),
       ),
@@ -51,7 +57,12 @@ class Transfer extends View {
   /** @param {import("../lib/types.js").Job|undefined} job @param {boolean} running @param {boolean} kept */
   #word(job, running, kept) {
     if (this.#stopping) return "Pausing";
-    if (running) return hive.connection.state === "lost" ? "Unknown" : job?.state === "queued" ? "Queued" : "Downloading";
+    if (running)
+      return hive.connection.state === "lost"
+        ? "Unknown"
+        : job?.state === "queued"
+          ? "Queued"
+          : "Downloading";
     if (job?.failure?.code === "interrupted") return "Interrupted";
     return job ? stateWord(job) : kept ? "Paused" : "Removed";
   }
@@ -59,11 +70,26 @@ class Transfer extends View {
   /** @param {boolean} running @param {import("../lib/types.js").Model[]} partials
    * @param {import("../lib/types.js").Job|undefined} job */
   #actions(running, partials, job) {
-    if (running) return [button("Pause", () => this.#pause(), { class: "small", disabled: this.#stopping > 0 || hive.connection.state === "lost" }, icon("pause"))];
+    if (running)
+      return [
+        button(
+          "Pause",
+          () => this.#pause(),
+          { class: "small", disabled: this.#stopping > 0 || hive.connection.state === "lost" },
+          icon("pause"),
+        ),
+      ];
     if (job?.state === "succeeded") return [];
     return [
-      button(partials.length ? "Resume" : "Try again", () => this.again(), { class: "small" }, icon(partials.length ? "play" : "again")),
-      partials.length ? button("Discard", () => openDiscard(partials), { class: "small quiet" }, icon("trash")) : null,
+      button(
+        partials.length ? "Resume" : "Try again",
+        () => this.again(),
+        { class: "small" },
+        icon(partials.length ? "play" : "again"),
+      ),
+      partials.length
+        ? button("Discard", () => openDiscard(partials), { class: "small quiet" }, icon("trash"))
+        : null,
       this.more,
     ];
   }
@@ -71,7 +97,17 @@ class Transfer extends View {
   /** @param {import("../lib/types.js").Job|undefined} job */
   #live(job) {
     const progress = job?.progress;
-    if (!progress) return [progressBar({ done: 0, unit: "bytes" }, "Progress of the download"), h("p", { class: "transfer-text muted" }, job?.state === "queued" ? "Queued: the hive runs only a few downloads at a time" : (job?.message ?? "Waiting for the server"))];
+    if (!progress)
+      return [
+        progressBar({ done: 0, unit: "bytes" }, "Progress of the download"),
+        h(
+          "p",
+          { class: "transfer-text muted" },
+          job?.state === "queued"
+            ? "Queued: the hive runs only a few downloads at a time"
+            : (job?.message ?? "Waiting for the server"),
+        ),
+      ];
     const { done, total, rate_per_second: rate, eta_seconds: eta, connections } = progress;
     const rates = hive.rates.get(this.job) ?? [];
     /** @type {(name: string, value: string) => HTMLElement} */
@@ -90,21 +126,48 @@ class Transfer extends View {
           number("Time left", eta !== null && eta !== undefined && rate ? duration(eta) : "–"),
           number("Connections", connections ? count(connections) : "none"),
         ),
-        graph(rates, { most: Math.max(1, ...rates), slots: RATES, label: `Rate of the last minute, now ${bytes(rate ?? 0)} a second` }),
+        graph(rates, {
+          most: Math.max(1, ...rates),
+          slots: RATES,
+          label: `Rate of the last minute, now ${bytes(rate ?? 0)} a second`,
+        }),
       ),
     ];
   }
 
-  /** @param {import("../lib/types.js").Job|undefined} job @param {import("../lib/types.js").Model[]} partials */
+  /** @param {import("../lib/types.js").Job|undefined} job
+   * @param {import("../lib/types.js").Model[]} partials */
   #still(job, partials) {
-    if (job?.state === "succeeded") return [h("p", { class: "transfer-text muted num" }, `${job.result?.id ?? "The model"}: ${bytes(job.result?.size_bytes)}, checked and in the catalog.`)];
+    if (job?.state === "succeeded")
+      return [
+        h(
+          "p",
+          { class: "transfer-text muted num" },
+          `${job.result?.id ?? "The model"}: ${bytes(job.result?.size_bytes)}, checked and in the catalog.`,
+        ),
+      ];
     const kept = partials.reduce((sum, model) => sum + model.size_bytes, 0);
     const total = job?.progress?.total ?? 0;
     return [
       total && kept ? progressBar({ done: kept, total, unit: "bytes" }, "Downloaded so far") : null,
-      job?.failure && job.failure.code !== "interrupted" ? h("p", { class: "transfer-text" }, job.failure.message, job.failure.hint ? h("span", { class: "muted" }, ` ${job.failure.hint}`) : null) : null,
-      job?.failure?.code === "interrupted" ? h("p", { class: "transfer-text muted" }, "The hive stopped during the download.") : null,
-      kept ? h("p", { class: "transfer-text muted num" }, `${bytes(kept)}${total ? ` of ${bytes(total)}` : ""} are kept; resuming continues from there.`) : null,
+      job?.failure && job.failure.code !== "interrupted"
+        ? h(
+            "p",
+            { class: "transfer-text" },
+            job.failure.message,
+            job.failure.hint ? h("span", { class: "muted" }, ` ${job.failure.hint}`) : null,
+          )
+        : null,
+      job?.failure?.code === "interrupted"
+        ? h("p", { class: "transfer-text muted" }, "The hive stopped during the download.")
+        : null,
+      kept
+        ? h(
+            "p",
+            { class: "transfer-text muted num" },
+            `${bytes(kept)}${total ? ` of ${bytes(total)}` : ""} are kept; resuming continues from there.`,
+          )
+        : null,
     ];
   }
 
@@ -125,4 +188,11 @@ class Transfer extends View {
 customElements.define("download-transfer", Transfer);
 
 /** @param {{job: string, source: string, again: () => void, more?: HTMLElement|null}} what */
-export const transfer = ({ job, source, again, more = null }) => h("download-transfer", { key: `${job} ${source}`, ".job": job, ".source": source, ".again": again, ".more": more });
+export const transfer = ({ job, source, again, more = null }) =>
+  h("download-transfer", {
+    key: `${job} ${source}`,
+    ".job": job,
+    ".source": source,
+    ".again": again,
+    ".more": more,
+  });

@@ -159,7 +159,10 @@ export class VirtualList extends HTMLElement {
     const { index: seen, y } = this.#at(this.scrollTop);
     const into = this.scrollTop - y;
     const first = Math.max(0, seen - MARGIN);
-    const last = Math.min(this.#items.length, this.#at(this.scrollTop + this.clientHeight).index + 1 + MARGIN);
+    const last = Math.min(
+      this.#items.length,
+      this.#at(this.scrollTop + this.clientHeight).index + 1 + MARGIN,
+    );
     const rows = [];
     for (let index = first; index < last; index += 1) {
       const row = this.row(this.#items[index], index);

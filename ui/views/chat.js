@@ -49,10 +49,14 @@ class Chat extends View {
   start() {
     const wanted = route().id;
     if (wanted) this.#choose(wanted);
-    addEventListener("hashchange", () => route().page === "chat" && route().id && this.#choose(route().id), { signal: this.life.signal });
+    addEventListener("hashchange", () => route().page === "chat" && route().id && this.#choose(route().id), {
+      signal: this.life.signal,
+    });
     addEventListener("pagehide", () => this.#save(), { signal: this.life.signal });
     // Another tab has saved conversations.
-    addEventListener("storage", ({ key }) => key === "rbee.chats" && (this.#merge(), this.update()), { signal: this.life.signal });
+    addEventListener("storage", ({ key }) => key === "rbee.chats" && (this.#merge(), this.update()), {
+      signal: this.life.signal,
+    });
   }
 
   disconnectedCallback() {
@@ -76,7 +80,9 @@ class Chat extends View {
   }
 
   #models() {
-    return [...hive.models.values()].filter(({ status }) => status === "available").sort((a, b) => Number(hive.isServed(b.id)) - Number(hive.isServed(a.id)) || (a.id < b.id ? -1 : 1));
+    return [...hive.models.values()]
+      .filter(({ status }) => status === "available")
+      .sort((a, b) => Number(hive.isServed(b.id)) - Number(hive.isServed(a.id)) || (a.id < b.id ? -1 : 1));
   }
 
   draw() {
@@ -91,38 +97,145 @@ class Chat extends View {
         { class: "page-head" },
         h("h1", null, "Chat"),
         models.length
-          ? h("select", { "aria-label": "Model", class: "grow-select", ".value": model, disabled: busy !== null, onchange: (/** @type {any} */ event) => this.#choose(event.target.value) }, ...models.map(({ id, size_bytes: size }) => h("option", { value: id, selected: id === model }, `${id} · ${hive.isServed(id) ? "loaded" : `${bytes(size)}, not loaded`}`)))
-          : h("select", { "aria-label": "Model", class: "grow-select", disabled: true, key: "none" }, h("option", null, hive.hasSnapshot ? "No model yet" : "Waiting for the models")),
+          ? h(
+              "select",
+              {
+                "aria-label": "Model",
+                class: "grow-select",
+                ".value": model,
+                disabled: busy !== null,
+                onchange: (/** @type {any} */ event) => this.#choose(event.target.value),
+              },
+              ...models.map(({ id, size_bytes: size }) =>
+                h(
+                  "option",
+                  { value: id, selected: id === model },
+                  `${id} · ${hive.isServed(id) ? "loaded" : `${bytes(size)}, not loaded`}`,
+                ),
+              ),
+            )
+          : h(
+              "select",
+              { "aria-label": "Model", class: "grow-select", disabled: true, key: "none" },
+              h("option", null, hive.hasSnapshot ? "No model yet" : "Waiting for the models"),
+            ),
         h(
           "div",
           { class: "actions" },
           this.all.length > 0
-            ? h("select", { "aria-label": "Conversation", class: "history", ".value": now.id, disabled: busy !== null, onchange: (/** @type {any} */ event) => this.#open(event.target.value) }, ...[...(this.all.includes(now) ? [] : [now]), ...this.all].map((each) => h("option", { value: each.id, selected: each.id === now.id }, each.messages.length ? `${excerpt(each.messages[0].text)} · ${ago(each.at)}` : "New conversation")))
+            ? h(
+                "select",
+                {
+                  "aria-label": "Conversation",
+                  class: "history",
+                  ".value": now.id,
+                  disabled: busy !== null,
+                  onchange: (/** @type {any} */ event) => this.#open(event.target.value),
+                },
+                ...[...(this.all.includes(now) ? [] : [now]), ...this.all].map((each) =>
+                  h(
+                    "option",
+                    { value: each.id, selected: each.id === now.id },
+                    each.messages.length
+                      ? `${excerpt(each.messages[0].text)} · ${ago(each.at)}`
+                      : "New conversation",
+                  ),
+                ),
+              )
             : null,
-          now.messages.length ? button("New", () => this.#new(), { disabled: busy !== null }, icon("plus")) : null,
-          now.messages.length ? button("Delete", () => this.#forget(), { disabled: busy !== null, class: "icon-only", "aria-label": "Delete this conversation", title: "Delete this conversation" }, icon("trash")) : null,
-          h("button", { type: "button", class: "icon", "aria-label": "Parameters", title: "Parameters", "aria-expanded": String(this.showSettings), onclick: () => ((this.showSettings = !this.showSettings), this.update()) }, icon("gear")),
+          now.messages.length
+            ? button("New", () => this.#new(), { disabled: busy !== null }, icon("plus"))
+            : null,
+          now.messages.length
+            ? button(
+                "Delete",
+                () => this.#forget(),
+                {
+                  disabled: busy !== null,
+                  class: "icon-only",
+                  "aria-label": "Delete this conversation",
+                  title: "Delete this conversation",
+                },
+                icon("trash"),
+              )
+            : null,
+          h(
+            "button",
+            {
+              type: "button",
+              class: "icon",
+              "aria-label": "Parameters",
+              title: "Parameters",
+              "aria-expanded": String(this.showSettings),
+              onclick: () => ((this.showSettings = !this.showSettings), this.update()),
+            },
+            icon("gear"),
+          ),
         ),
       ),
       this.showSettings ? this.#parameters() : null,
       h(
         "div",
-        { class: "talk", tabindex: "0", role: "log", "aria-label": "Conversation", "aria-live": "off", onscroll: (/** @type {any} */ event) => (this.#atEnd = event.target.scrollHeight - event.target.scrollTop - event.target.clientHeight < 40) },
+        {
+          class: "talk",
+          tabindex: "0",
+          role: "log",
+          "aria-label": "Conversation",
+          "aria-live": "off",
+          onscroll: (/** @type {any} */ event) =>
+            (this.#atEnd =
+              event.target.scrollHeight - event.target.scrollTop - event.target.clientHeight < 40),
+        },
         !hive.hasSnapshot
           ? waiting("Waiting for the hive's list of models", hive.connection.since)
           : models.length === 0
-            ? empty("No model to chat with yet", "The chat needs a model: any GGUF file of a chat model.", button("Download a model", () => openDownload(), { class: "primary" }, icon("download")))
+            ? empty(
+                "No model to chat with yet",
+                "The chat needs a model: any GGUF file of a chat model.",
+                button("Download a model", () => openDownload(), { class: "primary" }, icon("download")),
+              )
             : now.messages.length === 0
-              ? empty(hive.isServed(model) ? "Send a message" : "Send a message; the model is loaded first", ["It goes only to ", h("strong", null, model), " on this machine. The conversation stays in this browser."], ...OPENINGS.map((text) => button(text, () => ((this.draft = text), this.#send()), { class: "small" })))
+              ? empty(
+                  hive.isServed(model) ? "Send a message" : "Send a message; the model is loaded first",
+                  [
+                    "It goes only to ",
+                    h("strong", null, model),
+                    " on this machine. The conversation stays in this browser.",
+                  ],
+                  ...OPENINGS.map((text) =>
+                    button(text, () => ((this.draft = text), this.#send()), { class: "small" }),
+                  ),
+                )
               : null,
         ...now.messages.map((message, index) => this.#message(message, index)),
-        busy?.what === "load" ? h("div", { class: "card", role: "status" }, h("p", { class: "muted" }, "The model is loading. Your message is sent once it is loaded."), busy.job ? jobStrip(busy.job) : waiting("Waiting for the hive to accept the job", busy.since)) : null,
-        busy?.what === "answer" && last?.role === "assistant" && !last.text ? waiting(`Waiting for the first word of ${model}`, busy.since, button("Stop", () => this.#stop(), { class: "small" })) : null,
-        this.problem ? failureBox(this.problem, button("Try again", () => this.#answer())) : null,
+        busy?.what === "load"
+          ? h(
+              "div",
+              { class: "card", role: "status" },
+              h("p", { class: "muted" }, "The model is loading. Your message is sent once it is loaded."),
+              busy.job ? jobStrip(busy.job) : waiting("Waiting for the hive to accept the job", busy.since),
+            )
+          : null,
+        busy?.what === "answer" && last?.role === "assistant" && !last.text
+          ? waiting(
+              `Waiting for the first word of ${model}`,
+              busy.since,
+              button("Stop", () => this.#stop(), { class: "small" }),
+            )
+          : null,
+        this.problem
+          ? failureBox(
+              this.problem,
+              button("Try again", () => this.#answer()),
+            )
+          : null,
       ),
       h(
         "form",
-        { class: "composer", onsubmit: (/** @type {Event} */ event) => (event.preventDefault(), this.#send()) },
+        {
+          class: "composer",
+          onsubmit: (/** @type {Event} */ event) => (event.preventDefault(), this.#send()),
+        },
         h("label", { class: "visually-hidden", for: "draft" }, "Your message"),
         h("textarea", {
           id: "draft",
@@ -142,10 +255,34 @@ class Chat extends View {
           },
         }),
         busy
-          ? h("button", { type: "button", class: "primary icon", "aria-label": busy.what === "load" ? "Stop loading" : "Stop", onclick: () => this.#stop() }, icon("stop"))
-          : h("button", { type: "submit", class: "primary icon", "aria-label": "Send", disabled: !this.draft.trim() || models.length === 0 }, icon("up")),
+          ? h(
+              "button",
+              {
+                type: "button",
+                class: "primary icon",
+                "aria-label": busy.what === "load" ? "Stop loading" : "Stop",
+                onclick: () => this.#stop(),
+              },
+              icon("stop"),
+            )
+          : h(
+              "button",
+              {
+                type: "submit",
+                class: "primary icon",
+                "aria-label": "Send",
+                disabled: !this.draft.trim() || models.length === 0,
+              },
+              icon("up"),
+            ),
       ),
-      h("p", { class: "help composer-help" }, busy?.what === "answer" ? `Answering for ${elapsed(busy.since)}` : "Enter sends, Shift+Enter starts a new line"),
+      h(
+        "p",
+        { class: "help composer-help" },
+        busy?.what === "answer"
+          ? `Answering for ${elapsed(busy.since)}`
+          : "Enter sends, Shift+Enter starts a new line",
+      ),
     );
   }
 
@@ -162,20 +299,38 @@ class Chat extends View {
   /** @param {Message} message @param {number} index */
   #message(message, index) {
     const last = index === this.now.messages.length - 1;
-    if (message.role === "user") return h("article", { class: "message user", key: `m${index}`, "aria-label": "You" }, h("p", null, message.text));
+    if (message.role === "user")
+      return h(
+        "article",
+        { class: "message user", key: `m${index}`, "aria-label": "You" },
+        h("p", null, message.text),
+      );
     const growing = last && this.busy?.what === "answer";
     return h(
       "article",
-      { class: "message assistant", key: `m${index}`, "aria-label": message.model ?? "Answer", "aria-busy": growing ? "true" : null },
+      {
+        class: "message assistant",
+        key: `m${index}`,
+        "aria-label": message.model ?? "Answer",
+        "aria-busy": growing ? "true" : null,
+      },
       h("markdown-text", { class: "prose", ".text": message.text }),
       growing
-        ? message.text ? h("span", { class: "muted small-text num" }, message.stats ?? "") : null
+        ? message.text
+          ? h("span", { class: "muted small-text num" }, message.stats ?? "")
+          : null
         : h(
             "div",
             { class: "message-foot muted small-text num" },
-            h("span", null, [message.model, message.stats, message.stopped ? "stopped" : ""].filter(Boolean).join(" · ")),
+            h(
+              "span",
+              null,
+              [message.model, message.stats, message.stopped ? "stopped" : ""].filter(Boolean).join(" · "),
+            ),
             copyButton(message.text),
-            last && !this.busy ? button("Regenerate", () => this.#regenerate(), { class: "small quiet" }, icon("again")) : null,
+            last && !this.busy
+              ? button("Regenerate", () => this.#regenerate(), { class: "small quiet" }, icon("again"))
+              : null,
           ),
     );
   }
@@ -183,11 +338,34 @@ class Chat extends View {
   #parameters() {
     /** @type {(name: keyof Settings, label: string, placeholder: string, more: Record<string, any>) => HTMLElement} */
     const number = (name, label, placeholder, more) =>
-      h("div", { class: "field" }, h("label", { for: `p-${name}` }, label), h("input", { id: `p-${name}`, type: "number", ".value": this.settings[name], placeholder, oninput: (/** @type {any} */ event) => this.#set(name, event.target.value), ...more }));
+      h(
+        "div",
+        { class: "field" },
+        h("label", { for: `p-${name}` }, label),
+        h("input", {
+          id: `p-${name}`,
+          type: "number",
+          ".value": this.settings[name],
+          placeholder,
+          oninput: (/** @type {any} */ event) => this.#set(name, event.target.value),
+          ...more,
+        }),
+      );
     return h(
       "section",
       { class: "card parameters", "aria-label": "Parameters" },
-      h("div", { class: "field wide" }, h("label", { for: "p-system" }, "System prompt"), h("textarea", { id: "p-system", rows: 2, ".value": this.settings.system, placeholder: "None", oninput: (/** @type {any} */ event) => this.#set("system", event.target.value) })),
+      h(
+        "div",
+        { class: "field wide" },
+        h("label", { for: "p-system" }, "System prompt"),
+        h("textarea", {
+          id: "p-system",
+          rows: 2,
+          ".value": this.settings.system,
+          placeholder: "None",
+          oninput: (/** @type {any} */ event) => this.#set("system", event.target.value),
+        }),
+      ),
       number("temperature", "Temperature", "the engine's default", { min: 0, max: 2, step: 0.1 }),
       number("top_p", "Top p", "the engine's default", { min: 0, max: 1, step: 0.05 }),
       number("max_tokens", "Maximum tokens", "no limit", { min: 1, step: 1 }),
@@ -250,7 +428,8 @@ class Chat extends View {
     this.busy = null;
     this.#save();
     this.update();
-    if (this.isConnected && document.activeElement === document.body) /** @type {HTMLElement|null} */ (this.querySelector("#draft"))?.focus();
+    if (this.isConnected && document.activeElement === document.body)
+      /** @type {HTMLElement|null} */ (this.querySelector("#draft"))?.focus();
   }
 
   /** Loads the model and shows the job in the conversation. @param {string} model @param {AbortController} stop */
@@ -262,14 +441,17 @@ class Chat extends View {
     this.update();
     const { state, failure } = await ended(job, stop.signal);
     if (state === "failed" && failure) throw new Problem(failure);
-    if (state === "cancelled") throw new Problem({ code: "cancelled", message: `Loading ${model} was cancelled` });
+    if (state === "cancelled")
+      throw new Problem({ code: "cancelled", message: `Loading ${model} was cancelled` });
   }
 
   /** @param {Conversation} conversation @param {Message} message @param {AbortSignal} signal */
   async #stream(conversation, message, signal) {
     const { settings } = this;
     const system = settings.system.trim();
-    const messages = conversation.messages.filter((each) => each !== message).map(({ role, text }) => ({ role, content: text }));
+    const messages = conversation.messages
+      .filter((each) => each !== message)
+      .map(({ role, text }) => ({ role, content: text }));
     /** @type {Record<string, any>} */
     const body = {
       model: conversation.model,
@@ -288,7 +470,8 @@ class Chat extends View {
       for (const { data } of batch) {
         if (data === "[DONE]") continue;
         const chunk = JSON.parse(data);
-        if (chunk.error) throw new Problem({ code: chunk.error.code ?? "engine", message: chunk.error.message });
+        if (chunk.error)
+          throw new Problem({ code: chunk.error.code ?? "engine", message: chunk.error.message });
         const delta = chunk.choices?.[0]?.delta?.content;
         if (delta) {
           first ||= performance.now();
@@ -300,7 +483,8 @@ class Chat extends View {
         if (pieces > 1 && seconds > 0.2) message.stats = `${rate((pieces - 1) / seconds)}`;
         const { timings, usage } = chunk;
         if (timings?.predicted_per_second) message.stats = rate(timings.predicted_per_second);
-        if (usage?.completion_tokens) message.stats = [`${usage.completion_tokens} tokens`, message.stats].filter(Boolean).join(" · ");
+        if (usage?.completion_tokens)
+          message.stats = [`${usage.completion_tokens} tokens`, message.stats].filter(Boolean).join(" · ");
       }
       this.update();
       if (Date.now() - this.#saved > 1000) this.#save();
@@ -333,9 +517,13 @@ class Chat extends View {
 
   /** Takes over conversations that other tabs have saved. */
   #merge() {
-    const others = recall("chats", /** @type {Conversation[]} */ ([])).filter(({ id }) => !this.#own.has(id) && !this.#deleted.has(id));
+    const others = recall("chats", /** @type {Conversation[]} */ ([])).filter(
+      ({ id }) => !this.#own.has(id) && !this.#deleted.has(id),
+    );
     const own = this.all.filter(({ id }) => this.#own.has(id));
-    this.all = [...own, ...others].sort((one, other) => (one.at < other.at ? 1 : -1)).slice(0, MOST_CONVERSATIONS);
+    this.all = [...own, ...others]
+      .sort((one, other) => (one.at < other.at ? 1 : -1))
+      .slice(0, MOST_CONVERSATIONS);
     this.now = this.all.find(({ id }) => id === this.now.id) ?? this.now;
   }
 
@@ -344,7 +532,11 @@ class Chat extends View {
     this.#merge();
     const kept = this.all.filter(({ messages }) => messages.length > 0);
     // If the storage is full, the oldest conversations are dropped.
-    for (let most = kept.length; most >= 0 && !remember("chats", kept.slice(0, most)); most = Math.floor(most / 2) - (most === 0 ? 1 : 0));
+    for (
+      let most = kept.length;
+      most >= 0 && !remember("chats", kept.slice(0, most));
+      most = Math.floor(most / 2) - (most === 0 ? 1 : 0)
+    );
   }
 }
 
@@ -368,7 +560,12 @@ const rate = (perSecond) => `${perSecond < 10 ? perSecond.toFixed(1) : Math.roun
 
 /** @param {string} model @returns {Conversation} */
 function fresh(model) {
-  return { id: `${Date.now()}-${Math.random().toString(36).slice(2, 8)}`, at: new Date().toISOString(), model, messages: [] };
+  return {
+    id: `${Date.now()}-${Math.random().toString(36).slice(2, 8)}`,
+    at: new Date().toISOString(),
+    model,
+    messages: [],
+  };
 }
 
 /** @param {string} text */

@@ -89,21 +89,46 @@ class JobPage extends View {
       if (event === "narration") this.narrations.push(data);
       else if (!this.job) continue;
       else if (event === "result") this.job = { ...this.job, result: data.data };
-      else if (event === "failed") this.job = { ...this.job, state: "failed", ended_at: data.at, failure: data };
+      else if (event === "failed")
+        this.job = { ...this.job, state: "failed", ended_at: data.at, failure: data };
       else if (event === "done") this.job = { ...this.job, state: "succeeded", ended_at: data.at };
       else if (event === "cancelled") this.job = { ...this.job, state: "cancelled", ended_at: data.at };
       // An event for entries that the log has dropped has their count.
-      else this.narrations.push({ ...data, level: "info", action: "elided", message: `${count(data.count)} earlier progress reports are no longer kept` });
+      else
+        this.narrations.push({
+          ...data,
+          level: "info",
+          action: "elided",
+          message: `${count(data.count)} earlier progress reports are no longer kept`,
+        });
     }
-    if (this.job?.state === "queued" && this.narrations.length > 1) this.job = { ...this.job, state: "running", started_at: this.job.started_at ?? this.narrations[0].at };
+    if (this.job?.state === "queued" && this.narrations.length > 1)
+      this.job = { ...this.job, state: "running", started_at: this.job.started_at ?? this.narrations[0].at };
     this.update();
   }
 
   draw() {
     const { job, problem } = this;
     const back = h("a", { class: "back", href: "#/jobs" }, "Jobs");
-    if (problem && !job) return [back, h("h1", null, "Job"), failureBox(problem, button("Try again", () => this.#read()))];
-    if (!job) return [back, h("h1", null, "Job"), waiting("Waiting for the job", this.since, h("a", { href: "#/jobs", class: "button small" }, "Back to the list"))];
+    if (problem && !job)
+      return [
+        back,
+        h("h1", null, "Job"),
+        failureBox(
+          problem,
+          button("Try again", () => this.#read()),
+        ),
+      ];
+    if (!job)
+      return [
+        back,
+        h("h1", null, "Job"),
+        waiting(
+          "Waiting for the job",
+          this.since,
+          h("a", { href: "#/jobs", class: "button small" }, "Back to the list"),
+        ),
+      ];
     const running = !job.ended_at;
     const seconds = between(job.started_at ?? job.created_at, job.ended_at);
     return [
@@ -113,21 +138,47 @@ class JobPage extends View {
         { class: "page-head" },
         h("h1", null, title(job)),
         chip(job.state, stateWord(job)),
-        h("p", { class: "muted num" }, running ? `for ${duration(Math.max(1, Math.floor(seconds)))}` : `took ${duration(seconds)}`),
+        h(
+          "p",
+          { class: "muted num" },
+          running ? `for ${duration(Math.max(1, Math.floor(seconds)))}` : `took ${duration(seconds)}`,
+        ),
         h(
           "div",
           { class: "actions" },
-          running ? button(isDownload(job) ? "Pause" : "Cancel", () => this.#cancel(), { disabled: this.cancelling > 0 }, icon(isDownload(job) ? "pause" : "close")) : button(isPaused(job) ? "Resume" : "Run again", () => this.#again(job), {}, icon("again")),
+          running
+            ? button(
+                isDownload(job) ? "Pause" : "Cancel",
+                () => this.#cancel(),
+                { disabled: this.cancelling > 0 },
+                icon(isDownload(job) ? "pause" : "close"),
+              )
+            : button(isPaused(job) ? "Resume" : "Run again", () => this.#again(job), {}, icon("again")),
           button("Copy as curl", () => this.#curl(job), {}, icon("copy")),
         ),
       ),
       this.cancelling ? waiting("Waiting for the job to stop", this.cancelling) : null,
       this.lost ? waiting("The connection broke; reconnecting. No message is lost", this.since) : null,
-      problem ? failureBox(problem, button("Try again", () => this.#read())) : null,
+      problem
+        ? failureBox(
+            problem,
+            button("Try again", () => this.#read()),
+          )
+        : null,
       job.failure ? failureBox(job.failure) : null,
       this.#isDrawn || problem
-        ? h("div", { class: "job-columns" }, h("div", null, this.#progress(job), this.#timeline(job)), h("div", null, this.#request(job), this.#result(job), this.#phases(job)))
-        : waiting(job.state === "queued" ? "Queued: it starts when another job of its kind ends" : "Waiting for its narration", this.since),
+        ? h(
+            "div",
+            { class: "job-columns" },
+            h("div", null, this.#progress(job), this.#timeline(job)),
+            h("div", null, this.#request(job), this.#result(job), this.#phases(job)),
+          )
+        : waiting(
+            job.state === "queued"
+              ? "Queued: it starts when another job of its kind ends"
+              : "Waiting for its narration",
+            this.since,
+          ),
     ];
   }
 
@@ -141,7 +192,12 @@ class JobPage extends View {
         ["Job", h("span", { class: "mono" }, job.job_id)],
         ["Operation", h("span", { class: "mono" }, job.operation)],
         ["Submitted", instant(job.created_at)],
-        ["Started", job.started_at ? `${instant(job.started_at)} (waited ${duration(between(job.created_at, job.started_at))})` : null],
+        [
+          "Started",
+          job.started_at
+            ? `${instant(job.started_at)} (waited ${duration(between(job.created_at, job.started_at))})`
+            : null,
+        ],
         ["Ended", job.ended_at ? instant(job.ended_at) : null],
       ]),
       code(JSON.stringify(job.request, null, 2), "json"),
@@ -177,12 +233,34 @@ class JobPage extends View {
   #result(job) {
     if (job.result === null || job.result === undefined) return null;
     /** @type {(name: string, label: string) => HTMLElement} */
-    const tab = (name, label) => h("button", { type: "button", class: "small", "aria-pressed": String(this.tab === name), onclick: () => ((this.tab = name), this.update()) }, label);
+    const tab = (name, label) =>
+      h(
+        "button",
+        {
+          type: "button",
+          class: "small",
+          "aria-pressed": String(this.tab === name),
+          onclick: () => ((this.tab = name), this.update()),
+        },
+        label,
+      );
     return h(
       "section",
       { class: "card", "aria-labelledby": "result-title" },
-      h("div", { class: "card-head" }, h("h2", { id: "result-title" }, "Result"), h("div", { class: "tabs", role: "group", "aria-label": "Format of the result" }, tab("rendered", "Formatted"), tab("json", "JSON"))),
-      this.tab === "json" ? code(JSON.stringify(job.result, null, 2), "json") : resultOf(job.operation, job.result),
+      h(
+        "div",
+        { class: "card-head" },
+        h("h2", { id: "result-title" }, "Result"),
+        h(
+          "div",
+          { class: "tabs", role: "group", "aria-label": "Format of the result" },
+          tab("rendered", "Formatted"),
+          tab("json", "JSON"),
+        ),
+      ),
+      this.tab === "json"
+        ? code(JSON.stringify(job.result, null, 2), "json")
+        : resultOf(job.operation, job.result),
     );
   }
 
@@ -191,7 +269,12 @@ class JobPage extends View {
     if (job.ended_at) return null;
     const last = this.narrations.findLast((narration) => narration.progress);
     if (!last?.progress) return null;
-    return h("section", { class: "card", "aria-label": "Progress" }, progressBar(last.progress, `Progress of: ${title(job)}`), h("p", { class: "num muted" }, progressText(last.progress)));
+    return h(
+      "section",
+      { class: "card", "aria-label": "Progress" },
+      progressBar(last.progress, `Progress of: ${title(job)}`),
+      h("p", { class: "num muted" }, progressText(last.progress)),
+    );
   }
 
   /** The time that each run of narrations of one action took, as bars. @param {Job} job */
@@ -199,7 +282,9 @@ class JobPage extends View {
     const { narrations } = this;
     if (narrations.length < 2) return null;
     const begin = Date.parse(narrations[0].at);
-    const end = job.ended_at ? Date.parse(job.ended_at) : Math.max(Date.now(), Date.parse(narrations[narrations.length - 1].at));
+    const end = job.ended_at
+      ? Date.parse(job.ended_at)
+      : Math.max(Date.now(), Date.parse(narrations[narrations.length - 1].at));
     /** @type {Phase[]} */
     let phases = [];
     for (const { action, at, level } of narrations) {
@@ -231,7 +316,17 @@ class JobPage extends View {
             "li",
             { "data-level": level },
             h("span", { class: "phase-name", title: action }, step(action, job.operation)),
-            h("span", { class: "phase-track", "aria-hidden": "true" }, h("span", { class: "phase-bar", style: { "margin-inline-start": `${((100 * (from - begin)) / length).toFixed(2)}%`, "inline-size": `${Math.max(0.4, (100 * (to - from)) / length).toFixed(2)}%` } })),
+            h(
+              "span",
+              { class: "phase-track", "aria-hidden": "true" },
+              h("span", {
+                class: "phase-bar",
+                style: {
+                  "margin-inline-start": `${((100 * (from - begin)) / length).toFixed(2)}%`,
+                  "inline-size": `${Math.max(0.4, (100 * (to - from)) / length).toFixed(2)}%`,
+                },
+              }),
+            ),
             h("span", { class: "num muted" }, to > from ? duration((to - from) / 1000) : "< 1 ms"),
           ),
         ),
@@ -261,7 +356,12 @@ class JobPage extends View {
       }
       const time = Date.parse(narration.at);
       const until = next ? Date.parse(next.at) : job.ended_at ? Date.parse(job.ended_at) : null;
-      rows.push({ narration, after: (time - begin) / 1000, took: until === null ? null : (until - time) / 1000, repeats });
+      rows.push({
+        narration,
+        after: (time - begin) / 1000,
+        took: until === null ? null : (until - time) / 1000,
+        repeats,
+      });
       repeats = 0;
     });
     // Unchanged rows keep their identity, and with it their measured height.
@@ -281,13 +381,65 @@ class JobPage extends View {
         "div",
         { class: "card-head wrap" },
         h("h2", { id: "timeline-title" }, "Narration"),
-        h("span", { class: "muted num" }, `${count(this.rows.length)}${this.rows.length === this.narrations.length ? "" : ` of ${count(this.narrations.length)}`}`),
-        h("input", { type: "search", "aria-label": "Search the narration", placeholder: "Search", ".value": this.search, oninput: (/** @type {any} */ event) => ((this.search = event.target.value), this.update()) }),
-        h("select", { "aria-label": "Level", ".value": this.level, onchange: (/** @type {any} */ event) => ((this.level = event.target.value), remember("job.level", this.level), this.update()) }, ...[["debug", "All levels"], ["info", "Info and above"], ["warn", "Warnings and errors"], ["error", "Errors"]].map(([value, label]) => h("option", { value, selected: value === this.level }, label))),
-        h("label", { class: "check" }, h("input", { type: "checkbox", ".checked": this.following, onchange: (/** @type {any} */ event) => ((this.following = event.target.checked), this.update()) }), "Follow"),
+        h(
+          "span",
+          { class: "muted num" },
+          count(this.rows.length),
+          this.rows.length === this.narrations.length ? "" : ` of ${count(this.narrations.length)}`,
+        ),
+        h("input", {
+          type: "search",
+          "aria-label": "Search the narration",
+          placeholder: "Search",
+          ".value": this.search,
+          oninput: (/** @type {any} */ event) => ((this.search = event.target.value), this.update()),
+        }),
+        h(
+          "select",
+          {
+            "aria-label": "Level",
+            ".value": this.level,
+            onchange: (/** @type {any} */ event) => (
+              (this.level = event.target.value),
+              remember("job.level", this.level),
+              this.update()
+            ),
+          },
+          ...[
+            ["debug", "All levels"],
+            ["info", "Info and above"],
+            ["warn", "Warnings and errors"],
+            ["error", "Errors"],
+          ].map(([value, label]) => h("option", { value, selected: value === this.level }, label)),
+        ),
+        h(
+          "label",
+          { class: "check" },
+          h("input", {
+            type: "checkbox",
+            ".checked": this.following,
+            onchange: (/** @type {any} */ event) => ((this.following = event.target.checked), this.update()),
+          }),
+          "Follow",
+        ),
       ),
-      h("virtual-list", { class: "timeline", "aria-label": "Narration", ".row": timelineRow, ".items": this.rows, ".follow": this.following }),
-      this.rows.length === 0 ? (job.ended_at ? h("p", { class: "muted" }, "Nothing to show at this level.") : waiting(job.state === "queued" ? "Queued: it starts when another job of its kind ends" : "Waiting for the first message", this.since)) : null,
+      h("virtual-list", {
+        class: "timeline",
+        "aria-label": "Narration",
+        ".row": timelineRow,
+        ".items": this.rows,
+        ".follow": this.following,
+      }),
+      this.rows.length === 0
+        ? job.ended_at
+          ? h("p", { class: "muted" }, "Nothing to show at this level.")
+          : waiting(
+              job.state === "queued"
+                ? "Queued: it starts when another job of its kind ends"
+                : "Waiting for the first message",
+              this.since,
+            )
+        : null,
     );
   }
 
@@ -306,10 +458,19 @@ function timelineRow({ narration, after, took, repeats }) {
   return h(
     "div",
     { class: "row", "data-level": level },
-    h("time", { class: "num muted", datetime: narration.at, title: clock(narration.at) }, `+${after < 10 ? after.toFixed(3) : after.toFixed(1)}`),
+    h(
+      "time",
+      { class: "num muted", datetime: narration.at, title: clock(narration.at) },
+      `+${after < 10 ? after.toFixed(3) : after.toFixed(1)}`,
+    ),
     h("span", { class: "row-mark", title: level }, h("span", { class: "visually-hidden" }, level)),
     h("span", { class: "row-text" }, message, progress ? progressBar(progress, action) : null),
-    h("span", { class: "row-action muted", title: action }, step(action, narration.operation), repeats ? ` ×${repeats + 1}` : ""),
+    h(
+      "span",
+      { class: "row-action muted", title: action },
+      step(action, narration.operation),
+      repeats ? ` ×${repeats + 1}` : "",
+    ),
     h("span", { class: "num muted row-took" }, took !== null && took >= 0.05 ? duration(took) : ""),
   );
 }

@@ -71,7 +71,13 @@ class Models extends ListView {
     const words = this.filter.toLowerCase().split(/\s+/).filter(Boolean);
     const column = COLUMNS.find(({ key }) => key === this.sort.key) ?? COLUMNS[0];
     const shown = all
-      .filter((model) => words.every((word) => `${model.id} ${model.quantization} ${model.architecture} ${model.source}`.toLowerCase().includes(word)))
+      .filter((model) =>
+        words.every((word) =>
+          `${model.id} ${model.quantization} ${model.architecture} ${model.source}`
+            .toLowerCase()
+            .includes(word),
+        ),
+      )
       .filter((model) => this.state === "all" || stateOf(model) === this.state)
       .sort((a, b) => compare(column.value(a), column.value(b)) * (this.sort.down ? -1 : 1));
     // The chosen state stays an option when no model has it any more.
@@ -81,8 +87,19 @@ class Models extends ListView {
         "div",
         { class: "page-head" },
         h("h1", null, "Models"),
-        h("p", { class: "muted num" }, hive.hasSnapshot ? `${all.length} · ${bytes(all.reduce((sum, model) => sum + model.size_bytes, 0))}` : "\u00a0"),
-        h("div", { class: "actions" }, button("Refresh", () => this.#refresh(true), { disabled: this.refreshing > 0 }, icon("again")), button("Download a model", () => openDownload(), { class: "primary" }, icon("download"))),
+        h(
+          "p",
+          { class: "muted num" },
+          hive.hasSnapshot
+            ? `${all.length} · ${bytes(all.reduce((sum, model) => sum + model.size_bytes, 0))}`
+            : "\u00a0",
+        ),
+        h(
+          "div",
+          { class: "actions" },
+          button("Refresh", () => this.#refresh(true), { disabled: this.refreshing > 0 }, icon("again")),
+          button("Download a model", () => openDownload(), { class: "primary" }, icon("download")),
+        ),
       ),
       this.#downloads(),
       h(
@@ -95,8 +112,23 @@ class Models extends ListView {
             ? h(
                 "div",
                 { class: "filters" },
-                h("input", { type: "search", "aria-label": "Filter models", placeholder: "Filter by name, quantization, source", ".value": this.filter, oninput: (/** @type {any} */ event) => this.narrow({ filter: event.target.value }) }),
-                h("select", { "aria-label": "State", ".value": this.state, onchange: (/** @type {any} */ event) => this.narrow({ state: event.target.value }) }, h("option", { value: "all" }, "Any state"), ...states.map((state) => h("option", { value: state }, state))),
+                h("input", {
+                  type: "search",
+                  "aria-label": "Filter models",
+                  placeholder: "Filter by name, quantization, source",
+                  ".value": this.filter,
+                  oninput: (/** @type {any} */ event) => this.narrow({ filter: event.target.value }),
+                }),
+                h(
+                  "select",
+                  {
+                    "aria-label": "State",
+                    ".value": this.state,
+                    onchange: (/** @type {any} */ event) => this.narrow({ state: event.target.value }),
+                  },
+                  h("option", { value: "all" }, "Any state"),
+                  ...states.map((state) => h("option", { value: state }, state)),
+                ),
               )
             : null,
           this.#table(shown, all.length, id),
@@ -122,7 +154,10 @@ class Models extends ListView {
       if (!job.ended_at || unsettled.has(job.job_id)) return true;
       const partials = partialsOf(source, models).filter(({ id }) => !shown.has(id));
       for (const { id } of partials) shown.add(id);
-      return job.state !== "succeeded" && (partials.length > 0 || (job.state === "failed" && !dismissed.includes(job.job_id)));
+      return (
+        job.state !== "succeeded" &&
+        (partials.length > 0 || (job.state === "failed" && !dismissed.includes(job.job_id)))
+      );
     });
     for (const job of jobs) for (const { id } of partialsOf(job.request.model, models)) shown.add(id);
     const left = models.filter((model) => isPartial(model) && !shown.has(model.id));
@@ -131,8 +166,24 @@ class Models extends ListView {
       "section",
       { class: "card downloads", "aria-labelledby": "downloads-title" },
       h("h2", { id: "downloads-title" }, "Downloads"),
-      ...jobs.map((job) => transfer({ job: job.job_id, source: job.request.model, again: () => act(job.request), more: job.state === "failed" && partialsOf(job.request.model, models).length === 0 ? this.#dismiss(job.job_id) : null })),
-      ...left.map((model) => transfer({ job: "", source: model.source, again: () => act({ ModelDownload: { model: model.source } }) })),
+      ...jobs.map((job) =>
+        transfer({
+          job: job.job_id,
+          source: job.request.model,
+          again: () => act(job.request),
+          more:
+            job.state === "failed" && partialsOf(job.request.model, models).length === 0
+              ? this.#dismiss(job.job_id)
+              : null,
+        }),
+      ),
+      ...left.map((model) =>
+        transfer({
+          job: "",
+          source: model.source,
+          again: () => act({ ModelDownload: { model: model.source } }),
+        }),
+      ),
     );
   }
 
@@ -153,9 +204,22 @@ class Models extends ListView {
   #table(shown, all, chosen) {
     if (!hive.hasSnapshot) return waiting("Waiting for the hive's list of models", hive.connection.since);
     if (all === 0) {
-      return empty("No models yet", ["The hive lists the GGUF files that it has downloaded, those in its model folders (", h("code", null, "--models-dir"), ") and those in the Hugging Face cache."], button("Download a model", () => openDownload(), { class: "primary" }, icon("download")));
+      return empty(
+        "No models yet",
+        [
+          "The hive lists the GGUF files that it has downloaded, those in its model folders (",
+          h("code", null, "--models-dir"),
+          ") and those in the Hugging Face cache.",
+        ],
+        button("Download a model", () => openDownload(), { class: "primary" }, icon("download")),
+      );
     }
-    if (shown.length === 0) return empty("Nothing matches", `None of ${all} models match the filter.`, button("Clear the filter", () => this.narrow({ filter: "", state: "all" })));
+    if (shown.length === 0)
+      return empty(
+        "Nothing matches",
+        `None of ${all} models match the filter.`,
+        button("Clear the filter", () => this.narrow({ filter: "", state: "all" })),
+      );
     return h(
       "table",
       { class: "grid-table stacked", "aria-label": "Models" },
@@ -169,8 +233,19 @@ class Models extends ListView {
             const sorted = this.sort.key === key;
             return h(
               "th",
-              { scope: "col", class: NUMBERS.has(key) ? "num" : "", "aria-sort": sorted ? (this.sort.down ? "descending" : "ascending") : null },
-              h("button", { type: "button", class: "sort", onclick: () => this.#sortBy(key) }, label, sorted ? h("span", { class: "sort-mark", "aria-hidden": "true" }, this.sort.down ? "↓" : "↑") : null),
+              {
+                scope: "col",
+                class: NUMBERS.has(key) ? "num" : "",
+                "aria-sort": sorted ? (this.sort.down ? "descending" : "ascending") : null,
+              },
+              h(
+                "button",
+                { type: "button", class: "sort", onclick: () => this.#sortBy(key) },
+                label,
+                sorted
+                  ? h("span", { class: "sort-mark", "aria-hidden": "true" }, this.sort.down ? "↓" : "↑")
+                  : null,
+              ),
             );
           }),
           h("th", { scope: "col" }, "Device"),
@@ -201,15 +276,48 @@ class Models extends ListView {
       h("td", { class: "num", "data-label": "Params" }, count(model.parameter_count)),
       h("td", { class: "num", "data-label": "Context" }, count(model.context_length)),
       h("td", { "data-label": "State" }, h("span", { title: model.status_detail ?? null }, chip(state))),
-      h("td", { "data-label": "Device" }, workers.length ? workers.map((worker) => h("a", { href: link("workers", worker.pid), key: worker.worker_id, class: "on" }, worker.device)) : "–"),
+      h(
+        "td",
+        { "data-label": "Device" },
+        workers.length
+          ? workers.map((worker) =>
+              h(
+                "a",
+                { href: link("workers", worker.pid), key: worker.worker_id, class: "on" },
+                worker.device,
+              ),
+            )
+          : "–",
+      ),
       h(
         "td",
         { class: "row-actions" },
         state === "loaded"
-          ? [h("a", { class: "button small", href: link("chat", model.id), "aria-label": `Chat with ${model.name}` }, "Chat"), button("Unload", () => act({ ModelUnload: { id: model.id } }), { class: "small", "aria-label": `Unload ${model.name}` })]
+          ? [
+              h(
+                "a",
+                {
+                  class: "button small",
+                  href: link("chat", model.id),
+                  "aria-label": `Chat with ${model.name}`,
+                },
+                "Chat",
+              ),
+              button("Unload", () => act({ ModelUnload: { id: model.id } }), {
+                class: "small",
+                "aria-label": `Unload ${model.name}`,
+              }),
+            ]
           : model.status === "available"
-            ? button(workers.length ? "Starting" : "Load", () => openLoad(model), { class: "small", disabled: workers.length > 0, "aria-label": `Load ${model.name}` })
-            : button("Delete", () => openDelete(model), { class: "small", "aria-label": `Delete ${model.name}` }),
+            ? button(workers.length ? "Starting" : "Load", () => openLoad(model), {
+                class: "small",
+                disabled: workers.length > 0,
+                "aria-label": `Load ${model.name}`,
+              })
+            : button("Delete", () => openDelete(model), {
+                class: "small",
+                "aria-label": `Delete ${model.name}`,
+              }),
       ),
     );
   }
@@ -217,11 +325,35 @@ class Models extends ListView {
   /** @param {string} id */
   #panel(id) {
     const model = hive.models.get(id);
-    const head = (/** @type {string} */ name) => h("div", { class: "card-head" }, h("h2", null, name), h("a", { class: "button quiet icon", href: "#/models", "aria-label": "Close the details" }, icon("close")));
-    if (!hive.hasSnapshot) return h("aside", { class: "card panel" }, waiting("Waiting for the hive's list of models", hive.connection.since));
+    const head = (/** @type {string} */ name) =>
+      h(
+        "div",
+        { class: "card-head" },
+        h("h2", null, name),
+        h(
+          "a",
+          { class: "button quiet icon", href: "#/models", "aria-label": "Close the details" },
+          icon("close"),
+        ),
+      );
+    if (!hive.hasSnapshot)
+      return h(
+        "aside",
+        { class: "card panel" },
+        waiting("Waiting for the hive's list of models", hive.connection.since),
+      );
     if (!model) {
-      const missing = new Problem({ code: "model_not_found", message: `No model has the id ${id}`, hint: "it was deleted, or its file is gone; the list shows the models of this machine" });
-      return h("aside", { class: "card panel", "aria-label": "Details" }, head("Not found"), failureBox(missing));
+      const missing = new Problem({
+        code: "model_not_found",
+        message: `No model has the id ${id}`,
+        hint: "it was deleted, or its file is gone; the list shows the models of this machine",
+      });
+      return h(
+        "aside",
+        { class: "card panel", "aria-label": "Details" },
+        head("Not found"),
+        failureBox(missing),
+      );
     }
     const workers = hive.workersOf(id);
     return h(
@@ -231,14 +363,41 @@ class Models extends ListView {
       h(
         "div",
         { class: "actions" },
-        workers.some(isServing) ? h("a", { class: "button primary", href: link("chat", id) }, icon("chat"), h("span", null, "Chat")) : null,
-        workers.length === 0 && model.status === "available" ? button("Load", () => openLoad(model), { class: "primary" }, icon("play")) : null,
+        workers.some(isServing)
+          ? h("a", { class: "button primary", href: link("chat", id) }, icon("chat"), h("span", null, "Chat"))
+          : null,
+        workers.length === 0 && model.status === "available"
+          ? button("Load", () => openLoad(model), { class: "primary" }, icon("play"))
+          : null,
         workers.length ? button("Unload", () => act({ ModelUnload: { id } }), {}, icon("stop")) : null,
         button("Delete", () => openDelete(model), {}, icon("trash")),
       ),
       modelFacts(model, stateOf(model)),
       workers.length
-        ? h("section", null, h("h3", null, "Served by"), h("ul", { class: "lines" }, ...workers.map((worker) => h("li", { key: worker.worker_id }, h("a", { class: "grow", href: link("workers", worker.pid) }, `Worker ${worker.pid}`), h("span", { class: "muted num" }, [worker.device, worker.rss_bytes ? bytes(worker.rss_bytes) : ""].filter(Boolean).join(" · ")), chip(worker.status)))))
+        ? h(
+            "section",
+            null,
+            h("h3", null, "Served by"),
+            h(
+              "ul",
+              { class: "lines" },
+              ...workers.map((worker) =>
+                h(
+                  "li",
+                  { key: worker.worker_id },
+                  h("a", { class: "grow", href: link("workers", worker.pid) }, `Worker ${worker.pid}`),
+                  h(
+                    "span",
+                    { class: "muted num" },
+                    [worker.device, worker.rss_bytes ? bytes(worker.rss_bytes) : ""]
+                      .filter(Boolean)
+                      .join(" · "),
+                  ),
+                  chip(worker.status),
+                ),
+              ),
+            ),
+          )
         : null,
     );
   }

@@ -45,7 +45,13 @@ class Overview extends View {
     this.problem = null;
     this.#stop = new AbortController();
     try {
-      const report = await run({ HiveCheck: {} }, { signal: AbortSignal.any([this.life.signal, this.#stop.signal]), onMessage: (message) => (this.message = message) });
+      const report = await run(
+        { HiveCheck: {} },
+        {
+          signal: AbortSignal.any([this.life.signal, this.#stop.signal]),
+          onMessage: (message) => (this.message = message),
+        },
+      );
       if (report) checked = { at: Date.now(), report };
     } catch (error) {
       if (!this.life.signal.aborted) this.problem = Problem.of(error);
@@ -63,20 +69,36 @@ class Overview extends View {
         "div",
         { class: "page-head" },
         h("h1", null, "Overview"),
-        health ? chip(health.status === "healthy" ? "ready" : health.status === "degraded" ? "loading" : "crashed", health.reason ?? health.status) : null,
-        h("p", { class: "muted about", key: info ? "about" : "none" }, info ? `${info.hostname} · rbee-hive ${info.version} · port ${info.port}` : "\u00a0"),
+        health
+          ? chip(
+              health.status === "healthy" ? "ready" : health.status === "degraded" ? "loading" : "crashed",
+              health.reason ?? health.status,
+            )
+          : null,
+        h(
+          "p",
+          { class: "muted about", key: info ? "about" : "none" },
+          info ? `${info.hostname} · rbee-hive ${info.version} · port ${info.port}` : "\u00a0",
+        ),
       ),
       this.#machine(),
       hive.hasSnapshot
-        ? h("div", { class: "columns" }, h("div", null, this.#next(), this.#running()), h("div", null, this.#workers(), this.#problems()))
+        ? h(
+            "div",
+            { class: "columns" },
+            h("div", null, this.#next(), this.#running()),
+            h("div", null, this.#workers(), this.#problems()),
+          )
         : waiting("Waiting for the hive", hive.asked),
     ];
   }
 
   #machine() {
     const { telemetry, history } = hive;
-    const span = history.length > 1 ? duration(Math.round((history[history.length - 1].at - history[0].at) / 1000)) : "";
-    /** @type {(name: string, value: string, sub: string, values: Array<number|null>, beside?: Array<number|null>) => HTMLElement} */
+    const span =
+      history.length > 1 ? duration(Math.round((history[history.length - 1].at - history[0].at) / 1000)) : "";
+    /** @param {string} name @param {string} value @param {string} sub
+     * @param {Array<number|null>} values @param {Array<number|null>} [beside] */
     const tile = (name, value, sub, values, beside) =>
       h(
         "div",
@@ -86,13 +108,22 @@ class Overview extends View {
         h("p", { class: "value num" }, value),
         // The text is aligned at its end: a longer text in the same element would count as moved.
         h("p", { class: `sub num${beside ? " keyed" : ""}`, key: telemetry ? "sub" : sub }, sub),
-        graph(values, { most: 100, slots: HISTORY, beside, label: `${name}: ${value}, over the last ${span || "moment"}` }),
+        graph(values, {
+          most: 100,
+          slots: HISTORY,
+          beside,
+          label: `${name}: ${value}, over the last ${span || "moment"}`,
+        }),
       );
     // Before the first measurement it draws as many tiles as this machine had before, so that nothing
     // moves when the values arrive.
     if (!telemetry) {
       const since = `waiting for ${elapsed(hive.asked)}`;
-      return h("section", { class: "tiles", "aria-label": "The machine", "aria-busy": "true" }, ...[...TILES, ...recall("gpus", [])].map((name) => tile(name, "–", since, [])));
+      return h(
+        "section",
+        { class: "tiles", "aria-label": "The machine", "aria-busy": "true" },
+        ...[...TILES, ...recall("gpus", [])].map((name) => tile(name, "–", since, [])),
+      );
     }
     const { system } = telemetry;
     // GPUs may have the same name: the id tells them apart and names the maker.
@@ -104,16 +135,39 @@ class Overview extends View {
     return h(
       "section",
       { class: "tiles", "aria-label": "The machine, over the last five minutes" },
-      tile(TILES[0], `${Math.round(system.cpu_percent)} %`, `of ${system.cpu_count} threads`, history.map(({ cpu }) => cpu)),
-      tile(TILES[1], bytes(system.ram_used_bytes), `of ${bytes(system.ram_total_bytes)}`, history.map(({ ram }) => ram)),
-      system.disk_total_bytes ? tile(TILES[2], bytes(system.disk_used_bytes), `of ${bytes(system.disk_total_bytes)}`, history.map(({ disk }) => disk)) : null,
+      tile(
+        TILES[0],
+        `${Math.round(system.cpu_percent)} %`,
+        `of ${system.cpu_count} threads`,
+        history.map(({ cpu }) => cpu),
+      ),
+      tile(
+        TILES[1],
+        bytes(system.ram_used_bytes),
+        `of ${bytes(system.ram_total_bytes)}`,
+        history.map(({ ram }) => ram),
+      ),
+      system.disk_total_bytes
+        ? tile(
+            TILES[2],
+            bytes(system.disk_used_bytes),
+            `of ${bytes(system.disk_total_bytes)}`,
+            history.map(({ disk }) => disk),
+          )
+        : null,
       ...system.gpus.map((gpu, index) => {
         const memory = history.map(({ gpus }) => gpus[index]?.memory ?? null);
         const [used, total] = [bytes(gpu.memory_used_bytes), bytes(gpu.memory_total_bytes)];
         // Not every driver reports how busy its GPU is.
         return gpu.utilization_percent === null
           ? tile(names[index], used, `of ${total}`, memory)
-          : tile(names[index], `${gpu.utilization_percent} %`, `${used} of ${total}`, history.map(({ gpus }) => gpus[index]?.busy ?? null), memory);
+          : tile(
+              names[index],
+              `${gpu.utilization_percent} %`,
+              `${used} of ${total}`,
+              history.map(({ gpus }) => gpus[index]?.busy ?? null),
+              memory,
+            );
       }),
     );
   }
@@ -126,19 +180,53 @@ class Overview extends View {
     const step = models.length === 0 ? 0 : 1;
     const small = [...models].sort((a, b) => a.size_bytes - b.size_bytes)[0];
     const steps = [
-      ["Get a model", "A GGUF file, from a registry, a URL or this machine's disk.", button("Download a model", () => openDownload(), { class: "primary" }, icon("download"))],
-      ["Load it", small ? `A worker reads ${small.name} (${bytes(small.size_bytes)}) into memory.` : "A worker process reads it into memory.", small ? button(`Load ${small.name}`, () => openLoad(small), { class: "primary" }, icon("play")) : null],
+      [
+        "Get a model",
+        "A GGUF file, from a registry, a URL or this machine's disk.",
+        button("Download a model", () => openDownload(), { class: "primary" }, icon("download")),
+      ],
+      [
+        "Load it",
+        small
+          ? `A worker reads ${small.name} (${bytes(small.size_bytes)}) into memory.`
+          : "A worker process reads it into memory.",
+        small
+          ? button(`Load ${small.name}`, () => openLoad(small), { class: "primary" }, icon("play"))
+          : null,
+      ],
       ["Chat with it", "In the chat of this page, or with any client of the OpenAI API.", null],
     ];
     return h(
       "section",
       { class: "card", "aria-labelledby": "next-title" },
-      h("div", { class: "card-head" }, h("h2", { id: "next-title" }, step === 0 ? "This hive has no models yet" : "No model is loaded")),
+      h(
+        "div",
+        { class: "card-head" },
+        h("h2", { id: "next-title" }, step === 0 ? "This hive has no models yet" : "No model is loaded"),
+      ),
       h(
         "ol",
         { class: "steps" },
         ...steps.map(([name, text, action], index) =>
-          h("li", { class: index < step ? "done" : index === step ? "now" : "", "aria-current": index === step ? "step" : null }, h("span", { class: "hex", "aria-hidden": "true" }, index < step ? icon("check") : String(index + 1)), h("div", null, h("h3", null, name, index < step ? h("span", { class: "visually-hidden" }, " (done)") : null), h("p", { class: "muted" }, text), index === step ? action : null)),
+          h(
+            "li",
+            {
+              class: index < step ? "done" : index === step ? "now" : "",
+              "aria-current": index === step ? "step" : null,
+            },
+            h(
+              "span",
+              { class: "hex", "aria-hidden": "true" },
+              index < step ? icon("check") : String(index + 1),
+            ),
+            h(
+              "div",
+              null,
+              h("h3", null, name, index < step ? h("span", { class: "visually-hidden" }, " (done)") : null),
+              h("p", { class: "muted" }, text),
+              index === step ? action : null,
+            ),
+          ),
         ),
       ),
     );
@@ -146,17 +234,41 @@ class Overview extends View {
 
   #running() {
     const running = hive.runningJobs();
-    const recent = hive.jobList().filter((job) => job.ended_at && !isReadOnly(job)).slice(0, 8 - Math.min(4, running.length));
+    const recent = hive
+      .jobList()
+      .filter((job) => job.ended_at && !isReadOnly(job))
+      .slice(0, 8 - Math.min(4, running.length));
     return h(
       "section",
       { class: "card", "aria-labelledby": "running-title" },
-      h("div", { class: "card-head" }, h("h2", { id: "running-title" }, running.length ? `Running (${running.length})` : "Jobs"), h("a", { href: "#/jobs" }, "All jobs")),
+      h(
+        "div",
+        { class: "card-head" },
+        h("h2", { id: "running-title" }, running.length ? `Running (${running.length})` : "Jobs"),
+        h("a", { href: "#/jobs" }, "All jobs"),
+      ),
       running.map((job) => jobStrip(job.job_id)),
       recent.length
-        ? h("ul", { class: "lines" }, ...recent.map((job) => h("li", { key: job.job_id }, h("a", { href: link("jobs", job.job_id), class: "grow" }, title(job)), chip(job.state, stateWord(job)), h("span", { class: "muted num" }, ago(job.ended_at ?? job.created_at)))))
+        ? h(
+            "ul",
+            { class: "lines" },
+            ...recent.map((job) =>
+              h(
+                "li",
+                { key: job.job_id },
+                h("a", { href: link("jobs", job.job_id), class: "grow" }, title(job)),
+                chip(job.state, stateWord(job)),
+                h("span", { class: "muted num" }, ago(job.ended_at ?? job.created_at)),
+              ),
+            ),
+          )
         : running.length
-            ? null
-            : h("p", { class: "muted" }, "No job has run yet. Every action becomes a job with a message for each step."),
+          ? null
+          : h(
+              "p",
+              { class: "muted" },
+              "No job has run yet. Every action becomes a job with a message for each step.",
+            ),
     );
   }
 
@@ -165,13 +277,34 @@ class Overview extends View {
     return h(
       "section",
       { class: "card", "aria-labelledby": "workers-title" },
-      h("div", { class: "card-head" }, h("h2", { id: "workers-title" }, `Workers${workers.length ? ` (${workers.filter(isAlive).length})` : ""}`), h("a", { href: "#/workers" }, "All workers")),
+      h(
+        "div",
+        { class: "card-head" },
+        h(
+          "h2",
+          { id: "workers-title" },
+          `Workers${workers.length ? ` (${workers.filter(isAlive).length})` : ""}`,
+        ),
+        h("a", { href: "#/workers" }, "All workers"),
+      ),
       workers.length
         ? h(
             "ul",
             { class: "lines" },
             ...workers.map((worker) =>
-              h("li", { key: worker.worker_id }, h("a", { href: link("workers", worker.pid), class: "grow" }, worker.model), h("span", { class: "muted num" }, worker.device, isAlive(worker) ? ` · ${Math.round(worker.cpu_percent)} %${worker.rss_bytes ? ` · ${bytes(worker.rss_bytes)}` : ""}` : ""), chip(worker.status)),
+              h(
+                "li",
+                { key: worker.worker_id },
+                h("a", { href: link("workers", worker.pid), class: "grow" }, worker.model),
+                h(
+                  "span",
+                  { class: "muted num" },
+                  worker.device,
+                  isAlive(worker) ? ` · ${Math.round(worker.cpu_percent)} %` : "",
+                  isAlive(worker) && worker.rss_bytes ? ` · ${bytes(worker.rss_bytes)}` : "",
+                ),
+                chip(worker.status),
+              ),
             ),
           )
         : h("p", { class: "muted" }, "No worker is running. Loading a model starts one."),
@@ -184,14 +317,58 @@ class Overview extends View {
     return h(
       "section",
       { class: "card", "aria-labelledby": "check-title" },
-      h("div", { class: "card-head" }, h("h2", { id: "check-title" }, checked ? (failing.length ? `${failing.length} of ${checked.report.checks.length} checks found a problem` : "All checks passed") : "Checks"), button("Check again", () => this.#check(), { class: "small", disabled: this.checking > 0 }, icon("again"))),
-      this.checking && !checked ? waiting("Waiting for the hive to check itself", this.checking, button("Stop", () => this.#stop.abort(), { class: "small" })) : null,
+      h(
+        "div",
+        { class: "card-head" },
+        h(
+          "h2",
+          { id: "check-title" },
+          checked
+            ? failing.length
+              ? `${failing.length} of ${checked.report.checks.length} checks found a problem`
+              : "All checks passed"
+            : "Checks",
+        ),
+        button(
+          "Check again",
+          () => this.#check(),
+          { class: "small", disabled: this.checking > 0 },
+          icon("again"),
+        ),
+      ),
+      this.checking && !checked
+        ? waiting(
+            "Waiting for the hive to check itself",
+            this.checking,
+            button("Stop", () => this.#stop.abort(), { class: "small" }),
+          )
+        : null,
       // On one line of its own: a message of another length moves nothing.
-      this.checking && !checked ? h("p", { class: "muted small-text one-line" }, this.message || "\u00a0") : null,
-      this.problem ? failureBox(this.problem, button("Try again", () => this.#check())) : null,
+      this.checking && !checked
+        ? h("p", { class: "muted small-text one-line" }, this.message || "\u00a0")
+        : null,
+      this.problem
+        ? failureBox(
+            this.problem,
+            button("Try again", () => this.#check()),
+          )
+        : null,
       failing.length ? checks(failing) : null,
-      passed.length ? h("details", { class: "passed" }, h("summary", null, failing.length ? `${passed.length} others passed` : "Details"), checks(passed)) : null,
-      checked ? h("p", { class: "muted small-text" }, this.checking ? "Checking again" : `Checked ${ago(new Date(checked.at).toISOString())}`) : null,
+      passed.length
+        ? h(
+            "details",
+            { class: "passed" },
+            h("summary", null, failing.length ? `${passed.length} others passed` : "Details"),
+            checks(passed),
+          )
+        : null,
+      checked
+        ? h(
+            "p",
+            { class: "muted small-text" },
+            this.checking ? "Checking again" : `Checked ${ago(new Date(checked.at).toISOString())}`,
+          )
+        : null,
     );
   }
 }

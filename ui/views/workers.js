@@ -29,17 +29,42 @@ class Workers extends View {
     const { id } = route();
     const workers = [...hive.workers.values()].sort((a, b) => (a.started_at < b.started_at ? 1 : -1));
     const models = [...hive.models.values()].some((model) => model.status === "available");
-    const spawn = (/** @type {string} */ kind) => button("Start a worker", () => openSpawn(), { class: kind, disabled: !models }, icon("plus"));
+    const spawn = (/** @type {string} */ kind) =>
+      button("Start a worker", () => openSpawn(), { class: kind, disabled: !models }, icon("plus"));
     const chosen = workers.find((worker) => String(worker.pid) === id);
     return [
-      h("div", { class: "page-head" }, h("h1", null, "Workers"), h("p", { class: "muted" }, "Each worker is a process that serves one model."), h("div", { class: "actions" }, spawn("primary"))),
+      h(
+        "div",
+        { class: "page-head" },
+        h("h1", null, "Workers"),
+        h("p", { class: "muted" }, "Each worker is a process that serves one model."),
+        h("div", { class: "actions" }, spawn("primary")),
+      ),
       !hive.hasSnapshot
         ? waiting("Waiting for the hive's list of workers", hive.connection.since)
         : workers.length === 0
-          ? empty("No workers", models ? "Loading a model starts a worker, which holds the model in memory and answers requests." : "A worker serves a model, and this hive has no models yet.", models ? spawn("") : h("a", { class: "button primary", href: "#/models" }, "Get a model"))
+          ? empty(
+              "No workers",
+              models
+                ? "Loading a model starts a worker, which holds the model in memory and answers requests."
+                : "A worker serves a model, and this hive has no models yet.",
+              models ? spawn("") : h("a", { class: "button primary", href: "#/models" }, "Get a model"),
+            )
           : h("div", { class: "cards" }, ...workers.map((worker) => this.#card(worker, worker === chosen))),
-      id && hive.hasSnapshot && !chosen ? failureBox(new Problem({ code: "worker_not_found", message: `No worker has the process id ${id}`, hint: "it was stopped; its log is kept with the hive's data, and the job that stopped it says how it ended" })) : null,
-      chosen ? h("worker-log", { key: chosen.worker_id, ".pid": chosen.pid, ".alive": isAlive(chosen) }) : null,
+      id && hive.hasSnapshot && !chosen
+        ? failureBox(
+            new Problem({
+              code: "worker_not_found",
+              message: `No worker has the process id ${id}`,
+              hint:
+                "it was stopped; its log is kept with the hive's data, and the job that stopped it says " +
+                "how it ended",
+            }),
+          )
+        : null,
+      chosen
+        ? h("worker-log", { key: chosen.worker_id, ".pid": chosen.pid, ".alive": isAlive(chosen) })
+        : null,
     ];
   }
 
@@ -55,18 +80,59 @@ class Workers extends View {
     const fact = (name, value) => h("div", null, h("dt", null, name), h("dd", { class: "num" }, value));
     return h(
       "article",
-      { class: `card worker${chosen ? " chosen" : ""}`, key: worker.worker_id, "aria-label": `Worker ${worker.pid}, ${worker.model}` },
-      h("div", { class: "card-head" }, h("h2", null, h("a", { href: link("models", worker.model) }, worker.model)), chip(worker.status)),
-      h("p", { class: "muted small-text num" }, [`pid ${worker.pid}`, worker.device, worker.engine, worker.port ? `port ${worker.port}` : null].filter(Boolean).join(" · ")),
+      {
+        class: `card worker${chosen ? " chosen" : ""}`,
+        key: worker.worker_id,
+        "aria-label": `Worker ${worker.pid}, ${worker.model}`,
+      },
+      h(
+        "div",
+        { class: "card-head" },
+        h("h2", null, h("a", { href: link("models", worker.model) }, worker.model)),
+        chip(worker.status),
+      ),
+      h(
+        "p",
+        { class: "muted small-text num" },
+        [`pid ${worker.pid}`, worker.device, worker.engine, worker.port ? `port ${worker.port}` : null]
+          .filter(Boolean)
+          .join(" · "),
+      ),
       worker.status === "crashed"
-        ? h("div", { class: "failure" }, h("p", { class: "failure-text" }, icon("alert"), h("span", null, `It ended unexpectedly after ${duration(worker.uptime_seconds)}${worker.last_exit ? `: ${worker.last_exit}` : ""}.`)), h("p", { class: "hint" }, "The end of its log may show the cause. Fix the cause, then start the worker again."))
+        ? h(
+            "div",
+            { class: "failure" },
+            h(
+              "p",
+              { class: "failure-text" },
+              icon("alert"),
+              h(
+                "span",
+                null,
+                `It ended unexpectedly after ${duration(worker.uptime_seconds)}`,
+                worker.last_exit ? `: ${worker.last_exit}.` : ".",
+              ),
+            ),
+            h(
+              "p",
+              { class: "hint" },
+              "The end of its log may show the cause. Fix the cause, then start the worker again.",
+            ),
+          )
         : h(
             "dl",
             { class: "numbers" },
             fact("CPU", `${Math.round(worker.cpu_percent)} %`),
             fact("Memory", worker.rss_bytes ? bytes(worker.rss_bytes) : "–"),
             worker.vram_bytes ? fact("VRAM", bytes(worker.vram_bytes)) : null,
-            fact("Tokens/s", isServing(worker) && rate !== null ? (rate > 0 && rate < 10 ? rate.toFixed(1) : String(Math.round(rate))) : "–"),
+            fact(
+              "Tokens/s",
+              isServing(worker) && rate !== null
+                ? rate > 0 && rate < 10
+                  ? rate.toFixed(1)
+                  : String(Math.round(rate))
+                : "–",
+            ),
             fact("Uptime", roughly(worker.uptime_seconds)),
             fact("Tokens", count(worker.tokens_generated)),
             fact("Requests", count(worker.requests)),
@@ -76,17 +142,63 @@ class Workers extends View {
         ? h(
             "div",
             { class: "lines-over-time" },
-            h("figure", null, graph(cpu, { most, slots: HISTORY, label: `CPU of worker ${worker.pid}: ${Math.round(worker.cpu_percent)} %` }), h("figcaption", null, "CPU")),
-            h("figure", null, graph(speeds, { most: Math.max(1, ...speeds), slots: HISTORY, label: `Tokens a second of worker ${worker.pid}: ${Math.round(rate ?? 0)}` }), h("figcaption", null, "Tokens/s")),
+            h(
+              "figure",
+              null,
+              graph(cpu, {
+                most,
+                slots: HISTORY,
+                label: `CPU of worker ${worker.pid}: ${Math.round(worker.cpu_percent)} %`,
+              }),
+              h("figcaption", null, "CPU"),
+            ),
+            h(
+              "figure",
+              null,
+              graph(speeds, {
+                most: Math.max(1, ...speeds),
+                slots: HISTORY,
+                label: `Tokens a second of worker ${worker.pid}: ${Math.round(rate ?? 0)}`,
+              }),
+              h("figcaption", null, "Tokens/s"),
+            ),
           )
         : null,
       h(
         "div",
         { class: "actions" },
-        h("a", { class: "button small", href: chosen ? "#/workers" : link("workers", worker.pid), "aria-expanded": chosen ? "true" : "false" }, icon("log"), h("span", null, chosen ? "Hide the log" : "Log")),
-        isServing(worker) ? h("a", { class: "button small", href: link("chat", worker.model) }, icon("chat"), h("span", null, "Chat")) : null,
-        worker.status === "crashed" ? button("Start again", () => act({ WorkerSpawn: { model: worker.model, worker: worker.engine } }), { class: "small" }, icon("again")) : null,
-        button(alive ? "Stop" : "Remove from the list", () => act({ WorkerProcessDelete: { pid: worker.pid } }), { class: "small", disabled: worker.status === "stopping" }, icon(alive ? "stop" : "close")),
+        h(
+          "a",
+          {
+            class: "button small",
+            href: chosen ? "#/workers" : link("workers", worker.pid),
+            "aria-expanded": chosen ? "true" : "false",
+          },
+          icon("log"),
+          h("span", null, chosen ? "Hide the log" : "Log"),
+        ),
+        isServing(worker)
+          ? h(
+              "a",
+              { class: "button small", href: link("chat", worker.model) },
+              icon("chat"),
+              h("span", null, "Chat"),
+            )
+          : null,
+        worker.status === "crashed"
+          ? button(
+              "Start again",
+              () => act({ WorkerSpawn: { model: worker.model, worker: worker.engine } }),
+              { class: "small" },
+              icon("again"),
+            )
+          : null,
+        button(
+          alive ? "Stop" : "Remove from the list",
+          () => act({ WorkerProcessDelete: { pid: worker.pid } }),
+          { class: "small", disabled: worker.status === "stopping" },
+          icon(alive ? "stop" : "close"),
+        ),
       ),
     );
   }
@@ -131,7 +243,9 @@ class WorkerLog extends View {
 
   /** Reads the log from its start: it has no ids to resume after. @param {AbortSignal} signal */
   async #readOnce(signal) {
-    const response = await request("GET", `/v1/workers/${this.pid}/log${this.alive ? "?follow=true" : ""}`, { signal });
+    const response = await request("GET", `/v1/workers/${this.pid}/log${this.alive ? "?follow=true" : ""}`, {
+      signal,
+    });
     const reader = texts(/** @type {ReadableStream<Uint8Array>} */ (response.body));
     this.lines = [];
     this.state = "reading";
@@ -149,11 +263,16 @@ class WorkerLog extends View {
 
   draw() {
     const search = this.search.toLowerCase();
-    const shown = this.lines.filter((line) => (this.level === "all" || LEVELS.indexOf(line.level) >= LEVELS.indexOf(this.level)) && (!search || line.text.toLowerCase().includes(search)));
+    const shown = this.lines.filter(
+      (line) =>
+        (this.level === "all" || LEVELS.indexOf(line.level) >= LEVELS.indexOf(this.level)) &&
+        (!search || line.text.toLowerCase().includes(search)),
+    );
     const list = h("virtual-list", {
       class: "log",
       "aria-label": `Log of worker ${this.pid}`,
-      ".row": (/** @type {Line} */ line) => h("div", { class: "log-line", "data-level": line.level }, line.text),
+      ".row": (/** @type {Line} */ line) =>
+        h("div", { class: "log-line", "data-level": line.level }, line.text),
       ".items": shown,
       ".follow": this.following,
       onunfollow: null,
@@ -165,15 +284,57 @@ class WorkerLog extends View {
         "div",
         { class: "card-head wrap" },
         h("h2", null, `Log of worker ${this.pid}`),
-        h("span", { class: "muted num" }, `${count(shown.length)}${shown.length === this.lines.length ? "" : ` of ${count(this.lines.length)}`} lines${this.state === "reading" && this.alive ? ", live" : this.state === "ended" ? ", ended" : ""}`),
-        h("input", { type: "search", "aria-label": "Search the log", placeholder: "Search", ".value": this.search, oninput: (/** @type {any} */ event) => ((this.search = event.target.value), this.update()) }),
-        h("select", { "aria-label": "Level", ".value": this.level, onchange: (/** @type {any} */ event) => ((this.level = event.target.value), this.update()) }, ...[["all", "All levels"], ["info", "Info and above"], ["warn", "Warnings and errors"], ["error", "Errors"]].map(([value, label]) => h("option", { value }, label))),
-        h("label", { class: "check" }, h("input", { type: "checkbox", ".checked": this.following, onchange: (/** @type {any} */ event) => ((this.following = event.target.checked), this.update()) }), "Follow"),
+        h(
+          "span",
+          { class: "muted num" },
+          count(shown.length),
+          shown.length === this.lines.length ? "" : ` of ${count(this.lines.length)}`,
+          " lines",
+          this.state === "reading" && this.alive ? ", live" : this.state === "ended" ? ", ended" : "",
+        ),
+        h("input", {
+          type: "search",
+          "aria-label": "Search the log",
+          placeholder: "Search",
+          ".value": this.search,
+          oninput: (/** @type {any} */ event) => ((this.search = event.target.value), this.update()),
+        }),
+        h(
+          "select",
+          {
+            "aria-label": "Level",
+            ".value": this.level,
+            onchange: (/** @type {any} */ event) => ((this.level = event.target.value), this.update()),
+          },
+          ...[
+            ["all", "All levels"],
+            ["info", "Info and above"],
+            ["warn", "Warnings and errors"],
+            ["error", "Errors"],
+          ].map(([value, label]) => h("option", { value }, label)),
+        ),
+        h(
+          "label",
+          { class: "check" },
+          h("input", {
+            type: "checkbox",
+            ".checked": this.following,
+            onchange: (/** @type {any} */ event) => ((this.following = event.target.checked), this.update()),
+          }),
+          "Follow",
+        ),
       ),
-      this.problem ? failureBox(this.problem, button("Try again", () => this.#read())) : null,
+      this.problem
+        ? failureBox(
+            this.problem,
+            button("Try again", () => this.#read()),
+          )
+        : null,
       this.state === "waiting" ? waiting("Waiting for the log", this.since) : null,
       list,
-      this.state !== "waiting" && this.lines.length === 0 && !this.problem ? h("p", { class: "muted" }, "The log is empty.") : null,
+      this.state !== "waiting" && this.lines.length === 0 && !this.problem
+        ? h("p", { class: "muted" }, "The log is empty.")
+        : null,
     );
   }
 

@@ -79,6 +79,7 @@ async fn the_types_of_the_page_match_the_responses_of_the_hive() {
     let source = hive.succeed(&json!({ "ModelGet": { "id": "tiny" } })).await["path"].clone();
     let download = json!({ "ModelDownload": { "model": format!("file:{}", source.as_str().expect("a path")), "dry_run": true } });
     let job = hive.json(&format!("/v1/jobs/{failed}")).await;
+    let capabilities = hive.json("/v1/capabilities").await;
     let mut examples = BTreeMap::from([
         ("Model", hive.succeed(&json!({ "ModelGet": { "id": "tiny" } })).await),
         ("Worker", hive.succeed(&json!({ "WorkerProcessGet": { "pid": pid } })).await),
@@ -93,10 +94,12 @@ async fn the_types_of_the_page_match_the_responses_of_the_hive() {
         ("Narration", stream[0].data.clone()),
         ("Gpu", telemetry["system"]["gpus"][0].clone()),
         ("System", telemetry["system"].clone()),
+        ("HiveInfo", telemetry["hive_info"].clone()),
         ("Telemetry", telemetry),
         ("Plan", hive.succeed(&download).await),
         ("LoadPlan", hive.succeed(&plan).await),
-        ("Capabilities", hive.json("/v1/capabilities").await),
+        ("Device", capabilities["devices"][0].clone()),
+        ("Capabilities", capabilities),
     ]);
     for (name, properties) in declared() {
         // The page builds this type from the two lines of an event.
