@@ -6,6 +6,7 @@ mod controls;
 mod downloads;
 #[cfg(target_os = "linux")]
 mod gpus;
+mod layout;
 #[cfg(target_os = "linux")]
 mod types;
 
