@@ -4,9 +4,11 @@
 //! order. Every refusal is an RFC 9457 problem (`problem`).
 
 mod capabilities;
+mod compression;
 mod events;
 mod heartbeats;
 mod jobs;
+mod markdown;
 mod openai;
 mod numbers;
 mod security;
@@ -65,10 +67,12 @@ pub(crate) fn router(app: &AppState) -> Result<Router> {
         .route("/v1/models", get(openai::models))
         .route("/v1/models/{*id}", get(openai::model))
         .route("/v1/chat/completions", post(openai::chat_completions))
+        .route("/v1/markdown", post(markdown::render))
         .route("/v1/session", post(session::create).with_state(policy.sessions()))
         .route("/v1/shutdown", post(shut_down))
         .fallback(problem::route_not_found)
         .method_not_allowed_fallback(problem::method_not_allowed)
+        .layer(compression::layer())
         // Last, so that it wraps everything above, fallbacks included.
         .layer(from_fn_with_state(policy, security::check_access))
         .with_state(Arc::clone(app)))

@@ -31,6 +31,7 @@ pub mod engine;
 pub mod models;
 
 // What every part may use.
+pub mod markdown;
 mod event_stream;
 pub mod spawn;
 pub mod narration;
