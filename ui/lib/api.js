@@ -1,9 +1,13 @@
 // The hive's public API. All requests of the page go through this module and `events.js`.
 //
-// The token is kept only in the memory of this module: never in storage, never in a URL.
+// The token is kept in the tab's `sessionStorage`, so that a reload does not ask for it, and tabs of the same
+// hive give it to each other. That is safe: both are closed to every other origin, and within this one the
+// page's policy allows no script but the page's own, and no markup that could be one. It is gone when the tab
+// is closed, is never in `localStorage`, a cookie or a URL, and is sent to this hive alone.
 
 import { whileSeen } from "./sight.js";
 import { batches } from "./sse.js";
+import { recall, remember } from "./view.js";
 
 /** @typedef {import("./types.js").JobEvent} JobEvent */
 
@@ -26,6 +30,22 @@ export class Problem extends Error {
     this.status = body.status ?? 0;
   }
 
+  /** The problem of an answer's body, which may also have the form of OpenAI's API or of an engine.
+   * @param {any} body @param {number} status */
+  static from(body, status) {
+    const { error } = body ?? {};
+    const inner = typeof error === "string" ? { message: error } : (error ?? {});
+    const message = body?.detail ?? body?.message ?? inner.message;
+    const code = body?.code ?? inner.code ?? undefined;
+    return new Problem({
+      ...inner,
+      ...body,
+      code: typeof code === "string" ? code : (inner.type ?? undefined),
+      detail: message ?? `the hive answered with status ${status}, without a reason`,
+      status,
+    });
+  }
+
   /** Converts anything thrown to a problem. @param {unknown} error */
   static of(error) {
     if (error instanceof Problem) return error;
@@ -34,15 +54,31 @@ export class Problem extends Error {
 }
 
 /** @type {string|null} */
-let token = null;
-/** Asks the user for the token; set by the page. @type {(wrong: boolean) => Promise<string>} */
+let token = recall("token", null, "sessionStorage");
+/** Asks the user for the token, until another tab has it; set by the page.
+ * @typedef {(wrong: boolean, offered: Promise<string>) => Promise<string>} Ask
+ * @type {Ask} */
 let ask = () => Promise.reject(new Problem({ code: "unauthorized", message: "this hive asks for a token" }));
 /** @type {Promise<void>|null} */
 let asking = null;
 
-/** @param {(wrong: boolean) => Promise<string>} how */
+/** @param {Ask} how */
 export function onTokenNeeded(how) {
   ask = how;
+}
+
+/** How long other tabs may take to offer their token before the user is asked, in milliseconds. */
+const OFFER_MS = 150;
+const tabs = new BroadcastChannel("rbee.token");
+tabs.addEventListener("message", ({ data }) => data.asks && token !== null && tabs.postMessage({ token }));
+
+/** A token of another tab that this one has not tried; pending while there is none. */
+function offer() {
+  tabs.postMessage({ asks: true });
+  const tried = token;
+  return new Promise((/** @type {(token: string) => void} */ resolve) => {
+    tabs.addEventListener("message", ({ data }) => data.token && data.token !== tried && resolve(data.token));
+  });
 }
 
 /** Whether the hive asked for a token. */
@@ -76,12 +112,18 @@ export async function request(method, path, options = {}) {
 async function obtain(wrong) {
   for (let refused = wrong; ; refused = true) {
     const before = token;
-    token = (await ask(refused)).trim();
+    const offered = offer();
+    const typed = sleep(OFFER_MS).then(() => ask(refused, offered));
+    token = (await Promise.race([offered, typed])).trim();
     const response = await send("POST", "/v1/session", {}).catch((error) => {
       token = before;
       throw error;
     });
-    if (response.ok) return;
+    if (response.ok) {
+      remember("token", token, "sessionStorage");
+      tabs.postMessage({ token });
+      return;
+    }
     if (response.status !== 401) throw await problem(response);
   }
 }
@@ -122,10 +164,7 @@ async function send(method, path, { body, signal, headers, patience }) {
 
 /** @param {Response} response */
 async function problem(response) {
-  const body = await response
-    .json()
-    .catch(() => ({ message: `the hive answered with status ${response.status}` }));
-  return new Problem({ ...body, status: response.status });
+  return Problem.from(await response.json().catch(() => null), response.status);
 }
 
 /** @param {string} path @param {AbortSignal} [signal] */

@@ -1,5 +1,5 @@
-// Creates and updates elements. No code of the page parses markup, and the page's
-// Content-Security-Policy forbids it (`require-trusted-types-for 'script'`).
+// Creates and updates elements. Nothing here parses markup, and the page's Content-Security-Policy forbids
+// it (`require-trusted-types-for 'script'`; `markdown.js` has the one exception).
 //
 // A view creates its whole tree again with `h`; `morph` changes the tree on screen to match and keeps
 // the elements that both have, with their focus, scroll position and selection.
@@ -48,13 +48,55 @@ function append(parent, children) {
   }
 }
 
-/** Changes the children of `parent` to `children`.
+/** A part of a view that is made only if what it shows has changed since it was drawn.
+ * @param {string} key identifies it among its siblings @param {unknown[]} shows all that it shows
+ * @param {() => HTMLElement} make */
+export function kept(key, shows, make) {
+  return Object.assign(document.createElement("template"), { $key: key, $shows: shows, $make: make });
+}
+
+/** @param {any} place what `kept` has returned */
+function made(place) {
+  const element = place.$make();
+  return settle(Object.assign(element, { $key: place.$key, $shows: place.$shows }));
+}
+
+/** Makes the kept parts of an element that comes on screen. @template {Element} T @param {T} element */
+function settle(element) {
+  for (const place of element.querySelectorAll("template")) place.replaceWith(made(place));
+  return element;
+}
+
+/** @param {unknown[]|undefined} one @param {unknown[]|undefined} other */
+function showSame(one, other) {
+  return one !== undefined && one.length === other?.length && one.every((each, at) => each === other[at]);
+}
+
+/** Changes the children of `parent` to `children`. If that takes the focused element away, the focus goes to
+ * what is nearest to it and not to the start of the page.
  * @param {Element} parent
  * @param {...Child} children */
 export function render(parent, ...children) {
+  const focused = parent.contains(document.activeElement) ? document.activeElement : null;
+  const around = [];
+  for (let each = focused; each && each !== parent.parentElement; each = each.parentElement)
+    around.push(each);
   const wanted = document.createElement("div");
   append(wanted, children);
   morphChildren(parent, wanted);
+  if (focused && (!focused.isConnected || focused.matches(":disabled"))) focusNear(around);
+}
+
+const FOCUSABLE = ":is(a[href], button:enabled, input:enabled, select:enabled, textarea:enabled)";
+
+/** Focuses the first control of the smallest of the elements that is still there and has one.
+ * @param {Element[]} around an element and its ancestors */
+function focusNear(around) {
+  for (const each of around) {
+    const control = each.isConnected && each.querySelector(FOCUSABLE);
+    if (control) return /** @type {HTMLElement} */ (control).focus({ preventScroll: true });
+  }
+  document.getElementById("main")?.focus({ preventScroll: true });
 }
 
 /** @param {Element} from @param {Element} to */
@@ -66,15 +108,17 @@ function morphChildren(from, to) {
     if (key !== undefined) keyed.set(key, child);
   }
   let at = from.firstChild;
-  for (const want of [...to.childNodes]) {
-    const key = /** @type {any} */ (want).$key;
+  for (const place of [...to.childNodes]) {
+    const { $key: key, $shows: shows, $make: make } = /** @type {any} */ (place);
     const match = key === undefined ? at : (keyed.get(key) ?? null);
-    if (match && same(match, want)) {
+    const isCurrent = showSame(/** @type {any} */ (match)?.$shows, shows);
+    const want = make && !isCurrent ? made(place) : place;
+    if (match && (isCurrent || same(match, want))) {
       if (match === at) at = at.nextSibling;
       else from.insertBefore(match, at);
-      morph(match, want);
+      if (!isCurrent) morph(match, want);
     } else {
-      from.insertBefore(want, at);
+      from.insertBefore(want instanceof Element ? settle(want) : want, at);
     }
     if (key !== undefined) keyed.delete(key);
   }
@@ -125,6 +169,7 @@ function morph(from, to) {
     if (/** @type {any} */ (from)[name] !== value) /** @type {any} */ (from)[name] = value;
   }
   /** @type {any} */ (from).$props = has;
+  /** @type {any} */ (from).$shows = /** @type {any} */ (to).$shows;
 }
 
 const ICONS = /** @type {const} */ ({

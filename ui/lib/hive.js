@@ -209,6 +209,8 @@ class Hive extends EventTarget {
 const share = (part, total) => (total > 0 ? (100 * part) / total : 0);
 /** Ids are UUIDs of version 7: their order is their age. @param {Job} a @param {Job} b */
 const byAge = (a, b) => (a.job_id < b.job_id ? -1 : a.job_id > b.job_id ? 1 : 0);
+/** Whether an engine may be able to load it. @param {Model} model */
+export const isLoadable = ({ status }) => status === "available" || status === "unknown";
 /** @param {Worker} worker */
 export const isServing = (worker) => worker.status === "ready" || worker.status === "busy";
 /** @param {Worker} worker */

@@ -9,7 +9,8 @@ import { hive } from "./hive.js";
 export class View extends HTMLElement {
   /** The topics whose changes make it draw again. @type {Topic[]} */
   static topics = [];
-  /** How often it draws without a change, because it shows times, in milliseconds; 0 for never. */
+  /** How often it draws without a change, because what it shows depends on the time, in milliseconds; 0 for
+   * never. A text alone is `live` instead. */
   static tick = 0;
   /** A morph of the parent leaves the children of this element alone. */
   $own = true;
@@ -22,7 +23,7 @@ export class View extends HTMLElement {
     const { topics, tick } = /** @type {typeof View} */ (this.constructor);
     hive.on(topics, () => this.update(), this.life.signal);
     if (tick > 0) {
-      const timer = setInterval(() => this.update(), tick);
+      const timer = setInterval(() => this.isMoving() && this.update(), tick);
       this.life.signal.addEventListener("abort", () => clearInterval(timer));
     }
     this.start();
@@ -31,6 +32,11 @@ export class View extends HTMLElement {
 
   disconnectedCallback() {
     this.life.abort();
+  }
+
+  /** Whether time alone changes what it shows, for a view with a `tick`. */
+  isMoving() {
+    return true;
   }
 
   /** Called when the element enters the page, before it is drawn. */

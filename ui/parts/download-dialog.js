@@ -24,7 +24,6 @@ const MOST_NOTES = 4;
 class DownloadDialog extends PlanView {
   /** @type {import("../lib/hive.js").Topic[]} */
   static topics = ["jobs"];
-  static tick = 1000;
   source = recall("download.source", "");
   revision = "";
   force = false;

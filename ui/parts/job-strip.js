@@ -3,8 +3,9 @@
 
 import { Problem, cancel } from "../lib/api.js";
 import { h, icon } from "../lib/dom.js";
-import { between, duration, progressText } from "../lib/format.js";
+import { between, duration, elapsed, progressText } from "../lib/format.js";
 import { hive } from "../lib/hive.js";
+import { live } from "../lib/live.js";
 import { isDownload, stateWord, title } from "../lib/jobs.js";
 import { View, link } from "../lib/view.js";
 import { button, chip, progressBar } from "./parts.js";
@@ -12,7 +13,6 @@ import { button, chip, progressBar } from "./parts.js";
 export class JobStrip extends View {
   /** @type {import("../lib/hive.js").Topic[]} */
   static topics = ["jobs"];
-  static tick = 1000;
   /** The job's id. */
   job = "";
   /** @type {string} */
@@ -35,7 +35,7 @@ export class JobStrip extends View {
         h(
           "span",
           { class: "muted num" },
-          running ? duration(Math.floor(seconds) || 0).replace(/^0 ms$/, "0 s") : duration(seconds),
+          running ? live(() => elapsed(Date.parse(job.started_at ?? job.created_at))) : duration(seconds),
         ),
         running
           ? button(

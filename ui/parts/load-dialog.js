@@ -25,7 +25,6 @@ const PARTS = /** @type {Record<string, string>} */ ({
 });
 
 class LoadDialog extends PlanView {
-  static tick = 1000;
   /** @type {Model} */
   model = /** @type {any} */ (null);
   device = "auto";

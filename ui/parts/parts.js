@@ -1,6 +1,7 @@
 // Small elements that all views use.
 
 import { h, icon } from "../lib/dom.js";
+import { live } from "../lib/live.js";
 import { elapsed, percent, progressText } from "../lib/format.js";
 
 /** @typedef {import("../lib/dom.js").Child} Child */
@@ -24,7 +25,17 @@ export function waiting(what, since, ...out) {
     "div",
     { class: "waiting", role: "status" },
     h("span", { class: "spinner", "aria-hidden": "true" }),
-    h("span", null, what, " ", h("span", { class: "muted", "aria-hidden": "true" }, `· ${elapsed(since)}`)),
+    h(
+      "span",
+      null,
+      what,
+      " ",
+      h(
+        "span",
+        { class: "muted", "aria-hidden": "true" },
+        live(() => `· ${elapsed(since)}`),
+      ),
+    ),
     ...out,
   );
 }

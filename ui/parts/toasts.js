@@ -7,11 +7,19 @@ import { isDownload } from "../lib/jobs.js";
 import { route } from "../lib/view.js";
 import { jobStrip } from "./job-strip.js";
 
-/** @typedef {{key: string, job?: string, problem?: Problem, note?: string, gone?: number}} Toast */
+/** @typedef {object} Toast
+ * @property {string} key
+ * @property {string} [job]
+ * @property {Problem} [problem]
+ * @property {string} [note]
+ * @property {[string, () => void]} [action] a button: its label, and what it does
+ * @property {number} [gone] */
 
 /** @type {Toast[]} */
 let toasts = [];
 const STAY_MS = 5000;
+/** A note with something to do stays longer. */
+const STAY_TO_ACT_MS = 15_000;
 const MOST = 4;
 
 /** Submits an operation and shows the job. Returns its id, or null where the hive refused.
@@ -28,11 +36,11 @@ export async function act(operation) {
   }
 }
 
-/** @param {string} note */
-export function showNote(note) {
-  const toast = { key: `note-${performance.now()}`, note };
+/** @param {string} note @param {[string, () => void]} [action] a button: its label, and what it does */
+export function showNote(note, action) {
+  const toast = { key: `note-${performance.now()}`, note, action };
   add(toast);
-  setTimeout(() => remove(toast.key), STAY_MS);
+  setTimeout(() => remove(toast.key), action ? STAY_TO_ACT_MS : STAY_MS);
 }
 
 /** @param {unknown} error */
@@ -73,7 +81,9 @@ function show() {
         "div",
         { class: "toast", key: toast.key },
         toast.job ? jobStrip(toast.job) : null,
-        toast.note ? h("p", null, toast.note) : null,
+        toast.note
+          ? h("p", null, toast.note, " ", toast.action ? actionOf(toast, toast.action) : null)
+          : null,
         toast.problem
           ? h(
               "div",
@@ -95,6 +105,15 @@ function show() {
       ),
     ),
   );
+}
+
+/** @param {Toast} toast @param {[string, () => void]} action */
+function actionOf({ key }, [label, run]) {
+  const pressed = () => {
+    remove(key);
+    run();
+  };
+  return h("button", { type: "button", class: "small", onclick: pressed }, h("span", null, label));
 }
 
 hive.addEventListener("jobs", show);

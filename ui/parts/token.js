@@ -1,12 +1,13 @@
-// The dialog that asks for the token. `lib/api.js` keeps it in memory.
+// The dialog that asks for the token. `lib/api.js` keeps it.
 
 import { h, icon } from "../lib/dom.js";
 
 /** Resolves with the typed text, which the hive then checks. The page needs the token, so the dialog
  * cannot be closed.
  * @param {boolean} wrong whether the last one was refused
+ * @param {Promise<string>} offered the token of another tab, which closes the dialog
  * @returns {Promise<string>} */
-export function askForToken(wrong) {
+export function askForToken(wrong, offered) {
   return new Promise((resolve) => {
     const field = /** @type {HTMLInputElement} */ (
       h("input", {
@@ -43,7 +44,8 @@ export function askForToken(wrong) {
           h(
             "p",
             { class: "muted", id: "token-help" },
-            "The token is in the file that the hive was started with (--token-file). This page keeps it only in memory and asks again after a reload.",
+            "The token is in the file that the hive was started with (--token-file). This page keeps it until ",
+            "its tab is closed, and shares it with the other tabs of this hive.",
           ),
           wrong
             ? h("p", { class: "field-error", role: "alert" }, icon("alert"), "The hive refused that token.")
@@ -55,6 +57,10 @@ export function askForToken(wrong) {
       )
     );
     document.body.append(dialog);
+    offered.then((token) => {
+      dialog.remove();
+      resolve(token);
+    });
     dialog.showModal();
     field.focus();
   });

@@ -15,7 +15,6 @@ import { button, chip, progressBar } from "./parts.js";
 class Transfer extends View {
   /** @type {import("../lib/hive.js").Topic[]} */
   static topics = ["jobs", "models", "connection"];
-  static tick = 1000;
   /** The job; empty for a partial whose job the hive no longer lists. */
   job = "";
   source = "";

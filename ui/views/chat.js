@@ -1,62 +1,62 @@
-// The chat with a model, over the same OpenAI-compatible gateway that other clients use. Conversations
-// are kept in this browser.
+// The chat with a model. `lib/conversations.js` keeps the conversations, `lib/completion.js` streams the
+// answers.
 
-import { Problem, cancel, request, submit } from "../lib/api.js";
-import { copyButton, h, icon, render } from "../lib/dom.js";
+import { Problem, run } from "../lib/api.js";
+import { complete } from "../lib/completion.js";
+import { Conversations } from "../lib/conversations.js";
+import { h, icon, kept } from "../lib/dom.js";
 import { ago, bytes, elapsed } from "../lib/format.js";
 import { hive } from "../lib/hive.js";
-import { markdown } from "../lib/markdown.js";
-import { batches } from "../lib/sse.js";
+import { live } from "../lib/live.js";
 import { View, recall, remember, route } from "../lib/view.js";
-import { ended, jobStrip } from "../parts/job-strip.js";
+import { DEFAULTS, parameters, settingsOf } from "../parts/chat-settings.js";
+import { messageOf } from "../parts/message.js";
+import { jobStrip } from "../parts/job-strip.js";
 import { button, empty, failureBox, waiting } from "../parts/parts.js";
 import { openDownload } from "../parts/download-dialog.js";
+import { showNote } from "../parts/toasts.js";
 
-/** @typedef {{role: "user"|"assistant", text: string, stats?: string, model?: string, stopped?: boolean}} Message */
-/** @typedef {{id: string, at: string, model: string, messages: Message[]}} Conversation */
-/** @typedef {{system: string, temperature: string, top_p: string, max_tokens: string, seed: string}} Settings */
-
-const MOST_CONVERSATIONS = 50;
-/** @type {Settings} */
-const DEFAULTS = { system: "", temperature: "", top_p: "", max_tokens: "", seed: "" };
+/** @typedef {import("../lib/conversations.js").Message} Message */
+/** @typedef {import("../lib/conversations.js").Conversation} Conversation */
+/** @typedef {import("../parts/chat-settings.js").Settings} Settings */
+/** The load or answer in progress.
+ * @typedef {{stop: AbortController, what: "load"|"answer", since: number, job: string}} Busy */
 
 /** Example messages. */
 const OPENINGS = ["Who are you?", "What is a GGUF file?", "Write a haiku about bees"];
+/** How often a growing answer is saved, in milliseconds. */
+const SAVE_MS = 1000;
+/** The longest answer that is read out, in characters. */
+const MOST_ANNOUNCED = 2000;
 
 class Chat extends View {
   /** @type {import("../lib/hive.js").Topic[]} */
   static topics = ["models", "workers", "connection"];
-  static tick = 1000;
-  /** @type {Conversation[]} */
-  all = recall("chats", []);
+  conversations = new Conversations();
   /** @type {Conversation} */
-  now = this.all[0] ?? fresh("");
+  now = this.conversations.all[0] ?? this.conversations.fresh("");
   /** @type {Settings} */
   settings = { ...DEFAULTS, ...recall("chat.settings", {}) };
   draft = recall("chat.draft", "");
   showSettings = false;
-  /** The load or answer in progress. @type {{stop: AbortController, what: "load"|"answer", since: number, job: string}|null} */
+  /** @type {Busy|null} */
   busy = null;
   /** @type {Problem|null} */
   problem = null;
+  /** What a screen reader is told: the answer, once it is complete. */
+  announced = "";
   #atEnd = true;
   #saved = 0;
-  /** The ids of conversations that this tab has changed. Other tabs may change the others. */
-  #own = new Set();
-  /** The ids of conversations that this tab has deleted. */
-  #deleted = new Set();
 
   start() {
-    const wanted = route().id;
-    if (wanted) this.#choose(wanted);
-    addEventListener("hashchange", () => route().page === "chat" && route().id && this.#choose(route().id), {
-      signal: this.life.signal,
-    });
-    addEventListener("pagehide", () => this.#save(), { signal: this.life.signal });
-    // Another tab has saved conversations.
-    addEventListener("storage", ({ key }) => key === "rbee.chats" && (this.#merge(), this.update()), {
-      signal: this.life.signal,
-    });
+    const { signal } = this.life;
+    const choose = () => route().page === "chat" && route().id && this.#choose(route().id);
+    choose();
+    addEventListener("hashchange", choose, { signal });
+    addEventListener("pagehide", () => this.#save(), { signal });
+    this.conversations.onOtherTab(() => this.#taken(), signal);
+    // The text of an answer arrives after the view has drawn.
+    this.addEventListener("rendered", () => this.#scrollToEnd(), { signal });
   }
 
   disconnectedCallback() {
@@ -80,215 +80,261 @@ class Chat extends View {
   }
 
   #models() {
+    const byUse = (/** @type {string} */ id) => Number(!hive.isServed(id));
     return [...hive.models.values()]
       .filter(({ status }) => status === "available")
-      .sort((a, b) => Number(hive.isServed(b.id)) - Number(hive.isServed(a.id)) || (a.id < b.id ? -1 : 1));
+      .sort((a, b) => byUse(a.id) - byUse(b.id) || (a.id < b.id ? -1 : 1));
   }
 
   draw() {
     const models = this.#models();
-    const { model, busy, now } = this;
-    const last = now.messages[now.messages.length - 1];
     return h(
       "div",
       { class: "chat" },
-      h(
-        "div",
-        { class: "page-head" },
-        h("h1", null, "Chat"),
-        models.length
-          ? h(
-              "select",
-              {
-                "aria-label": "Model",
-                class: "grow-select",
-                ".value": model,
-                disabled: busy !== null,
-                onchange: (/** @type {any} */ event) => this.#choose(event.target.value),
-              },
-              ...models.map(({ id, size_bytes: size }) =>
-                h(
-                  "option",
-                  { value: id, selected: id === model },
-                  `${id} · ${hive.isServed(id) ? "loaded" : `${bytes(size)}, not loaded`}`,
-                ),
-              ),
-            )
-          : h(
-              "select",
-              { "aria-label": "Model", class: "grow-select", disabled: true, key: "none" },
-              h("option", null, hive.hasSnapshot ? "No model yet" : "Waiting for the models"),
-            ),
-        h(
-          "div",
-          { class: "actions" },
-          this.all.length > 0
-            ? h(
-                "select",
-                {
-                  "aria-label": "Conversation",
-                  class: "history",
-                  ".value": now.id,
-                  disabled: busy !== null,
-                  onchange: (/** @type {any} */ event) => this.#open(event.target.value),
-                },
-                ...[...(this.all.includes(now) ? [] : [now]), ...this.all].map((each) =>
-                  h(
-                    "option",
-                    { value: each.id, selected: each.id === now.id },
-                    each.messages.length
-                      ? `${excerpt(each.messages[0].text)} · ${ago(each.at)}`
-                      : "New conversation",
-                  ),
-                ),
-              )
-            : null,
-          now.messages.length
-            ? button("New", () => this.#new(), { disabled: busy !== null }, icon("plus"))
-            : null,
-          now.messages.length
-            ? button(
-                "Delete",
-                () => this.#forget(),
-                {
-                  disabled: busy !== null,
-                  class: "icon-only",
-                  "aria-label": "Delete this conversation",
-                  title: "Delete this conversation",
-                },
-                icon("trash"),
-              )
-            : null,
-          h(
-            "button",
-            {
-              type: "button",
-              class: "icon",
-              "aria-label": "Parameters",
-              title: "Parameters",
-              "aria-expanded": String(this.showSettings),
-              onclick: () => ((this.showSettings = !this.showSettings), this.update()),
-            },
-            icon("gear"),
-          ),
-        ),
-      ),
-      this.showSettings ? this.#parameters() : null,
-      h(
-        "div",
-        {
-          class: "talk",
-          tabindex: "0",
-          role: "log",
-          "aria-label": "Conversation",
-          "aria-live": "off",
-          onscroll: (/** @type {any} */ event) =>
-            (this.#atEnd =
-              event.target.scrollHeight - event.target.scrollTop - event.target.clientHeight < 40),
-        },
-        !hive.hasSnapshot
-          ? waiting("Waiting for the hive's list of models", hive.connection.since)
-          : models.length === 0
-            ? empty(
-                "No model to chat with yet",
-                "The chat needs a model: any GGUF file of a chat model.",
-                button("Download a model", () => openDownload(), { class: "primary" }, icon("download")),
-              )
-            : now.messages.length === 0
-              ? empty(
-                  hive.isServed(model) ? "Send a message" : "Send a message; the model is loaded first",
-                  [
-                    "It goes only to ",
-                    h("strong", null, model),
-                    " on this machine. The conversation stays in this browser.",
-                  ],
-                  ...OPENINGS.map((text) =>
-                    button(text, () => ((this.draft = text), this.#send()), { class: "small" }),
-                  ),
-                )
-              : null,
-        ...now.messages.map((message, index) => this.#message(message, index)),
-        busy?.what === "load"
-          ? h(
-              "div",
-              { class: "card", role: "status" },
-              h("p", { class: "muted" }, "The model is loading. Your message is sent once it is loaded."),
-              busy.job ? jobStrip(busy.job) : waiting("Waiting for the hive to accept the job", busy.since),
-            )
-          : null,
-        busy?.what === "answer" && last?.role === "assistant" && !last.text
-          ? waiting(
-              `Waiting for the first word of ${model}`,
-              busy.since,
-              button("Stop", () => this.#stop(), { class: "small" }),
-            )
-          : null,
-        this.problem
-          ? failureBox(
-              this.problem,
-              button("Try again", () => this.#answer()),
-            )
-          : null,
-      ),
-      h(
-        "form",
-        {
-          class: "composer",
-          onsubmit: (/** @type {Event} */ event) => (event.preventDefault(), this.#send()),
-        },
-        h("label", { class: "visually-hidden", for: "draft" }, "Your message"),
-        h("textarea", {
-          id: "draft",
-          rows: 1,
-          placeholder: models.length ? "Message" : "Get a model first",
-          disabled: models.length === 0,
-          ".value": this.draft,
-          oninput: (/** @type {any} */ event) => {
-            this.draft = event.target.value;
-            remember("chat.draft", this.draft);
-            this.update();
-          },
-          onkeydown: (/** @type {KeyboardEvent} */ event) => {
-            if (event.key !== "Enter" || event.shiftKey || event.isComposing) return;
-            event.preventDefault();
-            this.#send();
-          },
-        }),
-        busy
-          ? h(
-              "button",
-              {
-                type: "button",
-                class: "primary icon",
-                "aria-label": busy.what === "load" ? "Stop loading" : "Stop",
-                onclick: () => this.#stop(),
-              },
-              icon("stop"),
-            )
-          : h(
-              "button",
-              {
-                type: "submit",
-                class: "primary icon",
-                "aria-label": "Send",
-                disabled: !this.draft.trim() || models.length === 0,
-              },
-              icon("up"),
-            ),
-      ),
+      this.#head(models),
+      this.showSettings ? parameters(this.settings, () => remember("chat.settings", this.settings)) : null,
+      this.#talk(models),
+      this.#composer(models.length > 0),
       h(
         "p",
         { class: "help composer-help" },
-        busy?.what === "answer"
-          ? `Answering for ${elapsed(busy.since)}`
+        this.busy?.what === "answer"
+          ? [`Answering for `, live(since(this.busy))]
           : "Enter sends, Shift+Enter starts a new line",
+      ),
+      h("p", { class: "visually-hidden", role: "status", "aria-live": "polite" }, this.announced),
+    );
+  }
+
+  /** @param {import("../lib/types.js").Model[]} models */
+  #head(models) {
+    const { now, busy, conversations } = this;
+    const locked = busy !== null;
+    return h(
+      "div",
+      { class: "page-head" },
+      h("h1", null, "Chat"),
+      this.#modelList(models),
+      h(
+        "div",
+        { class: "actions" },
+        conversations.all.length > 0 ? this.#history() : null,
+        now.messages.length ? button("New", () => this.#new(), { disabled: locked }, icon("plus")) : null,
+        now.messages.length
+          ? button(
+              "Delete",
+              () => this.#forget(),
+              { disabled: locked, class: "icon-only", ...named("Delete this conversation") },
+              icon("trash"),
+            )
+          : null,
+        h(
+          "button",
+          {
+            type: "button",
+            class: "icon",
+            ...named("Parameters"),
+            "aria-expanded": String(this.showSettings),
+            onclick: () => ((this.showSettings = !this.showSettings), this.update()),
+          },
+          icon("gear"),
+        ),
       ),
     );
   }
 
+  /** @param {import("../lib/types.js").Model[]} models */
+  #modelList(models) {
+    if (models.length === 0) {
+      const text = hive.hasSnapshot ? "No model yet" : "Waiting for the models";
+      const props = { "aria-label": "Model", class: "grow-select", disabled: true, key: "none" };
+      return h("select", props, h("option", null, text));
+    }
+    const { model, busy } = this;
+    const labels = models.map(
+      ({ id, size_bytes: size }) => `${id} · ${hive.isServed(id) ? "loaded" : `${bytes(size)}, not loaded`}`,
+    );
+    return kept("models", [model, busy !== null, labels.join("\n")], () =>
+      h(
+        "select",
+        {
+          "aria-label": "Model",
+          class: "grow-select",
+          ".value": model,
+          disabled: busy !== null,
+          onchange: (/** @type {any} */ event) => this.#choose(event.target.value),
+        },
+        ...models.map(({ id }, at) => h("option", { value: id, selected: id === model }, labels[at])),
+      ),
+    );
+  }
+
+  #history() {
+    const { now, busy, conversations } = this;
+    const all = conversations.all.includes(now) ? conversations.all : [now, ...conversations.all];
+    const labels = all.map(({ at, messages: [first] }) =>
+      first ? `${excerpt(first.text)} · ${ago(at)}` : "New conversation",
+    );
+    return kept("history", [now.id, busy !== null, labels.join("\n")], () =>
+      h(
+        "select",
+        {
+          "aria-label": "Conversation",
+          class: "history",
+          ".value": now.id,
+          disabled: busy !== null,
+          onchange: (/** @type {any} */ event) => this.#open(event.target.value),
+        },
+        ...all.map(({ id }, at) => h("option", { value: id, selected: id === now.id }, labels[at])),
+      ),
+    );
+  }
+
+  /** @param {import("../lib/types.js").Model[]} models */
+  #talk(models) {
+    const { now, busy, problem, model } = this;
+    const last = now.messages.at(-1);
+    const isUnanswered = last?.role === "user" && !busy && !problem && models.length > 0;
+    return h(
+      "div",
+      {
+        class: "talk",
+        tabindex: "0",
+        role: "log",
+        "aria-label": "Conversation",
+        "aria-live": "off",
+        onscroll: (/** @type {any} */ { target }) =>
+          (this.#atEnd = target.scrollHeight - target.scrollTop - target.clientHeight < 40),
+      },
+      this.#opening(models),
+      ...now.messages.map((message, at) => this.#message(message, at)),
+      busy?.what === "load" ? loading(busy) : null,
+      busy?.what === "answer" && last?.role === "assistant" && isBare(last)
+        ? waiting(
+            `Waiting for the first word of ${model}`,
+            busy.since,
+            button("Stop", () => this.#stop(), { class: "small" }),
+          )
+        : null,
+      problem
+        ? failureBox(
+            problem,
+            button("Try again", () => this.#answer()),
+          )
+        : null,
+      // A message whose answer failed can be sent again, to another model too.
+      isUnanswered
+        ? h(
+            "div",
+            { class: "actions" },
+            button(`Ask ${model}`, () => this.#answer(), {}, icon("again")),
+          )
+        : null,
+      this.conversations.isKept ? null : this.#storageFull(),
+    );
+  }
+
+  /** @param {import("../lib/types.js").Model[]} models */
+  #opening(models) {
+    const { model } = this;
+    if (!hive.hasSnapshot) return waiting("Waiting for the hive's list of models", hive.connection.since);
+    if (models.length === 0) {
+      return empty(
+        "No model to chat with yet",
+        "The chat needs a model: any GGUF file of a chat model.",
+        button("Download a model", () => openDownload(), { class: "primary" }, icon("download")),
+      );
+    }
+    if (this.now.messages.length > 0) return null;
+    const open = (/** @type {string} */ text) =>
+      button(text, () => ((this.draft = text), this.#send()), { class: "small" });
+    return empty(
+      hive.isServed(model) ? "Send a message" : "Send a message; the model is loaded first",
+      [
+        "It goes only to ",
+        h("strong", null, model),
+        " on this machine. The conversation stays in this browser.",
+      ],
+      ...OPENINGS.map(open),
+    );
+  }
+
+  /** @param {Message} message @param {number} at */
+  #message(message, at) {
+    const isLast = at === this.now.messages.length - 1;
+    const isGrowing = isLast && this.busy?.what === "answer";
+    const again = isLast && !this.busy ? () => this.#answer() : null;
+    // Its fields change in place while it grows.
+    const shows = [message.role, message.text, message.reasoning, JSON.stringify(message.calls)];
+    const ends = [message.finish, message.stats, message.model, message.stopped, message.broken];
+    return kept(`${this.now.id} ${at}`, [...shows, ...ends, isGrowing, again !== null], () =>
+      messageOf(message, { isGrowing, again }),
+    );
+  }
+
+  #storageFull() {
+    const problem = new Problem({
+      code: "storage_full",
+      message:
+        "this browser has no room left for conversations: what is new in them is lost when the tab is closed",
+      hint: "delete conversations that you no longer need",
+    });
+    return failureBox(problem);
+  }
+
+  /** @param {boolean} hasModels */
+  #composer(hasModels) {
+    const { busy } = this;
+    return h(
+      "form",
+      {
+        class: "composer",
+        onsubmit: (/** @type {Event} */ event) => (event.preventDefault(), this.#send()),
+      },
+      h("label", { class: "visually-hidden", for: "draft" }, "Your message"),
+      h("textarea", {
+        id: "draft",
+        rows: 1,
+        placeholder: hasModels ? "Message" : "Get a model first",
+        disabled: !hasModels,
+        ".value": this.draft,
+        oninput: (/** @type {any} */ event) => {
+          this.draft = event.target.value;
+          remember("chat.draft", this.draft);
+          this.update();
+        },
+        onkeydown: (/** @type {KeyboardEvent} */ event) => {
+          if (event.key !== "Enter" || event.shiftKey || event.isComposing) return;
+          event.preventDefault();
+          this.#send();
+        },
+      }),
+      busy
+        ? h(
+            "button",
+            {
+              type: "button",
+              class: "primary icon",
+              "aria-label": busy.what === "load" ? "Stop loading" : "Stop",
+              onclick: () => this.#stop(),
+            },
+            icon("stop"),
+          )
+        : h(
+            "button",
+            {
+              type: "submit",
+              class: "primary icon",
+              "aria-label": "Send",
+              disabled: !this.draft.trim() || !hasModels,
+            },
+            icon("up"),
+          ),
+    );
+  }
+
   drawn() {
-    const talk = this.querySelector(".talk");
-    if (talk && this.#atEnd) talk.scrollTop = talk.scrollHeight;
+    this.#scrollToEnd();
     const draft = /** @type {HTMLTextAreaElement|null} */ (this.querySelector("#draft"));
     if (draft) {
       draft.style.blockSize = "auto";
@@ -296,87 +342,9 @@ class Chat extends View {
     }
   }
 
-  /** @param {Message} message @param {number} index */
-  #message(message, index) {
-    const last = index === this.now.messages.length - 1;
-    if (message.role === "user")
-      return h(
-        "article",
-        { class: "message user", key: `m${index}`, "aria-label": "You" },
-        h("p", null, message.text),
-      );
-    const growing = last && this.busy?.what === "answer";
-    return h(
-      "article",
-      {
-        class: "message assistant",
-        key: `m${index}`,
-        "aria-label": message.model ?? "Answer",
-        "aria-busy": growing ? "true" : null,
-      },
-      h("markdown-text", { class: "prose", ".text": message.text }),
-      growing
-        ? message.text
-          ? h("span", { class: "muted small-text num" }, message.stats ?? "")
-          : null
-        : h(
-            "div",
-            { class: "message-foot muted small-text num" },
-            h(
-              "span",
-              null,
-              [message.model, message.stats, message.stopped ? "stopped" : ""].filter(Boolean).join(" · "),
-            ),
-            copyButton(message.text),
-            last && !this.busy
-              ? button("Regenerate", () => this.#regenerate(), { class: "small quiet" }, icon("again"))
-              : null,
-          ),
-    );
-  }
-
-  #parameters() {
-    /** @type {(name: keyof Settings, label: string, placeholder: string, more: Record<string, any>) => HTMLElement} */
-    const number = (name, label, placeholder, more) =>
-      h(
-        "div",
-        { class: "field" },
-        h("label", { for: `p-${name}` }, label),
-        h("input", {
-          id: `p-${name}`,
-          type: "number",
-          ".value": this.settings[name],
-          placeholder,
-          oninput: (/** @type {any} */ event) => this.#set(name, event.target.value),
-          ...more,
-        }),
-      );
-    return h(
-      "section",
-      { class: "card parameters", "aria-label": "Parameters" },
-      h(
-        "div",
-        { class: "field wide" },
-        h("label", { for: "p-system" }, "System prompt"),
-        h("textarea", {
-          id: "p-system",
-          rows: 2,
-          ".value": this.settings.system,
-          placeholder: "None",
-          oninput: (/** @type {any} */ event) => this.#set("system", event.target.value),
-        }),
-      ),
-      number("temperature", "Temperature", "the engine's default", { min: 0, max: 2, step: 0.1 }),
-      number("top_p", "Top p", "the engine's default", { min: 0, max: 1, step: 0.05 }),
-      number("max_tokens", "Maximum tokens", "no limit", { min: 1, step: 1 }),
-      number("seed", "Seed", "random", { step: 1 }),
-    );
-  }
-
-  /** @param {keyof Settings} name @param {string} value */
-  #set(name, value) {
-    this.settings[name] = value;
-    remember("chat.settings", this.settings);
+  #scrollToEnd() {
+    const talk = this.querySelector(".talk");
+    if (talk && this.#atEnd) talk.scrollTop = talk.scrollHeight;
   }
 
   #send() {
@@ -386,190 +354,145 @@ class Chat extends View {
     this.draft = "";
     remember("chat.draft", "");
     this.#atEnd = true;
-    if (!this.all.includes(this.now)) this.all = [this.now, ...this.all];
-    this.#answer();
-  }
-
-  #regenerate() {
-    if (this.now.messages[this.now.messages.length - 1]?.role === "assistant") this.now.messages.pop();
     this.#answer();
   }
 
   #stop() {
-    const { busy } = this;
-    if (!busy) return;
-    busy.stop.abort();
-    if (busy.what === "load" && busy.job) cancel(busy.job).catch(() => {});
+    this.busy?.stop.abort();
   }
 
+  /** Answers the last message of the user. An answer that is there already, whole or half, gives way to the
+   * new one, and is not a part of what the model is asked; it stays if nothing new comes. */
   async #answer() {
-    const { model } = this;
-    const conversation = this.now;
+    const { model, now } = this;
+    const { messages } = now;
+    const before = messages.at(-1)?.role === "assistant" ? messages.pop() : undefined;
     const stop = new AbortController();
+    /** @type {Message} */
+    const answer = { role: "assistant", text: "", model };
     this.problem = null;
-    this.#own.add(conversation.id);
-    conversation.model = model;
-    conversation.at = new Date().toISOString();
-    /** @type {Message|null} */
-    let message = null;
+    this.announced = "";
+    now.model = model;
+    this.conversations.touch(now);
     try {
       if (!hive.isServed(model)) await this.#load(model, stop);
-      message = { role: "assistant", text: "", model };
-      conversation.messages.push(message);
+      const body = request(now, this.settings);
+      messages.push(answer);
       this.busy = { stop, what: "answer", since: Date.now(), job: "" };
       this.#save();
       this.update();
-      await this.#stream(conversation, message, stop.signal);
+      await complete(body, answer, { signal: stop.signal, onPiece: () => this.#grown() });
+      this.announced = `${model} has answered. ${answer.text.slice(0, MOST_ANNOUNCED)}`;
     } catch (error) {
-      if (message && stop.signal.aborted) message.stopped = true;
-      else if (!stop.signal.aborted) this.problem = Problem.of(error);
+      if (stop.signal.aborted) answer.stopped = true;
+      else {
+        answer.broken = true;
+        this.problem = Problem.of(error);
+      }
     }
-    if (message && !message.text) conversation.messages.splice(conversation.messages.indexOf(message), 1);
+    if ((answer.stopped || answer.broken) && isBare(answer)) {
+      if (messages.includes(answer)) messages.pop();
+      if (before) messages.push(before);
+    }
     this.busy = null;
     this.#save();
     this.update();
-    if (this.isConnected && document.activeElement === document.body)
-      /** @type {HTMLElement|null} */ (this.querySelector("#draft"))?.focus();
+    const draft = /** @type {HTMLElement|null} */ (this.querySelector("#draft"));
+    if (this.isConnected && document.activeElement === document.body) draft?.focus();
   }
 
-  /** Loads the model and shows the job in the conversation. @param {string} model @param {AbortController} stop */
+  /** Loads the model and shows the job in the conversation. Follows the job itself: the events of the hive do
+   * not come while the page is hidden. @param {string} model @param {AbortController} stop */
   async #load(model, stop) {
-    this.busy = { stop, what: "load", since: Date.now(), job: "" };
+    const busy = (this.busy = { stop, what: /** @type {const} */ ("load"), since: Date.now(), job: "" });
+    this.#save();
     this.update();
-    const job = await submit({ ModelLoad: { id: model } });
-    this.busy.job = job;
-    this.update();
-    const { state, failure } = await ended(job, stop.signal);
-    if (state === "failed" && failure) throw new Problem(failure);
-    if (state === "cancelled")
-      throw new Problem({ code: "cancelled", message: `Loading ${model} was cancelled` });
+    const onJob = (/** @type {string} */ job) => {
+      busy.job = job;
+      this.update();
+    };
+    await run({ ModelLoad: { id: model } }, { signal: stop.signal, onJob });
   }
 
-  /** @param {Conversation} conversation @param {Message} message @param {AbortSignal} signal */
-  async #stream(conversation, message, signal) {
-    const { settings } = this;
-    const system = settings.system.trim();
-    const messages = conversation.messages
-      .filter((each) => each !== message)
-      .map(({ role, text }) => ({ role, content: text }));
-    /** @type {Record<string, any>} */
-    const body = {
-      model: conversation.model,
-      messages: [...(system ? [{ role: "system", content: system }] : []), ...messages],
-      stream: true,
-      stream_options: { include_usage: true },
-    };
-    for (const name of /** @type {const} */ (["temperature", "top_p", "max_tokens", "seed"])) {
-      const value = Number.parseFloat(settings[name]);
-      if (Number.isFinite(value)) body[name] = value;
-    }
-    const response = await request("POST", "/v1/chat/completions", { body, signal });
-    let first = 0;
-    let pieces = 0;
-    for await (const batch of batches(/** @type {ReadableStream<Uint8Array>} */ (response.body))) {
-      for (const { data } of batch) {
-        if (data === "[DONE]") continue;
-        const chunk = JSON.parse(data);
-        if (chunk.error)
-          throw new Problem({ code: chunk.error.code ?? "engine", message: chunk.error.message });
-        const delta = chunk.choices?.[0]?.delta?.content;
-        if (delta) {
-          first ||= performance.now();
-          pieces += 1;
-          message.text += delta;
-        }
-        const seconds = first ? (performance.now() - first) / 1000 : 0;
-        // The clock starts with the first piece, so that the rate excludes it.
-        if (pieces > 1 && seconds > 0.2) message.stats = `${rate((pieces - 1) / seconds)}`;
-        const { timings, usage } = chunk;
-        if (timings?.predicted_per_second) message.stats = rate(timings.predicted_per_second);
-        if (usage?.completion_tokens)
-          message.stats = [`${usage.completion_tokens} tokens`, message.stats].filter(Boolean).join(" · ");
-      }
-      this.update();
-      if (Date.now() - this.#saved > 1000) this.#save();
-    }
+  #grown() {
+    this.update();
+    if (Date.now() - this.#saved > SAVE_MS) this.#save();
   }
 
   /** @param {string} id */
   #open(id) {
-    this.now = this.all.find((each) => each.id === id) ?? this.now;
+    this.now = this.conversations.all.find((each) => each.id === id) ?? this.now;
     this.problem = null;
     this.#atEnd = true;
     this.update();
   }
 
   #new() {
-    this.now = fresh(this.model);
+    this.now = this.conversations.fresh(this.model);
     this.problem = null;
     this.update();
     requestAnimationFrame(() => /** @type {HTMLElement|null} */ (this.querySelector("#draft"))?.focus());
   }
 
   #forget() {
-    this.#deleted.add(this.now.id);
-    this.all = this.all.filter((each) => each !== this.now);
-    this.now = this.all[0] ?? fresh(this.model);
+    const { now, conversations } = this;
+    conversations.remove(now);
+    this.now = conversations.all[0] ?? conversations.fresh(this.model);
     this.problem = null;
-    this.#save();
     this.update();
+    const undo = () => {
+      conversations.restore(now);
+      if (!this.busy) this.#open(now.id);
+    };
+    showNote(`The conversation “${excerpt(now.messages[0]?.text ?? "")}” was deleted.`, ["Undo", undo]);
   }
 
-  /** Takes over conversations that other tabs have saved. */
-  #merge() {
-    const others = recall("chats", /** @type {Conversation[]} */ ([])).filter(
-      ({ id }) => !this.#own.has(id) && !this.#deleted.has(id),
-    );
-    const own = this.all.filter(({ id }) => this.#own.has(id));
-    this.all = [...own, ...others]
-      .sort((one, other) => (one.at < other.at ? 1 : -1))
-      .slice(0, MOST_CONVERSATIONS);
-    this.now = this.all.find(({ id }) => id === this.now.id) ?? this.now;
+  /** Other tabs have saved conversations. */
+  #taken() {
+    this.now = this.conversations.all.find(({ id }) => id === this.now.id) ?? this.now;
+    this.update();
   }
 
   #save() {
     this.#saved = Date.now();
-    this.#merge();
-    const kept = this.all.filter(({ messages }) => messages.length > 0);
-    // If the storage is full, the oldest conversations are dropped.
-    for (
-      let most = kept.length;
-      most >= 0 && !remember("chats", kept.slice(0, most));
-      most = Math.floor(most / 2) - (most === 0 ? 1 : 0)
-    );
+    this.conversations.save();
+    this.#taken();
   }
 }
 
-/** Shows Markdown. It is converted only when its text changes, not each time the view draws. */
-class MarkdownText extends HTMLElement {
-  $own = true;
-  #text = "";
-
-  get text() {
-    return this.#text;
-  }
-
-  set text(text) {
-    this.#text = text;
-    render(this, ...markdown(text));
-  }
-}
-
-/** @param {number} perSecond */
-const rate = (perSecond) => `${perSecond < 10 ? perSecond.toFixed(1) : Math.round(perSecond)} tokens/s`;
-
-/** @param {string} model @returns {Conversation} */
-function fresh(model) {
+/** What the model is asked. @param {Conversation} conversation @param {Settings} settings */
+function request({ model, messages }, settings) {
+  const system = settings.system.trim();
   return {
-    id: `${Date.now()}-${Math.random().toString(36).slice(2, 8)}`,
-    at: new Date().toISOString(),
     model,
-    messages: [],
+    messages: [
+      ...(system ? [{ role: "system", content: system }] : []),
+      ...messages.map(({ role, text }) => ({ role, content: text })),
+    ],
+    ...settingsOf(settings),
   };
 }
+
+/** Whether an answer has nothing to show yet. @param {Message} answer */
+const isBare = ({ text, reasoning, calls }) => !text && !reasoning && !calls;
+
+/** @param {Busy} busy */
+function loading(busy) {
+  return h(
+    "div",
+    { class: "card", role: "status" },
+    h("p", { class: "muted" }, "The model is loading. Your message is sent once it is loaded."),
+    busy.job ? jobStrip(busy.job) : waiting("Waiting for the hive to accept the job", busy.since),
+  );
+}
+
+/** @param {Busy} busy */
+const since = (busy) => () => elapsed(busy.since);
+
+/** @param {string} name */
+const named = (name) => ({ "aria-label": name, title: name });
 
 /** @param {string} text */
 const excerpt = (text) => (text.length > 32 ? `${text.slice(0, 31)}…` : text);
 
-customElements.define("markdown-text", MarkdownText);
 customElements.define("hive-chat", Chat);

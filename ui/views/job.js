@@ -1,11 +1,14 @@
 // One job: its narration as a timeline, its result or failure, and actions.
 
 import { Problem, cancel, follow, get, hasToken } from "../lib/api.js";
+import { code } from "../lib/code.js";
 import { copy, h, icon } from "../lib/dom.js";
-import { between, clock, count, duration, instant, progressText } from "../lib/format.js";
+import { between, clock, count, duration, elapsed, instant, progressText } from "../lib/format.js";
+import { hive } from "../lib/hive.js";
 import { curl, isDownload, isPaused, stateWord, step, title } from "../lib/jobs.js";
-import { code } from "../lib/markdown.js";
+import { live } from "../lib/live.js";
 import { View, link, recall, remember, route } from "../lib/view.js";
+import { openDelete } from "../parts/delete-dialog.js";
 import { button, chip, factList, failureBox, progressBar, waiting } from "../parts/parts.js";
 import { resultOf } from "../parts/result.js";
 import { act, showNote, showProblem } from "../parts/toasts.js";
@@ -22,7 +25,10 @@ const LEVELS = ["debug", "info", "warn", "error"];
 const MOST_PHASES = 12;
 
 class JobPage extends View {
-  static tick = 500;
+  // Whether a cancelled download left something to resume is seen in the models.
+  /** @type {import("../lib/hive.js").Topic[]} */
+  static topics = ["models"];
+  static tick = 1000;
   id = route().id;
   /** @type {Job|null} */
   job = null;
@@ -82,6 +88,11 @@ class JobPage extends View {
     this.update();
   }
 
+  /** The bars of a job that has ended do not move any more. */
+  isMoving() {
+    return !this.job?.ended_at;
+  }
+
   /** @param {import("../lib/types.js").JobEvent[]} events */
   #apply(events) {
     this.#isDrawn ||= !this.#isPast;
@@ -93,10 +104,11 @@ class JobPage extends View {
         this.job = { ...this.job, state: "failed", ended_at: data.at, failure: data };
       else if (event === "done") this.job = { ...this.job, state: "succeeded", ended_at: data.at };
       else if (event === "cancelled") this.job = { ...this.job, state: "cancelled", ended_at: data.at };
-      // An event for entries that the log has dropped has their count.
+      // An event for entries that the log has dropped has their count, and no time.
       else
         this.narrations.push({
           ...data,
+          at: this.narrations.at(-1)?.at ?? this.job.started_at ?? this.job.created_at,
           level: "info",
           action: "elided",
           message: `${count(data.count)} earlier progress reports are no longer kept`,
@@ -141,7 +153,9 @@ class JobPage extends View {
         h(
           "p",
           { class: "muted num" },
-          running ? `for ${duration(Math.max(1, Math.floor(seconds)))}` : `took ${duration(seconds)}`,
+          running
+            ? ["for ", live(() => elapsed(Date.parse(job.started_at ?? job.created_at)))]
+            : `took ${duration(seconds)}`,
         ),
         h(
           "div",
@@ -219,6 +233,9 @@ class JobPage extends View {
 
   /** @param {Job} job */
   async #again(job) {
+    // Deleting again asks again: a new model may have the id by now.
+    const model = job.operation === "model_delete" ? hive.models.get(job.request.id) : undefined;
+    if (model) return openDelete(model);
     const id = await act(job.request);
     if (id) location.hash = link("jobs", id);
   }

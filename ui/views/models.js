@@ -1,17 +1,16 @@
 // The models: the list, downloads, and the details of one model.
 
 import { Problem } from "../lib/api.js";
-import { refreshModels, unsettled } from "../lib/catalog.js";
-import { h, icon } from "../lib/dom.js";
+import { refreshModels } from "../lib/catalog.js";
+import { h, icon, kept } from "../lib/dom.js";
 import { bytes, count } from "../lib/format.js";
-import { hive, isServing } from "../lib/hive.js";
-import { isDownload } from "../lib/jobs.js";
-import { isPartial, partialsOf } from "../lib/sources.js";
+import { hive, isLoadable, isServing } from "../lib/hive.js";
+import { isPartial } from "../lib/sources.js";
 import { ListView, link, recall, remember, route } from "../lib/view.js";
 import { openDelete } from "../parts/delete-dialog.js";
 import { openDownload } from "../parts/download-dialog.js";
 import { openLoad } from "../parts/load-dialog.js";
-import { transfer } from "../parts/transfer.js";
+import "../parts/downloads.js";
 import { button, chip, empty, failureBox, waiting } from "../parts/parts.js";
 import { modelFacts } from "../parts/result.js";
 import { act, showProblem } from "../parts/toasts.js";
@@ -29,21 +28,17 @@ const COLUMNS = [
 ];
 const NUMBERS = new Set(["size", "parameters", "context"]);
 
-/** Failed downloads that the user has dismissed. @type {string[]} */
-let dismissed = recall("models.dismissed", []);
-
 /** @param {Model} model */
 function stateOf(model) {
-  if (model.status !== "available") return model.status;
   const workers = hive.workersOf(model.id);
   if (workers.some(isServing)) return "loaded";
-  return workers.length ? workers[0].status : "available";
+  return workers.length ? workers[0].status : model.status;
 }
 
 class Models extends ListView {
   static list = "models";
   /** @type {import("../lib/hive.js").Topic[]} */
-  static topics = ["models", "workers", "jobs", "connection"];
+  static topics = ["models", "workers", "connection"];
   sort = recall("models.sort", { key: "name", down: false });
   refreshing = 0;
 
@@ -101,7 +96,7 @@ class Models extends ListView {
           button("Download a model", () => openDownload(), { class: "primary" }, icon("download")),
         ),
       ),
-      this.#downloads(),
+      h("model-downloads", null),
       h(
         "div",
         { class: `split${id ? " with-panel" : ""}` },
@@ -136,68 +131,6 @@ class Models extends ListView {
         id ? this.#panel(id) : null,
       ),
     ];
-  }
-
-  /** Running downloads, and the partials of ended ones. */
-  #downloads() {
-    const models = [...hive.models.values()];
-    /** @type {Set<string>} */
-    const sources = new Set();
-    /** @type {Set<string>} */
-    const shown = new Set();
-    // Of several jobs for one source a running one comes first, then the newest.
-    const byState = hive.jobList().sort((a, b) => Number(Boolean(a.ended_at)) - Number(Boolean(b.ended_at)));
-    const jobs = byState.filter((job) => {
-      const source = job.request.model;
-      if (!isDownload(job) || sources.has(source)) return false;
-      sources.add(source);
-      if (!job.ended_at || unsettled.has(job.job_id)) return true;
-      const partials = partialsOf(source, models).filter(({ id }) => !shown.has(id));
-      for (const { id } of partials) shown.add(id);
-      return (
-        job.state !== "succeeded" &&
-        (partials.length > 0 || (job.state === "failed" && !dismissed.includes(job.job_id)))
-      );
-    });
-    for (const job of jobs) for (const { id } of partialsOf(job.request.model, models)) shown.add(id);
-    const left = models.filter((model) => isPartial(model) && !shown.has(model.id));
-    if (jobs.length + left.length === 0) return null;
-    return h(
-      "section",
-      { class: "card downloads", "aria-labelledby": "downloads-title" },
-      h("h2", { id: "downloads-title" }, "Downloads"),
-      ...jobs.map((job) =>
-        transfer({
-          job: job.job_id,
-          source: job.request.model,
-          again: () => act(job.request),
-          more:
-            job.state === "failed" && partialsOf(job.request.model, models).length === 0
-              ? this.#dismiss(job.job_id)
-              : null,
-        }),
-      ),
-      ...left.map((model) =>
-        transfer({
-          job: "",
-          source: model.source,
-          again: () => act({ ModelDownload: { model: model.source } }),
-        }),
-      ),
-    );
-  }
-
-  /** @param {string} job */
-  #dismiss(job) {
-    return button(
-      "Dismiss",
-      () => {
-        dismissed = [...dismissed, job].slice(-200);
-        remember("models.dismissed", dismissed);
-        this.update();
-      },
-      { class: "small quiet" },
-    );
   }
 
   /** @param {Model[]} shown @param {number} all @param {string} chosen */
@@ -252,7 +185,7 @@ class Models extends ListView {
           h("th", { scope: "col" }, h("span", { class: "visually-hidden" }, "Actions")),
         ),
       ),
-      h("tbody", null, ...shown.map((model) => this.#row(model, model.id === chosen))),
+      h("tbody", null, ...shown.map((model) => keptRow(model, model.id === chosen))),
     );
   }
 
@@ -261,65 +194,6 @@ class Models extends ListView {
     this.sort = { key, down: this.sort.key === key && !this.sort.down };
     remember("models.sort", this.sort);
     this.update();
-  }
-
-  /** @param {Model} model @param {boolean} chosen */
-  #row(model, chosen) {
-    const workers = hive.workersOf(model.id);
-    const state = stateOf(model);
-    return h(
-      "tr",
-      { key: model.id, class: chosen ? "chosen" : "" },
-      h("th", { scope: "row" }, h("a", { href: link("models", model.id) }, model.id)),
-      h("td", { class: "num", "data-label": "Size" }, bytes(model.size_bytes)),
-      h("td", { "data-label": "Quant." }, model.quantization ?? "–"),
-      h("td", { class: "num", "data-label": "Params" }, count(model.parameter_count)),
-      h("td", { class: "num", "data-label": "Context" }, count(model.context_length)),
-      h("td", { "data-label": "State" }, h("span", { title: model.status_detail ?? null }, chip(state))),
-      h(
-        "td",
-        { "data-label": "Device" },
-        workers.length
-          ? workers.map((worker) =>
-              h(
-                "a",
-                { href: link("workers", worker.pid), key: worker.worker_id, class: "on" },
-                worker.device,
-              ),
-            )
-          : "–",
-      ),
-      h(
-        "td",
-        { class: "row-actions" },
-        state === "loaded"
-          ? [
-              h(
-                "a",
-                {
-                  class: "button small",
-                  href: link("chat", model.id),
-                  "aria-label": `Chat with ${model.name}`,
-                },
-                "Chat",
-              ),
-              button("Unload", () => act({ ModelUnload: { id: model.id } }), {
-                class: "small",
-                "aria-label": `Unload ${model.name}`,
-              }),
-            ]
-          : model.status === "available"
-            ? button(workers.length ? "Starting" : "Load", () => openLoad(model), {
-                class: "small",
-                disabled: workers.length > 0,
-                "aria-label": `Load ${model.name}`,
-              })
-            : button("Delete", () => openDelete(model), {
-                class: "small",
-                "aria-label": `Delete ${model.name}`,
-              }),
-      ),
-    );
   }
 
   /** @param {string} id */
@@ -366,7 +240,7 @@ class Models extends ListView {
         workers.some(isServing)
           ? h("a", { class: "button primary", href: link("chat", id) }, icon("chat"), h("span", null, "Chat"))
           : null,
-        workers.length === 0 && model.status === "available"
+        workers.length === 0 && isLoadable(model)
           ? button("Load", () => openLoad(model), { class: "primary" }, icon("play"))
           : null,
         workers.length ? button("Unload", () => act({ ModelUnload: { id } }), {}, icon("stop")) : null,
@@ -401,6 +275,58 @@ class Models extends ListView {
         : null,
     );
   }
+}
+
+/** @param {Model} model @param {boolean} chosen */
+function row(model, chosen) {
+  const workers = hive.workersOf(model.id);
+  const state = stateOf(model);
+  return h(
+    "tr",
+    { class: chosen ? "chosen" : "" },
+    h("th", { scope: "row" }, h("a", { href: link("models", model.id) }, model.id)),
+    h("td", { class: "num", "data-label": "Size" }, bytes(model.size_bytes)),
+    h("td", { "data-label": "Quant." }, model.quantization ?? "–"),
+    h("td", { class: "num", "data-label": "Params" }, count(model.parameter_count)),
+    h("td", { class: "num", "data-label": "Context" }, count(model.context_length)),
+    h("td", { "data-label": "State" }, h("span", { title: model.status_detail ?? null }, chip(state))),
+    h(
+      "td",
+      { "data-label": "Device" },
+      workers.length
+        ? workers.map((worker) =>
+            h("a", { href: link("workers", worker.pid), key: worker.worker_id, class: "on" }, worker.device),
+          )
+        : "–",
+    ),
+    h("td", { class: "row-actions" }, rowActions(model, state, workers.length > 0)),
+  );
+}
+
+/** The row, made only when something in it has changed: lists may be long.
+ * @param {Model} model @param {boolean} chosen */
+function keptRow(model, chosen) {
+  const workers = hive.workersOf(model.id).map(({ pid, device }) => `${pid} ${device}`);
+  return kept(model.id, [model, chosen, stateOf(model), workers.join()], () => row(model, chosen));
+}
+
+/** @param {Model} model @param {string} state @param {boolean} hasWorkers */
+function rowActions(model, state, hasWorkers) {
+  const named = (/** @type {string} */ verb) => ({ class: "small", "aria-label": `${verb} ${model.name}` });
+  if (state === "loaded") {
+    const chat = { class: "button small", href: link("chat", model.id) };
+    return [
+      h("a", { ...chat, "aria-label": `Chat with ${model.name}` }, "Chat"),
+      button("Unload", () => act({ ModelUnload: { id: model.id } }), named("Unload")),
+    ];
+  }
+  if (isLoadable(model)) {
+    const label = hasWorkers ? "Starting" : "Load";
+    return button(label, () => openLoad(model), { ...named("Load"), disabled: hasWorkers });
+  }
+  // What cannot be read may be as good as ever.
+  if (model.status === "unreadable") return null;
+  return button("Delete", () => openDelete(model), named("Delete"));
 }
 
 /** @param {string|number} a @param {string|number} b */

@@ -39,6 +39,11 @@ class Overview extends View {
     if (!checked || Date.now() - checked.at > STALE_MS) this.#check();
   }
 
+  /** Later the measurements come once a second. */
+  isMoving() {
+    return !hive.telemetry;
+  }
+
   async #check() {
     if (this.checking) return;
     this.checking = Date.now();

@@ -19,7 +19,6 @@ import "../parts/virtual-list.js";
 class Workers extends View {
   /** @type {import("../lib/hive.js").Topic[]} */
   static topics = ["workers", "telemetry", "connection", "models"];
-  static tick = 1000;
 
   start() {
     addEventListener("hashchange", () => this.update(), { signal: this.life.signal });

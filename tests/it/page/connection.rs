@@ -115,7 +115,7 @@ const COUNT_CLOSED: &str = "const close = EventSource.prototype.close; window.cl
     EventSource.prototype.close = function () { window.closedStreams += 1; close.call(this); };";
 
 /// Tells the page that it is hidden or visible. A headless browser treats all its pages as visible.
-fn hide(is_hidden: bool) -> String {
+pub(super) fn hide(is_hidden: bool) -> String {
     format!(
         "Object.defineProperty(document, 'hidden', {{value: {is_hidden}, configurable: true}});\
          document.dispatchEvent(new Event('visibilitychange'));"

@@ -109,6 +109,101 @@ async fn a_job_is_cancelled_run_again_and_copied_as_a_command_that_works() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn running_a_deletion_again_asks_first() {
+    let Some(browser) = Browser::start().await else { return };
+    let hive = TestHive::start().await;
+    write_model(&hive.models_dir(), "tiny");
+    let deletion = json!({ "ModelDelete": { "id": "tiny", "force": true } });
+    let job = hive.submit(&deletion).await;
+    hive.stream(&job).await;
+    let file = write_model(&hive.models_dir(), "tiny");
+    browser.open(&format!("{}/#/jobs/{job}", hive.url)).await;
+    browser.shows("#connection", "Live").await;
+    browser.click("main .page-head", "Run again").await;
+    browser.shows("dialog", "Delete tiny?").await;
+    browser.click("dialog", "Keep it").await;
+    assert!(file.exists(), "nothing was deleted");
+    let jobs: Value = hive.get("/v1/jobs?operation=model_delete").await.json().await.expect("JSON");
+    assert_eq!(jobs["jobs"].as_array().map(Vec::len), Some(1), "{jobs}");
+    check_console(&browser).await;
+    drop(browser);
+    hive.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_filter_of_jobs_finds_old_ones_and_a_change_redraws_one_row() {
+    let Some(browser) = Browser::start().await else { return };
+    let hive = TestHive::start().await;
+    let elsewhere = hive.dir().join("elsewhere");
+    std::fs::create_dir(&elsewhere).expect("a folder");
+    let file = write_model(&elsewhere, "old");
+    hive.succeed(&json!({ "ModelDownload": { "model": format!("file:{}", file.display()) } })).await;
+    // More failures than a page of the list.
+    for _ in 0..110 {
+        let job = hive.submit(&json!({ "ModelUnload": { "id": "nothing" } })).await;
+        hive.stream(&job).await;
+    }
+    browser.open(&format!("{}/#/jobs", hive.url)).await;
+    browser.shows(".job-list", "Unload nothing").await;
+    let rows = "document.querySelectorAll('.job-list li').length";
+    browser.until("a page of rows", &format!("{rows} === 100")).await;
+    choose(&browser, "[aria-label='State']", "succeeded").await;
+    browser.shows(".job-list", "Download old.gguf").await;
+    choose(&browser, "[aria-label='State']", "cancelled").await;
+    browser.shows("main", "Nothing matches").await;
+    browser.click("main", "Clear the filter").await;
+    browser.until("the rows again", &format!("{rows} >= 100")).await;
+    browser.fill("[aria-label='Filter jobs']", "no such job").await;
+    browser.shows("main", "older ones may").await;
+    browser.click("main", "Clear the filter").await;
+    browser.until("the rows again", &format!("{rows} >= 100")).await;
+
+    let count = "const make = document.createElement.bind(document); window.made = 0;\
+        document.createElement = (tag) => { if (tag === 'li') window.made += 1; return make(tag); };";
+    browser.run(count).await;
+    let last = hive.submit(&json!({ "ModelUnload": { "id": "last" } })).await;
+    hive.stream(&last).await;
+    browser.shows(".job-list li:first-child", "Failed").await;
+    let made = browser.eval("window.made").await.as_u64().expect("a number");
+    assert!(made < 10, "{made} rows were made for one that changed");
+    check_console(&browser).await;
+    drop(browser);
+    hive.stop().await;
+}
+
+/// Answers the stream of a job with one that has lost its oldest reports of progress.
+const ELIDED: &str = "const fetched = window.fetch; window.fetch = async (path, options) => {\
+        const response = await fetched(path, options);\
+        if (!/[/]stream[?]/.test(path)) return response;\
+        const text = await response.text();\
+        const cut = text.indexOf('\\n\\n') + 2;\
+        const elision = 'event: elision\\ndata: {\"from\":2,\"to\":9000,\"count\":8999}\\n\\n';\
+        return new Response(text.slice(0, cut) + elision + text.slice(cut), {status: response.status});\
+    };";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_job_that_has_lost_reports_of_progress_keeps_its_times() {
+    let Some(browser) = Browser::start().await else { return };
+    let hive = TestHive::start().await;
+    write_model(&hive.models_dir(), "tiny");
+    hive.load("tiny").await;
+    let jobs: Value = hive.get("/v1/jobs?operation=model_load").await.json().await.expect("JSON");
+    let job = jobs["jobs"][0]["job_id"].as_str().expect("an id");
+    browser.cdp("Page.addScriptToEvaluateOnNewDocument", &json!({ "source": ELIDED })).await;
+    browser.open(&format!("{}/#/jobs/{job}", hive.url)).await;
+    browser.shows(".timeline", "8,999 earlier progress reports are no longer kept").await;
+    browser.shows("main", "Where the time went").await;
+    let text = browser.eval("document.querySelector('main').innerText").await;
+    assert!(!text.as_str().expect("text").contains("NaN"), "{text}");
+    let widths = "[...document.querySelectorAll('.phase-bar')].map((bar) => bar.style.inlineSize)";
+    let full = browser.eval(&format!("{widths}.filter((width) => !width || width === '100%').length")).await;
+    assert_eq!(full, json!(0), "every bar has a length of its own");
+    check_console(&browser).await;
+    drop(browser);
+    hive.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn lists_keep_their_filters_and_their_order() {
     let Some(browser) = Browser::start().await else { return };
     let hive = TestHive::start().await;
