@@ -8,6 +8,7 @@
 mod validation;
 mod workers;
 mod engines;
+mod models;
 mod downloads;
 mod jobs;
 mod timers;
@@ -29,6 +30,7 @@ pub use duration::{BoundedDuration, PositiveDuration, SettingDuration};
 pub use engines::{DeviceKind, EngineSettings, FlashAttention, KvType, LlamaServer, PLACEHOLDERS};
 pub use faults::Faults;
 pub use jobs::Jobs;
+pub use models::ModelSettings;
 pub use timers::Timers;
 pub use workers::{RestartPolicy, Workers};
 
@@ -78,6 +80,8 @@ pub struct Config {
     pub llama_server: LlamaServer,
     /// Further engines that speak OpenAI's API, by name.
     pub engines: BTreeMap<String, EngineSettings>,
+    /// Single models, by id.
+    pub models: BTreeMap<String, ModelSettings>,
     /// Deadlines, intervals and grace periods.
     pub timers: Timers,
     /// Faults that tests inject into operations. The file cannot set them.
@@ -107,6 +111,7 @@ impl Default for Config {
             workers: Workers::default(),
             llama_server: LlamaServer::default(),
             engines: BTreeMap::new(),
+            models: BTreeMap::new(),
             timers: Timers::default(),
             faults: Faults::default(),
         }

@@ -65,6 +65,7 @@ pub const PLACEHOLDERS: &[&str] = &[
     "context",
     "context_length",
     "context_of_all_slots",
+    "chat_template",
     "slots",
     "threads",
 ];

@@ -86,6 +86,11 @@ impl Config {
                 );
             }
         }
+        for (id, model) in &self.models {
+            if let Some((name, problem)) = model.problem() {
+                return invalid(format!("[models.\"{id}\"] {name} {problem}"), REMOVE);
+            }
+        }
         if let Some((name, problem)) = self.workers.problem() {
             return invalid(format!("[workers] {name} {problem}"), REMOVE);
         }

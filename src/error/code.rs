@@ -53,6 +53,8 @@ codes! {
     UnknownOperation = "unknown_operation", 400, 64, "Unknown operation";
     /// A field is missing, unknown, of the wrong type or out of range.
     InvalidField = "invalid_field", 400, 64, "A field is not valid";
+    /// The prompt is longer than the worker's context.
+    ContextLengthExceeded = "context_length_exceeded", 400, 65, "The prompt is longer than the context";
     /// A model id is malformed.
     InvalidId = "invalid_id", 400, 64, "The id is malformed";
     /// A path, a query parameter or a header cannot be parsed.

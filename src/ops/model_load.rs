@@ -1,6 +1,6 @@
 //! `ModelLoad`: makes sure that a worker serves a model.
 
-use std::num::NonZeroU64;
+use std::num::{NonZeroU32, NonZeroU64};
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -28,6 +28,9 @@ pub(super) struct ModelLoad {
     /// Tokens of context; the model's own maximum by default.
     #[serde(default)]
     context_length: Option<NonZeroU64>,
+    /// Requests that the worker serves at once; the engine's own choice by default.
+    #[serde(default)]
+    slots: Option<NonZeroU32>,
     /// Answer with the plan, and do nothing.
     #[serde(default)]
     dry_run: bool,
@@ -69,7 +72,8 @@ impl Operation for ModelLoad {
                 }
             }
         };
-        if let Some(worker) = cx.app.workers.ready(&model.id, Some(&self.device)) {
+        let request = self.request(&model);
+        if let Some(worker) = cx.app.workers.ready(&request) {
             n!("model_load", "'{}' is loaded already, by worker {}", model.id, worker.pid);
             return Ok(Loaded::Worker(worker.into()));
         }
@@ -78,7 +82,7 @@ impl Operation for ModelLoad {
             n!(warn: "model_load", "Worker {} of '{}' does not respond: it is replaced", hung.pid, model.id);
             cx.app.workers.stop(hung.pid, Duration::ZERO).await?;
         }
-        let worker = cx.app.workers.start(self.request(&model), &cx.stop).await?;
+        let worker = cx.app.workers.start_or_replace(request, &cx.stop).await?;
         cx.app.publish_model_change("loaded", &model);
         n!("model_load", "'{}' is ready: worker {} on {}", model.id, worker.pid, worker.device);
         Ok(Loaded::Worker(worker.into()))
@@ -93,9 +97,10 @@ impl ModelLoad {
             engine: "auto".to_owned(),
             device: self.device,
             context_length: self.context_length.map(NonZeroU64::get),
-            slots: None,
+            slots: self.slots.map(NonZeroU32::get),
             force: self.force,
         }
+        .within(model.context_length)
     }
 
     /// The plan. Takes no turn, so that a look never waits for a load.

@@ -63,7 +63,8 @@ impl Operation for WorkerSpawn {
             context_length: self.context_length.map(NonZeroU64::get),
             slots: self.slots.map(NonZeroU32::get),
             force: self.force,
-        };
+        }
+        .within(model.context_length);
         let worker = cx.app.workers.start(request, &cx.stop).await?;
         cx.app.publish_model_change("loaded", &model);
         n!("worker_spawn", "Worker {} serves '{}' on {}", worker.pid, model.id, worker.device);

@@ -215,6 +215,7 @@ fn take_over(
         worker_id: record.worker_id,
         pid: record.process.pid,
         request: record.request,
+        context_length: record.context_length,
         device: record.device,
         engine,
         secret: Secret::from_record(&record.secret),

@@ -59,6 +59,8 @@ pub struct Engine {
     pub(super) storage: ModelStorage,
     /// Layers to put on a GPU; unset means all of them.
     pub(super) gpu_layers: Option<u32>,
+    /// Whether it uses `ChatML` for a model without a chat template.
+    pub(super) falls_back_to_chatml: bool,
 }
 
 /// Where the port of an engine comes from.
@@ -94,6 +96,7 @@ impl Engine {
             "--model-id={model_id}",
             "--context-length={context_length}",
             "--slots={slots}",
+            "--chat-template={chat_template}",
             "--lifeline",
         ];
         // The threads wait for one another at every step, so a core that is busy with other work costs
@@ -119,7 +122,19 @@ impl Engine {
             port: PortSource::Reported,
             storage: ModelStorage::F16AsF32,
             gpu_layers: None,
+            falls_back_to_chatml: true,
         }
+    }
+
+    /// Whether its context is the one that the hive plans.
+    pub(super) fn has_context(&self) -> bool {
+        ["context", "context_length", "context_of_all_slots"].iter().any(|name| self.takes(name))
+    }
+
+    /// Whether its command line or environment has a place for the value.
+    pub(super) fn takes(&self, placeholder: &str) -> bool {
+        let placeholder = format!("{{{placeholder}}}");
+        self.arguments.iter().chain(self.environment.values()).any(|word| word.contains(&placeholder))
     }
 
     /// The devices of this machine that it can use.

@@ -68,6 +68,8 @@ pub(super) struct NewWorker {
     pub(super) worker_id: String,
     pub(super) pid: u32,
     pub(super) request: StartRequest,
+    /// Tokens of context of each slot, where the hive has planned it.
+    pub(super) context_length: Option<u64>,
     pub(super) device: Device,
     pub(super) engine: Arc<Engine>,
     pub(super) secret: Secret,
@@ -84,6 +86,8 @@ pub(super) struct Handle {
     pub(super) pid: u32,
     /// What was requested; a restart requests the same.
     pub(super) request: StartRequest,
+    /// Tokens of context of each slot, where the hive has planned it.
+    context_length: Option<u64>,
     pub(super) device: Device,
     pub(super) engine: Arc<Engine>,
     pub(super) secret: Secret,
@@ -106,8 +110,18 @@ pub(super) struct Handle {
 impl Handle {
     /// The handle of a worker, and the receiver of its controls for its owner.
     pub(super) fn new(worker: NewWorker) -> (Arc<Self>, mpsc::UnboundedReceiver<Control>) {
-        let NewWorker { worker_id, pid, request, device, engine, secret, folder, started_at, origin } =
-            worker;
+        let NewWorker {
+            worker_id,
+            pid,
+            request,
+            context_length,
+            device,
+            engine,
+            secret,
+            folder,
+            started_at,
+            origin,
+        } = worker;
         let (controls, inbox) = mpsc::unbounded_channel();
         let lived = Timestamp::now().duration_since(started_at);
         let lived = Duration::try_from(lived).unwrap_or_default();
@@ -129,6 +143,7 @@ impl Handle {
             worker_id,
             pid,
             request,
+            context_length,
             device,
             engine,
             secret,
@@ -255,6 +270,7 @@ impl Handle {
             cpu_percent: usage.cpu_percent,
             rss_bytes: usage.rss_bytes,
             vram_bytes: usage.vram_bytes.or_else(|| self.device.is_cpu().then_some(0)),
+            context_length: counters.context_length.or(self.context_length),
             slots: counters.slots,
             // Some engines do not count; the hive counts what it sends.
             requests: counters.requests.max(self.traffic.borrow().sent),
@@ -288,6 +304,7 @@ impl Handle {
             engine: self.engine.name.clone(),
             device: self.device,
             request: self.request.clone(),
+            context_length: self.context_length,
             secret: self.secret.expose().to_owned(),
             port: self.state.borrow().port,
             ready,

@@ -32,6 +32,8 @@ pub(super) enum Health {
 #[serde(default)]
 pub(super) struct Counters {
     pub(super) slots: u32,
+    /// Tokens of context of each slot, where the engine tells.
+    pub(super) context_length: Option<u64>,
     pub(super) busy_slots: u32,
     pub(super) requests: u64,
     pub(super) tokens_generated: u64,

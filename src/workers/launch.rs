@@ -90,6 +90,7 @@ pub(super) async fn launch(
         worker_id,
         pid: processes.id(),
         request: request.clone(),
+        context_length: engine.has_context().then_some(plan.context),
         device,
         engine,
         secret,
@@ -140,6 +141,7 @@ fn values(
         ("context_of_all_slots", number(Some(plan.context.saturating_mul(slots.unwrap_or(1))))),
         ("slots", number(Some(slots.unwrap_or(1)))),
         ("threads", number(threads)),
+        ("chat_template", shared.chat_template(&request.model_id).map(OsString::from)),
     ]
 }
 

@@ -28,6 +28,8 @@ pub(super) struct StartPlan {
     pub(super) estimate: Option<Estimate>,
     /// Tokens of context of each slot, for engines that must be given a number.
     pub(super) context: u64,
+    /// Whether the model's file has a chat template; it counts as having one where it cannot be read.
+    has_template: bool,
     free: FreeMemory,
     workers: Vec<Arc<Handle>>,
 }
@@ -55,8 +57,29 @@ impl StartPlan {
                 n!(debug: "memory_check", "Cannot estimate the memory that '{}' needs", request.model_id);
             }
         }
+        let has_template = model.as_ref().is_none_or(|model| model.has_chat_template);
         let context = model.map_or(DEFAULT_CONTEXT, |model| model.context(context));
-        Ok(Self { choice, estimate, context, free, workers })
+        Ok(Self { choice, estimate, context, has_template, free, workers })
+    }
+
+    /// Narrates which chat template the worker will use, where it is not the model's own.
+    pub(super) fn narrate_template(&self, shared: &Shared, request: &StartRequest) {
+        let engine = &self.choice.engine;
+        match shared.chat_template(&request.model_id) {
+            Some(template) if engine.takes("chat_template") => {
+                n!("worker_template", "Using the chat template {}", template.display());
+            }
+            Some(template) => n!(
+                warn: "worker_template",
+                "Engine '{}' does not get the chat template {}: its command has no {{chat_template}}",
+                engine.name,
+                template.display()
+            ),
+            None if !self.has_template && engine.falls_back_to_chatml => {
+                n!(warn: "worker_template", "no chat template: using ChatML");
+            }
+            None => {}
+        }
     }
 
     /// Checks that the model fits, or that the request forces it.
@@ -163,7 +186,7 @@ impl LoadPlan {
             (free, holders, ModelFootprint::read(&path))
         })
         .await?;
-        let requested = request.context_length;
+        let requested = worker.worker().context_length.or(request.context_length);
         Ok(Self {
             model: worker.model_id().to_owned(),
             worker: Some(worker.worker()),

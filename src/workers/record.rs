@@ -44,6 +44,9 @@ pub(super) struct WorkerRecord {
     pub(super) device: Device,
     /// What was requested; a restart requests the same.
     pub(super) request: StartRequest,
+    /// Tokens of context of each slot, where the hive had planned it.
+    #[serde(default)]
+    pub(super) context_length: Option<u64>,
     /// The worker's secret.
     pub(super) secret: String,
     /// The TCP port on loopback, once the worker listens on it.

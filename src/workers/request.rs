@@ -5,6 +5,8 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 use super::device::Device;
+use super::worker::Worker;
+use crate::n;
 use crate::paths;
 
 /// The request for a new worker. The worker's record holds it, so that a restart can repeat it.
@@ -26,4 +28,40 @@ pub struct StartRequest {
     /// Whether to start it although its memory does not seem to suffice.
     #[serde(default)]
     pub force: bool,
+}
+
+impl StartRequest {
+    /// Limits the context to the one that the model was trained for, and narrates it.
+    #[must_use]
+    pub fn within(mut self, trained: Option<u64>) -> Self {
+        if let (Some(asked), Some(trained)) = (self.context_length, trained)
+            && asked > trained
+        {
+            n!(
+                warn: "worker_context",
+                "'{}' was trained for {trained} tokens of context: it gets {trained}, not the {asked} that were asked for",
+                self.model_id
+            );
+            self.context_length = Some(trained);
+        }
+        self
+    }
+
+    /// Whether a worker has at least the context and the slots that are asked for.
+    #[must_use]
+    pub(super) fn is_met_by(&self, worker: &Worker) -> bool {
+        let enough =
+            |has: Option<u64>, asked: Option<u64>| has.zip(asked).is_none_or(|(has, asked)| has >= asked);
+        enough(worker.context_length, self.context_length)
+            && enough(Some(worker.slots.into()), self.slots.map(u64::from))
+    }
+
+    /// The request for what this one asks for and what the worker has, whichever is more.
+    pub(super) fn or_more(self, worker: &Worker) -> Self {
+        Self {
+            context_length: self.context_length.max(worker.context_length),
+            slots: self.slots.max(Some(worker.slots)),
+            ..self
+        }
+    }
 }

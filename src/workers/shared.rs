@@ -1,6 +1,7 @@
 //! What everything that starts, owns, restarts or adopts workers shares.
 
-use std::path::PathBuf;
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,7 +13,7 @@ use super::engines::discover::{EngineSearch, FoundEngines};
 use super::handle::Handle;
 use super::health::WorkerClient;
 use super::registry::Registry;
-use crate::config::{Config, Timers, Workers};
+use crate::config::{Config, ModelSettings, Timers, Workers};
 use crate::error::Result;
 
 /// The longest grace period of a worker that is not ready: it has no requests to finish.
@@ -29,6 +30,8 @@ pub(super) struct Shared {
     pub(super) jobs_dir: PathBuf,
     pub(super) timers: Timers,
     pub(super) settings: Workers,
+    /// The settings of single models, by id.
+    pub(super) models: BTreeMap<String, ModelSettings>,
     pub(super) registry: Registry,
     pub(super) client: WorkerClient,
     /// Cancelled when the hive stops.
@@ -50,6 +53,7 @@ impl Shared {
             jobs_dir: config.jobs_dir(),
             timers: config.timers.clone(),
             settings: config.workers.clone(),
+            models: config.models.clone(),
             registry: Registry::default(),
             client: WorkerClient::new()?,
             closing: CancellationToken::new(),
@@ -57,6 +61,11 @@ impl Shared {
             engine_search: EngineSearch::new(config)?,
             engines: OnceCell::new(),
         })
+    }
+
+    /// The chat template that the settings choose for a model.
+    pub(super) fn chat_template(&self, model_id: &str) -> Option<&Path> {
+        self.models.get(model_id)?.chat_template.as_deref()
     }
 
     /// The grace period of a worker whose start is abandoned.

@@ -35,6 +35,7 @@ pub(super) async fn start(
         request.model_id,
         plan.choice.reason
     );
+    plan.narrate_template(shared, &request);
     let mut attempt = 1;
     let handle = loop {
         let handle = launch(shared, &request, &plan, crashes).await?;

@@ -24,7 +24,7 @@ use super::state::{Control, LifeStage, StopReason};
 use super::stop::{self, Stopped, give_up};
 use super::usage::Sampler;
 use super::worker::{Status, Worker};
-use super::{restart, start};
+use super::{replace, restart, start};
 use crate::config::Config;
 use crate::error::Result;
 use crate::spawn;
@@ -115,12 +115,18 @@ impl Supervisor {
         self.live(model_id).any(|worker| worker.status().serves())
     }
 
-    /// A worker that answers requests for the model on that device, or on any device for `None`.
+    /// A worker that answers requests for the model on that device and has at least the context and the
+    /// slots that are asked for.
     #[must_use]
-    pub fn ready(&self, model_id: &str, device: Option<&Device>) -> Option<Worker> {
-        self.live(model_id)
-            .find(|worker| worker.status().serves() && device.is_none_or(|device| device.fits(worker.device)))
-            .map(|worker| worker.worker())
+    pub fn ready(&self, request: &StartRequest) -> Option<Worker> {
+        self.serving(request).map(|worker| worker.worker()).find(|worker| request.is_met_by(worker))
+    }
+
+    /// The workers that answer requests for the model on that device.
+    fn serving(&self, request: &StartRequest) -> impl Iterator<Item = Arc<Handle>> {
+        let device = request.device;
+        self.live(&request.model_id)
+            .filter(move |worker| worker.status().serves() && device.fits(worker.device))
     }
 
     /// The endpoint of the model's worker with the fewest requests in flight. It counts as one more
@@ -176,14 +182,25 @@ impl Supervisor {
         Ok(self.get(worker.pid).unwrap_or(worker))
     }
 
+    /// The same as [`start`](Self::start), but where a worker serves the model on that device already, the
+    /// new one replaces it once it is idle.
+    ///
+    /// # Errors
+    /// Those of [`start`](Self::start).
+    pub async fn start_or_replace(&self, request: StartRequest, stop: &CancellationToken) -> Result<Worker> {
+        let Some(lesser) = self.serving(&request).next() else { return self.start(request, stop).await };
+        let worker = replace::replace(&self.0.shared, &lesser, request, stop).await?;
+        self.refresh().await;
+        Ok(self.get(worker.pid).unwrap_or(worker))
+    }
+
     /// Reports what [`start`](Self::start) would do, and does nothing.
     ///
     /// # Errors
     /// Where no engine or device matches the request.
     pub async fn plan(&self, request: &StartRequest) -> Result<LoadPlan> {
         self.refresh().await;
-        let ready = |worker: &Arc<Handle>| worker.status().serves() && request.device.fits(worker.device);
-        match self.live(&request.model_id).find(ready) {
+        match self.serving(request).find(|worker| request.is_met_by(&worker.worker())) {
             Some(worker) => LoadPlan::of_worker(&self.0.shared, &worker).await,
             None => LoadPlan::of_start(&self.0.shared, request).await,
         }

@@ -67,6 +67,8 @@ pub struct Worker {
     pub rss_bytes: u64,
     /// Memory of the group on GPUs; unset where it is unknown.
     pub vram_bytes: Option<u64>,
+    /// Tokens of context of each slot; unset where neither the hive nor its engine tells.
+    pub context_length: Option<u64>,
     /// Requests that it can answer at once; 0 until it is ready.
     pub slots: u32,
     /// Requests that it has received since it started.

@@ -15,6 +15,7 @@ mod jobs;
 mod layers;
 mod journals;
 mod lifecycle;
+mod loads;
 mod llama_server;
 mod models;
 mod operations;

@@ -95,9 +95,9 @@ async fn spawned_workers_are_listed_and_deleted_one_by_one() {
     assert_eq!(pids, [&one["pid"], &other["pid"]]);
     let keys: Vec<_> = listed[0].as_object().expect("an object").keys().map(String::as_str).collect();
     let contract = "worker_id pid model device port url engine status started_at uptime_seconds cpu_percent \
-                    rss_bytes vram_bytes slots requests tokens_generated last_exit";
+                    rss_bytes vram_bytes context_length slots requests tokens_generated last_exit";
     assert_eq!(keys, contract.split_whitespace().collect::<Vec<_>>());
-    assert_eq!(listed[0]["slots"], 2);
+    assert_eq!((&listed[0]["slots"], &listed[0]["context_length"]), (&json!(2), &json!(256)));
     assert!(listed[0]["rss_bytes"].as_u64() > Some(1 << 20), "{listed:?}");
 
     let delete = json!({ "WorkerProcessDelete": { "pid": one["pid"], "grace_seconds": 30 } });
@@ -603,5 +603,35 @@ async fn a_plain_stream_tells_why_a_load_failed() {
     assert_eq!(failure["code"], "engine_unavailable");
     let why = "/no/such/program is not there, or may not be executed (setting: [engines.absent] command)";
     assert_eq!(failure["message"], format!("engine 'absent' cannot be used: {why}"));
+    hive.stop().await;
+}
+
+/// An empty template would drop what the user says.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_model_without_a_chat_template_gets_chatml_and_the_load_says_so() {
+    let hive = TestHive::start().await;
+    let folder = tempfile::tempdir().expect("a folder");
+    let source = write_model(folder.path(), "source");
+    let same = |_: &str, kind, data| Some((kind, data));
+    for (id, template) in [("empty", text(" ")), ("none", None)] {
+        let path = hive.models_dir().join(format!("{id}.gguf"));
+        rewrite(&source, &path, with_value("tokenizer.chat_template", template), same);
+        let job = hive.submit(&json!({ "ModelLoad": { "id": id } })).await;
+        let stream = hive.typed_stream(&job).await;
+        let warns =
+            |event: &str| event.contains("\"warn\"") && event.contains("\"no chat template: using ChatML\"");
+        assert!(stream.lines().any(warns), "{stream}");
+        let tokens = |content: &'static str| {
+            let body =
+                json!({ "model": id, "max_tokens": 1, "messages": [{ "role": "user", "content": content }] });
+            let hive = &hive;
+            async move {
+                let answer: Value =
+                    hive.post("/v1/chat/completions", &body).await.json().await.expect("JSON");
+                answer["usage"]["prompt_tokens"].as_u64().expect("a count")
+            }
+        };
+        assert!(tokens("one two three four five six seven").await > tokens("one").await, "the text counts");
+    }
     hive.stop().await;
 }

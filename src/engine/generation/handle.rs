@@ -39,7 +39,8 @@ impl GenerationHandle {
     /// Submits a request. Dropping the receiver cancels it.
     ///
     /// # Errors
-    /// `invalid_field` for a prompt that is empty or longer than the context, `queue_full` if too
+    /// `invalid_field` for a prompt that is empty, `context_length_exceeded` for one that is longer than the
+    /// context, `queue_full` if too
     /// many requests wait, `shutting_down` once the worker stops.
     pub fn submit(&self, request: GenerationRequest) -> Result<mpsc::UnboundedReceiver<GenerationEvent>> {
         let (prompt_tokens, context) = (request.prompt.len(), self.context_length);
@@ -49,7 +50,7 @@ impl GenerationHandle {
         }
         if prompt_tokens > context {
             return Err(Failure::new(
-                Code::InvalidField,
+                Code::ContextLengthExceeded,
                 format!("the prompt has {prompt_tokens} tokens, more than the context of {context} tokens"),
             )
             .hint("shorten the messages, or load the model with a larger context_length"));

@@ -219,6 +219,8 @@ async fn a_full_context_ends_an_answer_and_a_longer_prompt_is_refused() {
     let error: Value = response.json().await.unwrap();
     let message = error["error"]["message"].as_str().unwrap();
     assert!(message.contains("context of 64 tokens") && message.contains("the prompt has"), "{message}");
+    assert_eq!(error["error"]["code"], "context_length_exceeded");
+    assert_eq!(error["error"]["type"], "invalid_request_error");
     worker.stop().await;
 }
 

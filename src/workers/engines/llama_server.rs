@@ -35,6 +35,7 @@ pub(super) fn describe(program: PathBuf, settings: &LlamaServer, version: &str, 
         ("--ctx-size", "{context_of_all_slots}"),
         ("--parallel", "{slots}"),
         ("--threads", "{threads}"),
+        ("--chat-template-file", "{chat_template}"),
     ] {
         flag(name, value.to_owned());
     }
@@ -91,6 +92,7 @@ pub(super) fn describe(program: PathBuf, settings: &LlamaServer, version: &str, 
         port: PortSource::Assigned,
         storage: ModelStorage::AsInFile { cache_bits: settings.kv_type.map_or(16, |kind| kind.bits()) },
         gpu_layers: settings.gpu_layers,
+        falls_back_to_chatml: true,
     }
 }
 

@@ -99,6 +99,8 @@ pub(in crate::workers) struct ModelFootprint {
     cache_elements: u64,
     /// Tokens of context that it was trained for.
     trained_context: Option<u64>,
+    /// Whether the file has a chat template that is not empty.
+    pub(in crate::workers) has_chat_template: bool,
 }
 
 impl ModelFootprint {
@@ -136,6 +138,10 @@ impl ModelFootprint {
                 .saturating_mul(kv_heads)
                 .saturating_mul(keys.saturating_add(values)),
             trained_context: header.context_length(),
+            has_chat_template: header
+                .metadata
+                .str("tokenizer.chat_template")
+                .is_some_and(|template| !template.trim().is_empty()),
         }
     }
 

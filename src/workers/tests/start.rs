@@ -33,7 +33,7 @@ async fn a_worker_becomes_ready_and_stops() {
         let score = std::fs::read_to_string(format!("/proc/{}/oom_score_adj", worker.pid)).unwrap();
         assert!(score.trim().parse::<i32>().unwrap() >= 300, "it goes before the daemon");
     }
-    assert!(hive.workers.serves("healthy") && hive.workers.ready("healthy", Some(&Device::CPU)).is_some());
+    assert!(hive.workers.serves("healthy") && hive.workers.ready(&request("healthy")).is_some());
     hive.workers.refresh().await;
     let measured = hive.workers.get(worker.pid).unwrap();
     assert!(measured.rss_bytes > 100_000 && measured.requests == 7 && measured.tokens_generated == 99);

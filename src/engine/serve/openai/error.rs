@@ -56,7 +56,8 @@ impl From<Failure> for ApiError {
         };
         // After parsing, only the messages can be at fault: the template refuses them, they cannot be
         // encoded, or they are too long.
-        let param = (failure.code == Code::InvalidField).then(|| "messages".to_owned());
+        let of_messages = [Code::InvalidField, Code::ContextLengthExceeded].contains(&failure.code);
+        let param = of_messages.then(|| "messages".to_owned());
         Self { status, message, param, code: failure.code.name().to_owned() }
     }
 }

@@ -1,0 +1,128 @@
+//! What a load is asked for: a context, slots and a chat template, which the worker has, or which the job
+//! says that it has not.
+
+use rbee_hive::config::ModelSettings;
+use rbee_hive::engine::sample_model::{SampleModel, SampleWeights};
+use rbee_hive::models::gguf::{Arrays, Header};
+use serde_json::{Value, json};
+
+use crate::support::{TestHive, soon, until, write_model};
+
+fn load(extra: Value) -> Value {
+    let mut fields = json!({ "id": "tiny" });
+    for (name, value) in extra.as_object().expect("fields") {
+        fields[name] = value.clone();
+    }
+    json!({ "ModelLoad": fields })
+}
+
+async fn chat(hive: &TestHive, extra: Value) -> (u16, Value) {
+    let mut request =
+        json!({ "model": "tiny", "messages": [{ "role": "user", "content": "Hi" }], "max_tokens": 1 });
+    for (name, value) in extra.as_object().expect("fields") {
+        request[name] = value.clone();
+    }
+    let answer = hive.post("/v1/chat/completions", &request).await;
+    (answer.status().as_u16(), answer.json().await.expect("JSON"))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_load_with_more_than_a_worker_has_replaces_it() {
+    let hive = TestHive::start().await;
+    write_model(&hive.models_dir(), "tiny");
+    let first = hive.succeed(&load(json!({ "context_length": 64 }))).await;
+    assert_eq!((&first["context_length"], &first["slots"]), (&json!(64), &json!(1)));
+    let long = json!({ "messages": [{ "role": "user", "content": "hello world ".repeat(60) }] });
+    let (status, refusal) = chat(&hive, long.clone()).await;
+    assert_eq!((status, &refusal["error"]["code"]), (400, &json!("context_length_exceeded")), "{refusal}");
+
+    let stream = hive.run(&load(json!({ "context_length": 1024 }))).await;
+    assert!(stream.contains("with 1 slot(s) of 64 tokens, less than what is asked for"), "{stream}");
+    assert_eq!(chat(&hive, long).await.0, 200);
+    let workers = hive.succeed(&json!({ "WorkerProcessList": {} })).await;
+    let second = &workers[0];
+    assert_eq!((workers.as_array().map(Vec::len), &second["context_length"]), (Some(1), &json!(1024)));
+    assert_ne!(second["pid"], first["pid"]);
+
+    // Less, the same and nothing in particular are there already.
+    for enough in [json!({ "context_length": 64 }), json!({ "context_length": 1024, "slots": 1 }), json!({})]
+    {
+        assert_eq!(hive.succeed(&load(enough)).await["pid"], second["pid"]);
+    }
+    // What it had is not lost with what is added.
+    let third = hive.succeed(&load(json!({ "slots": 2 }))).await;
+    assert_eq!((&third["context_length"], &third["slots"]), (&json!(1024), &json!(2)));
+    // The model was trained for 2048.
+    let stream = hive.run(&load(json!({ "context_length": 100_000 }))).await;
+    assert!(stream.contains("it gets 2048, not the 100000"), "{stream}");
+    let fourth = hive.succeed(&load(json!({ "context_length": 100_000 }))).await;
+    assert_eq!((&fourth["context_length"], &fourth["slots"]), (&json!(2048), &json!(2)));
+    hive.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_worker_is_replaced_only_once_it_is_idle() {
+    let hive = TestHive::start().await;
+    let path = hive.models_dir().join("tiny.gguf");
+    let model = SampleModel {
+        weights: SampleWeights::Random { seed: 7 },
+        context_length: 1 << 20,
+        ..SampleModel::default()
+    };
+    model.write(&path).expect("a model");
+    let first = hive.succeed(&load(json!({ "context_length": 4096 }))).await;
+    // It ends no turn.
+    let header = Header::read(&path, Arrays::Skip).expect("a header");
+    let end = header.metadata.u64("tokenizer.ggml.eos_token_id").expect("an end").to_string();
+    let endless = json!({ "model": "tiny", "messages": [{ "role": "user", "content": "Hi" }], "stream": true,
+                          "logit_bias": { end: -100 } });
+    let mut running = hive.post("/v1/chat/completions", &endless).await;
+    soon("a chunk", running.chunk()).await.expect("it runs").expect("it goes on");
+    let job = hive.submit(&load(json!({ "context_length": 8192 }))).await;
+    let narrated = || async {
+        let workers = hive.succeed(&json!({ "WorkerProcessList": {} })).await;
+        let events = hive.get(&format!("/v1/jobs/{job}")).await.text().await.ok()?;
+        let waits = workers[0]["pid"] == first["pid"] && events.contains("running");
+        waits.then_some(())
+    };
+    until("the job to run beside the worker", narrated).await;
+    drop(running);
+    let stream = hive.stream(&job).await;
+    assert!(stream.contains("it is replaced once it is idle") && stream.contains("[DONE]"), "{stream}");
+    hive.stop().await;
+}
+
+/// A template that does too much for its process costs that process, and the worker answers on.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_chat_template_can_be_chosen_for_a_model() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let (own, hostile) = (dir.path().join("own.jinja"), dir.path().join("hostile.jinja"));
+    std::fs::write(&own, "{{ raise_exception('the chosen one: ' ~ messages[0].content) }}").expect("a file");
+    let hostile_text = "{% if messages[0].content | length < 5 %}{% set ns = namespace() %}{% set ns.a = ns %}{{ ns }}{% endif %}x";
+    std::fs::write(&hostile, hostile_text).expect("a file");
+    let templates = [("tiny", own), ("hostile", hostile)];
+    let hive = TestHive::start_in(dir, |config| {
+        for (id, template) in templates {
+            let settings = ModelSettings { chat_template: Some(template) };
+            config.models.insert(id.to_owned(), settings);
+        }
+    })
+    .await;
+    write_model(&hive.models_dir(), "tiny");
+    write_model(&hive.models_dir(), "hostile");
+    let stream = hive.run(&load(json!({}))).await;
+    assert!(stream.contains("Using the chat template") && stream.contains("own.jinja"), "{stream}");
+    let (status, refusal) = chat(&hive, json!({})).await;
+    let message = refusal["error"]["message"].as_str().expect("a message");
+    assert!(status == 400 && message.contains("the chosen one: "), "{refusal}");
+
+    let worker = hive.load("hostile").await;
+    let (status, refusal) = chat(&hive, json!({ "model": "hostile" })).await;
+    let message = refusal["error"]["message"].as_str().expect("a message");
+    assert!(status == 422 && message.contains("nests too deeply"), "{refusal}");
+    let harmless = json!({ "model": "hostile", "messages": [{ "role": "user", "content": "long enough" }] });
+    assert_eq!(chat(&hive, harmless).await.0, 200);
+    let now = hive.succeed(&json!({ "WorkerProcessGet": { "pid": worker["pid"] } })).await;
+    assert_eq!(now["status"], "ready");
+    hive.stop().await;
+}
