@@ -21,15 +21,15 @@ use crate::models::library::ids::ServedFiles;
 use crate::models::library::listing::ListedModel;
 use crate::models::library::reconcile::ReconcileReport;
 use crate::models::model::Model;
-use crate::models::sources::HubEndpoint;
 use crate::models::sources::places::Places;
+use crate::models::sources::{HubEndpoint, Source, copied};
 use crate::models::transfer::context::TransferContext;
 use crate::models::transfer::disk::{Disk, RealDisk};
 use crate::models::transfer::fetch::FetchConfig;
 use crate::models::transfer::transfers::Transfers;
 use crate::spawn;
 use crate::turns::Turns;
-use find::position;
+use find::{position, position_in_any_case};
 
 /// The models of this machine. Cheap to clone.
 #[derive(Clone, Debug)]
@@ -104,14 +104,26 @@ impl Catalog {
         Ok(listed.iter().map(|listed| listed.model.clone()).collect())
     }
 
-    /// The model of that id, or of that name where only one model has it.
+    /// Parses the text that names a source, as [`Source::parse`], for the Hub of the settings.
+    ///
+    /// # Errors
+    /// Those of [`Source::parse`].
+    pub fn source(&self, text: &str) -> Result<Source> {
+        Source::parse_beside(text, Some(&self.places.hub.url))
+    }
+
+    /// The model of that id, or of that name where only one model has it. Where none has it as it is
+    /// written, in any case of its letters and as names of the Hub are copied.
     ///
     /// # Errors
     /// [`Code::ModelNotFound`] with the most similar ids; [`Code::ModelAmbiguous`] with all that
     /// share the name.
     pub async fn find(&self, wanted: &str) -> Result<Model> {
         let mut models = self.list().await?;
-        let index = position(&models, wanted)?;
+        let index = position(&models, wanted).or_else(|failure| {
+            let copied = copied::name_of(wanted, Some(&self.places.hub.url));
+            position_in_any_case(&models, copied.as_deref().unwrap_or(wanted)).ok_or(failure)
+        })?;
         Ok(models.swap_remove(index))
     }
 

@@ -10,8 +10,8 @@
 //! [`Places`] as well.
 
 mod file;
-mod url;
 mod ollama;
+mod url;
 mod hub;
 mod registry;
 pub(crate) mod resolution;
@@ -20,12 +20,15 @@ mod hub_endpoint;
 mod request;
 mod grammar;
 
+use reqwest::Url;
+
 use crate::error::{Code, Failure, Result};
 use crate::text;
 use grammar::invalid;
 use places::Places;
 use resolution::{ModelSource, Resolution};
 
+pub(crate) use hub::copied;
 pub(crate) use hub_endpoint::HubEndpoint;
 
 pub use file::FileSource;
@@ -73,10 +76,10 @@ macro_rules! sources {
 sources! {
     /// `file:/path`: a file or a folder of the hive's own machine, to be linked.
     File(FileSource);
+    /// `ollama:name[:tag]`: a model of Ollama's library. Before the URLs: its pages have some, too.
+    Ollama(OllamaName);
     /// `https://…`: a file to be downloaded.
     Url(UrlSource);
-    /// `ollama:name[:tag]`: a model of Ollama's library.
-    Ollama(OllamaName);
     /// `org/repo…`: a model of the Hugging Face Hub. Last: its grammar takes most texts with a slash.
     Hub(HubName);
 }
@@ -85,7 +88,7 @@ impl Source {
     /// Parses the text that names a source.
     ///
     /// - `[hf:]org/repo`, `org/repo:Q4_K_M`, `org/repo/path/file.gguf`, each optionally with
-    ///   `@revision`, is of the Hub;
+    ///   `@revision`, is of the Hub, and so are the addresses of its pages and files;
     /// - `ollama:[namespace/]name[:tag]` is of Ollama's library;
     /// - `https://…/x.gguf` is a URL, and may end in `#sha256=` and 64 hexadecimal digits, which the
     ///   download is checked against;
@@ -95,7 +98,13 @@ impl Source {
     /// [`Code::SourceUnsupported`] for a source that this hive cannot read, with those it can;
     /// [`Code::InvalidField`] for one that is badly written.
     pub fn parse(text: &str) -> Result<Self> {
-        let text = text.trim();
+        Self::parse_beside(text, None)
+    }
+
+    /// The same, where the Hub is at `hub`: addresses of its pages name models, too.
+    pub(crate) fn parse_beside(text: &str, hub: Option<&Url>) -> Result<Self> {
+        let copied = copied::name_of(text, hub);
+        let text = copied.as_deref().unwrap_or(text).trim();
         if text.is_empty() {
             return Err(invalid("it is empty", &examples()));
         }
@@ -159,10 +168,20 @@ mod tests {
             ("ollama:", Code::InvalidField),
             ("ftp://h/x.gguf", Code::SourceUnsupported),
             ("llama3", Code::SourceUnsupported),
+            ("https://huggingface.co/org/repo/blob/main/x.bin", Code::SourceUnsupported),
+            ("https://huggingface.co/org", Code::SourceUnsupported),
         ] {
             let failure = Source::parse(text).unwrap_err();
             assert_eq!(failure.code, code, "{text}: {failure}");
             assert!(failure.hint.is_some(), "{text}");
+        }
+        for (text, name) in [
+            ("https://huggingface.co/org/repo/blob/main/x-Q8_0.gguf", "org/repo/x-Q8_0.gguf"),
+            ("hf.co/org/repo:Q8_0", "org/repo:Q8_0"),
+            ("org/repo/", "org/repo"),
+        ] {
+            let Source::Hub(parsed) = Source::parse(text).unwrap() else { panic!("{text} is of the Hub") };
+            assert_eq!(parsed.to_string(), name);
         }
         let failure = Source::parse("s3://bucket/x.gguf?X-Signature=sesame").unwrap_err();
         assert!(!failure.message.contains("sesame"), "{failure}");

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use super::operation::{Context, Deadline, Operation};
 use crate::error::{Code, Failure, Result};
 use crate::jobs::{JobClass, OperationKind};
-use crate::models::{DownloadRequest, Downloaded, Source};
+use crate::models::{DownloadRequest, Downloaded};
 use crate::{n, text};
 
 /// Fetches a model.
@@ -111,7 +111,7 @@ impl Operation for ModelDownload {
             )
             .hint("give the whole URL again, as the server that signs it shows it now"));
         }
-        let source = Source::parse(&self.model)?;
+        let source = cx.app.catalog.source(&self.model)?;
         let request = DownloadRequest { revision: self.revision, dry_run: self.dry_run, force: self.force };
         let downloaded = cx.app.catalog.download(&source, &request, &cx.stop).await?;
         if let Downloaded::Model(model) = &downloaded {

@@ -199,6 +199,30 @@ async fn a_redirect_of_the_hub_to_an_address_that_is_refused_is_refused() {
 }
 
 #[tokio::test]
+async fn a_name_may_be_copied_from_the_hub_and_written_in_any_case() {
+    let hub = FakeHub::start().await;
+    let bytes = model("m");
+    hub.commit("Org/Tiny-GGUF", "main", &[("tiny-Q8_0.gguf", &*bytes), ("tiny-F16.gguf", b"GGUF")]);
+    let hive = hive(&hub, false).await;
+    let page = format!("{}/Org/Tiny-GGUF/blob/main/tiny-Q8_0.gguf", hub.url);
+    let got = hive.succeed(&download(&page)).await;
+    assert_eq!((&got["id"], &got["source"]), (&json!("Org/Tiny-GGUF:Q8_0"), &json!("hf:Org/Tiny-GGUF")));
+    let sent = hub.sent();
+    for name in [
+        "hf.co/Org/Tiny-GGUF:Q8_0",
+        "https://huggingface.co/org/tiny-gguf/resolve/main/tiny-Q8_0.gguf",
+        "org/tiny-gguf:q8_0",
+        "hf://Org/Tiny-GGUF/tiny-Q8_0.gguf",
+    ] {
+        assert_eq!(hive.succeed(&download(name)).await["id"], "Org/Tiny-GGUF:Q8_0", "{name}");
+        assert_eq!(hub.sent(), sent, "{name} is here already");
+    }
+    let worker = hive.load("hf.co/org/tiny-gguf:q8_0").await;
+    assert_eq!(worker["model"], "Org/Tiny-GGUF:Q8_0");
+    hive.stop().await;
+}
+
+#[tokio::test]
 async fn a_missing_or_wrong_choice_lists_the_models_with_their_sizes() {
     let hub = FakeHub::start().await;
     let bytes = model("m");

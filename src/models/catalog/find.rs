@@ -24,6 +24,16 @@ pub(crate) fn position(models: &[Model], wanted: &str) -> Result<usize> {
     }
 }
 
+/// The position of the only model whose id or name differs from the wanted one in the case of its letters
+/// alone.
+pub(crate) fn position_in_any_case(models: &[Model], wanted: &str) -> Option<usize> {
+    let wanted = wanted.trim_start_matches("hf:");
+    let is_meant =
+        |model: &Model| model.id.eq_ignore_ascii_case(wanted) || model.name.eq_ignore_ascii_case(wanted);
+    let mut meant = (0..models.len()).filter(|&index| is_meant(&models[index]));
+    meant.next().filter(|_| meant.next().is_none())
+}
+
 /// The failure of a look-up.
 pub(crate) fn not_found(wanted: &str, models: &[Model]) -> Failure {
     let nearest = nearest_ids(wanted, models.iter().map(|model| (&*model.id, &*model.name)));

@@ -149,6 +149,11 @@ async fn hub_files_have_ids_of_repository_and_quantization() {
     assert_eq!(model.source, "hf:org/repo");
     assert_eq!(model.revision.as_deref(), Some(&*two));
     assert_eq!(model.id, "org/repo:Q4_K_M", "the snapshot of main keeps the plain id");
+    for copied in ["org/Repo:f16", "hf.co/org/repo:F16", "hf:org/repo:F16", "http://hub.invalid/org/repo:F16"]
+    {
+        assert_eq!(catalog.find(copied).await.unwrap().id, "org/repo:F16", "{copied}");
+    }
+    assert_eq!(catalog.find("org/repo:q8_0").await.unwrap_err().code, Code::ModelNotFound);
 }
 
 #[tokio::test]

@@ -11,6 +11,7 @@ mod destinations;
 mod api;
 mod chosen;
 mod choice;
+pub(crate) mod copied;
 mod name;
 
 use std::sync::Arc;
@@ -53,14 +54,14 @@ impl ModelSource for HubName {
 async fn resolve(name: &HubName, request: &DownloadRequest, places: &Places) -> Result<ResolvedModel> {
     let revision = revision_of(name, request)?;
     let chosen = choose_model(name, revision, request.force, places).await?;
-    let (source, credentials) = (format!("hf:{}", name.repo), places.hub.credentials());
+    let (source, credentials) = (format!("hf:{}", chosen.repo), places.hub.credentials());
     let mut remote_files = Vec::new();
     for chosen_file in &chosen.files {
         let file = &chosen_file.file;
         remote_files.push(RemoteFile {
             name: file.path.clone(),
             source: source.clone(),
-            url: api::file_url(&places.hub.url, &name.repo, &chosen.commit, &file.path)?,
+            url: api::file_url(&places.hub.url, &chosen.repo, &chosen.commit, &file.path)?,
             credentials: credentials.clone(),
             size: file.size,
             sha256: file.sha256.clone(),
@@ -70,14 +71,14 @@ async fn resolve(name: &HubName, request: &DownloadRequest, places: &Places) -> 
             trust: places.hub.trust(),
         });
     }
-    let ChosenModel { commit, tag, files, gated, remarks } = chosen;
+    let ChosenModel { repo, commit, tag, files, gated, remarks } = chosen;
     let model = match tag {
-        Some(tag) => format!("{}:{tag}", name.repo),
-        None => format!("{}/{}", name.repo, files[0].file.path),
+        Some(tag) => format!("{repo}:{tag}"),
+        None => format!("{repo}/{}", files[0].file.path),
     };
     let destinations = Destinations {
         library: Arc::clone(&places.library),
-        repository: places.library.hub_cache().repository(&name.repo),
+        repository: places.library.hub_cache().repository(&repo),
         revision: revision.to_owned(),
         commit: commit.clone(),
         files,

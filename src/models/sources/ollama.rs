@@ -31,6 +31,17 @@ use crate::{n, spawn};
 
 const MANIFEST: &str =
     "application/vnd.docker.distribution.manifest.v2+json, application/vnd.oci.image.manifest.v1+json";
+/// What a name begins with, as it is written and as it is copied. A longer one stands before its beginning.
+const PREFIXES: [&str; 8] = [
+    "ollama://",
+    "ollama:",
+    "https://ollama.com/library/",
+    "https://ollama.com/",
+    "ollama.com/library/",
+    "ollama.com/",
+    "https://registry.ollama.ai/",
+    "registry.ollama.ai/",
+];
 const MODEL_LAYER: &str = "application/vnd.ollama.image.model";
 
 /// A model of Ollama's library, as the user names it.
@@ -72,7 +83,8 @@ impl ModelSource for OllamaName {
     const HAS_REVISIONS: bool = false;
 
     fn parse(text: &str) -> Option<Result<Self>> {
-        text.strip_prefix("ollama:").map(Self::parse_name)
+        let after = |prefix: &&str| text.strip_prefix(*prefix);
+        PREFIXES.iter().find_map(after).map(|name| Self::parse_name(name.trim_end_matches('/')))
     }
 
     /// # Errors
@@ -262,6 +274,10 @@ mod tests {
         let shown = |text: &str| OllamaName::parse(text).unwrap().unwrap().to_string();
         assert_eq!(shown("ollama:smollm"), "ollama:smollm:latest");
         assert_eq!(shown("ollama:u/m:7b"), "ollama:u/m:7b");
+        for copied in ["ollama://m:7b", "https://ollama.com/library/m:7b", "registry.ollama.ai/library/m:7b"]
+        {
+            assert_eq!(shown(copied), "ollama:m:7b");
+        }
         let name = OllamaName::parse("ollama:u/m:7b").unwrap().unwrap();
         assert_eq!(name.file_name(), "u-m-7b.gguf");
         for text in

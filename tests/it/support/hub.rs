@@ -248,7 +248,10 @@ impl State {
             return error(401, "", "Invalid credentials in Authorization header");
         }
         let repos = self.repos.lock();
-        let found = repos.get(repo).filter(|repo| known || repo.access != Access::Private);
+        // As on the Hub, the case of letters does not matter.
+        let spelled = repos.keys().find(|name| name.eq_ignore_ascii_case(repo));
+        let found =
+            spelled.and_then(|name| repos.get(name)).filter(|repo| known || repo.access != Access::Private);
         let Some(found) = found else {
             // Without a token the response does not reveal whether the repository exists.
             return if known {
@@ -295,6 +298,8 @@ impl State {
             Access::Gated | Access::GatedAndClosed => json!("manual"),
             _ => json!(false),
         };
+        let repos = self.repos.lock();
+        let repo = repos.keys().find(|name| name.eq_ignore_ascii_case(repo)).map_or(repo, String::as_str);
         let body = json!({
             "_id": "0", "id": repo, "modelId": repo, "sha": commit, "private": found.access == Access::Private,
             "gated": gated, "disabled": false, "tags": ["gguf"], "downloads": 1, "likes": 0, "siblings": siblings,

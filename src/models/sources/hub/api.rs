@@ -33,6 +33,8 @@ pub(crate) struct HubApi<'a> {
 /// A repository at one commit.
 #[derive(Debug)]
 struct Repository {
+    /// `org/repo`, as the Hub spells it.
+    name: String,
     commit: String,
     /// Whether it is given only to accounts that were granted access.
     is_gated: bool,
@@ -49,6 +51,8 @@ struct FileFacts {
 
 #[derive(Deserialize)]
 struct ModelInfo {
+    #[serde(default)]
+    id: String,
     sha: String,
     /// `false`, or how access is given: `"auto"`, `"manual"`.
     #[serde(default)]
@@ -82,10 +86,10 @@ impl<'a> HubApi<'a> {
 
     /// Asks the Hub for the model that is meant.
     pub(crate) async fn choose(&self, name: &HubName, revision: &str) -> Result<ChosenModel, RegistryError> {
-        let repo = &name.repo;
+        let HubName { repo, .. } = name;
         let host = self.endpoint.host_str().unwrap_or_default();
         n!("hub_ask", "Asking {host} which models {repo} has at {revision}");
-        let Repository { commit, is_gated, files } = self.repository(repo, revision).await?;
+        let Repository { name: repo, commit, is_gated, files } = self.repository(repo, revision).await?;
         let Candidate { files: wanted, tag } =
             choice::choose(name, &files).map_err(|error| RegistryError::Refused(error.into()))?;
         let tag = tag.filter(|tag| choice::is_unique(tag, &files));
@@ -93,7 +97,7 @@ impl<'a> HubApi<'a> {
         for mut file in wanted {
             // The first file is always requested: it shows whether the Hub gives this repository.
             if chosen.is_empty() || file.sha256.is_none() {
-                let facts = self.file(repo, &commit, &file.path).await?;
+                let facts = self.file(&repo, &commit, &file.path).await?;
                 file.size = file.size.or(facts.size);
                 file.sha256 = file.sha256.or_else(|| Some(facts.etag.clone()).filter(|etag| is_sha256(etag)));
                 chosen.push(ChosenFile { etag: file.sha256.clone().unwrap_or(facts.etag), file });
@@ -109,7 +113,8 @@ impl<'a> HubApi<'a> {
             &commit[..8],
             sizes(&chosen)
         );
-        Ok(ChosenModel { commit, tag, files: chosen, gated: Some(is_gated), remarks: Vec::from_iter(access) })
+        let remarks = Vec::from_iter(access);
+        Ok(ChosenModel { repo, commit, tag, files: chosen, gated: Some(is_gated), remarks })
     }
 
     /// The repository at that revision.
@@ -137,7 +142,9 @@ impl<'a> HubApi<'a> {
         // A path that leads out of its folder is left out.
         let files = info.siblings.into_iter().map(sibling).filter(|file| is_path(&file.path)).collect();
         let is_gated = !matches!(info.gated, serde_json::Value::Null | serde_json::Value::Bool(false));
-        Ok(Repository { commit: info.sha, is_gated, files })
+        // The cache's folder has the Hub's spelling, whatever the case of the name that was asked for.
+        let name = if info.id.eq_ignore_ascii_case(repo) { info.id } else { repo.to_owned() };
+        Ok(Repository { name, commit: info.sha, is_gated, files })
     }
 
     /// The headers of a file, without its contents. The Hub refuses this to callers without access.

@@ -55,5 +55,5 @@ fn find(name: &HubName, revision: &str, library: &Library) -> Result<Option<Chos
         ChosenFile { etag: blob.map_or_else(|| "-".to_owned(), |blob| name_of(&blob)), file }
     };
     let files = files.into_iter().map(chosen_file).collect();
-    Ok(Some(ChosenModel { commit, tag, files, gated: None, remarks: Vec::new() }))
+    Ok(Some(ChosenModel { repo: name.repo.clone(), commit, tag, files, gated: None, remarks: Vec::new() }))
 }

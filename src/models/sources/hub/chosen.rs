@@ -5,6 +5,8 @@ use super::choice::RepositoryFile;
 /// A model of a repository at one commit.
 #[derive(Debug)]
 pub(crate) struct ChosenModel {
+    /// `org/repo`, as the Hub spells it.
+    pub(crate) repo: String,
     pub(crate) commit: String,
     /// The quantization, where it names the model within its repository.
     pub(crate) tag: Option<String>,

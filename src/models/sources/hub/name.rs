@@ -43,7 +43,7 @@ impl HubName {
         let prefixed = text.strip_prefix("hf:");
         let name = prefixed.unwrap_or(text);
         let is_name = prefixed.is_some() || (name.contains('/') && !name.contains("://"));
-        is_name.then(|| Self::parse_name(name))
+        is_name.then(|| Self::parse_name(name.trim_end_matches('/')))
     }
 
     fn parse_name(text: &str) -> Result<Self> {
@@ -136,7 +136,7 @@ pub(crate) fn is_commit(revision: &str) -> bool {
     revision.len() == 40 && revision.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))
 }
 
-fn is_tag(tag: &str) -> bool {
+pub(crate) fn is_tag(tag: &str) -> bool {
     (1..=64).contains(&tag.len())
         && tag.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-' | b'.'))
 }
