@@ -138,13 +138,22 @@ impl App {
     /// Every model of the catalog, with whether a worker serves it.
     ///
     /// # Errors
-    /// If the catalog cannot be read at all.
+    /// If a disk does not answer.
     pub async fn list_models(&self) -> Result<Vec<Model>> {
-        let mut models = self.catalog.list().await?;
+        Ok(self.with_loaded(self.catalog.list().await?))
+    }
+
+    /// The models of the last listing, for where the disk does not answer.
+    #[must_use]
+    pub fn known_models(&self) -> Vec<Model> {
+        self.with_loaded(self.catalog.known())
+    }
+
+    fn with_loaded(&self, mut models: Vec<Model>) -> Vec<Model> {
         for model in &mut models {
             model.loaded = self.workers.serves(&model.id);
         }
-        Ok(models)
+        models
     }
 
     /// Publishes a change of a model on `/v1/events`.

@@ -10,6 +10,8 @@ use clap::{Parser, Subcommand};
 use crate::engine::template::sandbox;
 use crate::error::{Code, Failure, Result};
 
+pub use process::run_to_end;
+
 /// Manages a machine's language models and the worker processes that serve them, and narrates every
 /// step.
 #[derive(Debug, Parser)]

@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use mimalloc::MiMalloc;
-use rbee_hive::cli::Cli;
+use rbee_hive::cli::{self, Cli};
 
 /// The system's allocator returns large buffers at once and gets them again page by page, which costs a
 /// fifth of the processor time of a fast download.
@@ -17,13 +17,10 @@ fn main() -> ExitCode {
         true => tokio::runtime::Builder::new_current_thread(),
         false => tokio::runtime::Builder::new_multi_thread(),
     };
-    let runtime = match builder.enable_all().build() {
-        Ok(runtime) => runtime,
-        Err(error) => return report(&format!("could not start the runtime: {error}"), None, 71),
-    };
-    match runtime.block_on(cli.run()) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(failure) => report(&failure.message, failure.hint.as_deref(), failure.code.exit_status()),
+    match cli::run_to_end(&mut builder, cli.run()) {
+        Ok(Ok(())) => ExitCode::SUCCESS,
+        Ok(Err(failure)) => report(&failure.message, failure.hint.as_deref(), failure.code.exit_status()),
+        Err(error) => report(&format!("could not start the runtime: {error}"), None, 71),
     }
 }
 

@@ -74,6 +74,20 @@ pub(crate) fn json<T: serde::Serialize + ?Sized>(value: &T) -> String {
     })
 }
 
+/// Serialises each member of a list on its own, for `#[serde(serialize_with)]`: a member that cannot be
+/// serialised is left out and logged, and does not destroy the whole list.
+pub(crate) fn each_member<T, S>(members: &[T], serializer: S) -> Result<S::Ok, S::Error>
+where
+    T: serde::Serialize,
+    S: serde::Serializer,
+{
+    let written = members.iter().filter_map(|member| {
+        let json = serde_json::value::to_raw_value(member);
+        json.inspect_err(|error| tracing::error!(%error, "a member of a list did not serialise")).ok()
+    });
+    serializer.collect_seq(written)
+}
+
 /// Whether the text is a SHA-256 in lower-case hexadecimal digits.
 #[must_use]
 pub fn is_sha256(text: &str) -> bool {
@@ -95,6 +109,23 @@ mod tests {
         assert_eq!(nearest("modellist", ["ModelGet", "ModelList", "HiveCheck"])[0], "ModelList");
         assert!(nearest("zzz", ["ModelGet"]).is_empty());
         assert_eq!(nearest_ids("tiny", [("org/repo:Q4", "tiny"), ("other", "other")]), ["org/repo:Q4"]);
+    }
+
+    #[test]
+    fn one_bad_member_does_not_destroy_a_list() {
+        struct Member(bool);
+
+        impl serde::Serialize for Member {
+            fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+                if self.0 { serializer.serialize_str("good") } else { Err(serde::ser::Error::custom("bad")) }
+            }
+        }
+
+        #[derive(serde::Serialize)]
+        struct List(#[serde(serialize_with = "each_member")] Vec<Member>);
+
+        assert_eq!(json(&List(vec![Member(true), Member(false), Member(true)])), r#"["good","good"]"#);
+        assert_eq!(json(&List(Vec::new())), "[]");
     }
 
     #[test]

@@ -1,19 +1,40 @@
 //! The log and the stop signal of a process that a command line starts.
 
-use std::io::IsTerminal;
+use std::io::{self, IsTerminal};
+use std::time::Duration;
 
+use tokio::runtime::Builder;
 use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::EnvFilter;
 
 /// Sends the log to standard error. `RUST_LOG` is its filter, otherwise `default`.
 pub(super) fn log_to_stderr(default: &str) {
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(default));
-    let subscriber = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    let subscriber = tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr);
     if std::env::var_os("RBEE_HIVE_LOG_JSON").is_some() {
         subscriber.json().init();
     } else {
-        subscriber.with_ansi(std::io::stderr().is_terminal()).init();
+        subscriber.with_ansi(io::stderr().is_terminal()).init();
     }
+}
+
+/// How long the end of the process waits for threads that are in the middle of something.
+const END_GRACE: Duration = Duration::from_secs(2);
+
+/// Runs `future` on a runtime of that kind, and then waits for no thread that hangs, such as one that reads
+/// a network mount whose server is gone.
+///
+/// # Errors
+/// The system cannot start the runtime's threads.
+pub fn run_to_end<F: Future>(runtime: &mut Builder, future: F) -> io::Result<F::Output> {
+    run_with_grace(runtime, future, END_GRACE)
+}
+
+fn run_with_grace<F: Future>(runtime: &mut Builder, future: F, grace: Duration) -> io::Result<F::Output> {
+    let runtime = runtime.enable_all().build()?;
+    let output = runtime.block_on(future);
+    runtime.shutdown_timeout(grace);
+    Ok(output)
 }
 
 /// Completes when the process receives SIGINT or SIGTERM. The handlers are installed by the call, not
@@ -31,5 +52,31 @@ pub(super) fn stop_signal() -> impl Future<Output = ()> + Send {
             _ = interrupt.recv() => {}
             _ = terminate.recv() => {}
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::spawn;
+
+    #[test]
+    fn the_end_waits_for_no_thread_that_hangs() {
+        let (release, released) = std::sync::mpsc::channel::<()>();
+        let output = run_with_grace(
+            &mut Builder::new_multi_thread(),
+            async {
+                let (started, is_started) = tokio::sync::oneshot::channel();
+                drop(spawn::blocking(move || {
+                    started.send(()).unwrap();
+                    // Until the test ends.
+                    let _ = released.recv();
+                }));
+                is_started.await
+            },
+            Duration::ZERO,
+        );
+        output.unwrap().unwrap();
+        drop(release);
     }
 }

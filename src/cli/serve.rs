@@ -8,6 +8,7 @@ use super::process;
 use crate::config::Config;
 use crate::daemon::{self, Hive};
 use crate::error::{Failure, Result};
+use crate::spawn;
 
 /// Serves the hive's API. The flags cover common settings; a file given with --config can set all.
 #[derive(Clone, Debug, Default, clap::Args)]
@@ -101,8 +102,13 @@ impl Args {
     pub(super) async fn run(self) -> Result<()> {
         process::log_to_stderr("info");
         let config = self.into_config()?;
-        let stop = process::stop_signal();
-        let hive = Hive::open(daemon::bind(&config).await?, config)?;
+        let mut stop = std::pin::pin!(process::stop_signal());
+        let listener = daemon::bind(&config).await?;
+        // It reads the disks of the models, which may not answer: the signal ends it even then.
+        let hive = tokio::select! {
+            hive = spawn::blocking(move || Hive::open(listener, config)) => hive??,
+            () = &mut stop => return Ok(()),
+        };
         ready_line(&hive)?;
         hive.run(stop).await
     }

@@ -14,6 +14,8 @@ pub struct Timers {
     pub read_deadline: PositiveDuration,
     /// The deadline of an act that is neither a download nor a load.
     pub act_deadline: PositiveDuration,
+    /// How long a disk may take to answer before a listing of the models is given up.
+    pub disk: PositiveDuration,
     /// How long a worker that is not yet ready may make no progress.
     pub readiness: PositiveDuration,
     /// How often a worker that serves is asked for a sign of life.
@@ -58,6 +60,7 @@ impl Default for Timers {
         Self {
             read_deadline: Duration::from_secs(60).into(),
             act_deadline: Duration::from_secs(300).into(),
+            disk: Duration::from_secs(20).into(),
             readiness: Duration::from_secs(120).into(),
             probe: Duration::from_secs(5).into(),
             unresponsive: Duration::from_secs(30).into(),

@@ -17,7 +17,7 @@ use crate::events::HubReader;
 use crate::jobs::job::JobSummary;
 use crate::jobs::{JobFilter, OperationKind};
 use crate::models::Model;
-use crate::text::json;
+use crate::text::{each_member, json};
 use crate::workers::Worker;
 use crate::workers::telemetry::Sample;
 
@@ -29,8 +29,11 @@ const SNAPSHOT_JOBS: usize = 100;
 struct Snapshot<'a> {
     hive_id: &'a str,
     version: &'static str,
+    #[serde(serialize_with = "each_member")]
     jobs: Vec<JobSummary>,
+    #[serde(serialize_with = "each_member")]
     models: Vec<Model>,
+    #[serde(serialize_with = "each_member")]
     workers: Vec<Worker>,
 }
 
@@ -40,6 +43,7 @@ struct Snapshot<'a> {
 struct Telemetry<'a> {
     #[serde(flatten)]
     heartbeat: super::heartbeats::Heartbeat<'a>,
+    #[serde(serialize_with = "each_member")]
     worker_states: Vec<Worker>,
 }
 
@@ -111,8 +115,8 @@ impl Reader {
             hive_id: self.app.hive_id(),
             version: env!("CARGO_PKG_VERSION"),
             jobs: page.jobs,
-            // ModelList and HiveCheck report a folder that cannot be read.
-            models: self.app.list_models().await.unwrap_or_default(),
+            // ModelList and HiveCheck report a disk that does not answer.
+            models: self.app.list_models().await.unwrap_or_else(|_| self.app.known_models()),
             workers: self.app.workers.list(),
         }
     }

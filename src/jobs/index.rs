@@ -9,6 +9,7 @@ use serde::Serialize;
 use super::job::{Job, JobHeader, JobId, JobState, JobSummary, OperationKind};
 use crate::config::Jobs;
 use crate::error::{Code, Failure, Result};
+use crate::text::each_member;
 use crate::text::excerpt;
 use crate::time::Instant;
 
@@ -32,6 +33,7 @@ pub struct JobFilter {
 #[derive(Debug, Serialize)]
 pub struct JobPage {
     /// The jobs.
+    #[serde(serialize_with = "each_member")]
     pub jobs: Vec<JobSummary>,
     /// `?cursor=` for the next page; null on the last.
     pub next_cursor: Option<JobId>,

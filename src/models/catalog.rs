@@ -9,8 +9,11 @@ pub(crate) mod plan;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use reqwest::Url;
+use tokio::sync::Semaphore;
+use tokio::time::timeout;
 
 use crate::config::Config;
 use crate::error::{Code, Failure, Result};
@@ -28,6 +31,7 @@ use crate::models::transfer::disk::{Disk, RealDisk};
 use crate::models::transfer::fetch::FetchConfig;
 use crate::models::transfer::transfers::Transfers;
 use crate::spawn;
+use crate::time::in_words;
 use crate::turns::Turns;
 use find::{position, position_in_any_case};
 
@@ -38,9 +42,16 @@ pub struct Catalog {
     transfers: Arc<Transfers>,
     /// Held by the job that writes a file of the store; other jobs with the same file wait.
     turns: Arc<Turns<PathBuf>>,
+    /// Held by each scan of the disk for as long as its thread runs.
+    scans: Arc<Semaphore>,
+    /// How long a disk may take to answer.
+    patience: Duration,
     /// What was found and done when the catalog was opened.
     reconciled: Arc<ReconcileReport>,
 }
+
+/// How many scans run at once. If a disk does not answer, their threads wait for it, and no more do.
+const MOST_SCANS: usize = 4;
 
 impl Catalog {
     /// A catalog of the folders that the configuration names. Makes the store's folder, and removes
@@ -85,6 +96,8 @@ impl Catalog {
             places: Arc::new(places),
             transfers: Arc::new(transfers),
             turns,
+            scans: Arc::new(Semaphore::new(MOST_SCANS)),
+            patience: *config.timers.disk,
             reconciled: Arc::new(report),
         })
     }
@@ -98,10 +111,15 @@ impl Catalog {
     /// Every model of this machine, sorted by id, as the disk has it now.
     ///
     /// # Errors
-    /// Only for a defect of the hive: what cannot be read is narrated or listed as such.
+    /// [`Code::Timeout`] where a disk does not answer. What cannot be read is narrated or listed as such.
     pub async fn list(&self) -> Result<Vec<Model>> {
-        let listed = self.on_pool(Self::scan).await?;
-        Ok(listed.iter().map(|listed| listed.model.clone()).collect())
+        Ok(models_of(&self.scan().await?))
+    }
+
+    /// The models of the last listing, which may be outdated. Never waits for the disk.
+    #[must_use]
+    pub fn known(&self) -> Vec<Model> {
+        models_of(&self.places.library.last())
     }
 
     /// Parses the text that names a source, as [`Source::parse`], for the Hub of the settings.
@@ -145,9 +163,32 @@ impl Catalog {
         })
     }
 
-    /// Every model, with its files. Blocks on the disk.
-    fn scan(&self) -> Arc<[ListedModel]> {
-        self.places.library.list(&self.transfers.ongoing())
+    /// Every model, with its files.
+    async fn scan(&self) -> Result<Arc<[ListedModel]>> {
+        self.while_disk_answers(async {
+            let permit = Arc::clone(&self.scans).acquire_owned().await.ok();
+            let list = |catalog: &Self| {
+                let _permit = permit;
+                catalog.places.library.list(&catalog.transfers.ongoing())
+            };
+            self.on_pool(list).await
+        })
+        .await
+    }
+
+    /// Does the work unless no path at all is looked at for too long: a network mount whose server is gone
+    /// holds a thread for ever.
+    async fn while_disk_answers<R>(&self, work: impl Future<Output = Result<R>>) -> Result<R> {
+        let mut work = std::pin::pin!(work);
+        let folders = &self.places.library.folders;
+        let mut looks = folders.looks();
+        loop {
+            match timeout(self.patience, &mut work).await {
+                Ok(done) => return done,
+                Err(_) if folders.looks() != looks => looks = folders.looks(),
+                Err(_) => return Err(disk_is_silent(&folders.looked_at(), self.patience)),
+            }
+        }
     }
 
     /// Runs blocking work on the pool.
@@ -155,6 +196,16 @@ impl Catalog {
         let catalog = self.clone();
         spawn::blocking(move || work(&catalog)).await
     }
+}
+
+fn models_of(listed: &[ListedModel]) -> Vec<Model> {
+    listed.iter().map(|listed| listed.model.clone()).collect()
+}
+
+fn disk_is_silent(path: &Path, patience: Duration) -> Failure {
+    let message = format!("the disk has not answered for {}: {}", in_words(patience), path.display());
+    Failure::new(Code::Timeout, message)
+        .hint("check the disk or the network mount of that path, or start the hive without that folder")
 }
 
 #[cfg(test)]

@@ -39,17 +39,17 @@ use store::Store;
 #[derive(Debug)]
 pub(crate) struct Library {
     pub(crate) locations: Locations,
-    folders: FolderCache,
+    pub(crate) folders: FolderCache,
     headers: HeaderCache,
     pub(crate) ids: Ids,
-    /// The last listing. `None` where the disk may have changed without a trace.
-    last: Mutex<Option<Arc<LastListing>>>,
+    last: Mutex<Arc<LastListing>>,
 }
 
 /// A listing, and what was read of the disk for it.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 struct LastListing {
-    snapshot: DiskSnapshot,
+    /// `None` where the disk may have changed without a trace.
+    snapshot: Option<DiskSnapshot>,
     models: Arc<[ListedModel]>,
 }
 
@@ -94,11 +94,11 @@ impl Library {
     /// targets of `ongoing` transfers are listed as such. Blocks on the disk.
     pub(crate) fn list(&self, ongoing: &[OngoingTransfer]) -> Arc<[ListedModel]> {
         let last = self.last.lock().clone();
-        if let Some(last) = last
+        if let Some(snapshot) = &last.snapshot
             && ongoing.is_empty()
-            && last.snapshot.is_current()
+            && snapshot.is_current(&self.folders)
         {
-            last.snapshot.report_omissions();
+            snapshot.report_omissions();
             return Arc::clone(&last.models);
         }
         let probe = self.probe();
@@ -110,8 +110,12 @@ impl Library {
         self.store().forget_unused();
         // The snapshot does not cover transfers.
         let snapshot = probe.into_snapshot().filter(|_| ongoing.is_empty());
-        *self.last.lock() =
-            snapshot.map(|snapshot| Arc::new(LastListing { snapshot, models: Arc::clone(&models) }));
+        *self.last.lock() = Arc::new(LastListing { snapshot, models: Arc::clone(&models) });
         models
+    }
+
+    /// The models of the last listing.
+    pub(crate) fn last(&self) -> Arc<[ListedModel]> {
+        Arc::clone(&self.last.lock().models)
     }
 }

@@ -7,11 +7,17 @@ use crate::error::Result;
 use crate::jobs::{JobClass, OperationKind};
 use crate::models::Model;
 use crate::n;
+use crate::text::each_member;
 
 /// Asks for every model of the catalog.
 #[derive(Debug, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct ModelList {}
+
+/// The result.
+#[derive(Debug, Serialize)]
+#[serde(transparent)]
+pub(super) struct Models(#[serde(serialize_with = "each_member")] Vec<Model>);
 
 impl Operation for ModelList {
     const NAME: &'static str = "ModelList";
@@ -19,12 +25,12 @@ impl Operation for ModelList {
     const CLASS: JobClass = JobClass::Reads;
     const DEADLINE: Deadline = Deadline::Read;
 
-    type Output = Vec<Model>;
+    type Output = Models;
 
     async fn run(self, cx: Context) -> Result<Self::Output> {
         n!("model_list", "📋 Listing models on hive '{}'", cx.hive_id);
         let models = cx.app.list_models().await?;
         n!("model_list", "Found {} model(s)", models.len());
-        Ok(models)
+        Ok(Models(models))
     }
 }

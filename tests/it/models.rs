@@ -333,6 +333,47 @@ async fn a_model_whose_name_is_not_text_is_listed_shown_and_loaded() {
     hive.stop().await;
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn files_that_are_not_regular_hold_up_nothing() {
+    let outside = tempfile::tempdir().expect("a folder");
+    let hub = outside.path().join("hub");
+    let snapshot = hub_repository(&hub, "acme/m", "0123456789abcdef", &[("m-Q8_0.gguf", &gguf("m", 0))]);
+    let repository = snapshot.ancestors().nth(2).expect("a repository").to_owned();
+    let fifo = |path: &Path| {
+        rustix::fs::mkfifoat(rustix::fs::CWD, path, rustix::fs::Mode::RWXU).expect("a FIFO");
+    };
+    std::fs::remove_file(repository.join("refs/main")).expect("it was there");
+    fifo(&repository.join("refs/main"));
+    fifo(&repository.join("blobs/pipe"));
+    symlink("../../blobs/pipe", snapshot.join("pipe-Q4_0.gguf")).expect("a link");
+    let hive = TestHive::start_with(|config| config.hub_cache = Some(hub.clone())).await;
+    let mine = hive.models_dir();
+    put(&mine.join("sound.gguf"), &gguf("sound", 0));
+    fifo(&mine.join("fifo.gguf"));
+    symlink("/dev/zero", mine.join("zero.gguf")).expect("a link");
+    fifo(&hive.dir().join("data/models/stored.gguf"));
+    fifo(&hive.dir().join("data/models/sound.gguf.json"));
+    symlink("/dev/zero", hive.dir().join("data/models/endless.gguf")).expect("a link");
+
+    let models = list(&hive).await;
+    let status =
+        |id: &str| models.iter().find(|model| model["id"] == id).map(|model| model["status"].clone());
+    for id in ["acme/m:Q8_0", "sound"] {
+        assert_eq!(status(id), Some("available".into()), "{models:?}");
+    }
+    for id in ["acme/m:Q4_0", "stored", "endless"] {
+        assert_eq!(status(id), Some("unreadable".into()), "{models:?}");
+        let failure = hive.fail(&json!({ "ModelLoad": { "id": id } })).await;
+        assert!(failure["message"].as_str().is_some_and(|text| text.contains("regular file")), "{failure}");
+    }
+    for path in [mine.join("fifo.gguf"), "/dev/zero".into()] {
+        hive.fail(&file(&path)).await;
+    }
+    hive.succeed(&json!({ "HiveCheck": {} })).await;
+    hive.succeed(&json!({ "ModelDelete": { "id": "acme/m:Q8_0", "force": true } })).await;
+    hive.stop().await;
+}
+
 /// How the download server answers for a path.
 #[derive(Clone)]
 enum Answer {

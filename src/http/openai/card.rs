@@ -3,6 +3,7 @@
 use serde::Serialize;
 
 use crate::models::{Model, Status};
+use crate::text::each_member;
 
 /// A model in OpenAI's form, with fields of the hive's own.
 #[derive(Debug, Serialize)]
@@ -42,6 +43,7 @@ impl Card {
 #[derive(Debug, Serialize)]
 pub(crate) struct Cards {
     object: &'static str,
+    #[serde(serialize_with = "each_member")]
     data: Vec<Card>,
 }
 

@@ -7,8 +7,8 @@
 use std::fs;
 use std::path::Path;
 
-use super::Catalog;
 use super::find::not_found;
+use super::{Catalog, models_of};
 use crate::error::{Code, Failure, Result};
 use crate::models::library::hub_cache::layout::empty_folders;
 use crate::models::library::listing::ListedModel;
@@ -28,18 +28,16 @@ impl Catalog {
     /// [`Code::ModelInUse`] while it is being downloaded; [`Code::ModelNotFound`] where it is gone
     /// already; and those of the file system.
     pub async fn delete(&self, model: &Model, force: bool) -> Result<u64> {
-        let model = model.clone();
-        self.on_pool(move |catalog| catalog.delete_blocking(&model, force)).await?
+        let (model, listed) = (model.clone(), self.scan().await?);
+        self.on_pool(move |catalog| catalog.delete_blocking(&model, &listed, force)).await?
     }
 
-    fn delete_blocking(&self, model: &Model, force: bool) -> Result<u64> {
+    fn delete_blocking(&self, model: &Model, listed: &[ListedModel], force: bool) -> Result<u64> {
         let id = &model.id;
-        let listed = self.scan();
         // The id may have passed to another file since the caller listed the models.
         let is_meant = |listed: &&ListedModel| listed.model.id == *id && listed.model.path == model.path;
         let Some(ListedModel { model, scanned, .. }) = listed.iter().find(is_meant) else {
-            let models: Vec<_> = listed.iter().map(|listed| listed.model.clone()).collect();
-            return Err(not_found(id, &models));
+            return Err(not_found(id, &models_of(listed)));
         };
         if model.status == Status::Downloading {
             return Err(Failure::new(Code::ModelInUse, format!("'{id}' is being downloaded")).hint(

@@ -196,7 +196,7 @@ impl World {
                     }
                 }
                 self.compare(catalog).await;
-                let listings = [catalog.scan(), catalog.scan()];
+                let listings = [catalog.scan().await.unwrap(), catalog.scan().await.unwrap()];
                 assert!(Arc::ptr_eq(&listings[0], &listings[1]), "the listing is remembered");
             }
             Step::Restart => *catalog = crate::models::testing::catalog(&self.root),

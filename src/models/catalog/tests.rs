@@ -467,6 +467,42 @@ async fn an_unreadable_folder_is_reported_and_the_rest_is_listed() {
 }
 
 #[tokio::test]
+async fn a_listing_ends_where_a_disk_does_not_answer() {
+    let root = tempfile::tempdir().unwrap();
+    let file = root.path().join("models/m.gguf");
+    put(&file, &gguf("llama"));
+    let mut config = config(root.path());
+    config.timers.disk = Duration::from_millis(20).into();
+    let catalog = Catalog::new(&config).unwrap();
+    // On a busy machine a healthy disk may be that slow.
+    let until_listed = async || while catalog.list().await.is_err() {};
+    until_listed().await;
+
+    let (held, is_held) = tokio::sync::oneshot::channel();
+    let (release, released) = std::sync::mpsc::channel::<()>();
+    let library = Arc::clone(&catalog.places.library);
+    let disk = std::thread::spawn(move || {
+        let hung = library.ids.hold();
+        held.send(()).unwrap();
+        // Until the test releases it.
+        let _ = released.recv();
+        drop(hung);
+    });
+    is_held.await.unwrap();
+    for failed in futures::future::join_all((0..2 * MOST_SCANS).map(|_| catalog.list())).await {
+        let failure = failed.unwrap_err();
+        assert_eq!(failure.code, Code::Timeout);
+        assert!(failure.message.contains(&*root.path().to_string_lossy()), "{failure}");
+    }
+    assert_eq!(catalog.scans.available_permits(), 0, "no more threads wait for that disk");
+    assert_eq!(ids(&catalog.known()), ["m"]);
+    catalog.on_pool(|_| ()).await.unwrap();
+    drop(release);
+    disk.join().unwrap();
+    until_listed().await;
+}
+
+#[tokio::test]
 async fn a_folder_is_imported_where_it_holds_one_model() {
     let root = tempfile::tempdir().unwrap();
     let catalog = catalog(root.path());

@@ -9,7 +9,10 @@ use std::fs::{self, Metadata};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::SystemTime;
+
+use parking_lot::Mutex;
 
 use crate::files;
 use crate::models::library::stamp::{Stamp, StampCache};
@@ -22,6 +25,10 @@ const MAX_REMEMBERED: usize = 100_000;
 pub(crate) struct FolderCache {
     folders: StampCache<Arc<Folder>>,
     texts: StampCache<Arc<str>>,
+    /// The path that was looked at last. If its disk does not answer, it is the one that is waited for.
+    looked_at: Mutex<OsString>,
+    /// How many paths were looked at.
+    looks: AtomicU64,
 }
 
 /// The contents of a folder.
@@ -71,7 +78,12 @@ impl Link {
 
 impl Default for FolderCache {
     fn default() -> Self {
-        Self { folders: StampCache::new(MAX_REMEMBERED), texts: StampCache::new(MAX_REMEMBERED) }
+        Self {
+            folders: StampCache::new(MAX_REMEMBERED),
+            texts: StampCache::new(MAX_REMEMBERED),
+            looked_at: Mutex::default(),
+            looks: AtomicU64::new(0),
+        }
     }
 }
 
@@ -90,6 +102,24 @@ impl FolderCache {
     /// The text of a small file. `metadata` is that of the file, just read. Blocks on the disk.
     pub(crate) fn text(&self, path: &Path, metadata: &Metadata) -> io::Result<Arc<str>> {
         self.texts.get_or_read(path, metadata, || files::read_text(path).map(Into::into))
+    }
+
+    /// Notes that `path` is about to be looked at.
+    pub(crate) fn look_at(&self, path: &Path) {
+        let mut looked_at = self.looked_at.lock();
+        looked_at.clear();
+        looked_at.push(path);
+        self.looks.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// The path that was looked at last.
+    pub(crate) fn looked_at(&self) -> PathBuf {
+        self.looked_at.lock().clone().into()
+    }
+
+    /// How many paths were looked at.
+    pub(crate) fn looks(&self) -> u64 {
+        self.looks.load(Ordering::Relaxed)
     }
 
     /// Forgets what was not requested since the last call.

@@ -101,6 +101,12 @@ impl Ids {
         let _ = self.served.set(served);
     }
 
+    /// Holds up every listing until it is dropped.
+    #[cfg(test)]
+    pub(crate) fn hold(&self) -> impl Drop {
+        self.book.lock()
+    }
+
     /// Gives each model its id, and sorts the models by it. Blocks on the disk.
     pub(crate) fn assign(&self, listed: &mut [ListedModel], locations: &Locations) {
         listed.sort_by(|a, b| precedence(a).cmp(&precedence(b)));

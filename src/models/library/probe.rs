@@ -84,6 +84,7 @@ impl<'a> DiskProbe<'a> {
     }
 
     fn observe(&self, path: &Path, follows_links: bool) -> io::Result<Metadata> {
+        self.cache.look_at(path);
         let result = read_metadata(path, follows_links);
         let stamp = match &result {
             Ok(metadata) => {
@@ -201,11 +202,14 @@ impl<'a> DiskProbe<'a> {
 }
 
 impl DiskSnapshot {
-    /// Whether another probe would read the same. Blocks on the disk.
-    pub(crate) fn is_current(&self) -> bool {
-        self.observations.iter().all(|observed| match read_metadata(&observed.path, observed.follows_links) {
-            Ok(metadata) => observed.stamp == Some(Stamp::of(&metadata)),
-            Err(error) => observed.stamp.is_none() && error.kind() == io::ErrorKind::NotFound,
+    /// Whether another probe with this cache would read the same. Blocks on the disk.
+    pub(crate) fn is_current(&self, cache: &FolderCache) -> bool {
+        self.observations.iter().all(|observed| {
+            cache.look_at(&observed.path);
+            match read_metadata(&observed.path, observed.follows_links) {
+                Ok(metadata) => observed.stamp == Some(Stamp::of(&metadata)),
+                Err(error) => observed.stamp.is_none() && error.kind() == io::ErrorKind::NotFound,
+            }
         })
     }
 
@@ -323,20 +327,20 @@ mod tests {
             snapshot().expect("nothing is fresh")
         };
         let before = aged();
-        assert!(before.is_current());
+        assert!(before.is_current(&cache));
         assert_eq!(before.omissions.len(), 1);
         fs::write(&file, "two").unwrap();
-        assert!(!before.is_current(), "a file was written in place");
+        assert!(!before.is_current(&cache), "a file was written in place");
         let before = aged();
         File::create(folder.join("new")).unwrap();
-        assert!(!before.is_current(), "a folder has one more name");
+        assert!(!before.is_current(&cache), "a folder has one more name");
         let before = aged();
         symlink("nowhere", &absent).unwrap();
-        assert!(!before.is_current(), "a missing path exists");
+        assert!(!before.is_current(&cache), "a missing path exists");
         fs::remove_file(&absent).unwrap();
-        assert!(before.is_current());
+        assert!(before.is_current(&cache));
         fs::remove_file(&file).unwrap();
-        assert!(!before.is_current(), "a file is gone");
+        assert!(!before.is_current(&cache), "a file is gone");
     }
 
     #[test]
