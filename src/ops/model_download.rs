@@ -116,6 +116,14 @@ impl Operation for ModelDownload {
         let downloaded = cx.app.catalog.download(&source, &request, &cx.stop).await?;
         if let Downloaded::Model(model) = &downloaded {
             cx.app.publish_model_change("added", model);
+            if let Some((plain, _)) = model.id.rsplit_once('~').filter(|_| model.source.starts_with("hf:")) {
+                n!(
+                    warn: "model_download",
+                    "Another revision of this file has the id '{plain}' and keeps it: this one is '{}'. Delete the \
+                     other with ModelDelete if it is not needed any more",
+                    model.id
+                );
+            }
             n!("model_download", "'{}' is in the catalog: {}", model.id, text::bytes(model.size_bytes));
         }
         Ok(downloaded)

@@ -224,6 +224,18 @@ async fn a_model_keeps_its_id_whatever_else_comes() {
 }
 
 #[tokio::test]
+async fn links_to_a_file_that_is_gone_are_models_of_their_own() {
+    let root = tempfile::tempdir().unwrap();
+    let catalog = catalog(root.path());
+    for name in ["one.gguf", "two.gguf"] {
+        symlink("/nowhere/m.gguf", root.path().join("data/models").join(name)).unwrap();
+    }
+    for _ in 0..2 {
+        assert_eq!(ids(&catalog.list().await.unwrap()), ["one", "two"]);
+    }
+}
+
+#[tokio::test]
 async fn the_id_of_a_worker_is_not_given_to_another_file() {
     let root = tempfile::tempdir().unwrap();
     let (first, second) = (root.path().join("models/a/model.gguf"), root.path().join("models/b/model.gguf"));

@@ -328,3 +328,26 @@ fn preferred_ids(listed: &[ListedModel]) -> Vec<String> {
     };
     listed.iter().map(preferred_id).collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::ffi::OsStringExt;
+
+    use super::*;
+
+    #[test]
+    fn the_ids_of_every_version_are_read() {
+        let fixtures = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/records/model-ids");
+        let book = Book::read(fixtures.join("version-1/model-ids.json"));
+        let odd = std::ffi::OsString::from_vec(b"/m/mod\xe8le.gguf".to_vec());
+        for (place, id) in [
+            ("/models/bartowski/model.gguf".into(), "bartowski/model"),
+            ("/models/lmstudio-community/model.gguf".into(), "model"),
+            ("/models/模型.gguf".into(), "模型"),
+            (PathBuf::from(odd), "mod-le"),
+        ] {
+            assert_eq!(book.ids.get(&place).map(String::as_str), Some(id), "{}", place.display());
+        }
+        assert_eq!(book.ids.len(), 4);
+    }
+}
