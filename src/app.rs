@@ -1,11 +1,11 @@
 //! The shared state of a running hive: its settings and its parts.
 
-use std::net::SocketAddr;
 use std::sync::Arc;
 
 use serde::Serialize;
 use tokio_util::sync::CancellationToken;
 
+use crate::address::Address;
 use crate::client;
 use crate::config::Config;
 use crate::error::{Code, Failure, Result};
@@ -23,7 +23,7 @@ pub struct App {
     /// Its settings.
     pub config: Config,
     /// The address that it serves at.
-    pub address: SocketAddr,
+    pub address: Address,
     /// The machine's host name.
     pub hostname: String,
     /// Every job.
@@ -65,19 +65,19 @@ impl App {
     ///
     /// # Errors
     /// If a folder cannot be read or a setting cannot be met.
-    pub fn open(config: Config, address: SocketAddr) -> Result<AppState> {
+    pub fn open(config: Config, address: Address) -> Result<AppState> {
         let (shutdown, workers) = (CancellationToken::new(), Supervisor::new(&config)?);
         let events = Arc::new(Hub::new(config.jobs.event_ring));
         let (catalog, served_by) = (Catalog::new(&config)?, workers.clone());
         catalog.keep_served_ids(move || served_by.served_files());
         Ok(Arc::new(Self {
-            address,
             hostname: gethostname::gethostname().to_string_lossy().into_owned(),
             jobs: Registry::open(&config, Arc::clone(&events))?,
             catalog,
             telemetry: Telemetry::new(&config, workers.clone()),
             gateway: client::for_workers(*config.timers.connect)?,
-            queen: Queen::of(&config, address, shutdown.clone())?,
+            queen: Queen::of(&config, &address, shutdown.clone())?,
+            address,
             loading: Turns::default(),
             workers,
             events,

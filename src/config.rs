@@ -6,6 +6,7 @@
 //! file has all of them.
 
 mod validation;
+mod bind;
 mod workers;
 mod engines;
 mod models;
@@ -16,7 +17,6 @@ mod faults;
 mod duration;
 
 use std::collections::BTreeMap;
-use std::net::{IpAddr, Ipv4Addr};
 use std::path::{Path, PathBuf};
 
 use etcetera::{BaseStrategy, choose_base_strategy};
@@ -25,6 +25,7 @@ use serde::Deserialize;
 use crate::error::{Code, Failure, Result};
 use crate::files;
 
+pub use bind::Bind;
 pub use downloads::{Downloads, Hub, Ollama};
 pub use duration::{BoundedDuration, PositiveDuration, SettingDuration};
 pub use engines::{DeviceKind, EngineSettings, FlashAttention, KvType, LlamaServer, PLACEHOLDERS};
@@ -44,7 +45,9 @@ pub struct Config {
     /// The TCP port; 0 takes a free one.
     pub port: u16,
     /// The address to bind. Any address but loopback needs a token.
-    pub bind: IpAddr,
+    pub bind: Bind,
+    /// The path of a Unix socket to serve on too, for the hive's own user.
+    pub unix_socket: Option<PathBuf>,
     /// The folder for state, logs and imported models.
     pub data_dir: PathBuf,
     /// The user's folders that are scanned for GGUF files.
@@ -93,7 +96,8 @@ impl Default for Config {
     fn default() -> Self {
         Self {
             port: DEFAULT_PORT,
-            bind: IpAddr::V4(Ipv4Addr::LOCALHOST),
+            bind: Bind::default(),
+            unix_socket: None,
             data_dir: default_data_dir(),
             models_dirs: Vec::new(),
             hub_cache: None,
@@ -136,6 +140,34 @@ impl Config {
             )
             .hint("docs/CONFIGURATION.md lists every setting with its default")
         })
+    }
+
+    /// Whether every caller is somebody of this machine. A token, a further name and a public address show
+    /// that others call too, through a proxy on this machine, even if the hive is bound to loopback.
+    #[must_use]
+    pub fn is_local(&self) -> bool {
+        self.bind.is_loopback()
+            && self.token_file.is_none()
+            && self.allow_hosts.is_empty()
+            && self.public_url.is_none()
+    }
+
+    /// The settings with absolute paths, so that each means the same everywhere.
+    ///
+    /// # Errors
+    /// [`Code::ConfigInvalid`] if a path is empty or the working directory is unknown.
+    pub fn with_absolute_paths(mut self) -> Result<Self> {
+        let own = [Some(&mut self.data_dir), self.unix_socket.as_mut(), self.token_file.as_mut()];
+        for path in own.into_iter().flatten().chain(&mut self.models_dirs) {
+            *path = std::path::absolute(&*path).map_err(|error| {
+                Failure::new(
+                    Code::ConfigInvalid,
+                    format!("the path '{}' is not valid: {error}", path.display()),
+                )
+                .hint("write an absolute path")
+            })?;
+        }
+        Ok(self)
     }
 
     /// The folder of models that the hive owns.

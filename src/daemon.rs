@@ -1,8 +1,9 @@
 //! One run of a hive: locks the data folder, serves, and shuts down in order.
 
+mod data_dir;
+
 use std::future::Future;
 use std::net::SocketAddr;
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -11,11 +12,12 @@ use serde::{Deserialize, Serialize};
 use tokio::net::TcpListener;
 
 use crate::app::{App, AppState};
-use crate::config::Config;
+use crate::config::{Bind, Config};
+use crate::doctor;
 use crate::error::{Code, Failure, Result};
 use crate::events::Topic;
 use crate::files;
-use crate::http;
+use crate::http::{self, Listener};
 use crate::spawn;
 use crate::text::json;
 use crate::time::Instant;
@@ -29,10 +31,13 @@ const PRUNE_EVERY: std::time::Duration = std::time::Duration::from_secs(60);
 pub struct HiveFile {
     /// The daemon's process id.
     pub pid: u32,
-    /// The URL that it serves at.
+    /// The URL that it serves at; `unix:` and a path if it serves on a Unix socket alone.
     pub url: String,
-    /// The port of the URL.
+    /// The port of the URL, or 0.
     pub port: u16,
+    /// The path of its Unix socket.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unix_socket: Option<PathBuf>,
     /// The name that it reports.
     pub hive_id: String,
     /// Its version.
@@ -45,7 +50,7 @@ pub struct HiveFile {
 #[derive(Debug)]
 pub struct Hive {
     app: AppState,
-    listener: TcpListener,
+    listener: Listener,
     router: Router,
     hive_file: PublishedHiveFile,
     /// Held for the whole run. The system releases it even if the process is killed.
@@ -60,19 +65,15 @@ impl Hive {
     /// # Errors
     /// [`Code::ConfigInvalid`], [`Code::DataDirLocked`] naming the hive that runs, or if a folder cannot be
     /// made or read.
-    pub fn open(listener: TcpListener, config: Config) -> Result<Self> {
+    pub fn open(listener: impl Into<Listener>, config: Config) -> Result<Self> {
         config.validate()?;
-        for dir in [&config.data_dir, &config.store_dir(), &config.jobs_dir(), &config.workers_dir()] {
-            std::fs::DirBuilder::new()
-                .recursive(true)
-                .mode(0o700)
-                .create(dir)
-                .map_err(|error| Failure::io("create", dir, &error).hint("choose another --data-dir"))?;
-        }
+        let listener = listener.into();
+        data_dir::prepare(&config)?;
         let lock = lock(&config.data_dir)?;
-        let address = listener
-            .local_addr()
-            .map_err(|error| Failure::internal("the listener has no address").detail(error))?;
+        if let Err(missing) = doctor::folders(&config) {
+            tracing::warn!("{missing}; {}", missing.hint.as_deref().unwrap_or_default());
+        }
+        let address = listener.address()?;
         let app = App::open(config, address)?;
         let router = http::router(&app)?;
         let hive_file = PublishedHiveFile::write(&app)?;
@@ -88,7 +89,7 @@ impl Hive {
     /// The URL that it serves at.
     #[must_use]
     pub fn url(&self) -> String {
-        format!("http://{}", self.app.address)
+        self.app.address.url()
     }
 
     /// Serves until `stop` is ready or a request asks for a shutdown. Then ends jobs, workers and
@@ -130,23 +131,36 @@ impl Hive {
 ///
 /// # Errors
 /// Those of [`Hive::open`] and [`Hive::run`].
-pub async fn run(listener: TcpListener, config: Config, stop: impl Future<Output = ()>) -> Result<()> {
+pub async fn run(
+    listener: impl Into<Listener>,
+    config: Config,
+    stop: impl Future<Output = ()>,
+) -> Result<()> {
     Hive::open(listener, config)?.run(stop).await
 }
 
-/// Binds the address of the settings.
+/// Listens on the addresses of the settings.
 ///
 /// # Errors
-/// [`Code::PortInUse`], naming the process that holds the port if the system tells it.
-pub async fn bind(config: &Config) -> Result<TcpListener> {
-    let address = SocketAddr::new(config.bind, config.port);
+/// [`Code::PortInUse`], naming the process that holds the port if the system tells it;
+/// [`Code::ConfigInvalid`] if the Unix socket cannot be made.
+pub async fn bind(config: &Config) -> Result<Listener> {
+    let tcp = match config.bind {
+        Bind::Address(ip) => Some(bind_tcp(SocketAddr::new(ip, config.port)).await?),
+        Bind::None => None,
+    };
+    Listener::new(tcp, config.unix_socket.as_deref()).await
+}
+
+async fn bind_tcp(address: SocketAddr) -> Result<TcpListener> {
+    let port = address.port();
     TcpListener::bind(address).await.map_err(|error| match error.kind() {
         std::io::ErrorKind::AddrInUse => {
-            let holder = match crate::workers::port_holder(config.port) {
+            let holder = match crate::workers::port_holder(port) {
                 Some((pid, name)) => format!("process {pid} ({name})"),
                 None => "another process".to_owned(),
             };
-            Failure::new(Code::PortInUse, format!("port {} is taken by {holder}", config.port))
+            Failure::new(Code::PortInUse, format!("port {port} is taken by {holder}"))
                 .hint("stop that process, or choose another port with --port (0 takes a free one)")
         }
         _ => Failure::new(Code::Io, format!("could not bind {address}: {error}"))
@@ -157,11 +171,10 @@ pub async fn bind(config: &Config) -> Result<TcpListener> {
 /// Locks the data folder.
 fn lock(dir: &Path) -> Result<std::fs::File> {
     let path = dir.join("hive.lock");
-    let file = std::fs::OpenOptions::new()
+    let file = files::own()
         .create(true)
         .truncate(false)
         .write(true)
-        .mode(0o600)
         .open(&path)
         .map_err(|error| Failure::io("open", &path, &error))?;
     match file.try_lock() {
@@ -193,8 +206,9 @@ impl PublishedHiveFile {
     fn write(app: &App) -> Result<Self> {
         let file = HiveFile {
             pid: std::process::id(),
-            url: format!("http://{}", app.address),
+            url: app.address.url(),
             port: app.address.port(),
+            unix_socket: app.config.unix_socket.clone(),
             hive_id: app.hive_id().to_owned(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
             started_at: Instant::now(),

@@ -1,9 +1,11 @@
 //! The checks of `HiveCheck` that look at the machine rather than at the hive's own parts. Each failure
 //! has a next step.
 
+use std::path::PathBuf;
 use std::time::{Duration, SystemTime};
 
 use crate::app::App;
+use crate::config::{Bind, Config};
 use crate::error::{Code, Failure, Result};
 use crate::workers::{Status, devices, gpus};
 use crate::{spawn, text};
@@ -83,6 +85,21 @@ pub fn clock(app: &App) -> Result<String> {
     Ok(format!("{}", crate::time::Instant::from(now)))
 }
 
+/// The user's folders of models.
+///
+/// # Errors
+/// If one is not there.
+pub fn folders(config: &Config) -> Result<String> {
+    let is_missing = |dir: &&PathBuf| !std::fs::metadata(dir).is_ok_and(|found| found.is_dir());
+    let missing: Vec<_> = config.models_dirs.iter().filter(is_missing).collect();
+    if missing.is_empty() {
+        return Ok(format!("{} folder(s) of --models-dir, all there", config.models_dirs.len()));
+    }
+    let list = text_list(missing.iter().map(|dir| dir.display().to_string()));
+    Err(Failure::new(Code::ConfigInvalid, format!("no such folder of --models-dir: {list}"))
+        .hint("its models are listed once it is there: mount or make it, or correct --models-dir"))
+}
+
 /// Who can reach the hive, and whether a token is asked for.
 ///
 /// # Errors
@@ -90,10 +107,18 @@ pub fn clock(app: &App) -> Result<String> {
 pub fn exposure(app: &App) -> Result<String> {
     use std::os::unix::fs::PermissionsExt;
 
-    let bind = app.address.ip();
-    let reach = if bind.is_loopback() { "this machine alone" } else { "the network" };
-    let Some(file) = &app.config.token_file else {
-        return Ok(format!("bound to {bind}, for {reach}; no token is asked for"));
+    let config = &app.config;
+    let reach = match (config.bind, config.is_local()) {
+        (Bind::None, true) => "this user alone",
+        (_, true) => "this machine alone",
+        (bind, _) if bind.is_loopback() => "whoever a proxy on this machine lets in",
+        _ => "the network",
+    };
+    let socket = config.unix_socket.as_ref().filter(|_| config.bind != Bind::None);
+    let socket = socket.map_or_else(String::new, |path| format!(" and {}", path.display()));
+    let bound = format!("bound to {}{socket}, for {reach}", app.address);
+    let Some(file) = &config.token_file else {
+        return Ok(format!("{bound}; no token is asked for"));
     };
     let metadata = std::fs::metadata(file).map_err(|error| {
         Failure::io("look at the token", file, &error)
@@ -106,7 +131,7 @@ pub fn exposure(app: &App) -> Result<String> {
         )
         .hint(format!("chmod 600 {}, then make a new token", file.display())));
     }
-    Ok(format!("bound to {bind}, for {reach}; a token is asked for"))
+    Ok(format!("{bound}; a token is asked for"))
 }
 
 /// The installed engines: versions, abilities and devices.

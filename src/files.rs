@@ -7,6 +7,8 @@ use std::io::{self, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
+use rustix::fs::OFlags;
+
 pub(crate) use reading::{SMALL, open, read, read_text, sync_folder};
 
 /// The bytes of one file system.
@@ -154,8 +156,16 @@ pub(crate) fn is_set_aside(path: &Path) -> bool {
     path.to_string_lossy().ends_with(DAMAGED)
 }
 
+/// The options to open a file of the data folder: for its owner alone, not through a link, and without
+/// waiting for the other end of a FIFO.
+pub(crate) fn own() -> OpenOptions {
+    let mut options = OpenOptions::new();
+    options.mode(0o600).custom_flags((OFlags::NOFOLLOW | OFlags::NONBLOCK).bits().cast_signed());
+    options
+}
+
 fn write(path: &Path, contents: &[u8]) -> io::Result<File> {
-    let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(path)?;
+    let mut file = own().write(true).create(true).truncate(true).open(path)?;
     file.write_all(contents)?;
     Ok(file)
 }
@@ -184,6 +194,21 @@ mod tests {
         assert_eq!(fs::read(&path).unwrap(), b"short, and more");
         assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn a_draft_is_not_written_through_a_link_or_into_a_fifo() {
+        let dir = tempfile::tempdir().unwrap();
+        let (path, elsewhere) = (dir.path().join("x.json"), dir.path().join("elsewhere"));
+        fs::write(&elsewhere, b"mine").unwrap();
+        std::os::unix::fs::symlink(&elsewhere, dir.path().join("x.tmp")).unwrap();
+        put(&path, b"text").unwrap_err();
+        assert_eq!(fs::read(&elsewhere).unwrap(), b"mine");
+        #[cfg(target_os = "linux")]
+        {
+            rustix::fs::mkfifoat(rustix::fs::CWD, dir.path().join("x.tmp"), 0o600.into()).unwrap();
+            put(&path, b"text").unwrap_err();
+        }
     }
 
     #[test]

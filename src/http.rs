@@ -13,9 +13,11 @@ mod openai;
 mod numbers;
 mod security;
 mod body;
-mod origin;
 mod server;
 mod leftover;
+mod seats;
+mod listener;
+mod guesses;
 mod session;
 mod stream;
 mod sse;
@@ -23,6 +25,7 @@ mod token;
 mod ui;
 mod worker_log;
 mod path;
+mod prefix;
 mod problem;
 mod dialect;
 
@@ -43,6 +46,7 @@ use crate::error::Result;
 use body::post;
 use security::AccessPolicy;
 
+pub use listener::Listener;
 pub(crate) use server::serve;
 
 /// Every route. Reads the token file.
@@ -68,7 +72,7 @@ pub(crate) fn router(app: &AppState) -> Result<Router> {
         .route("/v1/models/{*id}", get(openai::model))
         .route("/v1/chat/completions", post(openai::chat_completions))
         .route("/v1/markdown", post(markdown::render))
-        .route("/v1/session", post(session::create).with_state(policy.sessions()))
+        .route("/v1/session", post(session::create).delete(session::end).with_state(policy.sessions()))
         .route("/v1/shutdown", post(shut_down))
         .fallback(problem::route_not_found)
         .method_not_allowed_fallback(problem::method_not_allowed)

@@ -38,6 +38,8 @@ pub mod narration;
 pub mod events;
 mod client;
 pub mod config;
+mod origin;
+pub mod address;
 mod files;
 pub mod turns;
 pub mod error;

@@ -5,7 +5,6 @@
 //! - The hive calls the configured URL and no other, whatever a request names.
 //! - It reads the status of the queen's answer and nothing else.
 
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -14,6 +13,7 @@ use reqwest::{Client, Url};
 use serde::Serialize;
 use tokio_util::sync::CancellationToken;
 
+use crate::address::Address;
 use crate::client;
 use crate::config::Config;
 use crate::error::{Code, Failure, Result};
@@ -52,7 +52,7 @@ impl Queen {
     ///
     /// # Errors
     /// [`Code::ConfigInvalid`] if `--queen-url` is no URL, or the client cannot be built.
-    pub fn of(config: &Config, address: SocketAddr, shutdown: CancellationToken) -> Result<Option<Self>> {
+    pub fn of(config: &Config, address: &Address, shutdown: CancellationToken) -> Result<Option<Self>> {
         let Some(text) = &config.queen_url else { return Ok(None) };
         let invalid = || {
             Failure::new(Code::ConfigInvalid, format!("--queen-url '{text}' is not an http or https URL"))
@@ -141,11 +141,12 @@ fn describe(error: &dyn std::error::Error) -> String {
 
 /// The URL at which others reach a hive that serves at `address`. An address that stands for every
 /// interface is of no use to them, so the machine's name replaces it.
-fn own_url(address: SocketAddr) -> String {
-    if address.ip().is_unspecified() {
-        format!("http://{}:{}", gethostname::gethostname().to_string_lossy(), address.port())
-    } else {
-        format!("http://{address}")
+fn own_url(address: &Address) -> String {
+    match address.tcp() {
+        Some(tcp) if tcp.ip().is_unspecified() => {
+            format!("http://{}:{}", gethostname::gethostname().to_string_lossy(), tcp.port())
+        }
+        _ => address.url(),
     }
 }
 
@@ -164,10 +165,14 @@ mod tests {
     use crate::config::Timers;
     use crate::http::testing::{Served, soon};
 
+    fn tcp(text: &str) -> Address {
+        Address::Tcp(text.parse().unwrap())
+    }
+
     fn queen(url: String, shutdown: &CancellationToken) -> Queen {
         let timers = Timers { announce: Duration::from_millis(1).into(), ..Timers::default() };
         let config = Config { queen_url: Some(url), timers, ..Config::default() };
-        Queen::of(&config, "127.0.0.1:7835".parse().unwrap(), shutdown.clone()).unwrap().unwrap()
+        Queen::of(&config, &tcp("127.0.0.1:7835"), shutdown.clone()).unwrap().unwrap()
     }
 
     #[tokio::test]
@@ -236,7 +241,7 @@ mod tests {
 
     #[test]
     fn an_address_for_every_interface_is_replaced_by_a_name() {
-        assert_eq!(own_url("127.0.0.1:1".parse().unwrap()), "http://127.0.0.1:1");
-        assert!(!own_url("0.0.0.0:1".parse().unwrap()).contains("0.0.0.0"));
+        assert_eq!(own_url(&tcp("127.0.0.1:1")), "http://127.0.0.1:1");
+        assert!(!own_url(&tcp("0.0.0.0:1")).contains("0.0.0.0"));
     }
 }

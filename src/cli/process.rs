@@ -3,6 +3,7 @@
 use std::io::{self, IsTerminal};
 use std::time::Duration;
 
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::runtime::Builder;
 use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::EnvFilter;
@@ -15,6 +16,22 @@ pub(super) fn log_to_stderr(default: &str) {
         subscriber.json().init();
     } else {
         subscriber.with_ansi(io::stderr().is_terminal()).init();
+    }
+}
+
+/// The limit of open files to ask for: far above what a hive needs, and no burden to the workers, which inherit
+/// it.
+const OPEN_FILES: u64 = 65_536;
+
+/// Raises this process's limit of open files as far as the system lets it: the usual one is for programs that
+/// wait for their files with `select`.
+pub(super) fn allow_open_files() {
+    let limit = getrlimit(Resource::Nofile);
+    let wanted = limit.maximum.map_or(OPEN_FILES, |most| most.min(OPEN_FILES));
+    if limit.current.is_some_and(|current| current < wanted)
+        && let Err(error) = setrlimit(Resource::Nofile, Rlimit { current: Some(wanted), ..limit })
+    {
+        tracing::warn!(%error, "could not raise the limit of open files to {wanted}");
     }
 }
 

@@ -17,6 +17,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{process, serve};
 use crate::client;
+use crate::config::Bind;
 use crate::daemon::{self, Hive};
 use crate::engine::sample_model::{SampleModel, SampleWeights};
 use crate::error::{Code, Failure, Result};
@@ -60,10 +61,17 @@ impl Args {
         process::log_to_stderr("error");
         let mut config = self.serve.into_config()?;
         config.timers.connect = config.timers.connect.min(CONNECT_LIMIT).into();
-        if config.token_file.is_some() {
-            return Err(Failure::new(Code::ConfigInvalid, "quickstart works only without a token")
-                .hint("leave out --token-file, or use it with `rbee-hive serve`"));
+        if !config.is_local() || config.bind == Bind::None {
+            return Err(Failure::new(
+                Code::ConfigInvalid,
+                "quickstart works only for callers of this machine",
+            )
+            .hint(
+                "leave out --bind, --token-file, --allow-host and --public-url, or use them with \
+                     `rbee-hive serve`",
+            ));
         }
+        process::allow_open_files();
         print_line("🐝 rbee-hive quickstart: this hive will list, load, chat with and unload a model.")?;
         let signal = process::stop_signal();
         let hive = Hive::open(daemon::bind(&config).await?, config)?;

@@ -1,11 +1,10 @@
 //! `rbee-hive serve`: flags, environment and file become the settings of a hive that serves.
 
 use std::io::Write;
-use std::net::IpAddr;
 use std::path::PathBuf;
 
 use super::process;
-use crate::config::Config;
+use crate::config::{Bind, Config};
 use crate::daemon::{self, Hive};
 use crate::error::{Failure, Result};
 use crate::spawn;
@@ -17,9 +16,13 @@ pub(super) struct Args {
     /// The port to serve on; 0 takes a free one [default: 7835]
     #[arg(long, env = "RBEE_HIVE_PORT")]
     pub(super) port: Option<u16>,
-    /// The address to bind; any address but loopback needs --token-file [default: 127.0.0.1]
+    /// The address to bind; any address but loopback needs --token-file; 'none' serves on --unix-socket alone
+    /// [default: 127.0.0.1]
     #[arg(long, env = "RBEE_HIVE_BIND", value_name = "ADDRESS")]
-    bind: Option<IpAddr>,
+    bind: Option<Bind>,
+    /// A Unix socket to serve on too, for the user who runs the hive
+    #[arg(long, env = "RBEE_HIVE_UNIX_SOCKET", value_name = "PATH")]
+    unix_socket: Option<PathBuf>,
     /// The folder for state, logs and imported models [default: rbee-hive under the XDG data folder]
     #[arg(long, env = "RBEE_HIVE_DATA_DIR", value_name = "DIR")]
     pub(super) data_dir: Option<PathBuf>,
@@ -94,6 +97,8 @@ impl Args {
         config.queen_url = self.queen_url.or(config.queen_url);
         config.public_url = self.public_url.or(config.public_url);
         config.token_file = self.token_file.or(config.token_file);
+        config.unix_socket = self.unix_socket.or(config.unix_socket);
+        let config = config.with_absolute_paths()?;
         config.validate()?;
         Ok(config)
     }
@@ -101,6 +106,7 @@ impl Args {
     /// Serves until SIGINT or SIGTERM.
     pub(super) async fn run(self) -> Result<()> {
         process::log_to_stderr("info");
+        process::allow_open_files();
         let config = self.into_config()?;
         let mut stop = std::pin::pin!(process::stop_signal());
         let listener = daemon::bind(&config).await?;
@@ -158,6 +164,9 @@ mod tests {
         let config = cli.serve.into_config().unwrap();
         assert_eq!((config.port, &*config.hive_ids[0]), (2, "a"));
         assert_eq!(*config.timers.silence, std::time::Duration::from_secs(2));
+        let cli = Cli::parse_from(["rbee-hive", "--data-dir", "data", "--models-dir", "models"]);
+        let config = cli.serve.into_config().unwrap();
+        assert!(config.data_dir.is_absolute() && config.models_dirs[0].is_absolute());
     }
 
     #[test]
@@ -182,6 +191,20 @@ mod tests {
             let failure = cli.serve.into_config().unwrap_err();
             assert!(failure.message.contains(name), "{failure}");
         }
+    }
+
+    #[test]
+    fn without_tcp_there_must_be_another_way_in() {
+        let config = |args: &[&str]| {
+            Cli::parse_from([&["rbee-hive", "--bind", "none"], args].concat()).serve.into_config()
+        };
+        assert!(config(&[]).unwrap_err().hint.unwrap().contains("--unix-socket"));
+        let queen = config(&["--unix-socket", "s", "--queen-url", "http://queen"]).unwrap_err();
+        assert!(queen.hint.unwrap().contains("--public-url"));
+        assert!(config(&["--unix-socket", "s"]).unwrap().is_local());
+        assert!(!config(&["--unix-socket", "s", "--public-url", "https://a.example"]).unwrap().is_local());
+        assert!(!config(&["--unix-socket", "s", "--allow-host", "a.example"]).unwrap().is_local());
+        assert!(!config(&["--unix-socket", "s", "--token-file", "t"]).unwrap().is_local());
     }
 
     #[test]

@@ -53,6 +53,8 @@ pub struct Timers {
     pub announce: BoundedDuration,
     /// How long a session cookie lasts.
     pub session: BoundedDuration,
+    /// How long the answer to a wrong token waits, from the sixth within a minute on.
+    pub wrong_token: BoundedDuration,
 }
 
 impl Default for Timers {
@@ -79,6 +81,7 @@ impl Default for Timers {
             telemetry: Duration::from_secs(1).into(),
             announce: Duration::from_secs(2).into(),
             session: Duration::from_secs(12 * 3600).into(),
+            wrong_token: Duration::from_secs(1).into(),
         }
     }
 }

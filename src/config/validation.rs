@@ -2,8 +2,9 @@
 
 use reqwest::Url;
 
-use super::{Config, Downloads};
+use super::{Bind, Config, Downloads};
 use crate::error::{Code, Failure, Result};
+use crate::origin::{Host, Origin};
 
 const REMOVE: &str = "correct it, or remove the setting to use its default";
 
@@ -54,17 +55,18 @@ impl Config {
 
     /// Who may call the hive.
     fn check_callers(&self) -> Result<()> {
-        if let Some(origin) = self.allow_origins.iter().find(|origin| !is_origin(origin)) {
+        self.origins()?;
+        self.hosts()?;
+        if self.bind == Bind::None && self.unix_socket.is_none() {
             return invalid(
-                format!("--allow-origin '{origin}' is not an origin"),
-                "write it as scheme://host or scheme://host:port, without a path",
+                "with --bind none and no --unix-socket, nobody could call the hive",
+                "pass --unix-socket PATH too",
             );
         }
-        if let Some(host) = self.allow_hosts.iter().find(|host| host.is_empty() || host.contains(['/', '*']))
-        {
+        if self.bind == Bind::None && self.queen_url.is_some() && self.public_url.is_none() {
             return invalid(
-                format!("--allow-host '{host}' is not a host name"),
-                "write a single host name or address, without a scheme or a wildcard",
+                "with --bind none, the queen at --queen-url cannot reach the hive",
+                "pass the --public-url of the proxy in front of it",
             );
         }
         if !self.bind.is_loopback() && self.token_file.is_none() {
@@ -75,6 +77,34 @@ impl Config {
             );
         }
         Ok(())
+    }
+
+    /// The origins of `allow_origins`.
+    ///
+    /// # Errors
+    /// [`Code::ConfigInvalid`], naming the one that is not valid.
+    pub(crate) fn origins(&self) -> Result<Vec<Origin>> {
+        let parse = |text: &String| {
+            Origin::parse(text.trim_end_matches('/')).ok_or_else(|| {
+                Failure::new(Code::ConfigInvalid, format!("--allow-origin '{text}' is not an origin"))
+                    .hint("write it as scheme://host or scheme://host:port, without a path")
+            })
+        };
+        self.allow_origins.iter().map(parse).collect()
+    }
+
+    /// The hosts of `allow_hosts`.
+    ///
+    /// # Errors
+    /// [`Code::ConfigInvalid`], naming the one that is not valid.
+    pub(crate) fn hosts(&self) -> Result<Vec<Host>> {
+        let parse = |text: &String| {
+            Host::from_setting(text).ok_or_else(|| {
+                Failure::new(Code::ConfigInvalid, format!("--allow-host '{text}' is not a host name"))
+                    .hint("write a single host name or address, without a scheme or a wildcard")
+            })
+        };
+        self.allow_hosts.iter().map(parse).collect()
     }
 
     fn check_engines(&self) -> Result<()> {
@@ -131,11 +161,4 @@ fn is_endpoint(url: &Url) -> bool {
         && url.password().is_none()
         && url.query().is_none()
         && url.fragment().is_none()
-}
-
-fn is_origin(text: &str) -> bool {
-    Url::parse(text).is_ok_and(|url| {
-        matches!(url.scheme(), "http" | "https")
-            && url.origin().ascii_serialization() == text.trim_end_matches('/')
-    })
 }

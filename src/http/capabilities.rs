@@ -92,6 +92,7 @@ mod tests {
     use tokio_util::sync::CancellationToken;
 
     use super::*;
+    use crate::address::Address;
     use crate::config::{Config, Timers};
     use crate::http::testing::{Served, soon};
 
@@ -106,8 +107,8 @@ mod tests {
         let own = Served::start(router("own"), Timers::default()).await;
         let other = Served::start(router("other"), Timers::default()).await;
         let config = Config { queen_url: Some(format!("http://{}", own.address)), ..Config::default() };
-        let address = "127.0.0.1:7835".parse().unwrap();
-        let queen = Queen::of(&config, address, CancellationToken::new()).unwrap();
+        let address = Address::Tcp("127.0.0.1:7835".parse().unwrap());
+        let queen = Queen::of(&config, &address, CancellationToken::new()).unwrap();
 
         let ask = |url: String| {
             let uri: Uri = format!("/capabilities?queen_url={url}").parse().unwrap();

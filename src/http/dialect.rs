@@ -1,8 +1,8 @@
 //! Which API's form the errors of a route have.
 
 /// The first segments, under `/v1`, of the hive's own API.
-const OWN: [&str; 8] =
-    ["jobs", "events", "capabilities", "heartbeats", "workers", "session", "shutdown", "reload"];
+const OWN: [&str; 9] =
+    ["jobs", "events", "capabilities", "heartbeats", "workers", "session", "markdown", "shutdown", "reload"];
 
 /// Whether a path is of OpenAI's API, whose clients expect OpenAI's `error` object: everything under `/v1`
 /// but the hive's own API, so that a route of OpenAI's that the hive lacks is refused in its form too.

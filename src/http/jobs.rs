@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use super::body::json_bytes;
 use super::path::Parameter;
+use super::prefix::prefix;
 use super::problem::Problem;
 use crate::app::AppState;
 use crate::error::{Code, Failure};
@@ -36,6 +37,7 @@ struct Created<'a> {
 pub(super) async fn submit(State(app): State<AppState>, request: Request) -> Result<Response, Problem> {
     let key = idempotency_key(request.headers())?;
     let host = request_host(&request);
+    let prefix = prefix(request.headers()).to_owned();
     let body = json_bytes(request, BODY_LIMIT, *app.config.timers.request_head).await?;
     let submission = ops::parse(&body)?;
     app.check_hive_id(&submission.hive_id, host.as_deref())?;
@@ -43,7 +45,7 @@ pub(super) async fn submit(State(app): State<AppState>, request: Request) -> Res
     let job = &submitted.job;
     let mut response = (
         StatusCode::CREATED,
-        [(LOCATION, format!("/v1/jobs/{}", job.id()))],
+        [(LOCATION, format!("{prefix}/v1/jobs/{}", job.id()))],
         Json(Created { job_id: job.id(), sse_url: job.sse_url() }),
     )
         .into_response();

@@ -1,16 +1,18 @@
 //! Access: one middleware in front of every route.
 //!
 //! The checks have a fixed order, each cheaper and broader than the next: the `Host` (against DNS
-//! rebinding), the `Origin` (against other web pages), the token. Routes for POST then check the content type
+//! rebinding), the `Origin` and `Sec-Fetch-Site` (against other web pages), the token. Routes for POST then check the content type
 //! (`body::post`), against forms that need no preflight.
 //!
 //! Invariants:
 //! - Loopback does not protect by itself: a web page of another origin can neither read nor act.
-//! - There is one authenticator, [`AccessPolicy::authenticate`]. With a token set, every path that is not
-//!   listed as open asks for it.
-//! - The session cookie gives access to event streams alone.
+//! - There is one authenticator, [`AccessPolicy::authenticate`]. With a token set, everything but the page's
+//!   files and the health check, which existing clients poll, asks for it.
+//! - The session cookie gives access to event streams, and to its own end, alone.
+//! - Only a connection whose caller was let in keeps its seat (`seats`).
 //! - An allowed origin is named in the answer; no wildcard is ever sent.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use axum::extract::{Request, State};
@@ -19,30 +21,39 @@ use axum::http::header::{
     ACCESS_CONTROL_ALLOW_ORIGIN, ACCESS_CONTROL_EXPOSE_HEADERS, ACCESS_CONTROL_MAX_AGE,
     ACCESS_CONTROL_REQUEST_METHOD, AUTHORIZATION, CACHE_CONTROL, HOST, ORIGIN, VARY, X_CONTENT_TYPE_OPTIONS,
 };
-use axum::http::{HeaderValue, Method, StatusCode};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 
-use super::origin::{Host, HostPort, Origin};
+use super::guesses::Guesses;
+use super::listener::Arrival;
 use super::problem;
-use super::server::LocalAddr;
+use super::seats::Claim;
 use super::session::Sessions;
 use super::token::{self, SecretHash};
 use crate::config::Config;
 use crate::error::{Code, Failure, Result};
+use crate::origin::{Host, HostPort, Origin};
 
-/// Paths that ask for no token: the health check, which existing clients poll, and the web page, which has
-/// no data in it.
-const OPEN_PATHS: [&str; 2] = ["/health", "/"];
-/// The prefix of the web page's other files.
-const OPEN_PREFIX: &str = "/ui/";
+/// The header by which a browser says which site sent a request (W3C Fetch Metadata).
+const FETCH_SITE: &str = "sec-fetch-site";
+/// Its values for another site, and for another port or host name of the same one.
+const FOREIGN_SITES: [&[u8]; 2] = [b"cross-site", b"same-site"];
 
 /// The settings of access.
 #[derive(Debug)]
 pub(crate) struct AccessPolicy {
     hosts: Vec<Host>,
     origins: Vec<Origin>,
-    token: Option<(SecretHash, Arc<Sessions>)>,
+    token: Option<Token>,
+}
+
+/// What a set token needs.
+#[derive(Debug)]
+struct Token {
+    hash: SecretHash,
+    sessions: Arc<Sessions>,
+    guesses: Guesses,
 }
 
 /// What sent an admitted request.
@@ -53,41 +64,61 @@ enum Caller {
     Allowed(HeaderValue),
 }
 
+/// How a request may pass.
+enum Admission {
+    /// It was let in: its connection is kept.
+    Known,
+    /// It asks for what is open to everybody.
+    Open,
+    /// This is its answer: it is a preflight.
+    Answered(Response),
+}
+
+/// Why a request may not pass.
+struct Refusal {
+    failure: Failure,
+    /// Whether it has a wrong token.
+    is_guess: bool,
+}
+
+impl From<Failure> for Refusal {
+    fn from(failure: Failure) -> Self {
+        Self { failure, is_guess: false }
+    }
+}
+
 impl AccessPolicy {
     /// The policy of the settings. Reads the token file.
     ///
     /// # Errors
     /// [`Code::ConfigInvalid`] if a setting or the token file is not valid.
     pub(crate) fn new(config: &Config) -> Result<Self> {
-        let invalid = |what: &str, text: &str| {
-            Failure::new(Code::ConfigInvalid, format!("{what} '{text}' is not valid"))
-        };
-        let hosts = config.allow_hosts.iter().map(|text| {
-            Host::from_setting(text).ok_or_else(|| {
-                invalid("--allow-host", text).hint("write a single host name or address, without a scheme")
-            })
-        });
-        let origins = config.allow_origins.iter().map(|text| {
-            Origin::parse(text.trim_end_matches('/')).ok_or_else(|| {
-                invalid("--allow-origin", text).hint("write it as scheme://host or scheme://host:port")
-            })
-        });
-        let token = config.token_file.as_deref().map(token::read).transpose()?;
+        let hash = config.token_file.as_deref().map(token::read).transpose()?;
         Ok(Self {
-            hosts: hosts.collect::<Result<_>>()?,
-            origins: origins.collect::<Result<_>>()?,
-            token: token.map(|token| (token, Arc::new(Sessions::new(*config.timers.session)))),
+            hosts: config.hosts()?,
+            origins: config.origins()?,
+            token: hash.map(|hash| Token {
+                hash,
+                sessions: Arc::new(Sessions::new(*config.timers.session)),
+                guesses: Guesses::new(*config.timers.wrong_token),
+            }),
         })
     }
 
     /// The open sessions, if a token is asked for.
     pub(crate) fn sessions(&self) -> Option<Arc<Sessions>> {
-        self.token.as_ref().map(|(_, sessions)| Arc::clone(sessions))
+        self.token.as_ref().map(|token| Arc::clone(&token.sessions))
     }
 
     /// The host and port that the request was sent to: the authority of its target, otherwise its one `Host`
     /// (RFC 9112 sections 3.2 and 3.2.2). Refuses hosts that are neither this machine nor allowed.
     fn check_host(&self, request: &Request) -> Result<HostPort> {
+        let arrival = request.extensions().get::<Arrival>();
+        if matches!(arrival, Some(Arrival::Unix)) && !is_of_browser(request) {
+            // Only the hive's own user can connect there, so any name will do, or none. What a browser sent
+            // came through a proxy, and a name could have been bound to that.
+            return Ok(HostPort { host: Host::Name("localhost".to_owned()), port: None });
+        }
         let mut headers = request.headers().get_all(HOST).iter();
         let (Some(header), None) = (headers.next(), headers.next()) else {
             return Err(Failure::new(Code::InvalidRequest, "the request must have exactly one Host header")
@@ -101,10 +132,11 @@ impl AccessPolicy {
             Failure::new(Code::InvalidRequest, "the Host header is not a host with an optional port")
                 .hint("send one Host header with the hive's name or address")
         })?;
-        let local =
-            request.extensions().get::<LocalAddr>().map(|local| Host::Ip(local.0.ip().to_canonical()));
-        let known = target.host.is_loopback() || Some(&target.host) == local.as_ref();
-        if known || self.hosts.contains(&target.host) {
+        let is_own = match arrival {
+            Some(Arrival::Tcp { local, .. }) => target.host == Host::Ip(local.ip().to_canonical()),
+            _ => false,
+        };
+        if is_own || target.host.is_loopback() || self.hosts.contains(&target.host) {
             return Ok(target);
         }
         let name = match &target.host {
@@ -115,52 +147,66 @@ impl AccessPolicy {
             .hint(format!("start it with --allow-host {name} if that is its name, or use its address")))
     }
 
-    /// Refuses pages of origins that are neither the hive's own nor allowed.
+    /// Refuses pages of origins that are neither the hive's own nor allowed, and what a browser marks as sent
+    /// by another site. Some of that has no `Origin`: images, frames, links. A link to the page itself is a
+    /// person's own step.
     fn check_origin(&self, request: &Request, target: &HostPort) -> Result<Caller> {
+        let refused = |what: &str| {
+            Err(Failure::new(Code::OriginRefused, format!("{what} may not call this hive"))
+                .hint("start the hive with --allow-origin scheme://host:port for a page that you trust"))
+        };
         let mut headers = request.headers().get_all(ORIGIN).iter();
-        let Some(header) = headers.next() else { return Ok(Caller::Own) };
-        let origin = header.to_str().ok().filter(|_| headers.next().is_none()).and_then(Origin::parse);
-        match origin {
-            Some(origin) if origin.is_of(target) => Ok(Caller::Own),
-            Some(origin) if self.origins.contains(&origin) => Ok(Caller::Allowed(header.clone())),
-            _ => Err(Failure::new(Code::OriginRefused, "web pages of this origin may not call this hive")
-                .hint("start the hive with --allow-origin scheme://host:port for a page that you trust")),
+        if let Some(header) = headers.next() {
+            let origin = header.to_str().ok().filter(|_| headers.next().is_none()).and_then(Origin::parse);
+            match origin {
+                Some(origin) if origin.is_of(target) => {}
+                Some(origin) if self.origins.contains(&origin) => return Ok(Caller::Allowed(header.clone())),
+                _ => return refused("web pages of this origin"),
+            }
         }
+        let sites = request.headers().get_all(FETCH_SITE).iter();
+        let is_foreign = sites.map(HeaderValue::as_bytes).any(|site| FOREIGN_SITES.contains(&site));
+        if is_foreign && !is_page(request) { refused("web pages of other sites") } else { Ok(Caller::Own) }
     }
 
     /// Checks the token, if one is set and the path is not open.
-    fn authenticate(&self, request: &Request) -> Result<()> {
-        let Some((token, sessions)) = &self.token else { return Ok(()) };
+    fn authenticate(&self, request: &Request) -> Result<Admission, Refusal> {
+        let Some(Token { hash, sessions, .. }) = &self.token else { return Ok(Admission::Known) };
         let (method, path) = (request.method(), request.uri().path());
-        let reads = matches!(*method, Method::GET | Method::HEAD);
-        if reads && (OPEN_PATHS.contains(&path) || path.starts_with(OPEN_PREFIX)) {
-            return Ok(());
+        let given = given_token(request.headers());
+        if given.is_some_and(|given| hash.matches(&SecretHash::of(given)).into()) {
+            return Ok(Admission::Known);
         }
-        let mut headers = request.headers().get_all(AUTHORIZATION).iter();
-        let bearer = headers.next().filter(|_| headers.next().is_none()).and_then(bearer);
-        if bearer.is_some_and(|given| token.matches(&SecretHash::of(given)).into()) {
-            return Ok(());
+        if is_page(request) || (is_reading(method) && path == "/health") {
+            return Ok(Admission::Open);
         }
-        if *method == Method::GET && is_event_stream(path) && sessions.admit(request.headers()) {
-            return Ok(());
+        // A session can read event streams and end itself.
+        let is_for_session = (*method == Method::GET && is_event_stream(path))
+            || (*method == Method::DELETE && path == "/v1/session");
+        if is_for_session && sessions.admit(request.headers()) {
+            return Ok(Admission::Known);
         }
         let message =
-            if bearer.is_some() { "the token is not this hive's" } else { "this hive asks for a token" };
-        Err(Failure::new(Code::Unauthorized, message)
-            .hint("send the token of the hive's --token-file as 'Authorization: Bearer TOKEN'"))
+            if given.is_some() { "the token is not this hive's" } else { "this hive asks for a token" };
+        let failure = Failure::new(Code::Unauthorized, message)
+            .hint("send the token of the hive's --token-file as 'Authorization: Bearer TOKEN'");
+        Err(Refusal { failure, is_guess: given.is_some() })
     }
 
-    fn admit(&self, request: &Request, caller: &mut Caller) -> Result<Option<Response>> {
+    fn admit(&self, request: &Request, caller: &mut Caller) -> Result<Admission, Refusal> {
         let target = self.check_host(request)?;
         *caller = self.check_origin(request, &target)?;
         let preflight = *request.method() == Method::OPTIONS
             && request.headers().contains_key(ORIGIN)
             && request.headers().contains_key(ACCESS_CONTROL_REQUEST_METHOD);
-        if preflight {
-            return Ok(Some(answer_preflight()));
+        if preflight { Ok(Admission::Answered(answer_preflight())) } else { self.authenticate(request) }
+    }
+
+    /// Notes a refusal of a wrong token, and waits until it may be answered.
+    async fn note(&self, refusal: &Refusal, peer: Option<IpAddr>) {
+        if let Some(token) = self.token.as_ref().filter(|_| refusal.is_guess) {
+            token.guesses.wrong(peer).await;
         }
-        self.authenticate(request)?;
-        Ok(None)
     }
 
     /// Adds the headers of every answer, and those that let an allowed page read it.
@@ -190,9 +236,18 @@ pub(crate) async fn check_access(
     let credentials = path == "/v1/session" || is_event_stream(&path);
     let mut caller = Caller::Own;
     let mut response = match policy.admit(&request, &mut caller) {
-        Ok(None) => next.run(request).await,
-        Ok(Some(answer)) => answer,
-        Err(failure) => problem::at(&path, failure).into_response(),
+        Ok(Admission::Answered(answer)) => answer,
+        Ok(admission) => {
+            if let (Admission::Known, Some(claim)) = (admission, request.extensions().get::<Claim>()) {
+                claim.keep();
+            }
+            next.run(request).await
+        }
+        Err(refusal) => {
+            let peer = request.extensions().get::<Arrival>().and_then(Arrival::peer);
+            policy.note(&refusal, peer).await;
+            problem::at(&path, refusal.failure).into_response()
+        }
     };
     policy.add_headers(&mut response, caller, credentials);
     response
@@ -203,17 +258,46 @@ fn answer_preflight() -> Response {
         StatusCode::NO_CONTENT,
         [
             (ACCESS_CONTROL_ALLOW_METHODS, "GET, POST, DELETE"),
-            (ACCESS_CONTROL_ALLOW_HEADERS, "authorization, content-type, idempotency-key, last-event-id"),
+            (
+                ACCESS_CONTROL_ALLOW_HEADERS,
+                "authorization, x-api-key, content-type, idempotency-key, last-event-id",
+            ),
             (ACCESS_CONTROL_MAX_AGE, "600"),
         ],
     )
         .into_response()
 }
 
-/// The token of an `Authorization: Bearer` header (RFC 6750 section 2.1).
-fn bearer(header: &HeaderValue) -> Option<&[u8]> {
-    let (scheme, token) = header.as_bytes().split_at_checked(7)?;
-    scheme.eq_ignore_ascii_case(b"bearer ").then(|| token.trim_ascii())
+/// The token of the one `Authorization: Bearer` header (RFC 6750 section 2.1), or of the one `x-api-key`, which
+/// some client libraries send in its place.
+fn given_token(headers: &HeaderMap) -> Option<&[u8]> {
+    let only = |name: HeaderName| {
+        let mut values = headers.get_all(name).iter();
+        values.next().filter(|_| values.next().is_none())
+    };
+    match only(AUTHORIZATION) {
+        Some(header) => {
+            let (scheme, token) = header.as_bytes().split_at_checked(7)?;
+            scheme.eq_ignore_ascii_case(b"bearer ").then(|| token.trim_ascii())
+        }
+        None if headers.contains_key(AUTHORIZATION) => None,
+        None => only(HeaderName::from_static("x-api-key")).map(|key| key.as_bytes().trim_ascii()),
+    }
+}
+
+fn is_reading(method: &Method) -> bool {
+    matches!(*method, Method::GET | Method::HEAD)
+}
+
+/// Whether it asks for the web page or a file of it, which have no data in them.
+fn is_page(request: &Request) -> bool {
+    let path = request.uri().path();
+    is_reading(request.method()) && (path == "/" || path.starts_with("/ui/"))
+}
+
+/// Whether a browser sent it for a page.
+fn is_of_browser(request: &Request) -> bool {
+    request.headers().contains_key(ORIGIN) || request.headers().contains_key(FETCH_SITE)
 }
 
 /// Whether the path is one that a browser's `EventSource` reads, or a worker's log.

@@ -1,18 +1,17 @@
 //! The connection loop: accepts connections, serves HTTP/1.1, and shuts down in order.
 //!
 //! Invariants:
-//! - Every accepted socket has `TCP_NODELAY`. Otherwise a POST followed by a stream would wait 40 ms for a
+//! - Every accepted TCP socket has `TCP_NODELAY`. Otherwise a POST followed by a stream would wait 40 ms for a
 //!   delayed ACK.
+//! - Connections leave room for the hive's own files (`seats`).
 //! - The connection of a client that does not send its next request's head, or does not read its answer, is
 //!   closed. Timers on the transport see to that, which run even while the code of the answer waits.
 //! - [`serve`] returns when every connection is closed.
 
 use std::convert::Infallible;
 use std::io;
-use std::net::SocketAddr;
 use std::panic::AssertUnwindSafe;
 use std::pin::pin;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
@@ -23,8 +22,6 @@ use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
-use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_io_timeout::TimeoutStream;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -32,40 +29,42 @@ use tower::ServiceExt;
 use tower_http::normalize_path::NormalizePath;
 
 use super::leftover;
+use super::listener::{Arrival, Listener, Stream};
 use super::problem::Problem;
+use super::seats::{Claim, Seats};
 use crate::config::Timers;
 use crate::error::Failure;
 use crate::spawn;
 
-/// Connections that are served at once. Further ones wait in the system's backlog. The number is far above
-/// what users need, and keeps a runaway client from taking all the memory.
-const MOST_CONNECTIONS: usize = 16_384;
 /// Bytes of a request that are buffered before its body is read, and so the largest head.
 const BUFFER_BYTES: usize = 64 << 10;
 /// The first pause after the system had no descriptor or memory for a connection. It doubles up to 1 s.
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
 
-/// The address of the socket that a request arrived at. An extension of every request.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct LocalAddr(pub(crate) SocketAddr);
-
 /// Serves until `shutdown`, then waits for requests in flight to finish, for [`Timers::drain`] at most.
-pub(crate) async fn serve(listener: TcpListener, app: Router, timers: Timers, shutdown: CancellationToken) {
+pub(crate) async fn serve(
+    listener: impl Into<Listener>,
+    app: Router,
+    timers: Timers,
+    shutdown: CancellationToken,
+) {
+    let listener = listener.into();
     let (stopping, closing) = (CancellationToken::new(), CancellationToken::new());
     let connections = TaskTracker::new();
-    let permits = Arc::new(Semaphore::new(MOST_CONNECTIONS));
-    loop {
+    let seats = Seats::within_limits();
+    for number in 0.. {
         let next = async {
-            let permit = admit(&permits).await;
-            (accept(&listener).await, permit)
+            let (stream, arrival) = accept(&listener, &seats).await;
+            (stream, arrival, seats.take(number, arrival.peer()).await)
         };
-        let ((stream, local), permit) = tokio::select! {
+        let (stream, arrival, seat) = tokio::select! {
             biased;
             () = shutdown.cancelled() => break,
             next = next => next,
         };
         let connection = Connection {
-            local,
+            arrival,
+            claim: seat.claim.clone(),
             app: app.clone(),
             write_stall: *timers.write_stall,
             request_head: *timers.request_head,
@@ -73,8 +72,11 @@ pub(crate) async fn serve(listener: TcpListener, app: Router, timers: Timers, sh
         };
         let closing = closing.clone();
         let served = connections.track_future(async move {
-            let _permit = permit;
-            closing.run_until_cancelled(connection.serve(stream)).await;
+            tokio::select! {
+                () = closing.cancelled() => {}
+                () = seat.given_up() => {}
+                () = connection.serve(stream) => {}
+            }
         });
         drop(spawn::detached(served));
     }
@@ -88,21 +90,13 @@ pub(crate) async fn serve(listener: TcpListener, app: Router, timers: Timers, sh
     }
 }
 
-/// Waits for the permit of one more connection.
-async fn admit(permits: &Arc<Semaphore>) -> OwnedSemaphorePermit {
-    if permits.available_permits() == 0 {
-        tracing::warn!(limit = MOST_CONNECTIONS, "too many connections; further ones wait");
-    }
-    permits.clone().acquire_owned().await.expect("the semaphore is never closed")
-}
-
-/// The next connection. Never fails: it skips an error of a single connection, and waits while the system
-/// has no descriptor or memory.
-async fn accept(listener: &TcpListener) -> (TcpStream, LocalAddr) {
+/// The next connection. Never fails: it skips an error of a single connection. Where the system has no
+/// descriptor or memory, it closes a connection without a request, and waits.
+async fn accept(listener: &Listener, seats: &Seats) -> (Stream, Arrival) {
     let mut pause = FIRST_PAUSE;
     loop {
-        match listener.accept().await.and_then(|(stream, _)| prepare(stream)) {
-            Ok(ready) => return ready,
+        match listener.accept().await {
+            Ok(accepted) => return accepted,
             Err(error) if concerns_one_connection(&error) => {
                 tracing::debug!(%error, "a connection was lost before it was accepted");
             }
@@ -110,17 +104,12 @@ async fn accept(listener: &TcpListener) -> (TcpStream, LocalAddr) {
                 if pause == FIRST_PAUSE {
                     tracing::error!(%error, "cannot accept connections; trying again");
                 }
+                seats.free_one();
                 tokio::time::sleep(pause).await;
                 pause = (pause * 2).min(Duration::from_secs(1));
             }
         }
     }
-}
-
-fn prepare(stream: TcpStream) -> io::Result<(TcpStream, LocalAddr)> {
-    stream.set_nodelay(true)?;
-    let local = stream.local_addr()?;
-    Ok((stream, LocalAddr(local)))
 }
 
 fn concerns_one_connection(error: &io::Error) -> bool {
@@ -136,7 +125,8 @@ fn concerns_one_connection(error: &io::Error) -> bool {
 }
 
 struct Connection {
-    local: LocalAddr,
+    arrival: Arrival,
+    claim: Claim,
     app: Router,
     write_stall: Duration,
     request_head: Duration,
@@ -144,14 +134,15 @@ struct Connection {
 }
 
 impl Connection {
-    async fn serve(self, stream: TcpStream) {
-        let Self { local, app, write_stall, request_head, stopping } = self;
+    async fn serve(self, stream: Stream) {
+        let Self { arrival, claim, app, write_stall, request_head, stopping } = self;
         let mut transport = TimeoutStream::new(stream);
         transport.set_write_timeout(Some(write_stall));
         let asked = AtomicBool::new(false);
         let service = service_fn(|mut request: hyper::Request<Incoming>| {
             asked.store(true, Ordering::Relaxed);
-            request.extensions_mut().insert(local);
+            request.extensions_mut().insert(arrival);
+            request.extensions_mut().insert(claim.clone());
             answer(app.clone(), request, request_head)
         });
         let mut connection = pin!(

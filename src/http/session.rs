@@ -3,7 +3,7 @@
 //!
 //! Invariants:
 //! - A cookie is 256 random bits, not the token. The hive keeps its hash, in memory only.
-//! - `security` accepts the cookie for reading event streams and for nothing else.
+//! - `security` accepts the cookie for reading event streams and for ending the session, and for nothing else.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -16,6 +16,7 @@ use axum::response::{IntoResponse, Response};
 use parking_lot::Mutex;
 use subtle::Choice;
 
+use super::prefix::prefix;
 use super::token::SecretHash;
 use crate::text::hex;
 
@@ -46,9 +47,9 @@ impl Sessions {
         Self { lifetime, open: Mutex::default() }
     }
 
-    /// Opens a session and returns its `Set-Cookie` value. It lacks `Secure`, because the hive speaks plain
-    /// HTTP; a proxy that adds TLS may add it.
-    fn open(&self) -> String {
+    /// Opens a session for a page below `prefix`, and returns its `Set-Cookie` value. It lacks `Secure`,
+    /// because the hive speaks plain HTTP; a proxy that adds TLS may add it.
+    fn open(&self, prefix: &str) -> String {
         let value = hex(&rand::random::<[u8; 32]>());
         let session =
             Session { hash: SecretHash::of(value.as_bytes()), expires: Instant::now() + self.lifetime };
@@ -59,20 +60,12 @@ impl Sessions {
         }
         held.push_back(session);
         let age = self.lifetime.as_secs();
-        format!("{COOKIE_NAME}={value}; HttpOnly; SameSite=Strict; Path=/v1; Max-Age={age}")
+        format!("{COOKIE_NAME}={value}; {}; Max-Age={age}", attributes(prefix))
     }
 
     /// Whether one of the request's cookies belongs to an open session.
     pub(crate) fn admit(&self, headers: &HeaderMap) -> bool {
-        let given: Vec<SecretHash> = headers
-            .get_all(COOKIE)
-            .iter()
-            .filter_map(|line| line.to_str().ok())
-            .flat_map(|line| line.split(';'))
-            .filter_map(|pair| pair.trim().strip_prefix(COOKIE_NAME)?.strip_prefix('='))
-            .take(MOST_COOKIES)
-            .map(|value| SecretHash::of(value.as_bytes()))
-            .collect();
+        let given = cookies(headers);
         if given.is_empty() {
             return false;
         }
@@ -83,6 +76,30 @@ impl Sessions {
             .fold(Choice::from(0), |any, one| any | one)
             .into()
     }
+
+    /// Ends the sessions of the request's cookies.
+    fn end(&self, headers: &HeaderMap) {
+        let given = cookies(headers);
+        self.open.lock().retain(|session| !given.iter().any(|hash| session.hash.matches(hash).into()));
+    }
+}
+
+/// The hashes of the request's session cookies.
+fn cookies(headers: &HeaderMap) -> Vec<SecretHash> {
+    headers
+        .get_all(COOKIE)
+        .iter()
+        .filter_map(|line| line.to_str().ok())
+        .flat_map(|line| line.split(';'))
+        .filter_map(|pair| pair.trim().strip_prefix(COOKIE_NAME)?.strip_prefix('='))
+        .take(MOST_COOKIES)
+        .map(|value| SecretHash::of(value.as_bytes()))
+        .collect()
+}
+
+/// The cookie's attributes for a hive that is seen below `prefix`.
+fn attributes(prefix: &str) -> String {
+    format!("HttpOnly; SameSite=Strict; Path={prefix}/v1")
 }
 
 fn prune(held: &mut VecDeque<Session>) {
@@ -94,18 +111,30 @@ fn prune(held: &mut VecDeque<Session>) {
 
 /// `POST /v1/session`: sets the cookie. `204` without one if the hive asks for no token, because then
 /// every stream is open anyway. `security` has checked the token.
-pub(crate) async fn create(State(sessions): State<Option<Arc<Sessions>>>) -> Response {
+pub(crate) async fn create(State(sessions): State<Option<Arc<Sessions>>>, headers: HeaderMap) -> Response {
     match sessions {
-        Some(sessions) => (StatusCode::NO_CONTENT, [(SET_COOKIE, sessions.open())]).into_response(),
+        Some(sessions) => {
+            (StatusCode::NO_CONTENT, [(SET_COOKIE, sessions.open(prefix(&headers)))]).into_response()
+        }
         None => StatusCode::NO_CONTENT.into_response(),
     }
+}
+
+/// `DELETE /v1/session`: ends the session of the request's cookie, and removes the cookie. `204` also where
+/// there was none.
+pub(crate) async fn end(State(sessions): State<Option<Arc<Sessions>>>, headers: HeaderMap) -> Response {
+    if let Some(sessions) = sessions {
+        sessions.end(&headers);
+    }
+    let gone = format!("{COOKIE_NAME}=; {}; Max-Age=0", attributes(prefix(&headers)));
+    (StatusCode::NO_CONTENT, [(SET_COOKIE, gone)]).into_response()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn cookies(value: &str) -> HeaderMap {
+    fn with(value: &str) -> HeaderMap {
         HeaderMap::from_iter([(COOKIE, value.parse().unwrap())])
     }
 
@@ -116,27 +145,31 @@ mod tests {
     #[test]
     fn a_session_cookie_is_accepted_until_it_expires() {
         let sessions = Sessions::new(Duration::from_secs(43_200));
-        let set = sessions.open();
+        let set = sessions.open("");
         assert!(set.ends_with("; HttpOnly; SameSite=Strict; Path=/v1; Max-Age=43200"), "{set}");
-        assert!(sessions.admit(&cookies(&format!("theme=dark; {}", pair(&set)))));
-        assert!(!sessions.admit(&cookies("rbee_session=; rbee_session=guess")));
+        assert!(sessions.admit(&with(&format!("theme=dark; {}", pair(&set)))));
+        assert!(!sessions.admit(&with("rbee_session=; rbee_session=guess")));
         assert!(!sessions.admit(&HeaderMap::new()));
+        let other = sessions.open("");
+        sessions.end(&with(pair(&set)));
+        assert!(!sessions.admit(&with(pair(&set))) && sessions.admit(&with(pair(&other))));
 
         let brief = Sessions::new(Duration::ZERO);
-        let set = brief.open();
-        assert!(!brief.admit(&cookies(pair(&set))));
+        let set = brief.open("/hive");
+        assert!(set.contains("; Path=/hive/v1; "), "{set}");
+        assert!(!brief.admit(&with(pair(&set))));
         assert!(brief.open.lock().is_empty(), "expired sessions are removed");
     }
 
     #[test]
     fn a_new_session_beyond_the_limit_ends_the_oldest() {
         let sessions = Sessions::new(Duration::from_secs(60));
-        let first = sessions.open();
-        let second = sessions.open();
+        let first = sessions.open("");
+        let second = sessions.open("");
         for _ in 0..MOST_SESSIONS - 1 {
-            sessions.open();
+            sessions.open("");
         }
-        assert!(!sessions.admit(&cookies(pair(&first))));
-        assert!(sessions.admit(&cookies(pair(&second))));
+        assert!(!sessions.admit(&with(pair(&first))));
+        assert!(sessions.admit(&with(pair(&second))));
     }
 }

@@ -9,6 +9,7 @@ use tokio::io::AsyncReadExt;
 
 use super::testing::{Served, read_until, soon, status};
 use super::*;
+use crate::address::Address;
 use crate::app::App;
 use crate::config::{Config, Timers};
 
@@ -37,7 +38,7 @@ impl Hive {
         };
         change(&mut config);
         std::fs::create_dir_all(config.store_dir()).unwrap();
-        let app = App::open(config, "127.0.0.1:7835".parse().unwrap()).unwrap();
+        let app = App::open(config, Address::Tcp("127.0.0.1:7835".parse().unwrap())).unwrap();
         let served = Served::start(router(&app).unwrap(), timers).await;
         Self { served, app, _folder: folder }
     }

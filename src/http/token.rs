@@ -42,8 +42,8 @@ impl fmt::Debug for SecretHash {
 /// Reads the token of `--token-file`.
 ///
 /// # Errors
-/// [`Code::ConfigInvalid`] if it is not a regular file, if others than its owner may read or write it, or if
-/// it does not hold a single word of at least 16 characters.
+/// [`Code::ConfigInvalid`] if it is not a regular file of this user or root, if others than its owner may read
+/// or write it, or if it does not hold a single word of at least 16 characters.
 pub(crate) fn read(path: &Path) -> Result<SecretHash> {
     let invalid = |message: String| Failure::new(Code::ConfigInvalid, message);
     let unreadable = |error: std::io::Error| {
@@ -51,7 +51,13 @@ pub(crate) fn read(path: &Path) -> Result<SecretHash> {
             .hint("check the path given with --token-file")
     };
     let file = files::open(path).map_err(unreadable)?;
-    let mode = file.metadata().map_err(unreadable)?.mode() & 0o777;
+    let metadata = file.metadata().map_err(unreadable)?;
+    let owner = metadata.uid();
+    if owner != rustix::process::geteuid().as_raw() && owner != 0 {
+        return Err(invalid(format!("the token file {} belongs to another user ({owner})", path.display()))
+            .hint("make a token file of your own: its owner knows the token, and can change it"));
+    }
+    let mode = metadata.mode() & 0o777;
     if mode & 0o077 != 0 {
         return Err(invalid(format!(
             "the token file {} can be used by others than its owner (mode {mode:04o})",
@@ -60,7 +66,11 @@ pub(crate) fn read(path: &Path) -> Result<SecretHash> {
         .hint(format!("run `chmod 600 {}`", path.display())));
     }
     let mut text = String::new();
-    file.take(MOST_BYTES).read_to_string(&mut text).map_err(unreadable)?;
+    file.take(MOST_BYTES + 1).read_to_string(&mut text).map_err(unreadable)?;
+    if text.len() as u64 > MOST_BYTES {
+        return Err(invalid(format!("the token file {} is larger than {MOST_BYTES} bytes", path.display()))
+            .hint("pass a file that holds nothing but the token"));
+    }
     let token = text.trim();
     let sound = token.chars().count() >= LEAST_CHARACTERS && token.bytes().all(|b| b.is_ascii_graphic());
     if !sound {
@@ -107,5 +117,23 @@ mod tests {
         assert!(read(file("two words of some length", 0o400).path()).is_err());
         assert!(read(Path::new("/nonexistent/token")).unwrap_err().message.contains("/nonexistent/token"));
         assert!(read(Path::new("/dev/null")).unwrap_err().message.contains("not a regular file"));
+        let longest = "x".repeat(4096);
+        assert!(read(file(&longest, 0o600).path()).is_ok());
+        let long = read(file(&format!("{longest}x"), 0o600).path()).unwrap_err();
+        assert!(long.message.contains("larger than 4096"), "{long}");
+    }
+
+    #[test]
+    fn a_fifo_and_the_file_of_another_user_are_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let fifo = dir.path().join("fifo");
+        rustix::fs::mkfifoat(rustix::fs::CWD, &fifo, 0o600.into()).unwrap();
+        assert!(read(&fifo).unwrap_err().message.contains("not a regular file"));
+        // Only root can give a file away.
+        let file = file("0123456789abcdef", 0o600);
+        if std::os::unix::fs::chown(file.path(), Some(12_345), None).is_ok() {
+            let foreign = read(file.path()).unwrap_err();
+            assert!(foreign.message.contains("another user (12345)"), "{foreign}");
+        }
     }
 }

@@ -88,7 +88,7 @@ impl Catalog {
             fetch: FetchConfig::of(config),
             hub: HubEndpoint::new(&config.hub, variable)?,
             ollama,
-            is_local: config.bind.is_loopback(),
+            is_local: config.is_local(),
         };
         let turns = Arc::<Turns<_>>::default();
         let transfers = Transfers::new(TransferContext::new(config, disk), Arc::clone(&turns));

@@ -4,12 +4,16 @@
 //! reads its own job's log to see whether all three arrived.
 
 use std::collections::HashSet;
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::process::Stdio;
+use std::sync::Arc;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
+use tokio::net::{TcpStream, UnixStream};
 
 use super::operation::{Context, Deadline, Operation};
+use crate::address::Address;
 use crate::doctor;
 use crate::error::{Failure, Result};
 use crate::files;
@@ -70,6 +74,7 @@ impl Operation for HiveCheck {
         checks.push(store(&cx).await);
         checks.push(catalog(&cx).await);
         checks.push(Check::of("history", doctor::history(&cx.app)));
+        checks.push(folders(&cx).await);
         checks.push(port(&cx).await);
         checks.push(Check::of("devices", doctor::devices().await));
         checks.push(Check::of("workers", doctor::workers(&cx.app)));
@@ -207,23 +212,37 @@ async fn catalog(cx: &Context) -> Check {
     Check::of("catalog", found)
 }
 
+/// The user's folders, which may be mounts that hang.
+async fn folders(cx: &Context) -> Check {
+    let app = Arc::clone(&cx.app);
+    Check::of("folders", spawn::blocking(move || doctor::folders(&app.config)).await.flatten())
+}
+
 /// Connects to the address that the hive serves on.
 async fn port(cx: &Context) -> Check {
-    let mut address = cx.app.address;
-    if address.ip().is_unspecified() {
-        address.set_ip(if address.is_ipv4() {
-            std::net::Ipv4Addr::LOCALHOST.into()
-        } else {
-            std::net::Ipv6Addr::LOCALHOST.into()
-        });
-    }
-    let found = match tokio::net::TcpStream::connect(address).await {
-        Ok(_) => Ok(format!("serving on {}", cx.app.address)),
+    let own = &cx.app.address;
+    let connected = match own {
+        Address::Tcp(address) => TcpStream::connect(reachable(*address)).await.map(drop),
+        Address::Unix(path) => UnixStream::connect(path).await.map(drop),
+    };
+    let found = match connected {
+        Ok(()) => Ok(format!("serving on {own}")),
         Err(error) => Err(Failure::new(
             crate::error::Code::Io,
-            format!("could not connect to the hive's own address {address}: {error}"),
+            format!("could not connect to the hive's own address {own}: {error}"),
         )
         .hint("check the machine's firewall for loopback, and the limit of open files (ulimit -n)")),
     };
     Check::of("port", found)
+}
+
+/// The address at which this machine reaches a socket that is bound to `address`.
+fn reachable(mut address: SocketAddr) -> SocketAddr {
+    if address.ip().is_unspecified() {
+        address.set_ip(match address {
+            SocketAddr::V4(_) => Ipv4Addr::LOCALHOST.into(),
+            SocketAddr::V6(_) => Ipv6Addr::LOCALHOST.into(),
+        });
+    }
+    address
 }

@@ -2,6 +2,7 @@
 
 #![expect(clippy::disallowed_methods, reason = "tests read and write the files that they made")]
 
+mod access;
 mod adoption;
 mod contract;
 mod documentation;

@@ -14,7 +14,10 @@ const SENTENCE: &str = "Hello from your hive! I am a tiny model, made on this ma
 
 fn quickstart(dir: &Path, more: &[&str]) -> Command {
     let mut command = program();
-    command.args(["quickstart", "--offline", "--port", "0", "--data-dir"]).arg(dir.join("data")).args(more);
+    command
+        .current_dir(dir)
+        .args(["quickstart", "--offline", "--port", "0", "--data-dir", "data"])
+        .args(more);
     command
 }
 

@@ -161,7 +161,7 @@ async fn a_reader_that_stops_reading_is_disconnected_and_delays_no_other() {
     let id = hive.submit(&list()).await;
     let socket = TcpSocket::new_v4().expect("a socket");
     socket.set_recv_buffer_size(64 << 10).expect("a small buffer");
-    let mut stalled = socket.connect(hive.app.address).await.expect("a connection");
+    let mut stalled = socket.connect(hive.address()).await.expect("a connection");
     let head = format!("GET /v1/jobs/{id}/stream HTTP/1.1\r\nHost: localhost\r\n\r\n");
     stalled.write_all(head.as_bytes()).await.expect("it is sent");
     soon("the answer to begin", stalled.readable()).await.expect("it begins");
@@ -172,7 +172,7 @@ async fn a_reader_that_stops_reading_is_disconnected_and_delays_no_other() {
     until("the hive to close the connection", async || {
         let sockets = procfs::net::tcp().expect("the table of sockets");
         let established = sockets.iter().any(|socket| {
-            (socket.local_address, socket.remote_address) == (hive.app.address, client)
+            (socket.local_address, socket.remote_address) == (hive.address(), client)
                 && socket.state == procfs::net::TcpState::Established
         });
         (!established).then_some(())

@@ -160,7 +160,7 @@ async fn bodies_must_be_declared_and_within_their_bounds() {
 
 /// Sends raw bytes and gives the whole answer.
 async fn raw(hive: &TestHive, request: &str) -> String {
-    let mut stream = TcpStream::connect(hive.app.address).await.expect("a connection");
+    let mut stream = TcpStream::connect(hive.address()).await.expect("a connection");
     stream.write_all(request.as_bytes()).await.expect("it takes the request");
     let mut answer = Vec::new();
     soon("the answer's end", stream.read_to_end(&mut answer)).await.expect("an answer");
@@ -377,6 +377,7 @@ fn token_file(config: &Config) -> PathBuf {
 async fn every_route_but_the_health_check_and_the_page_needs_the_token() {
     let hive = TestHive::start_with(|config| {
         config.token_file = Some(token_file(config));
+        config.timers.wrong_token = Duration::ZERO.into();
         config.allow_origins = vec!["https://ui.example".to_owned()];
     })
     .await;
@@ -406,8 +407,8 @@ async fn every_route_but_the_health_check_and_the_page_needs_the_token() {
             let request = ask(method.clone(), path).header("Authorization", wrong);
             problem(send(request).await, 401, "unauthorized").await;
         }
-        // The token is accepted in no other place.
-        let request = ask(method.clone(), &format!("{path}?token={TOKEN}")).header("X-Api-Key", TOKEN);
+        // The token is accepted in a header alone.
+        let request = ask(method.clone(), &format!("{path}?token={TOKEN}"));
         problem(send(request).await, 401, "unauthorized").await;
     }
     let submitted =
@@ -415,6 +416,7 @@ async fn every_route_but_the_health_check_and_the_page_needs_the_token() {
     assert_eq!(submitted.status(), 201);
     let job = submitted.json::<Value>().await.expect("JSON")["job_id"].as_str().expect("an id").to_owned();
     assert_eq!(send(ask(Method::GET, "/v1/jobs").bearer_auth(TOKEN)).await.status(), 200);
+    assert_eq!(send(ask(Method::GET, "/v1/jobs").header("X-Api-Key", TOKEN)).await.status(), 200);
     // A preflight cannot carry the token.
     let preflight = ask(Method::OPTIONS, "/v1/jobs").header("Origin", "https://ui.example");
     assert_eq!(send(preflight.header("Access-Control-Request-Method", "POST")).await.status(), 204);
@@ -446,6 +448,56 @@ async fn every_route_but_the_health_check_and_the_page_needs_the_token() {
         problem(send(request).await, 401, "unauthorized").await;
     }
     hive.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn below_a_path_of_a_proxy_the_hives_own_paths_are_told_with_it() {
+    let hive = TestHive::start_with(|config| config.token_file = Some(token_file(config))).await;
+    for (given, prefix) in [("/hive", "/hive"), ("/a/b/", "/a/b"), ("//evil.example", ""), ("; Path=/", "")] {
+        let post = |path: &str| {
+            let request = hive.client.post(format!("{}{path}", hive.url)).bearer_auth(TOKEN);
+            request.header("X-Forwarded-Prefix", given)
+        };
+        let created = send(post("/v1/jobs").json(&json!({ "ModelList": {} }))).await;
+        let location = created.headers()["location"].to_str().expect("text").to_owned();
+        let job: Value = created.json().await.expect("JSON");
+        assert_eq!(location, format!("{prefix}/v1/jobs/{}", job["job_id"].as_str().expect("an id")));
+        let session = send(post("/v1/session")).await;
+        let cookie = session.headers()["set-cookie"].to_str().expect("text").to_owned();
+        assert!(cookie.split("; ").any(|part| part == format!("Path={prefix}/v1")), "{cookie}");
+    }
+    hive.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn behind_a_proxy_nobody_counts_as_a_user_of_this_machine() {
+    type Change = fn(&mut Config);
+    let open: [Change; 3] = [
+        |config| config.token_file = Some(token_file(config)),
+        |config| config.allow_hosts = vec!["hive.example".to_owned()],
+        |config| config.public_url = Some("https://hive.example".to_owned()),
+    ];
+    for change in open {
+        let hive = TestHive::start_with(change).await;
+        std::fs::write(hive.dir().join("outside.gguf"), b"GGUF").expect("a file");
+        for model in [
+            format!("file:{}", hive.dir().join("outside.gguf").display()),
+            format!("file:{}", hive.dir().join("nothing.gguf").display()),
+            format!("http://{}/x.gguf", hive.address()),
+        ] {
+            let request = hive.client.post(format!("{}/v1/jobs", hive.url)).bearer_auth(TOKEN);
+            let download = json!({ "ModelDownload": { "model": model } });
+            let job: Value = send(request.json(&download)).await.json().await.expect("JSON");
+            let stream =
+                format!("{}/v1/jobs/{}/stream?format=json", hive.url, job["job_id"].as_str().expect("an id"));
+            let stream =
+                send(hive.client.get(stream).bearer_auth(TOKEN)).await.text().await.expect("a stream");
+            assert!(stream.contains(r#""code":"source_refused""#), "{model}: {stream}");
+            // It does not tell which paths exist.
+            assert_eq!(stream.contains("is not a file beneath"), model.starts_with("file:"), "{stream}");
+        }
+        hive.stop().await;
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

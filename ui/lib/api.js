@@ -53,6 +53,12 @@ export class Problem extends Error {
   }
 }
 
+/** The path below which a proxy shows the hive, such as `/hive`, or nothing. */
+const prefix = new URL(".", location.href).pathname.replace(/\/$/, "");
+
+/** The address of a path of the API: it counts from where the page is. @param {string} path */
+export const at = (path) => prefix + path;
+
 /** @type {string|null} */
 let token = recall("token", null, "sessionStorage");
 /** Asks the user for the token, until another tab has it; set by the page.
@@ -139,12 +145,14 @@ async function send(method, path, { body, signal, headers, patience }) {
   const all = { ...headers };
   if (body !== undefined) all["Content-Type"] = "application/json";
   if (token !== null) all["Authorization"] = `Bearer ${token}`;
+  // The hive needs it for the path of its cookie.
+  if (prefix) all["X-Forwarded-Prefix"] = prefix;
   const late = new AbortController();
   const timer = patience && setTimeout(() => late.abort(), patience);
   try {
     const json = body === undefined ? undefined : JSON.stringify(body);
     const either = AbortSignal.any(signal ? [signal, late.signal] : [late.signal]);
-    return await fetch(path, { method, headers: all, body: json, signal: either, cache: "no-store" });
+    return await fetch(at(path), { method, headers: all, body: json, signal: either, cache: "no-store" });
   } catch (error) {
     if (signal?.aborted) throw error;
     if (late.signal.aborted)

@@ -5,7 +5,7 @@
 //
 // A page that rests closes the connection, and resumes without a gap when it wakes.
 
-import { Problem, hasToken, renewSession, request } from "./api.js";
+import { Problem, at, hasToken, renewSession, request } from "./api.js";
 import { hive } from "./hive.js";
 import { sight } from "./sight.js";
 
@@ -64,7 +64,7 @@ function connect() {
   const state = hive.connection.state === "live" ? "connecting" : hive.connection.state;
   hive.setConnection({ state, retryAt: 0 });
   const own = (source = new EventSource(
-    lastId ? `/v1/events?after=${encodeURIComponent(lastId)}` : "/v1/events",
+    at(lastId ? `/v1/events?after=${encodeURIComponent(lastId)}` : "/v1/events"),
   ));
   let opened = false;
   heardAt = Date.now();

@@ -2,12 +2,13 @@ use std::os::unix::fs::PermissionsExt;
 
 use axum::Router;
 use axum::routing::get;
+use tokio::io::AsyncWriteExt;
 
 use super::*;
 use crate::config::Timers;
 use crate::http::body::post;
 use crate::http::session;
-use crate::http::testing::{Served, status};
+use crate::http::testing::{Served, read_until, status};
 
 const TOKEN: &str = "a-token-of-the-test";
 
@@ -23,18 +24,23 @@ async fn serve(change: impl FnOnce(&mut Config)) -> Served {
         .route("/v1/shutdown", post(ok))
         .route("/v1/jobs/{id}/stream", get(ok))
         .route("/v1/events", get(ok))
-        .route("/v1/session", post(session::create).with_state(policy.sessions()))
+        .route("/v1/session", post(session::create).delete(session::end).with_state(policy.sessions()))
         .fallback(problem::route_not_found)
         .method_not_allowed_fallback(problem::method_not_allowed)
         .layer(axum::middleware::from_fn_with_state(policy, check_access));
     Served::start(app, Timers::default()).await
 }
 
+/// Without a wait for wrong tokens.
 async fn serve_with_token() -> Served {
     let file = tempfile::NamedTempFile::new().unwrap();
     std::fs::write(file.path(), TOKEN).unwrap();
     std::fs::set_permissions(file.path(), std::fs::Permissions::from_mode(0o600)).unwrap();
-    serve(|config| config.token_file = Some(file.path().to_owned())).await
+    serve(|config| {
+        config.token_file = Some(file.path().to_owned());
+        config.timers.wrong_token = std::time::Duration::ZERO.into();
+    })
+    .await
 }
 
 #[track_caller]
@@ -74,10 +80,16 @@ async fn only_hosts_of_this_machine_and_allowed_ones_are_answered() {
 
 #[tokio::test]
 async fn pages_of_other_origins_are_refused_unless_allowed() {
-    let served = serve(|config| config.allow_origins = vec!["http://localhost:3000".into()]).await;
+    let served = serve(|config| {
+        config.allow_origins = vec!["http://localhost:3000".into(), "app://obsidian.md".into()];
+    })
+    .await;
     let with = |origin: &str| format!("GET /v1/jobs HTTP/1.1\nHost: @HERE\nOrigin: {origin}\n");
     for origin in [
         "https://evil.example",
+        "app://obsidian",
+        "tauri://obsidian.md",
+        "chrome-extension://abc",
         "null",
         "http://localhost:3001",
         "https://localhost:3000",
@@ -91,6 +103,8 @@ async fn pages_of_other_origins_are_refused_unless_allowed() {
     let own = served.ask(&with("http://@HERE"), "").await;
     assert_eq!(status(&own), 200, "{own}");
     assert!(!own.contains("access-control-allow-origin"), "{own}");
+    let program = served.ask(&with("app://obsidian.md"), "").await;
+    assert!(program.contains("access-control-allow-origin: app://obsidian.md"), "{program}");
     let allowed = served.ask(&with("http://localhost:3000"), "").await;
     assert_eq!(status(&allowed), 200, "{allowed}");
     for header in [
@@ -99,6 +113,31 @@ async fn pages_of_other_origins_are_refused_unless_allowed() {
         "access-control-expose-headers: Location",
     ] {
         assert!(allowed.contains(header), "{allowed}");
+    }
+    served.stop().await;
+}
+
+#[tokio::test]
+async fn what_a_browser_marks_as_of_another_site_reaches_the_page_alone() {
+    let served = serve(|config| config.allow_origins = vec!["http://page.example".into()]).await;
+    let get = |path: &str, more: &str| format!("GET {path} HTTP/1.1\nHost: @HERE\n{more}");
+    for site in ["cross-site", "same-site"] {
+        let marked = format!("Sec-Fetch-Site: {site}\nSec-Fetch-Mode: no-cors\n");
+        for path in ["/v1/jobs", "/v1/events", "/health", "/nothing"] {
+            assert_refused(&served.ask(&get(path, &marked), "").await, 403, "origin_refused");
+        }
+        let navigation =
+            format!("Sec-Fetch-Site: {site}\nSec-Fetch-Mode: navigate\nSec-Fetch-Dest: document\n");
+        assert_refused(&served.ask(&get("/v1/jobs", &navigation), "").await, 403, "origin_refused");
+        assert_eq!(status(&served.ask(&get("/", &navigation), "").await), 200);
+        let post = format!("POST /v1/shutdown HTTP/1.1\nHost: @HERE\n{marked}");
+        assert_refused(&served.ask(&post, "").await, 403, "origin_refused");
+        let allowed = format!("{marked}Origin: http://page.example\n");
+        assert_eq!(status(&served.ask(&get("/v1/jobs", &allowed), "").await), 200);
+    }
+    for site in ["same-origin", "none"] {
+        let answer = served.ask(&get("/v1/jobs", &format!("Sec-Fetch-Site: {site}\n")), "").await;
+        assert_eq!(status(&answer), 200, "{site}: {answer}");
     }
     served.stop().await;
 }
@@ -123,7 +162,7 @@ async fn the_preflight_of_an_allowed_page_needs_no_token() {
     for header in [
         "access-control-allow-origin: http://page.example",
         "access-control-allow-methods: GET, POST, DELETE",
-        "access-control-allow-headers: authorization, content-type, idempotency-key, last-event-id",
+        "access-control-allow-headers: authorization, x-api-key, content-type, idempotency-key, last-event-id",
         "vary: Origin",
     ] {
         assert!(answer.contains(header), "{answer}");
@@ -159,8 +198,14 @@ async fn every_path_but_the_health_check_and_the_page_needs_the_token() {
         }
     }
     assert_refused(&served.ask("POST /health HTTP/1.1\nHost: @HERE\n", "").await, 401, "unauthorized");
-    let right = format!("GET /v1/jobs HTTP/1.1\nHost: @HERE\nauthorization: bearer {TOKEN}\n");
-    assert_eq!(status(&served.ask(&right, "").await), 200);
+    for header in [format!("authorization: bearer {TOKEN}"), format!("X-Api-Key: {TOKEN}")] {
+        let right = format!("GET /v1/jobs HTTP/1.1\nHost: @HERE\n{header}\n");
+        assert_eq!(status(&served.ask(&right, "").await), 200);
+    }
+    for header in ["X-Api-Key: wrong".to_owned(), format!("Authorization: Basic x\nX-Api-Key: {TOKEN}")] {
+        let wrong = format!("GET /v1/jobs HTTP/1.1\nHost: @HERE\n{header}\n");
+        assert_refused(&served.ask(&wrong, "").await, 401, "unauthorized");
+    }
     served.stop().await;
 }
 
@@ -186,6 +231,40 @@ async fn a_session_gives_access_to_event_streams_alone() {
     {
         assert_refused(&served.ask(&with(line), "").await, 401, "unauthorized");
     }
+    assert_refused(&served.ask("DELETE /v1/session HTTP/1.1\nHost: @HERE\n", "").await, 401, "unauthorized");
+    let ended = served.ask(&with("DELETE /v1/session"), "").await;
+    assert_eq!(status(&ended), 204, "{ended}");
+    assert!(ended.contains("set-cookie: rbee_session=; ") && ended.contains("; Max-Age=0"), "{ended}");
+    for line in ["GET /v1/events", "DELETE /v1/session"] {
+        assert_refused(&served.ask(&with(line), "").await, 401, "unauthorized");
+    }
+    served.stop().await;
+}
+
+#[tokio::test]
+async fn a_wrong_token_is_answered_late_and_the_right_one_at_once() {
+    let file = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(file.path(), TOKEN).unwrap();
+    let served = serve(|config| {
+        config.token_file = Some(file.path().to_owned());
+        config.timers.wrong_token = std::time::Duration::from_secs(3600).into();
+    })
+    .await;
+    let with =
+        |token: &str| format!("GET /v1/jobs HTTP/1.1\r\nHost: localhost\r\nX-Api-Key: {token}\r\n\r\n");
+    let mut guesser = served.send("").await;
+    for _ in 0..5 {
+        guesser.write_all(with("a-guess").as_bytes()).await.unwrap();
+        read_until(&mut guesser, "unauthorized").await;
+    }
+    // Its answer takes an hour; the answers to others from the same address do not wait for that.
+    guesser.write_all(with("a-guess").as_bytes()).await.unwrap();
+    let mut user = served.send(&with(TOKEN)).await;
+    read_until(&mut user, "reached").await;
+    let mut without = served.send("GET /v1/jobs HTTP/1.1\r\nHost: localhost\r\n\r\n").await;
+    read_until(&mut without, "this hive asks for a token").await;
+    assert!(guesser.try_read(&mut [0; 1]).is_err_and(|error| error.kind() == std::io::ErrorKind::WouldBlock));
+    drop(guesser);
     served.stop().await;
 }
 

@@ -6,6 +6,7 @@ use axum::routing::get;
 use bytes::Bytes;
 use futures::StreamExt;
 use tokio::io::AsyncReadExt;
+use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Notify;
 use tokio_stream::wrappers::UnboundedReceiverStream;
 
@@ -22,21 +23,23 @@ fn brief(change: impl FnOnce(&mut Timers)) -> Timers {
 async fn accepted_sockets_do_not_delay_small_packets() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let _client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
-    let (stream, local) = accept(&listener).await;
-    assert!(stream.nodelay().unwrap());
-    assert_eq!(local.0, listener.local_addr().unwrap());
+    let address = listener.local_addr().unwrap();
+    let (stream, arrival) = accept(&listener.into(), &Seats::within_limits()).await;
+    assert!(matches!(stream, Stream::Left(tcp) if tcp.nodelay().unwrap()));
+    assert!(matches!(arrival, Arrival::Tcp { local, .. } if local == address));
 }
 
 #[tokio::test]
 async fn handlers_see_the_local_address_and_a_panic_fails_one_request() {
     let app = Router::new()
-        .route("/", get(|Extension(local): Extension<LocalAddr>| async move { local.0.to_string() }))
+        .route("/", get(|Extension(arrival): Extension<Arrival>| async move { format!("{arrival:?}") }))
         .route("/panic", get(|| async { panic!("on purpose") as () }));
     let served = Served::start(app, Timers::default()).await;
     let answer = served.ask("GET /panic HTTP/1.1\nHost: @HERE\n", "").await;
     assert_eq!(status(&answer), 500, "{answer}");
     let answer = served.ask("GET / HTTP/1.1\nHost: @HERE\n", "").await;
-    assert!(answer.ends_with(&served.address.to_string()), "{answer}");
+    let arrival = format!("Tcp {{ local: {}, peer: 127.0.0.1 }}", served.address);
+    assert!(answer.ends_with(&arrival), "{answer}");
     served.stop().await;
 }
 

@@ -163,7 +163,10 @@ impl Inspection {
                 Code::SourceRefused,
                 format!("{} is not a file beneath the hive's model folders", path.display()),
             )
-            .hint("beyond loopback, file: is limited to the folders given with --models-dir")),
+            .hint(
+                "file: is limited to the folders given with --models-dir where others than this machine's \
+                 users may call (another --bind than loopback, a token, --allow-host or --public-url)",
+            )),
             Ok(_) => Err(Failure::new(
                 Code::SourceUnsupported,
                 format!("{} is not a regular file", path.display()),

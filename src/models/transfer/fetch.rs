@@ -56,7 +56,7 @@ pub(crate) struct FetchResponse {
 #[derive(Clone, Debug)]
 pub(crate) struct FetchConfig {
     pub(crate) allow_hosts: Vec<String>,
-    /// Whether only this machine can reach the hive.
+    /// Whether every caller is somebody of this machine.
     pub(crate) is_local: bool,
     pub(crate) timers: Timers,
 }
@@ -65,7 +65,7 @@ impl FetchConfig {
     pub(crate) fn of(config: &Config) -> Self {
         Self {
             allow_hosts: config.downloads.allow_hosts.clone(),
-            is_local: config.bind.is_loopback(),
+            is_local: config.is_local(),
             timers: config.timers.clone(),
         }
     }

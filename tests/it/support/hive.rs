@@ -1,16 +1,16 @@
 //! The daemon in the test's own process.
 
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use rbee_hive::app::AppState;
 use rbee_hive::config::Config;
-use rbee_hive::daemon::Hive;
+use rbee_hive::daemon::{self, Hive};
 use rbee_hive::narration;
 use reqwest::{Client, Response};
 use serde_json::{Value, json};
 use tempfile::TempDir;
-use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
 use super::{executable, soon};
@@ -74,7 +74,7 @@ impl TestHive {
         let mut config = quick(dir.path());
         std::fs::create_dir_all(&config.models_dirs[0]).expect("a folder for models");
         change(&mut config);
-        let listener = TcpListener::bind((config.bind, 0)).await.expect("a free port");
+        let listener = daemon::bind(&config).await.expect("a free port");
         let hive = Hive::open(listener, config).expect("a hive");
         let (app, url, stop) = (hive.app().clone(), hive.url(), CancellationToken::new());
         let stopped = stop.clone();
@@ -86,6 +86,11 @@ impl TestHive {
 
     pub(crate) fn models_dir(&self) -> PathBuf {
         self.dir.path().join("models")
+    }
+
+    /// Its TCP address.
+    pub(crate) fn address(&self) -> SocketAddr {
+        self.app.address.tcp().expect("it serves over TCP")
     }
 
     pub(crate) fn dir(&self) -> &Path {

@@ -6,7 +6,7 @@
 use std::net::{IpAddr, Ipv6Addr};
 use std::str::FromStr;
 
-use axum::http::uri::Authority;
+use http::uri::Authority;
 
 /// A host: a name, or an address.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -81,32 +81,52 @@ fn name_or_v4(text: &str) -> Option<Host> {
 
 /// The origin of a web page.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Origin {
-    https: bool,
-    host: Host,
-    port: u16,
+pub(crate) enum Origin {
+    /// Of a page of a web server.
+    Web {
+        /// Whether its scheme is `https`, not `http`.
+        https: bool,
+        /// Its host.
+        host: Host,
+        /// Its port.
+        port: u16,
+    },
+    /// Of a page of a program, under a scheme of its own, such as `app://obsidian.md`,
+    /// `vscode-webview://…` or `chrome-extension://…`: in lower case.
+    Program(String),
 }
 
 impl Origin {
-    /// Parses `http://host[:port]` or `https://host[:port]`. Everything else is `None`, such as `null` and
-    /// the schemes of browser extensions.
+    /// Parses `scheme://host[:port]`. Everything else is `None`, such as `null` and `file://`.
     pub(crate) fn parse(text: &str) -> Option<Self> {
         let (scheme, rest) = text.split_once("://")?;
-        let https = match scheme.to_ascii_lowercase().as_str() {
+        let scheme = scheme.to_ascii_lowercase();
+        let https = match scheme.as_str() {
             "http" => false,
             "https" => true,
-            _ => return None,
+            _ => return of_program(&scheme, rest),
         };
         let HostPort { host, port } = HostPort::parse(rest)?;
-        Some(Self { https, host, port: port.unwrap_or(if https { 443 } else { 80 }) })
+        Some(Self::Web { https, host, port: port.unwrap_or(if https { 443 } else { 80 }) })
     }
 
     /// Whether the request goes to where a page of this origin came from. A `Host` without a port has the
     /// default port of the page's scheme, because a proxy may add TLS.
     pub(crate) fn is_of(&self, target: &HostPort) -> bool {
-        let default = if self.https { 443 } else { 80 };
-        self.host == target.host && self.port == target.port.unwrap_or(default)
+        let Self::Web { https, host, port } = self else { return false };
+        let default = if *https { 443 } else { 80 };
+        *host == target.host && *port == target.port.unwrap_or(default)
     }
+}
+
+/// An origin under another scheme (RFC 3986 section 3.1) than that of web servers.
+fn of_program(scheme: &str, authority: &str) -> Option<Origin> {
+    let is_scheme = scheme.starts_with(|c: char| c.is_ascii_alphabetic())
+        && scheme.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'+' | b'-' | b'.'));
+    let is_authority = !authority.is_empty()
+        && authority.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'.' | b'_' | b':'));
+    (is_scheme && is_authority)
+        .then(|| Origin::Program(format!("{scheme}://{}", authority.to_ascii_lowercase())))
 }
 
 #[cfg(test)]
@@ -166,9 +186,26 @@ mod tests {
         assert!(!of("http://localhost:3000", "localhost:7835"));
         assert!(!of("http://127.0.0.1:7835", "localhost:7835"));
         assert!(!of("https://localhost", "localhost:7835"));
-        for text in ["null", "", "file://", "chrome-extension://abc", "http://a/b", "//a", "http://a:b"] {
+        for text in [
+            "null",
+            "",
+            "file://",
+            "app://",
+            "app://a/b",
+            "app://*",
+            "://a",
+            "1a://b",
+            "http://a/b",
+            "//a",
+            "http://a:b",
+        ] {
             assert_eq!(Origin::parse(text), None, "{text}");
         }
+        // A program's page never is the hive's own, and only equal to itself.
+        assert!(!of("app://localhost", "localhost"));
+        assert_eq!(Origin::parse("APP://Obsidian.md"), Origin::parse("app://obsidian.md"));
+        assert_ne!(Origin::parse("app://obsidian.md"), Origin::parse("tauri://obsidian.md"));
+        assert_ne!(Origin::parse("app://obsidian.md"), Origin::parse("https://obsidian.md"));
     }
 
     #[test]
