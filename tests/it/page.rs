@@ -8,6 +8,7 @@ mod downloads;
 #[cfg(target_os = "linux")]
 mod gpus;
 mod layout;
+mod proxy;
 #[cfg(target_os = "linux")]
 mod types;
 
