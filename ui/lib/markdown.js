@@ -14,6 +14,8 @@ const trusted = /** @type {any} */ (window).trustedTypes?.createPolicy("rbee-mar
 
 /** The shortest time between two renderings of an answer that grows, in milliseconds. */
 const PAUSE_MS = 250;
+/** How long the hive may take to answer, in milliseconds: the others wait meanwhile. */
+const PATIENCE_MS = 10_000;
 /** Rendered texts that are kept. */
 const MOST_KEPT = 200;
 
@@ -26,7 +28,8 @@ let turn = Promise.resolve();
 async function rendered(text) {
   let html = known.get(text);
   if (html === undefined) {
-    const mine = turn.then(async () => (await request("POST", "/v1/markdown", { body: { text } })).json());
+    const options = { body: { text }, patience: PATIENCE_MS };
+    const mine = turn.then(async () => (await request("POST", "/v1/markdown", options)).json());
     turn = mine.catch(() => {});
     html = /** @type {string} */ ((await mine).html);
   }
@@ -87,14 +90,17 @@ class MarkdownText extends HTMLElement {
       const began = performance.now();
       try {
         render(this, ...elements(await rendered(text)));
+        // A text that has grown is not needed again.
+        if (this.#shown !== null && text.startsWith(this.#shown)) known.delete(this.#shown);
+        this.#shown = text;
       } catch {
-        // Without the hive the text is shown as the model wrote it.
+        // Without the hive the text is shown as the model wrote it, until it comes on screen again.
         render(this, h("p", { class: "as-written" }, text));
       }
-      this.#shown = text;
       this.dispatchEvent(new Event("rendered", { bubbles: true }));
       // A text that takes long to render is rendered less often.
       await sleep(Math.max(PAUSE_MS, 2 * (performance.now() - began)));
+      if (this.#text === text) break;
     }
     this.#busy = false;
   }
