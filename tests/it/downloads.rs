@@ -621,7 +621,7 @@ impl SmallDisk {
     /// `None`, with a message, where this machine does not allow the mount.
     async fn mount(at: &Path) -> Option<Self> {
         fs::create_dir_all(at).expect("a folder");
-        let mounted = mount("size=1g", at).await;
+        let mounted = mount("size=1g,mode=0700", at).await;
         if !mounted {
             skipped("no tmpfs can be mounted here (that takes root, on Linux)");
         }
