@@ -19,9 +19,9 @@ use axum::extract::{Request, State};
 use axum::http::header::{
     ACCESS_CONTROL_ALLOW_CREDENTIALS, ACCESS_CONTROL_ALLOW_HEADERS, ACCESS_CONTROL_ALLOW_METHODS,
     ACCESS_CONTROL_ALLOW_ORIGIN, ACCESS_CONTROL_EXPOSE_HEADERS, ACCESS_CONTROL_MAX_AGE,
-    ACCESS_CONTROL_REQUEST_METHOD, AUTHORIZATION, CACHE_CONTROL, HOST, ORIGIN, VARY, X_CONTENT_TYPE_OPTIONS,
+    ACCESS_CONTROL_REQUEST_METHOD, CACHE_CONTROL, HOST, ORIGIN, VARY, X_CONTENT_TYPE_OPTIONS,
 };
-use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
+use axum::http::{HeaderValue, Method, StatusCode};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 
@@ -173,7 +173,7 @@ impl AccessPolicy {
     fn authenticate(&self, request: &Request) -> Result<Admission, Refusal> {
         let Some(Token { hash, sessions, .. }) = &self.token else { return Ok(Admission::Known) };
         let (method, path) = (request.method(), request.uri().path());
-        let given = given_token(request.headers());
+        let given = token::given(request.headers());
         if given.is_some_and(|given| hash.matches(&SecretHash::of(given)).into()) {
             return Ok(Admission::Known);
         }
@@ -266,23 +266,6 @@ fn answer_preflight() -> Response {
         ],
     )
         .into_response()
-}
-
-/// The token of the one `Authorization: Bearer` header (RFC 6750 section 2.1), or of the one `x-api-key`, which
-/// some client libraries send in its place.
-fn given_token(headers: &HeaderMap) -> Option<&[u8]> {
-    let only = |name: HeaderName| {
-        let mut values = headers.get_all(name).iter();
-        values.next().filter(|_| values.next().is_none())
-    };
-    match only(AUTHORIZATION) {
-        Some(header) => {
-            let (scheme, token) = header.as_bytes().split_at_checked(7)?;
-            scheme.eq_ignore_ascii_case(b"bearer ").then(|| token.trim_ascii())
-        }
-        None if headers.contains_key(AUTHORIZATION) => None,
-        None => only(HeaderName::from_static("x-api-key")).map(|key| key.as_bytes().trim_ascii()),
-    }
 }
 
 fn is_reading(method: &Method) -> bool {
