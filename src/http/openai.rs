@@ -5,14 +5,18 @@
 //!
 //! Invariants:
 //! - None of the client's headers reach the worker, and the worker's secret reaches only the worker.
-//! - The guard that counts a request as in flight lives in the answer's body. When the client disconnects,
-//!   the body is dropped, which closes the connection to the worker and so ends the generation.
+//! - The guard that counts a request as in flight lives as long as its answer. When the client disconnects,
+//!   the answer is dropped, which closes the connection to the worker and so ends the generation.
 //! - A worker's answer reaches the client only as JSON or as an event stream. Everything else may contain
 //!   what is not meant for clients, and is replaced by a problem.
+//! - An answer that is not complete never looks complete: see [`events`] and [`whole`].
 
 mod routes;
 mod card;
 mod relay;
+mod events;
+mod whole;
+mod exchange;
 mod completion;
 mod problem;
 

@@ -12,14 +12,16 @@ use crate::error::{Code, Failure};
 use crate::http::body::json_bytes;
 use crate::http::numbers;
 
-/// The largest request, in bytes.
-pub(super) const BODY_LIMIT: usize = 4 << 20;
+/// The largest request, in bytes: with a few photographs, which are in Base64.
+pub(super) const BODY_LIMIT: usize = 32 << 20;
 
 /// A request for a completion, a chat completion or embeddings.
 #[derive(Debug)]
 pub(super) struct Completion {
     /// The model that it names.
     pub(super) model: String,
+    /// Whether it asks for a stream of events.
+    pub(super) streams: bool,
     pub(super) body: Bytes,
 }
 
@@ -39,10 +41,11 @@ impl Completion {
             numbers::check(name, value)
                 .map_err(|(field, failure)| GatewayProblem::at_field(field, failure))?;
         }
+        let streams = fields.get("stream").is_some_and(|value| value.get() == "true");
         let model = fields.get("model");
         let model = model.and_then(|value| serde_json::from_str::<String>(value.get()).ok());
         match model.filter(|model| !model.is_empty()) {
-            Some(model) => Ok(Self { model, body }),
+            Some(model) => Ok(Self { model, streams, body }),
             None => Err(GatewayProblem::at_field(
                 "model",
                 Failure::new(Code::InvalidField, "the request has no string 'model'")

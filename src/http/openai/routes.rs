@@ -41,7 +41,7 @@ pub(crate) async fn chat_completions(
     let endpoint = endpoint(&app.catalog, &app.workers, &completion.model).await?;
     let path = endpoint.chat_route.clone();
     let (upstream, in_flight) = endpoint.into();
-    Ok(relay(&app.gateway, upstream, &path, completion, in_flight).await?)
+    Ok(relay(&app.gateway, upstream, &path, completion, *app.config.timers.keep_alive, in_flight).await?)
 }
 
 fn card(app: &App, model: &Model) -> Card {

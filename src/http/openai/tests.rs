@@ -14,8 +14,9 @@ use tokio::sync::{Notify, mpsc};
 use tokio_stream::wrappers::UnboundedReceiverStream;
 
 use super::completion::{BODY_LIMIT, Completion};
+use super::exchange::Upstream;
 use super::problem::GatewayProblem;
-use super::relay::{Upstream, relay};
+use super::relay::relay;
 use crate::client;
 use crate::config::Timers;
 use crate::http::testing::{Served, read_until, soon, status};
@@ -37,6 +38,11 @@ impl Drop for InFlight {
 
 /// A gateway in front of one worker at `url`, and a notification for each request that has ended.
 async fn gateway(url: String) -> (Served, Arc<Notify>) {
+    gateway_with(url, TIME_LIMIT).await
+}
+
+/// The same, with comments where the worker is silent for that long.
+async fn gateway_with(url: String, silence: Duration) -> (Served, Arc<Notify>) {
     let ended = Arc::new(Notify::new());
     let client = client::for_workers(TIME_LIMIT).unwrap();
     let guard = ended.clone();
@@ -48,7 +54,8 @@ async fn gateway(url: String) -> (Served, Arc<Notify>) {
             secret: "the-secret".into(),
             unresponsive: Box::pin(std::future::pending()),
         };
-        let answer = relay(&client, upstream, "/v1/chat/completions", completion, InFlight(guard)).await?;
+        let path = "/v1/chat/completions";
+        let answer = relay(&client, upstream, path, completion, silence, InFlight(guard)).await?;
         Ok::<_, GatewayProblem>(answer)
     });
     let app = Router::new().route("/v1/chat/completions", handler);
@@ -213,6 +220,80 @@ async fn the_client_is_told_of_a_worker_that_is_gone_or_disconnects() {
 }
 
 #[tokio::test]
+async fn an_answer_that_is_cut_short_does_not_look_complete() {
+    let worker = worker(|body: Bytes| async move {
+        let body: Value = serde_json::from_slice(&body).unwrap();
+        let (kind, text) = match body["messages"].as_str().unwrap() {
+            "no end" => ("text/event-stream", "data: {\"choices\":[]}\n\n"),
+            "half an event" => ("text/event-stream", "data: {\"choi"),
+            "nothing" => ("application/json", ""),
+            "half" => ("application/json", "{\"choices\":[{"),
+            "own error" => ("text/event-stream", "data: {\"error\":{\"message\":\"own\"}}\n\n"),
+            other => panic!("{other}"),
+        };
+        ([("content-type", kind)], text)
+    })
+    .await;
+    let (gateway, ended) = gateway(format!("http://{}", worker.address)).await;
+    for messages in ["no end", "half an event"] {
+        let body = json!({"model": "tiny", "stream": true, "messages": messages}).to_string();
+        let mut client = gateway.send(&chat(&body)).await;
+        let answer = read_until(&mut client, "0\r\n\r\n").await;
+        assert!(
+            answer.contains(
+                "\n\ndata: {\"error\":{\"message\":\"worker 7 answered with a stream that breaks off"
+            ),
+            "{answer}"
+        );
+        assert!(answer.contains("worker_error") && !answer.contains("[DONE]"), "{answer}");
+        soon(ended.notified()).await;
+    }
+    let mut client = gateway.send(&chat(r#"{"model":"tiny","stream":true,"messages":"own error"}"#)).await;
+    let answer = read_until(&mut client, "0\r\n\r\n").await;
+    assert_eq!(answer.matches("\"error\"").count(), 1, "{answer}");
+    for messages in ["nothing", "half"] {
+        let answer = ask(&gateway, &json!({"model": "tiny", "messages": messages}).to_string()).await;
+        assert!(status(&answer) == 502 && answer.contains("\"code\":\"worker_error\""), "{answer}");
+    }
+    gateway.stop().await;
+    worker.stop().await;
+}
+
+#[tokio::test]
+async fn a_client_that_waits_for_a_stream_gets_comments() {
+    let answer = Arc::new(Notify::new());
+    let at_worker = answer.clone();
+    let worker = worker(move |body: Bytes| async move {
+        let body: Value = serde_json::from_slice(&body).unwrap();
+        // Like llama.cpp's server, it sends not even a head before the first token.
+        at_worker.notified().await;
+        match body["messages"].as_str() {
+            Some("refused") => {
+                let error = "{\"error\":{\"message\":\"too long\"}}";
+                (StatusCode::BAD_REQUEST, [("content-type", "application/json")], error)
+            }
+            _ => (StatusCode::OK, [("content-type", "text/event-stream")], "data: 1\n\ndata: [DONE]\n\n"),
+        }
+    })
+    .await;
+    let url = format!("http://{}", worker.address);
+    let (gateway, ended) = gateway_with(url, Duration::from_millis(5)).await;
+    for (messages, end) in
+        [("", "data: 1\n\ndata: [DONE]"), ("refused", "data: {\"error\":{\"message\":\"too long\"}}")]
+    {
+        let body = json!({"model": "tiny", "stream": true, "messages": messages}).to_string();
+        let mut client = gateway.send(&chat(&body)).await;
+        let waited = read_until(&mut client, ": waiting\n\n").await;
+        assert!(status(&waited) == 200 && waited.contains("content-type: text/event-stream"), "{waited}");
+        answer.notify_one();
+        read_until(&mut client, end).await;
+        soon(ended.notified()).await;
+    }
+    gateway.stop().await;
+    worker.stop().await;
+}
+
+#[tokio::test]
 async fn the_gateway_refuses_invalid_requests() {
     for (body, code, param) in [
         ("[]", "invalid_field", Value::Null),
@@ -220,7 +301,7 @@ async fn the_gateway_refuses_invalid_requests() {
         (r#"{"model":7}"#, "invalid_field", json!("model")),
         (r#"{"model":"a","model":"b"}"#, "invalid_field", Value::Null),
         (r#"{"model":"a","n_discard":-1}"#, "invalid_field", json!("n_discard")),
-        (r#"{"model":"a","max_tokens":-1}"#, "invalid_field", json!("max_tokens")),
+        (r#"{"model":"a","max_tokens":-2}"#, "invalid_field", json!("max_tokens")),
         ("{", "invalid_json", Value::Null),
     ] {
         let response = Completion::read(request(body), TIME_LIMIT).await.unwrap_err().into_response();

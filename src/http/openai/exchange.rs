@@ -1,0 +1,124 @@
+//! One request to a worker, and what arrives of its answer.
+
+use std::future::Future;
+
+use axum::http::header::CONTENT_TYPE;
+use axum::http::{HeaderMap, StatusCode};
+use bytes::Bytes;
+use futures::future::BoxFuture;
+use reqwest::{Client, Response};
+
+use crate::error::{Code, Failure, Result};
+use crate::workers::{Endpoint, InFlight};
+
+/// A worker that serves the model.
+pub(super) struct Upstream {
+    /// Its process id.
+    pub(super) pid: u32,
+    /// Its address, such as `http://127.0.0.1:4242`.
+    pub(super) url: String,
+    /// Its bearer token.
+    pub(super) secret: String,
+    /// Is ready once the worker no longer responds.
+    pub(super) unresponsive: BoxFuture<'static, ()>,
+}
+
+impl From<Endpoint> for (Upstream, InFlight) {
+    fn from(endpoint: Endpoint) -> Self {
+        let Endpoint { pid, url, secret, guard, .. } = endpoint;
+        let (secret, unresponsive) = (secret.expose().to_owned(), guard.unresponsive());
+        (Upstream { pid, url, secret, unresponsive }, guard)
+    }
+}
+
+/// The kinds of answers that are passed on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum AnswerKind {
+    Json,
+    Events,
+}
+
+/// A worker's answer, of which the body has not been read. Dropping it closes the connection to the worker.
+pub(super) struct Answer {
+    pub(super) pid: u32,
+    pub(super) kind: AnswerKind,
+    pub(super) status: StatusCode,
+    pub(super) headers: HeaderMap,
+    response: Response,
+    unresponsive: BoxFuture<'static, ()>,
+}
+
+/// Sends the request.
+///
+/// # Errors
+/// [`Code::WorkerUnreachable`] if no answer comes, [`Code::WorkerUnresponsive`] if the worker stops
+/// responding, [`Code::WorkerError`] if the answer is neither JSON nor an event stream.
+pub(super) async fn ask(client: &Client, upstream: Upstream, path: &str, body: Bytes) -> Result<Answer> {
+    let Upstream { pid, url, secret, mut unresponsive } = upstream;
+    let sent = client
+        .post(format!("{}{path}", url.trim_end_matches('/')))
+        .bearer_auth(secret)
+        .header(CONTENT_TYPE, "application/json")
+        .body(body)
+        .send();
+    let mut response = within(pid, &mut unresponsive, sent).await?.map_err(|error| {
+        Failure::new(Code::WorkerUnreachable, format!("worker {pid} did not answer"))
+            .hint("the worker's log and GET /v1/jobs may say why; load the model again with ModelLoad")
+            .detail(error.without_url())
+    })?;
+    let status = response.status();
+    let passes = status.is_success() || status.is_client_error() || status.is_server_error();
+    match kind(response.headers()) {
+        Some(kind) if passes => {
+            let headers = std::mem::take(response.headers_mut());
+            Ok(Answer { pid, kind, status, headers, response, unresponsive })
+        }
+        _ => Err(not_valid(pid, format_args!("{} with something other than JSON", status.as_u16()))),
+    }
+}
+
+impl Answer {
+    /// The next bytes of the body; `None` at its end. No byte is lost where the future is dropped.
+    pub(super) async fn chunk(&mut self) -> Result<Option<Bytes>> {
+        let chunk = within(self.pid, &mut self.unresponsive, self.response.chunk()).await?;
+        chunk.map_err(|error| {
+            let message = format!("worker {} disconnected in the middle of its answer", self.pid);
+            Failure::new(Code::WorkerUnreachable, message)
+                .hint(format!("GET /v1/workers/{}/log shows the end of its log", self.pid))
+                .detail(error.without_url())
+        })
+    }
+}
+
+/// Awaits a worker for as long as it responds.
+async fn within<T>(
+    pid: u32,
+    unresponsive: &mut BoxFuture<'static, ()>,
+    work: impl Future<Output = T>,
+) -> Result<T> {
+    tokio::select! {
+        biased;
+        done = work => Ok(done),
+        () = unresponsive => {
+            let message = format!("worker {pid} stopped responding: it neither answers nor computes");
+            Err(Failure::new(Code::WorkerUnresponsive, message)
+                .hint(format!("GET /v1/workers/{pid}/log may show why; ModelLoad replaces the worker")))
+        }
+    }
+}
+
+/// The failure of an answer that cannot be passed on.
+pub(super) fn not_valid(pid: u32, what: impl std::fmt::Display) -> Failure {
+    Failure::new(Code::WorkerError, format!("worker {pid} answered {what}"))
+        .hint(format!("GET /v1/workers/{pid}/log shows what it was doing"))
+}
+
+/// The kind of a worker's answer, by its content type.
+fn kind(headers: &HeaderMap) -> Option<AnswerKind> {
+    let essence = headers.get(CONTENT_TYPE)?.to_str().ok()?.split(';').next()?.trim().to_ascii_lowercase();
+    match essence.as_str() {
+        "application/json" | "application/problem+json" => Some(AnswerKind::Json),
+        "text/event-stream" => Some(AnswerKind::Events),
+        _ => None,
+    }
+}
