@@ -15,6 +15,7 @@ mod security;
 mod body;
 mod server;
 mod leftover;
+mod lingering;
 mod seats;
 mod listener;
 mod guesses;

@@ -17,8 +17,7 @@ use http_body_util::BodyExt;
 use hyper::body::{Frame, Incoming, SizeHint};
 use tokio::sync::oneshot;
 
-/// The most bytes that are thrown away. A client that is refused while it writes more than this may see a
-/// reset connection instead of the refusal.
+/// The most bytes that are thrown away to keep the connection.
 const MOST_BYTES: u64 = 8 << 20;
 
 /// A request's body, which comes back to its [`Leftover`] when the handler drops it.
@@ -44,15 +43,17 @@ pub(super) fn lend(request: Request<Incoming>) -> (Request<Lent>, Leftover) {
 
 impl Leftover {
     /// Reads what is left of the body, for `time_limit` at most, or else says in `response` that the
-    /// connection closes.
-    pub(super) async fn settle(mut self, response: &mut Response, time_limit: Duration) {
+    /// connection closes. Returns whether the body was read to its end.
+    pub(super) async fn settle(mut self, response: &mut Response, time_limit: Duration) -> bool {
         // Nothing came back if the body was read to its end, or is still being read.
-        let Ok(rest) = self.back.try_recv() else { return };
+        let Ok(rest) = self.back.try_recv() else { return true };
         // A body that came too slowly has had its time.
         let is_worth_it = !self.waits_for_leave && response.status() != StatusCode::REQUEST_TIMEOUT;
-        if !is_worth_it || tokio::time::timeout(time_limit, discard(rest)).await != Ok(true) {
+        let is_read = is_worth_it && tokio::time::timeout(time_limit, discard(rest)).await == Ok(true);
+        if !is_read {
             response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
         }
+        is_read
     }
 }
 

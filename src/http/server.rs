@@ -12,6 +12,7 @@ use std::convert::Infallible;
 use std::io;
 use std::panic::AssertUnwindSafe;
 use std::pin::pin;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
@@ -29,6 +30,7 @@ use tower::ServiceExt;
 use tower_http::normalize_path::NormalizePath;
 
 use super::leftover;
+use super::lingering::Lingering;
 use super::listener::{Arrival, Listener, Stream};
 use super::problem::Problem;
 use super::seats::{Claim, Seats};
@@ -138,19 +140,25 @@ impl Connection {
         let Self { arrival, claim, app, write_stall, request_head, stopping } = self;
         let mut transport = TimeoutStream::new(stream);
         transport.set_write_timeout(Some(write_stall));
-        let asked = AtomicBool::new(false);
+        let (asked, is_unread) = (AtomicBool::new(false), Arc::new(AtomicBool::new(false)));
+        let transport = Lingering::new(Box::pin(transport), Arc::clone(&is_unread), request_head);
         let service = service_fn(|mut request: hyper::Request<Incoming>| {
             asked.store(true, Ordering::Relaxed);
             request.extensions_mut().insert(arrival);
             request.extensions_mut().insert(claim.clone());
-            answer(app.clone(), request, request_head)
+            let (app, is_unread) = (app.clone(), Arc::clone(&is_unread));
+            async move {
+                let (response, is_read) = answer(app, request, request_head).await;
+                is_unread.fetch_or(!is_read, Ordering::Relaxed);
+                Ok::<_, Infallible>(response)
+            }
         });
         let mut connection = pin!(
             http1::Builder::new()
                 .timer(TokioTimer::new())
                 .header_read_timeout(request_head)
                 .max_buf_size(BUFFER_BYTES)
-                .serve_connection(TokioIo::new(Box::pin(transport)), service)
+                .serve_connection(TokioIo::new(transport), service)
         );
         let ended = tokio::select! {
             ended = connection.as_mut() => ended,
@@ -169,23 +177,23 @@ impl Connection {
     }
 }
 
-/// The router's answer. A handler that panics fails its own request only. A slash too many at either end of
-/// the path makes no difference. `body_limit` is the time for a body that no handler reads.
-async fn answer(
-    app: Router,
-    request: hyper::Request<Incoming>,
-    body_limit: Duration,
-) -> Result<Response, Infallible> {
+/// The router's answer, and whether the request was read to its end. A handler that panics fails its own request
+/// only. A slash too many at either end of the path makes no difference. `body_limit` is the time for a body
+/// that no handler reads.
+async fn answer(app: Router, request: hyper::Request<Incoming>, body_limit: Duration) -> (Response, bool) {
     let (request, leftover) = leftover::lend(request);
     let app = NormalizePath::trim_trailing_slash(app);
     let answered = AssertUnwindSafe(app.oneshot(request)).catch_unwind().await;
-    // The process's panic hook has reported the panic.
-    let mut response = answered.unwrap_or_else(|_| {
-        let failure = Failure::internal("the hive panicked while it handled the request");
-        Ok(Problem::from(failure).into_response())
-    })?;
-    leftover.settle(&mut response, body_limit).await;
-    Ok(response)
+    let mut response = match answered {
+        Ok(Ok(response)) => response,
+        // The process's panic hook has reported the panic.
+        Err(_) => {
+            let failure = Failure::internal("the hive panicked while it handled the request");
+            Problem::from(failure).into_response()
+        }
+    };
+    let is_read = leftover.settle(&mut response, body_limit).await;
+    (response, is_read)
 }
 
 #[cfg(test)]

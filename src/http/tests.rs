@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-use tokio::io::AsyncReadExt;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use super::testing::{Served, read_until, soon, status};
 use super::*;
@@ -142,6 +142,15 @@ async fn the_next_request_on_a_connection_is_answered_after_every_refusal() {
         assert_eq!(status(&answer), 404, "{answer}");
         assert!(answer.contains("\r\nconnection: close\r\n"), "{answer}");
     }
+    // Nor does a client that still sends get a reset connection in the answer's place.
+    let length = 40 << 20;
+    let head = format!("POST /v1/nothing HTTP/1.1\r\nHost: localhost\r\nContent-Length: {length}\r\n\r\n");
+    let mut client = open.served.send(&head).await;
+    soon(client.write_all(&vec![b' '; length])).await.unwrap();
+    let mut answer = String::new();
+    soon(client.read_to_string(&mut answer)).await.unwrap();
+    assert_eq!(status(&answer), 404, "{answer}");
+    drop(client);
     open.served.stop().await;
     closed.served.stop().await;
 }
