@@ -2,6 +2,7 @@
 
 mod holders;
 mod free;
+mod cgroup;
 mod estimate;
 
 use super::device::Device;

@@ -1,9 +1,8 @@
 //! Measures the free memory of this machine and its GPUs.
 
-use std::path::Path;
 use std::sync::Arc;
 
-use crate::files;
+use super::cgroup;
 use crate::workers::device::Device;
 use crate::workers::gpus::{self, Gpu};
 use crate::workers::handle::Handle;
@@ -72,33 +71,7 @@ fn free_ram() -> (u64, u64) {
     let mut system = sysinfo::System::new();
     system.refresh_memory_specifics(sysinfo::MemoryRefreshKind::nothing().with_ram());
     let available = system.available_memory();
-    let headroom = cgroup_headroom(Path::new("/sys/fs/cgroup"), &own_cgroup());
-    (headroom.map_or(available, |headroom| headroom.min(available)), system.total_memory())
-}
-
-/// The path of this process's control group in the unified hierarchy (`cgroups(7)`).
-fn own_cgroup() -> String {
-    let groups = files::read_text("/proc/self/cgroup").unwrap_or_default();
-    groups.lines().find_map(|line| line.strip_prefix("0::")).unwrap_or("/").to_owned()
-}
-
-/// How much more memory the group may take: the least of its own headroom and that of its ancestors.
-/// Cached files count as free, because the kernel drops them first.
-fn cgroup_headroom(mount: &Path, group: &str) -> Option<u64> {
-    let own = mount.join(group.trim_start_matches('/'));
-    own.ancestors()
-        .take_while(|folder| folder.starts_with(mount))
-        .filter_map(|folder| {
-            let number = |name: &str| files::read_text(folder.join(name)).ok()?.trim().parse::<u64>().ok();
-            let (limit, used) = (number("memory.max")?, number("memory.current")?);
-            let stat = files::read_text(folder.join("memory.stat")).unwrap_or_default();
-            let cached: u64 = stat
-                .lines()
-                .find_map(|line| line.strip_prefix("inactive_file ")?.trim().parse().ok())
-                .unwrap_or(0);
-            Some(limit.saturating_sub(used.saturating_sub(cached)))
-        })
-        .min()
+    (cgroup::headroom().map_or(available, |headroom| headroom.min(available)), system.total_memory())
 }
 
 #[cfg(test)]
@@ -106,19 +79,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_group_with_the_least_headroom_counts_and_cached_files_are_free() {
-        let mount = tempfile::tempdir().unwrap();
-        let group = |path: &str, max: &str, current: &str, cached: u64| {
-            let folder = mount.path().join(path);
-            std::fs::create_dir_all(&folder).unwrap();
-            std::fs::write(folder.join("memory.max"), max).unwrap();
-            std::fs::write(folder.join("memory.current"), current).unwrap();
-            std::fs::write(folder.join("memory.stat"), format!("anon 1\ninactive_file {cached}\n")).unwrap();
-        };
-        group("a", "1000\n", "900\n", 100);
-        group("a/b", "max\n", "900\n", 0);
-        assert_eq!(cgroup_headroom(mount.path(), "/a/b"), Some(200));
-        assert_eq!(cgroup_headroom(mount.path(), "/c"), None);
+    fn the_free_memory_is_within_the_machines() {
         let (free, total) = free_ram();
         assert!(free > 0 && free <= total);
     }
