@@ -5,6 +5,7 @@
 //! the user, the Hugging Face cache, and the hive's store, which has a record for each.
 
 #![expect(clippy::print_stdout, reason = "figures are printed")]
+#![expect(clippy::disallowed_methods, reason = "a bench makes the files that it names")]
 
 #[expect(dead_code, reason = "this bench compares nothing")]
 mod paired;

@@ -13,6 +13,7 @@ use tokio::net::TcpListener;
 
 use crate::app::{App, AppState};
 use crate::config::{Bind, Config};
+use crate::disk;
 use crate::doctor;
 use crate::error::{Code, Failure, Result};
 use crate::events::Topic;
@@ -171,11 +172,7 @@ async fn bind_tcp(address: SocketAddr) -> Result<TcpListener> {
 /// Locks the data folder.
 fn lock(dir: &Path) -> Result<std::fs::File> {
     let path = dir.join("hive.lock");
-    let file = files::own()
-        .create(true)
-        .truncate(false)
-        .write(true)
-        .open(&path)
+    let file = disk::open(files::own().create(true).truncate(false).write(true), &path)
         .map_err(|error| Failure::io("open", &path, &error))?;
     match file.try_lock() {
         Ok(()) => Ok(file),
@@ -202,7 +199,7 @@ fn lock(dir: &Path) -> Result<std::fs::File> {
 struct PublishedHiveFile(PathBuf);
 
 impl PublishedHiveFile {
-    /// Writes the file, all or nothing.
+    /// Writes the file, all or nothing. On a full disk the hive runs without it: it is needed to free space.
     fn write(app: &App) -> Result<Self> {
         let file = HiveFile {
             pid: std::process::id(),
@@ -214,14 +211,21 @@ impl PublishedHiveFile {
             started_at: Instant::now(),
         };
         let path = app.config.data_dir.join("hive.json");
-        files::put(&path, json(&file).as_bytes()).map_err(|error| Failure::io("write", &path, &error))?;
+        match files::put(&path, json(&file).as_bytes()).map_err(|error| Failure::io("write", &path, &error)) {
+            Err(failure) if failure.code == Code::DiskFull => {
+                tracing::warn!("{failure}: other programs cannot find this hive by its file");
+                // That of an earlier run would lead them to a hive that is gone.
+                let _removed = disk::remove_file(&path);
+            }
+            written => drop(written?),
+        }
         Ok(Self(path))
     }
 }
 
 impl Drop for PublishedHiveFile {
     fn drop(&mut self) {
-        let _removed = std::fs::remove_file(&self.0);
+        let _removed = disk::remove_file(&self.0);
     }
 }
 
@@ -232,7 +236,10 @@ async fn housekeeping(app: AppState, mut changes: tokio::sync::broadcast::Receiv
     );
     loop {
         tokio::select! {
-            _ = prune.tick() => app.jobs.prune(),
+            _ = prune.tick() => {
+                app.jobs.write_missing_journals();
+                app.jobs.prune();
+            }
             change = changes.recv() => match change {
                 Ok(change) => app.events.publish(Topic::Worker, &change),
                 // What was missed is in the next change of that worker, or in the telemetry.

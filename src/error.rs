@@ -120,6 +120,9 @@ impl Failure {
             std::io::ErrorKind::PermissionDenied | std::io::ErrorKind::ReadOnlyFilesystem => {
                 Self::new(Code::Io, message).hint("check who owns the path and whether it is writable")
             }
+            _ if error.raw_os_error() == Some(rustix::io::Errno::IO.raw_os_error()) => {
+                Self::new(Code::Io, message).hint("the disk may be failing: look at the system's log (dmesg)")
+            }
             _ => Self::new(Code::Io, message),
         }
     }

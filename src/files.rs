@@ -2,12 +2,14 @@
 
 mod reading;
 
-use std::fs::{self, File, OpenOptions};
-use std::io::{self, Write};
+use std::fs::{File, OpenOptions};
+use std::io;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use rustix::fs::OFlags;
+
+use crate::disk;
 
 pub(crate) use reading::{SMALL, open, read, read_text, sync_folder};
 
@@ -78,7 +80,7 @@ impl<'a> Draft<'a> {
     /// # Errors
     /// The rename failed. The target is as before, and the draft is removed.
     pub(crate) fn publish(mut self) -> io::Result<()> {
-        fs::rename(&self.path, self.target)?;
+        disk::rename(&self.path, self.target)?;
         self.is_published = true;
         Ok(())
     }
@@ -88,7 +90,7 @@ impl Drop for Draft<'_> {
     fn drop(&mut self) {
         if !self.is_published {
             // It may be what fills the disk. The error to report is the one that led here.
-            fs::remove_file(&self.path).ok();
+            disk::remove_file(&self.path).ok();
         }
     }
 }
@@ -112,7 +114,7 @@ pub(crate) fn put(path: &Path, contents: &[u8]) -> io::Result<File> {
 /// The file system failed. `path` is as before, or has the new contents.
 pub(crate) fn put_durable(path: &Path, contents: &[u8]) -> io::Result<()> {
     let draft = Draft::of(path);
-    write(draft.path(), contents)?.sync_all()?;
+    disk::sync(&write(draft.path(), contents)?)?;
     draft.publish()?;
     path.parent().map_or(Ok(()), sync_folder)
 }
@@ -134,7 +136,7 @@ pub(crate) fn damaged_path(path: &Path) -> PathBuf {
 /// The file system failed. `path` is as before.
 pub(crate) fn set_aside(path: &Path) -> io::Result<PathBuf> {
     let kept_as = damaged_path(path);
-    match fs::hard_link(path, &kept_as) {
+    match disk::hard_link(path, &kept_as) {
         Err(error) if error.kind() != io::ErrorKind::AlreadyExists => Err(error),
         _ => Ok(kept_as),
     }
@@ -165,13 +167,15 @@ pub(crate) fn own() -> OpenOptions {
 }
 
 fn write(path: &Path, contents: &[u8]) -> io::Result<File> {
-    let mut file = own().write(true).create(true).truncate(true).open(path)?;
-    file.write_all(contents)?;
+    let mut file = disk::open(own().write(true).create(true).truncate(true), path)?;
+    disk::write_all(&mut file, contents)?;
     Ok(file)
 }
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+    use std::io::Write;
     use std::os::unix::fs::PermissionsExt;
 
     use super::*;

@@ -41,6 +41,7 @@ pub mod config;
 mod origin;
 pub mod address;
 mod files;
+mod disk;
 pub mod turns;
 pub mod error;
 pub mod text;

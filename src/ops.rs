@@ -74,6 +74,7 @@ pub fn submit(app: &AppState, submission: Submission, idempotency_key: Option<St
         operation: row.wire_name,
         kind: row.kind,
         class: row.class,
+        runs_unjournalled: row.frees,
         request,
         idempotency_key,
         run: Box::new(move |job, context| route_operation(hive, submission, job, context).boxed()),

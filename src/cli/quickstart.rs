@@ -19,6 +19,7 @@ use super::{process, serve};
 use crate::client;
 use crate::config::Bind;
 use crate::daemon::{self, Hive};
+use crate::disk;
 use crate::engine::sample_model::{SampleModel, SampleWeights};
 use crate::error::{Code, Failure, Result};
 use crate::files::Draft;
@@ -254,7 +255,7 @@ async fn generate_model(dir: &Path) -> Result<PathBuf> {
     let started = Instant::now();
     let (dir, made) = (dir.to_owned(), path.clone());
     spawn::blocking(move || {
-        std::fs::create_dir_all(&dir).map_err(|error| Failure::io("create", &dir, &error))?;
+        disk::create_dir_all(&dir).map_err(|error| Failure::io("create", &dir, &error))?;
         let draft = Draft::of(&made);
         let model = SampleModel {
             name: MODEL.to_owned(),

@@ -3,11 +3,12 @@
 //! Invariant: whoever is neither the hive's user nor root can put nothing into the folder, so nothing there
 //! leads elsewhere: records, journals and sockets are what the hive wrote.
 
-use std::fs::{self, DirBuilder, Metadata};
-use std::os::unix::fs::{DirBuilderExt, MetadataExt};
+use std::fs::{self, Metadata};
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
 use crate::config::Config;
+use crate::disk;
 use crate::error::{Code, Failure, Result};
 
 /// Makes the data folder and its folders, and checks them.
@@ -28,10 +29,7 @@ pub(super) fn prepare(config: &Config) -> Result<()> {
 }
 
 fn make(dir: &Path) -> Result<()> {
-    DirBuilder::new()
-        .recursive(true)
-        .mode(0o700)
-        .create(dir)
+    disk::create_private_dir(dir)
         .map_err(|error| Failure::io("create", dir, &error).hint("choose another --data-dir"))
 }
 

@@ -12,7 +12,7 @@ mod settings;
 #[cfg(test)]
 mod tests;
 
-use std::fs::File;
+use std::fs::OpenOptions;
 use std::io::{BufWriter, Write};
 use std::path::Path;
 
@@ -22,6 +22,7 @@ use candle_core::{Device, Tensor};
 pub use self::settings::{SampleModel, SampleTokenizer, SampleWeights, WeightType};
 use self::vocabulary::SampleVocabulary;
 use super::weights::candle_type;
+use crate::disk;
 use crate::error::{Code, Failure, Result};
 use crate::models::gguf::{Array, TensorType, Value, Writer};
 
@@ -34,7 +35,8 @@ impl SampleModel {
     pub fn write(&self, path: &Path) -> Result<()> {
         let writer = self.build()?;
         let failed = |error: &std::io::Error| Failure::io("write", path, error);
-        let mut file = BufWriter::new(File::create(path).map_err(|error| failed(&error))?);
+        let file = disk::open(OpenOptions::new().write(true).create(true).truncate(true), path);
+        let mut file = BufWriter::new(file.map_err(|error| failed(&error))?);
         writer.write(&mut file).and_then(|()| file.flush()).map_err(|error| failed(&error))
     }
 

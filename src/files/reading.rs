@@ -12,6 +12,8 @@ use std::path::Path;
 
 use rustix::fs::OFlags;
 
+use crate::disk;
+
 /// The most bytes of a small file: a record, a token, a ref, settings, a file of `/proc` or `/sys`.
 pub(crate) const SMALL: u64 = 1 << 20;
 
@@ -56,7 +58,7 @@ pub(crate) fn read_text(path: impl AsRef<Path>) -> io::Result<String> {
 /// # Errors
 /// What the file system says.
 pub(crate) fn sync_folder(path: &Path) -> io::Result<()> {
-    open_with(path, OFlags::DIRECTORY)?.sync_all()
+    disk::sync(&open_with(path, OFlags::DIRECTORY)?)
 }
 
 fn open_with(path: &Path, flags: OFlags) -> io::Result<File> {

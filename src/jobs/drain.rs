@@ -12,11 +12,22 @@ use super::journal::{Journal, Journals};
 use super::log::Log;
 use crate::error::Failure;
 use crate::events::{Hub, Topic};
-use crate::narration::{Entry, JobStep, Narration, Progress};
+use crate::narration::{Entry, JobStep, Level, Narration, Progress};
 use crate::time::Instant;
 
 /// The most entries that are written to the journal in one write and published together.
 const BATCH: usize = 512;
+
+/// The action of the narration that a job's journal cannot be written.
+pub(super) const NOT_JOURNALLED: &str = "job_not_journalled";
+
+/// The text of that narration.
+pub(super) fn not_journalled(failure: &Failure) -> String {
+    format!(
+        "The job goes on, but its journal cannot be written: {failure}. If that fails at the end of the \
+         job too, a restart of the hive forgets the job, or takes it for interrupted"
+    )
+}
 
 /// The destinations of one job's entries.
 pub(super) struct Drain {
@@ -106,7 +117,9 @@ impl Drain {
         if events.is_empty() {
             return;
         }
-        self.write(&events);
+        if let Some(note) = self.write(&events, written) {
+            events.push(note);
+        }
         for event in &events {
             match event.step() {
                 Some(JobStep::Queued) => self.publish_change("queued", None),
@@ -133,38 +146,60 @@ impl Drain {
         }
         let now = Instant::now();
         let result = written.result.take().filter(|_| matches!(terminal, Terminal::Done));
-        let mut events = Vec::with_capacity(2);
-        if let Some(data) = &result {
-            events.push(written.next(now, Body::Result(Arc::clone(data))));
+        let ending = |written: &mut Written| {
+            let result = result.clone().map(|data| written.next(now, Body::Result(data)));
+            let last = written.next(now, Body::Terminal(terminal.clone()));
+            result.into_iter().chain([last]).collect::<Vec<_>>()
+        };
+        let before = written.seq;
+        let mut events = ending(&mut written);
+        // The note stands before the result, which takes its number anew: nobody has read it yet.
+        let mut again = Written { seq: before, at: written.at, ..written };
+        if let Some(note) = self.write(&events, &mut again) {
+            events = [note].into_iter().chain(ending(&mut again)).collect();
         }
-        let last = written.next(now, Body::Terminal(terminal.clone()));
-        let ended_at = last.at;
-        events.push(last);
-        self.write(&events);
+        let ended_at = again.at;
         // The state first: a reader of the terminal event finds the job ended.
         self.job.end(ended_at, &terminal, result);
         self.log.append(events);
         self.publish_change("end", None);
-        if self.journal.take().is_some()
-            && self.log.is_elided()
-            && let Err(failure) = self.journals.rewrite(self.job.id(), self.job.started_at(), &self.log)
-        {
-            tracing::warn!(
-                job_id = %self.job.id(),
-                error = %failure,
-                "the journal still has the events that the log dropped"
-            );
+        if self.journal.take().is_some() {
+            if self.log.is_elided()
+                && let Err(failure) = self.journals.rewrite(self.job.id(), self.job.started_at(), &self.log)
+            {
+                tracing::warn!(
+                    job_id = %self.job.id(),
+                    error = %failure,
+                    "the journal still has the events that the log dropped"
+                );
+            }
+        } else if !self.job.is_journalled() {
+            self.write_lost_journal();
         }
     }
 
-    /// Writes to the journal. If that fails, the job goes on in memory alone.
-    fn write(&mut self, events: &[Arc<Event>]) {
-        if let Some(journal) = &mut self.journal
-            && let Err(failure) = journal.write(events)
-        {
-            tracing::error!(job_id = %self.job.id(), error = %failure, "this job will not survive a restart");
-            self.journal = None;
-            self.job.journal_failed();
+    /// Writes to the journal. If that fails, the job goes on in memory alone; the event that says so is
+    /// returned.
+    fn write(&mut self, events: &[Arc<Event>], written: &mut Written) -> Option<Arc<Event>> {
+        let failure = self.journal.as_mut()?.write(events).err()?;
+        tracing::error!(job_id = %self.job.id(), error = %failure, "the journal of a job cannot be written");
+        self.journal = None;
+        self.job.journal_failed();
+        let (level, action, message) = (Level::Warn, NOT_JOURNALLED.into(), not_journalled(&failure));
+        let body = Body::Narration { level, action, message, progress: None, step: None };
+        Some(written.next(Instant::now(), body))
+    }
+
+    /// Writes the whole journal of a job that ended without one: what it did may have made room. What is
+    /// left of a journal without an end is removed otherwise, or the next run of the hive would take the
+    /// job for interrupted.
+    fn write_lost_journal(&self) {
+        match self.journals.write_anew(self.job.header(), self.job.started_at(), &self.log) {
+            Ok(()) => self.job.journal_written(),
+            Err(failure) => {
+                tracing::warn!(job_id = %self.job.id(), error = %failure, "a job has no journal");
+                self.journals.remove_one(self.job.id());
+            }
         }
     }
 

@@ -95,6 +95,17 @@ impl Index {
         self.jobs.values().filter(|job| !job.state().is_ended()).cloned().collect()
     }
 
+    /// Ended acts of this run whose journals could not be written.
+    pub(super) fn ended_without_journal(&self) -> Vec<Arc<Job>> {
+        let lacks = |job: &&Arc<Job>| {
+            job.header().kind == OperationKind::Act
+                && job.state().is_ended()
+                && job.owns_journal()
+                && !job.is_journalled()
+        };
+        self.jobs.values().filter(lacks).cloned().collect()
+    }
+
     /// Removes the jobs that `config` does not keep, and returns them: reads by age and memory, acts by
     /// age and count. Frees the logs of older acts, which their journals have.
     pub(super) fn prune(&mut self, config: &Jobs) -> Vec<Arc<Job>> {

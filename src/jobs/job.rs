@@ -396,9 +396,19 @@ impl Job {
         self.is_journalled.store(false, Ordering::Release);
     }
 
+    /// Records that the journal has every event.
+    pub(super) fn journal_written(&self) {
+        self.is_journalled.store(true, Ordering::Release);
+    }
+
+    /// Whether the journal has every event.
+    pub(super) fn is_journalled(&self) -> bool {
+        self.is_journalled.load(Ordering::Acquire)
+    }
+
     /// Frees the log's memory, if the journal has every event.
     pub(super) fn free_log(&self) {
-        if !self.is_journalled.load(Ordering::Acquire) {
+        if !self.is_journalled() {
             return;
         }
         let mut location = self.log.lock();

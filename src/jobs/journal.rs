@@ -19,7 +19,7 @@ mod lines;
 
 use std::collections::{HashMap, HashSet};
 use std::fs::File;
-use std::io::{ErrorKind, Write};
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -30,6 +30,7 @@ use self::lines::{FORMAT_VERSION, FirstLine, Found, KNOWN_FIELDS, Lines, parse_f
 use super::event::{Body, Event, Terminal};
 use super::job::{JobHeader, JobId, JournalDamage, OperationKind};
 use super::log::{Bounds, Elision, Log};
+use crate::disk;
 use crate::error::{Code, Failure, Result};
 use crate::files::{self, DAMAGED, damaged_path};
 use crate::narration::{JobStep, Level};
@@ -96,11 +97,11 @@ pub(super) enum JournalState {
 
 impl Journals {
     pub(super) fn open(dir: PathBuf, bounds: Bounds) -> Result<Self> {
-        std::fs::create_dir_all(&dir).map_err(|error| Failure::io("create", &dir, &error))?;
+        disk::create_dir_all(&dir).map_err(|error| Failure::io("create", &dir, &error))?;
         let journals = Self { dir, bounds };
         for id in journals.ids_with(files::DRAFT)? {
             // A hive was killed while it wrote this; the journal itself, if there is one, is complete.
-            let _removed = std::fs::remove_file(journals.path_with(&id, files::DRAFT));
+            let _removed = disk::remove_file(journals.path_with(&id, files::DRAFT));
         }
         Ok(journals)
     }
@@ -220,7 +221,7 @@ impl Journals {
         let mut damaged = self.ids_with(&format!("{EXTENSION}{DAMAGED}"))?;
         damaged.truncate(damaged.len().saturating_sub(MAX_DAMAGED));
         for oldest in damaged {
-            let _removed = std::fs::remove_file(damaged_path(&self.path(&oldest)));
+            let _removed = disk::remove_file(damaged_path(&self.path(&oldest)));
         }
         self.write_anew(&job.header, job.started_at, &job.log)
     }
@@ -260,6 +261,16 @@ impl Journals {
         Ok(ids.iter().map(|id| damaged_path(&self.path(id))).collect())
     }
 
+    /// Removes the journal of a job.
+    pub(super) fn remove_one(&self, id: &JobId) {
+        let path = self.path(id);
+        if let Err(error) = disk::remove_file(&path)
+            && error.kind() != ErrorKind::NotFound
+        {
+            tracing::warn!(path = %path.display(), %error, "could not remove a journal");
+        }
+    }
+
     /// Removes the journals of jobs, and the logs of workers that those jobs failed to start. Reads the
     /// folder once, however many jobs are removed.
     pub(super) fn remove(&self, jobs: &HashSet<&JobId>) {
@@ -278,7 +289,7 @@ impl Journals {
             let job = name.split_once('.').and_then(|(job, _)| JobId::parse(job));
             if !name.ends_with(DAMAGED)
                 && job.is_some_and(|job| jobs.contains(&job))
-                && let Err(error) = std::fs::remove_file(&path)
+                && let Err(error) = disk::remove_file(&path)
                 && error.kind() != ErrorKind::NotFound
             {
                 tracing::warn!(path = %path.display(), %error, "could not remove an old journal");
@@ -295,8 +306,7 @@ impl Journal {
             text.push_str(&event.to_line(&self.operation));
             text.push('\n');
         }
-        self.file
-            .write_all(text.as_bytes())
+        disk::write_all(&mut self.file, text.as_bytes())
             .map_err(|error| Failure::io("write the journal", Path::new(&self.path), &error))
     }
 

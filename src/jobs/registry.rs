@@ -9,7 +9,7 @@ use parking_lot::Mutex;
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::task::TaskTracker;
 
-use super::drain::Drain;
+use super::drain::{Drain, NOT_JOURNALLED, not_journalled};
 use super::index::{Index, JobFilter, JobPage};
 use super::job::{Job, JobHeader, JobId, JobState, OperationKind, StopReason};
 use super::journal::{JournalState, Journals, RecallError, RecalledJob};
@@ -19,6 +19,7 @@ use super::run::{JobRun, NewJob, RunLimits};
 use crate::config::{Config, Jobs};
 use crate::error::{Code, Failure, Result};
 use crate::events::Hub;
+use crate::n;
 use crate::narration::NarrationContext;
 use crate::spawn;
 use crate::time::Instant;
@@ -35,6 +36,8 @@ pub struct Registry {
     journals: Arc<Journals>,
     hub: Arc<Hub>,
     config: Jobs,
+    /// How long and how much is kept; a reload changes it.
+    retention: Mutex<Jobs>,
     progress_every: Duration,
     run_limits: RunLimits,
     closed: AtomicBool,
@@ -69,6 +72,7 @@ impl Registry {
             journals: Arc::new(Journals::open(config.jobs_dir(), bounds)?),
             hub,
             config: config.jobs.clone(),
+            retention: Mutex::new(config.jobs.clone()),
             progress_every: *config.timers.progress,
             run_limits: RunLimits::new(&config.timers),
             closed: AtomicBool::new(false),
@@ -105,9 +109,7 @@ impl Registry {
             JournalState::WithoutEnd => self.journals.rewrite(&header.id, *started_at, log),
             JournalState::Damaged => {
                 tracing::warn!(job_id = %header.id, damage = ?header.journal_damage, "a journal is damaged");
-                let replaced = self.journals.replace_damaged(&recalled);
-                is_left_alone = replaced.is_err();
-                replaced
+                self.journals.replace_damaged(&recalled)
             }
             JournalState::LeftAlone => {
                 let what = format!("the journal of {} has events that this version does not know", header.id);
@@ -117,6 +119,8 @@ impl Registry {
             }
         };
         if let Err(failure) = mended {
+            // The next start of the hive tries it again.
+            is_left_alone = true;
             tracing::warn!(job_id = %header.id, error = %failure, "the end of a job is not on disk");
         }
         let RecalledJob { header, started_at, log, .. } = recalled;
@@ -145,7 +149,7 @@ impl Registry {
                 .hint("submit it again once the hive is back"));
         }
         self.prune_if_due();
-        let NewJob { operation, kind, class, request, idempotency_key, run } = new;
+        let NewJob { operation, kind, class, runs_unjournalled, request, idempotency_key, run } = new;
         let header = JobHeader {
             id: JobId::new(),
             operation: operation.to_owned(),
@@ -160,9 +164,13 @@ impl Registry {
             return Ok(Submitted { job, repeated: true });
         }
         let claim = self.limits.claim(class)?;
-        let journal = match kind {
-            OperationKind::Act => Some(self.journals.create(&header)?),
-            OperationKind::Read => None,
+        let (journal, not_written) = match kind {
+            OperationKind::Act => match self.journals.create(&header) {
+                Ok(journal) => (Some(journal), None),
+                Err(failure) if runs_unjournalled => (None, Some(failure)),
+                Err(failure) => return Err(failure),
+            },
+            OperationKind::Read => (None, None),
         };
         let log = Arc::new(Log::new(Bounds { events: self.config.log_events, bytes: self.config.log_bytes }));
         let job = Arc::new(Job::queued(header, Arc::clone(&log)));
@@ -188,6 +196,10 @@ impl Registry {
             job.stop(StopReason::Shutdown);
         }
         let context = NarrationContext::new(job.id().to_string(), operation, entries);
+        if let Some(failure) = not_written {
+            job.journal_failed();
+            context.clone().enter(|| n!(warn: NOT_JOURNALLED, "{}", not_journalled(&failure)));
+        }
         let running = run(JobRun::new(Arc::clone(&job), claim, self.run_limits), context);
         spawn::detached(async move {
             let terminal = running.await;
@@ -273,9 +285,28 @@ impl Registry {
         }
     }
 
+    /// Takes over how long and how much is to be kept.
+    pub fn keep(&self, retention: &Jobs) {
+        *self.retention.lock() = retention.clone();
+        self.prune();
+    }
+
+    /// Writes the journals of ended acts that could not be written before.
+    pub fn write_missing_journals(&self) {
+        let missing = self.index.lock().ended_without_journal();
+        for job in missing {
+            if let Some(log) = job.resident_log()
+                && self.journals.write_anew(job.header(), job.started_at(), &log).is_ok()
+            {
+                job.journal_written();
+            }
+        }
+    }
+
     /// Forgets the jobs that the settings do not keep, and removes their journals.
     pub fn prune(&self) {
-        let removed = self.index.lock().prune(&self.config);
+        let retention = self.retention.lock().clone();
+        let removed = self.index.lock().prune(&retention);
         // The logs of thousands of reads may be freed below, which is why the lock is released before.
         let acts = removed.iter().filter(|job| job.header().kind == OperationKind::Act && job.owns_journal());
         self.journals.remove(&acts.map(|job| job.id()).collect());

@@ -34,6 +34,8 @@ pub struct NewJob {
     pub kind: OperationKind,
     /// The limit that it counts against.
     pub class: JobClass,
+    /// Whether it runs even where its journal cannot be written.
+    pub runs_unjournalled: bool,
     /// The request, in its `operation` spelling, with every default filled in.
     pub request: Box<RawValue>,
     /// The idempotency key that it is submitted with.

@@ -14,6 +14,7 @@ use tokio::net::{TcpStream, UnixStream};
 
 use super::operation::{Context, Deadline, Operation};
 use crate::address::Address;
+use crate::disk;
 use crate::doctor;
 use crate::error::{Failure, Result};
 use crate::files;
@@ -182,8 +183,8 @@ async fn store(cx: &Context) -> Check {
     let dir = cx.app.config.store_dir();
     let found = spawn::blocking(move || {
         let probe = dir.join(format!(".probe-{}", uuid::Uuid::new_v4().simple()));
-        std::fs::write(&probe, b"probe")
-            .and_then(|()| std::fs::remove_file(&probe))
+        disk::write(&probe, b"probe")
+            .and_then(|()| disk::remove_file(&probe))
             .map_err(|error| Failure::io("write to the store", &dir, &error))?;
         let free =
             files::free_bytes(&dir).map_err(|error| Failure::io("look at the disk of", &dir, &error))?;

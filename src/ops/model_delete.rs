@@ -31,6 +31,7 @@ impl Operation for ModelDelete {
     const KIND: OperationKind = OperationKind::Act;
     const CLASS: JobClass = JobClass::Acts;
     const DEADLINE: Deadline = Deadline::Act;
+    const FREES: bool = true;
 
     type Output = Deleted;
 

@@ -30,6 +30,7 @@ impl Operation for ModelUnload {
     const KIND: OperationKind = OperationKind::Act;
     const CLASS: JobClass = JobClass::Acts;
     const DEADLINE: Deadline = Deadline::Act;
+    const FREES: bool = true;
 
     type Output = Unloaded;
 

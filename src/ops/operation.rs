@@ -23,6 +23,8 @@ pub trait Operation: DeserializeOwned + Serialize + Send + 'static {
     const CLASS: JobClass;
     /// How long it may take.
     const DEADLINE: Deadline;
+    /// Whether it frees space or stops something, and so runs even where its journal cannot be written.
+    const FREES: bool = false;
     /// The field that names the hive, besides `hive_id`.
     const HIVE_FIELD: &'static str = "hive_id";
 

@@ -26,6 +26,8 @@ pub struct Row {
     pub class: JobClass,
     /// How long it may take.
     pub deadline: Deadline,
+    /// Whether it runs even where its journal cannot be written.
+    pub frees: bool,
     /// The field that names the hive, besides `hive_id`.
     pub hive_field: &'static str,
     decode: fn(Value) -> Result<Decoded, FieldError>,
@@ -67,6 +69,7 @@ impl Row {
             kind: T::KIND,
             class: T::CLASS,
             deadline: T::DEADLINE,
+            frees: T::FREES,
             hive_field: T::HIVE_FIELD,
             decode: decode::<T>,
         }

@@ -47,6 +47,7 @@ impl Operation for WorkerProcessDelete {
     const KIND: OperationKind = OperationKind::Act;
     const CLASS: JobClass = JobClass::Acts;
     const DEADLINE: Deadline = Deadline::Act;
+    const FREES: bool = true;
 
     type Output = Stopped;
 

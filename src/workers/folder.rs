@@ -2,11 +2,12 @@
 //! hive can read it.
 
 use std::collections::HashSet;
-use std::fs::{DirBuilder, File, OpenOptions};
-use std::io::{self, Read, Seek, SeekFrom, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::fs::{File, OpenOptions};
+use std::io::{self, Read, Seek, SeekFrom};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
+use crate::disk;
 use crate::error::{Failure, Result};
 use crate::files;
 
@@ -28,10 +29,7 @@ impl WorkerFolder {
     /// Creates the folder of a new worker, and removes the oldest folders of ended ones.
     pub(super) fn create(workers: &Path, worker_id: &str, live: &HashSet<String>) -> Result<Self> {
         let path = workers.join(worker_id);
-        DirBuilder::new()
-            .recursive(true)
-            .mode(0o700)
-            .create(&path)
+        disk::create_private_dir(&path)
             .map_err(|error| Failure::io("make the folder", &path, &error).stage("start"))?;
         if let Err(error) = prune(workers, worker_id, live) {
             tracing::warn!(path = %workers.display(), %error, "could not remove the folders of ended workers");
@@ -61,7 +59,7 @@ impl WorkerFolder {
 
     /// Removes the record of a worker that is gone; its log stays.
     pub(super) fn remove_record(&self) {
-        if let Err(error) = std::fs::remove_file(self.record())
+        if let Err(error) = disk::remove_file(self.record())
             && error.kind() != io::ErrorKind::NotFound
         {
             tracing::warn!(path = %self.0.display(), %error, "could not remove the record of a worker");
@@ -88,7 +86,8 @@ impl WorkerFolder {
     /// the log was cut.
     pub(super) fn open_log(&self) -> Result<File> {
         let path = self.log();
-        private().append(true).open(&path).map_err(|error| Failure::io("create the log", &path, &error))
+        disk::open(private().append(true), &path)
+            .map_err(|error| Failure::io("create the log", &path, &error))
     }
 
     /// Cuts the log if it has grown too large: a worker could fill the disk with it.
@@ -100,14 +99,12 @@ impl WorkerFolder {
         }
         let mut log = OpenOptions::new().read(true).write(true).open(&path)?;
         log.seek(SeekFrom::Start(length - KEEP_LOG_BYTES))?;
-        let mut old = private().write(true).truncate(true).open(self.0.join("worker.log.old"))?;
+        let mut old = disk::open(private().write(true).truncate(true), &self.0.join("worker.log.old"))?;
         io::copy(&mut Read::by_ref(&mut log).take(KEEP_LOG_BYTES), &mut old)?;
-        log.set_len(0)?;
+        disk::set_len(&log, 0)?;
         // The worker writes to the log at the same time, so it is only appended to.
-        OpenOptions::new()
-            .append(true)
-            .open(&path)?
-            .write_all(format!("… the log was cut at {length} bytes\n").as_bytes())
+        let mut log = OpenOptions::new().append(true).open(&path)?;
+        disk::write_all(&mut log, format!("… the log was cut at {length} bytes\n").as_bytes())
     }
 
     /// Copies the end of the log to `target`, where the job that started the worker keeps it.
@@ -115,13 +112,13 @@ impl WorkerFolder {
         let mut log = files::open(&self.log())?;
         let length = log.metadata()?.len();
         log.seek(SeekFrom::Start(length.saturating_sub(KEEP_LOG_BYTES)))?;
-        let mut kept = private().write(true).truncate(true).open(target)?;
+        let mut kept = disk::open(private().write(true).truncate(true), target)?;
         io::copy(&mut log.take(KEEP_LOG_BYTES), &mut kept).map(drop)
     }
 
     /// Removes the folder of a worker whose process could not be started.
     pub(super) fn discard(self) {
-        if let Err(error) = std::fs::remove_dir_all(&self.0) {
+        if let Err(error) = disk::remove_dir_all(&self.0) {
             tracing::warn!(path = %self.0.display(), %error, "could not remove the folder of a worker");
         }
     }
@@ -143,11 +140,12 @@ fn prune(workers: &Path, newest: &str, live: &HashSet<String>) -> io::Result<()>
         .collect();
     ended.sort_unstable();
     let surplus = ended.len().saturating_sub(KEEP_ENDED);
-    ended[..surplus].iter().try_for_each(|name| std::fs::remove_dir_all(workers.join(name)))
+    ended[..surplus].iter().try_for_each(|name| disk::remove_dir_all(workers.join(name)))
 }
 
 #[cfg(test)]
 mod tests {
+    use std::io::Write;
     use std::os::unix::fs::PermissionsExt;
 
     use super::*;

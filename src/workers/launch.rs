@@ -22,10 +22,11 @@ use super::shared::Shared;
 use super::start_error::StartError;
 use super::state::{Control, StopReason};
 use crate::error::{Code, Failure, Result};
-use crate::{n, spawn};
+use crate::{disk, n, spawn};
 
 /// Environment variables of the daemon that no worker needs.
-const KEPT_FROM_WORKERS: &[&str] = &["HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "RBEE_HIVE_TOKEN_FILE"];
+const KEPT_FROM_WORKERS: &[&str] =
+    &[disk::FAULT_VARIABLE, "HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "RBEE_HIVE_TOKEN_FILE"];
 
 /// More layers than any model has.
 const ALL_LAYERS: u32 = 999;

@@ -7,6 +7,7 @@ use crate::files;
 /// Makes the kernel, when memory runs out, prefer a worker to the daemon, which notices a dead worker
 /// and reports it. Raising the value needs no privilege (`proc_pid_oom_score_adj(5)`).
 #[cfg(target_os = "linux")]
+#[expect(clippy::disallowed_methods, reason = "a file of the kernel, which is on no disk")]
 pub(super) fn prefer_as_victim(leader: Pid) {
     const SCORE: i32 = 300;
     let path = format!("/proc/{}/oom_score_adj", leader.as_raw_pid());

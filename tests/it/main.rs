@@ -7,6 +7,8 @@ mod adoption;
 mod contract;
 mod documentation;
 mod downloads;
+mod faults;
+mod full_disk;
 mod gateway;
 #[cfg(target_os = "linux")]
 mod gpus;

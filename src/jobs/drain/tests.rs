@@ -124,3 +124,55 @@ async fn work_that_outlives_its_job_cannot_delay_the_terminal_event() {
     }
     assert!(drained.is_ok() && log.terminal().is_some(), "the terminal event was delayed");
 }
+
+#[tokio::test]
+async fn a_journal_that_fails_is_narrated_and_written_at_the_end() {
+    let dir = tempfile::tempdir().unwrap();
+    for entries_before_end in [0, 1] {
+        let mut drain = drain(dir.path());
+        let (reader, writer) = std::io::pipe().unwrap();
+        drop(reader);
+        drain.journal = Some(Journal::to_file(File::from(OwnedFd::from(writer)), "test"));
+        let (job, log, journals) =
+            (Arc::clone(&drain.job), Arc::clone(&drain.log), Arc::clone(&drain.journals));
+        let (entries, receiver) = mpsc::unbounded_channel();
+        let (end, ended) = oneshot::channel();
+        for _ in 0..entries_before_end {
+            entries.send(Entry::Narration(narration(Instant(5), "before".to_owned()))).unwrap();
+        }
+        let result = RawValue::from_string("[1]".to_owned()).unwrap();
+        entries.send(Entry::Result { at: Instant(6), data: result }).unwrap();
+        end.send(Terminal::Done).unwrap();
+        drain.run(receiver, ended).await;
+        let kinds = |log: &Log| {
+            let events = log.snapshot().1;
+            assert!(events.iter().map(|event| event.seq).eq(1..=events.len() as u64));
+            events.iter().map(|event| event.kind().name()).collect::<Vec<_>>()
+        };
+        let told = kinds(&log);
+        assert_eq!(told[told.len() - 3..], ["narration", "result", "done"]);
+        let note = &log.snapshot().1[entries_before_end];
+        let Body::Narration { level, action, message, .. } = &note.body else { panic!("{note:?}") };
+        assert_eq!((*level, &**action), (Level::Warn, NOT_JOURNALLED));
+        assert!(message.contains("Broken pipe"), "{message}");
+        assert_eq!(kinds(&journals.recall(job.id()).unwrap().log), told, "there was room at the end");
+    }
+}
+
+#[tokio::test]
+async fn a_job_without_any_journal_leaves_nothing_that_looks_interrupted() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut drain = drain(dir.path());
+    let (reader, writer) = std::io::pipe().unwrap();
+    drop(reader);
+    drain.journal = Some(Journal::to_file(File::from(OwnedFd::from(writer)), "test"));
+    let (job, journals) = (Arc::clone(&drain.job), Arc::clone(&drain.journals));
+    // The draft cannot be made: no journal can be put in place.
+    std::fs::create_dir(dir.path().join(format!("{}.tmp", job.id()))).unwrap();
+    let (_entries, receiver) = mpsc::unbounded_channel();
+    let (end, ended) = oneshot::channel();
+    end.send(Terminal::Done).unwrap();
+    drain.run(receiver, ended).await;
+    assert_eq!(job.state(), JobState::Succeeded);
+    assert!(journals.recall(job.id()).is_err() && !job.is_journalled());
+}

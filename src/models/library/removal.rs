@@ -5,6 +5,7 @@ use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
+use crate::disk;
 use crate::error::{Failure, Result};
 
 /// Deletes a file, or a link alone. Returns the bytes that this frees: the file's size, and 0 for a
@@ -12,7 +13,7 @@ use crate::error::{Failure, Result};
 pub(crate) fn remove_file(path: &Path) -> Result<u64> {
     let remove = || {
         let metadata = fs::symlink_metadata(path)?;
-        fs::remove_file(path)?;
+        disk::remove_file(path)?;
         Ok(if metadata.is_file() && metadata.nlink() == 1 { metadata.len() } else { 0 })
     };
     remove().or_else(|error: io::Error| match error.kind() {

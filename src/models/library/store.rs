@@ -16,11 +16,11 @@
 
 use std::fs;
 use std::io;
-use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 
 use sha2::{Digest, Sha256};
 
+use crate::disk;
 use crate::error::{Code, Failure, Result};
 use crate::files::{self, Draft, set_aside_if_there};
 use crate::models::id::is_letter_or_digit;
@@ -77,7 +77,7 @@ pub(crate) struct Import {
 impl Store {
     /// Opens the store in `dir`, and makes that folder where it is missing.
     pub(crate) fn open(dir: PathBuf) -> Result<Self> {
-        fs::create_dir_all(&dir).map_err(|error| Failure::io("make the model store", &dir, &error))?;
+        disk::create_dir_all(&dir).map_err(|error| Failure::io("make the model store", &dir, &error))?;
         Ok(Self { dir, records: StampCache::new(MAX_RECORDS) })
     }
 
@@ -275,7 +275,7 @@ impl Store {
             // A killed hive may have left one.
             remove_file(&draft)?;
             let draft = Draft::at(draft, &link);
-            symlink(target, draft.path())
+            disk::symlink(target, draft.path())
                 .and_then(|()| draft.publish())
                 .map_err(|error| Failure::io("make the link", &link, &error))?;
         }

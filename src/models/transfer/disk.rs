@@ -1,12 +1,11 @@
 //! The few calls through which a transfer writes, so that a test can make any one of them fail.
 
 use std::fmt::Debug;
-use std::fs::{self, File};
+use std::fs::File;
 use std::io;
-use std::os::unix::fs::FileExt;
 use std::path::Path;
 
-use crate::files;
+use crate::disk;
 
 /// The disk that transfers write to.
 pub(crate) trait Disk: Debug + Send + Sync {
@@ -40,19 +39,14 @@ pub(crate) struct RealDisk;
 
 impl Disk for RealDisk {
     fn write_at(&self, file: &File, bytes: &[u8], offset: u64) -> io::Result<usize> {
-        file.write_at(bytes, offset)
+        disk::write_at(file, bytes, offset)
     }
 
     fn sync(&self, file: &File) -> io::Result<()> {
-        file.sync_all()
+        disk::sync(file)
     }
 
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
-        fs::rename(from, to)
+        disk::rename(from, to)
     }
-}
-
-/// Makes the names in the folder of `path` durable.
-pub(crate) fn sync_folder_of(path: &Path) -> io::Result<()> {
-    path.parent().map_or(Ok(()), files::sync_folder)
 }

@@ -21,6 +21,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
+use crate::disk;
 use crate::files;
 use crate::models::transfer::disk::Disk;
 use crate::models::transfer::remote::RemoteFile;
@@ -222,7 +223,7 @@ impl Contents {
 impl Journal {
     /// Begins a journal, in place of one that may be there.
     pub(crate) fn create(path: &Path, head: &Head, disk: Arc<dyn Disk>) -> io::Result<Self> {
-        let file = Self::options().create(true).truncate(true).open(path)?;
+        let file = disk::open(Self::options().create(true).truncate(true), path)?;
         let line = head.line()?;
         disk.write_all_at(&file, &line, 0)?;
         Ok(Self { file, end: line.len() as u64, disk })

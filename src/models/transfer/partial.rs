@@ -9,9 +9,11 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
+use crate::disk;
 use crate::error::{Code, Failure, Result};
+use crate::files;
 use crate::models::transfer::context::Transfer;
-use crate::models::transfer::disk::{self, Disk};
+use crate::models::transfer::disk::Disk;
 use crate::models::transfer::journal::{self, Claim, Contents, Head, Journal};
 use crate::models::transfer::remote::{Destination, RemoteFile};
 use crate::narration::Level;
@@ -214,7 +216,7 @@ impl Partial {
     pub(crate) fn clear(&self) -> io::Result<()> {
         // In this order: a journal must never claim bytes that are not there.
         remove_if_there(&self.journal_path())?;
-        self.file.set_len(0)
+        disk::set_len(&self.file, 0)
     }
 
     /// Removes it and its journal.
@@ -226,7 +228,7 @@ impl Partial {
     pub(crate) fn promote(&self, disk: &dyn Disk) -> io::Result<()> {
         let target = &self.destination.target;
         disk.rename(self.path(), target)?;
-        disk::sync_folder_of(target)?;
+        target.parent().map_or(Ok(()), files::sync_folder)?;
         remove_if_there(&self.journal_path())
     }
 }
@@ -241,8 +243,8 @@ fn options() -> OpenOptions {
 /// Opens a file, which is created where it is missing, and locks it. `None` where another process holds
 /// it.
 fn open_locked(path: &Path) -> io::Result<Option<File>> {
-    path.parent().map_or(Ok(()), fs::create_dir_all)?;
-    match options().create(true).open(path) {
+    path.parent().map_or(Ok(()), disk::create_dir_all)?;
+    match disk::open(options().create(true), path) {
         // Another process has just removed the folder, which was empty.
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
         file => file.and_then(|file| Ok(is_locked(&file)?.then_some(file))),
@@ -261,12 +263,12 @@ fn remove_with_journal(path: &Path, empty_folders: &[PathBuf]) -> io::Result<()>
     remove_if_there(&journal::path_of(path))?;
     remove_if_there(path)?;
     // The system refuses to remove a folder that has something in it.
-    let _ = empty_folders.iter().try_for_each(fs::remove_dir);
+    let _ = empty_folders.iter().try_for_each(disk::remove_dir);
     Ok(())
 }
 
 fn remove_if_there(path: &Path) -> io::Result<()> {
-    match fs::remove_file(path) {
+    match disk::remove_file(path) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
         _ => Ok(()),
     }

@@ -10,6 +10,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use tokio::sync::mpsc;
 
+use crate::disk;
 use crate::error::Failure;
 use crate::models::transfer::disk::Disk;
 use crate::models::transfer::journal::{Claim, Head, Journal, Stored};
@@ -67,7 +68,7 @@ impl Writer {
             self.journal = Some(Journal::create(&path, head, Arc::clone(&self.disk))?);
         }
         // So that listings see no growing file.
-        self.partial.file().set_len(head.size.unwrap_or_default())
+        disk::set_len(self.partial.file(), head.size.unwrap_or_default())
     }
 
     fn write(&mut self, offset: u64, pieces: &[Bytes]) -> io::Result<()> {

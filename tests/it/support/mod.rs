@@ -13,6 +13,7 @@ mod problem;
 mod process;
 mod relay;
 pub(crate) mod rows;
+mod small_disk;
 mod sse;
 mod stalling;
 
@@ -24,8 +25,9 @@ pub(crate) use faulty::{Fault, FaultServer, Served, When};
 pub(crate) use gpus::Gpus;
 pub(crate) use hive::{TestHive, quick};
 pub(crate) use problem::problem;
-pub(crate) use process::{Daemon, program, serve};
+pub(crate) use process::{Daemon, no_process_mentions, program, serve};
 pub(crate) use relay::Relay;
+pub(crate) use small_disk::SmallDisk;
 pub(crate) use sse::{Typed, data_lines, read_all, read_until, typed};
 pub(crate) use stalling::StallingServer;
 

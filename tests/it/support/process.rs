@@ -31,14 +31,21 @@ impl Daemon {
     }
 
     /// Starts it by `command`, and waits for its ready line.
-    pub(crate) async fn run(mut command: Command) -> Self {
+    pub(crate) async fn run(command: Command) -> Self {
+        Self::try_run(command).await.expect("the daemon is ready")
+    }
+
+    /// The same, for a daemon that may end before it is ready.
+    pub(crate) async fn try_run(mut command: Command) -> Option<Self> {
         let mut child = command.spawn().expect("the daemon starts");
         let mut lines = BufReader::new(child.stdout.take().expect("a pipe")).lines();
-        let ready_line =
-            soon("the ready line", lines.next_line()).await.expect("a line").expect("the daemon is ready");
-        let url =
-            ready_line.split_whitespace().find(|word| word.starts_with("http://")).expect("a URL").to_owned();
-        Self { child, url, ready_line }
+        let line = soon("the ready line", lines.next_line()).await.expect("a line");
+        let Some(ready_line) = line else {
+            soon("the daemon's end", child.wait()).await.expect("an end");
+            return None;
+        };
+        let url = ready_line.split_whitespace().find(|word| word.starts_with("http://"))?.to_owned();
+        Some(Self { child, url, ready_line })
     }
 
     /// Starts it by a command that it must refuse. Gives its exit status and its standard error.
@@ -71,6 +78,14 @@ impl Daemon {
         assert!(status.success(), "it ended with {status}");
     }
 
+    /// Stops it where it still runs, and waits for its end.
+    pub(crate) async fn end(mut self) {
+        if matches!(self.child.try_wait(), Ok(None)) {
+            self.signal(Signal::TERM);
+        }
+        self.ended().await;
+    }
+
     /// Kills it.
     pub(crate) async fn kill(self) {
         self.signal(Signal::KILL);
@@ -79,6 +94,16 @@ impl Daemon {
 
     pub(crate) async fn get(&self, path: &str) -> reqwest::Response {
         soon(path, client().get(format!("{}{path}", self.url)).send()).await.expect("an answer")
+    }
+
+    /// The same, of a daemon that may die.
+    pub(crate) async fn try_get(&self, path: &str) -> reqwest::Result<reqwest::Response> {
+        soon(path, client().get(format!("{}{path}", self.url)).send()).await
+    }
+
+    /// Posts to a daemon that may die.
+    pub(crate) async fn try_post(&self, path: &str, body: &Value) -> reqwest::Result<reqwest::Response> {
+        soon(path, client().post(format!("{}{path}", self.url)).json(body).send()).await
     }
 
     pub(crate) async fn json(&self, path: &str) -> Value {
@@ -142,4 +167,14 @@ pub(crate) fn program() -> Command {
         .stderr(Stdio::null())
         .kill_on_drop(true);
     command
+}
+
+/// Whether no live process has `text` on its command line.
+pub(crate) fn no_process_mentions(text: &str) -> bool {
+    let Ok(entries) = std::fs::read_dir("/proc") else { return true };
+    let pids = entries.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse::<u32>().ok());
+    pids.filter(|pid| super::process_runs(*pid)).all(|pid| {
+        let words = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+        !String::from_utf8_lossy(&words).contains(text)
+    })
 }

@@ -5,11 +5,11 @@
 //! complete, links and refs are replaced in one step); links are relative, so that the cache can be
 //! moved; existing files are used and left as they are.
 
-use std::fs::{self, File};
-use std::io::{self, Write};
-use std::os::unix::fs::symlink;
+use std::fs::{self, OpenOptions};
+use std::io;
 use std::path::{Path, PathBuf};
 
+use crate::disk;
 use crate::error::{Failure, Result};
 use crate::files::{self, Draft};
 use crate::models::library::file_name::name_of;
@@ -114,10 +114,11 @@ impl CacheRepository {
     /// Makes the folder of the blobs.
     pub(crate) fn prepare(&self) -> Result<()> {
         let blobs = self.folder().join("blobs");
-        fs::create_dir_all(&blobs).map_err(|error| Failure::io("make the folder", &blobs, &error))?;
+        disk::create_dir_all(&blobs).map_err(|error| Failure::io("make the folder", &blobs, &error))?;
         let tag = self.cache.join("CACHEDIR.TAG");
         // The cache works without the tag.
-        let _ = File::create_new(tag).and_then(|mut file| file.write_all(CACHEDIR_TAG.as_bytes()));
+        let _ = disk::open(OpenOptions::new().write(true).create_new(true), &tag)
+            .and_then(|mut file| disk::write_all(&mut file, CACHEDIR_TAG.as_bytes()));
         Ok(())
     }
 
@@ -130,7 +131,7 @@ impl CacheRepository {
         }
         let up = "../".repeat(path.split('/').count() + 1);
         let target = format!("{up}blobs/{etag}");
-        self.replace(&pointer, |draft| symlink(&target, draft))?;
+        self.replace(&pointer, |draft| disk::symlink(&target, draft))?;
         Ok(pointer)
     }
 
@@ -141,7 +142,7 @@ impl CacheRepository {
         }
         let reference = self.folder().join("refs").join(revision);
         // Without a line end: huggingface_hub takes the whole file for the commit.
-        self.replace(&reference, |draft| fs::write(draft, commit))
+        self.replace(&reference, |draft| disk::write(draft, commit))
     }
 
     /// Makes a file or link under another name and renames it to `path`, durably. The name of the draft
@@ -149,7 +150,7 @@ impl CacheRepository {
     fn replace(&self, path: &Path, make: impl FnOnce(&Path) -> io::Result<()>) -> Result<()> {
         let folder = path.parent().unwrap_or(&self.cache);
         let draft = Draft::at(folder.join(format!(".rbee-hive-{}", uuid::Uuid::new_v4())), path);
-        fs::create_dir_all(folder)
+        disk::create_dir_all(folder)
             .and_then(|()| make(draft.path()))
             .and_then(|()| draft.publish())
             .and_then(|()| files::sync_folder(folder))

@@ -14,6 +14,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use super::layout::{CacheRepository, blob_of};
+use crate::disk;
 use crate::error::{Failure, Result};
 use crate::files::{self, is_set_aside, set_aside_if_there};
 use crate::models::library::file_name::name_of;
@@ -69,12 +70,12 @@ impl HubNotes {
                     Versioned::Known(_) => {
                         tracing::debug!(note = %path.display(), "its blob is gone or has changed: removing it");
                         // A note that cannot be removed does no harm.
-                        let _ = fs::remove_file(&path);
+                        let _ = disk::remove_file(&path);
                     }
                 }
             }
             // The system refuses to remove a folder that has something in it.
-            let _ = fs::remove_dir(&repository);
+            let _ = disk::remove_dir(&repository);
         }
         (newer, damaged)
     }
@@ -97,7 +98,7 @@ impl HubNotes {
         let note = BlobNote { version: VERSION, blob: absolute(&repository.blob(etag)), size_bytes, unknown };
         let text = serde_json::to_vec(&note)
             .map_err(|error| Failure::internal("a note could not be written as JSON").detail(error))?;
-        fs::create_dir_all(path.parent().unwrap_or(&self.0))
+        disk::create_dir_all(path.parent().unwrap_or(&self.0))
             .and_then(|()| files::put(&path, &text).map(drop))
             .map_err(|error| Failure::io("write", &path, &error))
     }
@@ -121,8 +122,8 @@ impl HubNotes {
     pub(crate) fn remove(&self, blob: &Path) {
         if let Some(path) = self.path_of(blob) {
             // It would be removed when the hive starts.
-            let _ = fs::remove_file(&path);
-            let _ = path.parent().map(fs::remove_dir);
+            let _ = disk::remove_file(&path);
+            let _ = path.parent().map(disk::remove_dir);
         }
     }
 

@@ -1,10 +1,10 @@
 //! Deletes a model from the Hugging Face cache.
 
-use std::fs;
 use std::path::{Path, PathBuf};
 
 use super::layout::blob_of;
 use super::notes::HubNotes;
+use crate::disk;
 use crate::error::Result;
 use crate::files;
 use crate::models::library::location::HubCacheModel;
@@ -32,7 +32,7 @@ pub(crate) fn remove_model(model: &HubCacheModel, links: &[PathBuf], notes: &Hub
     remove_refs(model);
     for name in ["blobs", "snapshots", "refs", ""] {
         // The system refuses to remove a folder that has something in it.
-        let _ = fs::remove_dir(model.folder.join(name));
+        let _ = disk::remove_dir(model.folder.join(name));
     }
     Ok(freed)
 }
@@ -48,7 +48,7 @@ fn is_referenced(repository: &Path, blob: &Path) -> bool {
 /// Removes the folders above `path` that are empty, up to `root` and without it.
 fn remove_empty_folders(path: &Path, root: &Path) {
     for folder in path.ancestors().skip(1).take_while(|folder| *folder != root && folder.starts_with(root)) {
-        if fs::remove_dir(folder).is_err() {
+        if disk::remove_dir(folder).is_err() {
             break;
         }
     }
@@ -66,7 +66,7 @@ fn remove_refs(model: &HubCacheModel) {
         let path = reference.path();
         if files::read_text(path).is_ok_and(|commit| commit.trim() == model.revision) {
             // A ref that cannot be removed does no harm.
-            let _ = fs::remove_file(path);
+            let _ = disk::remove_file(path);
             remove_empty_folders(path, &refs);
         }
     }

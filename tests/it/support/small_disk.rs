@@ -1,0 +1,42 @@
+//! A disk of a test's own, to be filled.
+
+use std::path::{Path, PathBuf};
+
+/// A tmpfs whose size can be changed. It is unmounted when this is dropped.
+pub(crate) struct SmallDisk(PathBuf);
+
+impl SmallDisk {
+    /// `None`, with a message, where this machine does not allow the mount.
+    pub(crate) async fn mount(at: &Path) -> Option<Self> {
+        std::fs::create_dir_all(at).expect("a folder");
+        let mounted = mount("size=1g,mode=0700", at).await;
+        if !mounted {
+            skipped("no tmpfs can be mounted here (that takes root, on Linux)");
+        }
+        mounted.then(|| Self(at.to_owned()))
+    }
+
+    pub(crate) async fn resize(&self, size: &str) {
+        assert!(mount(&format!("remount,size={size}"), &self.0).await, "{size}");
+    }
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        #[expect(clippy::disallowed_methods, reason = "a test runs another program, and waits for it")]
+        let unmounted = std::process::Command::new("umount").arg("--lazy").arg(&self.0).status();
+        assert!(unmounted.is_ok_and(|status| status.success()) || std::thread::panicking());
+    }
+}
+
+async fn mount(options: &str, at: &Path) -> bool {
+    #[expect(clippy::disallowed_methods, reason = "a test runs another program from outside")]
+    let mut command = tokio::process::Command::new("mount");
+    let command = command.args(["-t", "tmpfs", "-o", options, "rbee-hive-test"]).arg(at).kill_on_drop(true);
+    command.output().await.is_ok_and(|output| output.status.success())
+}
+
+#[expect(clippy::print_stderr, reason = "the output must say which tests were skipped")]
+fn skipped(why: &str) {
+    eprintln!("skipped: {why}");
+}
