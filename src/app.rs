@@ -2,12 +2,13 @@
 
 use std::sync::Arc;
 
+use parking_lot::Mutex;
 use serde::Serialize;
 use tokio_util::sync::CancellationToken;
 
 use crate::address::Address;
 use crate::client;
-use crate::config::Config;
+use crate::config::{Config, ConfigFile, Reloaded};
 use crate::error::{Code, Failure, Result};
 use crate::events::{Hub, Topic};
 use crate::jobs::Registry;
@@ -42,6 +43,8 @@ pub struct App {
     pub gateway: reqwest::Client,
     /// The queen, if the settings name one.
     pub queen: Option<Queen>,
+    /// The file of the settings, as a reload last read it.
+    config_file: Mutex<Option<ConfigFile>>,
     /// Cancelled when the hive begins to shut down.
     pub shutdown: CancellationToken,
     /// Cancelled when every job has ended and every worker is gone: ends the streams that follow the
@@ -83,8 +86,34 @@ impl App {
             events,
             shutdown,
             quiet: CancellationToken::new(),
+            config_file: Mutex::new(config.file.clone()),
             config,
         }))
+    }
+
+    /// Reads the file of the settings again, takes over what a running hive can take over, and logs what
+    /// that was and what needs a restart.
+    ///
+    /// # Errors
+    /// [`Code::ConfigInvalid`], and nothing changes.
+    pub fn reload(&self) -> Result<Reloaded> {
+        let mut file = self.config_file.lock();
+        let Some(file) = &mut *file else {
+            tracing::info!("nothing to reload: the hive was started without --config");
+            return Ok(Reloaded::default());
+        };
+        let config = Config::from_file(&file.path)?;
+        // As the hive would be started with it: flags count more than the file.
+        let effective = Config { jobs: config.jobs.clone(), ..self.config.clone() };
+        effective.validate()?;
+        let read = config.file.as_ref().unwrap_or(file).clone();
+        self.jobs.keep(&config.jobs);
+        let reloaded = file.update(&read);
+        tracing::info!(file = %file.path.display(), applied = ?reloaded.applied, "read the settings again");
+        if !reloaded.restart_needed.is_empty() {
+            tracing::warn!(settings = ?reloaded.restart_needed, "these settings need a restart of the hive");
+        }
+        Ok(reloaded)
     }
 
     /// The name that this hive reports.

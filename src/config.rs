@@ -14,6 +14,7 @@ mod downloads;
 mod jobs;
 mod timers;
 mod faults;
+mod reload;
 mod duration;
 
 use std::collections::BTreeMap;
@@ -32,6 +33,7 @@ pub use engines::{DeviceKind, EngineSettings, FlashAttention, KvType, LlamaServe
 pub use faults::Faults;
 pub use jobs::Jobs;
 pub use models::ModelSettings;
+pub use reload::{ConfigFile, Reloaded};
 pub use timers::Timers;
 pub use workers::{RestartPolicy, Workers};
 
@@ -87,6 +89,9 @@ pub struct Config {
     pub models: BTreeMap<String, ModelSettings>,
     /// Deadlines, intervals and grace periods.
     pub timers: Timers,
+    /// The file that the settings were read from, for a reload.
+    #[serde(skip)]
+    pub file: Option<ConfigFile>,
     /// Faults that tests inject into operations. The file cannot set them.
     #[serde(skip)]
     pub faults: Faults,
@@ -117,6 +122,7 @@ impl Default for Config {
             engines: BTreeMap::new(),
             models: BTreeMap::new(),
             timers: Timers::default(),
+            file: None,
             faults: Faults::default(),
         }
     }
@@ -133,13 +139,16 @@ impl Config {
             Failure { code, ..Failure::io("read the configuration", path, &error) }
                 .hint("check the path given with --config")
         })?;
-        toml::from_str(&text).map_err(|error| {
+        let invalid = |error: toml::de::Error| {
             Failure::new(
                 Code::ConfigInvalid,
                 format!("the configuration {} is not valid: {}", path.display(), error.to_string().trim()),
             )
             .hint("docs/CONFIGURATION.md lists every setting with its default")
-        })
+        };
+        let config: Self = toml::from_str(&text).map_err(invalid)?;
+        let file = ConfigFile::new(path, toml::from_str(&text).map_err(invalid)?);
+        Ok(Self { file: Some(file), ..config })
     }
 
     /// Whether every caller is somebody of this machine. A token, a further name and a public address show

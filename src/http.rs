@@ -43,8 +43,11 @@ use axum::routing::get;
 use axum::{Json, Router};
 
 use crate::app::AppState;
+use crate::config::Reloaded;
 use crate::error::Result;
+use crate::spawn;
 use body::post;
+use problem::Problem;
 use security::AccessPolicy;
 
 pub use listener::Listener;
@@ -75,12 +78,20 @@ pub(crate) fn router(app: &AppState) -> Result<Router> {
         .route("/v1/markdown", post(markdown::render))
         .route("/v1/session", post(session::create).delete(session::end).with_state(policy.sessions()))
         .route("/v1/shutdown", post(shut_down))
+        .route("/v1/reload", post(reload))
         .fallback(problem::route_not_found)
         .method_not_allowed_fallback(problem::method_not_allowed)
         .layer(compression::layer())
         // Last, so that it wraps everything above, fallbacks included.
         .layer(from_fn_with_state(policy, security::check_access))
         .with_state(Arc::clone(app)))
+}
+
+/// `POST /v1/reload`
+async fn reload(State(app): State<AppState>) -> std::result::Result<Json<Reloaded>, Problem> {
+    tracing::info!("asked to reload over HTTP");
+    let reloaded = spawn::blocking(move || app.reload()).await??;
+    Ok(Json(reloaded))
 }
 
 /// `POST /v1/shutdown`

@@ -1,17 +1,23 @@
-//! The log and the stop signal of a process that a command line starts.
+//! The log and the signals of a process that a command line starts.
 
 use std::io::{self, IsTerminal};
 use std::time::Duration;
 
+use futures::FutureExt;
+use futures::future::select_all;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::runtime::Builder;
 use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::EnvFilter;
 
+use crate::spawn;
+
 /// Sends the log to standard error. `RUST_LOG` is its filter, otherwise `default`.
 pub(super) fn log_to_stderr(default: &str) {
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(default));
-    let subscriber = tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr);
+    // A terminal that was closed takes no more lines. A report of that would go there too, and panic.
+    let subscriber =
+        tracing_subscriber::fmt().log_internal_errors(false).with_env_filter(filter).with_writer(io::stderr);
     if std::env::var_os("RBEE_HIVE_LOG_JSON").is_some() {
         subscriber.json().init();
     } else {
@@ -54,21 +60,34 @@ fn run_with_grace<F: Future>(runtime: &mut Builder, future: F, grace: Duration) 
     Ok(output)
 }
 
-/// Completes when the process receives SIGINT or SIGTERM. The handlers are installed by the call, not
+/// Completes when the process receives SIGINT, SIGQUIT or SIGTERM. The handlers are installed by the call, not
 /// by the first poll, so that a client that has read the ready line can stop the hive cleanly.
 pub(super) fn stop_signal() -> impl Future<Output = ()> + Send {
-    let signals = (signal(SignalKind::interrupt()), signal(SignalKind::terminate()));
+    let kinds = [SignalKind::interrupt(), SignalKind::quit(), SignalKind::terminate()];
+    let signals = kinds.map(signal).into_iter().collect::<io::Result<Vec<_>>>();
     async move {
-        let (Ok(mut interrupt), Ok(mut terminate)) = signals else {
+        let Ok(mut signals) = signals else {
             tracing::warn!(
-                "could not install the handlers of SIGINT and SIGTERM; stop with POST /v1/shutdown"
+                "could not install the handlers of SIGINT, SIGQUIT and SIGTERM; stop with POST /v1/shutdown"
             );
             return std::future::pending().await;
         };
-        tokio::select! {
-            _ = interrupt.recv() => {}
-            _ = terminate.recv() => {}
+        select_all(signals.iter_mut().map(|signal| signal.recv().boxed())).await;
+    }
+}
+
+/// Calls `act` for each SIGHUP, of which a terminal sends one when it is closed. The handler is installed
+/// by the call.
+pub(super) fn on_hangup(act: impl Fn() + Send + 'static) {
+    match signal(SignalKind::hangup()) {
+        Ok(mut hangups) => {
+            spawn::detached(async move {
+                while hangups.recv().await.is_some() {
+                    act();
+                }
+            });
         }
+        Err(error) => tracing::warn!(%error, "could not install the handler of SIGHUP"),
     }
 }
 

@@ -2,8 +2,12 @@
 
 use std::io::Write;
 use std::path::PathBuf;
+use std::sync::Arc;
+
+use tokio::sync::watch;
 
 use super::process;
+use crate::app::AppState;
 use crate::config::{Bind, Config};
 use crate::daemon::{self, Hive};
 use crate::error::{Failure, Result};
@@ -103,20 +107,33 @@ impl Args {
         Ok(config)
     }
 
-    /// Serves until SIGINT or SIGTERM.
+    /// Serves until SIGINT, SIGQUIT or SIGTERM. SIGHUP reloads the settings.
     pub(super) async fn run(self) -> Result<()> {
         process::log_to_stderr("info");
         process::allow_open_files();
         let config = self.into_config()?;
         let mut stop = std::pin::pin!(process::stop_signal());
+        // A hangup during the start must not end the process.
+        let (opened, app) = watch::channel(None::<AppState>);
+        process::on_hangup(move || reload(app.borrow().clone()));
         let listener = daemon::bind(&config).await?;
         // It reads the disks of the models, which may not answer: the signal ends it even then.
         let hive = tokio::select! {
             hive = spawn::blocking(move || Hive::open(listener, config)) => hive??,
             () = &mut stop => return Ok(()),
         };
+        opened.send_replace(Some(Arc::clone(hive.app())));
         ready_line(&hive)?;
         hive.run(stop).await
+    }
+}
+
+/// Reloads the settings because of a hangup.
+fn reload(app: Option<AppState>) {
+    tracing::info!("received SIGHUP: the hive serves on, and reads its settings again");
+    if let Some(Err(failure)) = app.map(|app| app.reload()) {
+        let hint = failure.hint.as_deref().unwrap_or_default();
+        tracing::warn!("the settings stay as they were: {failure}; {hint}");
     }
 }
 

@@ -10,8 +10,8 @@ use tempfile::TempDir;
 use tokio::net::TcpListener;
 
 use crate::support::{
-    Clock, Daemon, StallingServer, client, data_lines, process_runs, program, rounds, serve, soon, until,
-    write_model,
+    Clock, Daemon, StallingServer, client, data_lines, no_process_mentions, process_runs, program, rounds,
+    serve, soon, until, write_model,
 };
 
 fn folder() -> TempDir {
@@ -72,7 +72,9 @@ async fn every_kind_of_shutdown_ends_open_streams_with_a_terminal_event() {
     let dir = folder();
     write_model(&dir.path().join("models"), "tiny");
     for (i, stop) in
-        [Stop::Signal(Signal::TERM), Stop::Signal(Signal::INT), Stop::Request].into_iter().enumerate()
+        [Stop::Signal(Signal::TERM), Stop::Signal(Signal::INT), Stop::Signal(Signal::QUIT), Stop::Request]
+            .into_iter()
+            .enumerate()
     {
         let daemon = Daemon::start(dir.path(), &[]).await;
         let worker = daemon.succeed(&json!({ "ModelLoad": { "id": "tiny" } })).await;
@@ -333,6 +335,89 @@ async fn a_hive_that_is_killed_while_a_worker_starts_leaves_none_behind() {
     }
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_hangup_reloads_the_settings_and_the_hive_serves_on() {
+    let dir = folder();
+    write_model(&dir.path().join("models"), "tiny");
+    let config = dir.path().join("hive.toml");
+    std::fs::write(&config, "[jobs]\nkeep_acts = 100\n").expect("a file");
+    let daemon = Daemon::start(dir.path(), &["--config", config.to_str().expect("UTF-8")]).await;
+    let worker = daemon.succeed(&json!({ "ModelLoad": { "id": "tiny" } })).await;
+    let acts = async || daemon.json("/v1/jobs").await["jobs"].as_array().expect("jobs").len();
+    assert_eq!(acts().await, 1);
+
+    std::fs::write(&config, "port = 1\n[jobs]\nkeep_acts = 0\n").expect("a file");
+    daemon.signal(Signal::HUP);
+    until("the history to be pruned", async || (acts().await == 0).then_some(())).await;
+    let reload = async || {
+        let answer = daemon.try_post("/v1/reload", &json!({})).await.expect("an answer");
+        (answer.status().as_u16(), answer.json::<Value>().await.expect("JSON"))
+    };
+    let told = json!({ "file": config, "applied": [], "restart_needed": ["port"] });
+    assert_eq!(reload().await, (200, told));
+    std::fs::write(&config, "[jobs]\nkeep_akts = 0\n").expect("a file");
+    daemon.signal(Signal::HUP);
+    let (status, problem) = reload().await;
+    assert_eq!((status, &problem["code"]), (500, &json!("config_invalid")), "{problem}");
+    let workers = daemon.succeed(&json!({ "WorkerProcessList": {} })).await;
+    assert_eq!((&workers[0]["pid"], &workers[0]["status"]), (&worker["pid"], &json!("ready")));
+    daemon.stop().await;
+}
+
+/// A process that is killed when the test fails.
+struct Killed(u32);
+
+impl Drop for Killed {
+    fn drop(&mut self) {
+        let pid = i32::try_from(self.0).ok().and_then(rustix::process::Pid::from_raw);
+        let _ended = pid.map(|pid| rustix::process::kill_process(pid, Signal::KILL));
+    }
+}
+
+/// The terminal of a hive is closed: it gets SIGHUP, and every line of its log fails from then on.
+#[cfg(target_os = "linux")]
+#[tokio::test(flavor = "multi_thread")]
+async fn a_hive_whose_terminal_is_closed_serves_on() {
+    const TERMINAL: &str = "\
+import os, pty, re, sys
+pid, terminal = pty.fork()
+if pid == 0:
+    os.execv(sys.argv[1], sys.argv[1:])
+text = b''
+while not re.search(rb'ready on .*\\n', text):
+    text += os.read(terminal, 4096)
+os.close(terminal)
+print(pid, re.search(rb'(http://\\S+)', text).group(1).decode(), flush=True)
+";
+    let dir = folder();
+    let hive = serve(dir.path(), &[]);
+    #[expect(clippy::disallowed_methods, reason = "a test starts a terminal from outside")]
+    let mut python = tokio::process::Command::new("python3");
+    python.arg("-c").arg(TERMINAL).arg(hive.as_std().get_program()).args(hive.as_std().get_args());
+    for (name, value) in hive.as_std().get_envs() {
+        match value {
+            Some(value) => python.env(name, value),
+            None => python.env_remove(name),
+        };
+    }
+    let Ok(output) = soon("the terminal", python.output()).await else { return };
+    let said = String::from_utf8_lossy(&output.stdout).into_owned();
+    let (pid, url) = said.trim().split_once(' ').unwrap_or_else(|| panic!("{output:?}"));
+    let pid: u32 = pid.parse().expect("a process id");
+    let killed = Killed(pid);
+    // A failed job is logged.
+    let request = client().post(format!("{url}/v1/jobs")).json(&json!({ "ModelUnload": { "id": "none" } }));
+    let job: Value = soon("a job", request.send()).await.expect("an answer").json().await.expect("JSON");
+    let stream = client().get(format!("{url}{}", job["sse_url"].as_str().expect("a path"))).send();
+    let stream = soon("a stream", stream).await.expect("a stream").text().await.expect("a whole stream");
+    assert!(stream.contains("[ERROR] "), "{stream}");
+    let stop = client().post(format!("{url}/v1/shutdown")).json(&json!({})).send();
+    assert_eq!(soon("an answer", stop).await.expect("an answer").status(), 200);
+    until("the hive to end", async || (!process_runs(pid)).then_some(())).await;
+    std::mem::forget(killed);
+    assert!(!dir.path().join("data/hive.json").exists());
+}
+
 #[cfg(debug_assertions)]
 #[tokio::test(flavor = "multi_thread")]
 async fn the_times_of_a_hive_are_those_of_the_clock_as_it_is_set() {
@@ -350,14 +435,4 @@ async fn the_times_of_a_hive_are_those_of_the_clock_as_it_is_set() {
     clock.turn(24 * 3600, Duration::ZERO);
     assert!(created_at().await > before);
     daemon.stop().await;
-}
-
-/// Whether no live process has `text` on its command line.
-fn no_process_mentions(text: &str) -> bool {
-    let Ok(entries) = std::fs::read_dir("/proc") else { return true };
-    let pids = entries.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse::<u32>().ok());
-    pids.filter(|pid| process_runs(*pid)).all(|pid| {
-        let words = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
-        !String::from_utf8_lossy(&words).contains(text)
-    })
 }

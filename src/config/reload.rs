@@ -1,0 +1,93 @@
+//! Which settings of the file a running hive takes over, and which need a restart.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use serde::Serialize;
+use toml::{Table, Value};
+
+/// The settings that are taken over.
+const RELOADABLE: [&str; 5] = [
+    "jobs.keep_acts",
+    "jobs.keep_acts_for",
+    "jobs.acts_memory_bytes",
+    "jobs.keep_reads_for",
+    "jobs.reads_memory_bytes",
+];
+
+/// The file of the settings, as it was read.
+#[derive(Clone, Debug)]
+pub struct ConfigFile {
+    pub(crate) path: PathBuf,
+    /// The settings that the file had when the hive started, by their dotted names.
+    at_start: BTreeMap<String, Value>,
+    /// The settings that it had when it was last read.
+    latest: BTreeMap<String, Value>,
+}
+
+/// What a reload did. Names of settings are dotted, such as `jobs.keep_acts`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Reloaded {
+    /// The file; null where the hive was started without one.
+    pub file: Option<PathBuf>,
+    /// The settings that changed and are in effect.
+    pub applied: Vec<String>,
+    /// The settings that differ from those of the start and need a restart.
+    pub restart_needed: Vec<String>,
+}
+
+impl ConfigFile {
+    pub(super) fn new(path: &Path, table: Table) -> Self {
+        let mut settings = BTreeMap::new();
+        flatten("", table, &mut settings);
+        Self { path: path.to_owned(), at_start: settings.clone(), latest: settings }
+    }
+
+    /// Remembers what `read`, the same file read again, has, and says what that changes.
+    pub(crate) fn update(&mut self, read: &Self) -> Reloaded {
+        let is_reloadable = |name: &String| RELOADABLE.contains(&name.as_str());
+        let applied = changed(&self.latest, &read.latest).filter(is_reloadable).collect();
+        let restart_needed =
+            changed(&self.at_start, &read.latest).filter(|name| !is_reloadable(name)).collect();
+        self.latest.clone_from(&read.latest);
+        Reloaded { file: Some(self.path.clone()), applied, restart_needed }
+    }
+}
+
+fn flatten(prefix: &str, table: Table, settings: &mut BTreeMap<String, Value>) {
+    for (name, value) in table {
+        let name = if prefix.is_empty() { name } else { format!("{prefix}.{name}") };
+        match value {
+            Value::Table(table) => flatten(&name, table, settings),
+            value => drop(settings.insert(name, value)),
+        }
+    }
+}
+
+/// The names of the settings that are not the same in both.
+fn changed<'a>(
+    one: &'a BTreeMap<String, Value>,
+    other: &'a BTreeMap<String, Value>,
+) -> impl Iterator<Item = String> + use<'a> {
+    let names = one.keys().chain(other.keys().filter(|name| !one.contains_key(*name)));
+    names.filter(|name| one.get(*name) != other.get(*name)).cloned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_reload_tells_what_it_applied_and_what_needs_a_restart() {
+        let read = |text: &str| ConfigFile::new(Path::new("hive.toml"), toml::from_str(text).unwrap());
+        let mut file = read("port = 1\n[jobs]\nkeep_acts = 5\n");
+        let again = file.clone();
+        assert_eq!(file.update(&again), Reloaded { file: Some("hive.toml".into()), ..Reloaded::default() });
+        let changed = read("port = 2\nbind = \"::1\"\n[jobs]\nkeep_acts_for = \"1h\"\n");
+        let told = file.update(&changed);
+        assert_eq!(told.applied, ["jobs.keep_acts", "jobs.keep_acts_for"]);
+        assert_eq!(told.restart_needed, ["port", "bind"]);
+        let told = file.update(&changed);
+        assert_eq!((told.applied.len(), told.restart_needed.len()), (0, 2), "they still need a restart");
+    }
+}
