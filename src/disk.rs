@@ -5,9 +5,9 @@
 
 mod fault;
 
-use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::fs::{self, DirBuilder, File, OpenOptions, Permissions};
 use std::io::{self, Write};
-use std::os::unix::fs::{DirBuilderExt, FileExt};
+use std::os::unix::fs::{DirBuilderExt, FileExt, PermissionsExt};
 use std::path::Path;
 
 use fault::Change;
@@ -72,6 +72,12 @@ pub(crate) fn symlink(target: impl AsRef<Path>, link: impl AsRef<Path>) -> io::R
 pub(crate) fn hard_link(original: impl AsRef<Path>, link: impl AsRef<Path>) -> io::Result<()> {
     fault::before(Change::Takes)?;
     fs::hard_link(original, link)
+}
+
+/// Sets a file's permissions.
+pub(crate) fn set_mode(path: &Path, mode: u32) -> io::Result<()> {
+    fault::before(Change::Frees)?;
+    fs::set_permissions(path, Permissions::from_mode(mode))
 }
 
 /// As [`fs::rename`].

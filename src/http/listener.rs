@@ -15,6 +15,7 @@ use tokio::net::{TcpListener, TcpStream, UnixListener, UnixSocket, UnixStream};
 use tokio_util::either::Either;
 
 use crate::address::Address;
+use crate::disk;
 use crate::error::{Code, Failure, Result};
 
 /// Connections that the system holds until the hive accepts them.
@@ -147,7 +148,7 @@ impl Drop for SocketFile {
     fn drop(&mut self) {
         let found = std::fs::symlink_metadata(&self.path);
         if found.is_ok_and(|found| (found.dev(), found.ino()) == self.identity) {
-            let _removed = std::fs::remove_file(&self.path);
+            let _removed = disk::remove_file(&self.path);
         }
     }
 }
@@ -161,7 +162,7 @@ async fn listen(path: &Path) -> Result<(UnixListener, SocketFile)> {
         let metadata = std::fs::symlink_metadata(path)?;
         let file = SocketFile { path: path.to_owned(), identity: (metadata.dev(), metadata.ino()) };
         // Before it listens, nobody can connect.
-        std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600))?;
+        disk::set_mode(path, 0o600)?;
         Ok((socket.listen(BACKLOG)?, file))
     };
     listen().map_err(|error: io::Error| {
@@ -192,7 +193,7 @@ async fn make_way(path: &Path) -> Result<()> {
             format!("another process listens on the Unix socket {}", path.display()),
         )
         .hint("stop that process, or choose another path with --unix-socket")),
-        Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => std::fs::remove_file(path)
+        Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => disk::remove_file(path)
             .map_err(|error| Failure::io("remove the socket file that was left at", path, &error)),
         Err(error) => Err(Failure::io("connect to the socket", path, &error)),
     }
@@ -230,7 +231,7 @@ mod tests {
         // What a killed process leaves.
         drop(std::os::unix::net::UnixListener::bind(&path).unwrap());
         let next = Listener::new(None, Some(&path)).await.unwrap();
-        std::fs::remove_file(&path).unwrap();
+        disk::remove_file(&path).unwrap();
         std::fs::write(&path, b"mine").unwrap();
         drop(next);
         assert_eq!(std::fs::read(&path).unwrap(), b"mine", "the file of another stays");

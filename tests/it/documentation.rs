@@ -257,3 +257,41 @@ fn anchor_of(heading: &str) -> String {
         .map(|c| if c == ' ' { '-' } else { c })
         .collect()
 }
+
+/// The text of every Rust file below a folder of the repository.
+fn code_below(folder: &str) -> String {
+    let mut folders = vec![Path::new(env!("CARGO_MANIFEST_DIR")).join(folder)];
+    let mut code = String::new();
+    while let Some(folder) = folders.pop() {
+        for entry in std::fs::read_dir(folder).expect("a folder") {
+            let path = entry.expect("an entry").path();
+            if path.is_dir() {
+                folders.push(path);
+            } else if path.extension().is_some_and(|extension| extension == "rs") {
+                code += &std::fs::read_to_string(&path).expect("a file of code");
+            }
+        }
+    }
+    code
+}
+
+/// A row of `docs/RELIABILITY.md` or of `SECURITY.md` is a promise and the tests that hold it.
+#[test]
+fn every_promise_names_tests_that_exist() {
+    let code = code_below("src") + &code_below("tests");
+    for (name, least) in [("docs/RELIABILITY.md", 20), ("SECURITY.md", 0)] {
+        let text = document(name);
+        let is_promise = |line: &&str| line.starts_with("| ") && line.matches(" | ").count() == 1;
+        let promises: Vec<_> =
+            text.lines().filter(is_promise).skip_while(|line| !line.contains('`')).collect();
+        assert!(promises.len() >= least, "{name} has {} promises", promises.len());
+        for promise in promises {
+            let (_, tests) = promise.rsplit_once(" | ").expect("two cells");
+            let tests: Vec<_> = tests.split('`').skip(1).step_by(2).collect();
+            assert!(!tests.is_empty() || promise.contains("| tests"), "{name}: no test holds: {promise}");
+            for test in tests {
+                assert!(code.contains(&format!("fn {test}(")), "{name}: there is no test {test}");
+            }
+        }
+    }
+}
