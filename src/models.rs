@@ -30,6 +30,12 @@ mod testing;
 
 pub(crate) use library::split::other_parts;
 
+/// Whether a projector that was set for no model in particular belongs to the model at that path.
+pub(crate) fn is_projector_of(projector: &std::path::Path, model: &std::path::Path) -> bool {
+    let name = library::file_name::name_of;
+    library::companions::is_projector_of(&name(projector), &name(model))
+}
+
 pub use catalog::Catalog;
 pub use catalog::plan::{Downloaded, Plan, PlannedFile};
 pub use id::ModelId;

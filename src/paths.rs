@@ -19,6 +19,24 @@ pub(crate) mod shown {
     }
 }
 
+/// As [`shown`], for a path that may be unset.
+pub(crate) mod shown_option {
+    use super::{Deserialize, Deserializer, PathBuf, Serializer, shown};
+
+    pub(crate) fn serialize<S: Serializer>(path: &Option<PathBuf>, serializer: S) -> Result<S::Ok, S::Error> {
+        match path {
+            Some(path) => shown::serialize(path, serializer),
+            None => serializer.serialize_none(),
+        }
+    }
+
+    pub(crate) fn deserialize<'de, D: Deserializer<'de>>(
+        deserializer: D,
+    ) -> Result<Option<PathBuf>, D::Error> {
+        Option::deserialize(deserializer)
+    }
+}
+
 /// For the hive's own records: text, or the bytes of a path that is not UTF-8.
 pub(crate) mod exact {
     use super::{Deserialize, Deserializer, ExactPath, Path, PathBuf, Serialize, Serializer};

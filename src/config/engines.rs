@@ -56,6 +56,7 @@ impl fmt::Display for DeviceKind {
 pub const PLACEHOLDERS: &[&str] = &[
     "model",
     "model_id",
+    "projector",
     "report",
     "port",
     "device",
@@ -85,7 +86,7 @@ pub struct LlamaServer {
     pub flash_attention: Option<FlashAttention>,
     /// The type of the elements of its KV cache. Unset means F16.
     pub kv_type: Option<KvType>,
-    /// A multimodal projector for the models that it serves.
+    /// A multimodal projector for those models that it belongs to by its name and that have none beside them.
     pub mmproj: Option<PathBuf>,
     /// Whether it serves embeddings.
     pub embeddings: bool,

@@ -14,6 +14,7 @@ pub(crate) mod probe;
 pub(crate) mod folders;
 pub(crate) mod stamp;
 pub(crate) mod location;
+pub(crate) mod companions;
 pub(crate) mod quantization;
 pub(crate) mod split;
 pub(crate) mod file_name;

@@ -41,6 +41,12 @@ pub struct Model {
     pub added_at: String,
     /// SHA-256 of its contents in hexadecimal, where it is known without reading the file.
     pub sha256: Option<String>,
+    /// The file that turns images or sound into its input. Its size is not in `size_bytes`.
+    #[serde(default, skip_serializing_if = "Option::is_none", with = "paths::shown_option")]
+    pub projector: Option<PathBuf>,
+    /// What its source has of it besides, and was not brought.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub left_out: Vec<String>,
     /// Why it is not [`Status::Available`].
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub status_detail: Option<String>,

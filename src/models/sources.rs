@@ -161,7 +161,6 @@ mod tests {
             ("https://u:p@h/x.gguf", Code::InvalidField),
             ("https://h/x.gguf#sha256=12", Code::InvalidField),
             ("https://h/x.bin", Code::SourceUnsupported),
-            ("https://h/mmproj-x.gguf", Code::SourceUnsupported),
             ("https://h/x-00001-of-00002.gguf", Code::SourceUnsupported),
             ("org/repo/x.bin", Code::SourceUnsupported),
             ("hf:repo", Code::InvalidField),

@@ -94,6 +94,7 @@ impl ModelLoad {
         StartRequest {
             model_id: model.id.clone(),
             model_path: model.path.clone(),
+            projector: model.projector.clone(),
             engine: "auto".to_owned(),
             device: self.device,
             context_length: self.context_length.map(NonZeroU64::get),

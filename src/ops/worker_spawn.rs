@@ -58,6 +58,7 @@ impl Operation for WorkerSpawn {
         let request = StartRequest {
             model_id: model.id.clone(),
             model_path: model.path.clone(),
+            projector: model.projector.clone(),
             engine: self.worker,
             device: self.device,
             context_length: self.context_length.map(NonZeroU64::get),

@@ -7,10 +7,11 @@ pub(super) mod llama_server;
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use super::device::Device;
 use crate::config::DeviceKind;
+use crate::models::is_projector_of;
 use crate::narration::Level;
 
 /// The name of the built-in engine.
@@ -59,6 +60,8 @@ pub struct Engine {
     pub(super) storage: ModelStorage,
     /// Layers to put on a GPU; unset means all of them.
     pub(super) gpu_layers: Option<u32>,
+    /// A projector for the models that it belongs to.
+    pub(super) projector: Option<PathBuf>,
     /// Whether it uses `ChatML` for a model without a chat template.
     pub(super) falls_back_to_chatml: bool,
 }
@@ -122,6 +125,7 @@ impl Engine {
             port: PortSource::Reported,
             storage: ModelStorage::F16AsF32,
             gpu_layers: None,
+            projector: None,
             falls_back_to_chatml: true,
         }
     }
@@ -141,6 +145,13 @@ impl Engine {
     #[must_use]
     pub fn usable(&self) -> &[Device] {
         &self.usable
+    }
+
+    /// The projector that a model gets: the one that is its own, or the one of the settings if that belongs to
+    /// it. `None` where the engine takes none.
+    pub(super) fn projector_for(&self, model: &Path, own: Option<&PathBuf>) -> Option<PathBuf> {
+        let set = self.projector.as_ref().filter(|projector| is_projector_of(projector, model));
+        own.or(set).filter(|_| self.takes("projector")).cloned()
     }
 
     /// The arguments, with values in the place of placeholders.
@@ -204,5 +215,17 @@ mod tests {
         assert!(arguments.contains(&"--model=/m/{slots}.gguf".into()));
         assert!(arguments.contains(&"--model-id=-x".into()));
         assert!(!arguments.iter().any(|argument| argument.to_string_lossy().starts_with("--slots")));
+    }
+
+    #[test]
+    fn a_projector_goes_to_its_own_model_and_to_engines_that_take_one() {
+        let set = Some(PathBuf::from("/p/mmproj-Qwen3-VL.gguf"));
+        let arguments = vec!["--mmproj".to_owned(), "{projector}".to_owned()];
+        let engine = Engine { arguments, projector: set.clone(), ..Engine::builtin("p".into()) };
+        let own = PathBuf::from("/m/mmproj-F16.gguf");
+        assert_eq!(engine.projector_for(Path::new("/m/x.gguf"), Some(&own)), Some(own.clone()));
+        assert_eq!(engine.projector_for(Path::new("/m/Qwen3-VL-Q8_0.gguf"), None), set);
+        assert_eq!(engine.projector_for(Path::new("/m/text.gguf"), None), None);
+        assert_eq!(Engine::builtin("p".into()).projector_for(Path::new("/m/x.gguf"), Some(&own)), None);
     }
 }

@@ -131,6 +131,7 @@ fn values(
     vec![
         ("model_id", Some(request.model_id.clone().into())),
         ("model", Some(request.model_path.clone().into())),
+        ("projector", plan.projector.clone().map(OsString::from)),
         ("report", Some(folder.report().into())),
         ("port", number(port.map(u64::from))),
         ("device", Some(device.to_string().into())),

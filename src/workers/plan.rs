@@ -2,6 +2,7 @@
 //!
 //! A start and a dry run make the same plan; a dry run only reports it.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use serde::Serialize;
@@ -28,6 +29,8 @@ pub(super) struct StartPlan {
     pub(super) estimate: Option<Estimate>,
     /// Tokens of context of each slot, for engines that must be given a number.
     pub(super) context: u64,
+    /// The projector that the engine is given.
+    pub(super) projector: Option<PathBuf>,
     /// Whether the model's file has a chat template; it counts as having one where it cannot be read.
     has_template: bool,
     free: FreeMemory,
@@ -43,14 +46,26 @@ impl StartPlan {
             spawn::blocking(move || (ModelFootprint::read(&path), FreeMemory::beside(&workers), workers))
                 .await?;
         let (context, slots) = (request.context_length, request.slots);
+        let projector =
+            |engine: &Engine| engine.projector_for(&request.model_path, request.projector.as_ref());
         let estimate = |engine: &Engine, device: Device| {
-            model.as_ref().map(|model| Estimate::of(model, engine, device, context, slots))
+            let model = model.as_ref()?.with(projector(engine).as_deref());
+            Some(Estimate::of(&model, engine, device, context, slots))
         };
         let choice = choose(found, &request.engine, request.device, |engine, device| {
             let needed = estimate(engine, device)?.total();
             Some(i128::from(free.on(device)?) - i128::from(needed))
         })?;
         let estimate = estimate(&choice.engine, choice.device);
+        let projector = projector(&choice.engine);
+        match (&projector, &choice.engine.projector) {
+            (Some(projector), _) => n!("worker_projector", "Its projector is {}", projector.display()),
+            (None, Some(set)) => {
+                let set = set.display();
+                n!("worker_projector", "{set}, the projector of the settings, does not belong to this model");
+            }
+            (None, None) => {}
+        }
         match &estimate {
             Some(estimate) => memory::narrate(estimate, &request.model_id, choice.device, &free),
             None => {
@@ -59,7 +74,7 @@ impl StartPlan {
         }
         let has_template = model.as_ref().is_none_or(|model| model.has_chat_template);
         let context = model.map_or(DEFAULT_CONTEXT, |model| model.context(context));
-        Ok(Self { choice, estimate, context, has_template, free, workers })
+        Ok(Self { choice, estimate, context, projector, has_template, free, workers })
     }
 
     /// Narrates which chat template the worker will use, where it is not the model's own.

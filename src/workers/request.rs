@@ -17,6 +17,9 @@ pub struct StartRequest {
     /// The file of the model.
     #[serde(with = "paths::exact")]
     pub model_path: PathBuf,
+    /// The file of its projector.
+    #[serde(default, skip_serializing_if = "Option::is_none", with = "paths::exact_option")]
+    pub projector: Option<PathBuf>,
     /// `auto`, a kind of device (`cpu`, `cuda`, ...) or the name of an engine.
     pub engine: String,
     /// The device.

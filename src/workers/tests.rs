@@ -134,6 +134,7 @@ fn request(behaviour: &str) -> StartRequest {
     StartRequest {
         model_id: behaviour.to_owned(),
         model_path: std::env::current_exe().unwrap(),
+        projector: None,
         engine: "cpu".to_owned(),
         device: Device::Index(0),
         context_length: Some(512),

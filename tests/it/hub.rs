@@ -222,6 +222,98 @@ async fn a_name_may_be_copied_from_the_hub_and_written_in_any_case() {
     hive.stop().await;
 }
 
+/// The bytes of a projector.
+fn projector() -> Vec<u8> {
+    let mut writer = Writer::default();
+    writer.metadata("general.architecture", Gguf::String("clip".to_owned()));
+    writer.tensor("v.weight", &[8], TensorType::F32, vec![1; 32]);
+    let mut file = Vec::new();
+    writer.write(&mut file).expect("a small file can be written");
+    file
+}
+
+#[tokio::test]
+async fn a_projector_comes_and_goes_with_its_models() {
+    let hub = FakeHub::start().await;
+    let (small, large, projector) = (model("v-q8"), model("v-f16"), projector());
+    let files: [(&str, &[u8]); 4] = [
+        ("v-Q8_0.gguf", &small),
+        ("v-F16.gguf", &large),
+        ("mmproj-F16.gguf", &projector),
+        ("v-draft-Q4_K_M.gguf", &small),
+    ];
+    hub.commit("org/v-GGUF", "main", &files);
+    let hive = hive(&hub, false).await;
+    let refused = hive.fail(&download("org/v-GGUF")).await;
+    assert!(!refused["message"].as_str().unwrap().contains("draft"), "{refused}");
+
+    let dry_run = json!({ "ModelDownload": { "model": "org/v-GGUF:Q8_0", "dry_run": true } });
+    let plan = hive.succeed(&dry_run).await;
+    let names: Vec<_> = plan["files"].as_array().unwrap().iter().map(|file| &file["name"]).collect();
+    assert_eq!(names, ["v-Q8_0.gguf", "mmproj-F16.gguf"]);
+    let got = hive.succeed(&download("org/v-GGUF:Q8_0")).await;
+    let path = got["projector"].as_str().expect("a projector").to_owned();
+    assert_eq!(fs::read(&path).unwrap(), projector);
+    assert_eq!(hive.succeed(&download("org/v-GGUF:F16")).await["projector"], path, "both have the same");
+    let listed = hive.succeed(&json!({ "ModelList": {} })).await;
+    assert_eq!(listed.as_array().unwrap().len(), 2, "a projector is no model: {listed}");
+
+    let delete = |id: &str| json!({ "ModelDelete": { "id": id } });
+    let first = hive.succeed(&delete("org/v-GGUF:Q8_0")).await;
+    assert_eq!(first["freed_bytes"], small.len(), "the other model still has the projector");
+    assert!(Path::new(&path).exists());
+    let last = hive.succeed(&delete("org/v-GGUF:F16")).await;
+    assert_eq!(last["freed_bytes"], large.len() + projector.len());
+    assert!(files_beneath(&hive.dir().join("cache")).is_empty());
+
+    let failure = hive.fail(&download("org/v-GGUF/mmproj-F16.gguf")).await;
+    assert_eq!(failure["code"], "model_unsupported", "{failure}");
+    assert!(failure["message"].as_str().unwrap().contains("a projector"), "{failure}");
+    hive.stop().await;
+}
+
+#[tokio::test]
+async fn what_is_left_out_of_a_model_of_ollamas_library_is_said() {
+    let hub = FakeHub::start().await;
+    let (bytes, projector) = (model("m"), projector());
+    for name in ["plain", "seen", "said", "adapted"] {
+        hub.push(&format!("library/{name}:latest"), &bytes);
+    }
+    hub.push_layers("library/seen:latest", &[("projector", &projector)]);
+    hub.push_layers(
+        "library/said:latest",
+        &[("template", b"t"), ("system", b"s"), ("params", b"{}"), ("license", b"l")],
+    );
+    hub.push_layers("library/adapted:latest", &[("adapter", b"a")]);
+    let url = hub.url.clone();
+    let hive = TestHive::start_with(|config| config.ollama.endpoint = url).await;
+
+    let plain = hive.succeed(&download("ollama:plain")).await;
+    assert!(plain["left_out"].is_null() && plain["projector"].is_null(), "{plain}");
+    let stream = hive.run(&download("ollama:said")).await;
+    assert!(
+        stream.contains("Left out of ollama:said:latest: its template, system prompt, parameters"),
+        "{stream}"
+    );
+    let said = hive.succeed(&json!({ "ModelGet": { "id": "said-latest" } })).await;
+    assert_eq!(said["left_out"], json!(["template", "system prompt", "parameters"]));
+
+    let seen = hive.succeed(&download("ollama:seen")).await;
+    let path = seen["projector"].as_str().expect("a projector").to_owned();
+    assert_eq!(fs::read(&path).unwrap(), projector);
+    let sent = hub.sent();
+    assert_eq!(hive.succeed(&download("ollama:seen")).await, seen);
+    assert_eq!(hub.sent(), sent);
+    let deleted = hive.succeed(&json!({ "ModelDelete": { "id": "seen-latest" } })).await;
+    assert_eq!(deleted["freed_bytes"], bytes.len() + projector.len());
+    assert!(!Path::new(&path).exists());
+
+    let failure = hive.fail(&download("ollama:adapted")).await;
+    assert_eq!(failure["code"], "model_unsupported");
+    assert!(failure["message"].as_str().unwrap().contains("adapter"), "{failure}");
+    hive.stop().await;
+}
+
 #[tokio::test]
 async fn a_missing_or_wrong_choice_lists_the_models_with_their_sizes() {
     let hub = FakeHub::start().await;

@@ -86,6 +86,9 @@ async fn models_in_folders_and_in_the_hub_cache_are_listed_in_place() {
     let outside = tempfile::tempdir().expect("a folder");
     let hub = outside.path().join("hub");
     let quantized = gguf("q4", 0);
+    let (mut clip, mut projector) = (Writer::default(), Vec::new());
+    clip.metadata("general.architecture", Gguf::String("clip".to_owned()));
+    clip.write(&mut projector).expect("a small file can be written");
     let snapshot = hub_repository(
         &hub,
         "acme/small-GGUF",
@@ -97,7 +100,7 @@ async fn models_in_folders_and_in_the_hub_cache_are_listed_in_place() {
             ("a/small-F16.gguf", &gguf("f16 a", 0)),
             ("b/small-F16.gguf", &gguf("f16 b", 0)),
             ("README.md", b"# words"),
-            ("mmproj-small-F16.gguf", &gguf("projector", 0)),
+            ("mmproj-small-F16.gguf", &projector),
         ],
     );
     let other = outside.path().join("more");

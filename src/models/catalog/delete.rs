@@ -5,7 +5,7 @@
 //! stays.
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use super::find::not_found;
 use super::{Catalog, models_of};
@@ -64,7 +64,10 @@ impl Catalog {
             }
         }
         let target = fs::read_link(&model.path).ok();
-        let freed = self.remove_files(scanned)?;
+        let is_shared =
+            |other: &ListedModel| other.model.id != *id && other.model.projector == model.projector;
+        let projector = model.projector.as_deref().filter(|_| !listed.iter().any(is_shared));
+        let freed = self.remove_files(scanned, projector)?;
         match (target, freed) {
             (Some(target), 0) => {
                 n!("model_delete", "Removed the link; its target stays: {}", target.display());
@@ -85,10 +88,17 @@ impl Catalog {
         }
     }
 
-    fn remove_files(&self, scanned: &ScannedModel) -> Result<u64> {
+    /// Removes the files of a model, and the projector that no other model has where the hive put it there.
+    fn remove_files(&self, scanned: &ScannedModel, projector: Option<&Path>) -> Result<u64> {
         let library = &self.places.library;
         if let ModelLocation::HubCache(model) = &scanned.location {
-            return library.hub_cache().remove(model, &scanned.files.paths);
+            let mut links = scanned.files.paths.clone();
+            let own = projector.map(Path::to_owned).into_iter();
+            let is_own = |link: &PathBuf| {
+                library.hub_cache().notes.owner(std::slice::from_ref(link)) == ModelOwner::Hive
+            };
+            links.extend(own.filter(is_own));
+            return library.hub_cache().remove(model, &links);
         }
         let mut freed = 0;
         for path in &scanned.files.paths {
@@ -101,6 +111,9 @@ impl Catalog {
                 && let Removal::Removed(bytes) = partial::remove(&store.partial_path(&name), &[])?
             {
                 freed += bytes;
+            }
+            if let Some(projector) = projector.filter(|path| path.parent() == Some(store.dir())) {
+                freed += remove_file(projector)?;
             }
             // Last, so that a deletion that failed half-way can be repeated.
             store.remove_record(&name)?;

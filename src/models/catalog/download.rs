@@ -44,8 +44,8 @@ impl Catalog {
         }
         match unless_cancelled(stop, source.resolve(request, &self.places)).await?? {
             Resolution::Present(path) => self.present(&path, request).await,
-            Resolution::Link(import) if request.dry_run => self.plan_link(import).await,
-            Resolution::Link(import) => self.link(import, request.force, stop).await.map(downloaded),
+            Resolution::Link(import) if request.dry_run => self.plan_link(*import).await,
+            Resolution::Link(import) => self.link(*import, request.force, stop).await.map(downloaded),
             Resolution::Fetch(resolved) => self.fetch(resolved, request, stop).await,
         }
     }

@@ -77,8 +77,8 @@ impl Plan {
         Self {
             model: stem(record.name()).to_owned(),
             source: record.source.clone(),
-            files: record.files.iter().map(planned).collect(),
-            total_bytes: Some(record.files.iter().map(|file| file.size_bytes).sum()),
+            files: record.files.iter().chain(&record.projector).map(planned).collect(),
+            total_bytes: Some(record.files.iter().chain(&record.projector).map(|file| file.size_bytes).sum()),
             transfer_bytes: Some(0),
             free_bytes,
             fits: true,

@@ -5,7 +5,7 @@ use std::os::unix::fs::symlink;
 
 use super::*;
 use crate::models::Status;
-use crate::models::gguf::{TensorType, Value, Writer};
+use crate::models::gguf::{Array, TensorType, Value, Writer};
 use crate::models::testing::{catalog, config, gguf, gguf_with, put};
 use crate::narration::{Entry, Level, NarrationContext, with_narration_context};
 
@@ -107,6 +107,51 @@ async fn what_the_hive_does_not_know_is_not_damaged_and_is_left_to_an_engine() {
     put(&models.join("parts-00002-of-00002.gguf"), b"<html>");
     let parts = catalog.find("parts").await.unwrap();
     assert_eq!(parts.status, Status::Corrupt, "damage outweighs what is not known: {parts:?}");
+}
+
+#[tokio::test]
+async fn companions_are_no_models_and_a_projector_belongs_to_its_own_model() {
+    let root = tempfile::tempdir().unwrap();
+    let models = root.path().join("models");
+    let catalog = catalog(root.path());
+    let of_type = |kind: &str| gguf_with("llama", &[("general.type", Value::String(kind.into()))]);
+    let mut vocabulary = Writer::default();
+    vocabulary.metadata("tokenizer.ggml.tokens", Value::Array(Array::String(vec!["a".into()])));
+    let mut vocabulary_file = Vec::new();
+    vocabulary.write(&mut vocabulary_file).unwrap();
+    for (name, file) in [
+        ("vl/Qwen3-VL-Q8_0.gguf", gguf("qwen3vl")),
+        ("vl/mmproj-Qwen3-VL.gguf", gguf("clip")),
+        ("vl/text-Q8_0.gguf", gguf("llama")),
+        ("not-an-mmproj-Q4_0.gguf", gguf("llama")),
+        ("lora.gguf", of_type("adapter")),
+        ("vision-f16.gguf", of_type("mmproj")),
+        ("x.imatrix.gguf", of_type("imatrix")),
+        ("vocabulary.gguf", vocabulary_file),
+    ] {
+        put(&models.join(name), &file);
+    }
+    let list = catalog.list().await.unwrap();
+    assert_eq!(ids(&list), ["Qwen3-VL-Q8_0", "not-an-mmproj-Q4_0", "text-Q8_0"]);
+    let projector = models.join("vl/mmproj-Qwen3-VL.gguf");
+    let given: Vec<_> = list.iter().map(|model| model.projector.as_deref()).collect();
+    assert_eq!(given, [Some(&*projector), None, None]);
+
+    // An import from elsewhere brings the projector beside it, and deletes its own link only.
+    let elsewhere = root.path().join("elsewhere");
+    put(&elsewhere.join("m-Q8_0.gguf"), &gguf("llama"));
+    put(&elsewhere.join("mmproj-model-f16.gguf"), &gguf("clip"));
+    let imported = catalog.import(&elsewhere, false).await.unwrap();
+    let link = root.path().join("data/models/mmproj-m-Q8_0.gguf");
+    assert_eq!(imported.projector.as_deref(), Some(&*link));
+    assert_eq!(fs::read(&link).unwrap(), gguf("clip"));
+    assert_eq!(catalog.list().await.unwrap().len(), 4, "the link is no model");
+    assert_eq!(catalog.delete(&imported, false).await.unwrap(), 0);
+    assert!(link.symlink_metadata().is_err() && elsewhere.join("mmproj-model-f16.gguf").exists());
+
+    let failure = catalog.import(&models.join("lora.gguf"), false).await.unwrap_err();
+    assert_eq!(failure.code, Code::ModelUnsupported);
+    assert!(failure.message.contains("an adapter"), "{failure}");
 }
 
 #[tokio::test]

@@ -13,10 +13,9 @@ pub(crate) fn without_extension(file_name: &str) -> Option<&str> {
     (!stem.is_empty() && extension.eq_ignore_ascii_case("gguf")).then_some(stem)
 }
 
-/// Whether a file of that name can be a model. `mmproj` files are the vision parts of other models
-/// (llama.cpp's naming).
+/// Whether a file of that name can be a model. Its header says whether it is one.
 pub(crate) fn is_model_name(file_name: &str) -> bool {
-    without_extension(file_name).is_some() && !file_name.to_ascii_lowercase().contains("mmproj")
+    without_extension(file_name).is_some()
 }
 
 #[cfg(test)]
@@ -27,7 +26,6 @@ mod tests {
     fn a_models_name_has_a_stem_and_the_extension() {
         assert_eq!(without_extension("x.y.GGUF"), Some("x.y"));
         assert_eq!(without_extension(".gguf"), None);
-        assert!(is_model_name("m.gguf"));
-        assert!(!is_model_name("mmproj-m.gguf") && !is_model_name("m.txt"));
+        assert!(is_model_name("m.gguf") && !is_model_name("m.txt"));
     }
 }

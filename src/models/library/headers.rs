@@ -25,10 +25,19 @@ pub(crate) struct HeaderSummary {
     pub(crate) quantization: Option<String>,
     pub(crate) parameter_count: u64,
     pub(crate) context_length: Option<u64>,
-    /// Whether the file holds something other than a model: an adapter, a projector, a matrix.
-    pub(crate) is_accessory: bool,
+    pub(crate) kind: FileKind,
     /// What this hive does not know of the file.
     pub(crate) unknown: Option<String>,
+}
+
+/// What a GGUF file is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum FileKind {
+    Model,
+    /// What turns images or sound into input of a model.
+    Projector,
+    /// Something else that belongs to a model, in words.
+    Other(&'static str),
 }
 
 /// A summary, or why there is none.
@@ -81,7 +90,7 @@ impl HeaderSummary {
             quantization: header.quantization(),
             parameter_count: header.parameter_count(),
             context_length: header.context_length(),
-            is_accessory: is_accessory(header),
+            kind: FileKind::of(header),
             unknown: header.unknown(),
         }
     }
@@ -99,11 +108,30 @@ impl From<GgufError> for FileProblem {
     }
 }
 
-/// Whether the file holds something that belongs to a model instead of a model (`general.type` of
-/// the GGUF specification; older vision projectors state the architecture `clip` only).
-fn is_accessory(header: &Header) -> bool {
-    let kind = header.metadata.str("general.type");
-    kind.is_some_and(|kind| kind != "model") || header.architecture() == Some("clip")
+impl FileKind {
+    /// What a file with this header is (`general.type` of the GGUF specification; older vision projectors
+    /// state the architecture `clip` only).
+    fn of(header: &Header) -> Self {
+        // The first part of a split model may have no tensors.
+        let is_empty = header.tensors.is_empty() && header.metadata.get("split.count").is_none();
+        match header.metadata.str("general.type") {
+            Some("mmproj") => Self::Projector,
+            Some("adapter") => Self::Other("an adapter"),
+            Some("imatrix") => Self::Other("an importance matrix"),
+            Some("vocab") => Self::Other("a vocabulary"),
+            Some(kind) if kind != "model" => Self::Other("of another kind"),
+            _ if header.architecture() == Some("clip") => Self::Projector,
+            _ if is_empty && header.metadata.get("tokenizer.ggml.tokens").is_some() => {
+                Self::Other("a vocabulary without weights")
+            }
+            _ => Self::Model,
+        }
+    }
+}
+
+/// What the file at `path` is, as far as its header can be read: a model otherwise. Blocks.
+pub(crate) fn kind_of(path: &Path) -> FileKind {
+    Header::read(path, Arrays::Skip).map_or(FileKind::Model, |header| FileKind::of(&header))
 }
 
 /// Whether a file can be a model of the catalog. Returns a warning where this hive does not know the file: an
@@ -114,7 +142,19 @@ fn is_accessory(header: &Header) -> bool {
 /// [`Code::ModelUnsupported`] for one that belongs to a model without being one;
 /// [`Refusal::Unfinished`] where the file cannot be read.
 pub(crate) fn check_model(path: &Path) -> Result<Option<String>, Refusal> {
-    match judge(path, Header::read(path, Arrays::Skip)) {
+    check(path, false)
+}
+
+/// Whether a file can be a projector.
+///
+/// # Errors
+/// As [`check_model`].
+pub(crate) fn check_projector(path: &Path) -> Result<(), Refusal> {
+    check(path, true).map(drop)
+}
+
+fn check(path: &Path, is_projector: bool) -> Result<Option<String>, Refusal> {
+    match judge(path, Header::read(path, Arrays::Skip), is_projector) {
         Ok(Verdict::Unusable(failure)) => Err(Refusal::Unusable(failure)),
         Ok(Verdict::Usable { warning }) => Ok(warning),
         Ok(Verdict::Undecided) => Ok(None),
@@ -124,16 +164,30 @@ pub(crate) fn check_model(path: &Path) -> Result<Option<String>, Refusal> {
 
 /// Whether a file with these first bytes can be a model of the catalog.
 pub(crate) fn vet_model(name: &str, beginning: &[u8], size: Option<u64>) -> Verdict {
+    vet(name, beginning, size, false)
+}
+
+/// Whether a file with these first bytes can be a projector.
+pub(crate) fn vet_projector(name: &str, beginning: &[u8], size: Option<u64>) -> Verdict {
+    vet(name, beginning, size, true)
+}
+
+fn vet(name: &str, beginning: &[u8], size: Option<u64>, is_projector: bool) -> Verdict {
     let size = size.unwrap_or(i64::MAX as u64);
     let header = Header::from_reader(Cursor::new(beginning), size, Arrays::Skip);
     // The only failure of a reader of bytes in memory is that there are no more.
-    judge(Path::new(name), header).unwrap_or(Verdict::Undecided)
+    judge(Path::new(name), header, is_projector).unwrap_or(Verdict::Undecided)
 }
 
-fn judge(path: &Path, header: Result<Header, GgufError>) -> io::Result<Verdict> {
+fn judge(path: &Path, header: Result<Header, GgufError>, is_projector: bool) -> io::Result<Verdict> {
     let unknown = match header {
-        Ok(header) if is_accessory(&header) => return Ok(Verdict::Unusable(not_a_model(path))),
-        Ok(header) => header.unknown(),
+        Ok(header) => match FileKind::of(&header) {
+            FileKind::Projector if !is_projector => {
+                return Ok(Verdict::Unusable(not_a_model(path, "a projector")));
+            }
+            FileKind::Other(what) => return Ok(Verdict::Unusable(not_a_model(path, what))),
+            FileKind::Model | FileKind::Projector => header.unknown(),
+        },
         Err(error @ GgufError::Unknown { .. }) => Some(error.to_string()),
         Err(GgufError::Io(error)) => return Err(error),
         Err(error) => return Ok(Verdict::Unusable(error.into_failure(path))),
@@ -144,12 +198,9 @@ fn judge(path: &Path, header: Result<Header, GgufError>) -> io::Result<Verdict> 
     Ok(Verdict::Usable { warning: unknown.map(warning) })
 }
 
-fn not_a_model(path: &Path) -> Failure {
-    Failure::new(
-        Code::ModelUnsupported,
-        format!("{} is not a model by itself (an adapter, a projector or the like)", path.display()),
-    )
-    .hint("name the file of the model that it belongs to")
+fn not_a_model(path: &Path, what: &str) -> Failure {
+    let message = format!("{} is not a model by itself, but {what}", path.display());
+    Failure::new(Code::ModelUnsupported, message).hint("name the file of the model that it belongs to")
 }
 
 /// Text from a file of unknown origin, shortened and without control characters.

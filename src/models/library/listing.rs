@@ -4,7 +4,7 @@
 //! is reached by several paths is listed once, in that order of precedence. A folder that cannot be
 //! read, or a damaged file, never makes a listing fail.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::fs::{self, Metadata};
 use std::io;
 use std::path::{Path, PathBuf};
@@ -12,8 +12,9 @@ use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use crate::models::id;
+use crate::models::library::companions::{Surroundings, are_one_model, projector_of};
 use crate::models::library::file_name::name_of;
-use crate::models::library::headers::{FileProblem, HeaderCache, HeaderSummary};
+use crate::models::library::headers::{FileKind, FileProblem, HeaderCache, HeaderSummary};
 use crate::models::library::hub_cache::HubCache;
 use crate::models::library::hub_cache::layout::sha256_of;
 use crate::models::library::location::{ModelLocation, PartialModel, ScannedModel, file_source};
@@ -58,6 +59,7 @@ pub(crate) fn list(
     let new: Vec<_> = ongoing.iter().filter(is_new).collect();
     let mut identities = HashSet::new();
     let mut listed: Vec<ListedModel> = Vec::new();
+    let mut projectors = Vec::new();
     for scanned in locations.scan(probe) {
         // The metadata of each file is read once.
         let files: Vec<_> = scanned.files.paths.iter().map(|path| probe.metadata(path)).collect();
@@ -65,11 +67,22 @@ pub(crate) fn list(
         let identity = files[0].as_ref().map(|metadata| Stamp::of(metadata).identity());
         let is_new = identity.map_or(true, |identity| identities.insert(identity));
         let description = Description { locations, headers, probe };
-        if is_new && let Some(model) = description.describe(&scanned, &files) {
-            let place = probe.place(scanned.path());
-            listed.push(ListedModel { model, scanned, place });
+        match description.describe(&scanned, &files) {
+            Described::Model(model) if is_new => {
+                let place = probe.place(scanned.path());
+                listed.push(ListedModel { model: *model, scanned, place });
+            }
+            Described::Projector => {
+                let place = probe.place(scanned.path());
+                // A projector in the store belongs to the model whose record names it.
+                if place.parent() != Some(locations.store.dir()) {
+                    projectors.push(Beside::of(&scanned, &place));
+                }
+            }
+            Described::Model(_) | Described::Other => {}
         }
     }
+    give_projectors(&mut listed, &projectors);
     let is_interrupted =
         |model: &PartialModel| !ongoing.iter().any(|transfer| transfer.destination.partial == model.partial);
     let partials = locations.store.partials(probe).into_iter().chain(locations.hub_cache.partials(probe));
@@ -128,10 +141,76 @@ impl HeaderFacts {
     }
 }
 
+/// What some files are.
+enum Described {
+    Model(Box<Model>),
+    Projector,
+    /// Something else that belongs to a model.
+    Other,
+}
+
+/// A file, and the folder or repository whose files are put together with it.
+struct Beside {
+    folder: PathBuf,
+    is_repository: bool,
+    /// The file's name; in a repository its path there.
+    name: String,
+    path: PathBuf,
+}
+
+impl Beside {
+    fn of(scanned: &ScannedModel, place: &Path) -> Self {
+        let path = scanned.path().to_owned();
+        match &scanned.location {
+            ModelLocation::HubCache(hub) => {
+                let folder = hub.folder.join("snapshots").join(&hub.revision);
+                Self { folder, is_repository: true, name: hub.relative.clone(), path }
+            }
+            _ => {
+                let folder = place.parent().unwrap_or(Path::new("/")).to_owned();
+                Self { folder, is_repository: false, name: name_of(place), path }
+            }
+        }
+    }
+}
+
+/// Gives each model the projector beside it that is its own.
+fn give_projectors(listed: &mut [ListedModel], projectors: &[Beside]) {
+    let mut by_folder: HashMap<&Path, Vec<&Beside>> = HashMap::new();
+    for projector in projectors {
+        by_folder.entry(&projector.folder).or_default().push(projector);
+    }
+    let mut models: HashMap<PathBuf, Vec<(usize, Beside)>> = HashMap::new();
+    for (index, listed) in listed.iter().enumerate() {
+        let beside = Beside::of(&listed.scanned, &listed.place);
+        if by_folder.contains_key(&*beside.folder) {
+            models.entry(beside.folder.clone()).or_default().push((index, beside));
+        }
+    }
+    for (folder, models) in &models {
+        let (projectors, has_one_model) =
+            (&by_folder[&**folder], are_one_model(models.iter().map(|(_, beside)| &*beside.name)));
+        for (index, model) in models {
+            let around = Surroundings { has_one_model, is_repository: model.is_repository };
+            let names = projectors.iter().map(|projector| &*projector.name);
+            let own = projector_of(&model.name, names, around);
+            let own = own.and_then(|own| projectors.iter().find(|projector| projector.name == own));
+            let known = &mut listed[*index].model.projector;
+            if let Some(own) = own.filter(|_| known.is_none()) {
+                *known = Some(own.path.clone());
+            }
+        }
+    }
+}
+
 impl Description<'_> {
-    /// The model of these files, without its id. `None` where they are not a model.
-    fn describe(&self, scanned: &ScannedModel, files: &[io::Result<Metadata>]) -> Option<Model> {
-        let facts = self.read_headers(scanned, files)?;
+    /// The model of these files, without its id, or what else they are.
+    fn describe(&self, scanned: &ScannedModel, files: &[io::Result<Metadata>]) -> Described {
+        let facts = match self.read_headers(scanned, files) {
+            Ok(facts) => facts,
+            Err(FileKind::Projector) => return Described::Projector,
+            Err(_) => return Described::Other,
+        };
         let (status, status_detail) = match missing_parts(&scanned.files).or(facts.problem) {
             None => (Status::Available, None),
             Some(FileProblem { status, detail }) => (status, Some(detail)),
@@ -143,6 +222,10 @@ impl Description<'_> {
             (ModelLocation::HubCache(hub), _) => (format!("hf:{}", hub.repo), Some(hub.revision.clone())),
             _ => (file_source(scanned.path()), None),
         };
+        let projector = record.as_ref().and_then(|record| record.projector.as_ref());
+        let projector = projector.map(|file| self.locations.store.path(&file.name));
+        let projector = projector.filter(|path| self.probe.metadata(path).is_ok());
+        let left_out = record.as_ref().map(|record| record.left_out.clone()).unwrap_or_default();
         let sha256 = match (&scanned.location, record) {
             (_, Some(record)) => record.sha256,
             (ModelLocation::HubCache(_), None) if scanned.files.paths.len() == 1 => {
@@ -156,7 +239,7 @@ impl Description<'_> {
             (None, Err(_)) => None,
         };
         let summary = facts.summary.as_deref();
-        Some(Model {
+        Described::Model(Box::new(Model {
             id: String::new(),
             name: id::sanitize(stem(&scanned.file_name())),
             size_bytes: facts.size_bytes,
@@ -172,12 +255,18 @@ impl Description<'_> {
             status,
             added_at: Instant::from(changed.unwrap_or(UNIX_EPOCH)).to_string(),
             sha256,
+            projector,
+            left_out,
             status_detail,
-        })
+        }))
     }
 
-    /// `None` where a file is not part of a model.
-    fn read_headers(&self, scanned: &ScannedModel, files: &[io::Result<Metadata>]) -> Option<HeaderFacts> {
+    /// What the headers say, or what the files are where they are not a model.
+    fn read_headers(
+        &self,
+        scanned: &ScannedModel,
+        files: &[io::Result<Metadata>],
+    ) -> Result<HeaderFacts, FileKind> {
         let mut facts = HeaderFacts::default();
         for (path, metadata) in scanned.files.paths.iter().zip(files) {
             let problem = match metadata {
@@ -185,7 +274,7 @@ impl Description<'_> {
                 Ok(metadata) => {
                     facts.size_bytes += metadata.len();
                     match self.headers.summary(path, metadata, self.probe) {
-                        Ok(summary) if summary.is_accessory => return None,
+                        Ok(summary) if summary.kind != FileKind::Model => return Err(summary.kind),
                         Ok(summary) => {
                             *facts.parameter_count.get_or_insert(0) += summary.parameter_count;
                             let unknown = summary.unknown.clone();
@@ -203,7 +292,7 @@ impl Description<'_> {
                 facts.note(problem);
             }
         }
-        Some(facts)
+        Ok(facts)
     }
 }
 
@@ -296,6 +385,8 @@ impl Unfinished<'_> {
             status,
             added_at: Instant::from(changed).to_string(),
             sha256: None,
+            projector: None,
+            left_out: Vec::new(),
             status_detail: Some(detail),
         };
         let files = ModelFiles { paths: vec![target.to_owned()], missing: None };

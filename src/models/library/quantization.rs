@@ -12,7 +12,8 @@ pub(crate) fn quantization_tag(path: &str) -> Option<String> {
     Some(if is_dynamic { format!("UD-{}", words[at]) } else { words[at].to_owned() })
 }
 
-fn is_quantization(word: &str) -> bool {
+/// Whether a word, in upper case, names a quantization.
+pub(crate) fn is_quantization(word: &str) -> bool {
     if matches!(word, "F32" | "F16" | "BF16" | "FP16" | "FP32" | "MXFP4" | "NVFP4" | "MXFP4_MOE") {
         return true;
     }

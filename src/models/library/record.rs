@@ -29,6 +29,12 @@ pub(crate) struct StoreRecord {
     pub(crate) sha256: Option<String>,
     /// The model's files, in order. Never empty.
     pub(crate) files: Vec<RecordedFile>,
+    /// Its projector, which is in the store too.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) projector: Option<RecordedFile>,
+    /// As [`crate::models::Model::left_out`].
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(crate) left_out: Vec<String>,
     /// Fields of later versions of the hive.
     #[serde(flatten)]
     pub(crate) unknown: Map<String, Value>,
@@ -59,6 +65,8 @@ impl StoreRecord {
             revision: None,
             sha256: None,
             files,
+            projector: None,
+            left_out: Vec::new(),
             unknown: Map::new(),
         }
     }

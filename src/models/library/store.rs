@@ -71,6 +71,8 @@ pub(crate) enum NameStatus {
 pub(crate) struct Import {
     /// The canonical paths of the files, in order.
     pub(crate) files: Vec<PathBuf>,
+    /// The canonical path of its projector, which the record names.
+    pub(crate) projector: Option<PathBuf>,
     pub(crate) record: StoreRecord,
 }
 
@@ -270,7 +272,8 @@ impl Store {
             return Err(partial::newer_format(&newer));
         }
         self.write_record(record)?;
-        for (target, recorded) in import.files.iter().zip(&record.files) {
+        let projector = import.projector.iter().zip(&record.projector);
+        for (target, recorded) in import.files.iter().zip(&record.files).chain(projector) {
             let (link, draft) = (self.path(&recorded.name), self.partial_path(&recorded.name));
             // A killed hive may have left one.
             remove_file(&draft)?;

@@ -28,7 +28,7 @@ pub(crate) enum LinkPolicy {
     Keep,
 }
 
-/// The GGUF files beneath `root`, without the vision parts of other models.
+/// The GGUF files beneath `root`.
 pub(crate) fn gguf_files(root: &Path, links: LinkPolicy, probe: &DiskProbe<'_>) -> Vec<PathBuf> {
     let mut walk = Walk { root, links, probe, files: Vec::new(), entries: 0, unreadable: 0 };
     walk.enter(root, &mut Vec::new());
@@ -127,11 +127,11 @@ mod tests {
     use crate::models::library::folders::FolderCache;
 
     #[test]
-    fn a_walk_survives_loops_and_broken_links_and_skips_projectors() {
+    fn a_walk_survives_loops_and_broken_links() {
         let root = tempfile::tempdir().unwrap();
         let deep = root.path().join("a/b");
         fs::create_dir_all(&deep).unwrap();
-        for name in ["m.gguf", "M2.GGUF", "mmproj-m.gguf", "m.txt", ".gguf"] {
+        for name in ["m.gguf", "M2.GGUF", "m.txt", ".gguf"] {
             fs::write(deep.join(name), b"").unwrap();
         }
         symlink(root.path(), deep.join("loop")).unwrap();

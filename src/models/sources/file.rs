@@ -16,8 +16,9 @@ use reqwest::Url;
 
 use crate::error::{Code, Failure, Result};
 use crate::models::library::Library;
+use crate::models::library::companions::{Role, Surroundings, are_one_model, projector_of, role_of};
 use crate::models::library::file_name::{is_model_name, name_of};
-use crate::models::library::headers::check_model;
+use crate::models::library::headers::{FileKind, check_model, kind_of};
 use crate::models::library::location::file_source;
 use crate::models::library::record::{RecordedFile, StoreRecord};
 use crate::models::library::split::{ModelFiles, SplitPart, group_by_model};
@@ -54,7 +55,9 @@ impl ModelSource for FileSource {
     async fn resolve(&self, _: &DownloadRequest, places: &Places) -> Result<Resolution> {
         let inspection = Inspection { library: Arc::clone(&places.library), may_read_all: places.is_local };
         let path = self.path.clone();
-        spawn::blocking(move || inspection.import(&path)).await?.map(Resolution::Link)
+        spawn::blocking(move || inspection.import(&path))
+            .await?
+            .map(|import| Resolution::Link(Box::new(import)))
     }
 }
 
@@ -116,9 +119,28 @@ impl Inspection {
             let size = file.metadata().map_err(|error| Failure::io("read", file, &error))?.len();
             recorded.push(RecordedFile::new(store::file_name(name), size, Some(file.clone())));
         }
-        let source = file_source(&files[0].1);
-        let record = StoreRecord::new(source, recorded);
-        Ok(Import { files: files.into_iter().map(|(_, file)| file).collect(), record })
+        let mut record = StoreRecord::new(file_source(&files[0].1), recorded);
+        let projector = self.projector_beside(&files[0].1);
+        if let Some(projector) = &projector {
+            n!("model_import", "Its projector is {}", projector.display());
+            let size = projector.metadata().map_err(|error| Failure::io("read", projector, &error))?.len();
+            let name = store::file_name(&format!("mmproj-{}", record.name()));
+            record.projector = Some(RecordedFile::new(name, size, Some(projector.clone())));
+        }
+        Ok(Import { files: files.into_iter().map(|(_, file)| file).collect(), projector, record })
+    }
+
+    /// The projector in the folder of a model that is the model's own.
+    fn projector_beside(&self, model: &Path) -> Option<PathBuf> {
+        let folder = self.library.probe().folder(model.parent()?).ok()?;
+        let names: Vec<_> = folder.entries.iter().filter_map(|entry| entry.name.to_str()).collect();
+        let of_role =
+            |role| names.iter().copied().filter(move |name| is_model_name(name) && role_of(name) == role);
+        let around =
+            Surroundings { has_one_model: are_one_model(of_role(Role::Model)), is_repository: false };
+        let name = projector_of(&name_of(model), of_role(Role::Projector), around)?;
+        let path = self.permitted(&model.with_file_name(name)).ok()?;
+        (kind_of(&path) == FileKind::Projector).then_some(path)
     }
 
     /// The first file of the only model in a folder. `None` where the path is not a folder that may
@@ -129,6 +151,7 @@ impl Inspection {
             return Ok(None);
         }
         let mut models = group_by_model(gguf_files(path, LinkPolicy::Follow, &self.library.probe()));
+        models.retain(|model| kind_of(&model.paths[0]) == FileKind::Model);
         match models.len() {
             0 => Err(Failure::new(
                 Code::SourceNotFound,

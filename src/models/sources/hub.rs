@@ -23,7 +23,7 @@ use destinations::Destinations;
 use name::{MAIN, Pick, check_revision, is_commit};
 
 use crate::error::{Code, Failure, Result};
-use crate::models::library::headers::vet_model;
+use crate::models::library::headers::{vet_model, vet_projector};
 use crate::models::sources::places::Places;
 use crate::models::sources::registry::RegistryError;
 use crate::models::sources::request::DownloadRequest;
@@ -67,7 +67,7 @@ async fn resolve(name: &HubName, request: &DownloadRequest, places: &Places) -> 
             sha256: file.sha256.clone(),
             version: Some(chosen_file.etag.clone()),
             magic: GGUF_MAGIC,
-            vet: vet_model,
+            vet: if chosen_file.is_projector { vet_projector } else { vet_model },
             trust: places.hub.trust(),
         });
     }

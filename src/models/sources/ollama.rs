@@ -16,7 +16,7 @@ use sha2::{Digest, Sha256};
 
 use crate::error::{Code, Failure, Result};
 use crate::models::library::Library;
-use crate::models::library::headers::{check_model, vet_model};
+use crate::models::library::headers::{check_model, check_projector, vet_model, vet_projector};
 use crate::models::library::record::{RecordedFile, StoreRecord};
 use crate::models::library::split::stem;
 use crate::models::library::store::{self, NameStatus, name_taken};
@@ -25,7 +25,7 @@ use crate::models::sources::registry::{self, RegistryRequest, RegistryResponse};
 use crate::models::sources::request::DownloadRequest;
 use crate::models::sources::resolution::{ModelSource, Resolution, ResolvedModel};
 use crate::models::transfer::fetch::{FetchConfig, Fetcher};
-use crate::models::transfer::remote::{Destination, GGUF_MAGIC, Refusal, RemoteFile, StoredFile, Trust};
+use crate::models::transfer::remote::{Destination, GGUF_MAGIC, Refusal, RemoteFile, StoredFile, Trust, Vet};
 use crate::text::{bytes, excerpt, hex, is_sha256};
 use crate::{n, spawn};
 
@@ -42,7 +42,8 @@ const PREFIXES: [&str; 8] = [
     "https://registry.ollama.ai/",
     "registry.ollama.ai/",
 ];
-const MODEL_LAYER: &str = "application/vnd.ollama.image.model";
+/// What the media types of layers begin with.
+const LAYER: &str = "application/vnd.ollama.image.";
 
 /// A model of Ollama's library, as the user names it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -60,6 +61,15 @@ struct Layer {
     size: u64,
     /// In lower-case hexadecimal.
     sha256: String,
+}
+
+/// A model, as the registry's manifest states it.
+#[derive(Debug)]
+struct Layers {
+    model: Layer,
+    projector: Option<Layer>,
+    /// The kinds of the other layers that say something of the model.
+    left_out: Vec<String>,
     /// The manifest's digest, `sha256:…`: the version of the whole model.
     manifest: String,
 }
@@ -114,14 +124,25 @@ impl OllamaName {
     async fn resolve_name(&self, request: &DownloadRequest, places: &Places) -> Result<ResolvedModel> {
         let endpoint = &places.ollama;
         n!("ollama_ask", "Asking {} for {self}", endpoint.host_str().unwrap_or_default());
-        let layer = self.layer(endpoint, &places.fetch).await?;
-        n!("ollama_chosen", "{self} is {} ({})", layer.manifest, bytes(layer.size));
-        let record = self.record(&layer);
+        let layers = self.layers(endpoint, &places.fetch).await?;
+        n!("ollama_chosen", "{self} is {} ({})", layers.manifest, bytes(layers.model.size));
+        if !layers.left_out.is_empty() {
+            n!(warn: "ollama_left_out", "Left out of {self}: its {}; the file's own chat template and the settings \
+                of each request apply", layers.left_out.join(", "));
+        }
+        let record = self.record(&layers);
         let (file_name, path) = (record.name().to_owned(), places.library.store().path(record.name()));
         let (library, force) = (Arc::clone(&places.library), request.force);
-        let destination = spawn::blocking(move || destination(&library, record, force)).await??;
-        let file = RemoteFile {
-            name: file_name.clone(),
+        let destinations = spawn::blocking(move || {
+            let projector =
+                record.projector.as_ref().map(|file| projector_destination(&library, file, force));
+            Ok::<_, Failure>(
+                std::iter::once(destination(&library, record, force)?).chain(projector).collect::<Vec<_>>(),
+            )
+        })
+        .await??;
+        let file = |layer: Layer, name: &str, vet| RemoteFile {
+            name: name.to_owned(),
             source: self.to_string(),
             url: layer.url,
             credentials: None,
@@ -129,26 +150,31 @@ impl OllamaName {
             sha256: Some(layer.sha256.clone()),
             version: Some(layer.sha256),
             magic: GGUF_MAGIC,
-            vet: vet_model,
+            vet,
             trust: Trust::Endpoint(endpoint.clone()),
         };
+        let mut files = vec![file(layers.model, &file_name, vet_model as Vet)];
+        files.extend(layers.projector.map(|layer| file(layer, &projector_name(&file_name), vet_projector)));
         Ok(ResolvedModel {
             model: stem(&file_name).to_owned(),
             source: self.to_string(),
-            revision: Some(layer.manifest),
+            revision: Some(layers.manifest),
             gated: None,
             remarks: Vec::new(),
-            files: vec![(file, destination)],
+            files: files.into_iter().zip(destinations).collect(),
             commit: Box::new(move |_| Ok(path)),
         })
     }
 
-    fn record(&self, layer: &Layer) -> StoreRecord {
+    fn record(&self, layers: &Layers) -> StoreRecord {
         let name = store::file_name(&self.file_name());
+        let projector = layers.projector.as_ref();
         StoreRecord {
-            revision: Some(layer.manifest.clone()),
-            sha256: Some(layer.sha256.clone()),
-            ..StoreRecord::new(self.to_string(), vec![RecordedFile::new(name, layer.size, None)])
+            revision: Some(layers.manifest.clone()),
+            sha256: Some(layers.model.sha256.clone()),
+            projector: projector.map(|layer| RecordedFile::new(projector_name(&name), layer.size, None)),
+            left_out: layers.left_out.clone(),
+            ..StoreRecord::new(self.to_string(), vec![RecordedFile::new(name, layers.model.size, None)])
         }
     }
 
@@ -158,8 +184,8 @@ impl OllamaName {
         format!("{user}{}-{}.gguf", self.name, self.tag)
     }
 
-    /// Asks the registry at `endpoint` for the model's manifest. Returns its layer that is the model.
-    async fn layer(&self, endpoint: &Url, config: &FetchConfig) -> Result<Layer> {
+    /// Asks the registry at `endpoint` for the model's manifest.
+    async fn layers(&self, endpoint: &Url, config: &FetchConfig) -> Result<Layers> {
         let fetcher = Fetcher::new(config, &Trust::Endpoint(endpoint.clone()), endpoint);
         let url = self.url(endpoint, "manifests", &self.tag)?;
         let request = RegistryRequest { method: Method::GET, url, credentials: None, accept: MANIFEST };
@@ -173,20 +199,44 @@ impl OllamaName {
         };
         let manifest: Manifest = serde_json::from_slice(&response.body)
             .map_err(|_| unusable("something that is not a manifest"))?;
-        let mut models = manifest.layers.into_iter().filter(|layer| layer.media_type == MODEL_LAYER);
-        let (Some(layer), None) = (models.next(), models.next()) else {
-            return Err(Failure::new(
-                Code::ModelUnsupported,
-                format!("{self} is not one GGUF file: it runs in a cloud, or has another format"),
-            )
-            .hint("choose another tag, or the same model on the Hugging Face Hub"));
+        let unsupported = |why: &str| {
+            Failure::new(Code::ModelUnsupported, format!("{self} {why}"))
+                .hint("choose another tag, or the same model on the Hugging Face Hub")
         };
-        let sha256 = layer.digest.strip_prefix("sha256:").filter(|digits| is_sha256(digits));
-        let sha256 = sha256.ok_or_else(|| unusable("with an invalid digest"))?.to_owned();
-        Ok(Layer {
-            url: self.url(endpoint, "blobs", &layer.digest)?,
-            size: layer.size,
-            sha256,
+        let (mut models, mut projectors, mut left_out) = (Vec::new(), Vec::new(), Vec::new());
+        for layer in manifest.layers {
+            match layer.media_type.strip_prefix(LAYER) {
+                Some("model") => models.push(layer),
+                Some("projector") => projectors.push(layer),
+                Some("adapter") => {
+                    return Err(unsupported("is a model with an adapter, which this hive cannot apply"));
+                }
+                Some("license") => {}
+                Some("system") => left_out.push("system prompt".to_owned()),
+                Some("params") => left_out.push("parameters".to_owned()),
+                Some(kind @ ("template" | "messages")) => left_out.push(kind.to_owned()),
+                _ => left_out.push(format!("layer '{}'", excerpt(&layer.media_type))),
+            }
+        }
+        let (Some(model), true) = (models.pop(), models.is_empty()) else {
+            return Err(unsupported("is not one GGUF file: it runs in a cloud, or has another format"));
+        };
+        if projectors.len() > 1 {
+            return Err(unsupported("has several projectors, of which this hive can use one"));
+        }
+        let layer = |layer: Descriptor| {
+            let sha256 = layer.digest.strip_prefix("sha256:").filter(|digits| is_sha256(digits));
+            let sha256 = sha256.ok_or_else(|| unusable("with an invalid digest"))?.to_owned();
+            Ok::<_, Failure>(Layer {
+                url: self.url(endpoint, "blobs", &layer.digest)?,
+                size: layer.size,
+                sha256,
+            })
+        };
+        Ok(Layers {
+            model: layer(model)?,
+            projector: projectors.pop().map(layer).transpose()?,
+            left_out,
             manifest: format!("sha256:{}", hex(&Sha256::digest(&response.body))),
         })
     }
@@ -213,6 +263,26 @@ impl OllamaName {
             .hint("only public models can be downloaded: check the name"),
             _ => response.unexpected,
         }
+    }
+}
+
+/// The name in the store of the projector of the model with that name there.
+fn projector_name(model: &str) -> String {
+    store::file_name(&format!("mmproj-{model}"))
+}
+
+/// The place of a model's projector in the store. Blocks on the disk.
+fn projector_destination(library: &Arc<Library>, file: &RecordedFile, force: bool) -> Destination {
+    let store = library.store();
+    let target = store.path(&file.name);
+    let is_present = target.metadata().is_ok_and(|metadata| metadata.len() == file.size_bytes);
+    Destination {
+        partial: store.partial_path(&file.name),
+        target,
+        lock: None,
+        replace: force || !is_present,
+        empty_folders: Vec::new(),
+        accept: Arc::new(|path: &Path, _: &StoredFile| check_projector(path)),
     }
 }
 

@@ -35,7 +35,7 @@ pub(crate) enum Resolution {
     /// The model exists, at this path, and no request was needed to know it.
     Present(PathBuf),
     /// Files of this machine to be linked.
-    Link(Import),
+    Link(Box<Import>),
     /// Files to be transferred.
     Fetch(ResolvedModel),
 }

@@ -146,6 +146,7 @@ fn described(name: &str, settings: &EngineSettings, gpus: &[Gpu]) -> Result<Engi
         port: PortSource::Assigned,
         storage: ModelStorage::AsInFile { cache_bits: 16 },
         gpu_layers: None,
+        projector: None,
         falls_back_to_chatml: false,
     })
 }

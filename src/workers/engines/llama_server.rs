@@ -51,16 +51,15 @@ pub(super) fn describe(program: PathBuf, settings: &LlamaServer, version: &str, 
         flag("--cache-type-k", kind.name().to_owned());
         flag("--cache-type-v", kind.name().to_owned());
     }
-    if let Some(projector) = &settings.mmproj {
-        flag("--mmproj", projector.display().to_string());
-    }
+    flag("--mmproj", "{projector}".to_owned());
     arguments.push("--metrics".to_owned());
     if settings.embeddings {
         arguments.push("--embeddings".to_owned());
     }
     let mut capabilities = vec!["chat".to_owned(), "completions".to_owned()];
     capabilities.extend(settings.embeddings.then(|| "embeddings".to_owned()));
-    capabilities.extend(settings.mmproj.is_some().then(|| "images".to_owned()));
+    // Of models with a projector.
+    capabilities.push("images".to_owned());
     let mut devices: Vec<DeviceKind> = Vec::new();
     for (device, _) in &gpus {
         if let Device::Exact { kind, .. } = device
@@ -92,6 +91,7 @@ pub(super) fn describe(program: PathBuf, settings: &LlamaServer, version: &str, 
         port: PortSource::Assigned,
         storage: ModelStorage::AsInFile { cache_bits: settings.kv_type.map_or(16, |kind| kind.bits()) },
         gpu_layers: settings.gpu_layers,
+        projector: settings.mmproj.clone(),
         falls_back_to_chatml: true,
     }
 }
@@ -142,7 +142,12 @@ mod tests {
         assert_eq!(engine.devices, [DeviceKind::Cuda, DeviceKind::Vulkan, DeviceKind::Cpu]);
         let usable: Vec<_> = engine.usable.iter().map(ToString::to_string).collect();
         assert_eq!(usable, ["cuda:0", "vulkan:1", "cpu"]);
-        let values = [("port", Some("7".into())), ("model", Some("/m.gguf".into())), ("slots", None)];
+        let values = [
+            ("port", Some("7".into())),
+            ("model", Some("/m.gguf".into())),
+            ("slots", None),
+            ("projector", None),
+        ];
         let words = engine.arguments(&values);
         let words: Vec<_> = words.iter().map(|word| word.to_string_lossy()).collect();
         let line = words.join(" ");
@@ -152,6 +157,9 @@ mod tests {
             "{line}"
         );
         assert!(!line.contains("--parallel"), "no flag without its value: {line}");
+        assert!(!line.contains("--mmproj"), "no projector for a model that has none: {line}");
+        let values = [("projector", Some("/p.gguf".into()))];
+        assert!(engine.arguments(&values).join(" ".as_ref()).to_string_lossy().contains("--mmproj /p.gguf"));
         let values = [("own_device", Some("CUDA0".into())), ("gpu_layers", Some("999".into()))];
         let line = engine.arguments(&values).join(" ".as_ref()).to_string_lossy().into_owned();
         assert!(line.contains("--device CUDA0 --n-gpu-layers 999"), "{line}");

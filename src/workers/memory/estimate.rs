@@ -118,6 +118,13 @@ impl ModelFootprint {
         Some(model)
     }
 
+    /// The footprint with that of its projector, whose whole file is in memory.
+    pub(in crate::workers) fn with(mut self, projector: Option<&Path>) -> Self {
+        let bytes = projector.and_then(|path| std::fs::metadata(path).ok()).map_or(0, |file| file.len());
+        self.weights = self.weights.saturating_add(bytes);
+        self
+    }
+
     fn of(header: &Header) -> Self {
         let number = |key: &str| header.metadata.u64(&format!("{}.{key}", header.architecture()?));
         let heads = number("attention.head_count").unwrap_or(0);

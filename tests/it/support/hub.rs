@@ -29,6 +29,9 @@ pub(crate) struct FakeHub {
     tasks: Vec<tokio::task::JoinHandle<()>>,
 }
 
+/// The kind and the contents of a layer of a model of the registry.
+type Layer = (&'static str, Vec<u8>);
+
 /// A recorded request.
 #[derive(Clone, Debug)]
 pub(crate) struct Seen {
@@ -69,6 +72,8 @@ struct State {
     repos: Mutex<HashMap<String, Repo>>,
     /// The registry's models, by `namespace/name:tag`.
     ollama: Mutex<HashMap<String, Arc<Vec<u8>>>>,
+    /// Further layers of those models: their kinds and contents.
+    layers: Mutex<HashMap<String, Vec<Layer>>>,
     blobs: Mutex<HashMap<String, Arc<Vec<u8>>>>,
     seen: Mutex<Vec<Seen>>,
     /// How many further requests to the hub get a 503.
@@ -126,6 +131,15 @@ impl FakeHub {
         let contents = Arc::new(contents.to_vec());
         self.state.blobs.lock().insert(hex(&Sha256::digest(&*contents)), Arc::clone(&contents));
         self.state.ollama.lock().insert(name.to_owned(), contents);
+    }
+
+    /// Adds layers of these kinds, beside its model, to a model of the registry.
+    pub(crate) fn push_layers(&self, name: &str, layers: &[(&'static str, &[u8])]) {
+        for (_, contents) in layers {
+            self.state.blobs.lock().insert(hex(&Sha256::digest(contents)), Arc::new(contents.to_vec()));
+        }
+        let layers = layers.iter().map(|(kind, contents)| (*kind, contents.to_vec())).collect();
+        self.state.layers.lock().insert(name.to_owned(), layers);
     }
 
     /// Makes the hub answer its next requests with 503.
@@ -355,14 +369,16 @@ impl State {
         let Some(contents) = models.get(name) else { return status(404, &[]) };
         let descriptor = |kind: &str, digest: String, size: usize| json!({ "mediaType": kind, "digest": format!("sha256:{digest}"), "size": size });
         let digest = hex(&Sha256::digest(&**contents));
+        let mut layers = vec![descriptor("application/vnd.ollama.image.model", digest, contents.len())];
+        for (kind, contents) in self.layers.lock().get(name).into_iter().flatten() {
+            let kind = format!("application/vnd.ollama.image.{kind}");
+            layers.push(descriptor(&kind, hex(&Sha256::digest(contents)), contents.len()));
+        }
         let body = json!({
             "schemaVersion": 2,
             "mediaType": "application/vnd.docker.distribution.manifest.v2+json",
             "config": descriptor("application/vnd.docker.container.image.v1+json", "0".repeat(64), 2),
-            "layers": [
-                descriptor("application/vnd.ollama.image.model", digest, contents.len()),
-                descriptor("application/vnd.ollama.image.template", "1".repeat(64), 3),
-            ],
+            "layers": layers,
         });
         Response::new(Body::from(body.to_string()))
     }

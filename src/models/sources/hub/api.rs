@@ -92,17 +92,22 @@ impl<'a> HubApi<'a> {
         let Repository { name: repo, commit, is_gated, files } = self.repository(repo, revision).await?;
         let Candidate { files: wanted, tag } =
             choice::choose(name, &files).map_err(|error| RegistryError::Refused(error.into()))?;
+        let model = Candidate { files: wanted, tag };
+        let projector = choice::projector(&model, &files);
+        let Candidate { files: wanted, tag } = model;
         let tag = tag.filter(|tag| choice::is_unique(tag, &files));
-        let mut chosen = Vec::new();
-        for mut file in wanted {
+        let mut chosen: Vec<ChosenFile> = Vec::new();
+        let of_projector = projector.into_iter().map(|file| (file, true));
+        for (mut file, is_projector) in wanted.into_iter().map(|file| (file, false)).chain(of_projector) {
             // The first file is always requested: it shows whether the Hub gives this repository.
             if chosen.is_empty() || file.sha256.is_none() {
                 let facts = self.file(&repo, &commit, &file.path).await?;
                 file.size = file.size.or(facts.size);
                 file.sha256 = file.sha256.or_else(|| Some(facts.etag.clone()).filter(|etag| is_sha256(etag)));
-                chosen.push(ChosenFile { etag: file.sha256.clone().unwrap_or(facts.etag), file });
+                let etag = file.sha256.clone().unwrap_or(facts.etag);
+                chosen.push(ChosenFile { etag, file, is_projector });
             } else if let Some(etag) = file.sha256.clone() {
-                chosen.push(ChosenFile { etag, file });
+                chosen.push(ChosenFile { etag, file, is_projector });
             }
         }
         let access = is_gated.then(|| format!("{repo} is gated, and this hive has been given access"));
@@ -254,7 +259,11 @@ fn unusable(message: String) -> RegistryError {
 fn sizes(files: &[ChosenFile]) -> String {
     let size: Option<u64> = files.iter().map(|file| file.file.size).sum();
     let size = size.map_or_else(|| "of unknown size".to_owned(), bytes);
-    if files.len() == 1 { size } else { format!("{size} in {} parts", files.len()) }
+    let with = if files.iter().any(|file| file.is_projector) { ", with its projector" } else { "" };
+    match files.iter().filter(|file| !file.is_projector).count() {
+        1 => format!("{size}{with}"),
+        parts => format!("{size} in {parts} parts{with}"),
+    }
 }
 
 /// The URL of a file.

@@ -45,15 +45,18 @@ fn find(name: &HubName, revision: &str, library: &Library) -> Result<Option<Chos
     };
     let links = gguf_files(&snapshot, LinkPolicy::Keep, &library.probe());
     let files: Vec<_> = links.iter().filter_map(|path| repository_file(path)).collect();
-    let Candidate { files, tag } = match choice::choose(name, &files) {
+    let chosen = match choice::choose(name, &files) {
         Ok(candidate) => candidate,
         Err(ChoiceError::NoSuchModel(_)) => return Ok(None),
         Err(ChoiceError::Ambiguous(failure)) => return Err(failure),
     };
-    let chosen_file = |file: RepositoryFile| {
+    let projector = choice::projector(&chosen, &files);
+    let Candidate { files, tag } = chosen;
+    let chosen_file = |file: RepositoryFile, is_projector| {
         let blob = blob_of(&snapshot.join(&file.path));
-        ChosenFile { etag: blob.map_or_else(|| "-".to_owned(), |blob| name_of(&blob)), file }
+        ChosenFile { etag: blob.map_or_else(|| "-".to_owned(), |blob| name_of(&blob)), file, is_projector }
     };
-    let files = files.into_iter().map(chosen_file).collect();
+    let mut files: Vec<_> = files.into_iter().map(|file| chosen_file(file, false)).collect();
+    files.extend(projector.map(|file| chosen_file(file, true)));
     Ok(Some(ChosenModel { repo: name.repo.clone(), commit, tag, files, gated: None, remarks: Vec::new() }))
 }

@@ -7,6 +7,7 @@ use std::path::PathBuf;
 
 use super::name::{HubName, Pick};
 use crate::error::{Choice, Code, Failure};
+use crate::models::library::companions::{Role, Surroundings, are_one_model, projector_of, role_of};
 use crate::models::library::file_name::is_model_name;
 use crate::models::library::quantization::quantization_tag;
 use crate::models::library::split::{ModelFiles, SplitPart, group_by_model, stem};
@@ -58,12 +59,17 @@ impl Candidate {
     }
 }
 
-/// The models among these files, without projectors, importance matrices and models that lack a part.
+/// The models among these files, without companions and models that lack a part. Draft models and adapters
+/// count where there is nothing else.
 pub(crate) fn candidates(files: &[RepositoryFile]) -> Vec<Candidate> {
-    let is_model = |file: &&RepositoryFile| {
-        let name = file.path.rsplit('/').next().unwrap_or_default();
-        is_model_name(name) && !name.to_ascii_lowercase().contains("imatrix")
-    };
+    let of_roles = |roles: &[Role]| grouped(files, |path| roles.contains(&role_of(path)));
+    let models = of_roles(&[Role::Model]);
+    if models.is_empty() { of_roles(&[Role::Helper]) } else { models }
+}
+
+/// The models of the files that are wanted.
+fn grouped(files: &[RepositoryFile], is_wanted: impl Fn(&str) -> bool) -> Vec<Candidate> {
+    let is_model = |file: &&RepositoryFile| is_model_name(&file.path) && is_wanted(&file.path);
     let paths = files.iter().filter(is_model).map(|file| PathBuf::from(&file.path)).collect();
     let candidate = |model: ModelFiles| {
         if let Some((missing, _)) = model.missing {
@@ -77,6 +83,17 @@ pub(crate) fn candidates(files: &[RepositoryFile]) -> Vec<Candidate> {
         Some(Candidate { files, tag })
     };
     group_by_model(paths).into_iter().filter_map(candidate).collect()
+}
+
+/// The projector of a model.
+pub(crate) fn projector(model: &Candidate, files: &[RepositoryFile]) -> Option<RepositoryFile> {
+    let models = candidates(files);
+    let has_one_model = are_one_model(models.iter().map(Candidate::path));
+    let projectors = files.iter().map(|file| &*file.path);
+    let projectors = projectors.filter(|path| is_model_name(path) && role_of(path) == Role::Projector);
+    let around = Surroundings { has_one_model, is_repository: true };
+    let path = projector_of(model.path(), projectors, around)?;
+    files.iter().find(|file| file.path == path).cloned()
 }
 
 /// Why no model was chosen.
@@ -98,7 +115,11 @@ impl From<ChoiceError> for Failure {
 
 /// The model that the name means.
 pub(crate) fn choose(name: &HubName, files: &[RepositoryFile]) -> Result<Candidate, ChoiceError> {
-    let mut candidates = candidates(files);
+    // Who names a file means that file, whatever its name says.
+    let mut candidates = match &name.pick {
+        Pick::File(_) => grouped(files, |_| true),
+        _ => candidates(files),
+    };
     let repo = &name.repo;
     if candidates.is_empty() {
         let failure = Failure::new(
@@ -261,8 +282,13 @@ mod tests {
 
     #[test]
     fn the_only_model_is_chosen_and_accessories_are_not_models() {
-        let names = ["README.md", "m-Q8_0.gguf", "mmproj-m-f16.gguf", "m.imatrix.gguf"];
+        let names =
+            ["README.md", "m-Q8_0.gguf", "mmproj-m-f16.gguf", "m.imatrix.gguf", "m-draft-Q4_K_M.gguf"];
         assert_eq!(chosen("o/r", &names).unwrap(), ["m-Q8_0.gguf"]);
+        assert_eq!(chosen("o/r/m-draft-Q4_K_M.gguf", &names).unwrap(), ["m-draft-Q4_K_M.gguf"]);
+        assert_eq!(chosen("o/r", &["m-draft-Q4_0.gguf"]).unwrap(), ["m-draft-Q4_0.gguf"]);
+        let model = choose(&HubName::parse_text("o/r").unwrap().unwrap(), &files(&names)).unwrap();
+        assert_eq!(projector(&model, &files(&names)).unwrap().path, "mmproj-m-f16.gguf");
         assert_eq!(chosen("o/r", &["a.safetensors"]).unwrap_err().code, Code::SourceNotFound);
     }
 

@@ -10,7 +10,7 @@ pub(crate) struct ChosenModel {
     pub(crate) commit: String,
     /// The quantization, where it names the model within its repository.
     pub(crate) tag: Option<String>,
-    /// Never empty.
+    /// Never empty; its projector is the last.
     pub(crate) files: Vec<ChosenFile>,
     /// Whether the repository is gated; `None` where the Hub was not asked.
     pub(crate) gated: Option<bool>,
@@ -24,4 +24,6 @@ pub(crate) struct ChosenFile {
     pub(crate) file: RepositoryFile,
     /// The name of its contents in the cache.
     pub(crate) etag: String,
+    /// Whether it is the model's projector.
+    pub(crate) is_projector: bool,
 }

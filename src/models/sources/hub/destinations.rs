@@ -7,7 +7,7 @@ use std::sync::Arc;
 use super::chosen::ChosenFile;
 use crate::error::{Failure, Result};
 use crate::models::library::Library;
-use crate::models::library::headers::check_model;
+use crate::models::library::headers::{check_model, check_projector};
 use crate::models::library::hub_cache::layout::{CacheRepository, empty_folders};
 use crate::models::transfer::remote::{Destination, Refusal, StoredFile};
 use crate::n;
@@ -43,7 +43,7 @@ impl Destinations {
             n!(warn: "model_download_present", "{path} is here, but {problem}: downloading it again");
             replace = true;
         }
-        let library = Arc::clone(&self.library);
+        let (library, check) = (Arc::clone(&self.library), check_of(file));
         let partial = repository.partial(&etag);
         Destination {
             empty_folders: empty_folders(&partial),
@@ -52,7 +52,7 @@ impl Destinations {
             target: present.filter(|_| !replace).unwrap_or(blob),
             replace,
             accept: Arc::new(move |path: &Path, stored: &StoredFile| {
-                check_model(path)?;
+                check(path)?;
                 let notes = &library.hub_cache().notes;
                 notes.write(&repository, &etag, stored.size).map_err(Refusal::Unfinished)
             }),
@@ -63,7 +63,7 @@ impl Destinations {
     /// first link.
     pub(crate) fn link(self) -> Result<PathBuf> {
         let mut first = None;
-        for ChosenFile { file, etag } in &self.files {
+        for ChosenFile { file, etag, .. } in &self.files {
             let pointer = self.repository.link(&self.commit, &file.path, etag)?;
             first.get_or_insert(pointer);
         }
@@ -72,11 +72,16 @@ impl Destinations {
     }
 }
 
+/// The check of a file of that kind.
+fn check_of(file: &ChosenFile) -> fn(&Path) -> Result<(), Refusal> {
+    if file.is_projector { check_projector } else { |path| check_model(path).map(drop) }
+}
+
 /// What is wrong with an existing file, as far as its size and its header show.
 fn problem(path: &Path, file: &ChosenFile) -> Option<String> {
     let size = fs::metadata(path).ok()?.len();
     if let Some(promised) = file.file.size.filter(|&promised| promised != size) {
         return Some(format!("has {} instead of {}", bytes(size), bytes(promised)));
     }
-    matches!(check_model(path), Err(Refusal::Unusable(_))).then(|| "is damaged".to_owned())
+    matches!(check_of(file)(path), Err(Refusal::Unusable(_))).then(|| "is damaged".to_owned())
 }

@@ -211,7 +211,6 @@ mod tests {
             "org/repo@../x",
             "org/repo@-x",
             "org/repo@a b",
-            "org/repo/mmproj-x.gguf",
             "org/repo/x?.gguf",
         ] {
             let failure = parse(text).unwrap_err();
