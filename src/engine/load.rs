@@ -9,7 +9,7 @@ use super::forward::{LlamaModel, TransformerLayer};
 use super::hyperparameters::Hyperparameters;
 use super::model_error::{corrupt, in_file, unsupported};
 use super::rope::Rope;
-use super::weights::Weights;
+use super::weights::{Weights, candle_type};
 use crate::error::Result;
 use crate::models::gguf::{Arrays, Header};
 
@@ -22,6 +22,26 @@ pub struct LoadedModel {
     pub header: Header,
 }
 
+/// Why the engine cannot run the model at `path`, as far as its header tells; `None` where it may be able to.
+/// Blocks.
+#[must_use]
+pub fn obstacle(path: &Path) -> Option<String> {
+    let header = Header::read(path, Arrays::Skip).ok()?;
+    if let Err(failure) = check(&header) {
+        return Some(failure.message);
+    }
+    let kind = header.tensors.iter().map(|tensor| tensor.kind).find(|kind| candle_type(*kind).is_none())?;
+    Some(format!("the built-in engine cannot compute with tensors of the type {kind}"))
+}
+
+/// Checks what the header tells of the model's kind and shape.
+fn check(header: &Header) -> Result<Hyperparameters> {
+    if let Some(unknown) = header.unknown() {
+        return Err(unsupported(format!("{unknown}, which the built-in engine does not know")));
+    }
+    Hyperparameters::read(header)
+}
+
 /// Loads the model at `path`. `progress` is called with the bytes of weights that were read and
 /// with their total: first with 0 bytes read, last with all of them.
 ///
@@ -31,11 +51,7 @@ pub struct LoadedModel {
 /// Every message names the file.
 pub fn load(path: &Path, progress: &mut dyn FnMut(u64, u64)) -> Result<LoadedModel> {
     let header = Header::read(path, Arrays::Keep).map_err(|error| error.into_failure(path))?;
-    if let Some(unknown) = header.unknown() {
-        let message = format!("{unknown}, which the built-in engine does not know");
-        return Err(in_file(path)(unsupported(message)));
-    }
-    let hyperparameters = Hyperparameters::read(&header).map_err(in_file(path))?;
+    let hyperparameters = check(&header).map_err(in_file(path))?;
     let mut weights = Weights::open(path, &header, progress)?;
 
     let vocab_size = weights.rows_of("token_embd.weight")?;

@@ -154,6 +154,12 @@ impl Engine {
         own.or(set).filter(|_| self.takes("projector")).cloned()
     }
 
+    /// Why it cannot run a model, as far as the model's header tells; `None` where it may be able to. What other
+    /// engines can run is for them to say. Blocks.
+    pub(super) fn obstacle(&self, model: &Path) -> Option<String> {
+        if self.name == BUILTIN { crate::engine::load::obstacle(model) } else { None }
+    }
+
     /// The arguments, with values in the place of placeholders.
     #[must_use]
     pub fn arguments(&self, values: &[(&str, Option<OsString>)]) -> Vec<OsString> {

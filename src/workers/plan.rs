@@ -135,6 +135,8 @@ pub struct LoadPlan {
     pub reason: String,
     /// Whether the load would be accepted without `force`. It is where the memory is unknown.
     pub fits: bool,
+    /// Why the engine cannot run the model, as far as its header tells; unset where it may be able to.
+    pub obstacle: Option<String>,
     /// The memory that the load would take; unset where the file does not tell.
     pub required_bytes: Option<u64>,
     /// The free memory of the device, less what workers that are still loading are expected to take;
@@ -171,6 +173,11 @@ impl LoadPlan {
             engine.name,
             request.model_id
         );
+        let (runner, path) = (Arc::clone(&engine), request.model_path.clone());
+        let obstacle = spawn::blocking(move || runner.obstacle(&path)).await?;
+        if let Some(obstacle) = &obstacle {
+            n!(warn: "worker_choose", "No engine of this hive runs '{}': {obstacle}", request.model_id);
+        }
         Ok(Self {
             model: request.model_id.clone(),
             worker: None,
@@ -178,6 +185,7 @@ impl LoadPlan {
             device: device.to_string(),
             reason,
             fits: missing_bytes == 0,
+            obstacle,
             required_bytes,
             free_bytes,
             capacity_bytes: free.capacity(device),
@@ -209,6 +217,7 @@ impl LoadPlan {
             device: device.to_string(),
             reason: format!("worker {} serves it already", worker.pid),
             fits: true,
+            obstacle: None,
             required_bytes: Some(0),
             free_bytes: free.on(device),
             capacity_bytes: free.capacity(device),

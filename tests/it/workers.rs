@@ -9,7 +9,9 @@ use rbee_hive::models::gguf::{Arrays, Header, TensorType, Value as Gguf, Writer}
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 
-use crate::support::{TestHive, data_lines, process_exists, read_until, soon, typed, until, write_model};
+use crate::support::{
+    TestHive, data_lines, process_exists, read_until, soon, typed, until, write_foreign_model, write_model,
+};
 
 async fn workers(hive: &TestHive) -> Vec<Value> {
     hive.succeed(&json!({ "WorkerProcessList": {} })).await.as_array().expect("an array").clone()
@@ -218,8 +220,8 @@ async fn a_dry_run_reports_what_a_load_would_do_and_starts_nothing() {
 
     let small = plan(json!({ "id": "tiny", "dry_run": true, "context_length": 512 })).await;
     let keys: Vec<_> = small.as_object().expect("an object").keys().map(String::as_str).collect();
-    let documented = "model worker engine device reason fits required_bytes free_bytes capacity_bytes missing_bytes \
-                      parts context_length slots stoppable_workers foreign_processes";
+    let documented = "model worker engine device reason fits obstacle required_bytes free_bytes capacity_bytes \
+                      missing_bytes parts context_length slots stoppable_workers foreign_processes";
     assert_eq!(keys, documented.split_whitespace().collect::<Vec<_>>());
     assert_eq!(
         (&small["model"], &small["worker"], &small["engine"], &small["device"], &small["fits"]),
@@ -227,6 +229,11 @@ async fn a_dry_run_reports_what_a_load_would_do_and_starts_nothing() {
     );
     assert_eq!((number(&small, "context_length"), number(&small, "slots")), (512, 1));
     assert_eq!(number(&small, "missing_bytes"), 0);
+    assert_eq!(small["obstacle"], Value::Null);
+    write_foreign_model(&hive.models_dir(), "other");
+    let foreign = plan(json!({ "id": "other", "dry_run": true })).await;
+    let wanted = "general.architecture is \"gemma\"; the built-in engine runs only \"llama\"";
+    assert_eq!(foreign["obstacle"], wanted, "{foreign}");
     assert!(number(&small, "free_bytes") <= number(&small, "capacity_bytes"), "{small}");
     let parts = |plan: &Value| -> Vec<(String, u64)> {
         let parts = plan["parts"].as_array().expect("an array").iter();

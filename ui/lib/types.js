@@ -145,6 +145,7 @@
  * @property {string} device
  * @property {string} reason
  * @property {boolean} fits
+ * @property {string|null} obstacle why the engine cannot run the model
  * @property {number|null} required_bytes
  * @property {number|null} free_bytes
  * @property {number|null} capacity_bytes

@@ -99,7 +99,8 @@ class LoadDialog extends PlanView {
         },
         label,
       );
-    const blocked = plan !== null && !plan.fits && !this.force;
+    const isDoubtful = plan !== null && (!plan.fits || Boolean(plan.obstacle));
+    const blocked = isDoubtful && !this.force;
     return h(
       "form",
       { onsubmit: onSubmit(() => !blocked && this.#load()) },
@@ -175,7 +176,7 @@ class LoadDialog extends PlanView {
             )
           : null,
       ),
-      plan && !plan.fits
+      isDoubtful
         ? tick(
             "Load it anyway: it may fail, or take memory from other programs",
             this.force,
@@ -211,12 +212,15 @@ class LoadDialog extends PlanView {
   #memory(plan) {
     const { required_bytes: required, free_bytes: free, capacity_bytes: capacity } = plan;
     const where = plan.device === "cpu" ? "main memory" : plan.device;
-    const verdict = plan.fits
-      ? required === null || free === null
-        ? "The hive cannot tell whether it fits; it would try"
-        : `Fits: it needs ${bytes(required)}, and ${bytes(free)} are free`
-      : `Does not fit: it needs ${bytes(required)}, and ${bytes(free)} are free ` +
-        `(${bytes(plan.missing_bytes)} missing)`;
+    const isGood = plan.fits && !plan.obstacle;
+    const verdict = plan.obstacle
+      ? `No engine of this hive can run it: ${plan.obstacle}`
+      : plan.fits
+        ? required === null || free === null
+          ? "The hive cannot tell whether it fits; it would try"
+          : `Fits: it needs ${bytes(required)}, and ${bytes(free)} are free`
+        : `Does not fit: it needs ${bytes(required)}, and ${bytes(free)} are free ` +
+          `(${bytes(plan.missing_bytes)} missing)`;
     const total = capacity ?? free;
     const used = total !== null && free !== null ? Math.max(0, total - free) : 0;
     /** @type {(kind: string, name: string, size: number) => HTMLElement} */
@@ -234,9 +238,14 @@ class LoadDialog extends PlanView {
     return [
       h(
         "p",
-        { class: `verdict${plan.fits ? "" : " bad"}` },
-        icon(plan.fits ? "check" : "alert"),
-        h("span", null, h("strong", null, verdict), h("span", { class: "muted" }, `, ${where}`)),
+        { class: `verdict${isGood ? "" : " bad"}` },
+        icon(isGood ? "check" : "alert"),
+        h(
+          "span",
+          null,
+          h("strong", null, verdict),
+          plan.obstacle ? null : h("span", { class: "muted" }, `, ${where}`),
+        ),
       ),
       ...(total !== null && required !== null
         ? [

@@ -9,7 +9,7 @@ use tokio::sync::Semaphore;
 
 use super::{capture, check_console, has_toast, record_toasts};
 use crate::contract::{has_tools, shell};
-use crate::support::{Browser, TestHive, write_model};
+use crate::support::{Browser, TestHive, write_foreign_model, write_model};
 
 /// Selects an option of a list.
 pub(super) async fn choose(browser: &Browser, selector: &str, value: &str) {
@@ -103,6 +103,25 @@ async fn a_job_is_cancelled_run_again_and_copied_as_a_command_that_works() {
         let job = hive.job(answer["job_id"].as_str().expect("a job's id")).await;
         assert_eq!(job["request"], hive.job(&first).await["request"], "{command}");
     }
+    check_console(&browser).await;
+    drop(browser);
+    hive.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_model_that_no_engine_runs_does_not_fit() {
+    let Some(browser) = Browser::start().await else { return };
+    let hive = TestHive::start().await;
+    write_foreign_model(&hive.models_dir(), "other");
+    browser.open(&format!("{}/#/models/other", hive.url)).await;
+    browser.click("aside", "Load").await;
+    browser.shows("dialog .verdict.bad", "No engine of this hive can run it").await;
+    browser.shows("dialog .verdict", "gemma").await;
+    let text = browser.eval("document.querySelector('dialog').innerText").await;
+    assert!(!text.as_str().expect("text").contains("Fits"), "{text}");
+    let is_blocked = "document.querySelector('dialog [type=submit]').disabled";
+    assert_eq!(browser.eval(is_blocked).await, json!(true));
+    capture(&browser, "models-load-obstacle").await;
     check_console(&browser).await;
     drop(browser);
     hive.stop().await;

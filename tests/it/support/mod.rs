@@ -76,6 +76,21 @@ pub(crate) fn write_model(dir: &Path, stem: &str) -> PathBuf {
     path
 }
 
+/// Writes a small model of an architecture that the built-in engine does not run.
+pub(crate) fn write_foreign_model(folder: &Path, stem: &str) -> PathBuf {
+    let file = write_model(folder, stem);
+    let mut bytes = std::fs::read(&file).expect("a model");
+    // Of the same length, so that the header stays sound.
+    let (own, other) = (b"llama", b"gemma");
+    for at in 0..bytes.len() - own.len() {
+        if bytes[at..].starts_with(own) {
+            bytes[at..at + own.len()].copy_from_slice(other);
+        }
+    }
+    std::fs::write(&file, bytes).expect("a model can be changed");
+    file
+}
+
 /// A client with a new connection for each request, so that no test depends on a pool of connections.
 pub(crate) fn client() -> reqwest::Client {
     // Only the first one takes effect; a hive in this process may have installed it.
