@@ -12,8 +12,8 @@
 //!   which they are shown plainly.
 
 mod clean;
-mod code;
 mod math;
+mod code;
 
 use std::ops::Range;
 
