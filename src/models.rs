@@ -12,7 +12,8 @@
 //! Invariants:
 //! - The disk is the truth. There is no database: every listing reads the files themselves, and what
 //!   the hive must remember of a file (its source, its hash) is in a record beside it.
-//! - An id is a key of the catalog and never part of a path.
+//! - An id is a key of the catalog and never part of a path. It belongs to one file, which keeps it
+//!   (`library::ids`).
 //! - The hive deletes what it put there itself. Anything else takes `force`.
 //! - A file gets its final name only when it is complete, verified and on the disk.
 //! - The received part of a file is kept until the file is complete, deleted, or of no use.

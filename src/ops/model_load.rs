@@ -75,6 +75,13 @@ impl Operation for ModelLoad {
         let request = self.request(&model);
         if let Some(worker) = cx.app.workers.ready(&request) {
             n!("model_load", "'{}' is loaded already, by worker {}", model.id, worker.pid);
+            if model.added_at > worker.started_at {
+                n!(
+                    warn: "model_load",
+                    "Its file has changed since then: worker {} serves the earlier contents until ModelUnload ends it",
+                    worker.pid
+                );
+            }
             return Ok(Loaded::Worker(worker.into()));
         }
         model.check_loadable()?;

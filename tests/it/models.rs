@@ -290,6 +290,12 @@ async fn a_loaded_model_stays_itself_when_a_namesake_comes() {
     assert!(mine.exists() && !namesake.exists());
     assert_eq!(hive.load("model").await["pid"], worker["pid"]);
 
+    // Other contents in the same place are the same model, which the worker has not read.
+    let draft = write_model(&hive.models_dir(), "draft");
+    std::fs::rename(draft, &mine).expect("it is replaced");
+    let stream = hive.run(&json!({ "ModelLoad": { "id": "model" } })).await;
+    assert!(stream.contains("changed since then") && stream.contains("[DONE]"), "{stream}");
+
     // Even the id of a file that is gone stays with the worker that serves it.
     std::fs::remove_file(&mine).expect("it was there");
     let namesake = write_model(&folder("bartowski"), "model");

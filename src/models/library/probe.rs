@@ -20,6 +20,9 @@ use crate::models::transfer::partial::{self, Unfinished};
 use crate::n;
 use crate::narration::{self, Level};
 
+/// How many links in a row are followed to the place of a file: as many as Linux follows.
+const MAX_LINKS: usize = 40;
+
 /// Reads the disk. Each folder is read once, so that one listing has one state of it.
 #[derive(Debug)]
 pub(crate) struct DiskProbe<'a> {
@@ -154,12 +157,14 @@ impl<'a> DiskProbe<'a> {
     /// Where the file at `path` really is: its path in its canonical folder, after all links. The file
     /// need not exist; a link that leads nowhere leads to the place that it names.
     pub(crate) fn place(&self, path: &Path) -> PathBuf {
-        match self.link(path) {
-            None => self.in_canonical_folder(path),
-            Some(link) => fs::canonicalize(path).unwrap_or_else(|_| {
-                self.in_canonical_folder(&path.parent().unwrap_or(path).join(link.target))
-            }),
+        let mut place = self.in_canonical_folder(path);
+        let mut target = self.link(path).map(|link| link.target);
+        for _ in 0..MAX_LINKS {
+            let Some(next) = target else { break };
+            place = self.in_canonical_folder(&place.parent().unwrap_or(&place).join(next));
+            target = fs::read_link(&place).ok();
         }
+        place
     }
 
     fn in_canonical_folder(&self, path: &Path) -> PathBuf {
@@ -296,14 +301,17 @@ mod tests {
         File::create(&file).unwrap();
         symlink("real", root.join("folder")).unwrap();
         symlink("folder/m.gguf", root.join("link")).unwrap();
+        symlink("link", root.join("second")).unwrap();
         symlink("folder/gone", root.join("broken")).unwrap();
+        symlink("loop", root.join("loop")).unwrap();
         let cache = FolderCache::default();
         let probe = DiskProbe::new(&cache);
-        for path in ["real/m.gguf", "folder/m.gguf", "link"] {
+        for path in ["real/m.gguf", "folder/m.gguf", "link", "second"] {
             assert_eq!(probe.place(&root.join(path)), file, "{path}");
         }
         assert_eq!(probe.place(&root.join("broken")), root.join("real/gone"));
         assert_eq!(probe.place(&root.join("no/where")), root.join("no/where"));
+        assert_eq!(probe.place(&root.join("loop")), root.join("loop"));
     }
 
     #[test]
