@@ -1,12 +1,18 @@
-//! The hive's HTTP clients.
+//! The hive's HTTP clients, the proxies that they use, and why a server could not be asked.
 //!
 //! Invariants: no client follows a redirect or sends a `Referer`, so that a secret reaches only the server
 //! that it is for; requests to this machine never go through a proxy.
+
+mod unreached;
+mod proxy;
 
 use std::sync::Once;
 use std::time::Duration;
 
 use reqwest::{Client, ClientBuilder, redirect};
+
+pub(crate) use proxy::{Proxies, ProxyServer, in_words as proxies_in_words};
+pub(crate) use unreached::Unreached;
 
 use crate::error::{Failure, Result};
 

@@ -8,7 +8,7 @@ use crate::app::App;
 use crate::config::{Bind, Config};
 use crate::error::{Code, Failure, Result};
 use crate::workers::{Status, devices, gpus};
-use crate::{spawn, text};
+use crate::{client, spawn, text};
 
 /// The least limit of open files. With fewer, a hive with many readers and large models runs out of them.
 const LEAST_OPEN_FILES: u64 = 4096;
@@ -132,6 +132,19 @@ pub fn exposure(app: &App) -> Result<String> {
         .hint(format!("chmod 600 {}, then make a new token", file.display())));
     }
     Ok(format!("{bound}; a token is asked for"))
+}
+
+/// The proxies that the environment names.
+///
+/// # Errors
+/// If the hive cannot use one.
+pub fn proxy() -> Result<String> {
+    client::proxies_in_words().map_err(|problem| {
+        Failure::new(Code::ConfigInvalid, problem).hint(
+            "set HTTPS_PROXY and HTTP_PROXY to http://HOST:PORT in the hive's environment, then restart it; NO_PROXY \
+             names hosts to be asked directly",
+        )
+    })
 }
 
 /// The installed engines: versions, abilities and devices.

@@ -14,7 +14,7 @@ use serde::Serialize;
 use tokio_util::sync::CancellationToken;
 
 use crate::address::Address;
-use crate::client;
+use crate::client::{self, Proxies, ProxyServer, Unreached};
 use crate::config::Config;
 use crate::error::{Code, Failure, Result};
 use crate::spawn;
@@ -30,6 +30,8 @@ pub struct Queen(Arc<Inner>);
 struct Inner {
     url: Url,
     ready_url: Url,
+    /// The proxy through which it is asked.
+    proxy: Option<ProxyServer>,
     body: Announcement,
     client: Client,
     /// The wait before the second attempt; it doubles with each further one.
@@ -63,7 +65,10 @@ impl Queen {
         ready_url.set_query(None);
         ready_url.set_fragment(None);
         ready_url.path_segments_mut().map_err(|()| invalid())?.pop_if_empty().extend(["v1", "hive", "ready"]);
-        let client = client::builder(*config.timers.connect).build().map_err(|error| {
+        let builder = client::builder(*config.timers.connect);
+        let proxy = Proxies::default().of(&ready_url);
+        let builder = if proxy.is_some() { builder } else { builder.no_proxy() };
+        let client = builder.build().map_err(|error| {
             Failure::new(Code::ConfigInvalid, "could not build the HTTP client for the queen")
                 .hint("check that this machine has its CA certificates (the package ca-certificates)")
                 .detail(error)
@@ -72,6 +77,7 @@ impl Queen {
         Ok(Some(Self(Arc::new(Inner {
             url,
             ready_url,
+            proxy,
             body: Announcement { hive_id: config.hive_ids.first().cloned().unwrap_or_default(), hive_url },
             client,
             first_wait: *config.timers.announce,
@@ -111,32 +117,47 @@ impl Inner {
                     tracing::info!(attempt, hive_url = self.body.hive_url, "announced to the queen");
                     return;
                 }
-                Err(reason) => {
+                Err(Refusal { failure, is_lasting }) => {
+                    let (hint, causes) = (&failure.hint, &failure.causes);
                     tracing::warn!(
-                        attempt,
-                        of = ATTEMPTS,
-                        reason,
+                        attempt, of = ATTEMPTS, code = %failure.code, %failure, hint, ?causes,
                         "the queen did not accept the announcement"
                     );
+                    if is_lasting {
+                        break;
+                    }
                 }
             }
         }
         tracing::error!("gave up announcing to the queen; the hive works without it");
     }
 
-    async fn attempt(&self) -> Result<(), String> {
+    async fn attempt(&self) -> Result<(), Refusal> {
         // The body of the answer is not read; dropping it closes the connection.
         let request = self.client.post(self.ready_url.clone()).json(&self.body).timeout(self.attempt_limit);
-        let answer = request.send().await.map_err(|error| describe(&error.without_url()))?;
+        let answer = request.send().await.map_err(|error| {
+            let unreached = Unreached::new(error, &self.ready_url, self.proxy.as_ref());
+            Refusal {
+                is_lasting: unreached.is_lasting(),
+                failure: unreached.into_failure(Code::ServerUnreachable),
+            }
+        })?;
         let status = answer.status();
-        if status.is_success() { Ok(()) } else { Err(format!("it answered {}", status.as_u16())) }
+        if status.is_success() {
+            return Ok(());
+        }
+        let failure =
+            Failure::new(Code::ServerUnreachable, format!("the queen answered {}", status.as_u16()))
+                .hint("check that --queen-url leads to a queen");
+        Err(Refusal { failure, is_lasting: false })
     }
 }
 
-/// An error with all its causes, on one line.
-fn describe(error: &dyn std::error::Error) -> String {
-    std::iter::successors(error.source(), |cause| cause.source())
-        .fold(error.to_string(), |text, cause| format!("{text}: {cause}"))
+/// Why an attempt failed.
+struct Refusal {
+    failure: Failure,
+    /// Whether further attempts would fail in the same way.
+    is_lasting: bool,
 }
 
 /// The URL at which others reach a hive that serves at `address`. An address that stands for every

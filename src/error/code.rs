@@ -139,6 +139,12 @@ codes! {
     SourceUnauthorized = "source_unauthorized", 403, 77, "The source requires a token";
     /// The settings forbid the network, and the file is not on this machine.
     SourceOffline = "source_offline", 503, 69, "The network is turned off";
+    /// The name of a server is not known, or it gave no connection.
+    ServerUnreachable = "server_unreachable", 502, 69, "The server cannot be reached";
+    /// The certificate of a server has expired, is of no trusted authority, or is for another name.
+    CertificateInvalid = "certificate_invalid", 502, 69, "The server's certificate is not valid";
+    /// A server was asked over https and speaks plain http, or the reverse.
+    WrongProtocol = "wrong_protocol", 502, 76, "The server speaks another protocol";
     /// The transfer failed.
     DownloadFailed = "download_failed", 502, 69, "The download failed";
     /// A model of that name exists already.

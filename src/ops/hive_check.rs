@@ -82,6 +82,7 @@ impl Operation for HiveCheck {
         checks.push(Check::of("limits", doctor::open_files()));
         checks.push(Check::of("clock", doctor::clock(&cx.app)));
         checks.push(Check::of("exposure", doctor::exposure(&cx.app)));
+        checks.push(Check::of("proxy", doctor::proxy()));
         for check in &checks {
             let Check { name, detail, .. } = check;
             match &check.hint {

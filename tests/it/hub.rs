@@ -545,7 +545,12 @@ async fn offline_only_the_cache_is_used() {
     let stream = alone.run(&download("org/m")).await;
     assert!(stream.contains("The Hub did not answer"), "{stream}");
     assert!(stream.ends_with("data: [DONE]\n\n"), "{stream}");
-    assert_eq!(alone.fail(&download("org/other")).await["code"], "download_failed");
+    let failure = alone.fail(&download("org/other")).await;
+    assert_eq!(failure["code"], "server_unreachable", "{failure}");
+    assert!(
+        failure["message"].as_str().is_some_and(|text| text.contains("refused the connection")),
+        "{failure}"
+    );
     alone.stop().await;
 }
 

@@ -6,8 +6,9 @@ use axum::http::header::CONTENT_TYPE;
 use axum::http::{HeaderMap, StatusCode};
 use bytes::Bytes;
 use futures::future::BoxFuture;
-use reqwest::{Client, Response};
+use reqwest::{Client, Response, Url};
 
+use crate::client::Unreached;
 use crate::error::{Code, Failure, Result};
 use crate::workers::{Endpoint, InFlight};
 
@@ -55,16 +56,20 @@ pub(super) struct Answer {
 /// responding, [`Code::WorkerError`] if the answer is neither JSON nor an event stream.
 pub(super) async fn ask(client: &Client, upstream: Upstream, path: &str, body: Bytes) -> Result<Answer> {
     let Upstream { pid, url, secret, mut unresponsive } = upstream;
+    let asked = Url::parse(&format!("{}{path}", url.trim_end_matches('/')))
+        .map_err(|error| Failure::internal(format!("worker {pid} has no valid address")).detail(error))?;
     let sent = client
-        .post(format!("{}{path}", url.trim_end_matches('/')))
+        .post(asked.clone())
         .bearer_auth(secret)
         .header(CONTENT_TYPE, "application/json")
         .body(body)
         .send();
     let mut response = within(pid, &mut unresponsive, sent).await?.map_err(|error| {
-        Failure::new(Code::WorkerUnreachable, format!("worker {pid} did not answer"))
+        // The address of a worker is nobody's business.
+        let why = Unreached::new(error, &asked, None).calling_it("it").into_failure(Code::WorkerUnreachable);
+        Failure::new(Code::WorkerUnreachable, format!("worker {pid} did not answer: {why}"))
             .hint("the worker's log and GET /v1/jobs may say why; load the model again with ModelLoad")
-            .detail(error.without_url())
+            .detail(anyhow::anyhow!("{}", why.causes.join(": ")))
     })?;
     let status = response.status();
     let passes = status.is_success() || status.is_client_error() || status.is_server_error();

@@ -4,17 +4,18 @@
 //! and a token is shown to its own server alone. The time in which an answer must begin includes the
 //! time to connect. A failure shows nothing that the other server wrote: only its host and its status.
 
-use std::sync::OnceLock;
+use std::collections::HashMap;
 use std::time::{Duration, SystemTime};
 
 use bytes::{Bytes, BytesMut};
+use parking_lot::Mutex;
 use reqwest::header::{
     ACCEPT_ENCODING, AUTHORIZATION, HeaderMap, HeaderName, HeaderValue, LOCATION, RETRY_AFTER,
 };
 use reqwest::{Client, Method, Response, StatusCode, Url};
 use tokio::time::timeout;
 
-use crate::client;
+use crate::client::{self, ProxyServer, Unreached};
 use crate::config::{Config, Timers};
 use crate::error::{Code, Failure};
 use crate::models::transfer::guard::Guard;
@@ -31,8 +32,14 @@ const MAX_REDIRECTS: usize = 10;
 pub(crate) struct Fetcher {
     guard: Guard,
     timers: Timers,
-    https: OnceLock<Client>,
-    http: OnceLock<Client>,
+    clients: Mutex<HashMap<Route, Client>>,
+}
+
+/// What a client is made for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+struct Route {
+    is_https: bool,
+    is_proxied: bool,
 }
 
 #[derive(Clone, Debug)]
@@ -50,6 +57,8 @@ pub(crate) struct FetchResponse {
     /// The URL that it came from, after redirects, and its host.
     pub(crate) url: Url,
     pub(crate) host: String,
+    /// The proxy that it came through.
+    proxy: Option<ProxyServer>,
 }
 
 /// The settings of requests.
@@ -87,7 +96,7 @@ impl Fetcher {
         };
         let (allowed, resolver_timeout) = (config.allow_hosts.clone(), *config.timers.connect);
         let guard = Guard { allowed, named, endpoint, resolver_timeout, ..Guard::default() };
-        Self { guard, timers: config.timers.clone(), https: OnceLock::new(), http: OnceLock::new() }
+        Self { guard, timers: config.timers.clone(), clients: Mutex::default() }
     }
 
     /// Sends a request, and does not follow a redirect.
@@ -96,27 +105,28 @@ impl Fetcher {
     /// Where the server may not be asked, or no answer begins within the stall time.
     pub(crate) async fn send(&self, request: FetchRequest<'_>) -> FetchResult<FetchResponse> {
         let FetchRequest { method, url, mut headers, credentials } = request;
-        self.guard.vet(url).await?;
+        let proxy = self.guard.vet(url).await?;
         let (host, port) = authority(url).unwrap_or_default();
-        tracing::debug!(%host, port, %method, "asking for a file");
+        tracing::debug!(%host, port, %method, proxy = proxy.as_ref().map(tracing::field::display), "asking for a file");
         headers.insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
         headers.remove(AUTHORIZATION);
         let authorization = credentials.and_then(|credentials| credentials.for_url(url));
         headers.extend(authorization.map(|header| (AUTHORIZATION, header)));
-        let request = self.client(url)?.request(method, url.clone()).headers(headers);
+        let request = self.client(url, proxy.is_some())?.request(method, url.clone()).headers(headers);
         let stall = *self.timers.stall;
         let sent = timeout(stall, request.send()).await.map_err(|_| {
-            let failure = download_failed(format!("{host} did not answer within {}", in_words(stall)))
+            let via = proxy.as_ref().map_or_else(String::new, |proxy| format!(" through the proxy {proxy}"));
+            let message = format!("{host}:{port} did not answer within {}{via}", in_words(stall));
+            let failure = download_failed(message)
                 .hint("the server hangs, or a firewall drops the connection: try again later");
             Trouble::new(TroubleKind::Stalled, failure)
         })?;
         let response = sent.map_err(|error| {
-            let failure = download_failed(format!("the request to {host} failed"))
-                .cause(&error.without_url())
-                .hint("check the URL and this machine's network; behind a proxy, allow a direct connection");
-            Trouble::passing(failure)
+            let unreached = Unreached::new(error, url, proxy.as_ref());
+            let kind = if unreached.is_lasting() { TroubleKind::Fatal } else { TroubleKind::Passing };
+            Trouble::new(kind, unreached.into_failure(Code::DownloadFailed))
         })?;
-        Ok(FetchResponse { response, url: url.clone(), host })
+        Ok(FetchResponse { response, url: url.clone(), host, proxy })
     }
 
     /// Sends a request, and follows redirects to the first answer that is none.
@@ -165,27 +175,26 @@ impl Fetcher {
         }
     }
 
-    fn client(&self, url: &Url) -> FetchResult<&Client> {
-        let is_http = url.scheme() == "http";
-        let slot = if is_http { &self.http } else { &self.https };
-        if let Some(client) = slot.get() {
-            return Ok(client);
+    fn client(&self, url: &Url, is_proxied: bool) -> FetchResult<Client> {
+        let route = Route { is_https: url.scheme() == "https", is_proxied };
+        if let Some(client) = self.clients.lock().get(&route) {
+            return Ok(client.clone());
         }
         let builder = client::builder(*self.timers.connect)
             // The transfer counts retries; nested ones would multiply.
             .retry(reqwest::retry::never())
-            // A proxy would resolve the name again, past the guard.
-            .no_proxy()
             .dns_resolver(self.guard.vetted.clone());
+        // Otherwise the client reads the environment by the same rules as the guard.
+        let builder = if is_proxied { builder } else { builder.no_proxy() };
         // Plain HTTP works on a machine without root certificates, too.
-        let builder = if is_http { builder.tls_certs_only([]) } else { builder };
+        let builder = if route.is_https { builder } else { builder.tls_certs_only([]) };
         let client = builder.build().map_err(|error| {
             let failure = download_failed("the HTTPS client could not be set up".to_owned()).cause(&error);
             Trouble::fatal(
                 failure.hint("the machine needs root certificates: install the package ca-certificates"),
             )
         })?;
-        Ok(slot.get_or_init(|| client))
+        Ok(self.clients.lock().entry(route).or_insert(client).clone())
     }
 }
 
@@ -224,13 +233,33 @@ impl FetchResponse {
                     .hint("fetch the file with your own credentials and import it with file:/path"),
             ),
             StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE => {
-                let failure = download_failed(format!("{host} is too busy ({code})")).hint("try again later");
-                let after = self.header(RETRY_AFTER).and_then(|text| retry_after(text, SystemTime::now()));
-                Trouble::new(after.map_or(TroubleKind::Passing, TroubleKind::Later), failure)
+                let failure = download_failed(format!("{host} is too busy ({code})"));
+                match self.header(RETRY_AFTER).and_then(|text| retry_after(text, SystemTime::now())) {
+                    None => Trouble::passing(failure.hint("try again later")),
+                    Some(after) => {
+                        let hint = format!("it asks to wait {}: try again then", in_words(after));
+                        Trouble::new(TroubleKind::Later(after), failure.hint(hint))
+                    }
+                }
             }
+            StatusCode::PROXY_AUTHENTICATION_REQUIRED => Trouble::fatal(
+                download_failed(format!("a proxy on the way to {host} asks for a password ({code})")).hint(
+                    "put the user and the password into the URL of the proxy: http://user:password@host:port",
+                ),
+            ),
             _ if status.is_server_error() || status == StatusCode::REQUEST_TIMEOUT => {
-                Trouble::passing(download_failed(format!("{host} answered {code}")).hint("try again later"))
+                let failure = download_failed(format!("{host} answered {code}"));
+                Trouble::passing(match &self.proxy {
+                    None => failure.hint("try again later"),
+                    Some(proxy) => failure.hint(format!(
+                        "it was asked through the proxy {proxy}, which may have answered itself"
+                    )),
+                })
             }
+            StatusCode::BAD_REQUEST if self.url.scheme() == "http" => Trouble::fatal(
+                download_failed(format!("{host} answered {code} where 200 was expected"))
+                    .hint("check the URL in a browser; if the port serves https, write https://"),
+            ),
             _ => Trouble::fatal(
                 download_failed(format!("{host} answered {code} where 200 was expected"))
                     .hint("check the URL in a browser"),

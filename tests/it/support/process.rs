@@ -145,13 +145,14 @@ pub(crate) fn serve(dir: &Path, more: &[&str]) -> Command {
     command
 }
 
-/// The built executable, without the settings and caches of the user who runs the tests. `kill_on_drop` ends
+/// The built executable, without the settings, caches and proxies of the user who runs the tests. `kill_on_drop` ends
 /// it if a test fails.
 #[expect(clippy::disallowed_methods, reason = "a test starts the daemon from outside")]
 pub(crate) fn program() -> Command {
     let mut command = Command::new(executable());
     for (name, _) in std::env::vars_os() {
-        if name.to_string_lossy().starts_with("RBEE_HIVE_") {
+        let text = name.to_string_lossy().to_uppercase();
+        if text.starts_with("RBEE_HIVE_") || text.ends_with("_PROXY") {
             command.env_remove(name);
         }
     }

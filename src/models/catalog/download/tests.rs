@@ -229,7 +229,7 @@ async fn every_bad_answer_gives_its_error_code_and_leaves_no_file() {
         ("/busy.gguf", Code::DownloadFailed, "503"),
         ("/part.gguf", Code::DownloadFailed, "did not say which"),
         ("/zipped.gguf", Code::DownloadFailed, "encoding"),
-        ("/noise.gguf", Code::DownloadFailed, "the request to"),
+        ("/noise.gguf", Code::WrongProtocol, "does not speak http"),
         ("/huge.gguf", Code::DiskFull, "free"),
         (
             "/stall.gguf",
