@@ -196,6 +196,7 @@ pub fn workers(app: &App) -> Result<String> {
     let found = app.workers.adoption().unwrap_or_default();
     for (count, what) in [
         (found.adopted.len(), "worker(s) taken over from an earlier run"),
+        (found.died.len(), "had ended while no hive ran"),
         (found.ended.len(), "of an earlier run ended"),
         (found.orphans, "process(es) left behind by an earlier run ended"),
     ] {

@@ -1,6 +1,7 @@
 //! The drain: the one task that moves a job's entries from its channel to its journal and its log.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use serde::Serialize;
 use serde_json::value::RawValue;
@@ -13,7 +14,7 @@ use super::log::Log;
 use crate::error::Failure;
 use crate::events::{Hub, Topic};
 use crate::narration::{Entry, JobStep, Level, Narration, Progress};
-use crate::time::Instant;
+use crate::time::{Instant, monotonic};
 
 /// The most entries that are written to the journal in one write and published together.
 const BATCH: usize = 512;
@@ -37,7 +38,7 @@ pub(super) struct Drain {
     pub(super) journal: Option<Journal>,
     pub(super) hub: Arc<Hub>,
     /// The least time between two progress changes of one job on the hub.
-    pub(super) progress_every_ms: u64,
+    pub(super) progress_every: Duration,
 }
 
 /// What the drain remembers from batch to batch.
@@ -45,7 +46,7 @@ struct Written {
     seq: u64,
     at: Instant,
     result: Option<Arc<RawValue>>,
-    progress_published_at: Instant,
+    progress_published_at: Option<std::time::Instant>,
 }
 
 /// A job on `/v1/events`.
@@ -66,7 +67,7 @@ impl Drain {
         mut entries: mpsc::UnboundedReceiver<Entry>,
         mut end: oneshot::Receiver<Terminal>,
     ) {
-        let mut written = Written { seq: 0, at: Instant(0), result: None, progress_published_at: Instant(0) };
+        let mut written = Written { seq: 0, at: Instant(0), result: None, progress_published_at: None };
         let mut batch = Vec::with_capacity(16);
         let terminal = loop {
             tokio::select! {
@@ -132,12 +133,21 @@ impl Drain {
             }
         }
         if let Some(event) = events.iter().rev().find(|event| is_progress(event))
-            && event.at.since_ms(written.progress_published_at) >= self.progress_every_ms
+            && self.is_progress_due(&mut written.progress_published_at)
         {
-            written.progress_published_at = event.at;
             self.publish_change("progress", Some(event));
         }
         self.log.append(events);
+    }
+
+    /// Whether progress may be published again; then it was published now.
+    fn is_progress_due(&self, published_at: &mut Option<std::time::Instant>) -> bool {
+        let now = monotonic();
+        let is_due = published_at.is_none_or(|at| now.duration_since(at) >= self.progress_every);
+        if is_due {
+            *published_at = Some(now);
+        }
+        is_due
     }
 
     fn finish(mut self, mut written: Written, terminal: Terminal) {

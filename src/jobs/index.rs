@@ -2,7 +2,6 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
-use std::time::Duration;
 
 use serde::Serialize;
 
@@ -11,7 +10,6 @@ use crate::config::Jobs;
 use crate::error::{Code, Failure, Result};
 use crate::text::each_member;
 use crate::text::excerpt;
-use crate::time::Instant;
 
 /// About how many bytes of memory a job takes besides its events.
 const JOB_BYTES: usize = 2048;
@@ -109,12 +107,10 @@ impl Index {
     /// Removes the jobs that `config` does not keep, and returns them: reads by age and memory, acts by
     /// age and count. Frees the logs of older acts, which their journals have.
     pub(super) fn prune(&mut self, config: &Jobs) -> Vec<Arc<Job>> {
-        let now = Instant::now();
         let mut removed = Vec::new();
         let (mut acts, mut acts_bytes, mut reads_bytes) = (0, 0, 0);
         for job in self.jobs.values().rev() {
-            let Some(ended_at) = job.ended_at() else { continue };
-            let age = Duration::from_millis(now.since_ms(ended_at));
+            let Some(age) = job.age() else { continue };
             match job.header().kind {
                 OperationKind::Read => {
                     reads_bytes += job.resident_bytes() + JOB_BYTES;
@@ -148,5 +144,61 @@ impl Index {
         {
             self.keys.remove(key);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::value::RawValue;
+
+    use super::*;
+    use crate::jobs::event::{Body, Event, Terminal};
+    use crate::jobs::log::{Bounds, Log};
+    use crate::time::{Instant, turn_wall};
+
+    const DAY_MS: i64 = 24 * 3600 * 1000;
+
+    fn header(created_at: Instant) -> JobHeader {
+        JobHeader {
+            id: JobId::new(),
+            operation: "test".into(),
+            kind: OperationKind::Act,
+            request: RawValue::from_string("{}".into()).unwrap(),
+            created_at,
+            idempotency_key: None,
+            journal_damage: None,
+        }
+    }
+
+    fn log() -> Arc<Log> {
+        Arc::new(Log::new(Bounds { events: 100, bytes: 1 << 20 }))
+    }
+
+    /// A job of an earlier run that ended at `at`.
+    fn recalled(at: Instant, as_of: Instant) -> Arc<Job> {
+        let log = log();
+        log.append([Arc::new(Event { seq: 1, at, body: Body::Terminal(Terminal::Done) })]);
+        Arc::new(Job::from_journal(header(at), None, &log, false, as_of))
+    }
+
+    #[test]
+    fn setting_the_clock_deletes_no_history() {
+        let config = Jobs::default();
+        let mut index = Index::default();
+        let ended = Arc::new(Job::queued(header(Instant::now()), log()));
+        ended.end(Instant::now(), &Terminal::Done, None);
+        let now = Instant::now();
+        index.add(&ended);
+        index.add(&recalled(now, now));
+        for months in [1, -1] {
+            turn_wall(months * 30 * DAY_MS);
+            assert!(index.prune(&config).is_empty());
+        }
+        turn_wall(0);
+        // Ended before the hive started, and older than is kept.
+        let old = recalled(Instant(now.0 - 8 * DAY_MS), now);
+        index.add(&old);
+        let removed = index.prune(&config);
+        assert_eq!(removed.iter().map(|job| job.id()).collect::<Vec<_>>(), [old.id()]);
     }
 }

@@ -2,6 +2,7 @@
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
+use std::time::Duration;
 
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
@@ -12,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 use super::event::{Body, Terminal};
 use super::log::Log;
 use crate::error::{Failure, Result};
-use crate::time::Instant;
+use crate::time::{Instant, monotonic};
 
 /// The id of a job: `job-` and a UUID of version 7, so that ids sort by age (RFC 9562, section
 /// 5.7).
@@ -180,6 +181,8 @@ struct JobStatus {
     state: JobState,
     started_at: Option<Instant>,
     ended_at: Option<Instant>,
+    /// When its age was last set, by the clock that nobody can set, and the age then.
+    aged: Option<(std::time::Instant, Duration)>,
     result: Option<Arc<RawValue>>,
     failure: Option<Arc<Failure>>,
 }
@@ -229,6 +232,7 @@ impl Job {
             state: JobState::Queued,
             started_at: None,
             ended_at: None,
+            aged: None,
             result: None,
             failure: None,
         };
@@ -243,13 +247,14 @@ impl Job {
         }
     }
 
-    /// A job that ended in an earlier run of the hive. A journal that is left alone does not have every
+    /// A job that ended in an earlier run of the hive, and that has aged until `as_of`. A journal that is left alone does not have every
     /// event of the log.
     pub(super) fn from_journal(
         header: JobHeader,
         started_at: Option<Instant>,
         log: &Arc<Log>,
         is_journal_left_alone: bool,
+        as_of: Instant,
     ) -> Self {
         let mut job = Self::queued(header, Arc::clone(log));
         job.is_journal_left_alone = is_journal_left_alone;
@@ -266,6 +271,8 @@ impl Job {
             && let Body::Terminal(terminal) = &event.body
         {
             job.end(event.at, terminal, result);
+            let age = Duration::from_millis(as_of.since_ms(event.at));
+            job.status.send_modify(|status| status.aged = Some((monotonic(), age)));
         }
         job
     }
@@ -298,6 +305,12 @@ impl Job {
     #[must_use]
     pub fn ended_at(&self) -> Option<Instant> {
         self.status.borrow().ended_at
+    }
+
+    /// How long ago it ended. Time passes for it while a hive runs, however the wall clock is set.
+    pub(super) fn age(&self) -> Option<Duration> {
+        let (at, age) = self.status.borrow().aged?;
+        Some(age + monotonic().saturating_duration_since(at))
     }
 
     /// What `GET /v1/jobs` shows of it.
@@ -362,6 +375,7 @@ impl Job {
         self.status.send_modify(|status| {
             status.state = JobState::from(terminal);
             status.ended_at = Some(at);
+            status.aged = Some((monotonic(), Duration::ZERO));
             status.result = result;
             status.failure = match terminal {
                 Terminal::Failed(failure) => Some(Arc::clone(failure)),

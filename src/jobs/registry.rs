@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use parking_lot::Mutex;
@@ -22,7 +22,10 @@ use crate::events::Hub;
 use crate::n;
 use crate::narration::NarrationContext;
 use crate::spawn;
-use crate::time::Instant;
+use crate::time::{Instant, monotonic};
+
+/// The shortest time between two looks at every job for old ones.
+const PRUNE_PAUSE: Duration = Duration::from_secs(1);
 
 /// Every job of the hive.
 #[derive(Debug)]
@@ -43,7 +46,7 @@ pub struct Registry {
     closed: AtomicBool,
     /// The drains of jobs, from before their submission is accepted.
     drains: TaskTracker,
-    pruned_at: AtomicI64,
+    pruned_at: Mutex<Option<std::time::Instant>>,
     /// The journals that could not be read, or not whole, when the hive started.
     not_understood: Vec<String>,
 }
@@ -77,16 +80,20 @@ impl Registry {
             run_limits: RunLimits::new(&config.timers),
             closed: AtomicBool::new(false),
             drains: TaskTracker::new(),
-            pruned_at: AtomicI64::new(0),
+            pruned_at: Mutex::default(),
             not_understood: Vec::new(),
         };
-        for (i, id) in registry.journals.ids()?.into_iter().enumerate() {
+        let ids = registry.journals.ids()?;
+        // The clock may have been set on or back since: history is as old as the clock says now, or as its
+        // newest job says, whichever is less.
+        let as_of = ids.last().map_or_else(Instant::now, |newest| newest.made_at().min(Instant::now()));
+        for (i, id) in ids.into_iter().enumerate() {
             // In between, so that the logs are not all in memory at once.
             if i % 64 == 63 {
                 registry.prune();
             }
             match registry.journals.recall(&id) {
-                Ok(recalled) => registry.enter_recalled(recalled),
+                Ok(recalled) => registry.enter_recalled(recalled, as_of),
                 Err(RecallError::Newer(what)) => {
                     tracing::warn!(job_id = %id, "{what}; it is left as it is: update rbee-hive to see this job");
                     registry.not_understood.push(what);
@@ -101,7 +108,7 @@ impl Registry {
         Ok(registry)
     }
 
-    fn enter_recalled(&mut self, recalled: RecalledJob) {
+    fn enter_recalled(&mut self, recalled: RecalledJob, as_of: Instant) {
         let RecalledJob { header, started_at, log, journal } = &recalled;
         let mut is_left_alone = *journal == JournalState::LeftAlone;
         let mended = match journal {
@@ -124,7 +131,8 @@ impl Registry {
             tracing::warn!(job_id = %header.id, error = %failure, "the end of a job is not on disk");
         }
         let RecalledJob { header, started_at, log, .. } = recalled;
-        self.index.lock().add(&Arc::new(Job::from_journal(header, started_at, &log, is_left_alone)));
+        let job = Job::from_journal(header, started_at, &log, is_left_alone, as_of);
+        self.index.lock().add(&Arc::new(job));
     }
 
     /// What is wrong with the history on disk: the damaged journals that were set aside, and what this
@@ -185,7 +193,7 @@ impl Registry {
             journals: Arc::clone(&self.journals),
             journal,
             hub: Arc::clone(&self.hub),
-            progress_every_ms: u64::try_from(self.progress_every.as_millis()).unwrap_or(u64::MAX),
+            progress_every: self.progress_every,
         };
         spawn::detached(async move {
             drain.run(receiver, ended).await;
@@ -274,13 +282,18 @@ impl Registry {
         self.drains.wait().await;
     }
 
-    /// Prunes at most once a second: a submission should not have to look at every job.
+    /// Prunes after a pause: a submission should not have to look at every job.
     fn prune_if_due(&self) {
-        let now = Instant::now();
-        let before = self.pruned_at.load(Ordering::Relaxed);
-        let due = now.since_ms(Instant(before)) >= 1000;
-        if due && self.pruned_at.compare_exchange(before, now.0, Ordering::Relaxed, Ordering::Relaxed).is_ok()
-        {
+        let now = monotonic();
+        let is_due = {
+            let mut pruned_at = self.pruned_at.lock();
+            let is_due = pruned_at.is_none_or(|at| now.duration_since(at) >= PRUNE_PAUSE);
+            if is_due {
+                *pruned_at = Some(now);
+            }
+            is_due
+        };
+        if is_due {
             self.prune();
         }
     }

@@ -21,7 +21,7 @@ use crate::error::{Code, Failure, Result};
 use crate::n;
 use crate::narration::{self, JobStep, Level, NarrationContext, narrate_step};
 use crate::spawn;
-use crate::time::{Instant, in_words};
+use crate::time::{in_words, monotonic};
 
 /// How long dropping an operation may take: it is dropped at its next await.
 const DROP_LIMIT: Duration = Duration::from_secs(1);
@@ -225,18 +225,35 @@ fn terminal_of_stopped(job: &Job, failure: Option<Failure>) -> Terminal {
             }
             return Terminal::Cancelled;
         }
-        (Some(StopReason::Timeout), _) => {
-            Failure::new(Code::Timeout, format!("{name} did not finish before its deadline"))
-                .hint("the last narration says what it was doing; GET /v1/jobs shows what else is running")
-        }
-        (Some(StopReason::Shutdown), _) => {
-            Failure::new(Code::Interrupted, format!("the hive was stopped while {name} was under way"))
-                .hint("submit it again once the hive is back")
-        }
+        (Some(StopReason::Timeout), failure) => stopped(
+            Code::Timeout,
+            format!("{name} did not finish before its deadline"),
+            "the last narration says what it was doing; GET /v1/jobs shows what else is running",
+            failure,
+        ),
+        (Some(StopReason::Shutdown), failure) => stopped(
+            Code::Interrupted,
+            format!("the hive was stopped while {name} was under way"),
+            "submit it again once the hive is back",
+            failure,
+        ),
         (None, Some(failure)) => failure,
         (None, None) => Failure::internal(format!("{name} was dropped without a reason")),
     };
     Terminal::Failed(Arc::new(failure))
+}
+
+/// The failure of a stopped operation. `account` is the operation's own, of how far it came, what it kept and
+/// how to go on.
+fn stopped(code: Code, message: String, hint: &str, account: Option<Failure>) -> Failure {
+    match account {
+        None => Failure::new(code, message).hint(hint),
+        Some(account) => {
+            let message = format!("{message}: {account}");
+            let hint = account.hint.clone().unwrap_or_else(|| hint.to_owned());
+            Failure { code, message, hint: Some(hint), ..account }
+        }
+    }
 }
 
 /// Narrates what stands behind a failure. A plain stream's terminal event is one line, which has no room for
@@ -254,14 +271,18 @@ fn narrate_reasons(failure: &Failure) {
 async fn break_silence(silence: Duration) {
     let Some(context) = narration::current() else { return std::future::pending().await };
     loop {
-        let quiet = Duration::from_millis(Instant::now().since_ms(context.last_at()));
+        let quiet = context.quiet_for();
         if quiet < silence {
             sleep(silence - quiet).await;
             continue;
         }
         match context.waiting_for() {
             Some((what, since)) => {
-                n!("still_waiting", "Still waiting for {what}, for {} now", in_words(since.elapsed()));
+                n!(
+                    "still_waiting",
+                    "Still waiting for {what}, for {} now",
+                    in_words(monotonic().saturating_duration_since(since))
+                );
             }
             None => n!("still_working", "Still running; the last narration was {} ago", in_words(quiet)),
         }

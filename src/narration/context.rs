@@ -3,13 +3,14 @@
 use std::fmt;
 use std::future::Future;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use parking_lot::Mutex;
 use tokio::sync::mpsc;
 
 use super::entry::Entry;
-use crate::time::Instant;
+use crate::time::monotonic;
 
 tokio::task_local! {
     static CONTEXT: NarrationContext;
@@ -28,7 +29,9 @@ struct Inner {
     operation: &'static str,
     /// `None` for work of the hive itself.
     entries: Option<mpsc::UnboundedSender<Entry>>,
-    last_at_ms: AtomicI64,
+    /// When the context was made, and when it last narrated, in milliseconds since then.
+    made: std::time::Instant,
+    narrated_ms: AtomicU64,
     waits: Mutex<Vec<Wait>>,
     next_wait: AtomicU64,
 }
@@ -51,7 +54,8 @@ impl NarrationContext {
             job_id,
             operation,
             entries,
-            last_at_ms: AtomicI64::new(Instant::now().0),
+            made: monotonic(),
+            narrated_ms: AtomicU64::new(0),
             waits: Mutex::default(),
             next_wait: AtomicU64::new(0),
         }))
@@ -67,16 +71,22 @@ impl NarrationContext {
         self.0.operation
     }
 
-    /// When the job last narrated at a level that every reader sees; before the first such narration,
-    /// when the context was made. A debug narration does not count: a plain stream does not carry it.
+    /// For how long the job has narrated nothing at a level that every reader sees; before the first such
+    /// narration, since the context was made. A debug narration does not count: a plain stream does not
+    /// carry it.
     #[must_use]
-    pub fn last_at(&self) -> Instant {
-        Instant(self.0.last_at_ms.load(Ordering::Relaxed))
+    pub fn quiet_for(&self) -> Duration {
+        self.lived().saturating_sub(Duration::from_millis(self.0.narrated_ms.load(Ordering::Relaxed)))
     }
 
-    /// Sets [`Self::last_at`].
-    pub(super) fn narrated_at(&self, at: Instant) {
-        self.0.last_at_ms.store(at.0, Ordering::Relaxed);
+    /// Notes that the job narrates now.
+    pub(super) fn narrated(&self) {
+        let lived = u64::try_from(self.lived().as_millis()).unwrap_or(u64::MAX);
+        self.0.narrated_ms.store(lived, Ordering::Relaxed);
+    }
+
+    fn lived(&self) -> Duration {
+        monotonic().saturating_duration_since(self.0.made)
     }
 
     /// What the job waits for, and since when: the innermost of its waits.
@@ -150,7 +160,7 @@ pub fn late() -> u64 {
 pub fn waiting_for(what: impl Into<String>) -> WaitGuard {
     WaitGuard(current().map(|context| {
         let id = context.0.next_wait.fetch_add(1, Ordering::Relaxed);
-        context.0.waits.lock().push(Wait { id, what: what.into(), since: std::time::Instant::now() });
+        context.0.waits.lock().push(Wait { id, what: what.into(), since: monotonic() });
         (context, id)
     }))
 }
@@ -195,12 +205,13 @@ mod tests {
     #[tokio::test]
     async fn a_debug_narration_does_not_end_the_silence() {
         let (context, _entries) = context();
-        context.narrated_at(Instant(0));
+        let narrated = || context.0.narrated_ms.load(Ordering::Relaxed);
+        context.0.narrated_ms.store(u64::MAX, Ordering::Relaxed);
         with_narration_context(context.clone(), async {
             n!(debug: "a", "a detail");
-            assert_eq!(context.last_at(), Instant(0));
+            assert_eq!(narrated(), u64::MAX);
             n!("a", "for every reader");
-            assert!(context.last_at() > Instant(0));
+            assert!(narrated() < u64::MAX);
         })
         .await;
     }

@@ -41,7 +41,7 @@ fn narrate_as(
         let at = Instant::now();
         let message = std::mem::take(&mut message);
         if level > Level::Debug {
-            context.narrated_at(at);
+            context.narrated();
         }
         context.send(entry(Narration { at, level, action, message, progress }));
     });

@@ -2,7 +2,7 @@
 //!
 //! A worker is adopted if its record is from this boot of the system, its process is the one in the
 //! record, it was ready, its engine is installed, and its own group holds its port. If only some of
-//! this is true, the worker is ended. A process is signalled only if its start time or the marker in
+//! this is true, the worker is ended. One that had served and is gone is listed as crashed. A process is signalled only if its start time or the marker in
 //! its environment shows that it belongs to one of this hive's workers. A worker whose record has a
 //! newer version is left alone, together with its record.
 
@@ -35,6 +35,9 @@ pub struct Adoption {
     pub ended: Vec<(u32, String)>,
     /// Workers that were left alone, because a newer version of the hive wrote their records.
     pub newer: Vec<NewerWorker>,
+    /// The process ids of the workers that had served and ended while no hive ran: they are listed as
+    /// crashed.
+    pub died: Vec<u32>,
     /// How many records of workers that were gone already were removed.
     pub stale: usize,
     /// The records that could not be read. Their workers were ended, and the files are kept.
@@ -60,8 +63,14 @@ pub struct NewerWorker {
 
 /// What to do about one record.
 enum Verdict {
-    Adopt { group: AdoptedGroup, engine: Arc<Engine>, port: u16 },
+    Adopt {
+        group: AdoptedGroup,
+        engine: Arc<Engine>,
+        port: u16,
+    },
     End(AdoptedGroup, String),
+    /// It had served, and ended while no hive ran.
+    Died(Arc<Engine>),
     Stale(String),
 }
 
@@ -121,12 +130,13 @@ pub(super) async fn adopt(shared: &Arc<Shared>) -> Adoption {
         }
     }
     sweep_up(shared, &spared, &mut adoption).await;
-    let Adoption { adopted, ended, newer, stale, orphans, stuck, .. } = &adoption;
-    let (adopted, ended, newer) = (adopted.len(), ended.len(), newer.len());
-    if adopted + ended + newer + stale + orphans > 0 {
+    let Adoption { adopted, ended, newer, died, stale, orphans, stuck, .. } = &adoption;
+    let (adopted, ended, newer, died) = (adopted.len(), ended.len(), newer.len(), died.len());
+    if adopted + ended + newer + died + stale + orphans > 0 {
         tracing::info!(
             adopted,
             ended,
+            died,
             newer,
             stale,
             orphans,
@@ -161,6 +171,12 @@ async fn settle(
             }
             false
         }
+        Verdict::Died(engine) => {
+            folder.remove_record();
+            list_dead(shared, folder, record, engine);
+            adoption.died.push(pid);
+            false
+        }
         Verdict::Stale(reason) => {
             tracing::debug!(
                 pid,
@@ -181,6 +197,19 @@ async fn judge(shared: &Arc<Shared>, record: &WorkerRecord) -> Verdict {
     }
     let group = match AdoptedGroup::hold(record.process, &record.worker_id) {
         Ok(Some(group)) => group,
+        // With a lifeline it ended with its hive, as the settings ask for.
+        Ok(None) if record.ready && !shared.settings.lifeline => {
+            let engine = shared.engines().await.iter().find(|engine| engine.name == record.engine);
+            return engine.map_or_else(
+                || {
+                    Verdict::Stale(format!(
+                        "it ended, and its engine '{}' is not installed any more",
+                        record.engine
+                    ))
+                },
+                |engine| Verdict::Died(Arc::clone(engine)),
+            );
+        }
         Ok(None) => return Verdict::Stale("its process has ended".to_owned()),
         Err(error) => return Verdict::Stale(format!("its process could not be held: {error}")),
     };
@@ -202,16 +231,9 @@ async fn judge(shared: &Arc<Shared>, record: &WorkerRecord) -> Verdict {
     }
 }
 
-/// Makes the handle and the owner of an adopted worker.
-fn take_over(
-    shared: &Arc<Shared>,
-    folder: WorkerFolder,
-    record: WorkerRecord,
-    group: AdoptedGroup,
-    engine: Arc<Engine>,
-    port: u16,
-) {
-    let (handle, inbox) = Handle::new(NewWorker {
+/// What a record tells of a worker.
+fn of_record(record: WorkerRecord, folder: WorkerFolder, engine: Arc<Engine>, origin: Origin) -> NewWorker {
+    NewWorker {
         worker_id: record.worker_id,
         pid: record.process.pid,
         request: record.request,
@@ -221,8 +243,20 @@ fn take_over(
         secret: Secret::from_record(&record.secret),
         folder,
         started_at: record.started_at,
-        origin: Origin::Adopted { port },
-    });
+        origin,
+    }
+}
+
+/// Makes the handle and the owner of an adopted worker.
+fn take_over(
+    shared: &Arc<Shared>,
+    folder: WorkerFolder,
+    record: WorkerRecord,
+    group: AdoptedGroup,
+    engine: Arc<Engine>,
+    port: u16,
+) {
+    let (handle, inbox) = Handle::new(of_record(record, folder, engine, Origin::Adopted { port }));
     if shared.registry.insert(&handle).is_err() {
         // The hive is stopping already: its next run adopts the worker.
         return;
@@ -235,6 +269,22 @@ fn take_over(
     tracing::info!(pid = handle.pid, model = handle.model_id(), port, "adopted a worker of an earlier run");
     shared.registry.updated_because(&handle, Cause::Adopted, message);
     Owner::spawn(Processes::Adopted(group), handle, inbox, Arc::clone(shared));
+}
+
+/// Lists a worker that ended while no hive ran as a crashed one, and does with it what is done with those.
+fn list_dead(shared: &Arc<Shared>, folder: WorkerFolder, record: WorkerRecord, engine: Arc<Engine>) {
+    let (pid, model) = (record.process.pid, record.request.model_id.clone());
+    let message = format!("worker {pid} of '{model}' ended while no hive ran; its log may show why");
+    tracing::warn!(pid, model, log = %folder.log().display(), "{message}");
+    // The owner's side of the controls: nobody owns a worker that is gone.
+    let (handle, _no_owner) = Handle::new(of_record(record, folder, engine, Origin::Ended));
+    if shared.registry.insert(&handle).is_err() {
+        // The hive is stopping already.
+        return;
+    }
+    shared.registry.updated_because(&handle, Cause::Crash, message);
+    shared.registry.bound_crashed();
+    (shared.after_crash)(Arc::clone(shared), handle);
 }
 
 /// The most searches for processes that a worker left behind.

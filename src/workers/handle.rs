@@ -12,7 +12,7 @@ use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
 use super::device::Device;
-use super::end::GroupEnd;
+use super::end::{GroupEnd, Remains};
 use super::engines::Engine;
 use super::folder::WorkerFolder;
 use super::health::Counters;
@@ -60,6 +60,8 @@ pub(super) enum Origin {
         /// The TCP port.
         port: u16,
     },
+    /// An earlier daemon started it, and it ended while no daemon ran.
+    Ended,
 }
 
 /// What is known of a worker when its handle is made.
@@ -138,6 +140,15 @@ impl Handle {
                     Measurements { counters, ..Measurements::default() },
                 )
             }
+            Origin::Ended => {
+                let end = GroupEnd { exit: None, remains: Remains::Nothing };
+                let crashed = WorkerState::new(LifeStage::Crashed, None);
+                (
+                    WorkerState { end: Some(end), ended_at: Some(Instant::now()), ..crashed },
+                    Traffic::default(),
+                    Measurements::default(),
+                )
+            }
         };
         let handle = Self {
             worker_id,
@@ -175,7 +186,7 @@ impl Handle {
     pub(super) fn assigned_port(&self) -> Option<u16> {
         match self.origin {
             Origin::Started { assigned_port, .. } => assigned_port,
-            Origin::Adopted { .. } => None,
+            Origin::Adopted { .. } | Origin::Ended => None,
         }
     }
 
@@ -183,7 +194,7 @@ impl Handle {
     pub(super) fn expected_bytes(&self) -> u64 {
         match self.origin {
             Origin::Started { expected_bytes, .. } => expected_bytes,
-            Origin::Adopted { .. } => 0,
+            Origin::Adopted { .. } | Origin::Ended => 0,
         }
     }
 
@@ -191,7 +202,7 @@ impl Handle {
     pub(super) fn crashes(&self) -> u32 {
         match self.origin {
             Origin::Started { crashes, .. } => crashes,
-            Origin::Adopted { .. } => 0,
+            Origin::Adopted { .. } | Origin::Ended => 0,
         }
     }
 
@@ -285,6 +296,7 @@ impl Handle {
         let end = state.end?;
         let mut how = match end.exit {
             Some(exit) => exit.to_string(),
+            None if matches!(self.origin, Origin::Ended) => "unknown: it ended while no hive ran".to_owned(),
             None if end.processes_gone() => "unknown: an earlier run of the hive started it".to_owned(),
             None => "did not end within 5 s of being killed".to_owned(),
         };

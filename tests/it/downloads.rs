@@ -375,6 +375,50 @@ async fn a_stall_is_narrated_and_its_connection_replaced() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_wait_that_the_server_asks_for_is_told_and_no_rate_of_nothing() {
+    let hive = TestHive::start_with(|config| {
+        hasty(config);
+        config.timers.retry_after = Duration::from_millis(400).into();
+        config.timers.silence = Duration::from_millis(100).into();
+    })
+    .await;
+    let server = FaultServer::start().await;
+    let served =
+        Served { fault: Fault::AbsurdRetryAfter, when: When::At(1, 1), ..Served::correct(gguf(100_000, 5)) };
+    let stream = hive.run(&download(&server.serve("m.gguf", served))).await;
+    let lines = data_lines(&stream);
+    let asked =
+        lines.iter().position(|line| line.contains("asks to wait 8760 h 0 min: trying again in 400 ms"));
+    let next = &lines[asked.unwrap_or_else(|| panic!("{stream}")) + 1];
+    assert!(next.starts_with("Still waiting for the next try, which comes after 400 ms ("), "{stream}");
+    assert!(stream.ends_with("data: [DONE]\n\n"), "{stream}");
+    hive.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_download_that_a_stop_of_the_hive_ends_tells_what_it_kept() {
+    let hive = TestHive::start_with(hasty).await;
+    let server = FaultServer::start().await;
+    let body = gguf(2_000_000, 9);
+    let url = server.serve("m.gguf", Served::correct(body.clone()));
+    let half = body.len() as u64 / 2;
+    server.hold_after(half);
+    let id = hive.submit(&download(&url)).await;
+    until("half of the file", async || (server.sent() >= half).then_some(())).await;
+    let folder = hive.stop().await;
+    let hive = TestHive::start_in(folder, hasty).await;
+    let failure = hive.job(&id).await["failure"].clone();
+    assert_eq!(failure["code"], "interrupted", "{failure}");
+    let message = failure["message"].as_str().expect("a message");
+    assert!(
+        message.contains("the download was cancelled, after ") && message.contains(" of 1.9 MiB"),
+        "{message}"
+    );
+    assert!(failure["hint"].as_str().is_some_and(|hint| hint.contains("goes on from there")), "{failure}");
+    hive.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_cancelled_download_keeps_its_bytes_and_resumes() {
     let hive = TestHive::start_with(hasty).await;
     let server = FaultServer::start().await;

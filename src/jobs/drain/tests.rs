@@ -32,7 +32,7 @@ fn drain(dir: &Path) -> Drain {
         log,
         journals,
         hub: Arc::new(Hub::new(16)),
-        progress_every_ms: 0,
+        progress_every: Duration::ZERO,
     }
 }
 
@@ -55,7 +55,8 @@ async fn a_job_has_the_times_of_its_journal() {
     end.send(Terminal::Done).unwrap();
     drain.run(receiver, ended).await;
     let recalled = journals.recall(job.id()).unwrap();
-    let recalled = Job::from_journal(recalled.header, recalled.started_at, &recalled.log, false);
+    let recalled =
+        Job::from_journal(recalled.header, recalled.started_at, &recalled.log, false, Instant::now());
     for job in [&*job, &recalled] {
         assert_eq!((job.started_at(), job.ended_at()), (Some(Instant(5)), Some(ahead)));
     }

@@ -12,7 +12,7 @@ fn job() -> Arc<Job> {
         operation: "test".into(),
         kind: OperationKind::Act,
         request: RawValue::from_string("{}".into()).unwrap(),
-        created_at: Instant::now(),
+        created_at: crate::time::Instant::now(),
         idempotency_key: None,
         journal_damage: None,
     };
@@ -81,4 +81,37 @@ async fn what_stands_behind_a_failure_is_narrated_before_its_terminal() {
         }
     }
     assert_eq!(told, ["Cause: the inner cause", "The end of its log:\n  one\n  two"]);
+}
+
+/// Runs a job that waits until it has narrated twice that it still runs.
+#[tokio::test]
+async fn setting_the_clock_back_silences_no_job() {
+    use crate::narration::{Entry, with_narration_context};
+    use crate::time::turn_wall;
+
+    const DAY_MS: i64 = 24 * 3600 * 1000;
+    let limits = Limits::new(&Jobs::default());
+    let job = job();
+    let timers = Timers { silence: Duration::from_millis(20).into(), ..Timers::default() };
+    let run = JobRun::new(Arc::clone(&job), limits.claim(JobClass::Acts).unwrap(), RunLimits::new(&timers));
+    let (sender, mut entries) = tokio::sync::mpsc::unbounded_channel();
+    let context = NarrationContext::new("job-1".to_owned(), "test", sender);
+    let running = with_narration_context(
+        context,
+        run.run(None, |handle| async move {
+            handle.stop.cancelled().await;
+            Ok(())
+        }),
+    );
+    let listening = async {
+        for turned in [-DAY_MS, DAY_MS] {
+            turn_wall(turned);
+            while !matches!(entries.recv().await,
+                Some(Entry::Narration(narration)) if narration.action == "still_working")
+            {}
+        }
+        job.stop(StopReason::Cancel);
+    };
+    tokio::join!(running, listening);
+    turn_wall(0);
 }

@@ -52,7 +52,7 @@ impl fmt::Display for ReconcileReport {
         }
         if !self.removed.is_empty() {
             let freed = text::bytes(self.freed_bytes);
-            clauses.push(format!("{} orphaned file(s) removed ({freed})", self.removed.len()));
+            clauses.push(format!("removed, as they were of no use ({freed}): {}", self.removed.join(", ")));
         }
         if !self.changed.is_empty() {
             clauses.push(format!("changed or gone since: {}", self.changed.join(", ")));
@@ -149,7 +149,11 @@ impl ReconcileReport {
                 self.in_use.push(target.to_owned());
             }
             Ok(Removal::NewerFormat) => self.keep_newer(path),
-            Ok(Removal::Removed(bytes)) => self.add_removed(path, bytes),
+            Ok(Removal::Removed(bytes)) => {
+                let why = "it has no journal, or none of its bytes can be resumed";
+                tracing::warn!(model = target, bytes, why, "removed an interrupted download");
+                self.add_removed(path, bytes);
+            }
             // The draft of a link that an import did not finish.
             Err(_) => self.remove(path),
         }

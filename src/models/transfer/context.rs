@@ -11,7 +11,7 @@ use crate::models::transfer::disk::Disk;
 use crate::models::transfer::fetch::{FetchConfig, Fetcher};
 use crate::models::transfer::limiter::Limiter;
 use crate::models::transfer::remote::{Destination, RemoteFile};
-use crate::narration::{self, Level, Progress};
+use crate::narration::{self, Level, Progress, WaitGuard};
 
 /// How many notes a job may be behind before it misses some.
 const MAX_BEHIND: usize = 1024;
@@ -46,12 +46,15 @@ pub(crate) struct Note {
     action: &'static str,
     message: String,
     progress: Option<Progress>,
+    /// What the transfer waits for from now until its next note.
+    wait: Option<String>,
 }
 
 impl Note {
-    /// Narrates it in the job of the caller.
-    pub(crate) fn narrate(self) {
+    /// Narrates it in the job of the caller. Returns the wait that it announces.
+    pub(crate) fn narrate(self) -> Option<WaitGuard> {
         narration::narrate(self.level, self.action, self.message, self.progress);
+        self.wait.map(narration::waiting_for)
     }
 }
 
@@ -82,12 +85,18 @@ impl Transfer {
 
     pub(crate) fn say(&self, level: Level, action: &'static str, message: String) {
         // No job listens while the last one is leaving.
-        let _ = self.notes.send(Note { level, action, message, progress: None });
+        let _ = self.notes.send(Note { level, action, message, progress: None, wait: None });
+    }
+
+    /// Says that the transfer waits, and for what.
+    pub(crate) fn say_wait(&self, action: &'static str, message: String, wait: String) {
+        let _ =
+            self.notes.send(Note { level: Level::Warn, action, message, progress: None, wait: Some(wait) });
     }
 
     pub(crate) fn say_progress(&self, progress: Progress, message: String) {
         let (level, action, progress) = (Level::Info, "model_download_progress", Some(progress));
-        let _ = self.notes.send(Note { level, action, message, progress });
+        let _ = self.notes.send(Note { level, action, message, progress, wait: None });
     }
 
     /// Bytes of the file that were received.

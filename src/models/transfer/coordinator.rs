@@ -345,17 +345,18 @@ impl<'a> Coordinator<'a> {
             Next::Again => {}
             Next::Retry { failure: number, wait } => {
                 let mut what = failure.message.clone();
-                if let TroubleKind::Later(asked) = kind
-                    && asked > wait
-                {
-                    what += &format!(" and asked for a wait of {}", in_words(asked));
+                if let TroubleKind::Later(asked) = kind {
+                    what += &format!(" and asks to wait {}", in_words(asked));
                 }
-                let (action, next) = if kind == TroubleKind::Stalled {
-                    ("model_download_stalled", "replacing the connection".to_owned())
+                if kind == TroubleKind::Stalled {
+                    let message = format!("{what}: replacing the connection ({number} of {of})");
+                    self.transfer.say(Level::Warn, "model_download_stalled", message);
                 } else {
-                    ("model_download_retry", format!("trying again in {}", in_words(wait)))
-                };
-                self.transfer.say(Level::Warn, action, format!("{what}: {next} ({number} of {of})"));
+                    let next = format!("trying again in {}", in_words(wait));
+                    let message = format!("{what}: {next} ({number} of {of})");
+                    let waiting = format!("the next try, which comes after {} ({what})", in_words(wait));
+                    self.transfer.say_wait("model_download_retry", message, waiting);
+                }
             }
         }
         if self.identity.is_resumable() || self.chunks.is_empty() {
@@ -406,6 +407,10 @@ impl<'a> Coordinator<'a> {
     }
 
     fn show(&self, meter: &mut Meter) {
+        // While every connection waits for the next try, a rate of nothing would say less than that.
+        if self.is_delayed && self.leases.iter().all(Option::is_none) {
+            return;
+        }
         let size = self.chunks.size().or(self.transfer.file.size);
         let mut progress = meter.sample(self.transfer.received(), size, Instant::now());
         progress.connections = u32::try_from(self.leases.iter().flatten().count()).ok();

@@ -106,6 +106,9 @@ pub(crate) async fn keep(transfer: &Transfer, partial: &Arc<Partial>, mut failur
         // How far it came says whether to try again.
         failure.message += &format!(", after {part}");
     }
+    if matches!(kept, Ok(Some(_))) && failure.code == Code::Cancelled {
+        failure = failure.hint("what is stored is kept: ModelDownload goes on from there");
+    }
     let received = text::bytes(received);
     let (level, action, message) = match kept {
         Ok(Some(_)) => (

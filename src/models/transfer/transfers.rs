@@ -18,6 +18,7 @@ use crate::error::{Code, Failure, Result};
 use crate::models::transfer::context::{Note, Transfer, TransferContext};
 use crate::models::transfer::remote::{Destination, RemoteFile, StoredFile};
 use crate::models::transfer::run;
+use crate::narration::WaitGuard;
 use crate::turns::Turns;
 use crate::{n, spawn};
 
@@ -100,12 +101,13 @@ impl Transfers {
                 n!("model_download_joined", "Another job is downloading {name} already: joined it");
             }
             let mut published = shared.outcome.subscribe();
+            let mut _waiting = None;
             let outcome = loop {
                 let ended =
                     async { published.wait_for(Option::is_some).await.ok().and_then(|it| it.clone()) };
                 tokio::select! {
                     biased;
-                    () = narrate_next(&mut notes), if is_same => {}
+                    wait = narrate_next(&mut notes), if is_same => _waiting = wait,
                     () = stop.cancelled(), if interest.is_some() => {
                         // For the last job this is what stops the transfer.
                         if interest.take().and_then(Arc::into_inner).is_none() {
@@ -120,10 +122,12 @@ impl Transfers {
             while let Ok(note) = notes.try_recv()
                 && is_same
             {
-                note.narrate();
+                drop(note.narrate());
             }
             match outcome.as_deref() {
                 None => return Err(Failure::internal("a transfer ended without an outcome")),
+                // It says what is kept, where this job was the last one.
+                Some(Err(failure)) if stop.is_cancelled() && is_same => return Err(failure.clone()),
                 Some(Err(_)) if stop.is_cancelled() => return Err(cancelled()),
                 Some(Ok(stored)) if is_same => return Ok(Fetched::Stored(stored.clone())),
                 Some(Ok(_)) => return Ok(Fetched::OtherFile),
@@ -161,12 +165,13 @@ impl Transfers {
     }
 }
 
-/// Waits for one note of a transfer and narrates it.
-async fn narrate_next(notes: &mut Receiver<Note>) {
+/// Waits for one note of a transfer and narrates it. Returns the wait that it announces.
+async fn narrate_next(notes: &mut Receiver<Note>) -> Option<WaitGuard> {
     match notes.recv().await {
         Ok(note) => note.narrate(),
         Err(RecvError::Lagged(count)) => {
             n!(debug: "model_download_progress", "{count} notes of the transfer were missed");
+            None
         }
         Err(RecvError::Closed) => std::future::pending().await,
     }

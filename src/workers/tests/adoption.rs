@@ -83,6 +83,30 @@ async fn workers_whose_records_do_not_match_are_ended() {
     hive.finish().await;
 }
 
+#[tokio::test]
+async fn a_worker_that_ended_while_no_hive_ran_is_listed_as_crashed() {
+    let hive = Hive::with(leave_workers);
+    let (one, other) = (hive.start("healthy").await.unwrap(), hive.start("family").await.unwrap());
+    let mut hive = restart_hive(hive, || {
+        signal(one.pid, Signal::KILL);
+        while !gone(one.pid) {
+            std::thread::sleep(POLL);
+        }
+    })
+    .await;
+    let found = hive.workers.adoption().unwrap();
+    assert_eq!((&found.died[..], &found.adopted[..]), (&[one.pid][..], &[other.pid][..]));
+    let crashed = hive.workers.get(one.pid).unwrap();
+    assert_eq!((&crashed.worker_id, crashed.status), (&one.worker_id, Status::Crashed));
+    assert_eq!(crashed.last_exit.as_deref(), Some("unknown: it ended while no hive ran"));
+    let told = change(&mut hive.changes, |change| change.cause == Some(Cause::Crash)).await;
+    assert!(told.message.unwrap().contains("ended while no hive ran"));
+    assert!(hive.workers.log(one.pid).unwrap().exists(), "its log can be read");
+    hive.workers.stop(one.pid, LONG).await.unwrap();
+    assert_eq!(hive.pids(), [other.pid]);
+    hive.finish().await;
+}
+
 #[cfg(target_os = "linux")]
 #[tokio::test]
 async fn a_worker_without_a_record_is_ended_by_its_marker() {
