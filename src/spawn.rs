@@ -69,6 +69,27 @@ where
     std::thread::Builder::new().name(name.to_owned()).spawn(carry(work))
 }
 
+/// Runs `work` on a thread of its own that cannot gain privileges, and waits for it. The processes that the
+/// work starts inherit this (`PR_SET_NO_NEW_PRIVS`, `prctl(2)`): no set-user-id program lifts them above their
+/// user. The attribute cannot be taken back, which is why the thread ends with the work.
+///
+/// # Errors
+/// The system cannot start another thread, or does not know the attribute.
+pub fn without_new_privileges<R: Send>(work: impl FnOnce() -> R + Send) -> io::Result<R> {
+    // A child is reaped by the runtime of the caller.
+    let runtime = tokio::runtime::Handle::current();
+    let work = carry(work);
+    std::thread::scope(|scope| {
+        let thread = std::thread::Builder::new().name("launch".to_owned()).spawn_scoped(scope, || {
+            let _within = runtime.enter();
+            #[cfg(target_os = "linux")]
+            rustix::thread::set_no_new_privs(true)?;
+            Ok(work())
+        })?;
+        thread.join().unwrap_or_else(|_| Err(io::Error::other("the thread that starts a process panicked")))
+    })
+}
+
 /// A command for a child process whose standard input is empty. Narrate its output with
 /// [`narrate_lines`], or redirect it to a file.
 pub fn command(program: impl AsRef<OsStr>) -> Command {

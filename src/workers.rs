@@ -36,6 +36,8 @@
 //!   itself ([`adopted`]).
 //! - A worker whose record has a newer version is neither adopted nor signalled, and its record stays.
 //! - The secret is passed in the environment, and sent only to a socket whose owner was verified.
+//! - A worker gets no variable of the hive that looks like a secret ([`environment`]), and cannot gain
+//!   privileges (`no_new_privs`).
 //! - A worker's log is a bounded file, never a pipe to the daemon.
 //! - No lock of this module is held across an await.
 //! - A worker that serves is asked for a sign of life ([`pulse`]) as long as it lives, whoever started it.
@@ -68,7 +70,7 @@
 //! | [`engines`] | descriptions of engines, their search and their choice |
 //! | [`gpus`], [`process_group`], [`identity`], [`oom_killer`] | what drivers and the system tell |
 //! | [`start_error`], [`state`], [`end`], [`exit`], [`causes`], [`folder`], [`report`], [`log_progress`] | plain values and files |
-//! | [`request`], [`worker`], [`secret`], [`device`] | plain values |
+//! | [`environment`], [`request`], [`worker`], [`secret`], [`device`] | plain values |
 
 pub mod telemetry;
 mod supervisor;
@@ -112,6 +114,7 @@ mod causes;
 mod folder;
 mod report;
 mod log_progress;
+mod environment;
 mod request;
 mod worker;
 mod secret;

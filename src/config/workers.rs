@@ -24,6 +24,8 @@ pub struct Workers {
     /// Whether workers end with the daemon even when it is killed (`kill -9`), instead of being adopted
     /// by its next start. Only engines that support it, such as the built-in one, end that way.
     pub lifeline: bool,
+    /// Whether workers and their children can gain no privileges, such as by a set-user-id program.
+    pub no_new_privileges: bool,
     /// Threads of a worker on the processor. Unset means one for each physical core but one, which is
     /// left to the rest of the machine: threads wait for one another at every step, and on two busy
     /// cores one thread was measured to be five times as fast as two.
@@ -92,6 +94,7 @@ impl Default for Workers {
             restart_reset: Duration::from_secs(600).into(),
             keep_on_shutdown: false,
             lifeline: false,
+            no_new_privileges: true,
             threads: None,
         }
     }

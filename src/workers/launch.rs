@@ -10,6 +10,7 @@ use super::child::ChildGroup;
 use super::device::Device;
 use super::engines::PortSource;
 use super::engines::choice::EngineChoice;
+use super::environment;
 use super::folder::WorkerFolder;
 use super::handle::{Handle, NewWorker, Origin};
 use super::identity::MARKER;
@@ -22,11 +23,7 @@ use super::shared::Shared;
 use super::start_error::StartError;
 use super::state::{Control, StopReason};
 use crate::error::{Code, Failure, Result};
-use crate::{disk, n, spawn};
-
-/// Environment variables of the daemon that no worker needs.
-const KEPT_FROM_WORKERS: &[&str] =
-    &[disk::FAULT_VARIABLE, "HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "RBEE_HIVE_TOKEN_FILE"];
+use crate::{n, spawn};
 
 /// More layers than any model has.
 const ALL_LAYERS: u32 = 999;
@@ -59,18 +56,24 @@ pub(super) async fn launch(
     let secret = Secret::random();
     let mut command = spawn::command(&engine.program);
     command.args(&arguments).stdout(log).stderr(log_again);
-    // llama-server reads settings from variables of this prefix, and the daemon's are not its own.
-    for (variable, _) in std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("LLAMA_"))
-    {
-        command.env_remove(variable);
+    let kept_back: Vec<_> =
+        std::env::vars_os().filter(|(name, value)| !environment::is_passed_on(name, value)).collect();
+    for (name, _) in &kept_back {
+        command.env_remove(name);
+    }
+    if !kept_back.is_empty() {
+        let names: Vec<_> = kept_back.iter().map(|(name, _)| name.to_string_lossy()).collect();
+        n!(debug: "worker_environment", "Kept from the worker's environment: {}", names.join(", "));
     }
     command.envs(engine.variables(&values));
-    for variable in KEPT_FROM_WORKERS {
-        command.env_remove(variable);
-    }
     command.env(&engine.secret_variable, secret.expose()).env(MARKER, &worker_id);
     // From here to the owner there is no await, so that every process gets its owner.
-    let processes = match ChildGroup::spawn(&mut command) {
+    let spawned = if shared.settings.no_new_privileges {
+        spawn::without_new_privileges(|| ChildGroup::spawn(&mut command)).flatten()
+    } else {
+        ChildGroup::spawn(&mut command)
+    };
+    let processes = match spawned {
         Ok(group) => Processes::Own(group),
         Err(error) => {
             folder.discard();

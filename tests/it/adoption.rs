@@ -268,3 +268,32 @@ async fn a_worker_with_a_newer_record_is_left_alone_and_reported() {
     assert!(daemon.ended().await.success());
     assert!(!runs(i32::try_from(pid).expect("a pid")));
 }
+
+#[cfg(target_os = "linux")]
+#[tokio::test(flavor = "multi_thread")]
+async fn a_worker_gets_no_secret_of_the_hive_and_can_gain_no_privileges() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let _leftovers = Leftovers(dir.path().to_owned());
+    let models = dir.path().join("models");
+    std::fs::create_dir(&models).expect("a folder for models");
+    write_model(&models, "tiny");
+    let variables = [
+        ("AWS_SECRET_ACCESS_KEY", "cloud"),
+        ("HF_TOKEN", "hub"),
+        ("DATABASE_URL", "postgres://me:word@db/x"),
+        ("OMP_NUM_THREADS", "7"),
+    ];
+    let daemon = Daemon::start_with(dir.path(), &[], &variables).await;
+    let pid = spawned(&client(), &daemon.url, "tiny").await;
+    let environment = std::fs::read_to_string(format!("/proc/{pid}/environ")).expect("its environment");
+    let names: Vec<_> = environment.split('\0').filter_map(|variable| variable.split('=').next()).collect();
+    for (name, _) in &variables[..3] {
+        assert!(!names.contains(name), "{name}: {names:?}");
+    }
+    for name in ["OMP_NUM_THREADS", "PATH", "RBEE_WORKER_SECRET"] {
+        assert!(names.contains(&name), "{name}: {names:?}");
+    }
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).expect("its status");
+    assert!(status.lines().any(|line| line.split_whitespace().eq(["NoNewPrivs:", "1"])), "{status}");
+    daemon.stop().await;
+}

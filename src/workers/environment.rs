@@ -1,0 +1,94 @@
+//! Which variables of the hive's environment a worker does not get.
+//!
+//! Engines read many variables (`PATH`, `CUDA_VISIBLE_DEVICES`, `OMP_NUM_THREADS`, those of Python and of
+//! drivers), and new ones with each version, so a worker gets what the hive has, less what looks like a
+//! secret: by its name, or as a URL with a password. This keeps keys of clouds and services out of the logs,
+//! crash reports and children of engines. It is no wall: a worker runs as the hive's user. What an engine
+//! needs of all this, its `env` setting gives it.
+
+use std::ffi::OsStr;
+
+use crate::disk;
+
+/// Words of names that hold a secret, or the path of one. A word stands between underscores.
+const WORDS: &[&str] = &["KEY", "KEYS", "PASS", "PAT", "AUTH", "COOKIE", "NETRC", "KUBECONFIG", "PGPASSFILE"];
+/// Ends of such words.
+const ENDS: &[&str] = &[
+    "TOKEN",
+    "SECRET",
+    "SECRETS",
+    "PASSWORD",
+    "PASSWD",
+    "PASSPHRASE",
+    "APIKEY",
+    "CREDENTIAL",
+    "CREDENTIALS",
+];
+/// Beginnings of names whose variables belong to other programs that hold accounts. llama-server reads its
+/// settings from those that begin with `LLAMA_`, and the hive's are not its own.
+const BEGINNINGS: &[&str] =
+    &["AWS_", "AZURE_", "GOOGLE_", "GCP_", "CLOUDSDK_", "SSH_", "GPG_", "VAULT_", "LLAMA_"];
+
+/// Whether a worker gets this variable of the hive.
+pub(super) fn is_passed_on(name: &OsStr, value: &OsStr) -> bool {
+    let name = name.to_string_lossy().to_uppercase();
+    let is_secret = |word: &str| WORDS.contains(&word) || ENDS.iter().any(|end| word.ends_with(end));
+    // A fault that a test gives the hive is not the worker's.
+    name != disk::FAULT_VARIABLE
+        && !BEGINNINGS.iter().any(|beginning| name.starts_with(beginning))
+        && !name.split('_').any(is_secret)
+        && !has_password(&value.to_string_lossy())
+}
+
+/// Whether a value is a URL with a password: `scheme://user:password@host`.
+fn has_password(value: &str) -> bool {
+    let Some((_, rest)) = value.split_once("://") else { return false };
+    let authority = rest.split('/').next().unwrap_or_default();
+    authority.rsplit_once('@').is_some_and(|(user, _)| user.contains(':'))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_looks_like_a_secret_is_kept_back_and_nothing_else() {
+        let passed = |name: &str, value: &str| is_passed_on(OsStr::new(name), OsStr::new(value));
+        for name in [
+            "HF_TOKEN",
+            "HUGGING_FACE_HUB_TOKEN",
+            "RBEE_HIVE_TOKEN_FILE",
+            "OPENAI_API_KEY",
+            "AWS_SECRET_ACCESS_KEY",
+            "AWS_PROFILE",
+            "AZURE_CLIENT_ID",
+            "GOOGLE_APPLICATION_CREDENTIALS",
+            "GITHUB_PAT",
+            "PGPASSWORD",
+            "db_password",
+            "SSH_AUTH_SOCK",
+            "KUBECONFIG",
+            "LLAMA_ARG_CTX_SIZE",
+        ] {
+            assert!(!passed(name, "x"), "{name}");
+        }
+        for name in [
+            "PATH",
+            "HOME",
+            "LD_LIBRARY_PATH",
+            "CUDA_VISIBLE_DEVICES",
+            "OMP_NUM_THREADS",
+            "TOKENIZERS_PARALLELISM",
+            "VLLM_MAX_TOKENS",
+            "HF_HOME",
+            "PYTHONPATH",
+            "RUST_LOG",
+        ] {
+            assert!(passed(name, "x"), "{name}");
+        }
+        assert!(passed("HTTPS_PROXY", "http://proxy:3128") && passed("X", "a@b:c"));
+        assert!(passed("X", "https://host/path@2:3"), "what follows the host is no user");
+        assert!(!passed("HTTPS_PROXY", "http://me:word@proxy:3128"));
+        assert!(!passed("DATABASE_URL", "postgres://me:word@db/x"));
+    }
+}
