@@ -147,13 +147,13 @@ pub async fn run(
 /// [`Code::ConfigInvalid`] if the Unix socket cannot be made.
 pub async fn bind(config: &Config) -> Result<Listener> {
     let tcp = match config.bind {
-        Bind::Address(ip) => Some(bind_tcp(SocketAddr::new(ip, config.port)).await?),
+        Bind::Address(ip) => Some(bind_tcp(SocketAddr::new(ip, config.port), &config.data_dir).await?),
         Bind::None => None,
     };
     Listener::new(tcp, config.unix_socket.as_deref()).await
 }
 
-async fn bind_tcp(address: SocketAddr) -> Result<TcpListener> {
+async fn bind_tcp(address: SocketAddr, data_dir: &Path) -> Result<TcpListener> {
     let port = address.port();
     TcpListener::bind(address).await.map_err(|error| match error.kind() {
         std::io::ErrorKind::AddrInUse => {
@@ -161,12 +161,29 @@ async fn bind_tcp(address: SocketAddr) -> Result<TcpListener> {
                 Some((pid, name)) => format!("process {pid} ({name})"),
                 None => "another process".to_owned(),
             };
-            Failure::new(Code::PortInUse, format!("port {port} is taken by {holder}"))
-                .hint("stop that process, or choose another port with --port (0 takes a free one)")
+            let hint = match hive_of(data_dir).filter(HiveFile::serves) {
+                Some(HiveFile { pid, url, .. }) => {
+                    format!("the hive of this data folder runs already, as process {pid}: use it at {url}, or stop it")
+                }
+                None => "stop that process, or choose another port with --port (0 takes a free one)".to_owned(),
+            };
+            Failure::new(Code::PortInUse, format!("port {port} is taken by {holder}")).hint(hint)
         }
         _ => Failure::new(Code::Io, format!("could not bind {address}: {error}"))
             .hint("choose another --bind or --port"),
     })
+}
+
+/// The hive that the data folder names as the one that runs.
+fn hive_of(dir: &Path) -> Option<HiveFile> {
+    serde_json::from_slice(&files::read(&dir.join("hive.json"), files::SMALL).ok()?).ok()
+}
+
+impl HiveFile {
+    /// Whether it still serves: a killed hive leaves its file behind.
+    fn serves(&self) -> bool {
+        crate::workers::port_holder(self.port).is_some_and(|(pid, _)| pid == self.pid)
+    }
 }
 
 /// Locks the data folder.
@@ -177,10 +194,7 @@ fn lock(dir: &Path) -> Result<std::fs::File> {
     match file.try_lock() {
         Ok(()) => Ok(file),
         Err(std::fs::TryLockError::WouldBlock) => {
-            let holder = files::read(&dir.join("hive.json"), files::SMALL)
-                .ok()
-                .and_then(|text| serde_json::from_slice::<HiveFile>(&text).ok());
-            let who = match holder {
+            let who = match hive_of(dir) {
                 Some(HiveFile { pid, url, .. }) => format!("process {pid}, serving on {url}"),
                 None => "another process, which is starting or stopping".to_owned(),
             };

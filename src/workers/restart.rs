@@ -13,6 +13,7 @@ use super::shared::Shared;
 use super::start;
 use super::start_error::{StartError, StartErrorKind};
 use crate::config::{RestartPolicy, Workers};
+use crate::error::Failure;
 use crate::{narration, spawn};
 
 /// What owners do with a worker that has just crashed.
@@ -61,14 +62,16 @@ async fn restart(shared: Arc<Shared>, crashed: Arc<Handle>) {
             return;
         }
         if kind != StartErrorKind::Temporary {
-            tracing::warn!(pid, code = %failure.code, %failure, "a worker is not restarted");
+            let Failure { code, causes, log_tail, .. } = &failure;
+            tracing::warn!(pid, %code, %failure, ?causes, ?log_tail, "a worker is not restarted");
             if registry.has(&crashed) {
                 let message = format!("worker {pid} is not restarted: {failure}");
                 registry.updated_because(&crashed, Cause::GivenUp, message);
             }
             return;
         }
-        tracing::warn!(pid, code = %failure.code, %failure, "a restart failed");
+        let Failure { code, causes, log_tail, .. } = &failure;
+        tracing::warn!(pid, %code, %failure, ?causes, ?log_tail, "a restart failed");
     }
 }
 

@@ -143,6 +143,16 @@ async fn a_taken_port_names_its_holder() {
     }
     assert!(said.contains("--port"), "{said}");
     assert!(!dir.path().join("data/hive.json").exists());
+
+    // If the folder's own hive runs, that is the one to use, whatever its port.
+    let daemon = Daemon::start(dir.path(), &[]).await;
+    let mut command = program();
+    command.args(["--port", &port.to_string(), "--data-dir"]).arg(dir.path().join("data"));
+    let (_, said) = Daemon::refuse(command).await;
+    if cfg!(target_os = "linux") {
+        assert!(said.contains(&format!("as process {}: use it at {}", daemon.pid(), daemon.url)), "{said}");
+    }
+    daemon.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
