@@ -33,7 +33,8 @@ async fn a_worker_becomes_ready_and_stops() {
         let score = std::fs::read_to_string(format!("/proc/{}/oom_score_adj", worker.pid)).unwrap();
         assert!(score.trim().parse::<i32>().unwrap() >= 300, "it goes before the daemon");
     }
-    assert!(hive.workers.serves("healthy") && hive.workers.ready(&request("healthy")).is_some());
+    let on_the_processor = StartRequest { device: Device::CPU, ..request("healthy") };
+    assert!(hive.workers.serves("healthy") && hive.workers.ready(&on_the_processor).is_some());
     hive.workers.refresh().await;
     let measured = hive.workers.get(worker.pid).unwrap();
     assert!(measured.rss_bytes > 100_000 && measured.requests == 7 && measured.tokens_generated == 99);
