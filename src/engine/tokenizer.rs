@@ -23,6 +23,7 @@ use crate::models::gguf::Metadata;
 use bpe::Bpe;
 pub use decode::Decoder;
 use sentencepiece::SentencePiece;
+pub(crate) use shield::MARKS;
 pub use shield::Shield;
 pub use special::SpecialTokens;
 use vocabulary::{TokenKind, Vocabulary};

@@ -206,7 +206,7 @@ async fn invalid_requests_name_their_field_in_openais_form() {
     hive.load("tiny").await;
     let base = chat("tiny");
     for (field, value) in [
-        ("max_tokens", json!(-1)),
+        ("max_tokens", json!(-2)),
         ("max_tokens", json!(1.5)),
         ("max_tokens", json!("10")),
         ("max_tokens", json!(1e30)),
@@ -214,7 +214,7 @@ async fn invalid_requests_name_their_field_in_openais_form() {
         ("n_discard", json!(-1)),
         ("n", json!(0)),
         ("n", json!(100_000)),
-        ("top_k", json!(-1)),
+        ("top_k", json!(-2)),
         ("temperature", json!(-0.1)),
         ("top_p", json!(1.1)),
         ("frequency_penalty", json!(3)),
@@ -254,7 +254,7 @@ async fn invalid_requests_name_their_field_in_openais_form() {
         let refused = problem(post(body).await, 400, code).await;
         assert_eq!(refused["error"]["code"], code, "{refused}");
     }
-    let huge = format!(r#"{{"model":"{}"}}"#, "x".repeat(5 << 20));
+    let huge = format!(r#"{{"model":"{}"}}"#, "x".repeat(33 << 20));
     problem(post(&huge).await, 413, "body_too_large").await;
     hive.stop().await;
 }

@@ -6,7 +6,7 @@ use rbee_hive::engine::sample_model::{SampleModel, SampleWeights};
 use rbee_hive::models::gguf::{Arrays, Header};
 use serde_json::{Value, json};
 
-use crate::support::{TestHive, soon, until, write_model};
+use crate::support::{TestHive, read_until, soon, write_model};
 
 fn load(extra: Value) -> Value {
     let mut fields = json!({ "id": "tiny" });
@@ -79,16 +79,19 @@ async fn a_worker_is_replaced_only_once_it_is_idle() {
     let mut running = hive.post("/v1/chat/completions", &endless).await;
     soon("a chunk", running.chunk()).await.expect("it runs").expect("it goes on");
     let job = hive.submit(&load(json!({ "context_length": 8192 }))).await;
-    let narrated = || async {
-        let workers = hive.succeed(&json!({ "WorkerProcessList": {} })).await;
-        let events = hive.get(&format!("/v1/jobs/{job}")).await.text().await.ok()?;
-        let waits = workers[0]["pid"] == first["pid"] && events.contains("running");
-        waits.then_some(())
-    };
-    until("the job to run beside the worker", narrated).await;
+    let mut narrations = hive.get(&format!("/v1/jobs/{job}/stream")).await;
+    read_until(&mut narrations, &mut String::new(), "it is replaced once it is idle").await;
+    for _ in 0..20 {
+        soon("a chunk", running.chunk()).await.expect("it runs").expect("it goes on");
+    }
+    let workers = hive.succeed(&json!({ "WorkerProcessList": {} })).await;
+    assert_eq!((&workers[0]["pid"], &workers[1]), (&first["pid"], &Value::Null));
+    assert_eq!(hive.job(&job).await["state"], "running");
     drop(running);
     let stream = hive.stream(&job).await;
-    assert!(stream.contains("it is replaced once it is idle") && stream.contains("[DONE]"), "{stream}");
+    assert!(stream.ends_with("[DONE]\n\n"), "{stream}");
+    let workers = hive.succeed(&json!({ "WorkerProcessList": {} })).await;
+    assert_eq!((&workers[0]["context_length"], &workers[1]), (&json!(8192), &Value::Null));
     hive.stop().await;
 }
 

@@ -6,6 +6,7 @@ use minijinja::value::{Kwargs, ValueKind};
 use minijinja::{Error, ErrorKind, State, Value};
 
 use super::python::float_repr;
+use crate::engine::tokenizer::MARKS;
 
 /// The deepest nesting that is written. Python ends at its own limit of recursion, about a thousand.
 const MAX_DEPTH: usize = 200;
@@ -141,6 +142,7 @@ impl Writer<'_> {
         Ok(())
     }
 
+    /// The marks of the conversation's texts are removed later, and stay as they are.
     fn string(&mut self, text: &str) -> Result<(), Error> {
         self.state.consume_fuel(text.len() as u64 / 64)?;
         self.json.push('"');
@@ -153,7 +155,7 @@ impl Writer<'_> {
                 '\t' => self.json.push_str("\\t"),
                 '\u{8}' => self.json.push_str("\\b"),
                 '\u{c}' => self.json.push_str("\\f"),
-                c if c < ' ' || (self.ascii && !c.is_ascii()) || (self.ascii && c == '\u{7f}') => {
+                c if c < ' ' || (self.ascii && (!c.is_ascii() || c == '\u{7f}') && !MARKS.contains(&c)) => {
                     for unit in c.encode_utf16(&mut [0; 2]) {
                         let _infallible = write!(self.json, "\\u{unit:04x}");
                     }

@@ -141,6 +141,12 @@ mod tests {
     }
 
     #[test]
+    fn json_in_ascii_leaves_the_marks_of_a_text() {
+        let rendered = render("{{ '\u{F0000}ä\u{F0000}' | tojson(ensure_ascii=true) }}").unwrap();
+        assert_eq!(rendered, "\"\u{F0000}\\u00e4\u{F0000}\"");
+    }
+
+    #[test]
     fn the_time_is_formatted_and_an_invalid_format_is_an_error() {
         assert_eq!(render("{{ strftime_now('%Y')[:2] }}").unwrap(), "20");
         assert!(render("{{ strftime_now('%!') }}").is_err());

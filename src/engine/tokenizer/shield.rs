@@ -17,7 +17,7 @@
 use super::special::SpecialTokens;
 
 /// The possible marks: the private use planes, which no script uses.
-const MARKS: std::ops::RangeInclusive<char> = '\u{F0000}'..='\u{FFFFD}';
+pub(crate) const MARKS: std::ops::RangeInclusive<char> = '\u{F0000}'..='\u{FFFFD}';
 
 /// Protects the texts of one request; see the module.
 #[derive(Debug)]
