@@ -66,6 +66,18 @@ impl WorkerFolder {
         }
     }
 
+    /// Removes the drafts of files that a killed process was writing.
+    pub(super) fn remove_drafts(&self) {
+        for path in [self.record(), self.report()] {
+            let draft = path.with_extension(files::DRAFT);
+            if draft.exists()
+                && let Err(error) = disk::remove_file(&draft)
+            {
+                tracing::warn!(path = %draft.display(), %error, "could not remove a draft");
+            }
+        }
+    }
+
     /// Keeps a record that cannot be read under another name, as long as the worker's log. Gives the path
     /// of the file.
     pub(super) fn set_record_aside(&self) -> PathBuf {
@@ -149,6 +161,18 @@ mod tests {
     use std::os::unix::fs::PermissionsExt;
 
     use super::*;
+
+    #[test]
+    fn the_drafts_of_a_killed_process_are_removed() {
+        let workers = tempfile::tempdir().unwrap();
+        let folder = WorkerFolder::create(workers.path(), "worker-1", &HashSet::new()).unwrap();
+        for name in ["record.tmp", "report.tmp", "report.json"] {
+            std::fs::write(folder.0.join(name), "{").unwrap();
+        }
+        folder.remove_drafts();
+        let left = std::fs::read_dir(&folder.0).unwrap().map(|entry| entry.unwrap().file_name());
+        assert_eq!(left.collect::<Vec<_>>(), ["report.json"]);
+    }
 
     #[test]
     fn folders_are_private_and_the_oldest_are_removed() {

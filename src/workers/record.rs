@@ -156,7 +156,9 @@ pub(super) fn read_all(workers: &Path) -> io::Result<Vec<(PathBuf, io::Result<St
     let mut records = Vec::new();
     for entry in std::fs::read_dir(workers)? {
         let folder = entry?.path();
-        match StoredRecord::read(&WorkerFolder::existing(folder.clone()).record()) {
+        let worker = WorkerFolder::existing(folder.clone());
+        worker.remove_drafts();
+        match StoredRecord::read(&worker.record()) {
             Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {}
             record => records.push((folder, record)),
         }
