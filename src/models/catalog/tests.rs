@@ -269,6 +269,22 @@ async fn a_model_keeps_its_id_whatever_else_comes() {
 }
 
 #[tokio::test]
+async fn a_link_in_the_place_of_a_file_frees_its_id() {
+    let root = tempfile::tempdir().unwrap();
+    let (stored, models) = (root.path().join("data/models/m.gguf"), root.path().join("models"));
+    let catalog = catalog(root.path());
+    put(&stored, &gguf("llama"));
+    put(&models.join("one/m.gguf"), &gguf("llama"));
+    assert_eq!(ids(&catalog.list().await.unwrap()), ["m", "one/m"]);
+    fs::remove_file(&stored).unwrap();
+    symlink(models.join("one/m.gguf"), &stored).unwrap();
+    put(&models.join("two/m.gguf"), &gguf("llama"));
+    let list = catalog.list().await.unwrap();
+    assert_eq!(ids(&list), ["m", "one/m"]);
+    assert_eq!(list[0].path, models.join("two/m.gguf"));
+}
+
+#[tokio::test]
 async fn links_to_a_file_that_is_gone_are_models_of_their_own() {
     let root = tempfile::tempdir().unwrap();
     let catalog = catalog(root.path());

@@ -214,8 +214,8 @@ impl Claims {
             None => true,
             Some((_, true)) => false,
             Some((holder, false)) => match fs::symlink_metadata(holder) {
-                // It may have come since the scan.
-                Ok(_) => !locations.contain(holder),
+                // A link there is another file's, or the file has come since the scan.
+                Ok(metadata) => metadata.is_symlink() || !locations.contain(holder),
                 Err(error) => {
                     matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory)
                 }
