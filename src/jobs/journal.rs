@@ -161,7 +161,8 @@ impl Journals {
             tail: Vec::new(),
             damaged: u64::from(header.is_none()),
             unknown: 0,
-            is_end_lost: false,
+            // A journal gets its name with its whole first line: where that is damaged, more may be lost.
+            is_end_lost: header.is_none(),
             operation: None,
         };
         let mut started_at = first.as_ref().and_then(|first| first.started_at);

@@ -70,7 +70,7 @@ async fn a_worker_is_replaced_only_once_it_is_idle() {
         ..SampleModel::default()
     };
     model.write(&path).expect("a model");
-    let first = hive.succeed(&load(json!({ "context_length": 4096 }))).await;
+    let first = hive.succeed(&load(json!({ "context_length": 32_768 }))).await;
     // It ends no turn.
     let header = Header::read(&path, Arrays::Skip).expect("a header");
     let end = header.metadata.u64("tokenizer.ggml.eos_token_id").expect("an end").to_string();
@@ -78,7 +78,7 @@ async fn a_worker_is_replaced_only_once_it_is_idle() {
                           "logit_bias": { end: -100 } });
     let mut running = hive.post("/v1/chat/completions", &endless).await;
     soon("a chunk", running.chunk()).await.expect("it runs").expect("it goes on");
-    let job = hive.submit(&load(json!({ "context_length": 8192 }))).await;
+    let job = hive.submit(&load(json!({ "context_length": 40_960 }))).await;
     let mut narrations = hive.get(&format!("/v1/jobs/{job}/stream")).await;
     read_until(&mut narrations, &mut String::new(), "it is replaced once it is idle").await;
     for _ in 0..20 {
@@ -91,7 +91,7 @@ async fn a_worker_is_replaced_only_once_it_is_idle() {
     let stream = hive.stream(&job).await;
     assert!(stream.ends_with("[DONE]\n\n"), "{stream}");
     let workers = hive.succeed(&json!({ "WorkerProcessList": {} })).await;
-    assert_eq!((&workers[0]["context_length"], &workers[1]), (&json!(8192), &Value::Null));
+    assert_eq!((&workers[0]["context_length"], &workers[1]), (&json!(40_960), &Value::Null));
     hive.stop().await;
 }
 

@@ -4,7 +4,8 @@ import { h } from "../lib/dom.js";
 import { field, onValue } from "./dialog.js";
 
 /** As they are typed.
- * @typedef {{system: string, temperature: string, top_p: string, max_tokens: string, seed: string}} Settings */
+ * @typedef {{system: string, temperature: string, top_p: string, max_tokens: string,
+ *   seed: string}} Settings */
 
 /** @type {Settings} */
 export const DEFAULTS = { system: "", temperature: "", top_p: "", max_tokens: "", seed: "" };
