@@ -115,8 +115,10 @@ codes! {
     ModelInUse = "model_in_use", 409, 75, "The model is in use";
     /// No worker serves the model.
     ModelNotLoaded = "model_not_loaded", 404, 66, "The model is not loaded";
-    /// The file is truncated, inconsistent or not GGUF at all.
+    /// The file contradicts itself, or is not GGUF at all.
     ModelCorrupt = "model_corrupt", 422, 65, "The model file is damaged";
+    /// A file of the model, or the end of one, is missing: it may still be on its way.
+    ModelIncomplete = "model_incomplete", 422, 65, "The model is not complete";
     /// The file is sound, but the engine does not know its architecture, type or tokenizer.
     ModelUnsupported = "model_unsupported", 422, 65, "The engine does not support this kind of model";
     /// The hive did not put the file there.

@@ -75,8 +75,8 @@ impl Model {
     /// Refuses a model that no engine could load. One that the hive does not know is left to the engine.
     ///
     /// # Errors
-    /// [`Code::ModelCorrupt`] with what is wrong with it, [`Code::Io`] where it cannot be read, or
-    /// [`Code::ModelInUse`] while it is being downloaded.
+    /// [`Code::ModelCorrupt`] with what is wrong with it, [`Code::ModelIncomplete`] with what is missing,
+    /// [`Code::Io`] where it cannot be read, or [`Code::ModelInUse`] while it is being downloaded.
     pub fn check_loadable(&self) -> Result<()> {
         let (code, state, hint) = match self.status {
             Status::Available | Status::Unknown => return Ok(()),
@@ -84,7 +84,7 @@ impl Model {
                 (Code::ModelInUse, "is being downloaded", "load it when its download has ended")
             }
             Status::Incomplete => (
-                Code::ModelCorrupt,
+                Code::ModelIncomplete,
                 "is incomplete",
                 "if it is being copied, wait until that has ended; otherwise bring what is missing, or download the \
                  model again",

@@ -187,7 +187,13 @@ impl Trial {
             }
             Some(end) if end.starts_with("[ERROR] ") => {
                 let failure = hive.job(&id).await["failure"].clone();
-                let known = ["download_failed", "source_refused", "source_not_found", "model_corrupt"];
+                let known = [
+                    "download_failed",
+                    "source_refused",
+                    "source_not_found",
+                    "model_corrupt",
+                    "model_incomplete",
+                ];
                 let code = failure["code"].as_str().unwrap_or_default();
                 assert!(known.contains(&code), "{what}: {failure}\n{stream}");
                 assert!(!failure.to_string().contains("private"), "{what}: {failure}");

@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
 use crate::support::hub::{Access, FakeHub, TOKEN, hex};
-use crate::support::{TestHive, executable, nowhere, soon, until, write_model};
+use crate::support::{TestHive, executable, nowhere, soon, unknown_model, until, write_model};
 
 /// A hive that uses this hub, with the hub's token if `has_token`.
 async fn hive(hub: &FakeHub, has_token: bool) -> TestHive {
@@ -108,16 +108,6 @@ async fn a_downloaded_model_is_in_the_hub_cache_runs_and_can_be_deleted() {
     assert!(files_beneath(&hive.dir().join("cache")).is_empty());
     assert!(files_beneath(&hive.dir().join("data/hub")).is_empty());
     hive.stop().await;
-}
-
-/// A GGUF file with a tensor of a type that the hive does not know.
-fn unknown_model() -> Vec<u8> {
-    let mut writer = Writer::default();
-    writer.metadata("general.architecture", Gguf::String("llama".to_owned()));
-    writer.tensor("output.weight", &[256], TensorType::Other(144), vec![1; 150]);
-    let mut file = Vec::new();
-    writer.write(&mut file).expect("a small file can be written");
-    file
 }
 
 #[tokio::test]

@@ -547,7 +547,7 @@ async fn a_failed_download_leaves_no_file() {
     let wrong = "0".repeat(64);
     for (path, code, says) in [
         ("/short.gguf", "download_failed", "broke off"),
-        ("/cut.gguf", "model_corrupt", "not a usable model"),
+        ("/cut.gguf", "model_incomplete", "not a usable model"),
         ("/page.gguf", "download_failed", "web page"),
         ("/words.gguf", "download_failed", "not a GGUF file"),
         ("/empty.gguf", "model_corrupt", "empty file"),

@@ -330,7 +330,7 @@ async fn a_damaged_or_unsupported_file_is_named_and_leaves_no_process() {
     ];
     for (stem, length, field) in truncated {
         std::fs::write(dir.join(format!("{stem}.gguf")), &bytes[..length]).expect("a file");
-        cases.push((stem, "model_corrupt", field));
+        cases.push((stem, "model_incomplete", field));
     }
     std::fs::write(dir.join("words.gguf"), "This is a README, in the end. ".repeat(100)).expect("a file");
     cases.push(("words", "model_corrupt", "magic"));

@@ -187,6 +187,13 @@ class Hive extends EventTarget {
     return this.jobList().filter((job) => !job.ended_at && job.kind === "act" && !job.request.dry_run);
   }
 
+  /** The models that an engine may be able to load, those without a doubt first, by their ids. */
+  loadableModels() {
+    const doubt = (/** @type {Model} */ model) => Number(doubtAbout(model) !== "");
+    const models = [...this.models.values()].filter(isLoadable);
+    return models.sort((a, b) => doubt(a) - doubt(b) || (a.id < b.id ? -1 : 1));
+  }
+
   /** Tokens a second at each kept sample, averaged over the samples before it, because tokens come in
    * bursts. @param {Worker} worker @returns {number[]} */
   tokenRates(worker) {
@@ -211,6 +218,14 @@ const share = (part, total) => (total > 0 ? (100 * part) / total : 0);
 const byAge = (a, b) => (a.job_id < b.job_id ? -1 : a.job_id > b.job_id ? 1 : 0);
 /** Whether an engine may be able to load it. @param {Model} model */
 export const isLoadable = ({ status }) => status === "available" || status === "unknown";
+/** Why an engine may not be able to load it after all; empty where nothing speaks against it.
+ * @param {Model} model */
+export const doubtAbout = ({ status, status_detail: detail }) =>
+  status === "unknown"
+    ? `This hive does not know its type${detail ? ` (${detail})` : ""}; an engine may know it.`
+    : "";
+/** A note of that doubt, for lists. @param {Model} model */
+export const doubtNote = (model) => (doubtAbout(model) ? ", of an unknown type" : "");
 /** @param {Worker} worker */
 export const isServing = (worker) => worker.status === "ready" || worker.status === "busy";
 /** @param {Worker} worker */

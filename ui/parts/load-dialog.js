@@ -4,6 +4,7 @@
 import { capabilities } from "../lib/api.js";
 import { h, icon } from "../lib/dom.js";
 import { bytes, count } from "../lib/format.js";
+import { doubtAbout } from "../lib/hive.js";
 import { PlanView } from "../lib/plan.js";
 import { link } from "../lib/view.js";
 import { closeDialog, dialogHead, field, onSubmit, onValue, openDialog, tick } from "./dialog.js";
@@ -101,6 +102,7 @@ class LoadDialog extends PlanView {
       );
     const isDoubtful = plan !== null && (!plan.fits || Boolean(plan.obstacle));
     const blocked = isDoubtful && !this.force;
+    const doubt = doubtAbout(model);
     return h(
       "form",
       { onsubmit: onSubmit(() => !blocked && this.#load()) },
@@ -115,6 +117,7 @@ class LoadDialog extends PlanView {
           .filter(Boolean)
           .join(" · "),
       ),
+      doubt ? h("p", { class: "verdict bad" }, icon("alert"), h("span", null, doubt)) : null,
       h(
         "div",
         { class: "two" },

@@ -3,7 +3,7 @@
 import { capabilities } from "../lib/api.js";
 import { h, icon } from "../lib/dom.js";
 import { bytes } from "../lib/format.js";
-import { hive } from "../lib/hive.js";
+import { doubtNote, hive } from "../lib/hive.js";
 import { View } from "../lib/view.js";
 import { closeDialog, dialogHead, field, onSubmit, onValue, openDialog } from "./dialog.js";
 import { button } from "./parts.js";
@@ -71,7 +71,7 @@ class SpawnDialog extends View {
 
   draw() {
     const devices = this.#devices();
-    const models = [...hive.models.values()].filter((model) => model.status === "available");
+    const models = hive.loadableModels();
     const chosen = this.model || models[0]?.id || "";
     return h(
       "form",
@@ -97,7 +97,7 @@ class SpawnDialog extends View {
             h(
               "option",
               { value: model.id, selected: model.id === chosen },
-              `${model.id} (${bytes(model.size_bytes)})`,
+              `${model.id} (${bytes(model.size_bytes)}${doubtNote(model)})`,
             ),
           ),
         ),

@@ -6,7 +6,7 @@ import { complete } from "../lib/completion.js";
 import { Conversations } from "../lib/conversations.js";
 import { h, icon, kept } from "../lib/dom.js";
 import { ago, bytes, elapsed } from "../lib/format.js";
-import { hive } from "../lib/hive.js";
+import { doubtNote, hive } from "../lib/hive.js";
 import { live } from "../lib/live.js";
 import { View, recall, remember, route } from "../lib/view.js";
 import { DEFAULTS, parameters, settingsOf } from "../parts/chat-settings.js";
@@ -81,9 +81,7 @@ class Chat extends View {
 
   #models() {
     const byUse = (/** @type {string} */ id) => Number(!hive.isServed(id));
-    return [...hive.models.values()]
-      .filter(({ status }) => status === "available")
-      .sort((a, b) => byUse(a.id) - byUse(b.id) || (a.id < b.id ? -1 : 1));
+    return hive.loadableModels().sort((a, b) => byUse(a.id) - byUse(b.id));
   }
 
   draw() {
@@ -151,9 +149,10 @@ class Chat extends View {
       return h("select", props, h("option", null, text));
     }
     const { model, busy } = this;
-    const labels = models.map(
-      ({ id, size_bytes: size }) => `${id} · ${hive.isServed(id) ? "loaded" : `${bytes(size)}, not loaded`}`,
-    );
+    const labels = models.map((model) => {
+      const { id, size_bytes: size } = model;
+      return `${id} · ${hive.isServed(id) ? "loaded" : `${bytes(size)}, not loaded${doubtNote(model)}`}`;
+    });
     return kept("models", [model, busy !== null, labels.join("\n")], () =>
       h(
         "select",

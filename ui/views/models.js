@@ -324,8 +324,8 @@ function rowActions(model, state, hasWorkers) {
     const label = hasWorkers ? "Starting" : "Load";
     return button(label, () => openLoad(model), { ...named("Load"), disabled: hasWorkers });
   }
-  // What cannot be read may be as good as ever.
-  if (model.status === "unreadable") return null;
+  // What cannot be read, or is still being copied, may be as good as ever.
+  if (model.status !== "corrupt") return null;
   return button("Delete", () => openDelete(model), named("Delete"));
 }
 

@@ -3,7 +3,7 @@
 import { Problem, run } from "../lib/api.js";
 import { h, icon } from "../lib/dom.js";
 import { ago, bytes, duration, elapsed } from "../lib/format.js";
-import { HISTORY, hive, isAlive, isServing } from "../lib/hive.js";
+import { HISTORY, doubtAbout, hive, isAlive, isServing } from "../lib/hive.js";
 import { isReadOnly, stateWord, title } from "../lib/jobs.js";
 import { View, link, recall, remember } from "../lib/view.js";
 import { openDownload } from "../parts/download-dialog.js";
@@ -179,11 +179,12 @@ class Overview extends View {
 
   /** The next step of a new user; nothing once a model is loaded. */
   #next() {
-    const models = [...hive.models.values()].filter((model) => model.status === "available");
+    const models = hive.loadableModels();
     const loaded = [...hive.workers.values()].some(isServing);
     if (loaded) return null;
     const step = models.length === 0 ? 0 : 1;
-    const small = [...models].sort((a, b) => a.size_bytes - b.size_bytes)[0];
+    const sure = models.filter((model) => !doubtAbout(model));
+    const [small] = (sure.length ? sure : models).sort((a, b) => a.size_bytes - b.size_bytes);
     const steps = [
       [
         "Get a model",
@@ -193,7 +194,7 @@ class Overview extends View {
       [
         "Load it",
         small
-          ? `A worker reads ${small.name} (${bytes(small.size_bytes)}) into memory.`
+          ? `A worker reads ${small.name} (${bytes(small.size_bytes)}) into memory. ${doubtAbout(small)}`
           : "A worker process reads it into memory.",
         small
           ? button(`Load ${small.name}`, () => openLoad(small), { class: "primary" }, icon("play"))

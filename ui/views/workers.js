@@ -27,7 +27,7 @@ class Workers extends View {
   draw() {
     const { id } = route();
     const workers = [...hive.workers.values()].sort((a, b) => (a.started_at < b.started_at ? 1 : -1));
-    const models = [...hive.models.values()].some((model) => model.status === "available");
+    const models = hive.loadableModels().length > 0;
     const spawn = (/** @type {string} */ kind) =>
       button("Start a worker", () => openSpawn(), { class: kind, disabled: !models }, icon("plus"));
     const chosen = workers.find((worker) => String(worker.pid) === id);

@@ -212,7 +212,7 @@ fn a_truncated_file_is_refused_wherever_it_was_cut() {
     for len in [0, 3, 10, 1000, complete.len() / 2, complete.len() - 64] {
         fs::write(&path, &complete[..len]).unwrap();
         let failure = load(&path, &mut |_, _| {}).unwrap_err();
-        assert_eq!(failure.code, Code::ModelCorrupt, "cut at {len}: {failure}");
+        assert_eq!(failure.code, Code::ModelIncomplete, "cut at {len}: {failure}");
     }
     fs::remove_file(&path).unwrap();
     assert_eq!(load(&path, &mut |_, _| {}).unwrap_err().code, Code::Io);

@@ -382,10 +382,10 @@ async fn the_report_has_the_port_or_the_failure() {
     let broken = worker.folder.path().join("broken.gguf");
     std::fs::write(&broken, &contents[..contents.len() / 2]).unwrap();
     let failure = run(with_report(broken), CancellationToken::new()).await.unwrap_err();
-    assert_eq!(failure.code, Code::ModelCorrupt);
+    assert_eq!(failure.code, Code::ModelIncomplete);
     let report: Value = serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
     assert_eq!(report["state"], "failed");
-    assert_eq!(report["failure"]["code"], "model_corrupt");
+    assert_eq!(report["failure"]["code"], "model_incomplete");
     assert_eq!(report["failure"]["stage"], "load");
     assert_eq!(std::fs::read_dir(worker.folder.path()).unwrap().count(), 3, "no temporary file is left");
     worker.stop().await;

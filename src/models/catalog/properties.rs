@@ -207,7 +207,7 @@ impl World {
         let stem = user.1;
         let expected = match (self.simple.files.get(&user), self.simple.store.get(&stem)) {
             (None, _) => Err(Code::SourceNotFound),
-            (Some(contents), _) if !contents.is_sound => Err(Code::ModelCorrupt),
+            (Some(contents), _) if !contents.is_sound => Err(Code::ModelIncomplete),
             (Some(_), None) => Ok(()),
             (Some(_), Some(Stored::Link(known))) if *known == user => Ok(()),
             (Some(_), Some(_)) if force && self.simple.is_owned(stem) => Ok(()),

@@ -53,7 +53,7 @@ impl GgufError {
         match self {
             Self::Io(error) => Failure::io("read", path, &error),
             Self::Truncated { .. } => {
-                Failure::new(Code::ModelCorrupt, format!("{path_shown} is not complete: {self}")).hint(
+                Failure::new(Code::ModelIncomplete, format!("{path_shown} is not complete: {self}")).hint(
                     "if it is still being copied, try again when that has ended; otherwise download the model again",
                 )
             }

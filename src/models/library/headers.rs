@@ -138,8 +138,9 @@ pub(crate) fn kind_of(path: &Path) -> FileKind {
 /// engine may know it.
 ///
 /// # Errors
-/// [`Refusal::Unusable`] with [`Code::ModelCorrupt`] for a damaged file, and with
-/// [`Code::ModelUnsupported`] for one that belongs to a model without being one;
+/// [`Refusal::Unusable`] with [`Code::ModelCorrupt`] for a damaged file, with [`Code::ModelIncomplete`] for
+/// one that ends too early, and with [`Code::ModelUnsupported`] for one that belongs to a model without
+/// being one;
 /// [`Refusal::Unfinished`] where the file cannot be read.
 pub(crate) fn check_model(path: &Path) -> Result<Option<String>, Refusal> {
     check(path, false)

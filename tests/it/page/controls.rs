@@ -9,7 +9,7 @@ use tokio::sync::Semaphore;
 
 use super::{capture, check_console, has_toast, record_toasts};
 use crate::contract::{has_tools, shell};
-use crate::support::{Browser, TestHive, write_foreign_model, write_model};
+use crate::support::{Browser, TestHive, unknown_model, write_foreign_model, write_model};
 
 /// Selects an option of a list.
 pub(super) async fn choose(browser: &Browser, selector: &str, value: &str) {
@@ -122,6 +122,48 @@ async fn a_model_that_no_engine_runs_does_not_fit() {
     let is_blocked = "document.querySelector('dialog [type=submit]').disabled";
     assert_eq!(browser.eval(is_blocked).await, json!(true));
     capture(&browser, "models-load-obstacle").await;
+    check_console(&browser).await;
+    drop(browser);
+    hive.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_model_of_an_unknown_type_can_be_loaded_and_a_broken_one_says_why_not() {
+    let Some(browser) = Browser::start().await else { return };
+    let hive = TestHive::start().await;
+    let path = |stem: &str| hive.models_dir().join(format!("{stem}.gguf"));
+    std::fs::write(path("new"), unknown_model()).expect("a file");
+    browser.open(&format!("{}/#/", hive.url)).await;
+    browser.shows("main", "This hive does not know its type").await;
+    browser.shows("main .steps", "Load new").await;
+    let sound = std::fs::read(write_model(&hive.models_dir(), "sound")).expect("a model");
+    std::fs::write(path("cut"), &sound[..sound.len() / 2]).expect("a file");
+    std::fs::write(path("words"), "no model at all").expect("a file");
+    hive.succeed(&json!({ "ModelList": {} })).await;
+
+    browser.open(&format!("{}/#/models", hive.url)).await;
+    browser.shows("table tbody", "unknown").await;
+    let buttons = "[...document.querySelectorAll('table tbody tr')].map((row) => row.querySelector('button')?.innerText ?? '').join()";
+    browser.until("what can be done with each", &format!("{buttons} === ',Load,Load,Delete'")).await;
+    browser.click("table tbody", "Load new").await;
+    browser.shows("dialog .verdict.bad", "This hive does not know its type").await;
+    browser.shows("dialog .verdict.bad", "144").await;
+    capture(&browser, "models-load-unknown").await;
+    browser.click("dialog", "Close").await;
+    for (id, detail) in [("new", "144"), ("cut", "ends"), ("words", "magic")] {
+        browser.run(&format!("location.hash = '#/models/{id}'")).await;
+        browser.shows("aside", detail).await;
+    }
+    for (page, list) in [("chat", "[aria-label='Model']"), ("workers", "#spawn-model")] {
+        browser.run(&format!("location.hash = '#/{page}'")).await;
+        if page == "workers" {
+            browser.click("main .page-head", "Start a worker").await;
+        }
+        let choices =
+            format!("[...document.querySelector(\"{list}\").options].map((choice) => choice.value)");
+        browser.until("both models", &format!("{choices}.join() === 'sound,new'")).await;
+        browser.shows(list, "of an unknown type").await;
+    }
     check_console(&browser).await;
     drop(browser);
     hive.stop().await;

@@ -38,6 +38,7 @@ use std::sync::LazyLock;
 use std::time::Duration;
 
 use rbee_hive::engine::sample_model::{SampleModel, SampleWeights};
+use rbee_hive::models::gguf::{TensorType, Value as Gguf, Writer};
 
 /// How long a test waits before it fails as hung. Generous, so that a slow or busy machine does not
 /// fail it.
@@ -88,6 +89,16 @@ pub(crate) fn write_foreign_model(folder: &Path, stem: &str) -> PathBuf {
         }
     }
     std::fs::write(&file, bytes).expect("a model can be changed");
+    file
+}
+
+/// A GGUF file with a tensor of a type that the hive does not know.
+pub(crate) fn unknown_model() -> Vec<u8> {
+    let mut writer = Writer::default();
+    writer.metadata("general.architecture", Gguf::String("llama".to_owned()));
+    writer.tensor("output.weight", &[256], TensorType::Other(144), vec![1; 150]);
+    let mut file = Vec::new();
+    writer.write(&mut file).expect("a small file can be written");
     file
 }
 

@@ -219,7 +219,7 @@ async fn every_bad_answer_gives_its_error_code_and_leaves_no_file() {
     .await;
     for (path, code, says) in [
         ("/truncated.gguf", Code::DownloadFailed, "broke off"),
-        ("/damaged.gguf", Code::ModelCorrupt, "not a usable model"),
+        ("/damaged.gguf", Code::ModelIncomplete, "not a usable model"),
         ("/cut-always.gguf", Code::DownloadFailed, "given up after 2 retries"),
         ("/html.gguf", Code::DownloadFailed, "web page"),
         ("/octets.gguf", Code::DownloadFailed, "not a GGUF file"),
