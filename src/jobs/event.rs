@@ -280,7 +280,7 @@ mod tests {
                 unit: "bytes".into(),
                 rate_per_second: Some(2),
                 eta_seconds: Some(1),
-                connections: None,
+                ..Progress::default()
             }),
             step: None,
         });

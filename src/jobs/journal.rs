@@ -15,6 +15,7 @@
 //! file stays as it is. A damaged file is set aside as `ID.jsonl.damaged`, and a journal of what could be
 //! read takes its place. Both are narrated in the job itself ([`Recall::finish`]).
 
+mod recall;
 mod lines;
 
 use std::collections::{HashMap, HashSet};
@@ -27,17 +28,19 @@ use serde::Serialize;
 use serde_json::{Map, Value};
 
 use self::lines::{FORMAT_VERSION, FirstLine, Found, KNOWN_FIELDS, Lines, parse_first_line};
-use super::event::{Body, Event, Terminal};
-use super::job::{JobHeader, JobId, JournalDamage, OperationKind};
+use self::recall::Recall;
+use super::event::{Body, Event};
+use super::job::{JobHeader, JobId, OperationKind};
 use super::log::{Bounds, Elision, Log};
 use crate::disk;
 use crate::error::{Code, Failure, Result};
 use crate::files::{self, DAMAGED, damaged_path};
-use crate::narration::{JobStep, Level};
+use crate::narration::JobStep;
 use crate::text::json;
 use crate::time::Instant;
 
 pub(super) use self::lines::RecallError;
+pub(super) use self::recall::{JournalState, RecalledJob};
 
 const EXTENSION: &str = "jsonl";
 
@@ -71,28 +74,6 @@ struct WrittenFirstLine<'a, J: Serialize> {
     /// Fields that this version does not know.
     #[serde(flatten)]
     unknown: Map<String, Value>,
-}
-
-/// A job read back from its journal. Its log ends with a terminal event.
-#[derive(Debug)]
-pub(super) struct RecalledJob {
-    pub(super) header: JobHeader,
-    pub(super) started_at: Option<Instant>,
-    pub(super) log: Arc<Log>,
-    pub(super) journal: JournalState,
-}
-
-/// What is to become of a journal that was read back.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum JournalState {
-    /// Nothing: it has every event.
-    Whole,
-    /// Its job's end is to be added to it.
-    WithoutEnd,
-    /// It is damaged: it is to be set aside.
-    Damaged,
-    /// It has events that this version does not know: it is never changed.
-    LeftAlone,
 }
 
 impl Journals {
@@ -156,15 +137,7 @@ impl Journals {
         if let Some(elision) = first.as_ref().and_then(|first| first.elided) {
             log.restore_elision(elision);
         }
-        let mut recall = Recall {
-            log,
-            tail: Vec::new(),
-            damaged: u64::from(header.is_none()),
-            unknown: 0,
-            // A journal gets its name with its whole first line: where that is damaged, more may be lost.
-            is_end_lost: header.is_none(),
-            operation: None,
-        };
+        let mut recall = Recall::new(log, header.is_some());
         let mut started_at = first.as_ref().and_then(|first| first.started_at);
         while let Some(found) = lines.next()? {
             if let Some(mut event) = recall.take(found) {
@@ -318,111 +291,6 @@ impl Journal {
     }
 }
 
-/// A job that is being read back.
-struct Recall {
-    log: Log,
-    /// The result and the end, held back so that the note of what is lost stands before them.
-    tail: Vec<Event>,
-    /// Lines that are damaged.
-    damaged: u64,
-    /// Lines that this version does not know.
-    unknown: u64,
-    /// Whether such a line follows the last event.
-    is_end_lost: bool,
-    /// The operation, as the first event that could be read tells it.
-    operation: Option<String>,
-}
-
-impl Recall {
-    /// The event that was found; what is not one is counted.
-    fn take(&mut self, found: Found) -> Option<Event> {
-        self.is_end_lost = true;
-        match found {
-            Found::Event(event, line) => {
-                self.is_end_lost = false;
-                self.operation.get_or_insert_with(|| operation_of(&line));
-                return Some(event);
-            }
-            Found::Unknown => self.unknown += 1,
-            Found::Damaged => self.damaged += 1,
-        }
-        None
-    }
-
-    fn append(&mut self, event: Event) {
-        if matches!(event.body, Body::Narration { .. }) {
-            // A result that something follows was not the last word.
-            let earlier = self.tail.drain(..).map(Arc::new);
-            self.log.append(earlier.chain([Arc::new(event)]));
-        } else {
-            self.tail.push(event);
-        }
-    }
-
-    /// Adds a note of what is lost, and the end where there is none.
-    fn finish(mut self, mut header: JobHeader, started_at: Option<Instant>, kept_as: &Path) -> RecalledJob {
-        let has_end = matches!(self.tail.last(), Some(Event { body: Body::Terminal(_), .. }));
-        let journal = match (self.damaged, self.unknown) {
-            (0, 0) if has_end => JournalState::Whole,
-            (0, 0) => JournalState::WithoutEnd,
-            (_, 1..) => JournalState::LeftAlone,
-            _ => JournalState::Damaged,
-        };
-        if !has_end {
-            let end = self.missing_end(&header);
-            self.tail.push(end);
-        }
-        if self.damaged > 0 {
-            // Of a journal that is left alone, the damaged file is the journal itself.
-            let kept_as =
-                if journal == JournalState::Damaged { kept_as } else { &kept_as.with_extension("") };
-            let kept_as = kept_as.display().to_string();
-            self.note(format!(
-                "{} line(s) of this job's journal are damaged: what they said is lost. The file is kept as {kept_as}",
-                self.damaged
-            ));
-            header.journal_damage = Some(JournalDamage { lines: self.damaged, kept_as });
-        }
-        if self.unknown > 0 {
-            self.note(format!(
-                "{} event(s) of this job are not shown: a newer version of rbee-hive wrote them, or they are damaged",
-                self.unknown
-            ));
-        }
-        for event in self.tail {
-            let seq = event.seq.max(self.log.last_seq() + 1);
-            self.log.append([Arc::new(Event { seq, ..event })]);
-        }
-        RecalledJob { header, started_at, log: Arc::new(self.log), journal }
-    }
-
-    fn note(&mut self, message: String) {
-        let at = self.tail.first().map_or_else(Instant::now, |event| event.at);
-        let (level, action) = (Level::Warn, "journal_damaged".into());
-        let body = Body::Narration { level, action, message, progress: None, step: None };
-        self.log.append([Arc::new(Event { seq: self.log.last_seq() + 1, at, body })]);
-    }
-
-    /// The end of a job whose journal has none.
-    fn missing_end(&self, JobHeader { id, operation, .. }: &JobHeader) -> Event {
-        let last_seq = self.log.last_seq();
-        // A result is written together with its end, and only before `done`.
-        if let Some(result) = self.tail.last() {
-            return Event { seq: result.seq + 1, at: result.at, body: Body::Terminal(Terminal::Done) };
-        }
-        let failure = if self.is_end_lost {
-            Failure::new(Code::OutcomeUnknown, format!("how {operation} ended cannot be read in its journal"))
-                .hint("look whether what it was to do is done; submit it again if not")
-        } else {
-            Failure::new(Code::Interrupted, format!("the hive ended while {operation} was under way"))
-                .hint("submit it again")
-        };
-        tracing::warn!(job_id = %id, "{failure}");
-        let terminal = Terminal::Failed(Arc::new(failure));
-        Event { seq: last_seq + 1, at: Instant::now(), body: Body::Terminal(terminal) }
-    }
-}
-
 /// What is known of a job whose journal's first line is damaged.
 fn header_of(id: &JobId, operation: Option<String>) -> JobHeader {
     let operation = operation.unwrap_or_else(|| "unknown".to_owned());
@@ -436,12 +304,6 @@ fn header_of(id: &JobId, operation: Option<String>) -> JobHeader {
         idempotency_key: None,
         journal_damage: None,
     }
-}
-
-/// The operation that an event's line names.
-fn operation_of(line: &str) -> String {
-    let line: Value = serde_json::from_str(line).unwrap_or_default();
-    line["data"]["operation"].as_str().unwrap_or_default().to_owned()
 }
 
 /// In version 1 a narration's action tells the step that it reports.

@@ -38,6 +38,9 @@ pub struct Progress {
     /// Open connections, for a transfer.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub connections: Option<u32>,
+    /// Units that are stored, so that the same request goes on from there if the hive is killed now.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kept: Option<u64>,
 }
 
 /// One message of a job.

@@ -47,6 +47,7 @@
  * @property {number|null} [rate_per_second]
  * @property {number|null} [eta_seconds]
  * @property {number|null} [connections] connections that are transferring
+ * @property {number|null} [kept] how much the same request finds if the hive is killed now
  *
  * @typedef {object} Failure
  * @property {string} code

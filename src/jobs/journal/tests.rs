@@ -1,6 +1,8 @@
 use serde_json::value::RawValue;
 
 use super::*;
+use crate::jobs::event::Terminal;
+use crate::jobs::job::JournalDamage;
 
 const BOUNDS: Bounds = Bounds { events: 1000, bytes: 1 << 20 };
 
@@ -165,6 +167,30 @@ fn an_end_that_cannot_be_read_is_not_made_up() {
     std::fs::write(journals.path(&id), text).unwrap();
     let torn = journals.recall(&id).unwrap();
     assert_eq!((torn.journal, outcome(&torn)), (JournalState::WithoutEnd, Some(Code::Interrupted)));
+}
+
+#[test]
+fn an_interrupted_job_says_what_its_last_progress_kept() {
+    let dir = tempfile::tempdir().unwrap();
+    let journals = journals(dir.path());
+    let progress = |seq: u64, kept: &str| {
+        let progress = format!(r#""progress":{{"done":3000,"total":4096,"unit":"bytes"{kept}}},"message""#);
+        narration(seq).replace(r#""message""#, &progress)
+    };
+    let end = |lines: &[&str]| {
+        let job = journals.recall(&write(&journals, r#""version":2,"#, lines)).unwrap();
+        let Some(Terminal::Failed(failure)) = job.log.outcome() else { panic!("it failed") };
+        assert_eq!(failure.code, Code::Interrupted);
+        (failure.message.clone(), failure.hint.clone().unwrap_or_default())
+    };
+    let (message, hint) =
+        end(&[STARTED, &progress(2, r#","kept":1024"#), &progress(3, r#","kept":2048"#), &narration(4)]);
+    assert!(message.ends_with("under way: at least 2.0 KiB of 4.0 KiB are kept"), "{message}");
+    assert_eq!(hint, "submit model_unload again: it goes on from there");
+    for kept in ["", r#","kept":0"#] {
+        let (message, hint) = end(&[STARTED, &progress(2, kept)]);
+        assert!(message.ends_with("was under way") && hint == "submit it again", "{message}: {hint}");
+    }
 }
 
 #[test]

@@ -414,6 +414,7 @@ impl<'a> Coordinator<'a> {
         let size = self.chunks.size().or(self.transfer.file.size);
         let mut progress = meter.sample(self.transfer.received(), size, Instant::now());
         progress.connections = u32::try_from(self.leases.iter().flatten().count()).ok();
+        progress.kept = self.identity.head.is_resumable().then(|| self.chunks.stored_bytes());
         let sentence = progress::sentence(&progress);
         self.transfer.say_progress(progress, sentence);
     }

@@ -51,7 +51,7 @@ impl Meter {
             unit: "bytes".to_owned(),
             rate_per_second: Some(rate),
             eta_seconds: left.filter(|_| rate > 0).map(|left| left.div_ceil(rate)),
-            connections: None,
+            ..Progress::default()
         }
     }
 }
