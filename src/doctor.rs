@@ -7,6 +7,7 @@ use std::time::{Duration, SystemTime};
 use crate::app::App;
 use crate::config::{Bind, Config};
 use crate::error::{Code, Failure, Result};
+use crate::models::Model;
 use crate::workers::{Status, devices, gpus};
 use crate::{client, spawn, text};
 
@@ -41,6 +42,32 @@ pub fn open_files() -> Result<String> {
         )),
         _ => Ok(detail),
     }
+}
+
+/// The models: whether each can be used. A download that was interrupted is told, and is no fault.
+///
+/// # Errors
+/// If one cannot, or a disk does not answer.
+pub async fn catalog(app: &App) -> Result<String> {
+    let found = app.catalog.inspect().await?;
+    let mut detail = format!("{} model(s)", found.models);
+    if !found.unusable.is_empty() {
+        let list = text_list(found.unusable.into_iter().map(|model| model.id));
+        let detail = format!("{detail}, not usable: {list}");
+        return Err(Failure::new(Code::ModelCorrupt, detail).hint(
+            "ModelGet says what is wrong with each: bring what is missing, let the hive read it, download it again, \
+             or delete it with ModelDelete",
+        ));
+    }
+    detail += ", all sound";
+    if !found.interrupted.is_empty() {
+        let shown = |model: Model| format!("{} (of {})", model.id, text::excerpt(&model.source));
+        let list = text_list(found.interrupted.into_iter().map(shown));
+        detail += &format!(
+            "; interrupted download(s), which ModelDownload resumes and ModelDelete removes: {list}"
+        );
+    }
+    Ok(format!("{detail}; at the start: {}", app.catalog.reconciled()))
 }
 
 /// The history of jobs: whether the journals could be read.

@@ -37,8 +37,8 @@ pub(crate) fn is_projector_of(projector: &std::path::Path, model: &std::path::Pa
     library::companions::is_projector_of(&name(projector), &name(model))
 }
 
-pub use catalog::Catalog;
 pub use catalog::plan::{Downloaded, Plan, PlannedFile};
+pub use catalog::{Catalog, Inspection};
 pub use id::ModelId;
 pub use model::{Model, Status};
 pub use sources::{DownloadRequest, FileSource, HubName, OllamaName, Source, UrlSource};

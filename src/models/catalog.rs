@@ -22,8 +22,9 @@ use crate::models::library::hub_cache::notes::HubNotes;
 use crate::models::library::hub_cache::{self, HubCache};
 use crate::models::library::ids::ServedFiles;
 use crate::models::library::listing::ListedModel;
+use crate::models::library::location::ModelLocation;
 use crate::models::library::reconcile::ReconcileReport;
-use crate::models::model::Model;
+use crate::models::model::{Model, Status};
 use crate::models::sources::places::Places;
 use crate::models::sources::{HubEndpoint, Source, copied};
 use crate::models::transfer::context::TransferContext;
@@ -48,6 +49,17 @@ pub struct Catalog {
     patience: Duration,
     /// What was found and done when the catalog was opened.
     reconciled: Arc<ReconcileReport>,
+}
+
+/// What [`Catalog::inspect`] finds.
+#[derive(Debug, Default)]
+pub struct Inspection {
+    /// How many models there are.
+    pub models: usize,
+    /// Downloads that were interrupted, which is no fault: they can be resumed.
+    pub interrupted: Vec<Model>,
+    /// Models that are damaged or lack a part, and those that may not be read.
+    pub unusable: Vec<Model>,
 }
 
 /// How many scans run at once. If a disk does not answer, their threads wait for it, and no more do.
@@ -143,6 +155,25 @@ impl Catalog {
             position_in_any_case(&models, copied.as_deref().unwrap_or(wanted)).ok_or(failure)
         })?;
         Ok(models.swap_remove(index))
+    }
+
+    /// Looks at every model, and tells those that cannot be used.
+    ///
+    /// # Errors
+    /// Those of [`Self::list`].
+    pub async fn inspect(&self) -> Result<Inspection> {
+        let listed = self.scan().await?;
+        let mut found = Inspection { models: listed.len(), ..Inspection::default() };
+        for ListedModel { model, scanned, .. } in listed.iter() {
+            match (model.status, &scanned.location) {
+                (Status::Available | Status::Unknown | Status::Downloading, _) => {}
+                (Status::Incomplete, ModelLocation::Partial(_)) => found.interrupted.push(model.clone()),
+                (Status::Incomplete | Status::Unreadable | Status::Corrupt, _) => {
+                    found.unusable.push(model.clone());
+                }
+            }
+        }
+        Ok(found)
     }
 
     /// What was found and done when the catalog was opened: one line.

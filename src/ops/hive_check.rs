@@ -73,7 +73,7 @@ impl Operation for HiveCheck {
         let mut checks = vec![narration_path(&cx, probes).await];
         checks.push(Check::of("engines", engines(&cx, probed).await));
         checks.push(store(&cx).await);
-        checks.push(catalog(&cx).await);
+        checks.push(Check::of("catalog", doctor::catalog(&cx.app).await));
         checks.push(Check::of("history", doctor::history(&cx.app)));
         checks.push(folders(&cx).await);
         checks.push(port(&cx).await);
@@ -197,21 +197,6 @@ async fn store(cx: &Context) -> Check {
         Ok(detail)
     });
     Check::of("store", found.await.flatten())
-}
-
-async fn catalog(cx: &Context) -> Check {
-    let found = cx.app.catalog.list().await.and_then(|models| {
-        let damaged: Vec<_> =
-            models.iter().filter(|model| model.check_loadable().is_err()).map(|model| &*model.id).collect();
-        if damaged.is_empty() {
-            let found = cx.app.catalog.reconciled();
-            return Ok(format!("{} model(s), all sound; at the start: {found}", models.len()));
-        }
-        let (all, list) = (models.len(), damaged.join(", "));
-        Err(Failure::new(crate::error::Code::ModelCorrupt, format!("{all} model(s), not loadable: {list}"))
-            .hint("ModelGet says what is wrong with each; ModelDelete removes it"))
-    });
-    Check::of("catalog", found)
 }
 
 /// The user's folders, which may be mounts that hang.

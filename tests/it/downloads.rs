@@ -401,6 +401,82 @@ async fn a_wait_that_the_server_asks_for_is_told_and_no_rate_of_nothing() {
     hive.stop().await;
 }
 
+/// What the check of the models says, which passes or not.
+async fn catalog_check(hive: &TestHive, passes: bool) -> String {
+    let report = hive.succeed(&json!({ "HiveCheck": {} })).await;
+    let check = report["checks"].as_array().expect("checks").iter().find(|check| check["name"] == "catalog");
+    let check = check.expect("a check of the models");
+    assert_eq!(check["ok"], passes, "{check}");
+    check["detail"].as_str().expect("a text").to_owned()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_download_that_a_kill_of_the_hive_ends_tells_what_it_kept() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let config = folder.path().join("hive.toml");
+    fs::write(&config, "[downloads]\nchunk_bytes = 16384\n[timers]\nprogress = \"20ms\"\n").expect("a file");
+    fs::create_dir(folder.path().join("models")).expect("a folder");
+    let flags = ["--config", config.to_str().expect("a path")];
+    let server = FaultServer::start().await;
+    let url = server.serve("m.gguf", Served::correct(gguf(2_000_000, 9)));
+    server.hold_after(1_000_000);
+    let daemon = Daemon::start(folder.path(), &flags).await;
+    let id = daemon.submit(&download(&url)).await;
+    let mut stream = daemon.get(&format!("/v1/jobs/{id}/stream?format=json")).await;
+    let mut text = String::new();
+    let keeps = |text: &str| {
+        text.split(r#""kept":"#).skip(1).any(|count| count.starts_with(|c| ('1'..='9').contains(&c)))
+    };
+    while !keeps(&text) {
+        let chunk = soon("a progress", stream.chunk()).await.expect("a stream").expect("no end");
+        text += &String::from_utf8_lossy(&chunk);
+    }
+    daemon.signal(rustix::process::Signal::KILL);
+    daemon.ended().await;
+
+    let daemon = Daemon::start(folder.path(), &flags).await;
+    let failure = daemon.json(&format!("/v1/jobs/{id}")).await["failure"].clone();
+    assert_eq!(failure["code"], "interrupted", "{failure}");
+    let message = failure["message"].as_str().expect("a message");
+    assert!(message.contains(": at least ") && message.ends_with(" of 1.9 MiB are kept"), "{message}");
+    assert_eq!(failure["hint"], "submit model_download again: it goes on from there");
+    server.release();
+    daemon.succeed(&download(&url)).await;
+    daemon.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_download_whose_journal_is_damaged_says_that_it_starts_over() {
+    let hive = TestHive::start_with(hasty).await;
+    let server = FaultServer::start().await;
+    let body = gguf(2_000_000, 9);
+    let url = server.serve("m.gguf", Served::correct(body.clone()));
+    let half = body.len() as u64 / 2;
+    server.hold_after(half);
+    let id = hive.submit(&download(&url)).await;
+    until("half of the file", async || (server.sent() >= half).then_some(())).await;
+    assert_eq!(hive.delete(&format!("/v1/jobs/{id}")).await.status(), 200);
+    server.release();
+    let folder = hive.stop().await;
+    let journal = folder.path().join("data/models/m.gguf.partial.journal");
+    let mut bytes = fs::read(&journal).expect("a journal");
+    bytes[30] ^= 1;
+    fs::write(&journal, &bytes).expect("a journal");
+
+    let hive = TestHive::start_in(folder, hasty).await;
+    assert_eq!(fs::read(&journal).expect("a journal"), bytes, "it is left as it was found");
+    let detail = catalog_check(&hive, true).await;
+    assert!(detail.contains("damaged and left as they are: m.gguf.partial.journal"), "{detail}");
+    let stream = hive.run(&download(&url)).await;
+    assert!(
+        stream.contains("data: The journal of the partial file of m.gguf is damaged: starting over\n"),
+        "{stream}"
+    );
+    assert_eq!(fs::read(hive.dir().join("data/models/m.gguf")).expect("a file"), body);
+    assert_eq!(left_in(&hive.dir().join("data/models")), [""; 0].map(PathBuf::from));
+    hive.stop().await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_download_that_a_stop_of_the_hive_ends_tells_what_it_kept() {
     let hive = TestHive::start_with(hasty).await;
@@ -455,8 +531,16 @@ async fn a_cancelled_download_keeps_its_bytes_and_resumes() {
     bytes[100] ^= 1;
     fs::write(&partial, bytes).expect("a partial");
     let hive = TestHive::start_in(folder, hasty).await;
-    let check = hive.run(&json!({ "HiveCheck": {} })).await;
-    assert!(check.contains("not loadable: m"), "{check}");
+    let detail = catalog_check(&hive, true).await;
+    assert!(
+        detail.contains("ModelDownload resumes") && detail.contains(&format!("m (of {url})")),
+        "{detail}"
+    );
+    let folder = hive.dir().join("models");
+    fs::create_dir_all(&folder).expect("a folder");
+    fs::write(folder.join("short.gguf"), &body[..body.len() - 1]).expect("a file");
+    assert!(catalog_check(&hive, false).await.ends_with("not usable: short"));
+    fs::remove_file(folder.join("short.gguf")).expect("a file");
     let plan = hive.succeed(&json!({ "ModelDownload": { "model": url, "dry_run": true } })).await;
     let missing = plan["transfer_bytes"].as_u64().expect("a number");
     assert!(missing < half + 100_000, "{plan}");
