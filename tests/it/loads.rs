@@ -3,8 +3,9 @@
 
 use rbee_hive::config::ModelSettings;
 use rbee_hive::engine::sample_model::{SampleModel, SampleWeights};
+use rbee_hive::engine::tokenizer::Tokenizer;
 use rbee_hive::models::gguf::{Arrays, Header};
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
 use crate::support::{TestHive, read_until, soon, write_model};
 
@@ -71,11 +72,13 @@ async fn a_worker_is_replaced_only_once_it_is_idle() {
     };
     model.write(&path).expect("a model");
     let first = hive.succeed(&load(json!({ "context_length": 32_768 }))).await;
+    let header = Header::read(&path, Arrays::Keep).expect("a header");
+    let tokenizer = Tokenizer::from_metadata(&header.metadata).expect("a tokenizer");
     // It ends no turn.
-    let header = Header::read(&path, Arrays::Skip).expect("a header");
-    let end = header.metadata.u64("tokenizer.ggml.eos_token_id").expect("an end").to_string();
+    let no_end: Map<_, _> =
+        tokenizer.end_of_generation().iter().map(|id| (id.to_string(), json!(-100))).collect();
     let endless = json!({ "model": "tiny", "messages": [{ "role": "user", "content": "Hi" }], "stream": true,
-                          "logit_bias": { end: -100 } });
+                          "logit_bias": no_end });
     let mut running = hive.post("/v1/chat/completions", &endless).await;
     soon("a chunk", running.chunk()).await.expect("it runs").expect("it goes on");
     let job = hive.submit(&load(json!({ "context_length": 40_960 }))).await;
