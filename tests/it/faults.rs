@@ -2,7 +2,7 @@
 //!
 //! Each round takes a hive through a whole day: it starts, downloads, loads, unloads and deletes, with the
 //! fault at its n-th change. Then a hive without faults starts on what is left, and must find everything in
-//! order: see [`check`]. `cargo test` takes a sample of the n, `.ci/run` all of them.
+//! order: see [`check`]. Each walk takes a sample of the n ([`step`]), and begins at another one.
 
 use std::path::{Path, PathBuf};
 
@@ -10,14 +10,15 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use crate::support::{
-    Daemon, FaultServer, Served, as_time_allows, no_process_mentions, read_all, serve, typed, until,
-    write_model,
+    Daemon, FaultServer, Served, no_process_mentions, read_all, rounds, serve, typed, until, write_model,
 };
 
 /// What happens at the n-th change, and whether to all that follow.
 struct Fault {
     name: &'static str,
     reach: &'static str,
+    /// Which walk this is, from 0: it decides where the sample begins.
+    walk: usize,
 }
 
 /// What a client saw of one job.
@@ -33,32 +34,41 @@ struct Seen {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_kill_at_any_change_of_the_disk_leaves_everything_in_order() {
-    walk(&Fault { name: "kill", reach: "once" }).await;
+    walk(&Fault { name: "kill", reach: "once", walk: 0 }).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_error_at_any_change_of_the_disk_leaves_everything_in_order() {
-    walk(&Fault { name: "eio", reach: "once" }).await;
+    walk(&Fault { name: "eio", reach: "once", walk: 1 }).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_disk_that_fails_for_good_leaves_everything_in_order() {
-    walk(&Fault { name: "eio", reach: "on" }).await;
+    walk(&Fault { name: "eio", reach: "on", walk: 2 }).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_disk_that_is_full_from_any_change_on_leaves_everything_in_order() {
-    walk(&Fault { name: "enospc", reach: "on" }).await;
+    walk(&Fault { name: "enospc", reach: "on", walk: 3 }).await;
+}
+
+/// One change in how many is tried: few by `cargo test`; by `.ci/run` so many that the four walks together
+/// try each change; all of them where `RBEE_HIVE_TEST_ROUNDS` is 200 or more.
+fn step() -> usize {
+    match rounds(0) {
+        ..20 => 43,
+        20..200 => 4,
+        200.. => 1,
+    }
 }
 
 async fn walk(fault: &Fault) {
-    let Fault { name, reach } = fault;
+    let Fault { name, reach, walk } = fault;
     let server = FaultServer::start().await;
     let model = tempfile::tempdir().expect("a temporary folder");
     let model = std::fs::read(write_model(model.path(), "fetched")).expect("a model");
     let url = server.serve("fetched.gguf", Served::correct(model));
-    let step = as_time_allows(43, 1);
-    for n in (1..).step_by(step) {
+    for n in (1 + walk % step()..).step_by(step()) {
         let dir = tempfile::tempdir().expect("a temporary folder");
         std::fs::create_dir(dir.path().join("models")).expect("a folder for models");
         write_model(&dir.path().join("models"), "mine");
