@@ -632,6 +632,86 @@ async fn a_cancelled_download_is_listed_and_can_be_resumed() {
 }
 
 #[tokio::test]
+async fn what_is_here_of_a_projector_belongs_to_its_model() {
+    let hub = FakeHub::start().await;
+    let (bytes, mut projector) = (model("v"), projector());
+    projector.resize(24 << 20, 7);
+    hub.commit("org/v", "main", &[("v-Q8_0.gguf", &bytes), ("mmproj-F16.gguf", &projector)]);
+    let dir = tempfile::tempdir().unwrap();
+    let cache = dir.path().join("cache");
+    let hive = TestHive::start_in(dir, |config| {
+        config.hub.endpoint = Some(hub.url.clone());
+        config.hub_cache = Some(cache);
+        config.downloads.bytes_per_second = 8 << 20;
+        config.downloads.chunk_bytes = 256 << 10;
+    })
+    .await;
+    let the_model = async || {
+        let listed = hive.succeed(&json!({ "ModelList": {} })).await;
+        assert!(listed.as_array().unwrap().len() < 2, "there is one model: {listed}");
+        listed[0].clone()
+    };
+    let begun = async || {
+        let job = hive.submit(&download("org/v")).await;
+        until("some of the projector", async || {
+            let model = the_model().await;
+            let is_told = |text: &Value| text.as_str().is_some_and(|text| text.contains("mmproj-F16.gguf"));
+            let is_begun = is_told(&model["status_detail"]) || is_told(&model["left_out"][0]);
+            let partials = files_beneath(&folder(&hive, "org/v").join("blobs")).into_iter();
+            let mut partials = partials.filter(|path| path.to_string_lossy().ends_with(".partial.journal"));
+            let has_chunks =
+                partials.any(|path| fs::metadata(path).is_ok_and(|journal| journal.len() > 1000));
+            (is_begun && has_chunks).then_some(model)
+        })
+        .await;
+        job
+    };
+    let cancel = async |job: String| {
+        assert_eq!(hive.delete(&format!("/v1/jobs/{job}")).await.status(), 200);
+        the_model().await
+    };
+    let delete = |id: &Value| json!({ "ModelDelete": { "id": id } });
+
+    // The model's own file is complete, and waits for the projector.
+    let job = begun().await;
+    let running = the_model().await;
+    assert_eq!(
+        (&running["status"], &running["name"]),
+        (&json!("downloading"), &json!("v-Q8_0")),
+        "{running}"
+    );
+    assert_eq!(running["size_bytes"], bytes.len());
+    let listed = cancel(job).await;
+    assert_eq!((&listed["status"], &listed["id"]), (&json!("incomplete"), &running["id"]), "{listed}");
+    assert_eq!(listed["source"], "hf:org/v/v-Q8_0.gguf");
+    let before = hub.sent();
+    let got = hive.succeed(&download("hf:org/v/v-Q8_0.gguf")).await;
+    assert!(got["projector"].is_string() && got["left_out"].is_null(), "{got}");
+    assert!(hub.sent() - before < projector.len() as u64, "what was there was used");
+    hive.succeed(&delete(&got["id"])).await;
+
+    let listed = cancel(begun().await).await;
+    let freed = hive.succeed(&delete(&listed["id"])).await["freed_bytes"].as_u64().unwrap();
+    assert!(freed > bytes.len() as u64, "the model's own file went, too: {freed}");
+    let cache = hive.dir().join("cache");
+    assert!(files_beneath(&cache).is_empty(), "{:?}", files_beneath(&cache));
+
+    // The model is here, and gets a projector later.
+    hub.commit("org/v", "main", &[("v-Q8_0.gguf", &bytes)]);
+    hive.succeed(&download("org/v")).await;
+    hub.commit("org/v", "main", &[("v-Q8_0.gguf", &bytes), ("mmproj-F16.gguf", &projector)]);
+    let job = begun().await;
+    let running = the_model().await;
+    assert_eq!(running["status"], "available", "{running}");
+    assert_eq!(hive.fail(&delete(&running["id"])).await["code"], "model_in_use");
+    let listed = cancel(job).await;
+    assert!(listed["left_out"][0].as_str().unwrap().contains("mmproj-F16.gguf"), "{listed}");
+    hive.succeed(&delete(&listed["id"])).await;
+    assert!(files_beneath(&cache).is_empty(), "{:?}", files_beneath(&cache));
+    hive.stop().await;
+}
+
+#[tokio::test]
 async fn deleting_a_blob_that_is_a_link_keeps_the_links_target() {
     let hub = FakeHub::start().await;
     let bytes = model("m");

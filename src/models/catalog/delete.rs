@@ -16,6 +16,7 @@ use crate::models::library::location::{ModelLocation, ModelOwner, ScannedModel};
 use crate::models::library::removal::remove_file;
 use crate::models::model::{Model, Status};
 use crate::models::transfer::partial::{self, Removal};
+use crate::models::transfer::transfers::OngoingTransfer;
 use crate::n;
 use crate::text::bytes;
 
@@ -36,16 +37,21 @@ impl Catalog {
         let id = &model.id;
         // The id may have passed to another file since the caller listed the models.
         let is_meant = |listed: &&ListedModel| listed.model.id == *id && listed.model.path == model.path;
-        let Some(ListedModel { model, scanned, .. }) = listed.iter().find(is_meant) else {
+        let Some(ListedModel { model, scanned, place }) = listed.iter().find(is_meant) else {
             return Err(not_found(id, &models_of(listed)));
         };
-        if model.status == Status::Downloading {
+        let probe = self.places.library.probe();
+        let is_of_it = |transfer: &OngoingTransfer| {
+            transfer.file.companion_of.is_some() && probe.place(&transfer.model_path()) == *place
+        };
+        if model.status == Status::Downloading || self.transfers.ongoing().iter().any(is_of_it) {
             return Err(Failure::new(Code::ModelInUse, format!("'{id}' is being downloaded")).hint(
                 "cancel the job that downloads it, then repeat this to delete the part that it has kept",
             ));
         }
         if let ModelLocation::Partial(path) = &scanned.location {
-            return delete_partial(id, path);
+            let freed = delete_partial(id, path)?;
+            return Ok(freed + self.places.library.hub_cache().remove_unlinked(place)?);
         }
         let (owner, path) = (self.owner(scanned), model.path.display());
         match owner {
@@ -67,12 +73,29 @@ impl Catalog {
         let is_shared =
             |other: &ListedModel| other.model.id != *id && other.model.projector == model.projector;
         let projector = model.projector.as_deref().filter(|_| !listed.iter().any(is_shared));
-        let freed = self.remove_files(scanned, projector)?;
+        let freed = self.remove_unfinished_companions(place)? + self.remove_files(scanned, projector)?;
         match (target, freed) {
             (Some(target), 0) => {
                 n!("model_delete", "Removed the link; its target stays: {}", target.display());
             }
             _ => n!("model_delete", "Deleted {}; this freed {}", model.path.display(), bytes(freed)),
+        }
+        Ok(freed)
+    }
+
+    /// Removes what interrupted downloads have left of companions of the model at that place.
+    fn remove_unfinished_companions(&self, place: &Path) -> Result<u64> {
+        let library = &self.places.library;
+        let probe = library.probe();
+        let partials =
+            library.store().partials(&probe).into_iter().chain(library.hub_cache().partials(&probe));
+        let mut freed = 0;
+        for partial in partials.filter(|partial| probe.place(&partial.model_path()) == *place) {
+            if let Removal::Removed(bytes) =
+                partial::remove(&partial.partial, &empty_folders(&partial.partial))?
+            {
+                freed += bytes;
+            }
         }
         Ok(freed)
     }

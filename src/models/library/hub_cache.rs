@@ -11,7 +11,7 @@ pub(crate) mod notes;
 pub(crate) mod layout;
 
 use std::ffi::OsString;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use crate::error::Result;
 use crate::models::library::location::{HubCacheModel, PartialModel, ScannedModel};
@@ -46,6 +46,12 @@ impl HubCache {
     /// Deletes a model. Returns the bytes that this frees.
     pub(crate) fn remove(&self, model: &HubCacheModel, links: &[PathBuf]) -> Result<u64> {
         remove::remove_model(model, links, &self.notes)
+    }
+
+    /// Deletes a complete file that waits in the cache for the rest of its model: a blob to which no snapshot
+    /// links, if it is the hive's own. Returns the bytes that this frees.
+    pub(crate) fn remove_unlinked(&self, blob: &Path) -> Result<u64> {
+        remove::remove_unlinked(blob, &self.notes)
     }
 }
 

@@ -24,6 +24,7 @@ use crate::models::library::stamp::Stamp;
 use crate::models::library::store::Store;
 use crate::models::library::walk::{LinkPolicy, gguf_files};
 use crate::models::model::{Model, Status};
+use crate::models::transfer::remote::ModelFile;
 use crate::models::transfer::transfers::OngoingTransfer;
 use crate::text;
 use crate::time::Instant;
@@ -86,10 +87,8 @@ pub(crate) fn list(
     let is_interrupted =
         |model: &PartialModel| !ongoing.iter().any(|transfer| transfer.destination.partial == model.partial);
     let partials = locations.store.partials(probe).into_iter().chain(locations.hub_cache.partials(probe));
-    listed.extend(partials.filter(is_interrupted).map(|model| interrupted(model, probe)));
-    let paths: HashSet<_> = listed.iter().map(|listed| listed.model.path.clone()).collect();
-    let is_unlisted = |transfer: &&OngoingTransfer| !paths.contains(&transfer.destination.target);
-    listed.extend(new.into_iter().filter(is_unlisted).map(|transfer| downloading(transfer, probe)));
+    let interrupted = partials.filter(is_interrupted).map(Unfinished::interrupted);
+    list_unfinished(&mut listed, interrupted.chain(new.into_iter().map(Unfinished::downloading)), probe);
     listed
 }
 
@@ -318,63 +317,111 @@ fn inaccessible(path: &Path, error: &io::Error) -> FileProblem {
     FileProblem { status: Status::Incomplete, detail }
 }
 
-/// A model that a job is downloading.
-fn downloading(transfer: &OngoingTransfer, probe: &DiskProbe<'_>) -> ListedModel {
-    let OngoingTransfer { file, destination, done, since } = transfer;
-    let done_bytes = text::bytes(*done);
-    let detail = match file.size {
-        Some(size) => format!("{done_bytes} of {} are here", text::bytes(size)),
-        None => format!("{done_bytes} are here"),
-    };
-    Unfinished {
-        file: &file.name,
-        source: &file.source,
-        partial: &destination.partial,
-        target: &destination.target,
-        size_bytes: *done,
-        changed: *since,
+/// Lists partly downloaded models. What is only here of a companion stands for its model, or is told there
+/// where that is listed already.
+fn list_unfinished(
+    listed: &mut Vec<ListedModel>,
+    unfinished: impl Iterator<Item = Unfinished>,
+    probe: &DiskProbe<'_>,
+) {
+    let (companions, models): (Vec<_>, Vec<_>) = unfinished.partition(|one| one.companion_of.is_some());
+    let paths: HashSet<_> = listed.iter().map(|listed| listed.model.path.clone()).collect();
+    let is_unlisted = |one: &Unfinished| !paths.contains(&one.target);
+    listed.extend(models.into_iter().filter(is_unlisted).map(|one| one.listed(probe)));
+    for companion in companions {
+        let file = name_of(Path::new(&companion.file));
+        let model = companion.listed(probe);
+        match listed.iter_mut().find(|listed| listed.place == model.place) {
+            Some(listed) => listed.model.left_out.push(format!("{file}, until its download has ended")),
+            None => listed.push(model),
+        }
     }
-    .listed(Status::Downloading, detail, probe)
 }
 
-/// A model whose download was interrupted.
-fn interrupted(model: PartialModel, probe: &DiskProbe<'_>) -> ListedModel {
-    let PartialModel { partial, target, unfinished } = model;
-    let size = unfinished.head.size.map_or_else(|| "an unknown size".to_owned(), text::bytes);
-    let done = text::bytes(unfinished.done);
-    let detail = format!("its download was interrupted with {done} of {size} here: ModelDownload resumes it");
-    Unfinished {
-        file: &unfinished.head.name,
-        source: &unfinished.head.source,
-        partial: &partial,
-        target: &target,
-        size_bytes: unfinished.done,
-        changed: unfinished.changed,
-    }
-    .listed(Status::Incomplete, detail, probe)
-}
-
-/// A partly downloaded model.
-struct Unfinished<'a> {
+/// A partly downloaded model, or companion of a model.
+struct Unfinished {
+    status: Status,
     /// The file's name; for a file of the Hub, its path in the repository.
-    file: &'a str,
-    source: &'a str,
-    partial: &'a Path,
-    target: &'a Path,
-    size_bytes: u64,
+    file: String,
+    companion_of: Option<ModelFile>,
+    source: String,
+    partial: PathBuf,
+    target: PathBuf,
+    /// Bytes of the file that are here.
+    done: u64,
+    /// Its size in bytes.
+    size: Option<u64>,
     changed: SystemTime,
 }
 
-impl Unfinished<'_> {
-    fn listed(self, status: Status, detail: String, probe: &DiskProbe<'_>) -> ListedModel {
-        let Self { file, source, partial, target, size_bytes, changed } = self;
+impl Unfinished {
+    /// What a job is downloading.
+    fn downloading(transfer: &OngoingTransfer) -> Self {
+        let OngoingTransfer { file, destination, done, since } = transfer;
+        Self {
+            status: Status::Downloading,
+            file: file.name.clone(),
+            companion_of: file.companion_of.clone(),
+            source: file.source.clone(),
+            partial: destination.partial.clone(),
+            target: destination.target.clone(),
+            done: *done,
+            size: file.size,
+            changed: *since,
+        }
+    }
+
+    /// What an interrupted download has left.
+    fn interrupted(model: PartialModel) -> Self {
+        let PartialModel { partial, target, unfinished } = model;
+        let (head, done, changed) = (unfinished.head, unfinished.done, unfinished.changed);
+        Self {
+            status: Status::Incomplete,
+            file: head.name,
+            companion_of: head.companion_of,
+            source: head.source,
+            partial,
+            target,
+            done,
+            size: head.size,
+            changed,
+        }
+    }
+
+    fn detail(&self) -> String {
+        let done = text::bytes(self.done);
+        let of = self.companion_of.as_ref().map(|_| format!(" of {}", name_of(Path::new(&self.file))));
+        let of = of.unwrap_or_default();
+        match (self.status, self.size) {
+            (Status::Downloading, Some(size)) => format!("{done} of {}{of} are here", text::bytes(size)),
+            (Status::Downloading, None) => format!("{done}{of} are here"),
+            (_, size) => {
+                let size = size.map_or_else(|| "an unknown size".to_owned(), text::bytes);
+                format!(
+                    "its download was interrupted with {done} of {size}{of} here: ModelDownload resumes it"
+                )
+            }
+        }
+    }
+
+    fn listed(self, probe: &DiskProbe<'_>) -> ListedModel {
+        let detail = self.detail();
+        let Self { status, file, companion_of, source, partial, target, done, changed, .. } = self;
+        let (file, target, size_bytes) = match companion_of {
+            None => (file, target, done),
+            Some(model) => {
+                let target = model.beside(&target);
+                let size = probe.metadata(&target).map_or(0, |metadata| metadata.len());
+                (model.name, target, size)
+            }
+        };
         let model = Model {
             id: String::new(),
-            name: id::sanitize(stem(&name_of(Path::new(file)))),
+            name: id::sanitize(stem(&name_of(Path::new(&file)))),
             size_bytes,
-            path: target.to_owned(),
+            path: target.clone(),
             // The text with which ModelDownload resumes it: a repository may have many files.
-            source: if source.starts_with("hf:") { format!("{source}/{file}") } else { source.to_owned() },
+            source: if source.starts_with("hf:") { format!("{source}/{file}") } else { source },
             revision: None,
             format: "gguf".to_owned(),
             architecture: None,
@@ -389,11 +436,12 @@ impl Unfinished<'_> {
             left_out: Vec::new(),
             status_detail: Some(detail),
         };
-        let files = ModelFiles { paths: vec![target.to_owned()], missing: None };
+        let place = probe.place(&target);
+        let files = ModelFiles { paths: vec![target], missing: None };
         ListedModel {
             model,
-            scanned: ScannedModel { files, location: ModelLocation::Partial(partial.to_owned()) },
-            place: probe.place(target),
+            scanned: ScannedModel { files, location: ModelLocation::Partial(partial) },
+            place,
         }
     }
 }

@@ -22,7 +22,8 @@ pub(crate) enum ModelLocation {
     UserFolder,
     /// In the Hugging Face cache.
     HubCache(HubCacheModel),
-    /// Only this partial file exists; the model's path does not.
+    /// Of the model, only this partial file exists; or the model's file is here and waits for its companion,
+    /// whose partial file this is.
     Partial(PathBuf),
 }
 
@@ -60,6 +61,14 @@ pub(crate) struct PartialModel {
     /// The path that the finished file will have.
     pub(crate) target: PathBuf,
     pub(crate) unfinished: Unfinished,
+}
+
+impl PartialModel {
+    /// The path that the model's file has or will have. The partial file may be of a companion.
+    pub(crate) fn model_path(&self) -> PathBuf {
+        let companion_of = self.unfinished.head.companion_of.as_ref();
+        companion_of.map_or_else(|| self.target.clone(), |model| model.beside(&self.target))
+    }
 }
 
 /// The source of a model that is a file of this machine, as `ModelDownload` reads it: `file:` and the path,

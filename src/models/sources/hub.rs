@@ -28,7 +28,7 @@ use crate::models::sources::places::Places;
 use crate::models::sources::registry::RegistryError;
 use crate::models::sources::request::DownloadRequest;
 use crate::models::sources::resolution::{ModelSource, Resolution, ResolvedModel};
-use crate::models::transfer::remote::{GGUF_MAGIC, RemoteFile};
+use crate::models::transfer::remote::{GGUF_MAGIC, ModelFile, RemoteFile};
 use crate::{spawn, text};
 
 pub use name::HubName;
@@ -55,6 +55,8 @@ async fn resolve(name: &HubName, request: &DownloadRequest, places: &Places) -> 
     let revision = revision_of(name, request)?;
     let chosen = choose_model(name, revision, request.force, places).await?;
     let (source, credentials) = (format!("hf:{}", chosen.repo), places.hub.credentials());
+    let model_file =
+        ModelFile { name: chosen.files[0].file.path.clone(), target: chosen.files[0].etag.clone() };
     let mut remote_files = Vec::new();
     for chosen_file in &chosen.files {
         let file = &chosen_file.file;
@@ -66,6 +68,7 @@ async fn resolve(name: &HubName, request: &DownloadRequest, places: &Places) -> 
             size: file.size,
             sha256: file.sha256.clone(),
             version: Some(chosen_file.etag.clone()),
+            companion_of: chosen_file.is_projector.then(|| model_file.clone()),
             magic: GGUF_MAGIC,
             vet: if chosen_file.is_projector { vet_projector } else { vet_model },
             trust: places.hub.trust(),

@@ -25,7 +25,9 @@ use crate::models::sources::registry::{self, RegistryRequest, RegistryResponse};
 use crate::models::sources::request::DownloadRequest;
 use crate::models::sources::resolution::{ModelSource, Resolution, ResolvedModel};
 use crate::models::transfer::fetch::{FetchConfig, Fetcher};
-use crate::models::transfer::remote::{Destination, GGUF_MAGIC, Refusal, RemoteFile, StoredFile, Trust, Vet};
+use crate::models::transfer::remote::{
+    Destination, GGUF_MAGIC, ModelFile, Refusal, RemoteFile, StoredFile, Trust, Vet,
+};
 use crate::text::{bytes, excerpt, hex, is_sha256};
 use crate::{n, spawn};
 
@@ -141,7 +143,7 @@ impl OllamaName {
             )
         })
         .await??;
-        let file = |layer: Layer, name: &str, vet| RemoteFile {
+        let file = |layer: Layer, name: &str, companion_of, vet| RemoteFile {
             name: name.to_owned(),
             source: self.to_string(),
             url: layer.url,
@@ -149,12 +151,15 @@ impl OllamaName {
             size: Some(layer.size),
             sha256: Some(layer.sha256.clone()),
             version: Some(layer.sha256),
+            companion_of,
             magic: GGUF_MAGIC,
             vet,
             trust: Trust::Endpoint(endpoint.clone()),
         };
-        let mut files = vec![file(layers.model, &file_name, vet_model as Vet)];
-        files.extend(layers.projector.map(|layer| file(layer, &projector_name(&file_name), vet_projector)));
+        let model = ModelFile { name: file_name.clone(), target: file_name.clone() };
+        let projector = |layer| file(layer, &projector_name(&file_name), Some(model), vet_projector as Vet);
+        let mut files = vec![file(layers.model, &file_name, None, vet_model)];
+        files.extend(layers.projector.map(projector));
         Ok(ResolvedModel {
             model: stem(&file_name).to_owned(),
             source: self.to_string(),

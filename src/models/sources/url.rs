@@ -140,6 +140,7 @@ impl UrlSource {
             size,
             sha256: self.sha256.clone(),
             version: None,
+            companion_of: None,
             magic: GGUF_MAGIC,
             vet: vet_model,
             trust: Trust::Named,

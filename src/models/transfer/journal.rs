@@ -24,7 +24,7 @@ use sha2::{Digest, Sha256};
 use crate::disk;
 use crate::files;
 use crate::models::transfer::disk::Disk;
-use crate::models::transfer::remote::RemoteFile;
+use crate::models::transfer::remote::{ModelFile, RemoteFile};
 use crate::text;
 
 const MARK: &str = "rbee-partial ";
@@ -49,6 +49,9 @@ pub(crate) struct Head {
     pub(crate) sha256: Option<String>,
     /// As in [`RemoteFile`].
     pub(crate) version: Option<String>,
+    /// As in [`RemoteFile`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) companion_of: Option<ModelFile>,
     /// The server's name of this version of the bytes: the value of `If-Range`.
     pub(crate) validator: Option<String>,
     /// Length of a chunk in bytes.
@@ -137,6 +140,7 @@ impl Head {
             size: file.size,
             sha256: file.sha256.clone(),
             version: file.version.clone(),
+            companion_of: file.companion_of.clone(),
             validator: None,
             chunk_bytes,
         }
@@ -264,6 +268,7 @@ mod tests {
             size: Some(1000),
             sha256: None,
             version: None,
+            companion_of: None,
             validator: Some("\"1\"".into()),
             chunk_bytes: 100,
         }

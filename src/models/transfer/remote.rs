@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use reqwest::Url;
 use reqwest::header::HeaderValue;
+use serde::{Deserialize, Serialize};
 
 use crate::error::Failure;
 
@@ -30,12 +31,30 @@ pub(crate) struct RemoteFile {
     /// The source's own name of this version of the file (an `ETag`, a digest, a commit). Of two
     /// transfers to one target, the later resumes the earlier only where these agree.
     pub(crate) version: Option<String>,
+    /// The model that the file belongs to, where it is none itself.
+    pub(crate) companion_of: Option<ModelFile>,
     /// The file's first bytes; empty where they may be any.
     pub(crate) magic: &'static [u8],
     /// Judges the file by its beginning, while the rest is still to come.
     pub(crate) vet: Vet,
     /// Decides which addresses may be connected to.
     pub(crate) trust: Trust,
+}
+
+/// The first file of a model, as a companion of the model remembers it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct ModelFile {
+    /// As [`RemoteFile::name`].
+    pub(crate) name: String,
+    /// The name of its target, which is in the same folder as the companion's.
+    pub(crate) target: String,
+}
+
+impl ModelFile {
+    /// The path of the model's file; `companion` is the target of the companion.
+    pub(crate) fn beside(&self, companion: &Path) -> PathBuf {
+        companion.with_file_name(Path::new(&self.target).file_name().unwrap_or_default())
+    }
 }
 
 /// See [`RemoteFile::vet`]. Receives the file's name, its first bytes and, where it is known, its size.

@@ -277,6 +277,7 @@ fn a_partial_file_without_a_promised_hash_is_resumed_from_its_own_url_alone() {
             size: None,
             sha256: None,
             version: None,
+            companion_of: None,
             magic: b"",
             vet: |_, _, _| Verdict::Usable { warning: None },
             trust: Trust::Named,

@@ -41,6 +41,15 @@ pub(crate) struct OngoingTransfer {
     pub(crate) since: SystemTime,
 }
 
+impl OngoingTransfer {
+    /// The path that the model's file has or will have. The transfer may be of a companion.
+    pub(crate) fn model_path(&self) -> PathBuf {
+        let target = &self.destination.target;
+        let companion_of = self.file.companion_of.as_ref();
+        companion_of.map_or_else(|| target.clone(), |model| model.beside(target))
+    }
+}
+
 /// What a job gets for the file that it wants.
 #[derive(Debug)]
 pub(crate) enum Fetched {

@@ -105,17 +105,19 @@ impl HubNotes {
 
     /// Who put the blobs there that these files of a snapshot lead to.
     pub(crate) fn owner(&self, links: &[PathBuf]) -> ModelOwner {
-        let owner = |link: &PathBuf| {
-            let Some(blob) = blob_of(link) else { return ModelOwner::Other };
-            match self.path_of(&blob).map_or(Versioned::Invalid, |path| read(&path)) {
-                Versioned::Known(note) if note.matches(&blob) => ModelOwner::Hive,
-                Versioned::Newer => ModelOwner::NewerHive,
-                Versioned::Known(_) | Versioned::Invalid => ModelOwner::Other,
-            }
-        };
+        let owner = |link: &PathBuf| blob_of(link).map_or(ModelOwner::Other, |blob| self.owner_of(&blob));
         let owners: Vec<_> = links.iter().map(owner).collect();
         let is_not_hive = |owner: &&ModelOwner| **owner != ModelOwner::Hive;
         owners.iter().find(is_not_hive).copied().unwrap_or(ModelOwner::Hive)
+    }
+
+    /// Who put that blob there.
+    pub(crate) fn owner_of(&self, blob: &Path) -> ModelOwner {
+        match self.path_of(blob).map_or(Versioned::Invalid, |path| read(&path)) {
+            Versioned::Known(note) if note.matches(blob) => ModelOwner::Hive,
+            Versioned::Newer => ModelOwner::NewerHive,
+            Versioned::Known(_) | Versioned::Invalid => ModelOwner::Other,
+        }
     }
 
     /// Removes the note of a blob that was deleted.

@@ -7,7 +7,7 @@ use super::notes::HubNotes;
 use crate::disk;
 use crate::error::Result;
 use crate::files;
-use crate::models::library::location::HubCacheModel;
+use crate::models::library::location::{HubCacheModel, ModelOwner};
 use crate::models::library::removal::remove_file;
 use crate::n;
 
@@ -30,11 +30,28 @@ pub(crate) fn remove_model(model: &HubCacheModel, links: &[PathBuf], notes: &Hub
         remove_empty_folders(link, &model.folder.join("snapshots"));
     }
     remove_refs(model);
+    remove_empty_repository(&model.folder);
+    Ok(freed)
+}
+
+/// Deletes a blob to which no snapshot links, if the hive put it there, and the folders of its repository that
+/// become empty. Returns the bytes that this frees.
+pub(crate) fn remove_unlinked(blob: &Path, notes: &HubNotes) -> Result<u64> {
+    let Some(repository) = blob.parent().and_then(Path::parent) else { return Ok(0) };
+    if notes.owner_of(blob) != ModelOwner::Hive || is_referenced(repository, blob) {
+        return Ok(0);
+    }
+    let freed = remove_file(blob)?;
+    notes.remove(blob);
+    remove_empty_repository(repository);
+    Ok(freed)
+}
+
+fn remove_empty_repository(repository: &Path) {
     for name in ["blobs", "snapshots", "refs", ""] {
         // The system refuses to remove a folder that has something in it.
-        let _ = disk::remove_dir(model.folder.join(name));
+        let _ = disk::remove_dir(repository.join(name));
     }
-    Ok(freed)
 }
 
 fn is_referenced(repository: &Path, blob: &Path) -> bool {
