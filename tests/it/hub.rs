@@ -712,6 +712,37 @@ async fn what_is_here_of_a_projector_belongs_to_its_model() {
 }
 
 #[tokio::test]
+async fn an_unfinished_projector_in_the_store_goes_with_its_model() {
+    let hub = FakeHub::start().await;
+    let mut projector = projector();
+    projector.resize(24 << 20, 7);
+    hub.push("library/seen:latest", &model("seen"));
+    hub.push_layers("library/seen:latest", &[("projector", &projector)]);
+    let hive = TestHive::start_with(|config| {
+        config.ollama.endpoint.clone_from(&hub.url);
+        config.downloads.bytes_per_second = 8 << 20;
+        config.downloads.chunk_bytes = 256 << 10;
+    })
+    .await;
+    let store = hive.dir().join("data/models");
+    let journal = store.join("mmproj-seen-latest.gguf.partial.journal");
+    let job = hive.submit(&download("ollama:seen")).await;
+    until("some of the projector", async || {
+        fs::metadata(&journal).is_ok_and(|journal| journal.len() > 1000).then_some(())
+    })
+    .await;
+    assert_eq!(hive.delete(&format!("/v1/jobs/{job}")).await.status(), 200);
+    let listed = hive.succeed(&json!({ "ModelList": {} })).await;
+    assert_eq!(listed.as_array().unwrap().len(), 1, "{listed}");
+    assert_eq!((&listed[0]["id"], &listed[0]["status"]), (&json!("seen-latest"), &json!("available")));
+    assert!(listed[0]["left_out"][0].as_str().unwrap().contains("mmproj"), "{listed}");
+    assert!(journal.exists());
+    hive.succeed(&json!({ "ModelDelete": { "id": "seen-latest" } })).await;
+    assert_eq!(files_beneath(&store), Vec::<PathBuf>::new());
+    hive.stop().await;
+}
+
+#[tokio::test]
 async fn deleting_a_blob_that_is_a_link_keeps_the_links_target() {
     let hub = FakeHub::start().await;
     let bytes = model("m");
