@@ -29,8 +29,8 @@ impl Completion {
     /// Reads and checks the body, which must arrive within `time_limit`.
     ///
     /// # Errors
-    /// Those of [`json_bytes`]; [`Code::InvalidField`] if the body is not an object, has no string `model`, or
-    /// has a number outside its range (see [`numbers`]).
+    /// Those of [`json_bytes`]; [`Code::InvalidField`] if the body is not an object, has no string
+    /// `model`, or has a number outside its range (see [`numbers`]).
     pub(super) async fn read(request: Request, time_limit: Duration) -> Result<Self, GatewayProblem> {
         let body = json_bytes(request, BODY_LIMIT, time_limit).await?;
         let fields: BTreeMap<String, &RawValue> = serde_json::from_slice(&body).map_err(|error| {

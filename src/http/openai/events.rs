@@ -7,7 +7,6 @@
 
 use std::time::Duration;
 
-use axum::http::StatusCode;
 use bytes::Bytes;
 use futures::Stream;
 use futures::future::BoxFuture;
@@ -36,6 +35,8 @@ enum Source {
     Asked(BoxFuture<'static, Result<Answer>>),
     /// The worker answers.
     Answering(Box<Answer>),
+    /// The worker answers with JSON, which is read as a whole.
+    Refusing(BoxFuture<'static, Result<Value>>),
     Ended,
 }
 
@@ -63,27 +64,23 @@ impl<G> Events<G> {
         }
     }
 
-    /// The next bytes; `None` at the end. May be dropped at any await.
+    /// The next bytes; `None` at the end. Where this is dropped at an await, the next call goes on from
+    /// there.
     async fn step(&mut self) -> Option<Bytes> {
-        loop {
-            let step = match &mut self.source {
+        let failure = loop {
+            match &mut self.source {
                 Source::Ended => return None,
                 Source::Asked(answer) => match answer.await {
-                    Ok(answer) => {
-                        self.source = Source::Answering(Box::new(answer));
-                        continue;
-                    }
-                    Err(failure) => Err(failure),
+                    Ok(answer) => self.source = Source::of(answer),
+                    Err(failure) => break failure,
                 },
-                Source::Answering(answer) if answer.kind == AnswerKind::Json => {
-                    let refusal =
-                        whole::read(answer).await.map(|body| refusal(answer.pid, answer.status, &body));
-                    self.source = Source::Ended;
-                    match refusal {
-                        Ok(error) => return Some(event(&error)),
-                        Err(failure) => Err(failure),
+                Source::Refusing(error) => match error.await {
+                    Ok(error) => {
+                        self.source = Source::Ended;
+                        return Some(event(&error));
                     }
-                }
+                    Err(failure) => break failure,
+                },
                 Source::Answering(answer) => match answer.chunk().await {
                     Ok(Some(bytes)) => {
                         self.progress.see(&bytes);
@@ -93,29 +90,36 @@ impl<G> Events<G> {
                         self.source = Source::Ended;
                         return None;
                     }
-                    Ok(None) => Err(not_valid(answer.pid, "with a stream that breaks off")),
-                    Err(failure) => Err(failure),
+                    Ok(None) => break not_valid(answer.pid, "with a stream that breaks off"),
+                    Err(failure) => break failure,
                 },
-            };
-            self.source = Source::Ended;
-            let failure =
-                step.map_or_else(|failure| failure, |never: std::convert::Infallible| match never {});
-            tracing::error!(%failure, detail = ?failure.detail, "an answer broke off");
-            return Some(error_event(&failure));
+            }
+        };
+        self.source = Source::Ended;
+        tracing::error!(%failure, detail = ?failure.detail, "an answer broke off");
+        Some(error_event(&failure))
+    }
+}
+
+impl Source {
+    fn of(mut answer: Answer) -> Self {
+        match answer.kind {
+            AnswerKind::Events => Self::Answering(Box::new(answer)),
+            AnswerKind::Json => Self::Refusing(Box::pin(async move { refusal(&mut answer).await })),
         }
     }
 }
 
 /// The error object of an answer in JSON to a request for a stream that the client has been sent the head of.
-fn refusal(pid: u32, status: StatusCode, body: &[u8]) -> Value {
-    let answer: Value = serde_json::from_slice(body).unwrap_or_default();
-    match answer.get("error") {
+async fn refusal(answer: &mut Answer) -> Result<Value> {
+    let body: Value = serde_json::from_slice(&whole::read(answer).await?).unwrap_or_default();
+    Ok(match body.get("error") {
         Some(error) if !error.is_null() => json!({"error": error}),
         _ => {
-            let failure = not_valid(pid, format_args!("{} without a stream", status.as_u16()));
+            let failure = not_valid(answer.pid, format_args!("{} without a stream", answer.status.as_u16()));
             json!({"error": openai_error(&failure, None)})
         }
-    }
+    })
 }
 
 fn error_event(failure: &Failure) -> Bytes {

@@ -294,6 +294,36 @@ async fn a_client_that_waits_for_a_stream_gets_comments() {
 }
 
 #[tokio::test]
+async fn a_refusal_that_comes_in_pieces_reaches_a_client_that_waits() {
+    let begin = Arc::new(Notify::new());
+    let (pieces, receiver) = mpsc::unbounded_channel::<&str>();
+    let stream = Arc::new(parking_lot::Mutex::new(Some(UnboundedReceiverStream::new(receiver))));
+    let at_worker = begin.clone();
+    let worker = worker(move |_: Bytes| async move {
+        at_worker.notified().await;
+        let pieces = stream.lock().take().unwrap().map(Ok::<_, std::io::Error>);
+        (StatusCode::BAD_REQUEST, [("content-type", "application/json")], Body::from_stream(pieces))
+    })
+    .await;
+    let url = format!("http://{}", worker.address);
+    let (gateway, ended) = gateway_with(url, Duration::from_millis(5)).await;
+    let mut client = gateway.send(&chat(r#"{"model":"tiny","stream":true}"#)).await;
+    read_until(&mut client, ": waiting\n\n").await;
+    begin.notify_one();
+    pieces.send("{\"error\":{\"message\":").unwrap();
+    // For each comment the gateway leaves off waiting for the rest.
+    for _ in 0..3 {
+        read_until(&mut client, ": waiting\n\n").await;
+    }
+    pieces.send("\"too long\"}}").unwrap();
+    drop(pieces);
+    read_until(&mut client, "data: {\"error\":{\"message\":\"too long\"}}").await;
+    soon(ended.notified()).await;
+    gateway.stop().await;
+    worker.stop().await;
+}
+
+#[tokio::test]
 async fn the_gateway_refuses_invalid_requests() {
     for (body, code, param) in [
         ("[]", "invalid_field", Value::Null),
