@@ -19,6 +19,7 @@ use crate::error::{Code, Failure, Result};
 use crate::events::Topic;
 use crate::files;
 use crate::http::{self, Listener};
+use crate::paths;
 use crate::spawn;
 use crate::text::json;
 use crate::time::Instant;
@@ -37,7 +38,7 @@ pub struct HiveFile {
     /// The port of the URL, or 0.
     pub port: u16,
     /// The path of its Unix socket.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "Option::is_none", with = "paths::shown_option")]
     pub unix_socket: Option<PathBuf>,
     /// The name that it reports.
     pub hive_id: String,
