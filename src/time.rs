@@ -64,6 +64,22 @@ pub fn monotonic() -> std::time::Instant {
     std::time::Instant::now() + Duration::from_millis(turned::now().monotonic_ms)
 }
 
+/// When something was last done that is to be done only once in a while.
+#[derive(Debug, Default)]
+pub struct Pace(Option<std::time::Instant>);
+
+impl Pace {
+    /// Whether `pause` has passed since this last said so; then it says so now.
+    pub fn is_due(&mut self, pause: Duration) -> bool {
+        let now = monotonic();
+        let is_due = self.0.is_none_or(|at| now.duration_since(at) >= pause);
+        if is_due {
+            self.0 = Some(now);
+        }
+        is_due
+    }
+}
+
 /// A duration for people: `800 ms`, `12.3 s`, `4 min 5 s`, `2 h 1 min`.
 #[must_use]
 pub fn in_words(duration: Duration) -> String {

@@ -14,7 +14,7 @@ use super::log::Log;
 use crate::error::Failure;
 use crate::events::{Hub, Topic};
 use crate::narration::{Entry, JobStep, Level, Narration, Progress};
-use crate::time::{Instant, monotonic};
+use crate::time::{Instant, Pace};
 
 /// The most entries that are written to the journal in one write and published together.
 const BATCH: usize = 512;
@@ -46,7 +46,7 @@ struct Written {
     seq: u64,
     at: Instant,
     result: Option<Arc<RawValue>>,
-    progress_published_at: Option<std::time::Instant>,
+    progress: Pace,
 }
 
 /// A job on `/v1/events`.
@@ -67,7 +67,7 @@ impl Drain {
         mut entries: mpsc::UnboundedReceiver<Entry>,
         mut end: oneshot::Receiver<Terminal>,
     ) {
-        let mut written = Written { seq: 0, at: Instant(0), result: None, progress_published_at: None };
+        let mut written = Written { seq: 0, at: Instant(0), result: None, progress: Pace::default() };
         let mut batch = Vec::with_capacity(16);
         let terminal = loop {
             tokio::select! {
@@ -133,21 +133,11 @@ impl Drain {
             }
         }
         if let Some(event) = events.iter().rev().find(|event| is_progress(event))
-            && self.is_progress_due(&mut written.progress_published_at)
+            && written.progress.is_due(self.progress_every)
         {
             self.publish_change("progress", Some(event));
         }
         self.log.append(events);
-    }
-
-    /// Whether progress may be published again; then it was published now.
-    fn is_progress_due(&self, published_at: &mut Option<std::time::Instant>) -> bool {
-        let now = monotonic();
-        let is_due = published_at.is_none_or(|at| now.duration_since(at) >= self.progress_every);
-        if is_due {
-            *published_at = Some(now);
-        }
-        is_due
     }
 
     fn finish(mut self, mut written: Written, terminal: Terminal) {

@@ -237,12 +237,7 @@ impl Journals {
 
     /// Removes the journal of a job.
     pub(super) fn remove_one(&self, id: &JobId) {
-        let path = self.path(id);
-        if let Err(error) = disk::remove_file(&path)
-            && error.kind() != ErrorKind::NotFound
-        {
-            tracing::warn!(path = %path.display(), %error, "could not remove a journal");
-        }
+        remove_file(&self.path(id));
     }
 
     /// Removes the journals of jobs, and the logs of workers that those jobs failed to start. Reads the
@@ -261,12 +256,8 @@ impl Journals {
         for path in files.filter_map(|file| Some(file.ok()?.path())) {
             let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
             let job = name.split_once('.').and_then(|(job, _)| JobId::parse(job));
-            if !name.ends_with(DAMAGED)
-                && job.is_some_and(|job| jobs.contains(&job))
-                && let Err(error) = disk::remove_file(&path)
-                && error.kind() != ErrorKind::NotFound
-            {
-                tracing::warn!(path = %path.display(), %error, "could not remove an old journal");
+            if !name.ends_with(DAMAGED) && job.is_some_and(|job| jobs.contains(&job)) {
+                remove_file(&path);
             }
         }
     }
@@ -288,6 +279,14 @@ impl Journal {
     #[cfg(test)]
     pub(super) fn to_file(file: File, operation: &str) -> Self {
         Self { path: PathBuf::new(), file, operation: operation.to_owned() }
+    }
+}
+
+fn remove_file(path: &Path) {
+    if let Err(error) = disk::remove_file(path)
+        && error.kind() != ErrorKind::NotFound
+    {
+        tracing::warn!(path = %path.display(), %error, "could not remove a file of a job");
     }
 }
 

@@ -22,7 +22,7 @@ use crate::events::Hub;
 use crate::n;
 use crate::narration::NarrationContext;
 use crate::spawn;
-use crate::time::{Instant, monotonic};
+use crate::time::{Instant, Pace};
 
 /// The shortest time between two looks at every job for old ones.
 const PRUNE_PAUSE: Duration = Duration::from_secs(1);
@@ -46,7 +46,7 @@ pub struct Registry {
     closed: AtomicBool,
     /// The drains of jobs, from before their submission is accepted.
     drains: TaskTracker,
-    pruned_at: Mutex<Option<std::time::Instant>>,
+    pruning: Mutex<Pace>,
     /// The journals that could not be read, or not whole, when the hive started.
     not_understood: Vec<String>,
 }
@@ -80,7 +80,7 @@ impl Registry {
             run_limits: RunLimits::new(&config.timers),
             closed: AtomicBool::new(false),
             drains: TaskTracker::new(),
-            pruned_at: Mutex::default(),
+            pruning: Mutex::default(),
             not_understood: Vec::new(),
         };
         let ids = registry.journals.ids()?;
@@ -284,15 +284,7 @@ impl Registry {
 
     /// Prunes after a pause: a submission should not have to look at every job.
     fn prune_if_due(&self) {
-        let now = monotonic();
-        let is_due = {
-            let mut pruned_at = self.pruned_at.lock();
-            let is_due = pruned_at.is_none_or(|at| now.duration_since(at) >= PRUNE_PAUSE);
-            if is_due {
-                *pruned_at = Some(now);
-            }
-            is_due
-        };
+        let is_due = self.pruning.lock().is_due(PRUNE_PAUSE);
         if is_due {
             self.prune();
         }
