@@ -1,8 +1,8 @@
 //! Markdown, as models write it, turned into HTML that a page can show.
 //!
-//! An answer of a model is text of a stranger. [`html`] reads it as `CommonMark` with tables, strikethrough,
-//! task lists and mathematics; `code` colours code, `math` turns LaTeX into `MathML`, and `clean` lets through
-//! only the elements and attributes that these produce.
+//! An answer of a model is text of a stranger. [`html`] reads it as `CommonMark` with tables,
+//! strikethrough, task lists and mathematics; `code` colours code, `math` turns LaTeX into `MathML`,
+//! and `clean` lets through only the elements and attributes that these produce.
 //!
 //! Invariants:
 //! - Markup in the text is shown as text. It is never interpreted.

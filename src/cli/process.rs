@@ -25,8 +25,8 @@ pub(super) fn log_to_stderr(default: &str) {
     }
 }
 
-/// The limit of open files to ask for: far above what a hive needs, and no burden to the workers, which inherit
-/// it.
+/// The limit of open files to ask for: far above what a hive needs, and no burden to the workers, which
+/// inherit it.
 const OPEN_FILES: u64 = 65_536;
 
 /// Raises this process's limit of open files as far as the system lets it: the usual one is for programs that
@@ -60,8 +60,9 @@ fn run_with_grace<F: Future>(runtime: &mut Builder, future: F, grace: Duration) 
     Ok(output)
 }
 
-/// Completes when the process receives SIGINT, SIGQUIT or SIGTERM. The handlers are installed by the call, not
-/// by the first poll, so that a client that has read the ready line can stop the hive cleanly.
+/// Completes when the process receives SIGINT, SIGQUIT or SIGTERM. The handlers are installed by the
+/// call, not by the first poll, so that a client that has read the ready line can stop the hive
+/// cleanly.
 pub(super) fn stop_signal() -> impl Future<Output = ()> + Send {
     let kinds = [SignalKind::interrupt(), SignalKind::quit(), SignalKind::terminate()];
     let signals = kinds.map(signal).into_iter().collect::<io::Result<Vec<_>>>();

@@ -1,7 +1,7 @@
 //! Compression of what is read as a whole: the page's files and JSON.
 //!
-//! Invariant: no stream is compressed, neither events nor a log that is followed. A compressor holds back what it
-//! is given until it has enough, and a stream has to arrive as it is written.
+//! Invariant: no stream is compressed, neither events nor a log that is followed. A compressor holds
+//! back what it is given until it has enough, and a stream has to arrive as it is written.
 
 use axum::http::header::CONTENT_TYPE;
 use axum::http::{Extensions, HeaderMap, StatusCode, Version};

@@ -1,8 +1,8 @@
 //! A transport that does not cut its client off in the middle of a body.
 //!
-//! Where a connection ends with a part of a request unread, the system resets it, and the reset can destroy the
-//! answer on its way. So such a transport says that it has ended, and then reads on, for a while, until the
-//! client has ended too.
+//! Where a connection ends with a part of a request unread, the system resets it, and the reset can
+//! destroy the answer on its way. So such a transport says that it has ended, and then reads on, for a
+//! while, until the client has ended too.
 
 use std::io;
 use std::pin::Pin;

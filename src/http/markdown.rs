@@ -1,5 +1,5 @@
-//! `POST /v1/markdown`: the page lets the hive turn the Markdown of an answer into HTML, again and again while
-//! the answer grows.
+//! `POST /v1/markdown`: the page lets the hive turn the Markdown of an answer into HTML, again and
+//! again while the answer grows.
 
 use axum::Json;
 use axum::extract::{Request, State};

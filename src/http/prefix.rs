@@ -5,9 +5,9 @@ use axum::http::HeaderMap;
 /// The longest prefix.
 const MOST_BYTES: usize = 200;
 
-/// The prefix that `X-Forwarded-Prefix` gives, such as `/hive`, or nothing. Proxies that cut a prefix off send
-/// it; the hive's own page does too, because it knows where it was loaded from. It decides only what the
-/// answer to this request says of the hive's paths.
+/// The prefix that `X-Forwarded-Prefix` gives, such as `/hive`, or nothing. Proxies that cut a prefix
+/// off send it; the hive's own page does too, because it knows where it was loaded from. It decides
+/// only what the answer to this request says of the hive's paths.
 pub(crate) fn prefix(headers: &HeaderMap) -> &str {
     let given = headers.get_all("x-forwarded-prefix").iter().next_back();
     let given = given.and_then(|value| value.to_str().ok()).unwrap_or_default().trim_end_matches('/');

@@ -1,9 +1,9 @@
 //! The seats of connections, and who gives one up where there are too few.
 //!
-//! Each connection takes a seat, and there are fewer seats than the process may open files: the hive keeps the
-//! rest for its own work. When all are taken, the next connection gets the seat of a newcomer: a connection
-//! that has sent no request of a caller who was let in. So connections that say nothing, or know no token,
-//! keep nobody out.
+//! Each connection takes a seat, and there are fewer seats than the process may open files: the hive
+//! keeps the rest for its own work. When all are taken, the next connection gets the seat of a
+//! newcomer: a connection that has sent no request of a caller who was let in. So connections that say
+//! nothing, or know no token, keep nobody out.
 //!
 //! Invariants:
 //! - A connection whose caller was let in is never closed for another one.

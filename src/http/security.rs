@@ -1,8 +1,8 @@
 //! Access: one middleware in front of every route.
 //!
 //! The checks have a fixed order, each cheaper and broader than the next: the `Host` (against DNS
-//! rebinding), the `Origin` and `Sec-Fetch-Site` (against other web pages), the token. Routes for POST then check the content type
-//! (`body::post`), against forms that need no preflight.
+//! rebinding), the `Origin` and `Sec-Fetch-Site` (against other web pages), the token. Routes for POST
+//! then check the content type (`body::post`), against forms that need no preflight.
 //!
 //! Invariants:
 //! - Loopback does not protect by itself: a web page of another origin can neither read nor act.

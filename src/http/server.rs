@@ -1,8 +1,8 @@
 //! The connection loop: accepts connections, serves HTTP/1.1, and shuts down in order.
 //!
 //! Invariants:
-//! - Every accepted TCP socket has `TCP_NODELAY`. Otherwise a POST followed by a stream would wait 40 ms for a
-//!   delayed ACK.
+//! - Every accepted TCP socket has `TCP_NODELAY`. Otherwise a POST followed by a stream would wait 40
+//!   ms for a delayed ACK.
 //! - Connections leave room for the hive's own files (`seats`).
 //! - The connection of a client that does not send its next request's head, or does not read its answer, is
 //!   closed. Timers on the transport see to that, which run even while the code of the answer waits.
@@ -177,9 +177,9 @@ impl Connection {
     }
 }
 
-/// The router's answer, and whether the request was read to its end. A handler that panics fails its own request
-/// only. A slash too many at either end of the path makes no difference. `body_limit` is the time for a body
-/// that no handler reads.
+/// The router's answer, and whether the request was read to its end. A handler that panics fails its
+/// own request only. A slash too many at either end of the path makes no difference. `body_limit` is
+/// the time for a body that no handler reads.
 async fn answer(app: Router, request: hyper::Request<Incoming>, body_limit: Duration) -> (Response, bool) {
     let (request, leftover) = leftover::lend(request);
     let app = NormalizePath::trim_trailing_slash(app);

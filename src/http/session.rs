@@ -3,7 +3,8 @@
 //!
 //! Invariants:
 //! - A cookie is 256 random bits, not the token. The hive keeps its hash, in memory only.
-//! - `security` accepts the cookie for reading event streams and for ending the session, and for nothing else.
+//! - `security` accepts the cookie for reading event streams and for ending the session, and for
+//!   nothing else.
 
 use std::collections::VecDeque;
 use std::sync::Arc;

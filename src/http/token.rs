@@ -1,5 +1,5 @@
-//! The bearer token: read once from a file that only its owner may read, then kept and compared as a hash with
-//! what a request sends.
+//! The bearer token: read once from a file that only its owner may read, then kept and compared as a
+//! hash with what a request sends.
 
 use std::fmt;
 use std::io::Read;
@@ -45,8 +45,8 @@ impl fmt::Debug for SecretHash {
 /// Reads the token of `--token-file`.
 ///
 /// # Errors
-/// [`Code::ConfigInvalid`] if it is not a regular file of this user or root, if others than its owner may read
-/// or write it, or if it does not hold a single word of at least 16 characters.
+/// [`Code::ConfigInvalid`] if it is not a regular file of this user or root, if others than its owner
+/// may read or write it, or if it does not hold a single word of at least 16 characters.
 pub(crate) fn read(path: &Path) -> Result<SecretHash> {
     let invalid = |message: String| Failure::new(Code::ConfigInvalid, message);
     let unreadable = |error: std::io::Error| {
@@ -89,8 +89,8 @@ pub(crate) fn read(path: &Path) -> Result<SecretHash> {
     Ok(SecretHash::of(token.as_bytes()))
 }
 
-/// The token of the one `Authorization: Bearer` header (RFC 6750 section 2.1), or of the one `x-api-key`, which
-/// some client libraries send in its place.
+/// The token of the one `Authorization: Bearer` header (RFC 6750 section 2.1), or of the one
+/// `x-api-key`, which some client libraries send in its place.
 pub(crate) fn given(headers: &HeaderMap) -> Option<&[u8]> {
     let only = |name: HeaderName| {
         let mut values = headers.get_all(name).iter();

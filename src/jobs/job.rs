@@ -247,8 +247,8 @@ impl Job {
         }
     }
 
-    /// A job that ended in an earlier run of the hive, and that has aged until `as_of`. A journal that is left alone does not have every
-    /// event of the log.
+    /// A job that ended in an earlier run of the hive, and that has aged until `as_of`. A journal that
+    /// is left alone does not have every event of the log.
     pub(super) fn from_journal(
         header: JobHeader,
         started_at: Option<Instant>,

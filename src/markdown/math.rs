@@ -32,8 +32,8 @@ fn mathml(formula: &str, display: MathDisplay) -> String {
     converted.map_or_else(|| format!("<code>{}</code>", escaped(formula)), |converted| converted.mathml)
 }
 
-/// The text with the delimiters `\(`, `\)`, `\[` and `\]`, which models write too, as the dollars that Markdown
-/// knows. Code is left alone.
+/// The text with the delimiters `\(`, `\)`, `\[` and `\]`, which models write too, as the dollars that
+/// Markdown knows. Code is left alone.
 pub(super) fn with_dollars(text: &str) -> Cow<'_, str> {
     if !text.contains("\\(") && !text.contains("\\[") {
         return Cow::Borrowed(text);

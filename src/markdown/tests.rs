@@ -5,8 +5,8 @@ use proptest::prelude::*;
 use super::clean::{FORMULA_ATTRIBUTES, FORMULAS, PROSE};
 use super::html;
 
-/// The elements of HTML as a page would see them, with their attributes. It knows nothing of the cleaner: every
-/// `<` outside of an attribute's value begins a tag.
+/// The elements of HTML as a page would see them, with their attributes. It knows nothing of the
+/// cleaner: every `<` outside of an attribute's value begins a tag.
 fn elements(html: &str) -> Vec<(String, Vec<(String, String)>)> {
     let mut elements = Vec::new();
     let mut rest = html;

@@ -2,9 +2,10 @@
 //!
 //! A worker is adopted if its record is from this boot of the system, its process is the one in the
 //! record, it was ready, its engine is installed, and its own group holds its port. If only some of
-//! this is true, the worker is ended. One that had served and is gone is listed as crashed. A process is signalled only if its start time or the marker in
-//! its environment shows that it belongs to one of this hive's workers. A worker whose record has a
-//! newer version is left alone, together with its record.
+//! this is true, the worker is ended. One that had served and is gone is listed as crashed. A process
+//! is signalled only if its start time or the marker in its environment shows that it belongs to one of
+//! this hive's workers. A worker whose record has a newer version is left alone, together with its
+//! record.
 
 use std::collections::{HashMap, HashSet};
 use std::path::Path;

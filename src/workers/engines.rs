@@ -147,15 +147,15 @@ impl Engine {
         &self.usable
     }
 
-    /// The projector that a model gets: the one that is its own, or the one of the settings if that belongs to
-    /// it. `None` where the engine takes none.
+    /// The projector that a model gets: the one that is its own, or the one of the settings if that
+    /// belongs to it. `None` where the engine takes none.
     pub(super) fn projector_for(&self, model: &Path, own: Option<&PathBuf>) -> Option<PathBuf> {
         let set = self.projector.as_ref().filter(|projector| is_projector_of(projector, model));
         own.or(set).filter(|_| self.takes("projector")).cloned()
     }
 
-    /// Why it cannot run a model, as far as the model's header tells; `None` where it may be able to. What other
-    /// engines can run is for them to say. Blocks.
+    /// Why it cannot run a model, as far as the model's header tells; `None` where it may be able to.
+    /// What other engines can run is for them to say. Blocks.
     pub(super) fn obstacle(&self, model: &Path) -> Option<String> {
         if self.name == BUILTIN { crate::engine::load::obstacle(model) } else { None }
     }

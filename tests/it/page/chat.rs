@@ -7,8 +7,8 @@ use super::controls::choose;
 use super::{ENTER, capture, check_console, has_toast, record_toasts};
 use crate::support::{Browser, TestHive, write_model};
 
-/// Answers the page's requests for completions with the bodies in `replies`, in turn, and keeps what was asked
-/// in `asked`.
+/// Answers the page's requests for completions with the bodies in `replies`, in turn, and keeps what
+/// was asked in `asked`.
 const STUB: &str = "const fetched = window.fetch; window.replies = []; window.asked = []; window.renderings = 0;\
     window.fetch = (path, options) => {\
         if (path === '/v1/markdown') window.renderings += 1;\

@@ -145,8 +145,8 @@ pub(crate) fn serve(dir: &Path, more: &[&str]) -> Command {
     command
 }
 
-/// The built executable, without the settings, caches and proxies of the user who runs the tests. `kill_on_drop` ends
-/// it if a test fails.
+/// The built executable, without the settings, caches and proxies of the user who runs the tests.
+/// `kill_on_drop` ends it if a test fails.
 #[expect(clippy::disallowed_methods, reason = "a test starts the daemon from outside")]
 pub(crate) fn program() -> Command {
     let mut command = Command::new(executable());

@@ -34,8 +34,8 @@ pub(crate) fn remove_model(model: &HubCacheModel, links: &[PathBuf], notes: &Hub
     Ok(freed)
 }
 
-/// Deletes a blob to which no snapshot links, if the hive put it there, and the folders of its repository that
-/// become empty. Returns the bytes that this frees.
+/// Deletes a blob to which no snapshot links, if the hive put it there, and the folders of its
+/// repository that become empty. Returns the bytes that this frees.
 pub(crate) fn remove_unlinked(blob: &Path, notes: &HubNotes) -> Result<u64> {
     let Some(repository) = blob.parent().and_then(Path::parent) else { return Ok(0) };
     if notes.owner_of(blob) != ModelOwner::Hive || is_referenced(repository, blob) {
