@@ -250,14 +250,15 @@ export async function follow(id, onEvents, { rests, signal = rests, onLost } = {
   }
 }
 
-/** Submits a read and returns its result.
+/** Submits an operation and returns its result; undefined where the signal ended the wait.
  * @param {Record<string, any>} operation
  * @param {object} [options]
  * @param {AbortSignal} [options.signal]
+ * @param {boolean} [options.cancels] whether the signal cancels the job too
  * @param {(message: string, level: string) => void} [options.onMessage]
  * @param {(id: string) => void} [options.onJob]
  * @returns {Promise<any>} */
-export async function run(operation, { signal, onMessage, onJob } = {}) {
+export async function run(operation, { signal, cancels = false, onMessage, onJob } = {}) {
   const id = await submit(operation);
   onJob?.(id);
   let result;
@@ -276,6 +277,11 @@ export async function run(operation, { signal, onMessage, onJob } = {}) {
     },
     { signal },
   );
+  // The signal may have come before the job's id.
+  if (cancels && signal?.aborted)
+    await cancel(id).catch((error) => {
+      if (error.code !== "job_ended") throw error;
+    });
   if (failed) throw failed;
   return result;
 }

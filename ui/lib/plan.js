@@ -1,12 +1,11 @@
 // The dry run of an operation, which stops when the user changes the request.
 
-import { Problem, cancel, run, sleep } from "./api.js";
+import { Problem, run, sleep } from "./api.js";
 import { View } from "./view.js";
 
 /** One dry run. */
 class DryRun {
   since = Date.now();
-  #job = "";
   #stop = new AbortController();
 
   /** @param {string} message what the page waits for, until the job sends a message */
@@ -26,10 +25,7 @@ class DryRun {
     try {
       return await run(operation, {
         signal,
-        onJob: (job) => {
-          this.#job = job;
-          if (signal.aborted) this.stop();
-        },
+        cancels: true,
         onMessage: (message, level) => {
           if (signal.aborted) return;
           this.message = message;
@@ -45,7 +41,6 @@ class DryRun {
   /** Stops the dry run and cancels its job. */
   stop() {
     this.#stop.abort();
-    if (this.#job) cancel(this.#job).catch(() => {});
   }
 }
 

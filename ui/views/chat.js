@@ -384,10 +384,9 @@ class Chat extends View {
       this.announced = `${model} has answered. ${answer.text.slice(0, MOST_ANNOUNCED)}`;
     } catch (error) {
       if (stop.signal.aborted) answer.stopped = true;
-      else {
-        answer.broken = true;
-        this.problem = Problem.of(error);
-      }
+      else answer.broken = true;
+      // A load that could not be cancelled goes on.
+      if (answer.broken || error instanceof Problem) this.problem = Problem.of(error);
     }
     if ((answer.stopped || answer.broken) && isBare(answer)) {
       if (messages.includes(answer)) messages.pop();
@@ -410,7 +409,9 @@ class Chat extends View {
       busy.job = job;
       this.update();
     };
-    await run({ ModelLoad: { id: model } }, { signal: stop.signal, onJob });
+    const { signal } = stop;
+    await run({ ModelLoad: { id: model } }, { signal, cancels: true, onJob });
+    signal.throwIfAborted();
   }
 
   #grown() {
