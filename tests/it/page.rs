@@ -383,12 +383,24 @@ async fn the_page_asks_for_a_token_once_for_all_tabs_and_keeps_it_while_they_are
     assert_eq!(browser.run_async(asks).await, json!(token));
     // A new tab is answered by another one, before it asks or while it does.
     let offers = format!(
-        "const tabs = new BroadcastChannel('rbee.token');\
-         tabs.onmessage = ({{data}}) => data.asks && tabs.postMessage({{token: '{token}'}});"
+        "const tabs = new BroadcastChannel('rbee.token'); window.offer = () => tabs.postMessage({{token: '{token}'}});\
+         tabs.onmessage = ({{data}}) => data.asks && !sessionStorage.isSlow && window.offer();\
+         const timeout = setTimeout; window.setTimeout = (run, ms) => ms === 150 ? (window.late = run, 0) : timeout(run, ms);\
+         const show = HTMLDialogElement.prototype.showModal; window.dialogs = 0;\
+         HTMLDialogElement.prototype.showModal = function () {{ window.dialogs += 1; show.call(this); }};"
     );
     browser.cdp("Page.addScriptToEvaluateOnNewDocument", &json!({ "source": offers })).await;
     browser.run("sessionStorage.clear()").await;
     browser.reload().await;
+    browser.shows("#connection", "Live").await;
+    browser.run("window.late()").await;
+    assert_eq!(browser.eval("window.dialogs").await, json!(0), "it does not ask at all");
+    browser.run("sessionStorage.clear(); sessionStorage.isSlow = true").await;
+    browser.reload().await;
+    browser.until("the end of its patience", "window.late").await;
+    browser.run("window.late()").await;
+    browser.shows("dialog", "This hive asks for a token").await;
+    browser.run("window.offer()").await;
     browser.shows("#connection", "Live").await;
     browser.until("no question", "!document.querySelector('dialog')").await;
     drop(browser);

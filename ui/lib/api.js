@@ -75,15 +75,18 @@ export function onTokenNeeded(how) {
 
 /** How long other tabs may take to offer their token before the user is asked, in milliseconds. */
 const OFFER_MS = 150;
-const tabs = new BroadcastChannel("rbee.token");
+const tabs = new BroadcastChannel(nameOf("token"));
 tabs.addEventListener("message", ({ data }) => data.asks && token !== null && tabs.postMessage({ token }));
 
-/** A token of another tab that this one has not tried; pending while there is none. */
-function offer() {
-  tabs.postMessage({ asks: true });
+/** A token of another tab that this one has not tried; pending while there is none.
+ * @param {AbortSignal} signal ends the wait */
+function offer(signal) {
   const tried = token;
   return new Promise((/** @type {(token: string) => void} */ resolve) => {
-    tabs.addEventListener("message", ({ data }) => data.token && data.token !== tried && resolve(data.token));
+    const take = (/** @type {MessageEvent} */ { data }) =>
+      data.token && data.token !== tried && resolve(data.token);
+    tabs.addEventListener("message", take, { signal });
+    tabs.postMessage({ asks: true });
   });
 }
 
@@ -118,9 +121,11 @@ export async function request(method, path, options = {}) {
 async function obtain(wrong) {
   for (let refused = wrong; ; refused = true) {
     const before = token;
-    const offered = offer();
-    const typed = sleep(OFFER_MS).then(() => ask(refused, offered));
-    token = (await Promise.race([offered, typed])).trim();
+    const answered = new AbortController();
+    const offered = offer(answered.signal);
+    const early = await Promise.race([offered, sleep(OFFER_MS)]);
+    token = (early ?? (await ask(refused, offered))).trim();
+    answered.abort();
     const response = await send("POST", "/v1/session", {}).catch((error) => {
       token = before;
       throw error;
@@ -286,10 +291,10 @@ export async function run(operation, { signal, cancels = false, onMessage, onJob
   return result;
 }
 
-/** @param {number} ms @param {AbortSignal} [signal] */
+/** @param {number} ms @param {AbortSignal} [signal] @returns {Promise<void>} */
 export function sleep(ms, signal) {
   return new Promise((resolve) => {
     const timer = setTimeout(resolve, ms);
-    signal?.addEventListener("abort", () => (clearTimeout(timer), resolve(undefined)), { once: true });
+    signal?.addEventListener("abort", () => (clearTimeout(timer), resolve()), { once: true });
   });
 }
