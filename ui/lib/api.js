@@ -5,9 +5,10 @@
 // page's policy allows no script but the page's own, and no markup that could be one. It is gone when the tab
 // is closed, is never in `localStorage`, a cookie or a URL, and is sent to this hive alone.
 
+import { at, prefix } from "./place.js";
 import { whileSeen } from "./sight.js";
 import { batches } from "./sse.js";
-import { recall, remember } from "./view.js";
+import { nameOf, recall, remember } from "./storage.js";
 
 /** @typedef {import("./types.js").JobEvent} JobEvent */
 
@@ -52,12 +53,6 @@ export class Problem extends Error {
     return new Problem({ code: "page", message: error instanceof Error ? error.message : String(error) });
   }
 }
-
-/** The path below which a proxy shows the hive, such as `/hive`, or nothing. */
-const prefix = new URL(".", location.href).pathname.replace(/\/$/, "");
-
-/** The address of a path of the API: it counts from where the page is. @param {string} path */
-export const at = (path) => prefix + path;
 
 /** @type {string|null} */
 let token = recall("token", null, "sessionStorage");

@@ -1,7 +1,7 @@
 // The conversations, which are kept in this browser. Several tabs may change them at the same time: a tab
 // writes the conversations that it has changed itself, and takes over the others.
 
-import { recall, remember } from "./view.js";
+import { nameOf, recall, remember } from "./storage.js";
 
 /** What a model has answered besides text, and how the answer ended.
  * @typedef {object} Message
@@ -81,7 +81,7 @@ export class Conversations {
    * @param {AbortSignal} signal */
   onOtherTab(listen, signal) {
     const changed = (/** @type {StorageEvent} */ { key }) => {
-      if (key !== `rbee.${KEY}`) return;
+      if (key !== nameOf(KEY)) return;
       this.merge();
       listen();
     };

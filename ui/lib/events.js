@@ -5,8 +5,9 @@
 //
 // A page that rests closes the connection, and resumes without a gap when it wakes.
 
-import { Problem, at, hasToken, renewSession, request } from "./api.js";
+import { Problem, hasToken, renewSession, request } from "./api.js";
 import { hive } from "./hive.js";
+import { at } from "./place.js";
 import { sight } from "./sight.js";
 
 /** Telemetry comes once a second: a connection that is silent for longer than this is dead, although

@@ -2,6 +2,7 @@
 
 import { bytes, readable } from "./format.js";
 import { hive } from "./hive.js";
+import { at } from "./place.js";
 import { partialsOf } from "./sources.js";
 
 /** @typedef {import("./types.js").Job} Job */
@@ -100,7 +101,7 @@ export function curl(request, token) {
   const quote = (/** @type {string} */ text) => `'${text.replaceAll("'", `'\\''`)}'`;
   const auth = token ? ' \\\n  -H "Authorization: Bearer $RBEE_HIVE_TOKEN"' : "";
   const lines = [
-    `curl -sS ${location.origin}/v1/jobs${auth}`,
+    `curl -sS ${location.origin}${at("/v1/jobs")}${auth}`,
     "-H 'Content-Type: application/json'",
     `-d ${quote(JSON.stringify(request))}`,
   ];

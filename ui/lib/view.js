@@ -2,6 +2,7 @@
 
 import { render } from "./dom.js";
 import { hive } from "./hive.js";
+import { recall, remember } from "./storage.js";
 
 /** @typedef {import("./hive.js").Topic} Topic */
 
@@ -104,26 +105,4 @@ export function route() {
 /** The URL of a page. @param {string} page @param {string|number} [id] */
 export function link(page, id) {
   return id === undefined ? `#/${page === "overview" ? "" : page}` : `#/${page}/${encodeURIComponent(id)}`;
-}
-
-/** A value that the page keeps in the browser, or only in its tab. Where storage is full, forbidden or
- * damaged, the value is lost.
- * @template T @param {string} name @param {T} fallback @param {"localStorage"|"sessionStorage"} [where]
- * @returns {T} */
-export function recall(name, fallback, where = "localStorage") {
-  try {
-    return JSON.parse(window[where].getItem(`rbee.${name}`) ?? "null") ?? fallback;
-  } catch {
-    return fallback;
-  }
-}
-
-/** @param {string} name @param {unknown} value @param {"localStorage"|"sessionStorage"} [where] */
-export function remember(name, value, where = "localStorage") {
-  try {
-    window[where].setItem(`rbee.${name}`, JSON.stringify(value));
-    return true;
-  } catch {
-    return false;
-  }
 }

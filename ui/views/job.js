@@ -7,7 +7,8 @@ import { between, clock, count, duration, elapsed, instant, progressText } from 
 import { hive } from "../lib/hive.js";
 import { curl, isDownload, isPaused, stateWord, step, title } from "../lib/jobs.js";
 import { live } from "../lib/live.js";
-import { View, link, recall, remember, route } from "../lib/view.js";
+import { recall, remember } from "../lib/storage.js";
+import { View, link, route } from "../lib/view.js";
 import { openDelete } from "../parts/delete-dialog.js";
 import { button, chip, factList, failureBox, progressBar, waiting } from "../parts/parts.js";
 import { resultOf } from "../parts/result.js";

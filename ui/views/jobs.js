@@ -6,7 +6,8 @@ import { ago, between, count, duration, elapsed, instant } from "../lib/format.j
 import { hive } from "../lib/hive.js";
 import { isReadOnly, outcome, stateWord, title } from "../lib/jobs.js";
 import { live } from "../lib/live.js";
-import { ListView, link, recall, remember } from "../lib/view.js";
+import { recall, remember } from "../lib/storage.js";
+import { ListView, link } from "../lib/view.js";
 import { onValue, tick } from "../parts/dialog.js";
 import { button, chip, empty, failureBox, progressBar, waiting } from "../parts/parts.js";
 

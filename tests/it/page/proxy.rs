@@ -10,12 +10,12 @@ use crate::support::{Browser, TestHive, client, write_model};
 
 const TOKEN: &str = "correct-horse-battery-staple-0123456789";
 
-/// Passes what is below `/hive` on to the hive at `url`. Refuses the rest.
+/// Passes what is below `/hive` and `/other` on to the hive at `url`. Refuses the rest.
 async fn serve_below_a_path(url: String) -> String {
     let forward = async move |request: Request| {
         let (parts, body) = request.into_parts();
         let target = parts.uri.path_and_query().map_or("/", |target| target.as_str());
-        let Some(target) = target.strip_prefix("/hive/") else {
+        let Some(target) = target.strip_prefix("/hive/").or_else(|| target.strip_prefix("/other/")) else {
             return Response::builder().status(404).body(Body::empty()).expect("an answer");
         };
         let request = client().request(parts.method, format!("{url}/{target}")).headers(parts.headers);
@@ -56,10 +56,26 @@ async fn the_page_and_its_streams_work_below_a_path_of_a_proxy() {
     // The cookie of the session reaches the stream of events, and a job its own stream.
     browser.shows("#connection", "Live").await;
     browser.shows("main", "tiny").await;
-    let refresh = "const done = arguments[0];\
+    let refresh = "const done = arguments[0]; let job;\
         import(new URL('lib/api.js', document.querySelector('script').src))\
-            .then(({run}) => run({ModelList: {}})).then((models) => done(models[0].id));";
-    assert_eq!(browser.run_async(refresh).await, json!("tiny"));
+            .then(({run}) => run({ModelList: {}}, {onJob: (id) => (job = id)})).then(([{id}]) => done([id, job]));";
+    let found = browser.run_async(refresh).await;
+    assert_eq!(found[0], json!("tiny"));
+
+    let job = found[1].as_str().expect("an id");
+    browser.run(&format!("location.hash = '#/jobs/{job}'")).await;
+    browser.click("main .page-head", "Copy as curl").await;
+    let command = "[...document.querySelectorAll('.code pre')].map((e) => e.textContent).find((text) => text.startsWith('curl'))";
+    let command = browser.eval(command).await;
+    let command = command.as_str().expect("a command");
+    assert!(command.starts_with(&format!("curl -sS {proxy}/hive/v1/jobs ")), "{command}");
+
+    // Other tabs of this hive get the token. A hive below another path is another hive.
+    let asks = "const done = arguments[0]; const tabs = new BroadcastChannel('rbee.token/hive');\
+        tabs.onmessage = ({data}) => data.token && done(data.token); tabs.postMessage({asks: true});";
+    assert_eq!(browser.run_async(asks).await, json!(TOKEN));
+    browser.open(&format!("{proxy}/other/")).await;
+    browser.shows("dialog", "This hive asks for a token").await;
     drop(browser);
     hive.stop().await;
 }
