@@ -6,34 +6,18 @@ use std::process::Stdio;
 
 use rbee_hive::config::Bind;
 use serde_json::{Value, json};
-use tempfile::TempDir;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpStream, UnixStream};
 use tokio::process::Command;
 
-use crate::support::{Daemon, TestHive, serve, soon, until};
-
-fn folder() -> TempDir {
-    let dir = tempfile::tempdir().expect("a temporary folder");
-    std::fs::create_dir(dir.path().join("models")).expect("a folder for models");
-    dir
-}
+use crate::support::{Daemon, TestHive, command, folder, serve, soon, until, wrapped};
 
 /// The hive, started by a shell with `ulimit` and these words.
-#[expect(clippy::disallowed_methods, reason = "a test starts the daemon from outside")]
 fn limited(limit: &str, dir: &Path) -> Command {
-    let hive = serve(dir, &[]);
-    let mut shell = Command::new("sh");
-    shell.args(["-c", &format!("ulimit {limit} && exec \"$0\" \"$@\"")]).arg(hive.as_std().get_program());
-    shell.args(hive.as_std().get_args());
-    for (name, value) in hive.as_std().get_envs() {
-        match value {
-            Some(value) => shell.env(name, value),
-            None => shell.env_remove(name),
-        };
-    }
-    shell.stdout(Stdio::piped()).stderr(Stdio::null()).kill_on_drop(true);
-    shell
+    let mut shell = command("sh");
+    shell.args(["-c", &format!("ulimit {limit} && exec \"$0\" \"$@\"")]);
+    shell.stdout(Stdio::piped()).stderr(Stdio::null());
+    wrapped(shell, &serve(dir, &[]))
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -170,9 +154,9 @@ async fn another_user_cannot_use_the_unix_socket_whatever_its_mode() {
     open(dir.path(), 0o711);
     open(&socket, 0o666);
     let curl = async |user: u32| {
-        let mut command = rbee_hive::spawn::command("curl");
+        let mut command = command("curl");
         command.args(["-q", "-s", "--unix-socket"]).arg(&socket).arg("http://hive/health").uid(user);
-        let output = soon("curl", command.kill_on_drop(true).output()).await.expect("curl");
+        let output = soon("curl", command.output()).await.expect("curl");
         String::from_utf8_lossy(&output.stdout).into_owned()
     };
     assert_eq!(curl(0).await, "ok");
@@ -203,7 +187,7 @@ async fn a_data_folder_that_others_can_change_is_refused() {
         let _removed = std::fs::remove_file(data.join(name));
     }
     std::fs::remove_file(data.join("hive.lock")).expect("the lock that the refused start made");
-    let fifo = rbee_hive::spawn::command("mkfifo").arg(data.join("hive.lock")).status().await;
+    let fifo = command("mkfifo").arg(data.join("hive.lock")).status().await;
     assert!(fifo.expect("mkfifo").success());
     let (status, said) = Daemon::refuse(serve(dir.path(), &[])).await;
     assert!(!status.success() && said.contains("hive.lock"), "{said}");

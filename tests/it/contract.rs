@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use crate::support::{TestHive, data_lines, soon, typed, write_model};
+use crate::support::{TestHive, command, data_lines, skipped, soon, typed, write_model};
 
 /// Every field of a model, in its order.
 const MODEL_FIELDS: [&str; 15] = [
@@ -25,10 +25,10 @@ const MODEL_FIELDS: [&str; 15] = [
 
 /// Runs a shell script with the hive's address as `$HIVE`; gives its standard output.
 pub(crate) async fn shell(hive: &TestHive, script: &str) -> String {
-    let mut command = rbee_hive::spawn::command("sh");
+    let mut command = command("sh");
     // `-q` and `--noproxy`: the settings of the user who runs the tests must not matter.
     let script = format!("set -eu; curl() {{ command curl -q -sS --noproxy '*' \"$@\"; }}; {script}");
-    command.arg("-c").arg(script).env("HIVE", &hive.url).kill_on_drop(true);
+    command.arg("-c").arg(script).env("HIVE", &hive.url);
     let output = soon("a script", command.output()).await.expect("a shell");
     let errors = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "the script ended with {}: {errors}", output.status);
@@ -36,13 +36,12 @@ pub(crate) async fn shell(hive: &TestHive, script: &str) -> String {
 }
 
 /// Whether the tools are installed. If not, prints what is skipped; in CI, fails.
-#[expect(clippy::print_stdout, reason = "the user who runs the tests must see what is skipped")]
 pub(crate) async fn has_tools() -> bool {
     for tool in ["curl", "jq"] {
-        let found = rbee_hive::spawn::command(tool).arg("--version").output().await;
+        let found = command(tool).arg("--version").output().await;
         if !found.is_ok_and(|output| output.status.success()) {
             assert!(std::env::var_os("CI").is_none(), "{tool} is missing");
-            println!("SKIPPED: {tool} is missing, so what is written for it was not checked");
+            skipped(&format!("what is written for {tool}, which is missing"));
             return false;
         }
     }

@@ -10,7 +10,8 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use crate::support::{
-    Daemon, FaultServer, Served, no_process_mentions, read_all, rounds, serve, typed, until, write_model,
+    Daemon, FaultServer, Served, folder, no_process_mentions, read_all, rounds, serve, typed, until,
+    write_model,
 };
 
 /// What happens at the n-th change, and whether to all that follow.
@@ -69,8 +70,7 @@ async fn walk(fault: &Fault) {
     let model = std::fs::read(write_model(model.path(), "fetched")).expect("a model");
     let url = server.serve("fetched.gguf", Served::correct(model));
     for n in (1 + walk % step()..).step_by(step()) {
-        let dir = tempfile::tempdir().expect("a temporary folder");
-        std::fs::create_dir(dir.path().join("models")).expect("a folder for models");
+        let dir = folder();
         write_model(&dir.path().join("models"), "mine");
         let fired = dir.path().join("fired");
         let mut command = serve(dir.path(), &[]);

@@ -10,7 +10,9 @@ use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
 use crate::support::hub::{Access, FakeHub, TOKEN, hex};
-use crate::support::{TestHive, executable, nowhere, soon, unknown_model, until, write_model};
+use crate::support::{
+    TestHive, command, executable, nowhere, python_with, soon, unknown_model, until, write_model,
+};
 
 /// A hive that uses this hub, with the hub's token if `has_token`.
 async fn hive(hub: &FakeHub, has_token: bool) -> TestHive {
@@ -790,7 +792,7 @@ async fn a_model_of_the_ollama_registry_is_downloaded_into_the_store() {
 
 /// Runs `rbee-hive quickstart` with this hub and returns its output.
 async fn quickstart(dir: &Path, endpoint: &str) -> String {
-    let mut command = command_of(&executable());
+    let mut command = command(executable());
     command.args(["quickstart", "--exit", "--port", "0", "--data-dir"]).arg(dir.join("data"));
     for variable in ["HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "HF_HUB_OFFLINE", "RUST_LOG"] {
         command.env_remove(variable);
@@ -826,7 +828,7 @@ async fn the_quickstart_downloads_a_model_or_makes_one_without_a_hub() {
 /// hive's files in the cache, and the hive finds its files.
 #[tokio::test]
 async fn huggingface_hub_and_the_hive_share_one_cache() {
-    let Some(python) = python_with_huggingface_hub().await else { return };
+    let Some(python) = python_with("huggingface_hub", "RBEE_TEST_PYTHON").await else { return };
     let hub = FakeHub::start().await;
     let (ours, theirs) = (model("ours"), model("theirs"));
     let ours_commit = hub.commit("org/ours", "main", &[("sub/m-Q8_0.gguf", &ours), ("README.md", b"hi")]);
@@ -861,26 +863,9 @@ print("scanned", sorted(repo.repo_id for repo in cache.repos))
     hive.stop().await;
 }
 
-/// The Python of `RBEE_TEST_PYTHON`, which must have the package, else `python3` if it has the package.
-async fn python_with_huggingface_hub() -> Option<String> {
-    let named = std::env::var("RBEE_TEST_PYTHON").ok();
-    let python = named.clone().unwrap_or_else(|| "python3".to_owned());
-    let has_it = command(&python, "import huggingface_hub").output().await;
-    if has_it.is_ok_and(|output| output.status.success()) {
-        return Some(python);
-    }
-    assert!(named.is_none(), "RBEE_TEST_PYTHON must have huggingface_hub: pip install huggingface_hub");
-    report_skipped(&python);
-    None
-}
-
-#[expect(clippy::print_stderr, reason = "the person who runs the tests must know what was skipped")]
-fn report_skipped(python: &str) {
-    eprintln!("skipped: {python} has no package huggingface_hub");
-}
-
 async fn run_python(python: &str, script: &str, hub: &FakeHub, dir: &Path) -> String {
-    let output = command(python, script)
+    let output = command(python)
+        .args(["-c", script])
         .env("HF_ENDPOINT", &hub.url)
         .env("HF_HUB_CACHE", dir.join("cache"))
         .env("HF_HOME", dir.join("home"))
@@ -892,17 +877,4 @@ async fn run_python(python: &str, script: &str, hub: &FakeHub, dir: &Path) -> St
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
     assert!(output.status.success(), "{text}\n{}", String::from_utf8_lossy(&output.stderr));
     text
-}
-
-fn command(python: &str, script: &str) -> tokio::process::Command {
-    let mut command = command_of(Path::new(python));
-    command.args(["-c", script]);
-    command
-}
-
-#[expect(clippy::disallowed_methods, reason = "a test runs another program from outside")]
-fn command_of(program: &Path) -> tokio::process::Command {
-    let mut command = tokio::process::Command::new(program);
-    command.stdin(std::process::Stdio::null()).kill_on_drop(true);
-    command
 }

@@ -20,8 +20,8 @@ use serde_json::{Value, json};
 use tokio::sync::Semaphore;
 
 use crate::support::{
-    Daemon, StallingServer, TestHive, Typed, client, data_lines, process_runs, quick, rounds, soon, typed,
-    until, write_model,
+    Daemon, StallingServer, TestHive, Typed, client, data_lines, folder, process_runs, quick, rounds, soon,
+    typed, until, write_model,
 };
 
 const UNKNOWN: &str = "job-00000000-0000-7000-8000-000000000000";
@@ -649,8 +649,7 @@ fn write_settings(dir: &Path) -> String {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn events_that_a_killed_hive_published_keep_their_numbers() {
-    let dir = tempfile::tempdir().expect("a temporary folder");
-    std::fs::create_dir(dir.path().join("models")).expect("a folder for models");
+    let dir = folder();
     let settings = write_settings(dir.path());
     let server = StallingServer::start().await;
     for round in 0..rounds(3) {

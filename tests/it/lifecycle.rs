@@ -6,19 +6,12 @@ use std::time::Duration;
 
 use rustix::process::Signal;
 use serde_json::{Value, json};
-use tempfile::TempDir;
 use tokio::net::TcpListener;
 
 use crate::support::{
-    Clock, Daemon, StallingServer, client, data_lines, no_process_mentions, process_runs, program, rounds,
-    serve, soon, until, write_model,
+    Clock, Daemon, StallingServer, client, command, data_lines, folder, no_process_mentions, process_runs,
+    program, rounds, serve, soon, until, wrapped, write_model,
 };
-
-fn folder() -> TempDir {
-    let dir = tempfile::tempdir().expect("a temporary folder");
-    std::fs::create_dir(dir.path().join("models")).expect("a folder for models");
-    dir
-}
 
 fn mode(path: &Path) -> u32 {
     std::fs::metadata(path).unwrap_or_else(|error| panic!("{}: {error}", path.display())).permissions().mode()
@@ -400,16 +393,9 @@ os.close(terminal)
 print(pid, re.search(rb'(http://\\S+)', text).group(1).decode(), flush=True)
 ";
     let dir = folder();
-    let hive = serve(dir.path(), &[]);
-    #[expect(clippy::disallowed_methods, reason = "a test starts a terminal from outside")]
-    let mut python = tokio::process::Command::new("python3");
-    python.arg("-c").arg(TERMINAL).arg(hive.as_std().get_program()).args(hive.as_std().get_args());
-    for (name, value) in hive.as_std().get_envs() {
-        match value {
-            Some(value) => python.env(name, value),
-            None => python.env_remove(name),
-        };
-    }
+    let mut python = command("python3");
+    python.arg("-c").arg(TERMINAL);
+    let mut python = wrapped(python, &serve(dir.path(), &[]));
     let Ok(output) = soon("the terminal", python.output()).await else { return };
     let said = String::from_utf8_lossy(&output.stdout).into_owned();
     let (pid, url) = said.trim().split_once(' ').unwrap_or_else(|| panic!("{output:?}"));

@@ -7,14 +7,13 @@ use std::path::PathBuf;
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 
-use crate::support::{TestHive, data_lines, process_runs, read_until, until, write_model};
+use crate::support::{TestHive, data_lines, process_runs, read_until, skipped, until, write_model};
 
 /// A hive with the server that the environment names; `None` where it names none.
-#[expect(clippy::print_stderr, reason = "a skipped test must be visible")]
 async fn hive_with(tune: impl FnOnce(&mut rbee_hive::config::LlamaServer)) -> Option<TestHive> {
     let Some(program) = std::env::var_os("RBEE_TEST_LLAMA_SERVER").filter(|program| !program.is_empty())
     else {
-        eprintln!("skipped: RBEE_TEST_LLAMA_SERVER names no llama-server; .ci/llama-server builds one");
+        skipped("RBEE_TEST_LLAMA_SERVER names no llama-server; .ci/llama-server builds one");
         return None;
     };
     let hive = TestHive::start_in(tempfile::tempdir().expect("a folder"), |config| {

@@ -1,6 +1,9 @@
 //! The real hive, over real sockets, with real worker processes.
 
-#![expect(clippy::disallowed_methods, reason = "tests read and write the files that they made")]
+#![expect(
+    clippy::disallowed_methods,
+    reason = "tests read and write the files that they made, and run programs outside any job"
+)]
 
 mod access;
 mod adoption;

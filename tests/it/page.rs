@@ -20,7 +20,7 @@ use rbee_hive::engine::sample_model::{SampleModel, SampleWeights};
 use rbee_hive::n;
 use serde_json::{Value, json};
 
-use crate::support::{Browser, Daemon, Relay, TestHive, soon, write_model};
+use crate::support::{Browser, Daemon, Relay, TestHive, folder, soon, write_model};
 
 /// `WebDriver`'s codes of keys.
 const TAB: &str = "\u{E004}";
@@ -324,8 +324,7 @@ async fn a_killed_worker_is_explained() {
 #[tokio::test(flavor = "multi_thread")]
 async fn the_page_notices_when_the_hive_dies_and_when_it_is_back() {
     let Some(browser) = Browser::start().await else { return };
-    let dir = tempfile::tempdir().expect("a temporary folder");
-    std::fs::create_dir(dir.path().join("models")).expect("a folder");
+    let dir = folder();
     write_model(&dir.path().join("models"), "tiny");
     let daemon = Daemon::start(dir.path(), &[]).await;
     // The page keeps its address, while each daemon listens on a free port.

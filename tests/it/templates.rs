@@ -10,9 +10,9 @@ use rbee_hive::engine::template::rendering::Rendering;
 use serde_json::{Value, json};
 use tokio::io::AsyncWriteExt;
 
-use crate::support::soon;
 #[cfg(target_os = "linux")]
 use crate::support::until;
+use crate::support::{command, python_with, soon};
 
 const FOLDER: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/templates");
 
@@ -22,7 +22,7 @@ const LENIENT: [&str; 2] = ["{% for x in none %}x{% endfor %}", "{{ 1 < 'a' }}"]
 
 #[tokio::test]
 async fn templates_render_as_with_jinja2() {
-    let Some(python) = python_with_jinja2().await else { return };
+    let Some(python) = python_with("jinja2", "RBEE_TEST_JINJA2").await else { return };
     let conversations: Vec<Value> = serde_json::from_str(&read("conversations.json")).expect("JSON");
     let templates = templates();
     let cases: Vec<(&str, &Value)> = templates
@@ -95,7 +95,7 @@ async fn render_in_process(template: &str) -> Option<Value> {
 }
 
 fn rendering_process() -> tokio::process::Child {
-    command(crate::support::executable().to_str().expect("a path in UTF-8"))
+    command(crate::support::executable())
         .arg("render-template")
         .env("MIMALLOC_ARENA_RESERVE", "0")
         .stdin(Stdio::piped())
@@ -175,29 +175,4 @@ async fn reference(python: &str, cases: &[(&str, &Value)]) -> Vec<Value> {
         .lines()
         .map(|line| serde_json::from_str(line).expect("JSON"))
         .collect()
-}
-
-/// The Python of `RBEE_TEST_JINJA2`, which must have the package, else `python3` if it has the package.
-async fn python_with_jinja2() -> Option<String> {
-    let named = std::env::var("RBEE_TEST_JINJA2").ok();
-    let python = named.clone().unwrap_or_else(|| "python3".to_owned());
-    let has_it = command(&python).args(["-c", "import jinja2"]).output().await;
-    if has_it.is_ok_and(|output| output.status.success()) {
-        return Some(python);
-    }
-    assert!(named.is_none(), "RBEE_TEST_JINJA2 must have jinja2: pip install jinja2");
-    report_skipped(&python);
-    None
-}
-
-#[expect(clippy::print_stderr, reason = "the person who runs the tests must know what was skipped")]
-fn report_skipped(python: &str) {
-    eprintln!("skipped: {python} has no package jinja2");
-}
-
-#[expect(clippy::disallowed_methods, reason = "a test runs another program from outside")]
-fn command(python: &str) -> tokio::process::Command {
-    let mut command = tokio::process::Command::new(python);
-    command.stdin(Stdio::null()).kill_on_drop(true);
-    command
 }

@@ -10,7 +10,8 @@ use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 
 use crate::support::{
-    TestHive, data_lines, process_exists, read_until, soon, typed, until, write_foreign_model, write_model,
+    TestHive, command, data_lines, process_exists, read_until, soon, typed, until, write_foreign_model,
+    write_model,
 };
 
 async fn workers(hive: &TestHive) -> Vec<Value> {
@@ -127,8 +128,7 @@ async fn spawned_workers_are_listed_and_deleted_one_by_one() {
 #[tokio::test(flavor = "multi_thread")]
 async fn processes_that_are_not_workers_are_never_touched() {
     let hive = TestHive::start().await;
-    let mut other = rbee_hive::spawn::command("sleep");
-    let mut other = other.arg("600").kill_on_drop(true).spawn().expect("a process");
+    let mut other = command("sleep").arg("600").spawn().expect("a process");
     let foreign = other.id().expect("it runs");
     for pid in [0, 1, std::process::id(), foreign, u32::MAX] {
         for operation in [
@@ -412,7 +412,7 @@ async fn a_damaged_or_unsupported_file_is_named_and_leaves_no_process() {
 /// for writing while it started a child elsewhere, the file could not be executed.
 async fn script(dir: &Path, text: &str) -> PathBuf {
     let path = dir.join("worker.sh");
-    let mut write = rbee_hive::spawn::command("sh");
+    let mut write = command("sh");
     write.args(["-c", "printf '%s' \"$1\" > \"$0\" && chmod 700 \"$0\""]).arg(&path).arg(text);
     assert!(write.status().await.expect("a shell").success());
     path

@@ -2,13 +2,12 @@
 //! the target folder when the first test needs it.
 
 use std::path::{Path, PathBuf};
-use std::process::Stdio;
 use std::time::Duration;
 
 use serde_json::{Value, json};
 use tokio::sync::OnceCell;
 
-use crate::support::{Browser, executable, soon};
+use crate::support::{Browser, command, executable, skipped, soon};
 
 const VERSION: &str = "4.14.1";
 
@@ -30,14 +29,13 @@ pub(super) async fn check(browser: &Browser, what: &str) {
 }
 
 /// The script, installed by the first test that asks; `None`, with a message, where it cannot be had.
-#[expect(clippy::print_stderr, reason = "the output must say which checks were skipped")]
 async fn source() -> Option<&'static str> {
     static SOURCE: OnceCell<Option<String>> = OnceCell::const_new();
     let install = async || match install().await {
         Ok(source) => Some(source),
         Err(why) => {
             assert!(std::env::var_os(REQUIRE).is_none(), "{REQUIRE} is set, and there is no axe-core: {why}");
-            eprintln!("skipped: the checks for barriers to access, because there is no axe-core: {why}");
+            skipped(&format!("the checks for barriers to access, because there is no axe-core: {why}"));
             None
         }
     };
@@ -71,17 +69,14 @@ fn installed(package: &Path) -> Option<String> {
 }
 
 async fn run_npm(folder: &Path) -> Result<(), String> {
-    #[expect(clippy::disallowed_methods, reason = "a test runs another program from outside")]
-    let mut npm = tokio::process::Command::new("npm");
+    let mut npm = command("npm");
     npm.args(["install", "--no-save", "--no-package-lock", "--ignore-scripts", "--no-audit", "--no-fund"])
         .args(["--fetch-retries=2", "--fetch-retry-mintimeout=500", "--fetch-retry-maxtimeout=2000"])
         .args(["--loglevel=error", "--no-update-notifier", "--prefix"])
         .arg(folder)
         .arg("--cache")
         .arg(folder.join("cache"))
-        .arg(format!("axe-core@{VERSION}"))
-        .stdin(Stdio::null())
-        .kill_on_drop(true);
+        .arg(format!("axe-core@{VERSION}"));
     let limit = Duration::from_secs(120);
     let output = tokio::time::timeout(limit, npm.output())
         .await

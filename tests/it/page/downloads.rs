@@ -7,7 +7,7 @@ use super::{capture, check_console, has_toast, record_toasts};
 use rbee_hive::engine::sample_model::SampleModel;
 
 use crate::support::hub::FakeHub;
-use crate::support::{Browser, Daemon, FaultServer, PATIENCE, Relay, Served, TestHive, until};
+use crate::support::{Browser, Daemon, FaultServer, PATIENCE, Relay, Served, TestHive, folder, until};
 
 /// Bytes of a chunk: small, so that a paused download of a small model has complete chunks.
 const CHUNK: u32 = 16 << 10;
@@ -165,8 +165,7 @@ async fn an_ambiguous_name_offers_the_models_it_matches() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_download_can_be_resumed_after_the_hive_was_killed() {
     let Some(browser) = Browser::start().await else { return };
-    let dir = tempfile::tempdir().expect("a temporary folder");
-    std::fs::create_dir(dir.path().join("models")).expect("a folder");
+    let dir = folder();
     let settings = dir.path().join("hive.toml");
     std::fs::write(&settings, format!("[downloads]\nchunk_bytes = {CHUNK}\nconnections = 2\n"))
         .expect("a file");

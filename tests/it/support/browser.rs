@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::sync::{Semaphore, SemaphorePermit};
 
-use super::{PATIENCE, soon};
+use super::{PATIENCE, command, skipped, soon};
 
 /// Where this variable is set, a machine without a browser fails the tests instead of skipping them.
 const REQUIRE: &str = "RBEE_HIVE_REQUIRE_CHROMIUM";
@@ -45,7 +45,6 @@ pub(crate) struct Browser {
 impl Browser {
     /// Starts a browser, as soon as the machine may run another one; `None`, with a message, where
     /// there is none.
-    #[expect(clippy::print_stderr, reason = "the output must say which tests were skipped")]
     pub(crate) async fn start() -> Option<Self> {
         let (Some(driver), Some(chromium)) =
             (find(&["chromedriver"]), find(&["chromium", "google-chrome", "chrome"]))
@@ -54,8 +53,8 @@ impl Browser {
                 std::env::var_os(REQUIRE).is_none(),
                 "{REQUIRE} is set, and there is no chromium with chromedriver"
             );
-            eprintln!(
-                "skipped: no chromium with chromedriver on this machine (apt-get install chromium chromium-driver)"
+            skipped(
+                "no chromium with chromedriver on this machine (apt-get install chromium chromium-driver)",
             );
             return None;
         };
@@ -77,7 +76,10 @@ impl Browser {
         permit: SemaphorePermit<'static>,
     ) -> Result<Self, String> {
         let profile = tempfile::tempdir().expect("a temporary folder");
-        let mut driver = command(driver, profile.path()).spawn().expect("chromedriver starts");
+        let mut driver = command(driver);
+        driver.arg("--port=0").env("HOME", profile.path()).env("TMPDIR", profile.path());
+        driver.stdout(Stdio::piped()).stderr(Stdio::null());
+        let mut driver = driver.spawn().expect("chromedriver starts");
         let mut lines = BufReader::new(driver.stdout.take().expect("a pipe")).lines();
         let port = soon("chromedriver's port", async {
             loop {
@@ -344,18 +346,4 @@ fn capabilities(chromium: &Path, profile: &Path) -> Value {
         "goog:chromeOptions": options,
         "goog:loggingPrefs": {"browser": "ALL"},
     }}})
-}
-
-#[expect(clippy::disallowed_methods, reason = "a test starts the browser, not the hive")]
-fn command(driver: &Path, home: &Path) -> tokio::process::Command {
-    let mut command = tokio::process::Command::new(driver);
-    command
-        .arg("--port=0")
-        .env("HOME", home)
-        .env("TMPDIR", home)
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::null())
-        .kill_on_drop(true);
-    command
 }

@@ -5,10 +5,11 @@ use std::process::{ExitStatus, Stdio};
 
 use rustix::process::Signal;
 use serde_json::Value;
+use tempfile::TempDir;
 use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::process::Command;
 
-use super::{client, data_lines, executable, soon};
+use super::{client, command, data_lines, executable, soon};
 
 /// A running `rbee-hive serve`.
 pub(crate) struct Daemon {
@@ -93,7 +94,7 @@ impl Daemon {
     }
 
     pub(crate) async fn get(&self, path: &str) -> reqwest::Response {
-        soon(path, client().get(format!("{}{path}", self.url)).send()).await.expect("an answer")
+        self.try_get(path).await.expect("an answer")
     }
 
     /// The same, of a daemon that may die.
@@ -112,9 +113,8 @@ impl Daemon {
 
     /// Submits an operation and gives the job's id.
     pub(crate) async fn submit(&self, operation: &Value) -> String {
-        let request = client().post(format!("{}/v1/jobs", self.url)).json(operation);
-        let answer: Value =
-            soon("an answer", request.send()).await.expect("an answer").json().await.expect("JSON");
+        let answer = self.try_post("/v1/jobs", operation).await.expect("an answer");
+        let answer: Value = answer.json().await.expect("JSON");
         answer["job_id"].as_str().unwrap_or_else(|| panic!("{operation} was refused: {answer}")).to_owned()
     }
 
@@ -133,6 +133,13 @@ impl Daemon {
     }
 }
 
+/// A folder for [`serve`], with a folder for models.
+pub(crate) fn folder() -> TempDir {
+    let dir = tempfile::tempdir().expect("a temporary folder");
+    std::fs::create_dir(dir.path().join("models")).expect("a folder for models");
+    dir
+}
+
 /// `rbee-hive serve` on a free port, with its data in `dir`/data.
 pub(crate) fn serve(dir: &Path, more: &[&str]) -> Command {
     let mut command = program();
@@ -146,10 +153,8 @@ pub(crate) fn serve(dir: &Path, more: &[&str]) -> Command {
 }
 
 /// The built executable, without the settings, caches and proxies of the user who runs the tests.
-/// `kill_on_drop` ends it if a test fails.
-#[expect(clippy::disallowed_methods, reason = "a test starts the daemon from outside")]
 pub(crate) fn program() -> Command {
-    let mut command = Command::new(executable());
+    let mut command = command(executable());
     for (name, _) in std::env::vars_os() {
         let text = name.to_string_lossy().to_uppercase();
         if text.starts_with("RBEE_HIVE_") || text.ends_with("_PROXY") {
@@ -163,10 +168,8 @@ pub(crate) fn program() -> Command {
         // The built-in engine is tested, whatever else the machine has.
         .env("RBEE_HIVE_LLAMA_SERVER", "")
         .env_remove("RUST_LOG")
-        .stdin(Stdio::null())
         .stdout(Stdio::piped())
-        .stderr(Stdio::null())
-        .kill_on_drop(true);
+        .stderr(Stdio::null());
     command
 }
 

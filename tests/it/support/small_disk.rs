@@ -2,6 +2,8 @@
 
 use std::path::{Path, PathBuf};
 
+use super::{command, skipped};
+
 /// A tmpfs whose size can be changed. It is unmounted when this is dropped.
 pub(crate) struct SmallDisk(PathBuf);
 
@@ -23,20 +25,13 @@ impl SmallDisk {
 
 impl Drop for SmallDisk {
     fn drop(&mut self) {
-        #[expect(clippy::disallowed_methods, reason = "a test runs another program, and waits for it")]
         let unmounted = std::process::Command::new("umount").arg("--lazy").arg(&self.0).status();
         assert!(unmounted.is_ok_and(|status| status.success()) || std::thread::panicking());
     }
 }
 
 async fn mount(options: &str, at: &Path) -> bool {
-    #[expect(clippy::disallowed_methods, reason = "a test runs another program from outside")]
-    let mut command = tokio::process::Command::new("mount");
-    let command = command.args(["-t", "tmpfs", "-o", options, "rbee-hive-test"]).arg(at).kill_on_drop(true);
+    let mut command = command("mount");
+    command.args(["-t", "tmpfs", "-o", options, "rbee-hive-test"]).arg(at);
     command.output().await.is_ok_and(|output| output.status.success())
-}
-
-#[expect(clippy::print_stderr, reason = "the output must say which tests were skipped")]
-fn skipped(why: &str) {
-    eprintln!("skipped: {why}");
 }

@@ -1,0 +1,46 @@
+//! Other programs that tests run.
+
+use std::ffi::OsStr;
+
+use tokio::process::Command;
+
+/// A command for a program that gets no input, and that ends with the test.
+pub(crate) fn command(program: impl AsRef<OsStr>) -> Command {
+    let mut command = rbee_hive::spawn::command(program);
+    command.kill_on_drop(true);
+    command
+}
+
+/// A command that starts another one: `outer`, with the program and the arguments of `inner` after its own,
+/// and with the environment of `inner`.
+pub(crate) fn wrapped(mut outer: Command, inner: &Command) -> Command {
+    let inner = inner.as_std();
+    outer.arg(inner.get_program()).args(inner.get_args());
+    for (name, value) in inner.get_envs() {
+        match value {
+            Some(value) => outer.env(name, value),
+            None => outer.env_remove(name),
+        };
+    }
+    outer
+}
+
+/// The Python that an environment variable names, which must have the package, else `python3`; `None`, with a
+/// message, where that has no such package.
+pub(crate) async fn python_with(package: &str, variable: &str) -> Option<String> {
+    let named = std::env::var(variable).ok();
+    let python = named.clone().unwrap_or_else(|| "python3".to_owned());
+    let has_it = command(&python).args(["-c", &format!("import {package}")]).output().await;
+    if has_it.is_ok_and(|output| output.status.success()) {
+        return Some(python);
+    }
+    assert!(named.is_none(), "{variable} must have {package}: pip install {package}");
+    skipped(&format!("{python} has no package {package}"));
+    None
+}
+
+/// Says what was not tested, and why.
+#[expect(clippy::print_stderr, reason = "the person who runs the tests must see it")]
+pub(crate) fn skipped(why: &str) {
+    eprintln!("skipped: {why}");
+}
