@@ -10,7 +10,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpStream, UnixStream};
 use tokio::process::Command;
 
-use crate::support::{Daemon, TestHive, command, folder, serve, soon, until, wrapped};
+use crate::support::{Daemon, TestHive, check_of, command, folder, serve, soon, until, wrapped};
 
 /// The hive, started by a shell with `ulimit` and these words.
 fn limited(limit: &str, dir: &Path) -> Command {
@@ -40,8 +40,7 @@ async fn silent_connections_keep_nobody_out() {
     }
     // The hive has descriptors left for its own work: journals, folders, processes.
     let check = daemon.succeed(&json!({ "HiveCheck": {} })).await;
-    let narration = &check["checks"][0];
-    assert_eq!((&narration["name"], &narration["ok"]), (&json!("narration"), &json!(true)), "{check}");
+    assert_eq!(check_of(&check, "narration")["ok"], true, "{check}");
     assert_eq!(daemon.succeed(&json!({ "ModelList": {} })).await, json!([]));
     drop(silent);
     daemon.stop().await;
@@ -202,8 +201,7 @@ async fn a_folder_of_models_that_is_not_there_is_told_and_found_later() {
     .await;
     let folders = async || {
         let check = hive.succeed(&json!({ "HiveCheck": {} })).await;
-        let mut checks = check["checks"].as_array().expect("checks").iter();
-        checks.find(|check| check["name"] == "folders").expect("a check of the folders").clone()
+        check_of(&check, "folders").clone()
     };
     let missing = folders().await;
     assert_eq!(missing["ok"], false);

@@ -7,7 +7,7 @@ use reqwest::Client;
 use rustix::process::Signal;
 use serde_json::{Value, json};
 
-use crate::support::{Daemon, as_time_allows, data_lines, soon, until, write_model};
+use crate::support::{Daemon, as_time_allows, check_of, data_lines, soon, until, write_model};
 
 /// The flags of a daemon whose workers outlive it.
 const STAY: [&str; 2] = ["--workers-lifeline", "false"];
@@ -250,8 +250,7 @@ async fn a_worker_with_a_newer_record_is_left_alone_and_reported() {
     let daemon = Daemon::start(dir.path(), &STAY).await;
     assert!(listed(&client, &daemon.url).await.is_empty());
     let check = succeed(&client, &daemon.url, json!({ "HiveCheck": {} })).await;
-    let checks = check["checks"].as_array().expect("checks");
-    let workers = checks.iter().find(|check| check["name"] == "workers").expect("a check");
+    let workers = check_of(&check, "workers");
     let detail = workers["detail"].as_str().expect("a detail");
     assert!(detail.contains(&format!("process {pid}, version 2 in {}", path.display())), "{workers}");
     assert!(workers["hint"].as_str().is_some_and(|hint| hint.contains("newer hive")), "{workers}");

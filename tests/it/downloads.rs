@@ -13,8 +13,8 @@ use sha2::{Digest, Sha256};
 
 use crate::support::hub::{FakeHub, TOKEN};
 use crate::support::{
-    Daemon, Fault, FaultServer, PATIENCE, Served, SmallDisk, TestHive, When, data_lines, rounds, soon, typed,
-    until,
+    Daemon, Fault, FaultServer, PATIENCE, Served, SmallDisk, TestHive, When, check_of, data_lines, rounds,
+    soon, typed, until,
 };
 
 const CHUNK: u32 = 16 << 10;
@@ -404,8 +404,7 @@ async fn a_wait_that_the_server_asks_for_is_told_and_no_rate_of_nothing() {
 /// What the check of the models says, which passes or not.
 async fn catalog_check(hive: &TestHive, passes: bool) -> String {
     let report = hive.succeed(&json!({ "HiveCheck": {} })).await;
-    let check = report["checks"].as_array().expect("checks").iter().find(|check| check["name"] == "catalog");
-    let check = check.expect("a check of the models");
+    let check = check_of(&report, "catalog");
     assert_eq!(check["ok"], passes, "{check}");
     check["detail"].as_str().expect("a text").to_owned()
 }

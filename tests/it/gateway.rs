@@ -8,7 +8,7 @@ use reqwest::Response;
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Map, Value, json};
 
-use crate::support::{TestHive, problem, soon, until, write_model};
+use crate::support::{TestHive, check_of, problem, soon, until, write_model};
 
 const SENTENCE: &str = "Hello from a small model.";
 
@@ -362,8 +362,7 @@ async fn a_worker_that_hangs_fails_its_requests_until_it_goes_on_or_is_replaced(
     assert!(refused["hint"].as_str().is_some_and(|hint| hint.contains("ModelLoad")), "{refused}");
     assert_eq!(worker(&hive, &loaded["pid"]).await["status"], "unresponsive");
     let check = hive.succeed(&json!({ "HiveCheck": {} })).await;
-    let mut checks = check["checks"].as_array().expect("checks").iter();
-    let workers = checks.find(|check| check["name"] == "workers").expect("a check of workers");
+    let workers = check_of(&check, "workers");
     assert_eq!((&check["ok"], &workers["ok"]), (&json!(false), &json!(false)), "{workers}");
     let mut heartbeats = hive.get("/v1/heartbeats/stream").await;
     let beat = soon("a heartbeat", heartbeats.chunk()).await.expect("a chunk").expect("the stream goes on");

@@ -4,7 +4,7 @@
 use serde_json::{Value, json};
 
 use crate::support::{
-    Daemon, Gpus, data_lines, process_runs, read_all, read_until, typed, until, write_model,
+    Daemon, Gpus, check_of, data_lines, process_runs, read_all, read_until, typed, until, write_model,
 };
 
 const BIG: &str = "gpu 24564 1000 37 NVIDIA GeForce RTX 4090\n";
@@ -70,9 +70,7 @@ async fn capabilities_checks_and_heartbeats_describe_the_gpus() {
     assert_eq!((&devices[2]["id"], devices.as_array().map(Vec::len)), (&json!("CPU-0"), Some(3)));
 
     let check = machine.hive.succeed(&json!({ "HiveCheck": {} })).await;
-    let checks = check["checks"].as_array().expect("checks");
-    let devices = checks.iter().find(|check| check["name"] == "devices").expect("devices");
-    let detail = devices["detail"].to_string();
+    let detail = check_of(&check, "devices")["detail"].to_string();
     assert!(detail.contains("cuda:0 NVIDIA GeForce RTX 4090, 23.0 GiB free"), "{detail}");
     assert!(detail.contains("cuda:1 NVIDIA GeForce RTX 3070, 92.0 MiB free"), "{detail}");
     assert!(detail.contains("NVIDIA driver 570.86.15, 2 GPU(s)"), "{detail}");

@@ -13,7 +13,7 @@ use rbee_hive::time::Instant;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use crate::support::{TestHive, data_lines, quick};
+use crate::support::{TestHive, check_of, data_lines, quick};
 
 /// What the hive that wrote a journal answered for its job.
 #[derive(Clone, Deserialize)]
@@ -217,8 +217,7 @@ async fn a_damaged_journal_is_told_and_set_aside() {
         assert_eq!((&job["job_id"], &job["failure"]["code"]), (&json!(id), &json!("model_not_found")));
         assert_eq!(job["journal_damage"], json!({ "lines": 1, "kept_as": kept_as }));
         let report = hive.succeed(&json!({ "HiveCheck": {} })).await;
-        let checks = report["checks"].as_array().expect("checks");
-        let history = checks.iter().find(|check| check["name"] == "history").expect("a check of the history");
+        let history = check_of(&report, "history");
         assert_eq!(history["ok"], false);
         assert!(history["detail"].as_str().expect("text").contains(kept_as.to_str().expect("UTF-8")));
         assert_eq!(std::fs::read_to_string(&kept_as).expect("the evidence"), damaged);

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 
-use crate::support::{TestHive, data_lines, process_runs, read_until, skipped, until, write_model};
+use crate::support::{TestHive, check_of, data_lines, process_runs, read_until, skipped, until, write_model};
 
 /// A hive with the server that the environment names; `None` where it names none.
 async fn hive_with(tune: impl FnOnce(&mut rbee_hive::config::LlamaServer)) -> Option<TestHive> {
@@ -43,8 +43,7 @@ async fn listed(hive: &TestHive, worker: &Value) -> Value {
 async fn it_is_found_chosen_used_and_proven_gone() {
     let Some(hive) = hive_with(|_| {}).await else { return };
     let check = hive.succeed(&json!({ "HiveCheck": {} })).await;
-    let engines = check["checks"].as_array().expect("checks").iter().find(|check| check["name"] == "engines");
-    let detail = engines.and_then(|check| check["detail"].as_str()).expect("a detail");
+    let detail = check_of(&check, "engines")["detail"].as_str().expect("a detail");
     assert!(detail.starts_with("llama-server ") && detail.contains("; builtin "), "{detail}");
     assert!(detail.contains("on cpu") && detail.contains("completions"), "{detail}");
 

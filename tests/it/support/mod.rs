@@ -41,6 +41,7 @@ use std::time::Duration;
 
 use rbee_hive::engine::sample_model::{SampleModel, SampleWeights};
 use rbee_hive::models::gguf::{TensorType, Value as Gguf, Writer};
+use serde_json::Value;
 
 /// How long a test waits before it fails as hung. Generous, so that a slow or busy machine does not
 /// fail it.
@@ -102,6 +103,12 @@ pub(crate) fn unknown_model() -> Vec<u8> {
     let mut file = Vec::new();
     writer.write(&mut file).expect("a small file can be written");
     file
+}
+
+/// One check of the report of `HiveCheck`.
+pub(crate) fn check_of<'a>(report: &'a Value, name: &str) -> &'a Value {
+    let mut checks = report["checks"].as_array().expect("checks").iter();
+    checks.find(|check| check["name"] == name).unwrap_or_else(|| panic!("no check of the {name}: {report}"))
 }
 
 /// A client with a new connection for each request, so that no test depends on a pool of connections.
