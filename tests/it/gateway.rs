@@ -1,14 +1,10 @@
 //! The gateway over real workers: OpenAI's API as its client libraries use it.
 
-use std::path::Path;
-
-use rbee_hive::engine::sample_model::{SampleModel, SampleWeights};
-use rbee_hive::models::gguf::{Array, Arrays, Header};
 use reqwest::Response;
 use rustix::process::{Pid, Signal, kill_process};
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 
-use crate::support::{TestHive, check_of, problem, soon, until, write_model};
+use crate::support::{TestHive, check_of, problem, soon, until, write_endless_model, write_model};
 
 const SENTENCE: &str = "Hello from a small model.";
 
@@ -30,29 +26,10 @@ fn chunks(stream: &str) -> Vec<&str> {
     stream.split("\n\n").filter_map(|event| event.trim_start().strip_prefix("data: ")).collect()
 }
 
-/// Writes a model that generates without end, and gives the request for it, which forbids every token that
-/// ends a turn. Its context is larger than a test can fill.
-fn write_endless_model(dir: &Path) -> Value {
-    let path = dir.join("endless.gguf");
-    let model = SampleModel {
-        name: "endless".to_owned(),
-        weights: SampleWeights::Random { seed: 7 },
-        context_length: 1 << 20,
-        ..SampleModel::default()
-    };
-    model.write(&path).expect("a model");
-    let header = Header::read(&path, Arrays::Keep).expect("a sound file");
-    let Some(Array::I32(kinds)) = header.metadata.array("tokenizer.ggml.token_type") else {
-        panic!("the tokens have types")
-    };
-    // 3 is a control token (`enum llama_token_type`).
-    let ends = kinds.iter().enumerate().filter(|(_, kind)| **kind == 3);
-    let bias: Map<String, Value> = ends.map(|(id, _)| (id.to_string(), json!(-100))).collect();
-    with(with(chat("endless"), "logit_bias", bias), "max_tokens", 1 << 20)
-}
-
+/// Loads a model that generates without end, and gives the request for it and its worker.
 async fn load_endless_model(hive: &TestHive) -> (Value, Value) {
-    let request = write_endless_model(&hive.models_dir());
+    let bias = write_endless_model(&hive.models_dir(), "endless");
+    let request = with(with(chat("endless"), "logit_bias", bias), "max_tokens", 1 << 20);
     let load = json!({ "ModelLoad": { "id": "endless", "context_length": 1 << 20 } });
     (request, hive.succeed(&load).await)
 }

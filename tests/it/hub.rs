@@ -11,7 +11,7 @@ use sha2::{Digest, Sha256};
 
 use crate::support::hub::{Access, FakeHub, TOKEN, hex};
 use crate::support::{
-    TestHive, command, executable, nowhere, python_with, soon, unknown_model, until, write_model,
+    TestHive, command, executable, nowhere, projector, python_with, soon, unknown_model, until, write_model,
 };
 
 /// A hive that uses this hub, with the hub's token if `has_token`.
@@ -212,16 +212,6 @@ async fn a_name_may_be_copied_from_the_hub_and_written_in_any_case() {
     let worker = hive.load("hf.co/org/tiny-gguf:q8_0").await;
     assert_eq!(worker["model"], "Org/Tiny-GGUF:Q8_0");
     hive.stop().await;
-}
-
-/// The bytes of a projector.
-fn projector() -> Vec<u8> {
-    let mut writer = Writer::default();
-    writer.metadata("general.architecture", Gguf::String("clip".to_owned()));
-    writer.tensor("v.weight", &[8], TensorType::F32, vec![1; 32]);
-    let mut file = Vec::new();
-    writer.write(&mut file).expect("a small file can be written");
-    file
 }
 
 #[tokio::test]

@@ -7,7 +7,9 @@ use std::path::PathBuf;
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 
-use crate::support::{TestHive, check_of, data_lines, process_runs, read_until, skipped, until, write_model};
+use crate::support::{
+    TestHive, check_of, data_lines, merged, process_runs, read_until, skipped, until, write_model,
+};
 
 /// A hive with the server that the environment names; `None` where it names none.
 async fn hive_with(tune: impl FnOnce(&mut rbee_hive::config::LlamaServer)) -> Option<TestHive> {
@@ -27,12 +29,11 @@ async fn hive_with(tune: impl FnOnce(&mut rbee_hive::config::LlamaServer)) -> Op
 }
 
 fn chat(model: &str, more: Value) -> Value {
-    let mut chat = json!({
+    let chat = json!({
         "model": model, "temperature": 0, "max_tokens": 24,
         "messages": [{ "role": "user", "content": "Hello?" }],
     });
-    chat.as_object_mut().expect("an object").extend(more.as_object().expect("an object").clone());
-    chat
+    merged(chat, more)
 }
 
 async fn listed(hive: &TestHive, worker: &Value) -> Value {

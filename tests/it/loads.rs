@@ -2,28 +2,18 @@
 //! says that it has not.
 
 use rbee_hive::config::ModelSettings;
-use rbee_hive::engine::sample_model::{SampleModel, SampleWeights};
-use rbee_hive::engine::tokenizer::Tokenizer;
-use rbee_hive::models::gguf::{Arrays, Header};
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 
-use crate::support::{TestHive, read_until, soon, write_model};
+use crate::support::{TestHive, merged, read_until, soon, write_endless_model, write_model};
 
 fn load(extra: Value) -> Value {
-    let mut fields = json!({ "id": "tiny" });
-    for (name, value) in extra.as_object().expect("fields") {
-        fields[name] = value.clone();
-    }
-    json!({ "ModelLoad": fields })
+    json!({ "ModelLoad": merged(json!({ "id": "tiny" }), extra) })
 }
 
 async fn chat(hive: &TestHive, extra: Value) -> (u16, Value) {
-    let mut request =
+    let short =
         json!({ "model": "tiny", "messages": [{ "role": "user", "content": "Hi" }], "max_tokens": 1 });
-    for (name, value) in extra.as_object().expect("fields") {
-        request[name] = value.clone();
-    }
-    let answer = hive.post("/v1/chat/completions", &request).await;
+    let answer = hive.post("/v1/chat/completions", &merged(short, extra)).await;
     (answer.status().as_u16(), answer.json().await.expect("JSON"))
 }
 
@@ -64,21 +54,10 @@ async fn a_load_with_more_than_a_worker_has_replaces_it() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_worker_is_replaced_only_once_it_is_idle() {
     let hive = TestHive::start().await;
-    let path = hive.models_dir().join("tiny.gguf");
-    let model = SampleModel {
-        weights: SampleWeights::Random { seed: 7 },
-        context_length: 1 << 20,
-        ..SampleModel::default()
-    };
-    model.write(&path).expect("a model");
+    let bias = write_endless_model(&hive.models_dir(), "tiny");
     let first = hive.succeed(&load(json!({ "context_length": 32_768 }))).await;
-    let header = Header::read(&path, Arrays::Keep).expect("a header");
-    let tokenizer = Tokenizer::from_metadata(&header.metadata).expect("a tokenizer");
-    // It ends no turn.
-    let no_end: Map<_, _> =
-        tokenizer.end_of_generation().iter().map(|id| (id.to_string(), json!(-100))).collect();
     let endless = json!({ "model": "tiny", "messages": [{ "role": "user", "content": "Hi" }], "stream": true,
-                          "logit_bias": no_end });
+                          "logit_bias": bias });
     let mut running = hive.post("/v1/chat/completions", &endless).await;
     soon("a chunk", running.chunk()).await.expect("it runs").expect("it goes on");
     let job = hive.submit(&load(json!({ "context_length": 40_960 }))).await;

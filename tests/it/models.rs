@@ -12,7 +12,7 @@ use sha2::{Digest, Sha256};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 
-use crate::support::{TestHive, data_lines, read_until, soon, typed, until, write_model};
+use crate::support::{TestHive, data_lines, projector, read_until, soon, typed, until, write_model};
 
 /// A small GGUF file that the catalog accepts; `filler` is the number of bytes to add.
 fn gguf(name: &str, filler: usize) -> Vec<u8> {
@@ -86,9 +86,7 @@ async fn models_in_folders_and_in_the_hub_cache_are_listed_in_place() {
     let outside = tempfile::tempdir().expect("a folder");
     let hub = outside.path().join("hub");
     let quantized = gguf("q4", 0);
-    let (mut clip, mut projector) = (Writer::default(), Vec::new());
-    clip.metadata("general.architecture", Gguf::String("clip".to_owned()));
-    clip.write(&mut projector).expect("a small file can be written");
+    let projector = projector();
     let snapshot = hub_repository(
         &hub,
         "acme/small-GGUF",

@@ -9,6 +9,7 @@ mod faulty;
 mod gpus;
 mod hive;
 pub(crate) mod hub;
+mod models;
 mod problem;
 mod process;
 mod programs;
@@ -25,6 +26,7 @@ pub(crate) use faulty::{Fault, FaultServer, Served, When};
 #[cfg(target_os = "linux")]
 pub(crate) use gpus::Gpus;
 pub(crate) use hive::{TestHive, quick};
+pub(crate) use models::{projector, unknown_model, write_endless_model, write_foreign_model, write_model};
 pub(crate) use problem::problem;
 pub(crate) use process::{Daemon, folder, no_process_mentions, program, serve};
 pub(crate) use programs::{command, python_with, skipped, wrapped};
@@ -35,12 +37,10 @@ pub(crate) use stalling::StallingServer;
 
 use std::future::Future;
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::LazyLock;
 use std::time::Duration;
 
-use rbee_hive::engine::sample_model::{SampleModel, SampleWeights};
-use rbee_hive::models::gguf::{TensorType, Value as Gguf, Writer};
 use serde_json::Value;
 
 /// How long a test waits before it fails as hung. Generous, so that a slow or busy machine does not
@@ -68,47 +68,17 @@ pub(crate) async fn until<T, F: Future<Output = Option<T>>>(what: &str, mut look
     .await
 }
 
-/// Writes a small model that runs.
-pub(crate) fn write_model(dir: &Path, stem: &str) -> PathBuf {
-    let path = dir.join(format!("{stem}.gguf"));
-    let model = SampleModel {
-        name: stem.to_owned(),
-        weights: SampleWeights::Sentence("Hello from a small model.".to_owned()),
-        ..SampleModel::default()
-    };
-    model.write(&path).expect("a small model can be written");
-    path
-}
-
-/// Writes a small model of an architecture that the built-in engine does not run.
-pub(crate) fn write_foreign_model(folder: &Path, stem: &str) -> PathBuf {
-    let file = write_model(folder, stem);
-    let mut bytes = std::fs::read(&file).expect("a model");
-    // Of the same length, so that the header stays sound.
-    let (own, other) = (b"llama", b"gemma");
-    for at in 0..bytes.len() - own.len() {
-        if bytes[at..].starts_with(own) {
-            bytes[at..at + own.len()].copy_from_slice(other);
-        }
-    }
-    std::fs::write(&file, bytes).expect("a model can be changed");
-    file
-}
-
-/// A GGUF file with a tensor of a type that the hive does not know.
-pub(crate) fn unknown_model() -> Vec<u8> {
-    let mut writer = Writer::default();
-    writer.metadata("general.architecture", Gguf::String("llama".to_owned()));
-    writer.tensor("output.weight", &[256], TensorType::Other(144), vec![1; 150]);
-    let mut file = Vec::new();
-    writer.write(&mut file).expect("a small file can be written");
-    file
-}
-
 /// One check of the report of `HiveCheck`.
 pub(crate) fn check_of<'a>(report: &'a Value, name: &str) -> &'a Value {
     let mut checks = report["checks"].as_array().expect("checks").iter();
     checks.find(|check| check["name"] == name).unwrap_or_else(|| panic!("no check of the {name}: {report}"))
+}
+
+/// A JSON object with the fields of another one too, which replace its own.
+pub(crate) fn merged(mut base: Value, extra: Value) -> Value {
+    let Value::Object(extra) = extra else { panic!("not an object: {extra}") };
+    base.as_object_mut().expect("an object").extend(extra);
+    base
 }
 
 /// A client with a new connection for each request, so that no test depends on a pool of connections.
