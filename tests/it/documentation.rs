@@ -11,7 +11,7 @@ use rbee_hive::error::Code;
 use rbee_hive::ops::{Deadline, REFUSED, Row};
 use serde_json::{Map, Value, json};
 
-use crate::support::{document, rows, section};
+use crate::support::{document, files_beneath, rows, section};
 
 /// The rows of a table whose first two cells are `setting` and its default, by section.
 fn settings(document: &str) -> BTreeMap<String, Vec<(String, String)>> {
@@ -258,27 +258,17 @@ fn anchor_of(heading: &str) -> String {
         .collect()
 }
 
-/// The text of every Rust file below a folder of the repository.
-fn code_below(folder: &str) -> String {
-    let mut folders = vec![Path::new(env!("CARGO_MANIFEST_DIR")).join(folder)];
-    let mut code = String::new();
-    while let Some(folder) = folders.pop() {
-        for entry in std::fs::read_dir(folder).expect("a folder") {
-            let path = entry.expect("an entry").path();
-            if path.is_dir() {
-                folders.push(path);
-            } else if path.extension().is_some_and(|extension| extension == "rs") {
-                code += &std::fs::read_to_string(&path).expect("a file of code");
-            }
-        }
-    }
-    code
+/// The text of every Rust file beneath a folder of the repository.
+fn code_beneath(folder: &str) -> String {
+    let mut files = files_beneath(&Path::new(env!("CARGO_MANIFEST_DIR")).join(folder));
+    files.retain(|path| path.extension().is_some_and(|extension| extension == "rs"));
+    files.iter().map(|path| std::fs::read_to_string(path).expect("a file of code")).collect()
 }
 
 /// A row of `docs/RELIABILITY.md` or of `SECURITY.md` is a promise and the tests that hold it.
 #[test]
 fn every_promise_names_tests_that_exist() {
-    let code = code_below("src") + &code_below("tests");
+    let code = code_beneath("src") + &code_beneath("tests");
     for (name, least) in [("docs/RELIABILITY.md", 20), ("SECURITY.md", 10)] {
         let text = document(name);
         let is_promise = |line: &&str| line.starts_with("| ") && line.matches(" | ").count() == 1;

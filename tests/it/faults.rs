@@ -4,14 +4,12 @@
 //! fault at its n-th change. Then a hive without faults starts on what is left, and must find everything in
 //! order: see [`check`]. Each walk takes a sample of the n ([`step`]), and begins at another one.
 
-use std::path::{Path, PathBuf};
-
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use crate::support::{
-    Daemon, FaultServer, Served, folder, no_process_mentions, read_all, rounds, serve, typed, until,
-    write_model,
+    Daemon, FaultServer, Served, files_beneath, folder, no_process_mentions, read_all, rounds, serve, typed,
+    until, write_model,
 };
 
 /// What happens at the n-th change, and whether to all that follow.
@@ -175,7 +173,7 @@ async fn check(dir: &TempDir, url: &str, seen: &[Seen], fault: &Fault, round: &s
     }
 
     // Nothing half-done is left, and nothing is damaged.
-    for path in files_below(&dir.path().join("data")) {
+    for path in files_beneath(&dir.path().join("data")) {
         let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
         let is_half_done = [".tmp", ".draft", ".damaged"].iter().any(|end| name.ends_with(end))
             || [".probe-", ".rbee-hive-"].iter().any(|begin| name.starts_with(begin))
@@ -197,15 +195,4 @@ async fn check(dir: &TempDir, url: &str, seen: &[Seen], fault: &Fault, round: &s
     assert!(!dir.path().join("data/hive.json").exists(), "{round}");
     let data = dir.path().to_str().expect("UTF-8").to_owned();
     until("every process to end", async || no_process_mentions(&data).then_some(())).await;
-}
-
-fn files_below(folder: &Path) -> Vec<PathBuf> {
-    let (mut files, mut folders) = (Vec::new(), vec![folder.to_owned()]);
-    while let Some(folder) = folders.pop() {
-        for entry in std::fs::read_dir(folder).into_iter().flatten() {
-            let path = entry.expect("an entry").path();
-            if path.is_dir() && !path.is_symlink() { folders.push(path) } else { files.push(path) }
-        }
-    }
-    files
 }

@@ -11,7 +11,8 @@ use sha2::{Digest, Sha256};
 
 use crate::support::hub::{Access, FakeHub, TOKEN, hex};
 use crate::support::{
-    TestHive, command, executable, nowhere, projector, python_with, soon, unknown_model, until, write_model,
+    TestHive, command, executable, files_beneath, nowhere, projector, python_with, soon, unknown_model,
+    until, write_model,
 };
 
 /// A hive that uses this hub, with the hub's token if `has_token`.
@@ -51,15 +52,11 @@ fn download(name: &str) -> Value {
 }
 
 /// The files and links beneath a folder, without those for locking and the cache's tag.
-fn files_beneath(folder: &Path) -> Vec<PathBuf> {
-    walkdir::WalkDir::new(folder)
-        .into_iter()
-        .filter_map(Result::ok)
-        .filter(|entry| !entry.file_type().is_dir())
-        .map(|entry| entry.into_path())
-        .filter(|path| !path.components().any(|part| part.as_os_str() == ".locks"))
-        .filter(|path| !path.ends_with("CACHEDIR.TAG"))
-        .collect()
+fn contents(folder: &Path) -> Vec<PathBuf> {
+    let mut files = files_beneath(folder);
+    files.retain(|path| !path.components().any(|part| part.as_os_str() == ".locks"));
+    files.retain(|path| !path.ends_with("CACHEDIR.TAG"));
+    files
 }
 
 #[tokio::test]
@@ -81,7 +78,7 @@ async fn a_downloaded_model_is_in_the_hub_cache_runs_and_can_be_deleted() {
     assert_eq!(fs::read_link(&pointer).unwrap(), Path::new("../../blobs").join(sha256(&small)));
     assert_eq!(fs::read_to_string(folder.join("refs/main")).unwrap(), commit);
     assert!(hive.dir().join("cache/.locks/models--org--tiny-GGUF").is_dir());
-    assert_eq!(files_beneath(&folder).len(), 3, "nothing else is left: {:?}", files_beneath(&folder));
+    assert_eq!(contents(&folder).len(), 3, "nothing else is left: {:?}", contents(&folder));
 
     // The token goes to the hub and nowhere else.
     let bearer = Some(format!("Bearer {TOKEN}"));
@@ -107,8 +104,8 @@ async fn a_downloaded_model_is_in_the_hub_cache_runs_and_can_be_deleted() {
     let hive = hive_in(hive.stop().await, &hub, true).await;
     let deleted = hive.succeed(&json!({ "ModelDelete": { "id": "org/tiny-GGUF:Q8_0" } })).await;
     assert_eq!(deleted["freed_bytes"], small.len());
-    assert!(files_beneath(&hive.dir().join("cache")).is_empty());
-    assert!(files_beneath(&hive.dir().join("data/hub")).is_empty());
+    assert!(contents(&hive.dir().join("cache")).is_empty());
+    assert!(contents(&hive.dir().join("data/hub")).is_empty());
     hive.stop().await;
 }
 
@@ -173,7 +170,7 @@ async fn a_file_that_is_no_model_is_refused_by_its_beginning() {
         let received =
             typed.split("\"done\":").skip(1).filter_map(|rest| rest.split(',').next()?.parse().ok());
         assert!(received.max() < Some(weights.len() / 2), "{repo} was fetched further: {typed}");
-        assert!(files_beneath(&hive.dir().join("data/hub-cache")).is_empty(), "{repo} leaves a file");
+        assert!(contents(&hive.dir().join("data/hub-cache")).is_empty(), "{repo} leaves a file");
     }
     hive.stop().await;
 }
@@ -246,7 +243,7 @@ async fn a_projector_comes_and_goes_with_its_models() {
     assert!(Path::new(&path).exists());
     let last = hive.succeed(&delete("org/v-GGUF:F16")).await;
     assert_eq!(last["freed_bytes"], large.len() + projector.len());
-    assert!(files_beneath(&hive.dir().join("cache")).is_empty());
+    assert!(contents(&hive.dir().join("cache")).is_empty());
 
     let failure = hive.fail(&download("org/v-GGUF/mmproj-F16.gguf")).await;
     assert_eq!(failure["code"], "model_unsupported", "{failure}");
@@ -416,7 +413,7 @@ async fn a_split_model_is_listed_downloaded_and_deleted_as_one() {
 
     let deleted = hive.succeed(&json!({ "ModelDelete": { "id": "org/big:Q4_K_M" } })).await;
     assert_eq!(deleted["freed_bytes"], total);
-    assert!(files_beneath(&hive.dir().join("cache")).is_empty());
+    assert!(contents(&hive.dir().join("cache")).is_empty());
     hive.stop().await;
 }
 
@@ -619,7 +616,7 @@ async fn a_cancelled_download_is_listed_and_can_be_resumed() {
     assert_eq!(hive.succeed(&download(source)).await["status"], "available", "its source is what goes on");
     assert!(hub.sent() - before < bytes.len() as u64, "what was there was used");
     hive.succeed(&json!({ "ModelDelete": { "id": "org/m:Q8_0" } })).await;
-    assert!(files_beneath(&hive.dir().join("cache")).is_empty());
+    assert!(contents(&hive.dir().join("cache")).is_empty());
     hive.stop().await;
 }
 
@@ -649,7 +646,7 @@ async fn what_is_here_of_a_projector_belongs_to_its_model() {
             let model = the_model().await;
             let is_told = |text: &Value| text.as_str().is_some_and(|text| text.contains("mmproj-F16.gguf"));
             let is_begun = is_told(&model["status_detail"]) || is_told(&model["left_out"][0]);
-            let partials = files_beneath(&folder(&hive, "org/v").join("blobs")).into_iter();
+            let partials = contents(&folder(&hive, "org/v").join("blobs")).into_iter();
             let mut partials = partials.filter(|path| path.to_string_lossy().ends_with(".partial.journal"));
             let has_chunks =
                 partials.any(|path| fs::metadata(path).is_ok_and(|journal| journal.len() > 1000));
@@ -686,7 +683,7 @@ async fn what_is_here_of_a_projector_belongs_to_its_model() {
     let freed = hive.succeed(&delete(&listed["id"])).await["freed_bytes"].as_u64().unwrap();
     assert!(freed > bytes.len() as u64, "the model's own file went, too: {freed}");
     let cache = hive.dir().join("cache");
-    assert!(files_beneath(&cache).is_empty(), "{:?}", files_beneath(&cache));
+    assert!(contents(&cache).is_empty(), "{:?}", contents(&cache));
 
     // The model is here, and gets a projector later.
     hub.commit("org/v", "main", &[("v-Q8_0.gguf", &bytes)]);
@@ -699,7 +696,7 @@ async fn what_is_here_of_a_projector_belongs_to_its_model() {
     let listed = cancel(job).await;
     assert!(listed["left_out"][0].as_str().unwrap().contains("mmproj-F16.gguf"), "{listed}");
     hive.succeed(&delete(&listed["id"])).await;
-    assert!(files_beneath(&cache).is_empty(), "{:?}", files_beneath(&cache));
+    assert!(contents(&cache).is_empty(), "{:?}", contents(&cache));
     hive.stop().await;
 }
 
@@ -730,7 +727,7 @@ async fn an_unfinished_projector_in_the_store_goes_with_its_model() {
     assert!(listed[0]["left_out"][0].as_str().unwrap().contains("mmproj"), "{listed}");
     assert!(journal.exists());
     hive.succeed(&json!({ "ModelDelete": { "id": "seen-latest" } })).await;
-    assert_eq!(files_beneath(&store), Vec::<PathBuf>::new());
+    assert_eq!(contents(&store), Vec::<PathBuf>::new());
     hive.stop().await;
 }
 

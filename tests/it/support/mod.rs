@@ -37,7 +37,7 @@ pub(crate) use stalling::StallingServer;
 
 use std::future::Future;
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::LazyLock;
 use std::time::Duration;
 
@@ -66,6 +66,16 @@ pub(crate) async fn until<T, F: Future<Output = Option<T>>>(what: &str, mut look
         }
     })
     .await
+}
+
+/// The files and links beneath a folder; none where it is missing.
+pub(crate) fn files_beneath(folder: &Path) -> Vec<PathBuf> {
+    walkdir::WalkDir::new(folder)
+        .into_iter()
+        .filter_map(Result::ok)
+        .filter(|entry| !entry.file_type().is_dir())
+        .map(walkdir::DirEntry::into_path)
+        .collect()
 }
 
 /// One check of the report of `HiveCheck`.
