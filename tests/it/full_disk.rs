@@ -6,6 +6,7 @@ use std::io::Write;
 use std::path::Path;
 
 use serde_json::{Value, json};
+use tempfile::TempDir;
 
 use crate::support::{FaultServer, Served, SmallDisk, TestHive, read_all, typed, write_model};
 
@@ -25,45 +26,42 @@ async fn what_frees_and_what_stops_works_on_a_full_disk() {
     let server = FaultServer::start().await;
     let model = fs::read(write_model(root.path(), "fetched")).expect("a model");
     let url = server.serve("fetched.gguf", Served::correct(model));
-    let mut dir = tempfile::tempdir().expect("a folder");
-    let mut delete = String::new();
-    for run in 0..2 {
-        let hive = TestHive::start_in(dir, |config| config.data_dir.clone_from(&data)).await;
-        if run == 0 {
-            write_model(&hive.models_dir(), "tiny");
-            hive.succeed(&json!({ "ModelDownload": { "model": url } })).await;
-            let pid = hive.load("tiny").await["pid"].clone();
-            let other = hive.succeed(&json!({ "WorkerSpawn": { "model": "tiny", "worker": "cpu" } })).await;
-            disk.resize("24m").await;
-            fill(&data);
+    let start_in =
+        async |dir: TempDir| TestHive::start_in(dir, |config| config.data_dir.clone_from(&data)).await;
+    let hive = start_in(tempfile::tempdir().expect("a folder")).await;
+    write_model(&hive.models_dir(), "tiny");
+    hive.succeed(&json!({ "ModelDownload": { "model": url } })).await;
+    let pid = hive.load("tiny").await["pid"].clone();
+    let other = hive.succeed(&json!({ "WorkerSpawn": { "model": "tiny", "worker": "cpu" } })).await;
+    disk.resize("24m").await;
+    fill(&data);
 
-            let refused = hive.post("/v1/jobs", &json!({ "ModelLoad": { "id": "tiny" } })).await;
-            assert_eq!(refused.status(), 507);
-            let problem: Value = refused.json().await.expect("JSON");
-            assert_eq!(problem["code"], "disk_full", "{problem}");
-            assert!(problem["hint"].as_str().expect("a hint").contains("free some space"), "{problem}");
+    let refused = hive.post("/v1/jobs", &json!({ "ModelLoad": { "id": "tiny" } })).await;
+    assert_eq!(refused.status(), 507);
+    let problem: Value = refused.json().await.expect("JSON");
+    assert_eq!(problem["code"], "disk_full", "{problem}");
+    assert!(problem["hint"].as_str().expect("a hint").contains("free some space"), "{problem}");
 
-            let ended = hive.submit(&json!({ "WorkerProcessDelete": { "pid": other["pid"] } })).await;
-            let unloaded = hive.submit(&json!({ "ModelUnload": { "id": "tiny" } })).await;
-            for id in [ended, unloaded] {
-                let stream = hive.typed_stream(&id).await;
-                let events = typed(&stream);
-                let warned = events.iter().any(|event| {
-                    event.data["action"] == "job_not_journalled" && event.data["level"] == "warn"
-                });
-                assert!(warned && events.last().is_some_and(|end| end.event == "done"), "{stream}");
-            }
-            assert_ne!(pid, other["pid"]);
-        } else {
-            // The hive has started on the full disk, too.
-            delete = hive.submit(&json!({ "ModelDelete": { "id": "fetched" } })).await;
-            let stream = read_all(hive.get(&format!("/v1/jobs/{delete}/stream")).await).await;
-            assert!(stream.ends_with("data: [DONE]\n\n"), "{stream}");
-        }
-        dir = hive.stop().await;
+    let ended = hive.submit(&json!({ "WorkerProcessDelete": { "pid": other["pid"] } })).await;
+    let unloaded = hive.submit(&json!({ "ModelUnload": { "id": "tiny" } })).await;
+    for id in [ended, unloaded] {
+        let stream = hive.typed_stream(&id).await;
+        let events = typed(&stream);
+        let warned = events
+            .iter()
+            .any(|event| event.data["action"] == "job_not_journalled" && event.data["level"] == "warn");
+        assert!(warned && events.last().is_some_and(|end| end.event == "done"), "{stream}");
     }
+    assert_ne!(pid, other["pid"]);
+
+    // The hive starts on the full disk, too.
+    let hive = start_in(hive.stop().await).await;
+    let delete = hive.submit(&json!({ "ModelDelete": { "id": "fetched" } })).await;
+    let stream = read_all(hive.get(&format!("/v1/jobs/{delete}/stream")).await).await;
+    assert!(stream.ends_with("data: [DONE]\n\n"), "{stream}");
+
     // It freed the room for its own journal.
-    let hive = TestHive::start_in(dir, |config| config.data_dir.clone_from(&data)).await;
+    let hive = start_in(hive.stop().await).await;
     assert_eq!(hive.job(&delete).await["state"], "succeeded");
     hive.stop().await;
     drop(disk);
