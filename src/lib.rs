@@ -25,6 +25,7 @@ pub mod doctor;
 // The hive's parts, and the struct that holds them.
 pub mod app;
 mod queen;
+mod residency;
 pub mod jobs;
 pub mod workers;
 pub mod engine;

@@ -1,0 +1,24 @@
+//! Residency: which models are in memory, and which go when others need room.
+//!
+//! # Theory of operation
+//!
+//! One pure function, [`decide`](decide::decide), gets a [`Snapshot`](snapshot::Snapshot) of everything that
+//! matters (workers, requests under way and waiting, loads, memory, leases, settings, time) and returns
+//! [actions](snapshot::Action), each with its reason. One owner task takes the snapshots and carries the actions
+//! out. Nothing else loads, drains or stops a worker by itself.
+//!
+//! A load is an ordinary `ModelLoad` job, and so is the end of a worker an ordinary job: the owner submits them.
+//! A load asks for room before it starts its worker, and starts it once the room is granted. A worker that is to
+//! go is *drained* first: it accepts no more requests, and those under way end by themselves.
+//!
+//! Invariants:
+//! - No answer is cut to make room. A worker is stopped by a decision only after it was drained and answers no
+//!   request.
+//! - What is granted was free: memory of a worker that is about to end counts once it is measured as free.
+//! - A drained worker is stopped or opened again; none stays drained.
+//! - The decision reads no clock and no disk. The same snapshot gives the same actions.
+
+#![expect(dead_code, reason = "the parts are joined one by one")]
+
+pub(crate) mod decide;
+pub(crate) mod snapshot;
