@@ -48,8 +48,7 @@ fn check(header: &Header) -> Result<Hyperparameters> {
 /// # Errors
 /// `model_corrupt` for a file that contradicts itself, `model_incomplete` for one that ends too early,
 /// `model_unsupported` for an architecture or a tensor type that the engine cannot run, `io` for a file
-/// that cannot be read.
-/// Every message names the file.
+/// that cannot be read. Every message names the file.
 pub fn load(path: &Path, progress: &mut dyn FnMut(u64, u64)) -> Result<LoadedModel> {
     let header = Header::read(path, Arrays::Keep).map_err(|error| error.into_failure(path))?;
     let hyperparameters = check(&header).map_err(in_file(path))?;

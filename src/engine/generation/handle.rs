@@ -40,8 +40,7 @@ impl GenerationHandle {
     ///
     /// # Errors
     /// `invalid_field` for a prompt that is empty, `context_length_exceeded` for one that is longer than the
-    /// context, `queue_full` if too
-    /// many requests wait, `shutting_down` once the worker stops.
+    /// context, `queue_full` if too many requests wait, `shutting_down` once the worker stops.
     pub fn submit(&self, request: GenerationRequest) -> Result<mpsc::UnboundedReceiver<GenerationEvent>> {
         let (prompt_tokens, context) = (request.prompt.len(), self.context_length);
         if prompt_tokens == 0 {
