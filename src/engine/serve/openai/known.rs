@@ -20,7 +20,7 @@ pub(super) enum Treatment {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Harmless {
     /// No value but `null`.
-    None,
+    Nothing,
     /// `false`.
     False,
     /// `true`.
@@ -37,7 +37,7 @@ pub(super) enum Harmless {
     Text,
 }
 
-use Harmless::{Auto, Empty, False, None, One, Text, True, Zero};
+use Harmless::{Auto, Empty, False, Nothing, One, Text, True, Zero};
 use Treatment::{Applied, Ignored, Refused};
 
 /// Every known field: OpenAI's first, then llama.cpp's and vLLM's.
@@ -65,9 +65,9 @@ pub(super) const FIELDS: &[(&str, Treatment)] = &[
     ("logprobs", Refused(False)),
     ("top_logprobs", Refused(Zero)),
     ("modalities", Refused(Text)),
-    ("audio", Refused(None)),
-    ("web_search_options", Refused(None)),
-    ("moderation", Refused(None)),
+    ("audio", Refused(Nothing)),
+    ("web_search_options", Refused(Nothing)),
+    ("moderation", Refused(Nothing)),
     ("user", Ignored),
     ("metadata", Ignored),
     ("store", Ignored),
@@ -143,7 +143,7 @@ pub(super) fn check(fields: &Fields<'_>) -> Result<Vec<String>, ApiError> {
                 ));
             }
             Some(_) => {}
-            Option::None => unknown.push(name.chars().take(64).collect()),
+            None => unknown.push(name.chars().take(64).collect()),
         }
     }
     Ok(unknown)
@@ -152,7 +152,7 @@ pub(super) fn check(fields: &Fields<'_>) -> Result<Vec<String>, ApiError> {
 impl Harmless {
     fn covers(self, value: &Value) -> bool {
         match self {
-            None => false,
+            Nothing => false,
             False => value == &Value::Bool(false),
             True => value == &Value::Bool(true),
             Zero => value.as_f64().is_some_and(|number| number <= 0.0),

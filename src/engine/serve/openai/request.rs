@@ -258,7 +258,7 @@ mod tests {
                     assert_eq!(error["error"]["param"], *name, "{error}");
                     assert!(error["error"]["message"].as_str().unwrap().contains("llama.cpp"), "{error}");
                     let nothing = match harmless {
-                        known::Harmless::None => json!(null),
+                        known::Harmless::Nothing => json!(null),
                         known::Harmless::False => json!(false),
                         known::Harmless::True => json!(true),
                         known::Harmless::Zero => json!(0),
