@@ -18,6 +18,9 @@ use crate::engine::generation::{GenerationEvent, GenerationRequest};
 use crate::error::{Code, Failure};
 use crate::spawn;
 
+/// Largest body of a request, in bytes.
+pub(super) const MAX_BODY: usize = 32 << 20;
+
 /// How long a stream may be silent (while it waits for a slot or evaluates a long prompt) before a
 /// comment keeps the connection alive.
 const KEEP_ALIVE: Duration = Duration::from_secs(15);
@@ -29,7 +32,8 @@ pub(super) async fn completions(
     state.ready()?;
     let body = body.map_err(|rejection| match rejection.status() {
         StatusCode::PAYLOAD_TOO_LARGE => {
-            ApiError::new(rejection.status(), Code::BodyTooLarge.name(), "the body is larger than 32 MiB")
+            let problem = format!("the body is larger than {} MiB", MAX_BODY >> 20);
+            ApiError::new(rejection.status(), Code::BodyTooLarge.name(), problem)
         }
         status => ApiError::new(status, Code::InvalidRequest.name(), "the body could not be read"),
     })?;

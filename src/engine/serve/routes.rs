@@ -13,13 +13,10 @@ use axum::routing::{get, post};
 use serde_json::json;
 use subtle::ConstantTimeEq;
 
-use super::chat;
+use super::chat::{self, MAX_BODY};
 use super::openai::ApiError;
 use super::state::WorkerState;
 use crate::error::Code;
-
-/// Largest body of a request, in bytes.
-const MAX_BODY: usize = 32 << 20;
 
 pub(super) fn router(state: Arc<WorkerState>) -> Router {
     Router::new()
