@@ -216,9 +216,7 @@ impl Config {
     pub fn worker_program(&self) -> Result<PathBuf> {
         match &self.worker_program {
             Some(program) => Ok(program.clone()),
-            None => std::env::current_exe().map_err(|error| {
-                Failure::internal(format!("could not find the path of the running executable: {error}"))
-            }),
+            None => files::own_program(),
         }
     }
 }

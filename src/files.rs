@@ -1,4 +1,5 @@
-//! Files that are replaced atomically, files that are only read, and the free space of disks.
+//! Files that are replaced atomically, files that are only read, the program's own file, and the free space
+//! of disks.
 
 mod reading;
 
@@ -10,8 +11,19 @@ use std::path::{Path, PathBuf};
 use rustix::fs::OFlags;
 
 use crate::disk;
+use crate::error::{Failure, Result};
 
 pub(crate) use reading::{SMALL, open, read, read_text, sync_folder};
+
+/// The file of the running program.
+///
+/// # Errors
+/// `internal`: the system does not know its path.
+pub(crate) fn own_program() -> Result<PathBuf> {
+    std::env::current_exe().map_err(|error| {
+        Failure::internal(format!("could not find the path of the running executable: {error}"))
+    })
+}
 
 /// The bytes of one file system.
 #[derive(Clone, Copy, Debug, Default)]

@@ -25,7 +25,7 @@ use tokio::sync::Semaphore;
 
 use super::rendering::{Rendering, unsupported};
 use crate::error::{Failure, Result};
-use crate::spawn;
+use crate::{files, spawn};
 
 /// The argument that makes the program a rendering process.
 pub const COMMAND: &str = "render-template";
@@ -62,13 +62,7 @@ impl Sandbox {
     pub fn of_this_program() -> Result<Self> {
         // Linux finds the running program here even after another one was installed in its place.
         let link = Path::new("/proc/self/exe");
-        let program = if link.exists() {
-            link.to_owned()
-        } else {
-            std::env::current_exe().map_err(|error| {
-                Failure::internal(format!("could not find the path of the running executable: {error}"))
-            })?
-        };
+        let program = if link.exists() { link.to_owned() } else { files::own_program()? };
         Ok(Self::of(Some(program)))
     }
 
