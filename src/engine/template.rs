@@ -33,9 +33,6 @@ use message::Message;
 use rendering::Rendering;
 use sandbox::Sandbox;
 
-/// The metadata key of the template.
-const KEY: &str = "tokenizer.chat_template";
-
 /// `ChatML`, for a file without a template: most models saw it in training.
 const CHATML: &str = "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\\n' + message['content'] + '<|im_end|>' + '\\n' }}{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}";
 
@@ -54,7 +51,7 @@ impl ChatTemplate {
     /// would drop what the user says.
     #[must_use]
     pub fn new(chosen: Option<String>, metadata: &Metadata, tokenizer: &Tokenizer, sandbox: Sandbox) -> Self {
-        let source = chosen.or_else(|| metadata.str(KEY).map(str::to_owned));
+        let source = chosen.or_else(|| metadata.chat_template().map(str::to_owned));
         let source = source.filter(|source| !source.trim().is_empty()).unwrap_or_else(|| {
             tracing::warn!("no chat template: using ChatML");
             CHATML.to_owned()

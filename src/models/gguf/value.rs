@@ -105,6 +105,12 @@ impl Metadata {
         }
     }
 
+    /// The model's chat template. A blank one is none.
+    #[must_use]
+    pub fn chat_template(&self) -> Option<&str> {
+        self.str("tokenizer.chat_template").filter(|template| !template.trim().is_empty())
+    }
+
     /// An integer of any width that is not negative.
     #[must_use]
     pub fn u64(&self, key: &str) -> Option<u64> {

@@ -145,10 +145,7 @@ impl ModelFootprint {
                 .saturating_mul(kv_heads)
                 .saturating_mul(keys.saturating_add(values)),
             trained_context: header.context_length(),
-            has_chat_template: header
-                .metadata
-                .str("tokenizer.chat_template")
-                .is_some_and(|template| !template.trim().is_empty()),
+            has_chat_template: header.metadata.chat_template().is_some(),
         }
     }
 
