@@ -121,10 +121,9 @@ fn next_tag(text: &str) -> Option<usize> {
 fn tag(text: &str) -> Option<Tag<'_>> {
     let end = if text.starts_with("{{") { "}}" } else { "%}" };
     let start = 2 + usize::from(text[2..].starts_with(['-', '+']));
-    let mut depth = 0_usize;
     let mut at = start;
     while let Some(c) = text[at..].chars().next() {
-        if depth == 0 && text[at..].starts_with(end) {
+        if text[at..].starts_with(end) {
             let signed = at > start && text[..at].ends_with(['-', '+']);
             let close = at - usize::from(signed);
             return Some(Tag {
@@ -133,18 +132,11 @@ fn tag(text: &str) -> Option<Tag<'_>> {
                 close: &text[close..at + 2],
             });
         }
-        match c {
-            '\'' | '"' => at += string_length(&text[at..])?,
-            '{' | '[' | '(' => {
-                depth += 1;
-                at += 1;
-            }
-            '}' | ']' | ')' => {
-                depth = depth.saturating_sub(1);
-                at += 1;
-            }
-            c => at += c.len_utf8(),
-        }
+        at += match c {
+            '\'' | '"' => string_length(&text[at..])?,
+            '{' | '[' | '(' => group_length(&text[at..]),
+            c => c.len_utf8(),
+        };
     }
     None
 }
@@ -181,7 +173,7 @@ fn names(mut text: &str) -> Vec<&str> {
         let length = match c {
             '\'' | '"' => string_length(text).unwrap_or(text.len()),
             c if is_name(c) => {
-                let length = text.find(|c| !is_name(c)).unwrap_or(text.len());
+                let length = name_length(text);
                 names.push(&text[..length]);
                 length
             }
