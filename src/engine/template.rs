@@ -9,7 +9,7 @@
 //!
 //! - [`sandbox`]: runs one rendering in a process.
 //! - [`rendering`]: one rendering, from the template's source to the text.
-//! - `environment`: what a template may use. Its own files: `builtins`, `json`, `python`, `dialect`.
+//! - `environment`: what a template may use. Its own files: `builtins`, `json`, `python`, `values`, `dialect`.
 //! - [`message`]: a message, as a template sees it.
 
 pub mod sandbox;
@@ -18,6 +18,7 @@ mod environment;
 mod builtins;
 mod json;
 mod python;
+mod values;
 mod dialect;
 pub mod message;
 

@@ -1,31 +1,30 @@
 //! The functions, filters and tests of the environment that differ from minijinja's.
 
 use minijinja::value::{Kwargs, Rest, Tuple, ValueKind};
-use minijinja::{Error, ErrorKind, Output, State, Value, filters};
+use minijinja::{Error, Output, State, Value, filters};
 
-use super::python::{float_repr, pad};
+use super::python::pad;
+use super::values::{float as as_float, float_repr, invalid, named};
 
 /// Marks the message of an error that the template raised with `raise_exception`.
 pub(super) const RAISED: &str = "the template refuses: ";
 
 /// Ends the rendering with the template's own message.
 pub(super) fn raise_exception(message: Value) -> Result<Value, Error> {
-    Err(Error::new(ErrorKind::InvalidOperation, format!("{RAISED}{message}")))
+    Err(invalid(format!("{RAISED}{message}")))
 }
 
 /// The local time in a format of C's `strftime`.
 pub(super) fn strftime_now(format: String) -> Result<String, Error> {
     jiff::fmt::strtime::format(format, &jiff::ZonedDateTime::now())
-        .map_err(|error| Error::new(ErrorKind::InvalidOperation, error.to_string()))
+        .map_err(|error| invalid(error.to_string()))
 }
 
 /// Prints a value as Python does.
 pub(super) fn print(output: &mut Output, state: &mut State, value: &Value) -> Result<(), Error> {
-    match f64::try_from(value.clone()) {
-        Ok(number) if value.kind() == ValueKind::Number && !value.is_integer() => {
-            Ok(output.write_str(&float_repr(number))?)
-        }
-        _ => minijinja::escape_formatter(output, state, value),
+    match as_float(value) {
+        Some(number) => Ok(output.write_str(&float_repr(number))?),
+        None => minijinja::escape_formatter(output, state, value),
     }
 }
 
@@ -134,12 +133,4 @@ pub(super) fn is_sequence(value: &Value) -> bool {
 
 pub(super) fn is_callable(value: &Value) -> bool {
     value.kind() == ValueKind::Plain
-}
-
-/// An argument that may be given by position or by name.
-fn named<'a, T>(options: &'a Kwargs, name: &'a str, given: Option<T>) -> Result<Option<T>, Error>
-where
-    Option<T>: minijinja::value::ArgType<'a, Output = Option<T>>,
-{
-    given.map_or_else(|| options.get(name), |given| Ok(Some(given)))
 }

@@ -3,9 +3,9 @@
 use std::fmt::Write;
 
 use minijinja::value::{Kwargs, ValueKind};
-use minijinja::{Error, ErrorKind, State, Value};
+use minijinja::{Error, State, Value};
 
-use super::python::float_repr;
+use super::values::{float, float_repr, invalid};
 use crate::engine::tokenizer::MARKS;
 
 /// The deepest nesting that is written. Python ends at its own limit of recursion, about a thousand.
@@ -172,19 +172,10 @@ fn is_namespace(value: &Value) -> bool {
     value.as_object().is_some_and(|object| object.type_name().ends_with("::Namespace"))
 }
 
-/// The value as a float, unless it is an integer.
-fn float(value: &Value) -> Option<f64> {
-    if value.is_integer() { None } else { f64::try_from(value.clone()).ok() }
-}
-
 fn json_float(number: f64) -> String {
     match number {
         n if n.is_nan() => "NaN".to_owned(),
         n if n.is_infinite() => if n > 0.0 { "Infinity" } else { "-Infinity" }.to_owned(),
         n => float_repr(n),
     }
-}
-
-fn invalid(problem: impl Into<std::borrow::Cow<'static, str>>) -> Error {
-    Error::new(ErrorKind::InvalidOperation, problem)
 }

@@ -5,8 +5,10 @@
 //! `transformers` renders in a sandbox that forbids them.
 
 use minijinja::value::{Kwargs, Tuple, ValueKind, from_args};
-use minijinja::{Error, ErrorKind, State, Value};
+use minijinja::{Error, State, Value};
 use minijinja_contrib::pycompat;
+
+use super::values::{invalid, named};
 
 /// Calls `method` of a value that has no such method of its own.
 pub(super) fn call_method(
@@ -130,8 +132,8 @@ fn list_method(list: &Value, method: &str, args: &[Value]) -> Result<Option<Valu
 /// `split` and `rsplit`: without a separator, at runs of white space, and none at the ends.
 fn split(text: &str, from_right: bool, args: &[Value]) -> Result<Value, Error> {
     let (separator, limit, kwargs): (Option<&str>, Option<i64>, Kwargs) = from_args(args)?;
-    let separator = separator.map_or_else(|| kwargs.get("sep"), |given| Ok(Some(given)))?;
-    let limit: Option<i64> = limit.map_or_else(|| kwargs.get("maxsplit"), |given| Ok(Some(given)))?;
+    let separator = named(&kwargs, "sep", separator)?;
+    let limit = named(&kwargs, "maxsplit", limit)?;
     kwargs.assert_all_used()?;
     // A negative limit is none. A limit of n gives up to n + 1 parts.
     let parts = limit
@@ -183,7 +185,7 @@ fn words_from_right(text: &str, parts: usize) -> Vec<&str> {
 
 fn split_lines(text: &str, args: &[Value]) -> Result<Value, Error> {
     let (keep, kwargs): (Option<bool>, Kwargs) = from_args(args)?;
-    let keep = keep.map_or_else(|| kwargs.get::<Option<bool>>("keepends"), |given| Ok(Some(given)))?;
+    let keep = named(&kwargs, "keepends", keep)?;
     kwargs.assert_all_used()?;
     let ends = ['\n', '\r', '\u{b}', '\u{c}', '\u{1c}', '\u{1d}', '\u{1e}', '\u{85}', '\u{2028}', '\u{2029}'];
     let mut lines = Vec::new();
@@ -320,23 +322,4 @@ fn join(state: &State, separator: &str, texts: &Value) -> Result<Value, Error> {
 /// White space as Python's `str` has it.
 fn is_space(c: char) -> bool {
     c.is_whitespace() || ('\u{1c}'..='\u{1f}').contains(&c)
-}
-
-/// A float as Python prints it: the fewest digits, with an exponent from 1e16 up and below 1e-4.
-pub(super) fn float_repr(number: f64) -> String {
-    if number == 0.0 || !number.is_finite() || (1e-4..1e16).contains(&number.abs()) {
-        return format!("{number:?}");
-    }
-    let text = format!("{number:e}");
-    match text.split_once('e') {
-        Some((digits, exponent)) => match exponent.strip_prefix('-') {
-            Some(exponent) => format!("{digits}e-{exponent:0>2}"),
-            None => format!("{digits}e+{exponent:0>2}"),
-        },
-        None => text,
-    }
-}
-
-fn invalid(problem: impl Into<std::borrow::Cow<'static, str>>) -> Error {
-    Error::new(ErrorKind::InvalidOperation, problem)
 }
