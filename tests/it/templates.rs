@@ -12,7 +12,7 @@ use tokio::io::AsyncWriteExt;
 
 #[cfg(target_os = "linux")]
 use crate::support::until;
-use crate::support::{command, python_with, soon};
+use crate::support::{command, executable, python_with, soon};
 
 const FOLDER: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/templates");
 
@@ -87,15 +87,24 @@ async fn a_hostile_template_costs_its_own_process_and_nothing_else() {
 
 /// The answer of the process of one rendering, unless one of its limits ended it.
 async fn render_in_process(template: &str) -> Option<Value> {
-    let mut child = rendering_process();
+    answer_of(rendering_process(), template).await
+}
+
+async fn answer_of(mut child: tokio::process::Child, template: &str) -> Option<Value> {
     let rendering = json!({"source": template, "context": {"messages": [{"role": "user", "content": "Hi"}]}});
     child.stdin.take().expect("a pipe").write_all(rendering.to_string().as_bytes()).await.expect("a pipe");
     let output = soon("the end of a rendering", child.wait_with_output()).await.expect("it runs");
+    // A status would say that the process itself fails.
+    assert!(output.status.code().is_none_or(|code| code == 0), "{output:?}");
     serde_json::from_slice(&output.stdout).ok()
 }
 
 fn rendering_process() -> tokio::process::Child {
-    command(crate::support::executable())
+    start_rendering(&mut command(executable()))
+}
+
+fn start_rendering(command: &mut tokio::process::Command) -> tokio::process::Child {
+    command
         .arg("render-template")
         .env("MIMALLOC_ARENA_RESERVE", "0")
         .stdin(Stdio::piped())
@@ -113,17 +122,29 @@ async fn a_rendering_has_limits_of_memory_and_time() {
     let path = format!("/proc/{}/limits", child.id().expect("a process id"));
     let limits = until("the limits of the process", || async {
         let limits = std::fs::read_to_string(&path).ok()?;
-        let hard = |name: &str| {
+        let of = |name: &str, column: usize| {
             let line = limits.lines().find_map(|line| line.strip_prefix(name))?;
-            line.split_whitespace().nth(1)?.parse::<u64>().ok()
+            line.split_whitespace().nth(column)?.parse::<u64>().ok()
         };
+        let hard = |name: &str| of(name, 1);
         // The last one that it sets.
         let memory = hard("Max address space")?;
-        Some((memory, hard("Max cpu time")?, hard("Max core file size")?))
+        Some((memory, hard("Max cpu time")?, hard("Max core file size")?, of("Max cpu time", 0)?))
     })
     .await;
     assert!(limits.0 < 1 << 30, "{} MiB", limits.0 >> 20);
     assert_eq!((limits.1, limits.2), (5, 0));
+    assert_eq!(limits.3, 4, "its signal, unlike that of the hard one, says that it was the time");
+}
+
+/// A process cannot raise the limits that it was started with, and need not.
+#[cfg(target_os = "linux")]
+#[tokio::test]
+async fn a_rendering_works_within_lower_limits() {
+    let limited = "ulimit -v 262144 && ulimit -t 3 && exec \"$0\" \"$@\"";
+    let child = start_rendering(command("sh").args(["-c", limited]).arg(executable()));
+    let answer = answer_of(child, "{{ messages[0].content }}").await;
+    assert_eq!(answer, Some(json!({"Text": "Hi"})));
 }
 
 /// The templates in files of their own, and the lines of `snippets.txt`.

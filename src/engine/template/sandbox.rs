@@ -4,7 +4,8 @@
 //! input, writes the answer to standard output and ends. Its limits hold whatever the template does, also
 //! to minijinja itself:
 //!
-//! - The kernel ends it after [`CPU_SECONDS`] of processor time, even if the worker is gone.
+//! - The kernel ends it after [`CPU_SECONDS`] of processor time, even if the worker is gone. Where the
+//!   process was started with lower limits of time or memory, those hold.
 //! - It may allocate [`MEMORY`] more than it has at its start (on Linux; elsewhere the kernel has no such
 //!   limit, and the other limits bound how much it can fill).
 //! - It is killed after [`DEADLINE`], and when the client that waits for it has left.
@@ -14,11 +15,12 @@
 //! of a program's start, a few milliseconds.
 
 use std::io::{Read, Write};
+use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
 use std::time::Duration;
 
-use rustix::process::{Resource, Rlimit, setrlimit};
+use rustix::process::{Resource, Rlimit, Signal, getrlimit, setrlimit};
 use serde::{Deserialize, Serialize};
 use tokio::io::AsyncWriteExt;
 use tokio::sync::Semaphore;
@@ -30,8 +32,8 @@ use crate::{files, spawn};
 /// The argument that makes the program a rendering process.
 pub const COMMAND: &str = "render-template";
 
-/// Processor time of one rendering.
-const CPU_SECONDS: u64 = 5;
+/// Processor time of one rendering. One that goes on regardless is killed a second later.
+const CPU_SECONDS: u64 = 4;
 /// Time of one rendering, for a machine on which many processes wait for the processor.
 const DEADLINE: Duration = Duration::from_secs(20);
 /// Memory of one rendering, in bytes.
@@ -121,9 +123,7 @@ async fn in_process(program: &Path, input: &[u8]) -> Result<String> {
     }
     let output = child.wait_with_output().await.map_err(failed)?;
     if !output.status.success() {
-        let said = String::from_utf8_lossy(&output.stderr).into_owned();
-        tracing::warn!(status = %output.status, said, "a process that rendered a chat template was ended");
-        return Err(ended(output.status));
+        return Err(ended(output.status, &String::from_utf8_lossy(&output.stderr)));
     }
     match serde_json::from_slice(&output.stdout) {
         Ok(Answer::Text(text)) => Ok(text),
@@ -134,13 +134,18 @@ async fn in_process(program: &Path, input: &[u8]) -> Result<String> {
     }
 }
 
-/// Why the process ended without an answer.
-fn ended(status: ExitStatus) -> Failure {
-    use std::os::unix::process::ExitStatusExt;
-    let cpu = rustix::process::Signal::XCPU.as_raw();
-    match status.signal() {
-        Some(signal) if signal == cpu => unsupported(format!("computes for more than {CPU_SECONDS} seconds")),
-        _ => unsupported(format!("needs more than {} MiB of memory, or nests too deeply", MEMORY >> 20)),
+/// Why the process ended without an answer; `said` is what it wrote to its standard error. Only a limit ends
+/// it by a signal: what it does by itself is not the template's fault.
+fn ended(status: ExitStatus, said: &str) -> Failure {
+    let Some(signal) = status.signal() else {
+        return Failure::internal("the process that renders chat templates failed")
+            .detail(std::io::Error::other(format!("{status}: {said}")));
+    };
+    tracing::warn!(%status, said, "a process that rendered a chat template was ended");
+    if signal == Signal::XCPU.as_raw() {
+        unsupported(format!("computes for more than {CPU_SECONDS} seconds"))
+    } else {
+        unsupported(format!("needs more than {} MiB of memory, or nests too deeply", MEMORY >> 20))
     }
 }
 
@@ -149,17 +154,23 @@ fn ended(status: ExitStatus) -> Failure {
 /// # Errors
 /// Where its limits cannot be set or the other end of a pipe is gone.
 pub fn process() -> std::io::Result<()> {
-    let limit = |limit| Rlimit { current: Some(limit), maximum: Some(limit) };
     // No template leaves an image of the memory, which has the conversation, on the disk.
-    setrlimit(Resource::Core, limit(0))?;
-    setrlimit(Resource::Cpu, limit(CPU_SECONDS))?;
+    limit(Resource::Core, 0, 0)?;
+    // At the second of these limits the kernel sends SIGKILL, which does not tell which limit it was.
+    limit(Resource::Cpu, CPU_SECONDS, CPU_SECONDS + 1)?;
     if let Some(size) = address_space() {
-        setrlimit(Resource::As, limit(size + MEMORY))?;
+        limit(Resource::As, size + MEMORY, size + MEMORY)?;
     }
     let mut input = Vec::new();
     std::io::stdin().lock().read_to_end(&mut input)?;
     let answer = serde_json::to_vec(&answer(&input))?;
     std::io::stdout().lock().write_all(&answer)
+}
+
+/// Lowers a limit of this process, which may not raise it above the maximum that it was started with.
+fn limit(resource: Resource, current: u64, maximum: u64) -> std::io::Result<()> {
+    let maximum = getrlimit(resource).maximum.map_or(maximum, |allowed| allowed.min(maximum));
+    Ok(setrlimit(resource, Rlimit { current: Some(current.min(maximum)), maximum: Some(maximum) })?)
 }
 
 /// The size of this process's address space, in bytes.
@@ -182,5 +193,27 @@ fn answer(input: &[u8]) -> Answer {
     match rendered {
         Ok(text) => Answer::Text(text),
         Err(failure) => Answer::Failure(Box::new(failure)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::error::Code;
+
+    #[tokio::test]
+    async fn only_a_limit_is_the_fault_of_the_template() {
+        let failure = Sandbox::of(Some("false".into()))
+            .run(&Rendering { source: "".into(), context: None })
+            .await
+            .unwrap_err();
+        assert_eq!(failure.code, Code::Internal, "{failure}");
+        let of = |signal: Signal| ended(ExitStatus::from_raw(signal.as_raw()), "");
+        for (signal, problem) in [(Signal::XCPU, "computes for more than"), (Signal::ABORT, "MiB of memory")]
+        {
+            let failure = of(signal);
+            assert_eq!(failure.code, Code::ModelUnsupported);
+            assert!(failure.message.contains(problem), "{failure}");
+        }
     }
 }
