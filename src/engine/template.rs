@@ -67,7 +67,8 @@ impl ChatTemplate {
     /// # Errors
     /// `model_unsupported`, with the line.
     pub async fn check(&self) -> Result<()> {
-        self.sandbox.run(&Rendering { source: Arc::clone(&self.source), context: None }).await.map(drop)
+        let input = sandbox::input(&Rendering { source: Arc::clone(&self.source), context: None })?;
+        sandbox::text(&self.sandbox.run(input).await?).map(drop)
     }
 
     /// The tokens of a prompt that ends where the assistant's next message begins. Special tokens
@@ -77,32 +78,41 @@ impl ChatTemplate {
     /// `invalid_field` if the template refuses the messages, `model_unsupported` if it fails or
     /// exceeds its limits.
     pub async fn prompt(
-        &self,
+        self: &Arc<Self>,
         tokenizer: &Arc<Tokenizer>,
         messages: Vec<Message>,
-        variables: &Map<String, Value>,
+        variables: Map<String, Value>,
     ) -> Result<Vec<u32>> {
-        let (shared, source) = (Arc::clone(tokenizer), Arc::clone(&self.source));
-        let (shield, messages) = spawn::blocking(move || {
-            let texts: Vec<&str> = messages.iter().flat_map(Message::texts).chain([&*source]).collect();
-            let shield = Shield::for_texts(texts.into_iter());
-            let special_tokens = shared.special_tokens();
-            let covered: Vec<Message> = messages
-                .iter()
-                .map(|message| message.with_texts(|text| shield.cover(special_tokens, text)))
-                .collect();
-            (shield, covered)
-        })
-        .await?;
-        let rendering =
-            Rendering { source: Arc::clone(&self.source), context: Some(self.context(&messages, variables)) };
-        let text = self.sandbox.run(&rendering).await?;
+        // A conversation may have megabytes: going through one takes too long for an async task.
+        let (template, shared) = (Arc::clone(self), Arc::clone(tokenizer));
+        let (shield, input) =
+            spawn::blocking(move || template.shielded(&shared, &messages, variables)).await??;
+        let answer = self.sandbox.run(input).await?;
         let tokenizer = Arc::clone(tokenizer);
-        spawn::blocking(move || tokenizer.encode_prompt(&text, &shield)).await?
+        spawn::blocking(move || tokenizer.encode_prompt(&sandbox::text(&answer)?, &shield)).await?
+    }
+
+    /// The sandbox's input for these messages, and the shield that covers their texts there.
+    fn shielded(
+        &self,
+        tokenizer: &Tokenizer,
+        messages: &[Message],
+        variables: Map<String, Value>,
+    ) -> Result<(Shield, Vec<u8>)> {
+        let texts: Vec<&str> = messages.iter().flat_map(Message::texts).chain([&*self.source]).collect();
+        let shield = Shield::for_texts(texts.into_iter());
+        let special_tokens = tokenizer.special_tokens();
+        let covered: Vec<Message> = messages
+            .iter()
+            .map(|message| message.with_texts(|text| shield.cover(special_tokens, text)))
+            .collect();
+        let context = Some(self.context(&covered, variables));
+        let input = sandbox::input(&Rendering { source: Arc::clone(&self.source), context })?;
+        Ok((shield, input))
     }
 
     /// The variables of a template: those that `transformers` passes, and those of the request.
-    fn context(&self, messages: &[Message], variables: &Map<String, Value>) -> Map<String, Value> {
+    fn context(&self, messages: &[Message], mut variables: Map<String, Value>) -> Map<String, Value> {
         let own = [
             ("messages", json!(messages)),
             ("add_generation_prompt", true.into()),
@@ -112,7 +122,7 @@ impl ChatTemplate {
             ("tools", Value::Null),
             ("documents", Value::Null),
         ];
-        let own = own.into_iter().map(|(name, value)| (name.to_owned(), value));
-        variables.clone().into_iter().chain(own).collect()
+        variables.extend(own.map(|(name, value)| (name.to_owned(), value)));
+        variables
     }
 }

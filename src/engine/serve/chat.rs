@@ -29,7 +29,7 @@ pub(super) async fn completions(
     State(state): State<Arc<WorkerState>>,
     body: Result<Bytes, BytesRejection>,
 ) -> Result<Response, ApiError> {
-    state.ready()?;
+    let ready = state.ready()?;
     let body = body.map_err(|rejection| match rejection.status() {
         StatusCode::PAYLOAD_TOO_LARGE => {
             let problem = format!("the body is larger than {} MiB", MAX_BODY >> 20);
@@ -39,8 +39,7 @@ pub(super) async fn completions(
     })?;
     // Parsing a long conversation takes too long for an async task.
     let request = spawn::blocking(move || ChatRequest::parse(&body)).await??;
-    let ready = state.ready()?;
-    let prompt = ready.template.prompt(&ready.tokenizer, request.messages, &request.variables).await?;
+    let prompt = ready.template.prompt(&ready.tokenizer, request.messages, request.variables).await?;
     let events = ready.generation.submit(GenerationRequest {
         prompt,
         sampling: request.sampling,

@@ -41,6 +41,9 @@ const MEMORY: u64 = 256 << 20;
 /// Renderings that run at once.
 const AT_ONCE: usize = 2;
 
+/// The failure of a process that breaks its own protocol.
+const NO_ANSWER: &str = "the process that renders chat templates gave no answer";
+
 /// Where renderings run.
 #[derive(Debug)]
 pub struct Sandbox {
@@ -78,20 +81,15 @@ impl Sandbox {
         Self { program, turns: Semaphore::new(AT_ONCE) }
     }
 
-    /// Runs a rendering. Dropping the future ends its process.
+    /// Runs the rendering of an [`input`]. The answer is for [`text`]. Dropping the future ends its process.
     ///
     /// # Errors
-    /// Those of [`Rendering::run`], and `model_unsupported` for a template that exceeds its limits.
-    pub(super) async fn run(&self, rendering: &Rendering) -> Result<String> {
-        let input = serde_json::to_vec(rendering).map_err(|error| {
-            Failure::internal("a conversation could not be written as JSON").detail(error)
-        })?;
+    /// `model_unsupported` for a template that exceeds its limits.
+    pub(super) async fn run(&self, input: Vec<u8>) -> Result<Vec<u8>> {
         let _turn = self.turns.acquire().await.map_err(|error| Failure::internal(error.to_string()))?;
         let Some(program) = &self.program else {
-            return match spawn::blocking(move || answer(&input)).await? {
-                Answer::Text(text) => Ok(text),
-                Answer::Failure(failure) => Err(*failure),
-            };
+            let answer = spawn::blocking(move || answer(&input)).await?;
+            return answer.map_err(|error| Failure::internal(NO_ANSWER).detail(error));
         };
         match tokio::time::timeout(DEADLINE, in_process(program, &input)).await {
             Ok(answer) => answer,
@@ -100,7 +98,28 @@ impl Sandbox {
     }
 }
 
-async fn in_process(program: &Path, input: &[u8]) -> Result<String> {
+/// A rendering as the bytes that a process reads.
+///
+/// # Errors
+/// `internal`: every rendering can be written.
+pub(super) fn input(rendering: &Rendering) -> Result<Vec<u8>> {
+    serde_json::to_vec(rendering)
+        .map_err(|error| Failure::internal("a conversation could not be written as JSON").detail(error))
+}
+
+/// The text of the bytes that a process has answered.
+///
+/// # Errors
+/// Those of [`Rendering::run`].
+pub(super) fn text(answer: &[u8]) -> Result<String> {
+    match serde_json::from_slice(answer) {
+        Ok(Answer::Text(text)) => Ok(text),
+        Ok(Answer::Failure(failure)) => Err(*failure),
+        Err(error) => Err(Failure::internal(NO_ANSWER).detail(error)),
+    }
+}
+
+async fn in_process(program: &Path, input: &[u8]) -> Result<Vec<u8>> {
     let failed = |error: std::io::Error| {
         Failure::internal("the process that renders chat templates could not be run").detail(error)
     };
@@ -122,15 +141,9 @@ async fn in_process(program: &Path, input: &[u8]) -> Result<String> {
         let _broken_pipe = stdin.write_all(input).await;
     }
     let output = child.wait_with_output().await.map_err(failed)?;
-    if !output.status.success() {
-        return Err(ended(output.status, &String::from_utf8_lossy(&output.stderr)));
-    }
-    match serde_json::from_slice(&output.stdout) {
-        Ok(Answer::Text(text)) => Ok(text),
-        Ok(Answer::Failure(failure)) => Err(*failure),
-        Err(error) => {
-            Err(Failure::internal("the process that renders chat templates gave no answer").detail(error))
-        }
+    match output.status.success() {
+        true => Ok(output.stdout),
+        false => Err(ended(output.status, &String::from_utf8_lossy(&output.stderr))),
     }
 }
 
@@ -163,8 +176,7 @@ pub fn process() -> std::io::Result<()> {
     }
     let mut input = Vec::new();
     std::io::stdin().lock().read_to_end(&mut input)?;
-    let answer = serde_json::to_vec(&answer(&input))?;
-    std::io::stdout().lock().write_all(&answer)
+    std::io::stdout().lock().write_all(&answer(&input)?)
 }
 
 /// Lowers a limit of this process, which may not raise it above the maximum that it was started with.
@@ -184,16 +196,17 @@ fn address_space() -> Option<u64> {
     None
 }
 
-fn answer(input: &[u8]) -> Answer {
+fn answer(input: &[u8]) -> std::io::Result<Vec<u8>> {
     let rendering: Result<Rendering, _> = serde_json::from_slice(input);
     let rendered = match rendering {
         Ok(rendering) => rendering.run(input.len().saturating_sub(rendering.source.len())),
         Err(error) => Err(Failure::internal("the conversation is not valid JSON").detail(error)),
     };
-    match rendered {
+    let answer = match rendered {
         Ok(text) => Answer::Text(text),
         Err(failure) => Answer::Failure(Box::new(failure)),
-    }
+    };
+    Ok(serde_json::to_vec(&answer)?)
 }
 
 #[cfg(test)]
@@ -203,10 +216,7 @@ mod tests {
 
     #[tokio::test]
     async fn only_a_limit_is_the_fault_of_the_template() {
-        let failure = Sandbox::of(Some("false".into()))
-            .run(&Rendering { source: "".into(), context: None })
-            .await
-            .unwrap_err();
+        let failure = Sandbox::of(Some("false".into())).run(Vec::new()).await.unwrap_err();
         assert_eq!(failure.code, Code::Internal, "{failure}");
         let of = |signal: Signal| ended(ExitStatus::from_raw(signal.as_raw()), "");
         for (signal, problem) in [(Signal::XCPU, "computes for more than"), (Signal::ABORT, "MiB of memory")]
