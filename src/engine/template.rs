@@ -5,6 +5,10 @@
 //! no access to files or the network, and each rendering is a process of its own ([`sandbox`]) with
 //! limits of time and memory, so that nothing a template does harms the worker.
 //!
+//! The texts of the messages are shielded ([`Shield`]): they never become special tokens. The variables of a
+//! request (`chat_template_kwargs`, `reasoning_effort`) are not: they are settings of the template, which
+//! compares them with what it knows.
+//!
 //! The files from top to bottom:
 //!
 //! - [`sandbox`]: runs one rendering in a process.
@@ -21,6 +25,8 @@ mod python;
 mod values;
 mod dialect;
 pub mod message;
+#[cfg(test)]
+mod tests;
 
 use std::sync::Arc;
 
@@ -30,7 +36,7 @@ use super::tokenizer::{Shield, Tokenizer};
 use crate::error::Result;
 use crate::models::gguf::Metadata;
 use crate::spawn;
-use message::Message;
+use message::{Message, texts};
 use rendering::Rendering;
 use sandbox::Sandbox;
 
@@ -99,8 +105,9 @@ impl ChatTemplate {
         messages: &[Message],
         variables: Map<String, Value>,
     ) -> Result<(Shield, Vec<u8>)> {
-        let texts: Vec<&str> = messages.iter().flat_map(Message::texts).chain([&*self.source]).collect();
-        let shield = Shield::for_texts(texts.into_iter());
+        let of_request = messages.iter().map(|message| &message.fields).chain([&variables]);
+        let all: Vec<&str> = of_request.flat_map(texts).chain([&*self.source]).collect();
+        let shield = Shield::for_texts(all.into_iter());
         let special_tokens = tokenizer.special_tokens();
         let covered: Vec<Message> = messages
             .iter()

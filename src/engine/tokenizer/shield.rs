@@ -10,9 +10,9 @@
 //!
 //! White space at the edges stays outside the marks, so that templates may `trim` a text, and an
 //! empty text stays empty, so that they may test for it. One thing changes: a template that tests
-//! how a text *begins or ends* (`content.startswith(..)`), or searches it for a special token, does
-//! not find it. A special token of nothing but white space (some vocabularies have them for runs of
-//! spaces) is harmless and is not marked.
+//! how a text *begins or ends* (`content.startswith(..)`), searches it for a special token, or looks
+//! up an argument of a tool call by its name, does not find it. A special token of nothing but white
+//! space (some vocabularies have them for runs of spaces) is harmless and is not marked.
 
 use super::special::SpecialTokens;
 
@@ -26,7 +26,7 @@ pub struct Shield {
 }
 
 impl Shield {
-    /// A shield whose mark occurs in none of `texts`: those of the users and the template's own.
+    /// A shield whose mark occurs in none of `texts`: those of the request and the template's own.
     #[must_use]
     pub fn for_texts<'a>(texts: impl Iterator<Item = &'a str> + Clone) -> Self {
         let used: std::collections::HashSet<char> = texts
