@@ -286,6 +286,16 @@ async fn what_is_left_out_of_a_model_of_ollamas_library_is_said() {
     let deleted = hive.succeed(&json!({ "ModelDelete": { "id": "seen-latest" } })).await;
     assert_eq!(deleted["freed_bytes"], bytes.len() + projector.len());
     assert!(!Path::new(&path).exists());
+    // Of the same size, it could be taken for the projector.
+    for mine in [b"mine".to_vec(), vec![7; projector.len()]] {
+        fs::write(&path, &mine).expect("a file of the user's own");
+        for force in [false, true] {
+            let request = json!({ "ModelDownload": { "model": "ollama:seen", "force": force } });
+            let failure = hive.fail(&request).await;
+            assert_eq!(failure["code"], "model_exists", "{failure}");
+            assert_eq!(fs::read(&path).unwrap(), mine);
+        }
+    }
 
     let failure = hive.fail(&download("ollama:adapted")).await;
     assert_eq!(failure["code"], "model_unsupported");

@@ -13,7 +13,8 @@ use tokio_util::sync::CancellationToken;
 use super::Catalog;
 use super::plan::{Downloaded, MARGIN, Plan, PlannedFile};
 use crate::error::{Code, Failure, Result};
-use crate::models::library::store::{Import, NameStatus, name_taken};
+use crate::models::library::record::StoreRecord;
+use crate::models::library::store::{NameStatus, name_taken};
 use crate::models::model::Model;
 use crate::models::sources::resolution::{Resolution, ResolvedModel};
 use crate::models::sources::{DownloadRequest, FileSource, Source};
@@ -44,8 +45,8 @@ impl Catalog {
         }
         match unless_cancelled(stop, source.resolve(request, &self.places)).await?? {
             Resolution::Present(path) => self.present(&path, request).await,
-            Resolution::Link(import) if request.dry_run => self.plan_link(*import).await,
-            Resolution::Link(import) => self.link(*import, request.force, stop).await.map(downloaded),
+            Resolution::Link(record) if request.dry_run => self.plan_link(*record).await,
+            Resolution::Link(record) => self.link(*record, request.force, stop).await.map(downloaded),
             Resolution::Fetch(resolved) => self.fetch(resolved, request, stop).await,
         }
     }
@@ -75,24 +76,28 @@ impl Catalog {
         Ok(downloaded(model))
     }
 
-    async fn plan_link(&self, import: Import) -> Result<Downloaded> {
+    async fn plan_link(&self, record: StoreRecord) -> Result<Downloaded> {
         let free_bytes = self.free_bytes().await?;
         self.on_pool(move |catalog| {
-            let (library, record) = (&catalog.places.library, &import.record);
-            let status = library.store().name_status(record, &library.probe())?;
-            Ok(Downloaded::Plan(Plan::link(record, free_bytes, status == NameStatus::SameModel)))
+            let library = &catalog.places.library;
+            let status = library.store().name_status(&record, &library.probe())?;
+            Ok(Downloaded::Plan(Plan::link(&record, free_bytes, status == NameStatus::SameModel)))
         })
         .await?
     }
 
-    async fn link(&self, import: Import, force: bool, stop: &CancellationToken) -> Result<Model> {
-        // A download to that name holds the turn until it has ended.
-        let _turn = self.take_turn(import.record.name(), stop).await?;
+    async fn link(&self, record: StoreRecord, force: bool, stop: &CancellationToken) -> Result<Model> {
+        // A download to one of these names holds its turn until it has ended, and waits for no other.
+        let mut turns = Vec::new();
+        for file in record.all_files() {
+            turns.push(self.take_turn(&file.name, stop).await?);
+        }
         let link = move |catalog: &Self| {
             let library = &catalog.places.library;
-            library.store().link(&import, force, &library.probe())
+            library.store().link(&record, force, &library.probe())
         };
         let path = self.on_pool(link).await??;
+        drop(turns);
         self.at(&path).await
     }
 

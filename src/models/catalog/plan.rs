@@ -77,8 +77,8 @@ impl Plan {
         Self {
             model: stem(record.name()).to_owned(),
             source: record.source.clone(),
-            files: record.files.iter().chain(&record.projector).map(planned).collect(),
-            total_bytes: Some(record.files.iter().chain(&record.projector).map(|file| file.size_bytes).sum()),
+            files: record.all_files().map(planned).collect(),
+            total_bytes: Some(record.all_files().map(|file| file.size_bytes).sum()),
             transfer_bytes: Some(0),
             free_bytes,
             fits: true,

@@ -504,6 +504,58 @@ async fn an_import_is_idempotent_and_replaces_only_files_of_the_hive() {
 }
 
 #[tokio::test]
+async fn an_import_replaces_no_further_file_that_is_not_its_own() {
+    let root = tempfile::tempdir().unwrap();
+    let (elsewhere, store) = (root.path().join("elsewhere"), root.path().join("data/models"));
+    let catalog = catalog(root.path());
+    put(&elsewhere.join("m-Q8_0.gguf"), &gguf("llama"));
+    put(&elsewhere.join("mmproj-m.gguf"), &gguf("clip"));
+    put(&elsewhere.join("s-00001-of-00002.gguf"), &gguf("llama"));
+    put(&elsewhere.join("s-00002-of-00002.gguf"), &gguf("llama"));
+    let journal = b"rbee-partial 2 00000000 {}\n";
+    for (model, name, contents, code) in [
+        ("m-Q8_0.gguf", "mmproj-m-Q8_0.gguf", &gguf("qwen2vl")[..], Code::ModelExists),
+        ("s-00001-of-00002.gguf", "s-00002-of-00002.gguf", &gguf("qwen2"), Code::ModelExists),
+        ("m-Q8_0.gguf", "mmproj-m-Q8_0.gguf.partial", b"of a newer version", Code::NotOwned),
+    ] {
+        let file = store.join(name);
+        put(&file, contents);
+        if code == Code::NotOwned {
+            put(&store.join(format!("{name}.journal")), journal);
+        }
+        let before = fs::read_dir(&store).unwrap().count();
+        for force in [false, true] {
+            let failure = catalog.import(&elsewhere.join(model), force).await.unwrap_err();
+            assert_eq!(failure.code, code, "{name}: {failure}");
+            assert!(failure.message.contains(name), "{failure}");
+            assert_eq!(fs::read(&file).unwrap(), contents, "{name}");
+            assert_eq!(fs::read_dir(&store).unwrap().count(), before, "{name}: nothing was written");
+        }
+        fs::remove_file(&file).unwrap();
+    }
+    fs::remove_file(store.join("mmproj-m-Q8_0.gguf.partial.journal")).unwrap();
+
+    // What it had put there itself gives way to another import, also where only a part of that was done.
+    catalog.import(&elsewhere.join("m-Q8_0.gguf"), false).await.unwrap();
+    fs::remove_file(store.join("m-Q8_0.gguf")).unwrap();
+    let other = root.path().join("other");
+    put(&other.join("m-Q8_0.gguf"), &gguf("llama"));
+    put(&other.join("mmproj-m.gguf"), &gguf("clip"));
+    catalog.import(&other.join("m-Q8_0.gguf"), false).await.unwrap();
+    let link = store.join("mmproj-m-Q8_0.gguf");
+    assert_eq!(fs::read_link(&link).unwrap(), other.canonicalize().unwrap().join("mmproj-m.gguf"));
+    // A file of the user's own in the place of the link does not.
+    fs::remove_file(&link).unwrap();
+    put(&link, b"mine");
+    let failure = catalog.import(&elsewhere.join("m-Q8_0.gguf"), true).await.unwrap_err();
+    assert_eq!((failure.code, &*fs::read(&link).unwrap()), (Code::ModelExists, &b"mine"[..]));
+    let model = catalog.find("m-Q8_0").await.unwrap();
+    assert_eq!(model.projector, None);
+    catalog.delete(&model, false).await.unwrap();
+    assert_eq!(fs::read(&link).unwrap(), b"mine");
+}
+
+#[tokio::test]
 async fn a_hive_that_others_can_reach_imports_only_from_the_model_folders() {
     let root = tempfile::tempdir().unwrap();
     let (inside, outside) = (root.path().join("models/in.gguf"), root.path().join("out.gguf"));

@@ -222,8 +222,11 @@ impl Description<'_> {
             _ => (file_source(scanned.path()), None),
         };
         let projector = record.as_ref().and_then(|record| record.projector.as_ref());
-        let projector = projector.map(|file| self.locations.store.path(&file.name));
-        let projector = projector.filter(|path| self.probe.metadata(path).is_ok());
+        let projector = projector.map(|file| (file, self.locations.store.path(&file.name)));
+        // Another file in its place is not the model's, and is not deleted with it.
+        let projector = projector
+            .filter(|(file, path)| self.probe.metadata(path).is_ok() && file.matches(path, self.probe))
+            .map(|(_, path)| path);
         let left_out = record.as_ref().map(|record| record.left_out.clone()).unwrap_or_default();
         let sha256 = match (&scanned.location, record) {
             (_, Some(record)) => record.sha256,

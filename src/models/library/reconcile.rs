@@ -9,6 +9,7 @@ use crate::models::library::folders::FolderCache;
 use crate::models::library::hub_cache::HubCache;
 use crate::models::library::hub_cache::layout::{empty_folders, is_repository, target_of};
 use crate::models::library::probe::{DiskProbe, paths_in};
+use crate::models::library::record::RecordedFile;
 use crate::models::library::removal::remove_file;
 use crate::models::library::store::Store;
 use crate::models::transfer::journal;
@@ -107,7 +108,8 @@ impl ReconcileReport {
         }
     }
 
-    /// A record is of use while its model exists or is unfinished.
+    /// A record is of use while its model or the projector exists, or is unfinished: only the record says
+    /// that they are the hive's own.
     fn check_record(&mut self, store: &Store, model: &str, path: &Path) {
         if store.has_newer_record(model) {
             return self.keep_newer(path);
@@ -115,12 +117,12 @@ impl ReconcileReport {
         let Some(record) = store.record(model) else { return self.keep_damaged(path) };
         let cache = FolderCache::default();
         let probe = DiskProbe::new(&cache);
-        let mut paths = record.files.iter().map(|file| (file, store.path(&file.name)));
-        if !paths.clone().any(|(_, path)| path.symlink_metadata().is_ok()) {
+        let path_of = |file: &RecordedFile| store.path(&file.name);
+        if !record.all_files().any(|file| path_of(file).symlink_metadata().is_ok()) {
             if !journal::path_of(&store.partial_path(model)).exists() {
                 self.remove(path);
             }
-        } else if !paths.all(|(file, path)| file.matches(&path, &probe)) {
+        } else if !record.files.iter().all(|file| file.matches(&path_of(file), &probe)) {
             tracing::warn!(model, "its file is gone, or differs from what the hive put there");
             self.changed.push(model.to_owned());
         }
@@ -202,7 +204,7 @@ mod tests {
 
     use super::*;
     use crate::models::library::hub_cache::notes::HubNotes;
-    use crate::models::library::record::{RecordedFile, StoreRecord};
+    use crate::models::library::record::StoreRecord;
 
     #[test]
     fn leftovers_in_the_store_are_removed_and_reported() {
@@ -227,6 +229,9 @@ mod tests {
         let store = Store::open(folder.path().to_owned()).unwrap();
         store.write_record(&record("orphan.gguf")).unwrap();
         store.write_record(&record("changed.gguf")).unwrap();
+        let projector = Some(RecordedFile::new("mmproj-away.gguf".into(), 1, None));
+        store.write_record(&StoreRecord { projector, ..record("away.gguf") }).unwrap();
+        fs::write(path("mmproj-away.gguf"), b"x").unwrap();
         fs::write(path("changed.gguf"), b"four").unwrap();
         fs::write(path("newer.gguf.json"), br#"{"version":2}"#).unwrap();
         fs::write(path("odd.gguf.json"), b"{").unwrap();
@@ -237,7 +242,7 @@ mod tests {
         let tidy = || reconcile(&store, &hub_cache);
         let report = tidy();
         assert_eq!(report.in_use, ["held.gguf"]);
-        assert_eq!(report.changed, ["changed.gguf"]);
+        assert_eq!(report.changed, ["away.gguf", "changed.gguf"]);
         assert_eq!(report.newer, ["newer.gguf.json"]);
         let mut damaged = report.damaged.clone();
         damaged.sort();
@@ -247,9 +252,11 @@ mod tests {
             fs::read_dir(store.dir()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
         left.sort();
         let kept = [
+            "away.gguf.json",
             "changed.gguf",
             "changed.gguf.json",
             "held.gguf.partial",
+            "mmproj-away.gguf",
             "newer.gguf.json",
             "odd.gguf.json",
             "part.gguf.partial",

@@ -81,12 +81,17 @@ impl StoreRecord {
         &self.files[0].name
     }
 
+    /// Its files in the store, in order, and then its projector.
+    pub(crate) fn all_files(&self) -> impl Iterator<Item = &RecordedFile> + Clone {
+        self.files.iter().chain(&self.projector)
+    }
+
     /// Takes over the fields that `previous`, a record of the same model, has from later versions of
     /// the hive.
     pub(crate) fn keep_unknown_fields(&mut self, previous: &Self) {
         self.unknown.clone_from(&previous.unknown);
-        for file in &mut self.files {
-            if let Some(known) = previous.files.iter().find(|known| known.name == file.name) {
+        for file in self.files.iter_mut().chain(&mut self.projector) {
+            if let Some(known) = previous.all_files().find(|known| known.name == file.name) {
                 file.unknown.clone_from(&known.unknown);
             }
         }

@@ -9,6 +9,8 @@
 //!   has no separators).
 //! - A record is written before its model gets its name: a record without a model is ignored, but a
 //!   model without a record would not be the hive's own.
+//! - What has a name in the store is replaced only where the record of a model names it: no file of the
+//!   user's own gives way to a model, to a further part of one or to a projector.
 //! - A record of a newer version of the hive is left alone. Its model is listed, and is not the hive's
 //!   own: replacing it is refused, and deleting it takes `force`, which deletes the record as well.
 //! - A record that cannot be read is reported and left as it is, and set aside before another takes its
@@ -28,7 +30,7 @@ use crate::models::library::file_name::{is_model_name, name_of, without_extensio
 use crate::models::library::folders::{EntryKind, FolderEntry};
 use crate::models::library::location::{ModelLocation, PartialModel, ScannedModel};
 use crate::models::library::probe::DiskProbe;
-use crate::models::library::record::StoreRecord;
+use crate::models::library::record::{RecordedFile, StoreRecord};
 use crate::models::library::removal::remove_file;
 use crate::models::library::split::group_by_model;
 use crate::models::library::stamp::StampCache;
@@ -64,16 +66,6 @@ pub(crate) enum NameStatus {
         /// Whether the hive put it there, so that `force` may replace it.
         is_owned: bool,
     },
-}
-
-/// Files of this machine that are to be linked into the store as one model.
-#[derive(Debug)]
-pub(crate) struct Import {
-    /// The canonical paths of the files, in order.
-    pub(crate) files: Vec<PathBuf>,
-    /// The canonical path of its projector, which the record names.
-    pub(crate) projector: Option<PathBuf>,
-    pub(crate) record: StoreRecord,
 }
 
 impl Store {
@@ -202,6 +194,28 @@ impl Store {
         })
     }
 
+    /// Checks that the further files of a model, its other parts and its projector, replace no file but
+    /// the model's own. What [`Self::name_status`] says is of the first file.
+    ///
+    /// # Errors
+    /// [`Code::ModelExists`] with a file that is in the way.
+    pub(crate) fn check_further_names(&self, record: &StoreRecord, probe: &DiskProbe<'_>) -> Result<()> {
+        let existing = self.record(record.name());
+        for file in record.all_files().skip(1) {
+            let path = self.path(&file.name);
+            let Ok(metadata) = fs::symlink_metadata(&path) else { continue };
+            let is_wanted_link = file.link.is_some() && file.matches(&path, probe);
+            // A file in the place of a link is somebody else's.
+            let is_own = |known: &RecordedFile| {
+                known.name == file.name && (known.link.is_none() || metadata.is_symlink())
+            };
+            if !is_wanted_link && !existing.iter().flat_map(StoreRecord::all_files).any(is_own) {
+                return Err(further_name_taken(&file.name, record.name()));
+            }
+        }
+        Ok(())
+    }
+
     /// Writes the record of a model durably. Keeps the fields that later versions of the hive added to
     /// the record of the same model.
     ///
@@ -239,20 +253,22 @@ impl Store {
         remove_file(&self.record_path(file_name)).map(drop)
     }
 
-    /// Makes a model of links to the files. Repeating this changes nothing. Returns the path of the
-    /// first link.
+    /// Makes the links of a record, which are a model. Repeating this changes nothing. Returns the path of
+    /// the first link.
     ///
     /// # Errors
     /// [`Code::ModelExists`] where another model has the name, unless `force` is given and the hive
-    /// put that model there.
-    pub(crate) fn link(&self, import: &Import, force: bool, probe: &DiskProbe<'_>) -> Result<PathBuf> {
-        let source = &import.files[0];
+    /// put that model there, and where another file has the name of a further file of the model.
+    pub(crate) fn link(&self, record: &StoreRecord, force: bool, probe: &DiskProbe<'_>) -> Result<PathBuf> {
+        let links: Vec<_> =
+            record.all_files().filter_map(|file| Some((&*file.name, file.link.as_deref()?))).collect();
+        let Some(&(name, source)) = links.first() else {
+            return Err(Failure::internal("an import of no file"));
+        };
         if self.dir.canonicalize().is_ok_and(|dir| source.parent() == Some(&*dir)) {
             n!("model_import", "{} is in the store already", source.display());
             return Ok(source.file_name().map_or_else(|| self.dir.clone(), |name| self.dir.join(name)));
         }
-        let record = &import.record;
-        let name = record.name();
         match self.name_status(record, probe)? {
             NameStatus::SameModel => {
                 n!("model_import", "{} is imported already", source.display());
@@ -266,15 +282,15 @@ impl Store {
             }
             NameStatus::Free => {}
         }
+        self.check_further_names(record, probe)?;
         // A link's draft has the path of a partial file.
-        let mut partials = record.files.iter().map(|recorded| self.partial_path(&recorded.name));
+        let mut partials = links.iter().map(|(name, _)| self.partial_path(name));
         if let Some(newer) = partials.find(|partial| journal::is_newer(&journal::path_of(partial))) {
             return Err(partial::newer_format(&newer));
         }
         self.write_record(record)?;
-        let projector = import.projector.iter().zip(&record.projector);
-        for (target, recorded) in import.files.iter().zip(&record.files).chain(projector) {
-            let (link, draft) = (self.path(&recorded.name), self.partial_path(&recorded.name));
+        for (name, target) in &links {
+            let (link, draft) = (self.path(name), self.partial_path(name));
             // A killed hive may have left one.
             remove_file(&draft)?;
             let draft = Draft::at(draft, &link);
@@ -309,6 +325,17 @@ pub(crate) fn name_taken(name: &str, is_owned: bool) -> Failure {
     Failure::new(Code::ModelExists, format!("the store has another model as {name}")).hint(hint)
 }
 
+fn further_name_taken(name: &str, model: &str) -> Failure {
+    Failure::new(Code::ModelExists, format!("the store has another file as {name}")).hint(format!(
+        "the hive did not put it there for {model} and will not replace it: move that file away first"
+    ))
+}
+
+/// The name in the store of the projector of the model with that name there.
+pub(crate) fn projector_name(model: &str) -> String {
+    file_name(&format!("mmproj-{model}"))
+}
+
 /// The name that a model's file gets in the store: in the grammar of ids, without `/` and `:`, not
 /// hidden, and short enough for every file system. It ends in `.gguf`.
 pub(crate) fn file_name(wanted: &str) -> String {
@@ -333,7 +360,6 @@ mod tests {
 
     use super::*;
     use crate::models::library::folders::FolderCache;
-    use crate::models::library::record::RecordedFile;
 
     proptest! {
         #[test]
@@ -352,12 +378,15 @@ mod tests {
         let store = Store::open(folder.path().to_owned()).unwrap();
         let path = store.record_path("m.gguf");
         let record = |source: &str, size| {
-            StoreRecord::new(source.into(), vec![RecordedFile::new("m.gguf".into(), size, None)])
+            let file = |name: &str| RecordedFile::new(name.into(), size, None);
+            let projector = Some(file("mmproj-m.gguf"));
+            StoreRecord { projector, ..StoreRecord::new(source.into(), vec![file("m.gguf")]) }
         };
         let written = || serde_json::from_slice::<serde_json::Value>(&fs::read(&path).unwrap()).unwrap();
         fs::write(
             &path,
-            r#"{"source":"https://h/m.gguf","files":[{"name":"m.gguf","size_bytes":1,"new":2}],"tags":["a"]}"#,
+            r#"{"source":"https://h/m.gguf","files":[{"name":"m.gguf","size_bytes":1,"new":2}],
+                "projector":{"name":"mmproj-m.gguf","size_bytes":1,"new":4},"tags":["a"]}"#,
         )
         .unwrap();
         store.write_record(&record("https://h/m.gguf", 3)).unwrap();
@@ -367,6 +396,7 @@ mod tests {
                 "version": 1,
                 "source": "https://h/m.gguf",
                 "files": [{ "name": "m.gguf", "size_bytes": 3, "new": 2 }],
+                "projector": { "name": "mmproj-m.gguf", "size_bytes": 3, "new": 4 },
                 "tags": ["a"],
             })
         );

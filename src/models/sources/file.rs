@@ -22,7 +22,7 @@ use crate::models::library::headers::{FileKind, check_model, kind_of};
 use crate::models::library::location::file_source;
 use crate::models::library::record::{RecordedFile, StoreRecord};
 use crate::models::library::split::{ModelFiles, SplitPart, group_by_model};
-use crate::models::library::store::{self, Import};
+use crate::models::library::store;
 use crate::models::library::walk::{LinkPolicy, gguf_files};
 use crate::models::sources::grammar::invalid;
 use crate::models::sources::places::Places;
@@ -57,7 +57,7 @@ impl ModelSource for FileSource {
         let path = self.path.clone();
         spawn::blocking(move || inspection.import(&path))
             .await?
-            .map(|import| Resolution::Link(Box::new(import)))
+            .map(|record| Resolution::Link(Box::new(record)))
     }
 }
 
@@ -86,8 +86,8 @@ struct Inspection {
 }
 
 impl Inspection {
-    /// The import of the model at `path`.
-    fn import(&self, path: &Path) -> Result<Import> {
+    /// The record of an import of the model at `path`. Its links lead to canonical paths.
+    fn import(&self, path: &Path) -> Result<StoreRecord> {
         let in_folder = self.model_of_folder(path)?;
         let path = in_folder.as_deref().unwrap_or(path);
         let first = self.permitted(path)?;
@@ -120,14 +120,13 @@ impl Inspection {
             recorded.push(RecordedFile::new(store::file_name(name), size, Some(file.clone())));
         }
         let mut record = StoreRecord::new(file_source(&files[0].1), recorded);
-        let projector = self.projector_beside(&files[0].1);
-        if let Some(projector) = &projector {
+        if let Some(projector) = self.projector_beside(&files[0].1) {
             n!("model_import", "Its projector is {}", projector.display());
-            let size = projector.metadata().map_err(|error| Failure::io("read", projector, &error))?.len();
-            let name = store::file_name(&format!("mmproj-{}", record.name()));
-            record.projector = Some(RecordedFile::new(name, size, Some(projector.clone())));
+            let size = projector.metadata().map_err(|error| Failure::io("read", &projector, &error))?.len();
+            let name = store::projector_name(record.name());
+            record.projector = Some(RecordedFile::new(name, size, Some(projector)));
         }
-        Ok(Import { files: files.into_iter().map(|(_, file)| file).collect(), projector, record })
+        Ok(record)
     }
 
     /// The projector in the folder of a model that is the model's own.

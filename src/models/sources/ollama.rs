@@ -19,7 +19,7 @@ use crate::models::library::Library;
 use crate::models::library::headers::{check_model, check_projector, vet_model, vet_projector};
 use crate::models::library::record::{RecordedFile, StoreRecord};
 use crate::models::library::split::stem;
-use crate::models::library::store::{self, NameStatus, name_taken};
+use crate::models::library::store::{self, NameStatus, name_taken, projector_name};
 use crate::models::sources::places::Places;
 use crate::models::sources::registry::{self, RegistryRequest, RegistryResponse};
 use crate::models::sources::request::DownloadRequest;
@@ -271,21 +271,17 @@ impl OllamaName {
     }
 }
 
-/// The name in the store of the projector of the model with that name there.
-fn projector_name(model: &str) -> String {
-    store::file_name(&format!("mmproj-{model}"))
-}
-
-/// The place of a model's projector in the store. Blocks on the disk.
+/// The place of a model's projector in the store. Its name is checked with the model's. Blocks on the disk.
 fn projector_destination(library: &Arc<Library>, file: &RecordedFile, force: bool) -> Destination {
     let store = library.store();
     let target = store.path(&file.name);
-    let is_present = target.metadata().is_ok_and(|metadata| metadata.len() == file.size_bytes);
+    let is_other = target.symlink_metadata().is_ok()
+        && !target.metadata().is_ok_and(|metadata| metadata.len() == file.size_bytes);
     Destination {
         partial: store.partial_path(&file.name),
         target,
         lock: None,
-        replace: force || !is_present,
+        replace: force || is_other,
         empty_folders: Vec::new(),
         accept: Arc::new(|path: &Path, _: &StoredFile| check_projector(path)),
     }
@@ -295,7 +291,8 @@ fn projector_destination(library: &Arc<Library>, file: &RecordedFile, force: boo
 fn destination(library: &Arc<Library>, record: StoreRecord, force: bool) -> Result<Destination> {
     let (store, name) = (library.store(), record.name().to_owned());
     let target = store.path(&name);
-    let replace = match store.name_status(&record, &library.probe())? {
+    let probe = library.probe();
+    let replace = match store.name_status(&record, &probe)? {
         NameStatus::Free => force,
         NameStatus::OtherModel { is_owned } if !(is_owned && force) => {
             return Err(name_taken(&name, is_owned));
@@ -311,6 +308,7 @@ fn destination(library: &Arc<Library>, record: StoreRecord, force: bool) -> Resu
             force || !is_current
         }
     };
+    store.check_further_names(&record, &probe)?;
     let partial = store.partial_path(&name);
     let library = Arc::clone(library);
     Ok(Destination {

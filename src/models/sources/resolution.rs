@@ -7,7 +7,7 @@
 use std::path::PathBuf;
 
 use crate::error::Result;
-use crate::models::library::store::Import;
+use crate::models::library::record::StoreRecord;
 use crate::models::sources::places::Places;
 use crate::models::sources::request::DownloadRequest;
 use crate::models::transfer::remote::{Destination, RemoteFile, StoredFile};
@@ -34,8 +34,8 @@ pub(crate) trait ModelSource: Sized {
 pub(crate) enum Resolution {
     /// The model exists, at this path, and no request was needed to know it.
     Present(PathBuf),
-    /// Files of this machine to be linked.
-    Link(Box<Import>),
+    /// Files of this machine to be linked: the record of the model, whose files are all links.
+    Link(Box<StoreRecord>),
     /// Files to be transferred.
     Fetch(ResolvedModel),
 }
