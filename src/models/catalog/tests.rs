@@ -155,6 +155,22 @@ async fn companions_are_no_models_and_a_projector_belongs_to_its_own_model() {
 }
 
 #[tokio::test]
+async fn a_projector_in_the_store_is_given_by_records_alone() {
+    let root = tempfile::tempdir().unwrap();
+    let mut config = config(root.path());
+    for is_linked in [false, true] {
+        if is_linked {
+            config.data_dir = root.path().join("link");
+            symlink(root.path().join("data"), &config.data_dir).unwrap();
+        }
+        let catalog = Catalog::new(&config).unwrap();
+        put(&config.store_dir().join("m-Q8_0.gguf"), &gguf("llama"));
+        put(&config.store_dir().join("mmproj-m.gguf"), &gguf("clip"));
+        assert_eq!(catalog.find("m-Q8_0").await.unwrap().projector, None, "linked: {is_linked}");
+    }
+}
+
+#[tokio::test]
 async fn a_file_that_may_not_be_read_is_unreadable() {
     let root = tempfile::tempdir().unwrap();
     let catalog = catalog(root.path());

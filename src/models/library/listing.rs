@@ -61,6 +61,8 @@ pub(crate) fn list(
     let mut identities = HashSet::new();
     let mut listed: Vec<ListedModel> = Vec::new();
     let mut projectors = Vec::new();
+    // As the places are.
+    let store = probe.canonical(locations.store.dir()).unwrap_or_else(|| locations.store.dir().to_owned());
     for scanned in locations.scan(probe) {
         // The metadata of each file is read once.
         let files: Vec<_> = scanned.files.paths.iter().map(|path| probe.metadata(path)).collect();
@@ -76,7 +78,7 @@ pub(crate) fn list(
             Described::Projector => {
                 let place = probe.place(scanned.path());
                 // A projector in the store belongs to the model whose record names it.
-                if place.parent() != Some(locations.store.dir()) {
+                if place.parent() != Some(&*store) {
                     projectors.push(Beside::of(&scanned, &place));
                 }
             }

@@ -169,14 +169,17 @@ impl<'a> DiskProbe<'a> {
 
     fn in_canonical_folder(&self, path: &Path) -> PathBuf {
         let (Some(folder), Some(name)) = (path.parent(), path.file_name()) else { return path.to_owned() };
+        self.canonical(folder).map_or_else(|| path.to_owned(), |folder| folder.join(name))
+    }
+
+    /// The canonical path of a folder. `None` where it has none. Blocks on the disk.
+    pub(crate) fn canonical(&self, folder: &Path) -> Option<PathBuf> {
         let mut known = self.canonical.borrow_mut();
-        if !known.contains_key(folder.as_os_str()) {
-            known.insert(folder.as_os_str().to_owned(), folder.canonicalize().ok());
-        }
-        match &known[folder.as_os_str()] {
-            Some(folder) => folder.join(name),
-            None => path.to_owned(),
-        }
+        let read = || {
+            self.cache.look_at(folder);
+            folder.canonicalize().ok()
+        };
+        known.entry(folder.as_os_str().to_owned()).or_insert_with(read).clone()
     }
 
     /// The unfinished download at `path`, if there is one that can be resumed. Blocks on the disk.
