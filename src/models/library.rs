@@ -104,7 +104,7 @@ impl Library {
         }
         let probe = self.probe();
         let mut models = listing::list(&self.locations, ongoing, &self.headers, &probe);
-        self.ids.assign(&mut models, &self.locations);
+        self.ids.assign(&mut models, &self.locations, &self.folders);
         let models: Arc<[_]> = models.into();
         self.headers.forget_unused();
         self.folders.forget_unused();

@@ -301,6 +301,42 @@ async fn a_link_in_the_place_of_a_file_frees_its_id() {
 }
 
 #[tokio::test]
+async fn an_id_of_a_folder_that_is_listed_no_more_is_free_without_a_look_there() {
+    let root = tempfile::tempdir().unwrap();
+    let (folder, models) = (root.path().join("folder"), root.path().join("models"));
+    let (settings, mut with_folder) = (config(root.path()), config(root.path()));
+    with_folder.models_dirs.push(folder.clone());
+    put(&folder.join("m.gguf"), &gguf("llama"));
+    let listed = async |config| ids(&Catalog::new(config).unwrap().list().await.unwrap()).join(" ");
+    assert_eq!(listed(&with_folder).await, "m");
+    // Like a disk that does not answer, a link to itself does not tell what is there.
+    fs::rename(&folder, root.path().join("away")).unwrap();
+    symlink(&folder, &folder).unwrap();
+    put(&models.join("m.gguf"), &gguf("llama"));
+    assert_eq!(listed(&with_folder).await, "models/m", "the file may be there");
+    put(&models.join("new/m.gguf"), &gguf("llama"));
+    assert_eq!(listed(&settings).await, "m models/m");
+}
+
+#[tokio::test]
+async fn while_ids_are_given_the_path_is_known_that_a_disk_is_asked_for() {
+    let root = tempfile::tempdir().unwrap();
+    let config = config(root.path());
+    put(&root.path().join("models/m.gguf"), &gguf("llama"));
+    let catalog = Catalog::new(&config).unwrap();
+    catalog.list().await.unwrap();
+    assert_eq!(catalog.places.library.folders.looked_at(), config.model_ids_file());
+
+    // A file of a newer version is not written.
+    fs::write(config.model_ids_file(), r#"{"version":2}"#).unwrap();
+    let catalog = Catalog::new(&config).unwrap();
+    let served = root.path().join("elsewhere.gguf");
+    catalog.keep_served_ids(move || vec![("served".into(), served.clone())]);
+    catalog.list().await.unwrap();
+    assert_eq!(catalog.places.library.folders.looked_at(), root.path().join("elsewhere.gguf"));
+}
+
+#[tokio::test]
 async fn links_to_a_file_that_is_gone_are_models_of_their_own() {
     let root = tempfile::tempdir().unwrap();
     let catalog = catalog(root.path());

@@ -8,7 +8,8 @@
 //!   an import, is the same model as the file.
 //! - A file that is moved or renamed is another model. Its old id is free for the next file that asks for
 //!   it. Until one does, it stays remembered: the models of a disk that was unplugged get their ids back.
-//! - A file that cannot be looked at may be there, and keeps its id.
+//! - A file that cannot be looked at may be there, and keeps its id. One in a place that is listed no more
+//!   is not looked at: its disk may be what the user took out of the settings, as it did not answer.
 //! - A file that a worker serves keeps its id as long as the worker lives, even if it is deleted. So an id
 //!   means one model to catalog and workers alike, and what is asked of a worker's id never reaches a
 //!   newcomer.
@@ -31,8 +32,10 @@ use serde_json::{Map, Value};
 
 use crate::files;
 use crate::models::id::{self, ModelId};
+use crate::models::library::folders::FolderCache;
 use crate::models::library::listing::{ListedModel, Locations};
 use crate::models::library::location::{HubCacheModel, ModelLocation};
+use crate::models::library::probe::is_gone;
 use crate::models::library::quantization::quantization_tag;
 use crate::models::library::versioned::{VERSION, Versioned};
 use crate::paths;
@@ -108,7 +111,7 @@ impl Ids {
     }
 
     /// Gives each model its id, and sorts the models by it. Blocks on the disk.
-    pub(crate) fn assign(&self, listed: &mut [ListedModel], locations: &Locations) {
+    pub(crate) fn assign(&self, listed: &mut [ListedModel], locations: &Locations, cache: &FolderCache) {
         listed.sort_by(|a, b| precedence(a).cmp(&precedence(b)));
         let mut places = HashSet::new();
         let mut book = self.book.lock();
@@ -122,23 +125,33 @@ impl Ids {
             }
         }
         if listed.iter().any(|listed| listed.model.id.is_empty()) {
-            self.name_newcomers(&mut book, listed, locations);
+            self.name_newcomers(&mut book, listed, locations, cache);
         }
         if !book.is_saved {
-            book.save();
+            book.save(cache);
         }
         drop(book);
         listed.sort_by(|a, b| a.model.id.cmp(&b.model.id));
     }
 
-    fn name_newcomers(&self, book: &mut Book, listed: &mut [ListedModel], locations: &Locations) {
+    fn name_newcomers(
+        &self,
+        book: &mut Book,
+        listed: &mut [ListedModel],
+        locations: &Locations,
+        cache: &FolderCache,
+    ) {
         let preferred = preferred_ids(listed);
         let served = self.served.get().map(|served| (served.0)()).unwrap_or_default();
-        let served = served.into_iter().map(|(id, path)| (id, path.canonicalize().unwrap_or(path))).collect();
-        let mut claims = Claims::of(book, listed, served);
+        let place_of = |path: PathBuf| {
+            cache.look_at(&path);
+            path.canonicalize().unwrap_or(path)
+        };
+        let served = served.into_iter().map(|(id, path)| (id, place_of(path))).collect();
+        let mut claims = Claims { holders: holders(book, listed), served, locations, cache };
         for (listed, preferred) in listed.iter_mut().zip(preferred) {
             if listed.model.id.is_empty() {
-                let (id, holder) = claims.take(listed, preferred, locations);
+                let (id, holder) = claims.take(listed, preferred);
                 if let Some(gone) = holder {
                     book.ids.remove(&gone);
                     book.is_saved = false;
@@ -158,30 +171,28 @@ impl Ids {
 }
 
 /// The ids that are taken while newcomers get theirs.
-struct Claims {
+struct Claims<'a> {
     /// By id: the place of the file that has it, and whether that file is listed.
     holders: HashMap<String, (PathBuf, bool)>,
     /// The ids that workers have, with the places of their files.
     served: Vec<(String, PathBuf)>,
+    locations: &'a Locations,
+    cache: &'a FolderCache,
 }
 
-impl Claims {
-    fn of(book: &Book, listed: &[ListedModel], served: Vec<(String, PathBuf)>) -> Self {
-        let mut holders: HashMap<_, _> =
-            book.ids.iter().map(|(place, id)| (id.clone(), (place.clone(), false))).collect();
-        for listed in listed.iter().filter(|listed| !listed.model.id.is_empty()) {
-            holders.insert(listed.model.id.clone(), (listed.place.clone(), true));
-        }
-        Self { holders, served }
+/// As [`Claims::holders`], before a newcomer has an id.
+fn holders(book: &Book, listed: &[ListedModel]) -> HashMap<String, (PathBuf, bool)> {
+    let mut holders: HashMap<_, _> =
+        book.ids.iter().map(|(place, id)| (id.clone(), (place.clone(), false))).collect();
+    for listed in listed.iter().filter(|listed| !listed.model.id.is_empty()) {
+        holders.insert(listed.model.id.clone(), (listed.place.clone(), true));
     }
+    holders
+}
 
+impl Claims<'_> {
     /// The id that a newcomer gets, and the place of the file, gone now, that had it.
-    fn take(
-        &mut self,
-        newcomer: &ListedModel,
-        preferred: String,
-        locations: &Locations,
-    ) -> (String, Option<PathBuf>) {
+    fn take(&mut self, newcomer: &ListedModel, preferred: String) -> (String, Option<PathBuf>) {
         let place = &newcomer.place;
         let served = self.served.iter().find(|(_, served)| served == place).map(|(id, _)| id.clone());
         let mut candidates = served
@@ -189,7 +200,7 @@ impl Claims {
             .chain([preferred.clone()])
             .chain(self.in_folder(newcomer, &preferred))
             .chain(id::with_suffix(&preferred, place));
-        let id = candidates.find(|id| self.is_free(id, place, locations)).unwrap_or_default();
+        let id = candidates.find(|id| self.is_free(id, place)).unwrap_or_default();
         let holder = self.holders.insert(id.clone(), (place.clone(), true)).map(|(holder, _)| holder);
         (id, holder)
     }
@@ -206,20 +217,19 @@ impl Claims {
     }
 
     /// Whether the file at `place` may have that id.
-    fn is_free(&self, id: &str, place: &Path, locations: &Locations) -> bool {
+    fn is_free(&self, id: &str, place: &Path) -> bool {
         if self.served.iter().any(|(served_id, served)| served_id == id && served != place) {
             return false;
         }
         match self.holders.get(id) {
             None => true,
             Some((_, true)) => false,
-            Some((holder, false)) => match fs::symlink_metadata(holder) {
+            Some((holder, false)) if !self.locations.may_contain(holder, self.cache) => true,
+            Some((holder, false)) => {
+                self.cache.look_at(holder);
                 // A link there is another file's, or the file has come since the scan.
-                Ok(metadata) => metadata.is_symlink() || !locations.contain(holder),
-                Err(error) => {
-                    matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory)
-                }
-            },
+                fs::symlink_metadata(holder).map_or_else(|error| is_gone(&error), |it| it.is_symlink())
+            }
         }
     }
 }
@@ -265,8 +275,9 @@ impl Book {
     }
 
     /// Writes the book. On failure the ids hold for this run, and the next listing tries again.
-    fn save(&mut self) {
+    fn save(&mut self, cache: &FolderCache) {
         let Some(file) = &self.file else { return };
+        cache.look_at(file);
         let ids = self.ids.iter().map(|(place, id)| (id.clone(), Place(place.clone()))).collect();
         let contents = BookFile { version: VERSION, ids, unknown: self.unknown.clone() };
         let saved = serde_json::to_vec_pretty(&contents)

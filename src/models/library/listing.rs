@@ -14,11 +14,12 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use crate::models::id;
 use crate::models::library::companions::{Surroundings, are_one_model, projector_of};
 use crate::models::library::file_name::name_of;
+use crate::models::library::folders::FolderCache;
 use crate::models::library::headers::{FileKind, FileProblem, HeaderCache, HeaderSummary};
 use crate::models::library::hub_cache::HubCache;
 use crate::models::library::hub_cache::layout::sha256_of;
 use crate::models::library::location::{ModelLocation, PartialModel, ScannedModel, file_source};
-use crate::models::library::probe::DiskProbe;
+use crate::models::library::probe::{DiskProbe, is_gone};
 use crate::models::library::split::{ModelFiles, group_by_model, stem};
 use crate::models::library::stamp::Stamp;
 use crate::models::library::store::Store;
@@ -95,12 +96,18 @@ pub(crate) fn list(
 }
 
 impl Locations {
-    /// Whether a file at that place, a canonical path, would be listed.
-    pub(crate) fn contain(&self, place: &Path) -> bool {
+    /// Whether a file at that place, a canonical path, would be listed, or may be: a folder that cannot be
+    /// looked at may have it. Blocks on the disk.
+    pub(crate) fn may_contain(&self, place: &Path, cache: &FolderCache) -> bool {
+        let may_have = |folder: &Path| {
+            cache.look_at(folder);
+            match folder.canonicalize() {
+                Ok(folder) => place.starts_with(folder),
+                Err(error) => !is_gone(&error),
+            }
+        };
         let folders = [self.store.dir(), &self.hub_cache.dir].into_iter();
-        folders
-            .chain(self.user_folders.iter().map(PathBuf::as_path))
-            .any(|folder| folder.canonicalize().is_ok_and(|folder| place.starts_with(folder)))
+        folders.chain(self.user_folders.iter().map(PathBuf::as_path)).any(may_have)
     }
 
     fn scan(&self, probe: &DiskProbe<'_>) -> Vec<ScannedModel> {

@@ -259,8 +259,12 @@ pub(crate) fn paths_in(folder: &Path) -> Vec<PathBuf> {
 
 /// The text about a folder that cannot be read. `None` where the folder does not exist.
 fn unreadable(folder: &Path, error: &io::Error) -> Option<String> {
-    let exists = !matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory);
-    exists.then(|| format!("Could not look into {}: {error}", folder.display()))
+    (!is_gone(error)).then(|| format!("Could not look into {}: {error}", folder.display()))
+}
+
+/// Whether the error says that there is nothing at a path. Every other one leaves that open.
+pub(crate) fn is_gone(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory)
 }
 
 #[cfg(test)]
