@@ -38,7 +38,7 @@ pub struct HiveFile {
     /// The port of the URL, or 0.
     pub port: u16,
     /// The path of its Unix socket.
-    #[serde(default, skip_serializing_if = "Option::is_none", with = "paths::shown_option")]
+    #[serde(default, skip_serializing_if = "Option::is_none", serialize_with = "paths::shown_option")]
     pub unix_socket: Option<PathBuf>,
     /// The name that it reports.
     pub hive_id: String,

@@ -1,43 +1,21 @@
-//! Paths in JSON, which has no text but UTF-8, while a file's name may be any bytes. Each form is for
-//! `#[serde(with)]`, and none can fail: one odd file name must not destroy the list or the record that it
-//! is a member of.
+//! Paths in JSON, which has no text but UTF-8, while a file's name may be any bytes. No form can fail: one
+//! odd file name must not destroy the list or the record that it is a member of.
 
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-/// For readers: what is not UTF-8 is replaced.
-pub(crate) mod shown {
-    use super::{Deserialize, Deserializer, Path, PathBuf, Serializer};
-
-    pub(crate) fn serialize<S: Serializer>(path: &Path, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.serialize_str(&path.to_string_lossy())
-    }
-
-    pub(crate) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<PathBuf, D::Error> {
-        PathBuf::deserialize(deserializer)
-    }
+/// For readers, as `#[serde(serialize_with)]`: what is not UTF-8 is replaced.
+pub(crate) fn shown<S: Serializer>(path: &Path, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_str(&path.to_string_lossy())
 }
 
 /// As [`shown`], for a path that may be unset.
-pub(crate) mod shown_option {
-    use super::{Deserialize, Deserializer, PathBuf, Serializer, shown};
-
-    pub(crate) fn serialize<S: Serializer>(path: &Option<PathBuf>, serializer: S) -> Result<S::Ok, S::Error> {
-        match path {
-            Some(path) => shown::serialize(path, serializer),
-            None => serializer.serialize_none(),
-        }
-    }
-
-    pub(crate) fn deserialize<'de, D: Deserializer<'de>>(
-        deserializer: D,
-    ) -> Result<Option<PathBuf>, D::Error> {
-        Option::deserialize(deserializer)
-    }
+pub(crate) fn shown_option<S: Serializer>(path: &Option<PathBuf>, serializer: S) -> Result<S::Ok, S::Error> {
+    path.as_ref().map(|path| path.to_string_lossy()).serialize(serializer)
 }
 
-/// For the hive's own records: text, or the bytes of a path that is not UTF-8.
+/// For the hive's own records, as `#[serde(with)]`: text, or the bytes of a path that is not UTF-8.
 pub(crate) mod exact {
     use super::{Deserialize, Deserializer, ExactPath, Path, PathBuf, Serialize, Serializer};
 
@@ -55,13 +33,13 @@ pub(crate) mod exact {
 
 /// As [`exact`], for a path that may be unset.
 pub(crate) mod exact_option {
-    use super::{Deserialize, Deserializer, ExactPath, PathBuf, Serializer, exact};
+    use super::{Deserialize, Deserializer, ExactPath, Path, PathBuf, Serialize, Serializer, exact};
+
+    #[derive(Serialize)]
+    struct Exact<'a>(#[serde(serialize_with = "exact::serialize")] &'a Path);
 
     pub(crate) fn serialize<S: Serializer>(path: &Option<PathBuf>, serializer: S) -> Result<S::Ok, S::Error> {
-        match path {
-            Some(path) => exact::serialize(path, serializer),
-            None => serializer.serialize_none(),
-        }
+        path.as_deref().map(Exact).serialize(serializer)
     }
 
     pub(crate) fn deserialize<'de, D: Deserializer<'de>>(
@@ -102,7 +80,7 @@ mod tests {
     }
 
     #[derive(Serialize)]
-    struct Shown(#[serde(with = "shown")] PathBuf);
+    struct Shown(#[serde(serialize_with = "shown")] PathBuf);
 
     #[test]
     fn any_path_can_be_recorded_and_shown() {

@@ -17,7 +17,7 @@ pub struct Model {
     /// Size of all its files in bytes.
     pub size_bytes: u64,
     /// The file, or the first file of a split model.
-    #[serde(with = "paths::shown")]
+    #[serde(serialize_with = "paths::shown")]
     pub path: PathBuf,
     /// Where it came from: `https://…`, `file:/…`, or `hf:org/repo` for the Hugging Face cache.
     pub source: String,
@@ -42,7 +42,7 @@ pub struct Model {
     /// SHA-256 of its contents in hexadecimal, where it is known without reading the file.
     pub sha256: Option<String>,
     /// The file that turns images or sound into its input. Its size is not in `size_bytes`.
-    #[serde(default, skip_serializing_if = "Option::is_none", with = "paths::shown_option")]
+    #[serde(default, skip_serializing_if = "Option::is_none", serialize_with = "paths::shown_option")]
     pub projector: Option<PathBuf>,
     /// What its source has of it besides, and was not brought.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
