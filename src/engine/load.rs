@@ -22,12 +22,10 @@ pub struct LoadedModel {
     pub header: Header,
 }
 
-/// Why the engine cannot run the model at `path`, as far as its header tells; `None` where it may be able to.
-/// Blocks.
+/// Why the engine cannot run the model of this header, as far as it tells; `None` where it may be able to.
 #[must_use]
-pub fn obstacle(path: &Path) -> Option<String> {
-    let header = Header::read(path, Arrays::Skip).ok()?;
-    if let Err(failure) = check(&header) {
+pub fn obstacle(header: &Header) -> Option<String> {
+    if let Err(failure) = check(header) {
         return Some(failure.message);
     }
     let kind = header.tensors.iter().map(|tensor| tensor.kind).find(|kind| candle_type(*kind).is_none())?;

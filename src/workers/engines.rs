@@ -154,10 +154,10 @@ impl Engine {
         own.or(set).filter(|_| self.takes("projector")).cloned()
     }
 
-    /// Why it cannot run a model, as far as the model's header tells; `None` where it may be able to.
-    /// What other engines can run is for them to say. Blocks.
-    pub(super) fn obstacle(&self, model: &Path) -> Option<String> {
-        if self.name == BUILTIN { crate::engine::load::obstacle(model) } else { None }
+    /// Why it cannot run a model that the built-in engine cannot run for that reason; `None` where it may be
+    /// able to. What other engines can run is for them to say.
+    pub(super) fn obstacle(&self, of_builtin: Option<String>) -> Option<String> {
+        of_builtin.filter(|_| self.name == BUILTIN)
     }
 
     /// The arguments, with values in the place of placeholders.

@@ -11,7 +11,7 @@ use crate::error::{Code, Failure};
 use crate::{n, text};
 
 pub use estimate::MemoryPart;
-pub(super) use estimate::{DEFAULT_CONTEXT, Estimate, ModelFootprint};
+pub(super) use estimate::{DEFAULT_CONTEXT, Estimate, ModelFootprint, length};
 pub(super) use free::FreeMemory;
 pub(super) use holders::MemoryHolders;
 pub use holders::{ForeignProcess, StoppableWorker};

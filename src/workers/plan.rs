@@ -2,6 +2,7 @@
 //!
 //! A start and a dry run make the same plan; a dry run only reports it.
 
+use std::collections::{HashMap, HashSet};
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -33,6 +34,8 @@ pub(super) struct StartPlan {
     pub(super) projector: Option<PathBuf>,
     /// Whether the model's file has a chat template; it counts as having one where it cannot be read.
     has_template: bool,
+    /// Why the engine cannot run the model, as far as its header tells.
+    obstacle: Option<String>,
     free: FreeMemory,
     workers: Vec<Arc<Handle>>,
 }
@@ -41,15 +44,23 @@ impl StartPlan {
     /// Chooses an engine and a device, and estimates the memory that the model will take there.
     pub(super) async fn new(shared: &Arc<Shared>, request: &StartRequest) -> Result<Self, StartError> {
         let found = shared.found_engines().await;
-        let (workers, path) = (shared.registry.all(), request.model_path.clone());
-        let (model, free, workers) =
-            spawn::blocking(move || (ModelFootprint::read(&path), FreeMemory::beside(&workers), workers))
-                .await?;
-        let (context, slots) = (request.context_length, request.slots);
         let projector =
             |engine: &Engine| engine.projector_for(&request.model_path, request.projector.as_ref());
+        let projectors: HashSet<_> = found.installed.iter().filter_map(|engine| projector(engine)).collect();
+        let (workers, path) = (shared.registry.all(), request.model_path.clone());
+        let look = move || {
+            let lengths = projectors.into_iter().map(|projector| {
+                let length = memory::length(&projector);
+                (projector, length)
+            });
+            let lengths: HashMap<_, _> = lengths.collect();
+            (ModelFootprint::read(&path), lengths, FreeMemory::beside(&workers), workers)
+        };
+        let (model, lengths, free, workers) = spawn::blocking(look).await?;
+        let (context, slots) = (request.context_length, request.slots);
         let estimate = |engine: &Engine, device: Device| {
-            let model = model.as_ref()?.with(projector(engine).as_deref());
+            let bytes = projector(engine).and_then(|path| lengths.get(&path).copied()).unwrap_or(0);
+            let model = model.as_ref()?.with(bytes);
             Some(Estimate::of(&model, engine, device, context, slots))
         };
         let choice = choose(found, &request.engine, request.device, |engine, device| {
@@ -73,8 +84,9 @@ impl StartPlan {
             }
         }
         let has_template = model.as_ref().is_none_or(|model| model.has_chat_template);
-        let context = model.map_or(DEFAULT_CONTEXT, |model| model.context(context));
-        Ok(Self { choice, estimate, context, projector, has_template, free, workers })
+        let context = model.as_ref().map_or(DEFAULT_CONTEXT, |model| model.context(context));
+        let obstacle = choice.engine.obstacle(model.and_then(|model| model.builtin_obstacle));
+        Ok(Self { choice, estimate, context, projector, has_template, obstacle, free, workers })
     }
 
     /// Narrates which chat template the worker will use, where it is not the model's own.
@@ -163,7 +175,8 @@ impl LoadPlan {
     pub(super) async fn of_start(shared: &Arc<Shared>, request: &StartRequest) -> Result<Self> {
         let plan = StartPlan::new(shared, request).await?;
         let MemoryHolders { stoppable_workers, foreign_processes } = plan.holders();
-        let StartPlan { choice: EngineChoice { engine, device, reason }, estimate, context, free, .. } = plan;
+        let StartPlan { choice, estimate, context, obstacle, free, .. } = plan;
+        let EngineChoice { engine, device, reason } = choice;
         let required_bytes = estimate.map(|estimate| estimate.total());
         let free_bytes = free.on(device);
         let missing_bytes = memory::missing(required_bytes, free_bytes);
@@ -173,10 +186,13 @@ impl LoadPlan {
             engine.name,
             request.model_id
         );
-        let (runner, path) = (Arc::clone(&engine), request.model_path.clone());
-        let obstacle = spawn::blocking(move || runner.obstacle(&path)).await?;
         if let Some(obstacle) = &obstacle {
-            n!(warn: "worker_choose", "No engine of this hive runs '{}': {obstacle}", request.model_id);
+            n!(
+                warn: "worker_choose",
+                "Engine '{}' does not run '{}': {obstacle}",
+                engine.name,
+                request.model_id
+            );
         }
         Ok(Self {
             model: request.model_id.clone(),

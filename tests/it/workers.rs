@@ -231,7 +231,10 @@ async fn a_dry_run_reports_what_a_load_would_do_and_starts_nothing() {
     assert_eq!(number(&small, "missing_bytes"), 0);
     assert_eq!(small["obstacle"], Value::Null);
     write_foreign_model(&hive.models_dir(), "other");
-    let foreign = plan(json!({ "id": "other", "dry_run": true })).await;
+    let dry = json!({ "id": "other", "dry_run": true });
+    let told = hive.run(&json!({ "ModelLoad": dry })).await;
+    assert!(told.contains("Engine 'builtin' does not run 'other': general.architecture"), "{told}");
+    let foreign = plan(dry).await;
     let wanted = "general.architecture is \"gemma\"; the built-in engine runs only \"llama\"";
     assert_eq!(foreign["obstacle"], wanted, "{foreign}");
     assert!(number(&small, "free_bytes") <= number(&small, "capacity_bytes"), "{small}");

@@ -217,7 +217,7 @@ class LoadDialog extends PlanView {
     const where = plan.device === "cpu" ? "main memory" : plan.device;
     const isGood = plan.fits && !plan.obstacle;
     const verdict = plan.obstacle
-      ? `No engine of this hive can run it: ${plan.obstacle}`
+      ? `Engine '${plan.engine}' cannot run it: ${plan.obstacle}`
       : plan.fits
         ? required === null || free === null
           ? "The hive cannot tell whether it fits; it would try"

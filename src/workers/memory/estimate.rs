@@ -5,6 +5,7 @@ use std::path::Path;
 
 use serde::Serialize;
 
+use crate::engine::load;
 use crate::models::gguf::{Arrays, Header, TensorType};
 use crate::text;
 use crate::workers::device::Device;
@@ -88,8 +89,8 @@ impl fmt::Display for Estimate {
     }
 }
 
-/// What a model's header tells of the memory that the model needs.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// What a model's header tells of the memory that the model needs, and of who can run it.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(in crate::workers) struct ModelFootprint {
     /// Bytes of all tensors.
     weights: u64,
@@ -101,6 +102,8 @@ pub(in crate::workers) struct ModelFootprint {
     trained_context: Option<u64>,
     /// Whether the file has a chat template that is not empty.
     pub(in crate::workers) has_chat_template: bool,
+    /// Why the built-in engine cannot run it; `None` where it may be able to.
+    pub(in crate::workers) builtin_obstacle: Option<String>,
 }
 
 impl ModelFootprint {
@@ -112,17 +115,14 @@ impl ModelFootprint {
         let mut model = Self::of(&header);
         // Only the first part of a split model is read; the others have little but weights.
         for part in crate::models::other_parts(path) {
-            model.weights =
-                model.weights.saturating_add(std::fs::metadata(part).map_or(0, |file| file.len()));
+            model.weights = model.weights.saturating_add(length(&part));
         }
         Some(model)
     }
 
     /// The footprint with that of its projector, whose whole file is in memory.
-    pub(in crate::workers) fn with(mut self, projector: Option<&Path>) -> Self {
-        let bytes = projector.and_then(|path| std::fs::metadata(path).ok()).map_or(0, |file| file.len());
-        self.weights = self.weights.saturating_add(bytes);
-        self
+    pub(in crate::workers) fn with(&self, projector_bytes: u64) -> Self {
+        Self { weights: self.weights.saturating_add(projector_bytes), ..self.clone() }
     }
 
     fn of(header: &Header) -> Self {
@@ -146,6 +146,7 @@ impl ModelFootprint {
                 .saturating_mul(keys.saturating_add(values)),
             trained_context: header.context_length(),
             has_chat_template: header.metadata.chat_template().is_some(),
+            builtin_obstacle: load::obstacle(header),
         }
     }
 
@@ -155,6 +156,11 @@ impl ModelFootprint {
         let trained_context = self.trained_context.unwrap_or(u64::MAX).max(1);
         requested.unwrap_or(DEFAULT_CONTEXT).clamp(1, trained_context)
     }
+}
+
+/// The bytes of a file; 0 where it cannot be looked at. Blocks.
+pub(in crate::workers) fn length(path: &Path) -> u64 {
+    std::fs::metadata(path).map_or(0, |file| file.len())
 }
 
 #[cfg(test)]
@@ -181,6 +187,8 @@ mod tests {
         let native = Engine { storage: ModelStorage::AsInFile { cache_bits: 16 }, ..builtin };
         let other = Estimate::of(&model, &native, Device::CPU, Some(1000), Some(3));
         assert_eq!((other.weights, other.cache), (model.weights, estimate.cache / 2));
+        let with_projector = Estimate::of(&model.with(1 << 20), &native, Device::CPU, Some(1000), Some(3));
+        assert_eq!(with_projector.weights, model.weights + (1 << 20));
         assert_eq!(model.context(None), 2048, "no more than the model was trained for");
         assert!(ModelFootprint::read(Path::new("/no/such/file")).is_none());
     }

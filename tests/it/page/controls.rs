@@ -115,7 +115,7 @@ async fn a_model_that_no_engine_runs_does_not_fit() {
     write_foreign_model(&hive.models_dir(), "other");
     browser.open(&format!("{}/#/models/other", hive.url)).await;
     browser.click("aside", "Load").await;
-    browser.shows("dialog .verdict.bad", "No engine of this hive can run it").await;
+    browser.shows("dialog .verdict.bad", "Engine 'builtin' cannot run it").await;
     browser.shows("dialog .verdict", "gemma").await;
     let text = browser.eval("document.querySelector('dialog').innerText").await;
     assert!(!text.as_str().expect("text").contains("Fits"), "{text}");
