@@ -9,8 +9,8 @@ use tokio::io::{AsyncReadExt, AsyncSeekExt};
 use super::log_progress::LogProgress;
 use super::secret::Secret;
 use crate::files;
-use crate::n;
 use crate::narration::{Level, LineNarrator, LineSplitter, Progress};
+use crate::{n, spawn};
 
 /// Bytes of one read.
 const CHUNK_BYTES: usize = 64 << 10;
@@ -43,8 +43,8 @@ impl Follower {
     pub async fn next(&mut self) -> io::Result<Vec<u8>> {
         let file = match &mut self.file {
             Some(file) => file,
-            none => match files::open(&self.path) {
-                Ok(file) => none.insert(File::from_std(file)),
+            none => match open(self.path.clone()).await {
+                Ok(file) => none.insert(file),
                 Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
                 Err(error) => return Err(error),
             },
@@ -69,6 +69,11 @@ impl Follower {
         self.position = file.seek(SeekFrom::Current(behind.cast_signed())).await?;
         Ok(behind)
     }
+}
+
+async fn open(path: PathBuf) -> io::Result<File> {
+    let opened = spawn::blocking(move || files::open(&path)).await;
+    opened.map_err(io::Error::other).flatten().map(File::from_std)
 }
 
 /// Narrates a log line by line, and thins out a flood of lines.
