@@ -72,9 +72,6 @@ impl Hive {
         let listener = listener.into();
         data_dir::prepare(&config)?;
         let lock = lock(&config.data_dir)?;
-        if let Err(missing) = doctor::folders(&config) {
-            tracing::warn!("{missing}; {}", missing.hint.as_deref().unwrap_or_default());
-        }
         let address = listener.address()?;
         let app = App::open(config, address)?;
         let router = http::router(&app)?;
@@ -103,6 +100,7 @@ impl Hive {
         let Self { app, listener, router, hive_file, _lock } = self;
         // Before the adoption, whose changes are published too.
         let housekeeping = spawn::detached(housekeeping(Arc::clone(&app), app.workers.changes()));
+        spawn::detached(warn_of_folders(Arc::clone(&app)));
         // Before the first answer, so that the workers of an earlier run are in every listing.
         app.workers.adopt().await;
         let timers = app.config.timers.clone();
@@ -126,6 +124,13 @@ impl Hive {
         drop(hive_file);
         tracing::info!("stopped");
         served.map_err(|error| Failure::internal("the connection loop panicked").detail(error))
+    }
+}
+
+/// Tells which of the user's folders are missing. The hive serves meanwhile: their disks may not answer.
+async fn warn_of_folders(app: AppState) {
+    if let Err(wrong) = doctor::folders(&app).await {
+        tracing::warn!("{wrong}; {}", wrong.hint.as_deref().unwrap_or_default());
     }
 }
 

@@ -1,11 +1,10 @@
 //! The checks of `HiveCheck` that look at the machine rather than at the hive's own parts. Each failure
 //! has a next step.
 
-use std::path::PathBuf;
 use std::time::{Duration, SystemTime};
 
 use crate::app::App;
-use crate::config::{Bind, Config};
+use crate::config::Bind;
 use crate::error::{Code, Failure, Result};
 use crate::models::Model;
 use crate::workers::{Status, devices, gpus};
@@ -115,12 +114,11 @@ pub fn clock(app: &App) -> Result<String> {
 /// The user's folders of models.
 ///
 /// # Errors
-/// If one is not there.
-pub fn folders(config: &Config) -> Result<String> {
-    let is_missing = |dir: &&PathBuf| !std::fs::metadata(dir).is_ok_and(|found| found.is_dir());
-    let missing: Vec<_> = config.models_dirs.iter().filter(is_missing).collect();
+/// If one is not there, or a disk does not answer.
+pub async fn folders(app: &App) -> Result<String> {
+    let missing = app.catalog.missing_folders().await?;
     if missing.is_empty() {
-        return Ok(format!("{} folder(s) of --models-dir, all there", config.models_dirs.len()));
+        return Ok(format!("{} folder(s) of --models-dir, all there", app.config.models_dirs.len()));
     }
     let list = text_list(missing.iter().map(|dir| dir.display().to_string()));
     Err(Failure::new(Code::ConfigInvalid, format!("no such folder of --models-dir: {list}"))

@@ -194,15 +194,36 @@ impl Catalog {
         })
     }
 
+    /// The folders of the settings that are not there.
+    ///
+    /// # Errors
+    /// [`Code::Timeout`] where a disk does not answer.
+    pub async fn missing_folders(&self) -> Result<Vec<PathBuf>> {
+        self.look(|catalog| {
+            let Library { locations, folders, .. } = &*catalog.places.library;
+            let is_missing = |dir: &&PathBuf| {
+                folders.look_at(dir);
+                !std::fs::metadata(dir).is_ok_and(|found| found.is_dir())
+            };
+            locations.user_folders.iter().filter(is_missing).cloned().collect()
+        })
+        .await
+    }
+
     /// Every model, with its files.
     async fn scan(&self) -> Result<Arc<[ListedModel]>> {
+        self.look(|catalog| catalog.places.library.list(&catalog.transfers.ongoing())).await
+    }
+
+    /// Looks at the folders of models, which may not answer.
+    async fn look<R: Send + 'static>(&self, look: impl FnOnce(&Self) -> R + Send + 'static) -> Result<R> {
         self.while_disk_answers(async {
             let permit = Arc::clone(&self.scans).acquire_owned().await.ok();
-            let list = |catalog: &Self| {
+            let look = |catalog: &Self| {
                 let _permit = permit;
-                catalog.places.library.list(&catalog.transfers.ongoing())
+                look(catalog)
             };
-            self.on_pool(list).await
+            self.on_pool(look).await
         })
         .await
     }

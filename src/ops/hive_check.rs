@@ -6,7 +6,6 @@
 use std::collections::HashSet;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::process::Stdio;
-use std::sync::Arc;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -75,7 +74,7 @@ impl Operation for HiveCheck {
         checks.push(store(&cx).await);
         checks.push(Check::of("catalog", doctor::catalog(&cx.app).await));
         checks.push(Check::of("history", doctor::history(&cx.app)));
-        checks.push(folders(&cx).await);
+        checks.push(Check::of("folders", doctor::folders(&cx.app).await));
         checks.push(port(&cx).await);
         checks.push(Check::of("devices", doctor::devices().await));
         checks.push(Check::of("workers", doctor::workers(&cx.app)));
@@ -197,12 +196,6 @@ async fn store(cx: &Context) -> Check {
         Ok(detail)
     });
     Check::of("store", found.await.flatten())
-}
-
-/// The user's folders, which may be mounts that hang.
-async fn folders(cx: &Context) -> Check {
-    let app = Arc::clone(&cx.app);
-    Check::of("folders", spawn::blocking(move || doctor::folders(&app.config)).await.flatten())
 }
 
 /// Connects to the address that the hive serves on.

@@ -641,6 +641,7 @@ async fn an_unreadable_folder_is_reported_and_the_rest_is_listed() {
     let Some(Entry::Narration(narration)) = entries.recv().await else { panic!("nothing was narrated") };
     assert_eq!(narration.level, Level::Warn);
     assert!(narration.message.contains(&*config.models_dirs[0].to_string_lossy()), "{}", narration.message);
+    assert_eq!(catalog.missing_folders().await.unwrap(), &config.models_dirs[..1]);
 }
 
 #[tokio::test]
@@ -672,6 +673,7 @@ async fn a_listing_ends_where_a_disk_does_not_answer() {
         assert!(failure.message.contains(&*root.path().to_string_lossy()), "{failure}");
     }
     assert_eq!(catalog.scans.available_permits(), 0, "no more threads wait for that disk");
+    assert_eq!(catalog.missing_folders().await.unwrap_err().code, Code::Timeout);
     assert_eq!(ids(&catalog.known()), ["m"]);
     catalog.on_pool(|_| ()).await.unwrap();
     drop(release);
