@@ -13,6 +13,7 @@ use crate::error::{Code, Failure, Result};
 use crate::events::{Hub, Topic};
 use crate::jobs::Registry;
 use crate::models::{Catalog, Model, ModelId};
+use crate::origin::without_brackets;
 use crate::queen::Queen;
 use crate::turns::Turns;
 use crate::workers::Supervisor;
@@ -129,8 +130,7 @@ impl App {
     /// [`Code::UnknownHive`], naming what this hive answers to.
     pub fn check_hive_id(&self, hive_id: &str, request_host: Option<&str>) -> Result<()> {
         let is = |name: &str| name.eq_ignore_ascii_case(hive_id);
-        let bare = hive_id.trim_start_matches('[').trim_end_matches(']');
-        let loopback = bare.parse::<std::net::IpAddr>().is_ok_and(|ip| ip.is_loopback());
+        let loopback = without_brackets(hive_id).parse::<std::net::IpAddr>().is_ok_and(|ip| ip.is_loopback());
         if is("localhost")
             || loopback
             || is(&self.hostname)

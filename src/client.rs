@@ -26,10 +26,13 @@ fn install_tls() {
 /// The settings that all clients share. A whole request has no deadline: answers may stream for hours, and
 /// each caller sets its own limits.
 ///
-/// `connect` is the most time that connecting may take.
-pub(crate) fn builder(connect: Duration) -> ClientBuilder {
+/// `connect` is the most time that connecting may take. Only where `is_proxied`, servers are asked through
+/// the proxies of the environment, by the rules of [`Proxies`].
+pub(crate) fn builder(connect: Duration, is_proxied: bool) -> ClientBuilder {
     install_tls();
-    Client::builder()
+    let builder = Client::builder();
+    let builder = if is_proxied { builder } else { builder.no_proxy() };
+    builder
         .user_agent(concat!("rbee-hive/", env!("CARGO_PKG_VERSION")))
         .redirect(redirect::Policy::none())
         .referer(false)
@@ -45,8 +48,7 @@ pub(crate) fn builder(connect: Duration) -> ClientBuilder {
 /// # Errors
 /// If the client cannot be built, which is a defect.
 pub(crate) fn for_workers(connect: Duration) -> Result<Client> {
-    builder(connect)
-        .no_proxy()
+    builder(connect, false)
         .pool_max_idle_per_host(0)
         // Otherwise the system's certificates are loaded, which fails on a machine that has none.
         .tls_certs_only([])

@@ -7,6 +7,7 @@ use std::net::{IpAddr, Ipv6Addr};
 use std::str::FromStr;
 
 use http::uri::Authority;
+use reqwest::Url;
 
 /// A host: a name, or an address.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -24,6 +25,15 @@ impl Host {
             Ok(ip) => Some(Self::Ip(ip.to_canonical())),
             Err(_) => HostPort::parse(text).map(|parsed| parsed.host),
         }
+    }
+
+    /// The host of a URL that has one.
+    pub(crate) fn of(url: &Url) -> Option<Self> {
+        let host = without_brackets(url.host_str()?);
+        Some(match host.parse::<IpAddr>() {
+            Ok(ip) => Self::Ip(ip.to_canonical()),
+            Err(_) => Self::Name(canonical_name(host)),
+        })
     }
 
     /// Whether it always means the local machine: `localhost`, a name that ends in `.localhost` (RFC 6761
@@ -69,11 +79,20 @@ impl HostPort {
     }
 }
 
+/// A host of a URL without the brackets that an IPv6 address has there.
+pub(crate) fn without_brackets(host: &str) -> &str {
+    host.trim_start_matches('[').trim_end_matches(']')
+}
+
+fn canonical_name(text: &str) -> String {
+    text.strip_suffix('.').unwrap_or(text).to_ascii_lowercase()
+}
+
 fn name_or_v4(text: &str) -> Option<Host> {
     if let Ok(ip) = text.parse::<IpAddr>() {
         return Some(Host::Ip(ip));
     }
-    let name = text.strip_suffix('.').unwrap_or(text).to_ascii_lowercase();
+    let name = canonical_name(text);
     let sound = name.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'.' | b'_'))
         && !name.is_empty();
     sound.then_some(Host::Name(name))
@@ -155,6 +174,10 @@ mod tests {
             assert!(host(text).is_some_and(|host| !host.is_loopback()), "{text}");
         }
         assert!(host("[::ffff:127.0.0.1]").is_some_and(|host| host.is_loopback()));
+        for text in ["LocalHost", "localhost.", "127.1", "[::1]", "[::FFFF:127.0.0.1]"] {
+            let url = Url::parse(&format!("http://{text}:1/")).unwrap();
+            assert!(Host::of(&url).is_some_and(|host| host.is_loopback()), "{text}");
+        }
     }
 
     #[test]

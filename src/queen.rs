@@ -65,10 +65,8 @@ impl Queen {
         ready_url.set_query(None);
         ready_url.set_fragment(None);
         ready_url.path_segments_mut().map_err(|()| invalid())?.pop_if_empty().extend(["v1", "hive", "ready"]);
-        let builder = client::builder(*config.timers.connect);
         let proxy = Proxies::default().of(&ready_url);
-        let builder = if proxy.is_some() { builder } else { builder.no_proxy() };
-        let client = builder.build().map_err(|error| {
+        let client = client::builder(*config.timers.connect, proxy.is_some()).build().map_err(|error| {
             Failure::new(Code::ConfigInvalid, "could not build the HTTP client for the queen")
                 .hint("check that this machine has its CA certificates (the package ca-certificates)")
                 .detail(error)

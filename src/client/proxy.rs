@@ -9,6 +9,8 @@ use std::sync::Arc;
 use hyper_util::client::proxy::matcher::Matcher;
 use reqwest::Url;
 
+use crate::origin::{Host, without_brackets};
+
 /// The names of the variables, by what they are for.
 const FOR_HTTPS: [&str; 4] = ["HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy"];
 const FOR_HTTP: [&str; 4] = ["HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"];
@@ -36,12 +38,7 @@ impl Default for Proxies {
 impl Proxies {
     /// The proxy through which `url` is asked; `None` where its server is asked directly.
     pub(crate) fn of(&self, url: &Url) -> Option<ProxyServer> {
-        let host = url.host_str()?.trim_start_matches('[').trim_end_matches(']');
-        let host = host.trim_end_matches('.');
-        let is_own = host == "localhost"
-            || host.ends_with(".localhost")
-            || host.parse().is_ok_and(|ip: std::net::IpAddr| ip.is_loopback());
-        if is_own {
+        if Host::of(url)?.is_loopback() {
             return None;
         }
         let intercept = self.0.intercept(&url.as_str().parse().ok()?)?;
@@ -57,7 +54,7 @@ impl ProxyServer {
             "http" => 80,
             _ => 1080,
         });
-        let host = uri.host()?.trim_start_matches('[').trim_end_matches(']').to_owned();
+        let host = without_brackets(uri.host()?).to_owned();
         Some(Self { scheme, host, port })
     }
 
@@ -129,6 +126,7 @@ mod tests {
             "http://localhost./",
             "http://a.localhost/",
             "https://[::1]/",
+            "http://[::ffff:127.0.0.1]:7835/",
             "https://internal.example/",
             "https://hub.internal.example/",
             "https://10.1.2.3/",

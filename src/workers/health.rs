@@ -73,8 +73,7 @@ pub(super) struct WorkerClient(reqwest::Client);
 
 impl WorkerClient {
     pub(super) fn new() -> Result<Self> {
-        client::builder(ANSWER_LIMIT)
-            .no_proxy()
+        client::builder(ANSWER_LIMIT, false)
             .timeout(ANSWER_LIMIT)
             // Workers speak plain HTTP, so a machine needs no root certificates.
             .tls_certs_only([])

@@ -180,12 +180,10 @@ impl Fetcher {
         if let Some(client) = self.clients.lock().get(&route) {
             return Ok(client.clone());
         }
-        let builder = client::builder(*self.timers.connect)
+        let builder = client::builder(*self.timers.connect, is_proxied)
             // The transfer counts retries; nested ones would multiply.
             .retry(reqwest::retry::never())
             .dns_resolver(self.guard.vetted.clone());
-        // Otherwise the client reads the environment by the same rules as the guard.
-        let builder = if is_proxied { builder } else { builder.no_proxy() };
         // Plain HTTP works on a machine without root certificates, too.
         let builder = if route.is_https { builder } else { builder.tls_certs_only([]) };
         let client = builder.build().map_err(|error| {

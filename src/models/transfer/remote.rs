@@ -10,6 +10,7 @@ use reqwest::header::HeaderValue;
 use serde::{Deserialize, Serialize};
 
 use crate::error::Failure;
+use crate::origin::without_brackets;
 
 /// What every GGUF file begins with.
 pub(crate) const GGUF_MAGIC: &[u8] = b"GGUF";
@@ -144,8 +145,7 @@ impl From<Refusal> for Failure {
 
 /// The host and the port of a URL that has both. An IPv6 address has no brackets.
 pub(crate) fn authority(url: &Url) -> Option<(String, u16)> {
-    let host = url.host_str()?.trim_start_matches('[').trim_end_matches(']');
-    Some((host.to_owned(), url.port_or_known_default()?))
+    Some((without_brackets(url.host_str()?).to_owned(), url.port_or_known_default()?))
 }
 
 impl Credentials {
