@@ -8,6 +8,7 @@
 //! record.
 
 use std::collections::{HashMap, HashSet};
+use std::io;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -80,9 +81,14 @@ enum Verdict {
 pub(super) async fn adopt(shared: &Arc<Shared>) -> Adoption {
     let mut adoption = Adoption::default();
     let workers = shared.workers_dir.clone();
-    let records = match spawn::blocking(move || record::read_all(&workers)).await {
+    let look = move || -> io::Result<_> {
+        let folders = WorkerFolder::all(&workers)?;
+        folders.iter().for_each(WorkerFolder::remove_drafts);
+        Ok(record::read_all(folders))
+    };
+    let records = match spawn::blocking(look).await {
         Ok(Ok(records)) => records,
-        Ok(Err(error)) if error.kind() == std::io::ErrorKind::NotFound => return adoption,
+        Ok(Err(error)) if error.kind() == io::ErrorKind::NotFound => return adoption,
         Ok(Err(error)) => {
             let folder = shared.workers_dir.display();
             tracing::warn!(%folder, %error, "no worker of an earlier run was adopted");
@@ -96,10 +102,7 @@ pub(super) async fn adopt(shared: &Arc<Shared>) -> Adoption {
     };
     // The workers whose processes must not be swept up.
     let mut spared = HashSet::new();
-    for (path, record) in records {
-        // The folder is named after the worker's id.
-        let folder_name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-        let folder = WorkerFolder::existing(path);
+    for (folder, record) in records {
         let file = folder.record();
         match record {
             Ok(StoredRecord::Readable(record)) => {
@@ -114,7 +117,7 @@ pub(super) async fn adopt(shared: &Arc<Shared>) -> Adoption {
                     "left a worker alone: a newer version of the hive wrote its record"
                 );
                 adoption.newer.push(NewerWorker { pid, record: file.display().to_string(), version });
-                spared.insert(folder_name);
+                spared.insert(folder.worker_id());
             }
             Err(error) => {
                 tracing::warn!(
@@ -123,7 +126,7 @@ pub(super) async fn adopt(shared: &Arc<Shared>) -> Adoption {
                 );
                 let is_damaged = matches!(
                     error.kind(),
-                    std::io::ErrorKind::InvalidData | std::io::ErrorKind::UnexpectedEof
+                    io::ErrorKind::InvalidData | io::ErrorKind::UnexpectedEof | io::ErrorKind::FileTooLarge
                 );
                 let kept_as = if is_damaged { folder.set_record_aside() } else { file };
                 adoption.damaged.push(kept_as.display().to_string());

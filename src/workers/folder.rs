@@ -4,7 +4,7 @@
 use std::collections::HashSet;
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Seek, SeekFrom};
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use crate::disk;
@@ -52,29 +52,40 @@ impl WorkerFolder {
         self.0.join(RECORD)
     }
 
-    /// The folder of a worker that an earlier daemon started.
-    pub(super) fn existing(path: PathBuf) -> Self {
-        Self(path)
+    /// The folders of the workers that earlier daemons started, in the order of their starts.
+    ///
+    /// # Errors
+    /// Where the folder of the workers cannot be read, or where other users could have written to it: a
+    /// record decides which processes are signalled and which ports are sent requests.
+    pub(super) fn all(workers: &Path) -> io::Result<Vec<Self>> {
+        let metadata = std::fs::metadata(workers)?;
+        if metadata.uid() != rustix::process::geteuid().as_raw() || metadata.mode() & 0o077 != 0 {
+            return Err(io::Error::new(
+                io::ErrorKind::PermissionDenied,
+                "other users may enter it, so its records of workers are not trusted",
+            ));
+        }
+        let entries = std::fs::read_dir(workers)?.map(|entry| Ok(entry?.path()));
+        let mut paths = entries.collect::<io::Result<Vec<_>>>()?;
+        // The ids of workers sort by time.
+        paths.sort_unstable();
+        Ok(paths.into_iter().map(Self).collect())
+    }
+
+    /// The id of its worker.
+    pub(super) fn worker_id(&self) -> String {
+        self.0.file_name().unwrap_or_default().to_string_lossy().into_owned()
     }
 
     /// Removes the record of a worker that is gone; its log stays.
     pub(super) fn remove_record(&self) {
-        if let Err(error) = disk::remove_file(self.record())
-            && error.kind() != io::ErrorKind::NotFound
-        {
-            tracing::warn!(path = %self.0.display(), %error, "could not remove the record of a worker");
-        }
+        remove(&self.record(), "the record of a worker");
     }
 
     /// Removes the drafts of files that a killed process was writing.
     pub(super) fn remove_drafts(&self) {
         for path in [self.record(), self.report()] {
-            let draft = path.with_extension(files::DRAFT);
-            if draft.exists()
-                && let Err(error) = disk::remove_file(&draft)
-            {
-                tracing::warn!(path = %draft.display(), %error, "could not remove a draft");
-            }
+            remove(&path.with_extension(files::DRAFT), "a draft");
         }
     }
 
@@ -133,6 +144,15 @@ impl WorkerFolder {
         if let Err(error) = disk::remove_dir_all(&self.0) {
             tracing::warn!(path = %self.0.display(), %error, "could not remove the folder of a worker");
         }
+    }
+}
+
+/// Removes a file, if it is there.
+fn remove(path: &Path, what: &str) {
+    if let Err(error) = disk::remove_file(path)
+        && !matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory)
+    {
+        tracing::warn!(path = %path.display(), %error, "could not remove {what}");
     }
 }
 

@@ -10,7 +10,7 @@
 //! its worker is neither adopted nor ended.
 
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -137,35 +137,14 @@ fn keep_unknown(record: &mut Value, stored: Value) {
     }
 }
 
-/// The records in the folder of the workers, with the folder of each, in the order of their workers'
-/// starts.
-///
-/// # Errors
-/// Where the folder cannot be read, or where other users could have written to it: a record decides
-/// which processes are signalled and which ports are sent requests.
-pub(super) fn read_all(workers: &Path) -> io::Result<Vec<(PathBuf, io::Result<StoredRecord>)>> {
-    use std::os::unix::fs::MetadataExt;
-
-    let metadata = std::fs::metadata(workers)?;
-    if metadata.uid() != rustix::process::geteuid().as_raw() || metadata.mode() & 0o077 != 0 {
-        return Err(io::Error::new(
-            io::ErrorKind::PermissionDenied,
-            "other users may enter it, so its records of workers are not trusted",
-        ));
-    }
-    let mut records = Vec::new();
-    for entry in std::fs::read_dir(workers)? {
-        let folder = entry?.path();
-        let worker = WorkerFolder::existing(folder.clone());
-        worker.remove_drafts();
-        match StoredRecord::read(&worker.record()) {
-            Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {}
-            record => records.push((folder, record)),
-        }
-    }
-    // The ids of workers sort by time.
-    records.sort_unstable_by(|one, other| one.0.cmp(&other.0));
-    Ok(records)
+/// The records of these workers, with the folder of each. A folder without a record is left out.
+pub(super) fn read_all(folders: Vec<WorkerFolder>) -> Vec<(WorkerFolder, io::Result<StoredRecord>)> {
+    let records = folders.into_iter().map(|folder| (StoredRecord::read(&folder.record()), folder));
+    let is_there = |record: &io::Result<StoredRecord>| {
+        let kind = record.as_ref().err().map(io::Error::kind);
+        !matches!(kind, Some(io::ErrorKind::NotFound | io::ErrorKind::NotADirectory))
+    };
+    records.filter(|(record, _)| is_there(record)).map(|(record, folder)| (folder, record)).collect()
 }
 
 #[cfg(test)]

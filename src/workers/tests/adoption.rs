@@ -6,6 +6,7 @@ use std::path::Path;
 
 use rustix::process::Signal;
 
+use super::super::folder::WorkerFolder;
 use super::super::identity::Identity;
 use super::*;
 use crate::spawn;
@@ -58,7 +59,7 @@ async fn workers_left_running_are_adopted_and_proven_gone_when_stopped() {
     signal(one.pid, Signal::KILL);
     let crashed = hive.worker_with(Status::Crashed).await;
     assert!(crashed.last_exit.unwrap().starts_with("unknown"));
-    let records = record::read_all(&hive.config.workers_dir()).unwrap();
+    let records = record::read_all(WorkerFolder::all(&hive.config.workers_dir()).unwrap());
     assert!(records.is_empty(), "{records:?}");
     hive.finish().await;
 }
@@ -123,17 +124,19 @@ async fn a_worker_without_a_record_is_ended_by_its_marker() {
 #[cfg(target_os = "linux")]
 #[tokio::test]
 async fn a_worker_whose_record_is_damaged_is_ended_and_the_record_kept() {
-    let hive = Hive::with(leave_workers);
-    let worker = hive.start("family").await.unwrap();
-    let record = hive.config.workers_dir().join(&worker.worker_id).join("record.json");
-    let hive = restart_hive(hive, || std::fs::write(&record, "{\"version\":1,").unwrap()).await;
-    let found = hive.workers.adoption().unwrap();
-    let kept_as = record.with_extension("json.damaged");
-    assert_eq!(found.damaged, [kept_as.to_str().unwrap()]);
-    assert_eq!((found.orphans, found.stuck), (2, 0), "{found:?}");
-    assert!(gone(worker.pid) && !record.exists());
-    assert_eq!(std::fs::read_to_string(kept_as).unwrap(), "{\"version\":1,");
-    hive.finish().await;
+    for damaged in ["{\"version\":1,".to_owned(), " ".repeat(1 << 20)] {
+        let hive = Hive::with(leave_workers);
+        let worker = hive.start("family").await.unwrap();
+        let record = hive.config.workers_dir().join(&worker.worker_id).join("record.json");
+        let hive = restart_hive(hive, || std::fs::write(&record, &damaged).unwrap()).await;
+        let found = hive.workers.adoption().unwrap();
+        let kept_as = record.with_extension("json.damaged");
+        assert_eq!(found.damaged, [kept_as.to_str().unwrap()]);
+        assert_eq!((found.orphans, found.stuck), (2, 0), "{found:?}");
+        assert!(gone(worker.pid) && !record.exists());
+        assert_eq!(std::fs::read_to_string(kept_as).unwrap(), damaged);
+        hive.finish().await;
+    }
 }
 
 #[tokio::test]
