@@ -38,24 +38,25 @@ struct Pulse {
 
 /// Watches a worker until its end.
 pub(super) async fn watch(shared: Arc<Shared>, worker: Arc<Handle>) {
+    tokio::select! {
+        _ = worker.ended() => {}
+        () = keep_probing(&shared, &worker) => {}
+    }
+}
+
+async fn keep_probing(shared: &Shared, worker: &Handle) {
     let probe = *shared.timers.probe;
     let allowed = probes(*shared.timers.unresponsive, probe);
     let mut ticks = interval(probe);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut pulse = Pulse::default();
     loop {
-        tokio::select! {
-            _ = worker.ended() => return,
-            _ = ticks.tick() => {}
-        }
+        ticks.tick().await;
         let stage = worker.stage();
         if !matches!(stage, LifeStage::Ready | LifeStage::Unresponsive) {
             continue;
         }
-        tokio::select! {
-            _ = worker.ended() => return,
-            () = pulse.probe(&shared, &worker) => {}
-        }
+        pulse.probe(shared, worker).await;
         match (stage, pulse.silent) {
             (LifeStage::Unresponsive, 0) => worker.control(Control::Responds),
             (LifeStage::Ready, silent) if silent >= allowed => {

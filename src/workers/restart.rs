@@ -61,17 +61,17 @@ async fn restart(shared: Arc<Shared>, crashed: Arc<Handle>) {
             }
             return;
         }
-        if kind != StartErrorKind::Temporary {
-            let Failure { code, causes, log_tail, .. } = &failure;
-            tracing::warn!(pid, %code, %failure, ?causes, ?log_tail, "a worker is not restarted");
+        let is_given_up = kind != StartErrorKind::Temporary;
+        let outcome = if is_given_up { "a worker is not restarted" } else { "a restart failed" };
+        let Failure { code, causes, log_tail, .. } = &failure;
+        tracing::warn!(pid, %code, %failure, ?causes, ?log_tail, "{outcome}");
+        if is_given_up {
             if registry.has(&crashed) {
                 let message = format!("worker {pid} is not restarted: {failure}");
                 registry.updated_because(&crashed, Cause::GivenUp, message);
             }
             return;
         }
-        let Failure { code, causes, log_tail, .. } = &failure;
-        tracing::warn!(pid, %code, %failure, ?causes, ?log_tail, "a restart failed");
     }
 }
 

@@ -119,7 +119,11 @@ impl Supervisor {
     /// slots that are asked for.
     #[must_use]
     pub fn ready(&self, request: &StartRequest) -> Option<Worker> {
-        self.serving(request).map(|worker| worker.worker()).find(|worker| request.is_met_by(worker))
+        self.meeting(request).map(|worker| worker.worker())
+    }
+
+    fn meeting(&self, request: &StartRequest) -> Option<Arc<Handle>> {
+        self.serving(request).find(|worker| request.is_met_by(&worker.worker()))
     }
 
     /// The workers that answer requests for the model on that device.
@@ -177,9 +181,7 @@ impl Supervisor {
     /// reported.
     pub async fn start(&self, request: StartRequest, stop: &CancellationToken) -> Result<Worker> {
         let worker = start::start(&self.0.shared, request, 0, stop).await?;
-        // Measured at once, so that the answer has its memory.
-        self.refresh().await;
-        Ok(self.get(worker.pid).unwrap_or(worker))
+        Ok(self.measured(worker).await)
     }
 
     /// The same as [`start`](Self::start), but where a worker serves the model on that device already, the
@@ -190,8 +192,13 @@ impl Supervisor {
     pub async fn start_or_replace(&self, request: StartRequest, stop: &CancellationToken) -> Result<Worker> {
         let Some(lesser) = self.serving(&request).next() else { return self.start(request, stop).await };
         let worker = replace::replace(&self.0.shared, &lesser, request, stop).await?;
+        Ok(self.measured(worker).await)
+    }
+
+    /// A new worker, measured at once, so that the answer has its memory.
+    async fn measured(&self, worker: Worker) -> Worker {
         self.refresh().await;
-        Ok(self.get(worker.pid).unwrap_or(worker))
+        self.get(worker.pid).unwrap_or(worker)
     }
 
     /// Reports what [`start`](Self::start) would do, and does nothing.
@@ -200,7 +207,7 @@ impl Supervisor {
     /// Where no engine or device matches the request.
     pub async fn plan(&self, request: &StartRequest) -> Result<LoadPlan> {
         self.refresh().await;
-        match self.serving(request).find(|worker| request.is_met_by(&worker.worker())) {
+        match self.meeting(request) {
             Some(worker) => LoadPlan::of_worker(&self.0.shared, &worker).await,
             None => LoadPlan::of_start(&self.0.shared, request).await,
         }
