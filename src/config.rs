@@ -167,7 +167,12 @@ impl Config {
     /// [`Code::ConfigInvalid`] if a path is empty or the working directory is unknown.
     pub fn with_absolute_paths(mut self) -> Result<Self> {
         let own = [Some(&mut self.data_dir), self.unix_socket.as_mut(), self.token_file.as_mut()];
-        for path in own.into_iter().flatten().chain(&mut self.models_dirs) {
+        let projector = self.llama_server.mmproj.as_mut();
+        let templates = self.models.values_mut().filter_map(|model| model.chat_template.as_mut());
+        // An empty path of the cache has a meaning; the validation names the setting where another is empty.
+        let given = self.hub_cache.iter_mut().chain(projector).chain(templates);
+        let given = given.filter(|path| !path.as_os_str().is_empty());
+        for path in own.into_iter().flatten().chain(&mut self.models_dirs).chain(given) {
             *path = std::path::absolute(&*path).map_err(|error| {
                 Failure::new(
                     Code::ConfigInvalid,
@@ -227,5 +232,24 @@ fn default_data_dir() -> PathBuf {
     match choose_base_strategy() {
         Ok(strategy) => strategy.data_dir().join("rbee-hive"),
         Err(_) => PathBuf::from("rbee-hive-data"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn relative_paths_become_absolute_and_an_empty_one_of_the_cache_stays() {
+        let text = "hub_cache = \"c\"\nmodels_dirs = [\"m\"]\n[llama_server]\nmmproj = \"p.gguf\"\n\
+                    [models.x]\nchat_template = \"t.jinja\"";
+        let config = toml::from_str::<Config>(text).unwrap().with_absolute_paths().unwrap();
+        let here = std::env::current_dir().unwrap();
+        assert_eq!(config.models_dirs, [here.join("m")]);
+        assert_eq!(config.hub_cache, Some(here.join("c")));
+        assert_eq!(config.llama_server.mmproj, Some(here.join("p.gguf")));
+        assert_eq!(config.models["x"].chat_template, Some(here.join("t.jinja")));
+        let config = toml::from_str::<Config>("hub_cache = \"\"").unwrap().with_absolute_paths().unwrap();
+        assert_eq!(config.hub_cache, Some(PathBuf::new()));
     }
 }
