@@ -20,5 +20,8 @@
 
 #![expect(dead_code, reason = "the parts are joined one by one")]
 
+pub(crate) mod admission;
+pub(crate) mod refusal;
+pub(crate) mod queue;
 pub(crate) mod decide;
 pub(crate) mod snapshot;

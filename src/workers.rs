@@ -62,7 +62,7 @@
 //! | [`memory`] | what a model needs, what is free, and who holds the rest |
 //! | [`owner`], [`pulse`], [`stop`], [`measure`] | the task that holds the processes; signs of life; stopping; measuring |
 //! | [`shared`] | what the files above share |
-//! | [`registry`], [`endpoint`] | the list of workers; requests in flight |
+//! | [`registry`], [`affinity`], [`endpoint`] | the list of workers; who has which conversation; requests in flight |
 //! | [`handle`] | what everything but the owner holds of a worker |
 //! | [`record`] | a worker on disk, for a later daemon |
 //! | [`processes`], [`child`], [`adopted`] | the process group of a worker, by who started it |
@@ -89,6 +89,7 @@ mod stop;
 mod measure;
 mod shared;
 mod registry;
+mod affinity;
 mod endpoint;
 mod handle;
 mod record;
@@ -124,6 +125,7 @@ mod device;
 mod tests;
 
 pub use adopt::{Adoption, NewerWorker};
+pub use affinity::Conversation;
 pub use device::Device;
 pub use endpoint::{Endpoint, InFlight};
 pub use memory::{ForeignProcess, MemoryPart, StoppableWorker};

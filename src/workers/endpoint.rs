@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use futures::future::BoxFuture;
+use tokio::sync::Notify;
 
 use super::handle::Handle;
 use super::secret::Secret;
@@ -25,20 +26,22 @@ pub struct Endpoint {
 
 impl Endpoint {
     /// An endpoint of the worker, with one more request in flight; `None` where the worker accepts no
-    /// requests.
-    pub(super) fn open(worker: &Arc<Handle>) -> Option<Self> {
+    /// requests, or has as many as it has slots. `ended` is notified when the request has ended.
+    pub(super) fn open(worker: &Arc<Handle>, ended: &Arc<Notify>) -> Option<Self> {
         let url = worker.url()?;
+        let slots = worker.known_slots();
         let accepted = worker.traffic.send_if_modified(|traffic| {
-            traffic.in_flight += usize::from(traffic.open);
-            traffic.sent += u64::from(traffic.open);
-            traffic.open
+            let accepts = traffic.open && slots.is_none_or(|slots| traffic.in_flight < slots);
+            traffic.in_flight += usize::from(accepts);
+            traffic.sent += u64::from(accepts);
+            accepts
         });
         accepted.then(|| Self {
             pid: worker.pid,
             url,
             secret: worker.secret.clone(),
             chat_route: worker.engine.chat_route.clone(),
-            guard: InFlight(Arc::clone(worker)),
+            guard: InFlight { worker: Arc::clone(worker), ended: Arc::clone(ended) },
         })
     }
 }
@@ -46,13 +49,16 @@ impl Endpoint {
 /// Counts one request as in flight until it is dropped: a worker that is being stopped waits for it.
 #[derive(Debug)]
 #[must_use = "the request counts as ended when the guard is dropped"]
-pub struct InFlight(Arc<Handle>);
+pub struct InFlight {
+    worker: Arc<Handle>,
+    ended: Arc<Notify>,
+}
 
 impl InFlight {
     /// Waits until the worker no longer responds.
     #[must_use]
     pub fn unresponsive(&self) -> BoxFuture<'static, ()> {
-        let mut states = self.0.state.subscribe();
+        let mut states = self.worker.state.subscribe();
         Box::pin(async move {
             let hangs = states.wait_for(|state| state.stage == LifeStage::Unresponsive).await.is_ok();
             if !hangs {
@@ -65,6 +71,7 @@ impl InFlight {
 
 impl Drop for InFlight {
     fn drop(&mut self) {
-        self.0.traffic.send_modify(|traffic| traffic.in_flight -= 1);
+        self.worker.traffic.send_modify(|traffic| traffic.in_flight -= 1);
+        self.ended.notify_one();
     }
 }

@@ -41,6 +41,19 @@ pub(super) struct Traffic {
 pub(super) struct Measurements {
     pub(super) usage: GroupUsage,
     pub(super) counters: Counters,
+    /// Whether the slots are what its engine tells or was told.
+    pub(super) knows_slots: bool,
+}
+
+impl Measurements {
+    /// Takes over what the engine of a worker for `request` counts.
+    pub(super) fn count(&mut self, mut counters: Counters, request: &StartRequest) {
+        self.knows_slots |= counters.slots > 0;
+        counters.slots = counters.slots.max(request.slots.unwrap_or(1));
+        // Engines that count tokens only in their metrics answer 0.
+        counters.tokens_generated = counters.tokens_generated.max(self.counters.tokens_generated);
+        self.counters = counters;
+    }
 }
 
 /// Where a worker comes from.
@@ -127,7 +140,7 @@ impl Handle {
         let (controls, inbox) = mpsc::unbounded_channel();
         let lived = Timestamp::now().duration_since(started_at);
         let lived = Duration::try_from(lived).unwrap_or_default();
-        let (state, traffic, measurements) = match origin {
+        let (state, traffic, mut measurements) = match origin {
             Origin::Started { .. } => {
                 (WorkerState::new(LifeStage::Starting, None), Traffic::default(), Measurements::default())
             }
@@ -150,6 +163,7 @@ impl Handle {
                 )
             }
         };
+        measurements.knows_slots = request.slots.is_some() || engine.takes("slots");
         let handle = Self {
             worker_id,
             pid,
@@ -232,6 +246,12 @@ impl Handle {
         self.state.borrow().port.map(|port| format!("http://127.0.0.1:{port}"))
     }
 
+    /// How many requests it answers at once; `None` where neither its engine tells nor anybody told it.
+    pub(super) fn known_slots(&self) -> Option<usize> {
+        let Measurements { counters, knows_slots, .. } = *self.measurements.lock();
+        knows_slots.then(|| counters.slots.max(1) as usize)
+    }
+
     /// How long it has run, or ran until its end.
     pub(super) fn uptime(&self) -> Duration {
         let ended_at = self.state.borrow().ended_at;
@@ -265,7 +285,7 @@ impl Handle {
     pub(super) fn worker(&self) -> Worker {
         let status = self.status();
         let state = *self.state.borrow();
-        let Measurements { usage, counters } = *self.measurements.lock();
+        let Measurements { usage, counters, .. } = *self.measurements.lock();
         let usage = if status.lives() { usage } else { GroupUsage::default() };
         Worker {
             worker_id: self.worker_id.clone(),

@@ -31,13 +31,7 @@ pub(super) async fn measure(sampler: Arc<Mutex<Sampler>>, client: &WorkerClient,
 async fn count(client: &WorkerClient, worker: &Handle) {
     let Some(url) = worker.url().filter(|_| worker.stage() == LifeStage::Ready) else { return };
     match client.health(&url, &worker.engine.health_route).await {
-        Ok(Health::Ready(mut counters)) => {
-            counters.slots = counters.slots.max(worker.request.slots.unwrap_or(1));
-            let measurements = &mut worker.measurements.lock();
-            // Engines that count tokens only in their metrics answer 0 here.
-            counters.tokens_generated = counters.tokens_generated.max(measurements.counters.tokens_generated);
-            measurements.counters = counters;
-        }
+        Ok(Health::Ready(counters)) => worker.measurements.lock().count(counters, &worker.request),
         Ok(Health::Loading(_)) => {}
         Err(error) => tracing::debug!(pid = worker.pid, %error, "a worker did not answer its health route"),
     }

@@ -227,9 +227,8 @@ impl Starting {
             _ = handle.ended() => return false,
         };
         match answer {
-            Ok(Health::Ready(mut counters)) => {
-                counters.slots = counters.slots.max(self.handle.request.slots.unwrap_or(1));
-                self.handle.measurements.lock().counters = counters;
+            Ok(Health::Ready(counters)) => {
+                self.handle.measurements.lock().count(counters, &self.handle.request);
                 return true;
             }
             Ok(Health::Loading(progress)) => {

@@ -6,10 +6,11 @@ use std::time::Duration;
 
 use futures::future::join_all;
 use parking_lot::Mutex;
-use tokio::sync::broadcast;
+use tokio::sync::{Notify, broadcast};
 use tokio_util::sync::CancellationToken;
 
 use super::adopt::{self, Adoption};
+use super::affinity::{Affinity, Conversation};
 use super::device::Device;
 use super::endpoint::Endpoint;
 use super::engines::Engine;
@@ -40,6 +41,8 @@ struct Inner {
     sampler: Arc<Mutex<Sampler>>,
     /// What became of the workers of an earlier run.
     adoption: Mutex<Option<Adoption>>,
+    affinity: Affinity,
+    request_ended: Arc<Notify>,
 }
 
 impl Supervisor {
@@ -49,7 +52,13 @@ impl Supervisor {
     /// Where the path of the built-in worker's program is unknown.
     pub fn new(config: &Config) -> Result<Self> {
         let shared = Arc::new(Shared::new(config, restart::after_crash)?);
-        Ok(Self(Arc::new(Inner { shared, sampler: Arc::default(), adoption: Mutex::default() })))
+        Ok(Self(Arc::new(Inner {
+            shared,
+            sampler: Arc::default(),
+            adoption: Mutex::default(),
+            affinity: Affinity::default(),
+            request_ended: Arc::default(),
+        })))
     }
 
     /// The installed engines, the preferred one first. The first call searches for them.
@@ -133,15 +142,36 @@ impl Supervisor {
             .filter(move |worker| worker.status().serves() && device.fits(worker.device))
     }
 
-    /// The endpoint of the model's worker with the fewest requests in flight. It counts as one more
+    /// An endpoint of a worker of the model that has a free slot: of several, the one that has the
+    /// conversation in its cache, else the one with the fewest requests in flight. It counts as one more
     /// request until its guard is dropped.
     #[must_use]
-    pub fn endpoint(&self, model_id: &str) -> Option<Endpoint> {
+    pub fn endpoint(&self, model_id: &str, conversation: &Conversation) -> Option<Endpoint> {
         let mut ready: Vec<_> =
             self.live(model_id).filter(|worker| worker.stage() == LifeStage::Ready).collect();
-        ready.sort_by_key(|worker| worker.traffic.borrow().in_flight);
-        // A worker that was closed in this moment accepts no request; the next one may.
-        ready.iter().find_map(Endpoint::open)
+        let has_choice = ready.len() > 1;
+        if has_choice {
+            let knows_it = self.0.affinity.worker(model_id, conversation);
+            ready.sort_by_key(|worker| (Some(worker.pid) != knows_it, worker.traffic.borrow().in_flight));
+        }
+        // A worker that was closed or got a request in this moment has none free; the next one may.
+        let endpoint = ready.iter().find_map(|worker| Endpoint::open(worker, &self.0.request_ended))?;
+        if has_choice {
+            self.0.affinity.remember(model_id, conversation, endpoint.pid);
+        }
+        Some(endpoint)
+    }
+
+    /// Is notified whenever a request to a worker has ended.
+    #[must_use]
+    pub fn request_ended(&self) -> Arc<Notify> {
+        Arc::clone(&self.0.request_ended)
+    }
+
+    /// The process ids and statuses of the live workers of a model, oldest first.
+    #[must_use]
+    pub fn statuses(&self, model_id: &str) -> Vec<(u32, Status)> {
+        self.live(model_id).map(|worker| (worker.pid, worker.status())).collect()
     }
 
     /// The workers of the model on that device that do not respond, oldest first.

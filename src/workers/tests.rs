@@ -3,6 +3,7 @@
 
 mod adoption;
 mod crash;
+mod endpoints;
 mod engines;
 mod fake_worker;
 mod logs;

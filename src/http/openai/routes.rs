@@ -12,7 +12,7 @@ use crate::app::{App, AppState};
 use crate::error::{Code, Failure, Result};
 use crate::http::path::Parameter;
 use crate::models::{Catalog, Model};
-use crate::workers::{Device, Endpoint, Supervisor};
+use crate::workers::{Conversation, Device, Endpoint, Supervisor};
 
 /// The most loaded models that a refusal names.
 const MOST_NAMED: usize = 5;
@@ -51,11 +51,11 @@ fn card(app: &App, model: &Model) -> Card {
 /// A worker that serves the model of that id or unique name. Asks the catalog only if no worker serves a
 /// model of exactly that id.
 async fn endpoint(catalog: &Catalog, workers: &Supervisor, wanted: &str) -> Result<Endpoint> {
-    if let Some(endpoint) = workers.endpoint(wanted) {
+    if let Some(endpoint) = workers.endpoint(wanted, &Conversation::default()) {
         return Ok(endpoint);
     }
     let model = catalog.find(wanted).await?;
-    workers.endpoint(&model.id).ok_or_else(|| {
+    workers.endpoint(&model.id, &Conversation::default()).ok_or_else(|| {
         if let [hung, ..] = &workers.unresponsive(&model.id, &Device::Auto)[..] {
             return does_not_respond(&model.id, hung.pid);
         }

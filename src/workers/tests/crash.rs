@@ -12,7 +12,10 @@ async fn a_crashed_worker_stays_listed_until_it_is_deleted() {
     signal(worker.pid, Signal::ABORT);
     let crashed = hive.worker_with(Status::Crashed).await;
     assert_eq!((crashed.pid, crashed.last_exit.as_deref()), (worker.pid, Some("killed by SIGABRT")));
-    assert!(hive.workers.endpoint("healthy").is_none() && !hive.workers.serves("healthy"));
+    assert!(
+        hive.workers.endpoint("healthy", &Conversation::default()).is_none()
+            && !hive.workers.serves("healthy")
+    );
     assert_eq!(hive.workers.list().len(), 1);
     let stopped = hive.workers.stop(worker.pid, LONG).await.unwrap();
     assert_eq!(stopped.signal.as_deref(), Some("SIGABRT"));

@@ -1,0 +1,103 @@
+//! Which worker has which conversation in its cache.
+//!
+//! A request repeats the messages of the conversation so far and adds to them. Its worker has computed all of
+//! them then, so the next request of the conversation, which begins with the same messages, costs least there.
+//! A request is known by the hash of all its messages; the next one looks for the longest of its own beginnings
+//! that is known. Beginnings that no request has had as a whole are not kept: many conversations begin with the
+//! same instructions, and would all go to one worker.
+
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::num::NonZeroUsize;
+
+use lru::LruCache;
+use parking_lot::Mutex;
+
+/// The most requests that are remembered: those used last.
+const REMEMBERED: NonZeroUsize = NonZeroUsize::new(4096).expect("it is not 0");
+
+/// The messages of a request, as hashes of its beginnings.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Conversation(Vec<u64>);
+
+impl Conversation {
+    /// The conversation of these messages, as they are written in the request.
+    pub fn of<'a>(messages: impl IntoIterator<Item = &'a str>) -> Self {
+        let mut hasher = DefaultHasher::new();
+        let hashes = messages.into_iter().map(|message| {
+            message.hash(&mut hasher);
+            hasher.finish()
+        });
+        Self(hashes.collect())
+    }
+}
+
+/// The workers that answered the requests used last.
+#[derive(Debug)]
+pub(super) struct Affinity(Mutex<LruCache<(u64, u64), u32>>);
+
+impl Default for Affinity {
+    fn default() -> Self {
+        Self(Mutex::new(LruCache::new(REMEMBERED)))
+    }
+}
+
+impl Affinity {
+    /// The worker that answered the longest beginning of the conversation with this model.
+    pub(super) fn worker(&self, model: &str, conversation: &Conversation) -> Option<u32> {
+        let (model, mut workers) = (hash(model), self.0.lock());
+        conversation.0.iter().rev().find_map(|beginning| workers.get(&(model, *beginning)).copied())
+    }
+
+    /// Remembers that this worker answers the conversation.
+    pub(super) fn remember(&self, model: &str, conversation: &Conversation, pid: u32) {
+        if let Some(whole) = conversation.0.last() {
+            self.0.lock().put((hash(model), *whole), pid);
+        }
+    }
+}
+
+fn hash(text: &str) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    text.hash(&mut hasher);
+    hasher.finish()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_longest_beginning_that_is_known_decides() {
+        let affinity = Affinity::default();
+        let first = ["system", "hello"];
+        affinity.remember("m", &Conversation::of(first), 1);
+        let next = ["system", "hello", "answer", "more"];
+        assert_eq!(affinity.worker("m", &Conversation::of(next)), Some(1));
+        affinity.remember("m", &Conversation::of(next), 2);
+        assert_eq!(affinity.worker("m", &Conversation::of(next)), Some(2), "the longer one");
+        assert_eq!(affinity.worker("m", &Conversation::of(first)), Some(1), "the same request again");
+        // The last message was edited.
+        assert_eq!(affinity.worker("m", &Conversation::of(["system", "hello", "answer", "else"])), Some(1));
+
+        assert_eq!(
+            affinity.worker("m", &Conversation::of(["system", "other"])),
+            None,
+            "another conversation"
+        );
+        assert_eq!(affinity.worker("other", &Conversation::of(first)), None, "another model");
+        assert_eq!(affinity.worker("m", &Conversation::of(["systemhello"])), None);
+        assert_eq!(affinity.worker("m", &Conversation::default()), None);
+    }
+
+    #[test]
+    fn it_remembers_a_bounded_number_of_requests() {
+        let affinity = Affinity::default();
+        let conversation = |number: usize| Conversation::of([number.to_string().as_str()]);
+        for number in 0..=REMEMBERED.get() {
+            affinity.remember("m", &conversation(number), 7);
+        }
+        assert_eq!(affinity.0.lock().len(), REMEMBERED.get());
+        assert_eq!(affinity.worker("m", &conversation(0)), None, "the oldest is forgotten");
+        assert_eq!(affinity.worker("m", &conversation(REMEMBERED.get())), Some(7));
+    }
+}
