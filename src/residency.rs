@@ -24,4 +24,11 @@ pub(crate) mod admission;
 pub(crate) mod refusal;
 pub(crate) mod queue;
 pub(crate) mod decide;
+mod victims;
+mod claim;
+mod memory;
+mod words;
 pub(crate) mod snapshot;
+
+#[cfg(test)]
+mod testing;

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use crate::workers::Device;
 
-/// Bytes on each of some devices. A worker whose layers are split holds memory on several.
+/// Bytes on each of some devices, each device once. A worker whose layers are split holds memory on several.
 pub(crate) type Amounts = Vec<(Device, u64)>;
 /// A worker, by its process id.
 pub(crate) type WorkerKey = u32;
@@ -23,10 +23,12 @@ pub(crate) struct Snapshot {
     pub(crate) now: Duration,
     pub(crate) rules: Rules,
     pub(crate) devices: Vec<DeviceMemory>,
+    /// The workers that live, and those that have ended so recently that their memory may not be free yet: they
+    /// count as stopping until the memory was measured again.
     pub(crate) workers: Vec<Resident>,
     /// The models that requests wait for.
     pub(crate) demand: Vec<Demand>,
-    /// The loads that were submitted and have not ended.
+    /// The loads that were submitted, each until its worker is ready or it has ended.
     pub(crate) loads: Vec<Load>,
     pub(crate) leases: Vec<Lease>,
 }
@@ -70,7 +72,7 @@ pub(crate) struct DeviceMemory {
     pub(crate) reserve: u64,
 }
 
-/// A worker that lives.
+/// A worker, from its start until its memory is free again.
 #[derive(Clone, Debug)]
 pub(crate) struct Resident {
     pub(crate) key: WorkerKey,
@@ -92,7 +94,7 @@ pub(crate) struct Resident {
     /// How long its load took.
     pub(crate) load_time: Duration,
     pub(crate) keep: Keep,
-    /// Whether its settings have changed since it was started.
+    /// Whether its settings have changed since it was started, and no load with the new ones has failed.
     pub(crate) outdated: bool,
 }
 
@@ -168,6 +170,8 @@ pub(crate) enum Origin {
     Preload,
     /// It was there before a lease took its place.
     Restore,
+    /// Changed settings of a model that is loaded already.
+    Settings,
 }
 
 /// How far a load is.
@@ -180,7 +184,8 @@ pub(crate) enum LoadPhase {
         since: Duration,
         /// Where it could go, the best class first.
         placements: Vec<Placement>,
-        /// A worker that it replaces, whose memory counts as its own: it goes first.
+        /// A worker that it replaces, whose memory counts as its own: it goes first, like those that make room,
+        /// and the load is granted once it has ended.
         replaces: Option<WorkerKey>,
     },
     /// It may start, or has started, its worker. Where no worker is loading for it yet, `needs` is set aside.
@@ -236,13 +241,15 @@ pub(crate) enum Action {
     Grant { load: LoadKey, placement: usize },
     /// Refuse the load.
     Refuse { load: LoadKey, why: Refusal },
-    /// Cancel the load: nobody waits for it any more.
+    /// Cancel the load: nobody waits for it any more, or its model is loaded without it. It has not failed.
     Cancel { load: LoadKey },
     /// The load waits; tell why.
     Wait { load: LoadKey, why: Waiting },
+    /// The lease waits; tell why.
+    WaitLease { lease: LeaseKey, why: Waiting },
     /// Let the worker accept no more requests.
     Drain { worker: WorkerKey, by: Beneficiary, because: StopReason },
-    /// End the worker, which is drained and idle.
+    /// End the worker, which is drained and idle. Does nothing where it no longer is.
     Stop { worker: WorkerKey, because: StopReason },
     /// Let a drained worker accept requests again.
     Reopen { worker: WorkerKey },
@@ -270,6 +277,8 @@ pub(crate) enum StopReason {
     RoomForModel { model: Arc<str>, idle: Option<Duration> },
     /// Another program needs its room.
     RoomForLease { idle: Option<Duration> },
+    /// Another worker of its model replaces it.
+    Replaced,
     /// It had no request for as long as it may stay without one.
     Idle { idle: Duration },
 }
@@ -283,15 +292,17 @@ pub(crate) enum Refusal {
     StillBusy { workers: Vec<WorkerKey>, waited: Duration },
 }
 
-/// What a load waits for.
+/// What a load or a lease waits for.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Waiting {
     /// These workers to finish their answers and to end.
     Workers(Vec<WorkerKey>),
     /// This worker to have stayed for as long as a model with requests may stay.
     Stay { worker: WorkerKey, until: Duration },
-    /// Another load, which came first.
-    Load(LoadKey),
+    /// The load of this model, which came first.
+    Load(Arc<str>),
+    /// This lease, which came first.
+    Lease(LeaseKey),
     /// Memory of workers that have ended to be free again.
     Memory { device: Device, missing: u64 },
 }
