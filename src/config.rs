@@ -8,13 +8,17 @@
 mod validation;
 mod bind;
 mod workers;
-mod engines;
 mod models;
+mod engine_options;
+mod sampling;
+mod device;
+mod engines;
 mod downloads;
 mod jobs;
 mod timers;
 mod faults;
 mod reload;
+mod keep_alive;
 mod duration;
 
 use std::collections::BTreeMap;
@@ -27,13 +31,17 @@ use crate::error::{Code, Failure, Result};
 use crate::files;
 
 pub use bind::Bind;
+pub use device::Device;
 pub use downloads::{Downloads, Hub, Ollama};
 pub use duration::{BoundedDuration, PositiveDuration, SettingDuration};
+pub use engine_options::{EngineOptions, RopeScaling};
 pub use engines::{DeviceKind, EngineSettings, FlashAttention, KvType, LlamaServer, PLACEHOLDERS};
 pub use faults::Faults;
 pub use jobs::Jobs;
-pub use models::ModelSettings;
+pub use keep_alive::KeepAlive;
+pub use models::{ModelSettings, served_id};
 pub use reload::{ConfigFile, Reloaded};
+pub use sampling::Sampling;
 pub use timers::Timers;
 pub use workers::{RestartPolicy, Workers};
 
@@ -85,7 +93,7 @@ pub struct Config {
     pub llama_server: LlamaServer,
     /// Further engines that speak OpenAI's API, by name.
     pub engines: BTreeMap<String, EngineSettings>,
-    /// Single models, by id.
+    /// Single models, by id. What operations have set counts more: see `settings`.
     pub models: BTreeMap<String, ModelSettings>,
     /// Deadlines, intervals and grace periods.
     pub timers: Timers,
@@ -168,9 +176,9 @@ impl Config {
     pub fn with_absolute_paths(mut self) -> Result<Self> {
         let own = [Some(&mut self.data_dir), self.unix_socket.as_mut(), self.token_file.as_mut()];
         let projector = self.llama_server.mmproj.as_mut();
-        let templates = self.models.values_mut().filter_map(|model| model.chat_template.as_mut());
+        let of_models = self.models.values_mut().flat_map(ModelSettings::files_mut);
         // An empty path of the cache has a meaning; the validation names the setting where another is empty.
-        let given = self.hub_cache.iter_mut().chain(projector).chain(templates);
+        let given = self.hub_cache.iter_mut().chain(projector).chain(of_models);
         let given = given.filter(|path| !path.as_os_str().is_empty());
         for path in own.into_iter().flatten().chain(&mut self.models_dirs).chain(given) {
             *path = std::path::absolute(&*path).map_err(|error| {

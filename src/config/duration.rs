@@ -8,7 +8,7 @@ use jiff::fmt::serde::unsigned_duration::friendly::compact::required as friendly
 use serde::{Deserialize, Deserializer, de};
 
 /// The longest duration of a setting: 366 days.
-const LONGEST: Duration = Duration::from_secs(366 * 24 * 3600);
+pub(super) const LONGEST: Duration = Duration::from_secs(366 * 24 * 3600);
 /// The shortest duration above 0.
 const SHORTEST: Duration = Duration::from_nanos(1);
 

@@ -107,7 +107,7 @@ impl Default for LlamaServer {
 }
 
 /// Whether llama.cpp's server uses flash attention.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum FlashAttention {
     /// Always.
@@ -131,7 +131,7 @@ impl FlashAttention {
 }
 
 /// The type of the elements of a KV cache.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 #[expect(missing_docs, reason = "the variants are ggml's names; there is no more to say")]
 pub enum KvType {

@@ -2,7 +2,7 @@
 
 use reqwest::Url;
 
-use super::{Bind, Config, Downloads};
+use super::{Bind, Config, Downloads, models};
 use crate::error::{Code, Failure, Result};
 use crate::origin::{Host, Origin};
 
@@ -116,10 +116,8 @@ impl Config {
                 );
             }
         }
-        for (id, model) in &self.models {
-            if let Some((name, problem)) = model.problem() {
-                return invalid(format!("[models.\"{id}\"] {name} {problem}"), REMOVE);
-            }
+        if let Some(problem) = models::problem(&self.models) {
+            return invalid(problem, REMOVE);
         }
         if let Some((name, problem)) = self.workers.problem() {
             return invalid(format!("[workers] {name} {problem}"), REMOVE);

@@ -88,7 +88,7 @@ async fn a_chat_template_can_be_chosen_for_a_model() {
     let templates = [("tiny", own), ("hostile", hostile)];
     let hive = TestHive::start_in(dir, |config| {
         for (id, template) in templates {
-            let settings = ModelSettings { chat_template: Some(template) };
+            let settings = ModelSettings { chat_template: Some(template), ..ModelSettings::default() };
             config.models.insert(id.to_owned(), settings);
         }
     })
