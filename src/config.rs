@@ -42,8 +42,8 @@ pub use jobs::Jobs;
 pub use keep_alive::KeepAlive;
 pub use models::{ModelSettings, served_id};
 pub use reload::{ConfigFile, Reloaded};
-pub use sampling::Sampling;
 pub use residency::Residency;
+pub use sampling::Sampling;
 pub use timers::Timers;
 pub use workers::{RestartPolicy, Workers};
 
