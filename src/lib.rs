@@ -30,6 +30,7 @@ pub mod jobs;
 pub mod workers;
 pub mod engine;
 pub mod models;
+mod requests;
 
 // What every part may use.
 pub mod markdown;

@@ -20,10 +20,6 @@
 
 #![expect(dead_code, reason = "the parts are joined one by one")]
 
-mod owner;
-mod room;
-mod measure;
-mod ledger;
 pub(crate) mod admission;
 pub(crate) mod refusal;
 pub(crate) mod queue;
@@ -36,5 +32,3 @@ pub(crate) mod snapshot;
 
 #[cfg(test)]
 mod testing;
-
-pub(crate) use owner::{Residency, Submit};

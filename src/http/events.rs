@@ -9,7 +9,8 @@ use axum::response::Response;
 use bytes::{Bytes, BytesMut};
 use futures::stream;
 use serde::Serialize;
-use tokio::sync::watch;
+use tokio::sync::broadcast::error::RecvError;
+use tokio::sync::{broadcast, watch};
 
 use super::sse;
 use crate::app::AppState;
@@ -17,6 +18,7 @@ use crate::events::HubReader;
 use crate::jobs::job::JobSummary;
 use crate::jobs::{JobFilter, OperationKind};
 use crate::models::Model;
+use crate::requests::Feed;
 use crate::text::{each_member, json};
 use crate::workers::Worker;
 use crate::workers::telemetry::Sample;
@@ -59,6 +61,7 @@ pub(super) async fn events(
     let reader = Reader {
         hub: app.events.follow(last_event_id),
         telemetry: app.telemetry.subscribe(),
+        requests: app.requests.follow(),
         keep_alive: *app.config.timers.keep_alive,
         app,
     };
@@ -72,6 +75,7 @@ struct Reader {
     app: AppState,
     hub: HubReader,
     telemetry: watch::Receiver<Arc<Sample>>,
+    requests: broadcast::Receiver<Arc<str>>,
     keep_alive: Duration,
 }
 
@@ -100,6 +104,14 @@ impl Reader {
                 };
                 sse::event(&mut out, "telemetry", None, &json(&telemetry));
             }
+            request = self.requests.recv() => match request {
+                Ok(request) => sse::event(&mut out, "request", None, &request),
+                Err(RecvError::Lagged(count)) => {
+                    sse::event(&mut out, "request", None, &Feed::left_out(count));
+                }
+                // Impossible: `self` holds the ledger, which sends.
+                Err(RecvError::Closed) => return None,
+            },
             () = tokio::time::sleep(self.keep_alive) => return Some(Bytes::from_static(sse::COMMENT)),
         }
         // Empty only if the reader missed events: a snapshot is next.

@@ -75,6 +75,10 @@ impl Problem {
         self
     }
 
+    pub(crate) fn failure(&self) -> &Failure {
+        &self.failure
+    }
+
     fn log(&self, status: StatusCode) {
         let Failure { code, message, detail, .. } = &*self.failure;
         let detail = detail.as_ref().map(|detail| format!("{detail:#}")).unwrap_or_default();

@@ -8,13 +8,15 @@ use tokio::sync::Notify;
 use super::handle::Handle;
 use super::secret::Secret;
 use super::state::LifeStage;
-use crate::time::monotonic;
+use crate::requests::ServedBy;
 
 /// Where to send one request.
 #[derive(Debug)]
 pub struct Endpoint {
     /// The process id of the worker.
     pub pid: u32,
+    /// The id of what it serves.
+    pub model: String,
     /// Its base URL, without a slash at the end.
     pub url: String,
     /// Its secret, to be sent as a bearer token.
@@ -32,18 +34,26 @@ impl Endpoint {
         let url = worker.url()?;
         let slots = worker.known_slots();
         let accepted = worker.traffic.send_if_modified(|traffic| {
-            let accepts = traffic.accepts() && slots.is_none_or(|slots| traffic.in_flight < slots);
+            let accepts = traffic.open && slots.is_none_or(|slots| traffic.in_flight < slots);
             traffic.in_flight += usize::from(accepts);
             traffic.sent += u64::from(accepts);
             accepts
         });
         accepted.then(|| Self {
             pid: worker.pid,
+            model: worker.model_id().to_owned(),
             url,
             secret: worker.secret.clone(),
             chat_route: worker.engine.chat_route.clone(),
             guard: InFlight { worker: Arc::clone(worker), ended: Arc::clone(ended) },
         })
+    }
+}
+
+impl Endpoint {
+    /// The worker, for the record of the request.
+    pub(crate) fn served_by(&self) -> ServedBy {
+        ServedBy { pid: self.pid, recent: Arc::clone(&self.guard.worker.recent) }
     }
 }
 
@@ -72,10 +82,7 @@ impl InFlight {
 
 impl Drop for InFlight {
     fn drop(&mut self) {
-        self.worker.traffic.send_modify(|traffic| {
-            traffic.in_flight -= 1;
-            traffic.last_used = Some(monotonic());
-        });
+        self.worker.traffic.send_modify(|traffic| traffic.in_flight -= 1);
         self.ended.notify_one();
     }
 }

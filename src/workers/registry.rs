@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use parking_lot::Mutex;
 use serde::Serialize;
-use tokio::sync::{Notify, broadcast};
+use tokio::sync::broadcast;
 
 use super::handle::Handle;
 use super::state::LifeStage;
@@ -72,8 +72,6 @@ pub enum Cause {
 pub(super) struct Registry {
     list: Mutex<List>,
     changes: broadcast::Sender<WorkerChange>,
-    /// Told when a worker changes, and when a request to one ends.
-    pub(super) activity: Arc<Notify>,
 }
 
 #[derive(Debug, Default)]
@@ -85,11 +83,7 @@ struct List {
 
 impl Default for Registry {
     fn default() -> Self {
-        Self {
-            list: Mutex::default(),
-            changes: broadcast::Sender::new(CHANGES_BUFFERED),
-            activity: Arc::default(),
-        }
+        Self { list: Mutex::default(), changes: broadcast::Sender::new(CHANGES_BUFFERED) }
     }
 }
 
@@ -207,7 +201,6 @@ impl Registry {
     fn publish(&self, change: ChangeKind, worker: &Handle, cause: Option<Cause>, message: Option<String>) {
         // An error means that there are no readers.
         let _no_readers = self.changes.send(WorkerChange { change, worker: worker.worker(), cause, message });
-        self.activity.notify_one();
     }
 
     /// Whether the worker is in the list.

@@ -2,6 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::requests::Averages;
+
 /// What a worker is doing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -75,6 +77,9 @@ pub struct Worker {
     pub requests: u64,
     /// Tokens that it has generated since it started.
     pub tokens_generated: u64,
+    /// Averages over its last answers.
+    #[serde(flatten)]
+    pub recent: Averages,
     /// How it ended, in words, if it crashed.
     pub last_exit: Option<String>,
 }

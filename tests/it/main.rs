@@ -8,6 +8,7 @@
 mod access;
 mod adoption;
 mod contract;
+mod counting;
 mod documentation;
 mod downloads;
 mod faults;

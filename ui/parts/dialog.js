@@ -44,3 +44,41 @@ export function dialogHead(view, title, about) {
     close,
   );
 }
+
+/** A control with its label above and help below. @param {string} label @param {HTMLElement} control
+ * @param {Child} [help] */
+export function field(label, control, help) {
+  const id = control.id;
+  if (help) control.setAttribute("aria-describedby", `${id}-help`);
+  return h(
+    "div",
+    { class: "field" },
+    h("label", { for: id }, label),
+    control,
+    help ? h("p", { class: "help", id: `${id}-help` }, help) : null,
+  );
+}
+
+/** A checkbox with its label. @param {string} label @param {boolean} checked
+ * @param {(checked: boolean) => void} set */
+export function tick(label, checked, set) {
+  return h(
+    "label",
+    { class: "check" },
+    h("input", {
+      type: "checkbox",
+      ".checked": checked,
+      onchange: (/** @type {any} */ event) => set(event.target.checked),
+    }),
+    h("span", null, label),
+  );
+}
+
+/** A submit handler that calls a function instead of sending the form. @param {() => void} then */
+export const onSubmit = (then) => (/** @type {Event} */ event) => {
+  event.preventDefault();
+  then();
+};
+
+/** A handler of typed or selected values. @param {(value: string) => void} set */
+export const onValue = (set) => (/** @type {any} */ event) => set(event.target.value);

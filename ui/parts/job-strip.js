@@ -3,11 +3,12 @@
 
 import { Problem, cancel } from "../lib/api.js";
 import { h, icon } from "../lib/dom.js";
-import { progressText } from "../lib/format.js";
+import { between, duration, elapsed, progressText } from "../lib/format.js";
 import { hive } from "../lib/hive.js";
+import { live } from "../lib/live.js";
 import { isDownload, stateWord, title } from "../lib/jobs.js";
 import { View, link } from "../lib/view.js";
-import { button, chip, progressBar, took } from "./parts.js";
+import { button, chip, progressBar } from "./parts.js";
 
 export class JobStrip extends View {
   /** @type {import("../lib/hive.js").Topic[]} */
@@ -21,6 +22,7 @@ export class JobStrip extends View {
     const job = hive.jobs.get(this.job);
     if (!job) return h("p", { class: "muted" }, "Waiting for the job");
     const running = !job.ended_at;
+    const seconds = between(job.started_at ?? job.created_at, job.ended_at);
     const pause = isDownload(job);
     return h(
       "div",
@@ -30,7 +32,11 @@ export class JobStrip extends View {
         { class: "strip-head" },
         chip(job.state, stateWord(job)),
         h("a", { href: link("jobs", job.job_id), class: "strip-title" }, title(job)),
-        h("span", { class: "muted num" }, took(job)),
+        h(
+          "span",
+          { class: "muted num" },
+          running ? live(() => elapsed(Date.parse(job.started_at ?? job.created_at))) : duration(seconds),
+        ),
         running
           ? button(
               pause ? "Pause" : "Cancel",

@@ -7,10 +7,9 @@ import { bytes, count } from "../lib/format.js";
 import { doubtAbout } from "../lib/hive.js";
 import { PlanView } from "../lib/plan.js";
 import { link } from "../lib/view.js";
-import { closeDialog, dialogHead, openDialog } from "./dialog.js";
-import { field, onSubmit, onValue, select, tick } from "./fields.js";
+import { closeDialog, dialogHead, field, onSubmit, onValue, openDialog, tick } from "./dialog.js";
 import { ended } from "./job-strip.js";
-import { button, retryBox, stack, waiting } from "./parts.js";
+import { button, failureBox, stack, waiting } from "./parts.js";
 import { act } from "./toasts.js";
 
 /** @typedef {import("../lib/types.js").Model} Model */
@@ -124,8 +123,17 @@ class LoadDialog extends PlanView {
         { class: "two" },
         field(
           "Device",
-          select({ id: "load-device", autofocus: true }, this.devices, this.device, (device) =>
-            this.#change({ device }),
+          h(
+            "select",
+            {
+              id: "load-device",
+              autofocus: true,
+              ".value": this.device,
+              onchange: onValue((device) => this.#change({ device })),
+            },
+            ...this.devices.map(([value, label]) =>
+              h("option", { value, selected: value === this.device }, label),
+            ),
           ),
         ),
         h(
@@ -164,7 +172,12 @@ class LoadDialog extends PlanView {
               button("Load without an estimate", () => this.#load(), { class: "small" }),
             )
           : null,
-        retryBox(problem, () => this.#estimate(0)),
+        problem
+          ? failureBox(
+              problem,
+              button("Try again", () => this.#estimate(0)),
+            )
+          : null,
       ),
       isDoubtful
         ? tick(

@@ -4,6 +4,7 @@
 //! - A stream that does not end with `[DONE]` ends with an `error` object in OpenAI's form, so that no client
 //!   takes half an answer for a whole one.
 //! - Where nothing arrives for a while, a comment keeps the connection open. It never stands inside an event.
+//! - What passes is looked at and never changed.
 
 use std::time::Duration;
 
@@ -16,9 +17,10 @@ use super::exchange::{Answer, AnswerKind, not_valid};
 use super::whole;
 use crate::error::{Failure, Result};
 use crate::http::problem::openai_error;
+use crate::requests::Recorder;
 
-/// The longest line that is looked at, in bytes.
-const LINE: usize = 64;
+/// The longest line that is looked at as a whole, in bytes. What is counted stands in shorter ones.
+const LINE: usize = 16 << 10;
 
 /// A stream of events to a client.
 struct Events<G> {
@@ -26,6 +28,7 @@ struct Events<G> {
     /// How long nothing may arrive before a comment is sent.
     silence: Duration,
     progress: Progress,
+    recorder: Recorder,
     /// Dropped with the stream.
     _guard: G,
 }
@@ -40,14 +43,16 @@ enum Source {
     Ended,
 }
 
-/// The events of `answer`, which the worker may not have begun. `guard` is dropped with the stream.
+/// The events of `answer`, which the worker may not have begun. `recorder` is told what passes. `guard` is dropped
+/// with the stream.
 pub(super) fn relay<G: Send + 'static>(
     answer: BoxFuture<'static, Result<Answer>>,
     silence: Duration,
+    recorder: Recorder,
     guard: G,
 ) -> impl Stream<Item = Result<Bytes, std::convert::Infallible>> + Send {
-    let events =
-        Events { source: Source::Asked(answer), silence, progress: Progress::default(), _guard: guard };
+    let (source, progress) = (Source::Asked(answer), Progress::default());
+    let events = Events { source, silence, progress, recorder, _guard: guard };
     futures::stream::unfold(events, |mut events| async move { Some((Ok(events.next().await?), events)) })
 }
 
@@ -77,13 +82,14 @@ impl<G> Events<G> {
                 Source::Refusing(error) => match error.await {
                     Ok(error) => {
                         self.source = Source::Ended;
+                        self.recorder.broke_off(error.to_string().as_bytes());
                         return Some(event(&error));
                     }
                     Err(failure) => break failure,
                 },
                 Source::Answering(answer) => match answer.chunk().await {
                     Ok(Some(bytes)) => {
-                        self.progress.see(&bytes);
+                        self.progress.see(&bytes, &self.recorder);
                         return Some(bytes);
                     }
                     Ok(None) if self.progress.has_ended => {
@@ -96,6 +102,7 @@ impl<G> Events<G> {
             }
         };
         self.source = Source::Ended;
+        self.recorder.failed(&failure);
         tracing::error!(%failure, detail = ?failure.detail, "an answer broke off");
         Some(error_event(&failure))
     }
@@ -147,24 +154,44 @@ impl Progress {
         !self.in_event && self.line.is_empty()
     }
 
-    fn see(&mut self, bytes: &[u8]) {
-        for byte in bytes {
-            if *byte != b'\n' {
-                if self.line.len() < LINE {
-                    self.line.push(*byte);
-                }
+    /// Looks at the next bytes. A line that comes as a whole is not copied.
+    fn see(&mut self, bytes: &[u8], recorder: &Recorder) {
+        for segment in bytes.split_inclusive(|byte| *byte == b'\n') {
+            let Some(text) = segment.strip_suffix(b"\n") else {
+                self.keep(segment);
+                continue;
+            };
+            if self.line.is_empty() {
+                self.see_line(text, recorder);
                 continue;
             }
-            let line = String::from_utf8_lossy(&self.line);
-            let line = line.trim_end();
-            self.in_event = !line.is_empty();
-            // `error:` is llama.cpp's older form.
-            let data = line.strip_prefix("data:").map(str::trim_start);
-            self.has_ended |= data == Some("[DONE]")
-                || data.is_some_and(|data| data.starts_with("{\"error\""))
-                || line.starts_with("error:")
-                || line == "event: error";
-            self.line.clear();
+            self.keep(text);
+            let mut line = std::mem::take(&mut self.line);
+            self.see_line(&line, recorder);
+            line.clear();
+            self.line = line;
+        }
+    }
+
+    fn keep(&mut self, part: &[u8]) {
+        let room = LINE - self.line.len();
+        self.line.extend_from_slice(&part[..part.len().min(room)]);
+    }
+
+    fn see_line(&mut self, line: &[u8], recorder: &Recorder) {
+        let line = line.trim_ascii_end();
+        self.in_event = !line.is_empty();
+        let data = line.strip_prefix(b"data:").map(<[u8]>::trim_ascii_start);
+        // `error:` is llama.cpp's older form.
+        let error = data.filter(|data| data.starts_with(b"{\"error\"")).or(line.strip_prefix(b"error:"));
+        if data == Some(b"[DONE]") {
+            self.has_ended = true;
+            recorder.completed();
+        } else if error.is_some() || line == b"event: error" {
+            self.has_ended = true;
+            recorder.broke_off(error.unwrap_or_default());
+        } else if let Some(data) = data {
+            recorder.piece(data);
         }
     }
 }
@@ -172,27 +199,58 @@ impl Progress {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::requests::{Ledger, Outcome};
+
+    fn recorder() -> Recorder {
+        Recorder::new(&Ledger::default(), "somebody".into())
+    }
+
+    #[test]
+    fn what_a_stream_says_of_itself_is_read_however_it_is_cut() {
+        let long = "x".repeat(2 * LINE);
+        let stream = format!(
+            "data: {{\"choices\":[{{\"delta\":{{\"content\":\"\"}}}}]}}\n\n\
+             data: {{\"choices\":[{{\"delta\":{{\"content\":\"a\"}}}}]}}\r\n\r\n\
+             : {long}\n\ndata: {{\"choices\":[],\"usage\":{{\"prompt_tokens\":7,\"completion_tokens\":2}}}}\n\n\
+             data: [DONE]\n\n"
+        );
+        for cut in (1..stream.len()).filter(|cut| !(200..stream.len() - 150).contains(cut)) {
+            let ledger = Ledger::default();
+            let (mut progress, recorder) = (Progress::default(), Recorder::new(&ledger, "somebody".into()));
+            let (first, second) = stream.split_at(cut);
+            progress.see(first.as_bytes(), &recorder);
+            progress.see(second.as_bytes(), &recorder);
+            assert!(progress.line.capacity() <= LINE, "bounded memory");
+            let record = ledger.find(recorder.id()).unwrap();
+            let tokens = &record.tokens;
+            assert_eq!((tokens.prompt, tokens.completion, tokens.are_estimated), (Some(7), Some(2), false));
+            assert!(
+                record.outcome == Some(Outcome::Completed) && record.times.first_token.is_some(),
+                "{cut}"
+            );
+        }
+    }
 
     #[test]
     fn the_end_of_a_stream_is_seen_however_it_is_cut() {
         let stream = "data: {\"text\": \"data: [DONE]\"}\r\n\r\n: comment\n\ndata: [DONE]\n\n";
         for cut in 1..stream.len() {
-            let mut progress = Progress::default();
+            let (mut progress, recorder) = (Progress::default(), recorder());
             let (first, second) = stream.split_at(cut);
-            progress.see(first.as_bytes());
+            progress.see(first.as_bytes(), &recorder);
             assert_eq!(progress.has_ended, cut >= stream.len() - 1, "{first}");
             assert_eq!(
                 progress.is_between_events(),
                 first.ends_with("\n\r\n") || first.ends_with("\n\n"),
                 "{first:?}"
             );
-            progress.see(second.as_bytes());
+            progress.see(second.as_bytes(), &recorder);
             assert!(progress.has_ended && progress.is_between_events());
         }
         for error in ["data: {\"error\": {}}\n\n", "error: {\"code\":500}\n\n", "event: error\ndata: {}\n\n"]
         {
             let mut progress = Progress::default();
-            progress.see(error.as_bytes());
+            progress.see(error.as_bytes(), &recorder());
             assert!(progress.has_ended, "{error}");
         }
     }

@@ -22,6 +22,10 @@ impl IntoResponse for GatewayProblem {
 }
 
 impl GatewayProblem {
+    pub(super) fn failure(&self) -> &Failure {
+        self.0.failure()
+    }
+
     /// A problem with one field of the request.
     pub(super) fn at_field(field: &'static str, failure: Failure) -> Self {
         Self(Problem::from(failure).openai().param(field))

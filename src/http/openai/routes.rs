@@ -1,8 +1,11 @@
 //! The gateway's routes, and the choice of a worker for a request.
 
+use std::sync::Arc;
+
 use axum::Json;
 use axum::extract::{Request, State};
-use axum::response::Response;
+use axum::http::{HeaderName, HeaderValue};
+use axum::response::{IntoResponse, Response};
 
 use super::card::{Card, Cards};
 use super::completion::Completion;
@@ -12,8 +15,11 @@ use crate::app::{App, AppState};
 use crate::error::{Code, Failure, Result};
 use crate::http::path::Parameter;
 use crate::models::{Catalog, Model};
+use crate::requests::Recorder;
 use crate::workers::{Conversation, Device, Endpoint, Supervisor};
 
+/// The header with the id of a request, under which logs, events and `ModelDiagnose` know it.
+const REQUEST_ID: HeaderName = HeaderName::from_static("x-rbee-request-id");
 /// The most loaded models that a refusal names.
 const MOST_NAMED: usize = 5;
 
@@ -33,15 +39,28 @@ pub(crate) async fn model(
 }
 
 /// `POST /v1/chat/completions`
-pub(crate) async fn chat_completions(
-    State(app): State<AppState>,
-    request: Request,
-) -> Result<Response, GatewayProblem> {
+pub(crate) async fn chat_completions(State(app): State<AppState>, request: Request) -> Response {
+    let recorder = Recorder::new(&app.requests, Arc::from("unknown"));
+    let id = HeaderValue::from_str(recorder.id());
+    let mut response = complete(&app, request, &recorder).await.unwrap_or_else(|problem| {
+        recorder.failed(problem.failure());
+        problem.into_response()
+    });
+    if let Ok(id) = id {
+        response.headers_mut().insert(REQUEST_ID, id);
+    }
+    response
+}
+
+async fn complete(app: &App, request: Request, recorder: &Recorder) -> Result<Response, GatewayProblem> {
     let completion = Completion::read(request, *app.config.timers.request_head).await?;
     let endpoint = endpoint(&app.catalog, &app.workers, &completion.model).await?;
-    let path = endpoint.chat_route.clone();
+    recorder.asks(&endpoint.model, completion.streams);
+    recorder.sent(endpoint.served_by());
+    let (path, recorder) = (endpoint.chat_route.clone(), recorder.clone());
     let (upstream, in_flight) = endpoint.into();
-    Ok(relay(&app.gateway, upstream, &path, completion, *app.config.timers.keep_alive, in_flight).await?)
+    let silence = *app.config.timers.keep_alive;
+    Ok(relay(&app.gateway, upstream, &path, completion, silence, recorder, in_flight).await?)
 }
 
 fn card(app: &App, model: &Model) -> Card {

@@ -20,6 +20,7 @@ use super::relay::relay;
 use crate::client;
 use crate::config::Timers;
 use crate::http::testing::{Served, read_until, soon, status};
+use crate::requests::{Ledger, Recorder};
 
 const TIME_LIMIT: Duration = Duration::from_secs(10);
 
@@ -55,7 +56,8 @@ async fn gateway_with(url: String, silence: Duration) -> (Served, Arc<Notify>) {
             unresponsive: Box::pin(std::future::pending()),
         };
         let path = "/v1/chat/completions";
-        let answer = relay(&client, upstream, path, completion, silence, InFlight(guard)).await?;
+        let recorder = Recorder::new(&Ledger::default(), "somebody".into());
+        let answer = relay(&client, upstream, path, completion, silence, recorder, InFlight(guard)).await?;
         Ok::<_, GatewayProblem>(answer)
     });
     let app = Router::new().route("/v1/chat/completions", handler);

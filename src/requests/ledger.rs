@@ -1,0 +1,116 @@
+//! The ledger: the requests under way, the last ones that ended, and the totals.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+use tokio::sync::broadcast;
+
+use super::feed::Feed;
+use super::record::{Outcome, Record, in_ms};
+use super::request::Request;
+use super::totals::{Totals, TotalsOf};
+
+/// The most requests that are remembered after their end.
+const REMEMBERED: usize = 1000;
+
+/// The ledger of one hive. Clones share it.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Ledger(Arc<Inner>);
+
+#[derive(Debug, Default)]
+struct Inner {
+    under_way: Mutex<HashMap<Arc<str>, Arc<Mutex<Request>>>>,
+    /// The last requests, the newest last.
+    ended: Mutex<VecDeque<Arc<Record>>>,
+    totals: Mutex<Totals>,
+    feed: Feed,
+}
+
+impl Ledger {
+    /// A request begins.
+    pub(super) fn begin(&self, id: &Arc<str>, request: &Arc<Mutex<Request>>) {
+        self.0.under_way.lock().insert(Arc::clone(id), Arc::clone(request));
+    }
+
+    /// Tells those who follow the requests.
+    pub(super) fn announce(&self, record: &Record) {
+        self.0.feed.announce(record);
+    }
+
+    /// A request has ended.
+    pub(super) fn end(&self, record: Record) {
+        log(&record);
+        self.announce(&record);
+        self.0.totals.lock().add(&record);
+        let id = Arc::clone(&record.request_id);
+        {
+            let mut ended = self.0.ended.lock();
+            if ended.len() == REMEMBERED {
+                ended.pop_front();
+            }
+            ended.push_back(Arc::new(record));
+        }
+        self.0.under_way.lock().remove(&id);
+    }
+
+    /// What happens to requests from now on, as the data of events `request`.
+    pub(crate) fn follow(&self) -> broadcast::Receiver<Arc<str>> {
+        self.0.feed.follow()
+    }
+
+    /// The request of that id, if it is under way or among the last ones.
+    #[cfg_attr(not(test), expect(dead_code, reason = "the operation that reads it follows"))]
+    pub(crate) fn find(&self, id: &str) -> Option<Arc<Record>> {
+        let under_way = self.0.under_way.lock().get(id).cloned();
+        // An ended one is in both lists for a moment.
+        let is_it = |record: &&Arc<Record>| &*record.request_id == id;
+        let ended = || self.0.ended.lock().iter().rev().find(is_it).cloned();
+        under_way.map(|request| Arc::new(request.lock().record())).or_else(ended)
+    }
+
+    /// The requests for a model, or all: those under way, and at most `most` of those that ended last, the newest
+    /// first.
+    #[cfg_attr(not(test), expect(dead_code, reason = "the operation that reads it follows"))]
+    pub(crate) fn of_model(&self, model: Option<&str>, most: usize) -> Vec<Arc<Record>> {
+        let is_of_it = |record: &Arc<Record>| model.is_none() || record.model.as_deref() == model;
+        let requests: Vec<_> = self.0.under_way.lock().values().cloned().collect();
+        let under_way = requests.iter().map(|request| Arc::new(request.lock().record()));
+        let mut records: Vec<_> =
+            under_way.filter(|record| record.outcome.is_none() && is_of_it(record)).collect();
+        let ended = self.0.ended.lock();
+        records.extend(ended.iter().rev().filter(|record| is_of_it(record)).take(most).cloned());
+        records
+    }
+
+    /// The sums since the hive started, by model, by worker and by caller.
+    #[cfg_attr(not(test), expect(dead_code, reason = "the operation that reads it follows"))]
+    pub(crate) fn totals(&self) -> [Vec<TotalsOf>; 3] {
+        self.0.totals.lock().view()
+    }
+}
+
+/// One line for each request: `RUST_LOG=info,rbee_hive::requests=off` turns them off.
+fn log(record: &Record) {
+    let Record { times, tokens, .. } = record;
+    tracing::info!(
+        target: "rbee_hive::requests",
+        request_id = &*record.request_id,
+        model = record.model.as_deref(),
+        caller = &*record.caller,
+        worker = record.worker,
+        outcome = record.outcome.map(Outcome::name),
+        code = record.code.as_deref(),
+        time_to_first_token_ms = times.first_token.map(in_ms),
+        prompt_ms = times.prompt.map(in_ms),
+        generation_ms = times.generation.map(in_ms),
+        total_ms = in_ms(times.total),
+        prompt_tokens = tokens.prompt,
+        cached_tokens = tokens.cached,
+        completion_tokens = tokens.completion,
+        tokens_are_estimated = tokens.are_estimated,
+        tokens_per_second = tokens.per_second.map(f64::round),
+        retries = record.retries,
+        "request",
+    );
+}

@@ -1,0 +1,118 @@
+//! A request under way: what has happened so far.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant as Moment};
+
+use super::counted::Counted;
+use super::recent::Recent;
+use super::record::{Outcome, Record, State, Times, Tokens};
+use crate::time::{Instant, monotonic};
+
+/// The worker that a request is sent to.
+#[derive(Clone, Debug)]
+pub(crate) struct ServedBy {
+    /// Its process id.
+    pub(crate) pid: u32,
+    /// Its last answers.
+    pub(crate) recent: Arc<Recent>,
+}
+
+/// What has happened so far.
+#[derive(Debug)]
+pub(super) struct Request {
+    pub(super) id: Arc<str>,
+    caller: Arc<str>,
+    started_at: Instant,
+    began: Moment,
+    pub(super) model: Option<Arc<str>>,
+    pub(super) streams: bool,
+    pub(super) served_by: Option<ServedBy>,
+    /// How many workers it was sent to.
+    pub(super) sends: u32,
+    pub(super) sent: Option<Moment>,
+    pub(super) first_token: Option<Moment>,
+    pub(super) ended: Option<Moment>,
+    pub(super) outcome: Option<Outcome>,
+    pub(super) code: Option<Arc<str>>,
+    pub(super) counted: Counted,
+    /// Pieces of a stream that had text.
+    pub(super) pieces: u64,
+}
+
+impl Request {
+    pub(super) fn new(caller: Arc<str>) -> Self {
+        Self {
+            id: format!("req-{}", uuid::Uuid::now_v7()).into(),
+            caller,
+            started_at: Instant::now(),
+            began: monotonic(),
+            model: None,
+            streams: false,
+            served_by: None,
+            sends: 0,
+            sent: None,
+            first_token: None,
+            ended: None,
+            outcome: None,
+            code: None,
+            counted: Counted::default(),
+            pieces: 0,
+        }
+    }
+
+    /// What is known of it at this moment.
+    pub(super) fn record(&self) -> Record {
+        let state = match (self.ended, self.first_token) {
+            (Some(_), _) => State::Ended,
+            (None, Some(_)) => State::Answering,
+            (None, None) => State::Started,
+        };
+        let times = self.times();
+        Record {
+            request_id: Arc::clone(&self.id),
+            state,
+            started_at: self.started_at,
+            caller: Arc::clone(&self.caller),
+            model: self.model.clone(),
+            worker: self.served_by.as_ref().map(|worker| worker.pid),
+            streams: self.streams,
+            outcome: self.outcome,
+            code: self.code.clone(),
+            tokens: self.tokens(&times),
+            times,
+            retries: self.sends.saturating_sub(1),
+        }
+    }
+
+    fn times(&self) -> Times {
+        let until = |from: Option<Moment>, to: Option<Moment>| Some(to?.saturating_duration_since(from?));
+        let prompt = self.counted.prompt_time.or_else(|| until(self.sent, self.first_token));
+        let seen = until(Some(self.began), self.first_token);
+        // An answer that comes as a whole does not show its first token.
+        let told = until(Some(self.began), self.sent).zip(self.counted.prompt_time).map(|(a, b)| a + b);
+        Times {
+            first_token: seen.or(told),
+            prompt,
+            generation: self.counted.generation_time.or_else(|| until(self.first_token, self.ended)),
+            total: self.ended.unwrap_or_else(monotonic).saturating_duration_since(self.began),
+        }
+    }
+
+    fn tokens(&self, times: &Times) -> Tokens {
+        let Counted { prompt_tokens, cached_tokens, completion_tokens, generation_time, .. } = self.counted;
+        let are_estimated = completion_tokens.is_none() && self.pieces > 0;
+        let completion = completion_tokens.or(are_estimated.then_some(self.pieces));
+        let per_second = completion.zip(times.generation).and_then(|(tokens, time)| {
+            // As the hive sees it, the time of the first token is that of the prompt.
+            let tokens = if generation_time.is_some() { tokens } else { tokens.saturating_sub(1) };
+            per_second(tokens, time)
+        });
+        Tokens { prompt: prompt_tokens, cached: cached_tokens, completion, are_estimated, per_second }
+    }
+}
+
+/// `None` where there is nothing to divide.
+#[expect(clippy::cast_precision_loss, reason = "counts of tokens are far below 2^53")]
+fn per_second(tokens: u64, time: Duration) -> Option<f64> {
+    (tokens > 0 && !time.is_zero()).then(|| tokens as f64 / time.as_secs_f64())
+}
