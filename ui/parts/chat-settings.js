@@ -1,7 +1,7 @@
 // The parameters of the chat.
 
 import { h } from "../lib/dom.js";
-import { field, onValue } from "./dialog.js";
+import { field, onValue } from "./fields.js";
 
 /** As they are typed.
  * @typedef {{system: string, temperature: string, top_p: string, max_tokens: string,

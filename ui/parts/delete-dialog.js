@@ -4,7 +4,8 @@ import { h, icon } from "../lib/dom.js";
 import { bytes, count } from "../lib/format.js";
 import { hive } from "../lib/hive.js";
 import { View } from "../lib/view.js";
-import { closeDialog, dialogHead, onSubmit, openDialog, tick } from "./dialog.js";
+import { closeDialog, dialogHead, openDialog } from "./dialog.js";
+import { onSubmit, tick } from "./fields.js";
 import { button, factList } from "./parts.js";
 import { act } from "./toasts.js";
 

@@ -9,9 +9,10 @@ import { PlanView, accessTo } from "../lib/plan.js";
 import { SOURCES, kindOf } from "../lib/sources.js";
 import { recall, remember } from "../lib/storage.js";
 import { link } from "../lib/view.js";
-import { closeDialog, dialogHead, field, onSubmit, onValue, openDialog, tick } from "./dialog.js";
+import { closeDialog, dialogHead, openDialog } from "./dialog.js";
+import { field, onSubmit, onValue, tick } from "./fields.js";
 import { openLoad } from "./load-dialog.js";
-import { button, factList, failureBox, stack, waiting } from "./parts.js";
+import { button, factList, failureBox, retryBox, stack, waiting } from "./parts.js";
 import { transfer } from "./transfer.js";
 import { act } from "./toasts.js";
 
@@ -245,12 +246,7 @@ class DownloadDialog extends PlanView {
       { class: "form" },
       dialogHead(this, model ? "Download complete" : "Download a model"),
       transfer({ job: this.job, source: this.source.trim(), again: () => this.#download() }),
-      this.problem
-        ? failureBox(
-            this.problem,
-            button("Try again", () => this.#download()),
-          )
-        : null,
+      retryBox(this.problem, () => this.#download()),
       this.notes.length ? noteList("Messages of the transfer", this.notes) : null,
       h(
         "div",

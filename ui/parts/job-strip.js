@@ -3,12 +3,11 @@
 
 import { Problem, cancel } from "../lib/api.js";
 import { h, icon } from "../lib/dom.js";
-import { between, duration, elapsed, progressText } from "../lib/format.js";
+import { progressText } from "../lib/format.js";
 import { hive } from "../lib/hive.js";
-import { live } from "../lib/live.js";
 import { isDownload, stateWord, title } from "../lib/jobs.js";
 import { View, link } from "../lib/view.js";
-import { button, chip, progressBar } from "./parts.js";
+import { button, chip, progressBar, took } from "./parts.js";
 
 export class JobStrip extends View {
   /** @type {import("../lib/hive.js").Topic[]} */
@@ -22,7 +21,6 @@ export class JobStrip extends View {
     const job = hive.jobs.get(this.job);
     if (!job) return h("p", { class: "muted" }, "Waiting for the job");
     const running = !job.ended_at;
-    const seconds = between(job.started_at ?? job.created_at, job.ended_at);
     const pause = isDownload(job);
     return h(
       "div",
@@ -32,11 +30,7 @@ export class JobStrip extends View {
         { class: "strip-head" },
         chip(job.state, stateWord(job)),
         h("a", { href: link("jobs", job.job_id), class: "strip-title" }, title(job)),
-        h(
-          "span",
-          { class: "muted num" },
-          running ? live(() => elapsed(Date.parse(job.started_at ?? job.created_at))) : duration(seconds),
-        ),
+        h("span", { class: "muted num" }, took(job)),
         running
           ? button(
               pause ? "Pause" : "Cancel",

@@ -7,9 +7,10 @@ import { bytes, count } from "../lib/format.js";
 import { doubtAbout } from "../lib/hive.js";
 import { PlanView } from "../lib/plan.js";
 import { link } from "../lib/view.js";
-import { closeDialog, dialogHead, field, onSubmit, onValue, openDialog, tick } from "./dialog.js";
+import { closeDialog, dialogHead, openDialog } from "./dialog.js";
+import { field, onSubmit, onValue, select, tick } from "./fields.js";
 import { ended } from "./job-strip.js";
-import { button, failureBox, stack, waiting } from "./parts.js";
+import { button, retryBox, stack, waiting } from "./parts.js";
 import { act } from "./toasts.js";
 
 /** @typedef {import("../lib/types.js").Model} Model */
@@ -123,17 +124,8 @@ class LoadDialog extends PlanView {
         { class: "two" },
         field(
           "Device",
-          h(
-            "select",
-            {
-              id: "load-device",
-              autofocus: true,
-              ".value": this.device,
-              onchange: onValue((device) => this.#change({ device })),
-            },
-            ...this.devices.map(([value, label]) =>
-              h("option", { value, selected: value === this.device }, label),
-            ),
+          select({ id: "load-device", autofocus: true }, this.devices, this.device, (device) =>
+            this.#change({ device }),
           ),
         ),
         h(
@@ -172,12 +164,7 @@ class LoadDialog extends PlanView {
               button("Load without an estimate", () => this.#load(), { class: "small" }),
             )
           : null,
-        problem
-          ? failureBox(
-              problem,
-              button("Try again", () => this.#estimate(0)),
-            )
-          : null,
+        retryBox(problem, () => this.#estimate(0)),
       ),
       isDoubtful
         ? tick(

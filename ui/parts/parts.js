@@ -2,7 +2,7 @@
 
 import { h, icon } from "../lib/dom.js";
 import { live } from "../lib/live.js";
-import { elapsed, percent, progressText } from "../lib/format.js";
+import { between, duration, elapsed, percent, progressText } from "../lib/format.js";
 
 /** @typedef {import("../lib/dom.js").Child} Child */
 
@@ -123,6 +123,17 @@ export function failureBox(failure, ...actions) {
       : null,
     actions.length ? h("div", { class: "actions" }, ...actions) : null,
   );
+}
+
+/** A failure after which the user can try again; nothing where there is none.
+ * @param {import("../lib/types.js").Failure|null} problem @param {() => void} again */
+export const retryBox = (problem, again) =>
+  problem ? failureBox(problem, button("Try again", again)) : null;
+
+/** How long a job took, or how long it has been running. @param {import("../lib/types.js").Job} job */
+export function took({ started_at, created_at, ended_at }) {
+  const began = started_at ?? created_at;
+  return ended_at ? duration(between(began, ended_at)) : live(() => elapsed(Date.parse(began)));
 }
 
 /** Names and values, without the values that are unknown.

@@ -5,9 +5,14 @@ import { h, icon } from "../lib/dom.js";
 import { bytes } from "../lib/format.js";
 import { doubtNote, hive } from "../lib/hive.js";
 import { View } from "../lib/view.js";
-import { closeDialog, dialogHead, field, onSubmit, onValue, openDialog } from "./dialog.js";
+import { closeDialog, dialogHead, openDialog } from "./dialog.js";
+import { field, onSubmit, onValue, select } from "./fields.js";
 import { button } from "./parts.js";
 import { act } from "./toasts.js";
+
+/** A choice of a list. @param {string} value @param {string} label */
+const choice = (value, label) => /** @type {const} */ ([value, label]);
+const AUTOMATIC = choice("auto", "Automatic: the GPU with the most free memory");
 
 class SpawnDialog extends View {
   /** @type {import("../lib/hive.js").Topic[]} */
@@ -17,26 +22,19 @@ class SpawnDialog extends View {
   device = "auto";
   context = "";
   slots = "";
-  /** @type {Array<[string, string]>} */
-  kinds = [["cpu", "cpu"]];
+  kinds = [choice("cpu", "cpu")];
   /** The kinds of devices that each engine uses. @type {Map<string, string[]>} */
   engines = new Map();
 
   start() {
     capabilities().then(
       ({ engines }) => {
-        const kinds = [...new Set(engines.flatMap((engine) => engine.devices))].map(
-          (kind) => /** @type {[string, string]} */ ([kind, `Any engine on ${kind}`]),
+        const kinds = [...new Set(engines.flatMap((engine) => engine.devices))].map((kind) =>
+          choice(kind, `Any engine on ${kind}`),
         );
         this.kinds = [
           ...kinds,
-          ...engines.map(
-            (engine) =>
-              /** @type {[string, string]} */ ([
-                engine.name,
-                [engine.name, engine.about].filter(Boolean).join(": "),
-              ]),
-          ),
+          ...engines.map(({ name, about }) => choice(name, [name, about].filter(Boolean).join(": "))),
         ];
         this.engines = new Map(engines.map((engine) => [engine.name, engine.devices]));
         this.worker = this.kinds[0]?.[0] ?? "cpu";
@@ -61,18 +59,20 @@ class SpawnDialog extends View {
     });
   }
 
-  /** The GPUs that the chosen engine can use. @returns {Array<[string, string]>} */
+  /** The GPUs that the chosen engine can use. */
   #devices() {
     const kinds = this.engines.get(this.worker) ?? [this.worker];
     return (hive.telemetry?.system.gpus ?? [])
       .filter(({ id }) => kinds.includes(id.split(":")[0]))
-      .map(({ id, name }) => [id, `${id}: ${name}`]);
+      .map(({ id, name }) => choice(id, `${id}: ${name}`));
   }
 
   draw() {
     const devices = this.#devices();
-    const models = hive.loadableModels();
-    const chosen = this.model || models[0]?.id || "";
+    const models = hive
+      .loadableModels()
+      .map((model) => choice(model.id, `${model.id} (${bytes(model.size_bytes)}${doubtNote(model)})`));
+    const chosen = this.model || models[0]?.[0] || "";
     return h(
       "form",
       { onsubmit: onSubmit(() => chosen && this.#spawn(chosen)) },
@@ -85,51 +85,21 @@ class SpawnDialog extends View {
       ),
       field(
         "Model",
-        h(
-          "select",
-          {
-            id: "spawn-model",
-            autofocus: true,
-            ".value": chosen,
-            onchange: onValue((value) => (this.model = value)),
-          },
-          ...models.map((model) =>
-            h(
-              "option",
-              { value: model.id, selected: model.id === chosen },
-              `${model.id} (${bytes(model.size_bytes)}${doubtNote(model)})`,
-            ),
-          ),
-        ),
+        select({ id: "spawn-model", autofocus: true }, models, chosen, (value) => (this.model = value)),
       ),
       field(
         "Engine",
-        h(
-          "select",
-          {
-            id: "spawn-engine",
-            ".value": this.worker,
-            onchange: onValue((value) => ((this.worker = value), this.update())),
-          },
-          ...this.kinds.map(([value, label]) =>
-            h("option", { value, selected: value === this.worker }, label),
-          ),
-        ),
+        select({ id: "spawn-engine" }, this.kinds, this.worker, (worker) => {
+          this.worker = worker;
+          this.update();
+        }),
       ),
       devices.length > 1
         ? field(
             "Device",
-            h(
-              "select",
-              {
-                id: "spawn-device",
-                ".value": this.device,
-                onchange: onValue((value) => (this.device = value)),
-              },
-              ...[["auto", "Automatic: the GPU with the most free memory"], ...devices].map(
-                ([value, label]) => h("option", { value, selected: value === this.device }, label),
-              ),
-            ),
+            select({ id: "spawn-device" }, [AUTOMATIC, ...devices], this.device, (device) => {
+              this.device = device;
+            }),
           )
         : null,
       h(

@@ -20,6 +20,8 @@ export class VirtualList extends HTMLElement {
   #items = [];
   /** @type {(item: T, index: number) => HTMLElement} */
   row = () => document.createElement("div");
+  /** Called when the user scrolls away from the end of a list that follows it. @type {(() => void)|null} */
+  onunfollow = null;
   /** @type {Array<number|undefined>} */
   #heights = [];
   /** @type {number[]} */
@@ -124,7 +126,7 @@ export class VirtualList extends HTMLElement {
     const atEnd = this.scrollHeight - this.scrollTop - this.clientHeight < 8;
     if (this.#follow && !atEnd && !this.#due) {
       this.#follow = false;
-      this.dispatchEvent(new Event("unfollow"));
+      this.onunfollow?.();
     }
     this.#schedule();
   };

@@ -13,7 +13,7 @@ import { View, route } from "../lib/view.js";
 import { DEFAULTS, parameters, settingsOf } from "../parts/chat-settings.js";
 import { messageOf } from "../parts/message.js";
 import { jobStrip } from "../parts/job-strip.js";
-import { button, empty, failureBox, waiting } from "../parts/parts.js";
+import { button, empty, failureBox, retryBox, waiting } from "../parts/parts.js";
 import { openDownload } from "../parts/download-dialog.js";
 import { showNote } from "../parts/toasts.js";
 
@@ -216,12 +216,7 @@ class Chat extends View {
             button("Stop", () => this.#stop(), { class: "small" }),
           )
         : null,
-      problem
-        ? failureBox(
-            problem,
-            button("Try again", () => this.#answer()),
-          )
-        : null,
+      retryBox(problem, () => this.#answer()),
       // A message whose answer failed can be sent again, to another model too.
       isUnanswered
         ? h(

@@ -3,14 +3,14 @@
 import { Problem, cancel, follow, get, hasToken } from "../lib/api.js";
 import { code } from "../lib/code.js";
 import { copy, h, icon } from "../lib/dom.js";
-import { between, clock, count, duration, elapsed, instant, progressText } from "../lib/format.js";
+import { between, clock, count, duration, instant, progressText } from "../lib/format.js";
 import { hive } from "../lib/hive.js";
 import { curl, isDownload, isPaused, stateWord, step, title } from "../lib/jobs.js";
-import { live } from "../lib/live.js";
 import { recall, remember } from "../lib/storage.js";
 import { View, link, route } from "../lib/view.js";
 import { openDelete } from "../parts/delete-dialog.js";
-import { button, chip, factList, failureBox, progressBar, waiting } from "../parts/parts.js";
+import { logControls, logList } from "../parts/log-controls.js";
+import { button, chip, factList, failureBox, progressBar, retryBox, took, waiting } from "../parts/parts.js";
 import { resultOf } from "../parts/result.js";
 import { act, showNote, showProblem } from "../parts/toasts.js";
 import "../parts/virtual-list.js";
@@ -123,15 +123,7 @@ class JobPage extends View {
   draw() {
     const { job, problem } = this;
     const back = h("a", { class: "back", href: "#/jobs" }, "Jobs");
-    if (problem && !job)
-      return [
-        back,
-        h("h1", null, "Job"),
-        failureBox(
-          problem,
-          button("Try again", () => this.#read()),
-        ),
-      ];
+    if (problem && !job) return [back, h("h1", null, "Job"), retryBox(problem, () => this.#read())];
     if (!job)
       return [
         back,
@@ -143,7 +135,6 @@ class JobPage extends View {
         ),
       ];
     const running = !job.ended_at;
-    const seconds = between(job.started_at ?? job.created_at, job.ended_at);
     return [
       back,
       h(
@@ -151,13 +142,7 @@ class JobPage extends View {
         { class: "page-head" },
         h("h1", null, title(job)),
         chip(job.state, stateWord(job)),
-        h(
-          "p",
-          { class: "muted num" },
-          running
-            ? ["for ", live(() => elapsed(Date.parse(job.started_at ?? job.created_at)))]
-            : `took ${duration(seconds)}`,
-        ),
+        h("p", { class: "muted num" }, running ? "for " : "took ", took(job)),
         h(
           "div",
           { class: "actions" },
@@ -174,12 +159,7 @@ class JobPage extends View {
       ),
       this.cancelling ? waiting("Waiting for the job to stop", this.cancelling) : null,
       this.lost ? waiting("The connection broke; reconnecting. No message is lost", this.since) : null,
-      problem
-        ? failureBox(
-            problem,
-            button("Try again", () => this.#read()),
-          )
-        : null,
+      retryBox(problem, () => this.#read()),
       job.failure ? failureBox(job.failure) : null,
       this.#isDrawn || problem
         ? h(
@@ -405,48 +385,13 @@ class JobPage extends View {
           count(this.rows.length),
           this.rows.length === this.narrations.length ? "" : ` of ${count(this.narrations.length)}`,
         ),
-        h("input", {
-          type: "search",
-          "aria-label": "Search the narration",
-          placeholder: "Search",
-          ".value": this.search,
-          oninput: (/** @type {any} */ event) => ((this.search = event.target.value), this.update()),
-        }),
-        h(
-          "select",
-          {
-            "aria-label": "Level",
-            ".value": this.level,
-            onchange: (/** @type {any} */ event) => (
-              (this.level = event.target.value),
-              remember("job.level", this.level),
-              this.update()
-            ),
-          },
-          ...[
-            ["debug", "All levels"],
-            ["info", "Info and above"],
-            ["warn", "Warnings and errors"],
-            ["error", "Errors"],
-          ].map(([value, label]) => h("option", { value, selected: value === this.level }, label)),
-        ),
-        h(
-          "label",
-          { class: "check" },
-          h("input", {
-            type: "checkbox",
-            ".checked": this.following,
-            onchange: (/** @type {any} */ event) => ((this.following = event.target.checked), this.update()),
-          }),
-          "Follow",
-        ),
+        ...logControls(this, "the narration", "debug", (level) => remember("job.level", level)),
       ),
-      h("virtual-list", {
+      logList(this, {
         class: "timeline",
         "aria-label": "Narration",
         ".row": timelineRow,
         ".items": this.rows,
-        ".follow": this.following,
       }),
       this.rows.length === 0
         ? job.ended_at
@@ -459,14 +404,6 @@ class JobPage extends View {
             )
         : null,
     );
-  }
-
-  drawn() {
-    const list = this.querySelector("virtual-list");
-    if (list && !(/** @type {any} */ (list).$hasListener)) {
-      /** @type {any} */ (list).$hasListener = true;
-      list.addEventListener("unfollow", () => ((this.following = false), this.update()));
-    }
   }
 }
 

@@ -2,20 +2,21 @@
 
 import { Problem, get } from "../lib/api.js";
 import { h, kept } from "../lib/dom.js";
-import { ago, between, count, duration, elapsed, instant } from "../lib/format.js";
+import { ago, count, instant } from "../lib/format.js";
 import { hive } from "../lib/hive.js";
 import { isReadOnly, outcome, stateWord, title } from "../lib/jobs.js";
 import { live } from "../lib/live.js";
 import { recall, remember } from "../lib/storage.js";
 import { ListView, link } from "../lib/view.js";
-import { onValue, tick } from "../parts/dialog.js";
-import { button, chip, empty, failureBox, progressBar, waiting } from "../parts/parts.js";
+import { onValue, select, tick } from "../parts/fields.js";
+import { button, chip, empty, progressBar, retryBox, took, waiting } from "../parts/parts.js";
 
 /** @typedef {import("../lib/types.js").Job} Job */
 
 const PAGE = 100;
 const MOST_ROWS = 500;
 
+/** @type {import("../parts/fields.js").Choices} */
 const STATES = [
   ["all", "Any state"],
   ["running", "Running"],
@@ -85,12 +86,7 @@ class Jobs extends ListView {
     return [
       h("div", { class: "page-head" }, h("h1", null, "Jobs"), h("p", { class: "muted num" }, summary)),
       this.#filters(),
-      this.problem
-        ? failureBox(
-            this.problem,
-            button("Try again", () => this.#request("")),
-          )
-        : null,
+      retryBox(this.problem, () => this.#request("")),
       this.#list(shown, all.length),
       this.#older(shown.length),
     ];
@@ -107,15 +103,7 @@ class Jobs extends ListView {
         ".value": this.filter,
         oninput: onValue((filter) => this.narrow({ filter })),
       }),
-      h(
-        "select",
-        {
-          "aria-label": "State",
-          ".value": this.state,
-          onchange: onValue((state) => this.#chooseState(state)),
-        },
-        ...STATES.map(([value, label]) => h("option", { value }, label)),
-      ),
+      select({ "aria-label": "State" }, STATES, this.state, (state) => this.#chooseState(state)),
       tick("Include read-only jobs", this.reads, (reads) => {
         this.reads = reads;
         remember("jobs.reads", reads);
@@ -176,7 +164,6 @@ class Jobs extends ListView {
 
 /** @param {Job} job */
 function row(job) {
-  const began = job.started_at ?? job.created_at;
   return h(
     "li",
     { "data-state": job.state },
@@ -184,11 +171,7 @@ function row(job) {
     h("a", { class: "grow", href: link("jobs", job.job_id) }, title(job)),
     h("span", { class: "muted outcome" }, outcome(job)),
     job.progress && !job.ended_at ? progressBar(job.progress, `Progress of: ${title(job)}`) : null,
-    h(
-      "span",
-      { class: "num took" },
-      job.ended_at ? duration(between(began, job.ended_at)) : live(() => elapsed(Date.parse(began))),
-    ),
+    h("span", { class: "num took" }, took(job)),
     h(
       "time",
       { class: "muted num", datetime: job.created_at, title: instant(job.created_at) },

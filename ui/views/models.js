@@ -12,6 +12,7 @@ import { openDelete } from "../parts/delete-dialog.js";
 import { openDownload } from "../parts/download-dialog.js";
 import { openLoad } from "../parts/load-dialog.js";
 import "../parts/downloads.js";
+import { onValue, select } from "../parts/fields.js";
 import { button, chip, empty, failureBox, waiting } from "../parts/parts.js";
 import { modelFacts } from "../parts/result.js";
 import { act, showProblem } from "../parts/toasts.js";
@@ -77,7 +78,9 @@ class Models extends ListView {
       .filter((model) => this.state === "all" || stateOf(model) === this.state)
       .sort((a, b) => compare(column.value(a), column.value(b)) * (this.sort.down ? -1 : 1));
     // The chosen state stays an option when no model has it any more.
-    const states = [...new Set([...all.map(stateOf), this.state])].filter((state) => state !== "all").sort();
+    const others = [...new Set([...all.map(stateOf), this.state])].filter((state) => state !== "all").sort();
+    /** @type {import("../parts/fields.js").Choices} */
+    const states = [["all", "Any state"], ...others.map((state) => /** @type {const} */ ([state, state]))];
     return [
       h(
         "div",
@@ -113,18 +116,9 @@ class Models extends ListView {
                   "aria-label": "Filter models",
                   placeholder: "Filter by name, quantization, source",
                   ".value": this.filter,
-                  oninput: (/** @type {any} */ event) => this.narrow({ filter: event.target.value }),
+                  oninput: onValue((filter) => this.narrow({ filter })),
                 }),
-                h(
-                  "select",
-                  {
-                    "aria-label": "State",
-                    ".value": this.state,
-                    onchange: (/** @type {any} */ event) => this.narrow({ state: event.target.value }),
-                  },
-                  h("option", { value: "all" }, "Any state"),
-                  ...states.map((state) => h("option", { value: state }, state)),
-                ),
+                select({ "aria-label": "State" }, states, this.state, (state) => this.narrow({ state })),
               )
             : null,
           this.#table(shown, all.length, id),

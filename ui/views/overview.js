@@ -11,7 +11,7 @@ import { openDownload } from "../parts/download-dialog.js";
 import { openLoad } from "../parts/load-dialog.js";
 import { graph } from "../parts/graph.js";
 import { jobStrip } from "../parts/job-strip.js";
-import { button, chip, failureBox, waiting } from "../parts/parts.js";
+import { button, chip, retryBox, waiting } from "../parts/parts.js";
 import { checks } from "../parts/result.js";
 
 /** A report older than this, in milliseconds, is replaced when the page opens. */
@@ -354,12 +354,7 @@ class Overview extends View {
       this.checking && !checked
         ? h("p", { class: "muted small-text one-line" }, this.message || "\u00a0")
         : null,
-      this.problem
-        ? failureBox(
-            this.problem,
-            button("Try again", () => this.#check()),
-          )
-        : null,
+      retryBox(this.problem, () => this.#check()),
       failing.length ? checks(failing) : null,
       passed.length
         ? h(

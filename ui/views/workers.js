@@ -3,13 +3,14 @@
 import { Problem, request } from "../lib/api.js";
 import { h, icon } from "../lib/dom.js";
 import { bytes, count, duration, roughly } from "../lib/format.js";
-import { HISTORY, hive, isAlive, isServing } from "../lib/hive.js";
+import { HISTORY, hive, isAlive, isLoadable, isServing } from "../lib/hive.js";
 import { whileSeen } from "../lib/sight.js";
 import { texts } from "../lib/sse.js";
 import { View, link, route } from "../lib/view.js";
 import { openSpawn } from "../parts/spawn-dialog.js";
 import { graph } from "../parts/graph.js";
-import { button, chip, empty, failureBox, waiting } from "../parts/parts.js";
+import { logControls, logList } from "../parts/log-controls.js";
+import { button, chip, empty, failureBox, retryBox, waiting } from "../parts/parts.js";
 import { act } from "../parts/toasts.js";
 import "../parts/virtual-list.js";
 
@@ -27,7 +28,7 @@ class Workers extends View {
   draw() {
     const { id } = route();
     const workers = [...hive.workers.values()].sort((a, b) => (a.started_at < b.started_at ? 1 : -1));
-    const models = hive.loadableModels().length > 0;
+    const models = [...hive.models.values()].some(isLoadable);
     const spawn = (/** @type {string} */ kind) =>
       button("Start a worker", () => openSpawn(), { class: kind, disabled: !models }, icon("plus"));
     const chosen = workers.find((worker) => String(worker.pid) === id);
@@ -267,14 +268,12 @@ class WorkerLog extends View {
         (this.level === "all" || LEVELS.indexOf(line.level) >= LEVELS.indexOf(this.level)) &&
         (!search || line.text.toLowerCase().includes(search)),
     );
-    const list = h("virtual-list", {
+    const list = logList(this, {
       class: "log",
       "aria-label": `Log of worker ${this.pid}`,
       ".row": (/** @type {Line} */ line) =>
         h("div", { class: "log-line", "data-level": line.level }, line.text),
       ".items": shown,
-      ".follow": this.following,
-      onunfollow: null,
     });
     return h(
       "section",
@@ -291,58 +290,15 @@ class WorkerLog extends View {
           " lines",
           this.state === "reading" && this.alive ? ", live" : this.state === "ended" ? ", ended" : "",
         ),
-        h("input", {
-          type: "search",
-          "aria-label": "Search the log",
-          placeholder: "Search",
-          ".value": this.search,
-          oninput: (/** @type {any} */ event) => ((this.search = event.target.value), this.update()),
-        }),
-        h(
-          "select",
-          {
-            "aria-label": "Level",
-            ".value": this.level,
-            onchange: (/** @type {any} */ event) => ((this.level = event.target.value), this.update()),
-          },
-          ...[
-            ["all", "All levels"],
-            ["info", "Info and above"],
-            ["warn", "Warnings and errors"],
-            ["error", "Errors"],
-          ].map(([value, label]) => h("option", { value }, label)),
-        ),
-        h(
-          "label",
-          { class: "check" },
-          h("input", {
-            type: "checkbox",
-            ".checked": this.following,
-            onchange: (/** @type {any} */ event) => ((this.following = event.target.checked), this.update()),
-          }),
-          "Follow",
-        ),
+        ...logControls(this, "the log", "all"),
       ),
-      this.problem
-        ? failureBox(
-            this.problem,
-            button("Try again", () => this.#read()),
-          )
-        : null,
+      retryBox(this.problem, () => this.#read()),
       this.state === "waiting" ? waiting("Waiting for the log", this.since) : null,
       list,
       this.state !== "waiting" && this.lines.length === 0 && !this.problem
         ? h("p", { class: "muted" }, "The log is empty.")
         : null,
     );
-  }
-
-  drawn() {
-    const list = this.querySelector("virtual-list");
-    if (list && !(/** @type {any} */ (list).$hasListener)) {
-      /** @type {any} */ (list).$hasListener = true;
-      list.addEventListener("unfollow", () => ((this.following = false), this.update()));
-    }
   }
 }
 
