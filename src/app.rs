@@ -16,6 +16,7 @@ use crate::models::{Catalog, Model, ModelId};
 use crate::origin::without_brackets;
 use crate::queen::Queen;
 use crate::requests::Ledger;
+use crate::residency::Residency;
 use crate::turns::Turns;
 use crate::workers::Supervisor;
 use crate::workers::telemetry::Telemetry;
@@ -37,6 +38,8 @@ pub struct App {
     pub catalog: Catalog,
     /// The worker processes.
     pub workers: Supervisor,
+    /// Which models are in memory.
+    pub(crate) residency: Residency,
     /// The models that are being loaded: a second load of one waits for the first.
     pub loading: Turns<String>,
     /// The resources that the machine and the workers use.
@@ -81,6 +84,7 @@ impl App {
             hostname: gethostname::gethostname().to_string_lossy().into_owned(),
             jobs: Registry::open(&config, Arc::clone(&events))?,
             catalog,
+            residency: Residency::new(&config, workers.clone()),
             telemetry: Telemetry::new(&config, workers.clone()),
             requests: Ledger::default(),
             gateway: client::for_workers(*config.timers.connect)?,

@@ -15,6 +15,7 @@ mod device;
 mod engines;
 mod downloads;
 mod jobs;
+mod residency;
 mod timers;
 mod faults;
 mod reload;
@@ -41,6 +42,7 @@ pub use jobs::Jobs;
 pub use keep_alive::KeepAlive;
 pub use models::{ModelSettings, served_id};
 pub use reload::{ConfigFile, Reloaded};
+pub use residency::Residency;
 pub use sampling::Sampling;
 pub use timers::Timers;
 pub use workers::{RestartPolicy, Workers};
@@ -89,6 +91,8 @@ pub struct Config {
     pub ollama: Ollama,
     /// The worker processes.
     pub workers: Workers,
+    /// Which models are in memory.
+    pub residency: Residency,
     /// llama.cpp's server as an engine.
     pub llama_server: LlamaServer,
     /// Further engines that speak OpenAI's API, by name.
@@ -126,6 +130,7 @@ impl Default for Config {
             hub: Hub::default(),
             ollama: Ollama::default(),
             workers: Workers::default(),
+            residency: Residency::default(),
             llama_server: LlamaServer::default(),
             engines: BTreeMap::new(),
             models: BTreeMap::new(),

@@ -19,7 +19,9 @@ use crate::error::{Code, Failure, Result};
 use crate::events::Topic;
 use crate::files;
 use crate::http::{self, Listener};
+use crate::ops;
 use crate::paths;
+use crate::residency::Submit;
 use crate::spawn;
 use crate::text::json;
 use crate::time::Instant;
@@ -103,6 +105,7 @@ impl Hive {
         spawn::detached(warn_of_folders(Arc::clone(&app)));
         // Before the first answer, so that the workers of an earlier run are in every listing.
         app.workers.adopt().await;
+        let residency = spawn::detached(app.residency.clone().run(submit(&app), app.shutdown.clone()));
         let timers = app.config.timers.clone();
         let server = spawn::detached(http::serve(listener, router, timers, app.quiet.clone()));
         if let Some(queen) = &app.queen {
@@ -117,6 +120,10 @@ impl Hive {
         app.shutdown.cancel();
         app.jobs.close().await;
         app.workers.stop_all(*app.config.timers.stop_grace).await;
+        // It ends with the shutdown; a defect of it is told, and costs no worker.
+        if let Err(error) = residency.await {
+            tracing::error!(%error, "the owner of the residency panicked");
+        }
         app.quiet.cancel();
         let served = server.await;
         housekeeping.abort();
@@ -247,6 +254,15 @@ impl Drop for PublishedHiveFile {
     fn drop(&mut self) {
         let _removed = disk::remove_file(&self.0);
     }
+}
+
+/// How the owner of the residency submits operations.
+fn submit(app: &AppState) -> Submit {
+    let app = Arc::clone(app);
+    Box::new(move |operation| {
+        let submission = ops::parse(operation.to_string().as_bytes())?;
+        Ok(ops::submit(&app, submission, None)?.job)
+    })
 }
 
 /// Prunes old jobs from time to time, and publishes changes of workers on `/v1/events`.

@@ -33,6 +33,7 @@ use crate::jobs::event::Terminal;
 use crate::jobs::{JobRun, NewJob, Submitted};
 use crate::n;
 use crate::narration::{NarrationContext, with_narration_context};
+use crate::text::clip;
 
 pub use operation::{Context, Deadline, Operation};
 pub use parse::{Submission, parse_in};
@@ -79,6 +80,11 @@ pub fn submit(app: &AppState, submission: Submission, idempotency_key: Option<St
         idempotency_key,
         run: Box::new(move |job, context| route_operation(hive, submission, job, context).boxed()),
     })
+}
+
+/// The reason of an operation, as the end of its first narration.
+fn because(reason: Option<&str>) -> String {
+    reason.map_or_else(String::new, |reason| format!(": {}", clip(reason, 300)))
 }
 
 /// Runs one job in its narration context, whichever operation it is, to its end.

@@ -20,6 +20,10 @@
 
 #![expect(dead_code, reason = "the parts are joined one by one")]
 
+mod owner;
+mod room;
+mod measure;
+mod ledger;
 pub(crate) mod admission;
 pub(crate) mod refusal;
 pub(crate) mod queue;
@@ -32,3 +36,5 @@ pub(crate) mod snapshot;
 
 #[cfg(test)]
 mod testing;
+
+pub(crate) use owner::{Residency, Submit};

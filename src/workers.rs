@@ -62,7 +62,7 @@
 //! | [`memory`] | what a model needs, what is free, and who holds the rest |
 //! | [`owner`], [`pulse`], [`stop`], [`measure`] | the task that holds the processes; signs of life; stopping; measuring |
 //! | [`shared`] | what the files above share |
-//! | [`registry`], [`affinity`], [`endpoint`] | the list of workers; who has which conversation; requests in flight |
+//! | [`registry`], [`affinity`], [`resident`], [`endpoint`] | the list of workers; who has which conversation; what a decision knows of a worker; requests in flight |
 //! | [`handle`] | what everything but the owner holds of a worker |
 //! | [`record`] | a worker on disk, for a later daemon |
 //! | [`processes`], [`child`], [`adopted`] | the process group of a worker, by who started it |
@@ -89,6 +89,7 @@ mod stop;
 mod measure;
 mod shared;
 mod registry;
+mod resident;
 mod affinity;
 mod endpoint;
 mod handle;
@@ -128,10 +129,12 @@ pub use adopt::{Adoption, NewerWorker};
 pub use affinity::Conversation;
 pub use device::Device;
 pub use endpoint::{Endpoint, InFlight};
+pub(crate) use memory::DeviceMemory;
 pub use memory::{ForeignProcess, MemoryPart, StoppableWorker};
 pub use plan::LoadPlan;
 pub use registry::{Cause, ChangeKind, WorkerChange};
 pub use request::StartRequest;
+pub(crate) use resident::{ResidentWorker, WorkerPhase};
 pub use secret::Secret;
 pub use socket_owner::port_holder;
 pub use stop::Stopped;

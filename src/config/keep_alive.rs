@@ -14,11 +14,12 @@ use super::duration::LONGEST;
 /// How long a worker stays in memory without a request: `"10m"`, a number of seconds, `0` (it goes at once) or
 /// `-1` (it stays until its room is needed). These are the values of Ollama's `keep_alive`, in which every
 /// negative number and duration means the same.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum KeepAlive {
     /// For so long; zero is at once.
     For(Duration),
     /// Until its room is needed.
+    #[default]
     Forever,
 }
 

@@ -340,7 +340,7 @@ impl Job {
     }
 
     /// Tells the job to stop. Of several calls the first one's reason counts.
-    pub(super) fn stop(&self, reason: StopReason) {
+    pub fn stop(&self, reason: StopReason) {
         if self.stop_reason.set(reason).is_ok() {
             self.stop.cancel();
         }

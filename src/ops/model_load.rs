@@ -5,7 +5,9 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use super::because;
 use super::operation::{Context, Deadline, Operation};
+use crate::config::KeepAlive;
 use crate::error::{Code, Failure, Result};
 use crate::jobs::{JobClass, OperationKind};
 use crate::models::{Model, ModelId};
@@ -31,6 +33,12 @@ pub(super) struct ModelLoad {
     /// Requests that the worker serves at once; the engine's own choice by default.
     #[serde(default)]
     slots: Option<NonZeroU32>,
+    /// How long the model stays without a request.
+    #[serde(default)]
+    keep_alive: KeepAlive,
+    /// Why it is loaded, for people.
+    #[serde(default)]
+    reason: Option<String>,
     /// Answer with the plan, and do nothing.
     #[serde(default)]
     dry_run: bool,
@@ -56,7 +64,8 @@ impl Operation for ModelLoad {
 
     async fn run(self, cx: Context) -> Result<Self::Output> {
         let doing = if self.dry_run { "🔎 Planning to load" } else { "🚀 Loading" };
-        n!("model_load", "{doing} model '{}' on hive '{}'", self.id, cx.hive_id);
+        let because = because(self.reason.as_deref());
+        n!("model_load", "{doing} model '{}' on hive '{}'{because}", self.id, cx.hive_id);
         let model = cx.app.find_model(&self.id).await?;
         if self.dry_run {
             return self.plan(&model, &cx).await;
@@ -74,6 +83,7 @@ impl Operation for ModelLoad {
         };
         let request = self.request(&model);
         if let Some(worker) = cx.app.workers.ready(&request) {
+            cx.app.workers.keep(worker.pid, self.keep_alive);
             n!("model_load", "'{}' is loaded already, by worker {}", model.id, worker.pid);
             if model.added_at > worker.started_at {
                 n!(
@@ -107,6 +117,8 @@ impl ModelLoad {
             context_length: self.context_length.map(NonZeroU64::get),
             slots: self.slots.map(NonZeroU32::get),
             force: self.force,
+            keep_alive: self.keep_alive,
+            load: None,
         }
         .within(model.context_length)
     }

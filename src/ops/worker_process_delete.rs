@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use super::because;
 use super::operation::{Context, Deadline, Operation};
 use crate::error::Result;
 use crate::jobs::{JobClass, OperationKind};
@@ -20,6 +21,9 @@ pub(super) struct WorkerProcessDelete {
     /// How long its requests, and then the process, may take to end before it is killed, in seconds.
     #[serde(default = "default_grace")]
     grace_seconds: GraceSeconds,
+    /// Why it is stopped, for people.
+    #[serde(default)]
+    reason: Option<String>,
 }
 
 /// A grace period of 0 to 240 seconds, within the deadline of an act.
@@ -52,7 +56,8 @@ impl Operation for WorkerProcessDelete {
     type Output = Stopped;
 
     async fn run(self, cx: Context) -> Result<Self::Output> {
-        n!("worker_process_delete", "🛑 Stopping worker {} on hive '{}'", self.pid, cx.hive_id);
+        let because = because(self.reason.as_deref());
+        n!("worker_process_delete", "🛑 Stopping worker {} on hive '{}'{because}", self.pid, cx.hive_id);
         let stopped = cx.app.workers.stop(self.pid, Duration::from_secs(self.grace_seconds.0)).await?;
         let freed = text::bytes(stopped.freed_bytes);
         if stopped.proven {

@@ -5,6 +5,7 @@ use std::num::{NonZeroU32, NonZeroU64};
 use serde::{Deserialize, Serialize};
 
 use super::operation::{Context, Deadline, Operation};
+use crate::config::KeepAlive;
 use crate::error::Result;
 use crate::jobs::{JobClass, OperationKind};
 use crate::models::ModelId;
@@ -64,6 +65,8 @@ impl Operation for WorkerSpawn {
             context_length: self.context_length.map(NonZeroU64::get),
             slots: self.slots.map(NonZeroU32::get),
             force: self.force,
+            keep_alive: KeepAlive::Forever,
+            load: None,
         }
         .within(model.context_length);
         let worker = cx.app.workers.start(request, &cx.stop).await?;

@@ -9,6 +9,7 @@ use super::handle::Handle;
 use super::secret::Secret;
 use super::state::LifeStage;
 use crate::requests::ServedBy;
+use crate::time::monotonic;
 
 /// Where to send one request.
 #[derive(Debug)]
@@ -34,7 +35,7 @@ impl Endpoint {
         let url = worker.url()?;
         let slots = worker.known_slots();
         let accepted = worker.traffic.send_if_modified(|traffic| {
-            let accepts = traffic.open && slots.is_none_or(|slots| traffic.in_flight < slots);
+            let accepts = traffic.accepts() && slots.is_none_or(|slots| traffic.in_flight < slots);
             traffic.in_flight += usize::from(accepts);
             traffic.sent += u64::from(accepts);
             accepts
@@ -82,7 +83,10 @@ impl InFlight {
 
 impl Drop for InFlight {
     fn drop(&mut self) {
-        self.worker.traffic.send_modify(|traffic| traffic.in_flight -= 1);
+        self.worker.traffic.send_modify(|traffic| {
+            traffic.in_flight -= 1;
+            traffic.last_used = Some(monotonic());
+        });
         self.ended.notify_one();
     }
 }

@@ -24,17 +24,32 @@ use super::secret::Secret;
 use super::state::{Control, LifeStage, WorkerState};
 use super::usage::GroupUsage;
 use super::worker::{Status, Worker};
+use crate::config::KeepAlive;
 use crate::requests::Recent;
+use crate::time::monotonic;
 
 /// The requests to one worker. They share one cell with `open`, so that no request begins after the
 /// worker was closed.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Traffic {
-    /// Whether it accepts requests.
+    /// Whether it can answer requests.
     pub(super) open: bool,
+    /// Whether it is to go: it gets no more requests, unless that is taken back.
+    pub(super) draining: bool,
     pub(super) in_flight: usize,
     /// All requests that it was ever sent.
     pub(super) sent: u64,
+    /// When it became ready.
+    pub(super) ready_at: Option<Instant>,
+    /// When its last request ended.
+    pub(super) last_used: Option<Instant>,
+}
+
+impl Traffic {
+    /// Whether it accepts requests.
+    pub(super) const fn accepts(&self) -> bool {
+        self.open && !self.draining
+    }
 }
 
 /// The last measurements of a worker.
@@ -119,6 +134,8 @@ pub(super) struct Handle {
     /// Only the owner sends.
     pub(super) state: watch::Sender<WorkerState>,
     pub(super) traffic: watch::Sender<Traffic>,
+    /// How long it stays without a request: as requested, unless that was changed since.
+    pub(super) keep_alive: Mutex<KeepAlive>,
     /// Its last answers.
     pub(super) recent: Arc<Recent>,
     /// Locked only to copy values in or out.
@@ -152,7 +169,7 @@ impl Handle {
                 let counters = Counters { slots: request.slots.unwrap_or(1), ..Counters::default() };
                 (
                     WorkerState::new(LifeStage::Ready, Some(port)),
-                    Traffic { open: true, ..Traffic::default() },
+                    Traffic { open: true, ready_at: Some(monotonic()), ..Traffic::default() },
                     Measurements { counters, ..Measurements::default() },
                 )
             }
@@ -160,7 +177,7 @@ impl Handle {
                 let end = GroupEnd { exit: None, remains: Remains::Nothing };
                 let crashed = WorkerState::new(LifeStage::Crashed, None);
                 (
-                    WorkerState { end: Some(end), ended_at: Some(Instant::now()), ..crashed },
+                    WorkerState { end: Some(end), ended_at: Some(monotonic()), ..crashed },
                     Traffic::default(),
                     Measurements::default(),
                 )
@@ -168,6 +185,7 @@ impl Handle {
         };
         measurements.knows_slots = request.slots.is_some() || engine.takes("slots");
         let handle = Self {
+            keep_alive: Mutex::new(request.keep_alive),
             worker_id,
             pid,
             request,
@@ -180,7 +198,7 @@ impl Handle {
             oom_kills_before: oom_killer::kills(),
             given_up: CancellationToken::new(),
             started_at,
-            started: Instant::now().checked_sub(lived).unwrap_or_else(Instant::now),
+            started: monotonic().checked_sub(lived).unwrap_or_else(monotonic),
             controls,
             state: watch::Sender::new(state),
             traffic: watch::Sender::new(traffic),
@@ -259,7 +277,13 @@ impl Handle {
     /// How long it has run, or ran until its end.
     pub(super) fn uptime(&self) -> Duration {
         let ended_at = self.state.borrow().ended_at;
-        ended_at.unwrap_or_else(Instant::now).saturating_duration_since(self.started)
+        ended_at.unwrap_or_else(monotonic).saturating_duration_since(self.started)
+    }
+
+    /// How long it took until it was ready; 0 where an earlier daemon started it.
+    pub(super) fn load_time(&self) -> Duration {
+        let ready_at = self.traffic.borrow().ready_at.filter(|_| !self.is_adopted());
+        ready_at.map_or(Duration::ZERO, |at| at.saturating_duration_since(self.started))
     }
 
     /// Whether the kernel killed any process because memory ran out since the handle was made.
@@ -340,7 +364,7 @@ impl Handle {
             started_at: self.started_at,
             engine: self.engine.name.clone(),
             device: self.device,
-            request: self.request.clone(),
+            request: StartRequest { keep_alive: *self.keep_alive.lock(), ..self.request.clone() },
             context_length: self.context_length,
             secret: self.secret.expose().to_owned(),
             port: self.state.borrow().port,

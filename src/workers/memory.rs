@@ -12,6 +12,7 @@ use crate::{n, text};
 
 pub use estimate::MemoryPart;
 pub(super) use estimate::{DEFAULT_CONTEXT, Estimate, ModelFootprint, length};
+pub(crate) use free::DeviceMemory;
 pub(super) use free::FreeMemory;
 pub(super) use holders::MemoryHolders;
 pub use holders::{ForeignProcess, StoppableWorker};

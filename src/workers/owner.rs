@@ -18,7 +18,7 @@ use super::shared::Shared;
 use super::state::{Control, LifeStage, StopReason};
 use super::{pulse, usage};
 use crate::spawn;
-use crate::time::in_words;
+use crate::time::{in_words, monotonic};
 
 /// How often the size of the worker's log is checked.
 const LOG_CHECK: Duration = Duration::from_secs(1);
@@ -103,6 +103,7 @@ impl Owner {
                         publish(&self.shared, &self.handle, LifeStage::Loading);
                     }
                     Control::Ready => self.open().await,
+                    Control::KeepAlive => drop(self.write_record(true).await),
                     Control::Unresponsive { silent_for } => self.close_to_requests(silent_for),
                     Control::Responds => self.open_again(),
                     Control::EndUnresponsive => return WatchEnd::Hangs,
@@ -121,7 +122,9 @@ impl Owner {
         if recorded && !self.shared.settings.lifeline {
             self.processes.let_stay().await;
         }
-        self.handle.traffic.send_modify(|traffic| traffic.open = true);
+        self.handle.traffic.send_modify(|traffic| {
+            (traffic.open, traffic.ready_at) = (true, Some(monotonic()));
+        });
         // First, so that whoever sees the worker ready no longer finds the one that it replaces.
         self.shared.registry.replace_crashed(&self.handle);
         publish(&self.shared, &self.handle, LifeStage::Ready);
@@ -253,7 +256,7 @@ fn finish(shared: &Arc<Shared>, handle: Arc<Handle>, watch_end: &WatchEnd, was_r
     handle.state.send_modify(|state| {
         state.stage = stage;
         state.end = Some(end);
-        state.ended_at = Some(std::time::Instant::now());
+        state.ended_at = Some(monotonic());
     });
     if crashed {
         let mut how = handle.last_exit().unwrap_or_default();

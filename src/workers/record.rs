@@ -185,6 +185,7 @@ mod tests {
         let path = folder.path().join("record.json");
         let mut json = read_json(Path::new(FIXTURE)).unwrap();
         json["note"] = "kept".into();
+        json["request"]["keep_alive"] = "30s".into();
         json["request"]["draft_model"] = serde_json::json!({ "id": "draft", "tokens": 4 });
         std::fs::write(&path, json.to_string()).unwrap();
         let record = WorkerRecord { port: Some(1), ..readable(&path) };

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use parking_lot::Mutex;
 use serde::Serialize;
-use tokio::sync::broadcast;
+use tokio::sync::{Notify, broadcast};
 
 use super::handle::Handle;
 use super::state::LifeStage;
@@ -72,6 +72,8 @@ pub enum Cause {
 pub(super) struct Registry {
     list: Mutex<List>,
     changes: broadcast::Sender<WorkerChange>,
+    /// Told when a worker changes, and when a request to one ends.
+    pub(super) activity: Arc<Notify>,
 }
 
 #[derive(Debug, Default)]
@@ -83,7 +85,11 @@ struct List {
 
 impl Default for Registry {
     fn default() -> Self {
-        Self { list: Mutex::default(), changes: broadcast::Sender::new(CHANGES_BUFFERED) }
+        Self {
+            list: Mutex::default(),
+            changes: broadcast::Sender::new(CHANGES_BUFFERED),
+            activity: Arc::default(),
+        }
     }
 }
 
@@ -201,6 +207,7 @@ impl Registry {
     fn publish(&self, change: ChangeKind, worker: &Handle, cause: Option<Cause>, message: Option<String>) {
         // An error means that there are no readers.
         let _no_readers = self.changes.send(WorkerChange { change, worker: worker.worker(), cause, message });
+        self.activity.notify_one();
     }
 
     /// Whether the worker is in the list.

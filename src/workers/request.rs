@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::device::Device;
 use super::worker::Worker;
+use crate::config::KeepAlive;
 use crate::n;
 use crate::paths;
 
@@ -31,6 +32,12 @@ pub struct StartRequest {
     /// Whether to start it although its memory does not seem to suffice.
     #[serde(default)]
     pub force: bool,
+    /// How long it stays without a request.
+    #[serde(default)]
+    pub keep_alive: KeepAlive,
+    /// The number of the load that it is started for; a later daemon has other numbers.
+    #[serde(skip)]
+    pub load: Option<u64>,
 }
 
 impl StartRequest {

@@ -12,6 +12,8 @@ pub(super) enum Control {
     Listening(u16),
     /// The worker answered that it is ready.
     Ready,
+    /// How long a ready worker stays without a request has changed.
+    KeepAlive,
     /// It gave no sign of life for so long.
     Unresponsive {
         /// How long it was silent.

@@ -15,10 +15,12 @@ use super::device::Device;
 use super::endpoint::Endpoint;
 use super::engines::Engine;
 use super::handle::Handle;
-use super::measure::measure;
+use super::measure::{measure, measure_usage};
+use super::memory::{DeviceMemory, FreeMemory};
 use super::plan::LoadPlan;
 use super::registry::WorkerChange;
 use super::request::StartRequest;
+use super::resident::ResidentWorker;
 use super::secret::Secret;
 use super::shared::Shared;
 use super::state::{Control, LifeStage, StopReason};
@@ -26,7 +28,7 @@ use super::stop::{self, Stopped, give_up};
 use super::usage::Sampler;
 use super::worker::{Status, Worker};
 use super::{replace, restart, start};
-use crate::config::Config;
+use crate::config::{Config, KeepAlive};
 use crate::error::Result;
 use crate::spawn;
 
@@ -42,7 +44,6 @@ struct Inner {
     /// What became of the workers of an earlier run.
     adoption: Mutex<Option<Adoption>>,
     affinity: Affinity,
-    request_ended: Arc<Notify>,
 }
 
 impl Supervisor {
@@ -57,7 +58,6 @@ impl Supervisor {
             sampler: Arc::default(),
             adoption: Mutex::default(),
             affinity: Affinity::default(),
-            request_ended: Arc::default(),
         })))
     }
 
@@ -138,8 +138,65 @@ impl Supervisor {
     /// The workers that answer requests for the model on that device.
     fn serving(&self, request: &StartRequest) -> impl Iterator<Item = Arc<Handle>> {
         let device = request.device;
-        self.live(&request.model_id)
-            .filter(move |worker| worker.status().serves() && device.fits(worker.device))
+        self.live(&request.model_id).filter(move |worker| {
+            let stays = !worker.traffic.borrow().draining;
+            stays && worker.status().serves() && device.fits(worker.device)
+        })
+    }
+
+    /// Told when a worker changes, and when a request to one ends. It is for one listener.
+    pub(crate) fn activity(&self) -> Arc<Notify> {
+        Arc::clone(&self.0.shared.registry.activity)
+    }
+
+    /// Every live worker, oldest first.
+    pub(crate) fn residents(&self) -> Vec<ResidentWorker> {
+        self.handles().iter().filter_map(|worker| ResidentWorker::of(worker)).collect()
+    }
+
+    /// Measures the memory of each device, and what each live worker holds of it.
+    pub(crate) async fn measure_memory(&self) -> Vec<DeviceMemory> {
+        let free = spawn::blocking(FreeMemory::now);
+        let handles = self.handles();
+        let ((), free) = tokio::join!(measure_usage(self.sampler(), &handles), free);
+        // Without it nothing is known of any device.
+        free.map(|free| free.devices()).unwrap_or_default()
+    }
+
+    /// Lets a worker accept no more requests; those under way go on. Returns the worker's id, if it lives.
+    pub(crate) fn drain(&self, pid: u32) -> Option<String> {
+        self.set_draining(pid, true)
+    }
+
+    /// Takes a [`drain`](Self::drain) back. Returns the worker's id, if it lives.
+    pub(crate) fn reopen(&self, pid: u32) -> Option<String> {
+        self.set_draining(pid, false)
+    }
+
+    fn set_draining(&self, pid: u32, draining: bool) -> Option<String> {
+        let registry = &self.0.shared.registry;
+        let worker = registry.find(pid).ok().filter(|worker| worker.status().lives())?;
+        worker.traffic.send_modify(|traffic| traffic.draining = draining);
+        registry.activity.notify_one();
+        Some(worker.worker_id.clone())
+    }
+
+    /// The id of a worker that lives, is drained and answers no request.
+    pub(crate) fn drained(&self, pid: u32) -> Option<String> {
+        let worker = self.0.shared.registry.find(pid).ok().filter(|worker| worker.status().lives())?;
+        let traffic = *worker.traffic.borrow();
+        (traffic.draining && traffic.in_flight == 0).then(|| worker.worker_id.clone())
+    }
+
+    /// Changes how long a worker stays without a request.
+    pub(crate) fn keep(&self, pid: u32, keep_alive: KeepAlive) {
+        let registry = &self.0.shared.registry;
+        let Ok(worker) = registry.find(pid) else { return };
+        let before = std::mem::replace(&mut *worker.keep_alive.lock(), keep_alive);
+        if before != keep_alive {
+            worker.control(Control::KeepAlive);
+            registry.activity.notify_one();
+        }
     }
 
     /// An endpoint of a worker of the model that has a free slot: of several, the one that has the
@@ -155,17 +212,12 @@ impl Supervisor {
             ready.sort_by_key(|worker| (Some(worker.pid) != knows_it, worker.traffic.borrow().in_flight));
         }
         // A worker that was closed or got a request in this moment has none free; the next one may.
-        let endpoint = ready.iter().find_map(|worker| Endpoint::open(worker, &self.0.request_ended))?;
+        let endpoint =
+            ready.iter().find_map(|worker| Endpoint::open(worker, &self.0.shared.registry.activity))?;
         if has_choice {
             self.0.affinity.remember(model_id, conversation, endpoint.pid);
         }
         Some(endpoint)
-    }
-
-    /// Is notified whenever a request to a worker has ended.
-    #[must_use]
-    pub fn request_ended(&self) -> Arc<Notify> {
-        Arc::clone(&self.0.request_ended)
     }
 
     /// The process ids and statuses of the live workers of a model, oldest first.

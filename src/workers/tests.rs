@@ -20,6 +20,7 @@ use tokio_util::sync::CancellationToken;
 use super::process_group::gone;
 use super::*;
 use crate::config::Config;
+use crate::config::KeepAlive;
 use crate::error::Failure;
 use crate::narration::{Entry, Narration, NarrationContext, with_narration_context};
 
@@ -141,6 +142,8 @@ fn request(behaviour: &str) -> StartRequest {
         context_length: Some(512),
         slots: None,
         force: false,
+        keep_alive: KeepAlive::Forever,
+        load: None,
     }
 }
 

@@ -4,7 +4,7 @@
 use tokio_util::sync::CancellationToken;
 
 use super::*;
-use crate::config::Config;
+use crate::config::{Config, KeepAlive};
 use crate::error::Code;
 use crate::spawn;
 use crate::workers::{Device, StartRequest};
@@ -34,7 +34,7 @@ impl Hive {
         };
         config.llama_server.enabled = false;
         let workers = Supervisor::new(&config).unwrap();
-        let admissions = Admissions::new(workers.clone(), rules, workers.request_ended());
+        let admissions = Admissions::new(workers.clone(), rules, workers.activity());
         Self { admissions, workers, _folder: folder }
     }
 
@@ -48,6 +48,8 @@ impl Hive {
             context_length: Some(512),
             slots: None,
             force: false,
+            keep_alive: KeepAlive::Forever,
+            load: None,
         };
         self.workers.start(request, &CancellationToken::new()).await.unwrap();
     }
@@ -120,7 +122,7 @@ async fn a_slot_that_a_request_is_handed_in_the_moment_it_goes_is_the_next_ones(
     hive.admissions.dispatch();
     assert_eq!((place(&going), place(&next)), (None, Some((1, 1))), "the one free slot was handed out");
     // The permit that the hand-outs left must not hide what follows.
-    let wake = hive.workers.request_ended();
+    let wake = hive.workers.activity();
     tokio::time::timeout(LONG, wake.notified()).await.unwrap();
     drop(going);
     tokio::time::timeout(LONG, wake.notified()).await.expect("the owner is woken");

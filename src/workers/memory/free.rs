@@ -17,6 +17,14 @@ pub(in crate::workers) struct FreeMemory {
     pub(super) gpus: Vec<Gpu>,
 }
 
+/// The memory of one device, as measured, in bytes.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct DeviceMemory {
+    pub(crate) device: Device,
+    pub(crate) capacity: u64,
+    pub(crate) free: u64,
+}
+
 impl FreeMemory {
     /// Measures it, and sets aside what workers that are still loading are expected to take. Blocks.
     pub(in crate::workers) fn beside(workers: &[Arc<Handle>]) -> Self {
@@ -25,9 +33,21 @@ impl FreeMemory {
         free
     }
 
-    fn now() -> Self {
+    /// Measures it. Blocks.
+    pub(in crate::workers) fn now() -> Self {
         let (ram, ram_total) = free_ram();
         Self { ram, ram_total, gpus: gpus::sample() }
+    }
+
+    /// That of each device whose memory is known.
+    pub(in crate::workers) fn devices(&self) -> Vec<DeviceMemory> {
+        let processor = DeviceMemory { device: Device::CPU, capacity: self.ram_total, free: self.ram };
+        let gpus = self.gpus.iter().map(|gpu| DeviceMemory {
+            device: gpu.device,
+            capacity: gpu.memory_total_bytes,
+            free: gpu.memory_free_bytes(),
+        });
+        std::iter::once(processor).chain(gpus).collect()
     }
 
     /// The free memory of a device; `None` where it is unknown.

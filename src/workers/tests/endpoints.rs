@@ -11,7 +11,7 @@ async fn a_worker_gets_no_more_requests_at_once_than_it_has_slots() {
     let hive = Hive::new();
     let worker = hive.start("healthy").await.unwrap();
     assert_eq!(worker.slots, 4, "it says so itself");
-    let ended = hive.workers.request_ended();
+    let ended = hive.workers.activity();
     let open = || hive.workers.endpoint("healthy", &Conversation::default());
     let mut full: Vec<_> = (0..4).map(|_| open().expect("a free slot")).collect();
     assert!(open().is_none(), "every slot has its request");

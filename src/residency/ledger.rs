@@ -1,0 +1,309 @@
+//! The books of the owner: the loads from their submission to their end, the workers that it drained, and those
+//! that a job of its ends.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
+use tokio::sync::{Notify, mpsc};
+
+use super::snapshot::{Drain, Load, LoadKey, LoadPhase, Origin, Placement, Refusal, Waiting, WorkerKey};
+use crate::jobs::{Job, JobId};
+use crate::time::monotonic;
+
+/// The books. Everything that changes them wakes the owner.
+#[derive(Debug)]
+pub(super) struct Ledger {
+    /// Held for short work in memory alone.
+    books: Mutex<Books>,
+    next_load: AtomicU64,
+    started: Instant,
+    wake: Arc<Notify>,
+}
+
+#[derive(Debug, Default)]
+struct Books {
+    loads: Vec<LoadEntry>,
+    /// By the ids of the workers, which are never used twice.
+    drains: HashMap<String, DrainEntry>,
+    /// The jobs that end workers, by the ids of the workers.
+    stops: HashMap<String, Arc<Job>>,
+}
+
+/// A load that has not ended.
+#[derive(Clone, Debug)]
+pub(super) struct LoadEntry {
+    pub(super) key: LoadKey,
+    pub(super) job_id: JobId,
+    pub(super) model: Arc<str>,
+    pub(super) by: Origin,
+    pub(super) since: Duration,
+    /// Why it is loaded, in a sentence.
+    pub(super) because: String,
+    pub(super) phase: LoadPhase,
+    /// What it waits for.
+    pub(super) waits_for: Option<Waiting>,
+    /// The job, if the owner submitted it. The load then lasts until the end of the job.
+    pub(super) submitted: Option<Arc<Job>>,
+    /// Whether the owner has cancelled it because nobody needs it any more.
+    pub(super) is_needless: bool,
+    /// Whether its job runs and holds a ticket.
+    has_ticket: bool,
+    told: Option<mpsc::UnboundedSender<Told>>,
+}
+
+/// What a load is told that asks for room.
+#[derive(Clone, Debug)]
+pub(super) enum Told {
+    /// Something was done for it.
+    News(String),
+    /// It waits for this.
+    Waits(String),
+    /// It may start its worker, at this one of its placements.
+    Granted(usize),
+    Refused(Refusal),
+}
+
+/// A worker that was drained.
+#[derive(Clone, Debug)]
+pub(super) struct DrainEntry {
+    pub(super) drain: Drain,
+    /// For whom and why, in a sentence.
+    pub(super) because: String,
+}
+
+impl Ledger {
+    pub(super) fn new(wake: Arc<Notify>) -> Self {
+        Self { books: Mutex::default(), next_load: AtomicU64::new(1), started: monotonic(), wake }
+    }
+
+    /// The moment from which decisions count time.
+    pub(super) const fn epoch(&self) -> Instant {
+        self.started
+    }
+
+    /// The moment, as decisions count time.
+    pub(super) fn at(&self, at: Instant) -> Duration {
+        at.saturating_duration_since(self.started)
+    }
+
+    pub(super) fn now(&self) -> Duration {
+        self.at(monotonic())
+    }
+
+    pub(super) fn wake(&self) {
+        self.wake.notify_one();
+    }
+
+    /// Enters the load of a job, which may be there already: the owner that submits it and the job that runs
+    /// come in any order. Returns its number.
+    pub(super) fn enter(
+        &self,
+        job_id: &JobId,
+        model: &str,
+        by: Option<(Origin, String, Arc<Job>)>,
+    ) -> LoadKey {
+        let since = self.now();
+        let mut books = self.books.lock();
+        let entered = books.loads.iter().position(|load| load.job_id == *job_id);
+        let place = entered.unwrap_or_else(|| {
+            books.loads.push(LoadEntry {
+                key: self.next_load.fetch_add(1, Ordering::Relaxed),
+                job_id: job_id.clone(),
+                model: model.into(),
+                by: Origin::Person,
+                since,
+                because: "an operation asked for it".to_owned(),
+                phase: LoadPhase::Submitted,
+                waits_for: None,
+                submitted: None,
+                is_needless: false,
+                has_ticket: false,
+                told: None,
+            });
+            books.loads.len() - 1
+        });
+        let load = &mut books.loads[place];
+        match by {
+            Some((by, because, job)) => {
+                (load.by, load.because, load.submitted) = (by, because, Some(job));
+            }
+            None => load.has_ticket = true,
+        }
+        let key = load.key;
+        drop(books);
+        self.wake();
+        key
+    }
+
+    /// The load asks for room. Returns what it is told from now on.
+    pub(super) fn ask(
+        &self,
+        key: LoadKey,
+        placements: Vec<Placement>,
+        replaces: Option<WorkerKey>,
+    ) -> mpsc::UnboundedReceiver<Told> {
+        let (told, receiver) = mpsc::unbounded_channel();
+        let since = self.now();
+        self.change(key, |load| {
+            load.phase = LoadPhase::Asking { since, placements, replaces };
+            load.told = Some(told);
+        });
+        self.wake();
+        receiver
+    }
+
+    /// Takes back what the load asked for or was granted.
+    pub(super) fn withdraw(&self, key: LoadKey) {
+        self.change(key, LoadEntry::withdraw);
+        self.wake();
+    }
+
+    /// The job of the load gives its ticket back.
+    pub(super) fn close(&self, key: LoadKey) {
+        self.change(key, |load| {
+            load.has_ticket = false;
+            load.withdraw();
+        });
+        self.forget_ended();
+    }
+
+    /// The job of the load has ended.
+    pub(super) fn job_ended(&self, key: LoadKey) {
+        self.change(key, |load| load.submitted = None);
+        self.forget_ended();
+    }
+
+    /// Whether the owner has cancelled the load because nobody needs it any more.
+    pub(super) fn is_needless(&self, key: LoadKey) -> bool {
+        self.change(key, |load| load.is_needless).unwrap_or(false)
+    }
+
+    fn forget_ended(&self) {
+        self.books.lock().loads.retain(|load| load.has_ticket || load.submitted.is_some());
+        self.wake();
+    }
+
+    fn change<R>(&self, key: LoadKey, change: impl FnOnce(&mut LoadEntry) -> R) -> Option<R> {
+        self.books.lock().loads.iter_mut().find(|load| load.key == key).map(change)
+    }
+
+    /// Grants the load one of its placements. Returns whether it asked.
+    pub(super) fn grant(&self, key: LoadKey, placement: usize) -> bool {
+        let granted = self.change(key, |load| {
+            let LoadPhase::Asking { placements, .. } = &load.phase else { return false };
+            let Some(granted) = placements.get(placement) else { return false };
+            load.phase = LoadPhase::Granted { needs: granted.needs.clone() };
+            load.waits_for = None;
+            load.tell(Told::Granted(placement));
+            true
+        });
+        granted.unwrap_or(false)
+    }
+
+    /// Refuses the load. Returns whether it asked.
+    pub(super) fn refuse(&self, key: LoadKey, why: Refusal) -> bool {
+        let refused = self.change(key, |load| {
+            let asked = matches!(load.phase, LoadPhase::Asking { .. });
+            if asked {
+                load.tell(Told::Refused(why));
+                load.withdraw();
+            }
+            asked
+        });
+        refused.unwrap_or(false)
+    }
+
+    /// Tells a load that asks what it waits for. Returns whether it had not been told that before.
+    pub(super) fn tell_wait(&self, key: LoadKey, why: Waiting) -> bool {
+        let told = self.change(key, |load| {
+            let is_new = load.waits_for.as_ref().is_none_or(|waiting| !is_same_wait(waiting, &why));
+            if is_new && matches!(load.phase, LoadPhase::Asking { .. }) {
+                load.tell(Told::Waits(why.to_string()));
+                load.waits_for = Some(why);
+                return true;
+            }
+            false
+        });
+        told.unwrap_or(false)
+    }
+
+    /// Tells a load that something was done for it.
+    pub(super) fn tell_news(&self, key: LoadKey, news: String) {
+        self.change(key, |load| load.tell(Told::News(news)));
+    }
+
+    pub(super) fn loads(&self) -> Vec<LoadEntry> {
+        self.books.lock().loads.clone()
+    }
+
+    /// Notes that nobody needs the load any more. Returns its job, if the owner submitted it.
+    pub(super) fn needless(&self, key: LoadKey) -> Option<Arc<Job>> {
+        let job = self.change(key, |load| {
+            load.is_needless = true;
+            load.submitted.clone()
+        });
+        job.flatten()
+    }
+
+    pub(super) fn drained(&self, worker_id: &str, entry: DrainEntry) {
+        self.books.lock().drains.insert(worker_id.to_owned(), entry);
+    }
+
+    pub(super) fn reopened(&self, worker_id: &str) {
+        self.books.lock().drains.remove(worker_id);
+    }
+
+    /// For whom the worker was drained, and whether a job ends it.
+    pub(super) fn end_of(&self, worker_id: &str) -> (Option<DrainEntry>, bool) {
+        let books = self.books.lock();
+        (books.drains.get(worker_id).cloned(), books.stops.contains_key(worker_id))
+    }
+
+    pub(super) fn stopping(&self, worker_id: &str, job: Arc<Job>) {
+        self.books.lock().stops.insert(worker_id.to_owned(), job);
+    }
+
+    pub(super) fn stop_ended(&self, worker_id: &str) {
+        self.books.lock().stops.remove(worker_id);
+        self.wake();
+    }
+
+    /// Forgets drained workers that have ended.
+    pub(super) fn keep_drains(&self, mut lives: impl FnMut(&str) -> bool) {
+        self.books.lock().drains.retain(|worker_id, _| lives(worker_id));
+    }
+}
+
+impl LoadEntry {
+    /// The load as a decision sees it.
+    pub(super) fn load(&self) -> Load {
+        Load {
+            key: self.key,
+            model: Arc::clone(&self.model),
+            by: self.by,
+            since: self.since,
+            phase: self.phase.clone(),
+        }
+    }
+
+    fn withdraw(&mut self) {
+        (self.phase, self.told, self.waits_for) = (LoadPhase::Submitted, None, None);
+    }
+
+    fn tell(&self, what: Told) {
+        // Whoever asked and hears it no more has been stopped.
+        let _heard = self.told.as_ref().is_some_and(|told| told.send(what).is_ok());
+    }
+}
+
+/// Whether two waits are the same for people: how much is missing changes all the time.
+fn is_same_wait(one: &Waiting, other: &Waiting) -> bool {
+    match (one, other) {
+        (Waiting::Memory { device: one, .. }, Waiting::Memory { device: other, .. }) => one == other,
+        (Waiting::Stay { worker: one, .. }, Waiting::Stay { worker: other, .. }) => one == other,
+        (one, other) => one == other,
+    }
+}
