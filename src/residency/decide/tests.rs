@@ -181,3 +181,241 @@ fn memory_that_is_kept_or_promised_is_not_granted() {
     one_granted.loads.push(granted);
     decided(&one_granted, &waits);
 }
+
+#[test]
+fn only_so_many_load_at_once() {
+    let rules = Rules { concurrent_loads: 1, ..Rules::default() };
+    let loads = vec![asks(1, "a", 2), asks(2, "b", 2)];
+    let demand = vec![wait_for("a"), wait_for("b")];
+    let two = Snapshot { rules, loads, demand, ..with_free(10) };
+    let waits = "load 2 waits for the load of 'a', which came first";
+    decided(&two, &["grant load 1 at 0", waits]);
+    let loading = Resident { phase: Phase::Loading(Some(1)), ..worker(41, "a", 2) };
+    let first = Load { phase: LoadPhase::Granted { needs: gpu(2) }, ..asks(1, "a", 2) };
+    decided(
+        &Snapshot { workers: vec![loading], loads: vec![first, asks(2, "b", 2)], ..two.clone() },
+        &[waits],
+    );
+    // The place is kept for the one that came first, which waits for idle workers to end; but nothing stays idle
+    // where it waits for answers.
+    let drained = Resident { draining: drained_for(1, 999), ..worker(41, "c", 9) };
+    let waits_for_it = "load 1 waits for worker 41 to finish answering and to end";
+    let reason = "stop 41: idle for 1 min 40 s, and 'a' needs its room";
+    let mut full =
+        Snapshot { workers: vec![drained.clone()], loads: vec![asks(1, "a", 9), asks(2, "b", 1)], ..two };
+    full.devices[0].free = Some(GIB);
+    decided(&full, &[reason, waits_for_it, waits]);
+    full.workers = vec![Resident { in_flight: 1, ..drained }];
+    decided(&full, &[waits_for_it, "grant load 2 at 0", "wake at 18 min 39 s"]);
+}
+
+#[test]
+fn a_load_gets_only_what_those_that_came_first_do_not_need() {
+    let busy = Resident { in_flight: 1, draining: drained_for(1, 999), ..worker(41, "c", 6) };
+    let loads = |gib| vec![asks(1, "big", 8), asks(2, "small", gib)];
+    let demand = vec![wait_for("big"), wait_for("small")];
+    let two = Snapshot { workers: vec![busy], loads: loads(2), demand, ..with_free(4) };
+    let waits = "load 1 waits for worker 41 to finish answering and to end";
+    decided(&two, &[waits, "grant load 2 at 0", "wake at 18 min 39 s"]);
+    let behind = "load 2 waits for the load of 'big', which came first";
+    decided(&Snapshot { loads: loads(3), ..two }, &[waits, behind, "wake at 18 min 39 s"]);
+}
+
+#[test]
+fn the_best_place_that_can_be_had_is_taken() {
+    const OTHER: Device = Device::Exact { kind: DeviceKind::Cuda, index: 1 };
+    let place = |class, device, gib| Placement { class, needs: vec![(device, gib * GIB)] };
+    let places = vec![place(0, GPU, 4), place(0, OTHER, 4), place(3, Device::CPU, 4)];
+    let mut now = Snapshot { loads: vec![load(1, "a", places)], demand: vec![wait_for("a")], ..with_free(5) };
+    now.devices.push(DeviceMemory { device: OTHER, free: Some(6 * GIB), ..now.devices[0].clone() });
+    // Of two of one class, the one with more room.
+    decided(&now, &["grant load 1 at 1"]);
+    // One that is free rather than one that needs an eviction.
+    now.devices[2].free = Some(0);
+    now.workers = vec![Resident { holds: vec![(OTHER, 10 * GIB)], ..worker(41, "b", 0) }];
+    decided(&now, &["grant load 1 at 0"]);
+    // One of a better class is waited for, even where the processor is free.
+    now.devices[0].free = Some(3 * GIB);
+    now.workers[0].in_flight = 1;
+    let drain = "drain 41: it had its time, and 'a' needs its room";
+    decided(&now, &[drain, "load 1 waits for worker 41 to finish answering and to end"]);
+    // But not one that can never be had.
+    now.workers[0].keep = Keep::Pinned;
+    decided(&now, &["grant load 1 at 2"]);
+}
+
+// Who goes.
+
+/// What is decided if `a` asks for 4 GiB of a full GPU with these workers.
+#[track_caller]
+fn goes(workers: Vec<Resident>, expected: &[WorkerKey]) {
+    let now = a_asks(0, workers);
+    let decision = decide(&now);
+    let drained = decision.actions.iter().filter_map(|action| match action {
+        Action::Drain { worker, by: Beneficiary::Load(1), .. } => Some(*worker),
+        _ => None,
+    });
+    assert_eq!(drained.collect::<Vec<_>>(), expected, "{:#?}", told(&decision));
+}
+
+#[test]
+fn those_that_cost_the_least_go() {
+    let used = |key, seconds_ago| Resident {
+        last_used: NOW - Duration::from_secs(seconds_ago),
+        ..worker(key, "b", 4)
+    };
+    // The one that was not used for longest.
+    goes(vec![used(41, 60), used(42, 90), used(43, 30)], &[42]);
+    // The one that loads faster.
+    let slow = Resident { load_time: Duration::from_secs(60), ..used(41, 90) };
+    goes(vec![slow, used(42, 60)], &[42]);
+    // One that is idle rather than one with answers under way, and rather two of them.
+    let busy = |key| Resident { in_flight: 1, ..used(key, 0) };
+    goes(vec![busy(41), used(42, 10)], &[42]);
+    let small = |key| Resident { holds: gpu(2), ..used(key, 50) };
+    goes(vec![busy(41), small(42), small(43)], &[42, 43]);
+    // One rather than two alike.
+    goes(vec![small(41), small(42), used(43, 50)], &[43]);
+    // One that brings enough, rather than one that is idle for longer and does not; and no more than needed.
+    goes(vec![Resident { holds: gpu(1), ..used(41, 99) }, used(42, 20), used(43, 10)], &[42]);
+    // With many of them, not all sets are tried.
+    goes(
+        (0..30).map(|key| Resident { holds: gpu(1), ..used(key, 60 + u64::from(key)) }).collect(),
+        &[29, 28, 27, 26],
+    );
+}
+
+#[test]
+fn these_never_go() {
+    let refused =
+        "refuse load 1: 4.0 GiB of memory are missing on cuda:0, even if every worker goes that may go";
+    decided(&a_asks(0, vec![Resident { keep: Keep::Pinned, ..worker(41, "b", 4) }]), &[refused]);
+    let mut second = a_asks(0, vec![worker(41, "a", 4)]);
+    second.loads[0].by = Origin::Person;
+    decided(&second, &[refused]);
+    let elsewhere = Resident { holds: vec![(Device::CPU, 99 * GIB)], ..worker(41, "b", 0) };
+    decided(&a_asks(0, vec![elsewhere]), &[refused]);
+    // Not even everything that there is would be enough.
+    let fake = worker(41, "b", 99);
+    let loads = vec![asks(1, "a", 11)];
+    let refused =
+        "refuse load 1: 1.0 GiB of memory are missing on cuda:0, even if every worker goes that may go";
+    decided(&Snapshot { loads, ..a_asks(0, vec![fake]) }, &[refused]);
+}
+
+#[test]
+fn a_worker_with_requests_stays_for_its_minimum_time() {
+    let since = |seconds| NOW - Duration::from_secs(seconds);
+    let fresh = Resident { ready_at: since(4), last_used: since(0), ..worker(41, "b", 10) };
+    let stays = "load 1 waits for worker 41, which is new and stays until it is idle or had its time";
+    let waiting = Snapshot { demand: vec![wait_for("a"), wait_for("b")], ..a_asks(0, vec![]) };
+    let busy = Resident { in_flight: 1, ..fresh.clone() };
+    decided(&a_asks(0, vec![busy.clone()]), &[stays, "wake at 16 min 46 s"]);
+    decided(&Snapshot { workers: vec![fresh.clone()], ..waiting.clone() }, &[stays, "wake at 16 min 46 s"]);
+    // After it, it finishes its answers and goes.
+    let old = Resident { ready_at: since(10), ..busy };
+    let drain = "drain 41: it had its time, and 'a' needs its room";
+    let finish = "load 1 waits for worker 41 to finish answering and to end";
+    decided(&Snapshot { workers: vec![old], ..waiting }, &[drain, finish]);
+    // It goes earlier if no request has come for a moment.
+    decided(&a_asks(0, vec![fresh.clone()]), &[stays, "wake at 16 min 41 s"]);
+    let idle = Resident { last_used: since(1), ..fresh };
+    decided(&a_asks(0, vec![idle]), &["drain 41: idle for 1 s, and 'a' needs its room", finish]);
+}
+
+#[test]
+fn workers_go_together_once_none_of_them_answers_a_request() {
+    let idle = Resident { draining: drained_for(1, 990), ..worker(41, "b", 2) };
+    let busy = Resident { in_flight: 1, draining: drained_for(1, 990), ..worker(42, "c", 2) };
+    let finish = "load 1 waits for workers 41 and 42 to finish answering and to end";
+    decided(&a_asks(0, vec![idle.clone(), busy.clone()]), &[finish, "wake at 18 min 30 s"]);
+    let done = Resident { in_flight: 0, ..busy };
+    let reason = "idle for 1 min 40 s, and 'a' needs its room";
+    decided(
+        &a_asks(0, vec![idle.clone(), done]),
+        &[&format!("stop 41: {reason}"), &format!("stop 42: {reason}"), finish],
+    );
+    let ending = Resident { phase: Phase::Stopping, ..worker(41, "b", 4) };
+    decided(&a_asks(0, vec![ending]), &["load 1 waits for 4.0 GiB on cuda:0 that ended workers still hold"]);
+}
+
+#[test]
+fn a_load_does_not_wait_for_answers_for_ever() {
+    let busy = |since| Resident { in_flight: 1, draining: drained_for(1, since), ..worker(41, "b", 4) };
+    let finish = "load 1 waits for worker 41 to finish answering and to end";
+    decided(&a_asks(0, vec![busy(881)]), &[finish, "wake at 16 min 41 s"]);
+    let refused = "refuse load 1: worker 41 did not finish answering within 2 min 0 s";
+    decided(&a_asks(0, vec![busy(880)]), &[refused, "reopen 41"]);
+}
+
+#[test]
+fn a_worker_that_was_drained_for_nothing_is_opened_again() {
+    let drained = Resident { draining: drained_for(1, 990), ..worker(41, "b", 4) };
+    // Its load has ended, was granted, or fits without it.
+    decided(&Snapshot { workers: vec![drained.clone()], ..with_free(0) }, &["reopen 41"]);
+    decided(&a_asks(4, vec![drained.clone()]), &["grant load 1 at 0", "reopen 41"]);
+    let granted = Load { phase: LoadPhase::Granted { needs: gpu(4) }, ..asks(1, "a", 4) };
+    let granted = Snapshot { loads: vec![granted], ..a_asks(4, vec![drained.clone()]) };
+    decided(&granted, &["reopen 41"]);
+    // Another one costs less by now.
+    let busy = Resident { in_flight: 1, ..drained.clone() };
+    let finish = "load 1 waits for worker 42 to finish answering and to end";
+    let drain = "drain 42: idle for 1 min 40 s, and 'a' needs its room";
+    decided(&a_asks(0, vec![busy, worker(42, "c", 4)]), &[drain, finish, "reopen 41"]);
+    // Its time without requests was over, and now one waits for it.
+    let idle = Drain { by: Beneficiary::Idle, since: NOW };
+    let idle = Resident { keep: Keep::For(Duration::from_secs(60)), draining: Some(idle), ..drained };
+    let wanted = Snapshot { workers: vec![idle], demand: vec![wait_for("b")], ..with_free(0) };
+    decided(&wanted, &["reopen 41"]);
+}
+
+#[test]
+fn an_idle_worker_goes_when_its_time_is_over() {
+    let keep = |seconds| Resident { keep: Keep::For(Duration::from_secs(seconds)), ..worker(41, "a", 4) };
+    let told =
+        |worker, expected: &[&str]| decided(&Snapshot { workers: vec![worker], ..with_free(6) }, expected);
+    let reason = "idle for 1 min 40 s, which is as long as it may be";
+    told(keep(101), &["wake at 16 min 41 s"]);
+    told(keep(100), &[&format!("drain 41: {reason}")]);
+    told(keep(0), &[&format!("drain 41: {reason}")]);
+    let draining = Some(Drain { by: Beneficiary::Idle, since: NOW });
+    told(Resident { draining, ..keep(100) }, &[&format!("stop 41: {reason}")]);
+    told(Resident { in_flight: 1, ..keep(100) }, &[]);
+    told(Resident { keep: Keep::UntilNeeded, ..keep(0) }, &[]);
+    told(Resident { keep: Keep::Pinned, ..keep(0) }, &[]);
+    decided(&Snapshot { workers: vec![keep(100)], demand: vec![wait_for("a")], ..with_free(6) }, &[]);
+}
+
+// Leases.
+
+#[test]
+fn a_lease_gets_room_like_a_load_and_expires() {
+    let asking = Lease {
+        key: 7,
+        device: GPU,
+        bytes: 6 * GIB,
+        since: Duration::from_secs(980),
+        phase: LeasePhase::Asking,
+    };
+    let leases = vec![asking.clone()];
+    decided(&Snapshot { leases: leases.clone(), ..with_free(6) }, &["grant lease 7"]);
+    let refused =
+        "refuse lease 7: 1.0 GiB of memory are missing on cuda:0, even if every worker goes that may go";
+    decided(&Snapshot { leases: leases.clone(), ..with_free(5) }, &[refused]);
+    let finish = "lease 7 waits for worker 41 to finish answering and to end";
+    let drain = "drain 41: idle for 1 min 40 s, and another program needs its room";
+    let occupied = Snapshot { workers: vec![worker(41, "b", 4)], leases: leases.clone(), ..with_free(5) };
+    decided(&occupied, &[drain, finish]);
+    // A load that came later gets what the lease leaves.
+    let later = Snapshot { leases, ..a_asks(5, vec![worker(41, "b", 5)]) };
+    let busy = Resident { in_flight: 1, ..worker(41, "b", 5) };
+    decided(&later, &[drain, finish, "grant load 1 at 0"]);
+    let later = Snapshot { loads: vec![asks(1, "a", 5)], workers: vec![busy], ..later };
+    let drain = "drain 41: it had its time, and another program needs its room";
+    decided(&later, &[drain, finish, "load 1 waits for another program, which asked for memory first"]);
+
+    let held = |expires_at| LeasePhase::Held { untaken: 0, expires_at: Duration::from_secs(expires_at) };
+    let leases = |at| vec![Lease { phase: held(at), ..asking.clone() }];
+    decided(&Snapshot { leases: leases(1007), ..with_free(4) }, &["wake at 16 min 47 s"]);
+    decided(&Snapshot { leases: leases(1000), ..with_free(4) }, &["end lease 7"]);
+}
