@@ -36,5 +36,7 @@ pub(crate) mod snapshot;
 
 #[cfg(test)]
 mod testing;
+#[cfg(test)]
+mod simulation;
 
 pub(crate) use owner::{Residency, Submit};

@@ -28,7 +28,8 @@ pub(crate) fn decide(now: &Snapshot) -> Decision {
         places: now.rules.concurrent_loads.max(1).saturating_sub(loading(now).count()),
         spoken_for: BTreeSet::new(),
         going: BTreeSet::new(),
-        ahead: loading(now).next().map(|model| Waiting::Load(model.clone())),
+        first_asking: None,
+        first_loading: loading(now).next().map(|model| Waiting::Load(model.clone())),
         decision: Decision::default(),
     };
     deciding.end_leases();
@@ -53,8 +54,10 @@ struct Deciding<'a> {
     spoken_for: BTreeSet<WorkerKey>,
     /// Those of them that are to stay drained.
     going: BTreeSet<WorkerKey>,
-    /// What comes first where others must wait.
-    ahead: Option<Waiting>,
+    /// The first of those who ask: later ones wait for it where it needs what there is.
+    first_asking: Option<Waiting>,
+    /// The first of the loads that have, or will have soon, one of the places.
+    first_loading: Option<Waiting>,
     decision: Decision,
 }
 
@@ -148,10 +151,11 @@ impl<'a> Deciding<'a> {
                 }
                 self.let_go(claim, placement, &victims, may_start);
             }
-            Way::Free { .. } | Way::Behind => self.wait(claim, self.ahead.clone()),
+            Way::Free { .. } => self.wait(claim, self.first_loading.clone()),
+            Way::Behind => self.wait(claim, self.first_asking.clone().or(self.first_loading.clone())),
         }
         self.room.keep(&placement.needs);
-        self.ahead.get_or_insert_with(|| claim.as_reason_to_wait());
+        self.first_asking.get_or_insert_with(|| claim.as_reason_to_wait());
     }
 
     /// The placements of the best class of those that can be had at all, with their indexes.
@@ -211,15 +215,20 @@ impl<'a> Deciding<'a> {
 
     fn grant(&mut self, claim: &Claim<'_>, index: usize, placement: &Placement) {
         self.room.give(&placement.needs);
+        self.first_asking.get_or_insert_with(|| claim.as_reason_to_wait());
         match claim.by {
             Beneficiary::Load(load) => {
-                self.places -= 1;
-                self.ahead.get_or_insert_with(|| claim.as_reason_to_wait());
+                self.take_place(claim);
                 self.act(Action::Grant { load, placement: index });
             }
             Beneficiary::Lease(lease) => self.act(Action::GrantLease { lease }),
             Beneficiary::Idle => {}
         }
+    }
+
+    fn take_place(&mut self, claim: &Claim<'_>) {
+        self.places -= 1;
+        self.first_loading.get_or_insert_with(|| claim.as_reason_to_wait());
     }
 
     fn let_go(
@@ -239,14 +248,15 @@ impl<'a> Deciding<'a> {
             self.wake_at(until);
             return self.wait(claim, Some(Waiting::Stay { worker, until }));
         }
-        self.going.extend(workers.iter().map(|worker| worker.key));
         if !may_start {
-            // Nothing more is drained before the load may start; what is drained stays so.
-            return self.wait(claim, self.ahead.clone());
+            // Nothing more is drained before the load may start; what is drained for it stays so.
+            let drained = workers.iter().filter(|worker| drained_for(worker, claim.by).is_some());
+            self.going.extend(drained.map(|worker| worker.key));
+            return self.wait(claim, self.first_loading.clone());
         }
         // It starts soon: none that came later takes its place.
         if claim.model.is_some() && workers.iter().all(|worker| worker.in_flight == 0) {
-            self.places -= 1;
+            self.take_place(claim);
         }
         self.send_away(&workers, claim.by, |worker| claim.reason_to_stop(worker, idle_for(self.now, worker)));
         let why = match workers.is_empty() {
@@ -270,7 +280,6 @@ impl<'a> Deciding<'a> {
                 self.wake_at(worker.last_used + limit);
                 continue;
             }
-            self.going.insert(worker.key);
             self.send_away(&[worker], Beneficiary::Idle, |_| StopReason::Idle { idle });
         }
     }
@@ -294,6 +303,7 @@ impl<'a> Deciding<'a> {
         let is_drained = |worker: &Resident| drained_for(worker, by).is_some();
         let are_done = workers.iter().all(|worker| is_drained(worker) && worker.in_flight == 0);
         for worker in workers {
+            self.going.insert(worker.key);
             if are_done {
                 self.act(Action::Stop { worker: worker.key, because: because(worker) });
             } else if !is_drained(worker) {

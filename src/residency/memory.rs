@@ -16,10 +16,10 @@ struct DeviceRoom {
     limit: i128,
     /// What was free at the beginning of the decision, neither kept for other programs nor promised to anyone.
     at_first: i128,
-    /// What of it is free still.
+    /// What of it those who asked earlier neither get nor need.
     free: i128,
-    /// What of it, and of what ending workers will bring, is not needed by those who asked earlier.
-    unclaimed: i128,
+    /// What workers that end will bring, and those who asked earlier do not need.
+    coming: i128,
 }
 
 impl Room {
@@ -35,10 +35,8 @@ impl Room {
 
     /// What stays free on the device that has the least left once the needs are met.
     pub(super) fn left_after(&self, needs: &Amounts) -> i128 {
-        let left = self.0.iter().filter(|room| on(needs, room.device) > 0);
-        left.map(|room| room.free.min(room.unclaimed) - i128::from(on(needs, room.device)))
-            .min()
-            .unwrap_or(i128::MAX)
+        let needed = self.0.iter().filter(|room| on(needs, room.device) > 0);
+        needed.map(|room| room.free - i128::from(on(needs, room.device))).min().unwrap_or(i128::MAX)
     }
 
     /// The device that has too little even once everything has gone that may go, and by how much. What loads
@@ -64,40 +62,40 @@ impl Room {
 
     /// What is missing now.
     pub(super) fn missing_now(&self, needs: &Amounts) -> Option<(Device, u64)> {
-        self.0
-            .iter()
-            .map(|room| (room.device, above(on(needs, room.device), room.free)))
-            .find(|(_, missing)| *missing > 0)
+        let missing = self.0.iter().map(|room| (room.device, above(on(needs, room.device), room.free)));
+        missing.max_by_key(|(_, missing)| *missing).filter(|(_, missing)| *missing > 0)
     }
 
     /// What is missing even once the workers that end have ended, and that one.
     pub(super) fn missing(&self, needs: &Amounts, going: Option<&Resident>) -> Amounts {
         let missing = self.0.iter().map(|room| {
-            let comes = going.map_or(0, |worker| brings(worker, room.device));
-            (room.device, above(on(needs, room.device), room.unclaimed + i128::from(comes)))
+            let brings = going.map_or(0, |worker| brings(worker, room.device));
+            (room.device, above(on(needs, room.device), room.free + room.coming + i128::from(brings)))
         });
         missing.filter(|(_, missing)| *missing > 0).collect()
     }
 
-    /// Gives what was free to one who asked.
+    /// Gives what is free to one who asks.
     pub(super) fn give(&mut self, needs: &Amounts) {
         for room in &mut self.0 {
             room.free -= i128::from(on(needs, room.device));
         }
-        self.keep(needs);
     }
 
-    /// Keeps so much for one who waits.
+    /// Keeps so much for one who waits: of what is coming, since it waits for that anyway, and else of what is free.
     pub(super) fn keep(&mut self, needs: &Amounts) {
         for room in &mut self.0 {
-            room.unclaimed -= i128::from(on(needs, room.device));
+            let need = i128::from(on(needs, room.device));
+            let of_coming = need.min(room.coming);
+            room.coming -= of_coming;
+            room.free -= need - of_coming;
         }
     }
 
     /// Counts on what a worker that goes will bring.
     pub(super) fn expect(&mut self, worker: &Resident) {
         for room in &mut self.0 {
-            room.unclaimed += i128::from(brings(worker, room.device));
+            room.coming += i128::from(brings(worker, room.device));
         }
     }
 }
@@ -113,10 +111,10 @@ impl DeviceRoom {
         let granted = granted(now).map(|load| on(load.needs, device));
         let promised: i128 = leased.chain(to_take).chain(granted).map(i128::from).sum();
         let stopping = now.workers.iter().filter(|worker| worker.phase == Phase::Stopping);
-        let ending: i128 = stopping.map(|worker| i128::from(brings(worker, device))).sum();
+        let coming: i128 = stopping.map(|worker| i128::from(brings(worker, device))).sum();
         let free = i128::from(free) - i128::from(memory.reserve) - promised;
         let limit = memory.capacity.map_or(i128::MAX, |all| i128::from(all) - i128::from(memory.reserve));
-        Self { device, limit, at_first: free, free, unclaimed: free + ending }
+        Self { device, limit, at_first: free, free, coming }
     }
 }
 
@@ -151,7 +149,8 @@ pub(super) fn granted(now: &Snapshot) -> impl Iterator<Item = GrantedLoad<'_>> {
     })
 }
 
-/// By how much the need is above what there is.
+/// By how much the need is above what there is. Who needs nothing lacks nothing, even where less than nothing is left.
 fn above(need: u64, there: i128) -> u64 {
-    u64::try_from(i128::from(need) - there).unwrap_or(0)
+    let missing = if need == 0 { 0 } else { i128::from(need) - there };
+    u64::try_from(missing).unwrap_or(0)
 }

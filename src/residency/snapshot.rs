@@ -117,7 +117,7 @@ pub(crate) struct Drain {
 }
 
 /// Who gets the memory of a worker that goes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Beneficiary {
     Load(LoadKey),
     Lease(LeaseKey),
