@@ -332,7 +332,7 @@ fn workers_go_together_once_none_of_them_answers_a_request() {
     let done = Resident { in_flight: 0, ..busy };
     let reason = "idle for 1 min 40 s, and 'a' needs its room";
     decided(
-        &a_asks(0, vec![idle.clone(), done]),
+        &a_asks(0, vec![idle, done]),
         &[&format!("stop 41: {reason}"), &format!("stop 42: {reason}"), finish],
     );
     let ending = Resident { phase: Phase::Stopping, ..worker(41, "b", 4) };

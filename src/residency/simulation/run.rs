@@ -47,9 +47,10 @@ impl World {
             let decision = decide(&snapshot);
             self.counts.decisions += 1;
             self.tell(|_| format!("=> {}", told(&decision).join("; ")));
-            check(&snapshot, &decision).inspect_err(|_| {
-                self.trace.iter_mut().for_each(|trace| trace.push(format!("{snapshot:?}")))
-            })?;
+            if let Err(why) = check(&snapshot, &decision) {
+                self.tell(|_| format!("{snapshot:?}"));
+                return Err(why);
+            }
             let mut has_changed = false;
             for action in decision.actions {
                 let concerns_workers = matches!(
@@ -487,7 +488,7 @@ impl World {
         for (queue, model) in self.queues.iter().zip(&self.setting.models) {
             ensure(queue.waiting.is_empty(), || format!("requests for '{}' wait for ever", model.name))?;
         }
-        for load in &self.loads {
+        if let Some(load) = self.loads.first() {
             return Err(format!("load {} of '{}' waits for ever: {:?}", load.key, load.model, load.phase));
         }
         ensure(self.leases.is_empty(), || "a lease does not end".into())?;
