@@ -8,6 +8,7 @@
 mod validation;
 mod bind;
 mod workers;
+mod memory;
 mod models;
 mod engine_options;
 mod sampling;
@@ -40,6 +41,7 @@ pub use engines::{DeviceKind, EngineSettings, FlashAttention, KvType, LlamaServe
 pub use faults::Faults;
 pub use jobs::Jobs;
 pub use keep_alive::KeepAlive;
+pub use memory::Memory;
 pub use models::{ModelSettings, served_id};
 pub use reload::{ConfigFile, Reloaded};
 pub use residency::Residency;
@@ -99,6 +101,8 @@ pub struct Config {
     pub engines: BTreeMap<String, EngineSettings>,
     /// Single models, by id. What operations have set counts more: see `settings`.
     pub models: BTreeMap<String, ModelSettings>,
+    /// The memory that workers may use.
+    pub memory: Memory,
     /// Deadlines, intervals and grace periods.
     pub timers: Timers,
     /// The file that the settings were read from, for a reload.
@@ -134,6 +138,7 @@ impl Default for Config {
             llama_server: LlamaServer::default(),
             engines: BTreeMap::new(),
             models: BTreeMap::new(),
+            memory: Memory::default(),
             timers: Timers::default(),
             file: None,
             faults: Faults::default(),

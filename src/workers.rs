@@ -58,7 +58,8 @@
 //! | [`start`] | from a request to a ready worker |
 //! | [`readiness`], [`start_failure`] | a started worker until it is ready, and how it can fail |
 //! | [`launch`] | the process of a worker and its owner |
-//! | [`plan`] | the engine, the device and the memory of a start |
+//! | [`plan`] | the engine, the devices and the memory of a start |
+//! | [`survey`] | what there is for a start, and the places where it could go |
 //! | [`memory`] | what a model needs, what is free, and who holds the rest |
 //! | [`owner`], [`pulse`], [`stop`], [`measure`] | the task that holds the processes; signs of life; stopping; measuring |
 //! | [`shared`] | what the files above share |
@@ -70,7 +71,7 @@
 //! | [`engines`] | descriptions of engines, their search and their choice |
 //! | [`gpus`], [`process_group`], [`identity`], [`oom_killer`] | what drivers and the system tell |
 //! | [`start_error`], [`state`], [`end`], [`exit`], [`causes`], [`folder`], [`report`], [`log_progress`] | plain values and files |
-//! | [`environment`], [`request`], [`worker`], [`secret`], [`device`] | plain values |
+//! | [`environment`], [`request`], [`place`], [`worker`], [`secret`], [`device`] | plain values |
 
 pub mod telemetry;
 mod supervisor;
@@ -82,6 +83,7 @@ mod readiness;
 mod start_failure;
 mod launch;
 mod plan;
+mod survey;
 mod memory;
 mod owner;
 mod pulse;
@@ -118,6 +120,7 @@ mod report;
 mod log_progress;
 mod environment;
 mod request;
+mod place;
 mod worker;
 mod secret;
 mod device;
@@ -130,7 +133,8 @@ pub use affinity::Conversation;
 pub use device::Device;
 pub use endpoint::{Endpoint, InFlight};
 pub(crate) use memory::DeviceMemory;
-pub use memory::{ForeignProcess, MemoryPart, StoppableWorker};
+pub use memory::{ForeignProcess, StoppableWorker};
+pub use place::{MemoryPart, Place, Share};
 pub use plan::LoadPlan;
 pub use registry::{Cause, ChangeKind, WorkerChange};
 pub use request::StartRequest;

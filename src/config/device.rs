@@ -36,6 +36,15 @@ impl Device {
         matches!(self, Self::Exact { kind: DeviceKind::Cpu, .. })
     }
 
+    /// Its kind, where it is exact.
+    #[must_use]
+    pub fn kind(self) -> Option<DeviceKind> {
+        match self {
+            Self::Exact { kind, .. } => Some(kind),
+            Self::Auto | Self::Index(_) => None,
+        }
+    }
+
     /// Whether this name covers the device `actual`, which is exact.
     #[must_use]
     pub fn fits(self, actual: Self) -> bool {

@@ -63,6 +63,7 @@ pub const PLACEHOLDERS: &[&str] = &[
     "device_index",
     "own_device",
     "gpu_layers",
+    "tensor_split",
     "context",
     "context_length",
     "context_of_all_slots",

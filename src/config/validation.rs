@@ -122,6 +122,9 @@ impl Config {
         if let Some((name, problem)) = self.workers.problem() {
             return invalid(format!("[workers] {name} {problem}"), REMOVE);
         }
+        if let Some((name, problem)) = self.memory.problem() {
+            return invalid(format!("[memory] {name} {problem}"), REMOVE);
+        }
         if let Some((name, problem)) = self.llama_server.problem() {
             return invalid(format!("[llama_server] {name} {problem}"), REMOVE);
         }

@@ -119,6 +119,7 @@ impl ModelLoad {
             force: self.force,
             keep_alive: self.keep_alive,
             load: None,
+            place: None,
         }
         .within(model.context_length)
     }

@@ -67,6 +67,7 @@ impl Operation for WorkerSpawn {
             force: self.force,
             keep_alive: KeepAlive::Forever,
             load: None,
+            place: None,
         }
         .within(model.context_length);
         let worker = cx.app.workers.start(request, &cx.stop).await?;

@@ -74,8 +74,8 @@ fn has_its_worker(load: &LoadEntry, residents: &[ResidentWorker]) -> bool {
 }
 
 fn device(memory: &workers::DeviceMemory) -> DeviceMemory {
-    let workers::DeviceMemory { device, capacity, free } = *memory;
-    DeviceMemory { device, capacity: Some(capacity), free: Some(free), reserve: 0 }
+    let workers::DeviceMemory { device, capacity, free, reserve } = *memory;
+    DeviceMemory { device, capacity: Some(capacity), free: Some(free), reserve }
 }
 
 fn resident(

@@ -243,6 +243,8 @@ fn of_record(record: WorkerRecord, folder: WorkerFolder, engine: Arc<Engine>, or
         request: record.request,
         context_length: record.context_length,
         device: record.device,
+        split: record.split,
+        needs: Vec::new(),
         engine,
         secret: Secret::from_record(&record.secret),
         folder,

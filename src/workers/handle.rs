@@ -18,6 +18,7 @@ use super::folder::WorkerFolder;
 use super::health::Counters;
 use super::identity::{self, Identity};
 use super::oom_killer;
+use super::place::Share;
 use super::record::WorkerRecord;
 use super::request::StartRequest;
 use super::secret::Secret;
@@ -53,7 +54,7 @@ impl Traffic {
 }
 
 /// The last measurements of a worker.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct Measurements {
     pub(super) usage: GroupUsage,
     pub(super) counters: Counters,
@@ -79,8 +80,6 @@ pub(super) enum Origin {
     Started {
         /// The port that it was told to listen on, where its engine does not report one.
         assigned_port: Option<u16>,
-        /// The memory that it is expected to take on its device, in bytes; 0 where unknown.
-        expected_bytes: u64,
         /// How many workers in a row have crashed that this one replaces.
         crashes: u32,
     },
@@ -102,6 +101,10 @@ pub(super) struct NewWorker {
     /// Tokens of context of each slot, where the hive has planned it.
     pub(super) context_length: Option<u64>,
     pub(super) device: Device,
+    /// Which part of the model is on which device; empty where all of it is on `device`.
+    pub(super) split: Vec<Share>,
+    /// The bytes that it is expected to take on each device; empty where that is unknown.
+    pub(super) needs: Vec<(Device, u64)>,
     pub(super) engine: Arc<Engine>,
     pub(super) secret: Secret,
     pub(super) folder: WorkerFolder,
@@ -120,6 +123,10 @@ pub(super) struct Handle {
     /// Tokens of context of each slot, where the hive has planned it.
     context_length: Option<u64>,
     pub(super) device: Device,
+    /// Which part of the model is on which device; empty where all of it is on `device`.
+    pub(super) split: Vec<Share>,
+    /// The bytes that it is expected to take on each device; empty where that is unknown.
+    pub(super) needs: Vec<(Device, u64)>,
     pub(super) engine: Arc<Engine>,
     pub(super) secret: Secret,
     pub(super) folder: WorkerFolder,
@@ -151,6 +158,8 @@ impl Handle {
             request,
             context_length,
             device,
+            split,
+            needs,
             engine,
             secret,
             folder,
@@ -191,6 +200,8 @@ impl Handle {
             request,
             context_length,
             device,
+            split,
+            needs,
             engine,
             secret,
             folder,
@@ -226,12 +237,29 @@ impl Handle {
         }
     }
 
-    /// The memory that it is expected to take on its device, in bytes; 0 where unknown.
+    /// The memory that it is expected to take on all devices, in bytes; 0 where unknown.
     pub(super) fn expected_bytes(&self) -> u64 {
-        match self.origin {
-            Origin::Started { expected_bytes, .. } => expected_bytes,
-            Origin::Adopted { .. } | Origin::Ended => 0,
-        }
+        self.needs.iter().fold(0, |sum, (_, bytes)| sum.saturating_add(*bytes))
+    }
+
+    /// The bytes that it held on each of its devices when it was last measured; 0 on a GPU whose driver does not
+    /// list it.
+    pub(super) fn holds(&self) -> Vec<(Device, u64)> {
+        let usage = self.measurements.lock().usage.clone();
+        let devices = match self.split.is_empty() {
+            true => vec![self.device],
+            false => self.split.iter().map(|share| share.device).collect(),
+        };
+        let held = |device: Device| {
+            if device.is_cpu() {
+                return usage.rss_bytes;
+            }
+            let on_it = usage.gpus.iter().find(|(gpu, _)| *gpu == device).map(|(_, bytes)| *bytes);
+            // An interface such as Vulkan has its own numbers for GPUs.
+            let on_any = || if devices.len() == 1 { usage.vram_bytes() } else { None };
+            on_it.or_else(on_any).unwrap_or(0)
+        };
+        devices.iter().map(|device| (*device, held(*device))).collect()
     }
 
     /// How many workers in a row have crashed that this one replaces.
@@ -313,7 +341,7 @@ impl Handle {
     pub(super) fn worker(&self) -> Worker {
         let status = self.status();
         let state = *self.state.borrow();
-        let Measurements { usage, counters, .. } = *self.measurements.lock();
+        let Measurements { usage, counters, .. } = self.measurements.lock().clone();
         let usage = if status.lives() { usage } else { GroupUsage::default() };
         Worker {
             worker_id: self.worker_id.clone(),
@@ -328,7 +356,7 @@ impl Handle {
             uptime_seconds: self.uptime().as_secs(),
             cpu_percent: usage.cpu_percent,
             rss_bytes: usage.rss_bytes,
-            vram_bytes: usage.vram_bytes.or_else(|| self.device.is_cpu().then_some(0)),
+            vram_bytes: usage.vram_bytes().or_else(|| self.device.is_cpu().then_some(0)),
             context_length: counters.context_length.or(self.context_length),
             slots: counters.slots,
             // Some engines do not count; the hive counts what it sends.
@@ -364,6 +392,7 @@ impl Handle {
             started_at: self.started_at,
             engine: self.engine.name.clone(),
             device: self.device,
+            split: self.split.clone(),
             request: StartRequest { keep_alive: *self.keep_alive.lock(), ..self.request.clone() },
             context_length: self.context_length,
             secret: self.secret.expose().to_owned(),

@@ -9,7 +9,6 @@ use uuid::Uuid;
 use super::child::ChildGroup;
 use super::device::Device;
 use super::engines::PortSource;
-use super::engines::choice::EngineChoice;
 use super::environment;
 use super::folder::WorkerFolder;
 use super::handle::{Handle, NewWorker, Origin};
@@ -35,7 +34,7 @@ pub(super) async fn launch(
     plan: &StartPlan,
     crashes: u32,
 ) -> Result<Arc<Handle>, StartError> {
-    let EngineChoice { engine, device, .. } = plan.choice.clone();
+    let engine = Arc::clone(&plan.engine);
     let worker_id = format!("worker-{}", Uuid::now_v7());
     let live = shared.registry.all().iter().map(|worker| worker.worker_id.clone()).collect();
     let (workers_dir, id) = (shared.workers_dir.clone(), worker_id.clone());
@@ -93,14 +92,16 @@ pub(super) async fn launch(
     let (handle, inbox) = Handle::new(NewWorker {
         worker_id,
         pid: processes.id(),
-        request: request.clone(),
+        request: StartRequest { place: None, ..request.clone() },
         context_length: engine.has_context().then_some(plan.context),
-        device,
+        device: plan.place.device,
+        split: plan.place.split.clone(),
+        needs: plan.place.needs(),
         engine,
         secret,
         folder,
         started_at: Timestamp::now(),
-        origin: Origin::Started { assigned_port, expected_bytes: plan.expected_bytes(), crashes },
+        origin: Origin::Started { assigned_port, crashes },
     });
     let admitted = shared.registry.insert(&handle);
     Owner::spawn(processes, Arc::clone(&handle), inbox, Arc::clone(shared));
@@ -122,13 +123,25 @@ fn values(
     port: Option<u16>,
 ) -> Vec<(&'static str, Option<OsString>)> {
     let number = |value: Option<u64>| value.map(|value| OsString::from(value.to_string()));
-    let EngineChoice { engine, device, .. } = &plan.choice;
+    let (engine, place, device) = (&plan.engine, &plan.place, plan.place.device);
     let slots = request.slots.map(u64::from);
     let index = match device {
-        Device::Exact { index, .. } => Some(u64::from(*index)),
+        Device::Exact { index, .. } => Some(u64::from(index)),
         _ => None,
     };
-    let gpu_layers = if device.is_cpu() { 0 } else { engine.gpu_layers.unwrap_or(ALL_LAYERS) };
+    let gpu_layers = match place.split.is_empty() {
+        true if device.is_cpu() => 0,
+        true => engine.gpu_layers.unwrap_or(ALL_LAYERS),
+        false => place.layers_on_gpus().map(|share| share.layers).sum(),
+    };
+    let gpus: Vec<_> = place.layers_on_gpus().collect();
+    let tensor_split = gpus.iter().map(|share| share.layers.to_string()).collect::<Vec<_>>().join(",");
+    let own_device = if gpus.len() > 1 {
+        let names = gpus.iter().map(|share| engine.own_name(share.device));
+        names.collect::<Option<Vec<_>>>().map(|names| names.join(","))
+    } else {
+        engine.own_name(device).map(str::to_owned)
+    };
     // A worker on a GPU computes little on the processor, so the engine chooses.
     let threads = device.is_cpu().then(|| shared.settings.threads() as u64);
     vec![
@@ -139,8 +152,9 @@ fn values(
         ("port", number(port.map(u64::from))),
         ("device", Some(device.to_string().into())),
         ("device_index", number(index)),
-        ("own_device", engine.own_name(*device).map(OsString::from)),
+        ("own_device", own_device.map(OsString::from)),
         ("gpu_layers", number(Some(u64::from(gpu_layers)))),
+        ("tensor_split", (gpus.len() > 1).then(|| tensor_split.into())),
         ("context", number(Some(plan.context))),
         ("context_length", number(request.context_length)),
         ("context_of_all_slots", number(Some(plan.context.saturating_mul(slots.unwrap_or(1))))),

@@ -27,7 +27,7 @@ pub(super) async fn measure_usage(sampler: Arc<Mutex<Sampler>>, workers: &[Arc<H
     let usages = usages.unwrap_or_default();
     for worker in live {
         if let Some(usage) = usages.get(&worker.pid) {
-            worker.measurements.lock().usage = *usage;
+            worker.measurements.lock().usage = usage.clone();
         }
     }
 }

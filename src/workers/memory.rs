@@ -3,42 +3,54 @@
 mod holders;
 mod free;
 mod cgroup;
-mod estimate;
+mod footprint;
+mod layers;
 
 use super::device::Device;
+use super::place::{Estimate, Place};
 use super::start_error::StartError;
 use crate::error::{Code, Failure};
 use crate::{n, text};
 
-pub use estimate::MemoryPart;
-pub(super) use estimate::{DEFAULT_CONTEXT, Estimate, ModelFootprint, length};
+pub(super) use footprint::{DEFAULT_CONTEXT, ModelFootprint, length};
 pub(crate) use free::DeviceMemory;
 pub(super) use free::FreeMemory;
 pub(super) use holders::MemoryHolders;
 pub use holders::{ForeignProcess, StoppableWorker};
 
 /// Narrates how much memory a worker will need, and how much is free.
-pub(super) fn narrate(estimate: &Estimate, model_id: &str, device: Device, free: &FreeMemory) {
-    match free.on(device) {
-        Some(free) => {
-            let free = text::bytes(free);
-            n!("memory_check", "'{model_id}' needs about {estimate} on {device}; {free} are free");
+pub(super) fn narrate(estimate: &Estimate, place: &Place, model_id: &str, free: &FreeMemory) {
+    let devices = place.devices();
+    match free.on(place.device) {
+        Some(bytes) if place.split.is_empty() => {
+            let free = text::bytes(bytes);
+            n!("memory_check", "'{model_id}' needs about {estimate} on {devices}; {free} are free");
+        }
+        Some(_) => {
+            let free = place.split.iter().filter_map(|share| free.on(share.device)).map(text::bytes);
+            let free = free.collect::<Vec<_>>().join(" and ");
+            n!("memory_check", "'{model_id}' needs about {estimate} on {devices}; {free} are free there");
         }
         None => {
             n!(
                 "memory_check",
-                "'{model_id}' needs about {estimate} on {device}, whose free memory is unknown"
+                "'{model_id}' needs about {estimate} on {devices}, whose free memory is unknown"
             );
         }
     }
 }
 
-/// The bytes that are missing; 0 where either number is unknown.
-pub(super) fn missing(required: Option<u64>, free: Option<u64>) -> u64 {
-    match (required, free) {
-        (Some(required), Some(free)) => required.saturating_sub(free),
-        _ => 0,
-    }
+/// What the devices lack of these needs. A device whose free memory is unknown lacks nothing.
+pub(super) fn missing(needs: &[(Device, u64)], free: &FreeMemory) -> Vec<(Device, u64)> {
+    let lacks = |(device, bytes): &(Device, u64)| {
+        (*device, bytes.saturating_sub(free.on(*device).unwrap_or(u64::MAX)))
+    };
+    needs.iter().map(lacks).filter(|(_, missing)| *missing > 0).collect()
+}
+
+/// All of these bytes.
+pub(super) fn sum(amounts: &[(Device, u64)]) -> u64 {
+    amounts.iter().fold(0, |sum, (_, bytes)| sum.saturating_add(*bytes))
 }
 
 /// Checks that a worker's memory is free, or that `force` is set.
@@ -47,28 +59,30 @@ pub(super) fn missing(required: Option<u64>, free: Option<u64>) -> u64 {
 /// [`Code::OutOfMemory`], temporary, because memory can be freed.
 pub(super) fn check(
     estimate: &Estimate,
+    place: &Place,
     model_id: &str,
-    device: Device,
     free: &FreeMemory,
-    holders: &MemoryHolders,
     force: bool,
+    holders: impl Fn(Device) -> MemoryHolders,
 ) -> Result<(), StartError> {
-    let free = free.on(device);
-    let missing = missing(Some(estimate.total()), free);
-    let Some(free) = free.filter(|_| missing > 0) else { return Ok(()) };
+    let missing = missing(&place.needs(), free);
+    let Some((device, missing)) = missing.into_iter().max_by_key(|(_, bytes)| *bytes) else { return Ok(()) };
     if force {
         n!(warn: "memory_check", "About {} are missing; loading it anyway, because force is set", text::bytes(missing));
         return Ok(());
     }
+    let which = if place.split.is_empty() { String::new() } else { format!(" of {device}") };
     let mut failure = Failure::new(
         Code::OutOfMemory,
         format!(
-            "'{model_id}' needs about {estimate} on {device}, and {} are free: {} are missing",
-            text::bytes(free),
+            "'{model_id}' needs about {estimate} on {}, and {}{which} are free: {} are missing",
+            place.devices(),
+            text::bytes(free.on(device).unwrap_or(0)),
             text::bytes(missing)
         ),
     )
     .stage("preflight");
+    let holders = holders(device);
     failure.causes = holders.sentences(device);
     let first = if holders.stoppable_workers.is_empty() {
         ""
@@ -89,15 +103,23 @@ mod tests {
     #[test]
     fn a_model_that_does_not_fit_is_refused_unless_forced() {
         let estimate = Estimate { weights: 3 << 30, cache: 1 << 30, overhead: 0, context: 8192, slots: 1 };
-        let free = FreeMemory { ram: 1 << 30, ..FreeMemory::default() };
-        let holders = MemoryHolders::default();
-        let error = check(&estimate, "m", Device::CPU, &free, &holders, false).unwrap_err();
-        let StartError { kind, failure: refused } = error;
+        let free = FreeMemory::of(1 << 30, Vec::new());
+        let on = |device| Place {
+            class: Place::PROCESSOR,
+            engine: "e".to_owned(),
+            device,
+            split: Vec::new(),
+            estimate: Some(estimate),
+            reason: String::new(),
+        };
+        let check =
+            |device, force| check(&estimate, &on(device), "m", &free, force, |_| MemoryHolders::default());
+        let StartError { kind, failure: refused } = check(Device::CPU, false).unwrap_err();
         assert_eq!(kind, StartErrorKind::Temporary);
         assert_eq!((refused.code, refused.stage.as_deref()), (Code::OutOfMemory, Some("preflight")));
         assert!(refused.message.ends_with("3.0 GiB are missing"), "{}", refused.message);
-        assert!(check(&estimate, "m", Device::CPU, &free, &holders, true).is_ok());
+        assert!(check(Device::CPU, true).is_ok());
         let unknown = Device::Exact { kind: DeviceKind::Vulkan, index: 0 };
-        assert!(check(&estimate, "m", unknown, &free, &holders, false).is_ok());
+        assert!(check(unknown, false).is_ok());
     }
 }

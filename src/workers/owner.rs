@@ -16,6 +16,7 @@ use super::processes::Processes;
 use super::registry::Cause;
 use super::shared::Shared;
 use super::state::{Control, LifeStage, StopReason};
+use super::usage::GroupUsage;
 use super::{pulse, usage};
 use crate::spawn;
 use crate::time::{in_words, monotonic};
@@ -216,9 +217,10 @@ impl Owner {
     /// Measures how much memory the stop is about to free.
     async fn measure_memory(&self) {
         let group = self.processes.id();
-        if let Ok((rss, vram)) = spawn::blocking(move || usage::held_bytes(group)).await {
+        if let Ok(GroupUsage { rss_bytes, gpus, .. }) = spawn::blocking(move || usage::memory_of(group)).await
+        {
             let usage = &mut self.handle.measurements.lock().usage;
-            (usage.rss_bytes, usage.vram_bytes) = (rss, vram);
+            (usage.rss_bytes, usage.gpus) = (rss_bytes, gpus);
         }
     }
 

@@ -2,7 +2,6 @@
 //!
 //! A start and a dry run make the same plan; a dry run only reports it.
 
-use std::collections::{HashMap, HashSet};
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -10,24 +9,23 @@ use serde::Serialize;
 
 use super::device::Device;
 use super::engines::Engine;
-use super::engines::choice::{EngineChoice, choose};
 use super::handle::Handle;
 use super::memory::{
-    self, DEFAULT_CONTEXT, Estimate, ForeignProcess, FreeMemory, MemoryHolders, MemoryPart, ModelFootprint,
-    StoppableWorker,
+    self, DEFAULT_CONTEXT, ForeignProcess, FreeMemory, MemoryHolders, ModelFootprint, StoppableWorker,
 };
+use super::place::{MemoryPart, Place, Share};
 use super::request::StartRequest;
 use super::shared::Shared;
 use super::start_error::StartError;
+use super::survey::Survey;
 use super::worker::Worker;
-use crate::error::Result;
+use crate::error::{Code, Failure, Result};
 use crate::{n, spawn};
 
 /// What to start, and how much memory it will take.
 pub(super) struct StartPlan {
-    pub(super) choice: EngineChoice,
-    /// `None` where the model's header does not tell.
-    pub(super) estimate: Option<Estimate>,
+    pub(super) engine: Arc<Engine>,
+    pub(super) place: Place,
     /// Tokens of context of each slot, for engines that must be given a number.
     pub(super) context: u64,
     /// The projector that the engine is given.
@@ -41,35 +39,17 @@ pub(super) struct StartPlan {
 }
 
 impl StartPlan {
-    /// Chooses an engine and a device, and estimates the memory that the model will take there.
-    pub(super) async fn new(shared: &Arc<Shared>, request: &StartRequest) -> Result<Self, StartError> {
-        let found = shared.found_engines().await;
-        let projector =
-            |engine: &Engine| engine.projector_for(&request.model_path, request.projector.as_ref());
-        let projectors: HashSet<_> = found.installed.iter().filter_map(|engine| projector(engine)).collect();
-        let (workers, path) = (shared.registry.all(), request.model_path.clone());
-        let look = move || {
-            let lengths = projectors.into_iter().map(|projector| {
-                let length = memory::length(&projector);
-                (projector, length)
-            });
-            let lengths: HashMap<_, _> = lengths.collect();
-            (ModelFootprint::read(&path), lengths, FreeMemory::beside(&workers), workers)
+    /// The plan of a start at the place that the request names; else at the first that has room, or lacks the
+    /// least.
+    pub(super) async fn new(shared: &Shared, request: &StartRequest) -> Result<Self, StartError> {
+        let survey = Survey::take(shared, request).await?;
+        let place = match &request.place {
+            Some(place) => place.clone(),
+            None => best(survey.places()?, &survey.free, request)?,
         };
-        let (model, lengths, free, workers) = spawn::blocking(look).await?;
-        let (context, slots) = (request.context_length, request.slots);
-        let estimate = |engine: &Engine, device: Device| {
-            let bytes = projector(engine).and_then(|path| lengths.get(&path).copied()).unwrap_or(0);
-            let model = model.as_ref()?.with(bytes);
-            Some(Estimate::of(&model, engine, device, context, slots))
-        };
-        let choice = choose(found, &request.engine, request.device, |engine, device| {
-            let needed = estimate(engine, device)?.total();
-            Some(i128::from(free.on(device)?) - i128::from(needed))
-        })?;
-        let estimate = estimate(&choice.engine, choice.device);
-        let projector = projector(&choice.engine);
-        match (&projector, &choice.engine.projector) {
+        let engine = survey.engine(&place.engine).ok_or_else(|| unknown_engine(&place))?;
+        let projector = survey.projector(engine);
+        match (&projector, &engine.projector) {
             (Some(projector), _) => n!("worker_projector", "Its projector is {}", projector.display()),
             (None, Some(set)) => {
                 let set = set.display();
@@ -77,21 +57,27 @@ impl StartPlan {
             }
             (None, None) => {}
         }
-        match &estimate {
-            Some(estimate) => memory::narrate(estimate, &request.model_id, choice.device, &free),
+        match &place.estimate {
+            Some(estimate) => memory::narrate(estimate, &place, &request.model_id, &survey.free),
             None => {
                 n!(debug: "memory_check", "Cannot estimate the memory that '{}' needs", request.model_id);
             }
         }
-        let has_template = model.as_ref().is_none_or(|model| model.has_chat_template);
-        let context = model.as_ref().map_or(DEFAULT_CONTEXT, |model| model.context(context));
-        let obstacle = choice.engine.obstacle(model.and_then(|model| model.builtin_obstacle));
-        Ok(Self { choice, estimate, context, projector, has_template, obstacle, free, workers })
+        Ok(Self {
+            engine: Arc::clone(engine),
+            context: survey.context(),
+            projector,
+            has_template: survey.has_template(),
+            obstacle: survey.obstacle(engine),
+            place,
+            free: survey.free,
+            workers: survey.workers,
+        })
     }
 
     /// Narrates which chat template the worker will use, where it is not the model's own.
     pub(super) fn narrate_template(&self, shared: &Shared, request: &StartRequest) {
-        let engine = &self.choice.engine;
+        let engine = &self.engine;
         match shared.chat_template(&request.model_id) {
             Some(template) if engine.takes("chat_template") => {
                 n!("worker_template", "Using the chat template {}", template.display());
@@ -111,25 +97,53 @@ impl StartPlan {
 
     /// Checks that the model fits, or that the request forces it.
     pub(super) fn check(&self, request: &StartRequest) -> Result<(), StartError> {
-        let Some(estimate) = &self.estimate else { return Ok(()) };
-        memory::check(
-            estimate,
-            &request.model_id,
-            self.choice.device,
-            &self.free,
-            &self.holders(),
-            request.force,
-        )
+        let Some(estimate) = &self.place.estimate else { return Ok(()) };
+        memory::check(estimate, &self.place, &request.model_id, &self.free, request.force, |device| {
+            self.holders(device)
+        })
     }
 
-    /// The memory that the worker is expected to take, in bytes; 0 where unknown.
-    pub(super) fn expected_bytes(&self) -> u64 {
-        self.estimate.map_or(0, |estimate| estimate.total())
+    fn holders(&self, device: Device) -> MemoryHolders {
+        MemoryHolders::of(device, &self.free, &self.workers)
     }
+}
 
-    fn holders(&self) -> MemoryHolders {
-        MemoryHolders::of(self.choice.device, &self.free, &self.workers)
+/// The first of the places that lacks the least memory, for a start that nobody made room for: none where the
+/// memory is unknown. Of GPUs that have room for the whole model, the one with the most.
+fn best(places: Vec<Place>, free: &FreeMemory, request: &StartRequest) -> Result<Place, StartError> {
+    let room = |place: &Place| free.on(place.device).unwrap_or(0);
+    let has_gpu = places.iter().any(|place| !place.device.is_cpu());
+    let mut best: Option<(u64, Place)> = None;
+    for place in places {
+        let missing = memory::sum(&memory::missing(&place.needs(), free));
+        let is_better = best.as_ref().is_none_or(|(least, known)| {
+            let is_roomier = missing == 0
+                && place.class == Place::ONE_GPU
+                && known.class == Place::ONE_GPU
+                && room(&place) > room(known);
+            missing < *least || is_roomier
+        });
+        if is_better {
+            best = Some((missing, place));
+        }
     }
+    let (_, mut place) =
+        best.ok_or_else(|| Failure::internal(format!("no place for '{}'", request.model_id)))?;
+    let more = match place.class {
+        Place::ONE_GPU => ", which has the most free memory",
+        Place::PROCESSOR if has_gpu => ", and no GPU has room for the model",
+        _ => "",
+    };
+    if request.device == Device::Auto {
+        place.reason.push_str(more);
+    }
+    Ok(place)
+}
+
+fn unknown_engine(place: &Place) -> StartError {
+    let failure =
+        Failure::new(Code::EngineUnavailable, format!("there is no engine '{}' here", place.engine));
+    failure.hint("ask for worker 'auto', or for an engine that is installed").stage("preflight").into()
 }
 
 /// What a load would do: the result of a dry run.
@@ -160,6 +174,10 @@ pub struct LoadPlan {
     pub missing_bytes: u64,
     /// The parts of `required_bytes`.
     pub parts: Vec<MemoryPart>,
+    /// Which part of the model would be on which device; empty where all of it is on `device`.
+    pub split: Vec<Share>,
+    /// How many times slower than wholly on a GPU a split model is, estimated; unset where it is not split.
+    pub slowdown: Option<f64>,
     /// Tokens of context of each slot.
     pub context_length: u64,
     /// Requests that the worker would answer at once.
@@ -174,17 +192,16 @@ impl LoadPlan {
     /// The plan of a load that would start a worker.
     pub(super) async fn of_start(shared: &Arc<Shared>, request: &StartRequest) -> Result<Self> {
         let plan = StartPlan::new(shared, request).await?;
-        let MemoryHolders { stoppable_workers, foreign_processes } = plan.holders();
-        let StartPlan { choice, estimate, context, obstacle, free, .. } = plan;
-        let EngineChoice { engine, device, reason } = choice;
-        let required_bytes = estimate.map(|estimate| estimate.total());
-        let free_bytes = free.on(device);
-        let missing_bytes = memory::missing(required_bytes, free_bytes);
+        let device = plan.place.device;
+        let MemoryHolders { stoppable_workers, foreign_processes } = plan.holders(device);
+        let StartPlan { engine, place, context, obstacle, free, .. } = plan;
         n!(
             "worker_choose",
-            "Engine '{}' would serve '{}' on {device}: {reason}",
+            "Engine '{}' would serve '{}' on {}: {}",
             engine.name,
-            request.model_id
+            request.model_id,
+            place.devices(),
+            place.reason
         );
         if let Some(obstacle) = &obstacle {
             n!(
@@ -194,19 +211,22 @@ impl LoadPlan {
                 request.model_id
             );
         }
+        let missing_bytes = memory::sum(&memory::missing(&place.needs(), &free));
         Ok(Self {
             model: request.model_id.clone(),
             worker: None,
             engine: engine.name.clone(),
             device: device.to_string(),
-            reason,
+            slowdown: place.slowdown(),
+            reason: place.reason,
             fits: missing_bytes == 0,
             obstacle,
-            required_bytes,
-            free_bytes,
+            required_bytes: place.estimate.map(|estimate| estimate.total()),
+            free_bytes: free.on(device),
             capacity_bytes: free.capacity(device),
             missing_bytes,
-            parts: estimate.map(|estimate| estimate.parts()).unwrap_or_default(),
+            parts: place.estimate.map(|estimate| estimate.parts()).unwrap_or_default(),
+            split: place.split,
             context_length: context,
             slots: request.slots.unwrap_or(1),
             stoppable_workers,
@@ -218,9 +238,9 @@ impl LoadPlan {
     pub(super) async fn of_worker(shared: &Arc<Shared>, worker: &Arc<Handle>) -> Result<Self> {
         let workers = shared.registry.all();
         let (device, request) = (worker.device, &worker.request);
-        let path = request.model_path.clone();
+        let (path, settings) = (request.model_path.clone(), shared.memory.clone());
         let (free, holders, model) = spawn::blocking(move || {
-            let free = FreeMemory::beside(&workers);
+            let free = FreeMemory::beside(&workers, settings);
             let holders = MemoryHolders::of(device, &free, &workers);
             (free, holders, ModelFootprint::read(&path))
         })
@@ -239,6 +259,8 @@ impl LoadPlan {
             capacity_bytes: free.capacity(device),
             missing_bytes: 0,
             parts: Vec::new(),
+            split: worker.split.clone(),
+            slowdown: None,
             context_length: model
                 .map_or(requested.unwrap_or(DEFAULT_CONTEXT), |model| model.context(requested)),
             slots: request.slots.unwrap_or(1),

@@ -138,8 +138,8 @@ impl Starting {
             return;
         }
         self.memory_checked = Some(Instant::now());
-        let Ok((rss, vram)) = spawn::blocking(move || usage::held_bytes(pid)).await else { return };
-        let held = rss.saturating_add(vram.unwrap_or(0));
+        let Ok(usage) = spawn::blocking(move || usage::memory_of(pid)).await else { return };
+        let held = usage.held_bytes();
         if held >= self.held_bytes.saturating_add(MEMORY_STEP) {
             self.held_bytes = held;
             self.progressed_at = Instant::now();

@@ -19,6 +19,7 @@ use serde_json::map::Entry;
 use super::device::Device;
 use super::folder::WorkerFolder;
 use super::identity::{self, Identity};
+use super::place::Share;
 use super::request::StartRequest;
 use crate::files;
 
@@ -42,6 +43,9 @@ pub(super) struct WorkerRecord {
     pub(super) engine: String,
     /// The device that it computes on.
     pub(super) device: Device,
+    /// Which part of the model is on which device; empty where all of it is on `device`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(super) split: Vec<Share>,
     /// What was requested; a restart requests the same.
     pub(super) request: StartRequest,
     /// Tokens of context of each slot, where the hive had planned it.

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 use super::device::Device;
+use super::place::Place;
 use super::worker::Worker;
 use crate::config::KeepAlive;
 use crate::n;
@@ -38,9 +39,19 @@ pub struct StartRequest {
     /// The number of the load that it is started for; a later daemon has other numbers.
     #[serde(skip)]
     pub load: Option<u64>,
+    /// The place where it must go, one of [`Supervisor::placements`](super::Supervisor::placements); unset
+    /// leaves the choice to the start. A restart chooses anew.
+    #[serde(skip)]
+    pub place: Option<Place>,
 }
 
 impl StartRequest {
+    /// The same request, to be started at exactly this place.
+    #[must_use]
+    pub fn at(self, place: &Place) -> Self {
+        Self { place: Some(place.clone()), ..self }
+    }
+
     /// Limits the context to the one that the model was trained for, and narrates it.
     #[must_use]
     pub fn within(mut self, trained: Option<u64>) -> Self {

@@ -59,10 +59,10 @@ impl ResidentWorker {
             LifeStage::Crashed | LifeStage::Stopped => return None,
         };
         let traffic = *worker.traffic.borrow();
-        let measured = *worker.measurements.lock();
-        let mut holds = vec![(Device::CPU, measured.usage.rss_bytes)];
-        if !worker.device.is_cpu() {
-            holds.push((worker.device, measured.usage.vram_bytes.unwrap_or(0)));
+        let measured = worker.measurements.lock().clone();
+        let mut holds = worker.holds();
+        if holds.iter().all(|(device, _)| !device.is_cpu()) {
+            holds.push((Device::CPU, measured.usage.rss_bytes));
         }
         Some(Self {
             worker_id: worker.worker_id.clone(),
@@ -79,7 +79,7 @@ impl ResidentWorker {
             load_time: worker.load_time(),
             keep_alive: *worker.keep_alive.lock(),
             holds,
-            expected: vec![(worker.device, worker.expected_bytes())],
+            expected: worker.needs.clone(),
         })
     }
 }

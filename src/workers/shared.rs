@@ -13,7 +13,7 @@ use super::engines::discover::{EngineSearch, FoundEngines};
 use super::handle::Handle;
 use super::health::WorkerClient;
 use super::registry::Registry;
-use crate::config::{Config, ModelSettings, Timers, Workers};
+use crate::config::{Config, Memory, ModelSettings, Timers, Workers};
 use crate::error::Result;
 
 /// The longest grace period of a worker that is not ready: it has no requests to finish.
@@ -30,6 +30,7 @@ pub(super) struct Shared {
     pub(super) jobs_dir: PathBuf,
     pub(super) timers: Timers,
     pub(super) settings: Workers,
+    pub(super) memory: Memory,
     /// The settings of single models, by id.
     pub(super) models: BTreeMap<String, ModelSettings>,
     pub(super) registry: Registry,
@@ -53,6 +54,7 @@ impl Shared {
             jobs_dir: config.jobs_dir(),
             timers: config.timers.clone(),
             settings: config.workers.clone(),
+            memory: config.memory.clone(),
             models: config.models.clone(),
             registry: Registry::default(),
             client: WorkerClient::new()?,

@@ -30,10 +30,10 @@ pub(super) async fn start(
     n!(
         "worker_choose",
         "Starting engine '{}' on {} for model '{}': {}",
-        plan.choice.engine.name,
-        plan.choice.device,
+        plan.engine.name,
+        plan.place.devices(),
         request.model_id,
-        plan.choice.reason
+        plan.place.reason
     );
     plan.narrate_template(shared, &request);
     let mut attempt = 1;

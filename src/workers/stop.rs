@@ -85,7 +85,7 @@ pub(super) fn give_up(registry: &Registry, worker: &Handle) -> Option<bool> {
 }
 
 fn stopped(worker: &Handle, end: GroupEnd) -> Stopped {
-    let usage = worker.measurements.lock().usage;
+    let usage = worker.measurements.lock().usage.clone();
     Stopped {
         pid: worker.pid,
         exit_code: end.exit.and_then(|exit| exit.code),

@@ -17,6 +17,7 @@ use super::engines::Engine;
 use super::handle::Handle;
 use super::measure::{measure, measure_usage};
 use super::memory::{DeviceMemory, FreeMemory};
+use super::place::Place;
 use super::plan::LoadPlan;
 use super::registry::WorkerChange;
 use super::request::StartRequest;
@@ -25,6 +26,7 @@ use super::secret::Secret;
 use super::shared::Shared;
 use super::state::{Control, LifeStage, StopReason};
 use super::stop::{self, Stopped, give_up};
+use super::survey::Survey;
 use super::usage::Sampler;
 use super::worker::{Status, Worker};
 use super::{replace, restart, start};
@@ -156,9 +158,10 @@ impl Supervisor {
 
     /// Measures the memory of each device, and what each live worker holds of it.
     pub(crate) async fn measure_memory(&self) -> Vec<DeviceMemory> {
-        let free = spawn::blocking(FreeMemory::now);
         let handles = self.handles();
-        let ((), free) = tokio::join!(measure_usage(self.sampler(), &handles), free);
+        measure_usage(self.sampler(), &handles).await;
+        let settings = self.0.shared.memory.clone();
+        let free = spawn::blocking(move || FreeMemory::beside(&handles, settings)).await;
         // Without it nothing is known of any device.
         free.map(|free| free.devices()).unwrap_or_default()
     }
@@ -281,6 +284,16 @@ impl Supervisor {
     async fn measured(&self, worker: Worker) -> Worker {
         self.refresh().await;
         self.get(worker.pid).unwrap_or(worker)
+    }
+
+    /// The places where a start could go, the best class first, with what it would take there. What is free now
+    /// does not change their order.
+    ///
+    /// # Errors
+    /// Where no engine or device matches the request.
+    pub async fn placements(&self, request: &StartRequest) -> Result<Vec<Place>> {
+        self.refresh().await;
+        Ok(Survey::take(&self.0.shared, request).await?.places()?)
     }
 
     /// Reports what [`start`](Self::start) would do, and does nothing.

@@ -146,7 +146,7 @@ fn heartbeat(worker: &Handle) -> Option<HeartbeatWorker> {
         return None;
     }
     let port = worker.state.borrow().port?;
-    let usage = worker.measurements.lock().usage;
+    let usage = worker.measurements.lock().usage.clone();
     let rate = |bytes: f64| (bytes / MEGABYTE * 1000.0).round() / 1000.0;
     Some(HeartbeatWorker {
         pid: worker.pid,
@@ -158,7 +158,7 @@ fn heartbeat(worker: &Handle) -> Option<HeartbeatWorker> {
         io_w_mb_s: rate(usage.written_bytes_per_second),
         uptime_s: worker.uptime().as_secs(),
         gpu_util_pct: usage.gpu_percent.into(),
-        vram_mb: usage.vram_bytes.unwrap_or(0) / MEBIBYTE,
+        vram_mb: usage.vram_bytes().unwrap_or(0) / MEBIBYTE,
         total_vram_mb: usage.gpu_total_bytes / MEBIBYTE,
         model: Some(worker.model_id().to_owned()),
     })

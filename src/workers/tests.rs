@@ -144,6 +144,7 @@ fn request(behaviour: &str) -> StartRequest {
         force: false,
         keep_alive: KeepAlive::Forever,
         load: None,
+        place: None,
     }
 }
 

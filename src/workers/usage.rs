@@ -7,20 +7,21 @@ use std::time::{Duration, Instant};
 use serde::Serialize;
 use sysinfo::{MINIMUM_CPU_UPDATE_INTERVAL, Pid, ProcessRefreshKind, ProcessesToUpdate, System};
 
+use super::device::Device;
 use super::gpus::{self, Gpu};
 use super::process_group::members;
 use crate::files::disk_space;
 
 /// What the process group of one worker uses. Rates are averages since the previous sample.
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub(super) struct GroupUsage {
     /// Percent of one core.
     pub(super) cpu_percent: f32,
     pub(super) rss_bytes: u64,
     pub(super) read_bytes_per_second: f64,
     pub(super) written_bytes_per_second: f64,
-    /// Memory on GPUs; unset where it is unknown.
-    pub(super) vram_bytes: Option<u64>,
+    /// Memory on each GPU whose driver lists the group.
+    pub(super) gpus: Vec<(Device, u64)>,
     /// The use in percent of the busiest GPU that it holds memory of.
     pub(super) gpu_percent: u32,
     /// The whole memory of the GPUs that it holds memory of.
@@ -28,9 +29,14 @@ pub(super) struct GroupUsage {
 }
 
 impl GroupUsage {
+    /// Memory on all GPUs; unset where it is unknown.
+    pub(super) fn vram_bytes(&self) -> Option<u64> {
+        self.gpus.iter().map(|(_, bytes)| *bytes).reduce(u64::saturating_add)
+    }
+
     /// All the memory that its end frees.
-    pub(super) fn held_bytes(self) -> u64 {
-        self.rss_bytes + self.vram_bytes.unwrap_or(0)
+    pub(super) fn held_bytes(&self) -> u64 {
+        self.rss_bytes.saturating_add(self.vram_bytes().unwrap_or(0))
     }
 }
 
@@ -197,20 +203,20 @@ impl Membership {
     }
 }
 
-/// The resident memory of a group and its memory on GPUs, in bytes.
-pub(super) fn held_bytes(group: u32) -> (u64, Option<u64>) {
-    let mut usage = GroupUsage::default();
+/// The memory that a group holds now. Nothing else of its usage is measured.
+pub(super) fn memory_of(group: u32) -> GroupUsage {
+    let mut usage = GroupUsage { rss_bytes: resident_bytes(group), ..GroupUsage::default() };
     add_gpu_usage(&mut usage, &gpus::sample(), &members(group));
-    (resident_bytes(group), usage.vram_bytes)
+    usage
 }
 
-/// Adds what these processes use of GPUs. Where no driver lists any of them, the memory stays unset:
+/// Adds what these processes use of GPUs. Where no driver lists any of them, their memory stays unknown:
 /// in a container, the driver knows the processes by other ids.
 fn add_gpu_usage(usage: &mut GroupUsage, gpus: &[Gpu], pids: &[u32]) {
     for gpu in gpus {
         let held = gpu.holders.iter().filter(|(pid, _)| pids.contains(pid)).map(|(_, bytes)| bytes);
         let Some(bytes) = held.copied().reduce(u64::saturating_add) else { continue };
-        *usage.vram_bytes.get_or_insert(0) += bytes;
+        usage.gpus.push((gpu.device, bytes));
         usage.gpu_percent = usage.gpu_percent.max(gpu.utilization_percent.unwrap_or(0));
         usage.gpu_total_bytes += gpu.memory_total_bytes;
     }
@@ -281,10 +287,10 @@ mod tests {
         let gpus = [gpu(vec![(1, 3), (2, 4)], 5), gpu(vec![(1, 1)], 50), gpu(vec![(9, 9)], 99)];
         let mut usage = GroupUsage::default();
         add_gpu_usage(&mut usage, &gpus, &[1, 2]);
-        assert_eq!((usage.vram_bytes, usage.gpu_percent, usage.gpu_total_bytes), (Some(8), 50, 20));
+        assert_eq!((usage.vram_bytes(), usage.gpu_percent, usage.gpu_total_bytes), (Some(8), 50, 20));
         let mut none = GroupUsage::default();
         add_gpu_usage(&mut none, &gpus, &[7]);
-        assert_eq!(none.vram_bytes, None);
+        assert_eq!(none.vram_bytes(), None);
     }
 
     #[cfg(target_os = "linux")]

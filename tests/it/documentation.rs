@@ -39,8 +39,8 @@ fn known(table: &str) -> Vec<String> {
 }
 
 /// The tables of the file, without `[engines.NAME]` and `[models."ID"]`.
-const TABLES: [&str; 8] =
-    ["jobs", "downloads", "hub", "ollama", "workers", "residency", "llama_server", "timers"];
+const TABLES: [&str; 9] =
+    ["jobs", "downloads", "hub", "ollama", "workers", "residency", "memory", "llama_server", "timers"];
 
 #[test]
 fn every_setting_is_documented_with_its_default() {

@@ -50,6 +50,7 @@ impl Hive {
             force: false,
             keep_alive: KeepAlive::Forever,
             load: None,
+            place: None,
         };
         self.workers.start(request, &CancellationToken::new()).await.unwrap();
     }

@@ -1,4 +1,4 @@
-//! Chooses an engine and a device for a new worker.
+//! The engines and devices that can serve a model.
 
 use std::sync::Arc;
 
@@ -9,13 +9,13 @@ use crate::error::{Code, Failure};
 use crate::workers::device::Device;
 use crate::workers::start_error::StartError;
 
-/// An engine and a device for a new worker.
+/// An engine and a device that it can use.
 #[derive(Clone, Debug)]
-pub(in crate::workers) struct EngineChoice {
+pub(in crate::workers) struct Candidate {
     pub(in crate::workers) engine: Arc<Engine>,
     /// Always exact.
     pub(in crate::workers) device: Device,
-    /// Why these were chosen, for people.
+    /// Why this engine is the one for the device, for people.
     pub(in crate::workers) reason: String,
 }
 
@@ -27,30 +27,25 @@ enum Wanted<'a> {
     Named(&'a str),
 }
 
-/// An engine and a device that it can use.
-type Candidate<'a> = (&'a Arc<Engine>, Device);
-
-/// Chooses among the installed engines, which come in the order of preference. `wanted` is `auto`, a
-/// kind of device or the name of an engine. `room` tells how many bytes a device has left once an
-/// engine has the model on it: a negative number where the model does not fit, and `None` where that
-/// is unknown.
+/// The devices that a request allows, each with the preferred engine for it. `wanted` is `auto`, a kind of
+/// device or the name of an engine. An engine that cannot run the model is left out where another one may.
 ///
 /// # Errors
 /// [`Code::EngineUnavailable`], permanent; [`Code::DeviceUnavailable`], temporary, because devices can
 /// come back.
-pub(in crate::workers) fn choose(
+pub(in crate::workers) fn candidates(
     found: &FoundEngines,
     wanted: &str,
     device: Device,
-    room: impl Fn(&Engine, Device) -> Option<i128>,
-) -> Result<EngineChoice, StartError> {
-    let engines = &found.installed;
+    has_obstacle: impl Fn(&Engine) -> bool,
+) -> Result<Vec<Candidate>, StartError> {
     let wanted = match DeviceKind::from_name(wanted) {
         _ if wanted.is_empty() || wanted.eq_ignore_ascii_case("auto") => Wanted::Any,
         Some(kind) => Wanted::OnKind(kind),
         None => Wanted::Named(wanted),
     };
-    let matching: Vec<&Arc<Engine>> = engines
+    let matching: Vec<&Arc<Engine>> = found
+        .installed
         .iter()
         .filter(|engine| match wanted {
             Wanted::Any => true,
@@ -59,7 +54,7 @@ pub(in crate::workers) fn choose(
         })
         .collect();
     let first = matching.first().ok_or_else(|| no_engine(found, wanted))?;
-    let candidates: Vec<Candidate<'_>> = matching
+    let pairs: Vec<(&Arc<Engine>, Device)> = matching
         .iter()
         .flat_map(|engine| engine.usable.iter().map(move |device| (*engine, *device)))
         .filter(|(_, device)| match wanted {
@@ -67,76 +62,63 @@ pub(in crate::workers) fn choose(
             Wanted::Any | Wanted::Named(_) => true,
         })
         .collect();
-    let (engine, chosen) = pick(&candidates, wanted, device, room)
-        .ok_or_else(|| StartError::temporary(no_device(engines, first, device, wanted)))?;
-    let reason = reason(&candidates, wanted, device, (engine, chosen));
-    Ok(EngineChoice { engine: Arc::clone(engine), device: chosen, reason })
+    let mut allowed = allowed(&pairs, wanted, device);
+    if allowed.is_empty() {
+        return Err(StartError::temporary(no_device(&found.installed, first, device, wanted)));
+    }
+    if allowed.iter().any(|(engine, _)| !has_obstacle(engine)) {
+        allowed.retain(|(engine, _)| !has_obstacle(engine));
+    }
+    let mut candidates: Vec<Candidate> = Vec::new();
+    for (engine, device) in &allowed {
+        if candidates.iter().all(|known| known.device != *device) {
+            let reason = reason(&allowed, wanted, (engine, *device));
+            candidates.push(Candidate { engine: Arc::clone(engine), device: *device, reason });
+        }
+    }
+    Ok(candidates)
 }
 
-/// The candidate for the device that a caller asked for.
-fn pick<'a>(
-    candidates: &[Candidate<'a>],
+/// Those for the device that a caller asked for.
+fn allowed<'a>(
+    pairs: &[(&'a Arc<Engine>, Device)],
     wanted: Wanted<'_>,
     device: Device,
-    room: impl Fn(&Engine, Device) -> Option<i128>,
-) -> Option<Candidate<'a>> {
-    let mut candidates = candidates.iter().copied();
-    match device {
-        // The GPU with the most room, if the model fits on it; else the processor; else the first
-        // device, whose memory is then found too small. Of equal GPUs, the preferred engine's.
-        Device::Auto => candidates
-            .clone()
-            .filter(is_on_gpu)
-            .filter_map(|candidate| {
-                Some((room(candidate.0, candidate.1).filter(|room| *room >= 0)?, candidate))
-            })
-            .reduce(|best, next| if next.0 > best.0 { next } else { best })
-            .map(|(_, candidate)| candidate)
-            .or_else(|| candidates.clone().find(|candidate| !is_on_gpu(candidate)))
-            .or_else(|| candidates.next()),
+) -> Vec<(&'a Arc<Engine>, Device)> {
+    let only = |asked: Device| pairs.iter().copied().filter(|(_, usable)| *usable == asked).collect();
+    match (device, wanted) {
+        (Device::Auto, _) => pairs.to_vec(),
+        (Device::Exact { .. }, _) => only(device),
         // Without a kind of device, a number counts GPUs.
-        Device::Index(index) => match wanted {
-            Wanted::Any => {
-                let mut gpus: Vec<Device> = Vec::new();
-                for (_, device) in candidates.clone().filter(is_on_gpu) {
-                    if !gpus.contains(&device) {
-                        gpus.push(device);
-                    }
+        (Device::Index(index), Wanted::Any) => {
+            let mut gpus: Vec<Device> = Vec::new();
+            for (_, device) in pairs.iter().filter(|(_, device)| !device.is_cpu()) {
+                if !gpus.contains(device) {
+                    gpus.push(*device);
                 }
-                let gpu = *gpus.get(index as usize)?;
-                candidates.find(|(_, device)| *device == gpu)
             }
-            Wanted::OnKind(_) => candidates
-                .find(|(_, device)| matches!(device, Device::Exact { index: own, .. } if *own == index)),
-            Wanted::Named(_) => candidates.nth(index as usize),
-        },
-        Device::Exact { .. } => candidates.find(|(_, usable)| *usable == device),
+            gpus.get(index as usize).map(|gpu| only(*gpu)).unwrap_or_default()
+        }
+        (Device::Index(index), Wanted::OnKind(kind)) => only(Device::Exact { kind, index }),
+        (Device::Index(index), Wanted::Named(_)) => pairs.get(index as usize).copied().into_iter().collect(),
     }
 }
 
-fn is_on_gpu((_, device): &Candidate<'_>) -> bool {
-    !device.is_cpu()
-}
-
-/// Why a candidate was chosen, for people.
-fn reason(candidates: &[Candidate<'_>], wanted: Wanted<'_>, asked: Device, chosen: Candidate<'_>) -> String {
-    let (engine, device) = chosen;
-    let others: Vec<_> = candidates
+/// Why an engine is the one for a device, for people.
+fn reason(
+    allowed: &[(&Arc<Engine>, Device)],
+    wanted: Wanted<'_>,
+    (engine, device): (&Engine, Device),
+) -> String {
+    let others: Vec<_> = allowed
         .iter()
         .filter(|(other, on)| *on == device && other.name != engine.name)
         .map(|(other, _)| &*other.name)
         .collect();
-    let reason = match wanted {
+    match wanted {
         Wanted::Named(_) => "it was asked for".to_owned(),
         _ if others.is_empty() => format!("it is the engine here for {device}"),
         _ => format!("it is preferred for {device} to {}", others.join(", ")),
-    };
-    match asked {
-        Device::Auto if !device.is_cpu() => format!("{reason}, which has the most free memory"),
-        Device::Auto if candidates.iter().any(is_on_gpu) => {
-            format!("{reason}, and no GPU has room for the model")
-        }
-        _ => reason,
     }
 }
 
@@ -215,14 +197,15 @@ mod tests {
         FoundEngines { installed: vec![Arc::new(Engine::builtin("rbee-hive".into()))], unusable }
     }
 
-    fn chosen(wanted: &str, device: &str) -> Result<Device, Code> {
-        choose(&engines(), wanted, device.parse().unwrap(), |_, _| None)
-            .map(|choice| choice.device)
+    /// The devices of the candidates.
+    fn chosen(wanted: &str, device: &str) -> Result<Vec<Device>, Code> {
+        candidates(&engines(), wanted, device.parse().unwrap(), |_| false)
+            .map(|candidates| candidates.iter().map(|candidate| candidate.device).collect())
             .map_err(|error| error.failure.code)
     }
 
     #[test]
-    fn an_installed_engine_on_its_device_is_chosen() {
+    fn an_installed_engine_on_its_device_is_a_candidate() {
         for (wanted, device) in [
             ("auto", "auto"),
             ("auto", "cpu"),
@@ -231,7 +214,7 @@ mod tests {
             ("builtin", "auto"),
             ("", "auto"),
         ] {
-            assert_eq!(chosen(wanted, device), Ok(Device::CPU), "{wanted} {device}");
+            assert_eq!(chosen(wanted, device), Ok(vec![Device::CPU]), "{wanted} {device}");
         }
     }
 
@@ -242,7 +225,7 @@ mod tests {
         assert_eq!(chosen("auto", "0"), Err(Code::DeviceUnavailable));
         assert_eq!(chosen("auto", "cuda:0"), Err(Code::DeviceUnavailable));
         assert_eq!(chosen("cpu", "1"), Err(Code::DeviceUnavailable));
-        let refused = |wanted, device| choose(&engines(), wanted, device, |_, _| None).unwrap_err();
+        let refused = |wanted, device| candidates(&engines(), wanted, device, |_| false).unwrap_err();
         let StartError { kind, failure } = refused("metal", Device::Auto);
         assert_eq!(kind, StartErrorKind::Permanent);
         let absent = "engine 'vllm' cannot be used: /no/such is not there ([engines.vllm] command)";
@@ -255,7 +238,7 @@ mod tests {
     }
 
     #[test]
-    fn the_preferred_engine_and_the_gpu_with_the_most_room_are_chosen() {
+    fn each_device_has_its_preferred_engine_that_can_run_the_model() {
         let gpu = |index| Device::Exact { kind: DeviceKind::Cuda, index };
         let other = Engine {
             name: "fast".to_owned(),
@@ -265,28 +248,29 @@ mod tests {
         };
         let mut engines = engines();
         engines.installed.insert(0, Arc::new(other));
-        let pick = |wanted: &str, device: &str, rooms: [i128; 2]| {
-            let room = |_: &Engine, device: Device| match device {
-                Device::Exact { kind: DeviceKind::Cuda, index } => Some(rooms[index as usize]),
-                _ => None,
-            };
-            let choice = choose(&engines, wanted, device.parse().unwrap(), room).unwrap();
-            (choice.engine.name.clone(), choice.device.to_string(), choice.reason)
+        let list = |wanted: &str, device: &str, obstacle: &str| {
+            let candidates =
+                candidates(&engines, wanted, device.parse().unwrap(), |engine| engine.name == obstacle)
+                    .unwrap();
+            let names =
+                candidates.iter().map(|candidate| format!("{} {}", candidate.engine.name, candidate.device));
+            names.collect::<Vec<_>>().join(", ")
         };
-        for (wanted, device, rooms, engine, on) in [
-            ("auto", "auto", [5, 9], "fast", "cuda:1"),
-            ("auto", "auto", [-5, -9], "fast", "cpu"),
-            ("auto", "1", [5, 9], "fast", "cuda:1"),
-            ("cpu", "0", [5, 9], "fast", "cpu"),
-            ("cuda", "auto", [9, 5], "fast", "cuda:0"),
-            ("cuda", "auto", [-9, -5], "fast", "cuda:0"),
-            ("builtin", "auto", [9, 5], "builtin", "cpu"),
+        for (wanted, device, obstacle, candidates) in [
+            ("auto", "auto", "", "fast cuda:0, fast cuda:1, fast cpu"),
+            ("auto", "auto", "builtin", "fast cuda:0, fast cuda:1, fast cpu"),
+            ("auto", "auto", "fast", "builtin cpu"),
+            ("auto", "1", "", "fast cuda:1"),
+            ("auto", "1", "fast", "fast cuda:1"),
+            ("cpu", "0", "", "fast cpu"),
+            ("cpu", "0", "fast", "builtin cpu"),
+            ("cuda", "auto", "", "fast cuda:0, fast cuda:1"),
+            ("fast", "1", "", "fast cuda:1"),
+            ("builtin", "auto", "builtin", "builtin cpu"),
         ] {
-            let (chosen, chosen_on, reason) = pick(wanted, device, rooms);
-            assert_eq!((chosen.as_str(), chosen_on.as_str()), (engine, on), "{wanted} {device}: {reason}");
+            assert_eq!(list(wanted, device, obstacle), candidates, "{wanted} {device} {obstacle}");
         }
-        assert_eq!(pick("cpu", "auto", [0, 0]).2, "it is preferred for cpu to builtin");
-        assert!(pick("auto", "auto", [-5, -9]).2.ends_with("no GPU has room for the model"));
-        assert!(pick("auto", "auto", [5, 9]).2.ends_with("which has the most free memory"));
+        let of_cpu = candidates(&engines, "auto", Device::CPU, |_| false).unwrap();
+        assert_eq!(of_cpu[0].reason, "it is preferred for cpu to builtin");
     }
 }

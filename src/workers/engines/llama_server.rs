@@ -22,7 +22,12 @@ const ENVIRONMENT: [(&str, &str); 3] =
 
 /// Describes the engine at `program`, from its settings and the output of its `--version` and
 /// `--list-devices`.
-pub(super) fn describe(program: PathBuf, settings: &LlamaServer, version: &str, devices: &str) -> Engine {
+pub(in crate::workers) fn describe(
+    program: PathBuf,
+    settings: &LlamaServer,
+    version: &str,
+    devices: &str,
+) -> Engine {
     let gpus = gpus(devices);
     let mut arguments = Vec::new();
     // A flag and its value are two words.
@@ -43,6 +48,8 @@ pub(super) fn describe(program: PathBuf, settings: &LlamaServer, version: &str, 
     if !gpus.is_empty() {
         flag("--device", "{own_device}".to_owned());
         flag("--n-gpu-layers", "{gpu_layers}".to_owned());
+        // Only where a model is split over several GPUs.
+        flag("--tensor-split", "{tensor_split}".to_owned());
     }
     if let Some(attention) = settings.flash_attention {
         flag("--flash-attn", attention.name().to_owned());
@@ -160,9 +167,13 @@ mod tests {
         assert!(!line.contains("--mmproj"), "no projector for a model that has none: {line}");
         let values = [("projector", Some("/p.gguf".into()))];
         assert!(engine.arguments(&values).join(" ".as_ref()).to_string_lossy().contains("--mmproj /p.gguf"));
-        let values = [("own_device", Some("CUDA0".into())), ("gpu_layers", Some("999".into()))];
+        let values = [
+            ("own_device", Some("CUDA0".into())),
+            ("gpu_layers", Some("999".into())),
+            ("tensor_split", None),
+        ];
         let line = engine.arguments(&values).join(" ".as_ref()).to_string_lossy().into_owned();
-        assert!(line.contains("--device CUDA0 --n-gpu-layers 999"), "{line}");
+        assert!(line.contains("--device CUDA0 --n-gpu-layers 999 --flash-attn"), "{line}");
         let without = describe("llama-server".into(), &settings, version, "Available devices:\n  (none)\n");
         assert_eq!(without.usable, [Device::CPU]);
         assert!(!without.arguments.iter().any(|word| word.contains("gpu") || word.contains("device")));

@@ -49,15 +49,15 @@ impl MemoryHolders {
     pub(in crate::workers) fn of(device: Device, free: &FreeMemory, workers: &[Arc<Handle>]) -> Self {
         let mut stoppable_workers: Vec<_> = workers
             .iter()
-            .filter(|worker| worker.device == device && worker.status().lives())
-            .map(|worker| {
-                let usage = worker.measurements.lock().usage;
-                StoppableWorker {
+            .filter(|worker| worker.status().lives())
+            .filter_map(|worker| {
+                let (_, held_bytes) = worker.holds().into_iter().find(|(on, _)| *on == device)?;
+                Some(StoppableWorker {
                     pid: worker.pid,
                     model: worker.model_id().to_owned(),
                     status: worker.status(),
-                    held_bytes: if device.is_cpu() { usage.rss_bytes } else { usage.vram_bytes.unwrap_or(0) },
-                }
+                    held_bytes,
+                })
             })
             .collect();
         stoppable_workers.sort_by_key(|worker| Reverse(worker.held_bytes));
@@ -112,7 +112,7 @@ mod tests {
     fn foreign_processes_on_a_gpu_are_named() {
         let device = Device::Exact { kind: DeviceKind::Cuda, index: 0 };
         let gpu = Gpu { device, holders: vec![(std::process::id(), 5 << 30)], ..Gpu::default() };
-        let free = FreeMemory { gpus: vec![gpu], ..FreeMemory::default() };
+        let free = FreeMemory::of(0, vec![gpu]);
         let named = MemoryHolders::of(device, &free, &[]).sentences(device);
         assert!(named[0].starts_with(&format!("process {} (", std::process::id())), "{named:?}");
         assert!(named[0].ends_with("holds 5.0 GiB of cuda:0"), "{named:?}");

@@ -247,6 +247,7 @@ async fn a_thousand_stale_records_of_live_processes_lead_to_no_signal() {
             started_at: jiff::Timestamp::now(),
             engine: "builtin".to_owned(),
             device: Device::CPU,
+            split: Vec::new(),
             context_length: None,
             request: request("healthy"),
             secret: "s".to_owned(),

@@ -1,94 +1,17 @@
-//! Estimates the memory that a worker needs, from the header of its model.
+//! What a model's header tells of the memory that the model needs.
 
-use std::fmt;
 use std::path::Path;
 
-use serde::Serialize;
-
+use super::layers::{Layers, OVERHEAD_CPU, OVERHEAD_GPU};
 use crate::engine::load;
-use crate::models::gguf::{Arrays, Header, TensorType};
-use crate::text;
+use crate::models::gguf::{Arrays, Header, TensorInfo, TensorType};
 use crate::workers::device::Device;
 use crate::workers::engines::{Engine, ModelStorage};
+use crate::workers::place::Estimate;
 
 /// Tokens of context where a request names none. Models are trained for far more, and the memory for
 /// that would surprise users.
 pub(in crate::workers) const DEFAULT_CONTEXT: u64 = 8192;
-/// The memory of a worker on the processor besides its model: buffers, the vocabulary, code.
-const OVERHEAD_CPU: u64 = 64 << 20;
-/// The memory of a worker on a GPU besides its model: the driver's context and compute buffers.
-const OVERHEAD_GPU: u64 = 512 << 20;
-
-/// One part of the memory that a worker needs.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct MemoryPart {
-    /// `weights`, `kv_cache` or `overhead`.
-    pub name: &'static str,
-    /// Its size.
-    pub bytes: u64,
-}
-
-/// The memory that a worker is expected to need on its device, in bytes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(in crate::workers) struct Estimate {
-    pub(super) weights: u64,
-    pub(super) cache: u64,
-    pub(super) overhead: u64,
-    /// Tokens of context of each slot.
-    pub(super) context: u64,
-    pub(super) slots: u64,
-}
-
-impl Estimate {
-    pub(in crate::workers) const fn total(&self) -> u64 {
-        self.weights.saturating_add(self.cache).saturating_add(self.overhead)
-    }
-
-    /// Its parts.
-    pub(in crate::workers) fn parts(&self) -> Vec<MemoryPart> {
-        [("weights", self.weights), ("kv_cache", self.cache), ("overhead", self.overhead)]
-            .map(|(name, bytes)| MemoryPart { name, bytes })
-            .into()
-    }
-
-    /// The estimate for a model with this footprint, on this engine and device, with this context and
-    /// number of slots.
-    pub(in crate::workers) fn of(
-        model: &ModelFootprint,
-        engine: &Engine,
-        device: Device,
-        context: Option<u64>,
-        slots: Option<u32>,
-    ) -> Self {
-        let (context, slots) = (model.context(context), u64::from(slots.unwrap_or(1)));
-        // The size of a cache element is in bits, because quantised caches have elements of 4 or 8.
-        let (weights, bits) = match engine.storage {
-            ModelStorage::F16AsF32 => (model.weights.saturating_add(model.half_precision), 32),
-            ModelStorage::AsInFile { cache_bits } => (model.weights, cache_bits),
-        };
-        // Each token leaves a key and a value in each layer.
-        let cache =
-            model.cache_elements.saturating_mul(context).saturating_mul(slots).saturating_mul(bits) / 8;
-        let fixed = if device.is_cpu() { OVERHEAD_CPU } else { OVERHEAD_GPU };
-        Self { weights, cache, overhead: fixed + weights / 50, context, slots }
-    }
-}
-
-impl fmt::Display for Estimate {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "{} (weights {}, cache {} for {} slot(s) of {} tokens, overhead {})",
-            text::bytes(self.total()),
-            text::bytes(self.weights),
-            text::bytes(self.cache),
-            self.slots,
-            self.context,
-            text::bytes(self.overhead)
-        )
-    }
-}
-
 /// What a model's header tells of the memory that the model needs, and of who can run it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(in crate::workers) struct ModelFootprint {
@@ -96,6 +19,8 @@ pub(in crate::workers) struct ModelFootprint {
     weights: u64,
     /// Bytes of the tensors in half precision.
     half_precision: u64,
+    /// The bytes of the parts that can be on different devices.
+    pub(in crate::workers) layers: Layers,
     /// Elements of the KV cache for each token of context.
     cache_elements: u64,
     /// Tokens of context that it was trained for.
@@ -113,16 +38,14 @@ impl ModelFootprint {
             .inspect_err(|error| tracing::debug!(path = %path.display(), %error, "cannot estimate the memory of a model"))
             .ok()?;
         let mut model = Self::of(&header);
-        // Only the first part of a split model is read; the others have little but weights.
         for part in crate::models::other_parts(path) {
-            model.weights = model.weights.saturating_add(length(&part));
+            match Header::read(&part, Arrays::Skip) {
+                Ok(header) => model.add(&header.tensors),
+                // It has little but weights.
+                Err(_) => model.weights = model.weights.saturating_add(length(&part)),
+            }
         }
         Some(model)
-    }
-
-    /// The footprint with that of its projector, whose whole file is in memory.
-    pub(in crate::workers) fn with(&self, projector_bytes: u64) -> Self {
-        Self { weights: self.weights.saturating_add(projector_bytes), ..self.clone() }
     }
 
     fn of(header: &Header) -> Self {
@@ -133,13 +56,10 @@ impl ModelFootprint {
         let width = number("embedding_length").unwrap_or(0).checked_div(heads).unwrap_or(0);
         let keys = number("attention.key_length").unwrap_or(width);
         let values = number("attention.value_length").unwrap_or(width);
-        let bytes_of = |includes: &dyn Fn(TensorType) -> bool| {
-            let tensors = header.tensors.iter().filter(|tensor| includes(tensor.kind));
-            tensors.fold(0_u64, |sum, tensor| sum.saturating_add(tensor.bytes))
-        };
-        Self {
-            weights: bytes_of(&|_| true),
-            half_precision: bytes_of(&|kind| matches!(kind, TensorType::F16 | TensorType::Bf16)),
+        let mut model = Self {
+            weights: 0,
+            half_precision: 0,
+            layers: Layers::default(),
             cache_elements: number("block_count")
                 .unwrap_or(0)
                 .saturating_mul(kv_heads)
@@ -147,7 +67,26 @@ impl ModelFootprint {
             trained_context: header.context_length(),
             has_chat_template: header.metadata.chat_template().is_some(),
             builtin_obstacle: load::obstacle(header),
+        };
+        model.add(&header.tensors);
+        model
+    }
+
+    fn add(&mut self, tensors: &[TensorInfo]) {
+        for tensor in tensors {
+            self.weights = self.weights.saturating_add(tensor.bytes);
+            if matches!(tensor.kind, TensorType::F16 | TensorType::Bf16) {
+                self.half_precision = self.half_precision.saturating_add(tensor.bytes);
+            }
+            self.layers.add(&tensor.name, tensor.bytes);
         }
+    }
+
+    /// The footprint with that of its projector, whose whole file is in memory.
+    pub(in crate::workers) fn with(mut self, projector_bytes: u64) -> Self {
+        self.weights = self.weights.saturating_add(projector_bytes);
+        self.layers.add_first(projector_bytes);
+        self
     }
 
     /// The tokens of context of each slot for a request of this many: at most as many as the model was
@@ -155,6 +94,28 @@ impl ModelFootprint {
     pub(in crate::workers) fn context(&self, requested: Option<u64>) -> u64 {
         let trained_context = self.trained_context.unwrap_or(u64::MAX).max(1);
         requested.unwrap_or(DEFAULT_CONTEXT).clamp(1, trained_context)
+    }
+
+    /// The memory that it will need on this engine, wholly on this device, with this context and number of
+    /// slots.
+    pub(in crate::workers) fn estimate(
+        &self,
+        engine: &Engine,
+        device: Device,
+        context: Option<u64>,
+        slots: Option<u32>,
+    ) -> Estimate {
+        let (context, slots) = (self.context(context), u64::from(slots.unwrap_or(1)));
+        // The size of a cache element is in bits, because quantised caches have elements of 4 or 8.
+        let (weights, bits) = match engine.storage {
+            ModelStorage::F16AsF32 => (self.weights.saturating_add(self.half_precision), 32),
+            ModelStorage::AsInFile { cache_bits } => (self.weights, cache_bits),
+        };
+        // Each token leaves a key and a value in each layer.
+        let cache =
+            self.cache_elements.saturating_mul(context).saturating_mul(slots).saturating_mul(bits) / 8;
+        let fixed = if device.is_cpu() { OVERHEAD_CPU } else { OVERHEAD_GPU };
+        Estimate { weights, cache, overhead: fixed + weights / 50, context, slots }
     }
 }
 
@@ -180,14 +141,15 @@ mod tests {
         let builtin = Engine::builtin("p".into());
         let model = footprint(WeightType::F16);
         assert!(model.half_precision > 1_000_000 && model.half_precision < model.weights);
-        let estimate = Estimate::of(&model, &builtin, Device::CPU, Some(1000), Some(3));
+        let estimate = model.estimate(&builtin, Device::CPU, Some(1000), Some(3));
         assert_eq!(estimate.weights, model.weights + model.half_precision, "F16 is stored as F32");
         // 2 layers, 2 heads of keys and of values, 64 wide, of 4 bytes.
         assert_eq!(estimate.cache, 2 * 2 * (64 + 64) * 4 * 1000 * 3);
         let native = Engine { storage: ModelStorage::AsInFile { cache_bits: 16 }, ..builtin };
-        let other = Estimate::of(&model, &native, Device::CPU, Some(1000), Some(3));
+        let other = model.estimate(&native, Device::CPU, Some(1000), Some(3));
         assert_eq!((other.weights, other.cache), (model.weights, estimate.cache / 2));
-        let with_projector = Estimate::of(&model.with(1 << 20), &native, Device::CPU, Some(1000), Some(3));
+        let with_projector = model.clone().with(1 << 20);
+        let with_projector = with_projector.estimate(&native, Device::CPU, Some(1000), Some(3));
         assert_eq!(with_projector.weights, model.weights + (1 << 20));
         assert_eq!(model.context(None), 2048, "no more than the model was trained for");
         assert!(ModelFootprint::read(Path::new("/no/such/file")).is_none());
