@@ -10,10 +10,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::claim::{Claim, claims, has_load, has_worker, is_needless};
-use super::memory::{Room, granted, is_loading};
+use super::memory::{Room, brings, granted, is_loading};
 use super::snapshot::{
-    Action, Beneficiary, Decision, Keep, LeasePhase, LoadReason, Placement, Refusal, Resident, Snapshot,
-    StopReason, Waiting, WorkerKey,
+    Action, Beneficiary, Decision, Keep, LeasePhase, LoadReason, Phase, Placement, Refusal, Resident,
+    Snapshot, StopReason, Waiting, WorkerKey,
 };
 use super::victims::{Candidate, Cost, cheapest, cost, idle_for, is_up};
 
@@ -259,14 +259,24 @@ impl<'a> Deciding<'a> {
             self.take_place(claim);
         }
         self.send_away(&workers, claim.by, |worker| claim.reason_to_stop(worker, idle_for(self.now, worker)));
-        let why = match workers.is_empty() {
-            true => self
-                .room
-                .missing_now(&placement.needs)
-                .map(|(device, missing)| Waiting::Memory { device, missing }),
-            false => Some(Waiting::Workers(workers.iter().map(|worker| worker.key).collect())),
+        let keys: Vec<_> = workers.iter().map(|worker| worker.key).collect();
+        let why = match keys.is_empty() {
+            true => self.why_nobody_goes(claim, placement),
+            false => Some(Waiting::Workers(keys)),
         };
-        self.wait(claim, why.or(claim.replaces.map(|replaced| Waiting::Workers(vec![replaced]))));
+        self.wait(claim, why);
+    }
+
+    /// What the claim waits for where enough workers go already.
+    fn why_nobody_goes(&self, claim: &Claim<'_>, placement: &Placement) -> Option<Waiting> {
+        let ending = self.now.workers.iter().filter(|worker| worker.phase == Phase::Stopping);
+        match self.room.missing_now(&placement.needs) {
+            Some((device, missing)) if ending.into_iter().any(|worker| brings(worker, device) > 0) => {
+                Some(Waiting::Memory { device, missing })
+            }
+            Some(_) => self.first_asking.clone(),
+            None => claim.replaces.map(|replaced| Waiting::Workers(vec![replaced])),
+        }
     }
 
     fn end_idle_workers(&mut self) {

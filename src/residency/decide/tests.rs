@@ -278,7 +278,9 @@ fn those_that_cost_the_least_go() {
     goes(vec![small(41), small(42), used(43, 50)], &[43]);
     // One that brings enough, rather than one that is idle for longer and does not; and no more than needed.
     goes(vec![Resident { holds: gpu(1), ..used(41, 99) }, used(42, 20), used(43, 10)], &[42]);
-    // With many of them, not all sets are tried.
+    // With many of them, not all sets are tried; but none goes that is not needed.
+    let large = (42..60).map(|key| used(key, 30));
+    goes([Resident { holds: gpu(1), ..used(41, 60) }].into_iter().chain(large).collect(), &[42]);
     goes(
         (0..30).map(|key| Resident { holds: gpu(1), ..used(key, 60 + u64::from(key)) }).collect(),
         &[29, 28, 27, 26],

@@ -4,8 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use crate::residency::snapshot::{
-    Action, Amounts, Beneficiary, Decision, Keep, LeasePhase, LoadPhase, Origin, Phase, Refusal, Resident,
-    Snapshot, StopReason, Waiting, WorkerKey,
+    Action, Amounts, Beneficiary, Decision, Keep, LeasePhase, LoadPhase, LoadReason, Origin, Phase, Refusal,
+    Resident, Snapshot, StopReason, Waiting, WorkerKey,
 };
 use crate::workers::Device;
 
@@ -26,6 +26,7 @@ pub(super) fn check(now: &Snapshot, decision: &Decision) -> Check {
     let asking = asking(now);
     ensure(decision.wake_at.is_none_or(|at| at > now.now), || "it wakes at a time that has passed".into())?;
     once_each(now, decision)?;
+    looks_again(now, decision)?;
     grants(now, decision)?;
     for action in &decision.actions {
         match action {
@@ -37,6 +38,10 @@ pub(super) fn check(now: &Snapshot, decision: &Decision) -> Check {
                     format!("stop {} cuts answers", worker.key)
                 })?;
                 if let Some(by) = by {
+                    let others = going_for(now, decision, by).filter(|_| by != Beneficiary::Idle);
+                    ensure(others.into_iter().all(|other| other.in_flight == 0), || {
+                        format!("worker {} ends for one who may wait in vain for another", worker.key)
+                    })?;
                     leaves(now, decision, &asking, worker.key, by, because)?;
                 }
             }
@@ -60,14 +65,62 @@ pub(super) fn check(now: &Snapshot, decision: &Decision) -> Check {
                     format!("load {} is cancelled, and requests wait for it", load.key)
                 })?;
             }
-            Action::Load { model, .. } => {
-                let is_loaded = now.loads.iter().any(|load| load.model == *model);
-                ensure(!is_loaded, || format!("'{model}' is loaded twice"))?;
+            Action::Load { model, because } => load(now, model, *because)?,
+            Action::Grant { load, placement } => {
+                let claim = asking.iter().find(|claim| claim.by == Beneficiary::Load(*load));
+                let best = claim.and_then(|claim| claim.places.iter().map(|(class, _)| *class).min());
+                ensure(best == Some(placements(now, *load)[*placement].0), || {
+                    format!("load {load} does not get the best class")
+                })?;
             }
+            Action::Wait { why, .. } | Action::WaitLease { why, .. } => waits(now, decision, why)?,
             _ => {}
         }
     }
     first_comes_first(now, decision, &asking)
+}
+
+/// A model is loaded once, if requests wait for it, and not soon after it failed; or if its settings have changed.
+fn load(now: &Snapshot, model: &str, because: LoadReason) -> Check {
+    ensure(now.loads.iter().all(|load| &*load.model != model), || format!("'{model}' is loaded twice"))?;
+    let mut workers =
+        now.workers.iter().filter(|worker| &*worker.model == model && worker.phase != Phase::Stopping);
+    let is_due = match because {
+        LoadReason::Requests(waiting) => {
+            let demand = now.demand.iter().find(|demand| &*demand.model == model);
+            workers.next().is_none()
+                && demand.is_some_and(|demand| {
+                    demand.waiting == waiting && demand.not_before.is_none_or(|at| at <= now.now)
+                })
+        }
+        LoadReason::SettingsChanged => workers.any(|worker| {
+            worker.outdated && idle_for(now, worker).is_some_and(|idle| idle >= now.rules.linger)
+        }),
+    };
+    ensure(is_due, || format!("'{model}' is loaded for nothing"))
+}
+
+/// What is waited for will come, or there is a time to look again.
+fn waits(now: &Snapshot, decision: &Decision, why: &Waiting) -> Check {
+    let is_sound = match why {
+        Waiting::Workers(workers) => {
+            !workers.is_empty() && workers.iter().all(|worker| find(now, *worker).is_ok())
+        }
+        Waiting::Stay { worker, until } => {
+            find(now, *worker).is_ok() && *until > now.now && decision.wake_at.is_some_and(|at| at <= *until)
+        }
+        Waiting::Load(model) => {
+            let loads = now.workers.iter().filter(|worker| is_loading(worker)).map(|worker| &worker.model);
+            loads.chain(now.loads.iter().map(|load| &load.model)).any(|known| known == model)
+        }
+        Waiting::Lease(lease) => now.leases.iter().any(|known| known.key == *lease),
+        Waiting::Memory { device, missing } => {
+            let ending =
+                |worker: &Resident| worker.phase == Phase::Stopping && on(&worker.holds, *device) > 0;
+            *missing > 0 && now.workers.iter().any(ending)
+        }
+    };
+    ensure(is_sound, || format!("it makes no sense to wait for {why}"))
 }
 
 /// Everyone who asks is told something, each worker has at most one action, and none stays drained for nobody.
@@ -105,6 +158,23 @@ fn once_each(now: &Snapshot, decision: &Decision) -> Check {
         now.workers.iter().filter(|worker| is_up(worker) && worker.draining.is_some_and(|d| gone(d.by)))
     {
         ensure(workers.contains(&worker.key), || format!("worker {} is drained for nobody", worker.key))?;
+    }
+    Ok(())
+}
+
+/// Whoever waits for answers to end is looked at again when it has waited for long enough.
+fn looks_again(now: &Snapshot, decision: &Decision) -> Check {
+    let moved = |action: &Action| match action {
+        Action::Reopen { worker } | Action::Drain { worker, .. } => Some(*worker),
+        _ => None,
+    };
+    let moved: BTreeSet<_> = decision.actions.iter().filter_map(moved).collect();
+    for worker in now.workers.iter().filter(|worker| is_up(worker) && worker.in_flight > 0) {
+        let Some(drain) = worker.draining.filter(|_| !moved.contains(&worker.key)) else { continue };
+        let is_in_time = |at| at <= drain.since + now.rules.drain_limit;
+        ensure(decision.wake_at.is_some_and(is_in_time), || {
+            format!("worker {} may stay drained", worker.key)
+        })?;
     }
     Ok(())
 }

@@ -8,7 +8,7 @@ use super::world::{Counts, Event, LeaseState, Process, Request, Stage, World};
 use crate::residency::decide::decide;
 use crate::residency::snapshot::{
     Action, Amounts, Beneficiary, Drain, Keep, Lease, LeasePhase, Load, LoadKey, LoadPhase, LoadReason,
-    Origin, WorkerKey,
+    Origin, Refusal, StopReason, Waiting, WorkerKey,
 };
 use crate::residency::testing::{action as words, told};
 
@@ -23,7 +23,7 @@ impl World {
         for _ in 0..MOST_STEPS {
             let next = self.events.keys().next().map(|(at, _)| *at);
             let Some(at) = next.into_iter().chain(wake).min() else {
-                return self.at_the_end().map(|()| self.counts);
+                return self.at_the_end().map(|()| std::mem::take(&mut self.counts));
             };
             self.now = self.now.max(at);
             while let Some(first) = self.events.first_entry().filter(|first| first.key().0 <= self.now) {
@@ -53,6 +53,7 @@ impl World {
             }
             let mut has_changed = false;
             for action in decision.actions {
+                *self.counts.actions.entry(kind(&action)).or_default() += 1;
                 let concerns_workers = matches!(
                     action,
                     Action::Drain { .. } | Action::Stop { .. } | Action::Reopen { .. } | Action::Load { .. }
@@ -456,20 +457,25 @@ impl World {
         (!meant.is_empty()).then(|| self.chance.pick(&meant))
     }
 
-    /// How long the requests of a model may wait without any of them being served: as long as all that may come
-    /// first takes.
+    /// How long the requests of a model may wait without any of them being served: as long as every other model, and
+    /// everything that people and other programs want, takes if it comes first.
     fn allowed_wait(&self) -> Duration {
-        let (mut longest, mut happenings) = (Duration::ZERO, 0);
+        let (mut answer, mut happenings) = (Duration::ZERO, 0);
         for event in self.events.values() {
             match event {
-                Event::Happens(Happening::Request { takes, .. }) => longest = longest.max(*takes),
+                Event::Happens(Happening::Request { takes, .. }) => answer = answer.max(*takes),
                 _ => happenings += 1,
             }
         }
         let rules = &self.setting.rules;
-        // A load takes up to 8 s, a failed one is tried again after up to 8 s, a stop takes up to 4 s.
-        let turn = rules.min_stay + rules.drain_limit.min(longest) + longest + Duration::from_secs(21);
-        turn * u32::try_from(self.setting.models.len() + 2 * happenings + 1).unwrap_or(u32::MAX)
+        let load = self.setting.models.iter().map(|model| model.load_time).max().unwrap_or_default();
+        // A worker stays for a while, finishes its answers, ends and gives its memory back; then the next one loads,
+        // in vain perhaps, and is tried again.
+        let stop = Duration::from_secs(5);
+        let retry = Duration::from_secs(if self.setting.troubles.failed_loads { 8 } else { 0 });
+        let turn = rules.min_stay + answer.min(rules.drain_limit) + stop + load + retry;
+        let turns = u32::try_from(self.setting.models.len() + 2 * happenings).unwrap_or(u32::MAX);
+        turn * turns + answer
     }
 
     fn check_waits(&mut self, allowed: Duration) -> Check {
@@ -497,10 +503,36 @@ impl World {
             ensure(!matches!(process.keep, Keep::For(_)), || format!("worker {} stays idle", process.key))?;
             ensure(!process.outdated, || format!("worker {} stays outdated", process.key))?;
         }
-        let Counts { requests, answered, refused, gave_up, .. } = self.counts;
-        ensure(self.setting.troubles.cut_answers() || requests == answered + refused + gave_up, || {
+        let Counts { requests, answered, refused, gave_up, .. } = &self.counts;
+        ensure(self.setting.troubles.cut_answers() || *requests == answered + refused + gave_up, || {
             format!("of {requests} requests {answered} were answered, {refused} refused, {gave_up} given up")
         })
+    }
+}
+
+fn kind(action: &Action) -> &'static str {
+    match action {
+        Action::Load { because: LoadReason::SettingsChanged, .. } => "reload",
+        Action::Load { .. } => "load",
+        Action::Grant { .. } => "grant",
+        Action::Refuse { why: Refusal::DoesNotFit { .. }, .. } => "refuse what does not fit",
+        Action::Refuse { .. } => "refuse what would wait for too long",
+        Action::Cancel { .. } => "cancel",
+        Action::Wait { why: Waiting::Stay { .. }, .. } => "wait until a worker had its time",
+        Action::Wait { why: Waiting::Load(_), .. } => "wait for a load",
+        Action::Wait { why: Waiting::Lease(_), .. } => "wait for a lease",
+        Action::Wait { why: Waiting::Memory { .. }, .. } => "wait for memory",
+        Action::Wait { .. } => "wait for workers",
+        Action::WaitLease { .. } => "let a lease wait",
+        Action::Drain { by: Beneficiary::Load(_), .. } => "drain for a load",
+        Action::Drain { by: Beneficiary::Lease(_), .. } => "drain for a lease",
+        Action::Drain { .. } => "drain an idle worker",
+        Action::Stop { because: StopReason::Replaced, .. } => "replace",
+        Action::Stop { .. } => "stop",
+        Action::Reopen { .. } => "reopen",
+        Action::GrantLease { .. } => "grant a lease",
+        Action::RefuseLease { .. } => "refuse a lease",
+        Action::EndLease { .. } => "end a lease",
     }
 }
 

@@ -42,7 +42,7 @@ pub(super) struct Model {
 }
 
 /// What can go wrong. Each is left out of many runs, so that what holds without it can be checked.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Troubles {
     pub(super) crashes: bool,
     pub(super) wrong_estimates: bool,
@@ -124,6 +124,34 @@ impl Setting {
         setting
     }
 
+    pub(super) fn of_two_models_in_turns(lasts: Duration) -> Self {
+        let gpu = Device::Exact { kind: DeviceKind::Cuda, index: 0 };
+        let gib = 1000 * MIB;
+        let device = DeviceSetting { device: gpu, capacity: 10 * gib, is_known: true, reserve: 0, others: 0 };
+        let model = |name: &str| Model {
+            name: name.into(),
+            placements: vec![Placement { class: 0, needs: vec![(gpu, 8 * gib)] }],
+            truth: 100,
+            load_time: Duration::from_secs(2),
+            slots: 2,
+            keep: Keep::UntilNeeded,
+            fails: 0,
+        };
+        let asks = |model| Happening::Request {
+            model,
+            takes: Duration::from_millis(500),
+            patience: None,
+            again_until: lasts,
+        };
+        Self {
+            rules: Rules::default(),
+            devices: vec![device],
+            models: vec![model("a"), model("b")],
+            events: (0..8_usize).map(|client| (Duration::ZERO, asks(client % 2))).collect(),
+            troubles: Troubles::default(),
+        }
+    }
+
     /// Requests in bursts, in turns between models, and now and then.
     fn requests(&mut self, chance: &mut Chance) {
         let mut at = Duration::ZERO;
@@ -137,7 +165,9 @@ impl Setting {
                 let takes =
                     if chance.percent(3) { chance.ms(10_000..90_000) } else { chance.ms(10..answers) };
                 let patience = (self.troubles.hang_ups && chance.percent(30)).then(|| chance.ms(10..15_000));
-                let again_until = if chance.percent(10) { at + chance.ms(0..60_000) } else { Duration::ZERO };
+                let asks_again = chance.percent(5);
+                let again_until = if asks_again { at + chance.ms(0..180_000) } else { Duration::ZERO };
+                let takes = if asks_again { takes.max(Duration::from_millis(400)) } else { takes };
                 self.events.push((at, Happening::Request { model, takes, patience, again_until }));
                 at += chance.ms(0..pause + 1);
             }

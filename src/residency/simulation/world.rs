@@ -33,7 +33,7 @@ pub(super) struct World {
 }
 
 /// What happened in a run.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Debug, Default)]
 pub(super) struct Counts {
     pub(super) requests: usize,
     pub(super) answered: usize,
@@ -42,6 +42,8 @@ pub(super) struct Counts {
     pub(super) loads: usize,
     pub(super) evictions: usize,
     pub(super) decisions: usize,
+    /// How often each kind of action was decided.
+    pub(super) actions: BTreeMap<&'static str, usize>,
     /// The longest wait, in thousandths of what is allowed.
     pub(super) longest_wait: u128,
 }
