@@ -105,7 +105,11 @@ impl Hive {
         spawn::detached(warn_of_folders(Arc::clone(&app)));
         // Before the first answer, so that the workers of an earlier run are in every listing.
         app.workers.adopt().await;
-        let residency = spawn::detached(app.residency.clone().run(submit(&app), app.shutdown.clone()));
+        let residency = spawn::detached(app.residency.clone().run(
+            submit(&app),
+            Arc::clone(&app.events),
+            app.shutdown.clone(),
+        ));
         let timers = app.config.timers.clone();
         let server = spawn::detached(http::serve(listener, router, timers, app.quiet.clone()));
         if let Some(queen) = &app.queen {

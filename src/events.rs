@@ -25,6 +25,8 @@ pub enum Topic {
     Model,
     /// A worker is added, changed or removed.
     Worker,
+    /// What is in memory, or waits for it, has changed.
+    Residency,
 }
 
 impl Topic {
@@ -35,6 +37,7 @@ impl Topic {
             Self::Job => "job",
             Self::Model => "model",
             Self::Worker => "worker",
+            Self::Residency => "residency",
         }
     }
 }

@@ -15,12 +15,14 @@ mod model_load;
 mod model_unload;
 mod parse;
 mod refused;
+mod residency_get;
 mod row;
 mod field_error;
 mod worker_process_delete;
 mod worker_process_get;
 mod worker_process_list;
 mod worker_spawn;
+mod loading;
 mod operation;
 
 use std::sync::Arc;
@@ -53,6 +55,7 @@ pub static TABLE: &[Row] = &[
     Row::of::<worker_process_list::WorkerProcessList>(),
     Row::of::<worker_process_get::WorkerProcessGet>(),
     Row::of::<worker_process_delete::WorkerProcessDelete>(),
+    Row::of::<residency_get::ResidencyGet>(),
 ];
 
 /// Understands a body as an operation of the [`TABLE`].

@@ -21,8 +21,12 @@
 #![expect(dead_code, reason = "the parts are joined one by one")]
 
 mod owner;
-mod room;
+mod forecast;
+mod news;
+mod view;
 mod measure;
+mod parts;
+mod room;
 mod ledger;
 pub(crate) mod admission;
 pub(crate) mod refusal;
@@ -39,4 +43,8 @@ mod testing;
 #[cfg(test)]
 mod simulation;
 
+pub(crate) use forecast::Forecast;
 pub(crate) use owner::{Residency, Submit};
+pub(crate) use room::{Denied, Ticket};
+pub(crate) use snapshot::{Placement, Refusal};
+pub(crate) use view::ResidencyView;

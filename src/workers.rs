@@ -54,7 +54,6 @@
 //! | [`telemetry`] | samples for heartbeats and `/v1/events` |
 //! | [`supervisor`] | the interface to the rest of the hive |
 //! | [`adopt`], [`restart`] | workers of an earlier run; crashed workers |
-//! | [`replace`] | a worker that has less than what is asked for |
 //! | [`start`] | from a request to a ready worker |
 //! | [`readiness`], [`start_failure`] | a started worker until it is ready, and how it can fail |
 //! | [`launch`] | the process of a worker and its owner |
@@ -77,7 +76,6 @@ pub mod telemetry;
 mod supervisor;
 mod adopt;
 mod restart;
-mod replace;
 mod start;
 mod readiness;
 mod start_failure;

@@ -13,6 +13,7 @@ use tokio_util::sync::CancellationToken;
 use super::event::{Body, Terminal};
 use super::log::Log;
 use crate::error::{Failure, Result};
+use crate::narration::Progress;
 use crate::time::{Instant, monotonic};
 
 /// The id of a job: `job-` and a UUID of version 7, so that ids sort by age (RFC 9562, section
@@ -382,6 +383,11 @@ impl Job {
                 _ => None,
             };
         });
+    }
+
+    /// The progress that it narrated last, if its log is in memory.
+    pub(crate) fn progress(&self) -> Option<Progress> {
+        self.resident_log()?.last_progress()
     }
 
     /// The log, if it is in memory.

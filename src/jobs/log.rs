@@ -17,7 +17,7 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
 use super::event::{Body, Event, Terminal};
-use crate::narration::Level;
+use crate::narration::{Level, Progress};
 
 /// The most events of one batch.
 const BATCH_EVENTS: usize = 256;
@@ -135,6 +135,14 @@ impl Log {
     pub(crate) fn snapshot(&self) -> (Option<Elision>, Vec<Arc<Event>>) {
         let contents = self.contents.lock();
         (contents.elision, contents.events.clone())
+    }
+
+    /// The progress that was narrated last.
+    pub(super) fn last_progress(&self) -> Option<Progress> {
+        self.contents.lock().events.iter().rev().find_map(|event| match &event.body {
+            Body::Narration { progress, .. } => progress.clone(),
+            _ => None,
+        })
     }
 
     /// A reader that starts after event number `after`; 0 starts at the first.

@@ -5,13 +5,14 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::because;
 use super::operation::{Context, Deadline, Operation};
+use super::{because, loading};
 use crate::config::KeepAlive;
 use crate::error::{Code, Failure, Result};
 use crate::jobs::{JobClass, OperationKind};
 use crate::models::{Model, ModelId};
 use crate::narration::waiting_for;
+use crate::residency::Forecast;
 use crate::workers::{Device, LoadPlan, StartRequest, Worker};
 use crate::{n, text};
 
@@ -51,7 +52,16 @@ pub(super) enum Loaded {
     /// A ready worker.
     Worker(Box<Worker>),
     /// The plan of a dry run.
-    Plan(Box<LoadPlan>),
+    Plan(Box<Planned>),
+}
+
+/// The plan of a dry run, with what would have to go for it.
+#[derive(Debug, Serialize)]
+pub(super) struct Planned {
+    #[serde(flatten)]
+    plan: LoadPlan,
+    #[serde(flatten)]
+    forecast: Forecast,
 }
 
 impl Operation for ModelLoad {
@@ -70,6 +80,7 @@ impl Operation for ModelLoad {
         if self.dry_run {
             return self.plan(&model, &cx).await;
         }
+        let ticket = cx.app.residency.load(&cx.app.jobs.get(cx.job_id.as_str())?, &model.id);
         let _turn = match cx.app.loading.try_take(&model.id) {
             Some(turn) => turn,
             None => {
@@ -99,7 +110,7 @@ impl Operation for ModelLoad {
             n!(warn: "model_load", "Worker {} of '{}' does not respond: it is replaced", hung.pid, model.id);
             cx.app.workers.stop(hung.pid, Duration::ZERO).await?;
         }
-        let worker = cx.app.workers.start_or_replace(request, &cx.stop).await?;
+        let worker = loading::start_or_replace(&cx, &ticket, request).await?;
         cx.app.publish_model_change("loaded", &model);
         n!("model_load", "'{}' is ready: worker {} on {}", model.id, worker.pid, worker.device);
         Ok(Loaded::Worker(worker.into()))
@@ -127,7 +138,15 @@ impl ModelLoad {
     /// The plan. Takes no turn, so that a look never waits for a load.
     async fn plan(&self, model: &Model, cx: &Context) -> Result<Loaded> {
         model.check_loadable()?;
-        let plan = cx.app.workers.plan(&self.request(model)).await?;
+        let (workers, request) = (&cx.app.workers, self.request(model));
+        let mut plan = workers.plan(&request).await?;
+        let mut forecast = Forecast::default();
+        if plan.worker.is_none() && !self.force {
+            let placements = loading::placements(&workers.placements(&request).await?);
+            let replaces = workers.lesser(&request).map(|(lesser, _)| lesser.pid);
+            forecast = cx.app.residency.forecast(&model.id, placements, replaces).await;
+            plan.fits = forecast.refusal.is_none();
+        }
         match &plan.worker {
             Some(worker) => n!(
                 "model_load",
@@ -135,7 +154,15 @@ impl ModelLoad {
                 model.id,
                 worker.pid
             ),
-            None if plan.fits => n!("model_load", "'{}' fits; nothing was started", model.id),
+            None if plan.fits && forecast.evictions.is_empty() => {
+                n!("model_load", "'{}' fits; nothing was started", model.id);
+            }
+            None if plan.fits => {
+                for eviction in &forecast.evictions {
+                    n!("model_load", "{eviction}");
+                }
+                n!("model_load", "Then '{}' fits; nothing was started", model.id);
+            }
             None => n!(
                 warn: "model_load",
                 "'{}' does not fit: {} are missing on {}; nothing was started",
@@ -144,6 +171,9 @@ impl ModelLoad {
                 plan.device
             ),
         }
-        Ok(Loaded::Plan(plan.into()))
+        if let Some(waits_for) = &forecast.waits_for {
+            n!("model_load", "It would wait for {waits_for}");
+        }
+        Ok(Loaded::Plan(Box::new(Planned { plan, forecast })))
     }
 }

@@ -1,5 +1,7 @@
 //! `ModelUnload`: stops every worker of a model and succeeds once they are gone.
 
+use std::sync::Arc;
+
 use futures::future::join_all;
 use serde::{Deserialize, Serialize};
 
@@ -52,8 +54,15 @@ impl Operation for ModelUnload {
             return Err(Failure::new(Code::ModelNotLoaded, format!("no worker serves the model '{id}'"))
                 .hint("nothing needs to be done; WorkerProcessList shows what is loaded"));
         }
+        let admissions = cx.app.residency.admissions();
+        let (served, failure) = (id.as_str().into(), Arc::new(unloaded(&id)));
+        // Before the end of its workers, so that no request loads it again meanwhile, and after it, for those that
+        // waited longer than that holds.
+        admissions.fail(&served, Arc::clone(&failure));
         let grace = *cx.app.config.timers.stop_grace;
         let stopped = join_all(workers.iter().map(|pid| cx.app.workers.stop(*pid, grace))).await;
+        admissions.fail(&served, failure);
+        admissions.reset(&served);
         let (mut gone, mut freed_bytes) = (0, 0);
         for stopped in stopped {
             let stopped = stopped?;
@@ -75,4 +84,13 @@ impl Operation for ModelUnload {
         }
         Ok(Unloaded { id, workers, freed_bytes })
     }
+}
+
+/// The failure of the requests that wait for a model that somebody unloads.
+fn unloaded(id: &str) -> Failure {
+    Failure::new(
+        Code::ModelNotLoaded,
+        format!("the model '{id}' was unloaded while the request waited for it"),
+    )
+    .hint("somebody unloaded it by ModelUnload: ask again to load it")
 }

@@ -4,6 +4,7 @@ use std::num::{NonZeroU32, NonZeroU64};
 
 use serde::{Deserialize, Serialize};
 
+use super::loading;
 use super::operation::{Context, Deadline, Operation};
 use crate::config::KeepAlive;
 use crate::error::Result;
@@ -70,7 +71,8 @@ impl Operation for WorkerSpawn {
             place: None,
         }
         .within(model.context_length);
-        let worker = cx.app.workers.start(request, &cx.stop).await?;
+        let ticket = cx.app.residency.load(&cx.app.jobs.get(cx.job_id.as_str())?, &model.id);
+        let worker = loading::start(&cx, &ticket, request).await?;
         cx.app.publish_model_change("loaded", &model);
         n!("worker_spawn", "Worker {} serves '{}' on {}", worker.pid, model.id, worker.device);
         Ok(worker)

@@ -10,7 +10,8 @@ use parking_lot::Mutex;
 use tokio::sync::{Notify, mpsc};
 
 use super::snapshot::{Drain, Load, LoadKey, LoadPhase, Origin, Placement, Refusal, Waiting, WorkerKey};
-use crate::jobs::{Job, JobId};
+use crate::error::Result;
+use crate::jobs::Job;
 use crate::time::monotonic;
 
 /// The books. Everything that changes them wakes the owner.
@@ -30,13 +31,22 @@ struct Books {
     drains: HashMap<String, DrainEntry>,
     /// The jobs that end workers, by the ids of the workers.
     stops: HashMap<String, Arc<Job>>,
+    /// The model whose load the owner is submitting.
+    submitting: Option<Arc<str>>,
+}
+
+/// A load that its job has entered.
+pub(super) struct Entered {
+    pub(super) key: LoadKey,
+    /// Whether it was not the owner who submitted it.
+    pub(super) by_a_person: bool,
 }
 
 /// A load that has not ended.
 #[derive(Clone, Debug)]
 pub(super) struct LoadEntry {
     pub(super) key: LoadKey,
-    pub(super) job_id: JobId,
+    pub(super) job: Arc<Job>,
     pub(super) model: Arc<str>,
     pub(super) by: Origin,
     pub(super) since: Duration,
@@ -45,8 +55,8 @@ pub(super) struct LoadEntry {
     pub(super) phase: LoadPhase,
     /// What it waits for.
     pub(super) waits_for: Option<Waiting>,
-    /// The job, if the owner submitted it. The load then lasts until the end of the job.
-    pub(super) submitted: Option<Arc<Job>>,
+    /// Whether the owner submitted the job. The load then lasts until the end of the job.
+    is_submitted: bool,
     /// Whether the owner has cancelled it because nobody needs it any more.
     pub(super) is_needless: bool,
     /// Whether its job runs and holds a ticket.
@@ -97,45 +107,64 @@ impl Ledger {
         self.wake.notify_one();
     }
 
-    /// Enters the load of a job, which may be there already: the owner that submits it and the job that runs
-    /// come in any order. Returns its number.
-    pub(super) fn enter(
+    /// Submits a load of the owner's and enters it.
+    ///
+    /// # Errors
+    /// Those of `submit`.
+    pub(super) fn submit(
         &self,
-        job_id: &JobId,
         model: &str,
-        by: Option<(Origin, String, Arc<Job>)>,
-    ) -> LoadKey {
-        let since = self.now();
+        by: Origin,
+        because: &str,
+        submit: impl FnOnce() -> Result<Arc<Job>>,
+    ) -> Result<(LoadKey, Arc<Job>)> {
+        // The job may begin before it is known here which one it is.
+        self.books.lock().submitting = Some(model.into());
+        let submitted = submit();
         let mut books = self.books.lock();
-        let entered = books.loads.iter().position(|load| load.job_id == *job_id);
+        books.submitting = None;
+        let job = submitted?;
+        let load = self.entry(&mut books, &job, model);
+        (load.by, load.because, load.is_submitted) = (by, because.to_owned(), true);
+        let key = load.key;
+        drop(books);
+        self.wake();
+        Ok((key, job))
+    }
+
+    /// The job of a load begins.
+    pub(super) fn begin(&self, job: &Arc<Job>, model: &str) -> Entered {
+        let mut books = self.books.lock();
+        let is_being_submitted = books.submitting.as_deref() == Some(model);
+        let load = self.entry(&mut books, job, model);
+        load.has_ticket = true;
+        let entered = Entered { key: load.key, by_a_person: !load.is_submitted && !is_being_submitted };
+        drop(books);
+        self.wake();
+        entered
+    }
+
+    /// The entry of that job, which is made where it is not there.
+    fn entry<'a>(&self, books: &'a mut Books, job: &Arc<Job>, model: &str) -> &'a mut LoadEntry {
+        let entered = books.loads.iter().position(|load| load.job.id() == job.id());
         let place = entered.unwrap_or_else(|| {
             books.loads.push(LoadEntry {
                 key: self.next_load.fetch_add(1, Ordering::Relaxed),
-                job_id: job_id.clone(),
+                job: Arc::clone(job),
                 model: model.into(),
                 by: Origin::Person,
-                since,
+                since: self.now(),
                 because: "an operation asked for it".to_owned(),
                 phase: LoadPhase::Submitted,
                 waits_for: None,
-                submitted: None,
+                is_submitted: false,
                 is_needless: false,
                 has_ticket: false,
                 told: None,
             });
             books.loads.len() - 1
         });
-        let load = &mut books.loads[place];
-        match by {
-            Some((by, because, job)) => {
-                (load.by, load.because, load.submitted) = (by, because, Some(job));
-            }
-            None => load.has_ticket = true,
-        }
-        let key = load.key;
-        drop(books);
-        self.wake();
-        key
+        &mut books.loads[place]
     }
 
     /// The load asks for room. Returns what it is told from now on.
@@ -172,7 +201,7 @@ impl Ledger {
 
     /// The job of the load has ended.
     pub(super) fn job_ended(&self, key: LoadKey) {
-        self.change(key, |load| load.submitted = None);
+        self.change(key, |load| load.is_submitted = false);
         self.forget_ended();
     }
 
@@ -182,7 +211,7 @@ impl Ledger {
     }
 
     fn forget_ended(&self) {
-        self.books.lock().loads.retain(|load| load.has_ticket || load.submitted.is_some());
+        self.books.lock().loads.retain(|load| load.has_ticket || load.is_submitted);
         self.wake();
     }
 
@@ -216,18 +245,15 @@ impl Ledger {
         refused.unwrap_or(false)
     }
 
-    /// Tells a load that asks what it waits for. Returns whether it had not been told that before.
-    pub(super) fn tell_wait(&self, key: LoadKey, why: Waiting) -> bool {
-        let told = self.change(key, |load| {
+    /// Tells a load that asks what it waits for, unless it was told that already.
+    pub(super) fn tell_wait(&self, key: LoadKey, why: Waiting) {
+        self.change(key, |load| {
             let is_new = load.waits_for.as_ref().is_none_or(|waiting| !is_same_wait(waiting, &why));
             if is_new && matches!(load.phase, LoadPhase::Asking { .. }) {
                 load.tell(Told::Waits(why.to_string()));
                 load.waits_for = Some(why);
-                return true;
             }
-            false
         });
-        told.unwrap_or(false)
     }
 
     /// Tells a load that something was done for it.
@@ -239,13 +265,12 @@ impl Ledger {
         self.books.lock().loads.clone()
     }
 
-    /// Notes that nobody needs the load any more. Returns its job, if the owner submitted it.
+    /// Notes that nobody needs the load any more. Returns its job.
     pub(super) fn needless(&self, key: LoadKey) -> Option<Arc<Job>> {
-        let job = self.change(key, |load| {
+        self.change(key, |load| {
             load.is_needless = true;
-            load.submitted.clone()
-        });
-        job.flatten()
+            Arc::clone(&load.job)
+        })
     }
 
     pub(super) fn drained(&self, worker_id: &str, entry: DrainEntry) {

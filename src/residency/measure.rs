@@ -1,42 +1,52 @@
-//! Takes the snapshot that a decision is made from.
+//! Looks at everything that a decision depends on.
 
 use std::collections::HashSet;
 
-use super::ledger::{Ledger, LoadEntry};
-use super::snapshot::{Demand, DeviceMemory, Keep, LoadPhase, Phase, Resident, Rules, Snapshot};
+use super::ledger::LoadEntry;
+use super::parts::Parts;
+use super::snapshot::{DeviceMemory, Drain, Keep, LoadPhase, Phase, Resident, Snapshot};
 use crate::config::KeepAlive;
 use crate::workers::{self, ResidentWorker, Supervisor, WorkerPhase};
 
-/// Everything that a decision depends on, at this moment. The memory is measured only if something asks for some:
-/// that takes a while, and a decision needs it for nothing else.
-pub(super) async fn snapshot(
-    workers: &Supervisor,
-    ledger: &Ledger,
-    rules: &Rules,
-    is_pinned: impl Fn(&str) -> bool,
-    demand: impl FnOnce() -> Vec<Demand>,
-) -> Snapshot {
-    let (residents, devices) = if ledger.loads().iter().any(asks) {
+/// What was seen at one moment.
+pub(super) struct Look {
+    /// What a decision is made from.
+    pub(super) now: Snapshot,
+    /// The workers of `now`, in the same order.
+    pub(super) workers: Vec<ResidentWorker>,
+    pub(super) loads: Vec<LoadEntry>,
+}
+
+/// Looks at everything. The memory is measured only if a load asks for some, or the caller does: that takes a while,
+/// and a decision needs it for nothing else.
+pub(super) async fn look(parts: &Parts, with_memory: bool) -> Look {
+    let Parts { workers, ledger, admissions, rules, .. } = parts;
+    // Read once, and first: a load that asks from now on must not be decided about without the memory.
+    let loads = ledger.loads();
+    let (residents, devices) = if with_memory || loads.iter().any(asks) {
         measured(workers).await
     } else {
         (workers.residents(), Vec::new())
     };
     let ids: HashSet<&str> = residents.iter().map(|worker| &*worker.worker_id).collect();
     ledger.keep_drains(|worker_id| ids.contains(worker_id));
-    let loads: Vec<_> =
-        ledger.loads().iter().filter(|load| !has_its_worker(load, &residents)).map(LoadEntry::load).collect();
-    let is_under_way = |load: &u64| loads.iter().any(|other| other.key == *load);
-    let residents =
-        residents.iter().map(|worker| resident(ledger, worker, &is_pinned, is_under_way)).collect();
-    Snapshot {
+    let unfinished = || loads.iter().filter(|load| !has_its_worker(load, &residents));
+    let is_unfinished = |load: &u64| unfinished().any(|other| other.key == *load);
+    let resident = |worker: &ResidentWorker| {
+        let (drained, is_stopping) = ledger.end_of(&worker.worker_id);
+        let draining = drained.filter(|_| worker.draining).map(|entry| entry.drain);
+        resident(parts, worker, draining, is_stopping, is_unfinished)
+    };
+    let now = Snapshot {
         now: ledger.now(),
         rules: rules.clone(),
         devices: devices.iter().map(device).collect(),
-        workers: residents,
-        demand: demand(),
-        loads,
+        workers: residents.iter().map(resident).collect(),
+        demand: admissions.demand(ledger.epoch()),
+        loads: unfinished().map(LoadEntry::load).collect(),
         leases: Vec::new(),
-    }
+    };
+    Look { now, workers: residents, loads }
 }
 
 /// The workers, with what they hold, and the memory of each device. A worker that became ready during the
@@ -53,10 +63,11 @@ async fn measured(workers: &Supervisor) -> (Vec<ResidentWorker>, Vec<workers::De
             worker.phase = WorkerPhase::Loading;
         }
     }
-    let ended =
-        before.iter().filter(|worker| residents.iter().all(|other| other.worker_id != worker.worker_id));
-    let ended: Vec<_> =
-        ended.map(|worker| ResidentWorker { phase: WorkerPhase::Stopping, ..worker.clone() }).collect();
+    let ended: Vec<_> = before
+        .iter()
+        .filter(|worker| residents.iter().all(|other| other.worker_id != worker.worker_id))
+        .map(|worker| ResidentWorker { phase: WorkerPhase::Stopping, ..worker.clone() })
+        .collect();
     residents.extend(ended);
     (residents, devices)
 }
@@ -67,10 +78,9 @@ fn asks(load: &LoadEntry) -> bool {
 
 /// Whether the worker of the load is ready: what it was granted is taken.
 fn has_its_worker(load: &LoadEntry, residents: &[ResidentWorker]) -> bool {
-    matches!(load.phase, LoadPhase::Granted { .. })
-        && residents
-            .iter()
-            .any(|worker| worker.load == Some(load.key) && worker.phase != WorkerPhase::Loading)
+    let is_ready =
+        |worker: &ResidentWorker| worker.load == Some(load.key) && worker.phase != WorkerPhase::Loading;
+    matches!(load.phase, LoadPhase::Granted { .. }) && residents.iter().any(is_ready)
 }
 
 fn device(memory: &workers::DeviceMemory) -> DeviceMemory {
@@ -79,12 +89,13 @@ fn device(memory: &workers::DeviceMemory) -> DeviceMemory {
 }
 
 fn resident(
-    ledger: &Ledger,
+    parts: &Parts,
     worker: &ResidentWorker,
-    is_pinned: impl Fn(&str) -> bool,
-    is_under_way: impl Fn(&u64) -> bool,
+    draining: Option<Drain>,
+    is_stopping: bool,
+    is_unfinished: impl Fn(&u64) -> bool,
 ) -> Resident {
-    let (drained, is_stopping) = ledger.end_of(&worker.worker_id);
+    let ledger = &parts.ledger;
     let ready_at = worker.ready_at.map_or_else(|| ledger.now(), |at| ledger.at(at));
     Resident {
         key: worker.pid,
@@ -93,18 +104,18 @@ fn resident(
         expected: worker.expected.clone(),
         phase: match worker.phase {
             _ if is_stopping => Phase::Stopping,
-            WorkerPhase::Loading => Phase::Loading(worker.load.filter(is_under_way)),
+            WorkerPhase::Loading => Phase::Loading(worker.load.filter(is_unfinished)),
             WorkerPhase::Ready => Phase::Ready,
             WorkerPhase::Unresponsive => Phase::Unresponsive,
             WorkerPhase::Stopping => Phase::Stopping,
         },
-        draining: drained.map(|entry| entry.drain),
+        draining,
         in_flight: worker.in_flight,
         ready_at,
         last_used: worker.last_used.map_or(ready_at, |at| ledger.at(at).max(ready_at)),
         load_time: worker.load_time,
         keep: match worker.keep_alive {
-            _ if is_pinned(&worker.model) => Keep::Pinned,
+            _ if parts.is_pinned(&worker.model) => Keep::Pinned,
             KeepAlive::For(idle) => Keep::For(idle),
             KeepAlive::Forever => Keep::UntilNeeded,
         },

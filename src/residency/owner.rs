@@ -1,6 +1,5 @@
 //! The owner: the one task that carries decisions out.
 
-use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
@@ -8,20 +7,25 @@ use std::time::Duration;
 use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 
-use super::admission::{AdmissionRules, Admissions, LoadNews};
+use super::admission::Admissions;
 use super::decide::decide;
-use super::ledger::{DrainEntry, Ledger};
-use super::measure;
+use super::forecast::{Forecast, forecast};
+use super::ledger::DrainEntry;
+use super::measure::look;
+use super::news::News;
+use super::parts::Parts;
 use super::room::Ticket;
 use super::snapshot::{
-    Action, Beneficiary, Drain, LoadKey, Origin, Rules, Snapshot, StopReason, Waiting, WorkerKey,
+    Action, Beneficiary, Drain, LoadKey, Origin, Placement, Snapshot, StopReason, Waiting, WorkerKey,
 };
-use crate::config::{Config, KeepAlive, ModelSettings};
+use super::view::ResidencyView;
+use crate::config::{Config, KeepAlive};
 use crate::error::{Code, Failure, Result};
+use crate::events::Hub;
 use crate::jobs::job::StopReason as JobStop;
-use crate::jobs::{Job, JobId, JobState};
+use crate::jobs::{Job, JobState};
+use crate::spawn;
 use crate::workers::Supervisor;
-use crate::{config, spawn};
 
 /// The shortest time between two looks while something asks for memory, because each measures it.
 const MEASURE_PAUSE: Duration = Duration::from_millis(5);
@@ -35,36 +39,12 @@ pub(crate) type Submit = Box<dyn Fn(&Value) -> Result<Arc<Job>> + Send + Sync>;
 
 /// The residency of one hive. Clones share it.
 #[derive(Clone)]
-pub(crate) struct Residency(Arc<Inner>);
-
-struct Inner {
-    workers: Supervisor,
-    ledger: Arc<Ledger>,
-    admissions: Admissions,
-    rules: Rules,
-    settings: config::Residency,
-    models: BTreeMap<String, ModelSettings>,
-}
+pub(crate) struct Residency(Arc<Parts>);
 
 impl Residency {
     /// The residency of a hive whose owner does not run yet.
     pub(crate) fn new(config: &Config, workers: Supervisor) -> Self {
-        let settings = config.residency.clone();
-        let rules = Rules {
-            on_demand: settings.on_demand,
-            min_stay: *settings.min_stay,
-            linger: *settings.linger,
-            drain_limit: *settings.drain,
-            concurrent_loads: config.jobs.concurrent_loads,
-        };
-        let ledger = Arc::new(Ledger::new(workers.activity()));
-        let admission = AdmissionRules {
-            on_demand: settings.on_demand,
-            queue: settings.queue.get(),
-            retry: *settings.retry,
-        };
-        let admissions = Admissions::new(workers.clone(), admission, workers.activity());
-        Self(Arc::new(Inner { workers, ledger, admissions, rules, settings, models: config.models.clone() }))
+        Self(Arc::new(Parts::new(config, workers)))
     }
 
     /// Where requests wait for workers.
@@ -73,56 +53,89 @@ impl Residency {
     }
 
     /// The load of a model begins. Hold the ticket until it has ended.
-    pub(crate) fn load(&self, job_id: &JobId, model: &str) -> Ticket {
-        let ledger = &self.0.ledger;
-        Ticket::new(Arc::clone(ledger), ledger.enter(job_id, model, None))
+    pub(crate) fn load(&self, job: &Arc<Job>, model: &str) -> Ticket {
+        let Parts { ledger, admissions, .. } = &*self.0;
+        let entered = ledger.begin(job, model);
+        if entered.by_a_person {
+            admissions.reset(model);
+        }
+        Ticket::new(Arc::clone(ledger), entered.key)
+    }
+
+    /// What a load would have to wait for, and who would go for it.
+    pub(crate) async fn forecast(
+        &self,
+        model: &str,
+        placements: Vec<Placement>,
+        replaces: Option<WorkerKey>,
+    ) -> Forecast {
+        forecast(&self.0, model, placements, replaces).await
+    }
+
+    /// What is in memory, who waits, and why.
+    pub(crate) async fn view(&self) -> ResidencyView {
+        ResidencyView::of(&self.0, &look(&self.0, true).await)
     }
 
     /// Decides and carries out until `stop` is cancelled.
-    pub(crate) async fn run(self, submit: Submit, stop: CancellationToken) {
-        let preloaded = self.0.models.iter().filter(|(_, settings)| settings.preload == Some(true));
-        for (model, settings) in preloaded {
-            let keep_alive = settings.idle.unwrap_or(KeepAlive::Forever);
-            self.submit_load(&submit, model, keep_alive, Origin::Preload, "it is preloaded".to_owned());
-        }
-        let activity = self.0.workers.activity();
+    pub(crate) async fn run(self, submit: Submit, hub: Arc<Hub>, stop: CancellationToken) {
+        let mut owner = Owner { parts: self.0, submit, news: News::new(hub) };
+        let preloaded = owner.parts.preloaded().map(|(model, keep)| (model.to_owned(), keep));
+        let mut preloaded: Vec<_> = preloaded.collect();
+        let activity = owner.parts.workers.activity();
         loop {
-            let pause = self.round(&submit).await;
+            preloaded.retain(|(model, keep_alive)| {
+                owner.load(model, *keep_alive, Origin::Preload, "it is preloaded".to_owned()).is_some()
+            });
+            let pause = owner.round().await;
+            let pause = if preloaded.is_empty() { pause } else { sooner(pause, Some(SUBMIT_AGAIN)) };
             tokio::select! {
                 biased;
-                () = stop.cancelled() => return self.0.admissions.close(),
+                () = stop.cancelled() => return owner.parts.admissions.close(),
                 () = activity.notified() => {}
                 () = after(pause) => {}
             }
         }
     }
+}
 
+impl fmt::Debug for Residency {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Residency").field(&self.0.ledger).finish()
+    }
+}
+
+/// What the task holds.
+struct Owner {
+    parts: Arc<Parts>,
+    submit: Submit,
+    news: News,
+}
+
+impl Owner {
     /// Decides once and carries the decision out. Returns after how long the next look is due.
-    async fn round(&self, submit: &Submit) -> Option<Duration> {
-        let Inner { workers, ledger, admissions, rules, .. } = &*self.0;
-        admissions.dispatch();
-        let demand = || admissions.demand(ledger.epoch());
-        let now = measure::snapshot(workers, ledger, rules, |model| self.is_pinned(model), demand).await;
-        let decision = decide(&now);
-        let mut pause = decision.wake_at.map(|at| at.saturating_sub(now.now));
+    async fn round(&mut self) -> Option<Duration> {
+        self.parts.admissions.dispatch();
+        let look = look(&self.parts, false).await;
+        let decision = decide(&look.now);
+        let mut pause = decision.wake_at.map(|at| at.saturating_sub(look.now.now));
         for action in decision.actions {
-            if let Some(again) = self.carry_out(&now, action, submit) {
-                pause = Some(pause.map_or(again, |pause| pause.min(again)));
-            }
+            pause = sooner(pause, self.carry_out(&look.now, action));
         }
-        if !now.devices.is_empty() {
+        pause = sooner(pause, self.news.tell(&self.parts, &look));
+        if !look.now.devices.is_empty() {
             tokio::time::sleep(MEASURE_PAUSE).await;
         }
         pause
     }
 
     /// Carries one action out. Returns after how long to look again, where nothing that happens may tell.
-    fn carry_out(&self, now: &Snapshot, action: Action, submit: &Submit) -> Option<Duration> {
-        let ledger = &self.0.ledger;
+    fn carry_out(&self, now: &Snapshot, action: Action) -> Option<Duration> {
+        let Parts { ledger, .. } = &*self.parts;
         match action {
             Action::Load { model, because } => {
-                let because = because.to_string();
-                return self.submit_load(submit, &model, self.idle(&model), Origin::Requests, because);
+                let keep_alive = self.parts.idle(&model);
+                return self.load(&model, keep_alive, Origin::Requests, because.to_string());
             }
             Action::Grant { load, placement } => {
                 if ledger.grant(load, placement) {
@@ -137,19 +150,17 @@ impl Residency {
             }
             Action::Cancel { load } => {
                 if let Some(job) = ledger.needless(load) {
-                    tracing::info!(job_id = %job.id(), "cancelling a load: nobody waits for it any more");
+                    tracing::info!(job_id = %job.id(), "cancelling a load that nobody needs any more");
                     job.stop(JobStop::Cancel);
                 }
             }
             Action::Wait { load, why } => {
-                let polls = matches!(why, Waiting::Memory { .. }).then_some(MEASURE_AGAIN);
-                if ledger.tell_wait(load, why) {
-                    self.tell_those_who_wait(load);
-                }
-                return polls;
+                let is_for_memory = matches!(why, Waiting::Memory { .. });
+                ledger.tell_wait(load, why);
+                return is_for_memory.then_some(MEASURE_AGAIN);
             }
             Action::Drain { worker, by, because } => self.drain(now, worker, by, &because),
-            Action::Stop { worker, because } => return self.stop(worker, &because, submit),
+            Action::Stop { worker, because } => return self.stop(worker, &because),
             Action::Reopen { worker } => self.reopen(worker),
             // No operation asks for a lease yet.
             Action::GrantLease { .. }
@@ -160,35 +171,17 @@ impl Residency {
         None
     }
 
-    /// Tells the requests that wait for a model what its load waits for.
-    fn tell_those_who_wait(&self, load: LoadKey) {
-        let Some(entry) = self.0.ledger.loads().into_iter().find(|entry| entry.key == load) else { return };
-        let doing = match &entry.waits_for {
-            Some(why) => format!("waiting for {why}"),
-            None => format!("loading '{}'", entry.model),
-        };
-        let job_id = entry.job_id.as_str().into();
-        self.0.admissions.tell(&entry.model, Some(LoadNews { job_id, doing, progress: None }));
-    }
-
-    fn submit_load(
-        &self,
-        submit: &Submit,
-        model: &str,
-        keep_alive: KeepAlive,
-        by: Origin,
-        because: String,
-    ) -> Option<Duration> {
+    /// Submits the load of a model that no operation asked for. Returns after how long to try it again.
+    fn load(&self, model: &str, keep_alive: KeepAlive, by: Origin, because: String) -> Option<Duration> {
+        let Parts { ledger, admissions, .. } = &*self.parts;
         let load = json!({ "ModelLoad": { "id": model, "keep_alive": keep_alive, "reason": because } });
-        match submit(&load) {
-            Ok(job) => {
+        match ledger.submit(model, by, &because, || (self.submit)(&load)) {
+            Ok((key, job)) => {
                 tracing::info!(model, job_id = %job.id(), "loading a model: {because}");
-                let key = self.0.ledger.enter(job.id(), model, Some((by, because, Arc::clone(&job))));
-                self.tell_those_who_wait(key);
-                let (residency, model) = (self.clone(), model.into());
+                let (parts, model) = (Arc::clone(&self.parts), model.into());
                 spawn::detached(async move {
                     job.ended().await;
-                    residency.load_ended(key, &model, &job);
+                    load_ended(&parts, key, &model, &job);
                 });
                 None
             }
@@ -199,36 +192,14 @@ impl Residency {
             }
             Err(failure) => {
                 tracing::warn!(model, %failure, "a load could not be submitted");
-                self.0.admissions.fail(&model.into(), Arc::new(failure));
+                admissions.fail(&model.into(), Arc::new(failure));
                 None
             }
         }
     }
 
-    /// A load that the owner submitted has ended. Whoever waits for its model is told first, so that nobody is
-    /// left waiting for a load that is not there.
-    fn load_ended(&self, key: LoadKey, model: &Arc<str>, job: &Job) {
-        let Inner { ledger, admissions, .. } = &*self.0;
-        let summary = job.summary();
-        match summary.state {
-            JobState::Succeeded => admissions.reset(model),
-            JobState::Failed => {
-                let lost = || Arc::new(Failure::internal("the load failed without a reason"));
-                admissions.fail(model, summary.failure.unwrap_or_else(lost));
-            }
-            _ if ledger.is_needless(key) => {}
-            _ => {
-                let failure = Failure::new(Code::Cancelled, format!("the load of '{model}' was cancelled"))
-                    .hint("somebody cancelled its job: ask again to load the model");
-                admissions.fail(model, Arc::new(failure));
-            }
-        }
-        admissions.tell(model, None);
-        ledger.job_ended(key);
-    }
-
     fn drain(&self, now: &Snapshot, worker: WorkerKey, by: Beneficiary, because: &StopReason) {
-        let Inner { workers, ledger, .. } = &*self.0;
+        let Parts { workers, ledger, .. } = &*self.parts;
         let Some(resident) = now.workers.iter().find(|resident| resident.key == worker) else { return };
         let Some(worker_id) = workers.drain(worker) else { return };
         let goes = format!("worker {worker} of '{}' goes: {because}", resident.model);
@@ -242,22 +213,21 @@ impl Residency {
     }
 
     fn reopen(&self, worker: WorkerKey) {
-        let Inner { workers, ledger, .. } = &*self.0;
+        let Parts { workers, ledger, .. } = &*self.parts;
         if let Some(worker_id) = workers.reopen(worker) {
             ledger.reopened(&worker_id);
             tracing::info!(pid = worker, "a worker that was to go stays");
         }
     }
 
-    /// Ends a worker that is drained and answers no request.
-    fn stop(&self, worker: WorkerKey, because: &StopReason, submit: &Submit) -> Option<Duration> {
-        let Inner { workers, ledger, .. } = &*self.0;
+    /// Ends a worker, if it is drained and answers no request. Returns after how long to try it again.
+    fn stop(&self, worker: WorkerKey, because: &StopReason) -> Option<Duration> {
+        let Parts { workers, ledger, .. } = &*self.parts;
         let worker_id = workers.drained(worker)?;
-        let reason = because.to_string();
-        let delete = json!({ "WorkerProcessDelete": { "pid": worker, "reason": reason } });
-        match submit(&delete) {
+        let delete = json!({ "WorkerProcessDelete": { "pid": worker, "reason": because.to_string() } });
+        match (self.submit)(&delete) {
             Ok(job) => {
-                tracing::info!(pid = worker, job_id = %job.id(), "ending a worker: {reason}");
+                tracing::info!(pid = worker, job_id = %job.id(), "ending a worker: {because}");
                 ledger.stopping(&worker_id, Arc::clone(&job));
                 let ledger = Arc::clone(ledger);
                 spawn::detached(async move {
@@ -267,31 +237,41 @@ impl Residency {
                 None
             }
             Err(failure) => {
-                tracing::warn!(pid = worker, %failure, "the end of a worker could not be submitted; trying again");
+                tracing::warn!(pid = worker, %failure, "the end of a worker is submitted again later");
                 Some(SUBMIT_AGAIN)
             }
         }
     }
+}
 
-    fn is_pinned(&self, model: &str) -> bool {
-        self.0.models.get(model).is_some_and(|settings| settings.pinned == Some(true))
+/// A load that the owner submitted has ended. Whoever waits for its model is told first, so that nobody is left
+/// waiting for a load that is not there.
+fn load_ended(parts: &Parts, key: LoadKey, model: &Arc<str>, job: &Job) {
+    let Parts { ledger, admissions, .. } = parts;
+    let summary = job.summary();
+    match summary.state {
+        JobState::Succeeded => admissions.reset(model),
+        JobState::Failed => {
+            let lost = || Arc::new(Failure::internal("the load failed without a reason"));
+            admissions.fail(model, summary.failure.unwrap_or_else(lost));
+        }
+        _ if ledger.is_needless(key) => {}
+        _ => {
+            let failure = Failure::new(Code::Cancelled, format!("the load of '{model}' was cancelled"))
+                .hint("somebody cancelled its job: ask again to load the model");
+            admissions.fail(model, Arc::new(failure));
+        }
     }
+    ledger.job_ended(key);
+}
 
-    /// How long a worker of the model that requests loaded stays without one.
-    fn idle(&self, model: &str) -> KeepAlive {
-        self.0.models.get(model).and_then(|settings| settings.idle).unwrap_or(self.0.settings.idle)
-    }
+fn sooner(one: Option<Duration>, other: Option<Duration>) -> Option<Duration> {
+    one.into_iter().chain(other).min()
 }
 
 async fn after(pause: Option<Duration>) {
     match pause {
         Some(pause) => tokio::time::sleep(pause).await,
         None => std::future::pending().await,
-    }
-}
-
-impl fmt::Debug for Residency {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("Residency").field(&self.0.ledger).finish()
     }
 }

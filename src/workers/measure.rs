@@ -13,16 +13,11 @@ use crate::spawn;
 
 /// Measures every live one of these workers.
 pub(super) async fn measure(sampler: Arc<Mutex<Sampler>>, client: &WorkerClient, workers: &[Arc<Handle>]) {
-    let live = workers.iter().filter(|worker| worker.status().lives());
-    let counted = join_all(live.map(|worker| count(client, worker)));
-    let ((), _counted) = tokio::join!(measure_usage(sampler, workers), counted);
-}
-
-/// Measures what every live one of these workers uses, without asking the workers.
-pub(super) async fn measure_usage(sampler: Arc<Mutex<Sampler>>, workers: &[Arc<Handle>]) {
     let live: Vec<_> = workers.iter().filter(|worker| worker.status().lives()).collect();
     let groups: Vec<u32> = live.iter().map(|worker| worker.pid).collect();
-    let usages = spawn::blocking(move || sampler.lock().groups(&groups).clone()).await;
+    let usages = spawn::blocking(move || sampler.lock().groups(&groups).clone());
+    let counted = join_all(live.iter().map(|worker| count(client, worker)));
+    let (usages, _counted) = tokio::join!(usages, counted);
     // If sampling panicked, the last values stay.
     let usages = usages.unwrap_or_default();
     for worker in live {

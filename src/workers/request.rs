@@ -78,7 +78,7 @@ impl StartRequest {
     }
 
     /// The request for what this one asks for and what the worker has, whichever is more.
-    pub(super) fn or_more(self, worker: &Worker) -> Self {
+    pub(crate) fn or_more(self, worker: &Worker) -> Self {
         Self {
             context_length: self.context_length.max(worker.context_length),
             slots: self.slots.max(Some(worker.slots)),

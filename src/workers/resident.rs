@@ -8,7 +8,6 @@ use super::state::LifeStage;
 use crate::config::KeepAlive;
 
 /// A worker that lives, at one moment.
-#[expect(dead_code, reason = "the view of the residency shows the rest")]
 #[derive(Clone, Debug)]
 pub(crate) struct ResidentWorker {
     pub(crate) worker_id: String,

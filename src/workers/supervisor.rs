@@ -15,10 +15,10 @@ use super::device::Device;
 use super::endpoint::Endpoint;
 use super::engines::Engine;
 use super::handle::Handle;
-use super::measure::{measure, measure_usage};
+use super::measure::measure;
 use super::memory::{DeviceMemory, FreeMemory};
 use super::place::Place;
-use super::plan::LoadPlan;
+use super::plan::{LoadPlan, StartPlan};
 use super::registry::WorkerChange;
 use super::request::StartRequest;
 use super::resident::ResidentWorker;
@@ -29,9 +29,9 @@ use super::stop::{self, Stopped, give_up};
 use super::survey::Survey;
 use super::usage::Sampler;
 use super::worker::{Status, Worker};
-use super::{replace, restart, start};
+use super::{restart, start, usage};
 use crate::config::{Config, KeepAlive};
-use crate::error::Result;
+use crate::error::{Code, Failure, Result};
 use crate::spawn;
 
 /// The workers of one hive. Clones share them.
@@ -158,12 +158,17 @@ impl Supervisor {
 
     /// Measures the memory of each device, and what each live worker holds of it.
     pub(crate) async fn measure_memory(&self) -> Vec<DeviceMemory> {
-        let handles = self.handles();
-        measure_usage(self.sampler(), &handles).await;
-        let settings = self.0.shared.memory.clone();
-        let free = spawn::blocking(move || FreeMemory::beside(&handles, settings)).await;
+        let (handles, settings) = (self.handles(), self.0.shared.memory.clone());
+        let free = spawn::blocking(move || {
+            for worker in handles.iter().filter(|worker| worker.status().lives()) {
+                let memory = usage::memory_of(worker.pid);
+                let used = &mut worker.measurements.lock().usage;
+                (used.rss_bytes, used.gpus) = (memory.rss_bytes, memory.gpus);
+            }
+            FreeMemory::beside(&handles, settings)
+        });
         // Without it nothing is known of any device.
-        free.map(|free| free.devices()).unwrap_or_default()
+        free.await.map(|free| free.devices()).unwrap_or_default()
     }
 
     /// Lets a worker accept no more requests; those under way go on. Returns the worker's id, if it lives.
@@ -266,24 +271,35 @@ impl Supervisor {
     /// reported.
     pub async fn start(&self, request: StartRequest, stop: &CancellationToken) -> Result<Worker> {
         let worker = start::start(&self.0.shared, request, 0, stop).await?;
-        Ok(self.measured(worker).await)
-    }
-
-    /// The same as [`start`](Self::start), but where a worker serves the model on that device already, the
-    /// new one replaces it once it is idle.
-    ///
-    /// # Errors
-    /// Those of [`start`](Self::start).
-    pub async fn start_or_replace(&self, request: StartRequest, stop: &CancellationToken) -> Result<Worker> {
-        let Some(lesser) = self.serving(&request).next() else { return self.start(request, stop).await };
-        let worker = replace::replace(&self.0.shared, &lesser, request, stop).await?;
-        Ok(self.measured(worker).await)
-    }
-
-    /// A new worker, measured at once, so that the answer has its memory.
-    async fn measured(&self, worker: Worker) -> Worker {
+        // Measured at once, so that the answer has its memory.
         self.refresh().await;
-        self.get(worker.pid).unwrap_or(worker)
+        Ok(self.get(worker.pid).unwrap_or(worker))
+    }
+
+    /// A worker that serves the model on that device with less than what is asked for, and what it was started
+    /// for.
+    #[must_use]
+    pub(crate) fn lesser(&self, request: &StartRequest) -> Option<(Worker, StartRequest)> {
+        let lesser = self.serving(request).next()?;
+        let as_it_is = StartRequest { keep_alive: *lesser.keep_alive.lock(), ..lesser.request.clone() };
+        Some((lesser.worker(), as_it_is))
+    }
+
+    /// Why the model does not fit: what it needs, what is free, and who holds the rest. `because` is why no room
+    /// can be made.
+    pub(crate) async fn lacks_room(&self, request: &StartRequest, because: &str) -> Failure {
+        let checked = match StartPlan::new(&self.0.shared, request).await {
+            Ok(plan) => plan.check(request),
+            Err(error) => return error.into(),
+        };
+        let mut failure = checked.map_or_else(Failure::from, |()| {
+            let message = format!("there is no room for '{}': {because}", request.model_id);
+            Failure::new(Code::OutOfMemory, message)
+                .hint("stop a worker (ModelUnload, WorkerProcessDelete); \"force\": true loads it anyway")
+                .stage("preflight")
+        });
+        failure.causes.insert(0, because.to_owned());
+        failure
     }
 
     /// The places where a start could go, the best class first, with what it would take there. What is free now

@@ -1,0 +1,94 @@
+//! From a request for a worker to a ready one: it asks for room first.
+
+use super::operation::Context;
+use crate::error::{Code, Failure, Result};
+use crate::n;
+use crate::residency::{Denied, Placement, Refusal, Ticket};
+use crate::workers::{Place, StartRequest, Worker};
+
+/// Starts a worker once there is room for it. With `force` it asks for none.
+pub(super) async fn start(cx: &Context, ticket: &Ticket, request: StartRequest) -> Result<Worker> {
+    start_after(cx, ticket, request, None).await
+}
+
+/// The same, but where a worker serves the model on that device already, the new one replaces it: it has at least
+/// what that one had. The two may not fit into memory together, so that one ends first, once it is idle; where the
+/// start fails then, it is started again.
+pub(super) async fn start_or_replace(cx: &Context, ticket: &Ticket, request: StartRequest) -> Result<Worker> {
+    let Some((lesser, as_it_was)) = cx.app.workers.lesser(&request) else {
+        return start(cx, ticket, request).await;
+    };
+    let (pid, model) = (lesser.pid, &lesser.model);
+    n!(
+        "worker_replace",
+        "Worker {pid} serves '{model}' with {}, less than what is asked for: it is replaced once it is idle",
+        capacity(&lesser)
+    );
+    let started = start_after(cx, ticket, request.or_more(&lesser), Some(pid)).await;
+    if let Err(failure) = &started
+        && !cx.stop.is_cancelled()
+        && cx.app.workers.get(pid).is_err()
+    {
+        n!(warn: "worker_replace", "{failure}; '{model}' is started again as it was");
+        if let Err(again) = start(cx, ticket, as_it_was).await {
+            n!(warn: "worker_replace", "'{model}' could not be started again: {again}");
+        }
+    }
+    started
+}
+
+async fn start_after(
+    cx: &Context,
+    ticket: &Ticket,
+    request: StartRequest,
+    replaces: Option<u32>,
+) -> Result<Worker> {
+    let request = StartRequest { load: Some(ticket.load()), ..request };
+    let places = if request.force { Vec::new() } else { cx.app.workers.placements(&request).await? };
+    let placements = if request.force { anywhere() } else { placements(&places) };
+    if replaces.is_some() || !request.force {
+        let placement = match ticket.room(placements, replaces, &cx.stop).await {
+            Ok(placement) => placement,
+            Err(Denied::Stopped) => {
+                let failure = Failure::new(Code::Cancelled, "stopped while it waited for room");
+                return Err(failure.hint("nothing was loaded, and nothing ends for it").stage("room"));
+            }
+            Err(Denied::Refused(why)) => return Err(refused(cx, &request, &why).await),
+        };
+        if let Some(place) = places.get(placement) {
+            return cx.app.workers.start(request.at(place), &cx.stop).await;
+        }
+    }
+    cx.app.workers.start(request, &cx.stop).await
+}
+
+/// The places as a decision sees them.
+pub(super) fn placements(places: &[Place]) -> Vec<Placement> {
+    places.iter().map(|place| Placement { class: place.class, needs: place.needs() }).collect()
+}
+
+/// A placement that fits whatever is free.
+fn anywhere() -> Vec<Placement> {
+    vec![Placement { class: 0, needs: Vec::new() }]
+}
+
+/// The failure of a load that got no room.
+async fn refused(cx: &Context, request: &StartRequest, why: &Refusal) -> Failure {
+    match why {
+        Refusal::DoesNotFit { .. } => cx.app.workers.lacks_room(request, &why.to_string()).await,
+        Refusal::StillBusy { .. } => {
+            Failure::new(Code::Timeout, format!("'{}' got no room: {why}", request.model_id))
+                .hint(
+                    "the answers go on; try again later, end those workers with ModelUnload or \
+                     WorkerProcessDelete, or let loads wait longer ([residency] drain)",
+                )
+                .stage("room")
+        }
+    }
+}
+
+/// The context and the slots of a worker, in words.
+fn capacity(worker: &Worker) -> String {
+    let slots = format!("{} slot(s)", worker.slots);
+    worker.context_length.map_or(slots.clone(), |tokens| format!("{slots} of {tokens} tokens"))
+}
