@@ -17,6 +17,7 @@ mod server;
 mod leftover;
 mod lingering;
 mod seats;
+mod caller;
 mod listener;
 mod guesses;
 mod session;

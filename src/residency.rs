@@ -28,9 +28,9 @@ mod measure;
 mod parts;
 mod room;
 mod ledger;
-pub(crate) mod admission;
-pub(crate) mod refusal;
-pub(crate) mod queue;
+mod admission;
+mod refusal;
+mod queue;
 pub(crate) mod decide;
 mod victims;
 mod claim;
@@ -43,8 +43,12 @@ mod testing;
 #[cfg(test)]
 mod simulation;
 
+pub(crate) use admission::{Admission, Admissions, Asking, Settled, Wait, Watch};
 pub(crate) use forecast::Forecast;
 pub(crate) use owner::{Residency, Submit};
+pub(crate) use refusal::Refused;
 pub(crate) use room::{Denied, Ticket};
 pub(crate) use snapshot::{Placement, Refusal};
 pub(crate) use view::ResidencyView;
+#[cfg(test)]
+pub(crate) use {admission::LoadNews, queue::Place};

@@ -127,7 +127,7 @@ mod device;
 mod tests;
 
 pub use adopt::{Adoption, NewerWorker};
-pub use affinity::Conversation;
+pub use affinity::{Conversation, Preference};
 pub use device::Device;
 pub use endpoint::{Endpoint, InFlight};
 pub(crate) use memory::DeviceMemory;

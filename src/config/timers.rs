@@ -30,6 +30,8 @@ pub struct Timers {
     pub silence: PositiveDuration,
     /// After how long without an event a typed stream sends a comment.
     pub keep_alive: PositiveDuration,
+    /// After how long a client of a stream that waits for its model gets a comment, and after how long another.
+    pub waiting: PositiveDuration,
     /// How long a client may leave its socket full before its connection is closed.
     pub write_stall: PositiveDuration,
     /// How long a client may take to send a request's head, and then its body.
@@ -70,6 +72,7 @@ impl Default for Timers {
             cancel_grace: Duration::from_secs(15).into(),
             silence: Duration::from_secs(15).into(),
             keep_alive: Duration::from_secs(15).into(),
+            waiting: Duration::from_secs(10).into(),
             write_stall: Duration::from_secs(60).into(),
             request_head: Duration::from_secs(30).into(),
             drain: Duration::from_secs(5).into(),

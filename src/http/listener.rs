@@ -35,7 +35,10 @@ pub(crate) enum Arrival {
         peer: IpAddr,
     },
     /// Through the Unix socket, from a process of the hive's user or of root.
-    Unix,
+    Unix {
+        /// The id of that user.
+        user: u32,
+    },
 }
 
 impl Arrival {
@@ -125,7 +128,7 @@ impl Listener {
                     tracing::warn!(user, "refused a connection of another user to the Unix socket");
                     return Err(io::ErrorKind::ConnectionRefused.into());
                 }
-                Ok((Either::Right(stream), Arrival::Unix))
+                Ok((Either::Right(stream), Arrival::Unix { user }))
             }
         }
     }
@@ -212,7 +215,7 @@ mod tests {
         assert_ne!(peer("2001:db8:1:2::1"), peer("2001:db8:1:3::1"));
         assert_eq!(peer("::ffff:10.0.0.1"), peer("10.0.0.1"));
         assert_ne!(peer("10.0.0.1"), peer("10.0.0.2"));
-        assert_eq!(Arrival::Unix.peer(), None);
+        assert_eq!(Arrival::Unix { user: 0 }.peer(), None);
     }
 
     #[tokio::test]

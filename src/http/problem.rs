@@ -23,6 +23,8 @@ use crate::error::{Code, Failure};
 #[derive(Debug)]
 pub(crate) struct Problem {
     failure: Box<Failure>,
+    status: u16,
+    retry_after: Option<u64>,
     param: Option<&'static str>,
     openai: bool,
 }
@@ -79,6 +81,21 @@ impl Problem {
         &self.failure
     }
 
+    /// Answers with this status in place of the one that belongs to the code: 503 where what failed is not the
+    /// request but what it needs.
+    #[must_use]
+    pub(crate) fn status(mut self, status: u16) -> Self {
+        self.status = status;
+        self
+    }
+
+    /// Says after how many seconds the request may succeed.
+    #[must_use]
+    pub(crate) fn retry_after(mut self, seconds: u64) -> Self {
+        self.retry_after = Some(seconds);
+        self
+    }
+
     fn log(&self, status: StatusCode) {
         let Failure { code, message, detail, .. } = &*self.failure;
         let detail = detail.as_ref().map(|detail| format!("{detail:#}")).unwrap_or_default();
@@ -93,15 +110,16 @@ impl Problem {
 
 impl From<Failure> for Problem {
     fn from(failure: Failure) -> Self {
-        Self { failure: Box::new(failure), param: None, openai: false }
+        let retry_after = matches!(failure.code, Code::QueueFull | Code::ShuttingDown).then_some(1);
+        let status = failure.code.http_status();
+        Self { failure: Box::new(failure), status, retry_after, param: None, openai: false }
     }
 }
 
 impl IntoResponse for Problem {
     fn into_response(self) -> Response {
         let failure = &*self.failure;
-        let status = StatusCode::from_u16(failure.code.http_status())
-            .expect("the table of errors holds valid statuses only");
+        let status = StatusCode::from_u16(self.status).expect("statuses are of the table of errors, or 503");
         self.log(status);
         let body = Body {
             r#type: format!("urn:rbee-hive:problem:{}", failure.code),
@@ -115,32 +133,33 @@ impl IntoResponse for Problem {
             exit_code: failure.exit_code,
             signal: failure.signal.as_deref(),
             log_tail: failure.log_tail.iter().map(|line| without_job_id(line)).collect(),
-            error: self.openai.then(|| openai_error(failure, self.param)),
+            error: self.openai.then(|| openai_error(failure, self.status, self.param)),
         };
         let json = serde_json::to_vec(&body).expect("a problem is plain data");
         let mut headers = HeaderMap::new();
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
-        match failure.code {
-            Code::Unauthorized => {
-                headers.insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
-            }
-            Code::QueueFull | Code::ShuttingDown => {
-                headers.insert(RETRY_AFTER, HeaderValue::from_static("1"));
-            }
-            _ => {}
+        if failure.code == Code::Unauthorized {
+            headers.insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+        }
+        if let Some(seconds) = self.retry_after {
+            headers.insert(RETRY_AFTER, HeaderValue::from(seconds));
         }
         (status, headers, json).into_response()
     }
 }
 
-/// A failure as OpenAI's error object. The message and the hint are one text, because client libraries show
+/// A failure as OpenAI's error object, whose type is that of the status. The message and the hint are one text, because client libraries show
 /// nothing else.
-pub(crate) fn openai_error<'a>(failure: &'a Failure, param: Option<&'static str>) -> OpenAiError<'a> {
+pub(crate) fn openai_error<'a>(
+    failure: &'a Failure,
+    status: u16,
+    param: Option<&'static str>,
+) -> OpenAiError<'a> {
     let message = match &failure.hint {
         Some(hint) => Cow::Owned(format!("{}: {hint}", failure.message)),
         None => Cow::Borrowed(failure.message.as_str()),
     };
-    let r#type = match failure.code.http_status() {
+    let r#type = match status {
         401 => "authentication_error",
         403 => "permission_error",
         429 => "rate_limit_error",

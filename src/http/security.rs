@@ -40,6 +40,9 @@ const FETCH_SITE: &str = "sec-fetch-site";
 /// Its values for another site, and for another port or host name of the same one.
 const FOREIGN_SITES: [&[u8]; 2] = [b"cross-site", b"same-site"];
 
+/// The headers of answers that pages of other origins may read.
+const EXPOSED_HEADERS: &str = "Location, Retry-After, X-Rbee-Job-Id, X-Rbee-Request-Id";
+
 /// The settings of access.
 #[derive(Debug)]
 pub(crate) struct AccessPolicy {
@@ -114,7 +117,7 @@ impl AccessPolicy {
     /// (RFC 9112 sections 3.2 and 3.2.2). Refuses hosts that are neither this machine nor allowed.
     fn check_host(&self, request: &Request) -> Result<HostPort> {
         let arrival = request.extensions().get::<Arrival>();
-        if matches!(arrival, Some(Arrival::Unix)) && !is_of_browser(request) {
+        if matches!(arrival, Some(Arrival::Unix { .. })) && !is_of_browser(request) {
             // Only the hive's own user can connect there, so any name will do, or none. What a browser sent
             // came through a proxy, and a name could have been bound to that.
             return Ok(HostPort { host: Host::Name("localhost".to_owned()), port: None });
@@ -217,7 +220,7 @@ impl AccessPolicy {
         headers.append(VARY, HeaderValue::from_static("Origin"));
         if let Caller::Allowed(origin) = caller {
             headers.insert(ACCESS_CONTROL_ALLOW_ORIGIN, origin);
-            headers.insert(ACCESS_CONTROL_EXPOSE_HEADERS, HeaderValue::from_static("Location"));
+            headers.insert(ACCESS_CONTROL_EXPOSE_HEADERS, HeaderValue::from_static(EXPOSED_HEADERS));
             if credentials && self.token.is_some() {
                 headers.insert(ACCESS_CONTROL_ALLOW_CREDENTIALS, HeaderValue::from_static("true"));
             }
@@ -260,7 +263,7 @@ fn answer_preflight() -> Response {
             (ACCESS_CONTROL_ALLOW_METHODS, "GET, POST, DELETE"),
             (
                 ACCESS_CONTROL_ALLOW_HEADERS,
-                "authorization, x-api-key, content-type, idempotency-key, last-event-id",
+                "authorization, x-api-key, content-type, idempotency-key, last-event-id, x-rbee-narrate",
             ),
             (ACCESS_CONTROL_MAX_AGE, "600"),
         ],

@@ -31,7 +31,7 @@ use super::snapshot::Demand;
 use crate::error::Failure;
 use crate::narration::Progress;
 use crate::time::{self, monotonic};
-use crate::workers::{Conversation, Endpoint, Supervisor};
+use crate::workers::{Endpoint, Preference, Supervisor};
 
 /// The longest cool-down after a failed load.
 const LONGEST_COOL_DOWN: Duration = Duration::from_secs(60);
@@ -75,7 +75,7 @@ struct State {
 /// A request that waits.
 #[derive(Debug)]
 struct Entry {
-    conversation: Conversation,
+    preference: Preference,
     since: Instant,
     /// The same on the wall clock.
     since_wall: time::Instant,
@@ -98,15 +98,14 @@ pub(crate) struct Asking {
     /// The id of what is served.
     pub(crate) model: Arc<str>,
     pub(crate) caller: Arc<str>,
-    pub(crate) conversation: Conversation,
+    pub(crate) preference: Preference,
 }
 
 /// What a load does, for those who wait for it.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct LoadNews {
     pub(crate) job_id: Arc<str>,
-    /// What it does or waits for, in words that follow on the name of the model: `"loading"`, `"waiting for
-    /// worker 7 to finish its answers"`.
+    /// What it does or waits for, in words: `loading 'x'`, `waiting for worker 7 to finish its answers`.
     pub(crate) doing: String,
     pub(crate) progress: Option<Progress>,
 }
@@ -181,9 +180,9 @@ impl Admissions {
     pub(crate) fn admit(&self, asking: &Asking) -> Result<Admission, Refused> {
         let Inner { workers, wake, changes, .. } = &*self.0;
         let mut state = self.0.state.lock();
-        let Asking { model, caller, conversation } = asking;
+        let Asking { model, caller, preference } = asking;
         if state.queue.has_none(model)
-            && let Some(endpoint) = workers.endpoint(model, conversation)
+            && let Some(endpoint) = workers.endpoint(model, preference)
         {
             return Ok(Admission::Now(endpoint));
         }
@@ -192,7 +191,7 @@ impl Admissions {
         }
         let (sender, outcome) = oneshot::channel();
         let entry = Entry {
-            conversation: conversation.clone(),
+            preference: preference.clone(),
             since: monotonic(),
             since_wall: time::Instant::now(),
             job_id: state.loads.get(model).map(|news| Arc::clone(&news.job_id)),
@@ -233,7 +232,7 @@ impl Admissions {
     fn serve_line(&self, state: &mut State, model: &Arc<str>) -> bool {
         let mut has_changed = false;
         while let Some(next) = state.queue.next(model) {
-            let Some(endpoint) = self.0.workers.endpoint(model, &next.conversation) else {
+            let Some(endpoint) = self.0.workers.endpoint(model, &next.preference) else {
                 let Some(refused) = self.refusal(state, model) else { break };
                 for entry in state.queue.remove_line(model) {
                     entry.settle(Err(refused.clone()));
@@ -418,7 +417,13 @@ impl Watch {
         self.admissions.wait(&self.ticket)
     }
 
-    /// Waits until something has changed, which may concern others only.
+    /// The same; what follows is a [change](Self::changed).
+    pub(crate) fn look(&mut self) -> Option<Wait> {
+        self.changes.borrow_and_update();
+        self.wait()
+    }
+
+    /// Waits until something has changed since the last look, which may concern others only.
     pub(crate) async fn changed(&mut self) {
         if self.changes.changed().await.is_err() {
             // Impossible: it holds the sender.

@@ -15,6 +15,15 @@ use parking_lot::Mutex;
 /// The most requests that are remembered: those used last.
 const REMEMBERED: NonZeroUsize = NonZeroUsize::new(4096).expect("it is not 0");
 
+/// Which worker a request would rather have.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Preference {
+    /// The one that has this conversation in its cache.
+    pub conversation: Conversation,
+    /// Any but this one, if there is another.
+    pub avoided: Option<u32>,
+}
+
 /// The messages of a request, as hashes of its beginnings.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Conversation(Vec<u64>);

@@ -67,6 +67,16 @@ pub struct InFlight {
 }
 
 impl InFlight {
+    /// Waits until the worker is not ready any more.
+    #[must_use]
+    pub fn gone(&self) -> BoxFuture<'static, ()> {
+        let mut states = self.worker.state.subscribe();
+        Box::pin(async move {
+            // An error means that it is gone and forgotten.
+            let _gone = states.wait_for(|state| state.stage != LifeStage::Ready).await.is_ok();
+        })
+    }
+
     /// Waits until the worker no longer responds.
     #[must_use]
     pub fn unresponsive(&self) -> BoxFuture<'static, ()> {

@@ -10,7 +10,7 @@ use tokio::sync::{Notify, broadcast};
 use tokio_util::sync::CancellationToken;
 
 use super::adopt::{self, Adoption};
-use super::affinity::{Affinity, Conversation};
+use super::affinity::{Affinity, Preference};
 use super::device::Device;
 use super::endpoint::Endpoint;
 use super::engines::Engine;
@@ -207,23 +207,25 @@ impl Supervisor {
         }
     }
 
-    /// An endpoint of a worker of the model that has a free slot: of several, the one that has the
-    /// conversation in its cache, else the one with the fewest requests in flight. It counts as one more
-    /// request until its guard is dropped.
+    /// An endpoint of a worker of the model that has a free slot: of several, the preferred one, else the one
+    /// with the fewest requests in flight. It counts as one more request until its guard is dropped.
     #[must_use]
-    pub fn endpoint(&self, model_id: &str, conversation: &Conversation) -> Option<Endpoint> {
+    pub fn endpoint(&self, model_id: &str, preference: &Preference) -> Option<Endpoint> {
         let mut ready: Vec<_> =
             self.live(model_id).filter(|worker| worker.stage() == LifeStage::Ready).collect();
         let has_choice = ready.len() > 1;
         if has_choice {
-            let knows_it = self.0.affinity.worker(model_id, conversation);
-            ready.sort_by_key(|worker| (Some(worker.pid) != knows_it, worker.traffic.borrow().in_flight));
+            let knows_it = self.0.affinity.worker(model_id, &preference.conversation);
+            ready.sort_by_key(|worker| {
+                let is_avoided = Some(worker.pid) == preference.avoided;
+                (is_avoided, Some(worker.pid) != knows_it, worker.traffic.borrow().in_flight)
+            });
         }
         // A worker that was closed or got a request in this moment has none free; the next one may.
         let endpoint =
             ready.iter().find_map(|worker| Endpoint::open(worker, &self.0.shared.registry.activity))?;
         if has_choice {
-            self.0.affinity.remember(model_id, conversation, endpoint.pid);
+            self.0.affinity.remember(model_id, &preference.conversation, endpoint.pid);
         }
         Some(endpoint)
     }

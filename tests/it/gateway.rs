@@ -156,7 +156,7 @@ async fn a_stream_has_the_text_of_the_whole_answer() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_refusal_of_an_unloaded_model_says_how_to_load_it() {
-    let hive = TestHive::start().await;
+    let hive = TestHive::start_with(|config| config.residency.on_demand = false).await;
     write_model(&hive.models_dir(), "granite-small");
     write_model(&hive.models_dir(), "llama-tiny");
     let unknown = problem(complete(&hive, &chat("llama-tny")).await, 404, "model_not_found").await;
@@ -281,7 +281,7 @@ async fn a_stream_arrives_as_it_is_generated_and_ends_when_the_client_disconnect
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_worker_that_dies_ends_its_answers_with_an_error() {
-    let hive = TestHive::start().await;
+    let hive = TestHive::start_with(|config| config.residency.on_demand = false).await;
     let (request, loaded) = load_endless_model(&hive).await;
     let mut answer = complete(&hive, &with(request.clone(), "stream", true)).await;
     let mut seen = String::new();

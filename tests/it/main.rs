@@ -27,6 +27,7 @@ mod llama_server;
 mod models;
 mod operations;
 mod page;
+mod queue;
 mod quickstart;
 mod streams;
 mod support;

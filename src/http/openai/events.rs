@@ -6,136 +6,142 @@
 //! - Where nothing arrives for a while, a comment keeps the connection open. It never stands inside an event.
 //! - What passes is looked at and never changed.
 
-use std::time::Duration;
+use std::convert::Infallible;
 
 use bytes::Bytes;
 use futures::Stream;
-use futures::future::BoxFuture;
 use serde_json::{Value, json};
 
-use super::exchange::{Answer, AnswerKind, not_valid};
-use super::whole;
-use crate::error::{Failure, Result};
+use super::attempt::{Awaited, Begun};
+use super::exchange::{Answer, not_valid};
+use super::problem::{error_event, event};
+use super::waits::Waits;
+use crate::error::Failure;
 use crate::http::problem::openai_error;
 use crate::requests::Recorder;
+use crate::residency::Refused;
 
 /// The longest line that is looked at as a whole, in bytes. What is counted stands in shorter ones.
 const LINE: usize = 16 << 10;
 
 /// A stream of events to a client.
-struct Events<G> {
+struct Events {
+    /// A comment that goes out first.
+    first: Option<Bytes>,
     source: Source,
-    /// How long nothing may arrive before a comment is sent.
-    silence: Duration,
+    waits: Waits,
     progress: Progress,
     recorder: Recorder,
-    /// Dropped with the stream.
-    _guard: G,
 }
 
 enum Source {
-    /// The worker has not begun to answer.
-    Asked(BoxFuture<'static, Result<Answer>>),
+    /// No answer has begun.
+    Awaited(Awaited),
     /// The worker answers.
     Answering(Box<Answer>),
-    /// The worker answers with JSON, which is read as a whole.
-    Refusing(BoxFuture<'static, Result<Value>>),
     Ended,
 }
 
-/// The events of `answer`, which the worker may not have begun. `recorder` is told what passes. `guard` is dropped
-/// with the stream.
-pub(super) fn relay<G: Send + 'static>(
-    answer: BoxFuture<'static, Result<Answer>>,
-    silence: Duration,
+/// The events of an answer that has begun. `recorder` is told what passes.
+pub(super) fn answering(
+    answer: Box<Answer>,
+    waits: Waits,
     recorder: Recorder,
-    guard: G,
-) -> impl Stream<Item = Result<Bytes, std::convert::Infallible>> + Send {
-    let (source, progress) = (Source::Asked(answer), Progress::default());
-    let events = Events { source, silence, progress, recorder, _guard: guard };
+) -> impl Stream<Item = Result<Bytes, Infallible>> {
+    stream(None, Source::Answering(answer), waits, recorder)
+}
+
+/// The same of an answer that has not begun, after a first comment.
+pub(super) fn waiting(
+    comment: Bytes,
+    answer: Awaited,
+    waits: Waits,
+    recorder: Recorder,
+) -> impl Stream<Item = Result<Bytes, Infallible>> {
+    stream(Some(comment), Source::Awaited(answer), waits, recorder)
+}
+
+fn stream(
+    first: Option<Bytes>,
+    source: Source,
+    waits: Waits,
+    recorder: Recorder,
+) -> impl Stream<Item = Result<Bytes, Infallible>> {
+    let events = Events { first, source, waits, progress: Progress::default(), recorder };
     futures::stream::unfold(events, |mut events| async move { Some((Ok(events.next().await?), events)) })
 }
 
-impl<G> Events<G> {
+impl Events {
+    /// The next bytes; `None` at the end.
     async fn next(&mut self) -> Option<Bytes> {
-        loop {
-            match tokio::time::timeout(self.silence, self.step()).await {
-                Ok(bytes) => return bytes,
-                Err(_) if self.progress.is_between_events() => {
-                    return Some(Bytes::from_static(b": waiting\n\n"));
-                }
-                Err(_) => {}
-            }
+        if self.first.is_some() {
+            return self.first.take();
         }
-    }
-
-    /// The next bytes; `None` at the end. Where this is dropped at an await, the next call goes on from
-    /// there.
-    async fn step(&mut self) -> Option<Bytes> {
-        let failure = loop {
+        loop {
             match &mut self.source {
                 Source::Ended => return None,
-                Source::Asked(answer) => match answer.await {
-                    Ok(answer) => self.source = Source::of(answer),
-                    Err(failure) => break failure,
-                },
-                Source::Refusing(error) => match error.await {
-                    Ok(error) => {
-                        self.source = Source::Ended;
-                        self.recorder.broke_off(error.to_string().as_bytes());
-                        return Some(event(&error));
+                Source::Awaited(answer) => {
+                    let begun = tokio::select! {
+                        biased;
+                        begun = answer => begun,
+                        comment = self.waits.comment() => return Some(comment),
+                    };
+                    match begun {
+                        Ok(Begun::Events(answer)) => self.source = Source::Answering(answer),
+                        Ok(Begun::Whole { pid, status, body, .. }) => {
+                            self.source = Source::Ended;
+                            let refusal = refusal(pid, status.as_u16(), &body);
+                            self.recorder.broke_off(refusal.to_string().as_bytes());
+                            return Some(event(&refusal));
+                        }
+                        Err(refused) => return Some(self.fail(&refused)),
                     }
-                    Err(failure) => break failure,
-                },
-                Source::Answering(answer) => match answer.chunk().await {
-                    Ok(Some(bytes)) => {
-                        self.progress.see(&bytes, &self.recorder);
-                        return Some(bytes);
+                }
+                Source::Answering(answer) => {
+                    match tokio::time::timeout(self.waits.silence(), answer.chunk()).await {
+                        Ok(Ok(Some(bytes))) => {
+                            self.progress.see(&bytes, &self.recorder);
+                            return Some(bytes);
+                        }
+                        Ok(Ok(None)) if self.progress.has_ended => {
+                            self.source = Source::Ended;
+                            return None;
+                        }
+                        Ok(Ok(None)) => {
+                            let breaks_off = not_valid(answer.pid, "with a stream that breaks off");
+                            return Some(self.fail(&Failure::from(breaks_off).into()));
+                        }
+                        Ok(Err(failed)) => return Some(self.fail(&Failure::from(failed).into())),
+                        Err(_) if self.progress.is_between_events() => {
+                            return Some(Bytes::from_static(b": waiting\n\n"));
+                        }
+                        Err(_) => {}
                     }
-                    Ok(None) if self.progress.has_ended => {
-                        self.source = Source::Ended;
-                        return None;
-                    }
-                    Ok(None) => break not_valid(answer.pid, "with a stream that breaks off"),
-                    Err(failure) => break failure,
-                },
+                }
             }
-        };
-        self.source = Source::Ended;
-        self.recorder.failed(&failure);
-        tracing::error!(%failure, detail = ?failure.detail, "an answer broke off");
-        Some(error_event(&failure))
-    }
-}
-
-impl Source {
-    fn of(mut answer: Answer) -> Self {
-        match answer.kind {
-            AnswerKind::Events => Self::Answering(Box::new(answer)),
-            AnswerKind::Json => Self::Refusing(Box::pin(async move { refusal(&mut answer).await })),
         }
     }
+
+    /// Ends the stream with a failure.
+    fn fail(&mut self, refused: &Refused) -> Bytes {
+        self.source = Source::Ended;
+        let failure = refused.failure();
+        self.recorder.failed(failure);
+        tracing::error!(%failure, detail = ?failure.detail, "an answer broke off");
+        error_event(refused)
+    }
 }
 
-/// The error object of an answer in JSON to a request for a stream that the client has been sent the head of.
-async fn refusal(answer: &mut Answer) -> Result<Value> {
-    let body: Value = serde_json::from_slice(&whole::read(answer).await?).unwrap_or_default();
-    Ok(match body.get("error") {
+/// The error object of an answer in JSON to a request for a stream whose client has been sent the head of one.
+fn refusal(pid: u32, status: u16, body: &[u8]) -> Value {
+    let body: Value = serde_json::from_slice(body).unwrap_or_default();
+    match body.get("error") {
         Some(error) if !error.is_null() => json!({"error": error}),
         _ => {
-            let failure = not_valid(answer.pid, format_args!("{} without a stream", answer.status.as_u16()));
-            json!({"error": openai_error(&failure, None)})
+            let failure = Failure::from(not_valid(pid, format_args!("{status} without a stream")));
+            json!({"error": openai_error(&failure, failure.code.http_status(), None)})
         }
-    })
-}
-
-fn error_event(failure: &Failure) -> Bytes {
-    event(&json!({"error": openai_error(failure, None)}))
-}
-
-fn event(data: &Value) -> Bytes {
-    // The blank line in front ends an event that the worker left incomplete.
-    Bytes::from(format!("\n\ndata: {data}\n\n"))
+    }
 }
 
 /// What has passed of a stream.

@@ -9,8 +9,8 @@ use futures::future::BoxFuture;
 use reqwest::{Client, Response, Url};
 
 use crate::client::Unreached;
-use crate::error::{Code, Failure, Result};
-use crate::workers::{Endpoint, InFlight};
+use crate::error::{Code, Failure};
+use crate::workers::Endpoint;
 
 /// A worker that serves the model.
 pub(super) struct Upstream {
@@ -18,17 +18,24 @@ pub(super) struct Upstream {
     pub(super) pid: u32,
     /// Its address, such as `http://127.0.0.1:4242`.
     pub(super) url: String,
+    /// The path under which it answers.
+    pub(super) path: String,
     /// Its bearer token.
     pub(super) secret: String,
     /// Is ready once the worker no longer responds.
     pub(super) unresponsive: BoxFuture<'static, ()>,
+    /// Counts the request as in flight. It is dropped with the answer.
+    pub(super) guard: Guard,
 }
 
-impl From<Endpoint> for (Upstream, InFlight) {
+/// What lives as long as an answer.
+pub(super) type Guard = Box<dyn Send + Sync>;
+
+impl From<Endpoint> for Upstream {
     fn from(endpoint: Endpoint) -> Self {
-        let Endpoint { pid, url, secret, guard, .. } = endpoint;
+        let Endpoint { pid, url, secret, chat_route, guard, .. } = endpoint;
         let (secret, unresponsive) = (secret.expose().to_owned(), guard.unresponsive());
-        (Upstream { pid, url, secret, unresponsive }, guard)
+        Self { pid, url, path: chat_route, secret, unresponsive, guard: Box::new(guard) }
     }
 }
 
@@ -39,14 +46,34 @@ pub(super) enum AnswerKind {
     Events,
 }
 
-/// A worker's answer, of which the body has not been read. Dropping it closes the connection to the worker.
+/// A worker's answer. Dropping it closes the connection to the worker.
 pub(super) struct Answer {
     pub(super) pid: u32,
     pub(super) kind: AnswerKind,
     pub(super) status: StatusCode,
     pub(super) headers: HeaderMap,
+    /// Bytes of the body that have been read ahead.
+    ahead: Option<Bytes>,
     response: Response,
     unresponsive: BoxFuture<'static, ()>,
+    _guard: Guard,
+}
+
+/// Why a worker gave no answer, or no more of it.
+#[derive(Debug)]
+pub(super) enum NoAnswer {
+    /// It is gone or does not respond. Another one may answer.
+    WorkerLost(Failure),
+    /// Its answer cannot be passed on.
+    Invalid(Failure),
+}
+
+impl From<NoAnswer> for Failure {
+    fn from(no_answer: NoAnswer) -> Self {
+        match no_answer {
+            NoAnswer::WorkerLost(failure) | NoAnswer::Invalid(failure) => failure,
+        }
+    }
 }
 
 /// Sends the request.
@@ -54,10 +81,11 @@ pub(super) struct Answer {
 /// # Errors
 /// [`Code::WorkerUnreachable`] if no answer comes, [`Code::WorkerUnresponsive`] if the worker stops
 /// responding, [`Code::WorkerError`] if the answer is neither JSON nor an event stream.
-pub(super) async fn ask(client: &Client, upstream: Upstream, path: &str, body: Bytes) -> Result<Answer> {
-    let Upstream { pid, url, secret, mut unresponsive } = upstream;
-    let asked = Url::parse(&format!("{}{path}", url.trim_end_matches('/')))
-        .map_err(|error| Failure::internal(format!("worker {pid} has no valid address")).detail(error))?;
+pub(super) async fn ask(client: &Client, upstream: Upstream, body: Bytes) -> Result<Answer, NoAnswer> {
+    let Upstream { pid, url, path, secret, mut unresponsive, guard } = upstream;
+    let asked = Url::parse(&format!("{}{path}", url.trim_end_matches('/'))).map_err(|error| {
+        NoAnswer::Invalid(Failure::internal(format!("worker {pid} has no valid address")).detail(error))
+    })?;
     let sent = client
         .post(asked.clone())
         .bearer_auth(secret)
@@ -67,16 +95,17 @@ pub(super) async fn ask(client: &Client, upstream: Upstream, path: &str, body: B
     let mut response = within(pid, &mut unresponsive, sent).await?.map_err(|error| {
         // The address of a worker is nobody's business.
         let why = Unreached::new(error, &asked, None).calling_it("it").into_failure(Code::WorkerUnreachable);
-        Failure::new(Code::WorkerUnreachable, format!("worker {pid} did not answer: {why}"))
+        let failure = Failure::new(Code::WorkerUnreachable, format!("worker {pid} did not answer: {why}"))
             .hint("the worker's log and GET /v1/jobs may say why; load the model again with ModelLoad")
-            .detail(anyhow::anyhow!("{}", why.causes.join(": ")))
+            .detail(anyhow::anyhow!("{}", why.causes.join(": ")));
+        NoAnswer::WorkerLost(failure)
     })?;
     let status = response.status();
     let passes = status.is_success() || status.is_client_error() || status.is_server_error();
     match kind(response.headers()) {
         Some(kind) if passes => {
             let headers = std::mem::take(response.headers_mut());
-            Ok(Answer { pid, kind, status, headers, response, unresponsive })
+            Ok(Answer { pid, kind, status, headers, ahead: None, response, unresponsive, _guard: guard })
         }
         _ => Err(not_valid(pid, format_args!("{} with something other than JSON", status.as_u16()))),
     }
@@ -84,14 +113,24 @@ pub(super) async fn ask(client: &Client, upstream: Upstream, path: &str, body: B
 
 impl Answer {
     /// The next bytes of the body; `None` at its end. No byte is lost where the future is dropped.
-    pub(super) async fn chunk(&mut self) -> Result<Option<Bytes>> {
+    pub(super) async fn chunk(&mut self) -> Result<Option<Bytes>, NoAnswer> {
+        if self.ahead.is_some() {
+            return Ok(self.ahead.take());
+        }
         let chunk = within(self.pid, &mut self.unresponsive, self.response.chunk()).await?;
         chunk.map_err(|error| {
             let message = format!("worker {} disconnected in the middle of its answer", self.pid);
-            Failure::new(Code::WorkerUnreachable, message)
+            let failure = Failure::new(Code::WorkerUnreachable, message)
                 .hint(format!("GET /v1/workers/{}/log shows the end of its log", self.pid))
-                .detail(error.without_url())
+                .detail(error.without_url());
+            NoAnswer::WorkerLost(failure)
         })
+    }
+
+    /// Waits for the first bytes of the body, which [`chunk`](Self::chunk) then gives.
+    pub(super) async fn begin(&mut self) -> Result<(), NoAnswer> {
+        self.ahead = self.chunk().await?;
+        Ok(())
     }
 }
 
@@ -100,22 +139,24 @@ async fn within<T>(
     pid: u32,
     unresponsive: &mut BoxFuture<'static, ()>,
     work: impl Future<Output = T>,
-) -> Result<T> {
+) -> Result<T, NoAnswer> {
     tokio::select! {
         biased;
         done = work => Ok(done),
         () = unresponsive => {
             let message = format!("worker {pid} stopped responding: it neither answers nor computes");
-            Err(Failure::new(Code::WorkerUnresponsive, message)
-                .hint(format!("GET /v1/workers/{pid}/log may show why; ModelLoad replaces the worker")))
+            let failure = Failure::new(Code::WorkerUnresponsive, message)
+                .hint(format!("GET /v1/workers/{pid}/log may show why; ModelLoad replaces the worker"));
+            Err(NoAnswer::WorkerLost(failure))
         }
     }
 }
 
 /// The failure of an answer that cannot be passed on.
-pub(super) fn not_valid(pid: u32, what: impl std::fmt::Display) -> Failure {
-    Failure::new(Code::WorkerError, format!("worker {pid} answered {what}"))
-        .hint(format!("GET /v1/workers/{pid}/log shows what it was doing"))
+pub(super) fn not_valid(pid: u32, what: impl std::fmt::Display) -> NoAnswer {
+    let failure = Failure::new(Code::WorkerError, format!("worker {pid} answered {what}"))
+        .hint(format!("GET /v1/workers/{pid}/log shows what it was doing"));
+    NoAnswer::Invalid(failure)
 }
 
 /// The kind of a worker's answer, by its content type.

@@ -1,74 +1,69 @@
-//! Passes one request to a worker, and the worker's answer back.
+//! Passes an answer back to the client.
 
-use std::time::Duration;
+use std::sync::Arc;
 
 use axum::body::Body;
 use axum::http::header::{CONTENT_TYPE, RETRY_AFTER};
-use axum::http::{HeaderMap, StatusCode};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
-use futures::FutureExt;
-use futures::future::BoxFuture;
-use reqwest::Client;
 
-use super::completion::Completion;
+use super::attempt::{Awaited, Begun};
 use super::events;
-use super::exchange::{Answer, AnswerKind, Upstream, ask};
-use super::whole;
-use crate::error::Result;
+use super::problem::GatewayProblem;
+use super::waits::Waits;
 use crate::event_stream;
 use crate::requests::Recorder;
 
-/// Sends the request to `path` of the worker and returns the answer. Events arrive as the worker writes them,
-/// and comments where nothing arrives for `silence`; a JSON value arrives as a whole. `recorder` is told what
-/// arrives. `guard` is dropped when the answer has ended or the client has disconnected.
-///
-/// # Errors
-/// Those of [`ask`] and, for an answer in JSON, of [`whole::read`]. A client of a stream that has waited for
-/// `silence` gets them as an event.
-pub(super) async fn relay<G: Send + 'static>(
-    client: &Client,
-    upstream: Upstream,
-    path: &str,
-    completion: Completion,
-    silence: Duration,
+/// The header that names the load that a request has waited for.
+const JOB_ID: HeaderName = HeaderName::from_static("x-rbee-job-id");
+
+/// The response for an answer. Events arrive as the worker writes them; a JSON value arrives as a whole. A client
+/// that `streams` gets a head with the first comment that `waits` has for it, and then the failure, too, as an
+/// event. `recorder` is told what arrives.
+pub(super) async fn relay(
+    mut answer: Awaited,
+    streams: bool,
+    mut waits: Waits,
     recorder: Recorder,
-    guard: G,
-) -> Result<Response> {
-    let (client, path) = (client.clone(), path.to_owned());
-    let streams = completion.streams;
-    let mut asked: BoxFuture<'static, Result<Answer>> =
-        async move { ask(&client, upstream, &path, completion.body).await }.boxed();
-    let mut answer = tokio::select! {
-        answer = &mut asked => answer?,
-        // Some engines say nothing until the first token is there, which takes minutes for a long prompt.
-        () = tokio::time::sleep(silence), if streams => {
-            return Ok(stream(StatusCode::OK, HeaderMap::new(), asked, silence, recorder, guard));
+) -> Response {
+    let begun = tokio::select! {
+        biased;
+        begun = &mut answer => begun,
+        comment = waits.comment(), if streams => {
+            let job_id = waits.job_for_head();
+            let events = events::waiting(comment, answer, waits, recorder);
+            return with_job(stream(StatusCode::OK, HeaderMap::new(), Body::from_stream(events)), job_id);
         }
     };
-    let (status, passed) = (answer.status, passed_headers(&answer.headers));
-    match answer.kind {
-        AnswerKind::Json => {
-            let body = whole::read(&mut answer).await?;
+    let job_id = waits.job_for_head();
+    let response = match begun {
+        Ok(Begun::Whole { status, headers, body, .. }) => {
             recorder.answered(status.as_u16(), &body);
-            Ok((status, passed, body).into_response())
+            (status, passed_headers(&headers), body).into_response()
         }
-        AnswerKind::Events => {
-            Ok(stream(status, passed, std::future::ready(Ok(answer)).boxed(), silence, recorder, guard))
+        Ok(Begun::Events(answer)) => {
+            let (status, passed) = (answer.status, passed_headers(&answer.headers));
+            stream(status, passed, Body::from_stream(events::answering(answer, waits, recorder)))
         }
-    }
+        Err(refused) => {
+            recorder.failed(refused.failure());
+            GatewayProblem::from(refused).into_response()
+        }
+    };
+    with_job(response, job_id)
 }
 
-fn stream<G: Send + 'static>(
-    status: StatusCode,
-    passed: HeaderMap,
-    answer: BoxFuture<'static, Result<Answer>>,
-    silence: Duration,
-    recorder: Recorder,
-    guard: G,
-) -> Response {
+fn stream(status: StatusCode, passed: HeaderMap, body: Body) -> Response {
     let mut headers = HeaderMap::from_iter(event_stream::headers());
     headers.extend(passed);
-    (status, headers, Body::from_stream(events::relay(answer, silence, recorder, guard))).into_response()
+    (status, headers, body).into_response()
+}
+
+fn with_job(mut response: Response, job_id: Option<Arc<str>>) -> Response {
+    if let Some(job_id) = job_id.and_then(|job_id| HeaderValue::from_str(&job_id).ok()) {
+        response.headers_mut().insert(JOB_ID, job_id);
+    }
+    response
 }
 
 /// The headers of the worker's answer that its client gets.

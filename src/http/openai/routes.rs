@@ -1,4 +1,4 @@
-//! The gateway's routes, and the choice of a worker for a request.
+//! The gateway's routes.
 
 use std::sync::Arc;
 
@@ -6,22 +6,28 @@ use axum::Json;
 use axum::extract::{Request, State};
 use axum::http::{HeaderName, HeaderValue};
 use axum::response::{IntoResponse, Response};
+use futures::FutureExt;
+use tokio::sync::watch;
 
+use super::attempt::{Attempt, Shown};
 use super::card::{Card, Cards};
 use super::completion::Completion;
 use super::problem::GatewayProblem;
 use super::relay::relay;
+use super::waits::Waits;
 use crate::app::{App, AppState};
-use crate::error::{Code, Failure, Result};
+use crate::error::Result;
+use crate::http::caller;
 use crate::http::path::Parameter;
-use crate::models::{Catalog, Model};
+use crate::models::Model;
 use crate::requests::Recorder;
-use crate::workers::{Conversation, Device, Endpoint, Supervisor};
+use crate::residency::Asking;
+use crate::workers::Preference;
 
 /// The header with the id of a request, under which logs, events and `ModelDiagnose` know it.
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-rbee-request-id");
-/// The most loaded models that a refusal names.
-const MOST_NAMED: usize = 5;
+/// The header by which a client of a stream asks to be told what it waits for.
+const NARRATE: &str = "x-rbee-narrate";
 
 /// `GET /v1/models`
 pub(crate) async fn models(State(app): State<AppState>) -> Result<Json<Cards>, GatewayProblem> {
@@ -40,7 +46,7 @@ pub(crate) async fn model(
 
 /// `POST /v1/chat/completions`
 pub(crate) async fn chat_completions(State(app): State<AppState>, request: Request) -> Response {
-    let recorder = Recorder::new(&app.requests, Arc::from("unknown"));
+    let recorder = Recorder::new(&app.requests, caller::of(request.extensions()));
     let id = HeaderValue::from_str(recorder.id());
     let mut response = complete(&app, request, &recorder).await.unwrap_or_else(|problem| {
         recorder.failed(problem.failure());
@@ -53,92 +59,36 @@ pub(crate) async fn chat_completions(State(app): State<AppState>, request: Reque
 }
 
 async fn complete(app: &App, request: Request, recorder: &Recorder) -> Result<Response, GatewayProblem> {
+    let caller = caller::of(request.extensions());
+    let narrates = request.headers().get(NARRATE).is_some_and(|value| value == "1");
     let completion = Completion::read(request, *app.config.timers.request_head).await?;
-    let endpoint = endpoint(&app.catalog, &app.workers, &completion.model).await?;
-    recorder.asks(&endpoint.model, completion.streams);
-    recorder.sent(endpoint.served_by());
-    let (path, recorder) = (endpoint.chat_route.clone(), recorder.clone());
-    let (upstream, in_flight) = endpoint.into();
-    let silence = *app.config.timers.keep_alive;
-    Ok(relay(&app.gateway, upstream, &path, completion, silence, recorder, in_flight).await?)
+    let model = served_id(app, completion.model).await?;
+    recorder.asks(&model, completion.streams);
+    let (shown, waits_for) = watch::channel(Shown::default());
+    let preference = Preference { conversation: completion.conversation, avoided: None };
+    let attempt = Attempt {
+        admissions: app.residency.admissions().clone(),
+        workers: app.workers.clone(),
+        client: app.gateway.clone(),
+        asking: Asking { model, caller, preference },
+        body: completion.body,
+        keep_alive: completion.keep_alive,
+        shown,
+        recorder: recorder.clone(),
+    };
+    let waits = Waits::new(waits_for, narrates, (&app.config.timers).into());
+    Ok(relay(attempt.answer().boxed(), completion.streams, waits, recorder.clone()).await)
+}
+
+/// The id under which workers serve the model of that id or unique name. Asks the catalog only if no worker
+/// serves a model of exactly that id.
+async fn served_id(app: &App, wanted: String) -> Result<Arc<str>> {
+    if !app.workers.statuses(&wanted).is_empty() {
+        return Ok(wanted.into());
+    }
+    Ok(app.catalog.find(&wanted).await?.id.into())
 }
 
 fn card(app: &App, model: &Model) -> Card {
     Card::of(model, app.workers.serves(&model.id))
-}
-
-/// A worker that serves the model of that id or unique name. Asks the catalog only if no worker serves a
-/// model of exactly that id.
-async fn endpoint(catalog: &Catalog, workers: &Supervisor, wanted: &str) -> Result<Endpoint> {
-    if let Some(endpoint) = workers.endpoint(wanted, &Conversation::default()) {
-        return Ok(endpoint);
-    }
-    let model = catalog.find(wanted).await?;
-    workers.endpoint(&model.id, &Conversation::default()).ok_or_else(|| {
-        if let [hung, ..] = &workers.unresponsive(&model.id, &Device::Auto)[..] {
-            return does_not_respond(&model.id, hung.pid);
-        }
-        let serving = workers.list().into_iter().filter(|worker| worker.status.serves());
-        let mut loaded: Vec<String> = serving.map(|worker| worker.model).collect();
-        loaded.sort_unstable();
-        loaded.dedup();
-        not_loaded(&model.id, &loaded)
-    })
-}
-
-/// The refusal for a model whose only workers do not respond.
-fn does_not_respond(id: &str, pid: u32) -> Failure {
-    let load = serde_json::json!({"ModelLoad": {"id": id}});
-    Failure::new(
-        Code::WorkerUnresponsive,
-        format!("worker {pid} of the model '{id}' does not respond: it neither answers nor computes"),
-    )
-    .hint(format!("replace it with POST /v1/jobs {load}; GET /v1/workers/{pid}/log may show why it hangs"))
-}
-
-/// The refusal for a model that exists and that no worker serves. `loaded` are the loaded models.
-fn not_loaded(id: &str, loaded: &[String]) -> Failure {
-    let load = serde_json::json!({"ModelLoad": {"id": id}});
-    let others = match loaded {
-        [] => "no model is loaded".to_owned(),
-        some if some.len() <= MOST_NAMED => format!("loaded are: {}", some.join(", ")),
-        some => format!("loaded are {} models, such as {}", some.len(), some[..MOST_NAMED].join(", ")),
-    };
-    Failure::new(Code::ModelNotLoaded, format!("the model '{id}' is not loaded"))
-        .hint(format!("load it with POST /v1/jobs {load}; {others}"))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::config::Config;
-
-    #[tokio::test]
-    async fn an_unknown_model_and_one_that_is_not_loaded_have_different_codes() {
-        let folder = tempfile::tempdir().unwrap();
-        let config = Config {
-            data_dir: folder.path().join("data"),
-            hub_cache: Some(std::path::PathBuf::new()),
-            models_dirs: vec![folder.path().to_owned()],
-            ..Config::default()
-        };
-        let (catalog, workers) = (Catalog::new(&config).unwrap(), Supervisor::new(&config).unwrap());
-        // Damaged, but in the catalog, which is enough here.
-        std::fs::write(folder.path().join("tiny.gguf"), b"GGUF").unwrap();
-
-        let unknown = endpoint(&catalog, &workers, "tinny").await.unwrap_err();
-        assert_eq!(unknown.code, Code::ModelNotFound);
-        let failure = endpoint(&catalog, &workers, "tiny").await.unwrap_err();
-        assert_eq!(failure.code, Code::ModelNotLoaded);
-        assert!(failure.hint.unwrap().contains(r#"{"ModelLoad":{"id":"tiny"}}; no model is loaded"#));
-    }
-
-    #[test]
-    fn the_refusal_for_a_model_that_is_not_loaded_says_how_to_load_it() {
-        let failure = not_loaded("tiny", &["big".into()]);
-        assert_eq!(
-            failure.hint.unwrap(),
-            r#"load it with POST /v1/jobs {"ModelLoad":{"id":"tiny"}}; loaded are: big"#
-        );
-    }
 }

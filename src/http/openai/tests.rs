@@ -8,17 +8,20 @@ use axum::http::{HeaderMap, StatusCode};
 use axum::response::IntoResponse;
 use axum::routing::post;
 use bytes::Bytes;
-use futures::StreamExt;
+use futures::{FutureExt, StreamExt};
 use serde_json::{Value, json};
-use tokio::sync::{Notify, mpsc};
+use tokio::sync::{Notify, mpsc, watch};
 use tokio_stream::wrappers::UnboundedReceiverStream;
 
+use super::attempt::{Shown, begin};
 use super::completion::{BODY_LIMIT, Completion};
 use super::exchange::Upstream;
 use super::problem::GatewayProblem;
 use super::relay::relay;
+use super::waits::{Intervals, Waits};
 use crate::client;
 use crate::config::Timers;
+use crate::error::Failure;
 use crate::http::testing::{Served, read_until, soon, status};
 use crate::requests::{Ledger, Recorder};
 
@@ -52,13 +55,19 @@ async fn gateway_with(url: String, silence: Duration) -> (Served, Arc<Notify>) {
         let upstream = Upstream {
             pid: 7,
             url,
+            path: "/v1/chat/completions".into(),
             secret: "the-secret".into(),
             unresponsive: Box::pin(std::future::pending()),
+            guard: Box::new(InFlight(guard)),
         };
-        let path = "/v1/chat/completions";
+        let intervals = Intervals { queued: TIME_LIMIT, asked: silence, narrations: TIME_LIMIT };
         let recorder = Recorder::new(&Ledger::default(), "somebody".into());
-        let answer = relay(&client, upstream, path, completion, silence, recorder, InFlight(guard)).await?;
-        Ok::<_, GatewayProblem>(answer)
+        let waits = Waits::new(watch::channel(Shown::default()).1, false, intervals);
+        let answer = async move {
+            let begun = begin(&client, upstream, completion.body).await;
+            begun.map_err(|failed| Failure::from(failed).into())
+        };
+        Ok::<_, GatewayProblem>(relay(answer.boxed(), completion.streams, waits, recorder).await)
     });
     let app = Router::new().route("/v1/chat/completions", handler);
     (Served::start(app, Timers::default()).await, ended)

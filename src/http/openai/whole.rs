@@ -5,8 +5,8 @@ use bytes::{Bytes, BytesMut};
 use serde::de::IgnoredAny;
 use serde_json::{Value, json};
 
-use super::exchange::{Answer, not_valid};
-use crate::error::{Code, Result};
+use super::exchange::{Answer, NoAnswer, not_valid};
+use crate::error::{Code, Failure};
 
 /// The longest answer, in bytes: embeddings of many texts are the longest.
 const MAX_ANSWER: usize = 256 << 20;
@@ -16,7 +16,7 @@ const MAX_ANSWER: usize = 256 << 20;
 /// # Errors
 /// Those of [`Answer::chunk`], and [`Code::WorkerError`] for an answer that is empty, is not JSON or is too
 /// long.
-pub(super) async fn read(answer: &mut Answer) -> Result<Bytes> {
+pub(super) async fn read(answer: &mut Answer) -> Result<Bytes, NoAnswer> {
     let mut body = BytesMut::new();
     while let Some(chunk) = answer.chunk().await? {
         body.extend_from_slice(&chunk);
@@ -29,7 +29,9 @@ pub(super) async fn read(answer: &mut Answer) -> Result<Bytes> {
         return Err(not_valid(answer.pid, format_args!("{status} with nothing")));
     }
     if let Err(error) = serde_json::from_slice::<IgnoredAny>(&body) {
-        return Err(not_valid(answer.pid, format_args!("{status} with JSON that breaks off")).detail(error));
+        let failure: Failure =
+            not_valid(answer.pid, format_args!("{status} with JSON that breaks off")).into();
+        return Err(NoAnswer::Invalid(failure.detail(error)));
     }
     let body = body.freeze();
     Ok(if answer.status.is_client_error() { in_openais_words(body) } else { body })

@@ -110,7 +110,7 @@ async fn pages_of_other_origins_are_refused_unless_allowed() {
     for header in [
         "access-control-allow-origin: http://localhost:3000",
         "vary: Origin",
-        "access-control-expose-headers: Location",
+        "access-control-expose-headers: Location, Retry-After, X-Rbee-Job-Id, X-Rbee-Request-Id",
     ] {
         assert!(allowed.contains(header), "{allowed}");
     }
@@ -162,7 +162,7 @@ async fn the_preflight_of_an_allowed_page_needs_no_token() {
     for header in [
         "access-control-allow-origin: http://page.example",
         "access-control-allow-methods: GET, POST, DELETE",
-        "access-control-allow-headers: authorization, x-api-key, content-type, idempotency-key, last-event-id",
+        "access-control-allow-headers: authorization, x-api-key, content-type, idempotency-key, last-event-id, x-rbee-narrate",
         "vary: Origin",
     ] {
         assert!(answer.contains(header), "{answer}");

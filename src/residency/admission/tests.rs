@@ -56,8 +56,7 @@ impl Hive {
     }
 
     fn admit(&self, caller: &str) -> Result<Admission, Refused> {
-        let asking =
-            Asking { model: MODEL.into(), caller: caller.into(), conversation: Conversation::default() };
+        let asking = Asking { model: MODEL.into(), caller: caller.into(), preference: Preference::default() };
         self.admissions.admit(&asking)
     }
 
@@ -119,7 +118,7 @@ async fn a_slot_that_a_request_is_handed_in_the_moment_it_goes_is_the_next_ones(
     let hive = Hive::new(RULES);
     let [going, next] = ["a", "b"].map(|caller| hive.wait(caller));
     hive.load().await;
-    let held: Vec<_> = (0..3).map(|_| hive.workers.endpoint(MODEL, &Conversation::default())).collect();
+    let held: Vec<_> = (0..3).map(|_| hive.workers.endpoint(MODEL, &Preference::default())).collect();
     hive.admissions.dispatch();
     assert_eq!((place(&going), place(&next)), (None, Some((1, 1))), "the one free slot was handed out");
     // The permit that the hand-outs left must not hide what follows.
@@ -201,7 +200,7 @@ async fn a_request_waits_only_for_what_comes() {
 
     // All workers of the model go while requests wait for a slot.
     hive.load().await;
-    let held: Vec<_> = (0..4).map(|_| hive.workers.endpoint(MODEL, &Conversation::default())).collect();
+    let held: Vec<_> = (0..4).map(|_| hive.workers.endpoint(MODEL, &Preference::default())).collect();
     let waiter = hive.wait("a");
     let (workers, pid) = (hive.workers.clone(), hive.workers.list()[0].pid);
     let stop = spawn::task(async move { workers.stop(pid, Duration::ZERO).await });

@@ -43,7 +43,7 @@ async fn workers_left_running_are_adopted_and_proven_gone_when_stopped() {
     let again = hive.workers.get(one.pid).unwrap();
     assert_eq!((again.worker_id, again.started_at), (one.worker_id.clone(), one.started_at.clone()));
     assert_eq!(again.status, Status::Ready);
-    assert_eq!(hive.workers.endpoint("healthy", &Conversation::default()).unwrap().secret.expose(), secret);
+    assert_eq!(hive.workers.endpoint("healthy", &Preference::default()).unwrap().secret.expose(), secret);
     let adopted = change(&mut hive.changes, |change| change.cause == Some(Cause::Adopted)).await;
     assert_eq!(adopted.worker.pid, one.pid);
     hive.workers.refresh().await;

@@ -13,8 +13,7 @@ async fn a_crashed_worker_stays_listed_until_it_is_deleted() {
     let crashed = hive.worker_with(Status::Crashed).await;
     assert_eq!((crashed.pid, crashed.last_exit.as_deref()), (worker.pid, Some("killed by SIGABRT")));
     assert!(
-        hive.workers.endpoint("healthy", &Conversation::default()).is_none()
-            && !hive.workers.serves("healthy")
+        hive.workers.endpoint("healthy", &Preference::default()).is_none() && !hive.workers.serves("healthy")
     );
     assert_eq!(hive.workers.list().len(), 1);
     let stopped = hive.workers.stop(worker.pid, LONG).await.unwrap();

@@ -12,7 +12,7 @@ async fn a_worker_gets_no_more_requests_at_once_than_it_has_slots() {
     let worker = hive.start("healthy").await.unwrap();
     assert_eq!(worker.slots, 4, "it says so itself");
     let ended = hive.workers.activity();
-    let open = || hive.workers.endpoint("healthy", &Conversation::default());
+    let open = || hive.workers.endpoint("healthy", &Preference::default());
     let mut full: Vec<_> = (0..4).map(|_| open().expect("a free slot")).collect();
     assert!(open().is_none(), "every slot has its request");
     drop(full.pop());
@@ -30,7 +30,8 @@ async fn a_conversation_goes_where_its_cache_is_as_long_as_there_is_a_slot() {
     let second = hive.start("healthy").await.unwrap();
     let open = |messages: &[&str]| {
         let conversation = Conversation::of(messages.iter().copied());
-        hive.workers.endpoint("healthy", &conversation).expect("a free slot")
+        let preference = Preference { conversation, avoided: None };
+        hive.workers.endpoint("healthy", &preference).expect("a free slot")
     };
     let one = open(&["system", "one"]);
     let other = open(&["system", "other"]);
@@ -44,11 +45,15 @@ async fn a_conversation_goes_where_its_cache_is_as_long_as_there_is_a_slot() {
     assert_eq!(last.pid, a);
     // All four slots of that worker have requests now.
     assert_eq!(open(&["system", "one"]).pid, b);
+    let elsewhere = Preference { conversation: Conversation::of(["system", "one"]), avoided: Some(a) };
     drop((one, other, more, last));
+    assert_eq!(hive.workers.endpoint("healthy", &elsewhere).map(|endpoint| endpoint.pid), Some(b));
 
     // A worker that is gone is nobody's choice.
     hive.workers.stop(a, LONG).await.unwrap();
     assert_eq!(open(&["system", "one", "answer"]).pid, b);
+    let nowhere_else = Preference { avoided: Some(b), ..Preference::default() };
+    assert!(hive.workers.endpoint("healthy", &nowhere_else).is_some());
     assert!([first.pid, second.pid].contains(&b));
     hive.finish().await;
 }

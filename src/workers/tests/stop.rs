@@ -65,8 +65,8 @@ async fn a_stop_waits_for_requests_in_flight_and_accepts_no_more() {
     let hive = Hive::new();
     let first = hive.start("healthy").await.unwrap();
     let second = hive.start("healthy").await.unwrap();
-    let one = hive.workers.endpoint("healthy", &Conversation::default()).unwrap();
-    let other = hive.workers.endpoint("healthy", &Conversation::default()).unwrap();
+    let one = hive.workers.endpoint("healthy", &Preference::default()).unwrap();
+    let other = hive.workers.endpoint("healthy", &Preference::default()).unwrap();
     assert_ne!(one.pid, other.pid, "the one with fewer requests is chosen");
     assert_eq!(hive.workers.get(one.pid).unwrap().status, Status::Busy);
     assert_eq!(one.secret.expose().len(), 64);
@@ -77,7 +77,7 @@ async fn a_stop_waits_for_requests_in_flight_and_accepts_no_more() {
     let (workers, pid) = (hive.workers.clone(), one.pid);
     let job = spawn::task(async move { narrated(workers.stop(pid, LONG)).await });
     hive.worker_with(Status::Stopping).await;
-    assert!(hive.workers.endpoint("healthy", &Conversation::default()).is_none());
+    assert!(hive.workers.endpoint("healthy", &Preference::default()).is_none());
     assert!(!gone(pid) && !job.is_finished());
     drop(one);
     let (stopped, narrations) = job.await.unwrap();
@@ -90,7 +90,7 @@ async fn a_stop_waits_for_requests_in_flight_and_accepts_no_more() {
 async fn a_stop_waits_for_an_endless_request_no_longer_than_the_grace_period() {
     let hive = Hive::new();
     let worker = hive.start("healthy").await.unwrap();
-    let _endless = hive.workers.endpoint("healthy", &Conversation::default()).unwrap();
+    let _endless = hive.workers.endpoint("healthy", &Preference::default()).unwrap();
     hive.workers.stop(worker.pid, Duration::from_millis(50)).await.unwrap();
     hive.finish().await;
 }

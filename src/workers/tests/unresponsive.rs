@@ -15,15 +15,14 @@ fn watchful(config: &mut Config) {
 async fn a_suspended_worker_is_unresponsive_until_it_goes_on() {
     let mut hive = Hive::with(watchful);
     let worker = hive.start("healthy").await.unwrap();
-    let request = hive.workers.endpoint("healthy", &Conversation::default()).unwrap().guard;
+    let request = hive.workers.endpoint("healthy", &Preference::default()).unwrap().guard;
     signal(worker.pid, Signal::STOP);
     let hung = hive.worker_with(Status::Unresponsive).await;
     assert_eq!((hung.pid, hung.last_exit), (worker.pid, None));
     // The request under way is told, and no other is sent.
     tokio::time::timeout(LONG, request.unresponsive()).await.unwrap();
     assert!(
-        hive.workers.endpoint("healthy", &Conversation::default()).is_none()
-            && !hive.workers.serves("healthy")
+        hive.workers.endpoint("healthy", &Preference::default()).is_none() && !hive.workers.serves("healthy")
     );
     assert_eq!(hive.workers.unresponsive("healthy", &Device::Auto).len(), 1);
     let told = change(&mut hive.changes, |change| change.cause == Some(Cause::Unresponsive)).await;
@@ -33,7 +32,7 @@ async fn a_suspended_worker_is_unresponsive_until_it_goes_on() {
     change(&mut hive.changes, |change| change.cause == Some(Cause::Responds)).await;
     drop(request);
     assert_eq!(hive.worker_with(Status::Ready).await.pid, worker.pid);
-    assert_eq!(hive.workers.endpoint("healthy", &Conversation::default()).unwrap().pid, worker.pid);
+    assert_eq!(hive.workers.endpoint("healthy", &Preference::default()).unwrap().pid, worker.pid);
     hive.finish().await;
 }
 

@@ -1,0 +1,206 @@
+//! An engine that does what a test tells it, as a real process: it is this test binary, which runs [`serve`].
+//!
+//! The test tells by files in a folder. While `MODEL.loading` is there, the engine loads; once `MODEL.broken` is
+//! there, it ends before it is ready. While `MODEL.held` is there, an answer waits before its first byte; while
+//! `MODEL.halfway` is there, after it. The file `log` lists what the engines did.
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use rbee_hive::config::{Config, DeviceKind, EngineSettings};
+use serde_json::{Value, json};
+
+/// The pause between two looks for a file.
+const POLL: Duration = Duration::from_millis(5);
+
+/// The folder through which a test tells its engines what to do.
+pub(crate) struct Scripted(tempfile::TempDir);
+
+impl Scripted {
+    pub(crate) fn new() -> Self {
+        Self(tempfile::tempdir().expect("a folder"))
+    }
+
+    /// Makes this the engine of a hive. It reports so many slots.
+    pub(crate) fn serve_for(&self, config: &mut Config, slots: u32) {
+        // An engine must take the last two. They count as names of tests, which no test has.
+        let words = ["--exact", "support::scripted::serve", "--ignored", "--nocapture", "{model}", "{port}"];
+        let words = words.map(str::to_owned);
+        let program = std::env::current_exe().expect("this binary").display().to_string();
+        let settings = EngineSettings {
+            command: [program].into_iter().chain(words).collect(),
+            devices: vec![DeviceKind::Cpu],
+            about: String::new(),
+            env: [
+                ("SCRIPTED_FOLDER".to_owned(), self.0.path().display().to_string()),
+                ("SCRIPTED_MODEL".to_owned(), "{model_id}".to_owned()),
+                ("SCRIPTED_PORT".to_owned(), "{port}".to_owned()),
+                ("SCRIPTED_SLOTS".to_owned(), slots.to_string()),
+            ]
+            .into(),
+            secret_env: "SCRIPTED_SECRET".to_owned(),
+            health_route: "/health".to_owned(),
+            chat_route: "/v1/chat/completions".to_owned(),
+            metrics_route: None,
+        };
+        config.engines.insert("scripted".to_owned(), settings);
+    }
+
+    /// Puts a file there.
+    pub(crate) fn set(&self, name: &str) {
+        std::fs::write(self.0.path().join(name), b"").expect("a file");
+    }
+
+    /// Takes a file away.
+    pub(crate) fn clear(&self, name: &str) {
+        std::fs::remove_file(self.0.path().join(name)).expect("it is there");
+    }
+
+    /// What the engines did, in its order: `start MODEL`, and `asked TEXT` and `left TEXT` for each request, with
+    /// the text of its last message.
+    pub(crate) fn log(&self) -> Vec<String> {
+        let log = std::fs::read_to_string(self.0.path().join("log")).unwrap_or_default();
+        log.lines().map(str::to_owned).collect()
+    }
+
+    /// The texts of the requests that the engines got.
+    pub(crate) fn asked(&self) -> Vec<String> {
+        let log = self.log();
+        log.iter().filter_map(|line| line.strip_prefix("asked ")).map(str::to_owned).collect()
+    }
+}
+
+/// The engine's side.
+struct Engine {
+    folder: PathBuf,
+    model: String,
+    slots: u32,
+}
+
+/// Not a test: hives run it as an engine.
+#[test]
+#[ignore = "runs as an engine of other tests"]
+fn serve() {
+    let Ok(folder) = std::env::var("SCRIPTED_FOLDER") else { return };
+    let read = |name: &str| std::env::var(name).expect(name);
+    let slots = read("SCRIPTED_SLOTS").parse().expect("a number");
+    let engine = Engine { folder: folder.into(), model: read("SCRIPTED_MODEL"), slots };
+    let listener = TcpListener::bind(format!("127.0.0.1:{}", read("SCRIPTED_PORT"))).expect("its port");
+    engine.log(&format!("start {}", engine.model));
+    std::thread::scope(|scope| {
+        // It ends with its hive.
+        scope.spawn(|| {
+            while std::io::stdin().read(&mut [0]).is_ok_and(|read| read > 0) {}
+            std::process::exit(0);
+        });
+        for connection in listener.incoming() {
+            let engine = &engine;
+            scope.spawn(move || engine.answer(connection.expect("a connection")));
+        }
+    });
+}
+
+impl Engine {
+    fn has(&self, state: &str) -> bool {
+        Path::exists(&self.folder.join(format!("{}.{state}", self.model)))
+    }
+
+    fn log(&self, line: &str) {
+        let mut options = std::fs::OpenOptions::new();
+        let mut log = options.append(true).create(true).open(self.folder.join("log")).expect("the log");
+        log.write_all(format!("{line}\n").as_bytes()).expect("a line");
+    }
+
+    fn answer(&self, mut connection: TcpStream) {
+        let mut reader = BufReader::new(connection.try_clone().expect("a socket"));
+        let (mut line, mut length) = (String::new(), 0);
+        let mut head = String::new();
+        while reader.read_line(&mut line).is_ok_and(|read| read > 2) {
+            let lower = line.to_ascii_lowercase();
+            if let Some(value) = lower.strip_prefix("content-length:") {
+                length = value.trim().parse().expect("a length");
+            }
+            head.push_str(&line);
+            line.clear();
+        }
+        let mut body = vec![0; length];
+        // The end of an answer is nobody's but its client's business.
+        let _gone = if reader.read_exact(&mut body).is_err() {
+            Ok(())
+        } else if head.starts_with("GET") {
+            self.health(&mut connection)
+        } else {
+            self.complete(&mut connection, &body)
+        };
+    }
+
+    fn health(&self, connection: &mut TcpStream) -> std::io::Result<()> {
+        if self.has("broken") {
+            let _written = writeln!(std::io::stdout(), "the script says that the model is broken");
+            std::process::exit(1);
+        }
+        if self.has("loading") {
+            let progress = json!({ "done": 41, "total": 100, "unit": "percent" });
+            return whole(connection, 503, &json!({ "status": "loading", "progress": progress }));
+        }
+        whole(connection, 200, &json!({ "status": "ok", "slots": self.slots }))
+    }
+
+    fn complete(&self, connection: &mut TcpStream, body: &[u8]) -> std::io::Result<()> {
+        let request: Value = serde_json::from_slice(body).expect("JSON");
+        let messages = request["messages"].as_array().expect("messages");
+        let text = messages.last().expect("a message")["content"].as_str().expect("a text");
+        self.log(&format!("asked {text}"));
+        let answered = self.write_answer(connection, &request);
+        if answered.is_err() {
+            self.log(&format!("left {text}"));
+        }
+        answered
+    }
+
+    fn write_answer(&self, connection: &mut TcpStream, request: &Value) -> std::io::Result<()> {
+        self.wait_while(connection, "held")?;
+        let answer = json!({ "role": "assistant", "content": std::process::id().to_string() });
+        if request["stream"] != true {
+            self.wait_while(connection, "halfway")?;
+            return whole(connection, 200, &json!({ "choices": [{ "index": 0, "message": answer }] }));
+        }
+        let head = "HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\
+                    connection: close\r\n\r\n";
+        connection.write_all(head.as_bytes())?;
+        chunk(connection, &json!({ "choices": [{ "index": 0, "delta": answer }] }).to_string())?;
+        self.wait_while(connection, "halfway")?;
+        chunk(connection, "[DONE]")?;
+        connection.write_all(b"0\r\n\r\n")
+    }
+
+    /// Waits while the file is there. Fails where the client has gone.
+    fn wait_while(&self, connection: &TcpStream, state: &str) -> std::io::Result<()> {
+        connection.set_read_timeout(Some(POLL))?;
+        while self.has(state) {
+            match connection.peek(&mut [0]) {
+                Ok(0) => return Err(std::io::ErrorKind::ConnectionAborted.into()),
+                Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {}
+                other => drop(other?),
+            }
+        }
+        Ok(())
+    }
+}
+
+fn whole(connection: &mut TcpStream, status: u16, body: &Value) -> std::io::Result<()> {
+    let body = body.to_string();
+    let length = body.len();
+    let head = format!(
+        "HTTP/1.1 {status} -\r\ncontent-type: application/json\r\ncontent-length: {length}\r\n\
+         connection: close\r\n\r\n"
+    );
+    connection.write_all((head + &body).as_bytes())
+}
+
+fn chunk(connection: &mut TcpStream, data: &str) -> std::io::Result<()> {
+    let event = format!("data: {data}\n\n");
+    connection.write_all(format!("{:x}\r\n{event}\r\n", event.len()).as_bytes())
+}
