@@ -21,6 +21,7 @@ pub mod daemon;
 pub mod http;
 pub mod ops;
 pub mod doctor;
+mod diagnosis;
 
 // The hive's parts, and the struct that holds them.
 pub mod app;

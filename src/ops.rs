@@ -8,6 +8,7 @@
 
 mod hive_check;
 mod model_delete;
+mod model_diagnose;
 mod model_download;
 mod model_get;
 mod model_list;
@@ -51,6 +52,7 @@ pub static TABLE: &[Row] = &[
     Row::of::<model_delete::ModelDelete>(),
     Row::of::<model_load::ModelLoad>(),
     Row::of::<model_unload::ModelUnload>(),
+    Row::of::<model_diagnose::ModelDiagnose>(),
     Row::of::<worker_spawn::WorkerSpawn>(),
     Row::of::<worker_process_list::WorkerProcessList>(),
     Row::of::<worker_process_get::WorkerProcessGet>(),

@@ -28,7 +28,9 @@ mod record;
 pub(crate) use feed::Feed;
 pub(crate) use ledger::Ledger;
 pub(crate) use recent::{Averages, Recent};
+pub(crate) use record::{Outcome, Record};
 #[cfg(test)]
-pub(crate) use record::Outcome;
+pub(crate) use record::{State, Times, Tokens};
 pub(crate) use recorder::Recorder;
 pub(crate) use request::ServedBy;
+pub(crate) use totals::TotalsOf;

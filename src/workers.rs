@@ -59,6 +59,7 @@
 //! | [`launch`] | the process of a worker and its owner |
 //! | [`plan`] | the engine, the devices and the memory of a start |
 //! | [`survey`] | what there is for a start, and the places where it could go |
+//! | [`conditions`] | what slows a worker down that is not its own work |
 //! | [`memory`] | what a model needs, what is free, and who holds the rest |
 //! | [`owner`], [`pulse`], [`stop`], [`measure`] | the task that holds the processes; signs of life; stopping; measuring |
 //! | [`shared`] | what the files above share |
@@ -82,6 +83,7 @@ mod start_failure;
 mod launch;
 mod plan;
 mod survey;
+mod conditions;
 mod memory;
 mod owner;
 mod pulse;
@@ -128,6 +130,7 @@ mod tests;
 
 pub use adopt::{Adoption, NewerWorker};
 pub use affinity::{Conversation, Preference};
+pub use conditions::Conditions;
 pub use device::Device;
 pub use endpoint::{Endpoint, InFlight};
 pub(crate) use memory::DeviceMemory;

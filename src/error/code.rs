@@ -103,6 +103,8 @@ codes! {
     Interrupted = "interrupted", 503, 75, "The hive stopped";
     /// The job's journal does not tell how it ended: it is damaged, or of a newer version of the hive.
     OutcomeUnknown = "outcome_unknown", 500, 74, "The outcome is not known";
+    /// No request to the gateway has that id, or it ended long ago.
+    RequestNotFound = "request_not_found", 404, 66, "No such request";
     /// A defect of the hive.
     Internal = "internal", 500, 70, "Internal error";
 

@@ -60,7 +60,6 @@ impl Ledger {
     }
 
     /// The request of that id, if it is under way or among the last ones.
-    #[cfg_attr(not(test), expect(dead_code, reason = "the operation that reads it follows"))]
     pub(crate) fn find(&self, id: &str) -> Option<Arc<Record>> {
         let under_way = self.0.under_way.lock().get(id).cloned();
         // An ended one is in both lists for a moment.
@@ -71,7 +70,6 @@ impl Ledger {
 
     /// The requests for a model, or all: those under way, and at most `most` of those that ended last, the newest
     /// first.
-    #[cfg_attr(not(test), expect(dead_code, reason = "the operation that reads it follows"))]
     pub(crate) fn of_model(&self, model: Option<&str>, most: usize) -> Vec<Arc<Record>> {
         let is_of_it = |record: &Arc<Record>| model.is_none() || record.model.as_deref() == model;
         let requests: Vec<_> = self.0.under_way.lock().values().cloned().collect();
@@ -84,7 +82,6 @@ impl Ledger {
     }
 
     /// The sums since the hive started, by model, by worker and by caller.
-    #[cfg_attr(not(test), expect(dead_code, reason = "the operation that reads it follows"))]
     pub(crate) fn totals(&self) -> [Vec<TotalsOf>; 3] {
         self.0.totals.lock().view()
     }
@@ -101,6 +98,8 @@ fn log(record: &Record) {
         worker = record.worker,
         outcome = record.outcome.map(Outcome::name),
         code = record.code.as_deref(),
+        queue_ms = times.queue.map(in_ms),
+        load_ms = times.load.map(in_ms),
         time_to_first_token_ms = times.first_token.map(in_ms),
         prompt_ms = times.prompt.map(in_ms),
         generation_ms = times.generation.map(in_ms),

@@ -6,7 +6,7 @@ use std::time::Duration;
 use parking_lot::Mutex;
 use serde::Serialize;
 
-use super::record::{Outcome, Record, Tokens, ms, rounded};
+use super::record::{Outcome, Record, Times, Tokens, ms, rounded};
 
 /// How many answers count.
 const ANSWERS: usize = 32;
@@ -17,6 +17,7 @@ pub(crate) struct Recent(Mutex<VecDeque<Answer>>);
 
 #[derive(Debug)]
 struct Answer {
+    queue: Option<Duration>,
     first_token: Option<Duration>,
     tokens: Tokens,
 }
@@ -24,6 +25,9 @@ struct Answer {
 /// Averages over the last answers; unset where none of them tells.
 #[derive(Clone, Debug, Default, Serialize)]
 pub struct Averages {
+    /// The wait for a worker.
+    #[serde(serialize_with = "ms", rename = "queue_ms")]
+    pub queue: Option<Duration>,
     /// From the acceptance of a request to its first token.
     #[serde(serialize_with = "ms", rename = "time_to_first_token_ms")]
     pub time_to_first_token: Option<Duration>,
@@ -47,19 +51,23 @@ impl Recent {
         if answers.len() == ANSWERS {
             answers.pop_front();
         }
-        let first_token = record.times.first_token;
-        answers.push_back(Answer { first_token, tokens: record.tokens.clone() });
+        let Times { queue, first_token, .. } = record.times;
+        answers.push_back(Answer { queue, first_token, tokens: record.tokens.clone() });
     }
 
     pub(crate) fn averages(&self) -> Averages {
         let answers = self.0.lock();
-        let seconds = average(answers.iter().map(|answer| answer.first_token.map(|time| time.as_secs_f64())));
+        let time = |which: fn(&Answer) -> Option<Duration>| {
+            let seconds = answers.iter().map(|answer| which(answer).map(|time| time.as_secs_f64()));
+            average(seconds).map(Duration::from_secs_f64)
+        };
         #[expect(clippy::cast_precision_loss, reason = "counts of tokens are far below 2^53")]
         let tokens = |which: fn(&Tokens) -> Option<u64>| {
             average(answers.iter().map(|answer| which(&answer.tokens).map(|tokens| tokens as f64)))
         };
         Averages {
-            time_to_first_token: seconds.map(Duration::from_secs_f64),
+            queue: time(|answer| answer.queue),
+            time_to_first_token: time(|answer| answer.first_token),
             tokens_per_second: average(answers.iter().map(|answer| answer.tokens.per_second)),
             prompt_tokens: tokens(|tokens| tokens.prompt),
             cached_tokens: tokens(|tokens| tokens.cached),

@@ -72,6 +72,12 @@ pub(crate) struct Record {
 /// Where its time went. Unset is unknown, or has not happened.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
 pub(crate) struct Times {
+    /// The wait for a worker, once its model was known, without the load of that worker.
+    #[serde(rename = "queue_ms", serialize_with = "ms")]
+    pub(crate) queue: Option<Duration>,
+    /// The part of the wait in which its worker loaded the model.
+    #[serde(rename = "load_ms", serialize_with = "ms")]
+    pub(crate) load: Option<Duration>,
     /// From its acceptance to the first token, or to where it was sent plus what the engine says that the prompt
     /// took.
     #[serde(rename = "time_to_first_token_ms", serialize_with = "ms")]

@@ -38,11 +38,12 @@ impl Recorder {
         &self.0.id
     }
 
-    /// The request is for this model.
+    /// The request is for this model. From now on it waits for a worker.
     pub(crate) fn asks(&self, model: &str, streams: bool) {
         let record = {
             let mut request = self.0.request.lock();
             (request.model, request.streams) = (Some(model.into()), streams);
+            request.asked = Some(monotonic());
             request.record()
         };
         self.0.ledger.announce(&record);
@@ -50,10 +51,7 @@ impl Recorder {
 
     /// The request goes to this worker.
     pub(crate) fn sent(&self, worker: ServedBy) {
-        let mut request = self.0.request.lock();
-        request.served_by = Some(worker);
-        request.sends += 1;
-        request.sent = Some(monotonic());
+        self.0.request.lock().send(worker);
     }
 
     /// The data of an event of the answer has arrived.

@@ -13,6 +13,8 @@ use crate::time::{Instant, monotonic};
 pub(crate) struct ServedBy {
     /// Its process id.
     pub(crate) pid: u32,
+    /// When it began to load and when it was ready, if this hive loaded it.
+    pub(crate) loaded_within: Option<(Moment, Moment)>,
     /// Its last answers.
     pub(crate) recent: Arc<Recent>,
 }
@@ -27,6 +29,12 @@ pub(super) struct Request {
     pub(super) model: Option<Arc<str>>,
     pub(super) streams: bool,
     pub(super) served_by: Option<ServedBy>,
+    /// When its model was known.
+    pub(super) asked: Option<Moment>,
+    /// When it was first sent to a worker.
+    pub(super) first_sent: Option<Moment>,
+    /// How long it waited while its worker loaded.
+    pub(super) load: Duration,
     /// How many workers it was sent to.
     pub(super) sends: u32,
     pub(super) sent: Option<Moment>,
@@ -49,6 +57,9 @@ impl Request {
             model: None,
             streams: false,
             served_by: None,
+            asked: None,
+            first_sent: None,
+            load: Duration::ZERO,
             sends: 0,
             sent: None,
             first_token: None,
@@ -84,17 +95,38 @@ impl Request {
         }
     }
 
+    /// It goes to this worker.
+    pub(super) fn send(&mut self, worker: ServedBy) {
+        let now = monotonic();
+        if self.first_sent.is_none() {
+            self.first_sent = Some(now);
+            // The part of the wait in which the worker loaded.
+            self.load = worker.loaded_within.zip(self.asked).map_or(Duration::ZERO, |((from, to), asked)| {
+                to.min(now).saturating_duration_since(from.max(asked))
+            });
+        }
+        (self.sent, self.served_by) = (Some(now), Some(worker));
+        self.sends += 1;
+    }
+
     fn times(&self) -> Times {
         let until = |from: Option<Moment>, to: Option<Moment>| Some(to?.saturating_duration_since(from?));
-        let prompt = self.counted.prompt_time.or_else(|| until(self.sent, self.first_token));
+        let now = self.ended.unwrap_or_else(monotonic);
+        let is_awaited = self.streams && self.first_token.is_none() && self.ended.is_none();
+        let prompt = self.counted.prompt_time.or_else(|| {
+            // An answer that comes as a whole does not show its first token.
+            until(self.sent, if is_awaited { Some(now) } else { self.first_token })
+        });
         let seen = until(Some(self.began), self.first_token);
-        // An answer that comes as a whole does not show its first token.
         let told = until(Some(self.began), self.sent).zip(self.counted.prompt_time).map(|(a, b)| a + b);
         Times {
+            queue: until(self.asked, self.first_sent.or(Some(now)))
+                .map(|wait| wait.saturating_sub(self.load)),
+            load: self.first_sent.map(|_| self.load),
             first_token: seen.or(told),
             prompt,
-            generation: self.counted.generation_time.or_else(|| until(self.first_token, self.ended)),
-            total: self.ended.unwrap_or_else(monotonic).saturating_duration_since(self.began),
+            generation: self.counted.generation_time.or_else(|| until(self.first_token, Some(now))),
+            total: now.saturating_duration_since(self.began),
         }
     }
 

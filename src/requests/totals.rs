@@ -42,6 +42,7 @@ struct Sums {
     prompt_tokens: u64,
     cached_tokens: u64,
     completion_tokens: u64,
+    queue: Histogram,
     first_token: Histogram,
     total: Histogram,
 }
@@ -60,6 +61,8 @@ pub(crate) struct TotalsOf {
     prompt_tokens: u64,
     cached_tokens: u64,
     completion_tokens: u64,
+    queue_p50_ms: Option<u64>,
+    queue_p95_ms: Option<u64>,
     time_to_first_token_p50_ms: Option<u64>,
     time_to_first_token_p95_ms: Option<u64>,
     total_p50_ms: Option<u64>,
@@ -127,6 +130,9 @@ impl Sums {
         self.prompt_tokens += record.tokens.prompt.unwrap_or(0);
         self.cached_tokens += record.tokens.cached.unwrap_or(0);
         self.completion_tokens += record.tokens.completion.unwrap_or(0);
+        if let Some(time) = record.times.queue {
+            self.queue.add(time);
+        }
         if let Some(time) = record.times.first_token {
             self.first_token.add(time);
         }
@@ -143,6 +149,7 @@ impl Sums {
         self.prompt_tokens += other.prompt_tokens;
         self.cached_tokens += other.cached_tokens;
         self.completion_tokens += other.completion_tokens;
+        self.queue.merge(&other.queue);
         self.first_token.merge(&other.first_token);
         self.total.merge(&other.total);
     }
@@ -159,6 +166,8 @@ impl Sums {
             prompt_tokens: self.prompt_tokens,
             cached_tokens: self.cached_tokens,
             completion_tokens: self.completion_tokens,
+            queue_p50_ms: self.queue.quantile_ms(0.5),
+            queue_p95_ms: self.queue.quantile_ms(0.95),
             time_to_first_token_p50_ms: self.first_token.quantile_ms(0.5),
             time_to_first_token_p95_ms: self.first_token.quantile_ms(0.95),
             total_p50_ms: self.total.quantile_ms(0.5),

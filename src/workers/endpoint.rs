@@ -54,7 +54,8 @@ impl Endpoint {
 impl Endpoint {
     /// The worker, for the record of the request.
     pub(crate) fn served_by(&self) -> ServedBy {
-        ServedBy { pid: self.pid, recent: Arc::clone(&self.guard.worker.recent) }
+        let worker = &self.guard.worker;
+        ServedBy { pid: self.pid, loaded_within: worker.loaded_within(), recent: Arc::clone(&worker.recent) }
     }
 }
 

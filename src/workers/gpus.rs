@@ -6,6 +6,7 @@ use std::path::Path;
 use std::sync::OnceLock;
 
 use nvml_wrapper::Nvml;
+use nvml_wrapper::bitmasks::device::ThrottleReasons;
 use nvml_wrapper::enums::device::UsedGpuMemory;
 use nvml_wrapper::error::NvmlError;
 use serde::Serialize;
@@ -74,6 +75,23 @@ pub fn drivers() -> Vec<String> {
         drivers.push(format!("amdgpu driver, {amd} GPU(s)"));
     }
     drivers
+}
+
+/// Why a GPU runs slower than it could, for people; empty where it does not, `None` where its driver does not
+/// tell.
+#[must_use]
+pub fn throttled_by(device: Device) -> Option<Vec<&'static str>> {
+    let Device::Exact { kind: DeviceKind::Cuda, index } = device else { return None };
+    let reasons = nvml().ok()?.device_by_index(index).ok()?.current_throttle_reasons().ok()?;
+    let heat = ThrottleReasons::SW_THERMAL_SLOWDOWN | ThrottleReasons::HW_THERMAL_SLOWDOWN;
+    let power = ThrottleReasons::SW_POWER_CAP | ThrottleReasons::HW_POWER_BRAKE_SLOWDOWN;
+    let known = [
+        (heat, "it is too hot"),
+        (power, "it has reached its limit of power"),
+        (ThrottleReasons::HW_SLOWDOWN, "its hardware slows it down"),
+        (ThrottleReasons::APPLICATIONS_CLOCKS_SETTING, "its clocks are set lower"),
+    ];
+    Some(known.into_iter().filter(|(those, _)| reasons.intersects(*those)).map(|(_, why)| why).collect())
 }
 
 fn nvml() -> Result<&'static Nvml, &'static str> {

@@ -308,10 +308,15 @@ impl Handle {
         ended_at.unwrap_or_else(monotonic).saturating_duration_since(self.started)
     }
 
+    /// When it began to load and when it was ready; `None` where it is not, or an earlier daemon started it.
+    pub(super) fn loaded_within(&self) -> Option<(Instant, Instant)> {
+        let ready_at = self.traffic.borrow().ready_at.filter(|_| !self.is_adopted())?;
+        Some((self.started, ready_at))
+    }
+
     /// How long it took until it was ready; 0 where an earlier daemon started it.
     pub(super) fn load_time(&self) -> Duration {
-        let ready_at = self.traffic.borrow().ready_at.filter(|_| !self.is_adopted());
-        ready_at.map_or(Duration::ZERO, |at| at.saturating_duration_since(self.started))
+        self.loaded_within().map_or(Duration::ZERO, |(from, to)| to.saturating_duration_since(from))
     }
 
     /// Whether the kernel killed any process because memory ran out since the handle was made.

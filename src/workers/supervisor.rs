@@ -11,6 +11,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::adopt::{self, Adoption};
 use super::affinity::{Affinity, Preference};
+use super::conditions::Conditions;
 use super::device::Device;
 use super::endpoint::Endpoint;
 use super::engines::Engine;
@@ -249,6 +250,16 @@ impl Supervisor {
         self.handles()
             .into_iter()
             .filter(move |worker| worker.model_id() == model_id && worker.status().lives())
+    }
+
+    /// What slows a worker down that is not its own work.
+    ///
+    /// # Errors
+    /// [`Code::WorkerNotFound`](crate::error::Code::WorkerNotFound) for every other process.
+    pub async fn conditions(&self, pid: u32) -> Result<Conditions> {
+        let (worker, all) = (self.0.shared.registry.find(pid)?, self.handles());
+        let settings = self.0.shared.memory.clone();
+        spawn::blocking(move || Conditions::of(&worker, &all, settings)).await
     }
 
     /// Measures every live worker.

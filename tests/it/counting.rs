@@ -72,3 +72,59 @@ async fn a_request_is_counted_alike_in_its_answer_its_events_and_its_worker() {
     assert!(worker["time_to_first_token_ms"].as_f64() > Some(0.0), "{worker}");
     hive.stop().await;
 }
+
+/// The kinds of the findings of a diagnosis.
+fn kinds(diagnosis: &Value) -> Vec<&str> {
+    let findings = diagnosis["findings"].as_array().expect("findings");
+    findings.iter().map(|finding| finding["kind"].as_str().expect("a kind")).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_diagnosis_tells_where_the_time_went_and_what_to_do() {
+    let hive = TestHive::start().await;
+    write_model(&hive.models_dir(), "tiny");
+    let diagnose = |fields: Value| json!({ "ModelDiagnose": fields });
+    let nothing = hive.succeed(&diagnose(json!({ "id": "tiny" }))).await;
+    // On a busy machine there may be more.
+    let found = kinds(&nothing);
+    assert!(found.contains(&"no_requests") && found.contains(&"not_loaded"), "{nothing}");
+    assert_eq!(nothing["times"], Value::Null);
+
+    let worker = hive.succeed(&json!({ "ModelLoad": { "id": "tiny", "context_length": 64 } })).await;
+    let long =
+        json!({ "stream": true, "messages": [{ "role": "user", "content": "hello world ".repeat(8) }] });
+    let answer = hive.post("/v1/chat/completions", &chat(long)).await;
+    let id = answer.headers()["x-rbee-request-id"].to_str().expect("text").to_owned();
+    assert!(answer.text().await.expect("a stream").contains("[DONE]"));
+    let refused = hive.post("/v1/chat/completions", &chat(json!({ "grammar": "root ::= x" }))).await;
+    assert_eq!(refused.status(), 400);
+
+    let job = hive.submit(&diagnose(json!({ "id": "tiny" }))).await;
+    let stream = hive.stream(&job).await;
+    let diagnosis = hive.succeed(&diagnose(json!({ "id": "tiny" }))).await;
+    let kinds_of = kinds(&diagnosis);
+    assert!(kinds_of.contains(&"processor") && kinds_of.contains(&"failures"), "{diagnosis}");
+    assert!(!kinds_of.contains(&"not_loaded"), "{diagnosis}");
+    let processor = format!("Worker {} computes on the processor", worker["pid"]);
+    assert!(stream.contains(&processor) && stream.contains("What to do: "), "{stream}");
+    assert_eq!((&diagnosis["requests"], &diagnosis["model"]), (&json!(2), &json!("tiny")));
+
+    let of_one = hive.succeed(&diagnose(json!({ "request_id": id }))).await;
+    let (times, record) = (&of_one["times"], &of_one["last_requests"][0]);
+    let ms = |name: &str| times[name].as_f64().unwrap_or_else(|| panic!("no {name}: {times}"));
+    let parts = ["queue_ms", "load_ms", "prompt_ms", "generation_ms", "other_ms"].map(ms).iter().sum::<f64>();
+    assert!((parts - ms("total_ms")).abs() < 1.0, "the parts add up: {times}");
+    assert_eq!((&of_one["requests"], &record["request_id"]), (&json!(1), &json!(id)));
+    assert_eq!(record["completion_tokens"].as_f64(), times["completion_tokens"].as_f64());
+
+    let all = hive.succeed(&diagnose(json!({}))).await;
+    let total = &all["totals"]["models"][0];
+    assert_eq!(
+        (&total["name"], &total["requests"], &total["completed"]),
+        (&json!("tiny"), &json!(2), &json!(1))
+    );
+    assert_eq!(all["totals"]["workers"][0]["name"], worker["pid"].to_string());
+    let missing = hive.fail(&diagnose(json!({ "request_id": "req-nothing" }))).await;
+    assert_eq!(missing["code"], "request_not_found");
+    hive.stop().await;
+}

@@ -115,6 +115,31 @@ async fn a_model_is_loaded_where_it_fits_and_a_refusal_names_who_holds_the_memor
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_diagnosis_names_who_else_is_on_the_gpu_and_why_its_clocks_are_held_back() {
+    let machine = machine().await;
+    let pid = machine.load().await;
+    let diagnose = json!({ "ModelDiagnose": { "id": "tiny" } });
+    let kinds = |diagnosis: &Value| diagnosis["findings"].as_array().expect("findings").clone();
+    let calm = machine.hive.succeed(&diagnose).await;
+    assert!(!calm.to_string().contains("throttled") && !calm.to_string().contains("\"processor\""), "{calm}");
+    // Too hot, and at its limit of power.
+    let other = std::process::id();
+    let values = format!("{BIG}{SMALL}held 0 {pid} 700\nheld 0 {other} 100\nthrottled 0 {}\n", 0x20 | 0x4);
+    machine.gpus.tell(&values);
+    let diagnosis = machine.hive.succeed(&diagnose).await;
+    let message = |kind: &str| {
+        let found = kinds(&diagnosis).into_iter().find(|finding| finding["kind"] == kind);
+        found.unwrap_or_else(|| panic!("no {kind}: {diagnosis}"))["message"].to_string()
+    };
+    assert!(message("throttled").contains("it is too hot, it has reached its limit of power"), "{diagnosis}");
+    assert!(
+        message("gpu_shared").contains(&format!("hold 100.0 MiB of cuda:0, the most of it process {other}"))
+    );
+    machine.gpus.tell(BIG);
+    machine.hive.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn an_unload_ends_only_when_the_driver_has_taken_the_memory_back() {
     let machine = machine().await;
     let pid = machine.load().await;

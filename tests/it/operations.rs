@@ -115,6 +115,7 @@ async fn operations_succeed_in_both_spellings() {
         assert_ne!(other["pid"], worker["pid"], "a spawn always starts another");
         assert_eq!(go("worker_process_list", json!({})).await.as_array().map(Vec::len), Some(2));
         assert_eq!(go("worker_process_get", json!({ "pid": other["pid"] })).await["model"], "guest");
+        assert_eq!(go("model_diagnose", json!({ "id": "guest" })).await["model"], "guest");
         let stopped = go("worker_process_delete", json!({ "pid": other["pid"], "grace_seconds": 5 })).await;
         assert_eq!(stopped["pid"], other["pid"]);
         assert!(stopped["freed_bytes"].as_u64() > Some(0), "{stopped}");

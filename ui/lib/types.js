@@ -38,6 +38,7 @@
  * @property {number} slots
  * @property {number} requests
  * @property {number} tokens_generated
+ * @property {number|null} queue_ms
  * @property {number|null} time_to_first_token_ms
  * @property {number|null} tokens_per_second
  * @property {number|null} prompt_tokens

@@ -1,3 +1,5 @@
+use std::time::{Duration, Instant};
+
 use super::super::record::{Record, State};
 use super::*;
 use crate::error::Code;
@@ -8,7 +10,7 @@ fn sent() -> (Ledger, Recorder, Arc<Recent>) {
     let (ledger, recent) = (Ledger::default(), Arc::<Recent>::default());
     let recorder = Recorder::new(&ledger, "me".into());
     recorder.asks("tiny", true);
-    recorder.sent(ServedBy { pid: 7, recent: Arc::clone(&recent) });
+    recorder.sent(ServedBy { pid: 7, loaded_within: None, recent: Arc::clone(&recent) });
     (ledger, recorder, recent)
 }
 
@@ -112,4 +114,24 @@ fn what_is_remembered_is_bounded() {
     let callers = callers.as_array().unwrap();
     let others = callers.last().unwrap();
     assert_eq!((callers.len(), &others["name"], &others["requests"]), (201, &"(others)".into(), &900.into()));
+}
+
+#[test]
+fn a_wait_for_a_load_is_told_apart_from_a_wait_for_others() {
+    let times = |loaded: fn(Instant) -> (Instant, Instant)| {
+        let (ledger, recent) = (Ledger::default(), Arc::<Recent>::default());
+        let recorder = Recorder::new(&ledger, "me".into());
+        recorder.asks("tiny", true);
+        let asked = monotonic();
+        recorder.sent(ServedBy { pid: 7, loaded_within: Some(loaded(asked)), recent });
+        recorder.completed();
+        let times = last(&ledger).times.clone();
+        (times.queue.unwrap(), times.load.unwrap(), times.total)
+    };
+    let minute = Duration::from_secs(60);
+    let (_, load, _) = times(|asked| (asked - Duration::from_secs(60), asked - Duration::from_secs(30)));
+    assert_eq!(load, Duration::ZERO, "it was loaded before");
+    let (queue, load, total) =
+        times(|asked| (asked - Duration::from_secs(60), asked + Duration::from_secs(60)));
+    assert!(load > Duration::ZERO && queue + load <= total && total < minute, "{queue:?} {load:?} {total:?}");
 }

@@ -4,6 +4,7 @@
  *
  *     gpu TOTAL_MIB USED_MIB UTILIZATION_PERCENT NAME...
  *     held GPU PID MIB
+ *     throttled GPU REASONS
  */
 #include <stdio.h>
 #include <stdlib.h>
@@ -16,13 +17,15 @@ typedef struct { unsigned version; unsigned long long total, reserved, free, use
 typedef struct { unsigned gpu, memory; } Utilization;
 typedef struct { unsigned pid; unsigned long long bytes; unsigned gpu_instance, compute_instance; } Process;
 typedef struct { unsigned long long total, used; unsigned utilization; char name[96]; } Gpu;
-typedef struct { unsigned gpus, held; Gpu gpu[MOST_GPUS]; unsigned on[MOST_HELD]; Process holder[MOST_HELD]; } Machine;
+typedef struct { unsigned long long throttled[MOST_GPUS]; unsigned gpus, held; Gpu gpu[MOST_GPUS]; unsigned on[MOST_HELD]; Process holder[MOST_HELD]; } Machine;
 
 static Machine now(void) {
     Machine machine = {0};
     const char *path = getenv("FAKE_NVML");
     FILE *file = path ? fopen(path, "r") : NULL;
     char line[256];
+    unsigned index;
+    unsigned long long reasons;
     while (file && fgets(line, sizeof line, file)) {
         Gpu *gpu = &machine.gpu[machine.gpus % MOST_GPUS];
         Process *process = &machine.holder[machine.held % MOST_HELD];
@@ -32,6 +35,8 @@ static Machine now(void) {
             machine.gpus++;
         else if (sscanf(line, "held %u %u %llu", on, &process->pid, &process->bytes) == 3)
             machine.held++;
+        else if (sscanf(line, "throttled %u %llu", &index, &reasons) == 2)
+            machine.throttled[index % MOST_GPUS] = reasons;
     }
     if (file) fclose(file);
     return machine;
@@ -78,6 +83,11 @@ int nvmlDeviceGetMemoryInfo_v2(void *device, Memory *memory) {
 int nvmlDeviceGetUtilizationRates(void *device, Utilization *rates) {
     rates->gpu = now().gpu[number(device)].utilization;
     rates->memory = 0;
+    return SUCCESS;
+}
+
+int nvmlDeviceGetCurrentClocksThrottleReasons(void *device, unsigned long long *reasons) {
+    *reasons = now().throttled[number(device)];
     return SUCCESS;
 }
 
