@@ -32,6 +32,8 @@ mod admission;
 mod refusal;
 mod queue;
 pub(crate) mod decide;
+mod make_room;
+mod draft;
 mod victims;
 mod claim;
 mod memory;

@@ -22,6 +22,7 @@ pub(crate) struct Snapshot {
     /// This moment.
     pub(crate) now: Duration,
     pub(crate) rules: Rules,
+    /// Measured after the latest change of a worker's phase.
     pub(crate) devices: Vec<DeviceMemory>,
     /// The workers that live, and those that have ended so recently that their memory may not be free yet: they
     /// count as stopping until the memory was measured again.
@@ -78,7 +79,7 @@ pub(crate) struct Resident {
     pub(crate) key: WorkerKey,
     /// The id under which requests name what it serves.
     pub(crate) model: Arc<str>,
-    /// What it holds now, as measured.
+    /// What it holds now, as measured, of what does not count as free: what its end brings back.
     pub(crate) holds: Amounts,
     /// What it is expected to hold once it is ready.
     pub(crate) expected: Amounts,
@@ -182,7 +183,7 @@ pub(crate) enum LoadPhase {
     /// It asks for room.
     Asking {
         since: Duration,
-        /// Where it could go, the best class first.
+        /// Where it could go, the best class first; at least one.
         placements: Vec<Placement>,
         /// A worker that it replaces, whose memory counts as its own: it goes first, like those that make room,
         /// and the load is granted once it has ended.

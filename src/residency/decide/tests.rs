@@ -3,10 +3,13 @@
 //! It is 1000 s after the start. There is one GPU, of 10 GiB, and a processor whose memory is not known. Workers
 //! are ready since 900 s and have had no request since, unless they say otherwise.
 
+use std::time::Duration;
+
 use super::*;
 use crate::config::DeviceKind;
 use crate::residency::snapshot::{
-    Amounts, Demand, DeviceMemory, Drain, Lease, Load, LoadPhase, Origin, Phase, Rules,
+    Amounts, Demand, DeviceMemory, Drain, Lease, Load, LoadPhase, Origin, Phase, Placement, Resident, Rules,
+    WorkerKey,
 };
 use crate::residency::testing::told;
 use crate::workers::Device;

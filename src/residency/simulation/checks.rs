@@ -125,7 +125,7 @@ fn waits(now: &Snapshot, decision: &Decision, why: &Waiting) -> Check {
 
 /// Everyone who asks is told something, each worker has at most one action, and none stays drained for nobody.
 fn once_each(now: &Snapshot, decision: &Decision) -> Check {
-    let (mut told, mut workers) = (BTreeSet::new(), BTreeSet::new());
+    let (mut told, mut workers, mut models) = (BTreeSet::new(), BTreeSet::new(), BTreeSet::new());
     for action in &decision.actions {
         let is_new = match action {
             Action::Grant { load, .. }
@@ -139,7 +139,8 @@ fn once_each(now: &Snapshot, decision: &Decision) -> Check {
                 ensure(is_up(find(now, *worker)?), || format!("worker {worker} is not up"))?;
                 workers.insert(*worker)
             }
-            Action::Load { .. } | Action::EndLease { .. } => true,
+            Action::Load { model, .. } => models.insert(model),
+            Action::EndLease { .. } => true,
         };
         ensure(is_new, || format!("twice: {action:?}"))?;
     }
