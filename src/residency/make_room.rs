@@ -56,22 +56,19 @@ impl<'a> Draft<'a> {
 
     /// The placements of the best class of those that can be had at all, with their indexes.
     fn possible<'c>(&self, claim: &'c Claim<'a>) -> Result<Vec<(usize, &'c Placement)>, Refusal> {
-        let mut possible = Vec::new();
-        let mut least = None;
+        let (mut possible, mut short) = (Vec::new(), Vec::new());
         for (index, placement) in claim.placements.iter().enumerate() {
-            let short = self.room.short_of(self.now, &placement.needs, claim.model, |w| claim.may_move(w));
-            match short {
+            match self.room.short_of(self.now, &placement.needs, claim.model, |worker| claim.may_move(worker))
+            {
                 None => possible.push((index, placement)),
-                Some((_, missing)) if least.is_some_and(|(_, least)| least <= missing) => {}
-                Some(short) => least = Some(short),
+                Some(missing) => short.push(missing),
             }
         }
-        match (possible.iter().map(|(_, placement)| placement.class).min(), least) {
-            (None, Some((device, missing))) => Err(Refusal::DoesNotFit { device, missing }),
-            (best, _) => {
-                possible.retain(|(_, placement)| Some(placement.class) == best);
-                Ok(possible)
-            }
+        let best = possible.iter().map(|(_, placement)| placement.class).min();
+        possible.retain(|(_, placement)| Some(placement.class) == best);
+        match short.into_iter().min_by_key(|(_, missing)| *missing) {
+            Some((device, missing)) if possible.is_empty() => Err(Refusal::DoesNotFit { device, missing }),
+            _ => Ok(possible),
         }
     }
 

@@ -125,6 +125,11 @@ fn a_worker_with_changed_settings_is_loaded_again_once_it_is_idle() {
     let outdated = Resident { outdated: true, ..worker(41, "a", 4) };
     let idle = Snapshot { workers: vec![outdated.clone()], ..with_free(6) };
     decided(&idle, &["load a: its settings have changed, and its worker is idle"]);
+    let two = vec![outdated.clone(), Resident { key: 42, ..outdated.clone() }];
+    decided(
+        &Snapshot { workers: two, ..with_free(2) },
+        &["load a: its settings have changed, and its worker is idle"],
+    );
     let just_used = Resident { last_used: NOW - Duration::from_millis(300), ..outdated.clone() };
     decided(&Snapshot { workers: vec![just_used], ..with_free(6) }, &["wake at 16 min 40 s"]);
     let busy = Resident { in_flight: 1, ..outdated.clone() };
