@@ -469,13 +469,11 @@ impl World {
         }
         let rules = &self.setting.rules;
         let load = self.setting.models.iter().map(|model| model.load_time).max().unwrap_or_default();
-        // A worker stays for a while, finishes its answers, ends and gives its memory back; then the next one loads,
-        // in vain perhaps, and is tried again.
-        let stop = Duration::from_secs(5);
-        let retry = Duration::from_secs(if self.setting.troubles.failed_loads { 8 } else { 0 });
-        let turn = rules.min_stay + answer.min(rules.drain_limit) + stop + load + retry;
+        // A worker stays for a while, finishes its answers, ends and gives its memory back; then the next one loads.
+        let turn = rules.min_stay + answer.min(rules.drain_limit) + Duration::from_secs(5) + load;
         let turns = u32::try_from(self.setting.models.len() + 2 * happenings).unwrap_or(u32::MAX);
-        turn * turns + answer
+        // A load that was refused or has failed is tried again after a while.
+        turn * turns + answer + Duration::from_secs(8)
     }
 
     fn check_waits(&mut self, allowed: Duration) -> Check {
