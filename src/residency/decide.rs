@@ -63,7 +63,7 @@ impl Draft<'_> {
                 Some(idle) if idle >= self.now.rules.linger => {
                     self.load(&worker.model, LoadReason::SettingsChanged);
                 }
-                Some(_) => self.wake_at(worker.last_used + self.now.rules.linger),
+                Some(_) => self.wake_at(worker.last_used.saturating_add(self.now.rules.linger)),
                 None => {}
             }
         }
@@ -83,7 +83,7 @@ impl Draft<'_> {
                 continue;
             }
             if idle < limit {
-                self.wake_at(worker.last_used + limit);
+                self.wake_at(worker.last_used.saturating_add(limit));
                 continue;
             }
             self.send_away(&[worker], Beneficiary::Idle, |_| StopReason::Idle { idle });

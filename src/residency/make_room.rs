@@ -97,9 +97,9 @@ impl<'a> Draft<'a> {
         let busy = victims.iter().map(|victim| victim.worker).filter(|worker| worker.in_flight > 0);
         let drained = busy.filter_map(|worker| Some((worker.key, drained_for(worker, claim.by)?)));
         let (overdue, in_time): (Vec<_>, Vec<_>) =
-            drained.partition(|(_, since)| *since + limit <= self.now.now);
+            drained.partition(|(_, since)| since.saturating_add(limit) <= self.now.now);
         for (_, since) in in_time {
-            self.wake_at(since + limit);
+            self.wake_at(since.saturating_add(limit));
         }
         let first = overdue.iter().map(|(_, since)| *since).min()?;
         let workers = overdue.into_iter().map(|(worker, _)| worker).collect();

@@ -6,6 +6,7 @@
 
 mod run;
 mod world;
+mod anything;
 mod setting;
 mod checks;
 mod chance;
@@ -16,6 +17,9 @@ use std::time::Duration;
 use chance::Chance;
 use setting::Setting;
 use world::{Counts, World};
+
+use super::decide::decide;
+use super::testing::told;
 
 /// How many seeds are run, for each of the rounds.
 const SEEDS: u64 = 500;
@@ -36,10 +40,8 @@ fn every_invariant_holds_in_every_world() {
         let counts = holds(seed.parse().expect("RBEE_HIVE_TEST_SEED is a number"));
         return println!("{counts:#?}");
     }
-    let rounds =
-        std::env::var("RBEE_HIVE_TEST_ROUNDS").map_or(1, |rounds| rounds.parse().expect("a number")).min(20);
     let (mut kinds, mut longest_wait) = (BTreeMap::new(), 0);
-    for seed in 2_000_000..2_000_000 + SEEDS * rounds {
+    for seed in 2_000_000..2_000_000 + SEEDS * rounds() {
         let counts = holds(seed);
         longest_wait = longest_wait.max(counts.longest_wait);
         for (kind, count) in counts.actions {
@@ -51,6 +53,18 @@ fn every_invariant_holds_in_every_world() {
         kinds.len() == 21 && kinds.values().all(|count| *count >= 10),
         "what is not tried is not tested: {kinds:?}"
     );
+}
+
+/// Whatever the snapshot says, the decision keeps to the rules.
+#[test]
+fn every_decision_keeps_to_the_rules() {
+    for seed in 0..10 * SEEDS * rounds() {
+        let now = anything::snapshot(&mut Chance::of(seed));
+        let decision = decide(&now);
+        if let Err(why) = checks::check(&now, &decision) {
+            panic!("{now:#?}\n{:#?}\nsnapshot {seed}: {why}", told(&decision));
+        }
+    }
 }
 
 /// Two models of which only one fits, and four clients of each that ask without a pause, for a minute.
@@ -73,6 +87,10 @@ fn what_was_found_once_stays_mended() {
         println!("{seed}: {fault}");
         holds(seed);
     }
+}
+
+fn rounds() -> u64 {
+    std::env::var("RBEE_HIVE_TEST_ROUNDS").map_or(1, |rounds| rounds.parse().expect("a number")).min(20)
 }
 
 /// Runs the world of the seed; if something does not hold, runs it again and tells what led to it.

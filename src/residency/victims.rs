@@ -120,9 +120,9 @@ pub(super) fn idle_for(now: &Snapshot, worker: &Resident) -> Option<Duration> {
 /// Until when the worker stays whoever needs its room: for its minimum time, or until it has had no request for a
 /// moment.
 fn stays_until(now: &Snapshot, worker: &Resident) -> Duration {
-    let had_its_time = worker.ready_at + now.rules.min_stay;
+    let had_its_time = worker.ready_at.saturating_add(now.rules.min_stay);
     match idle_for(now, worker) {
-        Some(_) => had_its_time.min(worker.last_used + now.rules.linger),
+        Some(_) => had_its_time.min(worker.last_used.saturating_add(now.rules.linger)),
         None => had_its_time,
     }
 }
