@@ -15,8 +15,13 @@
 //! - No answer is cut to make room. A worker is stopped by a decision only after it was drained and answers no
 //!   request.
 //! - What is granted was free: memory of a worker that is about to end counts once it is measured as free.
+//! - Who asked first gets first: what an earlier load waits for is not granted to a later one.
+//! - No worker ends for a load that may wait in vain for another one: all that go for it go together.
+//! - A worker with requests stays for its minimum time, and nothing goes that need not go.
 //! - A drained worker is stopped or opened again; none stays drained.
 //! - The decision reads no clock and no disk. The same snapshot gives the same actions.
+//!
+//! `simulation.rs` checks them in thousands of random worlds.
 
 #![expect(dead_code, reason = "the parts are joined one by one")]
 
