@@ -5,6 +5,8 @@
 //! of seeds.
 
 mod run;
+mod happen;
+mod act;
 mod world;
 mod anything;
 mod setting;
