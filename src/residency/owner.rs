@@ -135,7 +135,7 @@ impl Owner {
         match action {
             Action::Load { model, because } => {
                 let keep_alive = self.parts.idle(&model);
-                return self.load(&model, keep_alive, Origin::Requests, because.to_string());
+                return self.load(&model, keep_alive, because.origin(), because.to_string());
             }
             Action::Grant { load, placement } => {
                 if ledger.grant(load, placement) {

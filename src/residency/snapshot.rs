@@ -271,6 +271,16 @@ pub(crate) enum LoadReason {
     SettingsChanged,
 }
 
+impl LoadReason {
+    /// Who asks for the load.
+    pub(crate) const fn origin(self) -> Origin {
+        match self {
+            Self::Requests(_) => Origin::Requests,
+            Self::SettingsChanged => Origin::Settings,
+        }
+    }
+}
+
 /// Why a worker goes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum StopReason {

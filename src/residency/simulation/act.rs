@@ -2,9 +2,7 @@
 
 use super::happen::model_of;
 use super::world::{Event, LeaseState, World};
-use crate::residency::snapshot::{
-    Action, Beneficiary, Drain, LeasePhase, LoadPhase, LoadReason, Origin, WorkerKey,
-};
+use crate::residency::snapshot::{Action, Beneficiary, Drain, LeasePhase, LoadPhase, Origin, WorkerKey};
 use crate::residency::testing::action as words;
 
 impl World {
@@ -15,11 +13,7 @@ impl World {
             Action::Load { model, because } => {
                 let is_new = !self.loads.iter().any(|load| load.model == model);
                 if is_new {
-                    let by = match because {
-                        LoadReason::Requests(_) => Origin::Requests,
-                        LoadReason::SettingsChanged => Origin::Settings,
-                    };
-                    self.submit(model_of(&model), by);
+                    self.submit(model_of(&model), because.origin());
                 }
                 is_new
             }
