@@ -1,8 +1,9 @@
 //! Admission: which request gets a worker now, which waits, and which is refused.
 //!
 //! A request for a model whose worker has a free slot gets it at once, unless others wait for that model. Else
-//! it waits in the [queue](super::queue). Whoever frees a slot or makes a worker ready wakes the owner, which
-//! [dispatches](Admissions::dispatch): free slots go to those whose turn it is.
+//! it waits in the [queue](super::queue). Whoever frees a slot hands it to the next one ([`Slot`]). What else
+//! makes slots free, such as a worker that becomes ready, wakes the owner, which
+//! [dispatches](Admissions::dispatch).
 //!
 //! A failed load fails all that wait for it, and for a while, the cool-down, what comes after, so that a
 //! model that cannot be loaded is not loaded again for each request. The cool-down doubles with each failure
@@ -31,7 +32,7 @@ use super::snapshot::Demand;
 use crate::error::Failure;
 use crate::narration::Progress;
 use crate::time::{self, monotonic};
-use crate::workers::{Endpoint, Preference, Supervisor};
+use crate::workers::{Endpoint, InFlight, Preference, Supervisor};
 
 /// The longest cool-down after a failed load.
 const LONGEST_COOL_DOWN: Duration = Duration::from_secs(60);
@@ -115,6 +116,16 @@ pub(crate) struct LoadNews {
 pub(crate) enum Admission {
     Now(Endpoint),
     Waiting(Waiter),
+}
+
+/// The slot that a request has of its worker. Once it is dropped, the next request has it.
+#[derive(Debug)]
+#[must_use = "the request counts as ended when the slot is dropped"]
+pub(crate) struct Slot {
+    /// Unset while it is dropped.
+    in_flight: Option<InFlight>,
+    admissions: Admissions,
+    model: Arc<str>,
 }
 
 /// The end of a wait.
@@ -222,6 +233,21 @@ impl Admissions {
         for model in models {
             has_changed |= self.serve_line(&mut state, &model);
         }
+        drop(state);
+        if has_changed {
+            self.0.changes.send_replace(());
+        }
+    }
+
+    /// The slot of a request that was admitted.
+    pub(crate) fn slot(&self, model: &Arc<str>, in_flight: InFlight) -> Slot {
+        Slot { in_flight: Some(in_flight), admissions: self.clone(), model: Arc::clone(model) }
+    }
+
+    /// Hands a slot of the model on that is free.
+    fn slot_is_free(&self, model: &Arc<str>) {
+        let mut state = self.0.state.lock();
+        let has_changed = self.serve_line(&mut state, model);
         drop(state);
         if has_changed {
             self.0.changes.send_replace(());
@@ -383,6 +409,13 @@ impl Admissions {
 impl Entry {
     fn settle(self, outcome: Result<Endpoint, Refused>) {
         let _gone = self.outcome.send(Settled { outcome, job_id: self.job_id });
+    }
+}
+
+impl Drop for Slot {
+    fn drop(&mut self) {
+        drop(self.in_flight.take());
+        self.admissions.slot_is_free(&self.model);
     }
 }
 

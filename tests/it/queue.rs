@@ -340,6 +340,26 @@ async fn a_worker_that_dies_before_the_first_byte_costs_its_client_only_time() {
         assert_ne!(first["pid"], second["pid"]);
     }
 
+    // Where another worker is ready, it does not even wait for a load.
+    let loads_before = loads(&hive).await.len();
+    let other = hive.succeed(&json!({ "WorkerSpawn": { "model": MODEL, "worker": "scripted" } })).await;
+    script.set("m.held");
+    let asked_before = script.asked().len();
+    let url = format!("{}/v1/chat/completions", hive.url);
+    let answer = rbee_hive::spawn::detached(hive.client.post(url).json(&chat("elsewhere")).send());
+    asked(&script, asked_before + 1).await;
+    let lost = worker_that_is(&hive, "busy").await;
+    kill(&lost);
+    asked(&script, asked_before + 2).await;
+    script.clear("m.held");
+    let answer = soon("an answer", answer).await.expect("no panic").expect("an answer");
+    assert!(!answer.headers().contains_key("x-rbee-job-id"));
+    assert_eq!((answer.status().as_u16(), loads(&hive).await.len()), (200, loads_before));
+    assert!(
+        other["pid"].is_u64()
+            && answer.text().await.is_ok_and(|text| !text.contains(&lost["pid"].to_string()))
+    );
+
     // A request that costs two workers costs no third.
     script.set("m.held");
     let asked_before = script.asked().len();
@@ -387,7 +407,7 @@ async fn requests_load_no_model_where_the_settings_say_so() {
     let waiting = line_up(&hive.client, &hive, ["waits".to_owned()]).await.pop().expect("one");
     script.clear("m.loading");
     assert!(read_all(waiting.0).await.ends_with("data: [DONE]\n\n"));
-    assert_eq!(hive.job(&job).await["state"], "succeeded");
+    assert!(hive.stream(&job).await.ends_with("[DONE]\n\n"));
     hive.stop().await;
 }
 

@@ -63,16 +63,17 @@ impl Attempt {
     pub(super) async fn answer(mut self) -> Result<Begun, Refused> {
         let endpoint = self.worker().await?;
         let (pid, gone) = (endpoint.pid, endpoint.guard.gone());
-        let lost = match begin(&self.client, endpoint.into(), self.body.clone()).await {
-            Err(NoAnswer::WorkerLost(failure)) => failure,
-            answer => return answer.map_err(|invalid| Failure::from(invalid).into()),
-        };
+        let lost =
+            match begin(&self.client, Upstream::new(endpoint, &self.admissions), self.body.clone()).await {
+                Err(NoAnswer::WorkerLost(failure)) => failure,
+                answer => return answer.map_err(|invalid| Failure::from(invalid).into()),
+            };
         tracing::info!(pid, model = %self.asking.model, failure = %lost, "a request goes to another worker");
         // A worker that lives all the same may be asked again.
         let _is_known = tokio::time::timeout(END_LIMIT, gone).await;
         self.asking.preference.avoided = Some(pid);
         let Ok(other) = self.worker().await else { return Err(lost.into()) };
-        let answer = begin(&self.client, other.into(), self.body).await;
+        let answer = begin(&self.client, Upstream::new(other, &self.admissions), self.body).await;
         answer.map_err(|failed| Failure::from(failed).into())
     }
 

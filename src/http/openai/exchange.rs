@@ -10,6 +10,7 @@ use reqwest::{Client, Response, Url};
 
 use crate::client::Unreached;
 use crate::error::{Code, Failure};
+use crate::residency::Admissions;
 use crate::workers::Endpoint;
 
 /// A worker that serves the model.
@@ -31,11 +32,13 @@ pub(super) struct Upstream {
 /// What lives as long as an answer.
 pub(super) type Guard = Box<dyn Send + Sync>;
 
-impl From<Endpoint> for Upstream {
-    fn from(endpoint: Endpoint) -> Self {
-        let Endpoint { pid, url, secret, chat_route, guard, .. } = endpoint;
+impl Upstream {
+    /// The worker of an endpoint. Its slot is the next request's once the answer has ended.
+    pub(super) fn new(endpoint: Endpoint, admissions: &Admissions) -> Self {
+        let Endpoint { pid, url, secret, chat_route, model, guard } = endpoint;
         let (secret, unresponsive) = (secret.expose().to_owned(), guard.unresponsive());
-        Self { pid, url, path: chat_route, secret, unresponsive, guard: Box::new(guard) }
+        let guard = Box::new(admissions.slot(&model.into(), guard));
+        Self { pid, url, path: chat_route, secret, unresponsive, guard }
     }
 }
 

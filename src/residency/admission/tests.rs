@@ -107,6 +107,10 @@ async fn who_waits_gets_a_slot_in_turn_and_who_leaves_holds_up_nobody() {
     drop(first);
     assert_eq!(place(&hive.wait("a")), Some((2, 2)), "nobody overtakes");
     hive.admissions.dispatch();
+    let endpoint = soon(waits).await.outcome.unwrap();
+    // Who holds it as its slot hands it on without the owner.
+    let (slot, waits) = (hive.admissions.slot(&MODEL.into(), endpoint.guard), hive.wait("a"));
+    drop(slot);
     soon(waits).await.outcome.unwrap();
     assert_eq!(hive.waiting(), 0);
     drop((last, other, second));
