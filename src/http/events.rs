@@ -19,6 +19,7 @@ use crate::jobs::job::JobSummary;
 use crate::jobs::{JobFilter, OperationKind};
 use crate::models::Model;
 use crate::requests::Feed;
+use crate::residency::ResidencyView;
 use crate::text::{each_member, json};
 use crate::workers::Worker;
 use crate::workers::telemetry::Sample;
@@ -37,6 +38,7 @@ struct Snapshot<'a> {
     models: Vec<Model>,
     #[serde(serialize_with = "each_member")]
     workers: Vec<Worker>,
+    residency: ResidencyView,
 }
 
 /// The heartbeat, and each worker as in its `worker` events: whether a worker is busy and how much it has
@@ -130,6 +132,7 @@ impl Reader {
             // ModelList and HiveCheck report a disk that does not answer.
             models: self.app.list_models().await.unwrap_or_else(|_| self.app.known_models()),
             workers: self.app.workers.list(),
+            residency: self.app.residency.view().await,
         }
     }
 }

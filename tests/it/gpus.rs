@@ -52,6 +52,17 @@ impl Machine {
         pid
     }
 
+    /// The worker now holds nearly all of the first GPU.
+    pub(crate) async fn fill(&self, pid: u32) {
+        let full = BIG.replacen("24564 1000", "24564 24500", 1);
+        self.gpus.tell(&format!("{full}{SMALL}held 0 {pid} 23400\n"));
+        let get = json!({ "WorkerProcessGet": { "pid": pid } });
+        until("the worker's memory to be measured", async || {
+            (self.hive.succeed(&get).await["vram_bytes"] == 23_400 * MIB).then_some(())
+        })
+        .await;
+    }
+
     async fn first_heartbeat(&self) -> Value {
         let mut answer = self.hive.get("/v1/heartbeats/stream").await;
         let mut text = String::new();

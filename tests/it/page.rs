@@ -9,6 +9,7 @@ mod downloads;
 mod gpus;
 mod layout;
 mod proxy;
+mod residency;
 #[cfg(target_os = "linux")]
 mod types;
 

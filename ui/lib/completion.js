@@ -5,16 +5,23 @@ import { batches } from "./sse.js";
 
 /** @typedef {import("./conversations.js").Message} Message */
 
+/** What a request waits for, in words, and the job of the load.
+ * @typedef {{text: string, job: string}} Wait */
+
 /** Asks for a completion and adds its pieces to the message as they arrive.
  * @param {Record<string, any>} body the request, without what concerns streaming
  * @param {Message} message the answer, which grows
- * @param {{signal: AbortSignal, onPiece: () => void}} options */
-export async function complete(body, message, { signal, onPiece }) {
+ * @param {{signal: AbortSignal, onPiece: () => void, onWait: (wait: Wait) => void}} options */
+export async function complete(body, message, { signal, onPiece, onWait }) {
   const streamed = { ...body, stream: true, stream_options: { include_usage: true } };
-  const response = await request("POST", "/v1/chat/completions", { body: streamed, signal });
+  const headers = { "x-rbee-narrate": "1" };
+  const response = await request("POST", "/v1/chat/completions", { body: streamed, signal, headers });
+  const wait = { text: "", job: response.headers.get("x-rbee-job-id") ?? "" };
+  const onComment = (/** @type {string} */ comment) => onWait(Object.assign(wait, waitIn(comment)));
+  const stream = /** @type {ReadableStream<Uint8Array>} */ (response.body);
   const meter = new Meter();
   let hasEnd = false;
-  for await (const batch of batches(/** @type {ReadableStream<Uint8Array>} */ (response.body))) {
+  for await (const batch of batches(stream, onComment)) {
     for (const { data } of batch) {
       if (data === "[DONE]") hasEnd = true;
       else take(read(data), message, meter);
@@ -28,6 +35,13 @@ export async function complete(body, message, { signal, onPiece }) {
       hint: "try again; the log of the worker may say why",
     });
   }
+}
+
+/** What a comment of the stream says: `waiting: 3 of 8; loading 'x': 41 %, about 12 s; x-rbee-job-id: job-…`.
+ * @param {string} comment @returns {Partial<Wait>} */
+function waitIn(comment) {
+  const [, text = "", job] = /^waiting(?:: (.*?))?(?:; x-rbee-job-id: (\S+))?$/.exec(comment) ?? [];
+  return job ? { text, job } : { text };
 }
 
 /** @param {string} data */

@@ -190,6 +190,7 @@ const ICONS = /** @type {const} */ ({
   log: "M4 5h12M4 9h12M4 13h8",
   send: "M3 10 17 4l-4 13-3-5Z",
   gear: "M3 6h8m4 0h2M3 14h2m4 0h8M13 4v4M7 12v4",
+  gauge: "M4 15a7.500 7.500 0 1 1 12 0M10 11l3.500-4",
   up: "M10 16V5m-5 5 5-5 5 5",
 });
 

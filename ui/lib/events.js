@@ -89,6 +89,7 @@ function connect() {
   listen(own, "job", (data) => hive.applyJob(data));
   listen(own, "model", (data) => hive.applyModel(data));
   listen(own, "worker", (data) => hive.applyWorker(data));
+  listen(own, "residency", (data) => hive.applyResidency(data));
   listen(own, "telemetry", (data) => hive.applyTelemetry(data));
 }
 

@@ -105,7 +105,7 @@ export function progressText(progress) {
 }
 
 /** `model_download` -> `Model download`. @param {string} name */
-export function readable(name) {
-  const text = name.replaceAll("_", " ");
-  return text.charAt(0).toUpperCase() + text.slice(1);
-}
+export const readable = (name) => sentence(name.replaceAll("_", " "));
+
+/** A text that begins with a capital letter. @param {string} text */
+export const sentence = (text) => text.charAt(0).toUpperCase() + text.slice(1);

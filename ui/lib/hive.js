@@ -4,7 +4,8 @@
 /** @typedef {import("./types.js").Worker} Worker */
 /** @typedef {import("./types.js").Job} Job */
 /** @typedef {import("./types.js").Telemetry} Telemetry */
-/** @typedef {"models"|"workers"|"jobs"|"telemetry"|"connection"} Topic */
+/** @typedef {import("./types.js").Residency} Residency */
+/** @typedef {"models"|"workers"|"jobs"|"residency"|"telemetry"|"connection"} Topic */
 /** @typedef {object} Connection
  * @property {"connecting"|"live"|"lost"} state
  * @property {number} since
@@ -31,6 +32,8 @@ class Hive extends EventTarget {
   workers = new Map();
   /** @type {Map<string, Job>} */
   jobs = new Map();
+  /** What is in memory and what waits for room. @type {Residency|null} */
+  residency = null;
   /** @type {Telemetry|null} */
   telemetry = null;
   /** @type {Sample[]} */
@@ -72,9 +75,11 @@ class Hive extends EventTarget {
     ]);
     // Ended jobs that were loaded earlier stay; a running job that the snapshot lacks has ended.
     this.jobs = new Map([...[...this.jobs].filter(([, job]) => job.ended_at), ...acts]);
+    this.residency = snapshot.residency;
     this.changed("models");
     this.changed("workers");
     this.changed("jobs");
+    this.changed("residency");
   }
 
   /** @param {{change: string, job: Job, message?: string, progress?: import("./types.js").Progress}} news */
@@ -132,6 +137,14 @@ class Hive extends EventTarget {
     this.changed("workers");
   }
 
+  /** @param {Residency} residency */
+  applyResidency(residency) {
+    // An event has the memory only while a load asks for room.
+    const memory = residency.memory.length ? residency.memory : (this.residency?.memory ?? []);
+    this.residency = { ...residency, memory };
+    this.changed("residency");
+  }
+
   /** @param {Telemetry} telemetry */
   applyTelemetry(telemetry) {
     const at = Date.now();
@@ -167,9 +180,17 @@ class Hive extends EventTarget {
     this.changed("connection");
   }
 
-  /** The workers that serve a model or are starting. @param {string} id */
+  /** The workers that serve a model, or a variant of it, or are starting. @param {string} id */
   workersOf(id) {
-    return [...this.workers.values()].filter((worker) => worker.model === id && isAlive(worker));
+    return [...this.workers.values()].filter(
+      (worker) => this.modelOf(worker.model) === id && isAlive(worker),
+    );
+  }
+
+  /** The model of what is served, which may be a variant, `ID@NAME`. @param {string} served */
+  modelOf(served) {
+    const at = served.lastIndexOf("@");
+    return at < 1 || this.models.has(served) ? served : served.slice(0, at);
   }
 
   /** Whether a worker is ready to serve the model. @param {string} id */

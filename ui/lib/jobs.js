@@ -37,6 +37,18 @@ export function title({ operation, request }) {
       return "List workers";
     case "model_list":
       return "List models";
+    case "residency_get":
+      return "List what is in memory";
+    case "model_settings_get":
+      return `Look up the settings of ${id}`;
+    case "model_settings_set":
+      return `Set up ${id}`;
+    case "model_diagnose":
+      return `Find out why ${id || "a request"} is slow`;
+    case "memory_lease":
+      return `Lease ${bytes(request.bytes)} of memory`;
+    case "memory_release":
+      return "Give leased memory back";
     case "hive_check":
       return "Check the hive";
     default:

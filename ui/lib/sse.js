@@ -2,8 +2,9 @@
 
 /** The events of a body, one batch for each piece that arrives.
  * @param {ReadableStream<Uint8Array>} body
+ * @param {(comment: string) => void} [onComment]
  * @returns {AsyncGenerator<Array<{id: string, event: string, data: string}>>} */
-export async function* batches(body) {
+export async function* batches(body, onComment) {
   const reader = texts(body);
   let rest = "";
   try {
@@ -13,7 +14,7 @@ export async function* batches(body) {
       rest += value;
       const blocks = rest.split("\n\n");
       rest = blocks.pop() ?? "";
-      const events = blocks.map(parse).filter((event) => event.data !== "");
+      const events = blocks.map((block) => parse(block, onComment)).filter((event) => event.data !== "");
       if (events.length > 0) yield events;
     }
   } finally {
@@ -29,11 +30,12 @@ export function texts(body) {
   return body.pipeThrough(/** @type {any} */ (new TextDecoderStream())).getReader();
 }
 
-/** @param {string} block */
-function parse(block) {
+/** @param {string} block @param {(comment: string) => void} [onComment] */
+function parse(block, onComment) {
   const event = { id: "", event: "message", data: "" };
   for (const line of block.split("\n")) {
     const colon = line.indexOf(":");
+    if (colon === 0) onComment?.(line.slice(1).trim());
     const name = colon < 0 ? line : line.slice(0, colon);
     const value = colon < 0 ? "" : line.slice(line[colon + 1] === " " ? colon + 2 : colon + 1);
     if (name === "id") event.id = value;

@@ -45,6 +45,56 @@
  * @property {number|null} cached_tokens
  * @property {string|null} last_exit
  *
+ * @typedef {object} DeviceMemory
+ * @property {string} device
+ * @property {number|null} capacity_bytes
+ * @property {number|null} free_bytes
+ * @property {number} reserve_bytes
+ * @property {number} leased_bytes
+ *
+ * @typedef {object} Resident
+ * @property {number} pid
+ * @property {string} model
+ * @property {string} device
+ * @property {number} held_bytes
+ * @property {number} in_flight
+ * @property {number} slots
+ * @property {string|null} ready_at
+ * @property {string|null} last_used_at
+ * @property {"idle"|"until_needed"|"pinned"} keep
+ * @property {string|null} unload_at
+ * @property {string|null} draining why it is to go
+ * @property {boolean} outdated whether its settings have changed since it started
+ * @property {string} why
+ *
+ * @typedef {object} ResidentLoad
+ * @property {string} job_id
+ * @property {string} model
+ * @property {"submitted"|"waiting"|"loading"} state
+ * @property {string} since
+ * @property {string} because
+ * @property {string|null} waits_for
+ * @property {Progress|null} progress
+ * @property {number|null} eta_seconds
+ *
+ * @typedef {object} WaitingLine
+ * @property {string} model
+ * @property {number} waiting
+ * @property {string} oldest_since
+ * @property {string|null} job_id
+ * @property {Array<{caller: string, waiting: number}>} callers
+ *
+ * @typedef {{lease_id: string, device: string, bytes: number, state: "waiting"|"held", holder: string|null,
+ *   expires_at: string|null, restores: string[]}} Lease
+ *
+ * @typedef {object} Residency
+ * @property {DeviceMemory[]} memory
+ * @property {Resident[]} residents
+ * @property {ResidentLoad[]} loads
+ * @property {WaitingLine[]} queue
+ * @property {number} queue_limit
+ * @property {Lease[]} leases
+ *
  * @typedef {object} Progress
  * @property {number} done
  * @property {number|null} [total]
@@ -161,6 +211,40 @@
  * @property {number} slots
  * @property {Array<{pid: number, model: string, status: string, held_bytes: number}>} stoppable_workers
  * @property {Array<{pid: number, name: string|null, held_bytes: number}>} foreign_processes
+ * @property {Eviction[]} evictions the workers that would go to make room
+ * @property {string|null} waits_for
+ * @property {"measured"|"formula"} [source_of_estimate]
+ * @property {number|null} [formula_bytes]
+ * @property {number|null} [formula_error_bytes] how much more was measured than the formula says
+ * @property {Share[]} split where its layers would go; empty if all of it is on `device`
+ * @property {number|null} slowdown how many times as long a token takes as with all layers on a GPU
+ *
+ * @typedef {{device: string, layers: number, bytes: number}} Share
+ * @typedef {object} Eviction
+ * @property {number} pid
+ * @property {string} model
+ * @property {number} held_bytes
+ * @property {number|null} idle_seconds
+ * @property {string} reason
+ *
+ * @typedef {object} Times
+ * @property {number|null} queue_ms
+ * @property {number|null} load_ms
+ * @property {number|null} prompt_ms
+ * @property {number|null} generation_ms
+ * @property {number|null} other_ms
+ * @property {number} total_ms
+ * @property {number|null} time_to_first_token_ms
+ * @property {number|null} prompt_tokens
+ * @property {number|null} cached_tokens
+ * @property {number|null} completion_tokens
+ * @property {number|null} tokens_per_second
+ *
+ * @typedef {object} Diagnosis
+ * @property {number} requests
+ * @property {Times|null} times averages for one request
+ * @property {Array<{kind: string, share: number|null, message: string, advice: string}>} findings
+ * @property {string[]} unknown
  *
  * @typedef {object} Device
  * @property {string} id

@@ -1,16 +1,17 @@
 // The load dialog: device, context, and the memory that they need. The estimate is the dry run of the
 // load that the button starts.
 
-import { capabilities } from "../lib/api.js";
 import { h, icon } from "../lib/dom.js";
 import { bytes, count } from "../lib/format.js";
 import { doubtAbout } from "../lib/hive.js";
 import { PlanView } from "../lib/plan.js";
 import { link } from "../lib/view.js";
+import { choice, deviceChoices } from "./choices.js";
 import { closeDialog, dialogHead, openDialog } from "./dialog.js";
 import { field, onSubmit, onValue, select, tick } from "./fields.js";
 import { ended } from "./job-strip.js";
-import { button, retryBox, stack, waiting } from "./parts.js";
+import { estimate } from "./load-plan.js";
+import { button, retryBox, waiting } from "./parts.js";
 import { act } from "./toasts.js";
 
 /** @typedef {import("../lib/types.js").Model} Model */
@@ -20,11 +21,7 @@ import { act } from "./toasts.js";
 const PAUSE_MS = 300;
 /** Contexts with a button of their own, in tokens, besides the model's maximum. */
 const CONTEXTS = [2048, 8192, 32_768];
-const PARTS = /** @type {Record<string, string>} */ ({
-  weights: "Weights",
-  kv_cache: "Context",
-  overhead: "Overhead",
-});
+const AUTOMATIC = choice("auto", "Automatic");
 
 class LoadDialog extends PlanView {
   /** @type {Model} */
@@ -32,8 +29,8 @@ class LoadDialog extends PlanView {
   device = "auto";
   context = "";
   force = false;
-  /** @type {Array<[string, string]>} */
-  devices = [["auto", "Automatic"]];
+  /** @type {import("./fields.js").Choices} */
+  devices = [AUTOMATIC];
   /** @type {LoadPlan|null} */
   plan = null;
   /** The worker that is being stopped to make room. */
@@ -42,7 +39,7 @@ class LoadDialog extends PlanView {
   start() {
     deviceChoices().then(
       (devices) => {
-        this.devices = devices;
+        this.devices = [AUTOMATIC, ...devices];
         this.update();
       },
       () => {},
@@ -200,77 +197,7 @@ class LoadDialog extends PlanView {
 
   /** @param {LoadPlan} plan */
   #memory(plan) {
-    const { required_bytes: required, free_bytes: free, capacity_bytes: capacity } = plan;
-    const where = plan.device === "cpu" ? "main memory" : plan.device;
-    const isGood = plan.fits && !plan.obstacle;
-    const verdict = plan.obstacle
-      ? `Engine '${plan.engine}' cannot run it: ${plan.obstacle}`
-      : plan.fits
-        ? required === null || free === null
-          ? "The hive cannot tell whether it fits; it would try"
-          : `Fits: it needs ${bytes(required)}, and ${bytes(free)} are free`
-        : `Does not fit: it needs ${bytes(required)}, and ${bytes(free)} are free ` +
-          `(${bytes(plan.missing_bytes)} missing)`;
-    const total = capacity ?? free;
-    const used = total !== null && free !== null ? Math.max(0, total - free) : 0;
-    /** @type {(kind: string, name: string, size: number) => HTMLElement} */
-    const entry = (kind, name, size) =>
-      h(
-        "div",
-        null,
-        h("dt", null, h("span", { class: `swatch ${kind}`, "aria-hidden": "true" }), name),
-        h("dd", { class: "num" }, bytes(size)),
-      );
-    const fit = plan.fits ? "" : " over";
-    const added = plan.parts
-      .map(({ name, bytes: size }) => `${PARTS[name] ?? name} ${bytes(size)}`)
-      .join(", ");
-    return [
-      h(
-        "p",
-        { class: `verdict${isGood ? "" : " bad"}` },
-        icon(isGood ? "check" : "alert"),
-        h(
-          "span",
-          null,
-          h("strong", null, verdict),
-          plan.obstacle ? null : h("span", { class: "muted" }, `, ${where}`),
-        ),
-      ),
-      ...(total !== null && required !== null
-        ? [
-            stack(
-              [
-                { size: used, kind: "used" },
-                ...plan.parts.map((part) => ({ size: part.bytes, kind: `${part.name}${fit}` })),
-              ],
-              Math.max(total, used + required),
-              `${where}: ${bytes(used)} of ${bytes(total)} are used, and ${added} would be added`,
-            ),
-            h(
-              "dl",
-              { class: "legend" },
-              entry("used", "In use", used),
-              ...plan.parts.map((part) =>
-                entry(`${part.name}${fit}`, PARTS[part.name] ?? part.name, part.bytes),
-              ),
-              entry(
-                "free",
-                plan.fits ? "Left" : "Free",
-                plan.fits ? Math.max(0, (free ?? 0) - required) : (free ?? 0),
-              ),
-            ),
-          ]
-        : []),
-      h(
-        "p",
-        { class: "help" },
-        `${plan.engine} on ${plan.device}: ${plan.reason}. `,
-        `${count(plan.context_length)} tokens of context`,
-        plan.slots > 1 ? ` for each of ${plan.slots} requests at once.` : ".",
-      ),
-      plan.fits ? null : this.#room(plan),
-    ];
+    return [...estimate(plan), plan.fits ? null : this.#room(plan)];
   }
 
   /** The processes that use the memory. @param {LoadPlan} plan */
@@ -308,21 +235,6 @@ class LoadDialog extends PlanView {
       ),
     );
   }
-}
-
-/** The devices, by the names that operations accept. @returns {Promise<Array<[string, string]>>} */
-async function deviceChoices() {
-  const { devices, engines } = await capabilities();
-  const kinds = new Set(engines.flatMap((engine) => engine.devices));
-  /** @type {Array<[string, string]>} */
-  const choices = [["auto", "Automatic"]];
-  for (const device of devices) {
-    if (device.device_type === "cpu") choices.push(["cpu", `CPU: ${device.name}`]);
-    // Leaves out GPUs that no engine can use.
-    else if ([...kinds].some((kind) => kind !== "cpu"))
-      choices.push([device.id.replace(/^\D+/, ""), `${device.id}: ${device.name}`]);
-  }
-  return choices;
 }
 
 customElements.define("load-dialog", LoadDialog);

@@ -2,6 +2,7 @@
 
 import { h } from "../lib/dom.js";
 import { bytes, count, instant } from "../lib/format.js";
+import { hive } from "../lib/hive.js";
 import { accessTo } from "../lib/plan.js";
 import { link } from "../lib/view.js";
 import { chip, factList } from "./parts.js";
@@ -57,7 +58,7 @@ export function modelFacts(model, state = model.status) {
 export function workerFacts(worker) {
   return factList([
     ["Worker", h("a", { href: link("workers", worker.pid) }, `pid ${worker.pid}`)],
-    ["Model", h("a", { href: link("models", worker.model) }, worker.model)],
+    ["Model", h("a", { href: link("models", hive.modelOf(worker.model)) }, worker.model)],
     ["State", chip(worker.status)],
     ["Device", worker.device],
     ["Engine", worker.engine],

@@ -5,13 +5,12 @@ import { h, icon } from "../lib/dom.js";
 import { bytes } from "../lib/format.js";
 import { doubtNote, hive } from "../lib/hive.js";
 import { View } from "../lib/view.js";
+import { choice, engineChoices } from "./choices.js";
 import { closeDialog, dialogHead, openDialog } from "./dialog.js";
 import { field, onSubmit, onValue, select } from "./fields.js";
 import { button } from "./parts.js";
 import { act } from "./toasts.js";
 
-/** A choice of a list. @param {string} value @param {string} label */
-const choice = (value, label) => /** @type {const} */ ([value, label]);
 const AUTOMATIC = choice("auto", "Automatic: the GPU with the most free memory");
 
 class SpawnDialog extends View {
@@ -22,22 +21,17 @@ class SpawnDialog extends View {
   device = "auto";
   context = "";
   slots = "";
+  /** @type {import("./fields.js").Choices} */
   kinds = [choice("cpu", "cpu")];
   /** The kinds of devices that each engine uses. @type {Map<string, string[]>} */
   engines = new Map();
 
   start() {
-    capabilities().then(
-      ({ engines }) => {
-        const kinds = [...new Set(engines.flatMap((engine) => engine.devices))].map((kind) =>
-          choice(kind, `Any engine on ${kind}`),
-        );
-        this.kinds = [
-          ...kinds,
-          ...engines.map(({ name, about }) => choice(name, [name, about].filter(Boolean).join(": "))),
-        ];
+    Promise.all([capabilities(), engineChoices()]).then(
+      ([{ engines }, kinds]) => {
+        this.kinds = kinds;
         this.engines = new Map(engines.map((engine) => [engine.name, engine.devices]));
-        this.worker = this.kinds[0]?.[0] ?? "cpu";
+        this.worker = kinds[0]?.[0] ?? "cpu";
         this.update();
       },
       () => {},

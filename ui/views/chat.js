@@ -1,27 +1,30 @@
 // The chat with a model. `lib/conversations.js` keeps the conversations, `lib/completion.js` streams the
 // answers.
 
-import { Problem, run } from "../lib/api.js";
+import { Problem } from "../lib/api.js";
 import { complete } from "../lib/completion.js";
 import { Conversations } from "../lib/conversations.js";
 import { h, icon, kept } from "../lib/dom.js";
 import { ago, bytes, elapsed } from "../lib/format.js";
-import { doubtNote, hive } from "../lib/hive.js";
+import { doubtNote, hive, isServing } from "../lib/hive.js";
 import { live } from "../lib/live.js";
 import { recall, remember } from "../lib/storage.js";
-import { View, route } from "../lib/view.js";
+import { View, link, route } from "../lib/view.js";
 import { DEFAULTS, parameters, settingsOf } from "../parts/chat-settings.js";
 import { messageOf } from "../parts/message.js";
-import { jobStrip } from "../parts/job-strip.js";
-import { button, empty, failureBox, retryBox, waiting } from "../parts/parts.js";
+import { select } from "../parts/fields.js";
+import { openLoad } from "../parts/load-dialog.js";
+import { button, empty, failureBox, progressBar, waiting } from "../parts/parts.js";
 import { openDownload } from "../parts/download-dialog.js";
 import { showNote } from "../parts/toasts.js";
 
 /** @typedef {import("../lib/conversations.js").Message} Message */
 /** @typedef {import("../lib/conversations.js").Conversation} Conversation */
 /** @typedef {import("../parts/chat-settings.js").Settings} Settings */
-/** The load or answer in progress.
- * @typedef {{stop: AbortController, what: "load"|"answer", since: number, job: string}} Busy */
+/** The answer in progress, and what it waits for.
+ * @typedef {{stop: AbortController, since: number, wait: import("../lib/completion.js").Wait|null}} Busy */
+/** What can be asked: a model, or a variant of one.
+ * @typedef {{id: string, isServed: boolean, label: string}} Choice */
 
 /** Example messages. */
 const OPENINGS = ["Who are you?", "What is a GGUF file?", "Write a haiku about bees"];
@@ -40,6 +43,10 @@ class Chat extends View {
   settings = { ...DEFAULTS, ...recall("chat.settings", {}) };
   draft = recall("chat.draft", "");
   showSettings = false;
+  /** @type {Choice[]} */
+  choices = [];
+  /** @type {Choice|undefined} */
+  chosen;
   /** @type {Busy|null} */
   busy = null;
   /** @type {Problem|null} */
@@ -73,47 +80,64 @@ class Chat extends View {
     this.update();
   }
 
-  /** The chosen model, else a loaded one, else the first one. */
-  get model() {
-    const models = this.#models();
-    const known = models.find(({ id }) => id === this.now.model);
-    return (known ?? models.find(({ id }) => hive.isServed(id)) ?? models[0])?.id ?? "";
+  /** Finds what can be asked, what is loaded first, and which of it is chosen: else a loaded one, else the
+   * first one. */
+  #look() {
+    const workers = [...hive.workers.values()].filter(isServing);
+    const served = new Set(workers.map(({ model }) => model));
+    const models = hive.loadableModels();
+    const known = new Set(models.map(({ id }) => id));
+    const isVariant = (/** @type {string} */ id) => !known.has(id) && known.has(hive.modelOf(id));
+    const variants = new Set([...served, this.now.model].filter(isVariant));
+    /** @type {(id: string, size: string) => Choice} */
+    const choice = (id, size) => {
+      const isServed = served.has(id);
+      return { id, isServed, label: `${id} · ${isServed ? "loaded" : `${size}not loaded`}` };
+    };
+    this.choices = [
+      ...[...variants].map((id) => choice(id, "")),
+      ...models.map((model) => {
+        const { id, label, isServed } = choice(model.id, `${bytes(model.size_bytes)}, `);
+        return { id, isServed, label: isServed ? label : label + doubtNote(model) };
+      }),
+    ].sort((a, b) => Number(b.isServed) - Number(a.isServed));
+    this.chosen = this.choices.find(({ id }) => id === this.now.model) ?? this.choices[0];
   }
 
-  #models() {
-    const byUse = (/** @type {string} */ id) => Number(!hive.isServed(id));
-    return hive.loadableModels().sort((a, b) => byUse(a.id) - byUse(b.id));
+  /** The id of what is chosen. */
+  get model() {
+    return this.chosen?.id ?? "";
   }
 
   draw() {
-    const models = this.#models();
+    this.#look();
+    const hasModels = this.choices.length > 0;
     return h(
       "div",
       { class: "chat" },
-      this.#head(models),
+      this.#head(),
       this.showSettings ? parameters(this.settings, () => remember("chat.settings", this.settings)) : null,
-      this.#talk(models),
-      this.#composer(models.length > 0),
+      this.#talk(),
+      this.#composer(hasModels),
       h(
         "p",
         { class: "help composer-help" },
-        this.busy?.what === "answer"
-          ? [`Answering for `, live(since(this.busy))]
+        this.busy
+          ? [this.busy.wait ? "Waiting for " : "Answering for ", live(since(this.busy))]
           : "Enter sends, Shift+Enter starts a new line",
       ),
       h("p", { class: "visually-hidden", role: "status", "aria-live": "polite" }, this.announced),
     );
   }
 
-  /** @param {import("../lib/types.js").Model[]} models */
-  #head(models) {
+  #head() {
     const { now, busy, conversations } = this;
     const locked = busy !== null;
     return h(
       "div",
       { class: "page-head" },
       h("h1", null, "Chat"),
-      this.#modelList(models),
+      this.#modelList(),
       h(
         "div",
         { class: "actions" },
@@ -142,59 +166,36 @@ class Chat extends View {
     );
   }
 
-  /** @param {import("../lib/types.js").Model[]} models */
-  #modelList(models) {
-    if (models.length === 0) {
+  #modelList() {
+    const { choices, model, busy } = this;
+    if (choices.length === 0) {
       const text = hive.hasSnapshot ? "No model yet" : "Waiting for the models";
       const props = { "aria-label": "Model", class: "grow-select", disabled: true, key: "none" };
       return h("select", props, h("option", null, text));
     }
-    const { model, busy } = this;
-    const labels = models.map((model) => {
-      const { id, size_bytes: size } = model;
-      return `${id} · ${hive.isServed(id) ? "loaded" : `${bytes(size)}, not loaded${doubtNote(model)}`}`;
-    });
-    return kept("models", [model, busy !== null, labels.join("\n")], () =>
-      h(
-        "select",
-        {
-          "aria-label": "Model",
-          class: "grow-select",
-          ".value": model,
-          disabled: busy !== null,
-          onchange: (/** @type {any} */ event) => this.#choose(event.target.value),
-        },
-        ...models.map(({ id }, at) => h("option", { value: id, selected: id === model }, labels[at])),
-      ),
+    const list = choices.map(({ id, label }) => /** @type {const} */ ([id, label]));
+    const props = { "aria-label": "Model", class: "grow-select", disabled: busy !== null };
+    return kept("models", [model, busy !== null, list.join("\n")], () =>
+      select(props, list, model, (id) => this.#choose(id)),
     );
   }
 
   #history() {
     const { now, busy, conversations } = this;
     const all = conversations.all.includes(now) ? conversations.all : [now, ...conversations.all];
-    const labels = all.map(({ at, messages: [first] }) =>
-      first ? `${excerpt(first.text)} · ${ago(at)}` : "New conversation",
-    );
-    return kept("history", [now.id, busy !== null, labels.join("\n")], () =>
-      h(
-        "select",
-        {
-          "aria-label": "Conversation",
-          class: "history",
-          ".value": now.id,
-          disabled: busy !== null,
-          onchange: (/** @type {any} */ event) => this.#open(event.target.value),
-        },
-        ...all.map(({ id }, at) => h("option", { value: id, selected: id === now.id }, labels[at])),
-      ),
+    const label = (/** @type {Conversation} */ { at, messages: [first] }) =>
+      first ? `${excerpt(first.text)} · ${ago(at)}` : "New conversation";
+    const list = all.map((each) => /** @type {const} */ ([each.id, label(each)]));
+    const props = { "aria-label": "Conversation", class: "history", disabled: busy !== null };
+    return kept("history", [now.id, busy !== null, list.join("\n")], () =>
+      select(props, list, now.id, (id) => this.#open(id)),
     );
   }
 
-  /** @param {import("../lib/types.js").Model[]} models */
-  #talk(models) {
+  #talk() {
     const { now, busy, problem, model } = this;
     const last = now.messages.at(-1);
-    const isUnanswered = last?.role === "user" && !busy && !problem && models.length > 0;
+    const isUnanswered = last?.role === "user" && !busy && !problem && this.choices.length > 0;
     return h(
       "div",
       {
@@ -206,17 +207,10 @@ class Chat extends View {
         onscroll: (/** @type {any} */ { target }) =>
           (this.#atEnd = target.scrollHeight - target.scrollTop - target.clientHeight < 40),
       },
-      this.#opening(models),
+      this.#opening(),
       ...now.messages.map((message, at) => this.#message(message, at)),
-      busy?.what === "load" ? loading(busy) : null,
-      busy?.what === "answer" && last?.role === "assistant" && isBare(last)
-        ? waiting(
-            `Waiting for the first word of ${model}`,
-            busy.since,
-            button("Stop", () => this.#stop(), { class: "small" }),
-          )
-        : null,
-      retryBox(problem, () => this.#answer()),
+      busy && last?.role === "assistant" && isBare(last) ? this.#waiting(busy) : null,
+      problem ? this.#failed(problem) : null,
       // A message whose answer failed can be sent again, to another model too.
       isUnanswered
         ? h(
@@ -229,11 +223,42 @@ class Chat extends View {
     );
   }
 
-  /** @param {import("../lib/types.js").Model[]} models */
-  #opening(models) {
-    const { model } = this;
+  /** What the answer waits for: its place in the queue, and how far the load is. @param {Busy} busy */
+  #waiting({ since, wait }) {
+    const job = wait?.job ? hive.jobs.get(wait.job) : undefined;
+    const stop = button("Stop", () => this.#stop(), { class: "small" });
+    return h(
+      "div",
+      { class: wait ? "card wait" : "wait" },
+      waiting(
+        wait ? `Waiting for ${this.model}` : `Waiting for the first word of ${this.model}`,
+        since,
+        stop,
+      ),
+      wait?.text ? h("p", { class: "muted num" }, `Place ${wait.text}`) : null,
+      job?.progress && !job.ended_at ? progressBar(job.progress, `Progress of the load`) : null,
+      job
+        ? h("a", { class: "small-text muted", href: link("jobs", job.job_id) }, "The job of the load")
+        : null,
+    );
+  }
+
+  /** @param {Problem} problem */
+  #failed(problem) {
+    const model = hive.models.get(hive.modelOf(this.model));
+    // A hive may be set not to load what requests ask for.
+    const load =
+      problem.code === "model_not_loaded" && model
+        ? button("Load it", () => openLoad(model), {}, icon("play"))
+        : null;
+    const again = button("Try again", () => this.#answer());
+    return failureBox(problem, again, load);
+  }
+
+  #opening() {
+    const { chosen } = this;
     if (!hive.hasSnapshot) return waiting("Waiting for the hive's list of models", hive.connection.since);
-    if (models.length === 0) {
+    if (!chosen) {
       return empty(
         "No model to chat with yet",
         "The chat needs a model: any GGUF file of a chat model.",
@@ -244,10 +269,10 @@ class Chat extends View {
     const open = (/** @type {string} */ text) =>
       button(text, () => ((this.draft = text), this.#send()), { class: "small" });
     return empty(
-      hive.isServed(model) ? "Send a message" : "Send a message; the model is loaded first",
+      chosen.isServed ? "Send a message" : "Send a message; the model is loaded first",
       [
         "It goes only to ",
-        h("strong", null, model),
+        h("strong", null, chosen.id),
         " on this machine. The conversation stays in this browser.",
       ],
       ...OPENINGS.map(open),
@@ -257,7 +282,7 @@ class Chat extends View {
   /** @param {Message} message @param {number} at */
   #message(message, at) {
     const isLast = at === this.now.messages.length - 1;
-    const isGrowing = isLast && this.busy?.what === "answer";
+    const isGrowing = isLast && this.busy !== null;
     const again = isLast && !this.busy ? () => this.#answer() : null;
     // Its fields change in place while it grows.
     const shows = [message.role, message.text, message.reasoning, JSON.stringify(message.calls)];
@@ -310,7 +335,7 @@ class Chat extends View {
             {
               type: "button",
               class: "primary icon",
-              "aria-label": busy.what === "load" ? "Stop loading" : "Stop",
+              "aria-label": "Stop",
               onclick: () => this.#stop(),
             },
             icon("stop"),
@@ -369,23 +394,29 @@ class Chat extends View {
     this.announced = "";
     now.model = model;
     this.conversations.touch(now);
+    const body = request(now, this.settings);
+    messages.push(answer);
+    /** @type {Busy} */
+    const busy = (this.busy = { stop, since: Date.now(), wait: null });
+    this.#save();
+    this.update();
     try {
-      if (!hive.isServed(model)) await this.#load(model, stop);
-      const body = request(now, this.settings);
-      messages.push(answer);
-      this.busy = { stop, what: "answer", since: Date.now(), job: "" };
-      this.#save();
-      this.update();
-      await complete(body, answer, { signal: stop.signal, onPiece: () => this.#grown() });
+      await complete(body, answer, {
+        signal: stop.signal,
+        onPiece: () => this.#grown(),
+        onWait: (wait) => {
+          busy.wait = wait.text || wait.job ? wait : null;
+          this.update();
+        },
+      });
       this.announced = `${model} has answered. ${answer.text.slice(0, MOST_ANNOUNCED)}`;
     } catch (error) {
       if (stop.signal.aborted) answer.stopped = true;
       else answer.broken = true;
-      // A load that could not be cancelled goes on.
-      if (answer.broken || error instanceof Problem) this.problem = Problem.of(error);
+      if (answer.broken) this.problem = Problem.of(error);
     }
     if ((answer.stopped || answer.broken) && isBare(answer)) {
-      if (messages.includes(answer)) messages.pop();
+      messages.pop();
       if (before) messages.push(before);
     }
     this.busy = null;
@@ -395,22 +426,8 @@ class Chat extends View {
     if (this.isConnected && document.activeElement === document.body) draft?.focus();
   }
 
-  /** Loads the model and shows the job in the conversation. Follows the job itself: the events of the hive do
-   * not come while the page is hidden. @param {string} model @param {AbortController} stop */
-  async #load(model, stop) {
-    const busy = (this.busy = { stop, what: /** @type {const} */ ("load"), since: Date.now(), job: "" });
-    this.#save();
-    this.update();
-    const onJob = (/** @type {string} */ job) => {
-      busy.job = job;
-      this.update();
-    };
-    const { signal } = stop;
-    await run({ ModelLoad: { id: model } }, { signal, cancels: true, onJob });
-    signal.throwIfAborted();
-  }
-
   #grown() {
+    if (this.busy) this.busy.wait = null;
     this.update();
     if (Date.now() - this.#saved > SAVE_MS) this.#save();
   }
@@ -471,16 +488,6 @@ function request({ model, messages }, settings) {
 
 /** Whether an answer has nothing to show yet. @param {Message} answer */
 const isBare = ({ text, reasoning, calls }) => !text && !reasoning && !calls;
-
-/** @param {Busy} busy */
-function loading(busy) {
-  return h(
-    "div",
-    { class: "card", role: "status" },
-    h("p", { class: "muted" }, "The model is loading. Your message is sent once it is loaded."),
-    busy.job ? jobStrip(busy.job) : waiting("Waiting for the hive to accept the job", busy.since),
-  );
-}
 
 /** @param {Busy} busy */
 const since = (busy) => () => elapsed(busy.since);

@@ -9,6 +9,7 @@ import { isPartial } from "../lib/sources.js";
 import { recall, remember } from "../lib/storage.js";
 import { ListView, link, route } from "../lib/view.js";
 import { openDelete } from "../parts/delete-dialog.js";
+import { openDiagnosis } from "../parts/diagnosis-dialog.js";
 import { openDownload } from "../parts/download-dialog.js";
 import { openLoad } from "../parts/load-dialog.js";
 import "../parts/downloads.js";
@@ -232,13 +233,16 @@ class Models extends ListView {
       h(
         "div",
         { class: "actions" },
-        workers.some(isServing)
+        isLoadable(model) || workers.some(isServing)
           ? h("a", { class: "button primary", href: link("chat", id) }, icon("chat"), h("span", null, "Chat"))
           : null,
         workers.length === 0 && isLoadable(model)
-          ? button("Load", () => openLoad(model), { class: "primary" }, icon("play"))
+          ? button("Load", () => openLoad(model), {}, icon("play"))
           : null,
         workers.length ? button("Unload", () => act({ ModelUnload: { id } }), {}, icon("stop")) : null,
+        workers.some(isServing)
+          ? button("Why is it slow?", () => openDiagnosis(id), {}, icon("gauge"))
+          : null,
         button("Delete", () => openDelete(model), {}, icon("trash")),
       ),
       modelFacts(model, stateOf(model)),
@@ -308,16 +312,13 @@ function keptRow(model, chosen) {
 /** @param {Model} model @param {string} state @param {boolean} hasWorkers */
 function rowActions(model, state, hasWorkers) {
   const named = (/** @type {string} */ verb) => ({ class: "small", "aria-label": `${verb} ${model.name}` });
-  if (state === "loaded") {
-    const chat = { class: "button small", href: link("chat", model.id) };
-    return [
-      h("a", { ...chat, "aria-label": `Chat with ${model.name}` }, "Chat"),
-      button("Unload", () => act({ ModelUnload: { id: model.id } }), named("Unload")),
-    ];
-  }
+  const chat = { class: "button small", href: link("chat", model.id) };
+  const asks = h("a", { ...chat, "aria-label": `Chat with ${model.name}` }, "Chat");
+  if (state === "loaded")
+    return [asks, button("Unload", () => act({ ModelUnload: { id: model.id } }), named("Unload"))];
   if (isLoadable(model)) {
     const label = hasWorkers ? "Starting" : "Load";
-    return button(label, () => openLoad(model), { ...named("Load"), disabled: hasWorkers });
+    return [asks, button(label, () => openLoad(model), { ...named("Load"), disabled: hasWorkers })];
   }
   // What cannot be read, or is still being copied, may be as good as ever.
   if (model.status !== "corrupt") return null;

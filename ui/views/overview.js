@@ -3,8 +3,9 @@
 import { Problem, run } from "../lib/api.js";
 import { h, icon } from "../lib/dom.js";
 import { ago, bytes, duration, elapsed } from "../lib/format.js";
-import { HISTORY, doubtAbout, hive, isAlive, isServing } from "../lib/hive.js";
+import { HISTORY, doubtAbout, hive, isServing } from "../lib/hive.js";
 import { isReadOnly, stateWord, title } from "../lib/jobs.js";
+import { at } from "../lib/place.js";
 import { recall, remember } from "../lib/storage.js";
 import { View, link } from "../lib/view.js";
 import { openDownload } from "../parts/download-dialog.js";
@@ -12,6 +13,7 @@ import { openLoad } from "../parts/load-dialog.js";
 import { graph } from "../parts/graph.js";
 import { jobStrip } from "../parts/job-strip.js";
 import { button, chip, retryBox, waiting } from "../parts/parts.js";
+import { memoryCard, waitingCard } from "../parts/residency.js";
 import { checks } from "../parts/result.js";
 
 /** A report older than this, in milliseconds, is replaced when the page opens. */
@@ -25,7 +27,7 @@ let checked = null;
 
 class Overview extends View {
   /** @type {import("../lib/hive.js").Topic[]} */
-  static topics = ["models", "workers", "jobs", "telemetry", "connection"];
+  static topics = ["models", "workers", "jobs", "residency", "telemetry", "connection"];
   static tick = 1000;
   /** @type {number} */
   checking = 0;
@@ -92,8 +94,8 @@ class Overview extends View {
         ? h(
             "div",
             { class: "columns" },
-            h("div", null, this.#next(), this.#running()),
-            h("div", null, this.#workers(), this.#problems()),
+            h("div", null, this.#next(), waitingCard(), this.#running()),
+            h("div", null, memoryCard(), this.#problems()),
           )
         : waiting("Waiting for the hive", hive.asked),
     ];
@@ -193,15 +195,29 @@ class Overview extends View {
         button("Download a model", () => openDownload(), { class: "primary" }, icon("download")),
       ],
       [
-        "Load it",
+        "Chat with it",
         small
-          ? `A worker reads ${small.name} (${bytes(small.size_bytes)}) into memory. ${doubtAbout(small)}`
-          : "A worker process reads it into memory.",
+          ? `The first message loads ${small.name} (${bytes(small.size_bytes)}) into memory. ${doubtAbout(small)}`
+          : "The first message loads it into memory.",
         small
-          ? button(`Load ${small.name}`, () => openLoad(small), { class: "primary" }, icon("play"))
+          ? h(
+              "div",
+              { class: "actions" },
+              h(
+                "a",
+                { class: "button primary", href: link("chat", small.id) },
+                icon("chat"),
+                h("span", null, `Chat with ${small.name}`),
+              ),
+              button(`Load ${small.name}`, () => openLoad(small), {}, icon("play")),
+            )
           : null,
       ],
-      ["Chat with it", "In the chat of this page, or with any client of the OpenAI API.", null],
+      [
+        "Use it elsewhere",
+        `Any client of the OpenAI API can ask for it, at ${location.origin}${at("/v1")}.`,
+        null,
+      ],
     ];
     return h(
       "section",
@@ -240,7 +256,9 @@ class Overview extends View {
   }
 
   #running() {
-    const running = hive.runningJobs();
+    // Loads have a place of their own.
+    const loads = new Set(hive.residency?.loads.map(({ job_id }) => job_id));
+    const running = hive.runningJobs().filter(({ job_id }) => !loads.has(job_id));
     const recent = hive
       .jobList()
       .filter((job) => job.ended_at && !isReadOnly(job))
@@ -276,45 +294,6 @@ class Overview extends View {
               { class: "muted" },
               "No job has run yet. Every action becomes a job with a message for each step.",
             ),
-    );
-  }
-
-  #workers() {
-    const workers = [...hive.workers.values()];
-    return h(
-      "section",
-      { class: "card", "aria-labelledby": "workers-title" },
-      h(
-        "div",
-        { class: "card-head" },
-        h(
-          "h2",
-          { id: "workers-title" },
-          `Workers${workers.length ? ` (${workers.filter(isAlive).length})` : ""}`,
-        ),
-        h("a", { href: "#/workers" }, "All workers"),
-      ),
-      workers.length
-        ? h(
-            "ul",
-            { class: "lines" },
-            ...workers.map((worker) =>
-              h(
-                "li",
-                { key: worker.worker_id },
-                h("a", { href: link("workers", worker.pid), class: "grow" }, worker.model),
-                h(
-                  "span",
-                  { class: "muted num" },
-                  worker.device,
-                  isAlive(worker) ? ` · ${Math.round(worker.cpu_percent)} %` : "",
-                  isAlive(worker) && worker.rss_bytes ? ` · ${bytes(worker.rss_bytes)}` : "",
-                ),
-                chip(worker.status),
-              ),
-            ),
-          )
-        : h("p", { class: "muted" }, "No worker is running. Loading a model starts one."),
     );
   }
 

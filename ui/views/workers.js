@@ -7,6 +7,7 @@ import { HISTORY, hive, isAlive, isLoadable, isServing } from "../lib/hive.js";
 import { whileSeen } from "../lib/sight.js";
 import { texts } from "../lib/sse.js";
 import { View, link, route } from "../lib/view.js";
+import { openDiagnosis } from "../parts/diagnosis-dialog.js";
 import { openSpawn } from "../parts/spawn-dialog.js";
 import { graph } from "../parts/graph.js";
 import { logControls, logList } from "../parts/log-controls.js";
@@ -88,7 +89,7 @@ class Workers extends View {
       h(
         "div",
         { class: "card-head" },
-        h("h2", null, h("a", { href: link("models", worker.model) }, worker.model)),
+        h("h2", null, h("a", { href: link("models", hive.modelOf(worker.model)) }, worker.model)),
         chip(worker.status),
       ),
       h(
@@ -125,14 +126,8 @@ class Workers extends View {
             fact("CPU", `${Math.round(worker.cpu_percent)} %`),
             fact("Memory", worker.rss_bytes ? bytes(worker.rss_bytes) : "–"),
             worker.vram_bytes ? fact("VRAM", bytes(worker.vram_bytes)) : null,
-            fact(
-              "Tokens/s",
-              isServing(worker) && rate !== null
-                ? rate > 0 && rate < 10
-                  ? rate.toFixed(1)
-                  : String(Math.round(rate))
-                : "–",
-            ),
+            fact("Tokens/s", isServing(worker) && rate !== null ? perSecond(rate) : "–"),
+            ...measured(worker).map(([name, value]) => fact(name, value)),
             fact("Uptime", roughly(worker.uptime_seconds)),
             fact("Tokens", count(worker.tokens_generated)),
             fact("Requests", count(worker.requests)),
@@ -185,6 +180,14 @@ class Workers extends View {
               h("span", null, "Chat"),
             )
           : null,
+        alive
+          ? button(
+              "Why is it slow?",
+              () => openDiagnosis(hive.modelOf(worker.model)),
+              { class: "small" },
+              icon("gauge"),
+            )
+          : null,
         worker.status === "crashed"
           ? button(
               "Start again",
@@ -202,6 +205,23 @@ class Workers extends View {
       ),
     );
   }
+}
+
+/** @param {number} rate */
+const perSecond = (rate) => (rate > 0 && rate < 10 ? rate.toFixed(1) : String(Math.round(rate)));
+
+/** What its last answers took, as far as they tell. @param {Worker} worker
+ * @returns {Array<[string, string]>} */
+function measured(worker) {
+  const { queue_ms: wait, time_to_first_token_ms: first, tokens_per_second: rate } = worker;
+  const { prompt_tokens: prompt, cached_tokens: cached } = worker;
+  /** @type {Array<[string, string]>} */
+  const facts = [];
+  if (wait !== null && wait >= 1) facts.push(["In the queue", duration(wait / 1000)]);
+  if (first !== null) facts.push(["First token", duration(first / 1000)]);
+  if (rate !== null) facts.push(["Per answer", `${perSecond(rate)}/s`]);
+  if (prompt && cached !== null) facts.push(["From cache", `${Math.round((100 * cached) / prompt)} %`]);
+  return facts;
 }
 
 /** The most lines of a log that the page keeps. */

@@ -1,13 +1,11 @@
 //! The chat: answers that fail, break off or have no text, and conversations that stay.
 
-use futures::FutureExt;
-use rbee_hive::config::Faults;
 use serde_json::{Value, json};
 
 use super::connection::hide;
 use super::controls::choose;
 use super::{ENTER, capture, check_console, has_toast, record_toasts};
-use crate::support::{Browser, Relay, TestHive, write_model};
+use crate::support::{Browser, TestHive, write_model};
 
 /// Answers the page's requests for completions with the bodies in `replies`, in turn, and keeps what
 /// was asked in `asked`.
@@ -242,37 +240,6 @@ async fn a_message_that_waits_for_a_load_is_sent_in_a_hidden_tab_too() {
     browser.until("the answer", &format!("{kept} === 'Hello / Hello from a small model.'")).await;
     browser.run(&hide(false)).await;
     browser.shows(".message.assistant", "Hello from a small model.").await;
-    check_console(&browser).await;
-    drop(browser);
-    hive.stop().await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn stop_cancels_the_load_that_a_message_waits_for() {
-    let Some(browser) = Browser::start().await else { return };
-    let faults = Faults::new(|operation| match operation {
-        "model_load" => std::future::pending().boxed(),
-        _ => std::future::ready(Ok(())).boxed(),
-    });
-    let hive = TestHive::start_with(|config| config.faults = faults).await;
-    write_model(&hive.models_dir(), "tiny");
-    let relay = Relay::to(&hive.url).await;
-    browser.open(&format!("{}/#/chat", relay.url)).await;
-    browser.shows("main", "the model is loaded first").await;
-    send(&browser, "Hello").await;
-    browser.shows(".talk .strip", "Load tiny").await;
-    browser.click(".composer", "Stop loading").await;
-    browser.shows(".talk", "Ask tiny").await;
-    // Before the hive has named the job.
-    relay.silence();
-    browser.click(".talk", "Ask tiny").await;
-    browser.shows(".talk", "Waiting for the hive to accept the job").await;
-    browser.click(".composer", "Stop loading").await;
-    relay.mend();
-    browser.shows(".talk", "Ask tiny").await;
-    let jobs: Value = hive.get("/v1/jobs?operation=model_load").await.json().await.expect("JSON");
-    let states: Vec<_> = jobs["jobs"].as_array().expect("jobs").iter().map(|job| &job["state"]).collect();
-    assert_eq!(states, ["cancelled", "cancelled"]);
     check_console(&browser).await;
     drop(browser);
     hive.stop().await;

@@ -17,6 +17,22 @@ const TOASTS: &str = "const done = arguments[0];\
     import(new URL('parts/toasts.js', document.querySelector('script').src)).then(({showNote, showProblem}) => {\
         showNote('A note of a moderate length'); showProblem(new Error('z'.repeat(200))); done(true); });";
 
+/// Shows loads, requests that wait and leases of models of these names, until the page is left.
+const RESIDENCY: &str = "const [names, done] = arguments;\
+    import(new URL('lib/hive.js', document.querySelector('script').src)).then(({hive}) => {\
+        const at = new Date(Date.now() - 60_000).toISOString();\
+        const load = (model, state) => ({job_id: `job-${state}`, model, state, since: at, because: `12 requests of ${model} wait for it`,\
+            waits_for: `worker 1 of ${model} to finish`, progress: {done: 1e9, total: 4e9, unit: 'bytes', rate_per_second: 1e8, eta_seconds: 30}, eta_seconds: 30});\
+        const line = (model) => ({model, waiting: 900, oldest_since: at, job_id: null, callers: [{caller: model.slice(0, 60), waiting: 899}, {caller: '127.0.0.1', waiting: 1}]});\
+        const lease = (holder, state) => ({lease_id: state, device: 'cuda:0', bytes: 6e9, state, holder, expires_at: state === 'held' ? at : null, restores: names});\
+        const memory = ['cuda:0', 'cpu'].map((device) => ({device, capacity_bytes: 24e9, free_bytes: 11e9, reserve_bytes: 1e9, leased_bytes: 6e9}));\
+        const resident = {device: 'cuda:0', held_bytes: 5e9, in_flight: 1, slots: 4, ready_at: at, last_used_at: at, keep: 'idle', unload_at: at, draining: 'for model x', outdated: true, why: `it is to go: ${names[1]} needs its room`};\
+        const residents = [...hive.workers.values()].map(({pid, model}) => ({...resident, pid, model}));\
+        hive.applyResidency({memory, residents, queue_limit: 1024, loads: [load(names[0], 'waiting'), load(names[1], 'loading')], queue: names.map(line), leases: [lease(names[0], 'waiting'), lease(names[1], 'held')]});\
+        hive.applyResidency = () => {};\
+        done(true);\
+    });";
+
 /// Fails if a layout of what the page shows is wrong in any of the windows.
 async fn check(browser: &Browser, what: &str) {
     for (width, zoom) in WINDOWS {
@@ -76,6 +92,13 @@ async fn nothing_covers_what_can_be_pressed_and_nothing_leaves_the_window() {
         browser.open(&format!("{}/#/{page}", hive.url)).await;
         browser.shows("main", shown).await;
         check(&browser, &format!("#/{page}")).await;
+        if page.is_empty() {
+            let show =
+                RESIDENCY.replace("arguments", &format!("[{}, arguments[0]]", json!(["abc", long[1]])));
+            browser.run_async(&show).await;
+            browser.shows("main", "Leased to other programs").await;
+            check(&browser, "the overview with much that waits").await;
+        }
         if matches!(page.as_str(), "models" | "chat/abc") {
             browser.run_async(TOASTS).await;
             browser.shows("#toasts", "zzzz").await;
@@ -90,6 +113,13 @@ async fn nothing_covers_what_can_be_pressed_and_nothing_leaves_the_window() {
         browser.click("aside", "Delete").await;
         browser.shows("dialog", "Size").await;
         check(&browser, &format!("the dialog that deletes {name}")).await;
+    }
+    for name in names {
+        browser.open("about:blank").await;
+        browser.open(&format!("{}/#/models/{name}", hive.url)).await;
+        browser.click("aside", "Why is it slow?").await;
+        browser.shows("dialog", "What to do").await;
+        check(&browser, &format!("the dialog that diagnoses {name}")).await;
     }
     for name in ["one-that-is-not-loaded", &long[1]] {
         browser.open("about:blank").await;

@@ -6,8 +6,9 @@ use rbee_hive::error::Choice;
 use rbee_hive::narration::Progress;
 use serde_json::{Value, json};
 
+use super::residency::gated;
 use crate::gpus::machine;
-use crate::support::{read_all, soon, typed};
+use crate::support::{read_all, soon, typed, until};
 
 const TYPES: &str = include_str!("../../../ui/lib/types.js");
 
@@ -49,6 +50,24 @@ fn absent(properties: &[(&str, &str)], example: &Value) -> Vec<String> {
     absent
 }
 
+/// What waits while a request loads its model.
+async fn waiting() -> Value {
+    let (hive, gate) = gated().await;
+    let ask = json!({ "model": "one", "messages": [{ "role": "user", "content": "Hello" }] });
+    let answer = rbee_hive::spawn::task(
+        hive.client.post(format!("{}/v1/chat/completions", hive.url)).json(&ask).send(),
+    );
+    let residency = until("the load to be listed", async || {
+        let residency = hive.succeed(&json!({ "ResidencyGet": {} })).await;
+        (!residency["loads"][0].is_null() && !residency["queue"][0].is_null()).then_some(residency)
+    })
+    .await;
+    gate.add_permits(1);
+    answer.await.expect("no panic").expect("an answer");
+    hive.stop().await;
+    residency
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn the_types_of_the_page_match_the_responses_of_the_hive() {
     let machine = machine().await;
@@ -80,6 +99,14 @@ async fn the_types_of_the_page_match_the_responses_of_the_hive() {
     let download = json!({ "ModelDownload": { "model": format!("file:{}", source.as_str().expect("a path")), "dry_run": true } });
     let job = hive.json(&format!("/v1/jobs/{failed}")).await;
     let capabilities = hive.json("/v1/capabilities").await;
+    let residency = hive.succeed(&json!({ "ResidencyGet": {} })).await;
+    let waiting = waiting().await;
+    let fits = hive.succeed(&plan).await;
+    let ask = json!({ "model": "tiny", "messages": [{ "role": "user", "content": "Hello" }] });
+    hive.try_post("/v1/chat/completions", &ask).await.expect("an answer").text().await.expect("text");
+    let diagnosis = hive.succeed(&json!({ "ModelDiagnose": { "id": "tiny" } })).await;
+    machine.fill(pid).await;
+    let evicting = hive.succeed(&plan).await;
     let mut examples = BTreeMap::from([
         ("Model", hive.succeed(&json!({ "ModelGet": { "id": "tiny" } })).await),
         ("Worker", hive.succeed(&json!({ "WorkerProcessGet": { "pid": pid } })).await),
@@ -96,8 +123,16 @@ async fn the_types_of_the_page_match_the_responses_of_the_hive() {
         ("System", telemetry["system"].clone()),
         ("HiveInfo", telemetry["hive_info"].clone()),
         ("Telemetry", telemetry),
+        ("DeviceMemory", residency["memory"][0].clone()),
+        ("Resident", residency["residents"][0].clone()),
+        ("ResidentLoad", waiting["loads"][0].clone()),
+        ("WaitingLine", waiting["queue"][0].clone()),
+        ("Residency", residency),
+        ("Times", diagnosis["times"].clone()),
+        ("Diagnosis", diagnosis),
+        ("Eviction", evicting["evictions"][0].clone()),
         ("Plan", hive.succeed(&download).await),
-        ("LoadPlan", hive.succeed(&plan).await),
+        ("LoadPlan", fits),
         ("Device", capabilities["devices"][0].clone()),
         ("Capabilities", capabilities),
     ]);
