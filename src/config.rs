@@ -214,6 +214,12 @@ impl Config {
         self.data_dir.join("model-ids.json")
     }
 
+    /// The file that remembers how much memory workers took.
+    #[must_use]
+    pub fn memory_file(&self) -> PathBuf {
+        self.data_dir.join("memory.json")
+    }
+
     /// The folder of the acts' journals.
     #[must_use]
     pub fn jobs_dir(&self) -> PathBuf {

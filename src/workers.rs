@@ -63,6 +63,7 @@
 //! | [`memory`] | what a model needs, what is free, and who holds the rest |
 //! | [`owner`], [`pulse`], [`stop`], [`measure`] | the task that holds the processes; signs of life; stopping; measuring |
 //! | [`shared`] | what the files above share |
+//! | [`learned`] | what workers took of memory, for later plans |
 //! | [`registry`], [`affinity`], [`resident`], [`endpoint`] | the list of workers; who has which conversation; what a decision knows of a worker; requests in flight |
 //! | [`handle`] | what everything but the owner holds of a worker |
 //! | [`record`] | a worker on disk, for a later daemon |
@@ -90,6 +91,7 @@ mod pulse;
 mod stop;
 mod measure;
 mod shared;
+mod learned;
 mod registry;
 mod resident;
 mod affinity;

@@ -99,8 +99,8 @@ impl LlamaModel {
 
     fn evaluate(&self, mut tokens: &[u32], cache: &mut KvCache) -> candle_core::Result<Vec<f32>> {
         loop {
-            let most = MAX_SCORES / self.hyperparameters.heads / (cache.len() + MAX_BATCH);
-            let (batch, rest) = tokens.split_at(most.clamp(MIN_BATCH, MAX_BATCH).min(tokens.len()));
+            let most = batch(self.hyperparameters.heads, cache.len());
+            let (batch, rest) = tokens.split_at(most.min(tokens.len()));
             let x = self.layers(batch, cache)?;
             if rest.is_empty() {
                 let width = self.hyperparameters.embedding_length;
@@ -163,6 +163,19 @@ impl LlamaModel {
         let attention = scores.matmul(&values)?.reshape((heads, count, value_length))?;
         attention.transpose(0, 1)?.contiguous()?.reshape((count, heads * value_length))
     }
+}
+
+/// Tokens that go through the layers as one batch, behind so many in the cache.
+fn batch(heads: usize, cached: usize) -> usize {
+    (MAX_SCORES / heads.max(1) / cached.saturating_add(MAX_BATCH)).clamp(MIN_BATCH, MAX_BATCH)
+}
+
+/// The most bytes that the attention scores take while a prompt fills a context: they are in memory twice, as
+/// the product and as the numbers that the softmax is made of.
+pub(crate) fn score_bytes(heads: u64, context: u64) -> u64 {
+    let count = |count: u64| usize::try_from(count).unwrap_or(usize::MAX);
+    let rows = heads.saturating_mul(batch(count(heads), count(context)) as u64);
+    rows.saturating_mul(context.saturating_add(MAX_BATCH as u64)).saturating_mul(2 * size_of::<f32>() as u64)
 }
 
 /// A matrix of rows of `width` elements.

@@ -262,6 +262,16 @@ impl Handle {
         devices.iter().map(|device| (*device, held(*device))).collect()
     }
 
+    /// Tokens of context of each slot, where the hive has planned it.
+    pub(super) const fn planned_context(&self) -> Option<u64> {
+        self.context_length
+    }
+
+    /// When its process was started.
+    pub(super) const fn started_at(&self) -> Timestamp {
+        self.started_at
+    }
+
     /// How many workers in a row have crashed that this one replaces.
     pub(super) fn crashes(&self) -> u32 {
         match self.origin {

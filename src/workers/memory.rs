@@ -102,7 +102,15 @@ mod tests {
 
     #[test]
     fn a_model_that_does_not_fit_is_refused_unless_forced() {
-        let estimate = Estimate { weights: 3 << 30, cache: 1 << 30, overhead: 0, context: 8192, slots: 1 };
+        let estimate = Estimate {
+            weights: 3 << 30,
+            cache: 1 << 30,
+            overhead: 0,
+            context: 8192,
+            slots: 1,
+            grows: 0,
+            formula: None,
+        };
         let free = FreeMemory::of(1 << 30, Vec::new());
         let on = |device| Place {
             class: Place::PROCESSOR,

@@ -214,7 +214,7 @@ impl Owner {
         let _ended = timeout(PROOF_LIMIT, self.processes.exited()).await;
     }
 
-    /// Measures how much memory the stop is about to free.
+    /// Measures how much memory the stop is about to free, and keeps its peak.
     async fn measure_memory(&self) {
         let group = self.processes.id();
         if let Ok(GroupUsage { rss_bytes, gpus, .. }) = spawn::blocking(move || usage::memory_of(group)).await
@@ -222,6 +222,8 @@ impl Owner {
             let usage = &mut self.handle.measurements.lock().usage;
             (usage.rss_bytes, usage.gpus) = (rss_bytes, gpus);
         }
+        let (learned, handle) = (Arc::clone(&self.shared.learned), Arc::clone(&self.handle));
+        let _remembered = spawn::blocking(move || learned.remember(&handle)).await;
     }
 
     fn bound_log(&self) {

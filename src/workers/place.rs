@@ -133,6 +133,10 @@ pub(super) struct Estimate {
     /// Tokens of context of each slot.
     pub(super) context: u64,
     pub(super) slots: u64,
+    /// The part of it that comes only with long prompts.
+    pub(super) grows: u64,
+    /// What the formula says in all, where the rest was measured of an earlier worker.
+    pub(super) formula: Option<u64>,
 }
 
 impl Estimate {
@@ -145,6 +149,27 @@ impl Estimate {
         [("weights", self.weights), ("kv_cache", self.cache), ("overhead", self.overhead)]
             .map(|(name, bytes)| MemoryPart { name, bytes })
             .into()
+    }
+
+    /// Whether it was measured of an earlier worker, or follows from a formula.
+    pub(super) const fn source(&self) -> &'static str {
+        if self.formula.is_some() { "measured" } else { "formula" }
+    }
+
+    /// What the formula says.
+    pub(super) fn formula(&self) -> u64 {
+        self.formula.unwrap_or_else(|| self.total())
+    }
+
+    /// How much more was measured than the formula says; `None` where nothing was measured.
+    pub(super) fn formula_error(&self) -> Option<i64> {
+        let difference = i128::from(self.total()) - i128::from(self.formula?);
+        Some(i64::try_from(difference).unwrap_or(i64::MAX))
+    }
+
+    /// The estimate that was measured to be this in all.
+    pub(super) fn measured(self, total: u64) -> Self {
+        Self { formula: Some(self.formula()), ..self.with_total(total) }
     }
 
     /// The estimate with this total: what is more or less is overhead, as far as that goes.
@@ -166,7 +191,15 @@ impl fmt::Display for Estimate {
             self.slots,
             self.context,
             text::bytes(self.overhead)
-        )
+        )?;
+        match self.formula_error() {
+            None => Ok(()),
+            Some(more) => {
+                let direction = if more < 0 { "too much" } else { "too little" };
+                let error = text::bytes(more.unsigned_abs());
+                write!(f, ", as measured before; the formula says {error} {direction}")
+            }
+        }
     }
 }
 
@@ -187,10 +220,18 @@ mod tests {
 
     #[test]
     fn the_parts_of_an_estimate_with_another_total_sum_to_it() {
-        let estimate = Estimate { weights: 100, cache: 20, overhead: 5, context: 1, slots: 1 };
+        let estimate =
+            Estimate { weights: 100, cache: 20, overhead: 5, context: 1, slots: 1, grows: 0, formula: None };
         for total in [0, 10, 20, 50, 120, 300] {
             assert_eq!(estimate.with_total(total).total(), total);
         }
         assert_eq!(estimate.with_total(300).weights, 100);
+        assert_eq!((estimate.source(), estimate.formula(), estimate.formula_error()), ("formula", 125, None));
+        let measured = estimate.measured(225);
+        assert_eq!(
+            (measured.source(), measured.formula(), measured.formula_error()),
+            ("measured", 125, Some(100))
+        );
+        assert!(measured.to_string().ends_with("the formula says 100 bytes too little"), "{measured}");
     }
 }

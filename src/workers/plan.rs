@@ -172,6 +172,13 @@ pub struct LoadPlan {
     pub capacity_bytes: Option<u64>,
     /// The memory that is missing.
     pub missing_bytes: u64,
+    /// `measured` where `required_bytes` is what an earlier worker took, `formula` where it follows from the
+    /// file; unset where the file does not tell.
+    pub source_of_estimate: Option<&'static str>,
+    /// What the formula says.
+    pub formula_bytes: Option<u64>,
+    /// How much more was measured than the formula says; unset where nothing was measured.
+    pub formula_error_bytes: Option<i64>,
     /// The parts of `required_bytes`.
     pub parts: Vec<MemoryPart>,
     /// Which part of the model would be on which device; empty where all of it is on `device`.
@@ -225,6 +232,9 @@ impl LoadPlan {
             free_bytes: free.on(device),
             capacity_bytes: free.capacity(device),
             missing_bytes,
+            source_of_estimate: place.estimate.map(|estimate| estimate.source()),
+            formula_bytes: place.estimate.map(|estimate| estimate.formula()),
+            formula_error_bytes: place.estimate.and_then(|estimate| estimate.formula_error()),
             parts: place.estimate.map(|estimate| estimate.parts()).unwrap_or_default(),
             split: place.split,
             context_length: context,
@@ -258,6 +268,9 @@ impl LoadPlan {
             free_bytes: free.on(device),
             capacity_bytes: free.capacity(device),
             missing_bytes: 0,
+            source_of_estimate: None,
+            formula_bytes: None,
+            formula_error_bytes: None,
             parts: Vec::new(),
             split: worker.split.clone(),
             slowdown: None,

@@ -6,6 +6,8 @@
 //! on asking, and tells the owner when the worker answers again. Where the settings restart crashed
 //! workers, one that hangs for as long again is ended, and is then a crashed one.
 //!
+//! The pulse is also when the memory that a worker takes is [remembered](super::learned).
+//!
 //! What is not recognised: a worker that computes without end and never answers.
 //!
 //! Probes without a sign of life are counted, and no clock is read: a hive that was suspended itself must
@@ -44,12 +46,13 @@ pub(super) async fn watch(shared: Arc<Shared>, worker: Arc<Handle>) {
     }
 }
 
-async fn keep_probing(shared: &Shared, worker: &Handle) {
+async fn keep_probing(shared: &Shared, worker: &Arc<Handle>) {
     let probe = *shared.timers.probe;
     let allowed = probes(*shared.timers.unresponsive, probe);
     let mut ticks = interval(probe);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut pulse = Pulse::default();
+    let mut remembered = None;
     loop {
         ticks.tick().await;
         let stage = worker.stage();
@@ -57,6 +60,14 @@ async fn keep_probing(shared: &Shared, worker: &Handle) {
             continue;
         }
         pulse.probe(shared, worker).await;
+        // What it takes changes only by requests.
+        let traffic = *worker.traffic.borrow();
+        let work = (traffic.sent, traffic.in_flight);
+        if remembered != Some(work) || traffic.in_flight > 0 {
+            remembered = Some(work);
+            let (learned, worker) = (Arc::clone(&shared.learned), Arc::clone(worker));
+            let _remembered = spawn::blocking(move || learned.remember(&worker)).await;
+        }
         match (stage, pulse.silent) {
             (LifeStage::Unresponsive, 0) => worker.control(Control::Responds),
             (LifeStage::Ready, silent) if silent >= allowed => {

@@ -12,6 +12,7 @@ use super::engines::Engine;
 use super::engines::discover::{EngineSearch, FoundEngines};
 use super::handle::Handle;
 use super::health::WorkerClient;
+use super::learned::Learned;
 use super::registry::Registry;
 use crate::config::{Config, Memory, ModelSettings, Timers, Workers};
 use crate::error::Result;
@@ -33,6 +34,8 @@ pub(super) struct Shared {
     pub(super) memory: Memory,
     /// The settings of single models, by id.
     pub(super) models: BTreeMap<String, ModelSettings>,
+    /// What workers took of memory.
+    pub(super) learned: Arc<Learned>,
     pub(super) registry: Registry,
     pub(super) client: WorkerClient,
     /// Cancelled when the hive stops.
@@ -56,6 +59,7 @@ impl Shared {
             settings: config.workers.clone(),
             memory: config.memory.clone(),
             models: config.models.clone(),
+            learned: Arc::new(Learned::new(config.memory_file())),
             registry: Registry::default(),
             client: WorkerClient::new()?,
             closing: CancellationToken::new(),

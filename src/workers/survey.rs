@@ -9,6 +9,7 @@ use super::engines::Engine;
 use super::engines::choice::{Candidate, candidates};
 use super::engines::discover::FoundEngines;
 use super::handle::Handle;
+use super::learned::{Peak, PeakOf};
 use super::memory::{self, DEFAULT_CONTEXT, FreeMemory, ModelFootprint};
 use super::place::{Estimate, Place, Share, slowdown_in_words};
 use super::request::StartRequest;
@@ -24,6 +25,8 @@ pub(super) struct Survey<'a> {
     model: Option<ModelFootprint>,
     /// The bytes of the projectors that engines would give it.
     projectors: HashMap<PathBuf, u64>,
+    /// What workers of the model took.
+    peaks: Vec<Peak>,
     pub(super) free: FreeMemory,
     pub(super) workers: Vec<Arc<Handle>>,
 }
@@ -34,17 +37,18 @@ impl<'a> Survey<'a> {
         let projectors: HashSet<_> =
             found.installed.iter().filter_map(|engine| projector(engine, request)).collect();
         let (workers, path) = (shared.registry.all(), request.model_path.clone());
-        let settings = shared.memory.clone();
+        let (settings, learned) = (shared.memory.clone(), Arc::clone(&shared.learned));
         let look = move || {
             let measure = |projector: PathBuf| {
                 let bytes = memory::length(&projector);
                 (projector, bytes)
             };
             let projectors: HashMap<_, _> = projectors.into_iter().map(measure).collect();
-            (ModelFootprint::read(&path), projectors, FreeMemory::beside(&workers, settings), workers)
+            let free = FreeMemory::beside(&workers, settings);
+            (ModelFootprint::read(&path), projectors, learned.of_model(&path), free, workers)
         };
-        let (model, projectors, free, workers) = spawn::blocking(look).await?;
-        Ok(Self { found, request, model, projectors, free, workers })
+        let (model, projectors, peaks, free, workers) = spawn::blocking(look).await?;
+        Ok(Self { found, request, model, projectors, peaks, free, workers })
     }
 
     /// The places where the model could go, the best class first. What is free now decides nothing but how many
@@ -105,6 +109,15 @@ impl<'a> Survey<'a> {
         Some(self.model.clone()?.with(projector.unwrap_or(0)))
     }
 
+    /// What a worker of the model took on this engine with these devices.
+    fn peak(&self, engine: &Engine, device: Device, split: &[Share]) -> Option<&Peak> {
+        self.peaks.iter().find(|peak| {
+            let file = peak.of.model.clone();
+            peak.of == PeakOf::new(file, engine, self.request, (device, split), self.context())
+        })
+    }
+
+    /// The estimate of a formula.
     fn estimate(&self, engine: &Engine, device: Device) -> Option<Estimate> {
         let (context, slots) = (self.request.context_length, self.request.slots);
         Some(self.model_for(engine)?.estimate(engine, device, context, slots))
@@ -119,12 +132,14 @@ impl<'a> Survey<'a> {
             gpu if self.free.capacity(*gpu).is_none() => Place::UNKNOWN_GPU,
             _ => Place::ONE_GPU,
         };
+        let peak = self.peak(engine, *device, &[]).and_then(|peak| peak.bytes_on(*device, estimate?.grows));
+        let measured = estimate.map(|estimate| peak.map_or(estimate, |bytes| estimate.measured(bytes)));
         let whole = Place {
             class,
             engine: engine.name.clone(),
             device: *device,
             split: Vec::new(),
-            estimate,
+            estimate: measured,
             reason: reason.clone(),
         };
         let (Some(count), Some(estimate)) = (engine.gpu_layers, estimate) else { return whole };
@@ -179,12 +194,22 @@ impl<'a> Survey<'a> {
         with_room_made.into_iter().chain(beside_others).collect()
     }
 
-    fn split_place(&self, first: &Candidate, whole: &Estimate, split: Vec<Share>, class: u8) -> Place {
+    fn split_place(&self, first: &Candidate, whole: &Estimate, mut split: Vec<Share>, class: u8) -> Place {
+        let mut whole = *whole;
+        let device = split.first().map_or(first.device, |share| share.device);
+        if let Some(peak) = self.peak(&first.engine, device, &split) {
+            let formula = split.iter().fold(0_u64, |sum, share| sum.saturating_add(share.bytes));
+            for share in split.iter_mut().filter(|share| !share.device.is_cpu()) {
+                // Resident memory has the pages of the file too, also those of layers that are on GPUs.
+                share.bytes = peak.bytes_on(share.device, 0).unwrap_or(share.bytes);
+            }
+            whole.formula = Some(formula);
+        }
         let total = split.iter().fold(0_u64, |sum, share| sum.saturating_add(share.bytes));
         let mut place = Place {
             class,
             engine: first.engine.name.clone(),
-            device: split.first().map_or(first.device, |share| share.device),
+            device,
             split,
             estimate: Some(whole.with_total(total)),
             reason: String::new(),
@@ -234,7 +259,15 @@ mod tests {
         };
         let free = FreeMemory::of(1 << 30, (0..).zip(gpus).map(gpu).collect());
         let model = ModelFootprint::read(&request.model_path);
-        let survey = Survey { found, request, model, projectors: HashMap::new(), free, workers: Vec::new() };
+        let survey = Survey {
+            found,
+            request,
+            model,
+            projectors: HashMap::new(),
+            peaks: Vec::new(),
+            free,
+            workers: Vec::new(),
+        };
         survey.places().unwrap()
     }
 

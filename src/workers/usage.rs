@@ -10,7 +10,7 @@ use sysinfo::{MINIMUM_CPU_UPDATE_INTERVAL, Pid, ProcessRefreshKind, ProcessesToU
 use super::device::Device;
 use super::gpus::{self, Gpu};
 use super::process_group::members;
-use crate::files::disk_space;
+use crate::files::{self, disk_space};
 
 /// What the process group of one worker uses. Rates are averages since the previous sample.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -210,6 +210,21 @@ pub(super) fn memory_of(group: u32) -> GroupUsage {
     usage
 }
 
+/// The most resident memory that the processes of a group had, and their memory on each GPU now, in bytes.
+pub(super) fn peak_of(group: u32) -> (u64, Vec<(Device, u64)>) {
+    let GroupUsage { rss_bytes, gpus, .. } = memory_of(group);
+    let peaks = members(group).into_iter().filter_map(peak_resident_bytes).fold(0, u64::saturating_add);
+    (peaks.max(rss_bytes), gpus)
+}
+
+/// The most resident memory that a process had (`VmHWM` in `proc_pid_status(5)`); `None` where the system does
+/// not tell.
+fn peak_resident_bytes(pid: u32) -> Option<u64> {
+    let status = files::read_text(format!("/proc/{pid}/status")).ok()?;
+    let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
+    peak.trim().strip_suffix(" kB")?.parse::<u64>().ok()?.checked_mul(1024)
+}
+
 /// Adds what these processes use of GPUs. Where no driver lists any of them, their memory stays unknown:
 /// in a container, the driver knows the processes by other ids.
 fn add_gpu_usage(usage: &mut GroupUsage, gpus: &[Gpu], pids: &[u32]) {
@@ -313,6 +328,7 @@ mod tests {
         let mut sampler = Sampler::default();
         assert!(sampler.groups(&[own])[&own].rss_bytes > 1 << 20);
         assert!(resident_bytes(own) > 1 << 20);
+        assert!(peak_of(own).0 >= resident_bytes(own) / 2);
         assert!(sampler.groups(&[]).is_empty() || is_fresh(sampler.groups_at));
         let machine = sampler.machine(Path::new("/no/such/folder"));
         assert!(machine.ram_used_bytes > 0 && machine.ram_used_bytes < machine.ram_total_bytes);

@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use super::layers::{Layers, OVERHEAD_CPU, OVERHEAD_GPU};
+use crate::engine::forward::score_bytes;
 use crate::engine::load;
 use crate::models::gguf::{Arrays, Header, TensorInfo, TensorType};
 use crate::workers::device::Device;
@@ -12,6 +13,12 @@ use crate::workers::place::Estimate;
 /// Tokens of context where a request names none. Models are trained for far more, and the memory for
 /// that would surprise users.
 pub(in crate::workers) const DEFAULT_CONTEXT: u64 = 8192;
+/// What a worker of the built-in engine takes before it has a model, with its code: measured.
+const BUILTIN_CODE: u64 = 24 << 20;
+/// What the built-in engine takes for each token of the vocabulary, with its merges: 660 bytes were measured
+/// between vocabularies of 49,152 and of 128,256 tokens.
+const BYTES_OF_A_TOKEN: u64 = 700;
+
 /// What a model's header tells of the memory that the model needs, and of who can run it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(in crate::workers) struct ModelFootprint {
@@ -21,6 +28,12 @@ pub(in crate::workers) struct ModelFootprint {
     half_precision: u64,
     /// The bytes of the parts that can be on different devices.
     pub(in crate::workers) layers: Layers,
+    /// Bytes of its largest tensor.
+    largest: u64,
+    /// Tokens that it knows.
+    vocabulary: u64,
+    /// Heads of queries of a block.
+    heads: u64,
     /// Elements of the KV cache for each token of context.
     cache_elements: u64,
     /// Tokens of context that it was trained for.
@@ -59,6 +72,12 @@ impl ModelFootprint {
         let mut model = Self {
             weights: 0,
             half_precision: 0,
+            largest: 0,
+            vocabulary: header
+                .tensor("token_embd.weight")
+                .and_then(|tensor| tensor.shape.get(1).copied())
+                .unwrap_or(0),
+            heads,
             layers: Layers::default(),
             cache_elements: number("block_count")
                 .unwrap_or(0)
@@ -78,6 +97,7 @@ impl ModelFootprint {
             if matches!(tensor.kind, TensorType::F16 | TensorType::Bf16) {
                 self.half_precision = self.half_precision.saturating_add(tensor.bytes);
             }
+            self.largest = self.largest.max(tensor.bytes);
             self.layers.add(&tensor.name, tensor.bytes);
         }
     }
@@ -114,8 +134,22 @@ impl ModelFootprint {
         // Each token leaves a key and a value in each layer.
         let cache =
             self.cache_elements.saturating_mul(context).saturating_mul(slots).saturating_mul(bits) / 8;
-        let fixed = if device.is_cpu() { OVERHEAD_CPU } else { OVERHEAD_GPU };
-        Estimate { weights, cache, overhead: fixed + weights / 50, context, slots }
+        let (fixed, grows) = match engine.storage {
+            ModelStorage::F16AsF32 => {
+                let scores = score_bytes(self.heads, context);
+                (self.builtin_overhead(scores), cache.saturating_add(scores))
+            }
+            ModelStorage::AsInFile { .. } => (if device.is_cpu() { OVERHEAD_CPU } else { OVERHEAD_GPU }, 0),
+        };
+        let overhead = fixed.saturating_add(weights / 50);
+        Estimate { weights, cache, overhead, context, slots, grows, formula: None }
+    }
+
+    /// What the built-in engine takes besides weights and cache: its code, the vocabulary, and either the copy of
+    /// a tensor while that is read from the file, or the scores of attention.
+    fn builtin_overhead(&self, scores: u64) -> u64 {
+        let vocabulary = self.vocabulary.saturating_mul(BYTES_OF_A_TOKEN);
+        BUILTIN_CODE.saturating_add(vocabulary).saturating_add(scores.max(self.largest))
     }
 }
 
@@ -145,6 +179,11 @@ mod tests {
         assert_eq!(estimate.weights, model.weights + model.half_precision, "F16 is stored as F32");
         // 2 layers, 2 heads of keys and of values, 64 wide, of 4 bytes.
         assert_eq!(estimate.cache, 2 * 2 * (64 + 64) * 4 * 1000 * 3);
+        let vocabulary = model.vocabulary * BYTES_OF_A_TOKEN;
+        assert!(model.vocabulary > 0 && model.largest > 1000, "{model:?}");
+        let scores = score_bytes(model.heads, 1000);
+        assert!(estimate.overhead >= BUILTIN_CODE + vocabulary + model.largest.max(scores));
+        assert_eq!(estimate.grows, estimate.cache + scores, "of long prompts");
         let native = Engine { storage: ModelStorage::AsInFile { cache_bits: 16 }, ..builtin };
         let other = model.estimate(&native, Device::CPU, Some(1000), Some(3));
         assert_eq!((other.weights, other.cache), (model.weights, estimate.cache / 2));

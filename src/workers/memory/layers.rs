@@ -91,17 +91,19 @@ impl Layers {
             .collect();
         // The block that an older version puts there instead of the output.
         let spare = sizes[..blocks].iter().copied().max()?;
-        let fixed = |gpu: usize| {
+        let fixed = |gpu: usize, spare: u64| {
             let first = if gpu == 0 { with_buffers(self.first) } else { 0 };
             OVERHEAD_GPU.saturating_add(spare).saturating_add(first)
         };
-        let rooms: Vec<u64> =
-            (0..).zip(gpus).map(|(gpu, (_, room))| room.saturating_sub(fixed(gpu))).collect();
+        let rooms = |spare: u64| -> Vec<u64> {
+            (0..).zip(gpus).map(|(gpu, (_, room))| room.saturating_sub(fixed(gpu, spare))).collect()
+        };
         let counts = match count {
             Some(count) => vec![(count as usize).min(sizes.len())],
-            None => evenly(&sizes, &rooms),
+            None => evenly(&sizes, &rooms(0)).unwrap_or_else(|| fill(&sizes, &rooms(spare))),
         };
         let on_gpus: usize = counts.iter().sum();
+        let spare = if on_gpus < sizes.len() { spare } else { 0 };
         if on_gpus == 0 && count.is_none() {
             return None;
         }
@@ -119,7 +121,7 @@ impl Layers {
         let mut shares = Vec::new();
         for (gpu, (count, (device, _))) in counts.iter().zip(gpus).enumerate() {
             if *count > 0 || counts.len() == 1 {
-                shares.push(share(*device, from, from + count, fixed(gpu)));
+                shares.push(share(*device, from, from + count, fixed(gpu, spare)));
             }
             from += count;
         }
@@ -128,14 +130,12 @@ impl Layers {
     }
 }
 
-/// How many of the last layers go to each GPU: all of them, at the least share of the rooms at which they fit;
-/// else as many as fit.
-fn evenly(sizes: &[u64], rooms: &[u64]) -> Vec<usize> {
+/// How many layers go to each GPU at the least share of the rooms at which all of them fit; `None` where they do
+/// not.
+fn evenly(sizes: &[u64], rooms: &[u64]) -> Option<Vec<usize>> {
     let part = |step: u64| rooms.iter().map(|room| room / STEPS * step).collect::<Vec<_>>();
-    (1..STEPS)
-        .map(|step| fill(sizes, &part(step)))
-        .find(|counts| counts.iter().sum::<usize>() == sizes.len())
-        .unwrap_or_else(|| fill(sizes, rooms))
+    let counts = (1..STEPS).map(|step| fill(sizes, &part(step))).chain([fill(sizes, rooms)]);
+    counts.into_iter().find(|counts| counts.iter().sum::<usize>() == sizes.len())
 }
 
 /// How many of the last layers fit into these rooms, one after another.
@@ -172,9 +172,9 @@ mod tests {
         assert_eq!(fill(&sizes, &[35]), [3]);
         assert_eq!(fill(&sizes, &[100, 35]), [6, 3]);
         assert_eq!(fill(&sizes, &[5, 5]), [0, 0]);
-        assert_eq!(evenly(&sizes, &[1000, 1000]), [4, 5]);
-        assert_eq!(evenly(&sizes, &[40, 50]), [4, 5]);
-        assert_eq!(evenly(&sizes, &[20, 40]), [2, 4]);
+        assert_eq!(evenly(&sizes, &[1000, 1000]), Some(vec![4, 5]));
+        assert_eq!(evenly(&sizes, &[40, 50]), Some(vec![4, 5]));
+        assert_eq!(evenly(&sizes, &[20, 40]), None);
     }
 
     #[test]
@@ -205,7 +205,15 @@ mod tests {
         }
         layers.add("token_embd.weight", gib(1));
         layers.add("output.weight", gib(1));
-        let whole = Estimate { weights: gib(34), cache: gib(16), overhead: 0, context: 1, slots: 1 };
+        let whole = Estimate {
+            weights: gib(34),
+            cache: gib(16),
+            overhead: 0,
+            context: 1,
+            slots: 1,
+            grows: 0,
+            formula: None,
+        };
         let gpu = |index| Device::Exact { kind: DeviceKind::Cuda, index };
         assert_eq!(layers.count(), Some(33));
         assert_eq!(layers.split(&whole, &[(gpu(0), gib(2))], None), None);
