@@ -13,6 +13,8 @@ const WAIT: f64 = 0.1;
 const NOTABLE: f64 = 0.25;
 /// The same for the generation, which is the work itself.
 const MOST: f64 = 0.5;
+/// A prompt of fewer tokens is computed so soon that a cache does not matter.
+const SHORT: u64 = 64;
 /// The share of a context that is nearly all of it.
 const NEARLY_FULL: f64 = 0.9;
 
@@ -27,6 +29,7 @@ pub(super) fn findings(evidence: &Evidence, times: Option<&Averages>) -> (Vec<Fi
         }
         None => vec![no_requests()],
     };
+    findings.extend(cache_missed(evidence));
     findings.extend(failures(evidence));
     findings.extend(retries(evidence));
     findings.extend((evidence.is_of_one_model && evidence.workers.is_empty()).then(not_loaded));
@@ -108,6 +111,32 @@ fn prompt(times: &Averages) -> Option<Finding> {
         ),
         advice: "shorten the prompt, or keep its beginning the same from request to request, so that it is \
                  found in the cache: times and random ids belong at its end"
+            .to_owned(),
+    })
+}
+
+/// The worker had the conversation, and computed most of it again all the same.
+fn cache_missed(evidence: &Evidence) -> Option<Finding> {
+    let continued: Vec<(u64, u64)> = evidence
+        .records
+        .iter()
+        .filter(|record| record.continues)
+        .filter_map(|record| record.tokens.prompt.zip(record.tokens.cached))
+        .collect();
+    let missed: Vec<&(u64, u64)> =
+        continued.iter().filter(|(prompt, cached)| *prompt >= SHORT && cached * 2 < *prompt).collect();
+    let (prompt, cached) = missed.iter().fold((0, 0), |(p, c), (prompt, cached)| (p + prompt, c + cached));
+    (!missed.is_empty()).then(|| Finding {
+        kind: "cache_missed",
+        share: None,
+        message: format!(
+            "{} of {} request(s) that continued a conversation had most of it computed again: {cached} of {prompt} \
+             tokens were in the cache",
+            missed.len(),
+            continued.len()
+        ),
+        advice: "other conversations took its place in the cache: more \"slots\" keep more of them; and a client \
+                 that changes earlier messages, such as a time in the system prompt, makes all after them new"
             .to_owned(),
     })
 }

@@ -19,6 +19,7 @@ fn record(queue: u64, prompt: u64, generation: u64) -> Record {
         model: Some("tiny".into()),
         worker: Some(7),
         streams: true,
+        continues: false,
         outcome: Some(Outcome::Completed),
         code: None,
         times: Times {
@@ -135,6 +136,10 @@ fn what_disturbs_a_worker_is_found() {
     let mut full = record(0, 200, 400);
     full.tokens.prompt = Some(4000);
     assert_eq!(kinds(&evidence(vec![full], undisturbed()))[1], "context_full");
+    assert_eq!(
+        kinds(&evidence(vec![Record { continues: true, ..record(0, 200, 400) }], undisturbed()))[1],
+        "cache_missed"
+    );
     let failed = Record {
         outcome: Some(Outcome::Failed),
         code: Some("worker_error".into()),

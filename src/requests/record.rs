@@ -26,7 +26,7 @@ pub(crate) enum Outcome {
     Completed,
     /// It was not answered, or not to the end, and the request is not to blame.
     Failed,
-    /// The request was not as it has to be.
+    /// It was not as it has to be, or there was no room for it in the queue.
     Refused,
     /// The client did not wait for the end.
     ClientGone,
@@ -58,6 +58,8 @@ pub(crate) struct Record {
     pub(crate) worker: Option<u32>,
     /// Whether it asked for a stream.
     pub(crate) streams: bool,
+    /// Whether its worker had answered the beginning of the conversation before.
+    pub(crate) continues: bool,
     pub(crate) outcome: Option<Outcome>,
     /// The code of the error that ended it.
     pub(crate) code: Option<Arc<str>>,

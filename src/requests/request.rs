@@ -15,6 +15,8 @@ pub(crate) struct ServedBy {
     pub(crate) pid: u32,
     /// When it began to load and when it was ready, if this hive loaded it.
     pub(crate) loaded_within: Option<(Moment, Moment)>,
+    /// Whether it has answered the beginning of the conversation before.
+    pub(crate) knows_conversation: bool,
     /// Its last answers.
     pub(crate) recent: Arc<Recent>,
 }
@@ -87,6 +89,7 @@ impl Request {
             model: self.model.clone(),
             worker: self.served_by.as_ref().map(|worker| worker.pid),
             streams: self.streams,
+            continues: self.served_by.as_ref().is_some_and(|worker| worker.knows_conversation),
             outcome: self.outcome,
             code: self.code.clone(),
             tokens: self.tokens(&times),

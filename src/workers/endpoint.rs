@@ -24,6 +24,8 @@ pub struct Endpoint {
     pub secret: Secret,
     /// The path under which its engine answers chat completions.
     pub chat_route: String,
+    /// Whether it has answered the beginning of the conversation before.
+    pub knows_conversation: bool,
     /// Counts the request as in flight. Hold it until the last byte of the answer.
     pub guard: InFlight,
 }
@@ -43,6 +45,7 @@ impl Endpoint {
         accepted.then(|| Self {
             pid: worker.pid,
             model: worker.model_id().to_owned(),
+            knows_conversation: false,
             url,
             secret: worker.secret.clone(),
             chat_route: worker.engine.chat_route.clone(),
@@ -55,7 +58,12 @@ impl Endpoint {
     /// The worker, for the record of the request.
     pub(crate) fn served_by(&self) -> ServedBy {
         let worker = &self.guard.worker;
-        ServedBy { pid: self.pid, loaded_within: worker.loaded_within(), recent: Arc::clone(&worker.recent) }
+        ServedBy {
+            pid: self.pid,
+            loaded_within: worker.loaded_within(),
+            knows_conversation: self.knows_conversation,
+            recent: Arc::clone(&worker.recent),
+        }
     }
 }
 

@@ -214,20 +214,16 @@ impl Supervisor {
     pub fn endpoint(&self, model_id: &str, preference: &Preference) -> Option<Endpoint> {
         let mut ready: Vec<_> =
             self.live(model_id).filter(|worker| worker.stage() == LifeStage::Ready).collect();
-        let has_choice = ready.len() > 1;
-        if has_choice {
-            let knows_it = self.0.affinity.worker(model_id, &preference.conversation);
-            ready.sort_by_key(|worker| {
-                let is_avoided = Some(worker.pid) == preference.avoided;
-                (is_avoided, Some(worker.pid) != knows_it, worker.traffic.borrow().in_flight)
-            });
-        }
+        let knows_it = self.0.affinity.worker(model_id, &preference.conversation);
+        ready.sort_by_key(|worker| {
+            let is_avoided = Some(worker.pid) == preference.avoided;
+            (is_avoided, Some(worker.pid) != knows_it, worker.traffic.borrow().in_flight)
+        });
         // A worker that was closed or got a request in this moment has none free; the next one may.
-        let endpoint =
+        let mut endpoint =
             ready.iter().find_map(|worker| Endpoint::open(worker, &self.0.shared.registry.activity))?;
-        if has_choice {
-            self.0.affinity.remember(model_id, &preference.conversation, endpoint.pid);
-        }
+        endpoint.knows_conversation = Some(endpoint.pid) == knows_it;
+        self.0.affinity.remember(model_id, &preference.conversation, endpoint.pid);
         Some(endpoint)
     }
 

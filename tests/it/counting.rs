@@ -1,8 +1,13 @@
 //! What is counted of requests: in the answer's header, in events, in the views of workers and in the log.
 
+use std::num::NonZeroUsize;
+
+use reqwest::Response;
 use serde_json::{Value, json};
 
-use crate::support::{TestHive, merged, read_until, write_model};
+use crate::support::{
+    Daemon, Scripted, TestHive, folder, merged, read_all, read_until, serve, soon, until, write_model,
+};
 
 fn chat(extra: Value) -> Value {
     let chat =
@@ -127,4 +132,117 @@ async fn a_diagnosis_tells_where_the_time_went_and_what_to_do() {
     let missing = hive.fail(&diagnose(json!({ "request_id": "req-nothing" }))).await;
     assert_eq!(missing["code"], "request_not_found");
     hive.stop().await;
+}
+
+/// Sends a request for a stream that is told what it waits for, with these messages.
+async fn narrated(hive: &TestHive, messages: Value) -> Response {
+    let request = chat(json!({ "stream": true, "messages": messages }));
+    let post = hive.client.post(format!("{}/v1/chat/completions", hive.url)).header("x-rbee-narrate", "1");
+    soon("an answer", post.json(&request).send()).await.expect("an answer")
+}
+
+fn id_of(answer: &Response) -> String {
+    answer.headers()["x-rbee-request-id"].to_str().expect("text").to_owned()
+}
+
+async fn diagnosis_of(hive: &TestHive, request_id: &str) -> Value {
+    hive.succeed(&json!({ "ModelDiagnose": { "request_id": request_id } })).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_cold_start_shows_as_load_and_a_busy_worker_as_queue() {
+    let script = Scripted::new();
+    let hive = TestHive::start_with(|config| {
+        script.serve_for(config, 1);
+        config.residency.queue = NonZeroUsize::MIN;
+    })
+    .await;
+    write_model(&hive.models_dir(), "tiny");
+    script.set("tiny.loading");
+    script.set("tiny.timings");
+    let first = json!([{ "role": "user", "content": "one" }]);
+    let cold = narrated(&hive, first).await;
+    let id = id_of(&cold);
+    until("the load", async || {
+        let workers = hive.succeed(&json!({ "WorkerProcessList": {} })).await;
+        (workers[0]["status"] == "loading").then_some(())
+    })
+    .await;
+    script.clear("tiny.loading");
+    assert!(read_all(cold).await.ends_with("data: [DONE]\n\n"));
+    let diagnosis = diagnosis_of(&hive, &id).await;
+    let record = &diagnosis["last_requests"][0];
+    assert_eq!((&record["outcome"], &record["retries"]), (&json!("completed"), &json!(0)), "{diagnosis}");
+    assert_eq!(
+        [&record["prompt_tokens"], &record["cached_tokens"], &record["completion_tokens"]],
+        [&json!(100), &json!(8), &json!(20)],
+        "{record}"
+    );
+    assert_eq!(
+        (&record["prompt_ms"], &record["tokens_per_second"]),
+        (&json!(2.5), &json!(5000.0)),
+        "{record}"
+    );
+    assert!(kinds(&diagnosis).contains(&"load"), "{diagnosis}");
+    assert!(diagnosis["times"]["load_ms"].as_f64() > Some(0.0), "{diagnosis}");
+
+    // One is answered, one waits, and there is no room for a third.
+    script.set("tiny.held");
+    let more = json!([{ "role": "user", "content": "one" }, { "role": "assistant", "content": "7" },
+                      { "role": "user", "content": "two" }]);
+    let held = narrated(&hive, more).await;
+    let held_id = id_of(&held);
+    until("the engine to be asked", async || (script.asked().len() == 2).then_some(())).await;
+    let mut waiting = narrated(&hive, json!([{ "role": "user", "content": "three" }])).await;
+    read_until(&mut waiting, &mut String::new(), ": waiting").await;
+    let full = hive.post("/v1/chat/completions", &chat(json!({}))).await;
+    assert_eq!(full.status(), 429);
+    let refused = diagnosis_of(&hive, &id_of(&full)).await;
+    assert_eq!(refused["last_requests"][0]["code"], "queue_full", "{refused}");
+    let waits = diagnosis_of(&hive, &id_of(&waiting)).await;
+    let record = &waits["last_requests"][0];
+    assert_eq!((&record["state"], &record["worker"]), (&json!("started"), &Value::Null), "{waits}");
+    assert!(kinds(&waits)[0] == "queue" && waits["findings"][0]["share"].as_f64() > Some(0.5), "{waits}");
+    let waiting_id = id_of(&waiting);
+    drop(waiting);
+    until("the end of a client that has gone", async || {
+        let gone = diagnosis_of(&hive, &waiting_id).await;
+        (gone["last_requests"][0]["outcome"] == "client_gone").then_some(())
+    })
+    .await;
+    script.clear("tiny.held");
+    assert!(read_all(held).await.ends_with("data: [DONE]\n\n"));
+    let continued = diagnosis_of(&hive, &held_id).await;
+    assert_eq!(continued["last_requests"][0]["continues"], true, "{continued}");
+    assert!(kinds(&continued).contains(&"cache_missed"), "{continued}");
+    hive.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_log_has_one_line_for_each_request() {
+    let dir = folder();
+    let log = dir.path().join("log");
+    let mut command = serve(dir.path(), &[]);
+    command.env("RBEE_HIVE_LOG_JSON", "1").stderr(std::fs::File::create(&log).expect("a file"));
+    let hive = Daemon::run(command).await;
+    write_model(&dir.path().join("models"), "tiny");
+    hive.succeed(&json!({ "ModelLoad": { "id": "tiny" } })).await;
+    let answer = hive.try_post("/v1/chat/completions", &chat(json!({}))).await.expect("an answer");
+    let id = id_of(&answer);
+    let answer: Value = answer.json().await.expect("JSON");
+    hive.stop().await;
+    let log = std::fs::read_to_string(&log).expect("the log");
+    let lines: Vec<Value> = log
+        .lines()
+        .filter(|line| line.contains("rbee_hive::requests"))
+        .map(|line| serde_json::from_str(line).expect("JSON"))
+        .collect();
+    let [line] = &lines[..] else { panic!("one line for one request: {log}") };
+    let fields = &line["fields"];
+    assert_eq!((&line["level"], &fields["request_id"]), (&json!("INFO"), &json!(id)));
+    assert_eq!((&fields["model"], &fields["outcome"]), (&json!("tiny"), &json!("completed")), "{line}");
+    assert_eq!(fields["completion_tokens"], answer["usage"]["completion_tokens"], "{line}");
+    for name in ["caller", "worker", "queue_ms", "load_ms", "total_ms", "prompt_tokens", "cached_tokens"] {
+        assert!(!fields[name].is_null(), "no {name}: {line}");
+    }
 }

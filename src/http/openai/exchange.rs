@@ -35,7 +35,7 @@ pub(super) type Guard = Box<dyn Send + Sync>;
 impl Upstream {
     /// The worker of an endpoint. Its slot is the next request's once the answer has ended.
     pub(super) fn new(endpoint: Endpoint, admissions: &Admissions) -> Self {
-        let Endpoint { pid, url, secret, chat_route, model, guard } = endpoint;
+        let Endpoint { pid, model, url, secret, chat_route, guard, .. } = endpoint;
         let (secret, unresponsive) = (secret.expose().to_owned(), guard.unresponsive());
         let guard = Box::new(admissions.slot(&model.into(), guard));
         Self { pid, url, path: chat_route, secret, unresponsive, guard }

@@ -10,7 +10,12 @@ fn sent() -> (Ledger, Recorder, Arc<Recent>) {
     let (ledger, recent) = (Ledger::default(), Arc::<Recent>::default());
     let recorder = Recorder::new(&ledger, "me".into());
     recorder.asks("tiny", true);
-    recorder.sent(ServedBy { pid: 7, loaded_within: None, recent: Arc::clone(&recent) });
+    recorder.sent(ServedBy {
+        pid: 7,
+        loaded_within: None,
+        knows_conversation: false,
+        recent: Arc::clone(&recent),
+    });
     (ledger, recorder, recent)
 }
 
@@ -123,7 +128,12 @@ fn a_wait_for_a_load_is_told_apart_from_a_wait_for_others() {
         let recorder = Recorder::new(&ledger, "me".into());
         recorder.asks("tiny", true);
         let asked = monotonic();
-        recorder.sent(ServedBy { pid: 7, loaded_within: Some(loaded(asked)), recent });
+        recorder.sent(ServedBy {
+            pid: 7,
+            loaded_within: Some(loaded(asked)),
+            knows_conversation: false,
+            recent,
+        });
         recorder.completed();
         let times = last(&ledger).times.clone();
         (times.queue.unwrap(), times.load.unwrap(), times.total)

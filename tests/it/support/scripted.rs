@@ -2,7 +2,7 @@
 //!
 //! The test tells by files in a folder. While `MODEL.loading` is there, the engine loads; once `MODEL.broken` is
 //! there, it ends before it is ready. While `MODEL.held` is there, an answer waits before its first byte; while
-//! `MODEL.halfway` is there, after it. The file `log` lists what the engines did.
+//! `MODEL.halfway` is there, after it. While `MODEL.timings` is there, it ends its streams with [`TIMINGS`]. The file `log` lists what the engines did.
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
@@ -12,6 +12,8 @@ use std::time::Duration;
 use rbee_hive::config::{Config, DeviceKind, EngineSettings};
 use serde_json::{Value, json};
 
+/// What the engine says of each answer, as llama.cpp's server does: 8 tokens of the prompt were in the cache.
+const TIMINGS: &str = r#"{"choices":[{"index":0,"delta":{},"finish_reason":"stop"}],"timings":{"cache_n":8,"prompt_n":92,"prompt_ms":2.5,"predicted_n":20,"predicted_ms":4.0}}"#;
 /// The pause between two looks for a file.
 const POLL: Duration = Duration::from_millis(5);
 
@@ -172,6 +174,9 @@ impl Engine {
         connection.write_all(head.as_bytes())?;
         chunk(connection, &json!({ "choices": [{ "index": 0, "delta": answer }] }).to_string())?;
         self.wait_while(connection, "halfway")?;
+        if self.has("timings") {
+            chunk(connection, TIMINGS)?;
+        }
         chunk(connection, "[DONE]")?;
         connection.write_all(b"0\r\n\r\n")
     }
