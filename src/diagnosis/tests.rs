@@ -18,6 +18,7 @@ fn record(queue: u64, prompt: u64, generation: u64) -> Record {
         caller: "me".into(),
         model: Some("tiny".into()),
         worker: Some(7),
+        job_id: None,
         streams: true,
         continues: false,
         outcome: Some(Outcome::Completed),

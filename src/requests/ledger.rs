@@ -96,6 +96,7 @@ fn log(record: &Record) {
         model = record.model.as_deref(),
         caller = &*record.caller,
         worker = record.worker,
+        job_id = record.job_id.as_deref(),
         outcome = record.outcome.map(Outcome::name),
         code = record.code.as_deref(),
         queue_ms = times.queue.map(in_ms),

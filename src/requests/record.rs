@@ -56,6 +56,8 @@ pub(crate) struct Record {
     pub(crate) model: Option<Arc<str>>,
     /// The process id of the worker that it was sent to last.
     pub(crate) worker: Option<u32>,
+    /// The job of the load that it waited for.
+    pub(crate) job_id: Option<Arc<str>>,
     /// Whether it asked for a stream.
     pub(crate) streams: bool,
     /// Whether its worker had answered the beginning of the conversation before.

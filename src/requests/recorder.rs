@@ -49,6 +49,11 @@ impl Recorder {
         self.0.ledger.announce(&record);
     }
 
+    /// The request has waited for this load.
+    pub(crate) fn waited_for(&self, job_id: &Arc<str>) {
+        self.0.request.lock().job_id = Some(Arc::clone(job_id));
+    }
+
     /// The request goes to this worker.
     pub(crate) fn sent(&self, worker: ServedBy) {
         self.0.request.lock().send(worker);

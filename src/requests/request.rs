@@ -30,6 +30,8 @@ pub(super) struct Request {
     began: Moment,
     pub(super) model: Option<Arc<str>>,
     pub(super) streams: bool,
+    /// The job of the load that it waited for.
+    pub(super) job_id: Option<Arc<str>>,
     pub(super) served_by: Option<ServedBy>,
     /// When its model was known.
     pub(super) asked: Option<Moment>,
@@ -58,6 +60,7 @@ impl Request {
             began: monotonic(),
             model: None,
             streams: false,
+            job_id: None,
             served_by: None,
             asked: None,
             first_sent: None,
@@ -88,6 +91,7 @@ impl Request {
             caller: Arc::clone(&self.caller),
             model: self.model.clone(),
             worker: self.served_by.as_ref().map(|worker| worker.pid),
+            job_id: self.job_id.clone(),
             streams: self.streams,
             continues: self.served_by.as_ref().is_some_and(|worker| worker.knows_conversation),
             outcome: self.outcome,

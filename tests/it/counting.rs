@@ -183,6 +183,8 @@ async fn a_cold_start_shows_as_load_and_a_busy_worker_as_queue() {
         (&json!(2.5), &json!(5000.0)),
         "{record}"
     );
+    let job = hive.job(record["job_id"].as_str().expect("a load")).await;
+    assert_eq!(job["operation"], "model_load", "{job}");
     assert!(kinds(&diagnosis).contains(&"load"), "{diagnosis}");
     assert!(diagnosis["times"]["load_ms"].as_f64() > Some(0.0), "{diagnosis}");
 

@@ -84,6 +84,9 @@ impl Attempt {
             Admission::Waiting(waiter) => {
                 self.shown.send_modify(|shown| shown.queued = Some(waiter.watch()));
                 let Settled { outcome, job_id } = waiter.await;
+                if let Some(job_id) = &job_id {
+                    self.recorder.waited_for(job_id);
+                }
                 self.shown.send_modify(|shown| {
                     shown.queued = None;
                     shown.job_id = job_id.or(shown.job_id.take());
