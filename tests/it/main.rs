@@ -29,6 +29,7 @@ mod operations;
 mod page;
 mod queue;
 mod quickstart;
+mod residency;
 mod streams;
 mod support;
 mod surface;

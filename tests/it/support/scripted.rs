@@ -50,6 +50,12 @@ impl Scripted {
         config.engines.insert("scripted".to_owned(), settings);
     }
 
+    /// Makes every engine of the hive hold so many bytes besides its own.
+    pub(crate) fn hold(config: &mut Config, bytes: u64) {
+        let engine = config.engines.get_mut("scripted").expect("the engine");
+        engine.env.insert("SCRIPTED_HOLDS".to_owned(), bytes.to_string());
+    }
+
     /// Puts a file there.
     pub(crate) fn set(&self, name: &str) {
         std::fs::write(self.0.path().join(name), b"").expect("a file");
@@ -89,6 +95,9 @@ fn serve() {
     let read = |name: &str| std::env::var(name).expect(name);
     let slots = read("SCRIPTED_SLOTS").parse().expect("a number");
     let engine = Engine { folder: folder.into(), model: read("SCRIPTED_MODEL"), slots };
+    // What it holds is in memory once it is written to.
+    let held = std::env::var("SCRIPTED_HOLDS").map_or(0, |bytes| bytes.parse().expect("a number"));
+    let _held = std::hint::black_box(vec![1_u8; held]);
     let listener = TcpListener::bind(format!("127.0.0.1:{}", read("SCRIPTED_PORT"))).expect("its port");
     engine.log(&format!("start {}", engine.model));
     std::thread::scope(|scope| {
