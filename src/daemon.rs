@@ -105,11 +105,7 @@ impl Hive {
         spawn::detached(warn_of_folders(Arc::clone(&app)));
         // Before the first answer, so that the workers of an earlier run are in every listing.
         app.workers.adopt().await;
-        let residency = spawn::detached(app.residency.clone().run(
-            submit(&app),
-            Arc::clone(&app.events),
-            app.shutdown.clone(),
-        ));
+        let residency = spawn::detached(own_residency(Arc::clone(&app)));
         let timers = app.config.timers.clone();
         let server = spawn::detached(http::serve(listener, router, timers, app.quiet.clone()));
         if let Some(queen) = &app.queen {
@@ -124,10 +120,7 @@ impl Hive {
         app.shutdown.cancel();
         app.jobs.close().await;
         app.workers.stop_all(*app.config.timers.stop_grace).await;
-        // It ends with the shutdown; a defect of it is told, and costs no worker.
-        if let Err(error) = residency.await {
-            tracing::error!(%error, "the owner of the residency panicked");
-        }
+        let _ended = residency.await;
         app.quiet.cancel();
         let served = server.await;
         housekeeping.abort();
@@ -257,6 +250,16 @@ impl PublishedHiveFile {
 impl Drop for PublishedHiveFile {
     fn drop(&mut self) {
         let _removed = disk::remove_file(&self.0);
+    }
+}
+
+/// Runs the owner of the residency. A defect of it is told and costs no worker: it begins again, because loads and
+/// requests wait for it.
+async fn own_residency(app: AppState) {
+    let run = || app.residency.clone().run(submit(&app), Arc::clone(&app.events), app.shutdown.clone());
+    while let Err(error) = spawn::detached(run()).await {
+        tracing::error!(%error, "the owner of the residency panicked; it begins again");
+        tokio::time::sleep(std::time::Duration::from_secs(1)).await;
     }
 }
 

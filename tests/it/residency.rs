@@ -14,9 +14,10 @@ use crate::support::{
 };
 
 /// What each worker holds besides its program.
-const HELD: u64 = 150 << 20;
-/// What all workers together may take: enough for one of them, whether its need is measured or estimated.
-const LIMIT: ByteSize = ByteSize::mib(200);
+const HELD: u64 = 70 << 20;
+/// What all workers together may take: enough for one of them and too little for two, whether what each needs was
+/// measured or is estimated.
+const LIMIT: ByteSize = ByteSize::mib(120);
 
 /// A hive with the models `a` and `b`, of which only one fits into memory.
 async fn hive(script: &Scripted, change: impl FnOnce(&mut Config)) -> TestHive {
