@@ -242,8 +242,8 @@ impl Handle {
         self.needs.iter().fold(0, |sum, (_, bytes)| sum.saturating_add(*bytes))
     }
 
-    /// The bytes that it held on each of its devices when it was last measured; 0 on a GPU whose driver does not
-    /// list it.
+    /// The bytes that it held on each of its devices when it was last measured. On a GPU whose driver does not list
+    /// it, as in a container, they are what it needs there, once it is ready.
     pub(super) fn holds(&self) -> Vec<(Device, u64)> {
         let usage = self.measurements.lock().usage.clone();
         let devices = match self.split.is_empty() {
@@ -257,7 +257,9 @@ impl Handle {
             let on_it = usage.gpus.iter().find(|(gpu, _)| *gpu == device).map(|(_, bytes)| *bytes);
             // An interface such as Vulkan has its own numbers for GPUs.
             let on_any = || if devices.len() == 1 { usage.vram_bytes() } else { None };
-            on_it.or_else(on_any).unwrap_or(0)
+            let needs = || self.needs.iter().find(|(needed, _)| *needed == device).map(|(_, bytes)| *bytes);
+            let unlisted = || needs().filter(|_| self.stage() >= LifeStage::Ready);
+            on_it.or_else(on_any).or_else(unlisted).unwrap_or(0)
         };
         devices.iter().map(|device| (*device, held(*device))).collect()
     }

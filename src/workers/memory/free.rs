@@ -39,7 +39,7 @@ impl FreeMemory {
     pub(in crate::workers) fn beside(workers: &[Arc<Handle>], settings: Memory) -> Self {
         let mut free = Self { settings, ..Self::now() };
         for worker in workers.iter().filter(|worker| worker.status().lives()) {
-            let mut holds = worker.holds();
+            let holds = worker.holds();
             if worker.stage() < LifeStage::Ready {
                 free.promised.extend(
                     worker
@@ -47,9 +47,6 @@ impl FreeMemory {
                         .iter()
                         .map(|(device, bytes)| (*device, bytes.saturating_sub(on(&holds, *device)))),
                 );
-            } else if holds.iter().all(|(_, bytes)| *bytes == 0) {
-                // In a container, no driver lists it.
-                holds.clone_from(&worker.needs);
             }
             free.held.extend(holds);
         }
