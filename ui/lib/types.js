@@ -213,9 +213,9 @@
  * @property {Array<{pid: number, name: string|null, held_bytes: number}>} foreign_processes
  * @property {Eviction[]} evictions the workers that would go to make room
  * @property {string|null} waits_for
- * @property {"measured"|"formula"} [source_of_estimate]
- * @property {number|null} [formula_bytes]
- * @property {number|null} [formula_error_bytes] how much more was measured than the formula says
+ * @property {"measured"|"formula"|null} source_of_estimate
+ * @property {number|null} formula_bytes
+ * @property {number|null} formula_error_bytes how much more was measured than the formula says
  * @property {Share[]} split where its layers would go; empty if all of it is on `device`
  * @property {number|null} slowdown how many times as long a token takes as with all layers on a GPU
  *

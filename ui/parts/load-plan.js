@@ -1,7 +1,7 @@
 // The plan of a load: the memory that it needs, who would go to make room, and where its layers go.
 
 import { h, icon } from "../lib/dom.js";
-import { bytes, count, duration, sentence } from "../lib/format.js";
+import { bytes, count, sentence } from "../lib/format.js";
 import { stack } from "./parts.js";
 
 /** @typedef {import("../lib/types.js").LoadPlan} LoadPlan */
@@ -107,18 +107,13 @@ function evictions({ evictions, waits_for: blocker }) {
     h(
       "ul",
       { class: "lines residents" },
-      ...evictions.map(({ pid, model, held_bytes: held, idle_seconds: idle, reason }) =>
+      ...evictions.map(({ pid, model, held_bytes: held, reason }) =>
         h(
           "li",
           { key: String(pid) },
           h("span", { class: "grow", title: model }, model),
-          h("span", { class: "muted num" }, bytes(held)),
+          h("span", { class: "muted num" }, `worker ${pid} · ${bytes(held)}`),
           h("p", null, sentence(reason)),
-          h(
-            "p",
-            { class: "muted num" },
-            `worker ${pid} · ${idle === null ? "answers a request" : `idle for ${duration(idle)}`}`,
-          ),
         ),
       ),
     ),
@@ -142,7 +137,8 @@ function split({ split, slowdown }) {
 
 /** Where the estimate comes from. @param {LoadPlan} plan */
 function source({ source_of_estimate: source, formula_bytes: formula, formula_error_bytes: error }) {
-  if (source !== "measured") return "The memory is computed by a formula: this has not run here yet.";
+  if (!source) return "";
+  if (source === "formula") return "The memory is computed by a formula: this has not run here yet.";
   const off = error
     ? `; the formula says ${bytes(formula)}, ${bytes(Math.abs(error))} too ${error > 0 ? "little" : "much"}`
     : "";

@@ -116,8 +116,10 @@ async fn a_plan_says_who_would_go_to_make_room() {
     browser.open(&format!("{}/#/models/other", machine.hive.url)).await;
     browser.click("aside", "Load").await;
     choose(&browser, "#load-device", "0").await;
+    browser.shows("dialog .verdict", "cuda:0").await;
+    browser.until("the plan of that device", "!document.querySelector('.estimate[aria-busy]')").await;
     browser.shows("dialog .verdict", "Fits once room is made").await;
-    for text in ["Goes to make room", "tiny", &format!("worker {pid} · idle for")] {
+    for text in ["Goes to make room", "tiny", &format!("worker {pid}"), "Idle for", "a formula"] {
         browser.shows("dialog .estimate", text).await;
     }
     capture(&browser, "models-load-evicts").await;
