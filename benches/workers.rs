@@ -13,22 +13,22 @@
 #![expect(clippy::disallowed_methods, reason = "a bench runs other programs, outside any job")]
 #![expect(clippy::print_stdout, reason = "figures are printed")]
 
+mod daemon;
 #[expect(dead_code, reason = "this bench compares differences, not ratios")]
 mod paired;
 
 use std::fs;
-use std::io::{BufRead, BufReader, Read, Write};
+use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
+use daemon::{Daemon, Killed, PROGRAM, get};
 use paired::Spread;
 use rbee_hive::engine::sample_model::{SampleModel, WeightType};
-use serde_json::{Value, json};
+use serde_json::Value;
 
-/// The executable of both the daemon and the worker.
-const PROGRAM: &str = env!("CARGO_BIN_EXE_rbee-hive");
 /// How many more sleeping processes a user's machine has.
 const SLEEPERS: usize = 400;
 
@@ -58,9 +58,9 @@ fn main() {
     if is_for_figures {
         write(&models, "large", large);
     }
-    let daemon = Daemon::start(folder.path());
+    let daemon = Daemon::start(folder.path(), "off", &[]);
     // The first load searches for engines; it does not count.
-    daemon.stop_worker(&daemon.spawn_worker("small").1);
+    daemon.stop_worker(&daemon.spawn_worker("small", "builtin").1);
 
     println!("from WorkerSpawn to its end, and the same worker without a hive; milliseconds, {pairs} pairs");
     for model in ["small", "large"] {
@@ -70,9 +70,9 @@ fn main() {
     }
     println!("\nprocessor time of an idle daemon over {idle:?}, percent of one core (aim: 1)");
     let nothing = idle_cost(&daemon, idle);
-    let worker = daemon.spawn_worker("small").1;
+    let worker = daemon.spawn_worker("small", "builtin").1;
     let worker_alone = idle_cost(&daemon, idle);
-    let _heartbeats = daemon.heartbeats();
+    let _heartbeats = heartbeats(&daemon);
     let with_reader = idle_cost(&daemon, idle);
     let sleepers = Sleepers::start(if is_for_figures { SLEEPERS } else { 3 });
     let with_sleepers = idle_cost(&daemon, idle);
@@ -93,7 +93,7 @@ fn start(daemon: &Daemon, folder: &Path, models: &Path, model: &str, pairs: usiz
     let path = models.join(format!("{model}.gguf"));
     let mebibytes = fs::metadata(&path).expect("a model").len() >> 20;
     let hive = || {
-        let (took, worker) = daemon.spawn_worker(model);
+        let (took, worker) = daemon.spawn_worker(model, "builtin");
         daemon.stop_worker(&worker);
         took
     };
@@ -158,30 +158,6 @@ fn pause(since: Instant) {
     std::thread::sleep(Duration::from_millis(1));
 }
 
-fn get(address: SocketAddr, path: &str) -> String {
-    exchange(address, &format!("GET {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n"))
-}
-
-/// Sends a request with `Connection: close`, and reads the answer to its end.
-fn exchange(address: SocketAddr, request: &str) -> String {
-    let mut stream = TcpStream::connect(address).expect("the server accepts");
-    stream.set_nodelay(true).expect("an open socket");
-    stream.write_all(request.as_bytes()).expect("the server reads");
-    let mut answer = Vec::new();
-    stream.read_to_end(&mut answer).expect("an answer");
-    String::from_utf8_lossy(&answer).into_owned()
-}
-
-/// A process that is killed when the value is dropped.
-struct Killed(Child);
-
-impl Drop for Killed {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
-
 /// Processes that sleep.
 struct Sleepers(Vec<Killed>);
 
@@ -192,94 +168,35 @@ impl Sleepers {
     }
 }
 
-/// A daemon that the bench starts.
-struct Daemon {
-    process: Killed,
-    address: SocketAddr,
+/// Reads heartbeats on a thread that ends when the socket is closed.
+fn heartbeats(daemon: &Daemon) -> TcpStream {
+    let mut stream = TcpStream::connect(daemon.address).expect("the server accepts");
+    let request = format!("GET /v1/heartbeats/stream HTTP/1.1\r\nHost: {}\r\n\r\n", daemon.address);
+    stream.write_all(request.as_bytes()).expect("the server reads");
+    let mut reader = stream.try_clone().expect("a socket");
+    std::thread::spawn(move || {
+        let mut chunk = [0; 8192];
+        while matches!(reader.read(&mut chunk), Ok(1..)) {}
+    });
+    stream
 }
 
-impl Daemon {
-    fn start(folder: &Path) -> Self {
-        let child = Command::new(PROGRAM)
-            .args(["serve", "--port", "0", "--llama-server", "", "--workers-lifeline", "true", "--data-dir"])
-            .arg(folder.join("hive"))
-            .arg("--models-dir")
-            .arg(folder.join("models"))
-            .env("HF_HUB_CACHE", folder.join("no-hub-cache"))
-            .env("RUST_LOG", "off")
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::null())
-            .spawn();
-        let mut process = Killed(child.expect("the daemon"));
-        let mut ready = String::new();
-        let out = process.0.stdout.take().expect("a pipe");
-        BufReader::new(out).read_line(&mut ready).expect("the ready line");
-        let address = ready.split("http://").nth(1).and_then(|rest| rest.split_whitespace().next());
-        let address = address.and_then(|address| address.trim_end_matches('/').parse().ok());
-        Self { process, address: address.expect("an address") }
-    }
-
-    /// Runs an operation to its end; returns the seconds that it took, and its result.
-    fn run(&self, operation: &Value) -> (f64, Value) {
-        let body = operation.to_string();
-        let begin = Instant::now();
-        let accepted = exchange(
-            self.address,
-            &format!(
-                "POST /v1/jobs HTTP/1.1\r\nHost: {}\r\nContent-Type: application/json\r\nConnection: close\r\n\
-                 Content-Length: {}\r\n\r\n{body}",
-                self.address,
-                body.len()
-            ),
-        );
-        let path = accepted.split(r#""sse_url":""#).nth(1).and_then(|rest| rest.split('"').next());
-        let stream = get(self.address, path.unwrap_or_else(|| panic!("{operation}: {accepted}")));
-        let took = begin.elapsed().as_secs_f64();
-        assert!(stream.contains("data: [DONE]\n\n"), "{operation}: {stream}");
-        let result = stream.lines().rev().find_map(|line| line.strip_prefix("data: {"));
-        let result = result.expect("a result");
-        (took, serde_json::from_str(&format!("{{{result}")).expect("JSON"))
-    }
-
-    fn spawn_worker(&self, model: &str) -> (f64, Value) {
-        self.run(&json!({ "WorkerSpawn": { "model": model, "worker": "builtin" } }))
-    }
-
-    fn stop_worker(&self, worker: &Value) {
-        self.run(&json!({ "WorkerProcessDelete": { "pid": worker["pid"] } }));
-    }
-
-    /// Reads heartbeats on a thread that ends when the socket is closed.
-    fn heartbeats(&self) -> TcpStream {
-        let mut stream = TcpStream::connect(self.address).expect("the server accepts");
-        let request = format!("GET /v1/heartbeats/stream HTTP/1.1\r\nHost: {}\r\n\r\n", self.address);
-        stream.write_all(request.as_bytes()).expect("the server reads");
-        let mut reader = stream.try_clone().expect("a socket");
-        std::thread::spawn(move || {
-            let mut chunk = [0; 8192];
-            while matches!(reader.read(&mut chunk), Ok(1..)) {}
-        });
-        stream
-    }
-
-    /// The processor time that the daemon has used so far.
-    fn processor_time(&self) -> Duration {
-        // Fields 14 and 15 of proc_pid_stat(5), after the name in parentheses, in ticks of 10 ms.
-        let path = PathBuf::from(format!("/proc/{}/stat", self.process.0.id()));
-        let stat = fs::read_to_string(path).expect("the daemon runs");
-        let fields: Vec<_> = stat.rsplit(')').next().expect("fields").split_whitespace().collect();
-        let ticks = |field: usize| fields[field - 3].parse::<u64>().expect("a number");
-        Duration::from_millis((ticks(14) + ticks(15)) * 10)
-    }
+/// The processor time that the daemon has used so far.
+fn processor_time(daemon: &Daemon) -> Duration {
+    // Fields 14 and 15 of proc_pid_stat(5), after the name in parentheses, in ticks of 10 ms.
+    let path = PathBuf::from(format!("/proc/{}/stat", daemon.pid()));
+    let stat = fs::read_to_string(path).expect("the daemon runs");
+    let fields: Vec<_> = stat.rsplit(')').next().expect("fields").split_whitespace().collect();
+    let ticks = |field: usize| fields[field - 3].parse::<u64>().expect("a number");
+    Duration::from_millis((ticks(14) + ticks(15)) * 10)
 }
 
 /// Percent of one core that the daemon uses over this time.
 fn idle_cost(daemon: &Daemon, over: Duration) -> f64 {
     // Earlier operations may still be finishing.
     std::thread::sleep(over / 20);
-    let (before, begin) = (daemon.processor_time(), Instant::now());
+    let (before, begin) = (processor_time(daemon), Instant::now());
     std::thread::sleep(over);
-    let took = daemon.processor_time() - before;
+    let took = processor_time(daemon) - before;
     took.as_secs_f64() / begin.elapsed().as_secs_f64() * 100.0
 }
