@@ -7,6 +7,8 @@
 //! operation alike, before anything looks at which operation it is.
 
 mod hive_check;
+mod memory_lease;
+mod memory_release;
 mod model_delete;
 mod model_diagnose;
 mod model_download;
@@ -58,6 +60,8 @@ pub static TABLE: &[Row] = &[
     Row::of::<worker_process_get::WorkerProcessGet>(),
     Row::of::<worker_process_delete::WorkerProcessDelete>(),
     Row::of::<residency_get::ResidencyGet>(),
+    Row::of::<memory_lease::MemoryLease>(),
+    Row::of::<memory_release::MemoryRelease>(),
 ];
 
 /// Understands a body as an operation of the [`TABLE`].

@@ -30,8 +30,10 @@ mod forecast;
 mod news;
 mod view;
 mod measure;
+mod lease;
 mod parts;
 mod room;
+mod leases;
 mod ledger;
 mod admission;
 mod refusal;
@@ -52,6 +54,7 @@ mod simulation;
 
 pub(crate) use admission::{Admission, Admissions, Asking, Settled, Wait, Watch};
 pub(crate) use forecast::Forecast;
+pub(crate) use leases::{Gone, LeaseRequest};
 pub(crate) use owner::{Residency, Submit};
 pub(crate) use refusal::Refused;
 pub(crate) use room::{Denied, Ticket};

@@ -173,6 +173,8 @@ codes! {
     WorkerUnresponsive = "worker_unresponsive", 503, 75, "The worker does not respond";
     /// The worker sent an answer that the gateway cannot forward.
     WorkerError = "worker_error", 502, 76, "The worker's answer is not valid";
+    /// No lease of memory has that id, or it has ended.
+    LeaseNotFound = "lease_not_found", 404, 66, "No such lease";
     /// The model needs more memory than is free.
     OutOfMemory = "out_of_memory", 507, 71, "Not enough memory";
 

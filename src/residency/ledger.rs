@@ -248,7 +248,7 @@ impl Ledger {
     /// Tells a load that asks what it waits for, unless it was told that already.
     pub(super) fn tell_wait(&self, key: LoadKey, why: Waiting) {
         self.change(key, |load| {
-            let is_new = load.waits_for.as_ref().is_none_or(|waiting| !is_same_wait(waiting, &why));
+            let is_new = !load.waits_for.as_ref().is_some_and(|waiting| waiting.is_like(&why));
             if is_new && matches!(load.phase, LoadPhase::Asking { .. }) {
                 load.tell(Told::Waits(why.to_string()));
                 load.waits_for = Some(why);
@@ -321,14 +321,5 @@ impl LoadEntry {
     fn tell(&self, what: Told) {
         // Whoever asked and hears it no more has been stopped.
         let _heard = self.told.as_ref().is_some_and(|told| told.send(what).is_ok());
-    }
-}
-
-/// Whether two waits are the same for people: how much is missing changes all the time.
-fn is_same_wait(one: &Waiting, other: &Waiting) -> bool {
-    match (one, other) {
-        (Waiting::Memory { device: one, .. }, Waiting::Memory { device: other, .. }) => one == other,
-        (Waiting::Stay { worker: one, .. }, Waiting::Stay { worker: other, .. }) => one == other,
-        (one, other) => one == other,
     }
 }

@@ -2,6 +2,7 @@
 
 use std::collections::HashSet;
 
+use super::leases::LeaseEntry;
 use super::ledger::LoadEntry;
 use super::parts::Parts;
 use super::snapshot::{DeviceMemory, Drain, Keep, LoadPhase, Phase, Resident, Snapshot};
@@ -15,19 +16,18 @@ pub(super) struct Look {
     /// The workers of `now`, in the same order.
     pub(super) workers: Vec<ResidentWorker>,
     pub(super) loads: Vec<LoadEntry>,
+    pub(super) leases: Vec<LeaseEntry>,
 }
 
-/// Looks at everything. The memory is measured only if a load asks for some, or the caller does: that takes a while,
+/// Looks at everything. The memory is measured only if a load or a lease asks for some, or the caller does: that takes a while,
 /// and a decision needs it for nothing else.
 pub(super) async fn look(parts: &Parts, with_memory: bool) -> Look {
-    let Parts { workers, ledger, admissions, rules, .. } = parts;
-    // Read once, and first: a load that asks from now on must not be decided about without the memory.
-    let loads = ledger.loads();
-    let (residents, devices) = if with_memory || loads.iter().any(asks) {
-        measured(workers).await
-    } else {
-        (workers.residents(), Vec::new())
-    };
+    let Parts { workers, ledger, leases, admissions, rules, .. } = parts;
+    // Read once, and first: what asks from now on must not be decided about without the memory.
+    let (loads, leases) = (ledger.loads(), leases.all());
+    let asks = loads.iter().any(asks) || leases.iter().any(|lease| lease.held.is_none());
+    let (residents, devices) =
+        if with_memory || asks { measured(workers).await } else { (workers.residents(), Vec::new()) };
     let ids: HashSet<&str> = residents.iter().map(|worker| &*worker.worker_id).collect();
     ledger.keep_drains(|worker_id| ids.contains(worker_id));
     let unfinished = || loads.iter().filter(|load| !has_its_worker(load, &residents));
@@ -37,16 +37,18 @@ pub(super) async fn look(parts: &Parts, with_memory: bool) -> Look {
         let draining = drained.filter(|_| worker.draining).map(|entry| entry.drain);
         resident(parts, worker, draining, is_stopping, is_unfinished)
     };
+    let workers: Vec<_> = residents.iter().map(resident).collect();
+    let devices: Vec<_> = devices.iter().map(device).collect();
     let now = Snapshot {
         now: ledger.now(),
         rules: rules.clone(),
-        devices: devices.iter().map(device).collect(),
-        workers: residents.iter().map(resident).collect(),
         demand: admissions.demand(ledger.epoch()),
         loads: unfinished().map(LoadEntry::load).collect(),
-        leases: Vec::new(),
+        leases: leases.iter().map(|lease| lease.lease(&devices, &workers)).collect(),
+        devices,
+        workers,
     };
-    Look { now, workers: residents, loads }
+    Look { now, workers: residents, loads, leases }
 }
 
 /// The workers, with what they hold, and the memory of each device. A worker that became ready during the

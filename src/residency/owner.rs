@@ -10,11 +10,13 @@ use tokio_util::sync::CancellationToken;
 use super::admission::Admissions;
 use super::decide::decide;
 use super::forecast::{Forecast, forecast};
-use super::ledger::DrainEntry;
+use super::lease::LeaseTicket;
+use super::leases::{Gone, LeaseRequest, others_on};
+use super::ledger::{DrainEntry, Told};
 use super::measure::look;
 use super::news::News;
 use super::parts::Parts;
-use super::room::Ticket;
+use super::room::{Denied, Ticket};
 use super::snapshot::{
     Action, Beneficiary, Drain, LoadKey, Origin, Placement, Snapshot, StopReason, Waiting, WorkerKey,
 };
@@ -25,7 +27,7 @@ use crate::events::Hub;
 use crate::jobs::job::StopReason as JobStop;
 use crate::jobs::{Job, JobState};
 use crate::spawn;
-use crate::workers::Supervisor;
+use crate::workers::{StartRequest, Supervisor};
 
 /// The shortest time between two looks while something asks for memory, because each measures it.
 const MEASURE_PAUSE: Duration = Duration::from_millis(5);
@@ -77,18 +79,53 @@ impl Residency {
         ResidencyView::of(&self.0, &look(&self.0, true).await)
     }
 
+    /// Asks for memory for another program, and waits until it is free.
+    pub(crate) async fn lease(
+        &self,
+        request: LeaseRequest,
+        stop: &CancellationToken,
+    ) -> Result<GivenLease, Denied> {
+        let Parts { ledger, leases, .. } = &*self.0;
+        let device = request.device;
+        let (key, told) = leases.ask(request, ledger.now());
+        let ticket = LeaseTicket::new(Arc::clone(&self.0), key);
+        ledger.wake();
+        let lease = ticket.given(told, stop).await?;
+        let now = look(&self.0, true).await.now;
+        let memory = now.devices.iter().find(|memory| memory.device == device);
+        let lasts = lease.held.map_or(lease.request.lasts, |held| held.expires_at.saturating_sub(now.now));
+        Ok(GivenLease {
+            id: lease.id,
+            lasts,
+            gone: lease.gone,
+            free: memory.and_then(|memory| memory.free).unwrap_or(0),
+        })
+    }
+
+    /// Ends a lease. Returns what comes back.
+    ///
+    /// # Errors
+    /// [`Code::LeaseNotFound`].
+    pub(crate) fn release(&self, id: &str) -> Result<Vec<Gone>> {
+        let released = self.0.leases.release(id)?;
+        self.0.ledger.wake();
+        Ok(released.gone)
+    }
+
     /// Decides and carries out until `stop` is cancelled.
     pub(crate) async fn run(self, submit: Submit, hub: Arc<Hub>, stop: CancellationToken) {
-        let mut owner = Owner { parts: self.0, submit, news: News::new(hub) };
-        let preloaded = owner.parts.preloaded().map(|(model, keep)| (model.to_owned(), keep));
-        let mut preloaded: Vec<_> = preloaded.collect();
+        let preloaded = self.0.preloaded().map(|(model, keep_alive)| Wanted {
+            model: model.to_owned(),
+            by: Origin::Preload,
+            because: "it is preloaded",
+            operation: model_load(model, keep_alive, "it is preloaded"),
+        });
+        let wanted = preloaded.collect();
+        let mut owner = Owner { parts: self.0, submit, news: News::new(hub), wanted };
         let activity = owner.parts.workers.activity();
         loop {
-            preloaded.retain(|(model, keep_alive)| {
-                owner.load(model, *keep_alive, Origin::Preload, "it is preloaded".to_owned()).is_some()
-            });
-            let pause = owner.round().await;
-            let pause = if preloaded.is_empty() { pause } else { sooner(pause, Some(SUBMIT_AGAIN)) };
+            let pause = owner.load_what_is_wanted();
+            let pause = sooner(pause, owner.round().await);
             tokio::select! {
                 biased;
                 () = stop.cancelled() => return owner.parts.admissions.close(),
@@ -110,9 +147,49 @@ struct Owner {
     parts: Arc<Parts>,
     submit: Submit,
     news: News,
+    /// The loads that are still to be submitted.
+    wanted: Vec<Wanted>,
+}
+
+/// A load that the owner is to submit.
+struct Wanted {
+    model: String,
+    by: Origin,
+    because: &'static str,
+    operation: Value,
+}
+
+/// A lease that was given.
+#[derive(Debug)]
+pub(crate) struct GivenLease {
+    pub(crate) id: String,
+    /// For how long from now.
+    pub(crate) lasts: Duration,
+    /// What went for it.
+    pub(crate) gone: Vec<Gone>,
+    /// What is free on its device.
+    pub(crate) free: u64,
 }
 
 impl Owner {
+    /// Submits the loads of the start, and of what went for leases that have ended. Returns after how long to try
+    /// again what could not be submitted.
+    fn load_what_is_wanted(&mut self) -> Option<Duration> {
+        let because = "the memory that it made room for is free again";
+        let gone = self.parts.leases.to_restore().into_iter();
+        self.wanted.extend(gone.map(|gone| Wanted {
+            model: gone.model,
+            by: Origin::Restore,
+            because,
+            operation: gone.restore,
+        }));
+        let wanted = std::mem::take(&mut self.wanted);
+        let is_left =
+            |load: &Wanted| self.load(&load.model, load.by, load.because, &load.operation).is_some();
+        self.wanted = wanted.into_iter().filter(is_left).collect();
+        (!self.wanted.is_empty()).then_some(SUBMIT_AGAIN)
+    }
+
     /// Decides once and carries the decision out. Returns after how long the next look is due.
     async fn round(&mut self) -> Option<Duration> {
         self.parts.admissions.dispatch();
@@ -131,11 +208,12 @@ impl Owner {
 
     /// Carries one action out. Returns after how long to look again, where nothing that happens may tell.
     fn carry_out(&self, now: &Snapshot, action: Action) -> Option<Duration> {
-        let Parts { ledger, .. } = &*self.parts;
+        let Parts { ledger, leases, .. } = &*self.parts;
         match action {
             Action::Load { model, because } => {
-                let keep_alive = self.parts.idle(&model);
-                return self.load(&model, keep_alive, because.origin(), because.to_string());
+                let (by, because) = (because.origin(), because.to_string());
+                let operation = model_load(&model, self.parts.idle(&model), &because);
+                return self.load(&model, by, &because, &operation);
             }
             Action::Grant { load, placement } => {
                 if ledger.grant(load, placement) {
@@ -160,22 +238,35 @@ impl Owner {
                 return is_for_memory.then_some(MEASURE_AGAIN);
             }
             Action::Drain { worker, by, because } => self.drain(now, worker, by, &because),
-            Action::Stop { worker, because } => return self.stop(worker, &because),
+            Action::Stop { worker, because } => {
+                self.note_cost(now, worker);
+                return self.stop(worker, &because);
+            }
             Action::Reopen { worker } => self.reopen(worker),
-            // No operation asks for a lease yet.
-            Action::GrantLease { .. }
-            | Action::RefuseLease { .. }
-            | Action::WaitLease { .. }
-            | Action::EndLease { .. } => {}
+            Action::GrantLease { lease } => {
+                let device = leases.get(lease).map(|lease| lease.request.device)?;
+                leases.grant(lease, now.now, others_on(device, &now.devices, &now.workers).unwrap_or(0));
+            }
+            Action::RefuseLease { lease, why } => leases.refuse(lease, why),
+            Action::WaitLease { lease, why } => {
+                let is_for_memory = matches!(why, Waiting::Memory { .. });
+                leases.tell_wait(lease, why);
+                return is_for_memory.then_some(MEASURE_AGAIN);
+            }
+            Action::EndLease { lease } => {
+                if let Some(ended) = leases.end(|other| other.key == lease) {
+                    tracing::info!(lease_id = ended.id, "a lease of memory has expired");
+                    ledger.wake();
+                }
+            }
         }
         None
     }
 
     /// Submits the load of a model that no operation asked for. Returns after how long to try it again.
-    fn load(&self, model: &str, keep_alive: KeepAlive, by: Origin, because: String) -> Option<Duration> {
+    fn load(&self, model: &str, by: Origin, because: &str, operation: &Value) -> Option<Duration> {
         let Parts { ledger, admissions, .. } = &*self.parts;
-        let load = json!({ "ModelLoad": { "id": model, "keep_alive": keep_alive, "reason": because } });
-        match ledger.submit(model, by, &because, || (self.submit)(&load)) {
+        match ledger.submit(model, by, because, || (self.submit)(operation)) {
             Ok((key, job)) => {
                 tracing::info!(model, job_id = %job.id(), "loading a model: {because}");
                 let (parts, model) = (Arc::clone(&self.parts), model.into());
@@ -199,17 +290,28 @@ impl Owner {
     }
 
     fn drain(&self, now: &Snapshot, worker: WorkerKey, by: Beneficiary, because: &StopReason) {
-        let Parts { workers, ledger, .. } = &*self.parts;
+        let Parts { workers, ledger, leases, .. } = &*self.parts;
         let Some(resident) = now.workers.iter().find(|resident| resident.key == worker) else { return };
         let Some(worker_id) = workers.drain(worker) else { return };
         let goes = format!("worker {worker} of '{}' goes: {because}", resident.model);
         tracing::info!(pid = worker, model = %resident.model, in_flight = resident.in_flight, "{goes}");
         let drain = Drain { by, since: now.now };
         ledger.drained(&worker_id, DrainEntry { drain, because: because.to_string() });
-        if let Beneficiary::Load(load) = by {
-            ledger.tell_news(load, goes);
+        match by {
+            Beneficiary::Load(load) => ledger.tell_news(load, goes),
+            Beneficiary::Lease(lease) => leases.tell(lease, Told::News(goes)),
+            Beneficiary::Idle => {}
         }
         ledger.wake();
+    }
+
+    /// Notes what brings a worker back that goes for a lease.
+    fn note_cost(&self, now: &Snapshot, worker: WorkerKey) {
+        let Some(resident) = now.workers.iter().find(|resident| resident.key == worker) else { return };
+        let Some(Drain { by: Beneficiary::Lease(lease), .. }) = resident.draining else { return };
+        let Some(start) = self.parts.workers.start_of(worker) else { return };
+        let restore = start_again(&resident.model, &start);
+        self.parts.leases.has_cost(lease, Gone { model: resident.model.to_string(), pid: worker, restore });
     }
 
     fn reopen(&self, worker: WorkerKey) {
@@ -273,5 +375,23 @@ async fn after(pause: Option<Duration>) {
     match pause {
         Some(pause) => tokio::time::sleep(pause).await,
         None => std::future::pending().await,
+    }
+}
+
+/// The operation that loads a model.
+fn model_load(model: &str, keep_alive: KeepAlive, because: &str) -> Value {
+    json!({ "ModelLoad": { "id": model, "keep_alive": keep_alive, "reason": because } })
+}
+
+/// The operation that starts such a worker again.
+fn start_again(model: &str, start: &StartRequest) -> Value {
+    let StartRequest { engine, device, context_length, slots, keep_alive, .. } = start;
+    let (device, keep_alive) = (device.to_string(), *keep_alive);
+    if engine == "auto" {
+        json!({ "ModelLoad": { "id": model, "device": device, "context_length": context_length, "slots": slots,
+                               "keep_alive": keep_alive, "reason": "its room is free again" } })
+    } else {
+        json!({ "WorkerSpawn": { "model": model, "worker": engine, "device": device,
+                                 "context_length": context_length, "slots": slots } })
     }
 }

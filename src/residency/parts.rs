@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::admission::{AdmissionRules, Admissions};
+use super::leases::Leases;
 use super::ledger::Ledger;
 use super::snapshot::Rules;
 use crate::config::{self, Config, KeepAlive, ModelSettings};
@@ -13,6 +14,7 @@ use crate::workers::Supervisor;
 pub(super) struct Parts {
     pub(super) workers: Supervisor,
     pub(super) ledger: Arc<Ledger>,
+    pub(super) leases: Leases,
     pub(super) admissions: Admissions,
     pub(super) rules: Rules,
     settings: config::Residency,
@@ -36,7 +38,15 @@ impl Parts {
             retry: *settings.retry,
         };
         let admissions = Admissions::new(workers.clone(), admission, workers.activity());
-        Self { workers, ledger, admissions, rules, settings, models: config.models.clone() }
+        Self {
+            workers,
+            ledger,
+            leases: Leases::default(),
+            admissions,
+            rules,
+            settings,
+            models: config.models.clone(),
+        }
     }
 
     /// Whether workers of the model never go by themselves.

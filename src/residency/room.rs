@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use super::ledger::{Ledger, Told};
@@ -45,26 +46,35 @@ impl Ticket {
         stop: &CancellationToken,
     ) -> Result<usize, Denied> {
         let mut told = self.ledger.ask(self.key, placements, replaces);
-        let mut waiting = None;
-        loop {
-            let next = tokio::select! {
-                biased;
-                () = stop.cancelled() => None,
-                next = told.recv() => next,
-            };
-            match next {
-                Some(Told::News(news)) => n!("room", "{news}"),
-                Some(Told::Waits(what)) => {
-                    n!("room", "Waiting for {what}");
-                    drop(waiting.replace(waiting_for(what)));
-                }
-                Some(Told::Granted(placement)) => return Ok(placement),
-                Some(Told::Refused(why)) => return Err(Denied::Refused(why)),
-                None => {
-                    self.ledger.withdraw(self.key);
-                    return Err(Denied::Stopped);
-                }
+        let heard = hear(&mut told, stop).await;
+        if heard == Err(Denied::Stopped) {
+            self.ledger.withdraw(self.key);
+        }
+        heard
+    }
+}
+
+/// Narrates what those are told who ask for memory, until it is granted, refused, or no longer asked for.
+pub(super) async fn hear(
+    told: &mut mpsc::UnboundedReceiver<Told>,
+    stop: &CancellationToken,
+) -> Result<usize, Denied> {
+    let mut waiting = None;
+    loop {
+        let next = tokio::select! {
+            biased;
+            () = stop.cancelled() => None,
+            next = told.recv() => next,
+        };
+        match next {
+            Some(Told::News(news)) => n!("room", "{news}"),
+            Some(Told::Waits(what)) => {
+                n!("room", "Waiting for {what}");
+                drop(waiting.replace(waiting_for(what)));
             }
+            Some(Told::Granted(placement)) => return Ok(placement),
+            Some(Told::Refused(why)) => return Err(Denied::Refused(why)),
+            None => return Err(Denied::Stopped),
         }
     }
 }

@@ -317,3 +317,14 @@ pub(crate) enum Waiting {
     /// Memory of workers that have ended to be free again.
     Memory { device: Device, missing: u64 },
 }
+
+impl Waiting {
+    /// Whether the two are the same for people: how much is missing changes all the time.
+    pub(crate) fn is_like(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Memory { device: one, .. }, Self::Memory { device: other, .. }) => one == other,
+            (Self::Stay { worker: one, .. }, Self::Stay { worker: other, .. }) => one == other,
+            (one, other) => one == other,
+        }
+    }
+}

@@ -4,10 +4,11 @@ use std::time::Duration;
 
 use serde::Serialize;
 
+use super::leases::LeaseEntry;
 use super::ledger::LoadEntry;
 use super::measure::Look;
 use super::parts::Parts;
-use super::snapshot::{DeviceMemory, Keep, LoadPhase, Phase, Resident};
+use super::snapshot::{DeviceMemory, Keep, LeasePhase, LoadPhase, Phase, Resident, Snapshot};
 use crate::narration::Progress;
 use crate::time::{Instant, in_words};
 use crate::workers::{Device, ResidentWorker};
@@ -85,21 +86,30 @@ struct CallerView {
 
 /// Memory that another program asked for.
 #[derive(Debug, Serialize)]
-struct LeaseView {}
+struct LeaseView {
+    lease_id: String,
+    device: Device,
+    bytes: u64,
+    state: &'static str,
+    holder: Option<String>,
+    expires_at: Option<Instant>,
+    /// What comes back when it ends.
+    restores: Vec<String>,
+}
 
 impl ResidencyView {
     pub(super) fn of(parts: &Parts, look: &Look) -> Self {
         let clock = Clock { now: look.now.now, wall: Instant::now() };
         let residents = look.workers.iter().zip(&look.now.workers);
         Self {
-            memory: look.now.devices.iter().map(memory).collect(),
+            memory: look.now.devices.iter().map(|device| memory(device, &look.now)).collect(),
             residents: residents
                 .map(|(worker, resident)| self::resident(parts, &clock, worker, resident))
                 .collect(),
             loads: look.loads.iter().map(|entry| load(&clock, entry)).collect(),
             queue: queue(parts),
             queue_limit: parts.admissions.limit(),
-            leases: Vec::new(),
+            leases: look.leases.iter().map(|entry| lease(&clock, entry)).collect(),
         }
     }
 }
@@ -117,13 +127,17 @@ impl Clock {
     }
 }
 
-fn memory(device: &DeviceMemory) -> MemoryView {
+fn memory(device: &DeviceMemory, now: &Snapshot) -> MemoryView {
+    let leases = now.leases.iter().filter(|lease| lease.device == device.device);
     MemoryView {
         device: device.device,
         capacity_bytes: device.capacity,
         free_bytes: device.free,
         reserve_bytes: device.reserve,
-        leased_bytes: 0,
+        leased_bytes: leases
+            .filter(|lease| matches!(lease.phase, LeasePhase::Held { .. }))
+            .map(|lease| lease.bytes)
+            .sum(),
     }
 }
 
@@ -178,6 +192,18 @@ fn load(clock: &Clock, entry: &LoadEntry) -> LoadView {
         waits_for: entry.waits_for.as_ref().map(ToString::to_string),
         eta_seconds: progress.as_ref().and_then(|progress| progress.eta_seconds),
         progress,
+    }
+}
+
+fn lease(clock: &Clock, entry: &LeaseEntry) -> LeaseView {
+    LeaseView {
+        lease_id: entry.id.clone(),
+        device: entry.request.device,
+        bytes: entry.request.bytes,
+        state: if entry.held.is_some() { "held" } else { "waiting" },
+        holder: entry.request.holder.clone(),
+        expires_at: entry.held.map(|held| clock.at(held.expires_at)),
+        restores: entry.gone.iter().map(|gone| gone.model.clone()).collect(),
     }
 }
 

@@ -294,6 +294,12 @@ impl Supervisor {
         Some((lesser.worker(), as_it_is))
     }
 
+    /// What the worker was started for, and how long it stays without a request.
+    pub(crate) fn start_of(&self, pid: u32) -> Option<StartRequest> {
+        let worker = self.0.shared.registry.find(pid).ok()?;
+        Some(StartRequest { keep_alive: *worker.keep_alive.lock(), ..worker.request.clone() })
+    }
+
     /// Why the model does not fit: what it needs, what is free, and who holds the rest. `because` is why no room
     /// can be made.
     pub(crate) async fn lacks_room(&self, request: &StartRequest, because: &str) -> Failure {

@@ -20,6 +20,7 @@ mod https;
 mod hub;
 mod jobs;
 mod layers;
+mod leases;
 mod journals;
 mod lifecycle;
 mod loads;
