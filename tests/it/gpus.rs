@@ -1,10 +1,12 @@
 //! A machine with simulated GPUs: what the hive reports of them, where it loads a model, and when it
 //! counts their memory as free again.
 
+use std::os::unix::fs::PermissionsExt;
+
 use serde_json::{Value, json};
 
 use crate::support::{
-    Daemon, Gpus, check_of, data_lines, process_runs, read_all, read_until, typed, until, write_model,
+    Daemon, Gpus, check_of, data_lines, merged, process_runs, read_all, read_until, typed, until, write_model,
 };
 
 const BIG: &str = "gpu 24564 1000 37 NVIDIA GeForce RTX 4090\n";
@@ -148,6 +150,65 @@ async fn a_diagnosis_names_who_else_is_on_the_gpu_and_why_its_clocks_are_held_ba
     );
     machine.gpus.tell(BIG);
     machine.hive.stop().await;
+}
+
+/// A server that tells of two GPUs, and serves nothing: only how it is called matters.
+const LLAMA_SERVER: &str = r#"#!/bin/sh
+case "$1" in
+--version) echo "version: 1 (a)" ;;
+--list-devices) printf 'Available devices:\n  CUDA0: NVIDIA (1 MiB)\n  CUDA1: NVIDIA (1 MiB)\n' ;;
+*) exit 3 ;;
+esac
+"#;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_model_larger_than_a_gpu_is_split_by_layers_over_gpus_and_the_processor() {
+    let dir = tempfile::tempdir().expect("a temporary folder");
+    let models = dir.path().join("models");
+    std::fs::create_dir(&models).expect("a folder");
+    write_model(&models, "tiny");
+    let program = dir.path().join("llama-server");
+    std::fs::write(&program, LLAMA_SERVER).expect("a file");
+    std::fs::set_permissions(&program, std::fs::Permissions::from_mode(0o755)).expect("a program");
+    let gpus = Gpus::new(dir.path(), "gpu 552 0 0 Small\ngpu 552 0 0 Small\n");
+    let hive = gpus.hive_with(&["--llama-server", program.to_str().expect("UTF-8")]).await;
+    // Each of the two blocks has a cache of 32 MiB, and a GPU takes 512 MiB besides layers.
+    let load = |device: &str, dry_run: bool| {
+        let more = json!({ "id": "tiny", "device": device, "context_length": 2048, "slots": 32 });
+        json!({ "ModelLoad": merged(more, json!({ "dry_run": dry_run })) })
+    };
+    let layers = |plan: &Value| -> Vec<(String, u64)> {
+        let share = |share: &Value| {
+            (
+                share["device"].as_str().expect("a device").to_owned(),
+                share["layers"].as_u64().expect("a number"),
+            )
+        };
+        plan["split"].as_array().expect("a split").iter().map(share).collect()
+    };
+    let over_both = hive.succeed(&load("auto", true)).await;
+    assert_eq!(layers(&over_both), [("cuda:0".to_owned(), 1), ("cuda:1".to_owned(), 2)], "{over_both}");
+    assert_eq!((&over_both["slowdown"], &over_both["fits"]), (&json!(1.0), &json!(true)), "{over_both}");
+    let with_processor = hive.succeed(&load("cuda:1", true)).await;
+    assert_eq!(
+        layers(&with_processor),
+        [("cuda:1".to_owned(), 1), ("cpu".to_owned(), 2)],
+        "{with_processor}"
+    );
+    assert!(with_processor["slowdown"].as_f64() > Some(1.0), "{with_processor}");
+    assert_eq!(with_processor["source_of_estimate"], "formula", "{with_processor}");
+
+    for (device, words) in [
+        ("auto", "--device CUDA0,CUDA1 --n-gpu-layers 3 --tensor-split 1,2 "),
+        ("cuda:1", "--device CUDA1 --n-gpu-layers 1 "),
+        ("cpu", "--device none --n-gpu-layers 0 "),
+    ] {
+        let id = hive.submit(&load(device, false)).await;
+        let stream = hive.stream(&id).await;
+        assert!(stream.contains(words), "{words}: {stream}");
+        assert_eq!(stream.contains("--tensor-split"), device == "auto", "{stream}");
+    }
+    hive.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

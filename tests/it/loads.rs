@@ -111,3 +111,39 @@ async fn a_chat_template_can_be_chosen_for_a_model() {
     assert_eq!(now["status"], "ready");
     hive.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_later_plan_uses_what_a_worker_really_took() {
+    let hive = TestHive::start().await;
+    write_model(&hive.models_dir(), "tiny");
+    let plan =
+        |context: u64| json!({ "ModelLoad": { "id": "tiny", "context_length": context, "dry_run": true } });
+    let before = hive.succeed(&plan(512)).await;
+    assert_eq!(
+        (&before["source_of_estimate"], &before["formula_error_bytes"]),
+        (&json!("formula"), &Value::Null)
+    );
+    assert_eq!(before["formula_bytes"], before["required_bytes"], "{before}");
+
+    hive.succeed(&json!({ "ModelLoad": { "id": "tiny", "context_length": 512 } })).await;
+    hive.succeed(&json!({ "ModelUnload": { "id": "tiny" } })).await;
+    let after = hive.succeed(&plan(512)).await;
+    assert_eq!(after["source_of_estimate"], "measured", "{after}");
+    assert_eq!(after["formula_bytes"], before["formula_bytes"], "{after}");
+    let number = |name: &str| after[name].as_i64().expect("a number");
+    assert_eq!(number("required_bytes") - number("formula_bytes"), number("formula_error_bytes"), "{after}");
+    let parts = after["parts"].as_array().expect("parts").iter().map(|part| part["bytes"].as_i64());
+    assert_eq!(parts.sum::<Option<i64>>(), Some(number("required_bytes")), "{after}");
+    // The cache grows as it fills, so a worker that was asked nothing has not shown all that it can take.
+    let cache = after["parts"][1]["bytes"].as_u64().expect("a number");
+    assert!(cache > 0 && after["required_bytes"].as_u64() > Some(cache), "{after}");
+    let kept = std::fs::read_to_string(hive.app.config.memory_file()).expect("a file");
+    assert!(kept.contains("\"version\":1") && kept.contains("idle_bytes"), "{kept}");
+
+    let other = hive.succeed(&plan(1024)).await;
+    assert_eq!(other["source_of_estimate"], "formula", "nothing is known of another context: {other}");
+    write_model(&hive.models_dir(), "tiny");
+    let changed = hive.succeed(&plan(512)).await;
+    assert_eq!(changed["source_of_estimate"], "formula", "it is another file: {changed}");
+    hive.stop().await;
+}

@@ -39,6 +39,11 @@ impl Gpus {
     /// A hive with these GPUs and an engine for them: the built-in one, which really computes on the
     /// processor. Its workers end with the hive, also where a test fails midway.
     pub(crate) async fn hive(&self) -> Daemon {
+        self.hive_with(&[]).await
+    }
+
+    /// The same, with more arguments.
+    pub(crate) async fn hive_with(&self, more: &[&str]) -> Daemon {
         let config = self.dir.join("hive.toml");
         let program = super::executable();
         let settings = format!(
@@ -51,7 +56,9 @@ impl Gpus {
         let text = |path: &Path| path.to_str().expect("UTF-8").to_owned();
         let (values, dir) = (text(&self.values()), text(&self.dir));
         let environment = [("FAKE_NVML", values.as_str()), ("LD_LIBRARY_PATH", &dir)];
-        Daemon::start_with(&self.dir, &["--config", &text(&config)], &environment).await
+        let config = text(&config);
+        let arguments = [&["--config", config.as_str()], more].concat();
+        Daemon::start_with(&self.dir, &arguments, &environment).await
     }
 
     fn values(&self) -> PathBuf {
