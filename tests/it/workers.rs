@@ -221,8 +221,8 @@ async fn a_dry_run_reports_what_a_load_would_do_and_starts_nothing() {
     let small = plan(json!({ "id": "tiny", "dry_run": true, "context_length": 512 })).await;
     let keys: Vec<_> = small.as_object().expect("an object").keys().map(String::as_str).collect();
     let documented = "model worker engine device reason fits obstacle required_bytes free_bytes capacity_bytes \
-                      missing_bytes parts split slowdown context_length slots stoppable_workers foreign_processes \
-                      evictions waits_for";
+                      missing_bytes source_of_estimate formula_bytes formula_error_bytes parts split slowdown \
+                      context_length slots stoppable_workers foreign_processes evictions waits_for";
     assert_eq!(keys, documented.split_whitespace().collect::<Vec<_>>());
     assert_eq!(
         (&small["model"], &small["worker"], &small["engine"], &small["device"], &small["fits"]),
