@@ -8,7 +8,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::address::Address;
 use crate::client;
-use crate::config::{Config, ConfigFile, Reloaded};
+use crate::config::{Config, ConfigFile, ModelSettings, Reloaded, served_id};
 use crate::error::{Code, Failure, Result};
 use crate::events::{Hub, Topic};
 use crate::jobs::Registry;
@@ -17,9 +17,10 @@ use crate::origin::without_brackets;
 use crate::queen::Queen;
 use crate::requests::Ledger;
 use crate::residency::Residency;
+use crate::settings::Settings;
 use crate::turns::Turns;
-use crate::workers::Supervisor;
 use crate::workers::telemetry::Telemetry;
+use crate::workers::{Asked, StartRequest, Supervisor};
 
 /// One running hive. Handlers get it as [`AppState`].
 #[derive(Debug)]
@@ -36,6 +37,8 @@ pub struct App {
     pub events: Arc<Hub>,
     /// The models of this machine.
     pub catalog: Catalog,
+    /// The settings of single models.
+    pub(crate) settings: Settings,
     /// The worker processes.
     pub workers: Supervisor,
     /// Which models are in memory.
@@ -69,6 +72,27 @@ struct ModelChange<'a> {
     model: &'a Model,
 }
 
+/// What a caller names: a model, or a variant of it.
+#[derive(Debug)]
+pub(crate) struct Target {
+    pub(crate) model: Model,
+    pub(crate) variant: Option<String>,
+    /// What counts for it.
+    pub(crate) settings: Arc<ModelSettings>,
+}
+
+impl Target {
+    /// The id under which workers serve it.
+    pub(crate) fn served_id(&self) -> String {
+        served_id(&self.model.id, self.variant.as_deref())
+    }
+
+    /// What to start for it, where a caller asks for that.
+    pub(crate) fn request(&self, asked: Asked) -> StartRequest {
+        StartRequest::new(&self.model, self.variant.as_deref(), &self.settings, asked)
+    }
+}
+
 impl App {
     /// Makes the parts of a hive that serves at `address`: reads earlier jobs back, finds the engines. The
     /// folders of the settings must exist.
@@ -81,6 +105,7 @@ impl App {
         let (catalog, served_by) = (Catalog::new(&config)?, workers.clone());
         catalog.keep_served_ids(move || served_by.served_files());
         Ok(Arc::new(Self {
+            settings: Settings::open(&config),
             hostname: gethostname::gethostname().to_string_lossy().into_owned(),
             jobs: Registry::open(&config, Arc::clone(&events))?,
             catalog,
@@ -113,10 +138,12 @@ impl App {
         };
         let config = Config::from_file(&file.path)?;
         // As the hive would be started with it: flags count more than the file.
-        let effective = Config { jobs: config.jobs.clone(), ..self.config.clone() };
+        let models = config.clone().with_absolute_paths()?.models;
+        let effective = Config { jobs: config.jobs.clone(), models, ..self.config.clone() };
         effective.validate()?;
         let read = config.file.as_ref().unwrap_or(file).clone();
         self.jobs.keep(&config.jobs);
+        self.settings.reload(&effective.models);
         let reloaded = file.update(&read);
         tracing::info!(file = %file.path.display(), applied = ?reloaded.applied, "read the settings again");
         if !reloaded.restart_needed.is_empty() {
@@ -154,22 +181,66 @@ impl App {
         .hint("leave hive_id out, or start this hive with --hive-id to give it another name"))
     }
 
+    /// What a caller names, by the id or the unique name of a model, an alias, or one of these with `@` and the
+    /// name of a variant.
+    ///
+    /// # Errors
+    /// [`Code::ModelNotFound`] with the nearest names, [`Code::ModelAmbiguous`].
+    pub(crate) async fn find_target(&self, name: &str) -> Result<Target> {
+        let (mut model, variant) = self.catalog.find_called(name, |name| self.settings.called(name)).await?;
+        if variant.is_none() {
+            self.check_not_gone(name, &model)?;
+        }
+        if let Some(variant) = &variant {
+            self.settings.check_variant(&model.id, variant)?;
+        }
+        model.loaded = self.workers.has_loaded(&model.id);
+        let settings = self.settings.of(&model.id, variant.as_deref());
+        Ok(Target { model, variant, settings })
+    }
+
+    /// The id under which workers serve what a caller names. Asks the catalog only where it has to: not for the
+    /// id of what a worker serves, nor for an alias of that.
+    ///
+    /// # Errors
+    /// As [`Self::find_target`].
+    #[expect(dead_code, reason = "the gateway will ask")]
+    pub(crate) async fn served_id(&self, name: &str) -> Result<String> {
+        if self.workers.serves(name) {
+            return Ok(name.to_owned());
+        }
+        if let Some((model, variant)) = self.settings.called(name)
+            && let id = served_id(&model, variant.as_deref())
+            && self.workers.serves(&id)
+            && !self.catalog.knows(name)
+        {
+            return Ok(id);
+        }
+        Ok(self.find_target(name).await?.served_id())
+    }
+
     /// The model of that id or unique name, with whether a worker serves it.
     ///
     /// # Errors
     /// [`Code::ModelNotFound`] with the nearest names, [`Code::ModelAmbiguous`].
     pub async fn find_model(&self, id: &ModelId) -> Result<Model> {
         let mut model = self.catalog.find(id.as_str()).await?;
-        // It was found by its name, which is the id of another model whose file is gone.
-        if model.id != id.as_str() && !self.workers.of_model(id.as_str()).is_empty() {
-            return Err(Failure::new(
-                Code::ModelNotFound,
-                format!("the file of the model '{id}' is gone, and a worker still serves it"),
-            )
-            .hint(format!("ModelUnload ends that worker; '{}' is another model of that name", model.id)));
-        }
-        model.loaded = self.workers.serves(&model.id);
+        self.check_not_gone(id.as_str(), &model)?;
+        model.loaded = self.workers.has_loaded(&model.id);
         Ok(model)
+    }
+
+    /// Refuses a model that was found by its name or an alias, if that is the id of another model whose file is
+    /// gone and that a worker serves.
+    fn check_not_gone(&self, id: &str, found: &Model) -> Result<()> {
+        if found.id == id || self.workers.of_model(id).is_empty() {
+            return Ok(());
+        }
+        Err(Failure::new(
+            Code::ModelNotFound,
+            format!("the file of the model '{id}' is gone, and a worker still serves it"),
+        )
+        .hint(format!("ModelUnload ends that worker; '{}' is another model of that name", found.id)))
     }
 
     /// Every model of the catalog, with whether a worker serves it.
@@ -188,14 +259,14 @@ impl App {
 
     fn with_loaded(&self, mut models: Vec<Model>) -> Vec<Model> {
         for model in &mut models {
-            model.loaded = self.workers.serves(&model.id);
+            model.loaded = self.workers.has_loaded(&model.id);
         }
         models
     }
 
     /// Publishes a change of a model on `/v1/events`.
     pub fn publish_model_change(&self, change: &'static str, model: &Model) {
-        let model = Model { loaded: self.workers.serves(&model.id), ..model.clone() };
+        let model = Model { loaded: self.workers.has_loaded(&model.id), ..model.clone() };
         self.events.publish(Topic::Model, &ModelChange { change, model: &model });
     }
 }

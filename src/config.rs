@@ -42,6 +42,7 @@ pub use faults::Faults;
 pub use jobs::Jobs;
 pub use keep_alive::KeepAlive;
 pub use memory::Memory;
+pub(crate) use models::alias_taken_twice;
 pub use models::{ModelSettings, served_id};
 pub use reload::{ConfigFile, Reloaded};
 pub use residency::Residency;
@@ -218,6 +219,12 @@ impl Config {
     #[must_use]
     pub fn memory_file(&self) -> PathBuf {
         self.data_dir.join("memory.json")
+    }
+
+    /// The file of the settings of models that operations have set.
+    #[must_use]
+    pub fn model_settings_file(&self) -> PathBuf {
+        self.data_dir.join("model-settings.json")
     }
 
     /// The folder of the acts' journals.

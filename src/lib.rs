@@ -27,6 +27,7 @@ mod diagnosis;
 pub mod app;
 mod queen;
 mod residency;
+mod settings;
 pub mod jobs;
 pub mod workers;
 pub mod engine;

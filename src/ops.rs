@@ -15,6 +15,9 @@ mod model_download;
 mod model_get;
 mod model_list;
 mod model_load;
+mod model_settings_get;
+mod model_settings_set;
+mod model_settings;
 mod model_unload;
 mod parse;
 mod refused;
@@ -55,6 +58,8 @@ pub static TABLE: &[Row] = &[
     Row::of::<model_load::ModelLoad>(),
     Row::of::<model_unload::ModelUnload>(),
     Row::of::<model_diagnose::ModelDiagnose>(),
+    Row::of::<model_settings_get::ModelSettingsGet>(),
+    Row::of::<model_settings_set::ModelSettingsSet>(),
     Row::of::<worker_spawn::WorkerSpawn>(),
     Row::of::<worker_process_list::WorkerProcessList>(),
     Row::of::<worker_process_get::WorkerProcessGet>(),

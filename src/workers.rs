@@ -140,7 +140,7 @@ pub use memory::{ForeignProcess, StoppableWorker};
 pub use place::{MemoryPart, Place, Share};
 pub use plan::LoadPlan;
 pub use registry::{Cause, ChangeKind, WorkerChange};
-pub use request::StartRequest;
+pub use request::{Asked, StartRequest};
 pub(crate) use resident::{ResidentWorker, WorkerPhase};
 pub use secret::Secret;
 pub use socket_owner::port_holder;

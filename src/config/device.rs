@@ -45,6 +45,12 @@ impl Device {
         }
     }
 
+    /// The device, unless the choice is left to others.
+    #[must_use]
+    pub fn named(self) -> Option<Self> {
+        Some(self).filter(|device| *device != Self::Auto)
+    }
+
     /// Whether this name covers the device `actual`, which is exact.
     #[must_use]
     pub fn fits(self, actual: Self) -> bool {

@@ -94,6 +94,15 @@ impl EngineOptions {
         .collect()
     }
 
+    /// The names of those that are set.
+    #[must_use]
+    pub fn names(&self) -> Vec<String> {
+        match serde_json::to_value(self) {
+            Ok(serde_json::Value::Object(options)) => options.keys().cloned().collect(),
+            _ => Vec::new(),
+        }
+    }
+
     /// The first option that cannot work, and what is wrong with it.
     pub(super) fn problem(&self) -> Option<(&'static str, String)> {
         let ranges = [

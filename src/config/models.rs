@@ -180,7 +180,7 @@ pub(crate) fn problem(models: &BTreeMap<String, ModelSettings>) -> Option<String
 }
 
 /// An alias that means two models, or that is the id of another model with settings.
-fn alias_taken_twice(models: &BTreeMap<String, ModelSettings>) -> Option<String> {
+pub(crate) fn alias_taken_twice(models: &BTreeMap<String, ModelSettings>) -> Option<String> {
     let mut holders: BTreeMap<&str, String> = BTreeMap::new();
     for (id, model) in models {
         for (alias, variant) in model.all_aliases() {

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use serde::Serialize;
 use toml::{Table, Value};
 
-/// The settings that are taken over.
+/// The settings that are taken over, besides those of `[models]`.
 const RELOADABLE: [&str; 5] = [
     "jobs.keep_acts",
     "jobs.keep_acts_for",
@@ -45,7 +45,8 @@ impl ConfigFile {
 
     /// Remembers what `read`, the same file read again, has, and says what that changes.
     pub(crate) fn update(&mut self, read: &Self) -> Reloaded {
-        let is_reloadable = |name: &String| RELOADABLE.contains(&name.as_str());
+        let is_reloadable =
+            |name: &String| RELOADABLE.contains(&name.as_str()) || name.starts_with("models.");
         let applied = changed(&self.latest, &read.latest).filter(is_reloadable).collect();
         let restart_needed =
             changed(&self.at_start, &read.latest).filter(|name| !is_reloadable(name)).collect();
@@ -76,6 +77,17 @@ fn changed<'a>(
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_settings_of_models_are_taken_over() {
+        let read = |text: &str| ConfigFile::new(Path::new("hive.toml"), toml::from_str(text).unwrap());
+        let mut file = read("models_dirs = [\"/a\"]\n[models.m]\nslots = 1\n");
+        let told = file.update(&read("models_dirs = [\"/b\"]\n[models.m]\nslots = 2\n"));
+        assert_eq!(
+            (&told.applied[..], &told.restart_needed[..]),
+            (&["models.m.slots".into()][..], &["models_dirs".into()][..])
+        );
+    }
 
     #[test]
     fn a_reload_tells_what_it_applied_and_what_needs_a_restart() {

@@ -71,6 +71,15 @@ impl Sampling {
         }
     }
 
+    /// The names of those that are set.
+    #[must_use]
+    pub fn names(&self) -> Vec<String> {
+        match serde_json::to_value(self) {
+            Ok(serde_json::Value::Object(fields)) => fields.keys().cloned().collect(),
+            _ => Vec::new(),
+        }
+    }
+
     /// The first value that is out of its range, and its range. The ranges are those of requests.
     #[must_use]
     pub fn problem(&self) -> Option<(&'static str, String)> {

@@ -9,6 +9,7 @@ use std::collections::{HashMap, VecDeque};
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 
+use crate::config::Sampling;
 use crate::error::{Failure, Result};
 
 /// How many of the last tokens the repetition penalty applies to.
@@ -39,17 +40,26 @@ pub struct SamplingParams {
 }
 
 impl Default for SamplingParams {
-    /// OpenAI's defaults, and llama.cpp's for the parameters that OpenAI does not have.
+    /// llama.cpp's defaults.
     fn default() -> Self {
+        Self::from(Sampling::LLAMA_CPP)
+    }
+}
+
+impl From<Sampling> for SamplingParams {
+    /// These values, and for those that are not set what does nothing.
+    fn from(sampling: Sampling) -> Self {
+        #[expect(clippy::cast_possible_truncation, reason = "the engine computes with F32")]
+        let number = |value: Option<f64>, nothing: f32| value.map_or(nothing, |value| value as f32);
         Self {
-            temperature: 1.0,
-            top_k: 40,
-            top_p: 1.0,
-            min_p: 0.05,
-            seed: None,
-            repetition_penalty: 1.0,
-            frequency_penalty: 0.0,
-            presence_penalty: 0.0,
+            temperature: number(sampling.temperature, 1.0),
+            top_k: sampling.top_k.map_or(0, |count| count as usize),
+            top_p: number(sampling.top_p, 1.0),
+            min_p: number(sampling.min_p, 0.0),
+            seed: sampling.seed.map(i64::cast_unsigned),
+            repetition_penalty: number(sampling.repeat_penalty, 1.0),
+            frequency_penalty: number(sampling.frequency_penalty, 0.0),
+            presence_penalty: number(sampling.presence_penalty, 0.0),
             logit_bias: Vec::new(),
         }
     }
@@ -185,7 +195,7 @@ mod tests {
 
     /// Sampling without any filter.
     fn unfiltered() -> SamplingParams {
-        SamplingParams { top_k: 0, min_p: 0.0, seed: Some(7), ..SamplingParams::default() }
+        SamplingParams { seed: Some(7), ..SamplingParams::from(Sampling::default()) }
     }
 
     /// The tokens that are chosen in many draws from the same logits.

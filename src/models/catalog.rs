@@ -149,12 +149,34 @@ impl Catalog {
     /// [`Code::ModelNotFound`] with the most similar ids; [`Code::ModelAmbiguous`] with all that
     /// share the name.
     pub async fn find(&self, wanted: &str) -> Result<Model> {
+        self.find_called(wanted, |_| None).await.map(|(model, _)| model)
+    }
+
+    /// As [`Self::find`], where a name may mean something else too: `called` is asked what one means that no
+    /// model has as its id or name, and answers with the id or the name of a model, and a variant of it.
+    ///
+    /// # Errors
+    /// Those of [`Self::find`].
+    pub async fn find_called(
+        &self,
+        wanted: &str,
+        called: impl FnOnce(&str) -> Option<(String, Option<String>)>,
+    ) -> Result<(Model, Option<String>)> {
         let mut models = self.list().await?;
-        let index = position(&models, wanted).or_else(|failure| {
-            let copied = copied::name_of(wanted, Some(&self.places.hub.url));
-            position_in_any_case(&models, copied.as_deref().unwrap_or(wanted)).ok_or(failure)
+        let is_taken = models.iter().any(|model| model.id == wanted || model.name == wanted);
+        let called = if is_taken { None } else { called(wanted) };
+        let (wanted, variant) = called.unwrap_or_else(|| (wanted.to_owned(), None));
+        let index = position(&models, &wanted).or_else(|failure| {
+            let copied = copied::name_of(&wanted, Some(&self.places.hub.url));
+            position_in_any_case(&models, copied.as_deref().unwrap_or(&wanted)).ok_or(failure)
         })?;
-        Ok(models.swap_remove(index))
+        Ok((models.swap_remove(index), variant))
+    }
+
+    /// Whether a model of the last listing has that id or name. Never waits for the disk.
+    #[must_use]
+    pub fn knows(&self, name: &str) -> bool {
+        self.places.library.last().iter().any(|listed| listed.model.id == name || listed.model.name == name)
     }
 
     /// Looks at every model, and tells those that cannot be used.

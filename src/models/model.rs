@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+use crate::config::Sampling;
 use crate::error::{Code, Failure, Result};
 use crate::paths;
 
@@ -44,6 +45,9 @@ pub struct Model {
     /// The file that turns images or sound into its input. Its size is not in `size_bytes`.
     #[serde(default, skip_serializing_if = "Option::is_none", serialize_with = "paths::shown_option")]
     pub projector: Option<PathBuf>,
+    /// How its makers recommend to sample, where its file tells (`general.sampling.*`).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sampling: Option<Sampling>,
     /// What its source has of it besides, and was not brought.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub left_out: Vec<String>,

@@ -19,12 +19,12 @@ pub(super) async fn start_or_replace(cx: &Context, ticket: &Ticket, request: Sta
         return start(cx, ticket, request).await;
     };
     let (pid, model) = (lesser.pid, &lesser.model);
-    n!(
-        "worker_replace",
-        "Worker {pid} serves '{model}' with {}, less than what is asked for: it is replaced once it is idle",
-        capacity(&lesser)
-    );
-    let started = start_after(cx, ticket, request.or_more(&lesser), Some(pid)).await;
+    let why = match as_it_was.is_outdated_by(&request) {
+        true => "settings that have changed since".to_owned(),
+        false => format!("{}, less than what is asked for", capacity(&lesser)),
+    };
+    n!("worker_replace", "Worker {pid} serves '{model}' with {why}: it is replaced once it is idle");
+    let started = start_after(cx, ticket, request.in_place_of(&lesser, &as_it_was), Some(pid)).await;
     if let Err(failure) = &started
         && !cx.stop.is_cancelled()
         && cx.app.workers.get(pid).is_err()
@@ -77,7 +77,7 @@ async fn refused(cx: &Context, request: &StartRequest, why: &Refusal) -> Failure
     match why {
         Refusal::DoesNotFit { .. } => cx.app.workers.lacks_room(request, &why.to_string()).await,
         Refusal::StillBusy { .. } => {
-            Failure::new(Code::Timeout, format!("'{}' got no room: {why}", request.model_id))
+            Failure::new(Code::Timeout, format!("'{}' got no room: {why}", request.served_id()))
                 .hint(
                     "the answers go on; try again later, end those workers with ModelUnload or \
                      WorkerProcessDelete, or let loads wait longer ([residency] drain)",

@@ -13,7 +13,7 @@ use crate::text;
 #[derive(Debug, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct ModelGet {
-    /// The model's id, or its name if only one model has it.
+    /// The model's id, its name if only one model has it, or an alias.
     id: ModelId,
 }
 
@@ -27,7 +27,7 @@ impl Operation for ModelGet {
 
     async fn run(self, cx: Context) -> Result<Self::Output> {
         n!("model_get", "🔎 Looking up model '{}' on hive '{}'", self.id, cx.hive_id);
-        let model = cx.app.find_model(&self.id).await?;
+        let model = cx.app.find_target(self.id.as_str()).await?.model;
         let state = if model.loaded { "loaded" } else { "not loaded" };
         n!("model_get", "Found '{}': {}, {state}", model.id, text::bytes(model.size_bytes));
         Ok(model)

@@ -7,22 +7,23 @@ use serde::{Deserialize, Serialize};
 
 use super::operation::{Context, Deadline, Operation};
 use super::{because, loading};
+use crate::app::Target;
 use crate::config::KeepAlive;
 use crate::error::{Code, Failure, Result};
 use crate::jobs::{JobClass, OperationKind};
-use crate::models::{Model, ModelId};
+use crate::models::ModelId;
 use crate::narration::waiting_for;
 use crate::residency::Forecast;
-use crate::workers::{Device, LoadPlan, StartRequest, Worker};
+use crate::workers::{Asked, Device, LoadPlan, StartRequest, Worker};
 use crate::{n, text};
 
 /// Asks for a ready worker of a model: an existing one, or a new one.
 #[derive(Debug, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct ModelLoad {
-    /// The model's id, or its name if only one model has it.
+    /// The model's id, its name if only one model has it, an alias, or one of these with `@VARIANT`.
     id: ModelId,
-    /// The device to load it on. A bare number counts GPUs.
+    /// The device to load it on. A bare number counts GPUs; `auto` leaves the choice to the settings of the model.
     #[serde(default)]
     device: Device,
     /// Load it even if it does not seem to fit.
@@ -76,26 +77,27 @@ impl Operation for ModelLoad {
         let doing = if self.dry_run { "🔎 Planning to load" } else { "🚀 Loading" };
         let because = because(self.reason.as_deref());
         n!("model_load", "{doing} model '{}' on hive '{}'{because}", self.id, cx.hive_id);
-        let model = cx.app.find_model(&self.id).await?;
+        let target = cx.app.find_target(self.id.as_str()).await?;
         if self.dry_run {
-            return self.plan(&model, &cx).await;
+            return self.plan(&target, &cx).await;
         }
-        let ticket = cx.app.residency.load(&cx.app.jobs.get(cx.job_id.as_str())?, &model.id);
-        let _turn = match cx.app.loading.try_take(&model.id) {
+        let (model, id) = (&target.model, target.served_id());
+        let ticket = cx.app.residency.load(&cx.app.jobs.get(cx.job_id.as_str())?, &id);
+        let _turn = match cx.app.loading.try_take(&id) {
             Some(turn) => turn,
             None => {
-                n!("model_load", "Another job is loading '{}': waiting for it", model.id);
-                let _waiting = waiting_for(format!("another job that loads '{}'", model.id));
+                n!("model_load", "Another job is loading '{id}': waiting for it");
+                let _waiting = waiting_for(format!("another job that loads '{id}'"));
                 tokio::select! {
                     () = cx.stop.cancelled() => return Err(Failure::new(Code::Cancelled, "stopped while waiting")),
-                    turn = cx.app.loading.take(&model.id) => turn,
+                    turn = cx.app.loading.take(&id) => turn,
                 }
             }
         };
-        let request = self.request(&model);
+        let request = self.request(&target);
         if let Some(worker) = cx.app.workers.ready(&request) {
             cx.app.workers.keep(worker.pid, self.keep_alive);
-            n!("model_load", "'{}' is loaded already, by worker {}", model.id, worker.pid);
+            n!("model_load", "'{id}' is loaded already, by worker {}", worker.pid);
             if model.added_at > worker.started_at {
                 n!(
                     warn: "model_load",
@@ -106,67 +108,59 @@ impl Operation for ModelLoad {
             return Ok(Loaded::Worker(worker.into()));
         }
         model.check_loadable()?;
-        for hung in cx.app.workers.unresponsive(&model.id, &self.device) {
-            n!(warn: "model_load", "Worker {} of '{}' does not respond: it is replaced", hung.pid, model.id);
+        for hung in cx.app.workers.unresponsive(&id, &request.device) {
+            n!(warn: "model_load", "Worker {} of '{id}' does not respond: it is replaced", hung.pid);
             cx.app.workers.stop(hung.pid, Duration::ZERO).await?;
         }
         let worker = loading::start_or_replace(&cx, &ticket, request).await?;
-        cx.app.publish_model_change("loaded", &model);
-        n!("model_load", "'{}' is ready: worker {} on {}", model.id, worker.pid, worker.device);
+        cx.app.publish_model_change("loaded", model);
+        n!("model_load", "'{id}' is ready: worker {} on {}", worker.pid, worker.device);
         Ok(Loaded::Worker(worker.into()))
     }
 }
 
 impl ModelLoad {
-    fn request(&self, model: &Model) -> StartRequest {
-        StartRequest {
-            model_id: model.id.clone(),
-            model_path: model.path.clone(),
-            projector: model.projector.clone(),
-            engine: "auto".to_owned(),
-            device: self.device,
+    fn request(&self, target: &Target) -> StartRequest {
+        let asked = Asked {
+            engine: None,
+            device: self.device.named(),
             context_length: self.context_length.map(NonZeroU64::get),
             slots: self.slots.map(NonZeroU32::get),
-            force: self.force,
-            keep_alive: self.keep_alive,
-            load: None,
-            place: None,
-        }
-        .within(model.context_length)
+        };
+        StartRequest { force: self.force, keep_alive: self.keep_alive, ..target.request(asked) }
     }
 
     /// The plan. Takes no turn, so that a look never waits for a load.
-    async fn plan(&self, model: &Model, cx: &Context) -> Result<Loaded> {
+    async fn plan(&self, target: &Target, cx: &Context) -> Result<Loaded> {
+        let (model, id) = (&target.model, target.served_id());
         model.check_loadable()?;
-        let (workers, request) = (&cx.app.workers, self.request(model));
+        let (workers, request) = (&cx.app.workers, self.request(target));
         let mut plan = workers.plan(&request).await?;
         let mut forecast = Forecast::default();
         if plan.worker.is_none() && !self.force {
             let placements = loading::placements(&workers.placements(&request).await?);
             let replaces = workers.lesser(&request).map(|(lesser, _)| lesser.pid);
-            forecast = cx.app.residency.forecast(&model.id, placements, replaces).await;
+            forecast = cx.app.residency.forecast(&id, placements, replaces).await;
             plan.fits = forecast.refusal.is_none();
         }
         match &plan.worker {
             Some(worker) => n!(
                 "model_load",
-                "'{}' is loaded already, by worker {}: nothing would be started",
-                model.id,
+                "'{id}' is loaded already, by worker {}: nothing would be started",
                 worker.pid
             ),
             None if plan.fits && forecast.evictions.is_empty() => {
-                n!("model_load", "'{}' fits; nothing was started", model.id);
+                n!("model_load", "'{id}' fits; nothing was started");
             }
             None if plan.fits => {
                 for eviction in &forecast.evictions {
                     n!("model_load", "{eviction}");
                 }
-                n!("model_load", "Then '{}' fits; nothing was started", model.id);
+                n!("model_load", "Then '{id}' fits; nothing was started");
             }
             None => n!(
                 warn: "model_load",
-                "'{}' does not fit: {} are missing on {}; nothing was started",
-                model.id,
+                "'{id}' does not fit: {} are missing on {}; nothing was started",
                 text::bytes(plan.missing_bytes),
                 plan.device
             ),

@@ -1,4 +1,4 @@
-//! `ModelUnload`: stops every worker of a model and succeeds once they are gone.
+//! `ModelUnload`: stops every worker of a model, or of one variant of it, and succeeds once they are gone.
 
 use std::sync::Arc;
 
@@ -15,7 +15,7 @@ use crate::{n, text};
 #[derive(Debug, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct ModelUnload {
-    /// The model's id, or its name if only one model has it.
+    /// The model's id, its name if only one model has it, an alias, or one of these with `@VARIANT`.
     id: ModelId,
 }
 
@@ -39,8 +39,8 @@ impl Operation for ModelUnload {
     async fn run(self, cx: Context) -> Result<Self::Output> {
         n!("model_unload", "🛑 Unloading model '{}' on hive '{}'", self.id, cx.hive_id);
         // A worker may serve a model whose file is gone: the workers know their model too.
-        let id = match cx.app.find_model(&self.id).await {
-            Ok(model) => model.id,
+        let id = match cx.app.find_target(self.id.as_str()).await {
+            Ok(target) => target.served_id(),
             Err(_) if cx.app.workers.serves(self.id.as_str()) => self.id.to_string(),
             Err(failure) => return Err(failure),
         };
@@ -69,8 +69,8 @@ impl Operation for ModelUnload {
             gone += usize::from(stopped.proven);
             freed_bytes += stopped.freed_bytes;
         }
-        if let Ok(model) = cx.app.find_model(&self.id).await {
-            cx.app.publish_model_change("unloaded", &model);
+        if let Ok(target) = cx.app.find_target(self.id.as_str()).await {
+            cx.app.publish_model_change("unloaded", &target.model);
         }
         let freed = text::bytes(freed_bytes);
         if gone == workers.len() {

@@ -6,18 +6,17 @@ use serde::{Deserialize, Serialize};
 
 use super::loading;
 use super::operation::{Context, Deadline, Operation};
-use crate::config::KeepAlive;
 use crate::error::Result;
 use crate::jobs::{JobClass, OperationKind};
 use crate::models::ModelId;
 use crate::n;
-use crate::workers::{Device, StartRequest, Worker};
+use crate::workers::{Asked, Device, StartRequest, Worker};
 
 /// Starts a worker, even if the model has one already.
 #[derive(Debug, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct WorkerSpawn {
-    /// The model's id, or its name if only one model has it.
+    /// The model's id, its name if only one model has it, an alias, or one of these with `@VARIANT`.
     model: ModelId,
     /// The kind of device to serve the model on (`cpu`, `cuda`, `metal`, ...), or an engine's name.
     worker: String,
@@ -55,26 +54,19 @@ impl Operation for WorkerSpawn {
             self.model,
             cx.hive_id
         );
-        let model = cx.app.find_model(&self.model).await?;
-        model.check_loadable()?;
-        let request = StartRequest {
-            model_id: model.id.clone(),
-            model_path: model.path.clone(),
-            projector: model.projector.clone(),
-            engine: self.worker,
-            device: self.device,
+        let target = cx.app.find_target(self.model.as_str()).await?;
+        target.model.check_loadable()?;
+        let asked = Asked {
+            engine: Some(self.worker).filter(|worker| !worker.eq_ignore_ascii_case("auto")),
+            device: self.device.named(),
             context_length: self.context_length.map(NonZeroU64::get),
             slots: self.slots.map(NonZeroU32::get),
-            force: self.force,
-            keep_alive: KeepAlive::Forever,
-            load: None,
-            place: None,
-        }
-        .within(model.context_length);
-        let ticket = cx.app.residency.load(&cx.app.jobs.get(cx.job_id.as_str())?, &model.id);
+        };
+        let request = StartRequest { force: self.force, ..target.request(asked) };
+        let ticket = cx.app.residency.load(&cx.app.jobs.get(cx.job_id.as_str())?, &target.served_id());
         let worker = loading::start(&cx, &ticket, request).await?;
-        cx.app.publish_model_change("loaded", &model);
-        n!("worker_spawn", "Worker {} serves '{}' on {}", worker.pid, model.id, worker.device);
+        cx.app.publish_model_change("loaded", &target.model);
+        n!("worker_spawn", "Worker {} serves '{}' on {}", worker.pid, worker.model, worker.device);
         Ok(worker)
     }
 }

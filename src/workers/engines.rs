@@ -10,7 +10,7 @@ use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
 use super::device::Device;
-use crate::config::DeviceKind;
+use crate::config::{DeviceKind, EngineOptions};
 use crate::models::is_projector_of;
 use crate::narration::Level;
 
@@ -60,6 +60,10 @@ pub struct Engine {
     pub(super) storage: ModelStorage,
     /// Layers to put on a GPU; unset means all of them.
     pub(super) gpu_layers: Option<u32>,
+    /// Whether the settings of a model may change its options.
+    pub(super) takes_options: bool,
+    /// Its threads on the processor; unset leaves them to the hive.
+    pub(super) threads: Option<u32>,
     /// A projector for the models that it belongs to.
     pub(super) projector: Option<PathBuf>,
     /// Whether it uses `ChatML` for a model without a chat template.
@@ -125,6 +129,8 @@ impl Engine {
             port: PortSource::Reported,
             storage: ModelStorage::F16AsF32,
             gpu_layers: None,
+            takes_options: false,
+            threads: None,
             projector: None,
             falls_back_to_chatml: true,
         }
@@ -139,6 +145,27 @@ impl Engine {
     pub(super) fn takes(&self, placeholder: &str) -> bool {
         let placeholder = format!("{{{placeholder}}}");
         self.arguments.iter().chain(self.environment.values()).any(|word| word.contains(&placeholder))
+    }
+
+    /// The engine with these options in the place of its own, where it takes options.
+    pub(super) fn with_options(&self, options: &EngineOptions) -> Self {
+        let mut changed = self.clone();
+        if !self.takes_options {
+            return changed;
+        }
+        for (flag, value) in options.flags() {
+            match changed.arguments.iter().position(|word| word == flag) {
+                // A flag and its value are two words.
+                Some(at) => changed.arguments[at + 1] = value,
+                None => changed.arguments.extend([flag.to_owned(), value]),
+            }
+        }
+        changed.gpu_layers = options.gpu_layers.or(self.gpu_layers);
+        changed.threads = options.threads;
+        if let Some(kind) = options.kv_type {
+            changed.storage = ModelStorage::AsInFile { cache_bits: kind.bits() };
+        }
+        changed
     }
 
     /// The devices of this machine that it can use.

@@ -120,6 +120,8 @@ pub(super) struct Handle {
     pub(super) pid: u32,
     /// What was requested; a restart requests the same.
     pub(super) request: StartRequest,
+    /// The id under which requests name what it serves.
+    served_id: String,
     /// Tokens of context of each slot, where the hive has planned it.
     context_length: Option<u64>,
     pub(super) device: Device,
@@ -197,6 +199,7 @@ impl Handle {
             keep_alive: Mutex::new(request.keep_alive),
             worker_id,
             pid,
+            served_id: request.served_id(),
             request,
             context_length,
             device,
@@ -219,9 +222,14 @@ impl Handle {
         (Arc::new(handle), inbox)
     }
 
-    /// The id of its model.
+    /// The id under which requests name what it serves: that of its model, or of a variant.
     pub(super) fn model_id(&self) -> &str {
-        &self.request.model_id
+        &self.served_id
+    }
+
+    /// Whether it serves what has that id, or a variant of it.
+    pub(super) fn is_of(&self, id: &str) -> bool {
+        self.served_id == id || self.request.model_id == id
     }
 
     /// Whether an earlier daemon started it.

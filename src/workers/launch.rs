@@ -143,9 +143,9 @@ fn values(
         engine.own_name(device).map(str::to_owned)
     };
     // A worker on a GPU computes little on the processor, so the engine chooses.
-    let threads = device.is_cpu().then(|| shared.settings.threads() as u64);
+    let threads = engine.threads.map(u64::from).or(device.is_cpu().then(|| shared.settings.threads() as u64));
     vec![
-        ("model_id", Some(request.model_id.clone().into())),
+        ("model_id", Some(request.served_id().into())),
         ("model", Some(request.model_path.clone().into())),
         ("projector", plan.projector.clone().map(OsString::from)),
         ("report", Some(folder.report().into())),
@@ -160,7 +160,7 @@ fn values(
         ("context_of_all_slots", number(Some(plan.context.saturating_mul(slots.unwrap_or(1))))),
         ("slots", number(Some(slots.unwrap_or(1)))),
         ("threads", number(threads)),
-        ("chat_template", shared.chat_template(&request.model_id).map(OsString::from)),
+        ("chat_template", request.chat_template.clone().map(OsString::from)),
     ]
 }
 

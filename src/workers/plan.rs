@@ -58,9 +58,9 @@ impl StartPlan {
             (None, None) => {}
         }
         match &place.estimate {
-            Some(estimate) => memory::narrate(estimate, &place, &request.model_id, &survey.free),
+            Some(estimate) => memory::narrate(estimate, &place, &request.served_id(), &survey.free),
             None => {
-                n!(debug: "memory_check", "Cannot estimate the memory that '{}' needs", request.model_id);
+                n!(debug: "memory_check", "Cannot estimate the memory that '{}' needs", request.served_id());
             }
         }
         Ok(Self {
@@ -76,9 +76,9 @@ impl StartPlan {
     }
 
     /// Narrates which chat template the worker will use, where it is not the model's own.
-    pub(super) fn narrate_template(&self, shared: &Shared, request: &StartRequest) {
+    pub(super) fn narrate_template(&self, request: &StartRequest) {
         let engine = &self.engine;
-        match shared.chat_template(&request.model_id) {
+        match &request.chat_template {
             Some(template) if engine.takes("chat_template") => {
                 n!("worker_template", "Using the chat template {}", template.display());
             }
@@ -95,10 +95,19 @@ impl StartPlan {
         }
     }
 
+    /// Narrates which options of the settings the engine does not take.
+    pub(super) fn narrate_options(&self, request: &StartRequest) {
+        let names = request.engine_options.names();
+        if !self.engine.takes_options && !names.is_empty() {
+            let (engine, names) = (&self.engine.name, names.join(", "));
+            n!(warn: "worker_options", "Engine '{engine}' does not take {names}: these are options of llama-server");
+        }
+    }
+
     /// Checks that the model fits, or that the request forces it.
     pub(super) fn check(&self, request: &StartRequest) -> Result<(), StartError> {
         let Some(estimate) = &self.place.estimate else { return Ok(()) };
-        memory::check(estimate, &self.place, &request.model_id, &self.free, request.force, |device| {
+        memory::check(estimate, &self.place, &request.served_id(), &self.free, request.force, |device| {
             self.holders(device)
         })
     }
@@ -206,7 +215,7 @@ impl LoadPlan {
             "worker_choose",
             "Engine '{}' would serve '{}' on {}: {}",
             engine.name,
-            request.model_id,
+            request.served_id(),
             place.devices(),
             place.reason
         );
@@ -215,12 +224,12 @@ impl LoadPlan {
                 warn: "worker_choose",
                 "Engine '{}' does not run '{}': {obstacle}",
                 engine.name,
-                request.model_id
+                request.served_id()
             );
         }
         let missing_bytes = memory::sum(&memory::missing(&place.needs(), &free));
         Ok(Self {
-            model: request.model_id.clone(),
+            model: request.served_id(),
             worker: None,
             engine: engine.name.clone(),
             device: device.to_string(),

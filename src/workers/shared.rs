@@ -1,7 +1,7 @@
 //! What everything that starts, owns, restarts or adopts workers shares.
 
-use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::borrow::Cow;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -14,7 +14,7 @@ use super::handle::Handle;
 use super::health::WorkerClient;
 use super::learned::Learned;
 use super::registry::Registry;
-use crate::config::{Config, Memory, ModelSettings, Timers, Workers};
+use crate::config::{Config, EngineOptions, Memory, Timers, Workers};
 use crate::error::Result;
 
 /// The longest grace period of a worker that is not ready: it has no requests to finish.
@@ -32,8 +32,6 @@ pub(super) struct Shared {
     pub(super) timers: Timers,
     pub(super) settings: Workers,
     pub(super) memory: Memory,
-    /// The settings of single models, by id.
-    pub(super) models: BTreeMap<String, ModelSettings>,
     /// What workers took of memory.
     pub(super) learned: Arc<Learned>,
     pub(super) registry: Registry,
@@ -58,7 +56,6 @@ impl Shared {
             timers: config.timers.clone(),
             settings: config.workers.clone(),
             memory: config.memory.clone(),
-            models: config.models.clone(),
             learned: Arc::new(Learned::new(config.memory_file())),
             registry: Registry::default(),
             client: WorkerClient::new()?,
@@ -69,11 +66,6 @@ impl Shared {
         })
     }
 
-    /// The chat template that the settings choose for a model.
-    pub(super) fn chat_template(&self, model_id: &str) -> Option<&Path> {
-        self.models.get(model_id)?.chat_template.as_deref()
-    }
-
     /// The grace period of a worker whose start is abandoned.
     pub(super) fn abandon_grace(&self) -> Duration {
         ABANDON_GRACE.min(*self.timers.stop_grace)
@@ -82,6 +74,16 @@ impl Shared {
     /// The engines of this machine. The first call searches for them.
     pub(super) async fn found_engines(&self) -> &FoundEngines {
         self.engines.get_or_init(|| self.engine_search.run()).await
+    }
+
+    /// The engines of this machine, with the options that a model's settings choose.
+    pub(super) async fn engines_with(&self, options: &EngineOptions) -> Cow<'_, FoundEngines> {
+        let found = self.found_engines().await;
+        if *options == EngineOptions::default() {
+            return Cow::Borrowed(found);
+        }
+        let changed = found.installed.iter().map(|engine| Arc::new(engine.with_options(options)));
+        Cow::Owned(FoundEngines { installed: changed.collect(), unusable: found.unusable.clone() })
     }
 
     /// The installed engines, the preferred one first.

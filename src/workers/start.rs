@@ -32,10 +32,11 @@ pub(super) async fn start(
         "Starting engine '{}' on {} for model '{}': {}",
         plan.engine.name,
         plan.place.devices(),
-        request.model_id,
+        request.served_id(),
         plan.place.reason
     );
-    plan.narrate_template(shared, &request);
+    plan.narrate_template(&request);
+    plan.narrate_options(&request);
     let mut attempt = 1;
     let handle = loop {
         let handle = launch(shared, &request, &plan, crashes).await?;

@@ -107,10 +107,20 @@ impl Supervisor {
         Ok(self.0.shared.registry.find(pid)?.worker())
     }
 
-    /// The live workers of a model, including those that are starting.
+    /// The live workers of a model and of its variants, or of one variant, including those that are starting.
     #[must_use]
-    pub fn of_model(&self, model_id: &str) -> Vec<Worker> {
-        self.live(model_id).map(|worker| worker.worker()).collect()
+    pub fn of_model(&self, id: &str) -> Vec<Worker> {
+        let handles = self.handles();
+        let live = handles.iter().filter(|worker| worker.is_of(id) && worker.status().lives());
+        live.map(|worker| worker.worker()).collect()
+    }
+
+    /// What each live worker was started for, with its process id, oldest first.
+    #[must_use]
+    pub fn started(&self) -> Vec<(u32, StartRequest)> {
+        let handles = self.handles();
+        let live = handles.iter().filter(|worker| worker.status().lives());
+        live.map(|worker| (worker.pid, worker.request.clone())).collect()
     }
 
     /// The id and the file of the model of each live worker.
@@ -121,10 +131,16 @@ impl Supervisor {
         live.map(|worker| (worker.request.model_id.clone(), worker.request.model_path.clone())).collect()
     }
 
-    /// Whether a worker answers requests for the model.
+    /// Whether a worker answers requests for the model or variant of exactly that id.
     #[must_use]
-    pub fn serves(&self, model_id: &str) -> bool {
-        self.live(model_id).any(|worker| worker.status().serves())
+    pub fn serves(&self, served_id: &str) -> bool {
+        self.live(served_id).any(|worker| worker.status().serves())
+    }
+
+    /// Whether a worker answers requests for the model or a variant of it.
+    #[must_use]
+    pub fn has_loaded(&self, model_id: &str) -> bool {
+        self.handles().iter().any(|worker| worker.is_of(model_id) && worker.status().serves())
     }
 
     /// A worker that answers requests for the model on that device and has at least the context and the
@@ -135,16 +151,15 @@ impl Supervisor {
     }
 
     fn meeting(&self, request: &StartRequest) -> Option<Arc<Handle>> {
-        self.serving(request).find(|worker| request.is_met_by(&worker.worker()))
+        self.serving(request)
+            .filter(|worker| request.device.fits(worker.device))
+            .find(|worker| !worker.request.is_outdated_by(request) && request.is_met_by(&worker.worker()))
     }
 
-    /// The workers that answer requests for the model on that device.
-    fn serving(&self, request: &StartRequest) -> impl Iterator<Item = Arc<Handle>> {
-        let device = request.device;
-        self.live(&request.model_id).filter(move |worker| {
-            let stays = !worker.traffic.borrow().draining;
-            stays && worker.status().serves() && device.fits(worker.device)
-        })
+    /// The workers that answer requests for what the request names.
+    fn serving(&self, request: &StartRequest) -> impl Iterator<Item = Arc<Handle>> + use<> {
+        self.live(&request.served_id())
+            .filter(|worker| !worker.traffic.borrow().draining && worker.status().serves())
     }
 
     /// Told when a worker changes, and when a request to one ends. It is for one listener.
@@ -242,10 +257,11 @@ impl Supervisor {
             .collect()
     }
 
-    fn live(&self, model_id: &str) -> impl Iterator<Item = Arc<Handle>> {
+    fn live(&self, served_id: &str) -> impl Iterator<Item = Arc<Handle>> + use<> {
+        let served_id = served_id.to_owned();
         self.handles()
             .into_iter()
-            .filter(move |worker| worker.model_id() == model_id && worker.status().lives())
+            .filter(move |worker| worker.model_id() == served_id && worker.status().lives())
     }
 
     /// What slows a worker down that is not its own work.
@@ -285,11 +301,13 @@ impl Supervisor {
         Ok(self.get(worker.pid).unwrap_or(worker))
     }
 
-    /// A worker that serves the model on that device with less than what is asked for, and what it was started
-    /// for.
+    /// A worker that serves the model on that device with less than what is asked for, or one that was started
+    /// with other settings; and what it was started for.
     #[must_use]
     pub(crate) fn lesser(&self, request: &StartRequest) -> Option<(Worker, StartRequest)> {
-        let lesser = self.serving(request).next()?;
+        let is_lesser =
+            |worker: &Handle| request.device.fits(worker.device) || worker.request.is_outdated_by(request);
+        let lesser = self.serving(request).find(|worker| is_lesser(worker))?;
         let as_it_is = StartRequest { keep_alive: *lesser.keep_alive.lock(), ..lesser.request.clone() };
         Some((lesser.worker(), as_it_is))
     }
@@ -308,7 +326,7 @@ impl Supervisor {
             Err(error) => return error.into(),
         };
         let mut failure = checked.map_or_else(Failure::from, |()| {
-            let message = format!("there is no room for '{}': {because}", request.model_id);
+            let message = format!("there is no room for '{}': {because}", request.served_id());
             Failure::new(Code::OutOfMemory, message)
                 .hint("stop a worker (ModelUnload, WorkerProcessDelete); \"force\": true loads it anyway")
                 .stage("preflight")
@@ -356,7 +374,7 @@ impl Supervisor {
         let workers = self.handles();
         workers
             .iter()
-            .filter(|worker| worker.model_id() == model_id)
+            .filter(|worker| worker.is_of(model_id))
             .filter(|worker| give_up(&self.0.shared.registry, worker) == Some(true))
             .map(|worker| worker.pid)
             .collect()

@@ -1,5 +1,6 @@
 //! What there is for a start: the model, the engines and the memory; and the places that follow.
 
+use std::borrow::Cow;
 use std::collections::{HashMap, HashSet};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -19,7 +20,7 @@ use crate::spawn;
 
 /// What a request asks for, and what there is for it at one moment.
 pub(super) struct Survey<'a> {
-    found: &'a FoundEngines,
+    found: Cow<'a, FoundEngines>,
     request: &'a StartRequest,
     /// `None` where its header cannot be read.
     model: Option<ModelFootprint>,
@@ -33,7 +34,7 @@ pub(super) struct Survey<'a> {
 
 impl<'a> Survey<'a> {
     pub(super) async fn take(shared: &'a Shared, request: &'a StartRequest) -> Result<Self, StartError> {
-        let found = shared.found_engines().await;
+        let found = shared.engines_with(&request.engine_options).await;
         let projectors: HashSet<_> =
             found.installed.iter().filter_map(|engine| projector(engine, request)).collect();
         let (workers, path) = (shared.registry.all(), request.model_path.clone());
@@ -59,7 +60,7 @@ impl<'a> Survey<'a> {
     /// Where no engine or device matches the request.
     pub(super) fn places(&self) -> Result<Vec<Place>, StartError> {
         let obstacle = |engine: &Engine| self.obstacle(engine).is_some();
-        let candidates = candidates(self.found, &self.request.engine, self.request.device, obstacle)?;
+        let candidates = candidates(&self.found, &self.request.engine, self.request.device, obstacle)?;
         let mut places: Vec<Place> =
             candidates.iter().map(|candidate| self.on_one_device(candidate)).collect();
         for gpus in self.groups(&candidates) {
@@ -79,7 +80,7 @@ impl<'a> Survey<'a> {
     }
 
     /// The engine of that name.
-    pub(super) fn engine(&self, name: &str) -> Option<&'a Arc<Engine>> {
+    pub(super) fn engine(&self, name: &str) -> Option<&Arc<Engine>> {
         self.found.installed.iter().find(|engine| engine.name == name)
     }
 
@@ -232,7 +233,7 @@ fn projector(engine: &Engine, request: &StartRequest) -> Option<PathBuf> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::{DeviceKind, KeepAlive, LlamaServer};
+    use crate::config::{DeviceKind, LlamaServer};
     use crate::engine::sample_model::SampleModel;
     use crate::workers::engines::llama_server;
     use crate::workers::gpus::Gpu;
@@ -259,6 +260,7 @@ mod tests {
         };
         let free = FreeMemory::of(1 << 30, (0..).zip(gpus).map(gpu).collect());
         let model = ModelFootprint::read(&request.model_path);
+        let found = Cow::Borrowed(found);
         let survey = Survey {
             found,
             request,
@@ -285,15 +287,10 @@ mod tests {
         StartRequest {
             model_id: "m".to_owned(),
             model_path,
-            projector: None,
             engine: engine.to_owned(),
             device: device.parse().unwrap(),
             context_length: Some(512),
-            slots: None,
-            force: false,
-            keep_alive: KeepAlive::Forever,
-            load: None,
-            place: None,
+            ..StartRequest::default()
         }
     }
 

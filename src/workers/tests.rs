@@ -20,7 +20,6 @@ use tokio_util::sync::CancellationToken;
 use super::process_group::gone;
 use super::*;
 use crate::config::Config;
-use crate::config::KeepAlive;
 use crate::error::Failure;
 use crate::narration::{Entry, Narration, NarrationContext, with_narration_context};
 
@@ -136,15 +135,10 @@ fn request(behaviour: &str) -> StartRequest {
     StartRequest {
         model_id: behaviour.to_owned(),
         model_path: std::env::current_exe().unwrap(),
-        projector: None,
         engine: "cpu".to_owned(),
         device: Device::Index(0),
         context_length: Some(512),
-        slots: None,
-        force: false,
-        keep_alive: KeepAlive::Forever,
-        load: None,
-        place: None,
+        ..StartRequest::default()
     }
 }
 

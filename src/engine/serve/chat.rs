@@ -38,7 +38,8 @@ pub(super) async fn completions(
         status => ApiError::new(status, Code::InvalidRequest.name(), "the body could not be read"),
     })?;
     // Parsing a long conversation takes too long for an async task.
-    let request = spawn::blocking(move || ChatRequest::parse(&body)).await??;
+    let sampling = ready.sampling.clone();
+    let request = spawn::blocking(move || ChatRequest::parse(&body, sampling)).await??;
     let prompt = ready.template.prompt(&ready.tokenizer, request.messages, request.variables).await?;
     let events = ready.generation.submit(GenerationRequest {
         prompt,

@@ -11,9 +11,11 @@ use tokio_util::sync::CancellationToken;
 
 use super::openai::ApiError;
 use super::options::WorkerOptions;
+use crate::config::Sampling;
 use crate::engine::generation::{GenerationHandle, Generator};
 use crate::engine::load::{LoadedModel, load};
 use crate::engine::model_error::in_file;
+use crate::engine::sampling::SamplingParams;
 use crate::engine::template::ChatTemplate;
 use crate::engine::template::sandbox::Sandbox;
 use crate::engine::tokenizer::Tokenizer;
@@ -39,6 +41,8 @@ pub(super) struct ReadyModel {
     pub(super) slots: usize,
     pub(super) tokenizer: Arc<Tokenizer>,
     pub(super) template: Arc<ChatTemplate>,
+    /// How it is sampled where a request does not say: as its makers recommend, else as llama.cpp does.
+    pub(super) sampling: SamplingParams,
     pub(super) generation: GenerationHandle,
 }
 
@@ -134,6 +138,7 @@ fn prepare(
         slots,
         tokenizer,
         template,
+        sampling: header.sampling().unwrap_or_default().or(Sampling::LLAMA_CPP).into(),
         generation,
     };
     Ok((generator, ready))

@@ -3,7 +3,8 @@
 use std::collections::HashMap;
 
 use super::tensor_type::{TensorType, file_type_name};
-use super::value::Metadata;
+use super::value::{Metadata, Value};
+use crate::config::Sampling;
 
 /// The alignment, in bytes, of a file that does not state `general.alignment`.
 pub const DEFAULT_ALIGNMENT: u64 = 32;
@@ -89,6 +90,29 @@ impl Header {
         self.metadata.u64(&format!("{}.context_length", self.architecture()?))
     }
 
+    /// How the model's makers recommend to sample. Values out of range, and kinds of samplers that no request
+    /// has, are left out.
+    ///
+    /// Source: `general.sampling.*` of <https://github.com/ggml-org/llama.cpp/pull/17120>.
+    #[must_use]
+    pub fn sampling(&self) -> Option<Sampling> {
+        let number = |name: &str| self.metadata.get(&format!("general.sampling.{name}")).and_then(decimal);
+        let valid =
+            |sampling: Sampling| if sampling.problem().is_none() { sampling } else { Sampling::default() };
+        let top_k = self.metadata.u64("general.sampling.top_k").and_then(|count| u32::try_from(count).ok());
+        let sampling = [
+            Sampling { temperature: number("temp"), ..Sampling::default() },
+            Sampling { top_p: number("top_p"), ..Sampling::default() },
+            Sampling { top_k, ..Sampling::default() },
+            Sampling { min_p: number("min_p"), ..Sampling::default() },
+            Sampling { repeat_penalty: number("penalty_repeat"), ..Sampling::default() },
+        ]
+        .map(valid)
+        .into_iter()
+        .fold(Sampling::default(), Sampling::or);
+        Some(sampling).filter(|sampling| *sampling != Sampling::default())
+    }
+
     /// What this reader does not know of the file: the first tensor whose type is not in its table.
     #[must_use]
     pub fn unknown(&self) -> Option<String> {
@@ -100,6 +124,17 @@ impl Header {
     #[must_use]
     pub fn tensor(&self, name: &str) -> Option<&TensorInfo> {
         self.tensors.iter().find(|tensor| tensor.name == name)
+    }
+}
+
+/// A number as it was written before it was narrowed: 0.95, not 0.949999988079071.
+fn decimal(value: &Value) -> Option<f64> {
+    match *value {
+        Value::F32(number) => number.to_string().parse().ok(),
+        Value::F64(number) => Some(number),
+        Value::I32(number) => Some(number.into()),
+        Value::U32(number) => Some(number.into()),
+        _ => None,
     }
 }
 

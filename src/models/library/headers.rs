@@ -8,6 +8,7 @@ use std::io::{self, Cursor};
 use std::path::Path;
 use std::sync::Arc;
 
+use crate::config::Sampling;
 use crate::error::{Code, Failure};
 use crate::models::gguf::{Arrays, GgufError, Header};
 use crate::models::library::probe::DiskProbe;
@@ -19,12 +20,13 @@ use crate::models::transfer::remote::{Refusal, Verdict};
 const MAX_FILES: usize = 20_000;
 
 /// What a listing shows of a header.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub(crate) struct HeaderSummary {
     pub(crate) architecture: Option<String>,
     pub(crate) quantization: Option<String>,
     pub(crate) parameter_count: u64,
     pub(crate) context_length: Option<u64>,
+    pub(crate) sampling: Option<Sampling>,
     pub(crate) kind: FileKind,
     /// What this hive does not know of the file.
     pub(crate) unknown: Option<String>,
@@ -90,6 +92,7 @@ impl HeaderSummary {
             quantization: header.quantization(),
             parameter_count: header.parameter_count(),
             context_length: header.context_length(),
+            sampling: header.sampling(),
             kind: FileKind::of(header),
             unknown: header.unknown(),
         }

@@ -4,7 +4,7 @@
 use tokio_util::sync::CancellationToken;
 
 use super::*;
-use crate::config::{Config, KeepAlive};
+use crate::config::Config;
 use crate::error::Code;
 use crate::spawn;
 use crate::workers::{Device, StartRequest};
@@ -42,15 +42,10 @@ impl Hive {
         let request = StartRequest {
             model_id: MODEL.to_owned(),
             model_path: std::env::current_exe().unwrap(),
-            projector: None,
             engine: "cpu".to_owned(),
             device: Device::Index(0),
             context_length: Some(512),
-            slots: None,
-            force: false,
-            keep_alive: KeepAlive::Forever,
-            load: None,
-            place: None,
+            ..StartRequest::default()
         };
         self.workers.start(request, &CancellationToken::new()).await.unwrap();
     }

@@ -27,7 +27,7 @@ pub(in crate::workers) struct EngineSearch {
 }
 
 /// The engines of this machine.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(in crate::workers) struct FoundEngines {
     /// The installed engines, the preferred one first.
     pub(in crate::workers) installed: Vec<Arc<Engine>>,
@@ -146,6 +146,8 @@ fn described(name: &str, settings: &EngineSettings, gpus: &[Gpu]) -> Result<Engi
         port: PortSource::Assigned,
         storage: ModelStorage::AsInFile { cache_bits: 16 },
         gpu_layers: None,
+        takes_options: false,
+        threads: None,
         projector: None,
         falls_back_to_chatml: false,
     })

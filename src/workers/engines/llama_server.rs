@@ -98,6 +98,8 @@ pub(in crate::workers) fn describe(
         port: PortSource::Assigned,
         storage: ModelStorage::AsInFile { cache_bits: settings.kv_type.map_or(16, |kind| kind.bits()) },
         gpu_layers: settings.gpu_layers,
+        takes_options: true,
+        threads: None,
         projector: settings.mmproj.clone(),
         falls_back_to_chatml: true,
     }
@@ -174,6 +176,25 @@ mod tests {
         ];
         let line = engine.arguments(&values).join(" ".as_ref()).to_string_lossy().into_owned();
         assert!(line.contains("--device CUDA0 --n-gpu-layers 999 --flash-attn"), "{line}");
+        let options = crate::config::EngineOptions {
+            flash_attention: Some(FlashAttention::Off),
+            kv_type: Some(KvType::F32),
+            gpu_layers: Some(3),
+            threads: Some(2),
+            rope_scale: Some(4.0),
+            ..Default::default()
+        };
+        let changed = engine.with_options(&options);
+        let line = changed.arguments.join(" ");
+        assert!(
+            line.ends_with(
+                "--flash-attn off --cache-type-k f32 --cache-type-v f32 --mmproj {projector} --metrics --embeddings \
+                 --rope-scale 4"
+            ),
+            "{line}"
+        );
+        assert_eq!((changed.gpu_layers, changed.threads), (Some(3), Some(2)));
+        assert_eq!(changed.storage, ModelStorage::AsInFile { cache_bits: 32 });
         let without = describe("llama-server".into(), &settings, version, "Available devices:\n  (none)\n");
         assert_eq!(without.usable, [Device::CPU]);
         assert!(!without.arguments.iter().any(|word| word.contains("gpu") || word.contains("device")));

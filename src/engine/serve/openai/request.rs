@@ -36,7 +36,8 @@ pub(crate) struct ChatRequest {
 }
 
 impl ChatRequest {
-    pub(crate) fn parse(body: &[u8]) -> Result<Self, ApiError> {
+    /// `default` is how the model is sampled where the request does not say.
+    pub(crate) fn parse(body: &[u8], default: SamplingParams) -> Result<Self, ApiError> {
         let body: Value = serde_json::from_slice(body).map_err(|error| {
             ApiError::new(
                 StatusCode::BAD_REQUEST,
@@ -55,7 +56,7 @@ impl ChatRequest {
         };
         Ok(Self {
             messages: messages(&fields)?,
-            sampling: sampling(&fields)?,
+            sampling: sampling(&fields, default)?,
             max_tokens: max_tokens(&fields)?,
             stop: stop(&fields)?,
             stream,
@@ -97,8 +98,7 @@ fn variables(fields: &Fields<'_>) -> Result<Map<String, Value>, ApiError> {
     Ok(variables)
 }
 
-fn sampling(fields: &Fields<'_>) -> Result<SamplingParams, ApiError> {
-    let default = SamplingParams::default();
+fn sampling(fields: &Fields<'_>, default: SamplingParams) -> Result<SamplingParams, ApiError> {
     let temperature = fields.number("temperature", 0.0, 100.0)?.unwrap_or(default.temperature);
     let repetition_penalty = match fields.number("repetition_penalty", 0.01, 10.0)? {
         Some(penalty) => Some(penalty),
@@ -183,7 +183,7 @@ mod tests {
         for (key, value) in extra.as_object().unwrap() {
             body[key] = value.clone();
         }
-        ChatRequest::parse(body.to_string().as_bytes())
+        ChatRequest::parse(body.to_string().as_bytes(), SamplingParams::default())
     }
 
     #[test]
@@ -323,9 +323,12 @@ mod tests {
             assert!(error["error"]["message"].as_str().unwrap().contains(param), "{error}");
         }
         for body in ["", "{", "{\"temperature\": NaN}", "{\"temperature\": 1e999}"] {
-            let error = ChatRequest::parse(body.as_bytes()).unwrap_err().body();
+            let error = ChatRequest::parse(body.as_bytes(), SamplingParams::default()).unwrap_err().body();
             assert_eq!(error["error"]["code"], "invalid_json", "{body}");
         }
-        assert_eq!(ChatRequest::parse(b"[]").unwrap_err().body()["error"]["param"], "body");
+        assert_eq!(
+            ChatRequest::parse(b"[]", SamplingParams::default()).unwrap_err().body()["error"]["param"],
+            "body"
+        );
     }
 }
