@@ -14,12 +14,12 @@
 mod store;
 mod table;
 mod layers;
+mod change;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use parking_lot::{Mutex, RwLock};
-use serde_json::{Map, Value};
 use tokio::sync::watch;
 
 use crate::config::{Config, ModelSettings, served_id};
@@ -27,6 +27,7 @@ use crate::error::{Code, Failure, Result};
 use crate::spawn;
 use crate::workers::StartRequest;
 
+pub(crate) use change::Change;
 pub(crate) use layers::{Source, Told};
 use store::Store;
 use table::Table;
@@ -49,20 +50,6 @@ struct Inner {
 struct Layers {
     file: BTreeMap<String, ModelSettings>,
     store: Store,
-}
-
-/// A change that an operation asks for.
-#[derive(Clone, Debug)]
-pub(crate) struct Change {
-    /// The id of the model.
-    pub(crate) model: String,
-    pub(crate) variant: Option<String>,
-    /// The fields to set.
-    pub(crate) settings: Map<String, Value>,
-    /// The dotted names of those that operations had set, and that are to count no more.
-    pub(crate) unset: Vec<String>,
-    /// The ids and the names of the models of the catalog, which no alias may have.
-    pub(crate) taken: Vec<String>,
 }
 
 impl Settings {

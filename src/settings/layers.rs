@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use serde::Serialize;
 use serde_json::{Map, Value, json};
 
-use super::Change;
+use super::change::Change;
 use crate::config::{ModelSettings, alias_taken_twice};
 use crate::error::{Code, Failure, Result};
 
