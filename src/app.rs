@@ -17,7 +17,7 @@ use crate::origin::without_brackets;
 use crate::queen::Queen;
 use crate::requests::Ledger;
 use crate::residency::Residency;
-use crate::settings::Settings;
+use crate::settings::{Defaults, Settings};
 use crate::turns::Turns;
 use crate::workers::telemetry::Telemetry;
 use crate::workers::{Asked, StartRequest, Supervisor};
@@ -104,12 +104,13 @@ impl App {
         let events = Arc::new(Hub::new(config.jobs.event_ring));
         let (catalog, served_by) = (Catalog::new(&config)?, workers.clone());
         catalog.keep_served_ids(move || served_by.served_files());
+        let settings = Settings::open(&config);
         Ok(Arc::new(Self {
-            settings: Settings::open(&config),
+            settings: settings.clone(),
             hostname: gethostname::gethostname().to_string_lossy().into_owned(),
             jobs: Registry::open(&config, Arc::clone(&events))?,
             catalog,
-            residency: Residency::new(&config, workers.clone()),
+            residency: Residency::new(&config, workers.clone(), settings),
             telemetry: Telemetry::new(&config, workers.clone()),
             requests: Ledger::default(),
             gateway: client::for_workers(*config.timers.connect)?,
@@ -204,19 +205,23 @@ impl App {
     ///
     /// # Errors
     /// As [`Self::find_target`].
-    #[expect(dead_code, reason = "the gateway will ask")]
     pub(crate) async fn served_id(&self, name: &str) -> Result<String> {
-        if self.workers.serves(name) {
+        if !self.workers.statuses(name).is_empty() {
             return Ok(name.to_owned());
         }
         if let Some((model, variant)) = self.settings.called(name)
             && let id = served_id(&model, variant.as_deref())
-            && self.workers.serves(&id)
+            && !self.workers.statuses(&id).is_empty()
             && !self.catalog.knows(name)
         {
             return Ok(id);
         }
         Ok(self.find_target(name).await?.served_id())
+    }
+
+    /// What requests get that are served under that id, where they do not say.
+    pub(crate) fn defaults(&self, served_id: &str) -> Defaults {
+        self.settings.defaults(served_id, |model| self.catalog.recommended_sampling(model))
     }
 
     /// The model of that id or unique name, with whether a worker serves it.

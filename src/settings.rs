@@ -11,6 +11,7 @@
 //!   asks the catalog first ([`Settings::called`]).
 //! - Settings that cannot be read are kept and told, and those beside them count.
 
+mod defaults;
 mod store;
 mod table;
 mod layers;
@@ -22,12 +23,13 @@ use std::sync::Arc;
 use parking_lot::{Mutex, RwLock};
 use tokio::sync::watch;
 
-use crate::config::{Config, ModelSettings, served_id};
+use crate::config::{Config, ModelSettings, Sampling, served_id};
 use crate::error::{Code, Failure, Result};
 use crate::spawn;
 use crate::workers::StartRequest;
 
 pub(crate) use change::Change;
+pub(crate) use defaults::Defaults;
 pub(crate) use layers::{Source, Told};
 use store::Store;
 use table::Table;
@@ -66,6 +68,28 @@ impl Settings {
         self.table().of_served(&served_id(model, variant))
     }
 
+    /// What counts for what is served under that id.
+    pub(crate) fn of_served(&self, served_id: &str) -> Arc<ModelSettings> {
+        self.table().of_served(served_id)
+    }
+
+    /// What requests get that are served under that id. `recommended` tells what the file of a model recommends;
+    /// `None` where it is not known.
+    pub(crate) fn defaults(
+        &self,
+        served_id: &str,
+        recommended: impl FnOnce(&str) -> Option<Option<Sampling>>,
+    ) -> Defaults {
+        let table = self.table();
+        let recommended = recommended(&table.model_of(served_id)).map(Option::unwrap_or_default);
+        Defaults { settings: table.of_served(served_id), recommended }
+    }
+
+    /// The aliases, with what each means: a model, and a variant of it.
+    pub(crate) fn aliases(&self) -> Vec<(String, (String, Option<String>))> {
+        self.table().aliases()
+    }
+
     /// What counts for that, and which layer says each field of it.
     pub(crate) fn told(&self, model: &str, variant: Option<&str>) -> Told {
         let layers = self.0.layers.lock();
@@ -73,7 +97,6 @@ impl Settings {
     }
 
     /// The models and variants with settings, by the id under which they are served.
-    #[expect(dead_code, reason = "the owner of residency will ask")]
     pub(crate) fn all(&self) -> Vec<(String, Arc<ModelSettings>)> {
         self.table().all()
     }
@@ -105,8 +128,12 @@ impl Settings {
         request.is_outdated(&self.of(&request.model_id, request.variant.as_deref()))
     }
 
+    /// How often the settings have changed.
+    pub(crate) fn version(&self) -> u64 {
+        *self.0.changes.borrow()
+    }
+
     /// Counts the changes, for those that wait for one.
-    #[cfg_attr(not(test), expect(dead_code, reason = "the owner of residency will wait"))]
     pub(crate) fn changes(&self) -> watch::Receiver<u64> {
         self.0.changes.subscribe()
     }

@@ -15,7 +15,7 @@ use reqwest::Url;
 use tokio::sync::Semaphore;
 use tokio::time::timeout;
 
-use crate::config::Config;
+use crate::config::{Config, Sampling};
 use crate::error::{Code, Failure, Result};
 use crate::models::library::Library;
 use crate::models::library::hub_cache::notes::HubNotes;
@@ -171,6 +171,15 @@ impl Catalog {
             position_in_any_case(&models, copied.as_deref().unwrap_or(&wanted)).ok_or(failure)
         })?;
         Ok((models.swap_remove(index), variant))
+    }
+
+    /// What the file of a model of the last listing recommends to sample with, if anything; `None` where there is
+    /// no such model. Never waits for the disk.
+    #[must_use]
+    pub fn recommended_sampling(&self, id: &str) -> Option<Option<Sampling>> {
+        let last = self.places.library.last();
+        let at = last.binary_search_by(|listed| listed.model.id.as_str().cmp(id)).ok()?;
+        Some(last[at].model.sampling)
     }
 
     /// Whether a model of the last listing has that id or name. Never waits for the disk.

@@ -121,6 +121,6 @@ fn resident(
             KeepAlive::For(idle) => Keep::For(idle),
             KeepAlive::Forever => Keep::UntilNeeded,
         },
-        outdated: false,
+        outdated: parts.is_outdated(worker),
     }
 }

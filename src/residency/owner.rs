@@ -18,7 +18,8 @@ use super::news::News;
 use super::parts::Parts;
 use super::room::{Denied, Ticket};
 use super::snapshot::{
-    Action, Beneficiary, Drain, LoadKey, Origin, Placement, Snapshot, StopReason, Waiting, WorkerKey,
+    Action, Beneficiary, Drain, LoadKey, LoadReason, Origin, Placement, Snapshot, StopReason, Waiting,
+    WorkerKey,
 };
 use super::view::ResidencyView;
 use crate::config::{Config, KeepAlive};
@@ -26,8 +27,9 @@ use crate::error::{Code, Failure, Result};
 use crate::events::Hub;
 use crate::jobs::job::StopReason as JobStop;
 use crate::jobs::{Job, JobState};
+use crate::settings::Settings;
 use crate::spawn;
-use crate::workers::{StartRequest, Supervisor};
+use crate::workers::{Asked, StartRequest, Supervisor};
 
 /// The shortest time between two looks while something asks for memory, because each measures it.
 const MEASURE_PAUSE: Duration = Duration::from_millis(5);
@@ -45,8 +47,8 @@ pub(crate) struct Residency(Arc<Parts>);
 
 impl Residency {
     /// The residency of a hive whose owner does not run yet.
-    pub(crate) fn new(config: &Config, workers: Supervisor) -> Self {
-        Self(Arc::new(Parts::new(config, workers)))
+    pub(crate) fn new(config: &Config, workers: Supervisor, models: Settings) -> Self {
+        Self(Arc::new(Parts::new(config, workers, models)))
     }
 
     /// Where requests wait for workers.
@@ -114,13 +116,14 @@ impl Residency {
 
     /// Decides and carries out until `stop` is cancelled.
     pub(crate) async fn run(self, submit: Submit, hub: Arc<Hub>, stop: CancellationToken) {
-        let preloaded = self.0.preloaded().map(|(model, keep_alive)| Wanted {
-            model: model.to_owned(),
+        let preloaded = self.0.preloaded().into_iter().map(|(model, keep_alive)| Wanted {
+            operation: model_load(&model, keep_alive, "it is preloaded"),
+            model,
             by: Origin::Preload,
             because: "it is preloaded",
-            operation: model_load(model, keep_alive, "it is preloaded"),
         });
         let wanted = preloaded.collect();
+        let mut changes = self.0.models.changes();
         let mut owner = Owner { parts: self.0, submit, news: News::new(hub), wanted };
         let activity = owner.parts.workers.activity();
         loop {
@@ -130,6 +133,7 @@ impl Residency {
                 biased;
                 () = stop.cancelled() => return owner.parts.admissions.close(),
                 () = activity.notified() => {}
+                Ok(()) = changes.changed() => owner.parts.settings_changed(),
                 () = after(pause) => {}
             }
         }
@@ -211,9 +215,12 @@ impl Owner {
         let Parts { ledger, leases, .. } = &*self.parts;
         match action {
             Action::Load { model, because } => {
-                let (by, because) = (because.origin(), because.to_string());
-                let operation = model_load(&model, self.parts.idle(&model), &because);
-                return self.load(&model, by, &because, &operation);
+                let (by, reason) = (because.origin(), because.to_string());
+                let operation = match because {
+                    LoadReason::SettingsChanged => self.load_again(now, &model, &reason)?,
+                    LoadReason::Requests(_) => model_load(&model, self.parts.idle(&model), &reason),
+                };
+                return self.load(&model, by, &reason, &operation);
             }
             Action::Grant { load, placement } => {
                 if ledger.grant(load, placement) {
@@ -261,6 +268,22 @@ impl Owner {
             }
         }
         None
+    }
+
+    /// The operation that loads a model with its changed settings. What its worker was asked for stays, and how
+    /// long it stays.
+    fn load_again(&self, now: &Snapshot, model: &Arc<str>, because: &str) -> Option<Value> {
+        let is_outdated =
+            |key: WorkerKey| now.workers.iter().any(|worker| worker.key == key && worker.outdated);
+        let workers = self.parts.workers.residents();
+        let old = workers.into_iter().find(|worker| *worker.model == **model && is_outdated(worker.pid))?;
+        let Asked { device, context_length, slots, .. } = old.request.asked;
+        let mut operation = model_load(model, old.keep_alive, because);
+        let load = &mut operation["ModelLoad"];
+        load["device"] = json!(device.unwrap_or_default());
+        load["context_length"] = json!(context_length);
+        load["slots"] = json!(slots);
+        Some(operation)
     }
 
     /// Submits the load of a model that no operation asked for. Returns after how long to try it again.
@@ -354,6 +377,7 @@ fn load_ended(parts: &Parts, key: LoadKey, model: &Arc<str>, job: &Job) {
     match summary.state {
         JobState::Succeeded => admissions.reset(model),
         JobState::Failed => {
+            parts.note_unloadable(model);
             let lost = || Arc::new(Failure::internal("the load failed without a reason"));
             admissions.fail(model, summary.failure.unwrap_or_else(lost));
         }

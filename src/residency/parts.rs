@@ -1,14 +1,17 @@
 //! What the files of the residency share.
 
-use std::collections::BTreeMap;
+use std::collections::HashMap;
 use std::sync::Arc;
+
+use parking_lot::Mutex;
 
 use super::admission::{AdmissionRules, Admissions};
 use super::leases::Leases;
 use super::ledger::Ledger;
 use super::snapshot::Rules;
-use crate::config::{self, Config, KeepAlive, ModelSettings};
-use crate::workers::Supervisor;
+use crate::config::{self, Config, KeepAlive};
+use crate::settings::Settings;
+use crate::workers::{ResidentWorker, Supervisor};
 
 /// The workers, the books, the queue and the settings of one hive.
 pub(super) struct Parts {
@@ -18,11 +21,13 @@ pub(super) struct Parts {
     pub(super) admissions: Admissions,
     pub(super) rules: Rules,
     settings: config::Residency,
-    models: BTreeMap<String, ModelSettings>,
+    pub(super) models: Settings,
+    /// The models that could not be loaded with their settings, and which change of these that was.
+    unloadable: Mutex<HashMap<Arc<str>, u64>>,
 }
 
 impl Parts {
-    pub(super) fn new(config: &Config, workers: Supervisor) -> Self {
+    pub(super) fn new(config: &Config, workers: Supervisor, models: Settings) -> Self {
         let settings = config.residency.clone();
         let rules = Rules {
             on_demand: settings.on_demand,
@@ -45,23 +50,42 @@ impl Parts {
             admissions,
             rules,
             settings,
-            models: config.models.clone(),
+            models,
+            unloadable: Mutex::default(),
         }
     }
 
     /// Whether workers of the model never go by themselves.
     pub(super) fn is_pinned(&self, model: &str) -> bool {
-        self.models.get(model).is_some_and(|settings| settings.pinned == Some(true))
+        self.models.of_served(model).pinned == Some(true)
     }
 
     /// How long a worker of the model that requests loaded stays without one.
     pub(super) fn idle(&self, model: &str) -> KeepAlive {
-        self.models.get(model).and_then(|settings| settings.idle).unwrap_or(self.settings.idle)
+        self.models.of_served(model).idle.unwrap_or(self.settings.idle)
     }
 
     /// The models that are loaded at the start, and how long each stays without a request.
-    pub(super) fn preloaded(&self) -> impl Iterator<Item = (&str, KeepAlive)> {
-        let preloaded = self.models.iter().filter(|(_, settings)| settings.preload == Some(true));
-        preloaded.map(|(model, settings)| (&**model, settings.idle.unwrap_or(KeepAlive::Forever)))
+    pub(super) fn preloaded(&self) -> Vec<(String, KeepAlive)> {
+        let preloaded = self.models.all().into_iter().filter(|(_, settings)| settings.preload == Some(true));
+        preloaded.map(|(model, settings)| (model, settings.idle.unwrap_or(KeepAlive::Forever))).collect()
+    }
+
+    /// Whether the worker would be started otherwise now, unless a load with these settings has failed.
+    pub(super) fn is_outdated(&self, worker: &ResidentWorker) -> bool {
+        self.models.is_outdated(&worker.request)
+            && self.unloadable.lock().get(&*worker.model) != Some(&self.models.version())
+    }
+
+    /// A load of the model has failed: its settings are not tried again by themselves.
+    pub(super) fn note_unloadable(&self, model: &Arc<str>) {
+        self.unloadable.lock().insert(Arc::clone(model), self.models.version());
+    }
+
+    /// Settings have changed: loads that failed may be tried again.
+    pub(super) fn settings_changed(&self) {
+        for (model, _) in self.models.all() {
+            self.admissions.reset(&model);
+        }
     }
 }

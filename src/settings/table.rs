@@ -12,6 +12,8 @@ use crate::config::{ModelSettings, served_id};
 #[derive(Debug, Default)]
 pub(super) struct Table {
     settings: BTreeMap<String, Arc<ModelSettings>>,
+    /// The ids of the models of variants, by the id under which these are served.
+    models: HashMap<String, String>,
     /// The model and the variant that an alias means.
     aliases: HashMap<String, (String, Option<String>)>,
     /// Of every model and variant without settings.
@@ -25,7 +27,9 @@ impl Table {
             let settings = layers::effective(file, set, id, None);
             for variant in settings.variants.keys() {
                 let of_variant = layers::effective(file, set, id, Some(variant));
-                table.settings.insert(served_id(id, Some(variant)), Arc::new(of_variant));
+                let served_id = served_id(id, Some(variant));
+                table.models.insert(served_id.clone(), id.to_owned());
+                table.settings.insert(served_id, Arc::new(of_variant));
             }
             for (alias, variant) in settings.all_aliases() {
                 let meant = (id.to_owned(), variant.map(str::to_owned));
@@ -47,6 +51,17 @@ impl Table {
 
     pub(super) fn of_served(&self, served_id: &str) -> Arc<ModelSettings> {
         Arc::clone(self.settings.get(served_id).unwrap_or(&self.none))
+    }
+
+    pub(super) fn model_of(&self, served_id: &str) -> String {
+        self.models.get(served_id).map_or(served_id, String::as_str).to_owned()
+    }
+
+    pub(super) fn aliases(&self) -> Vec<(String, (String, Option<String>))> {
+        let mut aliases: Vec<_> =
+            self.aliases.iter().map(|(alias, meant)| (alias.clone(), meant.clone())).collect();
+        aliases.sort();
+        aliases
     }
 
     pub(super) fn all(&self) -> Vec<(String, Arc<ModelSettings>)> {

@@ -26,6 +26,8 @@ pub struct Endpoint {
     pub chat_route: String,
     /// Whether it has answered the beginning of the conversation before.
     pub knows_conversation: bool,
+    /// Whether its engine's requests have llama.cpp's fields besides OpenAI's.
+    pub has_llama_cpp_fields: bool,
     /// Counts the request as in flight. Hold it until the last byte of the answer.
     pub guard: InFlight,
 }
@@ -49,6 +51,7 @@ impl Endpoint {
             url,
             secret: worker.secret.clone(),
             chat_route: worker.engine.chat_route.clone(),
+            has_llama_cpp_fields: worker.engine.has_llama_cpp_fields,
             guard: InFlight { worker: Arc::clone(worker), ended: Arc::clone(ended) },
         })
     }

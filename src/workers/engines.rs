@@ -62,6 +62,8 @@ pub struct Engine {
     pub(super) gpu_layers: Option<u32>,
     /// Whether the settings of a model may change its options.
     pub(super) takes_options: bool,
+    /// Whether its requests have llama.cpp's fields besides OpenAI's.
+    pub(super) has_llama_cpp_fields: bool,
     /// Its threads on the processor; unset leaves them to the hive.
     pub(super) threads: Option<u32>,
     /// A projector for the models that it belongs to.
@@ -130,6 +132,7 @@ impl Engine {
             storage: ModelStorage::F16AsF32,
             gpu_layers: None,
             takes_options: false,
+            has_llama_cpp_fields: true,
             threads: None,
             projector: None,
             falls_back_to_chatml: true,

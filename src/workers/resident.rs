@@ -4,6 +4,7 @@ use std::time::{Duration, Instant};
 
 use super::device::Device;
 use super::handle::Handle;
+use super::request::StartRequest;
 use super::state::LifeStage;
 use crate::config::KeepAlive;
 
@@ -21,6 +22,8 @@ pub(crate) struct ResidentWorker {
     pub(crate) in_flight: usize,
     /// Requests that it answers at once; 0 where that is not known.
     pub(crate) slots: u32,
+    /// What it was started for.
+    pub(crate) request: StartRequest,
     /// The number of the load that it was started for.
     pub(crate) load: Option<u64>,
     /// When it became ready.
@@ -72,6 +75,7 @@ impl ResidentWorker {
             draining: traffic.draining,
             in_flight: traffic.in_flight,
             slots: measured.counters.slots.max(worker.request.slots.unwrap_or(0)),
+            request: worker.request.clone(),
             load: worker.request.load,
             ready_at: traffic.ready_at,
             last_used: traffic.last_used,

@@ -31,6 +31,7 @@ mod page;
 mod queue;
 mod quickstart;
 mod residency;
+mod settings;
 mod streams;
 mod support;
 mod surface;

@@ -20,6 +20,7 @@ use crate::config::KeepAlive;
 use crate::error::Failure;
 use crate::requests::Recorder;
 use crate::residency::{Admission, Admissions, Asking, Refused, Settled, Watch};
+use crate::settings::Defaults;
 use crate::workers::{Endpoint, Supervisor};
 
 /// How long the end of a lost worker may take to be known. Until then it would be chosen again.
@@ -32,6 +33,8 @@ pub(super) struct Attempt {
     pub(super) client: Client,
     pub(super) asking: Asking,
     pub(super) body: Bytes,
+    /// What it gets where its body does not say.
+    pub(super) defaults: Defaults,
     /// How long the worker that answers stays without a request from now on.
     pub(super) keep_alive: Option<KeepAlive>,
     pub(super) shown: watch::Sender<Shown>,
@@ -63,17 +66,18 @@ impl Attempt {
     pub(super) async fn answer(mut self) -> Result<Begun, Refused> {
         let endpoint = self.worker().await?;
         let (pid, gone) = (endpoint.pid, endpoint.guard.gone());
-        let lost =
-            match begin(&self.client, Upstream::new(endpoint, &self.admissions), self.body.clone()).await {
-                Err(NoAnswer::WorkerLost(failure)) => failure,
-                answer => return answer.map_err(|invalid| Failure::from(invalid).into()),
-            };
+        let body = self.defaults.fill(&self.body, endpoint.has_llama_cpp_fields);
+        let lost = match begin(&self.client, Upstream::new(endpoint, &self.admissions), body).await {
+            Err(NoAnswer::WorkerLost(failure)) => failure,
+            answer => return answer.map_err(|invalid| Failure::from(invalid).into()),
+        };
         tracing::info!(pid, model = %self.asking.model, failure = %lost, "a request goes to another worker");
         // A worker that lives all the same may be asked again.
         let _is_known = tokio::time::timeout(END_LIMIT, gone).await;
         self.asking.preference.avoided = Some(pid);
         let Ok(other) = self.worker().await else { return Err(lost.into()) };
-        let answer = begin(&self.client, Upstream::new(other, &self.admissions), self.body).await;
+        let body = self.defaults.fill(&self.body, other.has_llama_cpp_fields);
+        let answer = begin(&self.client, Upstream::new(other, &self.admissions), body).await;
         answer.map_err(|failed| Failure::from(failed).into())
     }
 

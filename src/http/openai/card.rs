@@ -21,6 +21,9 @@ pub(crate) struct Card {
     size_bytes: u64,
     #[serde(skip_serializing_if = "Option::is_none")]
     context_length: Option<u64>,
+    /// Of an alias or a variant: the id of what it is.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    base: Option<String>,
 }
 
 impl Card {
@@ -35,7 +38,21 @@ impl Card {
             status: model.status,
             size_bytes: model.size_bytes,
             context_length: model.context_length,
+            base: None,
         }
+    }
+
+    /// The model or the variant of that id, with the context that the settings give it.
+    pub(super) fn served(self, id: String, context_length: Option<u64>) -> Self {
+        let trained = self.context_length;
+        let context_length = context_length.map(|set| trained.map_or(set, |trained| set.min(trained)));
+        let base = Some(self.id).filter(|model| *model != id);
+        Self { id, base, context_length: context_length.or(trained), ..self }
+    }
+
+    /// The same under another name.
+    pub(super) fn called(self, alias: String) -> Self {
+        Self { base: Some(self.id), id: alias, ..self }
     }
 }
 

@@ -16,7 +16,7 @@ use super::problem::GatewayProblem;
 use super::relay::relay;
 use super::waits::Waits;
 use crate::app::{App, AppState};
-use crate::error::Result;
+use crate::config::served_id;
 use crate::http::caller;
 use crate::http::path::Parameter;
 use crate::models::Model;
@@ -32,8 +32,14 @@ const NARRATE: &str = "x-rbee-narrate";
 /// `GET /v1/models`
 pub(crate) async fn models(State(app): State<AppState>) -> Result<Json<Cards>, GatewayProblem> {
     let models = app.catalog.list().await?;
-    let cards: Vec<Card> = models.iter().map(|model| card(&app, model)).collect();
-    Ok(Json(Cards::from(cards)))
+    let mut all: Vec<Card> = models.iter().flat_map(|model| cards(&app, model)).collect();
+    for (alias, (id, variant)) in app.settings.aliases() {
+        let is_shadowed = models.iter().any(|model| model.id == alias || model.name == alias);
+        if let Some(model) = models.iter().find(|model| model.id == id && !is_shadowed) {
+            all.push(card(&app, model, variant.as_deref()).called(alias));
+        }
+    }
+    Ok(Json(Cards::from(all)))
 }
 
 /// `GET /v1/models/{*id}`: ids have slashes.
@@ -41,7 +47,8 @@ pub(crate) async fn model(
     State(app): State<AppState>,
     Parameter(id): Parameter,
 ) -> Result<Json<Card>, GatewayProblem> {
-    Ok(Json(card(&app, &app.catalog.find(&id).await?)))
+    let target = app.find_target(&id).await?;
+    Ok(Json(card(&app, &target.model, target.variant.as_deref())))
 }
 
 /// `POST /v1/chat/completions`
@@ -62,7 +69,7 @@ async fn complete(app: &App, request: Request, recorder: &Recorder) -> Result<Re
     let caller = caller::of(request.extensions());
     let narrates = request.headers().get(NARRATE).is_some_and(|value| value == "1");
     let completion = Completion::read(request, *app.config.timers.request_head).await?;
-    let model = served_id(app, completion.model).await?;
+    let model: Arc<str> = app.served_id(&completion.model).await?.into();
     recorder.asks(&model, completion.streams);
     let (shown, waits_for) = watch::channel(Shown::default());
     let preference = Preference { conversation: completion.conversation, avoided: None };
@@ -70,6 +77,7 @@ async fn complete(app: &App, request: Request, recorder: &Recorder) -> Result<Re
         admissions: app.residency.admissions().clone(),
         workers: app.workers.clone(),
         client: app.gateway.clone(),
+        defaults: app.defaults(&model),
         asking: Asking { model, caller, preference },
         body: completion.body,
         keep_alive: completion.keep_alive,
@@ -80,15 +88,15 @@ async fn complete(app: &App, request: Request, recorder: &Recorder) -> Result<Re
     Ok(relay(attempt.answer().boxed(), completion.streams, waits, recorder.clone()).await)
 }
 
-/// The id under which workers serve the model of that id or unique name. Asks the catalog only if no worker
-/// serves a model of exactly that id.
-async fn served_id(app: &App, wanted: String) -> Result<Arc<str>> {
-    if !app.workers.statuses(&wanted).is_empty() {
-        return Ok(wanted.into());
-    }
-    Ok(app.catalog.find(&wanted).await?.id.into())
+/// The cards of a model and of its variants.
+fn cards(app: &App, model: &Model) -> Vec<Card> {
+    let variants = app.settings.of_served(&model.id).variants.keys().cloned().map(Some).collect::<Vec<_>>();
+    let each = std::iter::once(None).chain(variants);
+    each.map(|variant| card(app, model, variant.as_deref())).collect()
 }
 
-fn card(app: &App, model: &Model) -> Card {
-    Card::of(model, app.workers.serves(&model.id))
+fn card(app: &App, model: &Model, variant: Option<&str>) -> Card {
+    let id = served_id(&model.id, variant);
+    let context_length = app.settings.of_served(&id).context_length;
+    Card::of(model, app.workers.serves(&id)).served(id, context_length)
 }

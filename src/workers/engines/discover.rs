@@ -147,6 +147,7 @@ fn described(name: &str, settings: &EngineSettings, gpus: &[Gpu]) -> Result<Engi
         storage: ModelStorage::AsInFile { cache_bits: 16 },
         gpu_layers: None,
         takes_options: false,
+        has_llama_cpp_fields: false,
         threads: None,
         projector: None,
         falls_back_to_chatml: false,

@@ -99,6 +99,7 @@ pub(in crate::workers) fn describe(
         storage: ModelStorage::AsInFile { cache_bits: settings.kv_type.map_or(16, |kind| kind.bits()) },
         gpu_layers: settings.gpu_layers,
         takes_options: true,
+        has_llama_cpp_fields: true,
         threads: None,
         projector: settings.mmproj.clone(),
         falls_back_to_chatml: true,

@@ -73,6 +73,12 @@ impl Scripted {
         log.lines().map(str::to_owned).collect()
     }
 
+    /// The last request that an engine got.
+    pub(crate) fn last_request(&self) -> Value {
+        let body = std::fs::read(self.0.path().join("last-request")).expect("a request");
+        serde_json::from_slice(&body).expect("JSON")
+    }
+
     /// The texts of the requests that the engines got.
     pub(crate) fn asked(&self) -> Vec<String> {
         let log = self.log();
@@ -163,6 +169,7 @@ impl Engine {
         let request: Value = serde_json::from_slice(body).expect("JSON");
         let messages = request["messages"].as_array().expect("messages");
         let text = messages.last().expect("a message")["content"].as_str().expect("a text");
+        std::fs::write(self.folder.join("last-request"), body).expect("a file");
         self.log(&format!("asked {text}"));
         let answered = self.write_answer(connection, &request);
         if answered.is_err() {
