@@ -12,7 +12,7 @@ use super::duration::BoundedDuration;
 pub struct Jobs {
     /// Downloads that run at once.
     pub concurrent_downloads: usize,
-    /// Loads and spawns that run at once.
+    /// Loads and spawns that run at once, with those that wait for room.
     pub concurrent_loads: usize,
     /// Other acts that run at once.
     pub concurrent_acts: usize,
@@ -42,7 +42,7 @@ impl Default for Jobs {
     fn default() -> Self {
         Self {
             concurrent_downloads: 2,
-            concurrent_loads: 2,
+            concurrent_loads: 16,
             concurrent_acts: 8,
             concurrent_reads: 64,
             queue: 256,

@@ -22,6 +22,8 @@ pub struct Residency {
     pub linger: BoundedDuration,
     /// How long a load may wait for answers under way to end.
     pub drain: PositiveDuration,
+    /// How many workers may load at the same time.
+    pub loads: NonZeroUsize,
     /// The most requests that wait for a model at the same time, in all.
     pub queue: NonZeroUsize,
     /// How long requests do not load a model again whose load has failed; it doubles with each further
@@ -37,6 +39,7 @@ impl Default for Residency {
             min_stay: Duration::from_secs(10).into(),
             linger: Duration::from_secs(1).into(),
             drain: Duration::from_secs(120).into(),
+            loads: NonZeroUsize::new(2).unwrap_or(NonZeroUsize::MIN),
             queue: NonZeroUsize::new(1024).unwrap_or(NonZeroUsize::MIN),
             retry: Duration::from_secs(5).into(),
         }

@@ -34,7 +34,7 @@ impl Parts {
             min_stay: *settings.min_stay,
             linger: *settings.linger,
             drain_limit: *settings.drain,
-            concurrent_loads: config.jobs.concurrent_loads,
+            concurrent_loads: settings.loads.get(),
         };
         let ledger = Arc::new(Ledger::new(workers.activity()));
         let admission = AdmissionRules {
