@@ -134,13 +134,20 @@ impl ModelLoad {
     async fn plan(&self, target: &Target, cx: &Context) -> Result<Loaded> {
         let (model, id) = (&target.model, target.served_id());
         model.check_loadable()?;
-        let (workers, request) = (&cx.app.workers, self.request(target));
-        let mut plan = workers.plan(&request).await?;
+        let (workers, mut request) = (&cx.app.workers, self.request(target));
         let mut forecast = Forecast::default();
-        if plan.worker.is_none() && !self.force {
-            let placements = loading::placements(&workers.placements(&request).await?);
+        let asks_for_room = !self.force && workers.ready(&request).is_none();
+        if asks_for_room {
+            let places = workers.placements(&request).await?;
             let replaces = workers.lesser(&request).map(|(lesser, _)| lesser.pid);
-            forecast = cx.app.residency.forecast(&id, placements, replaces).await;
+            forecast = cx.app.residency.forecast(&id, loading::placements(&places), replaces).await;
+            // Planned for the place that it would get, which may be another one than that with the most room now.
+            if let Some(place) = forecast.placement.and_then(|placement| places.get(placement)) {
+                request = request.at(place);
+            }
+        }
+        let mut plan = workers.plan(&request).await?;
+        if asks_for_room && plan.worker.is_none() {
             plan.fits = forecast.refusal.is_none();
         }
         match &plan.worker {

@@ -27,6 +27,9 @@ pub(crate) struct Forecast {
     /// Why it would be refused.
     #[serde(skip)]
     pub(crate) refusal: Option<String>,
+    /// Which of the placements it would get.
+    #[serde(skip)]
+    pub(crate) placement: Option<usize>,
 }
 
 /// A worker that would go.
@@ -65,14 +68,31 @@ pub(super) async fn forecast(
             _ => {}
         }
     }
-    // Those that stay for their least time go after it.
-    now.rules = Rules { min_stay: Duration::ZERO, ..now.rules };
+    // Those that stay for their least time go after it, and loads under way end.
+    now.rules = Rules { min_stay: Duration::ZERO, concurrent_loads: usize::MAX, ..now.rules };
     for action in decide(&now).actions {
         if let Action::Drain { worker, by: Beneficiary::Load(IMAGINED), because } = action {
             forecast.evictions.extend(eviction(&now, worker, &because));
         }
     }
+    for eviction in &forecast.evictions {
+        remove(&mut now, eviction.pid);
+    }
+    forecast.placement = decide(&now).actions.into_iter().find_map(|action| match action {
+        Action::Grant { load: IMAGINED, placement } => Some(placement),
+        _ => None,
+    });
     forecast
+}
+
+/// Imagines that the worker has gone.
+fn remove(now: &mut Snapshot, worker: WorkerKey) {
+    let gone: Vec<_> = now.workers.extract_if(.., |resident| resident.key == worker).collect();
+    for (device, held) in gone.into_iter().flat_map(|resident| resident.holds) {
+        for memory in now.devices.iter_mut().filter(|memory| memory.device == device) {
+            memory.free = memory.free.map(|free| free.saturating_add(held));
+        }
+    }
 }
 
 fn eviction(now: &Snapshot, worker: WorkerKey, because: &StopReason) -> Option<Eviction> {
