@@ -227,6 +227,16 @@
  * @property {number|null} idle_seconds
  * @property {string} reason
  *
+ * @typedef {object} ModelSettings
+ * @property {string} id
+ * @property {string} model
+ * @property {string|null} variant
+ * @property {Record<string, any>} settings what counts
+ * @property {Record<string, "operation"|"file"|"model"|"default">} sources by the dotted names of the settings
+ * @property {Record<string, any>} set what operations have set
+ * @property {string[]} variants
+ * @property {string[]} shadowed_aliases
+ *
  * @typedef {object} Times
  * @property {number|null} queue_ms
  * @property {number|null} load_ms

@@ -16,6 +16,7 @@ import "../parts/downloads.js";
 import { onValue, select } from "../parts/fields.js";
 import { button, chip, empty, failureBox, waiting } from "../parts/parts.js";
 import { modelFacts } from "../parts/result.js";
+import { openSettings } from "../parts/settings-dialog.js";
 import { act, showProblem } from "../parts/toasts.js";
 
 /** @typedef {import("../lib/types.js").Model} Model */
@@ -243,6 +244,7 @@ class Models extends ListView {
         workers.some(isServing)
           ? button("Why is it slow?", () => openDiagnosis(id), {}, icon("gauge"))
           : null,
+        button("Settings", () => openSettings(model), {}, icon("gear")),
         button("Delete", () => openDelete(model), {}, icon("trash")),
       ),
       modelFacts(model, stateOf(model)),

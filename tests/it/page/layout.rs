@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use super::check_console;
+use super::{ESCAPE, check_console};
 use crate::support::{Browser, TestHive, write_model};
 
 /// The windows, in pixels of the screen, and how far the page is zoomed.
@@ -117,6 +117,10 @@ async fn nothing_covers_what_can_be_pressed_and_nothing_leaves_the_window() {
     for name in names {
         browser.open("about:blank").await;
         browser.open(&format!("{}/#/models/{name}", hive.url)).await;
+        browser.click("aside", "Settings").await;
+        browser.shows("dialog", "The default").await;
+        check(&browser, &format!("the dialog of the settings of {name}")).await;
+        browser.keys(ESCAPE).await;
         browser.click("aside", "Why is it slow?").await;
         browser.shows("dialog", "What to do").await;
         check(&browser, &format!("the dialog that diagnoses {name}")).await;

@@ -106,6 +106,66 @@ async fn a_chat_waits_for_a_model_that_is_not_loaded_and_says_what_for() {
     hive.stop().await;
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn the_settings_of_a_model_and_of_its_variants_are_changed() {
+    let Some(browser) = Browser::start().await else { return };
+    let hive = TestHive::start().await;
+    write_model(&hive.models_dir(), "tiny");
+    let worker = hive.load("tiny").await;
+    let settings = async |id: &str| hive.succeed(&json!({ "ModelSettingsGet": { "id": id } })).await;
+    browser.open(&format!("{}/#/models/tiny", hive.url)).await;
+    browser.click("aside", "Settings").await;
+    browser.shows("dialog", "The default").await;
+    browser.fill("#set-aliases", "short, other").await;
+    browser.fill("#set-sampling-temperature", "0.2").await;
+    browser.fill("#set-slots", "3").await;
+    choose(&browser, "#set-pinned", "true").await;
+    capture(&browser, "models-settings").await;
+    browser.click("dialog", "Save").await;
+    browser
+        .shows("dialog", &format!("Worker {} (tiny) is loaded again once it is idle", worker["pid"]))
+        .await;
+    let set = json!({ "aliases": ["short", "other"], "sampling": { "temperature": 0.2 }, "slots": 3, "pinned": true });
+    assert_eq!(settings("tiny").await["set"], set);
+
+    // What is cleared is as it was before.
+    browser.fill("#set-slots", "").await;
+    browser.click("dialog", "Save").await;
+    browser.shows("dialog [role=status]", "Saved").await;
+    assert_eq!(settings("tiny").await["set"].get("slots"), None);
+    browser.fill("#set-slots", "0").await;
+    browser.click("dialog", "Save").await;
+    browser.shows("dialog .failure", "slots cannot be 0").await;
+
+    choose(&browser, "#set-of", " ").await;
+    browser.until("a name to be asked for", "document.querySelector('#set-name')").await;
+    browser.fill("#set-name", "long").await;
+    browser.fill("#set-context_length", "64").await;
+    browser.click("dialog", "Save").await;
+    browser.shows("dialog [role=status]", "Saved").await;
+    let variant = settings("tiny@long").await;
+    assert_eq!(
+        (&variant["set"], &variant["settings"]["sampling"]["temperature"]),
+        (&json!({ "context_length": 64 }), &json!(0.2))
+    );
+    browser.click("dialog", "Chat with it").await;
+    browser.shows("main", "tiny@long").await;
+    browser.fill("#draft", "Hello").await;
+    browser.keys(ENTER).await;
+    browser.shows(".message.assistant", "Hello from a small model.").await;
+
+    browser.open(&format!("{}/#/models/tiny", hive.url)).await;
+    browser.shows("aside", "Served by").await;
+    browser.click("aside", "Settings").await;
+    choose(&browser, "#set-of", "tiny@long").await;
+    browser.click("dialog", "Remove the variant").await;
+    browser.shows("dialog [role=status]", "Saved").await;
+    assert_eq!(settings("tiny").await["variants"], json!([]));
+    check_console(&browser).await;
+    drop(browser);
+    hive.stop().await;
+}
+
 #[cfg(target_os = "linux")]
 #[tokio::test(flavor = "multi_thread")]
 async fn a_plan_says_who_would_go_to_make_room() {

@@ -128,6 +128,7 @@ async fn the_types_of_the_page_match_the_responses_of_the_hive() {
         ("ResidentLoad", waiting["loads"][0].clone()),
         ("WaitingLine", waiting["queue"][0].clone()),
         ("Residency", residency),
+        ("ModelSettings", hive.succeed(&json!({ "ModelSettingsGet": { "id": "tiny" } })).await),
         ("Times", diagnosis["times"].clone()),
         ("Diagnosis", diagnosis),
         ("Eviction", evicting["evictions"][0].clone()),

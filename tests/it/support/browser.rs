@@ -31,6 +31,7 @@ static BROWSERS: LazyLock<Semaphore> = LazyLock::new(|| {
 
 /// `WebDriver`'s code of a key: the first occurrence holds it down, the second releases it.
 const CONTROL: &str = "\u{E009}";
+const BACKSPACE: &str = "\u{e003}";
 
 /// One browser with one page. Dropping it ends its processes, also in a test that fails.
 pub(crate) struct Browser {
@@ -194,6 +195,7 @@ impl Browser {
         let field = self.element(selector).await.expect("the field");
         // Selects the old text first, as a person does. WebDriver's own command to clear a field sends
         // no input event, so the page would draw the old text again.
+        let text = if text.is_empty() { BACKSPACE } else { text };
         let all = format!("{CONTROL}a{CONTROL}{text}");
         self.ask(&format!("{field}/value"), &json!({ "text": all })).await;
     }
