@@ -82,7 +82,7 @@ async fn an_unknown_resource_is_a_problem_with_a_code() {
         let (status, problem) = hive.get(path).await;
         assert_eq!((status, problem["code"].as_str()), (expected, Some(code)), "{path}: {problem}");
     }
-    let body = r#"{"model":"tiny","messages":[]}"#;
+    let body = r#"{"model":"other","messages":[]}"#;
     let head = format!(
         "POST /v1/chat/completions HTTP/1.1\nHost: @HERE\nContent-Type: application/json\nContent-Length: {}\n",
         body.len()
@@ -90,7 +90,7 @@ async fn an_unknown_resource_is_a_problem_with_a_code() {
     let answer = hive.served.ask(&head, body).await;
     assert_eq!(status(&answer), 404, "{answer}");
     assert!(
-        answer.contains(r#""error":{"message":"the model 'tiny' is not loaded: load it with POST"#),
+        answer.contains(r#""error":{"message":"there is no model 'other'"#) && answer.contains("model_not_found"),
         "{answer}"
     );
     hive.served.stop().await;
