@@ -77,9 +77,9 @@ pub struct Worker {
     pub requests: u64,
     /// Tokens that it has generated since it started.
     pub tokens_generated: u64,
+    /// How it ended, in words, if it crashed.
+    pub last_exit: Option<String>,
     /// Averages over its last answers.
     #[serde(flatten)]
     pub recent: Averages,
-    /// How it ended, in words, if it crashed.
-    pub last_exit: Option<String>,
 }
