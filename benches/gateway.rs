@@ -334,7 +334,8 @@ fn write_models(folder: &Path) {
 /// The scripted worker as an engine in the settings.
 fn engine() -> String {
     let program = std::env::current_exe().expect("this program");
-    let command = json!([program, WORKER, "{port}"]);
+    // An engine must take the model; the scripted one does not look at it.
+    let command = json!([program, WORKER, "{port}", "{model}"]);
     format!(
         "[engines.scripted]\ncommand = {command}\ndevices = [\"cpu\"]\n[models.a]\nengine = \"scripted\"\n[models.b]\nengine = \"scripted\"\n"
     )
