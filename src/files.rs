@@ -110,7 +110,7 @@ impl Drop for Draft<'_> {
 /// Removes the draft of `target` that a kill has left behind. Nobody may write `target` meanwhile.
 pub(crate) fn remove_draft(target: &Path) {
     // Most often there is none; and one that stays is worthless, and is replaced by the next.
-    disk::remove_file(&target.with_extension(DRAFT)).ok();
+    disk::remove_file(target.with_extension(DRAFT)).ok();
 }
 
 /// Puts a file with these contents at `path`, readable by its owner alone, and returns it, open at

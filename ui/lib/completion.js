@@ -37,7 +37,8 @@ export async function complete(body, message, { signal, onPiece, onWait }) {
   }
 }
 
-/** What a comment of the stream says: `waiting: 3 of 8; loading 'x': 41 %, about 12 s; x-rbee-job-id: job-…`.
+/**
+ * What a comment of the stream says: `waiting: 3 of 8; loading 'x': 41 %, about 12 s; x-rbee-job-id: job-…`.
  * @param {string} comment @returns {Partial<Wait>} */
 function waitIn(comment) {
   const [, text = "", job] = /^waiting(?:: (.*?))?(?:; x-rbee-job-id: (\S+))?$/.exec(comment) ?? [];

@@ -232,7 +232,7 @@
  * @property {string} model
  * @property {string|null} variant
  * @property {Record<string, any>} settings what counts
- * @property {Record<string, "operation"|"file"|"model"|"default">} sources by the dotted names of the settings
+ * @property {Record<string, "operation"|"file"|"model"|"default">} sources by dotted names of settings
  * @property {Record<string, any>} set what operations have set
  * @property {string[]} variants
  * @property {string[]} shadowed_aliases

@@ -9,7 +9,9 @@ import { button, factList, retryBox, stack, waiting } from "./parts.js";
 
 /** @typedef {import("../lib/types.js").Diagnosis} Diagnosis */
 
-/** The parts of the time of a request. @type {Array<[keyof import("../lib/types.js").Times, string, string]>} */
+/** @typedef {import("../lib/types.js").Times} Times */
+
+/** The parts of the time of a request. @type {Array<[keyof Times, string, string]>} */
 const PARTS = [
   ["queue_ms", "Waiting", "used"],
   ["load_ms", "Loading", "lease"],

@@ -197,7 +197,8 @@ class Overview extends View {
       [
         "Chat with it",
         small
-          ? `The first message loads ${small.name} (${bytes(small.size_bytes)}) into memory. ${doubtAbout(small)}`
+          ? `The first message loads ${small.name} (${bytes(small.size_bytes)}) into memory.` +
+            ` ${doubtAbout(small)}`
           : "The first message loads it into memory.",
         small
           ? h(
