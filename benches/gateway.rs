@@ -20,6 +20,7 @@
 
 #[expect(dead_code, reason = "this bench starts workers by requests, too")]
 mod daemon;
+mod memory;
 #[expect(dead_code, reason = "this bench compares slices, not single samples")]
 mod paired;
 
@@ -39,6 +40,7 @@ use axum::{Json, Router};
 use daemon::{Daemon, Killed};
 use futures::future::join_all;
 use futures::{StreamExt, stream};
+use memory::resident_bytes;
 use paired::Spread;
 use rbee_hive::engine::sample_model::SampleModel;
 use rustix::process::{Pid, Signal, kill_process};
@@ -216,7 +218,7 @@ fn open_streams(runtime: &Runtime, hive: &Road, pid: u32, count: usize) {
                 open.push(connection);
             }
         });
-        resident_bytes(pid)
+        resident_bytes(&pid.to_string()).expect("Linux tells it")
     };
     // The first ones also allocate what the others share.
     let before = add(STREAMS_BEFORE.min(count));
@@ -224,13 +226,6 @@ fn open_streams(runtime: &Runtime, hive: &Road, pid: u32, count: usize) {
     #[expect(clippy::cast_precision_loss, reason = "a small number")]
     let each = (after - before) / count as f64 / 1024.0;
     println!("{count} open streams through the hive\n  {each:.1} KiB each");
-}
-
-/// Bytes of resident anonymous memory of a process.
-fn resident_bytes(pid: u32) -> f64 {
-    let text = fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).expect("the daemon runs");
-    let line = text.lines().find_map(|line| line.strip_prefix("Anonymous:")).expect("Linux tells it");
-    line.trim().strip_suffix(" kB").and_then(|kib| kib.parse::<f64>().ok()).expect("a number") * 1024.0
 }
 
 fn swaps(runtime: &Runtime, folder: &Path, extent: &Extent) {

@@ -8,6 +8,7 @@
 #![expect(clippy::print_stdout, reason = "figures are printed")]
 
 mod client;
+mod memory;
 mod paired;
 mod servers;
 
@@ -20,6 +21,7 @@ use rbee_hive::spawn;
 use tokio::runtime::Runtime;
 
 use client::Connection;
+use memory::resident_bytes;
 use paired::Spread;
 use servers::Server;
 
@@ -194,20 +196,6 @@ fn under_load(servers: &Servers, rounds: usize, each: usize) {
     }
 }
 
-/// Bytes of resident anonymous memory of this process. Exact, unlike `statm`, whose counters lag; without
-/// pages of the executable.
-#[cfg(target_os = "linux")]
-fn resident_bytes() -> Option<f64> {
-    let text = std::fs::read_to_string("/proc/self/smaps_rollup").ok()?;
-    let line = text.lines().find_map(|line| line.strip_prefix("Anonymous:"))?;
-    line.trim().strip_suffix(" kB")?.parse::<f64>().ok().map(|kib| kib * 1024.0)
-}
-
-#[cfg(not(target_os = "linux"))]
-fn resident_bytes() -> Option<f64> {
-    None
-}
-
 /// Prints the memory of a silent subscriber in this process, in bytes. The client's half of each connection
 /// is a bare descriptor, which takes no memory here.
 fn be_the_subject(server: &str) {
@@ -227,7 +215,7 @@ fn be_the_subject(server: &str) {
             connection.subscribe(&path);
             sockets.push(connection.into_socket());
         }
-        resident_bytes().expect("this system tells it")
+        resident_bytes("self").expect("this system tells it")
     };
     // The first ones also allocate what the others share.
     let before = subscribe(SUBSCRIBERS_BEFORE);
@@ -243,7 +231,7 @@ fn be_the_subject(server: &str) {
 fn idle_subscribers(rounds: usize) {
     let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile);
     let needed = 2 * (SUBSCRIBERS + SUBSCRIBERS_BEFORE) as u64 + 100;
-    if resident_bytes().is_none() || limit.current.is_some_and(|limit| limit < needed) {
+    if resident_bytes("self").is_none() || limit.current.is_some_and(|limit| limit < needed) {
         println!("\nmemory of silent subscribers: skipped (needs Linux and `ulimit -n {needed}`)");
         return;
     }

@@ -32,10 +32,6 @@ fn lease(more: Value) -> Value {
     json!({ "MemoryLease": merged(json!({ "bytes": LEASE.as_u64(), "device": "cpu", "holder": "a game" }), more) })
 }
 
-async fn residency(hive: &TestHive) -> Value {
-    hive.succeed(&json!({ "ResidencyGet": {} })).await
-}
-
 /// Waits until a worker of the model is there and ready.
 async fn comes_back(hive: &TestHive) -> Value {
     until("the model to come back", async || {
@@ -55,7 +51,7 @@ async fn memory_is_leased_kept_and_given_back() {
     assert_eq!(given["evicted"], json!([{ "model": "a", "pid": worker["pid"] }]), "{given}");
     assert_eq!((&given["device"], &given["bytes"]), (&json!("cpu"), &json!(LEASE.as_u64())), "{given}");
     assert!(given["free_bytes"].as_u64() >= Some(LEASE.as_u64()), "{given}");
-    let view = residency(&hive).await;
+    let view = hive.residency().await;
     let held = &view["leases"][0];
     assert_eq!((&held["lease_id"], &held["state"]), (&given["lease_id"], &json!("held")), "{view}");
     assert_eq!((&held["holder"], &held["restores"]), (&json!("a game"), &json!(["a"])), "{view}");
@@ -71,7 +67,7 @@ async fn memory_is_leased_kept_and_given_back() {
     assert_eq!(hive.succeed(&release).await["restores"], json!(["a"]));
     let back = comes_back(&hive).await;
     assert_eq!((&back["model"], &back["slots"]), (&worker["model"], &worker["slots"]), "as it was");
-    assert_eq!(residency(&hive).await["leases"], json!([]));
+    assert_eq!(hive.residency().await["leases"], json!([]));
     assert_eq!(hive.fail(&release).await["code"], "lease_not_found");
     hive.stop().await;
 }
@@ -81,15 +77,11 @@ async fn a_lease_waits_for_answers_and_expires() {
     let script = Scripted::new();
     let hive = hive(&script, |_| {}).await;
     hive.succeed(&json!({ "ModelLoad": { "id": "a" } })).await;
-    script.set("a.halfway");
-    let chat = json!({ "model": "a", "stream": true, "messages": [{ "role": "user", "content": "a" }] });
-    let mut answer = hive.post("/v1/chat/completions", &chat).await;
-    let mut seen = String::new();
-    read_until(&mut answer, &mut seen, "assistant").await;
+    let (answer, mut seen) = script.half_an_answer(&hive, "a").await;
     let job = hive.submit(&lease(json!({ "seconds": 1 }))).await;
     let mut stream = hive.get(&format!("/v1/jobs/{job}/stream")).await;
     read_until(&mut stream, &mut String::new(), "to finish answering").await;
-    assert_eq!(residency(&hive).await["leases"][0]["state"], "waiting");
+    assert_eq!(hive.residency().await["leases"][0]["state"], "waiting");
 
     script.clear("a.halfway");
     seen += &read_all(answer).await;
@@ -97,7 +89,7 @@ async fn a_lease_waits_for_answers_and_expires() {
     let stream = hive.stream(&job).await;
     assert_eq!(data_lines(&stream).last().map(String::as_str), Some("[DONE]"), "{stream}");
     comes_back(&hive).await;
-    assert_eq!(residency(&hive).await["leases"], json!([]), "it has expired");
+    assert_eq!(hive.residency().await["leases"], json!([]), "it has expired");
     hive.stop().await;
 }
 
@@ -106,15 +98,14 @@ async fn a_lease_that_is_given_up_while_it_waits_takes_nothing() {
     let script = Scripted::new();
     let hive = hive(&script, |config| config.residency.drain = Duration::from_millis(100).into()).await;
     let worker = hive.succeed(&json!({ "ModelLoad": { "id": "a" } })).await;
-    script.set("a.halfway");
-    let chat = json!({ "model": "a", "stream": true, "messages": [{ "role": "user", "content": "a" }] });
-    let mut answer = hive.post("/v1/chat/completions", &chat).await;
-    let mut seen = String::new();
-    read_until(&mut answer, &mut seen, "assistant").await;
+    let (answer, mut seen) = script.half_an_answer(&hive, "a").await;
     let failure = hive.fail(&lease(json!({}))).await;
     assert_eq!(failure["code"], "out_of_memory", "{failure}");
-    let view = residency(&hive).await;
-    assert_eq!((&view["leases"], &view["residents"][0]["draining"]), (&json!([]), &Value::Null), "{view}");
+    until("the lease to be gone and the worker to be open again", async || {
+        let view = hive.residency().await;
+        (view["leases"] == json!([]) && view["residents"][0]["draining"].is_null()).then_some(())
+    })
+    .await;
     script.clear("a.halfway");
     seen += &read_all(answer).await;
     assert!(seen.ends_with("data: [DONE]\n\n"), "{seen}");

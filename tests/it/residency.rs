@@ -5,7 +5,6 @@ use std::time::Duration;
 
 use bytesize::ByteSize;
 use rbee_hive::config::{Config, Device, KeepAlive, ModelSettings};
-use reqwest::Response;
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 
@@ -49,19 +48,6 @@ async fn workers(hive: &TestHive) -> Vec<Value> {
     workers.as_array().expect("workers").clone()
 }
 
-async fn residency(hive: &TestHive) -> Value {
-    hive.succeed(&json!({ "ResidencyGet": {} })).await
-}
-
-/// Begins an answer of the model that does not end while `MODEL.halfway` is there.
-async fn half_an_answer(hive: &TestHive, script: &Scripted, model: &str) -> (Response, String) {
-    script.set(&format!("{model}.halfway"));
-    let mut answer = hive.post("/v1/chat/completions", &merged(chat(model), json!({ "stream": true }))).await;
-    let mut seen = String::new();
-    read_until(&mut answer, &mut seen, "assistant").await;
-    (answer, seen)
-}
-
 /// Submits a load and reads its narration until the text is there.
 async fn load_until(hive: &TestHive, model: &str, text: &str) -> String {
     let job = hive.submit(&load(model, json!({}))).await;
@@ -90,9 +76,9 @@ async fn an_answer_ends_whole_before_its_worker_makes_room() {
     let script = Scripted::new();
     let hive = hive(&script, |_| {}).await;
     let a = hive.load("a").await;
-    let (answer, mut seen) = half_an_answer(&hive, &script, "a").await;
+    let (answer, mut seen) = script.half_an_answer(&hive, "a").await;
     let job = load_until(&hive, "b", "to finish answering").await;
-    let view = residency(&hive).await;
+    let view = hive.residency().await;
     assert_eq!(view["residents"][0]["pid"], a["pid"], "{view}");
     assert!(
         view["residents"][0]["draining"].as_str().expect("a reason").contains("'b' needs its room"),
@@ -123,7 +109,7 @@ async fn a_load_that_waits_too_long_fails_and_the_answer_goes_on() {
     let script = Scripted::new();
     let hive = hive(&script, |config| config.residency.drain = Duration::from_millis(100).into()).await;
     let a = hive.load("a").await;
-    let (answer, mut seen) = half_an_answer(&hive, &script, "a").await;
+    let (answer, mut seen) = script.half_an_answer(&hive, "a").await;
     let failure = hive.fail(&load("b", json!({}))).await;
     assert_eq!(failure["code"], "timeout", "{failure}");
     assert!(
@@ -134,7 +120,7 @@ async fn a_load_that_waits_too_long_fails_and_the_answer_goes_on() {
     seen += &read_all(answer).await;
     assert!(seen.ends_with("data: [DONE]\n\n"), "{seen}");
     until("the worker to be open again", async || {
-        residency(&hive).await["residents"][0]["draining"].is_null().then_some(())
+        hive.residency().await["residents"][0]["draining"].is_null().then_some(())
     })
     .await;
     assert_answers(&hive, &a).await;
@@ -146,11 +132,11 @@ async fn a_load_that_is_cancelled_while_it_waits_leaves_the_worker_as_it_was() {
     let script = Scripted::new();
     let hive = hive(&script, |_| {}).await;
     let a = hive.load("a").await;
-    let (answer, _) = half_an_answer(&hive, &script, "a").await;
+    let (answer, _) = script.half_an_answer(&hive, "a").await;
     let job = load_until(&hive, "b", "to finish answering").await;
     assert_eq!(hive.delete(&format!("/v1/jobs/{job}")).await.status(), 200);
     until("the worker to be open again", async || {
-        let view = residency(&hive).await;
+        let view = hive.residency().await;
         (view["residents"][0]["draining"].is_null() && view["loads"] == json!([])).then_some(())
     })
     .await;
@@ -165,7 +151,7 @@ async fn a_load_goes_on_when_the_worker_that_it_waits_for_is_killed() {
     let script = Scripted::new();
     let hive = hive(&script, |_| {}).await;
     let a = hive.load("a").await;
-    let (answer, _) = half_an_answer(&hive, &script, "a").await;
+    let (answer, _) = script.half_an_answer(&hive, "a").await;
     let job = load_until(&hive, "b", "to finish answering").await;
     kill_process(Pid::from_raw(pid(&a).cast_signed()).expect("a process id"), Signal::KILL)
         .expect("it lives");
@@ -222,7 +208,7 @@ async fn a_pinned_model_never_goes() {
     let causes = failure["causes"].to_string();
     assert!(causes.contains("even if every worker goes that may go"), "{failure}");
     assert!(causes.contains(&format!("worker {} of 'a'", a["pid"])), "{failure}");
-    let view = residency(&hive).await;
+    let view = hive.residency().await;
     assert_eq!(
         (&view["residents"][0]["keep"], &view["residents"][0]["unload_at"]),
         (&json!("pinned"), &Value::Null)
@@ -237,13 +223,13 @@ async fn a_worker_goes_once_it_was_idle_for_as_long_as_it_may() {
     let hive = hive(&script, |_| {}).await;
     // It stays while it answers.
     let a = hive.load("a").await;
-    let view = residency(&hive).await;
+    let view = hive.residency().await;
     let (keep, unload_at) = (&view["residents"][0]["keep"], &view["residents"][0]["unload_at"]);
     assert_eq!((keep, unload_at), (&json!("until_needed"), &Value::Null), "{view}");
-    let (answer, _) = half_an_answer(&hive, &script, "a").await;
+    let (answer, _) = script.half_an_answer(&hive, "a").await;
     let again = hive.succeed(&load("a", json!({ "keep_alive": "50ms" }))).await;
     assert_eq!(again["pid"], a["pid"]);
-    let view = residency(&hive).await;
+    let view = hive.residency().await;
     let (keep, unload_at) = (&view["residents"][0]["keep"], &view["residents"][0]["unload_at"]);
     assert_eq!((keep, unload_at), (&json!("idle"), &Value::Null), "{view}");
     assert!(process_runs(pid(&a)));
@@ -282,7 +268,7 @@ async fn what_is_in_memory_is_shown_and_published() {
     let a = hive.load("a").await;
     read_until(&mut events, &mut seen, &format!("\"residents\":[{{\"pid\":{}", a["pid"])).await;
     assert!(seen.contains("event: residency\n"), "{seen}");
-    let view = residency(&hive).await;
+    let view = hive.residency().await;
     let shown = &view["residents"][0];
     assert_eq!(
         (&shown["model"], &shown["device"], &shown["slots"]),
@@ -310,7 +296,7 @@ async fn a_hive_that_stops_while_a_load_waits_for_room_ends_both() {
     let script = Scripted::new();
     let hive = hive(&script, |config| config.timers.stop_grace = Duration::from_millis(100).into()).await;
     hive.load("a").await;
-    let (_answer, _) = half_an_answer(&hive, &script, "a").await;
+    let (_answer, _) = script.half_an_answer(&hive, "a").await;
     let job = load_until(&hive, "b", "to finish answering").await;
     let dir = hive.stop().await;
     let journal = dir.path().join(format!("data/jobs/{job}.jsonl"));
@@ -366,10 +352,10 @@ async fn an_unload_fails_those_who_wait_and_the_answer_under_way_ends_whole() {
     })
     .await;
     hive.load("a").await;
-    let (answer, mut seen) = half_an_answer(&hive, &script, "a").await;
+    let (answer, mut seen) = script.half_an_answer(&hive, "a").await;
     let (waiting, unloaded) = futures::join!(ask(&hive, "a"), async {
         until("the request to wait", async || {
-            (residency(&hive).await["queue"][0]["waiting"] == 1).then_some(())
+            (hive.residency().await["queue"][0]["waiting"] == 1).then_some(())
         })
         .await;
         hive.submit(&json!({ "ModelUnload": { "id": "a" } })).await

@@ -162,6 +162,11 @@ impl TestHive {
         self.get(&format!("/v1/jobs/{id}")).await.json().await.expect("JSON")
     }
 
+    /// What is in memory.
+    pub(crate) async fn residency(&self) -> Value {
+        self.succeed(&json!({ "ResidencyGet": {} })).await
+    }
+
     /// Loads a model and gives its worker.
     pub(crate) async fn load(&self, id: &str) -> Value {
         self.succeed(&json!({ "ModelLoad": { "id": id } })).await

@@ -2,7 +2,8 @@
 //!
 //! The test tells by files in a folder. While `MODEL.loading` is there, the engine loads; once `MODEL.broken` is
 //! there, it ends before it is ready. While `MODEL.held` is there, an answer waits before its first byte; while
-//! `MODEL.halfway` is there, after it. While `MODEL.timings` is there, it ends its streams with [`TIMINGS`]. The file `log` lists what the engines did.
+//! `MODEL.halfway` is there, after it. While `MODEL.timings` is there, it ends its streams with [`TIMINGS`]. The
+//! file `log` lists what the engines did.
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
@@ -10,7 +11,10 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use rbee_hive::config::{Config, DeviceKind, EngineSettings};
+use reqwest::Response;
 use serde_json::{Value, json};
+
+use super::{TestHive, read_until};
 
 /// What the engine says of each answer, as llama.cpp's server does: 8 tokens of the prompt were in the cache.
 const TIMINGS: &str = r#"{"choices":[{"index":0,"delta":{},"finish_reason":"stop"}],"timings":{"cache_n":8,"prompt_n":92,"prompt_ms":2.5,"predicted_n":20,"predicted_ms":4.0}}"#;
@@ -54,6 +58,18 @@ impl Scripted {
     pub(crate) fn hold(config: &mut Config, bytes: u64) {
         let engine = config.engines.get_mut("scripted").expect("the engine");
         engine.env.insert("SCRIPTED_HOLDS".to_owned(), bytes.to_string());
+    }
+
+    /// Begins a stream of an answer of the model, which does not end while `MODEL.halfway` is there. Returns it, and
+    /// what has arrived of it.
+    pub(crate) async fn half_an_answer(&self, hive: &TestHive, model: &str) -> (Response, String) {
+        self.set(&format!("{model}.halfway"));
+        let messages = [json!({ "role": "user", "content": model })];
+        let chat = json!({ "model": model, "messages": messages, "stream": true });
+        let mut answer = hive.post("/v1/chat/completions", &chat).await;
+        let mut seen = String::new();
+        read_until(&mut answer, &mut seen, "assistant").await;
+        (answer, seen)
     }
 
     /// Puts a file there.
