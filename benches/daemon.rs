@@ -5,7 +5,7 @@ use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
@@ -99,5 +99,21 @@ impl Daemon {
 
     pub(crate) fn pid(&self) -> u32 {
         self.process.0.id()
+    }
+}
+
+/// Stops it in order, so that no worker of its is left, whatever engine the worker runs.
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        let request =
+            format!("POST /v1/shutdown HTTP/1.1\r\nHost: {}\r\nConnection: close\r\n", self.address);
+        exchange(
+            self.address,
+            &format!("{request}Content-Type: application/json\r\nContent-Length: 2\r\n\r\n{{}}"),
+        );
+        let begin = Instant::now();
+        while matches!(self.process.0.try_wait(), Ok(None)) && begin.elapsed() < Duration::from_secs(30) {
+            std::thread::sleep(Duration::from_millis(5));
+        }
     }
 }

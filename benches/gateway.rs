@@ -61,6 +61,12 @@ const EACH: usize = 200;
 /// Open streams whose memory is measured, and those opened before.
 const STREAMS: usize = 1000;
 const STREAMS_BEFORE: usize = 100;
+/// The variable that tells the scripted worker how many bytes to hold, and what it holds for swaps: so much that one
+/// worker is within the limit, and two are not.
+const HOLDS: &str = "SCRIPTED_WORKER_HOLDS";
+const HELD: usize = 64 << 20;
+const LIMIT: &str =
+    "[memory]\nlimit = { cpu = \"80MiB\" }\n[residency]\nmin_stay = \"1ms\"\nlinger = \"1ms\"\n";
 /// The rate for `LiteLLM`'s proxy.
 const PROXY_RATE: u32 = 100;
 
@@ -106,7 +112,7 @@ struct Road {
 
 fn through_the_hive(runtime: &Runtime, folder: &Path, extent: &Extent) {
     let settings = folder.join("plain.toml");
-    fs::write(&settings, engine()).expect("the settings");
+    fs::write(&settings, engine(0)).expect("the settings");
     let daemon = Daemon::start(folder, "info", &["--config".as_ref(), settings.as_os_str()]);
     let (_, worker) = daemon.spawn_worker("a", "scripted");
     let port = u16::try_from(worker["port"].as_u64().expect("a port")).expect("a port");
@@ -230,9 +236,7 @@ fn open_streams(runtime: &Runtime, hive: &Road, pid: u32, count: usize) {
 
 fn swaps(runtime: &Runtime, folder: &Path, extent: &Extent) {
     let settings = folder.join("swaps.toml");
-    // The estimate of a sample model is little more than its fixed part of 64 MiB.
-    let limit = "[memory]\nlimit = { cpu = \"100MiB\" }\n[residency]\nmin_stay = \"1ms\"\nlinger = \"1ms\"\n";
-    fs::write(&settings, format!("{limit}{}", engine())).expect("the settings");
+    fs::write(&settings, format!("{LIMIT}{}", engine(HELD))).expect("the settings");
     let daemon = Daemon::start(folder, "info", &["--config".as_ref(), settings.as_os_str()]);
     let hive = |model| Road { name: "hive", address: daemon.address, model, key: "none" };
     let first_byte = |model| {
@@ -244,15 +248,15 @@ fn swaps(runtime: &Runtime, folder: &Path, extent: &Extent) {
             connection.first_byte().await;
             let took = begin.elapsed().as_secs_f64() * 1e3;
             connection.rest().await;
-            took
+            (took, connection.worker())
         })
     };
-    for model in ["a", "b"] {
-        first_byte(model);
-    }
+    let mut last = ["a", "b"].map(|model| first_byte(model).1);
     let (mut swaps, mut bare, mut added) = (Vec::new(), Vec::new(), Vec::new());
     for swap in 0..extent.swaps {
-        let took = first_byte(["a", "b"][swap % 2]);
+        let (took, worker) = first_byte(["a", "b"][swap % 2]);
+        assert_ne!(worker, last[swap % 2], "the worker is a new one");
+        last[swap % 2] = worker;
         let without = stop_and_start() * 1e3;
         swaps.push(took);
         bare.push(without);
@@ -272,7 +276,8 @@ fn stop_and_start() -> f64 {
         drop(free);
         let begin = Instant::now();
         let program = std::env::current_exe().expect("this program");
-        let worker = Command::new(program).args([WORKER, &address.port().to_string()]).spawn();
+        let port = address.port().to_string();
+        let worker = Command::new(program).args([WORKER, &port]).env(HOLDS, HELD.to_string()).spawn();
         let worker = Killed(worker.expect("the worker"));
         while std::net::TcpStream::connect(address).is_err() {
             std::thread::sleep(Duration::from_millis(1));
@@ -326,13 +331,13 @@ fn write_models(folder: &Path) {
     }
 }
 
-/// The scripted worker as an engine in the settings.
-fn engine() -> String {
+/// The scripted worker as an engine in the settings. It holds so many bytes.
+fn engine(holds: usize) -> String {
     let program = std::env::current_exe().expect("this program");
     // An engine must take the model; the scripted one does not look at it.
     let command = json!([program, WORKER, "{port}", "{model}"]);
     format!(
-        "[engines.scripted]\ncommand = {command}\ndevices = [\"cpu\"]\n[models.a]\nengine = \"scripted\"\n[models.b]\nengine = \"scripted\"\n"
+        "[engines.scripted]\ncommand = {command}\ndevices = [\"cpu\"]\nenv = {{ {HOLDS} = \"{holds}\" }}\n[models.a]\nengine = \"scripted\"\n[models.b]\nengine = \"scripted\"\n"
     )
 }
 
@@ -384,6 +389,13 @@ impl Connection {
         assert!(self.has(b"[DONE]"), "the whole answer");
     }
 
+    /// The process id of the worker that answered.
+    fn worker(&self) -> String {
+        let answer = String::from_utf8_lossy(&self.answer);
+        let (_, id) = answer.split_once(r#""id":""#).expect("an id");
+        id.split('"').next().expect("its end").to_owned()
+    }
+
     fn has(&self, text: &[u8]) -> bool {
         self.answer.windows(text.len()).any(|window| window == text)
     }
@@ -396,6 +408,9 @@ impl Connection {
 
 /// Serves on this port until it is ended.
 async fn scripted_worker(port: u16) {
+    let holds = std::env::var(HOLDS).map_or(0, |bytes| bytes.parse().expect("a number"));
+    // What it holds is in memory once it is written to.
+    let _held = std::hint::black_box(vec![1_u8; holds]);
     let app = Router::new()
         .route("/health", get(async || Json(json!({"status": "ok"}))))
         .route("/v1/chat/completions", post(async |Json(request): Json<Value>| answer(&request)));
@@ -406,7 +421,7 @@ async fn scripted_worker(port: u16) {
 
 fn answer(request: &Value) -> Response {
     let event = |content: &str| {
-        let chunk = json!({"id": "x", "object": "chat.completion.chunk", "created": 0, "model": "a",
+        let chunk = json!({"id": std::process::id().to_string(), "object": "chat.completion.chunk", "created": 0, "model": "a",
                            "choices": [{"index": 0, "delta": {"content": content}, "finish_reason": null}]});
         Ok::<_, Infallible>(format!("data: {chunk}\n\n"))
     };
