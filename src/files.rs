@@ -1,6 +1,7 @@
 //! Files that are replaced atomically, files that are only read, the program's own file, and the free space
 //! of disks.
 
+pub(crate) mod versioned;
 mod reading;
 
 use std::fs::{File, OpenOptions};

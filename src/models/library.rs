@@ -7,7 +7,6 @@ pub(crate) mod listing;
 pub(crate) mod hub_cache;
 pub(crate) mod store;
 pub(crate) mod record;
-pub(crate) mod versioned;
 pub(crate) mod headers;
 pub(crate) mod walk;
 pub(crate) mod probe;

@@ -11,9 +11,8 @@ use serde_json::{Map, Value};
 
 use crate::error::{Code, Failure, Result};
 use crate::files;
+use crate::files::versioned::{VERSION, Versioned, first_version};
 
-/// The format that is written, and the newest that is read.
-const VERSION: u64 = 1;
 /// The longest file, in bytes.
 const MOST_BYTES: u64 = 64 << 20;
 
@@ -31,7 +30,8 @@ pub(super) struct Store {
 
 #[derive(Serialize, Deserialize)]
 struct Contents {
-    version: Value,
+    #[serde(default = "first_version")]
+    version: u64,
     #[serde(default)]
     models: Map<String, Value>,
     #[serde(flatten)]
@@ -55,16 +55,16 @@ impl Store {
 
     fn take(&mut self, json: &[u8]) {
         let file = self.file.display();
-        match serde_json::from_slice::<Contents>(json) {
-            Ok(contents) if contents.version.as_u64().is_some_and(|version| version <= VERSION) => {
+        match Versioned::<Contents>::parse(json) {
+            Versioned::Known(contents) => {
                 self.set = contents.models;
                 self.unknown = contents.unknown;
             }
-            Ok(_) => {
+            Versioned::Newer => {
                 tracing::warn!(%file, "a newer version of rbee-hive wrote it: it is left alone and does not count");
                 self.obstacle = Some("a newer version of rbee-hive wrote it");
             }
-            Err(_) => match files::set_aside(&self.file) {
+            Versioned::Invalid => match files::set_aside(&self.file) {
                 Ok(kept_as) => tracing::warn!(
                     %file, kept_as = %kept_as.display(),
                     "it is damaged and was set aside: what ModelSettingsSet had set does not count"
@@ -87,7 +87,7 @@ impl Store {
             return Err(Failure::new(Code::Io, message)
                 .hint("set it in the configuration file, or move that file away and restart the hive"));
         }
-        let contents = Contents { version: VERSION.into(), models: set, unknown: self.unknown.clone() };
+        let contents = Contents { version: VERSION, models: set, unknown: self.unknown.clone() };
         serde_json::to_vec_pretty(&contents)
             .map_err(io::Error::from)
             .and_then(|json| files::put_durable(&self.file, &json))

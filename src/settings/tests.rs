@@ -150,13 +150,14 @@ async fn fields_that_this_version_does_not_know_are_kept_and_those_beside_them_c
 async fn a_file_of_a_newer_version_is_left_alone_and_a_damaged_one_set_aside() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("model-settings.json");
-    let newer = r#"{"version":2,"models":{"a":{"slots":9}}}"#;
-    std::fs::write(&file, newer).unwrap();
-    let settings = open(folder.path(), FILE);
-    assert_eq!(settings.of("a", None).slots, None);
-    let failure = settings.change(change("a", json!({"slots": 1}), &[])).await.unwrap_err();
-    assert!(failure.message.contains("a newer version"), "{failure}");
-    assert_eq!(std::fs::read_to_string(&file).unwrap(), newer);
+    for newer in [r#"{"version":2,"models":{"a":{"slots":9}}}"#, r#"{"version":2,"models":["other"]}"#] {
+        std::fs::write(&file, newer).unwrap();
+        let settings = open(folder.path(), FILE);
+        assert_eq!(settings.of("a", None).slots, None);
+        let failure = settings.change(change("a", json!({"slots": 1}), &[])).await.unwrap_err();
+        assert!(failure.message.contains("a newer version"), "{failure}");
+        assert_eq!(std::fs::read_to_string(&file).unwrap(), newer);
+    }
 
     std::fs::write(&file, "{\"version\":1,").unwrap();
     let settings = open(folder.path(), FILE);

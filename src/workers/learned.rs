@@ -28,10 +28,9 @@ use super::place::Share;
 use super::request::StartRequest;
 use super::state::LifeStage;
 use super::usage;
+use crate::files::versioned::{VERSION, Versioned, first_version};
 use crate::{files, paths};
 
-/// The format that this hive writes, and the newest that it reads.
-const FORMAT_VERSION: u64 = 1;
 /// The most peaks that are kept; the one that was seen longest ago goes first.
 const MOST_PEAKS: usize = 256;
 /// A longer file, in bytes, is not one of these.
@@ -83,6 +82,7 @@ pub(super) struct Peak {
 
 #[derive(Debug, Serialize, Deserialize)]
 struct Contents {
+    #[serde(default = "first_version")]
     version: u64,
     peaks: Vec<Peak>,
     #[serde(flatten)]
@@ -91,7 +91,7 @@ struct Contents {
 
 impl Default for Contents {
     fn default() -> Self {
-        Self { version: FORMAT_VERSION, peaks: Vec::new(), unknown: Map::new() }
+        Self { version: VERSION, peaks: Vec::new(), unknown: Map::new() }
     }
 }
 
@@ -240,23 +240,19 @@ impl Learned {
                 return State::Closed;
             }
         };
-        let value = serde_json::from_slice::<Value>(&bytes);
-        if let Ok(value) = &value
-            && let Some(version) = value.get("version")
-            && version.as_u64().is_none_or(|version| version > FORMAT_VERSION)
-        {
-            tracing::warn!(%path, %version, "nothing is learned of memory: a newer version of the hive wrote the file");
-            return State::Closed;
-        }
-        match value.and_then(serde_json::from_value) {
-            Ok(contents) => State::Read(contents),
-            Err(error) => match files::set_aside(&self.path) {
+        match Versioned::parse(&bytes) {
+            Versioned::Known(contents) => State::Read(contents),
+            Versioned::Newer => {
+                tracing::warn!(%path, "nothing is learned of memory: a newer version of the hive wrote the file");
+                State::Closed
+            }
+            Versioned::Invalid => match files::set_aside(&self.path) {
                 Ok(kept_as) => {
-                    tracing::warn!(%path, %error, kept_as = %kept_as.display(), "a damaged file was set aside");
+                    tracing::warn!(%path, kept_as = %kept_as.display(), "a damaged file was set aside");
                     State::Read(Contents::default())
                 }
                 Err(failed) => {
-                    tracing::warn!(%path, %error, %failed, "nothing is learned of memory: the file is damaged");
+                    tracing::warn!(%path, error = %failed, "nothing is learned of memory: the file is damaged");
                     State::Closed
                 }
             },

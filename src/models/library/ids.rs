@@ -31,13 +31,13 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use crate::files;
+use crate::files::versioned::{VERSION, Versioned};
 use crate::models::id::{self, ModelId};
 use crate::models::library::folders::FolderCache;
 use crate::models::library::listing::{ListedModel, Locations};
 use crate::models::library::location::{HubCacheModel, ModelLocation};
 use crate::models::library::probe::is_gone;
 use crate::models::library::quantization::quantization_tag;
-use crate::models::library::versioned::{VERSION, Versioned};
 use crate::paths;
 
 /// Beyond this many, ids of files that are not listed are forgotten.
@@ -80,7 +80,7 @@ struct Book {
     unknown: Map<String, Value>,
 }
 
-/// The book as its file has it, a file with a version ([`versioned`](crate::models::library::versioned)).
+/// The book as its file has it, a file with a version ([`versioned`](crate::files::versioned)).
 #[derive(Serialize, Deserialize)]
 struct BookFile {
     version: u64,

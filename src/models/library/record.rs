@@ -1,13 +1,13 @@
 //! What the hive remembers of a model that it put into its store: a JSON file with a version
-//! ([`versioned`](crate::models::library::versioned)).
+//! ([`versioned`](crate::files::versioned)).
 
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
+use crate::files::versioned::{VERSION, first_version};
 use crate::models::library::probe::DiskProbe;
-use crate::models::library::versioned::{VERSION, first_version};
 use crate::paths;
 
 /// The record of one model.

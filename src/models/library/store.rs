@@ -24,6 +24,7 @@ use sha2::{Digest, Sha256};
 
 use crate::disk;
 use crate::error::{Code, Failure, Result};
+use crate::files::versioned::Versioned;
 use crate::files::{self, Draft, set_aside_if_there};
 use crate::models::id::is_letter_or_digit;
 use crate::models::library::file_name::{is_model_name, name_of, without_extension};
@@ -34,7 +35,6 @@ use crate::models::library::record::{RecordedFile, StoreRecord};
 use crate::models::library::removal::remove_file;
 use crate::models::library::split::group_by_model;
 use crate::models::library::stamp::StampCache;
-use crate::models::library::versioned::Versioned;
 use crate::models::transfer::{journal, partial};
 use crate::narration::Level;
 use crate::{n, text};

@@ -2,7 +2,7 @@
 //!
 //! The cache is shared, and nothing in it says who wrote a file. So the hive keeps a note of each blob
 //! that it fetched in its own data folder: `hub/models--org--repo/ETAG.json`, a file with a version
-//! ([`versioned`](crate::models::library::versioned)). A blob whose note still matches is the hive's own
+//! ([`versioned`](crate::files::versioned)). A blob whose note still matches is the hive's own
 //! to delete; any other takes `force`. A note that matches no blob is removed when the hive starts. A
 //! note of a newer version of the hive, or one that cannot be read, is left alone, and its blob is not the
 //! hive's own.
@@ -16,11 +16,11 @@ use serde_json::{Map, Value};
 use super::layout::{CacheRepository, blob_of};
 use crate::disk;
 use crate::error::{Failure, Result};
+use crate::files::versioned::{VERSION, Versioned, first_version};
 use crate::files::{self, is_set_aside, set_aside_if_there};
 use crate::models::library::file_name::name_of;
 use crate::models::library::location::ModelOwner;
 use crate::models::library::probe::paths_in;
-use crate::models::library::versioned::{VERSION, Versioned, first_version};
 use crate::paths;
 
 /// The folder of the notes.
