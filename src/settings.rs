@@ -90,7 +90,7 @@ impl Settings {
         self.table().aliases()
     }
 
-    /// What counts for that, and which layer says each field of it.
+    /// What counts for that, and which layer says each field of it. Blocks while a change is written.
     pub(crate) fn told(&self, model: &str, variant: Option<&str>) -> Told {
         let layers = self.0.layers.lock();
         layers::tell(&layers.file, &layers.store.set, model, variant)

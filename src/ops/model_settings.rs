@@ -9,6 +9,7 @@ use crate::app::{App, Target};
 use crate::config::{ModelSettings, Sampling};
 use crate::error::Result;
 use crate::settings::{Source, Told};
+use crate::spawn;
 use crate::workers::Device;
 
 /// What counts for a model or a variant, and who says so.
@@ -32,9 +33,11 @@ pub(super) struct SettingsView {
 
 impl SettingsView {
     pub(super) async fn of(app: &App, target: &Target) -> Result<Self> {
-        let (id, variant) = (&target.model.id, target.variant.as_deref());
+        let id = &target.model.id;
         let models = app.catalog.list().await?;
-        let Told { settings, sources, set } = app.settings.told(id, variant);
+        let (all, model, of) = (app.settings.clone(), id.clone(), target.variant.clone());
+        let told = spawn::blocking(move || all.told(&model, of.as_deref()));
+        let Told { settings, sources, set } = told.await?;
         let is_taken =
             |alias: &&String| models.iter().any(|model| model.id == **alias || model.name == **alias);
         let mut view = Self {

@@ -80,8 +80,9 @@ fn asks(load: &LoadEntry) -> bool {
 
 /// Whether the worker of the load is ready: what it was granted is taken.
 fn has_its_worker(load: &LoadEntry, residents: &[ResidentWorker]) -> bool {
-    let is_ready =
-        |worker: &ResidentWorker| worker.load == Some(load.key) && worker.phase != WorkerPhase::Loading;
+    let is_ready = |worker: &ResidentWorker| {
+        worker.request.load == Some(load.key) && worker.phase != WorkerPhase::Loading
+    };
     matches!(load.phase, LoadPhase::Granted { .. }) && residents.iter().any(is_ready)
 }
 
@@ -106,7 +107,7 @@ fn resident(
         expected: worker.expected.clone(),
         phase: match worker.phase {
             _ if is_stopping => Phase::Stopping,
-            WorkerPhase::Loading => Phase::Loading(worker.load.filter(is_unfinished)),
+            WorkerPhase::Loading => Phase::Loading(worker.request.load.filter(is_unfinished)),
             WorkerPhase::Ready => Phase::Ready,
             WorkerPhase::Unresponsive => Phase::Unresponsive,
             WorkerPhase::Stopping => Phase::Stopping,

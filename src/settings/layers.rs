@@ -125,10 +125,8 @@ fn check(file: &File, before: &Set, changed: &Set, change: &Change) -> Result<()
     if let Some((field, problem)) = model.problem() {
         return Err(refused(format!("settings: {field} {problem}")));
     }
-    let is_new = |alias: &str| {
-        let before = effective(file, before, &change.model, None);
-        !before.all_aliases().any(|(known, _)| known == alias)
-    };
+    let known = effective(file, before, &change.model, None);
+    let is_new = |alias: &str| !known.all_aliases().any(|(known, _)| known == alias);
     for (alias, _) in model.all_aliases().filter(|(alias, _)| is_new(alias)) {
         if change.taken.iter().any(|taken| taken == alias) {
             return Err(refused(format!(

@@ -85,7 +85,7 @@ impl WorkerFolder {
     /// Removes the drafts of files that a killed process was writing.
     pub(super) fn remove_drafts(&self) {
         for path in [self.record(), self.report()] {
-            remove(&path.with_extension(files::DRAFT), "a draft");
+            files::remove_draft(&path);
         }
     }
 

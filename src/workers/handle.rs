@@ -322,6 +322,11 @@ impl Handle {
         knows_slots.then(|| counters.slots.max(1) as usize)
     }
 
+    /// What it was started for, with how long it stays without a request now.
+    pub(super) fn request_now(&self) -> StartRequest {
+        StartRequest { keep_alive: *self.keep_alive.lock(), ..self.request.clone() }
+    }
+
     /// How long it has run, or ran until its end.
     pub(super) fn uptime(&self) -> Duration {
         let ended_at = self.state.borrow().ended_at;
@@ -418,7 +423,7 @@ impl Handle {
             engine: self.engine.name.clone(),
             device: self.device,
             split: self.split.clone(),
-            request: StartRequest { keep_alive: *self.keep_alive.lock(), ..self.request.clone() },
+            request: self.request_now(),
             context_length: self.context_length,
             secret: self.secret.expose().to_owned(),
             port: self.state.borrow().port,

@@ -28,6 +28,8 @@ const LOG_CHECK: Duration = Duration::from_secs(1);
 const MIN_TERM_GRACE: Duration = Duration::from_secs(2);
 /// The longest grace period; a longer one would overflow the clock.
 const MAX_GRACE: Duration = Duration::from_secs(24 * 3600);
+/// How long a stop waits until the memory that the worker took is remembered.
+const REMEMBER_LIMIT: Duration = Duration::from_secs(1);
 /// How often a driver is asked whether it has taken back the memory of a GPU.
 const RECLAIM_CHECK: Duration = Duration::from_millis(50);
 
@@ -223,7 +225,9 @@ impl Owner {
             (usage.rss_bytes, usage.gpus) = (rss_bytes, gpus);
         }
         let (learned, handle) = (Arc::clone(&self.shared.learned), Arc::clone(&self.handle));
-        let _remembered = spawn::blocking(move || learned.remember(&handle)).await;
+        // It looks at the model's file, whose disk may not answer: the stop goes on then.
+        let remembered = spawn::blocking(move || learned.remember(&handle));
+        let _in_time = timeout(REMEMBER_LIMIT, remembered).await;
     }
 
     fn bound_log(&self) {

@@ -16,6 +16,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use futures::FutureExt;
 use tokio::time::{MissedTickBehavior, interval, timeout};
 
 use super::handle::Handle;
@@ -53,6 +54,7 @@ async fn keep_probing(shared: &Shared, worker: &Arc<Handle>) {
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut pulse = Pulse::default();
     let mut remembered = None;
+    let mut remembering = None;
     loop {
         ticks.tick().await;
         let stage = worker.stage();
@@ -63,10 +65,12 @@ async fn keep_probing(shared: &Shared, worker: &Arc<Handle>) {
         // What it takes changes only by requests.
         let traffic = *worker.traffic.borrow();
         let work = (traffic.sent, traffic.in_flight);
-        if remembered != Some(work) || traffic.in_flight > 0 {
+        // Not awaited: it looks at the model's file, whose disk may not answer, and the probes must go on.
+        drop(remembering.take_if(has_ended));
+        if remembering.is_none() && (remembered != Some(work) || traffic.in_flight > 0) {
             remembered = Some(work);
             let (learned, worker) = (Arc::clone(&shared.learned), Arc::clone(worker));
-            let _remembered = spawn::blocking(move || learned.remember(&worker)).await;
+            remembering = Some(spawn::blocking(move || learned.remember(&worker)));
         }
         match (stage, pulse.silent) {
             (LifeStage::Unresponsive, 0) => worker.control(Control::Responds),
@@ -82,6 +86,10 @@ async fn keep_probing(shared: &Shared, worker: &Arc<Handle>) {
             _ => {}
         }
     }
+}
+
+fn has_ended(work: &mut (impl Future + Unpin)) -> bool {
+    work.now_or_never().is_some()
 }
 
 /// How many probes take at least `limit`: two or more, as the first only begins to measure.

@@ -24,8 +24,6 @@ pub(crate) struct ResidentWorker {
     pub(crate) slots: u32,
     /// What it was started for.
     pub(crate) request: StartRequest,
-    /// The number of the load that it was started for.
-    pub(crate) load: Option<u64>,
     /// When it became ready.
     pub(crate) ready_at: Option<Instant>,
     /// When its last request ended.
@@ -74,9 +72,8 @@ impl ResidentWorker {
             phase,
             draining: traffic.draining,
             in_flight: traffic.in_flight,
-            slots: measured.counters.slots.max(worker.request.slots.unwrap_or(0)),
+            slots: worker.known_slots().and_then(|slots| u32::try_from(slots).ok()).unwrap_or(0),
             request: worker.request.clone(),
-            load: worker.request.load,
             ready_at: traffic.ready_at,
             last_used: traffic.last_used,
             load_time: worker.load_time(),

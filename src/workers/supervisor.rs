@@ -230,7 +230,8 @@ impl Supervisor {
         let mut ready: Vec<_> =
             self.live(model_id).filter(|worker| worker.stage() == LifeStage::Ready).collect();
         let knows_it = self.0.affinity.worker(model_id, &preference.conversation);
-        ready.sort_by_key(|worker| {
+        // Each key is read once: traffic changes meanwhile.
+        ready.sort_by_cached_key(|worker| {
             let is_avoided = Some(worker.pid) == preference.avoided;
             (is_avoided, Some(worker.pid) != knows_it, worker.traffic.borrow().in_flight)
         });
@@ -308,14 +309,12 @@ impl Supervisor {
         let is_lesser =
             |worker: &Handle| request.device.fits(worker.device) || worker.request.is_outdated_by(request);
         let lesser = self.serving(request).find(|worker| is_lesser(worker))?;
-        let as_it_is = StartRequest { keep_alive: *lesser.keep_alive.lock(), ..lesser.request.clone() };
-        Some((lesser.worker(), as_it_is))
+        Some((lesser.worker(), lesser.request_now()))
     }
 
     /// What the worker was started for, and how long it stays without a request.
     pub(crate) fn start_of(&self, pid: u32) -> Option<StartRequest> {
-        let worker = self.0.shared.registry.find(pid).ok()?;
-        Some(StartRequest { keep_alive: *worker.keep_alive.lock(), ..worker.request.clone() })
+        Some(self.0.shared.registry.find(pid).ok()?.request_now())
     }
 
     /// Why the model does not fit: what it needs, what is free, and who holds the rest. `because` is why no room

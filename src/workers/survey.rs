@@ -112,10 +112,10 @@ impl<'a> Survey<'a> {
 
     /// What a worker of the model took on this engine with these devices.
     fn peak(&self, engine: &Engine, device: Device, split: &[Share]) -> Option<&Peak> {
-        self.peaks.iter().find(|peak| {
-            let file = peak.of.model.clone();
-            peak.of == PeakOf::new(file, engine, self.request, (device, split), self.context())
-        })
+        // All of them are of the model's file.
+        let file = self.peaks.first()?.of.model.clone();
+        let wanted = PeakOf::new(file, engine, self.request, (device, split), self.context());
+        self.peaks.iter().find(|peak| peak.of == wanted)
     }
 
     /// The estimate of a formula.
