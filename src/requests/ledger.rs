@@ -68,10 +68,12 @@ impl Ledger {
         under_way.map(|request| Arc::new(request.lock().record())).or_else(ended)
     }
 
-    /// The requests for a model, or all: those under way, and at most `most` of those that ended last, the newest
+    /// The requests for a model, which has these ids, or all: those under way, and at most `most` of those that ended last, the newest
     /// first.
-    pub(crate) fn of_model(&self, model: Option<&str>, most: usize) -> Vec<Arc<Record>> {
-        let is_of_it = |record: &Arc<Record>| model.is_none() || record.model.as_deref() == model;
+    pub(crate) fn of_model(&self, ids: Option<&[String]>, most: usize) -> Vec<Arc<Record>> {
+        let is_of_it = |record: &Arc<Record>| {
+            ids.is_none_or(|ids| ids.iter().any(|id| record.model.as_deref() == Some(id)))
+        };
         let requests: Vec<_> = self.0.under_way.lock().values().cloned().collect();
         let under_way = requests.iter().map(|request| Arc::new(request.lock().record()));
         let mut records: Vec<_> =

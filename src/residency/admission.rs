@@ -77,9 +77,7 @@ struct State {
 #[derive(Debug)]
 struct Entry {
     preference: Preference,
-    since: Instant,
-    /// The same on the wall clock.
-    since_wall: time::Instant,
+    since: time::Instant,
     /// The last job that it has waited for.
     job_id: Option<Arc<str>>,
     outcome: oneshot::Sender<Settled>,
@@ -203,8 +201,7 @@ impl Admissions {
         let (sender, outcome) = oneshot::channel();
         let entry = Entry {
             preference: preference.clone(),
-            since: monotonic(),
-            since_wall: time::Instant::now(),
+            since: time::Instant::now(),
             job_id: state.loads.get(model).map(|news| Arc::clone(&news.job_id)),
             outcome: sender,
         };
@@ -228,7 +225,7 @@ impl Admissions {
     /// Hands free slots to those whose turn it is, and refuses those whom nobody would serve.
     pub(crate) fn dispatch(&self) {
         let mut state = self.0.state.lock();
-        let models: Vec<_> = state.queue.lines().map(|line| Arc::clone(line.model)).collect();
+        let models: Vec<_> = state.queue.models().cloned().collect();
         let mut has_changed = false;
         for model in models {
             has_changed |= self.serve_line(&mut state, &model);
@@ -306,7 +303,6 @@ impl Admissions {
         let demand = state.queue.lines().map(|line| Demand {
             model: Arc::clone(line.model),
             waiting: line.waiting,
-            oldest: line.oldest.since.saturating_duration_since(epoch),
             not_before: state
                 .cool_downs
                 .get(line.model)
@@ -321,7 +317,7 @@ impl Admissions {
         let lines = state.queue.lines().map(|line| WaitingLine {
             model: Arc::clone(line.model),
             waiting: line.waiting,
-            oldest_since: line.oldest.since_wall,
+            oldest_since: line.oldest.since,
             job_id: state.loads.get(line.model).map(|news| Arc::clone(&news.job_id)),
             callers: line.callers.into_iter().map(|(caller, held)| (Arc::clone(caller), held)).collect(),
         });
@@ -371,6 +367,12 @@ impl Admissions {
         }
     }
 
+    /// Every model may be loaded again at once: settings have changed.
+    pub(crate) fn reset_all(&self) {
+        self.0.state.lock().cool_downs.clear();
+        self.0.wake.notify_one();
+    }
+
     /// The model may be loaded again at once: a load has succeeded, or somebody asks for one, or its settings
     /// have changed.
     pub(crate) fn reset(&self, model: &str) {
@@ -382,7 +384,7 @@ impl Admissions {
     pub(crate) fn close(&self) {
         let mut state = self.0.state.lock();
         state.is_closed = true;
-        let models: Vec<_> = state.queue.lines().map(|line| Arc::clone(line.model)).collect();
+        let models: Vec<_> = state.queue.models().cloned().collect();
         for entry in models.iter().flat_map(|model| state.queue.remove_line(model)) {
             entry.settle(Err(refusal::shutting_down().into()));
         }

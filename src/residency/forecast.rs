@@ -58,7 +58,7 @@ pub(super) async fn forecast(
 ) -> Forecast {
     let Look { mut now, .. } = look(parts, true).await;
     let (since, model) = (now.now, model.into());
-    let phase = LoadPhase::Asking { since, placements, replaces };
+    let phase = LoadPhase::Asking { placements, replaces };
     now.loads.push(Load { key: IMAGINED, model, by: Origin::Person, since, phase });
     let mut forecast = Forecast::default();
     for action in decide(&now).actions {

@@ -15,6 +15,7 @@ use serde_json::Value;
 use tokio::sync::mpsc;
 
 use super::ledger::Told;
+use super::memory::on;
 use super::snapshot::{DeviceMemory, Lease, LeaseKey, LeasePhase, Refusal, Resident, Waiting, WorkerKey};
 use crate::error::{Code, Failure, Result};
 use crate::workers::Device;
@@ -164,7 +165,7 @@ impl Leases {
     }
 
     /// What went for leases that have ended, and was not asked for since.
-    pub(super) fn to_restore(&self) -> Vec<Gone> {
+    pub(super) fn take_to_restore(&self) -> Vec<Gone> {
         std::mem::take(&mut self.books.lock().to_restore)
     }
 }
@@ -189,7 +190,6 @@ impl LeaseEntry {
 /// The bytes of the device that no worker holds and that are not free; `None` where its memory is not known.
 pub(super) fn others_on(device: Device, devices: &[DeviceMemory], workers: &[Resident]) -> Option<u64> {
     let memory = devices.iter().find(|memory| memory.device == device)?;
-    let held = workers.iter().flat_map(|worker| &worker.holds).filter(|(known, _)| *known == device);
-    let held: u64 = held.map(|(_, bytes)| bytes).sum();
+    let held: u64 = workers.iter().map(|worker| on(&worker.holds, device)).sum();
     Some(memory.capacity?.saturating_sub(memory.free?).saturating_sub(held))
 }

@@ -175,9 +175,8 @@ impl Ledger {
         replaces: Option<WorkerKey>,
     ) -> mpsc::UnboundedReceiver<Told> {
         let (told, receiver) = mpsc::unbounded_channel();
-        let since = self.now();
         self.change(key, |load| {
-            load.phase = LoadPhase::Asking { since, placements, replaces };
+            load.phase = LoadPhase::Asking { placements, replaces };
             load.told = Some(told);
         });
         self.wake();

@@ -46,7 +46,9 @@ impl News {
                 parts.admissions.tell(&ended, None);
             }
         }
-        for load in loads {
+        // Of several loads of a model, the others wait for the first.
+        let mut told = HashSet::new();
+        for load in loads.iter().filter(|load| told.insert(&load.model)) {
             let doing = match &load.waits_for {
                 Some(why) => format!("waiting for {why}"),
                 None => format!("loading '{}'", load.model),

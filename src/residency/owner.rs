@@ -31,7 +31,9 @@ use crate::settings::Settings;
 use crate::spawn;
 use crate::workers::{Asked, StartRequest, Supervisor};
 
-/// The shortest time between two looks while something asks for memory, because each measures it.
+/// The shortest time between two looks.
+const PAUSE: Duration = Duration::from_millis(1);
+/// The same while something asks for memory, because each measures it.
 const MEASURE_PAUSE: Duration = Duration::from_millis(5);
 /// How often memory is measured that ended workers are to give back.
 const MEASURE_AGAIN: Duration = Duration::from_millis(50);
@@ -133,7 +135,7 @@ impl Residency {
                 biased;
                 () = stop.cancelled() => return owner.parts.admissions.close(),
                 () = activity.notified() => {}
-                Ok(()) = changes.changed() => owner.parts.settings_changed(),
+                Ok(()) = changes.changed() => owner.parts.admissions.reset_all(),
                 () = after(pause) => {}
             }
         }
@@ -180,7 +182,7 @@ impl Owner {
     /// again what could not be submitted.
     fn load_what_is_wanted(&mut self) -> Option<Duration> {
         let because = "the memory that it made room for is free again";
-        let gone = self.parts.leases.to_restore().into_iter();
+        let gone = self.parts.leases.take_to_restore().into_iter();
         self.wanted.extend(gone.map(|gone| Wanted {
             model: gone.model,
             by: Origin::Restore,
@@ -204,9 +206,8 @@ impl Owner {
             pause = sooner(pause, self.carry_out(&look.now, action));
         }
         pause = sooner(pause, self.news.tell(&self.parts, &look));
-        if !look.now.devices.is_empty() {
-            tokio::time::sleep(MEASURE_PAUSE).await;
-        }
+        // After it has acted: a lone request is not held up, and many do not cause a round each.
+        tokio::time::sleep(if look.now.devices.is_empty() { PAUSE } else { MEASURE_PAUSE }).await;
         pause
     }
 
@@ -245,14 +246,13 @@ impl Owner {
                 return is_for_memory.then_some(MEASURE_AGAIN);
             }
             Action::Drain { worker, by, because } => self.drain(now, worker, by, &because),
-            Action::Stop { worker, because } => {
-                self.note_cost(now, worker);
-                return self.stop(worker, &because);
-            }
+            Action::Stop { worker, because } => return self.stop(now, worker, &because),
             Action::Reopen { worker } => self.reopen(worker),
             Action::GrantLease { lease } => {
                 let device = leases.get(lease).map(|lease| lease.request.device)?;
                 leases.grant(lease, now.now, others_on(device, &now.devices, &now.workers).unwrap_or(0));
+                // Its expiry is still to be waited for.
+                ledger.wake();
             }
             Action::RefuseLease { lease, why } => leases.refuse(lease, why),
             Action::WaitLease { lease, why } => {
@@ -277,25 +277,20 @@ impl Owner {
             |key: WorkerKey| now.workers.iter().any(|worker| worker.key == key && worker.outdated);
         let workers = self.parts.workers.residents();
         let old = workers.into_iter().find(|worker| *worker.model == **model && is_outdated(worker.pid))?;
-        let Asked { device, context_length, slots, .. } = old.request.asked;
-        let mut operation = model_load(model, old.keep_alive, because);
-        let load = &mut operation["ModelLoad"];
-        load["device"] = json!(device.unwrap_or_default());
-        load["context_length"] = json!(context_length);
-        load["slots"] = json!(slots);
-        Some(operation)
+        Some(model_load_as(model, &old.request.asked, old.keep_alive, because))
     }
 
     /// Submits the load of a model that no operation asked for. Returns after how long to try it again.
     fn load(&self, model: &str, by: Origin, because: &str, operation: &Value) -> Option<Duration> {
         let Parts { ledger, admissions, .. } = &*self.parts;
+        let settings = self.parts.settings_version();
         match ledger.submit(model, by, because, || (self.submit)(operation)) {
             Ok((key, job)) => {
                 tracing::info!(model, job_id = %job.id(), "loading a model: {because}");
                 let (parts, model) = (Arc::clone(&self.parts), model.into());
                 spawn::detached(async move {
                     job.ended().await;
-                    load_ended(&parts, key, &model, &job);
+                    load_ended(&parts, key, &model, &job, settings);
                 });
                 None
             }
@@ -346,7 +341,7 @@ impl Owner {
     }
 
     /// Ends a worker, if it is drained and answers no request. Returns after how long to try it again.
-    fn stop(&self, worker: WorkerKey, because: &StopReason) -> Option<Duration> {
+    fn stop(&self, now: &Snapshot, worker: WorkerKey, because: &StopReason) -> Option<Duration> {
         let Parts { workers, ledger, .. } = &*self.parts;
         let worker_id = workers.drained(worker)?;
         let delete = json!({ "WorkerProcessDelete": { "pid": worker, "reason": because.to_string() } });
@@ -354,6 +349,7 @@ impl Owner {
             Ok(job) => {
                 tracing::info!(pid = worker, job_id = %job.id(), "ending a worker: {because}");
                 ledger.stopping(&worker_id, Arc::clone(&job));
+                self.note_cost(now, worker);
                 let ledger = Arc::clone(ledger);
                 spawn::detached(async move {
                     job.ended().await;
@@ -370,14 +366,14 @@ impl Owner {
 }
 
 /// A load that the owner submitted has ended. Whoever waits for its model is told first, so that nobody is left
-/// waiting for a load that is not there.
-fn load_ended(parts: &Parts, key: LoadKey, model: &Arc<str>, job: &Job) {
+/// waiting for a load that is not there. `settings` is the version of the settings that it was submitted with.
+fn load_ended(parts: &Parts, key: LoadKey, model: &Arc<str>, job: &Job, settings: u64) {
     let Parts { ledger, admissions, .. } = parts;
     let summary = job.summary();
     match summary.state {
         JobState::Succeeded => admissions.reset(model),
         JobState::Failed => {
-            parts.note_unloadable(model);
+            parts.note_unloadable(model, settings);
             let lost = || Arc::new(Failure::internal("the load failed without a reason"));
             admissions.fail(model, summary.failure.unwrap_or_else(lost));
         }
@@ -407,15 +403,26 @@ fn model_load(model: &str, keep_alive: KeepAlive, because: &str) -> Value {
     json!({ "ModelLoad": { "id": model, "keep_alive": keep_alive, "reason": because } })
 }
 
+/// The operation that loads a model as somebody has asked for it. What nobody named is the settings' to say.
+fn model_load_as(model: &str, asked: &Asked, keep_alive: KeepAlive, because: &str) -> Value {
+    let mut operation = model_load(model, keep_alive, because);
+    let load = &mut operation["ModelLoad"];
+    load["device"] = json!(asked.device.unwrap_or_default());
+    load["context_length"] = json!(asked.context_length);
+    load["slots"] = json!(asked.slots);
+    operation
+}
+
 /// The operation that starts such a worker again.
 fn start_again(model: &str, start: &StartRequest) -> Value {
-    let StartRequest { engine, device, context_length, slots, keep_alive, .. } = start;
-    let (device, keep_alive) = (device.to_string(), *keep_alive);
-    if engine == "auto" {
-        json!({ "ModelLoad": { "id": model, "device": device, "context_length": context_length, "slots": slots,
-                               "keep_alive": keep_alive, "reason": "its room is free again" } })
-    } else {
-        json!({ "WorkerSpawn": { "model": model, "worker": engine, "device": device,
-                                 "context_length": context_length, "slots": slots } })
+    let Asked { engine, device, context_length, slots } = &start.asked;
+    let Some(engine) = engine else {
+        return model_load_as(model, &start.asked, start.keep_alive, "its room is free again");
+    };
+    let mut operation = json!({ "WorkerSpawn": { "model": model, "worker": engine,
+                                                 "context_length": context_length, "slots": slots } });
+    if let Some(device) = device {
+        operation["WorkerSpawn"]["device"] = json!(device);
     }
+    operation
 }

@@ -77,15 +77,13 @@ impl Parts {
             && self.unloadable.lock().get(&*worker.model) != Some(&self.models.version())
     }
 
-    /// A load of the model has failed: its settings are not tried again by themselves.
-    pub(super) fn note_unloadable(&self, model: &Arc<str>) {
-        self.unloadable.lock().insert(Arc::clone(model), self.models.version());
+    /// The version of the settings that count now.
+    pub(super) fn settings_version(&self) -> u64 {
+        self.models.version()
     }
 
-    /// Settings have changed: loads that failed may be tried again.
-    pub(super) fn settings_changed(&self) {
-        for (model, _) in self.models.all() {
-            self.admissions.reset(&model);
-        }
+    /// A load of the model has failed with the settings of that version: they are not tried again by themselves.
+    pub(super) fn note_unloadable(&self, model: &Arc<str>, settings: u64) {
+        self.unloadable.lock().insert(Arc::clone(model), settings);
     }
 }

@@ -90,10 +90,6 @@ impl<T> Queue<T> {
         Self { limit, lines: HashMap::new(), held: HashMap::new(), length: 0, next_number: 0 }
     }
 
-    pub(crate) fn limit(&self) -> usize {
-        self.limit
-    }
-
     /// Whether nothing waits for the model.
     pub(crate) fn has_none(&self, model: &str) -> bool {
         !self.lines.contains_key(model)
@@ -154,6 +150,11 @@ impl<T> Queue<T> {
     /// Where an entry stands; `None` if it has left.
     pub(crate) fn place(&self, ticket: &Ticket) -> Option<Place> {
         self.lines.get(&ticket.model)?.place(ticket)
+    }
+
+    /// The models that entries wait for, in no order.
+    pub(crate) fn models(&self) -> impl Iterator<Item = &Arc<str>> {
+        self.lines.keys()
     }
 
     /// The lines, in no order.

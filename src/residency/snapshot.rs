@@ -143,8 +143,6 @@ pub(crate) struct Demand {
     pub(crate) model: Arc<str>,
     /// How many wait.
     pub(crate) waiting: usize,
-    /// Since when the one that has waited longest waits.
-    pub(crate) oldest: Duration,
     /// Until when a load is not tried again, because one has failed.
     pub(crate) not_before: Option<Duration>,
 }
@@ -182,7 +180,6 @@ pub(crate) enum LoadPhase {
     Submitted,
     /// It asks for room.
     Asking {
-        since: Duration,
         /// Where it could go, the best class first; at least one.
         placements: Vec<Placement>,
         /// A worker that it replaces, whose memory counts as its own: it goes first, like those that make room,

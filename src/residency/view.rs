@@ -7,8 +7,10 @@ use serde::Serialize;
 use super::leases::LeaseEntry;
 use super::ledger::LoadEntry;
 use super::measure::Look;
+use super::memory::on;
 use super::parts::Parts;
-use super::snapshot::{DeviceMemory, Keep, LeasePhase, LoadPhase, Phase, Resident, Snapshot};
+use super::snapshot::{DeviceMemory, Keep, LeasePhase, LoadPhase, Resident, Snapshot};
+use super::victims::is_up;
 use crate::narration::Progress;
 use crate::time::{Instant, in_words};
 use crate::workers::{Device, ResidentWorker};
@@ -143,9 +145,10 @@ fn memory(device: &DeviceMemory, now: &Snapshot) -> MemoryView {
 
 fn resident(parts: &Parts, clock: &Clock, worker: &ResidentWorker, resident: &Resident) -> ResidentView {
     let draining = parts.ledger.end_of(&worker.worker_id).0.map(|entry| entry.because);
-    let is_up = matches!(resident.phase, Phase::Ready | Phase::Unresponsive);
     let unload_at = match resident.keep {
-        Keep::For(idle) if is_up && worker.in_flight == 0 => Some(clock.at(resident.last_used + idle)),
+        Keep::For(idle) if is_up(resident) && worker.in_flight == 0 => {
+            Some(clock.at(resident.last_used + idle))
+        }
         _ => None,
     };
     let (keep, why) = match resident.keep {
@@ -158,12 +161,7 @@ fn resident(parts: &Parts, clock: &Clock, worker: &ResidentWorker, resident: &Re
         pid: worker.pid,
         model: worker.model.clone(),
         device: worker.device,
-        held_bytes: worker
-            .holds
-            .iter()
-            .filter(|(device, _)| *device == worker.device)
-            .map(|(_, held)| held)
-            .sum(),
+        held_bytes: on(&worker.holds, worker.device),
         in_flight: worker.in_flight,
         slots: worker.slots,
         ready_at: worker.ready_at.map(|_| clock.at(resident.ready_at)),

@@ -32,6 +32,8 @@ class SettingsDialog extends View {
   /** Since when the hive is asked or told; 0 while it is not. */
   since = 0;
   saved = "";
+  /** How often the hive was asked. */
+  asked = 0;
   /** @type {Problem|null} */
   problem = null;
   /** @type {Choices} */
@@ -52,9 +54,8 @@ class SettingsDialog extends View {
 
   /** Shows the settings of the model or of a variant. @param {string} id */
   #look(id) {
-    this.id = id;
     // A new variant has what its model has until something is set.
-    return this.#ask({ ModelSettingsGet: { id: id === NEW ? this.model.id : id } }, () => "");
+    return this.#ask(id, { ModelSettingsGet: { id: id === NEW ? this.model.id : id } }, () => "");
   }
 
   async #save() {
@@ -63,31 +64,37 @@ class SettingsDialog extends View {
     const isNew = id === NEW;
     const change = changeOf(typedOf(view), this.typed);
     const target = isNew ? `${this.model.id}@${name.trim()}` : id;
-    await this.#ask({ ModelSettingsSet: { id: target, ...change } }, savedText);
+    await this.#ask(target, { ModelSettingsSet: { id: target, ...change } }, savedText);
   }
 
   /** Removes what operations have set for the variant. */
   #remove() {
     const variant = this.view?.variant;
-    return this.#ask({ ModelSettingsSet: { id: this.model.id, unset: [`variants.${variant}`] } }, savedText);
+    const { id } = this.model;
+    return this.#ask(id, { ModelSettingsSet: { id, unset: [`variants.${variant}`] } }, savedText);
   }
 
-  /** @param {Record<string, any>} operation @param {(answer: any) => string} say */
-  async #ask(operation, say) {
+  /** Asks about the model, a variant or a new one. What was asked before counts no more.
+   * @param {string} id @param {Record<string, any>} operation @param {(answer: any) => string} say */
+  async #ask(id, operation, say) {
+    const mine = ++this.asked;
     this.since = Date.now();
     this.problem = null;
     this.saved = "";
     this.update();
     try {
       const answer = await run(operation, { signal: this.life.signal });
+      if (mine !== this.asked) return;
       if (answer) {
-        const isNew = this.id === NEW && "ModelSettingsGet" in operation;
+        const isNew = id === NEW;
         this.view = isNew ? { ...answer, set: {}, variant: NEW } : answer;
-        if (!isNew) this.id = answer.id;
+        this.id = isNew ? NEW : answer.id;
+        this.name = "";
         this.typed = typedOf(/** @type {ModelSettings} */ (this.view));
         this.saved = say(answer);
       }
     } catch (error) {
+      if (mine !== this.asked) return;
       this.problem = Problem.of(error);
     }
     this.since = 0;

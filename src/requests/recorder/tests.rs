@@ -46,8 +46,8 @@ fn a_request_ends_once_whatever_follows() {
     let tokens = &record.tokens;
     assert_eq!((tokens.prompt, tokens.cached, tokens.completion), (Some(3), Some(1), Some(20)));
     assert_eq!((tokens.per_second, tokens.are_estimated), (Some(500.0), false));
-    assert_eq!(ledger.of_model(Some("tiny"), 10).len(), 1);
-    assert!(ledger.of_model(Some("other"), 10).is_empty());
+    assert_eq!(ledger.of_model(Some(&["tiny".to_owned()]), 10).len(), 1);
+    assert!(ledger.of_model(Some(&["other".to_owned()]), 10).is_empty());
     assert_eq!(recent.averages().cached_tokens, Some(1.0));
 }
 

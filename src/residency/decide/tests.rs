@@ -57,12 +57,12 @@ fn asks(key: u64, model: &str, gib: u64) -> Load {
 
 fn load(key: u64, model: &str, placements: Vec<Placement>) -> Load {
     let since = Duration::from_secs(990 + key);
-    let phase = LoadPhase::Asking { since, placements, replaces: None };
+    let phase = LoadPhase::Asking { placements, replaces: None };
     Load { key, model: model.into(), by: Origin::Requests, since, phase }
 }
 
 fn wait_for(model: &str) -> Demand {
-    Demand { model: model.into(), waiting: 1, oldest: Duration::from_secs(990), not_before: None }
+    Demand { model: model.into(), waiting: 1, not_before: None }
 }
 
 /// `a` asks for 4 GiB, for requests that wait, where so much is free beside the workers.

@@ -36,7 +36,6 @@ pub(super) fn snapshot(chance: &mut Chance) -> Snapshot {
     let demand = wanted.into_iter().map(|model| Demand {
         model: Arc::clone(&model.name),
         waiting: chance.index(4),
-        oldest: time(chance),
         not_before: chance.percent(20).then(|| time(chance) + NOW / 2),
     });
     let demand = demand.collect();
@@ -61,7 +60,7 @@ fn load(chance: &mut Chance, key: u64, models: &[Model]) -> Load {
     let phase = match chance.index(4) {
         0 => LoadPhase::Submitted,
         1 => LoadPhase::Granted { needs: needs(chance, model) },
-        _ => LoadPhase::Asking { since, placements: model.placements.clone(), replaces },
+        _ => LoadPhase::Asking { placements: model.placements.clone(), replaces },
     };
     let by = chance.pick(&[Origin::Requests, Origin::Requests, Origin::Person, Origin::Settings]);
     Load { key, model: Arc::clone(&model.name), by, since, phase }

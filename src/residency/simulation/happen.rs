@@ -129,13 +129,12 @@ impl World {
     }
 
     fn ask(&mut self, key: LoadKey) {
-        let now = self.now;
         let Some(load) = self.loads.iter_mut().find(|load| load.key == key) else { return };
         let model = model_of(&load.model);
         let outdated = self.processes.iter().find(|p| p.model == model && p.is_up() && p.outdated);
         let replaces = outdated.filter(|_| load.by == Origin::Settings).map(|process| process.key);
         let placements = self.setting.models[model].placements.clone();
-        load.phase = LoadPhase::Asking { since: now, placements, replaces };
+        load.phase = LoadPhase::Asking { placements, replaces };
     }
 
     fn start(&mut self, key: LoadKey) {

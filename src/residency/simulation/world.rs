@@ -183,9 +183,8 @@ impl World {
             }
         });
         let demand = self.queues.iter().zip(&self.setting.models).filter_map(|(queue, model)| {
-            let oldest = queue.waiting.iter().map(|request| request.since).min()?;
             let (waiting, not_before) = (queue.waiting.len(), queue.not_before);
-            Some(Demand { model: model.name.clone(), waiting, oldest, not_before })
+            (waiting > 0).then(|| Demand { model: model.name.clone(), waiting, not_before })
         });
         Snapshot {
             now: self.now,
