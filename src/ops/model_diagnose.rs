@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::operation::{Context, Deadline, Operation};
 use crate::app::App;
+use crate::config::served_id;
 use crate::diagnosis::{Diagnosis, Evidence, diagnose};
 use crate::error::{Code, Failure, Result};
 use crate::jobs::{JobClass, OperationKind};
@@ -98,26 +99,25 @@ impl ModelDiagnose {
             })?;
             return Ok((record.model.as_deref().map(str::to_owned), vec![record]));
         }
-        let model = match &self.id {
-            Some(id) => {
-                n!("model_diagnose", "🩺 Diagnosing model '{id}' on hive '{}'", cx.hive_id);
-                Some(cx.app.find_model(id).await?.id)
-            }
-            None => {
-                n!("model_diagnose", "🩺 Diagnosing every model of hive '{}'", cx.hive_id);
-                None
-            }
+        let Some(id) = &self.id else {
+            n!("model_diagnose", "🩺 Diagnosing every model of hive '{}'", cx.hive_id);
+            return Ok((None, cx.app.requests.of_model(None, LOOKED_AT)));
         };
-        let records = cx.app.requests.of_model(model.as_deref(), LOOKED_AT);
-        Ok((model, records))
+        n!("model_diagnose", "🩺 Diagnosing model '{id}' on hive '{}'", cx.hive_id);
+        let target = cx.app.find_target(id.as_str()).await?;
+        let model = target.served_id();
+        // A model is asked about with its variants.
+        let variants = target.settings.variants.keys().map(|name| served_id(&model, Some(name)));
+        let ids: Vec<String> = std::iter::once(model.clone()).chain(variants).collect();
+        Ok((Some(model), cx.app.requests.of_model(Some(&ids), LOOKED_AT)))
     }
 }
 
 /// The workers that the requests went to, or would go to, with what slows them down.
 async fn workers(app: &App, model: Option<&str>, only: Option<u32>) -> Vec<(Worker, Conditions)> {
     app.workers.refresh().await;
-    let mut workers = app.workers.list();
-    workers.retain(|worker| worker.status.lives() && model.is_none_or(|model| worker.model == model));
+    let mut workers = model.map_or_else(|| app.workers.list(), |model| app.workers.of_model(model));
+    workers.retain(|worker| worker.status.lives());
     if workers.iter().any(|worker| Some(worker.pid) == only) {
         workers.retain(|worker| Some(worker.pid) == only);
     }

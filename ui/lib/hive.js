@@ -193,11 +193,6 @@ class Hive extends EventTarget {
     return at < 1 || this.models.has(served) ? served : served.slice(0, at);
   }
 
-  /** Whether a worker is ready to serve the model. @param {string} id */
-  isServed(id) {
-    return this.workersOf(id).some(isServing);
-  }
-
   /** Newest first. */
   jobList() {
     return [...this.jobs.values()].sort((a, b) => -byAge(a, b));

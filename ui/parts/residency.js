@@ -31,7 +31,7 @@ export function memoryCard() {
       h("h2", { id: "memory-title" }, `In memory${alive ? ` (${alive})` : ""}`),
       h("a", { href: "#/workers" }, "All workers"),
     ),
-    residency?.memory.map((device) => deviceBar(device, workers, residents)),
+    residency?.memory.map((memory) => deviceBar(memory, residency.leases, workers, residents)),
     workers.length
       ? h(
           "ul",
@@ -56,8 +56,16 @@ function freeOf({ device, free_bytes }) {
   return gpu ? gpu.memory_total_bytes - gpu.memory_used_bytes : free_bytes;
 }
 
-/** @param {DeviceMemory} memory @param {Worker[]} workers @param {Map<number, Resident>} residents */
-function deviceBar(memory, workers, residents) {
+/** What of a device is leased: `memory` may be older than the leases.
+ * @param {string} device @param {Residency["leases"]} leases */
+const leasedOn = (device, leases) =>
+  leases
+    .filter((lease) => lease.device === device && lease.state === "held")
+    .reduce((sum, lease) => sum + lease.bytes, 0);
+
+/** @param {DeviceMemory} memory @param {Residency["leases"]} leases @param {Worker[]} workers
+ * @param {Map<number, Resident>} residents */
+function deviceBar(memory, leases, workers, residents) {
   const { device, capacity_bytes: capacity } = memory;
   const now = freeOf(memory);
   if (capacity === null || now === null)
@@ -66,7 +74,7 @@ function deviceBar(memory, workers, residents) {
   const models = workers
     .filter((worker) => worker.device === device && isAlive(worker))
     .map((worker) => ({ name: worker.model, size: heldBy(worker, residents.get(worker.pid)) }));
-  const parts = partsOf(memory, capacity, free, models);
+  const parts = partsOf(memory.reserve_bytes, leasedOn(device, leases), capacity, free, models);
   const said = parts.filter(({ size }) => size > 0).map(({ name, size }) => `${name} ${bytes(size)}`);
   /** The sum of each kind. @type {Map<string, number>} */
   const sums = new Map();
@@ -101,14 +109,14 @@ function deviceBar(memory, workers, residents) {
 
 /** What a device's memory is made of. What is leased may be used by the other program already, or free still;
  * the reserve is free.
- * @param {DeviceMemory} memory @param {number} capacity @param {number} free
+ * @param {number} reserved @param {number} leased @param {number} capacity @param {number} free
  * @param {Array<{name: string, size: number}>} models */
-function partsOf({ reserve_bytes, leased_bytes: leased }, capacity, free, models) {
+function partsOf(reserved, leased, capacity, free, models) {
   const held = models.reduce((sum, { size }) => sum + size, 0);
   const others = Math.max(0, capacity - free - held);
   const taken = Math.min(leased, others);
   const unleased = Math.max(0, free - (leased - taken));
-  const reserve = Math.min(reserve_bytes, unleased);
+  const reserve = Math.min(reserved, unleased);
   return [
     ...models.map((model) => ({ kind: "model", ...model })),
     { kind: "used", name: "other programs", size: others - taken },

@@ -183,7 +183,7 @@ class Workers extends View {
         alive
           ? button(
               "Why is it slow?",
-              () => openDiagnosis(hive.modelOf(worker.model)),
+              () => openDiagnosis(worker.model),
               { class: "small" },
               icon("gauge"),
             )
