@@ -40,16 +40,21 @@ pub(crate) fn builder(connect: Duration, is_proxied: bool) -> ClientBuilder {
         .tcp_nodelay(true)
 }
 
+/// How long the gateway keeps an idle connection to a worker.
+const IDLE: Duration = Duration::from_secs(1);
+
 /// The client for this machine's workers, over plain HTTP on loopback.
 ///
-/// It keeps no idle connections: connecting over loopback takes microseconds, while a connection whose worker
-/// has died would fail the next request.
+/// It keeps idle connections for a moment, because a connection for each request costs as much as the request. The
+/// moment is much shorter than the least after which an engine closes an idle connection by itself (5 s). A
+/// connection whose worker has died is noticed when it is taken, and a request that is lost all the same is repeated.
 ///
 /// # Errors
 /// If the client cannot be built, which is a defect.
 pub(crate) fn for_workers(connect: Duration) -> Result<Client> {
     builder(connect, false)
-        .pool_max_idle_per_host(0)
+        .pool_max_idle_per_host(32)
+        .pool_idle_timeout(IDLE)
         // Otherwise the system's certificates are loaded, which fails on a machine that has none.
         .tls_certs_only([])
         .build()
