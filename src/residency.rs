@@ -23,8 +23,6 @@
 //!
 //! `simulation.rs` checks them in thousands of random worlds.
 
-#![expect(dead_code, reason = "the parts are joined one by one")]
-
 mod owner;
 mod forecast;
 mod news;

@@ -88,7 +88,8 @@ impl Waits {
                     self.last = text;
                     return comment;
                 }
-                () = place_changed(queued) => {}
+                // The others are told nothing of their place.
+                () = place_changed(queued), if self.narrates => {}
                 () = stage_changed(&mut self.shown) => {}
             }
         }
