@@ -2,7 +2,7 @@
 //! machines that have no other engine. A worker process runs it (`rbee-hive worker`).
 //!
 //! The files from top to bottom; each uses only files below it. Of the rest of the crate, the engine
-//! uses only the GGUF reader, `spawn`, `files` and `error`.
+//! uses only the GGUF reader, `fields`, `spawn`, `files` and `error`.
 //!
 //! - [`serve`]: the worker process, which offers OpenAI's API over HTTP. Its own files: `routes`,
 //!   `chat`, `state`, `openai` (`request`, `fields`, `response`, `error`), `lifeline`, `report`,

@@ -8,7 +8,6 @@
 mod request;
 mod messages;
 mod known;
-mod fields;
 mod error;
 mod response;
 

@@ -5,6 +5,7 @@ use axum::response::{IntoResponse, Response};
 use serde_json::{Value, json};
 
 use crate::error::{Code, Failure};
+use crate::fields::FieldError;
 
 /// An error response in OpenAI's shape.
 #[derive(Debug)]
@@ -21,16 +22,6 @@ impl ApiError {
         Self { status, message: message.into(), param: None, code: code.to_owned() }
     }
 
-    /// A field that is missing, of the wrong type, out of range or not supported.
-    pub(crate) fn field(param: &str, problem: impl std::fmt::Display) -> Self {
-        Self {
-            status: StatusCode::BAD_REQUEST,
-            message: format!("`{param}` {problem}"),
-            param: Some(param.to_owned()),
-            code: Code::InvalidField.name().to_owned(),
-        }
-    }
-
     /// The body of the response, which is also the last event of a stream that fails.
     pub(crate) fn body(&self) -> Value {
         let kind = match self.status {
@@ -40,6 +31,17 @@ impl ApiError {
             _ => "server_error",
         };
         json!({"error": {"message": self.message, "type": kind, "param": self.param, "code": self.code}})
+    }
+}
+
+impl From<FieldError> for ApiError {
+    /// A field that is missing, of the wrong type, out of range or not supported.
+    fn from(error: FieldError) -> Self {
+        let code = Code::InvalidField.name();
+        Self {
+            param: Some(error.field.clone()),
+            ..Self::new(StatusCode::BAD_REQUEST, code, error.to_string())
+        }
     }
 }
 

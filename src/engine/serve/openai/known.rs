@@ -2,8 +2,7 @@
 
 use serde_json::Value;
 
-use super::error::ApiError;
-use super::fields::Fields;
+use crate::fields::{FieldError, Fields};
 
 /// What becomes of a field.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -131,7 +130,7 @@ pub(super) const FIELDS: &[(&str, Treatment)] = &[
 ///
 /// # Errors
 /// The first field that asks for something else, with an engine that may have it.
-pub(super) fn check(fields: &Fields<'_>) -> Result<Vec<String>, ApiError> {
+pub(super) fn check(fields: &Fields<'_>) -> Result<Vec<String>, FieldError> {
     let mut unknown = Vec::new();
     for (name, value) in fields.present() {
         match FIELDS.iter().find(|(known, _)| *known == name) {

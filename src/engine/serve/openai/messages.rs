@@ -2,12 +2,11 @@
 
 use serde_json::{Map, Value};
 
-use super::error::ApiError;
-use super::fields::Fields;
 use crate::engine::template::message::{Message, Role};
+use crate::fields::{FieldError, Fields};
 
 /// The request's messages: at least one.
-pub(super) fn messages(fields: &Fields<'_>) -> Result<Vec<Message>, ApiError> {
+pub(super) fn messages(fields: &Fields<'_>) -> Result<Vec<Message>, FieldError> {
     let messages = fields.array("messages")?.unwrap_or_default();
     if messages.is_empty() {
         return Err(fields.error("messages", "must be an array with at least one message"));
@@ -16,7 +15,7 @@ pub(super) fn messages(fields: &Fields<'_>) -> Result<Vec<Message>, ApiError> {
     messages.map(|(index, value)| message(&Fields::new(&format!("messages[{index}]"), value)?)).collect()
 }
 
-fn message(fields: &Fields<'_>) -> Result<Message, ApiError> {
+fn message(fields: &Fields<'_>) -> Result<Message, FieldError> {
     let role = match fields.string("role")? {
         Some("system" | "developer") => Role::System,
         Some("user") => Role::User,
@@ -41,7 +40,7 @@ fn message(fields: &Fields<'_>) -> Result<Message, ApiError> {
 
 /// The text. Only the assistant's may be absent: it called a tool. `null` is an empty text, for which
 /// templates need no special case.
-fn content(fields: &Fields<'_>, role: Role) -> Result<String, ApiError> {
+fn content(fields: &Fields<'_>, role: Role) -> Result<String, FieldError> {
     match fields.get("content") {
         None if role == Role::Assistant || fields.has("content") => Ok(String::new()),
         Some(Value::String(text)) => Ok(text.clone()),
@@ -52,7 +51,7 @@ fn content(fields: &Fields<'_>, role: Role) -> Result<String, ApiError> {
 
 /// The calls that the assistant has made. Templates expect their arguments as an object, and OpenAI's API
 /// has them as JSON in a string.
-fn tool_calls(fields: &Fields<'_>) -> Result<Vec<Value>, ApiError> {
+fn tool_calls(fields: &Fields<'_>) -> Result<Vec<Value>, FieldError> {
     let calls = fields.array("tool_calls")?.unwrap_or_default();
     let calls = calls.iter().enumerate().map(|(index, call)| {
         let name = fields.name(&format!("tool_calls[{index}]"));
@@ -71,7 +70,7 @@ fn tool_calls(fields: &Fields<'_>) -> Result<Vec<Value>, ApiError> {
     calls.collect()
 }
 
-fn text_parts(path: &str, parts: &[Value]) -> Result<String, ApiError> {
+fn text_parts(path: &str, parts: &[Value]) -> Result<String, FieldError> {
     let mut text = String::new();
     for (index, part) in parts.iter().enumerate() {
         let fields = Fields::new(&format!("{path}[{index}]"), part)?;
@@ -93,7 +92,7 @@ mod tests {
 
     use super::*;
 
-    fn parse(value: &Value) -> Result<Value, ApiError> {
+    fn parse(value: &Value) -> Result<Value, FieldError> {
         message(&Fields::new("messages[0]", value).unwrap())
             .map(|message| serde_json::to_value(message).unwrap())
     }
@@ -129,8 +128,7 @@ mod tests {
             (json!({"role": "assistant", "tool_calls": [{}]}), "messages[0].tool_calls[0].function"),
             (json!({"role": "user", "content": [{"type": "image_url"}]}), "messages[0].content[0].type"),
         ] {
-            let error = parse(&message).unwrap_err().body();
-            assert_eq!(error["error"]["param"], param, "{error}");
+            assert_eq!(parse(&message).unwrap_err().field, param);
         }
     }
 }

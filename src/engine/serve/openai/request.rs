@@ -4,12 +4,12 @@ use axum::http::StatusCode;
 use serde_json::{Map, Value};
 
 use super::error::ApiError;
-use super::fields::Fields;
 use super::known;
 use super::messages::messages;
 use crate::engine::sampling::SamplingParams;
 use crate::engine::template::message::Message;
 use crate::error::Code;
+use crate::fields::{FieldError, Fields};
 
 /// Most stop strings of a request.
 const MAX_STOPS: usize = 16;
@@ -69,7 +69,7 @@ impl ChatRequest {
 
 /// The limit, by the first of its names. -1 is none. A limit that is larger than the context is no error:
 /// the full context ends the answer.
-fn max_tokens(fields: &Fields<'_>) -> Result<Option<usize>, ApiError> {
+fn max_tokens(fields: &Fields<'_>) -> Result<Option<usize>, FieldError> {
     let names = ["max_completion_tokens", "max_tokens", "n_predict"];
     let Some(name) = names.into_iter().find(|name| fields.get(name).is_some()) else { return Ok(None) };
     if fields.get(name).and_then(Value::as_f64) == Some(-1.0) {
@@ -81,7 +81,7 @@ fn max_tokens(fields: &Fields<'_>) -> Result<Option<usize>, ApiError> {
 
 /// Those of `chat_template_kwargs`, and `reasoning_effort`, which is a variable of the templates that know
 /// it. The conversation's own variables cannot be replaced.
-fn variables(fields: &Fields<'_>) -> Result<Map<String, Value>, ApiError> {
+fn variables(fields: &Fields<'_>) -> Result<Map<String, Value>, FieldError> {
     let mut variables = match fields.get("chat_template_kwargs") {
         Some(Value::Object(variables)) => variables.clone(),
         Some(_) => return Err(fields.error("chat_template_kwargs", "must be an object")),
@@ -98,7 +98,7 @@ fn variables(fields: &Fields<'_>) -> Result<Map<String, Value>, ApiError> {
     Ok(variables)
 }
 
-fn sampling(fields: &Fields<'_>, default: SamplingParams) -> Result<SamplingParams, ApiError> {
+fn sampling(fields: &Fields<'_>, default: SamplingParams) -> Result<SamplingParams, FieldError> {
     let temperature = fields.number("temperature", 0.0, 100.0)?.unwrap_or(default.temperature);
     let repetition_penalty = match fields.number("repetition_penalty", 0.01, 10.0)? {
         Some(penalty) => Some(penalty),
@@ -119,7 +119,7 @@ fn sampling(fields: &Fields<'_>, default: SamplingParams) -> Result<SamplingPara
 }
 
 /// -1 is 0, which keeps all.
-fn top_k(fields: &Fields<'_>) -> Result<Option<usize>, ApiError> {
+fn top_k(fields: &Fields<'_>) -> Result<Option<usize>, FieldError> {
     if fields.get("top_k").and_then(Value::as_f64) == Some(-1.0) {
         return Ok(Some(0));
     }
@@ -128,7 +128,7 @@ fn top_k(fields: &Fields<'_>) -> Result<Option<usize>, ApiError> {
 }
 
 /// Any 64-bit integer, signed (as OpenAI's) or unsigned.
-fn seed(fields: &Fields<'_>) -> Result<Option<u64>, ApiError> {
+fn seed(fields: &Fields<'_>) -> Result<Option<u64>, FieldError> {
     let Some(value) = fields.get("seed") else { return Ok(None) };
     value
         .as_u64()
@@ -137,7 +137,7 @@ fn seed(fields: &Fields<'_>) -> Result<Option<u64>, ApiError> {
         .ok_or_else(|| fields.error("seed", "must be a 64-bit integer"))
 }
 
-fn logit_bias(fields: &Fields<'_>) -> Result<Vec<(u32, f32)>, ApiError> {
+fn logit_bias(fields: &Fields<'_>) -> Result<Vec<(u32, f32)>, FieldError> {
     let Some(value) = fields.get("logit_bias") else { return Ok(Vec::new()) };
     let biases = Fields::new("logit_bias", value)?;
     let object = value.as_object().into_iter().flatten();
@@ -150,7 +150,7 @@ fn logit_bias(fields: &Fields<'_>) -> Result<Vec<(u32, f32)>, ApiError> {
 }
 
 /// An empty string stops nothing.
-fn stop(fields: &Fields<'_>) -> Result<Vec<String>, ApiError> {
+fn stop(fields: &Fields<'_>) -> Result<Vec<String>, FieldError> {
     let problem = "must be a string or an array of strings";
     let mut stops: Vec<String> = match fields.get("stop") {
         None => Vec::new(),

@@ -1,62 +1,91 @@
 //! Reads a JSON object field by field, with errors that name the field. `null` counts as absent.
 
+use std::fmt;
+
 use serde_json::{Map, Value};
 
-use super::error::ApiError;
+use crate::error::{Code, Failure};
+
+/// What is wrong with a field of a request.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct FieldError {
+    /// Its full path, such as `messages[0].content`.
+    pub(crate) field: String,
+    /// What is wrong with it, as the end of a sentence that begins with its name: `must be a string`.
+    pub(crate) problem: String,
+}
+
+impl FieldError {
+    pub(crate) fn new(field: &str, problem: impl fmt::Display) -> Self {
+        Self { field: field.to_owned(), problem: problem.to_string() }
+    }
+}
+
+impl fmt::Display for FieldError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "`{}` {}", self.field, self.problem)
+    }
+}
+
+impl From<FieldError> for Failure {
+    fn from(error: FieldError) -> Self {
+        Self::new(Code::InvalidField, error.to_string()).hint("correct the field, or leave it out")
+    }
+}
 
 /// One JSON object of a request, at `path` (empty for the body itself).
-pub(super) struct Fields<'a> {
+pub(crate) struct Fields<'a> {
     path: String,
     object: &'a Map<String, Value>,
 }
 
 impl<'a> Fields<'a> {
-    pub(super) fn new(path: &str, value: &'a Value) -> Result<Self, ApiError> {
+    pub(crate) fn new(path: &str, value: &'a Value) -> Result<Self, FieldError> {
         match value {
             Value::Object(object) => Ok(Self { path: path.to_owned(), object }),
-            _ if path.is_empty() => Err(ApiError::field("body", "must be a JSON object")),
-            _ => Err(ApiError::field(path, "must be an object")),
+            _ if path.is_empty() => Err(FieldError::new("body", "must be a JSON object")),
+            _ => Err(FieldError::new(path, "must be an object")),
         }
     }
 
     /// The field's full path.
-    pub(super) fn name(&self, key: &str) -> String {
+    pub(crate) fn name(&self, key: &str) -> String {
         if self.path.is_empty() { key.to_owned() } else { format!("{}.{key}", self.path) }
     }
 
     /// An error for the field `key`.
-    pub(super) fn error(&self, key: &str, problem: impl std::fmt::Display) -> ApiError {
-        ApiError::field(&self.name(key), problem)
+    pub(crate) fn error(&self, key: &str, problem: impl fmt::Display) -> FieldError {
+        FieldError::new(&self.name(key), problem)
     }
 
     /// Every field that has a value other than `null`.
-    pub(super) fn present(&self) -> impl Iterator<Item = (&'a str, &'a Value)> {
+    pub(crate) fn present(&self) -> impl Iterator<Item = (&'a str, &'a Value)> {
         self.object.iter().map(|(name, value)| (name.as_str(), value)).filter(|(_, value)| !value.is_null())
     }
 
     /// Whether the field is there, with any value.
-    pub(super) fn has(&self, key: &str) -> bool {
+    pub(crate) fn has(&self, key: &str) -> bool {
         self.object.contains_key(key)
     }
 
     /// The field's value, unless it is absent or `null`.
-    pub(super) fn get(&self, key: &str) -> Option<&'a Value> {
+    pub(crate) fn get(&self, key: &str) -> Option<&'a Value> {
         self.object.get(key).filter(|value| !value.is_null())
     }
 
-    pub(super) fn string(&self, key: &str) -> Result<Option<&'a str>, ApiError> {
+    pub(crate) fn string(&self, key: &str) -> Result<Option<&'a str>, FieldError> {
         self.get(key)
             .map(|value| value.as_str().ok_or_else(|| self.error(key, "must be a string")))
             .transpose()
     }
 
-    pub(super) fn bool(&self, key: &str) -> Result<Option<bool>, ApiError> {
+    pub(crate) fn bool(&self, key: &str) -> Result<Option<bool>, FieldError> {
         self.get(key)
             .map(|value| value.as_bool().ok_or_else(|| self.error(key, "must be true or false")))
             .transpose()
     }
 
-    pub(super) fn array(&self, key: &str) -> Result<Option<&'a [Value]>, ApiError> {
+    pub(crate) fn array(&self, key: &str) -> Result<Option<&'a [Value]>, FieldError> {
         self.get(key)
             .map(|value| {
                 value.as_array().map(Vec::as_slice).ok_or_else(|| self.error(key, "must be an array"))
@@ -65,7 +94,7 @@ impl<'a> Fields<'a> {
     }
 
     /// A whole number of at least `least`. `16.0` is one, as in JavaScript.
-    pub(super) fn whole_number(&self, key: &str, least: u64) -> Result<Option<u64>, ApiError> {
+    pub(crate) fn whole_number(&self, key: &str, least: u64) -> Result<Option<u64>, FieldError> {
         let Some(value) = self.get(key) else { return Ok(None) };
         #[expect(
             clippy::cast_possible_truncation,
@@ -85,7 +114,7 @@ impl<'a> Fields<'a> {
     }
 
     /// A number between `least` and `most`, both included.
-    pub(super) fn number(&self, key: &str, least: f32, most: f32) -> Result<Option<f32>, ApiError> {
+    pub(crate) fn number(&self, key: &str, least: f32, most: f32) -> Result<Option<f32>, FieldError> {
         let Some(value) = self.get(key) else { return Ok(None) };
         #[expect(clippy::cast_possible_truncation, reason = "the range is checked afterwards")]
         let number = value.as_f64().map(|number| number as f32);

@@ -1,0 +1,13 @@
+//! The form that engines speak: OpenAI's chat completions, with llama.cpp's fields
+//! (<https://github.com/ggml-org/llama.cpp/blob/master/tools/server/README.md>).
+
+mod read;
+mod stream;
+mod write;
+
+pub(crate) use read::answer;
+pub(crate) use stream::Reader;
+pub(crate) use write::request;
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,80 @@
+//! What an engine answers, as pieces.
+
+use serde_json::Value;
+
+use crate::dialects::answer::{Answer, Finish, Piece, Usage};
+
+/// The whole answer of an engine; `None` where it is none.
+pub(crate) fn answer(body: &Value) -> Option<Answer> {
+    body.get("choices")?.get(0)?;
+    Some(pieces(body).into_iter().collect())
+}
+
+/// The pieces of an object: of a chunk of a stream, or of a whole answer. Only the first choice is read: no other
+/// dialect asks for more.
+pub(super) fn pieces(body: &Value) -> Vec<Piece> {
+    let mut pieces = Vec::new();
+    let choices = body["choices"].as_array().map(Vec::as_slice).unwrap_or_default();
+    let first = choices.iter().find(|choice| choice["index"].as_u64().unwrap_or(0) == 0);
+    if let Some(choice) = first {
+        let said = choice.get("delta").or_else(|| choice.get("message")).unwrap_or(&Value::Null);
+        // vLLM's older name, and OpenRouter's.
+        let reasoning = text(&said["reasoning_content"]).or_else(|| text(&said["reasoning"]));
+        pieces.extend(reasoning.map(Piece::Reasoning));
+        pieces.extend(text(&said["content"]).map(Piece::Text));
+        let calls = said["tool_calls"].as_array().map(Vec::as_slice).unwrap_or_default();
+        pieces.extend(calls.iter().enumerate().map(|(at, value)| call(at, value)));
+        if let Some(tokens) = choice["logprobs"]["content"].as_array().filter(|tokens| !tokens.is_empty()) {
+            pieces.push(Piece::Logprobs(tokens.clone()));
+        }
+        pieces.extend(choice["finish_reason"].as_str().map(|reason| Piece::Finish(finish(reason))));
+    }
+    pieces.extend(usage(body).map(Piece::Usage));
+    pieces
+}
+
+fn text(value: &Value) -> Option<String> {
+    value.as_str().filter(|text| !text.is_empty()).map(str::to_owned)
+}
+
+/// A call, or a part of one. The calls of a whole answer have no index.
+fn call(at: usize, value: &Value) -> Piece {
+    let index = value["index"].as_u64().and_then(|index| usize::try_from(index).ok());
+    let function = &value["function"];
+    let arguments = match &function["arguments"] {
+        Value::String(text) => text.clone(),
+        Value::Null => String::new(),
+        // Some engines write the object itself.
+        object => object.to_string(),
+    };
+    // An engine's mistake must not make the list of calls endless.
+    let index = index.unwrap_or(at).min(MOST_CALLS - 1);
+    Piece::Call { index, id: text(&value["id"]), name: text(&function["name"]), arguments }
+}
+
+/// The most calls of one answer.
+const MOST_CALLS: usize = 1024;
+
+fn finish(reason: &str) -> Finish {
+    match reason {
+        "length" => Finish::Length,
+        "tool_calls" | "function_call" => Finish::ToolCalls,
+        "content_filter" => Finish::Filtered,
+        _ => Finish::Stop,
+    }
+}
+
+/// The counts of the tokens, and llama.cpp's times.
+fn usage(body: &Value) -> Option<Usage> {
+    let usage = body.get("usage").filter(|usage| usage.is_object())?;
+    let (prompt, completion) = (&usage["prompt_tokens_details"], &usage["completion_tokens_details"]);
+    let timings = &body["timings"];
+    Some(Usage {
+        prompt_tokens: usage["prompt_tokens"].as_u64().unwrap_or(0),
+        completion_tokens: usage["completion_tokens"].as_u64().unwrap_or(0),
+        cached_tokens: prompt["cached_tokens"].as_u64(),
+        reasoning_tokens: completion["reasoning_tokens"].as_u64(),
+        prompt_ms: timings["prompt_ms"].as_f64(),
+        completion_ms: timings["predicted_ms"].as_f64(),
+    })
+}
