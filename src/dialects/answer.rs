@@ -19,6 +19,8 @@ pub(crate) enum Piece {
     },
     /// The log probabilities of the tokens of the text, as OpenAI's `logprobs.content` has them.
     Logprobs(Vec<Value>),
+    /// The stop string that ended the answer, before [`Piece::Finish`]. Few engines tell it.
+    StopString(String),
     Finish(Finish),
     Usage(Usage),
 }
@@ -59,6 +61,7 @@ pub(crate) struct Answer {
     pub(crate) text: String,
     pub(crate) calls: Vec<ToolCall>,
     pub(crate) logprobs: Vec<Value>,
+    pub(crate) stop_string: Option<String>,
     pub(crate) finish: Finish,
     pub(crate) usage: Option<Usage>,
 }
@@ -79,6 +82,7 @@ impl Answer {
                 call.arguments.push_str(&arguments);
             }
             Piece::Logprobs(tokens) => self.logprobs.extend(tokens),
+            Piece::StopString(stop) => self.stop_string = Some(stop),
             Piece::Finish(finish) => self.finish = finish,
             Piece::Usage(usage) => self.usage = Some(usage),
         }

@@ -27,6 +27,8 @@ pub(super) fn pieces(body: &Value) -> Vec<Piece> {
         if let Some(tokens) = choice["logprobs"]["content"].as_array().filter(|tokens| !tokens.is_empty()) {
             pieces.push(Piece::Logprobs(tokens.clone()));
         }
+        // vLLM's field, which is a number where a token ended the answer.
+        pieces.extend(text(&choice["stop_reason"]).map(Piece::StopString));
         pieces.extend(choice["finish_reason"].as_str().map(|reason| Piece::Finish(finish(reason))));
     }
     pieces.extend(usage(body).map(Piece::Usage));

@@ -118,6 +118,16 @@ fn what_is_no_chunk_is_skipped() {
 }
 
 #[test]
+fn the_stop_string_is_known_where_the_engine_tells_it() {
+    let stopped = |reason| {
+        let choice = json!({"delta": {}, "finish_reason": "stop", "stop_reason": reason});
+        answer(&json!({"choices": [choice]})).unwrap().stop_string
+    };
+    assert_eq!(stopped(json!("END")), Some("END".to_owned()));
+    assert_eq!((stopped(json!(null)), stopped(json!(151_645))), (None, None));
+}
+
+#[test]
 fn an_index_out_of_all_bounds_takes_no_memory() {
     let call = json!({"choices": [{"delta": {"tool_calls": [{"index": u64::MAX, "function": {}}]}}]});
     assert!(answer(&call).unwrap().calls.len() <= 1024);
