@@ -124,6 +124,7 @@ mod environment;
 mod request;
 mod place;
 mod worker;
+mod route;
 mod secret;
 mod device;
 
@@ -142,6 +143,7 @@ pub use plan::LoadPlan;
 pub use registry::{Cause, ChangeKind, WorkerChange};
 pub use request::{Asked, StartRequest};
 pub(crate) use resident::{ResidentWorker, WorkerPhase};
+pub use route::Route;
 pub use secret::Secret;
 pub use socket_owner::port_holder;
 pub use stop::Stopped;

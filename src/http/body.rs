@@ -16,7 +16,7 @@ use bytes::{Bytes, BytesMut};
 use http_body_util::BodyExt;
 use serde::de::{Deserialize, Deserializer, Error as _, MapAccess, SeqAccess, Visitor};
 
-use super::problem::{self, Problem};
+use super::problem::Problem;
 use crate::error::{Code, Failure, Result};
 use crate::text::excerpt;
 
@@ -35,7 +35,7 @@ async fn require_json(request: Request, next: Next) -> Result<Response, Problem>
     let headers = request.headers();
     let is_sent = headers.contains_key(CONTENT_TYPE) || has_body(headers, request.body());
     if is_sent && !is_json(headers) {
-        return Err(problem::at(request.uri().path(), not_json(headers)));
+        return Err(not_json(headers).into());
     }
     Ok(next.run(request).await)
 }

@@ -1,28 +1,72 @@
-//! Which API's form the errors of a route have.
+//! Which dialect a request speaks, and so the form of a refusal: one layer in front of everything adds to a
+//! [`Problem`] what the clients of the dialect look for.
+
+use axum::extract::Request;
+use axum::http::{HeaderMap, Uri};
+use axum::middleware::Next;
+use axum::response::Response;
+
+use super::problem::Refusal;
+use crate::dialects::trouble::Dialect;
+use crate::error::Code;
 
 /// The first segments, under `/v1`, of the hive's own API.
 const OWN: [&str; 9] =
     ["jobs", "events", "capabilities", "heartbeats", "workers", "session", "markdown", "shutdown", "reload"];
 
-/// Whether a path is of OpenAI's API, whose clients expect OpenAI's `error` object: everything under `/v1`
-/// but the hive's own API, so that a route of OpenAI's that the hive lacks is refused in its form too.
-pub(super) fn is_openai(path: &str) -> bool {
-    let Some(rest) = path.strip_prefix("/v1/") else { return path == "/v1" };
-    !OWN.contains(&rest.split('/').next().unwrap_or_default())
+/// The dialect of a request, by its path: under `/v1` everything is OpenAI's but Anthropic's messages and the
+/// hive's own API, so that a route of OpenAI's that the hive lacks is refused in its form too.
+pub(crate) fn of(uri: &Uri, _headers: &HeaderMap) -> Dialect {
+    let path = uri.path();
+    let is_under =
+        |root: &str| path.strip_prefix(root).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'));
+    if is_under("/api") {
+        return Dialect::Ollama;
+    }
+    if is_under("/v1/messages") {
+        return Dialect::Anthropic;
+    }
+    if !is_under("/v1") {
+        return Dialect::Hive;
+    }
+    let first = path.split('/').nth(2).unwrap_or_default();
+    if OWN.contains(&first) { Dialect::Hive } else { Dialect::OpenAi }
+}
+
+/// The middleware.
+pub(crate) async fn speak(request: Request, next: Next) -> Response {
+    let dialect = of(request.uri(), request.headers());
+    let is_of_v1 = request.uri().path().starts_with("/v1/");
+    let mut response = next.run(request).await;
+    let Some(refusal) = response.extensions_mut().remove::<Refusal>() else { return response };
+    // Any client of OpenAI's API may have asked, even below a path of the hive's own.
+    let is_unknown = refusal.code() == Code::RouteNotFound && is_of_v1;
+    let dialect = if is_unknown && dialect == Dialect::Hive { Dialect::OpenAi } else { dialect };
+    refusal.write(dialect, response)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    fn of(path: &str) -> Dialect {
+        super::of(&path.parse().unwrap(), &HeaderMap::new())
+    }
+
     #[test]
-    fn all_of_v1_is_openais_but_the_hives_own_api() {
+    fn all_of_v1_is_openais_but_messages_and_the_hives_own_api() {
         for path in ["/v1", "/v1/models", "/v1/models/a/b", "/v1/audio/speech", "/v1/v1/models", "/v1/jobsx"]
         {
-            assert!(is_openai(path), "{path}");
+            assert_eq!(of(path), Dialect::OpenAi, "{path}");
         }
-        for path in ["/", "/v1x", "/health", "/v1/jobs", "/v1/jobs/job-1/stream", "/v1/session"] {
-            assert!(!is_openai(path), "{path}");
+        for path in ["/", "/v1x", "/health", "/v1/jobs", "/v1/jobs/job-1/stream", "/v1/session", "/apis"] {
+            assert_eq!(of(path), Dialect::Hive, "{path}");
+        }
+        for path in ["/v1/messages", "/v1/messages/count_tokens", "/v1/messages/?beta=true"] {
+            assert_eq!(of(path), Dialect::Anthropic, "{path}");
+        }
+        for path in ["/api", "/api/chat", "/api/nothing"] {
+            assert_eq!(of(path), Dialect::Ollama, "{path}");
         }
     }
 }

@@ -6,18 +6,22 @@
 //! Invariants:
 //! - A problem never contains the text `job_id`: existing clients take any answer with it for a job, whatever
 //!   its status.
-//! - On the gateway's routes, and where there is no route under `/v1`, it also has OpenAI's `error` object,
-//!   whose text OpenAI's client libraries show.
+//! - It also has the members by which the clients of its request's dialect know an error, which one layer adds
+//!   (`dialect`): a handler does not need to know how it was asked.
 
 use std::borrow::Cow;
+use std::sync::Arc;
 
-use axum::http::header::{CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE};
+use axum::body::Body;
+use axum::http::header::{CONTENT_LENGTH, CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE};
 use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, Uri};
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
+use serde_json::Value;
 
-use super::dialect;
+use crate::dialects::trouble::{Dialect, Trouble};
 use crate::error::{Code, Failure};
+use crate::fields::FieldError;
 
 /// A refusal, as a response.
 #[derive(Debug)]
@@ -25,13 +29,16 @@ pub(crate) struct Problem {
     failure: Box<Failure>,
     status: u16,
     retry_after: Option<u64>,
-    param: Option<&'static str>,
-    openai: bool,
+    param: Option<String>,
 }
+
+/// What the layer of the dialects needs of a refusal.
+#[derive(Clone, Debug)]
+pub(crate) struct Refusal(Arc<Problem>);
 
 /// The members of RFC 9457 section 3.1, and the hive's extensions.
 #[derive(Serialize)]
-struct Body<'a> {
+struct Members<'a> {
     r#type: String,
     title: &'a str,
     status: u16,
@@ -49,31 +56,13 @@ struct Body<'a> {
     signal: Option<&'a str>,
     #[serde(skip_serializing_if = "<[_]>::is_empty")]
     log_tail: Vec<Cow<'a, str>>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    error: Option<OpenAiError<'a>>,
-}
-
-/// The error object of OpenAI's API.
-#[derive(Serialize)]
-pub(crate) struct OpenAiError<'a> {
-    message: Cow<'a, str>,
-    r#type: &'static str,
-    code: Code,
-    param: Option<&'static str>,
 }
 
 impl Problem {
-    /// Adds OpenAI's `error` object: for the routes of the gateway.
+    /// Names the field in error, for clients of OpenAI's API.
     #[must_use]
-    pub(crate) fn openai(mut self) -> Self {
-        self.openai = true;
-        self
-    }
-
-    /// Names the field in error, for OpenAI's `error.param`.
-    #[must_use]
-    pub(crate) fn param(mut self, field: &'static str) -> Self {
-        self.param = Some(field);
+    pub(crate) fn param(mut self, field: impl Into<String>) -> Self {
+        self.param = Some(field.into());
         self
     }
 
@@ -106,25 +95,14 @@ impl Problem {
             tracing::debug!(%code, detail, "{message}");
         }
     }
-}
 
-impl From<Failure> for Problem {
-    fn from(failure: Failure) -> Self {
-        let retry_after = matches!(failure.code, Code::QueueFull | Code::ShuttingDown).then_some(1);
-        let status = failure.code.http_status();
-        Self { failure: Box::new(failure), status, retry_after, param: None, openai: false }
-    }
-}
-
-impl IntoResponse for Problem {
-    fn into_response(self) -> Response {
+    /// The body, with the members of a dialect.
+    fn body(&self, dialect: Dialect) -> Vec<u8> {
         let failure = &*self.failure;
-        let status = StatusCode::from_u16(self.status).expect("statuses are of the table of errors, or 503");
-        self.log(status);
-        let body = Body {
+        let members = Members {
             r#type: format!("urn:rbee-hive:problem:{}", failure.code),
             title: failure.code.title(),
-            status: status.as_u16(),
+            status: self.status,
             code: failure.code,
             detail: without_job_id(&failure.message),
             hint: failure.hint.as_deref().map(without_job_id),
@@ -133,9 +111,41 @@ impl IntoResponse for Problem {
             exit_code: failure.exit_code,
             signal: failure.signal.as_deref(),
             log_tail: failure.log_tail.iter().map(|line| without_job_id(line)).collect(),
-            error: self.openai.then(|| openai_error(failure, self.status, self.param)),
         };
-        let json = serde_json::to_vec(&body).expect("a problem is plain data");
+        let mut body = serde_json::to_value(&members).expect("a problem is plain data");
+        if let Value::Object(body) = &mut body {
+            body.extend(dialect.error(&trouble(failure, self.status, self.param.clone())));
+        }
+        body.to_string().into_bytes()
+    }
+}
+
+/// A failure as clients of dialects are told it, with the field at fault.
+pub(crate) fn trouble(failure: &Failure, status: u16, param: Option<String>) -> Trouble {
+    let trouble = Trouble::of(failure, status);
+    Trouble { message: without_job_id(&trouble.message).into_owned(), param, ..trouble }
+}
+
+impl From<Failure> for Problem {
+    fn from(failure: Failure) -> Self {
+        let retry_after = matches!(failure.code, Code::QueueFull | Code::ShuttingDown).then_some(1);
+        let status = failure.code.http_status();
+        Self { failure: Box::new(failure), status, retry_after, param: None }
+    }
+}
+
+impl From<FieldError> for Problem {
+    fn from(error: FieldError) -> Self {
+        let field = error.field.clone();
+        Self::from(Failure::from(error)).param(field)
+    }
+}
+
+impl IntoResponse for Problem {
+    fn into_response(self) -> Response {
+        let failure = &*self.failure;
+        let status = StatusCode::from_u16(self.status).expect("statuses are of the table of errors, or 503");
+        self.log(status);
         let mut headers = HeaderMap::new();
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
         if failure.code == Code::Unauthorized {
@@ -144,33 +154,23 @@ impl IntoResponse for Problem {
         if let Some(seconds) = self.retry_after {
             headers.insert(RETRY_AFTER, HeaderValue::from(seconds));
         }
-        (status, headers, json).into_response()
+        let mut response = (status, headers, self.body(Dialect::Hive)).into_response();
+        response.extensions_mut().insert(Refusal(Arc::new(self)));
+        response
     }
 }
 
-/// A failure as OpenAI's error object, whose type is that of the status. The message and the hint are one text, because client libraries show
-/// nothing else.
-pub(crate) fn openai_error<'a>(
-    failure: &'a Failure,
-    status: u16,
-    param: Option<&'static str>,
-) -> OpenAiError<'a> {
-    let message = match &failure.hint {
-        Some(hint) => Cow::Owned(format!("{}: {hint}", failure.message)),
-        None => Cow::Borrowed(failure.message.as_str()),
-    };
-    let r#type = match status {
-        401 => "authentication_error",
-        403 => "permission_error",
-        429 => "rate_limit_error",
-        500.. => "server_error",
-        _ => "invalid_request_error",
-    };
-    OpenAiError {
-        message: Cow::Owned(without_job_id(&message).into_owned()),
-        r#type,
-        code: failure.code,
-        param,
+impl Refusal {
+    pub(super) fn code(&self) -> Code {
+        self.0.failure.code
+    }
+
+    /// The response, in the form of a dialect.
+    pub(super) fn write(&self, dialect: Dialect, mut response: Response) -> Response {
+        let body = self.0.body(dialect);
+        response.headers_mut().remove(CONTENT_LENGTH);
+        *response.body_mut() = Body::from(body);
+        response
     }
 }
 
@@ -181,28 +181,18 @@ fn without_job_id(text: &str) -> Cow<'_, str> {
 
 /// The answer to a path without a route.
 pub(crate) async fn route_not_found(method: Method, uri: Uri) -> Problem {
-    let problem = Problem::from(
+    Problem::from(
         Failure::new(Code::RouteNotFound, format!("no route {method} {}", shorten(uri.path())))
             .hint("docs/EVENTS.md lists the routes; GET /v1/capabilities shows what this hive has"),
-    );
-    // Any client of OpenAI's API may have asked, even below a path of the hive's own.
-    let path = uri.path();
-    if path == "/v1" || path.starts_with("/v1/") { problem.openai() } else { problem }
+    )
 }
 
 /// The answer to a method that a route lacks. The router adds `Allow`.
 pub(crate) async fn method_not_allowed(method: Method, uri: Uri) -> Problem {
-    at(
-        uri.path(),
+    Problem::from(
         Failure::new(Code::MethodNotAllowed, format!("{} does not take {method}", shorten(uri.path())))
             .hint("the Allow header of this answer lists the methods it takes"),
     )
-}
-
-/// A refusal in the form that the path's clients read.
-pub(crate) fn at(path: &str, failure: Failure) -> Problem {
-    let problem = Problem::from(failure);
-    if dialect::is_openai(path) { problem.openai() } else { problem }
 }
 
 /// The first 200 characters of a path.
@@ -216,11 +206,13 @@ mod tests {
     use axum::Router;
     use axum::body::{Body, to_bytes};
     use axum::http::Request;
+    use axum::middleware::from_fn;
     use axum::routing::{get, post};
     use serde_json::{Value, json};
     use tower::ServiceExt;
 
     use super::*;
+    use crate::http::dialect;
 
     async fn body(response: Response) -> Value {
         serde_json::from_slice(&to_bytes(response.into_body(), 1 << 20).await.unwrap()).unwrap()
@@ -249,14 +241,32 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_problem_of_the_gateway_has_openais_error_object() {
-        let failure = Failure::new(Code::ModelNotLoaded, "tiny is not loaded").hint("load it");
-        let body = body(Problem::from(failure).openai().param("model").into_response()).await;
+    async fn a_problem_has_the_members_of_its_requests_dialect() {
+        let refuse = || async {
+            let failure = Failure::new(Code::ModelNotLoaded, "tiny is not loaded").hint("load job_id");
+            Problem::from(failure).param("model")
+        };
+        let router: Router = Router::new().fallback(refuse).layer(from_fn(dialect::speak));
+        let refused = async |path: &str| {
+            body(router.clone().oneshot(Request::get(path).body(Body::empty()).unwrap()).await.unwrap()).await
+        };
+        let of_hive = refused("/v1/jobs").await;
+        assert!(of_hive.get("error").is_none() && of_hive["code"] == "model_not_loaded", "{of_hive}");
         assert_eq!(
-            body["error"],
-            json!({"message": "tiny is not loaded: load it", "type": "invalid_request_error",
+            refused("/v1/completions").await["error"],
+            json!({"message": "tiny is not loaded: load job id", "type": "invalid_request_error",
                    "code": "model_not_loaded", "param": "model"})
         );
+        let of_anthropic = refused("/v1/messages").await;
+        assert_eq!(
+            (&of_anthropic["type"], &of_anthropic["error"], &of_anthropic["code"]),
+            (
+                &json!("error"),
+                &json!({"type": "not_found_error", "message": "tiny is not loaded: load job id"}),
+                &json!("model_not_loaded")
+            )
+        );
+        assert_eq!(refused("/api/chat").await["error"], "tiny is not loaded: load job id");
     }
 
     #[tokio::test]
@@ -264,7 +274,8 @@ mod tests {
         let router: Router = Router::new()
             .route("/a", get(|| async {}).merge(post(|| async {})))
             .fallback(route_not_found)
-            .method_not_allowed_fallback(method_not_allowed);
+            .method_not_allowed_fallback(method_not_allowed)
+            .layer(from_fn(dialect::speak));
         let missing =
             router.clone().oneshot(Request::get("/v1/nothing").body(Body::empty()).unwrap()).await.unwrap();
         assert_eq!(missing.status(), 404);

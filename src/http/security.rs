@@ -27,7 +27,7 @@ use axum::response::{IntoResponse, Response};
 
 use super::guesses::Guesses;
 use super::listener::Arrival;
-use super::problem;
+use super::problem::Problem;
 use super::seats::Claim;
 use super::session::Sessions;
 use super::token::{self, SecretHash};
@@ -249,7 +249,7 @@ pub(crate) async fn check_access(
         Err(refusal) => {
             let peer = request.extensions().get::<Arrival>().and_then(Arrival::peer);
             policy.note(&refusal, peer).await;
-            problem::at(&path, refusal.failure).into_response()
+            Problem::from(refusal.failure).into_response()
         }
     };
     policy.add_headers(&mut response, caller, credentials);

@@ -6,6 +6,7 @@ use futures::future::BoxFuture;
 use tokio::sync::Notify;
 
 use super::handle::Handle;
+use super::route::Route;
 use super::secret::Secret;
 use super::state::LifeStage;
 use crate::requests::ServedBy;
@@ -22,8 +23,6 @@ pub struct Endpoint {
     pub url: String,
     /// Its secret, to be sent as a bearer token.
     pub secret: Secret,
-    /// The path under which its engine answers chat completions.
-    pub chat_route: String,
     /// Whether it has answered the beginning of the conversation before.
     pub knows_conversation: bool,
     /// Whether its engine's requests have llama.cpp's fields besides OpenAI's.
@@ -50,7 +49,6 @@ impl Endpoint {
             knows_conversation: false,
             url,
             secret: worker.secret.clone(),
-            chat_route: worker.engine.chat_route.clone(),
             has_llama_cpp_fields: worker.engine.has_llama_cpp_fields,
             guard: InFlight { worker: Arc::clone(worker), ended: Arc::clone(ended) },
         })
@@ -58,6 +56,12 @@ impl Endpoint {
 }
 
 impl Endpoint {
+    /// The path under which its engine answers such a question; `None` where it does not.
+    #[must_use]
+    pub fn path(&self, route: Route) -> Option<String> {
+        self.guard.worker.engine.path(route)
+    }
+
     /// The worker, for the record of the request.
     pub(crate) fn served_by(&self) -> ServedBy {
         let worker = &self.guard.worker;

@@ -10,6 +10,7 @@ use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
 use super::device::Device;
+use super::route::Route;
 use crate::config::{DeviceKind, EngineOptions};
 use crate::models::is_projector_of;
 use crate::narration::Level;
@@ -125,7 +126,7 @@ impl Engine {
             environment: environment.map(|name| (name.to_owned(), "{threads}".to_owned())).into(),
             secret_variable: "RBEE_WORKER_SECRET".to_owned(),
             health_route: "/health".to_owned(),
-            chat_route: "/v1/chat/completions".to_owned(),
+            chat_route: Route::Chat.usual_path().to_owned(),
             metrics_route: None,
             log_level: Level::Info,
             port: PortSource::Reported,
@@ -142,6 +143,17 @@ impl Engine {
     /// Whether its context is the one that the hive plans.
     pub(super) fn has_context(&self) -> bool {
         ["context", "context_length", "context_of_all_slots"].iter().any(|name| self.takes(name))
+    }
+
+    /// The path under which it answers such a question; `None` where it does not.
+    pub(super) fn path(&self, route: Route) -> Option<String> {
+        match route {
+            Route::Chat => Some(self.chat_route.clone()),
+            Route::Completions | Route::Embeddings | Route::Rerank => Some(route.usual_path().to_owned()),
+            Route::ApplyTemplate | Route::Tokenize => {
+                self.has_llama_cpp_fields.then(|| route.usual_path().to_owned())
+            }
+        }
     }
 
     /// Whether its command line or environment has a place for the value.

@@ -7,8 +7,8 @@ use tokio::io::AsyncWriteExt;
 use super::*;
 use crate::config::Timers;
 use crate::http::body::post;
-use crate::http::session;
 use crate::http::testing::{Served, read_until, status};
+use crate::http::{problem, session};
 
 const TOKEN: &str = "a-token-of-the-test";
 

@@ -6,7 +6,6 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
@@ -68,8 +67,8 @@ impl Waits {
         load.map(|load| load.job_id).or(shown.job_id)
     }
 
-    /// The next comment, as soon as one is due. Nothing is lost where the future is dropped.
-    pub(super) async fn comment(&mut self) -> Bytes {
+    /// What the next comment says, as soon as one is due. Nothing is lost where the future is dropped.
+    pub(super) async fn comment(&mut self) -> String {
         let since = Instant::now();
         loop {
             let mut queued = self.shown.borrow_and_update().queued.clone();
@@ -95,12 +94,11 @@ impl Waits {
         }
     }
 
-    fn written(&mut self, text: &str) -> Bytes {
+    fn written(&mut self, text: &str) -> String {
         let job_id = self.job_id().filter(|_| !self.has_job);
         self.has_job |= job_id.is_some();
         let job = job_id.map(|job_id| format!("; x-rbee-job-id: {job_id}")).unwrap_or_default();
-        // A line break would end the comment.
-        Bytes::from(format!(": {}{job}\n\n", text.replace(char::is_control, " ")))
+        format!("{text}{job}")
     }
 }
 

@@ -11,7 +11,7 @@ use reqwest::{Client, Response, Url};
 use crate::client::Unreached;
 use crate::error::{Code, Failure};
 use crate::residency::Admissions;
-use crate::workers::Endpoint;
+use crate::workers::{Endpoint, Route};
 
 /// A worker that serves the model.
 pub(super) struct Upstream {
@@ -34,11 +34,19 @@ pub(super) type Guard = Box<dyn Send + Sync>;
 
 impl Upstream {
     /// The worker of an endpoint. Its slot is the next request's once the answer has ended.
-    pub(super) fn new(endpoint: Endpoint, admissions: &Admissions) -> Self {
-        let Endpoint { pid, model, url, secret, chat_route, guard, .. } = endpoint;
+    ///
+    /// # Errors
+    /// [`Code::NotOffered`] where its engine does not answer such a question.
+    pub(super) fn new(endpoint: Endpoint, route: Route, admissions: &Admissions) -> Result<Self, Failure> {
+        let path = endpoint.path(route);
+        let Endpoint { pid, model, url, secret, guard, .. } = endpoint;
         let (secret, unresponsive) = (secret.expose().to_owned(), guard.unresponsive());
-        let guard = Box::new(admissions.slot(&model.into(), guard));
-        Self { pid, url, path: chat_route, secret, unresponsive, guard }
+        let guard = Box::new(admissions.slot(&model.as_str().into(), guard));
+        let path = path.ok_or_else(|| {
+            Failure::new(Code::NotOffered, format!("the engine of '{model}' answers no such question"))
+                .hint("load the model with another engine: docs/CONFIGURATION.md has them")
+        })?;
+        Ok(Self { pid, url, path, secret, unresponsive, guard })
     }
 }
 

@@ -21,7 +21,7 @@ use crate::error::Failure;
 use crate::requests::Recorder;
 use crate::residency::{Admission, Admissions, Asking, Refused, Settled, Watch};
 use crate::settings::Defaults;
-use crate::workers::{Endpoint, Supervisor};
+use crate::workers::{Endpoint, Route, Supervisor};
 
 /// How long the end of a lost worker may take to be known. Until then it would be chosen again.
 const END_LIMIT: Duration = Duration::from_secs(3);
@@ -32,6 +32,7 @@ pub(super) struct Attempt {
     pub(super) workers: Supervisor,
     pub(super) client: Client,
     pub(super) asking: Asking,
+    pub(super) route: Route,
     pub(super) body: Bytes,
     /// What it gets where its body does not say.
     pub(super) defaults: Defaults,
@@ -66,8 +67,7 @@ impl Attempt {
     pub(super) async fn answer(mut self) -> Result<Begun, Refused> {
         let endpoint = self.worker().await?;
         let (pid, gone) = (endpoint.pid, endpoint.guard.gone());
-        let body = self.defaults.fill(&self.body, endpoint.has_llama_cpp_fields);
-        let lost = match begin(&self.client, Upstream::new(endpoint, &self.admissions), body).await {
+        let lost = match self.ask(endpoint).await? {
             Err(NoAnswer::WorkerLost(failure)) => failure,
             answer => return answer.map_err(|invalid| Failure::from(invalid).into()),
         };
@@ -76,9 +76,17 @@ impl Attempt {
         let _is_known = tokio::time::timeout(END_LIMIT, gone).await;
         self.asking.preference.avoided = Some(pid);
         let Ok(other) = self.worker().await else { return Err(lost.into()) };
-        let body = self.defaults.fill(&self.body, other.has_llama_cpp_fields);
-        let answer = begin(&self.client, Upstream::new(other, &self.admissions), body).await;
-        answer.map_err(|failed| Failure::from(failed).into())
+        self.ask(other).await?.map_err(|failed| Failure::from(failed).into())
+    }
+
+    /// Asks this worker.
+    async fn ask(&self, endpoint: Endpoint) -> Result<Result<Begun, NoAnswer>, Refused> {
+        let body = match self.route {
+            Route::Chat | Route::Completions => self.defaults.fill(&self.body, endpoint.has_llama_cpp_fields),
+            _ => self.body.clone(),
+        };
+        let upstream = Upstream::new(endpoint, self.route, &self.admissions)?;
+        Ok(begin(&self.client, upstream, body).await)
     }
 
     /// A worker for the request, as soon as it is its turn.

@@ -8,10 +8,11 @@ use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
 
 use super::attempt::{Awaited, Begun};
-use super::events;
-use super::problem::GatewayProblem;
+use super::events::{Events, Progress, Source};
+use super::output::Output;
 use super::waits::Waits;
 use crate::event_stream;
+use crate::http::problem::Problem;
 use crate::requests::Recorder;
 
 /// The header that names the load that a request has waited for.
@@ -24,39 +25,54 @@ pub(super) async fn relay(
     mut answer: Awaited,
     streams: bool,
     mut waits: Waits,
+    mut output: Output,
     recorder: Recorder,
 ) -> Response {
+    let keeps_open = streams && output.waiting("waiting").is_some();
     let begun = tokio::select! {
         biased;
         begun = &mut answer => begun,
-        comment = waits.comment(), if streams => {
-            let job_id = waits.job_for_head();
-            let events = events::waiting(comment, answer, waits, recorder);
-            return with_job(stream(StatusCode::OK, HeaderMap::new(), Body::from_stream(events)), job_id);
+        comment = waits.comment(), if keeps_open => {
+            let (job_id, first) = (waits.job_for_head(), output.waiting(&comment));
+            let (source, progress) = (Source::Awaited(answer), Progress::default());
+            let events = Events { first, source, waits, output, progress, recorder };
+            return with_job(stream(StatusCode::OK, HeaderMap::new(), events), job_id);
         }
     };
     let job_id = waits.job_for_head();
     let response = match begun {
-        Ok(Begun::Whole { status, headers, body, .. }) => {
+        Ok(Begun::Whole { pid, status, headers, body }) => {
             recorder.answered(status.as_u16(), &body);
-            (status, passed_headers(&headers), body).into_response()
+            let mut response = output.whole(pid, status, body);
+            let passed =
+                passed_headers(&headers).into_iter().filter_map(|(name, value)| Some((name?, value)));
+            for (name, value) in
+                passed.filter(|(name, _)| *name == RETRY_AFTER || !output.writes_whole_events())
+            {
+                response.headers_mut().insert(name, value);
+            }
+            response
         }
         Ok(Begun::Events(answer)) => {
             let (status, passed) = (answer.status, passed_headers(&answer.headers));
-            stream(status, passed, Body::from_stream(events::answering(answer, waits, recorder)))
+            let (source, progress) = (Source::Answering(answer), Progress::default());
+            stream(status, passed, Events { first: None, source, waits, output, progress, recorder })
         }
         Err(refused) => {
             recorder.failed(refused.failure());
-            GatewayProblem::from(refused).into_response()
+            Problem::from(refused).into_response()
         }
     };
     with_job(response, job_id)
 }
 
-fn stream(status: StatusCode, passed: HeaderMap, body: Body) -> Response {
+fn stream(status: StatusCode, passed: HeaderMap, events: Events) -> Response {
     let mut headers = HeaderMap::from_iter(event_stream::headers());
     headers.extend(passed);
-    (status, headers, body).into_response()
+    if events.output.writes_whole_events() {
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static(events.output.content_type()));
+    }
+    (status, headers, Body::from_stream(events.stream())).into_response()
 }
 
 fn with_job(mut response: Response, job_id: Option<Arc<str>>) -> Response {

@@ -1,23 +1,22 @@
 //! Answers of server-sent events, passed on as they arrive.
 //!
 //! Invariants:
-//! - A stream that does not end with `[DONE]` ends with an `error` object in OpenAI's form, so that no client
+//! - A stream that does not end with `[DONE]` ends with an error in the form of its dialect, so that no client
 //!   takes half an answer for a whole one.
 //! - Where nothing arrives for a while, a comment keeps the connection open. It never stands inside an event.
-//! - What passes is looked at and never changed.
+//! - What passes untouched is looked at and never changed.
 
 use std::convert::Infallible;
 
 use bytes::Bytes;
 use futures::Stream;
-use serde_json::{Value, json};
 
 use super::attempt::{Awaited, Begun};
 use super::exchange::{Answer, not_valid};
-use super::problem::{error_event, event};
+use super::output::Output;
+use super::problem::trouble;
 use super::waits::Waits;
 use crate::error::Failure;
-use crate::http::problem::openai_error;
 use crate::requests::Recorder;
 use crate::residency::Refused;
 
@@ -25,16 +24,18 @@ use crate::residency::Refused;
 const LINE: usize = 16 << 10;
 
 /// A stream of events to a client.
-struct Events {
+pub(super) struct Events {
     /// A comment that goes out first.
-    first: Option<Bytes>,
-    source: Source,
-    waits: Waits,
-    progress: Progress,
-    recorder: Recorder,
+    pub(super) first: Option<Bytes>,
+    pub(super) source: Source,
+    pub(super) waits: Waits,
+    pub(super) output: Output,
+    pub(super) progress: Progress,
+    /// Is told what passes.
+    pub(super) recorder: Recorder,
 }
 
-enum Source {
+pub(super) enum Source {
     /// No answer has begun.
     Awaited(Awaited),
     /// The worker answers.
@@ -42,81 +43,69 @@ enum Source {
     Ended,
 }
 
-/// The events of an answer that has begun. `recorder` is told what passes.
-pub(super) fn answering(
-    answer: Box<Answer>,
-    waits: Waits,
-    recorder: Recorder,
-) -> impl Stream<Item = Result<Bytes, Infallible>> {
-    stream(None, Source::Answering(answer), waits, recorder)
-}
-
-/// The same of an answer that has not begun, after a first comment.
-pub(super) fn waiting(
-    comment: Bytes,
-    answer: Awaited,
-    waits: Waits,
-    recorder: Recorder,
-) -> impl Stream<Item = Result<Bytes, Infallible>> {
-    stream(Some(comment), Source::Awaited(answer), waits, recorder)
-}
-
-fn stream(
-    first: Option<Bytes>,
-    source: Source,
-    waits: Waits,
-    recorder: Recorder,
-) -> impl Stream<Item = Result<Bytes, Infallible>> {
-    let events = Events { first, source, waits, progress: Progress::default(), recorder };
-    futures::stream::unfold(events, |mut events| async move { Some((Ok(events.next().await?), events)) })
-}
-
 impl Events {
+    pub(super) fn stream(self) -> impl Stream<Item = Result<Bytes, Infallible>> {
+        futures::stream::unfold(self, |mut events| async move { Some((Ok(events.next().await?), events)) })
+    }
+
     /// The next bytes; `None` at the end.
     async fn next(&mut self) -> Option<Bytes> {
         if self.first.is_some() {
             return self.first.take();
         }
         loop {
-            match &mut self.source {
-                Source::Ended => return None,
-                Source::Awaited(answer) => {
-                    let begun = tokio::select! {
-                        biased;
-                        begun = answer => begun,
-                        comment = self.waits.comment() => return Some(comment),
-                    };
-                    match begun {
-                        Ok(Begun::Events(answer)) => self.source = Source::Answering(answer),
-                        Ok(Begun::Whole { pid, status, body, .. }) => {
-                            self.source = Source::Ended;
-                            let refusal = refusal(pid, status.as_u16(), &body);
-                            self.recorder.broke_off(refusal.to_string().as_bytes());
-                            return Some(event(&refusal));
-                        }
-                        Err(refused) => return Some(self.fail(&refused)),
+            let bytes = self.more().await?;
+            // A body must not have an empty chunk in its middle: it would end it.
+            if !bytes.is_empty() {
+                return Some(bytes);
+            }
+        }
+    }
+
+    /// The next bytes, which may be none.
+    async fn more(&mut self) -> Option<Bytes> {
+        match &mut self.source {
+            Source::Ended => None,
+            Source::Awaited(answer) => {
+                let begun = tokio::select! {
+                    biased;
+                    begun = answer => begun,
+                    comment = self.waits.comment() => return Some(self.output.waiting(&comment).unwrap_or_default()),
+                };
+                match begun {
+                    Ok(Begun::Events(answer)) => {
+                        self.source = Source::Answering(answer);
+                        Some(Bytes::new())
                     }
+                    Ok(Begun::Whole { pid, status, body, .. }) => {
+                        self.source = Source::Ended;
+                        self.recorder.broke_off(&body);
+                        Some(self.output.refusal(pid, status.as_u16(), &body))
+                    }
+                    Err(refused) => Some(self.fail(&refused)),
                 }
-                Source::Answering(answer) => {
-                    match tokio::time::timeout(self.waits.silence(), answer.chunk()).await {
-                        Ok(Ok(Some(bytes))) => {
-                            self.progress.see(&bytes, &self.recorder);
-                            return Some(bytes);
-                        }
-                        Ok(Ok(None)) if self.progress.has_ended => {
-                            self.source = Source::Ended;
-                            return None;
-                        }
-                        Ok(Ok(None)) => {
-                            let breaks_off = not_valid(answer.pid, "with a stream that breaks off");
-                            return Some(self.fail(&Failure::from(breaks_off).into()));
-                        }
-                        Ok(Err(failed)) => return Some(self.fail(&Failure::from(failed).into())),
-                        Err(_) if self.progress.is_between_events() => {
-                            return Some(Bytes::from_static(b": waiting\n\n"));
-                        }
-                        Err(_) => {}
+            }
+            Source::Answering(answer) => {
+                let pid = answer.pid;
+                match tokio::time::timeout(self.waits.silence(), answer.chunk()).await {
+                    Ok(Ok(Some(bytes))) => {
+                        self.progress.see(&bytes, &self.recorder);
+                        Some(self.output.pass(bytes))
                     }
+                    Ok(Ok(None)) => {
+                        let end = match self.progress.end.take() {
+                            Some(End::Done) => self.output.end(),
+                            Some(End::Error(error)) => self.output.fail_as_told(pid, &error),
+                            None => return Some(self.fail(&breaks_off(pid))),
+                        };
+                        self.source = Source::Ended;
+                        Some(end)
+                    }
+                    Ok(Err(failed)) => Some(self.fail(&Failure::from(failed).into())),
+                    Err(_) if self.output.writes_whole_events() || self.progress.is_between_events() => {
+                        Some(self.output.waiting("waiting").unwrap_or_default())
+                    }
+                    Err(_) => Some(Bytes::new()),
                 }
             }
         }
@@ -128,31 +117,32 @@ impl Events {
         let failure = refused.failure();
         self.recorder.failed(failure);
         tracing::error!(%failure, detail = ?failure.detail, "an answer broke off");
-        error_event(refused)
+        self.output.fail(&trouble(refused))
     }
 }
 
-/// The error object of an answer in JSON to a request for a stream whose client has been sent the head of one.
-fn refusal(pid: u32, status: u16, body: &[u8]) -> Value {
-    let body: Value = serde_json::from_slice(body).unwrap_or_default();
-    match body.get("error") {
-        Some(error) if !error.is_null() => json!({"error": error}),
-        _ => {
-            let failure = Failure::from(not_valid(pid, format_args!("{status} without a stream")));
-            json!({"error": openai_error(&failure, failure.code.http_status(), None)})
-        }
-    }
+fn breaks_off(pid: u32) -> Refused {
+    Failure::from(not_valid(pid, "with a stream that breaks off")).into()
+}
+
+/// How a stream has ended, as it says: the client knows that nothing is missing.
+#[derive(Debug)]
+pub(super) enum End {
+    /// `[DONE]`.
+    Done,
+    /// An error.
+    Error(Vec<u8>),
 }
 
 /// What has passed of a stream.
 #[derive(Default)]
-struct Progress {
+pub(super) struct Progress {
     /// The beginning of the line that has not ended yet.
     line: Vec<u8>,
     /// Whether a line of an event has passed, and not the blank one after it.
     in_event: bool,
-    /// Whether `[DONE]` or an error has passed: the client knows that nothing is missing.
-    has_ended: bool,
+    /// How it has ended, once it has.
+    end: Option<End>,
 }
 
 impl Progress {
@@ -191,11 +181,12 @@ impl Progress {
         // `error:` is llama.cpp's older form.
         let error = data.filter(|data| data.starts_with(b"{\"error\"")).or(line.strip_prefix(b"error:"));
         if data == Some(b"[DONE]") {
-            self.has_ended = true;
+            self.end = Some(End::Done);
             recorder.completed();
         } else if error.is_some() || line == b"event: error" {
-            self.has_ended = true;
-            recorder.broke_off(error.unwrap_or_default());
+            let error = error.unwrap_or_default();
+            self.end = Some(End::Error(error.to_vec()));
+            recorder.broke_off(error);
         } else if let Some(data) = data {
             recorder.piece(data);
         }
@@ -244,20 +235,20 @@ mod tests {
             let (mut progress, recorder) = (Progress::default(), recorder());
             let (first, second) = stream.split_at(cut);
             progress.see(first.as_bytes(), &recorder);
-            assert_eq!(progress.has_ended, cut >= stream.len() - 1, "{first}");
+            assert_eq!(progress.end.is_some(), cut >= stream.len() - 1, "{first}");
             assert_eq!(
                 progress.is_between_events(),
                 first.ends_with("\n\r\n") || first.ends_with("\n\n"),
                 "{first:?}"
             );
             progress.see(second.as_bytes(), &recorder);
-            assert!(progress.has_ended && progress.is_between_events());
+            assert!(progress.end.is_some() && progress.is_between_events());
         }
         for error in ["data: {\"error\": {}}\n\n", "error: {\"code\":500}\n\n", "event: error\ndata: {}\n\n"]
         {
             let mut progress = Progress::default();
             progress.see(error.as_bytes(), &recorder());
-            assert!(progress.has_ended, "{error}");
+            assert!(progress.end.is_some(), "{error}");
         }
     }
 }

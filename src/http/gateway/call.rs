@@ -1,0 +1,99 @@
+//! One request of a client, read and checked, in the form that engines take.
+
+use bytes::Bytes;
+use serde_json::Value;
+use serde_json::value::to_raw_value;
+
+use crate::config::KeepAlive;
+use crate::dialects::chat::Chat;
+use crate::dialects::engine;
+use crate::dialects::writer::Writer;
+use crate::error::Failure;
+use crate::http::numbers;
+use crate::http::problem::Problem;
+use crate::workers::{Conversation, Route};
+
+/// A request.
+pub(crate) struct Call {
+    /// The model, as the client names it.
+    pub(crate) model: String,
+    /// What is asked.
+    pub(crate) route: Route,
+    /// In the form that engines take.
+    pub(crate) body: Bytes,
+    /// Whether the answer is to come as a stream.
+    pub(crate) streams: bool,
+    /// Its messages, by which it finds the worker that knows them.
+    pub(crate) conversation: Conversation,
+    /// How long the worker that answers it stays without a request.
+    pub(crate) keep_alive: Option<KeepAlive>,
+    /// The fields of the client's request that have no effect, of which it is told.
+    pub(crate) ignored: Vec<String>,
+    pub(crate) form: Form,
+}
+
+/// The form of the answer.
+pub(crate) enum Form {
+    /// As the engine writes it.
+    Untouched,
+    /// As a dialect writes it.
+    Written(Box<dyn Writer>),
+}
+
+impl Call {
+    /// A chat, whose answer `writer` writes.
+    ///
+    /// # Errors
+    /// [`Code::InvalidField`](crate::error::Code::InvalidField) for a number outside its range (see [`numbers`]).
+    pub(crate) fn chat(chat: Chat, writer: Box<dyn Writer>) -> Result<Self, Problem> {
+        let body = engine::request(&chat);
+        for (name, value) in body.as_object().into_iter().flatten() {
+            if value.is_number()
+                && let Ok(value) = to_raw_value(value)
+            {
+                numbers::check(name, &value)
+                    .map_err(|(field, failure)| Problem::from(failure).param(field))?;
+            }
+        }
+        let messages: Vec<String> =
+            body["messages"].as_array().into_iter().flatten().map(Value::to_string).collect();
+        let Chat { model, streams, ignored, .. } = chat;
+        Ok(Self {
+            model: named(&model)?.to_owned(),
+            route: Route::Chat,
+            conversation: Conversation::of(messages.iter().map(String::as_str)),
+            body: body.to_string().into(),
+            streams,
+            keep_alive: None,
+            ignored,
+            form: Form::Written(writer),
+        })
+    }
+
+    /// A question of one JSON value, whose answer is one.
+    pub(crate) fn question(model: &str, route: Route, body: &Value) -> Self {
+        Self {
+            model: model.to_owned(),
+            route,
+            body: body.to_string().into(),
+            streams: false,
+            conversation: Conversation::default(),
+            keep_alive: None,
+            ignored: Vec::new(),
+            form: Form::Untouched,
+        }
+    }
+}
+
+/// The name of a model, which is not empty.
+///
+/// # Errors
+/// [`Code::InvalidField`](crate::error::Code::InvalidField).
+pub(crate) fn named(model: &str) -> Result<&str, Problem> {
+    if !model.is_empty() {
+        return Ok(model);
+    }
+    let failure = Failure::new(crate::error::Code::InvalidField, "the request has no string 'model'")
+        .hint("GET /v1/models lists the models and says which are loaded");
+    Err(Problem::from(failure).param("model"))
+}

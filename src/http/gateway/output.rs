@@ -1,0 +1,162 @@
+//! What a client gets of the bytes of an engine: the same bytes, or what its dialect writes for them.
+
+use axum::http::StatusCode;
+use axum::http::header::CONTENT_TYPE;
+use axum::response::{IntoResponse, Response};
+use bytes::Bytes;
+use serde_json::{Value, json};
+
+use super::call::Form;
+use super::exchange::not_valid;
+use super::problem::trouble;
+use crate::dialects::engine::{self, Reader};
+use crate::dialects::trouble::{Dialect, Trouble};
+use crate::dialects::writer::Writer;
+use crate::error::Failure;
+
+/// The answer to one client.
+pub(super) enum Output {
+    Untouched,
+    Written(Box<Written>),
+}
+
+/// An answer that a dialect writes.
+pub(super) struct Written {
+    reader: Reader,
+    writer: Box<dyn Writer>,
+    has_begun: bool,
+}
+
+impl From<Form> for Output {
+    fn from(form: Form) -> Self {
+        match form {
+            Form::Untouched => Self::Untouched,
+            Form::Written(writer) => {
+                Self::Written(Box::new(Written { reader: Reader::default(), writer, has_begun: false }))
+            }
+        }
+    }
+}
+
+impl Output {
+    /// The content type of a stream.
+    pub(super) fn content_type(&self) -> &'static str {
+        match self {
+            Self::Untouched => "text/event-stream",
+            Self::Written(written) => written.writer.content_type(),
+        }
+    }
+
+    /// What keeps a silent stream open, if its form has such a thing.
+    pub(super) fn waiting(&self, text: &str) -> Option<Bytes> {
+        match self {
+            // A line break would end the comment.
+            Self::Untouched => Some(Bytes::from(format!(": {}\n\n", text.replace(char::is_control, " ")))),
+            Self::Written(written) => written.writer.waiting(text),
+        }
+    }
+
+    /// Whether a silent stream can be kept open at any time: a dialect writes whole events alone.
+    pub(super) fn writes_whole_events(&self) -> bool {
+        matches!(self, Self::Written(_))
+    }
+
+    /// The next bytes of the engine's stream. Empty where they say nothing to the client.
+    pub(super) fn pass(&mut self, bytes: Bytes) -> Bytes {
+        let Self::Written(written) = self else { return bytes };
+        let pieces = written.reader.read(&bytes);
+        let begun = written.begin();
+        if pieces.is_empty() {
+            return begun;
+        }
+        joined(begun, written.writer.pieces(pieces))
+    }
+
+    /// The end of a stream that is complete.
+    pub(super) fn end(&mut self) -> Bytes {
+        match self {
+            Self::Untouched => Bytes::new(),
+            Self::Written(written) => joined(written.begin(), written.writer.end()),
+        }
+    }
+
+    /// The end of a stream that breaks off.
+    pub(super) fn fail(&mut self, trouble: &Trouble) -> Bytes {
+        match self {
+            Self::Untouched => {
+                // The blank line in front ends an event that the worker left incomplete.
+                let error = Value::Object(Dialect::OpenAi.error(trouble));
+                Bytes::from(format!("\n\ndata: {error}\n\n"))
+            }
+            Self::Written(written) => written.writer.fail(trouble),
+        }
+    }
+
+    /// The end of a stream that breaks off with an error of the engine's, in its words. Untouched, it has passed.
+    pub(super) fn fail_as_told(&mut self, pid: u32, error: &[u8]) -> Bytes {
+        match self {
+            Self::Untouched => Bytes::new(),
+            Self::Written(written) => written.writer.fail(&told(pid, 500, error)),
+        }
+    }
+
+    /// The response for an answer that has arrived as a whole.
+    pub(super) fn whole(&mut self, pid: u32, status: StatusCode, body: Bytes) -> Response {
+        let Self::Written(written) = self else { return (status, body).into_response() };
+        let answer = match status.is_success() {
+            true => serde_json::from_slice(&body).ok().and_then(|body: Value| engine::answer(&body)),
+            false => None,
+        };
+        let (status, value) = match answer {
+            Some(answer) => (status, written.writer.whole(answer)),
+            None => {
+                let trouble = told(pid, status.as_u16(), &body);
+                let status = StatusCode::from_u16(trouble.status).unwrap_or(StatusCode::BAD_GATEWAY);
+                let mut members = written.writer.dialect().error(&trouble);
+                members.insert("code".to_owned(), trouble.code.into());
+                (status, Value::Object(members))
+            }
+        };
+        (status, [(CONTENT_TYPE, "application/json")], value.to_string()).into_response()
+    }
+
+    /// What ends the stream of a client that has been sent the head of one, where the engine answers no stream.
+    pub(super) fn refusal(&mut self, pid: u32, status: u16, body: &[u8]) -> Bytes {
+        match self {
+            Self::Untouched => {
+                let error = serde_json::from_slice::<Value>(body).unwrap_or_default();
+                match error.get("error") {
+                    Some(error) if !error.is_null() => {
+                        Bytes::from(format!("\n\ndata: {}\n\n", json!({"error": error})))
+                    }
+                    _ => self.fail(&told(pid, status, body)),
+                }
+            }
+            Self::Written(written) => written.writer.fail(&told(pid, status, body)),
+        }
+    }
+}
+
+impl Written {
+    /// The beginning of the stream, once.
+    fn begin(&mut self) -> Bytes {
+        let is_first = !std::mem::replace(&mut self.has_begun, true);
+        if is_first { self.writer.begin() } else { Bytes::new() }
+    }
+}
+
+/// What the engine says went wrong, or that it says nothing that can be read.
+fn told(pid: u32, status: u16, body: &[u8]) -> Trouble {
+    let said = serde_json::from_slice::<Value>(body).ok();
+    said.and_then(|body| Trouble::of_engine(status, &body)).unwrap_or_else(|| {
+        trouble(&Failure::from(not_valid(pid, format_args!("{status} with no chat completion"))).into())
+    })
+}
+
+fn joined(first: Bytes, then: Bytes) -> Bytes {
+    match (first.is_empty(), then.is_empty()) {
+        (true, _) => then,
+        (_, true) => first,
+        _ => [first, then].concat().into(),
+    }
+}

@@ -1,0 +1,96 @@
+//! A request in the form that engines take, checked before a worker sees it.
+
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
+use serde_json::value::RawValue;
+
+use crate::config::KeepAlive;
+use crate::error::{Code, Failure};
+use crate::http::gateway::{Call, Form, named};
+use crate::http::numbers;
+use crate::http::problem::Problem;
+use crate::workers::{Conversation, Route};
+
+/// Reads a request for a completion, a chat completion, embeddings or a ranking, whose body passes as it is.
+///
+/// # Errors
+/// [`Code::InvalidField`] if the body is not an object, has no string `model`, or has a number outside its range
+/// (see [`numbers`]).
+pub(super) fn read(route: Route, body: Bytes) -> Result<Call, Problem> {
+    let fields: BTreeMap<String, &RawValue> = serde_json::from_slice(&body).map_err(|error| {
+        Failure::new(Code::InvalidField, format!("the body is not a request object: {error}"))
+            .hint(r#"send {"model":"ID","messages":[{"role":"user","content":"Hello"}]}"#)
+    })?;
+    for (name, value) in &fields {
+        numbers::check(name, value).map_err(|(field, failure)| Problem::from(failure).param(field))?;
+    }
+    let streams = fields.get("stream").is_some_and(|value| value.get() == "true");
+    let (conversation, keep_alive) = (conversation(&fields), keep_alive(&fields)?);
+    let model = fields.get("model").and_then(|value| serde_json::from_str::<String>(value.get()).ok());
+    let model = model.unwrap_or_default();
+    named(&model)?;
+    Ok(Call {
+        model,
+        route,
+        body,
+        streams,
+        conversation,
+        keep_alive,
+        ignored: Vec::new(),
+        form: Form::Untouched,
+    })
+}
+
+/// The conversation of the messages. What is wrong with them is for the engine to say.
+fn conversation(fields: &BTreeMap<String, &RawValue>) -> Conversation {
+    let messages = fields.get("messages").and_then(|value| serde_json::from_str(value.get()).ok());
+    let messages: Vec<&RawValue> = messages.unwrap_or_default();
+    Conversation::of(messages.into_iter().map(RawValue::get))
+}
+
+/// How long the worker that answers it stays without a request, which is Ollama's field.
+fn keep_alive(fields: &BTreeMap<String, &RawValue>) -> Result<Option<KeepAlive>, Problem> {
+    let Some(value) = fields.get("keep_alive") else { return Ok(None) };
+    serde_json::from_str(value.get()).map_err(|error| {
+        let failure = Failure::new(Code::InvalidField, format!("'keep_alive' is not valid: {error}"))
+            .hint(r#"send a duration such as "10m", seconds, -1 for as long as there is room, or 0"#);
+        Problem::from(failure).param("keep_alive")
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use axum::body::to_bytes;
+    use axum::response::IntoResponse;
+    use serde_json::{Value, json};
+
+    use super::*;
+    use crate::dialects::trouble::Dialect;
+    use crate::http::problem::Refusal;
+
+    #[tokio::test]
+    async fn invalid_requests_are_refused_by_field() {
+        for (body, param) in [
+            ("[]", Value::Null),
+            ("{}", json!("model")),
+            (r#"{"model":7}"#, json!("model")),
+            (r#"{"model":"a","n_discard":-1}"#, json!("n_discard")),
+            (r#"{"model":"a","max_tokens":-2}"#, json!("max_tokens")),
+            (r#"{"model":"a","keep_alive":"soon"}"#, json!("keep_alive")),
+        ] {
+            let Err(problem) = read(Route::Chat, body.into()) else { panic!("{body}") };
+            let mut response = problem.into_response();
+            let refusal = response.extensions_mut().remove::<Refusal>().unwrap();
+            let response = refusal.write(Dialect::OpenAi, response);
+            assert_eq!(response.status(), 400, "{body}");
+            let bytes = to_bytes(response.into_body(), 1 << 16).await.unwrap();
+            let problem: Value = serde_json::from_slice(&bytes).unwrap();
+            assert_eq!(
+                (&problem["code"], &problem["error"]["param"]),
+                (&json!("invalid_field"), &param),
+                "{body}: {problem}"
+            );
+        }
+    }
+}
