@@ -15,6 +15,7 @@
 //! - [`load`]: reads a GGUF file into a [`forward::LlamaModel`].
 //! - [`forward`]: the forward pass, from tokens to logits.
 //! - [`sampling`]: chooses the next token from the logits.
+//! - [`constraint`]: grammars that an answer holds, such as that of a JSON Schema.
 //! - [`tokenizer`]: text to tokens and back. Its own files: `shield`, `special`, `decode`, `bpe`,
 //!   `sentencepiece`, `vocabulary`.
 //! - `rope`: rotary position embeddings.
@@ -41,6 +42,7 @@ mod reference;
 mod rope;
 mod hyperparameters;
 pub mod sampling;
+pub mod constraint;
 pub mod template;
 pub mod tokenizer;
 mod weights;

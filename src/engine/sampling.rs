@@ -2,13 +2,14 @@
 //!
 //! The steps have llama.cpp's order: bias and penalties, then `top_k`, `top_p` and `min_p`, each
 //! applied to the tokens that the step before kept, then temperature. A token whose logit is NaN is
-//! never chosen.
+//! never chosen. Before them all, a [`Constraint`] takes away the tokens that may not come next.
 
 use std::collections::{HashMap, VecDeque};
 
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 
+use super::constraint::Constraint;
 use crate::config::Sampling;
 use crate::error::{Failure, Result};
 
@@ -68,6 +69,7 @@ impl From<Sampling> for SamplingParams {
 /// The sampler of one sequence.
 pub struct Sampler {
     params: SamplingParams,
+    constraint: Option<Constraint>,
     random: StdRng,
     /// How often each token was generated.
     generated: HashMap<u32, f32>,
@@ -80,17 +82,21 @@ pub struct Sampler {
 impl Sampler {
     /// A sampler for a sequence that begins with `prompt`.
     #[must_use]
-    pub fn new(params: SamplingParams, prompt: &[u32]) -> Self {
+    pub fn new(params: SamplingParams, prompt: &[u32], constraint: Option<Constraint>) -> Self {
         let random = StdRng::seed_from_u64(params.seed.unwrap_or_else(rand::random));
         let recent = prompt.iter().skip(prompt.len().saturating_sub(REPETITION_WINDOW)).copied().collect();
-        Self { params, random, generated: HashMap::new(), recent, candidates: Vec::new() }
+        Self { params, constraint, random, generated: HashMap::new(), recent, candidates: Vec::new() }
     }
 
     /// Chooses a token from the logits and records it for the penalties.
     ///
     /// # Errors
-    /// `internal` if every logit is NaN or negative infinity: the model's weights are broken.
+    /// `internal` if every logit is NaN or negative infinity: the model's weights are broken. So is a
+    /// constraint that can no longer be followed.
     pub fn sample(&mut self, mut logits: Vec<f32>) -> Result<u32> {
+        if let Some(constraint) = &mut self.constraint {
+            constraint.mask(&mut logits)?;
+        }
         self.adjust(&mut logits);
         let id = if self.params.temperature <= 0.0 { greedy(&logits) } else { self.draw(&logits) }
             .ok_or_else(|| Failure::internal("the model produced no usable logit for any token"))?;
@@ -99,7 +105,16 @@ impl Sampler {
         if self.recent.len() > REPETITION_WINDOW {
             self.recent.pop_front();
         }
+        if let Some(constraint) = &mut self.constraint {
+            constraint.accept(id)?;
+        }
         Ok(id)
+    }
+
+    /// Whether the constraint allows no further token.
+    #[must_use]
+    pub fn has_ended(&self) -> bool {
+        self.constraint.as_ref().is_some_and(Constraint::has_ended)
     }
 
     /// Applies the bias and the penalties.
@@ -200,7 +215,7 @@ mod tests {
 
     /// The tokens that are chosen in many draws from the same logits.
     fn drawn_tokens(params: SamplingParams, logits: &[f32]) -> Vec<u32> {
-        let mut sampler = Sampler::new(params, &[]);
+        let mut sampler = Sampler::new(params, &[], None);
         let mut tokens: Vec<u32> = (0..2000).map(|_| sampler.sample(logits.to_vec()).unwrap()).collect();
         tokens.sort_unstable();
         tokens.dedup();
@@ -209,7 +224,7 @@ mod tests {
 
     #[test]
     fn temperature_zero_chooses_the_likeliest_token_and_the_lowest_id_of_equals() {
-        let mut sampler = Sampler::new(SamplingParams { temperature: 0.0, ..unfiltered() }, &[]);
+        let mut sampler = Sampler::new(SamplingParams { temperature: 0.0, ..unfiltered() }, &[], None);
         assert_eq!(sampler.sample(vec![1.0, 3.0, 3.0, 2.0]).unwrap(), 1);
     }
 
@@ -217,10 +232,10 @@ mod tests {
     fn a_token_without_a_finite_logit_is_never_chosen() {
         let logits = [f32::NAN, 1.0, f32::NEG_INFINITY, 1.0];
         assert_eq!(drawn_tokens(unfiltered(), &logits), [1, 3]);
-        let mut greedy = Sampler::new(SamplingParams { temperature: 0.0, ..unfiltered() }, &[]);
+        let mut greedy = Sampler::new(SamplingParams { temperature: 0.0, ..unfiltered() }, &[], None);
         assert_eq!(greedy.sample(logits.to_vec()).unwrap(), 1);
         assert!(greedy.sample(vec![f32::NAN; 4]).is_err());
-        assert!(Sampler::new(unfiltered(), &[]).sample(vec![f32::NAN; 4]).is_err());
+        assert!(Sampler::new(unfiltered(), &[], None).sample(vec![f32::NAN; 4]).is_err());
         assert_eq!(drawn_tokens(unfiltered(), &[f32::INFINITY, 0.0]), [0]);
     }
 
@@ -239,7 +254,7 @@ mod tests {
     #[test]
     fn the_same_seed_repeats_the_choices() {
         let draw = |seed| {
-            let mut sampler = Sampler::new(SamplingParams { seed: Some(seed), ..unfiltered() }, &[]);
+            let mut sampler = Sampler::new(SamplingParams { seed: Some(seed), ..unfiltered() }, &[], None);
             (0..50).map(|_| sampler.sample(vec![1.0; 100]).unwrap()).collect::<Vec<_>>()
         };
         assert_eq!(draw(1), draw(1));
@@ -250,7 +265,7 @@ mod tests {
     fn penalties_and_bias_change_the_choice() {
         let greedy = SamplingParams { temperature: 0.0, ..unfiltered() };
         let choices = |params: SamplingParams, prompt: &[u32]| {
-            let mut sampler = Sampler::new(params, prompt);
+            let mut sampler = Sampler::new(params, prompt, None);
             (0..3).map(|_| sampler.sample(vec![2.0, 1.5, -1.0]).unwrap()).collect::<Vec<_>>()
         };
         assert_eq!(choices(greedy.clone(), &[]), [0, 0, 0]);

@@ -192,6 +192,25 @@ impl Tokenizer {
         }
     }
 
+    /// The bytes of a token in a text: none for a control token or an id outside the vocabulary.
+    #[must_use]
+    pub fn bytes(&self, id: u32) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        self.append_bytes(id, &mut bytes);
+        bytes
+    }
+
+    /// Whether the token has a meaning of its own instead of a text.
+    #[must_use]
+    pub fn is_control(&self, id: u32) -> bool {
+        matches!(self.vocabulary.get(id), Some((_, TokenKind::Control | TokenKind::Unknown)))
+    }
+
+    /// Every id of the vocabulary.
+    pub(super) fn ids(&self) -> impl Iterator<Item = u32> + use<> {
+        (0..).take(self.token_count())
+    }
+
     /// How many tokens the vocabulary has.
     #[must_use]
     pub fn token_count(&self) -> usize {

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use crate::engine::constraint::Constraint;
 use crate::engine::sampling::SamplingParams;
 use crate::error::Failure;
 
@@ -12,6 +13,8 @@ pub struct GenerationRequest {
     pub prompt: Vec<u32>,
     /// How to choose tokens.
     pub sampling: SamplingParams,
+    /// What the text must be.
+    pub constraint: Option<Constraint>,
     /// Most tokens to generate; as many as fit the context if absent.
     pub max_tokens: Option<usize>,
     /// Strings that end the generation and are not part of the text.
@@ -32,7 +35,7 @@ pub enum GenerationEvent {
 /// Why a generation ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum FinishReason {
-    /// The model ended its turn, or a stop string was generated.
+    /// The model ended its turn, a stop string was generated, or the constraint allows nothing more.
     Stop,
     /// `max_tokens` were generated, or the context is full.
     Length,

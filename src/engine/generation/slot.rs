@@ -75,7 +75,7 @@ impl Slot {
         self.cache.truncate(cached_tokens);
         self.tokens.truncate(cached_tokens);
         self.running = Some(RunningSequence {
-            sampler: Sampler::new(request.sampling, &request.prompt),
+            sampler: Sampler::new(request.sampling, &request.prompt, request.constraint),
             decoder: None,
             stop: StopMatcher::new(request.stop),
             max_tokens: request.max_tokens.unwrap_or(usize::MAX),
@@ -158,6 +158,9 @@ impl RunningSequence {
         if stopped {
             // The bytes that the decoder still holds come after the stop string.
             self.decoder = None;
+            return Ok(Some(FinishReason::Stop));
+        }
+        if self.sampler.has_ended() {
             return Ok(Some(FinishReason::Stop));
         }
         if self.completion_tokens >= self.max_tokens || cache.len() >= cache.capacity() {

@@ -12,8 +12,9 @@ use axum::response::{IntoResponse, Response};
 use serde_json::Value;
 use tokio::sync::mpsc;
 
-use super::openai::{ApiError, ChatRequest, ChatResponse};
+use super::openai::{ApiError, ChatRequest, ChatResponse, Wanted};
 use super::state::WorkerState;
+use crate::engine::constraint::Constraint;
 use crate::engine::generation::{GenerationEvent, GenerationRequest};
 use crate::error::{Code, Failure};
 use crate::spawn;
@@ -40,15 +41,26 @@ pub(super) async fn completions(
     // Parsing a long conversation takes too long for an async task.
     let sampling = ready.sampling.clone();
     let request = spawn::blocking(move || ChatRequest::parse(&body, sampling)).await??;
+    let constraint = match request.wanted {
+        Some(wanted) => Some(constraint(&state, wanted).await?),
+        None => None,
+    };
     let prompt = ready.template.prompt(&ready.tokenizer, request.messages, request.variables).await?;
     let events = ready.generation.submit(GenerationRequest {
         prompt,
         sampling: request.sampling,
+        constraint,
         max_tokens: request.max_tokens,
         stop: request.stop,
     })?;
     let response = ChatResponse::new(&ready.model_id, request.include_usage, request.ignored);
     if request.stream { Ok(stream_chunks(response, events)) } else { complete(&response, events).await }
+}
+
+/// The constraint to the form of the answer.
+async fn constraint(state: &Arc<WorkerState>, wanted: Wanted) -> Result<Constraint, ApiError> {
+    let state = Arc::clone(state);
+    spawn::blocking(move || Ok(wanted.constraint(state.ready()?.grammars()?)?)).await?
 }
 
 /// Responds with one object once the generation has ended. When the client disconnects, this future

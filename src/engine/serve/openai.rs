@@ -6,11 +6,13 @@
 //! names it. Every number is checked against its range while the request is parsed.
 
 mod request;
+mod format;
 mod messages;
 mod known;
 mod error;
 mod response;
 
 pub(super) use error::ApiError;
+pub(super) use format::Wanted;
 pub(super) use request::ChatRequest;
 pub(super) use response::ChatResponse;

@@ -12,6 +12,7 @@ use tokio_util::sync::CancellationToken;
 use super::openai::ApiError;
 use super::options::WorkerOptions;
 use crate::config::Sampling;
+use crate::engine::constraint::Grammars;
 use crate::engine::generation::{GenerationHandle, Generator};
 use crate::engine::load::{LoadedModel, load};
 use crate::engine::model_error::in_file;
@@ -44,6 +45,18 @@ pub(super) struct ReadyModel {
     /// How it is sampled where a request does not say: as its makers recommend, else as llama.cpp does.
     pub(super) sampling: SamplingParams,
     pub(super) generation: GenerationHandle,
+    /// Made when a request first needs them.
+    grammars: OnceLock<Result<Grammars>>,
+}
+
+impl ReadyModel {
+    /// Compiles grammars for the model's vocabulary. The first call may take a second: not for an async task.
+    ///
+    /// # Errors
+    /// `internal` if no grammar can be used with the vocabulary.
+    pub(super) fn grammars(&self) -> Result<&Grammars> {
+        self.grammars.get_or_init(|| Grammars::new(&self.tokenizer)).as_ref().map_err(Clone::clone)
+    }
 }
 
 impl WorkerState {
@@ -140,6 +153,7 @@ fn prepare(
         template,
         sampling: header.sampling().unwrap_or_default().or(Sampling::LLAMA_CPP).into(),
         generation,
+        grammars: OnceLock::new(),
     };
     Ok((generator, ready))
 }

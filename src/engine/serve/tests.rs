@@ -294,6 +294,36 @@ async fn a_seed_makes_an_answer_repeatable() {
 }
 
 #[tokio::test]
+async fn an_answer_has_the_form_that_the_request_asks_for() {
+    let worker = Worker::start(random_model(), 1, None).await;
+    let schema = json!({"type": "object", "properties": {"city": {"enum": ["Paris", "Rome"]}, "sure": {"type": "boolean"}},
+                        "required": ["city", "sure"], "additionalProperties": false});
+    let wanted =
+        json!({"type": "json_schema", "json_schema": {"name": "c", "strict": true, "schema": schema}});
+    for temperature in [0, 1] {
+        let request = json!({"temperature": temperature, "seed": 3, "response_format": wanted});
+        let answer = worker.chat(request.clone()).await;
+        assert_eq!(answer["choices"][0]["finish_reason"], "stop", "{answer}");
+        let value: Value = serde_json::from_str(text(&answer)).unwrap();
+        assert!(value["sure"].is_boolean() && ["Paris", "Rome"].contains(&value["city"].as_str().unwrap()));
+        let events = worker.stream(request).await;
+        let chunks = events.iter().filter_map(|event| serde_json::from_str::<Value>(event).ok());
+        let streamed: String = chunks
+            .filter_map(|chunk| chunk["choices"][0]["delta"]["content"].as_str().map(str::to_owned))
+            .collect();
+        assert_eq!(streamed, text(&answer));
+    }
+    let cut = worker.chat(json!({"response_format": {"type": "json_object"}, "max_tokens": 1})).await;
+    assert_eq!((text(&cut), &cut["choices"][0]["finish_reason"]), ("{", &json!("length")));
+    let impossible = json!({"response_format": {"type": "json_object", "schema": {"not": {}}}});
+    let response = worker.post(&chat_request(impossible)).await;
+    assert_eq!(response.status(), 400);
+    let error: Value = response.json().await.unwrap();
+    assert_eq!(error["error"]["param"], "response_format", "{error}");
+    worker.stop().await;
+}
+
+#[tokio::test]
 async fn invalid_requests_get_errors_in_openais_shape() {
     let worker = Worker::start(sentence_model("ok"), 1, Some("s3cret")).await;
     let url = |path: &str| format!("{}{path}", worker.url);

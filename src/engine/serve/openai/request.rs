@@ -4,6 +4,7 @@ use axum::http::StatusCode;
 use serde_json::{Map, Value};
 
 use super::error::ApiError;
+use super::format::{Wanted, wanted};
 use super::known;
 use super::messages::messages;
 use crate::engine::sampling::SamplingParams;
@@ -26,6 +27,8 @@ pub(crate) struct ChatRequest {
     pub(crate) sampling: SamplingParams,
     pub(crate) max_tokens: Option<usize>,
     pub(crate) stop: Vec<String>,
+    /// The form that the answer must have.
+    pub(crate) wanted: Option<Wanted>,
     pub(crate) stream: bool,
     /// Whether a stream ends with a chunk of usage.
     pub(crate) include_usage: bool,
@@ -59,6 +62,7 @@ impl ChatRequest {
             sampling: sampling(&fields, default)?,
             max_tokens: max_tokens(&fields)?,
             stop: stop(&fields)?,
+            wanted: wanted(&fields)?,
             stream,
             include_usage,
             variables: variables(&fields)?,
@@ -238,14 +242,12 @@ mod tests {
         let asks = |name: &str| match name {
             "tools" | "functions" => json!([{"type": "function"}]),
             "tool_choice" | "function_call" => json!("required"),
-            "response_format" => json!({"type": "json_object"}),
             "modalities" => json!(["audio"]),
             "use_beam_search" | "ignore_eos" | "echo" | "continue_final_message" | "logprobs" => json!(true),
             "add_generation_prompt" => json!(false),
-            "grammar" | "guided_grammar" | "guided_regex" | "chat_template" => json!("root ::= x"),
-            "json_schema" | "guided_json" | "structured_outputs" | "audio" | "web_search_options"
-            | "moderation" => json!({"type": "object"}),
-            "guided_choice" | "documents" | "lora" | "samplers" | "bad_words" | "stop_token_ids" => {
+            "grammar" | "guided_grammar" | "chat_template" => json!("root ::= x"),
+            "audio" | "web_search_options" | "moderation" => json!({"type": "object"}),
+            "documents" | "lora" | "samplers" | "bad_words" | "stop_token_ids" => {
                 json!(["a"])
             }
             _ => json!(7),
@@ -307,7 +309,7 @@ mod tests {
             (json!({"chat_template_kwargs": {"messages": []}}), "chat_template_kwargs.messages"),
             (json!({"chat_template_kwargs": 1}), "chat_template_kwargs"),
             (json!({"tools": [{}]}), "tools"),
-            (json!({"response_format": {"type": "json_schema"}}), "response_format"),
+            (json!({"response_format": {"type": "json_schema"}}), "response_format.json_schema"),
             (json!({"logprobs": true}), "logprobs"),
             (json!({"messages": []}), "messages"),
             (json!({"messages": ["hi"]}), "messages[0]"),
