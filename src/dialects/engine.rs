@@ -1,8 +1,8 @@
 //! The form that engines speak: OpenAI's chat completions, with llama.cpp's fields
 //! (<https://github.com/ggml-org/llama.cpp/blob/master/tools/server/README.md>).
 
-mod read;
 mod stream;
+mod read;
 mod write;
 
 pub(crate) use read::answer;

@@ -231,7 +231,7 @@ async fn invalid_requests_name_their_field_in_openais_form() {
         let refused = problem(post(body).await, 400, code).await;
         assert_eq!(refused["error"]["code"], code, "{refused}");
     }
-    let huge = format!(r#"{{"model":"{}"}}"#, "x".repeat(33 << 20));
+    let huge = format!(r#"{{"model":"{}"}}"#, "x".repeat(65 << 20));
     problem(post(&huge).await, 413, "body_too_large").await;
     hive.stop().await;
 }
