@@ -20,7 +20,7 @@ use crate::residency::Residency;
 use crate::settings::{Defaults, Settings};
 use crate::turns::Turns;
 use crate::workers::telemetry::Telemetry;
-use crate::workers::{Asked, StartRequest, Supervisor};
+use crate::workers::{Abilities, Asked, Served, StartRequest, Supervisor};
 
 /// One running hive. Handlers get it as [`AppState`].
 #[derive(Debug)]
@@ -195,7 +195,8 @@ impl App {
         if let Some(variant) = &variant {
             self.settings.check_variant(&model.id, variant)?;
         }
-        model.loaded = self.workers.has_loaded(&model.id);
+        self.workers.engines().await;
+        self.describe(&mut model);
         let settings = self.settings.of(&model.id, variant.as_deref());
         Ok(Target { model, variant, settings })
     }
@@ -219,6 +220,19 @@ impl App {
         Ok(self.find_target(name).await?.served_id())
     }
 
+    /// What can be done with what is served under that id, as far as it is known.
+    pub(crate) async fn can(&self, served_id: &str) -> Abilities {
+        self.workers.engines().await;
+        let model = self.catalog.last_known(&self.settings.model_of(served_id));
+        model.map(|model| self.abilities(&model, served_id)).unwrap_or_default()
+    }
+
+    /// What a model, or the variant of it that is served under that id, can do.
+    pub(crate) fn abilities(&self, model: &Model, served_id: &str) -> Abilities {
+        let (settings, template) = (self.settings.of_served(served_id), self.settings.template_of(served_id));
+        self.workers.abilities(Served::of(served_id.to_owned(), model, &settings, template), &settings)
+    }
+
     /// What requests get that are served under that id, where they do not say.
     pub(crate) fn defaults(&self, served_id: &str) -> Defaults {
         self.settings.defaults(served_id, |model| self.catalog.recommended_sampling(model))
@@ -231,7 +245,8 @@ impl App {
     pub async fn find_model(&self, id: &ModelId) -> Result<Model> {
         let mut model = self.catalog.find(id.as_str()).await?;
         self.check_not_gone(id.as_str(), &model)?;
-        model.loaded = self.workers.has_loaded(&model.id);
+        self.workers.engines().await;
+        self.describe(&mut model);
         Ok(model)
     }
 
@@ -253,25 +268,32 @@ impl App {
     /// # Errors
     /// If a disk does not answer.
     pub async fn list_models(&self) -> Result<Vec<Model>> {
-        Ok(self.with_loaded(self.catalog.list().await?))
+        let models = self.catalog.list().await?;
+        self.workers.engines().await;
+        Ok(self.described(models))
     }
 
     /// The models of the last listing, for where the disk does not answer.
     #[must_use]
     pub fn known_models(&self) -> Vec<Model> {
-        self.with_loaded(self.catalog.known())
+        self.described(self.catalog.known())
     }
 
-    fn with_loaded(&self, mut models: Vec<Model>) -> Vec<Model> {
-        for model in &mut models {
-            model.loaded = self.workers.has_loaded(&model.id);
-        }
+    fn described(&self, mut models: Vec<Model>) -> Vec<Model> {
+        models.iter_mut().for_each(|model| self.describe(model));
         models
+    }
+
+    /// Says of a model what the catalog does not know: whether a worker serves it, and what it can do.
+    fn describe(&self, model: &mut Model) {
+        model.loaded = self.workers.has_loaded(&model.id);
+        model.capabilities = self.abilities(model, &model.id).list();
     }
 
     /// Publishes a change of a model on `/v1/events`.
     pub fn publish_model_change(&self, change: &'static str, model: &Model) {
-        let model = Model { loaded: self.workers.has_loaded(&model.id), ..model.clone() };
+        let mut model = model.clone();
+        self.describe(&mut model);
         self.events.publish(Topic::Model, &ModelChange { change, model: &model });
     }
 }

@@ -14,9 +14,11 @@ mod engine_options;
 mod sampling;
 mod device;
 mod engines;
+mod capability;
 mod downloads;
 mod jobs;
 mod residency;
+mod gateway;
 mod timers;
 mod faults;
 mod reload;
@@ -33,12 +35,14 @@ use crate::error::{Code, Failure, Result};
 use crate::files;
 
 pub use bind::Bind;
+pub use capability::{Capabilities, Capability};
 pub use device::Device;
 pub use downloads::{Downloads, Hub, Ollama};
 pub use duration::{BoundedDuration, PositiveDuration, SettingDuration};
 pub use engine_options::{EngineOptions, RopeScaling};
 pub use engines::{DeviceKind, EngineSettings, FlashAttention, KvType, LlamaServer, PLACEHOLDERS};
 pub use faults::Faults;
+pub use gateway::Gateway;
 pub use jobs::Jobs;
 pub use keep_alive::KeepAlive;
 pub use memory::Memory;
@@ -96,6 +100,8 @@ pub struct Config {
     pub workers: Workers,
     /// Which models are in memory.
     pub residency: Residency,
+    /// The routes that forward requests to workers.
+    pub gateway: Gateway,
     /// llama.cpp's server as an engine.
     pub llama_server: LlamaServer,
     /// Further engines that speak OpenAI's API, by name.
@@ -136,6 +142,7 @@ impl Default for Config {
             ollama: Ollama::default(),
             workers: Workers::default(),
             residency: Residency::default(),
+            gateway: Gateway::default(),
             llama_server: LlamaServer::default(),
             engines: BTreeMap::new(),
             models: BTreeMap::new(),

@@ -181,7 +181,7 @@ pub async fn engines(app: &App) -> Result<String> {
         let version = engine.version.as_deref().map_or_else(String::new, |version| format!(" {version}"));
         let devices = text_list(engine.usable().iter().map(ToString::to_string));
         let devices = if devices.is_empty() { "no device of this machine".to_owned() } else { devices };
-        let can = engine.capabilities.join(" and ");
+        let can = text_list(engine.capabilities.iter().map(ToString::to_string));
         format!("{}{version} ({can}; on {devices}; {})", engine.name, engine.program.display())
     });
     let found = found.collect::<Vec<_>>().join("; ");

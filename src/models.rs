@@ -22,8 +22,9 @@ mod catalog;
 mod sources;
 mod library;
 mod transfer;
-pub mod gguf;
 mod model;
+mod traits;
+pub mod gguf;
 mod id;
 
 #[cfg(test)]
@@ -42,3 +43,4 @@ pub use catalog::{Catalog, Inspection};
 pub use id::ModelId;
 pub use model::{Model, Status};
 pub use sources::{DownloadRequest, FileSource, HubName, OllamaName, Source, UrlSource};
+pub use traits::{Task, TemplateTraits, Traits};

@@ -25,6 +25,7 @@ use tokio::sync::watch;
 
 use crate::config::{Config, ModelSettings, Sampling, served_id};
 use crate::error::{Code, Failure, Result};
+use crate::models::TemplateTraits;
 use crate::spawn;
 use crate::workers::StartRequest;
 
@@ -83,6 +84,17 @@ impl Settings {
         let table = self.table();
         let recommended = recommended(&table.model_of(served_id)).map(Option::unwrap_or_default);
         Defaults { settings: table.of_served(served_id), recommended }
+    }
+
+    /// The model of what is served under that id.
+    pub(crate) fn model_of(&self, served_id: &str) -> String {
+        self.table().model_of(served_id)
+    }
+
+    /// What the chat template knows that the settings name for what is served under that id, as its file was
+    /// when the settings changed.
+    pub(crate) fn template_of(&self, served_id: &str) -> Option<TemplateTraits> {
+        self.table().template_of(served_id)
     }
 
     /// The aliases, with what each means: a model, and a variant of it.

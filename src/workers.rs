@@ -69,6 +69,7 @@
 //! | [`record`] | a worker on disk, for a later daemon |
 //! | [`processes`], [`child`], [`adopted`] | the process group of a worker, by who started it |
 //! | [`usage`], [`devices`], [`socket_owner`], [`health`], [`log_follow`], [`load_progress`] | what workers and machine use, serve, answer and write |
+//! | [`abilities`] | what a model can do on an engine |
 //! | [`engines`] | descriptions of engines, their search and their choice |
 //! | [`gpus`], [`process_group`], [`identity`], [`oom_killer`] | what drivers and the system tell |
 //! | [`start_error`], [`state`], [`end`], [`exit`], [`causes`], [`folder`], [`report`], [`log_progress`] | plain values and files |
@@ -107,6 +108,7 @@ mod socket_owner;
 mod health;
 pub mod log_follow;
 mod load_progress;
+mod abilities;
 pub mod engines;
 pub mod gpus;
 mod process_group;
@@ -131,6 +133,7 @@ mod device;
 #[cfg(test)]
 mod tests;
 
+pub use abilities::{Abilities, Served};
 pub use adopt::{Adoption, NewerWorker};
 pub use affinity::{Conversation, Preference};
 pub use conditions::Conditions;

@@ -7,6 +7,8 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+use super::capability::{Capabilities, Capability};
+
 /// A kind of device, named after the interface through which engines use it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -89,8 +91,9 @@ pub struct LlamaServer {
     pub kv_type: Option<KvType>,
     /// A multimodal projector for those models that it belongs to by its name and that have none beside them.
     pub mmproj: Option<PathBuf>,
-    /// Whether it serves embeddings.
-    pub embeddings: bool,
+    /// Has no effect: the hive knows of each model whether it is for embeddings. Read so that files that have it
+    /// stay valid.
+    pub embeddings: Option<bool>,
 }
 
 impl Default for LlamaServer {
@@ -102,7 +105,7 @@ impl Default for LlamaServer {
             flash_attention: None,
             kv_type: None,
             mmproj: None,
-            embeddings: false,
+            embeddings: None,
         }
     }
 }
@@ -227,9 +230,23 @@ pub struct EngineSettings {
     /// The path that answers chat completions as OpenAI's API does.
     #[serde(default = "default_chat_route")]
     pub chat_route: String,
+    /// The path that answers completions as OpenAI's API does. Unset means the one beside `chat_route`.
+    #[serde(default)]
+    pub completions_route: Option<String>,
+    /// The path that answers embeddings as OpenAI's API does. Unset means the one beside `chat_route`.
+    #[serde(default)]
+    pub embeddings_route: Option<String>,
+    /// The path that ranks documents as Jina's API does. Unset means the one beside `chat_route`.
+    #[serde(default)]
+    pub rerank_route: Option<String>,
     /// The path that answers its counters in Prometheus's format. Unset means that it is not asked.
     #[serde(default)]
     pub metrics_route: Option<String>,
+    /// What it can do. What is named here counts more than what the files of models tell: an engine may have a
+    /// template or a projector of its own. Unset means [`Self::USUAL`], as far as the model's file has what that
+    /// takes.
+    #[serde(default)]
+    pub capabilities: Option<Capabilities>,
 }
 
 fn default_secret_env() -> String {
@@ -245,6 +262,38 @@ fn default_chat_route() -> String {
 }
 
 impl EngineSettings {
+    /// What an engine can do whose settings do not say.
+    pub const USUAL: [Capability; 5] = [
+        Capability::Chat,
+        Capability::Completions,
+        Capability::Tools,
+        Capability::JsonOutput,
+        Capability::Images,
+    ];
+
+    /// The path that answers completions.
+    #[must_use]
+    pub fn completions_route(&self) -> String {
+        self.beside_chat(self.completions_route.as_deref(), "completions")
+    }
+
+    /// The path that answers embeddings.
+    #[must_use]
+    pub fn embeddings_route(&self) -> String {
+        self.beside_chat(self.embeddings_route.as_deref(), "embeddings")
+    }
+
+    /// The path that ranks documents.
+    #[must_use]
+    pub fn rerank_route(&self) -> String {
+        self.beside_chat(self.rerank_route.as_deref(), "rerank")
+    }
+
+    fn beside_chat(&self, set: Option<&str>, name: &str) -> String {
+        let base = self.chat_route.strip_suffix("/chat/completions").unwrap_or("/v1");
+        set.map_or_else(|| format!("{base}/{name}"), str::to_owned)
+    }
+
     /// What is wrong with these settings of the engine `name`, if anything.
     pub(super) fn problem(&self, name: &str) -> Option<String> {
         let is_name_char = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
@@ -260,10 +309,15 @@ impl EngineSettings {
         if self.command.first().is_none_or(|program| program.is_empty() || program.contains(['{', '\0'])) {
             return Some("its command must begin with a program".to_owned());
         }
-        let routes = [("health_route", &self.health_route), ("chat_route", &self.chat_route)];
-        for (field, route) in
-            routes.into_iter().chain(self.metrics_route.iter().map(|route| ("metrics_route", route)))
-        {
+        let routes = [
+            ("health_route", Some(&self.health_route)),
+            ("chat_route", Some(&self.chat_route)),
+            ("completions_route", self.completions_route.as_ref()),
+            ("embeddings_route", self.embeddings_route.as_ref()),
+            ("rerank_route", self.rerank_route.as_ref()),
+            ("metrics_route", self.metrics_route.as_ref()),
+        ];
+        for (field, route) in routes.into_iter().filter_map(|(field, route)| Some((field, route?))) {
             let is_path = route.bytes().all(|byte| byte.is_ascii_graphic() && !b"#?".contains(&byte));
             if !route.starts_with('/') || !is_path {
                 return Some(format!("{field} '{route}' is not a path, such as /health"));
@@ -297,6 +351,7 @@ fn placeholders(word: &str) -> impl Iterator<Item = &str> {
 
 #[cfg(test)]
 mod tests {
+    use super::*;
     use crate::config::Config;
     use crate::error::Code;
 
@@ -321,11 +376,33 @@ mod tests {
             (ENGINES.replace("/no/such/program", ""), "begin with a program"),
             (format!("{ENGINES}\nhealth_route = \"health\""), "health_route 'health'"),
             (format!("{ENGINES}\nchat_route = \"/v1 chat\""), "chat_route '/v1 chat'"),
+            (format!("{ENGINES}\nrerank_route = \"rerank\""), "rerank_route 'rerank'"),
             (format!("{ENGINES}\nsecret_env = \"A=B\""), "secret_env has 'A=B'"),
         ] {
             let failure = toml::from_str::<Config>(&wrong).unwrap().validate().unwrap_err();
             assert!(failure.message.contains(problem), "{problem}: {}", failure.message);
         }
+    }
+
+    #[test]
+    fn routes_stand_beside_that_of_chats_and_capabilities_have_the_names_of_the_wire() {
+        let engine = |more: &str| {
+            let config: Config = toml::from_str(&format!("{ENGINES}\n{more}")).unwrap();
+            config.engines["absent"].clone()
+        };
+        let usual = engine("");
+        assert_eq!(usual.completions_route(), "/v1/completions");
+        assert_eq!((usual.rerank_route(), usual.capabilities), ("/v1/rerank".to_owned(), None));
+        let other = engine(
+            "chat_route = \"/api/v3/chat/completions\"\nrerank_route = \"/rank\"\n\
+             capabilities = [\"rerank\", \"json_output\"]",
+        );
+        assert_eq!(other.embeddings_route(), "/api/v3/embeddings");
+        assert_eq!(other.rerank_route(), "/rank");
+        assert_eq!(other.capabilities, Some([Capability::Rerank, Capability::JsonOutput].into()));
+        let wrong = format!("{ENGINES}\ncapabilities = [\"speech\"]");
+        let error = toml::from_str::<Config>(&wrong).unwrap_err().to_string();
+        assert!(error.contains("`json_output`"), "{error}");
     }
 
     #[test]

@@ -55,6 +55,8 @@ codes! {
     InvalidField = "invalid_field", 400, 64, "A field is not valid";
     /// The prompt is longer than the worker's context.
     ContextLengthExceeded = "context_length_exceeded", 400, 65, "The prompt is longer than the context";
+    /// The model, or the engine that serves it, does not have what the request needs.
+    CapabilityMissing = "capability_missing", 400, 69, "The model or its engine cannot do that";
     /// A model id is malformed.
     InvalidId = "invalid_id", 400, 64, "The id is malformed";
     /// A path, a query parameter or a header cannot be parsed.

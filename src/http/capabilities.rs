@@ -9,7 +9,7 @@ use serde::Serialize;
 
 use super::problem::Problem;
 use crate::app::AppState;
-use crate::config::DeviceKind;
+use crate::config::{Capabilities, DeviceKind};
 use crate::error::{Code, Failure, Result};
 use crate::queen::Queen;
 use crate::spawn;
@@ -17,7 +17,7 @@ use crate::workers::devices::{self, DeviceDescription};
 
 /// The answer; existing clients read `devices`.
 #[derive(Debug, Serialize)]
-struct Capabilities<'a> {
+struct Found<'a> {
     devices: &'a [DeviceDescription],
     engines: Vec<EngineCard<'a>>,
     hive_id: &'a str,
@@ -33,8 +33,8 @@ struct EngineCard<'a> {
     devices: &'a [DeviceKind],
     /// Its version, if it tells one.
     version: Option<&'a str>,
-    /// Its abilities: `chat`, `completions`, `embeddings`, `images`.
-    capabilities: &'a [String],
+    /// What it can do with models that can.
+    capabilities: &'a Capabilities,
 }
 
 /// `GET /v1/capabilities`
@@ -52,9 +52,8 @@ pub(crate) async fn get(State(app): State<AppState>, uri: Uri) -> Result<Respons
             capabilities: &engine.capabilities,
         })
         .collect();
-    let capabilities =
-        Capabilities { devices, engines, hive_id: app.hive_id(), version: env!("CARGO_PKG_VERSION") };
-    Ok(Json(capabilities).into_response())
+    let found = Found { devices, engines, hive_id: app.hive_id(), version: env!("CARGO_PKG_VERSION") };
+    Ok(Json(found).into_response())
 }
 
 /// Announces this hive to the queen if `?queen_url=` is the configured URL. Every other URL is ignored: a

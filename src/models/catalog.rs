@@ -182,6 +182,14 @@ impl Catalog {
         Some(last[at].model.sampling)
     }
 
+    /// The model of that id, as the last listing has it. Never waits for the disk.
+    #[must_use]
+    pub fn last_known(&self, id: &str) -> Option<Model> {
+        let last = self.places.library.last();
+        let at = last.binary_search_by(|listed| listed.model.id.as_str().cmp(id)).ok()?;
+        Some(last[at].model.clone())
+    }
+
     /// Whether a model of the last listing has that id or name. Never waits for the disk.
     #[must_use]
     pub fn knows(&self, name: &str) -> bool {

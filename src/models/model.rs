@@ -4,7 +4,8 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-use crate::config::Sampling;
+use super::traits::Traits;
+use crate::config::{Capabilities, Sampling};
 use crate::error::{Code, Failure, Result};
 use crate::paths;
 
@@ -34,6 +35,13 @@ pub struct Model {
     pub parameter_count: Option<u64>,
     /// The context that it was trained for, in tokens.
     pub context_length: Option<u64>,
+    /// What it can do on the engine that serves it, or that would; unset where that is not known. The catalog
+    /// leaves it unset; operations set it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub capabilities: Option<Capabilities>,
+    /// What its file tells of what it can do; `None` where the file could not be read.
+    #[serde(skip)]
+    pub traits: Option<Traits>,
     /// Whether a worker serves it. The catalog leaves it `false`; operations set it.
     pub loaded: bool,
     /// Whether it can be used.

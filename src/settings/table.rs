@@ -7,11 +7,15 @@ use serde_json::{Map, Value};
 
 use super::layers;
 use crate::config::{ModelSettings, served_id};
+use crate::files;
+use crate::models::TemplateTraits;
 
 /// What counts, by the id under which a model or a variant is served.
 #[derive(Debug, Default)]
 pub(super) struct Table {
     settings: BTreeMap<String, Arc<ModelSettings>>,
+    /// What the chat templates know that settings name.
+    templates: HashMap<String, TemplateTraits>,
     /// The ids of the models of variants, by the id under which these are served.
     models: HashMap<String, String>,
     /// The model and the variant that an alias means.
@@ -29,7 +33,7 @@ impl Table {
                 let of_variant = layers::effective(file, set, id, Some(variant));
                 let served_id = served_id(id, Some(variant));
                 table.models.insert(served_id.clone(), id.to_owned());
-                table.settings.insert(served_id, Arc::new(of_variant));
+                table.put(served_id, of_variant);
             }
             for (alias, variant) in settings.all_aliases() {
                 let meant = (id.to_owned(), variant.map(str::to_owned));
@@ -44,9 +48,21 @@ impl Table {
                     table.aliases.insert(alias.to_owned(), meant);
                 }
             }
-            table.settings.insert(id.to_owned(), Arc::new(settings));
+            table.put(id.to_owned(), settings);
         }
         table
+    }
+
+    fn put(&mut self, served_id: String, settings: ModelSettings) {
+        let template = settings.chat_template.as_ref().and_then(|file| files::read_text(file).ok());
+        if let Some(template) = template {
+            self.templates.insert(served_id.clone(), TemplateTraits::of(&template));
+        }
+        self.settings.insert(served_id, Arc::new(settings));
+    }
+
+    pub(super) fn template_of(&self, served_id: &str) -> Option<TemplateTraits> {
+        self.templates.get(served_id).copied()
     }
 
     pub(super) fn of_served(&self, served_id: &str) -> Arc<ModelSettings> {

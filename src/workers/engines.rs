@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 
 use super::device::Device;
 use super::route::Route;
-use crate::config::{DeviceKind, EngineOptions};
+use crate::config::{Capabilities, DeviceKind, EngineOptions};
 use crate::models::is_projector_of;
 use crate::narration::Level;
 
@@ -27,8 +27,10 @@ pub struct Engine {
     pub about: String,
     /// Its version, where it reports one.
     pub version: Option<String>,
-    /// What it can do: `chat`, `completions`, `embeddings`, `images`.
-    pub capabilities: Vec<String>,
+    /// What it can do with models that can.
+    pub capabilities: Capabilities,
+    /// Whether what it can do counts even where a model's file lacks what that takes: a projector, a template.
+    pub(super) has_means_of_its_own: bool,
     /// The kinds of devices that it computes on, the preferred one first.
     pub devices: Vec<DeviceKind>,
     /// The devices of this machine that it can use.
@@ -49,8 +51,8 @@ pub struct Engine {
     pub secret_variable: String,
     /// The path that answers 200 once it is ready and 503 while it loads.
     pub health_route: String,
-    /// The path that answers chat completions as OpenAI's API does.
-    pub chat_route: String,
+    /// The paths under which it answers what has another one than usual.
+    pub(super) paths: BTreeMap<Route, String>,
     /// The path that answers its counters in Prometheus's format, where its health route does not.
     pub(super) metrics_route: Option<String>,
     /// The level at which its log is narrated while it starts.
@@ -98,6 +100,8 @@ impl Engine {
     /// The built-in engine, run by `program`.
     #[must_use]
     pub fn builtin(program: PathBuf) -> Self {
+        use crate::config::Capability::{Chat, Completions, Embeddings, JsonOutput, Reasoning, Tools};
+
         let arguments = [
             "worker",
             "--model={model}",
@@ -116,7 +120,8 @@ impl Engine {
             name: BUILTIN.to_owned(),
             about: "the hive's own inference of GGUF models, on the processor".to_owned(),
             version: Some(env!("CARGO_PKG_VERSION").to_owned()),
-            capabilities: vec!["chat".to_owned()],
+            capabilities: [Chat, Completions, Embeddings, Tools, JsonOutput, Reasoning].into(),
+            has_means_of_its_own: false,
             devices: vec![DeviceKind::Cpu],
             usable: vec![Device::CPU],
             own_names: Vec::new(),
@@ -126,7 +131,7 @@ impl Engine {
             environment: environment.map(|name| (name.to_owned(), "{threads}".to_owned())).into(),
             secret_variable: "RBEE_WORKER_SECRET".to_owned(),
             health_route: "/health".to_owned(),
-            chat_route: Route::Chat.usual_path().to_owned(),
+            paths: BTreeMap::new(),
             metrics_route: None,
             log_level: Level::Info,
             port: PortSource::Reported,
@@ -147,13 +152,11 @@ impl Engine {
 
     /// The path under which it answers such a question; `None` where it does not.
     pub(super) fn path(&self, route: Route) -> Option<String> {
-        match route {
-            Route::Chat => Some(self.chat_route.clone()),
-            Route::Completions | Route::Embeddings | Route::Rerank => Some(route.usual_path().to_owned()),
-            Route::ApplyTemplate | Route::Tokenize => {
-                self.has_llama_cpp_fields.then(|| route.usual_path().to_owned())
-            }
+        let is_of_llama_cpp = matches!(route, Route::ApplyTemplate | Route::Tokenize);
+        if is_of_llama_cpp && !self.has_llama_cpp_fields {
+            return None;
         }
+        Some(self.paths.get(&route).cloned().unwrap_or_else(|| route.usual_path().to_owned()))
     }
 
     /// Whether its command line or environment has a place for the value.
@@ -192,8 +195,12 @@ impl Engine {
     /// The projector that a model gets: the one that is its own, or the one of the settings if that
     /// belongs to it. `None` where the engine takes none.
     pub(super) fn projector_for(&self, model: &Path, own: Option<&PathBuf>) -> Option<PathBuf> {
-        let set = self.projector.as_ref().filter(|projector| is_projector_of(projector, model));
-        own.or(set).filter(|_| self.takes("projector")).cloned()
+        self.projector_of(model, own).filter(|_| self.takes("projector")).cloned()
+    }
+
+    /// The same, whether the engine takes one or not.
+    pub(super) fn projector_of<'a>(&'a self, model: &Path, own: Option<&'a PathBuf>) -> Option<&'a PathBuf> {
+        own.or(self.projector.as_ref().filter(|projector| is_projector_of(projector, model)))
     }
 
     /// Why it cannot run a model that the built-in engine cannot run for that reason; `None` where it may be

@@ -1,7 +1,9 @@
 //! What a worker can be asked, by the path of its engine.
 
+use crate::config::Capability;
+
 /// A question to a worker.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Route {
     /// The next message of a conversation.
     Chat,
@@ -18,6 +20,18 @@ pub enum Route {
 }
 
 impl Route {
+    /// What the model and its engine must be able to do.
+    #[must_use]
+    pub(crate) const fn capability(self) -> Option<Capability> {
+        match self {
+            Self::Chat => Some(Capability::Chat),
+            Self::Completions => Some(Capability::Completions),
+            Self::Embeddings => Some(Capability::Embeddings),
+            Self::Rerank => Some(Capability::Rerank),
+            Self::ApplyTemplate | Self::Tokenize => None,
+        }
+    }
+
     /// The path in OpenAI's API, or in that of llama.cpp's server where OpenAI's has no such thing.
     pub(super) const fn usual_path(self) -> &'static str {
         match self {

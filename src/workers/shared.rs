@@ -76,6 +76,11 @@ impl Shared {
         self.engines.get_or_init(|| self.engine_search.run()).await
     }
 
+    /// The same, if they have been found.
+    pub(super) fn known_engines(&self) -> Option<&FoundEngines> {
+        self.engines.get()
+    }
+
     /// The engines of this machine, with the options that a model's settings choose.
     pub(super) async fn engines_with(&self, options: &EngineOptions) -> Cow<'_, FoundEngines> {
         let found = self.found_engines().await;

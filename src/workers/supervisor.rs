@@ -9,12 +9,14 @@ use parking_lot::Mutex;
 use tokio::sync::{Notify, broadcast};
 use tokio_util::sync::CancellationToken;
 
+use super::abilities::{Abilities, Served};
 use super::adopt::{self, Adoption};
 use super::affinity::{Affinity, Preference};
 use super::conditions::Conditions;
 use super::device::Device;
 use super::endpoint::Endpoint;
 use super::engines::Engine;
+use super::engines::choice::candidates;
 use super::handle::Handle;
 use super::measure::measure;
 use super::memory::{DeviceMemory, FreeMemory};
@@ -31,7 +33,7 @@ use super::survey::Survey;
 use super::usage::Sampler;
 use super::worker::{Status, Worker};
 use super::{restart, start, usage};
-use crate::config::{Config, KeepAlive};
+use crate::config::{Config, KeepAlive, ModelSettings};
 use crate::error::{Code, Failure, Result};
 use crate::spawn;
 
@@ -72,6 +74,32 @@ impl Supervisor {
     /// The names of the engines in the settings that cannot be used, and why.
     pub async fn unusable_engines(&self) -> &[(String, String)] {
         &self.0.shared.found_engines().await.unusable
+    }
+
+    /// What a model can do on the engines that serve it; where none does, on those that the settings allow. Waits
+    /// for nothing: what is not known yet is not missing.
+    #[must_use]
+    pub fn abilities(&self, served: Option<Served>, settings: &ModelSettings) -> Abilities {
+        let Some(served) = served else { return Abilities::default() };
+        let serving: Vec<_> = self.live(&served.id).map(|worker| Arc::clone(&worker.engine)).collect();
+        let engines = if serving.is_empty() { self.allowed(settings) } else { serving };
+        Abilities::new(Some(served), engines)
+    }
+
+    /// The engines that may serve a model with these settings.
+    fn allowed(&self, settings: &ModelSettings) -> Vec<Arc<Engine>> {
+        let wanted = settings.engine.as_deref().unwrap_or("auto");
+        let found = self.0.shared.known_engines();
+        let candidates = found.map(|found| {
+            candidates(found, wanted, settings.device.unwrap_or_default(), |_| false).unwrap_or_default()
+        });
+        let mut engines: Vec<Arc<Engine>> = Vec::new();
+        for engine in candidates.into_iter().flatten().map(|candidate| candidate.engine) {
+            if engines.iter().all(|known| known.name != engine.name) {
+                engines.push(engine);
+            }
+        }
+        engines
     }
 
     /// Adopts the workers that an earlier run of the hive left running, and ends those that it cannot

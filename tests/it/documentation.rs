@@ -39,8 +39,18 @@ fn known(table: &str) -> Vec<String> {
 }
 
 /// The tables of the file, without `[engines.NAME]` and `[models."ID"]`.
-const TABLES: [&str; 9] =
-    ["jobs", "downloads", "hub", "ollama", "workers", "residency", "memory", "llama_server", "timers"];
+const TABLES: [&str; 10] = [
+    "jobs",
+    "downloads",
+    "hub",
+    "ollama",
+    "workers",
+    "residency",
+    "gateway",
+    "memory",
+    "llama_server",
+    "timers",
+];
 
 #[test]
 fn every_setting_is_documented_with_its_default() {
@@ -85,8 +95,7 @@ fn every_duration_has_the_bounds_that_are_documented() {
     for (table, rows) in settings(&documented) {
         let is_duration = |default: &str| {
             let text = default.trim_matches(['`', '"']);
-            text.starts_with(|c: char| c.is_ascii_digit())
-                && text.ends_with(|c: char| c.is_ascii_alphabetic())
+            text.starts_with(|c: char| c.is_ascii_digit()) && text.ends_with(|c: char| c.is_ascii_lowercase())
         };
         for (name, _) in rows.iter().filter(|(_, default)| is_duration(default)) {
             let setting = format!("{table}.{name}");

@@ -143,7 +143,8 @@ impl Crate {
                     inner.push(depth);
                 }
                 ("mod", 0) if next(2) == ";" => module.children.push(next(1).to_owned()),
-                ("use", _) => {
+                // `use<'a>` says what a type captures.
+                ("use", _) if next(1) != "<" => {
                     let end =
                         at + tokens[at..].iter().position(|token| token == ";").expect("a `use` ends in `;`");
                     let tree = &tokens[at + 1..end];

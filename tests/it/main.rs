@@ -7,6 +7,7 @@
 
 mod access;
 mod adoption;
+mod capabilities;
 mod contract;
 mod counting;
 mod documentation;

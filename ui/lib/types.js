@@ -14,6 +14,7 @@
  * @property {string|null} quantization
  * @property {number|null} parameter_count
  * @property {number|null} context_length
+ * @property {string[]} [capabilities]
  * @property {boolean} loaded
  * @property {ModelStatus} status
  * @property {string} [status_detail]

@@ -31,8 +31,6 @@ const REQUEST_ID: HeaderName = HeaderName::from_static("x-rbee-request-id");
 const IGNORED: HeaderName = HeaderName::from_static("x-rbee-ignored-fields");
 /// The header by which a client of a stream asks to be told what it waits for.
 const NARRATE: &str = "x-rbee-narrate";
-/// The largest request, in bytes: with a few photographs, which are in Base64.
-pub(super) const BODY_LIMIT: usize = 64 << 20;
 
 /// Answers a request. `read` makes a call of its body.
 pub(crate) async fn serve(
@@ -61,7 +59,7 @@ async fn answer(
     let caller = caller::of(request.extensions());
     let narrates = request.headers().get(NARRATE).is_some_and(|value| value == "1");
     let time_limit = *app.config.timers.request_head;
-    let mut call = read(json_bytes(request, BODY_LIMIT, time_limit).await?)?;
+    let mut call = read(json_bytes(request, app.config.gateway.body_bytes(), time_limit).await?)?;
     let (streams, ignored) = (call.streams, std::mem::take(&mut call.ignored));
     let (shown, waits_for) = watch::channel(Shown::default());
     let waits = Waits::new(waits_for, narrates, (&app.config.timers).into());
@@ -111,6 +109,8 @@ async fn attempt(
 ) -> Result<(Awaited, Output), Problem> {
     let model: Arc<str> = app.served_id(&call.model).await?.into();
     recorder.asks(&model, call.streams);
+    let needs: Vec<_> = call.route.capability().into_iter().collect();
+    app.can(&model).await.check(&needs)?;
     let attempt = Attempt {
         admissions: app.residency.admissions().clone(),
         workers: app.workers.clone(),

@@ -2,6 +2,7 @@
 
 use serde::Serialize;
 
+use crate::config::Capabilities;
 use crate::models::{Model, Status};
 use crate::text::each_member;
 
@@ -21,13 +22,16 @@ pub(crate) struct Card {
     size_bytes: u64,
     #[serde(skip_serializing_if = "Option::is_none")]
     context_length: Option<u64>,
+    /// What it can do; absent where that is not known.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    capabilities: Option<Capabilities>,
     /// Of an alias or a variant: the id of what it is.
     #[serde(skip_serializing_if = "Option::is_none")]
     base: Option<String>,
 }
 
 impl Card {
-    pub(super) fn of(model: &Model, loaded: bool) -> Self {
+    pub(super) fn of(model: &Model, loaded: bool, capabilities: Option<Capabilities>) -> Self {
         Self {
             id: model.id.clone(),
             object: "model",
@@ -38,6 +42,7 @@ impl Card {
             status: model.status,
             size_bytes: model.size_bytes,
             context_length: model.context_length,
+            capabilities,
             base: None,
         }
     }
@@ -75,17 +80,20 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+    use crate::config::Capability;
 
     #[test]
     fn cards_have_openais_form() {
         let model = json!({"id": "org/m:Q4", "name": "m", "size_bytes": 12, "path": "/m.gguf", "source": "hf:org/m",
                            "format": "gguf", "status": "available", "added_at": "1970-01-02T00:00:00.000Z",
                            "loaded": false});
-        let card = Card::of(&serde_json::from_value(model).unwrap(), true);
+        let can = Some([Capability::Images, Capability::Chat].into());
+        let card = Card::of(&serde_json::from_value(model).unwrap(), true, can);
         assert_eq!(
             serde_json::to_value(Cards::from(vec![card])).unwrap(),
             json!({"object": "list", "data": [{"id": "org/m:Q4", "object": "model", "created": 86_400,
-                   "owned_by": "rbee-hive", "name": "m", "loaded": true, "status": "available", "size_bytes": 12}]})
+                   "owned_by": "rbee-hive", "name": "m", "loaded": true, "status": "available", "size_bytes": 12,
+                   "capabilities": ["chat", "images"]}]})
         );
     }
 }

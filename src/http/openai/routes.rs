@@ -17,6 +17,7 @@ use crate::workers::Route;
 /// `GET /v1/models`
 pub(crate) async fn models(State(app): State<AppState>) -> Result<Json<Cards>, Problem> {
     let models = app.catalog.list().await?;
+    app.workers.engines().await;
     let mut all: Vec<Card> = models.iter().flat_map(|model| cards(&app, model)).collect();
     for (alias, (id, variant)) in app.settings.aliases() {
         let is_shadowed = models.iter().any(|model| model.id == alias || model.name == alias);
@@ -51,5 +52,6 @@ fn cards(app: &App, model: &Model) -> Vec<Card> {
 fn card(app: &App, model: &Model, variant: Option<&str>) -> Card {
     let id = served_id(&model.id, variant);
     let context_length = app.settings.of_served(&id).context_length;
-    Card::of(model, app.workers.serves(&id)).served(id, context_length)
+    let can = app.abilities(model, &id).list();
+    Card::of(model, app.workers.serves(&id), can).served(id, context_length)
 }

@@ -14,6 +14,7 @@ use crate::models::gguf::{Arrays, GgufError, Header};
 use crate::models::library::probe::DiskProbe;
 use crate::models::library::stamp::StampCache;
 use crate::models::model::Status;
+use crate::models::traits::Traits;
 use crate::models::transfer::remote::{Refusal, Verdict};
 
 /// The most files that are remembered.
@@ -27,6 +28,7 @@ pub(crate) struct HeaderSummary {
     pub(crate) parameter_count: u64,
     pub(crate) context_length: Option<u64>,
     pub(crate) sampling: Option<Sampling>,
+    pub(crate) traits: Traits,
     pub(crate) kind: FileKind,
     /// What this hive does not know of the file.
     pub(crate) unknown: Option<String>,
@@ -93,6 +95,7 @@ impl HeaderSummary {
             parameter_count: header.parameter_count(),
             context_length: header.context_length(),
             sampling: header.sampling(),
+            traits: Traits::of(header),
             kind: FileKind::of(header),
             unknown: header.unknown(),
         }

@@ -14,6 +14,7 @@ use crate::narration::Level;
 use crate::spawn;
 use crate::workers::device::Device;
 use crate::workers::gpus::{self, Gpu};
+use crate::workers::route::Route;
 
 /// How long an engine may take to describe itself: the first use of a GPU's driver takes seconds.
 const ANSWER_LIMIT: Duration = Duration::from_secs(15);
@@ -79,6 +80,12 @@ impl EngineSearch {
         if !settings.enabled {
             return Ok(None);
         }
+        if settings.embeddings.is_some() {
+            tracing::warn!(
+                "[llama_server] embeddings has no effect any more: models for embeddings and for reranking are \
+                 served as such; remove the setting"
+            );
+        }
         let program = match &settings.program {
             Some(program) => find_program(program, llama_server::SETTING)?,
             None => match on_path(llama_server::NAME) {
@@ -130,7 +137,8 @@ fn described(name: &str, settings: &EngineSettings, gpus: &[Gpu]) -> Result<Engi
         name: name.to_owned(),
         about: settings.about.clone(),
         version: None,
-        capabilities: vec!["chat".to_owned()],
+        capabilities: settings.capabilities.clone().unwrap_or_else(|| EngineSettings::USUAL.into()),
+        has_means_of_its_own: settings.capabilities.is_some(),
         devices: settings.devices.clone(),
         usable,
         own_names: Vec::new(),
@@ -140,7 +148,13 @@ fn described(name: &str, settings: &EngineSettings, gpus: &[Gpu]) -> Result<Engi
         environment: settings.env.clone(),
         secret_variable: settings.secret_env.clone(),
         health_route: settings.health_route.clone(),
-        chat_route: settings.chat_route.clone(),
+        paths: [
+            (Route::Chat, settings.chat_route.clone()),
+            (Route::Completions, settings.completions_route()),
+            (Route::Embeddings, settings.embeddings_route()),
+            (Route::Rerank, settings.rerank_route()),
+        ]
+        .into(),
         metrics_route: settings.metrics_route.clone(),
         log_level: Level::Debug,
         port: PortSource::Assigned,

@@ -3,10 +3,11 @@
 //! Its `/health` and `/v1/models` need no key and it answers any origin, so only the hive may connect
 //! to it. Its command line has the arguments below and no others; its key is passed in the environment.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use super::{Engine, ModelStorage, PortSource};
-use crate::config::{DeviceKind, LlamaServer};
+use crate::config::{Capability, DeviceKind, LlamaServer};
 use crate::narration::Level;
 use crate::workers::device::Device;
 
@@ -60,13 +61,6 @@ pub(in crate::workers) fn describe(
     }
     flag("--mmproj", "{projector}".to_owned());
     arguments.push("--metrics".to_owned());
-    if settings.embeddings {
-        arguments.push("--embeddings".to_owned());
-    }
-    let mut capabilities = vec!["chat".to_owned(), "completions".to_owned()];
-    capabilities.extend(settings.embeddings.then(|| "embeddings".to_owned()));
-    // Of models with a projector.
-    capabilities.push("images".to_owned());
     let mut devices: Vec<DeviceKind> = Vec::new();
     for (device, _) in &gpus {
         if let Device::Exact { kind, .. } = device
@@ -82,7 +76,8 @@ pub(in crate::workers) fn describe(
         name: NAME.to_owned(),
         about: "llama.cpp's server".to_owned(),
         version: version_of(version),
-        capabilities,
+        capabilities: Capability::ALL.iter().copied().collect(),
+        has_means_of_its_own: false,
         devices,
         usable,
         own_names: gpus,
@@ -92,7 +87,7 @@ pub(in crate::workers) fn describe(
         environment: ENVIRONMENT.map(|(name, value)| (name.to_owned(), value.to_owned())).into(),
         secret_variable: "LLAMA_API_KEY".to_owned(),
         health_route: "/health".to_owned(),
-        chat_route: "/v1/chat/completions".to_owned(),
+        paths: BTreeMap::new(),
         metrics_route: Some("/metrics".to_owned()),
         log_level: Level::Debug,
         port: PortSource::Assigned,
@@ -142,7 +137,6 @@ mod tests {
         let settings = LlamaServer {
             flash_attention: Some(FlashAttention::On),
             kv_type: Some(KvType::Q8_0),
-            embeddings: true,
             ..LlamaServer::default()
         };
         let engine = describe("llama-server".into(), &settings, version, list);
@@ -163,7 +157,7 @@ mod tests {
         let line = words.join(" ");
         assert!(line.starts_with("--host 127.0.0.1 --port 7 --model /m.gguf"), "{line}");
         assert!(
-            line.ends_with("--flash-attn on --cache-type-k q8_0 --cache-type-v q8_0 --metrics --embeddings"),
+            line.ends_with("--flash-attn on --cache-type-k q8_0 --cache-type-v q8_0 --metrics"),
             "{line}"
         );
         assert!(!line.contains("--parallel"), "no flag without its value: {line}");
@@ -189,8 +183,7 @@ mod tests {
         let line = changed.arguments.join(" ");
         assert!(
             line.ends_with(
-                "--flash-attn off --cache-type-k f32 --cache-type-v f32 --mmproj {projector} --metrics --embeddings \
-                 --rope-scale 4"
+                "--flash-attn off --cache-type-k f32 --cache-type-v f32 --mmproj {projector} --metrics --rope-scale 4"
             ),
             "{line}"
         );

@@ -10,7 +10,7 @@ use std::net::{TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use rbee_hive::config::{Config, DeviceKind, EngineSettings};
+use rbee_hive::config::{Capability, Config, DeviceKind, EngineSettings};
 use reqwest::Response;
 use serde_json::{Value, json};
 
@@ -49,7 +49,11 @@ impl Scripted {
             secret_env: "SCRIPTED_SECRET".to_owned(),
             health_route: "/health".to_owned(),
             chat_route: "/v1/chat/completions".to_owned(),
+            completions_route: None,
+            embeddings_route: None,
+            rerank_route: None,
             metrics_route: None,
+            capabilities: Some(Capability::ALL.iter().copied().collect()),
         };
         config.engines.insert("scripted".to_owned(), settings);
     }
