@@ -11,6 +11,7 @@
 //!   something that cannot be done is refused by its name. None is dropped silently.
 //! - An answer that is not complete never looks complete in any dialect.
 
+pub(crate) mod anthropic;
 pub(crate) mod engine;
 pub(crate) mod writer;
 pub(crate) mod answer;
