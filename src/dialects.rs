@@ -12,6 +12,8 @@
 //! - An answer that is not complete never looks complete in any dialect.
 
 pub(crate) mod anthropic;
+pub(crate) mod openai;
+pub(crate) mod responses;
 pub(crate) mod engine;
 pub(crate) mod writer;
 pub(crate) mod answer;

@@ -1,0 +1,22 @@
+//! OpenAI's Responses API (<https://platform.openai.com/docs/api-reference/responses>).
+//!
+//! A conversation is a list of items: messages, calls of functions, their outputs, and reasoning. [`read`] makes a
+//! chat of a request and of the items of the conversation that it goes on with; [`ResponsesWriter`] writes an
+//! answer as the response's object or as its events. Both give each item an id that tells whose it is ([`Ids`]).
+//!
+//! The hive has no tools of its own, no files and no stored prompts: what asks for them is refused by its name.
+
+mod request;
+mod known;
+mod items;
+mod input;
+mod writer;
+mod output;
+mod ids;
+
+pub(crate) use ids::Ids;
+pub(crate) use request::{Request, read};
+pub(crate) use writer::ResponsesWriter;
+
+#[cfg(test)]
+mod tests;

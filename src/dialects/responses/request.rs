@@ -1,0 +1,211 @@
+//! The body of a request.
+
+use serde_json::{Map, Value, json};
+
+use super::ids::Ids;
+use super::known::{self, REPEATED, SAMPLING, tell_others};
+use super::{input, items};
+use crate::dialects::chat::{Chat, Message, Output, Role, Thinking, Tool, ToolChoice};
+use crate::fields::{FieldError, Fields};
+
+/// A request for a response.
+#[derive(Debug)]
+pub(crate) struct Request {
+    pub(crate) chat: Chat,
+    /// The ids of the response.
+    pub(crate) ids: Ids,
+    /// The items of the input, each with an id.
+    pub(crate) input: Vec<Value>,
+    /// The fields of the response that say what was asked for.
+    pub(crate) asked: Map<String, Value>,
+    /// Whether the response is to be kept.
+    pub(crate) stores: bool,
+}
+
+/// Reads a request. `history` has the items of the conversation so far, and `item` finds an item by its id.
+///
+/// # Errors
+/// The first field that is not valid, or asks for something that the hive has not.
+pub(crate) fn read(
+    body: &Value,
+    history: &[Value],
+    item: &dyn Fn(&str) -> Option<Value>,
+) -> Result<Request, FieldError> {
+    let fields = Fields::new("", body)?;
+    let mut ignored = Vec::new();
+    known::check(&fields, &mut ignored)?;
+    let ids = Ids::new();
+    let input = input::read(&fields, &ids, item)?;
+    let mut messages: Vec<Message> = Vec::new();
+    let instructions = fields.string("instructions")?;
+    messages.extend(instructions.map(|text| Message::text(Role::System, text)));
+    for (at, item) in history.iter().enumerate() {
+        items::read(&Fields::new(&format!("previous[{at}]"), item)?, &mut messages, &mut Vec::new())?;
+    }
+    for (at, item) in input.iter().enumerate() {
+        items::read(&Fields::new(&format!("input[{at}]"), item)?, &mut messages, &mut ignored)?;
+    }
+    if history.is_empty() && input.is_empty() {
+        return Err(fields.error("input", "is missing"));
+    }
+    let mut tools = tools(&fields, &mut ignored)?;
+    let chat = Chat {
+        model: fields.string("model")?.unwrap_or_default().to_owned(),
+        messages,
+        tool_choice: tool_choice(&fields, &mut tools)?,
+        tools,
+        parallel_tool_calls: fields.bool("parallel_tool_calls")?,
+        output: output(&fields, &mut ignored)?,
+        thinking: thinking(&fields, &mut ignored)?,
+        max_tokens: fields.whole_number("max_output_tokens", 1)?,
+        stop: Vec::new(),
+        options: options(&fields)?,
+        streams: fields.bool("stream")?.unwrap_or_default(),
+        ignored,
+    };
+    let stores = fields.bool("store")?.unwrap_or(true);
+    Ok(Request { asked: asked(&fields, stores), chat, ids, input, stores })
+}
+
+fn tools(fields: &Fields<'_>, ignored: &mut Vec<String>) -> Result<Vec<Tool>, FieldError> {
+    let mut tools = Vec::new();
+    for (at, tool) in fields.array("tools")?.unwrap_or_default().iter().enumerate() {
+        let tool = Fields::new(&format!("tools[{at}]"), tool)?;
+        match tool.string("type")? {
+            Some("function") => {}
+            Some(other) => {
+                let problem = format!(
+                    "is {other:?}, a tool that the hive has not; only functions, which your program calls, can be tools"
+                );
+                return Err(tool.error("type", problem));
+            }
+            None => return Err(tool.error("type", "is missing")),
+        }
+        tell_others(&tool, &["type", "name", "description", "parameters", "strict"], ignored);
+        tools.push(Tool {
+            name: required(&tool, "name")?.to_owned(),
+            description: tool.string("description")?.map(str::to_owned),
+            parameters: tool.get("parameters").cloned(),
+            strict: tool.bool("strict")?,
+        });
+    }
+    Ok(tools)
+}
+
+/// Which tools the answer calls. Tools that are not allowed are taken from the list.
+fn tool_choice(fields: &Fields<'_>, tools: &mut Vec<Tool>) -> Result<ToolChoice, FieldError> {
+    let Some(choice) = fields.get("tool_choice") else { return Ok(ToolChoice::Auto) };
+    let by_word = |word: &str| match word {
+        "auto" => Some(ToolChoice::Auto),
+        "none" => Some(ToolChoice::Never),
+        "required" => Some(ToolChoice::Required),
+        _ => None,
+    };
+    if let Some(word) = choice.as_str() {
+        let problem = r#"must be "auto", "none", "required" or an object"#;
+        return by_word(word).ok_or_else(|| fields.error("tool_choice", problem));
+    }
+    let choice = Fields::new("tool_choice", choice)?;
+    match choice.string("type")? {
+        Some("function") => Ok(ToolChoice::Named(required(&choice, "name")?.to_owned())),
+        Some("allowed_tools") => {
+            let allowed = choice.array("tools")?.unwrap_or_default();
+            tools.retain(|tool| allowed.iter().any(|one| one["name"] == tool.name.as_str()));
+            let mode = choice.string("mode")?.unwrap_or("auto");
+            by_word(mode).ok_or_else(|| choice.error("mode", r#"must be "auto" or "required""#))
+        }
+        _ => Err(choice.error("type", "names a tool that the hive has not; only functions can be called")),
+    }
+}
+
+fn output(fields: &Fields<'_>, ignored: &mut Vec<String>) -> Result<Output, FieldError> {
+    let Some(text) = fields.get("text") else { return Ok(Output::Text) };
+    let text = Fields::new("text", text)?;
+    tell_others(&text, &["format"], ignored);
+    let Some(format) = text.get("format") else { return Ok(Output::Text) };
+    let format = Fields::new("text.format", format)?;
+    match format.string("type")? {
+        None | Some("text") => Ok(Output::Text),
+        Some("json_object") => Ok(Output::Json),
+        Some("json_schema") => {
+            tell_others(&format, &["type", "name", "schema", "strict"], ignored);
+            let schema = format.get("schema").ok_or_else(|| format.error("schema", "is missing"))?;
+            Ok(Output::Schema {
+                name: format.string("name")?.map(str::to_owned),
+                schema: schema.clone(),
+                strict: format.bool("strict")?,
+            })
+        }
+        Some(_) => Err(format.error("type", r#"must be "text", "json_object" or "json_schema""#)),
+    }
+}
+
+/// How much the model thinks. Its thoughts come as they are, so a summary of them has no effect.
+fn thinking(fields: &Fields<'_>, ignored: &mut Vec<String>) -> Result<Thinking, FieldError> {
+    let Some(reasoning) = fields.get("reasoning") else { return Ok(Thinking::default()) };
+    let reasoning = Fields::new("reasoning", reasoning)?;
+    tell_others(&reasoning, &["effort"], ignored);
+    Ok(match reasoning.string("effort")? {
+        None => Thinking::default(),
+        Some("none") => Thinking { enabled: Some(false), ..Thinking::default() },
+        Some(effort) => {
+            Thinking { enabled: Some(true), effort: Some(effort.to_owned()), ..Thinking::default() }
+        }
+    })
+}
+
+/// Sampling and log probabilities. What else can be included is of tools that the hive has not, or, as encrypted
+/// reasoning, is what the answer has anyway in plain text.
+fn options(fields: &Fields<'_>) -> Result<Map<String, Value>, FieldError> {
+    fields.number("temperature", 0.0, 2.0)?;
+    fields.number("top_p", 0.0, 1.0)?;
+    let sampling = SAMPLING.into_iter().filter_map(|name| Some((name.to_owned(), fields.get(name)?.clone())));
+    let mut options: Map<String, Value> = sampling.collect();
+    let most = fields.whole_number("top_logprobs", 0)?.unwrap_or(0);
+    if most > 20 {
+        return Err(fields.error("top_logprobs", "must be a whole number from 0 to 20"));
+    }
+    let included = fields.array("include")?.unwrap_or_default();
+    if most > 0 || included.iter().any(|name| name == "message.output_text.logprobs") {
+        options.insert("logprobs".to_owned(), true.into());
+        options.insert("top_logprobs".to_owned(), most.into());
+    }
+    Ok(options)
+}
+
+/// The fields of the response that say what was asked for; all are there, whatever the request has.
+fn asked(fields: &Fields<'_>, stores: bool) -> Map<String, Value> {
+    let value = |name: &str| fields.get(name).cloned();
+    let mut text = value("text").filter(Value::is_object).unwrap_or_else(|| json!({}));
+    if text["format"].is_null() {
+        text["format"] = json!({"type": "text"});
+    }
+    let reasoning = value("reasoning").unwrap_or_default();
+    let asked = json!({
+        "instructions": value("instructions"),
+        "max_output_tokens": value("max_output_tokens"),
+        "max_tool_calls": value("max_tool_calls"),
+        "parallel_tool_calls": value("parallel_tool_calls").unwrap_or(true.into()),
+        "previous_response_id": value("previous_response_id"),
+        "reasoning": {"effort": reasoning["effort"], "summary": null},
+        "service_tier": "default",
+        "store": stores,
+        "temperature": value("temperature"),
+        "text": text,
+        "tool_choice": value("tool_choice").unwrap_or("auto".into()),
+        "tools": value("tools").unwrap_or(json!([])),
+        "top_logprobs": value("top_logprobs").unwrap_or(0.into()),
+        "top_p": value("top_p"),
+        "truncation": "disabled",
+    });
+    let Value::Object(mut asked) = asked else { unreachable!("it is an object") };
+    asked.extend(REPEATED.into_iter().map(|name| (name.to_owned(), value(name).unwrap_or_default())));
+    if asked["metadata"].is_null() {
+        asked.insert("metadata".to_owned(), json!({}));
+    }
+    asked
+}
+
+fn required<'a>(fields: &Fields<'a>, name: &str) -> Result<&'a str, FieldError> {
+    fields.string(name)?.ok_or_else(|| fields.error(name, "is missing"))
+}

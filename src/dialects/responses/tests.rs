@@ -1,0 +1,314 @@
+use std::sync::{Arc, Mutex};
+
+use serde_json::{Value, json};
+
+use super::{Ids, Request, ResponsesWriter, read};
+use crate::dialects::answer::{Answer, Finish, Piece, Usage};
+use crate::dialects::chat::{Message, Output, Part, Role, ToolChoice};
+use crate::dialects::trouble::Trouble;
+use crate::dialects::writer::Writer;
+
+fn request(body: &Value) -> Request {
+    read(body, &[], &|_| None).unwrap()
+}
+
+fn hello() -> Request {
+    request(&json!({"model": "m", "input": "Hello"}))
+}
+
+/// The events of a stream.
+fn events(stream: &str) -> Vec<Value> {
+    let event = |text: &str| {
+        let (name, data) = text.split_once('\n').unwrap();
+        let data: Value = serde_json::from_str(data.strip_prefix("data: ").unwrap()).unwrap();
+        assert_eq!(name.strip_prefix("event: "), data["type"].as_str());
+        data
+    };
+    stream.split_terminator("\n\n").map(event).collect()
+}
+
+fn names(events: &[Value]) -> Vec<&str> {
+    events.iter().map(|event| event["type"].as_str().unwrap()).collect()
+}
+
+fn stream(writer: &mut ResponsesWriter, batches: Vec<Vec<Piece>>) -> Vec<Value> {
+    let mut stream = String::from_utf8(writer.begin().into()).unwrap();
+    for batch in batches {
+        stream += &String::from_utf8(writer.pieces(batch).into()).unwrap();
+    }
+    stream += &String::from_utf8(writer.end().into()).unwrap();
+    events(&stream)
+}
+
+fn call(index: usize, id: Option<&str>, arguments: &str) -> Piece {
+    let name = id.map(|_| "look".to_owned());
+    Piece::Call { index, id: id.map(str::to_owned), name, arguments: arguments.to_owned() }
+}
+
+#[test]
+fn a_conversation_of_items_is_read_as_messages() {
+    let request = request(&json!({
+        "model": "m", "instructions": "Be brief.",
+        "input": [
+            {"role": "user", "content": "What is it?"},
+            {"type": "message", "role": "developer", "content": [{"type": "input_text", "text": "Look."}]},
+            {"type": "reasoning", "id": "rs_1", "summary": [], "content": [{"type": "reasoning_text", "text": "Hm."}]},
+            {"type": "message", "id": "msg_1", "role": "assistant", "status": "completed",
+             "content": [{"type": "output_text", "text": "I look.", "annotations": []}]},
+            {"type": "function_call", "call_id": "c1", "name": "look", "arguments": "{}"},
+            {"type": "function_call", "call_id": "c2", "name": "look", "arguments": "{\"a\":1}"},
+            {"type": "function_call_output", "call_id": "c1", "output": "a cat"},
+            {"type": "function_call_output", "call_id": "c2", "output": [
+                {"type": "input_image", "image_url": "data:image/png;base64,AA", "detail": "auto"}]},
+            {"type": "reasoning", "summary": [], "encrypted_content": "xyz"},
+            {"role": "assistant", "content": "A cat."},
+            {"role": "assistant", "content": "Or a dog."},
+            {"role": "user", "content": [
+                {"type": "input_image", "image_url": "https://example.com/a.png", "detail": "low"},
+                {"type": "input_file", "filename": "a.txt", "file_data": "data:text/plain;base64,AA"}]},
+        ],
+    }));
+    let messages = &request.chat.messages;
+    assert_eq!(messages[0], Message::text(Role::System, "Be brief."));
+    assert_eq!(messages[1], Message::text(Role::User, "What is it?"));
+    assert_eq!(messages[2], Message::text(Role::System, "Look."));
+    let turn = &messages[3];
+    assert_eq!((turn.role, turn.reasoning.as_deref()), (Role::Assistant, Some("Hm.")));
+    assert_eq!((turn.content.len(), turn.tool_calls.len()), (1, 2));
+    assert_eq!(turn.tool_calls[1].arguments, "{\"a\":1}");
+    assert_eq!((messages[4].role, messages[4].tool_call_id.as_deref()), (Role::Tool, Some("c1")));
+    assert_eq!(messages[5].content, [Part::Image("data:image/png;base64,AA".into())]);
+    assert_eq!(messages[6], Message::text(Role::Assistant, "A cat."));
+    assert_eq!(messages[7], Message::text(Role::Assistant, "Or a dog."));
+    assert!(matches!(&messages[8].content[..], [Part::Image(_), Part::Other(_)]));
+    assert_eq!(messages.len(), 9);
+    assert_eq!(request.chat.ignored, ["input[11].content[0].detail"]);
+    for item in &request.input {
+        assert!(item["id"].is_string() && item["type"].is_string(), "{item}");
+    }
+    assert_eq!(request.input[0]["content"], json!([{"type": "input_text", "text": "What is it?"}]));
+}
+
+#[test]
+fn the_fields_of_a_request_are_applied_repeated_or_told() {
+    let request = request(&json!({
+        "model": "m", "input": "Hi", "stream": true, "store": false,
+        "tools": [
+            {"type": "function", "name": "a", "description": "A.", "parameters": {"type": "object"}, "strict": true},
+            {"type": "function", "name": "b", "parameters": {}, "strict": null, "output_schema": {}},
+        ],
+        "tool_choice": {"type": "allowed_tools", "mode": "required", "tools": [{"type": "function", "name": "a"}]},
+        "parallel_tool_calls": false,
+        "text": {"format": {"type": "json_schema", "name": "n", "schema": {}, "strict": true}, "verbosity": "low"},
+        "reasoning": {"effort": "low", "summary": "auto"},
+        "max_output_tokens": 9, "temperature": 0.5, "top_k": 3, "top_logprobs": 2,
+        "include": ["reasoning.encrypted_content"], "metadata": {"a": "b"}, "user": "u", "truncation": "auto",
+        "service_tier": "auto", "background": false, "unheard_of": 1,
+    }));
+    let chat = &request.chat;
+    assert!(chat.streams && !request.stores);
+    assert_eq!((chat.tools.len(), &chat.tool_choice), (1, &ToolChoice::Required));
+    assert_eq!(chat.parallel_tool_calls, Some(false));
+    assert!(matches!(&chat.output, Output::Schema { strict: Some(true), .. }));
+    assert_eq!((chat.thinking.enabled, chat.thinking.effort.as_deref()), (Some(true), Some("low")));
+    assert_eq!(chat.max_tokens, Some(9));
+    let options = json!({"temperature": 0.5, "top_k": 3, "logprobs": true, "top_logprobs": 2});
+    assert_eq!(Value::Object(chat.options.clone()), options);
+    assert_eq!(
+        chat.ignored,
+        ["truncation", "unheard_of", "tools[1].output_schema", "text.verbosity", "reasoning.summary"]
+    );
+    assert_eq!(request.asked["tools"].as_array().unwrap().len(), 2);
+    assert_eq!(request.asked["metadata"], json!({"a": "b"}));
+    assert_eq!(request.asked["text"]["format"]["type"], "json_schema");
+}
+
+#[test]
+fn what_the_hive_has_not_is_refused_by_its_name() {
+    let with = |field: &str, value: Value| {
+        let mut body = json!({"model": "m", "input": "Hi"});
+        body[field] = value;
+        body
+    };
+    for (body, field) in [
+        (json!({"model": "m"}), "input"),
+        (with("input", json!(7)), "input"),
+        (with("input", json!([{"role": "judge", "content": ""}])), "input[0].role"),
+        (with("input", json!([{"type": "computer_call"}])), "input[0].type"),
+        (with("input", json!([{"type": "item_reference", "id": "msg_1"}])), "input[0].id"),
+        (with("input", json!([{"id": "msg_1"}])), "input[0].id"),
+        (
+            with("input", json!([{"role": "user", "content": [{"type": "input_video"}]}])),
+            "input[0].content[0].type",
+        ),
+        (
+            with("input", json!([{"role": "user", "content": [{"type": "input_image", "file_id": "f"}]}])),
+            "input[0].content[0].file_id",
+        ),
+        (with("tools", json!([{"type": "web_search"}])), "tools[0].type"),
+        (with("tool_choice", json!({"type": "code_interpreter"})), "tool_choice.type"),
+        (with("tool_choice", json!("perhaps")), "tool_choice"),
+        (with("text", json!({"format": {"type": "grammar"}})), "text.format.type"),
+        (with("conversation", json!("conv_1")), "conversation"),
+        (with("prompt", json!({"id": "p"})), "prompt"),
+        (with("background", json!(true)), "background"),
+        (with("temperature", json!(3)), "temperature"),
+        (with("top_logprobs", json!(21)), "top_logprobs"),
+        (with("max_output_tokens", json!(0)), "max_output_tokens"),
+    ] {
+        let error = read(&body, &[], &|_| None).unwrap_err();
+        assert_eq!(error.field, field, "{body}");
+    }
+}
+
+#[test]
+fn a_conversation_goes_on_with_what_was_said_and_without_the_earlier_instructions() {
+    let first = request(&json!({"model": "m", "instructions": "Be rude.", "input": "Hello"}));
+    let answer = Answer { text: "Go away.".into(), ..Answer::default() };
+    let response = ResponsesWriter::new(&first, None).whole(answer);
+    let mut history = first.input;
+    history.extend(response["output"].as_array().unwrap().iter().cloned());
+    let body = json!({"model": "m", "previous_response_id": response["id"], "input": "Why?"});
+    let second = read(&body, &history, &|_| None).unwrap();
+    assert_eq!(
+        second.chat.messages,
+        [
+            Message::text(Role::User, "Hello"),
+            Message::text(Role::Assistant, "Go away."),
+            Message::text(Role::User, "Why?"),
+        ]
+    );
+    assert_eq!(second.asked["previous_response_id"], response["id"]);
+    assert_eq!(second.input.len(), 1);
+}
+
+#[test]
+fn a_reference_stands_for_the_item_and_tells_whose_it_is() {
+    let first = hello();
+    let response =
+        ResponsesWriter::new(&first, None).whole(Answer { text: "Hi".into(), ..Answer::default() });
+    let id = response["output"][0]["id"].as_str().unwrap();
+    assert_eq!(Ids::response_of(id).as_deref(), response["id"].as_str());
+    assert_eq!(Ids::response_of(first.input[0]["id"].as_str().unwrap()).as_deref(), response["id"].as_str());
+    assert!(Ids::response_of("msg_1").is_none() && Ids::response_of("").is_none());
+    let find = |wanted: &str| (wanted == id).then(|| response["output"][0].clone());
+    let body = json!({"model": "m", "input": [{"type": "item_reference", "id": id}, {"role": "user", "content": "?"}]});
+    let second = read(&body, &[], &find).unwrap();
+    assert_eq!(second.chat.messages[0], Message::text(Role::Assistant, "Hi"));
+}
+
+#[test]
+fn a_stream_has_the_documented_events_in_their_order() {
+    let kept = Arc::new(Mutex::new(None));
+    let keep = {
+        let kept = Arc::clone(&kept);
+        move |response: &Value| *kept.lock().unwrap() = Some(response.clone())
+    };
+    let mut writer = ResponsesWriter::new(&hello(), Some(Box::new(keep)));
+    let token = |text: &str| json!({"token": text, "logprob": -0.1, "bytes": [], "top_logprobs": []});
+    let events = stream(
+        &mut writer,
+        vec![
+            vec![Piece::Reasoning("Hm".into())],
+            vec![Piece::Reasoning(".".into())],
+            vec![Piece::Text("I ".into()), Piece::Logprobs(vec![token("I ")])],
+            vec![Piece::Text("look".into()), Piece::Logprobs(vec![token("look")])],
+            vec![call(0, Some("c1"), "")],
+            vec![call(0, None, "{\"a\""), call(0, None, ":1}")],
+            vec![call(1, Some("c2"), "{}"), Piece::Finish(Finish::ToolCalls)],
+            vec![Piece::Usage(Usage { prompt_tokens: 7, completion_tokens: 5, ..Usage::default() })],
+        ],
+    );
+    assert_eq!(
+        names(&events),
+        [
+            "response.created",
+            "response.in_progress",
+            "response.output_item.added",
+            "response.content_part.added",
+            "response.reasoning_text.delta",
+            "response.reasoning_text.delta",
+            "response.reasoning_text.done",
+            "response.content_part.done",
+            "response.output_item.done",
+            "response.output_item.added",
+            "response.content_part.added",
+            "response.output_text.delta",
+            "response.output_text.delta",
+            "response.output_text.done",
+            "response.content_part.done",
+            "response.output_item.done",
+            "response.output_item.added",
+            "response.function_call_arguments.delta",
+            "response.function_call_arguments.delta",
+            "response.function_call_arguments.done",
+            "response.output_item.done",
+            "response.output_item.added",
+            "response.function_call_arguments.delta",
+            "response.function_call_arguments.done",
+            "response.output_item.done",
+            "response.completed",
+        ]
+    );
+    for (number, event) in events.iter().enumerate() {
+        assert_eq!(event["sequence_number"], number);
+    }
+    assert_eq!(events[11]["logprobs"], json!([token("I ")]));
+    let response = &events[25]["response"];
+    assert_eq!((&response["status"], &response["usage"]["total_tokens"]), (&json!("completed"), &json!(12)));
+    let done = events.iter().filter(|event| event["type"] == "response.output_item.done");
+    let done: Vec<&Value> = done.map(|event| &event["item"]).collect();
+    assert_eq!(done, response["output"].as_array().unwrap().iter().collect::<Vec<_>>());
+    assert_eq!(response["output"][2]["arguments"], "{\"a\":1}");
+    assert_eq!(kept.lock().unwrap().as_ref(), Some(response));
+}
+
+#[test]
+fn an_answer_that_ends_early_or_breaks_off_does_not_look_complete() {
+    let events = stream(
+        &mut ResponsesWriter::new(&hello(), None),
+        vec![vec![Piece::Text("Once upon".into()), Piece::Finish(Finish::Length)]],
+    );
+    let last = events.last().unwrap();
+    assert_eq!(last["type"], "response.incomplete");
+    assert_eq!(last["response"]["incomplete_details"], json!({"reason": "max_output_tokens"}));
+    assert_eq!(last["response"]["output"][0]["status"], "incomplete");
+
+    let keep = Box::new(|_: &Value| panic!("it is not complete"));
+    let mut writer = ResponsesWriter::new(&hello(), Some(keep));
+    let trouble =
+        Trouble { status: 502, code: "worker_lost".into(), message: "It is gone".into(), param: None };
+    let mut stream = String::from_utf8(writer.begin().into()).unwrap();
+    stream += &String::from_utf8(writer.pieces(vec![Piece::Text("Once".into())]).into()).unwrap();
+    stream += &String::from_utf8(writer.fail(&trouble).into()).unwrap();
+    let events = self::events(&stream);
+    let [.., failed, error] = &events[..] else { panic!("{events:?}") };
+    assert_eq!(
+        (&failed["type"], &failed["response"]["status"]),
+        (&json!("response.failed"), &json!("failed"))
+    );
+    assert_eq!(failed["response"]["error"], json!({"code": "worker_lost", "message": "It is gone"}));
+    assert_eq!(failed["response"]["output"][0]["status"], "incomplete");
+    // Client libraries look for the second of these, and the documentation has the first.
+    assert_eq!((&error["type"], &error["message"]), (&json!("error"), &json!("It is gone")));
+    assert_eq!((&error["error"]["code"], &error["code"]), (&json!("worker_lost"), &json!("worker_lost")));
+
+    let before = ResponsesWriter::new(&hello(), None).fail(&trouble);
+    assert_eq!(names(&self::events(std::str::from_utf8(&before).unwrap())), ["error"]);
+}
+
+#[test]
+fn an_answer_of_nothing_has_a_message() {
+    let response = ResponsesWriter::new(&hello(), None).whole(Answer::default());
+    assert_eq!(response["output"][0]["content"][0]["text"], "");
+    assert_eq!(stream(&mut ResponsesWriter::new(&hello(), None), vec![]).len(), 8);
+}
+
+#[test]
+fn a_late_part_of_a_call_is_not_lost() {
+    let pieces =
+        vec![call(0, Some("a"), "{"), call(1, Some("b"), "{"), call(0, None, "}"), call(1, None, "}")];
+    let events = stream(&mut ResponsesWriter::new(&hello(), None), vec![pieces]);
+    let output = &events.last().unwrap()["response"]["output"];
+    assert_eq!((&output[0]["arguments"], &output[1]["arguments"]), (&json!("{}"), &json!("{}")));
+}
