@@ -17,6 +17,7 @@ use crate::origin::without_brackets;
 use crate::queen::Queen;
 use crate::requests::Ledger;
 use crate::residency::Residency;
+use crate::responses::Responses;
 use crate::settings::{Defaults, Settings};
 use crate::turns::Turns;
 use crate::workers::telemetry::Telemetry;
@@ -49,6 +50,8 @@ pub struct App {
     pub telemetry: Telemetry,
     /// The requests to the gateway.
     pub(crate) requests: Ledger,
+    /// The responses that clients may go on with.
+    pub(crate) responses: Responses,
     /// The HTTP client of the gateway, for workers.
     pub gateway: reqwest::Client,
     /// The queen, if the settings name one.
@@ -113,6 +116,7 @@ impl App {
             residency: Residency::new(&config, workers.clone(), settings),
             telemetry: Telemetry::new(&config, workers.clone()),
             requests: Ledger::default(),
+            responses: Responses::default(),
             gateway: client::for_workers(*config.timers.connect)?,
             queen: Queen::of(&config, &address, shutdown.clone())?,
             address,

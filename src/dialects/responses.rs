@@ -15,7 +15,7 @@ mod output;
 mod ids;
 
 pub(crate) use ids::Ids;
-pub(crate) use request::{Request, read};
+pub(crate) use request::read;
 pub(crate) use writer::ResponsesWriter;
 
 #[cfg(test)]

@@ -107,6 +107,10 @@ codes! {
     OutcomeUnknown = "outcome_unknown", 500, 74, "The outcome is not known";
     /// No request to the gateway has that id, or it ended long ago.
     RequestNotFound = "request_not_found", 404, 66, "No such request";
+    /// No response of that id is kept, or it is somebody else's.
+    ResponseNotFound = "response_not_found", 404, 66, "No such response";
+    /// A request goes on with a response that is not kept.
+    PreviousResponseNotFound = "previous_response_not_found", 400, 66, "The previous response is not kept";
     /// A defect of the hive.
     Internal = "internal", 500, 70, "Internal error";
 

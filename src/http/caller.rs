@@ -18,6 +18,15 @@ pub(crate) fn of(extensions: &Extensions) -> Arc<str> {
     }
 }
 
+/// For whom the hive keeps what a caller says, and lets only them see it: the Unix user of a peer at the Unix
+/// socket, or all who come over the network, whose addresses change.
+pub(crate) fn owner(extensions: &Extensions) -> Arc<str> {
+    match extensions.get::<Arrival>() {
+        Some(Arrival::Unix { .. }) => of(extensions),
+        _ => "network".into(),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -2,7 +2,8 @@ use std::sync::{Arc, Mutex};
 
 use serde_json::{Value, json};
 
-use super::{Ids, Request, ResponsesWriter, read};
+use super::request::Request;
+use super::{Ids, ResponsesWriter, read};
 use crate::dialects::answer::{Answer, Finish, Piece, Usage};
 use crate::dialects::chat::{Message, Output, Part, Role, ToolChoice};
 use crate::dialects::trouble::Trouble;
@@ -301,7 +302,7 @@ fn an_answer_that_ends_early_or_breaks_off_does_not_look_complete() {
 fn an_answer_of_nothing_has_a_message() {
     let response = ResponsesWriter::new(&hello(), None).whole(Answer::default());
     assert_eq!(response["output"][0]["content"][0]["text"], "");
-    assert_eq!(stream(&mut ResponsesWriter::new(&hello(), None), vec![]).len(), 8);
+    assert_eq!(stream(&mut ResponsesWriter::new(&hello(), None), vec![]).len(), 9);
 }
 
 #[test]

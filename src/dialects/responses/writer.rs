@@ -210,6 +210,8 @@ impl ResponsesWriter {
                 self.grow(index, &arguments);
             }
             Piece::Logprobs(tokens) => self.logprobs.extend(tokens),
+            // A response has no place for it.
+            Piece::StopString(_) => {}
             Piece::Finish(finish) => self.finish = finish,
             Piece::Usage(usage) => self.usage = Some(usage),
         }
@@ -284,7 +286,7 @@ impl Writer for ResponsesWriter {
     }
 
     fn whole(&mut self, answer: Answer) -> Value {
-        let Answer { reasoning, text, calls, logprobs, finish, usage } = answer;
+        let Answer { reasoning, text, calls, logprobs, finish, usage, stop_string: _ } = answer;
         let said = [(reasoning, Piece::Reasoning as fn(String) -> Piece), (text, Piece::Text)];
         let mut pieces = vec![Piece::Logprobs(logprobs)];
         pieces.extend(said.into_iter().filter(|(text, _)| !text.is_empty()).map(|(text, piece)| piece(text)));

@@ -20,13 +20,14 @@ use crate::workers::{Conversation, Route};
 pub(super) fn read(route: Route, body: Bytes) -> Result<Call, Problem> {
     let fields: BTreeMap<String, &RawValue> = serde_json::from_slice(&body).map_err(|error| {
         Failure::new(Code::InvalidField, format!("the body is not a request object: {error}"))
-            .hint(r#"send {"model":"ID","messages":[{"role":"user","content":"Hello"}]}"#)
+            .hint(example(route))
     })?;
     for (name, value) in &fields {
         numbers::check(name, value).map_err(|(field, failure)| Problem::from(failure).param(field))?;
     }
     let streams = fields.get("stream").is_some_and(|value| value.get() == "true");
-    let (conversation, keep_alive) = (conversation(&fields), keep_alive(&fields)?);
+    let conversation = conversation(&fields);
+    let keep_alive = keep_alive(fields.get("keep_alive").map(|value| value.get()))?;
     let model = fields.get("model").and_then(|value| serde_json::from_str::<String>(value.get()).ok());
     let model = model.unwrap_or_default();
     named(&model)?;
@@ -42,17 +43,44 @@ pub(super) fn read(route: Route, body: Bytes) -> Result<Call, Problem> {
     })
 }
 
-/// The conversation of the messages. What is wrong with them is for the engine to say.
+/// A request that the route takes.
+fn example(route: Route) -> &'static str {
+    match route {
+        Route::Completions => r#"send {"model":"ID","prompt":"Once upon a time"}"#,
+        Route::Embeddings => r#"send {"model":"ID","input":"Hello"}"#,
+        Route::Rerank => r#"send {"model":"ID","query":"A question","documents":["An answer"]}"#,
+        _ => r#"send {"model":"ID","messages":[{"role":"user","content":"Hello"}]}"#,
+    }
+}
+
+/// The conversation of the messages, or of a prompt. What is wrong with them is for the engine to say.
 fn conversation(fields: &BTreeMap<String, &RawValue>) -> Conversation {
     let messages = fields.get("messages").and_then(|value| serde_json::from_str(value.get()).ok());
     let messages: Vec<&RawValue> = messages.unwrap_or_default();
+    if let Some(prompt) = fields.get("prompt").filter(|_| messages.is_empty()) {
+        return Conversation::of(beginnings(prompt.get()));
+    }
     Conversation::of(messages.into_iter().map(RawValue::get))
 }
 
+/// A prompt in pieces, so that a longer one that begins with it is known. An editor that asks for one completion
+/// after another, each a little longer, sends such.
+fn beginnings(prompt: &str) -> impl Iterator<Item = &str> {
+    let mut rest = prompt;
+    std::iter::from_fn(move || {
+        let piece = rest.get(..rest.ceil_char_boundary(PIECE)).filter(|piece| piece.len() >= PIECE)?;
+        rest = &rest[piece.len()..];
+        Some(piece)
+    })
+}
+
+/// The length of a piece of a prompt, in bytes.
+const PIECE: usize = 1024;
+
 /// How long the worker that answers it stays without a request, which is Ollama's field.
-fn keep_alive(fields: &BTreeMap<String, &RawValue>) -> Result<Option<KeepAlive>, Problem> {
-    let Some(value) = fields.get("keep_alive") else { return Ok(None) };
-    serde_json::from_str(value.get()).map_err(|error| {
+pub(super) fn keep_alive(json: Option<&str>) -> Result<Option<KeepAlive>, Problem> {
+    let Some(json) = json else { return Ok(None) };
+    serde_json::from_str(json).map_err(|error| {
         let failure = Failure::new(Code::InvalidField, format!("'keep_alive' is not valid: {error}"))
             .hint(r#"send a duration such as "10m", seconds, -1 for as long as there is room, or 0"#);
         Problem::from(failure).param("keep_alive")
@@ -68,6 +96,20 @@ mod tests {
     use super::*;
     use crate::dialects::trouble::Dialect;
     use crate::http::problem::Refusal;
+
+    #[test]
+    fn a_longer_prompt_goes_on_with_the_conversation_of_its_beginning() {
+        let call = |prompt: &str| {
+            let body = json!({"model": "m", "prompt": prompt}).to_string();
+            read(Route::Completions, body.into()).unwrap_or_else(|_| panic!("{prompt}")).conversation
+        };
+        let text = "Grüße ".repeat(1000);
+        assert_eq!(call(&text), call(&format!("{text}!")));
+        assert_ne!(call(&text), call(&format!("{text}{text}")));
+        assert_ne!(call(&text), call(&format!("!{text}")));
+        // Short ones have nothing worth going on with.
+        assert_eq!(call("a"), call("b"));
+    }
 
     #[tokio::test]
     async fn invalid_requests_are_refused_by_field() {

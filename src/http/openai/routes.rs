@@ -42,6 +42,21 @@ pub(crate) async fn chat_completions(State(app): State<AppState>, request: Reque
     gateway::serve(&app, request, |body| read(Route::Chat, body)).await
 }
 
+/// `POST /v1/completions`
+pub(crate) async fn completions(State(app): State<AppState>, request: Request) -> Response {
+    gateway::serve(&app, request, |body| read(Route::Completions, body)).await
+}
+
+/// `POST /v1/embeddings`
+pub(crate) async fn embeddings(State(app): State<AppState>, request: Request) -> Response {
+    gateway::serve(&app, request, |body| read(Route::Embeddings, body)).await
+}
+
+/// `POST /v1/rerank`
+pub(crate) async fn rerank(State(app): State<AppState>, request: Request) -> Response {
+    gateway::serve(&app, request, |body| read(Route::Rerank, body)).await
+}
+
 /// The cards of a model and of its variants.
 fn cards(app: &App, model: &Model) -> Vec<Card> {
     let variants = app.settings.of_served(&model.id).variants.keys().cloned().map(Some).collect::<Vec<_>>();

@@ -1,0 +1,176 @@
+//! The Responses API. What a response says is kept in memory, so that the next request can go on with it.
+
+use std::sync::Arc;
+
+use axum::Json;
+use axum::extract::{Query, Request, State};
+use axum::http::Extensions;
+use axum::http::header::CONTENT_TYPE;
+use axum::response::{IntoResponse, Response};
+use bytes::Bytes;
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+use super::request::keep_alive;
+use crate::app::AppState;
+use crate::dialects::responses::{Ids, ResponsesWriter, read};
+use crate::error::{Code, Failure};
+use crate::http::caller;
+use crate::http::gateway::{self, Call};
+use crate::http::path::Parameter;
+use crate::http::problem::Problem;
+use crate::responses::{Conversation, Responses};
+
+/// What the hive says of every response that it has not.
+const KEPT: &str = "the hive keeps responses in memory for a day, within a bound and not over a restart; send the \
+                    whole conversation as `input`, or do not send `store: false` where you go on with the response";
+
+/// Of a list of items.
+#[derive(Debug, Deserialize)]
+pub(crate) struct Page {
+    /// The id of the item before the first one.
+    after: Option<String>,
+    limit: Option<usize>,
+    order: Option<Order>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum Order {
+    Asc,
+    Desc,
+}
+
+/// Of one response.
+#[derive(Debug, Deserialize)]
+pub(crate) struct Retrieval {
+    stream: Option<bool>,
+}
+
+/// `POST /v1/responses`
+pub(crate) async fn create(State(app): State<AppState>, request: Request) -> Response {
+    let owner = caller::owner(request.extensions());
+    gateway::serve(&app, request, |body| call(&app.responses, &owner, &body)).await
+}
+
+/// Reads a request, with the conversation that it goes on with.
+fn call(responses: &Responses, owner: &Arc<str>, body: &Bytes) -> Result<Call, Problem> {
+    let body: Value = serde_json::from_slice(body).unwrap_or_default();
+    let earlier = match body["previous_response_id"].as_str() {
+        None => Conversation::default(),
+        Some(id) => responses.find(id, owner).ok_or_else(|| {
+            let message = format!("the response {id:?}, with which the request goes on, is not kept");
+            let failure = Failure::new(Code::PreviousResponseNotFound, message).hint(KEPT);
+            Problem::from(failure).param("previous_response_id")
+        })?,
+    };
+    let item = |id: &str| responses.find(&Ids::response_of(id)?, owner)?.item(id);
+    let request = read(&body, &earlier.items(), &item)?;
+    let keep = request.stores.then(|| {
+        let (responses, owner, id) = (responses.clone(), Arc::clone(owner), request.ids.response());
+        let input = Value::from(request.input.clone()).to_string().into();
+        let keep = move |response: &Value| {
+            responses.keep(id, owner, earlier, input, response.to_string().into());
+        };
+        Box::new(keep) as Box<dyn FnOnce(&Value) + Send>
+    });
+    let writer = ResponsesWriter::new(&request, keep);
+    let keep_alive = keep_alive(body.get("keep_alive").map(Value::to_string).as_deref())?;
+    Ok(Call { keep_alive, ..Call::chat(request.chat, Box::new(writer))? })
+}
+
+/// `GET /v1/responses/{id}`
+pub(crate) async fn get(
+    State(app): State<AppState>,
+    Parameter(id): Parameter,
+    query: Result<Query<Retrieval>, axum::extract::rejection::QueryRejection>,
+    extensions: Extensions,
+) -> Result<Response, Problem> {
+    let Query(Retrieval { stream }) = query.map_err(not_a_query)?;
+    if stream == Some(true) {
+        let message = "a response that is kept does not come as a stream again";
+        return Err(Failure::new(Code::InvalidRequest, message).hint("leave out `stream`").into());
+    }
+    let response = kept(&app.responses, &id, &extensions)?.response();
+    Ok(([(CONTENT_TYPE, "application/json")], response).into_response())
+}
+
+/// `DELETE /v1/responses/{id}`
+pub(crate) async fn delete(
+    State(app): State<AppState>,
+    Parameter(id): Parameter,
+    extensions: Extensions,
+) -> Result<Json<Value>, Problem> {
+    if !app.responses.forget(&id, &caller::owner(&extensions)) {
+        return Err(not_kept(&id));
+    }
+    Ok(Json(json!({"id": id, "object": "response", "deleted": true})))
+}
+
+/// `GET /v1/responses/{id}/input_items`
+pub(crate) async fn input_items(
+    State(app): State<AppState>,
+    Parameter(id): Parameter,
+    query: Result<Query<Page>, axum::extract::rejection::QueryRejection>,
+    extensions: Extensions,
+) -> Result<Json<Value>, Problem> {
+    let Query(page) = query.map_err(not_a_query)?;
+    Ok(Json(list(kept(&app.responses, &id, &extensions)?.input(), &page)))
+}
+
+/// A page of items in OpenAI's form: the last ones first, unless it says otherwise.
+fn list(mut items: Vec<Value>, page: &Page) -> Value {
+    if page.order != Some(Order::Asc) {
+        items.reverse();
+    }
+    if let Some(after) = &page.after {
+        let after = items.iter().position(|item| item["id"] == after.as_str());
+        items = items.split_off(after.map_or(items.len(), |at| at + 1));
+    }
+    let rest = items.split_off(page.limit.unwrap_or(20).clamp(1, 100).min(items.len()));
+    let id = |item: Option<&Value>| item.map_or(Value::Null, |item| item["id"].clone());
+    json!({
+        "object": "list", "first_id": id(items.first()), "last_id": id(items.last()),
+        "has_more": !rest.is_empty(), "data": items,
+    })
+}
+
+fn kept(responses: &Responses, id: &str, extensions: &Extensions) -> Result<Conversation, Problem> {
+    responses.find(id, &caller::owner(extensions)).ok_or_else(|| not_kept(id))
+}
+
+fn not_kept(id: &str) -> Problem {
+    Failure::new(Code::ResponseNotFound, format!("no response {id:?} is kept")).hint(KEPT).into()
+}
+
+fn not_a_query(rejection: axum::extract::rejection::QueryRejection) -> Problem {
+    Failure::new(Code::InvalidRequest, format!("a query parameter is not valid: {rejection}"))
+        .hint("`order` is `asc` or `desc`, `limit` a number from 1 to 100, `after` the id of an item")
+        .into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn items_are_listed_page_by_page() {
+        let items: Vec<Value> = (0..5).map(|n| json!({"id": format!("msg_{n}")})).collect();
+        let ids = |after: Option<&str>, limit, order| {
+            let list = list(items.clone(), &Page { after: after.map(str::to_owned), limit, order });
+            let ids = list["data"].as_array().unwrap().iter();
+            let ids: Vec<String> = ids.map(|item| item["id"].as_str().unwrap()[4..].to_owned()).collect();
+            if let (Some(first), Some(last)) = (ids.first(), ids.last()) {
+                assert_eq!(list["first_id"], format!("msg_{first}"));
+                assert_eq!(list["last_id"], format!("msg_{last}"));
+            }
+            (ids.concat(), list["has_more"] == true)
+        };
+        assert_eq!(ids(None, None, None), ("43210".into(), false));
+        assert_eq!(ids(None, Some(2), Some(Order::Asc)), ("01".into(), true));
+        assert_eq!(ids(Some("msg_1"), Some(2), Some(Order::Asc)), ("23".into(), true));
+        assert_eq!(ids(Some("msg_3"), Some(2), Some(Order::Asc)), ("4".into(), false));
+        assert_eq!(ids(Some("msg_9"), None, None), (String::new(), false));
+        assert_eq!(ids(None, Some(0), None), ("4".into(), true));
+    }
+}
