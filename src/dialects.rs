@@ -12,7 +12,6 @@
 //! - An answer that is not complete never looks complete in any dialect.
 
 pub(crate) mod anthropic;
-#[cfg_attr(not(test), expect(dead_code, reason = "what requests need is not checked yet"))]
 pub(crate) mod openai;
 pub(crate) mod responses;
 pub(crate) mod engine;
