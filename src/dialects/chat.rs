@@ -2,6 +2,8 @@
 
 use serde_json::{Map, Value};
 
+use crate::config::Capability;
+
 /// A request for the next message of a conversation.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(crate) struct Chat {
@@ -112,6 +114,19 @@ pub(crate) struct Thinking {
     pub(crate) effort: Option<String>,
     /// The most tokens of thought.
     pub(crate) budget_tokens: Option<u64>,
+}
+
+impl Chat {
+    /// What it needs of the model and its engine, besides that they chat.
+    pub(crate) fn needs(&self) -> Vec<Capability> {
+        let has_image = |message: &Message| message.content.iter().any(|part| matches!(part, Part::Image(_)));
+        let needs = [
+            (self.messages.iter().any(has_image), Capability::Images),
+            (!self.tools.is_empty() && self.tool_choice != ToolChoice::Never, Capability::Tools),
+            (self.output != Output::Text, Capability::JsonOutput),
+        ];
+        needs.into_iter().filter_map(|(is_needed, capability)| is_needed.then_some(capability)).collect()
+    }
 }
 
 impl Message {

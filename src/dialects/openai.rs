@@ -6,7 +6,6 @@
 mod chat;
 mod messages;
 
-#[cfg_attr(not(test), expect(unused_imports, reason = "what requests need is not checked yet"))]
 pub(crate) use chat::read;
 
 #[cfg(test)]

@@ -4,7 +4,7 @@ use bytes::Bytes;
 use serde_json::Value;
 use serde_json::value::to_raw_value;
 
-use crate::config::KeepAlive;
+use crate::config::{Capability, KeepAlive};
 use crate::dialects::chat::Chat;
 use crate::dialects::engine;
 use crate::dialects::writer::Writer;
@@ -25,6 +25,8 @@ pub(crate) struct Call {
     pub(crate) streams: bool,
     /// Its messages, by which it finds the worker that knows them.
     pub(crate) conversation: Conversation,
+    /// What it needs of the model and its engine, besides an answer on the route.
+    pub(crate) needs: Vec<Capability>,
     /// How long the worker that answers it stays without a request.
     pub(crate) keep_alive: Option<KeepAlive>,
     /// The fields of the client's request that have no effect, of which it is told.
@@ -57,6 +59,7 @@ impl Call {
         }
         let messages: Vec<String> =
             body["messages"].as_array().into_iter().flatten().map(Value::to_string).collect();
+        let needs = chat.needs();
         let Chat { model, streams, ignored, .. } = chat;
         Ok(Self {
             model: named(&model)?.to_owned(),
@@ -64,6 +67,7 @@ impl Call {
             conversation: Conversation::of(messages.iter().map(String::as_str)),
             body: body.to_string().into(),
             streams,
+            needs,
             keep_alive: None,
             ignored,
             form: Form::Written(writer),
@@ -78,6 +82,7 @@ impl Call {
             body: body.to_string().into(),
             streams: false,
             conversation: Conversation::default(),
+            needs: Vec::new(),
             keep_alive: None,
             ignored: Vec::new(),
             form: Form::Untouched,

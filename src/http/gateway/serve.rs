@@ -109,7 +109,7 @@ async fn attempt(
 ) -> Result<(Awaited, Output), Problem> {
     let model: Arc<str> = app.served_id(&call.model).await?.into();
     recorder.asks(&model, call.streams);
-    let needs: Vec<_> = call.route.capability().into_iter().collect();
+    let needs: Vec<_> = call.route.capability().into_iter().chain(call.needs).collect();
     app.can(&model).await.check(&needs)?;
     let attempt = Attempt {
         admissions: app.residency.admissions().clone(),

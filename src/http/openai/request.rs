@@ -5,7 +5,8 @@ use std::collections::BTreeMap;
 use bytes::Bytes;
 use serde_json::value::RawValue;
 
-use crate::config::KeepAlive;
+use crate::config::{Capability, KeepAlive};
+use crate::dialects::openai;
 use crate::error::{Code, Failure};
 use crate::http::gateway::{Call, Form, named};
 use crate::http::numbers;
@@ -31,16 +32,31 @@ pub(super) fn read(route: Route, body: Bytes) -> Result<Call, Problem> {
     let model = fields.get("model").and_then(|value| serde_json::from_str::<String>(value.get()).ok());
     let model = model.unwrap_or_default();
     named(&model)?;
+    let needs = if route == Route::Chat { needs(&fields, &body) } else { Vec::new() };
     Ok(Call {
         model,
         route,
         body,
         streams,
         conversation,
+        needs,
         keep_alive,
         ignored: Vec::new(),
         form: Form::Untouched,
     })
+}
+
+/// What a chat completion needs. Most have nothing that needs anything, and are not read for it.
+fn needs(fields: &BTreeMap<String, &RawValue>, body: &[u8]) -> Vec<Capability> {
+    let asks =
+        |name: &&str| fields.get(*name).is_some_and(|value| !["null", "[]", "{}"].contains(&value.get()));
+    let has_images = || fields.get("messages").is_some_and(|messages| messages.get().contains("image_url"));
+    if !["tools", "functions", "response_format"].iter().any(asks) && !has_images() {
+        return Vec::new();
+    }
+    // What is wrong with it is for the engine to say.
+    let body = serde_json::from_slice(body).unwrap_or_default();
+    openai::read(&body).map(|chat| chat.needs()).unwrap_or_default()
 }
 
 /// A request that the route takes.
@@ -109,6 +125,29 @@ mod tests {
         assert_ne!(call(&text), call(&format!("!{text}")));
         // Short ones have nothing worth going on with.
         assert_eq!(call("a"), call("b"));
+    }
+
+    #[test]
+    fn what_a_chat_completion_needs_is_seen() {
+        let needs = |more: Value| {
+            let mut body = json!({"model": "m", "messages": [{"role": "user", "content": "image_url"}]});
+            body.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+            read(Route::Chat, body.to_string().into()).unwrap_or_else(|_| panic!("{body}")).needs
+        };
+        let image = json!([{"type": "image_url", "image_url": {"url": "data:image/png;base64,AA"}}]);
+        let tool = json!({"type": "function", "function": {"name": "f"}});
+        for (more, needed) in [
+            (json!({}), vec![]),
+            (json!({"tools": [], "response_format": null}), vec![]),
+            (json!({"response_format": {"type": "text"}}), vec![]),
+            (json!({"tools": [tool], "tool_choice": "none"}), vec![]),
+            (json!({"tools": [tool]}), vec![Capability::Tools]),
+            (json!({"response_format": {"type": "json_object"}}), vec![Capability::JsonOutput]),
+            (json!({"messages": [{"role": "user", "content": image}]}), vec![Capability::Images]),
+            (json!({"tools": "wrong"}), vec![]),
+        ] {
+            assert_eq!(needs(more.clone()), needed, "{more}");
+        }
     }
 
     #[tokio::test]
