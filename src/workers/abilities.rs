@@ -80,7 +80,9 @@ impl Served {
             Images if engine.projector_of(&self.path, self.projector.as_ref()).is_none() => {
                 Some(Lack::Projector)
             }
-            Tools if !template.is_some_and(|template| template.tools) => of_template,
+            Tools if !engine.describes_tools && !template.is_some_and(|template| template.tools) => {
+                of_template
+            }
             Reasoning if !template.is_some_and(|template| template.reasoning) => of_template,
             _ => None,
         };
@@ -198,6 +200,7 @@ mod tests {
             devices: vec![DeviceKind::Cpu],
             capabilities: capabilities.iter().copied().collect(),
             has_means_of_its_own: says_so,
+            describes_tools: false,
             ..Engine::builtin("p".into())
         }
     }
@@ -235,7 +238,7 @@ mod tests {
                 Engine::builtin("p".into()),
                 "chat completions tools json_output reasoning",
             ),
-            (TALKS, Some("/m/p.gguf"), Engine::builtin("p".into()), "chat completions json_output"),
+            (TALKS, Some("/m/p.gguf"), Engine::builtin("p".into()), "chat completions tools json_output"),
             (embeddings, None, Engine::builtin("p".into()), "embeddings"),
             (reranking, None, Engine::builtin("p".into()), ""),
             (

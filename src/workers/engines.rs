@@ -31,6 +31,8 @@ pub struct Engine {
     pub capabilities: Capabilities,
     /// Whether what it can do counts even where a model's file lacks what that takes: a projector, a template.
     pub(super) has_means_of_its_own: bool,
+    /// Whether it tells the model of tools where the chat template does not.
+    pub(super) describes_tools: bool,
     /// The kinds of devices that it computes on, the preferred one first.
     pub devices: Vec<DeviceKind>,
     /// The devices of this machine that it can use.
@@ -122,6 +124,7 @@ impl Engine {
             version: Some(env!("CARGO_PKG_VERSION").to_owned()),
             capabilities: [Chat, Completions, Embeddings, Tools, JsonOutput, Reasoning].into(),
             has_means_of_its_own: false,
+            describes_tools: true,
             devices: vec![DeviceKind::Cpu],
             usable: vec![Device::CPU],
             own_names: Vec::new(),

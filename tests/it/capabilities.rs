@@ -56,7 +56,7 @@ fn told(list: &Value) -> Vec<String> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn every_model_is_told_with_what_it_can_on_its_engine() {
-    const OF_TEXT: &str = "chat completions json_output";
+    const OF_TEXT: &str = "chat completions tools json_output";
     let hive = TestHive::start().await;
     write_all(&hive.models_dir());
     let expected = [

@@ -139,6 +139,7 @@ fn described(name: &str, settings: &EngineSettings, gpus: &[Gpu]) -> Result<Engi
         version: None,
         capabilities: settings.capabilities.clone().unwrap_or_else(|| EngineSettings::USUAL.into()),
         has_means_of_its_own: settings.capabilities.is_some(),
+        describes_tools: false,
         devices: settings.devices.clone(),
         usable,
         own_names: Vec::new(),

@@ -78,6 +78,7 @@ pub(in crate::workers) fn describe(
         version: version_of(version),
         capabilities: Capability::ALL.iter().copied().collect(),
         has_means_of_its_own: false,
+        describes_tools: false,
         devices,
         usable,
         own_names: gpus,
