@@ -234,6 +234,8 @@ const share = (part, total) => (total > 0 ? (100 * part) / total : 0);
 const byAge = (a, b) => (a.job_id < b.job_id ? -1 : a.job_id > b.job_id ? 1 : 0);
 /** Whether an engine may be able to load it. @param {Model} model */
 export const isLoadable = ({ status }) => status === "available" || status === "unknown";
+/** Whether it answers messages; where that is not known, it may. @param {Model} model */
+export const canChat = ({ capabilities }) => !capabilities || capabilities.includes("chat");
 /** Why an engine may not be able to load it after all; empty where nothing speaks against it.
  * @param {Model} model */
 export const doubtAbout = ({ status, status_detail: detail }) =>

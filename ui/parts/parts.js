@@ -17,6 +17,32 @@ export function chip(state, label = state) {
   );
 }
 
+/** What is shown for each capability. */
+const ABILITIES = /** @type {Record<string, string>} */ ({
+  chat: "Chat",
+  completions: "Completions",
+  embeddings: "Embeddings",
+  rerank: "Reranking",
+  images: "Images",
+  tools: "Tools",
+  json_output: "JSON",
+  reasoning: "Reasoning",
+});
+/** What every model for text can. */
+const USUAL = ["chat", "completions", "json_output"];
+
+/** What a model can do, as small labels. @param {string[]} [capabilities]
+ * @param {boolean} [all] whether to show also what every model for text can */
+export function abilities(capabilities = [], all = false) {
+  const shown = capabilities.filter((name) => all || !USUAL.includes(name));
+  if (shown.length === 0) return null;
+  return h(
+    "ul",
+    { class: "abilities", "aria-label": "Capabilities" },
+    ...shown.map((name) => h("li", { key: name }, ABILITIES[name] ?? name)),
+  );
+}
+
 /** What the page waits for, for how long, and what the user can do.
  * @param {string} what @param {number} since milliseconds since the epoch
  * @param {...Child} out actions, such as a button to stop */

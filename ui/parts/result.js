@@ -5,7 +5,7 @@ import { bytes, count, instant } from "../lib/format.js";
 import { hive } from "../lib/hive.js";
 import { accessTo } from "../lib/plan.js";
 import { link } from "../lib/view.js";
-import { chip, factList } from "./parts.js";
+import { abilities, chip, factList } from "./parts.js";
 
 /** @param {string} operation @param {any} result @returns {HTMLElement} */
 export function resultOf(operation, result) {
@@ -45,6 +45,7 @@ export function modelFacts(model, state = model.status) {
     ["Quantization", model.quantization],
     ["Parameters", model.parameter_count === null ? null : count(model.parameter_count)],
     ["Context", model.context_length === null ? null : `${count(model.context_length)} tokens`],
+    ["Capabilities", abilities(model.capabilities, true)],
     ["Format", model.format?.toUpperCase()],
     ["Source", h("span", { class: "mono" }, model.source)],
     ["Revision", model.revision ? h("span", { class: "mono" }, model.revision) : null],

@@ -6,7 +6,7 @@ import { complete } from "../lib/completion.js";
 import { Conversations } from "../lib/conversations.js";
 import { h, icon, kept } from "../lib/dom.js";
 import { ago, bytes, elapsed } from "../lib/format.js";
-import { doubtNote, hive, isServing } from "../lib/hive.js";
+import { canChat, doubtNote, hive, isServing } from "../lib/hive.js";
 import { live } from "../lib/live.js";
 import { recall, remember } from "../lib/storage.js";
 import { View, link, route } from "../lib/view.js";
@@ -85,7 +85,7 @@ class Chat extends View {
   #look() {
     const workers = [...hive.workers.values()].filter(isServing);
     const served = new Set(workers.map(({ model }) => model));
-    const models = hive.loadableModels();
+    const models = hive.loadableModels().filter(canChat);
     const known = new Set(models.map(({ id }) => id));
     const isVariant = (/** @type {string} */ id) => !known.has(id) && known.has(hive.modelOf(id));
     const variants = new Set([...served, this.now.model].filter(isVariant));

@@ -4,7 +4,7 @@ import { Problem } from "../lib/api.js";
 import { refreshModels } from "../lib/catalog.js";
 import { h, icon, kept } from "../lib/dom.js";
 import { bytes, count } from "../lib/format.js";
-import { hive, isLoadable, isServing } from "../lib/hive.js";
+import { canChat, hive, isLoadable, isServing } from "../lib/hive.js";
 import { isPartial } from "../lib/sources.js";
 import { recall, remember } from "../lib/storage.js";
 import { ListView, link, route } from "../lib/view.js";
@@ -14,7 +14,7 @@ import { openDownload } from "../parts/download-dialog.js";
 import { openLoad } from "../parts/load-dialog.js";
 import "../parts/downloads.js";
 import { onValue, select } from "../parts/fields.js";
-import { button, chip, empty, failureBox, waiting } from "../parts/parts.js";
+import { abilities, button, chip, empty, failureBox, waiting } from "../parts/parts.js";
 import { modelFacts } from "../parts/result.js";
 import { openSettings } from "../parts/settings-dialog.js";
 import { act, showProblem } from "../parts/toasts.js";
@@ -72,7 +72,7 @@ class Models extends ListView {
     const shown = all
       .filter((model) =>
         words.every((word) =>
-          `${model.id} ${model.quantization} ${model.architecture} ${model.source}`
+          `${model.id} ${model.quantization} ${model.architecture} ${model.source} ${model.capabilities?.join(" ")}`
             .toLowerCase()
             .includes(word),
         ),
@@ -234,7 +234,7 @@ class Models extends ListView {
       h(
         "div",
         { class: "actions" },
-        isLoadable(model) || workers.some(isServing)
+        canChat(model) && (isLoadable(model) || workers.some(isServing))
           ? h("a", { class: "button primary", href: link("chat", id) }, icon("chat"), h("span", null, "Chat"))
           : null,
         workers.length === 0 && isLoadable(model)
@@ -285,7 +285,12 @@ function row(model, chosen) {
   return h(
     "tr",
     { class: chosen ? "chosen" : "" },
-    h("th", { scope: "row" }, h("a", { href: link("models", model.id) }, model.id)),
+    h(
+      "th",
+      { scope: "row" },
+      h("a", { href: link("models", model.id) }, model.id),
+      abilities(model.capabilities),
+    ),
     h("td", { class: "num", "data-label": "Size" }, bytes(model.size_bytes)),
     h("td", { "data-label": "Quant." }, model.quantization ?? "–"),
     h("td", { class: "num", "data-label": "Params" }, count(model.parameter_count)),
@@ -315,7 +320,7 @@ function keptRow(model, chosen) {
 function rowActions(model, state, hasWorkers) {
   const named = (/** @type {string} */ verb) => ({ class: "small", "aria-label": `${verb} ${model.name}` });
   const chat = { class: "button small", href: link("chat", model.id) };
-  const asks = h("a", { ...chat, "aria-label": `Chat with ${model.name}` }, "Chat");
+  const asks = canChat(model) ? h("a", { ...chat, "aria-label": `Chat with ${model.name}` }, "Chat") : null;
   if (state === "loaded")
     return [asks, button("Unload", () => act({ ModelUnload: { id: model.id } }), named("Unload"))];
   if (isLoadable(model)) {

@@ -3,7 +3,7 @@
 import { Problem, run } from "../lib/api.js";
 import { h, icon } from "../lib/dom.js";
 import { ago, bytes, duration, elapsed } from "../lib/format.js";
-import { HISTORY, doubtAbout, hive, isServing } from "../lib/hive.js";
+import { HISTORY, canChat, doubtAbout, hive, isServing } from "../lib/hive.js";
 import { isReadOnly, stateWord, title } from "../lib/jobs.js";
 import { at } from "../lib/place.js";
 import { recall, remember } from "../lib/storage.js";
@@ -182,7 +182,7 @@ class Overview extends View {
 
   /** The next step of a new user; nothing once a model is loaded. */
   #next() {
-    const models = hive.loadableModels();
+    const models = hive.loadableModels().filter(canChat);
     const loaded = [...hive.workers.values()].some(isServing);
     if (loaded) return null;
     const step = models.length === 0 ? 0 : 1;
