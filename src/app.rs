@@ -192,7 +192,21 @@ impl App {
     /// # Errors
     /// [`Code::ModelNotFound`] with the nearest names, [`Code::ModelAmbiguous`].
     pub(crate) async fn find_target(&self, name: &str) -> Result<Target> {
-        let (mut model, variant) = self.catalog.find_called(name, |name| self.settings.called(name)).await?;
+        self.find(name, None).await
+    }
+
+    /// As [`Self::find_target`], for a request to a model: a name that means nothing means the model with the
+    /// alias `*`. Operations, which delete and change, take no such name.
+    ///
+    /// # Errors
+    /// As [`Self::find_target`], if no model has that alias.
+    pub(crate) async fn find_requested(&self, name: &str) -> Result<Target> {
+        self.find(name, self.settings.catch_all()).await
+    }
+
+    async fn find(&self, name: &str, otherwise: Option<(String, Option<String>)>) -> Result<Target> {
+        let called = |name: &str| self.settings.called(name);
+        let (mut model, variant) = self.catalog.find_called(name, called, otherwise).await?;
         if variant.is_none() {
             self.check_not_gone(name, &model)?;
         }
@@ -205,11 +219,11 @@ impl App {
         Ok(Target { model, variant, settings })
     }
 
-    /// The id under which workers serve what a caller names. Asks the catalog only where it has to: not for the
+    /// The id under which workers serve what a request names. Asks the catalog only where it has to: not for the
     /// id of what a worker serves, nor for an alias of that.
     ///
     /// # Errors
-    /// As [`Self::find_target`].
+    /// As [`Self::find_requested`].
     pub(crate) async fn served_id(&self, name: &str) -> Result<String> {
         if !self.workers.statuses(name).is_empty() {
             return Ok(name.to_owned());
@@ -221,7 +235,7 @@ impl App {
         {
             return Ok(id);
         }
-        Ok(self.find_target(name).await?.served_id())
+        Ok(self.find_requested(name).await?.served_id())
     }
 
     /// What can be done with what is served under that id, as far as it is known.

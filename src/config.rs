@@ -47,7 +47,7 @@ pub use jobs::Jobs;
 pub use keep_alive::KeepAlive;
 pub use memory::Memory;
 pub(crate) use models::alias_taken_twice;
-pub use models::{ModelSettings, served_id};
+pub use models::{CATCH_ALL, ModelSettings, served_id};
 pub use reload::{ConfigFile, Reloaded};
 pub use residency::Residency;
 pub use sampling::Sampling;

@@ -97,7 +97,12 @@ impl Settings {
         self.table().template_of(served_id)
     }
 
-    /// The aliases, with what each means: a model, and a variant of it.
+    /// What requests get that name nothing: a model, and a variant of it.
+    pub(crate) fn catch_all(&self) -> Option<(String, Option<String>)> {
+        self.table().catch_all()
+    }
+
+    /// The aliases that are names, with what each means: a model, and a variant of it.
     pub(crate) fn aliases(&self) -> Vec<(String, (String, Option<String>))> {
         self.table().aliases()
     }

@@ -17,7 +17,7 @@ use super::sampling::Sampling;
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct ModelSettings {
-    /// Further names that requests may give.
+    /// Further names that requests may give; [`CATCH_ALL`] is every name that nothing else has.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub aliases: Vec<String>,
     /// `auto`, a kind of device (`cpu`, `cuda`, ...) or the name of an engine.
@@ -61,6 +61,9 @@ pub struct ModelSettings {
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub variants: BTreeMap<String, Self>,
 }
+
+/// The alias of the model that answers requests for every name that nothing else has.
+pub const CATCH_ALL: &str = "*";
 
 /// The most tokens of context that can be set: more than any model was trained for.
 const MOST_TOKENS: u64 = 1 << 24;
@@ -124,7 +127,7 @@ impl ModelSettings {
             "aliases",
             format!(
                 "has '{wrong}': an alias has letters and digits of any script and ._/:+~-, 1 to {LONGEST_ALIAS} \
-                 bytes, and does not begin with -"
+                 bytes, and does not begin with -; or it is {CATCH_ALL}, which is every other name"
             ),
         ))
     }
@@ -211,9 +214,10 @@ fn is_variant_name(name: &str) -> bool {
 
 /// The grammar of ids, without the `@` that a variant stands behind.
 fn is_alias(alias: &str) -> bool {
-    (1..=LONGEST_ALIAS).contains(&alias.len())
-        && !alias.starts_with('-')
-        && alias.chars().all(|c| c.is_alphanumeric() || "._/:+~-".contains(c))
+    alias == CATCH_ALL
+        || (1..=LONGEST_ALIAS).contains(&alias.len())
+            && !alias.starts_with('-')
+            && alias.chars().all(|c| c.is_alphanumeric() || "._/:+~-".contains(c))
 }
 
 #[cfg(test)]
@@ -288,6 +292,7 @@ mod tests {
             ("aliases = [\"a b\"]", "aliases has 'a b'"),
             ("aliases = [\"a@b\"]", "aliases has 'a@b'"),
             ("aliases = [\"-a\"]", "aliases has '-a'"),
+            ("aliases = [\"a*\"]", "aliases has 'a*'"),
             ("sampling.temperature = -1.0", "sampling.temperature cannot be -1: 0 to 100"),
             ("sampling.top_p = 1.5", "sampling.top_p cannot be 1.5: 0 to 1"),
             ("sampling.max_tokens = 0", "sampling.max_tokens cannot be 0"),
@@ -327,6 +332,10 @@ mod tests {
                 "gives 'x' to 'b', and it is an alias of 'a'",
             ),
             ("[models.a]\naliases = [\"x\"]\nvariants.v.aliases = [\"x\"]", "gives 'x' to 'a@v'"),
+            (
+                "[models.a]\naliases = [\"*\"]\n[models.b]\naliases = [\"*\"]",
+                "gives '*' to 'b', and it is an alias of 'a'",
+            ),
             (
                 "[models.a]\naliases = [\"b\"]\n[models.b]\nslots = 1",
                 "aliases has 'b', which is the id of a model",

@@ -149,11 +149,12 @@ impl Catalog {
     /// [`Code::ModelNotFound`] with the most similar ids; [`Code::ModelAmbiguous`] with all that
     /// share the name.
     pub async fn find(&self, wanted: &str) -> Result<Model> {
-        self.find_called(wanted, |_| None).await.map(|(model, _)| model)
+        self.find_called(wanted, |_| None, None).await.map(|(model, _)| model)
     }
 
     /// As [`Self::find`], where a name may mean something else too: `called` is asked what one means that no
     /// model has as its id or name, and answers with the id or the name of a model, and a variant of it.
+    /// `otherwise` is what is meant by a name that means nothing at all.
     ///
     /// # Errors
     /// Those of [`Self::find`].
@@ -161,15 +162,21 @@ impl Catalog {
         &self,
         wanted: &str,
         called: impl FnOnce(&str) -> Option<(String, Option<String>)>,
+        otherwise: Option<(String, Option<String>)>,
     ) -> Result<(Model, Option<String>)> {
         let mut models = self.list().await?;
         let is_taken = models.iter().any(|model| model.id == wanted || model.name == wanted);
         let called = if is_taken { None } else { called(wanted) };
+        let means_nothing = !is_taken && called.is_none();
         let (wanted, variant) = called.unwrap_or_else(|| (wanted.to_owned(), None));
-        let index = position(&models, &wanted).or_else(|failure| {
+        let found = position(&models, &wanted).or_else(|failure| {
             let copied = copied::name_of(&wanted, Some(&self.places.hub.url));
             position_in_any_case(&models, copied.as_deref().unwrap_or(&wanted)).ok_or(failure)
-        })?;
+        });
+        let (index, variant) = match (found, otherwise.filter(|_| means_nothing)) {
+            (Err(_), Some((id, variant))) => (position(&models, &id)?, variant),
+            (found, _) => (found?, variant),
+        };
         Ok((models.swap_remove(index), variant))
     }
 

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use serde_json::{Map, Value};
 
 use super::layers;
-use crate::config::{ModelSettings, served_id};
+use crate::config::{CATCH_ALL, ModelSettings, served_id};
 use crate::files;
 use crate::models::TemplateTraits;
 
@@ -74,10 +74,14 @@ impl Table {
     }
 
     pub(super) fn aliases(&self) -> Vec<(String, (String, Option<String>))> {
-        let mut aliases: Vec<_> =
-            self.aliases.iter().map(|(alias, meant)| (alias.clone(), meant.clone())).collect();
+        let named = self.aliases.iter().filter(|(alias, _)| *alias != CATCH_ALL);
+        let mut aliases: Vec<_> = named.map(|(alias, meant)| (alias.clone(), meant.clone())).collect();
         aliases.sort();
         aliases
+    }
+
+    pub(super) fn catch_all(&self) -> Option<(String, Option<String>)> {
+        self.aliases.get(CATCH_ALL).cloned()
     }
 
     pub(super) fn all(&self) -> Vec<(String, Arc<ModelSettings>)> {

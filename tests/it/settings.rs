@@ -152,3 +152,51 @@ async fn a_request_gets_the_sampling_and_the_system_prompt_that_it_does_not_name
     assert_eq!(asked(own.clone()).await["messages"], own["messages"]);
     hive.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_model_with_the_alias_for_every_other_name_answers_requests_and_no_operations() {
+    const MODELS: &str = r#"
+        [models.tiny]
+        aliases = ["*"]
+        context_length = 64
+        [models.other]
+        aliases = ["brief"]
+        context_length = 64
+    "#;
+    let hive = TestHive::start_with(|config| with_models(config, MODELS)).await;
+    write_model(&hive.models_dir(), "tiny");
+    write_model(&hive.models_dir(), "other");
+    for (name, serving) in [
+        ("claude-opus", "tiny"),
+        ("gpt-5:latest", "tiny"),
+        ("*", "tiny"),
+        ("OTHER", "other"),
+        ("brief", "other"),
+        ("other", "other"),
+    ] {
+        let answer = hive.post("/v1/chat/completions", &chat(name)).await;
+        assert_eq!(answer.status(), 200, "{name}: {}", read_all(answer).await);
+        let answer: Value = answer.json().await.expect("JSON");
+        assert_eq!(answer["model"], serving, "{name}");
+    }
+    let list: Value = hive.get("/v1/models").await.json().await.expect("JSON");
+    let ids: Vec<_> = list["data"].as_array().expect("models").iter().map(|card| &card["id"]).collect();
+    assert_eq!(ids, ["other", "tiny", "brief"], "it is no model");
+    let card: Value = hive.get("/v1/models/claude-opus").await.json().await.expect("JSON");
+    assert_eq!(card["id"], "tiny");
+    for operation in ["ModelUnload", "ModelLoad", "ModelGet"] {
+        let failure = hive.fail(&json!({ operation: { "id": "claude-opus" } })).await;
+        assert_eq!(failure["code"], "model_not_found", "{operation}: {failure}");
+    }
+    assert_eq!(workers(&hive).await.len(), 2);
+
+    let taken = json!({ "ModelSettingsSet": { "id": "other", "settings": { "aliases": ["*"] } } });
+    let failure = hive.fail(&taken).await;
+    assert!(failure["message"].as_str().is_some_and(|text| text.contains("'*'")), "{failure}");
+    set(&hive, "tiny", json!({ "aliases": [] })).await;
+    set(&hive, "other", json!({ "aliases": ["*"] })).await;
+    let answer: Value =
+        hive.post("/v1/chat/completions", &chat("claude-opus")).await.json().await.expect("JSON");
+    assert_eq!(answer["model"], "other", "{answer}");
+    hive.stop().await;
+}

@@ -33,7 +33,7 @@ pub(crate) async fn model(
     State(app): State<AppState>,
     Parameter(id): Parameter,
 ) -> Result<Json<Card>, Problem> {
-    let target = app.find_target(&id).await?;
+    let target = app.find_requested(&id).await?;
     Ok(Json(card(&app, &target.model, target.variant.as_deref())))
 }
 
