@@ -6,11 +6,11 @@
 //!
 //! The hive has no tools of its own, no files and no stored prompts: what asks for them is refused by its name.
 
+mod writer;
 mod request;
-mod known;
 mod items;
 mod input;
-mod writer;
+mod known;
 mod output;
 mod ids;
 

@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use super::device::Device;
 use super::route::Route;
 use crate::config::{Capabilities, DeviceKind, EngineOptions};
-use crate::models::is_projector_of;
+use crate::models::{Traits, is_projector_of};
 use crate::narration::Level;
 
 /// The name of the built-in engine.
@@ -175,11 +175,7 @@ impl Engine {
             return changed;
         }
         for (flag, value) in options.flags() {
-            match changed.arguments.iter().position(|word| word == flag) {
-                // A flag and its value are two words.
-                Some(at) => changed.arguments[at + 1] = value,
-                None => changed.arguments.extend([flag.to_owned(), value]),
-            }
+            changed.set_flag(flag, value);
         }
         changed.gpu_layers = options.gpu_layers.or(self.gpu_layers);
         changed.threads = options.threads;
@@ -187,6 +183,28 @@ impl Engine {
             changed.storage = ModelStorage::AsInFile { cache_bits: kind.bits() };
         }
         changed
+    }
+
+    /// The engine as it is started for a model with these traits and so many tokens of context of each slot.
+    pub(super) fn for_model(&self, traits: Traits, context: u64) -> Self {
+        let mut changed = self.clone();
+        if self.takes_options {
+            llama_server::serve_task(&mut changed, traits, context);
+        }
+        changed
+    }
+
+    /// Sets a flag with its value; the two are two words.
+    fn set_flag(&mut self, flag: &str, value: String) {
+        match self.flag(flag) {
+            Some(at) => self.arguments[at + 1] = value,
+            None => self.arguments.extend([flag.to_owned(), value]),
+        }
+    }
+
+    /// Where a flag stands among the arguments.
+    fn flag(&self, flag: &str) -> Option<usize> {
+        self.arguments.iter().position(|word| word == flag)
     }
 
     /// The devices of this machine that it can use.

@@ -30,7 +30,7 @@ pub(super) struct StartPlan {
     pub(super) context: u64,
     /// The projector that the engine is given.
     pub(super) projector: Option<PathBuf>,
-    /// Whether the model's file has a chat template; it counts as having one where it cannot be read.
+    /// Whether the model's file has a chat template, or needs none; it counts as having one where it cannot be read.
     has_template: bool,
     /// Why the engine cannot run the model, as far as its header tells.
     obstacle: Option<String>,

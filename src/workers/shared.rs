@@ -87,8 +87,7 @@ impl Shared {
         if *options == EngineOptions::default() {
             return Cow::Borrowed(found);
         }
-        let changed = found.installed.iter().map(|engine| Arc::new(engine.with_options(options)));
-        Cow::Owned(FoundEngines { installed: changed.collect(), unusable: found.unusable.clone() })
+        Cow::Owned(found.each(|engine| engine.with_options(options)))
     }
 
     /// The installed engines, the preferred one first.

@@ -16,6 +16,7 @@ use super::place::{Estimate, Place, Share, slowdown_in_words};
 use super::request::StartRequest;
 use super::shared::Shared;
 use super::start_error::StartError;
+use crate::models::Task;
 use crate::spawn;
 
 /// What a request asks for, and what there is for it at one moment.
@@ -49,6 +50,14 @@ impl<'a> Survey<'a> {
             (ModelFootprint::read(&path), projectors, learned.of_model(&path), free, workers)
         };
         let (model, projectors, peaks, free, workers) = spawn::blocking(look).await?;
+        let is_for_text = |model: &ModelFootprint| model.traits.task == Task::Text;
+        let found = match model.as_ref().filter(|model| !is_for_text(model)) {
+            Some(model) => {
+                let context = model.context(request.context_length);
+                Cow::Owned(found.each(|engine| engine.for_model(model.traits, context)))
+            }
+            None => found,
+        };
         Ok(Self { found, request, model, projectors, peaks, free, workers })
     }
 
@@ -94,9 +103,10 @@ impl<'a> Survey<'a> {
         projector(engine, self.request)
     }
 
-    /// Whether the model's file has a chat template; it counts as having one where it cannot be read.
+    /// Whether the model's file has a chat template, or needs none; it counts as having one where it cannot be read.
     pub(super) fn has_template(&self) -> bool {
-        self.model.as_ref().is_none_or(|model| model.has_chat_template)
+        let has = |model: &ModelFootprint| model.traits.template.is_some() || model.traits.task != Task::Text;
+        self.model.as_ref().is_none_or(has)
     }
 
     /// Tokens of context of each slot.

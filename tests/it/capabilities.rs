@@ -6,7 +6,7 @@ use rbee_hive::config::{Capability, Config};
 use rbee_hive::models::gguf::{TensorType, Value as Field, Writer};
 use serde_json::{Value, json};
 
-use crate::support::{Scripted, TestHive, problem, write_model};
+use crate::support::{Scripted, TestHive, merged, problem, write_model};
 
 const PLAIN: &str = "{% for message in messages %}{{ message.content }}{% endfor %}";
 const KNOWS_TOOLS: &str = "{% if tools %}{{ tools | tojson }}{% endif %}{{ messages }}";
@@ -86,6 +86,21 @@ async fn every_model_is_told_with_what_it_can_on_its_engine() {
 async fn what_a_model_cannot_is_refused_before_anything_is_loaded() {
     let hive = TestHive::start().await;
     write_all(&hive.models_dir());
+    let image =
+        json!([{ "role": "user", "content": [{ "type": "image_url", "image_url": { "url": "data:," } }] }]);
+    for (body, message) in [
+        (json!({ "model": "thinks", "messages": image }), "takes no images: it has no projector"),
+        (json!({ "model": "ranks" }), "does not chat: it is a model for reranking"),
+    ] {
+        let hello = json!({ "messages": [{ "role": "user", "content": "Hello" }] });
+        let refused =
+            problem(hive.post("/v1/chat/completions", &merged(hello, body)).await, 400, "capability_missing");
+        let detail = refused.await["detail"].as_str().expect("a detail").to_owned();
+        assert!(detail.ends_with(message), "{detail}");
+    }
+    let input = json!({ "model": "plain", "input": "Hello" });
+    let refused = problem(hive.post("/v1/embeddings", &input).await, 400, "capability_missing").await;
+    assert_eq!(refused["detail"], "the model 'plain' makes no embeddings: it is a model for text");
     let chat = json!({ "model": "embeds", "messages": [{ "role": "user", "content": "Hello" }] });
     let refused = problem(hive.post("/v1/chat/completions", &chat).await, 400, "capability_missing").await;
     assert_eq!(refused["detail"], "the model 'embeds' does not chat: it is a model for embeddings");

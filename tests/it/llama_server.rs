@@ -8,7 +8,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 
 use crate::support::{
-    TestHive, check_of, data_lines, merged, process_runs, read_until, skipped, until, write_model,
+    TestHive, check_of, data_lines, merged, process_runs, read_until, skipped, until, write_bert, write_model,
 };
 
 /// A hive with the server that the environment names; `None` where it names none.
@@ -144,7 +144,7 @@ async fn a_crash_is_reported_and_the_log_stays() {
     let log = hive.get(&format!("/v1/workers/{}/log", worker["pid"])).await.text().await.expect("a log");
     assert!(log.contains("loading model"), "its log is still there: {log}");
     let answer = hive.post("/v1/chat/completions", &chat("tiny", json!({}))).await;
-    assert_eq!(answer.status(), 404, "no worker serves the model");
+    assert_eq!(answer.status(), 200, "a request loads the model again");
     drop(events);
     hive.stop().await;
 }
@@ -183,4 +183,62 @@ fn replaced(bytes: &[u8], from: &[u8], to: &[u8]) -> Vec<u8> {
     let mut changed = bytes.to_vec();
     changed[at..at + to.len()].copy_from_slice(to);
     changed
+}
+
+/// The lines of a load, and the worker.
+async fn load(hive: &TestHive, id: &str) -> (String, Value) {
+    let job = hive.submit(&json!({ "ModelLoad": { "id": id } })).await;
+    let stream = hive.stream(&job).await;
+    let lines = data_lines(&stream);
+    assert_eq!(lines.last().map(String::as_str), Some("[DONE]"), "{stream}");
+    let worker = serde_json::from_str(&lines[lines.len() - 2]).expect("a result");
+    (stream, worker)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_model_for_embeddings_or_reranking_is_started_as_one() {
+    let Some(hive) = hive_with(|_| {}).await else { return };
+    for (stem, pooling, has_head) in [
+        ("mean", Some(1), false),
+        ("unsaid", None, false),
+        ("ranker", Some(4), true),
+        ("old-ranker", None, true),
+    ] {
+        write_bert(&hive.models_dir(), stem, pooling, has_head);
+    }
+    for (id, flags) in [
+        ("mean", "--embeddings --batch-size 64 --ubatch-size 64"),
+        ("unsaid", "--embeddings --pooling mean --batch-size 64 --ubatch-size 64"),
+        ("ranker", "--reranking --batch-size 64 --ubatch-size 64"),
+        ("old-ranker", "--reranking --batch-size 64 --ubatch-size 64"),
+    ] {
+        let (stream, worker) = load(&hive, id).await;
+        assert!(stream.contains(flags), "{id}: {stream}");
+        assert!(!stream.contains("ChatML"), "it needs no template: {stream}");
+        // As many tokens as the context has.
+        let long = ["hello small model"; 20].join(" ");
+        let (path, body) = match id {
+            "mean" | "unsaid" => ("/v1/embeddings", json!({ "model": id, "input": ["hello", long] })),
+            _ => (
+                "/v1/rerank",
+                json!({ "model": id, "query": "hello", "documents": ["small model", "hello"] }),
+            ),
+        };
+        let answer = hive.post(path, &body).await;
+        let (status, text) = (answer.status(), answer.text().await.expect("a body"));
+        assert_eq!(status, 200, "{id}: {text}");
+        let answer: Value = serde_json::from_str(&text).expect("JSON");
+        match id {
+            "mean" | "unsaid" => {
+                let vectors: Vec<_> = answer["data"].as_array().expect("vectors").iter().collect();
+                assert_eq!(vectors.len(), 2, "{answer}");
+                assert_eq!(vectors[1]["embedding"].as_array().map(Vec::len), Some(32), "{answer}");
+            }
+            _ => assert_eq!(answer["results"].as_array().map(Vec::len), Some(2), "{answer}"),
+        }
+        hive.succeed(&json!({ "WorkerProcessDelete": { "pid": worker["pid"] } })).await;
+    }
+    let (stream, _) = load(&hive, "tiny").await;
+    assert!(!stream.contains("--embeddings") && !stream.contains("--reranking"), "{stream}");
+    hive.stop().await;
 }

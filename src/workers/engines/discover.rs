@@ -36,6 +36,14 @@ pub(in crate::workers) struct FoundEngines {
     pub(in crate::workers) unusable: Vec<(String, String)>,
 }
 
+impl FoundEngines {
+    /// The same, each engine changed.
+    pub(in crate::workers) fn each(&self, change: impl Fn(&Engine) -> Engine) -> Self {
+        let installed = self.installed.iter().map(|engine| Arc::new(change(engine))).collect();
+        Self { installed, unusable: self.unusable.clone() }
+    }
+}
+
 impl EngineSearch {
     /// # Errors
     /// Where the path of the built-in worker's program is unknown.

@@ -8,6 +8,7 @@ use std::path::PathBuf;
 
 use super::{Engine, ModelStorage, PortSource};
 use crate::config::{Capability, DeviceKind, LlamaServer};
+use crate::models::{Task, Traits};
 use crate::narration::Level;
 use crate::workers::device::Device;
 
@@ -20,6 +21,10 @@ pub(super) const SETTING: &str = "[llama_server] program";
 /// It serves no page, and does not change the settings to fit into memory: the hive decides that.
 const ENVIRONMENT: [(&str, &str); 3] =
     [("LLAMA_ARG_NO_WEBUI", "1"), ("LLAMA_ARG_UI", "0"), ("LLAMA_ARG_FIT", "off")];
+
+/// The most tokens of a text that is computed at once where the settings do not say: the memory for it grows with
+/// them.
+const LARGEST_BATCH: u64 = 8192;
 
 /// Describes the engine at `program`, from its settings and the output of its `--version` and
 /// `--list-devices`.
@@ -102,6 +107,25 @@ pub(in crate::workers) fn describe(
     }
 }
 
+/// Makes the engine serve a model for embeddings or for reranking. It computes each text at once, so its batch is as
+/// large as the context, within [`LARGEST_BATCH`], unless the settings say how large it is.
+pub(super) fn serve_task(engine: &mut Engine, traits: Traits, context: u64) {
+    match traits.task {
+        Task::Text => return,
+        Task::Embeddings => engine.arguments.push("--embeddings".to_owned()),
+        Task::Reranking => engine.arguments.push("--reranking".to_owned()),
+    }
+    if traits.task == Task::Embeddings && !traits.states_pooling {
+        engine.set_flag("--pooling", "mean".to_owned());
+    }
+    // The physical batch counts; llama.cpp ends with an error where the other one is larger.
+    let [batch, ubatch] = ["--batch-size", "--ubatch-size"];
+    let set = |flag: &str| engine.flag(flag).map(|at| engine.arguments[at + 1].clone());
+    let size = set(ubatch).or_else(|| set(batch)).unwrap_or_else(|| context.min(LARGEST_BATCH).to_string());
+    engine.set_flag(batch, size.clone());
+    engine.set_flag(ubatch, size);
+}
+
 /// The version in its output: `version: 4567 (0a1b2c3)`.
 fn version_of(output: &str) -> Option<String> {
     output.lines().find_map(|line| line.strip_prefix("version: ")).map(|version| version.trim().to_owned())
@@ -129,6 +153,33 @@ fn gpus(list: &str) -> Vec<(Device, String)> {
 mod tests {
     use super::*;
     use crate::config::{FlashAttention, KvType};
+
+    #[test]
+    fn a_model_for_embeddings_or_reranking_gets_the_flags_for_that() {
+        use crate::config::EngineOptions;
+
+        let engine = describe("llama-server".into(), &LlamaServer::default(), "version: 1", "");
+        let line = |engine: &Engine, task, states_pooling, context| {
+            let traits = Traits { task, states_pooling, template: None };
+            engine.for_model(traits, context).arguments.join(" ")
+        };
+        let text = line(&engine, Task::Text, false, 512);
+        assert_eq!(text, engine.arguments.join(" "));
+        for (task, states_pooling, context, flags) in [
+            (Task::Embeddings, true, 512, "--embeddings --batch-size 512 --ubatch-size 512"),
+            (Task::Embeddings, false, 512, "--embeddings --pooling mean --batch-size 512 --ubatch-size 512"),
+            (Task::Reranking, true, 100_000, "--reranking --batch-size 8192 --ubatch-size 8192"),
+            (Task::Reranking, false, 64, "--reranking --batch-size 64 --ubatch-size 64"),
+        ] {
+            assert_eq!(line(&engine, task, states_pooling, context), format!("{text} {flags}"));
+        }
+        let set =
+            EngineOptions { batch_size: Some(2048), ubatch_size: Some(256), ..EngineOptions::default() };
+        let set = line(&engine.with_options(&set), Task::Embeddings, true, 512);
+        assert!(set.ends_with("--batch-size 256 --ubatch-size 256 --embeddings"), "{set}");
+        let other = Engine::builtin("p".into());
+        assert_eq!(line(&other, Task::Embeddings, false, 512), other.arguments.join(" "));
+    }
 
     #[test]
     fn its_version_and_devices_are_parsed_and_its_flags_built() {

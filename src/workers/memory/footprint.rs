@@ -5,6 +5,7 @@ use std::path::Path;
 use super::layers::{Layers, OVERHEAD_CPU, OVERHEAD_GPU};
 use crate::engine::forward::score_bytes;
 use crate::engine::load;
+use crate::models::Traits;
 use crate::models::gguf::{Arrays, Header, TensorInfo, TensorType};
 use crate::workers::device::Device;
 use crate::workers::engines::{Engine, ModelStorage};
@@ -38,8 +39,8 @@ pub(in crate::workers) struct ModelFootprint {
     cache_elements: u64,
     /// Tokens of context that it was trained for.
     trained_context: Option<u64>,
-    /// Whether the file has a chat template that is not empty.
-    pub(in crate::workers) has_chat_template: bool,
+    /// What it is for, and what its chat template knows.
+    pub(in crate::workers) traits: Traits,
     /// Why the built-in engine cannot run it; `None` where it may be able to.
     pub(in crate::workers) builtin_obstacle: Option<String>,
 }
@@ -84,7 +85,7 @@ impl ModelFootprint {
                 .saturating_mul(kv_heads)
                 .saturating_mul(keys.saturating_add(values)),
             trained_context: header.context_length(),
-            has_chat_template: header.metadata.chat_template().is_some(),
+            traits: Traits::of(header),
             builtin_obstacle: load::obstacle(header),
         };
         model.add(&header.tensors);

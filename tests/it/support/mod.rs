@@ -27,7 +27,9 @@ pub(crate) use faulty::{Fault, FaultServer, Served, When};
 #[cfg(target_os = "linux")]
 pub(crate) use gpus::Gpus;
 pub(crate) use hive::{TestHive, quick};
-pub(crate) use models::{projector, unknown_model, write_endless_model, write_foreign_model, write_model};
+pub(crate) use models::{
+    projector, unknown_model, write_bert, write_endless_model, write_foreign_model, write_model,
+};
 pub(crate) use problem::problem;
 pub(crate) use process::{Daemon, folder, no_process_mentions, program, serve};
 pub(crate) use programs::{command, python_with, skipped, wrapped};

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use rbee_hive::engine::sample_model::{SampleModel, SampleWeights};
 use rbee_hive::engine::tokenizer::Tokenizer;
-use rbee_hive::models::gguf::{Arrays, Header, TensorType, Value as Gguf, Writer};
+use rbee_hive::models::gguf::{Array, Arrays, Header, TensorType, Value as Gguf, Writer};
 use serde_json::{Value, json};
 
 /// Writes a small model that runs.
@@ -52,6 +52,71 @@ pub(crate) fn projector() -> Vec<u8> {
     let mut file = Vec::new();
     writer.write(&mut file).expect("a small file can be written");
     file
+}
+
+/// Writes a model of BERT's architecture with random weights: one for embeddings that its pooling (llama.cpp's number)
+/// makes of tokens, or, where it has a head that scores, for reranking.
+pub(crate) fn write_bert(dir: &Path, stem: &str, pooling: Option<u32>, has_head: bool) {
+    const WIDTH: u64 = 32;
+    let words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "\u{2581}hello", "\u{2581}small", "\u{2581}model", "s"];
+    let text = |text: &str| Gguf::String(text.to_owned());
+    let mut writer = Writer::default();
+    writer
+        .metadata("general.architecture", text("bert"))
+        .metadata("bert.context_length", Gguf::U32(64))
+        .metadata("bert.embedding_length", Gguf::U32(WIDTH as u32))
+        .metadata("bert.feed_forward_length", Gguf::U32(64))
+        .metadata("bert.block_count", Gguf::U32(1))
+        .metadata("bert.attention.head_count", Gguf::U32(2))
+        .metadata("bert.attention.layer_norm_epsilon", Gguf::F32(1e-12))
+        .metadata("bert.attention.causal", Gguf::Bool(false))
+        .metadata("tokenizer.ggml.model", text("bert"))
+        .metadata("tokenizer.ggml.pre", text("default"))
+        .metadata("tokenizer.ggml.tokens", Gguf::Array(Array::String(words.map(str::to_owned).into())))
+        .metadata("tokenizer.ggml.token_type", Gguf::Array(Array::I32(vec![3, 3, 3, 3, 1, 1, 1, 1])))
+        .metadata("tokenizer.ggml.token_type_count", Gguf::U32(2))
+        .metadata("tokenizer.ggml.padding_token_id", Gguf::U32(0))
+        .metadata("tokenizer.ggml.unknown_token_id", Gguf::U32(1))
+        .metadata("tokenizer.ggml.cls_token_id", Gguf::U32(2))
+        .metadata("tokenizer.ggml.bos_token_id", Gguf::U32(2))
+        .metadata("tokenizer.ggml.seperator_token_id", Gguf::U32(3))
+        .metadata("tokenizer.ggml.eos_token_id", Gguf::U32(3));
+    if let Some(pooling) = pooling {
+        writer.metadata("bert.pooling_type", Gguf::U32(pooling));
+    }
+    let mut seed = 1_u32;
+    let mut tensor = |name: &str, shape: &[u64]| {
+        let mut random = || {
+            seed = seed.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+            f64::from(seed) / f64::from(u32::MAX) - 0.5
+        };
+        let count: u64 = shape.iter().product();
+        let data = (0..count).flat_map(|_| (random() as f32).to_le_bytes()).collect();
+        writer.tensor(name, shape, TensorType::F32, data);
+    };
+    tensor("token_embd.weight", &[WIDTH, words.len() as u64]);
+    tensor("token_types.weight", &[WIDTH, 2]);
+    tensor("position_embd.weight", &[WIDTH, 64]);
+    let norms = ["token_embd_norm", "blk.0.attn_output_norm", "blk.0.layer_output_norm"];
+    let square = ["attn_q", "attn_k", "attn_v", "attn_output"].map(|name| format!("blk.0.{name}"));
+    for name in norms {
+        tensor(&format!("{name}.weight"), &[WIDTH]);
+        tensor(&format!("{name}.bias"), &[WIDTH]);
+    }
+    for name in square {
+        tensor(&format!("{name}.weight"), &[WIDTH, WIDTH]);
+        tensor(&format!("{name}.bias"), &[WIDTH]);
+    }
+    tensor("blk.0.ffn_up.weight", &[WIDTH, 64]);
+    tensor("blk.0.ffn_up.bias", &[64]);
+    tensor("blk.0.ffn_down.weight", &[64, WIDTH]);
+    tensor("blk.0.ffn_down.bias", &[WIDTH]);
+    if has_head {
+        tensor("cls.output.weight", &[WIDTH, 1]);
+        tensor("cls.output.bias", &[1]);
+    }
+    let mut file = std::fs::File::create(dir.join(format!("{stem}.gguf"))).expect("a file");
+    writer.write(&mut file).expect("a small model can be written");
 }
 
 /// Writes a model whose context is larger than a test can fill. It generates without end for a request with the
