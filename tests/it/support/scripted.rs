@@ -2,8 +2,8 @@
 //!
 //! The test tells by files in a folder. While `MODEL.loading` is there, the engine loads; once `MODEL.broken` is
 //! there, it ends before it is ready. While `MODEL.held` is there, an answer waits before its first byte; while
-//! `MODEL.halfway` is there, after it. While `MODEL.timings` is there, it ends its streams with [`TIMINGS`]. The
-//! file `log` lists what the engines did.
+//! `MODEL.halfway` is there, after it. While `MODEL.timings` is there, it ends its streams with [`TIMINGS`]. Where
+//! `MODEL.answer` is there, it is the answer. The file `log` lists what the engines did.
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
@@ -18,6 +18,8 @@ use super::{TestHive, read_until};
 
 /// What the engine says of each answer, as llama.cpp's server does: 8 tokens of the prompt were in the cache.
 const TIMINGS: &str = r#"{"choices":[{"index":0,"delta":{},"finish_reason":"stop"}],"timings":{"cache_n":8,"prompt_n":92,"prompt_ms":2.5,"predicted_n":20,"predicted_ms":4.0}}"#;
+const STREAM_HEAD: &str = "HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\
+                           connection: close\r\n\r\n";
 /// The pause between two looks for a file.
 const POLL: Duration = Duration::from_millis(5);
 
@@ -49,9 +51,9 @@ impl Scripted {
             secret_env: "SCRIPTED_SECRET".to_owned(),
             health_route: "/health".to_owned(),
             chat_route: "/v1/chat/completions".to_owned(),
-            completions_route: None,
-            embeddings_route: None,
-            rerank_route: None,
+            completions_route: Some("/v1/completions".to_owned()),
+            embeddings_route: Some("/v1/embeddings".to_owned()),
+            rerank_route: Some("/v1/rerank".to_owned()),
             metrics_route: None,
             capabilities: Some(Capability::ALL.iter().copied().collect()),
         };
@@ -86,8 +88,14 @@ impl Scripted {
         std::fs::remove_file(self.0.path().join(name)).expect("it is there");
     }
 
+    /// Makes this the answer to every request for the model: a JSON object, or the chunks of a stream, whose last one
+    /// may be `"[DONE]"`.
+    pub(crate) fn answer_with(&self, model: &str, answer: &Value) {
+        std::fs::write(self.0.path().join(format!("{model}.answer")), answer.to_string()).expect("a file");
+    }
+
     /// What the engines did, in its order: `start MODEL`, and `asked TEXT` and `left TEXT` for each request, with
-    /// the text of its last message.
+    /// the text of its last message, or the path that is asked where it has no messages.
     pub(crate) fn log(&self) -> Vec<String> {
         let log = std::fs::read_to_string(self.0.path().join("log")).unwrap_or_default();
         log.lines().map(str::to_owned).collect()
@@ -169,7 +177,8 @@ impl Engine {
         } else if head.starts_with("GET") {
             self.health(&mut connection)
         } else {
-            self.complete(&mut connection, &body)
+            let path = head.split(' ').nth(1).expect("a path");
+            self.complete(&mut connection, path, &body)
         };
     }
 
@@ -185,10 +194,10 @@ impl Engine {
         whole(connection, 200, &json!({ "status": "ok", "slots": self.slots }))
     }
 
-    fn complete(&self, connection: &mut TcpStream, body: &[u8]) -> std::io::Result<()> {
+    fn complete(&self, connection: &mut TcpStream, path: &str, body: &[u8]) -> std::io::Result<()> {
         let request: Value = serde_json::from_slice(body).expect("JSON");
-        let messages = request["messages"].as_array().expect("messages");
-        let text = messages.last().expect("a message")["content"].as_str().expect("a text");
+        let message = request["messages"].as_array().and_then(|messages| messages.last());
+        let text = message.map_or(path, |message| message["content"].as_str().unwrap_or_default());
         std::fs::write(self.folder.join("last-request"), body).expect("a file");
         self.log(&format!("asked {text}"));
         let answered = self.write_answer(connection, &request);
@@ -200,14 +209,15 @@ impl Engine {
 
     fn write_answer(&self, connection: &mut TcpStream, request: &Value) -> std::io::Result<()> {
         self.wait_while(connection, "held")?;
+        if let Ok(answer) = std::fs::read(self.folder.join(format!("{}.answer", self.model))) {
+            return write_told(connection, &serde_json::from_slice(&answer).expect("JSON"));
+        }
         let answer = json!({ "role": "assistant", "content": std::process::id().to_string() });
         if request["stream"] != true {
             self.wait_while(connection, "halfway")?;
             return whole(connection, 200, &json!({ "choices": [{ "index": 0, "message": answer }] }));
         }
-        let head = "HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\
-                    connection: close\r\n\r\n";
-        connection.write_all(head.as_bytes())?;
+        connection.write_all(STREAM_HEAD.as_bytes())?;
         chunk(connection, &json!({ "choices": [{ "index": 0, "delta": answer }] }).to_string())?;
         self.wait_while(connection, "halfway")?;
         if self.has("timings") {
@@ -229,6 +239,19 @@ impl Engine {
         }
         Ok(())
     }
+}
+
+/// Writes an answer that the test has told, with the status that it has, if any.
+fn write_told(connection: &mut TcpStream, answer: &Value) -> std::io::Result<()> {
+    let Value::Array(chunks) = answer else {
+        let status = answer["error"]["code"].as_u64().and_then(|status| u16::try_from(status).ok());
+        return whole(connection, status.unwrap_or(200), answer);
+    };
+    connection.write_all(STREAM_HEAD.as_bytes())?;
+    for data in chunks {
+        chunk(connection, &data.as_str().map_or_else(|| data.to_string(), str::to_owned))?;
+    }
+    connection.write_all(b"0\r\n\r\n")
 }
 
 fn whole(connection: &mut TcpStream, status: u16, body: &Value) -> std::io::Result<()> {
