@@ -19,3 +19,6 @@ pub(crate) mod writer;
 pub(crate) mod answer;
 pub(crate) mod chat;
 pub(crate) mod trouble;
+
+#[cfg(test)]
+mod tests;

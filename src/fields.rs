@@ -93,6 +93,16 @@ impl<'a> Fields<'a> {
             .transpose()
     }
 
+    /// One string, or several in an array.
+    pub(crate) fn texts(&self, key: &str) -> Result<Vec<String>, FieldError> {
+        match self.get(key) {
+            None => Ok(Vec::new()),
+            Some(Value::String(text)) => Ok(vec![text.clone()]),
+            Some(texts) => serde_json::from_value(texts.clone())
+                .map_err(|_| self.error(key, "must be a string or an array of strings")),
+        }
+    }
+
     /// A whole number of at least `least`. `16.0` is one, as in JavaScript.
     pub(crate) fn whole_number(&self, key: &str, least: u64) -> Result<Option<u64>, FieldError> {
         let Some(value) = self.get(key) else { return Ok(None) };

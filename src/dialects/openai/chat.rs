@@ -47,7 +47,7 @@ pub(crate) fn read(body: &Value) -> Result<Chat, FieldError> {
         output: output(&fields)?,
         thinking,
         max_tokens: newer.or(fields.whole_number("max_tokens", 0)?),
-        stop: stop(&fields)?,
+        stop: fields.texts("stop")?,
         options,
         streams: fields.bool("stream")?.unwrap_or_default(),
         ignored: Vec::new(),
@@ -115,15 +115,6 @@ fn output(fields: &Fields<'_>) -> Result<Output, FieldError> {
             })
         }
         _ => Err(format.error("type", "must be \"text\", \"json_object\" or \"json_schema\"")),
-    }
-}
-
-fn stop(fields: &Fields<'_>) -> Result<Vec<String>, FieldError> {
-    match fields.get("stop") {
-        None => Ok(Vec::new()),
-        Some(Value::String(text)) => Ok(vec![text.clone()]),
-        Some(texts) => serde_json::from_value(texts.clone())
-            .map_err(|_| fields.error("stop", "must be a string or an array of strings")),
     }
 }
 

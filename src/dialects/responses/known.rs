@@ -20,13 +20,12 @@ enum Treatment {
 use Treatment::{Applied, Noted, Refused, Told};
 
 /// Sampling, under the names that engines take: OpenAI's, then llama.cpp's, which clients add.
-pub(super) const SAMPLING: [&str; 11] = [
+pub(super) const SAMPLING: [&str; 10] = [
     "temperature",
     "top_p",
     "top_k",
     "min_p",
     "seed",
-    "stop",
     "frequency_penalty",
     "presence_penalty",
     "repeat_penalty",
@@ -53,6 +52,8 @@ const FIELDS: &[(&str, Treatment)] = &[
     ("include", Applied),
     ("stream", Applied),
     ("store", Applied),
+    // Of chat completions, which clients add.
+    ("stop", Applied),
     // Ollama's field, which the gateway reads.
     ("keep_alive", Applied),
     ("metadata", Noted),

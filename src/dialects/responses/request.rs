@@ -58,7 +58,7 @@ pub(crate) fn read(
         output: output(&fields, &mut ignored)?,
         thinking: thinking(&fields, &mut ignored)?,
         max_tokens: fields.whole_number("max_output_tokens", 1)?,
-        stop: Vec::new(),
+        stop: fields.texts("stop")?,
         options: options(&fields)?,
         streams: fields.bool("stream")?.unwrap_or_default(),
         ignored,

@@ -313,3 +313,68 @@ fn a_late_part_of_a_call_is_not_lost() {
     let output = &events.last().unwrap()["response"]["output"];
     assert_eq!((&output[0]["arguments"], &output[1]["arguments"]), (&json!("{}"), &json!("{}")));
 }
+
+/// The fields and the events that OpenAI documents, and their order.
+const DOCUMENTED: &str = include_str!("../../../tests/fixtures/dialects/openai-responses.json");
+
+fn has_all(documented: &Value, name: &str, object: &Value) {
+    for field in documented[name].as_array().unwrap_or_else(|| panic!("{name} is not documented")) {
+        assert!(object.get(field.as_str().unwrap()).is_some(), "{name} lacks {field}: {object}");
+    }
+}
+
+/// A piece as the fixture has it.
+fn piece(told: &Value) -> Piece {
+    let text = |value: &Value| value.as_str().map(str::to_owned);
+    if let Some(call) = told.get("call") {
+        let arguments = text(&call[3]).unwrap();
+        return Piece::Call {
+            index: call[0].as_u64().unwrap() as usize,
+            id: text(&call[1]),
+            name: text(&call[2]),
+            arguments,
+        };
+    }
+    match (text(&told["reasoning"]), text(&told["text"]), told["finish"].as_str()) {
+        (Some(reasoning), ..) => Piece::Reasoning(reasoning),
+        (_, Some(text), _) => Piece::Text(text),
+        (.., Some("length")) => Piece::Finish(Finish::Length),
+        (.., Some("tool_calls")) => Piece::Finish(Finish::ToolCalls),
+        _ => Piece::Finish(Finish::Stop),
+    }
+}
+
+#[test]
+fn streams_and_objects_are_as_documented() {
+    let documented: Value = serde_json::from_str(DOCUMENTED).unwrap();
+    let objects = &documented["objects"];
+    for case in documented["streams"].as_array().unwrap() {
+        let mut pieces: Vec<Vec<Piece>> =
+            case["pieces"].as_array().unwrap().iter().map(|told| vec![piece(told)]).collect();
+        pieces.push(vec![Piece::Usage(Usage::default())]);
+        let events = stream(&mut ResponsesWriter::new(&hello(), None), pieces);
+        assert_eq!(json!(names(&events)), case["events"], "{}", case["name"]);
+        for event in &events {
+            has_all(&documented["events"], event["type"].as_str().unwrap(), event);
+        }
+        let response = &events.last().unwrap()["response"];
+        has_all(objects, "response", response);
+        has_all(objects, "usage", &response["usage"]);
+        for details in ["input_tokens_details", "output_tokens_details"] {
+            has_all(objects, details, &response["usage"][details]);
+        }
+        for item in response["output"].as_array().unwrap() {
+            has_all(objects, item["type"].as_str().unwrap(), item);
+            if item["type"] == "message" {
+                has_all(objects, "output_text", &item["content"][0]);
+            }
+        }
+    }
+    let trouble = Trouble { status: 500, code: "x".into(), message: "y".into(), param: None };
+    let mut writer = ResponsesWriter::new(&hello(), None);
+    writer.begin();
+    let events = events(std::str::from_utf8(&writer.fail(&trouble)).unwrap());
+    has_all(&documented["events"], "response.failed", &events[0]);
+    has_all(objects, "error", &events[0]["response"]["error"]);
+    has_all(&documented["events"], "error", &events[1]);
+}
