@@ -5,8 +5,8 @@
 //! uses only the GGUF reader, `fields`, `spawn`, `files` and `error`.
 //!
 //! - [`serve`]: the worker process, which offers OpenAI's API over HTTP. Its own files: `routes`,
-//!   `chat`, `state`, `openai` (`request`, `fields`, `response`, `error`), `lifeline`, `report`,
-//!   `options`.
+//!   `embeddings`, `completions`, `tokens`, `chat`, `openai`, `answering`, `choices`, `body`, `state`, `lifeline`, `report`, `options`.
+//! - [`answer`]: takes what a model writes apart: reasoning, calls of tools, text.
 //! - [`template`]: renders chat messages to the tokens of a prompt.
 //! - [`generation`]: the thread that owns the model and advances the running sequences. Its own
 //!   files: `slot`, `stop`, `handle`, `request`, `counters`.
@@ -18,11 +18,13 @@
 //! - [`constraint`]: grammars that an answer holds, such as that of a JSON Schema.
 //! - [`tokenizer`]: text to tokens and back. Its own files: `shield`, `special`, `decode`, `bpe`,
 //!   `sentencepiece`, `vocabulary`.
+//! - [`pooling`]: one vector for a text, for embeddings.
 //! - `rope`: rotary position embeddings.
 //! - [`kv_cache`]: the keys and values of the tokens that a sequence has so far.
 //! - `weights`: reads the tensors' bytes.
 //! - `hyperparameters`: the model's shape, read from the metadata and checked.
 //! - `math`: the operations between matrix products.
+//! - `overlap`: the end of a text that may go on as a mark.
 //! - `model_error`: the failures of a file that cannot be loaded.
 //!
 //! Products with quantised matrices are candle's; the rest is plain Rust in these files.
@@ -32,6 +34,7 @@
 
 pub mod sample_model;
 pub mod serve;
+pub mod answer;
 pub mod generation;
 pub mod load;
 pub mod forward;
@@ -41,9 +44,11 @@ mod math;
 mod reference;
 mod rope;
 mod hyperparameters;
+pub mod pooling;
 pub mod sampling;
 pub mod constraint;
 pub mod template;
 pub mod tokenizer;
 mod weights;
+mod overlap;
 mod model_error;

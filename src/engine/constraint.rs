@@ -40,7 +40,13 @@ pub enum Form {
 }
 
 /// A compiled grammar, and where in it one sequence is.
-pub struct Constraint(Matcher);
+pub struct Constraint {
+    matcher: Matcher,
+    /// The mark in the text after which the grammar begins, until then.
+    begins_after: Option<&'static str>,
+    /// The end of the text before the mark.
+    before: String,
+}
 
 impl Grammars {
     /// Builds the prefix tree of the vocabulary, which takes up to a second for a large one.
@@ -82,7 +88,7 @@ impl Grammars {
         let matcher = Matcher::new(self.0.create_parser(TopLevelGrammar::from_lark(grammar)));
         match matcher.get_error() {
             Some(error) => Err(error.lines().next().unwrap_or_default().to_owned()),
-            None => Ok(Constraint(matcher)),
+            None => Ok(Constraint { matcher, begins_after: None, before: String::new() }),
         }
     }
 }
@@ -104,12 +110,33 @@ impl Form {
 }
 
 impl Constraint {
+    /// A constraint that begins after `mark` in the text, such as the end of the reasoning.
+    #[must_use]
+    pub fn after(self, mark: &'static str) -> Self {
+        Self { begins_after: Some(mark), ..self }
+    }
+
+    /// Follows the text, which may have the mark after which the grammar begins.
+    pub(super) fn hear(&mut self, text: &str) {
+        let Some(mark) = self.begins_after else { return };
+        self.before.push_str(text);
+        if self.before.contains(mark) {
+            (self.begins_after, self.before) = (None, String::new());
+        } else {
+            let keep = self.before.len().saturating_sub(mark.len());
+            self.before.drain(..self.before.floor_char_boundary(keep));
+        }
+    }
+
     /// Makes every token impossible that may not come next.
     ///
     /// # Errors
     /// `internal` if the grammar becomes too complex to follow.
     pub(super) fn mask(&mut self, logits: &mut [f32]) -> Result<()> {
-        let allowed = self.0.compute_mask().map_err(lost)?;
+        if self.begins_after.is_some() {
+            return Ok(());
+        }
+        let allowed = self.matcher.compute_mask().map_err(lost)?;
         for (id, logit) in (0..).zip(logits) {
             if !allowed.is_allowed(id) {
                 *logit = f32::NEG_INFINITY;
@@ -123,18 +150,32 @@ impl Constraint {
     /// # Errors
     /// As for [`mask`](Self::mask).
     pub(super) fn accept(&mut self, token: u32) -> Result<()> {
-        self.0.consume_token(token).map_err(lost)
+        if self.begins_after.is_some() {
+            return Ok(());
+        }
+        self.matcher.consume_token(token).map_err(lost)
     }
 
     /// Whether the grammar is complete and nothing can follow.
     pub(super) fn has_ended(&self) -> bool {
-        self.0.is_stopped()
+        self.matcher.is_stopped()
+    }
+}
+
+impl Clone for Constraint {
+    /// A constraint that shares nothing that changes with the first.
+    fn clone(&self) -> Self {
+        Self {
+            matcher: self.matcher.deep_clone(),
+            begins_after: self.begins_after,
+            before: self.before.clone(),
+        }
     }
 }
 
 impl fmt::Debug for Constraint {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("Constraint").field(&self.0.stop_reason()).finish()
+        f.debug_tuple("Constraint").field(&self.matcher.stop_reason()).finish()
     }
 }
 

@@ -8,6 +8,7 @@ use candle_core::{Device, Tensor};
 use super::hyperparameters::Hyperparameters;
 use super::kv_cache::KvCache;
 use super::math;
+use super::pooling::Pooling;
 use super::rope::Rope;
 use super::weights::Matrix;
 use crate::error::{Code, Failure, Result};
@@ -71,6 +72,18 @@ impl LlamaModel {
         KvCache::new(&self.hyperparameters, capacity).expect("an empty tensor on the CPU can always be made")
     }
 
+    /// How the model makes an embedding of a text, if it is an embedding model.
+    #[must_use]
+    pub fn pooling(&self) -> Option<Pooling> {
+        self.hyperparameters.pooling
+    }
+
+    /// The length of a token's state, and of an embedding.
+    #[must_use]
+    pub fn width(&self) -> usize {
+        self.hyperparameters.embedding_length
+    }
+
     /// Evaluates `tokens` as the continuation of those in the cache, and adds them to it. Returns the
     /// logits of the token after the last, one logit per token of the vocabulary.
     ///
@@ -78,6 +91,40 @@ impl LlamaModel {
     /// `invalid_request` if `tokens` is empty, has a token outside the vocabulary or does not fit the
     /// cache; the cache then stays as it was. After any other failure it may hold some of the tokens.
     pub fn forward(&self, tokens: &[u32], cache: &mut KvCache) -> Result<Vec<f32>> {
+        let mut last = Vec::new();
+        self.evaluate(tokens, cache, |x| last = x)?;
+        self.logits(&last).map_err(failed)
+    }
+
+    /// Evaluates `tokens` like [`forward`](Self::forward). Returns their states, a row per token.
+    ///
+    /// # Errors
+    /// Those of [`forward`](Self::forward).
+    pub fn states(&self, tokens: &[u32], cache: &mut KvCache) -> Result<Vec<f32>> {
+        let mut states = Vec::new();
+        self.evaluate(tokens, cache, |x| states.extend(self.normed(&x)))?;
+        Ok(states)
+    }
+
+    /// Runs the tokens through the layers in batches. `take` gets the residual stream of each, a row per token.
+    fn evaluate(
+        &self,
+        mut tokens: &[u32],
+        cache: &mut KvCache,
+        mut take: impl FnMut(Vec<f32>),
+    ) -> Result<()> {
+        self.check(tokens, cache)?;
+        while !tokens.is_empty() {
+            let most = batch(self.hyperparameters.heads, cache.len());
+            let (batch, rest) = tokens.split_at(most.min(tokens.len()));
+            take(self.layers(batch, cache).map_err(failed)?);
+            tokens = rest;
+        }
+        Ok(())
+    }
+
+    /// Refuses tokens that cannot be evaluated.
+    fn check(&self, tokens: &[u32], cache: &KvCache) -> Result<()> {
         let refused = |message| Err(Failure::new(Code::InvalidRequest, message).stage("generate"));
         if tokens.is_empty() {
             return refused("there are no tokens to evaluate".to_owned());
@@ -92,24 +139,17 @@ impl LlamaModel {
                 tokens.len()
             ));
         }
-        self.evaluate(tokens, cache).map_err(|error| {
-            Failure::internal("the engine failed to evaluate the tokens").stage("generate").detail(error)
-        })
+        Ok(())
     }
 
-    fn evaluate(&self, mut tokens: &[u32], cache: &mut KvCache) -> candle_core::Result<Vec<f32>> {
-        loop {
-            let most = batch(self.hyperparameters.heads, cache.len());
-            let (batch, rest) = tokens.split_at(most.min(tokens.len()));
-            let x = self.layers(batch, cache)?;
-            if rest.is_empty() {
-                let width = self.hyperparameters.embedding_length;
-                let last = &x[x.len() - width..];
-                let last = math::rms_norm(last, &self.norm, self.hyperparameters.rms_epsilon);
-                return vector(&self.output.forward(&rows(last, width)?)?);
-            }
-            tokens = rest;
-        }
+    /// The logits after the last row of a residual stream.
+    fn logits(&self, x: &[f32]) -> candle_core::Result<Vec<f32>> {
+        let width = self.width();
+        vector(&self.output.forward(&rows(self.normed(&x[x.len() - width..]), width)?)?)
+    }
+
+    fn normed(&self, x: &[f32]) -> Vec<f32> {
+        math::rms_norm(x, &self.norm, self.hyperparameters.rms_epsilon)
     }
 
     /// Runs a batch of tokens through all layers. Returns the residual stream, a row per token.
@@ -163,6 +203,10 @@ impl LlamaModel {
         let attention = scores.matmul(&values)?.reshape((heads, count, value_length))?;
         attention.transpose(0, 1)?.contiguous()?.reshape((count, heads * value_length))
     }
+}
+
+fn failed(error: candle_core::Error) -> Failure {
+    Failure::internal("the engine failed to evaluate the tokens").stage("generate").detail(error)
 }
 
 /// Tokens that go through the layers as one batch, behind so many in the cache.

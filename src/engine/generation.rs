@@ -3,15 +3,17 @@
 //! Invariants:
 //! - Requests start in the order of arrival, as soon as a slot is free. A running sequence never
 //!   waits for more than one step of each other: a token, or `PREFILL_CHUNK` tokens of a prompt.
-//! - Each request gets exactly one last event, [`GenerationEvent::Finished`] or
-//!   [`GenerationEvent::Failed`], unless its receiver is dropped: that cancels it at its next step.
+//! - Each request gets exactly one last event, [`GenerationEvent::Finished`] (or
+//!   [`GenerationEvent::Embedding`]) or [`GenerationEvent::Failed`], unless its receiver is dropped: that cancels it at its next step.
 //! - A slot keeps the KV cache of its last sequence. Tokens that the next sequence has in common
 //!   with it from the start on are not evaluated again.
 
 mod slot;
+mod embedding;
 mod handle;
 mod counters;
 mod request;
+mod logprobs;
 mod stop;
 
 use std::collections::VecDeque;
@@ -26,6 +28,7 @@ use super::tokenizer::Tokenizer;
 pub use counters::GenerationCounters;
 pub use handle::GenerationHandle;
 use handle::{Command, QueuedRequest, shutting_down};
+pub use logprobs::TokenLogprob;
 pub use request::{FinishReason, GenerationEvent, GenerationRequest, GenerationSummary};
 use slot::Slot;
 
@@ -88,7 +91,7 @@ impl Generator {
     fn receive(&mut self) -> bool {
         if self.slots.iter().all(Slot::is_free) && self.waiting.is_empty() {
             match self.commands.blocking_recv() {
-                Some(Command::Generate(request)) => self.waiting.push_back(request),
+                Some(Command::Request(request)) => self.waiting.push_back(request),
                 Some(Command::Wake) => {}
                 None => return false,
             }
@@ -99,7 +102,7 @@ impl Generator {
 
     fn queue_received(&mut self) {
         while let Ok(command) = self.commands.try_recv() {
-            if let Command::Generate(request) = command {
+            if let Command::Request(request) = command {
                 self.waiting.push_back(request);
             }
         }
@@ -115,7 +118,7 @@ impl Generator {
                 .slots
                 .iter_mut()
                 .filter(|slot| slot.is_free())
-                .max_by_key(|slot| slot.fitness(&queued.request.prompt));
+                .max_by_key(|slot| slot.fitness(queued.task.prompt()));
             let Some(slot) = best else { break };
             if let Some(queued) = self.waiting.pop_front() {
                 slot.start(*queued);

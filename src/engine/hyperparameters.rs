@@ -4,6 +4,7 @@
 //! Keys and their defaults are those of llama.cpp (`llama-arch.cpp`, `llama_model::load_hparams`).
 
 use super::model_error::{corrupt, unsupported};
+use super::pooling::Pooling;
 use crate::error::Result;
 use crate::models::gguf::{Header, Value};
 
@@ -34,6 +35,8 @@ pub(super) struct Hyperparameters {
     pub(super) rope_base: f64,
     /// Positions are divided by this (linear scaling); 1 for a model without scaling.
     pub(super) rope_scaling_factor: f64,
+    /// How it makes embeddings, if it does.
+    pub(super) pooling: Option<Pooling>,
 }
 
 impl Hyperparameters {
@@ -52,6 +55,11 @@ impl Hyperparameters {
         if metadata.count("llama.expert_count")?.unwrap_or(0) > 0 {
             return Err(unsupported(
                 "llama.expert_count: the built-in engine does not support mixtures of experts",
+            ));
+        }
+        if header.metadata.bool("llama.attention.causal") == Some(false) {
+            return Err(unsupported(
+                "llama.attention.causal: the built-in engine does not support attention to later tokens",
             ));
         }
         let embedding_length = metadata.size("llama.embedding_length")?;
@@ -115,6 +123,7 @@ impl Hyperparameters {
             rope_dimensions,
             rope_base: metadata.positive("llama.rope.freq_base")?.unwrap_or(10_000.0),
             rope_scaling_factor: metadata.rope_scaling_factor()?,
+            pooling: metadata.count("llama.pooling_type")?.and_then(Pooling::of_number),
         })
     }
 

@@ -96,6 +96,9 @@ impl SampleModel {
             .metadata("tokenizer.ggml.eot_token_id", Value::U32(vocabulary.end_of_turn))
             .metadata("tokenizer.ggml.add_bos_token", Value::Bool(true))
             .metadata("tokenizer.chat_template", text(vocabulary.template));
+        if let Some(pooling) = self.pooling {
+            writer.metadata("llama.pooling_type", Value::U32(pooling.number()));
+        }
         match self.tokenizer {
             SampleTokenizer::Bpe => writer
                 .metadata("tokenizer.ggml.model", text("gpt2"))

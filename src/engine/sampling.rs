@@ -111,6 +111,13 @@ impl Sampler {
         Ok(id)
     }
 
+    /// Follows the text that the tokens make, for the constraint.
+    pub fn hear(&mut self, text: &str) {
+        if let Some(constraint) = &mut self.constraint {
+            constraint.hear(text);
+        }
+    }
+
     /// Whether the constraint allows no further token.
     #[must_use]
     pub fn has_ended(&self) -> bool {

@@ -13,9 +13,16 @@
 mod lifeline;
 mod report;
 mod routes;
+mod embeddings;
+mod completions;
+mod tokens;
 mod chat;
-mod state;
 mod openai;
+mod answering;
+mod choices;
+mod body;
+mod state;
+mod error;
 mod options;
 
 use std::sync::Arc;

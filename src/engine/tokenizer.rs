@@ -121,15 +121,32 @@ impl Tokenizer {
     /// As for [`encode`](Self::encode).
     pub fn encode_prompt(&self, rendered: &str, shield: &Shield) -> Result<Vec<u32>> {
         let mut ids = Vec::with_capacity(rendered.len() / 3);
-        if self.add_bos {
-            ids.extend(self.vocabulary.bos);
-        }
-        let before = ids.len();
         self.encode_with_special(rendered, Some(shield.mark()), &mut ids)?;
-        if before == 1 && ids.get(1) == ids.first() {
-            ids.remove(0);
+        self.begin(&mut ids);
+        Ok(ids)
+    }
+
+    /// Encodes a text in which special tokens are recognised. `begin` and `end` add the bos and the eos that
+    /// the model expects around a text, unless they are there.
+    ///
+    /// # Errors
+    /// As for [`encode`](Self::encode).
+    pub fn encode_text(&self, text: &str, begin: bool, end: bool) -> Result<Vec<u32>> {
+        let mut ids = self.encode(text, true)?;
+        if begin {
+            self.begin(&mut ids);
+        }
+        if end && self.vocabulary.add_eos == Some(true) && ids.last().copied() != self.vocabulary.eos {
+            ids.extend(self.vocabulary.eos);
         }
         Ok(ids)
+    }
+
+    /// Puts the bos in front that the model expects there.
+    fn begin(&self, ids: &mut Vec<u32>) {
+        if let Some(bos) = self.vocabulary.bos.filter(|bos| self.add_bos && ids.first() != Some(bos)) {
+            ids.insert(0, bos);
+        }
     }
 
     /// Encodes a text in which special tokens are recognised, and removes `mark` from the rest.
@@ -167,6 +184,15 @@ impl Tokenizer {
         text
     }
 
+    /// Decodes a complete sequence, with the names of its control tokens.
+    #[must_use]
+    pub fn spell(&self, ids: &[u32]) -> String {
+        let mut decoder = self.decoder();
+        let mut text: String = ids.iter().map(|id| self.spell_next(&mut decoder, *id)).collect();
+        text.push_str(&decoder.finish());
+        text
+    }
+
     /// A decoder for a sequence that arrives token by token; see [`decode_next`](Self::decode_next).
     #[must_use]
     pub fn decoder(&self) -> Decoder {
@@ -179,6 +205,14 @@ impl Tokenizer {
     /// Decodes the next token of a sequence. Returns the text that is complete, which is often empty.
     pub fn decode_next(&self, decoder: &mut Decoder, id: u32) -> String {
         decoder.push(|bytes| self.append_bytes(id, bytes))
+    }
+
+    /// Like [`decode_next`](Self::decode_next), with the token's name for a control token.
+    pub fn spell_next(&self, decoder: &mut Decoder, id: u32) -> String {
+        match self.token(id).filter(|_| self.is_control(id)) {
+            Some(name) => decoder.push(|bytes| bytes.extend_from_slice(name.as_bytes())),
+            None => self.decode_next(decoder, id),
+        }
     }
 
     /// Appends the bytes of a token: none for a control token or an id outside the vocabulary.
@@ -204,6 +238,15 @@ impl Tokenizer {
     #[must_use]
     pub fn is_control(&self, id: u32) -> bool {
         matches!(self.vocabulary.get(id), Some((_, TokenKind::Control | TokenKind::Unknown)))
+    }
+
+    /// The control or user-defined token with this name.
+    #[must_use]
+    pub fn special_id(&self, name: &str) -> Option<u32> {
+        self.special_tokens
+            .find(name, 0)
+            .filter(|found| (found.start, found.end) == (0, name.len()))
+            .map(|found| found.id)
     }
 
     /// Every id of the vocabulary.

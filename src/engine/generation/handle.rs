@@ -8,20 +8,38 @@ use tokio_util::sync::CancellationToken;
 
 use super::counters::GenerationCounters;
 use super::request::{GenerationEvent, GenerationRequest};
+use crate::engine::pooling::Pooling;
 use crate::error::{Code, Failure, Result};
 
 /// Most requests that may wait for a slot.
 const MAX_WAITING: usize = 256;
 
+/// What a request asks for.
+pub(super) enum Task {
+    Generate(Box<GenerationRequest>),
+    /// The embedding of these tokens.
+    Embed(Vec<u32>, Pooling),
+}
+
+impl Task {
+    /// The tokens to evaluate first.
+    pub(super) fn prompt(&self) -> &[u32] {
+        match self {
+            Self::Generate(request) => &request.prompt,
+            Self::Embed(tokens, _) => tokens,
+        }
+    }
+}
+
 /// A request and the channel for its events.
 pub(super) struct QueuedRequest {
-    pub(super) request: GenerationRequest,
+    pub(super) task: Task,
     pub(super) events: mpsc::UnboundedSender<GenerationEvent>,
 }
 
 /// A message to the generation thread.
 pub(super) enum Command {
-    Generate(Box<QueuedRequest>),
+    Request(Box<QueuedRequest>),
     /// Wakes an idle thread, so that it notices the shutdown.
     Wake,
 }
@@ -42,10 +60,26 @@ impl GenerationHandle {
     /// `invalid_field` for a prompt that is empty, `context_length_exceeded` for one that is longer than the
     /// context, `queue_full` if too many requests wait, `shutting_down` once the worker stops.
     pub fn submit(&self, request: GenerationRequest) -> Result<mpsc::UnboundedReceiver<GenerationEvent>> {
-        let (prompt_tokens, context) = (request.prompt.len(), self.context_length);
+        self.queue(Task::Generate(Box::new(request)))
+    }
+
+    /// Makes the embedding of a text, which is not normalised. Dropping the future cancels it.
+    ///
+    /// # Errors
+    /// Those of [`submit`](Self::submit), and a failure to evaluate the tokens.
+    pub async fn embed(&self, tokens: Vec<u32>, pooling: Pooling) -> Result<Vec<f32>> {
+        let mut events = self.queue(Task::Embed(tokens, pooling))?;
+        match events.recv().await {
+            Some(GenerationEvent::Embedding(vector)) => Ok(vector),
+            Some(GenerationEvent::Failed(failure)) => Err(failure),
+            _ => Err(Failure::internal("the generation thread ended before the embedding was complete")),
+        }
+    }
+
+    fn queue(&self, task: Task) -> Result<mpsc::UnboundedReceiver<GenerationEvent>> {
+        let (prompt_tokens, context) = (task.prompt().len(), self.context_length);
         if prompt_tokens == 0 {
-            return Err(Failure::new(Code::InvalidField, "the prompt has no tokens")
-                .hint("send at least one message with text"));
+            return Err(Failure::new(Code::InvalidField, "the prompt has no tokens").hint("send some text"));
         }
         if prompt_tokens > context {
             return Err(Failure::new(
@@ -65,8 +99,8 @@ impl GenerationHandle {
                 .hint("try again later, or start another worker for the model"));
         }
         let (events, receiver) = mpsc::unbounded_channel();
-        let queued = Box::new(QueuedRequest { request, events });
-        self.commands.send(Command::Generate(queued)).map_err(|_| {
+        let queued = Box::new(QueuedRequest { task, events });
+        self.commands.send(Command::Request(queued)).map_err(|_| {
             self.counters.waiting.fetch_sub(1, Ordering::Relaxed);
             shutting_down()
         })?;

@@ -1,13 +1,15 @@
 //! What a client of the generation thread sends and receives.
 
+use std::sync::Arc;
 use std::time::Duration;
 
+use super::logprobs::TokenLogprob;
 use crate::engine::constraint::Constraint;
 use crate::engine::sampling::SamplingParams;
 use crate::error::Failure;
 
 /// What to generate.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct GenerationRequest {
     /// The prompt's tokens: at least one.
     pub prompt: Vec<u32>,
@@ -19,6 +21,23 @@ pub struct GenerationRequest {
     pub max_tokens: Option<usize>,
     /// Strings that end the generation and are not part of the text.
     pub stop: Vec<String>,
+    /// The control tokens whose names are part of the text, because whoever reads it looks for them.
+    pub marks: Arc<[u32]>,
+    /// How many of the likeliest tokens to tell beside each generated one; `None` tells no probabilities.
+    pub logprobs: Option<usize>,
+}
+
+impl GenerationRequest {
+    /// The same for each of so many choices. Their seeds count up from that of the first.
+    #[must_use]
+    pub fn choices(&self, count: usize) -> Vec<Self> {
+        let choice = |index: u64| {
+            let mut choice = self.clone();
+            choice.sampling.seed = choice.sampling.seed.map(|seed| seed.wrapping_add(index));
+            choice
+        };
+        (0..).take(count).map(choice).collect()
+    }
 }
 
 /// What happens to a request, in order.
@@ -26,6 +45,10 @@ pub struct GenerationRequest {
 pub enum GenerationEvent {
     /// More text, in complete characters.
     Text(String),
+    /// The probability of the token that was generated next, after all the text of the tokens before it.
+    Logprob(TokenLogprob),
+    /// The embedding of the text. No event follows.
+    Embedding(Vec<f32>),
     /// The generation ended. No event follows.
     Finished(GenerationSummary),
     /// The generation failed. No event follows.

@@ -1,13 +1,16 @@
 //! A slot: it runs one sequence at a time, and keeps the sequence's KV cache for the next one.
 
 use std::cmp::Reverse;
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Instant;
 
 use tokio::sync::mpsc;
 
 use super::counters::GenerationCounters;
-use super::handle::QueuedRequest;
+use super::embedding::{PREFILL_CHUNK, RunningEmbedding};
+use super::handle::{QueuedRequest, Task};
+use super::logprobs::TokenLogprob;
 use super::request::{FinishReason, GenerationEvent, GenerationSummary};
 use super::stop::StopMatcher;
 use crate::engine::forward::LlamaModel;
@@ -16,16 +19,18 @@ use crate::engine::sampling::Sampler;
 use crate::engine::tokenizer::{Decoder, Tokenizer};
 use crate::error::{Failure, Result};
 
-/// How many tokens of a prompt are evaluated in one step. Small enough that a cancelled request
-/// frees its slot, and other sequences advance, within moments.
-const PREFILL_CHUNK: usize = 64;
-
 /// A slot.
 pub(super) struct Slot {
     cache: KvCache,
     /// Exactly the tokens whose keys and values `cache` holds.
     tokens: Vec<u32>,
-    running: Option<RunningSequence>,
+    running: Option<Running>,
+}
+
+/// What a slot is doing.
+enum Running {
+    Sequence(Box<RunningSequence>),
+    Embedding(RunningEmbedding),
 }
 
 /// A sequence in a slot.
@@ -36,6 +41,8 @@ struct RunningSequence {
     /// None before the first token, and after a stop string.
     decoder: Option<Decoder>,
     stop: StopMatcher,
+    marks: Arc<[u32]>,
+    logprobs: Option<usize>,
     max_tokens: usize,
     events: mpsc::UnboundedSender<GenerationEvent>,
     prompt_tokens: usize,
@@ -70,14 +77,25 @@ impl Slot {
 
     /// Starts a request in this slot, which must be free.
     pub(super) fn start(&mut self, queued: QueuedRequest) {
-        let QueuedRequest { request, events } = queued;
+        let QueuedRequest { task, events } = queued;
+        let request = match task {
+            Task::Generate(request) => *request,
+            Task::Embed(tokens, pooling) => {
+                // The states of all tokens are needed, also of those in the cache.
+                self.clear();
+                self.running = Some(Running::Embedding(RunningEmbedding::new(tokens, pooling, events)));
+                return;
+            }
+        };
         let cached_tokens = self.shared_prefix(&request.prompt);
         self.cache.truncate(cached_tokens);
         self.tokens.truncate(cached_tokens);
-        self.running = Some(RunningSequence {
+        self.running = Some(Running::Sequence(Box::new(RunningSequence {
             sampler: Sampler::new(request.sampling, &request.prompt, request.constraint),
             decoder: None,
             stop: StopMatcher::new(request.stop),
+            marks: request.marks,
+            logprobs: request.logprobs,
             max_tokens: request.max_tokens.unwrap_or(usize::MAX),
             events,
             prompt_tokens: request.prompt.len(),
@@ -86,40 +104,60 @@ impl Slot {
             started: Instant::now(),
             prompt_done: None,
             pending: request.prompt[cached_tokens..].to_vec(),
-        });
+        })));
     }
 
     /// Evaluates the next chunk of the prompt, or generates the next token.
     pub(super) fn step(&mut self, model: &LlamaModel, tokenizer: &Tokenizer, counters: &GenerationCounters) {
         let Some(running) = &mut self.running else { return };
-        if running.events.is_closed() {
-            tracing::debug!(
-                tokens = running.completion_tokens,
-                "the client disconnected: generation cancelled"
-            );
+        if running.events().is_closed() {
+            tracing::debug!("the client disconnected: its request is cancelled");
             self.running = None;
             return;
         }
-        match running.advance(model, &mut self.cache, &mut self.tokens, tokenizer, counters) {
-            Ok(None) => {}
-            Ok(Some(reason)) => {
-                running.finish(reason);
-                self.running = None;
-            }
+        let (cache, tokens) = (&mut self.cache, &mut self.tokens);
+        let done = match running {
+            Running::Sequence(running) => match running.advance(model, cache, tokens, tokenizer, counters) {
+                Ok(None) => Ok(false),
+                Ok(Some(reason)) => {
+                    running.finish(reason);
+                    Ok(true)
+                }
+                Err(failure) => Err(failure),
+            },
+            Running::Embedding(running) => running.advance(model, cache, tokens, counters),
+        };
+        match done {
+            Ok(false) => {}
+            Ok(true) => self.running = None,
             Err(failure) => {
                 self.fail(failure);
                 // The failed step may have written some of its tokens to the cache.
-                self.cache.truncate(0);
-                self.tokens.clear();
+                self.clear();
             }
         }
     }
 
-    /// Ends the running sequence, if there is one, with a failure.
+    /// Ends what runs, if something does, with a failure.
     pub(super) fn fail(&mut self, failure: Failure) {
         if let Some(running) = self.running.take() {
             // The send fails only if the client has disconnected.
-            running.events.send(GenerationEvent::Failed(failure)).ok();
+            running.events().send(GenerationEvent::Failed(failure)).ok();
+        }
+    }
+
+    /// Forgets the cached tokens.
+    fn clear(&mut self) {
+        self.cache.truncate(0);
+        self.tokens.clear();
+    }
+}
+
+impl Running {
+    fn events(&self) -> &mpsc::UnboundedSender<GenerationEvent> {
+        match self {
+            Self::Sequence(running) => &running.events,
+            Self::Embedding(running) => &running.events,
         }
     }
 }
@@ -146,6 +184,7 @@ impl RunningSequence {
             self.prompt_done = Some(Instant::now());
         }
 
+        let raw = self.logprobs.map(|count| (logits.clone(), count));
         let token = self.sampler.sample(logits)?;
         self.completion_tokens += 1;
         counters.tokens_generated.fetch_add(1, Ordering::Relaxed);
@@ -153,7 +192,16 @@ impl RunningSequence {
             return Ok(Some(FinishReason::Stop));
         }
         let decoder = self.decoder.get_or_insert_with(|| tokenizer.decoder());
-        let (text, stopped) = self.stop.push(&tokenizer.decode_next(decoder, token));
+        let text = match self.marks.contains(&token) {
+            true => tokenizer.spell_next(decoder, token),
+            false => tokenizer.decode_next(decoder, token),
+        };
+        self.sampler.hear(&text);
+        if let Some((logits, count)) = raw {
+            // As for a text.
+            self.events.send(GenerationEvent::Logprob(TokenLogprob::new(token, &logits, count))).ok();
+        }
+        let (text, stopped) = self.stop.push(&text);
         self.send_text(text);
         if stopped {
             // The bytes that the decoder still holds come after the stop string.

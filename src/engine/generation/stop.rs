@@ -1,5 +1,7 @@
 //! Finds stop strings, which may begin in one token and end in another.
 
+use crate::engine::overlap::overlap;
+
 /// Holds back text that may be the beginning of a stop string.
 #[derive(Debug)]
 pub(super) struct StopMatcher {
@@ -33,12 +35,6 @@ impl StopMatcher {
     pub(super) fn finish(&mut self) -> String {
         std::mem::take(&mut self.held)
     }
-}
-
-/// How many bytes at the end of `text` are the beginning of `stop`, but not all of it.
-fn overlap(text: &str, stop: &str) -> usize {
-    let longest = text.len().min(stop.len() - 1);
-    (1..=longest).rev().find(|len| text.as_bytes().ends_with(&stop.as_bytes()[..*len])).unwrap_or(0)
 }
 
 #[cfg(test)]

@@ -1,5 +1,6 @@
 //! The settings of a sample model: its shape, its tokenizer and its weights.
 
+use crate::engine::pooling::Pooling;
 use crate::models::gguf::TensorType;
 
 /// A sample model to make. The default shape suits every weight type: its rows are multiples of 256,
@@ -35,6 +36,8 @@ pub struct SampleModel {
     pub tied: bool,
     /// Adds `rope_freqs.weight`, which Llama 3.1 and later models have.
     pub rope_factors: bool,
+    /// `llama.pooling_type`, which makes it an embedding model.
+    pub pooling: Option<Pooling>,
 }
 
 impl Default for SampleModel {
@@ -54,6 +57,7 @@ impl Default for SampleModel {
             vocabulary: 0,
             tied: false,
             rope_factors: false,
+            pooling: None,
         }
     }
 }

@@ -13,9 +13,10 @@ use axum::routing::{get, post};
 use serde_json::json;
 use subtle::ConstantTimeEq;
 
-use super::chat::{self, MAX_BODY};
-use super::openai::ApiError;
+use super::body::MAX_BODY;
+use super::error::ApiError;
 use super::state::WorkerState;
+use super::{chat, completions, embeddings, tokens};
 use crate::error::Code;
 
 pub(super) fn router(state: Arc<WorkerState>) -> Router {
@@ -23,6 +24,11 @@ pub(super) fn router(state: Arc<WorkerState>) -> Router {
         .route("/health", get(health))
         .route("/v1/models", get(models))
         .route("/v1/chat/completions", post(chat::completions))
+        .route("/v1/completions", post(completions::completions))
+        .route("/v1/embeddings", post(embeddings::embeddings))
+        .route("/tokenize", post(tokens::tokenize))
+        .route("/detokenize", post(tokens::detokenize))
+        .route("/apply-template", post(tokens::apply_template))
         .fallback(|| async {
             ApiError::new(StatusCode::NOT_FOUND, Code::RouteNotFound.name(), "no such route")
         })

@@ -9,13 +9,16 @@ use axum::http::StatusCode;
 use tokio::runtime::Handle;
 use tokio_util::sync::CancellationToken;
 
-use super::openai::ApiError;
+use super::error::ApiError;
 use super::options::WorkerOptions;
 use crate::config::Sampling;
-use crate::engine::constraint::Grammars;
+use crate::engine::answer::Style;
+use crate::engine::answer::required::Shape;
+use crate::engine::constraint::{Constraint, Grammars};
 use crate::engine::generation::{GenerationHandle, Generator};
 use crate::engine::load::{LoadedModel, load};
 use crate::engine::model_error::in_file;
+use crate::engine::pooling::Pooling;
 use crate::engine::sampling::SamplingParams;
 use crate::engine::template::ChatTemplate;
 use crate::engine::template::sandbox::Sandbox;
@@ -42,19 +45,38 @@ pub(super) struct ReadyModel {
     pub(super) slots: usize,
     pub(super) tokenizer: Arc<Tokenizer>,
     pub(super) template: Arc<ChatTemplate>,
+    pub(super) style: Style,
     /// How it is sampled where a request does not say: as its makers recommend, else as llama.cpp does.
     pub(super) sampling: SamplingParams,
     pub(super) generation: GenerationHandle,
+    /// How it makes an embedding of a text, if it is an embedding model.
+    pub(super) pooling: Option<Pooling>,
     /// Made when a request first needs them.
     grammars: OnceLock<Result<Grammars>>,
 }
 
 impl ReadyModel {
+    /// The constraint to the shape that this field of a request asks for, after the reasoning if that is `opened`.
+    ///
+    /// # Errors
+    /// The field asks for what cannot be held.
+    pub(super) fn constraint(
+        &self,
+        field: &str,
+        shape: &Shape,
+        opened: bool,
+    ) -> Result<Constraint, ApiError> {
+        let compiled = shape.constraint(self.grammars()?, self.style.notation, &self.tokenizer, opened);
+        compiled.map_err(|reason| {
+            ApiError::field(field, format_args!("asks for what the built-in engine cannot hold: {reason}"))
+        })
+    }
+
     /// Compiles grammars for the model's vocabulary. The first call may take a second: not for an async task.
     ///
     /// # Errors
     /// `internal` if no grammar can be used with the vocabulary.
-    pub(super) fn grammars(&self) -> Result<&Grammars> {
+    fn grammars(&self) -> Result<&Grammars> {
         self.grammars.get_or_init(|| Grammars::new(&self.tokenizer)).as_ref().map_err(Clone::clone)
     }
 }
@@ -133,6 +155,7 @@ fn prepare(
     let chosen = options.chat_template.as_deref().map(chat_template).transpose()?;
     let template = Arc::new(ChatTemplate::new(chosen, &header.metadata, &tokenizer, sandbox));
     let trained_for = model.context_length();
+    let pooling = model.pooling();
     let requested = options.context_length.unwrap_or(DEFAULT_CONTEXT.min(trained_for));
     if requested > trained_for {
         tracing::warn!(
@@ -149,10 +172,12 @@ fn prepare(
         model_id: options.model_id.clone().unwrap_or_else(stem),
         loaded_at: jiff::Timestamp::now().as_second(),
         slots,
+        style: Style::of(&template, &tokenizer),
         tokenizer,
         template,
         sampling: header.sampling().unwrap_or_default().or(Sampling::LLAMA_CPP).into(),
         generation,
+        pooling,
         grammars: OnceLock::new(),
     };
     Ok((generator, ready))

@@ -13,6 +13,9 @@ use serde_json::{Value, json};
 use tokio::task::JoinHandle;
 use tower::ServiceExt;
 
+mod texts;
+mod tools;
+
 use super::*;
 use crate::engine::sample_model::{SampleModel, SampleTokenizer, SampleWeights};
 use crate::engine::tokenizer::Tokenizer;
@@ -50,6 +53,16 @@ fn client() -> Client {
 
 impl Worker {
     async fn start(sample: SampleModel, slots: usize, secret: Option<&str>) -> Self {
+        Self::start_with(sample, slots, secret, None).await
+    }
+
+    /// A worker with a chat template of the test's own.
+    async fn start_with(
+        sample: SampleModel,
+        slots: usize,
+        secret: Option<&str>,
+        template: Option<&str>,
+    ) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("sample.gguf");
         sample.write(&path).unwrap();
@@ -60,7 +73,12 @@ impl Worker {
             end_tokens.iter().map(|id| (id.to_string(), json!(-100))).collect::<serde_json::Map<_, _>>();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("http://{}", listener.local_addr().unwrap());
-        let options = WorkerOptions { slots, ..options(path) };
+        let chat_template = template.map(|template| {
+            let path = folder.path().join("template.jinja");
+            std::fs::write(&path, template).unwrap();
+            path
+        });
+        let options = WorkerOptions { slots, chat_template, ..options(path) };
         let shutdown = CancellationToken::new();
         let served = spawn::task(serve(
             listener,
@@ -94,6 +112,12 @@ impl Worker {
 
     async fn post(&self, body: &Value) -> Response {
         self.client.post(format!("{}/v1/chat/completions", self.url)).json(body).send().await.unwrap()
+    }
+
+    /// The status and the body of the answer to a request of another route.
+    async fn ask(&self, path: &str, body: Value) -> (u16, Value) {
+        let response = self.client.post(format!("{}{path}", self.url)).json(&body).send().await.unwrap();
+        (response.status().as_u16(), response.json().await.unwrap())
     }
 
     async fn chat(&self, extra: Value) -> Value {
@@ -337,7 +361,7 @@ async fn invalid_requests_get_errors_in_openais_shape() {
         (post().json(&valid).bearer_auth("wrong"), 401, "unauthorized"),
         (with_secret(post().body(valid.to_string())), 415, "unsupported_media_type"),
         (with_secret(post().json(&valid)).header("host", "evil.example"), 403, "host_refused"),
-        (with_secret(post().json(&"x".repeat(33 << 20))), 413, "body_too_large"),
+        (with_secret(post().json(&"x".repeat(65 << 20))), 413, "body_too_large"),
         (with_secret(post().json(&chat_request(json!({"temperature": -1})))), 400, "invalid_field"),
         (with_secret(worker.client.get(&completions)), 405, "method_not_allowed"),
         (with_secret(worker.client.get(url("/v1/nothing"))), 404, "route_not_found"),

@@ -68,6 +68,12 @@ impl Shield {
         marked
     }
 
+    /// The text without the marks.
+    #[must_use]
+    pub fn uncover(&self, rendered: &str) -> String {
+        rendered.replace(self.mark, "")
+    }
+
     pub(super) fn mark(&self) -> char {
         self.mark
     }

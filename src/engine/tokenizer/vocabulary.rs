@@ -38,6 +38,7 @@ pub(super) struct Vocabulary {
     pub(super) eom: Option<u32>,
     pub(super) unknown: Option<u32>,
     pub(super) add_bos: Option<bool>,
+    pub(super) add_eos: Option<bool>,
     pub(super) add_space_prefix: Option<bool>,
 }
 
@@ -75,6 +76,7 @@ impl Vocabulary {
             eom: id("tokenizer.ggml.eom_token_id")?,
             unknown: id("tokenizer.ggml.unknown_token_id")?,
             add_bos: metadata.bool("tokenizer.ggml.add_bos_token"),
+            add_eos: metadata.bool("tokenizer.ggml.add_eos_token"),
             add_space_prefix: metadata.bool("tokenizer.ggml.add_space_prefix"),
             model,
             tokens,

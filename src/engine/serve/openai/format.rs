@@ -3,29 +3,15 @@
 
 use serde_json::{Value, json};
 
-use crate::engine::constraint::{Constraint, Form, Grammars};
+use crate::engine::constraint::Form;
 use crate::fields::{FieldError, Fields};
 
 /// The form that a field of the request asks for.
 #[derive(Clone, Debug, PartialEq)]
-pub(crate) struct Wanted {
-    field: String,
-    pub(crate) form: Form,
-}
-
-impl Wanted {
-    /// Compiles the form, which may take long: not on an async task.
-    ///
-    /// # Errors
-    /// A form that cannot be held, with the field that asks for it.
-    pub(crate) fn constraint(&self, grammars: &Grammars) -> Result<Constraint, FieldError> {
-        grammars.form(&self.form).map_err(|reason| {
-            FieldError::new(
-                &self.field,
-                format_args!("asks for what the built-in engine cannot hold: {reason}"),
-            )
-        })
-    }
+pub(super) struct Wanted {
+    /// The field.
+    pub(super) field: String,
+    pub(super) form: Form,
 }
 
 /// The form of the answer; `None` is any text.

@@ -1,4 +1,4 @@
-//! The table of the fields that a chat completion may have, and what becomes of each.
+//! The tables of the fields that requests may have, and what becomes of each.
 
 use serde_json::Value;
 
@@ -30,17 +30,18 @@ pub(super) enum Harmless {
     One,
     /// An empty array, object or string.
     Empty,
-    /// `"none"` or `"auto"`.
-    Auto,
     /// `{"type": "text"}`, `"text"` or `["text"]`.
     Text,
 }
 
-use Harmless::{Auto, Empty, False, Nothing, One, Text, True, Zero};
+use Harmless::{Empty, False, Nothing, One, Text, True, Zero};
 use Treatment::{Applied, Ignored, Refused};
 
-/// Every known field: OpenAI's first, then llama.cpp's and vLLM's.
-pub(super) const FIELDS: &[(&str, Treatment)] = &[
+/// A field and what becomes of it.
+pub(super) type Row = (&'static str, Treatment);
+
+/// Every known field of a chat completion: OpenAI's first, then llama.cpp's and vLLM's.
+pub(super) const CHAT: &[Row] = &[
     ("model", Applied),
     ("messages", Applied),
     ("max_tokens", Applied),
@@ -55,14 +56,14 @@ pub(super) const FIELDS: &[(&str, Treatment)] = &[
     ("presence_penalty", Applied),
     ("logit_bias", Applied),
     ("reasoning_effort", Applied),
-    ("n", Refused(One)),
-    ("tools", Refused(Empty)),
-    ("functions", Refused(Empty)),
-    ("tool_choice", Refused(Auto)),
-    ("function_call", Refused(Auto)),
+    ("n", Applied),
+    ("tools", Applied),
+    ("functions", Applied),
+    ("tool_choice", Applied),
+    ("function_call", Applied),
     ("response_format", Applied),
-    ("logprobs", Refused(False)),
-    ("top_logprobs", Refused(Zero)),
+    ("logprobs", Applied),
+    ("top_logprobs", Applied),
     ("modalities", Refused(Text)),
     ("audio", Refused(Nothing)),
     ("web_search_options", Refused(Nothing)),
@@ -75,8 +76,7 @@ pub(super) const FIELDS: &[(&str, Treatment)] = &[
     ("prompt_cache_key", Ignored),
     ("prompt_cache_retention", Ignored),
     ("prompt_cache_options", Ignored),
-    // Without tools there are no calls to be parallel.
-    ("parallel_tool_calls", Ignored),
+    ("parallel_tool_calls", Applied),
     // It makes an answer faster, not different.
     ("prediction", Ignored),
     // A wish about the length, for models that were trained for it.
@@ -126,14 +126,44 @@ pub(super) const FIELDS: &[(&str, Treatment)] = &[
     ("keep_alive", Ignored),
 ];
 
-/// Refuses what this worker does not support. Returns the fields that nothing is known of.
+/// The fields of a completion that differ from those of a chat completion.
+pub(super) const COMPLETION: &[Row] = &[
+    ("prompt", Applied),
+    ("echo", Applied),
+    ("suffix", Refused(Empty)),
+    ("messages", Refused(Empty)),
+    ("tools", Refused(Empty)),
+    ("functions", Refused(Empty)),
+    ("tool_choice", Refused(Nothing)),
+    ("function_call", Refused(Nothing)),
+    ("parallel_tool_calls", Ignored),
+    ("top_logprobs", Refused(Zero)),
+    ("reasoning_effort", Ignored),
+    ("chat_template_kwargs", Refused(Empty)),
+];
+
+/// The fields of a request for embeddings.
+pub(super) const EMBEDDING: &[Row] = &[
+    ("model", Applied),
+    ("input", Applied),
+    ("encoding_format", Applied),
+    ("dimensions", Applied),
+    ("truncate_prompt_tokens", Refused(Zero)),
+    ("embd_normalize", Refused(Nothing)),
+    ("user", Ignored),
+    ("priority", Ignored),
+    ("keep_alive", Ignored),
+];
+
+/// Refuses what this worker does not support. Returns the fields that nothing is known of. Of two rows, that of
+/// the first table holds.
 ///
 /// # Errors
 /// The first field that asks for something else, with an engine that may have it.
-pub(super) fn check(fields: &Fields<'_>) -> Result<Vec<String>, FieldError> {
+pub(super) fn check(fields: &Fields<'_>, tables: &[&[Row]]) -> Result<Vec<String>, FieldError> {
     let mut unknown = Vec::new();
     for (name, value) in fields.present() {
-        match FIELDS.iter().find(|(known, _)| *known == name) {
+        match tables.iter().copied().flatten().find(|(known, _)| *known == name) {
             Some((_, Refused(harmless))) if !harmless.covers(value) => {
                 return Err(fields.error(
                     name,
@@ -162,12 +192,47 @@ impl Harmless {
                 Value::String(text) => text.is_empty(),
                 _ => false,
             },
-            Auto => matches!(value.as_str(), Some("none" | "auto")),
             Text => match value {
                 Value::Array(items) => items.iter().all(|item| item == "text"),
                 Value::Object(fields) => fields.get("type").is_some_and(|kind| kind == "text"),
                 other => other == "text",
             },
+        }
+    }
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    /// Checks each row of a table against the parser, which returns the field at fault. `asks` is a value that
+    /// asks for something; what is applied is checked, and nothing takes an array with an empty object.
+    pub(in super::super) fn assert_true(
+        table: &[Row],
+        asks: impl Fn(&str) -> Value,
+        parse: impl Fn(&str, Value) -> Result<(), String>,
+    ) {
+        for (name, treatment) in table {
+            match treatment {
+                Refused(harmless) => {
+                    let error = parse(name, asks(name)).expect_err(name);
+                    assert!(error.contains(name) && error.contains("llama.cpp"), "{error}");
+                    let nothing = match harmless {
+                        Nothing => json!(null),
+                        False => json!(false),
+                        True => json!(true),
+                        Zero => json!(0),
+                        One => json!(1),
+                        Empty => json!([]),
+                        Text => json!({"type": "text"}),
+                    };
+                    parse(name, nothing).expect(name);
+                }
+                Applied => assert!(parse(name, json!([{}])).is_err(), "{name}"),
+                Ignored => parse(name, json!([{}])).expect(name),
+            }
         }
     }
 }

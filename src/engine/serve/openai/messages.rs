@@ -1,6 +1,6 @@
 //! Parses the messages of a request to what a chat template sees.
 
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, json};
 
 use crate::engine::template::message::{Message, Role};
 use crate::fields::{FieldError, Fields};
@@ -52,7 +52,12 @@ fn content(fields: &Fields<'_>, role: Role) -> Result<String, FieldError> {
 /// The calls that the assistant has made. Templates expect their arguments as an object, and OpenAI's API
 /// has them as JSON in a string.
 fn tool_calls(fields: &Fields<'_>) -> Result<Vec<Value>, FieldError> {
-    let calls = fields.array("tool_calls")?.unwrap_or_default();
+    // `function_call` is the older name, for one call.
+    let older = fields.get("function_call").map(|call| vec![json!({"type": "function", "function": call})]);
+    let calls = match (fields.array("tool_calls")?, &older) {
+        (Some(calls), _) => calls,
+        (None, older) => older.as_deref().unwrap_or_default(),
+    };
     let calls = calls.iter().enumerate().map(|(index, call)| {
         let name = fields.name(&format!("tool_calls[{index}]"));
         let call_fields = Fields::new(&name, call)?;
@@ -88,8 +93,6 @@ fn text_parts(path: &str, parts: &[Value]) -> Result<String, FieldError> {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
-
     use super::*;
 
     fn parse(value: &Value) -> Result<Value, FieldError> {
@@ -106,6 +109,9 @@ mod tests {
         let parsed = parse(&call(json!("{\"a\": [1]}"))).unwrap();
         assert_eq!(parsed["tool_calls"][0]["function"]["arguments"], json!({"a": [1]}));
         assert_eq!(parsed["content"], "");
+        let older = json!({"role": "assistant", "content": null,
+                           "function_call": {"name": "f", "arguments": "{\"a\": [1]}"}});
+        assert_eq!(parse(&older).unwrap()["tool_calls"][0]["function"], parsed["tool_calls"][0]["function"]);
         // What is not an object stays as it was sent.
         assert_eq!(
             parse(&call(json!("not JSON"))).unwrap()["tool_calls"][0]["function"]["arguments"],

@@ -22,6 +22,17 @@ impl ApiError {
         Self { status, message: message.into(), param: None, code: code.to_owned() }
     }
 
+    /// A field that is missing, of the wrong type, out of range or not supported.
+    pub(crate) fn field(field: &str, problem: impl std::fmt::Display) -> Self {
+        FieldError::new(field, problem).into()
+    }
+
+    /// A failure that is the fault of this field, if it is the caller's.
+    pub(crate) fn about(field: &str, failure: Failure) -> Self {
+        let error = Self::from(failure);
+        Self { param: error.param.map(|_| field.to_owned()), ..error }
+    }
+
     /// The body of the response, which is also the last event of a stream that fails.
     pub(crate) fn body(&self) -> Value {
         let kind = match self.status {

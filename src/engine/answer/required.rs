@@ -1,0 +1,101 @@
+//! The grammar of an answer that must call a tool, in the model's own notation.
+
+use serde_json::{Value, json};
+
+use super::reasoning;
+use super::style::Notation;
+use crate::engine::constraint::{Constraint, Form, Grammars};
+use crate::engine::tokenizer::Tokenizer;
+
+/// A tool that the answer may call.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Tool {
+    /// Its name.
+    pub name: String,
+    /// The JSON Schema of its arguments. Without one, it takes none.
+    pub parameters: Option<Value>,
+}
+
+/// What the text of an answer must be.
+#[derive(Clone, Debug, Default)]
+pub struct Shape {
+    /// The form of an answer in text.
+    pub form: Option<Form>,
+    /// The tools of which one must be called; none if the answer is a text.
+    pub tools: Vec<Tool>,
+    /// Whether several calls may be made.
+    pub several: bool,
+    /// Whether the form may be a text all the same, where there are tools.
+    pub or_text: bool,
+}
+
+impl Shape {
+    /// Compiles the shape. With `after_reasoning`, it begins when the reasoning ends.
+    ///
+    /// # Errors
+    /// Why the shape cannot be held, for the caller of the API.
+    pub fn constraint(
+        &self,
+        grammars: &Grammars,
+        notation: Notation,
+        tokenizer: &Tokenizer,
+        after_reasoning: bool,
+    ) -> Result<Constraint, String> {
+        let mut rules = Vec::new();
+        let mut answers = Vec::new();
+        if !self.tools.is_empty() {
+            answers.push("calls");
+            self.calls(notation, tokenizer, &mut rules);
+        }
+        if let Some(form) = self.form.as_ref().filter(|_| self.tools.is_empty() || self.or_text) {
+            answers.push("form");
+            rules.push(format!("form: {}", form.rule()));
+        }
+        let space = if after_reasoning { "SPACE? " } else { "" };
+        rules.push(format!("start: {space}({})", answers.join(" | ")));
+        if after_reasoning {
+            rules.push(r"SPACE: /[ \n]{1,3}/".to_owned());
+        }
+        let constraint = grammars.lark(rules.join("\n"))?;
+        Ok(if after_reasoning { constraint.after(reasoning::CLOSE) } else { constraint })
+    }
+
+    /// The rules of the calls.
+    fn calls(&self, notation: Notation, tokenizer: &Tokenizer, rules: &mut Vec<String>) {
+        let call = (0..self.tools.len()).map(|index| format!("call_{index}")).collect::<Vec<_>>().join(" | ");
+        rules.push(format!("call: {call}"));
+        for (index, tool) in self.tools.iter().enumerate() {
+            // Each schema is a document of its own, in which its references hold.
+            let start = format!("{{\"name\": {}, \"{}\": ", json!(tool.name), notation.arguments);
+            let none = || json!({"type": "object", "properties": {}, "additionalProperties": false});
+            let schema = tool.parameters.clone().unwrap_or_else(none);
+            rules.push(format!("call_{index}: {} arguments_{index} \"}}\"", text(&start)));
+            rules.push(format!("arguments_{index}: {}", Form::Json(schema).rule()));
+        }
+        let mark = |name: &str| match tokenizer.special_id(name).filter(|id| tokenizer.is_control(*id)) {
+            Some(id) => format!("<[{id}]>"),
+            None => text(name),
+        };
+        let more = |between: &str, next: &str| match self.several {
+            true => format!(" ({} {next})*", text(between)),
+            false => String::new(),
+        };
+        let open = mark(notation.open);
+        let close = notation.close.map(mark).unwrap_or_default();
+        let calls = match (notation.array, notation.close) {
+            (true, _) => format!("{open} \"[\" call{} \"]\" {close}", more(", ", "call")),
+            (false, Some(_)) => {
+                rules.push(format!("marked: {open} \"\\n\" call \"\\n\" {close}"));
+                format!("marked{}", more("\n", "marked"))
+            }
+            // Llama's templates show no second call.
+            (false, None) => "call".to_owned(),
+        };
+        rules.push(format!("calls: {calls}"));
+    }
+}
+
+/// A text in a grammar.
+fn text(text: &str) -> String {
+    Value::from(text).to_string()
+}
