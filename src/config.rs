@@ -94,7 +94,7 @@ pub struct Config {
     pub downloads: Downloads,
     /// The Hugging Face Hub.
     pub hub: Hub,
-    /// Ollama's library.
+    /// Ollama's library, and what stands in Ollama's place.
     pub ollama: Ollama,
     /// The worker processes.
     pub workers: Workers,
@@ -182,6 +182,7 @@ impl Config {
     #[must_use]
     pub fn is_local(&self) -> bool {
         self.bind.is_loopback()
+            && self.ollama.listen.is_none_or(|address| address.ip().is_loopback())
             && self.token_file.is_none()
             && self.allow_hosts.is_empty()
             && self.public_url.is_none()

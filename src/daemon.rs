@@ -39,6 +39,9 @@ pub struct HiveFile {
     pub url: String,
     /// The port of the URL, or 0.
     pub port: u16,
+    /// The URL of the address that stands in Ollama's place.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ollama_url: Option<String>,
     /// The path of its Unix socket.
     #[serde(default, skip_serializing_if = "Option::is_none", serialize_with = "paths::shown_option")]
     pub unix_socket: Option<PathBuf>,
@@ -80,7 +83,7 @@ impl Hive {
         let address = listener.address()?;
         let app = App::open(config, address)?;
         let router = http::router(&app)?;
-        let hive_file = PublishedHiveFile::write(&app)?;
+        let hive_file = PublishedHiveFile::write(&app, listener.ollama_url())?;
         Ok(Self { app, listener, router, hive_file, _lock: lock })
     }
 
@@ -94,6 +97,12 @@ impl Hive {
     #[must_use]
     pub fn url(&self) -> String {
         self.app.address.url()
+    }
+
+    /// The URL of the address that stands in Ollama's place, if it serves at one.
+    #[must_use]
+    pub fn ollama_url(&self) -> Option<String> {
+        self.listener.ollama_url()
     }
 
     /// Serves until `stop` is ready or a request asks for a shutdown. Then ends jobs, workers and
@@ -160,13 +169,22 @@ pub async fn run(
 /// [`Code::ConfigInvalid`] if the Unix socket cannot be made.
 pub async fn bind(config: &Config) -> Result<Listener> {
     let tcp = match config.bind {
-        Bind::Address(ip) => Some(bind_tcp(SocketAddr::new(ip, config.port), &config.data_dir).await?),
+        Bind::Address(ip) => {
+            Some(bind_tcp(SocketAddr::new(ip, config.port), &config.data_dir, "--bind or --port").await?)
+        }
         Bind::None => None,
     };
-    Listener::new(tcp, config.unix_socket.as_deref()).await
+    let listener = Listener::new(tcp, config.unix_socket.as_deref()).await?;
+    Ok(match config.ollama.listen {
+        Some(address) => {
+            listener.in_place_of_ollama(bind_tcp(address, &config.data_dir, "--ollama-listen").await?)
+        }
+        None => listener,
+    })
 }
 
-async fn bind_tcp(address: SocketAddr, data_dir: &Path) -> Result<TcpListener> {
+/// Listens at the address, which `flag` sets.
+async fn bind_tcp(address: SocketAddr, data_dir: &Path, flag: &str) -> Result<TcpListener> {
     let port = address.port();
     TcpListener::bind(address).await.map_err(|error| match error.kind() {
         std::io::ErrorKind::AddrInUse => {
@@ -178,12 +196,12 @@ async fn bind_tcp(address: SocketAddr, data_dir: &Path) -> Result<TcpListener> {
                 Some(HiveFile { pid, url, .. }) => {
                     format!("the hive of this data folder runs already, as process {pid}: use it at {url}, or stop it")
                 }
-                None => "stop that process, or choose another port with --port (0 takes a free one)".to_owned(),
+                None => format!("stop that process, or choose another port with {flag} (0 takes a free one)"),
             };
             Failure::new(Code::PortInUse, format!("port {port} is taken by {holder}")).hint(hint)
         }
         _ => Failure::new(Code::Io, format!("could not bind {address}: {error}"))
-            .hint("choose another --bind or --port"),
+            .hint(format!("choose another address with {flag}")),
     })
 }
 
@@ -227,11 +245,12 @@ struct PublishedHiveFile(PathBuf);
 
 impl PublishedHiveFile {
     /// Writes the file, all or nothing. On a full disk the hive runs without it: it is needed to free space.
-    fn write(app: &App) -> Result<Self> {
+    fn write(app: &App, ollama_url: Option<String>) -> Result<Self> {
         let file = HiveFile {
             pid: std::process::id(),
             url: app.address.url(),
             port: app.address.port(),
+            ollama_url,
             unix_socket: app.config.unix_socket.clone(),
             hive_id: app.hive_id().to_owned(),
             version: env!("CARGO_PKG_VERSION").to_owned(),

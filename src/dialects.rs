@@ -14,6 +14,7 @@
 pub(crate) mod anthropic;
 pub(crate) mod openai;
 pub(crate) mod responses;
+pub(crate) mod ollama;
 pub(crate) mod engine;
 pub(crate) mod writer;
 pub(crate) mod answer;

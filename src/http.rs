@@ -9,9 +9,10 @@ mod events;
 mod heartbeats;
 mod jobs;
 mod markdown;
+mod ollama;
 mod openai;
-#[expect(dead_code, unused_imports, reason = "the dialects that need it are being built")]
 mod gateway;
+mod operation;
 mod numbers;
 mod security;
 mod body;
@@ -40,9 +41,10 @@ mod tests;
 
 use std::sync::Arc;
 
-use axum::extract::State;
+use axum::extract::{Request, State};
 use axum::middleware::{from_fn, from_fn_with_state};
-use axum::routing::get;
+use axum::response::{IntoResponse, Response};
+use axum::routing::{any, delete, get};
 use axum::{Json, Router};
 
 use crate::app::AppState;
@@ -64,7 +66,7 @@ pub(crate) use server::serve;
 pub(crate) fn router(app: &AppState) -> Result<Router> {
     let policy = Arc::new(AccessPolicy::new(&app.config)?);
     Ok(Router::new()
-        .route("/", get(ui::index))
+        .route("/", get(index))
         .route("/ui/{*path}", get(ui::file))
         .route("/health", get(async || "ok"))
         .route("/v1/jobs", post(jobs::submit).get(jobs::list))
@@ -84,6 +86,20 @@ pub(crate) fn router(app: &AppState) -> Result<Router> {
         .route("/v1/responses", post(openai::responses::create))
         .route("/v1/responses/{id}", get(openai::responses::get).delete(openai::responses::delete))
         .route("/v1/responses/{id}/input_items", get(openai::responses::input_items))
+        .route("/api/version", get(ollama::version))
+        .route("/api/tags", get(ollama::tags))
+        .route("/api/ps", get(ollama::ps))
+        .route("/api/show", post(ollama::show))
+        .route("/api/chat", post(ollama::chat))
+        .route("/api/generate", post(ollama::generate))
+        .route("/api/embed", post(ollama::embed))
+        .route("/api/embeddings", post(ollama::embeddings))
+        .route("/api/pull", post(ollama::pull))
+        .route("/api/copy", post(ollama::copy))
+        .route("/api/delete", delete(ollama::delete))
+        .route("/api/create", any(ollama::not_offered))
+        .route("/api/push", any(ollama::not_offered))
+        .route("/api/blobs/{digest}", any(ollama::not_offered))
         .route("/v1/markdown", post(markdown::render))
         .route("/v1/session", post(session::create).delete(session::end).with_state(policy.sessions()))
         .route("/v1/shutdown", post(shut_down))
@@ -95,6 +111,14 @@ pub(crate) fn router(app: &AppState) -> Result<Router> {
         .layer(from_fn(dialect::speak))
         .layer(compression::layer())
         .with_state(Arc::clone(app)))
+}
+
+/// `GET /`: the web page; in Ollama's place, what Ollama says there.
+async fn index(request: Request) -> Response {
+    match ollama::is_addressed(request.extensions()) {
+        true => ollama::RUNNING.into_response(),
+        false => ui::index(request.headers()),
+    }
 }
 
 /// `POST /v1/reload`

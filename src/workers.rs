@@ -139,6 +139,7 @@ pub use affinity::{Conversation, Preference};
 pub use conditions::Conditions;
 pub use device::Device;
 pub use endpoint::{Endpoint, InFlight};
+pub(crate) use memory::DEFAULT_CONTEXT;
 pub(crate) use memory::DeviceMemory;
 pub use memory::{ForeignProcess, StoppableWorker};
 pub use place::{MemoryPart, Place, Share};

@@ -1,6 +1,7 @@
 //! `rbee-hive serve`: flags, environment and file become the settings of a hive that serves.
 
 use std::io::Write;
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -27,6 +28,9 @@ pub(super) struct Args {
     /// A Unix socket to serve on too, for the user who runs the hive
     #[arg(long, env = "RBEE_HIVE_UNIX_SOCKET", value_name = "PATH")]
     unix_socket: Option<PathBuf>,
+    /// A second address to serve at, in Ollama's place [default: none; Ollama's own is 127.0.0.1:11434]
+    #[arg(long, env = "RBEE_HIVE_OLLAMA_LISTEN", value_name = "ADDRESS:PORT")]
+    ollama_listen: Option<SocketAddr>,
     /// The folder for state, logs and imported models [default: rbee-hive under the XDG data folder]
     #[arg(long, env = "RBEE_HIVE_DATA_DIR", value_name = "DIR")]
     pub(super) data_dir: Option<PathBuf>,
@@ -101,6 +105,7 @@ impl Args {
         config.queen_url = self.queen_url.or(config.queen_url);
         config.public_url = self.public_url.or(config.public_url);
         config.token_file = self.token_file.or(config.token_file);
+        config.ollama.listen = self.ollama_listen.or(config.ollama.listen);
         config.unix_socket = self.unix_socket.or(config.unix_socket);
         let config = config.with_absolute_paths()?;
         config.validate()?;
@@ -141,9 +146,10 @@ fn reload(app: Option<AppState>) {
 /// address. The socket is bound and accepts connections.
 fn ready_line(hive: &Hive) -> Result<()> {
     let mut out = std::io::stdout().lock();
+    let also = hive.ollama_url().map(|url| format!(" and, for Ollama's clients, {url}")).unwrap_or_default();
     writeln!(
         out,
-        "rbee-hive ready on {} (pid {}, data in {})",
+        "rbee-hive ready on {}{also} (pid {}, data in {})",
         hive.url(),
         std::process::id(),
         hive.app().config.data_dir.display()

@@ -1,5 +1,6 @@
 //! `[downloads]`, `[hub]` and `[ollama]`: how models are downloaded, and from where.
 
+use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use serde::Deserialize;
@@ -52,16 +53,19 @@ pub struct Hub {
     pub offline: Option<bool>,
 }
 
-/// Ollama's library.
+/// Ollama's library, and what stands in Ollama's place.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Ollama {
     /// The address of the registry.
     pub endpoint: String,
+    /// A second address to serve at, for clients that look for Ollama there. Any address but loopback needs a
+    /// token.
+    pub listen: Option<SocketAddr>,
 }
 
 impl Default for Ollama {
     fn default() -> Self {
-        Self { endpoint: "https://registry.ollama.ai".to_owned() }
+        Self { endpoint: "https://registry.ollama.ai".to_owned(), listen: None }
     }
 }

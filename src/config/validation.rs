@@ -69,9 +69,13 @@ impl Config {
                 "pass the --public-url of the proxy in front of it",
             );
         }
-        if !self.bind.is_loopback() && self.token_file.is_none() {
+        let ollama = self.ollama.listen.filter(|address| !address.ip().is_loopback());
+        let beyond = Some(self.bind.to_string()).filter(|_| !self.bind.is_loopback());
+        if let Some(address) = beyond.or_else(|| ollama.map(|address| address.to_string()))
+            && self.token_file.is_none()
+        {
             return invalid(
-                format!("binding {} without a token would let anyone on the network in", self.bind),
+                format!("binding {address} without a token would let anyone on the network in"),
                 "make a token with `(umask 077; head -c 32 /dev/urandom | base64 > hive.token)` and pass \
                  --token-file hive.token, or bind 127.0.0.1",
             );

@@ -63,7 +63,7 @@ codes! {
     InvalidRequest = "invalid_request", 400, 64, "The request is not valid";
     /// The queen offers the operation, not a hive.
     QueenOperation = "queen_operation", 400, 64, "The queen offers this operation";
-    /// Another rbee daemon offers the operation, not a hive.
+    /// Another rbee daemon, or Ollama, offers the operation, not a hive.
     NotOffered = "not_offered", 400, 64, "No hive offers this operation";
     /// The `hive_id` names another hive.
     UnknownHive = "unknown_hive", 404, 64, "Unknown hive";

@@ -16,12 +16,12 @@ use bytes::{Bytes, BytesMut};
 use http_body_util::BodyExt;
 use serde::de::{Deserialize, Deserializer, Error as _, MapAccess, SeqAccess, Visitor};
 
+use super::caller::is_browser;
 use super::problem::Problem;
 use crate::error::{Code, Failure, Result};
 use crate::text::excerpt;
 
-/// A route for `POST`. A body must be declared to be JSON: a form of another web page, which needs no
-/// preflight, cannot do that. A path without a route, or without `POST`, is refused for that first.
+/// A route for `POST`. A body must be declared to be JSON ([`is_declared`]). A path without a route, or without `POST`, is refused for that first.
 pub(crate) fn post<H, T, S>(handler: H) -> MethodRouter<S>
 where
     H: Handler<T, S>,
@@ -32,9 +32,9 @@ where
 }
 
 async fn require_json(request: Request, next: Next) -> Result<Response, Problem> {
-    let headers = request.headers();
+    let (headers, path) = (request.headers(), request.uri().path());
     let is_sent = headers.contains_key(CONTENT_TYPE) || has_body(headers, request.body());
-    if is_sent && !is_json(headers) {
+    if is_sent && !is_declared(path, headers) {
         return Err(not_json(headers).into());
     }
     Ok(next.run(request).await)
@@ -48,7 +48,7 @@ async fn require_json(request: Request, next: Next) -> Result<Response, Problem>
 /// [`Code::InvalidJson`] or, for a key that comes twice, [`Code::InvalidField`], with the line and column.
 pub(crate) async fn json_bytes(request: Request, limit: usize, time_limit: Duration) -> Result<Bytes> {
     let (parts, body) = request.into_parts();
-    if !is_json(&parts.headers) {
+    if !is_declared(parts.uri.path(), &parts.headers) {
         return Err(not_json(&parts.headers));
     }
     if body.size_hint().lower() > limit as u64 {
@@ -63,6 +63,12 @@ pub(crate) async fn json_bytes(request: Request, limit: usize, time_limit: Durat
     })??;
     check_json(&bytes)?;
     Ok(bytes)
+}
+
+/// Whether the body is declared to be JSON as far as it must be: a form of another web page, which needs no
+/// preflight, cannot do that. Under `/api`, whose callers leave the type out, only a browser must.
+fn is_declared(path: &str, headers: &HeaderMap) -> bool {
+    is_json(headers) || (path.starts_with("/api/") && !is_browser(headers))
 }
 
 /// Whether the headers declare one JSON body (RFC 9110 section 8.3). Parameters are ignored: JSON
@@ -220,6 +226,27 @@ mod tests {
         for content_type in ["application/json", "Application/JSON; charset=utf-8"] {
             let body = json_bytes(request(content_type, "{\"a\" : 1}\n"), 100, TIME_LIMIT).await.unwrap();
             assert_eq!(body, "{\"a\" : 1}\n");
+        }
+    }
+
+    #[tokio::test]
+    async fn under_api_only_a_browser_must_declare_the_type() {
+        let request = |path: &str, headers: &[(&str, &str)]| {
+            let request = Request::post(path);
+            let with = headers.iter().fold(request, |request, (name, value)| request.header(*name, *value));
+            with.body(Body::from("{}")).unwrap()
+        };
+        let form = ("content-type", "application/x-www-form-urlencoded");
+        for headers in [&[][..], &[form], &[("sec-fetch-mode", "cors"), form]] {
+            assert!(json_bytes(request("/api/show", headers), 100, TIME_LIMIT).await.is_ok());
+        }
+        for (path, headers) in [
+            ("/v1/jobs", &[form][..]),
+            ("/apis", &[form]),
+            ("/api/show", &[("origin", "http://localhost"), form]),
+            ("/api/show", &[("sec-fetch-site", "none")]),
+        ] {
+            assert_eq!(refusal(request(path, headers), 100).await.code, Code::UnsupportedMediaType, "{path}");
         }
     }
 

@@ -2,9 +2,18 @@
 
 use std::sync::Arc;
 
-use axum::http::Extensions;
+use axum::http::header::ORIGIN;
+use axum::http::{Extensions, HeaderMap};
 
 use super::listener::Arrival;
+
+/// The header by which a browser says which site sent a request (W3C Fetch Metadata).
+pub(super) const FETCH_SITE: &str = "sec-fetch-site";
+
+/// Whether a browser sent it for a page.
+pub(super) fn is_browser(headers: &HeaderMap) -> bool {
+    headers.contains_key(ORIGIN) || headers.contains_key(FETCH_SITE)
+}
 
 /// The caller: the Unix user of a peer at the Unix socket, else the peer's address. An IPv6 address counts with
 /// its whole network, all of whose addresses one machine may have.
@@ -39,7 +48,11 @@ mod tests {
             of(&extensions)
         };
         let tcp = |peer: &str| {
-            Some(Arrival::Tcp { local: "127.0.0.1:1".parse().unwrap(), peer: peer.parse().unwrap() })
+            Some(Arrival::Tcp {
+                local: "127.0.0.1:1".parse().unwrap(),
+                peer: peer.parse().unwrap(),
+                is_for_ollama: false,
+            })
         };
         assert_eq!(&*caller(Some(Arrival::Unix { user: 1000 })), "user 1000");
         assert_eq!(&*caller(tcp("127.0.0.2")), "127.0.0.2");

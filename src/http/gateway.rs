@@ -20,6 +20,7 @@ mod relay;
 mod events;
 mod output;
 mod waits;
+mod context;
 mod attempt;
 mod call;
 mod whole;
@@ -27,7 +28,8 @@ mod exchange;
 mod problem;
 
 pub(crate) use call::{Call, Form, named};
-pub(crate) use serve::{ask, serve};
+pub(crate) use context::lacking;
+pub(crate) use serve::{ask, read, serve, serve_call};
 
 #[cfg(test)]
 mod tests;

@@ -33,6 +33,8 @@ pub(crate) enum Arrival {
         local: SocketAddr,
         /// The other end's address.
         peer: IpAddr,
+        /// Whether it came to the address that stands in Ollama's place.
+        is_for_ollama: bool,
     },
     /// Through the Unix socket, from a process of the hive's user or of root.
     Unix {
@@ -59,12 +61,14 @@ impl Arrival {
 #[derive(Debug)]
 pub struct Listener {
     tcp: Option<TcpListener>,
+    /// At the address that stands in Ollama's place.
+    ollama: Option<TcpListener>,
     unix: Option<(UnixListener, SocketFile)>,
 }
 
 impl From<TcpListener> for Listener {
     fn from(tcp: TcpListener) -> Self {
-        Self { tcp: Some(tcp), unix: None }
+        Self { tcp: Some(tcp), ollama: None, unix: None }
     }
 }
 
@@ -79,7 +83,20 @@ impl Listener {
             Some(path) => Some(listen(path).await?),
             None => None,
         };
-        Ok(Self { tcp, unix })
+        Ok(Self { tcp, ollama: None, unix })
+    }
+
+    /// Listens on `tcp` too, in Ollama's place.
+    #[must_use]
+    pub fn in_place_of_ollama(self, tcp: TcpListener) -> Self {
+        Self { ollama: Some(tcp), ..self }
+    }
+
+    /// The URL of the address that stands in Ollama's place.
+    #[must_use]
+    pub fn ollama_url(&self) -> Option<String> {
+        let address = self.ollama.as_ref()?.local_addr().ok()?;
+        Some(Address::Tcp(address).url())
     }
 
     /// Where it listens: its TCP address, if it has one.
@@ -102,11 +119,9 @@ impl Listener {
     /// # Errors
     /// The system could not give one, or one was lost before it was accepted.
     pub(super) async fn accept(&self) -> io::Result<(Stream, Arrival)> {
-        let tcp = async {
-            match &self.tcp {
-                Some(tcp) => tcp.accept().await,
-                None => pending().await,
-            }
+        let tcp = async |listener: &Option<TcpListener>| match listener {
+            Some(tcp) => tcp.accept().await,
+            None => pending().await,
         };
         let unix = async {
             match &self.unix {
@@ -115,12 +130,8 @@ impl Listener {
             }
         };
         tokio::select! {
-            accepted = tcp => {
-                let (stream, peer) = accepted?;
-                stream.set_nodelay(true)?;
-                let arrival = Arrival::Tcp { local: stream.local_addr()?, peer: peer.ip() };
-                Ok((Either::Left(stream), arrival))
-            }
+            accepted = tcp(&self.tcp) => arrived(accepted?, false),
+            accepted = tcp(&self.ollama) => arrived(accepted?, true),
             accepted = unix => {
                 let (stream, _) = accepted?;
                 let user = stream.peer_cred()?.uid();
@@ -132,6 +143,12 @@ impl Listener {
             }
         }
     }
+}
+
+fn arrived((stream, peer): (TcpStream, SocketAddr), is_for_ollama: bool) -> io::Result<(Stream, Arrival)> {
+    stream.set_nodelay(true)?;
+    let arrival = Arrival::Tcp { local: stream.local_addr()?, peer: peer.ip(), is_for_ollama };
+    Ok((Either::Left(stream), arrival))
 }
 
 /// Whether a user is this process's own, or root, who can do anything anyway.
@@ -209,7 +226,12 @@ mod tests {
     #[test]
     fn one_machine_is_one_peer() {
         let peer = |ip: &str| {
-            Arrival::Tcp { local: "127.0.0.1:1".parse().unwrap(), peer: ip.parse().unwrap() }.peer()
+            Arrival::Tcp {
+                local: "127.0.0.1:1".parse().unwrap(),
+                peer: ip.parse().unwrap(),
+                is_for_ollama: false,
+            }
+            .peer()
         };
         assert_eq!(peer("2001:db8:1:2:3:4:5:6"), peer("2001:db8:1:2::1"));
         assert_ne!(peer("2001:db8:1:2::1"), peer("2001:db8:1:3::1"));

@@ -25,6 +25,7 @@ use axum::http::{HeaderValue, Method, StatusCode};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 
+use super::caller::{FETCH_SITE, is_browser};
 use super::guesses::Guesses;
 use super::listener::Arrival;
 use super::problem::Problem;
@@ -35,8 +36,6 @@ use crate::config::Config;
 use crate::error::{Code, Failure, Result};
 use crate::origin::{Host, HostPort, Origin};
 
-/// The header by which a browser says which site sent a request (W3C Fetch Metadata).
-const FETCH_SITE: &str = "sec-fetch-site";
 /// Its values for another site, and for another port or host name of the same one.
 const FOREIGN_SITES: [&[u8]; 2] = [b"cross-site", b"same-site"];
 
@@ -117,7 +116,7 @@ impl AccessPolicy {
     /// (RFC 9112 sections 3.2 and 3.2.2). Refuses hosts that are neither this machine nor allowed.
     fn check_host(&self, request: &Request) -> Result<HostPort> {
         let arrival = request.extensions().get::<Arrival>();
-        if matches!(arrival, Some(Arrival::Unix { .. })) && !is_of_browser(request) {
+        if matches!(arrival, Some(Arrival::Unix { .. })) && !is_browser(request.headers()) {
             // Only the hive's own user can connect there, so any name will do, or none. What a browser sent
             // came through a proxy, and a name could have been bound to that.
             return Ok(HostPort { host: Host::Name("localhost".to_owned()), port: None });
@@ -279,11 +278,6 @@ fn is_reading(method: &Method) -> bool {
 fn is_page(request: &Request) -> bool {
     let path = request.uri().path();
     is_reading(request.method()) && (path == "/" || path.starts_with("/ui/"))
-}
-
-/// Whether a browser sent it for a page.
-fn is_of_browser(request: &Request) -> bool {
-    request.headers().contains_key(ORIGIN) || request.headers().contains_key(FETCH_SITE)
 }
 
 /// Whether the path is one that a browser's `EventSource` reads, or a worker's log.

@@ -153,9 +153,9 @@ fn page() -> String {
     page.replace(SHEETS, &format!("<style>{}</style>", *STYLES))
 }
 
-/// `GET /`
-pub(crate) async fn index(headers: HeaderMap) -> Response {
-    respond(PAGE, REVALIDATED, &headers)
+/// The page.
+pub(crate) fn index(headers: &HeaderMap) -> Response {
+    respond(PAGE, REVALIDATED, headers)
 }
 
 /// `GET /ui/{*path}`

@@ -17,6 +17,7 @@ use tokio::time::timeout;
 
 use crate::config::{Config, Sampling};
 use crate::error::{Code, Failure, Result};
+use crate::models::gguf::{Arrays, Header};
 use crate::models::library::Library;
 use crate::models::library::hub_cache::notes::HubNotes;
 use crate::models::library::hub_cache::{self, HubCache};
@@ -34,7 +35,7 @@ use crate::models::transfer::transfers::Transfers;
 use crate::spawn;
 use crate::time::in_words;
 use crate::turns::Turns;
-use find::{position, position_in_any_case};
+use find::{position, position_in_any_case, position_in_ollamas_library};
 
 /// The models of this machine. Cheap to clone.
 #[derive(Clone, Debug)]
@@ -161,23 +162,46 @@ impl Catalog {
     pub async fn find_called(
         &self,
         wanted: &str,
-        called: impl FnOnce(&str) -> Option<(String, Option<String>)>,
+        called: impl Fn(&str) -> Option<(String, Option<String>)>,
         otherwise: Option<(String, Option<String>)>,
     ) -> Result<(Model, Option<String>)> {
         let mut models = self.list().await?;
-        let is_taken = models.iter().any(|model| model.id == wanted || model.name == wanted);
-        let called = if is_taken { None } else { called(wanted) };
-        let means_nothing = !is_taken && called.is_none();
-        let (wanted, variant) = called.unwrap_or_else(|| (wanted.to_owned(), None));
-        let found = position(&models, &wanted).or_else(|failure| {
-            let copied = copied::name_of(&wanted, Some(&self.places.hub.url));
-            position_in_any_case(&models, copied.as_deref().unwrap_or(&wanted)).ok_or(failure)
+        let is_taken = |wanted: &str| models.iter().any(|model| model.id == wanted || model.name == wanted);
+        let find = |wanted: &str| {
+            let called = if is_taken(wanted) { None } else { called(wanted) };
+            let (wanted, variant) = called.unwrap_or_else(|| (wanted.to_owned(), None));
+            let index = position(&models, &wanted).or_else(|failure| {
+                let copied = copied::name_of(&wanted, Some(&self.places.hub.url));
+                position_in_any_case(&models, copied.as_deref().unwrap_or(&wanted))
+                    .or_else(|| position_in_ollamas_library(&models, &wanted))
+                    .ok_or(failure)
+            })?;
+            Ok((index, variant))
+        };
+        // Clients of Ollama's add its default tag to every name that has none.
+        let found = find(wanted).or_else(|failure: Failure| {
+            let untagged = wanted.strip_suffix(":latest").filter(|_| failure.code == Code::ModelNotFound);
+            untagged.and_then(|wanted| find(wanted).ok()).ok_or(failure)
         });
-        let (index, variant) = match (found, otherwise.filter(|_| means_nothing)) {
+        let means_nothing = || !is_taken(wanted) && called(wanted).is_none();
+        let (index, variant) = match (found, otherwise.filter(|_| means_nothing())) {
             (Err(_), Some((id, variant))) => (position(&models, &id)?, variant),
-            (found, _) => (found?, variant),
+            (found, _) => found?,
         };
         Ok((models.swap_remove(index), variant))
+    }
+
+    /// The header of a model's file.
+    ///
+    /// # Errors
+    /// [`Code::Timeout`] where the disk does not answer; what is wrong with the file.
+    pub(crate) async fn header(&self, model: &Model, arrays: Arrays) -> Result<Header> {
+        let path = model.path.clone();
+        self.look(move |catalog| {
+            catalog.places.library.folders.look_at(&path);
+            Header::read(&path, arrays).map_err(|error| error.into_failure(&path))
+        })
+        .await?
     }
 
     /// What the file of a model of the last listing recommends to sample with, if anything; `None` where there is

@@ -5,6 +5,7 @@ pub(crate) mod reconcile;
 pub(crate) mod ids;
 pub(crate) mod listing;
 pub(crate) mod hub_cache;
+pub(crate) mod ollama_store;
 pub(crate) mod store;
 pub(crate) mod record;
 pub(crate) mod headers;

@@ -58,6 +58,11 @@ impl Residency {
         &self.0.admissions
     }
 
+    /// How long a worker of the model that requests load stays without one.
+    pub(crate) fn idle(&self, model: &str) -> KeepAlive {
+        self.0.idle(model)
+    }
+
     /// The load of a model begins. Hold the ticket until it has ended.
     pub(crate) fn load(&self, job: &Arc<Job>, model: &str) -> Ticket {
         let Parts { ledger, admissions, .. } = &*self.0;

@@ -100,6 +100,11 @@ struct LeaseView {
 }
 
 impl ResidencyView {
+    /// When the worker goes if it gets no request; `None` where nobody can say.
+    pub(crate) fn unload_at(&self, pid: u32) -> Option<Instant> {
+        self.residents.iter().find(|resident| resident.pid == pid)?.unload_at
+    }
+
     pub(super) fn of(parts: &Parts, look: &Look) -> Self {
         let clock = Clock { now: look.now.now, wall: Instant::now() };
         let residents = look.workers.iter().zip(&look.now.workers);

@@ -12,7 +12,8 @@ use super::start_error::StartError;
 use crate::error::{Code, Failure};
 use crate::{n, text};
 
-pub(super) use footprint::{DEFAULT_CONTEXT, ModelFootprint, length};
+pub(crate) use footprint::DEFAULT_CONTEXT;
+pub(super) use footprint::{ModelFootprint, length};
 pub(crate) use free::DeviceMemory;
 pub(super) use free::FreeMemory;
 pub(super) use holders::MemoryHolders;

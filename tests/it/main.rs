@@ -28,6 +28,7 @@ mod loads;
 mod llama_server;
 mod models;
 mod openai;
+mod ollama;
 mod operations;
 mod page;
 mod queue;

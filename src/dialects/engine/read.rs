@@ -21,7 +21,9 @@ pub(super) fn pieces(body: &Value) -> Vec<Piece> {
         // vLLM's older name, and OpenRouter's.
         let reasoning = text(&said["reasoning_content"]).or_else(|| text(&said["reasoning"]));
         pieces.extend(reasoning.map(Piece::Reasoning));
-        pieces.extend(text(&said["content"]).map(Piece::Text));
+        // A completion has its text beside the place of a message.
+        let said_text = text(&said["content"]).or_else(|| text(&choice["text"]));
+        pieces.extend(said_text.map(Piece::Text));
         let calls = said["tool_calls"].as_array().map(Vec::as_slice).unwrap_or_default();
         pieces.extend(calls.iter().enumerate().map(|(at, value)| call(at, value)));
         if let Some(tokens) = choice["logprobs"]["content"].as_array().filter(|tokens| !tokens.is_empty()) {

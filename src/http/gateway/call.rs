@@ -29,6 +29,8 @@ pub(crate) struct Call {
     pub(crate) needs: Vec<Capability>,
     /// How long the worker that answers it stays without a request.
     pub(crate) keep_alive: Option<KeepAlive>,
+    /// The least context in tokens: a worker with less is replaced once it is idle.
+    pub(crate) context_length: Option<u64>,
     /// The fields of the client's request that have no effect, of which it is told.
     pub(crate) ignored: Vec<String>,
     pub(crate) form: Form,
@@ -69,6 +71,7 @@ impl Call {
             streams,
             needs,
             keep_alive: None,
+            context_length: None,
             ignored,
             form: Form::Written(writer),
         })
@@ -84,6 +87,7 @@ impl Call {
             conversation: Conversation::default(),
             needs: Vec::new(),
             keep_alive: None,
+            context_length: None,
             ignored: Vec::new(),
             form: Form::Untouched,
         }

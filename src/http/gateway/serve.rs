@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use axum::extract::Request;
+use axum::http::request::Parts;
 use axum::http::{HeaderName, HeaderValue};
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
@@ -12,10 +13,11 @@ use tokio::sync::watch;
 
 use super::attempt::{Attempt, Awaited, Begun, Shown};
 use super::call::Call;
+use super::context::grow;
 use super::output::Output;
 use super::relay::relay;
 use super::waits::Waits;
-use crate::app::App;
+use crate::app::AppState;
 use crate::dialects::trouble::Trouble;
 use crate::error::{Code, Failure};
 use crate::http::body::json_bytes;
@@ -34,12 +36,37 @@ const NARRATE: &str = "x-rbee-narrate";
 
 /// Answers a request. `read` makes a call of its body.
 pub(crate) async fn serve(
-    app: &App,
+    app: &AppState,
     request: Request,
     read: impl FnOnce(Bytes) -> Result<Call, Problem>,
 ) -> Response {
-    let recorder = Recorder::new(&app.requests, caller::of(request.extensions()));
-    let answered = answer(app, request, read, &recorder).await;
+    let (parts, body) = request.into_parts();
+    let request = Request::from_parts(parts.clone(), body);
+    answered(app, &parts, async { self::read(app, request).await.and_then(|(_, body)| read(body)) }).await
+}
+
+/// Answers a call whose request has been read.
+pub(crate) async fn serve_call(app: &AppState, parts: &Parts, call: Call) -> Response {
+    answered(app, parts, async { Ok(call) }).await
+}
+
+/// Reads the body of a request.
+///
+/// # Errors
+/// Those of [`json_bytes`].
+pub(crate) async fn read(app: &AppState, request: Request) -> Result<(Parts, Bytes), Problem> {
+    let (parts, body) = request.into_parts();
+    let request = Request::from_parts(parts.clone(), body);
+    Ok((parts, json_bytes(request, app.config.gateway.body_bytes(), *app.config.timers.request_head).await?))
+}
+
+async fn answered(
+    app: &AppState,
+    parts: &Parts,
+    call: impl Future<Output = Result<Call, Problem>>,
+) -> Response {
+    let recorder = Recorder::new(&app.requests, caller::of(&parts.extensions));
+    let answered = answer(app, parts, call, &recorder).await;
     let mut response = answered.unwrap_or_else(|problem| {
         recorder.failed(problem.failure());
         problem.into_response()
@@ -51,15 +78,14 @@ pub(crate) async fn serve(
 }
 
 async fn answer(
-    app: &App,
-    request: Request,
-    read: impl FnOnce(Bytes) -> Result<Call, Problem>,
+    app: &AppState,
+    parts: &Parts,
+    call: impl Future<Output = Result<Call, Problem>>,
     recorder: &Recorder,
 ) -> Result<Response, Problem> {
-    let caller = caller::of(request.extensions());
-    let narrates = request.headers().get(NARRATE).is_some_and(|value| value == "1");
-    let time_limit = *app.config.timers.request_head;
-    let mut call = read(json_bytes(request, app.config.gateway.body_bytes(), time_limit).await?)?;
+    let caller = caller::of(&parts.extensions);
+    let narrates = parts.headers.get(NARRATE).is_some_and(|value| value == "1");
+    let mut call = call.await?;
     let (streams, ignored) = (call.streams, std::mem::take(&mut call.ignored));
     let (shown, waits_for) = watch::channel(Shown::default());
     let waits = Waits::new(waits_for, narrates, (&app.config.timers).into());
@@ -77,7 +103,7 @@ async fn answer(
 ///
 /// # Errors
 /// Those of every request, and what the engine answers in the place of a value, with its status.
-pub(crate) async fn ask(app: &App, caller: Arc<str>, call: Call) -> Result<Value, Problem> {
+pub(crate) async fn ask(app: &AppState, caller: Arc<str>, call: Call) -> Result<Value, Problem> {
     let recorder = Recorder::new(&app.requests, Arc::clone(&caller));
     let (shown, _) = watch::channel(Shown::default());
     let begun = async {
@@ -101,7 +127,7 @@ pub(crate) async fn ask(app: &App, caller: Arc<str>, call: Call) -> Result<Value
 
 /// The attempt to answer a call, which begins once it is awaited, and the form of the answer.
 async fn attempt(
-    app: &App,
+    app: &AppState,
     caller: Arc<str>,
     call: Call,
     shown: watch::Sender<Shown>,
@@ -111,6 +137,7 @@ async fn attempt(
     recorder.asks(&model, call.streams);
     let needs: Vec<_> = call.route.capability().into_iter().chain(call.needs).collect();
     app.can(&model).await.check(&needs)?;
+    let (context_length, keep_alive) = (call.context_length, call.keep_alive);
     let attempt = Attempt {
         admissions: app.residency.admissions().clone(),
         workers: app.workers.clone(),
@@ -127,5 +154,12 @@ async fn attempt(
         shown,
         recorder: recorder.clone(),
     };
-    Ok((attempt.answer().boxed(), call.form.into()))
+    let app = Arc::clone(app);
+    let answer = async move {
+        if let Some(least) = context_length {
+            grow(&app, &attempt.asking.model, least, keep_alive, &attempt.shown, &attempt.recorder).await?;
+        }
+        attempt.answer().await
+    };
+    Ok((answer.boxed(), call.form.into()))
 }

@@ -41,6 +41,7 @@ pub(super) fn read(route: Route, body: Bytes) -> Result<Call, Problem> {
         conversation,
         needs,
         keep_alive,
+        context_length: None,
         ignored: Vec::new(),
         form: Form::Untouched,
     })

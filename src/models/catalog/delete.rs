@@ -53,6 +53,16 @@ impl Catalog {
             let freed = delete_partial(id, path)?;
             return Ok(freed + self.places.library.hub_cache().remove_unlinked(place)?);
         }
+        if let ModelLocation::OllamaStore(ollama) = &scanned.location {
+            let message = format!(
+                "'{id}' is in Ollama's own store ({}), where the hive removes nothing",
+                model.path.display()
+            );
+            return Err(Failure::new(Code::NotOwned, message).hint(format!(
+                "`ollama rm {}` removes it there; start the hive without that folder to list it no more",
+                ollama.name
+            )));
+        }
         let (owner, path) = (self.owner(scanned), model.path.display());
         match owner {
             ModelOwner::Hive => {}

@@ -2,6 +2,8 @@
 
 use crate::error::{Code, Failure, Result};
 use crate::models::model::Model;
+use crate::models::sources::OllamaName;
+use crate::models::sources::resolution::ModelSource;
 use crate::text::{clip, nearest_ids};
 
 /// The position in a listing of the model of that id, or of that unique name.
@@ -32,6 +34,13 @@ pub(crate) fn position_in_any_case(models: &[Model], wanted: &str) -> Option<usi
         |model: &Model| model.id.eq_ignore_ascii_case(wanted) || model.name.eq_ignore_ascii_case(wanted);
     let mut meant = (0..models.len()).filter(|&index| is_meant(&models[index]));
     meant.next().filter(|_| meant.next().is_none())
+}
+
+/// The position of the model that was downloaded under that name from Ollama's library.
+pub(crate) fn position_in_ollamas_library(models: &[Model], wanted: &str) -> Option<usize> {
+    let wanted = wanted.strip_prefix("ollama:").unwrap_or(wanted);
+    let source = OllamaName::parse(&format!("ollama:{wanted}"))?.ok()?.to_string();
+    models.iter().position(|model| model.source == source)
 }
 
 /// The failure of a look-up.

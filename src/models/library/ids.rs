@@ -304,7 +304,7 @@ fn precedence(listed: &ListedModel) -> (u8, &OsStr) {
     let rank = match &listed.scanned.location {
         ModelLocation::Store => 0,
         ModelLocation::HubCache(hub) if hub.is_main => 1,
-        ModelLocation::HubCache(_) | ModelLocation::UserFolder => 2,
+        ModelLocation::HubCache(_) | ModelLocation::UserFolder | ModelLocation::OllamaStore(_) => 2,
         ModelLocation::Partial(_) => 3,
     };
     (rank, listed.model.path.as_os_str())
@@ -326,6 +326,7 @@ fn preferred_ids(listed: &[ListedModel]) -> Vec<String> {
     }
     let preferred_id = |listed: &ListedModel| match &listed.scanned.location {
         ModelLocation::Store | ModelLocation::UserFolder => listed.model.name.clone(),
+        ModelLocation::OllamaStore(ollama) => id::sanitize(&ollama.name),
         ModelLocation::Partial(_) => match listed.model.source.strip_prefix("hf:") {
             Some(file) => id::sanitize(file),
             None => listed.model.name.clone(),

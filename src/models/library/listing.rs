@@ -18,7 +18,8 @@ use crate::models::library::folders::FolderCache;
 use crate::models::library::headers::{FileKind, FileProblem, HeaderCache, HeaderSummary};
 use crate::models::library::hub_cache::HubCache;
 use crate::models::library::hub_cache::layout::sha256_of;
-use crate::models::library::location::{ModelLocation, PartialModel, ScannedModel, file_source};
+use crate::models::library::location::{ModelLocation, OllamaModel, PartialModel, ScannedModel, file_source};
+use crate::models::library::ollama_store;
 use crate::models::library::probe::{DiskProbe, is_gone};
 use crate::models::library::split::{ModelFiles, group_by_model, stem};
 use crate::models::library::stamp::Stamp;
@@ -115,6 +116,7 @@ impl Locations {
         models.extend(self.hub_cache.scan(probe));
         let in_user_folder = |files| ScannedModel { files, location: ModelLocation::UserFolder };
         for folder in &self.user_folders {
+            models.extend(ollama_store::models(folder, probe).unwrap_or_default());
             let files = gguf_files(folder, LinkPolicy::Follow, probe);
             models.extend(group_by_model(files).into_iter().map(in_user_folder));
         }
@@ -228,6 +230,9 @@ impl Description<'_> {
         let (source, revision) = match (&scanned.location, &record) {
             (_, Some(record)) => (record.source.clone(), record.revision.clone()),
             (ModelLocation::HubCache(hub), _) => (format!("hf:{}", hub.repo), Some(hub.revision.clone())),
+            (ModelLocation::OllamaStore(ollama), _) if !ollama.is_elsewhere() => {
+                (format!("ollama:{}", ollama.name), None)
+            }
             _ => (file_source(scanned.path()), None),
         };
         let projector = record.as_ref().and_then(|record| record.projector.as_ref());
@@ -237,8 +242,17 @@ impl Description<'_> {
             .filter(|(file, path)| self.probe.metadata(path).is_ok() && file.matches(path, self.probe))
             .map(|(_, path)| path);
         let left_out = record.as_ref().map(|record| record.left_out.clone()).unwrap_or_default();
+        let in_ollama = match &scanned.location {
+            ModelLocation::OllamaStore(ollama) => Some(ollama),
+            _ => None,
+        };
+        let of_ollama = in_ollama.and_then(|ollama| ollama.projector.clone());
+        let projector = projector.or(of_ollama.filter(|path| self.probe.metadata(path).is_ok()));
+        let left_out = in_ollama.map_or(left_out, |ollama| ollama.left_out.clone());
+        let file_name = in_ollama.map_or_else(|| scanned.file_name(), OllamaModel::file_name);
         let sha256 = match (&scanned.location, record) {
             (_, Some(record)) => record.sha256,
+            (ModelLocation::OllamaStore(ollama), None) => ollama.sha256.clone(),
             (ModelLocation::HubCache(_), None) if scanned.files.paths.len() == 1 => {
                 link.as_ref().and_then(sha256_of)
             }
@@ -252,7 +266,7 @@ impl Description<'_> {
         let summary = facts.summary.as_deref();
         Described::Model(Box::new(Model {
             id: String::new(),
-            name: id::sanitize(stem(&scanned.file_name())),
+            name: id::sanitize(stem(&file_name)),
             size_bytes: facts.size_bytes,
             path: scanned.path().to_owned(),
             source,

@@ -22,6 +22,8 @@ pub(crate) enum ModelLocation {
     UserFolder,
     /// In the Hugging Face cache.
     HubCache(HubCacheModel),
+    /// In a store of Ollama's that is one of the user's folders.
+    OllamaStore(OllamaModel),
     /// Of the model, only this partial file exists; or the model's file is here and waits for its companion,
     /// whose partial file this is.
     Partial(PathBuf),
@@ -40,6 +42,31 @@ pub(crate) struct HubCacheModel {
     pub(crate) is_main: bool,
     /// The folder `models--org--repo`.
     pub(crate) folder: PathBuf,
+}
+
+/// A model of Ollama's own store.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct OllamaModel {
+    /// The name that it has there: `name:tag`, `user/name:tag` or `hf.co/org/repo:tag`.
+    pub(crate) name: String,
+    /// SHA-256 of its file in hexadecimal.
+    pub(crate) sha256: Option<String>,
+    /// The file of its projector.
+    pub(crate) projector: Option<PathBuf>,
+    /// As [`crate::models::Model::left_out`].
+    pub(crate) left_out: Vec<String>,
+}
+
+impl OllamaModel {
+    /// Whether it is of another place than Ollama's library.
+    pub(crate) fn is_elsewhere(&self) -> bool {
+        self.name.matches('/').count() > 1
+    }
+
+    /// The name as that of a file: the one that its download from the library has in the hive's store.
+    pub(crate) fn file_name(&self) -> String {
+        format!("{}.gguf", self.name.replace(['/', ':'], "-"))
+    }
 }
 
 /// Who put a model there.

@@ -8,7 +8,7 @@
 //! reach the hive, only files beneath the user's model folders may be imported, and a refusal does not
 //! tell whether the file exists.
 
-use std::io;
+use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -20,6 +20,7 @@ use crate::models::library::companions::{Role, Surroundings, are_one_model, proj
 use crate::models::library::file_name::{is_model_name, name_of};
 use crate::models::library::headers::{FileKind, check_model, kind_of};
 use crate::models::library::location::file_source;
+use crate::models::library::ollama_store;
 use crate::models::library::record::{RecordedFile, StoreRecord};
 use crate::models::library::split::{ModelFiles, SplitPart, group_by_model};
 use crate::models::library::store;
@@ -28,7 +29,8 @@ use crate::models::sources::grammar::invalid;
 use crate::models::sources::places::Places;
 use crate::models::sources::request::DownloadRequest;
 use crate::models::sources::resolution::{ModelSource, Resolution};
-use crate::{n, spawn};
+use crate::models::transfer::remote::GGUF_MAGIC;
+use crate::{files, n, spawn};
 
 /// How many models of a folder a failure names.
 const MAX_NAMED: usize = 20;
@@ -78,6 +80,12 @@ impl FileSource {
     }
 }
 
+/// Whether a file begins as GGUF files do. Blocks on the disk.
+fn is_gguf(path: &Path) -> bool {
+    let mut magic = [0; GGUF_MAGIC.len()];
+    files::open(path).is_ok_and(|mut file| file.read_exact(&mut magic).is_ok()) && magic == *GGUF_MAGIC
+}
+
 /// Inspects a path of this machine. Blocks on the disk.
 struct Inspection {
     library: Arc<Library>,
@@ -91,14 +99,23 @@ impl Inspection {
         let in_folder = self.model_of_folder(path)?;
         let path = in_folder.as_deref().unwrap_or(path);
         let first = self.permitted(path)?;
-        let name = name_of(path);
-        if !is_model_name(&name) {
-            return Err(Failure::new(
-                Code::SourceUnsupported,
-                format!("{} is not the file of a model", path.display()),
-            )
-            .hint("name a .gguf file that is a model by itself"));
-        }
+        let in_ollama = ollama_store::model_at(&first, &self.library.probe());
+        let name = match &in_ollama {
+            Some(ollama) => ollama.file_name(),
+            None => name_of(path),
+        };
+        // Tools keep models under other names too: what a file begins with says what it is.
+        let name = match is_model_name(&name) {
+            true => name,
+            false if is_gguf(&first) => format!("{name}.gguf"),
+            false => {
+                return Err(Failure::new(
+                    Code::SourceUnsupported,
+                    format!("{} is not the file of a model", path.display()),
+                )
+                .hint("name a GGUF file that is a model by itself"));
+            }
+        };
         // Any part of a split model may be named; all parts are imported.
         let mut files = vec![(name.clone(), first)];
         if let Some(part) = SplitPart::parse(&name) {
@@ -120,7 +137,8 @@ impl Inspection {
             recorded.push(RecordedFile::new(store::file_name(name), size, Some(file.clone())));
         }
         let mut record = StoreRecord::new(file_source(&files[0].1), recorded);
-        if let Some(projector) = self.projector_beside(&files[0].1) {
+        let of_ollama = in_ollama.and_then(|ollama| self.permitted(&ollama.projector?).ok());
+        if let Some(projector) = of_ollama.or_else(|| self.projector_beside(&files[0].1)) {
             n!("model_import", "Its projector is {}", projector.display());
             let size = projector.metadata().map_err(|error| Failure::io("read", &projector, &error))?.len();
             let name = store::projector_name(record.name());

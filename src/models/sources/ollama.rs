@@ -11,12 +11,12 @@ use std::path::Path;
 use std::sync::Arc;
 
 use reqwest::{Method, StatusCode, Url};
-use serde::Deserialize;
 use sha2::{Digest, Sha256};
 
 use crate::error::{Code, Failure, Result};
 use crate::models::library::Library;
 use crate::models::library::headers::{check_model, check_projector, vet_model, vet_projector};
+use crate::models::library::ollama_store::{Descriptor, Layers as Parts, Manifest};
 use crate::models::library::record::{RecordedFile, StoreRecord};
 use crate::models::library::split::stem;
 use crate::models::library::store::{self, NameStatus, name_taken, projector_name};
@@ -44,8 +44,6 @@ const PREFIXES: [&str; 8] = [
     "https://registry.ollama.ai/",
     "registry.ollama.ai/",
 ];
-/// What the media types of layers begin with.
-const LAYER: &str = "application/vnd.ollama.image.";
 
 /// A model of Ollama's library, as the user names it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -74,20 +72,6 @@ struct Layers {
     left_out: Vec<String>,
     /// The manifest's digest, `sha256:…`: the version of the whole model.
     manifest: String,
-}
-
-#[derive(Deserialize)]
-struct Manifest {
-    #[serde(default)]
-    layers: Vec<Descriptor>,
-}
-
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct Descriptor {
-    media_type: String,
-    digest: String,
-    size: u64,
 }
 
 impl ModelSource for OllamaName {
@@ -208,27 +192,8 @@ impl OllamaName {
             Failure::new(Code::ModelUnsupported, format!("{self} {why}"))
                 .hint("choose another tag, or the same model on the Hugging Face Hub")
         };
-        let (mut models, mut projectors, mut left_out) = (Vec::new(), Vec::new(), Vec::new());
-        for layer in manifest.layers {
-            match layer.media_type.strip_prefix(LAYER) {
-                Some("model") => models.push(layer),
-                Some("projector") => projectors.push(layer),
-                Some("adapter") => {
-                    return Err(unsupported("is a model with an adapter, which this hive cannot apply"));
-                }
-                Some("license") => {}
-                Some("system") => left_out.push("system prompt".to_owned()),
-                Some("params") => left_out.push("parameters".to_owned()),
-                Some(kind @ ("template" | "messages")) => left_out.push(kind.to_owned()),
-                _ => left_out.push(format!("layer '{}'", excerpt(&layer.media_type))),
-            }
-        }
-        let (Some(model), true) = (models.pop(), models.is_empty()) else {
-            return Err(unsupported("is not one GGUF file: it runs in a cloud, or has another format"));
-        };
-        if projectors.len() > 1 {
-            return Err(unsupported("has several projectors, of which this hive can use one"));
-        }
+        let Parts { model, projector, left_out } =
+            manifest.layers().map_err(|why| unsupported(&why.to_string()))?;
         let layer = |layer: Descriptor| {
             let sha256 = layer.digest.strip_prefix("sha256:").filter(|digits| is_sha256(digits));
             let sha256 = sha256.ok_or_else(|| unusable("with an invalid digest"))?.to_owned();
@@ -240,7 +205,7 @@ impl OllamaName {
         };
         Ok(Layers {
             model: layer(model)?,
-            projector: projectors.pop().map(layer).transpose()?,
+            projector: projector.map(layer).transpose()?,
             left_out,
             manifest: format!("sha256:{}", hex(&Sha256::digest(&response.body))),
         })

@@ -13,7 +13,7 @@ use crate::workers::place::Estimate;
 
 /// Tokens of context where a request names none. Models are trained for far more, and the memory for
 /// that would surprise users.
-pub(in crate::workers) const DEFAULT_CONTEXT: u64 = 8192;
+pub(crate) const DEFAULT_CONTEXT: u64 = 8192;
 /// What a worker of the built-in engine takes before it has a model, with its code: measured.
 const BUILTIN_CODE: u64 = 24 << 20;
 /// What the built-in engine takes for each token of the vocabulary, with its merges: 660 bytes were measured

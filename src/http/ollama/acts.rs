@@ -1,0 +1,83 @@
+//! Deleting a model, giving it a further name, and what the hive does not offer.
+
+use axum::extract::{Request, State};
+use axum::http::{StatusCode, Uri};
+use serde_json::json;
+
+use super::asked::{Answered, model, others, read, telling};
+use crate::app::AppState;
+use crate::error::{Code, Failure, Result};
+use crate::fields::Fields;
+use crate::http::operation::run;
+use crate::http::problem::Problem;
+
+/// `DELETE /api/delete`: a model that is idle is unloaded first. Of an alias, the alias alone goes.
+pub(crate) async fn delete(State(app): State<AppState>, request: Request) -> Answered {
+    let body = read(&app, request).await?;
+    let fields = Fields::new("", &body)?;
+    let name = model(&fields)?;
+    match app.catalog.find(name).await {
+        Ok(model) => delete_model(&app, &model.id).await?,
+        Err(failure) => forget_alias(&app, name).await?.ok_or(failure)?,
+    }
+    Ok(telling(StatusCode::OK, &others(&fields, &["model", "name"])))
+}
+
+async fn delete_model(app: &AppState, id: &str) -> Result<()> {
+    let deletion = json!({ "ModelDelete": { "id": id } });
+    match run(app, &deletion).await {
+        Err(failure) if failure.code == Code::ModelInUse && !app.workers.of_model(id).is_empty() => {
+            run(app, &json!({ "ModelUnload": { "id": id } })).await?;
+            run(app, &deletion).await
+        }
+        ended => ended,
+    }
+}
+
+/// Takes an alias back. `None` where the name is none.
+async fn forget_alias(app: &AppState, name: &str) -> Result<Option<()>> {
+    let aliases = app.settings.aliases();
+    let plain = name.strip_suffix(":latest").unwrap_or(name);
+    let Some((alias, (id, variant))) = aliases.into_iter().find(|(alias, _)| alias == name || alias == plain)
+    else {
+        return Ok(None);
+    };
+    let mut left = app.settings.of(&id, variant.as_deref()).aliases.clone();
+    left.retain(|other| *other != alias);
+    set_aliases(app, &crate::config::served_id(&id, variant.as_deref()), &left).await.map(Some)
+}
+
+/// `POST /api/copy`: a further name of the same model.
+pub(crate) async fn copy(State(app): State<AppState>, request: Request) -> Answered {
+    let body = read(&app, request).await?;
+    let fields = Fields::new("", &body)?;
+    let named = |field: &'static str| {
+        let name = fields.string(field)?.filter(|name| !name.is_empty());
+        name.ok_or_else(|| fields.error(field, "must be a name"))
+    };
+    let (source, destination) = (named("source")?, named("destination")?);
+    let target = app.find_target(source).await?;
+    let mut aliases = target.settings.aliases.clone();
+    let alias = destination.strip_suffix(":latest").unwrap_or(destination);
+    if !aliases.iter().any(|known| known == alias) {
+        aliases.push(alias.to_owned());
+        set_aliases(&app, &target.served_id(), &aliases).await?;
+    }
+    Ok(telling(StatusCode::OK, &others(&fields, &["source", "destination"])))
+}
+
+async fn set_aliases(app: &AppState, id: &str, aliases: &[String]) -> Result<()> {
+    run(app, &json!({ "ModelSettingsSet": { "id": id, "settings": { "aliases": aliases } } })).await
+}
+
+/// The routes of Ollama that make and publish models.
+pub(crate) async fn not_offered(uri: Uri) -> Problem {
+    let hint = match uri.path() {
+        "/api/push" => "the hive publishes no models",
+        _ => {
+            "download a model with /api/pull, import a file of this machine with ModelDownload (file:/path/x.gguf), \
+             and give it a system prompt, parameters and further names with ModelSettingsSet"
+        }
+    };
+    Failure::new(Code::NotOffered, format!("this hive does not offer {}", uri.path())).hint(hint).into()
+}

@@ -1,0 +1,63 @@
+//! The body of a request, and the fields of it that have no effect.
+
+use axum::extract::Request;
+use axum::http::{HeaderName, HeaderValue};
+use axum::response::{IntoResponse, Response};
+use serde_json::Value;
+
+use crate::app::App;
+use crate::error::{Code, Failure};
+use crate::fields::{FieldError, Fields};
+use crate::http::body::json_bytes;
+use crate::http::problem::Problem;
+
+/// The largest body, in bytes.
+const BODY_LIMIT: usize = 1 << 20;
+/// The header that names the fields without effect.
+const IGNORED: HeaderName = HeaderName::from_static("x-rbee-ignored-fields");
+
+/// The answer of a route.
+pub(super) type Answered = Result<Response, Problem>;
+
+/// Reads the body of a request about models.
+///
+/// # Errors
+/// Those of [`json_bytes`].
+pub(super) async fn read(app: &App, request: Request) -> Result<Value, Problem> {
+    parse(&json_bytes(request, BODY_LIMIT, *app.config.timers.request_head).await?)
+}
+
+/// What the bytes say, which are JSON.
+pub(super) fn parse(bytes: &[u8]) -> Result<Value, Problem> {
+    let parsed = serde_json::from_slice(bytes).map_err(|error| {
+        Failure::new(Code::InvalidJson, format!("the body is not JSON: {error}")).hint("send one JSON object")
+    });
+    Ok(parsed?)
+}
+
+/// The model that a request names. Ollama's older clients call it `name`.
+pub(super) fn model<'a>(fields: &Fields<'a>) -> Result<&'a str, FieldError> {
+    let named = match fields.string("model")? {
+        Some(model) => Some(model),
+        None => fields.string("name")?,
+    };
+    named
+        .filter(|name| !name.is_empty())
+        .ok_or_else(|| fields.error("model", "must be the name of a model, as GET /api/tags lists them"))
+}
+
+/// The names of the fields that are not in `known`.
+pub(super) fn others(fields: &Fields<'_>, known: &[&str]) -> Vec<String> {
+    fields.present().map(|(name, _)| name).filter(|name| !known.contains(name)).map(str::to_owned).collect()
+}
+
+/// The answer, with the header that names the fields without effect.
+pub(super) fn telling(answer: impl IntoResponse, ignored: &[String]) -> Response {
+    let mut response = answer.into_response();
+    if !ignored.is_empty()
+        && let Ok(names) = HeaderValue::from_str(&ignored.join(", "))
+    {
+        response.headers_mut().insert(IGNORED, names);
+    }
+    response
+}

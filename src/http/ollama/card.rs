@@ -1,0 +1,106 @@
+//! A model in Ollama's form.
+
+use serde::Serialize;
+use sha2::{Digest, Sha256};
+
+use crate::app::App;
+use crate::config::Capability;
+use crate::models::Model;
+use crate::text::hex;
+
+/// What is the same in every list of Ollama's.
+#[derive(Debug, Serialize)]
+pub(super) struct Card {
+    /// The name that requests give: the hive's id, a variant or an alias.
+    pub(super) name: String,
+    /// The same.
+    pub(super) model: String,
+    /// In bytes.
+    pub(super) size: u64,
+    pub(super) digest: String,
+    pub(super) details: Details,
+}
+
+/// What the file says of the model.
+#[derive(Debug, Serialize)]
+pub(super) struct Details {
+    /// Of a variant or an alias: the id of what it is.
+    parent_model: String,
+    format: String,
+    family: String,
+    families: Vec<String>,
+    parameter_size: String,
+    quantization_level: String,
+}
+
+impl Card {
+    pub(super) fn of(name: String, model: &Model) -> Self {
+        Self {
+            details: Details::of(&name, model),
+            model: name.clone(),
+            name,
+            size: model.size_bytes,
+            digest: digest(model),
+        }
+    }
+}
+
+impl Details {
+    /// Of the model that is called `name`.
+    pub(super) fn of(name: &str, model: &Model) -> Self {
+        let family = model.architecture.clone().unwrap_or_default();
+        Self {
+            parent_model: if name == model.id { String::new() } else { model.id.clone() },
+            format: model.format.clone(),
+            families: Some(family.clone()).filter(|family| !family.is_empty()).into_iter().collect(),
+            family,
+            parameter_size: model.parameter_count.map(rounded).unwrap_or_default(),
+            quantization_level: model.quantization.clone().unwrap_or_default(),
+        }
+    }
+}
+
+/// What a model, or the variant of it that is served under that id, can do, in Ollama's words. What is not known is
+/// not claimed.
+pub(super) fn capabilities(app: &App, model: &Model, served_id: &str) -> Vec<&'static str> {
+    let Some(known) = app.abilities(model, served_id).list() else { return vec!["completion"] };
+    let in_ollamas_words = |capability| match capability {
+        Capability::Chat => Some("completion"),
+        Capability::Embeddings => Some("embedding"),
+        Capability::Images => Some("vision"),
+        Capability::Tools => Some("tools"),
+        Capability::Reasoning => Some("thinking"),
+        Capability::Completions | Capability::Rerank | Capability::JsonOutput => None,
+    };
+    known.into_iter().filter_map(in_ollamas_words).collect()
+}
+
+/// The hash of the model's contents, where it is known without reading the file. Ollama's clients need digits to
+/// tell models apart, so another model gets those of where and what its file is.
+fn digest(model: &Model) -> String {
+    model.sha256.clone().unwrap_or_else(|| {
+        let file = format!("{}\n{}\n{}", model.path.display(), model.size_bytes, model.added_at);
+        hex(&Sha256::digest(file))
+    })
+}
+
+/// A number of weights: `134.5M`, `7.6B`.
+#[expect(clippy::cast_precision_loss, reason = "one decimal is shown")]
+fn rounded(count: u64) -> String {
+    match count {
+        0..1_000 => count.to_string(),
+        1_000..1_000_000 => format!("{:.1}K", count as f64 / 1e3),
+        1_000_000..1_000_000_000 => format!("{:.1}M", count as f64 / 1e6),
+        _ => format!("{:.1}B", count as f64 / 1e9),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_of_weights_are_written_as_ollama_does() {
+        assert_eq!([12, 1_500, 134_515_008, 7_615_616_512].map(rounded), ["12", "1.5K", "134.5M", "7.6B"]);
+    }
+}

@@ -1,0 +1,135 @@
+//! `/api/chat`, `/api/generate` and the embeddings: what workers answer.
+
+use std::time::Duration;
+
+use axum::Json;
+use axum::extract::{Request, State};
+use axum::http::header::CONTENT_TYPE;
+use serde_json::{Value, json};
+
+use super::asked::{Answered, parse, telling};
+use crate::app::AppState;
+use crate::config::KeepAlive;
+use crate::dialects::ollama::{self, Asked, Embed, Form, OllamaWriter, Work, idle_answer};
+use crate::error::{Code, Failure, Result};
+use crate::fields::FieldError;
+use crate::http::caller;
+use crate::http::gateway::{self, Call, Form as Output};
+use crate::http::operation::run;
+use crate::http::problem::Problem;
+use crate::time::monotonic;
+use crate::workers::{Conversation, Route};
+
+/// `POST /api/chat`
+pub(crate) async fn chat(State(app): State<AppState>, request: Request) -> Answered {
+    answer(&app, request, Form::Chat, ollama::chat).await
+}
+
+/// `POST /api/generate`
+pub(crate) async fn generate(State(app): State<AppState>, request: Request) -> Answered {
+    answer(&app, request, Form::Generate, ollama::generate).await
+}
+
+async fn answer(
+    app: &AppState,
+    request: Request,
+    form: Form,
+    read: impl FnOnce(&Value) -> std::result::Result<Asked, FieldError>,
+) -> Answered {
+    let (parts, body) = gateway::read(app, request).await?;
+    let Asked { work, keep_alive, context_length } = read(&parse(&body)?)?;
+    let keep_alive = keep_alive.map(read_keep_alive).transpose()?;
+    let call = match work {
+        Work::Chat(chat) => {
+            let writer = OllamaWriter::new(form, &chat.model);
+            Call::chat(*chat, Box::new(writer))?
+        }
+        Work::Raw { model, body, streams, ignored } => Call {
+            body: Value::from(body).to_string().into(),
+            route: Route::Completions,
+            conversation: Conversation::default(),
+            needs: Vec::new(),
+            streams,
+            keep_alive: None,
+            context_length: None,
+            ignored,
+            form: Output::Written(Box::new(OllamaWriter::new(form, &model))),
+            model,
+        },
+        Work::Nothing { model, streams, ignored } => {
+            let reason = place(app, &model, keep_alive, context_length).await?;
+            let line = format!("{}\n", idle_answer(form, &model, reason));
+            let kind = if streams { "application/x-ndjson" } else { "application/json" };
+            return Ok(telling(([(CONTENT_TYPE, kind)], line), &ignored));
+        }
+    };
+    let mut call = Call { keep_alive, context_length, ..call };
+    if !app.config.residency.on_demand && call.context_length.take().is_some() {
+        // Requests load nothing then.
+        call.ignored.push("options.num_ctx".to_owned());
+    }
+    Ok(gateway::serve_call(app, &parts, call).await)
+}
+
+/// Loads the model, or unloads it where it is not to stay. Returns which of the two.
+async fn place(
+    app: &AppState,
+    model: &str,
+    keep_alive: Option<KeepAlive>,
+    context_length: Option<u64>,
+) -> Result<&'static str> {
+    let id = app.find_target(model).await?.served_id();
+    if keep_alive == Some(KeepAlive::For(Duration::ZERO)) {
+        return match run(app, &json!({ "ModelUnload": { "id": id } })).await {
+            Err(failure) if failure.code != Code::ModelNotLoaded => Err(failure),
+            _ => Ok("unload"),
+        };
+    }
+    let keep_alive = keep_alive.unwrap_or_else(|| app.residency.idle(&id));
+    let context_length = match context_length {
+        Some(least) => gateway::lacking(app, &id, least).await?,
+        None => None,
+    };
+    let load = json!({ "id": id, "keep_alive": keep_alive, "context_length": context_length,
+                       "reason": "a client of Ollama's asked for it" });
+    run(app, &json!({ "ModelLoad": load })).await?;
+    Ok("load")
+}
+
+fn read_keep_alive(value: Value) -> std::result::Result<KeepAlive, Problem> {
+    serde_json::from_value(value).map_err(|error| {
+        let failure = Failure::new(Code::InvalidField, format!("`keep_alive` is not valid: {error}"))
+            .hint(r#"send a duration such as "10m", seconds, -1 for as long as there is room, or 0"#);
+        Problem::from(failure).param("keep_alive")
+    })
+}
+
+/// `POST /api/embed`
+pub(crate) async fn embed(State(app): State<AppState>, request: Request) -> Answered {
+    vectors(&app, request, Embed::read).await
+}
+
+/// `POST /api/embeddings`: the older form.
+pub(crate) async fn embeddings(State(app): State<AppState>, request: Request) -> Answered {
+    vectors(&app, request, Embed::read_single).await
+}
+
+async fn vectors(
+    app: &AppState,
+    request: Request,
+    read: impl FnOnce(&Value) -> std::result::Result<Embed, FieldError>,
+) -> Answered {
+    let (asked_at, caller) = (monotonic(), caller::of(request.extensions()));
+    let (_, body) = gateway::read(app, request).await?;
+    let asked = read(&parse(&body)?)?;
+    let keep_alive = asked.keep_alive.clone().map(read_keep_alive).transpose()?;
+    let engines = if asked.is_empty() {
+        app.find_target(&asked.model).await?;
+        Value::Null
+    } else {
+        let question = Call::question(&asked.model, Route::Embeddings, &asked.for_engine());
+        gateway::ask(app, caller, Call { keep_alive, ..question }).await?
+    };
+    let took = u64::try_from(asked_at.elapsed().as_nanos()).unwrap_or(u64::MAX);
+    Ok(telling(Json(asked.answer(&engines, took)), &asked.ignored))
+}

@@ -1,0 +1,154 @@
+//! `POST /api/pull`: a `ModelDownload`, told in Ollama's lines of progress.
+//!
+//! The download is a job like every other one. It goes on where its client leaves; `DELETE /v1/jobs/{job_id}`
+//! cancels it, and the next pull of the same model joins it.
+
+use axum::Json;
+use axum::body::Body;
+use axum::extract::{Request, State};
+use axum::http::header::{CACHE_CONTROL, CONTENT_TYPE};
+use axum::http::{HeaderName, HeaderValue};
+use axum::response::{IntoResponse, Response};
+use bytes::Bytes;
+use futures::stream;
+use serde_json::{Value, json};
+use sha2::{Digest, Sha256};
+
+use super::asked::{Answered, model, others, read, telling};
+use crate::app::AppState;
+use crate::dialects::trouble::{Dialect, Trouble};
+use crate::fields::Fields;
+use crate::http::operation::{outcome, submit};
+use crate::jobs::event::{Body as Told, Event};
+use crate::jobs::log::Cursor;
+use crate::narration::{Level, Progress};
+use crate::text::hex;
+
+const JOB_ID: HeaderName = HeaderName::from_static("x-rbee-job-id");
+
+/// `POST /api/pull`
+pub(crate) async fn pull(State(app): State<AppState>, request: Request) -> Answered {
+    let body = read(&app, request).await?;
+    let fields = Fields::new("", &body)?;
+    let name = model(&fields)?;
+    let streams = fields.bool("stream")?.unwrap_or(true);
+    let job = submit(&app, &json!({ "ModelDownload": { "model": source(name) } }))?;
+    let mut cursor = app.jobs.log(&job).await?.follow(0);
+    let mut response = if streams {
+        lines(cursor, name.to_owned())
+    } else {
+        while let Some(batch) = cursor.next().await {
+            for event in &batch.events {
+                if let Told::Terminal(terminal) = &event.body {
+                    outcome(terminal)?;
+                }
+            }
+        }
+        Json(json!({ "status": "success" })).into_response()
+    };
+    if let Ok(id) = HeaderValue::from_str(&job.id().to_string()) {
+        response.headers_mut().insert(JOB_ID, id);
+    }
+    Ok(telling(response, &others(&fields, &["model", "name", "stream"])))
+}
+
+/// The source that a name of Ollama's clients means, as `ModelDownload` reads it: a plain `name`, `name:tag` or
+/// `user/name` is of Ollama's library; a name with a quantization, a host or another scheme is what it says.
+fn source(name: &str) -> String {
+    let path = name.split(':').next().unwrap_or(name);
+    let is_of_library = match path.matches('/').count() {
+        0 => !path.is_empty() && !matches!(path, "ollama" | "hf" | "file" | "http" | "https"),
+        // Names of Ollama's library have no capitals, and those of the Hub's repositories and their quantizations
+        // nearly always have some.
+        1 => {
+            let is_host = path.split('/').next().is_some_and(|owner| owner.contains('.'));
+            !is_host
+                && !name.to_lowercase().contains("gguf")
+                && !name.bytes().any(|byte| byte.is_ascii_uppercase())
+        }
+        _ => false,
+    };
+    if is_of_library { format!("ollama:{name}") } else { name.to_owned() }
+}
+
+/// The lines of a stream.
+fn lines(cursor: Cursor, name: String) -> Response {
+    let begin = stream::iter([Ok(line(&json!({ "status": "pulling manifest" })))]);
+    let rest = stream::unfold((cursor, name), |(mut cursor, name)| async {
+        loop {
+            let batch = cursor.next().await?;
+            let told: Vec<_> = batch.events.iter().filter_map(|event| told(event, &name)).collect();
+            if !told.is_empty() {
+                let lines: Vec<u8> = told.iter().flat_map(|value| line(value).to_vec()).collect();
+                return Some((Ok::<_, std::convert::Infallible>(Bytes::from(lines)), (cursor, name)));
+            }
+        }
+    });
+    let headers = [(CONTENT_TYPE, "application/x-ndjson"), (CACHE_CONTROL, "no-cache")];
+    (headers, Body::from_stream(futures::StreamExt::chain(begin, rest))).into_response()
+}
+
+fn line(value: &Value) -> Bytes {
+    Bytes::from(format!("{value}\n"))
+}
+
+/// What an event of the job says to a client of Ollama's, if anything: progress, warnings and the end.
+fn told(event: &Event, name: &str) -> Option<Value> {
+    match &event.body {
+        Told::Narration { progress: Some(progress), .. } if progress.unit == "bytes" => {
+            Some(progress_in_ollamas_form(progress, name))
+        }
+        Told::Narration { level: Level::Warn | Level::Error, message, .. } => {
+            Some(json!({ "status": message }))
+        }
+        Told::Narration { .. } | Told::Result(_) => None,
+        Told::Terminal(terminal) => Some(match outcome(terminal) {
+            Ok(()) => json!({ "status": "success" }),
+            Err(failure) => {
+                let trouble = Trouble::of(&failure, failure.code.http_status());
+                Dialect::Ollama.error(&trouble).into()
+            }
+        }),
+    }
+}
+
+/// Clients show one bar for each digest. The hive tells the progress of one file after the other, so the digest is
+/// of the model's name and the file's size: it is the same for all lines of one file.
+fn progress_in_ollamas_form(progress: &Progress, name: &str) -> Value {
+    let digest = hex(&Sha256::digest(format!("{name}\n{}", progress.total.unwrap_or_default())));
+    let mut line = json!({
+        "status": format!("pulling {}", &digest[..12]),
+        "digest": format!("sha256:{digest}"),
+        "completed": progress.done,
+    });
+    if let Some(total) = progress.total {
+        line["total"] = total.into();
+    }
+    line
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_of_ollamas_clients_mean_its_library_or_the_hub() {
+        for (name, meant) in [
+            ("smollm2:135m", "ollama:smollm2:135m"),
+            ("smollm2", "ollama:smollm2"),
+            ("user/model", "ollama:user/model"),
+            ("user/model:7b", "ollama:user/model:7b"),
+            ("bartowski/model-GGUF", "bartowski/model-GGUF"),
+            ("registry.ollama.ai/library/m:7b", "registry.ollama.ai/library/m:7b"),
+            ("org/repo:Q4_K_M", "org/repo:Q4_K_M"),
+            ("hf.co/org/repo:Q4_K_M", "hf.co/org/repo:Q4_K_M"),
+            ("hf.co/org/repo", "hf.co/org/repo"),
+            ("ollama:m:7b", "ollama:m:7b"),
+            ("hf:org/repo", "hf:org/repo"),
+            ("https://h/x.gguf", "https://h/x.gguf"),
+            ("file:/m/x.gguf", "file:/m/x.gguf"),
+        ] {
+            assert_eq!(source(name), meant, "{name}");
+        }
+    }
+}

@@ -1,0 +1,123 @@
+//! `POST /api/show`: what one model is.
+
+use axum::Json;
+use axum::extract::{Request, State};
+use serde_json::{Map, Value, json};
+
+use super::asked::{Answered, model, others, read, telling};
+use super::card::{Details, capabilities};
+use crate::app::{App, AppState, Target};
+use crate::fields::Fields;
+use crate::models::gguf::{Array, Arrays, Header, Value as Gguf};
+
+/// The key of the chat template, which has a member of its own.
+const TEMPLATE: &str = "tokenizer.chat_template";
+
+/// `POST /api/show`
+pub(crate) async fn show(State(app): State<AppState>, request: Request) -> Answered {
+    let body = read(&app, request).await?;
+    let fields = Fields::new("", &body)?;
+    let target = app.find_target(model(&fields)?).await?;
+    let is_verbose = fields.bool("verbose")?.unwrap_or(false);
+    let arrays = if is_verbose { Arrays::Keep } else { Arrays::Skip };
+    let header = app.catalog.header(&target.model, arrays).await?;
+    app.workers.engines().await;
+    let shown = shown(&app, &target, &header);
+    Ok(telling(Json(shown), &others(&fields, &["model", "name", "verbose"])))
+}
+
+fn shown(app: &App, target: &Target, header: &Header) -> Value {
+    let (model, name) = (&target.model, target.served_id());
+    let template = header.metadata.chat_template().unwrap_or_default();
+    let parameters = parameters(target);
+    let mut shown = json!({
+        "modelfile": modelfile(&name, template, target, &parameters),
+        "template": template,
+        "details": Details::of(&name, model),
+        "model_info": model_info(header),
+        "capabilities": capabilities(app, model, &name),
+        "modified_at": model.added_at,
+    });
+    if !parameters.is_empty() {
+        let lines: Vec<_> = parameters.iter().map(|(name, value)| format!("{name:<30} {value}")).collect();
+        shown["parameters"] = lines.join("\n").into();
+    }
+    if let Some(system) = &target.settings.system_prompt {
+        shown["system"] = system.as_str().into();
+    }
+    if let Some(license) = header.metadata.str("general.license") {
+        shown["license"] = license.into();
+    }
+    shown
+}
+
+/// What requests get where they do not say, under Ollama's names.
+fn parameters(target: &Target) -> Vec<(String, Value)> {
+    let sampling = target.model.sampling.unwrap_or_default();
+    let sampling = target.settings.sampling.or(sampling);
+    let Ok(Value::Object(sampling)) = serde_json::to_value(sampling) else { return Vec::new() };
+    let of_ollama = |name: String| if name == "max_tokens" { "num_predict".to_owned() } else { name };
+    let set = sampling.into_iter().filter(|(_, value)| !value.is_null());
+    let mut parameters: Vec<_> = set.map(|(name, value)| (of_ollama(name), value)).collect();
+    parameters.extend(target.settings.context_length.map(|tokens| ("num_ctx".to_owned(), tokens.into())));
+    parameters
+}
+
+fn modelfile(name: &str, template: &str, target: &Target, parameters: &[(String, Value)]) -> String {
+    let mut text = format!("# The settings of a model of rbee-hive, as Ollama writes them\nFROM {name}\n");
+    if !template.is_empty() {
+        text += &format!("TEMPLATE \"\"\"{template}\"\"\"\n");
+    }
+    if let Some(system) = &target.settings.system_prompt {
+        text += &format!("SYSTEM \"\"\"{system}\"\"\"\n");
+    }
+    for (name, value) in parameters {
+        text += &format!("PARAMETER {name} {value}\n");
+    }
+    text
+}
+
+/// The metadata of the file. Arrays that were not read are `null`, as Ollama has them.
+fn model_info(header: &Header) -> Map<String, Value> {
+    let pairs = header.metadata.iter().filter(|(key, _)| *key != TEMPLATE);
+    let mut info: Map<_, _> = pairs.map(|(key, value)| (key.to_owned(), in_json(value))).collect();
+    info.entry("general.parameter_count").or_insert_with(|| header.parameter_count().into());
+    info
+}
+
+fn in_json(value: &Gguf) -> Value {
+    match value {
+        Gguf::U8(number) => json!(number),
+        Gguf::I8(number) => json!(number),
+        Gguf::U16(number) => json!(number),
+        Gguf::I16(number) => json!(number),
+        Gguf::U32(number) => json!(number),
+        Gguf::I32(number) => json!(number),
+        Gguf::U64(number) => json!(number),
+        Gguf::I64(number) => json!(number),
+        Gguf::F32(number) => json!(number),
+        Gguf::F64(number) => json!(number),
+        Gguf::Bool(is_so) => json!(is_so),
+        Gguf::String(text) => json!(text),
+        Gguf::Array(array) => array_in_json(array),
+    }
+}
+
+fn array_in_json(array: &Array) -> Value {
+    match array {
+        Array::U8(items) => json!(items),
+        Array::I8(items) => json!(items),
+        Array::U16(items) => json!(items),
+        Array::I16(items) => json!(items),
+        Array::U32(items) => json!(items),
+        Array::I32(items) => json!(items),
+        Array::U64(items) => json!(items),
+        Array::I64(items) => json!(items),
+        Array::F32(items) => json!(items),
+        Array::F64(items) => json!(items),
+        Array::Bool(items) => json!(items),
+        Array::String(items) => json!(items),
+        Array::Nested(items) => items.iter().map(array_in_json).collect(),
+        Array::Skipped { .. } => Value::Null,
+    }
+}
