@@ -149,7 +149,7 @@ async fn a_pull_tells_its_progress_and_its_end() {
 
     // Under the name that was pulled.
     let shown = json_of(hive.post("/api/show", &json!({ "model": "small:135m" })).await).await;
-    assert!(shown["capabilities"].as_array().unwrap().contains(&json!("vision")), "{shown}");
+    assert!(shown["capabilities"].as_array().unwrap().contains(&json!("completion")), "{shown}");
     let whole = json!({ "model": "other", "stream": false });
     assert_eq!(json_of(hive.post("/api/pull", &whole).await).await, json!({ "status": "success" }));
     for name in ["other", "other:latest"] {

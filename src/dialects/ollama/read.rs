@@ -2,7 +2,8 @@
 
 use serde_json::{Map, Value, json};
 
-use super::{Asked, Work, image, options};
+use super::asked::{Asked, Work};
+use super::{image, options};
 use crate::dialects::chat::{Chat, Message, Output, Part, Role, Tool, ToolCall};
 use crate::fields::{FieldError, Fields};
 

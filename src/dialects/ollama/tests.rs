@@ -1,9 +1,9 @@
 use bytes::Bytes;
-use serde_json::json;
+use serde_json::{Map, Value, json};
 
 use super::*;
 use crate::dialects::answer::{Answer, Finish, Piece, Usage};
-use crate::dialects::chat::{Message, Output, Part, Role, Thinking, Tool, ToolCall};
+use crate::dialects::chat::{Chat, Message, Output, Part, Role, Thinking, Tool, ToolCall};
 use crate::dialects::trouble::Trouble;
 use crate::dialects::writer::Writer;
 

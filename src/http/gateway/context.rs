@@ -50,7 +50,7 @@ pub(crate) async fn lacking(app: &App, model: &str, least: u64) -> Result<Option
     if is_there(least) {
         return Ok(None);
     }
-    let target = app.find_target(model).await?;
+    let target = app.find_requested(model).await?;
     let trained = target.model.context_length.unwrap_or(u64::MAX);
     let (least, usual) = (least.min(trained), target.settings.context_length.unwrap_or(DEFAULT_CONTEXT));
     let comes_anyway = serving.is_empty() && least <= usual.min(trained);

@@ -78,7 +78,7 @@ async fn place(
     keep_alive: Option<KeepAlive>,
     context_length: Option<u64>,
 ) -> Result<&'static str> {
-    let id = app.find_target(model).await?.served_id();
+    let id = app.find_requested(model).await?.served_id();
     if keep_alive == Some(KeepAlive::For(Duration::ZERO)) {
         return match run(app, &json!({ "ModelUnload": { "id": id } })).await {
             Err(failure) if failure.code != Code::ModelNotLoaded => Err(failure),
@@ -124,7 +124,7 @@ async fn vectors(
     let asked = read(&parse(&body)?)?;
     let keep_alive = asked.keep_alive.clone().map(read_keep_alive).transpose()?;
     let engines = if asked.is_empty() {
-        app.find_target(&asked.model).await?;
+        app.find_requested(&asked.model).await?;
         Value::Null
     } else {
         let question = Call::question(&asked.model, Route::Embeddings, &asked.for_engine());

@@ -17,7 +17,7 @@ const TEMPLATE: &str = "tokenizer.chat_template";
 pub(crate) async fn show(State(app): State<AppState>, request: Request) -> Answered {
     let body = read(&app, request).await?;
     let fields = Fields::new("", &body)?;
-    let target = app.find_target(model(&fields)?).await?;
+    let target = app.find_requested(model(&fields)?).await?;
     let is_verbose = fields.bool("verbose")?.unwrap_or(false);
     let arrays = if is_verbose { Arrays::Keep } else { Arrays::Skip };
     let header = app.catalog.header(&target.model, arrays).await?;
