@@ -1,6 +1,6 @@
 //! Ollama's chats, generations and embeddings (<https://docs.ollama.com/api>).
 //!
-//! A request becomes an [`Asked`]: a [`Chat`], or a prompt that no template is put around, or nothing but the wish
+//! A request becomes an [`Asked`]: a chat, or a prompt that no template is put around, or nothing but the wish
 //! that the model be in memory or not. Answers are NDJSON, one JSON object a line ([`OllamaWriter`]).
 
 mod read;
