@@ -60,4 +60,18 @@ mod tests {
         assert_eq!(caller(tcp("2001:db8:1:2:3::4")), caller(tcp("2001:db8:1:2::1")));
         assert_eq!(&*caller(None), "unknown");
     }
+
+    #[test]
+    fn what_is_kept_for_a_user_is_for_no_other_and_the_network_is_one() {
+        let owner = |arrival: Arrival| {
+            let mut extensions = Extensions::new();
+            extensions.insert(arrival);
+            super::owner(&extensions)
+        };
+        let tcp =
+            |peer: &str| Arrival::Tcp { local: "127.0.0.1:1".parse().unwrap(), peer: peer.parse().unwrap() };
+        assert_eq!(owner(tcp("127.0.0.1")), owner(tcp("192.0.2.7")));
+        assert_ne!(owner(Arrival::Unix { user: 1 }), owner(Arrival::Unix { user: 2 }));
+        assert_ne!(owner(Arrival::Unix { user: 1 }), owner(tcp("127.0.0.1")));
+    }
 }

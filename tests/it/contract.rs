@@ -5,7 +5,7 @@ use serde_json::Value;
 use crate::support::{TestHive, command, data_lines, skipped, soon, typed, write_model};
 
 /// Every field of a model, in its order.
-const MODEL_FIELDS: [&str; 15] = [
+const MODEL_FIELDS: [&str; 16] = [
     "id",
     "name",
     "size_bytes",
@@ -17,6 +17,7 @@ const MODEL_FIELDS: [&str; 15] = [
     "quantization",
     "parameter_count",
     "context_length",
+    "capabilities",
     "loaded",
     "status",
     "added_at",
