@@ -8,6 +8,7 @@
 mod access;
 mod adoption;
 mod capabilities;
+mod clients;
 mod contract;
 mod counting;
 mod documentation;
@@ -33,6 +34,7 @@ mod operations;
 mod page;
 mod queue;
 mod quickstart;
+mod real_weights;
 mod residency;
 mod responses;
 mod settings;

@@ -3,12 +3,14 @@
 
 mod browser;
 mod clock;
+mod conversing;
 mod documents;
 mod faulty;
 #[cfg(target_os = "linux")]
 mod gpus;
 mod hive;
 pub(crate) mod hub;
+pub(crate) mod installed;
 mod models;
 mod problem;
 mod process;
@@ -22,6 +24,7 @@ mod stalling;
 
 pub(crate) use browser::Browser;
 pub(crate) use clock::Clock;
+pub(crate) use conversing::converse_for;
 pub(crate) use documents::{document, section};
 pub(crate) use faulty::{Fault, FaultServer, Served, When};
 #[cfg(target_os = "linux")]

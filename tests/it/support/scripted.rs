@@ -5,6 +5,7 @@
 //! `MODEL.halfway` is there, after it. While `MODEL.timings` is there, it ends its streams with [`TIMINGS`]. Where
 //! `MODEL.answer` is there, it is the answer. The file `log` lists what the engines did.
 
+use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
@@ -33,30 +34,13 @@ impl Scripted {
 
     /// Makes this the engine of a hive. It reports so many slots.
     pub(crate) fn serve_for(&self, config: &mut Config, slots: u32) {
-        // An engine must take the last two. They count as names of tests, which no test has.
-        let words = ["--exact", "support::scripted::serve", "--ignored", "--nocapture", "{model}", "{port}"];
-        let words = words.map(str::to_owned);
-        let program = std::env::current_exe().expect("this binary").display().to_string();
-        let settings = EngineSettings {
-            command: [program].into_iter().chain(words).collect(),
-            devices: vec![DeviceKind::Cpu],
-            about: String::new(),
-            env: [
-                ("SCRIPTED_FOLDER".to_owned(), self.0.path().display().to_string()),
-                ("SCRIPTED_MODEL".to_owned(), "{model_id}".to_owned()),
-                ("SCRIPTED_PORT".to_owned(), "{port}".to_owned()),
-                ("SCRIPTED_SLOTS".to_owned(), slots.to_string()),
-            ]
-            .into(),
-            secret_env: "SCRIPTED_SECRET".to_owned(),
-            health_route: "/health".to_owned(),
-            chat_route: "/v1/chat/completions".to_owned(),
-            completions_route: Some("/v1/completions".to_owned()),
-            embeddings_route: Some("/v1/embeddings".to_owned()),
-            rerank_route: Some("/v1/rerank".to_owned()),
-            metrics_route: None,
-            capabilities: Some(Capability::ALL.iter().copied().collect()),
-        };
+        let environment = [
+            ("SCRIPTED_FOLDER".to_owned(), self.0.path().display().to_string()),
+            ("SCRIPTED_MODEL".to_owned(), "{model_id}".to_owned()),
+            ("SCRIPTED_PORT".to_owned(), "{port}".to_owned()),
+            ("SCRIPTED_SLOTS".to_owned(), slots.to_string()),
+        ];
+        let settings = this_program("support::scripted::serve", environment.into());
         config.engines.insert("scripted".to_owned(), settings);
     }
 
@@ -111,6 +95,27 @@ impl Scripted {
     pub(crate) fn asked(&self) -> Vec<String> {
         let log = self.log();
         log.iter().filter_map(|line| line.strip_prefix("asked ")).map(str::to_owned).collect()
+    }
+}
+
+/// An engine that is this test binary, which runs `test`, an ignored one.
+pub(super) fn this_program(test: &str, environment: BTreeMap<String, String>) -> EngineSettings {
+    // An engine must take the last two. They count as names of tests, which no test has.
+    let words = ["--exact", test, "--ignored", "--nocapture", "{model}", "{port}"].map(str::to_owned);
+    let program = std::env::current_exe().expect("this binary").display().to_string();
+    EngineSettings {
+        command: [program].into_iter().chain(words).collect(),
+        devices: vec![DeviceKind::Cpu],
+        about: String::new(),
+        env: environment,
+        secret_env: "SCRIPTED_SECRET".to_owned(),
+        health_route: "/health".to_owned(),
+        chat_route: "/v1/chat/completions".to_owned(),
+        completions_route: None,
+        embeddings_route: None,
+        rerank_route: None,
+        metrics_route: None,
+        capabilities: Some(Capability::ALL.iter().copied().collect()),
     }
 }
 
