@@ -40,20 +40,23 @@ pub(crate) fn owner(extensions: &Extensions) -> Arc<str> {
 mod tests {
     use super::*;
 
+    fn tcp(peer: &str) -> Option<Arrival> {
+        Some(Arrival::Tcp {
+            local: "127.0.0.1:1".parse().unwrap(),
+            peer: peer.parse().unwrap(),
+            is_for_ollama: false,
+        })
+    }
+
+    fn extensions(arrival: Option<Arrival>) -> Extensions {
+        let mut extensions = Extensions::new();
+        arrival.map(|arrival| extensions.insert(arrival));
+        extensions
+    }
+
     #[test]
     fn a_caller_is_a_user_or_an_address() {
-        let caller = |arrival: Option<Arrival>| {
-            let mut extensions = Extensions::new();
-            arrival.map(|arrival| extensions.insert(arrival));
-            of(&extensions)
-        };
-        let tcp = |peer: &str| {
-            Some(Arrival::Tcp {
-                local: "127.0.0.1:1".parse().unwrap(),
-                peer: peer.parse().unwrap(),
-                is_for_ollama: false,
-            })
-        };
+        let caller = |arrival: Option<Arrival>| of(&extensions(arrival));
         assert_eq!(&*caller(Some(Arrival::Unix { user: 1000 })), "user 1000");
         assert_eq!(&*caller(tcp("127.0.0.2")), "127.0.0.2");
         assert_eq!(&*caller(tcp("::ffff:127.0.0.2")), "127.0.0.2");
@@ -63,15 +66,10 @@ mod tests {
 
     #[test]
     fn what_is_kept_for_a_user_is_for_no_other_and_the_network_is_one() {
-        let owner = |arrival: Arrival| {
-            let mut extensions = Extensions::new();
-            extensions.insert(arrival);
-            super::owner(&extensions)
-        };
-        let tcp =
-            |peer: &str| Arrival::Tcp { local: "127.0.0.1:1".parse().unwrap(), peer: peer.parse().unwrap() };
-        assert_eq!(owner(tcp("127.0.0.1")), owner(tcp("192.0.2.7")));
-        assert_ne!(owner(Arrival::Unix { user: 1 }), owner(Arrival::Unix { user: 2 }));
-        assert_ne!(owner(Arrival::Unix { user: 1 }), owner(tcp("127.0.0.1")));
+        let owner_of = |arrival: Option<Arrival>| owner(&extensions(arrival));
+        let user = |user: u32| Some(Arrival::Unix { user });
+        assert_eq!(owner_of(tcp("127.0.0.1")), owner_of(tcp("192.0.2.7")));
+        assert_ne!(owner_of(user(1)), owner_of(user(2)));
+        assert_ne!(owner_of(user(1)), owner_of(tcp("127.0.0.1")));
     }
 }
