@@ -7,7 +7,6 @@ use serde::Serialize;
 use tokio_util::sync::CancellationToken;
 
 use crate::address::Address;
-use crate::client;
 use crate::config::{Config, ConfigFile, ModelSettings, Reloaded, served_id};
 use crate::error::{Code, Failure, Result};
 use crate::events::{Hub, Topic};
@@ -22,6 +21,7 @@ use crate::settings::{Defaults, Settings};
 use crate::turns::Turns;
 use crate::workers::telemetry::Telemetry;
 use crate::workers::{Abilities, Asked, Served, StartRequest, Supervisor};
+use crate::{client, engine};
 
 /// One running hive. Handlers get it as [`AppState`].
 #[derive(Debug)]
@@ -107,6 +107,7 @@ impl App {
         let events = Arc::new(Hub::new(config.jobs.event_ring));
         let (catalog, served_by) = (Catalog::new(&config)?, workers.clone());
         catalog.keep_served_ids(move || served_by.served_files());
+        catalog.look_for_obstacles(engine::load::obstacle);
         let settings = Settings::open(&config);
         Ok(Arc::new(Self {
             settings: settings.clone(),
@@ -302,10 +303,12 @@ impl App {
         models
     }
 
-    /// Says of a model what the catalog does not know: whether a worker serves it, and what it can do.
-    fn describe(&self, model: &mut Model) {
+    /// Says of a model what the catalog does not know: whether a worker serves it, what it can do, and which engines
+    /// may run it.
+    pub(crate) fn describe(&self, model: &mut Model) {
         model.loaded = self.workers.has_loaded(&model.id);
         model.capabilities = self.abilities(model, &model.id).list();
+        model.engines = model.traits.and_then(|_| self.workers.engines_for(model.obstacle.as_deref()));
     }
 
     /// Publishes a change of a model on `/v1/events`.

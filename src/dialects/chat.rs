@@ -117,13 +117,14 @@ pub(crate) struct Thinking {
 }
 
 impl Chat {
-    /// What it needs of the model and its engine, besides that they chat.
+    /// What it asks of the model and its engine, besides that they chat.
     pub(crate) fn needs(&self) -> Vec<Capability> {
         let has_image = |message: &Message| message.content.iter().any(|part| matches!(part, Part::Image(_)));
         let needs = [
             (self.messages.iter().any(has_image), Capability::Images),
             (!self.tools.is_empty() && self.tool_choice != ToolChoice::Never, Capability::Tools),
             (self.output != Output::Text, Capability::JsonOutput),
+            (self.thinking.enabled == Some(true), Capability::Reasoning),
         ];
         needs.into_iter().filter_map(|(is_needed, capability)| is_needed.then_some(capability)).collect()
     }

@@ -19,6 +19,7 @@ use crate::config::{Config, Sampling};
 use crate::error::{Code, Failure, Result};
 use crate::models::gguf::{Arrays, Header};
 use crate::models::library::Library;
+use crate::models::library::headers::FindObstacle;
 use crate::models::library::hub_cache::notes::HubNotes;
 use crate::models::library::hub_cache::{self, HubCache};
 use crate::models::library::ids::ServedFiles;
@@ -119,6 +120,11 @@ impl Catalog {
     /// gets such an id, even if that file is gone.
     pub fn keep_served_ids(&self, served: impl Fn() -> Vec<(String, PathBuf)> + Send + Sync + 'static) {
         self.places.library.ids.set_served(ServedFiles::new(served));
+    }
+
+    /// Lets the hive's own engine tell of each model why it cannot run it, as far as its header tells.
+    pub(crate) fn look_for_obstacles(&self, find: FindObstacle) {
+        self.places.library.headers.look_for_obstacles(find);
     }
 
     /// Every model of this machine, sorted by id, as the disk has it now.

@@ -41,7 +41,7 @@ use store::Store;
 pub(crate) struct Library {
     pub(crate) locations: Locations,
     pub(crate) folders: FolderCache,
-    headers: HeaderCache,
+    pub(crate) headers: HeaderCache,
     pub(crate) ids: Ids,
     last: Mutex<Arc<LastListing>>,
 }

@@ -39,6 +39,13 @@ pub struct Model {
     /// leaves it unset; operations set it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub capabilities: Option<Capabilities>,
+    /// The installed engines that may run it, the preferred one first; unset where that is not known. The catalog
+    /// leaves it unset; operations set it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub engines: Option<Vec<String>>,
+    /// Why the hive's own engine cannot run it, as far as its file tells.
+    #[serde(skip)]
+    pub obstacle: Option<String>,
     /// What its file tells of what it can do; `None` where the file could not be read.
     #[serde(skip)]
     pub traits: Option<Traits>,

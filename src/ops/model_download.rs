@@ -113,8 +113,9 @@ impl Operation for ModelDownload {
         }
         let source = cx.app.catalog.source(&self.model)?;
         let request = DownloadRequest { revision: self.revision, dry_run: self.dry_run, force: self.force };
-        let downloaded = cx.app.catalog.download(&source, &request, &cx.stop).await?;
-        if let Downloaded::Model(model) = &downloaded {
+        let mut downloaded = cx.app.catalog.download(&source, &request, &cx.stop).await?;
+        if let Downloaded::Model(model) = &mut downloaded {
+            cx.app.describe(model);
             cx.app.publish_model_change("added", model);
             if let Some((plain, _)) = model.id.rsplit_once('~').filter(|_| model.source.starts_with("hf:")) {
                 n!(

@@ -159,6 +159,12 @@ impl Abilities {
         }
     }
 
+    /// Whether it is known that it cannot do something.
+    #[must_use]
+    pub fn lacks(&self, capability: Capability) -> bool {
+        self.served.as_ref().is_some_and(|served| self.lack(served, capability).is_some())
+    }
+
     /// What is missing for it on every engine: the last of them tells.
     fn lack(&self, served: &Served, capability: Capability) -> Option<(Lack, &Engine)> {
         let mut lacks = None;

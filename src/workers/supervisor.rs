@@ -86,6 +86,15 @@ impl Supervisor {
         Abilities::new(Some(served), engines)
     }
 
+    /// The names of the installed engines that may run a model which the built-in one cannot run for that reason;
+    /// `None` while the engines are not known. Waits for nothing.
+    #[must_use]
+    pub fn engines_for(&self, of_builtin: Option<&str>) -> Option<Vec<String>> {
+        let may_run = |engine: &&Arc<Engine>| engine.obstacle(of_builtin.map(str::to_owned)).is_none();
+        let engines = self.0.shared.known_engines()?.installed.iter().filter(may_run);
+        Some(engines.map(|engine| engine.name.clone()).collect())
+    }
+
     /// The engines that may serve a model with these settings.
     fn allowed(&self, settings: &ModelSettings) -> Vec<Arc<Engine>> {
         let wanted = settings.engine.as_deref().unwrap_or("auto");

@@ -6,7 +6,7 @@ use rbee_hive::config::{Capability, Config};
 use rbee_hive::models::gguf::{TensorType, Value as Field, Writer};
 use serde_json::{Value, json};
 
-use crate::support::{Scripted, TestHive, merged, problem, write_model};
+use crate::support::{Scripted, TestHive, merged, problem, read_all, write_model};
 
 const PLAIN: &str = "{% for message in messages %}{{ message.content }}{% endfor %}";
 const KNOWS_TOOLS: &str = "{% if tools %}{{ tools | tojson }}{% endif %}{{ messages }}";
@@ -74,6 +74,17 @@ async fn every_model_is_told_with_what_it_can_on_its_engine() {
     assert_eq!(told(&hive.succeed(&json!({ "ModelList": {} })).await), expected);
     let one = hive.succeed(&json!({ "ModelGet": { "id": "tools" } })).await;
     assert_eq!(told(&json!([one])), expected[7..]);
+    assert_eq!(one["engines"], json!([]), "the built-in engine does not run its architecture: {one}");
+    write_model(&hive.models_dir(), "runs");
+    let runs = hive.succeed(&json!({ "ModelGet": { "id": "runs" } })).await;
+    assert_eq!(runs["engines"], json!(["builtin"]), "{runs}");
+    let file = hive.models_dir().join("runs.gguf");
+    let source = json!({ "model": format!("file:{}", file.display()) });
+    let imported = hive.succeed(&json!({ "ModelDownload": source })).await;
+    assert_eq!(
+        (&imported["engines"], told(&json!([imported]))[0].ends_with(OF_TEXT)),
+        (&json!(["builtin"]), true)
+    );
     let engines: Value = hive.get("/v1/capabilities").await.json().await.expect("JSON");
     assert_eq!(
         engines["engines"][0]["capabilities"],
@@ -124,5 +135,20 @@ async fn an_engine_of_the_settings_can_what_these_say() {
     let chat = json!({ "model": "tiny", "messages": [{ "role": "user", "content": "Hello" }] });
     let refused = problem(hive.post("/v1/chat/completions", &chat).await, 400, "capability_missing").await;
     assert_eq!(refused["detail"], "the engine 'scripted' does not chat, and it serves 'tiny'");
+    hive.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn thoughts_that_a_model_cannot_have_are_told_and_not_refused() {
+    let hive = TestHive::start().await;
+    write_model(&hive.models_dir(), "tiny");
+    let ask = json!({
+        "model": "tiny", "max_tokens": 4, "messages": [{ "role": "user", "content": "Hello" }],
+        "response_format": { "type": "json_object" }, "chat_template_kwargs": { "enable_thinking": true },
+    });
+    let answer = hive.post("/v1/chat/completions", &ask).await;
+    let ignored = answer.headers().get("x-rbee-ignored-fields").cloned();
+    assert_eq!(answer.status(), 200, "{}", read_all(answer).await);
+    assert_eq!(ignored.expect("the header"), "reasoning");
     hive.stop().await;
 }

@@ -15,6 +15,7 @@
  * @property {number|null} parameter_count
  * @property {number|null} context_length
  * @property {string[]} [capabilities]
+ * @property {string[]} [engines]
  * @property {boolean} loaded
  * @property {ModelStatus} status
  * @property {string} [status_detail]

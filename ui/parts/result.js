@@ -46,6 +46,7 @@ export function modelFacts(model, state = model.status) {
     ["Parameters", model.parameter_count === null ? null : count(model.parameter_count)],
     ["Context", model.context_length === null ? null : `${count(model.context_length)} tokens`],
     ["Capabilities", abilities(model.capabilities, true)],
+    ["Engines", model.engines?.length === 0 ? "none that is installed runs it" : model.engines?.join(", ")],
     ["Format", model.format?.toUpperCase()],
     ["Source", h("span", { class: "mono" }, model.source)],
     ["Revision", model.revision ? h("span", { class: "mono" }, model.revision) : null],

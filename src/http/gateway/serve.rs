@@ -18,6 +18,7 @@ use super::output::Output;
 use super::relay::relay;
 use super::waits::Waits;
 use crate::app::AppState;
+use crate::config::Capability;
 use crate::dialects::trouble::Trouble;
 use crate::error::{Code, Failure};
 use crate::http::body::json_bytes;
@@ -85,11 +86,11 @@ async fn answer(
 ) -> Result<Response, Problem> {
     let caller = caller::of(&parts.extensions);
     let narrates = parts.headers.get(NARRATE).is_some_and(|value| value == "1");
-    let mut call = call.await?;
-    let (streams, ignored) = (call.streams, std::mem::take(&mut call.ignored));
+    let call = call.await?;
+    let streams = call.streams;
     let (shown, waits_for) = watch::channel(Shown::default());
     let waits = Waits::new(waits_for, narrates, (&app.config.timers).into());
-    let (answer, output) = attempt(app, caller, call, shown, recorder).await?;
+    let (answer, output, ignored) = attempt(app, caller, call, shown, recorder).await?;
     let mut response = relay(answer, streams, waits, output, recorder.clone()).await;
     if !ignored.is_empty()
         && let Ok(names) = HeaderValue::from_str(&in_a_header(&ignored))
@@ -119,7 +120,7 @@ pub(crate) async fn ask(app: &AppState, caller: Arc<str>, call: Call) -> Result<
     let recorder = Recorder::new(&app.requests, Arc::clone(&caller));
     let (shown, _) = watch::channel(Shown::default());
     let begun = async {
-        let (answer, _) = attempt(app, caller, call, shown, &recorder).await?;
+        let (answer, ..) = attempt(app, caller, call, shown, &recorder).await?;
         Ok::<_, Problem>(answer.await?)
     };
     let begun = begun.await.inspect_err(|problem| recorder.failed(problem.failure()))?;
@@ -137,18 +138,24 @@ pub(crate) async fn ask(app: &AppState, caller: Arc<str>, call: Call) -> Result<
     Err(Problem::from(Failure::new(code, message)).status(status.as_u16()))
 }
 
-/// The attempt to answer a call, which begins once it is awaited, and the form of the answer.
+/// The attempt to answer a call, which begins once it is awaited; the form of the answer; and the names of what the
+/// call asks for without an effect.
 async fn attempt(
     app: &AppState,
     caller: Arc<str>,
     call: Call,
     shown: watch::Sender<Shown>,
     recorder: &Recorder,
-) -> Result<(Awaited, Output), Problem> {
+) -> Result<(Awaited, Output, Vec<String>), Problem> {
     let model: Arc<str> = app.served_id(&call.model).await?.into();
     recorder.asks(&model, call.streams);
-    let needs: Vec<_> = call.route.capability().into_iter().chain(call.needs).collect();
-    app.can(&model).await.check(&needs)?;
+    let abilities = app.can(&model).await;
+    let asks = call.route.capability().into_iter().chain(call.needs);
+    // Many clients ask every model to think: one that cannot answers without.
+    let (wishes, needs): (Vec<_>, Vec<_>) = asks.partition(|asked| *asked == Capability::Reasoning);
+    abilities.check(&needs)?;
+    let unmet = wishes.into_iter().filter(|wish| abilities.lacks(*wish)).map(|wish| wish.to_string());
+    let ignored = call.ignored.into_iter().chain(unmet).collect();
     let (context_length, keep_alive) = (call.context_length, call.keep_alive);
     let attempt = Attempt {
         admissions: app.residency.admissions().clone(),
@@ -173,7 +180,7 @@ async fn attempt(
         }
         attempt.answer().await
     };
-    Ok((answer.boxed(), call.form.into()))
+    Ok((answer.boxed(), call.form.into(), ignored))
 }
 
 #[cfg(test)]

@@ -6,7 +6,7 @@
 use std::fs::Metadata;
 use std::io::{self, Cursor};
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use crate::config::Sampling;
 use crate::error::{Code, Failure};
@@ -29,6 +29,8 @@ pub(crate) struct HeaderSummary {
     pub(crate) context_length: Option<u64>,
     pub(crate) sampling: Option<Sampling>,
     pub(crate) traits: Traits,
+    /// Why the hive's own engine cannot run it.
+    pub(crate) obstacle: Option<String>,
     pub(crate) kind: FileKind,
     /// What this hive does not know of the file.
     pub(crate) unknown: Option<String>,
@@ -55,22 +57,38 @@ pub(crate) struct FileProblem {
     pub(crate) detail: String,
 }
 
+/// Tells why an engine cannot run the model of a header; `None` where it may be able to.
+pub(crate) type FindObstacle = fn(&Header) -> Option<String>;
+
 /// The headers of the files of the last listing.
 #[derive(Debug)]
-pub(crate) struct HeaderCache(StampCache<HeaderResult>);
+pub(crate) struct HeaderCache {
+    summaries: StampCache<HeaderResult>,
+    find_obstacle: OnceLock<FindObstacle>,
+}
 
 impl Default for HeaderCache {
     fn default() -> Self {
-        Self(StampCache::new(MAX_FILES))
+        Self { summaries: StampCache::new(MAX_FILES), find_obstacle: OnceLock::new() }
     }
 }
 
 impl HeaderCache {
+    /// Lets headers be examined by the hive's own engine, of which this part of the hive knows nothing. Counts for
+    /// files that are read from now on, and only the first time.
+    pub(crate) fn look_for_obstacles(&self, find: FindObstacle) {
+        // Another one would say the same.
+        let _first = self.find_obstacle.set(find).is_ok();
+    }
+
     /// The summary of the file at `path`, whose `metadata` (of the file itself, not of a link) `probe`
     /// has just read. Blocks on the disk.
     pub(crate) fn summary(&self, path: &Path, metadata: &Metadata, probe: &DiskProbe<'_>) -> HeaderResult {
         let read = || match Header::read(path, Arrays::Skip) {
-            Ok(header) => Ok(Ok(Arc::new(HeaderSummary::of(&header)))),
+            Ok(header) => {
+                let obstacle = self.find_obstacle.get().and_then(|find| find(&header));
+                Ok(Ok(Arc::new(HeaderSummary::of(&header, obstacle))))
+            }
             Err(error @ GgufError::Io(_)) => {
                 // The next listing may be able to read it.
                 probe.mark_unstable();
@@ -78,18 +96,19 @@ impl HeaderCache {
             }
             Err(error) => Ok(Err(Arc::new(error.into()))),
         };
-        self.0.get_or_read(path, metadata, read).and_then(|result| result)
+        self.summaries.get_or_read(path, metadata, read).and_then(|result| result)
     }
 
     /// Forgets each file that was not requested since the last call.
     pub(crate) fn forget_unused(&self) {
-        self.0.forget_unused();
+        self.summaries.forget_unused();
     }
 }
 
 impl HeaderSummary {
-    fn of(header: &Header) -> Self {
+    fn of(header: &Header, obstacle: Option<String>) -> Self {
         Self {
+            obstacle,
             architecture: header.architecture().map(printable),
             quantization: header.quantization(),
             parameter_count: header.parameter_count(),

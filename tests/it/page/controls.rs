@@ -9,7 +9,7 @@ use tokio::sync::Semaphore;
 
 use super::{capture, check_console, has_toast, record_toasts};
 use crate::contract::{has_tools, shell};
-use crate::support::{Browser, TestHive, unknown_model, write_foreign_model, write_model};
+use crate::support::{Browser, TestHive, unknown_model, write_bert, write_foreign_model, write_model};
 
 /// Selects an option of a list.
 pub(super) async fn choose(browser: &Browser, selector: &str, value: &str) {
@@ -164,6 +164,32 @@ async fn a_model_of_an_unknown_type_can_be_loaded_and_a_broken_one_says_why_not(
         browser.until("both models", &format!("{choices}.join() === 'sound,new'")).await;
         browser.shows(list, "of an unknown type").await;
     }
+    check_console(&browser).await;
+    drop(browser);
+    hive.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_model_can_do_is_shown_and_only_those_that_chat_are_offered_for_it() {
+    let Some(browser) = Browser::start().await else { return };
+    let hive = TestHive::start().await;
+    write_model(&hive.models_dir(), "talks");
+    write_bert(&hive.models_dir(), "embeds", Some(1), false);
+    browser.open(&format!("{}/#/models", hive.url)).await;
+    browser.shows("table tbody", "Embeddings").await;
+    let rows = "[...document.querySelectorAll('table tbody tr')].map((row) => \
+                [...row.querySelectorAll('.row-actions a, .row-actions button')].map((one) => one.innerText).join('+'))";
+    browser.until("a chat with one of them", &format!("{rows}.join() === 'Load,Chat+Load'")).await;
+    capture(&browser, "models-capabilities").await;
+    browser.run("location.hash = '#/models/talks'").await;
+    browser.shows("aside .abilities", "JSON").await;
+    browser.shows("aside", "builtin").await;
+    browser.run("location.hash = '#/models/embeds'").await;
+    browser.shows("aside", "none that is installed runs it").await;
+    browser.run("location.hash = '#/chat'").await;
+    let choices =
+        "[...document.querySelector(\"[aria-label='Model']\").options].map((choice) => choice.value)";
+    browser.until("the model that chats", &format!("{choices}.join() === 'talks'")).await;
     check_console(&browser).await;
     drop(browser);
     hive.stop().await;
