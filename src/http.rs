@@ -9,6 +9,8 @@ mod events;
 mod heartbeats;
 mod jobs;
 mod markdown;
+mod models;
+mod anthropic;
 mod ollama;
 mod openai;
 mod gateway;
@@ -77,12 +79,14 @@ pub(crate) fn router(app: &AppState) -> Result<Router> {
         .route("/capabilities", get(capabilities::get))
         .route("/v1/heartbeats/stream", get(heartbeats::get))
         .route("/v1/workers/{pid}/log", get(worker_log::get))
-        .route("/v1/models", get(openai::models))
-        .route("/v1/models/{*id}", get(openai::model))
+        .route("/v1/models", get(models::list))
+        .route("/v1/models/{*id}", get(models::find))
         .route("/v1/chat/completions", post(openai::chat_completions))
         .route("/v1/completions", post(openai::completions))
         .route("/v1/embeddings", post(openai::embeddings))
         .route("/v1/rerank", post(openai::rerank))
+        .route("/v1/messages", post(anthropic::messages))
+        .route("/v1/messages/count_tokens", post(anthropic::count_tokens))
         .route("/v1/responses", post(openai::responses::create))
         .route("/v1/responses/{id}", get(openai::responses::get).delete(openai::responses::delete))
         .route("/v1/responses/{id}/input_items", get(openai::responses::input_items))

@@ -36,10 +36,6 @@ mod requests;
 mod responses;
 
 // What every part may use.
-#[cfg_attr(
-    not(test),
-    expect(dead_code, reason = "the dialects are being built; each uses more of the inner form")
-)]
 mod dialects;
 pub mod markdown;
 mod event_stream;

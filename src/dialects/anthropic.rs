@@ -14,9 +14,7 @@ mod blocks;
 mod known;
 mod writer;
 
-#[cfg_attr(not(test), expect(unused_imports, reason = "the routes come next"))]
 pub(crate) use request::read;
-#[cfg_attr(not(test), expect(unused_imports, reason = "the routes come next"))]
 pub(crate) use writer::MessageWriter;
 
 #[cfg(test)]

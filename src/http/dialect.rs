@@ -14,9 +14,13 @@ use crate::error::Code;
 const OWN: [&str; 9] =
     ["jobs", "events", "capabilities", "heartbeats", "workers", "session", "markdown", "shutdown", "reload"];
 
+/// The header that all clients of Anthropic's API send.
+const ANTHROPIC: &str = "anthropic-version";
+
 /// The dialect of a request, by its path: under `/v1` everything is OpenAI's but Anthropic's messages and the
-/// hive's own API, so that a route of OpenAI's that the hive lacks is refused in its form too.
-pub(crate) fn of(uri: &Uri, _headers: &HeaderMap) -> Dialect {
+/// hive's own API, so that a route of OpenAI's that the hive lacks is refused in its form too. What both have is
+/// Anthropic's where its header is there.
+pub(crate) fn of(uri: &Uri, headers: &HeaderMap) -> Dialect {
     let path = uri.path();
     let is_under =
         |root: &str| path.strip_prefix(root).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'));
@@ -30,7 +34,11 @@ pub(crate) fn of(uri: &Uri, _headers: &HeaderMap) -> Dialect {
         return Dialect::Hive;
     }
     let first = path.split('/').nth(2).unwrap_or_default();
-    if OWN.contains(&first) { Dialect::Hive } else { Dialect::OpenAi }
+    match first {
+        own if OWN.contains(&own) => Dialect::Hive,
+        _ if headers.contains_key(ANTHROPIC) => Dialect::Anthropic,
+        _ => Dialect::OpenAi,
+    }
 }
 
 /// The middleware.
@@ -67,6 +75,16 @@ mod tests {
         }
         for path in ["/api", "/api/chat", "/api/nothing"] {
             assert_eq!(of(path), Dialect::Ollama, "{path}");
+        }
+        let headers = HeaderMap::from_iter([(ANTHROPIC.parse().unwrap(), "2023-06-01".parse().unwrap())]);
+        for (path, dialect) in [
+            ("/v1/models", Dialect::Anthropic),
+            ("/v1/models/a/b", Dialect::Anthropic),
+            ("/v1/files", Dialect::Anthropic),
+            ("/v1/jobs", Dialect::Hive),
+            ("/api/tags", Dialect::Ollama),
+        ] {
+            assert_eq!(super::of(&path.parse().unwrap(), &headers), dialect, "{path}");
         }
     }
 }

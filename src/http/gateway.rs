@@ -29,7 +29,7 @@ mod problem;
 
 pub(crate) use call::{Call, Form, named};
 pub(crate) use context::lacking;
-pub(crate) use serve::{ask, read, serve, serve_call};
+pub(crate) use serve::{REQUEST_ID, ask, read, serve, serve_call};
 
 #[cfg(test)]
 mod tests;

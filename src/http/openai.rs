@@ -5,4 +5,5 @@ pub(crate) mod responses;
 mod request;
 mod card;
 
-pub(crate) use routes::{chat_completions, completions, embeddings, model, models, rerank};
+pub(crate) use card::{Card, Cards};
+pub(crate) use routes::{card, cards, chat_completions, completions, embeddings, rerank};

@@ -19,7 +19,8 @@ use axum::extract::{Request, State};
 use axum::http::header::{
     ACCESS_CONTROL_ALLOW_CREDENTIALS, ACCESS_CONTROL_ALLOW_HEADERS, ACCESS_CONTROL_ALLOW_METHODS,
     ACCESS_CONTROL_ALLOW_ORIGIN, ACCESS_CONTROL_EXPOSE_HEADERS, ACCESS_CONTROL_MAX_AGE,
-    ACCESS_CONTROL_REQUEST_METHOD, CACHE_CONTROL, HOST, ORIGIN, VARY, X_CONTENT_TYPE_OPTIONS,
+    ACCESS_CONTROL_REQUEST_HEADERS, ACCESS_CONTROL_REQUEST_METHOD, CACHE_CONTROL, HOST, ORIGIN, VARY,
+    X_CONTENT_TYPE_OPTIONS,
 };
 use axum::http::{HeaderValue, Method, StatusCode};
 use axum::middleware::Next;
@@ -40,7 +41,8 @@ use crate::origin::{Host, HostPort, Origin};
 const FOREIGN_SITES: [&[u8]; 2] = [b"cross-site", b"same-site"];
 
 /// The headers of answers that pages of other origins may read.
-const EXPOSED_HEADERS: &str = "Location, Retry-After, X-Rbee-Job-Id, X-Rbee-Request-Id";
+const EXPOSED_HEADERS: &str =
+    "Location, Request-Id, Retry-After, X-Rbee-Ignored-Fields, X-Rbee-Job-Id, X-Rbee-Request-Id";
 
 /// The settings of access.
 #[derive(Debug)]
@@ -191,7 +193,7 @@ impl AccessPolicy {
         let message =
             if given.is_some() { "the token is not this hive's" } else { "this hive asks for a token" };
         let failure = Failure::new(Code::Unauthorized, message)
-            .hint("send the token of the hive's --token-file as 'Authorization: Bearer TOKEN'");
+            .hint("send the token of the hive's --token-file as 'Authorization: Bearer TOKEN' or as 'x-api-key: TOKEN'");
         Err(Refusal { failure, is_guess: given.is_some() })
     }
 
@@ -201,7 +203,11 @@ impl AccessPolicy {
         let preflight = *request.method() == Method::OPTIONS
             && request.headers().contains_key(ORIGIN)
             && request.headers().contains_key(ACCESS_CONTROL_REQUEST_METHOD);
-        if preflight { Ok(Admission::Answered(answer_preflight())) } else { self.authenticate(request) }
+        if preflight {
+            Ok(Admission::Answered(answer_preflight(request)))
+        } else {
+            self.authenticate(request)
+        }
     }
 
     /// Notes a refusal of a wrong token, and waits until it may be answered.
@@ -255,16 +261,16 @@ pub(crate) async fn check_access(
     response
 }
 
-fn answer_preflight() -> Response {
+/// A page of an allowed origin may send whatever headers it wants to: client libraries have many of their own.
+fn answer_preflight(request: &Request) -> Response {
+    let nothing = HeaderValue::from_static("");
+    let headers = request.headers().get(ACCESS_CONTROL_REQUEST_HEADERS).unwrap_or(&nothing);
     (
         StatusCode::NO_CONTENT,
         [
-            (ACCESS_CONTROL_ALLOW_METHODS, "GET, POST, DELETE"),
-            (
-                ACCESS_CONTROL_ALLOW_HEADERS,
-                "authorization, x-api-key, content-type, idempotency-key, last-event-id, x-rbee-narrate",
-            ),
-            (ACCESS_CONTROL_MAX_AGE, "600"),
+            (ACCESS_CONTROL_ALLOW_METHODS, HeaderValue::from_static("GET, POST, DELETE")),
+            (ACCESS_CONTROL_ALLOW_HEADERS, headers.clone()),
+            (ACCESS_CONTROL_MAX_AGE, HeaderValue::from_static("600")),
         ],
     )
         .into_response()

@@ -7,6 +7,7 @@
 
 mod access;
 mod adoption;
+mod anthropic;
 mod capabilities;
 mod clients;
 mod contract;

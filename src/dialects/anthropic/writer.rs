@@ -203,21 +203,22 @@ impl Writer for MessageWriter {
         Dialect::Anthropic
     }
 
-    /// Clients skip a ping wherever it comes, also before the message.
     fn waiting(&self, text: &str) -> Option<Bytes> {
-        let ping = named_event("ping", &json!({"type": "ping"}));
-        Some(Bytes::from(format!(": {}\n{ping}", text.replace(char::is_control, " "))))
+        Some(Bytes::from(format!(": {}\n{}", text.replace(char::is_control, " "), ping())))
     }
 
     fn begin(&mut self) -> Bytes {
         let start = json!({"type": "message_start", "message": self.message(Vec::new(), None)});
-        let ping = named_event("ping", &json!({"type": "ping"}));
-        Bytes::from(named_event("message_start", &start) + &ping)
+        Bytes::from(named_event("message_start", &start) + &ping())
     }
 
     fn pieces(&mut self, pieces: Vec<Piece>) -> Bytes {
         let mut events = String::new();
         pieces.into_iter().for_each(|piece| self.add(piece, &mut events));
+        if events.is_empty() {
+            // Something arrived that is not shown, or not yet: the client hears that it goes on.
+            events = ping();
+        }
         Bytes::from(events)
     }
 
@@ -258,6 +259,11 @@ impl Writer for MessageWriter {
         }
         self.message(content, Some(self.stop_reason()))
     }
+}
+
+/// What clients skip, wherever it stands.
+fn ping() -> String {
+    named_event("ping", &json!({"type": "ping"}))
 }
 
 /// The tokens of the prompt are told apart, as at Anthropic: those that were in the cache, and the others.

@@ -82,7 +82,9 @@ impl Attempt {
     /// Asks this worker.
     async fn ask(&self, endpoint: Endpoint) -> Result<Result<Begun, NoAnswer>, Refused> {
         let body = match self.route {
-            Route::Chat | Route::Completions => self.defaults.fill(&self.body, endpoint.has_llama_cpp_fields),
+            Route::Chat | Route::Completions | Route::ApplyTemplate => {
+                self.defaults.fill(&self.body, endpoint.has_llama_cpp_fields)
+            }
             _ => self.body.clone(),
         };
         let upstream = Upstream::new(endpoint, self.route, &self.admissions)?;

@@ -29,7 +29,7 @@ use crate::residency::Asking;
 use crate::workers::Preference;
 
 /// The header with the id of a request, under which logs, events and `ModelDiagnose` know it.
-const REQUEST_ID: HeaderName = HeaderName::from_static("x-rbee-request-id");
+pub(crate) const REQUEST_ID: HeaderName = HeaderName::from_static("x-rbee-request-id");
 /// The header that names the fields of a request that have no effect.
 const IGNORED: HeaderName = HeaderName::from_static("x-rbee-ignored-fields");
 /// The header by which a client of a stream asks to be told what it waits for.

@@ -9,19 +9,19 @@ use crate::text::each_member;
 /// A model in OpenAI's form, with fields of the hive's own.
 #[derive(Debug, Serialize)]
 pub(crate) struct Card {
-    id: String,
+    pub(crate) id: String,
     object: &'static str,
     /// Seconds since the Unix epoch.
-    created: i64,
+    pub(crate) created: i64,
     owned_by: &'static str,
-    name: String,
+    pub(crate) name: String,
     /// Whether a worker serves it.
     loaded: bool,
     /// Whether it can be loaded.
     status: Status,
     size_bytes: u64,
     #[serde(skip_serializing_if = "Option::is_none")]
-    context_length: Option<u64>,
+    pub(crate) context_length: Option<u64>,
     /// What it can do; absent where that is not known.
     #[serde(skip_serializing_if = "Option::is_none")]
     capabilities: Option<Capabilities>,
@@ -72,6 +72,18 @@ pub(crate) struct Cards {
 impl From<Vec<Card>> for Cards {
     fn from(data: Vec<Card>) -> Self {
         Self { object: "list", data }
+    }
+}
+
+#[cfg(test)]
+impl Card {
+    /// That of a model for tests.
+    pub(crate) fn sample(id: &str) -> Self {
+        let model = serde_json::json!({
+            "id": id, "name": id, "size_bytes": 12, "path": "/m.gguf", "source": "file", "format": "gguf",
+            "status": "available", "added_at": "1970-01-02T00:00:00.000Z", "loaded": false, "context_length": 2048,
+        });
+        Self::of(&serde_json::from_value(model).expect("a model"), false, None)
     }
 }
 

@@ -110,7 +110,7 @@ async fn pages_of_other_origins_are_refused_unless_allowed() {
     for header in [
         "access-control-allow-origin: http://localhost:3000",
         "vary: Origin",
-        "access-control-expose-headers: Location, Retry-After, X-Rbee-Job-Id, X-Rbee-Request-Id",
+        "access-control-expose-headers: Location, Request-Id, Retry-After, X-Rbee-Ignored-Fields, X-Rbee-Job-Id, X-Rbee-Request-Id",
     ] {
         assert!(allowed.contains(header), "{allowed}");
     }
@@ -154,7 +154,7 @@ async fn the_preflight_of_an_allowed_page_needs_no_token() {
     let preflight = |origin: &str| {
         format!(
             "OPTIONS /v1/jobs HTTP/1.1\nHost: @HERE\nOrigin: {origin}\nAccess-Control-Request-Method: POST\n\
-             Access-Control-Request-Headers: authorization,content-type\n"
+             Access-Control-Request-Headers: authorization,x-stainless-os\n"
         )
     };
     let answer = served.ask(&preflight("http://page.example"), "").await;
@@ -162,7 +162,7 @@ async fn the_preflight_of_an_allowed_page_needs_no_token() {
     for header in [
         "access-control-allow-origin: http://page.example",
         "access-control-allow-methods: GET, POST, DELETE",
-        "access-control-allow-headers: authorization, x-api-key, content-type, idempotency-key, last-event-id, x-rbee-narrate",
+        "access-control-allow-headers: authorization,x-stainless-os",
         "vary: Origin",
     ] {
         assert!(answer.contains(header), "{answer}");
@@ -176,6 +176,29 @@ async fn the_preflight_of_an_allowed_page_needs_no_token() {
     // The streams that the cookie is for accept it.
     let answer = served.ask("GET /v1/events HTTP/1.1\nHost: @HERE\nOrigin: http://page.example\n", "").await;
     assert!(answer.contains("access-control-allow-credentials: true"), "{answer}");
+    served.stop().await;
+}
+
+#[tokio::test]
+async fn x_api_key_has_the_same_token_and_makes_up_for_no_wrong_one() {
+    let served = serve_with_token().await;
+    let (bearer, key) = (format!("Authorization: Bearer {TOKEN}\n"), format!("x-api-key: {TOKEN}\n"));
+    for (headers, expected) in [
+        (key.clone(), 200),
+        (format!("{bearer}{key}"), 200),
+        // Client libraries send a key of another service along.
+        (format!("{bearer}x-api-key: another\n"), 200),
+        ("x-api-key: another\n".to_owned(), 401),
+        (format!("x-api-key: Bearer {TOKEN}\n"), 401),
+        (format!("{key}x-api-key: another\n"), 401),
+        (format!("Authorization: Bearer another\n{key}"), 401),
+        (format!("Authorization: Basic another\n{key}"), 401),
+    ] {
+        let answer = served.ask(&format!("GET /v1/jobs HTTP/1.1\nHost: @HERE\n{headers}"), "").await;
+        assert_eq!(status(&answer), expected, "{headers}: {answer}");
+    }
+    let guess = served.ask("GET /v1/jobs HTTP/1.1\nHost: @HERE\nx-api-key: another\n", "").await;
+    assert!(guess.contains("the token is not this hive's"), "it counts as a guess: {guess}");
     served.stop().await;
 }
 
