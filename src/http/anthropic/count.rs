@@ -40,7 +40,12 @@ async fn prompt(app: &AppState, caller: &Arc<str>, chat: &Chat) -> Result<Option
 }
 
 /// The number of the tokens of a prompt, with those that the engine puts around it.
-async fn tokens(app: &AppState, caller: &Arc<str>, chat: &Chat, prompt: &str) -> Result<Option<u64>, Problem> {
+async fn tokens(
+    app: &AppState,
+    caller: &Arc<str>,
+    chat: &Chat,
+    prompt: &str,
+) -> Result<Option<u64>, Problem> {
     let body = json!({"content": prompt, "add_special": true, "parse_special": true});
     let question = Call::question(&chat.model, Route::Tokenize, &body);
     let answer = known(ask(app, Arc::clone(caller), question).await)?;
