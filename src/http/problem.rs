@@ -169,6 +169,10 @@ impl Refusal {
     pub(super) fn write(&self, dialect: Dialect, mut response: Response) -> Response {
         let body = self.0.body(dialect);
         response.headers_mut().remove(CONTENT_LENGTH);
+        if dialect == Dialect::Ollama {
+            // Its clients for JavaScript show the text of an error only where the type is that of plain JSON.
+            response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        }
         *response.body_mut() = Body::from(body);
         response
     }

@@ -8,7 +8,7 @@ use sha2::{Digest, Sha256};
 
 use crate::support::hub::{FakeHub, hex};
 use crate::support::{
-    Daemon, TestHive, folder, problem, projector, serve, soon, write_endless_model, write_model,
+    Daemon, TestHive, folder, projector, serve, soon, write_endless_model, write_model,
 };
 
 /// The lines of a stream.
@@ -17,6 +17,16 @@ async fn lines(answer: Response) -> Vec<Value> {
     assert_eq!(answer.headers()["content-type"], "application/x-ndjson");
     let text = soon("a whole stream", answer.text()).await.expect("text");
     text.lines().map(|line| serde_json::from_str(line).expect("one JSON value in each line")).collect()
+}
+
+/// A refusal, whose `error` is text. Clients of Ollama's read it only where the type is that of plain JSON.
+async fn refused(answer: Response, status: u16, code: &str) -> Value {
+    assert_eq!(answer.headers()["content-type"], "application/json");
+    let got = answer.status();
+    let body: Value = answer.json().await.expect("JSON");
+    assert_eq!((got.as_u16(), &body["code"]), (status, &json!(code)), "{body}");
+    assert!(body["error"].as_str().is_some_and(|text| !text.is_empty()) && body["hint"].is_string(), "{body}");
+    body
 }
 
 async fn json_of(answer: Response) -> Value {
@@ -108,17 +118,17 @@ async fn settings_show_as_parameters_and_aliases_as_names() {
     // Of an alias, the alias alone goes; of a file that is not the hive's, nothing does.
     assert_eq!(delete(&hive, "mine:latest").await.status(), 200);
     assert_eq!(names(&json_of(hive.get("/api/tags").await).await), ["tiny", "tiny@long"]);
-    let refused = problem(delete(&hive, "tiny").await, 409, "not_owned").await;
-    assert!(refused["error"].as_str().unwrap().contains("force"), "{refused}");
+    let refusal = refused(delete(&hive, "tiny").await, 409, "not_owned").await;
+    assert!(refusal["error"].as_str().unwrap().contains("force"), "{refusal}");
     assert!(hive.models_dir().join("tiny.gguf").exists());
-    problem(delete(&hive, "mine").await, 404, "model_not_found").await;
-    problem(
+    refused(delete(&hive, "mine").await, 404, "model_not_found").await;
+    refused(
         hive.post("/api/copy", &json!({ "source": "other", "destination": "x" })).await,
         404,
         "model_not_found",
     )
     .await;
-    problem(hive.post("/api/copy", &json!({ "source": "tiny" })).await, 400, "invalid_field").await;
+    refused(hive.post("/api/copy", &json!({ "source": "tiny" })).await, 400, "invalid_field").await;
     hive.stop().await;
 }
 
@@ -165,7 +175,7 @@ async fn a_pull_tells_its_progress_and_its_end() {
     let error = failed[failed.len() - 1]["error"].as_str().expect("an error");
     assert!(error.contains("small:7b") && error.contains("tags"), "{error}");
     let whole = json!({ "model": "small:7b", "stream": false });
-    problem(hive.post("/api/pull", &whole).await, 404, "source_not_found").await;
+    refused(hive.post("/api/pull", &whole).await, 404, "source_not_found").await;
     hive.stop().await;
 }
 
@@ -187,7 +197,7 @@ async fn programs_need_no_content_type_and_browsers_do() {
     }
     let origin = ("origin", hive.url.as_str());
     for headers in [&[form, origin][..], &[form, ("sec-fetch-site", "same-origin")], &[origin]] {
-        problem(ask(headers).await, 415, "unsupported_media_type").await;
+        refused(ask(headers).await, 415, "unsupported_media_type").await;
     }
     assert_eq!(ask(&[("content-type", "application/json"), origin]).await.status(), 200);
     for (path, code) in [
@@ -196,8 +206,8 @@ async fn programs_need_no_content_type_and_browsers_do() {
         ("/api/blobs/sha256:00", "not_offered"),
         ("/api/show", "invalid_field"),
     ] {
-        let refused = problem(hive.post(path, &json!({})).await, 400, code).await;
-        assert!(refused["error"].is_string(), "{refused}");
+        let refusal = refused(hive.post(path, &json!({})).await, 400, code).await;
+        assert!(refusal["error"].is_string(), "{refusal}");
     }
     hive.stop().await;
 }
@@ -268,10 +278,10 @@ async fn chats_and_generations_are_answered_streamed_and_whole() {
         ("/api/generate", json!({ "model": "tiny", "prompt": "Hi", "suffix": "x" }), "suffix"),
         ("/api/generate", json!({ "prompt": "Hi" }), "model"),
     ] {
-        let refused = problem(hive.post(path, &body).await, 400, "invalid_field").await;
-        assert!(refused["error"].as_str().is_some_and(|text| text.contains(name)), "{name}: {refused}");
+        let refusal = refused(hive.post(path, &body).await, 400, "invalid_field").await;
+        assert!(refusal["error"].as_str().is_some_and(|text| text.contains(name)), "{name}: {refusal}");
     }
-    let missing = problem(hive.post("/api/chat", &chat("missing")).await, 404, "model_not_found").await;
+    let missing = refused(hive.post("/api/chat", &chat("missing")).await, 404, "model_not_found").await;
     assert!(missing["error"].as_str().unwrap().contains("missing"), "{missing}");
     hive.stop().await;
 }

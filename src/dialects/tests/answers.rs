@@ -5,9 +5,10 @@ use serde_json::json;
 
 use super::decode;
 use super::strategies::answer;
-use crate::dialects::answer::{Answer, Piece};
+use crate::dialects::answer::{Answer, Piece, Usage};
 use crate::dialects::anthropic::MessageWriter;
 use crate::dialects::chat::{Chat, Thinking};
+use crate::dialects::ollama::{Form, OllamaWriter};
 use crate::dialects::responses::{ResponsesWriter, read};
 use crate::dialects::writer::Writer;
 
@@ -29,6 +30,10 @@ fn anthropic() -> MessageWriter {
     MessageWriter::new(&Chat { model: "m".to_owned(), thinking, ..Chat::default() })
 }
 
+fn ollama() -> OllamaWriter {
+    OllamaWriter::new(Form::Chat, "m")
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: 200, failure_persistence: None, ..ProptestConfig::default() })]
 
@@ -38,6 +43,10 @@ proptest! {
         prop_assert_eq!(&decode::response(&responses().whole(answer.clone())), &answer);
         prop_assert_eq!(&decode::response_events(&stream(responses(), batches.clone())), &answer);
         prop_assert_eq!(&decode::message(&anthropic().whole(answer.clone())), &answer);
-        prop_assert_eq!(&decode::message_events(&stream(anthropic(), batches)), &answer);
+        prop_assert_eq!(&decode::message_events(&stream(anthropic(), batches.clone())), &answer);
+        let mut told = answer.clone();
+        told.usage = told.usage.map(|usage| Usage { cached_tokens: None, ..usage });
+        prop_assert_eq!(&decode::ollama(&ollama().whole(answer)), &told);
+        prop_assert_eq!(&decode::ollama_lines(&stream(ollama(), batches)), &told);
     }
 }

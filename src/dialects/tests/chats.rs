@@ -4,7 +4,8 @@ use proptest::prelude::*;
 
 use super::encode;
 use super::strategies::chat;
-use crate::dialects::{anthropic, engine, openai, responses};
+use crate::dialects::chat::Role;
+use crate::dialects::{anthropic, engine, ollama, openai, responses};
 
 proptest! {
     #![proptest_config(ProptestConfig { cases: 200, failure_persistence: None, ..ProptestConfig::default() })]
@@ -16,6 +17,14 @@ proptest! {
         prop_assert_eq!(&response.chat, &chat);
         if let Some(body) = encode::anthropic(&chat) {
             prop_assert_eq!(&anthropic::read(&body).unwrap(), &chat);
+        }
+        // There a result has the name of its tool, by which its call is found.
+        let mut named = chat.clone();
+        for message in named.messages.iter_mut().filter(|message| message.role == Role::Tool) {
+            message.name = Some("tool_0".to_owned());
+        }
+        if let Some(body) = encode::ollama(&named) {
+            prop_assert_eq!(&ollama::chat(&body).unwrap().work, &ollama::Work::Chat(Box::new(named)));
         }
     }
 

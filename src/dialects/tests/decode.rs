@@ -136,3 +136,55 @@ pub(super) fn message_events(stream: &str) -> Answer {
     object["content"] = blocks.into();
     message(&object)
 }
+
+/// Ollama: the whole answer, which tells neither what was in the cache nor how calls are written.
+pub(super) fn ollama(object: &Value) -> Answer {
+    let message = &object["message"];
+    let calls = message["tool_calls"].as_array().into_iter().flatten();
+    let calls: Vec<_> = calls
+        .map(|call| ToolCall {
+            id: text(&call["id"]),
+            name: text(&call["function"]["name"]),
+            arguments: call["function"]["arguments"].to_string(),
+        })
+        .collect();
+    assert_eq!(object["done"], true);
+    let finish = match (object["done_reason"].as_str(), calls.is_empty()) {
+        (Some("length"), _) => Finish::Length,
+        (Some("stop"), true) => Finish::Stop,
+        (Some("stop"), false) => Finish::ToolCalls,
+        other => panic!("{other:?}"),
+    };
+    let count = |name: &str| object[name].as_u64().expect("a count");
+    Answer {
+        reasoning: text(&message["thinking"]),
+        text: text(&message["content"]),
+        calls,
+        finish,
+        usage: Some(Usage {
+            prompt_tokens: count("prompt_eval_count"),
+            completion_tokens: count("eval_count"),
+            ..Usage::default()
+        }),
+        ..Answer::default()
+    }
+}
+
+/// Ollama: the lines.
+pub(super) fn ollama_lines(stream: &str) -> Answer {
+    let lines = stream.lines().map(|line| serde_json::from_str::<Value>(line).expect("JSON"));
+    let mut lines: Vec<Value> = lines.collect();
+    let mut last = lines.pop().expect("a last line");
+    for line in &lines {
+        assert_eq!(line["done"], false);
+        for name in ["thinking", "content"] {
+            let so_far = text(&last["message"][name]);
+            // The last line has no text of its own.
+            last["message"][name] = (so_far + &text(&line["message"][name])).into();
+        }
+        if line["message"]["tool_calls"].is_array() {
+            last["message"]["tool_calls"] = line["message"]["tool_calls"].clone();
+        }
+    }
+    ollama(&last)
+}

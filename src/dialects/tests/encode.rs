@@ -188,3 +188,45 @@ pub(super) fn anthropic(chat: &Chat) -> Option<Value> {
     });
     Some(add(&mut body(chat), fields))
 }
+
+/// Ollama's chat, which leaves it to the model whether it calls tools.
+pub(super) fn ollama(chat: &Chat) -> Option<Value> {
+    if chat.tool_choice != ToolChoice::Auto {
+        return None;
+    }
+    let messages = chat.messages.iter().map(|message| {
+        let (text, images) = parts(message);
+        let role = match message.role {
+            Role::System => "system",
+            Role::User => "user",
+            Role::Assistant => "assistant",
+            Role::Tool => "tool",
+        };
+        // Its clients say neither what an image is nor which call a result answers.
+        let images = images.iter().map(|url| url.split_once(";base64,").expect("an image").1);
+        let calls = message.tool_calls.iter();
+        let calls =
+            calls.map(|call| json!({"function": {"name": call.name, "arguments": json_of(&call.arguments)}}));
+        json!({
+            "role": role, "content": text, "images": Value::from_iter(images), "thinking": message.reasoning,
+            "tool_calls": Value::from_iter(calls), "tool_name": message.name,
+        })
+    });
+    let tools = chat.tools.iter().map(|tool| {
+        json!({"type": "function", "function": {
+            "name": tool.name, "description": tool.description, "parameters": tool.parameters}})
+    });
+    let format = match &chat.output {
+        Output::Text => Value::Null,
+        Output::Json => "json".into(),
+        Output::Schema { schema, .. } => schema.clone(),
+    };
+    let think = chat.thinking.effort.clone().map_or_else(|| chat.thinking.enabled.into(), Value::from);
+    let mut options = chat.options.clone();
+    options.insert("num_predict".to_owned(), chat.max_tokens.into());
+    options.insert("stop".to_owned(), chat.stop.clone().into());
+    Some(json!({
+        "model": chat.model, "stream": chat.streams, "messages": Value::from_iter(messages),
+        "tools": Value::from_iter(tools), "format": format, "think": think, "options": options,
+    }))
+}
