@@ -8,7 +8,7 @@ use sha2::{Digest, Sha256};
 
 use crate::support::hub::{FakeHub, hex};
 use crate::support::{
-    Daemon, TestHive, folder, projector, serve, soon, write_endless_model, write_model,
+    Daemon, Scripted, TestHive, folder, projector, serve, soon, write_endless_model, write_model,
 };
 
 /// The lines of a stream.
@@ -25,7 +25,10 @@ async fn refused(answer: Response, status: u16, code: &str) -> Value {
     let got = answer.status();
     let body: Value = answer.json().await.expect("JSON");
     assert_eq!((got.as_u16(), &body["code"]), (status, &json!(code)), "{body}");
-    assert!(body["error"].as_str().is_some_and(|text| !text.is_empty()) && body["hint"].is_string(), "{body}");
+    assert!(
+        body["error"].as_str().is_some_and(|text| !text.is_empty()) && body["hint"].is_string(),
+        "{body}"
+    );
     body
 }
 
@@ -310,6 +313,88 @@ async fn a_request_without_a_prompt_loads_and_unloads() {
     let streamed =
         lines(hive.post("/api/generate", &json!({ "model": "tiny", "keep_alive": "0s" })).await).await;
     assert_eq!((streamed.len(), &streamed[0]["done_reason"]), (1, &json!("unload")));
+    hive.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn tools_thoughts_raw_prompts_and_vectors_pass_through_an_engine() {
+    let script = Scripted::new();
+    let hive = TestHive::start_with(|config| script.serve_for(config, 1)).await;
+    write_model(&hive.models_dir(), "tiny");
+    let tool =
+        json!({ "type": "function", "function": { "name": "add", "parameters": { "type": "object" } } });
+    let request = json!({
+        "model": "tiny", "tools": [tool], "think": true, "format": { "type": "object" },
+        "options": { "num_predict": 9, "repeat_last_n": 3 },
+        "messages": [
+            { "role": "user", "content": "1+2?" },
+            { "role": "assistant", "content": "", "tool_calls": [{ "function": { "name": "add", "arguments": { "a": 1 } } }] },
+            { "role": "tool", "tool_name": "add", "content": "3" },
+        ],
+    });
+    let usage = json!({ "prompt_tokens": 7, "completion_tokens": 2 });
+    let call = json!({ "index": 0, "id": "c1", "function": { "name": "add", "arguments": "{\"b\":2}" } });
+    let whole = json!({ "usage": usage, "choices": [{ "index": 0, "finish_reason": "tool_calls", "message":
+        { "role": "assistant", "reasoning_content": "hm", "content": null, "tool_calls": [call] } }] });
+    let delta = |delta: Value| json!({ "choices": [{ "index": 0, "delta": delta }] });
+    let finish =
+        json!({ "choices": [{ "index": 0, "delta": {}, "finish_reason": "tool_calls" }], "usage": usage });
+    let chunks = json!([
+        delta(json!({ "reasoning_content": "hm" })),
+        delta(json!({ "tool_calls": [call] })),
+        finish,
+        "[DONE]"
+    ]);
+    let called = json!([{ "id": "c1", "function": { "index": 0, "name": "add", "arguments": { "b": 2 } } }]);
+
+    script.answer_with("tiny", &whole);
+    let answer = json_of(hive.post("/api/chat", &with(request.clone(), "stream", false)).await).await;
+    assert_eq!(
+        answer["message"],
+        json!({ "role": "assistant", "content": "", "thinking": "hm", "tool_calls": called }),
+        "{answer}"
+    );
+    let asked = script.last_request();
+    assert_eq!(asked["tools"][0]["function"]["name"], "add", "{asked}");
+    assert_eq!(asked["messages"][2]["tool_call_id"], asked["messages"][1]["tool_calls"][0]["id"], "{asked}");
+    assert_eq!(asked["chat_template_kwargs"]["enable_thinking"], true, "{asked}");
+    assert_eq!(asked["response_format"]["json_schema"]["schema"], json!({ "type": "object" }), "{asked}");
+    assert_eq!((&asked["max_tokens"], &asked["repeat_last_n"]), (&json!(9), &json!(3)), "{asked}");
+
+    script.answer_with("tiny", &chunks);
+    let told = lines(hive.post("/api/chat", &request).await).await;
+    let messages: Vec<_> = told.iter().map(|line| &line["message"]).collect();
+    assert_eq!(messages[0]["thinking"], "hm", "{told:?}");
+    assert_eq!(messages[1]["tool_calls"], called, "{told:?}");
+    assert_eq!((&told[2]["done"], &told[2]["eval_count"]), (&json!(true), &json!(2)), "{told:?}");
+    script.answer_with("tiny", &json!([chunks[0]]));
+    let broken = lines(hive.post("/api/chat", &request).await).await;
+    assert!(
+        broken[broken.len() - 1]["error"].is_string(),
+        "one that breaks off never looks complete: {broken:?}"
+    );
+
+    let raw = json!({ "model": "tiny", "prompt": "Once", "raw": true });
+    script.answer_with(
+        "tiny",
+        &json!({ "usage": usage, "choices": [{ "index": 0, "text": " upon", "finish_reason": "stop" }] }),
+    );
+    let answer = json_of(hive.post("/api/generate", &with(raw.clone(), "stream", false)).await).await;
+    assert_eq!((&answer["response"], &answer["done_reason"]), (&json!(" upon"), &json!("stop")), "{answer}");
+    assert_eq!(script.last_request()["prompt"], "Once");
+    let piece = json!({ "choices": [{ "index": 0, "text": " upon" }] });
+    script.answer_with("tiny", &json!([piece, "[DONE]"]));
+    let (end, text) = answer_of(&lines(hive.post("/api/generate", &raw).await).await, "/response");
+    assert_eq!((&end["done"], text.as_str()), (&json!(true), " upon"));
+
+    let rows = json!([{ "index": 1, "embedding": [0.0, 1.0] }, { "index": 0, "embedding": [3.0, 4.0] }]);
+    script.answer_with("tiny", &json!({ "data": rows, "usage": { "prompt_tokens": 4 } }));
+    let embed = json!({ "model": "tiny", "input": ["a", "b"] });
+    let answer = json_of(hive.post("/api/embed", &embed).await).await;
+    assert_eq!(answer["embeddings"], json!([[3.0, 4.0], [0.0, 1.0]]), "{answer}");
+    assert_eq!((&answer["model"], &answer["prompt_eval_count"]), (&json!("tiny"), &json!(4)));
+    let single = hive.post("/api/embeddings", &json!({ "model": "tiny", "prompt": "a" })).await;
+    assert_eq!(json_of(single).await, json!({ "embedding": [3.0, 4.0] }));
     hive.stop().await;
 }
 
