@@ -232,8 +232,13 @@ mod tests {
 
     #[test]
     fn beyond_loopback_a_token_is_required() {
-        let cli = Cli::parse_from(["rbee-hive", "--bind", "0.0.0.0"]);
-        let failure = cli.serve.into_config().unwrap_err();
-        assert!(failure.hint.unwrap().contains("--token-file"));
+        for (flag, address) in [("--bind", "0.0.0.0"), ("--ollama-listen", "0.0.0.0:11434")] {
+            let cli = Cli::parse_from(["rbee-hive", flag, address]);
+            let failure = cli.serve.into_config().unwrap_err();
+            assert!(failure.message.contains(address), "{failure}");
+            assert!(failure.hint.unwrap().contains("--token-file"));
+        }
+        let flags = ["rbee-hive", "--ollama-listen", "0.0.0.0:11434", "--token-file", "t"];
+        assert!(!Cli::parse_from(flags).serve.into_config().unwrap().is_local());
     }
 }
