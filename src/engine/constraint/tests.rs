@@ -104,6 +104,38 @@ fn an_answer_without_an_end_is_the_beginning_of_one() {
     assert!(spaces.starts_with("[\"again\","), "{text}");
 }
 
+/// Schemas as the libraries of Python and JavaScript write them.
+#[test]
+fn the_schemas_that_client_libraries_send_can_be_held() {
+    let (_, tokenizer) = model(SampleTokenizer::Bpe);
+    let grammars = Grammars::new(&tokenizer).unwrap();
+    let of_kind = |kind: &str| {
+        json!({"type": "object", "properties": {"kind": {"const": kind, "type": "string"}}, "required": ["kind"],
+               "additionalProperties": false})
+    };
+    for schema in [
+        json!({"$schema": "http://json-schema.org/draft-07/schema#", "type": "object", "title": "T", "properties": {
+            "name": {"title": "Name", "description": "d", "type": "string"},
+            "maybe": {"anyOf": [{"type": "string"}, {"type": "null"}], "default": null},
+            "either": {"type": ["integer", "null"]},
+            "when": {"type": "string", "format": "date-time"},
+            "mail": {"type": "string", "format": "email"},
+            "code": {"type": "string", "pattern": "^[A-Z]{2}-[0-9]+$"},
+            "share": {"type": "number", "minimum": 0, "exclusiveMaximum": 1},
+            "pair": {"type": "array", "prefixItems": [{"type": "string"}, {"type": "integer"}], "minItems": 2, "maxItems": 2},
+            "map": {"type": "object", "additionalProperties": {"type": "number"}},
+        }, "required": ["name"]}),
+        json!({"$defs": {"Node": {"type": "object", "properties": {"next": {"anyOf": [{"$ref": "#/$defs/Node"}, {"type": "null"}]}},
+            "required": ["next"], "additionalProperties": false}}, "$ref": "#/$defs/Node"}),
+        json!({"oneOf": [of_kind("a"), of_kind("b")], "discriminator": {"propertyName": "kind"}}),
+        json!({"type": "object", "allOf": [{"properties": {"a": {"type": "string"}}}], "properties": {"b": {"type": "boolean"}}}),
+    ] {
+        if let Err(error) = grammars.form(&Form::Json(schema.clone())) {
+            panic!("{schema}: {error}");
+        }
+    }
+}
+
 #[test]
 fn a_schema_that_cannot_be_held_is_refused_with_the_reason() {
     let (_, tokenizer) = model(SampleTokenizer::Bpe);

@@ -89,6 +89,9 @@ fn variables(fields: &Fields<'_>) -> Result<Map<String, Value>, FieldError> {
         }
     }
     if let Some(effort) = fields.string("reasoning_effort")? {
+        if effort == "none" {
+            variables.entry("enable_thinking").or_insert(Value::Bool(false));
+        }
         variables.entry("reasoning_effort").or_insert_with(|| effort.into());
     }
     Ok(variables)
@@ -156,6 +159,8 @@ mod tests {
             json!({"reasoning_effort": "low", "chat_template_kwargs": {"enable_thinking": false}});
         let variables = parse(variables).unwrap().variables;
         assert_eq!(Value::from(variables), json!({"enable_thinking": false, "reasoning_effort": "low"}));
+        let none = parse(json!({"reasoning_effort": "none"})).unwrap().variables;
+        assert_eq!(Value::from(none), json!({"enable_thinking": false, "reasoning_effort": "none"}));
     }
 
     /// Each row of the table, with a value that asks for something and one that does not.
