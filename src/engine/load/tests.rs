@@ -78,6 +78,7 @@ fn unimplemented_features_are_refused() {
     for (key, value) in [
         ("llama.rope.scaling.type", text("yarn")),
         ("llama.expert_count", Some(Value::U32(8))),
+        ("llama.attention.causal", Some(Value::Bool(false))),
         ("llama.attention.head_count_kv", Some(Value::Array(Array::I32(vec![1, 2])))),
     ] {
         assert_eq!(refused_with(key, value).code, Code::ModelUnsupported, "{key}");
