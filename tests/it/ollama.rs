@@ -172,7 +172,7 @@ async fn a_pull_tells_its_progress_and_its_end() {
     // A model that is loaded is unloaded first.
     hive.load("other").await;
     assert_eq!(delete(&hive, "other").await.status(), 200);
-    assert_eq!(names(&json_of(hive.get("/api/tags").await).await), ["small-135m"]);
+    assert_eq!(names(&json_of(hive.get("/api/tags").await).await), ["small:135m"]);
 
     let failed = lines(hive.post("/api/pull", &json!({ "model": "small:7b" })).await).await;
     let error = failed[failed.len() - 1]["error"].as_str().expect("an error");

@@ -11,7 +11,7 @@ use crate::text::hex;
 /// What is the same in every list of Ollama's.
 #[derive(Debug, Serialize)]
 pub(super) struct Card {
-    /// The name that requests give: the hive's id, a variant or an alias.
+    /// The name that requests give: a model's, as [`name_of`] has it, a variant or an alias.
     pub(super) name: String,
     /// The same.
     pub(super) model: String,
@@ -50,7 +50,11 @@ impl Details {
     pub(super) fn of(name: &str, model: &Model) -> Self {
         let family = model.architecture.clone().unwrap_or_default();
         Self {
-            parent_model: if name == model.id { String::new() } else { model.id.clone() },
+            parent_model: if [&model.id, name_of(model)].contains(&name) {
+                String::new()
+            } else {
+                model.id.clone()
+            },
             format: model.format.clone(),
             families: Some(family.clone()).filter(|family| !family.is_empty()).into_iter().collect(),
             family,
@@ -58,6 +62,12 @@ impl Details {
             quantization_level: model.quantization.clone().unwrap_or_default(),
         }
     }
+}
+
+/// What Ollama's clients call a model. One of Ollama's library has its name there, by which they look whether they
+/// have pulled it.
+pub(super) fn name_of(model: &Model) -> &str {
+    model.source.strip_prefix("ollama:").unwrap_or(&model.id)
 }
 
 /// What a model, or the variant of it that is served under that id, can do, in Ollama's words. What is not known is

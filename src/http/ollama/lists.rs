@@ -7,7 +7,7 @@ use axum::extract::State;
 use serde::Serialize;
 use serde_json::{Value, json};
 
-use super::card::{Card, capabilities};
+use super::card::{Card, capabilities, name_of};
 use crate::app::{App, AppState};
 use crate::config::served_id;
 use crate::http::problem::Problem;
@@ -73,7 +73,7 @@ pub(crate) async fn tags(State(app): State<AppState>) -> Result<Json<List<Availa
 fn names<'a>(app: &App, models: &'a [Model]) -> Vec<(String, String, &'a Model)> {
     let mut names = Vec::new();
     for model in models {
-        names.push((model.id.clone(), model.id.clone(), model));
+        names.push((name_of(model).to_owned(), model.id.clone(), model));
         let variants = &app.settings.of_served(&model.id).variants;
         let ids = variants.keys().map(|variant| served_id(&model.id, Some(variant)));
         names.extend(ids.map(|id| (id.clone(), id, model)));
@@ -104,9 +104,10 @@ fn running(app: &App, model: &Model, worker: &ResidentWorker, view: &ResidencyVi
     let held = |counts: fn(&crate::workers::Device) -> bool| {
         worker.holds.iter().filter(|(device, _)| counts(device)).map(|(_, bytes)| bytes).sum()
     };
+    let name = if worker.model == model.id { name_of(model) } else { &worker.model };
     let expires_at = view.unload_at(worker.pid).map_or_else(|| NEVER.to_owned(), |at| at.to_string());
     Running {
-        card: Card { size: held(|_| true), ..Card::of(worker.model.clone(), model) },
+        card: Card { size: held(|_| true), ..Card::of(name.to_owned(), model) },
         expires_at,
         size_vram: held(|device| !device.is_cpu()),
         context_length: app.workers.get(worker.pid).ok().and_then(|worker| worker.context_length),

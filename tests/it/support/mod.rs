@@ -24,7 +24,7 @@ mod stalling;
 
 pub(crate) use browser::Browser;
 pub(crate) use clock::Clock;
-pub(crate) use conversing::converse_for;
+pub(crate) use conversing::{converse_for, said};
 pub(crate) use documents::{document, section};
 pub(crate) use faulty::{Fault, FaultServer, Served, When};
 #[cfg(target_os = "linux")]
