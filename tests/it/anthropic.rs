@@ -114,6 +114,12 @@ async fn a_small_model_answers_whole_and_as_a_stream() {
     assert_eq!(delta["delta"]["stop_reason"], "end_turn");
     assert_eq!(delta["usage"]["output_tokens"], whole["usage"]["output_tokens"]);
 
+    let image =
+        json!({ "type": "image", "source": { "type": "base64", "media_type": "image/png", "data": "iVBO" } });
+    let shown = json!({ "messages": [{ "role": "user", "content": [image] }] });
+    let refused = send(&hive, &merged(asking("Hi"), shown)).await;
+    error(refused, 400, "invalid_request_error", "capability_missing").await;
+
     let short = message(&hive, &merged(asking("Hi"), json!({ "max_tokens": 2 }))).await;
     assert_eq!((&short["stop_reason"], &short["usage"]["output_tokens"]), (&json!("max_tokens"), &json!(2)));
     hive.stop().await;
