@@ -33,7 +33,7 @@ pub(super) fn read(fields: &Fields<'_>, chat: &mut Chat) -> Result<Option<u64>, 
         match name {
             "num_predict" => chat.max_tokens = most_tokens(&options, value)?,
             "num_ctx" => context_length = options.whole_number("num_ctx", 1)?,
-            "stop" => chat.stop = stop(&options, value)?,
+            "stop" => chat.stop = options.texts("stop")?,
             _ if NUMBERS.contains(&name) => {
                 if !value.is_number() {
                     return Err(options.error(name, "must be a number"));
@@ -52,13 +52,4 @@ fn most_tokens(options: &Fields<'_>, value: &Value) -> Result<Option<u64>, Field
         return Ok(None);
     }
     options.whole_number("num_predict", 1)
-}
-
-fn stop(options: &Fields<'_>, value: &Value) -> Result<Vec<String>, FieldError> {
-    if let Value::String(text) = value {
-        return Ok(vec![text.clone()]);
-    }
-    let texts = options.array("stop")?.unwrap_or_default().iter();
-    let texts = texts.map(|text| text.as_str().map(str::to_owned)).collect::<Option<_>>();
-    texts.ok_or_else(|| options.error("stop", "must be a string or an array of strings"))
 }
