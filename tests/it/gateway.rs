@@ -197,7 +197,6 @@ async fn invalid_requests_name_their_field_in_openais_form() {
         ("frequency_penalty", json!(3)),
         ("seed", json!(0.5)),
         // Checked by the engine.
-        ("n", json!(2)),
         ("messages", json!([])),
         ("messages", json!("Hi")),
         ("messages", Value::Null),

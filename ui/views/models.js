@@ -72,7 +72,8 @@ class Models extends ListView {
     const shown = all
       .filter((model) =>
         words.every((word) =>
-          `${model.id} ${model.quantization} ${model.architecture} ${model.source} ${model.capabilities?.join(" ")}`
+          [model.id, model.quantization, model.architecture, model.source, ...(model.capabilities ?? [])]
+            .join(" ")
             .toLowerCase()
             .includes(word),
         ),

@@ -19,7 +19,7 @@ proptest! {
             prop_assert_eq!(&anthropic::read(&body).unwrap(), &chat);
         }
         // There a result has the name of its tool, by which its call is found.
-        let mut named = chat.clone();
+        let mut named = chat;
         for message in named.messages.iter_mut().filter(|message| message.role == Role::Tool) {
             message.name = Some("tool_0".to_owned());
         }

@@ -83,7 +83,7 @@ async fn a_required_call_is_made_and_holds_its_schema() {
                     serde_json::from_str(call["function"]["arguments"].as_str().unwrap()).unwrap();
                 match call["function"]["name"].as_str().unwrap() {
                     "weather" => {
-                        assert!(["Paris", "Rome"].contains(&arguments["city"].as_str().unwrap()), "{answer}")
+                        assert!(["Paris", "Rome"].contains(&arguments["city"].as_str().unwrap()), "{answer}");
                     }
                     name => assert_eq!((name, &arguments, seed != 3), ("stop", &json!({}), true), "{answer}"),
                 }
