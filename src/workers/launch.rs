@@ -64,7 +64,7 @@ pub(super) async fn launch(
         let names: Vec<_> = kept_back.iter().map(|(name, _)| name.to_string_lossy()).collect();
         n!(debug: "worker_environment", "Kept from the worker's environment: {}", names.join(", "));
     }
-    command.envs(engine.variables(&values));
+    command.envs([environment::CUDA_ORDER]).envs(engine.variables(&values));
     command.env(&engine.secret_variable, secret.expose()).env(MARKER, &worker_id);
     // From here to the owner there is no await, so that every process gets its owner.
     let spawned = if shared.settings.no_new_privileges {

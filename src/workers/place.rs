@@ -139,7 +139,17 @@ pub(super) struct Estimate {
     pub(super) formula: Option<u64>,
 }
 
+/// What is planned on top of weights, for what no formula has: padding, and what an engine adds in a new version.
+pub(super) const fn margin(weights: u64) -> u64 {
+    weights / 50
+}
+
 impl Estimate {
+    /// What it has besides weights, their [`margin`] and the cache.
+    pub(super) const fn fixed(&self) -> u64 {
+        self.overhead.saturating_sub(margin(self.weights))
+    }
+
     pub(super) const fn total(&self) -> u64 {
         self.weights.saturating_add(self.cache).saturating_add(self.overhead)
     }

@@ -134,17 +134,25 @@ impl<'a> Survey<'a> {
         Some(self.model_for(engine)?.estimate(engine, device, context, slots))
     }
 
+    /// What the model was seen to take on this device alone; else what the formula says.
+    fn measured(&self, candidate: &Candidate, formula: Estimate) -> Estimate {
+        let peak = self.peak(&candidate.engine, candidate.device, &[]);
+        match peak.and_then(|peak| peak.bytes_on(candidate.device, formula.grows)) {
+            Some(bytes) => formula.measured(bytes),
+            None => formula,
+        }
+    }
+
     /// The place with all of the model on one device, or with as many layers as the settings put there.
     fn on_one_device(&self, candidate: &Candidate) -> Place {
         let Candidate { engine, device, reason } = candidate;
         let estimate = self.estimate(engine, *device);
+        let measured = estimate.map(|estimate| self.measured(candidate, estimate));
         let class = match device {
             cpu if cpu.is_cpu() => Place::PROCESSOR,
             gpu if self.free.capacity(*gpu).is_none() => Place::UNKNOWN_GPU,
             _ => Place::ONE_GPU,
         };
-        let peak = self.peak(engine, *device, &[]).and_then(|peak| peak.bytes_on(*device, estimate?.grows));
-        let measured = estimate.map(|estimate| peak.map_or(estimate, |bytes| estimate.measured(bytes)));
         let whole = Place {
             class,
             engine: engine.name.clone(),
@@ -192,6 +200,8 @@ impl<'a> Survey<'a> {
             let rooms: Vec<_> = rooms.collect::<Option<_>>()?;
             let (model, estimate) =
                 (self.model_for(&gpus[0].engine)?, self.estimate(&gpus[0].engine, gpus[0].device)?);
+            // What it was seen to take wholly on a GPU, it takes of each.
+            let estimate = self.measured(gpus[0], estimate);
             let split = model.layers.split(&estimate, &rooms, None)?;
             // All of it on one GPU is a place without a split.
             let is_whole = split.len() == 1;
@@ -206,7 +216,8 @@ impl<'a> Survey<'a> {
     }
 
     fn split_place(&self, first: &Candidate, whole: &Estimate, mut split: Vec<Share>, class: u8) -> Place {
-        let mut whole = *whole;
+        // What it was measured to take wholly on a GPU is no measurement of this split.
+        let mut whole = Estimate { formula: None, ..*whole };
         let device = split.first().map_or(first.device, |share| share.device);
         if let Some(peak) = self.peak(&first.engine, device, &split) {
             let formula = split.iter().fold(0_u64, |sum, share| sum.saturating_add(share.bytes));
@@ -247,6 +258,7 @@ mod tests {
     use crate::engine::sample_model::SampleModel;
     use crate::workers::engines::llama_server;
     use crate::workers::gpus::Gpu;
+    use crate::workers::learned::ModelFile;
 
     const GPU: fn(u32) -> Device = |index| Device::Exact { kind: DeviceKind::Cuda, index };
     const MIB: u64 = 1 << 20;
@@ -259,9 +271,19 @@ mod tests {
         FoundEngines { installed, unusable: Vec::new() }
     }
 
-    /// The places for the sample model, which needs 520 to 530 MiB of a GPU, on GPUs with so much memory, of
+    /// The places for the sample model, which needs about 625 MiB of a GPU, on GPUs with so much memory, of
     /// which so much is free, in MiB: class, engine and devices.
     fn places(found: &FoundEngines, request: &StartRequest, gpus: [(u64, u64); 2]) -> Vec<Place> {
+        places_after(found, request, gpus, Vec::new())
+    }
+
+    /// The same, after workers with these peaks.
+    fn places_after(
+        found: &FoundEngines,
+        request: &StartRequest,
+        gpus: [(u64, u64); 2],
+        peaks: Vec<Peak>,
+    ) -> Vec<Place> {
         let gpu = |(index, (total, free)): (u32, (u64, u64))| Gpu {
             device: GPU(index),
             memory_total_bytes: total * MIB,
@@ -271,15 +293,8 @@ mod tests {
         let free = FreeMemory::of(1 << 30, (0..).zip(gpus).map(gpu).collect());
         let model = ModelFootprint::read(&request.model_path);
         let found = Cow::Borrowed(found);
-        let survey = Survey {
-            found,
-            request,
-            model,
-            projectors: HashMap::new(),
-            peaks: Vec::new(),
-            free,
-            workers: Vec::new(),
-        };
+        let survey =
+            Survey { found, request, model, projectors: HashMap::new(), peaks, free, workers: Vec::new() };
         survey.places().unwrap()
     }
 
@@ -349,6 +364,29 @@ mod tests {
         let beside = places(&found, &one_gpu, [(2000, 2000), (2000, total)]);
         assert_eq!(beside[0].class, Place::ONE_GPU);
         assert!(beside[1..].iter().any(|place| place.class == Place::WITH_PROCESSOR), "{beside:?}");
+    }
+
+    #[test]
+    fn a_model_that_took_more_than_the_formula_says_is_split_where_that_does_not_fit() {
+        let folder = tempfile::tempdir().unwrap();
+        let found = engines(&LlamaServer::default());
+        let one_gpu = request(folder.path(), "auto", "cuda:1");
+        let file = ModelFile::now(&one_gpu.model_path).unwrap();
+        let formula = places(&found, &one_gpu, [(2000, 2000); 2])[0].estimate.unwrap().total();
+        let taken = formula + 100 * MIB;
+        let of = PeakOf::new(file, &found.installed[0], &one_gpu, (GPU(1), &[]), 512);
+        let peak = serde_json::json!({
+            "of": of, "resident_bytes": 1, "idle_bytes": null, "gpus": [["cuda:1", taken]],
+            "seen_at": "2026-01-01T00:00:00Z"
+        });
+        let peaks = vec![serde_json::from_value(peak).unwrap()];
+        let total = (taken - 1) / MIB;
+        assert!(total * MIB > formula, "the formula says that all of it fits");
+        let split = places_after(&found, &one_gpu, [(2000, 2000), (total, total)], peaks);
+        assert_eq!(split[0].class, Place::WITH_PROCESSOR, "{split:?}");
+        let needs = split[0].needs();
+        assert!(needs.iter().all(|(device, bytes)| *device != GPU(1) || *bytes <= total * MIB), "{needs:?}");
+        assert_eq!(split[0].estimate.unwrap().source(), "formula", "this split was never measured");
     }
 
     #[test]

@@ -156,8 +156,8 @@ async fn a_diagnosis_names_who_else_is_on_the_gpu_and_why_its_clocks_are_held_ba
 const LLAMA_SERVER: &str = r#"#!/bin/sh
 case "$1" in
 --version) echo "version: 1 (a)" ;;
---list-devices) printf 'Available devices:\n  CUDA0: NVIDIA (1 MiB)\n  CUDA1: NVIDIA (1 MiB)\n' ;;
-*) exit 3 ;;
+--list-devices) [ "$CUDA_DEVICE_ORDER" = PCI_BUS_ID ] && printf 'Available devices:\n  CUDA0: NVIDIA (1 MiB)\n  CUDA1: NVIDIA (1 MiB)\n' ;;
+*) echo "counted by $CUDA_DEVICE_ORDER"; exit 3 ;;
 esac
 "#;
 
@@ -170,9 +170,9 @@ async fn a_model_larger_than_a_gpu_is_split_by_layers_over_gpus_and_the_processo
     let program = dir.path().join("llama-server");
     std::fs::write(&program, LLAMA_SERVER).expect("a file");
     std::fs::set_permissions(&program, std::fs::Permissions::from_mode(0o755)).expect("a program");
-    let gpus = Gpus::new(dir.path(), "gpu 552 0 0 Small\ngpu 552 0 0 Small\n");
+    let gpus = Gpus::new(dir.path(), "gpu 663 0 0 Small\ngpu 663 0 0 Small\n");
     let hive = gpus.hive_with(&["--llama-server", program.to_str().expect("UTF-8")]).await;
-    // Each of the two blocks has a cache of 32 MiB, and a GPU takes 512 MiB besides layers.
+    // Each of the two blocks has a cache of 32 MiB, and a GPU takes 623 MiB besides layers.
     let load = |device: &str, dry_run: bool| {
         let more = json!({ "id": "tiny", "device": device, "context_length": 2048, "slots": 32 });
         json!({ "ModelLoad": merged(more, json!({ "dry_run": dry_run })) })

@@ -13,6 +13,7 @@ use crate::error::Result;
 use crate::narration::Level;
 use crate::spawn;
 use crate::workers::device::Device;
+use crate::workers::environment;
 use crate::workers::gpus::{self, Gpu};
 use crate::workers::route::Route;
 
@@ -180,7 +181,12 @@ fn described(name: &str, settings: &EngineSettings, gpus: &[Gpu]) -> Result<Engi
 /// What a program prints to both outputs when it is run with this flag.
 async fn ask(program: &Path, flag: &str) -> Result<String, String> {
     let mut command = spawn::command(program);
-    command.arg(flag).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
+    command
+        .arg(flag)
+        .envs([environment::CUDA_ORDER])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .kill_on_drop(true);
     let answer = tokio::time::timeout(ANSWER_LIMIT, command.output()).await;
     let output =
         answer.map_err(|_| "it did not answer in time".to_owned())?.map_err(|error| error.to_string())?;

@@ -2,14 +2,14 @@
 
 use std::path::Path;
 
-use super::layers::{Layers, OVERHEAD_CPU, OVERHEAD_GPU};
+use super::layers::{Layers, OVERHEAD_CPU};
 use crate::engine::forward::score_bytes;
 use crate::engine::load;
 use crate::models::Traits;
 use crate::models::gguf::{Arrays, Header, TensorInfo, TensorType};
 use crate::workers::device::Device;
 use crate::workers::engines::{Engine, ModelStorage};
-use crate::workers::place::Estimate;
+use crate::workers::place::{Estimate, margin};
 
 /// Tokens of context where a request names none. Models are trained for far more, and the memory for
 /// that would surprise users.
@@ -19,6 +19,14 @@ const BUILTIN_CODE: u64 = 24 << 20;
 /// What the built-in engine takes for each token of the vocabulary, with its merges: 660 bytes were measured
 /// between vocabularies of 49,152 and of 128,256 tokens.
 const BYTES_OF_A_TOKEN: u64 = 700;
+
+/// What a worker takes of a GPU besides its model and buffers: the driver's context, the engine's code, and what the
+/// first prompt brings. Measured of llama.cpp's server on an H200 (`docs/GPU.md`); others may take less.
+const GPU_CONTEXT: u64 = 616 << 20;
+/// What it takes more for products in half precision, which are the driver's library's: measured.
+const GPU_HALF_PRECISION: u64 = 96 << 20;
+/// Tokens of a prompt that llama.cpp's server computes together, unless it is told otherwise.
+const BATCH: u64 = 512;
 
 /// What a model's header tells of the memory that the model needs, and of who can run it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -35,6 +43,10 @@ pub(in crate::workers) struct ModelFootprint {
     vocabulary: u64,
     /// Heads of queries of a block.
     heads: u64,
+    /// Width of the residual stream.
+    embedding: u64,
+    /// Width of the feed-forward network.
+    feed_forward: u64,
     /// Elements of the KV cache for each token of context.
     cache_elements: u64,
     /// Tokens of context that it was trained for.
@@ -79,6 +91,8 @@ impl ModelFootprint {
                 .and_then(|tensor| tensor.shape.get(1).copied())
                 .unwrap_or(0),
             heads,
+            embedding: number("embedding_length").unwrap_or(0),
+            feed_forward: number("feed_forward_length").unwrap_or(0),
             layers: Layers::default(),
             cache_elements: number("block_count")
                 .unwrap_or(0)
@@ -130,7 +144,9 @@ impl ModelFootprint {
         // The size of a cache element is in bits, because quantised caches have elements of 4 or 8.
         let (weights, bits) = match engine.storage {
             ModelStorage::F16AsF32 => (self.weights.saturating_add(self.half_precision), 32),
-            ModelStorage::AsInFile { cache_bits } => (self.weights, cache_bits),
+            ModelStorage::AsInFile { cache_bits } if device.is_cpu() => (self.weights, cache_bits),
+            // The matrix of the embeddings is the processor's.
+            ModelStorage::AsInFile { cache_bits } => (self.layers.on_one_gpu(), cache_bits),
         };
         // Each token leaves a key and a value in each layer.
         let cache =
@@ -140,10 +156,22 @@ impl ModelFootprint {
                 let scores = score_bytes(self.heads, context);
                 (self.builtin_overhead(scores), cache.saturating_add(scores))
             }
-            ModelStorage::AsInFile { .. } => (if device.is_cpu() { OVERHEAD_CPU } else { OVERHEAD_GPU }, 0),
+            ModelStorage::AsInFile { .. } if device.is_cpu() => (OVERHEAD_CPU, 0),
+            ModelStorage::AsInFile { .. } => (self.gpu_overhead(context), 0),
         };
-        let overhead = fixed.saturating_add(weights / 50);
+        let overhead = fixed.saturating_add(margin(weights));
         Estimate { weights, cache, overhead, context, slots, grows, formula: None }
+    }
+
+    /// What a worker takes of a GPU besides weights and cache. Its buffers hold the activations of a batch in F32
+    /// (of each token, those of five rows of the stream and two of the feed-forward network are there at once) and
+    /// its attention mask in F16.
+    fn gpu_overhead(&self, context: u64) -> u64 {
+        let activations =
+            self.feed_forward.saturating_mul(2).saturating_add(self.embedding.saturating_mul(5));
+        let token = activations.saturating_mul(4).saturating_add(context.saturating_mul(2));
+        let products = if self.half_precision > 0 { GPU_HALF_PRECISION } else { 0 };
+        GPU_CONTEXT.saturating_add(products).saturating_add(token.saturating_mul(BATCH))
     }
 
     /// What the built-in engine takes besides weights and cache: its code, the vocabulary, and either the copy of
@@ -172,6 +200,53 @@ mod tests {
     }
 
     #[test]
+    fn plans_for_a_gpu_agree_with_what_was_measured_on_one() {
+        // On an H200, after a prompt, in MiB: `docs/GPU.md`.
+        const LARGE: (u64, u64, u64) = (4096, 16, 2928);
+        const WITH_VOCABULARY: (u64, u64, u64) = (4096, 16, 3457);
+        const SMALL: (u64, u64, u64) = (2048, 8, 691);
+        let measured = [
+            (LARGE, 8192, 1, 4146),
+            (LARGE, 1024, 1, 3690),
+            (LARGE, 8192, 4, 5682),
+            (LARGE, 65536, 1, 7786),
+            (WITH_VOCABULARY, 8192, 1, 4676),
+            (WITH_VOCABULARY, 1024, 1, 4220),
+            (WITH_VOCABULARY, 8192, 4, 6212),
+            (WITH_VOCABULARY, 65536, 1, 8316),
+            (SMALL, 1024, 1, 1456),
+            (SMALL, 8192, 1, 1574),
+            (SMALL, 32768, 2, 2494),
+        ];
+        let gpu = Device::Exact { kind: crate::config::DeviceKind::Cuda, index: 0 };
+        let server =
+            Engine { storage: ModelStorage::AsInFile { cache_bits: 16 }, ..Engine::builtin("p".into()) };
+        for (shape, context, slots, taken) in measured {
+            let mib = |count: u64| count << 20;
+            let (width, blocks, weights) = (shape.0, shape.1, mib(shape.2));
+            let mut model = ModelFootprint {
+                embedding: width,
+                feed_forward: width * 11 / 4,
+                // A quarter of the heads has keys and values.
+                cache_elements: blocks * width / 4 * 2,
+                half_precision: if shape == SMALL { weights } else { 0 },
+                trained_context: Some(131_072),
+                layers: Layers::default(),
+                ..footprint(WeightType::Q8_0)
+            };
+            model.layers.add("blk.0.x", weights);
+            model.layers.add("output.weight", 0);
+            model.layers.add("token_embd.weight", mib(532));
+            let planned = model.estimate(&server, gpu, Some(context), Some(slots)).total();
+            assert!(planned >= mib(taken), "{context} {slots}: {planned} planned, {taken} MiB taken");
+            assert!(
+                planned < mib(taken) / 100 * 103,
+                "{context} {slots}: {planned} planned, {taken} MiB taken"
+            );
+        }
+    }
+
+    #[test]
     fn an_estimate_follows_from_the_header() {
         let builtin = Engine::builtin("p".into());
         let model = footprint(WeightType::F16);
@@ -188,6 +263,10 @@ mod tests {
         let native = Engine { storage: ModelStorage::AsInFile { cache_bits: 16 }, ..builtin };
         let other = model.estimate(&native, Device::CPU, Some(1000), Some(3));
         assert_eq!((other.weights, other.cache), (model.weights, estimate.cache / 2));
+        let gpu = Device::Exact { kind: crate::config::DeviceKind::Cuda, index: 0 };
+        let on_gpu = model.estimate(&native, gpu, Some(1000), Some(3));
+        assert!(on_gpu.weights < model.weights, "the embeddings are the processor's");
+        assert_eq!(on_gpu.fixed(), model.gpu_overhead(1000));
         let with_projector = model.clone().with(1 << 20);
         let with_projector = with_projector.estimate(&native, Device::CPU, Some(1000), Some(3));
         assert_eq!(with_projector.weights, model.weights + (1 << 20));

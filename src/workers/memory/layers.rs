@@ -10,12 +10,10 @@
 //! GPUs instead. The shares are large enough for both.
 
 use crate::workers::device::Device;
-use crate::workers::place::{Estimate, Share};
+use crate::workers::place::{Estimate, Share, margin};
 
 /// The memory of a worker on the processor besides its model: buffers, the vocabulary, code.
 pub(super) const OVERHEAD_CPU: u64 = 64 << 20;
-/// The memory of a worker on a GPU besides its model: the driver's context and compute buffers.
-pub(super) const OVERHEAD_GPU: u64 = 512 << 20;
 /// How finely the room of GPUs is measured where a model does not fill them.
 const STEPS: u64 = 20;
 
@@ -64,6 +62,11 @@ impl Layers {
         self.blocks.iter().copied().chain([output]).collect()
     }
 
+    /// The bytes of the weights on a GPU that has all layers.
+    pub(super) fn on_one_gpu(&self) -> u64 {
+        self.sizes().into_iter().fold(self.first, u64::saturating_add)
+    }
+
     /// How many layers it has, as llama.cpp counts them; `None` where its header does not tell.
     pub(in crate::workers) fn count(&self) -> Option<u32> {
         let blocks = self.blocks.len();
@@ -71,7 +74,7 @@ impl Layers {
     }
 
     /// The split that puts as many layers on these GPUs as their rooms allow, or this many. `whole` is what the
-    /// model needs on one device. Devices without a layer are left out; `None` where no GPU gets one.
+    /// model needs on one GPU; each of several takes what that has besides weights and cache. Devices without a layer are left out; `None` where no GPU gets one.
     pub(in crate::workers) fn split(
         &self,
         whole: &Estimate,
@@ -82,7 +85,7 @@ impl Layers {
         let blocks = weights.len() - 1;
         let cache = whole.cache.checked_div(blocks as u64)?;
         // What is on top of weights, as in an estimate for one device.
-        let with_buffers = |weights: u64| weights.saturating_add(weights / 50);
+        let with_buffers = |weights: u64| weights.saturating_add(margin(weights));
         let sizes: Vec<u64> = (0..)
             .zip(&weights)
             .map(|(layer, weights)| {
@@ -93,7 +96,7 @@ impl Layers {
         let spare = sizes[..blocks].iter().copied().max()?;
         let fixed = |gpu: usize, spare: u64| {
             let first = if gpu == 0 { with_buffers(self.first) } else { 0 };
-            OVERHEAD_GPU.saturating_add(spare).saturating_add(first)
+            whole.fixed().saturating_add(spare).saturating_add(first)
         };
         let rooms = |spare: u64| -> Vec<u64> {
             (0..).zip(gpus).map(|(gpu, (_, room))| room.saturating_sub(fixed(gpu, spare))).collect()
