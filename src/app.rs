@@ -23,6 +23,15 @@ use crate::workers::telemetry::Telemetry;
 use crate::workers::{Abilities, Asked, Served, StartRequest, Supervisor};
 use crate::{client, engine};
 
+/// Something that requests may name.
+#[derive(Debug)]
+pub(crate) struct Named<'a> {
+    /// Its name, where that is not the id under which it is served.
+    pub(crate) alias: Option<String>,
+    pub(crate) served_id: String,
+    pub(crate) model: &'a Model,
+}
+
 /// One running hive. Handlers get it as [`AppState`].
 #[derive(Debug)]
 pub struct App {
@@ -250,6 +259,32 @@ impl App {
     pub(crate) fn abilities(&self, model: &Model, served_id: &str) -> Abilities {
         let (settings, template) = (self.settings.of_served(served_id), self.settings.template_of(served_id));
         self.workers.abilities(Served::of(served_id.to_owned(), model, &settings, template), &settings)
+    }
+
+    /// What requests may name of these models: each of them, its variants and the aliases of the settings.
+    pub(crate) fn names<'a>(&self, models: &'a [Model]) -> Vec<Named<'a>> {
+        let mut names = Vec::new();
+        for model in models {
+            let variants =
+                self.settings.of_served(&model.id).variants.keys().cloned().map(Some).collect::<Vec<_>>();
+            let each = std::iter::once(None).chain(variants);
+            names.extend(each.map(|variant| Named {
+                alias: None,
+                served_id: served_id(&model.id, variant.as_deref()),
+                model,
+            }));
+        }
+        for (alias, (id, variant)) in self.settings.aliases() {
+            let is_shadowed = models.iter().any(|model| model.id == alias || model.name == alias);
+            if let Some(model) = models.iter().find(|model| model.id == id && !is_shadowed) {
+                names.push(Named {
+                    alias: Some(alias),
+                    served_id: served_id(&id, variant.as_deref()),
+                    model,
+                });
+            }
+        }
+        names
     }
 
     /// What requests get that are served under that id, where they do not say.

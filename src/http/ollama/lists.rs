@@ -8,8 +8,7 @@ use serde::Serialize;
 use serde_json::{Value, json};
 
 use super::card::{Card, capabilities, name_of};
-use crate::app::{App, AppState};
-use crate::config::served_id;
+use crate::app::{App, AppState, Named};
 use crate::http::problem::Problem;
 use crate::models::{Model, Status};
 use crate::residency::ResidencyView;
@@ -57,33 +56,22 @@ pub(crate) async fn version() -> Json<Value> {
 pub(crate) async fn tags(State(app): State<AppState>) -> Result<Json<List<Available>>, Problem> {
     let models = app.catalog.list().await?;
     app.workers.engines().await;
-    let names = names(&app, &models).into_iter();
-    let models = names
-        .filter(|(_, _, model)| matches!(model.status, Status::Available | Status::Unknown))
-        .map(|(name, served_id, model)| Available {
+    let models = app
+        .names(&models)
+        .into_iter()
+        .filter(|named| matches!(named.model.status, Status::Available | Status::Unknown))
+        .map(|Named { alias, served_id, model }| Available {
             capabilities: capabilities(&app, model, &served_id),
-            card: Card::of(name, model),
+            card: Card::of(alias.unwrap_or_else(|| shown(&served_id, model)), model),
             modified_at: model.added_at.clone(),
         })
         .collect();
     Ok(Json(List { models }))
 }
 
-/// Every name of a model, a variant and an alias, with the id under which it is served, and the model.
-fn names<'a>(app: &App, models: &'a [Model]) -> Vec<(String, String, &'a Model)> {
-    let mut names = Vec::new();
-    for model in models {
-        names.push((name_of(model).to_owned(), model.id.clone(), model));
-        let variants = &app.settings.of_served(&model.id).variants;
-        let ids = variants.keys().map(|variant| served_id(&model.id, Some(variant)));
-        names.extend(ids.map(|id| (id.clone(), id, model)));
-    }
-    for (alias, (id, variant)) in app.settings.aliases() {
-        let is_shadowed = models.iter().any(|model| model.id == alias || model.name == alias);
-        let meant = models.iter().find(|model| model.id == id && !is_shadowed);
-        names.extend(meant.map(|model| (alias, served_id(&id, variant.as_deref()), model)));
-    }
-    names
+/// The name of what is served under that id.
+fn shown(served_id: &str, model: &Model) -> String {
+    if served_id == model.id { name_of(model).to_owned() } else { served_id.to_owned() }
 }
 
 /// `GET /api/ps`: what is in memory.
@@ -104,7 +92,7 @@ fn running(app: &App, model: &Model, worker: &ResidentWorker, view: &ResidencyVi
     let held = |counts: fn(&crate::workers::Device) -> bool| {
         worker.holds.iter().filter(|(device, _)| counts(device)).map(|(_, bytes)| bytes).sum()
     };
-    let name = if worker.model == model.id { name_of(model) } else { &worker.model };
+    let name = shown(&worker.model, model);
     let expires_at = view.unload_at(worker.pid).map_or_else(|| NEVER.to_owned(), |at| at.to_string());
     Running {
         card: Card { size: held(|_| true), ..Card::of(name.to_owned(), model) },

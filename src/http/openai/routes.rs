@@ -6,7 +6,6 @@ use axum::response::Response;
 use super::card::Card;
 use super::request::read;
 use crate::app::{App, AppState};
-use crate::config::served_id;
 use crate::http::gateway;
 use crate::http::problem::Problem;
 use crate::models::Model;
@@ -36,32 +35,21 @@ pub(crate) async fn rerank(State(app): State<AppState>, request: Request) -> Res
 pub(crate) async fn cards(app: &App) -> Result<Vec<Card>, Problem> {
     let models = app.catalog.list().await?;
     app.workers.engines().await;
-    let mut all: Vec<Card> = models.iter().flat_map(|model| with_variants(app, model)).collect();
-    for (alias, (id, variant)) in app.settings.aliases() {
-        let is_shadowed = models.iter().any(|model| model.id == alias || model.name == alias);
-        if let Some(model) = models.iter().find(|model| model.id == id && !is_shadowed) {
-            all.push(of(app, model, variant.as_deref()).called(alias));
-        }
-    }
-    Ok(all)
+    let cards = app.names(&models).into_iter().map(|named| {
+        let card = of(app, named.model, named.served_id);
+        named.alias.into_iter().fold(card, Card::called)
+    });
+    Ok(cards.collect())
 }
 
 /// What a caller names.
 pub(crate) async fn card(app: &App, name: &str) -> Result<Card, Problem> {
     let target = app.find_requested(name).await?;
-    Ok(of(app, &target.model, target.variant.as_deref()))
+    Ok(of(app, &target.model, target.served_id()))
 }
 
-/// The cards of a model and of its variants.
-fn with_variants(app: &App, model: &Model) -> Vec<Card> {
-    let variants = app.settings.of_served(&model.id).variants.keys().cloned().map(Some).collect::<Vec<_>>();
-    let each = std::iter::once(None).chain(variants);
-    each.map(|variant| of(app, model, variant.as_deref())).collect()
-}
-
-fn of(app: &App, model: &Model, variant: Option<&str>) -> Card {
-    let id = served_id(&model.id, variant);
-    let context_length = app.settings.of_served(&id).context_length;
-    let can = app.abilities(model, &id).list();
-    Card::of(model, app.workers.serves(&id), can).served(id, context_length)
+fn of(app: &App, model: &Model, served_id: String) -> Card {
+    let context_length = app.settings.of_served(&served_id).context_length;
+    let can = app.abilities(model, &served_id).list();
+    Card::of(model, app.workers.serves(&served_id), can).served(served_id, context_length)
 }
