@@ -8,7 +8,8 @@ use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 
 use crate::support::{
-    TestHive, check_of, data_lines, merged, process_runs, read_until, skipped, until, write_bert, write_model,
+    TestHive, check_of, data_lines, merged, process_runs, read_until, skipped, until, write_bert,
+    write_model, write_model_that_says,
 };
 
 /// A hive with the server that the environment names; `None` where it names none.
@@ -240,5 +241,112 @@ async fn a_model_for_embeddings_or_reranking_is_started_as_one() {
     }
     let (stream, _) = load(&hive, "tiny").await;
     assert!(!stream.contains("--embeddings") && !stream.contains("--reranking"), "{stream}");
+    hive.stop().await;
+}
+
+/// A template in the notation of Hermes and Qwen.
+const THINKS_AND_CALLS: &str = r#"{%- if tools %}<|im_start|>system
+You may call functions. Their signatures:
+<tools>
+{%- for tool in tools %}
+{{ tool | tojson }}
+{%- endfor %}
+</tools>
+Call one like this:
+<tool_call>
+{"name": <name>, "arguments": <arguments>}
+</tool_call><|im_end|>
+{% endif %}
+{%- for message in messages %}<|im_start|>{{ message.role }}
+{% if message.reasoning_content %}<think>
+{{ message.reasoning_content }}
+</think>
+
+{% endif %}{{ message.content or "" }}
+{%- for call in message.tool_calls or [] %}
+<tool_call>
+{"name": "{{ call.function.name }}", "arguments": {{ call.function.arguments | tojson }}}
+</tool_call>
+{%- endfor %}<|im_end|>
+{% endfor %}
+{%- if add_generation_prompt %}<|im_start|>assistant
+{% if enable_thinking is defined and enable_thinking is false %}<think>
+
+</think>
+
+{% endif %}{% endif %}"#;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn its_calls_and_thoughts_are_those_of_every_dialect() {
+    let Some(hive) = hive_with(|_| {}).await else { return };
+    let answer = "<think>\nI must ask.\n</think>\n\n<tool_call>\n{\"name\": \"weather\", \"arguments\": {\"city\": \
+                  \"Paris\"}}\n</tool_call>";
+    write_model_that_says(&hive.models_dir(), "calls", answer);
+    let template = hive.models_dir().with_file_name("calls.jinja");
+    std::fs::write(&template, THINKS_AND_CALLS).expect("a template");
+    hive.succeed(
+        &json!({ "ModelSettingsSet": { "id": "calls", "settings": { "chat_template": template } } }),
+    )
+    .await;
+    let schema =
+        json!({ "type": "object", "properties": { "city": { "type": "string" } }, "required": ["city"] });
+    let function = json!({ "name": "weather", "description": "tells the weather", "parameters": schema });
+    let tools = json!([{ "type": "function", "function": function }]);
+    let ask = async |path: &str, body: Value| -> Value {
+        let answer = hive.post(path, &body).await;
+        let (status, text) = (answer.status(), answer.text().await.expect("a body"));
+        assert_eq!(status, 200, "{path}: {text}");
+        serde_json::from_str(&text).expect("JSON")
+    };
+    let messages = json!([{ "role": "user", "content": "How is the weather in Paris?" }]);
+    let of_openai = ask(
+        "/v1/chat/completions",
+        json!({ "model": "calls", "temperature": 0, "max_tokens": 200, "messages": messages, "tools": tools }),
+    )
+    .await;
+    let choice = &of_openai["choices"][0];
+    assert_eq!(choice["finish_reason"], "tool_calls", "{of_openai}");
+    assert_eq!(
+        choice["message"]["reasoning_content"].as_str().map(str::trim),
+        Some("I must ask."),
+        "{of_openai}"
+    );
+    let of_anthropic = ask(
+        "/v1/messages",
+        json!({ "model": "calls", "temperature": 0, "max_tokens": 200, "messages": messages,
+                "thinking": { "type": "enabled", "budget_tokens": 1024 },
+                "tools": [{ "name": "weather", "input_schema": schema }] }),
+    )
+    .await;
+    let kinds: Vec<_> =
+        of_anthropic["content"].as_array().expect("blocks").iter().map(|block| &block["type"]).collect();
+    assert_eq!(kinds, ["thinking", "tool_use"], "{of_anthropic}");
+    assert_eq!(of_anthropic["content"][1]["input"], json!({ "city": "Paris" }), "{of_anthropic}");
+    assert_eq!(of_anthropic["stop_reason"], "tool_use");
+    let of_ollama = ask(
+        "/api/chat",
+        json!({ "model": "calls", "stream": false, "options": { "temperature": 0 }, "think": true,
+                "messages": messages, "tools": tools }),
+    )
+    .await;
+    let call = &of_ollama["message"]["tool_calls"][0]["function"];
+    assert_eq!(
+        (&call["name"], &call["arguments"]),
+        (&json!("weather"), &json!({ "city": "Paris" })),
+        "{of_ollama}"
+    );
+    assert_eq!(of_ollama["message"]["thinking"].as_str().map(str::trim), Some("I must ask."), "{of_ollama}");
+    let counted = json!({ "model": "calls", "messages": messages });
+    let counted = ask("/v1/messages/count_tokens", counted).await["input_tokens"].as_u64();
+    assert!(counted.is_some_and(|tokens| (10..500).contains(&tokens)), "{counted:?}");
+    let of_responses = ask(
+        "/v1/responses",
+        json!({ "model": "calls", "temperature": 0, "input": "How is the weather in Paris?",
+                "tools": [merged(json!({ "type": "function" }), function)] }),
+    )
+    .await;
+    let call =
+        of_responses["output"].as_array().expect("items").iter().find(|item| item["type"] == "function_call");
+    assert_eq!(call.map(|call| &call["name"]), Some(&json!("weather")), "{of_responses}");
     hive.stop().await;
 }

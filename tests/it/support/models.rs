@@ -9,10 +9,15 @@ use serde_json::{Value, json};
 
 /// Writes a small model that runs.
 pub(crate) fn write_model(dir: &Path, stem: &str) -> PathBuf {
+    write_model_that_says(dir, stem, "Hello from a small model.")
+}
+
+/// Writes a small model that runs, and answers everything with this text.
+pub(crate) fn write_model_that_says(dir: &Path, stem: &str, text: &str) -> PathBuf {
     let path = dir.join(format!("{stem}.gguf"));
     let model = SampleModel {
         name: stem.to_owned(),
-        weights: SampleWeights::Sentence("Hello from a small model.".to_owned()),
+        weights: SampleWeights::Sentence(text.to_owned()),
         ..SampleModel::default()
     };
     model.write(&path).expect("a small model can be written");
