@@ -5,7 +5,7 @@ use serde_json::Value;
 use crate::support::{TestHive, command, data_lines, skipped, soon, typed, write_model};
 
 /// Every field of a model, in its order.
-const MODEL_FIELDS: [&str; 16] = [
+const MODEL_FIELDS: [&str; 17] = [
     "id",
     "name",
     "size_bytes",
@@ -18,6 +18,7 @@ const MODEL_FIELDS: [&str; 16] = [
     "parameter_count",
     "context_length",
     "capabilities",
+    "engines",
     "loaded",
     "status",
     "added_at",

@@ -210,7 +210,8 @@ async fn invalid_requests_name_their_field_in_openais_form() {
         let body: Value = answer.json().await.expect("JSON");
         assert_eq!(status, 400, "{field}={value}: {body}");
         let error = &body["error"];
-        assert_eq!((&error["param"], &error["code"]), (&json!(field), &json!("invalid_field")), "{body}");
+        assert_eq!(error["code"], "invalid_field", "{body}");
+        assert!(error["param"].as_str().is_some_and(|param| param.starts_with(field)), "{body}");
         assert_eq!(error["type"], "invalid_request_error");
         assert!(error["message"].as_str().is_some_and(|text| text.contains(field)), "{body}");
     }

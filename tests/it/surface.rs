@@ -344,7 +344,7 @@ async fn only_this_machine_and_its_own_pages_have_access() {
             .request(Method::OPTIONS, format!("{}/v1/jobs", hive.url))
             .header("Origin", origin)
             .header("Access-Control-Request-Method", "POST")
-            .header("Access-Control-Request-Headers", "content-type")
+            .header("Access-Control-Request-Headers", "content-type, last-event-id")
     };
     let answer = send(preflight("https://ui.example")).await;
     assert_eq!(answer.status(), 204);
