@@ -42,7 +42,7 @@ pub use duration::{BoundedDuration, PositiveDuration, SettingDuration};
 pub use engine_options::{EngineOptions, RopeScaling};
 pub use engines::{DeviceKind, EngineSettings, FlashAttention, KvType, LlamaServer, PLACEHOLDERS};
 pub use faults::Faults;
-pub use gateway::Gateway;
+pub use gateway::{Gateway, MAX_BODY_LIMIT};
 pub use jobs::Jobs;
 pub use keep_alive::KeepAlive;
 pub use memory::Memory;

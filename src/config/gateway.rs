@@ -3,6 +3,9 @@
 use bytesize::ByteSize;
 use serde::Deserialize;
 
+/// The most that `body_limit` may be.
+pub const MAX_BODY_LIMIT: ByteSize = ByteSize::gib(4);
+
 /// Limits of requests to models.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -26,7 +29,7 @@ impl Gateway {
 
     /// The first setting that cannot work, and what is wrong with it.
     pub(super) fn problem(&self) -> Option<(&'static str, String)> {
-        let bounds = ByteSize::kib(1)..=ByteSize::gib(4);
+        let bounds = ByteSize::kib(1)..=MAX_BODY_LIMIT;
         (!bounds.contains(&self.body_limit))
             .then(|| ("body_limit", format!("cannot be {}: 1 KiB to 4 GiB may be set", self.body_limit)))
     }

@@ -26,7 +26,11 @@ const WHITE_SPACE: &str = r" |\n{1,2} {0,20}";
 const MAX_TOKEN: usize = 512;
 
 /// Compiles grammars for one vocabulary.
-pub struct Grammars(ParserFactory);
+pub struct Grammars {
+    factory: ParserFactory,
+    /// The tokens that end a generation.
+    ends: Arc<[u32]>,
+}
 
 /// What an answer must be.
 #[derive(Clone, Debug, PartialEq)]
@@ -42,6 +46,8 @@ pub enum Form {
 /// A compiled grammar, and where in it one sequence is.
 pub struct Constraint {
     matcher: Matcher,
+    /// The tokens that end a generation.
+    ends: Arc<[u32]>,
     /// The mark in the text after which the grammar begins, until then.
     begins_after: Option<&'static str>,
     /// The end of the text before the mark.
@@ -69,7 +75,7 @@ impl Grammars {
         factory.quiet();
         // Their errors would have the grammar and the text so far.
         factory.limits_mut().verbose_errors = false;
-        Ok(Self(factory))
+        Ok(Self { factory, ends: ends.into() })
     }
 
     /// A constraint to this form.
@@ -85,10 +91,15 @@ impl Grammars {
     /// # Errors
     /// As for [`form`](Self::form).
     pub fn lark(&self, grammar: String) -> std::result::Result<Constraint, String> {
-        let matcher = Matcher::new(self.0.create_parser(TopLevelGrammar::from_lark(grammar)));
+        let matcher = Matcher::new(self.factory.create_parser(TopLevelGrammar::from_lark(grammar)));
         match matcher.get_error() {
             Some(error) => Err(error.lines().next().unwrap_or_default().to_owned()),
-            None => Ok(Constraint { matcher, begins_after: None, before: String::new() }),
+            None => Ok(Constraint {
+                matcher,
+                ends: Arc::clone(&self.ends),
+                begins_after: None,
+                before: String::new(),
+            }),
         }
     }
 }
@@ -134,6 +145,12 @@ impl Constraint {
     /// `internal` if the grammar becomes too complex to follow.
     pub(super) fn mask(&mut self, logits: &mut [f32]) -> Result<()> {
         if self.begins_after.is_some() {
+            // The answer does not end before the grammar has begun.
+            for end in self.ends.iter() {
+                if let Some(logit) = logits.get_mut(*end as usize) {
+                    *logit = f32::NEG_INFINITY;
+                }
+            }
             return Ok(());
         }
         let allowed = self.matcher.compute_mask().map_err(lost)?;
@@ -167,6 +184,7 @@ impl Clone for Constraint {
     fn clone(&self) -> Self {
         Self {
             matcher: self.matcher.deep_clone(),
+            ends: Arc::clone(&self.ends),
             begins_after: self.begins_after,
             before: self.before.clone(),
         }
@@ -179,14 +197,15 @@ impl fmt::Debug for Constraint {
     }
 }
 
-/// The schema with the white space that this engine allows, unless it has such a setting already.
+/// The schema with the white space that this engine allows. A setting of the request's own, which is no part of JSON
+/// Schema, has no effect.
 fn with_bounded_space(mut schema: Value) -> Value {
     // `true` is a schema too.
     if schema == Value::Bool(true) {
         schema = json!({});
     }
     if let Some(schema) = schema.as_object_mut() {
-        schema.entry("x-guidance").or_insert_with(|| json!({"whitespace_pattern": WHITE_SPACE}));
+        schema.insert("x-guidance".to_owned(), json!({"whitespace_pattern": WHITE_SPACE}));
     }
     schema
 }

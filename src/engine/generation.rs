@@ -27,6 +27,7 @@ use super::forward::LlamaModel;
 use super::tokenizer::Tokenizer;
 pub use counters::GenerationCounters;
 pub use handle::GenerationHandle;
+pub(in crate::engine) use handle::MAX_WAITING;
 use handle::{Command, QueuedRequest, shutting_down};
 pub use logprobs::TokenLogprob;
 pub use request::{FinishReason, GenerationEvent, GenerationRequest, GenerationSummary};

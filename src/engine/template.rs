@@ -35,6 +35,7 @@ use serde_json::{Map, Value, json};
 
 use super::tokenizer::{Shield, Tokenizer};
 use crate::error::Result;
+use crate::models::TemplateTraits;
 use crate::models::gguf::Metadata;
 use crate::spawn;
 use message::{Message, texts};
@@ -111,6 +112,12 @@ impl ChatTemplate {
     pub async fn check(&self) -> Result<()> {
         let input = sandbox::input(&Rendering { source: Arc::clone(&self.source), context: None })?;
         sandbox::text(&self.sandbox.run(input).await?).map(drop)
+    }
+
+    /// What the template knows.
+    #[must_use]
+    pub fn traits(&self) -> TemplateTraits {
+        TemplateTraits::of(&self.source)
     }
 
     /// Whether the template's source has this text.

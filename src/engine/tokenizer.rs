@@ -178,7 +178,7 @@ impl Tokenizer {
     /// Decodes a complete sequence. Control tokens are dropped; bytes that are not UTF-8 become U+FFFD.
     #[must_use]
     pub fn decode(&self, ids: &[u32]) -> String {
-        let mut decoder = self.decoder();
+        let mut decoder = self.decoder(true);
         let mut text: String = ids.iter().map(|id| self.decode_next(&mut decoder, *id)).collect();
         text.push_str(&decoder.finish());
         text
@@ -187,18 +187,19 @@ impl Tokenizer {
     /// Decodes a complete sequence, with the names of its control tokens.
     #[must_use]
     pub fn spell(&self, ids: &[u32]) -> String {
-        let mut decoder = self.decoder();
+        let mut decoder = self.decoder(true);
         let mut text: String = ids.iter().map(|id| self.spell_next(&mut decoder, *id)).collect();
         text.push_str(&decoder.finish());
         text
     }
 
-    /// A decoder for a sequence that arrives token by token; see [`decode_next`](Self::decode_next).
+    /// A decoder for a sequence that arrives token by token; see [`decode_next`](Self::decode_next). Only where
+    /// the sequence `begins` a text, the space that `SentencePiece` puts before one is left out.
     #[must_use]
-    pub fn decoder(&self) -> Decoder {
+    pub fn decoder(&self, begins: bool) -> Decoder {
         Decoder::new(match &self.encoder {
             Encoder::Bpe(_) => false,
-            Encoder::SentencePiece(pieces) => pieces.adds_space_prefix(),
+            Encoder::SentencePiece(pieces) => begins && pieces.adds_space_prefix(),
         })
     }
 

@@ -31,7 +31,12 @@ pub struct TemplateTraits {
     pub tools: bool,
     /// Whether it is of a model that thinks before it answers.
     pub reasoning: bool,
+    /// Whether those thoughts stand between `<think>` and `</think>`.
+    pub think_tags: bool,
 }
+
+/// What begins the thoughts of most models that think.
+const THINK_TAG: &str = "<think>";
 
 /// How the vectors of tokens become one: llama.cpp's `enum llama_pooling_type`.
 mod pooling {
@@ -78,7 +83,7 @@ impl TemplateTraits {
             "reasoning_content",
             "reasoning_effort",
             "thinking_budget",
-            "<think>",
+            THINK_TAG,
             "[THINK]",
             "<|channel|>analysis",
         ];
@@ -87,6 +92,7 @@ impl TemplateTraits {
         Self {
             tools: has_word("tools"),
             reasoning: OF_REASONING.iter().any(|mark| source.contains(mark)) || has_word("thinking"),
+            think_tags: source.contains(THINK_TAG),
         }
     }
 }
@@ -190,7 +196,8 @@ mod tests {
             ("{% if tools", true, false),
         ] {
             let found = traits("llama", None, "output.weight", Some(template));
-            assert_eq!(found.template, Some(TemplateTraits { tools, reasoning }), "{template}");
+            let think_tags = template.contains("<think>");
+            assert_eq!(found.template, Some(TemplateTraits { tools, reasoning, think_tags }), "{template}");
         }
         assert_eq!(traits("llama", None, "output.weight", Some(" \n")).template, None, "a blank one is none");
     }

@@ -83,6 +83,10 @@ impl Served {
             Tools if !engine.describes_tools && !template.is_some_and(|template| template.tools) => {
                 of_template
             }
+            // The built-in engine finds only thoughts in tags.
+            Reasoning if engine.name == BUILTIN && !template.is_some_and(|template| template.think_tags) => {
+                of_template
+            }
             Reasoning if !template.is_some_and(|template| template.reasoning) => of_template,
             _ => None,
         };
@@ -185,7 +189,7 @@ mod tests {
     const TALKS: Traits = with_template(false, false);
 
     const fn with_template(tools: bool, reasoning: bool) -> Traits {
-        Traits { template: Some(TemplateTraits { tools, reasoning }), ..TEXT }
+        Traits { template: Some(TemplateTraits { tools, reasoning, think_tags: reasoning }), ..TEXT }
     }
 
     fn served(traits: Traits, projector: Option<&str>) -> Served {
@@ -270,8 +274,12 @@ mod tests {
     #[test]
     fn the_template_of_the_settings_counts_more_than_the_files() {
         let mut served = served(TALKS, None);
-        served.chosen_template = Some(TemplateTraits { tools: true, reasoning: false });
-        assert!(abilities(served, server()).list().unwrap().contains(&Capability::Tools));
+        served.chosen_template = Some(TemplateTraits { tools: true, reasoning: false, think_tags: false });
+        assert!(abilities(served.clone(), server()).list().unwrap().contains(&Capability::Tools));
+        // Thoughts that are marked otherwise than the built-in engine finds.
+        served.chosen_template = Some(TemplateTraits { tools: true, reasoning: true, think_tags: false });
+        let thinks = |engine| !abilities(served.clone(), engine).lacks(Capability::Reasoning);
+        assert!(thinks(server()) && !thinks(Engine::builtin("p".into())));
     }
 
     #[test]

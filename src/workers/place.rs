@@ -145,9 +145,12 @@ pub(super) const fn margin(weights: u64) -> u64 {
 }
 
 impl Estimate {
-    /// What it has besides weights, their [`margin`] and the cache.
+    /// What it has besides weights, their [`margin`] and the cache. What was measured has no margin.
     pub(super) const fn fixed(&self) -> u64 {
-        self.overhead.saturating_sub(margin(self.weights))
+        match self.formula {
+            Some(_) => self.overhead,
+            None => self.overhead.saturating_sub(margin(self.weights)),
+        }
     }
 
     pub(super) const fn total(&self) -> u64 {
@@ -237,7 +240,9 @@ mod tests {
         }
         assert_eq!(estimate.with_total(300).weights, 100);
         assert_eq!((estimate.source(), estimate.formula(), estimate.formula_error()), ("formula", 125, None));
+        assert_eq!(estimate.fixed(), 3, "without the margin of 2");
         let measured = estimate.measured(225);
+        assert_eq!(measured.fixed(), 105, "nothing is on top of what was measured");
         assert_eq!(
             (measured.source(), measured.formula(), measured.formula_error()),
             ("measured", 125, Some(100))

@@ -68,7 +68,7 @@ impl Shape {
             // Each schema is a document of its own, in which its references hold.
             let start = format!("{{\"name\": {}, \"{}\": ", json!(tool.name), notation.arguments);
             let none = || json!({"type": "object", "properties": {}, "additionalProperties": false});
-            let schema = tool.parameters.clone().unwrap_or_else(none);
+            let schema = of_object(tool.parameters.clone().unwrap_or_else(none));
             rules.push(format!("call_{index}: {} arguments_{index} \"}}\"", text(&start)));
             rules.push(format!("arguments_{index}: {}", Form::Json(schema).rule()));
         }
@@ -95,7 +95,31 @@ impl Shape {
     }
 }
 
+/// The schema of arguments, which are an object always: only an object is recognised in an answer.
+fn of_object(mut schema: Value) -> Value {
+    if schema == Value::Bool(true) {
+        schema = json!({});
+    }
+    if let Some(schema) = schema.as_object_mut() {
+        schema.entry("type").or_insert_with(|| "object".into());
+    }
+    schema
+}
+
 /// A text in a grammar.
 fn text(text: &str) -> String {
     Value::from(text).to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn arguments_are_an_object_where_their_schema_does_not_say() {
+        assert_eq!(of_object(json!(true)), json!({"type": "object"}));
+        let schema = json!({"properties": {"a": {"type": "string"}}});
+        let typed = json!({"type": "object", "properties": {"a": {"type": "string"}}});
+        assert_eq!((of_object(schema), of_object(typed.clone())), (typed.clone(), typed));
+    }
 }

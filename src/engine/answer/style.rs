@@ -73,11 +73,12 @@ impl Style {
     /// The style of a model.
     #[must_use]
     pub fn of(template: &ChatTemplate, tokenizer: &Tokenizer) -> Self {
+        let traits = template.traits();
         Self {
             notation: Notation::shown(template),
-            knows_tools: template.mentions("tools"),
+            knows_tools: traits.tools,
             knows_calls: template.mentions("tool_calls"),
-            thinks: template.mentions(reasoning::OPEN) || tokenizer.special_id(reasoning::OPEN).is_some(),
+            thinks: traits.think_tags || tokenizer.special_id(reasoning::OPEN).is_some(),
         }
     }
 

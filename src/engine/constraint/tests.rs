@@ -181,3 +181,25 @@ fn a_control_token_is_chosen_only_where_the_grammar_names_it() {
     let (text, ended) = answer(&model, constraint, SamplingParams::default(), 10);
     assert!(ended && text == "x", "{text}");
 }
+
+#[test]
+fn a_schema_does_not_change_how_grammars_are_followed() {
+    for lenient in
+        [json!({"x-guidance": {"lenient": true}}), json!({"x-guidance": {"whitespace_flexible": false}})]
+    {
+        assert_eq!(with_bounded_space(lenient), with_bounded_space(json!({})));
+    }
+}
+
+#[test]
+fn an_answer_does_not_end_before_its_grammar_has_begun() {
+    let (_, tokenizer) = model(SampleTokenizer::Bpe);
+    let grammars = Grammars::new(&tokenizer).unwrap();
+    let mut constraint = grammars.form(&Form::Choice(vec!["x".to_owned()])).unwrap().after("</think>");
+    let mut logits = vec![0.0; tokenizer.token_count()];
+    constraint.mask(&mut logits).unwrap();
+    let forbidden: Vec<u32> =
+        (0..).zip(&logits).filter(|(_, logit)| **logit < 0.0).map(|(id, _)| id).collect();
+    assert!(!forbidden.is_empty());
+    assert_eq!(forbidden, tokenizer.end_of_generation());
+}

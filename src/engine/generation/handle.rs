@@ -12,7 +12,7 @@ use crate::engine::pooling::Pooling;
 use crate::error::{Code, Failure, Result};
 
 /// Most requests that may wait for a slot.
-const MAX_WAITING: usize = 256;
+pub(in crate::engine) const MAX_WAITING: usize = 256;
 
 /// What a request asks for.
 pub(super) enum Task {
@@ -77,17 +77,7 @@ impl GenerationHandle {
     }
 
     fn queue(&self, task: Task) -> Result<mpsc::UnboundedReceiver<GenerationEvent>> {
-        let (prompt_tokens, context) = (task.prompt().len(), self.context_length);
-        if prompt_tokens == 0 {
-            return Err(Failure::new(Code::InvalidField, "the prompt has no tokens").hint("send some text"));
-        }
-        if prompt_tokens > context {
-            return Err(Failure::new(
-                Code::ContextLengthExceeded,
-                format!("the prompt has {prompt_tokens} tokens, more than the context of {context} tokens"),
-            )
-            .hint("shorten the messages, or load the model with a larger context_length"));
-        }
+        self.check(task.prompt().len())?;
         if self.shutdown.is_cancelled() {
             return Err(shutting_down());
         }
@@ -106,6 +96,25 @@ impl GenerationHandle {
         })?;
         self.counters.requests.fetch_add(1, Ordering::Relaxed);
         Ok(receiver)
+    }
+
+    /// Checks that a prompt of so many tokens can be evaluated.
+    ///
+    /// # Errors
+    /// `invalid_field` for none, `context_length_exceeded` for more than the context has.
+    pub fn check(&self, prompt_tokens: usize) -> Result<()> {
+        let context = self.context_length;
+        if prompt_tokens == 0 {
+            return Err(Failure::new(Code::InvalidField, "the prompt has no tokens").hint("send some text"));
+        }
+        if prompt_tokens > context {
+            return Err(Failure::new(
+                Code::ContextLengthExceeded,
+                format!("the prompt has {prompt_tokens} tokens, more than the context of {context} tokens"),
+            )
+            .hint("shorten the messages, or load the model with a larger context_length"));
+        }
+        Ok(())
     }
 
     /// The counters of the generation thread.

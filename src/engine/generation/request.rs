@@ -12,7 +12,9 @@ use crate::error::Failure;
 #[derive(Clone, Debug)]
 pub struct GenerationRequest {
     /// The prompt's tokens: at least one.
-    pub prompt: Vec<u32>,
+    pub prompt: Arc<[u32]>,
+    /// Whether the answer is a text of its own, so that the space which SentencePiece puts before a text is none of it.
+    pub begins_text: bool,
     /// How to choose tokens.
     pub sampling: SamplingParams,
     /// What the text must be.

@@ -40,6 +40,7 @@ struct RunningSequence {
     sampler: Sampler,
     /// None before the first token, and after a stop string.
     decoder: Option<Decoder>,
+    begins_text: bool,
     stop: StopMatcher,
     marks: Arc<[u32]>,
     logprobs: Option<usize>,
@@ -93,6 +94,7 @@ impl Slot {
         self.running = Some(Running::Sequence(Box::new(RunningSequence {
             sampler: Sampler::new(request.sampling, &request.prompt, request.constraint),
             decoder: None,
+            begins_text: request.begins_text,
             stop: StopMatcher::new(request.stop),
             marks: request.marks,
             logprobs: request.logprobs,
@@ -191,7 +193,7 @@ impl RunningSequence {
         if tokenizer.is_end_of_generation(token) {
             return Ok(Some(FinishReason::Stop));
         }
-        let decoder = self.decoder.get_or_insert_with(|| tokenizer.decoder());
+        let decoder = self.decoder.get_or_insert_with(|| tokenizer.decoder(self.begins_text));
         let text = match self.marks.contains(&token) {
             true => tokenizer.spell_next(decoder, token),
             false => tokenizer.decode_next(decoder, token),

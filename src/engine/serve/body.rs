@@ -6,10 +6,15 @@ use axum::http::StatusCode;
 use serde_json::Value;
 
 use super::error::ApiError;
+use crate::config::MAX_BODY_LIMIT;
 use crate::error::Code;
 
-/// Largest body of a request, in bytes.
-pub(super) const MAX_BODY: usize = 64 << 20;
+/// Largest body of a request, in bytes: the most that `[gateway] body_limit` may be, as the hive has checked it, and
+/// room for what the hive adds.
+pub(super) const MAX_BODY: usize = {
+    let most = MAX_BODY_LIMIT.as_u64() + (64 << 20);
+    if most > usize::MAX as u64 { usize::MAX } else { most as usize }
+};
 
 /// The body, if it could be read.
 ///

@@ -59,13 +59,17 @@ fn prepare(
     prompt: &Prompt,
 ) -> Result<(ChatRequest, Vec<GenerationRequest>, impl Fn() -> AnswerReader + use<>), ApiError> {
     let opened = ready.style.thinks && opens_reasoning(&prompt.text());
+    let tokens = prompt.tokens(&ready.tokenizer)?;
+    ready.generation.check(tokens.len())?;
     let constraint = match request.shape() {
         Some((field, shape)) => Some(ready.constraint(field, &shape, opened)?),
         None => None,
     };
     let tools = request.tools.names();
     let single = GenerationRequest {
-        prompt: prompt.tokens(&ready.tokenizer)?,
+        prompt: tokens.into(),
+        // A constraint says itself which space there is.
+        begins_text: constraint.is_none(),
         sampling: request.common.sampling.clone(),
         constraint,
         max_tokens: request.common.max_tokens,

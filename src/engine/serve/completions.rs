@@ -43,7 +43,9 @@ fn prepare(
     };
     let (mut echoes, mut generations) = (Vec::new(), Vec::new());
     for prompt in &request.prompts {
-        let tokens = tokens(ready, prompt, false).map_err(|failure| ApiError::about("prompt", failure))?;
+        let about_prompt = |failure| ApiError::about("prompt", failure);
+        let tokens = tokens(ready, prompt, false).map_err(about_prompt)?;
+        ready.generation.check(tokens.len()).map_err(about_prompt)?;
         if request.echo {
             echoes.push(match prompt {
                 Text::Text(text) => text.clone(),
@@ -51,7 +53,8 @@ fn prepare(
             });
         }
         let single = GenerationRequest {
-            prompt: tokens,
+            prompt: tokens.into(),
+            begins_text: false,
             sampling: request.common.sampling.clone(),
             constraint: constraint.clone(),
             max_tokens: request.common.max_tokens,

@@ -41,6 +41,10 @@ pub(super) async fn embeddings(
 /// The request, and the tokens of its texts.
 fn prepare(ready: &ReadyModel, sent: &[u8]) -> Result<(EmbeddingRequest, Vec<Vec<u32>>), ApiError> {
     let request = EmbeddingRequest::parse(&body::json(sent)?)?;
+    if request.dimensions.is_some_and(|dimensions| dimensions > ready.width) {
+        let problem = format_args!("is more than the {} that the model's vectors have", ready.width);
+        return Err(ApiError::field("dimensions", problem));
+    }
     let texts =
         request.input.iter().map(|text| tokens(ready, text, true)).collect::<crate::error::Result<_>>();
     Ok((request, texts.map_err(|failure| ApiError::about("input", failure))?))

@@ -51,6 +51,8 @@ pub(super) struct ReadyModel {
     pub(super) generation: GenerationHandle,
     /// How it makes an embedding of a text, if it is an embedding model.
     pub(super) pooling: Option<Pooling>,
+    /// How long its vectors are.
+    pub(super) width: usize,
     /// Made when a request first needs them.
     grammars: OnceLock<Result<Grammars>>,
 }
@@ -155,7 +157,7 @@ fn prepare(
     let chosen = options.chat_template.as_deref().map(chat_template).transpose()?;
     let template = Arc::new(ChatTemplate::new(chosen, &header.metadata, &tokenizer, sandbox));
     let trained_for = model.context_length();
-    let pooling = model.pooling();
+    let (pooling, width) = (model.pooling(), model.width());
     let requested = options.context_length.unwrap_or(DEFAULT_CONTEXT.min(trained_for));
     if requested > trained_for {
         tracing::warn!(
@@ -178,6 +180,7 @@ fn prepare(
         sampling: header.sampling().unwrap_or_default().or(Sampling::LLAMA_CPP).into(),
         generation,
         pooling,
+        width,
         grammars: OnceLock::new(),
     };
     Ok((generator, ready))

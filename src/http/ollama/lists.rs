@@ -95,7 +95,7 @@ fn running(app: &App, model: &Model, worker: &ResidentWorker, view: &ResidencyVi
     let name = shown(&worker.model, model);
     let expires_at = view.unload_at(worker.pid).map_or_else(|| NEVER.to_owned(), |at| at.to_string());
     Running {
-        card: Card { size: held(|_| true), ..Card::of(name.to_owned(), model) },
+        card: Card { size: held(|_| true), ..Card::of(name, model) },
         expires_at,
         size_vram: held(|device| !device.is_cpu()),
         context_length: app.workers.get(worker.pid).ok().and_then(|worker| worker.context_length),

@@ -5,6 +5,7 @@ use serde_json::Value;
 use super::common::Common;
 use super::known;
 use crate::engine::answer::required::Shape;
+use crate::engine::generation::MAX_WAITING;
 use crate::engine::sampling::SamplingParams;
 use crate::engine::serve::error::ApiError;
 use crate::fields::{FieldError, Fields};
@@ -57,7 +58,15 @@ impl CompletionRequest {
         if echo && logprobs.is_some() {
             return Err(fields.error("echo", "cannot be used together with `logprobs`").into());
         }
-        Ok(Self { common, prompts: texts(&fields, "prompt")?, echo, logprobs, ignored })
+        let prompts = texts(&fields, "prompt")?;
+        let answers = prompts.len() * common.choices;
+        // More than may wait could never all be taken.
+        if answers > MAX_WAITING {
+            let field = if common.choices > 1 { "n" } else { "prompt" };
+            let problem = format!("asks for {answers} answers in all, more than {MAX_WAITING}");
+            return Err(fields.error(field, problem).into());
+        }
+        Ok(Self { common, prompts, echo, logprobs, ignored })
     }
 
     /// What the text of the answer must be, with the field that asks for it.
@@ -144,6 +153,8 @@ mod tests {
             (json!({"prompt": [-1]}), "prompt"),
             (json!({"prompt": ["a", 1]}), "prompt"),
             (json!({"prompt": [[]]}), "prompt"),
+            (json!({"prompt": vec!["a"; 257]}), "prompt"),
+            (json!({"prompt": ["a", "b", "c"], "n": 100}), "n"),
             (json!({"prompt": "a", "suffix": "b"}), "suffix"),
             (json!({"prompt": "a", "best_of": 2}), "best_of"),
             (json!({"prompt": "a", "tools": [1]}), "tools"),
@@ -153,6 +164,7 @@ mod tests {
         ] {
             assert_eq!(parse(&body).unwrap_err().body()["error"]["param"], param, "{body}");
         }
+        assert_eq!(parse(&json!({"prompt": ["a", "b"], "n": 128})).unwrap().prompts.len(), 2);
         assert_eq!(parse(&json!({"prompt": "a", "suffix": "", "odd": 1})).unwrap().ignored, ["odd"]);
     }
 }

@@ -11,7 +11,7 @@ use super::usage::{Usage, timings};
 use crate::engine::generation::{FinishReason, GenerationSummary, TokenLogprob};
 use crate::engine::serve::answering::Answer;
 use crate::engine::serve::choices::Progress;
-use crate::engine::tokenizer::Tokenizer;
+use crate::engine::tokenizer::{Decoder, Tokenizer};
 
 /// Builds the objects of one answer.
 pub(crate) struct CompletionAnswer {
@@ -26,7 +26,11 @@ struct Choice {
     /// The number of its prompt.
     prompt: usize,
     text: String,
-    logprobs: Option<Vec<TokenLogprob>>,
+    /// Each with the characters of the text before its token.
+    logprobs: Option<Vec<(TokenLogprob, usize)>>,
+    /// Counts those characters.
+    decoder: Decoder,
+    characters: usize,
     /// How many of `logprobs` a chunk has had.
     told: usize,
     summary: Option<GenerationSummary>,
@@ -45,6 +49,8 @@ impl CompletionAnswer {
             prompt: index / choices,
             text: echoes.get(index / choices).cloned().unwrap_or_default(),
             logprobs: request.logprobs.map(|_| Vec::new()),
+            decoder: tokenizer.decoder(false),
+            characters: 0,
             told: 0,
             summary: None,
         };
@@ -62,16 +68,13 @@ impl CompletionAnswer {
             return Value::Null;
         };
         let name = |id: u32| String::from_utf8_lossy(&spelling(&self.tokenizer, id)).into_owned();
-        let mut offset: usize = tokens[..from].iter().map(|token| name(token.token).chars().count()).sum();
         let (mut names, mut offsets, mut tops) = (Vec::new(), Vec::new(), Vec::new());
-        for token in &tokens[from..] {
-            let text = name(token.token);
-            offsets.push(offset);
-            offset += text.chars().count();
-            names.push(text);
+        for (token, offset) in &tokens[from..] {
+            offsets.push(*offset);
+            names.push(name(token.token));
             tops.push(token.top.iter().map(|(id, logprob)| (name(*id), json!(logprob))).collect::<Value>());
         }
-        let probabilities: Vec<f32> = tokens[from..].iter().map(|token| token.logprob).collect();
+        let probabilities: Vec<f32> = tokens[from..].iter().map(|(token, _)| token.logprob).collect();
         json!({"tokens": names, "token_logprobs": probabilities, "top_logprobs": tops, "text_offset": offsets})
     }
 
@@ -104,7 +107,7 @@ impl Answer for CompletionAnswer {
                 vec![self.head.chunk(choices)]
             }
             Progress::Logprob(logprob) => {
-                self.choices[index].logprobs.get_or_insert_default().push(logprob);
+                self.choices[index].add(logprob, &self.tokenizer);
                 Vec::new()
             }
             Progress::Finished(summary) => {
@@ -138,6 +141,12 @@ impl Answer for CompletionAnswer {
 }
 
 impl Choice {
+    fn add(&mut self, logprob: TokenLogprob, tokenizer: &Tokenizer) {
+        let text = tokenizer.decode_next(&mut self.decoder, logprob.token);
+        self.logprobs.get_or_insert_default().push((logprob, self.characters));
+        self.characters += text.chars().count();
+    }
+
     fn finish_reason(&self) -> Option<&'static str> {
         Some(match self.summary?.reason {
             FinishReason::Stop => "stop",

@@ -62,6 +62,21 @@ async fn a_completion_continues_each_of_its_prompts() {
     let (_, formed) =
         worker.ask("/v1/completions", json!({"prompt": "a", "guided_choice": ["left", "right"]})).await;
     assert!(["left", "right"].contains(&formed["choices"][0]["text"].as_str().unwrap()), "{formed}");
+    let most = json!({"prompt": ["x ".repeat(5000)], "n": 128});
+    let (status, error) = worker.ask("/v1/completions", most).await;
+    assert_eq!((status, &error["error"]["code"]), (400, &json!("context_length_exceeded")), "{error}");
+    worker.stop().await;
+}
+
+#[tokio::test]
+async fn the_space_before_a_text_is_part_of_what_continues_one() {
+    let sample = SampleModel { tokenizer: SampleTokenizer::SentencePiece, ..sentence_model("one two") };
+    let worker = Worker::start(sample, 1, None).await;
+    let (_, whole) = worker.ask("/v1/completions", json!({"prompt": "a", "guided_choice": [" yes"]})).await;
+    assert_eq!(whole["choices"][0]["text"], " yes", "{whole}");
+    let chosen = worker.chat(json!({"guided_choice": [" yes"]})).await;
+    assert_eq!(chosen["choices"][0]["message"]["content"], " yes", "{chosen}");
+    assert_eq!(worker.chat(json!({})).await["choices"][0]["message"]["content"], "one two");
     worker.stop().await;
 }
 
@@ -150,6 +165,9 @@ async fn an_embedding_model_makes_vectors_of_texts() {
         let scale = dot(expected, expected).sqrt();
         assert!(short.iter().zip(expected).all(|(x, y)| (x - y / scale).abs() < 1e-4), "{short:?}");
         assert_eq!(coded["usage"]["total_tokens"], tokens["tokens"].as_array().unwrap().len());
+        let longer = json!({"input": "a", "dimensions": 65});
+        let (status, error) = worker.ask("/v1/embeddings", longer).await;
+        assert_eq!((status, &error["error"]["param"]), (400, &json!("dimensions")), "{error}");
         let (status, error) = worker.ask("/v1/embeddings", json!({"input": "x ".repeat(5000)})).await;
         assert_eq!((status, &error["error"]["param"]), (400, &json!("input")), "{error}");
         worker.stop().await;
