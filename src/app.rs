@@ -55,6 +55,8 @@ pub struct App {
     pub(crate) residency: Residency,
     /// The models that are being loaded: a second load of one waits for the first.
     pub loading: Turns<String>,
+    /// Who changes the aliases of what is served under an id, which are read before.
+    pub(crate) naming: Turns<String>,
     /// The resources that the machine and the workers use.
     pub telemetry: Telemetry,
     /// The requests to the gateway.
@@ -131,6 +133,7 @@ impl App {
             queen: Queen::of(&config, &address, shutdown.clone())?,
             address,
             loading: Turns::default(),
+            naming: Turns::default(),
             workers,
             events,
             shutdown,

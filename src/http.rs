@@ -16,6 +16,7 @@ mod openai;
 mod gateway;
 mod operation;
 mod numbers;
+mod ignored;
 mod security;
 mod body;
 mod server;

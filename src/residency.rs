@@ -54,7 +54,7 @@ pub(crate) use admission::{Admission, Admissions, Asking, Settled, Wait, Watch};
 pub(crate) use forecast::Forecast;
 pub(crate) use leases::{Gone, LeaseRequest};
 pub(crate) use owner::{Residency, Submit};
-pub(crate) use refusal::Refused;
+pub(crate) use refusal::{Refused, not_loaded};
 pub(crate) use room::{Denied, Ticket};
 pub(crate) use snapshot::{Placement, Refusal};
 pub(crate) use view::ResidencyView;

@@ -36,15 +36,18 @@ impl Trouble {
         Self { status, code: failure.code.name().to_owned(), message, param: None }
     }
 
-    /// What an engine says, in OpenAI's form, with this status; `None` where it says nothing.
+    /// What an engine says, with this status; `None` where it says nothing. Older versions of vLLM and `SGLang` have
+    /// the fields of the error at the top, and frameworks of Python have a `detail`.
     pub(crate) fn of_engine(status: u16, body: &Value) -> Option<Self> {
-        let error = body.get("error").filter(|error| !error.is_null())?;
+        let error = body.get("error").filter(|error| !error.is_null()).unwrap_or(body);
         let text = |name: &str| match error.get(name) {
             Some(Value::String(text)) => Some(text.clone()),
             Some(Value::Number(number)) => Some(number.to_string()),
             _ => None,
         };
-        let message = error.as_str().map(str::to_owned).or_else(|| text("message"))?;
+        let detail = || error.get("detail").filter(|detail| detail.is_array()).map(Value::to_string);
+        let message = error.as_str().map(str::to_owned).or_else(|| text("message"));
+        let message = message.or_else(|| text("detail")).or_else(detail)?;
         let code = text("code").or_else(|| text("type")).unwrap_or_else(|| "worker_error".to_owned());
         Some(Self { status, code, message, param: text("param") })
     }
@@ -93,5 +96,26 @@ fn anthropic_type(status: u16) -> &'static str {
         504 => "timeout_error",
         500.. => "api_error",
         _ => "invalid_request_error",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_an_engine_says_is_found_wherever_it_stands() {
+        for body in [
+            json!({"error": "no"}),
+            json!({"error": {"message": "no", "code": 400}}),
+            json!({"object": "error", "message": "no", "type": "BadRequestError", "code": 400}),
+            json!({"error": null, "detail": "no"}),
+        ] {
+            let trouble = Trouble::of_engine(400, &body).unwrap();
+            assert_eq!((trouble.status, trouble.message.as_str()), (400, "no"), "{body}");
+        }
+        let detail = json!({"detail": [{"loc": ["body"], "msg": "no"}]});
+        assert!(Trouble::of_engine(422, &detail).unwrap().message.contains("\"msg\":\"no\""));
+        assert_eq!(Trouble::of_engine(200, &json!({"choices": []})), None);
     }
 }

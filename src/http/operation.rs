@@ -8,6 +8,7 @@ use crate::app::AppState;
 use crate::error::{Code, Failure, Result};
 use crate::jobs::Job;
 use crate::jobs::event::Terminal;
+use crate::jobs::log::Log;
 use crate::ops;
 
 /// Makes a job of the operation and starts it.
@@ -36,19 +37,15 @@ pub(crate) async fn end_of(app: &AppState, job: &Job) -> Result<()> {
     let log = app.jobs.log(job).await?;
     let mut cursor = log.follow(0);
     while cursor.next().await.is_some() {}
-    log.outcome().map_or_else(|| Err(cancelled()), |terminal| outcome(&terminal))
+    outcome(&log)
 }
 
-/// What the end of a job says.
-pub(crate) fn outcome(terminal: &Terminal) -> Result<()> {
-    match terminal {
-        Terminal::Done => Ok(()),
-        Terminal::Failed(failure) => Err(Failure::clone(failure)),
-        Terminal::Cancelled => Err(cancelled()),
+/// What the end of a job says. One whose log ends without an outcome has not succeeded.
+pub(crate) fn outcome(log: &Log) -> Result<()> {
+    match log.outcome() {
+        Some(Terminal::Done) => Ok(()),
+        Some(Terminal::Failed(failure)) => Err(Failure::clone(&failure)),
+        Some(Terminal::Cancelled) | None => Err(Failure::new(Code::Cancelled, "somebody cancelled it")
+            .hint("GET /v1/jobs lists the jobs; ask again to repeat it")),
     }
-}
-
-fn cancelled() -> Failure {
-    Failure::new(Code::Cancelled, "somebody cancelled it")
-        .hint("GET /v1/jobs lists the jobs; ask again to repeat it")
 }

@@ -317,6 +317,32 @@ async fn a_request_without_a_prompt_loads_and_unloads() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_name_that_is_none_changes_and_shows_nothing() {
+    let hive = TestHive::start_with(|config| config.residency.on_demand = false).await;
+    write_model(&hive.models_dir(), "tiny");
+    let every_name = json!({ "ModelSettingsSet": { "id": "tiny", "settings": { "aliases": ["*"] } } });
+    hive.succeed(&every_name).await;
+    refused(hive.post("/api/show", &json!({ "model": "other" })).await, 404, "model_not_found").await;
+    let unload = json!({ "model": "other", "keep_alive": 0 });
+    refused(hive.post("/api/generate", &unload).await, 404, "model_not_found").await;
+    // Requests load nothing here, also those that ask for nothing else.
+    let load = json!({ "model": "other" });
+    let refusal = refused(hive.post("/api/generate", &load).await, 404, "model_not_loaded").await;
+    assert!(refusal["error"].as_str().unwrap().contains("tiny"), "{refusal}");
+    hive.load("tiny").await;
+    assert_eq!(hive.post("/api/generate", &load).await.status(), 200);
+
+    let copy = |name: &str| json!({ "source": "tiny", "destination": name });
+    refused(hive.post("/api/copy", &copy("*")).await, 400, "invalid_field").await;
+    let (a, b, c) = (copy("a"), copy("b"), copy("c"));
+    let copied =
+        tokio::join!(hive.post("/api/copy", &a), hive.post("/api/copy", &b), hive.post("/api/copy", &c));
+    assert_eq!([copied.0.status(), copied.1.status(), copied.2.status()], [200, 200, 200]);
+    assert_eq!(names(&json_of(hive.get("/api/tags").await).await), ["tiny", "a", "b", "c"]);
+    hive.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn tools_thoughts_raw_prompts_and_vectors_pass_through_an_engine() {
     let script = Scripted::new();
     let hive = TestHive::start_with(|config| script.serve_for(config, 1)).await;

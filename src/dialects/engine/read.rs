@@ -7,12 +7,12 @@ use crate::dialects::answer::{Answer, Finish, Piece, Usage};
 /// The whole answer of an engine; `None` where it is none.
 pub(crate) fn answer(body: &Value) -> Option<Answer> {
     body.get("choices")?.get(0)?;
-    Some(pieces(body).into_iter().collect())
+    Some(pieces(body, &mut Calls::default()).into_iter().collect())
 }
 
 /// The pieces of an object: of a chunk of a stream, or of a whole answer. Only the first choice is read: no other
-/// dialect asks for more.
-pub(super) fn pieces(body: &Value) -> Vec<Piece> {
+/// dialect asks for more. `begun` has the calls of the chunks before.
+pub(super) fn pieces(body: &Value, begun: &mut Calls) -> Vec<Piece> {
     let mut pieces = Vec::new();
     let choices = body["choices"].as_array().map(Vec::as_slice).unwrap_or_default();
     let first = choices.iter().find(|choice| choice["index"].as_u64().unwrap_or(0) == 0);
@@ -25,7 +25,8 @@ pub(super) fn pieces(body: &Value) -> Vec<Piece> {
         let said_text = text(&said["content"]).or_else(|| text(&choice["text"]));
         pieces.extend(said_text.map(Piece::Text));
         let calls = said["tool_calls"].as_array().map(Vec::as_slice).unwrap_or_default();
-        pieces.extend(calls.iter().enumerate().map(|(at, value)| call(at, value)));
+        let is_whole = choice.get("delta").is_none();
+        pieces.extend(calls.iter().enumerate().map(|(at, value)| call(is_whole.then_some(at), value, begun)));
         if let Some(tokens) = choice["logprobs"]["content"].as_array().filter(|tokens| !tokens.is_empty()) {
             pieces.push(Piece::Logprobs(tokens.clone()));
         }
@@ -41,8 +42,34 @@ fn text(value: &Value) -> Option<String> {
     value.as_str().filter(|text| !text.is_empty()).map(str::to_owned)
 }
 
-/// A call, or a part of one. The calls of a whole answer have no index.
-fn call(at: usize, value: &Value) -> Piece {
+/// The calls that a stream has begun: the id of each, as far as it is known.
+#[derive(Debug, Default)]
+pub(super) struct Calls(Vec<Option<String>>);
+
+impl Calls {
+    /// The index of the call that a part without one belongs to: a part with a new id, or with a name alone, begins
+    /// a call, and every other one goes on with the last.
+    fn index_of(&self, id: Option<&String>, has_name: bool) -> usize {
+        let goes_on = match id {
+            Some(_) => self.0.iter().position(|known| known.as_ref() == id),
+            None if has_name => None,
+            None => self.0.len().checked_sub(1),
+        };
+        goes_on.unwrap_or(self.0.len())
+    }
+
+    fn note(&mut self, index: usize, id: Option<&String>) {
+        if self.0.len() <= index {
+            self.0.resize(index + 1, None);
+        }
+        if id.is_some() {
+            self.0[index] = id.cloned();
+        }
+    }
+}
+
+/// A call, or a part of one. Those of a whole answer stand at their place, and have no index.
+fn call(at: Option<usize>, value: &Value, begun: &mut Calls) -> Piece {
     let index = value["index"].as_u64().and_then(|index| usize::try_from(index).ok());
     let function = &value["function"];
     let arguments = match &function["arguments"] {
@@ -51,9 +78,12 @@ fn call(at: usize, value: &Value) -> Piece {
         // Some engines write the object itself.
         object => object.to_string(),
     };
+    let (id, name) = (text(&value["id"]), text(&function["name"]));
+    let index = index.or(at).unwrap_or_else(|| begun.index_of(id.as_ref(), name.is_some()));
     // An engine's mistake must not make the list of calls endless.
-    let index = index.unwrap_or(at).min(MOST_CALLS - 1);
-    Piece::Call { index, id: text(&value["id"]), name: text(&function["name"]), arguments }
+    let index = index.min(MOST_CALLS - 1);
+    begun.note(index, id.as_ref());
+    Piece::Call { index, id, name, arguments }
 }
 
 /// The most calls of one answer.

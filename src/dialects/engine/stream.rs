@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use super::read::pieces;
+use super::read::{Calls, pieces};
 use crate::dialects::answer::Piece;
 
 /// The longest line, in bytes. A longer one is no chunk of an answer.
@@ -14,6 +14,7 @@ const LONGEST_LINE: usize = 16 << 20;
 pub(crate) struct Reader {
     /// The beginning of a line that has not ended yet.
     line: Vec<u8>,
+    calls: Calls,
 }
 
 impl Reader {
@@ -26,11 +27,11 @@ impl Reader {
                 continue;
             };
             if self.line.is_empty() {
-                found.extend(of_line(end));
+                found.extend(of_line(end, &mut self.calls));
                 continue;
             }
             self.keep(end);
-            found.extend(of_line(&std::mem::take(&mut self.line)));
+            found.extend(of_line(&std::mem::take(&mut self.line), &mut self.calls));
         }
         found
     }
@@ -41,7 +42,7 @@ impl Reader {
     }
 }
 
-fn of_line(line: &[u8]) -> Vec<Piece> {
+fn of_line(line: &[u8], calls: &mut Calls) -> Vec<Piece> {
     let data = line.strip_prefix(b"data:").and_then(|data| serde_json::from_slice::<Value>(data).ok());
-    data.map(|chunk| pieces(&chunk)).unwrap_or_default()
+    data.map(|chunk| pieces(&chunk, calls)).unwrap_or_default()
 }

@@ -1,4 +1,4 @@
-use serde_json::{Map, json};
+use serde_json::{Map, Value, json};
 
 use super::*;
 use crate::dialects::answer::{Answer, Finish, Piece, Usage};
@@ -131,4 +131,22 @@ fn the_stop_string_is_known_where_the_engine_tells_it() {
 fn an_index_out_of_all_bounds_takes_no_memory() {
     let call = json!({"choices": [{"delta": {"tool_calls": [{"index": u64::MAX, "function": {}}]}}]});
     assert!(answer(&call).unwrap().calls.len() <= 1024);
+}
+
+#[test]
+fn parts_of_calls_without_an_index_are_told_apart_by_their_ids() {
+    let part = |id: Value, name: Value, arguments: &str| {
+        let call = json!({"id": id, "function": {"name": name, "arguments": arguments}});
+        format!("data: {}\n\n", json!({"choices": [{"delta": {"tool_calls": [call]}}]}))
+    };
+    let stream = [
+        part(json!("a"), json!("f"), "{\"x\""),
+        part(json!(null), json!(null), ":1}"),
+        part(json!("b"), json!("g"), "{"),
+        part(json!("b"), json!(null), "}"),
+        part(json!(null), json!("h"), "{}"),
+    ];
+    let answer: Answer = Reader::default().read(stream.concat().as_bytes()).into_iter().collect();
+    let calls: Vec<_> = answer.calls.iter().map(|call| (&*call.name, &*call.arguments)).collect();
+    assert_eq!(calls, [("f", "{\"x\":1}"), ("g", "{}"), ("h", "{}")]);
 }

@@ -46,9 +46,9 @@ pub(super) fn read(fields: &Fields<'_>, chat: &mut Chat) -> Result<Option<u64>, 
     Ok(context_length)
 }
 
-/// Below 0 stands for no limit.
+/// 0 and less stand for no limit.
 fn most_tokens(options: &Fields<'_>, value: &Value) -> Result<Option<u64>, FieldError> {
-    if value.as_f64().is_some_and(|tokens| tokens < 0.0) {
+    if value.as_f64().is_some_and(|tokens| tokens <= 0.0) {
         return Ok(None);
     }
     options.whole_number("num_predict", 1)

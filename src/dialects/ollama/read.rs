@@ -1,5 +1,7 @@
 //! Reads `/api/chat` and `/api/generate`.
 
+use std::collections::VecDeque;
+
 use serde_json::{Map, Value, json};
 
 use super::asked::{Asked, Work};
@@ -17,8 +19,9 @@ const OF_GENERATE: [&str; 6] = ["prompt", "system", "images", "raw", "suffix", "
 pub(crate) fn chat(body: &Value) -> Result<Asked, FieldError> {
     let fields = Fields::new("", body)?;
     let mut chat = Chat { model: model(&fields)?, ..Chat::default() };
+    let mut calls = Calls::default();
     for (at, message) in fields.array("messages")?.unwrap_or_default().iter().enumerate() {
-        let message = read_message(&Fields::new(&format!("messages[{at}]"), message)?, &chat.messages)?;
+        let message = read_message(&Fields::new(&format!("messages[{at}]"), message)?, &mut calls)?;
         chat.messages.push(message);
     }
     for (at, tool) in fields.array("tools")?.unwrap_or_default().iter().enumerate() {
@@ -150,7 +153,35 @@ fn images(fields: &Fields<'_>) -> Result<Vec<Part>, FieldError> {
     images.map(image).collect()
 }
 
-fn read_message(fields: &Fields<'_>, before: &[Message]) -> Result<Message, FieldError> {
+/// The calls of the messages so far.
+#[derive(Default)]
+struct Calls {
+    count: usize,
+    /// The ids and the tools of those without a result.
+    open: VecDeque<(String, String)>,
+}
+
+impl Calls {
+    fn add(&mut self, call: &ToolCall) {
+        self.count += 1;
+        self.open.push_back((call.id.clone(), call.name.clone()));
+    }
+
+    /// The id of the call that a result of the tool of that name answers: Ollama's clients number no calls, so where
+    /// the result has no id it is the first one without a result.
+    fn answer(&mut self, id: Option<String>, tool: Option<&str>) -> Option<String> {
+        let Some(id) = id else {
+            let of_tool = self.open.iter().position(|(_, name)| tool == Some(name.as_str()));
+            return self.open.remove(of_tool.unwrap_or(0)).map(|(id, _)| id);
+        };
+        if let Some(at) = self.open.iter().position(|(open, _)| *open == id) {
+            self.open.remove(at);
+        }
+        Some(id)
+    }
+}
+
+fn read_message(fields: &Fields<'_>, calls: &mut Calls) -> Result<Message, FieldError> {
     let role = match fields.string("role")? {
         Some("system") => Role::System,
         Some("user") => Role::User,
@@ -165,10 +196,11 @@ fn read_message(fields: &Fields<'_>, before: &[Message]) -> Result<Message, Fiel
         .extend(Some(text).filter(|text| !text.is_empty()).map(|text| Part::Text(text.to_owned())));
     message.content.extend(images(fields)?);
     message.reasoning = fields.string("thinking")?.filter(|text| !text.is_empty()).map(str::to_owned);
-    let calls_before: usize = before.iter().map(|message| message.tool_calls.len()).sum();
     for (at, call) in fields.array("tool_calls")?.unwrap_or_default().iter().enumerate() {
         let call = Fields::new(&fields.name(&format!("tool_calls[{at}]")), call)?;
-        message.tool_calls.push(read_call(&call, calls_before + at)?);
+        let call = read_call(&call, calls.count)?;
+        calls.add(&call);
+        message.tool_calls.push(call);
     }
     if role == Role::Tool {
         let name = match fields.string("tool_name")? {
@@ -176,20 +208,10 @@ fn read_message(fields: &Fields<'_>, before: &[Message]) -> Result<Message, Fiel
             None => fields.string("name")?,
         };
         let id = fields.string("tool_call_id")?.filter(|id| !id.is_empty()).map(str::to_owned);
-        message.tool_call_id = id.or_else(|| unanswered(before, name));
+        message.tool_call_id = calls.answer(id, name);
         message.name = name.map(str::to_owned);
     }
     Ok(message)
-}
-
-/// The id of the call that a result of the tool of that name answers: Ollama's clients number no calls, so it is
-/// the first one without a result.
-fn unanswered(before: &[Message], tool: Option<&str>) -> Option<String> {
-    let has_result =
-        |call: &&ToolCall| before.iter().any(|message| message.tool_call_id.as_deref() == Some(&call.id));
-    let calls = || before.iter().flat_map(|message| &message.tool_calls).filter(|call| !has_result(call));
-    let of_tool = calls().find(|call| tool == Some(&call.name));
-    of_tool.or_else(|| calls().next()).map(|call| call.id.clone())
 }
 
 fn read_call(call: &Fields<'_>, number: usize) -> Result<ToolCall, FieldError> {

@@ -84,13 +84,40 @@ fn a_chat_with_everything_is_read() {
 }
 
 #[test]
+fn a_result_answers_the_first_open_call_of_its_tool() {
+    let calls = |names: &[&str]| {
+        let calls: Vec<Value> = names.iter().map(|name| json!({"function": {"name": name}})).collect();
+        json!({"role": "assistant", "tool_calls": calls})
+    };
+    let result = |fields: Value| {
+        let mut message = json!({"role": "tool", "content": "1"});
+        message.as_object_mut().unwrap().extend(fields.as_object().cloned().unwrap());
+        message
+    };
+    let messages = json!([
+        calls(&["a", "b", "a"]),
+        result(json!({"tool_name": "b"})),
+        result(json!({"tool_call_id": "call_0"})),
+        result(json!({"tool_name": "a"})),
+        result(json!({})),
+        calls(&["a"]),
+        result(json!({"tool_name": "unknown"})),
+    ]);
+    let read = chat_of(chat(&json!({"model": "m", "messages": messages})).unwrap());
+    let results = read.messages.iter().filter(|message| message.role == Role::Tool);
+    let ids: Vec<Option<&str>> = results.map(|message| message.tool_call_id.as_deref()).collect();
+    assert_eq!(ids, [Some("call_1"), Some("call_0"), Some("call_2"), None, Some("call_3")]);
+}
+
+#[test]
 fn defaults_are_ollamas() {
-    let asked = chat(&json!({"model": "m", "messages": [{"role": "user", "content": "Hi"}],
-                             "format": "", "options": {"num_predict": -1}}));
-    let read = chat_of(asked.unwrap());
-    assert!(
-        read.streams && read.output == Output::Text && read.max_tokens.is_none() && read.ignored.is_empty()
-    );
+    for no_limit in [-2, -1, 0] {
+        let asked = chat(&json!({"model": "m", "messages": [{"role": "user", "content": "Hi"}],
+                                 "format": "", "options": {"num_predict": no_limit}}));
+        let read = chat_of(asked.unwrap());
+        assert!(read.streams && read.output == Output::Text && read.ignored.is_empty());
+        assert_eq!(read.max_tokens, None, "{no_limit}");
+    }
     let generated = generate(&json!({"model": "m", "prompt": "Hi", "system": "Be kind.", "context": [1, 2]}));
     let read = chat_of(generated.unwrap());
     assert_eq!(read.messages, [Message::text(Role::System, "Be kind."), Message::text(Role::User, "Hi")]);
@@ -127,7 +154,7 @@ fn what_cannot_be_done_is_refused_by_its_name() {
         (json!({"model": "m", "messages": user, "tools": [{"type": "function"}]}), "tools[0].function"),
         (json!({"model": "m", "messages": user, "options": {"top_k": "a"}}), "options.top_k"),
         (json!({"model": "m", "messages": user, "options": {"stop": [1]}}), "options.stop"),
-        (json!({"model": "m", "messages": user, "options": {"num_predict": 0}}), "options.num_predict"),
+        (json!({"model": "m", "messages": user, "options": {"num_predict": "a"}}), "options.num_predict"),
     ] {
         assert_eq!(chat(&body).unwrap_err().field, name, "{body}");
     }
@@ -197,6 +224,31 @@ fn a_stream_has_a_line_for_each_piece_and_ends_with_the_counts() {
 }
 
 #[test]
+fn all_log_probabilities_of_a_text_are_told() {
+    let tokens = |token: &str| Piece::Logprobs(vec![json!({"token": token})]);
+    let pieces = vec![Piece::Text("Hi".into()), tokens("H"), tokens("i")];
+    let told = lines(&OllamaWriter::new(Form::Chat, "m").pieces(pieces));
+    assert_eq!(told[0]["logprobs"], json!([{"token": "H"}, {"token": "i"}]));
+}
+
+#[test]
+fn a_gap_in_the_calls_is_no_call() {
+    let call = |index, name: &str| Piece::Call {
+        index,
+        id: None,
+        name: Some(name.into()).filter(|name: &String| !name.is_empty()),
+        arguments: String::new(),
+    };
+    let mut writer = OllamaWriter::new(Form::Chat, "m");
+    assert!(writer.pieces(vec![call(1, "add"), call(3, "")]).is_empty());
+    let calls = lines(&writer.end())[0]["message"]["tool_calls"].clone();
+    assert_eq!(calls.as_array().unwrap().len(), 1, "{calls}");
+    let answer = [call(1, "add"), call(3, "")].into_iter().collect();
+    let whole = OllamaWriter::new(Form::Chat, "m").whole(answer);
+    assert_eq!(whole["message"]["tool_calls"], calls);
+}
+
+#[test]
 fn a_whole_answer_has_the_same_members() {
     let answer = Answer {
         text: "Hi".into(),
@@ -216,7 +268,7 @@ fn a_whole_answer_has_the_same_members() {
 #[test]
 fn arguments_that_are_no_object_are_kept() {
     let call = |arguments: &str| {
-        let calls = vec![ToolCall { arguments: arguments.into(), ..ToolCall::default() }];
+        let calls = vec![ToolCall { name: "f".into(), arguments: arguments.into(), ..ToolCall::default() }];
         let whole = OllamaWriter::new(Form::Chat, "m").whole(Answer { calls, ..Answer::default() });
         whole["message"]["tool_calls"][0]["function"]["arguments"].clone()
     };

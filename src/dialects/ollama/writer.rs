@@ -102,7 +102,10 @@ impl OllamaWriter {
             Piece::Reasoning(text) => lines.push(self.object("", &text, &[]).into()),
             Piece::Logprobs(tokens) => match lines.last_mut() {
                 // They are of the text before.
-                Some(line) => line["logprobs"] = tokens.into(),
+                Some(line) => match line["logprobs"].as_array_mut() {
+                    Some(earlier) => earlier.extend(tokens),
+                    None => line["logprobs"] = tokens.into(),
+                },
                 None => {
                     let mut line = self.object("", "", &[]);
                     line.insert("logprobs".to_owned(), tokens.into());
@@ -138,7 +141,7 @@ impl Writer for OllamaWriter {
 
     /// Calls are written whole, so they stand at the end.
     fn end(&mut self) -> Bytes {
-        let calls = std::mem::take(&mut self.so_far.calls);
+        let calls = named(std::mem::take(&mut self.so_far.calls));
         let of_calls = (!calls.is_empty()).then(|| Value::from(self.object("", "", &calls)));
         let mut last = self.object("", "", &[]);
         self.finish(&mut last);
@@ -150,6 +153,7 @@ impl Writer for OllamaWriter {
     }
 
     fn whole(&mut self, answer: Answer) -> Value {
+        let answer = Answer { calls: named(answer.calls), ..answer };
         let mut object = self.object(&answer.text, &answer.reasoning, &answer.calls);
         if !answer.logprobs.is_empty() {
             object.insert("logprobs".to_owned(), answer.logprobs.clone().into());
@@ -196,6 +200,12 @@ impl Times {
 
 fn line(value: &Value) -> Bytes {
     Bytes::from(format!("{value}\n"))
+}
+
+/// The calls that say which tool they call. An engine that skips an index leaves a gap in their list.
+fn named(mut calls: Vec<ToolCall>) -> Vec<ToolCall> {
+    calls.retain(|call| !call.name.is_empty());
+    calls
 }
 
 /// A call, with its arguments as an object.

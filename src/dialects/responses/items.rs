@@ -113,8 +113,14 @@ fn part(part: &Fields<'_>, ignored: &mut Vec<String>) -> Result<Part, FieldError
             Ok(Part::Text(required(part, "text")?))
         }
         // What the model wrote comes back as it was.
-        "output_text" => Ok(Part::Text(required(part, "text")?)),
-        "refusal" => Ok(Part::Text(required(part, "refusal")?)),
+        "output_text" => {
+            tell_others(part, &["type", "text", "annotations", "logprobs"], ignored);
+            Ok(Part::Text(required(part, "text")?))
+        }
+        "refusal" => {
+            tell_others(part, &["type", "refusal"], ignored);
+            Ok(Part::Text(required(part, "refusal")?))
+        }
         "input_image" => {
             tell_others(
                 part,
@@ -128,6 +134,7 @@ fn part(part: &Fields<'_>, ignored: &mut Vec<String>) -> Result<Part, FieldError
             Ok(Part::Image(required(part, "image_url")?))
         }
         "input_file" => {
+            tell_others(part, &["type", "file_data", "filename", "file_id"], ignored);
             no_file_id(part)?;
             let mut file = json!({"file_data": required(part, "file_data")?});
             if let Some(name) = part.string("filename")? {
@@ -136,6 +143,7 @@ fn part(part: &Fields<'_>, ignored: &mut Vec<String>) -> Result<Part, FieldError
             Ok(Part::Other(json!({"type": "file", "file": file})))
         }
         "input_audio" => {
+            tell_others(part, &["type", "input_audio"], ignored);
             let audio = part.get("input_audio").ok_or_else(|| part.error("input_audio", "is missing"))?;
             Ok(Part::Other(json!({"type": "input_audio", "input_audio": audio})))
         }

@@ -13,6 +13,7 @@ use crate::dialects::chat::Chat;
 use crate::error::{Code, Failure};
 use crate::http::caller;
 use crate::http::gateway::{self, Call};
+use crate::http::ignored::telling;
 use crate::http::problem::Problem;
 
 /// The header by which Anthropic's clients know a request.
@@ -37,10 +38,12 @@ pub(crate) async fn count_tokens(State(app): State<AppState>, request: Request) 
     let caller = caller::of(request.extensions());
     let counted = async {
         let (_, body) = gateway::read(&app, request).await?;
-        count(&app, &caller, chat(&body)?).await
+        let chat = chat(&body)?;
+        let ignored = chat.ignored.clone();
+        Ok::<_, Problem>((count(&app, &caller, chat).await?, ignored))
     };
     match counted.await {
-        Ok(tokens) => Json(json!({"input_tokens": tokens})).into_response(),
+        Ok((tokens, ignored)) => telling(Json(json!({"input_tokens": tokens})), &ignored),
         Err(problem) => problem.into_response(),
     }
 }

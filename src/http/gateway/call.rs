@@ -51,14 +51,7 @@ impl Call {
     /// [`Code::InvalidField`](crate::error::Code::InvalidField) for a number outside its range (see [`numbers`]).
     pub(crate) fn chat(chat: Chat, writer: Box<dyn Writer>) -> Result<Self, Problem> {
         let body = engine::request(&chat);
-        for (name, value) in body.as_object().into_iter().flatten() {
-            if value.is_number()
-                && let Ok(value) = to_raw_value(value)
-            {
-                numbers::check(name, &value)
-                    .map_err(|(field, failure)| Problem::from(failure).param(field))?;
-            }
-        }
+        check(&body)?;
         let messages: Vec<String> =
             body["messages"].as_array().into_iter().flatten().map(Value::to_string).collect();
         let needs = chat.needs();
@@ -75,6 +68,21 @@ impl Call {
             ignored,
             form: Form::Written(writer),
         })
+    }
+
+    /// A prompt that the model continues as it is, whose answer `writer` writes.
+    ///
+    /// # Errors
+    /// As [`Self::chat`].
+    pub(crate) fn completion(
+        model: &str,
+        body: &Value,
+        streams: bool,
+        writer: Box<dyn Writer>,
+    ) -> Result<Self, Problem> {
+        check(body)?;
+        let question = Self::question(named(model)?, Route::Completions, body);
+        Ok(Self { streams, form: Form::Written(writer), ..question })
     }
 
     /// A question of one JSON value, whose answer is one.
@@ -94,6 +102,18 @@ impl Call {
     }
 }
 
+/// Checks the numbers of a body for an engine.
+fn check(body: &Value) -> Result<(), Problem> {
+    for (name, value) in body.as_object().into_iter().flatten() {
+        if value.is_number()
+            && let Ok(value) = to_raw_value(value)
+        {
+            numbers::check(name, &value).map_err(|(field, failure)| Problem::from(failure).param(field))?;
+        }
+    }
+    Ok(())
+}
+
 /// The name of a model, which is not empty.
 ///
 /// # Errors
@@ -105,4 +125,28 @@ pub(crate) fn named(model: &str) -> Result<&str, Problem> {
     let failure = Failure::new(crate::error::Code::InvalidField, "the request has no string 'model'")
         .hint("GET /v1/models lists the models and says which are loaded");
     Err(Problem::from(failure).param("model"))
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::dialects::ollama::{Form as Of, OllamaWriter};
+
+    #[test]
+    fn the_numbers_of_every_call_are_checked() {
+        let writer = || Box::new(OllamaWriter::new(Of::Generate, "m"));
+        let options = json!({"top_k": -40});
+        let chat = Chat {
+            model: "m".to_owned(),
+            options: options.as_object().cloned().unwrap_or_default(),
+            ..Chat::default()
+        };
+        let calls = [Call::chat(chat, writer()), Call::completion("m", &options, false, writer())];
+        for call in calls {
+            let failure = call.err().map(|problem| problem.failure().code);
+            assert_eq!(failure, Some(crate::error::Code::InvalidField));
+        }
+    }
 }

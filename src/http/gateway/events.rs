@@ -93,13 +93,11 @@ impl Events {
                         Some(self.output.pass(bytes))
                     }
                     Ok(Ok(None)) => {
-                        let end = match self.progress.end.take() {
-                            Some(End::Done) => self.output.end(),
-                            Some(End::Error(error)) => self.output.fail_as_told(pid, &error),
-                            None => return Some(self.fail(&breaks_off(pid))),
+                        let Some(end) = self.progress.end.take() else {
+                            return Some(self.fail(&breaks_off(pid)));
                         };
                         self.source = Source::Ended;
-                        Some(end)
+                        Some(end.told(pid, &mut self.output))
                     }
                     Ok(Err(failed)) => Some(self.fail(&Failure::from(failed).into())),
                     Err(_) if self.output.writes_whole_events() || self.progress.is_between_events() => {
@@ -132,6 +130,16 @@ pub(super) enum End {
     Done,
     /// An error.
     Error(Vec<u8>),
+}
+
+impl End {
+    /// What the client gets at this end.
+    fn told(&self, pid: u32, output: &mut Output) -> Bytes {
+        match self {
+            Self::Done => output.end(),
+            Self::Error(error) => output.fail_as_told(pid, error),
+        }
+    }
 }
 
 /// What has passed of a stream.
@@ -181,8 +189,11 @@ impl Progress {
         // `error:` is llama.cpp's older form.
         let error = data.filter(|data| data.starts_with(b"{\"error\"")).or(line.strip_prefix(b"error:"));
         if data == Some(b"[DONE]") {
-            self.end = Some(End::Done);
-            recorder.completed();
+            // vLLM ends every stream so, also one that has broken off with an error.
+            if self.end.is_none() {
+                self.end = Some(End::Done);
+                recorder.completed();
+            }
         } else if error.is_some() || line == b"event: error" {
             let error = error.unwrap_or_default();
             self.end = Some(End::Error(error.to_vec()));
@@ -195,7 +206,9 @@ impl Progress {
 
 #[cfg(test)]
 mod tests {
+    use super::super::call;
     use super::*;
+    use crate::dialects::ollama::{Form, OllamaWriter};
     use crate::requests::{Ledger, Outcome};
 
     fn recorder() -> Recorder {
@@ -226,6 +239,15 @@ mod tests {
                 "{cut}"
             );
         }
+    }
+
+    #[test]
+    fn an_error_stays_the_end_of_a_stream_whatever_follows() {
+        let mut progress = Progress::default();
+        progress.see(b"data: {\"error\": {\"message\": \"out of memory\"}}\n\ndata: [DONE]\n\n", &recorder());
+        let writer = Box::new(OllamaWriter::new(Form::Chat, "m"));
+        let told = progress.end.unwrap().told(1, &mut Output::from(call::Form::Written(writer)));
+        assert_eq!(&told[..], b"{\"error\":\"out of memory\"}\n");
     }
 
     #[test]

@@ -145,11 +145,15 @@ impl Written {
     }
 }
 
-/// What the engine says went wrong, or that it says nothing that can be read.
+/// What the engine says went wrong, or that it says nothing that can be read. A request at fault keeps the engine's
+/// status; a success that has no answer is the engine's failure.
 fn told(pid: u32, status: u16, body: &[u8]) -> Trouble {
+    let failed = if status < 400 { 502 } else { status };
     let said = serde_json::from_slice::<Value>(body).ok();
-    said.and_then(|body| Trouble::of_engine(status, &body)).unwrap_or_else(|| {
-        trouble(&Failure::from(not_valid(pid, format_args!("{status} with no chat completion"))).into())
+    said.and_then(|body| Trouble::of_engine(failed, &body)).unwrap_or_else(|| {
+        let nothing = not_valid(pid, format_args!("{status} with no chat completion"));
+        let told = trouble(&Failure::from(nothing).into());
+        Trouble { status: if failed < 500 { failed } else { told.status }, ..told }
     })
 }
 
@@ -158,5 +162,26 @@ fn joined(first: Bytes, then: Bytes) -> Bytes {
         (true, _) => then,
         (_, true) => first,
         _ => [first, then].concat().into(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::dialects::ollama::{Form as Of, OllamaWriter};
+
+    #[test]
+    fn an_error_never_has_the_status_of_a_success() {
+        for (status, body, expected) in [
+            (200, r#"{"choices": []}"#, 502),
+            (200, r#"{"error": {"message": "no"}}"#, 502),
+            (400, r#"{"detail": "no"}"#, 400),
+            (422, r#"{"nothing": 1}"#, 422),
+            (500, r#"{"message": "no"}"#, 500),
+        ] {
+            let mut output = Output::from(Form::Written(Box::new(OllamaWriter::new(Of::Chat, "m"))));
+            let response = output.whole(1, StatusCode::from_u16(status).unwrap(), body.into());
+            assert_eq!(response.status(), expected, "{status} {body}");
+        }
     }
 }

@@ -23,6 +23,7 @@ use crate::dialects::trouble::Trouble;
 use crate::error::{Code, Failure};
 use crate::http::body::json_bytes;
 use crate::http::caller;
+use crate::http::ignored::telling;
 use crate::http::problem::Problem;
 use crate::requests::Recorder;
 use crate::residency::Asking;
@@ -30,8 +31,6 @@ use crate::workers::Preference;
 
 /// The header with the id of a request, under which logs, events and `ModelDiagnose` know it.
 pub(crate) const REQUEST_ID: HeaderName = HeaderName::from_static("x-rbee-request-id");
-/// The header that names the fields of a request that have no effect.
-const IGNORED: HeaderName = HeaderName::from_static("x-rbee-ignored-fields");
 /// The header by which a client of a stream asks to be told what it waits for.
 const NARRATE: &str = "x-rbee-narrate";
 
@@ -91,25 +90,7 @@ async fn answer(
     let (shown, waits_for) = watch::channel(Shown::default());
     let waits = Waits::new(waits_for, narrates, (&app.config.timers).into());
     let (answer, output, ignored) = attempt(app, caller, call, shown, recorder).await?;
-    let mut response = relay(answer, streams, waits, output, recorder.clone()).await;
-    if !ignored.is_empty()
-        && let Ok(names) = HeaderValue::from_str(&in_a_header(&ignored))
-    {
-        response.headers_mut().insert(IGNORED, names);
-    }
-    Ok(response)
-}
-
-/// The names of fields as one header has room for them. They are the client's own, and may be anything.
-fn in_a_header(names: &[String]) -> String {
-    const MOST: usize = 50;
-    let shown = |character: char| if character.is_ascii_graphic() { character } else { '?' };
-    let mut listed: Vec<String> =
-        names.iter().take(MOST).map(|name| name.chars().take(100).map(shown).collect()).collect();
-    if names.len() > MOST {
-        listed.push(format!("and {} more", names.len() - MOST));
-    }
-    listed.join(", ")
+    Ok(telling(relay(answer, streams, waits, output, recorder.clone()).await, &ignored))
 }
 
 /// Asks a worker of the model for one JSON value, which counts as a request of its own.
@@ -181,21 +162,4 @@ async fn attempt(
         attempt.answer().await
     };
     Ok((answer.boxed(), call.form.into(), ignored))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_names_of_any_fields_fit_in_a_header() {
-        let names = |names: &[&str]| {
-            let names: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
-            HeaderValue::from_str(&in_a_header(&names)).unwrap()
-        };
-        assert_eq!(names(&["truncation", "input[0].detail"]), "truncation, input[0].detail");
-        assert_eq!(names(&["gr\u{fc}n", "a\r\nset-cookie: b"]), "gr?n, a??set-cookie:?b");
-        let many = names(&["x".repeat(1000).as_str(); 1000]);
-        assert!(many.len() < 6000 && many.to_str().unwrap().ends_with(", and 950 more"));
-    }
 }

@@ -4,10 +4,12 @@ use axum::extract::{Request, State};
 use axum::http::{StatusCode, Uri};
 use serde_json::json;
 
-use super::asked::{Answered, model, others, read, telling};
+use super::asked::{Answered, model, others, read};
 use crate::app::AppState;
+use crate::config::CATCH_ALL;
 use crate::error::{Code, Failure, Result};
 use crate::fields::Fields;
+use crate::http::ignored::telling;
 use crate::http::operation::run;
 use crate::http::problem::Problem;
 
@@ -42,9 +44,11 @@ async fn forget_alias(app: &AppState, name: &str) -> Result<Option<()>> {
     else {
         return Ok(None);
     };
+    let served_id = crate::config::served_id(&id, variant.as_deref());
+    let _turn = app.naming.take(&served_id).await;
     let mut left = app.settings.of(&id, variant.as_deref()).aliases.clone();
     left.retain(|other| *other != alias);
-    set_aliases(app, &crate::config::served_id(&id, variant.as_deref()), &left).await.map(Some)
+    set_aliases(app, &served_id, &left).await.map(Some)
 }
 
 /// `POST /api/copy`: a further name of the same model.
@@ -56,12 +60,17 @@ pub(crate) async fn copy(State(app): State<AppState>, request: Request) -> Answe
         name.ok_or_else(|| fields.error(field, "must be a name"))
     };
     let (source, destination) = (named("source")?, named("destination")?);
-    let target = app.find_target(source).await?;
-    let mut aliases = target.settings.aliases.clone();
     let alias = destination.strip_suffix(":latest").unwrap_or(destination);
+    if alias == CATCH_ALL {
+        let problem = "must be a name, and `*` stands for every name; set it with ModelSettingsSet";
+        return Err(fields.error("destination", problem).into());
+    }
+    let served_id = app.find_target(source).await?.served_id();
+    let _turn = app.naming.take(&served_id).await;
+    let mut aliases = app.find_target(&served_id).await?.settings.aliases.clone();
     if !aliases.iter().any(|known| known == alias) {
         aliases.push(alias.to_owned());
-        set_aliases(&app, &target.served_id(), &aliases).await?;
+        set_aliases(&app, &served_id, &aliases).await?;
     }
     Ok(telling(StatusCode::OK, &others(&fields, &["source", "destination"])))
 }

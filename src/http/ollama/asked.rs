@@ -1,8 +1,7 @@
-//! The body of a request, and the fields of it that have no effect.
+//! The body of a request, and the fields of it that a route does not know.
 
 use axum::extract::Request;
-use axum::http::{HeaderName, HeaderValue};
-use axum::response::{IntoResponse, Response};
+use axum::response::Response;
 use serde_json::Value;
 
 use crate::app::App;
@@ -13,8 +12,6 @@ use crate::http::problem::Problem;
 
 /// The largest body, in bytes.
 const BODY_LIMIT: usize = 1 << 20;
-/// The header that names the fields without effect.
-const IGNORED: HeaderName = HeaderName::from_static("x-rbee-ignored-fields");
 
 /// The answer of a route.
 pub(super) type Answered = Result<Response, Problem>;
@@ -49,15 +46,4 @@ pub(super) fn model<'a>(fields: &Fields<'a>) -> Result<&'a str, FieldError> {
 /// The names of the fields that are not in `known`.
 pub(super) fn others(fields: &Fields<'_>, known: &[&str]) -> Vec<String> {
     fields.present().map(|(name, _)| name).filter(|name| !known.contains(name)).map(str::to_owned).collect()
-}
-
-/// The answer, with the header that names the fields without effect.
-pub(super) fn telling(answer: impl IntoResponse, ignored: &[String]) -> Response {
-    let mut response = answer.into_response();
-    if !ignored.is_empty()
-        && let Ok(names) = HeaderValue::from_str(&ignored.join(", "))
-    {
-        response.headers_mut().insert(IGNORED, names);
-    }
-    response
 }

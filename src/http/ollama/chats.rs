@@ -7,18 +7,20 @@ use axum::extract::{Request, State};
 use axum::http::header::CONTENT_TYPE;
 use serde_json::{Value, json};
 
-use super::asked::{Answered, parse, telling};
+use super::asked::{Answered, parse};
 use crate::app::AppState;
 use crate::config::KeepAlive;
 use crate::dialects::ollama::{self, Asked, Embed, Form, OllamaWriter, Work, idle_answer};
 use crate::error::{Code, Failure, Result};
 use crate::fields::FieldError;
 use crate::http::caller;
-use crate::http::gateway::{self, Call, Form as Output};
+use crate::http::gateway::{self, Call};
+use crate::http::ignored::telling;
 use crate::http::operation::run;
 use crate::http::problem::Problem;
+use crate::residency::not_loaded;
 use crate::time::monotonic;
-use crate::workers::{Conversation, Route};
+use crate::workers::Route;
 
 /// `POST /api/chat`
 pub(crate) async fn chat(State(app): State<AppState>, request: Request) -> Answered {
@@ -37,26 +39,22 @@ async fn answer(
     read: impl FnOnce(&Value) -> std::result::Result<Asked, FieldError>,
 ) -> Answered {
     let (parts, body) = gateway::read(app, request).await?;
-    let Asked { work, keep_alive, context_length } = read(&parse(&body)?)?;
+    let Asked { work, keep_alive, mut context_length } = read(&parse(&body)?)?;
+    // Requests load nothing then.
+    let is_unmet = !app.config.residency.on_demand && context_length.take().is_some();
+    let unmet = is_unmet.then(|| "options.num_ctx".to_owned());
     let keep_alive = keep_alive.map(read_keep_alive).transpose()?;
     let call = match work {
         Work::Chat(chat) => {
             let writer = OllamaWriter::new(form, &chat.model);
             Call::chat(*chat, Box::new(writer))?
         }
-        Work::Raw { model, body, streams, ignored } => Call {
-            body: Value::from(body).to_string().into(),
-            route: Route::Completions,
-            conversation: Conversation::default(),
-            needs: Vec::new(),
-            streams,
-            keep_alive: None,
-            context_length: None,
-            ignored,
-            form: Output::Written(Box::new(OllamaWriter::new(form, &model))),
-            model,
-        },
-        Work::Nothing { model, streams, ignored } => {
+        Work::Raw { model, body, streams, ignored } => {
+            let writer = OllamaWriter::new(form, &model);
+            Call { ignored, ..Call::completion(&model, &body.into(), streams, Box::new(writer))? }
+        }
+        Work::Nothing { model, streams, mut ignored } => {
+            ignored.extend(unmet);
             let reason = place(app, &model, keep_alive, context_length).await?;
             let line = format!("{}\n", idle_answer(form, &model, reason));
             let kind = if streams { "application/x-ndjson" } else { "application/json" };
@@ -64,10 +62,7 @@ async fn answer(
         }
     };
     let mut call = Call { keep_alive, context_length, ..call };
-    if !app.config.residency.on_demand && call.context_length.take().is_some() {
-        // Requests load nothing then.
-        call.ignored.push("options.num_ctx".to_owned());
-    }
+    call.ignored.extend(unmet);
     Ok(gateway::serve_call(app, &parts, call).await)
 }
 
@@ -78,12 +73,16 @@ async fn place(
     keep_alive: Option<KeepAlive>,
     context_length: Option<u64>,
 ) -> Result<&'static str> {
-    let id = app.find_requested(model).await?.served_id();
     if keep_alive == Some(KeepAlive::For(Duration::ZERO)) {
+        let id = app.find_target(model).await?.served_id();
         return match run(app, &json!({ "ModelUnload": { "id": id } })).await {
             Err(failure) if failure.code != Code::ModelNotLoaded => Err(failure),
             _ => Ok("unload"),
         };
+    }
+    let id = app.find_requested(model).await?.served_id();
+    if !app.config.residency.on_demand && app.workers.statuses(&id).is_empty() {
+        return Err(not_loaded(&id, &app.workers.list()));
     }
     let keep_alive = keep_alive.unwrap_or_else(|| app.residency.idle(&id));
     let context_length = match context_length {

@@ -3,6 +3,9 @@
 //! The download is a job like every other one. It goes on where its client leaves; `DELETE /v1/jobs/{job_id}`
 //! cancels it, and the next pull of the same model joins it.
 
+use std::convert::Infallible;
+use std::sync::Arc;
+
 use axum::Json;
 use axum::body::Body;
 use axum::extract::{Request, State};
@@ -14,13 +17,14 @@ use futures::stream;
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
-use super::asked::{Answered, model, others, read, telling};
+use super::asked::{Answered, model, others, read};
 use crate::app::AppState;
 use crate::dialects::trouble::{Dialect, Trouble};
 use crate::fields::Fields;
-use crate::http::operation::{outcome, submit};
+use crate::http::ignored::telling;
+use crate::http::operation::{end_of, outcome, submit};
 use crate::jobs::event::{Body as Told, Event};
-use crate::jobs::log::Cursor;
+use crate::jobs::log::Log;
 use crate::narration::{Level, Progress};
 use crate::text::hex;
 
@@ -33,17 +37,10 @@ pub(crate) async fn pull(State(app): State<AppState>, request: Request) -> Answe
     let name = model(&fields)?;
     let streams = fields.bool("stream")?.unwrap_or(true);
     let job = submit(&app, &json!({ "ModelDownload": { "model": source(name) } }))?;
-    let mut cursor = app.jobs.log(&job).await?.follow(0);
     let mut response = if streams {
-        lines(cursor, name.to_owned())
+        lines(app.jobs.log(&job).await?, name.to_owned())
     } else {
-        while let Some(batch) = cursor.next().await {
-            for event in &batch.events {
-                if let Told::Terminal(terminal) = &event.body {
-                    outcome(terminal)?;
-                }
-            }
-        }
+        end_of(&app, &job).await?;
         Json(json!({ "status": "success" })).into_response()
     };
     if let Ok(id) = HeaderValue::from_str(&job.id().to_string()) {
@@ -72,17 +69,20 @@ fn source(name: &str) -> String {
 }
 
 /// The lines of a stream.
-fn lines(cursor: Cursor, name: String) -> Response {
+fn lines(log: Arc<Log>, name: String) -> Response {
     let begin = stream::iter([Ok(line(&json!({ "status": "pulling manifest" })))]);
-    let rest = stream::unfold((cursor, name), |(mut cursor, name)| async {
-        loop {
-            let batch = cursor.next().await?;
+    let cursor = Some(log.follow(0));
+    let rest = stream::unfold((cursor, log, name), |(cursor, log, name)| async {
+        let mut cursor = cursor?;
+        while let Some(batch) = cursor.next().await {
             let told: Vec<_> = batch.events.iter().filter_map(|event| told(event, &name)).collect();
             if !told.is_empty() {
                 let lines: Vec<u8> = told.iter().flat_map(|value| line(value).to_vec()).collect();
-                return Some((Ok::<_, std::convert::Infallible>(Bytes::from(lines)), (cursor, name)));
+                return Some((Ok::<_, Infallible>(Bytes::from(lines)), (Some(cursor), log, name)));
             }
         }
+        let end = line(&end(&log));
+        Some((Ok(end), (None, log, name)))
     });
     let headers = [(CONTENT_TYPE, "application/x-ndjson"), (CACHE_CONTROL, "no-cache")];
     (headers, Body::from_stream(futures::StreamExt::chain(begin, rest))).into_response()
@@ -92,7 +92,7 @@ fn line(value: &Value) -> Bytes {
     Bytes::from(format!("{value}\n"))
 }
 
-/// What an event of the job says to a client of Ollama's, if anything: progress, warnings and the end.
+/// What an event of the job says to a client of Ollama's, if anything: progress and warnings.
 fn told(event: &Event, name: &str) -> Option<Value> {
     match &event.body {
         Told::Narration { progress: Some(progress), .. } if progress.unit == "bytes" => {
@@ -101,14 +101,15 @@ fn told(event: &Event, name: &str) -> Option<Value> {
         Told::Narration { level: Level::Warn | Level::Error, message, .. } => {
             Some(json!({ "status": message }))
         }
-        Told::Narration { .. } | Told::Result(_) => None,
-        Told::Terminal(terminal) => Some(match outcome(terminal) {
-            Ok(()) => json!({ "status": "success" }),
-            Err(failure) => {
-                let trouble = Trouble::of(&failure, failure.code.http_status());
-                Dialect::Ollama.error(&trouble).into()
-            }
-        }),
+        Told::Narration { .. } | Told::Result(_) | Told::Terminal(_) => None,
+    }
+}
+
+/// The last line: clients take what ends with nothing for a success.
+fn end(log: &Log) -> Value {
+    match outcome(log) {
+        Ok(()) => json!({ "status": "success" }),
+        Err(failure) => Dialect::Ollama.error(&Trouble::of(&failure, failure.code.http_status())).into(),
     }
 }
 
@@ -130,6 +131,18 @@ fn progress_in_ollamas_form(progress: &Progress, name: &str) -> Value {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::jobs::event::Terminal;
+    use crate::jobs::log::Bounds;
+    use crate::time::Instant;
+
+    #[test]
+    fn a_download_without_an_outcome_does_not_look_complete() {
+        let log = Log::new(Bounds { events: 9, bytes: 999 });
+        assert!(end(&log)["error"].is_string());
+        let done = Event { seq: 1, at: Instant(0), body: Told::Terminal(Terminal::Done) };
+        log.append([Arc::new(done)]);
+        assert_eq!(end(&log), json!({ "status": "success" }));
+    }
 
     #[test]
     fn names_of_ollamas_clients_mean_its_library_or_the_hub() {

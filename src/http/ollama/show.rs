@@ -4,10 +4,11 @@ use axum::Json;
 use axum::extract::{Request, State};
 use serde_json::{Map, Value, json};
 
-use super::asked::{Answered, model, others, read, telling};
+use super::asked::{Answered, model, others, read};
 use super::card::{Details, capabilities};
 use crate::app::{App, AppState, Target};
 use crate::fields::Fields;
+use crate::http::ignored::telling;
 use crate::models::gguf::{Array, Arrays, Header, Value as Gguf};
 
 /// The key of the chat template, which has a member of its own.
@@ -17,7 +18,7 @@ const TEMPLATE: &str = "tokenizer.chat_template";
 pub(crate) async fn show(State(app): State<AppState>, request: Request) -> Answered {
     let body = read(&app, request).await?;
     let fields = Fields::new("", &body)?;
-    let target = app.find_requested(model(&fields)?).await?;
+    let target = app.find_target(model(&fields)?).await?;
     let is_verbose = fields.bool("verbose")?.unwrap_or(false);
     let arrays = if is_verbose { Arrays::Keep } else { Arrays::Skip };
     let header = app.catalog.header(&target.model, arrays).await?;
