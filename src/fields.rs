@@ -33,6 +33,16 @@ impl From<FieldError> for Failure {
     }
 }
 
+/// Whether a value is a list, an object or a text of nothing.
+pub(crate) fn is_empty(value: &Value) -> bool {
+    match value {
+        Value::Array(items) => items.is_empty(),
+        Value::Object(fields) => fields.is_empty(),
+        Value::String(text) => text.is_empty(),
+        _ => false,
+    }
+}
+
 /// One JSON object of a request, at `path` (empty for the body itself).
 pub(crate) struct Fields<'a> {
     path: String,
@@ -91,6 +101,31 @@ impl<'a> Fields<'a> {
                 value.as_array().map(Vec::as_slice).ok_or_else(|| self.error(key, "must be an array"))
             })
             .transpose()
+    }
+
+    /// A string that must be there.
+    pub(crate) fn required(&self, key: &str) -> Result<&'a str, FieldError> {
+        self.string(key)?.ok_or_else(|| self.error(key, "is missing"))
+    }
+
+    /// The object of the field.
+    pub(crate) fn object(&self, key: &str) -> Result<Option<Self>, FieldError> {
+        self.get(key).map(|value| Self::new(&self.name(key), value)).transpose()
+    }
+
+    /// Each object of the array of the field; none where that is absent. An item is checked when it is its turn.
+    pub(crate) fn objects(
+        &self,
+        key: &str,
+    ) -> Result<impl Iterator<Item = Result<Self, FieldError>> + use<'a>, FieldError> {
+        let (path, items) = (self.name(key), self.array(key)?.unwrap_or_default());
+        Ok(items.iter().enumerate().map(move |(at, item)| Self::new(&format!("{path}[{at}]"), item)))
+    }
+
+    /// The full paths of the fields that are there and not among `known`.
+    pub(crate) fn others(&self, known: &[&str]) -> Vec<String> {
+        let names = self.present().map(|(name, _)| name).filter(|name| !known.contains(name));
+        names.map(|name| self.name(name)).collect()
     }
 
     /// One string, or several in an array.

@@ -94,10 +94,9 @@ fn content(fields: &Fields<'_>, ignored: &mut Ignored) -> Result<Vec<Part>, Fiel
     if let Some(text) = fields.get("content").and_then(Value::as_str) {
         return Ok(vec![Part::Text(text.to_owned())]);
     }
-    let blocks = fields.array("content")?.unwrap_or_default();
     let mut all = Vec::new();
-    for (index, value) in blocks.iter().enumerate() {
-        let block = Fields::new(&format!("{}[{index}]", fields.name("content")), value)?;
+    for block in fields.objects("content")? {
+        let block = block?;
         match block.string("type")? {
             Some("text" | "image") => all.extend(parts(&block, ignored)?),
             _ => return Err(block.error("type", "must be text or image")),

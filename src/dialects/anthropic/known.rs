@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use crate::fields::{FieldError, Fields};
+use crate::fields::{FieldError, Fields, is_empty};
 
 /// What becomes of a field.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -100,14 +100,5 @@ impl Ignored {
 
     pub(super) fn into_names(self) -> Vec<String> {
         self.0
-    }
-}
-
-fn is_empty(value: &Value) -> bool {
-    match value {
-        Value::Array(items) => items.is_empty(),
-        Value::Object(fields) => fields.is_empty(),
-        Value::String(text) => text.is_empty(),
-        _ => false,
     }
 }

@@ -13,15 +13,15 @@ const BILLING: &str = "x-anthropic-billing-header:";
 
 /// The system prompt and the messages: at least one.
 pub(super) fn read(fields: &Fields<'_>, ignored: &mut Ignored) -> Result<Vec<Message>, FieldError> {
-    let values = fields.array("messages")?.filter(|messages| !messages.is_empty());
-    let values =
-        values.ok_or_else(|| fields.error("messages", "must be an array with at least one message"))?;
+    if fields.array("messages")?.is_none_or(<[_]>::is_empty) {
+        return Err(fields.error("messages", "must be an array with at least one message"));
+    }
     let mut messages = Vec::new();
     if let Some(system) = system(fields, ignored)? {
         messages.push(system);
     }
-    for (index, value) in values.iter().enumerate() {
-        let message = Fields::new(&format!("messages[{index}]"), value)?;
+    for message in fields.objects("messages")? {
+        let message = message?;
         ignored.others("messages", &message, &["role", "content"]);
         match message.string("role")? {
             Some("user") => user(&message, &mut messages, ignored)?,
@@ -154,11 +154,9 @@ fn parts(fields: &Fields<'_>, key: &str, ignored: &mut Ignored) -> Result<Vec<Pa
 
 /// The blocks of a content; none of a string.
 fn each_block<'a>(fields: &Fields<'a>, key: &str) -> Result<Vec<Fields<'a>>, FieldError> {
-    let blocks = match fields.get(key) {
-        Some(Value::String(_)) => &[],
-        Some(Value::Array(blocks)) => blocks.as_slice(),
-        _ => return Err(fields.error(key, "must be a string or an array of blocks")),
-    };
-    let path = fields.name(key);
-    blocks.iter().enumerate().map(|(at, block)| Fields::new(&format!("{path}[{at}]"), block)).collect()
+    match fields.get(key) {
+        Some(Value::String(_)) => Ok(Vec::new()),
+        Some(Value::Array(_)) => fields.objects(key)?.collect(),
+        _ => Err(fields.error(key, "must be a string or an array of blocks")),
+    }
 }

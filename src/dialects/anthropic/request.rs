@@ -37,10 +37,9 @@ pub(crate) fn read(body: &Value) -> Result<Chat, FieldError> {
 /// Where a request says nothing of it, the model does not think: its clients expect that an answer begins with
 /// its text.
 fn thinking(fields: &Fields<'_>, ignored: &mut Ignored) -> Result<Thinking, FieldError> {
-    let Some(value) = fields.get("thinking") else {
+    let Some(thinking) = fields.object("thinking")? else {
         return Ok(Thinking { enabled: Some(false), ..Thinking::default() });
     };
-    let thinking = Fields::new("thinking", value)?;
     ignored.others("thinking", &thinking, &["type", "budget_tokens"]);
     let enabled = match thinking.string("type")? {
         Some("enabled") => Some(true),
@@ -65,11 +64,11 @@ fn output(fields: &Fields<'_>, ignored: &mut Ignored) -> Result<(Output, Option<
         None => None,
         Some(_) => return Err(config.error("effort", "must be low, medium, high, xhigh or max")),
     };
-    let format = match (config.get("format"), fields.get("output_format")) {
-        (Some(format), _) => Fields::new(&config.name("format"), format)?,
-        (None, Some(format)) => Fields::new("output_format", format)?,
-        (None, None) => return Ok((Output::Text, effort.map(str::to_owned))),
+    let format = match config.object("format")? {
+        Some(format) => Some(format),
+        None => fields.object("output_format")?,
     };
+    let Some(format) = format else { return Ok((Output::Text, effort.map(str::to_owned))) };
     ignored.others("output_config.format", &format, &["type", "schema", "name"]);
     let schema = format.get("schema").filter(|schema| schema.is_object());
     let output = match (format.string("type")?, schema) {

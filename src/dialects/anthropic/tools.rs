@@ -5,8 +5,7 @@ use crate::dialects::chat::{Tool, ToolChoice};
 use crate::fields::{FieldError, Fields};
 
 pub(super) fn read(fields: &Fields<'_>, ignored: &mut Ignored) -> Result<Vec<Tool>, FieldError> {
-    let tools = fields.array("tools")?.unwrap_or_default().iter().enumerate();
-    tools.map(|(index, value)| tool(&Fields::new(&format!("tools[{index}]"), value)?, ignored)).collect()
+    fields.objects("tools")?.map(|fields| tool(&fields?, ignored)).collect()
 }
 
 fn tool(fields: &Fields<'_>, ignored: &mut Ignored) -> Result<Tool, FieldError> {
@@ -38,8 +37,7 @@ pub(super) fn choice(
     tools: &[Tool],
     ignored: &mut Ignored,
 ) -> Result<(ToolChoice, Option<bool>), FieldError> {
-    let Some(value) = fields.get("tool_choice") else { return Ok((ToolChoice::Auto, None)) };
-    let choice = Fields::new("tool_choice", value)?;
+    let Some(choice) = fields.object("tool_choice")? else { return Ok((ToolChoice::Auto, None)) };
     ignored.others("tool_choice", &choice, &["type", "name", "disable_parallel_tool_use"]);
     let of_tools = match choice.string("type")? {
         Some("auto") => ToolChoice::Auto,

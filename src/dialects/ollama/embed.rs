@@ -50,14 +50,12 @@ impl Embed {
     ) -> Result<Self, FieldError> {
         let model = fields.string("model")?.filter(|model| !model.is_empty());
         let model = model.ok_or_else(|| fields.error("model", "must be the name of a model"))?.to_owned();
-        let unknown = fields.present().map(|(name, _)| name).filter(|name| !known.contains(name));
-        let ignored = unknown.map(str::to_owned).collect();
         Ok(Self {
             model,
             input,
             dimensions,
             is_single,
-            ignored,
+            ignored: fields.others(known),
             keep_alive: fields.get("keep_alive").cloned(),
         })
     }

@@ -26,8 +26,7 @@ const NUMBERS: [&str; 13] = [
 ///
 /// Returns the least context in tokens.
 pub(super) fn read(fields: &Fields<'_>, chat: &mut Chat) -> Result<Option<u64>, FieldError> {
-    let Some(value) = fields.get("options") else { return Ok(None) };
-    let options = Fields::new("options", value)?;
+    let Some(options) = fields.object("options")? else { return Ok(None) };
     let mut context_length = None;
     for (name, value) in options.present() {
         match name {

@@ -20,12 +20,11 @@ pub(crate) fn chat(body: &Value) -> Result<Asked, FieldError> {
     let fields = Fields::new("", body)?;
     let mut chat = Chat { model: model(&fields)?, ..Chat::default() };
     let mut calls = Calls::default();
-    for (at, message) in fields.array("messages")?.unwrap_or_default().iter().enumerate() {
-        let message = read_message(&Fields::new(&format!("messages[{at}]"), message)?, &mut calls)?;
-        chat.messages.push(message);
+    for message in fields.objects("messages")? {
+        chat.messages.push(read_message(&message?, &mut calls)?);
     }
-    for (at, tool) in fields.array("tools")?.unwrap_or_default().iter().enumerate() {
-        chat.tools.push(read_tool(&format!("tools[{at}]"), tool)?);
+    for tool in fields.objects("tools")? {
+        chat.tools.push(read_tool(&tool?)?);
     }
     let context_length = common(&fields, &mut chat, &OF_CHAT)?;
     let work = match chat.messages.is_empty() {
@@ -105,9 +104,7 @@ fn model(fields: &Fields<'_>) -> Result<String, FieldError> {
 
 /// The fields of both. Returns the least context.
 fn common(fields: &Fields<'_>, chat: &mut Chat, own: &[&str]) -> Result<Option<u64>, FieldError> {
-    let is_known = |name: &str| COMMON.contains(&name) || own.contains(&name);
-    chat.ignored
-        .extend(fields.present().map(|(name, _)| name).filter(|name| !is_known(name)).map(str::to_owned));
+    chat.ignored.extend(fields.others(&[&COMMON, own].concat()));
     chat.streams = fields.bool("stream")?.unwrap_or(true);
     chat.output = output(fields)?;
     match fields.get("think") {
@@ -196,9 +193,8 @@ fn read_message(fields: &Fields<'_>, calls: &mut Calls) -> Result<Message, Field
         .extend(Some(text).filter(|text| !text.is_empty()).map(|text| Part::Text(text.to_owned())));
     message.content.extend(images(fields)?);
     message.reasoning = fields.string("thinking")?.filter(|text| !text.is_empty()).map(str::to_owned);
-    for (at, call) in fields.array("tool_calls")?.unwrap_or_default().iter().enumerate() {
-        let call = Fields::new(&fields.name(&format!("tool_calls[{at}]")), call)?;
-        let call = read_call(&call, calls.count)?;
+    for call in fields.objects("tool_calls")? {
+        let call = read_call(&call?, calls.count)?;
         calls.add(&call);
         message.tool_calls.push(call);
     }
@@ -215,8 +211,7 @@ fn read_message(fields: &Fields<'_>, calls: &mut Calls) -> Result<Message, Field
 }
 
 fn read_call(call: &Fields<'_>, number: usize) -> Result<ToolCall, FieldError> {
-    let function = call.get("function").ok_or_else(|| call.error("function", "must be an object"))?;
-    let function = Fields::new(&call.name("function"), function)?;
+    let function = call.object("function")?.ok_or_else(|| call.error("function", "must be an object"))?;
     let name = function.string("name")?.ok_or_else(|| function.error("name", "must be a string"))?;
     let arguments = match function.get("arguments") {
         None => "{}".to_owned(),
@@ -228,10 +223,8 @@ fn read_call(call: &Fields<'_>, number: usize) -> Result<ToolCall, FieldError> {
     Ok(ToolCall { id, name: name.to_owned(), arguments })
 }
 
-fn read_tool(path: &str, tool: &Value) -> Result<Tool, FieldError> {
-    let fields = Fields::new(path, tool)?;
-    let function = fields.get("function").ok_or_else(|| fields.error("function", "must be an object"))?;
-    let function = Fields::new(&fields.name("function"), function)?;
+fn read_tool(tool: &Fields<'_>) -> Result<Tool, FieldError> {
+    let function = tool.object("function")?.ok_or_else(|| tool.error("function", "must be an object"))?;
     let name = function.string("name")?.filter(|name| !name.is_empty());
     Ok(Tool {
         name: name.ok_or_else(|| function.error("name", "must be a name"))?.to_owned(),

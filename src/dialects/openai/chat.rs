@@ -56,22 +56,21 @@ pub(crate) fn read(body: &Value) -> Result<Chat, FieldError> {
 
 fn tools(fields: &Fields<'_>) -> Result<Vec<Tool>, FieldError> {
     let mut tools = Vec::new();
-    for (at, tool) in fields.array("tools")?.unwrap_or_default().iter().enumerate() {
-        let tool = Fields::new(&format!("tools[{at}]"), tool)?;
-        let function = tool.get("function").ok_or_else(|| tool.error("function", "is missing"))?;
-        tools.push(self::tool(&Fields::new(&tool.name("function"), function)?)?);
+    for tool in fields.objects("tools")? {
+        let tool = tool?;
+        let function = tool.object("function")?.ok_or_else(|| tool.error("function", "is missing"))?;
+        tools.push(self::tool(&function)?);
     }
     // The older form.
-    for (at, function) in fields.array("functions")?.unwrap_or_default().iter().enumerate() {
-        tools.push(tool(&Fields::new(&format!("functions[{at}]"), function)?)?);
+    for function in fields.objects("functions")? {
+        tools.push(tool(&function?)?);
     }
     Ok(tools)
 }
 
 fn tool(function: &Fields<'_>) -> Result<Tool, FieldError> {
-    let name = function.string("name")?.ok_or_else(|| function.error("name", "is missing"))?;
     Ok(Tool {
-        name: name.to_owned(),
+        name: function.required("name")?.to_owned(),
         description: function.string("description")?.map(str::to_owned),
         parameters: function.get("parameters").cloned(),
         strict: function.bool("strict")?,
@@ -95,8 +94,7 @@ fn tool_choice(fields: &Fields<'_>) -> Result<ToolChoice, FieldError> {
 }
 
 fn output(fields: &Fields<'_>) -> Result<Output, FieldError> {
-    let Some(format) = fields.get("response_format") else { return Ok(Output::Text) };
-    let format = Fields::new(&fields.name("response_format"), format)?;
+    let Some(format) = fields.object("response_format")? else { return Ok(Output::Text) };
     match format.string("type")?.unwrap_or("text") {
         "text" => Ok(Output::Text),
         // llama.cpp takes a schema here too.
@@ -105,9 +103,8 @@ fn output(fields: &Fields<'_>) -> Result<Output, FieldError> {
             None => Output::Json,
         }),
         "json_schema" => {
-            let schema =
-                format.get("json_schema").ok_or_else(|| format.error("json_schema", "is missing"))?;
-            let schema = Fields::new(&format.name("json_schema"), schema)?;
+            let schema = format.object("json_schema")?;
+            let schema = schema.ok_or_else(|| format.error("json_schema", "is missing"))?;
             Ok(Output::Schema {
                 name: schema.string("name")?.map(str::to_owned),
                 schema: schema.get("schema").cloned().unwrap_or_default(),

@@ -6,9 +6,10 @@ use crate::dialects::chat::{Message, Part, Role, ToolCall};
 use crate::fields::{FieldError, Fields};
 
 pub(super) fn read(fields: &Fields<'_>) -> Result<Vec<Message>, FieldError> {
-    let messages = fields.array("messages")?.ok_or_else(|| fields.error("messages", "is missing"))?;
-    let read = |(at, message)| self::message(&Fields::new(&format!("messages[{at}]"), message)?);
-    messages.iter().enumerate().map(read).collect()
+    if fields.get("messages").is_none() {
+        return Err(fields.error("messages", "is missing"));
+    }
+    fields.objects("messages")?.map(|fields| message(&fields?)).collect()
 }
 
 fn message(fields: &Fields<'_>) -> Result<Message, FieldError> {
@@ -21,10 +22,7 @@ fn message(fields: &Fields<'_>) -> Result<Message, FieldError> {
         _ => return Err(fields.error("role", "must be \"system\", \"user\", \"assistant\" or \"tool\"")),
     };
     let text = |name: &str| fields.string(name).map(|text| text.map(str::to_owned));
-    let mut tool_calls = Vec::new();
-    for (at, call) in fields.array("tool_calls")?.unwrap_or_default().iter().enumerate() {
-        tool_calls.push(tool_call(&Fields::new(&fields.name(&format!("tool_calls[{at}]")), call)?)?);
-    }
+    let tool_calls = fields.objects("tool_calls")?.map(|call| tool_call(&call?)).collect::<Result<_, _>>()?;
     Ok(Message {
         role,
         content: content(fields)?,
@@ -54,8 +52,7 @@ fn part(part: &Value) -> Part {
 }
 
 fn tool_call(fields: &Fields<'_>) -> Result<ToolCall, FieldError> {
-    let function = fields.get("function").ok_or_else(|| fields.error("function", "is missing"))?;
-    let function = Fields::new(&fields.name("function"), function)?;
+    let function = fields.object("function")?.ok_or_else(|| fields.error("function", "is missing"))?;
     Ok(ToolCall {
         id: fields.string("id")?.unwrap_or_default().to_owned(),
         name: function.string("name")?.unwrap_or_default().to_owned(),

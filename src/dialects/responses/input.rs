@@ -51,7 +51,7 @@ fn reference<'a>(fields: &Fields<'a>) -> Result<Option<&'a str>, FieldError> {
     if !is_reference {
         return Ok(None);
     }
-    fields.string("id")?.map(Some).ok_or_else(|| fields.error("id", "is missing"))
+    fields.required("id").map(Some)
 }
 
 fn item(mut item: Map<String, Value>, ids: &Ids, number: usize) -> Value {

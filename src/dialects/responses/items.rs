@@ -4,7 +4,6 @@
 
 use serde_json::{Value, json};
 
-use super::known::tell_others;
 use crate::dialects::chat::{Message, Part, Role, ToolCall};
 use crate::fields::{FieldError, Fields};
 
@@ -19,7 +18,7 @@ pub(super) fn read(
 ) -> Result<(), FieldError> {
     match item.string("type")?.unwrap_or("message") {
         "message" => {
-            tell_others(item, &["type", "id", "status", "role", "content", "phase"], ignored);
+            ignored.extend(item.others(&["type", "id", "status", "role", "content", "phase"]));
             let content = parts(item, "content", ignored)?;
             match role(item)? {
                 // It goes on with a message that only has thoughts so far.
@@ -31,26 +30,26 @@ pub(super) fn read(
             }
         }
         "reasoning" => {
-            tell_others(item, &["type", "id", "status", "summary", "content", "encrypted_content"], ignored);
+            ignored.extend(item.others(&["type", "id", "status", "summary", "content", "encrypted_content"]));
             if let Some(text) = reasoning(item)? {
                 messages.push(Message { role: Role::Assistant, reasoning: Some(text), ..Message::default() });
             }
         }
         "function_call" => {
-            tell_others(item, &["type", "id", "status", "call_id", "name", "arguments"], ignored);
+            ignored.extend(item.others(&["type", "id", "status", "call_id", "name", "arguments"]));
             let call = ToolCall {
-                id: required(item, "call_id")?,
-                name: required(item, "name")?,
-                arguments: required(item, "arguments")?,
+                id: item.required("call_id")?.to_owned(),
+                name: item.required("name")?.to_owned(),
+                arguments: item.required("arguments")?.to_owned(),
             };
             assistant(messages, |_| true).tool_calls.push(call);
         }
         "function_call_output" => {
-            tell_others(item, &["type", "id", "status", "call_id", "output"], ignored);
+            ignored.extend(item.others(&["type", "id", "status", "call_id", "output"]));
             messages.push(Message {
                 role: Role::Tool,
                 content: parts(item, "output", ignored)?,
-                tool_call_id: Some(required(item, "call_id")?),
+                tool_call_id: Some(item.required("call_id")?.to_owned()),
                 ..Message::default()
             });
         }
@@ -96,11 +95,7 @@ fn reasoning(item: &Fields<'_>) -> Result<Option<String>, FieldError> {
 fn parts(item: &Fields<'_>, name: &str, ignored: &mut Vec<String>) -> Result<Vec<Part>, FieldError> {
     match item.get(name) {
         Some(Value::String(text)) => Ok(vec![Part::Text(text.clone())]),
-        Some(Value::Array(parts)) => {
-            let path = |at: usize| item.name(&format!("{name}[{at}]"));
-            let read = |(at, value)| part(&Fields::new(&path(at), value)?, ignored);
-            parts.iter().enumerate().map(read).collect()
-        }
+        Some(Value::Array(_)) => item.objects(name)?.map(|fields| part(&fields?, ignored)).collect(),
         Some(_) => Err(item.error(name, "must be a string or an array of parts")),
         None => Err(item.error(name, "is missing")),
     }
@@ -109,41 +104,43 @@ fn parts(item: &Fields<'_>, name: &str, ignored: &mut Vec<String>) -> Result<Vec
 fn part(part: &Fields<'_>, ignored: &mut Vec<String>) -> Result<Part, FieldError> {
     match part.string("type")?.unwrap_or_default() {
         "input_text" | "text" => {
-            tell_others(part, &["type", "text", "prompt_cache_breakpoint"], ignored);
-            Ok(Part::Text(required(part, "text")?))
+            ignored.extend(part.others(&["type", "text", "prompt_cache_breakpoint"]));
+            Ok(Part::Text(part.required("text")?.to_owned()))
         }
         // What the model wrote comes back as it was.
         "output_text" => {
-            tell_others(part, &["type", "text", "annotations", "logprobs"], ignored);
-            Ok(Part::Text(required(part, "text")?))
+            ignored.extend(part.others(&["type", "text", "annotations", "logprobs"]));
+            Ok(Part::Text(part.required("text")?.to_owned()))
         }
         "refusal" => {
-            tell_others(part, &["type", "refusal"], ignored);
-            Ok(Part::Text(required(part, "refusal")?))
+            ignored.extend(part.others(&["type", "refusal"]));
+            Ok(Part::Text(part.required("refusal")?.to_owned()))
         }
         "input_image" => {
-            tell_others(
-                part,
-                &["type", "image_url", "file_id", "detail", "prompt_cache_breakpoint"],
-                ignored,
-            );
+            ignored.extend(part.others(&[
+                "type",
+                "image_url",
+                "file_id",
+                "detail",
+                "prompt_cache_breakpoint",
+            ]));
             if part.string("detail")?.is_some_and(|detail| detail != "auto") {
                 ignored.push(part.name("detail"));
             }
             no_file_id(part)?;
-            Ok(Part::Image(required(part, "image_url")?))
+            Ok(Part::Image(part.required("image_url")?.to_owned()))
         }
         "input_file" => {
-            tell_others(part, &["type", "file_data", "filename", "file_id"], ignored);
+            ignored.extend(part.others(&["type", "file_data", "filename", "file_id"]));
             no_file_id(part)?;
-            let mut file = json!({"file_data": required(part, "file_data")?});
+            let mut file = json!({"file_data": part.required("file_data")?});
             if let Some(name) = part.string("filename")? {
                 file["filename"] = name.into();
             }
             Ok(Part::Other(json!({"type": "file", "file": file})))
         }
         "input_audio" => {
-            tell_others(part, &["type", "input_audio"], ignored);
+            ignored.extend(part.others(&["type", "input_audio"]));
             let audio = part.get("input_audio").ok_or_else(|| part.error("input_audio", "is missing"))?;
             Ok(Part::Other(json!({"type": "input_audio", "input_audio": audio})))
         }
@@ -158,8 +155,4 @@ fn no_file_id(part: &Fields<'_>) -> Result<(), FieldError> {
         }
         None => Ok(()),
     }
-}
-
-fn required(fields: &Fields<'_>, name: &str) -> Result<String, FieldError> {
-    fields.string(name)?.map(str::to_owned).ok_or_else(|| fields.error(name, "is missing"))
 }

@@ -103,9 +103,3 @@ pub(super) fn check(fields: &Fields<'_>, ignored: &mut Vec<String>) -> Result<()
     }
     Ok(())
 }
-
-/// Names the fields of an object within the request that are not in the list.
-pub(super) fn tell_others(fields: &Fields<'_>, known: &[&str], ignored: &mut Vec<String>) {
-    let others = fields.present().filter(|(name, _)| !known.contains(name));
-    ignored.extend(others.map(|(name, _)| fields.name(name)));
-}

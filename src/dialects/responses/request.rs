@@ -3,7 +3,7 @@
 use serde_json::{Map, Value, json};
 
 use super::ids::Ids;
-use super::known::{self, REPEATED, SAMPLING, tell_others};
+use super::known::{self, REPEATED, SAMPLING};
 use super::{input, items};
 use crate::dialects::chat::{Chat, Message, Output, Role, Thinking, Tool, ToolChoice};
 use crate::fields::{FieldError, Fields};
@@ -69,8 +69,8 @@ pub(crate) fn read(
 
 fn tools(fields: &Fields<'_>, ignored: &mut Vec<String>) -> Result<Vec<Tool>, FieldError> {
     let mut tools = Vec::new();
-    for (at, tool) in fields.array("tools")?.unwrap_or_default().iter().enumerate() {
-        let tool = Fields::new(&format!("tools[{at}]"), tool)?;
+    for tool in fields.objects("tools")? {
+        let tool = tool?;
         match tool.string("type")? {
             Some("function") => {}
             Some(other) => {
@@ -81,9 +81,9 @@ fn tools(fields: &Fields<'_>, ignored: &mut Vec<String>) -> Result<Vec<Tool>, Fi
             }
             None => return Err(tool.error("type", "is missing")),
         }
-        tell_others(&tool, &["type", "name", "description", "parameters", "strict"], ignored);
+        ignored.extend(tool.others(&["type", "name", "description", "parameters", "strict"]));
         tools.push(Tool {
-            name: required(&tool, "name")?.to_owned(),
+            name: tool.required("name")?.to_owned(),
             description: tool.string("description")?.map(str::to_owned),
             parameters: tool.get("parameters").cloned(),
             strict: tool.bool("strict")?,
@@ -107,7 +107,7 @@ fn tool_choice(fields: &Fields<'_>, tools: &mut Vec<Tool>) -> Result<ToolChoice,
     }
     let choice = Fields::new("tool_choice", choice)?;
     match choice.string("type")? {
-        Some("function") => Ok(ToolChoice::Named(required(&choice, "name")?.to_owned())),
+        Some("function") => Ok(ToolChoice::Named(choice.required("name")?.to_owned())),
         Some("allowed_tools") => {
             let allowed = choice.array("tools")?.unwrap_or_default();
             tools.retain(|tool| allowed.iter().any(|one| one["name"] == tool.name.as_str()));
@@ -119,16 +119,14 @@ fn tool_choice(fields: &Fields<'_>, tools: &mut Vec<Tool>) -> Result<ToolChoice,
 }
 
 fn output(fields: &Fields<'_>, ignored: &mut Vec<String>) -> Result<Output, FieldError> {
-    let Some(text) = fields.get("text") else { return Ok(Output::Text) };
-    let text = Fields::new("text", text)?;
-    tell_others(&text, &["format"], ignored);
-    let Some(format) = text.get("format") else { return Ok(Output::Text) };
-    let format = Fields::new("text.format", format)?;
+    let Some(text) = fields.object("text")? else { return Ok(Output::Text) };
+    ignored.extend(text.others(&["format"]));
+    let Some(format) = text.object("format")? else { return Ok(Output::Text) };
     match format.string("type")? {
         None | Some("text") => Ok(Output::Text),
         Some("json_object") => Ok(Output::Json),
         Some("json_schema") => {
-            tell_others(&format, &["type", "name", "schema", "strict"], ignored);
+            ignored.extend(format.others(&["type", "name", "schema", "strict"]));
             let schema = format.get("schema").ok_or_else(|| format.error("schema", "is missing"))?;
             Ok(Output::Schema {
                 name: format.string("name")?.map(str::to_owned),
@@ -142,9 +140,8 @@ fn output(fields: &Fields<'_>, ignored: &mut Vec<String>) -> Result<Output, Fiel
 
 /// How much the model thinks. Its thoughts come as they are, so a summary of them has no effect.
 fn thinking(fields: &Fields<'_>, ignored: &mut Vec<String>) -> Result<Thinking, FieldError> {
-    let Some(reasoning) = fields.get("reasoning") else { return Ok(Thinking::default()) };
-    let reasoning = Fields::new("reasoning", reasoning)?;
-    tell_others(&reasoning, &["effort"], ignored);
+    let Some(reasoning) = fields.object("reasoning")? else { return Ok(Thinking::default()) };
+    ignored.extend(reasoning.others(&["effort"]));
     Ok(match reasoning.string("effort")? {
         None => Thinking::default(),
         Some("none") => Thinking { enabled: Some(false), ..Thinking::default() },
@@ -204,8 +201,4 @@ fn asked(fields: &Fields<'_>, stores: bool) -> Map<String, Value> {
         asked.insert("metadata".to_owned(), json!({}));
     }
     asked
-}
-
-fn required<'a>(fields: &Fields<'a>, name: &str) -> Result<&'a str, FieldError> {
-    fields.string(name)?.ok_or_else(|| fields.error(name, "is missing"))
 }

@@ -4,7 +4,7 @@ use axum::extract::{Request, State};
 use axum::http::{StatusCode, Uri};
 use serde_json::json;
 
-use super::asked::{Answered, model, others, read};
+use super::asked::{Answered, model, read};
 use crate::app::AppState;
 use crate::config::CATCH_ALL;
 use crate::error::{Code, Failure, Result};
@@ -22,7 +22,7 @@ pub(crate) async fn delete(State(app): State<AppState>, request: Request) -> Ans
         Ok(model) => delete_model(&app, &model.id).await?,
         Err(failure) => forget_alias(&app, name).await?.ok_or(failure)?,
     }
-    Ok(telling(StatusCode::OK, &others(&fields, &["model", "name"])))
+    Ok(telling(StatusCode::OK, &fields.others(&["model", "name"])))
 }
 
 async fn delete_model(app: &AppState, id: &str) -> Result<()> {
@@ -72,7 +72,7 @@ pub(crate) async fn copy(State(app): State<AppState>, request: Request) -> Answe
         aliases.push(alias.to_owned());
         set_aliases(&app, &served_id, &aliases).await?;
     }
-    Ok(telling(StatusCode::OK, &others(&fields, &["source", "destination"])))
+    Ok(telling(StatusCode::OK, &fields.others(&["source", "destination"])))
 }
 
 async fn set_aliases(app: &AppState, id: &str, aliases: &[String]) -> Result<()> {

@@ -42,8 +42,3 @@ pub(super) fn model<'a>(fields: &Fields<'a>) -> Result<&'a str, FieldError> {
         .filter(|name| !name.is_empty())
         .ok_or_else(|| fields.error("model", "must be the name of a model, as GET /api/tags lists them"))
 }
-
-/// The names of the fields that are not in `known`.
-pub(super) fn others(fields: &Fields<'_>, known: &[&str]) -> Vec<String> {
-    fields.present().map(|(name, _)| name).filter(|name| !known.contains(name)).map(str::to_owned).collect()
-}

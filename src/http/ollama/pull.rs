@@ -17,7 +17,7 @@ use futures::stream;
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
-use super::asked::{Answered, model, others, read};
+use super::asked::{Answered, model, read};
 use crate::app::AppState;
 use crate::dialects::trouble::{Dialect, Trouble};
 use crate::fields::Fields;
@@ -46,7 +46,7 @@ pub(crate) async fn pull(State(app): State<AppState>, request: Request) -> Answe
     if let Ok(id) = HeaderValue::from_str(&job.id().to_string()) {
         response.headers_mut().insert(JOB_ID, id);
     }
-    Ok(telling(response, &others(&fields, &["model", "name", "stream"])))
+    Ok(telling(response, &fields.others(&["model", "name", "stream"])))
 }
 
 /// The source that a name of Ollama's clients means, as `ModelDownload` reads it: a plain `name`, `name:tag` or

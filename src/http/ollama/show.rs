@@ -4,7 +4,7 @@ use axum::Json;
 use axum::extract::{Request, State};
 use serde_json::{Map, Value, json};
 
-use super::asked::{Answered, model, others, read};
+use super::asked::{Answered, model, read};
 use super::card::{Details, capabilities};
 use crate::app::{App, AppState, Target};
 use crate::fields::Fields;
@@ -24,7 +24,7 @@ pub(crate) async fn show(State(app): State<AppState>, request: Request) -> Answe
     let header = app.catalog.header(&target.model, arrays).await?;
     app.workers.engines().await;
     let shown = shown(&app, &target, &header);
-    Ok(telling(Json(shown), &others(&fields, &["model", "name", "verbose"])))
+    Ok(telling(Json(shown), &fields.others(&["model", "name", "verbose"])))
 }
 
 fn shown(app: &App, target: &Target, header: &Header) -> Value {

@@ -44,10 +44,8 @@ impl Common {
             wanted: wanted(fields)?,
             choices: choices(fields)?,
             stream: fields.bool("stream")?.unwrap_or(false),
-            include_usage: match fields.get("stream_options") {
-                Some(options) => {
-                    Fields::new("stream_options", options)?.bool("include_usage")?.unwrap_or(false)
-                }
+            include_usage: match fields.object("stream_options")? {
+                Some(options) => options.bool("include_usage")?.unwrap_or(false),
                 None => false,
             },
         })

@@ -19,8 +19,8 @@ pub(super) struct Wanted {
 /// # Errors
 /// A field that is malformed, asks for another kind of form, or stands beside another one.
 pub(super) fn wanted(fields: &Fields<'_>) -> Result<Option<Wanted>, FieldError> {
-    let of_vllm = match fields.get("structured_outputs") {
-        Some(options) => structured_outputs(&Fields::new("structured_outputs", options)?)?,
+    let of_vllm = match fields.object("structured_outputs")? {
+        Some(options) => structured_outputs(&options)?,
         None => None,
     };
     let all = [
@@ -42,8 +42,7 @@ pub(super) fn wanted(fields: &Fields<'_>) -> Result<Option<Wanted>, FieldError> 
 }
 
 fn response_format(fields: &Fields<'_>) -> Result<Option<Wanted>, FieldError> {
-    let Some(value) = fields.get("response_format") else { return Ok(None) };
-    let format = Fields::new("response_format", value)?;
+    let Some(format) = fields.object("response_format")? else { return Ok(None) };
     let any_object = || json!({"type": "object"});
     let schema = match format.string("type")? {
         None | Some("text") => return Ok(None),

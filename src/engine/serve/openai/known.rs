@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use crate::fields::{FieldError, Fields};
+use crate::fields::{FieldError, Fields, is_empty};
 
 /// What becomes of a field.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -186,12 +186,7 @@ impl Harmless {
             True => value == &Value::Bool(true),
             Zero => value.as_f64().is_some_and(|number| number <= 0.0),
             One => value.as_f64() == Some(1.0),
-            Empty => match value {
-                Value::Array(items) => items.is_empty(),
-                Value::Object(fields) => fields.is_empty(),
-                Value::String(text) => text.is_empty(),
-                _ => false,
-            },
+            Empty => is_empty(value),
             Text => match value {
                 Value::Array(items) => items.iter().all(|item| item == "text"),
                 Value::Object(fields) => fields.get("type").is_some_and(|kind| kind == "text"),

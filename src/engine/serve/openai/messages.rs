@@ -7,12 +7,10 @@ use crate::fields::{FieldError, Fields};
 
 /// The request's messages: at least one.
 pub(super) fn messages(fields: &Fields<'_>) -> Result<Vec<Message>, FieldError> {
-    let messages = fields.array("messages")?.unwrap_or_default();
-    if messages.is_empty() {
+    if fields.array("messages")?.is_none_or(<[_]>::is_empty) {
         return Err(fields.error("messages", "must be an array with at least one message"));
     }
-    let messages = messages.iter().enumerate();
-    messages.map(|(index, value)| message(&Fields::new(&format!("messages[{index}]"), value)?)).collect()
+    fields.objects("messages")?.map(|fields| message(&fields?)).collect()
 }
 
 fn message(fields: &Fields<'_>) -> Result<Message, FieldError> {
@@ -44,7 +42,7 @@ fn content(fields: &Fields<'_>, role: Role) -> Result<String, FieldError> {
     match fields.get("content") {
         None if role == Role::Assistant || fields.has("content") => Ok(String::new()),
         Some(Value::String(text)) => Ok(text.clone()),
-        Some(Value::Array(parts)) => text_parts(&fields.name("content"), parts),
+        Some(Value::Array(_)) => text_parts(fields),
         _ => Err(fields.error("content", "must be a string or an array of text parts")),
     }
 }
@@ -75,10 +73,10 @@ fn tool_calls(fields: &Fields<'_>) -> Result<Vec<Value>, FieldError> {
     calls.collect()
 }
 
-fn text_parts(path: &str, parts: &[Value]) -> Result<String, FieldError> {
+fn text_parts(message: &Fields<'_>) -> Result<String, FieldError> {
     let mut text = String::new();
-    for (index, part) in parts.iter().enumerate() {
-        let fields = Fields::new(&format!("{path}[{index}]"), part)?;
+    for fields in message.objects("content")? {
+        let fields = fields?;
         match fields.string("type")? {
             Some("text") => {}
             Some(other) => {

@@ -139,8 +139,8 @@ fn read_choice(fields: &Fields<'_>, name: &str, choice: &Value) -> Result<ToolCh
             let object = Fields::new(name, choice)?;
             let named = match name {
                 "function_call" => object.string("name")?,
-                _ => match object.get("function") {
-                    Some(function) => Fields::new(&format!("{name}.function"), function)?.string("name")?,
+                _ => match object.object("function")? {
+                    Some(function) => function.string("name")?,
                     None => None,
                 },
             };
