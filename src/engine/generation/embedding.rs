@@ -13,7 +13,13 @@ use crate::error::Result;
 
 /// How many tokens of a prompt are evaluated in one step. Small enough that a cancelled request
 /// frees its slot, and other sequences advance, within moments.
-pub(super) const PREFILL_CHUNK: usize = 64;
+const PREFILL_CHUNK: usize = 64;
+
+/// Takes the tokens of the next step from those that are to be evaluated.
+pub(super) fn next_chunk(pending: &mut Vec<u32>) -> Vec<u32> {
+    let rest = pending.split_off(pending.len().min(PREFILL_CHUNK));
+    std::mem::replace(pending, rest)
+}
 
 /// A text of which an embedding is made.
 pub(super) struct RunningEmbedding {
@@ -42,8 +48,7 @@ impl RunningEmbedding {
         tokens: &mut Vec<u32>,
         counters: &GenerationCounters,
     ) -> Result<bool> {
-        let rest = self.pending.split_off(self.pending.len().min(PREFILL_CHUNK));
-        let chunk = std::mem::replace(&mut self.pending, rest);
+        let chunk = next_chunk(&mut self.pending);
         let states = model.states(&chunk, cache)?;
         tokens.extend_from_slice(&chunk);
         counters.prompt_tokens.fetch_add(chunk.len() as u64, Ordering::Relaxed);

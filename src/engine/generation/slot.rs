@@ -8,7 +8,7 @@ use std::time::Instant;
 use tokio::sync::mpsc;
 
 use super::counters::GenerationCounters;
-use super::embedding::{PREFILL_CHUNK, RunningEmbedding};
+use super::embedding::{RunningEmbedding, next_chunk};
 use super::handle::{QueuedRequest, Task};
 use super::logprobs::TokenLogprob;
 use super::request::{FinishReason, GenerationEvent, GenerationSummary};
@@ -174,8 +174,7 @@ impl RunningSequence {
         tokenizer: &Tokenizer,
         counters: &GenerationCounters,
     ) -> Result<Option<FinishReason>> {
-        let rest = self.pending.split_off(self.pending.len().min(PREFILL_CHUNK));
-        let chunk = std::mem::replace(&mut self.pending, rest);
+        let chunk = next_chunk(&mut self.pending);
         let logits = model.forward(&chunk, cache)?;
         tokens.extend_from_slice(&chunk);
         if self.prompt_done.is_none() {

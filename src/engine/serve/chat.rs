@@ -61,10 +61,7 @@ fn prepare(
     let opened = ready.style.thinks && opens_reasoning(&prompt.text());
     let tokens = prompt.tokens(&ready.tokenizer)?;
     ready.generation.check(tokens.len())?;
-    let constraint = match request.shape() {
-        Some((field, shape)) => Some(ready.constraint(field, &shape, opened)?),
-        None => None,
-    };
+    let constraint = ready.constraint(request.shape(), opened)?;
     let tools = request.tools.names();
     let single = GenerationRequest {
         prompt: tokens.into(),

@@ -37,10 +37,7 @@ fn prepare(
     sent: &[u8],
 ) -> Result<(CompletionRequest, Vec<String>, Vec<GenerationRequest>), ApiError> {
     let request = CompletionRequest::parse(&body::json(sent)?, ready.sampling.clone())?;
-    let constraint = match request.shape() {
-        Some((field, shape)) => Some(ready.constraint(field, &shape, false)?),
-        None => None,
-    };
+    let constraint = ready.constraint(request.shape(), false)?;
     let (mut echoes, mut generations) = (Vec::new(), Vec::new());
     for prompt in &request.prompts {
         let about_prompt = |failure| ApiError::about("prompt", failure);

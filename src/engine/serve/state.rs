@@ -64,12 +64,12 @@ impl ReadyModel {
     /// The field asks for what cannot be held.
     pub(super) fn constraint(
         &self,
-        field: &str,
-        shape: &Shape,
+        asked: Option<(&str, Shape)>,
         opened: bool,
-    ) -> Result<Constraint, ApiError> {
+    ) -> Result<Option<Constraint>, ApiError> {
+        let Some((field, shape)) = asked else { return Ok(None) };
         let compiled = shape.constraint(self.grammars()?, self.style.notation, &self.tokenizer, opened);
-        compiled.map_err(|reason| {
+        compiled.map(Some).map_err(|reason| {
             ApiError::field(field, format_args!("asks for what the built-in engine cannot hold: {reason}"))
         })
     }

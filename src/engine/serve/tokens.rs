@@ -13,7 +13,7 @@ use super::body;
 use super::chat::render;
 use super::error::ApiError;
 use super::openai::ChatRequest;
-use super::state::WorkerState;
+use super::state::{ReadyModel, WorkerState};
 use crate::fields::Fields;
 use crate::spawn;
 
@@ -21,11 +21,7 @@ pub(super) async fn tokenize(
     State(state): State<Arc<WorkerState>>,
     sent: Result<Bytes, BytesRejection>,
 ) -> Result<Json<Value>, ApiError> {
-    let sent = body::bytes(sent)?;
-    let answer = spawn::blocking(move || {
-        let ready = state.ready()?;
-        let body = body::json(&sent)?;
-        let fields = Fields::new("", &body)?;
+    answer(state, sent, |ready, fields| {
         let content = fields.string("content")?.ok_or_else(|| fields.error("content", "must be a string"))?;
         let special = fields.bool("add_special")?.unwrap_or(false);
         let tokens = match fields.bool("parse_special")?.unwrap_or(true) {
@@ -34,29 +30,36 @@ pub(super) async fn tokenize(
         };
         let tokens = tokens.map_err(|failure| ApiError::about("content", failure))?;
         let pieces = |id: &u32| json!({"id": id, "piece": ready.tokenizer.spell(&[*id])});
-        Ok::<_, ApiError>(match fields.bool("with_pieces")?.unwrap_or(false) {
+        Ok(match fields.bool("with_pieces")?.unwrap_or(false) {
             true => json!({"tokens": tokens.iter().map(pieces).collect::<Vec<_>>()}),
             false => json!({"tokens": tokens}),
         })
-    });
-    Ok(Json(answer.await??))
+    })
+    .await
 }
 
 pub(super) async fn detokenize(
     State(state): State<Arc<WorkerState>>,
     sent: Result<Bytes, BytesRejection>,
 ) -> Result<Json<Value>, ApiError> {
-    let sent = body::bytes(sent)?;
-    let answer = spawn::blocking(move || {
-        let ready = state.ready()?;
-        let body = body::json(&sent)?;
-        let fields = Fields::new("", &body)?;
+    answer(state, sent, |ready, fields| {
         let problem = || fields.error("tokens", "must be an array of tokens");
         let tokens = fields.array("tokens")?.ok_or_else(problem)?;
         let tokens = tokens.iter().map(|token| token.as_u64().and_then(|token| u32::try_from(token).ok()));
         let tokens: Vec<u32> = tokens.collect::<Option<_>>().ok_or_else(problem)?;
-        Ok::<_, ApiError>(json!({"content": ready.tokenizer.spell(&tokens)}))
-    });
+        Ok(json!({"content": ready.tokenizer.spell(&tokens)}))
+    })
+    .await
+}
+
+/// Answers what takes too long for an async task.
+async fn answer(
+    state: Arc<WorkerState>,
+    sent: Result<Bytes, BytesRejection>,
+    work: impl FnOnce(&ReadyModel, &Fields<'_>) -> Result<Value, ApiError> + Send + 'static,
+) -> Result<Json<Value>, ApiError> {
+    let sent = body::bytes(sent)?;
+    let answer = spawn::blocking(move || work(state.ready()?, &Fields::new("", &body::json(&sent)?)?));
     Ok(Json(answer.await??))
 }
 
