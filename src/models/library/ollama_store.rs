@@ -16,7 +16,6 @@ use crate::models::library::location::{ModelLocation, OllamaModel, ScannedModel}
 use crate::models::library::probe::DiskProbe;
 use crate::models::library::split::ModelFiles;
 use crate::narration::Level;
-use crate::text::is_sha256;
 
 pub(crate) use manifest::{Descriptor, Layers, Manifest};
 
@@ -53,12 +52,7 @@ fn layers(manifest: &str) -> Result<Layers, String> {
 fn scanned(blobs: &Path, name: String, layers: &Layers) -> ScannedModel {
     let location = OllamaModel {
         name,
-        sha256: layers
-            .model
-            .digest
-            .strip_prefix("sha256:")
-            .filter(|digits| is_sha256(digits))
-            .map(str::to_owned),
+        sha256: layers.model.sha256().map(str::to_owned),
         projector: layers.projector.as_ref().map(|projector| blob(blobs, projector)),
         left_out: layers.left_out.clone(),
     };
@@ -68,8 +62,7 @@ fn scanned(blobs: &Path, name: String, layers: &Layers) -> ScannedModel {
 
 /// The file of a layer. A digest in another form names no file, so that none becomes a path elsewhere.
 fn blob(blobs: &Path, layer: &Descriptor) -> PathBuf {
-    let digits = layer.digest.strip_prefix("sha256:").filter(|digits| is_sha256(digits));
-    blobs.join(format!("sha256-{}", digits.unwrap_or("invalid")))
+    blobs.join(format!("sha256-{}", layer.sha256().unwrap_or("invalid")))
 }
 
 /// The manifests, with the names under which Ollama knows them: `name:tag`, `user/name:tag`,

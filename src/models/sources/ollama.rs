@@ -28,7 +28,7 @@ use crate::models::transfer::fetch::{FetchConfig, Fetcher};
 use crate::models::transfer::remote::{
     Destination, GGUF_MAGIC, ModelFile, Refusal, RemoteFile, StoredFile, Trust, Vet,
 };
-use crate::text::{bytes, excerpt, hex, is_sha256};
+use crate::text::{bytes, excerpt, hex};
 use crate::{n, spawn};
 
 const MANIFEST: &str =
@@ -195,8 +195,7 @@ impl OllamaName {
         let Parts { model, projector, left_out } =
             manifest.layers().map_err(|why| unsupported(&why.to_string()))?;
         let layer = |layer: Descriptor| {
-            let sha256 = layer.digest.strip_prefix("sha256:").filter(|digits| is_sha256(digits));
-            let sha256 = sha256.ok_or_else(|| unusable("with an invalid digest"))?.to_owned();
+            let sha256 = layer.sha256().ok_or_else(|| unusable("with an invalid digest"))?.to_owned();
             Ok::<_, Failure>(Layer {
                 url: self.url(endpoint, "blobs", &layer.digest)?,
                 size: layer.size,

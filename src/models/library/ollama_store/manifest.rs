@@ -4,7 +4,7 @@ use std::fmt;
 
 use serde::Deserialize;
 
-use crate::text::excerpt;
+use crate::text::{excerpt, is_sha256};
 
 /// What the media types of layers begin with.
 const LAYER: &str = "application/vnd.ollama.image.";
@@ -25,6 +25,13 @@ pub(crate) struct Descriptor {
     pub(crate) digest: String,
     /// In bytes.
     pub(crate) size: u64,
+}
+
+impl Descriptor {
+    /// The digits of its digest; `None` where it is none.
+    pub(crate) fn sha256(&self) -> Option<&str> {
+        self.digest.strip_prefix("sha256:").filter(|digits| is_sha256(digits))
+    }
 }
 
 /// The layers of one model that is one GGUF file.
