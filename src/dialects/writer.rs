@@ -20,8 +20,7 @@ pub(crate) trait Writer: Send + 'static {
     /// What keeps a silent stream open, if its form has such a thing; `text` says what it waits for. It may come
     /// before `begin`.
     fn waiting(&self, text: &str) -> Option<Bytes> {
-        // A line break would end the comment.
-        Some(Bytes::from(format!(": {}\n\n", text.replace(char::is_control, " "))))
+        Some(Bytes::from(comment(text) + "\n"))
     }
 
     /// What a stream begins with, once the engine answers.
@@ -40,6 +39,12 @@ pub(crate) trait Writer: Send + 'static {
 
     /// The whole answer.
     fn whole(&mut self, answer: Answer) -> Value;
+}
+
+/// A comment of server-sent events, which clients skip: a line, after which the event goes on or a blank one ends it.
+pub(crate) fn comment(text: &str) -> String {
+    // A line break would end the comment.
+    format!(": {}\n", text.replace(char::is_control, " "))
 }
 
 /// An event of server-sent events with a name.

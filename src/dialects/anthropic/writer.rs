@@ -11,7 +11,7 @@ use uuid::Uuid;
 use crate::dialects::answer::{Answer, Finish, Piece, Usage};
 use crate::dialects::chat::{Chat, ToolCall};
 use crate::dialects::trouble::{Dialect, Trouble};
-use crate::dialects::writer::{Writer, named_event};
+use crate::dialects::writer::{Writer, comment, named_event};
 
 /// Writes the message that answers one chat.
 pub(crate) struct MessageWriter {
@@ -204,7 +204,7 @@ impl Writer for MessageWriter {
     }
 
     fn waiting(&self, text: &str) -> Option<Bytes> {
-        Some(Bytes::from(format!(": {}\n{}", text.replace(char::is_control, " "), ping())))
+        Some(Bytes::from(comment(text) + &ping()))
     }
 
     fn begin(&mut self) -> Bytes {

@@ -11,7 +11,7 @@ use super::exchange::not_valid;
 use super::problem::trouble;
 use crate::dialects::engine::{self, Reader};
 use crate::dialects::trouble::{Dialect, Trouble};
-use crate::dialects::writer::Writer;
+use crate::dialects::writer::{Writer, comment};
 use crate::error::Failure;
 
 /// The answer to one client.
@@ -50,8 +50,7 @@ impl Output {
     /// What keeps a silent stream open, if its form has such a thing.
     pub(super) fn waiting(&self, text: &str) -> Option<Bytes> {
         match self {
-            // A line break would end the comment.
-            Self::Untouched => Some(Bytes::from(format!(": {}\n\n", text.replace(char::is_control, " ")))),
+            Self::Untouched => Some(Bytes::from(comment(text) + "\n")),
             Self::Written(written) => written.writer.waiting(text),
         }
     }
@@ -83,11 +82,7 @@ impl Output {
     /// The end of a stream that breaks off.
     pub(super) fn fail(&mut self, trouble: &Trouble) -> Bytes {
         match self {
-            Self::Untouched => {
-                // The blank line in front ends an event that the worker left incomplete.
-                let error = Value::Object(Dialect::OpenAi.error(trouble));
-                Bytes::from(format!("\n\ndata: {error}\n\n"))
-            }
+            Self::Untouched => last_event(&Dialect::OpenAi.error(trouble).into()),
             Self::Written(written) => written.writer.fail(trouble),
         }
     }
@@ -126,9 +121,7 @@ impl Output {
             Self::Untouched => {
                 let error = serde_json::from_slice::<Value>(body).unwrap_or_default();
                 match error.get("error") {
-                    Some(error) if !error.is_null() => {
-                        Bytes::from(format!("\n\ndata: {}\n\n", json!({"error": error})))
-                    }
+                    Some(error) if !error.is_null() => last_event(&json!({"error": error})),
                     _ => self.fail(&told(pid, status, body)),
                 }
             }
@@ -155,6 +148,11 @@ fn told(pid: u32, status: u16, body: &[u8]) -> Trouble {
         let told = trouble(&Failure::from(nothing).into());
         Trouble { status: if failed < 500 { failed } else { told.status }, ..told }
     })
+}
+
+/// An event that may follow on half of another: the blank line in front ends what the worker left incomplete.
+fn last_event(data: &Value) -> Bytes {
+    Bytes::from(format!("\n\ndata: {data}\n\n"))
 }
 
 fn joined(first: Bytes, then: Bytes) -> Bytes {
