@@ -7,7 +7,7 @@ mod write;
 
 pub(crate) use read::answer;
 pub(crate) use stream::Reader;
-pub(crate) use write::request;
+pub(crate) use write::{completion, request};
 
 #[cfg(test)]
 mod tests;

@@ -27,9 +27,9 @@ mod whole;
 mod exchange;
 mod problem;
 
-pub(crate) use call::{Call, Form, named};
+pub(crate) use call::{Call, Form, keep_alive, named};
 pub(crate) use context::lacking;
-pub(crate) use serve::{REQUEST_ID, ask, read, serve, serve_call};
+pub(crate) use serve::{Head, REQUEST_ID, ask, read, serve, serve_call};
 
 #[cfg(test)]
 mod tests;

@@ -4,11 +4,17 @@ use serde_json::{Map, Value, json};
 
 use crate::dialects::chat::{Chat, Message, Output, Part, Role, Thinking, Tool, ToolCall, ToolChoice};
 
+/// The body that asks an engine to continue a text, with the sampling and the limits of a chat.
+pub(crate) fn completion(chat: &Chat, prompt: &str) -> Value {
+    let mut body = of_every_answer(chat);
+    body.insert("prompt".to_owned(), prompt.into());
+    Value::Object(body)
+}
+
 /// The body that asks an engine for the next message of a chat.
 pub(crate) fn request(chat: &Chat) -> Value {
-    let mut body = chat.options.clone();
+    let mut body = of_every_answer(chat);
     let mut set = |name: &str, value: Value| body.insert(name.to_owned(), value);
-    set("model", chat.model.as_str().into());
     set("messages", chat.messages.iter().map(message).collect());
     if !chat.tools.is_empty() {
         set("tools", chat.tools.iter().map(tool).collect());
@@ -35,6 +41,15 @@ pub(crate) fn request(chat: &Chat) -> Value {
             set("response_format", json!({"type": "json_schema", "json_schema": format}));
         }
     }
+    think(&mut body, &chat.thinking);
+    Value::Object(body)
+}
+
+/// The fields that every request for an answer has: the model, sampling, limits, and whether it comes as a stream.
+fn of_every_answer(chat: &Chat) -> Map<String, Value> {
+    let mut body = chat.options.clone();
+    let mut set = |name: &str, value: Value| body.insert(name.to_owned(), value);
+    set("model", chat.model.as_str().into());
     if let Some(tokens) = chat.max_tokens {
         set("max_tokens", tokens.into());
     }
@@ -45,8 +60,7 @@ pub(crate) fn request(chat: &Chat) -> Value {
         set("stream", true.into());
         set("stream_options", json!({"include_usage": true}));
     }
-    think(&mut body, &chat.thinking);
-    Value::Object(body)
+    body
 }
 
 /// The variables by which chat templates know it, and llama.cpp's limit.

@@ -1,6 +1,6 @@
 //! What a request of Ollama's asks for.
 
-use serde_json::{Map, Value};
+use serde_json::Value;
 
 use crate::dialects::chat::Chat;
 
@@ -21,7 +21,7 @@ pub(crate) enum Work {
     /// A text to continue as it is: the body of a completion as engines take it, and the fields without effect.
     Raw {
         model: String,
-        body: Map<String, Value>,
+        body: Value,
         streams: bool,
         ignored: Vec<String>,
     },

@@ -2,11 +2,12 @@
 
 use std::collections::VecDeque;
 
-use serde_json::{Map, Value, json};
+use serde_json::Value;
 
 use super::asked::{Asked, Work};
 use super::{image, options};
 use crate::dialects::chat::{Chat, Message, Output, Part, Role, Tool, ToolCall};
+use crate::dialects::engine;
 use crate::fields::{FieldError, Fields};
 
 /// The fields of both that are applied.
@@ -73,26 +74,14 @@ fn nothing(chat: Chat) -> Work {
 }
 
 /// The body of a completion. What only a chat can have is refused.
-fn raw(fields: &Fields<'_>, mut chat: Chat, prompt: &str) -> Result<Work, FieldError> {
+fn raw(fields: &Fields<'_>, chat: Chat, prompt: &str) -> Result<Work, FieldError> {
     for field in ["system", "think", "format", "logprobs"] {
         let is_asked = |value: &&Value| !matches!(value, Value::String(text) if text.is_empty());
         if fields.get(field).filter(is_asked).is_some_and(|value| *value != Value::Bool(false)) {
             return Err(fields.error(field, "cannot be given with `raw`"));
         }
     }
-    let mut body: Map<String, Value> = std::mem::take(&mut chat.options);
-    body.insert("model".to_owned(), chat.model.as_str().into());
-    body.insert("prompt".to_owned(), prompt.into());
-    if let Some(tokens) = chat.max_tokens {
-        body.insert("max_tokens".to_owned(), tokens.into());
-    }
-    if !chat.stop.is_empty() {
-        body.insert("stop".to_owned(), std::mem::take(&mut chat.stop).into());
-    }
-    if chat.streams {
-        body.insert("stream".to_owned(), true.into());
-        body.insert("stream_options".to_owned(), json!({"include_usage": true}));
-    }
+    let body = engine::completion(&chat, prompt);
     let Chat { model, streams, ignored, .. } = chat;
     Ok(Work::Raw { model, body, streams, ignored })
 }

@@ -37,7 +37,7 @@ pub(crate) async fn messages(State(app): State<AppState>, request: Request) -> R
 pub(crate) async fn count_tokens(State(app): State<AppState>, request: Request) -> Response {
     let caller = caller::of(request.extensions());
     let counted = async {
-        let (_, body) = gateway::read(&app, request).await?;
+        let body = gateway::read(&app, request).await?;
         let chat = chat(&body)?;
         let ignored = chat.ignored.clone();
         Ok::<_, Problem>((count(&app, &caller, chat).await?, ignored))

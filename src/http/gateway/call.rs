@@ -1,6 +1,7 @@
 //! One request of a client, read and checked, in the form that engines take.
 
 use bytes::Bytes;
+use serde::{Deserialize, Deserializer};
 use serde_json::Value;
 use serde_json::value::to_raw_value;
 
@@ -8,7 +9,7 @@ use crate::config::{Capability, KeepAlive};
 use crate::dialects::chat::Chat;
 use crate::dialects::engine;
 use crate::dialects::writer::Writer;
-use crate::error::Failure;
+use crate::error::{Code, Failure};
 use crate::http::numbers;
 use crate::http::problem::Problem;
 use crate::workers::{Conversation, Route};
@@ -48,7 +49,7 @@ impl Call {
     /// A chat, whose answer `writer` writes.
     ///
     /// # Errors
-    /// [`Code::InvalidField`](crate::error::Code::InvalidField) for a number outside its range (see [`numbers`]).
+    /// [`Code::InvalidField`] for a number outside its range (see [`numbers`]).
     pub(crate) fn chat(chat: Chat, writer: Box<dyn Writer>) -> Result<Self, Problem> {
         let body = engine::request(&chat);
         check(&body)?;
@@ -102,6 +103,20 @@ impl Call {
     }
 }
 
+/// How long the worker that answers is to stay without a request: a field of Ollama's, which every dialect takes.
+///
+/// # Errors
+/// [`Code::InvalidField`].
+pub(crate) fn keep_alive<'de>(
+    said: Option<impl Deserializer<'de, Error = serde_json::Error>>,
+) -> Result<Option<KeepAlive>, Problem> {
+    said.map(KeepAlive::deserialize).transpose().map_err(|error| {
+        let failure = Failure::new(Code::InvalidField, format!("'keep_alive' is not valid: {error}"))
+            .hint(r#"send a duration such as "10m", seconds, -1 for as long as there is room, or 0"#);
+        Problem::from(failure).param("keep_alive")
+    })
+}
+
 /// Checks the numbers of a body for an engine.
 fn check(body: &Value) -> Result<(), Problem> {
     for (name, value) in body.as_object().into_iter().flatten() {
@@ -117,12 +132,12 @@ fn check(body: &Value) -> Result<(), Problem> {
 /// The name of a model, which is not empty.
 ///
 /// # Errors
-/// [`Code::InvalidField`](crate::error::Code::InvalidField).
+/// [`Code::InvalidField`].
 pub(crate) fn named(model: &str) -> Result<&str, Problem> {
     if !model.is_empty() {
         return Ok(model);
     }
-    let failure = Failure::new(crate::error::Code::InvalidField, "the request has no string 'model'")
+    let failure = Failure::new(Code::InvalidField, "the request has no string 'model'")
         .hint("GET /v1/models lists the models and says which are loaded");
     Err(Problem::from(failure).param("model"))
 }
@@ -146,7 +161,7 @@ mod tests {
         let calls = [Call::chat(chat, writer()), Call::completion("m", &options, false, writer())];
         for call in calls {
             let failure = call.err().map(|problem| problem.failure().code);
-            assert_eq!(failure, Some(crate::error::Code::InvalidField));
+            assert_eq!(failure, Some(Code::InvalidField));
         }
     }
 }

@@ -3,7 +3,6 @@
 use std::sync::Arc;
 
 use axum::extract::Request;
-use axum::http::request::Parts;
 use axum::http::{HeaderName, HeaderValue};
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
@@ -34,39 +33,47 @@ pub(crate) const REQUEST_ID: HeaderName = HeaderName::from_static("x-rbee-reques
 /// The header by which a client of a stream asks to be told what it waits for.
 const NARRATE: &str = "x-rbee-narrate";
 
+/// What the gateway needs of a request besides its body.
+#[derive(Debug)]
+pub(crate) struct Head {
+    caller: Arc<str>,
+    /// Whether the client asks to be told what it waits for.
+    narrates: bool,
+}
+
+impl Head {
+    pub(crate) fn of(request: &Request) -> Self {
+        let narrates = request.headers().get(NARRATE).is_some_and(|value| value == "1");
+        Self { caller: caller::of(request.extensions()), narrates }
+    }
+}
+
 /// Answers a request. `read` makes a call of its body.
 pub(crate) async fn serve(
     app: &AppState,
     request: Request,
     read: impl FnOnce(Bytes) -> Result<Call, Problem>,
 ) -> Response {
-    let (parts, body) = request.into_parts();
-    let request = Request::from_parts(parts.clone(), body);
-    answered(app, &parts, async { self::read(app, request).await.and_then(|(_, body)| read(body)) }).await
+    let head = Head::of(&request);
+    answered(app, head, async { self::read(app, request).await.and_then(read) }).await
 }
 
 /// Answers a call whose request has been read.
-pub(crate) async fn serve_call(app: &AppState, parts: &Parts, call: Call) -> Response {
-    answered(app, parts, async { Ok(call) }).await
+pub(crate) async fn serve_call(app: &AppState, head: Head, call: Call) -> Response {
+    answered(app, head, async { Ok(call) }).await
 }
 
 /// Reads the body of a request.
 ///
 /// # Errors
 /// Those of [`json_bytes`].
-pub(crate) async fn read(app: &AppState, request: Request) -> Result<(Parts, Bytes), Problem> {
-    let (parts, body) = request.into_parts();
-    let request = Request::from_parts(parts.clone(), body);
-    Ok((parts, json_bytes(request, app.config.gateway.body_bytes(), *app.config.timers.request_head).await?))
+pub(crate) async fn read(app: &AppState, request: Request) -> Result<Bytes, Problem> {
+    Ok(json_bytes(request, app.config.gateway.body_bytes(), *app.config.timers.request_head).await?)
 }
 
-async fn answered(
-    app: &AppState,
-    parts: &Parts,
-    call: impl Future<Output = Result<Call, Problem>>,
-) -> Response {
-    let recorder = Recorder::new(&app.requests, caller::of(&parts.extensions));
-    let answered = answer(app, parts, call, &recorder).await;
+async fn answered(app: &AppState, head: Head, call: impl Future<Output = Result<Call, Problem>>) -> Response {
+    let recorder = Recorder::new(&app.requests, Arc::clone(&head.caller));
+    let answered = answer(app, head, call, &recorder).await;
     let mut response = answered.unwrap_or_else(|problem| {
         recorder.failed(problem.failure());
         problem.into_response()
@@ -79,12 +86,11 @@ async fn answered(
 
 async fn answer(
     app: &AppState,
-    parts: &Parts,
+    head: Head,
     call: impl Future<Output = Result<Call, Problem>>,
     recorder: &Recorder,
 ) -> Result<Response, Problem> {
-    let caller = caller::of(&parts.extensions);
-    let narrates = parts.headers.get(NARRATE).is_some_and(|value| value == "1");
+    let Head { caller, narrates } = head;
     let call = call.await?;
     let streams = call.streams;
     let (shown, waits_for) = watch::channel(Shown::default());

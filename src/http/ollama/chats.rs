@@ -11,13 +11,12 @@ use super::asked::{Answered, parse};
 use crate::app::AppState;
 use crate::config::KeepAlive;
 use crate::dialects::ollama::{self, Asked, Embed, Form, OllamaWriter, Work, idle_answer};
-use crate::error::{Code, Failure, Result};
+use crate::error::{Code, Result};
 use crate::fields::FieldError;
 use crate::http::caller;
 use crate::http::gateway::{self, Call};
 use crate::http::ignored::telling;
 use crate::http::operation::run;
-use crate::http::problem::Problem;
 use crate::residency::not_loaded;
 use crate::time::monotonic;
 use crate::workers::Route;
@@ -38,12 +37,13 @@ async fn answer(
     form: Form,
     read: impl FnOnce(&Value) -> std::result::Result<Asked, FieldError>,
 ) -> Answered {
-    let (parts, body) = gateway::read(app, request).await?;
+    let head = gateway::Head::of(&request);
+    let body = gateway::read(app, request).await?;
     let Asked { work, keep_alive, mut context_length } = read(&parse(&body)?)?;
     // Requests load nothing then.
     let is_unmet = !app.config.residency.on_demand && context_length.take().is_some();
     let unmet = is_unmet.then(|| "options.num_ctx".to_owned());
-    let keep_alive = keep_alive.map(read_keep_alive).transpose()?;
+    let keep_alive = gateway::keep_alive(keep_alive)?;
     let call = match work {
         Work::Chat(chat) => {
             let writer = OllamaWriter::new(form, &chat.model);
@@ -51,7 +51,7 @@ async fn answer(
         }
         Work::Raw { model, body, streams, ignored } => {
             let writer = OllamaWriter::new(form, &model);
-            Call { ignored, ..Call::completion(&model, &body.into(), streams, Box::new(writer))? }
+            Call { ignored, ..Call::completion(&model, &body, streams, Box::new(writer))? }
         }
         Work::Nothing { model, streams, mut ignored } => {
             ignored.extend(unmet);
@@ -63,7 +63,7 @@ async fn answer(
     };
     let mut call = Call { keep_alive, context_length, ..call };
     call.ignored.extend(unmet);
-    Ok(gateway::serve_call(app, &parts, call).await)
+    Ok(gateway::serve_call(app, head, call).await)
 }
 
 /// Loads the model, or unloads it where it is not to stay. Returns which of the two.
@@ -95,14 +95,6 @@ async fn place(
     Ok("load")
 }
 
-fn read_keep_alive(value: Value) -> std::result::Result<KeepAlive, Problem> {
-    serde_json::from_value(value).map_err(|error| {
-        let failure = Failure::new(Code::InvalidField, format!("`keep_alive` is not valid: {error}"))
-            .hint(r#"send a duration such as "10m", seconds, -1 for as long as there is room, or 0"#);
-        Problem::from(failure).param("keep_alive")
-    })
-}
-
 /// `POST /api/embed`
 pub(crate) async fn embed(State(app): State<AppState>, request: Request) -> Answered {
     vectors(&app, request, Embed::read).await
@@ -119,9 +111,9 @@ async fn vectors(
     read: impl FnOnce(&Value) -> std::result::Result<Embed, FieldError>,
 ) -> Answered {
     let (asked_at, caller) = (monotonic(), caller::of(request.extensions()));
-    let (_, body) = gateway::read(app, request).await?;
+    let body = gateway::read(app, request).await?;
     let asked = read(&parse(&body)?)?;
-    let keep_alive = asked.keep_alive.clone().map(read_keep_alive).transpose()?;
+    let keep_alive = gateway::keep_alive(asked.keep_alive.as_ref())?;
     let engines = if asked.is_empty() {
         app.find_requested(&asked.model).await?;
         Value::Null

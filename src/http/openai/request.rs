@@ -5,10 +5,10 @@ use std::collections::BTreeMap;
 use bytes::Bytes;
 use serde_json::value::RawValue;
 
-use crate::config::{Capability, KeepAlive};
+use crate::config::Capability;
 use crate::dialects::openai;
 use crate::error::{Code, Failure};
-use crate::http::gateway::{Call, Form, named};
+use crate::http::gateway::{Call, Form, keep_alive, named};
 use crate::http::numbers;
 use crate::http::problem::Problem;
 use crate::workers::{Conversation, Route};
@@ -28,7 +28,7 @@ pub(super) fn read(route: Route, body: Bytes) -> Result<Call, Problem> {
     }
     let streams = fields.get("stream").is_some_and(|value| value.get() == "true");
     let conversation = conversation(&fields);
-    let keep_alive = keep_alive(fields.get("keep_alive").map(|value| value.get()))?;
+    let keep_alive = keep_alive(fields.get("keep_alive").copied())?;
     let model = fields.get("model").and_then(|value| serde_json::from_str::<String>(value.get()).ok());
     let model = model.unwrap_or_default();
     named(&model)?;
@@ -93,16 +93,6 @@ fn beginnings(prompt: &str) -> impl Iterator<Item = &str> {
 
 /// The length of a piece of a prompt, in bytes.
 const PIECE: usize = 1024;
-
-/// How long the worker that answers it stays without a request, which is Ollama's field.
-pub(super) fn keep_alive(json: Option<&str>) -> Result<Option<KeepAlive>, Problem> {
-    let Some(json) = json else { return Ok(None) };
-    serde_json::from_str(json).map_err(|error| {
-        let failure = Failure::new(Code::InvalidField, format!("'keep_alive' is not valid: {error}"))
-            .hint(r#"send a duration such as "10m", seconds, -1 for as long as there is room, or 0"#);
-        Problem::from(failure).param("keep_alive")
-    })
-}
 
 #[cfg(test)]
 mod tests {

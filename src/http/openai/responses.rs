@@ -11,12 +11,11 @@ use bytes::Bytes;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::request::keep_alive;
 use crate::app::AppState;
 use crate::dialects::responses::{Ids, ResponsesWriter, read};
 use crate::error::{Code, Failure};
 use crate::http::caller;
-use crate::http::gateway::{self, Call};
+use crate::http::gateway::{self, Call, keep_alive};
 use crate::http::path::Parameter;
 use crate::http::problem::Problem;
 use crate::responses::{Conversation, Responses};
@@ -75,7 +74,7 @@ fn call(responses: &Responses, owner: &Arc<str>, body: &Bytes) -> Result<Call, P
         Box::new(keep) as Box<dyn FnOnce(&Value) + Send>
     });
     let writer = ResponsesWriter::new(&request, keep);
-    let keep_alive = keep_alive(body.get("keep_alive").map(Value::to_string).as_deref())?;
+    let keep_alive = keep_alive(body.get("keep_alive"))?;
     Ok(Call { keep_alive, ..Call::chat(request.chat, Box::new(writer))? })
 }
 
