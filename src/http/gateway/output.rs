@@ -1,7 +1,7 @@
 //! What a client gets of the bytes of an engine: the same bytes, or what its dialect writes for them.
 
-use axum::http::StatusCode;
 use axum::http::header::CONTENT_TYPE;
+use axum::http::{HeaderMap, HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use serde_json::{Value, json};
@@ -95,9 +95,15 @@ impl Output {
         }
     }
 
-    /// The response for an answer that has arrived as a whole.
-    pub(super) fn whole(&mut self, pid: u32, status: StatusCode, body: Bytes) -> Response {
-        let Self::Written(written) = self else { return (status, body).into_response() };
+    /// The response for an answer that has arrived as a whole, with the headers that pass.
+    pub(super) fn whole(
+        &mut self,
+        pid: u32,
+        status: StatusCode,
+        mut passed: HeaderMap,
+        body: Bytes,
+    ) -> Response {
+        let Self::Written(written) = self else { return (status, passed, body).into_response() };
         let answer = match status.is_success() {
             true => serde_json::from_slice(&body).ok().and_then(|body: Value| engine::answer(&body)),
             false => None,
@@ -112,7 +118,8 @@ impl Output {
                 (status, Value::Object(members))
             }
         };
-        (status, [(CONTENT_TYPE, "application/json")], value.to_string()).into_response()
+        passed.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        (status, passed, value.to_string()).into_response()
     }
 
     /// What ends the stream of a client that has been sent the head of one, where the engine answers no stream.
@@ -178,7 +185,8 @@ mod tests {
             (500, r#"{"message": "no"}"#, 500),
         ] {
             let mut output = Output::from(Form::Written(Box::new(OllamaWriter::new(Of::Chat, "m"))));
-            let response = output.whole(1, StatusCode::from_u16(status).unwrap(), body.into());
+            let response =
+                output.whole(1, StatusCode::from_u16(status).unwrap(), HeaderMap::new(), body.into());
             assert_eq!(response.status(), expected, "{status} {body}");
         }
     }

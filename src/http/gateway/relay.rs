@@ -43,15 +43,7 @@ pub(super) async fn relay(
     let response = match begun {
         Ok(Begun::Whole { pid, status, headers, body }) => {
             recorder.answered(status.as_u16(), &body);
-            let mut response = output.whole(pid, status, body);
-            let passed =
-                passed_headers(&headers).into_iter().filter_map(|(name, value)| Some((name?, value)));
-            for (name, value) in
-                passed.filter(|(name, _)| *name == RETRY_AFTER || !output.writes_whole_events())
-            {
-                response.headers_mut().insert(name, value);
-            }
-            response
+            output.whole(pid, status, passed_headers(&headers), body)
         }
         Ok(Begun::Events(answer)) => {
             let (status, passed) = (answer.status, passed_headers(&answer.headers));
