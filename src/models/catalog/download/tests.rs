@@ -71,12 +71,16 @@ impl Server {
     }
 }
 
+/// The path of a request, and nothing for bytes that are no request, as a handshake of TLS.
 async fn path_of_request(stream: &mut TcpStream) -> String {
     let mut head = Vec::new();
     while !head.ends_with(b"\r\n\r\n") {
         match stream.read_u8().await {
             Ok(byte) => head.push(byte),
             Err(_) => break,
+        }
+        if !head[0].is_ascii_uppercase() {
+            return String::new();
         }
     }
     String::from_utf8_lossy(&head).split(' ').nth(1).unwrap_or_default().to_owned()
@@ -173,8 +177,10 @@ async fn a_download_is_verified_and_recorded_and_not_repeated() {
 #[tokio::test]
 async fn every_bad_answer_gives_its_error_code_and_leaves_no_file() {
     let root = tempfile::tempdir().unwrap();
-    let mut config = config(root.path());
-    config.timers.stall = Duration::from_millis(300).into();
+    // Only answers that never come are given up soon: on a busy machine the others may take a while.
+    let config = config(root.path());
+    let mut impatient = config.clone();
+    impatient.timers.stall = Duration::from_millis(300).into();
     let server = Server::start(|path| {
         let body = gguf("llama");
         let cut = &body[..body.len() - 100];
@@ -204,8 +210,7 @@ async fn every_bad_answer_gives_its_error_code_and_leaves_no_file() {
                     &body[..50],
                 ));
             }
-            // The first bytes of a TLS handshake are no path.
-            path if !path.starts_with('/') => Vec::new(),
+            "" => Vec::new(),
             "/silent.gguf" => return Reply::Hang(Vec::new()),
             "/loop.gguf" => return redirect("/loop.gguf"),
             "/nowhere.gguf" => answer("302 Found\r\nContent-Length: 0", b""),
@@ -244,7 +249,8 @@ async fn every_bad_answer_gives_its_error_code_and_leaves_no_file() {
         ("/loopback.gguf", Code::SourceRefused, "plain http"),
         ("/file.gguf", Code::SourceRefused, "not allowed"),
     ] {
-        let failure = download(&config, &server.url(path)).await.unwrap_err();
+        let config = if says.contains("300 ms") { &impatient } else { &config };
+        let failure = download(config, &server.url(path)).await.unwrap_err();
         assert_eq!(failure.code, code, "{path}: {failure:?}");
         assert!(failure.message.contains(says), "{path}: {failure}");
         let public = serde_json::to_string(&failure).unwrap();
@@ -256,7 +262,11 @@ async fn every_bad_answer_gives_its_error_code_and_leaves_no_file() {
     assert_eq!(failure.code, Code::DownloadFailed, "{failure:?}");
     let failure =
         download(&config, &server.url(&format!("/sound.gguf#sha256={}", "0".repeat(64)))).await.unwrap_err();
-    assert_eq!((failure.code, failure.stage.as_deref()), (Code::DownloadFailed, Some("verify")));
+    assert_eq!(
+        (failure.code, failure.stage.as_deref()),
+        (Code::DownloadFailed, Some("verify")),
+        "{failure:?}"
+    );
     assert_store_is_empty(root.path());
 }
 
