@@ -17,6 +17,7 @@ pub(crate) mod responses;
 pub(crate) mod ollama;
 pub(crate) mod engine;
 pub(crate) mod writer;
+mod sequence;
 pub(crate) mod answer;
 pub(crate) mod chat;
 pub(crate) mod trouble;

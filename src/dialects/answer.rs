@@ -17,7 +17,7 @@ pub(crate) enum Piece {
         name: Option<String>,
         arguments: String,
     },
-    /// The log probabilities of the tokens of the text, as OpenAI's `logprobs.content` has them.
+    /// The log probabilities of the tokens of the piece that comes next, as OpenAI's `logprobs.content` has them.
     Logprobs(Vec<Value>),
     /// The stop string that ended the answer, before [`Piece::Finish`]. Few engines tell it.
     StopString(String),

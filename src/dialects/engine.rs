@@ -4,6 +4,7 @@
 mod stream;
 mod read;
 mod write;
+mod systems;
 
 pub(crate) use read::answer;
 pub(crate) use stream::Reader;

@@ -27,8 +27,8 @@ pub(super) fn read(fields: &Fields<'_>, ignored: &mut Ignored) -> Result<Vec<Mes
             Some("user") => user(&message, &mut messages, ignored)?,
             Some("assistant") => add(&mut messages, assistant(&message, ignored)?),
             Some("system") => {
-                let system = of_system(parts(&message, "content", ignored)?, messages.is_empty());
-                add(&mut messages, system);
+                let content = parts(&message, "content", ignored)?;
+                messages.push(Message { role: Role::System, content, ..Message::default() });
             }
             _ => return Err(message.error("role", "must be user or assistant")),
         }
@@ -46,17 +46,6 @@ fn system(fields: &Fields<'_>, ignored: &mut Ignored) -> Result<Option<Message>,
         ignored.note("system.x-anthropic-billing-header");
     }
     Ok((!content.is_empty()).then_some(Message { role: Role::System, content, ..Message::default() }))
-}
-
-/// A message of the system. Few templates take one in the middle of a conversation, where it becomes a marked part
-/// of the user's.
-fn of_system(content: Vec<Part>, is_first: bool) -> Message {
-    if is_first {
-        return Message { role: Role::System, content, ..Message::default() };
-    }
-    let mark = |tag: &str| Part::Text(tag.to_owned());
-    let content = [mark("<system>")].into_iter().chain(content).chain([mark("</system>")]).collect();
-    Message { role: Role::User, content, ..Message::default() }
 }
 
 /// Adds a message, to the last one where both are of the same author.

@@ -1,15 +1,13 @@
 //! Writes an answer: as a message, or as the events of one
 //! (<https://platform.claude.com/docs/en/build-with-claude/streaming>).
 
-use std::collections::{BTreeSet, VecDeque};
-
 use bytes::Bytes;
-use serde::de::IgnoredAny;
 use serde_json::{Value, json};
 use uuid::Uuid;
 
 use crate::dialects::answer::{Answer, Finish, Piece, Usage};
 use crate::dialects::chat::{Chat, ToolCall};
+use crate::dialects::sequence::Sequence;
 use crate::dialects::trouble::{Dialect, Trouble};
 use crate::dialects::writer::{Writer, comment, named_event};
 
@@ -24,10 +22,8 @@ pub(crate) struct MessageWriter {
     open: Option<Open>,
     /// How many blocks have begun.
     blocks: usize,
-    /// The calls that have begun.
-    calls: BTreeSet<usize>,
-    /// Pieces that wait for the end of the open call.
-    held: VecDeque<Piece>,
+    has_calls: bool,
+    in_turn: Sequence,
     stop_string: Option<String>,
     finish: Finish,
     usage: Usage,
@@ -57,8 +53,8 @@ impl MessageWriter {
             shows_thinking: chat.thinking.enabled != Some(false),
             open: None,
             blocks: 0,
-            calls: BTreeSet::new(),
-            held: VecDeque::new(),
+            has_calls: false,
+            in_turn: Sequence::default(),
             stop_string: None,
             finish: Finish::default(),
             usage: Usage::default(),
@@ -78,7 +74,7 @@ impl MessageWriter {
             Finish::Filtered => "refusal",
             Finish::ToolCalls => "tool_use",
             // Some engines do not say so.
-            Finish::Stop if !self.calls.is_empty() => "tool_use",
+            Finish::Stop if self.has_calls => "tool_use",
             Finish::Stop if self.stop_string.is_some() => "stop_sequence",
             Finish::Stop => "end_turn",
         }
@@ -88,32 +84,6 @@ impl MessageWriter {
     fn call_id(&self, index: usize, id: Option<String>) -> String {
         let of_message = self.id.trim_start_matches("msg_");
         id.filter(|id| !id.is_empty()).unwrap_or_else(|| format!("toolu_{of_message}_{index}"))
-    }
-
-    /// Adds a piece. It waits where it is of another block than the open call, whose arguments go on.
-    fn add(&mut self, piece: Piece, events: &mut String) {
-        if self.waits(&piece) || (!self.held.is_empty() && !self.is_of_open_call(&piece)) {
-            self.held.push_back(piece);
-        } else {
-            self.write(piece, events);
-        }
-        while let Some(next) = self.held.pop_front() {
-            if self.waits(&next) {
-                self.held.push_front(next);
-                break;
-            }
-            self.write(next, events);
-        }
-    }
-
-    fn is_of_open_call(&self, piece: &Piece) -> bool {
-        matches!((&self.open, piece), (Some(Open::Call { index, .. }), Piece::Call { index: of, .. }) if index == of)
-    }
-
-    fn waits(&self, piece: &Piece) -> bool {
-        let is_of_a_block = matches!(piece, Piece::Reasoning(_) | Piece::Text(_) | Piece::Call { .. });
-        let is_open = matches!(&self.open, Some(Open::Call { arguments, .. }) if !is_complete(arguments));
-        is_of_a_block && is_open && !self.is_of_open_call(piece)
     }
 
     fn write(&mut self, piece: Piece, events: &mut String) {
@@ -148,14 +118,14 @@ impl MessageWriter {
         more: &str,
         events: &mut String,
     ) {
-        if self.calls.insert(index) {
+        if !matches!(&self.open, Some(Open::Call { index: open, .. }) if *open == index) {
+            self.has_calls = true;
             let block = json!({"type": "tool_use", "id": self.call_id(index, id),
                                "name": name.unwrap_or_default(), "input": {}});
             self.start(Open::Call { index, arguments: String::new(), is_live: false }, block, events);
         }
-        // What follows on complete arguments is no part of them.
-        let Some(Open::Call { index: open, arguments, is_live }) = &mut self.open else { return };
-        if *open != index || more.is_empty() {
+        let Some(Open::Call { arguments, is_live, .. }) = &mut self.open else { return };
+        if more.is_empty() {
             return;
         }
         arguments.push_str(more);
@@ -214,7 +184,9 @@ impl Writer for MessageWriter {
 
     fn pieces(&mut self, pieces: Vec<Piece>) -> Bytes {
         let mut events = String::new();
-        pieces.into_iter().for_each(|piece| self.add(piece, &mut events));
+        for piece in pieces {
+            self.in_turn.take(piece).into_iter().for_each(|piece| self.write(piece, &mut events));
+        }
         if events.is_empty() {
             // Something arrived that is not shown, or not yet: the client hears that it goes on.
             events = ping();
@@ -224,13 +196,8 @@ impl Writer for MessageWriter {
 
     fn end(&mut self) -> Bytes {
         let mut events = String::new();
+        self.in_turn.end().into_iter().for_each(|piece| self.write(piece, &mut events));
         self.stop(&mut events);
-        while !self.held.is_empty() {
-            for piece in std::mem::take(&mut self.held) {
-                self.add(piece, &mut events);
-            }
-            self.stop(&mut events);
-        }
         let delta = json!({"stop_reason": self.stop_reason(), "stop_sequence": self.stop_string});
         let delta = json!({"type": "message_delta", "delta": delta, "usage": usage(&self.usage)});
         events += &named_event("message_delta", &delta);
@@ -253,7 +220,7 @@ impl Writer for MessageWriter {
             content.push(json!({"type": "text", "text": text}));
         }
         for (index, ToolCall { id, name, arguments }) in calls.into_iter().enumerate() {
-            self.calls.insert(index);
+            self.has_calls = true;
             content.push(json!({"type": "tool_use", "id": self.call_id(index, Some(id)), "name": name,
                                 "input": input(&arguments)}));
         }
@@ -285,9 +252,4 @@ fn input(arguments: &str) -> Value {
         return json!({});
     }
     serde_json::from_str(arguments).unwrap_or_else(|_| arguments.into())
-}
-
-/// Whether arguments can have no more to them.
-fn is_complete(arguments: &str) -> bool {
-    arguments.trim_end().ends_with('}') && serde_json::from_str::<IgnoredAny>(arguments).is_ok()
 }

@@ -20,16 +20,17 @@ pub(super) fn pieces(body: &Value, begun: &mut Calls) -> Vec<Piece> {
         let said = choice.get("delta").or_else(|| choice.get("message")).unwrap_or(&Value::Null);
         // vLLM's older name, and OpenRouter's.
         let reasoning = text(&said["reasoning_content"]).or_else(|| text(&said["reasoning"]));
-        pieces.extend(reasoning.map(Piece::Reasoning));
         // A completion has its text beside the place of a message.
         let said_text = text(&said["content"]).or_else(|| text(&choice["text"]));
-        pieces.extend(said_text.map(Piece::Text));
+        let tokens = choice["logprobs"]["content"].as_array().filter(|tokens| !tokens.is_empty());
+        let tokens = tokens.map(|tokens| Piece::Logprobs(tokens.clone()));
+        // They are the text's where there is one.
+        let (of_text, of_others) = if said_text.is_some() { (tokens, None) } else { (None, tokens) };
+        pieces.extend(of_others.into_iter().chain(reasoning.map(Piece::Reasoning)));
+        pieces.extend(of_text.into_iter().chain(said_text.map(Piece::Text)));
         let calls = said["tool_calls"].as_array().map(Vec::as_slice).unwrap_or_default();
         let is_whole = choice.get("delta").is_none();
         pieces.extend(calls.iter().enumerate().map(|(at, value)| call(is_whole.then_some(at), value, begun)));
-        if let Some(tokens) = choice["logprobs"]["content"].as_array().filter(|tokens| !tokens.is_empty()) {
-            pieces.push(Piece::Logprobs(tokens.clone()));
-        }
         // vLLM's field, which is a number where a token ended the answer.
         pieces.extend(text(&choice["stop_reason"]).map(Piece::StopString));
         pieces.extend(choice["finish_reason"].as_str().map(|reason| Piece::Finish(finish(reason))));

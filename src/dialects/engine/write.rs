@@ -2,6 +2,7 @@
 
 use serde_json::{Map, Value, json};
 
+use super::systems::arranged;
 use crate::dialects::chat::{Chat, Message, Output, Part, Role, Thinking, Tool, ToolCall, ToolChoice};
 
 /// The body that asks an engine to continue a text, with the sampling and the limits of a chat.
@@ -15,7 +16,7 @@ pub(crate) fn completion(chat: &Chat, prompt: &str) -> Value {
 pub(crate) fn request(chat: &Chat) -> Value {
     let mut body = of_every_answer(chat);
     let mut set = |name: &str, value: Value| body.insert(name.to_owned(), value);
-    set("messages", chat.messages.iter().map(message).collect());
+    set("messages", arranged(&chat.messages).iter().map(message).collect());
     if !chat.tools.is_empty() {
         set("tools", chat.tools.iter().map(tool).collect());
     }

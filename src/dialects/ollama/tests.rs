@@ -199,8 +199,8 @@ fn a_stream_has_a_line_for_each_piece_and_ends_with_the_counts() {
     assert_eq!(lines(&writer.waiting("x").unwrap())[0]["message"]["content"], "");
     let pieces = vec![
         Piece::Reasoning("hm".into()),
-        Piece::Text("Hi".into()),
         Piece::Logprobs(vec![json!({"token": "Hi"})]),
+        Piece::Text("Hi".into()),
         Piece::Call { index: 0, id: Some("a".into()), name: Some("add".into()), arguments: r#"{"a""#.into() },
         Piece::Call { index: 0, id: None, name: None, arguments: ":1}".into() },
         Piece::Finish(Finish::ToolCalls),
@@ -226,9 +226,13 @@ fn a_stream_has_a_line_for_each_piece_and_ends_with_the_counts() {
 #[test]
 fn all_log_probabilities_of_a_text_are_told() {
     let tokens = |token: &str| Piece::Logprobs(vec![json!({"token": token})]);
-    let pieces = vec![Piece::Text("Hi".into()), tokens("H"), tokens("i")];
-    let told = lines(&OllamaWriter::new(Form::Chat, "m").pieces(pieces));
+    let mut writer = OllamaWriter::new(Form::Chat, "m");
+    let text = |text: &str| Piece::Text(text.to_owned());
+    let told =
+        lines(&writer.pieces(vec![tokens("H"), tokens("i"), text("Hi"), tokens("."), text("."), tokens("")]));
     assert_eq!(told[0]["logprobs"], json!([{"token": "H"}, {"token": "i"}]));
+    assert_eq!(told[1]["logprobs"], json!([{"token": "."}]));
+    assert_eq!(lines(&writer.end())[0]["logprobs"], json!([{"token": ""}]), "the last ones may have no text");
 }
 
 #[test]

@@ -29,7 +29,7 @@ pub(crate) struct OllamaWriter {
     asked: Instant,
     /// When the first piece came.
     first: Option<Instant>,
-    /// The calls, finish and usage so far. Its texts stay empty.
+    /// The calls, finish and usage so far, and log probabilities whose text comes next. Its texts stay empty.
     so_far: Answer,
 }
 
@@ -72,6 +72,16 @@ impl OllamaWriter {
         object
     }
 
+    /// An object with this part of the answer and the log probabilities that came before it.
+    fn part(&mut self, text: &str, reasoning: &str, calls: &[ToolCall]) -> Map<String, Value> {
+        let mut object = self.object(text, reasoning, calls);
+        let tokens = std::mem::take(&mut self.so_far.logprobs);
+        if !tokens.is_empty() {
+            object.insert("logprobs".to_owned(), tokens.into());
+        }
+        object
+    }
+
     /// Makes an object the last one.
     fn finish(&self, object: &mut Map<String, Value>) {
         let reason = match self.so_far.finish {
@@ -98,20 +108,8 @@ impl OllamaWriter {
     fn piece(&mut self, piece: Piece, lines: &mut Vec<Value>) {
         self.first.get_or_insert_with(time::monotonic);
         match piece {
-            Piece::Text(text) => lines.push(self.object(&text, "", &[]).into()),
-            Piece::Reasoning(text) => lines.push(self.object("", &text, &[]).into()),
-            Piece::Logprobs(tokens) => match lines.last_mut() {
-                // They are of the text before.
-                Some(line) => match line["logprobs"].as_array_mut() {
-                    Some(earlier) => earlier.extend(tokens),
-                    None => line["logprobs"] = tokens.into(),
-                },
-                None => {
-                    let mut line = self.object("", "", &[]);
-                    line.insert("logprobs".to_owned(), tokens.into());
-                    lines.push(line.into());
-                }
-            },
+            Piece::Text(text) => lines.push(self.part(&text, "", &[]).into()),
+            Piece::Reasoning(text) => lines.push(self.part("", &text, &[]).into()),
             other => self.so_far.push(other),
         }
     }
@@ -142,7 +140,8 @@ impl Writer for OllamaWriter {
     /// Calls are written whole, so they stand at the end.
     fn end(&mut self) -> Bytes {
         let calls = named(std::mem::take(&mut self.so_far.calls));
-        let of_calls = (!calls.is_empty()).then(|| Value::from(self.object("", "", &calls)));
+        let is_told = calls.is_empty() && self.so_far.logprobs.is_empty();
+        let of_calls = (!is_told).then(|| Value::from(self.part("", "", &calls)));
         let mut last = self.object("", "", &[]);
         self.finish(&mut last);
         of_calls.into_iter().chain([last.into()]).flat_map(|value| line(&value)).collect()
@@ -154,11 +153,8 @@ impl Writer for OllamaWriter {
 
     fn whole(&mut self, answer: Answer) -> Value {
         let answer = Answer { calls: named(answer.calls), ..answer };
-        let mut object = self.object(&answer.text, &answer.reasoning, &answer.calls);
-        if !answer.logprobs.is_empty() {
-            object.insert("logprobs".to_owned(), answer.logprobs.clone().into());
-        }
-        self.so_far = answer;
+        self.so_far = answer.clone();
+        let mut object = self.part(&answer.text, &answer.reasoning, &answer.calls);
         self.finish(&mut object);
         object.into()
     }

@@ -1,7 +1,7 @@
 //! Writes an answer as a response: as its events, or as its object. Both come of the same items, so that they tell
 //! the same.
 //!
-//! One item grows at a time, and the next one begins when it is done. After the last event of an answer that is
+//! One item grows at a time, and the next one begins when it is done ([`Sequence`]). After the last event of an answer that is
 //! complete comes nothing; one that breaks off ends with `response.failed`, and with an `error` event, which client
 //! libraries make an exception of.
 
@@ -12,6 +12,7 @@ use super::ids::Ids;
 use super::output::{Item, Kind, Status};
 use super::request::Request;
 use crate::dialects::answer::{Answer, Finish, Piece, Usage};
+use crate::dialects::sequence::Sequence;
 use crate::dialects::trouble::{Dialect, Trouble};
 use crate::dialects::writer::{Writer, named_event};
 use crate::time::Instant;
@@ -28,10 +29,11 @@ pub(crate) struct ResponsesWriter {
     created_at: i64,
     asked: Map<String, Value>,
     keep: Option<Keep>,
+    in_turn: Sequence,
     items: Vec<Item>,
     /// The item that grows is the last one; `false` where none does.
     is_open: bool,
-    /// Log probabilities of tokens whose text has not come yet.
+    /// Log probabilities of tokens whose text comes next.
     logprobs: Vec<Value>,
     finish: Finish,
     usage: Option<Usage>,
@@ -52,6 +54,7 @@ impl ResponsesWriter {
             created_at: Instant::now().0 / 1000,
             asked: request.asked.clone(),
             keep,
+            in_turn: Sequence::default(),
             items: Vec::new(),
             is_open: false,
             logprobs: Vec::new(),
@@ -130,10 +133,6 @@ impl ResponsesWriter {
         let last = self.items.len().checked_sub(1);
         if let Some(last) = last.filter(|last| self.is_open && is_it(&self.items[*last])) {
             return last;
-        }
-        // A late part of a call still belongs to it.
-        if let Some(index) = self.items.iter().position(|item| is_call && is_it(item)) {
-            return index;
         }
         self.close(Status::Completed);
         let index = self.items.len();
@@ -217,14 +216,20 @@ impl ResponsesWriter {
         }
     }
 
-    /// Takes in pieces. The log probabilities of a text come after it, and go out with it.
-    fn take(&mut self, mut pieces: Vec<Piece>) {
-        pieces.sort_by_key(|piece| !matches!(piece, Piece::Logprobs(_)));
-        pieces.into_iter().for_each(|piece| self.piece(piece));
+    fn take(&mut self, pieces: Vec<Piece>) {
+        for piece in pieces {
+            self.in_turn.take(piece).into_iter().for_each(|piece| self.piece(piece));
+        }
+    }
+
+    /// Writes what still waits for the end of a call.
+    fn take_rest(&mut self) {
+        self.in_turn.end().into_iter().for_each(|piece| self.piece(piece));
     }
 
     /// Ends the answer, and gives the response to where it is kept.
     fn complete(&mut self) -> Value {
+        self.take_rest();
         let is_complete = matches!(self.finish, Finish::Stop | Finish::ToolCalls);
         let has_said = self.items.iter().any(|item| item.kind != Kind::Reasoning);
         let is_message = self.items.last().is_some_and(|item| item.kind == Kind::Message);
@@ -273,6 +278,7 @@ impl Writer for ResponsesWriter {
 
     fn fail(&mut self, trouble: &Trouble) -> Bytes {
         if self.has_begun {
+            self.take_rest();
             let error = json!({"code": trouble.code, "message": trouble.message});
             let response = self.response("failed", &error);
             self.event("response.failed", json!({"response": response}));
@@ -287,9 +293,11 @@ impl Writer for ResponsesWriter {
 
     fn whole(&mut self, answer: Answer) -> Value {
         let Answer { reasoning, text, calls, logprobs, finish, usage, stop_string: _ } = answer;
-        let said = [(reasoning, Piece::Reasoning as fn(String) -> Piece), (text, Piece::Text)];
-        let mut pieces = vec![Piece::Logprobs(logprobs)];
-        pieces.extend(said.into_iter().filter(|(text, _)| !text.is_empty()).map(|(text, piece)| piece(text)));
+        let said = |text: String| Some(text).filter(|text| !text.is_empty());
+        let mut pieces: Vec<Piece> = said(reasoning).map(Piece::Reasoning).into_iter().collect();
+        if let Some(text) = said(text) {
+            pieces.extend([Piece::Logprobs(logprobs), Piece::Text(text)]);
+        }
         pieces.extend(calls.into_iter().enumerate().map(|(index, call)| Piece::Call {
             index,
             id: Some(call.id),

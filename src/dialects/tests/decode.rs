@@ -55,10 +55,15 @@ pub(super) fn response(object: &Value) -> Answer {
 /// Responses: the events. What the deltas say must be what the last event has.
 pub(super) fn response_events(stream: &str) -> Answer {
     let mut said: BTreeMap<u64, String> = BTreeMap::new();
-    let mut last = Value::Null;
+    let (mut last, mut done) = (Value::Null, 0);
     for event in events(stream) {
         let kind = event["type"].as_str().expect("a type");
+        if kind == "response.output_item.done" {
+            assert_eq!(event["output_index"], done, "one item after the other");
+            done += 1;
+        }
         if kind.ends_with(".delta") {
+            assert_eq!(event["output_index"], done, "the item that grows");
             add_to(&mut said, &event["output_index"], &event["delta"]);
         }
         last = event;
@@ -114,6 +119,7 @@ pub(super) fn message_events(stream: &str) -> Answer {
                 let delta = &event["delta"];
                 let more = ["thinking", "text", "partial_json"].iter().find_map(|name| delta.get(*name));
                 if let Some(more) = more {
+                    assert_eq!(event["index"], blocks.len() - 1, "the block that grows");
                     add_to(&mut said, &event["index"], more);
                 }
             }

@@ -1,5 +1,7 @@
 //! Chats and answers that every dialect can say.
 
+use std::collections::VecDeque;
+
 use proptest::collection::vec;
 use proptest::option;
 use proptest::prelude::*;
@@ -149,7 +151,7 @@ fn number_calls(messages: &mut [Message]) {
     }
 }
 
-/// An answer, and how its stream is cut: into pieces of so many characters, so many at once.
+/// An answer, and how its stream is cut: into pieces of so many characters, so many at once, and mixed.
 pub(super) fn answer() -> impl Strategy<Value = (Answer, Vec<Vec<Piece>>)> {
     let usage = (1..1000_u64, 1..1000_u64, 0..1000_u64).prop_map(|(prompt, completion, cached)| Usage {
         prompt_tokens: prompt,
@@ -158,8 +160,9 @@ pub(super) fn answer() -> impl Strategy<Value = (Answer, Vec<Vec<Piece>>)> {
         ..Usage::default()
     });
     let said = (option::of(text()), option::of(text()), vec(arguments(), 0..3));
-    (said, usage, any::<bool>(), 1..9_usize, 1..4_usize).prop_map(
-        |((reasoning, text, calls), usage, is_long, characters, at_once)| {
+    let turns = vec(0..4_usize, 0..60);
+    (said, usage, any::<bool>(), 1..9_usize, 1..4_usize, turns).prop_map(
+        |((reasoning, text, calls), usage, is_long, characters, at_once, turns)| {
             let calls: Vec<ToolCall> = calls.into_iter().enumerate().map(call).collect();
             let finish = match (is_long, calls.is_empty()) {
                 (true, _) => Finish::Length,
@@ -174,7 +177,7 @@ pub(super) fn answer() -> impl Strategy<Value = (Answer, Vec<Vec<Piece>>)> {
                 usage: Some(usage),
                 ..Answer::default()
             };
-            let pieces = cut(&answer, characters);
+            let pieces = cut(&answer, characters, turns);
             let batches = pieces.chunks(at_once).map(<[Piece]>::to_vec).collect();
             (answer, batches)
         },
@@ -185,27 +188,29 @@ fn call((at, arguments): (usize, String)) -> ToolCall {
     ToolCall { id: format!("call_{at}"), name: format!("tool_{at}"), arguments }
 }
 
-fn cut(answer: &Answer, characters: usize) -> Vec<Piece> {
+/// The pieces of an answer. Those of its calls and its text take turns: the next piece is of the one of that place
+/// among those that have begun and the next one.
+fn cut(answer: &Answer, characters: usize, turns: Vec<usize>) -> Vec<Piece> {
     let parts = |text: &str| {
         let characters_of: Vec<char> = text.chars().collect();
         characters_of.chunks(characters).map(String::from_iter).collect::<Vec<String>>()
     };
-    let mut pieces: Vec<Piece> = parts(&answer.reasoning).into_iter().map(Piece::Reasoning).collect();
-    pieces.extend(parts(&answer.text).into_iter().map(Piece::Text));
-    for (index, call) in answer.calls.iter().enumerate() {
-        pieces.push(Piece::Call {
-            index,
-            id: Some(call.id.clone()),
-            name: Some(call.name.clone()),
-            arguments: String::new(),
-        });
-        pieces.extend(parts(&call.arguments).into_iter().map(|arguments| Piece::Call {
-            index,
-            id: None,
-            name: None,
-            arguments,
-        }));
+    let mut said: VecDeque<Piece> = parts(&answer.reasoning).into_iter().map(Piece::Reasoning).collect();
+    said.extend(parts(&answer.text).into_iter().map(Piece::Text));
+    let calls = answer.calls.iter().enumerate().map(|(index, call)| {
+        let part = |id, name, arguments| Piece::Call { index, id, name, arguments };
+        let first = part(Some(call.id.clone()), Some(call.name.clone()), String::new());
+        let more = parts(&call.arguments).into_iter().map(|arguments| part(None, None, arguments));
+        [first].into_iter().chain(more).collect()
+    });
+    let mut blocks: Vec<VecDeque<Piece>> = [said].into_iter().chain(calls).collect();
+    let (mut pieces, mut begun) = (Vec::new(), 0);
+    for turn in turns {
+        let block = turn.min(begun).min(blocks.len() - 1);
+        begun = begun.max(block + 1);
+        pieces.extend(blocks[block].pop_front());
     }
+    pieces.extend(blocks.into_iter().flatten());
     pieces.push(Piece::Finish(answer.finish));
     pieces.extend(answer.usage.map(Piece::Usage));
     pieces
