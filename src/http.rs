@@ -104,6 +104,8 @@ pub(crate) fn router(app: &AppState) -> Result<Router> {
         .route("/api/delete", delete(ollama::delete))
         .route("/api/create", any(ollama::not_offered))
         .route("/api/push", any(ollama::not_offered))
+        .route("/api/me", any(ollama::not_offered))
+        .route("/api/signout", any(ollama::not_offered))
         .route("/api/blobs/{digest}", any(ollama::not_offered))
         .route("/v1/markdown", post(markdown::render))
         .route("/v1/session", post(session::create).delete(session::end).with_state(policy.sessions()))

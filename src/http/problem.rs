@@ -41,7 +41,8 @@ pub(crate) struct Refusal(Arc<Problem>);
 struct Members<'a> {
     r#type: String,
     title: &'a str,
-    status: u16,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    status: Option<u16>,
     code: Code,
     detail: Cow<'a, str>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -102,7 +103,8 @@ impl Problem {
         let members = Members {
             r#type: format!("urn:rbee-hive:problem:{}", failure.code),
             title: failure.code.title(),
-            status: self.status,
+            // Ollama's client for Go reads a `status` as text, and shows the whole body where it is a number.
+            status: (dialect != Dialect::Ollama).then_some(self.status),
             code: failure.code,
             detail: without_job_id(&failure.message),
             hint: failure.hint.as_deref().map(without_job_id),
@@ -270,7 +272,11 @@ mod tests {
                 &json!("model_not_loaded")
             )
         );
-        assert_eq!(refused("/api/chat").await["error"], "tiny is not loaded: load job id");
+        let of_ollama = refused("/api/chat").await;
+        assert_eq!(
+            (&of_ollama["error"], of_ollama.get("status")),
+            (&json!("tiny is not loaded: load job id"), None)
+        );
     }
 
     #[tokio::test]

@@ -90,7 +90,7 @@ async fn an_unknown_resource_is_a_problem_with_a_code() {
     let answer = hive.served.ask(&head, body).await;
     assert_eq!(status(&answer), 404, "{answer}");
     assert!(
-        answer.contains(r#""error":{"message":"there is no model 'other'"#)
+        answer.contains(r#""error":{"message":"model 'other' not found"#)
             && answer.contains("model_not_found"),
         "{answer}"
     );

@@ -79,10 +79,12 @@ async fn set_aliases(app: &AppState, id: &str, aliases: &[String]) -> Result<()>
     run(app, &json!({ "ModelSettingsSet": { "id": id, "settings": { "aliases": aliases } } })).await
 }
 
-/// The routes of Ollama that make and publish models.
+/// The routes of Ollama that make and publish models, and those of accounts, for which its own program asks before it
+/// publishes one.
 pub(crate) async fn not_offered(uri: Uri) -> Problem {
     let hint = match uri.path() {
         "/api/push" => "the hive publishes no models",
+        "/api/me" | "/api/signout" => "the hive has no account at ollama.com, and publishes no models",
         _ => {
             "download a model with /api/pull, import a file of this machine with ModelDownload (file:/path/x.gguf), \
              and give it a system prompt, parameters and further names with ModelSettingsSet"

@@ -32,13 +32,13 @@ pub(super) fn parse(bytes: &[u8]) -> Result<Value, Problem> {
     Ok(parsed?)
 }
 
-/// The model that a request names. Ollama's older clients call it `name`.
+/// The model that a request names. Ollama's older clients call it `name`, and its own program sends that beside an
+/// empty `model`.
 pub(super) fn model<'a>(fields: &Fields<'a>) -> Result<&'a str, FieldError> {
-    let named = match fields.string("model")? {
-        Some(model) => Some(model),
-        None => fields.string("name")?,
-    };
-    named
-        .filter(|name| !name.is_empty())
-        .ok_or_else(|| fields.error("model", "must be the name of a model, as GET /api/tags lists them"))
+    for field in ["model", "name"] {
+        if let Some(name) = fields.string(field)?.filter(|name| !name.is_empty()) {
+            return Ok(name);
+        }
+    }
+    Err(fields.error("model", "must be the name of a model, as GET /api/tags lists them"))
 }

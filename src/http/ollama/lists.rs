@@ -15,8 +15,9 @@ use crate::residency::ResidencyView;
 use crate::text::each_member;
 use crate::workers::{ResidentWorker, WorkerPhase};
 
-/// The version of Ollama whose API this is. Clients ask for one of at least so much.
-const VERSION: &str = "0.12.6";
+/// The version of Ollama whose API this is, and whose own program works with it. Clients ask for one of at least so
+/// much: Codex for 0.13.4, because of `/v1/responses`.
+const VERSION: &str = "0.17.4";
 /// When a worker goes that stays until its room is needed: for ever, as far as clients show it.
 const NEVER: &str = "2299-12-31T23:59:59.000Z";
 

@@ -46,10 +46,11 @@ pub(crate) fn position_in_ollamas_library(models: &[Model], wanted: &str) -> Opt
 /// The failure of a look-up.
 pub(crate) fn not_found(wanted: &str, models: &[Model]) -> Failure {
     let nearest = nearest_ids(wanted, models.iter().map(|model| (&*model.id, &*model.name)));
-    let message = match nearest[..] {
-        [] => format!("there is no model '{}'", clip(wanted, 255)),
-        _ => format!("there is no model '{}'; the nearest: {}", clip(wanted, 255), nearest.join(", ")),
-    };
+    // Programs that speak Ollama's API tell an unknown model from other errors by the words "not found".
+    let mut message = format!("model '{}' not found", clip(wanted, 255));
+    if !nearest.is_empty() {
+        message += &format!("; the nearest: {}", nearest.join(", "));
+    }
     let hint = match (models.is_empty(), nearest.is_empty()) {
         (true, _) => {
             "this hive has no models yet: download or import one with ModelDownload (org/repo:Q4_K_M, an \

@@ -442,7 +442,7 @@ async fn a_failed_lookup_names_similar_ids_and_the_next_step() {
     }
     let failure = catalog.find("tiny-lama").await.unwrap_err();
     assert!(
-        failure.message.starts_with("there is no model 'tiny-lama'; the nearest: tiny-llama, "),
+        failure.message.starts_with("model 'tiny-lama' not found; the nearest: tiny-llama, "),
         "{failure}"
     );
     assert_eq!(failure.message.matches("tiny-").count(), 4, "{failure}");
