@@ -4,7 +4,7 @@
 //! Each dialect is one file that reads its requests into a [`Chat`] and writes the pieces of an answer back
 //! ([`Writer`]). Engines speak OpenAI's chat completions: [`engine`] writes a chat for them and reads their
 //! answers. What a client says in the form that an engine speaks passes untouched, so OpenAI's chat completions
-//! are read here only to see what they need.
+//! are read here only to see what they need. [`embeddings`] makes vectors as long as they were asked for.
 //!
 //! Invariants:
 //! - A field that has no effect is named in [`Chat::ignored`], of which the client is told; one that asks for
@@ -15,6 +15,7 @@ pub(crate) mod anthropic;
 pub(crate) mod openai;
 pub(crate) mod responses;
 pub(crate) mod ollama;
+pub(crate) mod embeddings;
 pub(crate) mod engine;
 pub(crate) mod writer;
 mod sequence;

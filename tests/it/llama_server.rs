@@ -2,29 +2,17 @@
 //! `RBEE_TEST_LLAMA_SERVER` names one, which `.ci/llama-server` builds, and are skipped with a message
 //! otherwise.
 
-use std::path::PathBuf;
-
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 
 use crate::support::{
-    TestHive, check_of, data_lines, merged, process_runs, read_until, skipped, until, write_bert,
-    write_model, write_model_that_says,
+    TestHive, check_of, data_lines, merged, process_runs, read_until, until, write_bert, write_model,
+    write_model_that_says,
 };
 
-/// A hive with the server that the environment names; `None` where it names none.
+/// A hive with the server that the environment names, and a model; `None` where it names none.
 async fn hive_with(tune: impl FnOnce(&mut rbee_hive::config::LlamaServer)) -> Option<TestHive> {
-    let Some(program) = std::env::var_os("RBEE_TEST_LLAMA_SERVER").filter(|program| !program.is_empty())
-    else {
-        skipped("RBEE_TEST_LLAMA_SERVER names no llama-server; .ci/llama-server builds one");
-        return None;
-    };
-    let hive = TestHive::start_in(tempfile::tempdir().expect("a folder"), |config| {
-        config.llama_server.enabled = true;
-        config.llama_server.program = Some(PathBuf::from(program));
-        tune(&mut config.llama_server);
-    })
-    .await;
+    let hive = TestHive::with_llama_server(tune).await?;
     write_model(&hive.models_dir(), "tiny");
     Some(hive)
 }

@@ -14,6 +14,7 @@ mod contract;
 mod counting;
 mod documentation;
 mod downloads;
+mod embeddings;
 mod faults;
 mod full_disk;
 mod gateway;

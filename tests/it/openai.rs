@@ -23,7 +23,7 @@ async fn completions_embeddings_and_rankings_reach_the_engine_untouched_and_are_
             "embeddings",
             json!({ "input": ["a", "b"], "encoding_format": "base64", "dimensions": 2 }),
             json!({ "object": "list", "usage": for_input,
-                    "data": [{ "object": "embedding", "index": 0, "embedding": "AAAAAA==" }] }),
+                    "data": [{ "object": "embedding", "index": 0, "embedding": "AAAAAAAAAAA=" }] }),
             Value::Null,
         ),
         (

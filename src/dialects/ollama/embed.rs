@@ -2,6 +2,7 @@
 
 use serde_json::{Value, json};
 
+use crate::dialects::embeddings::beginning;
 use crate::fields::{FieldError, Fields};
 
 /// A request for embeddings.
@@ -84,16 +85,13 @@ impl Embed {
         })
     }
 
-    /// The first of its numbers, at length 1 again.
+    /// The embedding, of the length that is asked for.
     fn shortened(&self, embedding: &Value) -> Value {
         let numbers: Vec<f64> =
             embedding.as_array().into_iter().flatten().filter_map(Value::as_f64).collect();
-        let Some(count) = self.dimensions.filter(|count| *count < numbers.len()) else {
-            return embedding.clone();
-        };
-        let kept = &numbers[..count];
-        let length = kept.iter().map(|number| number * number).sum::<f64>().sqrt();
-        let scale = if length > 0.0 { 1.0 / length } else { 1.0 };
-        kept.iter().map(|number| Value::from(number * scale)).collect()
+        match self.dimensions.filter(|count| *count < numbers.len()) {
+            Some(count) => beginning(&numbers, count).into(),
+            None => embedding.clone(),
+        }
     }
 }

@@ -41,6 +41,8 @@ pub(crate) struct Call {
 pub(crate) enum Form {
     /// As the engine writes it.
     Untouched,
+    /// As the engine writes it, but its embeddings are of this length.
+    Embeddings(usize),
     /// As a dialect writes it.
     Written(Box<dyn Writer>),
 }

@@ -9,14 +9,19 @@ use serde_json::{Value, json};
 use super::call::Form;
 use super::exchange::not_valid;
 use super::problem::trouble;
+use crate::dialects::embeddings;
 use crate::dialects::engine::{self, Reader};
 use crate::dialects::trouble::{Dialect, Trouble};
 use crate::dialects::writer::{Writer, comment};
 use crate::error::Failure;
+use crate::fields::FieldError;
+use crate::http::problem::Problem;
 
 /// The answer to one client.
 pub(super) enum Output {
     Untouched,
+    /// Untouched but for the length of its embeddings.
+    Embeddings(usize),
     Written(Box<Written>),
 }
 
@@ -31,6 +36,7 @@ impl From<Form> for Output {
     fn from(form: Form) -> Self {
         match form {
             Form::Untouched => Self::Untouched,
+            Form::Embeddings(dimensions) => Self::Embeddings(dimensions),
             Form::Written(writer) => {
                 Self::Written(Box::new(Written { reader: Reader::default(), writer, has_begun: false }))
             }
@@ -42,16 +48,16 @@ impl Output {
     /// The content type of a stream.
     pub(super) fn content_type(&self) -> &'static str {
         match self {
-            Self::Untouched => "text/event-stream",
             Self::Written(written) => written.writer.content_type(),
+            _ => "text/event-stream",
         }
     }
 
     /// What keeps a silent stream open, if its form has such a thing.
     pub(super) fn waiting(&self, text: &str) -> Option<Bytes> {
         match self {
-            Self::Untouched => Some(Bytes::from(comment(text) + "\n")),
             Self::Written(written) => written.writer.waiting(text),
+            _ => Some(Bytes::from(comment(text) + "\n")),
         }
     }
 
@@ -74,24 +80,24 @@ impl Output {
     /// The end of a stream that is complete.
     pub(super) fn end(&mut self) -> Bytes {
         match self {
-            Self::Untouched => Bytes::new(),
             Self::Written(written) => joined(written.begin(), written.writer.end()),
+            _ => Bytes::new(),
         }
     }
 
     /// The end of a stream that breaks off.
     pub(super) fn fail(&mut self, trouble: &Trouble) -> Bytes {
         match self {
-            Self::Untouched => last_event(&Dialect::OpenAi.error(trouble).into()),
             Self::Written(written) => written.writer.fail(trouble),
+            _ => last_event(&Dialect::OpenAi.error(trouble).into()),
         }
     }
 
     /// The end of a stream that breaks off with an error of the engine's, in its words. Untouched, it has passed.
     pub(super) fn fail_as_told(&mut self, pid: u32, error: &[u8]) -> Bytes {
         match self {
-            Self::Untouched => Bytes::new(),
             Self::Written(written) => written.writer.fail(&told(pid, 500, error)),
+            _ => Bytes::new(),
         }
     }
 
@@ -103,7 +109,14 @@ impl Output {
         mut passed: HeaderMap,
         body: Bytes,
     ) -> Response {
-        let Self::Written(written) = self else { return (status, passed, body).into_response() };
+        let written = match self {
+            Self::Written(written) => written,
+            Self::Embeddings(dimensions) if status.is_success() => {
+                let shortened = shortened(&body, *dimensions).map(|body| (status, passed, body));
+                return shortened.map_err(Problem::from).into_response();
+            }
+            _ => return (status, passed, body).into_response(),
+        };
         let answer = match status.is_success() {
             true => serde_json::from_slice(&body).ok().and_then(|body: Value| engine::answer(&body)),
             false => None,
@@ -125,14 +138,14 @@ impl Output {
     /// What ends the stream of a client that has been sent the head of one, where the engine answers no stream.
     pub(super) fn refusal(&mut self, pid: u32, status: u16, body: &[u8]) -> Bytes {
         match self {
-            Self::Untouched => {
+            Self::Written(written) => written.writer.fail(&told(pid, status, body)),
+            _ => {
                 let error = serde_json::from_slice::<Value>(body).unwrap_or_default();
                 match error.get("error") {
                     Some(error) if !error.is_null() => last_event(&json!({"error": error})),
                     _ => self.fail(&told(pid, status, body)),
                 }
             }
-            Self::Written(written) => written.writer.fail(&told(pid, status, body)),
         }
     }
 }
@@ -155,6 +168,13 @@ fn told(pid: u32, status: u16, body: &[u8]) -> Trouble {
         let told = trouble(&Failure::from(nothing).into());
         Trouble { status: if failed < 500 { failed } else { told.status }, ..told }
     })
+}
+
+/// An answer whose embeddings have this length.
+fn shortened(body: &[u8], dimensions: usize) -> Result<String, FieldError> {
+    let mut answer: Value = serde_json::from_slice(body).unwrap_or_default();
+    embeddings::shorten(&mut answer, dimensions)?;
+    Ok(answer.to_string())
 }
 
 /// An event that may follow on half of another: the blank line in front ends what the worker left incomplete.

@@ -1,6 +1,7 @@
 //! Answers of one JSON value, read to their end before they are passed on: half of one would look like a
 //! defect of the client's.
 
+use axum::http::StatusCode;
 use bytes::{Bytes, BytesMut};
 use serde::de::IgnoredAny;
 use serde_json::{Value, json};
@@ -34,25 +35,41 @@ pub(super) async fn read(answer: &mut Answer) -> Result<Bytes, NoAnswer> {
         return Err(NoAnswer::Invalid(failure.detail(error)));
     }
     let body = body.freeze();
-    Ok(if answer.status.is_client_error() { in_openais_words(body) } else { body })
+    if answer.status.is_success() {
+        return Ok(body);
+    }
+    let Some(told) = too_long(&body) else { return Ok(body) };
+    answer.status = StatusCode::BAD_REQUEST;
+    Ok(told)
 }
 
-/// A prompt that is too long has one code and type at OpenAI, which client libraries look for, and others in
-/// llama.cpp and vLLM. Their message, with the numbers, stays.
-fn in_openais_words(body: Bytes) -> Bytes {
-    let Ok(mut answer) = serde_json::from_slice::<Value>(&body) else { return body };
+/// The error for a prompt or a text that is too long, in OpenAI's words; `None` for any other. It has one code and
+/// type at OpenAI, which client libraries look for, and others in llama.cpp and vLLM. Their message, with the numbers,
+/// stays.
+fn too_long(body: &[u8]) -> Option<Bytes> {
+    let mut answer = serde_json::from_slice::<Value>(body).ok()?;
     // vLLM's older versions have the fields of the error at the top.
     let error = if answer["error"].is_object() { &answer["error"] } else { &answer };
-    let message = error["message"].as_str().unwrap_or_default().to_owned();
-    let too_long = error["type"] == "exceed_context_size_error" || message.contains("maximum context length");
-    if !too_long || error["code"] == Code::ContextLengthExceeded.name() {
-        return body;
+    let mut message = error["message"].as_str().unwrap_or_default().to_owned();
+    let mut param = "messages";
+    // llama.cpp's, for a text that is embedded or ranked. The hive makes that batch as large as the context.
+    if let Some((what, _)) = message.split_once(" is too large to process. increase the physical batch size")
+    {
+        message = format!(
+            "{what} is longer than the context: send a shorter text, or load the model with a larger context_length"
+        );
+        param = "input";
+    } else if error["type"] != "exceed_context_size_error" && !message.contains("maximum context length") {
+        return None;
+    }
+    if error["code"] == Code::ContextLengthExceeded.name() {
+        return None;
     }
     answer["error"]["message"] = message.into();
     answer["error"]["type"] = json!("invalid_request_error");
     answer["error"]["code"] = json!(Code::ContextLengthExceeded.name());
-    answer["error"]["param"] = json!("messages");
-    answer.to_string().into()
+    answer["error"]["param"] = json!(param);
+    Some(answer.to_string().into())
 }
 
 #[cfg(test)]
@@ -67,7 +84,7 @@ mod tests {
             json!({"error": {"message": "This model's maximum context length is 9 tokens.", "code": 400}}),
             json!({"object": "error", "message": "This model's maximum context length is 9 tokens."}),
         ] {
-            let bytes = in_openais_words(body.to_string().into());
+            let bytes = too_long(body.to_string().as_bytes()).unwrap();
             let error: Value = serde_json::from_slice(&bytes).unwrap();
             let error = &error["error"];
             assert_eq!(
@@ -76,7 +93,6 @@ mod tests {
             );
             assert!(error["message"].as_str().unwrap().contains("9 tokens"), "{error}");
         }
-        let other = Bytes::from(r#"{"error": {"message":"no", "code":400}}"#);
-        assert_eq!(in_openais_words(other.clone()), other, "byte for byte");
+        assert_eq!(too_long(br#"{"error": {"message":"no", "code":400}}"#), None);
     }
 }

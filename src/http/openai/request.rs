@@ -33,6 +33,7 @@ pub(super) fn read(route: Route, body: Bytes) -> Result<Call, Problem> {
     let model = model.unwrap_or_default();
     named(&model)?;
     let needs = if route == Route::Chat { needs(&fields, &body) } else { Vec::new() };
+    let form = if route == Route::Embeddings { embeddings(&fields) } else { Form::Untouched };
     Ok(Call {
         model,
         route,
@@ -43,7 +44,7 @@ pub(super) fn read(route: Route, body: Bytes) -> Result<Call, Problem> {
         keep_alive,
         context_length: None,
         ignored: Vec::new(),
-        form: Form::Untouched,
+        form,
     })
 }
 
@@ -58,6 +59,13 @@ fn needs(fields: &BTreeMap<String, &RawValue>, body: &[u8]) -> Vec<Capability> {
     // What is wrong with it is for the engine to say.
     let body = serde_json::from_slice(body).unwrap_or_default();
     openai::read(&body).map(|chat| chat.needs()).unwrap_or_default()
+}
+
+/// The form of embeddings: as long as they are asked for, whatever the engine makes of that.
+fn embeddings(fields: &BTreeMap<String, &RawValue>) -> Form {
+    let dimensions = fields.get("dimensions").and_then(|value| serde_json::from_str::<f64>(value.get()).ok());
+    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "its range has been checked")]
+    dimensions.map_or(Form::Untouched, |dimensions| Form::Embeddings(dimensions as usize))
 }
 
 /// A request that the route takes.

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use rbee_hive::app::AppState;
-use rbee_hive::config::Config;
+use rbee_hive::config::{Config, LlamaServer};
 use rbee_hive::daemon::{self, Hive};
 use rbee_hive::narration;
 use reqwest::{Client, Response};
@@ -82,6 +82,21 @@ impl TestHive {
             hive.run(stopped.cancelled_owned()).await.expect("a clean run");
         });
         Self { app, client: super::client(), url, stop, running: Some(running), dir }
+    }
+
+    /// Starts with the real llama-server that the environment names; `None` where it names none.
+    pub(crate) async fn with_llama_server(tune: impl FnOnce(&mut LlamaServer)) -> Option<Self> {
+        let named = std::env::var_os("RBEE_TEST_LLAMA_SERVER").filter(|program| !program.is_empty());
+        let Some(program) = named else {
+            super::skipped("RBEE_TEST_LLAMA_SERVER names no llama-server; .ci/llama-server builds one");
+            return None;
+        };
+        let hive = Self::start_with(|config| {
+            config.llama_server.enabled = true;
+            config.llama_server.program = Some(PathBuf::from(program));
+            tune(&mut config.llama_server);
+        });
+        Some(hive.await)
     }
 
     pub(crate) fn models_dir(&self) -> PathBuf {

@@ -31,8 +31,8 @@ pub(crate) use faulty::{Fault, FaultServer, Served, When};
 pub(crate) use gpus::Gpus;
 pub(crate) use hive::{TestHive, quick};
 pub(crate) use models::{
-    projector, unknown_model, write_bert, write_endless_model, write_foreign_model, write_model,
-    write_model_that_says,
+    IMAGE_TOKENS, projector, unknown_model, write_bert, write_embedding_model, write_endless_model,
+    write_foreign_model, write_model, write_model_that_says, write_projector,
 };
 pub(crate) use problem::problem;
 pub(crate) use process::{Daemon, folder, no_process_mentions, program, serve};

@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
+use rbee_hive::engine::pooling::Pooling;
 use rbee_hive::engine::sample_model::{SampleModel, SampleWeights};
 use rbee_hive::engine::tokenizer::Tokenizer;
 use rbee_hive::models::gguf::{Array, Arrays, Header, TensorType, Value as Gguf, Writer};
@@ -89,16 +90,8 @@ pub(crate) fn write_bert(dir: &Path, stem: &str, pooling: Option<u32>, has_head:
     if let Some(pooling) = pooling {
         writer.metadata("bert.pooling_type", Gguf::U32(pooling));
     }
-    let mut seed = 1_u32;
-    let mut tensor = |name: &str, shape: &[u64]| {
-        let mut random = || {
-            seed = seed.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
-            f64::from(seed) / f64::from(u32::MAX) - 0.5
-        };
-        let count: u64 = shape.iter().product();
-        let data = (0..count).flat_map(|_| (random() as f32).to_le_bytes()).collect();
-        writer.tensor(name, shape, TensorType::F32, data);
-    };
+    let mut random = RandomTensors::default();
+    let mut tensor = |name: &str, shape: &[u64]| random.add(&mut writer, name, shape);
     tensor("token_embd.weight", &[WIDTH, words.len() as u64]);
     tensor("token_types.weight", &[WIDTH, 2]);
     tensor("position_embd.weight", &[WIDTH, 64]);
@@ -122,6 +115,84 @@ pub(crate) fn write_bert(dir: &Path, stem: &str, pooling: Option<u32>, has_head:
     }
     let mut file = std::fs::File::create(dir.join(format!("{stem}.gguf"))).expect("a file");
     writer.write(&mut file).expect("a small model can be written");
+}
+
+/// Random tensors, the same in every run.
+#[derive(Default)]
+struct RandomTensors(u32);
+
+impl RandomTensors {
+    fn add(&mut self, writer: &mut Writer, name: &str, shape: &[u64]) {
+        let mut random = || {
+            self.0 = self.0.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+            (f64::from(self.0) / f64::from(u32::MAX) - 0.5) as f32
+        };
+        let count: u64 = shape.iter().product();
+        let data = (0..count).flat_map(|_| random().to_le_bytes()).collect();
+        writer.tensor(name, shape, TensorType::F32, data);
+    }
+}
+
+/// How many places of the context an image takes with the projector of [`write_projector`].
+pub(crate) const IMAGE_TOKENS: u64 = 4;
+
+/// Writes a projector that runs, with random weights, for models of the width of [`write_model`]'s: it scales an
+/// image to 32 by 32 pixels, and makes one place of the context of 16 by 16.
+pub(crate) fn write_projector(dir: &Path, name: &str) {
+    const WIDTH: u64 = 16;
+    const OF_MODEL: u64 = 256;
+    let text = |text: &str| Gguf::String(text.to_owned());
+    let of_colours = |value: f32| Gguf::Array(Array::F32(vec![value; 3]));
+    let mut writer = Writer::default();
+    writer
+        .metadata("general.architecture", text("clip"))
+        .metadata("clip.has_vision_encoder", Gguf::Bool(true))
+        .metadata("clip.projector_type", text("gemma3"))
+        .metadata("clip.use_gelu", Gguf::Bool(true))
+        .metadata("clip.vision.image_size", Gguf::U32(32))
+        .metadata("clip.vision.patch_size", Gguf::U32(8))
+        .metadata("clip.vision.projector.scale_factor", Gguf::U32(2))
+        .metadata("clip.vision.embedding_length", Gguf::U32(WIDTH as u32))
+        .metadata("clip.vision.feed_forward_length", Gguf::U32(32))
+        .metadata("clip.vision.projection_dim", Gguf::U32(OF_MODEL as u32))
+        .metadata("clip.vision.block_count", Gguf::U32(1))
+        .metadata("clip.vision.attention.head_count", Gguf::U32(2))
+        .metadata("clip.vision.attention.layer_norm_epsilon", Gguf::F32(1e-6))
+        .metadata("clip.vision.image_mean", of_colours(0.5))
+        .metadata("clip.vision.image_std", of_colours(0.5));
+    let mut random = RandomTensors::default();
+    let mut tensor = |name: &str, shape: &[u64]| random.add(&mut writer, name, shape);
+    tensor("v.patch_embd.weight", &[8, 8, 3, WIDTH]);
+    tensor("v.patch_embd.bias", &[WIDTH]);
+    tensor("v.position_embd.weight", &[WIDTH, 16]);
+    for norm in ["v.blk.0.ln1", "v.blk.0.ln2", "v.post_ln"] {
+        tensor(&format!("{norm}.weight"), &[WIDTH]);
+        tensor(&format!("{norm}.bias"), &[WIDTH]);
+    }
+    for square in ["attn_q", "attn_k", "attn_v", "attn_out"] {
+        tensor(&format!("v.blk.0.{square}.weight"), &[WIDTH, WIDTH]);
+        tensor(&format!("v.blk.0.{square}.bias"), &[WIDTH]);
+    }
+    tensor("v.blk.0.ffn_up.weight", &[WIDTH, 32]);
+    tensor("v.blk.0.ffn_up.bias", &[32]);
+    tensor("v.blk.0.ffn_down.weight", &[32, WIDTH]);
+    tensor("v.blk.0.ffn_down.bias", &[WIDTH]);
+    tensor("mm.soft_emb_norm.weight", &[WIDTH]);
+    tensor("mm.input_projection.weight", &[OF_MODEL, WIDTH]);
+    let mut file = std::fs::File::create(dir.join(name)).expect("a file");
+    writer.write(&mut file).expect("a small file can be written");
+}
+
+/// Writes a small model that makes embeddings: those of its random weights.
+pub(crate) fn write_embedding_model(dir: &Path, stem: &str) {
+    let model = SampleModel {
+        name: stem.to_owned(),
+        weights: SampleWeights::Random { seed: 3 },
+        pooling: Some(Pooling::Mean),
+        context_length: 64,
+        ..SampleModel::default()
+    };
+    model.write(&dir.join(format!("{stem}.gguf"))).expect("a small model can be written");
 }
 
 /// Writes a model whose context is larger than a test can fill. It generates without end for a request with the
