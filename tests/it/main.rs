@@ -22,6 +22,7 @@ mod gateway;
 mod gpus;
 mod https;
 mod hub;
+mod images;
 mod jobs;
 mod layers;
 mod leases;
