@@ -4,7 +4,8 @@
 //! chat of a request and of the items of the conversation that it goes on with; [`ResponsesWriter`] writes an
 //! answer as the response's object or as its events. Both give each item an id that tells whose it is ([`Ids`]).
 //!
-//! The hive has no tools of its own, no files and no stored prompts: what asks for them is refused by its name.
+//! The hive has no tools of its own, no files and no stored prompts: what asks for them is refused by its name, or told
+//! where the request can do without ([`tools`]).
 
 mod writer;
 mod request;
@@ -12,6 +13,7 @@ mod items;
 mod input;
 mod known;
 mod output;
+mod tools;
 mod ids;
 
 pub(crate) use ids::Ids;

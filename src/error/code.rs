@@ -91,6 +91,8 @@ codes! {
     RouteNotFound = "route_not_found", 404, 64, "No such route";
     /// The route does not take this method.
     MethodNotAllowed = "method_not_allowed", 405, 64, "Method not allowed";
+    /// The route does not speak the protocol that the client wants to change to.
+    UpgradeRefused = "upgrade_refused", 426, 64, "The route speaks HTTP alone";
 
     // Jobs.
     /// No job has that id, or it ended long ago and was pruned.

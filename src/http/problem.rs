@@ -13,7 +13,7 @@ use std::borrow::Cow;
 use std::sync::Arc;
 
 use axum::body::Body;
-use axum::http::header::{CONTENT_LENGTH, CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE};
+use axum::http::header::{CONTENT_LENGTH, CONTENT_TYPE, RETRY_AFTER, UPGRADE, WWW_AUTHENTICATE};
 use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, Uri};
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
@@ -194,11 +194,21 @@ pub(crate) async fn route_not_found(method: Method, uri: Uri) -> Problem {
 }
 
 /// The answer to a method that a route lacks. The router adds `Allow`.
-pub(crate) async fn method_not_allowed(method: Method, uri: Uri) -> Problem {
+///
+/// A client that wants a WebSocket gets the status by which it knows to send a plain request instead: Codex tries
+/// again and again after any other.
+pub(crate) async fn method_not_allowed(method: Method, uri: Uri, headers: HeaderMap) -> Response {
+    let path = shorten(uri.path());
+    if headers.get(UPGRADE).is_some_and(|protocol| protocol.as_bytes().eq_ignore_ascii_case(b"websocket")) {
+        let failure = Failure::new(Code::UpgradeRefused, format!("{path} speaks no WebSocket"))
+            .hint("send the request over HTTP, by a method that the Allow header of this answer lists");
+        return ([(UPGRADE, "HTTP/1.1")], Problem::from(failure)).into_response();
+    }
     Problem::from(
-        Failure::new(Code::MethodNotAllowed, format!("{} does not take {method}", shorten(uri.path())))
+        Failure::new(Code::MethodNotAllowed, format!("{path} does not take {method}"))
             .hint("the Allow header of this answer lists the methods it takes"),
     )
+    .into_response()
 }
 
 /// The first 200 characters of a path.
@@ -292,10 +302,16 @@ mod tests {
         let missing = body(missing).await;
         assert_eq!(missing["code"], "route_not_found");
         assert!(missing["error"]["message"].as_str().unwrap().contains("/v1/nothing"), "{missing}");
-        let method = router.oneshot(Request::delete("/a").body(Body::empty()).unwrap()).await.unwrap();
-        assert_eq!(method.status(), 405);
-        assert_eq!(method.headers()["allow"], "GET,HEAD,POST");
-        assert_eq!(body(method).await["code"], "method_not_allowed");
+        for (protocol, status, code) in
+            [("h2c", 405, "method_not_allowed"), ("WebSocket", 426, "upgrade_refused")]
+        {
+            let request = Request::delete("/a").header("upgrade", protocol).body(Body::empty()).unwrap();
+            let answer = router.clone().oneshot(request).await.unwrap();
+            assert_eq!(answer.status(), status);
+            assert_eq!(answer.headers()["allow"], "GET,HEAD,POST");
+            assert_eq!(answer.headers().contains_key("upgrade"), status == 426);
+            assert_eq!(body(answer).await["code"], code);
+        }
     }
 
     #[tokio::test]

@@ -61,6 +61,9 @@ fn item(mut item: Map<String, Value>, ids: &Ids, number: usize) -> Value {
     let prefix = match item["type"].as_str() {
         Some("function_call") => "fc",
         Some("function_call_output") => "fco",
+        Some("additional_tools") => "at",
+        Some("custom_tool_call") => "ctc",
+        Some("custom_tool_call_output") => "ctco",
         Some("reasoning") => "rs",
         _ => "msg",
     };

@@ -4,8 +4,12 @@
 
 use serde_json::{Value, json};
 
-use crate::dialects::chat::{Message, Part, Role, ToolCall};
+use super::tools;
+use crate::dialects::chat::{Message, Part, Role};
 use crate::fields::{FieldError, Fields};
+
+/// The type of an item that adds tools to those of the request.
+const ADDITIONAL_TOOLS: &str = "additional_tools";
 
 /// Adds an item to the messages before it. Names what has no effect in `ignored`.
 ///
@@ -36,16 +40,18 @@ pub(super) fn read(
             }
         }
         "function_call" => {
-            ignored.extend(item.others(&["type", "id", "status", "call_id", "name", "arguments"]));
-            let call = ToolCall {
-                id: item.required("call_id")?.to_owned(),
-                name: item.required("name")?.to_owned(),
-                arguments: item.required("arguments")?.to_owned(),
-            };
-            assistant(messages, |_| true).tool_calls.push(call);
+            let known = ["type", "id", "status", "call_id", "namespace", "name", "arguments"];
+            ignored.extend(item.others(&known));
+            let arguments = item.required("arguments")?.to_owned();
+            assistant(messages, |_| true).tool_calls.push(tools::call(item, arguments)?);
         }
-        "function_call_output" => {
-            ignored.extend(item.others(&["type", "id", "status", "call_id", "output"]));
+        "custom_tool_call" => {
+            ignored.extend(item.others(&["type", "id", "status", "call_id", "namespace", "name", "input"]));
+            let arguments = tools::arguments(item.required("input")?);
+            assistant(messages, |_| true).tool_calls.push(tools::call(item, arguments)?);
+        }
+        "function_call_output" | "custom_tool_call_output" => {
+            ignored.extend(item.others(&["type", "id", "status", "call_id", "name", "output"]));
             messages.push(Message {
                 role: Role::Tool,
                 content: parts(item, "output", ignored)?,
@@ -53,6 +59,9 @@ pub(super) fn read(
                 ..Message::default()
             });
         }
+        ADDITIONAL_TOOLS => ignored.extend(item.others(&["type", "id", "status", "role", "tools"])),
+        // What a tool of OpenAI's service did in an earlier turn: what came of it is in the message after it.
+        "web_search_call" | "file_search_call" => ignored.push(item.name("type")),
         other => {
             return Err(
                 item.error("type", format_args!("is {other:?}, a kind of item that the hive has not"))
@@ -60,6 +69,11 @@ pub(super) fn read(
         }
     }
     Ok(())
+}
+
+/// Whether an item adds tools to those of the request.
+pub(super) fn adds_tools(item: &Fields<'_>) -> bool {
+    item.get("type").is_some_and(|kind| kind == ADDITIONAL_TOOLS)
 }
 
 /// The last message if it is the assistant's and `fits`, else a new one.

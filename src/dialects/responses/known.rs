@@ -57,6 +57,8 @@ const FIELDS: &[(&str, Treatment)] = &[
     // Ollama's field, which the gateway reads.
     ("keep_alive", Applied),
     ("metadata", Noted),
+    // What Codex notes of its sessions.
+    ("client_metadata", Noted),
     ("user", Noted),
     ("prompt_cache_key", Noted),
     ("prompt_cache_retention", Noted),

@@ -2,6 +2,8 @@
 
 use serde_json::{Value, json};
 
+use super::tools::{self, Called};
+
 /// An item of the output.
 #[derive(Clone, Debug)]
 pub(super) struct Item {
@@ -21,7 +23,7 @@ pub(super) enum Kind {
     Call {
         index: usize,
         call_id: String,
-        name: String,
+        called: Called,
     },
 }
 
@@ -41,6 +43,7 @@ impl Kind {
         match self {
             Self::Reasoning => "rs",
             Self::Message => "msg",
+            Self::Call { called: Called { is_custom: true, .. }, .. } => "ctc",
             Self::Call { .. } => "fc",
         }
     }
@@ -62,10 +65,20 @@ impl Item {
             Kind::Message => json!({
                 "id": self.id, "type": "message", "status": status, "role": "assistant", "content": content,
             }),
-            Kind::Call { call_id, name, .. } => json!({
-                "id": self.id, "type": "function_call", "status": status, "call_id": call_id, "name": name,
-                "arguments": self.text,
-            }),
+            Kind::Call { call_id, called, .. } => {
+                let mut call =
+                    json!({"id": self.id, "status": status, "call_id": call_id, "name": called.name});
+                let (kind, field, text) = match called.is_custom {
+                    true => ("custom_tool_call", "input", tools::input(&self.text)),
+                    false => ("function_call", "arguments", self.text.clone()),
+                };
+                call["type"] = kind.into();
+                call[field] = text.into();
+                if let Some(namespace) = &called.namespace {
+                    call["namespace"] = namespace.as_str().into();
+                }
+                call
+            }
         }
     }
 

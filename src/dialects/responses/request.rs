@@ -4,8 +4,9 @@ use serde_json::{Map, Value, json};
 
 use super::ids::Ids;
 use super::known::{self, REPEATED, SAMPLING};
+use super::tools::{self, Offered};
 use super::{input, items};
-use crate::dialects::chat::{Chat, Message, Output, Role, Thinking, Tool, ToolChoice};
+use crate::dialects::chat::{Chat, Message, Output, Role, Thinking};
 use crate::fields::{FieldError, Fields};
 
 /// A request for a response.
@@ -16,6 +17,8 @@ pub(crate) struct Request {
     pub(crate) ids: Ids,
     /// The items of the input, each with an id.
     pub(crate) input: Vec<Value>,
+    /// The tools that the model gets.
+    pub(super) tools: Vec<Offered>,
     /// The fields of the response that say what was asked for.
     pub(crate) asked: Map<String, Value>,
     /// Whether the response is to be kept.
@@ -39,21 +42,28 @@ pub(crate) fn read(
     let mut messages: Vec<Message> = Vec::new();
     let instructions = fields.string("instructions")?;
     messages.extend(instructions.map(|text| Message::text(Role::System, text)));
+    let mut with_tools = vec![Fields::new("", body)?];
+    let mut read_item = |path: &str, item, ignored: &mut Vec<String>| {
+        let item = Fields::new(path, item)?;
+        items::read(&item, &mut messages, ignored)?;
+        with_tools.extend(Some(item).filter(items::adds_tools));
+        Ok(())
+    };
     for (at, item) in history.iter().enumerate() {
-        items::read(&Fields::new(&format!("previous[{at}]"), item)?, &mut messages, &mut Vec::new())?;
+        read_item(&format!("previous[{at}]"), item, &mut Vec::new())?;
     }
     for (at, item) in input.iter().enumerate() {
-        items::read(&Fields::new(&format!("input[{at}]"), item)?, &mut messages, &mut ignored)?;
+        read_item(&format!("input[{at}]"), item, &mut ignored)?;
     }
     if history.is_empty() && input.is_empty() {
         return Err(fields.error("input", "is missing"));
     }
-    let mut tools = tools(&fields, &mut ignored)?;
+    let mut tools = tools::read(&with_tools, &mut ignored)?;
     let chat = Chat {
         model: fields.string("model")?.unwrap_or_default().to_owned(),
         messages,
-        tool_choice: tool_choice(&fields, &mut tools)?,
-        tools,
+        tool_choice: tools::choice(&fields, &mut tools)?,
+        tools: tools.iter().map(|tool| tool.function.clone()).collect(),
         parallel_tool_calls: fields.bool("parallel_tool_calls")?,
         output: output(&fields, &mut ignored)?,
         thinking: thinking(&fields, &mut ignored)?,
@@ -64,58 +74,7 @@ pub(crate) fn read(
         ignored,
     };
     let stores = fields.bool("store")?.unwrap_or(true);
-    Ok(Request { asked: asked(&fields, stores), chat, ids, input, stores })
-}
-
-fn tools(fields: &Fields<'_>, ignored: &mut Vec<String>) -> Result<Vec<Tool>, FieldError> {
-    let mut tools = Vec::new();
-    for tool in fields.objects("tools")? {
-        let tool = tool?;
-        match tool.string("type")? {
-            Some("function") => {}
-            Some(other) => {
-                let problem = format!(
-                    "is {other:?}, a tool that the hive has not; only functions, which your program calls, can be tools"
-                );
-                return Err(tool.error("type", problem));
-            }
-            None => return Err(tool.error("type", "is missing")),
-        }
-        ignored.extend(tool.others(&["type", "name", "description", "parameters", "strict"]));
-        tools.push(Tool {
-            name: tool.required("name")?.to_owned(),
-            description: tool.string("description")?.map(str::to_owned),
-            parameters: tool.get("parameters").cloned(),
-            strict: tool.bool("strict")?,
-        });
-    }
-    Ok(tools)
-}
-
-/// Which tools the answer calls. Tools that are not allowed are taken from the list.
-fn tool_choice(fields: &Fields<'_>, tools: &mut Vec<Tool>) -> Result<ToolChoice, FieldError> {
-    let Some(choice) = fields.get("tool_choice") else { return Ok(ToolChoice::Auto) };
-    let by_word = |word: &str| match word {
-        "auto" => Some(ToolChoice::Auto),
-        "none" => Some(ToolChoice::Never),
-        "required" => Some(ToolChoice::Required),
-        _ => None,
-    };
-    if let Some(word) = choice.as_str() {
-        let problem = r#"must be "auto", "none", "required" or an object"#;
-        return by_word(word).ok_or_else(|| fields.error("tool_choice", problem));
-    }
-    let choice = Fields::new("tool_choice", choice)?;
-    match choice.string("type")? {
-        Some("function") => Ok(ToolChoice::Named(choice.required("name")?.to_owned())),
-        Some("allowed_tools") => {
-            let allowed = choice.array("tools")?.unwrap_or_default();
-            tools.retain(|tool| allowed.iter().any(|one| one["name"] == tool.name.as_str()));
-            let mode = choice.string("mode")?.unwrap_or("auto");
-            by_word(mode).ok_or_else(|| choice.error("mode", r#"must be "auto" or "required""#))
-        }
-        _ => Err(choice.error("type", "names a tool that the hive has not; only functions can be called")),
-    }
+    Ok(Request { asked: asked(&fields, stores), chat, ids, input, tools, stores })
 }
 
 fn output(fields: &Fields<'_>, ignored: &mut Vec<String>) -> Result<Output, FieldError> {
@@ -190,7 +149,7 @@ fn asked(fields: &Fields<'_>, stores: bool) -> Map<String, Value> {
         "temperature": value("temperature"),
         "text": text,
         "tool_choice": value("tool_choice").unwrap_or("auto".into()),
-        "tools": value("tools").unwrap_or(json!([])),
+        "tools": tools::had(fields),
         "top_logprobs": value("top_logprobs").unwrap_or(0.into()),
         "top_p": value("top_p"),
         "truncation": "disabled",

@@ -385,3 +385,140 @@ fn streams_and_objects_are_as_documented() {
     has_all(objects, "error", &events[0]["response"]["error"]);
     has_all(&documented["events"], "error", &events[1]);
 }
+
+/// Tools as Codex offers them, reduced.
+fn of_codex() -> Value {
+    let function = |name: &str| {
+        json!({"type": "function", "name": name, "strict": false,
+                                       "parameters": {"type": "object", "properties": {}}})
+    };
+    json!([
+        function("exec_command"),
+        {"type": "custom", "name": "apply_patch", "description": "Edits files.",
+         "format": {"type": "grammar", "syntax": "lark", "definition": "start: hunk+"}},
+        {"type": "namespace", "name": "agents", "description": "Other agents.", "tools": [
+            {"type": "function", "name": "spawn", "description": "Starts one.", "defer_loading": true,
+             "parameters": {"type": "object"}},
+            function("close")]},
+        {"type": "web_search", "external_web_access": false},
+    ])
+}
+
+#[test]
+fn custom_tools_and_those_of_namespaces_are_functions_to_engines() {
+    let request = request(&json!({
+        "model": "m", "tools": of_codex(), "client_metadata": {"session_id": "s"},
+        "input": [
+            {"role": "user", "content": "Go on"},
+            {"type": "web_search_call", "id": "ws_1", "status": "completed", "action": {"type": "search"}},
+            {"type": "custom_tool_call", "call_id": "c1", "name": "apply_patch", "input": "*** \"a\"\n"},
+            {"type": "function_call", "call_id": "c2", "namespace": "agents", "name": "spawn", "arguments": "{}"},
+            {"type": "custom_tool_call_output", "call_id": "c1", "output": "Done"},
+            {"type": "function_call_output", "call_id": "c2", "output": "1"},
+        ],
+        "tool_choice": {"type": "allowed_tools", "mode": "required", "tools": [
+            {"type": "custom", "name": "apply_patch"}, {"type": "namespace", "name": "agents"}]},
+    }));
+    let chat = &request.chat;
+    let names: Vec<&str> = chat.tools.iter().map(|tool| tool.name.as_str()).collect();
+    assert_eq!(names, ["apply_patch", "agents__spawn", "agents__close"]);
+    assert_eq!(chat.tool_choice, ToolChoice::Required);
+    let descriptions: Vec<_> = chat.tools.iter().map(|tool| tool.description.as_deref()).collect();
+    assert_eq!(
+        descriptions,
+        [
+            Some("Edits files.\n\nThe input follows this lark grammar:\nstart: hunk+"),
+            Some("Other agents.\n\nStarts one."),
+            None
+        ]
+    );
+    assert_eq!(chat.tools[0].parameters.as_ref().unwrap()["required"], json!(["input"]));
+    let calls = &chat.messages[1].tool_calls;
+    assert_eq!(
+        (calls[0].name.as_str(), calls[0].arguments.as_str()),
+        ("apply_patch", r#"{"input":"*** \"a\"\n"}"#)
+    );
+    assert_eq!((calls[1].name.as_str(), calls[1].arguments.as_str()), ("agents__spawn", "{}"));
+    assert_eq!(chat.messages[2].tool_call_id.as_deref(), Some("c1"));
+    assert_eq!(chat.ignored, ["input[1].type", "tools[1].format", "tools[3](web_search)"]);
+    let kinds = request.asked["tools"].as_array().unwrap().iter().map(|tool| tool["type"].clone());
+    assert_eq!(kinds.collect::<Vec<_>>(), ["function", "custom", "namespace"], "those that the model gets");
+}
+
+#[test]
+fn items_add_tools() {
+    let added = |tools: Value| json!({"type": "additional_tools", "role": "developer", "tools": tools});
+    let input = json!([added(of_codex()), {"role": "user", "content": "Hello"}]);
+    let request = request(&json!({"model": "m", "input": input}));
+    assert_eq!(request.chat.tools.len(), 4);
+    assert_eq!(request.chat.messages.len(), 1);
+    assert_eq!(request.chat.ignored, ["input[0].tools[1].format", "input[0].tools[3](web_search)"]);
+    // They stay for the requests that go on with the conversation.
+    let again = read(&json!({"model": "m", "input": "Go on"}), &request.input, &|_| None).unwrap();
+    assert_eq!(again.chat.tools, request.chat.tools);
+    let only = added(json!([{"type": "web_search"}]));
+    let refused = read(&json!({"model": "m", "input": [only]}), &[], &|_| None).unwrap_err();
+    assert_eq!(refused.field, "input[0].tools[0].type");
+}
+
+#[test]
+fn a_call_goes_back_as_the_client_knows_the_tool() {
+    let request = request(&json!({"model": "m", "input": "Hello", "tools": of_codex()}));
+    let call = |index, name: &str, arguments: &str| Piece::Call {
+        index,
+        id: Some(format!("c{index}")),
+        name: Some(name.to_owned()),
+        arguments: arguments.to_owned(),
+    };
+    let more =
+        |index, arguments: &str| Piece::Call { index, id: None, name: None, arguments: arguments.to_owned() };
+    let pieces = vec![
+        vec![call(0, "apply_patch", "{\"inp"), more(0, "ut\":\"a\\n"), more(0, "b\"}")],
+        vec![call(1, "agents__spawn", "{}")],
+        vec![call(2, "exec_command", "{}")],
+        // A model that writes the text itself, and one that calls what nobody offered.
+        vec![call(3, "apply_patch", "a")],
+        vec![call(4, "agents__nobody", "{}"), Piece::Finish(Finish::ToolCalls)],
+    ];
+    let seen = stream(&mut ResponsesWriter::new(&request, None), pieces);
+    let events = |index: usize| -> Vec<&Value> {
+        seen.iter().filter(|event| event["output_index"] == index).collect()
+    };
+    let patch = events(0);
+    let names: Vec<&str> = patch.iter().map(|event| event["type"].as_str().unwrap()).collect();
+    assert_eq!(
+        names,
+        [
+            "response.output_item.added",
+            "response.custom_tool_call_input.delta",
+            "response.custom_tool_call_input.done",
+            "response.output_item.done"
+        ]
+    );
+    assert_eq!(patch[0]["item"]["input"], "");
+    assert_eq!((&patch[1]["delta"], &patch[2]["input"]), (&json!("a\nb"), &json!("a\nb")));
+    let items: Vec<Value> = seen.last().unwrap()["response"]["output"].as_array().unwrap().clone();
+    let told = |item: &Value| {
+        ["type", "namespace", "name", "input", "arguments"].map(|name| item[name].as_str().map(str::to_owned))
+    };
+    let expected = [
+        ["custom_tool_call", "", "apply_patch", "a\nb", "-"],
+        ["function_call", "agents", "spawn", "-", "{}"],
+        ["function_call", "", "exec_command", "-", "{}"],
+        ["custom_tool_call", "", "apply_patch", "a", "-"],
+        ["function_call", "", "agents__nobody", "-", "{}"],
+    ];
+    for (item, expected) in items.iter().zip(expected) {
+        let expected =
+            expected.map(|text| Some(text.to_owned()).filter(|text| !["", "-"].contains(&text.as_str())));
+        assert_eq!(told(item), expected);
+    }
+    assert!(items[0]["id"].as_str().unwrap().starts_with("ctc_"));
+    // What it said is what the next request may send back.
+    let again = read(&json!({"model": "m", "input": "Go on"}), &items, &|_| None).unwrap();
+    let calls = &again.chat.messages[0].tool_calls;
+    assert_eq!(
+        (calls[0].arguments.as_str(), calls[1].name.as_str()),
+        (r#"{"input":"a\nb"}"#, "agents__spawn")
+    );
+}

@@ -11,6 +11,7 @@ use serde_json::{Map, Value, json};
 use super::ids::Ids;
 use super::output::{Item, Kind, Status};
 use super::request::Request;
+use super::tools::{self, Called, Offered};
 use crate::dialects::answer::{Answer, Finish, Piece, Usage};
 use crate::dialects::sequence::Sequence;
 use crate::dialects::trouble::{Dialect, Trouble};
@@ -28,6 +29,7 @@ pub(crate) struct ResponsesWriter {
     model: String,
     created_at: i64,
     asked: Map<String, Value>,
+    tools: Vec<Offered>,
     keep: Option<Keep>,
     in_turn: Sequence,
     items: Vec<Item>,
@@ -53,6 +55,7 @@ impl ResponsesWriter {
             model: request.chat.model.clone(),
             created_at: Instant::now().0 / 1000,
             asked: request.asked.clone(),
+            tools: request.tools.clone(),
             keep,
             in_turn: Sequence::default(),
             items: Vec::new(),
@@ -161,6 +164,8 @@ impl ResponsesWriter {
                 let fields = json!({"delta": text, "logprobs": logprobs});
                 self.item_event(index, "response.output_text.delta", fields);
             }
+            // The text within the arguments is known once they are whole.
+            Kind::Call { called: Called { is_custom: true, .. }, .. } => {}
             Kind::Call { .. } if text.is_empty() => {}
             Kind::Call { .. } => {
                 self.item_event(index, "response.function_call_arguments.delta", json!({"delta": text}));
@@ -181,8 +186,13 @@ impl ResponsesWriter {
                 let fields = json!({"text": item.text, "logprobs": item.logprobs});
                 self.item_event(index, "response.output_text.done", fields);
             }
-            Kind::Call { name, .. } => {
-                let fields = json!({"name": name, "arguments": item.text});
+            Kind::Call { called: Called { is_custom: true, .. }, .. } => {
+                let input = tools::input(&item.text);
+                self.item_event(index, "response.custom_tool_call_input.delta", json!({"delta": input}));
+                self.item_event(index, "response.custom_tool_call_input.done", json!({"input": input}));
+            }
+            Kind::Call { called, .. } => {
+                let fields = json!({"name": called.name, "arguments": item.text});
                 self.item_event(index, "response.function_call_arguments.done", fields);
             }
         }
@@ -205,7 +215,8 @@ impl ResponsesWriter {
             }
             Piece::Call { index, id, name, arguments } => {
                 let call_id = id.filter(|id| !id.is_empty()).unwrap_or_else(|| self.ids.item("call", index));
-                let index = self.item(Kind::Call { index, call_id, name: name.unwrap_or_default() });
+                let called = tools::called(&self.tools, &name.unwrap_or_default());
+                let index = self.item(Kind::Call { index, call_id, called });
                 self.grow(index, &arguments);
             }
             Piece::Logprobs(tokens) => self.logprobs.extend(tokens),
