@@ -8,6 +8,8 @@
 //! - The answer ends with the grammar: where nothing may follow, or where the model ends it and may.
 //! - White space between the parts of JSON is bounded, so that no model can write it for ever.
 
+mod one_of;
+
 use std::fmt;
 use std::sync::Arc;
 
@@ -16,6 +18,7 @@ use llguidance::toktrie::{ApproximateTokEnv, TokEnv, TokRxInfo, TokTrie};
 use llguidance::{Matcher, ParserFactory, regex_to_lark};
 use serde_json::{Value, json};
 
+use self::one_of::as_any_of;
 use super::tokenizer::Tokenizer;
 use crate::error::{Failure, Result};
 
@@ -109,7 +112,7 @@ impl Form {
     #[must_use]
     pub fn rule(&self) -> String {
         match self {
-            Self::Json(schema) => format!("%json {}", with_bounded_space(schema.clone())),
+            Self::Json(schema) => format!("%json {}", with_bounded_space(as_any_of(schema))),
             Self::Pattern(pattern) => format!("/{}/", regex_to_lark(pattern, "")),
             Self::Choice(texts) => {
                 let texts: Vec<String> =

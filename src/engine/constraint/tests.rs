@@ -128,6 +128,11 @@ fn the_schemas_that_client_libraries_send_can_be_held() {
         json!({"$defs": {"Node": {"type": "object", "properties": {"next": {"anyOf": [{"$ref": "#/$defs/Node"}, {"type": "null"}]}},
             "required": ["next"], "additionalProperties": false}}, "$ref": "#/$defs/Node"}),
         json!({"oneOf": [of_kind("a"), of_kind("b")], "discriminator": {"propertyName": "kind"}}),
+        // Pydantic's union with a discriminator.
+        json!({"$defs": {"Cat": of_kind("cat"), "Dog": of_kind("dog")}, "type": "object",
+               "properties": {"pet": {"oneOf": [{"$ref": "#/$defs/Cat"}, {"$ref": "#/$defs/Dog"}],
+                                      "discriminator": {"propertyName": "kind"}}}, "required": ["pet"]}),
+        json!({"oneOf": [{"const": 1, "title": "one"}, {"const": 2, "title": "two"}]}),
         json!({"type": "object", "allOf": [{"properties": {"a": {"type": "string"}}}], "properties": {"b": {"type": "boolean"}}}),
     ] {
         if let Err(error) = grammars.form(&Form::Json(schema.clone())) {
@@ -145,6 +150,7 @@ fn a_schema_that_cannot_be_held_is_refused_with_the_reason() {
         json!({"not": {"type": "string"}}),
         json!({"$ref": "https://example.com/schema"}),
         json!({"type": "strange"}),
+        json!({"oneOf": [{"type": "string"}, {"type": "string", "maxLength": 3}]}),
         json!(false),
         json!(7),
     ] {
