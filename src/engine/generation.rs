@@ -14,6 +14,7 @@ mod handle;
 mod counters;
 mod request;
 mod logprobs;
+mod thinking;
 mod stop;
 
 use std::collections::VecDeque;
@@ -32,6 +33,7 @@ use handle::{Command, QueuedRequest, shutting_down};
 pub use logprobs::TokenLogprob;
 pub use request::{FinishReason, GenerationEvent, GenerationRequest, GenerationSummary};
 use slot::Slot;
+pub use thinking::ThinkingLimit;
 
 /// The state of the generation thread. [`run`](Self::run) is the thread's body.
 pub struct Generator {

@@ -100,6 +100,15 @@ impl Sampler {
         self.adjust(&mut logits);
         let id = if self.params.temperature <= 0.0 { greedy(&logits) } else { self.draw(&logits) }
             .ok_or_else(|| Failure::internal("the model produced no usable logit for any token"))?;
+        self.take(id)?;
+        Ok(id)
+    }
+
+    /// Records a token for the penalties and the constraint.
+    ///
+    /// # Errors
+    /// `internal` if the constraint can no longer be followed.
+    pub fn take(&mut self, id: u32) -> Result<()> {
         *self.generated.entry(id).or_default() += 1.0;
         self.recent.push_back(id);
         if self.recent.len() > REPETITION_WINDOW {
@@ -108,7 +117,7 @@ impl Sampler {
         if let Some(constraint) = &mut self.constraint {
             constraint.accept(id)?;
         }
-        Ok(id)
+        Ok(())
     }
 
     /// Follows the text that the tokens make, for the constraint.

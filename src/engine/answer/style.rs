@@ -92,6 +92,9 @@ impl Style {
     }
 }
 
+/// The mark that begins the reasoning of an answer, and the one that ends it.
+pub const REASONING_MARKS: (&str, &str) = (reasoning::OPEN, reasoning::CLOSE);
+
 /// Whether a prompt begins the reasoning of the answer.
 #[must_use]
 pub fn opens_reasoning(prompt: &str) -> bool {

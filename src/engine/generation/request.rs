@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::logprobs::TokenLogprob;
+use super::thinking::ThinkingLimit;
 use crate::engine::constraint::Constraint;
 use crate::engine::sampling::SamplingParams;
 use crate::error::Failure;
@@ -19,6 +20,8 @@ pub struct GenerationRequest {
     pub sampling: SamplingParams,
     /// What the text must be.
     pub constraint: Option<Constraint>,
+    /// How much the model may think; without a limit, it thinks as long as it likes.
+    pub thinking: Option<ThinkingLimit>,
     /// Most tokens to generate; as many as fit the context if absent.
     pub max_tokens: Option<usize>,
     /// Strings that end the generation and are not part of the text.

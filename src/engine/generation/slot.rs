@@ -13,6 +13,7 @@ use super::handle::{QueuedRequest, Task};
 use super::logprobs::TokenLogprob;
 use super::request::{FinishReason, GenerationEvent, GenerationSummary};
 use super::stop::StopMatcher;
+use super::thinking::Thinking;
 use crate::engine::forward::LlamaModel;
 use crate::engine::kv_cache::KvCache;
 use crate::engine::sampling::Sampler;
@@ -43,6 +44,7 @@ struct RunningSequence {
     begins_text: bool,
     stop: StopMatcher,
     marks: Arc<[u32]>,
+    thinking: Option<Thinking>,
     logprobs: Option<usize>,
     max_tokens: usize,
     events: mpsc::UnboundedSender<GenerationEvent>,
@@ -97,6 +99,7 @@ impl Slot {
             begins_text: request.begins_text,
             stop: StopMatcher::new(request.stop),
             marks: request.marks,
+            thinking: request.thinking.map(Thinking::new),
             logprobs: request.logprobs,
             max_tokens: request.max_tokens.unwrap_or(usize::MAX),
             events,
@@ -186,7 +189,13 @@ impl RunningSequence {
         }
 
         let raw = self.logprobs.map(|count| (logits.clone(), count));
-        let token = self.sampler.sample(logits)?;
+        let token = match self.thinking.as_mut().and_then(Thinking::due) {
+            Some(token) => {
+                self.sampler.take(token)?;
+                token
+            }
+            None => self.sampler.sample(logits)?,
+        };
         self.completion_tokens += 1;
         counters.tokens_generated.fetch_add(1, Ordering::Relaxed);
         if tokenizer.is_end_of_generation(token) {
@@ -198,6 +207,9 @@ impl RunningSequence {
             false => tokenizer.decode_next(decoder, token),
         };
         self.sampler.hear(&text);
+        if let Some(thinking) = &mut self.thinking {
+            thinking.hear(&text);
+        }
         if let Some((logits, count)) = raw {
             // As for a text.
             self.events.send(GenerationEvent::Logprob(TokenLogprob::new(token, &logits, count))).ok();

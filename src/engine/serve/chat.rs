@@ -11,12 +11,12 @@ use super::answering::respond;
 use super::body;
 use super::choices::Choices;
 use super::error::ApiError;
-use super::openai::{ChatAnswer, ChatRequest};
+use super::openai::{BUDGET, ChatAnswer, ChatRequest};
 use super::state::{ReadyModel, WorkerState};
 use crate::engine::answer::AnswerReader;
-use crate::engine::answer::style::opens_reasoning;
+use crate::engine::answer::style::{REASONING_MARKS, opens_reasoning};
 use crate::engine::answer::told::told;
-use crate::engine::generation::GenerationRequest;
+use crate::engine::generation::{GenerationRequest, ThinkingLimit};
 use crate::engine::template::{Conversation, Prompt};
 use crate::spawn;
 
@@ -55,13 +55,19 @@ pub(super) async fn render(
 /// task.
 fn prepare(
     ready: &ReadyModel,
-    request: ChatRequest,
+    mut request: ChatRequest,
     prompt: &Prompt,
 ) -> Result<(ChatRequest, Vec<GenerationRequest>, impl Fn() -> AnswerReader + use<>), ApiError> {
     let opened = ready.style.thinks && opens_reasoning(&prompt.text());
     let tokens = prompt.tokens(&ready.tokenizer)?;
     ready.generation.check(tokens.len())?;
     let constraint = ready.constraint(request.shape(), opened)?;
+    // An answer in a form, of which the prompt has not begun the reasoning, has none.
+    let may_think = ready.style.thinks && (opened || constraint.is_none());
+    let thinking = thinking_limit(ready, &request, opened)?.filter(|_| may_think);
+    if request.thinking.budget.is_some() && !ready.style.thinks {
+        request.ignored.push(BUDGET.to_owned());
+    }
     let tools = request.tools.names();
     let single = GenerationRequest {
         prompt: tokens.into(),
@@ -69,6 +75,7 @@ fn prepare(
         begins_text: constraint.is_none(),
         sampling: request.common.sampling.clone(),
         constraint,
+        thinking,
         max_tokens: request.common.max_tokens,
         stop: request.common.stop.clone(),
         marks: ready.style.marks(&ready.tokenizer, !tools.is_empty()).into(),
@@ -78,4 +85,16 @@ fn prepare(
     let reader = move || AnswerReader::new(style, opened, tools.clone());
     let generations = single.choices(request.common.choices);
     Ok((request, generations, reader))
+}
+
+/// How much the model may think, where the request says.
+fn thinking_limit(
+    ready: &ReadyModel,
+    request: &ChatRequest,
+    opened: bool,
+) -> Result<Option<ThinkingLimit>, ApiError> {
+    let knows_effort = ready.template.mentions("reasoning_effort");
+    let Some(tokens) = request.thinking.limit(knows_effort) else { return Ok(None) };
+    let end = ready.tokenizer.encode(REASONING_MARKS.1, true)?.into();
+    Ok(Some(ThinkingLimit { tokens, opened, marks: REASONING_MARKS, end }))
 }

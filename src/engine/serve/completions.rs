@@ -54,6 +54,7 @@ fn prepare(
             begins_text: false,
             sampling: request.common.sampling.clone(),
             constraint: constraint.clone(),
+            thinking: None,
             max_tokens: request.common.max_tokens,
             stop: request.common.stop.clone(),
             marks: Arc::default(),

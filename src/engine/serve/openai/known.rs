@@ -56,6 +56,7 @@ pub(super) const CHAT: &[Row] = &[
     ("presence_penalty", Applied),
     ("logit_bias", Applied),
     ("reasoning_effort", Applied),
+    ("thinking_budget_tokens", Applied),
     ("n", Applied),
     ("tools", Applied),
     ("functions", Applied),
@@ -139,6 +140,7 @@ pub(super) const COMPLETION: &[Row] = &[
     ("parallel_tool_calls", Ignored),
     ("top_logprobs", Refused(Zero)),
     ("reasoning_effort", Ignored),
+    ("thinking_budget_tokens", Ignored),
     ("chat_template_kwargs", Refused(Empty)),
 ];
 

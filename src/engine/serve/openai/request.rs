@@ -5,6 +5,7 @@ use serde_json::{Map, Value};
 use super::common::Common;
 use super::known;
 use super::messages::messages;
+use super::thinking::ThinkingAsked;
 use super::tools::{ToolChoice, Tools};
 use crate::engine::answer::required::Shape;
 use crate::engine::sampling::SamplingParams;
@@ -23,6 +24,8 @@ pub(crate) struct ChatRequest {
     pub(crate) tools: Tools,
     /// How many of the likeliest tokens to tell beside each generated one; `None` tells no probabilities.
     pub(crate) logprobs: Option<usize>,
+    /// How long the model may think.
+    pub(crate) thinking: ThinkingAsked,
     /// Further variables for the chat template.
     pub(crate) variables: Map<String, Value>,
     /// The names of the fields that are unknown.
@@ -34,12 +37,14 @@ impl ChatRequest {
     pub(crate) fn parse(body: &Value, default: SamplingParams) -> Result<Self, ApiError> {
         let fields = Fields::new("", body)?;
         let ignored = known::check(&fields, &[known::CHAT])?;
+        let variables = variables(&fields)?;
         Ok(Self {
             messages: messages(&fields)?,
             common: Common::read(&fields, default)?,
             tools: Tools::read(&fields)?,
             logprobs: logprobs(&fields)?,
-            variables: variables(&fields)?,
+            thinking: ThinkingAsked::read(&fields, &variables)?,
+            variables,
             ignored,
         })
     }

@@ -118,6 +118,34 @@ async fn the_template_shows_tools_or_else_a_text_does() {
 }
 
 #[tokio::test]
+async fn a_limit_ends_the_reasoning_and_the_answer_goes_on() {
+    const SENTENCE: &str = "I think about this for a long time and never stop";
+    let template = "{{ messages[0].content }}<think>";
+    let worker = Worker::start_with(sentence_model(SENTENCE), 1, None, Some(template)).await;
+    for (request, thought, content) in [
+        (json!({}), SENTENCE, ""),
+        (json!({"thinking_budget_tokens": -1}), SENTENCE, ""),
+        (json!({"reasoning_effort": "low"}), SENTENCE, ""),
+        (json!({"thinking_budget_tokens": 3}), "I think about", SENTENCE),
+        (json!({"thinking_budget_tokens": 0}), "", SENTENCE),
+        (json!({"reasoning_effort": "none"}), "", SENTENCE),
+        (json!({"chat_template_kwargs": {"enable_thinking": false}}), "", SENTENCE),
+        (json!({"thinking_budget_tokens": 2, "guided_choice": ["yes"]}), "I think", "yes"),
+    ] {
+        let answer = worker.chat(request.clone()).await;
+        let message = &answer["choices"][0]["message"];
+        let reasoning = message["reasoning_content"].as_str().unwrap_or_default();
+        assert_eq!((reasoning, text(&answer)), (thought, content), "{request}: {answer}");
+        assert_eq!(answer["choices"][0]["finish_reason"], "stop", "{answer}");
+    }
+    worker.stop().await;
+    let worker = Worker::start(sentence_model("Hi"), 1, None).await;
+    let answer = worker.chat(json!({"thinking_budget_tokens": 3})).await;
+    assert_eq!((text(&answer), &answer["ignored_fields"]), ("Hi", &json!(["thinking_budget_tokens"])));
+    worker.stop().await;
+}
+
+#[tokio::test]
 async fn reasoning_is_told_apart_from_the_answer() {
     let template = "{{ messages[0].content }}{% if enable_thinking is false %}<think>\n\n</think>\n\n{% else %}<think>\n{% endif %}";
     let worker = Worker::start_with(sentence_model("hm\n</think>\n\nyes"), 1, None, Some(template)).await;
