@@ -28,7 +28,7 @@ mod partial;
 #[cfg(test)]
 mod tests;
 
-pub use call::Call;
+pub use call::{Call, Tool};
 use calls::CallFinder;
 pub use part::Part;
 use reasoning::ReasoningFinder;
@@ -43,9 +43,9 @@ pub struct AnswerReader {
 
 impl AnswerReader {
     /// A reader for an answer in this style. `opened` says that the prompt has begun the reasoning; `tools`
-    /// are the names of those that the answer may call.
+    /// are those that the answer may call.
     #[must_use]
-    pub fn new(style: Style, opened: bool, tools: Vec<String>) -> Self {
+    pub fn new(style: Style, opened: bool, tools: Vec<Tool>) -> Self {
         let calls = (!tools.is_empty()).then(|| CallFinder::new(style.notation, tools));
         Self { reasoning: style.thinks.then(|| ReasoningFinder::new(opened)), calls }
     }

@@ -1,6 +1,6 @@
 //! Finds the calls of tools in an answer.
 
-use super::call::calls;
+use super::call::{Tool, calls};
 use super::part::Part;
 use super::partial::take_certain;
 use super::style::Notation;
@@ -12,7 +12,7 @@ const FIRST_NAMES: [&str; 7] = ["name", "arguments", "parameters", "function", "
 #[derive(Debug)]
 pub(super) struct CallFinder {
     notation: Notation,
-    tools: Vec<String>,
+    tools: Vec<Tool>,
     /// Text that may belong to a call, or to the white space before one.
     held: String,
     /// The white space before the call, which is part of the text if it is none.
@@ -34,7 +34,7 @@ enum State {
 }
 
 impl CallFinder {
-    pub(super) fn new(notation: Notation, tools: Vec<String>) -> Self {
+    pub(super) fn new(notation: Notation, tools: Vec<Tool>) -> Self {
         let (held, space) = (String::new(), String::new());
         Self { notation, tools, held, space, state: State::Text, begun: false, after_call: false }
     }

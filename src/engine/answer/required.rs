@@ -2,19 +2,11 @@
 
 use serde_json::{Value, json};
 
+use super::call::Tool;
 use super::reasoning;
 use super::style::Notation;
 use crate::engine::constraint::{Constraint, Form, Grammars};
 use crate::engine::tokenizer::Tokenizer;
-
-/// A tool that the answer may call.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Tool {
-    /// Its name.
-    pub name: String,
-    /// The JSON Schema of its arguments. Without one, it takes none.
-    pub parameters: Option<Value>,
-}
 
 /// What the text of an answer must be.
 #[derive(Clone, Debug, Default)]

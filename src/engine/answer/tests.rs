@@ -1,10 +1,17 @@
 //! Answers in each notation, in pieces of every size.
 
+use serde_json::json;
+
 use super::style::tests::{NOTATIONS, style};
 use super::*;
 
-fn tools() -> Vec<String> {
-    ["weather", "add"].map(str::to_owned).to_vec()
+fn tools() -> Vec<Tool> {
+    let number = || json!({"type": "integer"});
+    let schemas = [
+        ("weather", json!({"properties": {"city": {"type": "string"}, "unit": {"enum": ["C", "F", 1]}}})),
+        ("add", json!({"properties": {"a": number(), "b": number(), "note": {"type": ["string", "null"]}}})),
+    ];
+    schemas.map(|(name, schema)| Tool { name: name.to_owned(), parameters: Some(schema) }).to_vec()
 }
 
 /// The parts of an answer that arrives in pieces of so many characters; neighbours of a kind are joined.
@@ -64,6 +71,22 @@ fn calls_are_found_in_each_notation() {
             "<tool_call>\n{\"name\": \"weather\", \"arguments\": {\"city\": \"Genève\"}}",
             vec![rain()],
         ),
+        // Qwen3-Coder, as its template shows it.
+        (
+            "hermes",
+            "I look.\n\n<tool_call>\n<function=weather>\n<parameter=city>\nGenève\n</parameter>\n</function>\n</tool_call>",
+            vec![text("I look."), rain()],
+        ),
+        (
+            "hermes",
+            "<tool_call>\n<function=add>\n<parameter=a>\n1\n</parameter>\n<parameter=note>\n7\n8\n</parameter>\n<parameter=other>\n[true]\n</parameter>\n</function>\n</tool_call>",
+            vec![call("add", r#"{"a":1,"note":"7\n8","other":[true]}"#)],
+        ),
+        (
+            "hermes",
+            "<tool_call><function=weather><parameter=unit>C</parameter></function></tool_call>",
+            vec![call("weather", r#"{"unit":"C"}"#)],
+        ),
         (
             "smollm",
             "<tool_call>[{\"name\": \"weather\", \"arguments\": {\"city\": \"Genève\"}}, {\"name\": \"add\", \"arguments\": {\"a\": 1, \"b\": 2}}]</tool_call> Done.",
@@ -101,6 +124,8 @@ fn what_looks_like_a_call_and_is_none_stays_text() {
     for (notation, answer) in [
         ("hermes", "<tool_call>{\"name\": \"rm\", \"arguments\": {}}</tool_call>"),
         ("hermes", "a <tool_call> b"),
+        ("hermes", "<tool_call><function=rm><parameter=a>1</parameter></function></tool_call>"),
+        ("hermes", "<tool_call><function=add><parameter=a>1"),
         ("hermes", "1 < 2 <tool\n "),
         ("hermes", "<tool_call>{\"name\": \"add\", \"arguments\": [1]}</tool_call>, see?"),
         ("mistral", "[TOOL_CALLS]weather in Rome"),

@@ -68,7 +68,7 @@ fn prepare(
     if request.thinking.budget.is_some() && !ready.style.thinks {
         request.ignored.push(BUDGET.to_owned());
     }
-    let tools = request.tools.names();
+    let tools = request.tools.allowed();
     let single = GenerationRequest {
         prompt: tokens.into(),
         // A constraint says itself which space there is.

@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use crate::engine::answer::required::Tool;
+use crate::engine::answer::Tool;
 use crate::fields::{FieldError, Fields};
 
 /// The tools that the answer may call.
@@ -77,11 +77,6 @@ impl Tools {
     /// Those that the model is shown, in OpenAI's form.
     pub(crate) fn offered(&self) -> &[Value] {
         if self.choice == ToolChoice::None { &[] } else { &self.list }
-    }
-
-    /// The names of those that the answer may call.
-    pub(crate) fn names(&self) -> Vec<String> {
-        self.allowed().into_iter().map(|tool| tool.name).collect()
     }
 
     /// Those that the answer may call.
@@ -181,8 +176,11 @@ mod tests {
         ] {
             let tools = read(&json!({"tools": [tool("a"), tool("b")], "tool_choice": choice})).unwrap();
             assert_eq!(
-                (tools.offered().len(), tools.names()),
-                (offered, names.iter().map(|n| (*n).to_owned()).collect())
+                (
+                    tools.offered().len(),
+                    tools.allowed().into_iter().map(|tool| tool.name).collect::<Vec<_>>()
+                ),
+                (offered, names.iter().map(|name| (*name).to_owned()).collect())
             );
             assert_eq!(tools.choice, expected);
             assert!(tools.several && !tools.functions);
