@@ -58,18 +58,19 @@ impl Capability {
         }
     }
 
-    /// What is not done where it is missing: "the model … takes no images".
+    /// What is said where it is missing: "the model … does not support tools". Programs that speak Ollama's API
+    /// look for these words, and ask again without tools.
     #[must_use]
     pub const fn lacking(self) -> &'static str {
         match self {
-            Self::Chat => "does not chat",
-            Self::Completions => "does not complete prompts",
-            Self::Embeddings => "makes no embeddings",
-            Self::Rerank => "does not rerank",
-            Self::Images => "takes no images",
-            Self::Tools => "takes no tools",
-            Self::JsonOutput => "does not hold its output to JSON",
-            Self::Reasoning => "does not reason before it answers",
+            Self::Chat => "does not support chat",
+            Self::Completions => "does not support completions",
+            Self::Embeddings => "does not support embeddings",
+            Self::Rerank => "does not support reranking",
+            Self::Images => "does not support images",
+            Self::Tools => "does not support tools",
+            Self::JsonOutput => "does not support JSON output",
+            Self::Reasoning => "does not support thinking",
         }
     }
 }

@@ -294,7 +294,7 @@ mod tests {
                 None,
                 server(),
                 Chat,
-                "the model 'x' does not chat: it is a model for embeddings",
+                "the model 'x' does not support chat: it is a model for embeddings",
                 "/v1/models",
             ),
             (
@@ -302,7 +302,7 @@ mod tests {
                 None,
                 server(),
                 Embeddings,
-                "the model 'x' makes no embeddings: it is a model for text",
+                "the model 'x' does not support embeddings: it is a model for text",
                 "capability embeddings",
             ),
             (
@@ -310,7 +310,7 @@ mod tests {
                 None,
                 server(),
                 Rerank,
-                "the model 'x' does not rerank: it is a model for text",
+                "the model 'x' does not support reranking: it is a model for text",
                 "capability rerank",
             ),
             (
@@ -318,7 +318,7 @@ mod tests {
                 None,
                 server(),
                 Images,
-                "the model 'x' takes no images: it has no projector",
+                "the model 'x' does not support images: it has no projector",
                 "projector",
             ),
             (
@@ -326,7 +326,7 @@ mod tests {
                 None,
                 server(),
                 Tools,
-                "the model 'x' takes no tools: its chat template does not know them",
+                "the model 'x' does not support tools: its chat template does not know them",
                 "chat_template",
             ),
             (
@@ -334,7 +334,7 @@ mod tests {
                 None,
                 server(),
                 Tools,
-                "the model 'x' takes no tools: it has no chat template",
+                "the model 'x' does not support tools: it has no chat template",
                 "chat_template",
             ),
             (
@@ -342,7 +342,7 @@ mod tests {
                 None,
                 server(),
                 Reasoning,
-                "the model 'x' does not reason before it answers: its chat template knows no thoughts",
+                "the model 'x' does not support thinking: its chat template knows no thoughts",
                 "chat_template",
             ),
             (
@@ -350,7 +350,7 @@ mod tests {
                 None,
                 Engine::builtin("p".into()),
                 Rerank,
-                "the built-in engine does not rerank, and it serves 'x'",
+                "the built-in engine does not support reranking, and it serves 'x'",
                 "llama-server does: install it",
             ),
             (
@@ -358,7 +358,7 @@ mod tests {
                 Some("/m/p.gguf"),
                 Engine::builtin("p".into()),
                 Images,
-                "the built-in engine takes no images, and it serves 'x'",
+                "the built-in engine does not support images, and it serves 'x'",
                 "llama-server",
             ),
             (
@@ -366,7 +366,7 @@ mod tests {
                 None,
                 described(&[Chat], true),
                 Tools,
-                "the engine 'other' takes no tools, and it serves 'x'",
+                "the engine 'other' does not support tools, and it serves 'x'",
                 "name tools in [engines.other] capabilities",
             ),
         ] {

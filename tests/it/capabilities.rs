@@ -100,8 +100,8 @@ async fn what_a_model_cannot_is_refused_before_anything_is_loaded() {
     let image =
         json!([{ "role": "user", "content": [{ "type": "image_url", "image_url": { "url": "data:," } }] }]);
     for (body, message) in [
-        (json!({ "model": "thinks", "messages": image }), "takes no images: it has no projector"),
-        (json!({ "model": "ranks" }), "does not chat: it is a model for reranking"),
+        (json!({ "model": "thinks", "messages": image }), "does not support images: it has no projector"),
+        (json!({ "model": "ranks" }), "does not support chat: it is a model for reranking"),
     ] {
         let hello = json!({ "messages": [{ "role": "user", "content": "Hello" }] });
         let refused =
@@ -111,10 +111,10 @@ async fn what_a_model_cannot_is_refused_before_anything_is_loaded() {
     }
     let input = json!({ "model": "plain", "input": "Hello" });
     let refused = problem(hive.post("/v1/embeddings", &input).await, 400, "capability_missing").await;
-    assert_eq!(refused["detail"], "the model 'plain' makes no embeddings: it is a model for text");
+    assert_eq!(refused["detail"], "the model 'plain' does not support embeddings: it is a model for text");
     let chat = json!({ "model": "embeds", "messages": [{ "role": "user", "content": "Hello" }] });
     let refused = problem(hive.post("/v1/chat/completions", &chat).await, 400, "capability_missing").await;
-    assert_eq!(refused["detail"], "the model 'embeds' does not chat: it is a model for embeddings");
+    assert_eq!(refused["detail"], "the model 'embeds' does not support chat: it is a model for embeddings");
     assert_eq!(refused["error"]["code"], "capability_missing");
     assert_eq!(hive.succeed(&json!({ "WorkerProcessList": {} })).await, json!([]));
     hive.stop().await;
@@ -134,7 +134,7 @@ async fn an_engine_of_the_settings_can_what_these_say() {
     assert_eq!(told(&cards["data"]), ["tiny: completions images"]);
     let chat = json!({ "model": "tiny", "messages": [{ "role": "user", "content": "Hello" }] });
     let refused = problem(hive.post("/v1/chat/completions", &chat).await, 400, "capability_missing").await;
-    assert_eq!(refused["detail"], "the engine 'scripted' does not chat, and it serves 'tiny'");
+    assert_eq!(refused["detail"], "the engine 'scripted' does not support chat, and it serves 'tiny'");
     hive.stop().await;
 }
 

@@ -106,15 +106,15 @@ async fn the_built_in_engine_makes_embeddings() {
     write_model(&hive.models_dir(), "chats");
     embeds(&hive).await;
     for (route, more, message) in [
-        ("/v1/embeddings", json!({ "model": "chats", "input": "hello" }), "makes no embeddings"),
-        ("/api/embed", json!({ "model": "chats", "input": "hello" }), "makes no embeddings"),
+        ("/v1/embeddings", json!({ "model": "chats", "input": "hello" }), "does not support embeddings"),
+        ("/api/embed", json!({ "model": "chats", "input": "hello" }), "does not support embeddings"),
         ("/v1/embeddings", json!({ "input": [] }), "input"),
         (
             "/v1/chat/completions",
             json!({ "messages": [{ "role": "user", "content": "hello" }] }),
-            "does not chat",
+            "does not support chat",
         ),
-        ("/v1/rerank", json!({ "query": "hello", "documents": ["hello"] }), "does not rerank"),
+        ("/v1/rerank", json!({ "query": "hello", "documents": ["hello"] }), "does not support reranking"),
     ] {
         let (status, refused) = ask(&hive, route, more.clone()).await;
         assert!(status == 400 && refused["error"].to_string().contains(message), "{more}: {refused}");
