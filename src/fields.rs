@@ -169,3 +169,35 @@ impl<'a> Fields<'a> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn numbers_are_within_their_bounds_which_are_included() {
+        let whole = |value: Value| Fields::new("a", &json!({ "b": value })).unwrap().whole_number("b", 1);
+        for (value, number) in
+            [(json!(null), None), (json!(1), Some(1)), (json!(16.0), Some(16)), (json!(1e30), Some(u64::MAX))]
+        {
+            assert_eq!(whole(value.clone()), Ok(number), "{value}");
+        }
+        for value in [json!(0), json!(-1), json!(1.5), json!("1"), json!(-0.0)] {
+            assert_eq!(whole(value.clone()).unwrap_err().field, "a.b", "{value}");
+        }
+        let number = |value: Value| Fields::new("", &json!({ "b": value })).unwrap().number("b", 0.0, 2.0);
+        assert_eq!(
+            [json!(0), json!(2), json!(0.5)].map(number),
+            [Ok(Some(0.0)), Ok(Some(2.0)), Ok(Some(0.5))]
+        );
+        for value in [json!(-0.1), json!(2.1), json!("1"), json!(1e300)] {
+            assert_eq!(
+                number(value.clone()).unwrap_err().to_string(),
+                "`b` must be a number from 0 to 2",
+                "{value}"
+            );
+        }
+    }
+}

@@ -118,4 +118,28 @@ mod tests {
         assert!(Trouble::of_engine(422, &detail).unwrap().message.contains("\"msg\":\"no\""));
         assert_eq!(Trouble::of_engine(200, &json!({"choices": []})), None);
     }
+
+    #[test]
+    fn each_status_has_the_type_by_which_client_libraries_know_it() {
+        let kinds = |status| {
+            let trouble = Trouble { status, code: String::new(), message: String::new(), param: None };
+            let kind =
+                |dialect: Dialect| dialect.error(&trouble)["error"]["type"].as_str().map(str::to_owned);
+            (kind(Dialect::OpenAi).unwrap(), kind(Dialect::Anthropic).unwrap())
+        };
+        for (status, openai, anthropic) in [
+            (400, "invalid_request_error", "invalid_request_error"),
+            (401, "authentication_error", "authentication_error"),
+            (403, "permission_error", "permission_error"),
+            (404, "invalid_request_error", "not_found_error"),
+            (413, "invalid_request_error", "request_too_large"),
+            (429, "rate_limit_error", "rate_limit_error"),
+            (500, "server_error", "api_error"),
+            (502, "server_error", "api_error"),
+            (503, "server_error", "overloaded_error"),
+            (504, "server_error", "timeout_error"),
+        ] {
+            assert_eq!(kinds(status), (openai.to_owned(), anthropic.to_owned()), "{status}");
+        }
+    }
 }

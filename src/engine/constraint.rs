@@ -231,4 +231,4 @@ fn lost(error: anyhow::Error) -> Failure {
 }
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;

@@ -388,4 +388,12 @@ mod tests {
         let engines = [server(), described(&[], true)].map(Arc::new).into();
         Abilities::new(Some(served(TALKS, None)), engines).check(&[Capability::Chat]).unwrap();
     }
+
+    #[test]
+    fn an_engine_that_cannot_be_told_of_a_projector_takes_no_images() {
+        let engine = Engine { arguments: Vec::new(), ..described(&[Capability::Images], false) };
+        assert!(abilities(served(TALKS, Some("/m/p.gguf")), engine).lacks(Capability::Images));
+        let engine = described(&[Capability::Images], false);
+        assert!(!abilities(served(TALKS, Some("/m/p.gguf")), engine).lacks(Capability::Images));
+    }
 }

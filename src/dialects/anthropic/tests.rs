@@ -1,7 +1,7 @@
 use serde_json::{Value, json};
 
 use super::*;
-use crate::dialects::answer::{Answer, Finish, Piece};
+use crate::dialects::answer::{Answer, Finish, Piece, Usage};
 use crate::dialects::chat::Chat;
 use crate::dialects::engine;
 use crate::dialects::trouble::Trouble;
@@ -323,4 +323,65 @@ fn a_stream_that_breaks_off_ends_with_an_error() {
         &json!({"type": "error", "error": {"type": "overloaded_error", "message": "gone"}})
     );
     assert!(!stream.contains("message_stop"));
+}
+
+#[test]
+fn the_names_of_fields_without_effect_are_bounded() {
+    let body: Value = (0..200)
+        .map(|at| (format!("{at}{}", "x".repeat(200)), json!(1)))
+        .collect::<serde_json::Map<_, _>>()
+        .into();
+    let ignored = asked(&body).ignored;
+    assert_eq!(ignored.len(), 64);
+    assert!(ignored.iter().all(|name| name.len() == 64));
+}
+
+#[test]
+fn turns_of_the_assistant_that_follow_each_other_lose_nothing() {
+    let turn = |thought: &str, id: &str| {
+        json!({"role": "assistant", "content": [
+            {"type": "thinking", "thinking": thought, "signature": ""}, {"type": "text", "text": id},
+            {"type": "tool_use", "id": id, "name": "f", "input": {}}]})
+    };
+    let messages = asked(&json!({"messages": [turn("a", "1"), turn("b", "2")]})).messages;
+    let [message] = messages.as_slice() else { panic!("{messages:?}") };
+    let ids: Vec<&str> = message.tool_calls.iter().map(|call| call.id.as_str()).collect();
+    assert_eq!(
+        (message.reasoning.as_deref(), message.content.len(), &*ids),
+        (Some("ab"), 2, &["1", "2"][..])
+    );
+}
+
+#[test]
+fn thoughts_that_are_not_wanted_have_no_budget() {
+    let budget =
+        |kind: &str| asked(&json!({"thinking": {"type": kind, "budget_tokens": 9}})).thinking.budget_tokens;
+    assert_eq!(["enabled", "adaptive", "disabled"].map(budget), [Some(9), Some(9), None]);
+}
+
+#[test]
+fn a_client_hears_that_an_answer_goes_on_where_it_is_shown_nothing() {
+    let ping = "event: ping\ndata: {\"type\":\"ping\"}\n\n";
+    assert_eq!(writer(&Value::Null).pieces(vec![Piece::Reasoning("hm".to_owned())]), ping);
+}
+
+#[test]
+fn the_end_tells_the_stop_string_and_the_tokens() {
+    let usage = Usage { prompt_tokens: 7, cached_tokens: Some(9), completion_tokens: 2, ..Usage::default() };
+    let pieces = vec![
+        Piece::Text("a".to_owned()),
+        Piece::StopString("END".to_owned()),
+        Piece::Finish(Finish::Stop),
+        // An engine may count the cache's tokens otherwise than the prompt's.
+        Piece::Usage(usage),
+    ];
+    let whole = writer(&Value::Null).whole(pieces.iter().cloned().collect());
+    let events = streamed(writer(&Value::Null), pieces);
+    let end = &events[events.len() - 2];
+    for (told, usage) in [(&whole, &whole["usage"]), (&end["delta"], &end["usage"])] {
+        assert_eq!((&told["stop_reason"], &told["stop_sequence"]), (&json!("stop_sequence"), &json!("END")));
+        let counts =
+            ["input_tokens", "cache_read_input_tokens", "output_tokens"].map(|name| usage[name].clone());
+        assert_eq!(counts, [json!(0), json!(7), json!(2)]);
+    }
 }

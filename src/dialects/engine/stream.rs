@@ -46,3 +46,17 @@ fn of_line(line: &[u8], calls: &mut Calls) -> Vec<Piece> {
     let data = line.strip_prefix(b"data:").and_then(|data| serde_json::from_slice::<Value>(data).ok());
     data.map(|chunk| pieces(&chunk, calls)).unwrap_or_default()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_line_without_an_end_takes_bounded_memory() {
+        let (mut reader, megabyte) = (Reader::default(), vec![b' '; 1 << 20]);
+        for _ in 0..=LONGEST_LINE >> 20 {
+            assert!(reader.read(&megabyte).is_empty());
+        }
+        assert_eq!(reader.line.len(), LONGEST_LINE);
+    }
+}

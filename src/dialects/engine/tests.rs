@@ -150,3 +150,37 @@ fn parts_of_calls_without_an_index_are_told_apart_by_their_ids() {
     let calls: Vec<_> = answer.calls.iter().map(|call| (&*call.name, &*call.arguments)).collect();
     assert_eq!(calls, [("f", "{\"x\":1}"), ("g", "{}"), ("h", "{}")]);
 }
+
+#[test]
+fn only_the_first_choice_is_read() {
+    let chunk =
+        |index: u64| format!("data: {}\n", json!({"choices": [{"index": index, "delta": {"content": "a"}}]}));
+    let pieces = Reader::default().read((chunk(1) + &chunk(0)).as_bytes());
+    assert_eq!(pieces, [Piece::Text("a".into())]);
+}
+
+#[test]
+fn what_engines_write_otherwise_is_read() {
+    // OpenRouter's name of the thoughts, and an event without a space.
+    let stream = b"data:{\"choices\":[{\"delta\":{\"reasoning\":\"hm\"}}]}\n";
+    assert_eq!(Reader::default().read(stream), [Piece::Reasoning("hm".into())]);
+    let counts = json!({"choices": [{"message": {}}], "usage": {"completion_tokens_details": {"reasoning_tokens": 3}}});
+    assert_eq!(answer(&counts).unwrap().usage.unwrap().reasoning_tokens, Some(3));
+}
+
+#[test]
+fn little_things_are_written_too() {
+    let chat = Chat {
+        messages: vec![
+            Message { name: Some("Ada".into()), ..Message::default() },
+            Message { role: Role::Assistant, reasoning: Some("hm".into()), ..Message::default() },
+        ],
+        tools: vec![Tool { name: "f".into(), strict: Some(true), ..Tool::default() }],
+        ..Chat::default()
+    };
+    let body = request(&chat);
+    // Templates take no `null` where there are no calls.
+    assert_eq!(body["messages"][0], json!({"role": "user", "content": "", "name": "Ada"}));
+    assert_eq!(body["messages"][1]["content"], "");
+    assert_eq!(body["tools"][0]["function"], json!({"name": "f", "strict": true}));
+}

@@ -296,3 +296,37 @@ fn embeddings_are_in_the_order_of_the_texts_and_as_long_as_asked() {
     assert!(Embed::read(&json!({"model": "m", "input": []})).unwrap().is_empty());
     assert_eq!(Embed::read(&json!({"model": "m"})).unwrap_err().field, "input");
 }
+
+#[test]
+fn an_image_is_known_by_its_first_bytes() {
+    for (base64, kind) in
+        [(PNG, "png"), ("/9j/4AAQ", "jpeg"), ("R0lGODlh", "gif"), ("UklGRgAA", "webp"), ("Qk0AAAAA", "bmp")]
+    {
+        let asked = generate(&json!({"model": "m", "prompt": "What is it?", "images": [base64]}));
+        let image = Part::Image(format!("data:image/{kind};base64,{base64}"));
+        assert_eq!(chat_of(asked.unwrap()).messages[0].content[1], image);
+    }
+}
+
+#[test]
+fn what_only_a_chat_can_have_is_refused_with_a_raw_prompt() {
+    for (field, value) in [
+        ("images", json!([PNG])),
+        ("think", json!(true)),
+        ("think", json!("low")),
+        ("format", json!("json")),
+        ("logprobs", json!(true)),
+    ] {
+        let mut body = json!({"model": "m", "prompt": "Hi", "raw": true});
+        body[field] = value;
+        assert_eq!(generate(&body).unwrap_err().field, field);
+    }
+}
+
+#[test]
+fn the_times_of_an_answer_add_up_where_the_engine_tells_none() {
+    let whole = OllamaWriter::new(Form::Chat, "m").whole(Answer { text: "Hi".into(), ..Answer::default() });
+    let time = |name: &str| whole[name].as_u64().unwrap();
+    let parts = ["load_duration", "prompt_eval_duration", "eval_duration"].map(time);
+    assert_eq!(parts.iter().sum::<u64>(), time("total_duration"), "{whole}");
+}

@@ -522,3 +522,25 @@ fn a_call_goes_back_as_the_client_knows_the_tool() {
         (r#"{"input":"a\nb"}"#, "agents__spawn")
     );
 }
+
+#[test]
+fn the_last_item_of_an_answer_that_ends_early_is_not_complete() {
+    let pieces =
+        vec![Piece::Reasoning("hm".into()), Piece::Text("Once".into()), Piece::Finish(Finish::Length)];
+    let events = stream(&mut ResponsesWriter::new(&hello(), None), vec![pieces]);
+    let done = events.iter().filter(|event| event["type"] == "response.output_item.done");
+    let statuses: Vec<&Value> = done.map(|event| &event["item"]["status"]).collect();
+    assert_eq!(statuses, ["completed", "incomplete"]);
+}
+
+#[test]
+fn a_summary_stands_for_thoughts_that_are_not_there() {
+    let thoughts = |fields: Value| {
+        let mut item = json!({"type": "reasoning", "summary": [{"type": "summary_text", "text": "Sum."}]});
+        item.as_object_mut().unwrap().extend(fields.as_object().unwrap().clone());
+        request(&json!({"model": "m", "input": [item]})).chat.messages[0].reasoning.clone()
+    };
+    assert_eq!(thoughts(json!({})).as_deref(), Some("Sum."));
+    let content = json!({"content": [{"type": "reasoning_text", "text": "Hm."}]});
+    assert_eq!(thoughts(content).as_deref(), Some("Hm."));
+}

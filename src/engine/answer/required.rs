@@ -106,6 +106,9 @@ fn text(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::engine::answer::style::tests::style;
+    use crate::engine::constraint::tests::model;
+    use crate::engine::sample_model::SampleTokenizer;
 
     #[test]
     fn arguments_are_an_object_where_their_schema_does_not_say() {
@@ -113,5 +116,30 @@ mod tests {
         let schema = json!({"properties": {"a": {"type": "string"}}});
         let typed = json!({"type": "object", "properties": {"a": {"type": "string"}}});
         assert_eq!((of_object(schema), of_object(typed.clone())), (typed.clone(), typed));
+    }
+
+    #[test]
+    fn another_call_may_follow_where_several_may_be_made() {
+        let (_, tokenizer) = model(SampleTokenizer::Bpe);
+        let grammars = Grammars::new(&tokenizer).unwrap();
+        let call = r#"{"name": "f", "arguments": {}}"#;
+        for (notation, one, another) in [
+            ("hermes", format!("<tool_call>\n{call}\n</tool_call>"), format!("\n<tool_call>\n{call}")),
+            ("smollm", format!("<tool_call>[{call}"), format!(", {call}")),
+            ("mistral", format!("[TOOL_CALLS][{call}"), format!(", {call}")),
+        ] {
+            for several in [true, false] {
+                let tools = vec![Tool { name: "f".to_owned(), parameters: None }];
+                let shape = Shape { tools, several, ..Shape::default() };
+                let notation = style(notation).notation;
+                let mut constraint = shape.constraint(&grammars, notation, &tokenizer, false).unwrap();
+                let mut writes = |text: &str| {
+                    let tokens = tokenizer.encode(text, true).unwrap();
+                    tokens.into_iter().try_for_each(|token| constraint.accept(token)).is_ok()
+                };
+                assert!(writes(&one), "{one}");
+                assert_eq!(writes(&another), several, "{one}{another}");
+            }
+        }
     }
 }

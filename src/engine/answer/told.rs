@@ -58,3 +58,24 @@ fn in_text(message: Message) -> Message {
 fn in_marks(call: &Value) -> String {
     format!("{}\n{call}\n{}", TOLD.open, TOLD.close.unwrap_or_default())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::engine::answer::style::tests::style;
+
+    #[test]
+    fn the_tools_are_told_after_what_the_system_says() {
+        let tools = [json!({"type": "function", "function": {"name": "add"}})];
+        let style = Style { knows_tools: false, ..style("told") };
+        let content = |message: &Message| message.fields["content"].as_str().unwrap_or_default().to_owned();
+        let user = || Message::text(Role::User, "Hi");
+        let told_both = told(style, vec![Message::text(Role::System, "Be kind."), user()], &tools);
+        let system = content(&told_both[0]);
+        assert!(system.starts_with("Be kind.\n\n") && system.contains(r#"{"name":"add"}"#), "{system}");
+        let told_alone = told(style, vec![user()], &tools);
+        assert!(told_alone.len() == 2 && told_alone[0].role == Role::System);
+        assert_eq!(content(&told_alone[0]), system["Be kind.\n\n".len()..]);
+        assert_eq!(told(style, vec![user()], &[]).len(), 1, "without tools there is nothing to tell");
+    }
+}

@@ -8,7 +8,7 @@ use crate::engine::sample_model::{SampleModel, SampleTokenizer};
 use crate::engine::sampling::{Sampler, SamplingParams};
 
 /// A model with random weights, and its tokenizer.
-fn model(tokenizer: SampleTokenizer) -> (LoadedModel, Tokenizer) {
+pub(in crate::engine) fn model(tokenizer: SampleTokenizer) -> (LoadedModel, Tokenizer) {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("m.gguf");
     let sample =
@@ -208,4 +208,10 @@ fn an_answer_does_not_end_before_its_grammar_has_begun() {
         (0..).zip(&logits).filter(|(_, logit)| **logit < 0.0).map(|(id, _)| id).collect();
     assert!(!forbidden.is_empty());
     assert_eq!(forbidden, tokenizer.end_of_generation());
+    // However the mark is cut, it is heard.
+    for text in ["hm, a < b", "é", "</thi", "n", "k>"] {
+        assert!(constraint.begins_after.is_some());
+        constraint.hear(text);
+    }
+    assert_eq!(constraint.begins_after, None);
 }

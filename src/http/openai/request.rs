@@ -141,6 +141,7 @@ mod tests {
             (json!({"response_format": {"type": "text"}}), vec![]),
             (json!({"tools": [tool], "tool_choice": "none"}), vec![]),
             (json!({"tools": [tool]}), vec![Capability::Tools]),
+            (json!({"functions": [{"name": "f"}]}), vec![Capability::Tools]),
             (json!({"response_format": {"type": "json_object"}}), vec![Capability::JsonOutput]),
             (json!({"messages": [{"role": "user", "content": image}]}), vec![Capability::Images]),
             (json!({"tools": "wrong"}), vec![]),

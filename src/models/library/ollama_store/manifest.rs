@@ -84,3 +84,28 @@ impl Manifest {
         Ok(Layers { model, projector: projectors.pop(), left_out })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn layers_that_are_not_one_model_are_told_apart() {
+        let layers = |kinds: &[&str]| {
+            let layer = |kind: &&str| serde_json::json!({"mediaType": format!("{LAYER}{kind}"), "digest": "", "size": 1});
+            let layers: Vec<_> = kinds.iter().map(layer).collect();
+            serde_json::from_value::<Manifest>(serde_json::json!({ "layers": layers })).unwrap().layers()
+        };
+        for (kinds, why) in [
+            (&["license"][..], NotOneModel::NoFile),
+            (&["model", "model"], NotOneModel::NoFile),
+            (&["model", "projector", "projector"], NotOneModel::Projectors),
+            (&["model", "adapter"], NotOneModel::Adapter),
+        ] {
+            assert_eq!(layers(kinds).unwrap_err(), why, "{kinds:?}");
+        }
+        let told = layers(&["model", "license", "system", "params", "messages", "new"]).unwrap().left_out;
+        assert_eq!(told[..3], ["system prompt", "parameters", "messages"]);
+        assert!(told.len() == 4 && told[3].contains("new"), "{told:?}");
+    }
+}
