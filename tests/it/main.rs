@@ -45,4 +45,5 @@ mod streams;
 mod support;
 mod surface;
 mod templates;
+mod thinking;
 mod workers;
