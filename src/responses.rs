@@ -1,13 +1,16 @@
 //! The responses that clients of OpenAI's Responses API may go on with by their ids, kept in memory.
 //!
-//! A response goes on with the turns before it, which it shares with the responses that they were. So a
-//! conversation of many turns takes the memory of what was said in it once.
+//! A response goes on with the turns before it, which it shares with the other responses of its conversation: those
+//! that go on with the same first one. So a conversation takes the memory of what was said in it once, and memory
+//! comes back where all of it goes.
 //!
 //! Invariants:
-//! - What is kept is within the bounds; the responses that were used longest ago go first. It ends with the hive.
+//! - What is kept is within the bounds. The conversations that were used longest ago go first, each as a whole, and
+//!   none may grow so long that it would drive out all others. All ends with the hive.
 //! - A turn is there as long as one response goes on with it.
 //! - A response is found only by whom it was kept for.
 
+use std::collections::HashMap;
 use std::num::NonZeroUsize;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -23,19 +26,24 @@ use crate::time::monotonic;
 /// How much is kept.
 #[derive(Clone, Copy, Debug)]
 struct Bounds {
-    /// As JSON. Two of the largest requests that the gateway takes by default, or thousands of usual ones.
+    /// Of all turns: thousands of usual conversations.
     bytes: usize,
-    /// So that looking for one to drop is never long.
-    responses: NonZeroUsize,
-    /// How long a response is kept without being used: a person goes on the next morning.
+    /// Of the turns of one conversation: one of the largest requests that the gateway takes by default.
+    conversation: usize,
+    /// What a turn takes besides its JSON, at most.
+    turn: usize,
+    /// How long a conversation is kept without being used: a person goes on the next morning.
     idle: Duration,
 }
 
-const BOUNDS: Bounds = Bounds {
-    bytes: 128 << 20,
-    responses: NonZeroUsize::new(4096).expect("it is not 0"),
-    idle: Duration::from_secs(24 * 3600),
-};
+const BOUNDS: Bounds =
+    Bounds { bytes: 128 << 20, conversation: LONGEST, turn: 1 << 10, idle: Duration::from_secs(24 * 3600) };
+
+/// The most bytes of one conversation.
+const LONGEST: usize = 64 << 20;
+
+/// Of how many responses that were too long to be kept it is known.
+const REMEMBERED: NonZeroUsize = NonZeroUsize::new(1024).expect("it is not 0");
 
 /// The kept responses of one hive. Clones share them.
 #[derive(Clone, Debug)]
@@ -43,35 +51,84 @@ pub(crate) struct Responses(Arc<Inner>);
 
 #[derive(Debug)]
 struct Inner {
-    kept: Mutex<LruCache<String, Kept>>,
+    kept: Mutex<Kept>,
     bounds: Bounds,
-    /// The bytes of all turns.
+    /// The bytes of all turns, those that only a running request goes on with among them.
     bytes: Arc<AtomicUsize>,
 }
 
 #[derive(Debug)]
 struct Kept {
-    conversation: Conversation,
+    /// By their roots' ids.
+    conversations: LruCache<Arc<str>, Branches>,
+    /// The id of the root of each response's conversation.
+    roots: HashMap<String, Arc<str>>,
+    /// The responses that their conversations were too long for, and whom they would be kept for.
+    too_long: LruCache<String, Arc<str>>,
+}
+
+/// The responses of one conversation: every one is the end of a branch.
+#[derive(Debug)]
+struct Branches {
     owner: Arc<str>,
     used: Instant,
+    responses: HashMap<String, Conversation>,
+}
+
+/// Why a response is not found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Missing {
+    /// It was never kept, or is not any more.
+    Unknown,
+    /// Its conversation was too long to be kept.
+    TooLong,
 }
 
 /// A response and what was said before it.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Conversation(Vec<Arc<Turn>>);
+pub(crate) struct Conversation(Option<Arc<Turn>>);
 
-/// The input of a request and its response, as JSON.
+/// The input of a request and its response, as JSON, after what was said before.
 #[derive(Debug)]
 struct Turn {
     input: Bytes,
     response: Bytes,
-    /// The bytes of all turns, this one's among them.
-    total: Arc<AtomicUsize>,
+    earlier: Option<Arc<Turn>>,
+    /// What it takes of the memory.
+    bytes: usize,
+    root: Arc<Root>,
+}
+
+/// The first response of a conversation.
+#[derive(Debug)]
+struct Root {
+    id: Arc<str>,
+    /// The bytes of all turns that go on with it.
+    bytes: AtomicUsize,
+    /// Those of all conversations.
+    all: Arc<AtomicUsize>,
+}
+
+impl Root {
+    fn add(&self, bytes: usize) {
+        self.bytes.fetch_add(bytes, Ordering::Relaxed);
+        self.all.fetch_add(bytes, Ordering::Relaxed);
+    }
+
+    fn subtract(&self, bytes: usize) {
+        self.bytes.fetch_sub(bytes, Ordering::Relaxed);
+        self.all.fetch_sub(bytes, Ordering::Relaxed);
+    }
 }
 
 impl Drop for Turn {
     fn drop(&mut self) {
-        self.total.fetch_sub(self.input.len() + self.response.len(), Ordering::Relaxed);
+        self.root.subtract(self.bytes);
+        // One after the other: a chain of many would not fit on the stack.
+        let mut next = self.earlier.take();
+        while let Some(mut turn) = next.and_then(Arc::into_inner) {
+            next = turn.earlier.take();
+        }
     }
 }
 
@@ -83,11 +140,15 @@ impl Default for Responses {
 
 impl Responses {
     fn within(bounds: Bounds) -> Self {
-        let kept = Mutex::new(LruCache::new(bounds.responses));
-        Self(Arc::new(Inner { kept, bounds, bytes: Arc::default() }))
+        let kept = Kept {
+            conversations: LruCache::unbounded(),
+            roots: HashMap::new(),
+            too_long: LruCache::new(REMEMBERED),
+        };
+        Self(Arc::new(Inner { kept: Mutex::new(kept), bounds, bytes: Arc::default() }))
     }
 
-    /// Keeps a response that goes on with `earlier`, for `owner`. One that alone is beyond the bounds is not kept.
+    /// Keeps a response that goes on with `earlier`, for `owner`, unless its conversation becomes too long.
     pub(crate) fn keep(
         &self,
         id: String,
@@ -96,64 +157,116 @@ impl Responses {
         input: Bytes,
         response: Bytes,
     ) {
-        let Inner { kept, bounds, bytes } = &*self.0;
-        let added = input.len() + response.len();
-        if added > bounds.bytes {
-            tracing::info!(id, bytes = added, "a response is too long to be kept");
+        let Inner { kept, bounds, bytes: all } = &*self.0;
+        let root = earlier.0.as_ref().map(|turn| Arc::clone(&turn.root)).unwrap_or_else(|| {
+            Arc::new(Root { id: id.as_str().into(), bytes: AtomicUsize::new(0), all: Arc::clone(all) })
+        });
+        let bytes = input.len() + response.len() + bounds.turn;
+        let mut kept = kept.lock();
+        if root.bytes.load(Ordering::Relaxed) + bytes > bounds.conversation {
+            tracing::info!(id, bytes, "the conversation of a response is too long for it to be kept");
+            kept.too_long.put(id, owner);
             return;
         }
-        bytes.fetch_add(added, Ordering::Relaxed);
-        let mut conversation = earlier;
-        conversation.0.push(Arc::new(Turn { input, response, total: Arc::clone(bytes) }));
-        let mut kept = kept.lock();
-        kept.put(id, Kept { conversation, owner, used: monotonic() });
-        while bytes.load(Ordering::Relaxed) > bounds.bytes
-            || kept.peek_lru().is_some_and(|(_, oldest)| monotonic() - oldest.used >= bounds.idle)
+        root.add(bytes);
+        kept.roots.insert(id.clone(), Arc::clone(&root.id));
+        let new = || Branches { owner, used: monotonic(), responses: HashMap::new() };
+        let branches = kept.conversations.get_or_insert_mut(Arc::clone(&root.id), new);
+        branches.used = monotonic();
+        let turn = Turn { input, response, earlier: earlier.0, bytes, root };
+        branches.responses.insert(id, Conversation(Some(Arc::new(turn))));
+        while kept
+            .conversations
+            .peek_lru()
+            .is_some_and(|(_, oldest)| monotonic() - oldest.used >= bounds.idle)
+            || (all.load(Ordering::Relaxed) > bounds.bytes && kept.conversations.len() > 1)
         {
-            if kept.pop_lru().is_none() {
-                return;
-            }
+            kept.drop_oldest();
         }
     }
 
     /// The response of that id, if it is kept for `owner`.
-    pub(crate) fn find(&self, id: &str, owner: &str) -> Option<Conversation> {
+    pub(crate) fn find(&self, id: &str, owner: &str) -> Result<Conversation, Missing> {
         let mut kept = self.0.kept.lock();
-        let found = kept.peek(id).filter(|found| &*found.owner == owner)?;
-        if monotonic() - found.used >= self.0.bounds.idle {
-            kept.pop(id);
-            return None;
+        if kept.too_long.peek(id).is_some_and(|of| &**of == owner) {
+            return Err(Missing::TooLong);
         }
-        let found = kept.get_mut(id)?;
-        found.used = monotonic();
-        Some(found.conversation.clone())
+        let root = kept.roots.get(id).cloned().ok_or(Missing::Unknown)?;
+        let branches = kept.conversations.peek(&root).filter(|found| &*found.owner == owner);
+        if monotonic() - branches.ok_or(Missing::Unknown)?.used >= self.0.bounds.idle {
+            kept.conversations.demote(&root);
+            kept.drop_oldest();
+            return Err(Missing::Unknown);
+        }
+        let branches = kept.conversations.get_mut(&root).ok_or(Missing::Unknown)?;
+        branches.used = monotonic();
+        branches.responses.get(id).cloned().ok_or(Missing::Unknown)
     }
 
-    /// Drops the response of that id. Returns whether it was kept for `owner`.
-    pub(crate) fn forget(&self, id: &str, owner: &str) -> bool {
-        self.find(id, owner).is_some() && self.0.kept.lock().pop(id).is_some()
+    /// Drops the response of that id, if it is kept for `owner`.
+    pub(crate) fn forget(&self, id: &str, owner: &str) -> Result<(), Missing> {
+        self.find(id, owner)?;
+        let mut kept = self.0.kept.lock();
+        let root = kept.roots.remove(id).ok_or(Missing::Unknown)?;
+        if let Some(branches) = kept.conversations.peek_mut(&root) {
+            branches.responses.remove(id);
+            if branches.responses.is_empty() {
+                kept.conversations.pop(&root);
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Kept {
+    /// Drops the conversation that was used longest ago.
+    fn drop_oldest(&mut self) {
+        let Some((_, branches)) = self.conversations.pop_lru() else { return };
+        for id in branches.responses.keys() {
+            self.roots.remove(id);
+        }
     }
 }
 
 impl Conversation {
+    fn turns(&self) -> impl Iterator<Item = &Turn> {
+        std::iter::successors(self.0.as_deref(), |turn| turn.earlier.as_deref())
+    }
+
     /// Every item of it, from the first on.
     pub(crate) fn items(&self) -> Vec<Value> {
-        self.0.iter().flat_map(|turn| turn.items()).collect()
+        let turns: Vec<&Turn> = self.turns().collect();
+        turns.into_iter().rev().flat_map(Turn::items).collect()
     }
 
     /// The items of the last request's input.
     pub(crate) fn input(&self) -> Vec<Value> {
-        self.0.last().map(|turn| read(&turn.input)).unwrap_or_default()
+        self.0.as_ref().map(|turn| read(&turn.input)).unwrap_or_default()
     }
 
     /// The response's object.
     pub(crate) fn response(&self) -> Bytes {
-        self.0.last().map(|turn| turn.response.clone()).unwrap_or_default()
+        self.0.as_ref().map(|turn| turn.response.clone()).unwrap_or_default()
     }
 
     /// The item of that id of the last turn.
     pub(crate) fn item(&self, id: &str) -> Option<Value> {
-        self.0.last()?.items().into_iter().find(|item| item["id"] == id)
+        self.0.as_ref()?.items().into_iter().find(|item| item["id"] == id)
+    }
+}
+
+impl Missing {
+    /// In a sentence about the response.
+    pub(crate) fn why(self) -> String {
+        match self {
+            Self::Unknown => "is not kept".to_owned(),
+            Self::TooLong => {
+                format!(
+                    "was not kept: its conversation is longer than the {} MiB that one may take",
+                    LONGEST >> 20
+                )
+            }
+        }
     }
 }
 
@@ -175,75 +288,4 @@ fn read<T: serde::de::DeserializeOwned + Default>(json: &Bytes) -> T {
 }
 
 #[cfg(test)]
-mod tests {
-    use serde_json::json;
-
-    use super::*;
-
-    fn bounds() -> Bounds {
-        Bounds { bytes: 1000, responses: NonZeroUsize::new(3).unwrap(), idle: Duration::from_secs(3600) }
-    }
-
-    /// Keeps a response whose input has so many bytes.
-    fn keep(responses: &Responses, id: &str, earlier: Conversation, bytes: usize) {
-        let input = json!([{"id": format!("in-{id}"), "text": "x".repeat(bytes)}]).to_string();
-        let response = json!({"id": id, "output": [{"id": format!("out-{id}")}]}).to_string();
-        responses.keep(id.into(), "me".into(), earlier, input.into(), response.into());
-    }
-
-    fn ids(conversation: &Conversation) -> Vec<String> {
-        conversation.items().iter().map(|item| item["id"].as_str().unwrap().to_owned()).collect()
-    }
-
-    #[test]
-    fn a_conversation_has_what_was_said_before_whatever_became_of_the_responses() {
-        let responses = Responses::within(bounds());
-        keep(&responses, "a", Conversation::default(), 1);
-        keep(&responses, "b", responses.find("a", "me").unwrap(), 1);
-        // Another branch of the same conversation.
-        keep(&responses, "c", responses.find("a", "me").unwrap(), 1);
-        assert!(responses.forget("a", "me") && !responses.forget("a", "me"));
-        let b = responses.find("b", "me").unwrap();
-        assert_eq!(ids(&b), ["in-a", "out-a", "in-b", "out-b"]);
-        assert_eq!(b.input()[0]["id"], "in-b");
-        assert_eq!(b.item("out-b").unwrap()["id"], "out-b");
-        assert!(b.item("out-a").is_none());
-        assert_eq!(ids(&responses.find("c", "me").unwrap()), ["in-a", "out-a", "in-c", "out-c"]);
-    }
-
-    #[test]
-    fn nobody_finds_what_is_kept_for_another() {
-        let responses = Responses::within(bounds());
-        keep(&responses, "a", Conversation::default(), 1);
-        assert!(responses.find("a", "you").is_none() && !responses.forget("a", "you"));
-        assert!(responses.find("a", "me").is_some());
-    }
-
-    #[test]
-    fn the_bounds_hold_and_what_was_used_last_stays() {
-        let responses = Responses::within(bounds());
-        for id in ["a", "b", "c"] {
-            keep(&responses, id, Conversation::default(), 1);
-        }
-        responses.find("a", "me").unwrap();
-        keep(&responses, "d", Conversation::default(), 1);
-        let found = |id| responses.find(id, "me").is_some();
-        assert_eq!(["a", "b", "c", "d"].map(found), [true, false, true, true], "by number");
-        keep(&responses, "e", Conversation::default(), 900);
-        assert_eq!(["a", "c", "d", "e"].map(found), [false, false, false, true], "by bytes");
-        keep(&responses, "f", Conversation::default(), 2000);
-        assert_eq!(["e", "f"].map(found), [true, false], "it alone is beyond them");
-        let total = || responses.0.bytes.load(Ordering::Relaxed);
-        assert!(total() <= 1000);
-        responses.forget("e", "me");
-        assert_eq!(total(), 0);
-    }
-
-    #[test]
-    fn what_is_not_used_for_long_is_gone() {
-        let responses = Responses::within(Bounds { idle: Duration::ZERO, ..bounds() });
-        keep(&responses, "a", Conversation::default(), 1);
-        assert!(responses.find("a", "me").is_none());
-        assert_eq!(responses.0.bytes.load(Ordering::Relaxed), 0);
-    }
-}
+mod tests;

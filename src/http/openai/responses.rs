@@ -18,7 +18,7 @@ use crate::http::caller;
 use crate::http::gateway::{self, Call, keep_alive};
 use crate::http::path::Parameter;
 use crate::http::problem::Problem;
-use crate::responses::{Conversation, Responses};
+use crate::responses::{Conversation, Missing, Responses};
 
 /// What the hive says of every response that it has not.
 const KEPT: &str = "the hive keeps responses in memory for a day, within a bound and not over a restart; send the \
@@ -57,13 +57,13 @@ fn call(responses: &Responses, owner: &Arc<str>, body: &Bytes) -> Result<Call, P
     let body: Value = serde_json::from_slice(body).unwrap_or_default();
     let earlier = match body["previous_response_id"].as_str() {
         None => Conversation::default(),
-        Some(id) => responses.find(id, owner).ok_or_else(|| {
-            let message = format!("the response {id:?}, with which the request goes on, is not kept");
+        Some(id) => responses.find(id, owner).map_err(|missing| {
+            let message = format!("the response {id:?}, with which the request goes on, {}", missing.why());
             let failure = Failure::new(Code::PreviousResponseNotFound, message).hint(KEPT);
             Problem::from(failure).param("previous_response_id")
         })?,
     };
-    let item = |id: &str| responses.find(&Ids::response_of(id)?, owner)?.item(id);
+    let item = |id: &str| responses.find(&Ids::response_of(id)?, owner).ok()?.item(id);
     let request = read(&body, &earlier.items(), &item)?;
     let keep = request.stores.then(|| {
         let (responses, owner, id) = (responses.clone(), Arc::clone(owner), request.ids.response());
@@ -100,9 +100,7 @@ pub(crate) async fn delete(
     Parameter(id): Parameter,
     extensions: Extensions,
 ) -> Result<Json<Value>, Problem> {
-    if !app.responses.forget(&id, &caller::owner(&extensions)) {
-        return Err(not_kept(&id));
-    }
+    app.responses.forget(&id, &caller::owner(&extensions)).map_err(|missing| not_kept(&id, missing))?;
     Ok(Json(json!({"id": id, "object": "response", "deleted": true})))
 }
 
@@ -135,11 +133,12 @@ fn list(mut items: Vec<Value>, page: &Page) -> Value {
 }
 
 fn kept(responses: &Responses, id: &str, extensions: &Extensions) -> Result<Conversation, Problem> {
-    responses.find(id, &caller::owner(extensions)).ok_or_else(|| not_kept(id))
+    responses.find(id, &caller::owner(extensions)).map_err(|missing| not_kept(id, missing))
 }
 
-fn not_kept(id: &str) -> Problem {
-    Failure::new(Code::ResponseNotFound, format!("no response {id:?} is kept")).hint(KEPT).into()
+fn not_kept(id: &str, missing: Missing) -> Problem {
+    let message = format!("the response {id:?} {}", missing.why());
+    Failure::new(Code::ResponseNotFound, message).hint(KEPT).into()
 }
 
 fn not_a_query(rejection: axum::extract::rejection::QueryRejection) -> Problem {
