@@ -1,8 +1,9 @@
 //! Which dialect a request speaks, and so the form of a refusal: one layer in front of everything adds to a
-//! [`Problem`] what the clients of the dialect look for.
+//! [`Problem`] what the clients of the dialect look for, and to every answer in Anthropic's the id by which its clients
+//! know a request.
 
 use axum::extract::Request;
-use axum::http::{HeaderMap, Uri};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, Uri};
 use axum::middleware::Next;
 use axum::response::Response;
 
@@ -16,6 +17,11 @@ const OWN: [&str; 9] =
 
 /// The header that all clients of Anthropic's API send.
 const ANTHROPIC: &str = "anthropic-version";
+
+/// The header with the id of a request, under which logs, events and `ModelDiagnose` know it.
+pub(crate) const REQUEST_ID: HeaderName = HeaderName::from_static("x-rbee-request-id");
+/// The header by which Anthropic's clients know a request.
+const ANTHROPICS_ID: HeaderName = HeaderName::from_static("request-id");
 
 /// The dialect of a request, by its path: under `/v1` everything is OpenAI's but Anthropic's messages and the
 /// hive's own API, so that a route of OpenAI's that the hive lacks is refused in its form too. What both have is
@@ -46,11 +52,21 @@ pub(crate) async fn speak(request: Request, next: Next) -> Response {
     let dialect = of(request.uri(), request.headers());
     let is_of_v1 = request.uri().path().starts_with("/v1/");
     let mut response = next.run(request).await;
+    if dialect == Dialect::Anthropic {
+        let id = response.headers().get(REQUEST_ID).cloned().unwrap_or_else(new_id);
+        response.headers_mut().insert(ANTHROPICS_ID, id);
+    }
     let Some(refusal) = response.extensions_mut().remove::<Refusal>() else { return response };
     // Any client of OpenAI's API may have asked, even below a path of the hive's own.
     let is_unknown = refusal.code() == Code::RouteNotFound && is_of_v1;
     let dialect = if is_unknown && dialect == Dialect::Hive { Dialect::OpenAi } else { dialect };
     refusal.write(dialect, response)
+}
+
+/// The id of a request that only asks for what the hive has, of which it keeps no record.
+fn new_id() -> HeaderValue {
+    let id = format!("req-{}", uuid::Uuid::now_v7());
+    HeaderValue::from_str(&id).expect("an id is plain text")
 }
 
 #[cfg(test)]

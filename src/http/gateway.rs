@@ -29,7 +29,7 @@ mod problem;
 
 pub(crate) use call::{Call, Form, keep_alive, named};
 pub(crate) use context::lacking;
-pub(crate) use serve::{Head, REQUEST_ID, ask, read, serve, serve_call};
+pub(crate) use serve::{Head, ask, read, serve, serve_call, serve_questions};
 
 #[cfg(test)]
 mod tests;

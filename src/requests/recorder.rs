@@ -43,7 +43,9 @@ impl Recorder {
         let record = {
             let mut request = self.0.request.lock();
             (request.model, request.streams) = (Some(model.into()), streams);
-            request.asked = Some(monotonic());
+            request.asked.get_or_insert_with(monotonic);
+            // Several questions may make one answer.
+            request.sends = 0;
             request.record()
         };
         self.0.ledger.announce(&record);
@@ -77,11 +79,16 @@ impl Recorder {
         }
     }
 
-    /// The whole answer has arrived, as JSON with this status.
-    pub(crate) fn answered(&self, status: u16, body: &[u8]) {
+    /// Takes the counts of an answer in JSON.
+    pub(crate) fn counts(&self, body: &[u8]) {
         if let Some(counted) = counted::read(body) {
             self.0.request.lock().counted.take(counted);
         }
+    }
+
+    /// The whole answer has arrived, as JSON with this status.
+    pub(crate) fn answered(&self, status: u16, body: &[u8]) {
+        self.counts(body);
         match status {
             200..400 => self.end(Outcome::Completed, None),
             400..500 => self.end(Outcome::Refused, Some(error_code(body))),

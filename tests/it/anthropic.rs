@@ -136,13 +136,22 @@ async fn tokens_are_counted_as_the_engine_reads_them() {
     let mut counted = asking(text);
     counted.as_object_mut().expect("an object").remove("max_tokens");
     let answer = request(&hive, "/v1/messages/count_tokens?beta=true", &counted).send();
-    let answer: Value = soon("a count", answer).await.expect("an answer").json().await.expect("JSON");
-    assert_eq!(answer, json!({ "input_tokens": read }));
+    let answer = soon("a count", answer).await.expect("an answer");
+    let id = answer.headers()["request-id"].clone();
+    assert_eq!(id, answer.headers()["x-rbee-request-id"]);
+    assert_eq!(answer.json::<Value>().await.expect("JSON"), json!({ "input_tokens": read }));
+    let diagnosis = json!({ "ModelDiagnose": { "request_id": id.to_str().expect("text") } });
+    let record = &hive.succeed(&diagnosis).await["last_requests"][0];
+    assert_eq!((&record["outcome"], &record["retries"]), (&json!("completed"), &json!(0)), "{record}");
 
     let missing =
         request(&hive, "/v1/messages/count_tokens", &merged(counted, json!({ "model": "nothing" })));
     let missing = soon("a refusal", missing.send()).await.expect("an answer");
+    assert_eq!(missing.headers()["request-id"], missing.headers()["x-rbee-request-id"]);
     error(missing, 404, "not_found_error", "model_not_found").await;
+    let models = hive.client.get(format!("{}/v1/models", hive.url)).header("anthropic-version", "2023-06-01");
+    let models = soon("the models", models.send()).await.expect("an answer");
+    assert!(models.headers()["request-id"].to_str().is_ok_and(|id| id.starts_with("req-")));
     hive.stop().await;
 }
 

@@ -1,12 +1,13 @@
 //! The routes of messages.
 
+use std::sync::Arc;
+
 use axum::Json;
 use axum::extract::{Request, State};
-use axum::http::HeaderName;
-use axum::response::{IntoResponse, Response};
+use axum::response::Response;
 use serde_json::{Value, json};
 
-use super::count::count;
+use super::count::Counter;
 use crate::app::AppState;
 use crate::dialects::anthropic::{MessageWriter, read};
 use crate::dialects::chat::Chat;
@@ -16,9 +17,6 @@ use crate::http::gateway::{self, Call};
 use crate::http::ignored::telling;
 use crate::http::problem::Problem;
 
-/// The header by which Anthropic's clients know a request.
-const REQUEST_ID: HeaderName = HeaderName::from_static("request-id");
-
 /// `POST /v1/messages`
 pub(crate) async fn messages(State(app): State<AppState>, request: Request) -> Response {
     let answered = gateway::serve(&app, request, |body| {
@@ -26,26 +24,20 @@ pub(crate) async fn messages(State(app): State<AppState>, request: Request) -> R
         let writer = Box::new(MessageWriter::new(&chat));
         Call::chat(chat, writer)
     });
-    let mut response = answered.await;
-    if let Some(id) = response.headers().get(gateway::REQUEST_ID).cloned() {
-        response.headers_mut().insert(REQUEST_ID, id);
-    }
-    response
+    answered.await
 }
 
 /// `POST /v1/messages/count_tokens`
 pub(crate) async fn count_tokens(State(app): State<AppState>, request: Request) -> Response {
     let caller = caller::of(request.extensions());
-    let counted = async {
+    let counted = gateway::serve_questions(&app, Arc::clone(&caller), async |recorder| {
         let body = gateway::read(&app, request).await?;
         let chat = chat(&body)?;
         let ignored = chat.ignored.clone();
-        Ok::<_, Problem>((count(&app, &caller, chat).await?, ignored))
-    };
-    match counted.await {
-        Ok((tokens, ignored)) => telling(Json(json!({"input_tokens": tokens})), &ignored),
-        Err(problem) => problem.into_response(),
-    }
+        let tokens = Counter { app: &app, caller, recorder }.count(chat).await?;
+        Ok(telling(Json(json!({"input_tokens": tokens})), &ignored))
+    });
+    counted.await
 }
 
 fn chat(body: &[u8]) -> Result<Chat, Problem> {

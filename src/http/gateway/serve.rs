@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use axum::extract::Request;
-use axum::http::{HeaderName, HeaderValue};
+use axum::http::HeaderValue;
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use futures::FutureExt;
@@ -22,14 +22,13 @@ use crate::dialects::trouble::Trouble;
 use crate::error::{Code, Failure};
 use crate::http::body::json_bytes;
 use crate::http::caller;
+use crate::http::dialect::REQUEST_ID;
 use crate::http::ignored::telling;
 use crate::http::problem::Problem;
 use crate::requests::Recorder;
 use crate::residency::Asking;
 use crate::workers::Preference;
 
-/// The header with the id of a request, under which logs, events and `ModelDiagnose` know it.
-pub(crate) const REQUEST_ID: HeaderName = HeaderName::from_static("x-rbee-request-id");
 /// The header by which a client of a stream asks to be told what it waits for.
 const NARRATE: &str = "x-rbee-narrate";
 
@@ -72,9 +71,31 @@ pub(crate) async fn read(app: &AppState, request: Request) -> Result<Bytes, Prob
 }
 
 async fn answered(app: &AppState, head: Head, call: impl Future<Output = Result<Call, Problem>>) -> Response {
-    let recorder = Recorder::new(&app.requests, Arc::clone(&head.caller));
-    let answered = answer(app, head, call, &recorder).await;
-    let mut response = answered.unwrap_or_else(|problem| {
+    recorded(app, Arc::clone(&head.caller), async |recorder| answer(app, head, call, &recorder).await).await
+}
+
+/// Answers a request by asking workers ([`ask`]).
+pub(crate) async fn serve_questions(
+    app: &AppState,
+    caller: Arc<str>,
+    work: impl AsyncFnOnce(Recorder) -> Result<Response, Problem>,
+) -> Response {
+    let answered = recorded(app, caller, async |recorder| {
+        let response = work(recorder.clone()).await?;
+        recorder.completed();
+        Ok(response)
+    });
+    answered.await
+}
+
+/// Records a request, and names its id in the header of its answer.
+async fn recorded(
+    app: &AppState,
+    caller: Arc<str>,
+    work: impl AsyncFnOnce(Recorder) -> Result<Response, Problem>,
+) -> Response {
+    let recorder = Recorder::new(&app.requests, caller);
+    let mut response = work(recorder.clone()).await.unwrap_or_else(|problem| {
         recorder.failed(problem.failure());
         problem.into_response()
     });
@@ -99,22 +120,22 @@ async fn answer(
     Ok(telling(relay(answer, streams, waits, output, recorder.clone()).await, &ignored))
 }
 
-/// Asks a worker of the model for one JSON value, which counts as a request of its own.
+/// Asks a worker of the model for one JSON value, for the request that is recorded.
 ///
 /// # Errors
 /// Those of every request, and what the engine answers in the place of a value, with its status.
-pub(crate) async fn ask(app: &AppState, caller: Arc<str>, call: Call) -> Result<Value, Problem> {
-    let recorder = Recorder::new(&app.requests, Arc::clone(&caller));
+pub(crate) async fn ask(
+    app: &AppState,
+    caller: Arc<str>,
+    call: Call,
+    recorder: &Recorder,
+) -> Result<Value, Problem> {
     let (shown, _) = watch::channel(Shown::default());
-    let begun = async {
-        let (answer, ..) = attempt(app, caller, call, shown, &recorder).await?;
-        Ok::<_, Problem>(answer.await?)
-    };
-    let begun = begun.await.inspect_err(|problem| recorder.failed(problem.failure()))?;
-    let Begun::Whole { pid, status, body, .. } = begun else {
+    let (answer, ..) = attempt(app, caller, call, shown, recorder).await?;
+    let Begun::Whole { pid, status, body, .. } = answer.await? else {
         return Err(Failure::internal("a worker answered a question with a stream").into());
     };
-    recorder.answered(status.as_u16(), &body);
+    recorder.counts(&body);
     let value: Value = serde_json::from_slice(&body).unwrap_or_default();
     if status.is_success() {
         return Ok(value);
@@ -152,7 +173,11 @@ async fn attempt(
         asking: Asking {
             model,
             caller,
-            preference: Preference { conversation: call.conversation, avoided: None },
+            preference: Preference {
+                conversation: call.conversation,
+                avoided: None,
+                context: call.context_length,
+            },
         },
         route: call.route,
         body: call.body,

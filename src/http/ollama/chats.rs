@@ -1,5 +1,6 @@
 //! `/api/chat`, `/api/generate` and the embeddings: what workers answer.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Json;
@@ -111,16 +112,19 @@ async fn vectors(
     read: impl FnOnce(&Value) -> std::result::Result<Embed, FieldError>,
 ) -> Answered {
     let (asked_at, caller) = (monotonic(), caller::of(request.extensions()));
-    let body = gateway::read(app, request).await?;
-    let asked = read(&parse(&body)?)?;
-    let keep_alive = gateway::keep_alive(asked.keep_alive.as_ref())?;
-    let engines = if asked.is_empty() {
-        app.find_requested(&asked.model).await?;
-        Value::Null
-    } else {
-        let question = Call::question(&asked.model, Route::Embeddings, &asked.for_engine());
-        gateway::ask(app, caller, Call { keep_alive, ..question }).await?
-    };
-    let took = u64::try_from(asked_at.elapsed().as_nanos()).unwrap_or(u64::MAX);
-    Ok(telling(Json(asked.answer(&engines, took)), &asked.ignored))
+    let answered = gateway::serve_questions(app, Arc::clone(&caller), async |recorder| {
+        let body = gateway::read(app, request).await?;
+        let asked = read(&parse(&body)?)?;
+        let keep_alive = gateway::keep_alive(asked.keep_alive.as_ref())?;
+        let engines = if asked.is_empty() {
+            app.find_requested(&asked.model).await?;
+            Value::Null
+        } else {
+            let question = Call::question(&asked.model, Route::Embeddings, &asked.for_engine());
+            gateway::ask(app, caller, Call { keep_alive, ..question }, &recorder).await?
+        };
+        let took = u64::try_from(asked_at.elapsed().as_nanos()).unwrap_or(u64::MAX);
+        Ok(telling(Json(asked.answer(&engines, took)), &asked.ignored))
+    });
+    Ok(answered.await)
 }
