@@ -22,6 +22,19 @@ pub struct Preference {
     pub conversation: Conversation,
     /// Any but this one, if there is another.
     pub avoided: Option<u32>,
+    /// One that has so many tokens of context, else of those that have the most.
+    pub context: Option<u64>,
+}
+
+impl Preference {
+    /// Leaves only the workers that have the preferred context, or else the most. One that does not tell how much it has
+    /// counts as having it.
+    pub(super) fn choose_context<W>(&self, workers: &mut Vec<W>, context: impl Fn(&W) -> Option<u64>) {
+        let Some(wanted) = self.context else { return };
+        let has = |worker: &W| context(worker).unwrap_or(wanted).min(wanted);
+        let most = workers.iter().map(has).max();
+        workers.retain(|worker| Some(has(worker)) == most);
+    }
 }
 
 /// The messages of a request, as hashes of its beginnings.
@@ -96,6 +109,24 @@ mod tests {
         assert_eq!(affinity.worker("other", &Conversation::of(first)), None, "another model");
         assert_eq!(affinity.worker("m", &Conversation::of(["systemhello"])), None);
         assert_eq!(affinity.worker("m", &Conversation::default()), None);
+    }
+
+    #[test]
+    fn only_the_workers_with_enough_context_are_left_or_those_with_the_most() {
+        let left = |wanted| {
+            let mut workers = vec![Some(512), Some(2048), None, Some(1024), Some(2048)];
+            let preference = Preference { context: wanted, ..Preference::default() };
+            preference.choose_context(&mut workers, |context| *context);
+            workers
+        };
+        assert_eq!(left(None).len(), 5);
+        assert_eq!(left(Some(1000)), [Some(2048), None, Some(1024), Some(2048)]);
+        assert_eq!(left(Some(2048)), [Some(2048), None, Some(2048)]);
+        assert_eq!(left(Some(9000)), [None]);
+        let mut known = vec![512, 2048];
+        let preference = Preference { context: Some(9000), ..Preference::default() };
+        preference.choose_context(&mut known, |context| Some(*context));
+        assert_eq!(known, [2048]);
     }
 
     #[test]

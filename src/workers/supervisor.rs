@@ -260,12 +260,13 @@ impl Supervisor {
         }
     }
 
-    /// An endpoint of a worker of the model that has a free slot: of several, the preferred one, else the one
-    /// with the fewest requests in flight. It counts as one more request until its guard is dropped.
+    /// An endpoint of a worker of the model that has the preferred context and a free slot: of several, the preferred
+    /// one, else the one with the fewest requests in flight. It counts as one more request until its guard is dropped.
     #[must_use]
     pub fn endpoint(&self, model_id: &str, preference: &Preference) -> Option<Endpoint> {
         let mut ready: Vec<_> =
             self.live(model_id).filter(|worker| worker.stage() == LifeStage::Ready).collect();
+        preference.choose_context(&mut ready, |worker| worker.worker().context_length);
         let knows_it = self.0.affinity.worker(model_id, &preference.conversation);
         // Each key is read once: traffic changes meanwhile.
         ready.sort_by_cached_key(|worker| {

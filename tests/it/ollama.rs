@@ -451,6 +451,29 @@ async fn num_ctx_replaces_a_worker_only_by_one_with_more() {
     hive.stop().await;
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn num_ctx_goes_to_the_worker_that_has_it() {
+    let hive = TestHive::start().await;
+    write_endless_model(&hive.models_dir(), "long");
+    let mut pids = Vec::new();
+    for context in [1_024, 4_096] {
+        let spawn = json!({ "model": "long", "worker": "builtin", "context_length": context });
+        pids.push(hive.succeed(&json!({ "WorkerSpawn": spawn })).await["pid"].clone());
+    }
+    for _ in 0..3 {
+        let options = json!({ "num_ctx": 2_048, "num_predict": 1 });
+        json_of(hive.post("/api/chat", &with(with(chat("long"), "options", options), "stream", false)).await)
+            .await;
+    }
+    let workers = hive.succeed(&json!({ "WorkerProcessList": {} })).await;
+    let requests = pids.iter().map(|pid| {
+        let worker = workers.as_array().and_then(|all| all.iter().find(|worker| worker["pid"] == *pid));
+        worker.map(|worker| worker["requests"].clone())
+    });
+    assert_eq!(requests.collect::<Vec<_>>(), [Some(json!(0)), Some(json!(3))], "{workers}");
+    hive.stop().await;
+}
+
 /// Puts a model into a store of Ollama's. Returns its file.
 fn put_into_store(store: &Path, name: &str, layers: &[(&str, &[u8])]) -> PathBuf {
     std::fs::create_dir_all(store.join("blobs")).expect("a folder");

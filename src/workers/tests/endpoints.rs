@@ -30,7 +30,7 @@ async fn a_conversation_goes_where_its_cache_is_as_long_as_there_is_a_slot() {
     let second = hive.start("healthy").await.unwrap();
     let open = |messages: &[&str]| {
         let conversation = Conversation::of(messages.iter().copied());
-        let preference = Preference { conversation, avoided: None };
+        let preference = Preference { conversation, ..Preference::default() };
         hive.workers.endpoint("healthy", &preference).expect("a free slot")
     };
     let one = open(&["system", "one"]);
@@ -45,7 +45,8 @@ async fn a_conversation_goes_where_its_cache_is_as_long_as_there_is_a_slot() {
     assert_eq!(last.pid, a);
     // All four slots of that worker have requests now.
     assert_eq!(open(&["system", "one"]).pid, b);
-    let elsewhere = Preference { conversation: Conversation::of(["system", "one"]), avoided: Some(a) };
+    let conversation = Conversation::of(["system", "one"]);
+    let elsewhere = Preference { conversation, avoided: Some(a), context: None };
     drop((one, other, more, last));
     assert_eq!(hive.workers.endpoint("healthy", &elsewhere).map(|endpoint| endpoint.pid), Some(b));
 
