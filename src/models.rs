@@ -43,4 +43,5 @@ pub use catalog::{Catalog, Inspection};
 pub use id::ModelId;
 pub use model::{Model, Status};
 pub use sources::{DownloadRequest, FileSource, HubName, OllamaName, Source, UrlSource};
+pub(crate) use traits::is_encoder;
 pub use traits::{Task, TemplateTraits, Traits};

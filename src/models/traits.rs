@@ -66,7 +66,7 @@ impl Traits {
 
 /// Whether models of that architecture only read text. Among llama.cpp's are `bert`, `nomic-bert-moe`,
 /// `jina-bert-v3`, `eurobert`, `gemma-embedding`, `llama-embed` and `t5encoder`.
-fn is_encoder(architecture: &str) -> bool {
+pub(crate) fn is_encoder(architecture: &str) -> bool {
     architecture.contains("bert")
         || architecture.ends_with("-embedding")
         || architecture.ends_with("-embed")

@@ -202,6 +202,11 @@ impl Engine {
         }
     }
 
+    /// The value of a flag among the arguments.
+    pub(super) fn flag_value(&self, flag: &str) -> Option<&str> {
+        self.arguments.get(self.flag(flag)? + 1).map(String::as_str)
+    }
+
     /// Where a flag stands among the arguments.
     fn flag(&self, flag: &str) -> Option<usize> {
         self.arguments.iter().position(|word| word == flag)

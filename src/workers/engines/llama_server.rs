@@ -120,8 +120,8 @@ pub(super) fn serve_task(engine: &mut Engine, traits: Traits, context: u64) {
     }
     // The physical batch counts; llama.cpp ends with an error where the other one is larger.
     let [batch, ubatch] = ["--batch-size", "--ubatch-size"];
-    let set = |flag: &str| engine.flag(flag).map(|at| engine.arguments[at + 1].clone());
-    let size = set(ubatch).or_else(|| set(batch)).unwrap_or_else(|| context.min(LARGEST_BATCH).to_string());
+    let set = engine.flag_value(ubatch).or_else(|| engine.flag_value(batch)).map(str::to_owned);
+    let size = set.unwrap_or_else(|| context.min(LARGEST_BATCH).to_string());
     engine.set_flag(batch, size.clone());
     engine.set_flag(ubatch, size);
 }

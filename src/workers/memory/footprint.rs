@@ -3,10 +3,11 @@
 use std::path::Path;
 
 use super::layers::{Layers, OVERHEAD_CPU};
+use crate::config::FlashAttention;
 use crate::engine::forward::score_bytes;
 use crate::engine::load;
-use crate::models::Traits;
 use crate::models::gguf::{Arrays, Header, TensorInfo, TensorType};
+use crate::models::{Task, Traits, is_encoder};
 use crate::workers::device::Device;
 use crate::workers::engines::{Engine, ModelStorage};
 use crate::workers::place::{Estimate, margin};
@@ -27,6 +28,8 @@ const GPU_CONTEXT: u64 = 616 << 20;
 const GPU_HALF_PRECISION: u64 = 96 << 20;
 /// Tokens of a prompt that llama.cpp's server computes together, unless it is told otherwise.
 const BATCH: u64 = 512;
+/// What of [`OVERHEAD_CPU`] is for buffers.
+const BUFFERS_CPU: u64 = OVERHEAD_CPU / 2;
 
 /// What a model's header tells of the memory that the model needs, and of who can run it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -51,6 +54,8 @@ pub(in crate::workers) struct ModelFootprint {
     cache_elements: u64,
     /// Tokens of context that it was trained for.
     trained_context: Option<u64>,
+    /// Whether it only reads text: it has no scores of the vocabulary.
+    is_encoder: bool,
     /// What it is for, and what its chat template knows.
     pub(in crate::workers) traits: Traits,
     /// Why the built-in engine cannot run it; `None` where it may be able to.
@@ -99,6 +104,7 @@ impl ModelFootprint {
                 .saturating_mul(kv_heads)
                 .saturating_mul(keys.saturating_add(values)),
             trained_context: header.context_length(),
+            is_encoder: header.architecture().is_some_and(is_encoder),
             traits: Traits::of(header),
             builtin_obstacle: load::obstacle(header),
         };
@@ -156,22 +162,42 @@ impl ModelFootprint {
                 let scores = score_bytes(self.heads, context);
                 (self.builtin_overhead(scores), cache.saturating_add(scores))
             }
-            ModelStorage::AsInFile { .. } if device.is_cpu() => (OVERHEAD_CPU, 0),
-            ModelStorage::AsInFile { .. } => (self.gpu_overhead(context), 0),
+            ModelStorage::AsInFile { .. } if device.is_cpu() => {
+                let more = self.buffers(engine, context).saturating_sub(BUFFERS_CPU);
+                (OVERHEAD_CPU.saturating_add(more), 0)
+            }
+            ModelStorage::AsInFile { .. } => (self.gpu_overhead(engine, context), 0),
         };
         let overhead = fixed.saturating_add(margin(weights));
         Estimate { weights, cache, overhead, context, slots, grows, formula: None }
     }
 
-    /// What a worker takes of a GPU besides weights and cache. Its buffers hold the activations of a batch in F32
-    /// (of each token, those of five rows of the stream and two of the feed-forward network are there at once) and
-    /// its attention mask in F16.
-    fn gpu_overhead(&self, context: u64) -> u64 {
+    /// What a worker takes of a GPU besides weights and cache.
+    fn gpu_overhead(&self, engine: &Engine, context: u64) -> u64 {
+        let products = if self.half_precision > 0 { GPU_HALF_PRECISION } else { 0 };
+        GPU_CONTEXT.saturating_add(products).saturating_add(self.buffers(engine, context))
+    }
+
+    /// The buffers of llama.cpp's server, for as many tokens as it computes together. They hold the activations in F32
+    /// (of each token, those of five rows of the stream and two of the feed-forward network are there at once), without
+    /// flash attention the scores of attention too, and its mask. A model that makes vectors has all tokens as its
+    /// outputs: unless it is an encoder, also their scores of the vocabulary are computed, once the activations are not
+    /// needed any more.
+    fn buffers(&self, engine: &Engine, context: u64) -> u64 {
         let activations =
             self.feed_forward.saturating_mul(2).saturating_add(self.embedding.saturating_mul(5));
-        let token = activations.saturating_mul(4).saturating_add(context.saturating_mul(2));
-        let products = if self.half_precision > 0 { GPU_HALF_PRECISION } else { 0 };
-        GPU_CONTEXT.saturating_add(products).saturating_add(token.saturating_mul(BATCH))
+        let (scores, mask) = if engine.flag_value("--flash-attn") == Some(FlashAttention::Off.name()) {
+            (self.heads.saturating_mul(context), 4)
+        } else {
+            (0, 2)
+        };
+        let has_scores = self.traits.task != Task::Text && !self.is_encoder;
+        let outputs = self.embedding.saturating_add(if has_scores { self.vocabulary } else { 0 });
+        let widest = activations.saturating_add(scores).max(outputs);
+        let token = widest.saturating_mul(4).saturating_add(context.saturating_mul(mask));
+        let size = |flag: &str| engine.flag_value(flag).and_then(|value| value.parse::<u64>().ok());
+        let batch = size("--ubatch-size").unwrap_or(BATCH).min(size("--batch-size").unwrap_or(u64::MAX));
+        token.saturating_mul(batch)
     }
 
     /// What the built-in engine takes besides weights and cache: its code, the vocabulary, and either the copy of
@@ -247,6 +273,43 @@ mod tests {
     }
 
     #[test]
+    fn buffers_agree_with_what_was_measured_of_models_for_vectors() {
+        // SmolLM2-135M with `--embeddings --pooling mean` on a processor, llama.cpp's compute buffer in KiB.
+        let model = ModelFootprint {
+            embedding: 576,
+            feed_forward: 1536,
+            heads: 9,
+            vocabulary: 49_152,
+            trained_context: Some(8192),
+            traits: Traits { task: Task::Embeddings, states_pooling: true, template: None },
+            ..footprint(WeightType::Q8_0)
+        };
+        let server =
+            Engine { storage: ModelStorage::AsInFile { cache_bits: 16 }, ..Engine::builtin("p".into()) };
+        for (context, batch, attention, kib) in [
+            (8192, 512, "auto", 107_663),
+            (8192, 2048, "auto", 430_653),
+            (8192, 8192, "auto", 1_722_624),
+            (4096, 4096, "auto", 828_539),
+            (8192, 512, "off", 170_383),
+            (8192, 8192, "off", 2_726_083),
+        ] {
+            let flags = ["--flash-attn", attention, "--batch-size", &batch.to_string(), "--ubatch-size"];
+            let mut arguments: Vec<String> = flags.map(str::to_owned).into();
+            arguments.push(batch.to_string());
+            let server = Engine { arguments, ..server.clone() };
+            let (planned, taken) = (model.buffers(&server, context), kib << 10);
+            // By 3 % too much without flash attention, else by less than a thousandth.
+            let least = taken / 1000 * 999;
+            assert!((least..taken / 100 * 104).contains(&planned), "{context} {batch}: {planned}, {taken}");
+            let of = |engine: &Engine| model.estimate(engine, Device::CPU, Some(context), None).overhead;
+            assert!(of(&server) >= taken, "the plan has room for it");
+        }
+        let encoder = ModelFootprint { is_encoder: true, ..model.clone() };
+        assert!(encoder.buffers(&server, 512) < model.buffers(&server, 512) / 4);
+    }
+
+    #[test]
     fn an_estimate_follows_from_the_header() {
         let builtin = Engine::builtin("p".into());
         let model = footprint(WeightType::F16);
@@ -266,7 +329,7 @@ mod tests {
         let gpu = Device::Exact { kind: crate::config::DeviceKind::Cuda, index: 0 };
         let on_gpu = model.estimate(&native, gpu, Some(1000), Some(3));
         assert!(on_gpu.weights < model.weights, "the embeddings are the processor's");
-        assert_eq!(on_gpu.fixed(), model.gpu_overhead(1000));
+        assert_eq!(on_gpu.fixed(), model.gpu_overhead(&native, 1000));
         let with_projector = model.clone().with(1 << 20);
         let with_projector = with_projector.estimate(&native, Device::CPU, Some(1000), Some(3));
         assert_eq!(with_projector.weights, model.weights + (1 << 20));
