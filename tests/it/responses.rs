@@ -65,6 +65,13 @@ async fn a_response_is_the_same_whole_and_as_events_and_is_kept() {
         let items: Value = hive.get(&format!("{path}/input_items")).await.json().await.expect("JSON");
         assert_eq!(items["data"][0]["content"], json!([{ "type": "input_text", "text": "Hi" }]));
         assert_eq!((&items["first_id"], &items["has_more"]), (&items["data"][0]["id"], &json!(false)));
+        for query in ["?include[]=x", "/input_items?limit=1&include[]=x"] {
+            let answer = hive.get(&format!("{path}{query}")).await;
+            assert_eq!(
+                (answer.status().as_u16(), &answer.headers()["x-rbee-ignored-fields"]),
+                (200, &"include[]".parse().expect("a header"))
+            );
+        }
         let deleted: Value = hive.delete(&path).await.json().await.expect("JSON");
         assert_eq!((&deleted["id"], &deleted["deleted"]), (&response["id"], &json!(true)));
         let gone = problem(hive.get(&path).await, 404, "response_not_found").await;

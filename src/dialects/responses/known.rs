@@ -1,6 +1,6 @@
 //! The table of the fields that a request may have, and what becomes of each.
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::fields::{FieldError, Fields};
 
@@ -64,7 +64,7 @@ const FIELDS: &[(&str, Treatment)] = &[
     ("prompt_cache_retention", Noted),
     ("safety_identifier", Noted),
     // The streams of the hive have no obfuscation.
-    ("stream_options", Noted),
+    ("stream_options", Told(|value| *value == json!({"include_obfuscation": false}) || *value == json!({}))),
     ("truncation", Told(|value| value == "disabled")),
     ("service_tier", Told(|value| value == "auto" || value == "default")),
     // It counts the calls of built-in tools, of which there are none.

@@ -69,7 +69,7 @@ pub(crate) fn read(
         thinking: thinking(&fields, &mut ignored)?,
         max_tokens: fields.whole_number("max_output_tokens", 1)?,
         stop: fields.texts("stop")?,
-        options: options(&fields)?,
+        options: options(&fields, &mut ignored)?,
         streams: fields.bool("stream")?.unwrap_or_default(),
         ignored,
     };
@@ -110,9 +110,20 @@ fn thinking(fields: &Fields<'_>, ignored: &mut Vec<String>) -> Result<Thinking, 
     })
 }
 
-/// Sampling and log probabilities. What else can be included is of tools that the hive has not, or, as encrypted
-/// reasoning, is what the answer has anyway in plain text.
-fn options(fields: &Fields<'_>) -> Result<Map<String, Value>, FieldError> {
+/// What can be included and needs nothing: it is of tools that the hive has not, the input has it anyway, or, as
+/// encrypted reasoning, the answer has it in plain text.
+const INCLUDED: [&str; 7] = [
+    "file_search_call.results",
+    "web_search_call.results",
+    "web_search_call.action.sources",
+    "code_interpreter_call.outputs",
+    "computer_call_output.output.image_url",
+    "message.input_image.image_url",
+    "reasoning.encrypted_content",
+];
+
+/// Sampling and log probabilities.
+fn options(fields: &Fields<'_>, ignored: &mut Vec<String>) -> Result<Map<String, Value>, FieldError> {
     fields.number("temperature", 0.0, 2.0)?;
     fields.number("top_p", 0.0, 1.0)?;
     let sampling = SAMPLING.into_iter().filter_map(|name| Some((name.to_owned(), fields.get(name)?.clone())));
@@ -122,7 +133,13 @@ fn options(fields: &Fields<'_>) -> Result<Map<String, Value>, FieldError> {
         return Err(fields.error("top_logprobs", "must be a whole number from 0 to 20"));
     }
     let included = fields.array("include")?.unwrap_or_default();
-    if most > 0 || included.iter().any(|name| name == "message.output_text.logprobs") {
+    let has_logprobs = |name: &Value| name == "message.output_text.logprobs";
+    let is_known =
+        |name: &Value| has_logprobs(name) || name.as_str().is_some_and(|it| INCLUDED.contains(&it));
+    ignored.extend(
+        (0..).zip(included).filter(|(_, name)| !is_known(name)).map(|(at, _)| format!("include[{at}]")),
+    );
+    if most > 0 || included.iter().any(has_logprobs) {
         options.insert("logprobs".to_owned(), true.into());
         options.insert("top_logprobs".to_owned(), most.into());
     }

@@ -103,8 +103,9 @@ fn the_fields_of_a_request_are_applied_repeated_or_told() {
         "text": {"format": {"type": "json_schema", "name": "n", "schema": {}, "strict": true}, "verbosity": "low"},
         "reasoning": {"effort": "low", "summary": "auto"},
         "max_output_tokens": 9, "temperature": 0.5, "top_k": 3, "top_logprobs": 2,
-        "include": ["reasoning.encrypted_content"], "metadata": {"a": "b"}, "user": "u", "truncation": "auto",
-        "service_tier": "auto", "background": false, "unheard_of": 1,
+        "include": ["reasoning.encrypted_content", "unheard_of"], "metadata": {"a": "b"}, "user": "u", "truncation": "auto",
+        "service_tier": "auto", "background": false, "unheard_of": 1, "max_tool_calls": 1, "safety_identifier": "s",
+        "stream_options": {"include_obfuscation": true},
     }));
     let chat = &request.chat;
     assert!(chat.streams && !request.stores);
@@ -117,8 +118,19 @@ fn the_fields_of_a_request_are_applied_repeated_or_told() {
     assert_eq!(Value::Object(chat.options.clone()), options);
     assert_eq!(
         chat.ignored,
-        ["truncation", "unheard_of", "tools[1].output_schema", "text.verbosity", "reasoning.summary"]
+        [
+            "truncation",
+            "unheard_of",
+            "stream_options",
+            "tools[1].output_schema",
+            "text.verbosity",
+            "reasoning.summary",
+            "include[1]",
+        ]
     );
+    assert_eq!(request.asked["safety_identifier"], "s");
+    let quiet = json!({"model": "m", "input": "Hi", "stream_options": {"include_obfuscation": false}});
+    assert_eq!(read(&quiet, &[], &|_| None).unwrap().chat.ignored, [""; 0]);
     assert_eq!(request.asked["tools"].as_array().unwrap().len(), 2);
     assert_eq!(request.asked["metadata"], json!({"a": "b"}));
     assert_eq!(request.asked["text"]["format"]["type"], "json_schema");

@@ -6,7 +6,7 @@ use axum::Json;
 use axum::extract::{Query, Request, State};
 use axum::http::Extensions;
 use axum::http::header::CONTENT_TYPE;
-use axum::response::{IntoResponse, Response};
+use axum::response::Response;
 use bytes::Bytes;
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -16,6 +16,7 @@ use crate::dialects::responses::{Ids, ResponsesWriter, read};
 use crate::error::{Code, Failure};
 use crate::http::caller;
 use crate::http::gateway::{self, Call, keep_alive};
+use crate::http::ignored::telling;
 use crate::http::path::Parameter;
 use crate::http::problem::Problem;
 use crate::responses::{Conversation, Missing, Responses};
@@ -23,6 +24,9 @@ use crate::responses::{Conversation, Missing, Responses};
 /// What the hive says of every response that it has not.
 const KEPT: &str = "the hive keeps responses in memory for a day, within a bound and not over a restart; send the \
                     whole conversation as `input`, or do not send `store: false` where you go on with the response";
+
+/// All parameters of a query.
+type Parameters = Vec<(String, String)>;
 
 /// Of a list of items.
 #[derive(Debug, Deserialize)]
@@ -83,6 +87,7 @@ pub(crate) async fn get(
     State(app): State<AppState>,
     Parameter(id): Parameter,
     query: Result<Query<Retrieval>, axum::extract::rejection::QueryRejection>,
+    Query(parameters): Query<Parameters>,
     extensions: Extensions,
 ) -> Result<Response, Problem> {
     let Query(Retrieval { stream }) = query.map_err(not_a_query)?;
@@ -91,7 +96,7 @@ pub(crate) async fn get(
         return Err(Failure::new(Code::InvalidRequest, message).hint("leave out `stream`").into());
     }
     let response = kept(&app.responses, &id, &extensions)?.response();
-    Ok(([(CONTENT_TYPE, "application/json")], response).into_response())
+    Ok(telling(([(CONTENT_TYPE, "application/json")], response), &others(parameters, &["stream"])))
 }
 
 /// `DELETE /v1/responses/{id}`
@@ -109,10 +114,18 @@ pub(crate) async fn input_items(
     State(app): State<AppState>,
     Parameter(id): Parameter,
     query: Result<Query<Page>, axum::extract::rejection::QueryRejection>,
+    Query(parameters): Query<Parameters>,
     extensions: Extensions,
-) -> Result<Json<Value>, Problem> {
+) -> Result<Response, Problem> {
     let Query(page) = query.map_err(not_a_query)?;
-    Ok(Json(list(kept(&app.responses, &id, &extensions)?.input(), &page)))
+    let list = list(kept(&app.responses, &id, &extensions)?.input(), &page);
+    Ok(telling(Json(list), &others(parameters, &["after", "limit", "order"])))
+}
+
+/// The names of the parameters of a query that have no effect.
+fn others(parameters: Parameters, known: &[&str]) -> Vec<String> {
+    let names = parameters.into_iter().map(|(name, _)| name);
+    names.filter(|name| !known.contains(&name.as_str())).collect()
 }
 
 /// A page of items in OpenAI's form: the last ones first, unless it says otherwise.
