@@ -1,11 +1,13 @@
 //! The routes on a real socket, of a hive without workers.
 
+use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use axum::body::Body;
 use serde_json::Value;
-
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tower::ServiceExt;
 
 use super::testing::{Served, read_until, soon, status};
 use super::*;
@@ -61,6 +63,42 @@ async fn answers_have_the_shapes_that_clients_read() {
     for path in ["/v1/capabilities", "/capabilities?queen_url=http://evil.example"] {
         let (status, capabilities) = hive.get(path).await;
         assert_eq!((status, &capabilities["devices"][0]["device_type"]), (200, &"cpu".into()));
+    }
+    hive.served.stop().await;
+}
+
+/// The routes, from the page that has them all.
+fn routes() -> Vec<&'static str> {
+    let page = include_str!("../http.rs");
+    let elsewhere = [".nest(", ".merge(", ".route_service(", ".nest_service("];
+    assert!(!elsewhere.iter().any(|call| page.contains(call)), "every route is on the page by itself");
+    let routes: Vec<_> = page.split(".route(").skip(1).filter_map(|rest| rest.split('"').nth(1)).collect();
+    assert!(routes.len() > 40, "{routes:?}");
+    routes
+}
+
+#[tokio::test]
+async fn every_route_asks_for_the_token_but_the_page_and_the_health_check() {
+    let file = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(file.path(), "a-token-of-the-test").unwrap();
+    std::fs::set_permissions(file.path(), std::fs::Permissions::from_mode(0o600)).unwrap();
+    let hive = Hive::start_with(|config| {
+        config.token_file = Some(file.path().to_owned());
+        config.timers.wrong_token = Duration::ZERO.into();
+    })
+    .await;
+    let router = router(&hive.app).unwrap();
+    for route in routes().into_iter().chain(["/nothing", "/api/nothing"]) {
+        let path = route.replace(['{', '}', '*'], "");
+        for method in ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"] {
+            let is_open = ["GET", "HEAD"].contains(&method) && ["/", "/ui/path", "/health"].contains(&&*path);
+            for (name, value) in [("cookie", "rbee_session=another"), ("authorization", "Bearer another")] {
+                let request = Request::builder().method(method).uri(&path).header("host", "localhost");
+                let request = request.header("content-type", "application/json").header(name, value);
+                let answer = router.clone().oneshot(request.body(Body::from("{}")).unwrap()).await.unwrap();
+                assert_eq!(answer.status() != 401, is_open, "{method} {route}: {}", answer.status());
+            }
+        }
     }
     hive.served.stop().await;
 }
