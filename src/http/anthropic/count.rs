@@ -81,3 +81,20 @@ fn known(answer: Result<Value, Problem>) -> Result<Option<Value>, Problem> {
         answer => answer.map(Some),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_engine_that_knows_no_such_question_or_dislikes_it_is_asked_the_chat_itself() {
+        let of = |code| known(Err(Failure::new(code, "no").into()));
+        for code in [Code::NotOffered, Code::InvalidRequest] {
+            assert!(of(code).is_ok_and(|answer| answer.is_none()), "{code}");
+        }
+        for code in [Code::WorkerError, Code::WorkerUnreachable, Code::ModelNotFound, Code::QueueFull] {
+            assert_eq!(of(code).err().map(|problem| problem.failure().code), Some(code));
+        }
+        assert_eq!(known(Ok(json!({"prompt": "a"}))).ok(), Some(Some(json!({"prompt": "a"}))));
+    }
+}

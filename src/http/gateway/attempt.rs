@@ -121,7 +121,7 @@ pub(super) async fn begin(client: &Client, upstream: Upstream, body: Bytes) -> R
     let mut answer = ask(client, upstream, body).await?;
     match answer.kind {
         AnswerKind::Json => {
-            let body = whole::read(&mut answer).await?;
+            let body = whole::read(&mut answer, whole::MAX_ANSWER).await?;
             Ok(Begun::Whole { pid: answer.pid, status: answer.status, headers: answer.headers, body })
         }
         AnswerKind::Events => {

@@ -149,7 +149,25 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+    use crate::dialects::chat::{Message, Part};
     use crate::dialects::ollama::{Form as Of, OllamaWriter};
+
+    #[test]
+    fn a_chat_is_known_by_its_messages_as_engines_get_them() {
+        let chat = |texts: &[&str]| {
+            let of =
+                |text: &&str| Message { content: vec![Part::Text((*text).into())], ..Message::default() };
+            let messages = texts.iter().map(of).collect();
+            let chat = Chat { model: "m".to_owned(), messages, ..Chat::default() };
+            Call::chat(chat, Box::new(OllamaWriter::new(Of::Chat, "m"))).unwrap()
+        };
+        let call = chat(&["a", "b"]);
+        let body: Value = serde_json::from_slice(&call.body).unwrap();
+        let messages: Vec<_> = body["messages"].as_array().unwrap().iter().map(Value::to_string).collect();
+        assert_eq!(messages.len(), 2);
+        assert_eq!(call.conversation, Conversation::of(messages.iter().map(String::as_str)));
+        assert_ne!(call.conversation, chat(&["a", "c"]).conversation);
+    }
 
     #[test]
     fn the_numbers_of_every_call_are_checked() {

@@ -193,7 +193,19 @@ fn joined(first: Bytes, then: Bytes) -> Bytes {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::dialects::anthropic::MessageWriter;
+    use crate::dialects::chat::Chat;
     use crate::dialects::ollama::{Form as Of, OllamaWriter};
+
+    #[test]
+    fn a_stream_begins_once_also_where_it_ends_with_nothing() {
+        let output = || Output::from(Form::Written(Box::new(MessageWriter::new(&Chat::default()))));
+        let begins = |bytes: &Bytes| bytes.starts_with(b"event: message_start\n");
+        let (mut empty, mut silent) = (output(), output());
+        assert!(begins(&empty.end()));
+        assert!(begins(&silent.pass(Bytes::from_static(b": comment\n\n"))));
+        assert!(silent.end().starts_with(b"event: message_delta\n"));
+    }
 
     #[test]
     fn an_error_never_has_the_status_of_a_success() {

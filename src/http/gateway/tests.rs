@@ -12,15 +12,17 @@ use futures::{FutureExt, StreamExt};
 use serde_json::{Value, json};
 use tokio::sync::{Notify, mpsc, watch};
 use tokio_stream::wrappers::UnboundedReceiverStream;
+use tokio_util::sync::CancellationToken;
 
 use super::attempt::{Shown, begin};
 use super::exchange::Upstream;
 use super::output::Output;
 use super::relay::relay;
 use super::waits::{Intervals, Waits};
+use super::whole;
 use crate::client;
 use crate::config::Timers;
-use crate::error::Failure;
+use crate::error::{Code, Failure};
 use crate::http::body::json_bytes;
 use crate::http::dialect;
 use crate::http::problem::Problem;
@@ -43,6 +45,18 @@ async fn gateway(url: String) -> (Served, Arc<Notify>) {
     gateway_with(url, TIME_LIMIT).await
 }
 
+/// The worker at `url`, and one request in flight.
+fn upstream(url: String, ended: Arc<Notify>) -> Upstream {
+    Upstream {
+        pid: 7,
+        url,
+        path: "/v1/chat/completions".into(),
+        secret: "the-secret".into(),
+        unresponsive: Box::pin(std::future::pending()),
+        guard: Box::new(InFlight(ended)),
+    }
+}
+
 /// The same, with comments where the worker is silent for that long.
 async fn gateway_with(url: String, silence: Duration) -> (Served, Arc<Notify>) {
     let ended = Arc::new(Notify::new());
@@ -51,14 +65,7 @@ async fn gateway_with(url: String, silence: Duration) -> (Served, Arc<Notify>) {
     let handler = post(move |request: Request| async move {
         let body = json_bytes(request, 1 << 20, TIME_LIMIT).await?;
         let streams = String::from_utf8_lossy(&body).contains("\"stream\":true");
-        let upstream = Upstream {
-            pid: 7,
-            url,
-            path: "/v1/chat/completions".into(),
-            secret: "the-secret".into(),
-            unresponsive: Box::pin(std::future::pending()),
-            guard: Box::new(InFlight(guard)),
-        };
+        let upstream = upstream(url, guard);
         let intervals = Intervals { queued: TIME_LIMIT, asked: silence, narrations: TIME_LIMIT };
         let recorder = Recorder::new(&Ledger::default(), "somebody".into());
         let waits = Waits::new(watch::channel(Shown::default()).1, false, intervals);
@@ -169,25 +176,28 @@ async fn ask(gateway: &Served, body: &str) -> String {
 
 #[tokio::test]
 async fn errors_of_a_worker_pass_only_as_json() {
-    let worker = worker(|body: Bytes| async move {
+    let with = |kind: &'static str| [("content-type", kind), ("retry-after", "7"), ("location", "/private")];
+    let worker = worker(move |body: Bytes| async move {
         let body: Value = serde_json::from_slice(&body).unwrap();
         match body["messages"].as_str() {
-            Some("json") => {
-                (StatusCode::BAD_REQUEST, [("content-type", "application/json")], "{\"error\":1}")
-            }
-            Some("html") => (StatusCode::OK, [("content-type", "text/html")], "<b>internal</b>"),
-            _ => (StatusCode::INTERNAL_SERVER_ERROR, [("content-type", "text/plain")], "internal trace"),
+            Some("json") => (StatusCode::BAD_REQUEST, with("application/json"), "{\"error\":1}"),
+            Some("moved") => (StatusCode::FOUND, with("application/json"), "{\"moved\":1}"),
+            Some("html") => (StatusCode::OK, with("text/html"), "<b>internal</b>"),
+            _ => (StatusCode::INTERNAL_SERVER_ERROR, with("text/plain"), "internal trace"),
         }
     })
     .await;
     let (gateway, _) = gateway(format!("http://{}", worker.address)).await;
     let answer = ask(&gateway, r#"{"model":"tiny","messages":"json"}"#).await;
     assert!(status(&answer) == 400 && answer.ends_with("{\"error\":1}"), "{answer}");
-    assert!(answer.contains("content-length: 11"), "{answer}");
-    for body in [r#"{"model":"tiny","messages":"html"}"#, r#"{"model":"tiny"}"#] {
-        let answer = ask(&gateway, body).await;
+    assert!(answer.contains("content-length: 11") && answer.contains("retry-after: 7"), "{answer}");
+    assert!(!answer.contains("private"), "{answer}");
+    for messages in ["moved", "html", ""] {
+        let answer = ask(&gateway, &json!({"model": "tiny", "messages": messages}).to_string()).await;
         assert!(status(&answer) == 502 && answer.contains(r#""code":"worker_error""#), "{answer}");
-        assert!(!answer.contains("internal trace") && !answer.contains("<b>"), "{answer}");
+        for private in ["internal trace", "<b>", "{\"moved", "private"] {
+            assert!(!answer.contains(private), "{answer}");
+        }
     }
     gateway.stop().await;
     worker.stop().await;
@@ -330,5 +340,53 @@ async fn a_refusal_that_comes_in_pieces_reaches_a_client_that_waits() {
     read_until(&mut client, "data: {\"error\":{\"message\":\"too long\"}}").await;
     soon(ended.notified()).await;
     gateway.stop().await;
+    worker.stop().await;
+}
+
+#[tokio::test]
+async fn a_comment_never_stands_inside_an_event() {
+    let go_on = CancellationToken::new();
+    let at_worker = go_on.clone();
+    let worker = worker(move |body: Bytes| async move {
+        let body: Value = serde_json::from_slice(&body).unwrap();
+        let first = if body["messages"] == "half" { "data: {\"half" } else { "data: 1\n\n" };
+        let rest = futures::stream::once(async move {
+            at_worker.cancelled().await;
+            Ok("\":1}\n\ndata: [DONE]\n\n")
+        });
+        let chunks = futures::stream::iter([Ok::<_, std::io::Error>(first)]).chain(rest);
+        ([("content-type", "text/event-stream")], Body::from_stream(chunks))
+    })
+    .await;
+    let (gateway, _) = gateway_with(format!("http://{}", worker.address), Duration::from_millis(5)).await;
+    let mut half = gateway.send(&chat(r#"{"model":"tiny","stream":true,"messages":"half"}"#)).await;
+    let mut seen = read_until(&mut half, "{\"half").await;
+    // Meanwhile another client, whose stream is silent between two events, gets several.
+    let mut other = gateway.send(&chat(r#"{"model":"tiny","stream":true}"#)).await;
+    for _ in 0..5 {
+        read_until(&mut other, ": waiting\n\n").await;
+    }
+    drop(other);
+    go_on.cancel();
+    seen += &read_until(&mut half, "[DONE]").await;
+    let (_, rest) = seen.split_once("data: {\"half").unwrap();
+    let (inside, _) = rest.split_once("\":1}\n\n").unwrap();
+    assert!(!inside.contains("waiting"), "{seen}");
+    gateway.stop().await;
+    worker.stop().await;
+}
+
+#[tokio::test]
+async fn an_answer_that_is_too_long_is_not_kept_in_memory() {
+    let worker = worker(|| async { ([("content-type", "application/json")], "{\"choices\":[]}") }).await;
+    let client = client::for_workers(TIME_LIMIT).unwrap();
+    let read = async |limit: usize| {
+        let upstream = upstream(format!("http://{}", worker.address), Arc::default());
+        let mut answer = super::exchange::ask(&client, upstream, Bytes::new()).await.unwrap();
+        whole::read(&mut answer, limit).await.map_err(Failure::from)
+    };
+    assert_eq!(read(14).await.unwrap(), "{\"choices\":[]}");
+    let failure = read(13).await.unwrap_err();
+    assert!(failure.code == Code::WorkerError && failure.message.contains("more than"), "{failure}");
     worker.stop().await;
 }

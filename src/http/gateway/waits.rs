@@ -141,6 +141,20 @@ mod tests {
     use super::*;
     use crate::residency::{LoadNews, Place};
 
+    #[tokio::test]
+    async fn a_client_is_told_once_which_load_it_waits_for() {
+        let at_once = Intervals { queued: Duration::ZERO, asked: Duration::ZERO, narrations: Duration::ZERO };
+        let (shown, receiver) = watch::channel(Shown::default());
+        let mut waits = Waits::new(receiver.clone(), false, at_once);
+        assert_eq!(waits.comment().await, "waiting");
+        shown.send_modify(|shown| shown.job_id = Some("job-1".into()));
+        assert_eq!(waits.comment().await, "waiting; x-rbee-job-id: job-1");
+        assert_eq!(waits.comment().await, "waiting");
+        let mut told_in_head = Waits::new(receiver, false, at_once);
+        assert_eq!(told_in_head.job_for_head().as_deref(), Some("job-1"));
+        assert_eq!(told_in_head.comment().await, "waiting");
+    }
+
     #[test]
     fn a_wait_is_told_with_its_place_and_the_progress_of_the_load() {
         let place = Place { position: 3, of: 8 };

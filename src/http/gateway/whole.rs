@@ -10,19 +10,19 @@ use super::exchange::{Answer, NoAnswer, not_valid};
 use crate::error::{Code, Failure};
 
 /// The longest answer, in bytes: embeddings of many texts are the longest.
-const MAX_ANSWER: usize = 256 << 20;
+pub(super) const MAX_ANSWER: usize = 256 << 20;
 
-/// Reads the whole answer.
+/// Reads the whole answer, of at most so many bytes.
 ///
 /// # Errors
 /// Those of [`Answer::chunk`], and [`Code::WorkerError`] for an answer that is empty, is not JSON or is too
 /// long.
-pub(super) async fn read(answer: &mut Answer) -> Result<Bytes, NoAnswer> {
+pub(super) async fn read(answer: &mut Answer, most: usize) -> Result<Bytes, NoAnswer> {
     let mut body = BytesMut::new();
     while let Some(chunk) = answer.chunk().await? {
         body.extend_from_slice(&chunk);
-        if body.len() > MAX_ANSWER {
-            return Err(not_valid(answer.pid, format_args!("with more than {} MiB", MAX_ANSWER >> 20)));
+        if body.len() > most {
+            return Err(not_valid(answer.pid, format_args!("with more than {} MiB", most >> 20)));
         }
     }
     let status = answer.status.as_u16();

@@ -95,6 +95,16 @@ mod tests {
     use crate::config::Capability;
 
     #[test]
+    fn a_context_is_never_more_than_the_model_was_trained_for() {
+        let served = |set| Card::sample("m").served("m@v".to_owned(), set);
+        let contexts = [None, Some(1024), Some(2048), Some(4096)].map(|set| served(set).context_length);
+        assert_eq!(contexts, [Some(2048), Some(1024), Some(2048), Some(2048)]);
+        let unknown = Card { context_length: None, ..Card::sample("m") };
+        assert_eq!(unknown.served("m".to_owned(), Some(4096)).context_length, Some(4096));
+        assert_eq!(served(None).base.as_deref(), Some("m"));
+    }
+
+    #[test]
     fn cards_have_openais_form() {
         let model = json!({"id": "org/m:Q4", "name": "m", "size_bytes": 12, "path": "/m.gguf", "source": "hf:org/m",
                            "format": "gguf", "status": "available", "added_at": "1970-01-02T00:00:00.000Z",
