@@ -129,16 +129,20 @@ async fn a_small_model_answers_whole_and_as_a_stream() {
 async fn tokens_are_counted_as_the_engine_reads_them() {
     let hive = TestHive::start().await;
     write_model(&hive.models_dir(), MODEL);
+    let settings = json!({ "system_prompt": "Be kind." });
+    hive.succeed(&json!({ "ModelSettingsSet": { "id": MODEL, "settings": settings } })).await;
     let text = "How many tokens are in this text?";
     let usage = message(&hive, &asking(text)).await["usage"].clone();
     let read = usage["input_tokens"].as_u64().zip(usage["cache_read_input_tokens"].as_u64());
     let read = read.map(|(new, cached)| new + cached).expect("counts");
     let mut counted = asking(text);
     counted.as_object_mut().expect("an object").remove("max_tokens");
-    let answer = request(&hive, "/v1/messages/count_tokens?beta=true", &counted).send();
+    let with_more = merged(counted.clone(), json!({ "inference_geo": "us" }));
+    let answer = request(&hive, "/v1/messages/count_tokens?beta=true", &with_more).send();
     let answer = soon("a count", answer).await.expect("an answer");
     let id = answer.headers()["request-id"].clone();
     assert_eq!(id, answer.headers()["x-rbee-request-id"]);
+    assert_eq!(answer.headers()["x-rbee-ignored-fields"], "inference_geo");
     assert_eq!(answer.json::<Value>().await.expect("JSON"), json!({ "input_tokens": read }));
     let diagnosis = json!({ "ModelDiagnose": { "request_id": id.to_str().expect("text") } });
     let record = &hive.succeed(&diagnosis).await["last_requests"][0];
@@ -165,6 +169,26 @@ async fn an_engine_that_tells_no_tokens_counts_what_it_reads() {
     let answer = soon("a count", request(&hive, "/v1/messages/count_tokens", &asking("Hi")).send()).await;
     assert_eq!(answer.expect("an answer").json::<Value>().await.expect("JSON"), json!({ "input_tokens": 7 }));
     assert_eq!(script.last_request()["max_tokens"], 1);
+    hive.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_image_counts_as_the_engine_reads_it_and_not_as_its_mark() {
+    let script = Scripted::new();
+    let hive = TestHive::start_with(|config| script.serve_as_llama_server(config)).await;
+    write_model(&hive.models_dir(), MODEL);
+    // To whatever the engine is asked: the prompt, its tokens, and the answer with its usage.
+    let answer = json!({ "prompt": "a", "tokens": [1, 2], "choices": [{ "index": 0, "message": { "content": "a" } }],
+                         "usage": { "prompt_tokens": 7, "completion_tokens": 1 } });
+    script.answer_with(MODEL, &answer);
+    let image =
+        json!({ "type": "image", "source": { "type": "base64", "media_type": "image/png", "data": "iVBO" } });
+    let shown = json!({ "messages": [{ "role": "user", "content": [image] }] });
+    for (asked, tokens) in [(asking("Hi"), 2), (merged(asking("Hi"), shown), 7)] {
+        let answer = soon("a count", request(&hive, "/v1/messages/count_tokens", &asked).send()).await;
+        let counted: Value = answer.expect("an answer").json().await.expect("JSON");
+        assert_eq!(counted, json!({ "input_tokens": tokens }));
+    }
     hive.stop().await;
 }
 

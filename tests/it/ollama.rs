@@ -8,7 +8,7 @@ use sha2::{Digest, Sha256};
 
 use crate::support::hub::{FakeHub, hex};
 use crate::support::{
-    Daemon, Scripted, TestHive, folder, projector, serve, soon, write_endless_model, write_model,
+    Daemon, Scripted, TestHive, folder, projector, serve, soon, until, write_endless_model, write_model,
 };
 
 /// The lines of a stream.
@@ -63,7 +63,9 @@ async fn models_are_listed_and_shown_as_ollamas_clients_read_them() {
         version["version"].as_str().unwrap().split('.').map(|part| part.parse().expect("a number")).collect();
     assert!(numbers >= vec![0, 13, 4], "VS Code asks for at least 0.6.4, Codex for 0.13.4: {version}");
 
+    std::fs::write(hive.models_dir().join("broken.gguf"), b"GGUF").expect("a file");
     let tags = json_of(hive.get("/api/tags").await).await;
+    assert_eq!(names(&tags), ["tiny"], "what cannot be loaded is not offered");
     let tiny = &tags["models"][0];
     assert_eq!((&tiny["name"], &tiny["model"]), (&json!("tiny"), &json!("tiny")));
     assert!(tiny["size"].as_u64() > Some(0) && tiny["modified_at"].is_string(), "{tiny}");
@@ -123,8 +125,10 @@ async fn settings_show_as_parameters_and_aliases_as_names() {
     }
 
     // Of an alias, the alias alone goes; of a file that is not the hive's, nothing does.
+    let another = json!({ "source": "mine", "destination": "ours" });
+    assert_eq!(hive.post("/api/copy", &another).await.status(), 200);
     assert_eq!(delete(&hive, "mine:latest").await.status(), 200);
-    assert_eq!(names(&json_of(hive.get("/api/tags").await).await), ["tiny", "tiny@long"]);
+    assert_eq!(names(&json_of(hive.get("/api/tags").await).await), ["tiny", "tiny@long", "ours"]);
     let refusal = refused(delete(&hive, "tiny").await, 409, "not_owned").await;
     assert!(refusal["error"].as_str().unwrap().contains("force"), "{refusal}");
     assert!(hive.models_dir().join("tiny.gguf").exists());
@@ -323,6 +327,33 @@ async fn a_request_without_a_prompt_loads_and_unloads() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn every_request_says_how_long_its_worker_stays() {
+    let script = Scripted::new();
+    let hive = TestHive::start_with(|config| script.serve_for(config, 1)).await;
+    write_model(&hive.models_dir(), "tiny");
+    let vectors = json!({ "data": [{ "index": 0, "embedding": [1.0] }] });
+    let message = json!({ "choices": [{ "index": 0, "message": { "content": "a" }, "text": "a" }] });
+    let generate = json!({ "model": "tiny", "prompt": "Hi", "stream": false });
+    for (path, request, answer) in [
+        ("/api/chat", with(chat("tiny"), "stream", false), &message),
+        ("/api/generate", generate.clone(), &message),
+        ("/api/generate", with(generate, "raw", true), &message),
+        ("/api/embed", json!({ "model": "tiny", "input": "a" }), &vectors),
+        ("/api/embeddings", json!({ "model": "tiny", "prompt": "a" }), &vectors),
+    ] {
+        script.answer_with("tiny", answer);
+        hive.load("tiny").await;
+        json_of(hive.post(path, &with(request, "keep_alive", "1ms")).await).await;
+        until("the worker to go", async || {
+            let workers = hive.succeed(&json!({ "WorkerProcessList": {} })).await;
+            (workers == json!([])).then_some(())
+        })
+        .await;
+    }
+    hive.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_name_that_is_none_changes_and_shows_nothing() {
     let hive = TestHive::start_with(|config| config.residency.on_demand = false).await;
     write_model(&hive.models_dir(), "tiny");
@@ -337,6 +368,11 @@ async fn a_name_that_is_none_changes_and_shows_nothing() {
     assert!(refusal["error"].as_str().unwrap().contains("tiny"), "{refusal}");
     hive.load("tiny").await;
     assert_eq!(hive.post("/api/generate", &load).await.status(), 200);
+    for (path, request) in [("/api/generate", load), ("/api/chat", with(chat("tiny"), "stream", false))] {
+        let answer = hive.post(path, &with(request, "options", json!({ "num_ctx": 2048 }))).await;
+        assert_eq!(answer.headers()["x-rbee-ignored-fields"], "options.num_ctx", "{path}");
+        assert_eq!(answer.status(), 200, "{path}");
+    }
 
     let copy = |name: &str| json!({ "source": "tiny", "destination": name });
     refused(hive.post("/api/copy", &copy("*")).await, 400, "invalid_field").await;
@@ -427,6 +463,13 @@ async fn tools_thoughts_raw_prompts_and_vectors_pass_through_an_engine() {
     assert_eq!((&answer["model"], &answer["prompt_eval_count"]), (&json!("tiny"), &json!(4)));
     let single = hive.post("/api/embeddings", &json!({ "model": "tiny", "prompt": "a" })).await;
     assert_eq!(json_of(single).await, json!({ "embedding": [3.0, 4.0] }));
+    for (status, code) in [(413, "invalid_request"), (507, "worker_error")] {
+        script.answer_with("tiny", &json!({ "error": { "code": status, "message": "too much" } }));
+        let answer = hive.post("/api/embed", &embed).await;
+        assert_eq!(answer.status(), status);
+        let told: Value = answer.json().await.expect("JSON");
+        assert_eq!((&told["code"], &told["error"]), (&json!(code), &json!("too much")), "{told}");
+    }
     hive.stop().await;
 }
 
@@ -448,6 +491,19 @@ async fn num_ctx_replaces_a_worker_only_by_one_with_more() {
     let contexts: Vec<_> = seen.iter().map(|(_, context)| *context).collect();
     assert_eq!(contexts, [16_384, 16_384, 16_384, 20_000, 20_000]);
     assert!(seen[0].0 == seen[2].0 && seen[2].0 != seen[3].0 && seen[3].0 == seen[4].0, "{seen:?}");
+
+    // Nobody waits for more than the model was trained for.
+    write_model(&hive.models_dir(), "short");
+    let more = with(with(chat("short"), "options", json!({ "num_ctx": 100_000 })), "stream", false);
+    let jobs = async || {
+        let jobs: Value = hive.get("/v1/jobs?operation=model_load").await.json().await.expect("JSON");
+        jobs["jobs"].as_array().expect("jobs").len()
+    };
+    let before = jobs().await;
+    for _ in 0..2 {
+        json_of(hive.post("/api/chat", &more).await).await;
+        assert_eq!(jobs().await, before + 1);
+    }
     hive.stop().await;
 }
 

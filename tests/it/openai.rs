@@ -9,6 +9,8 @@ async fn completions_embeddings_and_rankings_reach_the_engine_untouched_and_are_
     let script = Scripted::new();
     let hive = TestHive::start_with(|config| script.serve_for(config, 1)).await;
     write_model(&hive.models_dir(), "tiny");
+    let settings = json!({ "sampling": { "max_tokens": 9 } });
+    hive.succeed(&json!({ "ModelSettingsSet": { "id": "tiny", "settings": settings } })).await;
     let usage = json!({ "prompt_tokens": 7, "completion_tokens": 2, "total_tokens": 9 });
     let for_input = json!({ "prompt_tokens": 7, "total_tokens": 7 });
     for (route, fields, answer, completion_tokens) in [
@@ -44,9 +46,10 @@ async fn completions_embeddings_and_rankings_reach_the_engine_untouched_and_are_
         for (name, value) in fields.as_object().expect("fields") {
             assert_eq!(&asked[name], value, "{route}");
         }
-        if route != "completions" {
-            assert_eq!(asked.get("temperature"), None, "nothing to sample: {asked}");
-        }
+        // What a model's settings say is for what is sampled.
+        let (is_sampled, limit) = (route == "completions", json!(9));
+        assert_eq!(asked.get("max_tokens"), is_sampled.then_some(&limit), "{asked}");
+        assert!(is_sampled || asked.get("temperature").is_none(), "{asked}");
         assert_eq!(script.asked().last().map(String::as_str), Some(&*format!("/v1/{route}")));
         let diagnosis = until("the count", async || {
             let diagnosis = hive.succeed(&json!({ "ModelDiagnose": { "request_id": id } })).await;

@@ -378,6 +378,27 @@ async fn a_worker_that_dies_before_the_first_byte_costs_its_client_only_time() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_worker_that_hangs_up_and_lives_is_not_asked_again_where_there_is_another() {
+    let script = Scripted::new();
+    let hive = hive(&script, |_| {}).await;
+    hive.load(MODEL).await;
+    hive.succeed(&json!({ "WorkerSpawn": { "model": MODEL, "worker": "scripted" } })).await;
+    let content = async |request: &Value| {
+        let answer: Value =
+            hive.post("/v1/chat/completions", request).await.json().await.expect("an answer in JSON");
+        answer["choices"][0]["message"]["content"].as_str().unwrap_or_else(|| panic!("{answer}")).to_owned()
+    };
+    // It knows the conversation, so it is asked first.
+    let first = content(&chat("one")).await;
+    assert_eq!(content(&chat("one")).await, first);
+    script.set("m.hangs-up");
+    assert_ne!(content(&chat("one")).await, first);
+    assert_eq!(script.asked(), ["one"; 4]);
+    assert_eq!(workers(&hive).await.len(), 2, "both live");
+    hive.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_worker_that_dies_after_the_first_byte_ends_the_stream_with_an_error() {
     let script = Scripted::new();
     let hive = hive(&script, |_| {}).await;

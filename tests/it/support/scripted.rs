@@ -2,12 +2,14 @@
 //!
 //! The test tells by files in a folder. While `MODEL.loading` is there, the engine loads; once `MODEL.broken` is
 //! there, it ends before it is ready. While `MODEL.held` is there, an answer waits before its first byte; while
-//! `MODEL.halfway` is there, after it. While `MODEL.timings` is there, it ends its streams with [`TIMINGS`]. Where
+//! `MODEL.halfway` is there, after it. Where `MODEL.hangs-up` is there, the engine that is asked next takes it away,
+//! closes the connection and lives on. While `MODEL.timings` is there, it ends its streams with [`TIMINGS`]. Where
 //! `MODEL.answer` is there, it is the answer. The file `log` lists what the engines did.
 
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -42,6 +44,31 @@ impl Scripted {
         ];
         let settings = this_program("support::scripted::serve", environment.into());
         config.engines.insert("scripted".to_owned(), settings);
+    }
+
+    /// Makes this the hive's llama-server, of one slot.
+    pub(crate) fn serve_as_llama_server(&self, config: &mut Config) {
+        let program = self.0.path().join("llama-server");
+        let (folder, this) = (self.0.path().display(), std::env::current_exe().expect("this binary"));
+        let script = format!(
+            r#"#!/bin/sh
+            case ${{1-}} in
+                --version) echo "version: 4567 (0a1b2c3)" >&2; exit ;;
+                --list-devices) echo "Available devices:"; exit ;;
+            esac
+            while [ $# -gt 0 ]; do
+                case $1 in --port) port=$2 ;; --alias) model=$2 ;; esac
+                shift
+            done
+            export SCRIPTED_PORT="$port" SCRIPTED_MODEL="$model" SCRIPTED_SLOTS=1 SCRIPTED_FOLDER='{folder}'
+            exec '{}' --exact support::scripted::serve --ignored --nocapture
+            "#,
+            this.display()
+        );
+        std::fs::write(&program, script).expect("a file");
+        std::fs::set_permissions(&program, std::fs::Permissions::from_mode(0o755)).expect("a program");
+        config.llama_server.enabled = true;
+        config.llama_server.program = Some(program);
     }
 
     /// Makes every engine of the hive hold so many bytes besides its own.
@@ -213,6 +240,9 @@ impl Engine {
     }
 
     fn write_answer(&self, connection: &mut TcpStream, request: &Value) -> std::io::Result<()> {
+        if std::fs::remove_file(self.folder.join(format!("{}.hangs-up", self.model))).is_ok() {
+            return Err(std::io::ErrorKind::ConnectionAborted.into());
+        }
         self.wait_while(connection, "held")?;
         if let Ok(answer) = std::fs::read(self.folder.join(format!("{}.answer", self.model))) {
             return write_told(connection, &serde_json::from_slice(&answer).expect("JSON"));
