@@ -4,7 +4,7 @@
 use rbee_hive::config::ModelSettings;
 use serde_json::{Value, json};
 
-use crate::support::{TestHive, merged, read_until, soon, write_endless_model, write_model};
+use crate::support::{TestHive, merged, read_until, soon, until, write_endless_model, write_model};
 
 fn load(extra: Value) -> Value {
     json!({ "ModelLoad": merged(json!({ "id": "tiny" }), extra) })
@@ -107,8 +107,12 @@ async fn a_chat_template_can_be_chosen_for_a_model() {
     assert!(status == 422 && message.contains("nests too deeply"), "{refusal}");
     let harmless = json!({ "model": "hostile", "messages": [{ "role": "user", "content": "long enough" }] });
     assert_eq!(chat(&hive, harmless).await.0, 200);
-    let now = hive.succeed(&json!({ "WorkerProcessGet": { "pid": worker["pid"] } })).await;
-    assert_eq!(now["status"], "ready");
+    let get = json!({ "WorkerProcessGet": { "pid": worker["pid"] } });
+    // It may still be told as busy with the last chat.
+    until("the same worker serves on", async || {
+        (hive.succeed(&get).await["status"] == "ready").then_some(())
+    })
+    .await;
     hive.stop().await;
 }
 
