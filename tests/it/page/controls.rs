@@ -244,6 +244,8 @@ async fn the_filter_of_jobs_finds_old_ones_and_a_change_redraws_one_row() {
     browser.shows("main", "older ones may").await;
     browser.click("main", "Clear the filter").await;
     browser.until("the rows again", &format!("{rows} >= 100")).await;
+    // It is there again once the page has the hive's answer, with which it draws the list.
+    browser.shows("main", "Older jobs").await;
 
     let count = "const make = document.createElement.bind(document); window.made = 0;\
         document.createElement = (tag) => { if (tag === 'li') window.made += 1; return make(tag); };";
