@@ -32,5 +32,5 @@ pub(crate) use record::{Outcome, Record};
 #[cfg(test)]
 pub(crate) use record::{State, Times, Tokens};
 pub(crate) use recorder::Recorder;
-pub(crate) use request::ServedBy;
+pub(crate) use request::{ServedBy, new_request_id};
 pub(crate) use totals::TotalsOf;

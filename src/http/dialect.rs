@@ -10,6 +10,7 @@ use axum::response::Response;
 use super::problem::Refusal;
 use crate::dialects::trouble::Dialect;
 use crate::error::Code;
+use crate::requests::new_request_id;
 
 /// The first segments, under `/v1`, of the hive's own API.
 const OWN: [&str; 9] =
@@ -65,8 +66,7 @@ pub(crate) async fn speak(request: Request, next: Next) -> Response {
 
 /// The id of a request that only asks for what the hive has, of which it keeps no record.
 fn new_id() -> HeaderValue {
-    let id = format!("req-{}", uuid::Uuid::now_v7());
-    HeaderValue::from_str(&id).expect("an id is plain text")
+    HeaderValue::from_str(&new_request_id()).expect("an id is plain text")
 }
 
 #[cfg(test)]

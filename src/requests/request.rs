@@ -51,10 +51,15 @@ pub(super) struct Request {
     pub(super) pieces: u64,
 }
 
+/// An id for a request.
+pub(crate) fn new_request_id() -> String {
+    format!("req-{}", uuid::Uuid::now_v7())
+}
+
 impl Request {
     pub(super) fn new(caller: Arc<str>) -> Self {
         Self {
-            id: format!("req-{}", uuid::Uuid::now_v7()).into(),
+            id: new_request_id().into(),
             caller,
             started_at: Instant::now(),
             began: monotonic(),

@@ -14,11 +14,10 @@ pub(super) fn arranged(messages: &[Message]) -> Cow<'_, [Message]> {
     }
     let leading = messages.iter().take_while(|message| message.role == Role::System).count();
     let mut arranged: Vec<Message> = Vec::with_capacity(messages.len());
+    let is_system = |at: usize| messages[at].role == Role::System;
     for (at, message) in messages.iter().enumerate() {
-        let is_system = |message: Option<&Message>| message.is_some_and(|it| it.role == Role::System);
-        let joins = is_system(Some(message)) || is_system(at.checked_sub(1).and_then(|at| messages.get(at)));
-        let message =
-            if is_system(Some(message)) && at >= leading { marked(message) } else { message.clone() };
+        let joins = is_system(at) || (at > 0 && is_system(at - 1));
+        let message = if is_system(at) && at >= leading { marked(message) } else { message.clone() };
         match arranged.last_mut() {
             Some(last) if joins && last.role == message.role => join(&mut last.content, message.content),
             _ => arranged.push(message),

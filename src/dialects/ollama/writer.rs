@@ -140,11 +140,11 @@ impl Writer for OllamaWriter {
     /// Calls are written whole, so they stand at the end.
     fn end(&mut self) -> Bytes {
         let calls = named(std::mem::take(&mut self.so_far.calls));
-        let is_told = calls.is_empty() && self.so_far.logprobs.is_empty();
-        let of_calls = (!is_told).then(|| Value::from(self.part("", "", &calls)));
+        let has_rest = !calls.is_empty() || !self.so_far.logprobs.is_empty();
+        let rest = has_rest.then(|| Value::from(self.part("", "", &calls)));
         let mut last = self.object("", "", &[]);
         self.finish(&mut last);
-        of_calls.into_iter().chain([last.into()]).flat_map(|value| line(&value)).collect()
+        rest.into_iter().chain([last.into()]).flat_map(|value| line(&value)).collect()
     }
 
     fn fail(&mut self, trouble: &Trouble) -> Bytes {

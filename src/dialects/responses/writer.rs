@@ -1,9 +1,9 @@
 //! Writes an answer as a response: as its events, or as its object. Both come of the same items, so that they tell
 //! the same.
 //!
-//! One item grows at a time, and the next one begins when it is done ([`Sequence`]). After the last event of an answer that is
-//! complete comes nothing; one that breaks off ends with `response.failed`, and with an `error` event, which client
-//! libraries make an exception of.
+//! One item grows at a time, and the next one begins when it is done ([`Sequence`]). After the last event of an answer
+//! that is complete comes nothing; one that breaks off ends with `response.failed`, and with an `error` event, which
+//! client libraries make an exception of.
 
 use bytes::Bytes;
 use serde_json::{Map, Value, json};

@@ -19,25 +19,25 @@ use crate::http::problem::Problem;
 
 /// `POST /v1/messages`
 pub(crate) async fn messages(State(app): State<AppState>, request: Request) -> Response {
-    let answered = gateway::serve(&app, request, |body| {
+    gateway::serve(&app, request, |body| {
         let chat = chat(&body)?;
         let writer = Box::new(MessageWriter::new(&chat));
         Call::chat(chat, writer)
-    });
-    answered.await
+    })
+    .await
 }
 
 /// `POST /v1/messages/count_tokens`
 pub(crate) async fn count_tokens(State(app): State<AppState>, request: Request) -> Response {
     let caller = caller::of(request.extensions());
-    let counted = gateway::serve_questions(&app, Arc::clone(&caller), async |recorder| {
+    gateway::serve_questions(&app, Arc::clone(&caller), async |recorder| {
         let body = gateway::read(&app, request).await?;
         let chat = chat(&body)?;
         let ignored = chat.ignored.clone();
         let tokens = Counter { app: &app, caller, recorder }.count(chat).await?;
         Ok(telling(Json(json!({"input_tokens": tokens})), &ignored))
-    });
-    counted.await
+    })
+    .await
 }
 
 fn chat(body: &[u8]) -> Result<Chat, Problem> {

@@ -80,12 +80,12 @@ pub(crate) async fn serve_questions(
     caller: Arc<str>,
     work: impl AsyncFnOnce(Recorder) -> Result<Response, Problem>,
 ) -> Response {
-    let answered = recorded(app, caller, async |recorder| {
+    recorded(app, caller, async |recorder| {
         let response = work(recorder.clone()).await?;
         recorder.completed();
         Ok(response)
-    });
-    answered.await
+    })
+    .await
 }
 
 /// Records a request, and names its id in the header of its answer.

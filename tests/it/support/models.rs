@@ -97,21 +97,13 @@ pub(crate) fn write_bert(dir: &Path, stem: &str, pooling: Option<u32>, has_head:
     tensor("position_embd.weight", &[WIDTH, 64]);
     let norms = ["token_embd_norm", "blk.0.attn_output_norm", "blk.0.layer_output_norm"];
     let square = ["attn_q", "attn_k", "attn_v", "attn_output"].map(|name| format!("blk.0.{name}"));
-    for name in norms {
-        tensor(&format!("{name}.weight"), &[WIDTH]);
-        tensor(&format!("{name}.bias"), &[WIDTH]);
-    }
-    for name in square {
-        tensor(&format!("{name}.weight"), &[WIDTH, WIDTH]);
-        tensor(&format!("{name}.bias"), &[WIDTH]);
-    }
-    tensor("blk.0.ffn_up.weight", &[WIDTH, 64]);
-    tensor("blk.0.ffn_up.bias", &[64]);
-    tensor("blk.0.ffn_down.weight", &[64, WIDTH]);
-    tensor("blk.0.ffn_down.bias", &[WIDTH]);
+    let mut part = |name: &str, shape: &[u64]| random.add_part(&mut writer, name, shape);
+    norms.iter().for_each(|name| part(name, &[WIDTH]));
+    square.iter().for_each(|name| part(name, &[WIDTH, WIDTH]));
+    part("blk.0.ffn_up", &[WIDTH, 64]);
+    part("blk.0.ffn_down", &[64, WIDTH]);
     if has_head {
-        tensor("cls.output.weight", &[WIDTH, 1]);
-        tensor("cls.output.bias", &[1]);
+        part("cls.output", &[WIDTH, 1]);
     }
     let mut file = std::fs::File::create(dir.join(format!("{stem}.gguf"))).expect("a file");
     writer.write(&mut file).expect("a small model can be written");
@@ -130,6 +122,12 @@ impl RandomTensors {
         let count: u64 = shape.iter().product();
         let data = (0..count).flat_map(|_| random().to_le_bytes()).collect();
         writer.tensor(name, shape, TensorType::F32, data);
+    }
+
+    /// The weights of a part, of this shape, and the biases that are added to what they make.
+    fn add_part(&mut self, writer: &mut Writer, name: &str, shape: &[u64]) {
+        self.add(writer, &format!("{name}.weight"), shape);
+        self.add(writer, &format!("{name}.bias"), &shape[shape.len() - 1..]);
     }
 }
 
@@ -161,24 +159,17 @@ pub(crate) fn write_projector(dir: &Path, name: &str) {
         .metadata("clip.vision.image_mean", of_colours(0.5))
         .metadata("clip.vision.image_std", of_colours(0.5));
     let mut random = RandomTensors::default();
-    let mut tensor = |name: &str, shape: &[u64]| random.add(&mut writer, name, shape);
-    tensor("v.patch_embd.weight", &[8, 8, 3, WIDTH]);
-    tensor("v.patch_embd.bias", &[WIDTH]);
-    tensor("v.position_embd.weight", &[WIDTH, 16]);
-    for norm in ["v.blk.0.ln1", "v.blk.0.ln2", "v.post_ln"] {
-        tensor(&format!("{norm}.weight"), &[WIDTH]);
-        tensor(&format!("{norm}.bias"), &[WIDTH]);
-    }
+    let mut part = |name: &str, shape: &[u64]| random.add_part(&mut writer, name, shape);
+    part("v.patch_embd", &[8, 8, 3, WIDTH]);
+    ["v.blk.0.ln1", "v.blk.0.ln2", "v.post_ln"].iter().for_each(|norm| part(norm, &[WIDTH]));
     for square in ["attn_q", "attn_k", "attn_v", "attn_out"] {
-        tensor(&format!("v.blk.0.{square}.weight"), &[WIDTH, WIDTH]);
-        tensor(&format!("v.blk.0.{square}.bias"), &[WIDTH]);
+        part(&format!("v.blk.0.{square}"), &[WIDTH, WIDTH]);
     }
-    tensor("v.blk.0.ffn_up.weight", &[WIDTH, 32]);
-    tensor("v.blk.0.ffn_up.bias", &[32]);
-    tensor("v.blk.0.ffn_down.weight", &[32, WIDTH]);
-    tensor("v.blk.0.ffn_down.bias", &[WIDTH]);
-    tensor("mm.soft_emb_norm.weight", &[WIDTH]);
-    tensor("mm.input_projection.weight", &[OF_MODEL, WIDTH]);
+    part("v.blk.0.ffn_up", &[WIDTH, 32]);
+    part("v.blk.0.ffn_down", &[32, WIDTH]);
+    random.add(&mut writer, "v.position_embd.weight", &[WIDTH, 16]);
+    random.add(&mut writer, "mm.soft_emb_norm.weight", &[WIDTH]);
+    random.add(&mut writer, "mm.input_projection.weight", &[OF_MODEL, WIDTH]);
     let mut file = std::fs::File::create(dir.join(name)).expect("a file");
     writer.write(&mut file).expect("a small file can be written");
 }
