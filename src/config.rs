@@ -15,6 +15,7 @@ mod sampling;
 mod device;
 mod engines;
 mod capability;
+mod engine_builds;
 mod downloads;
 mod jobs;
 mod residency;
@@ -39,6 +40,7 @@ pub use capability::{Capabilities, Capability};
 pub use device::Device;
 pub use downloads::{Downloads, Hub, Ollama};
 pub use duration::{BoundedDuration, PositiveDuration, SettingDuration};
+pub use engine_builds::EngineBuilds;
 pub use engine_options::{EngineOptions, RopeScaling};
 pub use engines::{DeviceKind, EngineSettings, FlashAttention, KvType, LlamaServer, PLACEHOLDERS};
 pub use faults::Faults;
@@ -104,6 +106,8 @@ pub struct Config {
     pub gateway: Gateway,
     /// llama.cpp's server as an engine.
     pub llama_server: LlamaServer,
+    /// The engines that the hive installs.
+    pub engine_builds: EngineBuilds,
     /// Further engines that speak OpenAI's API, by name.
     pub engines: BTreeMap<String, EngineSettings>,
     /// Single models, by id. What operations have set counts more: see `settings`.
@@ -144,6 +148,7 @@ impl Default for Config {
             residency: Residency::default(),
             gateway: Gateway::default(),
             llama_server: LlamaServer::default(),
+            engine_builds: EngineBuilds::default(),
             engines: BTreeMap::new(),
             models: BTreeMap::new(),
             memory: Memory::default(),
@@ -245,6 +250,12 @@ impl Config {
     #[must_use]
     pub fn hub_notes_dir(&self) -> PathBuf {
         self.data_dir.join("hub")
+    }
+
+    /// The folder of the engines that the hive installed.
+    #[must_use]
+    pub fn engines_dir(&self) -> PathBuf {
+        self.data_dir.join("engines")
     }
 
     /// The folder of the workers' logs and reports.

@@ -1,0 +1,72 @@
+//! A build of an engine: one version of it, on disk.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+
+use super::EngineId;
+use crate::paths;
+
+/// One version of an engine, complete and proven.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Build {
+    /// The release (`b6789`), or the version of the package that had the sources (`0.3.36`).
+    pub version: String,
+    /// What the program says of itself with `--version`.
+    pub reported_version: Option<String>,
+    /// The executable.
+    #[serde(with = "paths::exact")]
+    pub program: PathBuf,
+    /// The bytes of all its files.
+    pub size_bytes: u64,
+    /// When it was installed.
+    pub added_at: Timestamp,
+    /// Where it comes from.
+    pub from: Provenance,
+    /// The SHA-256 of the archive that it or its sources came in, in lower-case hexadecimal.
+    pub archive_sha256: Option<String>,
+    /// Tokens a second that it wrote when it was tried, with the model that it was tried with.
+    pub measured: Option<Measured>,
+    /// What a later version of the hive wrote besides.
+    #[serde(flatten)]
+    pub unknown: Map<String, Value>,
+}
+
+/// Where a build comes from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Provenance {
+    /// An archive of a release.
+    Release,
+    /// Built on this machine from sources.
+    Source,
+    /// The archive that the settings name.
+    Archive,
+}
+
+/// How fast a build was with a model of this machine.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Measured {
+    /// The id of the model.
+    pub model: String,
+    /// Tokens of the prompt that it read in a second.
+    pub prompt_per_second: f64,
+    /// Tokens that it wrote in a second.
+    pub tokens_per_second: f64,
+}
+
+/// An engine that is installed.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Installed {
+    /// Its id.
+    pub id: EngineId,
+    /// The version that is used.
+    pub current: Build,
+    /// The version before, which can be gone back to.
+    pub previous: Option<Build>,
+    /// How long the current one has been used since it was installed.
+    pub used: Duration,
+}

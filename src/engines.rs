@@ -1,0 +1,6 @@
+//! Engines that the hive installs: which could be had here, and how one is fetched or built, proven and used.
+//!
+//! The way of an install: [`machine`] says what this machine has; a release or sources for it are chosen and fetched;
+//! what was unpacked or built proves itself; then the [store](crate::engine_store) makes it the current version.
+
+pub mod machine;
