@@ -130,7 +130,6 @@ fn bare_start(folder: &Path, model: &Path) -> f64 {
         .arg(format!("--report={}", report.display()))
         .env("RBEE_WORKER_SECRET", "bench")
         .env("RAYON_NUM_THREADS", "1")
-        .env("CANDLE_NUM_THREADS", "1")
         .stdin(Stdio::piped())
         .stdout(Stdio::null())
         .stderr(Stdio::null())

@@ -1,4 +1,4 @@
-//! The built-in engine: it generates text with models of the llama architecture on the CPU, for
+//! The built-in engine: it generates text with models of a few architectures on the CPU, for
 //! machines that have no other engine. A worker process runs it (`rbee-hive worker`).
 //!
 //! The files from top to bottom; each uses only files below it. Of the rest of the crate, the engine
@@ -12,7 +12,7 @@
 //!   files: `slot`, `stop`, `handle`, `request`, `counters`.
 //! - [`sample_model`]: makes complete small models where there is none to download. Its own files:
 //!   `weights`, `vocabulary`, `settings`.
-//! - [`load`]: reads a GGUF file into a [`forward::LlamaModel`].
+//! - [`load`]: reads a GGUF file into a [`forward::Transformer`].
 //! - [`forward`]: the forward pass, from tokens to logits.
 //! - [`sampling`]: chooses the next token from the logits.
 //! - [`constraint`]: grammars that an answer holds, such as that of a JSON Schema.
@@ -22,12 +22,12 @@
 //! - `rope`: rotary position embeddings.
 //! - [`kv_cache`]: the keys and values of the tokens that a sequence has so far.
 //! - `weights`: reads the tensors' bytes.
-//! - `hyperparameters`: the model's shape, read from the metadata and checked.
-//! - `math`: the operations between matrix products.
+//! - [`hyperparameters`]: the model's shape, read from the metadata and checked.
 //! - `overlap`: the end of a text that may go on as a mark.
 //! - `model_error`: the failures of a file that cannot be loaded.
 //!
-//! Products with quantised matrices are candle's; the rest is plain Rust in these files.
+//! The innermost loops (products with weights, attention, what is between them) are those of the package
+//! `rbee-kernels`.
 //!
 //! Invariant: no model file makes the engine panic. A file that the engine cannot run is refused
 //! while it loads, with a failure that names the tensor or the metadata key.
@@ -39,11 +39,10 @@ pub mod generation;
 pub mod load;
 pub mod forward;
 pub mod kv_cache;
-mod math;
 #[cfg(test)]
 mod reference;
 mod rope;
-mod hyperparameters;
+pub mod hyperparameters;
 pub mod pooling;
 pub mod sampling;
 pub mod constraint;

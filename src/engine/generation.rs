@@ -1,8 +1,8 @@
-//! The generation thread: it alone owns the model, and advances every running sequence in turn.
+//! The generation thread: it alone owns the model, and advances all running sequences together.
 //!
 //! Invariants:
-//! - Requests start in the order of arrival, as soon as a slot is free. A running sequence never
-//!   waits for more than one step of each other: a token, or `PREFILL_CHUNK` tokens of a prompt.
+//! - Requests start in the order of arrival, as soon as a slot is free. In each step every running
+//!   sequence advances: by a token, or by up to `PREFILL_CHUNK` tokens of its prompt.
 //! - Each request gets exactly one last event, [`GenerationEvent::Finished`] (or
 //!   [`GenerationEvent::Embedding`]) or [`GenerationEvent::Failed`], unless its receiver is dropped: that cancels it at its next step.
 //! - A slot keeps the KV cache of its last sequence. Tokens that the next sequence has in common
@@ -24,7 +24,7 @@ use std::sync::atomic::Ordering;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
-use super::forward::LlamaModel;
+use super::forward::{Part, Transformer};
 use super::tokenizer::Tokenizer;
 pub use counters::GenerationCounters;
 pub use handle::GenerationHandle;
@@ -37,7 +37,7 @@ pub use thinking::ThinkingLimit;
 
 /// The state of the generation thread. [`run`](Self::run) is the thread's body.
 pub struct Generator {
-    model: LlamaModel,
+    model: Transformer,
     tokenizer: Arc<Tokenizer>,
     slots: Vec<Slot>,
     waiting: VecDeque<Box<QueuedRequest>>,
@@ -50,7 +50,7 @@ impl Generator {
     /// A generator with `slots` slots (at least one), each with a context of `context_length` tokens.
     #[must_use]
     pub fn new(
-        model: LlamaModel,
+        model: Transformer,
         tokenizer: Arc<Tokenizer>,
         slots: usize,
         context_length: usize,
@@ -82,9 +82,7 @@ impl Generator {
                 return self.fail_all();
             }
             self.start_waiting();
-            for slot in &mut self.slots {
-                slot.step(&self.model, &self.tokenizer, &self.counters);
-            }
+            self.step();
             self.count_busy();
         }
     }
@@ -129,6 +127,22 @@ impl Generator {
         }
         self.counters.waiting.fetch_sub(before - self.waiting.len(), Ordering::Relaxed);
         self.count_busy();
+    }
+
+    /// Advances every running sequence.
+    fn step(&mut self) {
+        let Self { model, tokenizer, slots, counters, .. } = self;
+        let mut ready: Vec<&mut Slot> =
+            slots.iter_mut().filter_map(|slot| slot.get_ready(model).then_some(slot)).collect();
+        let mut parts: Vec<Part<'_>> = ready.iter_mut().filter_map(|slot| slot.part()).collect();
+        let logits = model.forward_together(&mut parts);
+        let sequences = ready.iter_mut().filter(|slot| slot.has_sequence());
+        for (slot, logits) in sequences.zip(logits) {
+            slot.take(logits, tokenizer, counters);
+        }
+        for slot in ready {
+            slot.embed(model, counters);
+        }
     }
 
     fn count_busy(&self) {

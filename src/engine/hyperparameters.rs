@@ -8,13 +8,66 @@ use super::pooling::Pooling;
 use crate::error::Result;
 use crate::models::gguf::{Header, Value};
 
-/// The one architecture that the engine runs. Mistral's dense models use it too.
-const ARCHITECTURE: &str = "llama";
+/// An architecture that the engine runs. All are decoders with norms before attention and a gated feed-forward
+/// network; they differ in what is said here.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Architecture {
+    /// Mistral's dense models use it too.
+    Llama,
+    /// Biases of queries, keys and values.
+    Qwen2,
+    /// Norms of each head's queries and keys.
+    Qwen3,
+    /// Those norms too, norms after attention and feed-forward network, and layers with a window.
+    Gemma3,
+}
+
+impl Architecture {
+    /// Every architecture.
+    pub const ALL: [Self; 4] = [Self::Llama, Self::Qwen2, Self::Qwen3, Self::Gemma3];
+
+    /// The name in `general.architecture`.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Llama => "llama",
+            Self::Qwen2 => "qwen2",
+            Self::Qwen3 => "qwen3",
+            Self::Gemma3 => "gemma3",
+        }
+    }
+
+    fn of(header: &Header) -> Result<Self> {
+        let Some(name) = header.architecture() else {
+            return Err(corrupt("general.architecture", "the key is missing"));
+        };
+        Self::ALL.into_iter().find(|known| known.name() == name).ok_or_else(|| {
+            let known = Self::ALL.map(Self::name).join(", ");
+            unsupported(format!(
+                "general.architecture is {name:?}; the built-in engine runs only these: {known}"
+            ))
+        })
+    }
+
+    /// Whether a rotation turns neighbouring elements of a head, not those of its two halves.
+    pub(super) const fn rotates_neighbours(self) -> bool {
+        matches!(self, Self::Llama)
+    }
+
+    pub(super) const fn has_head_norms(self) -> bool {
+        matches!(self, Self::Qwen3 | Self::Gemma3)
+    }
+
+    pub(super) const fn has_post_norms(self) -> bool {
+        matches!(self, Self::Gemma3)
+    }
+}
 
 /// The shape of a model. Lengths and counts are at least 1, and every product of them that is a
 /// side of a matrix fits a `usize`.
 #[derive(Clone, Debug)]
 pub(super) struct Hyperparameters {
+    pub(super) architecture: Architecture,
     /// The context that the model was trained for, in tokens.
     pub(super) context_length: usize,
     /// Width of the residual stream.
@@ -35,95 +88,111 @@ pub(super) struct Hyperparameters {
     pub(super) rope_base: f64,
     /// Positions are divided by this (linear scaling); 1 for a model without scaling.
     pub(super) rope_scaling_factor: f64,
+    /// The layers that see only the last tokens, if there are such.
+    pub(super) window: Option<Window>,
     /// How it makes embeddings, if it does.
     pub(super) pooling: Option<Pooling>,
+}
+
+/// Layers whose attention has a window.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) struct Window {
+    /// How many tokens a token sees, itself among them.
+    pub(super) tokens: usize,
+    /// Of so many layers the last sees all tokens.
+    pub(super) period: usize,
+    /// The base of the rotations in these layers, which have no scaling.
+    pub(super) rope_base: f64,
 }
 
 impl Hyperparameters {
     /// Reads and checks the metadata.
     pub(super) fn read(header: &Header) -> Result<Self> {
-        match header.architecture() {
-            Some(ARCHITECTURE) => {}
-            Some(other) => {
+        let architecture = Architecture::of(header)?;
+        let metadata = CheckedMetadata { header, architecture };
+        let key = |name: &str| metadata.key(name);
+        if metadata.count("expert_count")?.unwrap_or(0) > 0 {
+            return Err(unsupported(format!(
+                "{}: the built-in engine does not support mixtures of experts",
+                key("expert_count")
+            )));
+        }
+        if header.metadata.bool(&key("attention.causal")) == Some(false) {
+            return Err(unsupported(format!(
+                "{}: the built-in engine does not support attention to later tokens",
+                key("attention.causal")
+            )));
+        }
+        for softcap in ["attn_logit_softcapping", "final_logit_softcapping"] {
+            if metadata.header.metadata.f64(&key(softcap)).is_some_and(|cap| cap != 0.0) {
                 return Err(unsupported(format!(
-                    "general.architecture is {other:?}; the built-in engine runs only {ARCHITECTURE:?}"
+                    "{}: the built-in engine does not support it",
+                    key(softcap)
                 )));
             }
-            None => return Err(corrupt("general.architecture", "the key is missing")),
         }
-        let metadata = CheckedMetadata(header);
-        if metadata.count("llama.expert_count")?.unwrap_or(0) > 0 {
-            return Err(unsupported(
-                "llama.expert_count: the built-in engine does not support mixtures of experts",
-            ));
-        }
-        if header.metadata.bool("llama.attention.causal") == Some(false) {
-            return Err(unsupported(
-                "llama.attention.causal: the built-in engine does not support attention to later tokens",
-            ));
-        }
-        let embedding_length = metadata.size("llama.embedding_length")?;
-        let heads = metadata.size("llama.attention.head_count")?;
-        let kv_heads = metadata.size_or("llama.attention.head_count_kv", heads)?;
+        let embedding_length = metadata.size("embedding_length")?;
+        let heads = metadata.size("attention.head_count")?;
+        let kv_heads = metadata.size_or("attention.head_count_kv", heads)?;
         if !heads.is_multiple_of(kv_heads) {
             return Err(corrupt(
-                "llama.attention.head_count_kv",
+                &key("attention.head_count_kv"),
                 format!("{heads} query heads cannot share {kv_heads} key heads evenly"),
             ));
         }
-        let default_head_width = || match embedding_length / heads {
-            0 => Err(corrupt(
-                "llama.attention.head_count",
-                format!("{heads} heads are more than the embedding length of {embedding_length}"),
-            )),
-            _ if !embedding_length.is_multiple_of(heads) => Err(corrupt(
-                "llama.attention.head_count",
-                format!("{heads} heads do not divide the embedding length of {embedding_length} evenly"),
-            )),
-            width => Ok(width),
+        let head_width = |name: &str| {
+            if metadata.count(name)?.is_some() {
+                return metadata.size(name);
+            }
+            match embedding_length / heads {
+                0 => Err(corrupt(
+                    &key("attention.head_count"),
+                    format!("{heads} heads are more than the embedding length of {embedding_length}"),
+                )),
+                _ if !embedding_length.is_multiple_of(heads) => Err(corrupt(
+                    &key("attention.head_count"),
+                    format!("{heads} heads do not divide the embedding length of {embedding_length} evenly"),
+                )),
+                width => Ok(width),
+            }
         };
-        let key_length = match metadata.count("llama.attention.key_length")? {
-            Some(_) => metadata.size("llama.attention.key_length")?,
-            None => default_head_width()?,
-        };
-        let value_length = match metadata.count("llama.attention.value_length")? {
-            Some(_) => metadata.size("llama.attention.value_length")?,
-            None => default_head_width()?,
-        };
-        for (key, width) in
-            [("llama.attention.key_length", key_length), ("llama.attention.value_length", value_length)]
+        let (key_length, value_length) =
+            (head_width("attention.key_length")?, head_width("attention.value_length")?);
+        for (name, width) in [("attention.key_length", key_length), ("attention.value_length", value_length)]
         {
             if heads.checked_mul(width).is_none() {
                 return Err(corrupt(
-                    key,
+                    &key(name),
                     format!("{heads} heads of width {width} are too large for this machine"),
                 ));
             }
         }
-        let rope_dimensions = metadata.size_or("llama.rope.dimension_count", key_length)?;
+        let rope_dimensions = metadata.size_or("rope.dimension_count", key_length)?;
         if !rope_dimensions.is_multiple_of(2) || rope_dimensions > key_length {
             return Err(corrupt(
-                "llama.rope.dimension_count",
+                &key("rope.dimension_count"),
                 format!("{rope_dimensions} is odd, or more than a head's width of {key_length}"),
             ));
         }
-        let rms_epsilon = metadata
-            .positive("llama.attention.layer_norm_rms_epsilon")?
-            .ok_or_else(|| corrupt("llama.attention.layer_norm_rms_epsilon", "the key is missing"))?;
+        const EPSILON: &str = "attention.layer_norm_rms_epsilon";
+        let rms_epsilon =
+            metadata.positive(EPSILON)?.ok_or_else(|| corrupt(&key(EPSILON), "the key is missing"))?;
         Ok(Self {
-            context_length: metadata.size("llama.context_length")?,
+            architecture,
+            context_length: metadata.size("context_length")?,
             embedding_length,
-            layers: metadata.size("llama.block_count")?,
+            layers: metadata.size("block_count")?,
             heads,
             kv_heads,
             key_length,
             value_length,
-            feed_forward_length: metadata.size("llama.feed_forward_length")?,
+            feed_forward_length: metadata.size("feed_forward_length")?,
             rms_epsilon: rms_epsilon as f32,
             rope_dimensions,
-            rope_base: metadata.positive("llama.rope.freq_base")?.unwrap_or(10_000.0),
+            rope_base: metadata.positive("rope.freq_base")?.unwrap_or(10_000.0),
             rope_scaling_factor: metadata.rope_scaling_factor()?,
-            pooling: metadata.count("llama.pooling_type")?.and_then(Pooling::of_number),
+            window: metadata.window()?,
+            pooling: metadata.count("pooling_type")?.and_then(Pooling::of_number),
         })
     }
 
@@ -146,67 +215,116 @@ impl Hyperparameters {
     pub(super) fn attention_width(&self) -> usize {
         self.heads * self.value_length
     }
+
+    /// What scores are multiplied with.
+    pub(super) fn attention_scale(&self) -> f32 {
+        /// Gemma 3 27B, which llama.cpp knows by this too.
+        const LAYERS_OF_THE_LARGEST: usize = 62;
+        let width = match self.architecture {
+            Architecture::Gemma3 if self.layers == LAYERS_OF_THE_LARGEST => {
+                self.embedding_length / self.heads
+            }
+            _ => self.key_length,
+        };
+        (width as f32).sqrt().recip()
+    }
+
+    /// What embeddings are multiplied with.
+    pub(super) fn embedding_scale(&self) -> f32 {
+        match self.architecture {
+            Architecture::Gemma3 => (self.embedding_length as f32).sqrt(),
+            _ => 1.0,
+        }
+    }
+
+    /// The window of a layer, if it has one.
+    pub(super) fn window_of(&self, layer: usize) -> Option<Window> {
+        self.window.filter(|window| layer % window.period < window.period - 1)
+    }
 }
 
 /// A header whose values are checked as they are read.
-struct CheckedMetadata<'a>(&'a Header);
+struct CheckedMetadata<'a> {
+    header: &'a Header,
+    architecture: Architecture,
+}
 
 impl CheckedMetadata<'_> {
+    /// The whole key of a name.
+    fn key(&self, name: &str) -> String {
+        format!("{}.{name}", self.architecture.name())
+    }
+
     /// An integer. An array, which gives a count for each layer, is not supported.
-    fn count(&self, key: &str) -> Result<Option<u64>> {
-        match self.0.metadata.get(key) {
+    fn count(&self, name: &str) -> Result<Option<u64>> {
+        let key = self.key(name);
+        match self.header.metadata.get(&key) {
             None => Ok(None),
             Some(Value::Array(_)) => Err(unsupported(format!(
                 "{key} differs from layer to layer, which the built-in engine does not support"
             ))),
-            Some(value) => match self.0.metadata.u64(key) {
+            Some(value) => match self.header.metadata.u64(&key) {
                 Some(count) => Ok(Some(count)),
-                None => Err(corrupt(key, format!("{value:?} is not a count"))),
+                None => Err(corrupt(&key, format!("{value:?} is not a count"))),
             },
         }
     }
 
     /// A count of at least 1. No side of a tensor is larger than 2^31.
-    fn size(&self, key: &str) -> Result<usize> {
-        match self.count(key)? {
+    fn size(&self, name: &str) -> Result<usize> {
+        match self.count(name)? {
             Some(size @ 1..=0x8000_0000) => Ok(size as usize),
-            Some(size) => Err(corrupt(key, format!("{size} is out of range"))),
-            None => Err(corrupt(key, "the key is missing")),
+            Some(size) => Err(corrupt(&self.key(name), format!("{size} is out of range"))),
+            None => Err(corrupt(&self.key(name), "the key is missing")),
         }
     }
 
-    fn size_or(&self, key: &str, default: usize) -> Result<usize> {
-        if self.0.metadata.get(key).is_none() { Ok(default) } else { self.size(key) }
+    fn size_or(&self, name: &str, default: usize) -> Result<usize> {
+        if self.header.metadata.get(&self.key(name)).is_none() { Ok(default) } else { self.size(name) }
     }
 
     /// A finite number above 0.
-    fn positive(&self, key: &str) -> Result<Option<f64>> {
-        match (self.0.metadata.get(key), self.0.metadata.f64(key)) {
+    fn positive(&self, name: &str) -> Result<Option<f64>> {
+        let key = self.key(name);
+        match (self.header.metadata.get(&key), self.header.metadata.f64(&key)) {
             (None, _) => Ok(None),
             (_, Some(number)) if number.is_finite() && number > 0.0 => Ok(Some(number)),
-            (Some(value), _) => Err(corrupt(key, format!("{value:?} is not a number above 0"))),
+            (Some(value), _) => Err(corrupt(&key, format!("{value:?} is not a number above 0"))),
         }
     }
 
     fn rope_scaling_factor(&self) -> Result<f64> {
-        const KIND: &str = "llama.rope.scaling.type";
+        let kind = self.key("rope.scaling.type");
         // Without a type, llama.cpp reads the factor as linear scaling; a factor of 0 means none.
-        let factor = |key| match self.0.metadata.f64(key) {
+        let factor = |name| match self.header.metadata.f64(&self.key(name)) {
             Some(0.0) => Ok(None),
-            _ => self.positive(key),
+            _ => self.positive(name),
         };
-        match self.0.metadata.str(KIND) {
+        match self.header.metadata.str(&kind) {
             Some("none") => Ok(1.0),
             None | Some("linear") => {
-                let factor = match factor("llama.rope.scaling.factor")? {
+                let factor = match factor("rope.scaling.factor")? {
                     Some(factor) => Some(factor),
-                    None => factor("llama.rope.scale_linear")?,
+                    None => factor("rope.scale_linear")?,
                 };
                 Ok(factor.unwrap_or(1.0))
             }
             Some(other) => Err(unsupported(format!(
-                "{KIND} is {other:?}; the built-in engine knows \"none\" and \"linear\""
+                "{kind} is {other:?}; the built-in engine knows \"none\" and \"linear\""
             ))),
         }
+    }
+
+    /// The window of Gemma 3. Other architectures attend to all tokens, whatever a file says, as in llama.cpp.
+    fn window(&self) -> Result<Option<Window>> {
+        const TOKENS: &str = "attention.sliding_window";
+        if self.architecture != Architecture::Gemma3 || matches!(self.count(TOKENS)?, None | Some(0)) {
+            return Ok(None);
+        }
+        Ok(Some(Window {
+            tokens: self.size(TOKENS)?,
+            period: self.size_or("attention.sliding_window_pattern", 6)?,
+            rope_base: self.positive("rope.freq_base_swa")?.unwrap_or(10_000.0),
+        }))
     }
 }

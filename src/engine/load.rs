@@ -5,19 +5,19 @@ mod tests;
 
 use std::path::Path;
 
-use super::forward::{LlamaModel, TransformerLayer};
-use super::hyperparameters::Hyperparameters;
+use super::forward::{Layer, Projection, Transformer};
+use super::hyperparameters::{Architecture, Hyperparameters};
 use super::model_error::{corrupt, in_file, unsupported};
 use super::rope::Rope;
-use super::weights::{Weights, candle_type};
+use super::weights::{Weights, computed};
 use crate::error::Result;
-use crate::models::gguf::{Arrays, Header};
+use crate::models::gguf::{Arrays, Header, TensorInfo};
 
 /// A model and its file's header, which describes the tokenizer and the chat template.
 #[derive(Debug)]
 pub struct LoadedModel {
     /// The model, ready to compute.
-    pub model: LlamaModel,
+    pub model: Transformer,
     /// The header, with its arrays.
     pub header: Header,
 }
@@ -28,8 +28,19 @@ pub fn obstacle(header: &Header) -> Option<String> {
     if let Err(failure) = check(header) {
         return Some(failure.message);
     }
-    let kind = header.tensors.iter().map(|tensor| tensor.kind).find(|kind| candle_type(*kind).is_none())?;
+    let kind = header.tensors.iter().map(|tensor| tensor.kind).find(|kind| computed(*kind).is_none())?;
     Some(format!("the built-in engine cannot compute with tensors of the type {kind}"))
+}
+
+/// Bytes that a tensor takes in the memory of this engine.
+pub(crate) fn bytes_in_memory(tensor: &TensorInfo) -> u64 {
+    let sides = |index: usize| tensor.shape.get(index).map_or(Some(1), |&side| usize::try_from(side).ok());
+    match (computed(tensor.kind), sides(0), sides(1)) {
+        // Vectors are in F32.
+        (Some(_), Some(columns), _) if tensor.shape.len() < 2 => 4 * columns as u64,
+        (Some(kind), Some(columns), Some(rows)) => kind.bytes(rows, columns) as u64,
+        _ => tensor.bytes,
+    }
 }
 
 /// Checks what the header tells of the model's kind and shape.
@@ -60,57 +71,77 @@ pub fn load(path: &Path, progress: &mut dyn FnMut(u64, u64)) -> Result<LoadedMod
         return Err(in_file(path)(corrupt("tokenizer.ggml.tokens", problem)));
     }
     let embedding = weights.matrix("token_embd.weight", hyperparameters.embedding_length, vocab_size)?;
-    let rope = rope(&mut weights, &hyperparameters)?;
+    let factors = rope_factors(&mut weights, hyperparameters.rope_dimensions / 2)?;
+    let neighbours = hyperparameters.architecture.rotates_neighbours();
+    let rope =
+        Rope::new(hyperparameters.rope_base, hyperparameters.rope_scaling_factor, &factors, neighbours);
+    let window_rope =
+        hyperparameters.window.map(|window| Rope::new(window.rope_base, 1.0, &factors, neighbours));
     // Not `with_capacity`: the count is unverified, and the first missing layer ends the loop.
     let mut layers = Vec::new();
     for index in 0..hyperparameters.layers {
         layers.push(layer(&mut weights, &hyperparameters, index)?);
     }
     let norm = weights.vector("output_norm.weight", hyperparameters.embedding_length)?;
-    // A model without an output matrix uses the embedding's (tied embeddings).
     let output = match weights.has("output.weight") {
-        true => weights.matrix("output.weight", hyperparameters.embedding_length, vocab_size)?,
-        false => embedding.clone(),
+        true => Some(weights.matrix("output.weight", hyperparameters.embedding_length, vocab_size)?),
+        false => None,
     };
     weights.finish()?;
-    let model = LlamaModel { hyperparameters, vocab_size, embedding, layers, norm, output, rope };
+    let model = Transformer { hyperparameters, embedding, layers, norm, output, rope, window_rope };
     Ok(LoadedModel { model, header })
 }
 
-fn rope(weights: &mut Weights<'_>, hyperparameters: &Hyperparameters) -> Result<Rope> {
+fn rope_factors(weights: &mut Weights<'_>, pairs: usize) -> Result<Vec<f32>> {
     const FACTORS: &str = "rope_freqs.weight";
-    let pairs = hyperparameters.rope_dimensions / 2;
-    let factors = match weights.has(FACTORS) {
-        true => weights.vector(FACTORS, pairs)?,
-        false => vec![1.0; pairs],
-    };
+    let factors = weights.vector_if_there(FACTORS, pairs)?.unwrap_or_else(|| vec![1.0; pairs]);
     if let Some(factor) = factors.iter().find(|factor| !factor.is_finite() || **factor <= 0.0) {
         return Err(weights.corrupt(FACTORS, format_args!("{factor} is not a number above 0")));
     }
-    Ok(Rope::new(hyperparameters, &factors))
+    Ok(factors)
 }
 
-fn layer(
-    weights: &mut Weights<'_>,
-    hyperparameters: &Hyperparameters,
-    index: usize,
-) -> Result<TransformerLayer> {
-    let &Hyperparameters { embedding_length: embedding, feed_forward_length: feed_forward, .. } =
-        hyperparameters;
+fn layer(weights: &mut Weights<'_>, shape: &Hyperparameters, index: usize) -> Result<Layer> {
+    let &Hyperparameters { embedding_length: embedding, feed_forward_length: feed_forward, .. } = shape;
     let name = |part: &str| format!("blk.{index}.{part}.weight");
-    Ok(TransformerLayer {
+    let architecture = shape.architecture;
+    let mut projection = |part: &str, width: usize| -> Result<Projection> {
+        Ok(Projection {
+            matrix: weights.matrix(&name(part), embedding, width)?,
+            bias: match architecture {
+                Architecture::Qwen2 => weights.vector_if_there(&format!("blk.{index}.{part}.bias"), width)?,
+                _ => None,
+            },
+        })
+    };
+    let (query, key, value) = (
+        projection("attn_q", shape.query_width())?,
+        projection("attn_k", shape.key_width())?,
+        projection("attn_v", shape.value_width())?,
+    );
+    let mut norm = |is_there: bool, part: &str, width: usize| {
+        is_there.then(|| weights.vector(&name(part), width)).transpose()
+    };
+    let (head_norms, post_norms) = (architecture.has_head_norms(), architecture.has_post_norms());
+    let (query_norm, key_norm) = (
+        norm(head_norms, "attn_q_norm", shape.key_length)?,
+        norm(head_norms, "attn_k_norm", shape.key_length)?,
+    );
+    let (attention_post_norm, feed_forward_post_norm) =
+        (norm(post_norms, "post_attention_norm", embedding)?, norm(post_norms, "post_ffw_norm", embedding)?);
+    Ok(Layer {
         attention_norm: weights.vector(&name("attn_norm"), embedding)?,
-        query: weights.matrix(&name("attn_q"), embedding, hyperparameters.query_width())?,
-        key: weights.matrix(&name("attn_k"), embedding, hyperparameters.key_width())?,
-        value: weights.matrix(&name("attn_v"), embedding, hyperparameters.value_width())?,
-        attention_output: weights.matrix(
-            &name("attn_output"),
-            hyperparameters.attention_width(),
-            embedding,
-        )?,
+        query,
+        key,
+        value,
+        query_norm,
+        key_norm,
+        attention_output: weights.matrix(&name("attn_output"), shape.attention_width(), embedding)?,
+        attention_post_norm,
         feed_forward_norm: weights.vector(&name("ffn_norm"), embedding)?,
         gate: weights.matrix(&name("ffn_gate"), embedding, feed_forward)?,
         up: weights.matrix(&name("ffn_up"), embedding, feed_forward)?,
         down: weights.matrix(&name("ffn_down"), feed_forward, embedding)?,
+        feed_forward_post_norm,
     })
 }

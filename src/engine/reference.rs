@@ -1,20 +1,19 @@
-//! A second implementation of the llama architecture, as simple as possible, that tests compare the
-//! engine with: scalar loops over weights decoded to `f32`, with no cache, so that every position is
-//! computed again for each token. It shares with the engine only the header's reader and candle's
-//! decoding of quantised blocks.
+//! A second implementation of the architectures, as simple as possible, that tests compare the engine with: scalar
+//! loops over weights decoded to `f32`, with no cache, so that every position is computed again for each token. It
+//! shares with the engine only the header's reader and the decoding of rows.
 
 use std::collections::HashMap;
 use std::path::Path;
 
-use candle_core::Device;
-use candle_core::quantized::ggml_file::qtensor_from_ggml;
+use rbee_kernels::Builder;
 
-use super::weights::candle_type;
+use super::weights::computed;
 use crate::models::gguf::{Arrays, Header};
 
 /// A model for the reference implementation.
 pub(super) struct Reference {
     header: Header,
+    architecture: String,
     tensors: HashMap<String, Vec<f32>>,
 }
 
@@ -24,52 +23,99 @@ impl Reference {
         let file = std::fs::read(path).unwrap();
         let decoded = header.tensors.iter().map(|tensor| {
             let start = (header.data_offset + tensor.offset) as usize;
-            let bytes = file[start..start + tensor.bytes as usize].to_vec();
-            let dims = tensor.shape.iter().rev().map(|&n| n as usize).collect();
-            let kind = candle_type(tensor.kind).unwrap();
-            let decoded = qtensor_from_ggml(kind, &bytes, dims, &Device::Cpu).unwrap();
-            let decoded = decoded.dequantize(&Device::Cpu).unwrap().flatten_all().unwrap();
-            (tensor.name.clone(), decoded.to_vec1().unwrap())
+            let columns = tensor.shape[0] as usize;
+            let rows = tensor.shape.get(1).map_or(1, |rows| *rows as usize);
+            let mut builder = Builder::new(computed(tensor.kind).unwrap(), rows, columns).unwrap();
+            builder.push(&file[start..start + tensor.bytes as usize]);
+            let matrix = builder.finish();
+            let mut decoded = vec![0.0; rows * columns];
+            for (row, out) in decoded.chunks_exact_mut(columns).enumerate() {
+                matrix.row(row, out);
+            }
+            (tensor.name.clone(), decoded)
         });
-        Self { tensors: decoded.collect(), header }
+        let architecture = header.architecture().unwrap().to_owned();
+        Self { tensors: decoded.collect(), architecture, header }
     }
 
     fn number(&self, key: &str) -> usize {
-        self.header.metadata.u64(&format!("llama.{key}")).unwrap() as usize
+        self.maybe(key).unwrap()
+    }
+
+    fn maybe(&self, key: &str) -> Option<usize> {
+        self.header.metadata.u64(&format!("{}.{key}", self.architecture)).map(|number| number as usize)
+    }
+
+    fn float(&self, key: &str) -> Option<f64> {
+        self.header.metadata.f64(&format!("{}.{key}", self.architecture))
     }
 
     fn weights(&self, name: &str) -> &[f32] {
         &self.tensors[name]
     }
 
+    /// The norm of each part of `x` that is as long as the weights; `x` itself where there are none.
     fn norm(&self, x: &[f32], name: &str) -> Vec<f32> {
-        let epsilon = self.header.metadata.f64("llama.attention.layer_norm_rms_epsilon").unwrap() as f32;
-        let mut mean = 0.0;
-        for x in x {
-            mean += x * x;
+        let Some(weights) = self.tensors.get(name) else { return x.to_vec() };
+        let epsilon = self.float("attention.layer_norm_rms_epsilon").unwrap() as f32;
+        let mut out = Vec::new();
+        for x in x.chunks(weights.len()) {
+            let mut mean = 0.0;
+            for x in x {
+                mean += x * x;
+            }
+            mean /= x.len() as f32;
+            out.extend((0..x.len()).map(|i| x[i] / (mean + epsilon).sqrt() * weights[i]));
         }
-        mean /= x.len() as f32;
-        let weights = self.weights(name);
-        (0..x.len()).map(|i| x[i] / (mean + epsilon).sqrt() * weights[i]).collect()
+        out
     }
 
     fn product(&self, name: &str, x: &[f32]) -> Vec<f32> {
         let dot = |row: &[f32]| row.iter().zip(x).map(|(w, x)| w * x).sum();
-        self.weights(name).chunks(x.len()).map(dot).collect()
+        let mut product: Vec<f32> =
+            self.weights(&format!("{name}.weight")).chunks(x.len()).map(dot).collect();
+        if let Some(bias) = self.tensors.get(&format!("{name}.bias")) {
+            for i in 0..product.len() {
+                product[i] += bias[i];
+            }
+        }
+        product
     }
 
-    /// Rotates the pairs of neighbouring elements of one head at a position.
-    fn rotate(&self, head: &mut [f32], position: usize) {
-        let base = self.header.metadata.f64("llama.rope.freq_base").unwrap();
-        let scale = self.header.metadata.f64("llama.rope.scaling.factor").unwrap_or(1.0);
+    /// How many tokens a token of this layer sees, where not all.
+    fn window(&self, layer: usize) -> Option<usize> {
+        if self.architecture == "gemma3" && layer % 6 < 5 {
+            self.maybe("attention.sliding_window")
+        } else {
+            None
+        }
+    }
+
+    /// Rotates the pairs of elements of one head at a position.
+    fn rotate(&self, head: &mut [f32], position: usize, layer: usize) {
+        let (mut base, mut scale) =
+            (self.float("rope.freq_base").unwrap(), self.float("rope.scaling.factor").unwrap_or(1.0));
+        if self.window(layer).is_some() {
+            (base, scale) = (10_000.0, 1.0);
+        }
         let dimensions = self.number("rope.dimension_count");
         for i in 0..dimensions / 2 {
             let factor = self.tensors.get("rope_freqs.weight").map_or(1.0, |factors| f64::from(factors[i]));
             let angle = position as f64 / scale / factor / base.powf(2.0 * i as f64 / dimensions as f64);
-            let (a, b) = (f64::from(head[2 * i]), f64::from(head[2 * i + 1]));
-            head[2 * i] = (a * angle.cos() - b * angle.sin()) as f32;
-            head[2 * i + 1] = (a * angle.sin() + b * angle.cos()) as f32;
+            let (first, second) =
+                if self.architecture == "llama" { (2 * i, 2 * i + 1) } else { (i, i + dimensions / 2) };
+            let (a, b) = (f64::from(head[first]), f64::from(head[second]));
+            head[first] = (a * angle.cos() - b * angle.sin()) as f32;
+            head[second] = (a * angle.sin() + b * angle.cos()) as f32;
         }
+    }
+
+    fn activation(&self, x: f32) -> f32 {
+        if self.architecture == "gemma3" {
+            return x / 2.0
+                * (1.0 + ((2.0 / std::f32::consts::PI).sqrt() * (x + 0.044_715 * x.powi(3))).tanh());
+        }
+        x / (1.0 + (-x).exp())
     }
 
     /// The logits after the last of `tokens`.
@@ -77,30 +123,33 @@ impl Reference {
         let width = self.number("embedding_length");
         let heads = self.number("attention.head_count");
         let kv_heads = self.number("attention.head_count_kv");
-        let size =
-            self.header.metadata.u64("llama.attention.key_length").map_or(width / heads, |n| n as usize);
+        let size = self.maybe("attention.key_length").unwrap_or(width / heads);
         let embedding = self.weights("token_embd.weight");
-        let mut stream: Vec<Vec<f32>> =
-            tokens.iter().map(|&token| embedding[token as usize * width..][..width].to_vec()).collect();
+        let scale = if self.architecture == "gemma3" { (width as f32).sqrt() } else { 1.0 };
+        let row =
+            |token: u32| embedding[token as usize * width..][..width].iter().map(|x| x * scale).collect();
+        let mut stream: Vec<Vec<f32>> = tokens.iter().map(|&token| row(token)).collect();
         for layer in 0..self.number("block_count") {
-            let name = |part: &str| format!("blk.{layer}.{part}.weight");
+            let name = |part: &str| format!("blk.{layer}.{part}");
+            let norm_name = |part: &str| format!("blk.{layer}.{part}.weight");
             let (mut queries, mut keys, mut values) = (Vec::new(), Vec::new(), Vec::new());
             for (position, x) in stream.iter().enumerate() {
-                let h = self.norm(x, &name("attn_norm"));
-                let mut query = self.product(&name("attn_q"), &h);
-                let mut key = self.product(&name("attn_k"), &h);
-                query.chunks_mut(size).for_each(|head| self.rotate(head, position));
-                key.chunks_mut(size).for_each(|head| self.rotate(head, position));
+                let h = self.norm(x, &norm_name("attn_norm"));
+                let mut query = self.norm(&self.product(&name("attn_q"), &h), &norm_name("attn_q_norm"));
+                let mut key = self.norm(&self.product(&name("attn_k"), &h), &norm_name("attn_k_norm"));
+                query.chunks_mut(size).for_each(|head| self.rotate(head, position, layer));
+                key.chunks_mut(size).for_each(|head| self.rotate(head, position, layer));
                 queries.push(query);
                 keys.push(key);
                 values.push(self.product(&name("attn_v"), &h));
             }
             for (position, x) in stream.iter_mut().enumerate() {
+                let first = self.window(layer).map_or(0, |window| (position + 1).saturating_sub(window));
                 let mut attended = vec![0.0; heads * size];
                 for head in 0..heads {
                     let kv_start = head / (heads / kv_heads) * size;
                     let query = &queries[position][head * size..][..size];
-                    let mut weights: Vec<f32> = (0..=position)
+                    let mut weights: Vec<f32> = (first..=position)
                         .map(|seen| {
                             let key = &keys[seen][kv_start..][..size];
                             let dot: f32 = query.iter().zip(key).map(|(q, k)| q * k).sum();
@@ -109,21 +158,22 @@ impl Reference {
                         .collect();
                     let sum: f32 = weights.iter().sum();
                     weights.iter_mut().for_each(|weight| *weight /= sum);
-                    for (seen, weight) in weights.iter().enumerate() {
+                    for (seen, weight) in (first..).zip(&weights) {
                         for i in 0..size {
                             attended[head * size + i] += weight * values[seen][kv_start + i];
                         }
                     }
                 }
                 let attention = self.product(&name("attn_output"), &attended);
+                let attention = self.norm(&attention, &norm_name("post_attention_norm"));
                 for i in 0..width {
                     x[i] += attention[i];
                 }
-                let h = self.norm(x, &name("ffn_norm"));
+                let h = self.norm(x, &norm_name("ffn_norm"));
                 let gate = self.product(&name("ffn_gate"), &h);
                 let up = self.product(&name("ffn_up"), &h);
-                let inner: Vec<f32> = gate.iter().zip(&up).map(|(g, u)| g / (1.0 + (-g).exp()) * u).collect();
-                let feed = self.product(&name("ffn_down"), &inner);
+                let inner: Vec<f32> = gate.iter().zip(&up).map(|(g, u)| self.activation(*g) * u).collect();
+                let feed = self.norm(&self.product(&name("ffn_down"), &inner), &norm_name("post_ffw_norm"));
                 for i in 0..width {
                     x[i] += feed[i];
                 }
@@ -131,6 +181,6 @@ impl Reference {
         }
         let last = self.norm(stream.last().unwrap(), "output_norm.weight");
         let output = if self.tensors.contains_key("output.weight") { "output" } else { "token_embd" };
-        self.product(&format!("{output}.weight"), &last)
+        self.product(output, &last)
     }
 }

@@ -16,12 +16,12 @@ use std::fs::OpenOptions;
 use std::io::{BufWriter, Write};
 use std::path::Path;
 
-use candle_core::quantized::QTensor;
-use candle_core::{Device, Tensor};
+use rbee_kernels::encode::encode;
 
+use self::settings::stored;
 pub use self::settings::{SampleModel, SampleTokenizer, SampleWeights, WeightType};
 use self::vocabulary::SampleVocabulary;
-use super::weights::candle_type;
+use super::hyperparameters::Architecture;
 use crate::disk;
 use crate::error::{Code, Failure, Result};
 use crate::models::gguf::{Array, TensorType, Value, Writer};
@@ -70,25 +70,29 @@ impl SampleModel {
 
     fn put_metadata(&self, writer: &mut Writer, vocabulary: &SampleVocabulary) {
         let text = |text: &str| Value::String(text.to_owned());
+        let key = |name: &str| format!("{}.{name}", self.architecture.name());
+        if self.architecture == Architecture::Gemma3 {
+            writer.metadata(key("attention.sliding_window"), Value::U32(self.window));
+        }
         writer
-            .metadata("general.architecture", text("llama"))
+            .metadata("general.architecture", text(self.architecture.name()))
             .metadata("general.type", text("model"))
             .metadata("general.name", text(&self.name))
             .metadata("general.alignment", Value::U32(32))
-            .metadata("general.file_type", Value::U32(self.kind.stored().1))
+            .metadata("general.file_type", Value::U32(stored(self.kind).1))
             .metadata("general.quantization_version", Value::U32(2))
-            .metadata("llama.context_length", Value::U32(self.context_length))
-            .metadata("llama.embedding_length", Value::U32(self.embedding))
-            .metadata("llama.block_count", Value::U32(self.layers))
-            .metadata("llama.feed_forward_length", Value::U32(self.feed_forward))
-            .metadata("llama.attention.head_count", Value::U32(self.heads))
-            .metadata("llama.attention.head_count_kv", Value::U32(self.kv_heads))
-            .metadata("llama.attention.layer_norm_rms_epsilon", Value::F32(1e-5))
-            .metadata("llama.attention.key_length", Value::U32(self.head_width()))
-            .metadata("llama.attention.value_length", Value::U32(self.head_width()))
-            .metadata("llama.rope.dimension_count", Value::U32(self.head_width()))
-            .metadata("llama.rope.freq_base", Value::F32(10_000.0))
-            .metadata("llama.vocab_size", Value::U32(vocabulary.tokens.len() as u32))
+            .metadata(key("context_length"), Value::U32(self.context_length))
+            .metadata(key("embedding_length"), Value::U32(self.embedding))
+            .metadata(key("block_count"), Value::U32(self.layers))
+            .metadata(key("feed_forward_length"), Value::U32(self.feed_forward))
+            .metadata(key("attention.head_count"), Value::U32(self.heads))
+            .metadata(key("attention.head_count_kv"), Value::U32(self.kv_heads))
+            .metadata(key("attention.layer_norm_rms_epsilon"), Value::F32(1e-5))
+            .metadata(key("attention.key_length"), Value::U32(self.head_width()))
+            .metadata(key("attention.value_length"), Value::U32(self.head_width()))
+            .metadata(key("rope.dimension_count"), Value::U32(self.head_width()))
+            .metadata(key("rope.freq_base"), Value::F32(10_000.0))
+            .metadata(key("vocab_size"), Value::U32(vocabulary.tokens.len() as u32))
             .metadata("tokenizer.ggml.tokens", Value::Array(Array::String(vocabulary.tokens.clone())))
             .metadata("tokenizer.ggml.token_type", Value::Array(Array::I32(vocabulary.types.clone())))
             .metadata("tokenizer.ggml.bos_token_id", Value::U32(vocabulary.bos))
@@ -97,7 +101,7 @@ impl SampleModel {
             .metadata("tokenizer.ggml.add_bos_token", Value::Bool(true))
             .metadata("tokenizer.chat_template", text(vocabulary.template));
         if let Some(pooling) = self.pooling {
-            writer.metadata("llama.pooling_type", Value::U32(pooling.number()));
+            writer.metadata(key("pooling_type"), Value::U32(pooling.number()));
         }
         match self.tokenizer {
             SampleTokenizer::Bpe => writer
@@ -120,7 +124,7 @@ impl SampleModel {
             writer.tensor(name, &[inputs as u64], TensorType::F32, bytes);
             return Ok(());
         };
-        let kind = self.kind.stored().0;
+        let kind = stored(self.kind).0;
         if !(inputs as u64).is_multiple_of(kind.block_elements()) {
             return Err(Failure::new(
                 Code::InvalidField,
@@ -128,10 +132,7 @@ impl SampleModel {
             )
             .hint(format!("make its widths multiples of {}", kind.block_elements())));
         }
-        let stored = candle_type(kind).expect("every sample weight type is a type of the engine");
-        let bytes = Tensor::from_vec(data, (outputs, inputs), &Device::Cpu)
-            .and_then(|tensor| Ok(QTensor::quantize(&tensor, stored)?.data()?.into_owned()))
-            .map_err(|error| Failure::internal(format!("{name} could not be quantised")).detail(error))?;
+        let bytes = encode(self.kind, &data);
         writer.tensor(name, &[inputs as u64, outputs as u64], kind, bytes);
         Ok(())
     }

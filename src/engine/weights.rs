@@ -7,51 +7,34 @@ use std::fs::File;
 use std::io::{Read, Seek, SeekFrom};
 use std::path::Path;
 
-use candle_core::quantized::{GgmlDType, QMatMul, QTensor, ggml_file};
-use candle_core::{Device, Module, Tensor};
+use rbee_kernels::{Builder, Matrix, Type};
 
 use super::model_error::{corrupt, in_file, unsupported};
 use crate::error::{Failure, Result};
 use crate::files;
 use crate::models::gguf::{Header, TensorInfo, TensorType};
 
-/// Bytes that are read between two calls of the progress callback.
-const READ_BYTES: usize = 8 << 20;
+/// About how many bytes are read at once: so many are in memory twice.
+const READ_BYTES: usize = 1 << 20;
 
-/// A matrix of weights, `outputs` x `inputs`. Quantised weights stay quantised. Half precision
-/// becomes F32, at twice the memory: without the F16C instructions at compile time, candle converts
-/// each half in software in every product, which is far slower.
-#[derive(Clone, Debug)]
-pub(super) struct Matrix(QMatMul);
-
-impl Matrix {
-    /// `x`, of shape (rows, inputs), times the matrix transposed: (rows, outputs).
-    pub(super) fn forward(&self, x: &Tensor) -> candle_core::Result<Tensor> {
-        self.0.forward(x)
-    }
-
-    /// The given rows as F32, concatenated.
-    pub(super) fn rows(&self, rows: &[u32]) -> candle_core::Result<Vec<f32>> {
-        self.0.embedding(&Tensor::new(rows, &Device::Cpu)?)?.flatten_all()?.to_vec1()
-    }
-}
-
-/// candle's type for a type of GGUF; none for a type that the engine cannot compute with.
-pub(super) const fn candle_type(kind: TensorType) -> Option<GgmlDType> {
+/// The kernels' type for a type of GGUF; none for a type that the engine cannot compute with.
+pub(super) const fn computed(kind: TensorType) -> Option<Type> {
     Some(match kind {
-        TensorType::F32 => GgmlDType::F32,
-        TensorType::F16 => GgmlDType::F16,
-        TensorType::Bf16 => GgmlDType::BF16,
-        TensorType::Q4_0 => GgmlDType::Q4_0,
-        TensorType::Q4_1 => GgmlDType::Q4_1,
-        TensorType::Q5_0 => GgmlDType::Q5_0,
-        TensorType::Q5_1 => GgmlDType::Q5_1,
-        TensorType::Q8_0 => GgmlDType::Q8_0,
-        TensorType::Q2K => GgmlDType::Q2K,
-        TensorType::Q3K => GgmlDType::Q3K,
-        TensorType::Q4K => GgmlDType::Q4K,
-        TensorType::Q5K => GgmlDType::Q5K,
-        TensorType::Q6K => GgmlDType::Q6K,
+        TensorType::F32 => Type::F32,
+        TensorType::F16 => Type::F16,
+        TensorType::Bf16 => Type::Bf16,
+        TensorType::Q4_0 => Type::Q4_0,
+        TensorType::Q4_1 => Type::Q4_1,
+        TensorType::Q5_0 => Type::Q5_0,
+        TensorType::Q5_1 => Type::Q5_1,
+        TensorType::Q8_0 => Type::Q8_0,
+        TensorType::Q2K => Type::Q2K,
+        TensorType::Q3K => Type::Q3K,
+        TensorType::Q4K => Type::Q4K,
+        TensorType::Q5K => Type::Q5K,
+        TensorType::Q6K => Type::Q6K,
+        TensorType::Iq4Nl => Type::Iq4Nl,
+        TensorType::Iq4Xs => Type::Iq4Xs,
         _ => return None,
     })
 }
@@ -64,8 +47,6 @@ pub(super) struct Weights<'a> {
     by_name: HashMap<&'a str, &'a TensorInfo>,
     /// Names of the tensors that were read.
     read: HashSet<&'a str>,
-    /// Holds one tensor's bytes at a time.
-    scratch: Vec<u8>,
     done_bytes: u64,
     total_bytes: u64,
     progress: &'a mut dyn FnMut(u64, u64),
@@ -81,17 +62,7 @@ impl<'a> Weights<'a> {
         let by_name = header.tensors.iter().map(|tensor| (tensor.name.as_str(), tensor)).collect();
         let total_bytes = header.tensors.iter().map(|tensor| tensor.bytes).sum();
         progress(0, total_bytes);
-        Ok(Self {
-            path,
-            file,
-            header,
-            by_name,
-            read: HashSet::new(),
-            scratch: Vec::new(),
-            done_bytes: 0,
-            total_bytes,
-            progress,
-        })
+        Ok(Self { path, file, header, by_name, read: HashSet::new(), done_bytes: 0, total_bytes, progress })
     }
 
     /// Whether the file has a tensor of that name.
@@ -110,17 +81,20 @@ impl<'a> Weights<'a> {
 
     /// Reads the matrix of that name, which must have these sides.
     pub(super) fn matrix(&mut self, name: &str, inputs: usize, outputs: usize) -> Result<Matrix> {
-        let tensor = self.read(name, &[inputs, outputs])?;
-        QMatMul::from_qtensor(tensor).map(Matrix).map_err(|error| self.undecodable(name, error))
+        self.read(name, &[inputs, outputs], inputs, outputs)
     }
 
     /// Reads the vector of that name as F32.
     pub(super) fn vector(&mut self, name: &str, len: usize) -> Result<Vec<f32>> {
-        let tensor = self.read(name, &[len])?;
-        tensor
-            .dequantize(&Device::Cpu)
-            .and_then(|tensor| tensor.flatten_all()?.to_vec1())
-            .map_err(|error| self.undecodable(name, error))
+        let row = self.read(name, &[len], len, 1)?;
+        let mut vector = vec![0.0; len];
+        row.row(0, &mut vector);
+        Ok(vector)
+    }
+
+    /// Reads the vector of that name, if there is one.
+    pub(super) fn vector_if_there(&mut self, name: &str, len: usize) -> Result<Option<Vec<f32>>> {
+        self.has(name).then(|| self.vector(name, len)).transpose()
     }
 
     /// Refuses a file that has a tensor which was not read: this engine would leave out a part of
@@ -140,7 +114,7 @@ impl<'a> Weights<'a> {
                 Ok(())
             }
             Some(tensor) => Err(self.unsupported(format_args!(
-                "tensor {} is not part of the llama architecture as the built-in engine knows it",
+                "tensor {} is not part of the architecture as the built-in engine knows it",
                 tensor.name.escape_debug()
             ))),
         }
@@ -151,7 +125,7 @@ impl<'a> Weights<'a> {
     }
 
     /// Reads a tensor of that shape; dimensions are in ggml's order, the innermost first.
-    fn read(&mut self, name: &str, shape: &[usize]) -> Result<QTensor> {
+    fn read(&mut self, name: &str, shape: &[usize], columns: usize, rows: usize) -> Result<Matrix> {
         let info = self.info(name)?;
         if !info.shape.iter().copied().eq(shape.iter().map(|&dimension| dimension as u64)) {
             return Err(self.corrupt(
@@ -159,39 +133,32 @@ impl<'a> Weights<'a> {
                 format_args!("its shape is {:?}, and the metadata implies {shape:?}", info.shape),
             ));
         }
-        let Some(kind) = candle_type(info.kind) else {
+        let Some(kind) = computed(info.kind) else {
             return Err(self.unsupported(format_args!(
                 "tensor {name} has the type {}, which the built-in engine cannot compute with",
                 info.kind
             )));
         };
-        // The header's reader has checked that the file has these bytes.
-        let len = usize::try_from(info.bytes).map_err(|_| self.too_large(name))?;
-        let bytes = self.read_bytes(self.header.data_offset + info.offset, len)?;
-        let dims = shape.iter().rev().copied().collect();
-        let tensor = ggml_file::qtensor_from_ggml(kind, bytes, dims, &Device::Cpu);
-        self.read.insert(&info.name);
-        tensor.map_err(|error| self.undecodable(name, error))
-    }
-
-    fn read_bytes(&mut self, offset: u64, len: usize) -> Result<&[u8]> {
-        /// candle views the bytes as blocks of its own types: this suits the alignment of each.
-        const ALIGNMENT: usize = 64;
+        // The header's reader has checked that the file has these bytes, in whole blocks.
+        let mut left = usize::try_from(info.bytes).map_err(|_| self.too_large(name))?;
+        let Some(mut builder) = Builder::new(kind, rows, columns) else {
+            return Err(self.corrupt(name, format_args!("rows of {columns} elements are no {}", info.kind)));
+        };
+        let unit = builder.unit();
+        let mut part = vec![0; left.min(unit * (READ_BYTES / unit).max(1))];
         let failed = |error: &std::io::Error| Failure::io("read", self.path, error);
-        if self.scratch.len() < len + ALIGNMENT {
-            self.scratch = Vec::new();
-            self.scratch.resize(len + ALIGNMENT, 0);
-        }
-        let start = self.scratch.as_ptr().align_offset(ALIGNMENT);
-        // By its contract `align_offset` may give up and return `usize::MAX`; no real platform does.
-        let start = if start < ALIGNMENT { start } else { 0 };
-        self.file.seek(SeekFrom::Start(offset)).map_err(|error| failed(&error))?;
-        for piece in self.scratch[start..start + len].chunks_mut(READ_BYTES) {
-            self.file.read_exact(piece).map_err(|error| failed(&error))?;
-            self.done_bytes += piece.len() as u64;
+        let start = self.header.data_offset + info.offset;
+        self.file.seek(SeekFrom::Start(start)).map_err(|error| failed(&error))?;
+        while left > 0 {
+            part.truncate(left);
+            self.file.read_exact(&mut part).map_err(|error| failed(&error))?;
+            builder.push(&part);
+            left -= part.len();
+            self.done_bytes += part.len() as u64;
             (self.progress)(self.done_bytes, self.total_bytes);
         }
-        Ok(&self.scratch[start..start + len])
+        self.read.insert(&info.name);
+        Ok(builder.finish())
     }
 
     /// The failure of a tensor that contradicts the metadata.
@@ -205,11 +172,5 @@ impl<'a> Weights<'a> {
 
     fn unsupported(&self, message: std::fmt::Arguments<'_>) -> Failure {
         in_file(self.path)(unsupported(message.to_string()))
-    }
-
-    /// The failure of a tensor that passed every check, but that candle cannot decode.
-    fn undecodable(&self, tensor: &str, error: candle_core::Error) -> Failure {
-        let failure = Failure::internal(format!("tensor {tensor} could not be decoded"));
-        in_file(self.path)(failure.detail(error).stage("load"))
     }
 }

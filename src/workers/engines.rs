@@ -89,8 +89,9 @@ pub(super) enum PortSource {
 /// How an engine stores a model in memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum ModelStorage {
-    /// Weights of half precision are widened to F32; the KV cache has elements of F32.
-    F16AsF32,
+    /// As the built-in engine: weights in a form of its own, about as large as in the file, and a KV cache in half
+    /// precision.
+    BuiltIn,
     /// Weights are stored as in the file.
     AsInFile {
         /// Bits of an element of the KV cache.
@@ -117,7 +118,7 @@ impl Engine {
         ];
         // The threads wait for one another at every step, so a core that is busy with other work costs
         // them more than it adds.
-        let environment = ["RAYON_NUM_THREADS", "CANDLE_NUM_THREADS"];
+        let environment = ["RAYON_NUM_THREADS"];
         Self {
             name: BUILTIN.to_owned(),
             about: "the hive's own inference of GGUF models, on the processor".to_owned(),
@@ -138,7 +139,7 @@ impl Engine {
             metrics_route: None,
             log_level: Level::Info,
             port: PortSource::Reported,
-            storage: ModelStorage::F16AsF32,
+            storage: ModelStorage::BuiltIn,
             gpu_layers: None,
             takes_options: false,
             has_llama_cpp_fields: true,

@@ -6,7 +6,7 @@ use tokio::sync::mpsc;
 
 use super::counters::GenerationCounters;
 use super::request::GenerationEvent;
-use crate::engine::forward::LlamaModel;
+use crate::engine::forward::Transformer;
 use crate::engine::kv_cache::KvCache;
 use crate::engine::pooling::{Pooler, Pooling};
 use crate::error::Result;
@@ -43,7 +43,7 @@ impl RunningEmbedding {
     /// Evaluates the next tokens. Returns whether the embedding is complete, and sent.
     pub(super) fn advance(
         &mut self,
-        model: &LlamaModel,
+        model: &Transformer,
         cache: &mut KvCache,
         tokens: &mut Vec<u32>,
         counters: &GenerationCounters,

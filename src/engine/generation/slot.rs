@@ -14,7 +14,7 @@ use super::logprobs::TokenLogprob;
 use super::request::{FinishReason, GenerationEvent, GenerationSummary};
 use super::stop::StopMatcher;
 use super::thinking::Thinking;
-use crate::engine::forward::LlamaModel;
+use crate::engine::forward::{Part, Transformer};
 use crate::engine::kv_cache::KvCache;
 use crate::engine::sampling::Sampler;
 use crate::engine::tokenizer::{Decoder, Tokenizer};
@@ -38,6 +38,8 @@ enum Running {
 struct RunningSequence {
     /// Tokens to evaluate: the rest of the prompt, later the last generated token.
     pending: Vec<u32>,
+    /// Those of them that are evaluated in this step.
+    chunk: Vec<u32>,
     sampler: Sampler,
     /// None before the first token, and after a stop string.
     decoder: Option<Decoder>,
@@ -109,30 +111,59 @@ impl Slot {
             started: Instant::now(),
             prompt_done: None,
             pending: request.prompt[cached_tokens..].to_vec(),
+            chunk: Vec::new(),
         })));
     }
 
-    /// Evaluates the next chunk of the prompt, or generates the next token.
-    pub(super) fn step(&mut self, model: &LlamaModel, tokenizer: &Tokenizer, counters: &GenerationCounters) {
-        let Some(running) = &mut self.running else { return };
+    /// Takes the tokens of the next step. Returns whether something runs.
+    pub(super) fn get_ready(&mut self, model: &Transformer) -> bool {
+        let Some(running) = &mut self.running else { return false };
         if running.events().is_closed() {
             tracing::debug!("the client disconnected: its request is cancelled");
             self.running = None;
-            return;
+            return false;
         }
-        let (cache, tokens) = (&mut self.cache, &mut self.tokens);
-        let done = match running {
-            Running::Sequence(running) => match running.advance(model, cache, tokens, tokenizer, counters) {
-                Ok(None) => Ok(false),
-                Ok(Some(reason)) => {
-                    running.finish(reason);
-                    Ok(true)
-                }
-                Err(failure) => Err(failure),
-            },
-            Running::Embedding(running) => running.advance(model, cache, tokens, counters),
-        };
-        match done {
+        if let Running::Sequence(running) = running {
+            running.chunk = next_chunk(&mut running.pending);
+            if let Err(failure) = model.check(&running.chunk, &self.cache) {
+                self.fail(failure);
+                return false;
+            }
+        }
+        true
+    }
+
+    pub(super) fn has_sequence(&self) -> bool {
+        matches!(self.running, Some(Running::Sequence(_)))
+    }
+
+    /// The tokens of this step, if a sequence runs.
+    pub(super) fn part(&mut self) -> Option<Part<'_>> {
+        match &self.running {
+            Some(Running::Sequence(running)) => Some(Part { tokens: &running.chunk, cache: &mut self.cache }),
+            _ => None,
+        }
+    }
+
+    /// Goes on with the logits after the tokens of this step.
+    pub(super) fn take(&mut self, logits: Vec<f32>, tokenizer: &Tokenizer, counters: &GenerationCounters) {
+        let Some(Running::Sequence(running)) = &mut self.running else { return };
+        self.tokens.extend_from_slice(&running.chunk);
+        let is_full = self.cache.len() >= self.cache.capacity();
+        match running.advance(logits, is_full, tokenizer, counters) {
+            Ok(None) => {}
+            Ok(Some(reason)) => {
+                running.finish(reason);
+                self.running = None;
+            }
+            Err(failure) => self.fail(failure),
+        }
+    }
+
+    /// Evaluates the next tokens of a text of which an embedding is made, if one is.
+    pub(super) fn embed(&mut self, model: &Transformer, counters: &GenerationCounters) {
+        let Some(Running::Embedding(running)) = &mut self.running else { return };
+        match running.advance(model, &mut self.cache, &mut self.tokens, counters) {
             Ok(false) => {}
             Ok(true) => self.running = None,
             Err(failure) => {
@@ -168,20 +199,16 @@ impl Running {
 }
 
 impl RunningSequence {
-    /// Does the work of [`Slot::step`]. Returns the reason once the generation has ended.
+    /// Does the work of [`Slot::take`]. Returns the reason once the generation has ended.
     fn advance(
         &mut self,
-        model: &LlamaModel,
-        cache: &mut KvCache,
-        tokens: &mut Vec<u32>,
+        logits: Vec<f32>,
+        is_full: bool,
         tokenizer: &Tokenizer,
         counters: &GenerationCounters,
     ) -> Result<Option<FinishReason>> {
-        let chunk = next_chunk(&mut self.pending);
-        let logits = model.forward(&chunk, cache)?;
-        tokens.extend_from_slice(&chunk);
         if self.prompt_done.is_none() {
-            counters.prompt_tokens.fetch_add(chunk.len() as u64, Ordering::Relaxed);
+            counters.prompt_tokens.fetch_add(self.chunk.len() as u64, Ordering::Relaxed);
             if !self.pending.is_empty() {
                 return Ok(None);
             }
@@ -224,7 +251,7 @@ impl RunningSequence {
         if self.sampler.has_ended() {
             return Ok(Some(FinishReason::Stop));
         }
-        if self.completion_tokens >= self.max_tokens || cache.len() >= cache.capacity() {
+        if self.completion_tokens >= self.max_tokens || is_full {
             return Ok(Some(FinishReason::Length));
         }
         self.pending.push(token);

@@ -1,5 +1,8 @@
 //! The settings of a sample model: its shape, its tokenizer and its weights.
 
+pub use rbee_kernels::Type as WeightType;
+
+use crate::engine::hyperparameters::Architecture;
 use crate::engine::pooling::Pooling;
 use crate::models::gguf::TensorType;
 
@@ -9,6 +12,8 @@ use crate::models::gguf::TensorType;
 pub struct SampleModel {
     /// `general.name`.
     pub name: String,
+    /// `general.architecture`. Of Gemma 3, every sixth layer sees all tokens, the others the last ones.
+    pub architecture: Architecture,
     /// The tokenizer, and with it the chat template.
     pub tokenizer: SampleTokenizer,
     /// The weights.
@@ -36,6 +41,8 @@ pub struct SampleModel {
     pub tied: bool,
     /// Adds `rope_freqs.weight`, which Llama 3.1 and later models have.
     pub rope_factors: bool,
+    /// Tokens that a layer of Gemma 3 with a window sees.
+    pub window: u32,
     /// `llama.pooling_type`, which makes it an embedding model.
     pub pooling: Option<Pooling>,
 }
@@ -44,6 +51,7 @@ impl Default for SampleModel {
     fn default() -> Self {
         Self {
             name: "sample".to_owned(),
+            architecture: Architecture::Llama,
             tokenizer: SampleTokenizer::Bpe,
             weights: SampleWeights::Random { seed: 0 },
             kind: WeightType::Q8_0,
@@ -57,6 +65,7 @@ impl Default for SampleModel {
             vocabulary: 0,
             tied: false,
             rope_factors: false,
+            window: 512,
             pooling: None,
         }
     }
@@ -84,60 +93,24 @@ pub enum SampleWeights {
     Sentence(String),
 }
 
-/// The type of the matrices.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[expect(missing_docs, reason = "the variants are ggml's names")]
-pub enum WeightType {
-    F32,
-    F16,
-    Bf16,
-    Q8_0,
-    Q4_0,
-    Q4_1,
-    Q5_0,
-    Q5_1,
-    Q2K,
-    Q3K,
-    Q4K,
-    Q5K,
-    Q6K,
-}
-
-impl WeightType {
-    /// Every type.
-    pub const ALL: [Self; 13] = [
-        Self::F32,
-        Self::F16,
-        Self::Bf16,
-        Self::Q8_0,
-        Self::Q4_0,
-        Self::Q4_1,
-        Self::Q5_0,
-        Self::Q5_1,
-        Self::Q2K,
-        Self::Q3K,
-        Self::Q4K,
-        Self::Q5K,
-        Self::Q6K,
-    ];
-
-    /// The type of the tensors, and `general.file_type` of a file of such tensors (`llama.h`).
-    pub(super) const fn stored(self) -> (TensorType, u32) {
-        match self {
-            Self::F32 => (TensorType::F32, 0),
-            Self::F16 => (TensorType::F16, 1),
-            Self::Bf16 => (TensorType::Bf16, 32),
-            Self::Q8_0 => (TensorType::Q8_0, 7),
-            Self::Q4_0 => (TensorType::Q4_0, 2),
-            Self::Q4_1 => (TensorType::Q4_1, 3),
-            Self::Q5_0 => (TensorType::Q5_0, 8),
-            Self::Q5_1 => (TensorType::Q5_1, 9),
-            Self::Q2K => (TensorType::Q2K, 21),
-            Self::Q3K => (TensorType::Q3K, 11),
-            Self::Q4K => (TensorType::Q4K, 14),
-            Self::Q5K => (TensorType::Q5K, 16),
-            Self::Q6K => (TensorType::Q6K, 18),
-        }
+/// The type of the tensors, and `general.file_type` of a file of such tensors (`llama.h`).
+pub(super) const fn stored(kind: WeightType) -> (TensorType, u32) {
+    match kind {
+        WeightType::F32 => (TensorType::F32, 0),
+        WeightType::F16 => (TensorType::F16, 1),
+        WeightType::Bf16 => (TensorType::Bf16, 32),
+        WeightType::Q8_0 => (TensorType::Q8_0, 7),
+        WeightType::Q4_0 => (TensorType::Q4_0, 2),
+        WeightType::Q4_1 => (TensorType::Q4_1, 3),
+        WeightType::Q5_0 => (TensorType::Q5_0, 8),
+        WeightType::Q5_1 => (TensorType::Q5_1, 9),
+        WeightType::Q2K => (TensorType::Q2K, 21),
+        WeightType::Q3K => (TensorType::Q3K, 11),
+        WeightType::Q4K => (TensorType::Q4K, 14),
+        WeightType::Q5K => (TensorType::Q5K, 16),
+        WeightType::Q6K => (TensorType::Q6K, 18),
+        WeightType::Iq4Nl => (TensorType::Iq4Nl, 25),
+        WeightType::Iq4Xs => (TensorType::Iq4Xs, 30),
     }
 }
 

@@ -13,6 +13,7 @@ use rand::{RngExt, SeedableRng};
 
 use super::settings::{SampleModel, SampleWeights};
 use super::vocabulary::SampleVocabulary;
+use crate::engine::hyperparameters::Architecture;
 
 /// The logit of a sentence's next token. All others are around 0, with a standard deviation of this
 /// over the square root of the width: far enough apart for any reasonable temperature.
@@ -84,8 +85,24 @@ pub(super) fn tensors(
             layer_matrix("ffn_up", embedding, feed_forward),
             layer_matrix("ffn_down", feed_forward, embedding),
         ]);
-        all.push(vector(name("attn_norm"), random.norm(embedding, sentence)));
-        all.push(vector(name("ffn_norm"), random.norm(embedding, sentence)));
+        let head_width = model.head_width() as usize;
+        let mut norm = |part: &str, width: usize| all.push(vector(name(part), random.norm(width, sentence)));
+        norm("attn_norm", embedding);
+        norm("ffn_norm", embedding);
+        if model.architecture.has_head_norms() {
+            norm("attn_q_norm", head_width);
+            norm("attn_k_norm", head_width);
+        }
+        if model.architecture.has_post_norms() {
+            norm("post_attention_norm", embedding);
+            norm("post_ffw_norm", embedding);
+        }
+        if model.architecture == Architecture::Qwen2 {
+            for (part, width) in [("attn_q", query_width), ("attn_k", kv_width), ("attn_v", kv_width)] {
+                let bias = random.matrix(1, width, gain);
+                all.push(vector(format!("blk.{layer}.{part}.bias"), bias));
+            }
+        }
     }
     all.into_iter()
 }

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use super::layers::{Layers, OVERHEAD_CPU};
 use crate::config::FlashAttention;
-use crate::engine::forward::score_bytes;
+use crate::engine::forward::working_bytes;
 use crate::engine::load;
 use crate::models::gguf::{Arrays, Header, TensorInfo, TensorType};
 use crate::models::{Task, Traits, is_encoder};
@@ -40,8 +40,8 @@ pub(in crate::workers) struct ModelFootprint {
     half_precision: u64,
     /// The bytes of the parts that can be on different devices.
     pub(in crate::workers) layers: Layers,
-    /// Bytes of its largest tensor.
-    largest: u64,
+    /// Bytes of all tensors in the memory of the built-in engine.
+    in_own_form: u64,
     /// Tokens that it knows.
     vocabulary: u64,
     /// Heads of queries of a block.
@@ -90,7 +90,7 @@ impl ModelFootprint {
         let mut model = Self {
             weights: 0,
             half_precision: 0,
-            largest: 0,
+            in_own_form: 0,
             vocabulary: header
                 .tensor("token_embd.weight")
                 .and_then(|tensor| tensor.shape.get(1).copied())
@@ -118,7 +118,7 @@ impl ModelFootprint {
             if matches!(tensor.kind, TensorType::F16 | TensorType::Bf16) {
                 self.half_precision = self.half_precision.saturating_add(tensor.bytes);
             }
-            self.largest = self.largest.max(tensor.bytes);
+            self.in_own_form = self.in_own_form.saturating_add(load::bytes_in_memory(tensor));
             self.layers.add(&tensor.name, tensor.bytes);
         }
     }
@@ -149,7 +149,7 @@ impl ModelFootprint {
         let (context, slots) = (self.context(context), u64::from(slots.unwrap_or(1)));
         // The size of a cache element is in bits, because quantised caches have elements of 4 or 8.
         let (weights, bits) = match engine.storage {
-            ModelStorage::F16AsF32 => (self.weights.saturating_add(self.half_precision), 32),
+            ModelStorage::BuiltIn => (self.in_own_form, 16),
             ModelStorage::AsInFile { cache_bits } if device.is_cpu() => (self.weights, cache_bits),
             // The matrix of the embeddings is the processor's.
             ModelStorage::AsInFile { cache_bits } => (self.layers.on_one_gpu(), cache_bits),
@@ -158,9 +158,9 @@ impl ModelFootprint {
         let cache =
             self.cache_elements.saturating_mul(context).saturating_mul(slots).saturating_mul(bits) / 8;
         let (fixed, grows) = match engine.storage {
-            ModelStorage::F16AsF32 => {
-                let scores = score_bytes(self.heads, context);
-                (self.builtin_overhead(scores), cache.saturating_add(scores))
+            ModelStorage::BuiltIn => {
+                let working = working_bytes(self.embedding, self.feed_forward, context);
+                (self.builtin_overhead(working), cache.saturating_add(working))
             }
             ModelStorage::AsInFile { .. } if device.is_cpu() => {
                 let more = self.buffers(engine, context).saturating_sub(BUFFERS_CPU);
@@ -200,11 +200,10 @@ impl ModelFootprint {
         token.saturating_mul(batch)
     }
 
-    /// What the built-in engine takes besides weights and cache: its code, the vocabulary, and either the copy of
-    /// a tensor while that is read from the file, or the scores of attention.
-    fn builtin_overhead(&self, scores: u64) -> u64 {
+    /// What the built-in engine takes besides weights and cache: its code, the vocabulary, and what it works with.
+    fn builtin_overhead(&self, working: u64) -> u64 {
         let vocabulary = self.vocabulary.saturating_mul(BYTES_OF_A_TOKEN);
-        BUILTIN_CODE.saturating_add(vocabulary).saturating_add(scores.max(self.largest))
+        BUILTIN_CODE.saturating_add(vocabulary).saturating_add(working)
     }
 }
 
@@ -315,17 +314,20 @@ mod tests {
         let model = footprint(WeightType::F16);
         assert!(model.half_precision > 1_000_000 && model.half_precision < model.weights);
         let estimate = model.estimate(&builtin, Device::CPU, Some(1000), Some(3));
-        assert_eq!(estimate.weights, model.weights + model.half_precision, "F16 is stored as F32");
-        // 2 layers, 2 heads of keys and of values, 64 wide, of 4 bytes.
-        assert_eq!(estimate.cache, 2 * 2 * (64 + 64) * 4 * 1000 * 3);
+        assert!(
+            estimate.weights.abs_diff(model.weights) < model.weights / 100,
+            "F16 stays F16: {estimate:?}"
+        );
+        // 2 layers, 2 heads of keys and of values, 64 wide, of 2 bytes.
+        assert_eq!(estimate.cache, 2 * 2 * (64 + 64) * 2 * 1000 * 3);
         let vocabulary = model.vocabulary * BYTES_OF_A_TOKEN;
-        assert!(model.vocabulary > 0 && model.largest > 1000, "{model:?}");
-        let scores = score_bytes(model.heads, 1000);
-        assert!(estimate.overhead >= BUILTIN_CODE + vocabulary + model.largest.max(scores));
-        assert_eq!(estimate.grows, estimate.cache + scores, "of long prompts");
+        assert!(model.vocabulary > 0, "{model:?}");
+        let working = working_bytes(model.embedding, model.feed_forward, 1000);
+        assert!(estimate.overhead >= BUILTIN_CODE + vocabulary + working);
+        assert_eq!(estimate.grows, estimate.cache + working, "of long prompts");
         let native = Engine { storage: ModelStorage::AsInFile { cache_bits: 16 }, ..builtin };
         let other = model.estimate(&native, Device::CPU, Some(1000), Some(3));
-        assert_eq!((other.weights, other.cache), (model.weights, estimate.cache / 2));
+        assert_eq!((other.weights, other.cache), (model.weights, estimate.cache));
         let gpu = Device::Exact { kind: crate::config::DeviceKind::Cuda, index: 0 };
         let on_gpu = model.estimate(&native, gpu, Some(1000), Some(3));
         assert!(on_gpu.weights < model.weights, "the embeddings are the processor's");
