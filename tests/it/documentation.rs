@@ -49,6 +49,7 @@ const TABLES: [&str; 10] = [
     "gateway",
     "memory",
     "llama_server",
+    "engine_builds",
     "timers",
 ];
 

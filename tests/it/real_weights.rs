@@ -7,7 +7,8 @@ use crate::support::installed::{TRAINED_MODEL, WEIGHTS};
 use crate::support::{TestHive, as_time_allows, merged, read_all};
 
 const MODEL: &str = "smollm2";
-const QUESTION: &str = "What is the capital of France?";
+/// With "What is" in front, the first token of the answer is nearly a tie, for llama.cpp too.
+const QUESTION: &str = "Name the capital city of France.";
 
 /// A hive with the model; `None` where there is none.
 async fn hive() -> Option<TestHive> {

@@ -83,15 +83,16 @@ impl Browser {
         let mut driver = driver.spawn().expect("chromedriver starts");
         let mut lines = BufReader::new(driver.stdout.take().expect("a pipe")).lines();
         let port = soon("chromedriver's port", async {
-            loop {
-                let line = lines.next_line().await.expect("its output").expect("chromedriver runs");
+            while let Some(line) = lines.next_line().await.expect("its output") {
                 let port = line.strip_prefix("ChromeDriver was started successfully on port ");
                 if let Some(port) = port {
-                    return port.trim_end_matches('.').parse().expect("a port");
+                    return Ok(port.trim_end_matches('.').parse().expect("a port"));
                 }
             }
+            // Another program may take the port that it chose.
+            Err("chromedriver ended before it told its port".to_owned())
         })
-        .await;
+        .await?;
         // Reads the rest of its output, so that the pipe never fills.
         drop(rbee_hive::spawn::detached(async move { while let Ok(Some(_)) = lines.next_line().await {} }));
         // A client with a connection for each request: a kept one may close while a request is sent.
