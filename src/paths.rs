@@ -1,9 +1,22 @@
 //! Paths in JSON, which has no text but UTF-8, while a file's name may be any bytes. No form can fail: one
-//! odd file name must not destroy the list or the record that it is a member of.
+//! odd file name must not destroy the list or the record that it is a member of. And the programs on `PATH`.
 
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+/// The program of that name on `PATH`.
+pub(crate) fn on_path(name: impl AsRef<Path>) -> Option<PathBuf> {
+    let path = std::env::var_os("PATH")?;
+    std::env::split_paths(&path).map(|folder| folder.join(&name)).find(|program| is_executable(program))
+}
+
+/// Whether somebody may run the file at that path.
+pub(crate) fn is_executable(program: &Path) -> bool {
+    use std::os::unix::fs::PermissionsExt;
+
+    std::fs::metadata(program).is_ok_and(|file| file.is_file() && file.permissions().mode() & 0o111 != 0)
+}
 
 /// For readers, as `#[serde(serialize_with)]`: what is not UTF-8 is replaced.
 pub(crate) fn shown<S: Serializer>(path: &Path, serializer: S) -> Result<S::Ok, S::Error> {

@@ -5,10 +5,10 @@
 use std::path::Path;
 use std::sync::OnceLock;
 
-use nvml_wrapper::Nvml;
 use nvml_wrapper::bitmasks::device::ThrottleReasons;
 use nvml_wrapper::enums::device::UsedGpuMemory;
 use nvml_wrapper::error::NvmlError;
+use nvml_wrapper::{Nvml, cuda_driver_version_major, cuda_driver_version_minor};
 use serde::Serialize;
 
 use super::device::Device;
@@ -92,6 +92,14 @@ pub fn throttled_by(device: Device) -> Option<Vec<&'static str>> {
         (ThrottleReasons::APPLICATIONS_CLOCKS_SETTING, "its clocks are set lower"),
     ];
     Some(known.into_iter().filter(|(those, _)| reasons.intersects(*those)).map(|(_, why)| why).collect())
+}
+
+/// The newest CUDA that NVIDIA's driver supports, as `(major, minor)`. `None` where there is no such driver.
+#[must_use]
+pub fn newest_cuda() -> Option<(u32, u32)> {
+    let version = nvml().ok()?.sys_cuda_driver_version().ok()?;
+    let part = |part: i32| u32::try_from(part).ok();
+    Some((part(cuda_driver_version_major(version))?, part(cuda_driver_version_minor(version))?))
 }
 
 fn nvml() -> Result<&'static Nvml, &'static str> {

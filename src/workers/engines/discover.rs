@@ -11,6 +11,7 @@ use super::{Engine, ModelStorage, PortSource, llama_server};
 use crate::config::{Config, DeviceKind, EngineSettings, LlamaServer};
 use crate::error::Result;
 use crate::narration::Level;
+use crate::paths::{is_executable, on_path};
 use crate::spawn;
 use crate::workers::device::Device;
 use crate::workers::environment;
@@ -194,16 +195,4 @@ async fn ask(program: &Path, flag: &str) -> Result<String, String> {
         return Err(format!("{flag} ended with {}", output.status));
     }
     Ok([output.stdout, output.stderr].map(|output| String::from_utf8_lossy(&output).into_owned()).concat())
-}
-
-/// The program with that name on `PATH`.
-fn on_path(name: impl AsRef<Path>) -> Option<PathBuf> {
-    let path = std::env::var_os("PATH")?;
-    std::env::split_paths(&path).map(|folder| folder.join(&name)).find(|program| is_executable(program))
-}
-
-fn is_executable(program: &Path) -> bool {
-    use std::os::unix::fs::PermissionsExt;
-
-    std::fs::metadata(program).is_ok_and(|file| file.is_file() && file.permissions().mode() & 0o111 != 0)
 }
