@@ -58,6 +58,27 @@ pub struct Measured {
     pub tokens_per_second: f64,
 }
 
+/// A build that did not prove itself. It is never used.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct FailedBuild {
+    /// The engine that it was to be.
+    pub id: EngineId,
+    /// Its version.
+    pub version: String,
+    /// Where it comes from.
+    pub from: Provenance,
+    /// When it failed.
+    pub failed_at: Timestamp,
+    /// Why, for people.
+    pub reason: String,
+    /// The file that has what it printed.
+    #[serde(with = "paths::exact")]
+    pub log: PathBuf,
+    /// What a later version of the hive wrote besides.
+    #[serde(flatten)]
+    pub unknown: Map<String, Value>,
+}
+
 /// An engine that is installed.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Installed {

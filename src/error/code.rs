@@ -186,6 +186,18 @@ codes! {
     /// The model needs more memory than is free.
     OutOfMemory = "out_of_memory", 507, 71, "Not enough memory";
 
+    // Engines that the hive installs.
+    /// The hive installs no engine of that id, or that version of it is not installed.
+    EngineNotFound = "engine_not_found", 404, 66, "No such installed engine";
+    /// A worker runs the engine.
+    EngineInUse = "engine_in_use", 409, 75, "The engine is in use";
+    /// The archive of an engine is not the promised one, is not safe to unpack, or has no program for this machine.
+    EngineRefused = "engine_refused", 422, 65, "The engine's archive is refused";
+    /// The engine could not be built from its sources.
+    EngineBuildFailed = "engine_build_failed", 500, 70, "The engine could not be built";
+    /// The new build did not prove itself, and is not used.
+    EngineUnproven = "engine_unproven", 422, 70, "The engine did not prove itself";
+
     // The daemon.
     /// A setting is not valid.
     ConfigInvalid = "config_invalid", 500, 78, "A setting is not valid";
