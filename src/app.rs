@@ -118,7 +118,8 @@ impl App {
         let events = Arc::new(Hub::new(config.jobs.event_ring));
         let (catalog, served_by) = (Catalog::new(&config)?, workers.clone());
         catalog.keep_served_ids(move || served_by.served_files());
-        catalog.look_for_obstacles(engine::load::obstacle);
+        let supported_by = workers.clone();
+        catalog.ask_engines(engine::load::obstacle, move |needs| supported_by.support(needs));
         let settings = Settings::open(&config);
         Ok(Arc::new(Self {
             settings: settings.clone(),
@@ -346,7 +347,7 @@ impl App {
     pub(crate) fn describe(&self, model: &mut Model) {
         model.loaded = self.workers.has_loaded(&model.id);
         model.capabilities = self.abilities(model, &model.id).list();
-        model.engines = model.traits.and_then(|_| self.workers.engines_for(model.obstacle.as_deref()));
+        model.support = model.needs.as_ref().map(|needs| self.workers.support(needs)).unwrap_or_default();
     }
 
     /// Publishes a change of a model on `/v1/events`.

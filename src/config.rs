@@ -234,6 +234,12 @@ impl Config {
         self.data_dir.join("memory.json")
     }
 
+    /// The file that remembers what engines were tried with.
+    #[must_use]
+    pub fn engine_support_file(&self) -> PathBuf {
+        self.data_dir.join("engine-support.json")
+    }
+
     /// The file of the settings of models that operations have set.
     #[must_use]
     pub fn model_settings_file(&self) -> PathBuf {

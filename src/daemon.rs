@@ -77,7 +77,12 @@ impl Hive {
         let listener = listener.into();
         data_dir::prepare(&config)?;
         let lock = lock(&config.data_dir)?;
-        for file in [config.model_ids_file(), config.memory_file(), config.model_settings_file()] {
+        for file in [
+            config.model_ids_file(),
+            config.memory_file(),
+            config.engine_support_file(),
+            config.model_settings_file(),
+        ] {
             files::remove_draft(&file);
         }
         let address = listener.address()?;

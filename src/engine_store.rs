@@ -18,6 +18,7 @@
 //! - Records of a newer version are left alone, and nothing is installed then. Damaged ones are set aside; what they
 //!   may name is not removed while they lie there.
 
+pub mod llama_cpp;
 mod store;
 mod draft;
 mod records;

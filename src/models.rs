@@ -24,6 +24,7 @@ mod library;
 mod transfer;
 mod model;
 mod traits;
+mod needs;
 pub mod gguf;
 mod id;
 
@@ -42,6 +43,8 @@ pub use catalog::plan::{Downloaded, Plan, PlannedFile};
 pub use catalog::{Catalog, Inspection};
 pub use id::ModelId;
 pub use model::{Model, Status};
+pub(crate) use needs::Needs;
+pub use needs::{EngineAdvice, EngineSupport};
 pub use sources::{DownloadRequest, FileSource, HubName, OllamaName, Source, UrlSource};
 pub(crate) use traits::is_encoder;
 pub use traits::{Task, TemplateTraits, Traits};

@@ -64,6 +64,7 @@
 //! | [`owner`], [`pulse`], [`stop`], [`measure`] | the task that holds the processes; signs of life; stopping; measuring |
 //! | [`shared`] | what the files above share |
 //! | [`learned`] | what workers took of memory, for later plans |
+//! | [`support`], [`tried`] | which engines can run a model; what they were tried with |
 //! | [`registry`], [`affinity`], [`resident`], [`endpoint`] | the list of workers; who has which conversation; what a decision knows of a worker; requests in flight |
 //! | [`handle`] | what everything but the owner holds of a worker |
 //! | [`record`] | a worker on disk, for a later daemon |
@@ -93,6 +94,8 @@ mod stop;
 mod measure;
 mod shared;
 mod learned;
+mod support;
+mod tried;
 mod registry;
 mod resident;
 mod affinity;

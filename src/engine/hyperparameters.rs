@@ -38,9 +38,14 @@ impl Architecture {
     }
 
     fn of(header: &Header) -> Result<Self> {
-        let Some(name) = header.architecture() else {
-            return Err(corrupt("general.architecture", "the key is missing"));
-        };
+        match header.architecture() {
+            Some(name) => Self::named(name),
+            None => Err(corrupt("general.architecture", "the key is missing")),
+        }
+    }
+
+    /// The architecture of that name.
+    pub(super) fn named(name: &str) -> Result<Self> {
         Self::ALL.into_iter().find(|known| known.name() == name).ok_or_else(|| {
             let known = Self::ALL.map(Self::name).join(", ");
             unsupported(format!(

@@ -9,9 +9,10 @@ use super::forward::{Layer, Projection, Transformer};
 use super::hyperparameters::{Architecture, Hyperparameters};
 use super::model_error::{corrupt, in_file, unsupported};
 use super::rope::Rope;
+use super::tokenizer;
 use super::weights::{Weights, computed};
-use crate::error::Result;
-use crate::models::gguf::{Arrays, Header, TensorInfo};
+use crate::error::{Code, Result};
+use crate::models::gguf::{Arrays, Header, TensorInfo, escaped};
 
 /// A model and its file's header, which describes the tokenizer and the chat template.
 #[derive(Debug)]
@@ -22,14 +23,23 @@ pub struct LoadedModel {
     pub header: Header,
 }
 
-/// Why the engine cannot run the model of this header, as far as it tells; `None` where it may be able to.
+/// Why the engine cannot run the model of this header, as far as it tells; `None` where it may be able to. A header
+/// that contradicts itself is no obstacle of this engine, but a fault of the file, which its load tells.
 #[must_use]
 pub fn obstacle(header: &Header) -> Option<String> {
-    if let Err(failure) = check(header) {
-        return Some(failure.message);
+    let checked = check(header).and_then(|_| tokenizer::check(&header.metadata));
+    if let Err(failure) = checked {
+        return Some(failure.message).filter(|_| failure.code == Code::ModelUnsupported);
     }
-    let kind = header.tensors.iter().map(|tensor| tensor.kind).find(|kind| computed(*kind).is_none())?;
-    Some(format!("the built-in engine cannot compute with tensors of the type {kind}"))
+    let tensor = header.tensors.iter().find(|tensor| computed(tensor.kind).is_none())?;
+    let (name, kind) = (escaped(&tensor.name), tensor.kind);
+    Some(format!("tensor {name} has the type {kind}, with which the built-in engine cannot compute"))
+}
+
+/// Why the engine cannot run models of that architecture; `None` where it may be able to.
+#[must_use]
+pub(crate) fn obstacle_of_architecture(name: &str) -> Option<String> {
+    Architecture::named(name).err().map(|failure| failure.message)
 }
 
 /// Bytes that a tensor takes in the memory of this engine.

@@ -12,11 +12,14 @@ pub(super) fn corrupt(subject: &str, problem: impl Display) -> Failure {
         .stage("load")
 }
 
+/// How to get the engine that runs what this one does not. The hive itself knows what is best for a model and a
+/// machine; this engine, which may run without a hive, names what runs everywhere.
+const OTHER_ENGINE: &str = "llama-server runs more models: WorkerInstall {\"worker_id\":\"llama-server-cpu\"} \
+                            installs it";
+
 /// A sound file whose model this engine cannot run.
 pub(super) fn unsupported(message: impl Into<String>) -> Failure {
-    Failure::new(Code::ModelUnsupported, message)
-        .hint("serve this model with another engine, such as llama.cpp, described in the configuration")
-        .stage("load")
+    Failure::new(Code::ModelUnsupported, message).hint(OTHER_ENGINE).stage("load")
 }
 
 /// A metadata key with a value that this engine does not know; `known` are those that it knows.
@@ -25,7 +28,7 @@ pub(super) fn unknown_value(key: &str, value: &str, known: &[&str]) -> Failure {
         Code::ModelUnsupported,
         format!("{key}: the built-in engine does not know the value {value:?}"),
     )
-    .hint(format!("it knows {}; serve this model with another engine, such as llama.cpp", known.join(", ")))
+    .hint(format!("it knows {}; {OTHER_ENGINE}", known.join(", ")))
     .stage("load")
 }
 

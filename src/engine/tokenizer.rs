@@ -17,7 +17,7 @@ mod special;
 mod vocabulary;
 
 use super::model_error::unknown_value;
-use crate::error::Result;
+use crate::error::{Failure, Result};
 use crate::models::gguf::Metadata;
 
 use bpe::Bpe;
@@ -41,6 +41,22 @@ const END_OF_TURN_TOKENS: &[&str] = &[
     "<end_of_turn>",
     "<｜end▁of▁sentence｜>",
 ];
+
+/// Checks that the engine knows the kind of a model's tokenizer, as far as its metadata says without its arrays.
+///
+/// # Errors
+/// `model_unsupported`, naming what the engine knows.
+pub(super) fn check(metadata: &Metadata) -> Result<()> {
+    match (metadata.str("tokenizer.ggml.model"), metadata.str("tokenizer.ggml.pre")) {
+        (Some("gpt2"), Some(pre)) => bpe::check_rule(pre),
+        (None | Some("gpt2" | "llama"), _) => Ok(()),
+        (Some(other), _) => Err(unknown_kind(other)),
+    }
+}
+
+fn unknown_kind(kind: &str) -> Failure {
+    unknown_value("tokenizer.ggml.model", kind, &["gpt2", "llama"])
+}
 
 /// The tokenizer of one model.
 pub struct Tokenizer {
@@ -71,7 +87,7 @@ impl Tokenizer {
         let encoder = match vocabulary.model.as_str() {
             "gpt2" => Encoder::Bpe(Box::new(Bpe::new(&vocabulary)?)),
             "llama" => Encoder::SentencePiece(Box::new(SentencePiece::new(&vocabulary)?)),
-            other => return Err(unknown_value("tokenizer.ggml.model", other, &["gpt2", "llama"])),
+            other => return Err(unknown_kind(other)),
         };
         // The default for files that do not say: SentencePiece models of the LLaMA family and those
         // with the llama-bpe or tekken rule were trained with a leading bos, the other byte-level

@@ -5,6 +5,9 @@
 //! rewritten. A file of a newer version, or whose version is not a number, is neither read nor rewritten,
 //! and is removed only by a caller that forces the deletion of the model.
 
+use std::io;
+use std::path::Path;
+
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
@@ -51,6 +54,38 @@ impl<T> Versioned<T> {
             Self::Known(contents) => Some(contents),
             Self::Newer | Self::Invalid => None,
         }
+    }
+}
+
+/// The contents of a file of at most so many bytes that is read once and then rewritten; the default where there is
+/// none. A damaged file is set aside. `None` where the file is not for this version to change; `without` says in the
+/// log what is not done then.
+pub(crate) fn load<T: DeserializeOwned + Default>(file: &Path, max_bytes: u64, without: &str) -> Option<T> {
+    let path = file.display();
+    let bytes = match super::read(file, max_bytes) {
+        Ok(bytes) => bytes,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Some(T::default()),
+        Err(error) => {
+            tracing::warn!(%path, %error, "{without}: the file cannot be read");
+            return None;
+        }
+    };
+    match Versioned::parse(&bytes) {
+        Versioned::Known(contents) => Some(contents),
+        Versioned::Newer => {
+            tracing::warn!(%path, "{without}: a newer version of the hive wrote the file");
+            None
+        }
+        Versioned::Invalid => match super::set_aside(file) {
+            Ok(kept_as) => {
+                tracing::warn!(%path, kept_as = %kept_as.display(), "a damaged file was set aside");
+                Some(T::default())
+            }
+            Err(failed) => {
+                tracing::warn!(%path, error = %failed, "{without}: the file is damaged");
+                None
+            }
+        },
     }
 }
 

@@ -19,7 +19,6 @@ use crate::config::{Config, Sampling};
 use crate::error::{Code, Failure, Result};
 use crate::models::gguf::{Arrays, Header};
 use crate::models::library::Library;
-use crate::models::library::headers::FindObstacle;
 use crate::models::library::hub_cache::notes::HubNotes;
 use crate::models::library::hub_cache::{self, HubCache};
 use crate::models::library::ids::ServedFiles;
@@ -27,6 +26,7 @@ use crate::models::library::listing::ListedModel;
 use crate::models::library::location::ModelLocation;
 use crate::models::library::reconcile::ReconcileReport;
 use crate::models::model::{Model, Status};
+use crate::models::needs::{EngineSupport, Judge, Needs};
 use crate::models::sources::places::Places;
 use crate::models::sources::{HubEndpoint, Source, copied};
 use crate::models::transfer::context::TransferContext;
@@ -88,11 +88,13 @@ impl Catalog {
             dir: dir.unwrap_or_else(|| config.data_dir.join("hub-cache")),
             notes: HubNotes::new(config.hub_notes_dir()),
         };
+        let judge = Arc::<Judge>::default();
         let (library, report) = Library::open(
             config.store_dir(),
             config.model_ids_file(),
             hub_cache,
             config.models_dirs.clone(),
+            Arc::clone(&judge),
         )?;
         let ollama = Url::parse(&config.ollama.endpoint).map_err(|error| {
             Failure::new(Code::ConfigInvalid, "[ollama] endpoint is not a URL").cause(&error)
@@ -102,10 +104,11 @@ impl Catalog {
             fetch: FetchConfig::of(config),
             hub: HubEndpoint::new(&config.hub, variable)?,
             ollama,
+            judge: Arc::clone(&judge),
             is_local: config.is_local(),
         };
         let turns = Arc::<Turns<_>>::default();
-        let transfers = Transfers::new(TransferContext::new(config, disk), Arc::clone(&turns));
+        let transfers = Transfers::new(TransferContext::new(config, disk, judge), Arc::clone(&turns));
         Ok(Self {
             places: Arc::new(places),
             transfers: Arc::new(transfers),
@@ -122,9 +125,14 @@ impl Catalog {
         self.places.library.ids.set_served(ServedFiles::new(served));
     }
 
-    /// Lets the hive's own engine tell of each model why it cannot run it, as far as its header tells.
-    pub(crate) fn look_for_obstacles(&self, find: FindObstacle) {
-        self.places.library.headers.look_for_obstacles(find);
+    /// Lets the built-in engine tell of each model why it cannot run it, as far as its header tells, and all
+    /// engines whether they can run what has such needs.
+    pub(crate) fn ask_engines(
+        &self,
+        obstacle: fn(&Header) -> Option<String>,
+        support: impl Fn(&Needs) -> EngineSupport + Send + Sync + 'static,
+    ) {
+        self.places.judge.set(obstacle, support);
     }
 
     /// Every model of this machine, sorted by id, as the disk has it now.

@@ -26,6 +26,7 @@ mod tests;
 
 pub use cursor::{Arrays, MAX_HEADER_BYTES};
 pub use error::GgufError;
+pub(crate) use header::escaped;
 pub use header::{DEFAULT_ALIGNMENT, Header, TensorInfo};
 pub use tensor_type::TensorType;
 pub use value::{Array, Metadata, Value};

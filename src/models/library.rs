@@ -26,6 +26,7 @@ use std::sync::Arc;
 use parking_lot::Mutex;
 
 use crate::error::Result;
+use crate::models::needs::Judge;
 use crate::models::transfer::transfers::OngoingTransfer;
 use folders::FolderCache;
 use headers::HeaderCache;
@@ -65,13 +66,14 @@ impl Library {
         ids: PathBuf,
         hub_cache: HubCache,
         user_folders: Vec<PathBuf>,
+        judge: Arc<Judge>,
     ) -> Result<(Self, ReconcileReport)> {
         let store = Store::open(store_dir)?;
         let report = reconcile::reconcile(&store, &hub_cache);
         let library = Self {
             locations: Locations { store, hub_cache, user_folders },
             folders: FolderCache::default(),
-            headers: HeaderCache::default(),
+            headers: HeaderCache::new(judge),
             ids: Ids::open(ids),
             last: Mutex::default(),
         };

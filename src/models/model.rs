@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+use super::needs::{EngineSupport, Needs};
 use super::traits::Traits;
 use crate::config::{Capabilities, Sampling};
 use crate::error::{Code, Failure, Result};
@@ -39,13 +40,12 @@ pub struct Model {
     /// leaves it unset; operations set it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub capabilities: Option<Capabilities>,
-    /// The installed engines that may run it, the preferred one first; unset where that is not known. The catalog
-    /// leaves it unset; operations set it.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub engines: Option<Vec<String>>,
-    /// Why the hive's own engine cannot run it, as far as its file tells.
+    /// Which engines can run it. The catalog leaves it unset; operations set it.
+    #[serde(flatten)]
+    pub support: EngineSupport,
+    /// What it asks of an engine; `None` where its file could not be read.
     #[serde(skip)]
-    pub obstacle: Option<String>,
+    pub(crate) needs: Option<Needs>,
     /// What its file tells of what it can do; `None` where the file could not be read.
     #[serde(skip)]
     pub traits: Option<Traits>,

@@ -44,7 +44,8 @@ async fn start_after(
     replaces: Option<u32>,
 ) -> Result<Worker> {
     let request = StartRequest { load: Some(ticket.load()), ..request };
-    let places = if request.force { Vec::new() } else { cx.app.workers.placements(&request).await? };
+    let places =
+        if request.force { Vec::new() } else { cx.app.workers.placements_that_run(&request).await? };
     let placements = if request.force { anywhere() } else { placements(&places) };
     if replaces.is_some() || !request.force {
         let placement = match ticket.room(placements, replaces, &cx.stop).await {

@@ -112,6 +112,8 @@ impl Operation for ModelDownload {
             .hint("give the whole URL again, as the server that signs it shows it now"));
         }
         let source = cx.app.catalog.source(&self.model)?;
+        // The plan says which engines can run the model.
+        cx.app.workers.engines().await;
         let request = DownloadRequest { revision: self.revision, dry_run: self.dry_run, force: self.force };
         let mut downloaded = cx.app.catalog.download(&source, &request, &cx.stop).await?;
         if let Downloaded::Model(model) = &mut downloaded {

@@ -148,7 +148,7 @@ impl ModelLoad {
         }
         let mut plan = workers.plan(&request).await?;
         if asks_for_room && plan.worker.is_none() {
-            plan.fits = forecast.refusal.is_none();
+            plan.fits = forecast.refusal.is_none() && plan.obstacle.is_none();
         }
         match &plan.worker {
             Some(worker) => n!(
@@ -164,6 +164,9 @@ impl ModelLoad {
                     n!("model_load", "{eviction}");
                 }
                 n!("model_load", "Then '{id}' fits; nothing was started");
+            }
+            None if plan.obstacle.is_some() => {
+                n!(warn: "model_load", "'{id}' would not be started: engine '{}' does not run it", plan.engine);
             }
             None => n!(
                 warn: "model_load",

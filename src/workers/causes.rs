@@ -19,7 +19,12 @@ const CAUSES: &[(&[&str], &str)] = &[
          unload another model",
     ),
     (
-        &["unknown model architecture", "are not supported for now", "unknown pre-tokenizer"],
+        &[
+            "unknown model architecture",
+            "are not supported for now",
+            "unknown pre-tokenizer",
+            "has invalid ggml type",
+        ],
         "this version of the engine does not know the model's architecture: update the engine, or use another model",
     ),
     (
@@ -82,9 +87,55 @@ pub(super) fn hint(tail: &[String]) -> Option<&'static str> {
     })
 }
 
+/// What an engine did not know of a model.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Unknown {
+    Architecture,
+    PreTokenizer,
+    /// By its number in the file.
+    TensorType(u32),
+}
+
+/// What the engine did not know of the model, if that is why it ended: llama.cpp's and vLLM's phrases.
+pub(super) fn unknown(tail: &[String]) -> Option<Unknown> {
+    tail.iter().rev().find_map(|line| {
+        let line = line.to_lowercase();
+        if line.contains("unknown model architecture") || line.contains("are not supported for now") {
+            return Some(Unknown::Architecture);
+        }
+        if line.contains("unknown pre-tokenizer") {
+            return Some(Unknown::PreTokenizer);
+        }
+        let (_, rest) = line.split_once("has invalid ggml type ")?;
+        let digits = rest.split(|c: char| !c.is_ascii_digit()).next()?;
+        digits.parse().ok().map(Unknown::TensorType)
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_an_engine_did_not_know_is_recognised() {
+        for (line, unknown_thing) in [
+            (
+                "llama_model_load: error loading model: unknown model architecture: 'mamba9'",
+                Unknown::Architecture,
+            ),
+            ("ValueError: Model architectures ['X'] are not supported for now.", Unknown::Architecture),
+            ("error loading model vocabulary: unknown pre-tokenizer type: 'x'", Unknown::PreTokenizer),
+            (
+                "gguf_init_from_file_impl: tensor 'output.weight' has invalid ggml type 144. should be in [0, 41)",
+                Unknown::TensorType(144),
+            ),
+        ] {
+            let tail = [line.to_owned(), "exiting due to model loading error".to_owned()];
+            assert_eq!(unknown(&tail), Some(unknown_thing), "{line}");
+            assert!(hint(&tail).unwrap().contains("update the engine"), "{line}");
+        }
+        assert_eq!(unknown(&["out of memory".to_owned()]), None);
+    }
 
     #[test]
     fn the_phrases_of_engines_lead_to_a_next_step() {

@@ -4,6 +4,7 @@
 pub(super) mod choice;
 pub(super) mod discover;
 pub(super) mod llama_server;
+pub(super) mod told;
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
@@ -228,12 +229,6 @@ impl Engine {
     /// The same, whether the engine takes one or not.
     pub(super) fn projector_of<'a>(&'a self, model: &Path, own: Option<&'a PathBuf>) -> Option<&'a PathBuf> {
         own.or(self.projector.as_ref().filter(|projector| is_projector_of(projector, model)))
-    }
-
-    /// Why it cannot run a model that the built-in engine cannot run for that reason; `None` where it may be
-    /// able to. What other engines can run is for them to say.
-    pub(super) fn obstacle(&self, of_builtin: Option<String>) -> Option<String> {
-        of_builtin.filter(|_| self.name == BUILTIN)
     }
 
     /// The arguments, with values in the place of placeholders.

@@ -28,7 +28,7 @@ use super::place::Share;
 use super::request::StartRequest;
 use super::state::LifeStage;
 use super::usage;
-use crate::files::versioned::{VERSION, Versioned, first_version};
+use crate::files::versioned::{self, VERSION, first_version};
 use crate::{files, paths};
 
 /// The most peaks that are kept; the one that was seen longest ago goes first.
@@ -222,40 +222,12 @@ impl Learned {
     /// The contents of the file; `None` where they are not for this version.
     fn read<'a>(&self, state: &'a mut State) -> Option<&'a mut Contents> {
         if matches!(state, State::Unread) {
-            *state = self.load();
+            let contents = versioned::load(&self.path, MAX_BYTES, "nothing is learned of memory");
+            *state = contents.map_or(State::Closed, State::Read);
         }
         match state {
             State::Read(contents) => Some(contents),
             State::Unread | State::Closed => None,
-        }
-    }
-
-    fn load(&self) -> State {
-        let path = self.path.display();
-        let bytes = match files::read(&self.path, MAX_BYTES) {
-            Ok(bytes) => bytes,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return State::Read(Contents::default()),
-            Err(error) => {
-                tracing::warn!(%path, %error, "nothing is learned of memory: the file cannot be read");
-                return State::Closed;
-            }
-        };
-        match Versioned::parse(&bytes) {
-            Versioned::Known(contents) => State::Read(contents),
-            Versioned::Newer => {
-                tracing::warn!(%path, "nothing is learned of memory: a newer version of the hive wrote the file");
-                State::Closed
-            }
-            Versioned::Invalid => match files::set_aside(&self.path) {
-                Ok(kept_as) => {
-                    tracing::warn!(%path, kept_as = %kept_as.display(), "a damaged file was set aside");
-                    State::Read(Contents::default())
-                }
-                Err(failed) => {
-                    tracing::warn!(%path, error = %failed, "nothing is learned of memory: the file is damaged");
-                    State::Closed
-                }
-            },
         }
     }
 }

@@ -20,7 +20,28 @@ use super::start_error::StartError;
 use super::survey::Survey;
 use super::worker::Worker;
 use crate::error::{Code, Failure, Result};
+use crate::models::{EngineAdvice, EngineSupport, Needs};
 use crate::{n, spawn};
+
+/// Refuses a start where no place has an engine that may run the model, before room is made for it.
+///
+/// # Errors
+/// [`Code::ModelUnsupported`].
+pub(super) fn check_support(
+    survey: &Survey<'_>,
+    places: &[Place],
+    request: &StartRequest,
+) -> Result<(), StartError> {
+    let mut refused = None;
+    for engine in places.iter().filter_map(|place| survey.engine(&place.engine)) {
+        let Some(obstacle) = survey.obstacle(engine) else { return Ok(()) };
+        refused.get_or_insert((engine, obstacle));
+    }
+    match refused {
+        Some((engine, obstacle)) => Err(cannot_run(&engine.name, &obstacle, &survey.support(), request)),
+        None => Ok(()),
+    }
+}
 
 /// What to start, and how much memory it will take.
 pub(super) struct StartPlan {
@@ -32,8 +53,12 @@ pub(super) struct StartPlan {
     pub(super) projector: Option<PathBuf>,
     /// Whether the model's file has a chat template, or needs none; it counts as having one where it cannot be read.
     has_template: bool,
-    /// Why the engine cannot run the model, as far as its header tells.
+    /// What the model asks of an engine; `None` where its header cannot be read.
+    pub(super) needs: Option<Needs>,
+    /// Why the engine cannot run the model, as far as is known.
     obstacle: Option<String>,
+    /// Which engines can.
+    support: EngineSupport,
     free: FreeMemory,
     workers: Vec<Arc<Handle>>,
 }
@@ -68,7 +93,9 @@ impl StartPlan {
             context: survey.context(),
             projector,
             has_template: survey.has_template(),
+            needs: survey.needs().cloned(),
             obstacle: survey.obstacle(engine),
+            support: survey.support(),
             place,
             free: survey.free,
             workers: survey.workers,
@@ -104,8 +131,11 @@ impl StartPlan {
         }
     }
 
-    /// Checks that the model fits, or that the request forces it.
+    /// Checks that the engine may run the model and that it fits, or that the request forces it.
     pub(super) fn check(&self, request: &StartRequest) -> Result<(), StartError> {
+        if let Some(obstacle) = self.obstacle.as_ref().filter(|_| !request.force) {
+            return Err(cannot_run(&self.engine.name, obstacle, &self.support, request));
+        }
         let Some(estimate) = &self.place.estimate else { return Ok(()) };
         memory::check(estimate, &self.place, &request.served_id(), &self.free, request.force, |device| {
             self.holders(device)
@@ -149,6 +179,29 @@ fn best(places: Vec<Place>, free: &FreeMemory, request: &StartRequest) -> Result
     Ok(place)
 }
 
+/// The failure of a load on an engine that cannot run the model.
+fn cannot_run(engine: &str, obstacle: &str, support: &EngineSupport, request: &StartRequest) -> StartError {
+    let model = format!("'{}' ({})", request.served_id(), request.model_path.display());
+    let others = support.engines.as_deref().unwrap_or_default().join("' or '");
+    let (message, hint) = match &support.engines_detail {
+        Some(detail) => (
+            format!("no engine here can run {model}: {detail}"),
+            support.engine_advice.as_ref().map_or_else(
+                || "use another model, or describe an engine that runs it in [engines.NAME]".to_owned(),
+                |advice| advice.detail.clone(),
+            ),
+        ),
+        None => (
+            format!("engine '{engine}' cannot run {model}: {obstacle}"),
+            format!("ask for engine '{others}', which may run it; \"auto\" leaves the choice to the hive"),
+        ),
+    };
+    Failure::new(Code::ModelUnsupported, message)
+        .hint(format!("{hint}. \"force\": true tries it anyway"))
+        .stage("preflight")
+        .into()
+}
+
 fn unknown_engine(place: &Place) -> StartError {
     let failure =
         Failure::new(Code::EngineUnavailable, format!("there is no engine '{}' here", place.engine));
@@ -170,8 +223,10 @@ pub struct LoadPlan {
     pub reason: String,
     /// Whether the load would be accepted without `force`. It is where the memory is unknown.
     pub fits: bool,
-    /// Why the engine cannot run the model, as far as its header tells; unset where it may be able to.
+    /// Why the engine cannot run the model, as far as is known; unset where it may be able to.
     pub obstacle: Option<String>,
+    /// How to get an engine that runs it; unset where one that is here may.
+    pub engine_advice: Option<EngineAdvice>,
     /// The memory that the load would take; unset where the file does not tell.
     pub required_bytes: Option<u64>,
     /// The free memory of the device, less what workers that are still loading are expected to take;
@@ -210,7 +265,7 @@ impl LoadPlan {
         let plan = StartPlan::new(shared, request).await?;
         let device = plan.place.device;
         let MemoryHolders { stoppable_workers, foreign_processes } = plan.holders(device);
-        let StartPlan { engine, place, context, obstacle, free, .. } = plan;
+        let StartPlan { engine, place, context, obstacle, support, free, .. } = plan;
         n!(
             "worker_choose",
             "Engine '{}' would serve '{}' on {}: {}",
@@ -226,6 +281,9 @@ impl LoadPlan {
                 engine.name,
                 request.served_id()
             );
+            if let Some(advice) = &support.engine_advice {
+                n!(warn: "worker_choose", "{}", advice.detail);
+            }
         }
         let missing_bytes = memory::sum(&memory::missing(&place.needs(), &free));
         Ok(Self {
@@ -235,8 +293,9 @@ impl LoadPlan {
             device: device.to_string(),
             slowdown: place.slowdown(),
             reason: place.reason,
-            fits: missing_bytes == 0,
+            fits: missing_bytes == 0 && obstacle.is_none(),
             obstacle,
+            engine_advice: support.engine_advice,
             required_bytes: place.estimate.map(|estimate| estimate.total()),
             free_bytes: free.on(device),
             capacity_bytes: free.capacity(device),
@@ -273,6 +332,7 @@ impl LoadPlan {
             reason: format!("worker {} serves it already", worker.pid),
             fits: true,
             obstacle: None,
+            engine_advice: None,
             required_bytes: Some(0),
             free_bytes: free.on(device),
             capacity_bytes: free.capacity(device),

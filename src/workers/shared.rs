@@ -14,8 +14,10 @@ use super::handle::Handle;
 use super::health::WorkerClient;
 use super::learned::Learned;
 use super::registry::Registry;
+use super::support::Support;
 use crate::config::{Config, EngineOptions, Memory, Timers, Workers};
 use crate::error::Result;
+use crate::spawn;
 
 /// The longest grace period of a worker that is not ready: it has no requests to finish.
 const ABANDON_GRACE: Duration = Duration::from_secs(2);
@@ -34,6 +36,8 @@ pub(super) struct Shared {
     pub(super) memory: Memory,
     /// What workers took of memory.
     pub(super) learned: Arc<Learned>,
+    /// Which engines can run which models.
+    pub(super) support: Arc<Support>,
     pub(super) registry: Registry,
     pub(super) client: WorkerClient,
     /// Cancelled when the hive stops.
@@ -57,6 +61,7 @@ impl Shared {
             settings: config.workers.clone(),
             memory: config.memory.clone(),
             learned: Arc::new(Learned::new(config.memory_file())),
+            support: Arc::new(Support::open(config.engine_support_file(), config.llama_server.enabled)),
             registry: Registry::default(),
             client: WorkerClient::new()?,
             closing: CancellationToken::new(),
@@ -73,7 +78,15 @@ impl Shared {
 
     /// The engines of this machine. The first call searches for them.
     pub(super) async fn found_engines(&self) -> &FoundEngines {
-        self.engines.get_or_init(|| self.engine_search.run()).await
+        let search = || async {
+            let found = self.engine_search.run().await;
+            let (support, engines) = (Arc::clone(&self.support), found.installed.clone());
+            if let Err(failure) = spawn::blocking(move || support.look(&engines)).await {
+                tracing::error!(%failure, detail = ?failure.detail, "could not look at the engines' programs");
+            }
+            found
+        };
+        self.engines.get_or_init(search).await
     }
 
     /// The same, if they have been found.

@@ -11,7 +11,7 @@ use super::request::StartRequest;
 use super::shared::Shared;
 use super::start_error::{StartError, StartErrorKind};
 use super::worker::Worker;
-use crate::{n, time};
+use crate::{n, spawn, time};
 
 /// How often a start is repeated with another port because the assigned one was taken.
 const PORT_RETRIES: u32 = 3;
@@ -48,6 +48,7 @@ pub(super) async fn start(
         };
         let Err(error) = ready else { break starting.release() };
         let error = starting.abandon(error).await;
+        learn(shared, &plan, Some(error.failure.log_tail.clone())).await;
         if error.kind != StartErrorKind::PortTaken || attempt > PORT_RETRIES {
             return Err(error);
         }
@@ -55,6 +56,7 @@ pub(super) async fn start(
         n!(warn: "worker_retry", "{failure}; trying another port ({attempt} of {PORT_RETRIES})");
         attempt += 1;
     };
+    learn(shared, &plan, None).await;
     n!(
         "worker_ready",
         "Worker {} is ready on {} after {}",
@@ -63,4 +65,14 @@ pub(super) async fn start(
         time::in_words(handle.uptime())
     );
     Ok(handle.worker())
+}
+
+/// Remembers what the start showed of the engine: that it knows the model's kind, or that it does not.
+async fn learn(shared: &Arc<Shared>, plan: &StartPlan, failed_with: Option<Vec<String>>) {
+    let Some(needs) = plan.needs.clone() else { return };
+    let (support, engine) = (Arc::clone(&shared.support), Arc::clone(&plan.engine));
+    let learned = spawn::blocking(move || support.learn(&engine, &needs, failed_with.as_deref())).await;
+    if let Err(failure) = learned {
+        tracing::error!(%failure, detail = ?failure.detail, "could not learn from a start");
+    }
 }

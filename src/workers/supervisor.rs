@@ -21,7 +21,7 @@ use super::handle::Handle;
 use super::measure::measure;
 use super::memory::{DeviceMemory, FreeMemory};
 use super::place::Place;
-use super::plan::{LoadPlan, StartPlan};
+use super::plan::{LoadPlan, StartPlan, check_support};
 use super::registry::WorkerChange;
 use super::request::StartRequest;
 use super::resident::ResidentWorker;
@@ -35,6 +35,7 @@ use super::worker::{Status, Worker};
 use super::{restart, start, usage};
 use crate::config::{Config, KeepAlive, ModelSettings};
 use crate::error::{Code, Failure, Result};
+use crate::models::{EngineSupport, Needs};
 use crate::spawn;
 
 /// The workers of one hive. Clones share them.
@@ -86,13 +87,11 @@ impl Supervisor {
         Abilities::new(Some(served), engines)
     }
 
-    /// The names of the installed engines that may run a model which the built-in one cannot run for that reason;
-    /// `None` while the engines are not known. Waits for nothing.
+    /// Which engines can run a model with these needs; unset while the engines are not known. Waits for nothing.
     #[must_use]
-    pub fn engines_for(&self, of_builtin: Option<&str>) -> Option<Vec<String>> {
-        let may_run = |engine: &&Arc<Engine>| engine.obstacle(of_builtin.map(str::to_owned)).is_none();
-        let engines = self.0.shared.known_engines()?.installed.iter().filter(may_run);
-        Some(engines.map(|engine| engine.name.clone()).collect())
+    pub(crate) fn support(&self, needs: &Needs) -> EngineSupport {
+        let (shared, found) = (&self.0.shared, self.0.shared.known_engines());
+        found.map(|found| shared.support.of(&found.installed, needs)).unwrap_or_default()
     }
 
     /// The engines that may serve a model with these settings.
@@ -380,6 +379,18 @@ impl Supervisor {
     pub async fn placements(&self, request: &StartRequest) -> Result<Vec<Place>> {
         self.refresh().await;
         Ok(Survey::take(&self.0.shared, request).await?.places()?)
+    }
+
+    /// The same, for a start that is about to make room there.
+    ///
+    /// # Errors
+    /// Those of [`Self::placements`], or where no engine can run the model.
+    pub(crate) async fn placements_that_run(&self, request: &StartRequest) -> Result<Vec<Place>> {
+        self.refresh().await;
+        let survey = Survey::take(&self.0.shared, request).await?;
+        let places = survey.places()?;
+        check_support(&survey, &places, request)?;
+        Ok(places)
     }
 
     /// Reports what [`start`](Self::start) would do, and does nothing.

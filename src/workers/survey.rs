@@ -16,7 +16,8 @@ use super::place::{Estimate, Place, Share, slowdown_in_words};
 use super::request::StartRequest;
 use super::shared::Shared;
 use super::start_error::StartError;
-use crate::models::Task;
+use super::support::Support;
+use crate::models::{EngineSupport, Needs, Task};
 use crate::spawn;
 
 /// What a request asks for, and what there is for it at one moment.
@@ -25,6 +26,7 @@ pub(super) struct Survey<'a> {
     request: &'a StartRequest,
     /// `None` where its header cannot be read.
     model: Option<ModelFootprint>,
+    support: &'a Support,
     /// The bytes of the projectors that engines would give it.
     projectors: HashMap<PathBuf, u64>,
     /// What workers of the model took.
@@ -40,7 +42,9 @@ impl<'a> Survey<'a> {
             found.installed.iter().filter_map(|engine| projector(engine, request)).collect();
         let (workers, path) = (shared.registry.all(), request.model_path.clone());
         let (settings, learned) = (shared.memory.clone(), Arc::clone(&shared.learned));
+        let (support, engines) = (Arc::clone(&shared.support), found.installed.clone());
         let look = move || {
+            support.look(&engines);
             let measure = |projector: PathBuf| {
                 let bytes = memory::length(&projector);
                 (projector, bytes)
@@ -58,7 +62,7 @@ impl<'a> Survey<'a> {
             }
             None => found,
         };
-        Ok(Self { found, request, model, projectors, peaks, free, workers })
+        Ok(Self { found, request, model, support: &shared.support, projectors, peaks, free, workers })
     }
 
     /// The places where the model could go, the best class first. What is free now decides nothing but how many
@@ -93,9 +97,19 @@ impl<'a> Survey<'a> {
         self.found.installed.iter().find(|engine| engine.name == name)
     }
 
-    /// Why an engine cannot run the model, as far as the model's header tells.
+    /// Why an engine cannot run the model, as far as is known.
     pub(super) fn obstacle(&self, engine: &Engine) -> Option<String> {
-        engine.obstacle(self.model.as_ref()?.builtin_obstacle.clone())
+        self.support.obstacle(engine, self.needs()?)
+    }
+
+    /// What the model asks of an engine; `None` where its header cannot be read.
+    pub(super) fn needs(&self) -> Option<&Needs> {
+        Some(&self.model.as_ref()?.needs)
+    }
+
+    /// Which engines of this machine can run the model.
+    pub(super) fn support(&self) -> EngineSupport {
+        self.needs().map(|needs| self.support.of(&self.found.installed, needs)).unwrap_or_default()
     }
 
     /// The projector that an engine is given.
@@ -293,8 +307,9 @@ mod tests {
         let free = FreeMemory::of(1 << 30, (0..).zip(gpus).map(gpu).collect());
         let model = ModelFootprint::read(&request.model_path);
         let found = Cow::Borrowed(found);
-        let survey =
-            Survey { found, request, model, projectors: HashMap::new(), peaks, free, workers: Vec::new() };
+        let support = &Support::open("/no/such/file".into(), true);
+        let (projectors, workers) = (HashMap::new(), Vec::new());
+        let survey = Survey { found, request, model, support, projectors, peaks, free, workers };
         survey.places().unwrap()
     }
 

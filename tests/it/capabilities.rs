@@ -74,7 +74,8 @@ async fn every_model_is_told_with_what_it_can_on_its_engine() {
     assert_eq!(told(&hive.succeed(&json!({ "ModelList": {} })).await), expected);
     let one = hive.succeed(&json!({ "ModelGet": { "id": "tools" } })).await;
     assert_eq!(told(&json!([one])), expected[7..]);
-    assert_eq!(one["engines"], json!([]), "the built-in engine does not run its architecture: {one}");
+    let foreign = hive.succeed(&json!({ "ModelGet": { "id": "embeds" } })).await;
+    assert_eq!(foreign["engines"], json!([]), "the built-in engine does not run its architecture: {foreign}");
     write_model(&hive.models_dir(), "runs");
     let runs = hive.succeed(&json!({ "ModelGet": { "id": "runs" } })).await;
     assert_eq!(runs["engines"], json!(["builtin"]), "{runs}");

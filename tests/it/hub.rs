@@ -127,7 +127,7 @@ async fn a_model_of_an_unknown_type_is_fetched_once_and_kept() {
     let failure = hive.fail(&json!({ "ModelLoad": { "id": "org/new-GGUF:IQ4_KS" } })).await;
     assert_eq!(failure["code"], "model_unsupported", "{failure}");
     let hint = failure["hint"].as_str().unwrap();
-    assert!(hint.contains("another engine") && !hint.contains("download"), "{failure}");
+    assert!(hint.contains("llama-server") && !hint.contains("download"), "{failure}");
     hive.stop().await;
 }
 

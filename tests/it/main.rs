@@ -15,6 +15,7 @@ mod counting;
 mod documentation;
 mod downloads;
 mod embeddings;
+mod engine_support;
 mod faults;
 mod full_disk;
 mod gateway;

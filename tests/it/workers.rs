@@ -222,8 +222,8 @@ async fn a_dry_run_reports_what_a_load_would_do_and_starts_nothing() {
 
     let small = plan(json!({ "id": "tiny", "dry_run": true, "context_length": 512 })).await;
     let keys: Vec<_> = small.as_object().expect("an object").keys().map(String::as_str).collect();
-    let documented = "model worker engine device reason fits obstacle required_bytes free_bytes capacity_bytes \
-                      missing_bytes source_of_estimate formula_bytes formula_error_bytes parts split slowdown \
+    let documented = "model worker engine device reason fits obstacle engine_advice required_bytes free_bytes \
+                      capacity_bytes missing_bytes source_of_estimate formula_bytes formula_error_bytes parts split slowdown \
                       context_length slots stoppable_workers foreign_processes evictions waits_for";
     assert_eq!(keys, documented.split_whitespace().collect::<Vec<_>>());
     assert_eq!(
@@ -238,8 +238,17 @@ async fn a_dry_run_reports_what_a_load_would_do_and_starts_nothing() {
     let told = hive.run(&json!({ "ModelLoad": dry })).await;
     assert!(told.contains("Engine 'builtin' does not run 'other': general.architecture"), "{told}");
     let foreign = plan(dry).await;
-    let wanted = "general.architecture is \"gemma\"; the built-in engine runs only \"llama\"";
-    assert_eq!(foreign["obstacle"], wanted, "{foreign}");
+    let wanted = "general.architecture is \"gemma\"; the built-in engine runs only these: ";
+    assert!(foreign["obstacle"].as_str().is_some_and(|told| told.starts_with(wanted)), "{foreign}");
+    assert_eq!((&foreign["fits"], number(&foreign, "missing_bytes")), (&json!(false), 0), "{foreign}");
+    let refused = hive.fail(&json!({ "ModelLoad": { "id": "other" } })).await;
+    assert_eq!((&refused["code"], &refused["stage"]), (&json!("model_unsupported"), &json!("preflight")));
+    let forced = hive.fail(&json!({ "ModelLoad": { "id": "other", "force": true } })).await;
+    assert_eq!(
+        (&forced["code"], &forced["stage"]),
+        (&json!("model_unsupported"), &json!("load")),
+        "{forced}"
+    );
     assert!(number(&small, "free_bytes") <= number(&small, "capacity_bytes"), "{small}");
     let parts = |plan: &Value| -> Vec<(String, u64)> {
         let parts = plan["parts"].as_array().expect("an array").iter();

@@ -82,6 +82,18 @@ pub(super) struct Bpe {
     unknown: Option<u32>,
 }
 
+/// Checks that there is a rule of that name.
+pub(super) fn check_rule(pre: &str) -> Result<()> {
+    rule(pre).map(drop)
+}
+
+fn rule(pre: &str) -> Result<&'static SplitRule> {
+    RULES.iter().find(|rule| rule.names.contains(&pre)).ok_or_else(|| {
+        let known: Vec<_> = RULES.iter().flat_map(|rule| rule.names).copied().collect();
+        unknown_value("tokenizer.ggml.pre", pre, &known)
+    })
+}
+
 impl Bpe {
     pub(super) fn new(vocabulary: &Vocabulary) -> Result<Self> {
         let pre = vocabulary.pre.as_deref().unwrap_or_else(|| {
@@ -90,10 +102,7 @@ impl Bpe {
             );
             "default"
         });
-        let Some(rule) = RULES.iter().find(|rule| rule.names.contains(&pre)) else {
-            let known: Vec<_> = RULES.iter().flat_map(|rule| rule.names).copied().collect();
-            return Err(unknown_value("tokenizer.ggml.pre", pre, &known));
-        };
+        let rule = rule(pre)?;
         let splits = rule.splits.iter().map(|split| SysRegex::new(split)).collect::<Result<_, _>>().map_err(
             |error| Failure::internal(format!("the split rule `{pre}` does not compile: {error}")),
         )?;

@@ -16,6 +16,7 @@ use crate::error::{Code, Failure, Result};
 use crate::models::library::record::StoreRecord;
 use crate::models::library::store::{NameStatus, name_taken};
 use crate::models::model::Model;
+use crate::models::needs::Needs;
 use crate::models::sources::resolution::{Resolution, ResolvedModel};
 use crate::models::sources::{DownloadRequest, FileSource, Source};
 use crate::models::transfer::partial;
@@ -71,7 +72,10 @@ impl Catalog {
         let model = self.at(path).await?;
         n!("model_download_present", "{} is here already ({})", model.name, bytes(model.size_bytes));
         if request.dry_run {
-            return Ok(Downloaded::Plan(Plan::present(&model, self.free_bytes().await?)));
+            let support = model.needs.as_ref().map(|needs| self.places.judge.support(needs));
+            let free_bytes = self.free_bytes().await?;
+            let plan = Plan::present(&model, support.unwrap_or_default(), free_bytes);
+            return Ok(Downloaded::Plan(Box::new(plan)));
         }
         Ok(downloaded(model))
     }
@@ -81,7 +85,8 @@ impl Catalog {
         self.on_pool(move |catalog| {
             let library = &catalog.places.library;
             let status = library.store().name_status(&record, &library.probe())?;
-            Ok(Downloaded::Plan(Plan::link(&record, free_bytes, status == NameStatus::SameModel)))
+            let plan = Plan::link(&record, free_bytes, status == NameStatus::SameModel);
+            Ok(Downloaded::Plan(Box::new(plan)))
         })
         .await?
     }
@@ -110,7 +115,7 @@ impl Catalog {
     ) -> Result<Downloaded> {
         let plan = self.preflight(&resolved).await?;
         if request.dry_run {
-            return Ok(Downloaded::Plan(plan));
+            return Ok(Downloaded::Plan(Box::new(plan)));
         }
         if !plan.fits {
             return Err(does_not_fit(&plan, &resolved));
@@ -176,6 +181,12 @@ impl Catalog {
             transfer_bytes.map_or_else(|| "an unknown amount".to_owned(), bytes),
             bytes(free_bytes)
         );
+        let architecture = resolved.architecture.clone();
+        let needs = architecture.as_deref().map(Needs::of_architecture);
+        let support = needs.map(|needs| self.places.judge.support(&needs)).unwrap_or_default();
+        if let Some(warning) = support.warning() {
+            n!(warn: "model_download_engine", "{}: {warning}", resolved.model);
+        }
         Ok(Plan {
             model: resolved.model.clone(),
             source: resolved.source.clone(),
@@ -186,6 +197,8 @@ impl Catalog {
             fits,
             already_present,
             gated: resolved.gated,
+            architecture,
+            support,
         })
     }
 

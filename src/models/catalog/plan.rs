@@ -6,6 +6,7 @@ use crate::models::library::file_name::name_of;
 use crate::models::library::record::{RecordedFile, StoreRecord};
 use crate::models::library::split::stem;
 use crate::models::model::Model;
+use crate::models::needs::EngineSupport;
 
 /// Disk space that a download leaves free, in bytes: a full disk does more harm than a missing model.
 pub(crate) const MARGIN: u64 = 256 << 20;
@@ -17,7 +18,7 @@ pub enum Downloaded {
     /// The model, which exists.
     Model(Box<Model>),
     /// What a dry run would have done.
-    Plan(Plan),
+    Plan(Box<Plan>),
 }
 
 /// What a download would do.
@@ -42,6 +43,11 @@ pub struct Plan {
     /// Whether the source gives it only to accounts that were granted access, as this hive's was; unset
     /// where the source has no such restriction or was not asked.
     pub gated: Option<bool>,
+    /// `general.architecture` of its header, where the source or the file tells.
+    pub architecture: Option<String>,
+    /// Which engines can run it, as far as its source tells of it.
+    #[serde(flatten)]
+    pub support: EngineSupport,
 }
 
 /// One file of a [`Plan`].
@@ -55,7 +61,7 @@ pub struct PlannedFile {
 
 impl Plan {
     /// The plan for a model that exists.
-    pub(crate) fn present(present: &Model, free_bytes: u64) -> Self {
+    pub(crate) fn present(present: &Model, support: EngineSupport, free_bytes: u64) -> Self {
         let name = name_of(&present.path);
         Self {
             model: present.name.clone(),
@@ -67,6 +73,8 @@ impl Plan {
             fits: true,
             already_present: true,
             gated: None,
+            architecture: present.architecture.clone(),
+            support,
         }
     }
 
@@ -84,6 +92,8 @@ impl Plan {
             fits: true,
             already_present,
             gated: None,
+            architecture: None,
+            support: EngineSupport::default(),
         }
     }
 }

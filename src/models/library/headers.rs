@@ -6,7 +6,7 @@
 use std::fs::Metadata;
 use std::io::{self, Cursor};
 use std::path::Path;
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 
 use crate::config::Sampling;
 use crate::error::{Code, Failure};
@@ -14,6 +14,7 @@ use crate::models::gguf::{Arrays, GgufError, Header};
 use crate::models::library::probe::DiskProbe;
 use crate::models::library::stamp::StampCache;
 use crate::models::model::Status;
+use crate::models::needs::{Judge, Needs};
 use crate::models::traits::Traits;
 use crate::models::transfer::remote::{Refusal, Verdict};
 
@@ -29,8 +30,7 @@ pub(crate) struct HeaderSummary {
     pub(crate) context_length: Option<u64>,
     pub(crate) sampling: Option<Sampling>,
     pub(crate) traits: Traits,
-    /// Why the hive's own engine cannot run it.
-    pub(crate) obstacle: Option<String>,
+    pub(crate) needs: Needs,
     pub(crate) kind: FileKind,
     /// What this hive does not know of the file.
     pub(crate) unknown: Option<String>,
@@ -57,38 +57,29 @@ pub(crate) struct FileProblem {
     pub(crate) detail: String,
 }
 
-/// Tells why an engine cannot run the model of a header; `None` where it may be able to.
-pub(crate) type FindObstacle = fn(&Header) -> Option<String>;
-
 /// The headers of the files of the last listing.
 #[derive(Debug)]
 pub(crate) struct HeaderCache {
     summaries: StampCache<HeaderResult>,
-    find_obstacle: OnceLock<FindObstacle>,
+    judge: Arc<Judge>,
 }
 
 impl Default for HeaderCache {
     fn default() -> Self {
-        Self { summaries: StampCache::new(MAX_FILES), find_obstacle: OnceLock::new() }
+        Self::new(Arc::default())
     }
 }
 
 impl HeaderCache {
-    /// Lets headers be examined by the hive's own engine, of which this part of the hive knows nothing. Counts for
-    /// files that are read from now on, and only the first time.
-    pub(crate) fn look_for_obstacles(&self, find: FindObstacle) {
-        // Another one would say the same.
-        let _first = self.find_obstacle.set(find).is_ok();
+    pub(crate) fn new(judge: Arc<Judge>) -> Self {
+        Self { summaries: StampCache::new(MAX_FILES), judge }
     }
 
     /// The summary of the file at `path`, whose `metadata` (of the file itself, not of a link) `probe`
     /// has just read. Blocks on the disk.
     pub(crate) fn summary(&self, path: &Path, metadata: &Metadata, probe: &DiskProbe<'_>) -> HeaderResult {
         let read = || match Header::read(path, Arrays::Skip) {
-            Ok(header) => {
-                let obstacle = self.find_obstacle.get().and_then(|find| find(&header));
-                Ok(Ok(Arc::new(HeaderSummary::of(&header, obstacle))))
-            }
+            Ok(header) => Ok(Ok(Arc::new(HeaderSummary::of(&header, self.judge.needs(&header))))),
             Err(error @ GgufError::Io(_)) => {
                 // The next listing may be able to read it.
                 probe.mark_unstable();
@@ -106,9 +97,9 @@ impl HeaderCache {
 }
 
 impl HeaderSummary {
-    fn of(header: &Header, obstacle: Option<String>) -> Self {
+    fn of(header: &Header, needs: Needs) -> Self {
         Self {
-            obstacle,
+            needs,
             architecture: header.architecture().map(printable),
             quantization: header.quantization(),
             parameter_count: header.parameter_count(),
@@ -182,7 +173,7 @@ pub(crate) fn check_projector(path: &Path) -> Result<(), Refusal> {
 fn check(path: &Path, is_projector: bool) -> Result<Option<String>, Refusal> {
     match judge(path, Header::read(path, Arrays::Skip), is_projector) {
         Ok(Verdict::Unusable(failure)) => Err(Refusal::Unusable(failure)),
-        Ok(Verdict::Usable { warning }) => Ok(warning),
+        Ok(Verdict::Usable { warning, .. }) => Ok(warning),
         Ok(Verdict::Undecided) => Ok(None),
         Err(error) => Err(Refusal::Unfinished(Failure::io("read", path, &error))),
     }
@@ -191,6 +182,14 @@ fn check(path: &Path, is_projector: bool) -> Result<Option<String>, Refusal> {
 /// Whether a file with these first bytes can be a model of the catalog.
 pub(crate) fn vet_model(name: &str, beginning: &[u8], size: Option<u64>) -> Verdict {
     vet(name, beginning, size, false)
+}
+
+/// The same, for a model of which is told already that no engine here can run it.
+pub(crate) fn vet_foreign_model(name: &str, beginning: &[u8], size: Option<u64>) -> Verdict {
+    match vet_model(name, beginning, size) {
+        Verdict::Usable { warning, .. } => Verdict::Usable { warning, header: None },
+        verdict => verdict,
+    }
 }
 
 /// Whether a file with these first bytes can be a projector.
@@ -206,22 +205,25 @@ fn vet(name: &str, beginning: &[u8], size: Option<u64>, is_projector: bool) -> V
 }
 
 fn judge(path: &Path, header: Result<Header, GgufError>, is_projector: bool) -> io::Result<Verdict> {
-    let unknown = match header {
+    let (unknown, header) = match header {
         Ok(header) => match FileKind::of(&header) {
             FileKind::Projector if !is_projector => {
                 return Ok(Verdict::Unusable(not_a_model(path, "a projector")));
             }
             FileKind::Other(what) => return Ok(Verdict::Unusable(not_a_model(path, what))),
-            FileKind::Model | FileKind::Projector => header.unknown(),
+            FileKind::Projector => (header.unknown(), None),
+            // Of the parts of a split model, the first one tells what it is.
+            FileKind::Model if header.architecture().is_none() => (header.unknown(), None),
+            FileKind::Model => (header.unknown(), Some(Box::new(header))),
         },
-        Err(error @ GgufError::Unknown { .. }) => Some(error.to_string()),
+        Err(error @ GgufError::Unknown { .. }) => (Some(error.to_string()), None),
         Err(GgufError::Io(error)) => return Err(error),
         Err(error) => return Ok(Verdict::Unusable(error.into_failure(path))),
     };
     let warning = |unknown| {
         format!("this hive does not know this kind of file ({unknown}); an engine that knows it can serve it")
     };
-    Ok(Verdict::Usable { warning: unknown.map(warning) })
+    Ok(Verdict::Usable { warning: unknown.map(warning), header })
 }
 
 fn not_a_model(path: &Path, what: &str) -> Failure {

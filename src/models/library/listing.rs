@@ -26,6 +26,7 @@ use crate::models::library::stamp::Stamp;
 use crate::models::library::store::Store;
 use crate::models::library::walk::{LinkPolicy, gguf_files};
 use crate::models::model::{Model, Status};
+use crate::models::needs::{EngineSupport, Needs};
 use crate::models::transfer::remote::ModelFile;
 use crate::models::transfer::transfers::OngoingTransfer;
 use crate::text;
@@ -138,6 +139,8 @@ struct HeaderFacts {
     parameter_count: Option<u64>,
     /// Of the first file whose header could be read.
     summary: Option<Arc<HeaderSummary>>,
+    /// Of that file, with the types of tensors of all of them.
+    needs: Option<Needs>,
     /// The problem that the model has.
     problem: Option<FileProblem>,
 }
@@ -278,8 +281,8 @@ impl Description<'_> {
             context_length: summary.and_then(|summary| summary.context_length),
             sampling: summary.and_then(|summary| summary.sampling),
             traits: summary.map(|summary| summary.traits),
-            obstacle: summary.and_then(|summary| summary.obstacle.clone()),
-            engines: None,
+            needs: facts.needs,
+            support: EngineSupport::default(),
             capabilities: None,
             loaded: false,
             status,
@@ -308,6 +311,8 @@ impl Description<'_> {
                         Ok(summary) => {
                             *facts.parameter_count.get_or_insert(0) += summary.parameter_count;
                             let unknown = summary.unknown.clone();
+                            let needs = facts.needs.get_or_insert_with(|| summary.needs.clone());
+                            summary.needs.tensor_types.iter().for_each(|kind| needs.add_type(*kind));
                             facts.summary.get_or_insert(summary);
                             unknown.map(|detail| FileProblem { status: Status::Unknown, detail })
                         }
@@ -461,8 +466,8 @@ impl Unfinished {
             context_length: None,
             sampling: None,
             traits: None,
-            obstacle: None,
-            engines: None,
+            needs: None,
+            support: EngineSupport::default(),
             capabilities: None,
             loaded: false,
             status,

@@ -23,12 +23,13 @@ use destinations::Destinations;
 use name::{MAIN, Pick, check_revision, is_commit};
 
 use crate::error::{Code, Failure, Result};
-use crate::models::library::headers::{vet_model, vet_projector};
+use crate::models::library::headers::{vet_foreign_model, vet_model, vet_projector};
+use crate::models::needs::Needs;
 use crate::models::sources::places::Places;
 use crate::models::sources::registry::RegistryError;
 use crate::models::sources::request::DownloadRequest;
 use crate::models::sources::resolution::{ModelSource, Resolution, ResolvedModel};
-use crate::models::transfer::remote::{GGUF_MAGIC, ModelFile, RemoteFile};
+use crate::models::transfer::remote::{GGUF_MAGIC, ModelFile, RemoteFile, Vet};
 use crate::{spawn, text};
 
 pub use name::HubName;
@@ -57,6 +58,9 @@ async fn resolve(name: &HubName, request: &DownloadRequest, places: &Places) -> 
     let (source, credentials) = (format!("hf:{}", chosen.repo), places.hub.credentials());
     let model_file =
         ModelFile { name: chosen.files[0].file.path.clone(), target: chosen.files[0].etag.clone() };
+    let support = |architecture: &String| places.judge.support(&Needs::of_architecture(architecture));
+    let is_foreign = chosen.architecture.as_ref().map(support).is_some_and(|it| it.warning().is_some());
+    let vet: Vet = if is_foreign { vet_foreign_model } else { vet_model };
     let mut remote_files = Vec::new();
     for chosen_file in &chosen.files {
         let file = &chosen_file.file;
@@ -70,11 +74,11 @@ async fn resolve(name: &HubName, request: &DownloadRequest, places: &Places) -> 
             version: Some(chosen_file.etag.clone()),
             companion_of: chosen_file.is_projector.then(|| model_file.clone()),
             magic: GGUF_MAGIC,
-            vet: if chosen_file.is_projector { vet_projector } else { vet_model },
+            vet: if chosen_file.is_projector { vet_projector } else { vet },
             trust: places.hub.trust(),
         });
     }
-    let ChosenModel { repo, commit, tag, files, gated, remarks } = chosen;
+    let ChosenModel { repo, commit, tag, files, gated, architecture, remarks } = chosen;
     let model = match tag {
         Some(tag) => format!("{repo}:{tag}"),
         None => format!("{repo}/{}", files[0].file.path),
@@ -99,6 +103,7 @@ async fn resolve(name: &HubName, request: &DownloadRequest, places: &Places) -> 
         source,
         revision: Some(commit),
         gated,
+        architecture,
         remarks,
         files: remote_files.into_iter().zip(paths).collect(),
         commit: Box::new(move |_| destinations.link()),

@@ -149,6 +149,7 @@ impl OllamaName {
             source: self.to_string(),
             revision: Some(layers.manifest),
             gated: None,
+            architecture: None,
             remarks: Vec::new(),
             files: files.into_iter().zip(destinations).collect(),
             commit: Box::new(move |_| Ok(path)),

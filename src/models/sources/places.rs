@@ -5,6 +5,7 @@ use std::sync::Arc;
 use reqwest::Url;
 
 use crate::models::library::Library;
+use crate::models::needs::Judge;
 use crate::models::sources::hub_endpoint::HubEndpoint;
 use crate::models::transfer::fetch::FetchConfig;
 
@@ -18,6 +19,8 @@ pub(crate) struct Places {
     pub(crate) hub: HubEndpoint,
     /// Ollama's registry.
     pub(crate) ollama: Url,
+    /// Says which engines can run a model.
+    pub(crate) judge: Arc<Judge>,
     /// Whether only this machine can reach the hive: then its callers may name any file.
     pub(crate) is_local: bool,
 }

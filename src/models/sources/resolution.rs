@@ -50,6 +50,8 @@ pub(crate) struct ResolvedModel {
     pub(crate) revision: Option<String>,
     /// As [`crate::models::Plan::gated`].
     pub(crate) gated: Option<bool>,
+    /// `general.architecture` of its header, where the source tells.
+    pub(crate) architecture: Option<String>,
     /// Sentences that are narrated before the first byte.
     pub(crate) remarks: Vec<String>,
     /// The files of the model, in order, including those that exist already.

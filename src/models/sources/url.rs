@@ -152,6 +152,7 @@ impl UrlSource {
             source: self.shown(),
             revision: None,
             gated: None,
+            architecture: None,
             remarks: Vec::new(),
             files: vec![(file, destination)],
             commit: Box::new(move |_: &[StoredFile]| source.check_stored(&library).map(|()| path)),

@@ -7,6 +7,7 @@ use tokio::sync::broadcast;
 use tokio_util::sync::CancellationToken;
 
 use crate::config::{Config, Downloads};
+use crate::models::needs::Judge;
 use crate::models::transfer::disk::Disk;
 use crate::models::transfer::fetch::{FetchConfig, Fetcher};
 use crate::models::transfer::limiter::Limiter;
@@ -23,6 +24,8 @@ pub(crate) struct TransferContext {
     pub(crate) fetch: FetchConfig,
     pub(crate) limiter: Limiter,
     pub(crate) disk: Arc<dyn Disk>,
+    /// Says which engines can run what is transferred.
+    pub(crate) judge: Arc<Judge>,
 }
 
 /// One transfer. Nothing in it changes but `received`.
@@ -59,12 +62,13 @@ impl Note {
 }
 
 impl TransferContext {
-    pub(crate) fn new(config: &Config, disk: Arc<dyn Disk>) -> Self {
+    pub(crate) fn new(config: &Config, disk: Arc<dyn Disk>, judge: Arc<Judge>) -> Self {
         Self {
             downloads: config.downloads.clone(),
             fetch: FetchConfig::of(config),
             limiter: Limiter::new(config.downloads.bytes_per_second),
             disk,
+            judge,
         }
     }
 }

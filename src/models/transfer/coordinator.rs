@@ -228,9 +228,20 @@ impl<'a> Coordinator<'a> {
             }
             Event::Vetted(verdict) => {
                 self.is_vetted = true;
-                if let Verdict::Usable { warning: Some(warning) } = verdict {
-                    let message = format!("{}: {warning}", self.transfer.file.name);
-                    self.transfer.say(Level::Warn, "model_download_unknown", message);
+                if let Verdict::Usable { warning, header } = verdict {
+                    let warn = |action, warning| {
+                        let message = format!("{}: {warning}", self.transfer.file.name);
+                        self.transfer.say(Level::Warn, action, message);
+                    };
+                    if let Some(warning) = warning {
+                        warn("model_download_unknown", warning);
+                    }
+                    let judge = &self.transfer.context.judge;
+                    if let Some(warning) =
+                        header.and_then(|header| judge.support(&judge.needs(&header)).warning())
+                    {
+                        warn("model_download_engine", warning);
+                    }
                 }
             }
             Event::Hashed(sha256) => self.end(Ok(sha256)),

@@ -10,6 +10,7 @@ use reqwest::header::HeaderValue;
 use serde::{Deserialize, Serialize};
 
 use crate::error::Failure;
+use crate::models::gguf::Header;
 use crate::origin::without_brackets;
 
 /// What every GGUF file begins with.
@@ -66,8 +67,8 @@ pub(crate) type Vet = fn(&str, &[u8], Option<u64>) -> Verdict;
 pub(crate) enum Verdict {
     /// Nothing yet: more bytes are needed.
     Undecided,
-    /// The file can be used, perhaps with a warning.
-    Usable { warning: Option<String> },
+    /// The file can be used, perhaps with a warning. `header` is that of a model.
+    Usable { warning: Option<String>, header: Option<Box<Header>> },
     /// The file is of no use.
     Unusable(Failure),
 }

@@ -279,7 +279,7 @@ fn a_partial_file_without_a_promised_hash_is_resumed_from_its_own_url_alone() {
             version: None,
             companion_of: None,
             magic: b"",
-            vet: |_, _, _| Verdict::Usable { warning: None },
+            vet: |_, _, _| Verdict::Usable { warning: None, header: None },
             trust: Trust::Named,
         };
         unfinished_at(&partial, Some(&file)).map(|unfinished| unfinished.done)

@@ -7,7 +7,7 @@ use crate::config::FlashAttention;
 use crate::engine::forward::working_bytes;
 use crate::engine::load;
 use crate::models::gguf::{Arrays, Header, TensorInfo, TensorType};
-use crate::models::{Task, Traits, is_encoder};
+use crate::models::{Needs, Task, Traits, is_encoder};
 use crate::workers::device::Device;
 use crate::workers::engines::{Engine, ModelStorage};
 use crate::workers::place::{Estimate, margin};
@@ -58,8 +58,8 @@ pub(in crate::workers) struct ModelFootprint {
     is_encoder: bool,
     /// What it is for, and what its chat template knows.
     pub(in crate::workers) traits: Traits,
-    /// Why the built-in engine cannot run it; `None` where it may be able to.
-    pub(in crate::workers) builtin_obstacle: Option<String>,
+    /// What it asks of an engine.
+    pub(in crate::workers) needs: Needs,
 }
 
 impl ModelFootprint {
@@ -71,7 +71,10 @@ impl ModelFootprint {
         let mut model = Self::of(&header);
         for part in crate::models::other_parts(path) {
             match Header::read(&part, Arrays::Skip) {
-                Ok(header) => model.add(&header.tensors),
+                Ok(header) => {
+                    model.add(&header.tensors);
+                    model.needs.add(&header.tensors);
+                }
                 // It has little but weights.
                 Err(_) => model.weights = model.weights.saturating_add(length(&part)),
             }
@@ -106,7 +109,7 @@ impl ModelFootprint {
             trained_context: header.context_length(),
             is_encoder: header.architecture().is_some_and(is_encoder),
             traits: Traits::of(header),
-            builtin_obstacle: load::obstacle(header),
+            needs: Needs::of(header, load::obstacle(header)),
         };
         model.add(&header.tensors);
         model

@@ -5,6 +5,7 @@
 //! server, the CDN. Every request is recorded with its token.
 
 use std::collections::{BTreeMap, HashMap};
+use std::io::Cursor;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -15,6 +16,7 @@ use axum::extract::Request;
 use axum::http::{Method, StatusCode, header};
 use axum::response::Response;
 use parking_lot::Mutex;
+use rbee_hive::models::gguf::{Arrays, Header};
 use serde_json::json;
 use sha2::{Digest, Sha256};
 use tokio::net::TcpListener;
@@ -312,11 +314,19 @@ impl State {
             Access::Gated | Access::GatedAndClosed => json!("manual"),
             _ => json!(false),
         };
+        // As the Hub reads it of one of the files.
+        let read = |contents: &Arc<Vec<u8>>| {
+            let size = contents.len() as u64;
+            Header::from_reader(Cursor::new(&***contents), size, Arrays::Skip).ok()
+        };
+        let header = found.commits[&commit].values().find_map(read);
+        let gguf = header.map(|header| json!({ "architecture": header.architecture() }));
         let repos = self.repos.lock();
         let repo = repos.keys().find(|name| name.eq_ignore_ascii_case(repo)).map_or(repo, String::as_str);
         let body = json!({
             "_id": "0", "id": repo, "modelId": repo, "sha": commit, "private": found.access == Access::Private,
             "gated": gated, "disabled": false, "tags": ["gguf"], "downloads": 1, "likes": 0, "siblings": siblings,
+            "gguf": gguf,
         });
         let mut response = Response::new(Body::from(body.to_string()));
         response.headers_mut().insert(header::CONTENT_TYPE, "application/json".parse().expect("a type"));

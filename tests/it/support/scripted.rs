@@ -71,6 +71,20 @@ impl Scripted {
         config.llama_server.program = Some(program);
     }
 
+    /// Makes a program the hive's llama-server that ends every load with this line. Returns its path.
+    pub(crate) fn fail_as_llama_server(&self, config: &mut Config, line: &str) -> PathBuf {
+        let program = self.0.path().join("failing-server");
+        let script = format!(
+            "#!/bin/sh\ncase ${{1-}} in\n--version) echo 'version: 1 (a)'; exit ;;\n--list-devices) exit ;;\nesac\n\
+             echo \"{line}\" >&2\nexit 1\n"
+        );
+        std::fs::write(&program, script).expect("a file");
+        std::fs::set_permissions(&program, std::fs::Permissions::from_mode(0o755)).expect("a program");
+        config.llama_server.enabled = true;
+        config.llama_server.program = Some(program.clone());
+        program
+    }
+
     /// Makes every engine of the hive hold so many bytes besides its own.
     pub(crate) fn hold(config: &mut Config, bytes: u64) {
         let engine = config.engines.get_mut("scripted").expect("the engine");

@@ -38,6 +38,8 @@ struct Repository {
     commit: String,
     /// Whether it is given only to accounts that were granted access.
     is_gated: bool,
+    /// `general.architecture`, as the Hub read it of one of its GGUF files.
+    architecture: Option<String>,
     files: Vec<RepositoryFile>,
 }
 
@@ -59,6 +61,12 @@ struct ModelInfo {
     gated: serde_json::Value,
     #[serde(default)]
     siblings: Vec<SiblingInfo>,
+    gguf: Option<GgufInfo>,
+}
+
+#[derive(Deserialize)]
+struct GgufInfo {
+    architecture: Option<String>,
 }
 
 #[derive(Deserialize)]
@@ -89,7 +97,8 @@ impl<'a> HubApi<'a> {
         let HubName { repo, .. } = name;
         let host = self.endpoint.host_str().unwrap_or_default();
         n!("hub_ask", "Asking {host} which models {repo} has at {revision}");
-        let Repository { name: repo, commit, is_gated, files } = self.repository(repo, revision).await?;
+        let Repository { name: repo, commit, is_gated, architecture, files } =
+            self.repository(repo, revision).await?;
         let Candidate { files: wanted, tag } =
             choice::choose(name, &files).map_err(|error| RegistryError::Refused(error.into()))?;
         let model = Candidate { files: wanted, tag };
@@ -119,7 +128,7 @@ impl<'a> HubApi<'a> {
             sizes(&chosen)
         );
         let remarks = Vec::from_iter(access);
-        Ok(ChosenModel { repo, commit, tag, files: chosen, gated: Some(is_gated), remarks })
+        Ok(ChosenModel { repo, commit, tag, files: chosen, gated: Some(is_gated), architecture, remarks })
     }
 
     /// The repository at that revision.
@@ -149,7 +158,8 @@ impl<'a> HubApi<'a> {
         let is_gated = !matches!(info.gated, serde_json::Value::Null | serde_json::Value::Bool(false));
         // The cache's folder has the Hub's spelling, whatever the case of the name that was asked for.
         let name = if info.id.eq_ignore_ascii_case(repo) { info.id } else { repo.to_owned() };
-        Ok(Repository { name, commit: info.sha, is_gated, files })
+        let architecture = info.gguf.and_then(|gguf| gguf.architecture);
+        Ok(Repository { name, commit: info.sha, is_gated, architecture, files })
     }
 
     /// The headers of a file, without its contents. The Hub refuses this to callers without access.

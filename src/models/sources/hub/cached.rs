@@ -58,5 +58,13 @@ fn find(name: &HubName, revision: &str, library: &Library) -> Result<Option<Chos
     };
     let mut files: Vec<_> = files.into_iter().map(|file| chosen_file(file, false)).collect();
     files.extend(projector.map(|file| chosen_file(file, true)));
-    Ok(Some(ChosenModel { repo: name.repo.clone(), commit, tag, files, gated: None, remarks: Vec::new() }))
+    Ok(Some(ChosenModel {
+        repo: name.repo.clone(),
+        commit,
+        tag,
+        files,
+        gated: None,
+        architecture: None,
+        remarks: Vec::new(),
+    }))
 }

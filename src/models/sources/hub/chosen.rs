@@ -14,6 +14,8 @@ pub(crate) struct ChosenModel {
     pub(crate) files: Vec<ChosenFile>,
     /// Whether the repository is gated; `None` where the Hub was not asked.
     pub(crate) gated: Option<bool>,
+    /// `general.architecture` of its header, where the Hub tells.
+    pub(crate) architecture: Option<String>,
     /// Sentences that are narrated before the first byte.
     pub(crate) remarks: Vec<String>,
 }
