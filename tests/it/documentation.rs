@@ -39,7 +39,7 @@ fn known(table: &str) -> Vec<String> {
 }
 
 /// The tables of the file, without `[engines.NAME]` and `[models."ID"]`.
-const TABLES: [&str; 10] = [
+const TABLES: [&str; 11] = [
     "jobs",
     "downloads",
     "hub",
