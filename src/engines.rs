@@ -3,4 +3,8 @@
 //! The way of an install: [`machine`] says what this machine has; a release or sources for it are chosen and fetched;
 //! what was unpacked or built proves itself; then the [store](crate::engine_store) makes it the current version.
 
+pub mod fetch;
+pub mod choose;
+pub mod release;
+pub mod archive_name;
 pub mod machine;

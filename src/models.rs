@@ -32,6 +32,10 @@ mod id;
 mod testing;
 
 pub(crate) use library::split::other_parts;
+pub(crate) use transfer::fetch::{FetchConfig, FetchRequest, FetchResponse, Fetcher, retry_after};
+pub(crate) use transfer::purpose::Purpose;
+pub(crate) use transfer::remote::{Destination, RemoteFile, Trust, Verdict};
+pub(crate) use transfer::transfers::{Fetched, Transfers};
 
 /// Whether a projector that was set for no model in particular belongs to the model at that path.
 pub(crate) fn is_projector_of(projector: &std::path::Path, model: &std::path::Path) -> bool {

@@ -119,6 +119,12 @@ impl Catalog {
         })
     }
 
+    /// What transfers files to this machine, for the hive's other downloads: they share limits and connections with
+    /// those of models.
+    pub(crate) fn transfers(&self) -> Arc<Transfers> {
+        Arc::clone(&self.transfers)
+    }
+
     /// Keeps the ids that workers have: `served` lists them with the paths of their files. No other file
     /// gets such an id, even if that file is gone.
     pub fn keep_served_ids(&self, served: impl Fn() -> Vec<(String, PathBuf)> + Send + Sync + 'static) {
@@ -296,7 +302,7 @@ impl Catalog {
 
     /// Every model, with its files.
     async fn scan(&self) -> Result<Arc<[ListedModel]>> {
-        self.look(|catalog| catalog.places.library.list(&catalog.transfers.ongoing())).await
+        self.look(|catalog| catalog.places.library.list(&catalog.transfers.of_models())).await
     }
 
     /// Looks at the folders of models, which may not answer.

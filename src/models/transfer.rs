@@ -45,6 +45,7 @@ pub(crate) mod fetch;
 pub(crate) mod guard;
 pub(crate) mod journal;
 pub(crate) mod remote;
+pub(crate) mod purpose;
 pub(crate) mod disk;
 pub(crate) mod trouble;
 
@@ -57,6 +58,7 @@ use crate::models::transfer::context::Transfer;
 use crate::models::transfer::coordinator::Coordinator;
 use crate::models::transfer::journal::Head;
 use crate::models::transfer::partial::Partial;
+use crate::models::transfer::purpose::Step;
 use crate::models::transfer::remote::StoredFile;
 use crate::models::transfer::trouble::{FetchResult, Trouble, TroubleKind};
 use crate::narration::Level;
@@ -92,7 +94,7 @@ pub(crate) async fn run(transfer: &Arc<Transfer>) -> Result<StoredFile> {
             TroubleKind::Changed if changes < MAX_CHANGES => {
                 changes += 1;
                 let message = format!("{}: starting over", trouble.failure.message);
-                transfer.say(Level::Warn, "model_download_restarted", message);
+                transfer.say(Level::Warn, Step::Restarted, message);
             }
             TroubleKind::Restart => is_whole_only = true,
             TroubleKind::Unusable => {
@@ -118,11 +120,11 @@ async fn attempt(
     let begun = partial.on_disk(move |partial| partial.begin(head, disk)).await.map_err(Trouble::fatal)?;
     if begun.is_other_version {
         let message = format!("The partial file of {name} is of another version: starting over");
-        transfer.say(Level::Info, "model_download_resume", message);
+        transfer.say(Level::Info, Step::Resume, message);
     }
     if begun.was_damaged {
         let message = format!("The journal of the partial file of {name} is damaged: starting over");
-        transfer.say(Level::Warn, "model_download_resume", message);
+        transfer.say(Level::Warn, Step::Resume, message);
     }
     if begun.head.size == Some(0) {
         return Err(empty_file(transfer.file.url.host_str().unwrap_or_default()));

@@ -44,7 +44,7 @@ impl Catalog {
         let is_of_it = |transfer: &OngoingTransfer| {
             transfer.file.companion_of.is_some() && probe.place(&transfer.model_path()) == *place
         };
-        if model.status == Status::Downloading || self.transfers.ongoing().iter().any(is_of_it) {
+        if model.status == Status::Downloading || self.transfers.of_models().iter().any(is_of_it) {
             return Err(Failure::new(Code::ModelInUse, format!("'{id}' is being downloaded")).hint(
                 "cancel the job that downloads it, then repeat this to delete the part that it has kept",
             ));

@@ -29,6 +29,7 @@ use crate::models::sources::places::Places;
 use crate::models::sources::registry::RegistryError;
 use crate::models::sources::request::DownloadRequest;
 use crate::models::sources::resolution::{ModelSource, Resolution, ResolvedModel};
+use crate::models::transfer::purpose::Purpose;
 use crate::models::transfer::remote::{GGUF_MAGIC, ModelFile, RemoteFile, Vet};
 use crate::{spawn, text};
 
@@ -65,6 +66,7 @@ async fn resolve(name: &HubName, request: &DownloadRequest, places: &Places) -> 
     for chosen_file in &chosen.files {
         let file = &chosen_file.file;
         remote_files.push(RemoteFile {
+            purpose: Purpose::Model,
             name: file.path.clone(),
             source: source.clone(),
             url: api::file_url(&places.hub.url, &chosen.repo, &chosen.commit, &file.path)?,

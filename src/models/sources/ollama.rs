@@ -25,6 +25,7 @@ use crate::models::sources::registry::{self, RegistryRequest, RegistryResponse};
 use crate::models::sources::request::DownloadRequest;
 use crate::models::sources::resolution::{ModelSource, Resolution, ResolvedModel};
 use crate::models::transfer::fetch::{FetchConfig, Fetcher};
+use crate::models::transfer::purpose::Purpose;
 use crate::models::transfer::remote::{
     Destination, GGUF_MAGIC, ModelFile, Refusal, RemoteFile, StoredFile, Trust, Vet,
 };
@@ -128,6 +129,7 @@ impl OllamaName {
         })
         .await??;
         let file = |layer: Layer, name: &str, companion_of, vet| RemoteFile {
+            purpose: Purpose::Model,
             name: name.to_owned(),
             source: self.to_string(),
             url: layer.url,

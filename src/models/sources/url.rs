@@ -22,6 +22,7 @@ use crate::models::sources::request::DownloadRequest;
 use crate::models::sources::resolution::{ModelSource, Resolution, ResolvedModel};
 use crate::models::transfer::fetch::{FetchRequest, Fetcher};
 use crate::models::transfer::partial;
+use crate::models::transfer::purpose::Purpose;
 use crate::models::transfer::remote::{Destination, GGUF_MAGIC, Refusal, RemoteFile, StoredFile, Trust};
 use crate::models::transfer::trouble::Trouble;
 use crate::narration::waiting_for;
@@ -133,6 +134,7 @@ impl UrlSource {
         };
         let size = self.size(places).await?;
         let file = RemoteFile {
+            purpose: Purpose::Model,
             name: self.file_name.clone(),
             source: self.shown(),
             url: self.url.clone(),

@@ -218,14 +218,15 @@ impl Connection {
         let _ = self.writer.send(Write::Bytes { offset, pieces }).await;
     }
 
-    /// What is not a GGUF file is not worth its transfer.
+    /// What does not begin as its kind of file does is not worth its transfer.
     fn check_magic(&self, host: &str, at: u64, piece: &[u8]) -> FetchResult<()> {
         let magic = usize::try_from(at).ok().and_then(|at| self.transfer.file.magic.get(at..));
         if magic.unwrap_or_default().iter().zip(piece).all(|(expected, byte)| expected == byte) {
             return Ok(());
         }
+        let format = self.transfer.file.purpose.format();
         Err(Trouble::fatal(
-            download_failed(format!("what {host} sends is not a GGUF file"))
+            download_failed(format!("what {host} sends is not {format}"))
                 .hint("check the URL in a browser: it must lead to the file itself"),
         ))
     }

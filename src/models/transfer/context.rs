@@ -11,6 +11,7 @@ use crate::models::needs::Judge;
 use crate::models::transfer::disk::Disk;
 use crate::models::transfer::fetch::{FetchConfig, Fetcher};
 use crate::models::transfer::limiter::Limiter;
+use crate::models::transfer::purpose::Step;
 use crate::models::transfer::remote::{Destination, RemoteFile};
 use crate::narration::{self, Level, Progress, WaitGuard};
 
@@ -87,19 +88,21 @@ impl Transfer {
         }
     }
 
-    pub(crate) fn say(&self, level: Level, action: &'static str, message: String) {
+    pub(crate) fn say(&self, level: Level, step: Step, message: String) {
+        let action = self.file.purpose.action(step);
         // No job listens while the last one is leaving.
         let _ = self.notes.send(Note { level, action, message, progress: None, wait: None });
     }
 
     /// Says that the transfer waits, and for what.
-    pub(crate) fn say_wait(&self, action: &'static str, message: String, wait: String) {
-        let _ =
-            self.notes.send(Note { level: Level::Warn, action, message, progress: None, wait: Some(wait) });
+    pub(crate) fn say_wait(&self, step: Step, message: String, wait: String) {
+        let (level, action) = (Level::Warn, self.file.purpose.action(step));
+        let _ = self.notes.send(Note { level, action, message, progress: None, wait: Some(wait) });
     }
 
     pub(crate) fn say_progress(&self, progress: Progress, message: String) {
-        let (level, action, progress) = (Level::Info, "model_download_progress", Some(progress));
+        let (level, progress) = (Level::Info, Some(progress));
+        let action = self.file.purpose.action(Step::Progress);
         let _ = self.notes.send(Note { level, action, message, progress, wait: None });
     }
 

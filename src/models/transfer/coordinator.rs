@@ -30,6 +30,7 @@ use crate::models::transfer::hasher::Hasher;
 use crate::models::transfer::messages::{CompleteChunk, Event, Events, Lease, Span, Write};
 use crate::models::transfer::partial::{Begun, Partial};
 use crate::models::transfer::progress::{self, Joining, Meter};
+use crate::models::transfer::purpose::Step;
 use crate::models::transfer::remote::Verdict;
 use crate::models::transfer::trouble::{FetchResult, Trouble, TroubleKind};
 use crate::models::transfer::vetting::Vetting;
@@ -140,7 +141,7 @@ impl<'a> Coordinator<'a> {
             let (name, size) = (&transfer.file.name, self.chunks.size().unwrap_or_default());
             let (stored, size) = (text::bytes(stored), text::bytes(size));
             let message = format!("Resuming {name}: {stored} of {size} are stored");
-            transfer.say(Level::Info, "model_download_resume", message);
+            transfer.say(Level::Info, Step::Resume, message);
         }
         let (mut meter, mut joining) = (Meter::starting_at(stored, Instant::now()), Joining::new(stored));
         let progress = *transfer.context.fetch.timers.progress;
@@ -219,7 +220,7 @@ impl<'a> Coordinator<'a> {
                 let (start, name) = (chunk as u64 * self.identity.head.chunk_bytes, &self.transfer.file.name);
                 let what = format!("{} at byte {start} of {name}", text::bytes(bytes));
                 let message = format!("{what} were damaged on the disk: fetching them again");
-                self.transfer.say(Level::Warn, "model_download_damaged", message);
+                self.transfer.say(Level::Warn, Step::Damaged, message);
                 self.write(Write::Forget { chunk }).await;
                 self.lease();
             }
@@ -229,18 +230,18 @@ impl<'a> Coordinator<'a> {
             Event::Vetted(verdict) => {
                 self.is_vetted = true;
                 if let Verdict::Usable { warning, header } = verdict {
-                    let warn = |action, warning| {
+                    let warn = |step, warning| {
                         let message = format!("{}: {warning}", self.transfer.file.name);
-                        self.transfer.say(Level::Warn, action, message);
+                        self.transfer.say(Level::Warn, step, message);
                     };
                     if let Some(warning) = warning {
-                        warn("model_download_unknown", warning);
+                        warn(Step::Unknown, warning);
                     }
                     let judge = &self.transfer.context.judge;
                     if let Some(warning) =
                         header.and_then(|header| judge.support(&judge.needs(&header)).warning())
                     {
-                        warn("model_download_engine", warning);
+                        warn(Step::Engine, warning);
                     }
                 }
             }
@@ -361,12 +362,12 @@ impl<'a> Coordinator<'a> {
                 }
                 if kind == TroubleKind::Stalled {
                     let message = format!("{what}: replacing the connection ({number} of {of})");
-                    self.transfer.say(Level::Warn, "model_download_stalled", message);
+                    self.transfer.say(Level::Warn, Step::Stalled, message);
                 } else {
                     let next = format!("trying again in {}", in_words(wait));
                     let message = format!("{what}: {next} ({number} of {of})");
                     let waiting = format!("the next try, which comes after {} ({what})", in_words(wait));
-                    self.transfer.say_wait("model_download_retry", message, waiting);
+                    self.transfer.say_wait(Step::Retry, message, waiting);
                 }
             }
         }

@@ -267,7 +267,7 @@ impl FetchResponse {
 }
 
 /// How long `Retry-After` (RFC 9110, section 10.2.3) asks to wait: seconds, or until an instant.
-fn retry_after(text: &str, now: SystemTime) -> Option<Duration> {
+pub(crate) fn retry_after(text: &str, now: SystemTime) -> Option<Duration> {
     let text = text.trim();
     if !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit()) {
         // More digits than fit are more seconds than anybody waits.

@@ -8,6 +8,7 @@ use crate::error::{Code, Failure, Result};
 use crate::models::transfer::context::Transfer;
 use crate::models::transfer::journal::Contents;
 use crate::models::transfer::partial::Partial;
+use crate::models::transfer::purpose::Step;
 use crate::models::transfer::remote::{Refusal, StoredFile};
 use crate::narration::Level;
 use crate::spawn;
@@ -39,7 +40,7 @@ pub(crate) async fn promote(
     } else {
         format!("{name} could not be verified: its source promises no hash. Its SHA-256 is {sha256}")
     };
-    transfer.say(Level::Info, "model_download_verify", verdict);
+    transfer.say(Level::Info, Step::Verify, verdict);
     let stored = StoredFile { size, sha256: Some(sha256), is_verified };
 
     match place(transfer, partial, &stored).await {
@@ -54,7 +55,7 @@ async fn place(transfer: &Transfer, partial: &Arc<Partial>, stored: &StoredFile)
     let synced = partial.on_disk(move |partial| disk.sync(partial.file())).await;
     let (name, took) = (&transfer.file.name, begin.elapsed().as_millis());
     let message = format!("The disk took {took} ms to have all of {name}");
-    transfer.say(Level::Debug, "model_download_sync", message);
+    transfer.say(Level::Debug, Step::Sync, message);
     synced.map_err(Refusal::Unfinished)?;
     let accept = Arc::clone(&transfer.destination.accept);
     let (held, stored) = (Arc::clone(partial), stored.clone());
@@ -67,7 +68,8 @@ async fn place(transfer: &Transfer, partial: &Arc<Partial>, stored: &StoredFile)
 /// The failure of a download whose file is of no use, as far as it was looked at.
 pub(crate) fn unusable(transfer: &Transfer, failure: Failure) -> Failure {
     let host = transfer.file.url.host_str().unwrap_or_default();
-    let message = format!("the file that {host} sent is not a usable model: {}", failure.message);
+    let noun = transfer.file.purpose.noun();
+    let message = format!("the file that {host} sent is not a usable {noun}: {}", failure.message);
     Failure { message, ..failure }.hint("choose another file of the source, or ask whoever publishes it")
 }
 
@@ -77,7 +79,7 @@ pub(crate) async fn discard(transfer: &Transfer, partial: &Arc<Partial>, failure
         return failure;
     }
     let message = format!("Removed {}: it is of no use", transfer.file.name);
-    transfer.say(Level::Warn, "model_download_removed", message);
+    transfer.say(Level::Warn, Step::Removed, message);
     failure.stage("verify")
 }
 
@@ -107,23 +109,20 @@ pub(crate) async fn keep(transfer: &Transfer, partial: &Arc<Partial>, mut failur
         failure.message += &format!(", after {part}");
     }
     if matches!(kept, Ok(Some(_))) && failure.code == Code::Cancelled {
-        failure = failure.hint("what is stored is kept: ModelDownload goes on from there");
+        let operation = transfer.file.purpose.operation();
+        failure = failure.hint(format!("what is stored is kept: {operation} goes on from there"));
     }
     let received = text::bytes(received);
-    let (level, action, message) = match kept {
-        Ok(Some(_)) => (
-            Level::Info,
-            "model_download_kept",
-            format!("Kept {part} of {name}: downloading it again resumes it"),
-        ),
+    let (level, step, message) = match kept {
+        Ok(Some(_)) => {
+            (Level::Info, Step::Kept, format!("Kept {part} of {name}: downloading it again resumes it"))
+        }
         Ok(None) => {
             let message = format!("Removed the partial file of {name} ({received}): it cannot be resumed");
-            (Level::Info, "model_download_removed", message)
+            (Level::Info, Step::Removed, message)
         }
-        Err(stays) => {
-            (Level::Warn, "model_download_kept", format!("The partial file of {name} stays: {stays}"))
-        }
+        Err(stays) => (Level::Warn, Step::Kept, format!("The partial file of {name} stays: {stays}")),
     };
-    transfer.say(level, action, message);
+    transfer.say(level, step, message);
     failure.stage("transfer")
 }

@@ -15,6 +15,7 @@ use crate::files;
 use crate::models::transfer::context::Transfer;
 use crate::models::transfer::disk::Disk;
 use crate::models::transfer::journal::{self, Claim, Contents, Head, Journal};
+use crate::models::transfer::purpose::Step;
 use crate::models::transfer::remote::{Destination, RemoteFile};
 use crate::narration::Level;
 use crate::spawn;
@@ -139,7 +140,7 @@ impl Partial {
             // The first time it may have been held by accident.
             if tries == 2 {
                 let message = format!("Another process is writing {}: waiting for it", path.display());
-                transfer.say(Level::Info, "model_download_waiting", message);
+                transfer.say(Level::Info, Step::Waiting, message);
             }
             tokio::select! {
                 () = tokio::time::sleep(POLL) => {}

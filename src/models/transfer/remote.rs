@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::Failure;
 use crate::models::gguf::Header;
+use crate::models::transfer::purpose::Purpose;
 use crate::origin::without_brackets;
 
 /// What every GGUF file begins with.
@@ -19,6 +20,8 @@ pub(crate) const GGUF_MAGIC: &[u8] = b"GGUF";
 /// One remote file, resolved: what the transfer needs to know.
 #[derive(Clone, Debug)]
 pub(crate) struct RemoteFile {
+    /// What the file is for.
+    pub(crate) purpose: Purpose,
     /// The file's name in narrations.
     pub(crate) name: String,
     /// As [`crate::models::Model::source`]; without a query, which may hold a signature.

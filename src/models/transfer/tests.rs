@@ -19,6 +19,7 @@ use crate::error::{Code, Result};
 use crate::models::testing::{config, gguf_of};
 use crate::models::transfer::disk::Disk;
 use crate::models::transfer::partial::unfinished_at;
+use crate::models::transfer::purpose::Purpose;
 use crate::models::transfer::remote::{RemoteFile, Trust, Verdict};
 use crate::models::{Catalog, DownloadRequest, Downloaded, Source, Status};
 use crate::spawn;
@@ -270,6 +271,7 @@ fn a_partial_file_without_a_promised_hash_is_resumed_from_its_own_url_alone() {
     let partial = root.path().join("data/models/unpromised.gguf.partial");
     let done = |url: &str| {
         let file = RemoteFile {
+            purpose: Purpose::Model,
             name: "unpromised.gguf".to_owned(),
             source: url.to_owned(),
             url: reqwest::Url::parse(url).unwrap(),

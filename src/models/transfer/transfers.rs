@@ -16,6 +16,7 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 
 use crate::error::{Code, Failure, Result};
 use crate::models::transfer::context::{Note, Transfer, TransferContext};
+use crate::models::transfer::purpose::{Purpose, Step};
 use crate::models::transfer::remote::{Destination, RemoteFile, StoredFile};
 use crate::models::transfer::run;
 use crate::narration::WaitGuard;
@@ -73,15 +74,16 @@ impl Transfers {
         Self { context: Arc::new(context), turns, ongoing: Arc::default() }
     }
 
-    /// Every ongoing transfer.
-    pub(crate) fn ongoing(&self) -> Vec<OngoingTransfer> {
+    /// Every ongoing transfer of a model or of a companion of one.
+    pub(crate) fn of_models(&self) -> Vec<OngoingTransfer> {
         let view = |shared: &Arc<Shared>| OngoingTransfer {
             file: shared.transfer.file.clone(),
             destination: shared.transfer.destination.clone(),
             done: shared.transfer.received(),
             since: shared.since,
         };
-        self.ongoing.lock().values().map(view).collect()
+        let is_of_model = |shared: &&Arc<Shared>| shared.transfer.file.purpose == Purpose::Model;
+        self.ongoing.lock().values().filter(is_of_model).map(view).collect()
     }
 
     /// Whether a transfer to that target is ongoing.
@@ -104,10 +106,11 @@ impl Transfers {
         loop {
             let (shared, mut interest, mut notes, is_new) = self.join(file, destination);
             let (name, is_same) = (&file.name, is_same_file(&shared.transfer.file, file));
+            let purpose = file.purpose;
             if !is_new && !is_same {
-                n!("model_download_joined", "Another job is downloading another {name}: waiting for it");
+                n!(purpose.action(Step::Joined), "Another job is downloading another {name}: waiting for it");
             } else if !is_new {
-                n!("model_download_joined", "Another job is downloading {name} already: joined it");
+                n!(purpose.action(Step::Joined), "Another job is downloading {name} already: joined it");
             }
             let mut published = shared.outcome.subscribe();
             let mut _waiting = None;
@@ -116,12 +119,12 @@ impl Transfers {
                     async { published.wait_for(Option::is_some).await.ok().and_then(|it| it.clone()) };
                 tokio::select! {
                     biased;
-                    wait = narrate_next(&mut notes), if is_same => _waiting = wait,
+                    wait = narrate_next(purpose, &mut notes), if is_same => _waiting = wait,
                     () = stop.cancelled(), if interest.is_some() => {
                         // For the last job this is what stops the transfer.
                         if interest.take().and_then(Arc::into_inner).is_none() {
                             let others = shared.interest.strong_count();
-                            n!("model_download_left", "Left the download of {name}: {others} other job(s) go on with it");
+                            n!(purpose.action(Step::Left), "Left the download of {name}: {others} other job(s) go on with it");
                             return Err(cancelled());
                         }
                     }
@@ -175,11 +178,11 @@ impl Transfers {
 }
 
 /// Waits for one note of a transfer and narrates it. Returns the wait that it announces.
-async fn narrate_next(notes: &mut Receiver<Note>) -> Option<WaitGuard> {
+async fn narrate_next(purpose: Purpose, notes: &mut Receiver<Note>) -> Option<WaitGuard> {
     match notes.recv().await {
         Ok(note) => note.narrate(),
         Err(RecvError::Lagged(count)) => {
-            n!(debug: "model_download_progress", "{count} notes of the transfer were missed");
+            n!(debug: purpose.action(Step::Progress), "{count} notes of the transfer were missed");
             None
         }
         Err(RecvError::Closed) => std::future::pending().await,
