@@ -76,15 +76,25 @@ pub struct EngineSupport {
 pub struct EngineAdvice {
     /// What `WorkerInstall` would install; unset where the settings have to change first.
     pub worker_id: Option<String>,
-    /// What it brings and how to get it, for people.
+    /// What it would bring, for people.
     pub detail: String,
+}
+
+impl fmt::Display for EngineAdvice {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.detail)?;
+        match &self.worker_id {
+            Some(id) => write!(f, ": WorkerInstall {{\"worker_id\":\"{id}\"}} installs it"),
+            None => Ok(()),
+        }
+    }
 }
 
 impl EngineSupport {
     /// Why no engine here can run a model, and what to do about it; `None` where one may.
     pub(crate) fn warning(&self) -> Option<String> {
         let detail = self.engines_detail.as_ref()?;
-        let advice = self.engine_advice.as_ref().map(|advice| format!("; {}", advice.detail));
+        let advice = self.engine_advice.as_ref().map(|advice| format!("; {advice}"));
         Some(format!("no engine here can run it: {detail}{}", advice.unwrap_or_default()))
     }
 }

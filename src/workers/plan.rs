@@ -188,7 +188,7 @@ fn cannot_run(engine: &str, obstacle: &str, support: &EngineSupport, request: &S
             format!("no engine here can run {model}: {detail}"),
             support.engine_advice.as_ref().map_or_else(
                 || "use another model, or describe an engine that runs it in [engines.NAME]".to_owned(),
-                |advice| advice.detail.clone(),
+                ToString::to_string,
             ),
         ),
         None => (
@@ -282,7 +282,7 @@ impl LoadPlan {
                 request.served_id()
             );
             if let Some(advice) = &support.engine_advice {
-                n!(warn: "worker_choose", "{}", advice.detail);
+                n!(warn: "worker_choose", "{advice}");
             }
         }
         let missing_bytes = memory::sum(&memory::missing(&place.needs(), &free));

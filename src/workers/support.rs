@@ -128,8 +128,7 @@ impl Support {
             _ => String::new(),
         };
         let id = self.recommended.get().copied().unwrap_or(EngineId { kind: DeviceKind::Cpu });
-        let detail = format!("{who}{since}: WorkerInstall {{\"worker_id\":\"{id}\"}} installs it");
-        Some(EngineAdvice { worker_id: Some(id.to_string()), detail })
+        Some(EngineAdvice { worker_id: Some(id.to_string()), detail: format!("{who}{since}") })
     }
 
     /// Learns from a start that succeeded, or that failed with these last lines of its log. Blocks.
@@ -197,7 +196,7 @@ mod tests {
         let advice = |support: &Support, engines: &[Arc<Engine>], architecture: &str| {
             let of = support.of(engines, &Needs::of_architecture(architecture));
             assert_eq!(of.engines.as_ref().map(Vec::is_empty), Some(of.engines_detail.is_some()), "{of:?}");
-            of.engine_advice.map_or_else(String::new, |advice| advice.detail)
+            of.engine_advice.map_or_else(String::new, |advice| advice.to_string())
         };
         let support = open(true);
         assert_eq!(advice(&support, &builtin, "llama"), "");

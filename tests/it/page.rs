@@ -5,6 +5,7 @@ mod chat;
 mod connection;
 mod controls;
 mod downloads;
+mod engines;
 #[cfg(target_os = "linux")]
 mod gpus;
 mod layout;

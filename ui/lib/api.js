@@ -189,6 +189,9 @@ export const capabilities = () =>
 /** @type {Promise<import("./types.js").Capabilities>|null} */
 let known = null;
 
+/** Asks for them anew the next time: engines have changed. */
+export const forgetCapabilities = () => void (known = null);
+
 /** Submits an operation, such as `{ModelLoad: {id}}`, and returns the job's id. Retries are safe: they
  * carry the same key.
  * @param {Record<string, any>} operation

@@ -51,10 +51,24 @@ export function title({ operation, request }) {
       return "Give leased memory back";
     case "hive_check":
       return "Check the hive";
+    case "worker_install":
+      return `${request.dry_run ? "Plan the installation of" : "Install"} ${engineOf(request)}`;
+    case "worker_remove":
+      return `Remove ${engineOf(request)}`;
+    case "worker_catalog_list":
+      return "List the engines to install";
+    case "worker_list_installed":
+      return "List installed engines";
+    case "worker_catalog_get":
+    case "worker_installed_get":
+      return `Look up ${request.worker_id}`;
     default:
       return `${readable(operation)}${id ? ` ${id}` : ""}`;
   }
 }
+
+/** @param {Record<string, any>} request */
+const engineOf = ({ worker_id: id, version }) => (version && version !== "latest" ? `${id} ${version}` : id);
 
 /** @type {Record<string, string>} */
 const STATES = {
@@ -90,12 +104,14 @@ export function outcome({ failure, result, message }) {
   if (!result) return message ?? "";
   if (result.worker_id) return `worker ${result.pid} on ${result.device}`;
   if (typeof result.freed_bytes === "number") return `${bytes(result.freed_bytes)} freed`;
+  if (result.obstacle) return `engine '${result.engine}' cannot run it`;
   if (typeof result.required_bytes === "number")
     return result.fits
       ? `fits: ${bytes(result.required_bytes)}`
       : `does not fit: ${bytes(result.missing_bytes)} missing`;
   if (result.format && typeof result.size_bytes === "number")
     return [bytes(result.size_bytes), result.quantization].filter(Boolean).join(" · ");
+  if (result.worker_type && result.version) return [result.version, bytes(result.size)].join(" · ");
   if (typeof result.free_bytes === "number") return `${bytes(result.transfer_bytes)} to transfer`;
   return "";
 }

@@ -16,6 +16,8 @@
  * @property {number|null} context_length
  * @property {string[]} [capabilities]
  * @property {string[]} [engines]
+ * @property {string} [engines_detail]
+ * @property {EngineAdvice} [engine_advice]
  * @property {boolean} loaded
  * @property {ModelStatus} status
  * @property {string} [status_detail]
@@ -195,6 +197,10 @@
  * @property {boolean} fits
  * @property {boolean} already_present
  * @property {boolean|null} gated
+ * @property {string|null} architecture
+ * @property {string[]} [engines]
+ * @property {string} [engines_detail]
+ * @property {EngineAdvice} [engine_advice]
  *
  * @typedef {object} LoadPlan
  * @property {string} model
@@ -204,6 +210,7 @@
  * @property {string} reason
  * @property {boolean} fits
  * @property {string|null} obstacle why the engine cannot run the model
+ * @property {EngineAdvice|null} engine_advice
  * @property {number|null} required_bytes
  * @property {number|null} free_bytes
  * @property {number|null} capacity_bytes
@@ -257,6 +264,17 @@
  * @property {Times|null} times averages for one request
  * @property {Array<{kind: string, share: number|null, message: string, advice: string}>} findings
  * @property {string[]} unknown
+ *
+ * @typedef {{worker_id: string|null, detail: string}} EngineAdvice
+ *
+ * @typedef {{id: string, name: string, worker_type: string, version: string|null, size: number|null,
+ *   devices: string[], recommended: boolean, reason: string, from: string|null, installed: string|null,
+ *   problem: string|null}} EngineOffer
+ *
+ * @typedef {{id: string, name: string, worker_type: string, version: string, size: number, path:
+ *   string, added_at: string, from: string, previous: {version: string}|null}} InstalledEngine
+ *
+ * @typedef {{id: string, version: string, failed_at: string, reason: string, log: string}} FailedBuild
  *
  * @typedef {object} Device
  * @property {string} id

@@ -10,6 +10,7 @@ import { SOURCES, kindOf } from "../lib/sources.js";
 import { recall, remember } from "../lib/storage.js";
 import { link } from "../lib/view.js";
 import { closeDialog, dialogHead, openDialog } from "./dialog.js";
+import { engineAdvice } from "./engines.js";
 import { field, onSubmit, onValue, tick } from "./fields.js";
 import { openLoad } from "./load-dialog.js";
 import { button, factList, failureBox, retryBox, stack, waiting } from "./parts.js";
@@ -170,6 +171,7 @@ class DownloadDialog extends PlanView {
         : null,
       choices.length ? this.#choices(choices) : problem ? failureBox(problem) : null,
       plan ? planned(plan, this.source.trim(), this.planNotes) : null,
+      engineAdvice(plan?.engine_advice, plan?.model ?? "", () => this.#showPlan()),
       h(
         "div",
         { class: "actions end" },

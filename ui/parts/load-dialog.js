@@ -9,6 +9,7 @@ import { link } from "../lib/view.js";
 import { choice, deviceChoices } from "./choices.js";
 import { closeDialog, dialogHead, openDialog } from "./dialog.js";
 import { field, onSubmit, onValue, select, tick } from "./fields.js";
+import { engineAdvice } from "./engines.js";
 import { ended } from "./job-strip.js";
 import { estimate } from "./load-plan.js";
 import { button, retryBox, waiting } from "./parts.js";
@@ -197,6 +198,8 @@ class LoadDialog extends PlanView {
 
   /** @param {LoadPlan} plan */
   #memory(plan) {
+    if (plan.obstacle)
+      return [...estimate(plan), engineAdvice(plan.engine_advice, this.model.name, () => this.#estimate(0))];
     return [...estimate(plan), plan.fits ? null : this.#room(plan)];
   }
 

@@ -66,7 +66,7 @@ function bar(plan) {
   const gone = plan.evictions.reduce((sum, { held_bytes }) => sum + held_bytes, 0);
   const room = (free ?? 0) + gone;
   const used = free === null ? 0 : Math.max(0, total - room);
-  const fit = plan.fits ? "" : " over";
+  const fit = plan.fits || plan.missing_bytes === 0 ? "" : " over";
   const added = parts.map((part) => ({
     name: PARTS[part.name] ?? part.name,
     kind: `${part.name}${fit}`,

@@ -46,7 +46,12 @@ export function modelFacts(model, state = model.status) {
     ["Parameters", model.parameter_count === null ? null : count(model.parameter_count)],
     ["Context", model.context_length === null ? null : `${count(model.context_length)} tokens`],
     ["Capabilities", abilities(model.capabilities, true)],
-    ["Engines", model.engines?.length === 0 ? "none that is installed runs it" : model.engines?.join(", ")],
+    [
+      "Engines",
+      model.engines?.length === 0
+        ? `none that is installed runs it${model.engines_detail ? ` (${model.engines_detail})` : ""}`
+        : model.engines?.join(", "),
+    ],
     ["Format", model.format?.toUpperCase()],
     ["Source", h("span", { class: "mono" }, model.source)],
     ["Revision", model.revision ? h("span", { class: "mono" }, model.revision) : null],
@@ -84,6 +89,8 @@ function plan(plan) {
     ["Fits", plan.fits ? "yes" : "no"],
     ["Already downloaded", plan.already_present ? "yes" : "no"],
     ["Access", accessTo(plan)],
+    ["Architecture", plan.architecture],
+    ["Engines", plan.engines_detail ? `none here runs it (${plan.engines_detail})` : plan.engines?.join(", ")],
   ]);
 }
 

@@ -9,6 +9,7 @@ import { curl, isDownload, isPaused, stateWord, step, title } from "../lib/jobs.
 import { recall, remember } from "../lib/storage.js";
 import { View, link, route } from "../lib/view.js";
 import { openDelete } from "../parts/delete-dialog.js";
+import { engineAdvice } from "../parts/engines.js";
 import { logControls, logList } from "../parts/log-controls.js";
 import { button, chip, factList, failureBox, progressBar, retryBox, took, waiting } from "../parts/parts.js";
 import { resultOf } from "../parts/result.js";
@@ -161,6 +162,7 @@ class JobPage extends View {
       this.lost ? waiting("The connection broke; reconnecting. No message is lost", this.since) : null,
       retryBox(problem, () => this.#read()),
       job.failure ? failureBox(job.failure) : null,
+      job.failure?.code === "model_unsupported" ? adviceFor(job) : null,
       this.#isDrawn || problem
         ? h(
             "div",
@@ -405,6 +407,12 @@ class JobPage extends View {
         : null,
     );
   }
+}
+
+/** How to get the engine that the model of a job needs. @param {Job} job */
+function adviceFor({ request }) {
+  const model = hive.models.get(hive.modelOf(request.id ?? request.model ?? ""));
+  return engineAdvice(model?.engine_advice, model?.name ?? "");
 }
 
 /** @param {Row} row */

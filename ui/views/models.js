@@ -13,6 +13,7 @@ import { openDiagnosis } from "../parts/diagnosis-dialog.js";
 import { openDownload } from "../parts/download-dialog.js";
 import { openLoad } from "../parts/load-dialog.js";
 import "../parts/downloads.js";
+import { engineAdvice } from "../parts/engines.js";
 import { onValue, select } from "../parts/fields.js";
 import { abilities, button, chip, empty, failureBox, waiting } from "../parts/parts.js";
 import { modelFacts } from "../parts/result.js";
@@ -248,6 +249,7 @@ class Models extends ListView {
         button("Settings", () => openSettings(model), {}, icon("gear")),
         button("Delete", () => openDelete(model), {}, icon("trash")),
       ),
+      isLoadable(model) ? engineAdvice(model.engine_advice, model.name) : null,
       modelFacts(model, stateOf(model)),
       workers.length
         ? h(
@@ -290,7 +292,9 @@ function row(model, chosen) {
       "th",
       { scope: "row" },
       h("a", { href: link("models", model.id) }, model.id),
-      abilities(model.capabilities),
+      model.engines?.length === 0
+        ? h("p", { class: "muted small-text", title: model.engines_detail ?? null }, needs(model))
+        : abilities(model.capabilities),
     ),
     h("td", { class: "num", "data-label": "Size" }, bytes(model.size_bytes)),
     h("td", { "data-label": "Quant." }, model.quantization ?? "–"),
@@ -316,6 +320,10 @@ function keptRow(model, chosen) {
   const workers = hive.workersOf(model.id).map(({ pid, device }) => `${pid} ${device}`);
   return kept(model.id, [model, chosen, stateOf(model), workers.join()], () => row(model, chosen));
 }
+
+/** What a model needs that no engine here runs. @param {Model} model */
+const needs = ({ engine_advice: advice }) =>
+  advice?.worker_id ? "Needs llama-server, which can be installed" : "No engine here runs it";
 
 /** @param {Model} model @param {string} state @param {boolean} hasWorkers */
 function rowActions(model, state, hasWorkers) {

@@ -9,6 +9,7 @@ import { texts } from "../lib/sse.js";
 import { View, link, route } from "../lib/view.js";
 import { openDiagnosis } from "../parts/diagnosis-dialog.js";
 import { openSpawn } from "../parts/spawn-dialog.js";
+import { engineList } from "../parts/engines.js";
 import { graph } from "../parts/graph.js";
 import { logControls, logList } from "../parts/log-controls.js";
 import { button, chip, empty, failureBox, retryBox, waiting } from "../parts/parts.js";
@@ -63,6 +64,7 @@ class Workers extends View {
             }),
           )
         : null,
+      hive.hasSnapshot ? engineList() : null,
       chosen
         ? h("worker-log", { key: chosen.worker_id, ".pid": chosen.pid, ".alive": isAlive(chosen) })
         : null,
