@@ -73,7 +73,7 @@ fn prepare(
         prompt: tokens.into(),
         // A constraint says itself which space there is.
         begins_text: constraint.is_none(),
-        sampling: request.common.sampling.clone(),
+        sampling: request.common.sampling(&ready.tokenizer),
         constraint,
         thinking,
         max_tokens: request.common.max_tokens,

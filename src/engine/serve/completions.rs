@@ -52,7 +52,7 @@ fn prepare(
         let single = GenerationRequest {
             prompt: tokens.into(),
             begins_text: false,
-            sampling: request.common.sampling.clone(),
+            sampling: request.common.sampling(&ready.tokenizer),
             constraint: constraint.clone(),
             thinking: None,
             max_tokens: request.common.max_tokens,

@@ -249,6 +249,18 @@ async fn a_full_context_ends_an_answer_and_a_longer_prompt_is_refused() {
 }
 
 #[tokio::test]
+async fn an_answer_that_ignores_the_end_goes_on_to_its_limit() {
+    let worker = Worker::start(sentence_model("one two three"), 1, None).await;
+    let whole = worker.chat(json!({"ignore_eos": false, "max_tokens": 30})).await;
+    assert_eq!((text(&whole), &whole["choices"][0]["finish_reason"]), ("one two three", &json!("stop")));
+    let longer = worker.chat(json!({"ignore_eos": true, "max_tokens": 30})).await;
+    assert_eq!(longer["choices"][0]["finish_reason"], "length", "{longer}");
+    assert_eq!(longer["usage"]["completion_tokens"], 30);
+    assert!(text(&longer).starts_with("one two three"), "{longer}");
+    worker.stop().await;
+}
+
+#[tokio::test]
 async fn a_client_that_disconnects_frees_its_slot() {
     let sample = SampleModel { context_length: 8192, ..random_model() };
     let worker = Worker::start(sample, 1, None).await;

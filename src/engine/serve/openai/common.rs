@@ -4,6 +4,7 @@ use serde_json::Value;
 
 use super::format::{Wanted, wanted};
 use crate::engine::sampling::SamplingParams;
+use crate::engine::tokenizer::Tokenizer;
 use crate::fields::{FieldError, Fields};
 
 /// Most stop strings of a request.
@@ -20,7 +21,9 @@ const MIN_TEMPERATURE: f32 = 1e-4;
 /// How to generate the answer, and how to send it.
 #[derive(Clone, Debug)]
 pub(crate) struct Common {
-    pub(crate) sampling: SamplingParams,
+    pub(super) sampling: SamplingParams,
+    /// Whether the model may not end its answer.
+    ignore_eos: bool,
     pub(crate) max_tokens: Option<usize>,
     pub(crate) stop: Vec<String>,
     /// The form that the answer must have.
@@ -39,6 +42,7 @@ impl Common {
         fields.string("model")?;
         Ok(Self {
             sampling: sampling(fields, default)?,
+            ignore_eos: fields.bool("ignore_eos")?.unwrap_or(false),
             max_tokens: max_tokens(fields)?,
             stop: stop(fields)?,
             wanted: wanted(fields)?,
@@ -49,6 +53,16 @@ impl Common {
                 None => false,
             },
         })
+    }
+
+    /// How to sample, for a model with these tokens.
+    pub(crate) fn sampling(&self, tokenizer: &Tokenizer) -> SamplingParams {
+        let mut sampling = self.sampling.clone();
+        if self.ignore_eos {
+            let ends = tokenizer.end_of_generation().iter();
+            sampling.logit_bias.extend(ends.map(|id| (*id, f32::NEG_INFINITY)));
+        }
+        sampling
     }
 }
 

@@ -114,7 +114,7 @@ pub(super) const CHAT: &[Row] = &[
     ("truncate_prompt_tokens", Refused(Zero)),
     ("length_penalty", Refused(One)),
     ("use_beam_search", Refused(False)),
-    ("ignore_eos", Refused(False)),
+    ("ignore_eos", Applied),
     ("echo", Refused(False)),
     ("continue_final_message", Refused(False)),
     ("add_generation_prompt", Refused(True)),

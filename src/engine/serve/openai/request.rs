@@ -173,7 +173,7 @@ mod tests {
     fn every_known_field_is_applied_refused_or_harmless() {
         let asks = |name: &str| match name {
             "modalities" => json!(["audio"]),
-            "use_beam_search" | "ignore_eos" | "echo" | "continue_final_message" => json!(true),
+            "use_beam_search" | "echo" | "continue_final_message" => json!(true),
             "add_generation_prompt" => json!(false),
             "grammar" | "guided_grammar" | "chat_template" => json!("root ::= x"),
             "audio" | "web_search_options" | "moderation" => json!({"type": "object"}),
