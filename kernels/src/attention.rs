@@ -47,11 +47,14 @@ pub struct Attention {
 }
 
 impl LayerCache {
-    /// An empty cache. It takes memory as it fills.
+    /// An empty cache for so many tokens. It takes memory as it fills.
     #[must_use]
-    pub fn new(heads: usize, key_length: usize, value_length: usize) -> Self {
-        let head = Head { keys: Vec::new(), values: vec![Vec::new(); value_length.div_ceil(ROWS)] };
-        Self { key_length, value_length, heads: vec![head; heads] }
+    pub fn new(heads: usize, key_length: usize, value_length: usize, tokens: usize) -> Self {
+        let head = |_| Head {
+            keys: reserved(tokens.div_ceil(ROWS).saturating_mul(key_length)),
+            values: (0..value_length.div_ceil(ROWS)).map(|_| reserved(tokens)).collect(),
+        };
+        Self { key_length, value_length, heads: (0..heads).map(head).collect() }
     }
 
     /// Bytes that each token takes.
@@ -160,6 +163,14 @@ impl LayerCache {
     }
 }
 
+/// Room for so many lanes, which the system gives as they are written: a vector that grew would be copied, and have
+/// pieces of memory left over. Where there is no such room, it grows all the same.
+fn reserved(count: usize) -> Vec<Lanes> {
+    let mut lanes = Vec::new();
+    lanes.try_reserve_exact(count).ok();
+    lanes
+}
+
 impl Head {
     fn write(&mut self, position: usize, key: &[f32], value: &[f32]) {
         const EMPTY: Lanes = Lanes([0; ROWS]);
@@ -203,7 +214,7 @@ mod tests {
             let values = numbers(2, total * kv_heads * value);
             let query = numbers(3, total * heads * key);
             let how = Attention { heads, scale: 0.7, window };
-            let mut cache = LayerCache::new(kv_heads, key, value);
+            let mut cache = LayerCache::new(kv_heads, key, value, total);
             // What is written first is written over.
             cache.write(0, &values.repeat(3)[..9 * kv_heads * key], &keys.repeat(3)[..9 * kv_heads * value]);
             cache.write(0, &keys, &values);

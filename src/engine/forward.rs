@@ -283,11 +283,11 @@ impl Transformer {
     }
 }
 
-/// The most bytes that evaluating a batch of tokens takes: of each token a row of the residual stream and what a layer
-/// makes of it, and the scores of attention of each thread.
+/// The most bytes that evaluating a batch of tokens takes: of each token three rows of the residual stream's width and
+/// two of the feed-forward network's, which are there at once, and the scores of attention of each thread.
 pub(crate) fn working_bytes(width: u64, feed_forward: u64, context: u64) -> u64 {
     let threads = std::thread::available_parallelism().map_or(1, std::num::NonZero::get) as u64;
-    let token = width.saturating_mul(6).saturating_add(feed_forward.saturating_mul(2));
+    let token = width.saturating_mul(3).saturating_add(feed_forward.saturating_mul(2));
     let scores = context.saturating_mul(SCORED_ROWS).saturating_mul(threads);
     token.saturating_mul(MAX_BATCH as u64).saturating_add(scores).saturating_mul(size_of::<f32>() as u64)
 }

@@ -16,7 +16,8 @@ impl KvCache {
     /// An empty cache for up to `capacity` tokens.
     pub(super) fn new(hyperparameters: &Hyperparameters, capacity: usize) -> Self {
         let &Hyperparameters { layers, kv_heads, key_length, value_length, .. } = hyperparameters;
-        let layers = (0..layers).map(|_| LayerCache::new(kv_heads, key_length, value_length)).collect();
+        let layer = |_| LayerCache::new(kv_heads, key_length, value_length, capacity);
+        let layers = (0..layers).map(layer).collect();
         Self { layers, len: 0, capacity }
     }
 

@@ -56,7 +56,7 @@ impl SampleModel {
             ));
         }
         let sentence = match &self.weights {
-            SampleWeights::Random { .. } => "",
+            SampleWeights::Random { .. } | SampleWeights::Repeated { .. } => "",
             SampleWeights::Sentence(sentence) => sentence,
         };
         let vocabulary = SampleVocabulary::new(self.tokenizer, sentence, self.vocabulary as usize);
@@ -132,7 +132,10 @@ impl SampleModel {
             )
             .hint(format!("make its widths multiples of {}", kind.block_elements())));
         }
-        let bytes = encode(self.kind, &data);
+        let drawn = encode(self.kind, &data);
+        let length = drawn.len() / (data.len() / inputs) * outputs;
+        let mut bytes = drawn.repeat(length.div_ceil(drawn.len()));
+        bytes.truncate(length);
         writer.tensor(name, &[inputs as u64, outputs as u64], kind, bytes);
         Ok(())
     }

@@ -31,6 +31,8 @@ mod journals;
 mod lifecycle;
 mod loads;
 mod llama_server;
+#[cfg(target_os = "linux")]
+mod memory;
 mod models;
 mod openai;
 mod ollama;

@@ -89,6 +89,11 @@ pub enum SampleWeights {
         /// Seed of the random numbers.
         seed: u64,
     },
+    /// As `Random`, of which the rows of a matrix repeat after a few: large models are made quickly.
+    Repeated {
+        /// Seed of the random numbers.
+        seed: u64,
+    },
     /// Weights with which the model answers every prompt with this text.
     Sentence(String),
 }

@@ -22,6 +22,9 @@ const SENTENCE_LOGIT: f32 = 48.0;
 /// residual stream are around 1, and attention adds about the square of this.
 const SENTENCE_GAIN: f32 = 0.2;
 
+/// Rows that are drawn of a matrix whose rows repeat.
+const DRAWN_ROWS: usize = 64;
+
 /// A tensor in F32, before it is quantised.
 pub(super) struct DenseTensor {
     pub(super) name: String,
@@ -29,6 +32,7 @@ pub(super) struct DenseTensor {
     pub(super) outputs: Option<usize>,
     /// Length of a row or of the vector.
     pub(super) inputs: usize,
+    /// The first rows at least; where there are fewer than `outputs`, they repeat.
     pub(super) data: Vec<f32>,
 }
 
@@ -43,25 +47,28 @@ pub(super) fn tensors(
     let kv_width = (model.kv_heads * model.head_width()) as usize;
     let tokens = vocabulary.tokens.len();
     let (seed, gain, sentence) = match &model.weights {
-        SampleWeights::Random { seed } => (*seed, 1.0, false),
+        SampleWeights::Random { seed } | SampleWeights::Repeated { seed } => (*seed, 1.0, false),
         SampleWeights::Sentence(_) => (0, SENTENCE_GAIN, true),
+    };
+    let drawn = match &model.weights {
+        SampleWeights::Repeated { .. } => DRAWN_ROWS,
+        _ => usize::MAX,
     };
     let mut random = Random(StdRng::seed_from_u64(seed));
 
     let mut all = Vec::new();
     if sentence {
         let (input, output) = sentence_matrices(&mut random, vocabulary, embedding);
-        all.push(matrix("token_embd.weight", embedding, input));
-        all.push(matrix("output.weight", embedding, output));
+        all.push(matrix("token_embd.weight", embedding, tokens, input));
+        all.push(matrix("output.weight", embedding, tokens, output));
     } else {
         // Elements around 1, as in the residual stream of a trained model after a few layers.
-        all.push(matrix(
-            "token_embd.weight",
-            embedding,
-            random.matrix(tokens, embedding, (embedding as f32).sqrt()),
-        ));
+        let mut of_tokens = |name: &str, gain: f32| {
+            matrix(name, embedding, tokens, random.matrix(tokens.min(drawn), embedding, gain))
+        };
+        all.push(of_tokens("token_embd.weight", (embedding as f32).sqrt()));
         if !model.tied {
-            all.push(matrix("output.weight", embedding, random.matrix(tokens, embedding, 1.0)));
+            all.push(of_tokens("output.weight", 1.0));
         }
     }
     all.push(vector("output_norm.weight", random.norm(embedding, sentence)));
@@ -74,7 +81,7 @@ pub(super) fn tensors(
     for layer in 0..model.layers {
         let name = |part: &str| format!("blk.{layer}.{part}.weight");
         let mut layer_matrix = |part: &str, inputs: usize, outputs: usize| {
-            matrix(name(part), inputs, random.matrix(outputs, inputs, gain))
+            matrix(name(part), inputs, outputs, random.matrix(outputs.min(drawn), inputs, gain))
         };
         all.extend([
             layer_matrix("attn_q", embedding, query_width),
@@ -107,8 +114,8 @@ pub(super) fn tensors(
     all.into_iter()
 }
 
-fn matrix(name: impl Into<String>, inputs: usize, data: Vec<f32>) -> DenseTensor {
-    DenseTensor { name: name.into(), outputs: Some(data.len() / inputs), inputs, data }
+fn matrix(name: impl Into<String>, inputs: usize, outputs: usize, data: Vec<f32>) -> DenseTensor {
+    DenseTensor { name: name.into(), outputs: Some(outputs), inputs, data }
 }
 
 fn vector(name: impl Into<String>, data: Vec<f32>) -> DenseTensor {

@@ -15,11 +15,13 @@ use crate::workers::place::{Estimate, margin};
 /// Tokens of context where a request names none. Models are trained for far more, and the memory for
 /// that would surprise users.
 pub(crate) const DEFAULT_CONTEXT: u64 = 8192;
-/// What a worker of the built-in engine takes before it has a model, with its code: measured.
-const BUILTIN_CODE: u64 = 24 << 20;
-/// What the built-in engine takes for each token of the vocabulary, with its merges: 660 bytes were measured
-/// between vocabularies of 49,152 and of 128,256 tokens.
-const BYTES_OF_A_TOKEN: u64 = 700;
+/// What a worker of the built-in engine takes for any model, with its code: measured. A debug build has more code.
+const BUILTIN_FIXED: u64 = if cfg!(debug_assertions) { 33 << 20 } else { 21 << 20 };
+/// How often the built-in engine has the texts of a file's header in memory: as they are read, and in each of its
+/// tables. What is freed after the load is not given back.
+const COPIES_OF_TEXTS: u64 = 4;
+/// Bytes of a place in all hash tables of tokens together, with a vocabulary of byte pairs and with another: measured.
+const BYTES_OF_A_PLACE: [u64; 2] = [100, 40];
 
 /// What a worker takes of a GPU besides its model and buffers: the driver's context, the engine's code, and what the
 /// first prompt brings. Measured of llama.cpp's server on an H200 (`docs/GPU.md`); others may take less.
@@ -44,6 +46,8 @@ pub(in crate::workers) struct ModelFootprint {
     in_own_form: u64,
     /// Tokens that it knows.
     vocabulary: u64,
+    /// Bytes of its vocabulary in the memory of the built-in engine.
+    vocabulary_bytes: u64,
     /// Heads of queries of a block.
     heads: u64,
     /// Width of the residual stream.
@@ -90,14 +94,14 @@ impl ModelFootprint {
         let width = number("embedding_length").unwrap_or(0).checked_div(heads).unwrap_or(0);
         let keys = number("attention.key_length").unwrap_or(width);
         let values = number("attention.value_length").unwrap_or(width);
+        let vocabulary =
+            header.tensor("token_embd.weight").and_then(|tensor| tensor.shape.get(1).copied()).unwrap_or(0);
         let mut model = Self {
             weights: 0,
             half_precision: 0,
             in_own_form: 0,
-            vocabulary: header
-                .tensor("token_embd.weight")
-                .and_then(|tensor| tensor.shape.get(1).copied())
-                .unwrap_or(0),
+            vocabulary,
+            vocabulary_bytes: vocabulary_bytes(header, vocabulary),
             heads,
             embedding: number("embedding_length").unwrap_or(0),
             feed_forward: number("feed_forward_length").unwrap_or(0),
@@ -205,9 +209,17 @@ impl ModelFootprint {
 
     /// What the built-in engine takes besides weights and cache: its code, the vocabulary, and what it works with.
     fn builtin_overhead(&self, working: u64) -> u64 {
-        let vocabulary = self.vocabulary.saturating_mul(BYTES_OF_A_TOKEN);
-        BUILTIN_CODE.saturating_add(vocabulary).saturating_add(working)
+        BUILTIN_FIXED.saturating_add(self.vocabulary_bytes).saturating_add(working)
     }
+}
+
+/// The bytes that the built-in engine takes for a vocabulary of so many tokens: their texts and merges, which are
+/// nearly all of a header, and hash tables, which have a power of two of places and are at most seven eighths full.
+fn vocabulary_bytes(header: &Header, tokens: u64) -> u64 {
+    let [byte_pairs, other] = BYTES_OF_A_PLACE;
+    let place = if header.metadata.str("tokenizer.ggml.model") == Some("gpt2") { byte_pairs } else { other };
+    let places = tokens.saturating_add(tokens / 7).checked_next_power_of_two().unwrap_or(u64::MAX);
+    header.data_offset.saturating_mul(COPIES_OF_TEXTS).saturating_add(places.saturating_mul(place))
 }
 
 /// The bytes of a file; 0 where it cannot be looked at. Blocks.
@@ -323,10 +335,9 @@ mod tests {
         );
         // 2 layers, 2 heads of keys and of values, 64 wide, of 2 bytes.
         assert_eq!(estimate.cache, 2 * 2 * (64 + 64) * 2 * 1000 * 3);
-        let vocabulary = model.vocabulary * BYTES_OF_A_TOKEN;
-        assert!(model.vocabulary > 0, "{model:?}");
+        assert!(model.vocabulary > 0 && model.vocabulary_bytes > 70 * model.vocabulary, "{model:?}");
         let working = working_bytes(model.embedding, model.feed_forward, 1000);
-        assert!(estimate.overhead >= BUILTIN_CODE + vocabulary + working);
+        assert!(estimate.overhead >= BUILTIN_FIXED + model.vocabulary_bytes + working);
         assert_eq!(estimate.grows, estimate.cache + working, "of long prompts");
         let native = Engine { storage: ModelStorage::AsInFile { cache_bits: 16 }, ..builtin };
         let other = model.estimate(&native, Device::CPU, Some(1000), Some(3));
