@@ -8,4 +8,6 @@ pub mod fetch;
 pub mod choose;
 pub mod release;
 pub mod archive_name;
+#[cfg_attr(not(test), expect(dead_code, reason = "the flow of an install is to call it"))]
+mod canary;
 pub mod machine;

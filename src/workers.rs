@@ -41,6 +41,8 @@
 //! - A worker's log is a bounded file, never a pipe to the daemon.
 //! - No lock of this module is held across an await.
 //! - A worker that serves is asked for a sign of life ([`pulse`]) as long as it lives, whoever started it.
+//! - A worker that tries an engine ([`trial`]) is named by no request, makes no room for itself, is not started
+//!   again, and ends with the hive that tries.
 //! - A crash, a failed load and a requested stop stay distinct ([`Cause`]). A crashed worker is started
 //!   again ([`restart`]) only if the settings say so.
 //! - What follows a failed start is decided by its kind ([`start_error`]), never by its public code.
@@ -54,6 +56,7 @@
 //! | [`telemetry`] | samples for heartbeats and `/v1/events` |
 //! | [`supervisor`] | the interface to the rest of the hive |
 //! | [`adopt`], [`restart`] | workers of an earlier run; crashed workers |
+//! | [`trial`] | workers that try an engine |
 //! | [`start`] | from a request to a ready worker |
 //! | [`readiness`], [`start_failure`] | a started worker until it is ready, and how it can fail |
 //! | [`launch`] | the process of a worker and its owner |
@@ -71,15 +74,17 @@
 //! | [`processes`], [`child`], [`adopted`] | the process group of a worker, by who started it |
 //! | [`usage`], [`devices`], [`socket_owner`], [`health`], [`log_follow`], [`load_progress`] | what workers and machine use, serve, answer and write |
 //! | [`abilities`] | what a model can do on an engine |
+//! | [`request`] | what a caller asks of a new worker |
 //! | [`engines`] | descriptions of engines, their search and their choice |
 //! | [`gpus`], [`process_group`], [`identity`], [`oom_killer`] | what drivers and the system tell |
-//! | [`start_error`], [`state`], [`end`], [`exit`], [`causes`], [`folder`], [`report`], [`log_progress`] | plain values and files |
-//! | [`environment`], [`request`], [`place`], [`worker`], [`secret`], [`device`] | plain values |
+//! | [`start_error`], [`state`], [`end`], [`causes`], [`exit`], [`folder`], [`report`], [`log_progress`] | plain values and files |
+//! | [`environment`], [`place`], [`worker`], [`secret`], [`device`] | plain values |
 
 pub mod telemetry;
 mod supervisor;
 mod adopt;
 mod restart;
+mod trial;
 mod start;
 mod readiness;
 mod start_failure;
@@ -112,6 +117,7 @@ mod health;
 pub mod log_follow;
 mod load_progress;
 mod abilities;
+mod request;
 pub mod engines;
 pub mod gpus;
 mod process_group;
@@ -120,13 +126,12 @@ mod oom_killer;
 mod start_error;
 mod state;
 mod end;
-mod exit;
 mod causes;
+mod exit;
 mod folder;
 mod report;
 mod log_progress;
 mod environment;
-mod request;
 mod place;
 mod worker;
 mod route;
@@ -148,11 +153,12 @@ pub use memory::{ForeignProcess, StoppableWorker};
 pub use place::{MemoryPart, Place, Share};
 pub use plan::LoadPlan;
 pub use registry::{Cause, ChangeKind, WorkerChange};
-pub use request::{Asked, StartRequest};
+pub use request::{Asked, StartRequest, Trial};
 pub(crate) use resident::{ResidentWorker, WorkerPhase};
 pub use route::Route;
 pub use secret::Secret;
 pub use socket_owner::port_holder;
 pub use stop::Stopped;
 pub use supervisor::Supervisor;
+pub(crate) use trial::{Fate, TrialWorker, Tried, TryError, WhyNot};
 pub use worker::{Status, Worker};

@@ -45,6 +45,7 @@ fn worker() -> Worker {
         port: None,
         url: None,
         engine: "e".to_owned(),
+        trial: false,
         status: Status::Busy,
         started_at: String::new(),
         uptime_seconds: 1,

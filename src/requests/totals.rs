@@ -70,6 +70,13 @@ pub(crate) struct TotalsOf {
     total_seconds: u64,
 }
 
+impl TotalsOf {
+    /// Whether they are of what has that name.
+    pub(crate) fn is_of(&self, name: &str) -> bool {
+        &*self.name == name
+    }
+}
+
 impl Totals {
     pub(super) fn add(&mut self, record: &Record) {
         if let Some(model) = &record.model {

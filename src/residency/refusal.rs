@@ -57,7 +57,7 @@ pub(super) fn does_not_respond(id: &str, pid: u32) -> Failure {
 /// The refusal for a model that exists, that no worker serves, and that requests do not load.
 pub(crate) fn not_loaded(id: &str, workers: &[Worker]) -> Failure {
     let load = serde_json::json!({"ModelLoad": {"id": id}});
-    let serving = workers.iter().filter(|worker| worker.status.serves());
+    let serving = workers.iter().filter(|worker| worker.status.serves() && !worker.trial);
     let mut loaded: Vec<&str> = serving.map(|worker| worker.model.as_str()).collect();
     loaded.sort_unstable();
     loaded.dedup();

@@ -157,6 +157,7 @@ fn resident(parts: &Parts, clock: &Clock, worker: &ResidentWorker, resident: &Re
         _ => None,
     };
     let (keep, why) = match resident.keep {
+        _ if worker.request.trial.is_some() => ("until_needed", "it tries an engine".to_owned()),
         Keep::For(Duration::ZERO) => ("idle", "it goes with the end of its last answer".to_owned()),
         Keep::For(idle) => ("idle", format!("it stays for {} after its last request", in_words(idle))),
         Keep::UntilNeeded => ("until_needed", "it stays until its room is needed".to_owned()),

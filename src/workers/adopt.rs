@@ -202,7 +202,7 @@ async fn judge(shared: &Arc<Shared>, record: &WorkerRecord) -> Verdict {
     let group = match AdoptedGroup::hold(record.process, &record.worker_id) {
         Ok(Some(group)) => group,
         // With a lifeline it ended with its hive, as the settings ask for.
-        Ok(None) if record.ready && !shared.settings.lifeline => {
+        Ok(None) if record.ready && !record.trial && !shared.settings.lifeline => {
             let engine = shared.engines().await.iter().find(|engine| engine.name == record.engine);
             return engine.map_or_else(
                 || {
@@ -217,6 +217,9 @@ async fn judge(shared: &Arc<Shared>, record: &WorkerRecord) -> Verdict {
         Ok(None) => return Verdict::Stale("its process has ended".to_owned()),
         Err(error) => return Verdict::Stale(format!("its process could not be held: {error}")),
     };
+    if record.trial {
+        return Verdict::End(group, "it tried an engine for a hive that has ended".to_owned());
+    }
     if !record.ready {
         return Verdict::End(group, "it was not ready when its hive ended".to_owned());
     }

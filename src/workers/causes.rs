@@ -3,6 +3,10 @@
 //! Engines write why they end, but rarely what to do about it. The phrases here are those of
 //! llama.cpp, vLLM, CUDA's runtime and the dynamic linker.
 
+use std::borrow::Cow;
+
+use super::exit::Exit;
+
 /// Phrases of logs, in lower case, and the next step for each.
 const CAUSES: &[(&[&str], &str)] = &[
     (
@@ -78,12 +82,82 @@ const CAUSES: &[(&[&str], &str)] = &[
     ),
 ];
 
+/// Libraries that engines need and that come from elsewhere, and where that is.
+const LIBRARIES: &[(&str, &str)] = &[
+    ("libgomp", "the package libgomp1 (libgomp on Fedora)"),
+    ("libstdc++", "the package libstdc++6 (libstdc++ on Fedora)"),
+    ("libcurl", "the package libcurl4 (libcurl on Fedora)"),
+    ("libssl", "the package libssl3 (openssl-libs on Fedora)"),
+    ("libcrypto", "the package libssl3 (openssl-libs on Fedora)"),
+    ("libvulkan", "the package libvulkan1 (vulkan-loader on Fedora)"),
+    ("libcuda.so", "NVIDIA's driver"),
+    ("libnvidia", "NVIDIA's driver"),
+    ("libcudart", "CUDA's libraries, of the version that the engine was built with"),
+    ("libcublas", "CUDA's libraries, of the version that the engine was built with"),
+    ("libnccl", "the package libnccl2"),
+    ("libamdhip64", "ROCm, of the version that the engine was built with"),
+    ("libhipblas", "ROCm, of the version that the engine was built with"),
+    ("librocblas", "ROCm, of the version that the engine was built with"),
+];
+
+/// What to do about the end of an engine's process, which wrote these lines last.
+pub(super) fn next_step(exit: Option<Exit>, tail: &[String], saw_oom_kill: bool) -> Cow<'static, str> {
+    match exit {
+        Some(exit) if exit.killed() && saw_oom_kill => {
+            "the kernel's out-of-memory killer killed a process while the worker ran: try a smaller model or \
+             quantization, a shorter context, or unload another model"
+        }
+        Some(exit) if exit.killed() => {
+            "the system likely killed it because memory ran out: try a smaller model or quantization, a shorter \
+             context, or unload another model"
+        }
+        Some(exit) if exit.lacks_instructions() => {
+            "the engine was built for another processor: this one lacks instructions that it needs. Use an older \
+             version, or one that is built on this machine"
+        }
+        exit => match hint(tail) {
+            Some(hint) => return hint,
+            None if exit.is_some_and(Exit::faulted) => {
+                "this is a defect of the engine: please report it with the log"
+            }
+            None => "the last lines of its log say more",
+        },
+    }
+    .into()
+}
+
 /// The next step for the last of these log lines that has a known phrase.
-pub(super) fn hint(tail: &[String]) -> Option<&'static str> {
+fn hint(tail: &[String]) -> Option<Cow<'static, str>> {
     tail.iter().rev().find_map(|line| {
-        let line = line.to_lowercase();
-        let cause = CAUSES.iter().find(|(phrases, _)| phrases.iter().any(|phrase| line.contains(phrase)));
-        cause.map(|(_, hint)| *hint)
+        missing_library(line).map(Cow::Owned).or_else(|| {
+            let line = line.to_lowercase();
+            let cause = CAUSES.iter().find(|(phrases, _)| phrases.iter().any(|phrase| line.contains(phrase)));
+            cause.map(|(_, hint)| Cow::Borrowed(*hint))
+        })
+    })
+}
+
+/// The next step where the dynamic linker names what it did not find:
+/// `llama-server: error while loading shared libraries: libgomp.so.1: cannot open shared object file: …`, or
+/// ``/lib/x86_64-linux-gnu/libc.so.6: version `GLIBC_2.38' not found (required by llama-server)``.
+fn missing_library(line: &str) -> Option<String> {
+    if let Some((_, version)) = line.split_once("version `")
+        && let Some((version, _)) = version.split_once("' not found")
+    {
+        return Some(format!(
+            "the engine was built for a newer system, which has {version}: use an older version of the engine, or one \
+             that is built on this machine"
+        ));
+    }
+    let (_, library) = line.split_once("error while loading shared libraries: ")?;
+    let (library, _) = library.split_once(": cannot open shared object file")?;
+    let source = LIBRARIES.iter().find(|(name, _)| library.starts_with(name)).map(|(_, source)| *source);
+    Some(match source {
+        Some(source) => format!("the engine needs {library}, which is missing here: install {source}"),
+        None => format!(
+            "the engine needs {library}, which is missing here: install the package that has it, or reinstall the \
+             engine"
+        ),
     })
 }
 
@@ -114,6 +188,8 @@ pub(super) fn unknown(tail: &[String]) -> Option<Unknown> {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::process::ExitStatusExt;
+
     use super::*;
 
     #[test]
@@ -160,7 +236,19 @@ mod tests {
                 "download it again",
             ),
             ("srv load_model: failed to load multimodal model, 'm.gguf'", "mmproj"),
-            ("x: error while loading shared libraries: libcudart.so.12: cannot open", "reinstall"),
+            ("x: error while loading shared libraries: libfoo.so.1: invalid ELF header", "reinstall"),
+            (
+                "x: error while loading shared libraries: libgomp.so.1: cannot open shared object file: No such file",
+                "libgomp.so.1, which is missing here: install the package libgomp1",
+            ),
+            (
+                "x: error while loading shared libraries: libodd.so.7: cannot open shared object file: No such file",
+                "needs libodd.so.7",
+            ),
+            (
+                "libc.so.6: version `GLIBC_2.38' not found (required by x)",
+                "newer system, which has GLIBC_2.38",
+            ),
             ("error: invalid argument: --flash-attn", "remove the option"),
             ("api_server.py: error: unrecognized arguments: --x", "remove the option"),
             ("CUDA error: no kernel image is available for execution on the device", "driver"),
@@ -170,6 +258,8 @@ mod tests {
             assert!(hint.contains(step), "{line}: {hint}");
         }
         assert_eq!(hint(&["all is well".to_owned()]), None);
+        let ill = Exit::from(std::process::ExitStatus::from_raw(4));
+        assert!(next_step(Some(ill), &[], false).contains("another processor"));
         let both = ["Permission denied".to_owned(), "out of memory".to_owned()];
         assert!(hint(&both).unwrap().starts_with("memory"), "the last line counts");
     }

@@ -220,6 +220,16 @@ impl Engine {
         &self.usable
     }
 
+    /// The devices of this machine that it can use, in words, with its own names.
+    #[must_use]
+    pub(crate) fn devices_in_words(&self) -> String {
+        let name = |device: &Device| match self.own_names.iter().find(|(known, _)| known == device) {
+            Some((_, own)) => format!("{device} ({own})"),
+            None => device.to_string(),
+        };
+        self.usable.iter().map(name).collect::<Vec<_>>().join(", ")
+    }
+
     /// The projector that a model gets: the one that is its own, or the one of the settings if that
     /// belongs to it. `None` where the engine takes none.
     pub(super) fn projector_for(&self, model: &Path, own: Option<&PathBuf>) -> Option<PathBuf> {

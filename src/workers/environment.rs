@@ -6,7 +6,9 @@
 //! crash reports and children of engines. It is no wall: a worker runs as the hive's user. What an engine
 //! needs of all this, its `env` setting gives it.
 
-use std::ffi::OsStr;
+use std::ffi::{OsStr, OsString};
+
+use tokio::process::Command;
 
 use crate::disk;
 
@@ -32,8 +34,20 @@ const ENDS: &[&str] = &[
 const BEGINNINGS: &[&str] =
     &["AWS_", "AZURE_", "GOOGLE_", "GCP_", "CLOUDSDK_", "SSH_", "GPG_", "VAULT_", "LLAMA_"];
 
+/// Keeps from a process of an engine what it does not get of the hive's environment. Returns the names.
+pub(super) fn keep_secrets(command: &mut Command) -> Vec<OsString> {
+    let kept: Vec<_> = std::env::vars_os()
+        .filter(|(name, value)| !is_passed_on(name, value))
+        .map(|(name, _)| name)
+        .collect();
+    for name in &kept {
+        command.env_remove(name);
+    }
+    kept
+}
+
 /// Whether a worker gets this variable of the hive.
-pub(super) fn is_passed_on(name: &OsStr, value: &OsStr) -> bool {
+fn is_passed_on(name: &OsStr, value: &OsStr) -> bool {
     let name = name.to_string_lossy().to_uppercase();
     let is_secret = |word: &str| WORDS.contains(&word) || ENDS.iter().any(|end| word.ends_with(end));
     // A fault that a test gives the hive is not the worker's.

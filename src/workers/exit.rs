@@ -61,6 +61,11 @@ impl Exit {
         self.reported_signal().unwrap_or(self).signal == Some(Signal::KILL.as_raw())
     }
 
+    /// Whether it ended because the processor does not know an instruction of it.
+    pub(super) fn lacks_instructions(self) -> bool {
+        self.reported_signal().unwrap_or(self).signal == Some(Signal::ILL.as_raw())
+    }
+
     /// Whether a signal ended it that shows a defect of its code or build.
     pub(super) fn faulted(self) -> bool {
         let ended_by = self.reported_signal().unwrap_or(self).signal;

@@ -232,6 +232,11 @@ impl Handle {
         self.served_id == id || self.request.model_id == id
     }
 
+    /// Whether it tries an engine: no request can name what it serves.
+    pub(super) const fn is_trial(&self) -> bool {
+        self.request.trial.is_some()
+    }
+
     /// Whether an earlier daemon started it.
     pub(super) fn is_adopted(&self) -> bool {
         matches!(self.origin, Origin::Adopted { .. })
@@ -381,6 +386,7 @@ impl Handle {
             port: state.port,
             url: self.url(),
             engine: self.engine.name.clone(),
+            trial: self.is_trial(),
             status,
             started_at: format!("{:.3}", self.started_at),
             uptime_seconds: self.uptime().as_secs(),
@@ -428,6 +434,7 @@ impl Handle {
             secret: self.secret.expose().to_owned(),
             port: self.state.borrow().port,
             ready,
+            trial: self.is_trial(),
         })
     }
 }

@@ -55,13 +55,9 @@ pub(super) async fn launch(
     let secret = Secret::random();
     let mut command = spawn::command(&engine.program);
     command.args(&arguments).stdout(log).stderr(log_again);
-    let kept_back: Vec<_> =
-        std::env::vars_os().filter(|(name, value)| !environment::is_passed_on(name, value)).collect();
-    for (name, _) in &kept_back {
-        command.env_remove(name);
-    }
+    let kept_back = environment::keep_secrets(&mut command);
     if !kept_back.is_empty() {
-        let names: Vec<_> = kept_back.iter().map(|(name, _)| name.to_string_lossy()).collect();
+        let names: Vec<_> = kept_back.iter().map(|name| name.to_string_lossy()).collect();
         n!(debug: "worker_environment", "Kept from the worker's environment: {}", names.join(", "));
     }
     command.envs([environment::CUDA_ORDER]).envs(engine.variables(&values));

@@ -195,7 +195,7 @@ impl Learned {
 
     /// Looks at the memory of a worker that serves, and keeps its peak. Blocks.
     pub(super) fn remember(&self, worker: &Handle) {
-        if !matches!(worker.stage(), LifeStage::Ready | LifeStage::Unresponsive) {
+        if worker.is_trial() || !matches!(worker.stage(), LifeStage::Ready | LifeStage::Unresponsive) {
             return;
         }
         let is_fresh = || worker.traffic.borrow().sent == 0;

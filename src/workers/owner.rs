@@ -122,7 +122,7 @@ impl Owner {
     async fn open(&mut self) {
         // The record comes first: a worker that may outlive the daemon can always be found again.
         let recorded = self.write_record(true).await;
-        if recorded && !self.shared.settings.lifeline {
+        if recorded && !self.shared.settings.lifeline && !self.handle.is_trial() {
             self.processes.let_stay().await;
         }
         self.handle.traffic.send_modify(|traffic| {
@@ -257,7 +257,10 @@ fn finish(shared: &Arc<Shared>, handle: Arc<Handle>, watch_end: &WatchEnd, was_r
     let crashed = cause == Cause::Crash;
     if crashed {
         tracing::warn!(pid = handle.pid, model = handle.model_id(), exit = ?end.exit, "a worker crashed");
-    } else {
+    }
+    // Whoever tries an engine tells of its crash.
+    let stays = crashed && !handle.is_trial();
+    if !stays {
         // Removed before its end is published, so that a caller who waits for the end finds it gone.
         registry.take(&handle);
     }
@@ -266,7 +269,7 @@ fn finish(shared: &Arc<Shared>, handle: Arc<Handle>, watch_end: &WatchEnd, was_r
         state.end = Some(end);
         state.ended_at = Some(monotonic());
     });
-    if crashed {
+    if stays {
         let mut how = handle.last_exit().unwrap_or_default();
         if end.exit.is_some_and(Exit::killed) && handle.saw_oom_kill() {
             how.push_str("; the kernel's out-of-memory killer killed a process after the worker started");

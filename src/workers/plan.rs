@@ -142,6 +142,17 @@ impl StartPlan {
         })
     }
 
+    /// Whether so many such workers fit into what is free now; where that is unknown, they do.
+    pub(super) fn has_room(&self, count: u64) -> bool {
+        let needs: Vec<_> = self
+            .place
+            .needs()
+            .into_iter()
+            .map(|(device, bytes)| (device, bytes.saturating_mul(count)))
+            .collect();
+        memory::missing(&needs, &self.free).is_empty()
+    }
+
     fn holders(&self, device: Device) -> MemoryHolders {
         MemoryHolders::of(device, &self.free, &self.workers)
     }

@@ -20,7 +20,7 @@ use super::device::Device;
 use super::folder::WorkerFolder;
 use super::identity::{self, Identity};
 use super::place::Share;
-use super::request::StartRequest;
+use super::request::{StartRequest, is_default};
 use crate::files;
 
 /// The format that this hive writes, and the newest that it reads.
@@ -57,6 +57,9 @@ pub(super) struct WorkerRecord {
     pub(super) port: Option<u16>,
     /// Whether it has answered that it is ready.
     pub(super) ready: bool,
+    /// Whether it tries an engine: no later daemon adopts it.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub(super) trial: bool,
 }
 
 /// A record with its version, as it is written.

@@ -1,10 +1,12 @@
 //! What a caller asks of a new worker.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
 use super::device::Device;
+use super::engines::Engine;
 use super::place::Place;
 use super::worker::Worker;
 use crate::config::{self, EngineOptions, KeepAlive, ModelSettings};
@@ -73,9 +75,22 @@ pub struct StartRequest {
     /// The settings at the time of the request; `None` where they are unknown.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub settings: Option<StartSettings>,
+    /// The engine that the worker tries, which need not be installed. It has no other to choose from.
+    #[serde(skip)]
+    pub trial: Option<Trial>,
 }
 
-fn is_default<T: Default + PartialEq>(value: &T) -> bool {
+/// An engine that a worker tries.
+#[derive(Clone, Debug)]
+pub struct Trial(pub(super) Arc<Engine>);
+
+impl PartialEq for Trial {
+    fn eq(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
+    }
+}
+
+pub(super) fn is_default<T: Default + PartialEq>(value: &T) -> bool {
     *value == T::default()
 }
 
@@ -142,6 +157,7 @@ impl StartRequest {
             engine_options: settings.engine_options,
             asked,
             settings: Some(start),
+            trial: None,
         }
         .within(model.context_length)
     }

@@ -9,7 +9,7 @@ use tokio::sync::OnceCell;
 use tokio_util::sync::CancellationToken;
 
 use super::engines::Engine;
-use super::engines::discover::{EngineSearch, FoundEngines};
+use super::engines::discover::{Described, EngineSearch, FoundEngines, NoAnswer};
 use super::handle::Handle;
 use super::health::WorkerClient;
 use super::learned::Learned;
@@ -69,6 +69,16 @@ impl Shared {
             engine_search: EngineSearch::new(config)?,
             engines: OnceCell::new(),
         })
+    }
+
+    /// Describes the llama.cpp server at `program` as an engine of that name, by what it says of itself.
+    pub(super) async fn describe(
+        &self,
+        name: &str,
+        program: PathBuf,
+        limit: Duration,
+    ) -> Result<Described, NoAnswer> {
+        self.engine_search.describe(name, program, limit).await
     }
 
     /// The grace period of a worker whose start is abandoned.

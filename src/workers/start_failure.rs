@@ -106,23 +106,7 @@ pub(super) fn ended_early(worker: &Handle, exit: Option<Exit>, tail: &[String]) 
         let message = format!("worker {pid} (engine '{engine}') could not listen: its port was taken");
         return StartError::new(StartErrorKind::PortTaken, failure(worker, Code::PortInUse, message));
     }
-    let hint = match exit {
-        Some(exit) if exit.killed() && worker.saw_oom_kill() => {
-            "the kernel's out-of-memory killer killed a process while the worker started: try a smaller model or \
-             quantization, a shorter context, or unload another model"
-        }
-        Some(exit) if exit.killed() => {
-            "the system likely killed it because memory ran out: try a smaller model or quantization, a shorter \
-             context, or unload another model"
-        }
-        exit => match causes::hint(tail) {
-            Some(hint) => hint,
-            None if exit.is_some_and(Exit::faulted) => {
-                "this is a defect of the engine: please report it with the log"
-            }
-            None => "the last lines of its log say more",
-        },
-    };
+    let hint = causes::next_step(exit, tail, worker.saw_oom_kill());
     let how = exit.map_or_else(|| "its end is unknown".to_owned(), |exit| exit.to_string());
     let message = format!("worker {pid} (engine '{engine}') ended before it was ready: {how}");
     let mut failure = failure(worker, Code::WorkerFailed, message).hint(hint);

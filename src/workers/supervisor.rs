@@ -1,6 +1,6 @@
 //! The supervisor: the interface of the workers to the rest of the hive.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -30,9 +30,10 @@ use super::shared::Shared;
 use super::state::{Control, LifeStage, StopReason};
 use super::stop::{self, Stopped, give_up};
 use super::survey::Survey;
+use super::trial::{TrialWorker, Tried, TryError};
 use super::usage::Sampler;
 use super::worker::{Status, Worker};
-use super::{restart, start, usage};
+use super::{restart, start, trial, usage};
 use crate::config::{Config, KeepAlive, ModelSettings};
 use crate::error::{Code, Failure, Result};
 use crate::models::{EngineSupport, Needs};
@@ -146,7 +147,7 @@ impl Supervisor {
     /// The live workers of a model and of its variants, or of one variant, including those that are starting.
     #[must_use]
     pub fn of_model(&self, id: &str) -> Vec<Worker> {
-        let handles = self.handles();
+        let handles = self.named();
         let live = handles.iter().filter(|worker| worker.is_of(id) && worker.status().lives());
         live.map(|worker| worker.worker()).collect()
     }
@@ -154,7 +155,7 @@ impl Supervisor {
     /// What each live worker was started for, with its process id, oldest first.
     #[must_use]
     pub fn started(&self) -> Vec<(u32, StartRequest)> {
-        let handles = self.handles();
+        let handles = self.named();
         let live = handles.iter().filter(|worker| worker.status().lives());
         live.map(|worker| (worker.pid, worker.request.clone())).collect()
     }
@@ -162,7 +163,7 @@ impl Supervisor {
     /// The id and the file of the model of each live worker.
     #[must_use]
     pub fn served_files(&self) -> Vec<(String, PathBuf)> {
-        let handles = self.handles();
+        let handles = self.named();
         let live = handles.iter().filter(|worker| worker.status().lives());
         live.map(|worker| (worker.request.model_id.clone(), worker.request.model_path.clone())).collect()
     }
@@ -176,7 +177,7 @@ impl Supervisor {
     /// Whether a worker answers requests for the model or a variant of it.
     #[must_use]
     pub fn has_loaded(&self, model_id: &str) -> bool {
-        self.handles().iter().any(|worker| worker.is_of(model_id) && worker.status().serves())
+        self.named().iter().any(|worker| worker.is_of(model_id) && worker.status().serves())
     }
 
     /// A worker that answers requests for the model on that device and has at least the context and the
@@ -297,7 +298,7 @@ impl Supervisor {
 
     fn live(&self, served_id: &str) -> impl Iterator<Item = Arc<Handle>> + use<> {
         let served_id = served_id.to_owned();
-        self.handles()
+        self.named()
             .into_iter()
             .filter(move |worker| worker.model_id() == served_id && worker.status().lives())
     }
@@ -325,6 +326,13 @@ impl Supervisor {
         self.0.shared.registry.all()
     }
 
+    /// The workers that requests can name: all but those that try an engine.
+    fn named(&self) -> Vec<Arc<Handle>> {
+        let mut handles = self.handles();
+        handles.retain(|worker| !worker.is_trial());
+        handles
+    }
+
     /// Starts a worker and returns it once it is ready. On failure, on `stop`, and where the future is
     /// dropped, it leaves no process behind.
     ///
@@ -339,6 +347,35 @@ impl Supervisor {
         Ok(self.get(worker.pid).unwrap_or(worker))
     }
 
+    /// Asks the llama.cpp server at `program`, which need not be installed, to describe itself. The engine gets
+    /// that name.
+    ///
+    /// # Errors
+    /// Why it does not, and at which stage it was.
+    pub(crate) async fn describe(&self, name: &str, program: &Path) -> Result<Arc<Engine>, TryError> {
+        trial::describe(&self.0.shared, name, program).await
+    }
+
+    /// Starts a worker that tries an engine, which need not be installed.
+    ///
+    /// # Errors
+    /// Why there is none; no process of it is left.
+    pub(crate) async fn try_engine(
+        &self,
+        what: &Tried,
+        stop: &CancellationToken,
+    ) -> Result<TrialWorker, TryError> {
+        TrialWorker::start(&self.0.shared, what, stop).await
+    }
+
+    /// Whether so many workers like that have room beside what is in memory now, as far as that is known.
+    ///
+    /// # Errors
+    /// Where the engine cannot use the device.
+    pub(crate) async fn has_room_for(&self, what: &Tried, count: u64) -> Result<bool> {
+        trial::has_room(&self.0.shared, what, count).await
+    }
+
     /// A worker that serves the model on that device with less than what is asked for, or one that was started
     /// with other settings; and what it was started for.
     #[must_use]
@@ -349,9 +386,11 @@ impl Supervisor {
         Some((lesser.worker(), lesser.request_now()))
     }
 
-    /// What the worker was started for, and how long it stays without a request.
+    /// What the worker was started for, and how long it stays without a request. One that tries an engine is not
+    /// started again.
     pub(crate) fn start_of(&self, pid: u32) -> Option<StartRequest> {
-        Some(self.0.shared.registry.find(pid).ok()?.request_now())
+        let worker = self.0.shared.registry.find(pid).ok()?;
+        (!worker.is_trial()).then(|| worker.request_now())
     }
 
     /// Why the model does not fit: what it needs, what is free, and who holds the rest. `because` is why no room
@@ -419,7 +458,7 @@ impl Supervisor {
 
     /// Ends the restarts of the crashed workers of a model. Returns their process ids.
     pub fn give_up(&self, model_id: &str) -> Vec<u32> {
-        let workers = self.handles();
+        let workers = self.named();
         workers
             .iter()
             .filter(|worker| worker.is_of(model_id))
@@ -437,7 +476,7 @@ impl Supervisor {
         let workers = shared.registry.close();
         let keep = shared.settings.keep_on_shutdown && !shared.settings.lifeline;
         let ends = workers.iter().filter(|worker| worker.status().lives()).map(|worker| async {
-            if keep && worker.status().serves() {
+            if keep && worker.status().serves() && !worker.is_trial() {
                 worker.control(Control::Release);
                 worker.ended().await;
                 tracing::info!(pid = worker.pid, "left a worker running for the next run of the hive");

@@ -13,7 +13,7 @@ use super::handle::Handle;
 use super::learned::{Peak, PeakOf};
 use super::memory::{self, DEFAULT_CONTEXT, FreeMemory, ModelFootprint};
 use super::place::{Estimate, Place, Share, slowdown_in_words};
-use super::request::StartRequest;
+use super::request::{StartRequest, Trial};
 use super::shared::Shared;
 use super::start_error::StartError;
 use super::support::Support;
@@ -37,7 +37,10 @@ pub(super) struct Survey<'a> {
 
 impl<'a> Survey<'a> {
     pub(super) async fn take(shared: &'a Shared, request: &'a StartRequest) -> Result<Self, StartError> {
-        let found = shared.engines_with(&request.engine_options).await;
+        let found = match &request.trial {
+            Some(Trial(engine)) => Cow::Owned(FoundEngines::only(engine)),
+            None => shared.engines_with(&request.engine_options).await,
+        };
         let projectors: HashSet<_> =
             found.installed.iter().filter_map(|engine| projector(engine, request)).collect();
         let (workers, path) = (shared.registry.all(), request.model_path.clone());

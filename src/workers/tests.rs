@@ -10,6 +10,7 @@ mod logs;
 mod start;
 mod stop;
 mod telemetry;
+mod trial;
 mod unresponsive;
 
 use std::time::{Duration, Instant};

@@ -82,4 +82,6 @@ pub struct Worker {
     /// Averages over its last answers.
     #[serde(flatten)]
     pub recent: Averages,
+    /// Whether it tries its engine: no request reaches it, and it ends with its try.
+    pub trial: bool,
 }

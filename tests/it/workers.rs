@@ -99,8 +99,8 @@ async fn spawned_workers_are_listed_and_deleted_one_by_one() {
     let keys: Vec<_> = listed[0].as_object().expect("an object").keys().map(String::as_str).collect();
     let contract = "worker_id pid model device port url engine status started_at uptime_seconds cpu_percent \
                     rss_bytes vram_bytes context_length slots requests tokens_generated last_exit";
-    let averages = "queue_ms time_to_first_token_ms tokens_per_second prompt_tokens cached_tokens";
-    let fields = contract.split_whitespace().chain(averages.split_whitespace());
+    let added = "queue_ms time_to_first_token_ms tokens_per_second prompt_tokens cached_tokens trial";
+    let fields = contract.split_whitespace().chain(added.split_whitespace());
     assert_eq!(keys, fields.collect::<Vec<_>>());
     assert_eq!((&listed[0]["slots"], &listed[0]["context_length"]), (&json!(2), &json!(256)));
     assert!(listed[0]["rss_bytes"].as_u64() > Some(1 << 20), "{listed:?}");

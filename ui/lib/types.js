@@ -33,6 +33,7 @@
  * @property {number|null} port
  * @property {string|null} url
  * @property {string} engine
+ * @property {boolean} trial whether it tries that engine
  * @property {WorkerStatus} status
  * @property {string} started_at
  * @property {number} uptime_seconds

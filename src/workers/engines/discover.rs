@@ -2,6 +2,7 @@
 //! settings name it, and those that the settings describe.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::sync::Arc;
@@ -13,13 +14,15 @@ use crate::error::Result;
 use crate::narration::Level;
 use crate::paths::{is_executable, on_path};
 use crate::spawn;
+use crate::time::in_words;
 use crate::workers::device::Device;
 use crate::workers::environment;
+use crate::workers::exit::Exit;
 use crate::workers::gpus::{self, Gpu};
 use crate::workers::route::Route;
 
 /// How long an engine may take to describe itself: the first use of a GPU's driver takes seconds.
-const ANSWER_LIMIT: Duration = Duration::from_secs(15);
+pub(in crate::workers) const ANSWER_LIMIT: Duration = Duration::from_secs(15);
 
 /// The engines that the settings name or describe.
 #[derive(Clone, Debug)]
@@ -39,6 +42,11 @@ pub(in crate::workers) struct FoundEngines {
 }
 
 impl FoundEngines {
+    /// This engine alone.
+    pub(in crate::workers) fn only(engine: &Arc<Engine>) -> Self {
+        Self { installed: vec![Arc::clone(engine)], unusable: Vec::new() }
+    }
+
     /// The same, each engine changed.
     pub(in crate::workers) fn each(&self, change: impl Fn(&Engine) -> Engine) -> Self {
         let installed = self.installed.iter().map(|engine| Arc::new(change(engine))).collect();
@@ -103,13 +111,54 @@ impl EngineSearch {
                 None => return Ok(None),
             },
         };
-        let version = ask(&program, "--version").await;
-        let version = version.map_err(|reason| {
-            format!("{} does not run: {reason} (setting: {})", program.display(), llama_server::SETTING)
-        })?;
+        let shown = program.display().to_string();
+        let described = self.describe(llama_server::NAME, program, ANSWER_LIMIT).await;
+        let Described { engine, .. } = described
+            .map_err(|why| format!("{shown} does not run: {why} (setting: {})", llama_server::SETTING))?;
+        Ok(Some(engine))
+    }
+
+    /// Describes the llama.cpp server at `program` as an engine of that name, by what it says of itself.
+    ///
+    /// # Errors
+    /// Where it does not tell its version within the limit.
+    pub(in crate::workers) async fn describe(
+        &self,
+        name: &str,
+        program: PathBuf,
+        limit: Duration,
+    ) -> Result<Described, NoAnswer> {
+        let version = ask(&program, "--version", limit).await?;
+        let devices = ask(&program, "--list-devices", limit).await;
         // A version that cannot list its devices is too old to choose among GPUs.
-        let devices = ask(&program, "--list-devices").await.unwrap_or_default();
-        Ok(Some(llama_server::describe(program, settings, &version, &devices)))
+        let list = devices.as_deref().unwrap_or_default();
+        let engine = llama_server::describe(program, &self.llama_server, &version, list);
+        Ok(Described { engine: Engine { name: name.to_owned(), ..engine }, devices })
+    }
+}
+
+/// A llama.cpp server, as it describes itself.
+#[derive(Debug)]
+pub(in crate::workers) struct Described {
+    pub(in crate::workers) engine: Engine,
+    /// Its list of devices.
+    pub(in crate::workers) devices: Result<String, NoAnswer>,
+}
+
+/// Why a program did not describe itself.
+#[derive(Debug)]
+pub(in crate::workers) struct NoAnswer {
+    /// How it ended; `None` where it did not start, or not end in time.
+    pub(in crate::workers) exit: Option<Exit>,
+    /// Why there is no answer, to follow a colon.
+    why: String,
+    /// The lines that it printed.
+    pub(in crate::workers) lines: Vec<String>,
+}
+
+impl fmt::Display for NoAnswer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.why)
     }
 }
 
@@ -180,19 +229,25 @@ fn described(name: &str, settings: &EngineSettings, gpus: &[Gpu]) -> Result<Engi
 }
 
 /// What a program prints to both outputs when it is run with this flag.
-async fn ask(program: &Path, flag: &str) -> Result<String, String> {
+async fn ask(program: &Path, flag: &str, limit: Duration) -> Result<String, NoAnswer> {
     let mut command = spawn::command(program);
+    environment::keep_secrets(&mut command);
     command
         .arg(flag)
         .envs([environment::CUDA_ORDER])
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
         .kill_on_drop(true);
-    let answer = tokio::time::timeout(ANSWER_LIMIT, command.output()).await;
-    let output =
-        answer.map_err(|_| "it did not answer in time".to_owned())?.map_err(|error| error.to_string())?;
-    if !output.status.success() {
-        return Err(format!("{flag} ended with {}", output.status));
+    let none = |why: String| NoAnswer { exit: None, why, lines: Vec::new() };
+    let answer = tokio::time::timeout(limit, command.output()).await;
+    let answer = answer.map_err(|_| none(format!("{flag} did not answer within {}", in_words(limit))))?;
+    let output = answer.map_err(|error| none(error.to_string()))?;
+    let printed =
+        [output.stdout, output.stderr].map(|output| String::from_utf8_lossy(&output).into_owned()).concat();
+    if output.status.success() {
+        return Ok(printed);
     }
-    Ok([output.stdout, output.stderr].map(|output| String::from_utf8_lossy(&output).into_owned()).concat())
+    let exit = Exit::from(output.status);
+    let lines = printed.lines().map(str::to_owned).collect();
+    Err(NoAnswer { exit: Some(exit), why: format!("{flag} ended with {exit}"), lines })
 }

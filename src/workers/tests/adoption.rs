@@ -253,6 +253,7 @@ async fn a_thousand_stale_records_of_live_processes_lead_to_no_signal() {
             secret: "s".to_owned(),
             port: Some(1),
             ready: n % 3 == 0,
+            trial: false,
         };
         record.write(&folder.join("record.json")).unwrap();
     }
