@@ -51,10 +51,19 @@ pub(super) struct Args {
     /// Use no network: generate a tiny model instead of downloading a small real one
     #[arg(long)]
     offline: bool,
+    /// Install an engine first, which runs more models than the built-in one, and faster: the one that is recommended
+    /// for this machine, or the one of this id
+    #[arg(long, value_name = "ID", num_args = 0..=1, default_missing_value = RECOMMENDED)]
+    engine: Option<String>,
     /// Stop the hive at the end
     #[arg(long)]
     exit: bool,
 }
+
+/// Stands for the id of the engine that is recommended for this machine.
+const RECOMMENDED: &str = "recommended";
+/// The engine that every machine can have.
+const ENGINE_OF_EVERY_MACHINE: &str = "llama-server-cpu";
 
 impl Args {
     pub(super) async fn run(self) -> Result<()> {
@@ -92,7 +101,7 @@ impl Args {
         });
         let tour = Tour { client: client::for_workers(Duration::from_secs(10))?, url: url.clone() };
         let outcome = tokio::select! {
-            outcome = tour.run(&model_dir, self.offline) => outcome,
+            outcome = tour.run(&model_dir, self.offline, self.engine.as_deref()) => outcome,
             // The tour was interrupted.
             ended = &mut running => return ended.unwrap_or_else(|_| Err(Failure::internal("the hive panicked"))),
         };
@@ -123,7 +132,10 @@ struct Tour {
 
 impl Tour {
     /// Runs every step. Returns the model's id.
-    async fn run(&self, model_dir: &Path, offline: bool) -> Result<String> {
+    async fn run(&self, model_dir: &Path, offline: bool, engine: Option<&str>) -> Result<String> {
+        if let Some(id) = engine {
+            self.install(id).await?;
+        }
         let downloaded = if offline { None } else { self.download().await? };
         let model = match downloaded {
             Some(model) => model,
@@ -137,7 +149,60 @@ impl Tour {
             json!({ "ModelUnload": { "id": model } }),
         )
         .await?;
+        if engine.is_none() && !offline {
+            self.offer_engine().await?;
+        }
         Ok(model)
+    }
+
+    /// Installs an engine. Where that fails, the tour goes on with those that are here.
+    async fn install(&self, id: &str) -> Result<()> {
+        let recommended = if id == RECOMMENDED { self.recommended_engine().await? } else { None };
+        let recommended = recommended.as_ref().and_then(|offer| offer["id"].as_str());
+        let id = if id == RECOMMENDED { recommended.unwrap_or(ENGINE_OF_EVERY_MACHINE) } else { id };
+        let operation = json!({ "WorkerInstall": { "worker_id": id } });
+        if let Err(error) = self.job(&format!("Install the engine {id}"), operation).await? {
+            print_line(&format!(
+                "  The installation failed: {error}\n  The tour goes on with the built-in engine."
+            ))?;
+        }
+        Ok(())
+    }
+
+    /// Says in one line how to get the engine that is recommended for this machine, unless one of its kind is here.
+    async fn offer_engine(&self) -> Result<()> {
+        let capabilities = self.client.get(format!("{}/v1/capabilities", self.url)).send().await;
+        let capabilities: Value = capabilities.map_err(lost)?.json().await.map_err(lost)?;
+        let names = capabilities["engines"].as_array().into_iter().flatten().map(|engine| &engine["name"]);
+        if names.filter_map(Value::as_str).any(|name| name.starts_with("llama-server")) {
+            return Ok(());
+        }
+        let offer = self.recommended_engine().await?.filter(|offer| offer["problem"].is_null());
+        let Some(id) = offer.as_ref().and_then(|offer| offer["id"].as_str()) else { return Ok(()) };
+        let size = offer.as_ref().and_then(|offer| offer["size"].as_u64()).map(text::bytes);
+        let size = size.map_or_else(String::new, |size| format!(" ({size})"));
+        print_line(&format!(
+            "\n💡 {id}{size} runs more models than the built-in engine, and faster. WorkerInstall \
+             {{\"worker_id\":\"{id}\"}} installs it, as does `rbee-hive quickstart --engine`."
+        ))
+    }
+
+    /// The engine that is recommended for this machine, as the hive offers it.
+    async fn recommended_engine(&self) -> Result<Option<Value>> {
+        let operation = json!({ "WorkerCatalogList": {} });
+        let answer = self.client.post(format!("{}/v1/jobs", self.url)).json(&operation).send().await;
+        let answer: Value = answer.map_err(lost)?.json().await.map_err(lost)?;
+        let Some(stream) = answer["sse_url"].as_str() else { return Ok(None) };
+        let mut offers = Value::Null;
+        self.lines(self.client.get(format!("{}{stream}", self.url)), |line| {
+            if let Ok(result @ Value::Object(_)) = serde_json::from_str(line) {
+                offers = result;
+            }
+            Ok(())
+        })
+        .await?;
+        let offers = offers["workers"].as_array().into_iter().flatten();
+        Ok(offers.into_iter().find(|offer| offer["recommended"] == true).cloned())
     }
 
     /// Downloads the real model. Returns `None` if that failed.

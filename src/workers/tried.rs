@@ -186,6 +186,24 @@ mod tests {
     }
 
     #[test]
+    fn the_file_of_the_first_version_is_read_and_what_is_unknown_in_it_kept() {
+        let fixture = concat!(
+            env!("CARGO_MANIFEST_DIR"),
+            "/tests/fixtures/records/engine-support/version-1/engine-support.json"
+        );
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("engine-support.json");
+        std::fs::copy(fixture, &path).unwrap();
+        let tried = Tried::open(path.clone());
+        let of = tried.contents.lock().as_ref().unwrap().trials[0].of.clone();
+        assert!(!tried.last(&of, &Subject::Architecture("mamba9".to_owned())).unwrap().known);
+        assert!(tried.last(&of, &Subject::TensorType(12)).unwrap().known);
+        tried.keep(&of, std::iter::once(Subject::PreTokenizer("x".to_owned())), true);
+        let written: Value = serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
+        assert_eq!(written["trials"][1]["mood"], "kept", "{written}");
+    }
+
+    #[test]
     fn what_is_known_already_is_not_written_and_a_newer_file_is_left_alone() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("engine-support.json");
