@@ -15,6 +15,7 @@ mod counting;
 mod documentation;
 mod downloads;
 mod embeddings;
+mod engine_downloads;
 mod engine_support;
 mod faults;
 mod full_disk;

@@ -42,6 +42,7 @@ pub(crate) fn quick(dir: &Path) -> Config {
     config.hub.token_file = Some(PathBuf::new());
     config.hub.offline = Some(false);
     config.ollama.endpoint = super::nowhere();
+    config.engine_builds.releases = format!("{}/releases", super::nowhere());
     // The built-in engine is tested, whatever else the machine has.
     config.llama_server.enabled = false;
     // No worker outlives a test that is killed.

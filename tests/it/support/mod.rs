@@ -6,6 +6,7 @@ mod clock;
 mod conversing;
 mod documents;
 mod faulty;
+pub(crate) mod github;
 #[cfg(target_os = "linux")]
 mod gpus;
 mod hive;
@@ -21,6 +22,7 @@ mod scripted;
 mod small_disk;
 mod sse;
 mod stalling;
+mod tls;
 
 pub(crate) use browser::Browser;
 pub(crate) use clock::Clock;
@@ -42,6 +44,7 @@ pub(crate) use scripted::Scripted;
 pub(crate) use small_disk::SmallDisk;
 pub(crate) use sse::{Typed, data_lines, read_all, read_until, typed};
 pub(crate) use stalling::StallingServer;
+pub(crate) use tls::tls_acceptor;
 
 use std::future::Future;
 use std::net::SocketAddr;
