@@ -74,19 +74,16 @@ pub struct EngineSupport {
 /// How to get an engine that runs a model.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct EngineAdvice {
-    /// What `WorkerInstall` would install; unset where the settings have to change first.
-    pub worker_id: Option<String>,
+    /// What `WorkerInstall` would install.
+    pub worker_id: String,
     /// What it would bring, for people.
     pub detail: String,
 }
 
 impl fmt::Display for EngineAdvice {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.detail)?;
-        match &self.worker_id {
-            Some(id) => write!(f, ": WorkerInstall {{\"worker_id\":\"{id}\"}} installs it"),
-            None => Ok(()),
-        }
+        let Self { worker_id, detail } = self;
+        write!(f, "{detail}: WorkerInstall {{\"worker_id\":\"{worker_id}\"}} installs it")
     }
 }
 

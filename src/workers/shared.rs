@@ -61,7 +61,7 @@ impl Shared {
             settings: config.workers.clone(),
             memory: config.memory.clone(),
             learned: Arc::new(Learned::new(config.memory_file())),
-            support: Arc::new(Support::open(config.engine_support_file(), config.llama_server.enabled)),
+            support: Arc::new(Support::open(config.engine_support_file())),
             registry: Registry::default(),
             client: WorkerClient::new()?,
             closing: CancellationToken::new(),

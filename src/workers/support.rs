@@ -29,8 +29,6 @@ pub(super) struct Support {
     /// Held while programs are read. Locked only on the blocking pool.
     reading: Mutex<()>,
     tried: Tried,
-    /// Whether the settings let llama.cpp's server be used.
-    allows_llama_server: bool,
     /// The engine to install on this machine.
     recommended: OnceLock<EngineId>,
 }
@@ -44,12 +42,11 @@ struct Program {
 
 impl Support {
     /// What earlier runs learned is in `file`. Blocks.
-    pub(super) fn open(file: PathBuf, allows_llama_server: bool) -> Self {
+    pub(super) fn open(file: PathBuf) -> Self {
         Self {
             programs: Mutex::default(),
             reading: Mutex::default(),
             tried: Tried::open(file),
-            allows_llama_server,
             recommended: OnceLock::new(),
         }
     }
@@ -113,11 +110,6 @@ impl Support {
         let is_here = engines.iter().any(|engine| engine.takes_options);
         let has_known_types = needs.tensor_types.iter().all(|kind| kind.name().is_some());
         let runs = has_known_types && llama_cpp::runs(architecture);
-        if !self.allows_llama_server {
-            let who = if runs { "llama-server runs it" } else { "perhaps llama-server runs it" };
-            let detail = format!("{who}, but the settings switch it off: set [llama_server] enabled = true");
-            return Some(EngineAdvice { worker_id: None, detail });
-        }
         let who = match (is_here, runs) {
             (true, _) => "perhaps a newer llama-server runs it",
             (false, true) => "llama-server runs it",
@@ -128,7 +120,7 @@ impl Support {
             _ => String::new(),
         };
         let id = self.recommended.get().copied().unwrap_or(EngineId { kind: DeviceKind::Cpu });
-        Some(EngineAdvice { worker_id: Some(id.to_string()), detail: format!("{who}{since}") })
+        Some(EngineAdvice { worker_id: id.to_string(), detail: format!("{who}{since}") })
     }
 
     /// Learns from a start that succeeded, or that failed with these last lines of its log. Blocks.
@@ -191,21 +183,19 @@ mod tests {
     #[test]
     fn what_no_engine_knows_is_told_with_what_to_install() {
         let folder = tempfile::tempdir().unwrap();
-        let open = |allows| Support::open(folder.path().join("engine-support.json"), allows);
         let builtin = [Arc::new(Engine::builtin("p".into()))];
         let advice = |support: &Support, engines: &[Arc<Engine>], architecture: &str| {
             let of = support.of(engines, &Needs::of_architecture(architecture));
             assert_eq!(of.engines.as_ref().map(Vec::is_empty), Some(of.engines_detail.is_some()), "{of:?}");
             of.engine_advice.map_or_else(String::new, |advice| advice.to_string())
         };
-        let support = open(true);
+        let support = Support::open(folder.path().join("engine-support.json"));
         assert_eq!(advice(&support, &builtin, "llama"), "");
         assert_eq!(
             advice(&support, &builtin, "gemma3n"),
             "llama-server runs it: WorkerInstall {\"worker_id\":\"llama-server-cpu\"} installs it"
         );
         assert!(advice(&support, &builtin, "mamba9").starts_with("perhaps the newest llama-server runs it:"));
-        assert!(advice(&open(false), &builtin, "gemma3n").contains("[llama_server] enabled"));
         // An old one is here.
         let program = folder.path().join("llama-server");
         write_program(&program, "gemma2");
@@ -223,7 +213,7 @@ mod tests {
     #[test]
     fn a_trial_counts_more_than_what_a_program_tells() {
         let folder = tempfile::tempdir().unwrap();
-        let support = Support::open(folder.path().join("engine-support.json"), true);
+        let support = Support::open(folder.path().join("engine-support.json"));
         let program = folder.path().join("llama-server");
         write_program(&program, "gemma3");
         let engine = server(program.clone());

@@ -310,7 +310,7 @@ mod tests {
         let free = FreeMemory::of(1 << 30, (0..).zip(gpus).map(gpu).collect());
         let model = ModelFootprint::read(&request.model_path);
         let found = Cow::Borrowed(found);
-        let support = &Support::open("/no/such/file".into(), true);
+        let support = &Support::open("/no/such/file".into());
         let (projectors, workers) = (HashMap::new(), Vec::new());
         let survey = Survey { found, request, model, support, projectors, peaks, free, workers };
         survey.places().unwrap()

@@ -266,7 +266,7 @@
  * @property {Array<{kind: string, share: number|null, message: string, advice: string}>} findings
  * @property {string[]} unknown
  *
- * @typedef {{worker_id: string|null, detail: string}} EngineAdvice
+ * @typedef {{worker_id: string, detail: string}} EngineAdvice
  *
  * @typedef {{id: string, name: string, worker_type: string, version: string|null, size: number|null,
  *   devices: string[], recommended: boolean, reason: string, from: string|null, installed: string|null,

@@ -194,7 +194,7 @@ class EngineAdvice extends View {
   }
 
   #running() {
-    const job = this.advice?.worker_id ? jobOf(this.advice.worker_id) : undefined;
+    const job = this.advice ? jobOf(this.advice.worker_id) : undefined;
     return job && !job.ended_at ? job.job_id : undefined;
   }
 
@@ -213,7 +213,7 @@ class EngineAdvice extends View {
   draw() {
     const { advice } = this;
     if (!advice) return null;
-    const offer = advice.worker_id ? engines.offer(advice.worker_id) : undefined;
+    const offer = engines.offer(advice.worker_id);
     // Another part of the page, or another client, may have started it.
     this.#job ||= this.#running() ?? "";
     const job = hive.jobs.get(this.#job);
@@ -226,7 +226,7 @@ class EngineAdvice extends View {
         ? h("p", { class: "field-error" }, icon("alert"), h("span", null, offer.problem))
         : null,
       job ? jobStrip(job.job_id) : null,
-      engines.isOffered && advice.worker_id && (!job || job.ended_at) && !offer?.problem
+      engines.isOffered && (!job || job.ended_at) && !offer?.problem
         ? button(
             `Install ${advice.worker_id}${size}`,
             () => this.#install(),

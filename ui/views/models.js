@@ -323,7 +323,7 @@ function keptRow(model, chosen) {
 
 /** What a model needs that no engine here runs. @param {Model} model */
 const needs = ({ engine_advice: advice }) =>
-  advice?.worker_id ? "Needs llama-server, which can be installed" : "No engine here runs it";
+  advice ? "Needs llama-server, which can be installed" : "No engine here runs it";
 
 /** @param {Model} model @param {string} state @param {boolean} hasWorkers */
 function rowActions(model, state, hasWorkers) {
