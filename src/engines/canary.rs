@@ -22,10 +22,45 @@ use tokio_util::sync::CancellationToken;
 
 use self::attempt::Try;
 pub(crate) use self::attempt::{Canary, Candidate, Proof, Unproven};
-use crate::engine_store::Build;
-use crate::n;
+use crate::engine_store::{Build, BuildDraft, EngineStore, Provenance, Trouble};
+use crate::error::{Failure, Result};
+use crate::{n, spawn};
 
 impl Canary {
+    /// Tries the build in a draft, and gives the draft back with what it has shown. A build that fails is set aside
+    /// with its log, and the version before stays in use.
+    ///
+    /// # Errors
+    /// [`EngineUnproven`](crate::error::Code::EngineUnproven), which says where the log is; or why nothing was found out: then the draft is gone.
+    pub(crate) async fn prove_draft(
+        &self,
+        store: &EngineStore,
+        draft: BuildDraft,
+        from: Provenance,
+        candidate: &Candidate,
+        before: Option<&Build>,
+        stop: &CancellationToken,
+    ) -> Result<(BuildDraft, Proof)> {
+        let (failure, log) = match self.prove(candidate, before, &store.downloads(), stop).await {
+            Ok(proof) => return Ok((draft, proof)),
+            Err(Unproven::Undecided(failure)) => return Err(failure),
+            Err(Unproven::Failed { failure, log }) => (failure, log),
+        };
+        let trouble =
+            Trouble { version: candidate.version.clone(), from, reason: failure.message.clone(), log };
+        let (store, id) = (store.clone(), candidate.id);
+        let set_aside = spawn::blocking(move || store.set_aside(draft, id, trouble)).await.flatten();
+        let stays = before.map(|build| format!("; {} stays in use", build.version)).unwrap_or_default();
+        let log = match set_aside {
+            Ok(failed) => format!("; its log is {}", failed.log.display()),
+            Err(error) => {
+                n!(warn: "worker_install_try", "The build could not be set aside with its log: {error}");
+                String::new()
+            }
+        };
+        Err(Failure { message: format!("{}{stays}{log}", failure.message), ..failure })
+    }
+
     /// Tries a build, and compares it with the version before, if there is one. `folder` is where the model is
     /// written that it is tried with, and removed again.
     ///

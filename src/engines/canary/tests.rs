@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use super::*;
 use crate::config::{Config, DeviceKind};
 use crate::engine::sample_model::{SampleModel, SampleWeights};
-use crate::engine_store::{EngineId, Measured, Provenance};
+use crate::engine_store::{EngineId, Measured};
 use crate::error::{Code, Failure};
 use crate::models::Catalog;
 use crate::requests::Ledger;
@@ -307,6 +307,34 @@ async fn a_build_is_compared_with_the_version_before() {
     let new = hive.build("new", SOUND);
     let proof = hive.prove("llama-server-cpu", new, Some(broken)).await.unwrap();
     assert!(proof.remarks[0].contains("the version before does not answer"), "{:?}", proof.remarks);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_fails_is_set_aside_with_its_log_and_what_cannot_be_tried_is_not() {
+    let hive = Hive::new();
+    let store = EngineStore::open(hive.folder.path().join("engines"));
+    let id: EngineId = "llama-server-cpu".parse().unwrap();
+    let try_it = async |script: Script, stop: &CancellationToken| {
+        let draft = store.draft(id).unwrap();
+        let program = draft.path().join("llama-server");
+        std::fs::rename(hive.build("new", script), &program).unwrap();
+        let candidate = Candidate { id, version: "b2".to_owned(), program, has_device: true };
+        hive.canary.prove_draft(&store, draft, Provenance::Release, &candidate, None, stop).await
+    };
+    let failure = try_it(Script { says: "No.", ..SOUND }, &hive.stop).await.unwrap_err();
+    let [failed] = &store.failures()[..] else { panic!("{:?}", store.failures()) };
+    assert_eq!((failed.id, &*failed.version), (id, "b2"));
+    assert!(failure.message.ends_with(&format!("; its log is {}", failed.log.display())), "{failure:?}");
+    let log = std::fs::read_to_string(&failed.log).unwrap();
+    assert!(log.contains(&failed.reason) && log.contains("== on cpu"), "{log}");
+    assert_eq!(store.installed(), []);
+
+    let stopped = CancellationToken::new();
+    stopped.cancel();
+    let failure = try_it(SOUND, &stopped).await.unwrap_err();
+    assert_eq!((failure.code, store.failures().len()), (Code::Cancelled, 1));
+    let (draft, _proof) = try_it(SOUND, &hive.stop).await.unwrap();
+    assert!(draft.path().join("llama-server").exists(), "it is the caller's to promote");
 }
 
 #[tokio::test(flavor = "multi_thread")]
