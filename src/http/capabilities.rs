@@ -11,6 +11,7 @@ use super::problem::Problem;
 use crate::app::AppState;
 use crate::config::{Capabilities, DeviceKind};
 use crate::error::{Code, Failure, Result};
+use crate::ops::TABLE;
 use crate::queen::Queen;
 use crate::spawn;
 use crate::workers::devices::{self, DeviceDescription};
@@ -20,6 +21,8 @@ use crate::workers::devices::{self, DeviceDescription};
 struct Found<'a> {
     devices: &'a [DeviceDescription],
     engines: Vec<EngineCard<'a>>,
+    /// The operations that this hive offers, so that a client need not try them.
+    operations: Vec<&'static str>,
     hive_id: &'a str,
     version: &'static str,
 }
@@ -52,7 +55,9 @@ pub(crate) async fn get(State(app): State<AppState>, uri: Uri) -> Result<Respons
             capabilities: &engine.capabilities,
         })
         .collect();
-    let found = Found { devices, engines, hive_id: app.hive_id(), version: env!("CARGO_PKG_VERSION") };
+    let operations = TABLE.iter().map(|row| row.name).collect();
+    let (hive_id, version) = (app.hive_id(), env!("CARGO_PKG_VERSION"));
+    let found = Found { devices, engines, operations, hive_id, version };
     Ok(Json(found).into_response())
 }
 

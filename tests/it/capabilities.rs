@@ -91,6 +91,8 @@ async fn every_model_is_told_with_what_it_can_on_its_engine() {
         engines["engines"][0]["capabilities"],
         json!(["chat", "completions", "embeddings", "tools", "json_output", "reasoning"])
     );
+    let operations = engines["operations"].as_array().expect("names");
+    assert!(operations.contains(&json!("ModelLoad")) && !operations.contains(&json!("Infer")), "{engines}");
     hive.stop().await;
 }
 

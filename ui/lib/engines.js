@@ -1,7 +1,7 @@
 // The engines that are installed, and those that could be. Nothing announces their changes but the jobs that make
 // them, so they are read when a part of the page shows them, and again after each such job.
 
-import { Problem, forgetCapabilities, run } from "./api.js";
+import { Problem, capabilities, forgetCapabilities, run } from "./api.js";
 import { refreshModels } from "./catalog.js";
 import { hive } from "./hive.js";
 
@@ -21,7 +21,7 @@ class Engines {
   failed = [];
   /** Whether they have been read. */
   isKnown = false;
-  /** Whether the hive installs engines: it refuses these operations still. */
+  /** Whether the hive installs engines. */
   isOffered = false;
   /** When the page began to read them, in milliseconds since the Unix epoch; 0 while it does not. */
   reading = 0;
@@ -61,13 +61,18 @@ export async function refreshEngines() {
   hive.changed("engines");
   do {
     again = false;
-    // What is installed is shown, too, where the releases cannot be asked for.
-    const problem = await Promise.all([readInstalled(), readOffers()]).then(() => null, Problem.of);
-    engines.problem = problem;
+    engines.problem = await read().then(() => null, Problem.of);
   } while (again);
   engines.isKnown = true;
   engines.reading = 0;
   hive.changed("engines");
+}
+
+async function read() {
+  const { operations } = await capabilities();
+  engines.isOffered = operations.includes("WorkerCatalogList");
+  // What is installed is shown, too, where the releases cannot be asked for.
+  if (engines.isOffered) await Promise.all([readInstalled(), readOffers()]);
 }
 
 async function readInstalled() {
@@ -85,7 +90,7 @@ async function readOffers() {
 
 /** Reads them, unless that was done. */
 export function knowEngines() {
-  if (engines.isOffered && !engines.isKnown && !engines.reading) refreshEngines();
+  if (!engines.isKnown && !engines.reading) refreshEngines();
 }
 
 /** Whether a job installs or removes an engine. @param {Job} job */

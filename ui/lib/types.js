@@ -287,6 +287,7 @@
  * @typedef {object} Capabilities
  * @property {Device[]} devices
  * @property {Array<{name: string, about: string, devices: string[]}>} engines
+ * @property {string[]} operations those that the hive offers
  * @property {string} hive_id
  * @property {string} version
  */

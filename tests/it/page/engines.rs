@@ -1,6 +1,6 @@
 //! What the page says of a model that no engine here runs, and the list of engines.
 
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::{capture, check_console};
 use crate::support::hub::FakeHub;
@@ -29,6 +29,11 @@ async fn a_model_that_needs_another_engine_says_which_and_offers_to_install_it()
     browser.shows("table tbody", "Needs llama-server, which can be installed").await;
     browser.open(&format!("{}/#/models/other", hive.url)).await;
     browser.shows("aside .advice", offers).await;
+    let capabilities: Value = hive.get("/v1/capabilities").await.json().await.expect("JSON");
+    let operations = capabilities["operations"].as_array().expect("names");
+    if operations.contains(&json!("WorkerInstall")) {
+        browser.shows("aside .advice button", "Install llama-server-").await;
+    }
     capture(&browser, "models-needs-engine").await;
 
     // In the plan of a load.
