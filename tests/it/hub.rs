@@ -790,7 +790,11 @@ async fn a_model_of_the_ollama_registry_is_downloaded_into_the_store() {
 /// Runs `rbee-hive quickstart` with this hub and returns its output.
 async fn quickstart(dir: &Path, endpoint: &str) -> String {
     let mut command = command(executable());
+    // It says which engine could be installed: nobody tells it of releases.
+    let settings = dir.join("settings.toml");
+    fs::write(&settings, format!("[engine_builds]\nreleases = \"{}/releases\"\n", nowhere())).unwrap();
     command.args(["quickstart", "--exit", "--port", "0", "--data-dir"]).arg(dir.join("data"));
+    command.arg("--config").arg(settings);
     for variable in ["HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "HF_HUB_OFFLINE", "RUST_LOG"] {
         command.env_remove(variable);
     }

@@ -41,9 +41,12 @@ class Engines {
     }));
   }
 
-  /** @param {string} id */
-  offer(id) {
-    return this.offers.find((offer) => offer.id === id);
+  /** The engine to install where that one is advised: another one where that cannot be had here.
+   * @param {string} advised */
+  toInstall(advised) {
+    const offer = this.offers.find(({ id }) => id === advised);
+    const other = this.offers.find(({ recommended, problem }) => recommended && !problem);
+    return (offer && !offer.problem ? offer : other) ?? offer;
   }
 }
 

@@ -193,14 +193,19 @@ class EngineAdvice extends View {
     knowEngines();
   }
 
+  /** The id of the engine to install. */
+  #id() {
+    const advised = this.advice?.worker_id ?? "";
+    return engines.toInstall(advised)?.id ?? advised;
+  }
+
   #running() {
-    const job = this.advice ? jobOf(this.advice.worker_id) : undefined;
+    const job = jobOf(this.#id());
     return job && !job.ended_at ? job.job_id : undefined;
   }
 
   async #install() {
-    const id = this.advice?.worker_id;
-    if (id) this.#job = (await install(id)) ?? "";
+    this.#job = (await install(this.#id())) ?? "";
     this.update();
   }
 
@@ -213,7 +218,7 @@ class EngineAdvice extends View {
   draw() {
     const { advice } = this;
     if (!advice) return null;
-    const offer = engines.offer(advice.worker_id);
+    const offer = engines.toInstall(advice.worker_id);
     // Another part of the page, or another client, may have started it.
     this.#job ||= this.#running() ?? "";
     const job = hive.jobs.get(this.#job);
@@ -227,12 +232,7 @@ class EngineAdvice extends View {
         : null,
       job ? jobStrip(job.job_id) : null,
       engines.isOffered && (!job || job.ended_at) && !offer?.problem
-        ? button(
-            `Install ${advice.worker_id}${size}`,
-            () => this.#install(),
-            { class: "primary" },
-            icon("download"),
-          )
+        ? button(`Install ${this.#id()}${size}`, () => this.#install(), { class: "primary" }, icon("download"))
         : null,
     );
   }
