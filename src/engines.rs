@@ -3,6 +3,7 @@
 //! The way of an install: [`machine`] says what this machine has; a release or sources for it are chosen and fetched;
 //! what was unpacked or built proves itself; then the [store](crate::engine_store) makes it the current version.
 
+pub mod source;
 pub mod unpack;
 pub mod fetch;
 pub mod choose;
@@ -11,3 +12,4 @@ pub mod archive_name;
 #[cfg_attr(not(test), expect(dead_code, reason = "the flow of an install is to call it"))]
 mod canary;
 pub mod machine;
+mod harmless;

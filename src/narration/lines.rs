@@ -90,7 +90,9 @@ impl LineNarrator {
     pub fn report(&mut self) {
         if self.left_out > 0 {
             let message = format!("{}… {} line(s) left out", self.prefix, self.left_out);
-            narrate(Level::Warn, self.action, message, None);
+            // Where most readers do not see the lines, they do not miss them either.
+            let level = if self.level == Level::Debug { Level::Debug } else { Level::Warn };
+            narrate(level, self.action, message, None);
             self.left_out = 0;
         }
     }

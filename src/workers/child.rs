@@ -1,5 +1,5 @@
-//! A worker's process group as a child of this daemon, from its start to the proof that all of it is
-//! gone.
+//! A process group as a child of this daemon, from its start to the proof that all of it is gone: a worker, or a
+//! program that builds an engine.
 
 use std::io;
 use std::process::Stdio;
@@ -29,12 +29,12 @@ const RELEASE: &[u8] = b"stay\n";
 /// is also the group's id, to no other process. Reaping consumes the value, so nothing can be signalled
 /// afterwards. A dropped group is killed.
 #[derive(Debug)]
-pub(super) struct ChildGroup {
+pub(crate) struct ChildGroup {
     child: Child,
     leader: Pid,
     ends_of_children: SignalStream,
-    /// The worker's standard input, which stays open as long as the daemon lives. When it closes, the
-    /// worker ends, unless it was told that it may outlive the daemon.
+    /// The child's standard input, which stays open as long as the daemon lives. When it closes, the
+    /// child ends, unless it was told that it may outlive the daemon.
     lifeline: Option<ChildStdin>,
     /// Whether dropping the value kills the group.
     kill_on_drop: bool,
@@ -51,7 +51,7 @@ impl Drop for ChildGroup {
 
 impl ChildGroup {
     /// Starts `command` as the leader of a new group, with a lifeline as its standard input.
-    pub(super) fn spawn(command: &mut Command) -> io::Result<Self> {
+    pub(crate) fn spawn(command: &mut Command) -> io::Result<Self> {
         // Registered before the child exists, so that its end cannot be missed.
         let ends_of_children = signal(SignalKind::child())?;
         let mut child = command.process_group(0).stdin(Stdio::piped()).spawn()?;
@@ -72,8 +72,8 @@ impl ChildGroup {
         }
     }
 
-    /// Lets the group go on running without this value.
-    pub(super) fn leave(mut self) {
+    /// Lets the group go on running without this value, with its lifeline closed.
+    pub(crate) fn leave(mut self) {
         self.kill_on_drop = false;
     }
 
@@ -83,7 +83,7 @@ impl ChildGroup {
     }
 
     /// Waits until the leader has ended, without reaping it. Safe to cancel and call again.
-    pub(super) async fn exited(&mut self) {
+    pub(crate) async fn exited(&mut self) {
         while !self.has_exited() {
             tokio::select! {
                 _ = self.ends_of_children.recv() => {}
@@ -102,13 +102,24 @@ impl ChildGroup {
         if let Err(error) = kill_process_group(self.leader, signal)
             && error != Errno::SRCH
         {
-            tracing::warn!(pid = self.id(), ?signal, %error, "could not signal the group of a worker");
+            tracing::warn!(pid = self.id(), ?signal, %error, "could not signal a group of processes");
         }
+    }
+
+    /// Asks every process of the group to end, waits for that as long as `grace`, and then [ends](Self::end) it. A
+    /// build tool passes this on to its jobs, which may be in groups of their own.
+    pub(crate) async fn stop(self, grace: Duration) -> GroupEnd {
+        self.signal(Signal::TERM);
+        let deadline = Instant::now() + grace;
+        while !is_gone(self.leader) && Instant::now() < deadline {
+            sleep(PROOF_INTERVAL).await;
+        }
+        self.end().await
     }
 
     /// Kills what remains of the group, reaps the leader and waits for proof that nothing remains: at
     /// most [`PROOF_LIMIT`] for the leader, and as long for the others.
-    pub(super) async fn end(mut self) -> GroupEnd {
+    pub(crate) async fn end(mut self) -> GroupEnd {
         self.signal(Signal::KILL);
         let exit = match timeout(PROOF_LIMIT, self.exited()).await {
             Ok(()) => {

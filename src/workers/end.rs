@@ -4,16 +4,16 @@ use super::exit::Exit;
 
 /// What is known once a group has been ended.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct GroupEnd {
+pub(crate) struct GroupEnd {
     /// How the leader ended; unset where the system did not report it.
-    pub(super) exit: Option<Exit>,
+    pub(crate) exit: Option<Exit>,
     /// What was not seen to be gone.
-    pub(super) remains: Remains,
+    pub(crate) remains: Remains,
 }
 
 /// What may remain of a worker [`PROOF_LIMIT`](super::process_group::PROOF_LIMIT) after it was killed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Remains {
+pub(crate) enum Remains {
     /// Nothing: the whole group and everything that it held is gone.
     Nothing,
     /// Memory of a GPU that a driver still counts as held by the group, whose processes are gone.
@@ -29,7 +29,7 @@ impl GroupEnd {
     }
 
     /// Whether at least the processes were seen to be gone.
-    pub(super) const fn processes_gone(self) -> bool {
+    pub(crate) const fn processes_gone(self) -> bool {
         !matches!(self.remains, Remains::Processes)
     }
 }

@@ -35,7 +35,7 @@ const BEGINNINGS: &[&str] =
     &["AWS_", "AZURE_", "GOOGLE_", "GCP_", "CLOUDSDK_", "SSH_", "GPG_", "VAULT_", "LLAMA_"];
 
 /// Keeps from a process of an engine what it does not get of the hive's environment. Returns the names.
-pub(super) fn keep_secrets(command: &mut Command) -> Vec<OsString> {
+pub(crate) fn keep_secrets(command: &mut Command) -> Vec<OsString> {
     let kept: Vec<_> = std::env::vars_os()
         .filter(|(name, value)| !is_passed_on(name, value))
         .map(|(name, _)| name)

@@ -8,9 +8,9 @@ use rustix::process::Signal;
 
 /// How a process ended: with an exit code or by a signal.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Exit {
+pub(crate) struct Exit {
     /// The exit code, where no signal ended it.
-    pub(super) code: Option<i32>,
+    pub(crate) code: Option<i32>,
     /// The number of the signal that ended it.
     signal: Option<i32>,
 }
@@ -40,7 +40,7 @@ const SIGNAL_NAMES: &[(Signal, &str)] = &[
 impl Exit {
     /// The name of the signal that ended the process: `SIGKILL`, or `signal 35` for one without a
     /// name.
-    pub(super) fn signal(self) -> Option<String> {
+    pub(crate) fn signal(self) -> Option<String> {
         let number = self.signal?;
         let name = SIGNAL_NAMES.iter().find(|(signal, _)| signal.as_raw() == number);
         Some(name.map_or_else(|| format!("signal {number}"), |(_, name)| (*name).to_owned()))
@@ -57,7 +57,7 @@ impl Exit {
     }
 
     /// Whether SIGKILL ended it, which the system sends when memory runs out.
-    pub(super) fn killed(self) -> bool {
+    pub(crate) fn killed(self) -> bool {
         self.reported_signal().unwrap_or(self).signal == Some(Signal::KILL.as_raw())
     }
 

@@ -14,8 +14,8 @@ use crate::{n, text};
 
 pub(crate) use footprint::DEFAULT_CONTEXT;
 pub(super) use footprint::{ModelFootprint, length};
-pub(crate) use free::DeviceMemory;
 pub(super) use free::FreeMemory;
+pub(crate) use free::{DeviceMemory, free_ram};
 pub(super) use holders::MemoryHolders;
 pub use holders::{ForeignProcess, StoppableWorker};
 

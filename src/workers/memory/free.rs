@@ -131,7 +131,7 @@ fn on(amounts: &[(Device, u64)], device: Device) -> u64 {
 
 /// The free memory of this process, and all memory of the machine. Free is what the machine has
 /// available, or less where the control group may take less.
-fn free_ram() -> (u64, u64) {
+pub(crate) fn free_ram() -> (u64, u64) {
     let mut system = sysinfo::System::new();
     system.refresh_memory_specifics(sysinfo::MemoryRefreshKind::nothing().with_ram());
     let available = system.available_memory();
