@@ -55,6 +55,9 @@ int nvmlSystemGetDriverVersion(char *version, unsigned length) {
     return SUCCESS;
 }
 
+/* 12.8 */
+int nvmlSystemGetCudaDriverVersion_v2(int *version) { *version = 12080; return SUCCESS; }
+
 int nvmlDeviceGetCount_v2(unsigned *count) {
     *count = now().gpus;
     return SUCCESS;
