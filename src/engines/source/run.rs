@@ -26,8 +26,9 @@ use crate::{disk, files, spawn};
 
 /// How often the log is read while a program runs.
 const LOG_INTERVAL: Duration = Duration::from_millis(100);
-/// How long programs may take to end once they are asked to.
-const END_GRACE: Duration = Duration::from_secs(5);
+/// How long programs may take to end once they are asked to. They do at once, but on a busy machine their low priority
+/// keeps them waiting; and jobs of a ninja that was killed instead would stay.
+const END_GRACE: Duration = Duration::from_secs(30);
 /// The lines of a failure.
 const TAIL_LINES: usize = 40;
 
