@@ -23,6 +23,7 @@ mod run;
 mod progress;
 mod options;
 mod hint;
+mod request;
 #[cfg(test)]
 mod tests;
 
@@ -33,9 +34,10 @@ use std::path::{Path, PathBuf};
 use sha2::{Digest, Sha256};
 use tokio_util::sync::CancellationToken;
 
+pub use self::request::{BuildRequest, Sources};
+
 use self::fetched::{Fetched, remove_if_there};
 use self::run::{Program, Runner};
-use super::machine::Tools;
 use crate::config::DeviceKind;
 use crate::error::{Code, Failure, Result};
 use crate::time::{in_words, monotonic};
@@ -46,48 +48,6 @@ use crate::{disk, n, spawn, text};
 const PROGRAM: &str = "llama-server";
 /// The compilers of one job may take this much memory.
 const MEMORY_PER_JOB: u64 = 1 << 30;
-
-/// What to build.
-#[derive(Clone, Debug)]
-pub struct BuildRequest {
-    /// The kind of device.
-    pub kind: DeviceKind,
-    /// CUDA's compute capabilities of the GPUs that it is for, such as `8.9`; empty leaves the choice to cmake.
-    pub compute_capabilities: Vec<String>,
-    /// Where the sources come from.
-    pub sources: Sources,
-    /// The programs of this machine.
-    pub tools: Tools,
-    /// The Python whose pip fetches a source distribution.
-    pub python: PathBuf,
-    /// Further options for cmake, which count most.
-    pub cmake_options: Vec<String>,
-    /// The folder of the cache.
-    pub cache: PathBuf,
-    /// The folder that gets the program, on the same file system.
-    pub draft: PathBuf,
-}
-
-/// Where sources come from.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Sources {
-    /// A folder that has them.
-    Folder {
-        /// Its path.
-        path: PathBuf,
-        /// Their version.
-        version: String,
-    },
-    /// A `.tar.gz` that has them at its root, or in `vendor/llama.cpp`.
-    Archive {
-        /// Its path.
-        path: PathBuf,
-        /// Their version.
-        version: String,
-    },
-    /// A source distribution as pip takes it: `name` or `name==version`.
-    Package(String),
-}
 
 /// A program that was built.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -7,8 +7,8 @@ use std::path::{Path, PathBuf};
 use sha2::{Digest, Sha256};
 use tokio_util::sync::CancellationToken;
 
+use super::request::{BuildRequest, Sources};
 use super::run::{Program, Runner};
-use super::{BuildRequest, Sources};
 use crate::engines::unpack;
 use crate::error::{Code, Failure, Result};
 use crate::{disk, files, n, spawn, text};

@@ -10,7 +10,7 @@ use rustix::process::{Pid, Signal, kill_process_group};
 use tokio::sync::mpsc;
 
 use super::*;
-use crate::engines::machine::Machine;
+use crate::engines::machine::{Machine, Tools};
 use crate::narration::{Entry, Level, Narration, NarrationContext, with_narration_context};
 use crate::paths;
 use crate::workers::Exit;
