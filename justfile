@@ -4,11 +4,11 @@ default: ci
 
 # Format the code
 fmt:
-    cargo fmt
+    cargo fmt --all
 
 # Check the formatting, and run clippy with warnings as errors
 lint:
-    cargo fmt --check
+    cargo fmt --all --check
     cargo clippy --all-targets --locked -- -D warnings
 
 # Build the documentation, with broken links as errors

@@ -62,7 +62,10 @@ fn unknown_kind(kind: &str) -> Failure {
 pub struct Tokenizer {
     vocabulary: Vocabulary,
     encoder: Encoder,
+    /// The control, user-defined and unknown tokens.
     special_tokens: SpecialTokens,
+    /// Those of them that stand for text, such as runs of spaces: they are found in every text, before any merging.
+    user_defined: SpecialTokens,
     add_bos: bool,
     /// The tokens that end a generation, sorted for a binary search.
     end_of_generation: Vec<u32>,
@@ -109,23 +112,22 @@ impl Tokenizer {
             .collect();
         end_of_generation.sort_unstable();
         end_of_generation.dedup();
-        let special_tokens = SpecialTokens::new(&vocabulary);
-        Ok(Self { vocabulary, encoder, special_tokens, add_bos, end_of_generation })
+        let kinds = [TokenKind::Control, TokenKind::UserDefined, TokenKind::Unknown];
+        let special_tokens = SpecialTokens::new(&vocabulary, &kinds);
+        let user_defined = SpecialTokens::new(&vocabulary, &[TokenKind::UserDefined]);
+        Ok(Self { vocabulary, encoder, special_tokens, user_defined, add_bos, end_of_generation })
     }
 
     /// Encodes `text` without adding a bos or eos. With `parse_special`, special tokens that the text
-    /// spells out are encoded as those tokens; without, as plain text.
+    /// spells out are encoded as those tokens; without, as plain text, but for user-defined ones.
     ///
     /// # Errors
     /// `invalid_field` if the vocabulary has neither a token for a byte of the text nor an unknown
     /// token.
     pub fn encode(&self, text: &str, parse_special: bool) -> Result<Vec<u32>> {
         let mut ids = Vec::with_capacity(text.len() / 3);
-        if parse_special {
-            self.encode_with_special(text, None, &mut ids)?;
-        } else {
-            self.encode_plain(text, &mut ids)?;
-        }
+        let known = if parse_special { &self.special_tokens } else { &self.user_defined };
+        self.encode_around(known, text, None, &mut ids)?;
         Ok(ids)
     }
 
@@ -137,7 +139,7 @@ impl Tokenizer {
     /// As for [`encode`](Self::encode).
     pub fn encode_prompt(&self, rendered: &str, shield: &Shield) -> Result<Vec<u32>> {
         let mut ids = Vec::with_capacity(rendered.len() / 3);
-        self.encode_with_special(rendered, Some(shield.mark()), &mut ids)?;
+        self.encode_around(&self.special_tokens, rendered, Some(shield.mark()), &mut ids)?;
         self.begin(&mut ids);
         Ok(ids)
     }
@@ -165,14 +167,20 @@ impl Tokenizer {
         }
     }
 
-    /// Encodes a text in which special tokens are recognised, and removes `mark` from the rest.
-    fn encode_with_special(&self, text: &str, mark: Option<char>, ids: &mut Vec<u32>) -> Result<()> {
+    /// Encodes a text in which these tokens are recognised, and removes `mark` from the rest.
+    fn encode_around(
+        &self,
+        known: &SpecialTokens,
+        text: &str,
+        mark: Option<char>,
+        ids: &mut Vec<u32>,
+    ) -> Result<()> {
         let mut from = 0;
         let plain = |part: &str, ids: &mut Vec<u32>| match mark {
             Some(mark) if part.contains(mark) => self.encode_plain(&part.replace(mark, ""), ids),
             _ => self.encode_plain(part, ids),
         };
-        while let Some(special) = self.special_tokens.find(text, from) {
+        while let Some(special) = known.find(text, from) {
             plain(&text[from..special.start], ids)?;
             ids.push(special.id);
             from = special.end;

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use super::vocabulary::{TokenKind, Vocabulary};
 
-/// The control, user-defined and unknown tokens, by the first byte of their spelling, longest first.
+/// Tokens of some kinds, by the first byte of their spelling, longest first.
 pub struct SpecialTokens(HashMap<u8, Vec<(String, u32)>>);
 
 /// A special token that was found in a text, at the bytes `start..end`.
@@ -16,12 +16,11 @@ pub(super) struct SpecialMatch {
 }
 
 impl SpecialTokens {
-    pub(super) fn new(vocabulary: &Vocabulary) -> Self {
+    /// The tokens of these kinds.
+    pub(super) fn new(vocabulary: &Vocabulary, kinds: &[TokenKind]) -> Self {
         let mut by_first_byte: HashMap<u8, Vec<(String, u32)>> = HashMap::new();
         for (id, token, kind) in vocabulary.iter() {
-            if let (TokenKind::Control | TokenKind::UserDefined | TokenKind::Unknown, Some(first)) =
-                (kind, token.bytes().next())
-            {
+            if let Some(first) = token.bytes().next().filter(|_| kinds.contains(&kind)) {
                 by_first_byte.entry(first).or_default().push((token.to_owned(), id));
             }
         }

@@ -60,6 +60,18 @@ fn tokenizer(vocabulary: Vocabulary) -> Tokenizer {
 }
 
 #[test]
+fn user_defined_tokens_are_found_in_plain_text_and_control_tokens_are_not() {
+    let mut vocabulary = sentencepiece(&[("\u{2581}", -1.0), ("a", -2.0), ("\n\n", 0.0)]);
+    *vocabulary.kinds.last_mut().unwrap() = TokenKind::UserDefined;
+    vocabulary.add_space_prefix = Some(false);
+    let tokenizer = Tokenizer::new(vocabulary).unwrap();
+    let (a, lines) = (PIECES + 1, PIECES + 2);
+    assert_eq!(tokenizer.encode("a\n\na", false).unwrap(), [a, lines, a]);
+    assert!(!tokenizer.encode("<s>", false).unwrap().contains(&1));
+    assert_eq!(tokenizer.encode("<s>a", true).unwrap(), [1, a]);
+}
+
+#[test]
 fn sentencepiece_merges_the_best_score_first() {
     // "abc" is "▁abc" with its prefix. Pairs: "ab" (-1) and "bc" (-2). "ab" has the better score, and
     // neither "▁ab" nor "abc" is a piece. So: ▁, ab, c.
