@@ -8,6 +8,8 @@ use tokio_util::sync::CancellationToken;
 
 use crate::address::Address;
 use crate::config::{Config, ConfigFile, ModelSettings, Reloaded, served_id};
+use crate::engine_store::EngineStore;
+use crate::engines::Engines;
 use crate::error::{Code, Failure, Result};
 use crate::events::{Hub, Topic};
 use crate::jobs::Registry;
@@ -51,6 +53,8 @@ pub struct App {
     pub(crate) settings: Settings,
     /// The worker processes.
     pub workers: Supervisor,
+    /// The engines that the hive installs.
+    pub engines: Engines,
     /// Which models are in memory.
     pub(crate) residency: Residency,
     /// The models that are being loaded: a second load of one waits for the first.
@@ -114,21 +118,24 @@ impl App {
     /// # Errors
     /// If a folder cannot be read or a setting cannot be met.
     pub fn open(config: Config, address: Address) -> Result<AppState> {
-        let (shutdown, workers) = (CancellationToken::new(), Supervisor::new(&config)?);
+        let store = EngineStore::open(config.engines_dir());
+        let (shutdown, workers) = (CancellationToken::new(), Supervisor::new(&config, store.clone())?);
         let events = Arc::new(Hub::new(config.jobs.event_ring));
         let (catalog, served_by) = (Catalog::new(&config)?, workers.clone());
         catalog.keep_served_ids(move || served_by.served_files());
         let supported_by = workers.clone();
         catalog.ask_engines(engine::load::obstacle, move |needs| supported_by.support(needs));
         let settings = Settings::open(&config);
+        let requests = Ledger::default();
         Ok(Arc::new(Self {
+            engines: Engines::new(&config, store, workers.clone(), &catalog, requests.clone())?,
             settings: settings.clone(),
             hostname: gethostname::gethostname().to_string_lossy().into_owned(),
             jobs: Registry::open(&config, Arc::clone(&events))?,
             catalog,
             residency: Residency::new(&config, workers.clone(), settings),
             telemetry: Telemetry::new(&config, workers.clone()),
-            requests: Ledger::default(),
+            requests,
             responses: Responses::default(),
             gateway: client::for_workers(*config.timers.connect)?,
             queen: Queen::of(&config, &address, shutdown.clone())?,

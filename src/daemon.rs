@@ -24,7 +24,7 @@ use crate::paths;
 use crate::residency::Submit;
 use crate::spawn;
 use crate::text::json;
-use crate::time::Instant;
+use crate::time::{Instant, monotonic};
 use crate::workers::WorkerChange;
 
 /// How often old jobs are pruned while nothing is submitted.
@@ -304,11 +304,14 @@ async fn housekeeping(app: AppState, mut changes: tokio::sync::broadcast::Receiv
     let mut prune = tokio::time::interval(
         app.config.jobs.keep_reads_for.clamp(std::time::Duration::from_secs(1), PRUNE_EVERY),
     );
+    let mut counted = monotonic();
     loop {
         tokio::select! {
             _ = prune.tick() => {
                 app.jobs.write_missing_journals();
                 app.jobs.prune();
+                app.engines.count_use(counted.elapsed()).await;
+                counted = monotonic();
             }
             change = changes.recv() => match change {
                 Ok(change) => app.events.publish(Topic::Worker, &change),

@@ -177,7 +177,8 @@ pub fn proxy() -> Result<String> {
 /// # Errors
 /// If an engine of the settings cannot be used.
 pub async fn engines(app: &App) -> Result<String> {
-    let found = app.workers.engines().await.iter().map(|engine| {
+    let engines = app.workers.engines().await;
+    let found = engines.iter().map(|engine| {
         let version = engine.version.as_deref().map_or_else(String::new, |version| format!(" {version}"));
         let devices = text_list(engine.usable().iter().map(ToString::to_string));
         let devices = if devices.is_empty() { "no device of this machine".to_owned() } else { devices };

@@ -24,9 +24,15 @@ mod refused;
 mod residency_get;
 mod row;
 mod field_error;
+mod worker_catalog_get;
+mod worker_catalog_list;
+mod worker_install;
+mod worker_installed_get;
+mod worker_list_installed;
 mod worker_process_delete;
 mod worker_process_get;
 mod worker_process_list;
+mod worker_remove;
 mod worker_spawn;
 mod loading;
 mod operation;
@@ -64,6 +70,12 @@ pub static TABLE: &[Row] = &[
     Row::of::<worker_process_list::WorkerProcessList>(),
     Row::of::<worker_process_get::WorkerProcessGet>(),
     Row::of::<worker_process_delete::WorkerProcessDelete>(),
+    Row::of::<worker_catalog_list::WorkerCatalogList>(),
+    Row::of::<worker_catalog_get::WorkerCatalogGet>(),
+    Row::of::<worker_install::WorkerInstall>(),
+    Row::of::<worker_list_installed::WorkerListInstalled>(),
+    Row::of::<worker_installed_get::WorkerInstalledGet>(),
+    Row::of::<worker_remove::WorkerRemove>(),
     Row::of::<residency_get::ResidencyGet>(),
     Row::of::<memory_lease::MemoryLease>(),
     Row::of::<memory_release::MemoryRelease>(),

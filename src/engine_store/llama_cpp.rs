@@ -28,6 +28,12 @@ const ARCHITECTURES: &[&str] = &[
     "mellum", "nanbeige", "qwen3tts", "pockettts",
 ];
 
+/// The architectures that llama.cpp runs, at [`KNOWN_VERSION`] and later.
+#[must_use]
+pub const fn architectures() -> &'static [&'static str] {
+    ARCHITECTURES
+}
+
 /// Whether llama.cpp runs models of that architecture, at [`KNOWN_VERSION`] and later.
 #[must_use]
 pub fn runs(architecture: &str) -> bool {

@@ -72,6 +72,13 @@ impl EngineStore {
         &self.0.folder
     }
 
+    /// The folder of a build.
+    #[must_use]
+    pub fn folder_of(&self, build: &Build) -> PathBuf {
+        let program = build.program.strip_prefix(&self.0.folder).unwrap_or(&build.program);
+        self.0.folder.join(program.components().take(2).collect::<PathBuf>())
+    }
+
     /// Every installed engine, in the order of [`EngineId::ALL`].
     #[must_use]
     pub fn installed(&self) -> Vec<Installed> {

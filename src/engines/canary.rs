@@ -21,7 +21,8 @@ use std::path::Path;
 use tokio_util::sync::CancellationToken;
 
 use self::attempt::Try;
-pub(crate) use self::attempt::{Canary, Candidate, Proof, Unproven};
+use self::attempt::Unproven;
+pub(crate) use self::attempt::{Canary, Candidate, Proof};
 use crate::engine_store::{Build, BuildDraft, EngineStore, Provenance, Trouble};
 use crate::error::{Failure, Result};
 use crate::{n, spawn};

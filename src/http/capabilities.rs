@@ -45,8 +45,9 @@ pub(crate) async fn get(State(app): State<AppState>, uri: Uri) -> Result<Respons
     announce_if_asked(&uri, app.queen.as_ref())?;
     // The first call asks the system, which may block.
     let devices = spawn::blocking(devices::detect).await?;
-    let engines = app.workers.engines().await.iter();
+    let engines = app.workers.engines().await;
     let engines = engines
+        .iter()
         .map(|engine| EngineCard {
             name: &engine.name,
             about: &engine.about,

@@ -43,18 +43,9 @@ pub static REFUSED: &[Refused] = &[
     queen("Infer", "infer", "send the prompt to POST /v1/chat/completions"),
     queen("Status", "status", "ask the queen, or use GET /v1/capabilities and HiveCheck for this machine"),
     queen("QueenCheck", "queen_check", "send it to the queen; HiveCheck checks this hive"),
-    absent("WorkerInstall", "worker_install", BUILT_IN),
-    absent("WorkerListInstalled", "worker_list_installed", BUILT_IN),
-    absent("WorkerCatalogList", "worker_catalog_list", BUILT_IN),
-    absent("WorkerCatalogGet", "worker_catalog_get", BUILT_IN),
-    absent("WorkerInstalledGet", "worker_installed_get", BUILT_IN),
-    absent("WorkerRemove", "worker_remove", BUILT_IN),
     family(queen("RhaiScript", "rhai_script", "scripts live with the queen: send it there")),
     family(absent("Image", "image", "this hive serves language models only: see POST /v1/chat/completions")),
 ];
-
-const BUILT_IN: &str =
-    "workers need no installation here: HiveCheck lists the engines, WorkerSpawn starts one of them";
 
 const fn queen(name: &'static str, wire_name: &'static str, instead: &'static str) -> Refused {
     Refused { name, wire_name, is_family: false, reason: RefusalReason::OfTheQueen, instead }

@@ -203,15 +203,14 @@ async fn judge(shared: &Arc<Shared>, record: &WorkerRecord) -> Verdict {
         Ok(Some(group)) => group,
         // With a lifeline it ended with its hive, as the settings ask for.
         Ok(None) if record.ready && !record.trial && !shared.settings.lifeline => {
-            let engine = shared.engines().await.iter().find(|engine| engine.name == record.engine);
-            return engine.map_or_else(
+            return engine_of(shared, record).await.map_or_else(
                 || {
                     Verdict::Stale(format!(
                         "it ended, and its engine '{}' is not installed any more",
                         record.engine
                     ))
                 },
-                |engine| Verdict::Died(Arc::clone(engine)),
+                Verdict::Died,
             );
         }
         Ok(None) => return Verdict::Stale("its process has ended".to_owned()),
@@ -226,8 +225,7 @@ async fn judge(shared: &Arc<Shared>, record: &WorkerRecord) -> Verdict {
     let Some(port) = record.port else {
         return Verdict::End(group, "its record has no port".to_owned());
     };
-    let mut engines = shared.engines().await.iter();
-    let Some(engine) = engines.find(|engine| engine.name == record.engine).cloned() else {
+    let Some(engine) = engine_of(shared, record).await else {
         return Verdict::End(group, format!("its engine '{}' is not installed any more", record.engine));
     };
     let id = group.id();
@@ -236,6 +234,17 @@ async fn judge(shared: &Arc<Shared>, record: &WorkerRecord) -> Verdict {
         Ok(Err(problem)) => Verdict::End(group, format!("its port {port} {problem}")),
         Err(failure) => Verdict::End(group, failure.message),
     }
+}
+
+/// The engine that a worker runs: the one of that name, with the program that the worker was started with. A build that
+/// was installed meanwhile changes nothing for it.
+async fn engine_of(shared: &Shared, record: &WorkerRecord) -> Option<Arc<Engine>> {
+    let found = shared.found_engines().await;
+    let engine = found.installed.iter().find(|engine| engine.name == record.engine)?;
+    Some(match &record.program {
+        Some(program) if *program != engine.program => Arc::new(engine.of_another_build(program)),
+        _ => Arc::clone(engine),
+    })
 }
 
 /// What a record tells of a worker.

@@ -13,6 +13,7 @@ use std::path::{Path, PathBuf};
 use super::device::Device;
 use super::route::Route;
 use crate::config::{Capabilities, DeviceKind, EngineOptions};
+use crate::engine_store::{Installed, Measured};
 use crate::models::{Traits, is_projector_of};
 use crate::narration::Level;
 
@@ -28,6 +29,8 @@ pub struct Engine {
     pub about: String,
     /// Its version, where it reports one.
     pub version: Option<String>,
+    /// The build that it is, where the hive installed it.
+    pub build: Option<Box<Installed>>,
     /// What it can do with models that can.
     pub capabilities: Capabilities,
     /// Whether what it can do counts even where a model's file lacks what that takes: a projector, a template.
@@ -124,6 +127,7 @@ impl Engine {
             name: BUILTIN.to_owned(),
             about: "the hive's own inference of GGUF models, on the processor".to_owned(),
             version: Some(env!("CARGO_PKG_VERSION").to_owned()),
+            build: None,
             capabilities: [Chat, Completions, Embeddings, Tools, JsonOutput, Reasoning].into(),
             has_means_of_its_own: false,
             describes_tools: true,
@@ -194,6 +198,24 @@ impl Engine {
             llama_server::serve_task(&mut changed, traits, context);
         }
         changed
+    }
+
+    /// Whether a caller means it by that name: its own, or that of its family, which is `llama-server` for every
+    /// engine that the hive installs.
+    pub(super) fn is_called(&self, name: &str) -> bool {
+        self.name == name || (self.build.is_some() && name == llama_server::NAME)
+    }
+
+    /// The engine as a build of it that is at `program`: the previous one, or one that is not kept any more.
+    pub(super) fn of_another_build(&self, program: &Path) -> Self {
+        let previous = self.build.as_ref().and_then(|build| build.previous.as_ref());
+        let version = previous.filter(|build| build.program == program).map(|build| build.version.clone());
+        Self { program: program.to_owned(), version, build: None, ..self.clone() }
+    }
+
+    /// How fast it wrote here, and with which model, where that was measured.
+    pub(super) fn measured(&self) -> Option<&Measured> {
+        self.build.as_ref()?.current.measured.as_ref()
     }
 
     /// Sets a flag with its value; the two are two words.

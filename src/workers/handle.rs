@@ -427,6 +427,7 @@ impl Handle {
             process: Identity::of(self.pid)?,
             started_at: self.started_at,
             engine: self.engine.name.clone(),
+            program: Some(self.engine.program.clone()),
             device: self.device,
             split: self.split.clone(),
             request: self.request_now(),

@@ -10,7 +10,7 @@
 //! its worker is neither adopted nor ended.
 
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -21,7 +21,7 @@ use super::folder::WorkerFolder;
 use super::identity::{self, Identity};
 use super::place::Share;
 use super::request::{StartRequest, is_default};
-use crate::files;
+use crate::{files, paths};
 
 /// The format that this hive writes, and the newest that it reads.
 pub(super) const FORMAT_VERSION: u64 = 1;
@@ -41,6 +41,9 @@ pub(super) struct WorkerRecord {
     pub(super) started_at: jiff::Timestamp,
     /// The name of its engine.
     pub(super) engine: String,
+    /// The engine's executable.
+    #[serde(default, skip_serializing_if = "Option::is_none", with = "paths::exact_option")]
+    pub(super) program: Option<PathBuf>,
     /// The device that it computes on.
     pub(super) device: Device,
     /// Which part of the model is on which device; empty where all of it is on `device`.

@@ -1,14 +1,13 @@
 //! What everything that starts, owns, restarts or adopts workers shares.
 
-use std::borrow::Cow;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::OnceCell;
+use parking_lot::Mutex;
+use tokio::sync::Mutex as AsyncMutex;
 use tokio_util::sync::CancellationToken;
 
-use super::engines::Engine;
 use super::engines::discover::{Described, EngineSearch, FoundEngines, NoAnswer};
 use super::handle::Handle;
 use super::health::WorkerClient;
@@ -16,6 +15,7 @@ use super::learned::Learned;
 use super::registry::Registry;
 use super::support::Support;
 use crate::config::{Config, EngineOptions, Memory, Timers, Workers};
+use crate::engine_store::EngineStore;
 use crate::error::Result;
 use crate::spawn;
 
@@ -46,14 +46,17 @@ pub(super) struct Shared {
     /// starts a worker, and a start makes an owner.
     pub(super) after_crash: AfterCrash,
     engine_search: EngineSearch,
-    /// Searched once: asking an engine for its version and its devices takes a while.
-    engines: OnceCell<FoundEngines>,
+    /// What was found. Asking an engine for its version and its devices takes a while, so it is kept until somebody
+    /// [looks again](Self::look_again).
+    found: Mutex<Option<Arc<FoundEngines>>>,
+    /// The turn of the search.
+    searching: AsyncMutex<()>,
 }
 
 impl Shared {
     /// # Errors
     /// Where the path of the built-in worker's program is unknown.
-    pub(super) fn new(config: &Config, after_crash: AfterCrash) -> Result<Self> {
+    pub(super) fn new(config: &Config, store: EngineStore, after_crash: AfterCrash) -> Result<Self> {
         Ok(Self {
             workers_dir: config.workers_dir(),
             jobs_dir: config.jobs_dir(),
@@ -66,8 +69,9 @@ impl Shared {
             client: WorkerClient::new()?,
             closing: CancellationToken::new(),
             after_crash,
-            engine_search: EngineSearch::new(config)?,
-            engines: OnceCell::new(),
+            engine_search: EngineSearch::new(config, store)?,
+            found: Mutex::default(),
+            searching: AsyncMutex::default(),
         })
     }
 
@@ -87,34 +91,45 @@ impl Shared {
     }
 
     /// The engines of this machine. The first call searches for them.
-    pub(super) async fn found_engines(&self) -> &FoundEngines {
-        let search = || async {
-            let found = self.engine_search.run().await;
-            let (support, engines) = (Arc::clone(&self.support), found.installed.clone());
-            if let Err(failure) = spawn::blocking(move || support.look(&engines)).await {
-                tracing::error!(%failure, detail = ?failure.detail, "could not look at the engines' programs");
-            }
-            found
-        };
-        self.engines.get_or_init(search).await
+    pub(super) async fn found_engines(&self) -> Arc<FoundEngines> {
+        if let Some(found) = self.known_engines() {
+            return found;
+        }
+        let _turn = self.searching.lock().await;
+        match self.known_engines() {
+            Some(found) => found,
+            None => self.search().await,
+        }
     }
 
-    /// The same, if they have been found.
-    pub(super) fn known_engines(&self) -> Option<&FoundEngines> {
-        self.engines.get()
+    /// Searches for the engines of this machine once more. What was found before counts until the search has ended.
+    pub(super) async fn look_again(&self) {
+        let _turn = self.searching.lock().await;
+        self.search().await;
+    }
+
+    /// The caller has the turn.
+    async fn search(&self) -> Arc<FoundEngines> {
+        let found = Arc::new(self.engine_search.run().await);
+        let (support, engines) = (Arc::clone(&self.support), found.installed.clone());
+        if let Err(failure) = spawn::blocking(move || support.look(&engines)).await {
+            tracing::error!(%failure, detail = ?failure.detail, "could not look at the engines' programs");
+        }
+        *self.found.lock() = Some(Arc::clone(&found));
+        found
+    }
+
+    /// The engines of this machine, if they have been found.
+    pub(super) fn known_engines(&self) -> Option<Arc<FoundEngines>> {
+        self.found.lock().clone()
     }
 
     /// The engines of this machine, with the options that a model's settings choose.
-    pub(super) async fn engines_with(&self, options: &EngineOptions) -> Cow<'_, FoundEngines> {
+    pub(super) async fn engines_with(&self, options: &EngineOptions) -> Arc<FoundEngines> {
         let found = self.found_engines().await;
         if *options == EngineOptions::default() {
-            return Cow::Borrowed(found);
+            return found;
         }
-        Cow::Owned(found.each(|engine| engine.with_options(options)))
-    }
-
-    /// The installed engines, the preferred one first.
-    pub(super) async fn engines(&self) -> &[Arc<Engine>] {
-        &self.found_engines().await.installed
+        Arc::new(found.each(|engine| engine.with_options(options)))
     }
 }

@@ -35,6 +35,7 @@ use super::usage::Sampler;
 use super::worker::{Status, Worker};
 use super::{restart, start, trial, usage};
 use crate::config::{Config, KeepAlive, ModelSettings};
+use crate::engine_store::EngineStore;
 use crate::error::{Code, Failure, Result};
 use crate::models::{EngineSupport, Needs};
 use crate::spawn;
@@ -54,12 +55,12 @@ struct Inner {
 }
 
 impl Supervisor {
-    /// A supervisor without workers.
+    /// A supervisor without workers, which may run the engines of the store.
     ///
     /// # Errors
     /// Where the path of the built-in worker's program is unknown.
-    pub fn new(config: &Config) -> Result<Self> {
-        let shared = Arc::new(Shared::new(config, restart::after_crash)?);
+    pub fn new(config: &Config, store: EngineStore) -> Result<Self> {
+        let shared = Arc::new(Shared::new(config, store, restart::after_crash)?);
         Ok(Self(Arc::new(Inner {
             shared,
             sampler: Arc::default(),
@@ -69,13 +70,18 @@ impl Supervisor {
     }
 
     /// The installed engines, the preferred one first. The first call searches for them.
-    pub async fn engines(&self) -> &[Arc<Engine>] {
-        self.0.shared.engines().await
+    pub async fn engines(&self) -> Vec<Arc<Engine>> {
+        self.0.shared.found_engines().await.installed.clone()
+    }
+
+    /// Searches for engines once more, after one was installed or removed. Workers keep theirs.
+    pub async fn look_again(&self) {
+        self.0.shared.look_again().await;
     }
 
     /// The names of the engines in the settings that cannot be used, and why.
-    pub async fn unusable_engines(&self) -> &[(String, String)] {
-        &self.0.shared.found_engines().await.unusable
+    pub async fn unusable_engines(&self) -> Vec<(String, String)> {
+        self.0.shared.found_engines().await.unusable.clone()
     }
 
     /// What a model can do on the engines that serve it; where none does, on those that the settings allow. Waits
@@ -100,7 +106,7 @@ impl Supervisor {
         let wanted = settings.engine.as_deref().unwrap_or("auto");
         let found = self.0.shared.known_engines();
         let candidates = found.map(|found| {
-            candidates(found, wanted, settings.device.unwrap_or_default(), |_| false).unwrap_or_default()
+            candidates(&found, wanted, settings.device.unwrap_or_default(), |_| false).unwrap_or_default()
         });
         let mut engines: Vec<Arc<Engine>> = Vec::new();
         for engine in candidates.into_iter().flatten().map(|candidate| candidate.engine) {
@@ -120,7 +126,7 @@ impl Supervisor {
         // load must not wait for it.
         let shared = Arc::clone(&self.0.shared);
         spawn::detached(async move {
-            shared.engines().await;
+            shared.found_engines().await;
         });
     }
 
@@ -158,6 +164,15 @@ impl Supervisor {
         let handles = self.named();
         let live = handles.iter().filter(|worker| worker.status().lives());
         live.map(|worker| (worker.pid, worker.request.clone())).collect()
+    }
+
+    /// The process ids of the live workers whose engine is in that folder.
+    #[must_use]
+    pub fn running_from(&self, folder: &Path) -> Vec<u32> {
+        let handles = self.handles();
+        let running =
+            |worker: &&Arc<Handle>| worker.engine.program.starts_with(folder) && worker.status().lives();
+        handles.iter().filter(running).map(|worker| worker.pid).collect()
     }
 
     /// The id and the file of the model of each live worker.

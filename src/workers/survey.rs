@@ -1,6 +1,5 @@
 //! What there is for a start: the model, the engines and the memory; and the places that follow.
 
-use std::borrow::Cow;
 use std::collections::{HashMap, HashSet};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -22,7 +21,7 @@ use crate::spawn;
 
 /// What a request asks for, and what there is for it at one moment.
 pub(super) struct Survey<'a> {
-    found: Cow<'a, FoundEngines>,
+    found: Arc<FoundEngines>,
     request: &'a StartRequest,
     /// `None` where its header cannot be read.
     model: Option<ModelFootprint>,
@@ -38,7 +37,7 @@ pub(super) struct Survey<'a> {
 impl<'a> Survey<'a> {
     pub(super) async fn take(shared: &'a Shared, request: &'a StartRequest) -> Result<Self, StartError> {
         let found = match &request.trial {
-            Some(Trial(engine)) => Cow::Owned(FoundEngines::only(engine)),
+            Some(Trial(engine)) => Arc::new(FoundEngines::only(engine)),
             None => shared.engines_with(&request.engine_options).await,
         };
         let projectors: HashSet<_> =
@@ -61,7 +60,7 @@ impl<'a> Survey<'a> {
         let found = match model.as_ref().filter(|model| !is_for_text(model)) {
             Some(model) => {
                 let context = model.context(request.context_length);
-                Cow::Owned(found.each(|engine| engine.for_model(model.traits, context)))
+                Arc::new(found.each(|engine| engine.for_model(model.traits, context)))
             }
             None => found,
         };
@@ -309,7 +308,7 @@ mod tests {
         };
         let free = FreeMemory::of(1 << 30, (0..).zip(gpus).map(gpu).collect());
         let model = ModelFootprint::read(&request.model_path);
-        let found = Cow::Borrowed(found);
+        let found = Arc::new(found.clone());
         let support = &Support::open("/no/such/file".into());
         let (projectors, workers) = (HashMap::new(), Vec::new());
         let survey = Survey { found, request, model, support, projectors, peaks, free, workers };

@@ -21,6 +21,7 @@ use tokio_util::sync::CancellationToken;
 use super::process_group::gone;
 use super::*;
 use crate::config::Config;
+use crate::engine_store::EngineStore;
 use crate::error::Failure;
 use crate::narration::{Entry, Narration, NarrationContext, with_narration_context};
 
@@ -34,6 +35,7 @@ const FIXTURES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/src/workers/fixture
 /// A supervisor of fake workers. At its end, every process that it started must be gone.
 struct Hive {
     workers: Supervisor,
+    store: EngineStore,
     config: Config,
     changes: broadcast::Receiver<WorkerChange>,
     folder: tempfile::TempDir,
@@ -55,9 +57,10 @@ impl Hive {
         config.workers.lifeline = true;
         config.llama_server.enabled = false;
         configure(&mut config);
-        let workers = Supervisor::new(&config).unwrap();
+        let store = EngineStore::open(config.engines_dir());
+        let workers = Supervisor::new(&config, store.clone()).unwrap();
         let changes = workers.changes();
-        Self { workers, config, changes, folder }
+        Self { workers, store, config, changes, folder }
     }
 
     async fn start(&self, behaviour: &str) -> Result<Worker, Failure> {

@@ -17,6 +17,7 @@ mod downloads;
 mod embeddings;
 mod engine_downloads;
 mod engine_support;
+mod engines;
 mod faults;
 mod full_disk;
 mod gateway;

@@ -72,7 +72,7 @@ impl Hive {
         config.llama_server.enabled = false;
         config.workers.lifeline = true;
         change(&mut config);
-        let workers = Supervisor::new(&config).unwrap();
+        let workers = Supervisor::new(&config, EngineStore::open(config.engines_dir())).unwrap();
         let catalog = Catalog::new(&config).unwrap();
         let canary = Canary::new(&config, workers.clone(), catalog, Ledger::default()).unwrap();
         Self { canary, workers, folder, stop: CancellationToken::new() }

@@ -33,7 +33,8 @@ impl Hive {
             ..Config::default()
         };
         config.llama_server.enabled = false;
-        let workers = Supervisor::new(&config).unwrap();
+        let workers =
+            Supervisor::new(&config, crate::engine_store::EngineStore::open(config.engines_dir())).unwrap();
         let admissions = Admissions::new(workers.clone(), rules, workers.activity());
         Self { admissions, workers, _folder: folder }
     }

@@ -50,7 +50,7 @@ pub(in crate::workers) fn candidates(
         .filter(|engine| match wanted {
             Wanted::Any => true,
             Wanted::OnKind(kind) => engine.devices.contains(&kind),
-            Wanted::Named(name) => engine.name == name,
+            Wanted::Named(name) => engine.is_called(name),
         })
         .collect();
     let first = matching.first().ok_or_else(|| no_engine(found, wanted))?;
@@ -115,10 +115,20 @@ fn reason(
         .filter(|(other, on)| *on == device && other.name != engine.name)
         .map(|(other, _)| &*other.name)
         .collect();
-    match wanted {
-        Wanted::Named(_) => "it was asked for".to_owned(),
+    let chosen = match wanted {
+        Wanted::Named(name) if engine.name == name => "it was asked for".to_owned(),
+        Wanted::Named(name) => format!("it is the first {name} for {device}"),
         _ if others.is_empty() => format!("it is the engine here for {device}"),
         _ => format!("it is preferred for {device} to {}", others.join(", ")),
+    };
+    match engine.measured() {
+        Some(measured) => {
+            format!(
+                "{chosen}; it wrote {:.0} tokens a second here with '{}'",
+                measured.tokens_per_second, measured.model
+            )
+        }
+        None => chosen,
     }
 }
 

@@ -1,5 +1,5 @@
-//! Finds the engines of this machine: the built-in one, llama.cpp's server on `PATH` or where the
-//! settings name it, and those that the settings describe.
+//! Finds the engines of this machine: the built-in one, llama.cpp's server where the settings name it, those builds of
+//! it that the hive installed, the one on `PATH`, and those that the settings describe.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use super::{Engine, ModelStorage, PortSource, llama_server};
 use crate::config::{Config, DeviceKind, EngineSettings, LlamaServer};
+use crate::engine_store::{EngineStore, Installed};
 use crate::error::Result;
 use crate::narration::Level;
 use crate::paths::{is_executable, on_path};
@@ -30,6 +31,7 @@ pub(in crate::workers) struct EngineSearch {
     builtin: PathBuf,
     llama_server: LlamaServer,
     described: BTreeMap<String, EngineSettings>,
+    store: EngineStore,
 }
 
 /// The engines of this machine.
@@ -57,16 +59,18 @@ impl FoundEngines {
 impl EngineSearch {
     /// # Errors
     /// Where the path of the built-in worker's program is unknown.
-    pub(in crate::workers) fn new(config: &Config) -> Result<Self> {
+    pub(in crate::workers) fn new(config: &Config, store: EngineStore) -> Result<Self> {
         Ok(Self {
             builtin: config.worker_program()?,
             llama_server: config.llama_server.clone(),
             described: config.engines.clone(),
+            store,
         })
     }
 
-    /// Finds every installed engine. llama.cpp's server comes first, because it is faster than the
-    /// built-in engine wherever it runs.
+    /// Finds every installed engine. llama.cpp's server comes first, because it is faster than the built-in engine
+    /// wherever it runs: the one that the settings name, then the [builds](in_order) that the hive installed, then the
+    /// one on `PATH`.
     pub(in crate::workers) async fn run(&self) -> FoundEngines {
         let gpus = spawn::blocking(gpus::sample).await.unwrap_or_default();
         let (mut engines, mut unusable) = (Vec::new(), Vec::new());
@@ -77,7 +81,18 @@ impl EngineSearch {
                 unusable.push((name.to_owned(), reason));
             }
         };
-        add(llama_server::NAME, self.llama_server().await);
+        let is_named = self.llama_server.program.is_some();
+        if is_named {
+            add(llama_server::NAME, self.llama_server().await);
+        }
+        let store = self.store.clone();
+        for installed in in_order(spawn::blocking(move || store.installed()).await.unwrap_or_default()) {
+            let name = installed.id.to_string();
+            add(&name, self.build(installed).await.map(Some));
+        }
+        if !is_named {
+            add(llama_server::NAME, self.llama_server().await);
+        }
         for (name, settings) in &self.described {
             add(name, described(name, settings, &gpus).map(Some));
         }
@@ -118,6 +133,18 @@ impl EngineSearch {
         Ok(Some(engine))
     }
 
+    /// A build that the hive installed. `[llama_server] enabled` does not concern it: somebody asked for it.
+    async fn build(&self, installed: Installed) -> Result<Engine, String> {
+        let (name, program) = (installed.id.to_string(), installed.current.program.clone());
+        let described = self.describe(&name, program.clone(), ANSWER_LIMIT).await;
+        let Described { engine, .. } = described.map_err(|why| {
+            let shown = program.display();
+            format!("{shown} does not run: {why} (WorkerInstall installs another version, WorkerRemove removes it)")
+        })?;
+        let about = format!("llama.cpp's server {}, installed by the hive", installed.current.version);
+        Ok(Engine { about, build: Some(Box::new(installed)), ..engine })
+    }
+
     /// Describes the llama.cpp server at `program` as an engine of that name, by what it says of itself.
     ///
     /// # Errors
@@ -134,6 +161,31 @@ impl EngineSearch {
         let list = devices.as_deref().unwrap_or_default();
         let engine = llama_server::describe(program, &self.llama_server, &version, list);
         Ok(Described { engine: Engine { name: name.to_owned(), ..engine }, devices })
+    }
+}
+
+/// The builds in the order in which they are preferred: those for GPUs first, and of two that were measured here with
+/// the same model the faster one.
+fn in_order(builds: Vec<Installed>) -> Vec<Installed> {
+    let mut ordered: Vec<Installed> = Vec::new();
+    for build in builds {
+        let at = ordered.iter().position(|other| precedes(&build, other)).unwrap_or(ordered.len());
+        ordered.insert(at, build);
+    }
+    ordered
+}
+
+/// Whether a build is preferred to one that comes before it in the usual order.
+fn precedes(build: &Installed, other: &Installed) -> bool {
+    let is_for_gpus = |build: &Installed| build.id.kind != DeviceKind::Cpu;
+    if is_for_gpus(build) != is_for_gpus(other) {
+        return is_for_gpus(build);
+    }
+    match (&build.current.measured, &other.current.measured) {
+        (Some(own), Some(others)) => {
+            own.model == others.model && own.tokens_per_second > others.tokens_per_second
+        }
+        _ => false,
     }
 }
 
@@ -196,6 +248,7 @@ fn described(name: &str, settings: &EngineSettings, gpus: &[Gpu]) -> Result<Engi
         name: name.to_owned(),
         about: settings.about.clone(),
         version: None,
+        build: None,
         capabilities: settings.capabilities.clone().unwrap_or_else(|| EngineSettings::USUAL.into()),
         has_means_of_its_own: settings.capabilities.is_some(),
         describes_tools: false,

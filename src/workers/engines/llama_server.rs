@@ -81,6 +81,7 @@ pub(in crate::workers) fn describe(
         name: NAME.to_owned(),
         about: "llama.cpp's server".to_owned(),
         version: version_of(version),
+        build: None,
         capabilities: Capability::ALL.iter().copied().collect(),
         has_means_of_its_own: false,
         describes_tools: false,

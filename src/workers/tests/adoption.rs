@@ -25,10 +25,11 @@ pub(super) async fn restart_hive(hive: Hive, between: impl FnOnce()) -> Hive {
     drop(workers);
     config.workers.keep_on_shutdown = false;
     between();
-    let workers = Supervisor::new(&config).unwrap();
+    let store = EngineStore::open(config.engines_dir());
+    let workers = Supervisor::new(&config, store.clone()).unwrap();
     let changes = workers.changes();
     workers.adopt().await;
-    Hive { workers, config, changes, folder }
+    Hive { workers, store, config, changes, folder }
 }
 
 #[tokio::test]
@@ -246,6 +247,7 @@ async fn a_thousand_stale_records_of_live_processes_lead_to_no_signal() {
             process: Identity { pid, start_time },
             started_at: jiff::Timestamp::now(),
             engine: "builtin".to_owned(),
+            program: None,
             device: Device::CPU,
             split: Vec::new(),
             context_length: None,

@@ -1,7 +1,11 @@
 //! Engines besides the built-in one: llama.cpp's server, and engines that the settings describe.
 
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+
 use super::*;
 use crate::config::FlashAttention;
+use crate::engine_store::{Build, EngineId, Measured, Provenance};
 use crate::error::Code;
 
 /// Settings with a fake `llama-server`, which ends with the test's process.
@@ -11,11 +15,15 @@ fn with_llama_server(config: &mut Config) {
     config.llama_server.flash_attention = Some(FlashAttention::Auto);
 }
 
+/// The names of the engines that were found.
+async fn names(hive: &Hive) -> Vec<String> {
+    hive.workers.engines().await.iter().map(|engine| engine.name.clone()).collect()
+}
+
 #[tokio::test]
 async fn llama_server_is_preferred_and_gets_its_flags_but_its_key_only_in_the_environment() {
     let hive = Hive::with(with_llama_server);
-    let engines: Vec<_> = hive.workers.engines().await.iter().map(|engine| engine.name.as_str()).collect();
-    assert_eq!(engines, ["llama-server", "builtin"]);
+    assert_eq!(names(&hive).await, ["llama-server", "builtin"]);
     assert_eq!(hive.workers.engines().await[0].version.as_deref(), Some("4567 (0a1b2c3)"));
     let wanted = StartRequest { slots: Some(3), ..request("healthy") };
     let (worker, narrations) = narrated(hive.workers.start(wanted, &CancellationToken::new())).await;
@@ -131,8 +139,7 @@ async fn an_engine_of_the_settings_is_run_as_described() {
     let parsed: Config = toml::from_str(&settings).unwrap();
     parsed.validate().unwrap();
     let hive = Hive::with(|config| config.engines = parsed.engines);
-    let engines: Vec<_> = hive.workers.engines().await.iter().map(|engine| engine.name.as_str()).collect();
-    assert_eq!(engines, ["other", "builtin"]);
+    assert_eq!(names(&hive).await, ["other", "builtin"]);
     let unusable = hive.workers.unusable_engines().await;
     assert_eq!(
         unusable,
@@ -149,5 +156,74 @@ async fn an_engine_of_the_settings_is_run_as_described() {
     let log = std::fs::read_to_string(hive.workers.log(worker.pid).unwrap()).unwrap();
     assert!(log.contains("LLAMA_DEVICE") && log.contains("LLAMA_SECRET"), "{log}");
     hive.workers.stop(worker.pid, LONG).await.unwrap();
+    hive.finish().await;
+}
+
+/// Installs a build of the fake llama-server.
+fn install(hive: &Hive, id: &str, version: &str, speed: Option<f64>) -> PathBuf {
+    let id: EngineId = id.parse().unwrap();
+    let draft = hive.store.draft(id).unwrap();
+    let program = draft.path().join("llama-server");
+    std::fs::write(&program, format!("#!/bin/sh\nexec {FIXTURES}/fake-llama-server.sh \"$@\"\n")).unwrap();
+    std::fs::set_permissions(&program, std::fs::Permissions::from_mode(0o755)).unwrap();
+    let measured = speed.map(|tokens_per_second| Measured {
+        model: "m".to_owned(),
+        prompt_per_second: 1.0,
+        tokens_per_second,
+    });
+    let build = Build {
+        version: version.to_owned(),
+        reported_version: None,
+        program,
+        size_bytes: 0,
+        added_at: jiff::Timestamp::now(),
+        from: Provenance::Release,
+        archive_sha256: None,
+        measured,
+        unknown: serde_json::Map::new(),
+    };
+    hive.store.promote(draft, id, build).unwrap().current.program
+}
+
+#[tokio::test]
+async fn builds_that_were_installed_are_found_when_it_is_looked_again() {
+    let hive = Hive::new();
+    assert_eq!(names(&hive).await, ["builtin"]);
+    install(&hive, "llama-server-cpu", "b1", None);
+    install(&hive, "llama-server-cuda", "b1", Some(50.0));
+    install(&hive, "llama-server-vulkan", "b1", Some(60.0));
+    let broken = install(&hive, "llama-server-rocm", "b1", None);
+    std::fs::write(broken, "#!/bin/sh\nexit 3\n").unwrap();
+    assert_eq!(names(&hive).await, ["builtin"], "nobody has looked");
+    hive.workers.look_again().await;
+    let found = ["llama-server-vulkan", "llama-server-cuda", "llama-server-cpu", "builtin"];
+    assert_eq!(names(&hive).await, found, "those for GPUs first, the faster one before the other");
+    let unusable = hive.workers.unusable_engines().await;
+    assert_eq!(unusable[0].0, "llama-server-rocm");
+    assert!(unusable[0].1.contains("WorkerInstall"), "{unusable:?}");
+
+    let wanted = StartRequest { engine: "llama-server".to_owned(), ..request("healthy") };
+    let (worker, narrations) = narrated(hive.workers.start(wanted, &CancellationToken::new())).await;
+    assert_eq!(worker.unwrap().engine, "llama-server-vulkan", "the first of the family");
+    let reason = "it is the first llama-server for cpu; it wrote 60 tokens a second here with 'm'";
+    assert!(has_narration(&narrations, "worker_choose", reason), "{narrations:#?}");
+    hive.finish().await;
+}
+
+#[tokio::test]
+async fn a_worker_keeps_the_build_that_it_was_started_with_also_across_a_restart_of_the_hive() {
+    let hive = Hive::with(adoption::leave_workers);
+    let first = install(&hive, "llama-server-cpu", "b1", None);
+    let worker = hive.start("healthy").await.unwrap();
+    assert_eq!(worker.engine, "llama-server-cpu");
+    let second = install(&hive, "llama-server-cpu", "b2", None);
+    hive.workers.look_again().await;
+    let other = hive.start("family").await.unwrap();
+    let hive = adoption::restart_hive(hive, || {}).await;
+    let adoption = hive.workers.adoption().unwrap();
+    assert_eq!(adoption.adopted, [worker.pid, other.pid], "{adoption:?}");
+    let folder = |program: &Path| program.parent().unwrap().to_owned();
+    assert_eq!(hive.workers.running_from(&folder(&first)), [worker.pid]);
+    assert_eq!(hive.workers.running_from(&folder(&second)), [other.pid]);
     hive.finish().await;
 }

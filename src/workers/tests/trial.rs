@@ -69,7 +69,7 @@ async fn a_stop_of_the_hive_ends_one_and_so_does_the_next_hive() {
     let _trial = start(&hive, "healthy").await;
     let pid = hive.pids()[0];
     // As after a kill of the first one, which does not know of it.
-    let next = Supervisor::new(&hive.config).unwrap();
+    let next = Supervisor::new(&hive.config, hive.store.clone()).unwrap();
     next.adopt().await;
     let found = next.adoption().unwrap();
     let [(ended, reason)] = &found.ended[..] else { panic!("{found:?}") };

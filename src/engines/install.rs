@@ -1,0 +1,211 @@
+//! The flow of an install. Each step may be stopped: what was fetched stays for the next try, everything else goes.
+
+use jiff::Timestamp;
+use serde::Serialize;
+use serde_json::Map;
+use tokio_util::sync::CancellationToken;
+
+use super::canary::{Candidate, Proof};
+use super::fetch::{Archive, LocalArchive};
+use super::parts::{Engines, id_of};
+use super::plan::{InstallPlan, Wanted, Way};
+use super::shown::InstalledEngine;
+use super::unpack;
+use crate::config::DeviceKind;
+use crate::engine_store::{Build, BuildDraft, Installed};
+use crate::error::{Code, Failure, Result};
+use crate::narration::waiting_for;
+use crate::text::bytes;
+use crate::{disk, n};
+
+/// What a caller asks for.
+#[derive(Clone, Debug)]
+pub(crate) struct InstallRequest {
+    pub(crate) worker_id: String,
+    /// A release, or `latest`.
+    pub(crate) version: String,
+    pub(crate) from: Wanted,
+}
+
+/// The answer to an install.
+#[derive(Clone, Debug, Serialize)]
+#[serde(untagged)]
+pub(crate) enum Installation {
+    Done(Box<InstalledEngine>),
+    Planned(Box<InstallPlan>),
+}
+
+/// A build in its draft, before it has proved itself.
+struct Made {
+    draft: BuildDraft,
+    program: std::path::PathBuf,
+    archive_sha256: Option<String>,
+}
+
+impl Engines {
+    /// What an install would do.
+    ///
+    /// # Errors
+    /// Where there is no such build for this machine.
+    pub(crate) async fn plan_install(&self, request: &InstallRequest) -> Result<InstallPlan> {
+        let plan = self.plan(id_of(&request.worker_id)?, &request.version, request.from).await?;
+        n!("worker_install_plan", "{}", plan.in_words());
+        Ok(plan)
+    }
+
+    /// Installs an engine, or another version of it.
+    ///
+    /// # Errors
+    /// [`Code::EngineNotFound`], [`Code::EngineUnavailable`], [`Code::EngineRefused`], [`Code::EngineUnproven`],
+    /// [`Code::DiskFull`], [`Code::Cancelled`], and why something could not be fetched. What was installed before is
+    /// as it was.
+    pub(crate) async fn install(
+        &self,
+        request: &InstallRequest,
+        stop: &CancellationToken,
+    ) -> Result<InstalledEngine> {
+        let id = id_of(&request.worker_id)?;
+        let key = id.to_string();
+        let _turn = {
+            let _waiting = waiting_for(format!("another install of {id}"));
+            tokio::select! {
+                () = stop.cancelled() => return Err(stopped()),
+                turn = self.turns.take(&key) => turn,
+            }
+        };
+        let plan = tokio::select! {
+            () = stop.cancelled() => return Err(stopped()),
+            plan = self.plan(id, &request.version, request.from) => plan?,
+        };
+        n!("worker_install_plan", "{}", plan.in_words());
+        let installed = match &plan.way {
+            Way::Nothing => {
+                let installed = self.on_disk(move |store| Ok(store.get(id))).await?;
+                installed.ok_or_else(|| Failure::internal("an installed engine is gone"))?
+            }
+            Way::RollBack => self.on_disk(move |store| store.roll_back(id)).await?,
+            Way::Unpack(engine, libraries) => {
+                check_room(&plan)?;
+                self.install_archives(&plan, engine, libraries.as_deref(), stop).await?
+            }
+        };
+        if !matches!(plan.way, Way::Nothing) {
+            self.workers.look_again().await;
+            let previous = installed.previous.as_ref();
+            let before = previous.map_or_else(String::new, |previous| {
+                format!(
+                    "; version {} stays for a while, and WorkerInstall with it goes back",
+                    previous.version
+                )
+            });
+            n!("worker_install", "✅ {id} {} is used from now on{before}", installed.current.version);
+            let workers = self.workers.clone();
+            self.on_disk(move |store| {
+                store.sweep(|folder| !workers.running_from(folder).is_empty());
+                Ok(())
+            })
+            .await?;
+        }
+        Ok(self.shown(installed))
+    }
+
+    async fn install_archives(
+        &self,
+        plan: &InstallPlan,
+        archive: &Archive,
+        libraries: Option<&Archive>,
+        stop: &CancellationToken,
+    ) -> Result<Installed> {
+        let id = plan.id;
+        let folder = self.store.downloads();
+        self.on_disk(move |_| {
+            disk::create_private_dir(&folder).map_err(|error| Failure::io("make", &folder, &error))
+        })
+        .await?;
+        let local = self.archives.bring(archive, stop).await?;
+        let beside = match libraries {
+            Some(libraries) => Some(self.archives.bring(libraries, stop).await?),
+            None => None,
+        };
+        let draft = self.on_disk(move |store| store.draft(id)).await?;
+        let unpacked = unpack::engine(&local, beside.as_ref(), draft.path(), stop).await;
+        if let Err(failure) = &unpacked
+            && failure.code == Code::EngineRefused
+        {
+            self.discard([Some(&local), beside.as_ref()]).await;
+        }
+        let made = Made { draft, program: unpacked?.program, archive_sha256: Some(local.sha256.clone()) };
+        let installed = self.prove_and_promote(plan, made, stop).await;
+        let is_over = |failure: &Failure| failure.code == Code::EngineUnproven;
+        if installed.as_ref().err().is_none_or(is_over) {
+            self.discard([Some(&local), beside.as_ref()]).await;
+        }
+        installed
+    }
+
+    /// Makes a build the current version, once it has proved itself. One that fails is kept aside.
+    async fn prove_and_promote(
+        &self,
+        plan: &InstallPlan,
+        made: Made,
+        stop: &CancellationToken,
+    ) -> Result<Installed> {
+        let (id, Made { draft, program, archive_sha256 }) = (plan.id, made);
+        let before = self.on_disk(move |store| Ok(store.get(id))).await?.map(|installed| installed.current);
+        let has_device = id.kind == DeviceKind::Cpu || self.machine().await?.kind(id.kind).is_some();
+        let candidate = Candidate { id, version: plan.version.clone(), program: program.clone(), has_device };
+        let proven =
+            self.canary.prove_draft(&self.store, draft, plan.from, &candidate, before.as_ref(), stop);
+        let (draft, proof) = proven.await?;
+        let Proof { reported_version, measured, .. } = proof;
+        if stop.is_cancelled() {
+            return Err(stopped());
+        }
+        let build = Build {
+            version: plan.version.clone(),
+            reported_version,
+            program,
+            size_bytes: 0,
+            added_at: Timestamp::now(),
+            from: plan.from,
+            archive_sha256,
+            measured,
+            unknown: Map::new(),
+        };
+        self.on_disk(move |store| store.promote(draft, id, build)).await
+    }
+
+    /// Removes archives that are not needed any more. One that stays is replaced by the next install of that version.
+    async fn discard(&self, archives: [Option<&LocalArchive>; 2]) {
+        for archive in archives.into_iter().flatten() {
+            if let Err(failure) = self.archives.discard(archive).await {
+                n!(warn: "worker_install", "The archive stays: {failure}");
+            }
+        }
+    }
+}
+
+impl InstallPlan {
+    fn in_words(&self) -> String {
+        let Self { id, version, reason, .. } = self;
+        match self.transfer_bytes.filter(|transfer| *transfer > 0) {
+            Some(transfer) => format!("{id} {version}: {reason}; {} to fetch", bytes(transfer)),
+            None => format!("{id} {version}: {reason}"),
+        }
+    }
+}
+
+fn check_room(plan: &InstallPlan) -> Result<()> {
+    if plan.fits {
+        return Ok(());
+    }
+    let (needed, free) = (bytes(plan.needed_bytes), bytes(plan.free_bytes));
+    let message = format!("{} needs about {needed} on the disk, and {free} are free", plan.id);
+    Err(Failure::new(Code::DiskFull, message)
+        .hint("free some space on that disk, then try again")
+        .stage("preflight"))
+}
+
+fn stopped() -> Failure {
+    Failure::new(Code::Cancelled, "the install was stopped; what was installed before is as it was")
+}
