@@ -186,6 +186,12 @@ pub async fn engines(app: &App) -> Result<String> {
         format!("{}{version} ({can}; on {devices}; {})", engine.name, engine.program.display())
     });
     let found = found.collect::<Vec<_>>().join("; ");
+    let troubles = app.workers.engine_troubles().await;
+    if !troubles.is_empty() {
+        return Err(Failure::new(Code::WorkerFailed, format!("{found}; {}", text_list(troubles))).hint(
+            "go back to the version before, as it says; the logs of these workers say why they failed",
+        ));
+    }
     let absent = app.workers.unusable_engines().await;
     if absent.is_empty() {
         return Ok(found);

@@ -66,6 +66,7 @@
 //! | [`memory`] | what a model needs, what is free, and who holds the rest |
 //! | [`owner`], [`pulse`], [`stop`], [`measure`] | the task that holds the processes; signs of life; stopping; measuring |
 //! | [`shared`] | what the files above share |
+//! | [`trouble`] | engines that fail since they were installed, and the way back |
 //! | [`learned`] | what workers took of memory, for later plans |
 //! | [`support`], [`tried`] | which engines can run a model; what they were tried with |
 //! | [`registry`], [`affinity`], [`resident`], [`endpoint`] | the list of workers; who has which conversation; what a decision knows of a worker; requests in flight |
@@ -98,6 +99,7 @@ mod pulse;
 mod stop;
 mod measure;
 mod shared;
+mod trouble;
 mod learned;
 mod support;
 mod tried;

@@ -8,7 +8,10 @@ use std::borrow::Cow;
 use super::exit::Exit;
 
 /// Phrases of logs, in lower case, and the next step for each.
-const CAUSES: &[(&[&str], &str)] = &[
+type Causes = &'static [(&'static [&'static str], &'static str)];
+
+/// Those with which an engine tells of what is not its fault: memory, the model, the machine.
+const OF_OTHERS: Causes = &[
     (
         &[
             "out of memory",
@@ -51,6 +54,15 @@ const CAUSES: &[(&[&str], &str)] = &[
         &["failed to load multimodal model", "failed to load clip model"],
         "the multimodal projector does not fit the model: check [llama_server] mmproj",
     ),
+    (&["no space left on device"], "a disk is full: see the log for its name, or run df"),
+    (
+        &["permission denied"],
+        "the engine may not use a file or a device that its log names: check its permissions",
+    ),
+];
+
+/// Those of an engine that is not as it should be.
+const OF_ENGINE: Causes = &[
     (
         &["error while loading shared libraries", "symbol lookup error", "library not loaded"],
         "a library that the engine needs is missing or has another version: reinstall the engine, or set \
@@ -70,11 +82,6 @@ const CAUSES: &[(&[&str], &str)] = &[
         ],
         "the engine and the GPU's driver do not fit each other: update the driver, or use an engine that is built for \
          this GPU",
-    ),
-    (&["no space left on device"], "a disk is full: see the log for its name, or run df"),
-    (
-        &["permission denied"],
-        "the engine may not use a file or a device that its log names: check its permissions",
     ),
     (
         &["no such file or directory", "no module named"],
@@ -131,10 +138,24 @@ fn hint(tail: &[String]) -> Option<Cow<'static, str>> {
     tail.iter().rev().find_map(|line| {
         missing_library(line).map(Cow::Owned).or_else(|| {
             let line = line.to_lowercase();
-            let cause = CAUSES.iter().find(|(phrases, _)| phrases.iter().any(|phrase| line.contains(phrase)));
-            cause.map(|(_, hint)| Cow::Borrowed(*hint))
+            hint_of(OF_OTHERS, &line).or_else(|| hint_of(OF_ENGINE, &line)).map(Cow::Borrowed)
         })
     })
+}
+
+/// Whether the last of these log lines that has a known phrase tells of what is not the engine's fault.
+pub(super) fn blames_others(tail: &[String]) -> bool {
+    let blamed = tail.iter().rev().find_map(|line| {
+        let line = line.to_lowercase();
+        hint_of(OF_OTHERS, &line).map(|_| true).or_else(|| hint_of(OF_ENGINE, &line).map(|_| false))
+    });
+    blamed.unwrap_or(false)
+}
+
+fn hint_of(causes: Causes, line: &str) -> Option<&'static str> {
+    let has_one =
+        |(phrases, _): &&(&[&str], &'static str)| phrases.iter().any(|phrase| line.contains(phrase));
+    causes.iter().find(has_one).map(|(_, hint)| *hint)
 }
 
 /// The next step where the dynamic linker names what it did not find:

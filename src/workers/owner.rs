@@ -258,6 +258,11 @@ fn finish(shared: &Arc<Shared>, handle: Arc<Handle>, watch_end: &WatchEnd, was_r
     if crashed {
         tracing::warn!(pid = handle.pid, model = handle.model_id(), exit = ?end.exit, "a worker crashed");
     }
+    if crashed {
+        shared.troubles.crashed(&handle.engine, end.exit);
+    } else if was_ready && cause == Cause::UserStop {
+        shared.troubles.ended_well(&handle.engine);
+    }
     // Whoever tries an engine tells of its crash.
     let stays = crashed && !handle.is_trial();
     if !stays {

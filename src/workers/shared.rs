@@ -14,6 +14,7 @@ use super::health::WorkerClient;
 use super::learned::Learned;
 use super::registry::Registry;
 use super::support::Support;
+use super::trouble::Troubles;
 use crate::config::{Config, EngineOptions, Memory, Timers, Workers};
 use crate::engine_store::EngineStore;
 use crate::error::Result;
@@ -39,6 +40,8 @@ pub(super) struct Shared {
     /// Which engines can run which models.
     pub(super) support: Arc<Support>,
     pub(super) registry: Registry,
+    /// Engines that fail since they were installed.
+    pub(super) troubles: Troubles,
     pub(super) client: WorkerClient,
     /// Cancelled when the hive stops.
     pub(super) closing: CancellationToken,
@@ -66,6 +69,7 @@ impl Shared {
             learned: Arc::new(Learned::new(config.memory_file())),
             support: Arc::new(Support::open(config.engine_support_file())),
             registry: Registry::default(),
+            troubles: Troubles::default(),
             client: WorkerClient::new()?,
             closing: CancellationToken::new(),
             after_crash,

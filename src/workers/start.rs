@@ -50,13 +50,14 @@ pub(super) async fn start(
         let error = starting.abandon(error).await;
         learn(shared, &plan, Some(error.failure.log_tail.clone())).await;
         if error.kind != StartErrorKind::PortTaken || attempt > PORT_RETRIES {
-            return Err(error);
+            return Err(with_way_back(shared, &plan, error));
         }
         let failure = &error.failure;
         n!(warn: "worker_retry", "{failure}; trying another port ({attempt} of {PORT_RETRIES})");
         attempt += 1;
     };
     learn(shared, &plan, None).await;
+    shared.troubles.started(&plan.engine);
     n!(
         "worker_ready",
         "Worker {} is ready on {} after {}",
@@ -65,6 +66,17 @@ pub(super) async fn start(
         time::in_words(handle.uptime())
     );
     Ok(handle.worker())
+}
+
+/// Counts a failed start, and names the way back where its engine fails too often.
+fn with_way_back(shared: &Shared, plan: &StartPlan, mut error: StartError) -> StartError {
+    shared.troubles.start_failed(&plan.engine, &error);
+    if let Some(way_back) = shared.troubles.way_back(&plan.engine) {
+        let hint = error.failure.hint.take();
+        error.failure.hint =
+            Some(hint.map_or_else(|| way_back.clone(), |hint| format!("{hint}; {way_back}")));
+    }
+    error
 }
 
 /// Remembers what the start showed of the engine: that it knows the model's kind, or that it does not.

@@ -84,6 +84,12 @@ impl Supervisor {
         self.0.shared.found_engines().await.unusable.clone()
     }
 
+    /// What is wrong with the engines that the hive installed and that fail since, and the way back.
+    pub async fn engine_troubles(&self) -> Vec<String> {
+        let engines = self.engines().await;
+        engines.iter().filter_map(|engine| self.0.shared.troubles.way_back(engine)).collect()
+    }
+
     /// What a model can do on the engines that serve it; where none does, on those that the settings allow. Waits
     /// for nothing: what is not known yet is not missing.
     #[must_use]

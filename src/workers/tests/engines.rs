@@ -227,3 +227,36 @@ async fn a_worker_keeps_the_build_that_it_was_started_with_also_across_a_restart
     assert_eq!(hive.workers.running_from(&folder(&second)), [other.pid]);
     hive.finish().await;
 }
+
+#[tokio::test]
+async fn a_build_that_fails_again_and_again_names_the_way_back() {
+    let hive = Hive::new();
+    let start = async |behaviour: &str| {
+        let engine = "llama-server-cpu".to_owned();
+        let wanted = StartRequest { engine, device: Device::Auto, ..request(behaviour) };
+        hive.workers.start(wanted, &CancellationToken::new()).await
+    };
+    let hint = async |behaviour: &str| start(behaviour).await.unwrap_err().hint.unwrap_or_default();
+    let way_back = r#"{"WorkerInstall":{"worker_id":"llama-server-cpu","version":"b1"}} goes back"#;
+    install(&hive, "llama-server-cpu", "b1", None);
+    hive.workers.look_again().await;
+    for _ in 0..3 {
+        assert!(!hint("quits").await.contains("goes back"), "there is no version before");
+    }
+    install(&hive, "llama-server-cpu", "b2", None);
+    hive.workers.look_again().await;
+    assert!(!hint("quits").await.contains("goes back"));
+    let healthy = start("healthy").await.unwrap();
+    hive.workers.stop(healthy.pid, LONG).await.unwrap();
+    for _ in 0..2 {
+        assert!(!hint("quits").await.contains("goes back"), "one start has succeeded meanwhile");
+    }
+    assert!(!hint("flashes").await.contains("goes back"), "that is the model's fault");
+    assert_eq!(hive.workers.engine_troubles().await, [] as [String; 0]);
+    let told = hint("quits").await;
+    assert!(told.contains("3 starts in a row have failed since llama-server-cpu b2"), "{told}");
+    assert!(told.contains(way_back), "{told}");
+    let [trouble] = &hive.workers.engine_troubles().await[..] else { panic!("HiveCheck tells it") };
+    assert!(told.ends_with(trouble), "{trouble}");
+    hive.finish().await;
+}
