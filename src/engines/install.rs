@@ -8,8 +8,9 @@ use tokio_util::sync::CancellationToken;
 use super::canary::{Candidate, Proof};
 use super::fetch::{Archive, LocalArchive};
 use super::parts::{Engines, id_of};
-use super::plan::{InstallPlan, Wanted, Way};
+use super::plan::{InstallPlan, SourcesFrom, Wanted, Way};
 use super::shown::InstalledEngine;
+use super::source::{self, BuildRequest, Sources};
 use super::unpack;
 use crate::config::DeviceKind;
 use crate::engine_store::{Build, BuildDraft, Installed};
@@ -56,7 +57,8 @@ impl Engines {
     /// Installs an engine, or another version of it.
     ///
     /// # Errors
-    /// [`Code::EngineNotFound`], [`Code::EngineUnavailable`], [`Code::EngineRefused`], [`Code::EngineUnproven`],
+    /// [`Code::EngineNotFound`], [`Code::EngineUnavailable`], [`Code::EngineRefused`], [`Code::EngineBuildFailed`],
+    /// [`Code::EngineUnproven`],
     /// [`Code::DiskFull`], [`Code::Cancelled`], and why something could not be fetched. What was installed before is
     /// as it was.
     pub(crate) async fn install(
@@ -88,6 +90,10 @@ impl Engines {
                 check_room(&plan)?;
                 self.install_archives(&plan, engine, libraries.as_deref(), stop).await?
             }
+            Way::Build(sources) => {
+                check_room(&plan)?;
+                self.install_from_source(&plan, sources, stop).await?
+            }
         };
         if !matches!(plan.way, Way::Nothing) {
             self.workers.look_again().await;
@@ -117,14 +123,9 @@ impl Engines {
         stop: &CancellationToken,
     ) -> Result<Installed> {
         let id = plan.id;
-        let folder = self.store.downloads();
-        self.on_disk(move |_| {
-            disk::create_private_dir(&folder).map_err(|error| Failure::io("make", &folder, &error))
-        })
-        .await?;
-        let local = self.archives.bring(archive, stop).await?;
+        let local = self.bring(archive, stop).await?;
         let beside = match libraries {
-            Some(libraries) => Some(self.archives.bring(libraries, stop).await?),
+            Some(libraries) => Some(self.bring(libraries, stop).await?),
             None => None,
         };
         let draft = self.on_disk(move |store| store.draft(id)).await?;
@@ -136,11 +137,62 @@ impl Engines {
         }
         let made = Made { draft, program: unpacked?.program, archive_sha256: Some(local.sha256.clone()) };
         let installed = self.prove_and_promote(plan, made, stop).await;
-        let is_over = |failure: &Failure| failure.code == Code::EngineUnproven;
-        if installed.as_ref().err().is_none_or(is_over) {
+        if is_over(&installed) {
             self.discard([Some(&local), beside.as_ref()]).await;
         }
         installed
+    }
+
+    async fn install_from_source(
+        &self,
+        plan: &InstallPlan,
+        sources: &SourcesFrom,
+        stop: &CancellationToken,
+    ) -> Result<Installed> {
+        let (id, machine) = (plan.id, self.machine().await?);
+        let (sources, local) = match sources {
+            SourcesFrom::Release(archive) => {
+                let local = self.bring(archive, stop).await?;
+                let (path, version) = (local.path.clone(), plan.version.clone());
+                (Sources::Archive { path, version }, Some(local))
+            }
+            SourcesFrom::Package(package) => (Sources::Package(package.clone()), None),
+        };
+        let draft = self.on_disk(move |store| store.draft(id)).await?;
+        let request = BuildRequest {
+            kind: id.kind,
+            compute_capabilities: machine
+                .kind(id.kind)
+                .map(|here| here.compute_capabilities.clone())
+                .unwrap_or_default(),
+            sources,
+            python: machine.tools.python.clone().unwrap_or_else(|| self.settings.python.clone()),
+            tools: machine.tools,
+            cmake_options: self.settings.cmake_options.clone(),
+            cache: self.store.sources(),
+            draft: draft.path().to_owned(),
+        };
+        let built = source::build(&request, stop).await?;
+        // A package tells its version once it is here.
+        let plan = InstallPlan { version: built.version, ..plan.clone() };
+        let archive_sha256 =
+            built.archive_sha256.or_else(|| local.as_ref().map(|local| local.sha256.clone()));
+        let made = Made { draft, program: built.program, archive_sha256 };
+        let installed = self.prove_and_promote(&plan, made, stop).await;
+        if is_over(&installed) {
+            self.discard([local.as_ref(), None]).await;
+        }
+        installed
+    }
+
+    /// Fetches an archive into the folder for downloads.
+    async fn bring(&self, archive: &Archive, stop: &CancellationToken) -> Result<LocalArchive> {
+        let folder = self.store.downloads();
+        self.on_disk(move |_| {
+            disk::create_private_dir(&folder).map_err(|error| Failure::io("make", &folder, &error))
+        })
+        .await?;
+        self.archives.bring(archive, stop).await
     }
 
     /// Makes a build the current version, once it has proved itself. One that fails is kept aside.
@@ -193,6 +245,11 @@ impl InstallPlan {
             None => format!("{id} {version}: {reason}"),
         }
     }
+}
+
+/// Whether what an install fetched is not needed again.
+fn is_over(installed: &Result<Installed>) -> bool {
+    installed.as_ref().err().is_none_or(|failure| failure.code == Code::EngineUnproven)
 }
 
 fn check_room(plan: &InstallPlan) -> Result<()> {

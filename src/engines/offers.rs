@@ -10,6 +10,7 @@ use super::machine::{KindHere, Machine};
 use super::parts::{Engines, id_of};
 use super::release::KnownRelease;
 use super::shown::{instant, name_of};
+use super::source;
 use crate::config::DeviceKind;
 use crate::engine_store::{EngineId, Provenance, llama_cpp};
 use crate::error::{Code, Failure, Result};
@@ -68,7 +69,10 @@ impl Engines {
                 DeviceKind::Cpu => "it runs more models than the built-in engine, and faster",
                 _ => "it computes on the GPU, and on the processor what does not fit there",
             };
-            why.clone_into(&mut best.reason);
+            best.reason = match best.from {
+                Some(Provenance::Source) => format!("{why}; it is built on this machine from source"),
+                _ => why.to_owned(),
+            };
         }
         offers.sort_by_key(|offer| !offer.recommended);
         Ok(offers)
@@ -125,7 +129,10 @@ impl Engines {
                         offer.size = Some(chosen.size_bytes());
                         offer.from = Some(Provenance::Release);
                     }
-                    Err(unfit) => offer.problem = Some(unfit.to_string()),
+                    Err(unfit) => match source::check_tools(&machine.tools, id.kind) {
+                        Ok(_) => offer.from = Some(Provenance::Source),
+                        Err(tools) => offer.problem = Some(format!("{unfit}; {}", in_words(&tools))),
+                    },
                 }
             }
         }

@@ -4,21 +4,24 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::choose::choose;
-use super::fetch::Archive;
+use super::choose::{Chosen, Unfit, choose};
+use super::fetch::{Archive, Place};
 use super::machine::Machine;
 use super::parts::Engines;
-use super::release::{KnownRelease, LATEST};
+use super::release::LATEST;
+use super::source;
 use crate::config::DeviceKind;
 use crate::engine_store::{EngineId, Provenance};
 use crate::error::{Code, Failure, Result};
 use crate::files::free_bytes;
-use crate::{disk, spawn};
+use crate::{disk, n, spawn};
 
-/// How old an answer of the releases may be for an install.
-const FRESH: Duration = Duration::from_secs(60);
+/// An install asks for the newest release: an `ETag` makes that cheap.
+const FRESH: Duration = Duration::ZERO;
 /// How many times as large as its archive an engine is.
 const UNPACKED: u64 = 4;
+/// About as many bytes as a build from source takes, for the processor and for a GPU.
+const BUILT: [u64; 2] = [1 << 30, 4 << 30];
 
 /// Where a caller wants an engine from.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
@@ -62,6 +65,37 @@ pub(super) enum Way {
     RollBack,
     /// To fetch and unpack archives: that of the engine, and that of libraries beside it.
     Unpack(Box<Archive>, Option<Box<Archive>>),
+    /// To build it from these sources.
+    Build(SourcesFrom),
+}
+
+/// Where the sources of a build come from.
+#[derive(Clone, Debug)]
+pub(super) enum SourcesFrom {
+    /// The archive of a release's sources.
+    Release(Box<Archive>),
+    /// A source distribution, as pip takes it.
+    Package(String),
+}
+
+/// The bytes that an install fetches, where somebody says, and about as many as it takes on the disk.
+#[derive(Clone, Copy, Debug)]
+struct Sizes {
+    transfer: Option<u64>,
+    needed: u64,
+}
+
+impl Sizes {
+    const NOTHING: Self = Self { transfer: Some(0), needed: 0 };
+
+    /// Those of an archive that is fetched and unpacked.
+    const fn of_archive(size: Option<u64>) -> Self {
+        let needed = match size {
+            Some(size) => size.saturating_mul(1 + UNPACKED),
+            None => 0,
+        };
+        Self { transfer: size, needed }
+    }
 }
 
 impl Engines {
@@ -79,35 +113,119 @@ impl Engines {
             return Err(missing(id, format!("this machine has no device of the kind {}", id.kind)));
         }
         if from == Wanted::Source {
-            return Err(missing(id, "engines are not built from source here yet".to_owned()));
+            return self.of_sources(id, version, &machine, None).await;
         }
         if let Some(archive) = Archive::of_settings(&self.settings) {
-            let archive = archive?;
-            let version = version_of_archive(&archive.name, version);
-            if let Some(plan) = self.installed_already(id, &version, from).await? {
-                return Ok(plan);
-            }
-            let reason = format!("the settings name the archive {}", archive.name);
-            let way = Way::Unpack(Box::new(archive), None);
-            return self.planned(id, version, Provenance::Archive, None, way, reason).await;
+            return self.of_settings(id, archive?, version, from).await;
         }
         let known = self.releases.find(version, FRESH).await?;
         let tag = known.release.tag.clone();
         if let Some(plan) = self.installed_already(id, &tag, from).await? {
             return Ok(plan);
         }
-        self.of_release(id, &machine, known).await
+        match choose(&known.release, &machine, id.kind) {
+            Ok(chosen) => self.of_release(id, tag, chosen).await,
+            Err(unfit) if from == Wanted::Release => Err(missing(id, unfit.to_string())),
+            Err(unfit) => self.of_sources(id, version, &machine, Some(unfit)).await,
+        }
     }
 
-    async fn of_release(&self, id: EngineId, machine: &Machine, known: KnownRelease) -> Result<InstallPlan> {
-        let KnownRelease { release, .. } = known;
-        let chosen = choose(&release, machine, id.kind).map_err(|unfit| missing(id, unfit.to_string()))?;
-        let size = chosen.size_bytes();
+    async fn of_settings(
+        &self,
+        id: EngineId,
+        archive: Archive,
+        version: &str,
+        from: Wanted,
+    ) -> Result<InstallPlan> {
+        let version = version_of_archive(&archive.name, version);
+        if let Some(plan) = self.installed_already(id, &version, from).await? {
+            return Ok(plan);
+        }
+        let reason = format!("the settings name the archive {}", archive.name);
+        let sizes = match &archive.place {
+            // What is on this machine is not fetched.
+            Place::Here(path) => {
+                let size = std::fs::metadata(path).map_or(0, |metadata| metadata.len());
+                Sizes { transfer: Some(0), needed: size.saturating_mul(UNPACKED) }
+            }
+            _ => Sizes::of_archive(archive.size),
+        };
+        let way = Way::Unpack(Box::new(archive), None);
+        self.planned(id, version, Provenance::Archive, sizes, way, reason).await
+    }
+
+    async fn of_release(&self, id: EngineId, tag: String, chosen: Chosen) -> Result<InstallPlan> {
+        let sizes = Sizes::of_archive(Some(chosen.size_bytes()));
         let archive = Archive::of_asset(&chosen.archive)?;
         let libraries = chosen.libraries.as_ref().map(Archive::of_asset).transpose()?;
-        let reason = format!("{} of release {} is for this machine", archive.name, release.tag);
+        let reason = format!("{} of release {tag} is for this machine", archive.name);
         let way = Way::Unpack(Box::new(archive), libraries.map(Box::new));
-        self.planned(id, release.tag, Provenance::Release, Some(size), way, reason).await
+        self.planned(id, tag, Provenance::Release, sizes, way, reason).await
+    }
+
+    /// The plan of a build from source: from a release's own sources, else from the package of the settings. `unfit`
+    /// is why no archive of a release will do, where one was looked for.
+    async fn of_sources(
+        &self,
+        id: EngineId,
+        version: &str,
+        machine: &Machine,
+        unfit: Option<Unfit>,
+    ) -> Result<InstallPlan> {
+        let why = unfit.map_or_else(|| "it is to be built from source".to_owned(), |unfit| unfit.to_string());
+        source::check_tools(&machine.tools, id.kind).map_err(|failure| {
+            let message = format!("{id} cannot be installed here: {why}, and {}", failure.message);
+            Failure { code: Code::EngineUnavailable, message, ..failure }
+        })?;
+        let is_of_package = version != LATEST && version.starts_with(|c: char| c.is_ascii_digit());
+        let release = match is_of_package {
+            true => None,
+            false => self.release_with_sources(version, machine).await?,
+        };
+        let needed = BUILT[usize::from(id.kind != DeviceKind::Cpu)];
+        let sizes = Sizes { transfer: None, needed };
+        let (version, sources, of) = match release {
+            Some((tag, archive)) => {
+                let of = format!("the sources of release {tag}");
+                (tag, SourcesFrom::Release(Box::new(archive)), of)
+            }
+            None => {
+                let package = match version {
+                    LATEST => self.settings.source_package.clone(),
+                    version => {
+                        let name = self.settings.source_package.split("==").next().unwrap_or_default();
+                        format!("{name}=={version}")
+                    }
+                };
+                let version = package.split_once("==").map_or(LATEST, |(_, version)| version).to_owned();
+                let of = format!("the package {package}");
+                (version, SourcesFrom::Package(package), of)
+            }
+        };
+        if let Some(plan) = self.installed_already(id, &version, Wanted::Source).await? {
+            return Ok(plan);
+        }
+        let reason = format!("{why}: it is built on this machine from {of}, which takes a while");
+        self.planned(id, version, Provenance::Source, sizes, Way::Build(sources), reason).await
+    }
+
+    /// The release of that version and the archive of its sources; `None` where pip is to fetch the sources, because
+    /// the newest release cannot be asked for.
+    async fn release_with_sources(
+        &self,
+        version: &str,
+        machine: &Machine,
+    ) -> Result<Option<(String, Archive)>> {
+        let known = match self.releases.find(version, FRESH).await {
+            Ok(known) => known,
+            Err(failure) if version == LATEST && machine.tools.python.is_some() => {
+                n!("worker_install_release", "The newest release cannot be asked for ({failure})");
+                return Ok(None);
+            }
+            Err(failure) => return Err(failure),
+        };
+        let archive = Archive::of_sources(&known.release).transpose()?;
+        Ok(archive.map(|archive| (known.release.tag, archive)))
     }
 
     /// The plan where that version is installed already.
@@ -129,9 +247,8 @@ impl Engines {
         } else {
             return Ok(None);
         };
-        let plan =
-            self.planned(id, build.version.clone(), build.from, Some(0), way, reason.to_owned()).await?;
-        Ok(Some(plan))
+        let (version, from) = (build.version.clone(), build.from);
+        self.planned(id, version, from, Sizes::NOTHING, way, reason.to_owned()).await.map(Some)
     }
 
     async fn planned(
@@ -139,7 +256,7 @@ impl Engines {
         id: EngineId,
         version: String,
         from: Provenance,
-        transfer_bytes: Option<u64>,
+        sizes: Sizes,
         way: Way,
         reason: String,
     ) -> Result<InstallPlan> {
@@ -150,11 +267,11 @@ impl Engines {
         });
         let free_bytes =
             space.await?.map_err(|error| Failure::io("look at the disk of", self.store.folder(), &error))?;
-        let needed_bytes = transfer_bytes.unwrap_or(0).saturating_mul(1 + UNPACKED);
+        let Sizes { transfer: transfer_bytes, needed: needed_bytes } = sizes;
         let installed = match way {
             Way::Nothing => Some("current"),
             Way::RollBack => Some("previous"),
-            Way::Unpack(..) => None,
+            Way::Unpack(..) | Way::Build(_) => None,
         };
         let fits = needed_bytes <= free_bytes;
         Ok(InstallPlan {

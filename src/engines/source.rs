@@ -38,6 +38,7 @@ pub use self::request::{BuildRequest, Sources};
 
 use self::fetched::{Fetched, remove_if_there};
 use self::run::{Program, Runner};
+use super::machine::Tools;
 use crate::config::DeviceKind;
 use crate::error::{Code, Failure, Result};
 use crate::time::{in_words, monotonic};
@@ -67,7 +68,7 @@ pub struct Built {
 /// `compile`), the last lines and what to do.
 pub async fn build(request: &BuildRequest, stop: &CancellationToken) -> Result<Built> {
     let started = monotonic();
-    let cmake = check_tools(request)?;
+    let cmake = check_tools(&request.tools, request.kind)?;
     let unusable = |error: &io::Error| Failure::io("use the folder", &request.cache, error);
     disk::create_private_dir(&request.cache).map_err(|error| unusable(&error))?;
     let sources = fetched::fetch(request, stop).await?;
@@ -92,9 +93,11 @@ pub async fn build(request: &BuildRequest, stop: &CancellationToken) -> Result<B
     Ok(Built { version: sources.version, program, archive_sha256: sources.sha256 })
 }
 
-/// Refuses a build for which a program is missing.
-fn check_tools(request: &BuildRequest) -> Result<&Path> {
-    let (tools, kind) = (&request.tools, request.kind);
+/// Refuses a build for which a program is missing. Returns cmake.
+///
+/// # Errors
+/// [`Code::EngineBuildFailed`], naming what is missing and how to get it.
+pub fn check_tools(tools: &Tools, kind: DeviceKind) -> Result<&Path> {
     let missing = [
         (tools.cmake.is_none(), "cmake", "Debian, Ubuntu: apt install cmake; everywhere: pip install cmake"),
         (tools.cxx.is_none(), "a C++ compiler", "Debian, Ubuntu: apt install build-essential"),

@@ -792,7 +792,8 @@ async fn quickstart(dir: &Path, endpoint: &str) -> String {
     let mut command = command(executable());
     // It says which engine could be installed: nobody tells it of releases.
     let settings = dir.join("settings.toml");
-    fs::write(&settings, format!("[engine_builds]\nreleases = \"{}/releases\"\n", nowhere())).unwrap();
+    fs::write(&settings, format!("[engine_builds]\nreleases = \"{}/releases\"\n", nowhere()))
+        .expect("the settings");
     command.args(["quickstart", "--exit", "--port", "0", "--data-dir"]).arg(dir.join("data"));
     command.arg("--config").arg(settings);
     for variable in ["HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "HF_HUB_OFFLINE", "RUST_LOG"] {
