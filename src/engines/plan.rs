@@ -172,9 +172,10 @@ impl Engines {
         machine: &Machine,
         unfit: Option<Unfit>,
     ) -> Result<InstallPlan> {
-        let why = unfit.map_or_else(|| "it is to be built from source".to_owned(), |unfit| unfit.to_string());
+        let why = unfit.map(|unfit| unfit.to_string());
         source::check_tools(&machine.tools, id.kind).map_err(|failure| {
-            let message = format!("{id} cannot be installed here: {why}, and {}", failure.message);
+            let why = why.as_ref().map_or_else(String::new, |why| format!("{why}, and "));
+            let message = format!("{id} cannot be installed here: {why}{}", failure.message);
             Failure { code: Code::EngineUnavailable, message, ..failure }
         })?;
         let is_of_package = version != LATEST && version.starts_with(|c: char| c.is_ascii_digit());
@@ -205,7 +206,8 @@ impl Engines {
         if let Some(plan) = self.installed_already(id, &version, Wanted::Source).await? {
             return Ok(plan);
         }
-        let reason = format!("{why}: it is built on this machine from {of}, which takes a while");
+        let why = why.map_or_else(String::new, |why| format!("{why}: "));
+        let reason = format!("{why}it is built on this machine from {of}, which takes a while");
         self.planned(id, version, Provenance::Source, sizes, Way::Build(sources), reason).await
     }
 

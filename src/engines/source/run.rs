@@ -19,7 +19,7 @@ use super::hint::{self, Cause};
 use super::progress::BuildProgress;
 use crate::engines::harmless::harmless;
 use crate::error::{Code, Failure, Result};
-use crate::narration::{Level, LineNarrator, LineSplitter};
+use crate::narration::{Level, LineNarrator, LineSplitter, waiting_for};
 use crate::workers::log_follow::Follower;
 use crate::workers::{ChildGroup, Exit, GroupEnd, keep_secrets};
 use crate::{disk, files, spawn};
@@ -76,6 +76,12 @@ impl<'a> Runner<'a> {
             return Err(cancelled());
         }
         self.output.begin();
+        let name = program.program.file_name().unwrap_or_default().to_string_lossy();
+        let _waiting = waiting_for(format!(
+            "{} to end ({})",
+            if program.is_pip { "pip".into() } else { name },
+            program.stage
+        ));
         let unstarted = |error: &io::Error| {
             Failure::new(Code::EngineBuildFailed, format!("{} does not start", program.program.display()))
                 .stage(program.stage)
