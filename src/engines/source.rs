@@ -165,7 +165,12 @@ impl Build<'_> {
             built = self.once(&source, &out).await;
         }
         // One that was cancelled was killed, too.
-        if !built.as_ref().is_err_and(|failure| failure.code == Code::Cancelled) {
+        if built.as_ref().is_err_and(|failure| failure.code == Code::Cancelled) {
+            n!(
+                "worker_install_build",
+                "Kept what was built so far: the next build from these sources goes on with it"
+            );
+        } else {
             disk::remove_file(&unfinished).map_err(failed)?;
         }
         built
