@@ -3,8 +3,9 @@
 use serde_json::{Value, json};
 
 use super::{capture, check_console};
+use crate::support::github::{FakeGitHub, archive_name, engine_archive};
 use crate::support::hub::FakeHub;
-use crate::support::{Browser, TestHive, write_foreign_model};
+use crate::support::{Browser, TestHive, skipped, write_foreign_model};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_model_that_needs_another_engine_says_which_and_offers_to_install_it() {
@@ -62,6 +63,70 @@ async fn a_model_that_needs_another_engine_says_which_and_offers_to_install_it()
     browser.until("the button to download", "[...document.querySelectorAll('dialog [type=submit]')].some((e) => e.innerText.startsWith('Download'))").await;
     browser.eval("document.querySelector('dialog [type=submit]').click()").await;
     browser.shows("dialog", "Download complete").await;
+    check_console(&browser).await;
+    drop(browser);
+    hive.stop().await;
+}
+
+/// A hive for which one release of this program is published.
+async fn hive_with_release(github: &FakeGitHub, tag: &str, program: &[u8]) -> TestHive {
+    github.publish(tag, &[(&archive_name(tag), &engine_archive(tag, program, 0))]);
+    TestHive::start_with(|config| config.engine_builds.releases.clone_from(&github.releases)).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_engine_that_does_not_prove_itself_is_shown_with_the_reason() {
+    let Some(browser) = Browser::start().await else { return };
+    let github = FakeGitHub::start().await;
+    let hive = hive_with_release(&github, "b1001", b"#!/bin/sh\necho 'version: 1'\nexit 3\n").await;
+    browser.open(&format!("{}/#/workers", hive.url)).await;
+    browser.shows(".engines", "llama-server-cpu").await;
+    browser.shows(".engines", "b1001").await;
+    capture(&browser, "workers-engines").await;
+    browser.click(".engines", "Install llama-server-cpu").await;
+    browser.shows(".engines .strip[data-state='failed']", "Failed").await;
+    browser.shows(".engines details", "Version b1001 did not prove itself").await;
+    capture(&browser, "workers-engines-failed").await;
+    check_console(&browser).await;
+    drop(browser);
+    hive.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_engine_is_installed_and_removed_on_the_page() {
+    let Some(real) = std::env::var_os("RBEE_TEST_LLAMA_SERVER").filter(|program| !program.is_empty()) else {
+        return skipped("RBEE_TEST_LLAMA_SERVER names no llama-server; .ci/llama-server builds one");
+    };
+    let Some(browser) = Browser::start().await else { return };
+    let (github, program) = (FakeGitHub::start().await, std::fs::read(real).expect("a program"));
+    let hive = hive_with_release(&github, "b1002", &program).await;
+    write_foreign_model(&hive.models_dir(), "other");
+    hive.succeed(&json!({ "ModelList": {} })).await;
+    // Where a model needs it.
+    browser.open(&format!("{}/#/models/other", hive.url)).await;
+    browser.shows("aside .advice button", "Install llama-server-").await;
+    let id = "document.querySelector('aside .advice button').innerText.trim().split(' ')[1]";
+    let id = browser.eval(id).await.as_str().expect("an id").to_owned();
+    browser.eval("document.querySelector('aside .advice button').click()").await;
+    browser.until("a model that needs nothing", "!document.querySelector('aside .advice')").await;
+    browser.shows("aside .facts", &id).await;
+
+    browser.open(&format!("{}/#/workers", hive.url)).await;
+    browser.shows(".engines", "Installed").await;
+    capture(&browser, "workers-engines-installed").await;
+    let capabilities: Value = hive.get("/v1/capabilities").await.json().await.expect("JSON");
+    let build = json!({ "version": "b1002", "from": "release", "previous": null });
+    assert_eq!(capabilities["engines"][0]["build"], build, "{capabilities}");
+    let report = hive.succeed(&json!({ "HiveCheck": {} })).await;
+    let told = report["checks"].as_array().expect("checks").iter().find(|check| check["name"] == "engines");
+    let detail = told.expect("a check")["detail"].as_str().expect("a detail");
+    assert!(detail.contains("build b1002 from a release"), "{detail}");
+
+    browser.click(".engines", &format!("Remove {id}")).await;
+    browser.shows("dialog", "b1002").await;
+    browser.click("dialog", "Remove").await;
+    browser.shows(".engines", "Install").await;
+    browser.until("no engine", "!document.querySelector('.engines').innerText.includes('Installed')").await;
     check_console(&browser).await;
     drop(browser);
     hive.stop().await;
