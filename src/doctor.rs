@@ -5,6 +5,7 @@ use std::time::{Duration, SystemTime};
 
 use crate::app::App;
 use crate::config::Bind;
+use crate::engine_store::{Installed, Provenance};
 use crate::error::{Code, Failure, Result};
 use crate::models::Model;
 use crate::workers::{Status, devices, gpus};
@@ -172,7 +173,18 @@ pub fn proxy() -> Result<String> {
     })
 }
 
-/// The installed engines: versions, abilities and devices.
+/// The build of an engine that the hive installed.
+fn build_in_words(installed: &Installed) -> String {
+    let from = match installed.current.from {
+        Provenance::Release => "a release",
+        Provenance::Source => "source",
+        Provenance::Archive => "the archive of the settings",
+    };
+    let previous = installed.previous.as_ref().map(|build| format!(", before it {}", build.version));
+    format!("build {} from {from}{}; ", installed.current.version, previous.unwrap_or_default())
+}
+
+/// The installed engines: versions, builds, abilities and devices.
 ///
 /// # Errors
 /// If an engine of the settings cannot be used.
@@ -180,10 +192,11 @@ pub async fn engines(app: &App) -> Result<String> {
     let engines = app.workers.engines().await;
     let found = engines.iter().map(|engine| {
         let version = engine.version.as_deref().map_or_else(String::new, |version| format!(" {version}"));
+        let build = engine.build.as_deref().map_or_else(String::new, build_in_words);
         let devices = text_list(engine.usable().iter().map(ToString::to_string));
         let devices = if devices.is_empty() { "no device of this machine".to_owned() } else { devices };
         let can = text_list(engine.capabilities.iter().map(ToString::to_string));
-        format!("{}{version} ({can}; on {devices}; {})", engine.name, engine.program.display())
+        format!("{}{version} ({can}; on {devices}; {build}{})", engine.name, engine.program.display())
     });
     let found = found.collect::<Vec<_>>().join("; ");
     let troubles = app.workers.engine_troubles().await;

@@ -10,6 +10,7 @@ use serde::Serialize;
 use super::problem::Problem;
 use crate::app::AppState;
 use crate::config::{Capabilities, DeviceKind};
+use crate::engine_store::{Installed, Provenance};
 use crate::error::{Code, Failure, Result};
 use crate::ops::TABLE;
 use crate::queen::Queen;
@@ -36,8 +37,29 @@ struct EngineCard<'a> {
     devices: &'a [DeviceKind],
     /// Its version, if it tells one.
     version: Option<&'a str>,
+    /// The build that it is, where the hive installed it.
+    build: Option<BuildCard<'a>>,
     /// What it can do with models that can.
     capabilities: &'a Capabilities,
+}
+
+/// A build of an engine.
+#[derive(Debug, Serialize)]
+struct BuildCard<'a> {
+    version: &'a str,
+    from: Provenance,
+    /// The version that can be gone back to.
+    previous: Option<&'a str>,
+}
+
+impl<'a> BuildCard<'a> {
+    fn of(installed: &'a Installed) -> Self {
+        Self {
+            version: &installed.current.version,
+            from: installed.current.from,
+            previous: installed.previous.as_ref().map(|build| build.version.as_str()),
+        }
+    }
 }
 
 /// `GET /v1/capabilities`
@@ -53,6 +75,7 @@ pub(crate) async fn get(State(app): State<AppState>, uri: Uri) -> Result<Respons
             about: &engine.about,
             devices: &engine.devices,
             version: engine.version.as_deref(),
+            build: engine.build.as_deref().map(BuildCard::of),
             capabilities: &engine.capabilities,
         })
         .collect();
