@@ -11,8 +11,8 @@ use sha2::{Digest, Sha256};
 
 use crate::support::hub::{Access, FakeHub, TOKEN, hex};
 use crate::support::{
-    TestHive, command, executable, files_beneath, nowhere, projector, python_with, soon, unknown_model,
-    until, write_model,
+    TestHive, command, files_beneath, nowhere, program, projector, python_with, soon, unknown_model, until,
+    write_model,
 };
 
 /// A hive that uses this hub, with the hub's token if `has_token`.
@@ -789,13 +789,8 @@ async fn a_model_of_the_ollama_registry_is_downloaded_into_the_store() {
 
 /// Runs `rbee-hive quickstart` with this hub and returns its output.
 async fn quickstart(dir: &Path, endpoint: &str) -> String {
-    let mut command = command(executable());
-    // It says which engine could be installed: nobody tells it of releases.
-    let settings = dir.join("settings.toml");
-    fs::write(&settings, format!("[engine_builds]\nreleases = \"{}/releases\"\n", nowhere()))
-        .expect("the settings");
+    let mut command = program();
     command.args(["quickstart", "--exit", "--port", "0", "--data-dir"]).arg(dir.join("data"));
-    command.arg("--config").arg(settings);
     for variable in ["HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "HF_HUB_OFFLINE", "RUST_LOG"] {
         command.env_remove(variable);
     }

@@ -9,8 +9,8 @@ use serde_json::{Value, json};
 use tokio::net::TcpListener;
 
 use crate::support::{
-    Clock, Daemon, StallingServer, client, command, data_lines, folder, no_process_mentions, process_runs,
-    program, rounds, serve, soon, until, wrapped, write_model,
+    Clock, Daemon, StallingServer, client, command, data_lines, folder, no_process_mentions, nowhere,
+    process_runs, program, rounds, serve, soon, until, wrapped, write_model,
 };
 
 fn mode(path: &Path) -> u32 {
@@ -430,5 +430,16 @@ async fn the_times_of_a_hive_are_those_of_the_clock_as_it_is_set() {
     assert!(created_at().await < before);
     clock.turn(24 * 3600, Duration::ZERO);
     assert!(created_at().await > before);
+    daemon.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_hive_that_is_tested_asks_nobody_beyond_this_machine() {
+    let dir = folder();
+    let daemon = Daemon::start(dir.path(), &[]).await;
+    let offers = daemon.succeed(&json!({ "WorkerCatalogList": {} })).await;
+    let offers = offers["workers"].as_array().expect("engines");
+    let asks_nobody = |offer: &Value| offer["problem"].as_str().is_some_and(|why| why.contains(&nowhere()));
+    assert!(!offers.is_empty() && offers.iter().all(asks_nobody), "{offers:#?}");
     daemon.stop().await;
 }

@@ -8,7 +8,8 @@ use serde_json::json;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, BufReader};
 use tokio::process::Command;
 
-use crate::support::{client, process_runs, program, soon, until};
+use crate::support::github::{archive_name, engine_archive};
+use crate::support::{client, llama_server_script, nowhere, process_runs, program, soon, until};
 
 const SENTENCE: &str = "Hello from your hive! I am a tiny model, made on this machine a moment ago";
 
@@ -43,6 +44,22 @@ fn assert_shown(output: &str) {
     assert_eq!(output.matches("[DONE]").count(), 4, "{output}");
     assert!(!output.contains("[ERROR]"), "{output}");
 }
+
+/// Runs a quickstart to its end, for which the settings name an archive with this program as the engine.
+async fn quickstart_with_archive(dir: &Path, engine: &[u8], mut command: Command) -> String {
+    let archive = dir.join(archive_name("b1001"));
+    std::fs::write(&archive, engine_archive("b1001", engine, 0)).expect("a file");
+    std::fs::write(dir.join("hive.toml"), format!("[engine_builds]\narchive = {archive:?}\n"))
+        .expect("a file");
+    let output = soon("the quickstart", command.args(["--exit", "--config", "hive.toml"]).output()).await;
+    let output = output.expect("an end");
+    let shown = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(output.status.success(), "{}\n{shown}", output.status);
+    shown
+}
+
+/// A program that does not prove itself.
+const BROKEN: &[u8] = b"#!/bin/sh\necho broken >&2\nexit 3\n";
 
 fn worker_of(output: &str) -> u32 {
     let (_, after) = output.split_once("is ready: worker ").expect("a worker");
@@ -103,4 +120,43 @@ async fn without_exit_the_hive_runs_until_it_is_interrupted() {
     let status = soon("its end", child.wait()).await.expect("an end");
     assert!(status.success(), "it ended with {status}");
     until("the worker to be gone", async || (!process_runs(worker)).then_some(())).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_engine_that_cannot_be_installed_is_told_and_the_tour_goes_on_without_it() {
+    let dir = tempfile::tempdir().expect("a temporary folder");
+    let shown = quickstart_with_archive(dir.path(), BROKEN, quickstart(dir.path(), &["--engine"])).await;
+    for piece in
+        ["▶ Install the engine llama-server-", "The installation failed: ", "built-in engine", SENTENCE]
+    {
+        assert!(shown.contains(piece), "no '{piece}':\n{shown}");
+    }
+    assert!(!shown.contains("quickstart --engine`"), "it is not offered again:\n{shown}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_engine_that_was_asked_for_is_installed_first_and_runs_the_model() {
+    let Some(engine) = llama_server_script() else { return };
+    let dir = tempfile::tempdir().expect("a temporary folder");
+    let command = quickstart(dir.path(), &["--engine", "llama-server-cpu"]);
+    let shown = quickstart_with_archive(dir.path(), &engine, command).await;
+    let (installed, tour) = shown.split_once("[DONE]").expect("an end");
+    assert!(
+        installed.contains("▶ Install the engine llama-server-cpu") && !shown.contains("[ERROR]"),
+        "{shown}"
+    );
+    assert_shown(tour);
+    assert!(shown.contains("\"engine\":\"llama-server-cpu\""), "{shown}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn at_its_end_the_tour_offers_the_engine_that_is_recommended() {
+    let dir = tempfile::tempdir().expect("a temporary folder");
+    let mut command = program();
+    command.current_dir(dir.path()).args(["quickstart", "--port", "0", "--data-dir", "data"]);
+    // It makes a model.
+    command.env("HF_ENDPOINT", nowhere());
+    let shown = quickstart_with_archive(dir.path(), BROKEN, command).await;
+    let (_, offered) = shown.split_once("💡 llama-server-").unwrap_or_else(|| panic!("no offer:\n{shown}"));
+    assert!(offered.contains("quickstart --engine`"), "{shown}");
 }

@@ -5,7 +5,9 @@ use serde_json::{Value, json};
 use super::{capture, check_console};
 use crate::support::github::{FakeGitHub, archive_name, engine_archive};
 use crate::support::hub::FakeHub;
-use crate::support::{Browser, TestHive, skipped, write_foreign_model};
+use crate::support::{Browser, TestHive, check, llama_server_script, write_foreign_model};
+
+const CPU: &str = "llama-server-cpu";
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_model_that_needs_another_engine_says_which_and_offers_to_install_it() {
@@ -80,10 +82,10 @@ async fn an_engine_that_does_not_prove_itself_is_shown_with_the_reason() {
     let github = FakeGitHub::start().await;
     let hive = hive_with_release(&github, "b1001", b"#!/bin/sh\necho 'version: 1'\nexit 3\n").await;
     browser.open(&format!("{}/#/workers", hive.url)).await;
-    browser.shows(".engines", "llama-server-cpu").await;
+    browser.shows(".engines", CPU).await;
     browser.shows(".engines", "b1001").await;
     capture(&browser, "workers-engines").await;
-    browser.click(".engines", "Install llama-server-cpu").await;
+    browser.click(".engines", &format!("Install {CPU}")).await;
     browser.shows(".engines .strip[data-state='failed']", "Failed").await;
     browser.shows(".engines details", "Version b1001 did not prove itself").await;
     capture(&browser, "workers-engines-failed").await;
@@ -93,15 +95,44 @@ async fn an_engine_that_does_not_prove_itself_is_shown_with_the_reason() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_engine_is_installed_and_removed_on_the_page() {
-    let Some(real) = std::env::var_os("RBEE_TEST_LLAMA_SERVER").filter(|program| !program.is_empty()) else {
-        return skipped("RBEE_TEST_LLAMA_SERVER names no llama-server; .ci/llama-server builds one");
-    };
+async fn an_engine_is_updated_gone_back_to_removed_and_installed_on_the_page() {
+    let Some(program) = llama_server_script() else { return };
     let Some(browser) = Browser::start().await else { return };
-    let (github, program) = (FakeGitHub::start().await, std::fs::read(real).expect("a program"));
+    let github = FakeGitHub::start().await;
+    github.publish("b1001", &[(&archive_name("b1001"), &engine_archive("b1001", &program, 0))]);
     let hive = hive_with_release(&github, "b1002", &program).await;
     write_foreign_model(&hive.models_dir(), "other");
     hive.succeed(&json!({ "ModelList": {} })).await;
+    let install = json!({ "WorkerInstall": { "worker_id": CPU, "version": "b1001" } });
+    hive.succeed(&install).await;
+
+    let is_version = |version: &str| {
+        let version = json!(format!("{version} ·"));
+        format!("document.querySelector('.engines .num').innerText.startsWith({version})")
+    };
+    browser.open(&format!("{}/#/workers", hive.url)).await;
+    browser.shows(".engines", "Installed").await;
+    browser.shows(".engines", "Version b1002 is there").await;
+    capture(&browser, "workers-engines-installed").await;
+    browser.click(".engines", &format!("Update {CPU}")).await;
+    browser.until("the new version", &is_version("b1002")).await;
+    browser.shows(".engines", "The version before, b1001, is still here.").await;
+    capture(&browser, "workers-engines-updated").await;
+    let capabilities: Value = hive.get("/v1/capabilities").await.json().await.expect("JSON");
+    let build = json!({ "version": "b1002", "from": "release", "previous": "b1001" });
+    let engines = capabilities["engines"].as_array().expect("engines");
+    assert!(engines.iter().any(|engine| engine["build"] == build), "{capabilities}");
+    let report = hive.succeed(&json!({ "HiveCheck": {} })).await;
+    let detail = check(&report, "engines")["detail"].as_str().expect("a detail");
+    assert!(detail.contains("build b1002 from a release, before it b1001"), "{detail}");
+
+    browser.click(".engines", &format!("Go back with {CPU}")).await;
+    browser.until("the old version", &is_version("b1001")).await;
+    browser.click(".engines", &format!("Remove {CPU}")).await;
+    browser.shows("dialog", "b1001").await;
+    browser.click("dialog", "Remove").await;
+    browser.until("no engine", "!document.querySelector('.engines').innerText.includes('Installed')").await;
+
     // Where a model needs it.
     browser.open(&format!("{}/#/models/other", hive.url)).await;
     browser.shows("aside .advice button", "Install llama-server-").await;
@@ -110,23 +141,6 @@ async fn an_engine_is_installed_and_removed_on_the_page() {
     browser.eval("document.querySelector('aside .advice button').click()").await;
     browser.until("a model that needs nothing", "!document.querySelector('aside .advice')").await;
     browser.shows("aside .facts", &id).await;
-
-    browser.open(&format!("{}/#/workers", hive.url)).await;
-    browser.shows(".engines", "Installed").await;
-    capture(&browser, "workers-engines-installed").await;
-    let capabilities: Value = hive.get("/v1/capabilities").await.json().await.expect("JSON");
-    let build = json!({ "version": "b1002", "from": "release", "previous": null });
-    assert_eq!(capabilities["engines"][0]["build"], build, "{capabilities}");
-    let report = hive.succeed(&json!({ "HiveCheck": {} })).await;
-    let told = report["checks"].as_array().expect("checks").iter().find(|check| check["name"] == "engines");
-    let detail = told.expect("a check")["detail"].as_str().expect("a detail");
-    assert!(detail.contains("build b1002 from a release"), "{detail}");
-
-    browser.click(".engines", &format!("Remove {id}")).await;
-    browser.shows("dialog", "b1002").await;
-    browser.click("dialog", "Remove").await;
-    browser.shows(".engines", "Install").await;
-    browser.until("no engine", "!document.querySelector('.engines').innerText.includes('Installed')").await;
     check_console(&browser).await;
     drop(browser);
     hive.stop().await;

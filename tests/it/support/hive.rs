@@ -87,11 +87,7 @@ impl TestHive {
 
     /// Starts with the real llama-server that the environment names; `None` where it names none.
     pub(crate) async fn with_llama_server(tune: impl FnOnce(&mut LlamaServer)) -> Option<Self> {
-        let named = std::env::var_os("RBEE_TEST_LLAMA_SERVER").filter(|program| !program.is_empty());
-        let Some(program) = named else {
-            super::skipped("RBEE_TEST_LLAMA_SERVER names no llama-server; .ci/llama-server builds one");
-            return None;
-        };
+        let program = super::llama_server()?;
         let hive = Self::start_with(|config| {
             config.llama_server.enabled = true;
             config.llama_server.program = Some(PathBuf::from(program));

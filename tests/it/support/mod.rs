@@ -38,7 +38,7 @@ pub(crate) use models::{
 };
 pub(crate) use problem::problem;
 pub(crate) use process::{Daemon, folder, no_process_mentions, program, serve};
-pub(crate) use programs::{command, python_with, skipped, wrapped};
+pub(crate) use programs::{command, llama_server, llama_server_script, python_with, skipped, wrapped};
 pub(crate) use relay::Relay;
 pub(crate) use scripted::Scripted;
 pub(crate) use small_disk::SmallDisk;

@@ -167,6 +167,9 @@ pub(crate) fn program() -> Command {
         .env("RBEE_HIVE_WORKERS_LIFELINE", "true")
         // The built-in engine is tested, whatever else the machine has.
         .env("RBEE_HIVE_LLAMA_SERVER", "")
+        // Nothing beyond this machine is asked: not the Hub, nor who publishes engines.
+        .env("HTTPS_PROXY", super::nowhere())
+        .env("NO_PROXY", "localhost,127.0.0.1")
         .env_remove("RUST_LOG")
         .stdout(Stdio::piped())
         .stderr(Stdio::null());

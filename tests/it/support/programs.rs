@@ -44,3 +44,17 @@ pub(crate) async fn python_with(package: &str, variable: &str) -> Option<String>
 pub(crate) fn skipped(why: &str) {
     eprintln!("skipped: {why}");
 }
+
+/// The real llama-server that the environment names, if it does.
+pub(crate) fn llama_server() -> Option<String> {
+    let named = std::env::var("RBEE_TEST_LLAMA_SERVER").ok().filter(|program| !program.is_empty());
+    if named.is_none() {
+        skipped("RBEE_TEST_LLAMA_SERVER names no llama-server; .ci/llama-server builds one");
+    }
+    named
+}
+
+/// A program that runs it, small and without libraries of its own: what a stand-in of a release has.
+pub(crate) fn llama_server_script() -> Option<Vec<u8>> {
+    llama_server().map(|program| format!("#!/bin/sh\nexec '{program}' \"$@\"\n").into_bytes())
+}
