@@ -268,14 +268,56 @@
  *
  * @typedef {{worker_id: string, detail: string}} EngineAdvice
  *
- * @typedef {{id: string, name: string, worker_type: string, version: string|null, size: number|null,
- *   devices: string[], recommended: boolean, reason: string, from: string|null, installed: string|null,
- *   problem: string|null}} EngineOffer
+ * @typedef {object} EngineOffer
+ * @property {string} id
+ * @property {string} name
+ * @property {string} worker_type
+ * @property {string} platform
+ * @property {string|null} version
+ * @property {number|null} size in bytes, to fetch
+ * @property {string[]} devices
+ * @property {string[]} architectures
+ * @property {boolean} recommended
+ * @property {string} reason
+ * @property {string|null} from
+ * @property {string|null} installed the version that is
+ * @property {string|null} problem
+ * @property {string|null} asked_at
  *
- * @typedef {{id: string, name: string, worker_type: string, version: string, size: number, path:
- *   string, added_at: string, from: string, previous: {version: string}|null}} InstalledEngine
+ * @typedef {object} EngineBuild
+ * @property {string} version
+ * @property {string|null} reported_version what its program says of itself
+ * @property {number} size
+ * @property {string} path
+ * @property {string} added_at
+ * @property {string} from
+ * @property {string|null} sha256 of its archive
+ * @property {{model: string, prompt_per_second: number, tokens_per_second: number}|null} measured
  *
- * @typedef {{id: string, version: string, failed_at: string, reason: string, log: string}} FailedBuild
+ * @typedef {object} InstalledEngine
+ * @property {string} id
+ * @property {string} name
+ * @property {string} worker_type
+ * @property {string} platform
+ * @property {string} version
+ * @property {string|null} reported_version what its program says of itself
+ * @property {number} size
+ * @property {string} path
+ * @property {string} added_at
+ * @property {string} from
+ * @property {string|null} sha256 of its archive
+ * @property {{model: string, prompt_per_second: number, tokens_per_second: number}|null} measured
+ * @property {EngineBuild|null} previous
+ * @property {number} used_seconds
+ * @property {number[]} workers process ids
+ *
+ * @typedef {object} FailedBuild
+ * @property {string} id
+ * @property {string} version
+ * @property {string} from
+ * @property {string} failed_at
+ * @property {string} reason
+ * @property {string} log a path
  *
  * @typedef {object} Device
  * @property {string} id
@@ -286,7 +328,7 @@
  *
  * @typedef {object} Capabilities
  * @property {Device[]} devices
- * @property {Array<{name: string, about: string, devices: string[]}>} engines
+ * @property {Array<{name: string, about: string, devices: string[], version: string|null, build: object|null}>} engines
  * @property {string[]} operations those that the hive offers
  * @property {string} hive_id
  * @property {string} version

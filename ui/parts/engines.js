@@ -2,7 +2,7 @@
 
 import { h, icon } from "../lib/dom.js";
 import { engines, jobOf, knowEngines, refreshEngines } from "../lib/engines.js";
-import { ago, bytes } from "../lib/format.js";
+import { ago, bytes, sentence } from "../lib/format.js";
 import { hive } from "../lib/hive.js";
 import { View } from "../lib/view.js";
 import { closeDialog, dialogHead, openDialog } from "./dialog.js";
@@ -100,7 +100,7 @@ function entry({ id, offer, installed, failed }) {
       ),
     ),
     h("p", { class: "muted num" }, about(installed, offer)),
-    offer?.reason ? h("p", null, offer.reason) : null,
+    offer?.reason ? h("p", null, `${sentence(offer.reason)}.`) : null,
     installed && newer ? h("p", null, `Version ${newer} is there (${bytes(offer?.size ?? null)}).`) : null,
     before ? h("p", { class: "muted" }, `The version before, ${before}, is still here.`) : null,
     offer?.problem

@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 use super::{capture, check_console};
 use crate::support::github::{FakeGitHub, archive_name, engine_archive};
 use crate::support::hub::FakeHub;
-use crate::support::{Browser, TestHive, check, llama_server_script, write_foreign_model};
+use crate::support::{Browser, TestHive, check_of, llama_server_script, write_foreign_model};
 
 const CPU: &str = "llama-server-cpu";
 
@@ -123,7 +123,7 @@ async fn an_engine_is_updated_gone_back_to_removed_and_installed_on_the_page() {
     let engines = capabilities["engines"].as_array().expect("engines");
     assert!(engines.iter().any(|engine| engine["build"] == build), "{capabilities}");
     let report = hive.succeed(&json!({ "HiveCheck": {} })).await;
-    let detail = check(&report, "engines")["detail"].as_str().expect("a detail");
+    let detail = check_of(&report, "engines")["detail"].as_str().expect("a detail");
     assert!(detail.contains("build b1002 from a release, before it b1001"), "{detail}");
 
     browser.click(".engines", &format!("Go back with {CPU}")).await;

@@ -2,13 +2,15 @@
 
 use std::collections::BTreeMap;
 
+use rbee_hive::config::DeviceKind;
+use rbee_hive::engine_store::{Build, EngineId, EngineStore, Provenance, Trouble};
 use rbee_hive::error::Choice;
 use rbee_hive::narration::Progress;
 use serde_json::{Value, json};
 
 use super::residency::gated;
 use crate::gpus::machine;
-use crate::support::{read_all, soon, typed, until};
+use crate::support::{TestHive, read_all, soon, typed, until};
 
 const TYPES: &str = include_str!("../../../ui/lib/types.js");
 
@@ -68,6 +70,38 @@ async fn waiting() -> Value {
     residency
 }
 
+/// What the hive tells of an engine that is installed, with a version before it and one that failed.
+async fn installed_engines() -> Value {
+    let hive = TestHive::start_with(|config| {
+        let (store, id) = (EngineStore::open(config.engines_dir()), EngineId { kind: DeviceKind::Cpu });
+        let from = Provenance::Release;
+        for version in ["b1001", "b1002"] {
+            let draft = store.draft(id).expect("a draft");
+            let program = draft.path().join("llama-server");
+            std::fs::write(&program, "#!/bin/sh\nexit 3\n").expect("a file");
+            let build = Build {
+                version: version.to_owned(),
+                reported_version: None,
+                program,
+                size_bytes: 0,
+                added_at: jiff::Timestamp::now(),
+                from,
+                archive_sha256: None,
+                measured: None,
+                unknown: serde_json::Map::new(),
+            };
+            store.promote(draft, id, build).expect("it is installed");
+        }
+        let trouble =
+            Trouble { version: "b1003".to_owned(), from, reason: "a test".to_owned(), log: Vec::new() };
+        store.set_aside(store.draft(id).expect("a draft"), id, trouble).expect("it is set aside");
+    })
+    .await;
+    let listed = hive.succeed(&json!({ "WorkerListInstalled": {} })).await;
+    hive.stop().await;
+    listed
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn the_types_of_the_page_match_the_responses_of_the_hive() {
     let machine = machine().await;
@@ -105,6 +139,8 @@ async fn the_types_of_the_page_match_the_responses_of_the_hive() {
     let ask = json!({ "model": "tiny", "messages": [{ "role": "user", "content": "Hello" }] });
     hive.try_post("/v1/chat/completions", &ask).await.expect("an answer").text().await.expect("text");
     let diagnosis = hive.succeed(&json!({ "ModelDiagnose": { "id": "tiny" } })).await;
+    let offers = hive.succeed(&json!({ "WorkerCatalogList": {} })).await;
+    let engines = installed_engines().await;
     machine.fill(pid).await;
     let evicting = hive.succeed(&plan).await;
     let mut examples = BTreeMap::from([
@@ -134,6 +170,10 @@ async fn the_types_of_the_page_match_the_responses_of_the_hive() {
         ("Eviction", evicting["evictions"][0].clone()),
         ("Plan", hive.succeed(&download).await),
         ("LoadPlan", fits),
+        ("EngineOffer", offers["workers"][0].clone()),
+        ("InstalledEngine", engines["workers"][0].clone()),
+        ("EngineBuild", engines["workers"][0]["previous"].clone()),
+        ("FailedBuild", engines["failed"][0].clone()),
         ("Device", capabilities["devices"][0].clone()),
         ("Capabilities", capabilities),
     ]);
