@@ -366,3 +366,20 @@ pub(crate) fn engine_archive(tag: &str, program: &[u8], filler: usize) -> Vec<u8
     encoder.flush().expect("an archive");
     encoder.finish().expect("an archive")
 }
+
+/// An archive with this program as its llama-server, and with a file whose place is outside the folder into which it
+/// is unpacked.
+pub(crate) fn hostile_archive(tag: &str, program: &[u8]) -> Vec<u8> {
+    let mut builder = tar::Builder::new(GzEncoder::new(Vec::new(), Compression::fast()));
+    for (name, contents) in [("llama-server", program), ("../../escaped", b"out")] {
+        let name = format!("llama-{tag}/{name}");
+        let mut header = tar::Header::new_gnu();
+        // As bytes: the library writes no such path.
+        header.as_old_mut().name[..name.len()].copy_from_slice(name.as_bytes());
+        header.set_mode(0o755);
+        header.set_size(contents.len() as u64);
+        header.set_cksum();
+        builder.append(&header, contents).expect("an entry");
+    }
+    builder.into_inner().expect("an archive").finish().expect("an archive")
+}

@@ -2,6 +2,7 @@
 //! and browsers to test it with.
 
 mod browser;
+pub(crate) mod builds;
 mod clock;
 mod conversing;
 mod documents;

@@ -131,6 +131,15 @@ impl Daemon {
         assert_eq!(lines.last().map(String::as_str), Some("[DONE]"), "{operation}:\n{stream}");
         serde_json::from_str(&lines[lines.len() - 2]).expect("a result line before the end")
     }
+
+    /// Runs an operation that must fail and gives its failure.
+    pub(crate) async fn fail(&self, operation: &Value) -> Value {
+        let id = self.submit(operation).await;
+        let stream = self.stream(&id).await;
+        let last = data_lines(&stream).pop().unwrap_or_default();
+        assert!(last.starts_with("[ERROR] "), "{operation}:\n{stream}");
+        self.json(&format!("/v1/jobs/{id}")).await["failure"].clone()
+    }
 }
 
 /// A folder for [`serve`], with a folder for models.
