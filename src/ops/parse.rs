@@ -189,7 +189,7 @@ mod tests {
             (r#"{"WorkerProcessGet":{"pid":"x"}}"#, Code::InvalidField, "`pid`"),
             (r#"{"WorkerProcessGet":{"pid":-1}}"#, Code::InvalidField, "`pid`"),
             (r#"{"Infer":{"prompt":"x"}}"#, Code::QueenOperation, "Infer"),
-            (r#"{"operation":"worker_install"}"#, Code::NotOffered, "worker_install"),
+            (r#"{"operation":"worker_install"}"#, Code::InvalidField, "`worker_id`"),
             (r#"{"ImageTransform":{}}"#, Code::NotOffered, "ImageTransform"),
         ] {
             let failure = refusal(body);

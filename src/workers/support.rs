@@ -55,7 +55,8 @@ impl Support {
     pub(super) fn look(&self, engines: &[Arc<Engine>]) {
         let _reading = self.reading.lock();
         self.recommended.get_or_init(recommended);
-        for engine in engines.iter().filter(|engine| engine.name != BUILTIN) {
+        // What the settings describe may be any program, and large: nothing in it would be told by llama.cpp.
+        for engine in engines.iter().filter(|engine| engine.takes_options) {
             let Some(files) = ProgramFiles::now(&engine.program) else { continue };
             let is_known =
                 self.programs.lock().get(&engine.program).is_some_and(|known| known.files == files);

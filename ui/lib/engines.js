@@ -1,5 +1,5 @@
-// The engines that are installed, and those that could be. Nothing announces their changes but the jobs that make
-// them, so they are read when a part of the page shows them, and again after each such job.
+// The engines that are installed, and those that could be. Nothing announces their changes but the jobs that
+// make them, so they are read when a part of the page shows them, and again after each such job.
 
 import { Problem, capabilities, forgetCapabilities, run } from "./api.js";
 import { refreshModels } from "./catalog.js";
@@ -10,7 +10,9 @@ import { hive } from "./hive.js";
 /** @typedef {import("./types.js").FailedBuild} FailedBuild */
 /** @typedef {import("./types.js").Job} Job */
 /** An engine as the page lists it.
- * @typedef {{id: string, offer: EngineOffer|null, installed: InstalledEngine|null, failed: FailedBuild[]}} Engine */
+ * @typedef {{
+ *   id: string, offer: EngineOffer|null, installed: InstalledEngine|null, failed: FailedBuild[]
+ * }} Engine */
 
 class Engines {
   /** @type {EngineOffer[]} */
@@ -54,7 +56,10 @@ export const engines = new Engines();
 
 let again = false;
 
-/** Reads what is installed, and what could be. A call during a read makes a second one. @returns {Promise<void>} */
+/**
+ * Reads what is installed, and what could be. A call during a read makes a second one.
+ * @returns {Promise<void>}
+ */
 export async function refreshEngines() {
   if (engines.reading) {
     again = true;

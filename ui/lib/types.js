@@ -328,7 +328,9 @@
  *
  * @typedef {object} Capabilities
  * @property {Device[]} devices
- * @property {Array<{name: string, about: string, devices: string[], version: string|null, build: object|null}>} engines
+ * @property {Array<{
+ *   name: string, about: string, devices: string[], version: string|null, build: object|null
+ * }>} engines
  * @property {string[]} operations those that the hive offers
  * @property {string} hive_id
  * @property {string} version

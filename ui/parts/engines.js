@@ -232,7 +232,9 @@ class EngineAdvice extends View {
         : null,
       job ? jobStrip(job.job_id) : null,
       engines.isOffered && (!job || job.ended_at) && !offer?.problem
-        ? button(`Install ${this.#id()}${size}`, () => this.#install(), { class: "primary" }, icon("download"))
+        ? button(
+          `Install ${this.#id()}${size}`, () => this.#install(), { class: "primary" }, icon("download"),
+        )
         : null,
     );
   }

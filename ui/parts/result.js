@@ -90,7 +90,10 @@ function plan(plan) {
     ["Already downloaded", plan.already_present ? "yes" : "no"],
     ["Access", accessTo(plan)],
     ["Architecture", plan.architecture],
-    ["Engines", plan.engines_detail ? `none here runs it (${plan.engines_detail})` : plan.engines?.join(", ")],
+    [
+      "Engines",
+      plan.engines_detail ? `none here runs it (${plan.engines_detail})` : plan.engines?.join(", "),
+    ],
   ]);
 }
 
