@@ -55,13 +55,14 @@ impl Support {
     pub(super) fn look(&self, engines: &[Arc<Engine>]) {
         let _reading = self.reading.lock();
         self.recommended.get_or_init(recommended);
-        // What the settings describe may be any program, and large: nothing in it would be told by llama.cpp.
-        for engine in engines.iter().filter(|engine| engine.takes_options) {
+        for engine in engines.iter().filter(|engine| engine.name != BUILTIN) {
             let Some(files) = ProgramFiles::now(&engine.program) else { continue };
             let is_known =
                 self.programs.lock().get(&engine.program).is_some_and(|known| known.files == files);
             if !is_known {
-                let told = Told::by(&engine.program).map(Arc::new);
+                // What the settings describe may be any program, and large: its texts are not llama.cpp's.
+                let is_of_llama_cpp = engine.takes_options;
+                let told = is_of_llama_cpp.then(|| Told::by(&engine.program)).flatten().map(Arc::new);
                 self.programs.lock().insert(engine.program.clone(), Program { files, told });
             }
         }
