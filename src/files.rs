@@ -4,10 +4,11 @@
 pub(crate) mod versioned;
 mod reading;
 
-use std::fs::{File, OpenOptions};
+use std::fs::{File, Metadata, OpenOptions};
 use std::io;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
+use std::time::UNIX_EPOCH;
 
 use rustix::fs::OFlags;
 
@@ -57,6 +58,11 @@ pub(crate) fn disk_space(path: &Path) -> io::Result<DiskSpace> {
 /// The file system cannot be queried, or `path` does not exist.
 pub(crate) fn free_bytes(path: &Path) -> io::Result<u64> {
     disk_space(path).map(|disk| disk.free)
+}
+
+/// When a file was changed, in milliseconds since the Unix epoch; `None` where the file system does not tell.
+pub(crate) fn modified_ms(metadata: &Metadata) -> Option<u64> {
+    u64::try_from(metadata.modified().ok()?.duration_since(UNIX_EPOCH).ok()?.as_millis()).ok()
 }
 
 /// The extension of a draft. A draft that a kill leaves behind is worthless.

@@ -6,23 +6,18 @@ use std::arch::x86_64::*;
 
 use crate::activations::View;
 use crate::block::IQ4_VALUES;
-use crate::packed::{Chunk, Floats, Form, Lanes, Meaning, ROWS, Wide};
+use crate::packed::{Chunk, Floats, Form, Lanes, Meaning, ROWS, Wide, by_form};
 
 /// As [`crate::scalar::codes`].
 #[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
 pub(crate) fn codes(form: Form, chunks: &[Chunk], lanes: &[Lanes], x: View<'_>, out: &mut [[f32; ROWS]]) {
-    match (form.bits, form.group, form.meaning) {
-        (4, 32, Meaning::Zero(point)) => rows::<4, 32, false, false>(point.into(), chunks, lanes, x, out),
-        (4, 32, Meaning::Offset) => rows::<4, 32, true, false>(0, chunks, lanes, x, out),
-        (4, 32, Meaning::Table) => rows::<4, 32, false, true>(127, chunks, lanes, x, out),
-        (4, 16, Meaning::Zero(point)) => rows::<4, 16, false, false>(point.into(), chunks, lanes, x, out),
-        (4, 16, Meaning::Offset) => rows::<4, 16, true, false>(0, chunks, lanes, x, out),
-        (5, 32, Meaning::Zero(point)) => rows::<5, 32, false, false>(point.into(), chunks, lanes, x, out),
-        (5, 32, Meaning::Offset) => rows::<5, 32, true, false>(0, chunks, lanes, x, out),
-        (6, 16, Meaning::Zero(point)) => rows::<6, 16, false, false>(point.into(), chunks, lanes, x, out),
-        (8, 32, Meaning::Zero(point)) => rows::<8, 32, false, false>(point.into(), chunks, lanes, x, out),
-        _ => crate::scalar::codes(form, chunks, lanes, x, out),
-    }
+    let point = match form.meaning {
+        Meaning::Zero(point) => point.into(),
+        Meaning::Offset => 0,
+        // See `table`.
+        Meaning::Table => 127,
+    };
+    by_form!(form, rows(point, chunks, lanes, x, out), crate::scalar::codes(form, chunks, lanes, x, out));
 }
 
 #[target_feature(enable = "avx512f,avx512bw,avx512vnni")]

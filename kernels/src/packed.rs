@@ -66,6 +66,26 @@ pub(crate) enum Meaning {
     Table,
 }
 
+/// Calls `$rows` with what a form says as constants: bits, columns that share a scale, whether an offset is added, and
+/// whether codes are of the table. A form without such a kernel takes `$otherwise`.
+macro_rules! by_form {
+    ($form:expr, $rows:ident $arguments:tt, $otherwise:expr) => {
+        match ($form.bits, $form.group, $form.meaning) {
+            (4, 32, $crate::packed::Meaning::Zero(_)) => $rows::<4, 32, false, false> $arguments,
+            (4, 32, $crate::packed::Meaning::Offset) => $rows::<4, 32, true, false> $arguments,
+            (4, 32, $crate::packed::Meaning::Table) => $rows::<4, 32, false, true> $arguments,
+            (4, 16, $crate::packed::Meaning::Zero(_)) => $rows::<4, 16, false, false> $arguments,
+            (4, 16, $crate::packed::Meaning::Offset) => $rows::<4, 16, true, false> $arguments,
+            (5, 32, $crate::packed::Meaning::Zero(_)) => $rows::<5, 32, false, false> $arguments,
+            (5, 32, $crate::packed::Meaning::Offset) => $rows::<5, 32, true, false> $arguments,
+            (6, 16, $crate::packed::Meaning::Zero(_)) => $rows::<6, 16, false, false> $arguments,
+            (8, 32, $crate::packed::Meaning::Zero(_)) => $rows::<8, 32, false, false> $arguments,
+            _ => $otherwise,
+        }
+    };
+}
+pub(crate) use by_form;
+
 impl Form {
     /// The form of a type's codes; none for floating-point numbers.
     pub(crate) const fn of(kind: Type) -> Option<Self> {

@@ -35,6 +35,24 @@ pub struct Build {
     pub unknown: Map<String, Value>,
 }
 
+impl Build {
+    /// A build that was made now, of which no more is known.
+    #[must_use]
+    pub fn new(version: String, program: PathBuf, from: Provenance) -> Self {
+        Self {
+            version,
+            reported_version: None,
+            program,
+            size_bytes: 0,
+            added_at: Timestamp::now(),
+            from,
+            archive_sha256: None,
+            measured: None,
+            unknown: Map::new(),
+        }
+    }
+}
+
 /// Where a build comes from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]

@@ -1,8 +1,6 @@
 //! The flow of an install. Each step may be stopped: what was fetched stays for the next try, everything else goes.
 
-use jiff::Timestamp;
 use serde::Serialize;
-use serde_json::Map;
 use tokio_util::sync::CancellationToken;
 
 use super::canary::{Candidate, Proof};
@@ -213,17 +211,8 @@ impl Engines {
         if stop.is_cancelled() {
             return Err(stopped());
         }
-        let build = Build {
-            version: plan.version.clone(),
-            reported_version,
-            program,
-            size_bytes: 0,
-            added_at: Timestamp::now(),
-            from: plan.from,
-            archive_sha256,
-            measured,
-            unknown: Map::new(),
-        };
+        let build = Build::new(plan.version.clone(), program, plan.from);
+        let build = Build { reported_version, archive_sha256, measured, ..build };
         self.on_disk(move |store| store.promote(draft, id, build)).await
     }
 

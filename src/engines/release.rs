@@ -22,7 +22,7 @@ use sha2::{Digest, Sha256};
 use super::archive_name::ArchiveName;
 use crate::config::{Config, EngineBuilds};
 use crate::error::{Code, Failure, Result};
-use crate::files::versioned::{VERSION, Versioned, first_version};
+use crate::files::versioned::{self, VERSION, first_version};
 use crate::models::{FetchConfig, FetchRequest, FetchResponse, Fetcher, Trust, retry_after};
 use crate::narration::waiting_for;
 use crate::text::{excerpt, hex, is_sha256};
@@ -89,7 +89,7 @@ pub struct Releases {
     fetch: FetchConfig,
     /// `releases.json`.
     path: PathBuf,
-    /// Held while the file is rewritten.
+    /// Held while the file is read or rewritten.
     writing: Arc<Mutex<()>>,
 }
 
@@ -112,6 +112,12 @@ struct Remembered {
     answers: Vec<Answer>,
     #[serde(flatten)]
     unknown: Map<String, Value>,
+}
+
+impl Default for Remembered {
+    fn default() -> Self {
+        Self { version: VERSION, answers: Vec::new(), unknown: Map::new() }
+    }
 }
 
 impl Release {
@@ -296,9 +302,10 @@ impl Releases {
     }
 
     async fn remembered(&self, url: &str) -> Result<Option<Answer>> {
-        let (path, url) = (self.path.clone(), url.to_owned());
+        let (path, url, writing) = (self.path.clone(), url.to_owned(), Arc::clone(&self.writing));
         spawn::blocking(move || {
-            let answers = read(&path).known().map(|file| file.answers).unwrap_or_default();
+            let _writing = writing.lock();
+            let answers = read(&path).map(|file| file.answers).unwrap_or_default();
             answers.into_iter().find(|answer| answer.url == url)
         })
         .await
@@ -317,26 +324,13 @@ impl Releases {
     }
 }
 
-fn read(path: &Path) -> Versioned<Remembered> {
-    match files::read(path, MOST_REMEMBERED) {
-        Ok(json) => Versioned::parse(&json),
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-            Versioned::Known(Remembered { version: VERSION, answers: Vec::new(), unknown: Map::new() })
-        }
-        Err(_) => Versioned::Invalid,
-    }
+/// What is remembered; `None` where the file is not for this version to change. Blocks.
+fn read(path: &Path) -> Option<Remembered> {
+    versioned::load(path, MOST_REMEMBERED, "no answer about releases is remembered")
 }
 
 fn write(path: &Path, answer: Answer) -> std::io::Result<()> {
-    let mut file = match read(path) {
-        Versioned::Known(file) => file,
-        // A newer version of the hive wrote it, and will want it as it is.
-        Versioned::Newer => return Ok(()),
-        Versioned::Invalid => {
-            files::set_aside_if_there(path)?;
-            Remembered { version: VERSION, answers: Vec::new(), unknown: Map::new() }
-        }
-    };
+    let Some(mut file) = read(path) else { return Ok(()) };
     file.answers.retain(|other| other.url != answer.url);
     file.answers.insert(0, answer);
     file.answers.truncate(REMEMBERED);

@@ -14,7 +14,6 @@
 
 use std::io;
 use std::path::{Path, PathBuf};
-use std::time::UNIX_EPOCH;
 
 use jiff::Timestamp;
 use parking_lot::Mutex;
@@ -116,9 +115,7 @@ impl ModelFile {
     /// The file as it is now. Blocks.
     pub(super) fn now(path: &Path) -> Option<Self> {
         let metadata = std::fs::metadata(path).ok()?;
-        let modified = metadata.modified().ok()?.duration_since(UNIX_EPOCH).ok()?;
-        let modified = u64::try_from(modified.as_millis()).ok()?;
-        Some(Self { path: path.to_owned(), bytes: metadata.len(), modified })
+        Some(Self { path: path.to_owned(), bytes: metadata.len(), modified: files::modified_ms(&metadata)? })
     }
 
     fn is_older_than(&self, moment: Timestamp) -> bool {

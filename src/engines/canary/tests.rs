@@ -120,17 +120,7 @@ impl Hive {
     async fn prove(&self, id: &str, program: PathBuf, before: Option<PathBuf>) -> Result<Proof, Unproven> {
         let candidate =
             Candidate { id: id.parse().unwrap(), version: "b2".to_owned(), program, has_device: true };
-        let before = before.map(|program| Build {
-            version: "b1".to_owned(),
-            reported_version: None,
-            program,
-            size_bytes: 1,
-            added_at: jiff::Timestamp::now(),
-            from: Provenance::Release,
-            archive_sha256: None,
-            measured: None,
-            unknown: serde_json::Map::new(),
-        });
+        let before = before.map(|program| Build::new("b1".to_owned(), program, Provenance::Release));
         let folder = self.folder.path().join("engines");
         let proved = self.canary.prove(&candidate, before.as_ref(), &folder, &self.stop).await;
         assert!(self.workers.list().is_empty(), "no worker is left");

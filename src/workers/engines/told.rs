@@ -8,7 +8,6 @@
 use std::collections::HashSet;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
-use std::time::UNIX_EPOCH;
 
 use serde::{Deserialize, Serialize};
 
@@ -51,14 +50,13 @@ pub(in crate::workers) struct Told {
 impl ProgramFiles {
     /// The files as they are now. Blocks.
     pub(in crate::workers) fn now(program: &Path) -> Option<Self> {
-        let mut files = Self { program: program.to_owned(), bytes: 0, modified: 0 };
+        let mut now = Self { program: program.to_owned(), bytes: 0, modified: 0 };
         for file in std::iter::once(program.to_owned()).chain(libraries_of(program)) {
             let metadata = std::fs::metadata(file).ok()?;
-            let modified = metadata.modified().ok()?.duration_since(UNIX_EPOCH).ok()?;
-            files.bytes = files.bytes.saturating_add(metadata.len());
-            files.modified = files.modified.max(u64::try_from(modified.as_millis()).ok()?);
+            now.bytes = now.bytes.saturating_add(metadata.len());
+            now.modified = now.modified.max(files::modified_ms(&metadata)?);
         }
-        Some(files)
+        Some(now)
     }
 
     /// Whether these are of the same program, changed or not.

@@ -171,17 +171,7 @@ fn install(hive: &Hive, id: &str, version: &str, speed: Option<f64>) -> PathBuf 
         prompt_per_second: 1.0,
         tokens_per_second,
     });
-    let build = Build {
-        version: version.to_owned(),
-        reported_version: None,
-        program,
-        size_bytes: 0,
-        added_at: jiff::Timestamp::now(),
-        from: Provenance::Release,
-        archive_sha256: None,
-        measured,
-        unknown: serde_json::Map::new(),
-    };
+    let build = Build { measured, ..Build::new(version.to_owned(), program, Provenance::Release) };
     hive.store.promote(draft, id, build).unwrap().current.program
 }
 

@@ -79,17 +79,7 @@ async fn installed_engines() -> Value {
             let draft = store.draft(id).expect("a draft");
             let program = draft.path().join("llama-server");
             std::fs::write(&program, "#!/bin/sh\nexit 3\n").expect("a file");
-            let build = Build {
-                version: version.to_owned(),
-                reported_version: None,
-                program,
-                size_bytes: 0,
-                added_at: jiff::Timestamp::now(),
-                from,
-                archive_sha256: None,
-                measured: None,
-                unknown: serde_json::Map::new(),
-            };
+            let build = Build::new(version.to_owned(), program, from);
             store.promote(draft, id, build).expect("it is installed");
         }
         let trouble =
