@@ -292,9 +292,10 @@ function row(model, chosen) {
       "th",
       { scope: "row" },
       h("a", { href: link("models", model.id) }, model.id),
+      abilities(model.capabilities),
       model.engines?.length === 0
         ? h("p", { class: "muted small-text", title: model.engines_detail ?? null }, needs(model))
-        : abilities(model.capabilities),
+        : null,
     ),
     h("td", { class: "num", "data-label": "Size" }, bytes(model.size_bytes)),
     h("td", { "data-label": "Quant." }, model.quantization ?? "–"),

@@ -64,10 +64,11 @@ class Workers extends View {
             }),
           )
         : null,
-      hive.hasSnapshot ? engineList() : null,
       chosen
         ? h("worker-log", { key: chosen.worker_id, ".pid": chosen.pid, ".alive": isAlive(chosen) })
         : null,
+      // Below all else, and not beside one worker's log: both get their heights late.
+      hive.hasSnapshot && !id ? engineList() : null,
     ];
   }
 
