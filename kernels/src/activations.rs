@@ -60,14 +60,19 @@ impl View<'_> {
 fn round(block: &[f32; WIDTH]) -> ([i32; 8], f32, [i32; 2]) {
     /// Adding this to a number below 2^22 leaves the nearest integer in the lowest bits.
     const ROUNDING: f32 = 12_582_912.0;
-    let mut largest = [0.0f32; 8];
+    // As integers, numbers are ordered by their size, and what is not a number is above all: it is not lost.
+    let mut largest = [0i32; 8];
     for eight in block.as_chunks::<8>().0 {
         for (largest, x) in largest.iter_mut().zip(eight) {
-            *largest = largest.max(x.abs());
+            *largest = (*largest).max(x.abs().to_bits().cast_signed());
         }
     }
-    let largest = largest.iter().copied().fold(0.0, f32::max);
-    let inverse = if largest > 0.0 { 127.0 / largest } else { 0.0 };
+    let largest = f32::from_bits(largest.iter().copied().fold(0, i32::max).cast_unsigned());
+    let inverse = 127.0 / largest;
+    if !inverse.is_normal() {
+        // All are zero or too small for a scale, or one is infinite or not a number, as is then every product.
+        return ([0; 8], if largest.is_finite() { 0.0 } else { f32::NAN }, [0; 2]);
+    }
     let mut codes = [0i32; WIDTH];
     for (code, x) in codes.iter_mut().zip(block) {
         *code = (x * inverse + ROUNDING).to_bits().wrapping_sub(ROUNDING.to_bits()).cast_signed();
@@ -76,4 +81,39 @@ fn round(block: &[f32; WIDTH]) -> ([i32; 8], f32, [i32; 2]) {
         i32::from_le_bytes(std::array::from_fn(|j| codes[4 * i + j].to_le_bytes()[0]))
     });
     (fours, largest / 127.0, [codes[..16].iter().sum(), codes[16..].iter().sum()])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_block_is_rounded_to_the_nearest_codes() {
+        let block: [f32; WIDTH] = std::array::from_fn(|i| (i as f32 - 12.0) * 0.37);
+        let (fours, scale, sums) = round(&block);
+        let codes: Vec<i32> = fours
+            .iter()
+            .flat_map(|four| four.to_le_bytes())
+            .map(|code| i32::from(code.cast_signed()))
+            .collect();
+        for (code, x) in codes.iter().zip(block) {
+            assert!((*code as f32 * scale - x).abs() <= scale * 0.501, "{x}: {code} * {scale}");
+        }
+        assert_eq!(sums, [codes[..16].iter().sum::<i32>(), codes[16..].iter().sum()]);
+    }
+
+    #[test]
+    fn what_has_no_scale_is_zero_or_stays_not_a_number() {
+        for tiny in [0.0, 1e-45, 1e-38] {
+            assert_eq!(round(&[tiny; WIDTH]), ([0; 8], 0.0, [0; 2]), "{tiny}");
+        }
+        for broken in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
+            let mut block = [1.0; WIDTH];
+            block[20] = broken;
+            let (codes, scale, sums) = round(&block);
+            assert!(codes == [0; 8] && scale.is_nan() && sums == [0; 2], "{broken}");
+        }
+        let (_, scale, sums) = round(&[f32::MAX; WIDTH]);
+        assert!(scale.is_finite() && sums == [127 * 16; 2]);
+    }
 }

@@ -3,7 +3,7 @@
 //!
 //! It is a package of its own for two reasons: unsafe code is allowed here, in the three files that use the
 //! processor's instructions, and nowhere else; and a debug build of the hive optimises it, so that its tests can run
-//! real models.
+//! real models. Without these instructions, as on ARM, it computes in plain Rust.
 //!
 //! From top to bottom; each file uses only those below it:
 //!
@@ -11,7 +11,7 @@
 //! - [`attention`]: the keys and values of a sequence, and attention to them.
 //! - [`math`]: norms, activations, softmax.
 //! - [`encode`]: weights in the file's types, for models that are made here.
-//! - `processor`: which instructions this processor has, and the products that use them.
+//! - [`Processor`]: which instructions this processor has, and the products that use them.
 //! - `avx512`, `avx2`, `scalar`: the products. Their results differ by rounding alone.
 //! - `activations`: rows of activations in 8 bits.
 //! - `packed`: the form in which weights are in memory.
@@ -41,3 +41,4 @@ mod block;
 
 pub use block::Type;
 pub use matrix::{Builder, Input, Matrix};
+pub use processor::Processor;

@@ -118,7 +118,9 @@ impl Matrix {
         Self::products_on(Processor::this(), matrices, input)
     }
 
-    fn products_on<const N: usize>(
+    /// As [`products`](Self::products), with the instructions of that kind of processor: to compare kinds.
+    #[must_use]
+    pub fn products_on<const N: usize>(
         processor: Processor,
         matrices: [&Self; N],
         input: &Input<'_>,

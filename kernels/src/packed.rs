@@ -68,6 +68,7 @@ pub(crate) enum Meaning {
 
 /// Calls `$rows` with what a form says as constants: bits, columns that share a scale, whether an offset is added, and
 /// whether codes are of the table. A form without such a kernel takes `$otherwise`.
+#[cfg(target_arch = "x86_64")]
 macro_rules! by_form {
     ($form:expr, $rows:ident $arguments:tt, $otherwise:expr) => {
         match ($form.bits, $form.group, $form.meaning) {
@@ -84,6 +85,7 @@ macro_rules! by_form {
         }
     };
 }
+#[cfg(target_arch = "x86_64")]
 pub(crate) use by_form;
 
 impl Form {
