@@ -19,6 +19,12 @@ pub(crate) const MAX_BATCH: usize = 256;
 /// About how many rows of scores a thread has at once.
 const SCORED_ROWS: u64 = 16;
 
+#[cfg(test)]
+thread_local! {
+    /// How often this thread has sent tokens through the layers.
+    pub(super) static PASSES: std::cell::Cell<usize> = const { std::cell::Cell::new(0) };
+}
+
 /// A loaded model. It is read-only; each sequence has a [`KvCache`] of its own.
 #[derive(Debug)]
 pub struct Transformer {
@@ -181,6 +187,8 @@ impl Transformer {
 
     /// Runs the tokens of all parts through the layers. Returns the residual stream, a row per token.
     fn through_layers(&self, parts: &mut [Part<'_>]) -> Vec<f32> {
+        #[cfg(test)]
+        PASSES.set(PASSES.get() + 1);
         // On a thread of the pool, because each product would else have to wake one.
         rayon::scope(|_| self.layer_by_layer(parts))
     }

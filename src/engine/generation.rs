@@ -2,12 +2,15 @@
 //!
 //! Invariants:
 //! - Requests start in the order of arrival, as soon as a slot is free. In each step every running
-//!   sequence advances: by a token, or by up to `PREFILL_CHUNK` tokens of its prompt.
+//!   sequence advances: by a token, or by up to `PREFILL_CHUNK` tokens of its prompt. All of these tokens go through the
+//!   model together, at most [`MAX_BATCH`] of them: no prompt holds the answers up for long, and so much memory is planned.
 //! - Each request gets exactly one last event, [`GenerationEvent::Finished`] (or
 //!   [`GenerationEvent::Embedding`]) or [`GenerationEvent::Failed`], unless its receiver is dropped: that cancels it at its next step.
 //! - A slot keeps the KV cache of its last sequence. Tokens that the next sequence has in common
 //!   with it from the start on are not evaluated again.
 
+#[cfg(test)]
+mod tests;
 mod slot;
 mod embedding;
 mod handle;
@@ -24,7 +27,7 @@ use std::sync::atomic::Ordering;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
-use super::forward::{Part, Transformer};
+use super::forward::{MAX_BATCH, Part, Transformer};
 use super::tokenizer::Tokenizer;
 pub use counters::GenerationCounters;
 pub use handle::GenerationHandle;
@@ -132,8 +135,10 @@ impl Generator {
     /// Advances every running sequence.
     fn step(&mut self) {
         let Self { model, tokenizer, slots, counters, .. } = self;
+        let running = slots.iter().filter(|slot| !slot.is_free()).count();
+        let most = MAX_BATCH / running.max(1);
         let mut ready: Vec<&mut Slot> =
-            slots.iter_mut().filter_map(|slot| slot.get_ready(model).then_some(slot)).collect();
+            slots.iter_mut().filter_map(|slot| slot.get_ready(model, most).then_some(slot)).collect();
         let mut parts: Vec<Part<'_>> = ready.iter_mut().filter_map(|slot| slot.part()).collect();
         let logits = model.forward_together(&mut parts);
         let sequences = ready.iter_mut().filter(|slot| slot.has_sequence());

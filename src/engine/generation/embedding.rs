@@ -15,9 +15,9 @@ use crate::error::Result;
 /// frees its slot, and other sequences advance, within moments.
 const PREFILL_CHUNK: usize = 64;
 
-/// Takes the tokens of the next step from those that are to be evaluated.
-pub(super) fn next_chunk(pending: &mut Vec<u32>) -> Vec<u32> {
-    let rest = pending.split_off(pending.len().min(PREFILL_CHUNK));
+/// Takes the tokens of the next step from those that are to be evaluated: at most so many, and at least one.
+pub(super) fn next_chunk(pending: &mut Vec<u32>, most: usize) -> Vec<u32> {
+    let rest = pending.split_off(pending.len().min(most.clamp(1, PREFILL_CHUNK)));
     std::mem::replace(pending, rest)
 }
 
@@ -48,7 +48,7 @@ impl RunningEmbedding {
         tokens: &mut Vec<u32>,
         counters: &GenerationCounters,
     ) -> Result<bool> {
-        let chunk = next_chunk(&mut self.pending);
+        let chunk = next_chunk(&mut self.pending, PREFILL_CHUNK);
         let states = model.states(&chunk, cache)?;
         tokens.extend_from_slice(&chunk);
         counters.prompt_tokens.fetch_add(chunk.len() as u64, Ordering::Relaxed);

@@ -115,8 +115,8 @@ impl Slot {
         })));
     }
 
-    /// Takes the tokens of the next step. Returns whether something runs.
-    pub(super) fn get_ready(&mut self, model: &Transformer) -> bool {
+    /// Takes the tokens of the next step, at most so many. Returns whether something runs.
+    pub(super) fn get_ready(&mut self, model: &Transformer, most: usize) -> bool {
         let Some(running) = &mut self.running else { return false };
         if running.events().is_closed() {
             tracing::debug!("the client disconnected: its request is cancelled");
@@ -124,7 +124,7 @@ impl Slot {
             return false;
         }
         if let Running::Sequence(running) = running {
-            running.chunk = next_chunk(&mut running.pending);
+            running.chunk = next_chunk(&mut running.pending, most);
             if let Err(failure) = model.check(&running.chunk, &self.cache) {
                 self.fail(failure);
                 return false;
