@@ -51,8 +51,8 @@ pub(super) struct Args {
     /// Use no network: generate a tiny model instead of downloading a small real one
     #[arg(long)]
     offline: bool,
-    /// Install an engine first, which runs more models than the built-in one, and faster: the one that is recommended
-    /// for this machine, or the one of this id
+    /// Install an engine first, which runs more models than the built-in one: the one that is recommended for this
+    /// machine, or the one of this id
     #[arg(long, value_name = "ID", num_args = 0..=1, default_missing_value = RECOMMENDED)]
     engine: Option<String>,
     /// Stop the hive at the end
@@ -182,7 +182,7 @@ impl Tour {
         let size = offer.as_ref().and_then(|offer| offer["size"].as_u64()).map(text::bytes);
         let size = size.map_or_else(String::new, |size| format!(" ({size})"));
         print_line(&format!(
-            "\n💡 {id}{size} runs more models than the built-in engine, and faster. WorkerInstall \
+            "\n💡 {id}{size} runs more models than the built-in engine. WorkerInstall \
              {{\"worker_id\":\"{id}\"}} installs it, as does `rbee-hive quickstart --engine`."
         ))
     }

@@ -66,7 +66,7 @@ impl Engines {
         if let Some(best) = offers.iter_mut().find(|offer| offer.problem.is_none()) {
             best.recommended = true;
             let why = match best.worker_type {
-                DeviceKind::Cpu => "it runs more models than the built-in engine, and faster",
+                DeviceKind::Cpu => "it runs more models than the built-in engine",
                 _ => "it computes on the GPU, and on the processor what does not fit there",
             };
             best.reason = match best.from {

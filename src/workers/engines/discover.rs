@@ -68,8 +68,8 @@ impl EngineSearch {
         })
     }
 
-    /// Finds every installed engine. llama.cpp's server comes first, because it is faster than the built-in engine
-    /// wherever it runs: the one that the settings name, then the [builds](in_order) that the hive installed, then the
+    /// Finds every installed engine. llama.cpp's server comes first, because it runs more models than the built-in
+    /// engine, on GPUs too, and who installs it wants it used: the one that the settings name, then the [builds](in_order) that the hive installed, then the
     /// one on `PATH`.
     pub(in crate::workers) async fn run(&self) -> FoundEngines {
         let gpus = spawn::blocking(gpus::sample).await.unwrap_or_default();
