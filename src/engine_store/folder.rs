@@ -4,6 +4,7 @@ use std::fs;
 use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::time::SystemTime;
 
 use walkdir::WalkDir;
 
@@ -41,13 +42,20 @@ pub(super) fn sync(path: &Path) -> io::Result<()> {
     Ok(())
 }
 
-/// Removes a folder, if it is there. Returns the bytes that this frees.
+/// Removes a folder or a file, if it is there. Returns the bytes that this frees.
 pub(super) fn remove(path: &Path) -> io::Result<u64> {
     let freed = bytes(path);
-    match disk::remove_dir_all(path) {
+    let removed = if path.is_dir() { disk::remove_dir_all(path) } else { disk::remove_file(path) };
+    match removed {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(0),
         removed => removed.map(|()| freed),
     }
+}
+
+/// When a file, or a folder or something directly in it, was last changed.
+pub(super) fn last_change(path: &Path) -> Option<SystemTime> {
+    let changed = |path: &Path| fs::symlink_metadata(path).and_then(|metadata| metadata.modified()).ok();
+    entries(path).iter().map(|path| changed(path)).chain([changed(path)]).max().flatten()
 }
 
 /// What lies in a folder; nothing where there is none.

@@ -84,11 +84,15 @@ impl Contents {
         self.engines().count() == self.engines.len()
     }
 
-    /// Makes a build the current one of its engine. The one that was current becomes the previous one.
-    pub(super) fn promote(&mut self, id: EngineId, build: Build) {
+    /// Makes a build the current one of its engine. The one that was current becomes the previous one, if it is
+    /// `whole`.
+    pub(super) fn promote(&mut self, id: EngineId, build: Build, whole: bool) {
         match self.engine_mut(id) {
             Some(record) => {
-                record.previous = Some(std::mem::replace(&mut record.current, build));
+                let replaced = std::mem::replace(&mut record.current, build);
+                if whole {
+                    record.previous = Some(replaced);
+                }
                 record.used_ms = 0;
             }
             None => {

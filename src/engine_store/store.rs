@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use jiff::Timestamp;
 use parking_lot::Mutex;
@@ -15,6 +15,8 @@ use crate::{disk, files};
 
 /// The name of the file in a failed build that has its log.
 const LOG: &str = "install.log";
+/// How long what an install has left to go on with is kept for another try.
+const KEPT: Duration = Duration::from_secs(7 * 24 * 3600);
 
 /// The engines that the hive installed. Clones share them. Its functions read and write the disk: call them on the
 /// blocking pool.
@@ -26,6 +28,8 @@ struct Inner {
     folder: PathBuf,
     /// Locked while the file is written, and never while a folder is.
     records: Mutex<Records>,
+    /// Held while a build has its place and not yet its name, and while unnamed folders are removed.
+    placing: Mutex<()>,
 }
 
 /// Why a build does not get used.
@@ -46,7 +50,7 @@ impl EngineStore {
     #[must_use]
     pub fn open(folder: PathBuf) -> Self {
         let records = Mutex::new(Records::read(&folder.join("engines.json")));
-        let store = Self(Arc::new(Inner { folder, records }));
+        let store = Self(Arc::new(Inner { folder, records, placing: Mutex::default() }));
         files::remove_draft(&store.file());
         for draft in folder::entries(&store.drafts()) {
             store.remove_folder(&draft);
@@ -113,7 +117,7 @@ impl EngineStore {
     }
 
     /// Makes what is in a draft the current version of its engine. The version that was current becomes the previous
-    /// one, and the one before that is not kept. `build` has its program within the draft.
+    /// one, unless its program is gone, and the one before that is not kept. `build` has its program within the draft.
     ///
     /// # Errors
     /// The file system failed; the draft is removed, and the engine is as before.
@@ -123,8 +127,9 @@ impl EngineStore {
         let place = self.free_place(&id.to_string(), &build.version);
         build.program = place.join(program);
         build.size_bytes = folder::bytes(draft.path());
+        let is_whole = self.get(id).is_some_and(|installed| installed.current.program.exists());
         self.place(draft, &place, |contents| {
-            contents.promote(id, build);
+            contents.promote(id, build, is_whole);
             contents.failures.retain(|failed| failed.id != id);
             Ok(())
         })?;
@@ -258,6 +263,20 @@ impl EngineStore {
         self.remove_unnamed(unused)
     }
 
+    /// Removes what installs that ended early have left to go on with, where nobody did for long: parts of archives,
+    /// and builds from source. Call it while nothing is installed.
+    pub fn drop_leftovers(&self, now: SystemTime) {
+        let is_old = |path: &PathBuf| {
+            let age = folder::last_change(path).and_then(|at| now.duration_since(at).ok());
+            age.is_some_and(|age| age > KEPT)
+        };
+        let left = [self.downloads(), self.sources()].into_iter().flat_map(|above| folder::entries(&above));
+        for path in left.filter(is_old) {
+            tracing::info!(path = %path.display(), "removing what an install has left");
+            self.remove_folder(&path);
+        }
+    }
+
     /// Gives a draft its place, relative to the folder of the store, and names it by a change of the records. Returns
     /// the folders that were named before.
     fn place<T>(
@@ -266,6 +285,7 @@ impl EngineStore {
         place: &Path,
         change: impl FnOnce(&mut Contents) -> Result<T>,
     ) -> Result<(Vec<PathBuf>, T)> {
+        let _placing = self.0.placing.lock();
         let (before, place) = (self.folders(), self.0.folder.join(place));
         draft.place(&place).map_err(|error| Failure::io("make", &place, &error))?;
         match self.change(change) {
@@ -288,6 +308,7 @@ impl EngineStore {
 
     /// Removes those of the folders that are not named any more. Returns the bytes that this frees.
     fn remove_unnamed(&self, folders: Vec<PathBuf>) -> u64 {
+        let _placing = self.0.placing.lock();
         let named = self.folders();
         let unnamed = folders.into_iter().filter(|folder| !named.contains(folder));
         unnamed.map(|folder| self.remove_folder(&folder)).sum()
@@ -461,6 +482,17 @@ mod tests {
     }
 
     #[test]
+    fn a_version_whose_program_is_gone_is_nothing_to_go_back_to() {
+        let place = Place::new();
+        let store = place.open();
+        install(&store, CPU, "b1");
+        let broken = install(&store, CPU, "b2");
+        fs::remove_file(broken.current.program).unwrap();
+        install(&store, CPU, "b2");
+        assert_eq!(versions(&store), ["llama-server-cpu b2 after b1"]);
+    }
+
+    #[test]
     fn removing_frees_what_is_not_used_any_more() {
         let place = Place::new();
         let store = place.open();
@@ -509,6 +541,56 @@ mod tests {
         next.sweep(|_| false);
         assert_eq!(versions(&next), ["llama-server-cpu b1 after none"]);
         assert_eq!(place.paths(), ["engines.json", "llama-server-cpu/b1/bin/llama-server"]);
+    }
+
+    #[test]
+    fn a_build_that_has_its_place_and_not_yet_its_name_is_not_swept_away() {
+        let place = Place::new();
+        let store = place.open();
+        install(&store, CPU, "b1");
+        // As in the middle of an install, while another one ends.
+        let placing = store.0.placing.lock();
+        let folder = store.folder().join("llama-server-cuda/b1");
+        fs::create_dir_all(&folder).unwrap();
+        fs::write(folder.join("llama-server"), "b1").unwrap();
+        let (seen, sees) = std::sync::mpsc::channel();
+        std::thread::scope(|scope| {
+            let sweep = scope.spawn(|| {
+                store.sweep(|swept| {
+                    seen.send(swept.to_owned()).unwrap();
+                    false
+                })
+            });
+            while sees.recv().unwrap() != folder {}
+            let build =
+                Build::new("b1".to_owned(), "llama-server-cuda/b1/llama-server".into(), Provenance::Release);
+            store
+                .change(|contents| {
+                    contents.promote(CUDA, build, true);
+                    Ok(())
+                })
+                .unwrap();
+            drop(placing);
+            assert_eq!(sweep.join().unwrap(), 0);
+        });
+        assert!(folder.join("llama-server").exists());
+    }
+
+    #[test]
+    fn what_ended_early_goes_after_a_while() {
+        let place = Place::new();
+        let store = place.open();
+        let build = store.sources().join("b1-cpu-0a/out");
+        fs::create_dir_all(&build).unwrap();
+        fs::create_dir(store.downloads()).unwrap();
+        for name in ["b1.tar.gz.partial", "b1.tar.gz.partial.journal"] {
+            fs::write(store.downloads().join(name), "x").unwrap();
+        }
+        fs::write(build.join("a.o"), "x").unwrap();
+        store.drop_leftovers(SystemTime::now() + KEPT / 2);
+        assert_eq!(place.paths().len(), 3);
+        store.drop_leftovers(SystemTime::now() + KEPT * 2);
+        assert!(place.paths().is_empty() && !build.exists());
     }
 
     #[test]

@@ -7,7 +7,6 @@
 use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
 
 use reqwest::Url;
 use sha2::{Digest, Sha256};
@@ -17,13 +16,13 @@ use super::archive_name::Format;
 use super::release::{Asset, Release};
 use crate::config::{Config, EngineBuilds};
 use crate::error::{Code, Failure, Result};
-use crate::models::{Catalog, Destination, Fetched, Purpose, RemoteFile, Transfers, Trust, Verdict};
+use crate::models::{
+    Catalog, Destination, FetchConfig, Fetched, Fetcher, Purpose, RemoteFile, Transfers, Trust, Verdict,
+};
 use crate::narration::waiting_for;
 use crate::text::{bytes, excerpt, hex, is_sha256};
 use crate::{disk, files, n, spawn};
 
-/// How long what an install has left is kept for another try.
-const KEPT: Duration = Duration::from_secs(7 * 24 * 3600);
 /// How many bytes are hashed at once.
 const BLOCK: usize = 1 << 20;
 /// The longest name of a file that a server may give.
@@ -72,6 +71,7 @@ pub struct LocalArchive {
 #[derive(Clone, Debug)]
 pub struct Archives {
     transfers: Arc<Transfers>,
+    fetch: FetchConfig,
     /// Where they go.
     folder: PathBuf,
     releases: Option<Url>,
@@ -157,7 +157,26 @@ impl Archives {
     #[must_use]
     pub fn new(config: &Config, catalog: &Catalog, folder: PathBuf) -> Self {
         let releases = Url::parse(&config.engine_builds.releases).ok();
-        Self { transfers: catalog.transfers(), folder, releases }
+        Self { transfers: catalog.transfers(), fetch: FetchConfig::of(config), folder, releases }
+    }
+
+    /// The bytes of the archive that the settings name, where that can be told.
+    ///
+    /// # Errors
+    /// Where there is no such file, or its server may not be asked.
+    pub async fn size_of(&self, archive: &Archive) -> Result<Option<u64>> {
+        match &archive.place {
+            Place::Here(path) => {
+                let read = std::fs::metadata(path).map_err(|error| Failure::io("read", path, &error));
+                Ok(Some(read?.len()))
+            }
+            Place::Settings(url) => {
+                let trust = Trust::Endpoint(url.clone());
+                let size = Fetcher::new(&self.fetch, &trust, url).size_of(url, Purpose::Engine).await;
+                size.map_err(|failure| failure.stage("preflight"))
+            }
+            Place::Release(_) | Place::Sources(_) => Ok(archive.size),
+        }
     }
 
     /// Brings an archive here, or finds it here. Jobs that want the same one share its transfer.
@@ -179,8 +198,6 @@ impl Archives {
             return Err(refused(message, hint));
         }
         let target = self.folder.join(&archive.name);
-        let (folder, name) = (self.folder.clone(), archive.name.clone());
-        spawn::blocking(move || sweep(&folder, &name, SystemTime::now())).await?;
         if let Some(here) = self.fetched_before(archive, &target, stop).await? {
             return Ok(here);
         }
@@ -276,19 +293,6 @@ impl Archives {
     }
 }
 
-/// Removes what installs have left in the folder that nobody went on with for long; not what is of the archive `name`.
-fn sweep(folder: &Path, name: &str, now: SystemTime) {
-    for entry in std::fs::read_dir(folder).into_iter().flatten().filter_map(std::result::Result::ok) {
-        let is_of_it = entry.file_name().to_string_lossy().starts_with(name);
-        let changed = entry.metadata().and_then(|metadata| metadata.modified());
-        let is_old = changed.is_ok_and(|at| now.duration_since(at).is_ok_and(|age| age > KEPT));
-        if is_old && !is_of_it {
-            let (path, removed) = (entry.path(), disk::remove_file(entry.path()));
-            tracing::info!(path = %path.display(), ?removed, "removed what an install had left");
-        }
-    }
-}
-
 fn refused(message: String, hint: &str) -> Failure {
     Failure::new(Code::EngineRefused, message).hint(hint).stage("fetch")
 }
@@ -328,19 +332,6 @@ mod tests {
         {
             assert_eq!(Archive::named(named, sha256).unwrap_err().code, Code::ConfigInvalid, "{named}");
         }
-    }
-
-    #[test]
-    fn what_is_left_of_an_install_goes_after_a_while() {
-        let folder = tempfile::tempdir().unwrap();
-        let names = ["b1.tar.gz", "b1.tar.gz.partial", "b1.tar.gz.partial.journal", "b2.tar.gz.partial"];
-        names.iter().for_each(|name| std::fs::write(folder.path().join(name), "x").unwrap());
-        let left = || std::fs::read_dir(folder.path()).unwrap().count();
-        sweep(folder.path(), "b2.tar.gz", SystemTime::now() + KEPT / 2);
-        assert_eq!(left(), 4);
-        sweep(folder.path(), "b2.tar.gz", SystemTime::now() + KEPT * 2);
-        assert!(left() == 1 && folder.path().join("b2.tar.gz.partial").exists());
-        sweep(&folder.path().join("missing"), "b2.tar.gz", SystemTime::now());
     }
 
     #[test]

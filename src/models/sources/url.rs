@@ -5,8 +5,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use percent_encoding::percent_decode_str;
-use reqwest::header::{CONTENT_LENGTH, CONTENT_RANGE, HeaderMap, HeaderValue, RANGE};
-use reqwest::{StatusCode, Url};
+use reqwest::Url;
 use sha2::{Digest, Sha256};
 
 use crate::error::{Code, Failure, Result};
@@ -20,12 +19,10 @@ use crate::models::sources::grammar::invalid;
 use crate::models::sources::places::Places;
 use crate::models::sources::request::DownloadRequest;
 use crate::models::sources::resolution::{ModelSource, Resolution, ResolvedModel};
-use crate::models::transfer::fetch::{FetchRequest, Fetcher};
+use crate::models::transfer::fetch::Fetcher;
 use crate::models::transfer::partial;
 use crate::models::transfer::purpose::Purpose;
 use crate::models::transfer::remote::{Destination, GGUF_MAGIC, Refusal, RemoteFile, StoredFile, Trust};
-use crate::models::transfer::trouble::Trouble;
-use crate::narration::waiting_for;
 use crate::text::{hex, is_sha256};
 use crate::{n, spawn};
 
@@ -132,7 +129,8 @@ impl UrlSource {
             StoreStatus::Present(path) => return Ok(Resolution::Present(path)),
             StoreStatus::Missing { replace } => replace,
         };
-        let size = self.size(places).await?;
+        let fetcher = Fetcher::new(&places.fetch, &Trust::Named, &self.url);
+        let size = fetcher.size_of(&self.url, Purpose::Model).await?;
         let file = RemoteFile {
             purpose: Purpose::Model,
             name: self.file_name.clone(),
@@ -198,41 +196,6 @@ impl UrlSource {
         let wanted = self.record(0, None);
         store.record(&self.file_name).is_some_and(|record| record.has_same_source(&wanted))
             && partial::unfinished_at(&store.partial_path(&self.file_name), None).is_some()
-    }
-
-    /// The file's size in bytes, where the server states it. Requests the first byte: the answer states
-    /// the size, and shows that there is a file. `HEAD` would not do, because signed URLs are for one
-    /// method.
-    ///
-    /// Where the server is only busy or slow, the transfer is left to wait for it.
-    async fn size(&self, places: &Places) -> Result<Option<u64>> {
-        let host = self.url.host_str().unwrap_or_default();
-        let _waiting = waiting_for(format!("{host} to answer"));
-        n!(debug: "model_download_connect", "Asking {host}");
-        let fetcher = Fetcher::new(&places.fetch, &Trust::Named, &self.url);
-        let mut headers = HeaderMap::new();
-        headers.insert(RANGE, HeaderValue::from_static("bytes=0-0"));
-        let unknown = |trouble: Trouble| match trouble.kind {
-            kind if kind.is_fatal() => Err(trouble.failure),
-            _ => {
-                n!(warn: "model_download_preflight", "{}", trouble.failure);
-                Ok(None)
-            }
-        };
-        let response =
-            match fetcher.follow(FetchRequest { headers, ..FetchRequest::get(&self.url, None) }).await {
-                Ok(response) => response,
-                Err(trouble) => return unknown(trouble),
-            };
-        let number = |text: &str| text.trim().parse::<u64>().ok();
-        match response.response.status() {
-            StatusCode::OK => Ok(response.header(CONTENT_LENGTH).and_then(number)),
-            StatusCode::PARTIAL_CONTENT | StatusCode::RANGE_NOT_SATISFIABLE => {
-                let range = response.header(CONTENT_RANGE);
-                Ok(range.and_then(|range| range.rsplit_once('/')).and_then(|(_, size)| number(size)))
-            }
-            _ => unknown(response.trouble()),
-        }
     }
 
     fn destination(&self, library: &Arc<Library>, replace: bool) -> Destination {

@@ -10,7 +10,8 @@ use std::time::{Duration, SystemTime};
 use bytes::{Bytes, BytesMut};
 use parking_lot::Mutex;
 use reqwest::header::{
-    ACCEPT_ENCODING, AUTHORIZATION, HeaderMap, HeaderName, HeaderValue, LOCATION, RETRY_AFTER,
+    ACCEPT_ENCODING, AUTHORIZATION, CONTENT_LENGTH, CONTENT_RANGE, HeaderMap, HeaderName, HeaderValue,
+    LOCATION, RANGE, RETRY_AFTER,
 };
 use reqwest::{Client, Method, Response, StatusCode, Url};
 use tokio::time::timeout;
@@ -19,10 +20,12 @@ use crate::client::{self, ProxyServer, Unreached};
 use crate::config::{Config, Timers};
 use crate::error::{Code, Failure};
 use crate::models::transfer::guard::Guard;
+use crate::models::transfer::purpose::{Purpose, Step};
 use crate::models::transfer::remote::{Credentials, Trust, authority};
 use crate::models::transfer::trouble::{FetchResult, Trouble, TroubleKind, download_failed};
-use crate::text;
+use crate::narration::waiting_for;
 use crate::time::in_words;
+use crate::{n, text};
 
 /// How many redirects are followed.
 const MAX_REDIRECTS: usize = 10;
@@ -148,6 +151,42 @@ impl Fetcher {
         let host = url.host_str().unwrap_or_default();
         let failure = download_failed(format!("more than {MAX_REDIRECTS} redirects, the last to {host}"));
         Err(Trouble::fatal(failure.hint("check the URL in a browser")))
+    }
+
+    /// The size of a file in bytes, where its server tells it. Where the server is only busy or slow, it is not known,
+    /// and the transfer is left to wait for it.
+    ///
+    /// # Errors
+    /// Where there is no such file, or the server may not be asked.
+    pub(crate) async fn size_of(&self, url: &Url, purpose: Purpose) -> Result<Option<u64>, Failure> {
+        let host = url.host_str().unwrap_or_default();
+        let _waiting = waiting_for(format!("{host} to answer"));
+        n!(debug: purpose.action(Step::Connect), "Asking {host}");
+        match self.told_size(url).await {
+            Err(trouble) if trouble.kind.is_fatal() => Err(trouble.failure),
+            Err(trouble) => {
+                n!(warn: purpose.action(Step::Preflight), "{}", trouble.failure);
+                Ok(None)
+            }
+            Ok(size) => Ok(size),
+        }
+    }
+
+    /// Asks for the first byte of a file: the answer tells the size, and shows that there is a file. `HEAD` would not
+    /// do, because signed URLs are for one method.
+    async fn told_size(&self, url: &Url) -> FetchResult<Option<u64>> {
+        let mut request = FetchRequest::get(url, None);
+        request.headers.insert(RANGE, HeaderValue::from_static("bytes=0-0"));
+        let response = self.follow(request).await?;
+        let number = |text: &str| text.trim().parse::<u64>().ok();
+        match response.response.status() {
+            StatusCode::OK => Ok(response.header(CONTENT_LENGTH).and_then(number)),
+            StatusCode::PARTIAL_CONTENT | StatusCode::RANGE_NOT_SATISFIABLE => {
+                let range = response.header(CONTENT_RANGE);
+                Ok(range.and_then(|range| range.rsplit_once('/')).and_then(|(_, size)| number(size)))
+            }
+            _ => Err(response.trouble()),
+        }
     }
 
     /// The whole body of a small answer.

@@ -31,11 +31,13 @@ macro_rules! steps {
 }
 
 steps! {
+    Connect = "connect",
     Damaged = "damaged",
     Engine = "engine",
     Joined = "joined",
     Kept = "kept",
     Left = "left",
+    Preflight = "preflight",
     Progress = "progress",
     Removed = "removed",
     Restarted = "restarted",
