@@ -56,6 +56,7 @@
 //! | [`telemetry`] | samples for heartbeats and `/v1/events` |
 //! | [`supervisor`] | the interface to the rest of the hive |
 //! | [`adopt`], [`restart`] | workers of an earlier run; crashed workers |
+//! | [`removal`] | the removal of an engine, from which no worker starts meanwhile |
 //! | [`trial`] | workers that try an engine |
 //! | [`start`] | from a request to a ready worker |
 //! | [`readiness`], [`start_failure`] | a started worker until it is ready, and how it can fail |
@@ -85,6 +86,7 @@ pub mod telemetry;
 mod supervisor;
 mod adopt;
 mod restart;
+mod removal;
 mod trial;
 mod start;
 mod readiness;

@@ -84,6 +84,11 @@ const OF_ENGINE: Causes = &[
          this GPU",
     ),
     (
+        &["its dynamic linker, or the interpreter"],
+        "the engine was built for another kind of system: use one that is built on this machine (WorkerInstall with \
+         \"from\": \"source\" builds llama-server)",
+    ),
+    (
         &["no such file or directory", "no module named"],
         "a file or module that the engine needs is missing: its log names it",
     ),
@@ -107,6 +112,9 @@ const LIBRARIES: &[(&str, &str)] = &[
     ("librocblas", "ROCm, of the version that the engine was built with"),
 ];
 
+/// How to get an engine that fits this machine whatever it has.
+const FROM_SOURCE: &str = "WorkerInstall with \"from\": \"source\" builds llama-server";
+
 /// What to do about the end of an engine's process, which wrote these lines last.
 pub(super) fn next_step(exit: Option<Exit>, tail: &[String], saw_oom_kill: bool) -> Cow<'static, str> {
     match exit {
@@ -119,8 +127,11 @@ pub(super) fn next_step(exit: Option<Exit>, tail: &[String], saw_oom_kill: bool)
              context, or unload another model"
         }
         Some(exit) if exit.lacks_instructions() => {
-            "the engine was built for another processor: this one lacks instructions that it needs. Use an older \
-             version, or one that is built on this machine"
+            return format!(
+                "the engine was built for another processor: this one lacks instructions that it needs. Use an older \
+                 version, or one that is built on this machine ({FROM_SOURCE})"
+            )
+            .into();
         }
         exit => match hint(tail) {
             Some(hint) => return hint,
@@ -141,6 +152,13 @@ fn hint(tail: &[String]) -> Option<Cow<'static, str>> {
             hint_of(OF_OTHERS, &line).or_else(|| hint_of(OF_ENGINE, &line)).map(Cow::Borrowed)
         })
     })
+}
+
+/// The last of these log lines that tells why the engine itself is not as it should be.
+pub(super) fn told(tail: &[String]) -> Option<&String> {
+    tail.iter()
+        .rev()
+        .find(|line| missing_library(line).is_some() || hint_of(OF_ENGINE, &line.to_lowercase()).is_some())
 }
 
 /// Whether the last of these log lines that has a known phrase tells of what is not the engine's fault.
@@ -167,7 +185,7 @@ fn missing_library(line: &str) -> Option<String> {
     {
         return Some(format!(
             "the engine was built for a newer system, which has {version}: use an older version of the engine, or one \
-             that is built on this machine"
+             that is built on this machine ({FROM_SOURCE})"
         ));
     }
     let (_, library) = line.split_once("error while loading shared libraries: ")?;

@@ -16,6 +16,7 @@ use super::identity::MARKER;
 use super::owner::Owner;
 use super::plan::StartPlan;
 use super::processes::Processes;
+use super::registry::removed;
 use super::request::StartRequest;
 use super::secret::Secret;
 use super::shared::Shared;
@@ -72,6 +73,9 @@ pub(super) async fn launch(
         Ok(group) => Processes::Own(group),
         Err(error) => {
             folder.discard();
+            if engine.build.is_some() && !engine.program.exists() {
+                return Err(removed(&engine));
+            }
             let failure = Failure::new(
                 Code::WorkerFailed,
                 format!("{} of engine '{}' could not be run: {error}", engine.program.display(), engine.name),
@@ -101,10 +105,10 @@ pub(super) async fn launch(
     });
     let admitted = shared.registry.insert(&handle);
     Owner::spawn(processes, Arc::clone(&handle), inbox, Arc::clone(shared));
-    if let Err(closed) = admitted {
+    if let Err(refused) = admitted {
         handle.control(Control::Stop { grace: shared.abandon_grace(), reason: StopReason::FailedStart });
         handle.ended().await;
-        return Err(closed.into());
+        return Err(refused);
     }
     n!("worker_spawn", "Worker {} runs; its log is {}", handle.pid, handle.folder.log().display());
     Ok(handle)

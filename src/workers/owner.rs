@@ -279,6 +279,9 @@ fn finish(shared: &Arc<Shared>, handle: Arc<Handle>, watch_end: &WatchEnd, was_r
         if end.exit.is_some_and(Exit::killed) && handle.saw_oom_kill() {
             how.push_str("; the kernel's out-of-memory killer killed a process after the worker started");
         }
+        if let Some(way_back) = shared.troubles.way_back(&handle.engine) {
+            how = format!("{how}; {way_back}");
+        }
         registry.updated_because(&handle, cause, format!("worker {} crashed: {how}", handle.pid));
         registry.bound_crashed();
         (shared.after_crash)(Arc::clone(shared), handle);

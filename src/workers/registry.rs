@@ -1,12 +1,15 @@
 //! The list of workers, and the changes to it that readers follow.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use parking_lot::Mutex;
 use serde::Serialize;
 use tokio::sync::{Notify, broadcast};
 
+use super::engines::Engine;
 use super::handle::Handle;
+use super::start_error::StartError;
 use super::state::LifeStage;
 use super::worker::Worker;
 use crate::error::{Code, Failure, Result};
@@ -81,6 +84,8 @@ struct List {
     workers: Vec<Arc<Handle>>,
     /// Whether no more workers are accepted.
     closed: bool,
+    /// The folders of engines that are being removed: no worker is accepted that runs from there.
+    leaving: Vec<PathBuf>,
 }
 
 impl Default for Registry {
@@ -116,12 +121,15 @@ impl Registry {
     /// Adds a worker that was just started or adopted.
     ///
     /// # Errors
-    /// [`Code::ShuttingDown`] once the list is closed.
-    pub(super) fn insert(&self, worker: &Arc<Handle>) -> Result<()> {
+    /// [`Code::ShuttingDown`] once the list is closed; [`Code::EngineUnavailable`] while its engine is being removed.
+    pub(super) fn insert(&self, worker: &Arc<Handle>) -> Result<(), StartError> {
         {
             let mut list = self.list.lock();
             if list.closed {
-                return Err(closed());
+                return Err(closed().into());
+            }
+            if list.leaving.iter().any(|folder| worker.engine.program.starts_with(folder)) {
+                return Err(removed(&worker.engine));
             }
             list.workers.push(Arc::clone(worker));
         }
@@ -167,6 +175,28 @@ impl Registry {
         for worker in dropped {
             self.removed(&worker);
         }
+    }
+
+    /// Accepts no worker that runs from these folders, until [`Registry::has_left`].
+    ///
+    /// # Errors
+    /// The process ids of the live workers that run from there.
+    pub(super) fn leave(&self, folders: &[PathBuf]) -> Result<(), Vec<u32>> {
+        let mut list = self.list.lock();
+        let runs = |worker: &&Arc<Handle>| {
+            worker.status().lives() && folders.iter().any(|folder| worker.engine.program.starts_with(folder))
+        };
+        let pids: Vec<_> = list.workers.iter().filter(runs).map(|worker| worker.pid).collect();
+        if !pids.is_empty() {
+            return Err(pids);
+        }
+        list.leaving.extend_from_slice(folders);
+        Ok(())
+    }
+
+    /// Takes a [`Registry::leave`] back.
+    pub(super) fn has_left(&self, folders: &[PathBuf]) {
+        self.list.lock().leaving.retain(|folder| !folders.contains(folder));
     }
 
     /// Closes the list to new workers. Returns those that it has.
@@ -219,6 +249,16 @@ impl Registry {
     pub(super) fn changes(&self) -> broadcast::Receiver<WorkerChange> {
         self.changes.subscribe()
     }
+}
+
+/// The failure of a start whose engine has been removed since it was chosen. The next start chooses another one.
+pub(super) fn removed(engine: &Engine) -> StartError {
+    let message = format!("engine '{}' was removed while a worker of it was about to start", engine.name);
+    StartError::temporary(
+        Failure::new(Code::EngineUnavailable, message)
+            .hint("repeat the request: the hive then chooses among the engines that are here")
+            .stage("start"),
+    )
 }
 
 fn closed() -> Failure {

@@ -23,6 +23,7 @@ use super::memory::{DeviceMemory, FreeMemory};
 use super::place::Place;
 use super::plan::{LoadPlan, StartPlan, check_support};
 use super::registry::WorkerChange;
+use super::removal::Removal;
 use super::request::StartRequest;
 use super::resident::ResidentWorker;
 use super::secret::Secret;
@@ -35,7 +36,7 @@ use super::usage::Sampler;
 use super::worker::{Status, Worker};
 use super::{restart, start, trial, usage};
 use crate::config::{Config, KeepAlive, ModelSettings};
-use crate::engine_store::EngineStore;
+use crate::engine_store::{EngineId, EngineStore};
 use crate::error::{Code, Failure, Result};
 use crate::models::{EngineSupport, Needs};
 use crate::spawn;
@@ -179,6 +180,19 @@ impl Supervisor {
         let running =
             |worker: &&Arc<Handle>| worker.engine.program.starts_with(folder) && worker.status().lives();
         handles.iter().filter(running).map(|worker| worker.pid).collect()
+    }
+
+    /// Begins the removal of an engine that is in these folders: no worker starts from there until it is dropped.
+    ///
+    /// # Errors
+    /// The process ids of the live workers that run from there.
+    pub(crate) fn begin_removal(&self, folders: Vec<PathBuf>) -> Result<Removal, Vec<u32>> {
+        Removal::begin(&self.0.shared, folders)
+    }
+
+    /// Tells which engine is to be installed on this machine, for what needs one.
+    pub(crate) fn recommend(&self, id: EngineId) {
+        self.0.shared.support.recommend(id);
     }
 
     /// The id and the file of the model of each live worker.

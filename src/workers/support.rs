@@ -6,7 +6,7 @@
 
 use std::collections::HashMap;
 use std::path::PathBuf;
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 
 use parking_lot::Mutex;
 
@@ -29,8 +29,9 @@ pub(super) struct Support {
     /// Held while programs are read. Locked only on the blocking pool.
     reading: Mutex<()>,
     tried: Tried,
-    /// The engine to install on this machine.
-    recommended: OnceLock<EngineId>,
+    /// The engine to install on this machine. Until somebody has asked what can be had
+    /// ([`recommend`](Self::recommend)), the one for its first GPU.
+    recommended: Mutex<Option<EngineId>>,
 }
 
 #[derive(Clone, Debug)]
@@ -47,14 +48,17 @@ impl Support {
             programs: Mutex::default(),
             reading: Mutex::default(),
             tried: Tried::open(file),
-            recommended: OnceLock::new(),
+            recommended: Mutex::default(),
         }
     }
 
     /// Looks at the programs of these engines, and reads those that have changed. Blocks.
     pub(super) fn look(&self, engines: &[Arc<Engine>]) {
         let _reading = self.reading.lock();
-        self.recommended.get_or_init(recommended);
+        if self.recommended.lock().is_none() {
+            let usual = usual();
+            self.recommended.lock().get_or_insert(usual);
+        }
         for engine in engines.iter().filter(|engine| engine.name != BUILTIN) {
             let Some(files) = ProgramFiles::now(&engine.program) else { continue };
             let is_known =
@@ -66,6 +70,11 @@ impl Support {
                 self.programs.lock().insert(engine.program.clone(), Program { files, told });
             }
         }
+    }
+
+    /// Tells which engine is to be installed here.
+    pub(super) fn recommend(&self, id: EngineId) {
+        *self.recommended.lock() = Some(id);
     }
 
     /// Why an engine cannot run a model with these needs; `None` where it may be able to. Waits for nothing.
@@ -121,7 +130,7 @@ impl Support {
             (true, true) => format!(" ({} does)", llama_cpp::KNOWN_VERSION),
             _ => String::new(),
         };
-        let id = self.recommended.get().copied().unwrap_or(EngineId { kind: DeviceKind::Cpu });
+        let id = self.recommended.lock().unwrap_or(EngineId { kind: DeviceKind::Cpu });
         Some(EngineAdvice { worker_id: id.to_string(), detail: format!("{who}{since}") })
     }
 
@@ -161,8 +170,8 @@ fn may_know(told: &Told, subject: &Subject) -> bool {
     }
 }
 
-/// The engine to install on this machine: for its first GPU, if it has one. Blocks.
-fn recommended() -> EngineId {
+/// The engine to install on most machines like this: for its first GPU, if it has one. Blocks.
+fn usual() -> EngineId {
     EngineId { kind: gpus::sample().first().and_then(|gpu| gpu.device.kind()).unwrap_or(DeviceKind::Cpu) }
 }
 

@@ -29,11 +29,14 @@ use super::{causes, identity, log_follow, start, stop};
 use crate::config::KeepAlive;
 use crate::error::{Code, Failure, Result};
 use crate::spawn;
+use crate::text::clip;
 
 /// How long a worker that no longer answers may take to be seen to have ended.
 const END_AFTER_SILENCE: Duration = Duration::from_millis(500);
 /// The last lines of what a program printed that go with a failure.
 const TAIL_LINES: usize = 20;
+/// The most characters of a line that a failure quotes: it may have two paths.
+const LONGEST_QUOTE: usize = 400;
 
 /// What a worker tries, and with what.
 #[derive(Clone, Debug)]
@@ -115,7 +118,9 @@ pub(super) async fn describe(shared: &Shared, name: &str, program: &Path) -> Res
 }
 
 fn undescribed(name: &str, none: &NoAnswer, stage: &str) -> TryError {
-    let mut failure = Failure::new(Code::WorkerFailed, format!("'{name}' does not run: {none}"))
+    let told = none.exit.and_then(|_| causes::told(&none.lines));
+    let said = told.map_or_else(String::new, |line| format!(" ({})", clip(line.trim(), LONGEST_QUOTE)));
+    let mut failure = Failure::new(Code::WorkerFailed, format!("'{name}' does not run: {none}{said}"))
         .hint(causes::next_step(none.exit, &none.lines, false))
         .stage(stage);
     failure.exit_code = none.exit.and_then(|exit| exit.code);

@@ -10,6 +10,7 @@ use tokio_util::sync::CancellationToken;
 use crate::client;
 use crate::config::{Config, DeviceKind};
 use crate::engine_store::{EngineId, Measured};
+use crate::engines::harmless::harmless;
 use crate::error::{Code, Failure, Result};
 use crate::models::Catalog;
 use crate::n;
@@ -178,7 +179,7 @@ impl Try<'_> {
 
     /// Notes and tells what is no failure.
     pub(super) fn remark(&mut self, remark: String) {
-        n!("worker_install_try", "Note: {remark}");
+        n!("worker_install_try", "Note: {}", harmless(&remark));
         self.proof.remarks.push(remark);
     }
 

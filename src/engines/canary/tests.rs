@@ -174,6 +174,17 @@ async fn what_a_build_does_wrong_is_told_with_its_stage_and_a_next_step() {
             "exit code 127",
             "install the package libgomp1",
         ),
+        (
+            Script {
+                version: "echo \"/lib/x86_64-linux-gnu/libc.so.6: version \\`GLIBC_2.38' not found (required by x)\" \
+                          >&2; exit 1",
+                ..SOUND
+            },
+            "start",
+            "exit code 1 (/lib/x86_64-linux-gnu/libc.so.6: version `GLIBC_2.38' not found (required by x))",
+            "a newer system, which has GLIBC_2.38: use an older version of the engine, or one that is built on this \
+             machine (WorkerInstall with \"from\": \"source\"",
+        ),
         (Script { version: "kill -ILL $$", ..SOUND }, "start", "SIGILL", "another processor"),
         (Script { devices: "exit 3", ..SOUND }, "devices", "exit code 3", "log"),
         (
@@ -209,6 +220,17 @@ async fn what_a_build_does_wrong_is_told_with_its_stage_and_a_next_step() {
         assert!(failure.hint.as_ref().unwrap().contains(hint), "{failure:?}");
         assert!(log.contains(&failure.message), "{log}");
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_build_for_another_kind_of_system_is_told_as_such() {
+    let hive = Hive::new();
+    let program = hive.build("new", SOUND);
+    std::fs::write(&program, "#!/no/such/linker\n").unwrap();
+    let (failure, _) = refused(hive.prove("llama-server-cpu", program, None).await);
+    assert_eq!(failure.stage.as_deref(), Some("start"));
+    assert!(failure.message.ends_with("is not here"), "{failure:?}");
+    assert!(failure.hint.unwrap().contains("another kind of system"));
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::io;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::sync::Arc;
@@ -22,6 +23,8 @@ use crate::workers::exit::Exit;
 use crate::workers::gpus::{self, Gpu};
 use crate::workers::route::Route;
 
+/// What the system means by a file that is not there, where the program is.
+const LACKS_LINKER: &str = "its dynamic linker, or the interpreter that its first line names, is not here";
 /// How long an engine may take to describe itself: the first use of a GPU's driver takes seconds.
 pub(in crate::workers) const ANSWER_LIMIT: Duration = Duration::from_secs(15);
 
@@ -294,7 +297,11 @@ async fn ask(program: &Path, flag: &str, limit: Duration) -> Result<String, NoAn
     let none = |why: String| NoAnswer { exit: None, why, lines: Vec::new() };
     let answer = tokio::time::timeout(limit, command.output()).await;
     let answer = answer.map_err(|_| none(format!("{flag} did not answer within {}", in_words(limit))))?;
-    let output = answer.map_err(|error| none(error.to_string()))?;
+    let output = answer.map_err(|error| {
+        let lacks_linker = error.kind() == io::ErrorKind::NotFound && program.exists();
+        let why = if lacks_linker { LACKS_LINKER.to_owned() } else { error.to_string() };
+        NoAnswer { lines: vec![why.clone()], ..none(why) }
+    })?;
     let printed =
         [output.stdout, output.stderr].map(|output| String::from_utf8_lossy(&output).into_owned()).concat();
     if output.status.success() {

@@ -3,6 +3,8 @@
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
+use rustix::process::Signal;
+
 use super::*;
 use crate::config::FlashAttention;
 use crate::engine_store::{Build, EngineId, Measured, Provenance};
@@ -215,6 +217,69 @@ async fn a_worker_keeps_the_build_that_it_was_started_with_also_across_a_restart
     let folder = |program: &Path| program.parent().unwrap().to_owned();
     assert_eq!(hive.workers.running_from(&folder(&first)), [worker.pid]);
     assert_eq!(hive.workers.running_from(&folder(&second)), [other.pid]);
+    hive.finish().await;
+}
+
+#[tokio::test]
+async fn a_worker_and_the_removal_of_its_engine_exclude_each_other() {
+    let hive = Hive::new();
+    let program = install(&hive, "llama-server-cpu", "b1", None);
+    let folders = || vec![program.parent().unwrap().to_owned()];
+    hive.workers.look_again().await;
+    let run = async || {
+        let worker = hive.start("healthy").await.unwrap();
+        assert_eq!(hive.workers.begin_removal(folders()).unwrap_err(), [worker.pid]);
+        hive.workers.stop(worker.pid, LONG).await.unwrap();
+    };
+    let refuse = async || {
+        let failure = hive.start("healthy").await.unwrap_err();
+        assert_eq!((failure.code, failure.stage.as_deref()), (Code::EngineUnavailable, Some("start")));
+        assert!(failure.message.contains("'llama-server-cpu' was removed while"), "{failure:?}");
+        assert!(hive.workers.list().is_empty());
+    };
+    run().await;
+    let removal = hive.workers.begin_removal(folders()).unwrap();
+    refuse().await;
+    drop(removal);
+    run().await;
+    // One that is gone since the engines were found.
+    hive.store.remove("llama-server-cpu".parse().unwrap(), None).unwrap();
+    refuse().await;
+    hive.finish().await;
+}
+
+#[tokio::test]
+async fn a_build_whose_workers_crash_again_and_again_names_the_way_back() {
+    let hive = Hive::new();
+    install(&hive, "llama-server-cpu", "b1", None);
+    install(&hive, "llama-server-cpu", "b2", None);
+    hive.workers.look_again().await;
+    // Gives what is told of the crash.
+    let crash = async |with: Signal| {
+        let worker = hive.start("healthy").await.unwrap();
+        let mut changes = hive.workers.changes();
+        signal(worker.pid, with);
+        change(&mut changes, |change| change.cause == Some(Cause::Crash)).await.message.unwrap()
+    };
+    for _ in 0..2 {
+        assert!(!crash(Signal::ABORT).await.contains("goes back"));
+    }
+    let served = hive.start("healthy").await.unwrap();
+    hive.workers.stop(served.pid, LONG).await.unwrap();
+    for _ in 0..2 {
+        assert!(!crash(Signal::ABORT).await.contains("goes back"), "one has served well meanwhile");
+    }
+    assert!(!crash(Signal::KILL).await.contains("goes back"), "that is the want of memory, or a person");
+    assert_eq!(hive.workers.engine_troubles().await, [] as [String; 0]);
+    let told = crash(Signal::ABORT).await;
+    assert!(
+        told.contains("3 workers in a row have crashed since llama-server-cpu b2 was installed"),
+        "{told}"
+    );
+    let [trouble] = &hive.workers.engine_troubles().await[..] else { panic!("HiveCheck tells it") };
+    assert!(told.ends_with(trouble), "{told}");
+    let way_back = r#"{"WorkerInstall":{"worker_id":"llama-server-cpu","version":"b1"}} goes back"#;
+    assert!(trouble.contains(way_back), "{trouble}");
     hive.finish().await;
 }
 
