@@ -1,10 +1,12 @@
 //! The flow of an install. Each step may be stopped: what was fetched stays for the next try, everything else goes.
 
 use serde::Serialize;
+use tokio::sync::OwnedMutexGuard;
 use tokio_util::sync::CancellationToken;
 
 use super::canary::{Candidate, Proof};
 use super::fetch::{Archive, LocalArchive};
+use super::harmless::harmless;
 use super::parts::{Engines, id_of};
 use super::plan::{InstallPlan, SourcesFrom, Wanted, Way};
 use super::shown::InstalledEngine;
@@ -16,6 +18,9 @@ use crate::error::{Code, Failure, Result};
 use crate::narration::waiting_for;
 use crate::text::bytes;
 use crate::{disk, n};
+
+/// The key of the turn of builds from source.
+const BUILDS: &str = "builds from source";
 
 /// What a caller asks for.
 #[derive(Clone, Debug)]
@@ -65,14 +70,7 @@ impl Engines {
         stop: &CancellationToken,
     ) -> Result<InstalledEngine> {
         let id = id_of(&request.worker_id)?;
-        let key = id.to_string();
-        let _turn = {
-            let _waiting = waiting_for(format!("another install of {id}"));
-            tokio::select! {
-                () = stop.cancelled() => return Err(stopped()),
-                turn = self.turns.take(&key) => turn,
-            }
-        };
+        let _turn = self.turn(id.to_string(), format!("another install of {id}"), stop).await?;
         let plan = tokio::select! {
             () = stop.cancelled() => return Err(stopped()),
             plan = self.plan(id, &request.version, request.from) => plan?,
@@ -83,7 +81,7 @@ impl Engines {
                 let installed = self.on_disk(move |store| Ok(store.get(id))).await?;
                 installed.ok_or_else(|| Failure::internal("an installed engine is gone"))?
             }
-            Way::RollBack => self.on_disk(move |store| store.roll_back(id)).await?,
+            Way::RollBack => self.change(move |store| store.roll_back(id)).await?,
             Way::Unpack(engine, libraries) => {
                 check_room(&plan)?;
                 self.install_archives(&plan, engine, libraries.as_deref(), stop).await?
@@ -94,15 +92,7 @@ impl Engines {
             }
         };
         if !matches!(plan.way, Way::Nothing) {
-            self.workers.look_again().await;
-            let previous = installed.previous.as_ref();
-            let before = previous.map_or_else(String::new, |previous| {
-                format!(
-                    "; version {} stays for a while, and WorkerInstall with it goes back",
-                    previous.version
-                )
-            });
-            n!("worker_install", "✅ {id} {} is used from now on{before}", installed.current.version);
+            self.tell_installed(&installed).await;
             let workers = self.workers.clone();
             self.on_disk(move |store| {
                 store.sweep(|folder| !workers.running_from(folder).is_empty());
@@ -111,6 +101,20 @@ impl Engines {
             .await?;
         }
         Ok(self.shown(installed))
+    }
+
+    /// Waits until nobody else does what has that key.
+    async fn turn(
+        &self,
+        key: String,
+        waits_for: String,
+        stop: &CancellationToken,
+    ) -> Result<OwnedMutexGuard<()>> {
+        let _waiting = waiting_for(waits_for);
+        tokio::select! {
+            () = stop.cancelled() => Err(stopped()),
+            turn = self.turns.take(&key) => Ok(turn),
+        }
     }
 
     async fn install_archives(
@@ -148,6 +152,8 @@ impl Engines {
         stop: &CancellationToken,
     ) -> Result<Installed> {
         let (id, machine) = (plan.id, self.machine().await?);
+        // They share sources, and one takes all processors.
+        let _turn = self.turn(BUILDS.to_owned(), "another build from source".to_owned(), stop).await?;
         let (sources, local) = match sources {
             SourcesFrom::Release(archive) => {
                 let local = self.bring(archive, stop).await?;
@@ -179,6 +185,7 @@ impl Engines {
         let installed = self.prove_and_promote(&plan, made, stop).await;
         if is_over(&installed) {
             self.discard([local.as_ref(), None]).await;
+            source::clean(&request.cache, id.kind).await?;
         }
         installed
     }
@@ -213,7 +220,28 @@ impl Engines {
         }
         let build = Build::new(plan.version.clone(), program, plan.from);
         let build = Build { reported_version, archive_sha256, measured, ..build };
-        self.on_disk(move |store| store.promote(draft, id, build)).await
+        self.change(move |store| store.promote(draft, id, build)).await
+    }
+
+    /// Says what becomes of an engine that was installed.
+    async fn tell_installed(&self, installed: &Installed) {
+        let (id, version) = (installed.id, &installed.current.version);
+        let name = id.to_string();
+        if let Some((_, why)) = self.workers.unusable_engines().await.iter().find(|(own, _)| *own == name) {
+            n!(warn: "worker_install", "{id} {version} cannot be used: {}", harmless(why));
+            return;
+        }
+        let engines = self.workers.engines().await;
+        let first = engines.iter().take_while(|engine| engine.name != name);
+        let first: Vec<_> = first.map(|engine| format!("'{}'", engine.name)).collect();
+        let use_of_it = match &first[..] {
+            [] => "is used from now on".to_owned(),
+            first => format!("is installed, and is used where {} cannot be", first.join(" and ")),
+        };
+        let before = installed.previous.as_ref().map_or_else(String::new, |previous| {
+            format!("; version {} stays for a while, and WorkerInstall with it goes back", previous.version)
+        });
+        n!("worker_install", "✅ {id} {version} {use_of_it}{before}");
     }
 
     /// Removes archives that are not needed any more. One that stays is replaced by the next install of that version.
@@ -229,10 +257,12 @@ impl Engines {
 impl InstallPlan {
     fn in_words(&self) -> String {
         let Self { id, version, reason, .. } = self;
-        match self.transfer_bytes.filter(|transfer| *transfer > 0) {
-            Some(transfer) => format!("{id} {version}: {reason}; {} to fetch", bytes(transfer)),
-            None => format!("{id} {version}: {reason}"),
-        }
+        let to_fetch = match self.transfer_bytes {
+            Some(0) => String::new(),
+            Some(transfer) => format!("; {} to fetch", bytes(transfer)),
+            None => "; nobody says how much there is to fetch".to_owned(),
+        };
+        format!("{id} {version}: {reason}{to_fetch}")
     }
 }
 

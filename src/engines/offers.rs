@@ -8,7 +8,8 @@ use super::choose::choose;
 use super::fetch::Archive;
 use super::machine::{KindHere, Machine};
 use super::parts::{Engines, id_of};
-use super::release::KnownRelease;
+use super::plan::{or_from_source, version_of_archive};
+use super::release::{KnownRelease, LATEST};
 use super::shown::{instant, name_of};
 use super::source;
 use crate::config::DeviceKind;
@@ -16,7 +17,8 @@ use crate::engine_store::{EngineId, Provenance, llama_cpp};
 use crate::error::{Code, Failure, Result};
 use crate::time::Instant;
 
-/// How old an answer of the releases may be.
+/// How old an answer of the releases may be, unless somebody asks for a new one: the API may be asked only a few dozen
+/// times an hour.
 const FRESH: Duration = Duration::from_secs(600);
 
 /// An engine that could be had here.
@@ -47,12 +49,14 @@ pub(crate) struct Offer {
 }
 
 impl Engines {
-    /// The engines for the devices of this machine, the recommended one first.
-    pub(crate) async fn offers(&self) -> Result<Vec<Offer>> {
+    /// The engines for the devices of this machine, the recommended one first. `asks_anew` asks the releases even if
+    /// they were asked a moment ago.
+    pub(crate) async fn offers(&self, asks_anew: bool) -> Result<Vec<Offer>> {
         let machine = self.machine().await?;
+        let fresh = if asks_anew { Duration::ZERO } else { FRESH };
         let known = match self.settings.archive {
             Some(_) => None,
-            None => Some(self.releases.find(&self.settings.version, FRESH).await),
+            None => Some(self.releases.find(&self.settings.version, fresh).await),
         };
         let installed = self.on_disk(|store| Ok(store.installed())).await?;
         let offer = |here: &KindHere| {
@@ -73,6 +77,8 @@ impl Engines {
                 Some(Provenance::Source) => format!("{why}; it is built on this machine from source"),
                 _ => why.to_owned(),
             };
+            // What a model needs is told without asking anybody: it is this from now on.
+            self.workers.recommend(best.id);
         }
         offers.sort_by_key(|offer| !offer.recommended);
         Ok(offers)
@@ -84,7 +90,7 @@ impl Engines {
     /// [`Code::EngineNotFound`]: there is none, or not for this machine.
     pub(crate) async fn offer_of(&self, worker_id: &str) -> Result<Offer> {
         let id = id_of(worker_id)?;
-        let found = self.offers().await?.into_iter().find(|offer| offer.id == id);
+        let found = self.offers(false).await?.into_iter().find(|offer| offer.id == id);
         found.ok_or_else(|| {
             let message =
                 format!("{id} is not for this machine, which has no device of the kind {}", id.kind);
@@ -118,8 +124,16 @@ impl Engines {
         match known {
             None => match Archive::of_settings(&self.settings) {
                 Some(Err(failure)) => offer.problem = Some(in_words(&failure)),
-                _ => offer.from = Some(Provenance::Archive),
+                named => {
+                    let archive = named.and_then(Result::ok);
+                    offer.version =
+                        archive.map(|archive| version_of_archive(&archive.name, &self.settings.version));
+                    offer.from = Some(Provenance::Archive);
+                }
             },
+            Some(Err(failure)) if self.settings.version == LATEST => {
+                offer.problem = Some(in_words(&or_from_source(failure.clone(), machine, id)));
+            }
             Some(Err(failure)) => offer.problem = Some(in_words(failure)),
             Some(Ok(KnownRelease { release, at, .. })) => {
                 offer.version = Some(release.tag.clone());

@@ -1,7 +1,8 @@
 //! What installs engines: its parts, and what is installed.
 
+use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use super::canary::Canary;
 use super::fetch::Archives;
@@ -12,6 +13,7 @@ use crate::config::{Config, EngineBuilds};
 use crate::engine_store::{EngineId, EngineStore, Installed};
 use crate::error::{Code, Failure, Result};
 use crate::models::Catalog;
+use crate::narration::waiting_for;
 use crate::requests::Ledger;
 use crate::spawn;
 use crate::turns::Turns;
@@ -26,7 +28,8 @@ pub struct Engines {
     pub(super) releases: Releases,
     pub(super) archives: Archives,
     pub(super) canary: Canary,
-    /// The engines that are being installed or removed: a second change of one waits for the first.
+    /// The engines that are being installed or removed: a second change of one waits for the first, and so does a
+    /// second build from source.
     pub(super) turns: Arc<Turns<String>>,
 }
 
@@ -89,31 +92,30 @@ impl Engines {
     /// [`Code::EngineNotFound`]; [`Code::EngineInUse`] naming the workers that run it.
     pub(crate) async fn remove(&self, worker_id: &str, version: Option<String>) -> Result<(EngineId, u64)> {
         let id = id_of(worker_id)?;
-        let _turn = self.turns.take(worker_id).await;
-        if let Some(installed) = self.on_disk(move |store| Ok(store.get(id))).await? {
-            let goes = |its: &str| version.as_ref().is_none_or(|version| version == its);
-            let builds = std::iter::once(&installed.current).chain(&installed.previous);
-            let folders =
-                builds.filter(|build| goes(&build.version)).map(|build| self.store.folder_of(build));
-            let workers: Vec<_> = folders
-                .flat_map(|folder| self.workers.running_from(&folder))
-                .map(|pid| pid.to_string())
-                .collect();
-            if !workers.is_empty() {
-                let message = format!("{id} is run by worker(s) {}", workers.join(", "));
-                return Err(Failure::new(Code::EngineInUse, message)
-                    .hint("stop them first: ModelUnload, or WorkerProcessDelete for each"));
-            }
-        }
-        let freed = self.on_disk(move |store| store.remove(id, version.as_deref())).await?;
-        self.workers.look_again().await;
-        Ok((id, freed))
+        let _turn = {
+            let _waiting = waiting_for(format!("the install of {id} to end"));
+            self.turns.take(worker_id).await
+        };
+        let installed = self.on_disk(move |store| Ok(store.get(id))).await?;
+        let builds = installed.iter().flat_map(|it| std::iter::once(&it.current).chain(&it.previous));
+        let goes = |its: &str| version.as_ref().is_none_or(|version| version == its);
+        let folders: Vec<PathBuf> =
+            builds.filter(|build| goes(&build.version)).map(|build| self.store.folder_of(build)).collect();
+        let removal = self.workers.begin_removal(folders).map_err(|pids| in_use(id, &pids))?;
+        let freed = self.change(move |store| {
+            let freed = store.remove(id, version.as_deref());
+            drop(removal);
+            freed
+        });
+        Ok((id, freed.await?))
     }
 
     /// Counts that the engines that workers run now were used for so long, and removes the versions that have had
-    /// their time.
+    /// their time. While nothing is installed, it also removes what earlier installs have left.
     pub(crate) async fn count_use(&self, time: Duration) {
         let (workers, keep) = (self.workers.clone(), *self.settings.keep_previous);
+        let idle: Option<Vec<_>> =
+            EngineId::ALL.iter().map(|id| self.turns.try_take(&id.to_string())).collect();
         let counted = self.on_disk(move |store| {
             for installed in store.installed() {
                 let is_used = !workers.running_from(&store.folder_of(&installed.current)).is_empty();
@@ -123,6 +125,9 @@ impl Engines {
             }
             let retired = store.retire(keep)?;
             store.sweep(|folder| !workers.running_from(folder).is_empty());
+            if idle.is_some() {
+                store.drop_leftovers(SystemTime::now());
+            }
             Ok(retired)
         });
         match counted.await {
@@ -137,6 +142,21 @@ impl Engines {
             }
             Err(failure) => tracing::warn!(%failure, "could not count the use of engines"),
         }
+    }
+
+    /// Changes what is installed, and has the workers look for engines again: to its end, even where the job that
+    /// asked for it ends meanwhile.
+    pub(super) async fn change<T: Send + 'static>(
+        &self,
+        change: impl FnOnce(&EngineStore) -> Result<T> + Send + 'static,
+    ) -> Result<T> {
+        let engines = self.clone();
+        let changed = spawn::detached(async move {
+            let changed = engines.on_disk(change).await?;
+            engines.workers.look_again().await;
+            Ok(changed)
+        });
+        changed.await.map_err(|error| Failure::internal("a change of the engines panicked").detail(error))?
     }
 
     /// Does something with the store, on the blocking pool.
@@ -154,6 +174,12 @@ impl Engines {
     }
 }
 
+fn in_use(id: EngineId, pids: &[u32]) -> Failure {
+    let pids: Vec<_> = pids.iter().map(ToString::to_string).collect();
+    Failure::new(Code::EngineInUse, format!("{id} is run by worker(s) {}", pids.join(", ")))
+        .hint("stop them first: ModelUnload, or WorkerProcessDelete for each")
+}
+
 /// The engine of that id.
 ///
 /// # Errors
@@ -166,4 +192,57 @@ pub(super) fn id_of(worker_id: &str) -> Result<EngineId> {
             ids.join(", ")
         ))
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt;
+    use std::time::Instant;
+
+    use super::*;
+    use crate::engine_store::{Build, Provenance};
+
+    const CPU: &str = "llama-server-cpu";
+
+    fn engines(folder: &std::path::Path) -> Engines {
+        let mut config = Config {
+            data_dir: folder.join("data"),
+            models_dirs: vec![folder.to_owned()],
+            hub_cache: Some(PathBuf::new()),
+            worker_program: Some("/no/such/program".into()),
+            ..Config::default()
+        };
+        config.llama_server.enabled = false;
+        let store = EngineStore::open(config.engines_dir());
+        let workers = Supervisor::new(&config, store.clone()).unwrap();
+        let catalog = Catalog::new(&config).unwrap();
+        Engines::new(&config, store, workers, &catalog, Ledger::default()).unwrap()
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_change_is_seen_by_the_workers_also_where_its_job_is_dropped() {
+        let folder = tempfile::tempdir().unwrap();
+        let engines = engines(folder.path());
+        let names = async || {
+            let found = engines.workers.engines().await;
+            found.iter().map(|engine| engine.name.clone()).collect::<Vec<_>>()
+        };
+        assert_eq!(names().await, ["builtin"]);
+        let id = id_of(CPU).unwrap();
+        let draft = engines.store.draft(id).unwrap();
+        let program = draft.path().join("llama-server");
+        std::fs::write(&program, "#!/bin/sh\necho 'version: 1'\n").unwrap();
+        std::fs::set_permissions(&program, std::fs::Permissions::from_mode(0o755)).unwrap();
+        let build = Build::new("b1".to_owned(), program, Provenance::Release);
+        tokio::select! {
+            biased;
+            changed = engines.change(move |store| store.promote(draft, id, build)) => panic!("{changed:?}"),
+            () = std::future::ready(()) => {}
+        }
+        let started = Instant::now();
+        while names().await != [CPU, "builtin"] {
+            assert!(started.elapsed() < Duration::from_secs(30), "{:?}", names().await);
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    }
 }

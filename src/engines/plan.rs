@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::choose::{Chosen, Unfit, choose};
 use super::fetch::{Archive, Place};
+use super::harmless::harmless;
 use super::machine::Machine;
 use super::parts::Engines;
 use super::release::LATEST;
@@ -118,7 +119,14 @@ impl Engines {
         if let Some(archive) = Archive::of_settings(&self.settings) {
             return self.of_settings(id, archive?, version, from).await;
         }
-        let known = self.releases.find(version, FRESH).await?;
+        if from == Wanted::Auto && is_of_package(version) {
+            return self.of_sources(id, version, &machine, None).await;
+        }
+        let known = self.releases.find(version, FRESH).await;
+        let known = known.map_err(|failure| match (from, version) {
+            (Wanted::Auto, LATEST) => or_from_source(failure, &machine, id),
+            _ => failure,
+        })?;
         let tag = known.release.tag.clone();
         if let Some(plan) = self.installed_already(id, &tag, from).await? {
             return Ok(plan);
@@ -142,14 +150,15 @@ impl Engines {
             return Ok(plan);
         }
         let reason = format!("the settings name the archive {}", archive.name);
+        let size = self.archives.size_of(&archive).await?;
         let sizes = match &archive.place {
             // What is on this machine is not fetched.
-            Place::Here(path) => {
-                let size = std::fs::metadata(path).map_or(0, |metadata| metadata.len());
-                Sizes { transfer: Some(0), needed: size.saturating_mul(UNPACKED) }
+            Place::Here(_) => {
+                Sizes { transfer: Some(0), needed: size.unwrap_or_default().saturating_mul(UNPACKED) }
             }
-            _ => Sizes::of_archive(archive.size),
+            _ => Sizes::of_archive(size),
         };
+        let archive = Archive { size, ..archive };
         let way = Way::Unpack(Box::new(archive), None);
         self.planned(id, version, Provenance::Archive, sizes, way, reason).await
     }
@@ -178,8 +187,7 @@ impl Engines {
             let message = format!("{id} cannot be installed here: {why}{}", failure.message);
             Failure { code: Code::EngineUnavailable, message, ..failure }
         })?;
-        let is_of_package = version != LATEST && version.starts_with(|c: char| c.is_ascii_digit());
-        let release = match is_of_package {
+        let release = match is_of_package(version) {
             true => None,
             false => self.release_with_sources(version, machine).await?,
         };
@@ -221,7 +229,8 @@ impl Engines {
         let known = match self.releases.find(version, FRESH).await {
             Ok(known) => known,
             Err(failure) if version == LATEST && machine.tools.python.is_some() => {
-                n!("worker_install_release", "The newest release cannot be asked for ({failure})");
+                let why = failure.to_string();
+                n!("worker_install_release", "The newest release cannot be asked for ({})", harmless(&why));
                 return Ok(None);
             }
             Err(failure) => return Err(failure),
@@ -240,7 +249,8 @@ impl Engines {
         let Some(installed) = self.on_disk(move |store| Ok(store.get(id))).await? else { return Ok(None) };
         let matches = |its: &crate::engine_store::Build| {
             let is_as_wanted = from != Wanted::Source || its.from == Provenance::Source;
-            its.version == version && is_as_wanted
+            // One whose files somebody has removed is installed anew.
+            its.version == version && is_as_wanted && its.program.exists()
         };
         let (way, build, reason) = if matches(&installed.current) {
             (Way::Nothing, &installed.current, "it is installed already")
@@ -291,9 +301,27 @@ impl Engines {
     }
 }
 
+/// Whether that is a version of the source distribution, and of no release.
+fn is_of_package(version: &str) -> bool {
+    version.starts_with(|c: char| c.is_ascii_digit())
+}
+
+/// The failure to ask for the newest release, with the way that goes without. No install takes that by itself, because
+/// it takes long.
+pub(super) fn or_from_source(mut failure: Failure, machine: &Machine, id: EngineId) -> Failure {
+    if machine.tools.python.is_some() && source::check_tools(&machine.tools, id.kind).is_ok() {
+        let hint = failure.hint.take().map_or_else(String::new, |hint| format!("{hint}; or: "));
+        let install = serde_json::json!({ "worker_id": id, "from": "source" });
+        failure.hint = Some(format!(
+            "{hint}WorkerInstall {install} builds it on this machine, from sources that pip fetches"
+        ));
+    }
+    failure
+}
+
 /// The version of an archive that the settings name: the one that was asked for, else the release in its name, else
 /// its name.
-fn version_of_archive(name: &str, asked: &str) -> String {
+pub(super) fn version_of_archive(name: &str, asked: &str) -> String {
     let is_release = |part: &&str| {
         part.strip_prefix('b')
             .is_some_and(|digits| !digits.is_empty() && digits.bytes().all(|c| c.is_ascii_digit()))
@@ -314,6 +342,26 @@ fn missing(id: EngineId, why: String) -> Failure {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::engines::machine::{Libc, Tools};
+
+    #[test]
+    fn who_cannot_ask_for_a_release_is_told_how_to_build_where_that_can_be_done() {
+        let [cpu, cuda] = [DeviceKind::Cpu, DeviceKind::Cuda].map(|kind| EngineId { kind });
+        let here = |name: &str| Some(std::path::PathBuf::from(name));
+        let tools =
+            Tools { cmake: here("cmake"), cxx: here("c++"), python: here("python3"), ..Tools::default() };
+        let mut machine =
+            Machine { os: "linux", arch: "x86_64", libc: Libc::Glibc, kinds: Vec::new(), tools };
+        let lost = || Failure::new(Code::DownloadFailed, "no answer").hint("check the network");
+        let hint = |machine: &Machine, id| or_from_source(lost(), machine, id).hint.unwrap();
+        let told = hint(&machine, cpu);
+        assert!(told.starts_with("check the network; or: WorkerInstall {"), "{told}");
+        assert!(told.contains(r#""worker_id":"llama-server-cpu""#) && told.contains(r#""from":"source""#));
+        assert_eq!(hint(&machine, cuda), "check the network", "there is no compiler of CUDA");
+        machine.tools.python = None;
+        assert_eq!(hint(&machine, cpu), "check the network", "there is no pip");
+        assert!(is_of_package("0.3.36") && !is_of_package("b6789") && !is_of_package(LATEST));
+    }
 
     #[test]
     fn an_archive_of_the_settings_has_a_version() {

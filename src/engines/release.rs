@@ -20,6 +20,7 @@ use serde_json::{Map, Value};
 use sha2::{Digest, Sha256};
 
 use super::archive_name::ArchiveName;
+use super::harmless::harmless;
 use crate::config::{Config, EngineBuilds};
 use crate::error::{Code, Failure, Result};
 use crate::files::versioned::{self, VERSION, first_version};
@@ -200,12 +201,21 @@ impl Releases {
     /// it has no archives; [`Code::ConfigInvalid`] where the address of the settings is none; and why the server could
     /// not be asked, where nothing is remembered.
     pub async fn find(&self, version: &str, fresh: Duration) -> Result<KnownRelease> {
-        let first = self.ask(version, fresh).await?;
-        let Some(tag) = first.release.points_to.clone() else { return self.with_archives(first) };
-        n!(debug: "worker_install_release", "Release {} has its archives in {tag}", first.release.tag);
-        let mut second = self.ask(&tag, fresh).await?;
-        second.problem = second.problem.or(first.problem);
-        self.with_archives(second)
+        let mut known = self.ask(version, fresh).await?;
+        if let Some(tag) = known.release.points_to.clone() {
+            n!(debug: "worker_install_release", "Release {} has its archives in {tag}", known.release.tag);
+            let first = std::mem::replace(&mut known, self.ask(&tag, fresh).await?);
+            known.problem = known.problem.or(first.problem);
+        }
+        if let Some(problem) = &known.problem {
+            let age = in_words(now().duration_since(known.at).unsigned_abs());
+            let problem = problem.to_string();
+            n!(
+                warn: "worker_install_release",
+                "{}: going on with release {}, as the server told it {age} ago", harmless(&problem), known.release.tag
+            );
+        }
+        self.with_archives(known)
     }
 
     fn with_archives(&self, known: KnownRelease) -> Result<KnownRelease> {

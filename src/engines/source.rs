@@ -13,9 +13,8 @@
 //! ```
 //!
 //! Invariants:
-//! - A build that is cancelled, fails or is killed keeps its folder, and the next one of the same sources and options
-//!   goes on there. One that succeeds removes it, but for the program and the log, and removes the folders of earlier
-//!   builds for that kind.
+//! - A build keeps its folder, however it ends, and the next one of the same sources and options goes on there: also
+//!   one whose program was still to prove itself. Once it has, [`clean`] removes it.
 //! - Where a build was killed, what a compiler was writing may be broken. So if the next one fails, it begins anew.
 
 mod fetched;
@@ -88,7 +87,7 @@ pub async fn build(request: &BuildRequest, stop: &CancellationToken) -> Result<B
     disk::create_private_dir(&folder).map_err(|error| unusable(&error))?;
     let runner = Runner::new(folder.join("build.log"), stop)?;
     Build { request, cmake, options, sources: &sources, folder: &folder, runner, stop }.run().await?;
-    let program = finish(request, &folder).await?;
+    let program = hand_over(request, &folder).await?;
     n!("worker_install_build", "Built llama-server {} in {}", sources.version, in_words(started.elapsed()));
     Ok(Built { version: sources.version, program, archive_sha256: sources.sha256 })
 }
@@ -204,30 +203,41 @@ fn jobs() -> u64 {
     processors.min(free_ram().0 / MEMORY_PER_JOB).max(1)
 }
 
-/// Moves the program and the log to the draft's folder, and removes the folders of this build and of earlier ones for
-/// the same kind. Returns the path of the program.
-async fn finish(request: &BuildRequest, folder: &Path) -> Result<PathBuf> {
+/// Moves the program and the log to the draft's folder. Returns the path of the program.
+async fn hand_over(request: &BuildRequest, folder: &Path) -> Result<PathBuf> {
     let (folder, draft) = (folder.to_owned(), request.draft.clone());
-    let (cache, kind) = (request.cache.clone(), of_kind(request.kind));
     let work = move || -> Result<PathBuf> {
         let program = draft.join(PROGRAM);
         let failed = |error: io::Error| Failure::io("put the built program at", &program, &error);
         disk::create_dir_all(&draft).map_err(failed)?;
         disk::rename(folder.join("out/bin").join(PROGRAM), &program).map_err(failed)?;
         disk::rename(folder.join("build.log"), draft.join("build.log")).map_err(failed)?;
-        let freed = bytes_beneath(&folder);
+        Ok(program)
+    };
+    spawn::blocking(work).await?
+}
+
+/// Removes what builds for that kind have left in the cache: nobody goes on with it, because the program of the last
+/// one is used, or does not work.
+///
+/// # Errors
+/// `internal`, which is a defect.
+pub async fn clean(cache: &Path, kind: DeviceKind) -> Result<()> {
+    let (cache, kind) = (cache.to_owned(), of_kind(kind));
+    let work = move || {
         let entries = std::fs::read_dir(&cache).into_iter().flatten().filter_map(Result::ok);
         let obsolete = entries.filter(|entry| entry.file_name().to_string_lossy().contains(&kind));
+        let mut freed = 0;
         for folder in obsolete.map(|entry| entry.path()) {
+            freed += bytes_beneath(&folder);
             // What stays takes room, and is in nobody's way.
             if let Err(error) = remove_if_there(&folder) {
                 n!(warn: "worker_install_build", "{} could not be removed: {error}", folder.display());
             }
         }
         n!("worker_install_build", "Removed what the build left: {}", text::bytes(freed));
-        Ok(program)
     };
-    spawn::blocking(work).await?
+    spawn::blocking(work).await
 }
 
 /// The bytes of the files beneath a folder.

@@ -11,7 +11,11 @@ use crate::n;
 /// Asks for every engine that could be installed here.
 #[derive(Debug, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
-pub(super) struct WorkerCatalogList {}
+pub(super) struct WorkerCatalogList {
+    /// Whether the releases are asked even if they were asked a moment ago.
+    #[serde(default)]
+    refresh: bool,
+}
 
 /// The result.
 #[derive(Debug, Serialize)]
@@ -29,7 +33,7 @@ impl Operation for WorkerCatalogList {
 
     async fn run(self, cx: Context) -> Result<Self::Output> {
         n!("worker_catalog_list", "📋 Looking which engines there are for hive '{}'", cx.hive_id);
-        let workers = cx.app.engines.offers().await?;
+        let workers = cx.app.engines.offers(self.refresh).await?;
         n!("worker_catalog_list", "Found {} engine(s) for this machine", workers.len());
         Ok(Catalog { workers })
     }

@@ -9,8 +9,8 @@ use tempfile::TempDir;
 use crate::support::builds::{crashing_build, hanging_build, working_build, wrong_build};
 use crate::support::github::{Asked, Digests, FakeGitHub, archive_name, engine_archive, hostile_archive};
 use crate::support::{
-    Daemon, SmallDisk, client, data_lines, files_beneath, folder, process_runs, skipped, until, write_model,
-    write_model_that_says,
+    Daemon, Gpus, Scripted, SmallDisk, TestHive, client, data_lines, files_beneath, folder, process_runs,
+    skipped, until, write_foreign_model, write_model, write_model_that_says,
 };
 
 const CPU: &str = "llama-server-cpu";
@@ -47,10 +47,23 @@ impl Place {
 
     /// Starts the hive, which trusts the stand-in's certificate.
     async fn start(&self) -> Daemon {
+        self.start_with(&[]).await
+    }
+
+    /// The same, with more in its environment.
+    async fn start_with(&self, more: &[(&str, String)]) -> Daemon {
         let of = |name: &str| self.dir.path().join(name).to_str().expect("UTF-8").to_owned();
         let (settings, authority) = (of("hive.toml"), of("authority.pem"));
-        let environment = [("SSL_CERT_FILE", authority.as_str())];
+        let more = more.iter().map(|(name, value)| (*name, value.as_str()));
+        let environment: Vec<_> = more.chain([("SSL_CERT_FILE", authority.as_str())]).collect();
         Daemon::start_with(self.dir.path(), &["--config", &settings], &environment).await
+    }
+
+    /// Adds to the settings.
+    fn set(&self, settings: &str) {
+        let path = self.dir.path().join("hive.toml");
+        let before = std::fs::read_to_string(&path).expect("settings");
+        std::fs::write(path, before + settings).expect("settings");
     }
 
     /// Publishes a release with this program in its archive, and with so many bytes that cannot be compressed.
@@ -197,6 +210,158 @@ async fn the_real_llama_server_is_installed_used_updated_gone_back_to_and_remove
         return;
     };
     live_and_die(|_| format!("#!/bin/sh\nexec '{program}' \"$@\"\n").into_bytes()).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_version_that_is_slower_than_the_one_before_is_told_and_not_used() {
+    let place = Place::new().await;
+    let [old, slow, fast] = std::array::from_fn(|_| Scripted::new());
+    let first = old.build("b1001", 50);
+    place.publish("b1001", &first, 0);
+    let hive = place.start().await;
+    write_model(&place.dir.path().join("models"), "m");
+    let speed = |installed: &Value| {
+        assert_eq!(installed["measured"]["model"], "m", "{installed}");
+        installed["measured"]["tokens_per_second"].as_f64().map(f64::round)
+    };
+    assert_eq!(speed(&hive.succeed(&install("latest")).await), Some(50.0));
+
+    place.publish("b1002", &slow.build("b1002", 20), 0);
+    let refused = hive.fail(&install("latest")).await;
+    assert_eq!((&refused["code"], &refused["stage"]), (&json!("engine_unproven"), &json!("speed")));
+    let told = refused["message"].as_str().expect("a message");
+    for part in [
+        "with 'm' it writes 20.0 tokens a second, the version before 50.0",
+        "; b1001 stays in use; its log is ",
+    ] {
+        assert!(told.contains(part), "{told}");
+    }
+    let failed = place.still_has(&hive, &first).await;
+    assert_eq!(failed[0]["version"], "b1002", "{failed}");
+    let log = std::fs::read_to_string(failed[0]["log"].as_str().expect("a path")).expect("a log");
+    assert!(log.contains("it writes 20.0 tokens a second"), "{log}");
+    assert_eq!(hive.succeed(&json!({ "ModelLoad": { "id": "m" } })).await["engine"], CPU);
+    assert!(old.log().contains(&"start m".to_owned()) && !slow.log().contains(&"start m".to_owned()));
+
+    place.publish("b1003", &fast.build("b1003", 80), 0);
+    let updated = hive.succeed(&install("latest")).await;
+    assert_eq!((speed(&updated), &updated["previous"]["version"]), (Some(80.0), &json!("b1001")));
+    let listed = hive.succeed(&json!({ "WorkerListInstalled": {} })).await;
+    assert_eq!(listed["failed"], json!([]), "something better came");
+    hive.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_engine_is_not_removed_while_a_load_on_it_has_begun() {
+    let place = Place::new().await;
+    let scripted = Scripted::new();
+    place.publish("b1001", &scripted.build("b1001", 50), 0);
+    let hive = place.start().await;
+    hive.succeed(&install("latest")).await;
+    write_model(&place.dir.path().join("models"), "m");
+    scripted.set("m.loading");
+    let load = hive.submit(&json!({ "ModelLoad": { "id": "m" } })).await;
+    until("the load", async || scripted.log().contains(&"start m".to_owned()).then_some(())).await;
+    let remove = json!({ "WorkerRemove": { "worker_id": CPU } });
+    let refused = hive.fail(&remove).await;
+    let listed = hive.succeed(&json!({ "WorkerProcessList": {} })).await;
+    let pid = listed[0]["pid"].to_string();
+    assert_eq!(refused["code"], "engine_in_use", "{refused}");
+    assert!(refused["message"].as_str().is_some_and(|told| told.ends_with(&pid)), "{pid}: {refused}");
+    scripted.clear("m.loading");
+    hive.stream(&load).await;
+    hive.succeed(&json!({ "ModelUnload": { "id": "m" } })).await;
+    hive.succeed(&remove).await;
+    assert_eq!(files_beneath(&place.engines().join(CPU)), [] as [PathBuf; 0]);
+    hive.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_engine_whose_program_somebody_has_removed_is_installed_anew() {
+    let (place, hive) = Place::with_engine().await;
+    let get = json!({ "WorkerInstalledGet": { "worker_id": CPU } });
+    let path = hive.succeed(&get).await["path"].clone();
+    std::fs::remove_file(path.as_str().expect("a path")).expect("it is there");
+    let installed = hive.succeed(&install("latest")).await;
+    assert_eq!((&installed["version"], &installed["previous"]), (&json!("b1001"), &Value::Null));
+    place.still_has_the_first(&hive).await;
+    hive.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_releases_are_asked_anew_where_somebody_says_so_and_it_is_told_where_they_cannot_be() {
+    let place = Place::new().await;
+    place.publish("b1001", b"#!/bin/sh\n", 0);
+    let hive = place.start().await;
+    let list = |refresh: bool| json!({ "WorkerCatalogList": { "refresh": refresh } });
+    let version = |offers: &Value| offers["workers"][0]["version"].clone();
+    assert_eq!(version(&hive.succeed(&list(false)).await), "b1001");
+    place.publish("b1002", b"#!/bin/sh\n", 0);
+    assert_eq!(version(&hive.succeed(&list(false)).await), "b1001");
+    assert_eq!(place.github.count("api"), 1);
+    assert_eq!(version(&hive.succeed(&list(true)).await), "b1002");
+    place.github.limit(Some(600));
+    let job = hive.submit(&list(true)).await;
+    let stream = hive.stream(&job).await;
+    for part in
+        ["lets this address ask for no more releases for now: going on with release b1002", "\"b1002\""]
+    {
+        assert!(stream.contains(part), "{stream}");
+    }
+    hive.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_model_is_advised_what_the_catalog_recommends_once_that_was_asked() {
+    let place = Place::new().await;
+    place.set("[llama_server]\nprogram = \"/no/such/llama-server\"\n");
+    // A release for the processor alone.
+    place.publish("b1001", b"#!/bin/sh\n", 0);
+    let gpus = Gpus::new(place.dir.path(), "gpu 24564 1000 37 NVIDIA GeForce RTX 4090\n");
+    let hive = place.start_with(&gpus.environment()).await;
+    write_foreign_model(&place.dir.path().join("models"), "other");
+    let advised = async || {
+        let model = hive.succeed(&json!({ "ModelGet": { "id": "other" } })).await;
+        model["engine_advice"]["worker_id"].clone()
+    };
+    assert_eq!(advised().await, "llama-server-cuda", "nobody knows yet what can be had");
+    let offers = hive.succeed(&json!({ "WorkerCatalogList": {} })).await;
+    let best = &offers["workers"][0];
+    // Where CUDA's compiler is, it can be built.
+    assert!(best["recommended"] == true && best["problem"].is_null(), "{offers}");
+    assert_eq!(advised().await, best["id"]);
+    hive.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_size_of_an_archive_by_url_is_known_before_it_is_fetched() {
+    let github = FakeGitHub::start().await;
+    let archive = engine_archive("b1001", b"#!/bin/sh\n", 4096);
+    github.publish("b1001", &[(&archive_name("b1001"), &archive)]);
+    let asked = client().get(format!("{}/latest", github.releases)).send().await.expect("an answer");
+    let release: Value = asked.json().await.expect("JSON");
+    let url = release["assets"][0]["browser_download_url"].as_str().expect("a URL").to_owned();
+    let plan = json!({ "WorkerInstall": { "worker_id": CPU, "dry_run": true } });
+    for (url, missing) in [(url.clone(), false), (format!("{url}.missing"), true)] {
+        let hive = TestHive::start_with(|config| {
+            config.engine_builds.archive = Some(url);
+            config.engine_builds.archive_sha256 = Some("0".repeat(64));
+        })
+        .await;
+        if missing {
+            let failure = hive.fail(&plan).await;
+            assert_eq!(
+                (&failure["code"], &failure["stage"]),
+                (&json!("source_not_found"), &json!("preflight"))
+            );
+        } else {
+            let plan = hive.succeed(&plan).await;
+            assert_eq!((&plan["version"], &plan["from"]), (&json!("b1001"), &json!("archive")), "{plan}");
+            assert_eq!(plan["transfer_bytes"], archive.len(), "{plan}");
+            assert!(plan["needed_bytes"].as_u64() > Some(archive.len() as u64), "{plan}");
+        }
+        hive.stop().await;
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -55,12 +55,16 @@ class Engines {
 export const engines = new Engines();
 
 let again = false;
+/** Whether the next read has the hive ask the releases, even if it did a moment ago. */
+let asksAnew = false;
 
 /**
  * Reads what is installed, and what could be. A call during a read makes a second one.
+ * @param {boolean} [anew] whether the hive asks the releases, even if it did a moment ago
  * @returns {Promise<void>}
  */
-export async function refreshEngines() {
+export async function refreshEngines(anew = false) {
+  asksAnew ||= anew;
   if (engines.reading) {
     again = true;
     return;
@@ -91,7 +95,9 @@ async function readInstalled() {
 }
 
 async function readOffers() {
-  const answer = await run({ WorkerCatalogList: {} });
+  const refresh = asksAnew;
+  asksAnew = false;
+  const answer = await run({ WorkerCatalogList: { refresh } });
   engines.offers = answer?.workers ?? [];
   hive.changed("engines");
 }

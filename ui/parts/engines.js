@@ -44,7 +44,7 @@ class EngineList extends View {
         h("h2", { id: "engines-title" }, "Engines"),
         button(
           "Look again",
-          () => refreshEngines(),
+          () => refreshEngines(true),
           { class: "small", disabled: engines.reading > 0 },
           icon("again"),
         ),

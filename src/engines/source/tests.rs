@@ -156,6 +156,13 @@ async fn an_archive_is_built_with_progress_and_no_word_of_failure() {
     let last = narrations.iter().rev().find_map(|narration| narration.progress.as_ref()).expect("progress");
     assert_eq!(Some(last.done), last.total);
     assert!(all.iter().any(|line| line.starts_with("built llama-server b1 in ")), "{all:?}");
+
+    // It may have been stopped while it was to prove itself: then nothing is compiled anew.
+    fs::remove_dir_all(room.path("draft")).unwrap();
+    room.build(&room.request()).await.0.unwrap();
+    assert!(room.path("draft/llama-server").exists());
+    assert_eq!(room.read("first"), "ran\n", "the step that was done is not repeated");
+    clean(&room.path("cache"), DeviceKind::Cpu).await.unwrap();
     let left: Vec<_> = fs::read_dir(room.path("cache")).unwrap().collect();
     assert!(left.is_empty(), "what the build left is gone: {left:?}");
 }
@@ -200,6 +207,7 @@ async fn a_cancelled_build_leaves_no_process_and_goes_on_where_it_was() {
     assert_eq!(room.read("first"), "ran\n");
 
     // A future that is dropped ends its processes too.
+    clean(&request.cache, request.kind).await.unwrap();
     room.put("wait", "");
     room.remove("pid");
     tokio::select! {
@@ -364,6 +372,7 @@ async fn llama_cpp_is_built_from_its_sources() {
     assert!(version.status.success(), "{version:?}");
     let said = [version.stdout, version.stderr].concat();
     assert!(String::from_utf8_lossy(&said).contains(&built.version), "it tells the version of its sources");
+    clean(&request.cache, request.kind).await.unwrap();
     fs::rename(&built.program, folder.join(PROGRAM)).unwrap();
     fs::remove_dir_all(folder.join("draft")).unwrap();
 }

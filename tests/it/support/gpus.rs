@@ -53,12 +53,16 @@ impl Gpus {
              secret_env = \"RBEE_WORKER_SECRET\"\n"
         );
         std::fs::write(&config, settings).expect("a file");
-        let text = |path: &Path| path.to_str().expect("UTF-8").to_owned();
-        let (values, dir) = (text(&self.values()), text(&self.dir));
-        let environment = [("FAKE_NVML", values.as_str()), ("LD_LIBRARY_PATH", &dir)];
-        let config = text(&config);
-        let arguments = [&["--config", config.as_str()], more].concat();
+        let environment = self.environment();
+        let environment = environment.each_ref().map(|(name, value)| (*name, value.as_str()));
+        let arguments = [&["--config", config.to_str().expect("UTF-8")], more].concat();
         Daemon::start_with(&self.dir, &arguments, &environment).await
+    }
+
+    /// What makes a hive see them.
+    pub(crate) fn environment(&self) -> [(&'static str, String); 2] {
+        let text = |path: &Path| path.to_str().expect("UTF-8").to_owned();
+        [("FAKE_NVML", text(&self.values())), ("LD_LIBRARY_PATH", text(&self.dir))]
     }
 
     fn values(&self) -> PathBuf {

@@ -49,11 +49,30 @@ impl Scripted {
     /// Makes this the hive's llama-server, of one slot.
     pub(crate) fn serve_as_llama_server(&self, config: &mut Config) {
         let program = self.0.path().join("llama-server");
+        std::fs::write(&program, self.llama_server("4567 (0a1b2c3)")).expect("a file");
+        std::fs::set_permissions(&program, std::fs::Permissions::from_mode(0o755)).expect("a program");
+        config.llama_server.enabled = true;
+        config.llama_server.program = Some(program);
+    }
+
+    /// A build of llama-server that proves itself, and that says of each answer in a try that it wrote so many tokens a
+    /// second.
+    pub(crate) fn build(&self, version: &str, tokens_per_second: u32) -> Vec<u8> {
+        let message = json!({ "role": "assistant", "content": "All is well with this engine." });
+        let timings = json!({ "prompt_n": 200, "prompt_ms": 400, "predicted_n": 48,
+                              "predicted_ms": 48_000.0 / f64::from(tokens_per_second) });
+        let answer = json!({ "choices": [{ "index": 0, "message": message }], "timings": timings });
+        self.answer_with("(a try of llama-server-cpu)", &answer);
+        self.llama_server(version).into_bytes()
+    }
+
+    /// The program of a llama-server of one slot.
+    fn llama_server(&self, version: &str) -> String {
         let (folder, this) = (self.0.path().display(), std::env::current_exe().expect("this binary"));
-        let script = format!(
+        format!(
             r#"#!/bin/sh
             case ${{1-}} in
-                --version) echo "version: 4567 (0a1b2c3)" >&2; exit ;;
+                --version) echo "version: {version}" >&2; exit ;;
                 --list-devices) echo "Available devices:"; exit ;;
             esac
             while [ $# -gt 0 ]; do
@@ -64,11 +83,7 @@ impl Scripted {
             exec '{}' --exact support::scripted::serve --ignored --nocapture
             "#,
             this.display()
-        );
-        std::fs::write(&program, script).expect("a file");
-        std::fs::set_permissions(&program, std::fs::Permissions::from_mode(0o755)).expect("a program");
-        config.llama_server.enabled = true;
-        config.llama_server.program = Some(program);
+        )
     }
 
     /// Makes a program the hive's llama-server that ends every load with this line. Returns its path.
