@@ -153,24 +153,32 @@ impl Form {
         if self.group == WIDTH { halves[0] + halves[1] } else { halves[group] }
     }
 
-    /// Byte `byte` of chunk `four` of a block whose codes had 8 bits.
-    pub(crate) fn code(self, chunks: &[Chunk], four: usize, byte: usize) -> u8 {
+    /// Chunk `four` of a block whose codes had 8 bits.
+    pub(crate) fn codes(self, chunks: &[Chunk], four: usize) -> [u8; 64] {
         if self.bits == 8 {
-            return chunks[four].0[byte];
+            return chunks[four].0;
         }
-        let low = chunks[four % 4].0[byte] >> (4 * (four / 4)) & 15;
-        match self.bits {
-            5 => low | (chunks[4].0[byte] >> four & 1) << 4,
-            6 => low | (chunks[4 + four / 4].0[byte] >> (2 * (four % 4)) & 3) << 4,
-            _ => low,
+        let mut codes = chunks[four % 4].0;
+        for code in &mut codes {
+            *code = *code >> (4 * (four / 4)) & 15;
         }
+        let (high, shift, mask) = match self.bits {
+            5 => (chunks[4], four, 1),
+            6 => (chunks[4 + four / 4], 2 * (four % 4), 3),
+            _ => return codes,
+        };
+        for (code, high) in codes.iter_mut().zip(high.0) {
+            *code |= (high >> shift & mask) << 4;
+        }
+        codes
     }
 
     /// Reads the 32 elements of one row of a block.
     pub(crate) fn read(self, chunks: &[Chunk], lanes: &[Lanes], row: usize) -> [f32; WIDTH] {
         let groups = WIDTH / self.group;
+        let codes: [[u8; 64]; 8] = std::array::from_fn(|four| self.codes(chunks, four));
         std::array::from_fn(|column| {
-            let code = self.code(chunks, column / 4, 4 * row + column % 4);
+            let code = codes[column / 4][4 * row + column % 4];
             let group = column / self.group;
             let lane = |at: usize| f16::from_bits(lanes[at].0[row]).to_f32();
             let offset = if self.meaning == Meaning::Offset { lane(groups + group) } else { 0.0 };
