@@ -4,6 +4,7 @@
 import { Problem, capabilities, forgetCapabilities, run } from "./api.js";
 import { refreshModels } from "./catalog.js";
 import { hive } from "./hive.js";
+import { isInstall } from "./jobs.js";
 
 /** @typedef {import("./types.js").EngineOffer} EngineOffer */
 /** @typedef {import("./types.js").InstalledEngine} InstalledEngine */
@@ -108,8 +109,7 @@ export function knowEngines() {
 }
 
 /** Whether a job installs or removes an engine. @param {Job} job */
-const changesEngines = ({ operation, request }) =>
-  (operation === "worker_install" || operation === "worker_remove") && !request.dry_run;
+const changesEngines = (job) => isInstall(job) || job.operation === "worker_remove";
 
 /** The newest job that changes that engine. @param {string} id */
 export const jobOf = (id) =>

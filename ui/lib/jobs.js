@@ -87,6 +87,9 @@ export function stateWord(job) {
 /** @param {Job} job */
 export const isDownload = (job) => job.operation === "model_download" && !job.request.dry_run;
 
+/** @param {Job} job */
+export const isInstall = (job) => job.operation === "worker_install" && !job.request.dry_run;
+
 /** Whether a job changes nothing: a read, or the plan of an act. @param {Job} job */
 export const isReadOnly = (job) => job.kind === "read" || job.request.dry_run === true;
 

@@ -103,9 +103,7 @@ function entry({ id, offer, installed, failed }) {
     offer?.reason ? h("p", null, `${sentence(offer.reason)}.`) : null,
     installed && newer ? h("p", null, `Version ${newer} is there (${bytes(offer?.size ?? null)}).`) : null,
     before ? h("p", { class: "muted" }, `The version before, ${before}, is still here.`) : null,
-    offer?.problem
-      ? h("p", { class: "field-error" }, icon("alert"), h("span", null, offer.problem))
-      : null,
+    offer?.problem ? cannotInstall(offer.problem) : null,
     job && (isBusy || job.state === "failed") ? jobStrip(job.job_id) : null,
     failed.map((build) =>
       h(
@@ -118,6 +116,10 @@ function entry({ id, offer, installed, failed }) {
     ),
   );
 }
+
+/** @param {string} why */
+const cannotInstall = (why) =>
+  h("p", { class: "field-error" }, icon("alert"), h("span", null, `It cannot be installed now: ${why}`));
 
 /** @param {import("../lib/types.js").InstalledEngine|null} installed
  * @param {import("../lib/types.js").EngineOffer|null} offer */
@@ -227,9 +229,7 @@ class EngineAdvice extends View {
       "div",
       { class: "advice", role: "group", "aria-label": "The engine that it needs" },
       h("p", null, `No engine here runs ${this.name}; ${advice.detail}.`),
-      offer?.problem
-        ? h("p", { class: "field-error" }, icon("alert"), h("span", null, offer.problem))
-        : null,
+      offer?.problem ? cannotInstall(offer.problem) : null,
       job ? jobStrip(job.job_id) : null,
       engines.isOffered && (!job || job.ended_at) && !offer?.problem
         ? button(

@@ -3,9 +3,9 @@
 
 import { Problem, cancel } from "../lib/api.js";
 import { h, icon } from "../lib/dom.js";
-import { progressText } from "../lib/format.js";
+import { progressText, sentence } from "../lib/format.js";
 import { hive } from "../lib/hive.js";
-import { isDownload, stateWord, title } from "../lib/jobs.js";
+import { isDownload, outcome, stateWord, title } from "../lib/jobs.js";
 import { View, link } from "../lib/view.js";
 import { button, chip, progressBar, took } from "./parts.js";
 
@@ -45,10 +45,12 @@ export class JobStrip extends View {
         "p",
         { class: "strip-text" },
         job.failure
-          ? `${job.failure.message}${job.failure.hint ? `. ${job.failure.hint}` : ""}`
-          : running && job.progress
-            ? progressText(job.progress)
-            : (job.message ?? (job.state === "queued" ? "Queued behind other jobs of its kind" : "")),
+          ? `${job.failure.message}${job.failure.hint ? `. ${sentence(job.failure.hint)}` : ""}`
+          : !running
+            ? outcome(job)
+            : job.progress
+              ? progressText(job.progress)
+              : (job.message ?? (job.state === "queued" ? "Queued behind other jobs of its kind" : "")),
       ),
       this.#problem ? h("p", { class: "field-error", role: "alert" }, this.#problem) : null,
     );

@@ -3,7 +3,7 @@
 import { Problem, submit } from "../lib/api.js";
 import { h, icon, render } from "../lib/dom.js";
 import { hive } from "../lib/hive.js";
-import { isDownload } from "../lib/jobs.js";
+import { isDownload, isInstall } from "../lib/jobs.js";
 import { route } from "../lib/view.js";
 import { jobStrip } from "./job-strip.js";
 
@@ -70,9 +70,11 @@ function show() {
   }
   const visible = toasts.filter((toast) => {
     const job = toast.job && hive.jobs.get(toast.job);
-    // The page of the job and the list of downloads already show it.
+    // The page of the job and the lists of downloads and of engines already show it.
     if (page === "jobs" && toast.job === id) return false;
-    return !(page === "models" && job && isDownload(job) && !job.ended_at);
+    if (!job) return true;
+    if (page === "workers" && !id && isInstall(job)) return job.state === "succeeded";
+    return !(page === "models" && isDownload(job) && !job.ended_at);
   });
   render(
     /** @type {HTMLElement} */ (document.getElementById("toasts")),

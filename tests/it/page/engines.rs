@@ -116,6 +116,7 @@ async fn an_engine_is_updated_gone_back_to_removed_and_installed_on_the_page() {
     capture(&browser, "workers-engines-installed").await;
     browser.click(".engines", &format!("Update {CPU}")).await;
     browser.until("the new version", &is_version("b1002")).await;
+    browser.shows(".toast .strip-text", "b1002").await;
     browser.shows(".engines", "The version before, b1001, is still here.").await;
     capture(&browser, "workers-engines-updated").await;
     let capabilities: Value = hive.get("/v1/capabilities").await.json().await.expect("JSON");
@@ -141,6 +142,41 @@ async fn an_engine_is_updated_gone_back_to_removed_and_installed_on_the_page() {
     browser.eval("document.querySelector('aside .advice button').click()").await;
     browser.until("a model that needs nothing", "!document.querySelector('aside .advice')").await;
     browser.shows("aside .facts", &id).await;
+    check_console(&browser).await;
+    drop(browser);
+    hive.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_install_under_way_is_shown_with_its_progress_and_can_be_cancelled() {
+    let Some(browser) = Browser::start().await else { return };
+    let github = FakeGitHub::start().await;
+    let tag = "b1001";
+    github.publish(tag, &[(&archive_name(tag), &engine_archive(tag, b"#!/bin/sh\nexit 3\n", 6_000_000))]);
+    github.hold(Some(200_000));
+    let hive =
+        TestHive::start_with(|config| config.engine_builds.releases.clone_from(&github.releases)).await;
+    browser.open(&format!("{}/#/workers", hive.url)).await;
+    browser.click(".engines", &format!("Install {CPU}")).await;
+    browser.shows(".engines .strip[data-state='running']", "Running").await;
+    browser.until("its progress", "document.querySelector('.engines .strip [role=progressbar]')").await;
+    let buttons = "[...document.querySelectorAll('.engine-head button')].every((button) => button.disabled)";
+    browser.until("no second install of it", buttons).await;
+    capture(&browser, "workers-engines-installing").await;
+    // The list shows it; other pages say it at their end, in windows of any width.
+    browser.until("no second note of it", "!document.querySelector('.toast')").await;
+    browser.open(&format!("{}/#/jobs", hive.url)).await;
+    browser.resize(375, "light").await;
+    let fits = "document.querySelector('.toast .strip').scrollWidth <= document.querySelector('.toast job-strip').clientWidth";
+    browser.until("a note that fits", fits).await;
+    browser.resize(1440, "light").await;
+    browser.open(&format!("{}/#/workers", hive.url)).await;
+    browser.click(".engines", "Cancel").await;
+    browser.until("no install", "!document.querySelector('.engines .strip')").await;
+    let jobs: Value = hive.get("/v1/jobs").await.json().await.expect("JSON");
+    let jobs = jobs["jobs"].as_array().expect("jobs");
+    let install = jobs.iter().find(|job| job["operation"] == "worker_install").expect("the install");
+    assert_eq!(install["state"], "cancelled", "{install}");
     check_console(&browser).await;
     drop(browser);
     hive.stop().await;
