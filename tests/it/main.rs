@@ -12,6 +12,7 @@ mod capabilities;
 mod clients;
 mod contract;
 mod counting;
+mod described_engines;
 mod documentation;
 mod downloads;
 mod embeddings;

@@ -19,6 +19,8 @@ pub(crate) struct Installed {
 pub(crate) static PYTHON: Installed = Installed::new("python", "RBEE_HIVE_REQUIRE_CLIENTS");
 /// A folder with `node_modules`.
 pub(crate) static NODE: Installed = Installed::new("node", "RBEE_HIVE_REQUIRE_CLIENTS");
+/// A virtual environment with MLX's server.
+pub(crate) static MLX: Installed = Installed::new("mlx", "RBEE_HIVE_REQUIRE_CLIENTS");
 /// A folder with [`TRAINED_MODEL`] and Gemma 3 270M.
 pub(crate) static WEIGHTS: Installed = Installed::new("weights", "RBEE_HIVE_REQUIRE_WEIGHTS");
 
