@@ -16,7 +16,7 @@ use tempfile::TempDir;
 use tokio_util::sync::CancellationToken;
 
 use crate::support::github::{Digests, FakeGitHub, archive_name, engine_archive};
-use crate::support::{quick, soon, until};
+use crate::support::{has_chunk, quick, soon, until};
 
 /// A program that says which version it is.
 fn program(version: &str) -> Vec<u8> {
@@ -233,8 +233,7 @@ async fn a_fetch_that_breaks_off_or_is_cancelled_goes_on_where_it_was() {
             // Something of it is stored, and it is no model.
             let journal =
                 place.dir.path().join(format!("data/engines/downloads/{}.partial.journal", archive.name));
-            until("a chunk", || async { std::fs::metadata(&journal).ok().filter(|file| file.len() > 500) })
-                .await;
+            until("a chunk", || async { has_chunk(&journal) }).await;
             assert!(place.catalog.list().await.expect("a list").is_empty());
             stop.cancel();
         };

@@ -9,8 +9,8 @@ use tempfile::TempDir;
 use crate::support::builds::{crashing_build, hanging_build, working_build, wrong_build};
 use crate::support::github::{Asked, Digests, FakeGitHub, archive_name, engine_archive, hostile_archive};
 use crate::support::{
-    Daemon, Gpus, Scripted, SmallDisk, TestHive, client, data_lines, files_beneath, folder, process_runs,
-    skipped, until, write_foreign_model, write_model, write_model_that_says,
+    Daemon, Gpus, Scripted, SmallDisk, TestHive, client, data_lines, files_beneath, folder, has_chunk,
+    process_runs, skipped, until, write_foreign_model, write_model, write_model_that_says,
 };
 
 const CPU: &str = "llama-server-cpu";
@@ -84,7 +84,7 @@ impl Place {
     /// Waits until a part of an archive is stored.
     async fn part_of(&self, tag: &str) {
         let journal = self.engines().join(format!("downloads/{}.partial.journal", archive_name(tag)));
-        until("a chunk", || async { std::fs::metadata(&journal).ok().filter(|file| file.len() > 500) }).await;
+        until("a chunk", || async { has_chunk(&journal) }).await;
     }
 
     /// Checks that the version b1001 is in use and whole, and that nothing half-done lies beside it. Gives what did
@@ -333,35 +333,53 @@ async fn a_model_is_advised_what_the_catalog_recommends_once_that_was_asked() {
     hive.stop().await;
 }
 
+/// A hive whose settings name the archive at that URL.
+async fn hive_with_archive(url: String) -> TestHive {
+    TestHive::start_with(|config| {
+        config.engine_builds.archive = Some(url);
+        config.engine_builds.archive_sha256 = Some("0".repeat(64));
+    })
+    .await
+}
+
 #[tokio::test(flavor = "multi_thread")]
-async fn the_size_of_an_archive_by_url_is_known_before_it_is_fetched() {
+async fn an_archive_by_url_is_planned_with_its_size_and_for_its_kind_of_device_alone() {
     let github = FakeGitHub::start().await;
     let archive = engine_archive("b1001", b"#!/bin/sh\n", 4096);
-    github.publish("b1001", &[(&archive_name("b1001"), &archive)]);
+    let for_cuda = "llama-b1001-bin-ubuntu-cuda-12.8-x64.tar.gz";
+    github.publish("b1001", &[(&archive_name("b1001"), &archive), (for_cuda, &archive)]);
     let asked = client().get(format!("{}/latest", github.releases)).send().await.expect("an answer");
     let release: Value = asked.json().await.expect("JSON");
-    let url = release["assets"][0]["browser_download_url"].as_str().expect("a URL").to_owned();
-    let plan = json!({ "WorkerInstall": { "worker_id": CPU, "dry_run": true } });
-    for (url, missing) in [(url.clone(), false), (format!("{url}.missing"), true)] {
-        let hive = TestHive::start_with(|config| {
-            config.engine_builds.archive = Some(url);
-            config.engine_builds.archive_sha256 = Some("0".repeat(64));
-        })
-        .await;
-        if missing {
-            let failure = hive.fail(&plan).await;
-            assert_eq!(
-                (&failure["code"], &failure["stage"]),
-                (&json!("source_not_found"), &json!("preflight"))
-            );
-        } else {
-            let plan = hive.succeed(&plan).await;
-            assert_eq!((&plan["version"], &plan["from"]), (&json!("b1001"), &json!("archive")), "{plan}");
-            assert_eq!(plan["transfer_bytes"], archive.len(), "{plan}");
-            assert!(plan["needed_bytes"].as_u64() > Some(archive.len() as u64), "{plan}");
-        }
-        hive.stop().await;
-    }
+    let url =
+        |index: usize| release["assets"][index]["browser_download_url"].as_str().expect("a URL").to_owned();
+    let dry_run = json!({ "WorkerInstall": { "worker_id": CPU, "dry_run": true } });
+    let offer = async |hive: &TestHive| {
+        let offers = hive.succeed(&json!({ "WorkerCatalogList": {} })).await;
+        let workers = offers["workers"].as_array().expect("offers");
+        workers.iter().find(|offer| offer["id"] == CPU).expect("one for the processor").clone()
+    };
+
+    let hive = hive_with_archive(url(0)).await;
+    let plan = hive.succeed(&dry_run).await;
+    assert_eq!((&plan["version"], &plan["from"]), (&json!("b1001"), &json!("archive")), "{plan}");
+    assert_eq!(plan["transfer_bytes"], archive.len(), "{plan}");
+    assert!(plan["needed_bytes"].as_u64() > Some(archive.len() as u64), "{plan}");
+    let it = offer(&hive).await;
+    assert_eq!((&it["version"], &it["problem"]), (&json!("b1001"), &Value::Null), "{it}");
+    hive.stop().await;
+
+    let hive = hive_with_archive(format!("{}.missing", url(0))).await;
+    let failure = hive.fail(&dry_run).await;
+    assert_eq!((&failure["code"], &failure["stage"]), (&json!("source_not_found"), &json!("preflight")));
+    hive.stop().await;
+
+    let hive = hive_with_archive(url(1)).await;
+    let failure = hive.fail(&dry_run).await;
+    assert_eq!(failure["code"], "engine_unavailable", "{failure}");
+    let told = format!("the settings name {for_cuda}, which is for cuda");
+    assert!(failure["message"].as_str().is_some_and(|message| message.ends_with(&told)), "{failure}");
+    assert!(offer(&hive).await["problem"].as_str().is_some_and(|problem| problem.contains(&told)));
+    hive.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -384,7 +402,8 @@ async fn a_dry_run_of_an_install_tells_the_plan_and_fetches_nothing() {
 #[tokio::test(flavor = "multi_thread")]
 async fn an_install_that_is_cancelled_or_killed_while_it_fetches_goes_on_where_it_was() {
     let (place, hive) = Place::with_engine().await;
-    place.publish("b1002", &working_build("b1002"), 600_000);
+    // So large that it does not end by itself before the hive is killed: each answer has a part of it.
+    place.publish("b1002", &working_build("b1002"), 2_000_000);
     place.github.hold(Some(200_000));
     let job = hive.submit(&install("latest")).await;
     place.part_of("b1002").await;

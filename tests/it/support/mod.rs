@@ -80,6 +80,14 @@ pub(crate) async fn until<T, F: Future<Output = Option<T>>>(what: &str, mut look
     .await
 }
 
+/// Something where a chunk of a file is stored whose journal this is: after the line that says which file it is, a
+/// journal has a record for each chunk.
+pub(crate) fn has_chunk(journal: &Path) -> Option<()> {
+    let journal = std::fs::read(journal).ok()?;
+    let line = journal.iter().position(|byte| *byte == b'\n')?;
+    (journal.len() > line + 16).then_some(())
+}
+
 /// The files and links beneath a folder; none where it is missing.
 pub(crate) fn files_beneath(folder: &Path) -> Vec<PathBuf> {
     walkdir::WalkDir::new(folder)
