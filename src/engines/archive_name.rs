@@ -57,6 +57,12 @@ impl Format {
 }
 
 impl ArchiveName {
+    /// Whether the engine in it is for that kind of device. The one for a Mac with Apple's processor has both.
+    #[must_use]
+    pub fn is_for(&self, kind: DeviceKind) -> bool {
+        self.kind == if kind == DeviceKind::Metal { DeviceKind::Cpu } else { kind }
+    }
+
     /// What the name says; `None` for the name of something else.
     #[must_use]
     pub fn parse(name: &str) -> Option<Self> {

@@ -92,10 +92,8 @@ pub fn choose(release: &Release, machine: &Machine, kind: DeviceKind) -> Result<
         return Err(Unfit::Musl);
     }
     let named = || release.assets.iter().filter_map(|asset| Some((ArchiveName::parse(&asset.name)?, asset)));
-    // The one for a Mac with Apple's processor has both.
-    let built_for = if kind == DeviceKind::Metal { DeviceKind::Cpu } else { kind };
     let is_for_machine = |(name, _): &(ArchiveName, &Asset)| {
-        !name.is_libraries && name.kind == built_for && (name.os, name.arch) == (machine.os, machine.arch)
+        !name.is_libraries && name.is_for(kind) && (name.os, name.arch) == (machine.os, machine.arch)
     };
     let archives: Vec<_> = named().filter(is_for_machine).collect();
     let tag = || release.tag.clone();

@@ -5,7 +5,6 @@ use std::time::Duration;
 use serde::Serialize;
 
 use super::choose::choose;
-use super::fetch::Archive;
 use super::machine::{KindHere, Machine};
 use super::parts::{Engines, id_of};
 use super::plan::{or_from_source, version_of_archive};
@@ -122,7 +121,7 @@ impl Engines {
             asked_at: None,
         };
         match known {
-            None => match Archive::of_settings(&self.settings) {
+            None => match self.archive_of_settings(id) {
                 Some(Err(failure)) => offer.problem = Some(in_words(&failure)),
                 named => {
                     let archive = named.and_then(Result::ok);

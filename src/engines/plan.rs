@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use super::archive_name::ArchiveName;
 use super::choose::{Chosen, Unfit, choose};
 use super::fetch::{Archive, Place};
 use super::harmless::harmless;
@@ -116,7 +117,7 @@ impl Engines {
         if from == Wanted::Source {
             return self.of_sources(id, version, &machine, None).await;
         }
-        if let Some(archive) = Archive::of_settings(&self.settings) {
+        if let Some(archive) = self.archive_of_settings(id) {
             return self.of_settings(id, archive?, version, from).await;
         }
         if from == Wanted::Auto && is_of_package(version) {
@@ -136,6 +137,24 @@ impl Engines {
             Err(unfit) if from == Wanted::Release => Err(missing(id, unfit.to_string())),
             Err(unfit) => self.of_sources(id, version, &machine, Some(unfit)).await,
         }
+    }
+
+    /// The archive that the settings name in the place of releases, if they do.
+    ///
+    /// # Errors
+    /// Where it is none, or by its name for another kind of device.
+    pub(super) fn archive_of_settings(&self, id: EngineId) -> Option<Result<Archive>> {
+        let archive = Archive::of_settings(&self.settings)?;
+        Some(archive.and_then(|archive| match ArchiveName::parse(&archive.name) {
+            Some(name) if !name.is_for(id.kind) => {
+                let message = format!("the settings name {}, which is for {}", archive.name, name.kind);
+                Err(missing(id, message).hint(format!(
+                    "install llama-server-{}, or name another archive in [engine_builds] archive",
+                    name.kind
+                )))
+            }
+            _ => Ok(archive),
+        }))
     }
 
     async fn of_settings(
