@@ -36,6 +36,7 @@ pub(crate) enum Floats<'a> {
     F32(&'a [Wide]),
 }
 
+#[cfg(target_arch = "x86_64")]
 impl Floats<'_> {
     pub(crate) fn columns(self) -> usize {
         match self {
