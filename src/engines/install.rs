@@ -13,7 +13,7 @@ use super::shown::InstalledEngine;
 use super::source::{self, BuildRequest, Sources};
 use super::unpack;
 use crate::config::DeviceKind;
-use crate::engine_store::{Build, BuildDraft, Installed};
+use crate::engine_store::{Build, BuildDraft, EngineId, Installed};
 use crate::error::{Code, Failure, Result};
 use crate::narration::waiting_for;
 use crate::text::bytes;
@@ -77,10 +77,7 @@ impl Engines {
         };
         n!("worker_install_plan", "{}", plan.in_words());
         let installed = match &plan.way {
-            Way::Nothing => {
-                let installed = self.on_disk(move |store| Ok(store.get(id))).await?;
-                installed.ok_or_else(|| Failure::internal("an installed engine is gone"))?
-            }
+            Way::Nothing => self.current(id).await?,
             Way::RollBack => self.change(move |store| store.roll_back(id)).await?,
             Way::Unpack(engine, libraries) => {
                 check_room(&plan)?;
@@ -176,8 +173,16 @@ impl Engines {
             cache: self.store.sources(),
             draft: draft.path().to_owned(),
         };
-        let built = source::build(&request, stop).await?;
+        let fetched = source::fetch(&request, stop).await?;
         // A package tells its version once it is here.
+        if let Some(here) = self.installed_already(id, fetched.version(), Wanted::Source).await? {
+            n!("worker_install_plan", "{}", here.in_words());
+            return match here.way {
+                Way::RollBack => self.change(move |store| store.roll_back(id)).await,
+                _ => self.current(id).await,
+            };
+        }
+        let built = source::build(&request, &fetched, stop).await?;
         let plan = InstallPlan { version: built.version, ..plan.clone() };
         let archive_sha256 =
             built.archive_sha256.or_else(|| local.as_ref().map(|local| local.sha256.clone()));
@@ -188,6 +193,12 @@ impl Engines {
             source::clean(&request.cache, id.kind).await?;
         }
         installed
+    }
+
+    /// The engine, which is installed.
+    async fn current(&self, id: EngineId) -> Result<Installed> {
+        let installed = self.on_disk(move |store| Ok(store.get(id))).await?;
+        installed.ok_or_else(|| Failure::internal("an installed engine is gone"))
     }
 
     /// Fetches an archive into the folder for downloads.

@@ -259,7 +259,7 @@ impl Engines {
     }
 
     /// The plan where that version is installed already.
-    async fn installed_already(
+    pub(super) async fn installed_already(
         &self,
         id: EngineId,
         version: &str,

@@ -33,9 +33,10 @@ use std::path::{Path, PathBuf};
 use sha2::{Digest, Sha256};
 use tokio_util::sync::CancellationToken;
 
+pub use self::fetched::Fetched;
 pub use self::request::{BuildRequest, Sources};
 
-use self::fetched::{Fetched, remove_if_there};
+use self::fetched::remove_if_there;
 use self::run::{Program, Runner};
 use super::machine::Tools;
 use crate::config::DeviceKind;
@@ -60,17 +61,25 @@ pub struct Built {
     pub archive_sha256: Option<String>,
 }
 
-/// Builds.
+/// Brings the sources of a build to this machine, if it has what the build takes.
 ///
 /// # Errors
-/// [`Code::Cancelled`]; [`Code::EngineBuildFailed`] and others with the stage (`sources`, `tools`, `configure`,
+/// [`Code::Cancelled`]; [`Code::EngineBuildFailed`] and others with the stage (`tools`, `sources`), and what to do.
+pub async fn fetch(request: &BuildRequest, stop: &CancellationToken) -> Result<Fetched> {
+    check_tools(&request.tools, request.kind)?;
+    disk::create_private_dir(&request.cache)
+        .map_err(|error| Failure::io("use the folder", &request.cache, &error))?;
+    fetched::fetch(request, stop).await
+}
+
+/// Builds the sources.
+///
+/// # Errors
+/// [`Code::Cancelled`]; [`Code::EngineBuildFailed`] and others with the stage (`tools`, `sources`, `configure`,
 /// `compile`), the last lines and what to do.
-pub async fn build(request: &BuildRequest, stop: &CancellationToken) -> Result<Built> {
+pub async fn build(request: &BuildRequest, sources: &Fetched, stop: &CancellationToken) -> Result<Built> {
     let started = monotonic();
     let cmake = check_tools(&request.tools, request.kind)?;
-    let unusable = |error: &io::Error| Failure::io("use the folder", &request.cache, error);
-    disk::create_private_dir(&request.cache).map_err(|error| unusable(&error))?;
-    let sources = fetched::fetch(request, stop).await?;
     let mut options = options::options(
         request.kind,
         &request.compute_capabilities,
@@ -83,13 +92,13 @@ pub async fn build(request: &BuildRequest, stop: &CancellationToken) -> Result<B
     if request.tools.ninja.is_some() {
         options.insert(0, "-GNinja".to_owned());
     }
-    let folder = request.cache.join(folder_name(request.kind, &sources, &options));
-    disk::create_private_dir(&folder).map_err(|error| unusable(&error))?;
+    let folder = request.cache.join(folder_name(request.kind, sources, &options));
+    disk::create_private_dir(&folder).map_err(|error| Failure::io("use the folder", &folder, &error))?;
     let runner = Runner::new(folder.join("build.log"), stop)?;
-    Build { request, cmake, options, sources: &sources, folder: &folder, runner, stop }.run().await?;
+    Build { request, cmake, options, sources, folder: &folder, runner, stop }.run().await?;
     let program = hand_over(request, &folder).await?;
     n!("worker_install_build", "Built llama-server {} in {}", sources.version, in_words(started.elapsed()));
-    Ok(Built { version: sources.version, program, archive_sha256: sources.sha256 })
+    Ok(Built { version: sources.version.clone(), program, archive_sha256: sources.sha256.clone() })
 }
 
 /// Refuses a build for which a program is missing. Returns cmake.

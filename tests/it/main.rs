@@ -17,6 +17,7 @@ mod documentation;
 mod downloads;
 mod embeddings;
 mod engine_downloads;
+mod engine_sources;
 mod engine_support;
 mod engines;
 mod faults;

@@ -22,7 +22,7 @@ const VENDORED: &str = "vendor/llama.cpp";
 
 /// Sources that are on this machine.
 #[derive(Debug)]
-pub(super) struct Fetched {
+pub struct Fetched {
     /// A folder of sources, or an archive that has them.
     pub(super) path: PathBuf,
     pub(super) version: String,
@@ -120,6 +120,12 @@ fn checked(text: &str) -> Result<String> {
 }
 
 impl Fetched {
+    /// Their version.
+    #[must_use]
+    pub fn version(&self) -> &str {
+        &self.version
+    }
+
     /// Puts the sources at `target`, unless they are there.
     pub(super) async fn unpack(&self, target: &Path, stop: &CancellationToken) -> Result<PathBuf> {
         if self.path.is_dir() {

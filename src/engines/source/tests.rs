@@ -29,6 +29,11 @@ add_executable(llama-server main.cpp first second)
 /// It warns, in words that clients take for a failure.
 const PROGRAM_TEXT: &str = "#pragma message(\"error: failed: not really\")\nint main() { return 0; }\n";
 
+async fn build(request: &BuildRequest, stop: &CancellationToken) -> Result<Built> {
+    let sources = fetch(request, stop).await?;
+    super::build(request, &sources, stop).await
+}
+
 /// A folder with an archive of the project, a cache and a place for the program.
 struct Room(tempfile::TempDir);
 
