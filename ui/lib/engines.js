@@ -15,6 +15,13 @@ import { isInstall } from "./jobs.js";
  *   id: string, offer: EngineOffer|null, installed: InstalledEngine|null, failed: FailedBuild[]
  * }} Engine */
 
+/** Where builds come from, in words. */
+export const ORIGINS = /** @type {Record<string, string>} */ ({
+  release: "from a release",
+  source: "built from source",
+  archive: "from the archive of the settings",
+});
+
 class Engines {
   /** @type {EngineOffer[]} */
   offers = [];

@@ -1,7 +1,7 @@
 // Engines: the list of those that are installed and could be, and how to get the one that a model needs.
 
 import { h, icon } from "../lib/dom.js";
-import { engines, jobOf, knowEngines, refreshEngines } from "../lib/engines.js";
+import { ORIGINS, engines, jobOf, knowEngines, refreshEngines } from "../lib/engines.js";
 import { ago, bytes, sentence } from "../lib/format.js";
 import { hive } from "../lib/hive.js";
 import { View } from "../lib/view.js";
@@ -13,13 +13,6 @@ import { act } from "./toasts.js";
 
 /** @typedef {import("../lib/engines.js").Engine} Engine */
 /** @typedef {import("../lib/types.js").EngineAdvice} Advice */
-
-/** Where builds come from, in words. */
-const ORIGINS = /** @type {Record<string, string>} */ ({
-  release: "from a release",
-  source: "built from source",
-  archive: "from the archive of the settings",
-});
 
 /** @param {string} id @param {string} [version] */
 const install = (id, version) => act({ WorkerInstall: { worker_id: id, ...(version ? { version } : {}) } });

@@ -1,6 +1,7 @@
 // The result of a job, formatted according to its kind.
 
 import { h } from "../lib/dom.js";
+import { ORIGINS } from "../lib/engines.js";
 import { bytes, count, instant } from "../lib/format.js";
 import { hive } from "../lib/hive.js";
 import { accessTo } from "../lib/plan.js";
@@ -14,6 +15,7 @@ export function resultOf(operation, result) {
   if (result?.files && "free_bytes" in result) return plan(result);
   if (result?.worker_id) return workerFacts(result);
   if (result?.format && result?.path) return modelFacts(result);
+  if (result?.worker_type && result?.path) return engineFacts(result);
   return generic(result);
 }
 
@@ -75,6 +77,29 @@ export function workerFacts(worker) {
     ["Slots", worker.slots],
     ["Started", instant(worker.started_at)],
     ["Last exit", worker.last_exit],
+  ]);
+}
+
+/** @param {import("../lib/types.js").InstalledEngine} engine */
+function engineFacts({ measured, ...engine }) {
+  const speed = (/** @type {number} */ rate) => rate.toFixed(rate < 10 ? 1 : 0);
+  return factList([
+    ["Engine", h("a", { href: link("workers") }, engine.id)],
+    ["Version", engine.version],
+    ["Reported version", engine.reported_version],
+    ["Origin", ORIGINS[engine.from] ?? engine.from],
+    ["Size", bytes(engine.size)],
+    [
+      "Measured",
+      measured
+        ? `with ${measured.model} it reads ${speed(measured.prompt_per_second)} and writes ` +
+          `${speed(measured.tokens_per_second)} tokens a second`
+        : null,
+    ],
+    ["The one before", engine.previous?.version],
+    ["Program", h("span", { class: "mono" }, engine.path)],
+    ["SHA-256", engine.sha256 ? h("span", { class: "mono" }, engine.sha256) : null],
+    ["Installed", instant(engine.added_at)],
   ]);
 }
 

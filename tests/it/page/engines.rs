@@ -117,6 +117,10 @@ async fn an_engine_is_updated_gone_back_to_removed_and_installed_on_the_page() {
     browser.click(".engines", &format!("Update {CPU}")).await;
     browser.until("the new version", &is_version("b1002")).await;
     browser.shows(".toast .strip-text", "b1002").await;
+    browser.click(".toast", "Install llama-server-cpu").await;
+    browser.shows("main .facts", "from a release").await;
+    browser.shows("main .facts", "The one before").await;
+    browser.back().await;
     browser.shows(".engines", "The version before, b1001, is still here.").await;
     capture(&browser, "workers-engines-updated").await;
     let capabilities: Value = hive.get("/v1/capabilities").await.json().await.expect("JSON");
