@@ -393,6 +393,8 @@ class Check:
         free = re.search(r"cuda:0 (.*?), ([0-9.]+) (MiB|GiB) free", detail)
         size = float(free[2]) * (GIB if free[3] == "GiB" else MIB)
         check("HiveCheck: free memory as nvidia-smi's, to 1 %", abs(size - before["memory.free"]) < 0.01 * before["memory.total"], free[0])
+        sandbox = found["sandbox"]["detail"]
+        check("HiveCheck: llama-server runs within the sandbox, if the kernel has one", "but for" not in sandbox, sandbox)
         failed = [entry for entry in result["checks"] if not entry["ok"]]
         check("HiveCheck: everything is well", not failed, failed or "all checks")
         with self.hive.open("/v1/heartbeats/stream") as stream:

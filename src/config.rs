@@ -54,7 +54,7 @@ pub use reload::{ConfigFile, Reloaded};
 pub use residency::Residency;
 pub use sampling::Sampling;
 pub use timers::Timers;
-pub use workers::{RestartPolicy, Workers};
+pub use workers::{RestartPolicy, Sandboxing, Workers};
 
 /// The default port of a hive.
 pub const DEFAULT_PORT: u16 = 7835;

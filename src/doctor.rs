@@ -1,6 +1,7 @@
 //! The checks of `HiveCheck` that look at the machine rather than at the hive's own parts. Each failure
 //! has a next step.
 
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use crate::app::App;
@@ -8,7 +9,8 @@ use crate::config::Bind;
 use crate::engine_store::{Installed, Provenance};
 use crate::error::{Code, Failure, Result};
 use crate::models::Model;
-use crate::workers::{Status, devices, gpus};
+use crate::workers::engines::Engine;
+use crate::workers::{Status, devices, gpus, sandbox as worker_sandbox};
 use crate::{client, spawn, text};
 
 /// The least limit of open files. With fewer, a hive with many readers and large models runs out of them.
@@ -228,6 +230,17 @@ pub async fn devices() -> Result<String> {
         text_list(cpu.into_iter().chain(gpus).chain(gpus::drivers()))
     };
     spawn::blocking(look).await
+}
+
+/// What the kernel holds workers to, and those of which engines it does not. That it holds them to nothing is no fault.
+///
+/// # Errors
+/// If looking at it panicked.
+pub async fn sandbox(app: &App) -> Result<String> {
+    let (settings, engines) = (app.config.workers.clone(), app.workers.engines().await);
+    let why_not = |engine: &Arc<Engine>| Some((engine.name.clone(), engine.unrestricted()?.to_owned()));
+    let unrestricted: Vec<_> = engines.iter().filter_map(why_not).collect();
+    spawn::blocking(move || worker_sandbox::in_force(&settings, &unrestricted)).await
 }
 
 /// The workers: crashed and unresponsive ones, and those of an earlier run.

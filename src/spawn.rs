@@ -71,7 +71,8 @@ where
 
 /// Runs `work` on a thread of its own that cannot gain privileges, and waits for it. The processes that
 /// the work starts inherit this (`PR_SET_NO_NEW_PRIVS`, `prctl(2)`): no set-user-id program lifts them
-/// above their user. The attribute cannot be taken back, which is why the thread ends with the work.
+/// above their user. The attribute cannot be taken back, which is why the thread ends with the work. The same holds
+/// for what the work forbids itself further; it must start no thread, which would inherit all that.
 ///
 /// # Errors
 /// The system cannot start another thread, or does not know the attribute.

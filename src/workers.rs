@@ -136,6 +136,7 @@ mod folder;
 mod report;
 mod log_progress;
 mod environment;
+pub(crate) mod sandbox;
 mod place;
 mod worker;
 mod route;

@@ -247,6 +247,9 @@ pub struct EngineSettings {
     /// takes.
     #[serde(default)]
     pub capabilities: Option<Capabilities>,
+    /// Whether its workers get only the files, ports and devices that they need, as those of other engines do.
+    #[serde(default)]
+    pub sandbox: bool,
 }
 
 fn default_secret_env() -> String {

@@ -26,6 +26,8 @@ pub struct Workers {
     pub lifeline: bool,
     /// Whether workers and their children can gain no privileges, such as by a set-user-id program.
     pub no_new_privileges: bool,
+    /// Whether workers get only the files, ports and devices that they need.
+    pub sandbox: Sandboxing,
     /// Threads of a worker on the processor. Unset means one for each physical core but one, which is
     /// left to the rest of the machine: threads wait for one another at every step, and on two busy
     /// cores one thread was measured to be five times as fast as two.
@@ -43,7 +45,25 @@ pub enum RestartPolicy {
     OnFailure,
 }
 
+/// Whether workers get only the files, ports and devices that they need.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Sandboxing {
+    /// As far as the kernel can hold them to it.
+    #[default]
+    Auto,
+    /// Workers may do what the hive's user may.
+    Off,
+}
+
 impl Workers {
+    /// Whether workers are to be restricted. Without privileges of its own, a process may restrict itself only if it can
+    /// gain none.
+    #[must_use]
+    pub fn restricts(&self) -> bool {
+        self.sandbox == Sandboxing::Auto && self.no_new_privileges
+    }
+
     /// The first setting that cannot work, and what is wrong with it.
     pub(super) fn problem(&self) -> Option<(&'static str, String)> {
         const MOST: Duration = Duration::from_secs(24 * 3600);
@@ -95,6 +115,7 @@ impl Default for Workers {
             keep_on_shutdown: false,
             lifeline: false,
             no_new_privileges: true,
+            sandbox: Sandboxing::default(),
             threads: None,
         }
     }

@@ -78,6 +78,7 @@ impl Operation for HiveCheck {
         checks.push(port(&cx).await);
         checks.push(Check::of("devices", doctor::devices().await));
         checks.push(Check::of("workers", doctor::workers(&cx.app)));
+        checks.push(Check::of("sandbox", doctor::sandbox(&cx.app).await));
         checks.push(Check::of("limits", doctor::open_files()));
         checks.push(Check::of("clock", doctor::clock(&cx.app)));
         checks.push(Check::of("exposure", doctor::exposure(&cx.app)));

@@ -115,8 +115,41 @@ const LIBRARIES: &[(&str, &str)] = &[
 /// How to get an engine that fits this machine whatever it has.
 const FROM_SOURCE: &str = "WorkerInstall with \"from\": \"source\" builds llama-server";
 
-/// What to do about the end of an engine's process, which wrote these lines last.
-pub(super) fn next_step(exit: Option<Exit>, tail: &[String], saw_oom_kill: bool) -> Cow<'static, str> {
+/// What to do about the end of an engine's process, which wrote these lines last. `is_restricted` says whether the
+/// kernel held it to what the hive thinks that it needs.
+pub(super) fn next_step(
+    exit: Option<Exit>,
+    tail: &[String],
+    saw_oom_kill: bool,
+    is_restricted: bool,
+) -> Cow<'static, str> {
+    let is_told = exit.is_some_and(|exit| exit.killed() || exit.lacks_instructions());
+    let may_be_the_sandbox = is_restricted && !is_told && (is_refused(tail) || !blames_others(tail));
+    match or_the_sandbox(may_be_the_sandbox) {
+        "" => of_engine(exit, tail, saw_oom_kill),
+        further => of_engine(exit, tail, saw_oom_kill) + further,
+    }
+}
+
+/// The end of a hint where the sandbox of the worker may be the cause; else nothing.
+pub(super) const fn or_the_sandbox(may_be: bool) -> &'static str {
+    if may_be {
+        "; if it runs by hand, the sandbox of workers may keep from it what it needs: [workers] sandbox = \"off\" \
+         turns that off"
+    } else {
+        ""
+    }
+}
+
+/// Whether the system refused the engine something.
+fn is_refused(tail: &[String]) -> bool {
+    tail.iter().any(|line| {
+        let line = line.to_lowercase();
+        line.contains("permission denied") || line.contains("operation not permitted")
+    })
+}
+
+fn of_engine(exit: Option<Exit>, tail: &[String], saw_oom_kill: bool) -> Cow<'static, str> {
     match exit {
         Some(exit) if exit.killed() && saw_oom_kill => {
             "the kernel's out-of-memory killer killed a process while the worker ran: try a smaller model or \
@@ -189,7 +222,10 @@ fn missing_library(line: &str) -> Option<String> {
         ));
     }
     let (_, library) = line.split_once("error while loading shared libraries: ")?;
-    let (library, _) = library.split_once(": cannot open shared object file")?;
+    let (library, why) = library.split_once(": cannot open shared object file")?;
+    if why.contains("Permission denied") {
+        return None;
+    }
     let source = LIBRARIES.iter().find(|(name, _)| library.starts_with(name)).map(|(_, source)| *source);
     Some(match source {
         Some(source) => format!("the engine needs {library}, which is missing here: install {source}"),
@@ -298,8 +334,28 @@ mod tests {
         }
         assert_eq!(hint(&["all is well".to_owned()]), None);
         let ill = Exit::from(std::process::ExitStatus::from_raw(4));
-        assert!(next_step(Some(ill), &[], false).contains("another processor"));
+        assert!(next_step(Some(ill), &[], false, true).contains("another processor"));
         let both = ["Permission denied".to_owned(), "out of memory".to_owned()];
         assert!(hint(&both).unwrap().starts_with("memory"), "the last line counts");
+    }
+
+    #[test]
+    fn the_sandbox_is_named_where_it_may_be_the_cause_and_nowhere_else() {
+        let step = |line: &str, is_restricted| {
+            next_step(None, &["ready to go".to_owned(), line.to_owned()], false, is_restricted)
+        };
+        for line in [
+            "sh: 2: exec: /home/me/llama-server: Permission denied",
+            "llama-server: error while loading shared libraries: libx.so: cannot open shared object file: Permission \
+             denied",
+            "CUDA error: no CUDA-capable device is detected",
+            "Segmentation fault",
+        ] {
+            assert!(step(line, true).ends_with("[workers] sandbox = \"off\" turns that off"), "{line}");
+            assert!(!step(line, false).contains("sandbox"), "{line}");
+        }
+        for line in ["cudaMalloc failed: out of memory", "unknown model architecture: 'x'"] {
+            assert!(!step(line, true).contains("sandbox"), "{line}");
+        }
     }
 }

@@ -52,9 +52,17 @@ impl Drop for ChildGroup {
 impl ChildGroup {
     /// Starts `command` as the leader of a new group, with a lifeline as its standard input.
     pub(crate) fn spawn(command: &mut Command) -> io::Result<Self> {
+        Self::spawn_by(command, Command::spawn)
+    }
+
+    /// The same, where `start` starts the process.
+    pub(crate) fn spawn_by(
+        command: &mut Command,
+        start: impl FnOnce(&mut Command) -> io::Result<Child>,
+    ) -> io::Result<Self> {
         // Registered before the child exists, so that its end cannot be missed.
         let ends_of_children = signal(SignalKind::child())?;
-        let mut child = command.process_group(0).stdin(Stdio::piped()).spawn()?;
+        let mut child = start(command.process_group(0).stdin(Stdio::piped()))?;
         let lifeline = child.stdin.take();
         let leader = child
             .id()

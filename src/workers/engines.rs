@@ -77,6 +77,9 @@ pub struct Engine {
     pub(super) threads: Option<u32>,
     /// A projector for the models that it belongs to.
     pub(super) projector: Option<PathBuf>,
+    /// Why its workers get more than the files, ports and devices that they need; `None` where they do not, as far as
+    /// the kernel can hold them to it.
+    pub(super) unrestricted: Option<String>,
     /// Whether it uses `ChatML` for a model without a chat template.
     pub(super) falls_back_to_chatml: bool,
 }
@@ -150,6 +153,7 @@ impl Engine {
             has_llama_cpp_fields: true,
             threads: None,
             projector: None,
+            unrestricted: None,
             falls_back_to_chatml: true,
         }
     }
@@ -261,6 +265,12 @@ impl Engine {
     /// The same, whether the engine takes one or not.
     pub(super) fn projector_of<'a>(&'a self, model: &Path, own: Option<&'a PathBuf>) -> Option<&'a PathBuf> {
         own.or(self.projector.as_ref().filter(|projector| is_projector_of(projector, model)))
+    }
+
+    /// Why its workers get more than they need.
+    #[must_use]
+    pub(crate) fn unrestricted(&self) -> Option<&str> {
+        self.unrestricted.as_deref()
     }
 
     /// The arguments, with values in the place of placeholders.

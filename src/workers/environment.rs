@@ -15,6 +15,9 @@ use crate::disk;
 /// Has CUDA count GPUs as NVML does, whose numbers are the hive's: else it counts the fastest first.
 pub(super) const CUDA_ORDER: (&str, &str) = ("CUDA_DEVICE_ORDER", "PCI_BUS_ID");
 
+/// Names the folder for temporary files.
+pub(super) const TEMPORARY: &str = "TMPDIR";
+
 /// Words of names that hold a secret, or the path of one. A word stands between underscores.
 const WORDS: &[&str] = &["KEY", "KEYS", "PASS", "PAT", "AUTH", "COOKIE", "NETRC", "KUBECONFIG", "PGPASSFILE"];
 /// Ends of such words.

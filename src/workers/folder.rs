@@ -20,6 +20,8 @@ const KEEP_LOG_BYTES: u64 = 1 << 20;
 
 /// The name of a worker's record.
 const RECORD: &str = "record.json";
+/// The name of the folder for what the worker itself writes.
+const WORK: &str = "work";
 
 /// The folder of one worker. It is named after the worker's id; ids sort by the time of their start.
 #[derive(Clone, Debug)]
@@ -29,7 +31,7 @@ impl WorkerFolder {
     /// Creates the folder of a new worker, and removes the oldest folders of ended ones.
     pub(super) fn create(workers: &Path, worker_id: &str, live: &HashSet<String>) -> Result<Self> {
         let path = workers.join(worker_id);
-        disk::create_private_dir(&path)
+        disk::create_private_dir(&path.join(WORK))
             .map_err(|error| Failure::io("make the folder", &path, &error).stage("start"))?;
         if let Err(error) = prune(workers, worker_id, live) {
             tracing::warn!(path = %workers.display(), %error, "could not remove the folders of ended workers");
@@ -42,9 +44,15 @@ impl WorkerFolder {
         self.0.join("worker.log")
     }
 
+    /// The folder for what the worker itself writes. What the hive keeps of it is not there: the worker's record
+    /// decides which processes a later hive signals.
+    pub(super) fn work(&self) -> PathBuf {
+        self.0.join(WORK)
+    }
+
     /// The file of the worker's readiness report.
     pub(super) fn report(&self) -> PathBuf {
-        self.0.join("report.json")
+        self.work().join("report.json")
     }
 
     /// The file of the worker's record.
@@ -186,12 +194,17 @@ mod tests {
     fn the_drafts_of_a_killed_process_are_removed() {
         let workers = tempfile::tempdir().unwrap();
         let folder = WorkerFolder::create(workers.path(), "worker-1", &HashSet::new()).unwrap();
-        for name in ["record.tmp", "report.tmp", "report.json"] {
+        for name in ["record.tmp", "work/report.tmp", "work/report.json"] {
             std::fs::write(folder.0.join(name), "{").unwrap();
         }
         folder.remove_drafts();
-        let left = std::fs::read_dir(&folder.0).unwrap().map(|entry| entry.unwrap().file_name());
-        assert_eq!(left.collect::<Vec<_>>(), ["report.json"]);
+        let left = |path: &Path| -> Vec<_> {
+            std::fs::read_dir(path).unwrap().map(|entry| entry.unwrap().file_name()).collect()
+        };
+        assert_eq!(
+            (left(&folder.0), left(&folder.work())),
+            (vec!["work".into()], vec!["report.json".into()])
+        );
     }
 
     #[test]

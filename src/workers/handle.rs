@@ -82,6 +82,8 @@ pub(super) enum Origin {
         assigned_port: Option<u16>,
         /// How many workers in a row have crashed that this one replaces.
         crashes: u32,
+        /// Whether the kernel holds it to what it needs.
+        is_restricted: bool,
     },
     /// An earlier daemon started it; it is ready on this port.
     Adopted {
@@ -248,6 +250,11 @@ impl Handle {
             Origin::Started { assigned_port, .. } => assigned_port,
             Origin::Adopted { .. } | Origin::Ended => None,
         }
+    }
+
+    /// Whether this daemon started it restricted to what it needs.
+    pub(super) fn is_restricted(&self) -> bool {
+        matches!(self.origin, Origin::Started { is_restricted: true, .. })
     }
 
     /// The memory that it is expected to take on all devices, in bytes; 0 where unknown.

@@ -1,11 +1,13 @@
 //! Starts the process of a worker and the owner of that process.
 
 use std::ffi::OsString;
+use std::io;
 use std::sync::Arc;
 
 use jiff::Timestamp;
 use uuid::Uuid;
 
+use super::causes;
 use super::child::ChildGroup;
 use super::device::Device;
 use super::engines::PortSource;
@@ -18,11 +20,14 @@ use super::plan::StartPlan;
 use super::processes::Processes;
 use super::registry::removed;
 use super::request::StartRequest;
+use super::sandbox::{Allowed, Sandbox};
 use super::secret::Secret;
 use super::shared::Shared;
 use super::start_error::StartError;
 use super::state::{Control, StopReason};
+use crate::config::DeviceKind;
 use crate::error::{Code, Failure, Result};
+use crate::models::other_parts;
 use crate::{n, spawn};
 
 /// More layers than any model has.
@@ -48,6 +53,7 @@ pub(super) async fn launch(
     let log_again = log.try_clone().map_err(|error| Failure::io("share the log", &folder.log(), &error))?;
 
     let assigned_port = if engine.port == PortSource::Assigned { Some(free_port()?) } else { None };
+    let sandbox = sandbox(shared, request, plan, &folder, assigned_port).await?;
     let values = values(shared, request, plan, &folder, assigned_port);
     let arguments = engine.arguments(&values);
     let words: Vec<_> = arguments.iter().map(|word| word.to_string_lossy()).collect();
@@ -61,14 +67,32 @@ pub(super) async fn launch(
         let names: Vec<_> = kept_back.iter().map(|name| name.to_string_lossy()).collect();
         n!(debug: "worker_environment", "Kept from the worker's environment: {}", names.join(", "));
     }
-    command.envs([environment::CUDA_ORDER]).envs(engine.variables(&values));
+    // Of all folders for temporary files, this is the one that it can use.
+    let temporary = sandbox.as_ref().map(|_| (environment::TEMPORARY, folder.work()));
+    command.envs([environment::CUDA_ORDER]).envs(temporary).envs(engine.variables(&values));
     command.env(&engine.secret_variable, secret.expose()).env(MARKER, &worker_id);
     // From here to the owner there is no await, so that every process gets its owner.
-    let spawned = if shared.settings.no_new_privileges {
-        spawn::without_new_privileges(|| ChildGroup::spawn(&mut command)).flatten()
-    } else {
-        ChildGroup::spawn(&mut command)
-    };
+    let mut in_force = None;
+    let spawned = ChildGroup::spawn_by(&mut command, |command| match sandbox {
+        Some(sandbox) => {
+            let (restricted, spawned) = sandbox.start(|| command.spawn());
+            in_force = Some(restricted);
+            spawned
+        }
+        None if shared.settings.no_new_privileges => {
+            spawn::without_new_privileges(|| command.spawn()).flatten()
+        }
+        None => command.spawn(),
+    });
+    match &in_force {
+        Some(Ok(what)) => n!(debug: "worker_sandbox", "The worker runs with {what}"),
+        Some(Err(why)) => {
+            n!("worker_sandbox", "The worker's files, TCP and signals are not restricted: {why}");
+        }
+        // The settings say so, or HiveCheck says why.
+        None => {}
+    }
+    let is_restricted = matches!(in_force, Some(Ok(_)));
     let processes = match spawned {
         Ok(group) => Processes::Own(group),
         Err(error) => {
@@ -82,8 +106,9 @@ pub(super) async fn launch(
             )
             .hint(format!(
                 "check that the program, and the interpreter that its first line may name, are there and may be \
-                 executed; the setting {} names it",
-                engine.setting
+                 executed; the setting {} names it{}",
+                engine.setting,
+                causes::or_the_sandbox(is_restricted && error.kind() == io::ErrorKind::PermissionDenied)
             ))
             .stage("start");
             return Err(StartError::temporary(failure));
@@ -101,7 +126,7 @@ pub(super) async fn launch(
         secret,
         folder,
         started_at: Timestamp::now(),
-        origin: Origin::Started { assigned_port, crashes },
+        origin: Origin::Started { assigned_port, crashes, is_restricted },
     });
     let admitted = shared.registry.insert(&handle);
     Owner::spawn(processes, Arc::clone(&handle), inbox, Arc::clone(shared));
@@ -112,6 +137,32 @@ pub(super) async fn launch(
     }
     n!("worker_spawn", "Worker {} runs; its log is {}", handle.pid, handle.folder.log().display());
     Ok(handle)
+}
+
+/// Prepares the restriction of a worker; `None` where it gets none.
+async fn sandbox(
+    shared: &Shared,
+    request: &StartRequest,
+    plan: &StartPlan,
+    folder: &WorkerFolder,
+    port: Option<u16>,
+) -> Result<Option<Sandbox>> {
+    let engine = &plan.engine;
+    if !shared.settings.restricts() || engine.unrestricted().is_some() {
+        return Ok(None);
+    }
+    let further = [&plan.projector, &request.chat_template].into_iter().flatten();
+    let mut reads: Vec<_> = further.chain([&request.model_path]).cloned().collect();
+    reads.extend(other_parts(&request.model_path));
+    let allowed = Allowed {
+        program: engine.program.clone(),
+        reads,
+        words: engine.arguments.iter().chain(engine.environment.values()).cloned().collect(),
+        writes: vec![folder.work(), folder.log()],
+        port,
+        gpus: plan.place.device.kind().filter(|kind| *kind != DeviceKind::Cpu),
+    };
+    Sandbox::prepare(allowed).await.map(Some)
 }
 
 /// The values for the placeholders of an engine.

@@ -106,7 +106,7 @@ pub(super) fn ended_early(worker: &Handle, exit: Option<Exit>, tail: &[String]) 
         let message = format!("worker {pid} (engine '{engine}') could not listen: its port was taken");
         return StartError::new(StartErrorKind::PortTaken, failure(worker, Code::PortInUse, message));
     }
-    let hint = causes::next_step(exit, tail, worker.saw_oom_kill());
+    let hint = causes::next_step(exit, tail, worker.saw_oom_kill(), worker.is_restricted());
     let how = exit.map_or_else(|| "its end is unknown".to_owned(), |exit| exit.to_string());
     let message = format!("worker {pid} (engine '{engine}') ended before it was ready: {how}");
     let mut failure = failure(worker, Code::WorkerFailed, message).hint(hint);

@@ -7,6 +7,8 @@ mod endpoints;
 mod engines;
 mod fake_worker;
 mod logs;
+#[cfg(target_os = "linux")]
+mod sandbox;
 mod start;
 mod stop;
 mod telemetry;
@@ -20,7 +22,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::process_group::gone;
 use super::*;
-use crate::config::Config;
+use crate::config::{Config, Sandboxing};
 use crate::engine_store::EngineStore;
 use crate::error::Failure;
 use crate::narration::{Entry, Narration, NarrationContext, with_narration_context};
@@ -55,6 +57,8 @@ impl Hive {
         };
         config.timers.progress = Duration::from_millis(20).into();
         config.workers.lifeline = true;
+        // Fake workers and tests tell each other things by files elsewhere.
+        config.workers.sandbox = Sandboxing::Off;
         config.llama_server.enabled = false;
         configure(&mut config);
         let store = EngineStore::open(config.engines_dir());

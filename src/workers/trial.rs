@@ -121,7 +121,7 @@ fn undescribed(name: &str, none: &NoAnswer, stage: &str) -> TryError {
     let told = none.exit.and_then(|_| causes::told(&none.lines));
     let said = told.map_or_else(String::new, |line| format!(" ({})", clip(line.trim(), LONGEST_QUOTE)));
     let mut failure = Failure::new(Code::WorkerFailed, format!("'{name}' does not run: {none}{said}"))
-        .hint(causes::next_step(none.exit, &none.lines, false))
+        .hint(causes::next_step(none.exit, &none.lines, false, false))
         .stage(stage);
     failure.exit_code = none.exit.and_then(|exit| exit.code);
     failure.signal = none.exit.and_then(Exit::signal);
@@ -191,9 +191,9 @@ impl TrialWorker {
         }
         let (engine, how) = (&self.handle.engine.name, self.handle.last_exit().unwrap_or_default());
         let mut log = self.log().await;
-        let saw_oom_kill = self.handle.saw_oom_kill();
+        let (saw_oom_kill, is_restricted) = (self.handle.saw_oom_kill(), self.handle.is_restricted());
         let mut failure = Failure::new(Code::WorkerFailed, format!("'{engine}' crashed: {how}"))
-            .hint(causes::next_step(end.exit, &log, saw_oom_kill));
+            .hint(causes::next_step(end.exit, &log, saw_oom_kill, is_restricted));
         failure.exit_code = end.exit.and_then(|exit| exit.code);
         failure.signal = end.exit.and_then(Exit::signal);
         failure.log_tail = log.split_off(log.len().saturating_sub(TAIL_LINES));

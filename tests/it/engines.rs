@@ -6,14 +6,16 @@ use std::path::PathBuf;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use crate::support::builds::{crashing_build, hanging_build, working_build, wrong_build};
+use crate::support::builds::{HANGS, crashing_build, hanging_build, working_build, wrong_build};
 use crate::support::github::{Asked, Digests, FakeGitHub, archive_name, engine_archive, hostile_archive};
 use crate::support::{
-    Daemon, Gpus, Scripted, SmallDisk, TestHive, client, data_lines, files_beneath, folder, has_chunk,
-    process_runs, skipped, until, write_foreign_model, write_model, write_model_that_says,
+    Daemon, Gpus, Scripted, SmallDisk, TestHive, check_of, client, data_lines, files_beneath, folder,
+    has_chunk, process_runs, skipped, until, write_foreign_model, write_model, write_model_that_says,
 };
 
 const CPU: &str = "llama-server-cpu";
+/// Settings for builds that tell the test things by files elsewhere.
+const BY_FILES: &str = "[workers]\nsandbox = \"off\"\n";
 /// What clients take for a failure.
 const FAILING: [&str; 5] = ["❌", "✗", "failed:", "error details:", "error:"];
 
@@ -152,6 +154,9 @@ async fn live_and_die(build: impl Fn(&str) -> Vec<u8>) {
         (&json!("b1001"), &json!([])),
         "{listed}"
     );
+    let check = hive.succeed(&json!({ "HiveCheck": {} })).await;
+    let sandbox = check_of(&check, "sandbox")["detail"].as_str().expect("a detail");
+    assert!(!sandbox.contains("but for"), "its script names what it runs: {sandbox}");
     let again = hive.succeed(&install("latest")).await;
     assert_eq!((&again["version"], &again["previous"]), (&json!("b1001"), &Value::Null));
     write_model(&models, "m");
@@ -215,6 +220,7 @@ async fn the_real_llama_server_is_installed_used_updated_gone_back_to_and_remove
 #[tokio::test(flavor = "multi_thread")]
 async fn a_version_that_is_slower_than_the_one_before_is_told_and_not_used() {
     let place = Place::new().await;
+    place.set(BY_FILES);
     let [old, slow, fast] = std::array::from_fn(|_| Scripted::new());
     let first = old.build("b1001", 50);
     place.publish("b1001", &first, 0);
@@ -254,6 +260,7 @@ async fn a_version_that_is_slower_than_the_one_before_is_told_and_not_used() {
 #[tokio::test(flavor = "multi_thread")]
 async fn an_engine_is_not_removed_while_a_load_on_it_has_begun() {
     let place = Place::new().await;
+    place.set(BY_FILES);
     let scripted = Scripted::new();
     place.publish("b1001", &scripted.build("b1001", 50), 0);
     let hive = place.start().await;
@@ -435,11 +442,20 @@ async fn an_install_that_is_cancelled_or_killed_while_it_fetches_goes_on_where_i
 #[tokio::test(flavor = "multi_thread")]
 async fn a_hive_that_is_killed_while_it_tries_a_build_leaves_nothing_of_it() {
     let (place, hive) = Place::with_engine().await;
-    let file = place.dir.path().join("pid");
-    place.publish("b1002", &hanging_build("b1002", &file), 4096);
+    // The build's process id, and the file that has it.
+    let hangs = async || {
+        let is_it = |path: &PathBuf| path.file_name().is_some_and(|name| name == HANGS);
+        let file = until("the build to be tried", async || {
+            files_beneath(&place.dir.path().join("data/workers")).into_iter().find(is_it)
+        });
+        let file = file.await;
+        let pid =
+            std::fs::read_to_string(&file).expect("a file").trim().parse::<u32>().expect("a process id");
+        (pid, file)
+    };
+    place.publish("b1002", &hanging_build("b1002"), 4096);
     hive.submit(&install("latest")).await;
-    let pid = until("the build to be tried", || async { std::fs::read_to_string(&file).ok() }).await;
-    let pid: u32 = pid.trim().parse().expect("a process id");
+    let (pid, file) = hangs().await;
     assert!(process_runs(pid));
     hive.kill().await;
     let hive = place.start().await;
@@ -450,9 +466,9 @@ async fn a_hive_that_is_killed_while_it_tries_a_build_leaves_nothing_of_it() {
     // A try that is cancelled leaves as little.
     std::fs::remove_file(&file).expect("it is there");
     let job = hive.submit(&install("latest")).await;
-    let pid = until("the build to be tried", || async { std::fs::read_to_string(&file).ok() }).await;
+    let (pid, _) = hangs().await;
     cancel(&hive, &job).await;
-    assert!(!process_runs(pid.trim().parse().expect("a process id")));
+    assert!(!process_runs(pid));
     assert_eq!(place.still_has_the_first(&hive).await, json!([]));
     hive.stop().await;
 }

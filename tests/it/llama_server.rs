@@ -36,6 +36,8 @@ async fn it_is_found_chosen_used_and_proven_gone() {
     let detail = check_of(&check, "engines")["detail"].as_str().expect("a detail");
     assert!(detail.starts_with("llama-server ") && detail.contains("; builtin "), "{detail}");
     assert!(detail.contains("on cpu") && detail.contains("completions"), "{detail}");
+    let sandbox = check_of(&check, "sandbox")["detail"].as_str().expect("a detail");
+    assert!(!sandbox.contains("but for"), "{sandbox}");
 
     let id = hive.submit(&json!({ "ModelLoad": { "id": "tiny", "context_length": 512 } })).await;
     let stream = hive.stream(&id).await;

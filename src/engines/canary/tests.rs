@@ -10,7 +10,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use super::*;
-use crate::config::{Config, DeviceKind};
+use crate::config::{Config, DeviceKind, Sandboxing};
 use crate::engine::sample_model::{SampleModel, SampleWeights};
 use crate::engine_store::{EngineId, Measured};
 use crate::error::{Code, Failure};
@@ -71,6 +71,8 @@ impl Hive {
         };
         config.llama_server.enabled = false;
         config.workers.lifeline = true;
+        // The scripts run this test binary, which is elsewhere.
+        config.workers.sandbox = Sandboxing::Off;
         change(&mut config);
         let workers = Supervisor::new(&config, EngineStore::open(config.engines_dir())).unwrap();
         let catalog = Catalog::new(&config).unwrap();

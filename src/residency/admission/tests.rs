@@ -4,7 +4,7 @@
 use tokio_util::sync::CancellationToken;
 
 use super::*;
-use crate::config::Config;
+use crate::config::{Config, Sandboxing};
 use crate::error::Code;
 use crate::spawn;
 use crate::workers::{Device, StartRequest};
@@ -33,6 +33,8 @@ impl Hive {
             ..Config::default()
         };
         config.llama_server.enabled = false;
+        // The script runs this test binary, which it gets for a model.
+        config.workers.sandbox = Sandboxing::Off;
         let workers =
             Supervisor::new(&config, crate::engine_store::EngineStore::open(config.engines_dir())).unwrap();
         let admissions = Admissions::new(workers.clone(), rules, workers.activity());

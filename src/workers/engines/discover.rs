@@ -22,6 +22,7 @@ use crate::workers::environment;
 use crate::workers::exit::Exit;
 use crate::workers::gpus::{self, Gpu};
 use crate::workers::route::Route;
+use crate::workers::sandbox::{Allowed, Sandbox};
 
 /// What the system means by a file that is not there, where the program is.
 const LACKS_LINKER: &str = "its dynamic linker, or the interpreter that its first line names, is not here";
@@ -34,6 +35,8 @@ pub(in crate::workers) struct EngineSearch {
     builtin: PathBuf,
     llama_server: LlamaServer,
     described: BTreeMap<String, EngineSettings>,
+    /// Whether workers are to be restricted.
+    restricts: bool,
     store: EngineStore,
 }
 
@@ -67,6 +70,7 @@ impl EngineSearch {
             builtin: config.worker_program()?,
             llama_server: config.llama_server.clone(),
             described: config.engines.clone(),
+            restricts: config.workers.restricts(),
             store,
         })
     }
@@ -158,12 +162,45 @@ impl EngineSearch {
         program: PathBuf,
         limit: Duration,
     ) -> Result<Described, NoAnswer> {
-        let version = ask(&program, "--version", limit).await?;
-        let devices = ask(&program, "--list-devices", limit).await;
+        let version = ask(&program, "--version", limit, None).await?;
+        let devices = ask(&program, "--list-devices", limit, None).await;
         // A version that cannot list its devices is too old to choose among GPUs.
         let list = devices.as_deref().unwrap_or_default();
         let engine = llama_server::describe(program, &self.llama_server, &version, list);
-        Ok(Described { engine: Engine { name: name.to_owned(), ..engine }, devices })
+        let unrestricted = self.trouble_within_the_sandbox(&engine, devices.is_ok(), limit).await;
+        if let Some(why) = &unrestricted {
+            tracing::warn!(engine = name, why, "the workers of an engine are not restricted");
+        }
+        Ok(Described { engine: Engine { name: name.to_owned(), unrestricted, ..engine }, devices })
+    }
+
+    /// Why an engine does not run restricted as it runs without that. Its libraries may be where no list has them, a
+    /// script may run a program elsewhere, and a driver may need what others do not: the engine serves all the same,
+    /// without the restriction.
+    async fn trouble_within_the_sandbox(
+        &self,
+        engine: &Engine,
+        lists_devices: bool,
+        limit: Duration,
+    ) -> Option<String> {
+        if !self.restricts {
+            return None;
+        }
+        let gpus = engine.devices.first().copied().filter(|kind| *kind != DeviceKind::Cpu);
+        let allowed = Allowed { program: engine.program.clone(), gpus, ..Allowed::default() };
+        let flag = if lists_devices { "--list-devices" } else { "--version" };
+        let shown = engine.program.display();
+        match ask(&engine.program, flag, limit, Some(allowed)).await {
+            Err(none) => {
+                let last = none.exit.and(none.lines.last());
+                let said = last.map_or_else(String::new, |line| format!(": {line}"));
+                Some(format!("within it {shown} does not run: {none}{said}"))
+            }
+            Ok(list) if lists_devices && llama_server::gpus(&list) != engine.own_names => {
+                Some(format!("within it {shown} does not find the same GPUs"))
+            }
+            Ok(_) => None,
+        }
     }
 }
 
@@ -280,12 +317,18 @@ fn described(name: &str, settings: &EngineSettings, gpus: &[Gpu]) -> Result<Engi
         has_llama_cpp_fields: false,
         threads: None,
         projector: None,
+        unrestricted: (!settings.sandbox).then(|| format!("[engines.{name}] sandbox is not set")),
         falls_back_to_chatml: false,
     })
 }
 
-/// What a program prints to both outputs when it is run with this flag.
-async fn ask(program: &Path, flag: &str, limit: Duration) -> Result<String, NoAnswer> {
+/// What a program prints to both outputs when it is run with this flag, restricted to what is allowed.
+async fn ask(
+    program: &Path,
+    flag: &str,
+    limit: Duration,
+    allowed: Option<Allowed>,
+) -> Result<String, NoAnswer> {
     let mut command = spawn::command(program);
     environment::keep_secrets(&mut command);
     command
@@ -295,13 +338,21 @@ async fn ask(program: &Path, flag: &str, limit: Duration) -> Result<String, NoAn
         .stderr(Stdio::piped())
         .kill_on_drop(true);
     let none = |why: String| NoAnswer { exit: None, why, lines: Vec::new() };
-    let answer = tokio::time::timeout(limit, command.output()).await;
-    let answer = answer.map_err(|_| none(format!("{flag} did not answer within {}", in_words(limit))))?;
-    let output = answer.map_err(|error| {
+    let unread = |error: io::Error| {
         let lacks_linker = error.kind() == io::ErrorKind::NotFound && program.exists();
         let why = if lacks_linker { LACKS_LINKER.to_owned() } else { error.to_string() };
         NoAnswer { lines: vec![why.clone()], ..none(why) }
-    })?;
+    };
+    let child = match allowed {
+        None => command.spawn(),
+        Some(allowed) => {
+            let sandbox = Sandbox::prepare(allowed).await.map_err(|failure| none(failure.message))?;
+            sandbox.start(|| command.spawn()).1
+        }
+    };
+    let answer = tokio::time::timeout(limit, child.map_err(unread)?.wait_with_output()).await;
+    let answer = answer.map_err(|_| none(format!("{flag} did not answer within {}", in_words(limit))))?;
+    let output = answer.map_err(unread)?;
     let printed =
         [output.stdout, output.stderr].map(|output| String::from_utf8_lossy(&output).into_owned()).concat();
     if output.status.success() {

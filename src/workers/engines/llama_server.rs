@@ -104,6 +104,7 @@ pub(in crate::workers) fn describe(
         has_llama_cpp_fields: true,
         threads: None,
         projector: settings.mmproj.clone(),
+        unrestricted: None,
         falls_back_to_chatml: true,
     }
 }
@@ -133,7 +134,7 @@ fn version_of(output: &str) -> Option<String> {
 }
 
 /// The GPUs of its list (`  CUDA0: NVIDIA H200 (…)`), as devices and with its own names.
-fn gpus(list: &str) -> Vec<(Device, String)> {
+pub(super) fn gpus(list: &str) -> Vec<(Device, String)> {
     list.lines()
         .filter_map(|line| {
             let (own, _) = line.trim().split_once(": ")?;

@@ -9,11 +9,14 @@ pub(crate) fn working_build(version: &str) -> Vec<u8> {
     build(version, "")
 }
 
-/// A build that hangs while it loads its model, after it has written its process id to a file.
-pub(crate) fn hanging_build(version: &str, pid: &Path) -> Vec<u8> {
-    let pid = pid.display();
-    build(version, &format!("echo $$ >'{pid}.new' && mv '{pid}.new' '{pid}'\nexec sleep 1000"))
+/// A build that hangs while it loads its model, after it has written its process id to the file [`HANGS`] in its
+/// worker's folder.
+pub(crate) fn hanging_build(version: &str) -> Vec<u8> {
+    build(version, &format!("cd \"$TMPDIR\" && echo $$ >new && mv new {HANGS}\nexec sleep 1000"))
 }
+
+/// The file that a build makes that hangs.
+pub(crate) const HANGS: &str = "hangs";
 
 /// A build that answers as another model than the one that it was given.
 pub(crate) fn wrong_build(version: &str, model: &Path) -> Vec<u8> {

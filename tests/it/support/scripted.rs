@@ -13,7 +13,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use rbee_hive::config::{Capability, Config, DeviceKind, EngineSettings};
+use rbee_hive::config::{Capability, Config, DeviceKind, EngineSettings, Sandboxing};
 use reqwest::Response;
 use serde_json::{Value, json};
 
@@ -53,6 +53,8 @@ impl Scripted {
         std::fs::set_permissions(&program, std::fs::Permissions::from_mode(0o755)).expect("a program");
         config.llama_server.enabled = true;
         config.llama_server.program = Some(program);
+        // It tells the test things by files.
+        config.workers.sandbox = Sandboxing::Off;
     }
 
     /// A build of llama-server that proves itself, and that says of each answer in a try that it wrote so many tokens a
@@ -172,6 +174,7 @@ pub(super) fn this_program(test: &str, environment: BTreeMap<String, String>) ->
         rerank_route: None,
         metrics_route: None,
         capabilities: Some(Capability::ALL.iter().copied().collect()),
+        sandbox: false,
     }
 }
 
