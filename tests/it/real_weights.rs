@@ -137,6 +137,8 @@ async fn structured_output_keeps_to_its_schema_at_every_try() {
 #[derive(Deserialize)]
 struct Recorded {
     file: String,
+    /// The text in which a question stands; none where it begins a conversation.
+    prompt: Option<String>,
     /// Questions, and how the answers to them begin.
     answers: Vec<(String, String)>,
     /// Texts and their tokens.
@@ -154,18 +156,18 @@ async fn answers_begin_as_llama_servers_do() {
     for model in ["smollm2", "gemma3"] {
         let recorded = recorded(model);
         let hive = TestHive::start().await;
-        std::os::unix::fs::symlink(folder.join(recorded.file), hive.models_dir().join("m.gguf"))
+        std::os::unix::fs::symlink(folder.join(&recorded.file), hive.models_dir().join("m.gguf"))
             .expect("a link");
+        assert_eq!(recorded.answers.len(), 10);
         for (question, expected) in &recorded.answers {
             let more = json!({ "model": "m", "temperature": 0, "max_tokens": 32 });
-            // Gemma's is not trained for conversations.
-            let (route, request, text) = match model {
-                "smollm2" => {
+            let (route, request, text) = match &recorded.prompt {
+                None => {
                     let messages = json!([{ "role": "user", "content": question }]);
                     ("/v1/chat/completions", json!({ "messages": messages }), "/choices/0/message/content")
                 }
-                _ => {
-                    let prompt = format!("Question: {question}\nAnswer:");
+                Some(prompt) => {
+                    let prompt = prompt.replace("{question}", question);
                     ("/v1/completions", json!({ "prompt": prompt }), "/choices/0/text")
                 }
             };
