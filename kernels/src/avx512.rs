@@ -5,6 +5,7 @@
 use std::arch::x86_64::*;
 
 use crate::activations::View;
+use crate::avx2::{PREFETCHED, prefetch};
 use crate::block::IQ4_VALUES;
 use crate::packed::{Chunk, Floats, Form, Lanes, Meaning, ROWS, Wide, by_form};
 
@@ -57,6 +58,9 @@ fn tile<const BITS: usize, const GROUP: usize, const OFFSET: bool, const TABLE: 
     let mut total = [_mm512_setzero_ps(); T];
     let blocks = chunks.chunks_exact(BITS).zip(lanes.chunks_exact(lanes_of_block));
     for (block, (chunks, lanes)) in blocks.enumerate() {
+        let ahead = PREFETCHED / (BITS * size_of::<Chunk>());
+        prefetch(chunks, ahead);
+        prefetch(lanes, ahead);
         let codes = unpack::<BITS, TABLE>(chunks);
         for (t, total) in total.iter_mut().enumerate() {
             let at = t * x.blocks + block;
@@ -179,6 +183,7 @@ fn float_tile<const T: usize, const U: usize>(
             let (chunks, rest) = $lanes.as_chunks::<U>();
             let mut k = 0;
             for lanes in chunks {
+                prefetch(lanes, PREFETCHED / size_of_val(lanes));
                 for u in 0..U {
                     let weights = $load(&lanes[u]);
                     for t in 0..T {

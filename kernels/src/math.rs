@@ -71,7 +71,7 @@ pub(crate) fn softmax(row: &mut [f32], visible: std::ops::Range<usize>) {
             row[..visible.start].fill(0.0);
             row[visible.end..].fill(0.0);
             let row = &mut row[visible];
-            let largest = largest(row);
+            let largest = maximum(row);
             for x in row.iter_mut() {
                 *x = exp(*x - largest);
             }
@@ -81,6 +81,15 @@ pub(crate) fn softmax(row: &mut [f32], visible: std::ops::Range<usize>) {
             }
         },
     );
+}
+
+/// The largest element, without regard to NaN; negative infinity where there is none.
+#[must_use]
+pub fn largest(x: &[f32]) -> f32 {
+    Processor::this().run(
+        #[inline(always)]
+        || maximum(x),
+    )
 }
 
 /// The sum of what `of` makes of each element, in parts that do not wait for each other.
@@ -97,7 +106,7 @@ fn sum(x: &[f32], of: impl Fn(f32) -> f32) -> f32 {
 }
 
 #[inline(always)]
-fn largest(x: &[f32]) -> f32 {
+fn maximum(x: &[f32]) -> f32 {
     let (chunks, rest) = x.as_chunks::<WIDTH>();
     let mut parts = [f32::NEG_INFINITY; WIDTH];
     for chunk in chunks {
@@ -154,6 +163,19 @@ mod tests {
             let expected = if visible.contains(&i) { expected } else { 0.0 };
             assert!((found - expected).abs() < 1e-6, "{i}");
         }
+    }
+
+    #[test]
+    fn the_largest_element_is_found_wherever_it_is() {
+        for len in [1, 15, 16, 17, 50] {
+            for at in 0..len {
+                let mut row = vec![f32::NAN; len];
+                row[len / 2] = f32::NEG_INFINITY;
+                row[at] = -3.0;
+                assert_eq!(largest(&row), -3.0, "{at} of {len}");
+            }
+        }
+        assert_eq!(largest(&[f32::NAN; 20]), f32::NEG_INFINITY);
     }
 
     #[test]

@@ -8,6 +8,7 @@ use std::collections::{HashMap, VecDeque};
 
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
+use rbee_kernels::math::largest;
 
 use super::constraint::Constraint;
 use crate::config::Sampling;
@@ -206,13 +207,11 @@ impl Sampler {
     }
 }
 
-/// The likeliest token; of equally likely ones, the lowest id.
+/// The likeliest token; of equally likely ones, the lowest id. NaN and negative infinity are never chosen.
 fn greedy(logits: &[f32]) -> Option<u32> {
-    (0..)
-        .zip(logits)
-        .filter(|(_, logit)| finite(**logit) > f32::MIN)
-        .reduce(|best, next| if finite(*next.1) > finite(*best.1) { next } else { best })
-        .map(|(id, _)| id)
+    let best = largest(logits);
+    let id = logits.iter().position(|logit| *logit == best).filter(|_| best > f32::MIN)?;
+    u32::try_from(id).ok()
 }
 
 /// The logit as a finite number. NaN becomes the lowest one, which is never chosen.
