@@ -116,7 +116,12 @@ impl StartPlan {
                 template.display()
             ),
             None if !self.has_template && engine.falls_back_to_chatml => {
-                n!(warn: "worker_template", "no chat template: using ChatML");
+                n!(
+                    warn: "worker_template",
+                    "no chat template: using ChatML, although '{0}' may not be trained for it; set chat_template in \
+                     [models.\"{0}\"], or send text to /v1/completions",
+                    request.model_id
+                );
             }
             None => {}
         }

@@ -641,7 +641,7 @@ async fn a_model_without_a_chat_template_gets_chatml_and_the_load_says_so() {
         let job = hive.submit(&json!({ "ModelLoad": { "id": id } })).await;
         let stream = hive.typed_stream(&job).await;
         let warns =
-            |event: &str| event.contains("\"warn\"") && event.contains("\"no chat template: using ChatML\"");
+            |event: &str| event.contains("\"warn\"") && event.contains("\"no chat template: using ChatML, ");
         assert!(stream.lines().any(warns), "{stream}");
         let tokens = |content: &'static str| {
             let body =
