@@ -10,7 +10,7 @@ use super::harmless::harmless;
 use super::parts::{Engines, id_of};
 use super::plan::{InstallPlan, SourcesFrom, Wanted, Way};
 use super::shown::InstalledEngine;
-use super::source::{self, BuildRequest, Sources};
+use super::source::{self, BuildRequest, Fetched, Sources};
 use super::unpack;
 use crate::config::DeviceKind;
 use crate::engine_store::{Build, BuildDraft, EngineId, Installed};
@@ -159,8 +159,7 @@ impl Engines {
             }
             SourcesFrom::Package(package) => (Sources::Package(package.clone()), None),
         };
-        let draft = self.on_disk(move |store| store.draft(id)).await?;
-        let request = BuildRequest {
+        let mut request = BuildRequest {
             kind: id.kind,
             compute_capabilities: machine
                 .kind(id.kind)
@@ -171,7 +170,6 @@ impl Engines {
             tools: machine.tools,
             cmake_options: self.settings.cmake_options.clone(),
             cache: self.store.sources(),
-            draft: draft.path().to_owned(),
         };
         let fetched = source::fetch(&request, stop).await?;
         // A package tells its version once it is here.
@@ -182,17 +180,38 @@ impl Engines {
                 _ => self.current(id).await,
             };
         }
-        let built = source::build(&request, &fetched, stop).await?;
-        let plan = InstallPlan { version: built.version, ..plan.clone() };
-        let archive_sha256 =
-            built.archive_sha256.or_else(|| local.as_ref().map(|local| local.sha256.clone()));
-        let made = Made { draft, program: built.program, archive_sha256 };
-        let installed = self.prove_and_promote(&plan, made, stop).await;
+        let mut installed = self.build_and_prove(plan, &request, &fetched, stop).await;
+        if let Err(failure) = &installed
+            && is_beyond_processor(failure)
+            && source::make_portable(&mut request)
+        {
+            n!(
+                warn: "worker_install_build",
+                "This machine does not run every instruction that its processor claims to have: building again \
+                 without those that only new processors have"
+            );
+            installed = self.build_and_prove(plan, &request, &fetched, stop).await;
+        }
         if is_over(&installed) {
             self.discard([local.as_ref(), None]).await;
             source::clean(&request.cache, id.kind).await?;
         }
         installed
+    }
+
+    async fn build_and_prove(
+        &self,
+        plan: &InstallPlan,
+        request: &BuildRequest,
+        fetched: &Fetched,
+        stop: &CancellationToken,
+    ) -> Result<Installed> {
+        let id = plan.id;
+        let draft = self.on_disk(move |store| store.draft(id)).await?;
+        let built = source::build(request, fetched, draft.path(), stop).await?;
+        let plan = InstallPlan { version: built.version, ..plan.clone() };
+        let made = Made { draft, program: built.program, archive_sha256: built.archive_sha256 };
+        self.prove_and_promote(&plan, made, stop).await
     }
 
     /// The engine, which is installed.
@@ -280,6 +299,11 @@ impl InstallPlan {
 /// Whether what an install fetched is not needed again.
 fn is_over(installed: &Result<Installed>) -> bool {
     installed.as_ref().err().is_none_or(|failure| failure.code == Code::EngineUnproven)
+}
+
+/// Whether a build was killed by an instruction that the processor does not run.
+fn is_beyond_processor(failure: &Failure) -> bool {
+    failure.code == Code::EngineUnproven && failure.signal.as_deref() == Some("SIGILL")
 }
 
 fn check_room(plan: &InstallPlan) -> Result<()> {

@@ -72,12 +72,17 @@ pub async fn fetch(request: &BuildRequest, stop: &CancellationToken) -> Result<F
     fetched::fetch(request, stop).await
 }
 
-/// Builds the sources.
+/// Builds the sources. The program comes into `draft`, a folder on the cache's file system.
 ///
 /// # Errors
 /// [`Code::Cancelled`]; [`Code::EngineBuildFailed`] and others with the stage (`tools`, `sources`, `configure`,
 /// `compile`), the last lines and what to do.
-pub async fn build(request: &BuildRequest, sources: &Fetched, stop: &CancellationToken) -> Result<Built> {
+pub async fn build(
+    request: &BuildRequest,
+    sources: &Fetched,
+    draft: &Path,
+    stop: &CancellationToken,
+) -> Result<Built> {
     let started = monotonic();
     let cmake = check_tools(&request.tools, request.kind)?;
     let mut options = options::options(
@@ -96,9 +101,19 @@ pub async fn build(request: &BuildRequest, sources: &Fetched, stop: &Cancellatio
     disk::create_private_dir(&folder).map_err(|error| Failure::io("use the folder", &folder, &error))?;
     let runner = Runner::new(folder.join("build.log"), stop)?;
     Build { request, cmake, options, sources, folder: &folder, runner, stop }.run().await?;
-    let program = hand_over(request, &folder).await?;
+    let program = hand_over(&folder, draft).await?;
     n!("worker_install_build", "Built llama-server {} in {}", sources.version, in_words(started.elapsed()));
     Ok(Built { version: sources.version.clone(), program, archive_sha256: sources.sha256.clone() })
+}
+
+/// Has a build use no instructions that only new processors have. Returns false where the options of the request say
+/// already what it uses.
+pub fn make_portable(request: &mut BuildRequest) -> bool {
+    let is_told = request.cmake_options.iter().any(|option| option.starts_with("-DGGML_NATIVE"));
+    if !is_told {
+        request.cmake_options.push("-DGGML_NATIVE=OFF".to_owned());
+    }
+    !is_told
 }
 
 /// Refuses a build for which a program is missing. Returns cmake.
@@ -213,8 +228,8 @@ fn jobs() -> u64 {
 }
 
 /// Moves the program and the log to the draft's folder. Returns the path of the program.
-async fn hand_over(request: &BuildRequest, folder: &Path) -> Result<PathBuf> {
-    let (folder, draft) = (folder.to_owned(), request.draft.clone());
+async fn hand_over(folder: &Path, draft: &Path) -> Result<PathBuf> {
+    let (folder, draft) = (folder.to_owned(), draft.to_owned());
     let work = move || -> Result<PathBuf> {
         let program = draft.join(PROGRAM);
         let failed = |error: io::Error| Failure::io("put the built program at", &program, &error);

@@ -22,8 +22,6 @@ pub struct BuildRequest {
     pub cmake_options: Vec<String>,
     /// The folder of the cache.
     pub cache: PathBuf,
-    /// The folder that gets the program, on the same file system.
-    pub draft: PathBuf,
 }
 
 /// Where sources come from.

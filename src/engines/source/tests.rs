@@ -31,7 +31,7 @@ const PROGRAM_TEXT: &str = "#pragma message(\"error: failed: not really\")\nint 
 
 async fn build(request: &BuildRequest, stop: &CancellationToken) -> Result<Built> {
     let sources = fetch(request, stop).await?;
-    super::build(request, &sources, stop).await
+    super::build(request, &sources, &request.cache.with_file_name("draft"), stop).await
 }
 
 /// A folder with an archive of the project, a cache and a place for the program.
@@ -95,7 +95,6 @@ impl Room {
             python: PathBuf::from("no-python"),
             cmake_options: vec!["-DCMAKE_CXX_FLAGS_RELEASE=-O0".to_owned()],
             cache: self.path("cache"),
-            draft: self.path("draft"),
         }
     }
 
@@ -289,7 +288,6 @@ async fn what_is_missing_is_named() {
         python: PathBuf::from("no-python"),
         cmake_options: Vec::new(),
         cache: room.path().join("cache"),
-        draft: room.path().join("draft"),
     };
     let failure = build(&request, &CancellationToken::new()).await.unwrap_err();
     assert_eq!(failure.message, "building llama-server for cuda needs cmake, nvcc, which is not here");
@@ -341,7 +339,6 @@ async fn llama_cpp_is_built_from_its_sources() {
         tools: machine.tools,
         cmake_options: options.iter().map(|option| format!("-D{option}")).collect(),
         cache: folder.join("cache"),
-        draft: folder.join("draft"),
     };
     let (sender, mut entries) = mpsc::unbounded_channel();
     let context = NarrationContext::new("job-1".into(), "worker_install", sender);
