@@ -45,7 +45,7 @@ class EngineList extends View {
       h(
         "p",
         { class: "muted small-text" },
-        "The programs that workers run. The built-in one is always here; these run more models, some on GPUs.",
+        "Workers run them. The built-in one is always here; these run more models, some on GPUs.",
       ),
       list.length ? h("ul", { class: "lines engines" }, ...list.map(entry)) : null,
       engines.reading && !engines.isKnown
