@@ -28,5 +28,6 @@ mod id;
 
 pub use build::{Build, FailedBuild, Installed, Measured, Provenance};
 pub use draft::BuildDraft;
+pub(crate) use folder::remove as remove_folder;
 pub use id::{EngineId, UnknownEngine};
 pub use store::{EngineStore, Trouble};

@@ -2,10 +2,12 @@
 //!
 //! Invariants:
 //! - Requests start in the order of arrival, as soon as a slot is free. In each step every running
-//!   sequence advances: by a token, or by up to `PREFILL_CHUNK` tokens of its prompt. All of these tokens go through the
-//!   model together, at most [`MAX_BATCH`] of them: no prompt holds the answers up for long, and so much memory is planned.
+//!   sequence advances: by a token, or by up to `PREFILL_CHUNK` tokens of its prompt. All of these tokens go
+//!   through the model together, at most [`MAX_BATCH`] of them: no prompt holds the answers up for long, and
+//!   memory is planned for that many.
 //! - Each request gets exactly one last event, [`GenerationEvent::Finished`] (or
-//!   [`GenerationEvent::Embedding`]) or [`GenerationEvent::Failed`], unless its receiver is dropped: that cancels it at its next step.
+//!   [`GenerationEvent::Embedding`]) or [`GenerationEvent::Failed`], unless its receiver is dropped: that
+//!   cancels it at its next step.
 //! - A slot keeps the KV cache of its last sequence. Tokens that the next sequence has in common
 //!   with it from the start on are not evaluated again.
 

@@ -43,7 +43,7 @@ pub(super) fn sync(path: &Path) -> io::Result<()> {
 }
 
 /// Removes a folder or a file, if it is there. Returns the bytes that this frees.
-pub(super) fn remove(path: &Path) -> io::Result<u64> {
+pub(crate) fn remove(path: &Path) -> io::Result<u64> {
     let freed = bytes(path);
     let removed = if path.is_dir() { disk::remove_dir_all(path) } else { disk::remove_file(path) };
     match removed {

@@ -77,8 +77,7 @@ impl Engines {
         };
         n!("worker_install_plan", "{}", plan.in_words());
         let installed = match &plan.way {
-            Way::Nothing => self.current(id).await?,
-            Way::RollBack => self.change(move |store| store.roll_back(id)).await?,
+            Way::Nothing | Way::RollBack => self.use_what_is_here(id, &plan.way).await?,
             Way::Unpack(engine, libraries) => {
                 check_room(&plan)?;
                 self.install_archives(&plan, engine, libraries.as_deref(), stop).await?
@@ -175,10 +174,7 @@ impl Engines {
         // A package tells its version once it is here.
         if let Some(here) = self.installed_already(id, fetched.version(), Wanted::Source).await? {
             n!("worker_install_plan", "{}", here.in_words());
-            return match here.way {
-                Way::RollBack => self.change(move |store| store.roll_back(id)).await,
-                _ => self.current(id).await,
-            };
+            return self.use_what_is_here(id, &here.way).await;
         }
         let mut installed = self.build_and_prove(plan, &request, &fetched, stop).await;
         if let Err(failure) = &installed
@@ -214,8 +210,11 @@ impl Engines {
         self.prove_and_promote(&plan, made, stop).await
     }
 
-    /// The engine, which is installed.
-    async fn current(&self, id: EngineId) -> Result<Installed> {
+    /// Uses a version that is installed already: the current one, or the one before it.
+    async fn use_what_is_here(&self, id: EngineId, way: &Way) -> Result<Installed> {
+        if matches!(way, Way::RollBack) {
+            return self.change(move |store| store.roll_back(id)).await;
+        }
         let installed = self.on_disk(move |store| Ok(store.get(id))).await?;
         installed.ok_or_else(|| Failure::internal("an installed engine is gone"))
     }

@@ -40,6 +40,7 @@ use self::fetched::remove_if_there;
 use self::run::{Program, Runner};
 use super::machine::Tools;
 use crate::config::DeviceKind;
+use crate::engine_store::remove_folder;
 use crate::error::{Code, Failure, Result};
 use crate::time::{in_words, monotonic};
 use crate::workers::free_ram;
@@ -253,19 +254,15 @@ pub async fn clean(cache: &Path, kind: DeviceKind) -> Result<()> {
         let obsolete = entries.filter(|entry| entry.file_name().to_string_lossy().contains(&kind));
         let mut freed = 0;
         for folder in obsolete.map(|entry| entry.path()) {
-            freed += bytes_beneath(&folder);
-            // What stays takes room, and is in nobody's way.
-            if let Err(error) = remove_if_there(&folder) {
-                n!(warn: "worker_install_build", "{} could not be removed: {error}", folder.display());
+            match remove_folder(&folder) {
+                Ok(bytes) => freed += bytes,
+                // What stays takes room, and is in nobody's way.
+                Err(error) => {
+                    n!(warn: "worker_install_build", "{} could not be removed: {error}", folder.display());
+                }
             }
         }
         n!("worker_install_build", "Removed what the build left: {}", text::bytes(freed));
     };
     spawn::blocking(work).await
-}
-
-/// The bytes of the files beneath a folder.
-fn bytes_beneath(folder: &Path) -> u64 {
-    let files = walkdir::WalkDir::new(folder).into_iter().filter_map(Result::ok);
-    files.filter_map(|file| file.metadata().ok()).filter(|file| file.is_file()).map(|file| file.len()).sum()
 }

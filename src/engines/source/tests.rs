@@ -277,6 +277,15 @@ async fn pip_fetches_a_distribution_once() {
     assert!(failure.hint.unwrap().contains("source_package"));
 }
 
+#[test]
+fn a_build_is_made_portable_unless_the_settings_say_what_it_is_for() {
+    let Some(room) = Room::new() else { return };
+    let mut request = room.request();
+    assert!(make_portable(&mut request));
+    assert_eq!(request.cmake_options.last().unwrap(), "-DGGML_NATIVE=OFF");
+    assert!(!make_portable(&mut request), "nothing is left to change");
+}
+
 #[tokio::test]
 async fn what_is_missing_is_named() {
     let room = tempfile::tempdir().unwrap();

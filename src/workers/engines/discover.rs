@@ -76,8 +76,8 @@ impl EngineSearch {
     }
 
     /// Finds every installed engine. llama.cpp's server comes first, because it runs more models than the built-in
-    /// engine, on GPUs too, and who installs it wants it used: the one that the settings name, then the [builds](in_order) that the hive installed, then the
-    /// one on `PATH`.
+    /// engine, on GPUs too, and who installs it wants it used: the one that the settings name, then the
+    /// [builds](in_order) that the hive installed, then the one on `PATH`.
     pub(in crate::workers) async fn run(&self) -> FoundEngines {
         let gpus = spawn::blocking(gpus::sample).await.unwrap_or_default();
         let (mut engines, mut unusable) = (Vec::new(), Vec::new());

@@ -24,7 +24,7 @@ impl Machine {
         }
         assert!(what.starts_with("no new privileges; files"), "{what}");
         let machine = Self { folder: tempfile::tempdir().unwrap() };
-        for name in ["blobs", "models", "elsewhere/bin", "own/work", "bin", "lib"] {
+        for name in ["blobs", "models", "elsewhere/bin", "own/room", "bin", "lib"] {
             std::fs::create_dir_all(machine.path(name)).unwrap();
         }
         symlink("../blobs/1", machine.path("models/model.gguf")).unwrap();
@@ -122,7 +122,7 @@ async fn what_is_restricted_reads_its_model_and_reaches_nothing_else() {
     let allowed = Allowed {
         program: machine.tries().await,
         reads: vec![model.clone()],
-        writes: vec![machine.path("own/work")],
+        writes: vec![machine.path("own/room")],
         port: Some(port),
         ..Allowed::default()
     };
@@ -131,7 +131,7 @@ async fn what_is_restricted_reads_its_model_and_reaches_nothing_else() {
     let path = |name: &str| machine.path(name);
     let make_disk = || -> std::io::Result<()> {
         let kind = rustix::fs::FileType::BlockDevice;
-        let (at, mode) = (path("own/work/disk"), rustix::fs::Mode::RUSR);
+        let (at, mode) = (path("own/room/disk"), rustix::fs::Mode::RUSR);
         rustix::fs::mknodat(rustix::fs::CWD, at, kind, mode, 0).map_err(Into::into)
     };
     // A thread is restricted as a process is.
@@ -143,7 +143,7 @@ async fn what_is_restricted_reads_its_model_and_reaches_nothing_else() {
             ("library beside it", read(path("bin/libx.so.1"))),
             ("library in lib", read(path("lib/liby.so"))),
             ("names beside it", std::fs::read_dir(path("bin")).map(drop)),
-            ("own", std::fs::write(path("own/work/x"), "x")),
+            ("own", std::fs::write(path("own/room/x"), "x")),
             ("device", write("/dev/null".into())),
             ("listen", TcpListener::bind(("127.0.0.1", port)).map(drop)),
             ("secret", read(path("elsewhere/secret"))),
