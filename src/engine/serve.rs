@@ -53,6 +53,11 @@ const GRACE_PERIOD: Duration = Duration::from_secs(10);
 /// `port_in_use`, `io` for the report, any failure of the load, and `internal` if the generation
 /// thread ends by itself.
 pub async fn run(options: WorkerOptions, shutdown: CancellationToken) -> Result<()> {
+    run_with(options, Sandbox::of_this_program()?, shutdown).await
+}
+
+/// Does the work of [`run`]. Chat templates are rendered in the sandbox.
+async fn run_with(options: WorkerOptions, sandbox: Sandbox, shutdown: CancellationToken) -> Result<()> {
     let secret = std::env::var(SECRET_VARIABLE).ok().filter(|secret| !secret.is_empty());
     let listener = TcpListener::bind(("127.0.0.1", options.port)).await.map_err(|error| {
         let code = match error.kind() {
@@ -63,7 +68,7 @@ pub async fn run(options: WorkerOptions, shutdown: CancellationToken) -> Result<
             .hint("choose another port, or 0 for a free one")
             .stage("start")
     })?;
-    serve(listener, options, Sandbox::of_this_program()?, secret, shutdown).await
+    serve(listener, options, sandbox, secret, shutdown).await
 }
 
 async fn serve(

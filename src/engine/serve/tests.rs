@@ -435,7 +435,7 @@ async fn the_report_has_the_port_or_the_failure() {
     let path = worker.folder.path().join("report.json");
     let shutdown = CancellationToken::new();
     let with_report = |model: PathBuf| WorkerOptions { report: Some(path.clone()), ..options(model) };
-    let served = spawn::task(run(with_report(model.clone()), shutdown.clone()));
+    let served = spawn::task(run_with(with_report(model.clone()), Sandbox::none(), shutdown.clone()));
     let report = report_at(&path).await;
     assert_eq!(report["state"], "listening");
     assert_eq!(report["pid"], std::process::id());
@@ -448,7 +448,7 @@ async fn the_report_has_the_port_or_the_failure() {
     let contents = std::fs::read(&model).unwrap();
     let broken = worker.folder.path().join("broken.gguf");
     std::fs::write(&broken, &contents[..contents.len() / 2]).unwrap();
-    let failure = run(with_report(broken), CancellationToken::new()).await.unwrap_err();
+    let failure = run_with(with_report(broken), Sandbox::none(), CancellationToken::new()).await.unwrap_err();
     assert_eq!(failure.code, Code::ModelIncomplete);
     let report: Value = serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
     assert_eq!(report["state"], "failed");
@@ -477,7 +477,7 @@ async fn worker_process_with_a_lifeline() {
     let folder = PathBuf::from(std::env::var_os(CHILD_FOLDER).unwrap());
     let report = Some(folder.join("report.json"));
     let options = WorkerOptions { lifeline: true, report, ..options(folder.join("sample.gguf")) };
-    run(options, CancellationToken::new()).await.unwrap();
+    run_with(options, Sandbox::none(), CancellationToken::new()).await.unwrap();
 }
 
 #[tokio::test]
