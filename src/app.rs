@@ -23,7 +23,7 @@ use crate::settings::{Defaults, Settings};
 use crate::turns::Turns;
 use crate::workers::telemetry::Telemetry;
 use crate::workers::{Abilities, Asked, Served, StartRequest, Supervisor};
-use crate::{client, engine};
+use crate::{engine, outgoing};
 
 /// Something that requests may name.
 #[derive(Debug)]
@@ -137,7 +137,7 @@ impl App {
             telemetry: Telemetry::new(&config, workers.clone()),
             requests,
             responses: Responses::default(),
-            gateway: client::for_workers(*config.timers.connect)?,
+            gateway: outgoing::for_workers(*config.timers.connect)?,
             queen: Queen::of(&config, &address, shutdown.clone())?,
             address,
             loading: Turns::default(),

@@ -167,7 +167,7 @@ pub fn exposure(app: &App) -> Result<String> {
 /// # Errors
 /// If the hive cannot use one.
 pub fn proxy() -> Result<String> {
-    client::proxies_in_words().map_err(|problem| {
+    outgoing::proxies_in_words().map_err(|problem| {
         Failure::new(Code::ConfigInvalid, problem).hint(
             "set HTTPS_PROXY and HTTP_PROXY to http://HOST:PORT in the hive's environment, then restart it; NO_PROXY \
              names hosts to be asked directly",

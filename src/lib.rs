@@ -44,7 +44,7 @@ mod event_stream;
 pub mod spawn;
 pub mod narration;
 pub mod events;
-mod client;
+mod outgoing;
 pub mod config;
 mod origin;
 pub mod address;

@@ -14,9 +14,9 @@ use serde::Serialize;
 use tokio_util::sync::CancellationToken;
 
 use crate::address::Address;
-use crate::client::{self, Proxies, ProxyServer, Unreached};
 use crate::config::Config;
 use crate::error::{Code, Failure, Result};
+use crate::outgoing::{self, Proxies, ProxyServer, Unreached};
 use crate::spawn;
 
 /// Attempts of one announcement.
@@ -66,7 +66,7 @@ impl Queen {
         ready_url.set_fragment(None);
         ready_url.path_segments_mut().map_err(|()| invalid())?.pop_if_empty().extend(["v1", "hive", "ready"]);
         let proxy = Proxies::default().of(&ready_url);
-        let client = client::builder(*config.timers.connect, proxy.is_some()).build().map_err(|error| {
+        let client = outgoing::builder(*config.timers.connect, proxy.is_some()).build().map_err(|error| {
             Failure::new(Code::ConfigInvalid, "could not build the HTTP client for the queen")
                 .hint("check that this machine has its CA certificates (the package ca-certificates)")
                 .detail(error)

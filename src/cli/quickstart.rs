@@ -16,13 +16,13 @@ use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 
 use super::{process, serve};
-use crate::client;
 use crate::config::Bind;
 use crate::daemon::{self, Hive};
 use crate::disk;
 use crate::engine::sample_model::{SampleModel, SampleWeights};
 use crate::error::{Code, Failure, Result};
 use crate::files::Draft;
+use crate::outgoing;
 use crate::spawn;
 use crate::text;
 use crate::time::in_words;
@@ -99,7 +99,7 @@ impl Args {
             })
             .await
         });
-        let tour = Tour { client: client::for_workers(Duration::from_secs(10))?, url: url.clone() };
+        let tour = Tour { client: outgoing::for_workers(Duration::from_secs(10))?, url: url.clone() };
         let outcome = tokio::select! {
             outcome = tour.run(&model_dir, self.offline, self.engine.as_deref()) => outcome,
             // The tour was interrupted.

@@ -7,9 +7,9 @@ use reqwest::StatusCode;
 use serde::Deserialize;
 
 use super::secret::Secret;
-use crate::client;
 use crate::error::{Failure, Result};
 use crate::narration::Progress;
+use crate::outgoing;
 
 /// How long a worker may take to answer; a healthy one answers at once.
 const ANSWER_LIMIT: Duration = Duration::from_secs(2);
@@ -73,7 +73,7 @@ pub(super) struct WorkerClient(reqwest::Client);
 
 impl WorkerClient {
     pub(super) fn new() -> Result<Self> {
-        client::builder(ANSWER_LIMIT, false)
+        outgoing::builder(ANSWER_LIMIT, false)
             .timeout(ANSWER_LIMIT)
             // Workers speak plain HTTP, so a machine needs no root certificates.
             .tls_certs_only([])

@@ -7,13 +7,13 @@ use std::time::Duration;
 use reqwest::Client;
 use tokio_util::sync::CancellationToken;
 
-use crate::client;
 use crate::config::{Config, DeviceKind};
 use crate::engine_store::{EngineId, Measured};
 use crate::engines::harmless::harmless;
 use crate::error::{Code, Failure, Result};
 use crate::models::Catalog;
 use crate::n;
+use crate::outgoing;
 use crate::requests::Ledger;
 use crate::workers::engines::Engine;
 use crate::workers::{Device, Supervisor, TrialWorker, Tried, TryError, WhyNot};
@@ -102,7 +102,7 @@ impl Canary {
         catalog: Catalog,
         requests: Ledger,
     ) -> Result<Self> {
-        let client = client::for_workers(*config.timers.connect)?;
+        let client = outgoing::for_workers(*config.timers.connect)?;
         Ok(Self { workers, catalog, requests, client, limit: *config.timers.readiness })
     }
 }

@@ -8,8 +8,8 @@ use bytes::Bytes;
 use futures::future::BoxFuture;
 use reqwest::{Client, Response, Url};
 
-use crate::client::Unreached;
 use crate::error::{Code, Failure};
+use crate::outgoing::Unreached;
 use crate::residency::Admissions;
 use crate::workers::{Endpoint, Route};
 

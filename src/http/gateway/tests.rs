@@ -20,13 +20,13 @@ use super::output::Output;
 use super::relay::relay;
 use super::waits::{Intervals, Waits};
 use super::whole;
-use crate::client;
 use crate::config::Timers;
 use crate::error::{Code, Failure};
 use crate::http::body::json_bytes;
 use crate::http::dialect;
 use crate::http::problem::Problem;
 use crate::http::testing::{Served, read_until, soon, status};
+use crate::outgoing;
 use crate::requests::{Ledger, Recorder};
 
 const TIME_LIMIT: Duration = Duration::from_secs(10);
@@ -60,7 +60,7 @@ fn upstream(url: String, ended: Arc<Notify>) -> Upstream {
 /// The same, with comments where the worker is silent for that long.
 async fn gateway_with(url: String, silence: Duration) -> (Served, Arc<Notify>) {
     let ended = Arc::new(Notify::new());
-    let client = client::for_workers(TIME_LIMIT).unwrap();
+    let client = outgoing::for_workers(TIME_LIMIT).unwrap();
     let guard = ended.clone();
     let handler = post(move |request: Request| async move {
         let body = json_bytes(request, 1 << 20, TIME_LIMIT).await?;
@@ -379,7 +379,7 @@ async fn a_comment_never_stands_inside_an_event() {
 #[tokio::test]
 async fn an_answer_that_is_too_long_is_not_kept_in_memory() {
     let worker = worker(|| async { ([("content-type", "application/json")], "{\"choices\":[]}") }).await;
-    let client = client::for_workers(TIME_LIMIT).unwrap();
+    let client = outgoing::for_workers(TIME_LIMIT).unwrap();
     let read = async |limit: usize| {
         let upstream = upstream(format!("http://{}", worker.address), Arc::default());
         let mut answer = super::exchange::ask(&client, upstream, Bytes::new()).await.unwrap();

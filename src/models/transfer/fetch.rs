@@ -16,7 +16,6 @@ use reqwest::header::{
 use reqwest::{Client, Method, Response, StatusCode, Url};
 use tokio::time::timeout;
 
-use crate::client::{self, ProxyServer, Unreached};
 use crate::config::{Config, Timers};
 use crate::error::{Code, Failure};
 use crate::models::transfer::guard::Guard;
@@ -24,6 +23,7 @@ use crate::models::transfer::purpose::{Purpose, Step};
 use crate::models::transfer::remote::{Credentials, Trust, authority};
 use crate::models::transfer::trouble::{FetchResult, Trouble, TroubleKind, download_failed};
 use crate::narration::waiting_for;
+use crate::outgoing::{self, ProxyServer, Unreached};
 use crate::time::in_words;
 use crate::{n, text};
 
@@ -219,7 +219,7 @@ impl Fetcher {
         if let Some(client) = self.clients.lock().get(&route) {
             return Ok(client.clone());
         }
-        let builder = client::builder(*self.timers.connect, is_proxied)
+        let builder = outgoing::builder(*self.timers.connect, is_proxied)
             // The transfer counts retries; nested ones would multiply.
             .retry(reqwest::retry::never())
             .dns_resolver(self.guard.vetted.clone());

@@ -25,10 +25,10 @@ use tokio::net::lookup_host;
 use tokio::sync::OnceCell;
 use tokio::time::timeout;
 
-use crate::client::{Proxies, ProxyServer};
 use crate::error::{Code, Failure};
 use crate::models::transfer::remote::authority;
 use crate::models::transfer::trouble::{FetchResult, Trouble, TroubleKind};
+use crate::outgoing::{Proxies, ProxyServer};
 use crate::time::in_words;
 
 /// How long vetted addresses are used before their name is resolved again.

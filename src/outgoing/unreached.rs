@@ -312,7 +312,7 @@ mod tests {
     /// What a client that trusts `authority` tells of a request to `url`.
     async fn told(url: &str, authority: Option<&CertificateDer<'static>>) -> (Failure, bool) {
         let trusted = authority.map(|der| reqwest::Certificate::from_der(der).unwrap());
-        let builder = client::builder(std::time::Duration::from_secs(10), false);
+        let builder = outgoing::builder(std::time::Duration::from_secs(10), false);
         let builder = builder.dns_resolver(LocalNames);
         let client = builder.tls_certs_only(trusted).build().unwrap();
         let url = Url::parse(url).unwrap();
