@@ -11,7 +11,7 @@ use crate::error::{Code, Failure, Result};
 use crate::models::Model;
 use crate::workers::engines::Engine;
 use crate::workers::{Status, devices, gpus, sandbox as worker_sandbox};
-use crate::{client, spawn, text};
+use crate::{outgoing, spawn, text};
 
 /// The least limit of open files. With fewer, a hive with many readers and large models runs out of them.
 const LEAST_OPEN_FILES: u64 = 4096;
