@@ -1,14 +1,25 @@
-//! The command line: `rbee-hive` is `rbee-hive serve`.
+//! The command line: `rbee-hive` is `rbee-hive serve`; most other verbs are a client of a hive that runs.
+//!
+//! A verb of a client costs one file in `cli/verbs` and one row in `cli/verbs.rs`, which has the recipe. Each
+//! operation of the hive's table names the verb that submits it ([`Row::verb`](crate::ops::Row::verb)).
 
+mod verbs;
 mod quickstart;
+mod completions;
 mod serve;
 mod worker;
+mod session;
+mod show;
+mod end;
+mod words;
 mod process;
 
-use clap::{Parser, Subcommand};
+use std::process::ExitCode;
+
+use clap::{CommandFactory, Parser, Subcommand};
 
 use crate::engine::template::sandbox;
-use crate::error::{Code, Failure, Result};
+use crate::error::{Code, Failure};
 
 pub use process::run_to_end;
 
@@ -19,7 +30,8 @@ pub use process::run_to_end;
     name = "rbee-hive",
     version,
     args_conflicts_with_subcommands = true,
-    subcommand_negates_reqs = true
+    subcommand_negates_reqs = true,
+    after_help = end::HELP
 )]
 pub struct Cli {
     #[command(subcommand)]
@@ -34,6 +46,10 @@ enum Command {
     Serve(serve::Args),
     /// Start a hive and watch it list, load, chat with and unload a model
     Quickstart(quickstart::Args),
+    #[command(flatten)]
+    OfClient(verbs::Verbs),
+    /// Print the completions of a shell
+    Completions(completions::Args),
     /// Serve one GGUF model with the built-in engine; the hive starts these processes itself
     Worker(worker::Args),
     /// Render one chat template; workers of the built-in engine start these processes themselves
@@ -45,15 +61,15 @@ impl Cli {
     /// Whether the command is one thread's work: it needs none for each processor.
     #[must_use]
     pub fn is_plain(&self) -> bool {
-        matches!(self.command, Some(Command::RenderTemplate))
+        matches!(
+            self.command,
+            Some(Command::RenderTemplate | Command::OfClient(_) | Command::Completions(_))
+        )
     }
 
-    /// Runs the command.
-    ///
-    /// # Errors
-    /// The failure that stopped it; its code gives the exit status.
-    pub async fn run(self) -> Result<()> {
-        match self.command {
+    /// Runs the command, and says what failed. Gives the exit status.
+    pub async fn run(self) -> ExitCode {
+        let ended = match self.command {
             None => self.serve.run().await,
             Some(Command::Serve(args)) => args.run().await,
             Some(Command::Quickstart(args)) => args.run().await,
@@ -62,6 +78,31 @@ impl Cli {
                 Failure::new(Code::Io, format!("could not render a template: {error}"))
                     .hint("a worker starts this command; it is of no use to people")
             }),
+            Some(Command::OfClient(verb)) => return end::of_verb(verb.run().await),
+            Some(Command::Completions(args)) => return end::of_verb(args.run(Self::command())),
+        };
+        end::of_daemon(ended)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ops::TABLE;
+
+    #[test]
+    fn every_operation_has_a_verb() {
+        let all = Cli::command();
+        for row in TABLE {
+            let mut found = &all;
+            for word in row.verb.split(' ') {
+                found = found
+                    .find_subcommand(word)
+                    .unwrap_or_else(|| panic!("{}: no verb `rbee-hive {}`", row.name, row.verb));
+            }
+            let is_of_client = found.get_arguments().any(|argument| argument.get_id() == "host");
+            let is_within = row.verb.contains(' ');
+            assert!(is_of_client || is_within, "`rbee-hive {}` is no verb of a client", row.verb);
         }
     }
 }

@@ -27,6 +27,9 @@ use crate::text::json;
 use crate::time::{Instant, monotonic};
 use crate::workers::WorkerChange;
 
+/// How the line begins that `rbee-hive serve` prints on standard output once it serves; its URL follows.
+pub const READY: &str = "rbee-hive ready on ";
+
 /// How often old jobs are pruned while nothing is submitted.
 const PRUNE_EVERY: std::time::Duration = std::time::Duration::from_secs(60);
 
@@ -197,7 +200,7 @@ async fn bind_tcp(address: SocketAddr, data_dir: &Path, flag: &str) -> Result<Tc
                 Some((pid, name)) => format!("process {pid} ({name})"),
                 None => "another process".to_owned(),
             };
-            let hint = match hive_of(data_dir).filter(HiveFile::serves) {
+            let hint = match HiveFile::of(data_dir).filter(HiveFile::serves) {
                 Some(HiveFile { pid, url, .. }) => {
                     format!("the hive of this data folder runs already, as process {pid}: use it at {url}, or stop it")
                 }
@@ -210,12 +213,13 @@ async fn bind_tcp(address: SocketAddr, data_dir: &Path, flag: &str) -> Result<Tc
     })
 }
 
-/// The hive that the data folder names as the one that runs.
-fn hive_of(dir: &Path) -> Option<HiveFile> {
-    serde_json::from_slice(&files::read(&dir.join("hive.json"), files::SMALL).ok()?).ok()
-}
-
 impl HiveFile {
+    /// The hive that the data folder names as the one that runs.
+    #[must_use]
+    pub fn of(dir: &Path) -> Option<Self> {
+        serde_json::from_slice(&files::read(&dir.join("hive.json"), files::SMALL).ok()?).ok()
+    }
+
     /// Whether it still serves: a killed hive leaves its file behind.
     fn serves(&self) -> bool {
         crate::workers::port_holder(self.port).is_some_and(|(pid, _)| pid == self.pid)
@@ -230,7 +234,7 @@ fn lock(dir: &Path) -> Result<std::fs::File> {
     match file.try_lock() {
         Ok(()) => Ok(file),
         Err(std::fs::TryLockError::WouldBlock) => {
-            let who = match hive_of(dir) {
+            let who = match HiveFile::of(dir) {
                 Some(HiveFile { pid, url, .. }) => format!("process {pid}, serving on {url}"),
                 None => "another process, which is starting or stopping".to_owned(),
             };

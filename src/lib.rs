@@ -17,6 +17,7 @@
 
 // What the process is asked to do.
 pub mod cli;
+pub mod client;
 pub mod daemon;
 pub mod http;
 pub mod ops;

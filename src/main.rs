@@ -1,4 +1,4 @@
-//! The binary: parses the command line and chooses the exit code.
+//! The binary: parses the command line, and runs the command on a runtime that fits it.
 
 use std::process::ExitCode;
 
@@ -11,6 +11,9 @@ use rbee_hive::cli::{self, Cli};
 #[global_allocator]
 static ALLOCATOR: MiMalloc = MiMalloc;
 
+/// The exit status of a process that the system gives too little (`EX_OSERR` of `sysexits.h`).
+const OS_ERROR: u8 = 71;
+
 fn main() -> ExitCode {
     let cli = Cli::parse();
     let mut builder = match cli.is_plain() {
@@ -18,18 +21,13 @@ fn main() -> ExitCode {
         false => tokio::runtime::Builder::new_multi_thread(),
     };
     match cli::run_to_end(&mut builder, cli.run()) {
-        Ok(Ok(())) => ExitCode::SUCCESS,
-        Ok(Err(failure)) => report(&failure.message, failure.hint.as_deref(), failure.code.exit_status()),
-        Err(error) => report(&format!("could not start the runtime: {error}"), None, 71),
+        Ok(status) => status,
+        Err(error) => no_runtime(&error),
     }
 }
 
-/// Prints what failed and what to do next.
 #[expect(clippy::print_stderr, reason = "the end of a command line program")]
-fn report(message: &str, hint: Option<&str>, status: u8) -> ExitCode {
-    eprintln!("rbee-hive: {message}");
-    if let Some(hint) = hint {
-        eprintln!("  hint: {hint}");
-    }
-    ExitCode::from(status)
+fn no_runtime(error: &std::io::Error) -> ExitCode {
+    eprintln!("rbee-hive: could not start the runtime: {error}");
+    ExitCode::from(OS_ERROR)
 }

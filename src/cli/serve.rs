@@ -10,7 +10,7 @@ use tokio::sync::watch;
 use super::process;
 use crate::app::AppState;
 use crate::config::{Bind, Config};
-use crate::daemon::{self, Hive};
+use crate::daemon::{self, Hive, READY};
 use crate::error::{Failure, Result};
 use crate::spawn;
 
@@ -149,7 +149,7 @@ fn ready_line(hive: &Hive) -> Result<()> {
     let also = hive.ollama_url().map(|url| format!(" and, for Ollama's clients, {url}")).unwrap_or_default();
     writeln!(
         out,
-        "rbee-hive ready on {}{also} (pid {}, data in {})",
+        "{READY}{}{also} (pid {}, data in {})",
         hive.url(),
         std::process::id(),
         hive.app().config.data_dir.display()

@@ -1,15 +1,16 @@
 //! The table of error codes.
 
+use std::borrow::Cow;
 use std::fmt;
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 
 /// Declares [`Code`]. Each row has the code's name on the wire, its HTTP status, the exit status of a
 /// process that ends because of it (`sysexits.h`), and its title.
 macro_rules! codes {
     ($($(#[$doc:meta])* $variant:ident = $name:literal, $status:literal, $exit:literal, $title:literal;)+) => {
         /// A stable error code. Clients may match on its name; its meaning never changes.
-        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
         pub enum Code {
             $($(#[$doc])* #[serde(rename = $name)] $variant,)+
         }
@@ -205,6 +206,15 @@ codes! {
     PortInUse = "port_in_use", 500, 69, "The port is in use";
     /// Another hive uses the data folder.
     DataDirLocked = "data_dir_locked", 500, 75, "The data folder is in use";
+}
+
+impl<'de> Deserialize<'de> for Code {
+    /// A name of a later version is [`Code::OutcomeUnknown`], so that the words beside it can be read.
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let name = Cow::<str>::deserialize(deserializer)?;
+        let known = Self::ALL.iter().find(|code| code.name() == name);
+        Ok(known.copied().unwrap_or(Self::OutcomeUnknown))
+    }
 }
 
 impl fmt::Display for Code {

@@ -8,10 +8,9 @@ use std::sync::Arc;
 
 use serde::de::IgnoredAny;
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
 use serde_json::value::RawValue;
 
-use crate::error::{Code, Failure};
+use crate::error::Failure;
 use crate::narration::{JobStep, Level, Progress};
 use crate::text::json;
 use crate::time::Instant;
@@ -77,6 +76,9 @@ pub enum EventKind {
 }
 
 impl EventKind {
+    /// Every kind.
+    pub const ALL: [Self; 5] = [Self::Narration, Self::Result, Self::Done, Self::Failed, Self::Cancelled];
+
     /// The name on the wire.
     #[must_use]
     pub const fn name(self) -> &'static str {
@@ -213,19 +215,33 @@ impl Event {
 
     fn parse_line(line: &[u8]) -> serde_json::Result<Self> {
         let line: Line<'_> = serde_json::from_slice(line)?;
-        let data: Data<'_> = serde_json::from_str(line.data.get())?;
+        Self::parse(line.event, line.data.get(), line.step)
+    }
+
+    /// Reads an event of a typed stream, whose data [`Event::to_json`] writes. Unknown fields are ignored;
+    /// an event of another name is `None`.
+    ///
+    /// # Errors
+    /// The data is not what an event of that name has.
+    pub fn from_typed(name: &str, data: &str) -> serde_json::Result<Option<Self>> {
+        let kind = EventKind::ALL.into_iter().find(|kind| kind.name() == name);
+        kind.map(|kind| Self::parse(kind, data, None)).transpose()
+    }
+
+    fn parse(event: EventKind, json: &str, step: Option<JobStep>) -> serde_json::Result<Self> {
+        let data: Data<'_> = serde_json::from_str(json)?;
         let missing = |field: &str| serde::de::Error::custom(format!("missing field `{field}`"));
-        let body = match line.event {
+        let body = match event {
             EventKind::Narration => Body::Narration {
                 level: data.level.ok_or_else(|| missing("level"))?,
                 action: Cow::Owned(data.action.ok_or_else(|| missing("action"))?.into_owned()),
                 message: data.message.ok_or_else(|| missing("message"))?.into_owned(),
                 progress: data.progress.map(Cow::into_owned),
-                step: line.step,
+                step,
             },
             EventKind::Result => Body::Result(data.data.ok_or_else(|| missing("data"))?.into_owned().into()),
             EventKind::Done => Body::Terminal(Terminal::Done),
-            EventKind::Failed => Body::Terminal(Terminal::Failed(Arc::new(read_failure(line.data.get())?))),
+            EventKind::Failed => Body::Terminal(Terminal::Failed(Arc::new(serde_json::from_str(json)?))),
             EventKind::Cancelled => Body::Terminal(Terminal::Cancelled),
         };
         Ok(Self { seq: data.seq, at: data.at, body })
@@ -248,18 +264,10 @@ impl Event {
     }
 }
 
-/// The failure of a job. Of one with a code of a newer version the rest is kept.
-fn read_failure(data: &str) -> serde_json::Result<Failure> {
-    serde_json::from_str(data).or_else(|_| {
-        let mut data: serde_json::Map<String, Value> = serde_json::from_str(data)?;
-        data.insert("code".to_owned(), Code::OutcomeUnknown.name().into());
-        serde_json::from_value(Value::Object(data))
-    })
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::error::Code;
 
     fn round_trip(body: Body) -> (String, String) {
         let event = Event { seq: 7, at: Instant(1_763_899_200_123), body };
@@ -308,6 +316,15 @@ mod tests {
             let (line, again) = round_trip(body);
             assert_eq!(line, again);
         }
+    }
+
+    #[test]
+    fn an_event_of_a_typed_stream_is_read_back() {
+        let event = Event { seq: 3, at: Instant(0), body: Body::Terminal(Terminal::Done) };
+        let read = Event::from_typed("done", &event.to_json("x")).unwrap().unwrap();
+        assert_eq!(read.to_line("x"), event.to_line("x"));
+        assert!(Event::from_typed("elision", "{}").unwrap().is_none());
+        assert!(Event::from_typed("narration", &event.to_json("x")).is_err());
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::job::{Job, JobHeader, JobId, JobState, JobSummary, OperationKind};
 use crate::config::Jobs;
@@ -28,7 +28,7 @@ pub struct JobFilter {
 }
 
 /// One page of a listing, newest first.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, Deserialize)]
 pub struct JobPage {
     /// The jobs.
     #[serde(serialize_with = "each_member")]

@@ -197,7 +197,7 @@ enum LogLocation {
 }
 
 /// What `GET /v1/jobs` shows of a job.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct JobSummary {
     /// Its id.
     pub job_id: JobId,
@@ -222,7 +222,7 @@ pub struct JobSummary {
     /// The path of its stream.
     pub sse_url: String,
     /// What its journal has lost, if it is damaged.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub journal_damage: Option<JournalDamage>,
 }
 

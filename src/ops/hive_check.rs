@@ -57,6 +57,7 @@ const LEAST_FREE_BYTES: u64 = 2 << 30;
 
 impl Operation for HiveCheck {
     const NAME: &'static str = "HiveCheck";
+    const VERB: &'static str = "check";
     const KIND: OperationKind = OperationKind::Read;
     const CLASS: JobClass = JobClass::Reads;
     const DEADLINE: Deadline = Deadline::Read;

@@ -73,6 +73,7 @@ pub(super) struct Leased {
 
 impl Operation for MemoryLease {
     const NAME: &'static str = "MemoryLease";
+    const VERB: &'static str = "lease";
     const KIND: OperationKind = OperationKind::Act;
     const CLASS: JobClass = JobClass::Acts;
     const DEADLINE: Deadline = Deadline::Act;

@@ -25,6 +25,7 @@ pub(super) struct Released {
 
 impl Operation for MemoryRelease {
     const NAME: &'static str = "MemoryRelease";
+    const VERB: &'static str = "lease release";
     const KIND: OperationKind = OperationKind::Act;
     const CLASS: JobClass = JobClass::Acts;
     const DEADLINE: Deadline = Deadline::Act;

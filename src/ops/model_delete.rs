@@ -28,6 +28,7 @@ pub(super) struct Deleted {
 
 impl Operation for ModelDelete {
     const NAME: &'static str = "ModelDelete";
+    const VERB: &'static str = "rm";
     const KIND: OperationKind = OperationKind::Act;
     const CLASS: JobClass = JobClass::Acts;
     const DEADLINE: Deadline = Deadline::Act;

@@ -54,6 +54,7 @@ struct Totals {
 
 impl Operation for ModelDiagnose {
     const NAME: &'static str = "ModelDiagnose";
+    const VERB: &'static str = "diagnose";
     const KIND: OperationKind = OperationKind::Read;
     const CLASS: JobClass = JobClass::Reads;
     const DEADLINE: Deadline = Deadline::Read;

@@ -95,6 +95,7 @@ fn without_secrets(model: &str) -> Cow<'_, str> {
 
 impl Operation for ModelDownload {
     const NAME: &'static str = "ModelDownload";
+    const VERB: &'static str = "pull";
     const KIND: OperationKind = OperationKind::Act;
     const CLASS: JobClass = JobClass::Downloads;
     const DEADLINE: Deadline = Deadline::None;

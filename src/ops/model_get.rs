@@ -19,6 +19,7 @@ pub(super) struct ModelGet {
 
 impl Operation for ModelGet {
     const NAME: &'static str = "ModelGet";
+    const VERB: &'static str = "show";
     const KIND: OperationKind = OperationKind::Read;
     const CLASS: JobClass = JobClass::Reads;
     const DEADLINE: Deadline = Deadline::Read;

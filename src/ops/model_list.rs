@@ -21,6 +21,7 @@ pub(super) struct Models(#[serde(serialize_with = "each_member")] Vec<Model>);
 
 impl Operation for ModelList {
     const NAME: &'static str = "ModelList";
+    const VERB: &'static str = "list";
     const KIND: OperationKind = OperationKind::Read;
     const CLASS: JobClass = JobClass::Reads;
     const DEADLINE: Deadline = Deadline::Read;

@@ -67,6 +67,7 @@ pub(super) struct Planned {
 
 impl Operation for ModelLoad {
     const NAME: &'static str = "ModelLoad";
+    const VERB: &'static str = "load";
     const KIND: OperationKind = OperationKind::Act;
     const CLASS: JobClass = JobClass::Loads;
     const DEADLINE: Deadline = Deadline::None;

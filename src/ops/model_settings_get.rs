@@ -19,6 +19,7 @@ pub(super) struct ModelSettingsGet {
 
 impl Operation for ModelSettingsGet {
     const NAME: &'static str = "ModelSettingsGet";
+    const VERB: &'static str = "settings";
     const KIND: OperationKind = OperationKind::Read;
     const CLASS: JobClass = JobClass::Reads;
     const DEADLINE: Deadline = Deadline::Read;

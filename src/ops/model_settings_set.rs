@@ -45,6 +45,7 @@ struct Reload {
 
 impl Operation for ModelSettingsSet {
     const NAME: &'static str = "ModelSettingsSet";
+    const VERB: &'static str = "settings";
     const KIND: OperationKind = OperationKind::Act;
     const CLASS: JobClass = JobClass::Acts;
     const DEADLINE: Deadline = Deadline::Act;

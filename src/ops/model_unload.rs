@@ -29,6 +29,7 @@ pub(super) struct Unloaded {
 
 impl Operation for ModelUnload {
     const NAME: &'static str = "ModelUnload";
+    const VERB: &'static str = "unload";
     const KIND: OperationKind = OperationKind::Act;
     const CLASS: JobClass = JobClass::Acts;
     const DEADLINE: Deadline = Deadline::Act;

@@ -17,6 +17,8 @@ pub trait Operation: DeserializeOwned + Serialize + Send + 'static {
     /// The name as the key of a one-field object, such as `ModelList`. The other spelling, `model_list`,
     /// follows from it.
     const NAME: &'static str;
+    /// The verb of the command line that submits it, such as `pull` or `engines install`.
+    const VERB: &'static str;
     /// Whether it only reads or changes something.
     const KIND: OperationKind;
     /// The limit that it counts against.

@@ -15,6 +15,7 @@ pub(super) struct ResidencyGet {}
 
 impl Operation for ResidencyGet {
     const NAME: &'static str = "ResidencyGet";
+    const VERB: &'static str = "memory";
     const KIND: OperationKind = OperationKind::Read;
     const CLASS: JobClass = JobClass::Reads;
     const DEADLINE: Deadline = Deadline::Read;

@@ -20,6 +20,8 @@ pub struct Row {
     pub name: &'static str,
     /// The name as the value of `operation`, and everywhere else: `model_list`.
     pub wire_name: &'static str,
+    /// The verb of the command line that submits it, such as `engines install`.
+    pub verb: &'static str,
     /// Whether it only reads or changes something.
     pub kind: OperationKind,
     /// The limit that it counts against.
@@ -66,6 +68,7 @@ impl Row {
         Self {
             name: T::NAME,
             wire_name: WireName::<T>::TEXT,
+            verb: T::VERB,
             kind: T::KIND,
             class: T::CLASS,
             deadline: T::DEADLINE,

@@ -18,6 +18,7 @@ pub(super) struct WorkerCatalogGet {
 
 impl Operation for WorkerCatalogGet {
     const NAME: &'static str = "WorkerCatalogGet";
+    const VERB: &'static str = "engines show";
     const KIND: OperationKind = OperationKind::Read;
     const CLASS: JobClass = JobClass::Reads;
     const DEADLINE: Deadline = Deadline::Read;

@@ -25,6 +25,7 @@ pub(super) struct Catalog {
 
 impl Operation for WorkerCatalogList {
     const NAME: &'static str = "WorkerCatalogList";
+    const VERB: &'static str = "engines list";
     const KIND: OperationKind = OperationKind::Read;
     const CLASS: JobClass = JobClass::Reads;
     const DEADLINE: Deadline = Deadline::Read;

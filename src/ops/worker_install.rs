@@ -31,6 +31,7 @@ fn latest() -> String {
 
 impl Operation for WorkerInstall {
     const NAME: &'static str = "WorkerInstall";
+    const VERB: &'static str = "engines install";
     const KIND: OperationKind = OperationKind::Act;
     const CLASS: JobClass = JobClass::Downloads;
     const DEADLINE: Deadline = Deadline::None;

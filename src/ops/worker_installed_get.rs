@@ -18,6 +18,7 @@ pub(super) struct WorkerInstalledGet {
 
 impl Operation for WorkerInstalledGet {
     const NAME: &'static str = "WorkerInstalledGet";
+    const VERB: &'static str = "engines show";
     const KIND: OperationKind = OperationKind::Read;
     const CLASS: JobClass = JobClass::Reads;
     const DEADLINE: Deadline = Deadline::Read;

@@ -22,6 +22,7 @@ pub(super) struct Installed {
 
 impl Operation for WorkerListInstalled {
     const NAME: &'static str = "WorkerListInstalled";
+    const VERB: &'static str = "engines installed";
     const KIND: OperationKind = OperationKind::Read;
     const CLASS: JobClass = JobClass::Reads;
     const DEADLINE: Deadline = Deadline::Read;

@@ -48,6 +48,7 @@ const fn default_grace() -> GraceSeconds {
 
 impl Operation for WorkerProcessDelete {
     const NAME: &'static str = "WorkerProcessDelete";
+    const VERB: &'static str = "stop";
     const KIND: OperationKind = OperationKind::Act;
     const CLASS: JobClass = JobClass::Acts;
     const DEADLINE: Deadline = Deadline::Act;

@@ -18,6 +18,7 @@ pub(super) struct WorkerProcessGet {
 
 impl Operation for WorkerProcessGet {
     const NAME: &'static str = "WorkerProcessGet";
+    const VERB: &'static str = "ps";
     const KIND: OperationKind = OperationKind::Read;
     const CLASS: JobClass = JobClass::Reads;
     const DEADLINE: Deadline = Deadline::Read;

@@ -21,6 +21,7 @@ pub(super) struct Workers(#[serde(serialize_with = "each_member")] Vec<Worker>);
 
 impl Operation for WorkerProcessList {
     const NAME: &'static str = "WorkerProcessList";
+    const VERB: &'static str = "ps";
     const KIND: OperationKind = OperationKind::Read;
     const CLASS: JobClass = JobClass::Reads;
     const DEADLINE: Deadline = Deadline::Read;

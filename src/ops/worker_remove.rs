@@ -28,6 +28,7 @@ pub(super) struct Removed {
 
 impl Operation for WorkerRemove {
     const NAME: &'static str = "WorkerRemove";
+    const VERB: &'static str = "engines rm";
     const KIND: OperationKind = OperationKind::Act;
     const CLASS: JobClass = JobClass::Acts;
     const DEADLINE: Deadline = Deadline::Act;

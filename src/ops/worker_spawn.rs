@@ -40,6 +40,7 @@ const fn first_device() -> Device {
 
 impl Operation for WorkerSpawn {
     const NAME: &'static str = "WorkerSpawn";
+    const VERB: &'static str = "spawn";
     const KIND: OperationKind = OperationKind::Act;
     const CLASS: JobClass = JobClass::Loads;
     const DEADLINE: Deadline = Deadline::None;

@@ -33,6 +33,7 @@ struct Repeated {
 
 impl Operation for TextRepeat {
     const NAME: &'static str = "TextRepeat";
+    const VERB: &'static str = "repeat";
     const KIND: OperationKind = OperationKind::Act;
     const CLASS: JobClass = JobClass::Acts;
     const DEADLINE: Deadline = Deadline::Act;

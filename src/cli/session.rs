@@ -1,0 +1,186 @@
+//! One run of a verb: the hive that it talks to, and how it follows a job to its end.
+//!
+//! Narrations go to standard error as they come; the result is for the verb to show. A job that acts goes on in the
+//! hive when this process leaves: Ctrl-C says so, and a second one cancels it. A job that only reads is cancelled at
+//! once.
+
+mod find;
+mod start;
+mod interrupts;
+mod narrator;
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use serde_json::{Map, Value};
+use tokio::time::Instant;
+
+use super::end::{End, Ended};
+use super::show;
+use crate::client::{Client, Error, Followed, Host};
+use crate::error::{Code, Failure};
+use crate::jobs::OperationKind;
+use crate::jobs::event::{Body, Terminal};
+use crate::ops::TABLE;
+use crate::spawn;
+use interrupts::{Interrupt, Interrupts};
+pub(super) use narrator::Narrator;
+
+/// How long after Ctrl-C a second one still cancels the job.
+const SECOND_THOUGHTS: Duration = Duration::from_secs(2);
+
+/// What every verb of a client takes besides its own.
+#[derive(Clone, Debug, clap::Args)]
+#[group(skip)]
+#[command(next_help_heading = "The hive")]
+pub(super) struct Options {
+    /// Where the hive is: http://HOST:PORT, HOST:PORT or unix:/PATH [default: the hive of this machine]
+    #[arg(long, env = "RBEE_HIVE_HOST", value_name = "ADDRESS", global = true)]
+    host: Option<String>,
+    /// A file with the hive's token; `RBEE_HIVE_TOKEN` may hold the token itself
+    #[arg(long, env = "RBEE_HIVE_TOKEN_FILE", value_name = "FILE", global = true)]
+    token_file: Option<PathBuf>,
+    /// Start a hive on this machine first, unless one runs
+    #[arg(long, global = true, conflicts_with = "host")]
+    start: bool,
+    /// Print the result as JSON: one document, or one a line
+    #[arg(long, global = true)]
+    json: bool,
+    /// Print no narrations, only the result and errors
+    #[arg(long, short, global = true)]
+    quiet: bool,
+}
+
+/// A verb's hive, and how its answers are shown.
+#[derive(Debug)]
+pub(super) struct Session {
+    /// The hive.
+    pub(super) hive: Client,
+    /// Whether results are printed as JSON.
+    pub(super) json: bool,
+    quiet: bool,
+}
+
+impl Options {
+    /// The session with the hive that the options, the environment or the data folder name.
+    pub(super) async fn open(self) -> Ended<Session> {
+        let token = find::token(self.token_file.as_deref())?;
+        let host: Host = match &self.host {
+            Some(host) => host.parse().map_err(usage)?,
+            None if self.start => start::host(self.quiet).await?,
+            None => find::host(),
+        };
+        Ok(Session { hive: Client::connect(host, token)?, json: self.json, quiet: self.quiet })
+    }
+}
+
+/// An option that cannot be used.
+fn usage(error: Error) -> End {
+    match error {
+        Error::Unreachable(failure) => End::Usage(failure),
+        error => error.into(),
+    }
+}
+
+impl Session {
+    /// Runs an operation, by its name in the table and its fields, to its end: narrates it, and gives its result.
+    /// Fields that are null are left out, so that the hive's defaults count.
+    pub(super) async fn run(&self, operation: &str, fields: Value) -> Ended<Value> {
+        self.run_with(operation, fields, self.narrator()).await
+    }
+
+    /// The same, without its narrations: for a result that says the same.
+    pub(super) async fn run_silently(&self, operation: &str, fields: Value) -> Ended<Value> {
+        self.run_with(operation, fields, Narrator::silent()).await
+    }
+
+    async fn run_with(&self, operation: &str, fields: Value, narrator: Narrator) -> Ended<Value> {
+        let row = TABLE.iter().find(|row| row.name == operation);
+        let kind = row.map_or(OperationKind::Act, |row| row.kind);
+        let fields: Map<_, _> = match fields {
+            Value::Object(fields) => fields.into_iter().filter(|(_, value)| !value.is_null()).collect(),
+            _ => Map::new(),
+        };
+        let submission = Value::Object(Map::from_iter([(operation.to_owned(), Value::Object(fields))]));
+        let job = self.hive.submit(&submission).await.map_err(|error| self.explained(error))?;
+        self.follow(job.as_str(), kind, narrator).await
+    }
+
+    /// How narrations are shown here.
+    pub(super) fn narrator(&self) -> Narrator {
+        if self.quiet { Narrator::silent() } else { Narrator::for_people() }
+    }
+
+    /// Follows a job to its end and gives its result.
+    pub(super) async fn follow(&self, job: &str, kind: OperationKind, mut narrator: Narrator) -> Ended<Value> {
+        let mut interrupts = Interrupts::listen();
+        let mut follow = self.hive.follow(job);
+        let mut result = Value::Null;
+        let (mut leave_at, mut is_cancelling) = (None, false);
+        loop {
+            tokio::select! {
+                biased;
+                interrupt = interrupts.next() => {
+                    if is_cancelling {
+                        return Err(End::INTERRUPTED);
+                    }
+                    if kind == OperationKind::Read || leave_at.is_some() && interrupt == Interrupt::Key {
+                        is_cancelling = true;
+                        leave_at = None;
+                        let (hive, job) = (self.hive.clone(), job.to_owned());
+                        // Whether it was cancelled is in the stream.
+                        spawn::detached(async move { hive.cancel(&job).await });
+                        continue;
+                    }
+                    let again = if interrupt == Interrupt::Key { "; Ctrl-C again cancels it" } else { "" };
+                    narrator.say(&format!("The job goes on: `rbee-hive watch {job}` comes back to it{again}"));
+                    if interrupt == Interrupt::Ended {
+                        return Err(End::INTERRUPTED);
+                    }
+                    leave_at = Some(Instant::now() + SECOND_THOUGHTS);
+                }
+                () = sleep_until(leave_at) => return Err(End::INTERRUPTED),
+                followed = follow.next() => {
+                    let followed = followed.map_err(|error| self.explained(error))?;
+                    let Some(followed) = followed else { return Ok(result) };
+                    narrator.show(&followed)?;
+                    let Followed::Event(event) = followed else { continue };
+                    match event.body {
+                        Body::Narration { .. } => {}
+                        Body::Result(data) => result = serde_json::from_str(data.get()).unwrap_or_default(),
+                        Body::Terminal(Terminal::Done) => return Ok(result),
+                        Body::Terminal(Terminal::Failed(failure)) => {
+                            return Err(Error::Failed(failure.as_ref().clone()).into());
+                        }
+                        Body::Terminal(Terminal::Cancelled) => return Err(Error::Cancelled.into()),
+                    }
+                }
+            }
+        }
+    }
+
+    /// Shows a result: as JSON where that was asked for, else as `people` read it.
+    pub(super) fn show(&self, result: &Value, people: impl FnOnce(&Value) -> String) -> Ended {
+        if self.json { show::json(result) } else { show::print(&people(result)) }
+    }
+
+    /// An error of this session's hive, with what to do where there is none.
+    pub(super) fn explained(&self, error: Error) -> End {
+        let Error::Unreachable(failure) = error else { return error.into() };
+        let is_here = failure.code == Code::ServerUnreachable && find::is_here(self.hive.host());
+        let hint = if is_here {
+            "start one with `rbee-hive serve`, or let this command start it with --start"
+        } else {
+            "check that it runs there, and the address in --host or RBEE_HIVE_HOST"
+        };
+        Error::Unreachable(Failure { hint: Some(hint.to_owned()), ..failure }).into()
+    }
+}
+
+/// Completes at that time; never without one.
+async fn sleep_until(time: Option<Instant>) {
+    match time {
+        Some(time) => tokio::time::sleep_until(time).await,
+        None => std::future::pending().await,
+    }
+}

@@ -1,0 +1,36 @@
+//! What people read on standard output: tables, aligned fields, lines.
+//!
+//! Results are shown by the names of their fields, whose ends tell what they are (`_bytes`, `_seconds`, `_at`): what a
+//! later version of the hive adds is shown too.
+
+mod table;
+mod fields;
+
+use std::io::{self, Write};
+
+use serde_json::Value;
+
+use super::end::{End, Ended};
+use crate::error::{Code, Failure};
+
+pub(super) use fields::fields;
+pub(super) use table::{column, number, table};
+
+/// Writes to standard output. A reader that is gone, as in `| head`, ends the verb quietly.
+pub(super) fn print(text: &str) -> Ended {
+    let mut out = io::stdout().lock();
+    out.write_all(text.as_bytes()).and_then(|()| out.flush()).map_err(|error| match error.kind() {
+        io::ErrorKind::BrokenPipe => End::Said(0),
+        _ => Failure::new(Code::Io, format!("could not write to standard output: {error}")).into(),
+    })
+}
+
+/// Writes one line.
+pub(super) fn line(text: &str) -> Ended {
+    print(&format!("{text}\n"))
+}
+
+/// Writes a document of JSON, on one line.
+pub(super) fn json(value: &Value) -> Ended {
+    line(&value.to_string())
+}

@@ -1,0 +1,57 @@
+//! Tables without lines, which fit the terminal.
+
+use comfy_table::{CellAlignment, ContentArrangement, Table, presets};
+use serde_json::Value;
+
+/// A column: its title, and what it shows of a row.
+pub(crate) struct Column<'a> {
+    title: &'a str,
+    alignment: CellAlignment,
+    cell: Box<dyn Fn(&Value) -> String + 'a>,
+}
+
+/// A column of text.
+pub(crate) fn column<'a>(title: &'a str, cell: impl Fn(&Value) -> String + 'a) -> Column<'a> {
+    Column { title, alignment: CellAlignment::Left, cell: Box::new(cell) }
+}
+
+/// A column of numbers, which stand below each other.
+pub(crate) fn number<'a>(title: &'a str, cell: impl Fn(&Value) -> String + 'a) -> Column<'a> {
+    Column { title, alignment: CellAlignment::Right, cell: Box::new(cell) }
+}
+
+/// A table with a row for each value. On a terminal it is as wide as that; elsewhere no cell is broken.
+pub(crate) fn table(rows: &[Value], columns: &[Column<'_>]) -> String {
+    let mut table = Table::new();
+    table.load_style(presets::NOTHING).set_content_arrangement(ContentArrangement::Dynamic);
+    table.set_header(columns.iter().map(|column| column.title));
+    for row in rows {
+        table.add_row(columns.iter().map(|column| (column.cell)(row)));
+    }
+    for (made, column) in table.column_iter_mut().zip(columns) {
+        made.set_padding((0, 2)).set_cell_alignment(column.alignment);
+    }
+    let mut text = String::new();
+    for line in table.lines() {
+        text += line.trim_end();
+        text.push('\n');
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn numbers_stand_below_each_other() {
+        let rows = [json!({"a": "x", "b": 1}), json!({"a": "longer", "b": 100})];
+        let shown = table(
+            &rows,
+            &[column("A", |row| row["a"].as_str().unwrap().to_owned()), number("B", |row| row["b"].to_string())],
+        );
+        assert_eq!(shown, "A         B\nx         1\nlonger  100\n");
+    }
+}

@@ -1,0 +1,70 @@
+//! `rbee-hive jobs`: the jobs, newest first.
+
+use serde_json::{Value, json};
+
+use super::Verb;
+use crate::cli::end::Ended;
+use crate::cli::session::Session;
+use crate::cli::show::{column, table};
+use crate::cli::words::member;
+use crate::client::JobQuery;
+use crate::error::Failure;
+use crate::jobs::JobState;
+use crate::time::Instant;
+
+#[derive(Debug, clap::Args)]
+#[group(skip)]
+pub(in crate::cli) struct Args {
+    /// Only those in this state
+    #[arg(long, value_parser = state, value_name = "queued|running|succeeded|failed|cancelled")]
+    state: Option<JobState>,
+    /// Only those of this operation, such as model_load
+    #[arg(long)]
+    operation: Option<String>,
+    /// At most so many
+    #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u16).range(1..=1000))]
+    limit: u16,
+}
+
+fn state(text: &str) -> Result<JobState, String> {
+    serde_json::from_value(text.into())
+        .map_err(|_| "the states are queued, running, succeeded, failed and cancelled".to_owned())
+}
+
+impl Verb for Args {
+    async fn run(self, session: &Session) -> Ended {
+        let query = JobQuery {
+            state: self.state,
+            operation: self.operation,
+            limit: Some(usize::from(self.limit)),
+            cursor: None,
+        };
+        let page = session.hive.jobs(&query).await.map_err(|error| session.explained(error))?;
+        let jobs = serde_json::to_value(&page.jobs)
+            .map_err(|error| Failure::internal("the jobs did not serialise").detail(error))?;
+        session.show(&jobs, |jobs| {
+            table(jobs.as_array().map_or(&[], Vec::as_slice), &[
+                column("JOB", |job| member(job, "job_id")),
+                column("OPERATION", |job| member(job, "operation")),
+                column("OF", of),
+                column("STATE", |job| member(job, "state")),
+                column("CREATED", |job| member(job, "created_at")),
+                column("TOOK", took),
+            ])
+        })
+    }
+}
+
+/// What it is about: the model, the worker or the engine of its request.
+fn of(job: &Value) -> String {
+    let request = &job["request"];
+    let names = ["id", "model", "pid", "worker_id", "lease_id"];
+    names.iter().map(|name| member(request, name)).find(|name| name != "-").unwrap_or_else(|| "-".to_owned())
+}
+
+fn took(job: &Value) -> String {
+    let at = |name: &str| serde_json::from_value::<Instant>(job[name].clone()).ok();
+    let Some(started) = at("started_at") else { return "-".to_owned() };
+    let ended = at("ended_at").unwrap_or_else(Instant::now);
+    member(&json!({ "took_ms": ended.since_ms(started) }), "took_ms")
+}

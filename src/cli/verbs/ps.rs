@@ -1,0 +1,46 @@
+//! `rbee-hive ps [PID]`: the workers.
+
+use serde_json::{Value, json};
+
+use super::Verb;
+use crate::cli::end::Ended;
+use crate::cli::session::Session;
+use crate::cli::show::{column, fields, number, table};
+use crate::cli::words::member;
+use crate::text;
+
+#[derive(Debug, clap::Args)]
+#[group(skip)]
+pub(in crate::cli) struct Args {
+    /// The process id of the one to show
+    pid: Option<u32>,
+}
+
+impl Verb for Args {
+    async fn run(self, session: &Session) -> Ended {
+        if let Some(pid) = self.pid {
+            let worker = session.run("WorkerProcessGet", json!({ "pid": pid })).await?;
+            return session.show(&worker, fields);
+        }
+        let workers = session.run("WorkerProcessList", json!({})).await?;
+        session.show(&workers, |workers| {
+            table(workers.as_array().map_or(&[], Vec::as_slice), &[
+                number("PID", |worker| member(worker, "pid")),
+                column("MODEL", |worker| member(worker, "model")),
+                column("STATUS", |worker| member(worker, "status")),
+                column("DEVICE", |worker| member(worker, "device")),
+                column("ENGINE", |worker| member(worker, "engine")),
+                number("MEMORY", memory),
+                number("CONTEXT", |worker| member(worker, "context_length")),
+                number("SLOTS", |worker| member(worker, "slots")),
+                number("UP", |worker| member(worker, "uptime_seconds")),
+            ])
+        })
+    }
+}
+
+/// What it holds of the machine's memory and of the GPUs'.
+fn memory(worker: &Value) -> String {
+    let of = |name: &str| worker[name].as_u64().unwrap_or(0);
+    text::bytes(of("rss_bytes") + of("vram_bytes"))
+}
