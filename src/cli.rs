@@ -61,10 +61,7 @@ impl Cli {
     /// Whether the command is one thread's work: it needs none for each processor.
     #[must_use]
     pub fn is_plain(&self) -> bool {
-        matches!(
-            self.command,
-            Some(Command::RenderTemplate | Command::OfClient(_) | Command::Completions(_))
-        )
+        matches!(self.command, Some(Command::RenderTemplate | Command::OfClient(_) | Command::Completions(_)))
     }
 
     /// Runs the command, and says what failed. Gives the exit status.

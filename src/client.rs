@@ -213,7 +213,11 @@ impl Client {
     /// # Errors
     /// [`Error::Refused`] with `worker_not_found`; [`Error::Unreachable`], also of an item, where the connection is
     /// lost.
-    pub async fn worker_log(&self, pid: u32, follow: bool) -> Result<impl Stream<Item = Result<Bytes>> + use<>> {
+    pub async fn worker_log(
+        &self,
+        pid: u32,
+        follow: bool,
+    ) -> Result<impl Stream<Item = Result<Bytes>> + use<>> {
         let path = format!("/v1/workers/{pid}/log?follow={follow}");
         self.connection.bytes(self.connection.request(Method::GET, &path)).await
     }

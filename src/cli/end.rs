@@ -103,7 +103,8 @@ fn told(failure: &Failure) -> String {
         let _ = writeln!(text, "{} {hint}", words::cyan("hint:"));
     }
     for choice in &failure.choices {
-        let size = choice.size_bytes.map_or_else(String::new, |size| format!("  {}", crate::text::bytes(size)));
+        let size =
+            choice.size_bytes.map_or_else(String::new, |size| format!("  {}", crate::text::bytes(size)));
         let recommended = if choice.recommended { "  (recommended)" } else { "" };
         let _ = writeln!(text, "  {}{size}{recommended}", choice.model);
     }

@@ -112,7 +112,12 @@ impl Session {
     }
 
     /// Follows a job to its end and gives its result.
-    pub(super) async fn follow(&self, job: &str, kind: OperationKind, mut narrator: Narrator) -> Ended<Value> {
+    pub(super) async fn follow(
+        &self,
+        job: &str,
+        kind: OperationKind,
+        mut narrator: Narrator,
+    ) -> Ended<Value> {
         let mut interrupts = Interrupts::listen();
         let mut follow = self.hive.follow(job);
         let mut result = Value::Null;

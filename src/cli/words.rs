@@ -52,7 +52,9 @@ pub(super) fn of_field(name: &str, value: &Value) -> Option<String> {
         Value::Number(_) if name.ends_with("_seconds") => seconds(1.0).map(in_words),
         Value::Number(_) if name.ends_with("_count") => number.map(large),
         Value::Number(number) if number.is_f64() => value.as_f64().map(|number| format!("{number:.1}")),
-        Value::String(text) if name == "at" || name.ends_with("_at") || name.ends_with("since") => Some(ago(text)),
+        Value::String(text) if name == "at" || name.ends_with("_at") || name.ends_with("since") => {
+            Some(ago(text))
+        }
         Value::String(text) => Some(text.clone()).filter(|text| !text.is_empty()),
         Value::Array(all) => {
             let all: Vec<_> = all.iter().filter_map(|value| of_field(name, value)).collect();
@@ -130,7 +132,10 @@ mod tests {
     fn an_instant_is_told_by_its_distance() {
         let now = Instant(1_763_899_200_000);
         let of = |seconds: i64| apart(Instant(now.0 + seconds * 1000), now);
-        assert_eq!([of(0), of(-1), of(-60), of(7200)], ["0 seconds ago", "1 second ago", "1 minute ago", "in 2 hours"]);
+        assert_eq!(
+            [of(0), of(-1), of(-60), of(7200)],
+            ["0 seconds ago", "1 second ago", "1 minute ago", "in 2 hours"]
+        );
         assert_eq!([of(-86_400 * 3), of(-86_400 * 400)], ["3 days ago", "1 year ago"]);
     }
 }

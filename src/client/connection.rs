@@ -110,7 +110,8 @@ impl Connection {
         }
         let kind = answer.headers().get(CONTENT_TYPE).and_then(|kind| kind.to_str().ok()).unwrap_or_default();
         let is_problem = kind.starts_with("application/problem+json") || kind.starts_with("application/json");
-        let body = if is_problem { answer.bytes().await.map_err(|error| self.lost(error))? } else { Bytes::new() };
+        let body =
+            if is_problem { answer.bytes().await.map_err(|error| self.lost(error))? } else { Bytes::new() };
         Err(match problem(&body) {
             Some(failure) => Error::Refused(failure),
             None => Error::Unreachable(
@@ -127,7 +128,9 @@ impl Connection {
     pub(super) fn lost(&self, error: reqwest::Error) -> Error {
         let failure = match &self.host {
             // The error's own URL is made up.
-            Host::Unix(_) => Failure::new(Code::ServerUnreachable, "no connection").cause(&error.without_url()),
+            Host::Unix(_) => {
+                Failure::new(Code::ServerUnreachable, "no connection").cause(&error.without_url())
+            }
             Host::Url(url) => Unreached::new(error, url, None).into_failure(Code::ServerUnreachable),
         };
         let why = match failure.causes.last() {
@@ -163,7 +166,8 @@ mod tests {
 
     #[test]
     fn a_problem_is_read_also_one_of_a_later_version() {
-        let body = br#"{"type":"x","title":"t","status":404,"code":"model_not_found","detail":"no","hint":"yes"}"#;
+        let body =
+            br#"{"type":"x","title":"t","status":404,"code":"model_not_found","detail":"no","hint":"yes"}"#;
         let failure = problem(body).unwrap();
         assert_eq!((failure.code, &*failure.message), (Code::ModelNotFound, "no"));
         assert_eq!(failure.hint.as_deref(), Some("yes"));

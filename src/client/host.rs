@@ -61,8 +61,11 @@ impl FromStr for Host {
                 Ok(Self::Url(url))
             }
             None => Err(Error::Unreachable(
-                Failure::new(Code::InvalidRequest, format!("'{}' is not the address of a hive", excerpt(text)))
-                    .hint("write http://HOST:PORT, HOST:PORT or unix:/PATH"),
+                Failure::new(
+                    Code::InvalidRequest,
+                    format!("'{}' is not the address of a hive", excerpt(text)),
+                )
+                .hint("write http://HOST:PORT, HOST:PORT or unix:/PATH"),
             )),
         }
     }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use futures::Stream;
 use http::{Method, StatusCode};
-use sse_stream::{SseByteStream, Sse};
+use sse_stream::{Sse, SseByteStream};
 use tokio::time::Instant;
 use tokio_stream::StreamExt;
 
@@ -74,7 +74,8 @@ impl Resuming {
                 };
                 self.open = None;
                 self.lost = Some((Instant::now(), Duration::ZERO));
-                let failure = Failure::new(Code::ServerUnreachable, format!("the connection was lost: {why}"));
+                let failure =
+                    Failure::new(Code::ServerUnreachable, format!("the connection was lost: {why}"));
                 return Ok(Next::Lost(failure));
             }
             if let Some((_, pause)) = self.lost {

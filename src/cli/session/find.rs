@@ -25,7 +25,8 @@ pub(super) fn token(file: Option<&Path>) -> Ended<Option<Token>> {
         return Ok(None);
     }
     if text.is_empty() || !text.bytes().all(|byte| byte.is_ascii_graphic()) {
-        let failure = Failure::new(Code::InvalidField, "the token is not one word of visible ASCII characters");
+        let failure =
+            Failure::new(Code::InvalidField, "the token is not one word of visible ASCII characters");
         return Err(unusable(failure.hint("check what --token-file or RBEE_HIVE_TOKEN has")));
     }
     Ok(Some(Token::new(text)))

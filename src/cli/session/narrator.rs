@@ -116,7 +116,8 @@ impl Narrator {
             ProgressBar::with_draw_target(None, target)
         });
         let known = "{bar:24} {percent:>3} % {msg}";
-        let style = ProgressStyle::with_template(if progress.total.is_some() { known } else { "{spinner} {msg}" });
+        let style =
+            ProgressStyle::with_template(if progress.total.is_some() { known } else { "{spinner} {msg}" });
         if let Ok(style) = style {
             bar.set_style(style.progress_chars("━╸ "));
         }

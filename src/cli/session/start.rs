@@ -26,10 +26,8 @@ pub(super) async fn host(quiet: bool) -> Ended<Host> {
     let log = dir.join("hive.log");
     let (url, pid) = start(&dir, &log).await?;
     if !quiet {
-        super::Narrator::for_people().say(&format!(
-            "Started a hive at {url} (process {pid}); its log is {}",
-            log.display()
-        ));
+        super::Narrator::for_people()
+            .say(&format!("Started a hive at {url} (process {pid}); its log is {}", log.display()));
     }
     url.parse().map_err(End::from)
 }

@@ -56,7 +56,8 @@ fn of_list(list: &[Value]) -> String {
         .zip(&titles)
         .map(|(name, title)| {
             let cell = move |row: &Value| member(row, name);
-            let is_number = list.iter().all(|row| row[name.as_str()].is_number() || row[name.as_str()].is_null());
+            let is_number =
+                list.iter().all(|row| row[name.as_str()].is_number() || row[name.as_str()].is_null());
             if is_number { number(title, cell) } else { column(title, cell) }
         })
         .collect();
@@ -65,7 +66,8 @@ fn of_list(list: &[Value]) -> String {
 
 /// The name of a field without what its end says of its unit.
 fn label(name: &str) -> String {
-    let short = ["_bytes", "_seconds", "_ms", "_at"].iter().find_map(|end| name.strip_suffix(end)).unwrap_or(name);
+    let short =
+        ["_bytes", "_seconds", "_ms", "_at"].iter().find_map(|end| name.strip_suffix(end)).unwrap_or(name);
     short.replace('_', " ")
 }
 

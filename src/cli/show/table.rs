@@ -50,7 +50,10 @@ mod tests {
         let rows = [json!({"a": "x", "b": 1}), json!({"a": "longer", "b": 100})];
         let shown = table(
             &rows,
-            &[column("A", |row| row["a"].as_str().unwrap().to_owned()), number("B", |row| row["b"].to_string())],
+            &[
+                column("A", |row| row["a"].as_str().unwrap().to_owned()),
+                number("B", |row| row["b"].to_string()),
+            ],
         );
         assert_eq!(shown, "A         B\nx         1\nlonger  100\n");
     }

@@ -17,11 +17,14 @@ impl Verb for Args {
         // The report has each of its narrations.
         let report = session.run_silently("HiveCheck", json!({})).await?;
         session.show(&report, |report| {
-            table(report["checks"].as_array().map_or(&[], Vec::as_slice), &[
-                column("CHECK", |check| member(check, "name")),
-                column("", |check| if check["ok"] == true { "ok" } else { "FAILED" }.to_owned()),
-                column("FOUND", found),
-            ])
+            table(
+                report["checks"].as_array().map_or(&[], Vec::as_slice),
+                &[
+                    column("CHECK", |check| member(check, "name")),
+                    column("", |check| if check["ok"] == true { "ok" } else { "FAILED" }.to_owned()),
+                    column("FOUND", found),
+                ],
+            )
         })?;
         if report["ok"] == true { Ok(()) } else { Err(End::FAILED) }
     }

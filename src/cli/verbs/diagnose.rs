@@ -32,15 +32,19 @@ fn of_diagnosis(found: &Value) -> String {
         Some(share) => format!("{:.0} %", share * 100.0),
         None => "-".to_owned(),
     };
-    let mut text = table(found["findings"].as_array().map_or(&[], Vec::as_slice), &[
-        number("OF THE TIME", share),
-        column("FOUND", |finding| match of_field("advice", &finding["advice"]) {
-            Some(advice) => format!("{}\n→ {advice}", member(finding, "message")),
-            None => member(finding, "message"),
-        }),
-    ]);
+    let mut text = table(
+        found["findings"].as_array().map_or(&[], Vec::as_slice),
+        &[
+            number("OF THE TIME", share),
+            column("FOUND", |finding| match of_field("advice", &finding["advice"]) {
+                Some(advice) => format!("{}\n→ {advice}", member(finding, "message")),
+                None => member(finding, "message"),
+            }),
+        ],
+    );
     if let times @ Value::Object(_) = &found["times"] {
-        text += &format!("\nOne request takes, on average of {}:\n{}", member(found, "requests"), fields(times));
+        text +=
+            &format!("\nOne request takes, on average of {}:\n{}", member(found, "requests"), fields(times));
     }
     if let Some(unknown) = of_field("unknown", &found["unknown"]) {
         text += &format!("\nNot known: {unknown}\n");

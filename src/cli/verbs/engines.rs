@@ -71,7 +71,8 @@ impl Verb for Args {
             }
             EngineVerb::Show { id } => show(session, &id).await,
             EngineVerb::Install { id, version, from, dry_run } => {
-                let request = json!({ "worker_id": id, "version": version, "from": from, "dry_run": dry_run });
+                let request =
+                    json!({ "worker_id": id, "version": version, "from": from, "dry_run": dry_run });
                 let result = session.run("WorkerInstall", request).await?;
                 session.show(&result, fields)
             }
@@ -109,39 +110,49 @@ async fn show(session: &Session, id: &str) -> Ended {
 }
 
 fn of_offers(offers: &Value) -> String {
-    table(offers["workers"].as_array().map_or(&[], Vec::as_slice), &[
-        column("ENGINE", |offer| member(offer, "id")),
-        column("VERSION", |offer| member(offer, "version")),
-        number("SIZE", |offer| member(offer, "size")),
-        column("FROM", |offer| member(offer, "from")),
-        column("INSTALLED", |offer| member(offer, "installed")),
-        column("", |offer| {
-            let recommended = if offer["recommended"] == true { "recommended: " } else { "" };
-            let why = of_field("problem", &offer["problem"]).or_else(|| of_field("reason", &offer["reason"]));
-            format!("{recommended}{}", why.unwrap_or_default())
-        }),
-    ])
+    table(
+        offers["workers"].as_array().map_or(&[], Vec::as_slice),
+        &[
+            column("ENGINE", |offer| member(offer, "id")),
+            column("VERSION", |offer| member(offer, "version")),
+            number("SIZE", |offer| member(offer, "size")),
+            column("FROM", |offer| member(offer, "from")),
+            column("INSTALLED", |offer| member(offer, "installed")),
+            column("", |offer| {
+                let recommended = if offer["recommended"] == true { "recommended: " } else { "" };
+                let why =
+                    of_field("problem", &offer["problem"]).or_else(|| of_field("reason", &offer["reason"]));
+                format!("{recommended}{}", why.unwrap_or_default())
+            }),
+        ],
+    )
 }
 
 fn of_installed(installed: &Value) -> String {
-    let mut text = table(installed["workers"].as_array().map_or(&[], Vec::as_slice), &[
-        column("ENGINE", |engine| member(engine, "id")),
-        column("VERSION", |engine| member(engine, "version")),
-        column("BEFORE", |engine| member(&engine["previous"], "version")),
-        number("SIZE", |engine| member(engine, "size")),
-        column("FROM", |engine| member(engine, "from")),
-        column("ADDED", |engine| member(engine, "added_at")),
-        column("WORKERS", |engine| member(engine, "workers")),
-    ]);
+    let mut text = table(
+        installed["workers"].as_array().map_or(&[], Vec::as_slice),
+        &[
+            column("ENGINE", |engine| member(engine, "id")),
+            column("VERSION", |engine| member(engine, "version")),
+            column("BEFORE", |engine| member(&engine["previous"], "version")),
+            number("SIZE", |engine| member(engine, "size")),
+            column("FROM", |engine| member(engine, "from")),
+            column("ADDED", |engine| member(engine, "added_at")),
+            column("WORKERS", |engine| member(engine, "workers")),
+        ],
+    );
     let failed = installed["failed"].as_array().map_or(&[][..], Vec::as_slice);
     if !failed.is_empty() {
         text += "\nThese did not prove themselves:\n";
-        text += &table(failed, &[
-            column("ENGINE", |engine| member(engine, "id")),
-            column("VERSION", |engine| member(engine, "version")),
-            column("FAILED", |engine| member(engine, "failed_at")),
-            column("REASON", |engine| member(engine, "reason")),
-        ]);
+        text += &table(
+            failed,
+            &[
+                column("ENGINE", |engine| member(engine, "id")),
+                column("VERSION", |engine| member(engine, "version")),
+                column("FAILED", |engine| member(engine, "failed_at")),
+                column("REASON", |engine| member(engine, "reason")),
+            ],
+        );
     }
     text
 }

@@ -43,14 +43,17 @@ impl Verb for Args {
         let jobs = serde_json::to_value(&page.jobs)
             .map_err(|error| Failure::internal("the jobs did not serialise").detail(error))?;
         session.show(&jobs, |jobs| {
-            table(jobs.as_array().map_or(&[], Vec::as_slice), &[
-                column("JOB", |job| member(job, "job_id")),
-                column("OPERATION", |job| member(job, "operation")),
-                column("OF", of),
-                column("STATE", |job| member(job, "state")),
-                column("CREATED", |job| member(job, "created_at")),
-                column("TOOK", took),
-            ])
+            table(
+                jobs.as_array().map_or(&[], Vec::as_slice),
+                &[
+                    column("JOB", |job| member(job, "job_id")),
+                    column("OPERATION", |job| member(job, "operation")),
+                    column("OF", of),
+                    column("STATE", |job| member(job, "state")),
+                    column("CREATED", |job| member(job, "created_at")),
+                    column("TOOK", took),
+                ],
+            )
         })
     }
 }

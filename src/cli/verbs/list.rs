@@ -16,14 +16,17 @@ impl Verb for Args {
     async fn run(self, session: &Session) -> Ended {
         let models = session.run("ModelList", json!({})).await?;
         session.show(&models, |models| {
-            table(models.as_array().map_or(&[], Vec::as_slice), &[
-                column("MODEL", |model| member(model, "id")),
-                number("SIZE", |model| member(model, "size_bytes")),
-                number("PARAMETERS", |model| member(model, "parameter_count")),
-                column("QUANTIZATION", |model| member(model, "quantization")),
-                column("STATUS", status),
-                column("ADDED", |model| member(model, "added_at")),
-            ])
+            table(
+                models.as_array().map_or(&[], Vec::as_slice),
+                &[
+                    column("MODEL", |model| member(model, "id")),
+                    number("SIZE", |model| member(model, "size_bytes")),
+                    number("PARAMETERS", |model| member(model, "parameter_count")),
+                    column("QUANTIZATION", |model| member(model, "quantization")),
+                    column("STATUS", status),
+                    column("ADDED", |model| member(model, "added_at")),
+                ],
+            )
         })
     }
 }

@@ -40,7 +40,8 @@ impl Verb for Args {
 
 /// A setting and its value: TOML, as in the configuration, or else text.
 fn pair(text: &str) -> Result<(String, Value), String> {
-    let (key, value) = text.split_once('=').ok_or("a setting is written KEY=VALUE; --unset KEY takes one back")?;
+    let (key, value) =
+        text.split_once('=').ok_or("a setting is written KEY=VALUE; --unset KEY takes one back")?;
     if key.is_empty() || key.split('.').any(str::is_empty) {
         return Err("the name before the = is not one of a setting".to_owned());
     }
@@ -79,16 +80,19 @@ fn of_view(view: &Value) -> String {
             json!({ "setting": name, "value": of_field(name, value), "source": source })
         })
         .collect();
-    let mut text = table(&rows, &[
-        column("SETTING", |row| member(row, "setting")),
-        column("VALUE", |row| member(row, "value")),
-        column("SAID BY", |row| match row["source"].as_str() {
-            Some("operation") => "this hive's records".to_owned(),
-            Some("file") => "the configuration".to_owned(),
-            Some("model") => "the model's file".to_owned(),
-            _ => "default".to_owned(),
-        }),
-    ]);
+    let mut text = table(
+        &rows,
+        &[
+            column("SETTING", |row| member(row, "setting")),
+            column("VALUE", |row| member(row, "value")),
+            column("SAID BY", |row| match row["source"].as_str() {
+                Some("operation") => "this hive's records".to_owned(),
+                Some("file") => "the configuration".to_owned(),
+                Some("model") => "the model's file".to_owned(),
+                _ => "default".to_owned(),
+            }),
+        ],
+    );
     let rest = ["variants", "shadowed_aliases", "reloads"].map(|name| (name.to_owned(), view[name].clone()));
     let rest = rest.into_iter().filter(|(_, list)| list.as_array().is_some_and(|list| !list.is_empty()));
     let rest: Map<_, _> = rest.collect();
