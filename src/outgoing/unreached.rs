@@ -242,7 +242,7 @@ mod tests {
     use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer};
 
     use super::*;
-    use crate::{client, spawn};
+    use crate::{outgoing, spawn};
 
     /// A certificate for `localhost`, and its key. It is its own authority.
     fn certificate(change: impl FnOnce(&mut CertificateParams)) -> (CertificateDer<'static>, KeyPair) {
