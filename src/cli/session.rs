@@ -4,8 +4,8 @@
 //! hive when this process leaves: Ctrl-C says so, and a second one cancels it. A job that only reads is cancelled at
 //! once.
 
-mod find;
 mod start;
+mod find;
 mod interrupts;
 mod narrator;
 
@@ -171,9 +171,12 @@ impl Session {
 
     /// An error of this session's hive, with what to do where there is none.
     pub(super) fn explained(&self, error: Error) -> End {
-        let Error::Unreachable(failure) = error else { return error.into() };
-        let is_here = failure.code == Code::ServerUnreachable && find::is_here(self.hive.host());
-        let hint = if is_here {
+        let failure = match error {
+            Error::Unreachable(failure) if failure.code == Code::ServerUnreachable => failure,
+            // Something answers there, and the error says what is wrong with it.
+            error => return error.into(),
+        };
+        let hint = if find::is_here(self.hive.host()) {
             "start one with `rbee-hive serve`, or let this command start it with --start"
         } else {
             "check that it runs there, and the address in --host or RBEE_HIVE_HOST"

@@ -3,8 +3,8 @@
 //! Results are shown by the names of their fields, whose ends tell what they are (`_bytes`, `_seconds`, `_at`): what a
 //! later version of the hive adds is shown too.
 
-mod table;
 mod fields;
+mod table;
 
 use std::io::{self, Write};
 

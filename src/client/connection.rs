@@ -116,7 +116,7 @@ impl Connection {
             Some(failure) => Error::Refused(failure),
             None => Error::Unreachable(
                 Failure::new(
-                    Code::ServerUnreachable,
+                    Code::WrongProtocol,
                     format!("what answers at {} is no hive: it says {status}", self.host),
                 )
                 .hint("check the address; a proxy in between may have answered in the hive's place"),

@@ -9,6 +9,8 @@ mod access;
 mod adoption;
 mod anthropic;
 mod capabilities;
+mod cli;
+mod client;
 mod clients;
 mod contract;
 mod counting;

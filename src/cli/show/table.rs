@@ -3,6 +3,9 @@
 use comfy_table::{CellAlignment, ContentArrangement, Table, presets};
 use serde_json::Value;
 
+/// The narrowest terminal that tables are fitted to; some say that they have no width at all.
+const LEAST_WIDTH: u16 = 40;
+
 /// A column: its title, and what it shows of a row.
 pub(crate) struct Column<'a> {
     title: &'a str,
@@ -23,7 +26,9 @@ pub(crate) fn number<'a>(title: &'a str, cell: impl Fn(&Value) -> String + 'a) -
 /// A table with a row for each value. On a terminal it is as wide as that; elsewhere no cell is broken.
 pub(crate) fn table(rows: &[Value], columns: &[Column<'_>]) -> String {
     let mut table = Table::new();
-    table.load_style(presets::NOTHING).set_content_arrangement(ContentArrangement::Dynamic);
+    let fits = table.width().is_some_and(|width| width >= LEAST_WIDTH);
+    let arrangement = if fits { ContentArrangement::Dynamic } else { ContentArrangement::Disabled };
+    table.load_style(presets::NOTHING).set_content_arrangement(arrangement);
     table.set_header(columns.iter().map(|column| column.title));
     for row in rows {
         table.add_row(columns.iter().map(|column| (column.cell)(row)));
