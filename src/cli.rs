@@ -8,10 +8,13 @@ mod quickstart;
 mod completions;
 mod serve;
 mod worker;
+mod man;
+mod health;
 mod session;
 mod show;
 mod end;
 mod words;
+mod service_manager;
 mod process;
 
 use std::process::ExitCode;
@@ -19,7 +22,8 @@ use std::process::ExitCode;
 use clap::{CommandFactory, Parser, Subcommand};
 
 use crate::engine::template::sandbox;
-use crate::error::{Code, Failure};
+use crate::error::{Code, Failure, Result};
+use crate::http::Sockets;
 
 pub use process::run_to_end;
 
@@ -50,6 +54,11 @@ enum Command {
     OfClient(verbs::Verbs),
     /// Print the completions of a shell
     Completions(completions::Args),
+    /// Ask whether the hive of a data folder answers, for health checks
+    Health(health::Args),
+    /// Write the manual pages into a folder, for packages
+    #[command(hide = true)]
+    Man(man::Args),
     /// Serve one GGUF model with the built-in engine; the hive starts these processes itself
     Worker(worker::Args),
     /// Render one chat template; workers of the built-in engine start these processes themselves
@@ -61,14 +70,30 @@ impl Cli {
     /// Whether the command is one thread's work: it needs none for each processor.
     #[must_use]
     pub fn is_plain(&self) -> bool {
-        matches!(self.command, Some(Command::RenderTemplate | Command::OfClient(_) | Command::Completions(_)))
+        matches!(
+            self.command,
+            Some(
+                Command::RenderTemplate
+                    | Command::OfClient(_)
+                    | Command::Completions(_)
+                    | Command::Health(_)
+                    | Command::Man(_)
+            )
+        )
     }
 
-    /// Runs the command, and says what failed. Gives the exit status.
-    pub async fn run(self) -> ExitCode {
+    /// Runs the command, and says what failed. Gives the exit status. Call it before the process has other threads.
+    pub fn run(self) -> impl Future<Output = ExitCode> {
+        // Now: it changes the environment, which other threads may read.
+        let passed = service_manager::passed_sockets();
+        self.run_with(passed)
+    }
+
+    async fn run_with(self, passed: Result<Sockets>) -> ExitCode {
+        let serve = async |args: serve::Args| args.run(passed?).await;
         let ended = match self.command {
-            None => self.serve.run().await,
-            Some(Command::Serve(args)) => args.run().await,
+            None => serve(self.serve).await,
+            Some(Command::Serve(args)) => serve(args).await,
             Some(Command::Quickstart(args)) => args.run().await,
             Some(Command::Worker(args)) => args.run().await,
             Some(Command::RenderTemplate) => sandbox::process().map_err(|error| {
@@ -77,6 +102,8 @@ impl Cli {
             }),
             Some(Command::OfClient(verb)) => return end::of_verb(verb.run().await),
             Some(Command::Completions(args)) => return end::of_verb(args.run(Self::command())),
+            Some(Command::Health(args)) => return end::of_verb(args.run().await),
+            Some(Command::Man(args)) => return end::of_verb(args.run(Self::command())),
         };
         end::of_daemon(ended)
     }

@@ -1,9 +1,15 @@
 //! One run of a hive: locks the data folder, serves, and shuts down in order.
 
 mod data_dir;
+mod health;
+mod take_over;
+mod offer;
+mod ending;
+mod wire;
 
 use std::future::Future;
 use std::net::SocketAddr;
+use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -11,6 +17,7 @@ use axum::Router;
 use serde::{Deserialize, Serialize};
 use tokio::net::TcpListener;
 
+use crate::address::Address;
 use crate::app::{App, AppState};
 use crate::config::{Bind, Config};
 use crate::disk;
@@ -18,7 +25,7 @@ use crate::doctor;
 use crate::error::{Code, Failure, Result};
 use crate::events::Topic;
 use crate::files;
-use crate::http::{self, Listener};
+use crate::http::{self, Closing, Listener, Sockets};
 use crate::ops;
 use crate::paths;
 use crate::residency::Submit;
@@ -26,6 +33,13 @@ use crate::spawn;
 use crate::text::json;
 use crate::time::{Instant, monotonic};
 use crate::workers::WorkerChange;
+
+use offer::{Offer, Taker};
+use wire::FromHive;
+
+pub use ending::Stop;
+pub use health::answers;
+pub use take_over::{Estate, Predecessor};
 
 /// How the line begins that `rbee-hive serve` prints on standard output once it serves; its URL follows.
 pub const READY: &str = "rbee-hive ready on ";
@@ -64,7 +78,9 @@ pub struct Hive {
     router: Router,
     hive_file: PublishedHiveFile,
     /// Held for the whole run. The system releases it even if the process is killed.
-    _lock: std::fs::File,
+    lock: std::fs::File,
+    /// What the hive before this one left to it.
+    estate: Option<Estate>,
 }
 
 impl Hive {
@@ -76,10 +92,23 @@ impl Hive {
     /// [`Code::ConfigInvalid`], [`Code::DataDirLocked`] naming the hive that runs, or if a folder cannot be
     /// made or read.
     pub fn open(listener: impl Into<Listener>, config: Config) -> Result<Self> {
+        Self::open_with(listener, config, None)
+    }
+
+    /// The same, with what the hive before this one left to it.
+    ///
+    /// # Errors
+    /// As [`Self::open`].
+    pub fn open_with(listener: impl Into<Listener>, config: Config, estate: Option<Estate>) -> Result<Self> {
         config.validate()?;
         let listener = listener.into();
         data_dir::prepare(&config)?;
-        let lock = lock(&config.data_dir)?;
+        let lock = match &estate {
+            Some(estate) => estate.lock.try_clone().map_err(|error| {
+                Failure::internal("the lock that another hive left cannot be held").detail(error)
+            })?,
+            None => lock(&config.data_dir)?,
+        };
         for file in [
             config.model_ids_file(),
             config.memory_file(),
@@ -92,7 +121,7 @@ impl Hive {
         let app = App::open(config, address)?;
         let router = http::router(&app)?;
         let hive_file = PublishedHiveFile::write(&app, listener.ollama_url())?;
-        Ok(Self { app, listener, router, hive_file, _lock: lock })
+        Ok(Self { app, listener, router, hive_file, lock, estate })
     }
 
     /// The hive's shared state.
@@ -113,39 +142,87 @@ impl Hive {
         self.listener.ollama_url()
     }
 
-    /// Serves until `stop` is ready or a request asks for a shutdown. Then ends jobs, workers and
-    /// connections, in that order, so that every open stream gets its terminal event.
+    /// Serves until `stop` is ready, a request asks for a shutdown, or another hive takes over. Then ends jobs, workers
+    /// and connections, in that order, so that every open stream gets its terminal event. For a successor it leaves the
+    /// workers and lets answers finish: see [`Stop`].
     ///
     /// # Errors
     /// [`Code::Internal`] if the connection loop panicked.
-    pub async fn run(self, stop: impl Future<Output = ()>) -> Result<()> {
-        let Self { app, listener, router, hive_file, _lock } = self;
+    pub async fn run<S: Into<Stop>>(self, stop: impl Future<Output = S>) -> Result<()> {
+        let Self { app, mut listener, router, hive_file, lock, estate } = self;
         // Before the adoption, whose changes are published too.
         let housekeeping = spawn::detached(housekeeping(Arc::clone(&app), app.workers.changes()));
         spawn::detached(warn_of_folders(Arc::clone(&app)));
         // Before the first answer, so that the workers of an earlier run are in every listing.
         app.workers.adopt().await;
+        // Before the first decision about them.
+        let estate = estate.map(|estate| (estate.hold(&app), estate));
         let residency = spawn::detached(own_residency(Arc::clone(&app)));
-        let timers = app.config.timers.clone();
-        let server = spawn::detached(http::serve(listener, router, timers, app.quiet.clone()));
+        let mut offer = Offer::make(&app.config.data_dir, &mut listener).await;
+        let (timers, closing) = (app.config.timers.clone(), Closing::new(app.quiet.clone()));
+        let server = spawn::detached(http::serve(listener, router, timers, closing.clone()));
+        if let Some((held, estate)) = estate {
+            spawn::detached(estate.attend(Arc::clone(&app), held));
+        }
         if let Some(queen) = &app.queen {
             queen.announce();
         }
-        tokio::select! {
-            () = stop => {}
-            () = app.shutdown.cancelled() => {}
-        }
+        let (stop, taker) = tokio::select! {
+            stop = stop => (stop.into(), None),
+            () = app.shutdown.cancelled() => (Stop::Ended, None),
+            taker = offer.taken() => (Stop::ForSuccessor, Some(taker)),
+        };
 
-        tracing::info!("stopping: ending jobs, then workers, then connections");
+        offer.withdraw();
+        let timers = &app.config.timers;
+        if stop == Stop::ForSuccessor {
+            tracing::info!(
+                "stopping for another process: its turn comes when jobs have finished; workers stay"
+            );
+            if taker.is_none() {
+                offer.close();
+            }
+            ending::settle(&app, &closing).await;
+        } else {
+            tracing::info!("stopping: ending jobs, then workers, then connections");
+        }
         app.shutdown.cancel();
         app.jobs.close().await;
-        app.workers.stop_all(*app.config.timers.stop_grace).await;
+        match stop {
+            Stop::Ended => app.workers.stop_all(*timers.stop_grace).await,
+            Stop::ForSuccessor => app.workers.hand_over(*timers.stop_grace).await,
+        }
         let _ended = residency.await;
-        app.quiet.cancel();
-        let served = server.await;
         housekeeping.abort();
-        // Before the lock is released: afterwards the file may be that of the next hive.
-        drop(hive_file);
+        let served = match taker {
+            Some(Taker { channel, keeps_unix }) => {
+                hive_file.leave();
+                offer.leave(keeps_unix);
+                let released = FromHive::Released { in_flight: app.workers.in_flight() };
+                if let Err(error) = channel.send(&released, &[lock.as_fd()]).await {
+                    tracing::error!(%error, "the hive that was to take over is gone: nobody serves any more");
+                }
+                drop(lock);
+                closing.set_limit(*timers.last_answers);
+                app.quiet.cancel();
+                tokio::select! {
+                    served = server => served,
+                    never = ending::report(&app, &channel) => match never {},
+                }
+            }
+            None => {
+                if stop == Stop::ForSuccessor {
+                    closing.set_limit(*timers.hand_over);
+                }
+                app.quiet.cancel();
+                drop(offer);
+                let served = server.await;
+                // Before the lock is released: afterwards the file may be that of the next hive.
+                drop(hive_file);
+                drop(lock);
+                served
+            }
+        };
         tracing::info!("stopped");
         served.map_err(|error| Failure::internal("the connection loop panicked").detail(error))
     }
@@ -162,10 +239,10 @@ async fn warn_of_folders(app: AppState) {
 ///
 /// # Errors
 /// Those of [`Hive::open`] and [`Hive::run`].
-pub async fn run(
+pub async fn run<S: Into<Stop>>(
     listener: impl Into<Listener>,
     config: Config,
-    stop: impl Future<Output = ()>,
+    stop: impl Future<Output = S>,
 ) -> Result<()> {
     Hive::open(listener, config)?.run(stop).await
 }
@@ -176,19 +253,29 @@ pub async fn run(
 /// [`Code::PortInUse`], naming the process that holds the port if the system tells it;
 /// [`Code::ConfigInvalid`] if the Unix socket cannot be made.
 pub async fn bind(config: &Config) -> Result<Listener> {
+    bind_beside(config, Sockets::default()).await
+}
+
+/// Listens on these sockets, and on the addresses of the settings that none of them stands for.
+///
+/// # Errors
+/// As [`bind`].
+pub async fn bind_beside(config: &Config, sockets: Sockets) -> Result<Listener> {
     let tcp = match config.bind {
-        Bind::Address(ip) => {
+        Bind::Address(ip) if sockets.http.is_none() => {
             Some(bind_tcp(SocketAddr::new(ip, config.port), &config.data_dir, "--bind or --port").await?)
         }
-        Bind::None => None,
+        _ => None,
     };
-    let listener = Listener::new(tcp, config.unix_socket.as_deref()).await?;
-    Ok(match config.ollama.listen {
-        Some(address) => {
+    let path = config.unix_socket.as_deref().filter(|_| sockets.unix.is_none());
+    let listener = Listener::new(tcp, path).await?;
+    let listener = match config.ollama.listen {
+        Some(address) if sockets.ollama.is_none() => {
             listener.in_place_of_ollama(bind_tcp(address, &config.data_dir, "--ollama-listen").await?)
         }
-        None => listener,
-    })
+        _ => listener,
+    };
+    listener.on(sockets)
 }
 
 /// Listens at the address, which `flag` sets.
@@ -218,6 +305,16 @@ impl HiveFile {
     #[must_use]
     pub fn of(dir: &Path) -> Option<Self> {
         serde_json::from_slice(&files::read(&dir.join("hive.json"), files::SMALL).ok()?).ok()
+    }
+
+    /// Where it serves.
+    #[must_use]
+    pub fn address(&self) -> Address {
+        let tcp = self.url.strip_prefix("http://").and_then(|address| address.parse().ok());
+        let path = || {
+            self.unix_socket.clone().unwrap_or_else(|| PathBuf::from(self.url.trim_start_matches("unix:")))
+        };
+        tcp.map_or_else(|| Address::Unix(path()), Address::Tcp)
     }
 
     /// Whether it still serves: a killed hive leaves its file behind.
@@ -250,7 +347,7 @@ fn lock(dir: &Path) -> Result<std::fs::File> {
 
 /// `hive.json`, which exists as long as this value.
 #[derive(Debug)]
-struct PublishedHiveFile(PathBuf);
+struct PublishedHiveFile(Option<PathBuf>);
 
 impl PublishedHiveFile {
     /// Writes the file, all or nothing. On a full disk the hive runs without it: it is needed to free space.
@@ -274,13 +371,20 @@ impl PublishedHiveFile {
             }
             written => drop(written?),
         }
-        Ok(Self(path))
+        Ok(Self(Some(path)))
+    }
+
+    /// Leaves the file to the hive that writes the next one in its place.
+    fn leave(mut self) {
+        self.0 = None;
     }
 }
 
 impl Drop for PublishedHiveFile {
     fn drop(&mut self) {
-        let _removed = disk::remove_file(&self.0);
+        if let Some(path) = &self.0 {
+            let _removed = disk::remove_file(path);
+        }
     }
 }
 

@@ -20,11 +20,13 @@ mod ignored;
 mod security;
 mod body;
 mod server;
+mod closing;
 mod leftover;
 mod lingering;
 mod seats;
 mod caller;
 mod listener;
+mod sockets;
 mod guesses;
 mod session;
 mod stream;
@@ -51,15 +53,18 @@ use axum::routing::{any, delete, get};
 use axum::{Json, Router};
 
 use crate::app::AppState;
-use crate::config::Reloaded;
+use crate::config::{Config, Reloaded};
 use crate::error::Result;
 use crate::spawn;
 use body::post;
 use problem::Problem;
 use security::AccessPolicy;
 
+pub(crate) use closing::Closing;
 pub use listener::Listener;
+pub(crate) use listener::{SocketFile, is_trusted, listen};
 pub(crate) use server::serve;
+pub use sockets::Sockets;
 
 /// Every route. Reads the token file.
 ///
@@ -118,6 +123,14 @@ pub(crate) fn router(app: &AppState) -> Result<Router> {
         .layer(from_fn(dialect::speak))
         .layer(compression::layer())
         .with_state(Arc::clone(app)))
+}
+
+/// Checks the settings of access, with the token file.
+///
+/// # Errors
+/// As [`router`].
+pub(crate) fn check_access(config: &Config) -> Result<()> {
+    AccessPolicy::new(config).map(drop)
 }
 
 /// `GET /`: the web page; in Ollama's place, what Ollama says there.

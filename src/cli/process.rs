@@ -10,6 +10,7 @@ use tokio::runtime::Builder;
 use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::EnvFilter;
 
+use crate::daemon::Stop;
 use crate::spawn;
 
 /// Sends the log to standard error. `RUST_LOG` is its filter, otherwise `default`.
@@ -60,11 +61,12 @@ fn run_with_grace<F: Future>(runtime: &mut Builder, future: F, grace: Duration) 
     Ok(output)
 }
 
-/// Completes when the process receives SIGINT, SIGQUIT or SIGTERM. The handlers are installed by the
+/// Completes when the process receives SIGINT, SIGQUIT or SIGTERM, or SIGUSR1: then another process is to serve next. The handlers are installed by the
 /// call, not by the first poll, so that a client that has read the ready line can stop the hive
 /// cleanly.
-pub(super) fn stop_signal() -> impl Future<Output = ()> + Send {
-    let kinds = [SignalKind::interrupt(), SignalKind::quit(), SignalKind::terminate()];
+pub(super) fn stop_signal() -> impl Future<Output = Stop> + Send {
+    let successor = SignalKind::user_defined1();
+    let kinds = [SignalKind::interrupt(), SignalKind::quit(), SignalKind::terminate(), successor];
     let signals = kinds.map(signal).into_iter().collect::<io::Result<Vec<_>>>();
     async move {
         let Ok(mut signals) = signals else {
@@ -73,7 +75,8 @@ pub(super) fn stop_signal() -> impl Future<Output = ()> + Send {
             );
             return std::future::pending().await;
         };
-        select_all(signals.iter_mut().map(|signal| signal.recv().boxed())).await;
+        let (_, which, _) = select_all(signals.iter_mut().map(|signal| signal.recv().boxed())).await;
+        if kinds[which] == successor { Stop::ForSuccessor } else { Stop::Ended }
     }
 }
 

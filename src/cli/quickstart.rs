@@ -94,7 +94,7 @@ impl Args {
             hive.run(async {
                 tokio::select! {
                     () = stopped.cancelled() => {}
-                    () = signal => {}
+                    _ = signal => {}
                 }
             })
             .await

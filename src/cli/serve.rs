@@ -7,11 +7,12 @@ use std::sync::Arc;
 
 use tokio::sync::watch;
 
-use super::process;
+use super::{process, service_manager};
 use crate::app::AppState;
 use crate::config::{Bind, Config};
-use crate::daemon::{self, Hive, READY};
+use crate::daemon::{self, Hive, Predecessor, READY};
 use crate::error::{Failure, Result};
+use crate::http::Sockets;
 use crate::spawn;
 
 /// Serves the hive's API. The flags cover common settings; a file given with --config can set all.
@@ -61,6 +62,9 @@ pub(super) struct Args {
     /// The executable of llama.cpp's server; empty turns it off [default: llama-server on PATH]
     #[arg(long, env = "RBEE_HIVE_LLAMA_SERVER", value_name = "FILE")]
     llama_server: Option<String>,
+    /// Take over from the hive that uses the data folder, if one runs: its sockets, its workers and its jobs
+    #[arg(long)]
+    take_over: bool,
     /// A TOML file with settings; flags and the environment override it
     #[arg(long, env = "RBEE_HIVE_CONFIG", value_name = "FILE")]
     config: Option<PathBuf>,
@@ -112,34 +116,53 @@ impl Args {
         Ok(config)
     }
 
-    /// Serves until SIGINT, SIGQUIT or SIGTERM. SIGHUP reloads the settings.
-    pub(super) async fn run(self) -> Result<()> {
+    /// Serves until SIGINT, SIGQUIT, SIGTERM or SIGUSR1, on the sockets that a service manager passed where it did. SIGHUP
+    /// reloads the settings.
+    pub(super) async fn run(self, passed: Sockets) -> Result<()> {
         process::log_to_stderr("info");
         process::allow_open_files();
-        let config = self.into_config()?;
+        let takes_over = self.take_over;
+        let config = passed.into_settings(self.into_config()?)?;
         let mut stop = std::pin::pin!(process::stop_signal());
         // A hangup during the start must not end the process.
         let (opened, app) = watch::channel(None::<AppState>);
         process::on_hangup(move || reload(app.borrow().clone()));
-        let listener = daemon::bind(&config).await?;
+        let mut predecessor = if takes_over { Predecessor::find(&config).await? } else { None };
+        let sockets = passed.or(predecessor.as_mut().map(Predecessor::sockets).unwrap_or_default());
+        let (config, keeps_unix) = (sockets.into_settings(config)?, sockets.unix.is_some());
+        let listener = daemon::bind_beside(&config, sockets).await?;
+        let estate = match predecessor {
+            Some(predecessor) => tokio::select! {
+                estate = predecessor.take(keeps_unix) => Some(estate?),
+                _ = &mut stop => return Ok(()),
+            },
+            None => None,
+        };
         // It reads the disks of the models, which may not answer: the signal ends it even then.
         let hive = tokio::select! {
-            hive = spawn::blocking(move || Hive::open(listener, config)) => hive??,
-            () = &mut stop => return Ok(()),
+            hive = spawn::blocking(move || Hive::open_with(listener, config, estate)) => hive??,
+            _ = &mut stop => return Ok(()),
         };
         opened.send_replace(Some(Arc::clone(hive.app())));
         ready_line(&hive)?;
-        hive.run(stop).await
+        let attending = spawn::detached(service_manager::attend(Arc::clone(hive.app())));
+        let ended = hive.run(stop).await;
+        // So that what the manager hears last has left the process.
+        let _told = attending.await;
+        ended
     }
 }
 
 /// Reloads the settings because of a hangup.
 fn reload(app: Option<AppState>) {
     tracing::info!("received SIGHUP: the hive serves on, and reads its settings again");
-    if let Some(Err(failure)) = app.map(|app| app.reload()) {
-        let hint = failure.hint.as_deref().unwrap_or_default();
-        tracing::warn!("the settings stay as they were: {failure}; {hint}");
-    }
+    let Some(app) = app else { return };
+    service_manager::around_reload(|| {
+        if let Err(failure) = app.reload() {
+            let hint = failure.hint.as_deref().unwrap_or_default();
+            tracing::warn!("the settings stay as they were: {failure}; {hint}");
+        }
+    });
 }
 
 /// Prints the one line on standard output, from which a program that starts the hive reads its

@@ -38,6 +38,10 @@ pub struct Timers {
     pub request_head: PositiveDuration,
     /// How long open connections may take to finish at shutdown.
     pub drain: BoundedDuration,
+    /// How long a hive that ends for its successor lets jobs finish. Whoever connects meanwhile waits.
+    pub hand_over: BoundedDuration,
+    /// How long the answers under way may take to finish in a hive whose successor serves already.
+    pub last_answers: BoundedDuration,
     /// How long connecting to a source of models, to the queen or to a worker may take.
     pub connect: PositiveDuration,
     /// After how long without a byte, counted from the connect on, a connection is stalled and
@@ -76,6 +80,8 @@ impl Default for Timers {
             write_stall: Duration::from_secs(60).into(),
             request_head: Duration::from_secs(30).into(),
             drain: Duration::from_secs(5).into(),
+            hand_over: Duration::from_secs(10).into(),
+            last_answers: Duration::from_secs(600).into(),
             connect: Duration::from_secs(10).into(),
             stall: Duration::from_secs(10).into(),
             retry: Duration::from_secs(1).into(),

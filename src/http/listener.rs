@@ -8,12 +8,14 @@
 use std::future::pending;
 use std::io;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixSocket, UnixStream};
 use tokio_util::either::Either;
 
+use super::sockets::Sockets;
 use crate::address::Address;
 use crate::disk;
 use crate::error::{Code, Failure, Result};
@@ -63,7 +65,8 @@ pub struct Listener {
     tcp: Option<TcpListener>,
     /// At the address that stands in Ollama's place.
     ollama: Option<TcpListener>,
-    unix: Option<(UnixListener, SocketFile)>,
+    /// With its path, and with its file where the hive made that.
+    unix: Option<(UnixListener, PathBuf, Option<SocketFile>)>,
 }
 
 impl From<TcpListener> for Listener {
@@ -80,10 +83,41 @@ impl Listener {
     /// path, or no socket can be made there.
     pub async fn new(tcp: Option<TcpListener>, path: Option<&Path>) -> Result<Self> {
         let unix = match path {
-            Some(path) => Some(listen(path).await?),
+            Some(path) => {
+                let (socket, file) = listen(path).await?;
+                Some((socket, path.to_owned(), Some(file)))
+            }
             None => None,
         };
         Ok(Self { tcp, ollama: None, unix })
+    }
+
+    /// Listens on these sockets too, which stand for its own.
+    ///
+    /// # Errors
+    /// [`Code::Io`] if a socket cannot be used without waiting for it.
+    pub fn on(self, Sockets { http, ollama, unix, owns_file }: Sockets) -> Result<Self> {
+        let tcp = |socket: std::net::TcpListener| {
+            socket.set_nonblocking(true)?;
+            TcpListener::from_std(socket)
+        };
+        let unix_of = |socket: std::os::unix::net::UnixListener| {
+            socket.set_nonblocking(true)?;
+            let path = socket.local_addr()?.as_pathname().map(Path::to_owned).unwrap_or_default();
+            let file = if owns_file { Some(SocketFile::of(path.clone())?) } else { None };
+            io::Result::Ok((UnixListener::from_std(socket)?, path, file))
+        };
+        let on = || -> io::Result<Self> {
+            Ok(Self {
+                tcp: http.map(tcp).transpose()?.or(self.tcp),
+                ollama: ollama.map(tcp).transpose()?.or(self.ollama),
+                unix: unix.map(unix_of).transpose()?.or(self.unix),
+            })
+        };
+        on().map_err(|error| {
+            Failure::new(Code::Io, format!("a socket that was passed to the hive cannot be used: {error}"))
+                .hint("pass sockets that listen")
+        })
     }
 
     /// Listens on `tcp` too, in Ollama's place.
@@ -99,6 +133,24 @@ impl Listener {
         Some(Address::Tcp(address).url())
     }
 
+    /// The same sockets once more, for a successor, and the file of the Unix socket, which this listener removes no
+    /// more: what becomes of the file is for whoever knows how the hive ends.
+    ///
+    /// # Errors
+    /// The process may open no more files.
+    pub(crate) fn share(&mut self) -> io::Result<(Sockets, Option<SocketFile>)> {
+        let again = |socket: BorrowedFd<'_>| socket.try_clone_to_owned();
+        let mut sockets = Sockets {
+            http: self.tcp.as_ref().map(|tcp| again(tcp.as_fd())).transpose()?.map(Into::into),
+            ollama: self.ollama.as_ref().map(|tcp| again(tcp.as_fd())).transpose()?.map(Into::into),
+            unix: self.unix.as_ref().map(|(unix, ..)| again(unix.as_fd())).transpose()?.map(Into::into),
+            owns_file: false,
+        };
+        let file = self.unix.as_mut().and_then(|(.., file)| file.take());
+        sockets.owns_file = file.is_some();
+        Ok((sockets, file))
+    }
+
     /// Where it listens: its TCP address, if it has one.
     ///
     /// # Errors
@@ -109,7 +161,7 @@ impl Listener {
                 .local_addr()
                 .map(Address::Tcp)
                 .map_err(|error| Failure::internal("the listener has no address").detail(error)),
-            (None, Some((_, file))) => Ok(Address::Unix(file.path.clone())),
+            (None, Some((_, path, _))) => Ok(Address::Unix(path.clone())),
             (None, None) => Err(Failure::internal("the hive listens nowhere")),
         }
     }
@@ -125,7 +177,7 @@ impl Listener {
         };
         let unix = async {
             match &self.unix {
-                Some((unix, _)) => unix.accept().await,
+                Some((unix, ..)) => unix.accept().await,
                 None => pending().await,
             }
         };
@@ -152,16 +204,29 @@ fn arrived((stream, peer): (TcpStream, SocketAddr), is_for_ollama: bool) -> io::
 }
 
 /// Whether a user is this process's own, or root, who can do anything anyway.
-fn is_trusted(user: u32) -> bool {
+pub(crate) fn is_trusted(user: u32) -> bool {
     user == rustix::process::geteuid().as_raw() || user == 0
 }
 
 /// The file of a Unix socket, removed when this is dropped.
 #[derive(Debug)]
-struct SocketFile {
+pub(crate) struct SocketFile {
     path: PathBuf,
     /// Its device and inode: another process may have put its own in the place.
     identity: (u64, u64),
+}
+
+impl SocketFile {
+    /// The file that is there now.
+    fn of(path: PathBuf) -> io::Result<Self> {
+        let metadata = std::fs::symlink_metadata(&path)?;
+        Ok(Self { path, identity: (metadata.dev(), metadata.ino()) })
+    }
+
+    /// Leaves the file where it is.
+    pub(crate) fn leave(mut self) {
+        self.path = PathBuf::new();
+    }
 }
 
 impl Drop for SocketFile {
@@ -173,14 +238,17 @@ impl Drop for SocketFile {
     }
 }
 
-/// Listens on a Unix socket at `path`.
-async fn listen(path: &Path) -> Result<(UnixListener, SocketFile)> {
+/// Listens on a Unix socket at `path`, for this process's user alone: check the peers with [`is_trusted`].
+///
+/// # Errors
+/// [`Code::PortInUse`] if somebody listens there; [`Code::ConfigInvalid`] if something else is at that path, or no
+/// socket can be made there.
+pub(crate) async fn listen(path: &Path) -> Result<(UnixListener, SocketFile)> {
     make_way(path).await?;
     let listen = || {
         let socket = UnixSocket::new_stream()?;
         socket.bind(path)?;
-        let metadata = std::fs::symlink_metadata(path)?;
-        let file = SocketFile { path: path.to_owned(), identity: (metadata.dev(), metadata.ino()) };
+        let file = SocketFile::of(path.to_owned())?;
         // Before it listens, nobody can connect.
         disk::set_mode(path, 0o600)?;
         Ok((socket.listen(BACKLOG)?, file))

@@ -6,6 +6,7 @@
 //! - Connections leave room for the hive's own files (`seats`).
 //! - The connection of a client that does not send its next request's head, or does not read its answer, is
 //!   closed. Timers on the transport see to that, which run even while the code of the answer waits.
+//! - A connection that was accepted before a successor serves is answered once more.
 //! - [`serve`] returns when every connection is closed.
 
 use std::convert::Infallible;
@@ -23,12 +24,15 @@ use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
+use parking_lot::Mutex;
 use tokio_io_timeout::TimeoutStream;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
+use tokio_util::task::task_tracker::TaskTrackerToken;
 use tower::ServiceExt;
 use tower_http::normalize_path::NormalizePath;
 
+use super::closing::Closing;
 use super::leftover;
 use super::lingering::Lingering;
 use super::listener::{Arrival, Listener, Stream};
@@ -43,26 +47,30 @@ const BUFFER_BYTES: usize = 64 << 10;
 /// The first pause after the system had no descriptor or memory for a connection. It doubles up to 1 s.
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
 
-/// Serves until `shutdown`, then waits for requests in flight to finish, for [`Timers::drain`] at most.
+/// Serves until it is to end, then waits for requests in flight to finish, for [`Timers::drain`] at most unless another
+/// time was set.
 pub(crate) async fn serve(
     listener: impl Into<Listener>,
     app: Router,
     timers: Timers,
-    shutdown: CancellationToken,
+    end: impl Into<Closing>,
 ) {
-    let listener = listener.into();
+    let (listener, end) = (listener.into(), end.into());
     let (stopping, closing) = (CancellationToken::new(), CancellationToken::new());
     let connections = TaskTracker::new();
     let seats = Seats::within_limits();
     for number in 0.. {
-        let next = async {
-            let (stream, arrival) = accept(&listener, &seats).await;
-            (stream, arrival, seats.take(number, arrival.peer()).await)
-        };
-        let (stream, arrival, seat) = tokio::select! {
+        let (stream, arrival) = tokio::select! {
             biased;
-            () = shutdown.cancelled() => break,
-            next = next => next,
+            () = end.quiet.cancelled() => break,
+            () = end.finishing.cancelled() => break,
+            accepted = accept(&listener, &seats) => accepted,
+        };
+        // Not given up for a successor, which does not have this connection.
+        let seat = tokio::select! {
+            biased;
+            () = end.quiet.cancelled() => break,
+            seat = seats.take(number, arrival.peer()) => seat,
         };
         let connection = Connection {
             arrival,
@@ -70,6 +78,8 @@ pub(crate) async fn serve(
             app: app.clone(),
             write_stall: *timers.write_stall,
             request_head: *timers.request_head,
+            unasked: Mutex::new(Some(end.unasked.token())),
+            finishing: end.finishing.clone(),
             stopping: stopping.clone(),
         };
         let closing = closing.clone();
@@ -83,9 +93,13 @@ pub(crate) async fn serve(
         drop(spawn::detached(served));
     }
     drop(listener);
-    stopping.cancel();
     connections.close();
-    if tokio::time::timeout(*timers.drain, connections.wait()).await.is_err() {
+    tokio::select! {
+        () = end.quiet.cancelled() => {}
+        () = connections.wait() => {}
+    }
+    stopping.cancel();
+    if tokio::time::timeout(end.limit(*timers.drain), connections.wait()).await.is_err() {
         tracing::info!(open = connections.len(), "closing connections that did not finish in time");
         closing.cancel();
         connections.wait().await;
@@ -132,18 +146,22 @@ struct Connection {
     app: Router,
     write_stall: Duration,
     request_head: Duration,
+    /// Held until its first request.
+    unasked: Mutex<Option<TaskTrackerToken>>,
+    finishing: CancellationToken,
     stopping: CancellationToken,
 }
 
 impl Connection {
     async fn serve(self, stream: Stream) {
-        let Self { arrival, claim, app, write_stall, request_head, stopping } = self;
+        let Self { arrival, claim, app, write_stall, request_head, unasked, finishing, stopping } = self;
         let mut transport = TimeoutStream::new(stream);
         transport.set_write_timeout(Some(write_stall));
-        let (asked, is_unread) = (AtomicBool::new(false), Arc::new(AtomicBool::new(false)));
+        let (asked, is_unread) = (CancellationToken::new(), Arc::new(AtomicBool::new(false)));
         let transport = Lingering::new(Box::pin(transport), Arc::clone(&is_unread), request_head);
         let service = service_fn(|mut request: hyper::Request<Incoming>| {
-            asked.store(true, Ordering::Relaxed);
+            asked.cancel();
+            drop(unasked.lock().take());
             request.extensions_mut().insert(arrival);
             request.extensions_mut().insert(claim.clone());
             let (app, is_unread) = (app.clone(), Arc::clone(&is_unread));
@@ -160,10 +178,18 @@ impl Connection {
                 .max_buf_size(BUFFER_BYTES)
                 .serve_connection(TokioIo::new(transport), service)
         );
+        let last_request = async {
+            finishing.cancelled().await;
+            asked.cancelled().await;
+        };
         let ended = tokio::select! {
             ended = connection.as_mut() => ended,
+            () = last_request => {
+                connection.as_mut().graceful_shutdown();
+                connection.await
+            }
             () = stopping.cancelled() => {
-                if !asked.load(Ordering::Relaxed) {
+                if !asked.is_cancelled() {
                     // It never sent a request, so there is nothing to finish.
                     return;
                 }

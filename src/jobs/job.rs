@@ -167,6 +167,8 @@ pub struct JournalDamage {
 #[derive(Debug)]
 pub struct Job {
     header: JobHeader,
+    /// The limit that it counts against; unset where it ended in an earlier run of the hive.
+    class: Option<JobClass>,
     stop: CancellationToken,
     stop_reason: OnceLock<StopReason>,
     status: watch::Sender<JobStatus>,
@@ -239,6 +241,7 @@ impl Job {
         };
         Self {
             header,
+            class: None,
             stop: CancellationToken::new(),
             stop_reason: OnceLock::new(),
             status: watch::Sender::new(status),
@@ -276,6 +279,17 @@ impl Job {
             job.status.send_modify(|status| status.aged = Some((monotonic(), age)));
         }
         job
+    }
+
+    /// The same job, which counts against that limit.
+    pub(super) fn of_class(self, class: JobClass) -> Self {
+        Self { class: Some(class), ..self }
+    }
+
+    /// The limit that it counts against; `None` where it ended in an earlier run of the hive.
+    #[must_use]
+    pub const fn class(&self) -> Option<JobClass> {
+        self.class
     }
 
     /// What never changes about it.

@@ -181,7 +181,7 @@ impl Registry {
             OperationKind::Read => (None, None),
         };
         let log = Arc::new(Log::new(Bounds { events: self.config.log_events, bytes: self.config.log_bytes }));
-        let job = Arc::new(Job::queued(header, Arc::clone(&log)));
+        let job = Arc::new(Job::queued(header, Arc::clone(&log)).of_class(class));
         self.index.lock().add(&job);
         drop(keyed);
 

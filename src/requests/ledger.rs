@@ -59,6 +59,12 @@ impl Ledger {
         self.0.feed.follow()
     }
 
+    /// Whether every request under way has got its worker.
+    pub(crate) fn all_have_workers(&self) -> bool {
+        let requests: Vec<_> = self.0.under_way.lock().values().cloned().collect();
+        requests.iter().all(|request| request.lock().served_by.is_some())
+    }
+
     /// The request of that id, if it is under way or among the last ones.
     pub(crate) fn find(&self, id: &str) -> Option<Arc<Record>> {
         let under_way = self.0.under_way.lock().get(id).cloned();

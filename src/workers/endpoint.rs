@@ -83,6 +83,12 @@ pub struct InFlight {
 }
 
 impl InFlight {
+    /// Counts a request that another hive has sent to the worker.
+    pub(super) fn of_another_hive(worker: &Arc<Handle>, ended: &Arc<Notify>) -> Self {
+        worker.traffic.send_modify(|traffic| traffic.in_flight += 1);
+        Self { worker: Arc::clone(worker), ended: Arc::clone(ended) }
+    }
+
     /// Waits until the worker is not ready any more.
     #[must_use]
     pub fn gone(&self) -> BoxFuture<'static, ()> {

@@ -2,7 +2,7 @@
 //!
 //! Engines read many variables (`PATH`, `CUDA_VISIBLE_DEVICES`, `OMP_NUM_THREADS`, those of Python and of
 //! drivers), and new ones with each version, so a worker gets what the hive has, less what looks like a
-//! secret: by its name, or as a URL with a password. This keeps keys of clouds and services out of the logs,
+//! secret: by its name, or as a URL with a password, and less what a service manager says to the hive alone. This keeps keys of clouds and services out of the logs,
 //! crash reports and children of engines. It is no wall: a worker runs as the hive's user. What an engine
 //! needs of all this, its `env` setting gives it.
 
@@ -36,6 +36,9 @@ const ENDS: &[&str] = &[
 /// settings from those that begin with `LLAMA_`, and the hive's are not its own.
 const BEGINNINGS: &[&str] =
     &["AWS_", "AZURE_", "GOOGLE_", "GCP_", "CLOUDSDK_", "SSH_", "GPG_", "VAULT_", "LLAMA_"];
+/// What a service manager tells the hive, and nobody else (`sd_notify(3)`, `sd_listen_fds(3)`).
+const OF_THE_SERVICE: &[&str] =
+    &["NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID", "LISTEN_FDS", "LISTEN_PID", "LISTEN_FDNAMES"];
 
 /// Keeps from a process of an engine what it does not get of the hive's environment. Returns the names.
 pub(crate) fn keep_secrets(command: &mut Command) -> Vec<OsString> {
@@ -55,6 +58,7 @@ fn is_passed_on(name: &OsStr, value: &OsStr) -> bool {
     let is_secret = |word: &str| WORDS.contains(&word) || ENDS.iter().any(|end| word.ends_with(end));
     // A fault that a test gives the hive is not the worker's.
     name != disk::FAULT_VARIABLE
+        && !OF_THE_SERVICE.contains(&name.as_str())
         && !BEGINNINGS.iter().any(|beginning| name.starts_with(beginning))
         && !name.split('_').any(is_secret)
         && !has_password(&value.to_string_lossy())
@@ -89,6 +93,8 @@ mod tests {
             "SSH_AUTH_SOCK",
             "KUBECONFIG",
             "LLAMA_ARG_CTX_SIZE",
+            "NOTIFY_SOCKET",
+            "LISTEN_FDS",
         ] {
             assert!(!passed(name, "x"), "{name}");
         }

@@ -139,6 +139,8 @@ pub(super) struct Handle {
     oom_kills_before: u64,
     /// Cancelled when a crashed worker must not be restarted.
     pub(super) given_up: CancellationToken,
+    /// Cancelled when another daemon owns it.
+    pub(super) handed_over: CancellationToken,
     started_at: Timestamp,
     started: Instant,
     controls: mpsc::UnboundedSender<Control>,
@@ -213,6 +215,7 @@ impl Handle {
             origin,
             oom_kills_before: oom_killer::kills(),
             given_up: CancellationToken::new(),
+            handed_over: CancellationToken::new(),
             started_at,
             started: monotonic().checked_sub(lived).unwrap_or_else(monotonic),
             controls,

@@ -51,6 +51,8 @@ enum WatchEnd {
     StopRequested { grace: Duration, reason: StopReason },
     /// The worker is to be left running.
     Released,
+    /// Another daemon owns the worker from now on.
+    HandedOver,
 }
 
 impl Owner {
@@ -70,6 +72,13 @@ impl Owner {
         }
         spawn::detached(pulse::watch(Arc::clone(&self.shared), Arc::clone(&self.handle)));
         let watch_end = self.watch().await;
+        if matches!(watch_end, WatchEnd::HandedOver) {
+            // Where it has a lifeline, that would end with this process.
+            self.processes.let_stay().await;
+            self.processes.leave();
+            self.handle.handed_over.cancel();
+            return;
+        }
         let was_ready = matches!(self.handle.stage(), LifeStage::Ready | LifeStage::Unresponsive);
         self.handle.traffic.send_modify(|traffic| traffic.open = false);
         if let WatchEnd::StopRequested { grace, .. } = watch_end {
@@ -112,6 +121,7 @@ impl Owner {
                     Control::EndUnresponsive => return WatchEnd::Hangs,
                     Control::Stop { grace, reason } => return WatchEnd::StopRequested { grace, reason },
                     Control::Release => return WatchEnd::Released,
+                    Control::HandOver => return WatchEnd::HandedOver,
                 },
                 _ = log_check.tick() => self.bound_log(),
             }
@@ -252,7 +262,7 @@ fn finish(shared: &Arc<Shared>, handle: Arc<Handle>, watch_end: &WatchEnd, was_r
             StopReason::FailedStart => (LifeStage::Stopped, Cause::FailedLoad),
             StopReason::Shutdown => (LifeStage::Stopped, Cause::Shutdown),
         },
-        WatchEnd::Released => (LifeStage::Stopped, Cause::Shutdown),
+        WatchEnd::Released | WatchEnd::HandedOver => (LifeStage::Stopped, Cause::Shutdown),
     };
     let crashed = cause == Cause::Crash;
     if crashed {

@@ -39,10 +39,11 @@ struct Pulse {
     computed: Option<(Instant, Duration)>,
 }
 
-/// Watches a worker until its end.
+/// Watches a worker until its end, or until another daemon does.
 pub(super) async fn watch(shared: Arc<Shared>, worker: Arc<Handle>) {
     tokio::select! {
         _ = worker.ended() => {}
+        () = worker.handed_over.cancelled() => {}
         () = keep_probing(&shared, &worker) => {}
     }
 }

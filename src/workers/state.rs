@@ -32,6 +32,9 @@ pub(super) enum Control {
     },
     /// Leave the worker running: a later daemon adopts it.
     Release,
+    /// The same, for another daemon that adopts it now. This one still sends the last requests that it took, so it
+    /// keeps the worker in its list.
+    HandOver,
 }
 
 /// Why a worker is ended.

@@ -1,5 +1,6 @@
 //! The supervisor: the interface of the workers to the rest of the hive.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,7 +15,7 @@ use super::adopt::{self, Adoption};
 use super::affinity::{Affinity, Preference};
 use super::conditions::Conditions;
 use super::device::Device;
-use super::endpoint::Endpoint;
+use super::endpoint::{Endpoint, InFlight};
 use super::engines::Engine;
 use super::engines::choice::candidates;
 use super::handle::Handle;
@@ -522,6 +523,43 @@ impl Supervisor {
             tracing::info!(pid = worker.pid, exit = ?end.exit, remains = ?end.remains, "stopped a worker");
         });
         join_all(ends).await;
+    }
+
+    /// Leaves every worker that serves to another hive, which adopts it, and stops the others. The requests under way
+    /// go on, and those that this hive has taken already still reach these workers.
+    pub(crate) async fn hand_over(&self, grace: Duration) {
+        let shared = &self.0.shared;
+        shared.closing.cancel();
+        let workers = shared.registry.close();
+        let ends = workers.iter().filter(|worker| worker.status().lives()).map(|worker| async {
+            if !worker.status().serves() || worker.is_trial() {
+                worker.control(Control::Stop { grace, reason: StopReason::Shutdown });
+                worker.ended().await;
+                return;
+            }
+            worker.control(Control::HandOver);
+            tokio::select! {
+                () = worker.handed_over.cancelled() => {
+                    tracing::info!(pid = worker.pid, "left a worker to the hive that takes over");
+                }
+                _ = worker.ended() => {}
+            }
+        });
+        join_all(ends).await;
+    }
+
+    /// The requests that each worker answers now, by process id; those that answer none are left out.
+    pub(crate) fn in_flight(&self) -> BTreeMap<u32, usize> {
+        let handles = self.handles();
+        let busy = handles.iter().map(|worker| (worker.pid, worker.traffic.borrow().in_flight));
+        busy.filter(|(_, requests)| *requests > 0).collect()
+    }
+
+    /// Counts requests that another hive still has at a worker, until the guards are dropped.
+    pub(crate) fn hold(&self, pid: u32, requests: usize) -> Vec<InFlight> {
+        let registry = &self.0.shared.registry;
+        let Ok(worker) = registry.find(pid) else { return Vec::new() };
+        (0..requests).map(|_| InFlight::of_another_hive(&worker, &registry.activity)).collect()
     }
 
     /// The changes of workers from now on. A reader that falls more than 256 behind gets an error from

@@ -87,7 +87,7 @@ async fn a_reader_that_stalls_is_disconnected_although_the_body_never_ends() {
 async fn a_shutdown_finishes_requests_in_flight_and_accepts_no_new_ones() {
     let (sender, receiver) = tokio::sync::mpsc::unbounded_channel::<&str>();
     let events = UnboundedReceiverStream::new(receiver).map(Ok::<_, Infallible>);
-    let body = Arc::new(parking_lot::Mutex::new(Some(Body::from_stream(events))));
+    let body = Arc::new(Mutex::new(Some(Body::from_stream(events))));
     let app = Router::new().route("/", get(move || async move { body.lock().take().unwrap() }));
     let served = Served::start(app, brief(|timers| timers.drain = Duration::from_secs(60).into())).await;
     let address = served.address;

@@ -61,6 +61,11 @@ impl Daemon {
         self.child.id().expect("it runs")
     }
 
+    /// Whether it has not ended.
+    pub(crate) fn runs(&self) -> bool {
+        super::process_runs(self.pid())
+    }
+
     pub(crate) fn signal(&self, signal: Signal) {
         let pid =
             i32::try_from(self.pid()).ok().and_then(rustix::process::Pid::from_raw).expect("a process id");
