@@ -4,7 +4,6 @@
 //! leaves the hive that runs as it is. Then that hive ends its work ([`ending`](super::ending)) and releases the lock of
 //! the data folder, which this one holds from that moment on, without a gap in which a third could come.
 
-use std::collections::BTreeMap;
 use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -34,7 +33,7 @@ pub struct Estate {
     pid: u32,
     /// The lock of the data folder.
     pub(super) lock: File,
-    in_flight: BTreeMap<u32, usize>,
+    in_flight: Vec<(u32, usize)>,
 }
 
 impl Predecessor {
@@ -138,6 +137,6 @@ impl Estate {
     }
 }
 
-fn hold(app: &AppState, in_flight: &BTreeMap<u32, usize>) -> Vec<InFlight> {
+fn hold(app: &AppState, in_flight: &[(u32, usize)]) -> Vec<InFlight> {
     in_flight.iter().flat_map(|(pid, requests)| app.workers.hold(*pid, *requests)).collect()
 }

@@ -3,7 +3,6 @@
 //! Each message is one line of JSON, and may bring file descriptors (`SCM_RIGHTS`, `unix(7)`). Fields that a side does
 //! not know are ignored. A side that does not speak the other's [`VERSION`] says so, and nothing changes.
 
-use std::collections::BTreeMap;
 use std::io::{self, IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
 use std::os::fd::{BorrowedFd, OwnedFd};
@@ -41,10 +40,11 @@ pub(super) enum FromHive {
         /// Whether it made the file of its Unix socket.
         owns_file: bool,
     },
-    /// All is the successor's from now on. Brings the lock of the data folder.
-    Released { in_flight: BTreeMap<u32, usize> },
-    /// How many answers are still under way at each worker.
-    InFlight { in_flight: BTreeMap<u32, usize> },
+    /// All is the successor's from now on. Brings the lock of the data folder, and says how many answers are still under
+    /// way at each worker, by its process id.
+    Released { in_flight: Vec<(u32, usize)> },
+    /// How many they are now.
+    InFlight { in_flight: Vec<(u32, usize)> },
 }
 
 /// A message of the successor.
@@ -175,11 +175,9 @@ mod tests {
             panic!("{offer}")
         };
         assert_eq!(sockets, [Kind::Http, Kind::Ollama, Kind::Unix]);
-        let released = serde_json::from_str(r#"{"message":"released","in_flight":{"12":3},"x":1}"#).unwrap();
-        assert!(
-            matches!(released, FromHive::Released { in_flight } if in_flight == BTreeMap::from([(12, 3)]))
-        );
-        let told = serde_json::from_str(r#"{"message":"in_flight","in_flight":{}}"#).unwrap();
+        let released = serde_json::from_str(r#"{"message":"released","in_flight":[[12,3]],"x":1}"#).unwrap();
+        assert!(matches!(released, FromHive::Released { in_flight } if in_flight == [(12, 3)]));
+        let told = serde_json::from_str(r#"{"message":"in_flight","in_flight":[]}"#).unwrap();
         assert!(matches!(told, FromHive::InFlight { in_flight } if in_flight.is_empty()));
         let take = serde_json::from_str(r#"{"message":"take","keeps_unix":true,"x":1}"#).unwrap();
         assert!(matches!(take, FromSuccessor::Take { keeps_unix: true }));
@@ -192,7 +190,7 @@ mod tests {
         let (one, mut other) = (Channel::new(one), Channel::new(other));
         let mut file = tempfile::tempfile().unwrap();
         file.write_all(b"shared").unwrap();
-        let many: BTreeMap<u32, usize> = (0..2000).map(|pid| (pid, 1)).collect();
+        let many: Vec<(u32, usize)> = (0..2000).map(|pid| (pid, 1)).collect();
         let sending = async {
             let offer =
                 FromHive::Offer { version: VERSION, pid: 7, sockets: vec![Kind::Http], owns_file: false };

@@ -1,6 +1,5 @@
 //! The supervisor: the interface of the workers to the rest of the hive.
 
-use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -549,7 +548,7 @@ impl Supervisor {
     }
 
     /// The requests that each worker answers now, by process id; those that answer none are left out.
-    pub(crate) fn in_flight(&self) -> BTreeMap<u32, usize> {
+    pub(crate) fn in_flight(&self) -> Vec<(u32, usize)> {
         let handles = self.handles();
         let busy = handles.iter().map(|worker| (worker.pid, worker.traffic.borrow().in_flight));
         busy.filter(|(_, requests)| *requests > 0).collect()

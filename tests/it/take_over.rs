@@ -199,7 +199,7 @@ async fn a_hive_that_cannot_serve_takes_nothing_over() {
     for (flags, status, word) in [
         (["--bind", "0.0.0.0"], 78, "without a token"),
         (["--token-file", token.to_str().expect("UTF-8")], 78, "missing.token"),
-        (["--ollama-listen", &taken], 75, "is taken by"),
+        (["--ollama-listen", &taken], 69, "is taken by"),
     ] {
         let (ended, said) = Daemon::refuse(place.serve(&[&["--take-over"], &flags[..]].concat())).await;
         assert!(ended.code() == Some(status) && said.contains(word), "{flags:?}: {ended}: {said}");
