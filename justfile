@@ -35,6 +35,18 @@ bench *args:
 bare-build:
     .ci/bare-build
 
+# Check the units of systemd
+units:
+    .ci/units
+
+# Check that what is written for macOS compiles
+macos:
+    .ci/macos
+
+# Build the Debian package; needs cargo-deb
+deb:
+    packaging/deb
+
 # Run all checks, as CI does
 ci:
     .ci/run
