@@ -3,6 +3,7 @@
 //! A verb of a client costs one file in `cli/verbs` and one row in `cli/verbs.rs`, which has the recipe. Each
 //! operation of the hive's table names the verb that submits it ([`Row::verb`](crate::ops::Row::verb)).
 
+mod config;
 mod verbs;
 mod quickstart;
 mod completions;
@@ -54,6 +55,8 @@ enum Command {
     OfClient(verbs::Verbs),
     /// Print the completions of a shell
     Completions(completions::Args),
+    /// Show the settings that are in effect, and where each comes from
+    Config(config::Args),
     /// Ask whether the hive of a data folder answers, for health checks
     Health(health::Args),
     /// Write the manual pages into a folder, for packages
@@ -95,6 +98,7 @@ impl Cli {
             None => serve(self.serve).await,
             Some(Command::Serve(args)) => serve(args).await,
             Some(Command::Quickstart(args)) => args.run().await,
+            Some(Command::Config(args)) => args.run().await,
             Some(Command::Worker(args)) => args.run().await,
             Some(Command::RenderTemplate) => sandbox::process().map_err(|error| {
                 Failure::new(Code::Io, format!("could not render a template: {error}"))

@@ -6,12 +6,17 @@
 //! file has all of them.
 
 mod validation;
+mod effective;
+mod unknown;
+mod schema;
 mod bind;
 mod workers;
 mod memory;
+mod gateway;
 mod models;
 mod engine_options;
 mod sampling;
+mod size;
 mod device;
 mod engines;
 mod capability;
@@ -19,10 +24,11 @@ mod engine_builds;
 mod downloads;
 mod jobs;
 mod residency;
-mod gateway;
 mod timers;
 mod faults;
 mod reload;
+mod names;
+mod source;
 mod keep_alive;
 mod duration;
 
@@ -30,7 +36,8 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use etcetera::{BaseStrategy, choose_base_strategy};
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 use crate::error::{Code, Failure, Result};
 use crate::files;
@@ -40,6 +47,7 @@ pub use capability::{Capabilities, Capability};
 pub use device::Device;
 pub use downloads::{Downloads, Hub, Ollama};
 pub use duration::{BoundedDuration, PositiveDuration, SettingDuration};
+pub use effective::Setting;
 pub use engine_builds::EngineBuilds;
 pub use engine_options::{EngineOptions, RopeScaling};
 pub use engines::{DeviceKind, EngineSettings, FlashAttention, KvType, LlamaServer, PLACEHOLDERS};
@@ -53,6 +61,8 @@ pub use models::{CATCH_ALL, ModelSettings, served_id};
 pub use reload::{ConfigFile, Reloaded};
 pub use residency::Residency;
 pub use sampling::Sampling;
+pub use schema::schema;
+pub use source::{Given, Source};
 pub use timers::Timers;
 pub use workers::{RestartPolicy, Sandboxing, Workers};
 
@@ -60,7 +70,7 @@ pub use workers::{RestartPolicy, Sandboxing, Workers};
 pub const DEFAULT_PORT: u16 = 7835;
 
 /// The settings of one hive. `Config::default()` serves on `localhost:7835`.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Config {
     /// The TCP port; 0 takes a free one.
@@ -68,13 +78,17 @@ pub struct Config {
     /// The address to bind. Any address but loopback needs a token.
     pub bind: Bind,
     /// The path of a Unix socket to serve on too, for the hive's own user.
+    #[schema(value_type = Option<String>)]
     pub unix_socket: Option<PathBuf>,
     /// The folder for state, logs and imported models.
+    #[schema(value_type = String)]
     pub data_dir: PathBuf,
     /// The user's folders that are scanned for GGUF files.
+    #[schema(value_type = Vec<String>)]
     pub models_dirs: Vec<PathBuf>,
     /// The Hugging Face cache (`…/hub`) whose GGUF files are listed and used in place. Unset means
     /// the one that huggingface_hub would use; an empty path means one inside `data_dir`.
+    #[schema(value_type = Option<String>)]
     pub hub_cache: Option<PathBuf>,
     /// The names that this hive answers to; it reports the first.
     pub hive_ids: Vec<String>,
@@ -83,12 +97,14 @@ pub struct Config {
     /// The address at which the queen reaches this hive.
     pub public_url: Option<String>,
     /// The file that holds the bearer token, readable by its owner alone.
+    #[schema(value_type = Option<String>)]
     pub token_file: Option<PathBuf>,
     /// Origins of web pages, besides the hive's own, that may call (`https://host:port`).
     pub allow_origins: Vec<String>,
     /// Host names, besides loopback names, under which clients may call the hive.
     pub allow_hosts: Vec<String>,
     /// The executable of the built-in worker. Unset means the running one.
+    #[schema(value_type = Option<String>)]
     pub worker_program: Option<PathBuf>,
     /// Limits of jobs.
     pub jobs: Jobs,
@@ -119,6 +135,9 @@ pub struct Config {
     /// The file that the settings were read from, for a reload.
     #[serde(skip)]
     pub file: Option<ConfigFile>,
+    /// The settings that flags and the environment gave.
+    #[serde(skip)]
+    pub given: Given,
     /// Faults that tests inject into operations. The file cannot set them.
     #[serde(skip)]
     pub faults: Faults,
@@ -154,6 +173,7 @@ impl Default for Config {
             memory: Memory::default(),
             timers: Timers::default(),
             file: None,
+            given: Given::new(),
             faults: Faults::default(),
         }
     }
@@ -171,14 +191,15 @@ impl Config {
                 .hint("check the path given with --config")
         })?;
         let invalid = |error: toml::de::Error| {
+            let problem = unknown::problem(&text).unwrap_or_else(|| error.to_string().trim().to_owned());
             Failure::new(
                 Code::ConfigInvalid,
-                format!("the configuration {} is not valid: {}", path.display(), error.to_string().trim()),
+                format!("the configuration {} is not valid: {problem}", path.display()),
             )
-            .hint("docs/CONFIGURATION.md lists every setting with its default")
+            .hint("`rbee-hive config --all` shows every setting with its default; docs/CONFIGURATION.md explains them")
         };
         let config: Self = toml::from_str(&text).map_err(invalid)?;
-        let file = ConfigFile::new(path, toml::from_str(&text).map_err(invalid)?);
+        let file = ConfigFile::new(path, &text).map_err(invalid)?;
         Ok(Self { file: Some(file), ..config })
     }
 

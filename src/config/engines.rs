@@ -6,11 +6,12 @@ use std::fmt;
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 use super::capability::{Capabilities, Capability};
 
 /// A kind of device, named after the interface through which engines use it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum DeviceKind {
     /// The processor.
@@ -76,12 +77,13 @@ pub const PLACEHOLDERS: &[&str] = &[
 
 /// llama.cpp's server: whether and how it is used. Its command line is made of these options and no
 /// others.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct LlamaServer {
     /// Whether the hive looks for it at all.
     pub enabled: bool,
     /// Its executable. Unset means `llama-server` on `PATH`.
+    #[schema(value_type = Option<String>)]
     pub program: Option<PathBuf>,
     /// Layers to put on a GPU. Unset means all of them.
     pub gpu_layers: Option<u32>,
@@ -90,6 +92,7 @@ pub struct LlamaServer {
     /// The type of the elements of its KV cache. Unset means F16.
     pub kv_type: Option<KvType>,
     /// A multimodal projector for those models that it belongs to by its name and that have none beside them.
+    #[schema(value_type = Option<String>)]
     pub mmproj: Option<PathBuf>,
     /// Has no effect: the hive knows of each model whether it is for embeddings. Read so that files that have it
     /// stay valid.
@@ -111,7 +114,7 @@ impl Default for LlamaServer {
 }
 
 /// Whether llama.cpp's server uses flash attention.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum FlashAttention {
     /// Always.
@@ -135,7 +138,7 @@ impl FlashAttention {
 }
 
 /// The type of the elements of a KV cache.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 #[expect(missing_docs, reason = "the variants are ggml's names; there is no more to say")]
 pub enum KvType {
@@ -205,13 +208,12 @@ impl LlamaServer {
 }
 
 /// An engine that the settings describe.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct EngineSettings {
     /// The program and its arguments, one word each; no shell reads them. `{model}`, `{model_id}`,
     /// `{port}`, `{device}` (`cuda:0`), `{device_index}`, `{context}`, `{slots}`, `{threads}` and the
-    /// other [`PLACEHOLDERS`] stand for values. A word whose value is not set is left out, together
-    /// with the flag before it.
+    /// like stand for values. A word whose value is not set is left out, together with the flag before it.
     pub command: Vec<String>,
     /// The kinds of devices that it computes on.
     pub devices: Vec<DeviceKind>,
@@ -243,9 +245,10 @@ pub struct EngineSettings {
     #[serde(default)]
     pub metrics_route: Option<String>,
     /// What it can do. What is named here counts more than what the files of models tell: an engine may have a
-    /// template or a projector of its own. Unset means [`Self::USUAL`], as far as the model's file has what that
-    /// takes.
+    /// template or a projector of its own. Unset means chat, completions, tools, JSON output and images, as far as
+    /// the model's file has what that takes.
     #[serde(default)]
+    #[schema(value_type = Option<Vec<Capability>>)]
     pub capabilities: Option<Capabilities>,
     /// Whether its workers get only the files, ports and devices that they need, as those of other engines do.
     #[serde(default)]

@@ -1,16 +1,21 @@
 //! `[gateway]`: the routes that forward requests to workers.
 
 use bytesize::ByteSize;
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+use super::size::{self, Size};
 
 /// The most that `body_limit` may be.
 pub const MAX_BODY_LIMIT: ByteSize = ByteSize::gib(4);
 
 /// Limits of requests to models.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Gateway {
     /// The most bytes of a request's body: images travel in it.
+    #[schema(value_type = Size)]
+    #[serde(serialize_with = "size::exact")]
     pub body_limit: ByteSize,
 }
 

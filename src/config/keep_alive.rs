@@ -1,5 +1,6 @@
 //! How long a worker stays without a request, as people and Ollama's clients write it.
 
+use std::borrow::Cow;
 use std::fmt;
 use std::str::FromStr;
 use std::time::Duration;
@@ -8,8 +9,11 @@ use jiff::SignedDuration;
 use jiff::fmt::friendly::SpanPrinter;
 use serde::de::{self, Deserialize, Deserializer, Visitor};
 use serde::{Serialize, Serializer};
+use utoipa::openapi::RefOr;
+use utoipa::openapi::schema::{ObjectBuilder, OneOfBuilder, Schema, Type};
+use utoipa::{PartialSchema, ToSchema};
 
-use super::duration::LONGEST;
+use super::duration::{DURATION, LONGEST};
 
 /// How long a worker stays in memory without a request: `"10m"`, a number of seconds, `0` (it goes at once) or
 /// `-1` (it stays until its room is needed). These are the values of Ollama's `keep_alive`, in which every
@@ -109,6 +113,23 @@ impl Serialize for KeepAlive {
             Self::Forever => serializer.serialize_i64(-1),
             Self::For(_) => serializer.collect_str(self),
         }
+    }
+}
+
+impl ToSchema for KeepAlive {
+    fn name() -> Cow<'static, str> {
+        Cow::Borrowed("KeepAlive")
+    }
+}
+
+impl PartialSchema for KeepAlive {
+    fn schema() -> RefOr<Schema> {
+        let seconds = ObjectBuilder::new().schema_type(Type::Number);
+        let text = ObjectBuilder::new()
+            .schema_type(Type::String)
+            .pattern(Some(format!(r"^\s*-?([0-9]+(\.[0-9]+)?|{DURATION})\s*$")))
+            .examples(["10m", "1h30m", "-1"]);
+        OneOfBuilder::new().item(seconds).item(text).description(Some(format!("It is {EXPECTED}."))).into()
     }
 }
 

@@ -3,17 +3,23 @@
 use std::collections::HashMap;
 
 use bytesize::ByteSize;
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 use super::device::Device;
+use super::size::{self, Size};
 
 /// How much of each device's memory is left to other programs.
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize, ToSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Memory {
     /// What stays free for other programs, by device.
+    #[schema(value_type = HashMap<String, Size>)]
+    #[serde(serialize_with = "size::by_device")]
     pub reserve: HashMap<Device, ByteSize>,
     /// The most that all workers together may take, by device.
+    #[schema(value_type = HashMap<String, Size>)]
+    #[serde(serialize_with = "size::by_device")]
     pub limit: HashMap<Device, ByteSize>,
 }
 

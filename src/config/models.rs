@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 use super::device::Device;
 use super::engine_options::EngineOptions;
@@ -14,10 +15,10 @@ use super::keep_alive::KeepAlive;
 use super::sampling::Sampling;
 
 /// What the settings say of one model, or of one variant of it.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, ToSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct ModelSettings {
-    /// Further names that requests may give; [`CATCH_ALL`] is every name that nothing else has.
+    /// Further names that requests may give; `*` is every name that nothing else has.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub aliases: Vec<String>,
     /// `auto`, a kind of device (`cpu`, `cuda`, ...) or the name of an engine.
@@ -49,9 +50,11 @@ pub struct ModelSettings {
     pub system_prompt: Option<String>,
     /// The file of the chat template to use instead of the model's own.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>)]
     pub chat_template: Option<PathBuf>,
     /// The file that turns images or sound into its input.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>)]
     pub projector: Option<PathBuf>,
     /// Options of llama.cpp's server.
     #[serde(skip_serializing_if = "is_default")]
@@ -59,6 +62,7 @@ pub struct ModelSettings {
     /// The model with other settings, by the name behind the `@` of `ID@NAME`. What a variant does not set is
     /// as its model has it, but for `aliases`, `pinned` and `preload`. A variant has no variants.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    #[schema(no_recursion)]
     pub variants: BTreeMap<String, Self>,
 }
 

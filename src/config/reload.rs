@@ -3,8 +3,12 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use serde::Serialize;
-use toml::{Table, Value};
+use serde::{Deserialize, Serialize};
+use toml::de::{DeTable, DeValue, ValueDeserializer};
+use toml::{Spanned, Value};
+use utoipa::ToSchema;
+
+use super::names::{dotted, line_of};
 
 /// The settings that are taken over, besides those of `[models]`.
 const RELOADABLE: [&str; 5] = [
@@ -23,12 +27,15 @@ pub struct ConfigFile {
     at_start: BTreeMap<String, Value>,
     /// The settings that it had when it was last read.
     latest: BTreeMap<String, Value>,
+    /// The lines, from 1, in which these stand.
+    lines: BTreeMap<String, usize>,
 }
 
 /// What a reload did. Names of settings are dotted, such as `jobs.keep_acts`.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, ToSchema)]
 pub struct Reloaded {
     /// The file; null where the hive was started without one.
+    #[schema(value_type = Option<String>)]
     pub file: Option<PathBuf>,
     /// The settings that changed and are in effect.
     pub applied: Vec<String>,
@@ -36,33 +43,63 @@ pub struct Reloaded {
     pub restart_needed: Vec<String>,
 }
 
+/// Whether a running hive takes over a change of the setting.
+pub(super) fn is_reloadable(name: &str) -> bool {
+    RELOADABLE.contains(&name) || name.starts_with("models.")
+}
+
 impl ConfigFile {
-    pub(super) fn new(path: &Path, table: Table) -> Self {
-        let mut settings = BTreeMap::new();
-        flatten("", table, &mut settings);
-        Self { path: path.to_owned(), at_start: settings.clone(), latest: settings }
+    /// The file of that text.
+    ///
+    /// # Errors
+    /// If it is no TOML.
+    pub(super) fn new(path: &Path, text: &str) -> Result<Self, toml::de::Error> {
+        let (mut settings, mut lines) = (BTreeMap::new(), BTreeMap::new());
+        flatten("", DeTable::parse(text)?.into_inner(), &mut |name, key, value| {
+            lines.insert(name.clone(), line_of(text, key));
+            settings.insert(name, Value::deserialize(ValueDeserializer::from(value))?);
+            Ok(())
+        })?;
+        Ok(Self { path: path.to_owned(), at_start: settings.clone(), latest: settings, lines })
+    }
+
+    /// The line in which a setting stands, or the first one of its table.
+    pub(super) fn line(&self, name: &str) -> Option<usize> {
+        self.lines.get(name).copied()
+    }
+
+    /// The first line of a setting within that table.
+    pub(super) fn line_within(&self, table: &str) -> Option<usize> {
+        let within = |name: &String| name.strip_prefix(table).is_some_and(|rest| rest.starts_with('.'));
+        self.lines.iter().filter(|(name, _)| within(name)).map(|(_, line)| *line).min()
     }
 
     /// Remembers what `read`, the same file read again, has, and says what that changes.
     pub(crate) fn update(&mut self, read: &Self) -> Reloaded {
-        let is_reloadable =
-            |name: &String| RELOADABLE.contains(&name.as_str()) || name.starts_with("models.");
-        let applied = changed(&self.latest, &read.latest).filter(is_reloadable).collect();
+        let applied = changed(&self.latest, &read.latest).filter(|name| is_reloadable(name)).collect();
         let restart_needed =
             changed(&self.at_start, &read.latest).filter(|name| !is_reloadable(name)).collect();
         self.latest.clone_from(&read.latest);
+        self.lines.clone_from(&read.lines);
         Reloaded { file: Some(self.path.clone()), applied, restart_needed }
     }
 }
 
-fn flatten(prefix: &str, table: Table, settings: &mut BTreeMap<String, Value>) {
-    for (name, value) in table {
-        let name = if prefix.is_empty() { name } else { format!("{prefix}.{name}") };
-        match value {
-            Value::Table(table) => flatten(&name, table, settings),
-            value => drop(settings.insert(name, value)),
+/// Tells each setting of a table: its dotted name, the byte at which its key begins, and its value.
+fn flatten<'a>(
+    within: &str,
+    table: DeTable<'a>,
+    tell: &mut impl FnMut(String, usize, Spanned<DeValue<'a>>) -> Result<(), toml::de::Error>,
+) -> Result<(), toml::de::Error> {
+    for (key, value) in table {
+        let name = dotted(within, key.get_ref());
+        let span = value.span();
+        match value.into_inner() {
+            DeValue::Table(table) => flatten(&name, table, tell)?,
+            value => tell(name, key.span().start, Spanned::new(span, value))?,
         }
     }
+    Ok(())
 }
 
 /// The names of the settings that are not the same in both.
@@ -80,7 +117,7 @@ mod tests {
 
     #[test]
     fn the_settings_of_models_are_taken_over() {
-        let read = |text: &str| ConfigFile::new(Path::new("hive.toml"), toml::from_str(text).unwrap());
+        let read = |text: &str| ConfigFile::new(Path::new("hive.toml"), text).unwrap();
         let mut file = read("models_dirs = [\"/a\"]\n[models.m]\nslots = 1\n");
         let told = file.update(&read("models_dirs = [\"/b\"]\n[models.m]\nslots = 2\n"));
         assert_eq!(
@@ -91,7 +128,7 @@ mod tests {
 
     #[test]
     fn a_reload_tells_what_it_applied_and_what_needs_a_restart() {
-        let read = |text: &str| ConfigFile::new(Path::new("hive.toml"), toml::from_str(text).unwrap());
+        let read = |text: &str| ConfigFile::new(Path::new("hive.toml"), text).unwrap();
         let mut file = read("port = 1\n[jobs]\nkeep_acts = 5\n");
         let again = file.clone();
         assert_eq!(file.update(&again), Reloaded { file: Some("hive.toml".into()), ..Reloaded::default() });

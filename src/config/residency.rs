@@ -3,13 +3,14 @@
 use std::num::NonZeroUsize;
 use std::time::Duration;
 
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 use super::duration::{BoundedDuration, PositiveDuration};
 use super::keep_alive::KeepAlive;
 
 /// Which models are in memory, and how long requests wait for them.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Residency {
     /// Whether a request loads its model.
@@ -23,8 +24,10 @@ pub struct Residency {
     /// How long a load may wait for answers under way to end.
     pub drain: PositiveDuration,
     /// How many workers may load at the same time.
+    #[schema(value_type = usize, minimum = 1)]
     pub loads: NonZeroUsize,
     /// The most requests that wait for a model at the same time, in all.
+    #[schema(value_type = usize, minimum = 1)]
     pub queue: NonZeroUsize,
     /// How long requests do not load a model again whose load has failed; it doubles with each further
     /// failure, up to a minute.

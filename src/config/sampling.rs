@@ -1,9 +1,10 @@
 //! How an answer is sampled where its request does not say.
 
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 /// Defaults of the fields of a request that steer sampling. Their names are those of llama.cpp's requests.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize, ToSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Sampling {
     /// 0 always takes the likeliest token.

@@ -3,12 +3,13 @@
 use std::num::NonZeroUsize;
 use std::time::Duration;
 
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 use super::duration::BoundedDuration;
 
 /// How worker processes are run and restarted.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Workers {
     /// Whether a crashed worker is restarted.
@@ -31,11 +32,12 @@ pub struct Workers {
     /// Threads of a worker on the processor. Unset means one for each physical core but one, which is
     /// left to the rest of the machine: threads wait for one another at every step, and on two busy
     /// cores one thread was measured to be five times as fast as two.
+    #[schema(value_type = Option<usize>, minimum = 1, maximum = 1024)]
     pub threads: Option<NonZeroUsize>,
 }
 
 /// Whether crashed workers are restarted.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum RestartPolicy {
     /// A crashed worker stays crashed.
@@ -46,7 +48,7 @@ pub enum RestartPolicy {
 }
 
 /// Whether workers get only the files, ports and devices that they need.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum Sandboxing {
     /// As far as the kernel can hold them to it.

@@ -10,7 +10,7 @@ use std::ffi::{OsStr, OsString};
 
 use tokio::process::Command;
 
-use crate::disk;
+use crate::{disk, secrets};
 
 /// Has CUDA count GPUs as NVML does, whose numbers are the hive's: else it counts the fastest first.
 pub(super) const CUDA_ORDER: (&str, &str) = ("CUDA_DEVICE_ORDER", "PCI_BUS_ID");
@@ -18,20 +18,6 @@ pub(super) const CUDA_ORDER: (&str, &str) = ("CUDA_DEVICE_ORDER", "PCI_BUS_ID");
 /// Names the folder for temporary files.
 pub(super) const TEMPORARY: &str = "TMPDIR";
 
-/// Words of names that hold a secret, or the path of one. A word stands between underscores.
-const WORDS: &[&str] = &["KEY", "KEYS", "PASS", "PAT", "AUTH", "COOKIE", "NETRC", "KUBECONFIG", "PGPASSFILE"];
-/// Ends of such words.
-const ENDS: &[&str] = &[
-    "TOKEN",
-    "SECRET",
-    "SECRETS",
-    "PASSWORD",
-    "PASSWD",
-    "PASSPHRASE",
-    "APIKEY",
-    "CREDENTIAL",
-    "CREDENTIALS",
-];
 /// Beginnings of names whose variables belong to other programs that hold accounts. llama-server reads its
 /// settings from those that begin with `LLAMA_`, and the hive's are not its own.
 const BEGINNINGS: &[&str] =
@@ -55,20 +41,12 @@ pub(crate) fn keep_secrets(command: &mut Command) -> Vec<OsString> {
 /// Whether a worker gets this variable of the hive.
 fn is_passed_on(name: &OsStr, value: &OsStr) -> bool {
     let name = name.to_string_lossy().to_uppercase();
-    let is_secret = |word: &str| WORDS.contains(&word) || ENDS.iter().any(|end| word.ends_with(end));
     // A fault that a test gives the hive is not the worker's.
     name != disk::FAULT_VARIABLE
         && !OF_THE_SERVICE.contains(&name.as_str())
         && !BEGINNINGS.iter().any(|beginning| name.starts_with(beginning))
-        && !name.split('_').any(is_secret)
-        && !has_password(&value.to_string_lossy())
-}
-
-/// Whether a value is a URL with a password: `scheme://user:password@host`.
-fn has_password(value: &str) -> bool {
-    let Some((_, rest)) = value.split_once("://") else { return false };
-    let authority = rest.split('/').next().unwrap_or_default();
-    authority.rsplit_once('@').is_some_and(|(user, _)| user.contains(':'))
+        && !secrets::is_named_by(&name)
+        && !secrets::is_url_with_password(&value.to_string_lossy())
 }
 
 #[cfg(test)]

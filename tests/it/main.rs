@@ -12,6 +12,7 @@ mod capabilities;
 mod cli;
 mod client;
 mod clients;
+mod configuration;
 mod contract;
 mod counting;
 mod described_engines;
