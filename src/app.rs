@@ -2,12 +2,12 @@
 
 use std::sync::Arc;
 
-use parking_lot::Mutex;
+use parking_lot::{Mutex, RwLock};
 use serde::Serialize;
 use tokio_util::sync::CancellationToken;
 
 use crate::address::Address;
-use crate::config::{Config, ConfigFile, ModelSettings, Reloaded, served_id};
+use crate::config::{Config, ModelSettings, Reloaded, served_id};
 use crate::engine_store::EngineStore;
 use crate::engines::Engines;
 use crate::error::{Code, Failure, Result};
@@ -37,7 +37,7 @@ pub(crate) struct Named<'a> {
 /// One running hive. Handlers get it as [`AppState`].
 #[derive(Debug)]
 pub struct App {
-    /// Its settings.
+    /// The settings that it was started with; [`App::in_effect`] has those that a reload changes.
     pub config: Config,
     /// The address that it serves at.
     pub address: Address,
@@ -71,8 +71,9 @@ pub struct App {
     pub gateway: reqwest::Client,
     /// The queen, if the settings name one.
     pub queen: Option<Queen>,
-    /// The file of the settings, as a reload last read it.
-    config_file: Mutex<Option<ConfigFile>>,
+    in_effect: RwLock<Arc<Config>>,
+    /// The turn of a reload.
+    reloading: Mutex<()>,
     /// Cancelled when the hive begins to shut down.
     pub shutdown: CancellationToken,
     /// Cancelled when every job has ended and every worker is gone: ends the streams that follow the
@@ -146,34 +147,48 @@ impl App {
             events,
             shutdown,
             quiet: CancellationToken::new(),
-            config_file: Mutex::new(config.file.clone()),
+            in_effect: RwLock::new(Arc::new(config.clone())),
+            reloading: Mutex::default(),
             config,
         }))
     }
 
-    /// Reads the file of the settings again, takes over what a running hive can take over, and logs what
-    /// that was and what needs a restart.
+    /// The settings in effect: those of the start, with what reloads have taken over since.
+    #[must_use]
+    pub fn in_effect(&self) -> Arc<Config> {
+        Arc::clone(&self.in_effect.read())
+    }
+
+    /// Reads the file of the settings again, takes over what a running hive can take over, and tells what that was
+    /// and what needs a restart: in its answer, the log and on `/v1/events`.
     ///
     /// # Errors
     /// [`Code::ConfigInvalid`], and nothing changes.
     pub fn reload(&self) -> Result<Reloaded> {
-        let mut file = self.config_file.lock();
-        let Some(file) = &mut *file else {
+        let _turn = self.reloading.lock();
+        let running = self.in_effect();
+        let Some(mut file) = running.file.clone() else {
             tracing::info!("nothing to reload: the hive was started without --config");
             return Ok(Reloaded::default());
         };
-        let config = Config::from_file(&file.path)?;
+        let read = Config::from_file(&file.path)?.with_absolute_paths()?;
         // As the hive would be started with it: flags count more than the file.
-        let models = config.clone().with_absolute_paths()?.models;
-        let effective = Config { jobs: config.jobs.clone(), models, ..self.config.clone() };
+        let effective = running.taking_over(&read)?;
         effective.validate()?;
-        let read = config.file.as_ref().unwrap_or(file).clone();
-        self.jobs.keep(&config.jobs);
+        let reloaded = read.file.as_ref().map(|read| file.update(read)).unwrap_or_default();
+        self.jobs.keep(&effective.jobs);
+        self.catalog.transfers().reload(&effective.downloads);
         self.settings.reload(&effective.models);
-        let reloaded = file.update(&read);
-        tracing::info!(file = %file.path.display(), applied = ?reloaded.applied, "read the settings again");
-        if !reloaded.restart_needed.is_empty() {
-            tracing::warn!(settings = ?reloaded.restart_needed, "these settings need a restart of the hive");
+        self.workers.reload(&effective);
+        self.residency.reload(&effective.residency);
+        *self.in_effect.write() = Arc::new(Config { file: Some(file), ..effective });
+        let Reloaded { file, applied, restart_needed } = &reloaded;
+        tracing::info!(?file, ?applied, "read the settings again");
+        if !restart_needed.is_empty() {
+            tracing::warn!(settings = ?restart_needed, "these settings need a restart of the hive");
+        }
+        if !applied.is_empty() || !restart_needed.is_empty() {
+            self.events.publish(Topic::Config, &reloaded);
         }
         Ok(reloaded)
     }

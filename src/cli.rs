@@ -56,7 +56,7 @@ enum Command {
     /// Print the completions of a shell
     Completions(completions::Args),
     /// Show the settings that are in effect, and where each comes from
-    Config(config::Args),
+    Config(Box<config::Args>),
     /// Ask whether the hive of a data folder answers, for health checks
     Health(health::Args),
     /// Write the manual pages into a folder, for packages

@@ -74,6 +74,7 @@ pub const DEFAULT_PORT: u16 = 7835;
 #[serde(default, deny_unknown_fields)]
 pub struct Config {
     /// The TCP port; 0 takes a free one.
+    #[schema(maximum = 65535)]
     pub port: u16,
     /// The address to bind. Any address but loopback needs a token.
     pub bind: Bind,

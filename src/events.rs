@@ -27,6 +27,8 @@ pub enum Topic {
     Worker,
     /// What is in memory, or waits for it, has changed.
     Residency,
+    /// The settings were reloaded.
+    Config,
 }
 
 impl Topic {
@@ -38,6 +40,7 @@ impl Topic {
             Self::Model => "model",
             Self::Worker => "worker",
             Self::Residency => "residency",
+            Self::Config => "config",
         }
     }
 }

@@ -4,6 +4,7 @@
 //! order. Every refusal is an RFC 9457 problem (`problem`).
 
 mod capabilities;
+mod config;
 mod compression;
 mod events;
 mod heartbeats;
@@ -115,6 +116,7 @@ pub(crate) fn router(app: &AppState) -> Result<Router> {
         .route("/v1/markdown", post(markdown::render))
         .route("/v1/session", post(session::create).delete(session::end).with_state(policy.sessions()))
         .route("/v1/shutdown", post(shut_down))
+        .route("/v1/config", get(config::get))
         .route("/v1/reload", post(reload))
         .fallback(problem::route_not_found)
         .method_not_allowed_fallback(problem::method_not_allowed)

@@ -22,7 +22,7 @@ pub(super) struct Args {
 #[derive(Debug, clap::Subcommand)]
 enum What {
     /// Show the settings (the default)
-    Show(Show),
+    Show(Box<Show>),
     /// Print the JSON Schema of the file of the settings, for editors
     Schema,
 }

@@ -40,6 +40,14 @@ impl Config {
         Ok(settings.collect())
     }
 
+    /// The settings as JSON, from which they can be read again.
+    pub(super) fn to_json(&self) -> Result<Value> {
+        serde_json::to_value(self).map_err(|error| {
+            Failure::new(Code::ConfigInvalid, format!("the settings cannot be written: {error}"))
+                .hint("give files and folders names in UTF-8")
+        })
+    }
+
     fn source(&self, name: &str, is_default: bool) -> Source {
         let in_file = |line: Option<usize>| {
             let file = self.file.as_ref()?;
@@ -61,12 +69,8 @@ impl Config {
 }
 
 fn flattened(config: &Config) -> Result<Vec<(String, Value)>> {
-    let value = serde_json::to_value(config).map_err(|error| {
-        Failure::new(Code::ConfigInvalid, format!("the settings cannot be shown: {error}"))
-            .hint("give files and folders names in UTF-8")
-    })?;
     let mut settings = Vec::new();
-    if let Value::Object(table) = value {
+    if let Value::Object(table) = config.to_json()? {
         flatten("", table, &mut settings);
     }
     Ok(settings)

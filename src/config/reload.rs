@@ -8,15 +8,40 @@ use toml::de::{DeTable, DeValue, ValueDeserializer};
 use toml::{Spanned, Value};
 use utoipa::ToSchema;
 
+use super::Config;
 use super::names::{dotted, line_of};
+use crate::error::{Failure, Result};
 
-/// The settings that are taken over, besides those of `[models]`.
-const RELOADABLE: [&str; 5] = [
+/// The settings, and tables of settings, that are taken over. They are those that are read each time that they
+/// are used, and that people change while work is under way. The others are built into what runs (addresses,
+/// folders, engines, deadlines of what has begun) or say who may call: a restart shows at once whether they work.
+const RELOADABLE: [&str; 26] = [
     "jobs.keep_acts",
     "jobs.keep_acts_for",
     "jobs.acts_memory_bytes",
     "jobs.keep_reads_for",
     "jobs.reads_memory_bytes",
+    "downloads.connections",
+    "downloads.chunk_bytes",
+    "downloads.bytes_per_second",
+    "downloads.min_bytes_per_second",
+    "downloads.retries",
+    "workers.restart",
+    "workers.restart_first",
+    "workers.restart_longest",
+    "workers.restart_reset",
+    "workers.keep_on_shutdown",
+    "workers.threads",
+    "residency.on_demand",
+    "residency.idle",
+    "residency.min_stay",
+    "residency.linger",
+    "residency.drain",
+    "residency.loads",
+    "residency.retry",
+    "gateway",
+    "models",
+    "memory",
 ];
 
 /// The file of the settings, as it was read.
@@ -45,7 +70,28 @@ pub struct Reloaded {
 
 /// Whether a running hive takes over a change of the setting.
 pub(super) fn is_reloadable(name: &str) -> bool {
-    RELOADABLE.contains(&name) || name.starts_with("models.")
+    let is_within = |table: &str| name.strip_prefix(table).is_some_and(|rest| rest.starts_with('.'));
+    RELOADABLE.iter().any(|known| *known == name || is_within(known))
+}
+
+impl Config {
+    /// These settings, with those of `read` in their place that a running hive takes over.
+    ///
+    /// # Errors
+    /// [`Code::ConfigInvalid`](crate::error::Code::ConfigInvalid) if a path is not UTF-8.
+    pub(crate) fn taking_over(&self, read: &Self) -> Result<Self> {
+        let (mut own, mut read) = (self.to_json()?, read.to_json()?);
+        for name in RELOADABLE {
+            let place = format!("/{}", name.replace('.', "/"));
+            if let (Some(own), Some(read)) = (own.pointer_mut(&place), read.pointer_mut(&place)) {
+                *own = read.take();
+            }
+        }
+        let taken: Self = serde_json::from_value(own)
+            .map_err(|error| Failure::internal("could not put the settings together").detail(error))?;
+        let (file, given, faults) = (self.file.clone(), self.given.clone(), self.faults.clone());
+        Ok(Self { file, given, faults, ..taken })
+    }
 }
 
 impl ConfigFile {
@@ -53,7 +99,7 @@ impl ConfigFile {
     ///
     /// # Errors
     /// If it is no TOML.
-    pub(super) fn new(path: &Path, text: &str) -> Result<Self, toml::de::Error> {
+    pub(super) fn new(path: &Path, text: &str) -> std::result::Result<Self, toml::de::Error> {
         let (mut settings, mut lines) = (BTreeMap::new(), BTreeMap::new());
         flatten("", DeTable::parse(text)?.into_inner(), &mut |name, key, value| {
             lines.insert(name.clone(), line_of(text, key));
@@ -77,11 +123,14 @@ impl ConfigFile {
     /// Remembers what `read`, the same file read again, has, and says what that changes.
     pub(crate) fn update(&mut self, read: &Self) -> Reloaded {
         let applied = changed(&self.latest, &read.latest).filter(|name| is_reloadable(name)).collect();
-        let restart_needed =
-            changed(&self.at_start, &read.latest).filter(|name| !is_reloadable(name)).collect();
         self.latest.clone_from(&read.latest);
         self.lines.clone_from(&read.lines);
-        Reloaded { file: Some(self.path.clone()), applied, restart_needed }
+        Reloaded { file: Some(self.path.clone()), applied, restart_needed: self.waiting() }
+    }
+
+    /// The settings that it has otherwise than at the start, and that need a restart.
+    pub(crate) fn waiting(&self) -> Vec<String> {
+        changed(&self.at_start, &self.latest).filter(|name| !is_reloadable(name)).collect()
     }
 }
 
@@ -89,8 +138,8 @@ impl ConfigFile {
 fn flatten<'a>(
     within: &str,
     table: DeTable<'a>,
-    tell: &mut impl FnMut(String, usize, Spanned<DeValue<'a>>) -> Result<(), toml::de::Error>,
-) -> Result<(), toml::de::Error> {
+    tell: &mut impl FnMut(String, usize, Spanned<DeValue<'a>>) -> std::result::Result<(), toml::de::Error>,
+) -> std::result::Result<(), toml::de::Error> {
     for (key, value) in table {
         let name = dotted(within, key.get_ref());
         let span = value.span();
@@ -114,6 +163,33 @@ fn changed<'a>(
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_taken_over_is_what_counts_as_reloadable() {
+        let text = "port = 2\n[jobs]\nkeep_acts = 2\nqueue = 2\n[downloads]\nbytes_per_second = 2\nallow_hosts = [\"a\"]\n\
+                    [workers]\nthreads = 2\nlifeline = true\n[residency]\nidle = 2\nqueue = 2\n[gateway]\n\
+                    body_limit = 2048\n[memory]\nreserve = { cpu = 2 }\n[models.m]\nslots = 2\n[timers]\nsilence = \"2s\"";
+        let read: Config = toml::from_str(text).unwrap();
+        let taken = Config::default().taking_over(&read).unwrap().settings().unwrap();
+        let defaults = Config::default().settings().unwrap();
+        let mut both = [0, 0];
+        for setting in read.settings().unwrap() {
+            let of = |settings: &[super::super::Setting]| {
+                settings.iter().find(|other| other.name == setting.name).map(|other| other.value.clone())
+            };
+            let (default, taken) = (of(&defaults), of(&taken));
+            if default.as_ref() != Some(&setting.value) {
+                both[usize::from(setting.reloadable)] += 1;
+                let expected = if setting.reloadable { Some(setting.value) } else { default };
+                assert_eq!(taken, expected, "{}", setting.name);
+            }
+        }
+        assert_eq!(both, [6, 7]);
+        let names: Vec<_> = defaults.iter().map(|setting| setting.name.as_str()).collect();
+        for known in RELOADABLE.iter().filter(|known| **known != "models") {
+            assert!(names.iter().any(|name| name.starts_with(known)), "{known} is no setting");
+        }
+    }
 
     #[test]
     fn the_settings_of_models_are_taken_over() {

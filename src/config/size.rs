@@ -35,7 +35,6 @@ impl PartialSchema for Size {
 }
 
 /// Writes a size so that reading it gives the same bytes.
-#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes fields by reference")]
 pub(super) fn exact<S: Serializer>(size: &ByteSize, serializer: S) -> Result<S::Ok, S::Error> {
     Exact(*size).serialize(serializer)
 }
@@ -57,7 +56,7 @@ impl Serialize for Exact {
         const UNITS: [(&str, u64); 4] =
             [("TiB", 1 << 40), ("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10)];
         let bytes = self.0.as_u64();
-        match UNITS.iter().find(|(_, unit)| bytes >= *unit && bytes % unit == 0) {
+        match UNITS.iter().find(|(_, unit)| bytes >= *unit && bytes.is_multiple_of(*unit)) {
             Some((name, unit)) => serializer.collect_str(&format_args!("{} {name}", bytes / unit)),
             None => serializer.serialize_u64(bytes),
         }

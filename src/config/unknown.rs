@@ -89,7 +89,7 @@ impl Unknown {
                     None => Ok(()),
                 }
             }
-            ([], near) => write!(told, "; the nearest is {}", quoted(near)),
+            ([], [nearest, ..]) => write!(told, "; the nearest is '{nearest}'"),
             (same, _) => {
                 let tables: Vec<_> = same.iter().map(|(table, _)| within(table)).collect();
                 write!(told, "; that setting stands{}", tables.join(" or"))
@@ -101,10 +101,6 @@ impl Unknown {
 
 fn within(table: &str) -> String {
     if table.is_empty() { " above all tables".to_owned() } else { format!(" in [{table}]") }
-}
-
-fn quoted(names: &[&str]) -> String {
-    names.iter().map(|name| format!("'{name}'")).collect::<Vec<_>>().join(", or ")
 }
 
 fn nearest_anywhere<'a>(

@@ -13,8 +13,18 @@ use crate::error::Code;
 use crate::requests::new_request_id;
 
 /// The first segments, under `/v1`, of the hive's own API.
-const OWN: [&str; 9] =
-    ["jobs", "events", "capabilities", "heartbeats", "workers", "session", "markdown", "shutdown", "reload"];
+const OWN: [&str; 10] = [
+    "jobs",
+    "events",
+    "capabilities",
+    "heartbeats",
+    "workers",
+    "session",
+    "markdown",
+    "shutdown",
+    "reload",
+    "config",
+];
 
 /// The header that all clients of Anthropic's API send.
 const ANTHROPIC: &str = "anthropic-version";

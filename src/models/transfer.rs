@@ -82,7 +82,7 @@ pub(crate) async fn run(transfer: &Arc<Transfer>) -> Result<StoredFile> {
         partial.on_disk(Partial::discard).await?;
         return Ok(StoredFile { size: metadata.len(), sha256: None, is_verified: false });
     }
-    let (downloads, timers) = (&transfer.context.downloads, &transfer.context.fetch.timers);
+    let (downloads, timers) = (transfer.context.downloads(), &transfer.context.fetch.timers);
     let mut budget = Budget::new(downloads.retries, *timers.retry, *timers.retry_after);
     let (mut changes, mut is_whole_only) = (0, false);
     loop {
@@ -115,7 +115,7 @@ async fn attempt(
     is_whole_only: bool,
 ) -> FetchResult<(String, u64)> {
     let (name, context) = (&transfer.file.name, &transfer.context);
-    let head = Head::of(&transfer.file, u64::from(context.downloads.chunk_bytes));
+    let head = Head::of(&transfer.file, u64::from(context.downloads().chunk_bytes));
     let disk = Arc::clone(&context.disk);
     let begun = partial.on_disk(move |partial| partial.begin(head, disk)).await.map_err(Trouble::fatal)?;
     if begun.is_other_version {

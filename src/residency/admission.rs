@@ -23,7 +23,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
-use parking_lot::Mutex;
+use parking_lot::{Mutex, RwLock};
 use tokio::sync::{Notify, oneshot, watch};
 
 use super::queue::{Place, Pushed, Queue, Ticket};
@@ -55,7 +55,7 @@ pub(crate) struct Admissions(Arc<Inner>);
 #[derive(Debug)]
 struct Inner {
     workers: Supervisor,
-    rules: AdmissionRules,
+    rules: RwLock<AdmissionRules>,
     /// Wakes the owner.
     wake: Arc<Notify>,
     state: Mutex<State>,
@@ -179,7 +179,16 @@ impl Admissions {
             is_closed: false,
         };
         let (state, changes) = (Mutex::new(state), watch::Sender::new(()));
-        Self(Arc::new(Inner { workers, rules, wake, state, changes }))
+        Self(Arc::new(Inner { workers, rules: RwLock::new(rules), wake, state, changes }))
+    }
+
+    /// Takes over other rules, for the requests to come. The length of the queue stays.
+    pub(crate) fn reload(&self, rules: AdmissionRules) {
+        *self.0.rules.write() = rules;
+    }
+
+    fn rules(&self) -> AdmissionRules {
+        *self.0.rules.read()
     }
 
     /// Admits a request for a model of the catalog.
@@ -205,7 +214,7 @@ impl Admissions {
             job_id: state.loads.get(model).map(|news| Arc::clone(&news.job_id)),
             outcome: sender,
         };
-        let full = || Refused::from(refusal::queue_full(self.0.rules.queue));
+        let full = || Refused::from(refusal::queue_full(self.rules().queue));
         let ticket = match state.queue.push(model, caller, entry) {
             Pushed::Waits { ticket, displaced } => {
                 if let Some(displaced) = displaced {
@@ -293,7 +302,7 @@ impl Admissions {
         if let Some(pid) = refusal::hung(&statuses) {
             return Some(refusal::does_not_respond(model, pid).into());
         }
-        let is_nobodys = !self.0.rules.on_demand && statuses.is_empty();
+        let is_nobodys = !self.rules().on_demand && statuses.is_empty();
         is_nobodys.then(|| refusal::not_loaded(model, &self.0.workers.list()).into())
     }
 
@@ -328,7 +337,7 @@ impl Admissions {
 
     /// The most requests that wait.
     pub(crate) fn limit(&self) -> usize {
-        self.0.rules.queue
+        self.rules().queue
     }
 
     /// Tells those who wait for a model what its load does; `None` once it has ended.
@@ -355,8 +364,8 @@ impl Admissions {
     /// cool-down. Where a worker serves the model all the same, they go on waiting for that one.
     pub(crate) fn fail(&self, model: &Arc<str>, failure: Arc<Failure>) {
         let mut state = self.0.state.lock();
-        let pause = state.cool_downs.get(model).map_or(self.0.rules.retry, |before| {
-            before.pause.saturating_mul(2).min(LONGEST_COOL_DOWN.max(self.0.rules.retry))
+        let pause = state.cool_downs.get(model).map_or(self.rules().retry, |before| {
+            before.pause.saturating_mul(2).min(LONGEST_COOL_DOWN.max(self.rules().retry))
         });
         let cool_down = CoolDown { failure, until: monotonic() + pause, pause };
         state.cool_downs.insert(Arc::clone(model), cool_down);

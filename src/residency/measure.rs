@@ -22,7 +22,7 @@ pub(super) struct Look {
 /// Looks at everything. The memory is measured only if a load or a lease asks for some, or the caller does: that takes a while,
 /// and a decision needs it for nothing else.
 pub(super) async fn look(parts: &Parts, with_memory: bool) -> Look {
-    let Parts { workers, ledger, leases, admissions, rules, .. } = parts;
+    let Parts { workers, ledger, leases, admissions, .. } = parts;
     // Read once, and first: what asks from now on must not be decided about without the memory.
     let (loads, leases) = (ledger.loads(), leases.all());
     let asks = loads.iter().any(asks) || leases.iter().any(|lease| lease.held.is_none());
@@ -41,7 +41,7 @@ pub(super) async fn look(parts: &Parts, with_memory: bool) -> Look {
     let devices: Vec<_> = devices.iter().map(device).collect();
     let now = Snapshot {
         now: ledger.now(),
-        rules: rules.clone(),
+        rules: parts.rules(),
         demand: admissions.demand(ledger.epoch()),
         loads: unfinished().map(LoadEntry::load).collect(),
         leases: leases.iter().map(|lease| lease.lease(&devices, &workers)).collect(),

@@ -53,6 +53,11 @@ impl Residency {
         Self(Arc::new(Parts::new(config, workers, models)))
     }
 
+    /// Takes over settings.
+    pub(crate) fn reload(&self, settings: &crate::config::Residency) {
+        self.0.reload(settings);
+    }
+
     /// Where requests wait for workers.
     pub(crate) fn admissions(&self) -> &Admissions {
         &self.0.admissions

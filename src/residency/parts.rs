@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use parking_lot::Mutex;
+use parking_lot::{Mutex, RwLock};
 
 use super::admission::{AdmissionRules, Admissions};
 use super::leases::Leases;
@@ -19,40 +19,49 @@ pub(super) struct Parts {
     pub(super) ledger: Arc<Ledger>,
     pub(super) leases: Leases,
     pub(super) admissions: Admissions,
-    pub(super) rules: Rules,
-    settings: config::Residency,
+    settings: RwLock<config::Residency>,
     pub(super) models: Settings,
     /// The models that could not be loaded with their settings, and which change of these that was.
     unloadable: Mutex<HashMap<Arc<str>, u64>>,
 }
 
+fn admission(settings: &config::Residency) -> AdmissionRules {
+    AdmissionRules { on_demand: settings.on_demand, queue: settings.queue.get(), retry: *settings.retry }
+}
+
 impl Parts {
     pub(super) fn new(config: &Config, workers: Supervisor, models: Settings) -> Self {
         let settings = config.residency.clone();
-        let rules = Rules {
-            on_demand: settings.on_demand,
-            min_stay: *settings.min_stay,
-            linger: *settings.linger,
-            drain_limit: *settings.drain,
-            concurrent_loads: settings.loads.get(),
-        };
         let ledger = Arc::new(Ledger::new(workers.activity()));
-        let admission = AdmissionRules {
-            on_demand: settings.on_demand,
-            queue: settings.queue.get(),
-            retry: *settings.retry,
-        };
-        let admissions = Admissions::new(workers.clone(), admission, workers.activity());
+        let admissions = Admissions::new(workers.clone(), admission(&settings), workers.activity());
         Self {
             workers,
             ledger,
             leases: Leases::default(),
             admissions,
-            rules,
-            settings,
+            settings: RwLock::new(settings),
             models,
             unloadable: Mutex::default(),
         }
+    }
+
+    /// What decisions keep to now.
+    pub(super) fn rules(&self) -> Rules {
+        let settings = self.settings.read();
+        Rules {
+            on_demand: settings.on_demand,
+            min_stay: *settings.min_stay,
+            linger: *settings.linger,
+            drain_limit: *settings.drain,
+            concurrent_loads: settings.loads.get(),
+        }
+    }
+
+    /// Takes over settings, and has the owner decide with them.
+    pub(super) fn reload(&self, settings: &config::Residency) {
+        self.settings.write().clone_from(settings);
+        self.admissions.reload(admission(settings));
+        self.workers.activity().notify_one();
     }
 
     /// Whether workers of the model never go by themselves.
@@ -62,7 +71,7 @@ impl Parts {
 
     /// How long a worker of the model that requests loaded stays without one.
     pub(super) fn idle(&self, model: &str) -> KeepAlive {
-        self.models.of_served(model).idle.unwrap_or(self.settings.idle)
+        self.models.of_served(model).idle.unwrap_or_else(|| self.settings.read().idle)
     }
 
     /// The models that are loaded at the start, and how long each stays without a request.

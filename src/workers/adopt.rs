@@ -202,7 +202,7 @@ async fn judge(shared: &Arc<Shared>, record: &WorkerRecord) -> Verdict {
     let group = match AdoptedGroup::hold(record.process, &record.worker_id) {
         Ok(Some(group)) => group,
         // With a lifeline it ended with its hive, as the settings ask for.
-        Ok(None) if record.ready && !record.trial && !shared.settings.lifeline => {
+        Ok(None) if record.ready && !record.trial && !shared.settings().lifeline => {
             return engine_of(shared, record).await.map_or_else(
                 || {
                     Verdict::Stale(format!(

@@ -79,7 +79,7 @@ pub(super) async fn launch(
             in_force = Some(restricted);
             spawned
         }
-        None if shared.settings.no_new_privileges => {
+        None if shared.settings().no_new_privileges => {
             spawn::without_new_privileges(|| command.spawn()).flatten()
         }
         None => command.spawn(),
@@ -148,7 +148,7 @@ async fn sandbox(
     port: Option<u16>,
 ) -> Result<Option<Sandbox>> {
     let engine = &plan.engine;
-    if !shared.settings.restricts() || engine.unrestricted().is_some() {
+    if !shared.settings().restricts() || engine.unrestricted().is_some() {
         return Ok(None);
     }
     let further = [&plan.projector, &request.chat_template].into_iter().flatten();
@@ -194,7 +194,8 @@ fn values(
         engine.own_name(device).map(str::to_owned)
     };
     // A worker on a GPU computes little on the processor, so the engine chooses.
-    let threads = engine.threads.map(u64::from).or(device.is_cpu().then(|| shared.settings.threads() as u64));
+    let threads =
+        engine.threads.map(u64::from).or(device.is_cpu().then(|| shared.settings().threads() as u64));
     vec![
         ("model_id", Some(request.served_id().into())),
         ("model", Some(request.model_path.clone().into())),

@@ -132,7 +132,7 @@ impl Owner {
     async fn open(&mut self) {
         // The record comes first: a worker that may outlive the daemon can always be found again.
         let recorded = self.write_record(true).await;
-        if recorded && !self.shared.settings.lifeline && !self.handle.is_trial() {
+        if recorded && !self.shared.settings().lifeline && !self.handle.is_trial() {
             self.processes.let_stay().await;
         }
         self.handle.traffic.send_modify(|traffic| {

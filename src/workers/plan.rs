@@ -332,7 +332,7 @@ impl LoadPlan {
     pub(super) async fn of_worker(shared: &Arc<Shared>, worker: &Arc<Handle>) -> Result<Self> {
         let workers = shared.registry.all();
         let (device, request) = (worker.device, &worker.request);
-        let (path, settings) = (request.model_path.clone(), shared.memory.clone());
+        let (path, settings) = (request.model_path.clone(), shared.memory());
         let (free, holders, model) = spawn::blocking(move || {
             let free = FreeMemory::beside(&workers, settings);
             let holders = MemoryHolders::of(device, &free, &workers);

@@ -80,7 +80,7 @@ async fn keep_probing(shared: &Shared, worker: &Arc<Handle>) {
             }
             (LifeStage::Unresponsive, silent)
                 if silent >= allowed.saturating_mul(2)
-                    && shared.settings.restart == RestartPolicy::OnFailure =>
+                    && shared.settings().restart == RestartPolicy::OnFailure =>
             {
                 worker.control(Control::EndUnresponsive);
             }

@@ -18,7 +18,7 @@ use crate::{narration, spawn};
 
 /// What owners do with a worker that has just crashed.
 pub(super) fn after_crash(shared: Arc<Shared>, crashed: Arc<Handle>) {
-    if shared.settings.restart == RestartPolicy::OnFailure {
+    if shared.settings().restart == RestartPolicy::OnFailure {
         spawn::detached(restart(shared, crashed));
     }
 }
@@ -31,11 +31,12 @@ fn backoff(settings: &Workers, crashes: u32) -> Duration {
 
 /// Starts workers in the place of a crashed one until one is ready or the restarts are given up.
 async fn restart(shared: Arc<Shared>, crashed: Arc<Handle>) {
-    let (settings, registry) = (&shared.settings, &shared.registry);
-    let mut crashes = if crashed.uptime() >= *settings.restart_reset { 0 } else { crashed.crashes() };
+    let registry = &shared.registry;
+    let is_reset = crashed.uptime() >= *shared.settings().restart_reset;
+    let mut crashes = if is_reset { 0 } else { crashed.crashes() };
     let pid = crashed.pid;
     loop {
-        let wait = backoff(settings, crashes);
+        let wait = backoff(&shared.settings(), crashes);
         crashes += 1;
         let message = format!("worker {pid} is restarted in {}", crate::time::in_words(wait));
         tracing::info!(pid, model = crashed.model_id(), "{message}");

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use parking_lot::Mutex;
+use parking_lot::{Mutex, RwLock};
 use tokio::sync::Mutex as AsyncMutex;
 use tokio_util::sync::CancellationToken;
 
@@ -33,8 +33,8 @@ pub(super) struct Shared {
     /// The folder that keeps the logs of failed starts beside their jobs.
     pub(super) jobs_dir: PathBuf,
     pub(super) timers: Timers,
-    pub(super) settings: Workers,
-    pub(super) memory: Memory,
+    settings: RwLock<Arc<Workers>>,
+    memory: RwLock<Memory>,
     /// What workers took of memory.
     pub(super) learned: Arc<Learned>,
     /// Which engines can run which models.
@@ -64,8 +64,8 @@ impl Shared {
             workers_dir: config.workers_dir(),
             jobs_dir: config.jobs_dir(),
             timers: config.timers.clone(),
-            settings: config.workers.clone(),
-            memory: config.memory.clone(),
+            settings: RwLock::new(Arc::new(config.workers.clone())),
+            memory: RwLock::new(config.memory.clone()),
             learned: Arc::new(Learned::new(config.memory_file())),
             support: Arc::new(Support::open(config.engine_support_file())),
             registry: Registry::default(),
@@ -77,6 +77,22 @@ impl Shared {
             found: Mutex::default(),
             searching: AsyncMutex::default(),
         })
+    }
+
+    /// How workers are run and restarted.
+    pub(super) fn settings(&self) -> Arc<Workers> {
+        Arc::clone(&self.settings.read())
+    }
+
+    /// The memory that they may use.
+    pub(super) fn memory(&self) -> Memory {
+        self.memory.read().clone()
+    }
+
+    /// Takes over settings, for what is decided from now on.
+    pub(super) fn reload(&self, config: &Config) {
+        *self.settings.write() = Arc::new(config.workers.clone());
+        self.memory.write().clone_from(&config.memory);
     }
 
     /// Describes the llama.cpp server at `program` as an engine of that name, by what it says of itself.

@@ -239,6 +239,11 @@ impl Supervisor {
         Arc::clone(&self.0.shared.registry.activity)
     }
 
+    /// Takes over the settings of workers and of their memory, for what is decided from now on.
+    pub(crate) fn reload(&self, config: &Config) {
+        self.0.shared.reload(config);
+    }
+
     /// Every live worker, oldest first.
     pub(crate) fn residents(&self) -> Vec<ResidentWorker> {
         self.handles().iter().filter_map(|worker| ResidentWorker::of(worker)).collect()
@@ -246,7 +251,7 @@ impl Supervisor {
 
     /// Measures the memory of each device, and what each live worker holds of it.
     pub(crate) async fn measure_memory(&self) -> Vec<DeviceMemory> {
-        let (handles, settings) = (self.handles(), self.0.shared.memory.clone());
+        let (handles, settings) = (self.handles(), self.0.shared.memory());
         let free = spawn::blocking(move || {
             for worker in handles.iter().filter(|worker| worker.status().lives()) {
                 let memory = usage::memory_of(worker.pid);
@@ -344,7 +349,7 @@ impl Supervisor {
     /// [`Code::WorkerNotFound`](crate::error::Code::WorkerNotFound) for every other process.
     pub async fn conditions(&self, pid: u32) -> Result<Conditions> {
         let (worker, all) = (self.0.shared.registry.find(pid)?, self.handles());
-        let settings = self.0.shared.memory.clone();
+        let settings = self.0.shared.memory();
         spawn::blocking(move || Conditions::of(&worker, &all, settings)).await
     }
 
@@ -509,7 +514,7 @@ impl Supervisor {
         let shared = &self.0.shared;
         shared.closing.cancel();
         let workers = shared.registry.close();
-        let keep = shared.settings.keep_on_shutdown && !shared.settings.lifeline;
+        let keep = shared.settings().keep_on_shutdown && !shared.settings().lifeline;
         let ends = workers.iter().filter(|worker| worker.status().lives()).map(|worker| async {
             if keep && worker.status().serves() && !worker.is_trial() {
                 worker.control(Control::Release);

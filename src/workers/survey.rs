@@ -43,7 +43,7 @@ impl<'a> Survey<'a> {
         let projectors: HashSet<_> =
             found.installed.iter().filter_map(|engine| projector(engine, request)).collect();
         let (workers, path) = (shared.registry.all(), request.model_path.clone());
-        let (settings, learned) = (shared.memory.clone(), Arc::clone(&shared.learned));
+        let (settings, learned) = (shared.memory(), Arc::clone(&shared.learned));
         let (support, engines) = (Arc::clone(&shared.support), found.installed.clone());
         let look = move || {
             support.look(&engines);

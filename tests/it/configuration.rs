@@ -6,7 +6,7 @@ use std::process::{Command, Output};
 use rbee_hive::config::{Config, schema};
 use serde_json::{Value, json};
 
-use crate::support::{document, executable, folder};
+use crate::support::{Daemon, document, executable, folder, read_until, write_model};
 
 /// Runs `rbee-hive config` with these words and variables.
 fn config(words: &[&str], variables: &[(&str, &str)]) -> Output {
@@ -43,7 +43,7 @@ fn as_json(file: &str) -> Value {
 #[test]
 fn the_schema_accepts_what_the_hive_accepts_and_refuses_what_it_refuses() {
     let schema = schema();
-    assert!(jsonschema::draft202012::meta::is_valid(&schema));
+    assert!(jsonschema::meta::is_valid(&schema));
     let validator = jsonschema::validator_for(&schema).expect("a schema");
     let documented = document("docs/CONFIGURATION.md");
     let mut examples: Vec<_> =
@@ -169,4 +169,63 @@ fn a_wrong_file_is_told_by_line_and_name_with_what_is_near() {
     ] {
         assert!(said.contains(told), "{told}: {said}");
     }
+}
+
+/// One setting of `GET /v1/config`: its value, and where it comes from.
+async fn in_effect(daemon: &Daemon, name: &str) -> (Value, Value) {
+    let told = daemon.json("/v1/config").await;
+    let settings = told["settings"].as_array().expect("settings");
+    let setting = settings.iter().find(|setting| setting["name"] == name).expect("the setting");
+    (setting["value"].clone(), setting["source"].clone())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_reload_takes_effect_at_once_and_is_told_everywhere() {
+    let dir = folder();
+    write_model(&dir.path().join("models"), "tiny");
+    let path = file(dir.path(), "[gateway]\nbody_limit = \"1 MiB\"\n");
+    let daemon = Daemon::start(dir.path(), &["--config", &path]).await;
+    let of_line = |line: u32| json!({ "from": "file", "file": path, "line": line });
+    assert_eq!(in_effect(&daemon, "gateway.body_limit").await, (json!("1 MiB"), of_line(2)));
+    let (mut events, mut seen) = (daemon.get("/v1/events").await, String::new());
+    read_until(&mut events, &mut seen, "event: snapshot").await;
+    let ask = async |length: usize| {
+        let messages = json!([{ "role": "user", "content": "a".repeat(length) }]);
+        let body = json!({ "model": "tiny", "max_tokens": 1, "messages": messages });
+        let answer = daemon.try_post("/v1/chat/completions", &body).await.expect("an answer");
+        (answer.status().as_u16(), answer.json::<Value>().await.expect("JSON")["code"].clone())
+    };
+    let reload = async |text: &str| {
+        file(dir.path(), text);
+        let answer = daemon.try_post("/v1/reload", &json!({})).await.expect("an answer");
+        (answer.status().as_u16(), answer.json::<Value>().await.expect("JSON"))
+    };
+
+    let text = "port = 1\n[residency]\non_demand = false\n[gateway]\nbody_limit = 2048\n";
+    let told = json!({
+        "file": path,
+        "applied": ["gateway.body_limit", "residency.on_demand"],
+        "restart_needed": ["port"],
+    });
+    assert_eq!(reload(text).await, (200, told.clone()));
+    read_until(&mut events, &mut seen, "event: config").await;
+    read_until(&mut events, &mut seen, &format!("data: {told}")).await;
+    assert_eq!(in_effect(&daemon, "gateway.body_limit").await, (json!(2048), of_line(5)));
+    assert_eq!(in_effect(&daemon, "residency.on_demand").await, (json!(false), of_line(3)));
+    assert_eq!(in_effect(&daemon, "port").await.1["from"], "flag", "a flag counts more than the file");
+    assert_eq!(daemon.json("/v1/config").await["restart_needed"], json!(["port"]));
+    assert_eq!(ask(4096).await.0, 413);
+    assert_eq!(ask(1).await, (404, json!("model_not_loaded")));
+
+    // A wrong file changes nothing.
+    let (status, problem) = reload("[gateway]\nbody_limit = \"1 MiB\"\n[residenzy]\n").await;
+    assert_eq!((status, &problem["code"]), (500, &json!("config_invalid")), "{problem}");
+    assert!(problem["detail"].as_str().expect("text").contains("the nearest is 'residency'"), "{problem}");
+    assert_eq!(ask(4096).await.0, 413);
+
+    let (_, told) = reload("").await;
+    assert_eq!((&told["applied"].as_array().map(Vec::len), &told["restart_needed"]), (&Some(2), &json!([])));
+    assert_eq!(in_effect(&daemon, "residency.on_demand").await, (json!(true), json!({ "from": "default" })));
+    assert_ne!(ask(4096).await.0, 413);
+    daemon.stop().await;
 }

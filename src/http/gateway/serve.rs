@@ -67,7 +67,7 @@ pub(crate) async fn serve_call(app: &AppState, head: Head, call: Call) -> Respon
 /// # Errors
 /// Those of [`json_bytes`].
 pub(crate) async fn read(app: &AppState, request: Request) -> Result<Bytes, Problem> {
-    Ok(json_bytes(request, app.config.gateway.body_bytes(), *app.config.timers.request_head).await?)
+    Ok(json_bytes(request, app.in_effect().gateway.body_bytes(), *app.config.timers.request_head).await?)
 }
 
 async fn answered(app: &AppState, head: Head, call: impl Future<Output = Result<Call, Problem>>) -> Response {

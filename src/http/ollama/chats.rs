@@ -42,7 +42,7 @@ async fn answer(
     let body = gateway::read(app, request).await?;
     let Asked { work, keep_alive, mut context_length } = read(&parse(&body)?)?;
     // Requests load nothing then.
-    let is_unmet = !app.config.residency.on_demand && context_length.take().is_some();
+    let is_unmet = !app.in_effect().residency.on_demand && context_length.take().is_some();
     let unmet = is_unmet.then(|| "options.num_ctx".to_owned());
     let keep_alive = gateway::keep_alive(keep_alive)?;
     let call = match work {
@@ -82,7 +82,7 @@ async fn place(
         };
     }
     let id = app.find_requested(model).await?.served_id();
-    if !app.config.residency.on_demand && app.workers.statuses(&id).is_empty() {
+    if !app.in_effect().residency.on_demand && app.workers.statuses(&id).is_empty() {
         return Err(not_loaded(&id, &app.workers.list()));
     }
     let keep_alive = keep_alive.unwrap_or_else(|| app.residency.idle(&id));

@@ -126,7 +126,7 @@ impl Connection {
         let context = &self.transfer.context;
         let (host, stall) = (&body.response.host, *context.fetch.timers.stall);
         // This many bytes within the time of a stall, or what is left of the span.
-        let enough = (stall.as_secs_f64() * context.downloads.min_bytes_per_second as f64).ceil() as u64;
+        let enough = (stall.as_secs_f64() * context.downloads().min_bytes_per_second as f64).ceil() as u64;
         let read = tokio::select! {
             biased;
             () = self.stop.cancelled() => return Ok(false),

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use parking_lot::RwLock;
 use tokio::sync::broadcast;
 use tokio_util::sync::CancellationToken;
 
@@ -21,7 +22,7 @@ const MAX_BEHIND: usize = 1024;
 /// The settings, the speed limit and the disk that all transfers of a hive share.
 #[derive(Debug)]
 pub(crate) struct TransferContext {
-    pub(crate) downloads: Downloads,
+    downloads: RwLock<Arc<Downloads>>,
     pub(crate) fetch: FetchConfig,
     pub(crate) limiter: Limiter,
     pub(crate) disk: Arc<dyn Disk>,
@@ -65,12 +66,23 @@ impl Note {
 impl TransferContext {
     pub(crate) fn new(config: &Config, disk: Arc<dyn Disk>, judge: Arc<Judge>) -> Self {
         Self {
-            downloads: config.downloads.clone(),
+            downloads: RwLock::new(Arc::new(config.downloads.clone())),
             fetch: FetchConfig::of(config),
             limiter: Limiter::new(config.downloads.bytes_per_second),
             disk,
             judge,
         }
+    }
+
+    /// How downloads run now.
+    pub(crate) fn downloads(&self) -> Arc<Downloads> {
+        Arc::clone(&self.downloads.read())
+    }
+
+    /// Takes over settings. Whom downloads may reach stays.
+    pub(crate) fn reload(&self, downloads: &Downloads) {
+        self.limiter.set_rate(downloads.bytes_per_second);
+        *self.downloads.write() = Arc::new(downloads.clone());
     }
 }
 

@@ -87,7 +87,7 @@ impl<'a> Coordinator<'a> {
         is_whole_only: bool,
     ) -> FetchResult<(String, u64)> {
         let Begun { head, claims, journal, .. } = begun;
-        let (chunk_bytes, connections) = (head.chunk_bytes, transfer.context.downloads.connections);
+        let (chunk_bytes, connections) = (head.chunk_bytes, transfer.context.downloads().connections);
         let chunks = ChunkTable::new(chunk_bytes, head.size, connections, &claims);
         let (sender, received) = mpsc::unbounded_channel();
         let events = Events(sender);
@@ -165,7 +165,7 @@ impl<'a> Coordinator<'a> {
                     let cancelled = Failure::new(Code::Cancelled, "the download was cancelled");
                     self.end(Err(Trouble::fatal(cancelled)));
                 }
-                _ = joins.tick(), if self.wanted < transfer.context.downloads.connections => {
+                _ = joins.tick(), if self.wanted < transfer.context.downloads().connections => {
                     // The rest of a file that is of no use is not worth its transfer.
                     if joining.is_slow(transfer.received()) && self.is_vetted {
                         self.wanted += 1;

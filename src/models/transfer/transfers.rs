@@ -14,6 +14,7 @@ use tokio::sync::broadcast::error::RecvError;
 use tokio::sync::watch;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
+use crate::config::Downloads;
 use crate::error::{Code, Failure, Result};
 use crate::models::transfer::context::{Note, Transfer, TransferContext};
 use crate::models::transfer::purpose::{Purpose, Step};
@@ -70,6 +71,11 @@ struct Shared {
 }
 
 impl Transfers {
+    /// Takes over settings. Whom downloads may reach stays.
+    pub(crate) fn reload(&self, downloads: &Downloads) {
+        self.context.reload(downloads);
+    }
+
     pub(crate) fn new(context: TransferContext, turns: Arc<Turns<PathBuf>>) -> Self {
         Self { context: Arc::new(context), turns, ongoing: Arc::default() }
     }
