@@ -81,6 +81,7 @@ impl Cli {
                     | Command::Completions(_)
                     | Command::Health(_)
                     | Command::Man(_)
+                    | Command::Config(_)
             )
         )
     }
@@ -98,12 +99,12 @@ impl Cli {
             None => serve(self.serve).await,
             Some(Command::Serve(args)) => serve(args).await,
             Some(Command::Quickstart(args)) => args.run().await,
-            Some(Command::Config(args)) => args.run().await,
             Some(Command::Worker(args)) => args.run().await,
             Some(Command::RenderTemplate) => sandbox::process().map_err(|error| {
                 Failure::new(Code::Io, format!("could not render a template: {error}"))
                     .hint("a worker starts this command; it is of no use to people")
             }),
+            Some(Command::Config(args)) => return args.run().await,
             Some(Command::OfClient(verb)) => return end::of_verb(verb.run().await),
             Some(Command::Completions(args)) => return end::of_verb(args.run(Self::command())),
             Some(Command::Health(args)) => return end::of_verb(args.run().await),

@@ -1,12 +1,16 @@
 //! `rbee-hive config`: which settings count, and where each comes from.
 
-use std::io::Write;
+use std::process::ExitCode;
 
-use serde_json::Value;
+use serde::Deserialize;
+use serde_json::{Value, json};
 
-use super::serve;
+use super::end::{self, Ended};
+use super::session::Session;
+use super::verbs::{OnHive, Verb};
+use super::{serve, show};
 use crate::config::{self, Setting, Source};
-use crate::error::{Failure, Result};
+use crate::error::Failure;
 
 /// Shows the settings that `serve` would have with the same flags, environment and file.
 #[derive(Debug, clap::Args)]
@@ -21,8 +25,10 @@ pub(super) struct Args {
 
 #[derive(Debug, clap::Subcommand)]
 enum What {
-    /// Show the settings (the default)
+    /// Show the settings that a start would have (the default)
     Show(Box<Show>),
+    /// Show the settings of the hive that runs
+    Running(OnHive<Running>),
     /// Print the JSON Schema of the file of the settings, for editors
     Schema,
 }
@@ -32,29 +38,86 @@ enum What {
 struct Show {
     #[command(flatten)]
     serve: serve::Args,
-    /// Show those that have their defaults, too
-    #[arg(long)]
-    all: bool,
-    /// Print one JSON document: [{"name","value","source","reloadable"}]
+    #[command(flatten)]
+    which: Which,
+    /// Print one JSON document: a list of name, value, source and whether a reload takes a change over
     #[arg(long)]
     json: bool,
 }
 
+#[derive(Debug, clap::Args)]
+#[group(skip)]
+struct Which {
+    /// Show those that have their defaults, too
+    #[arg(long)]
+    all: bool,
+}
+
+#[derive(Debug, clap::Args)]
+#[group(skip)]
+struct Running {
+    #[command(flatten)]
+    which: Which,
+}
+
 impl Args {
-    pub(super) async fn run(self) -> Result<()> {
+    pub(super) async fn run(self) -> ExitCode {
         match self.what {
-            Some(What::Schema) => print(&pretty(&config::schema())?),
+            Some(What::Running(verb)) => end::of_verb(verb.run().await),
+            Some(What::Schema) => end::of_verb(schema()),
             Some(What::Show(show)) => show.run(),
             None => self.show.run(),
         }
     }
 }
 
+fn schema() -> Ended {
+    let text = serde_json::to_string_pretty(&config::schema())
+        .map_err(|error| Failure::internal("could not write the schema").detail(error))?;
+    show::line(&text)
+}
+
 impl Show {
-    fn run(self) -> Result<()> {
-        let mut settings = self.serve.into_config()?.settings()?;
+    /// Where the settings are not valid, it ends as `serve` would.
+    fn run(self) -> ExitCode {
+        let settings = match self.serve.into_config().and_then(|config| config.settings()) {
+            Ok(settings) => self.which.of(settings),
+            Err(failure) => return end::of_daemon(Err(failure)),
+        };
+        end::of_verb(match self.json {
+            true => show::json(&json!(settings)),
+            false => show::print(&as_file(&settings)),
+        })
+    }
+}
+
+impl Verb for Running {
+    async fn run(self, session: &Session) -> Ended {
+        #[derive(Deserialize)]
+        struct InEffect {
+            settings: Vec<Setting>,
+            restart_needed: Vec<String>,
+        }
+        let told: InEffect =
+            session.hive.get("/v1/config").await.map_err(|error| session.explained(error))?;
+        let settings = self.which.of(told.settings);
+        session.show(&json!(settings), |_| {
+            let mut text = as_file(&settings);
+            if !told.restart_needed.is_empty() {
+                text.push_str(&format!(
+                    "\n# needs a restart of the hive: {}\n",
+                    told.restart_needed.join(", ")
+                ));
+            }
+            text
+        })
+    }
+}
+
+impl Which {
+    fn of(&self, mut settings: Vec<Setting>) -> Vec<Setting> {
         settings.retain(|setting| self.all || setting.source != Source::Default);
-        print(&if self.json { pretty(&settings)? } else { as_file(&settings) })
+        settings
     }
 }
 
@@ -97,18 +160,6 @@ fn line(setting: &Setting) -> String {
         // Numbers, texts, lists and empty tables are written in TOML as in JSON.
         value => format!("{name} = {value}"),
     }
-}
-
-fn pretty(value: &impl serde::Serialize) -> Result<String> {
-    let text = serde_json::to_string_pretty(value);
-    text.map(|text| text + "\n").map_err(|error| Failure::internal("could not write JSON").detail(error))
-}
-
-fn print(text: &str) -> Result<()> {
-    let mut out = std::io::stdout().lock();
-    out.write_all(text.as_bytes())
-        .and_then(|()| out.flush())
-        .map_err(|error| Failure::internal("could not write to standard output").detail(error))
 }
 
 #[cfg(test)]

@@ -306,7 +306,8 @@ mod tests {
         let command = <Flags as clap::Args>::augment_args(Command::new("serve"));
         let known: Vec<_> =
             Config::default().settings().unwrap().into_iter().map(|setting| setting.name).collect();
-        let flags = command.get_arguments().filter(|flag| *flag.get_id() != "config" && *flag.get_id() != "take_over");
+        let flags =
+            command.get_arguments().filter(|flag| !["config", "take_over"].contains(&flag.get_id().as_str()));
         let mut count = 0;
         for flag in flags {
             let id = flag.get_id().as_str();

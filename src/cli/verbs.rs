@@ -17,6 +17,7 @@ mod load;
 mod memory;
 mod ps;
 mod pull;
+mod reload;
 mod rm;
 mod settings;
 mod show;
@@ -48,7 +49,7 @@ pub(super) struct OnHive<V: Verb> {
 }
 
 impl<V: Verb> OnHive<V> {
-    async fn run(self) -> Ended {
+    pub(super) async fn run(self) -> Ended {
         let session = self.options.open().await?;
         self.verb.run(&session).await
     }
@@ -108,6 +109,8 @@ pub(super) enum Verbs {
     Watch(OnHive<watch::Args>),
     /// Cancel jobs
     Cancel(OnHive<cancel::Args>),
+    /// Have the hive read the file of its settings again
+    Reload(OnHive<reload::Args>),
     /// Check whether the hive works, and what to do about what does not
     Check(OnHive<check::Args>),
     /// Tell why a model or a request is slow, and what to do about it
@@ -135,6 +138,7 @@ impl Verbs {
             Self::Jobs(verb) => verb.run().await,
             Self::Watch(verb) => verb.run().await,
             Self::Cancel(verb) => verb.run().await,
+            Self::Reload(verb) => verb.run().await,
             Self::Check(verb) => verb.run().await,
             Self::Diagnose(verb) => verb.run().await,
         }

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use utoipa::ToSchema;
 
@@ -13,7 +13,7 @@ use crate::error::{Code, Failure, Result};
 use crate::secrets;
 
 /// One setting, as it is in effect.
-#[derive(Clone, Debug, PartialEq, Serialize, ToSchema)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct Setting {
     /// Its dotted name: `jobs.keep_acts`, `models."org/m:Q4".slots`.
     pub name: String,

@@ -195,6 +195,11 @@ async fn a_reload_takes_effect_at_once_and_is_told_everywhere() {
         let answer = daemon.try_post("/v1/chat/completions", &body).await.expect("an answer");
         (answer.status().as_u16(), answer.json::<Value>().await.expect("JSON")["code"].clone())
     };
+    let verb = |words: &[&str]| {
+        let output =
+            Command::new(executable()).args(words).args(["--host", &daemon.url]).output().expect("it runs");
+        printed(&output).to_owned()
+    };
     let reload = async |text: &str| {
         file(dir.path(), text);
         let answer = daemon.try_post("/v1/reload", &json!({})).await.expect("an answer");
@@ -214,6 +219,14 @@ async fn a_reload_takes_effect_at_once_and_is_told_everywhere() {
     assert_eq!(in_effect(&daemon, "residency.on_demand").await, (json!(false), of_line(3)));
     assert_eq!(in_effect(&daemon, "port").await.1["from"], "flag", "a flag counts more than the file");
     assert_eq!(daemon.json("/v1/config").await["restart_needed"], json!(["port"]));
+    let shown = verb(&["config", "running"]);
+    for line in [
+        "body_limit = 2048  # file ",
+        "on_demand = false  # file ",
+        "\n# needs a restart of the hive: port\n",
+    ] {
+        assert!(shown.contains(line), "{line}: {shown}");
+    }
     assert_eq!(ask(4096).await.0, 413);
     assert_eq!(ask(1).await, (404, json!("model_not_loaded")));
 
@@ -227,5 +240,6 @@ async fn a_reload_takes_effect_at_once_and_is_told_everywhere() {
     assert_eq!((&told["applied"].as_array().map(Vec::len), &told["restart_needed"]), (&Some(2), &json!([])));
     assert_eq!(in_effect(&daemon, "residency.on_demand").await, (json!(true), json!({ "from": "default" })));
     assert_ne!(ask(4096).await.0, 413);
+    assert_eq!(verb(&["reload"]), format!("nothing has changed in {path}\n"));
     daemon.stop().await;
 }
