@@ -29,13 +29,15 @@ pub(super) use narrator::Narrator;
 /// How long after Ctrl-C a second one still cancels the job.
 const SECOND_THOUGHTS: Duration = Duration::from_secs(2);
 
+const HOST: &str =
+    "Where the hive is: http://HOST:PORT, HOST:PORT or unix:/PATH [default: the hive of this machine]";
+
 /// What every verb of a client takes besides its own.
 #[derive(Clone, Debug, clap::Args)]
 #[group(skip)]
 #[command(next_help_heading = "The hive")]
 pub(super) struct Options {
-    /// Where the hive is: http://HOST:PORT, HOST:PORT or unix:/PATH [default: the hive of this machine]
-    #[arg(long, env = "RBEE_HIVE_HOST", value_name = "ADDRESS", global = true)]
+    #[arg(long, env = "RBEE_HIVE_HOST", value_name = "ADDRESS", global = true, help = HOST)]
     host: Option<String>,
     /// A file with the hive's token; `RBEE_HIVE_TOKEN` may hold the token itself
     #[arg(long, env = "RBEE_HIVE_TOKEN_FILE", value_name = "FILE", global = true)]

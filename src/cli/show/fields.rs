@@ -7,9 +7,14 @@ use serde_json::{Map, Value};
 use super::table::{Column, column, number, table};
 use crate::cli::words::{member, of_field};
 
-/// The fields of an object, one a line, whatever it has. Other values are shown as JSON.
+/// The fields of an object, one a line, whatever it has; of a list of objects, a table. Other values are shown as JSON.
 pub(crate) fn fields(value: &Value) -> String {
-    let Value::Object(object) = value else { return format!("{value}\n") };
+    let object = match value {
+        Value::Object(object) => object,
+        Value::Array(list) if list.is_empty() => return "none\n".to_owned(),
+        Value::Array(list) if list.iter().any(Value::is_object) => return of_list(list),
+        other => return format!("{other}\n"),
+    };
     let (mut lines, mut lists) = (Vec::new(), Vec::new());
     collect(object, "", &mut lines, &mut lists);
     let width = lines.iter().map(|(label, _)| label.chars().count()).max().unwrap_or(0);
@@ -42,11 +47,11 @@ fn collect<'a>(
     }
 }
 
-/// A table with a column for each field that a member has.
+/// A table with a column for each field that a member has, but for those that have fields themselves.
 fn of_list(list: &[Value]) -> String {
     let mut names: Vec<&String> = Vec::new();
     for (name, value) in list.iter().filter_map(Value::as_object).flatten() {
-        if !names.contains(&name) && of_field(name, value).is_some() {
+        if !names.contains(&name) && !value.is_object() && of_field(name, value).is_some() {
             names.push(name);
         }
     }
@@ -80,6 +85,13 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+
+    #[test]
+    fn a_list_of_objects_is_a_table() {
+        let list = json!([{"id": "a", "inner": {"x": 1}, "gone": null}, {"id": "b"}]);
+        assert_eq!(fields(&list), "ID\na\nb\n");
+        assert_eq!(fields(&json!([])), "none\n");
+    }
 
     #[test]
     fn what_an_object_has_is_shown_and_what_it_lacks_is_not() {

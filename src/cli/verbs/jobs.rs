@@ -18,8 +18,7 @@ pub(in crate::cli) struct Args {
     /// Only those in this state
     #[arg(long, value_parser = state, value_name = "queued|running|succeeded|failed|cancelled")]
     state: Option<JobState>,
-    /// Only those of this operation, such as model_load
-    #[arg(long)]
+    #[arg(long, help = "Only those of this operation, such as model_load")]
     operation: Option<String>,
     /// At most so many
     #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u16).range(1..=1000))]

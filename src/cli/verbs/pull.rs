@@ -7,11 +7,13 @@ use crate::cli::end::Ended;
 use crate::cli::session::Session;
 use crate::cli::show::fields;
 
+const SOURCES: &str = "org/repo, org/repo:Q4_K_M, org/repo/path/x.gguf, ollama:name:tag, https://…/x.gguf or \
+                       file:/path on the hive's machine";
+
 #[derive(Debug, clap::Args)]
 #[group(skip)]
 pub(in crate::cli) struct Args {
-    /// org/repo, org/repo:Q4_K_M, org/repo/path/x.gguf, ollama:name:tag, https://…/x.gguf or file:/path on the hive's
-    /// machine
+    #[arg(help = SOURCES)]
     model: String,
     /// The branch, tag or commit of a model of the Hub [default: main]
     #[arg(long)]

@@ -8,13 +8,15 @@ use crate::cli::session::Session;
 use crate::cli::show::{column, fields, table};
 use crate::cli::words::{member, of_field};
 
+const EXAMPLES: &str =
+    "Settings to set, by their dotted names: context_length=8192, sampling.top_k=40, aliases=[\"a\",\"b\"]";
+
 #[derive(Debug, clap::Args)]
 #[group(skip)]
 pub(in crate::cli) struct Args {
     /// The id of the model, or what else names it; ID@NAME is a variant of it
     model: String,
-    /// Settings to set, by their dotted names: context_length=8192, sampling.top_k=40, aliases=[a,b]
-    #[arg(value_name = "KEY=VALUE", value_parser = pair)]
+    #[arg(value_name = "KEY=VALUE", value_parser = pair, help = EXAMPLES)]
     set: Vec<(String, Value)>,
     /// A setting that is to count no more, by its dotted name; may be repeated
     #[arg(long, value_name = "KEY")]
