@@ -41,5 +41,5 @@ async fn received(signal: &mut Option<Signal>) {
     {
         return;
     }
-    pending().await;
+    pending::<()>().await;
 }
