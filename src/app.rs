@@ -5,6 +5,7 @@ use std::sync::Arc;
 use parking_lot::{Mutex, RwLock};
 use serde::Serialize;
 use tokio_util::sync::CancellationToken;
+use utoipa::ToSchema;
 
 use crate::address::Address;
 use crate::config::{Config, ModelSettings, Reloaded, served_id};
@@ -85,8 +86,9 @@ pub struct App {
 pub type AppState = Arc<App>;
 
 /// A model on `/v1/events`.
-#[derive(Serialize)]
-struct ModelChange<'a> {
+#[derive(Serialize, ToSchema)]
+#[schema(as = ModelChangeEvent)]
+pub(crate) struct ModelChange<'a> {
     change: &'static str,
     model: &'a Model,
 }

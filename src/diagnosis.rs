@@ -8,6 +8,7 @@ mod averages;
 use std::sync::Arc;
 
 use serde::Serialize;
+use utoipa::ToSchema;
 
 use crate::requests::Record;
 use crate::workers::{Conditions, Worker};
@@ -30,7 +31,7 @@ pub(crate) struct Evidence {
 }
 
 /// What a diagnosis says.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 pub(crate) struct Diagnosis {
     /// How many requests were looked at.
     pub(crate) requests: usize,
@@ -43,7 +44,7 @@ pub(crate) struct Diagnosis {
 }
 
 /// One thing that takes time.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 pub(crate) struct Finding {
     pub(crate) kind: &'static str,
     /// The share of the whole time that it takes, from 0 to 1, where that is known.

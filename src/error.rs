@@ -11,11 +11,12 @@ use std::fmt;
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 pub use code::Code;
 
 /// Why something failed. All fields but `detail` are public.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
 pub struct Failure {
     /// The stable code.
     pub code: Code,
@@ -48,7 +49,8 @@ pub struct Failure {
 }
 
 /// One model that an ambiguous name may mean.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[schema(as = ModelChoice)]
 pub struct Choice {
     /// A name that means only this model.
     pub model: String,

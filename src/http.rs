@@ -3,10 +3,13 @@
 //! A request passes the connection loop (`server`), the access checks (`security`) and a handler, in this
 //! order. Every refusal is an RFC 9457 problem (`problem`).
 
+mod api;
+mod docs;
 mod capabilities;
 mod config;
 mod compression;
 mod events;
+mod hive;
 mod heartbeats;
 mod jobs;
 mod markdown;
@@ -34,6 +37,7 @@ mod stream;
 mod sse;
 mod token;
 mod ui;
+mod kept;
 mod worker_log;
 mod path;
 mod prefix;
@@ -47,18 +51,14 @@ mod tests;
 
 use std::sync::Arc;
 
-use axum::extract::{Request, State};
+use axum::Router;
 use axum::middleware::{from_fn, from_fn_with_state};
-use axum::response::{IntoResponse, Response};
 use axum::routing::{any, delete, get};
-use axum::{Json, Router};
 
 use crate::app::AppState;
-use crate::config::{Config, Reloaded};
+use crate::config::Config;
 use crate::error::Result;
-use crate::spawn;
 use body::post;
-use problem::Problem;
 use security::AccessPolicy;
 
 pub(crate) use closing::Closing;
@@ -75,9 +75,12 @@ pub use sockets::Sockets;
 pub(crate) fn router(app: &AppState) -> Result<Router> {
     let policy = Arc::new(AccessPolicy::new(&app.config)?);
     Ok(Router::new()
-        .route("/", get(index))
+        .route("/", get(hive::index))
         .route("/ui/{*path}", get(ui::file))
-        .route("/health", get(async || "ok"))
+        .route("/health", get(hive::health))
+        .route("/openapi.json", get(api::document))
+        .route("/docs", get(docs::page))
+        .route("/docs/{*path}", get(docs::file))
         .route("/v1/jobs", post(jobs::submit).get(jobs::list))
         .route("/v1/jobs/{job_id}", get(jobs::get).delete(jobs::cancel))
         .route("/v1/jobs/{job_id}/stream", get(stream::stream))
@@ -115,9 +118,9 @@ pub(crate) fn router(app: &AppState) -> Result<Router> {
         .route("/api/blobs/{digest}", any(ollama::not_offered))
         .route("/v1/markdown", post(markdown::render))
         .route("/v1/session", post(session::create).delete(session::end).with_state(policy.sessions()))
-        .route("/v1/shutdown", post(shut_down))
+        .route("/v1/shutdown", post(hive::shut_down))
         .route("/v1/config", get(config::get))
-        .route("/v1/reload", post(reload))
+        .route("/v1/reload", post(hive::reload))
         .fallback(problem::route_not_found)
         .method_not_allowed_fallback(problem::method_not_allowed)
         // Last, so that they wrap everything above, fallbacks included. Each may change the answers of those above.
@@ -133,26 +136,4 @@ pub(crate) fn router(app: &AppState) -> Result<Router> {
 /// As [`router`].
 pub(crate) fn check_access(config: &Config) -> Result<()> {
     AccessPolicy::new(config).map(drop)
-}
-
-/// `GET /`: the web page; in Ollama's place, what Ollama says there.
-async fn index(request: Request) -> Response {
-    match ollama::is_addressed(request.extensions()) {
-        true => ollama::RUNNING.into_response(),
-        false => ui::index(request.headers()),
-    }
-}
-
-/// `POST /v1/reload`
-async fn reload(State(app): State<AppState>) -> std::result::Result<Json<Reloaded>, Problem> {
-    tracing::info!("asked to reload over HTTP");
-    let reloaded = spawn::blocking(move || app.reload()).await??;
-    Ok(Json(reloaded))
-}
-
-/// `POST /v1/shutdown`
-async fn shut_down(State(app): State<AppState>) -> Json<serde_json::Value> {
-    tracing::info!("asked to shut down over HTTP");
-    app.shutdown.cancel();
-    Json(serde_json::json!({ "status": "stopping" }))
 }

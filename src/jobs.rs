@@ -16,7 +16,7 @@
 //! - A job that is stopped before it has its permit never starts.
 
 mod registry;
-mod drain;
+pub(crate) mod drain;
 mod index;
 mod journal;
 mod run;

@@ -22,7 +22,9 @@ mod model_unload;
 mod parse;
 mod refused;
 mod residency_get;
+mod schema;
 mod row;
+mod described;
 mod field_error;
 mod worker_catalog_get;
 mod worker_catalog_list;
@@ -37,9 +39,12 @@ mod worker_spawn;
 mod loading;
 mod operation;
 
+use std::borrow::Cow;
 use std::sync::Arc;
 
 use futures::FutureExt;
+use utoipa::openapi::{RefOr, Schema};
+use utoipa::{PartialSchema, ToSchema};
 
 use crate::app::AppState;
 use crate::error::Result;
@@ -80,6 +85,25 @@ pub static TABLE: &[Row] = &[
     Row::of::<memory_lease::MemoryLease>(),
     Row::of::<memory_release::MemoryRelease>(),
 ];
+
+/// A body of `POST /v1/jobs`, for the description of the API: one operation of the [`TABLE`].
+pub(crate) struct AnyOperation;
+
+impl PartialSchema for AnyOperation {
+    fn schema() -> RefOr<Schema> {
+        schema::any(TABLE)
+    }
+}
+
+impl ToSchema for AnyOperation {
+    fn name() -> Cow<'static, str> {
+        "Operation".into()
+    }
+
+    fn schemas(schemas: &mut Vec<(String, RefOr<Schema>)>) {
+        schemas.extend(schema::named(TABLE));
+    }
+}
 
 /// Understands a body as an operation of the [`TABLE`].
 ///

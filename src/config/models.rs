@@ -62,7 +62,7 @@ pub struct ModelSettings {
     /// The model with other settings, by the name behind the `@` of `ID@NAME`. What a variant does not set is
     /// as its model has it, but for `aliases`, `pinned` and `preload`. A variant has no variants.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
-    #[schema(no_recursion)]
+    #[schema(value_type = BTreeMap<String, ModelSettings>, no_recursion)]
     pub variants: BTreeMap<String, Self>,
 }
 

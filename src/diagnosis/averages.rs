@@ -4,11 +4,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use serde::Serialize;
+use utoipa::ToSchema;
 
 use crate::requests::Record;
 
 /// Averages over some requests. The times add up to `total_ms`.
-#[derive(Debug, Default, Serialize)]
+#[derive(Debug, Default, Serialize, ToSchema)]
+#[schema(as = TimeAverages)]
 pub(crate) struct Averages {
     pub(crate) queue_ms: f64,
     pub(crate) load_ms: f64,

@@ -13,8 +13,10 @@ mod messages;
 mod blocks;
 mod known;
 mod writer;
+mod shape;
 
 pub(crate) use request::read;
+pub(crate) use shape::{MessagesAnswer, MessagesEvent, MessagesRequest};
 pub(crate) use writer::MessageWriter;
 
 #[cfg(test)]

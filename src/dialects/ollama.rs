@@ -9,10 +9,15 @@ mod image;
 mod writer;
 mod embed;
 mod asked;
+mod shape;
 
 pub(crate) use asked::{Asked, Work};
 pub(crate) use embed::Embed;
 pub(crate) use read::{chat, generate};
+pub(crate) use shape::{
+    ChatLine, ChatRequest, EmbedAnswer, EmbedRequest, EmbeddingsAnswer, EmbeddingsRequest, GenerateLine,
+    GenerateRequest,
+};
 pub(crate) use writer::{Form, OllamaWriter, idle_answer};
 
 #[cfg(test)]

@@ -15,9 +15,11 @@ mod known;
 mod output;
 mod tools;
 mod ids;
+mod shape;
 
 pub(crate) use ids::Ids;
 pub(crate) use request::read;
+pub(crate) use shape::{ItemList, ResponseAnswer, ResponseEvent, ResponseRequest};
 pub(crate) use writer::ResponsesWriter;
 
 #[cfg(test)]

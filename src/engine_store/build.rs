@@ -6,6 +6,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
+use utoipa::ToSchema;
 
 use super::EngineId;
 use crate::paths;
@@ -54,7 +55,7 @@ impl Build {
 }
 
 /// Where a build comes from.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Provenance {
     /// An archive of a release.
@@ -66,7 +67,7 @@ pub enum Provenance {
 }
 
 /// How fast a build was with a model of this machine.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct Measured {
     /// The id of the model.
     pub model: String,

@@ -4,6 +4,9 @@ use std::fmt;
 use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
+use utoipa::openapi::RefOr;
+use utoipa::openapi::schema::{ObjectBuilder, Schema, Type};
+use utoipa::{PartialSchema, ToSchema};
 
 use crate::config::DeviceKind;
 
@@ -18,6 +21,20 @@ pub struct EngineId {
     /// What it is built for, besides the processor.
     pub kind: DeviceKind,
 }
+
+impl PartialSchema for EngineId {
+    fn schema() -> RefOr<Schema> {
+        ObjectBuilder::new()
+            .schema_type(Type::String)
+            .enum_values(Some(Self::ALL.iter().map(ToString::to_string)))
+            .description(Some(
+                "An engine that the hive can install: llama.cpp's server for one kind of device.",
+            ))
+            .into()
+    }
+}
+
+impl ToSchema for EngineId {}
 
 impl EngineId {
     /// Every id, the one for the processor alone first.

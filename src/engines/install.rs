@@ -3,6 +3,7 @@
 use serde::Serialize;
 use tokio::sync::OwnedMutexGuard;
 use tokio_util::sync::CancellationToken;
+use utoipa::ToSchema;
 
 use super::canary::{Candidate, Proof};
 use super::fetch::{Archive, LocalArchive};
@@ -32,8 +33,9 @@ pub(crate) struct InstallRequest {
 }
 
 /// The answer to an install.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, ToSchema)]
 #[serde(untagged)]
+#[schema(as = WorkerInstallResult)]
 pub(crate) enum Installation {
     Done(Box<InstalledEngine>),
     Planned(Box<InstallPlan>),

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use serde::Serialize;
+use utoipa::ToSchema;
 
 use super::choose::choose;
 use super::machine::{KindHere, Machine};
@@ -21,7 +22,8 @@ use crate::time::Instant;
 const FRESH: Duration = Duration::from_secs(600);
 
 /// An engine that could be had here.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, ToSchema)]
+#[schema(as = EngineOffer)]
 pub(crate) struct Offer {
     id: EngineId,
     name: String,

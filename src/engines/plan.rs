@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 use super::archive_name::ArchiveName;
 use super::choose::{Chosen, Unfit, choose};
@@ -26,8 +27,9 @@ const UNPACKED: u64 = 4;
 const BUILT: [u64; 2] = [1 << 30, 4 << 30];
 
 /// Where a caller wants an engine from.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
+#[schema(as = EngineSource)]
 pub(crate) enum Wanted {
     /// From a release where one fits, else from sources.
     #[default]
@@ -39,7 +41,7 @@ pub(crate) enum Wanted {
 }
 
 /// What an install would do.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, ToSchema)]
 pub(crate) struct InstallPlan {
     pub(super) id: EngineId,
     pub(super) version: String,

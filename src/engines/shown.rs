@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use jiff::Timestamp;
 use serde::Serialize;
+use utoipa::ToSchema;
 
 use crate::config::DeviceKind;
 use crate::engine_store::{Build, EngineId, FailedBuild, Installed, Measured, Provenance};
@@ -11,7 +12,7 @@ use crate::paths;
 use crate::time::Instant;
 
 /// An installed engine: what existing clients call an installed worker.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, ToSchema)]
 pub(crate) struct InstalledEngine {
     id: EngineId,
     name: String,
@@ -28,13 +29,15 @@ pub(crate) struct InstalledEngine {
 }
 
 /// One version of it.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, ToSchema)]
+#[schema(as = EngineBuild)]
 struct ShownBuild {
     version: String,
     reported_version: Option<String>,
     /// In bytes.
     size: u64,
     #[serde(serialize_with = "paths::shown")]
+    #[schema(value_type = String)]
     path: PathBuf,
     added_at: Instant,
     from: Provenance,
@@ -43,7 +46,7 @@ struct ShownBuild {
 }
 
 /// A build that did not prove itself.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, ToSchema)]
 pub(crate) struct FailedEngine {
     id: EngineId,
     version: String,
@@ -51,6 +54,7 @@ pub(crate) struct FailedEngine {
     failed_at: Instant,
     reason: String,
     #[serde(serialize_with = "paths::shown")]
+    #[schema(value_type = String)]
     log: PathBuf,
 }
 

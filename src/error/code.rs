@@ -4,13 +4,15 @@ use std::borrow::Cow;
 use std::fmt;
 
 use serde::{Deserialize, Deserializer, Serialize};
+use utoipa::ToSchema;
 
 /// Declares [`Code`]. Each row has the code's name on the wire, its HTTP status, the exit status of a
 /// process that ends because of it (`sysexits.h`), and its title.
 macro_rules! codes {
     ($($(#[$doc:meta])* $variant:ident = $name:literal, $status:literal, $exit:literal, $title:literal;)+) => {
         /// A stable error code. Clients may match on its name; its meaning never changes.
-        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, ToSchema)]
+        #[schema(as = ErrorCode)]
         pub enum Code {
             $($(#[$doc])* #[serde(rename = $name)] $variant,)+
         }

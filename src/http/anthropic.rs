@@ -1,8 +1,8 @@
 //! Anthropic's API, in front of the gateway.
 
-mod routes;
+pub(crate) mod routes;
 mod count;
 mod models;
 
-pub(crate) use models::{Info, page};
+pub(crate) use models::{Info, Page, page};
 pub(crate) use routes::{count_tokens, messages};

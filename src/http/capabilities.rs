@@ -6,6 +6,7 @@ use axum::extract::State;
 use axum::http::Uri;
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
+use utoipa::ToSchema;
 
 use super::problem::Problem;
 use crate::app::AppState;
@@ -18,8 +19,10 @@ use crate::spawn;
 use crate::workers::devices::{self, DeviceDescription};
 
 /// The answer; existing clients read `devices`.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = HiveCapabilities)]
 struct Found<'a> {
+    #[schema(value_type = Vec<DeviceDescription>)]
     devices: &'a [DeviceDescription],
     engines: Vec<EngineCard<'a>>,
     /// The operations that this hive offers, so that a client need not try them.
@@ -29,22 +32,24 @@ struct Found<'a> {
 }
 
 /// An engine that this hive can start.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 struct EngineCard<'a> {
     name: &'a str,
     about: &'a str,
     /// The kinds of devices that it computes on, preferred ones first.
+    #[schema(value_type = Vec<DeviceKind>)]
     devices: &'a [DeviceKind],
     /// Its version, if it tells one.
     version: Option<&'a str>,
     /// The build that it is, where the hive installed it.
     build: Option<BuildCard<'a>>,
     /// What it can do with models that can.
+    #[schema(value_type = Vec<crate::config::Capability>)]
     capabilities: &'a Capabilities,
 }
 
 /// A build of an engine.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 struct BuildCard<'a> {
     version: &'a str,
     from: Provenance,
@@ -62,7 +67,16 @@ impl<'a> BuildCard<'a> {
     }
 }
 
-/// `GET /v1/capabilities`
+/// Shows the devices and engines of this machine.
+#[utoipa::path(
+    get,
+    path = "/v1/capabilities",
+    operation_id = "get_capabilities",
+    tag = "Hive",
+    params(("queen_url" = Option<String>, Query,
+        description = "Makes the hive announce itself again, if it is the queen of its settings.")),
+    responses((status = 200, description = "What this machine has.", body = Found<'static>))
+)]
 pub(crate) async fn get(State(app): State<AppState>, uri: Uri) -> Result<Response, Problem> {
     announce_if_asked(&uri, app.queen.as_ref())?;
     // The first call asks the system, which may block.

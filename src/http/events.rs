@@ -11,24 +11,27 @@ use futures::stream;
 use serde::Serialize;
 use tokio::sync::broadcast::error::RecvError;
 use tokio::sync::{broadcast, watch};
+use utoipa::ToSchema;
 
 use super::sse;
-use crate::app::AppState;
+use crate::app::{AppState, ModelChange};
 use crate::events::HubReader;
+use crate::jobs::drain::JobChange;
 use crate::jobs::job::JobSummary;
 use crate::jobs::{JobFilter, OperationKind};
 use crate::models::Model;
-use crate::requests::Feed;
+use crate::requests::{Feed, Record};
 use crate::residency::ResidencyView;
 use crate::text::{each_member, json};
-use crate::workers::Worker;
 use crate::workers::telemetry::Sample;
+use crate::workers::{Worker, WorkerChange};
 
 /// The most acts of a snapshot, the newest.
 const SNAPSHOT_JOBS: usize = 100;
 
 /// The state of the hive, for a new reader.
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
+#[schema(as = SnapshotEvent)]
 struct Snapshot<'a> {
     hive_id: &'a str,
     version: &'static str,
@@ -43,7 +46,8 @@ struct Snapshot<'a> {
 
 /// The heartbeat, and each worker as in its `worker` events: whether a worker is busy and how much it has
 /// generated makes no event of its own.
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
+#[schema(as = TelemetryEvent)]
 struct Telemetry<'a> {
     #[serde(flatten)]
     heartbeat: super::heartbeats::Heartbeat<'a>,
@@ -51,7 +55,41 @@ struct Telemetry<'a> {
     worker_states: Vec<Worker>,
 }
 
-/// `GET /v1/events`
+/// The data of an event, by its name.
+#[derive(ToSchema)]
+#[serde(untagged)]
+#[schema(as = HiveEvent)]
+#[expect(dead_code, reason = "the description of the API reads it")]
+enum EventData {
+    Snapshot(Snapshot<'static>),
+    Job(JobChange<'static>),
+    Model(ModelChange<'static>),
+    Worker(WorkerChange),
+    Request(Record),
+    /// In the place of events `request` that are left out.
+    LeftOut {
+        state: String,
+        count: u64,
+    },
+    Residency(ResidencyView),
+    Telemetry(Telemetry<'static>),
+}
+
+/// Follows the whole hive: every change, on one connection.
+///
+/// The first event is a snapshot, unless the reader goes on where it was. The events are `snapshot`, `job`, `model`,
+/// `worker`, `request`, `residency` and `telemetry`; their data is JSON. The stream ends when the hive stops.
+#[utoipa::path(
+    get,
+    path = "/v1/events",
+    operation_id = "follow_hive",
+    tag = "Hive",
+    params(
+        ("after" = Option<String>, Query, description = "The id of the last event that the reader has."),
+        ("last-event-id" = Option<String>, Header, description = "The same; it counts where both are given."),
+    ),
+    responses((status = 200, description = "The events.", body = EventData, content_type = "text/event-stream"))
+)]
 pub(super) async fn events(
     State(app): State<AppState>,
     RawQuery(query): RawQuery,

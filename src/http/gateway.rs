@@ -27,9 +27,36 @@ mod whole;
 mod exchange;
 mod problem;
 
+use crate::error::Code;
+
 pub(crate) use call::{Call, Form, keep_alive, named};
 pub(crate) use context::lacking;
 pub(crate) use serve::{Head, ask, read, serve, serve_call, serve_questions};
+
+/// The codes of what a request may meet that waits for a worker and asks it.
+pub(crate) const ERRORS: &[Code] = &[
+    Code::ContextLengthExceeded,
+    Code::CapabilityMissing,
+    Code::InvalidId,
+    Code::NotOffered,
+    Code::QueueFull,
+    Code::ShuttingDown,
+    Code::ModelNotFound,
+    Code::ModelAmbiguous,
+    Code::ModelNotLoaded,
+    Code::ModelCorrupt,
+    Code::ModelIncomplete,
+    Code::ModelUnsupported,
+    Code::EngineUnavailable,
+    Code::DeviceUnavailable,
+    Code::WorkerFailed,
+    Code::WorkerUnreachable,
+    Code::WorkerUnresponsive,
+    Code::WorkerError,
+    Code::OutOfMemory,
+    Code::Timeout,
+    Code::Cancelled,
+];
 
 #[cfg(test)]
 mod tests;

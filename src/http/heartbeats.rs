@@ -10,6 +10,7 @@ use futures::{Stream, StreamExt};
 use serde::Serialize;
 use tokio_stream::wrappers::WatchStream;
 use tokio_util::sync::CancellationToken;
+use utoipa::ToSchema;
 
 use super::sse;
 use crate::app::{App, AppState};
@@ -17,7 +18,17 @@ use crate::text::json;
 use crate::workers::telemetry::{HeartbeatWorker, MachineUsage, Sample};
 use crate::workers::{Status, Worker};
 
-/// `GET /v1/heartbeats/stream`
+/// Follows the health of the hive and its workers, once a second.
+///
+/// The queen reads this stream.
+#[utoipa::path(
+    get,
+    path = "/v1/heartbeats/stream",
+    operation_id = "follow_heartbeats",
+    tag = "Hive",
+    responses((status = 200, description = "Events `heartbeat`.", body = Heartbeat<'static>,
+        content_type = "text/event-stream"))
+)]
 pub(crate) async fn get(State(app): State<AppState>) -> Response {
     let samples = WatchStream::from_changes(app.telemetry.subscribe());
     let quiet = app.quiet.clone();
@@ -31,7 +42,7 @@ pub(crate) fn heartbeat<'a>(app: &'a App, sample: &'a Sample) -> Heartbeat<'a> {
 }
 
 /// The hive, as each heartbeat describes it.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 struct HiveInfo<'a> {
     id: &'a str,
     hostname: &'a str,
@@ -43,7 +54,7 @@ struct HiveInfo<'a> {
 }
 
 /// The health of a hive.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, ToSchema)]
 #[serde(tag = "status", rename_all = "snake_case")]
 enum Health {
     /// Nothing is wrong.
@@ -100,12 +111,14 @@ impl Health {
 }
 
 /// One heartbeat.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 pub(crate) struct Heartbeat<'a> {
     r#type: &'static str,
     hive_id: &'a str,
     hive_info: HiveInfo<'a>,
+    #[schema(format = DateTime)]
     timestamp: &'a str,
+    #[schema(value_type = Vec<HeartbeatWorker>)]
     workers: &'a [HeartbeatWorker],
     system: &'a MachineUsage,
 }

@@ -7,6 +7,7 @@ use axum::http::uri::Authority;
 use axum::http::{HeaderMap, HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 use super::body::json_bytes;
 use super::path::Parameter;
@@ -14,6 +15,7 @@ use super::prefix::prefix;
 use super::problem::Problem;
 use crate::app::AppState;
 use crate::error::{Code, Failure};
+use crate::jobs::job::JobSummary;
 use crate::jobs::{JobFilter, JobId, JobPage, JobState};
 use crate::ops;
 use crate::text::clip;
@@ -27,13 +29,34 @@ const MOST_PAGE: usize = 1000;
 /// The longest `Idempotency-Key`.
 const MOST_KEY_BYTES: usize = 255;
 
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
+#[schema(as = JobCreated)]
 struct Created<'a> {
     job_id: &'a JobId,
     sse_url: String,
 }
 
-/// `POST /v1/jobs`
+/// Submits an operation.
+///
+/// It becomes a job, which starts at once, whether or not anybody reads its stream. A second request with the same
+/// key and the same operation answers with the first job.
+#[utoipa::path(
+    post,
+    path = "/v1/jobs",
+    operation_id = "submit_job",
+    tag = "Jobs",
+    params(("idempotency-key" = Option<String>, Header, min_length = 1, max_length = 255, pattern = "^[!-~]+$",
+        description = "Makes a repeated request safe.")),
+    request_body = ops::AnyOperation,
+    responses((status = 201, description = "The job.", body = Created<'static>, headers(
+        ("location" = String, description = "The path of the job."),
+        ("idempotency-replayed" = Option<String>, description = "`true` where the job is that of an earlier request."),
+    ))),
+    extensions(("x-errors" = json!([
+        Code::UnknownOperation, Code::QueenOperation, Code::NotOffered, Code::InvalidId, Code::UnknownHive,
+        Code::IdempotencyConflict, Code::QueueFull, Code::ShuttingDown, Code::Io, Code::DiskFull,
+    ])))
+)]
 pub(super) async fn submit(State(app): State<AppState>, request: Request) -> Result<Response, Problem> {
     let key = idempotency_key(request.headers())?;
     let host = request_host(&request);
@@ -55,16 +78,30 @@ pub(super) async fn submit(State(app): State<AppState>, request: Request) -> Res
     Ok(response)
 }
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, utoipa::IntoParams)]
 #[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
 pub(super) struct ListQuery {
+    /// Only jobs of this state.
     state: Option<JobState>,
+    /// Only jobs of this operation, by its name in `snake_case`.
     operation: Option<String>,
+    /// The most jobs of the page; 100 if it is not given.
+    #[param(minimum = 1, maximum = 1000)]
     limit: Option<usize>,
+    /// The `next_cursor` of the page before.
     cursor: Option<String>,
 }
 
-/// `GET /v1/jobs`
+/// Lists jobs, the newest first.
+#[utoipa::path(
+    get,
+    path = "/v1/jobs",
+    operation_id = "list_jobs",
+    tag = "Jobs",
+    params(ListQuery),
+    responses((status = 200, description = "A page of jobs.", body = JobPage))
+)]
 pub(super) async fn list(
     State(app): State<AppState>,
     query: Result<Query<ListQuery>, axum::extract::rejection::QueryRejection>,
@@ -95,18 +132,37 @@ pub(super) async fn list(
     Ok(Json(app.jobs.list(&filter, limit)))
 }
 
-/// `GET /v1/jobs/{job_id}`
+/// Shows a job.
+#[utoipa::path(
+    get,
+    path = "/v1/jobs/{job_id}",
+    operation_id = "get_job",
+    tag = "Jobs",
+    params(("job_id" = String, Path, description = "The id of the job.")),
+    responses((status = 200, description = "The job.", body = JobSummary)),
+    extensions(("x-errors" = json!([Code::JobNotFound])))
+)]
 pub(super) async fn get(State(app): State<AppState>, Parameter(id): Parameter) -> Result<Response, Problem> {
     Ok(Json(app.jobs.get(&id)?.summary()).into_response())
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
+#[schema(as = JobCancelled)]
 struct Cancelled<'a> {
     job_id: &'a JobId,
     status: &'static str,
 }
 
-/// `DELETE /v1/jobs/{job_id}`
+/// Cancels a job, and answers once it has ended.
+#[utoipa::path(
+    delete,
+    path = "/v1/jobs/{job_id}",
+    operation_id = "cancel_job",
+    tag = "Jobs",
+    params(("job_id" = String, Path, description = "The id of the job.")),
+    responses((status = 200, description = "It is cancelled.", body = Cancelled<'static>)),
+    extensions(("x-errors" = json!([Code::JobNotFound, Code::JobEnded])))
+)]
 pub(super) async fn cancel(
     State(app): State<AppState>,
     Parameter(id): Parameter,

@@ -5,6 +5,7 @@ use axum::Json;
 use axum::extract::{Request, State};
 use serde::{Deserialize, Serialize};
 use tokio::sync::Semaphore;
+use utoipa::ToSchema;
 
 use super::body::json_bytes;
 use super::problem::Problem;
@@ -18,18 +19,30 @@ const BODY_LIMIT: usize = 1 << 20;
 /// How many texts are rendered at the same time: it is work for the processor, which is there for models.
 static TURNS: Semaphore = Semaphore::const_new(2);
 
-#[derive(Deserialize)]
+#[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
+#[schema(as = MarkdownText)]
 struct Markdown {
     text: String,
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
+#[schema(as = MarkdownRendered)]
 pub(super) struct Rendered {
     html: String,
 }
 
-/// `POST /v1/markdown`
+/// Turns Markdown, as models write it, into HTML that is safe to show.
+///
+/// Markup in the text stays text. Code is coloured by classes, LaTeX becomes MathML.
+#[utoipa::path(
+    post,
+    path = "/v1/markdown",
+    operation_id = "render_markdown",
+    tag = "Page",
+    request_body = Markdown,
+    responses((status = 200, description = "The HTML.", body = Rendered))
+)]
 pub(super) async fn render(State(app): State<AppState>, request: Request) -> Result<Json<Rendered>, Problem> {
     let body = json_bytes(request, BODY_LIMIT, *app.config.timers.request_head).await?;
     let Markdown { text } = serde_json::from_slice(&body).map_err(|error| {

@@ -64,6 +64,15 @@ const FIELDS: [(&str, Range); 34] = [
     ("length_penalty", Real(-100.0, 100.0)),
 ];
 
+/// The fields with the least and the most that each may be.
+pub(super) fn ranges() -> impl Iterator<Item = (&'static str, f64, f64)> {
+    FIELDS.iter().map(|(name, range)| match *range {
+        #[expect(clippy::cast_precision_loss, reason = "seeds may be any number")]
+        Whole(least, most) => (*name, least as f64, most as f64),
+        Real(least, most) => (*name, least, most),
+    })
+}
+
 /// Checks one field of the request.
 ///
 /// # Errors

@@ -8,17 +8,18 @@
 //! - What the hive does not offer is refused by its name. A field without effect is told, in the header
 //!   `x-rbee-ignored-fields`.
 
-mod chats;
-mod pull;
-mod acts;
-mod show;
-mod lists;
+pub(crate) mod chats;
+pub(crate) mod pull;
+pub(crate) mod acts;
+pub(crate) mod show;
+pub(crate) mod lists;
+mod shape;
 mod card;
 mod asked;
 
 use axum::http::Extensions;
 
-pub(crate) use acts::{copy, delete, not_offered};
+pub(crate) use acts::{NOT_OFFERED, copy, delete, not_offered};
 pub(crate) use chats::{chat, embed, embeddings, generate};
 pub(crate) use lists::{ps, tags, version};
 pub(crate) use pull::pull;

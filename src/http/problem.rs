@@ -18,6 +18,7 @@ use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, Uri};
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
 use serde_json::Value;
+use utoipa::ToSchema;
 
 use crate::dialects::trouble::{Dialect, Trouble};
 use crate::error::{Code, Failure};
@@ -37,26 +38,78 @@ pub(crate) struct Problem {
 pub(crate) struct Refusal(Arc<Problem>);
 
 /// The members of RFC 9457 section 3.1, and the hive's extensions.
-#[derive(Serialize)]
-struct Members<'a> {
+#[derive(Serialize, ToSchema)]
+#[schema(as = Problem)]
+pub(super) struct Members<'a> {
     r#type: String,
     title: &'a str,
     #[serde(skip_serializing_if = "Option::is_none")]
     status: Option<u16>,
     code: Code,
+    #[schema(value_type = String)]
     detail: Cow<'a, str>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>)]
     hint: Option<Cow<'a, str>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     stage: Option<&'a str>,
     #[serde(skip_serializing_if = "<[_]>::is_empty")]
+    #[schema(value_type = Vec<String>)]
     causes: Vec<Cow<'a, str>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     exit_code: Option<i32>,
     #[serde(skip_serializing_if = "Option::is_none")]
     signal: Option<&'a str>,
     #[serde(skip_serializing_if = "<[_]>::is_empty")]
+    #[schema(value_type = Vec<String>)]
     log_tail: Vec<Cow<'a, str>>,
+}
+
+/// A problem, with the object by which clients of OpenAI's API know an error.
+#[derive(ToSchema)]
+#[expect(dead_code, reason = "the description of the API reads it")]
+pub(super) struct OpenAiProblem {
+    #[serde(flatten)]
+    problem: Members<'static>,
+    error: OpenAiError,
+}
+
+/// An error as clients of OpenAI's API know it.
+#[derive(ToSchema)]
+#[expect(dead_code, reason = "the description of the API reads it")]
+struct OpenAiError {
+    message: String,
+    r#type: String,
+    /// The code; of an engine's error its own.
+    code: Option<String>,
+    /// The field at fault.
+    param: Option<String>,
+}
+
+/// A problem, with the members by which clients of Anthropic's API know an error.
+#[derive(ToSchema)]
+#[expect(dead_code, reason = "the description of the API reads it")]
+pub(super) struct AnthropicProblem {
+    #[serde(flatten)]
+    problem: Members<'static>,
+    error: AnthropicError,
+}
+
+/// An error as clients of Anthropic's API know it.
+#[derive(ToSchema)]
+#[expect(dead_code, reason = "the description of the API reads it")]
+struct AnthropicError {
+    r#type: String,
+    message: String,
+}
+
+/// A problem, with the text that Ollama's clients show. It has no `status`.
+#[derive(ToSchema)]
+#[expect(dead_code, reason = "the description of the API reads it")]
+pub(super) struct OllamaProblem {
+    #[serde(flatten)]
+    problem: Members<'static>,
+    error: String,
 }
 
 impl Problem {

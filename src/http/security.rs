@@ -7,7 +7,7 @@
 //! Invariants:
 //! - Loopback does not protect by itself: a web page of another origin can neither read nor act.
 //! - There is one authenticator, [`AccessPolicy::authenticate`]. With a token set, everything but the page's
-//!   files and the health check, which existing clients poll, asks for it.
+//!   files, the description of the API and the health check, which existing clients poll, asks for it.
 //! - The session cookie gives access to event streams, and to its own end, alone.
 //! - Only a connection whose caller was let in keeps its seat (`seats`).
 //! - An allowed origin is named in the answer; no wildcard is ever sent.
@@ -170,7 +170,11 @@ impl AccessPolicy {
         }
         let sites = request.headers().get_all(FETCH_SITE).iter();
         let is_foreign = sites.map(HeaderValue::as_bytes).any(|site| FOREIGN_SITES.contains(&site));
-        if is_foreign && !is_page(request) { refused("web pages of other sites") } else { Ok(Caller::Own) }
+        if is_foreign && !is_page(request.method(), request.uri().path()) {
+            refused("web pages of other sites")
+        } else {
+            Ok(Caller::Own)
+        }
     }
 
     /// Checks the token, if one is set and the path is not open.
@@ -181,7 +185,7 @@ impl AccessPolicy {
         if given.is_some_and(|given| hash.matches(&SecretHash::of(given)).into()) {
             return Ok(Admission::Known);
         }
-        if is_page(request) || (is_reading(method) && path == "/health") {
+        if is_open(method, path) {
             return Ok(Admission::Open);
         }
         // A session can read event streams and end itself.
@@ -280,14 +284,21 @@ fn is_reading(method: &Method) -> bool {
     matches!(*method, Method::GET | Method::HEAD)
 }
 
-/// Whether it asks for the web page or a file of it, which have no data in them.
-fn is_page(request: &Request) -> bool {
-    let path = request.uri().path();
-    is_reading(request.method()) && (path == "/" || path.starts_with("/ui/"))
+/// Whether it asks for the web page, the description of the API, or a file of either, which have no data in them.
+fn is_page(method: &Method, path: &str) -> bool {
+    let is_beneath =
+        |root| path.strip_prefix(root).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'));
+    is_reading(method)
+        && (path == "/" || path == "/openapi.json" || path.starts_with("/ui/") || is_beneath("/docs"))
+}
+
+/// Whether a route is open to everybody, also where a token is set.
+pub(super) fn is_open(method: &Method, path: &str) -> bool {
+    is_page(method, path) || (is_reading(method) && path == "/health")
 }
 
 /// Whether the path is one that a browser's `EventSource` reads, or a worker's log.
-fn is_event_stream(path: &str) -> bool {
+pub(super) fn is_event_stream(path: &str) -> bool {
     let mut segments = path.split('/').skip(1);
     let first_four = [segments.next(), segments.next(), segments.next(), segments.next()];
     if segments.next().is_some() {

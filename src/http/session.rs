@@ -22,7 +22,7 @@ use super::token::SecretHash;
 use crate::text::hex;
 
 /// The name of the cookie.
-const COOKIE_NAME: &str = "rbee_session";
+pub(super) const COOKIE_NAME: &str = "rbee_session";
 /// The most open sessions: one more ends the oldest.
 const MOST_SESSIONS: usize = 1024;
 /// Session cookies of one request that are checked.
@@ -110,8 +110,17 @@ fn prune(held: &mut VecDeque<Session>) {
     }
 }
 
-/// `POST /v1/session`: sets the cookie. `204` without one if the hive asks for no token, because then
-/// every stream is open anyway. `security` has checked the token.
+/// Opens a session for the web page.
+///
+/// An `EventSource` cannot send a token, so the page exchanges the token for a cookie.
+#[utoipa::path(
+    post,
+    path = "/v1/session",
+    operation_id = "open_session",
+    tag = "Page",
+    responses((status = 204, description = "It is open; there is a cookie if the hive asks for a token.", headers(
+        ("set-cookie" = Option<String>, description = "The cookie `rbee_session`."))))
+)]
 pub(crate) async fn create(State(sessions): State<Option<Arc<Sessions>>>, headers: HeaderMap) -> Response {
     match sessions {
         Some(sessions) => {
@@ -121,8 +130,14 @@ pub(crate) async fn create(State(sessions): State<Option<Arc<Sessions>>>, header
     }
 }
 
-/// `DELETE /v1/session`: ends the session of the request's cookie, and removes the cookie. `204` also where
-/// there was none.
+/// Ends the session of the cookie, and removes it.
+#[utoipa::path(
+    delete,
+    path = "/v1/session",
+    operation_id = "end_session",
+    tag = "Page",
+    responses((status = 204, description = "It has ended."))
+)]
 pub(crate) async fn end(State(sessions): State<Option<Arc<Sessions>>>, headers: HeaderMap) -> Response {
     if let Some(sessions) = sessions {
         sessions.end(&headers);

@@ -10,6 +10,7 @@
 //! panic on text with line ends.
 
 mod plain;
+mod typed;
 
 use std::convert::Infallible;
 
@@ -22,16 +23,20 @@ use crate::event_stream;
 use crate::jobs::log::Batch;
 use crate::text::json;
 
+pub(super) use typed::TypedEvent;
+
 /// A comment, to keep a silent connection open.
 pub(super) const COMMENT: &[u8] = b": keep-alive\n\n";
 
 /// The form of a stream.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, utoipa::ToSchema)]
 pub(super) enum Encoding {
     /// For existing clients.
     #[default]
+    #[schema(rename = "plain")]
     Plain,
     /// For programs.
+    #[schema(rename = "json")]
     Typed,
 }
 

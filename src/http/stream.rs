@@ -10,13 +10,33 @@ use futures::stream;
 
 use super::path::Parameter;
 use super::problem::Problem;
-use super::sse::{self, Encoding};
+use super::sse::{self, Encoding, TypedEvent};
 use crate::app::AppState;
 use crate::error::{Code, Failure};
 use crate::jobs::Job;
 use crate::jobs::log::{Cursor, Log};
 
-/// `GET /v1/jobs/{job_id}/stream`
+/// Follows a job, from its first event or after one that the reader has.
+///
+/// The stream ends after the job's terminal event. Plain, it is lines for people. With `format=json` its events have
+/// names and ids, and their data is JSON.
+#[utoipa::path(
+    get,
+    path = "/v1/jobs/{job_id}/stream",
+    operation_id = "follow_job",
+    tag = "Jobs",
+    params(
+        ("job_id" = String, Path, description = "The id of the job."),
+        ("format" = inline(Option<Encoding>), Query, description = "The form of the events; `plain` by default."),
+        ("after" = Option<u64>, Query, description = "The number of the last event that the reader has."),
+        ("last-event-id" = Option<u64>, Header, description = "The same; it counts where both are given."),
+    ),
+    responses(
+        (status = 200, description = "The events.", body = TypedEvent, content_type = "text/event-stream"),
+        (status = 204, description = "The job has ended, and the reader has its last event."),
+    ),
+    extensions(("x-errors" = json!([Code::JobNotFound])))
+)]
 pub(super) async fn stream(
     State(app): State<AppState>,
     Parameter(id): Parameter,

@@ -8,7 +8,6 @@
 //!   have addresses with the build's hash ([`BUILD`]), under which they never change: a browser fetches each
 //!   once, and no page mixes files of two builds.
 //! - No address in the page begins with a slash: it works below a path of a proxy.
-//! - The only request header that changes an answer is `If-None-Match`.
 //! - The page's policy lets it load its own files and talk to its own hive. It allows no inline script,
 //!   only the one inline style of that hash, and no parsing of markup (Trusted Types) but in one place, of
 //!   what `/v1/markdown` has made safe: the text of a model or a log stays text.
@@ -17,20 +16,20 @@ use std::borrow::Cow;
 use std::sync::LazyLock;
 
 use axum::extract::Path;
-use axum::http::header::{CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, ETAG, IF_NONE_MATCH};
-use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Uri};
-use axum::response::{IntoResponse, Response};
+use axum::http::header::{CACHE_CONTROL, CONTENT_SECURITY_POLICY};
+use axum::http::{HeaderMap, HeaderValue, Method, Uri};
+use axum::response::Response;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use sha2::{Digest, Sha256};
 
+use super::kept::Kept;
 use super::problem::{self, Problem};
+use crate::error::Code;
 use crate::text::hex;
 
-/// For what a browser must revalidate each time (RFC 9111, section 5.2.2.4).
-const REVALIDATED: &str = "no-cache";
 /// For what never changes (RFC 8246).
-const FOREVER: &str = "public, max-age=31536000, immutable";
+const FOREVER: HeaderValue = HeaderValue::from_static("public, max-age=31536000, immutable");
 
 /// One file of the page.
 struct File {
@@ -127,13 +126,11 @@ static BUILD: LazyLock<String> = LazyLock::new(|| {
 static STYLES: LazyLock<String> =
     LazyLock::new(|| FILES.iter().filter(|file| file.path.ends_with(".css")).map(|file| file.text).collect());
 
-/// Each of [`FILES`] as it is served, with its validator (RFC 9110, section 8.8.3): a weak one, because a
-/// compressed answer has other bytes.
-static SERVED: LazyLock<Vec<(Cow<'static, str>, HeaderValue)>> = LazyLock::new(|| {
+/// Each of [`FILES`] as it is served.
+static SERVED: LazyLock<Vec<Kept>> = LazyLock::new(|| {
     let served = |(at, file): (usize, &'static File)| {
         let text = if at == PAGE { Cow::Owned(page()) } else { Cow::Borrowed(file.text) };
-        let tag = tag(&text);
-        (text, tag)
+        Kept::new(content_type(file.path), text)
     };
     FILES.iter().enumerate().map(served).collect()
 });
@@ -157,10 +154,20 @@ fn page() -> String {
 
 /// The page.
 pub(crate) fn index(headers: &HeaderMap) -> Response {
-    respond(PAGE, REVALIDATED, headers)
+    respond(PAGE, false, headers)
 }
 
-/// `GET /ui/{*path}`
+/// A file of the web page.
+#[utoipa::path(
+    get,
+    path = "/ui/{path}",
+    operation_id = "page_file",
+    tag = "Page",
+    params(("path" = String, Path, description = "The path of the file, with or without the hash of the build.")),
+    responses((status = 200, description = "The file.", content(
+        ("text/javascript"), ("text/css"), ("text/html"), ("image/svg+xml"))), (status = 304, description = "It has not changed.")),
+    extensions(("x-errors" = json!([Code::RouteNotFound])))
+)]
 pub(crate) async fn file(
     method: Method,
     uri: Uri,
@@ -168,54 +175,24 @@ pub(crate) async fn file(
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
     let of_build = path.strip_prefix(&**BUILD).and_then(|path| path.strip_prefix('/'));
-    let (path, cached) = of_build.map_or((path.as_str(), REVALIDATED), |path| (path, FOREVER));
+    let path = of_build.unwrap_or(&path);
     match FILES.iter().position(|file| file.path == path) {
-        Some(at) => Ok(respond(at, cached, &headers)),
+        Some(at) => Ok(respond(at, of_build.is_some(), &headers)),
         None => Err(problem::route_not_found(method, uri).await),
     }
 }
 
 /// The file, or `304` if the browser's copy is current.
-fn respond(at: usize, cached: &'static str, headers: &HeaderMap) -> Response {
-    let (text, tag) = &SERVED[at];
-    let mut response = if is_current(headers, tag) {
-        StatusCode::NOT_MODIFIED.into_response()
-    } else {
-        ([(CONTENT_TYPE, content_type(FILES[at].path))], &**text).into_response()
-    };
+fn respond(at: usize, is_of_build: bool, headers: &HeaderMap) -> Response {
+    let mut response = SERVED[at].answer(headers);
     let own = response.headers_mut();
-    own.insert(ETAG, tag.clone());
-    own.insert(CACHE_CONTROL, HeaderValue::from_static(cached));
-    own.insert(CONTENT_SECURITY_POLICY, POLICY.clone());
+    if is_of_build {
+        own.insert(CACHE_CONTROL, FOREVER);
+    }
     // No Cross-Origin-Opener-Policy: with one, a browser starts another process for the page, which delays
     // its first paint by 30 ms. The page needs none: it has no frames and accepts no messages.
-    for (name, value) in [("referrer-policy", "no-referrer"), ("cross-origin-resource-policy", "same-origin")]
-    {
-        own.insert(HeaderName::from_static(name), HeaderValue::from_static(value));
-    }
+    own.insert(CONTENT_SECURITY_POLICY, POLICY.clone());
     response
-}
-
-/// Whether `If-None-Match` has the tag, by weak comparison (RFC 9110, section 13.1.2).
-fn is_current(headers: &HeaderMap, tag: &HeaderValue) -> bool {
-    let Ok(tag) = tag.to_str() else { return false };
-    headers
-        .get_all(IF_NONE_MATCH)
-        .iter()
-        .filter_map(|line| line.to_str().ok())
-        .flat_map(|line| line.split(','))
-        .map(|given| given.trim())
-        .any(|given| given == "*" || opaque(given) == opaque(tag))
-}
-
-/// A tag without the mark of a weak one.
-fn opaque(tag: &str) -> &str {
-    tag.strip_prefix("W/").unwrap_or(tag)
-}
-
-fn tag(text: &str) -> HeaderValue {
-    let digest = hex(&Sha256::digest(text)[..16]);
-    HeaderValue::try_from(format!("W/\"{digest}\"")).expect("hexadecimal digits are visible ASCII")
 }
 
 /// The media type by the file's extension. [`FILES`] has no other extensions.
@@ -283,7 +260,7 @@ mod tests {
 
     #[test]
     fn the_page_has_its_styles_and_the_addresses_of_its_build() {
-        let page = &SERVED[PAGE].0;
+        let page = SERVED[PAGE].text();
         let style = page.split("<style>").nth(1).and_then(|rest| rest.split("</style>").next()).unwrap();
         assert_eq!(style, *STYLES, "the policy has the hash of these");
         assert!(!style.contains("</"), "nothing ends the element early");

@@ -27,7 +27,19 @@ const CHECK_EVERY: Duration = Duration::from_millis(200);
 /// The most bytes of a log that is not followed, however fast its worker writes.
 const MOST_BYTES: usize = 64 << 20;
 
-/// `GET /v1/workers/{pid}/log?follow=`
+/// Reads a worker's log, with the worker's secret replaced.
+#[utoipa::path(
+    get,
+    path = "/v1/workers/{pid}/log",
+    operation_id = "read_worker_log",
+    tag = "Hive",
+    params(
+        ("pid" = u32, Path, description = "The process id of the worker."),
+        ("follow" = Option<bool>, Query, description = "Follow it until the worker is gone."),
+    ),
+    responses((status = 200, description = "The log.", body = String, content_type = "text/plain")),
+    extensions(("x-errors" = json!([Code::WorkerNotFound])))
+)]
 pub(crate) async fn get(
     State(app): State<AppState>,
     Parameter(pid): Parameter,

@@ -6,6 +6,7 @@ use std::time::Duration;
 use serde::Serialize;
 use serde_json::value::RawValue;
 use tokio::sync::{mpsc, oneshot};
+use utoipa::ToSchema;
 
 use super::event::{Body, Event, Terminal};
 use super::job::{Job, JobSummary, OperationKind};
@@ -50,8 +51,9 @@ struct Written {
 }
 
 /// A job on `/v1/events`.
-#[derive(Serialize)]
-struct JobChange<'a> {
+#[derive(Serialize, ToSchema)]
+#[schema(as = JobChangeEvent)]
+pub(crate) struct JobChange<'a> {
     change: &'static str,
     job: JobSummary,
     #[serde(skip_serializing_if = "Option::is_none")]

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use serde::de::IgnoredAny;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
+use utoipa::ToSchema;
 
 use crate::error::Failure;
 use crate::narration::{JobStep, Level, Progress};
@@ -104,25 +105,31 @@ pub enum LineError {
 }
 
 /// The JSON of an event. Its [`EventKind`] decides which fields it has.
-#[derive(Serialize, Deserialize)]
-struct Data<'a> {
+#[derive(Serialize, Deserialize, ToSchema)]
+#[schema(as = JobEvent)]
+pub(crate) struct Data<'a> {
     seq: u64,
     at: Instant,
     #[serde(skip_serializing_if = "Option::is_none")]
     level: Option<Level>,
+    #[schema(value_type = String)]
     operation: Cow<'a, str>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>)]
     action: Option<Cow<'a, str>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     message: Option<Cow<'a, str>>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<Progress>)]
     progress: Option<Cow<'a, Progress>>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<serde_json::Value>)]
     data: Option<Cow<'a, RawValue>>,
 }
 
-#[derive(Serialize)]
-struct FailedData<'a> {
+#[derive(Serialize, ToSchema)]
+#[schema(as = JobFailedEvent)]
+pub(crate) struct FailedData<'a> {
     seq: u64,
     at: Instant,
     operation: &'a str,

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 use super::job::{Job, JobHeader, JobId, JobState, JobSummary, OperationKind};
 use crate::config::Jobs;
@@ -28,7 +29,7 @@ pub struct JobFilter {
 }
 
 /// One page of a listing, newest first.
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Debug, Serialize, Deserialize, ToSchema)]
 pub struct JobPage {
     /// The jobs.
     #[serde(serialize_with = "each_member")]

@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
+use utoipa::ToSchema;
 
 use super::event::{Body, Terminal};
 use super::log::Log;
@@ -18,8 +19,9 @@ use crate::time::{Instant, monotonic};
 
 /// The id of a job: `job-` and a UUID of version 7, so that ids sort by age (RFC 9562, section
 /// 5.7).
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, ToSchema)]
 #[serde(transparent)]
+#[schema(pattern = "^job-[0-9a-f-]{36}$", examples("job-01a20948-3250-768d-ae65-db21c6f1dad8"))]
 pub struct JobId(String);
 
 impl JobId {
@@ -65,7 +67,7 @@ impl std::fmt::Display for JobId {
 }
 
 /// Whether an operation only reads, or changes something.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum OperationKind {
     /// It only reads: kept in memory alone, never queued behind an act, not on `/v1/events`.
@@ -89,7 +91,7 @@ pub enum JobClass {
 }
 
 /// The state of a job.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum JobState {
     /// It waits in the queue of its class.
@@ -155,7 +157,7 @@ pub struct JobHeader {
 }
 
 /// What a damaged journal has lost.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct JournalDamage {
     /// How many lines could not be read.
     pub lines: u64,
@@ -199,7 +201,8 @@ enum LogLocation {
 }
 
 /// What `GET /v1/jobs` shows of a job.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+#[schema(as = Job)]
 pub struct JobSummary {
     /// Its id.
     pub job_id: JobId,
@@ -216,10 +219,13 @@ pub struct JobSummary {
     /// When it ended.
     pub ended_at: Option<Instant>,
     /// The request, in its `operation` spelling, with every default filled in.
+    #[schema(value_type = Object)]
     pub request: Box<RawValue>,
     /// Its result, if it succeeded.
+    #[schema(value_type = Option<serde_json::Value>)]
     pub result: Option<Arc<RawValue>>,
     /// Its failure, if it failed.
+    #[schema(value_type = Option<Failure>)]
     pub failure: Option<Arc<Failure>>,
     /// The path of its stream.
     pub sse_url: String,

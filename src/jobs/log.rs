@@ -15,6 +15,7 @@ use std::sync::Arc;
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
+use utoipa::ToSchema;
 
 use super::event::{Body, Event, Terminal};
 use crate::narration::{Level, Progress};
@@ -32,7 +33,8 @@ pub struct Bounds {
 }
 
 /// Which events the log dropped.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[schema(as = JobElisionEvent)]
 pub struct Elision {
     /// The number of the first.
     pub from: u64,

@@ -9,6 +9,7 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
+use utoipa::ToSchema;
 
 use crate::error::{Code, Failure, Result};
 use crate::text::hex;
@@ -20,8 +21,16 @@ const SUFFIX_LENGTH: usize = 9;
 
 /// A well-formed id (or name) of a model: letters and digits of any script and `._/:@+~-`, 1 to 255
 /// bytes of UTF-8, and no `-` in front.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, ToSchema)]
 #[serde(try_from = "String")]
+#[schema(
+    min_length = 1,
+    max_length = 255,
+    // Which characters of ASCII it has not. Of others it has letters, digits and marks, which no expression tells
+    // that every reader understands.
+    pattern = r"^[^\x00-\x2a\x2c\x2d\x3b-\x3f\x5b-\x5e\x60\x7b-\x7d\x7f][^\x00-\x2a\x2c\x3b-\x3f\x5b-\x5e\x60\x7b-\x7d\x7f]*$",
+    examples("llama-3.2-1b")
+)]
 pub struct ModelId(String);
 
 impl ModelId {

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 use super::needs::{EngineSupport, Needs};
 use super::traits::Traits;
@@ -11,7 +12,7 @@ use crate::error::{Code, Failure, Result};
 use crate::paths;
 
 /// One model of the catalog. The order of the fields is the wire's.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct Model {
     /// The key in the catalog ([`crate::models::ModelId`]'s grammar).
     pub id: String,
@@ -21,6 +22,7 @@ pub struct Model {
     pub size_bytes: u64,
     /// The file, or the first file of a split model.
     #[serde(serialize_with = "paths::shown")]
+    #[schema(value_type = String)]
     pub path: PathBuf,
     /// Where it came from: `https://…`, `file:/…`, or `hf:org/repo` for the Hugging Face cache.
     pub source: String,
@@ -39,6 +41,7 @@ pub struct Model {
     /// What it can do on the engine that serves it, or that would; unset where that is not known. The catalog
     /// leaves it unset; operations set it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<Vec<crate::config::Capability>>)]
     pub capabilities: Option<Capabilities>,
     /// Which engines can run it. The catalog leaves it unset; operations set it.
     #[serde(flatten)]
@@ -54,11 +57,13 @@ pub struct Model {
     /// Whether it can be used.
     pub status: Status,
     /// When its file was last changed (linked, for an import): RFC 3339, UTC, milliseconds.
+    #[schema(format = DateTime)]
     pub added_at: String,
     /// SHA-256 of its contents in hexadecimal, where it is known without reading the file.
     pub sha256: Option<String>,
     /// The file that turns images or sound into its input. Its size is not in `size_bytes`.
     #[serde(default, skip_serializing_if = "Option::is_none", serialize_with = "paths::shown_option")]
+    #[schema(value_type = Option<String>)]
     pub projector: Option<PathBuf>,
     /// How its makers recommend to sample, where its file tells (`general.sampling.*`).
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -72,8 +77,9 @@ pub struct Model {
 }
 
 /// Whether a model can be used.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
+#[schema(as = ModelStatus)]
 pub enum Status {
     /// The model can be used.
     Available,

@@ -4,6 +4,7 @@ use std::fmt;
 use std::sync::OnceLock;
 
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 use super::gguf::{Header, TensorInfo, TensorType};
 
@@ -58,7 +59,7 @@ fn name(text: &str) -> Option<String> {
 }
 
 /// Which engines can run a model.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct EngineSupport {
     /// The installed engines that may run it, the preferred one first; unset where that is not known.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -72,7 +73,7 @@ pub struct EngineSupport {
 }
 
 /// How to get an engine that runs a model.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct EngineAdvice {
     /// What `WorkerInstall` would install.
     pub worker_id: String,

@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use tokio::net::{TcpStream, UnixStream};
+use utoipa::ToSchema;
 
 use super::operation::{Context, Deadline, Operation};
 use crate::address::Address;
@@ -23,12 +24,13 @@ use crate::narration::{self, Level};
 use crate::{n, spawn, text};
 
 /// Asks for a report on the hive.
-#[derive(Debug, Deserialize, Serialize)]
+#[derive(Debug, Deserialize, Serialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct HiveCheck {}
 
 /// The result of every check.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = HiveCheckResult)]
 pub(super) struct CheckReport {
     /// Whether every check passed.
     ok: bool,
@@ -39,7 +41,7 @@ pub(super) struct CheckReport {
 }
 
 /// The result of one check.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 struct Check {
     name: &'static str,
     ok: bool,

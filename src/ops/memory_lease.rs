@@ -6,6 +6,9 @@ use std::time::Duration;
 use bytesize::ByteSize;
 use serde::de::Error;
 use serde::{Deserialize, Deserializer, Serialize};
+use utoipa::ToSchema;
+use utoipa::openapi::RefOr;
+use utoipa::openapi::schema::{ObjectBuilder, OneOfBuilder, Schema, Type};
 
 use super::operation::{Context, Deadline, Operation};
 use crate::error::{Code, Failure, Result};
@@ -23,17 +26,19 @@ const LONGEST_HOLDER: usize = 200;
 
 /// Asks for memory for another program. Workers go for it, once their answers have ended, and come back when the
 /// lease has ended.
-#[derive(Debug, Deserialize, Serialize)]
+#[derive(Debug, Deserialize, Serialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct MemoryLease {
     /// How much: bytes, or text such as `"8GiB"`.
     #[serde(deserialize_with = "amount")]
+    #[schema(schema_with = amount_schema)]
     bytes: NonZeroU64,
     /// The device whose memory it is: `cpu`, `cuda:0`; by default the GPU with the most memory, else the processor's.
     #[serde(default)]
     device: Device,
     /// After how many seconds it expires.
     #[serde(default = "an_hour", deserialize_with = "seconds")]
+    #[schema(minimum = 1, maximum = 604_800)]
     seconds: u64,
     /// Who gets the memory, for people.
     #[serde(default)]
@@ -50,6 +55,13 @@ fn amount<'de, D: Deserializer<'de>>(deserializer: D) -> Result<NonZeroU64, D::E
         .ok_or_else(|| D::Error::custom("a lease of no memory is none: ask for 1 byte or more"))
 }
 
+fn amount_schema() -> RefOr<Schema> {
+    let text = ObjectBuilder::new().schema_type(Type::String).examples(["8GiB"]);
+    let bytes = ObjectBuilder::new().schema_type(Type::Integer).minimum(Some(1));
+    let either = OneOfBuilder::new().item(bytes).item(text);
+    either.description(Some("How much: bytes, or text such as `\"8GiB\"`.")).into()
+}
+
 fn seconds<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u64, D::Error> {
     let seconds = u64::deserialize(deserializer)?;
     if (1..=LONGEST).contains(&seconds) {
@@ -59,7 +71,8 @@ fn seconds<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u64, D::Error> 
 }
 
 /// The result.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = MemoryLeaseResult)]
 pub(super) struct Leased {
     lease_id: String,
     device: Device,

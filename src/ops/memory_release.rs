@@ -1,6 +1,7 @@
 //! `MemoryRelease`: gives leased memory back.
 
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 use super::operation::{Context, Deadline, Operation};
 use crate::error::Result;
@@ -8,7 +9,7 @@ use crate::jobs::{JobClass, OperationKind};
 use crate::{n, text};
 
 /// Ends a lease before it expires. What went for it comes back.
-#[derive(Debug, Deserialize, Serialize)]
+#[derive(Debug, Deserialize, Serialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct MemoryRelease {
     /// The id that `MemoryLease` answered with.
@@ -16,7 +17,8 @@ pub(super) struct MemoryRelease {
 }
 
 /// The result.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = MemoryReleaseResult)]
 pub(super) struct Released {
     lease_id: String,
     /// The models that come back.

@@ -1,6 +1,7 @@
 //! `ModelDelete`: removes a model that no worker serves.
 
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 use super::operation::{Context, Deadline, Operation};
 use crate::error::{Code, Failure, Result};
@@ -9,7 +10,7 @@ use crate::models::ModelId;
 use crate::{n, text};
 
 /// Removes one model.
-#[derive(Debug, Deserialize, Serialize)]
+#[derive(Debug, Deserialize, Serialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct ModelDelete {
     /// The model's id, or its name if only one model has it.
@@ -20,7 +21,8 @@ pub(super) struct ModelDelete {
 }
 
 /// The result.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = ModelDeleteResult)]
 pub(super) struct Deleted {
     id: String,
     freed_bytes: u64,

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 use super::operation::{Context, Deadline, Operation};
 use crate::app::App;
@@ -21,7 +22,7 @@ const LOOKED_AT: usize = 100;
 const SHOWN: usize = 20;
 
 /// Asks why a model or a request is slow, or why all are.
-#[derive(Debug, Deserialize, Serialize)]
+#[derive(Debug, Deserialize, Serialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct ModelDiagnose {
     /// The model's id, or its name if only one model has it.
@@ -33,19 +34,21 @@ pub(super) struct ModelDiagnose {
 }
 
 /// The result.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = ModelDiagnoseResult)]
 pub(super) struct Diagnosed {
     /// The model that it is about; unset where it is about all.
     model: Option<String>,
     #[serde(flatten)]
     diagnosis: Diagnosis,
     /// The newest of the requests that were looked at.
+    #[schema(value_type = Vec<Record>)]
     last_requests: Vec<Arc<Record>>,
     totals: Totals,
 }
 
 /// The sums of all requests since the hive started.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 struct Totals {
     models: Vec<TotalsOf>,
     workers: Vec<TotalsOf>,

@@ -5,6 +5,7 @@ use std::borrow::Cow;
 
 use reqwest::Url;
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 use super::operation::{Context, Deadline, Operation};
 use crate::error::{Code, Failure, Result};
@@ -13,7 +14,7 @@ use crate::models::{DownloadRequest, Downloaded};
 use crate::{n, text};
 
 /// Fetches a model.
-#[derive(Debug, Deserialize, Serialize)]
+#[derive(Debug, Deserialize, Serialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct ModelDownload {
     /// The source: `org/repo`, `org/repo:Q4_K_M`, `org/repo/path/x.gguf`, `ollama:name:tag`,

@@ -1,6 +1,7 @@
 //! `ModelGet`: one model of the catalog.
 
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 use super::operation::{Context, Deadline, Operation};
 use crate::error::Result;
@@ -10,7 +11,7 @@ use crate::n;
 use crate::text;
 
 /// Asks for one model.
-#[derive(Debug, Deserialize, Serialize)]
+#[derive(Debug, Deserialize, Serialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct ModelGet {
     /// The model's id, its name if only one model has it, or an alias.

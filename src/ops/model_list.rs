@@ -1,6 +1,7 @@
 //! `ModelList`: every model of the catalog.
 
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 use super::operation::{Context, Deadline, Operation};
 use crate::error::Result;
@@ -10,13 +11,14 @@ use crate::n;
 use crate::text::each_member;
 
 /// Asks for every model of the catalog.
-#[derive(Debug, Deserialize, Serialize)]
+#[derive(Debug, Deserialize, Serialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct ModelList {}
 
 /// The result.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 #[serde(transparent)]
+#[schema(as = ModelListResult)]
 pub(super) struct Models(#[serde(serialize_with = "each_member")] Vec<Model>);
 
 impl Operation for ModelList {

@@ -4,6 +4,7 @@ use std::num::{NonZeroU32, NonZeroU64};
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 use super::operation::{Context, Deadline, Operation};
 use super::{because, loading};
@@ -18,7 +19,7 @@ use crate::workers::{Asked, Device, LoadPlan, StartRequest, Worker};
 use crate::{n, text};
 
 /// Asks for a ready worker of a model: an existing one, or a new one.
-#[derive(Debug, Deserialize, Serialize)]
+#[derive(Debug, Deserialize, Serialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct ModelLoad {
     /// The model's id, its name if only one model has it, an alias, or one of these with `@VARIANT`.
@@ -31,9 +32,11 @@ pub(super) struct ModelLoad {
     force: bool,
     /// Tokens of context; the model's own maximum by default.
     #[serde(default)]
+    #[schema(value_type = Option<u64>, minimum = 1)]
     context_length: Option<NonZeroU64>,
     /// Requests that the worker serves at once; the engine's own choice by default.
     #[serde(default)]
+    #[schema(value_type = Option<u32>, minimum = 1)]
     slots: Option<NonZeroU32>,
     /// How long the model stays without a request.
     #[serde(default)]
@@ -47,8 +50,9 @@ pub(super) struct ModelLoad {
 }
 
 /// The result.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 #[serde(untagged)]
+#[schema(as = ModelLoadResult)]
 pub(super) enum Loaded {
     /// A ready worker.
     Worker(Box<Worker>),
@@ -57,7 +61,8 @@ pub(super) enum Loaded {
 }
 
 /// The plan of a dry run, with what would have to go for it.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = LoadPlan)]
 pub(super) struct Planned {
     #[serde(flatten)]
     plan: LoadPlan,

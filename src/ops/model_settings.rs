@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::Serialize;
 use serde_json::{Map, Value};
+use utoipa::ToSchema;
 
 use crate::app::{App, Target};
 use crate::config::{ModelSettings, Sampling};
@@ -13,7 +14,7 @@ use crate::spawn;
 use crate::workers::Device;
 
 /// What counts for a model or a variant, and who says so.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 pub(super) struct SettingsView {
     /// The id under which requests name it.
     id: String,
@@ -24,6 +25,7 @@ pub(super) struct SettingsView {
     /// Who says each field of `settings`, by its dotted name.
     sources: BTreeMap<String, Source>,
     /// What operations have set, as they wrote it.
+    #[schema(value_type = Object)]
     set: Map<String, Value>,
     /// The ids of its variants.
     variants: Vec<String>,

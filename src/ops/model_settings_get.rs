@@ -1,6 +1,7 @@
 //! `ModelSettingsGet`: what counts for a model or a variant of it, and who says so.
 
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 use super::model_settings::SettingsView;
 use super::operation::{Context, Deadline, Operation};
@@ -10,7 +11,7 @@ use crate::models::ModelId;
 use crate::n;
 
 /// Asks for the settings of a model.
-#[derive(Debug, Deserialize, Serialize)]
+#[derive(Debug, Deserialize, Serialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct ModelSettingsGet {
     /// The model's id, its name if only one model has it, an alias, or one of these with `@VARIANT`.

@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
+use utoipa::ToSchema;
 
 use super::model_settings::SettingsView;
 use super::operation::{Context, Deadline, Operation};
@@ -14,7 +15,7 @@ use crate::n;
 use crate::settings::Change;
 
 /// Sets some settings of a model, and takes back others.
-#[derive(Debug, Deserialize, Serialize)]
+#[derive(Debug, Deserialize, Serialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct ModelSettingsSet {
     /// The model's id, its name if only one model has it, an alias, or one of these with `@VARIANT`. A variant
@@ -22,6 +23,7 @@ pub(super) struct ModelSettingsSet {
     id: ModelId,
     /// The settings to set, as in the configuration file. Others stay as they are.
     #[serde(default)]
+    #[schema(value_type = ModelSettings)]
     settings: Map<String, Value>,
     /// The dotted names of settings that operations had set, and that are to count no more.
     #[serde(default)]
@@ -29,7 +31,8 @@ pub(super) struct ModelSettingsSet {
 }
 
 /// The result.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = ModelSettingsSetResult)]
 pub(super) struct Changed {
     #[serde(flatten)]
     view: SettingsView,
@@ -37,7 +40,7 @@ pub(super) struct Changed {
     reloads: Vec<Reload>,
 }
 
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 struct Reload {
     pid: u32,
     model: String,

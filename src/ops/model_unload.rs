@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use futures::future::join_all;
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 use super::operation::{Context, Deadline, Operation};
 use crate::error::{Code, Failure, Result};
@@ -12,7 +13,7 @@ use crate::models::ModelId;
 use crate::{n, text};
 
 /// Stops every worker that serves a model.
-#[derive(Debug, Deserialize, Serialize)]
+#[derive(Debug, Deserialize, Serialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct ModelUnload {
     /// The model's id, its name if only one model has it, an alias, or one of these with `@VARIANT`.
@@ -20,7 +21,8 @@ pub(super) struct ModelUnload {
 }
 
 /// The result.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = ModelUnloadResult)]
 pub(super) struct Unloaded {
     id: String,
     workers: Vec<u32>,

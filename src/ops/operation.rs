@@ -5,6 +5,7 @@ use std::time::Duration;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio_util::sync::CancellationToken;
+use utoipa::ToSchema;
 
 use crate::app::AppState;
 use crate::config::Timers;
@@ -12,8 +13,8 @@ use crate::error::Result;
 use crate::jobs::{JobClass, JobId, OperationKind};
 
 /// One operation. The implementing type is its request: its fields, their types and their defaults are
-/// those of the wire.
-pub trait Operation: DeserializeOwned + Serialize + Send + 'static {
+/// those of the wire, and the schemas of both types are those of the API's description.
+pub trait Operation: DeserializeOwned + Serialize + ToSchema + Send + 'static {
     /// The name as the key of a one-field object, such as `ModelList`. The other spelling, `model_list`,
     /// follows from it.
     const NAME: &'static str;
@@ -31,7 +32,7 @@ pub trait Operation: DeserializeOwned + Serialize + Send + 'static {
     const HIVE_FIELD: &'static str = "hive_id";
 
     /// The result.
-    type Output: Serialize;
+    type Output: Serialize + ToSchema;
 
     /// Runs the operation and narrates what it does. Whatever can take long must also listen to
     /// `cx.stop`.

@@ -1,6 +1,7 @@
 //! `ResidencyGet`: which models are in memory, who waits, and why.
 
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 use super::operation::{Context, Deadline, Operation};
 use crate::error::Result;
@@ -9,7 +10,7 @@ use crate::n;
 use crate::residency::ResidencyView;
 
 /// Asks what is in memory.
-#[derive(Debug, Deserialize, Serialize)]
+#[derive(Debug, Deserialize, Serialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct ResidencyGet {}
 

@@ -7,6 +7,7 @@ use futures::future::BoxFuture;
 use serde_json::Value;
 use serde_json::value::RawValue;
 
+use super::described::{Described, describe};
 use super::field_error::FieldError;
 use super::operation::{Context, Deadline, Operation};
 use crate::error::{Failure, Result};
@@ -33,6 +34,8 @@ pub struct Row {
     /// The field that names the hive, besides `hive_id`.
     pub hive_field: &'static str,
     decode: fn(Value) -> Result<Decoded, FieldError>,
+    /// The schemas of its fields and of its result.
+    pub(super) describe: fn() -> Described,
 }
 
 /// A request that was understood.
@@ -75,6 +78,7 @@ impl Row {
             frees: T::FREES,
             hive_field: T::HIVE_FIELD,
             decode: decode::<T>,
+            describe: describe::<T>,
         }
     }
 

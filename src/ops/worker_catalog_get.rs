@@ -1,6 +1,7 @@
 //! `WorkerCatalogGet`: one engine that could be had for this machine.
 
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 use super::operation::{Context, Deadline, Operation};
 use crate::engines::Offer;
@@ -9,7 +10,7 @@ use crate::jobs::{JobClass, OperationKind};
 use crate::n;
 
 /// Asks for one engine that could be installed here.
-#[derive(Debug, Deserialize, Serialize)]
+#[derive(Debug, Deserialize, Serialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct WorkerCatalogGet {
     /// The engine's id, such as `llama-server-cpu`.

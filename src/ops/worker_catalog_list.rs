@@ -1,6 +1,7 @@
 //! `WorkerCatalogList`: the engines that could be had for this machine.
 
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 use super::operation::{Context, Deadline, Operation};
 use crate::engines::Offer;
@@ -9,7 +10,7 @@ use crate::jobs::{JobClass, OperationKind};
 use crate::n;
 
 /// Asks for every engine that could be installed here.
-#[derive(Debug, Deserialize, Serialize)]
+#[derive(Debug, Deserialize, Serialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct WorkerCatalogList {
     /// Whether the releases are asked even if they were asked a moment ago.
@@ -18,7 +19,8 @@ pub(super) struct WorkerCatalogList {
 }
 
 /// The result.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = WorkerCatalogListResult)]
 pub(super) struct Catalog {
     workers: Vec<Offer>,
 }

@@ -1,6 +1,7 @@
 //! `WorkerInstall`: installs an engine, or another version of it, once it has proved itself.
 
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 use super::operation::{Context, Deadline, Operation};
 use crate::engines::{InstallRequest, Installation, Wanted};
@@ -9,7 +10,7 @@ use crate::jobs::{JobClass, OperationKind};
 use crate::n;
 
 /// Installs one engine.
-#[derive(Debug, Deserialize, Serialize)]
+#[derive(Debug, Deserialize, Serialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct WorkerInstall {
     /// The engine's id, such as `llama-server-cpu`.

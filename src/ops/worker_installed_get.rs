@@ -1,6 +1,7 @@
 //! `WorkerInstalledGet`: one engine that the hive installed.
 
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 use super::operation::{Context, Deadline, Operation};
 use crate::engines::InstalledEngine;
@@ -9,7 +10,7 @@ use crate::jobs::{JobClass, OperationKind};
 use crate::n;
 
 /// Asks for one installed engine.
-#[derive(Debug, Deserialize, Serialize)]
+#[derive(Debug, Deserialize, Serialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct WorkerInstalledGet {
     /// The engine's id, such as `llama-server-cpu`.

@@ -1,6 +1,7 @@
 //! `WorkerListInstalled`: the engines that the hive installed.
 
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 use super::operation::{Context, Deadline, Operation};
 use crate::engines::{FailedEngine, InstalledEngine};
@@ -9,12 +10,13 @@ use crate::jobs::{JobClass, OperationKind};
 use crate::n;
 
 /// Asks for every installed engine.
-#[derive(Debug, Deserialize, Serialize)]
+#[derive(Debug, Deserialize, Serialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct WorkerListInstalled {}
 
 /// The result.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = WorkerListInstalledResult)]
 pub(super) struct Installed {
     workers: Vec<InstalledEngine>,
     failed: Vec<FailedEngine>,

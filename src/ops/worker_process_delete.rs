@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 use super::because;
 use super::operation::{Context, Deadline, Operation};
@@ -13,7 +14,7 @@ use crate::text;
 use crate::workers::Stopped;
 
 /// Stops one worker process.
-#[derive(Debug, Deserialize, Serialize)]
+#[derive(Debug, Deserialize, Serialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct WorkerProcessDelete {
     /// The process id of one of this hive's workers.
@@ -27,8 +28,9 @@ pub(super) struct WorkerProcessDelete {
 }
 
 /// A grace period of 0 to 240 seconds, within the deadline of an act.
-#[derive(Clone, Copy, Debug, Deserialize, Serialize)]
+#[derive(Clone, Copy, Debug, Deserialize, Serialize, ToSchema)]
 #[serde(try_from = "u64")]
+#[schema(maximum = 240)]
 struct GraceSeconds(u64);
 
 impl TryFrom<u64> for GraceSeconds {

@@ -1,6 +1,7 @@
 //! `WorkerProcessGet`: one of the hive's worker processes.
 
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 use super::operation::{Context, Deadline, Operation};
 use crate::error::Result;
@@ -9,7 +10,7 @@ use crate::n;
 use crate::workers::Worker;
 
 /// Asks for one worker process.
-#[derive(Debug, Deserialize, Serialize)]
+#[derive(Debug, Deserialize, Serialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct WorkerProcessGet {
     /// The process id of one of this hive's workers.

@@ -1,6 +1,7 @@
 //! `WorkerProcessList`: the hive's worker processes.
 
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 use super::operation::{Context, Deadline, Operation};
 use crate::error::Result;
@@ -10,13 +11,14 @@ use crate::text::each_member;
 use crate::workers::Worker;
 
 /// Asks for every worker process of this hive.
-#[derive(Debug, Deserialize, Serialize)]
+#[derive(Debug, Deserialize, Serialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct WorkerProcessList {}
 
 /// The result.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 #[serde(transparent)]
+#[schema(as = WorkerProcessListResult)]
 pub(super) struct Workers(#[serde(serialize_with = "each_member")] Vec<Worker>);
 
 impl Operation for WorkerProcessList {

@@ -1,6 +1,7 @@
 //! `WorkerRemove`: removes an engine that the hive installed and that no worker runs.
 
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 use super::operation::{Context, Deadline, Operation};
 use crate::engine_store::EngineId;
@@ -9,7 +10,7 @@ use crate::jobs::{JobClass, OperationKind};
 use crate::{n, text};
 
 /// Removes one engine, or one version of it.
-#[derive(Debug, Deserialize, Serialize)]
+#[derive(Debug, Deserialize, Serialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct WorkerRemove {
     /// The engine's id, such as `llama-server-cpu`.
@@ -20,7 +21,8 @@ pub(super) struct WorkerRemove {
 }
 
 /// The result.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = WorkerRemoveResult)]
 pub(super) struct Removed {
     id: EngineId,
     freed_bytes: u64,

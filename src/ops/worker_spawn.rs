@@ -3,6 +3,7 @@
 use std::num::{NonZeroU32, NonZeroU64};
 
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 use super::loading;
 use super::operation::{Context, Deadline, Operation};
@@ -13,7 +14,7 @@ use crate::n;
 use crate::workers::{Asked, Device, StartRequest, Worker};
 
 /// Starts a worker, even if the model has one already.
-#[derive(Debug, Deserialize, Serialize)]
+#[derive(Debug, Deserialize, Serialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct WorkerSpawn {
     /// The model's id, its name if only one model has it, an alias, or one of these with `@VARIANT`.
@@ -25,9 +26,11 @@ pub(super) struct WorkerSpawn {
     device: Device,
     /// Tokens of context; the model's own maximum by default.
     #[serde(default)]
+    #[schema(value_type = Option<u64>, minimum = 1)]
     context_length: Option<NonZeroU64>,
     /// Requests that the worker serves at once; the engine's own choice by default.
     #[serde(default)]
+    #[schema(value_type = Option<u32>, minimum = 1)]
     slots: Option<NonZeroU32>,
     /// Start it even if the model does not seem to fit.
     #[serde(default)]

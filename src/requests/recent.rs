@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 use serde::Serialize;
+use utoipa::ToSchema;
 
 use super::record::{Outcome, Record, Times, Tokens, ms, rounded};
 
@@ -23,13 +24,16 @@ struct Answer {
 }
 
 /// Averages over the last answers; unset where none of them tells.
-#[derive(Clone, Debug, Default, Serialize)]
+#[derive(Clone, Debug, Default, Serialize, ToSchema)]
+#[schema(as = RecentAverages)]
 pub struct Averages {
     /// The wait for a worker.
     #[serde(serialize_with = "ms", rename = "queue_ms")]
+    #[schema(value_type = Option<f64>)]
     pub queue: Option<Duration>,
     /// From the acceptance of a request to its first token.
     #[serde(serialize_with = "ms", rename = "time_to_first_token_ms")]
+    #[schema(value_type = Option<f64>)]
     pub time_to_first_token: Option<Duration>,
     /// Tokens that are generated in a second, for one request.
     #[serde(serialize_with = "rounded")]

@@ -4,12 +4,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use serde::{Serialize, Serializer};
+use utoipa::ToSchema;
 
 use crate::time::Instant;
 
 /// How far a request has come.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
+#[schema(as = RequestState)]
 pub(crate) enum State {
     /// Nothing of the answer is there.
     Started,
@@ -19,7 +21,7 @@ pub(crate) enum State {
 }
 
 /// How a request ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum Outcome {
     /// The whole answer was there.
@@ -44,8 +46,10 @@ impl Outcome {
 }
 
 /// One request. Its fields have the order of the wire.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, ToSchema)]
+#[schema(as = Request)]
 pub(crate) struct Record {
+    #[schema(value_type = String)]
     pub(crate) request_id: Arc<str>,
     pub(crate) state: State,
     /// When the hive accepted it.
@@ -53,10 +57,12 @@ pub(crate) struct Record {
     /// Who sent it.
     pub(crate) caller: Arc<str>,
     /// The id of the model; unset where the request named none that the hive knows.
+    #[schema(value_type = Option<String>)]
     pub(crate) model: Option<Arc<str>>,
     /// The process id of the worker that it was sent to last.
     pub(crate) worker: Option<u32>,
     /// The job of the load that it waited for.
+    #[schema(value_type = Option<String>)]
     pub(crate) job_id: Option<Arc<str>>,
     /// Whether it asked for a stream.
     pub(crate) streams: bool,
@@ -64,6 +70,7 @@ pub(crate) struct Record {
     pub(crate) continues: bool,
     pub(crate) outcome: Option<Outcome>,
     /// The code of the error that ended it.
+    #[schema(value_type = Option<String>)]
     pub(crate) code: Option<Arc<str>>,
     #[serde(flatten)]
     pub(crate) times: Times,
@@ -74,31 +81,39 @@ pub(crate) struct Record {
 }
 
 /// Where its time went. Unset is unknown, or has not happened.
-#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, ToSchema)]
+#[schema(as = RequestTimes)]
 pub(crate) struct Times {
     /// The wait for a worker, once its model was known, without the load of that worker.
     #[serde(rename = "queue_ms", serialize_with = "ms")]
+    #[schema(value_type = Option<f64>)]
     pub(crate) queue: Option<Duration>,
     /// The part of the wait in which its worker loaded the model.
     #[serde(rename = "load_ms", serialize_with = "ms")]
+    #[schema(value_type = Option<f64>)]
     pub(crate) load: Option<Duration>,
     /// From its acceptance to the first token, or to where it was sent plus what the engine says that the prompt
     /// took.
     #[serde(rename = "time_to_first_token_ms", serialize_with = "ms")]
+    #[schema(value_type = Option<f64>)]
     pub(crate) first_token: Option<Duration>,
     /// The evaluation of the prompt.
     #[serde(rename = "prompt_ms", serialize_with = "ms")]
+    #[schema(value_type = Option<f64>)]
     pub(crate) prompt: Option<Duration>,
     /// From the first token to the last.
     #[serde(rename = "generation_ms", serialize_with = "ms")]
+    #[schema(value_type = Option<f64>)]
     pub(crate) generation: Option<Duration>,
     /// From its acceptance to its end, or until now.
     #[serde(rename = "total_ms", serialize_with = "some_ms")]
+    #[schema(value_type = f64)]
     pub(crate) total: Duration,
 }
 
 /// What was counted. Unset is unknown.
-#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, ToSchema)]
+#[schema(as = RequestTokens)]
 pub(crate) struct Tokens {
     /// Tokens of the prompt, cached ones included.
     #[serde(rename = "prompt_tokens")]

@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use serde::Serialize;
+use utoipa::ToSchema;
 
 use super::histogram::Histogram;
 use super::record::{Outcome, Record};
@@ -49,8 +50,9 @@ struct Sums {
 
 /// The sums under one name, as readers see them. The quantiles are upper ends of buckets; unset is longer than
 /// the last one, or unknown.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, ToSchema)]
 pub(crate) struct TotalsOf {
+    #[schema(value_type = String)]
     name: Arc<str>,
     requests: u64,
     completed: u64,

@@ -4,6 +4,7 @@ use std::fmt;
 use std::time::Duration;
 
 use serde::Serialize;
+use utoipa::ToSchema;
 
 use super::decide::decide;
 use super::measure::{Look, look};
@@ -18,7 +19,7 @@ use crate::text;
 const IMAGINED: LoadKey = LoadKey::MAX;
 
 /// What a load would have to wait for.
-#[derive(Debug, Default, Serialize)]
+#[derive(Debug, Default, Serialize, ToSchema)]
 pub(crate) struct Forecast {
     /// The workers that would go for it.
     pub(crate) evictions: Vec<Eviction>,
@@ -33,8 +34,9 @@ pub(crate) struct Forecast {
 }
 
 /// A worker that would go.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 pub(crate) struct Eviction {
+    #[schema(value_type = u32)]
     pid: WorkerKey,
     model: String,
     held_bytes: u64,

@@ -13,6 +13,7 @@ use parking_lot::Mutex;
 use serde::Serialize;
 use serde_json::Value;
 use tokio::sync::mpsc;
+use utoipa::ToSchema;
 
 use super::ledger::Told;
 use super::memory::on;
@@ -69,9 +70,11 @@ pub(super) struct Held {
 }
 
 /// A worker that went for a lease.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, ToSchema)]
+#[schema(as = EvictedWorker)]
 pub(crate) struct Gone {
     pub(crate) model: String,
+    #[schema(value_type = u32)]
     pub(crate) pid: WorkerKey,
     /// The operation that brings it back.
     #[serde(skip)]

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use serde::Serialize;
+use utoipa::ToSchema;
 
 use super::leases::LeaseEntry;
 use super::ledger::LoadEntry;
@@ -16,7 +17,7 @@ use crate::time::{Instant, in_words};
 use crate::workers::{Device, ResidentWorker};
 
 /// What is in memory, who waits, and why.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 pub(crate) struct ResidencyView {
     memory: Vec<MemoryView>,
     residents: Vec<ResidentView>,
@@ -27,7 +28,7 @@ pub(crate) struct ResidencyView {
 }
 
 /// The memory of one device.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 struct MemoryView {
     device: Device,
     capacity_bytes: Option<u64>,
@@ -37,7 +38,7 @@ struct MemoryView {
 }
 
 /// A worker.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 struct ResidentView {
     pid: u32,
     model: String,
@@ -57,7 +58,7 @@ struct ResidentView {
 }
 
 /// A load that has not ended.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 struct LoadView {
     job_id: String,
     model: String,
@@ -70,7 +71,7 @@ struct LoadView {
 }
 
 /// The requests that wait for one model.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 struct QueueView {
     model: String,
     waiting: usize,
@@ -80,14 +81,14 @@ struct QueueView {
 }
 
 /// How many requests of one caller wait.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 struct CallerView {
     caller: String,
     waiting: usize,
 }
 
 /// Memory that another program asked for.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 struct LeaseView {
     lease_id: String,
     device: Device,

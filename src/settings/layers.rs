@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::Serialize;
 use serde_json::{Map, Value, json};
+use utoipa::ToSchema;
 
 use super::change::Change;
 use crate::config::{ModelSettings, alias_taken_twice};
@@ -17,8 +18,9 @@ const OF_MODELS_ALONE: [&str; 4] = ["aliases", "pinned", "preload", "variants"];
 const VARIANTS: &str = "variants";
 
 /// Who says a field.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
+#[schema(as = SettingSource)]
 pub(crate) enum Source {
     /// `ModelSettingsSet`.
     Operation,

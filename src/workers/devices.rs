@@ -4,11 +4,13 @@ use std::sync::OnceLock;
 
 use serde::Serialize;
 use sysinfo::{CpuRefreshKind, MemoryRefreshKind, RefreshKind, System};
+use utoipa::ToSchema;
 
 use super::gpus;
 
 /// A device as `/v1/capabilities` describes it.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, ToSchema)]
+#[schema(as = DeviceCard)]
 pub struct DeviceDescription {
     /// `CPU-0`, `GPU-0`, ...
     pub id: String,

@@ -10,6 +10,7 @@ use nvml_wrapper::enums::device::UsedGpuMemory;
 use nvml_wrapper::error::NvmlError;
 use nvml_wrapper::{Nvml, cuda_driver_version_major, cuda_driver_version_minor};
 use serde::Serialize;
+use utoipa::ToSchema;
 
 use super::device::Device;
 use crate::config::DeviceKind;
@@ -19,7 +20,7 @@ use crate::files;
 const SYSFS: &str = "/sys/class";
 
 /// One GPU and its current use.
-#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, ToSchema)]
 pub struct Gpu {
     /// `cuda:0`, `rocm:0`, ...
     pub id: String,

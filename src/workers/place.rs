@@ -3,6 +3,7 @@
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 use super::device::Device;
 use crate::text;
@@ -78,7 +79,7 @@ impl Place {
 }
 
 /// The part of a model that is on one device.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Share {
     /// The device.
     pub device: Device,
@@ -116,7 +117,7 @@ pub(super) fn slowdown_in_words(factor: f64) -> String {
 }
 
 /// One part of the memory that a worker needs.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, ToSchema)]
 pub struct MemoryPart {
     /// `weights`, `kv_cache` or `overhead`.
     pub name: &'static str,

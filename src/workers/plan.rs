@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use serde::Serialize;
+use utoipa::ToSchema;
 
 use super::device::Device;
 use super::engines::Engine;
@@ -225,7 +226,8 @@ fn unknown_engine(place: &Place) -> StartError {
 }
 
 /// What a load would do: the result of a dry run.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, ToSchema)]
+#[schema(as = StartPlan)]
 pub struct LoadPlan {
     /// The id of the model.
     pub model: String,

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use parking_lot::Mutex;
 use serde::Serialize;
 use tokio::sync::{Notify, broadcast};
+use utoipa::ToSchema;
 
 use super::engines::Engine;
 use super::handle::Handle;
@@ -20,7 +21,8 @@ const KEEP_CRASHED: usize = 16;
 const CHANGES_BUFFERED: usize = 256;
 
 /// A change of one worker. That a ready worker is busy or not is no change: telemetry shows it.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, ToSchema)]
+#[schema(as = WorkerChangeEvent)]
 pub struct WorkerChange {
     /// Whether it is still in the list.
     pub change: ChangeKind,
@@ -35,8 +37,9 @@ pub struct WorkerChange {
 }
 
 /// Whether a worker is in the list.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
+#[schema(as = WorkerChangeKind)]
 pub enum ChangeKind {
     /// It is new, or its status changed.
     Updated,
@@ -46,8 +49,9 @@ pub enum ChangeKind {
 
 /// Why a worker changed. A crash is the end of a worker that had served; the end of one that had not
 /// is a failed load.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
+#[schema(as = WorkerCause)]
 pub enum Cause {
     /// It had served, and ended without being asked to.
     Crash,

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use serde::Serialize;
+use utoipa::ToSchema;
 
 use super::end::{GroupEnd, Remains};
 use super::exit::Exit;
@@ -13,7 +14,8 @@ use crate::narration::waiting_for;
 use crate::{n, text};
 
 /// How a worker was stopped: the result of `WorkerProcessDelete`.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, ToSchema)]
+#[schema(as = WorkerProcessDeleteResult)]
 pub struct Stopped {
     /// The process id that it had.
     pub pid: u32,

@@ -8,6 +8,7 @@ use parking_lot::Mutex;
 use serde::Serialize;
 use tokio::sync::watch;
 use tokio::time::{MissedTickBehavior, interval};
+use utoipa::ToSchema;
 
 use super::handle::Handle;
 use super::supervisor::Supervisor;
@@ -32,7 +33,7 @@ pub struct Sample {
 }
 
 /// A worker in a heartbeat for the queen, who drops one that lacks any of these keys.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, ToSchema)]
 pub struct HeartbeatWorker {
     /// The process id.
     pub pid: u32,

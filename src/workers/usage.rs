@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use serde::Serialize;
 use sysinfo::{MINIMUM_CPU_UPDATE_INTERVAL, Pid, ProcessRefreshKind, ProcessesToUpdate, System};
+use utoipa::ToSchema;
 
 use super::device::Device;
 use super::gpus::{self, Gpu};
@@ -41,7 +42,7 @@ impl GroupUsage {
 }
 
 /// What the whole machine uses.
-#[derive(Clone, Debug, Default, Serialize)]
+#[derive(Clone, Debug, Default, Serialize, ToSchema)]
 pub struct MachineUsage {
     /// Percent of all cores together, as an average since the previous sample.
     pub cpu_percent: f32,

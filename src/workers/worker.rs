@@ -1,12 +1,14 @@
 //! A worker as clients see it.
 
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 use crate::requests::Averages;
 
 /// What a worker is doing.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
+#[schema(as = WorkerStatus)]
 pub enum Status {
     /// Its process runs and does not listen yet.
     Starting,
@@ -41,7 +43,7 @@ impl Status {
 }
 
 /// One worker. Its fields have the order of the wire.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, ToSchema)]
 pub struct Worker {
     /// Unique for ever, unlike the process id. The worker's folder is named after it.
     pub worker_id: String,
@@ -60,6 +62,7 @@ pub struct Worker {
     /// What it is doing.
     pub status: Status,
     /// When the process was started: RFC 3339, UTC, milliseconds.
+    #[schema(format = DateTime)]
     pub started_at: String,
     /// Seconds since then; of a crashed worker, the seconds that it lived.
     pub uptime_seconds: u64,

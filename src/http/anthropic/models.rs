@@ -3,12 +3,14 @@
 use axum::extract::Query;
 use axum::http::Uri;
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 use crate::error::{Code, Failure};
 use crate::http::openai::Card;
 
 /// A model in Anthropic's form (<https://platform.claude.com/docs/en/api/models/list>).
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = AnthropicModel)]
 pub(crate) struct Info {
     r#type: &'static str,
     id: String,
@@ -20,7 +22,8 @@ pub(crate) struct Info {
 }
 
 /// A page of the list.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = AnthropicModels)]
 pub(crate) struct Page {
     data: Vec<Info>,
     has_more: bool,

@@ -5,11 +5,13 @@ use std::sync::Arc;
 use axum::Json;
 use axum::extract::{Request, State};
 use axum::response::Response;
-use serde_json::{Value, json};
+use serde::Serialize;
+use serde_json::Value;
+use utoipa::ToSchema;
 
 use super::count::Counter;
 use crate::app::AppState;
-use crate::dialects::anthropic::{MessageWriter, read};
+use crate::dialects::anthropic::{MessageWriter, MessagesAnswer, MessagesEvent, MessagesRequest, read};
 use crate::dialects::chat::Chat;
 use crate::error::{Code, Failure};
 use crate::http::caller;
@@ -17,7 +19,25 @@ use crate::http::gateway::{self, Call};
 use crate::http::ignored::telling;
 use crate::http::problem::Problem;
 
-/// `POST /v1/messages`
+/// The answer of a count.
+#[derive(Serialize, ToSchema)]
+pub(crate) struct TokenCount {
+    input_tokens: u64,
+}
+
+/// Answers the messages of a conversation, in Anthropic's form.
+#[utoipa::path(
+    post,
+    path = "/v1/messages",
+    operation_id = "messages",
+    tag = "Anthropic",
+    request_body = MessagesRequest,
+    responses((status = 200, description = "The message, or its events where `stream` is true.", content(
+        (MessagesAnswer = "application/json"),
+        (MessagesEvent = "text/event-stream"),
+    ))),
+    extensions(("x-errors" = json!(gateway::ERRORS)))
+)]
 pub(crate) async fn messages(State(app): State<AppState>, request: Request) -> Response {
     gateway::serve(&app, request, |body| {
         let chat = chat(&body)?;
@@ -27,7 +47,16 @@ pub(crate) async fn messages(State(app): State<AppState>, request: Request) -> R
     .await
 }
 
-/// `POST /v1/messages/count_tokens`
+/// Counts the tokens of a prompt. The model is loaded for it.
+#[utoipa::path(
+    post,
+    path = "/v1/messages/count_tokens",
+    operation_id = "count_tokens",
+    tag = "Anthropic",
+    request_body = MessagesRequest,
+    responses((status = 200, description = "The count.", body = TokenCount)),
+    extensions(("x-errors" = json!(gateway::ERRORS)))
+)]
 pub(crate) async fn count_tokens(State(app): State<AppState>, request: Request) -> Response {
     let caller = caller::of(request.extensions());
     gateway::serve_questions(&app, Arc::clone(&caller), async |recorder| {
@@ -35,7 +64,7 @@ pub(crate) async fn count_tokens(State(app): State<AppState>, request: Request) 
         let chat = chat(&body)?;
         let ignored = chat.ignored.clone();
         let tokens = Counter { app: &app, caller, recorder }.count(chat).await?;
-        Ok(telling(Json(json!({"input_tokens": tokens})), &ignored))
+        Ok(telling(Json(TokenCount { input_tokens: tokens }), &ignored))
     })
     .await
 }

@@ -5,6 +5,7 @@ use axum::http::{StatusCode, Uri};
 use serde_json::json;
 
 use super::asked::{Answered, model, read};
+use super::shape::{CopyRequest, NameRequest};
 use crate::app::AppState;
 use crate::config::CATCH_ALL;
 use crate::error::{Code, Failure, Result};
@@ -13,7 +14,16 @@ use crate::http::ignored::telling;
 use crate::http::operation::run;
 use crate::http::problem::Problem;
 
-/// `DELETE /api/delete`: a model that is idle is unloaded first. Of an alias, the alias alone goes.
+/// Deletes a model, after it is unloaded where it is idle. Of an alias, the alias alone goes.
+#[utoipa::path(
+    delete,
+    path = "/api/delete",
+    operation_id = "ollama_delete",
+    tag = "Ollama",
+    request_body = NameRequest,
+    responses((status = 200, description = "It is deleted.")),
+    extensions(("x-errors" = json!([Code::ModelNotFound, Code::ModelAmbiguous, Code::InvalidId, Code::ModelInUse, Code::NotOwned])))
+)]
 pub(crate) async fn delete(State(app): State<AppState>, request: Request) -> Answered {
     let body = read(&app, request).await?;
     let fields = Fields::new("", &body)?;
@@ -51,7 +61,16 @@ async fn forget_alias(app: &AppState, name: &str) -> Result<Option<()>> {
     set_aliases(app, &served_id, &left).await.map(Some)
 }
 
-/// `POST /api/copy`: a further name of the same model.
+/// Makes a name an alias of a model. Nothing is copied.
+#[utoipa::path(
+    post,
+    path = "/api/copy",
+    operation_id = "ollama_copy",
+    tag = "Ollama",
+    request_body = CopyRequest,
+    responses((status = 200, description = "It is an alias now.")),
+    extensions(("x-errors" = json!([Code::ModelNotFound, Code::ModelAmbiguous, Code::InvalidId])))
+)]
 pub(crate) async fn copy(State(app): State<AppState>, request: Request) -> Answered {
     let body = read(&app, request).await?;
     let fields = Fields::new("", &body)?;
@@ -78,6 +97,10 @@ pub(crate) async fn copy(State(app): State<AppState>, request: Request) -> Answe
 async fn set_aliases(app: &AppState, id: &str, aliases: &[String]) -> Result<()> {
     run(app, &json!({ "ModelSettingsSet": { "id": id, "settings": { "aliases": aliases } } })).await
 }
+
+/// The paths of [`not_offered`].
+pub(crate) const NOT_OFFERED: [&str; 5] =
+    ["/api/create", "/api/push", "/api/me", "/api/signout", "/api/blobs/{digest}"];
 
 /// The routes of Ollama that make and publish models, and those of accounts, for which its own program asks before it
 /// publishes one.

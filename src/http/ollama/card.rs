@@ -2,6 +2,7 @@
 
 use serde::Serialize;
 use sha2::{Digest, Sha256};
+use utoipa::ToSchema;
 
 use crate::app::App;
 use crate::config::Capability;
@@ -9,7 +10,8 @@ use crate::models::Model;
 use crate::text::hex;
 
 /// What is the same in every list of Ollama's.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = OllamaModel)]
 pub(super) struct Card {
     /// The name that requests give: a model's, as [`name_of`] has it, a variant or an alias.
     pub(super) name: String,
@@ -22,7 +24,8 @@ pub(super) struct Card {
 }
 
 /// What the file says of the model.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = OllamaDetails)]
 pub(super) struct Details {
     /// Of a variant or an alias: the id of what it is.
     parent_model: String,

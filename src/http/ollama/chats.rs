@@ -12,6 +12,10 @@ use super::asked::{Answered, parse};
 use crate::app::AppState;
 use crate::config::KeepAlive;
 use crate::dialects::ollama::{self, Asked, Embed, Form, OllamaWriter, Work, idle_answer};
+use crate::dialects::ollama::{
+    ChatLine, ChatRequest, EmbedAnswer, EmbedRequest, EmbeddingsAnswer, EmbeddingsRequest, GenerateLine,
+    GenerateRequest,
+};
 use crate::error::{Code, Result};
 use crate::fields::FieldError;
 use crate::http::caller;
@@ -22,12 +26,36 @@ use crate::residency::not_loaded;
 use crate::time::monotonic;
 use crate::workers::Route;
 
-/// `POST /api/chat`
+/// Says the next message of a conversation. Without messages the model is only loaded or unloaded.
+#[utoipa::path(
+    post,
+    path = "/api/chat",
+    operation_id = "ollama_chat",
+    tag = "Ollama",
+    request_body = ChatRequest,
+    responses((status = 200, description = "The answer as a whole, or in lines of JSON.", content(
+        (ChatLine = "application/json"),
+        (ChatLine = "application/x-ndjson"),
+    ))),
+    extensions(("x-errors" = json!(gateway::ERRORS)))
+)]
 pub(crate) async fn chat(State(app): State<AppState>, request: Request) -> Answered {
     answer(&app, request, Form::Chat, ollama::chat).await
 }
 
-/// `POST /api/generate`
+/// Answers a prompt. Without one the model is only loaded or unloaded.
+#[utoipa::path(
+    post,
+    path = "/api/generate",
+    operation_id = "ollama_generate",
+    tag = "Ollama",
+    request_body = GenerateRequest,
+    responses((status = 200, description = "The answer as a whole, or in lines of JSON.", content(
+        (GenerateLine = "application/json"),
+        (GenerateLine = "application/x-ndjson"),
+    ))),
+    extensions(("x-errors" = json!(gateway::ERRORS)))
+)]
 pub(crate) async fn generate(State(app): State<AppState>, request: Request) -> Answered {
     answer(&app, request, Form::Generate, ollama::generate).await
 }
@@ -96,12 +124,30 @@ async fn place(
     Ok("load")
 }
 
-/// `POST /api/embed`
+/// Makes vectors of a text, or of several.
+#[utoipa::path(
+    post,
+    path = "/api/embed",
+    operation_id = "ollama_embed",
+    tag = "Ollama",
+    request_body = EmbedRequest,
+    responses((status = 200, description = "The vectors.", body = EmbedAnswer)),
+    extensions(("x-errors" = json!(gateway::ERRORS)))
+)]
 pub(crate) async fn embed(State(app): State<AppState>, request: Request) -> Answered {
     vectors(&app, request, Embed::read).await
 }
 
-/// `POST /api/embeddings`: the older form.
+/// Makes a vector of one text: the older form.
+#[utoipa::path(
+    post,
+    path = "/api/embeddings",
+    operation_id = "ollama_embeddings",
+    tag = "Ollama",
+    request_body = EmbeddingsRequest,
+    responses((status = 200, description = "The vectors.", body = EmbeddingsAnswer)),
+    extensions(("x-errors" = json!(gateway::ERRORS)))
+)]
 pub(crate) async fn embeddings(State(app): State<AppState>, request: Request) -> Answered {
     vectors(&app, request, Embed::read_single).await
 }

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use axum::Json;
 use axum::extract::State;
 use serde::Serialize;
-use serde_json::{Value, json};
+use utoipa::ToSchema;
 
 use super::card::{Card, capabilities, name_of};
 use crate::app::{App, AppState, Named};
@@ -21,15 +21,26 @@ const VERSION: &str = "0.17.4";
 /// When a worker goes that stays until its room is needed: for ever, as far as clients show it.
 const NEVER: &str = "2299-12-31T23:59:59.000Z";
 
+/// Whose API this is.
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = OllamaVersion)]
+pub(crate) struct Version {
+    version: &'static str,
+    /// The hive's own.
+    rbee_hive: &'static str,
+}
+
 /// A list of Ollama's.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = OllamaModels)]
 pub(crate) struct List<T: Serialize> {
     #[serde(serialize_with = "each_member")]
     models: Vec<T>,
 }
 
 /// A model of the catalog.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = OllamaAvailable)]
 pub(crate) struct Available {
     #[serde(flatten)]
     card: Card,
@@ -38,7 +49,8 @@ pub(crate) struct Available {
 }
 
 /// A model in memory.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = OllamaRunning)]
 pub(crate) struct Running {
     #[serde(flatten)]
     card: Card,
@@ -48,12 +60,26 @@ pub(crate) struct Running {
     context_length: Option<u64>,
 }
 
-/// `GET /api/version`
-pub(crate) async fn version() -> Json<Value> {
-    Json(json!({ "version": VERSION, "rbee_hive": env!("CARGO_PKG_VERSION") }))
+/// Tells the version of Ollama whose API this is, and the hive's own.
+#[utoipa::path(
+    get,
+    path = "/api/version",
+    operation_id = "ollama_version",
+    tag = "Ollama",
+    responses((status = 200, description = "The versions.", body = Version))
+)]
+pub(crate) async fn version() -> Json<Version> {
+    Json(Version { version: VERSION, rbee_hive: env!("CARGO_PKG_VERSION") })
 }
 
-/// `GET /api/tags`: what can be loaded.
+/// Lists what can be loaded: models, variants and aliases.
+#[utoipa::path(
+    get,
+    path = "/api/tags",
+    operation_id = "ollama_tags",
+    tag = "Ollama",
+    responses((status = 200, description = "The models.", body = List<Available>))
+)]
 pub(crate) async fn tags(State(app): State<AppState>) -> Result<Json<List<Available>>, Problem> {
     let models = app.catalog.list().await?;
     app.workers.engines().await;
@@ -75,7 +101,14 @@ fn shown(served_id: &str, model: &Model) -> String {
     if served_id == model.id { name_of(model).to_owned() } else { served_id.to_owned() }
 }
 
-/// `GET /api/ps`: what is in memory.
+/// Lists what is in memory.
+#[utoipa::path(
+    get,
+    path = "/api/ps",
+    operation_id = "ollama_ps",
+    tag = "Ollama",
+    responses((status = 200, description = "The models.", body = List<Running>))
+)]
 pub(crate) async fn ps(State(app): State<AppState>) -> Result<Json<List<Running>>, Problem> {
     let models = app.known_models();
     let models: HashMap<_, _> = models.iter().map(|model| (model.id.as_str(), model)).collect();

@@ -18,8 +18,10 @@ use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
 use super::asked::{Answered, model, read};
+use super::shape::{PullLine, PullRequest};
 use crate::app::AppState;
 use crate::dialects::trouble::{Dialect, Trouble};
+use crate::error::Code;
 use crate::fields::Fields;
 use crate::http::ignored::telling;
 use crate::http::operation::{end_of, outcome, submit};
@@ -28,9 +30,47 @@ use crate::jobs::log::Log;
 use crate::narration::{Level, Progress};
 use crate::text::hex;
 
+/// The codes of a download that fails.
+const ERRORS: &[Code] = &[
+    Code::SourceUnsupported,
+    Code::SourceRefused,
+    Code::SourceNotFound,
+    Code::RepositoryNotFound,
+    Code::RevisionNotFound,
+    Code::SourceGated,
+    Code::SourceUnauthorized,
+    Code::SourceOffline,
+    Code::ServerUnreachable,
+    Code::CertificateInvalid,
+    Code::WrongProtocol,
+    Code::DownloadFailed,
+    Code::ModelAmbiguous,
+    Code::ModelExists,
+    Code::ModelCorrupt,
+    Code::ModelIncomplete,
+    Code::DiskFull,
+    Code::Io,
+    Code::Cancelled,
+    Code::Interrupted,
+    Code::QueueFull,
+    Code::ShuttingDown,
+];
+
 const JOB_ID: HeaderName = HeaderName::from_static("x-rbee-job-id");
 
-/// `POST /api/pull`
+/// Downloads a model: a `ModelDownload`, told in lines of progress.
+#[utoipa::path(
+    post,
+    path = "/api/pull",
+    operation_id = "ollama_pull",
+    tag = "Ollama",
+    request_body = PullRequest,
+    responses((status = 200, description = "The lines, or the last one alone where `stream` is false.", content(
+        (PullLine = "application/json"),
+        (PullLine = "application/x-ndjson"),
+    ), headers(("x-rbee-job-id" = String, description = "The job.")))),
+    extensions(("x-errors" = json!(ERRORS)))
+)]
 pub(crate) async fn pull(State(app): State<AppState>, request: Request) -> Answered {
     let body = read(&app, request).await?;
     let fields = Fields::new("", &body)?;

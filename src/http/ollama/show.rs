@@ -6,7 +6,9 @@ use serde_json::{Map, Value, json};
 
 use super::asked::{Answered, model, read};
 use super::card::{Details, capabilities};
+use super::shape::{ShowRequest, Shown};
 use crate::app::{App, AppState, Target};
+use crate::error::Code;
 use crate::fields::Fields;
 use crate::http::ignored::telling;
 use crate::models::gguf::{Array, Arrays, Header, Value as Gguf};
@@ -14,7 +16,17 @@ use crate::models::gguf::{Array, Arrays, Header, Value as Gguf};
 /// The key of the chat template, which has a member of its own.
 const TEMPLATE: &str = "tokenizer.chat_template";
 
-/// `POST /api/show`
+/// Shows one model: its details, its metadata and what it can do.
+#[utoipa::path(
+    post,
+    path = "/api/show",
+    operation_id = "ollama_show",
+    tag = "Ollama",
+    request_body = ShowRequest,
+    responses((status = 200, description = "The model.", body = Shown)),
+    extensions(("x-errors" = json!([Code::ModelNotFound, Code::ModelAmbiguous, Code::InvalidId, Code::ModelCorrupt,
+        Code::ModelIncomplete, Code::Io])))
+)]
 pub(crate) async fn show(State(app): State<AppState>, request: Request) -> Answered {
     let body = read(&app, request).await?;
     let fields = Fields::new("", &body)?;

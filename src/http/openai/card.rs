@@ -1,13 +1,15 @@
 //! Models in OpenAI's form.
 
 use serde::Serialize;
+use utoipa::ToSchema;
 
 use crate::config::Capabilities;
 use crate::models::{Model, Status};
 use crate::text::each_member;
 
 /// A model in OpenAI's form, with fields of the hive's own.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = OpenAiModel)]
 pub(crate) struct Card {
     pub(crate) id: String,
     object: &'static str,
@@ -24,6 +26,7 @@ pub(crate) struct Card {
     pub(crate) context_length: Option<u64>,
     /// What it can do; absent where that is not known.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<Vec<crate::config::Capability>>)]
     capabilities: Option<Capabilities>,
     /// Of an alias or a variant: the id of what it is.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -62,7 +65,8 @@ impl Card {
 }
 
 /// The answer of `GET /v1/models`.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = OpenAiModels)]
 pub(crate) struct Cards {
     object: &'static str,
     #[serde(serialize_with = "each_member")]

@@ -8,11 +8,15 @@ use axum::http::Extensions;
 use axum::http::header::CONTENT_TYPE;
 use axum::response::Response;
 use bytes::Bytes;
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
+use utoipa::ToSchema;
 
+use super::shape::Narrated;
 use crate::app::AppState;
-use crate::dialects::responses::{Ids, ResponsesWriter, read};
+use crate::dialects::responses::{
+    Ids, ItemList, ResponseAnswer, ResponseEvent, ResponseRequest, ResponsesWriter, read,
+};
 use crate::error::{Code, Failure};
 use crate::http::caller;
 use crate::http::gateway::{self, Call, keep_alive};
@@ -29,28 +33,55 @@ const KEPT: &str = "the hive keeps responses in memory for a day, within a bound
 type Parameters = Vec<(String, String)>;
 
 /// Of a list of items.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, utoipa::IntoParams)]
+#[into_params(parameter_in = Query)]
 pub(crate) struct Page {
     /// The id of the item before the first one.
     after: Option<String>,
+    #[param(minimum = 0)]
     limit: Option<usize>,
     order: Option<Order>,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
 enum Order {
     Asc,
     Desc,
 }
 
+/// The answer to a deletion.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct ResponseDeleted {
+    id: String,
+    object: &'static str,
+    deleted: bool,
+}
+
 /// Of one response.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, utoipa::IntoParams)]
+#[into_params(parameter_in = Query)]
 pub(crate) struct Retrieval {
+    /// Is refused where it is true: a response that is kept does not come as a stream again.
     stream: Option<bool>,
 }
 
-/// `POST /v1/responses`
+/// Makes a response, in the form of OpenAI's Responses API.
+///
+/// A complete one is kept in memory for a while, so that a request can go on with it.
+#[utoipa::path(
+    post,
+    path = "/v1/responses",
+    operation_id = "create_response",
+    tag = "OpenAI",
+    params(Narrated),
+    request_body = ResponseRequest,
+    responses((status = 200, description = "The response, or its events where `stream` is true.", content(
+        (ResponseAnswer = "application/json"),
+        (ResponseEvent = "text/event-stream"),
+    ))),
+    extensions(("x-errors" = json!([json!(gateway::ERRORS), Code::PreviousResponseNotFound])))
+)]
 pub(crate) async fn create(State(app): State<AppState>, request: Request) -> Response {
     let owner = caller::owner(request.extensions());
     gateway::serve(&app, request, |body| call(&app.responses, &owner, &body)).await
@@ -82,7 +113,16 @@ fn call(responses: &Responses, owner: &Arc<str>, body: &Bytes) -> Result<Call, P
     Ok(Call { keep_alive, ..Call::chat(request.chat, Box::new(writer))? })
 }
 
-/// `GET /v1/responses/{id}`
+/// Shows a response that is kept.
+#[utoipa::path(
+    get,
+    path = "/v1/responses/{id}",
+    operation_id = "get_response",
+    tag = "OpenAI",
+    params(("id" = String, Path, description = "The id of the response."), Retrieval),
+    responses((status = 200, description = "The response.", body = ResponseAnswer)),
+    extensions(("x-errors" = json!([Code::ResponseNotFound])))
+)]
 pub(crate) async fn get(
     State(app): State<AppState>,
     Parameter(id): Parameter,
@@ -99,17 +139,35 @@ pub(crate) async fn get(
     Ok(telling(([(CONTENT_TYPE, "application/json")], response), &others(parameters, &["stream"])))
 }
 
-/// `DELETE /v1/responses/{id}`
+/// Drops a response that is kept.
+#[utoipa::path(
+    delete,
+    path = "/v1/responses/{id}",
+    operation_id = "delete_response",
+    tag = "OpenAI",
+    params(("id" = String, Path, description = "The id of the response.")),
+    responses((status = 200, description = "It is dropped.", body = ResponseDeleted)),
+    extensions(("x-errors" = json!([Code::ResponseNotFound])))
+)]
 pub(crate) async fn delete(
     State(app): State<AppState>,
     Parameter(id): Parameter,
     extensions: Extensions,
-) -> Result<Json<Value>, Problem> {
+) -> Result<Json<ResponseDeleted>, Problem> {
     app.responses.forget(&id, &caller::owner(&extensions)).map_err(|missing| not_kept(&id, missing))?;
-    Ok(Json(json!({"id": id, "object": "response", "deleted": true})))
+    Ok(Json(ResponseDeleted { id, object: "response", deleted: true }))
 }
 
-/// `GET /v1/responses/{id}/input_items`
+/// Lists the items of the input of a response that is kept, the last first.
+#[utoipa::path(
+    get,
+    path = "/v1/responses/{id}/input_items",
+    operation_id = "list_input_items",
+    tag = "OpenAI",
+    params(("id" = String, Path, description = "The id of the response."), Page),
+    responses((status = 200, description = "A page of items.", body = ItemList)),
+    extensions(("x-errors" = json!([Code::ResponseNotFound])))
+)]
 pub(crate) async fn input_items(
     State(app): State<AppState>,
     Parameter(id): Parameter,

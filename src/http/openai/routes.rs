@@ -5,28 +5,82 @@ use axum::response::Response;
 
 use super::card::Card;
 use super::request::read;
+use super::shape::{
+    ChatAnswer, ChatRequest, CompletionAnswer, CompletionRequest, EmbeddingAnswer, EmbeddingRequest,
+    Narrated, RerankAnswer, RerankRequest,
+};
 use crate::app::{App, AppState};
 use crate::http::gateway;
 use crate::http::problem::Problem;
 use crate::models::Model;
 use crate::workers::Route;
 
-/// `POST /v1/chat/completions`
+/// Answers the messages of a conversation.
+#[utoipa::path(
+    post,
+    path = "/v1/chat/completions",
+    operation_id = "chat_completions",
+    tag = "OpenAI",
+    params(Narrated),
+    request_body = ChatRequest,
+    responses((status = 200, description = "The engine's answer, or its events where `stream` is true.", content(
+        (ChatAnswer = "application/json"),
+        (ChatAnswer = "text/event-stream"),
+    ))),
+    extensions(("x-errors" = json!(gateway::ERRORS)))
+)]
 pub(crate) async fn chat_completions(State(app): State<AppState>, request: Request) -> Response {
     gateway::serve(&app, request, |body| read(Route::Chat, body)).await
 }
 
-/// `POST /v1/completions`
+/// Continues a prompt.
+#[utoipa::path(
+    post,
+    path = "/v1/completions",
+    operation_id = "completions",
+    tag = "OpenAI",
+    params(Narrated),
+    request_body = CompletionRequest,
+    responses((status = 200, description = "The engine's answer, or its events where `stream` is true.", content(
+        (CompletionAnswer = "application/json"),
+        (CompletionAnswer = "text/event-stream"),
+    ))),
+    extensions(("x-errors" = json!(gateway::ERRORS)))
+)]
 pub(crate) async fn completions(State(app): State<AppState>, request: Request) -> Response {
     gateway::serve(&app, request, |body| read(Route::Completions, body)).await
 }
 
-/// `POST /v1/embeddings`
+/// Makes vectors of texts.
+#[utoipa::path(
+    post,
+    path = "/v1/embeddings",
+    operation_id = "embeddings",
+    tag = "OpenAI",
+    params(Narrated),
+    request_body = EmbeddingRequest,
+    responses((status = 200, description = "The engine's answer.", content(
+        (EmbeddingAnswer = "application/json"),
+    ))),
+    extensions(("x-errors" = json!(gateway::ERRORS)))
+)]
 pub(crate) async fn embeddings(State(app): State<AppState>, request: Request) -> Response {
     gateway::serve(&app, request, |body| read(Route::Embeddings, body)).await
 }
 
-/// `POST /v1/rerank`
+/// Ranks documents for a query.
+#[utoipa::path(
+    post,
+    path = "/v1/rerank",
+    operation_id = "rerank",
+    tag = "OpenAI",
+    params(Narrated),
+    request_body = RerankRequest,
+    responses((status = 200, description = "The engine's answer.", content(
+        (RerankAnswer = "application/json"),
+    ))),
+    extensions(("x-errors" = json!(gateway::ERRORS)))
+)]
 pub(crate) async fn rerank(State(app): State<AppState>, request: Request) -> Response {
     gateway::serve(&app, request, |body| read(Route::Rerank, body)).await
 }

@@ -1,6 +1,7 @@
 //! What a download would do, and what it did.
 
 use serde::Serialize;
+use utoipa::ToSchema;
 
 use crate::models::library::file_name::name_of;
 use crate::models::library::record::{RecordedFile, StoreRecord};
@@ -12,8 +13,9 @@ use crate::models::needs::EngineSupport;
 pub(crate) const MARGIN: u64 = 256 << 20;
 
 /// The outcome of a download. Serialises as its contents.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, ToSchema)]
 #[serde(untagged)]
+#[schema(as = ModelDownloadResult)]
 pub enum Downloaded {
     /// The model, which exists.
     Model(Box<Model>),
@@ -22,7 +24,8 @@ pub enum Downloaded {
 }
 
 /// What a download would do.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, ToSchema)]
+#[schema(as = DownloadPlan)]
 pub struct Plan {
     /// The name that the model would have.
     pub model: String,
@@ -51,7 +54,7 @@ pub struct Plan {
 }
 
 /// One file of a [`Plan`].
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, ToSchema)]
 pub struct PlannedFile {
     /// Its name in the store.
     pub name: String,

@@ -4,6 +4,7 @@ use std::cmp::Reverse;
 use std::sync::Arc;
 
 use serde::Serialize;
+use utoipa::ToSchema;
 
 use super::free::FreeMemory;
 use crate::text;
@@ -14,7 +15,7 @@ use crate::workers::usage::process_name;
 use crate::workers::worker::Status;
 
 /// A worker of this hive that holds memory of a device.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, ToSchema)]
 pub struct StoppableWorker {
     /// The process id, which `WorkerProcessDelete` stops.
     pub pid: u32,
@@ -27,7 +28,7 @@ pub struct StoppableWorker {
 }
 
 /// A process outside this hive that holds memory of a GPU.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, ToSchema)]
 pub struct ForeignProcess {
     /// The process id, as the driver knows it.
     pub pid: u32,

@@ -10,11 +10,12 @@ use rbee_hive::n;
 use rbee_hive::ops::{self, Context, Deadline, Operation, Row, TABLE};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
+use utoipa::ToSchema;
 
 use super::{TestHive, document, section};
 
 /// Step 1: the operation's type.
-#[derive(Debug, Deserialize, Serialize)]
+#[derive(Debug, Deserialize, Serialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 struct TextRepeat {
     text: String,
@@ -26,7 +27,7 @@ const fn once() -> usize {
     1
 }
 
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 struct Repeated {
     text: String,
 }
