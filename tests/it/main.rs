@@ -42,6 +42,7 @@ mod llama_server;
 mod memory;
 mod models;
 mod openai;
+mod openapi;
 mod ollama;
 mod operations;
 mod page;

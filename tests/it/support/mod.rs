@@ -19,6 +19,7 @@ mod process;
 mod programs;
 mod relay;
 pub(crate) mod rows;
+pub(crate) mod schema;
 mod scripted;
 mod small_disk;
 mod sse;
