@@ -8,6 +8,7 @@ use tokio_util::sync::CancellationToken;
 use utoipa::ToSchema;
 
 use crate::address::Address;
+use crate::callers::{Caller, Callers};
 use crate::config::{Config, ModelSettings, Reloaded, served_id};
 use crate::engine_store::EngineStore;
 use crate::engines::Engines;
@@ -22,6 +23,7 @@ use crate::residency::Residency;
 use crate::responses::Responses;
 use crate::settings::{Defaults, Settings};
 use crate::turns::Turns;
+use crate::usage::Usage;
 use crate::workers::telemetry::Telemetry;
 use crate::workers::{Abilities, Asked, Served, StartRequest, Supervisor};
 use crate::{engine, outgoing};
@@ -64,6 +66,10 @@ pub struct App {
     pub(crate) naming: Turns<String>,
     /// The resources that the machine and the workers use.
     pub telemetry: Telemetry,
+    /// Who may call, where a token is asked for.
+    pub(crate) callers: Callers,
+    /// How much each caller used each model.
+    pub(crate) usage: Usage,
     /// The requests to the gateway.
     pub(crate) requests: Ledger,
     /// The responses that clients may go on with.
@@ -80,6 +86,8 @@ pub struct App {
     /// Cancelled when every job has ended and every worker is gone: ends the streams that follow the
     /// hive itself.
     pub quiet: CancellationToken,
+    /// Cancelled when every connection has ended.
+    pub(crate) served: CancellationToken,
 }
 
 /// The shared state of every handler.
@@ -129,7 +137,8 @@ impl App {
         let supported_by = workers.clone();
         catalog.ask_engines(engine::load::obstacle, move |needs| supported_by.support(needs));
         let settings = Settings::open(&config);
-        let requests = Ledger::default();
+        let usage = Usage::open(config.usage_dir());
+        let requests = Ledger::of(usage.clone());
         Ok(Arc::new(Self {
             engines: Engines::new(&config, store, workers.clone(), &catalog, requests.clone())?,
             settings: settings.clone(),
@@ -138,6 +147,8 @@ impl App {
             catalog,
             residency: Residency::new(&config, workers.clone(), settings),
             telemetry: Telemetry::new(&config, workers.clone()),
+            callers: Callers::open(&config)?,
+            usage,
             requests,
             responses: Responses::default(),
             gateway: outgoing::for_workers(*config.timers.connect)?,
@@ -149,6 +160,7 @@ impl App {
             events,
             shutdown,
             quiet: CancellationToken::new(),
+            served: CancellationToken::new(),
             in_effect: RwLock::new(Arc::new(config.clone())),
             reloading: Mutex::default(),
             config,
@@ -161,13 +173,14 @@ impl App {
         Arc::clone(&self.in_effect.read())
     }
 
-    /// Reads the file of the settings again, takes over what a running hive can take over, and tells what that was
+    /// Reads the named tokens and the file of the settings again, takes over what a running hive can take over, and tells what that was
     /// and what needs a restart: in its answer, the log and on `/v1/events`.
     ///
     /// # Errors
-    /// [`Code::ConfigInvalid`], and nothing changes.
+    /// [`Code::ConfigInvalid`]: nothing changes of what is in the file that is not valid.
     pub fn reload(&self) -> Result<Reloaded> {
         let _turn = self.reloading.lock();
+        self.callers.reload()?;
         let running = self.in_effect();
         let Some(mut file) = running.file.clone() else {
             tracing::info!("nothing to reload: the hive was started without --config");
@@ -313,6 +326,30 @@ impl App {
             }
         }
         names
+    }
+
+    /// Whether a caller may use what is served under that id: whoever sent no token because none is asked for, and
+    /// whose token is for it by its id, the id of its model, or one of its aliases.
+    pub(crate) fn may_use(&self, caller: Option<&Caller>, served_id: &str) -> bool {
+        let Some(caller) = caller.filter(|caller| caller.is_for_some_models()) else { return true };
+        let model = self.settings.model_of(served_id);
+        let aliases = self.settings.aliases();
+        let aliases = aliases.iter().filter(|(_, (id, variant))| {
+            crate::config::served_id(id, variant.as_deref()) == served_id
+                || (*id == model && variant.is_none())
+        });
+        caller.may_use([served_id, &model].into_iter().chain(aliases.map(|(alias, _)| &**alias)))
+    }
+
+    /// Refuses what a caller may not use.
+    ///
+    /// # Errors
+    /// [`Code::Forbidden`], naming the token and the model.
+    pub(crate) fn check_may_use(&self, caller: Option<&Caller>, served_id: &str) -> Result<()> {
+        match caller {
+            Some(caller) if !self.may_use(Some(caller), served_id) => Err(caller.model_refused(served_id)),
+            _ => Ok(()),
+        }
     }
 
     /// What requests get that are served under that id, where they do not say.

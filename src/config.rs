@@ -25,6 +25,7 @@ mod downloads;
 mod jobs;
 mod residency;
 mod timers;
+mod tokens;
 mod faults;
 mod reload;
 mod names;
@@ -64,6 +65,7 @@ pub use sampling::Sampling;
 pub use schema::schema;
 pub use source::{Given, Source};
 pub use timers::Timers;
+pub use tokens::{Exposure, MANAGER, NamedToken, Role, Tokens, check_name};
 pub use workers::{RestartPolicy, Sandboxing, Workers};
 
 /// The default port of a hive.
@@ -211,6 +213,7 @@ impl Config {
         self.bind.is_loopback()
             && self.ollama.listen.is_none_or(|address| address.ip().is_loopback())
             && self.token_file.is_none()
+            && Tokens::read(&self.tokens_file()).is_ok_and(|named| named.tokens.is_empty())
             && self.allow_hosts.is_empty()
             && self.public_url.is_none()
     }
@@ -266,6 +269,29 @@ impl Config {
     #[must_use]
     pub fn model_settings_file(&self) -> PathBuf {
         self.data_dir.join("model-settings.json")
+    }
+
+    /// The file of the named tokens.
+    #[must_use]
+    pub fn tokens_file(&self) -> PathBuf {
+        self.data_dir.join("tokens.toml")
+    }
+
+    /// The folder of the usage by caller, model and day.
+    #[must_use]
+    pub fn usage_dir(&self) -> PathBuf {
+        self.data_dir.join("usage")
+    }
+
+    /// What the settings require of the named tokens.
+    #[must_use]
+    pub fn exposure(&self) -> Exposure {
+        let ollama = self.ollama.listen.filter(|address| !address.ip().is_loopback());
+        let beyond = Some(self.bind.to_string()).filter(|_| !self.bind.is_loopback());
+        Exposure {
+            has_token_file: self.token_file.is_some(),
+            beyond_loopback: beyond.or_else(|| ollama.map(|address| address.to_string())),
+        }
     }
 
     /// The folder of the acts' journals.

@@ -114,6 +114,7 @@ impl Hive {
             config.memory_file(),
             config.engine_support_file(),
             config.model_settings_file(),
+            config.tokens_file(),
         ] {
             files::remove_draft(&file);
         }
@@ -153,6 +154,7 @@ impl Hive {
         // Before the adoption, whose changes are published too.
         let housekeeping = spawn::detached(housekeeping(Arc::clone(&app), app.workers.changes()));
         spawn::detached(warn_of_folders(Arc::clone(&app)));
+        let usage = spawn::detached(keep_usage(Arc::clone(&app)));
         // Before the first answer, so that the workers of an earlier run are in every listing.
         app.workers.adopt().await;
         // Before the first decision about them.
@@ -223,6 +225,9 @@ impl Hive {
                 served
             }
         };
+        // A successor that took the folder over counts into the same files: see `usage`.
+        app.served.cancel();
+        let _written = usage.await;
         tracing::info!("stopped");
         served.map_err(|error| Failure::internal("the connection loop panicked").detail(error))
     }
@@ -405,6 +410,29 @@ fn submit(app: &AppState) -> Submit {
         let submission = ops::parse(operation.to_string().as_bytes())?;
         Ok(ops::submit(&app, submission, None)?.job)
     })
+}
+
+/// Writes what was counted of the usage every few seconds, and once all connections have ended.
+async fn keep_usage(app: AppState) {
+    let mut is_told = false;
+    loop {
+        let is_last = tokio::select! {
+            () = app.served.cancelled() => true,
+            () = tokio::time::sleep(*app.config.timers.usage) => false,
+        };
+        let usage = app.usage.clone();
+        match spawn::blocking(move || usage.write()).await.flatten() {
+            Ok(()) => is_told = false,
+            Err(failure) if !is_told || is_last => {
+                tracing::warn!("{failure}: the usage is kept in memory until it can be written");
+                is_told = true;
+            }
+            Err(_) => {}
+        }
+        if is_last {
+            return;
+        }
+    }
 }
 
 /// Prunes old jobs from time to time, and publishes changes of workers on `/v1/events`.

@@ -146,7 +146,9 @@ pub fn exposure(app: &App) -> Result<String> {
     let socket = socket.map_or_else(String::new, |path| format!(" and {}", path.display()));
     let bound = format!("bound to {}{socket}, for {reach}", app.address);
     let Some(file) = &config.token_file else {
-        return Ok(format!("{bound}; no token is asked for"));
+        let asks =
+            if app.callers.ask_for_a_token() { "a token is asked for" } else { "no token is asked for" };
+        return Ok(format!("{bound}; {asks}"));
     };
     let metadata = std::fs::metadata(file).map_err(|error| {
         Failure::io("look at the token", file, &error)

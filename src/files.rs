@@ -2,6 +2,7 @@
 //! of disks.
 
 pub(crate) mod versioned;
+mod private;
 mod reading;
 
 use std::fs::{File, Metadata, OpenOptions};
@@ -15,6 +16,7 @@ use rustix::fs::OFlags;
 use crate::disk;
 use crate::error::{Failure, Result};
 
+pub(crate) use private::read_private;
 pub(crate) use reading::{SMALL, open, read, read_text, sync_folder};
 
 /// The file of the running program.

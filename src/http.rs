@@ -56,8 +56,10 @@ use axum::middleware::{from_fn, from_fn_with_state};
 use axum::routing::{any, delete, get};
 
 use crate::app::AppState;
+use crate::callers::Callers;
 use crate::config::Config;
 use crate::error::Result;
+use crate::usage::Usage;
 use body::post;
 use security::AccessPolicy;
 
@@ -67,13 +69,12 @@ pub(crate) use listener::{SocketFile, is_trusted, listen};
 pub(crate) use server::serve;
 pub use sockets::Sockets;
 
-/// Every route. Reads the token file.
+/// Every route. `security::roles` has the role that each asks for.
 ///
 /// # Errors
-/// [`Code::ConfigInvalid`](crate::error::Code::ConfigInvalid) if a setting of access or the token file is
-/// not valid.
+/// [`Code::ConfigInvalid`](crate::error::Code::ConfigInvalid) if a setting of access is not valid.
 pub(crate) fn router(app: &AppState) -> Result<Router> {
-    let policy = Arc::new(AccessPolicy::new(&app.config)?);
+    let policy = Arc::new(AccessPolicy::new(&app.config, app.callers.clone(), app.usage.clone())?);
     Ok(Router::new()
         .route("/", get(hive::index))
         .route("/ui/{*path}", get(ui::file))
@@ -130,10 +131,10 @@ pub(crate) fn router(app: &AppState) -> Result<Router> {
         .with_state(Arc::clone(app)))
 }
 
-/// Checks the settings of access, with the token file.
+/// Checks the settings of access, with the files of tokens.
 ///
 /// # Errors
-/// As [`router`].
+/// As [`router`], and those of [`Callers::open`].
 pub(crate) fn check_access(config: &Config) -> Result<()> {
-    AccessPolicy::new(config).map(drop)
+    AccessPolicy::new(config, Callers::open(config)?, Usage::default()).map(drop)
 }

@@ -37,6 +37,8 @@ pub mod engine_store;
 pub mod models;
 mod requests;
 mod responses;
+mod callers;
+mod usage;
 
 // What every part may use.
 mod dialects;
@@ -48,6 +50,7 @@ pub mod events;
 mod outgoing;
 pub mod config;
 mod origin;
+mod secret_hash;
 pub mod address;
 mod fields;
 mod files;

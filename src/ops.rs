@@ -25,6 +25,10 @@ mod residency_get;
 mod schema;
 mod row;
 mod described;
+mod token_create;
+mod token_list;
+mod token_revoke;
+mod usage_report;
 mod field_error;
 mod worker_catalog_get;
 mod worker_catalog_list;
@@ -84,6 +88,10 @@ pub static TABLE: &[Row] = &[
     Row::of::<residency_get::ResidencyGet>(),
     Row::of::<memory_lease::MemoryLease>(),
     Row::of::<memory_release::MemoryRelease>(),
+    Row::of::<token_create::TokenCreate>(),
+    Row::of::<token_list::TokenList>(),
+    Row::of::<token_revoke::TokenRevoke>(),
+    Row::of::<usage_report::UsageReport>(),
 ];
 
 /// A body of `POST /v1/jobs`, for the description of the API: one operation of the [`TABLE`].

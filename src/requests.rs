@@ -6,7 +6,8 @@
 //! the wait, the worker, the first byte, each piece of the answer, the end. What the worker counted (`usage` of
 //! OpenAI's API, `timings` of llama.cpp's) is read from the answer as it passes. At the end there is one
 //! [`Record`], which goes four ways: one line in the log, one event `request` on `/v1/events`, the ring of the
-//! last requests, and the totals by model, worker and caller.
+//! last requests, and the totals by model, worker and caller, of which those that outlive the hive are
+//! `crate::usage`.
 //!
 //! Invariants:
 //! - Every request ends exactly once. A recorder that is dropped without an end is a client that has gone.

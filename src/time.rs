@@ -27,6 +27,12 @@ impl Instant {
         Self(Timestamp::now().as_millisecond().saturating_add(turned::now().wall_ms))
     }
 
+    /// Whether it is now or was before.
+    #[must_use]
+    pub fn is_past(self) -> bool {
+        self <= Self::now()
+    }
+
     /// Milliseconds from `earlier` to this instant; 0 if the clock was set back.
     #[must_use]
     pub fn since_ms(self, earlier: Self) -> u64 {

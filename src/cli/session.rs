@@ -17,7 +17,7 @@ use tokio::time::Instant;
 
 use super::end::{End, Ended};
 use super::show;
-use crate::client::{Client, Error, Followed, Host};
+use crate::client::{Client, Error, Followed, Host, Token};
 use crate::error::{Code, Failure};
 use crate::jobs::OperationKind;
 use crate::jobs::event::{Body, Terminal};
@@ -61,6 +61,7 @@ pub(super) struct Session {
     /// Whether results are printed as JSON.
     pub(super) json: bool,
     quiet: bool,
+    has_token: bool,
 }
 
 impl Options {
@@ -72,7 +73,8 @@ impl Options {
             None if self.start => start::host(self.quiet).await?,
             None => find::host(),
         };
-        Ok(Session { hive: Client::connect(host, token)?, json: self.json, quiet: self.quiet })
+        let has_token = token.is_some();
+        Ok(Session { hive: Client::connect(host, token)?, json: self.json, quiet: self.quiet, has_token })
     }
 }
 
@@ -106,6 +108,13 @@ impl Session {
         let submission = Value::Object(Map::from_iter([(operation.to_owned(), Value::Object(fields))]));
         let job = self.hive.submit(&submission).await.map_err(|error| self.explained(error))?;
         self.follow(job.as_str(), kind, narrator).await
+    }
+
+    /// This session, with this token where it sends none. A hive that asks for none does not mind one.
+    pub(super) fn or_with(&self, token: Token) -> Ended<Self> {
+        let host = self.hive.host().clone();
+        let hive = if self.has_token { self.hive.clone() } else { Client::connect(host, Some(token))? };
+        Ok(Self { hive, has_token: true, ..*self })
     }
 
     /// How narrations are shown here.

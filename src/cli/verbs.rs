@@ -23,7 +23,9 @@ mod settings;
 mod show;
 mod spawn;
 mod stop;
+mod token;
 mod unload;
+mod usage;
 mod watch;
 
 use clap::Subcommand;
@@ -103,6 +105,11 @@ pub(super) enum Verbs {
     Settings(OnHive<settings::Args>),
     /// List, install and remove engines
     Engines(OnHive<engines::Args>),
+    /// Make, list and revoke tokens, one for each caller
+    #[command(visible_alias = "tokens")]
+    Token(OnHive<token::Args>),
+    /// Show how much each caller used each model
+    Usage(OnHive<usage::Args>),
     /// List the jobs, the newest first
     Jobs(OnHive<jobs::Args>),
     /// Follow a job from its beginning to its end
@@ -135,6 +142,8 @@ impl Verbs {
             Self::Lease(verb) => verb.run().await,
             Self::Settings(verb) => verb.run().await,
             Self::Engines(verb) => verb.run().await,
+            Self::Token(verb) => verb.run().await,
+            Self::Usage(verb) => verb.run().await,
             Self::Jobs(verb) => verb.run().await,
             Self::Watch(verb) => verb.run().await,
             Self::Cancel(verb) => verb.run().await,

@@ -96,6 +96,12 @@ fn apart(at: Instant, now: Instant) -> String {
     }
 }
 
+/// A duration as the hive reads it, which knows no days: `30d` is `720h`.
+pub(super) fn with_days(text: String) -> String {
+    let days = text.strip_suffix('d').and_then(|days| days.trim().parse::<u32>().ok());
+    days.map_or(text, |days| format!("{}h", u64::from(days) * 24))
+}
+
 /// A large number, such as that of a model's weights: `1.24 B`.
 fn large(number: f64) -> String {
     const UNITS: [(f64, &str); 4] = [(1e12, " T"), (1e9, " B"), (1e6, " M"), (1e3, " K")];
@@ -125,6 +131,15 @@ mod tests {
             ("added_at", json!("no instant"), Some("no instant")),
         ] {
             assert_eq!(of_field(name, &value).as_deref(), words, "{name}");
+        }
+    }
+
+    #[test]
+    fn days_are_told_in_hours() {
+        for (text, read) in
+            [("30d", "720h"), ("12h", "12h"), ("2026-11-01", "2026-11-01"), ("d", "d"), ("-1d", "-1d")]
+        {
+            assert_eq!(with_days(text.to_owned()), read);
         }
     }
 

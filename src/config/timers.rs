@@ -62,6 +62,8 @@ pub struct Timers {
     pub session: BoundedDuration,
     /// How long the answer to a wrong token waits, from the sixth within a minute on.
     pub wrong_token: BoundedDuration,
+    /// How often the usage that was counted is written.
+    pub usage: PositiveDuration,
 }
 
 impl Default for Timers {
@@ -92,6 +94,7 @@ impl Default for Timers {
             announce: Duration::from_secs(2).into(),
             session: Duration::from_secs(12 * 3600).into(),
             wrong_token: Duration::from_secs(1).into(),
+            usage: Duration::from_secs(5).into(),
         }
     }
 }

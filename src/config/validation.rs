@@ -2,7 +2,7 @@
 
 use reqwest::Url;
 
-use super::{Bind, Config, Downloads, models};
+use super::{Bind, Config, Downloads, Tokens, models};
 use crate::error::{Code, Failure, Result};
 use crate::origin::{Host, Origin};
 
@@ -69,18 +69,7 @@ impl Config {
                 "pass the --public-url of the proxy in front of it",
             );
         }
-        let ollama = self.ollama.listen.filter(|address| !address.ip().is_loopback());
-        let beyond = Some(self.bind.to_string()).filter(|_| !self.bind.is_loopback());
-        if let Some(address) = beyond.or_else(|| ollama.map(|address| address.to_string()))
-            && self.token_file.is_none()
-        {
-            return invalid(
-                format!("binding {address} without a token would let anyone on the network in"),
-                "make a token with `(umask 077; head -c 32 /dev/urandom | base64 > hive.token)` and pass \
-                 --token-file hive.token, or bind 127.0.0.1",
-            );
-        }
-        Ok(())
+        Tokens::read(&self.tokens_file())?.check(&self.exposure())
     }
 
     /// The origins of `allow_origins`.

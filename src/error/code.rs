@@ -90,6 +90,16 @@ codes! {
     OriginRefused = "origin_refused", 403, 77, "The origin is not allowed";
     /// The token is missing or wrong.
     Unauthorized = "unauthorized", 401, 77, "A token is required";
+    /// The token's role, or its models, do not let the caller do that.
+    Forbidden = "forbidden", 403, 77, "The token does not allow that";
+    /// The token has a limit, and it is reached.
+    TooManyRequests = "too_many_requests", 429, 75, "Too many requests";
+    /// No token has that name.
+    TokenNotFound = "token_not_found", 404, 66, "No such token";
+    /// Another token has that name, or that secret.
+    TokenExists = "token_exists", 409, 73, "A token of that name or secret exists";
+    /// Nobody could manage the hive then, or everybody on the network could.
+    TokenRefused = "token_refused", 409, 65, "The change of the tokens is refused";
     /// No such route.
     RouteNotFound = "route_not_found", 404, 64, "No such route";
     /// The route does not take this method.

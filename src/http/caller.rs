@@ -6,6 +6,8 @@ use axum::http::header::ORIGIN;
 use axum::http::{Extensions, HeaderMap};
 
 use super::listener::Arrival;
+use super::problem::Problem;
+use crate::callers::{Caller, Limited, Permit};
 
 /// The header by which a browser says which site sent a request (W3C Fetch Metadata).
 pub(super) const FETCH_SITE: &str = "sec-fetch-site";
@@ -15,9 +17,54 @@ pub(super) fn is_browser(headers: &HeaderMap) -> bool {
     headers.contains_key(ORIGIN) || headers.contains_key(FETCH_SITE)
 }
 
-/// The caller: the Unix user of a peer at the Unix socket, else the peer's address. An IPv6 address counts with
-/// its whole network, all of whose addresses one machine may have.
+/// Who sent a request.
+#[derive(Clone, Debug)]
+pub(crate) struct Sender {
+    pub(crate) name: Arc<str>,
+    /// The holder of its token, where one is asked for.
+    pub(crate) holder: Option<Caller>,
+}
+
+impl Sender {
+    pub(crate) fn of(extensions: &Extensions) -> Self {
+        Self { name: of(extensions), holder: holder(extensions).cloned() }
+    }
+
+    /// Counts a request that is answered at once.
+    ///
+    /// # Errors
+    /// Those of [`Caller::count`].
+    pub(crate) fn count(&self) -> Result<(), Problem> {
+        Ok(self.holder.as_ref().map_or(Ok(()), Caller::count)?)
+    }
+
+    /// Begins a request to a model.
+    ///
+    /// # Errors
+    /// Those of [`Caller::begin`].
+    pub(crate) fn begin(&self) -> Result<Option<Permit>, Problem> {
+        Ok(self.holder.as_ref().map(Caller::begin).transpose()?)
+    }
+}
+
+impl From<Limited> for Problem {
+    fn from(Limited { failure, retry_after }: Limited) -> Self {
+        Self::from(failure).retry_after(retry_after)
+    }
+}
+
+/// The holder of the request's token, where one is asked for.
+pub(crate) fn holder(extensions: &Extensions) -> Option<&Caller> {
+    extensions.get::<Caller>()
+}
+
+/// The name of the caller: that of its token; where none is asked for, the Unix user of a peer at the Unix socket,
+/// else the peer's address. An IPv6 address counts with its whole network, all of whose addresses one machine may
+/// have.
 pub(crate) fn of(extensions: &Extensions) -> Arc<str> {
+    if let Some(holder) = holder(extensions) {
+        return Arc::clone(holder.name());
+    }
     match extensions.get::<Arrival>() {
         Some(Arrival::Unix { user }) => format!("user {user}").into(),
         Some(arrival @ Arrival::Tcp { .. }) => {
@@ -27,9 +74,12 @@ pub(crate) fn of(extensions: &Extensions) -> Arc<str> {
     }
 }
 
-/// For whom the hive keeps what a caller says, and lets only them see it: the Unix user of a peer at the Unix
-/// socket, or all who come over the network, whose addresses change.
+/// For whom the hive keeps what a caller says, and lets only them see it: the holder of a token; where none is asked
+/// for, the Unix user of a peer at the Unix socket, or all who come over the network, whose addresses change.
 pub(crate) fn owner(extensions: &Extensions) -> Arc<str> {
+    if let Some(holder) = holder(extensions) {
+        return format!("token {}", holder.name()).into();
+    }
     match extensions.get::<Arrival>() {
         Some(Arrival::Unix { .. }) => of(extensions),
         _ => "network".into(),
@@ -71,5 +121,8 @@ mod tests {
         assert_eq!(owner_of(tcp("127.0.0.1")), owner_of(tcp("192.0.2.7")));
         assert_ne!(owner_of(user(1)), owner_of(user(2)));
         assert_ne!(owner_of(user(1)), owner_of(tcp("127.0.0.1")));
+        let mut with_token = extensions(tcp("127.0.0.1"));
+        with_token.insert(Caller::manager_of_a_test());
+        assert_eq!((&*owner(&with_token), &*of(&with_token)), ("token tester", "tester"));
     }
 }

@@ -4,20 +4,22 @@ use axum::Json;
 use axum::extract::{Query, Request, State};
 use axum::http::header::{HOST, LOCATION};
 use axum::http::uri::Authority;
-use axum::http::{HeaderMap, HeaderValue, StatusCode};
+use axum::http::{Extensions, HeaderMap, HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use super::body::json_bytes;
+use super::caller::{Sender, holder};
 use super::path::Parameter;
 use super::prefix::prefix;
 use super::problem::Problem;
 use crate::app::AppState;
+use crate::callers::Caller;
 use crate::error::{Code, Failure};
 use crate::jobs::job::JobSummary;
 use crate::jobs::{JobFilter, JobId, JobPage, JobState};
-use crate::ops;
+use crate::ops::{self, Row};
 use crate::text::clip;
 
 /// The largest body of a submission, in bytes.
@@ -61,9 +63,12 @@ pub(super) async fn submit(State(app): State<AppState>, request: Request) -> Res
     let key = idempotency_key(request.headers())?;
     let host = request_host(&request);
     let prefix = prefix(request.headers()).to_owned();
+    let sender = Sender::of(request.extensions());
     let body = json_bytes(request, BODY_LIMIT, *app.config.timers.request_head).await?;
     let submission = ops::parse(&body)?;
+    check_role(sender.holder.as_ref(), submission.row)?;
     app.check_hive_id(&submission.hive_id, host.as_deref())?;
+    sender.count()?;
     let submitted = ops::submit(&app, submission, key)?;
     let job = &submitted.job;
     let mut response = (
@@ -153,7 +158,12 @@ struct Cancelled<'a> {
     status: &'static str,
 }
 
-/// Cancels a job, and answers once it has ended.
+/// Refuses a caller whose token does not have the role that the operation needs.
+fn check_role(holder: Option<&Caller>, row: &Row) -> Result<(), Failure> {
+    holder.map_or(Ok(()), |holder| holder.require(row.role, row.name))
+}
+
+/// Cancels a job, and answers once it has ended. Needs the role that its operation needs.
 #[utoipa::path(
     delete,
     path = "/v1/jobs/{job_id}",
@@ -166,8 +176,12 @@ struct Cancelled<'a> {
 pub(super) async fn cancel(
     State(app): State<AppState>,
     Parameter(id): Parameter,
+    extensions: Extensions,
 ) -> Result<Response, Problem> {
     let job = app.jobs.get(&id)?;
+    let operation = job.summary().operation;
+    let row = ops::TABLE.iter().find(|row| row.wire_name == operation);
+    row.map_or(Ok(()), |row| check_role(holder(&extensions), row))?;
     app.jobs.cancel(&job).await?;
     Ok(Json(Cancelled { job_id: job.id(), status: "cancelled" }).into_response())
 }

@@ -5,6 +5,7 @@ use axum::extract::{Request, State};
 use serde::Serialize;
 use utoipa::ToSchema;
 
+use super::caller::holder;
 use super::path::Parameter;
 use super::problem::Problem;
 use super::{anthropic, dialect, openai};
@@ -51,7 +52,7 @@ pub(crate) enum Found {
     responses((status = 200, description = "The models.", body = Listed))
 )]
 pub(crate) async fn list(State(app): State<AppState>, request: Request) -> Result<Json<Listed>, Problem> {
-    let cards = openai::cards(&app).await?;
+    let cards = openai::cards(&app, holder(request.extensions())).await?;
     Ok(Json(match dialect::of(request.uri(), request.headers()) {
         Dialect::Anthropic => Listed::Anthropic(anthropic::page(request.uri(), cards)?),
         _ => Listed::OpenAi(cards.into()),
@@ -76,7 +77,7 @@ pub(crate) async fn find(
     Parameter(id): Parameter,
     request: Request,
 ) -> Result<Json<Found>, Problem> {
-    let card = openai::card(&app, &id).await?;
+    let card = openai::card(&app, holder(request.extensions()), &id).await?;
     Ok(Json(match dialect::of(request.uri(), request.headers()) {
         Dialect::Anthropic => Found::Anthropic(card.into()),
         _ => Found::OpenAi(Box::new(card)),

@@ -265,7 +265,7 @@ pub(crate) async fn method_not_allowed(method: Method, uri: Uri, headers: Header
 }
 
 /// The first 200 characters of a path.
-fn shorten(path: &str) -> &str {
+pub(crate) fn shorten(path: &str) -> &str {
     let end = path.char_indices().map(|(at, _)| at).nth(200).unwrap_or(path.len());
     &path[..end]
 }

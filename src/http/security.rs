@@ -1,21 +1,27 @@
 //! Access: one middleware in front of every route.
 //!
 //! The checks have a fixed order, each cheaper and broader than the next: the `Host` (against DNS
-//! rebinding), the `Origin` and `Sec-Fetch-Site` (against other web pages), the token. Routes for POST
-//! then check the content type (`body::post`), against forms that need no preflight.
+//! rebinding), the `Origin` and `Sec-Fetch-Site` (against other web pages), the token, the role that the route
+//! asks for ([`roles`]). Routes for POST then check the content type (`body::post`), against forms that need no
+//! preflight.
 //!
 //! Invariants:
 //! - Loopback does not protect by itself: a web page of another origin can neither read nor act.
-//! - There is one authenticator, [`AccessPolicy::authenticate`]. With a token set, everything but the page's
-//!   files, the description of the API and the health check, which existing clients poll, asks for it.
-//! - The session cookie gives access to event streams, and to its own end, alone.
+//! - There is one authenticator, [`AccessPolicy::authenticate`]. Once there is a token, everything but the page's
+//!   files, the description of the API and the health check, which existing clients poll, asks for one.
+//! - The session cookie gives access to event streams, and to its own end, alone; and no longer than the token for
+//!   which it was made.
+//! - A stream that follows the hive breaks off when the token of its reader is revoked or expires.
 //! - Only a connection whose caller was let in keeps its seat (`seats`).
 //! - An allowed origin is named in the answer; no wildcard is ever sent.
+
+mod roles;
 
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use axum::extract::{Request, State};
+use axum::body::Body;
+use axum::extract::{MatchedPath, Request, State};
 use axum::http::header::{
     ACCESS_CONTROL_ALLOW_CREDENTIALS, ACCESS_CONTROL_ALLOW_HEADERS, ACCESS_CONTROL_ALLOW_METHODS,
     ACCESS_CONTROL_ALLOW_ORIGIN, ACCESS_CONTROL_EXPOSE_HEADERS, ACCESS_CONTROL_MAX_AGE,
@@ -25,17 +31,20 @@ use axum::http::header::{
 use axum::http::{HeaderValue, Method, StatusCode};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
+use futures::StreamExt;
 
 use super::caller::{FETCH_SITE, is_browser};
 use super::guesses::Guesses;
 use super::listener::Arrival;
-use super::problem::Problem;
+use super::problem::{Problem, shorten};
 use super::seats::Claim;
 use super::session::Sessions;
-use super::token::{self, SecretHash};
+use super::token;
+use crate::callers::{Caller, Callers};
 use crate::config::Config;
 use crate::error::{Code, Failure, Result};
 use crate::origin::{Host, HostPort, Origin};
+use crate::usage::Usage;
 
 /// Its values for another site, and for another port or host name of the same one.
 const FOREIGN_SITES: [&[u8]; 2] = [b"cross-site", b"same-site"];
@@ -49,19 +58,14 @@ const EXPOSED_HEADERS: &str =
 pub(crate) struct AccessPolicy {
     hosts: Vec<Host>,
     origins: Vec<Origin>,
-    token: Option<Token>,
-}
-
-/// What a set token needs.
-#[derive(Debug)]
-struct Token {
-    hash: SecretHash,
+    callers: Callers,
+    usage: Usage,
     sessions: Arc<Sessions>,
     guesses: Guesses,
 }
 
 /// What sent an admitted request.
-enum Caller {
+enum Page {
     /// A program, or the hive's own page.
     Own,
     /// A page of an allowed origin.
@@ -70,8 +74,8 @@ enum Caller {
 
 /// How a request may pass.
 enum Admission {
-    /// It was let in: its connection is kept.
-    Known,
+    /// It was let in, with a token where one is asked for: its connection is kept.
+    Known(Option<Caller>),
     /// It asks for what is open to everybody.
     Open,
     /// This is its answer: it is a preflight.
@@ -92,26 +96,24 @@ impl From<Failure> for Refusal {
 }
 
 impl AccessPolicy {
-    /// The policy of the settings. Reads the token file.
+    /// The policy of the settings, for these callers, whose uses of their tokens are counted.
     ///
     /// # Errors
-    /// [`Code::ConfigInvalid`] if a setting or the token file is not valid.
-    pub(crate) fn new(config: &Config) -> Result<Self> {
-        let hash = config.token_file.as_deref().map(token::read).transpose()?;
+    /// [`Code::ConfigInvalid`] if a setting is not valid.
+    pub(crate) fn new(config: &Config, callers: Callers, usage: Usage) -> Result<Self> {
         Ok(Self {
             hosts: config.hosts()?,
             origins: config.origins()?,
-            token: hash.map(|hash| Token {
-                hash,
-                sessions: Arc::new(Sessions::new(*config.timers.session)),
-                guesses: Guesses::new(*config.timers.wrong_token),
-            }),
+            callers,
+            usage,
+            sessions: Arc::new(Sessions::new(*config.timers.session)),
+            guesses: Guesses::new(*config.timers.wrong_token),
         })
     }
 
-    /// The open sessions, if a token is asked for.
-    pub(crate) fn sessions(&self) -> Option<Arc<Sessions>> {
-        self.token.as_ref().map(|token| Arc::clone(&token.sessions))
+    /// The open sessions.
+    pub(crate) fn sessions(&self) -> Arc<Sessions> {
+        Arc::clone(&self.sessions)
     }
 
     /// The host and port that the request was sent to: the authority of its target, otherwise its one `Host`
@@ -154,7 +156,7 @@ impl AccessPolicy {
     /// Refuses pages of origins that are neither the hive's own nor allowed, and what a browser marks as sent
     /// by another site. Some of that has no `Origin`: images, frames, links. A link to the page itself is a
     /// person's own step.
-    fn check_origin(&self, request: &Request, target: &HostPort) -> Result<Caller> {
+    fn check_origin(&self, request: &Request, target: &HostPort) -> Result<Page> {
         let refused = |what: &str| {
             Err(Failure::new(Code::OriginRefused, format!("{what} may not call this hive"))
                 .hint("start the hive with --allow-origin scheme://host:port for a page that you trust"))
@@ -164,7 +166,7 @@ impl AccessPolicy {
             let origin = header.to_str().ok().filter(|_| headers.next().is_none()).and_then(Origin::parse);
             match origin {
                 Some(origin) if origin.is_of(target) => {}
-                Some(origin) if self.origins.contains(&origin) => return Ok(Caller::Allowed(header.clone())),
+                Some(origin) if self.origins.contains(&origin) => return Ok(Page::Allowed(header.clone())),
                 _ => return refused("web pages of this origin"),
             }
         }
@@ -173,17 +175,19 @@ impl AccessPolicy {
         if is_foreign && !is_page(request.method(), request.uri().path()) {
             refused("web pages of other sites")
         } else {
-            Ok(Caller::Own)
+            Ok(Page::Own)
         }
     }
 
-    /// Checks the token, if one is set and the path is not open.
+    /// Checks the token, if one is asked for and the path is not open.
     fn authenticate(&self, request: &Request) -> Result<Admission, Refusal> {
-        let Some(Token { hash, sessions, .. }) = &self.token else { return Ok(Admission::Known) };
+        if !self.callers.ask_for_a_token() {
+            return Ok(Admission::Known(None));
+        }
         let (method, path) = (request.method(), request.uri().path());
         let given = token::given(request.headers());
-        if given.is_some_and(|given| hash.matches(&SecretHash::of(given)).into()) {
-            return Ok(Admission::Known);
+        if let Some(caller) = given.and_then(|given| self.callers.holder_of(given)) {
+            return Ok(Admission::Known(Some(caller)));
         }
         if is_open(method, path) {
             return Ok(Admission::Open);
@@ -191,19 +195,24 @@ impl AccessPolicy {
         // A session can read event streams and end itself.
         let is_for_session = (*method == Method::GET && is_event_stream(path))
             || (*method == Method::DELETE && path == "/v1/session");
-        if is_for_session && sessions.admit(request.headers()) {
-            return Ok(Admission::Known);
+        if is_for_session && let Some(caller) = self.sessions.holder_of(request.headers()) {
+            return Ok(Admission::Known(Some(caller)));
         }
-        let message =
-            if given.is_some() { "the token is not this hive's" } else { "this hive asks for a token" };
-        let failure = Failure::new(Code::Unauthorized, message)
-            .hint("send the token of the hive's --token-file as 'Authorization: Bearer TOKEN' or as 'x-api-key: TOKEN'");
+        let message = if given.is_some() {
+            "the token is not this hive's, was revoked or has expired"
+        } else {
+            "this hive asks for a token"
+        };
+        let failure = Failure::new(Code::Unauthorized, message).hint(
+            "send a token of the hive (of its --token-file, or one that TokenCreate made) as 'Authorization: Bearer \
+             TOKEN' or as 'x-api-key: TOKEN'",
+        );
         Err(Refusal { failure, is_guess: given.is_some() })
     }
 
-    fn admit(&self, request: &Request, caller: &mut Caller) -> Result<Admission, Refusal> {
+    fn admit(&self, request: &Request, page: &mut Page) -> Result<Admission, Refusal> {
         let target = self.check_host(request)?;
-        *caller = self.check_origin(request, &target)?;
+        *page = self.check_origin(request, &target)?;
         let preflight = *request.method() == Method::OPTIONS
             && request.headers().contains_key(ORIGIN)
             && request.headers().contains_key(ACCESS_CONTROL_REQUEST_METHOD);
@@ -216,21 +225,21 @@ impl AccessPolicy {
 
     /// Notes a refusal of a wrong token, and waits until it may be answered.
     async fn note(&self, refusal: &Refusal, peer: Option<IpAddr>) {
-        if let Some(token) = self.token.as_ref().filter(|_| refusal.is_guess) {
-            token.guesses.wrong(peer).await;
+        if refusal.is_guess {
+            self.guesses.wrong(peer).await;
         }
     }
 
     /// Adds the headers of every answer, and those that let an allowed page read it.
-    fn add_headers(&self, response: &mut Response, caller: Caller, credentials: bool) {
+    fn add_headers(&self, response: &mut Response, page: Page, credentials: bool) {
         let headers = response.headers_mut();
         headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
         headers.entry(CACHE_CONTROL).or_insert(HeaderValue::from_static("no-store"));
         headers.append(VARY, HeaderValue::from_static("Origin"));
-        if let Caller::Allowed(origin) = caller {
+        if let Page::Allowed(origin) = page {
             headers.insert(ACCESS_CONTROL_ALLOW_ORIGIN, origin);
             headers.insert(ACCESS_CONTROL_EXPOSE_HEADERS, HeaderValue::from_static(EXPOSED_HEADERS));
-            if credentials && self.token.is_some() {
+            if credentials && self.callers.ask_for_a_token() {
                 headers.insert(ACCESS_CONTROL_ALLOW_CREDENTIALS, HeaderValue::from_static("true"));
             }
         }
@@ -246,14 +255,21 @@ pub(crate) async fn check_access(
     let path = request.uri().path().to_owned();
     // A page of an allowed origin may send the cookie on these routes only.
     let credentials = path == "/v1/session" || is_event_stream(&path);
-    let mut caller = Caller::Own;
-    let mut response = match policy.admit(&request, &mut caller) {
+    let mut page = Page::Own;
+    let mut response = match policy.admit(&request, &mut page) {
         Ok(Admission::Answered(answer)) => answer,
-        Ok(admission) => {
-            if let (Admission::Known, Some(claim)) = (admission, request.extensions().get::<Claim>()) {
+        Ok(Admission::Open) => next.run(request).await,
+        Ok(Admission::Known(caller)) => {
+            if let Some(claim) = request.extensions().get::<Claim>() {
                 claim.keep();
             }
-            next.run(request).await
+            match caller {
+                Some(caller) => {
+                    policy.usage.used(caller.name());
+                    answer_to(caller, request, next).await
+                }
+                None => next.run(request).await,
+            }
         }
         Err(refusal) => {
             let peer = request.extensions().get::<Arrival>().and_then(Arrival::peer);
@@ -261,8 +277,36 @@ pub(crate) async fn check_access(
             Problem::from(refusal.failure).into_response()
         }
     };
-    policy.add_headers(&mut response, caller, credentials);
+    policy.add_headers(&mut response, page, credentials);
     response
+}
+
+/// The answer to the holder of a token, who may lack the role that the route asks for.
+async fn answer_to(caller: Caller, mut request: Request, next: Next) -> Response {
+    let (method, path) = (request.method(), request.uri().path());
+    let route = request.extensions().get::<MatchedPath>();
+    let needed = roles::needed(method, route.map(MatchedPath::as_str));
+    if let Err(failure) = caller.require(needed, &format!("{method} {}", shorten(path))) {
+        return Problem::from(failure).into_response();
+    }
+    let follows = *method == Method::GET && is_event_stream(path);
+    request.extensions_mut().insert(caller.clone());
+    let response = next.run(request).await;
+    if follows { response.map(|body| while_let_in(caller, body)) } else { response }
+}
+
+/// A stream that breaks off when its reader is let in no more. It does not end as a stream does that is complete.
+fn while_let_in(caller: Caller, body: Body) -> Body {
+    let over = Box::pin(caller.over());
+    let cut = futures::stream::unfold(Some((body.into_data_stream(), over)), async |open| {
+        let (mut data, mut over) = open?;
+        tokio::select! {
+            biased;
+            () = &mut over => Some((Err(axum::Error::new("the token was revoked or has expired")), None)),
+            piece = data.next() => Some((piece?, Some((data, over)))),
+        }
+    });
+    Body::from_stream(cut)
 }
 
 /// A page of an allowed origin may send whatever headers it wants to: client libraries have many of their own.
@@ -313,6 +357,9 @@ pub(super) fn is_event_stream(path: &str) -> bool {
         _ => false,
     }
 }
+
+#[cfg(test)]
+pub(crate) use roles::table;
 
 #[cfg(test)]
 mod tests;

@@ -5,11 +5,13 @@
 //! - A cookie is 256 random bits, not the token. The hive keeps its hash, in memory only.
 //! - `security` accepts the cookie for reading event streams and for ending the session, and for
 //!   nothing else.
+//! - A session belongs to the holder of the token for which it was made, and ends with that token.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use axum::Extension;
 use axum::extract::State;
 use axum::http::header::{COOKIE, SET_COOKIE};
 use axum::http::{HeaderMap, StatusCode};
@@ -18,7 +20,8 @@ use parking_lot::Mutex;
 use subtle::Choice;
 
 use super::prefix::prefix;
-use super::token::SecretHash;
+use crate::callers::Caller;
+use crate::secret_hash::SecretHash;
 use crate::text::hex;
 
 /// The name of the cookie.
@@ -40,6 +43,7 @@ pub(crate) struct Sessions {
 struct Session {
     hash: SecretHash,
     expires: Instant,
+    holder: Caller,
 }
 
 impl Sessions {
@@ -48,34 +52,35 @@ impl Sessions {
         Self { lifetime, open: Mutex::default() }
     }
 
-    /// Opens a session for a page below `prefix`, and returns its `Set-Cookie` value. It lacks `Secure`,
+    /// Opens a session of the holder of a token for a page below `prefix`, and returns its `Set-Cookie` value. It lacks `Secure`,
     /// because the hive speaks plain HTTP; a proxy that adds TLS may add it.
-    fn open(&self, prefix: &str) -> String {
+    fn open(&self, holder: Caller, prefix: &str) -> String {
         let value = hex(&rand::random::<[u8; 32]>());
-        let session =
-            Session { hash: SecretHash::of(value.as_bytes()), expires: Instant::now() + self.lifetime };
+        let (hash, expires) = (SecretHash::of(value.as_bytes()), Instant::now() + self.lifetime);
         let mut held = self.open.lock();
         prune(&mut held);
         if held.len() == MOST_SESSIONS {
             held.pop_front();
         }
-        held.push_back(session);
+        held.push_back(Session { hash, expires, holder });
         let age = self.lifetime.as_secs();
         format!("{COOKIE_NAME}={value}; {}; Max-Age={age}", attributes(prefix))
     }
 
-    /// Whether one of the request's cookies belongs to an open session.
-    pub(crate) fn admit(&self, headers: &HeaderMap) -> bool {
+    /// Whose open session one of the request's cookies belongs to. Compares with every session, in constant time.
+    pub(crate) fn holder_of(&self, headers: &HeaderMap) -> Option<Caller> {
         let given = cookies(headers);
         if given.is_empty() {
-            return false;
+            return None;
         }
         let mut held = self.open.lock();
         prune(&mut held);
+        let is_it = |session: &Session| {
+            given.iter().map(|hash| session.hash.matches(hash)).fold(Choice::from(0), |any, one| any | one)
+        };
         held.iter()
-            .flat_map(|session| given.iter().map(|hash| session.hash.matches(hash)))
-            .fold(Choice::from(0), |any, one| any | one)
-            .into()
+            .fold(None, |found, session| if is_it(session).into() { Some(&session.holder) } else { found })
+            .cloned()
     }
 
     /// Ends the sessions of the request's cookies.
@@ -105,9 +110,7 @@ fn attributes(prefix: &str) -> String {
 
 fn prune(held: &mut VecDeque<Session>) {
     let now = Instant::now();
-    while held.front().is_some_and(|session| session.expires <= now) {
-        held.pop_front();
-    }
+    held.retain(|session| session.expires > now && !session.holder.is_over());
 }
 
 /// Opens a session for the web page.
@@ -121,10 +124,14 @@ fn prune(held: &mut VecDeque<Session>) {
     responses((status = 204, description = "It is open; there is a cookie if the hive asks for a token.", headers(
         ("set-cookie" = Option<String>, description = "The cookie `rbee_session`."))))
 )]
-pub(crate) async fn create(State(sessions): State<Option<Arc<Sessions>>>, headers: HeaderMap) -> Response {
-    match sessions {
-        Some(sessions) => {
-            (StatusCode::NO_CONTENT, [(SET_COOKIE, sessions.open(prefix(&headers)))]).into_response()
+pub(crate) async fn create(
+    State(sessions): State<Arc<Sessions>>,
+    holder: Option<Extension<Caller>>,
+    headers: HeaderMap,
+) -> Response {
+    match holder {
+        Some(Extension(holder)) => {
+            (StatusCode::NO_CONTENT, [(SET_COOKIE, sessions.open(holder, prefix(&headers)))]).into_response()
         }
         None => StatusCode::NO_CONTENT.into_response(),
     }
@@ -138,10 +145,8 @@ pub(crate) async fn create(State(sessions): State<Option<Arc<Sessions>>>, header
     tag = "Page",
     responses((status = 204, description = "It has ended."))
 )]
-pub(crate) async fn end(State(sessions): State<Option<Arc<Sessions>>>, headers: HeaderMap) -> Response {
-    if let Some(sessions) = sessions {
-        sessions.end(&headers);
-    }
+pub(crate) async fn end(State(sessions): State<Arc<Sessions>>, headers: HeaderMap) -> Response {
+    sessions.end(&headers);
     let gone = format!("{COOKIE_NAME}=; {}; Max-Age=0", attributes(prefix(&headers)));
     (StatusCode::NO_CONTENT, [(SET_COOKIE, gone)]).into_response()
 }
@@ -149,6 +154,14 @@ pub(crate) async fn end(State(sessions): State<Option<Arc<Sessions>>>, headers: 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn holder() -> Caller {
+        Caller::manager_of_a_test()
+    }
+
+    fn admits(sessions: &Sessions, headers: &HeaderMap) -> bool {
+        sessions.holder_of(headers).is_some()
+    }
 
     fn with(value: &str) -> HeaderMap {
         HeaderMap::from_iter([(COOKIE, value.parse().unwrap())])
@@ -161,31 +174,31 @@ mod tests {
     #[test]
     fn a_session_cookie_is_accepted_until_it_expires() {
         let sessions = Sessions::new(Duration::from_secs(43_200));
-        let set = sessions.open("");
+        let set = sessions.open(holder(), "");
         assert!(set.ends_with("; HttpOnly; SameSite=Strict; Path=/v1; Max-Age=43200"), "{set}");
-        assert!(sessions.admit(&with(&format!("theme=dark; {}", pair(&set)))));
-        assert!(!sessions.admit(&with("rbee_session=; rbee_session=guess")));
-        assert!(!sessions.admit(&HeaderMap::new()));
-        let other = sessions.open("");
+        assert!(admits(&sessions, &with(&format!("theme=dark; {}", pair(&set)))));
+        assert!(!admits(&sessions, &with("rbee_session=; rbee_session=guess")));
+        assert!(!admits(&sessions, &HeaderMap::new()));
+        let other = sessions.open(holder(), "");
         sessions.end(&with(pair(&set)));
-        assert!(!sessions.admit(&with(pair(&set))) && sessions.admit(&with(pair(&other))));
+        assert!(!admits(&sessions, &with(pair(&set))) && admits(&sessions, &with(pair(&other))));
 
         let brief = Sessions::new(Duration::ZERO);
-        let set = brief.open("/hive");
+        let set = brief.open(holder(), "/hive");
         assert!(set.contains("; Path=/hive/v1; "), "{set}");
-        assert!(!brief.admit(&with(pair(&set))));
+        assert!(!admits(&brief, &with(pair(&set))));
         assert!(brief.open.lock().is_empty(), "expired sessions are removed");
     }
 
     #[test]
     fn a_new_session_beyond_the_limit_ends_the_oldest() {
         let sessions = Sessions::new(Duration::from_secs(60));
-        let first = sessions.open("");
-        let second = sessions.open("");
+        let first = sessions.open(holder(), "");
+        let second = sessions.open(holder(), "");
         for _ in 0..MOST_SESSIONS - 1 {
-            sessions.open("");
+            sessions.open(holder(), "");
         }
-        assert!(!sessions.admit(&with(pair(&first))));
-        assert!(sessions.admit(&with(pair(&second))));
+        assert!(!admits(&sessions, &with(pair(&first))));
+        assert!(admits(&sessions, &with(pair(&second))));
     }
 }

@@ -14,7 +14,8 @@ use super::testing::{Served, read_until, soon, status};
 use super::*;
 use crate::address::Address;
 use crate::app::App;
-use crate::config::{Config, Timers};
+use crate::config::{Config, NamedToken, Role, Timers};
+use crate::secret_hash::SecretHash;
 
 /// A hive with one model that is not loaded.
 struct Hive {
@@ -99,6 +100,38 @@ async fn every_route_asks_for_the_token_but_the_page_and_the_health_check() {
                 let request = request.header("content-type", "application/json").header(name, value);
                 let answer = router.clone().oneshot(request.body(Body::from("{}")).unwrap()).await.unwrap();
                 assert_eq!(answer.status() != 401, is_open, "{method} {route}: {}", answer.status());
+            }
+        }
+    }
+    hive.served.stop().await;
+}
+
+#[tokio::test]
+async fn every_route_asks_for_its_role() {
+    let hive = Hive::start().await;
+    let holders = [("boss", Role::Manage), ("user", Role::Use), ("reader", Role::Read)];
+    for (name, role) in holders {
+        hive.app.callers.create(name, NamedToken::new(SecretHash::of(name.as_bytes()), role)).unwrap();
+    }
+    let router = router(&hive.app).unwrap();
+    let table: Vec<_> = security::table().collect();
+    assert_eq!(table.iter().map(|(route, _)| *route).collect::<Vec<_>>(), routes(), "each has a row");
+    for (route, methods) in table {
+        let path = route.replace(['{', '}', '*'], "");
+        for method in ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"] {
+            let known = if method == "HEAD" { "GET" } else { method };
+            let needed = methods.iter().find(|(name, _)| *name == known).map(|(_, role)| *role);
+            for (name, role) in holders {
+                if route == "/v1/shutdown" && role == Role::Manage {
+                    continue;
+                }
+                let request = Request::builder().method(method).uri(&path).header("host", "localhost");
+                let request = request.header("content-type", "application/json").header("x-api-key", name);
+                // What no operation and no dialect takes, so that nothing is done.
+                let answer = router.clone().oneshot(request.body(Body::from("{}")).unwrap()).await.unwrap();
+                let (status, what) = (answer.status().as_u16(), format!("{method} {route} by {name}"));
+                assert_eq!(status == 403, role < needed.unwrap_or(Role::Manage), "{what}: {status}");
+                assert!(status == 403 || (status == 405) == needed.is_none(), "{what}: {status}");
             }
         }
     }

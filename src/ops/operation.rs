@@ -8,7 +8,7 @@ use tokio_util::sync::CancellationToken;
 use utoipa::ToSchema;
 
 use crate::app::AppState;
-use crate::config::Timers;
+use crate::config::{Role, Timers};
 use crate::error::Result;
 use crate::jobs::{JobClass, JobId, OperationKind};
 
@@ -26,6 +26,11 @@ pub trait Operation: DeserializeOwned + Serialize + ToSchema + Send + 'static {
     const CLASS: JobClass;
     /// How long it may take.
     const DEADLINE: Deadline;
+    /// The role that a caller's token needs.
+    const ROLE: Role = match Self::KIND {
+        OperationKind::Read => Role::Read,
+        OperationKind::Act => Role::Manage,
+    };
     /// Whether it frees space or stops something, and so runs even where its journal cannot be written.
     const FREES: bool = false;
     /// The field that names the hive, besides `hive_id`.

@@ -10,6 +10,7 @@ use serde_json::value::RawValue;
 use super::described::{Described, describe};
 use super::field_error::FieldError;
 use super::operation::{Context, Deadline, Operation};
+use crate::config::Role;
 use crate::error::{Failure, Result};
 use crate::jobs::{JobClass, OperationKind};
 use crate::n;
@@ -29,6 +30,8 @@ pub struct Row {
     pub class: JobClass,
     /// How long it may take.
     pub deadline: Deadline,
+    /// The role that a caller's token needs.
+    pub role: Role,
     /// Whether it runs even where its journal cannot be written.
     pub frees: bool,
     /// The field that names the hive, besides `hive_id`.
@@ -75,6 +78,7 @@ impl Row {
             kind: T::KIND,
             class: T::CLASS,
             deadline: T::DEADLINE,
+            role: T::ROLE,
             frees: T::FREES,
             hive_field: T::HIVE_FIELD,
             decode: decode::<T>,

@@ -2,6 +2,7 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
+use std::time::Duration;
 
 use parking_lot::Mutex;
 use tokio::sync::broadcast;
@@ -10,6 +11,7 @@ use super::feed::Feed;
 use super::record::{Outcome, Record, in_ms};
 use super::request::Request;
 use super::totals::{Totals, TotalsOf};
+use crate::usage::{Sums, Usage};
 
 /// The most requests that are remembered after their end.
 const REMEMBERED: usize = 1000;
@@ -20,6 +22,8 @@ pub(crate) struct Ledger(Arc<Inner>);
 
 #[derive(Debug, Default)]
 struct Inner {
+    /// What outlives the hive.
+    usage: Usage,
     under_way: Mutex<HashMap<Arc<str>, Arc<Mutex<Request>>>>,
     /// The last requests, the newest last.
     ended: Mutex<VecDeque<Arc<Record>>>,
@@ -28,6 +32,11 @@ struct Inner {
 }
 
 impl Ledger {
+    /// A ledger that also adds to this usage.
+    pub(crate) fn of(usage: Usage) -> Self {
+        Self(Arc::new(Inner { usage, ..Inner::default() }))
+    }
+
     /// A request begins.
     pub(super) fn begin(&self, id: &Arc<str>, request: &Arc<Mutex<Request>>) {
         self.0.under_way.lock().insert(Arc::clone(id), Arc::clone(request));
@@ -43,6 +52,7 @@ impl Ledger {
         log(&record);
         self.announce(&record);
         self.0.totals.lock().add(&record);
+        self.0.usage.add(&record.caller, record.model.as_deref(), &sums(&record));
         let id = Arc::clone(&record.request_id);
         {
             let mut ended = self.0.ended.lock();
@@ -92,6 +102,25 @@ impl Ledger {
     /// The sums since the hive started, by model, by worker and by caller.
     pub(crate) fn totals(&self) -> [Vec<TotalsOf>; 3] {
         self.0.totals.lock().view()
+    }
+}
+
+/// What one request adds to the usage.
+fn sums(record: &Record) -> Sums {
+    let Record { times, tokens, outcome, .. } = record;
+    let ms = |time: Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
+    let is = |wanted| u64::from(*outcome == Some(wanted));
+    Sums {
+        requests: 1,
+        completed: is(Outcome::Completed),
+        failed: is(Outcome::Failed),
+        refused: is(Outcome::Refused),
+        client_gone: is(Outcome::ClientGone),
+        prompt_tokens: tokens.prompt.unwrap_or(0),
+        cached_tokens: tokens.cached.unwrap_or(0),
+        completion_tokens: tokens.completion.unwrap_or(0),
+        queue_ms: ms(times.queue.unwrap_or_default() + times.load.unwrap_or_default()),
+        total_ms: ms(times.total),
     }
 }
 

@@ -9,6 +9,7 @@ use super::counted;
 use super::ledger::Ledger;
 use super::record::Outcome;
 use super::request::{Request, ServedBy};
+use crate::callers::Permit;
 use crate::error::Failure;
 use crate::time::monotonic;
 
@@ -21,6 +22,8 @@ struct Inner {
     ledger: Ledger,
     id: Arc<str>,
     request: Arc<Mutex<Request>>,
+    /// Counts the request against the limits of its caller while it is there.
+    permit: Mutex<Option<Permit>>,
 }
 
 impl Recorder {
@@ -30,12 +33,17 @@ impl Recorder {
         let id = Arc::clone(&request.id);
         let request = Arc::new(Mutex::new(request));
         ledger.begin(&id, &request);
-        Self(Arc::new(Inner { ledger: ledger.clone(), id, request }))
+        Self(Arc::new(Inner { ledger: ledger.clone(), id, request, permit: Mutex::default() }))
     }
 
     /// The id of the request.
     pub(crate) fn id(&self) -> &str {
         &self.0.id
+    }
+
+    /// The request counts against the limits of its caller until it ends.
+    pub(crate) fn holds(&self, permit: Option<Permit>) {
+        *self.0.permit.lock() = permit;
     }
 
     /// The request is for this model. From now on it waits for a worker.
@@ -133,6 +141,7 @@ impl Inner {
             recent.add(&record);
         }
         self.ledger.end(record);
+        drop(self.permit.lock().take());
     }
 }
 

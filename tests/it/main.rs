@@ -8,6 +8,7 @@
 mod access;
 mod adoption;
 mod anthropic;
+mod callers;
 mod capabilities;
 mod cli;
 mod client;

@@ -44,8 +44,9 @@ export function askForToken(wrong, offered) {
           h(
             "p",
             { class: "muted", id: "token-help" },
-            "The token is in the file that the hive was started with (--token-file). This page keeps it ",
-            "until its tab is closed, and shares it with the other tabs of this hive.",
+            "The manager's token is in the file that the hive was started with (--token-file); others are ",
+            "made with rbee-hive token create. This page keeps it until its tab is closed, and shares it ",
+            "with the other tabs of this hive.",
           ),
           wrong
             ? h("p", { class: "field-error", role: "alert" }, icon("alert"), "The hive refused that token.")

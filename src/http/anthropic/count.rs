@@ -1,13 +1,12 @@
 //! Counts the tokens of a prompt, which only the engine of the model can.
 
-use std::sync::Arc;
-
 use serde_json::{Value, json};
 
 use crate::app::AppState;
 use crate::dialects::chat::{Chat, Output, Part};
 use crate::dialects::engine;
 use crate::error::{Code, Failure};
+use crate::http::caller::Sender;
 use crate::http::gateway::{Call, ask};
 use crate::http::problem::Problem;
 use crate::requests::Recorder;
@@ -16,7 +15,7 @@ use crate::workers::Route;
 /// What asks for a count.
 pub(super) struct Counter<'a> {
     pub(super) app: &'a AppState,
-    pub(super) caller: Arc<str>,
+    pub(super) sender: &'a Sender,
     pub(super) recorder: Recorder,
 }
 
@@ -69,7 +68,7 @@ impl Counter<'_> {
     }
 
     async fn ask(&self, question: Call) -> Result<Value, Problem> {
-        ask(self.app, Arc::clone(&self.caller), question, &self.recorder).await
+        ask(self.app, self.sender, question, &self.recorder).await
     }
 }
 

@@ -1,7 +1,5 @@
 //! The routes of messages.
 
-use std::sync::Arc;
-
 use axum::Json;
 use axum::extract::{Request, State};
 use axum::response::Response;
@@ -14,7 +12,7 @@ use crate::app::AppState;
 use crate::dialects::anthropic::{MessageWriter, MessagesAnswer, MessagesEvent, MessagesRequest, read};
 use crate::dialects::chat::Chat;
 use crate::error::{Code, Failure};
-use crate::http::caller;
+use crate::http::caller::Sender;
 use crate::http::gateway::{self, Call};
 use crate::http::ignored::telling;
 use crate::http::problem::Problem;
@@ -58,12 +56,12 @@ pub(crate) async fn messages(State(app): State<AppState>, request: Request) -> R
     extensions(("x-errors" = json!(gateway::ERRORS)))
 )]
 pub(crate) async fn count_tokens(State(app): State<AppState>, request: Request) -> Response {
-    let caller = caller::of(request.extensions());
-    gateway::serve_questions(&app, Arc::clone(&caller), async |recorder| {
+    let sender = Sender::of(request.extensions());
+    gateway::serve_questions(&app, &sender, async |recorder| {
         let body = gateway::read(&app, request).await?;
         let chat = chat(&body)?;
         let ignored = chat.ignored.clone();
-        let tokens = Counter { app: &app, caller, recorder }.count(chat).await?;
+        let tokens = Counter { app: &app, sender: &sender, recorder }.count(chat).await?;
         Ok(telling(Json(TokenCount { input_tokens: tokens }), &ignored))
     })
     .await

@@ -21,7 +21,7 @@ use crate::config::Capability;
 use crate::dialects::trouble::Trouble;
 use crate::error::{Code, Failure};
 use crate::http::body::json_bytes;
-use crate::http::caller;
+use crate::http::caller::Sender;
 use crate::http::dialect::REQUEST_ID;
 use crate::http::ignored::telling;
 use crate::http::problem::Problem;
@@ -35,7 +35,7 @@ const NARRATE: &str = "x-rbee-narrate";
 /// What the gateway needs of a request besides its body.
 #[derive(Debug)]
 pub(crate) struct Head {
-    caller: Arc<str>,
+    sender: Sender,
     /// Whether the client asks to be told what it waits for.
     narrates: bool,
 }
@@ -43,7 +43,7 @@ pub(crate) struct Head {
 impl Head {
     pub(crate) fn of(request: &Request) -> Self {
         let narrates = request.headers().get(NARRATE).is_some_and(|value| value == "1");
-        Self { caller: caller::of(request.extensions()), narrates }
+        Self { sender: Sender::of(request.extensions()), narrates }
     }
 }
 
@@ -71,16 +71,17 @@ pub(crate) async fn read(app: &AppState, request: Request) -> Result<Bytes, Prob
 }
 
 async fn answered(app: &AppState, head: Head, call: impl Future<Output = Result<Call, Problem>>) -> Response {
-    recorded(app, Arc::clone(&head.caller), async |recorder| answer(app, head, call, &recorder).await).await
+    let sender = head.sender.clone();
+    recorded(app, &sender, async |recorder| answer(app, head, call, &recorder).await).await
 }
 
 /// Answers a request by asking workers ([`ask`]).
 pub(crate) async fn serve_questions(
     app: &AppState,
-    caller: Arc<str>,
+    sender: &Sender,
     work: impl AsyncFnOnce(Recorder) -> Result<Response, Problem>,
 ) -> Response {
-    recorded(app, caller, async |recorder| {
+    recorded(app, sender, async |recorder| {
         let response = work(recorder.clone()).await?;
         recorder.completed();
         Ok(response)
@@ -88,14 +89,22 @@ pub(crate) async fn serve_questions(
     .await
 }
 
-/// Records a request, and names its id in the header of its answer.
+/// Records a request, which counts against the limits of its sender until it has ended, and names its id in the
+/// header of its answer.
 async fn recorded(
     app: &AppState,
-    caller: Arc<str>,
+    sender: &Sender,
     work: impl AsyncFnOnce(Recorder) -> Result<Response, Problem>,
 ) -> Response {
-    let recorder = Recorder::new(&app.requests, caller);
-    let mut response = work(recorder.clone()).await.unwrap_or_else(|problem| {
+    let recorder = Recorder::new(&app.requests, Arc::clone(&sender.name));
+    let answer = match sender.begin() {
+        Ok(permit) => {
+            recorder.holds(permit);
+            work(recorder.clone()).await
+        }
+        Err(limited) => Err(limited),
+    };
+    let mut response = answer.unwrap_or_else(|problem| {
         recorder.failed(problem.failure());
         problem.into_response()
     });
@@ -111,12 +120,12 @@ async fn answer(
     call: impl Future<Output = Result<Call, Problem>>,
     recorder: &Recorder,
 ) -> Result<Response, Problem> {
-    let Head { caller, narrates } = head;
+    let Head { sender, narrates } = head;
     let call = call.await?;
     let streams = call.streams;
     let (shown, waits_for) = watch::channel(Shown::default());
     let waits = Waits::new(waits_for, narrates, (&app.config.timers).into());
-    let (answer, output, ignored) = attempt(app, caller, call, shown, recorder).await?;
+    let (answer, output, ignored) = attempt(app, &sender, call, shown, recorder).await?;
     Ok(telling(relay(answer, streams, waits, output, recorder.clone()).await, &ignored))
 }
 
@@ -126,12 +135,12 @@ async fn answer(
 /// Those of every request, and what the engine answers in the place of a value, with its status.
 pub(crate) async fn ask(
     app: &AppState,
-    caller: Arc<str>,
+    sender: &Sender,
     call: Call,
     recorder: &Recorder,
 ) -> Result<Value, Problem> {
     let (shown, _) = watch::channel(Shown::default());
-    let (answer, ..) = attempt(app, caller, call, shown, recorder).await?;
+    let (answer, ..) = attempt(app, sender, call, shown, recorder).await?;
     let Begun::Whole { pid, status, body, .. } = answer.await? else {
         return Err(Failure::internal("a worker answered a question with a stream").into());
     };
@@ -150,13 +159,14 @@ pub(crate) async fn ask(
 /// call asks for without an effect.
 async fn attempt(
     app: &AppState,
-    caller: Arc<str>,
+    sender: &Sender,
     call: Call,
     shown: watch::Sender<Shown>,
     recorder: &Recorder,
 ) -> Result<(Awaited, Output, Vec<String>), Problem> {
     let model: Arc<str> = app.served_id(&call.model).await?.into();
     recorder.asks(&model, call.streams);
+    app.check_may_use(sender.holder.as_ref(), &model)?;
     let abilities = app.can(&model).await;
     let asks = call.route.capability().into_iter().chain(call.needs);
     // Many clients ask every model to think: one that cannot answers without.
@@ -172,7 +182,7 @@ async fn attempt(
         defaults: app.defaults(&model),
         asking: Asking {
             model,
-            caller,
+            caller: Arc::clone(&sender.name),
             preference: Preference {
                 conversation: call.conversation,
                 avoided: None,

@@ -1,6 +1,5 @@
 //! `/api/chat`, `/api/generate` and the embeddings: what workers answer.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Json;
@@ -10,7 +9,7 @@ use serde_json::{Value, json};
 
 use super::asked::{Answered, parse};
 use crate::app::AppState;
-use crate::config::KeepAlive;
+use crate::config::{KeepAlive, Role};
 use crate::dialects::ollama::{self, Asked, Embed, Form, OllamaWriter, Work, idle_answer};
 use crate::dialects::ollama::{
     ChatLine, ChatRequest, EmbedAnswer, EmbedRequest, EmbeddingsAnswer, EmbeddingsRequest, GenerateLine,
@@ -18,7 +17,7 @@ use crate::dialects::ollama::{
 };
 use crate::error::{Code, Result};
 use crate::fields::FieldError;
-use crate::http::caller;
+use crate::http::caller::Sender;
 use crate::http::gateway::{self, Call};
 use crate::http::ignored::telling;
 use crate::http::operation::run;
@@ -66,7 +65,7 @@ async fn answer(
     form: Form,
     read: impl FnOnce(&Value) -> std::result::Result<Asked, FieldError>,
 ) -> Answered {
-    let head = gateway::Head::of(&request);
+    let (head, sender) = (gateway::Head::of(&request), Sender::of(request.extensions()));
     let body = gateway::read(app, request).await?;
     let Asked { work, keep_alive, mut context_length } = read(&parse(&body)?)?;
     // Requests load nothing then.
@@ -84,7 +83,8 @@ async fn answer(
         }
         Work::Nothing { model, streams, mut ignored } => {
             ignored.extend(unmet);
-            let reason = place(app, &model, keep_alive, context_length).await?;
+            sender.count()?;
+            let reason = place(app, &sender, &model, keep_alive, context_length).await?;
             let line = format!("{}\n", idle_answer(form, &model, reason));
             let kind = if streams { "application/x-ndjson" } else { "application/json" };
             return Ok(telling(([(CONTENT_TYPE, kind)], line), &ignored));
@@ -95,14 +95,18 @@ async fn answer(
     Ok(gateway::serve_call(app, head, call).await)
 }
 
-/// Loads the model, or unloads it where it is not to stay. Returns which of the two.
+/// Loads the model, or unloads it where it is not to stay. Returns which of the two. Everybody who may use the model
+/// may load it; others may use it too, so only who manages the hive may unload it.
 async fn place(
     app: &AppState,
+    sender: &Sender,
     model: &str,
     keep_alive: Option<KeepAlive>,
     context_length: Option<u64>,
 ) -> Result<&'static str> {
+    let holder = sender.holder.as_ref();
     if keep_alive == Some(KeepAlive::For(Duration::ZERO)) {
+        holder.map_or(Ok(()), |holder| holder.require(Role::Manage, "unloading a model"))?;
         let id = app.find_target(model).await?.served_id();
         return match run(app, &json!({ "ModelUnload": { "id": id } })).await {
             Err(failure) if failure.code != Code::ModelNotLoaded => Err(failure),
@@ -110,6 +114,7 @@ async fn place(
         };
     }
     let id = app.find_requested(model).await?.served_id();
+    app.check_may_use(holder, &id)?;
     if !app.in_effect().residency.on_demand && app.workers.statuses(&id).is_empty() {
         return Err(not_loaded(&id, &app.workers.list()));
     }
@@ -157,8 +162,8 @@ async fn vectors(
     request: Request,
     read: impl FnOnce(&Value) -> std::result::Result<Embed, FieldError>,
 ) -> Answered {
-    let (asked_at, caller) = (monotonic(), caller::of(request.extensions()));
-    let answered = gateway::serve_questions(app, Arc::clone(&caller), async |recorder| {
+    let (asked_at, sender) = (monotonic(), Sender::of(request.extensions()));
+    let answered = gateway::serve_questions(app, &sender, async |recorder| {
         let body = gateway::read(app, request).await?;
         let asked = read(&parse(&body)?)?;
         let keep_alive = gateway::keep_alive(asked.keep_alive.as_ref())?;
@@ -167,7 +172,7 @@ async fn vectors(
             Value::Null
         } else {
             let question = Call::question(&asked.model, Route::Embeddings, &asked.for_engine());
-            gateway::ask(app, caller, Call { keep_alive, ..question }, &recorder).await?
+            gateway::ask(app, &sender, Call { keep_alive, ..question }, &recorder).await?
         };
         let took = u64::try_from(asked_at.elapsed().as_nanos()).unwrap_or(u64::MAX);
         Ok(telling(Json(asked.answer(&engines, took)), &asked.ignored))

@@ -4,11 +4,13 @@ use std::collections::HashMap;
 
 use axum::Json;
 use axum::extract::State;
+use axum::http::Extensions;
 use serde::Serialize;
 use utoipa::ToSchema;
 
 use super::card::{Card, capabilities, name_of};
 use crate::app::{App, AppState, Named};
+use crate::http::caller::holder;
 use crate::http::problem::Problem;
 use crate::models::{Model, Status};
 use crate::residency::ResidencyView;
@@ -72,7 +74,7 @@ pub(crate) async fn version() -> Json<Version> {
     Json(Version { version: VERSION, rbee_hive: env!("CARGO_PKG_VERSION") })
 }
 
-/// Lists what can be loaded: models, variants and aliases.
+/// Lists what this caller can load: models, variants and aliases.
 #[utoipa::path(
     get,
     path = "/api/tags",
@@ -80,13 +82,17 @@ pub(crate) async fn version() -> Json<Version> {
     tag = "Ollama",
     responses((status = 200, description = "The models.", body = List<Available>))
 )]
-pub(crate) async fn tags(State(app): State<AppState>) -> Result<Json<List<Available>>, Problem> {
+pub(crate) async fn tags(
+    State(app): State<AppState>,
+    extensions: Extensions,
+) -> Result<Json<List<Available>>, Problem> {
     let models = app.catalog.list().await?;
     app.workers.engines().await;
     let models = app
         .names(&models)
         .into_iter()
         .filter(|named| matches!(named.model.status, Status::Available | Status::Unknown))
+        .filter(|named| app.may_use(holder(&extensions), &named.served_id))
         .map(|Named { alias, served_id, model }| Available {
             capabilities: capabilities(&app, model, &served_id),
             card: Card::of(alias.unwrap_or_else(|| shown(&served_id, model)), model),

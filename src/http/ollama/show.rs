@@ -10,6 +10,7 @@ use super::shape::{ShowRequest, Shown};
 use crate::app::{App, AppState, Target};
 use crate::error::Code;
 use crate::fields::Fields;
+use crate::http::caller::holder;
 use crate::http::ignored::telling;
 use crate::models::gguf::{Array, Arrays, Header, Value as Gguf};
 
@@ -28,9 +29,11 @@ const TEMPLATE: &str = "tokenizer.chat_template";
         Code::ModelIncomplete, Code::Io])))
 )]
 pub(crate) async fn show(State(app): State<AppState>, request: Request) -> Answered {
+    let holder = holder(request.extensions()).cloned();
     let body = read(&app, request).await?;
     let fields = Fields::new("", &body)?;
     let target = app.find_target(model(&fields)?).await?;
+    app.check_may_use(holder.as_ref(), &target.served_id())?;
     let is_verbose = fields.bool("verbose")?.unwrap_or(false);
     let arrays = if is_verbose { Arrays::Keep } else { Arrays::Skip };
     let header = app.catalog.header(&target.model, arrays).await?;

@@ -10,6 +10,7 @@ use super::shape::{
     Narrated, RerankAnswer, RerankRequest,
 };
 use crate::app::{App, AppState};
+use crate::callers::Caller;
 use crate::http::gateway;
 use crate::http::problem::Problem;
 use crate::models::Model;
@@ -85,20 +86,22 @@ pub(crate) async fn rerank(State(app): State<AppState>, request: Request) -> Res
     gateway::serve(&app, request, |body| read(Route::Rerank, body)).await
 }
 
-/// Every model, and every variant and alias of the settings.
-pub(crate) async fn cards(app: &App) -> Result<Vec<Card>, Problem> {
+/// Every model, and every variant and alias of the settings, that the caller may use.
+pub(crate) async fn cards(app: &App, caller: Option<&Caller>) -> Result<Vec<Card>, Problem> {
     let models = app.catalog.list().await?;
     app.workers.engines().await;
-    let cards = app.names(&models).into_iter().map(|named| {
+    let names = app.names(&models).into_iter().filter(|named| app.may_use(caller, &named.served_id));
+    let cards = names.map(|named| {
         let card = of(app, named.model, named.served_id);
         named.alias.into_iter().fold(card, Card::called)
     });
     Ok(cards.collect())
 }
 
-/// What a caller names.
-pub(crate) async fn card(app: &App, name: &str) -> Result<Card, Problem> {
+/// What a caller names, and may use.
+pub(crate) async fn card(app: &App, caller: Option<&Caller>, name: &str) -> Result<Card, Problem> {
     let target = app.find_requested(name).await?;
+    app.check_may_use(caller, &target.served_id())?;
     Ok(of(app, &target.model, target.served_id()))
 }
 

@@ -13,9 +13,11 @@ use crate::http::{problem, session};
 const TOKEN: &str = "a-token-of-the-test";
 
 async fn serve(change: impl FnOnce(&mut Config)) -> Served {
-    let mut config = Config::default();
+    let dir = tempfile::tempdir().unwrap();
+    let mut config = Config { data_dir: dir.path().to_owned(), ..Config::default() };
     change(&mut config);
-    let policy = Arc::new(AccessPolicy::new(&config).unwrap());
+    let callers = Callers::open(&config).unwrap();
+    let policy = Arc::new(AccessPolicy::new(&config, callers, Usage::default()).unwrap());
     let ok = || async { "reached" };
     let app = Router::new()
         .route("/health", get(ok))

@@ -224,3 +224,41 @@ async fn completions_name_the_verbs() {
         assert!(ran.status == 0 && ran.out.contains("unload"), "{shell}: {}", ran.err);
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn tokens_are_made_listed_and_revoked() {
+    let hive = TestHive::start().await;
+    // The first one is for who manages the hive, and comes to its end although the hive asks for it from then on.
+    let refused = verb(&hive, &["token", "create", "alice"]).await;
+    assert_eq!(refused.status, 5, "{}", refused.err);
+    let made = succeed(&hive, &["token", "create", "boss", "--role", "manage", "--json"]).await;
+    let made: Value = serde_json::from_str(&made).expect("JSON");
+    let secret = made["secret"].as_str().expect("a secret");
+    assert_eq!((&made["name"], &made["role"], secret.len()), (&json!("boss"), &json!("manage"), 64));
+    let with = async |token: &str, arguments: &[&str]| {
+        let mut command = verb_at(&hive.url, arguments);
+        command.env("RBEE_HIVE_TOKEN", token);
+        run(command).await
+    };
+    assert_eq!(verb(&hive, &["list"]).await.status, 5);
+    let limits =
+        ["--expires", "30d", "--requests-per-minute", "60", "--concurrent", "2", "--model", "small-*"];
+    let made = with(secret, &[&["token", "create", "alice"][..], &limits].concat()).await;
+    assert!(made.status == 0 && made.out.contains("the only time that the secret is shown"), "{}", made.out);
+    let alice = made.out.lines().find_map(|line| line.strip_prefix("secret")).expect("its secret").trim();
+    assert!(!made.err.contains(alice), "{}", made.err);
+    assert_eq!(with(alice, &["list", "--quiet"]).await.status, 0);
+    let forbidden = with(alice, &["token", "list"]).await;
+    assert!(forbidden.status == 5 && forbidden.err.contains("`manage`"), "{}", forbidden.err);
+    let listed = with(secret, &["token", "--quiet"]).await.out;
+    let alices = listed.lines().find(|line| line.starts_with("alice")).expect("a row");
+    for part in ["use", "60/min, 2 at once", "small-*", "in 4 weeks"] {
+        assert!(alices.contains(part), "{listed}");
+    }
+    let used = with(secret, &["usage", "--since", "7d", "--caller", "alice"]).await;
+    assert!(used.status == 0 && used.out.contains("total"), "{}{}", used.out, used.err);
+    assert_eq!(with(secret, &["token", "revoke", "alice"]).await.out, "revoked alice\n");
+    assert_eq!(with(secret, &["token", "revoke", "alice"]).await.status, 4);
+    assert_eq!(with(alice, &["list"]).await.status, 5);
+    hive.stop().await;
+}

@@ -114,9 +114,19 @@ pub(crate) fn merged(mut base: Value, extra: Value) -> Value {
 
 /// A client with a new connection for each request, so that no test depends on a pool of connections.
 pub(crate) fn client() -> reqwest::Client {
+    client_that_sends(reqwest::header::HeaderMap::new())
+}
+
+/// The same, for the holder of a token.
+pub(crate) fn client_with(token: &str) -> reqwest::Client {
+    let bearer = format!("Bearer {token}").parse().expect("a token");
+    client_that_sends([(reqwest::header::AUTHORIZATION, bearer)].into_iter().collect())
+}
+
+fn client_that_sends(headers: reqwest::header::HeaderMap) -> reqwest::Client {
     // Only the first one takes effect; a hive in this process may have installed it.
     let _installed = rustls::crypto::ring::default_provider().install_default();
-    let client = reqwest::Client::builder().pool_max_idle_per_host(0).no_proxy();
+    let client = reqwest::Client::builder().pool_max_idle_per_host(0).no_proxy().default_headers(headers);
     // Loopback needs no certificates, and loading the system's is slow.
     client.tls_certs_only([]).build().expect("a client")
 }
