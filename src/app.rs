@@ -18,6 +18,7 @@ use crate::jobs::Registry;
 use crate::models::{Catalog, Model, ModelId};
 use crate::origin::without_brackets;
 use crate::queen::Queen;
+use crate::readers::Readers;
 use crate::requests::Ledger;
 use crate::residency::Residency;
 use crate::responses::Responses;
@@ -50,6 +51,8 @@ pub struct App {
     pub jobs: Registry,
     /// The changes for readers of `/v1/events`.
     pub events: Arc<Hub>,
+    /// Who reads streams.
+    pub(crate) readers: Readers,
     /// The models of this machine.
     pub catalog: Catalog,
     /// The settings of single models.
@@ -158,6 +161,7 @@ impl App {
             naming: Turns::default(),
             workers,
             events,
+            readers: Readers::default(),
             shutdown,
             quiet: CancellationToken::new(),
             served: CancellationToken::new(),

@@ -26,7 +26,7 @@ use crate::error::{Code, Failure, Result};
 use crate::events::Topic;
 use crate::files;
 use crate::http::{self, Closing, Listener, Sockets};
-use crate::ops;
+use crate::ops::{self, Asker};
 use crate::paths;
 use crate::residency::Submit;
 use crate::spawn;
@@ -408,7 +408,7 @@ fn submit(app: &AppState) -> Submit {
     let app = Arc::clone(app);
     Box::new(move |operation| {
         let submission = ops::parse(operation.to_string().as_bytes())?;
-        Ok(ops::submit(&app, submission, None)?.job)
+        Ok(ops::submit(&app, submission, &Asker::hive(), None)?.job)
     })
 }
 

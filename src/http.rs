@@ -3,6 +3,7 @@
 //! A request passes the connection loop (`server`), the access checks (`security`) and a handler, in this
 //! order. Every refusal is an RFC 9457 problem (`problem`).
 
+mod access;
 mod api;
 mod docs;
 mod capabilities;
@@ -13,6 +14,7 @@ mod hive;
 mod heartbeats;
 mod jobs;
 mod markdown;
+mod metrics;
 mod models;
 mod anthropic;
 mod ollama;
@@ -79,6 +81,7 @@ pub(crate) fn router(app: &AppState) -> Result<Router> {
         .route("/", get(hive::index))
         .route("/ui/{*path}", get(ui::file))
         .route("/health", get(hive::health))
+        .route("/metrics", get(metrics::get))
         .route("/openapi.json", get(api::document))
         .route("/docs", get(docs::page))
         .route("/docs/{*path}", get(docs::file))
@@ -128,6 +131,7 @@ pub(crate) fn router(app: &AppState) -> Result<Router> {
         .layer(from_fn_with_state(policy, security::check_access))
         .layer(from_fn(dialect::speak))
         .layer(compression::layer())
+        .layer(from_fn(access::log))
         .with_state(Arc::clone(app)))
 }
 

@@ -21,10 +21,12 @@ mod index;
 mod journal;
 mod run;
 mod limits;
+mod counts;
 pub mod job;
 pub mod log;
 pub mod event;
 
+pub(crate) use counts::{Ended, JobCounts};
 pub use index::{JobFilter, JobPage};
 pub use job::{Job, JobClass, JobId, JobState, OperationKind};
 pub use registry::{Registry, Submitted};

@@ -42,6 +42,7 @@ mod worker_remove;
 mod worker_spawn;
 mod loading;
 mod operation;
+mod asker;
 
 use std::borrow::Cow;
 use std::sync::Arc;
@@ -53,11 +54,12 @@ use utoipa::{PartialSchema, ToSchema};
 use crate::app::AppState;
 use crate::error::Result;
 use crate::jobs::event::Terminal;
-use crate::jobs::{JobRun, NewJob, Submitted};
+use crate::jobs::{JobRun, NewJob, OperationKind, Submitted};
 use crate::n;
 use crate::narration::{NarrationContext, with_narration_context};
 use crate::text::clip;
 
+pub use asker::{Asker, By};
 pub use operation::{Context, Deadline, Operation};
 pub use parse::{Submission, parse_in};
 pub use refused::{REFUSED, RefusalReason, Refused};
@@ -121,15 +123,20 @@ pub fn parse(body: &[u8]) -> Result<Submission> {
     parse_in(TABLE, body)
 }
 
-/// Makes a job of a submission and starts it.
+/// Makes a job of a submission and starts it. The audit log gets a line where it is an act.
 ///
 /// # Errors
 /// Those of [`Registry::submit`](crate::jobs::Registry::submit).
-pub fn submit(app: &AppState, submission: Submission, idempotency_key: Option<String>) -> Result<Submitted> {
+pub fn submit(
+    app: &AppState,
+    submission: Submission,
+    asker: &Asker,
+    idempotency_key: Option<String>,
+) -> Result<Submitted> {
     let row = submission.row;
     let request = submission.request.clone();
     let hive = Arc::clone(app);
-    app.jobs.submit(NewJob {
+    let submitted = app.jobs.submit(NewJob {
         operation: row.wire_name,
         kind: row.kind,
         class: row.class,
@@ -137,7 +144,11 @@ pub fn submit(app: &AppState, submission: Submission, idempotency_key: Option<St
         request,
         idempotency_key,
         run: Box::new(move |job, context| route_operation(hive, submission, job, context).boxed()),
-    })
+    })?;
+    if row.kind == OperationKind::Act && !submitted.repeated {
+        asker.acts(row.wire_name, &submitted.job.id().to_string());
+    }
+    Ok(submitted)
 }
 
 /// The reason of an operation, as the end of its first narration.

@@ -5,7 +5,7 @@
 //! The gateway makes one [`Recorder`] for each request that it accepts, and tells it what happens: the model,
 //! the wait, the worker, the first byte, each piece of the answer, the end. What the worker counted (`usage` of
 //! OpenAI's API, `timings` of llama.cpp's) is read from the answer as it passes. At the end there is one
-//! [`Record`], which goes four ways: one line in the log, one event `request` on `/v1/events`, the ring of the
+//! [`Record`], which goes four ways: into the access log, one event `request` on `/v1/events`, the ring of the
 //! last requests, and the totals by model, worker and caller, of which those that outlive the hive are
 //! `crate::usage`.
 //!
@@ -22,16 +22,15 @@ mod request;
 mod counted;
 mod feed;
 mod totals;
-mod histogram;
 mod recent;
 mod record;
 
 pub(crate) use feed::Feed;
 pub(crate) use ledger::Ledger;
 pub(crate) use recent::{Averages, Recent};
-pub(crate) use record::{Outcome, Record};
+pub(crate) use record::{Outcome, Record, in_ms};
 #[cfg(test)]
 pub(crate) use record::{State, Times, Tokens};
-pub(crate) use recorder::Recorder;
+pub(crate) use recorder::{Recorded, Recorder};
 pub(crate) use request::{ServedBy, new_request_id};
-pub(crate) use totals::TotalsOf;
+pub(crate) use totals::{Sums, TotalsOf};

@@ -13,16 +13,25 @@ use tracing_subscriber::EnvFilter;
 use crate::daemon::Stop;
 use crate::spawn;
 
+/// The form of the log.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
+pub(super) enum LogFormat {
+    /// Lines for people.
+    #[default]
+    Text,
+    /// A JSON object for each line.
+    Json,
+}
+
 /// Sends the log to standard error. `RUST_LOG` is its filter, otherwise `default`.
-pub(super) fn log_to_stderr(default: &str) {
+pub(super) fn log_to_stderr(default: &str, format: LogFormat) {
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(default));
     // A terminal that was closed takes no more lines. A report of that would go there too, and panic.
     let subscriber =
         tracing_subscriber::fmt().log_internal_errors(false).with_env_filter(filter).with_writer(io::stderr);
-    if std::env::var_os("RBEE_HIVE_LOG_JSON").is_some() {
-        subscriber.json().init();
-    } else {
-        subscriber.with_ansi(io::stderr().is_terminal()).init();
+    match format {
+        LogFormat::Json => subscriber.json().init(),
+        LogFormat::Text => subscriber.with_ansi(io::stderr().is_terminal()).init(),
     }
 }
 

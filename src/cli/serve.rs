@@ -9,7 +9,8 @@ use clap::parser::ValueSource;
 use clap::{ArgMatches, Command, FromArgMatches};
 use tokio::sync::watch;
 
-use super::{process, service_manager};
+use super::process::{self, LogFormat};
+use super::service_manager;
 use crate::app::AppState;
 use crate::config::{Bind, Config, Given, Source};
 use crate::daemon::{self, Hive, Predecessor, READY};
@@ -74,6 +75,9 @@ struct Flags {
     /// Take over from the hive that uses the data folder, if one runs: its sockets, its workers and its jobs
     #[arg(long)]
     take_over: bool,
+    /// The form of the log on standard error: lines for people, or a JSON object for each line [default: text]
+    #[arg(long, env = "RBEE_HIVE_LOG_FORMAT", value_name = "FORMAT")]
+    pub(super) log_format: Option<LogFormat>,
     /// A TOML file with settings; flags and the environment override it
     #[arg(long, env = "RBEE_HIVE_CONFIG", value_name = "FILE")]
     config: Option<PathBuf>,
@@ -223,7 +227,7 @@ impl Args {
     /// Serves until SIGINT, SIGQUIT, SIGTERM or SIGUSR1, on the sockets that a service manager passed where it did. SIGHUP
     /// reloads the settings.
     pub(super) async fn run(self, passed: Sockets) -> Result<()> {
-        process::log_to_stderr("info");
+        process::log_to_stderr("info", self.log_format.unwrap_or_default());
         process::allow_open_files();
         let variables =
             std::env::vars_os().filter_map(|(name, _)| problem_of_variable(&name.to_string_lossy()));

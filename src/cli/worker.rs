@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use tokio_util::sync::CancellationToken;
 
-use super::process;
+use super::process::{self, LogFormat};
 use crate::engine::serve::{self, WorkerOptions};
 use crate::error::Result;
 use crate::spawn;
@@ -42,7 +42,7 @@ pub(super) struct Args {
 
 impl Args {
     pub(super) async fn run(self) -> Result<()> {
-        process::log_to_stderr("info");
+        process::log_to_stderr("info", LogFormat::Text);
         let shutdown = CancellationToken::new();
         let stop = shutdown.clone();
         spawn::detached(async move {

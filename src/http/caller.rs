@@ -12,6 +12,10 @@ use crate::callers::{Caller, Limited, Permit};
 /// The header by which a browser says which site sent a request (W3C Fetch Metadata).
 pub(super) const FETCH_SITE: &str = "sec-fetch-site";
 
+/// Who was let in, as an extension of the answer: for the access log, which stands in front of the check.
+#[derive(Clone, Debug)]
+pub(super) struct Admitted(pub(super) Arc<str>);
+
 /// Whether a browser sent it for a page.
 pub(super) fn is_browser(headers: &HeaderMap) -> bool {
     headers.contains_key(ORIGIN) || headers.contains_key(FETCH_SITE)

@@ -12,8 +12,9 @@ use tower_http::compression::predicate::{And, Predicate, SizeAbove};
 const LEAST: u64 = 512;
 
 /// The media types that are compressed.
-const TYPES: [&str; 6] = [
+const TYPES: [&str; 7] = [
     "application/json",
+    "application/openmetrics-text",
     "application/problem+json",
     "image/svg+xml",
     "text/css",

@@ -20,6 +20,7 @@ use crate::jobs::drain::JobChange;
 use crate::jobs::job::JobSummary;
 use crate::jobs::{JobFilter, OperationKind};
 use crate::models::Model;
+use crate::readers::{self, Stream};
 use crate::requests::{Feed, Record};
 use crate::residency::ResidencyView;
 use crate::text::{each_member, json};
@@ -103,6 +104,7 @@ pub(super) async fn events(
         telemetry: app.telemetry.subscribe(),
         requests: app.requests.follow(),
         keep_alive: *app.config.timers.keep_alive,
+        _counted: app.readers.of(Stream::Events),
         app,
     };
     sse::response(stream::unfold(reader, |mut reader| async {
@@ -117,6 +119,7 @@ struct Reader {
     telemetry: watch::Receiver<Arc<Sample>>,
     requests: broadcast::Receiver<Arc<str>>,
     keep_alive: Duration,
+    _counted: readers::Reader,
 }
 
 impl Reader {

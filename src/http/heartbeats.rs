@@ -14,6 +14,7 @@ use utoipa::ToSchema;
 
 use super::sse;
 use crate::app::{App, AppState};
+use crate::readers;
 use crate::text::json;
 use crate::workers::telemetry::{HeartbeatWorker, MachineUsage, Sample};
 use crate::workers::{Status, Worker};
@@ -32,7 +33,12 @@ use crate::workers::{Status, Worker};
 pub(crate) async fn get(State(app): State<AppState>) -> Response {
     let samples = WatchStream::from_changes(app.telemetry.subscribe());
     let quiet = app.quiet.clone();
-    stream(samples.map(move |sample| heartbeat(&app, &sample).event()), quiet)
+    let counted = app.readers.of(readers::Stream::Heartbeats);
+    let events = samples.map(move |sample| {
+        let _counted = &counted;
+        heartbeat(&app, &sample).event()
+    });
+    stream(events, quiet)
 }
 
 /// The heartbeat of a sample.

@@ -2,12 +2,13 @@
 
 use axum::Json;
 use axum::extract::{Request, State};
+use axum::http::Extensions;
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
 use utoipa::ToSchema;
 
 use super::problem::Problem;
-use super::{ollama, ui};
+use super::{caller, ollama, ui};
 use crate::app::AppState;
 use crate::config::Reloaded;
 use crate::error::Code;
@@ -38,8 +39,11 @@ pub(super) async fn index(request: Request) -> Response {
     responses((status = 200, description = "What changed.", body = Reloaded)),
     extensions(("x-errors" = json!([Code::ConfigInvalid])))
 )]
-pub(super) async fn reload(State(app): State<AppState>) -> Result<Json<Reloaded>, Problem> {
-    tracing::info!("asked to reload over HTTP");
+pub(super) async fn reload(
+    State(app): State<AppState>,
+    extensions: Extensions,
+) -> Result<Json<Reloaded>, Problem> {
+    audit(&extensions, "reload");
     let reloaded = spawn::blocking(move || app.reload()).await??;
     Ok(Json(reloaded))
 }
@@ -71,8 +75,14 @@ pub(super) struct Stopping {
     tag = "Hive",
     responses((status = 200, description = "It stops.", body = Stopping))
 )]
-pub(super) async fn shut_down(State(app): State<AppState>) -> Json<Stopping> {
-    tracing::info!("asked to shut down over HTTP");
+pub(super) async fn shut_down(State(app): State<AppState>, extensions: Extensions) -> Json<Stopping> {
+    audit(&extensions, "shutdown");
     app.shutdown.cancel();
     Json(Stopping { status: "stopping" })
+}
+
+/// Notes in the audit log that a caller has asked for what is no operation.
+fn audit(extensions: &Extensions, operation: &str) {
+    let caller = caller::of(extensions);
+    tracing::info!(target: "audit", operation, caller = &*caller, by = "api", "accepted an act");
 }

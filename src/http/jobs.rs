@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use super::body::json_bytes;
-use super::caller::{Sender, holder};
+use super::caller::{self, Sender, holder, is_browser};
 use super::path::Parameter;
 use super::prefix::prefix;
 use super::problem::Problem;
@@ -19,7 +19,7 @@ use crate::callers::Caller;
 use crate::error::{Code, Failure};
 use crate::jobs::job::JobSummary;
 use crate::jobs::{JobFilter, JobId, JobPage, JobState};
-use crate::ops::{self, Row};
+use crate::ops::{self, Asker, By, Row};
 use crate::text::clip;
 
 /// The largest body of a submission, in bytes.
@@ -61,6 +61,8 @@ struct Created<'a> {
 )]
 pub(super) async fn submit(State(app): State<AppState>, request: Request) -> Result<Response, Problem> {
     let key = idempotency_key(request.headers())?;
+    let by = if is_browser(request.headers()) { By::Page } else { By::Api };
+    let asker = Asker { caller: caller::of(request.extensions()), by };
     let host = request_host(&request);
     let prefix = prefix(request.headers()).to_owned();
     let sender = Sender::of(request.extensions());
@@ -69,7 +71,7 @@ pub(super) async fn submit(State(app): State<AppState>, request: Request) -> Res
     check_role(sender.holder.as_ref(), submission.row)?;
     app.check_hive_id(&submission.hive_id, host.as_deref())?;
     sender.count()?;
-    let submitted = ops::submit(&app, submission, key)?;
+    let submitted = ops::submit(&app, submission, &asker, key)?;
     let job = &submitted.job;
     let mut response = (
         StatusCode::CREATED,

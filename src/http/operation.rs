@@ -9,23 +9,23 @@ use crate::error::{Code, Failure, Result};
 use crate::jobs::Job;
 use crate::jobs::event::Terminal;
 use crate::jobs::log::Log;
-use crate::ops;
+use crate::ops::{self, Asker};
 
 /// Makes a job of the operation and starts it.
 ///
 /// # Errors
 /// Those of [`ops::parse`] and [`ops::submit`].
-pub(crate) fn submit(app: &AppState, operation: &Value) -> Result<Arc<Job>> {
+pub(crate) fn submit(app: &AppState, asker: &Asker, operation: &Value) -> Result<Arc<Job>> {
     let submission = ops::parse(operation.to_string().as_bytes())?;
-    Ok(ops::submit(app, submission, None)?.job)
+    Ok(ops::submit(app, submission, asker, None)?.job)
 }
 
 /// Runs the operation to its end. It goes on where the caller leaves.
 ///
 /// # Errors
 /// That with which the job fails.
-pub(crate) async fn run(app: &AppState, operation: &Value) -> Result<()> {
-    let job = submit(app, operation)?;
+pub(crate) async fn run(app: &AppState, asker: &Asker, operation: &Value) -> Result<()> {
+    let job = submit(app, asker, operation)?;
     end_of(app, &job).await
 }
 

@@ -33,7 +33,7 @@ use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use futures::StreamExt;
 
-use super::caller::{FETCH_SITE, is_browser};
+use super::caller::{self, Admitted, FETCH_SITE, is_browser};
 use super::guesses::Guesses;
 use super::listener::Arrival;
 use super::problem::{Problem, shorten};
@@ -263,16 +263,23 @@ pub(crate) async fn check_access(
             if let Some(claim) = request.extensions().get::<Claim>() {
                 claim.keep();
             }
-            match caller {
+            let who = match &caller {
+                Some(caller) => Arc::from(caller.name()),
+                None => caller::of(request.extensions()),
+            };
+            let mut answer = match caller {
                 Some(caller) => {
                     policy.usage.used(caller.name());
                     answer_to(caller, request, next).await
                 }
                 None => next.run(request).await,
-            }
+            };
+            answer.extensions_mut().insert(Admitted(who));
+            answer
         }
         Err(refusal) => {
             let peer = request.extensions().get::<Arrival>().and_then(Arrival::peer);
+            audit(&refusal, &request);
             policy.note(&refusal, peer).await;
             Problem::from(refusal.failure).into_response()
         }
@@ -307,6 +314,15 @@ fn while_let_in(caller: Caller, body: Body) -> Body {
         }
     });
     Body::from_stream(cut)
+}
+
+/// Notes in the audit log who sent a wrong token.
+fn audit(refusal: &Refusal, request: &Request) {
+    if refusal.is_guess {
+        let caller = caller::of(request.extensions());
+        let route = request.extensions().get::<MatchedPath>().map_or("none", MatchedPath::as_str);
+        tracing::warn!(target: "audit", caller = &*caller, method = %request.method(), route, "refused a token");
+    }
 }
 
 /// A page of an allowed origin may send whatever headers it wants to: client libraries have many of their own.

@@ -15,6 +15,7 @@ use crate::app::AppState;
 use crate::error::{Code, Failure};
 use crate::jobs::Job;
 use crate::jobs::log::{Cursor, Log};
+use crate::readers::{self, Stream};
 
 /// Follows a job, from its first event or after one that the reader has.
 ///
@@ -59,6 +60,7 @@ pub(super) async fn stream(
         keep_alive: *app.config.timers.keep_alive,
         encoding: query.encoding,
         job,
+        _counted: app.readers.of(Stream::Job),
     };
     let body = stream::unfold(reader, |mut reader| async {
         let chunk = reader.next().await?;
@@ -137,6 +139,7 @@ struct Reader {
     cursor: Cursor,
     encoding: Encoding,
     keep_alive: std::time::Duration,
+    _counted: readers::Reader,
 }
 
 impl Reader {

@@ -19,6 +19,7 @@ use super::problem::Problem;
 use crate::app::AppState;
 use crate::error::{Code, Failure, Result};
 use crate::event_stream;
+use crate::readers::Stream;
 use crate::workers::log_follow::Follower;
 use redact::Redactor;
 
@@ -54,7 +55,9 @@ pub(crate) async fn get(
     let redactor = Redactor::new(app.workers.secret(pid)?.expose());
     let log = Follower::new(app.workers.log(pid)?);
     let workers = app.workers.clone();
+    let counted = app.readers.of(Stream::WorkerLog);
     let gone = move || {
+        let _counted = &counted;
         // The process id of a worker that is gone may belong to another one.
         !workers.get(pid).is_ok_and(|now| now.worker_id == worker.worker_id && now.status.lives())
     };

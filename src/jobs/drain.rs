@@ -8,6 +8,7 @@ use serde_json::value::RawValue;
 use tokio::sync::{mpsc, oneshot};
 use utoipa::ToSchema;
 
+use super::counts::Counts;
 use super::event::{Body, Event, Terminal};
 use super::job::{Job, JobSummary, OperationKind};
 use super::journal::{Journal, Journals};
@@ -38,6 +39,7 @@ pub(super) struct Drain {
     pub(super) journals: Arc<Journals>,
     pub(super) journal: Option<Journal>,
     pub(super) hub: Arc<Hub>,
+    pub(super) counts: Arc<Counts>,
     /// The least time between two progress changes of one job on the hub.
     pub(super) progress_every: Duration,
 }
@@ -123,6 +125,7 @@ impl Drain {
         if let Some(note) = self.write(&events, written) {
             events.push(note);
         }
+        self.counts.narrated(events.iter().filter_map(|event| event.level()));
         for event in &events {
             match event.step() {
                 Some(JobStep::Queued) => self.publish_change("queued", None),
@@ -161,6 +164,9 @@ impl Drain {
             events = [note].into_iter().chain(ending(&mut again)).collect();
         }
         let ended_at = again.at;
+        let header = self.job.header();
+        let took = Duration::from_millis(ended_at.since_ms(header.created_at));
+        self.counts.ended(&header.operation, &terminal, took);
         // The state first: a reader of the terminal event finds the job ended.
         self.job.end(ended_at, &terminal, result);
         self.log.append(events);

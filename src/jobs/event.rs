@@ -189,6 +189,14 @@ impl Event {
         json(&data)
     }
 
+    /// The level of the narration, if the event is one.
+    pub(super) const fn level(&self) -> Option<Level> {
+        match &self.body {
+            Body::Narration { level, .. } => Some(*level),
+            _ => None,
+        }
+    }
+
     /// The step of the job that the event reports.
     #[must_use]
     pub const fn step(&self) -> Option<JobStep> {

@@ -9,6 +9,7 @@ use parking_lot::Mutex;
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::task::TaskTracker;
 
+use super::counts::{Counts, JobCounts};
 use super::drain::{Drain, NOT_JOURNALLED, not_journalled};
 use super::index::{Index, JobFilter, JobPage};
 use super::job::{Job, JobHeader, JobId, JobState, OperationKind, StopReason};
@@ -38,6 +39,7 @@ pub struct Registry {
     limits: Limits,
     journals: Arc<Journals>,
     hub: Arc<Hub>,
+    counts: Arc<Counts>,
     config: Jobs,
     /// How long and how much is kept; a reload changes it.
     retention: Mutex<Jobs>,
@@ -74,6 +76,7 @@ impl Registry {
             limits: Limits::new(&config.jobs),
             journals: Arc::new(Journals::open(config.jobs_dir(), bounds)?),
             hub,
+            counts: Arc::default(),
             config: config.jobs.clone(),
             retention: Mutex::new(config.jobs.clone()),
             progress_every: *config.timers.progress,
@@ -193,6 +196,7 @@ impl Registry {
             journals: Arc::clone(&self.journals),
             journal,
             hub: Arc::clone(&self.hub),
+            counts: Arc::clone(&self.counts),
             progress_every: self.progress_every,
         };
         spawn::detached(async move {
@@ -263,6 +267,11 @@ impl Registry {
     #[must_use]
     pub fn list(&self, filter: &JobFilter, limit: usize) -> JobPage {
         self.index.lock().list(filter, limit)
+    }
+
+    /// What was counted of all jobs since the hive started.
+    pub(crate) fn counts(&self) -> JobCounts {
+        self.counts.now()
     }
 
     /// Jobs that have not ended.

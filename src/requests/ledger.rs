@@ -8,10 +8,10 @@ use parking_lot::Mutex;
 use tokio::sync::broadcast;
 
 use super::feed::Feed;
-use super::record::{Outcome, Record, in_ms};
+use super::record::{Outcome, Record};
 use super::request::Request;
-use super::totals::{Totals, TotalsOf};
-use crate::usage::{Sums, Usage};
+use super::totals::{Sums, Totals, TotalsOf};
+use crate::usage::{self, Usage};
 
 /// The most requests that are remembered after their end.
 const REMEMBERED: usize = 1000;
@@ -49,10 +49,9 @@ impl Ledger {
 
     /// A request has ended.
     pub(super) fn end(&self, record: Record) {
-        log(&record);
         self.announce(&record);
         self.0.totals.lock().add(&record);
-        self.0.usage.add(&record.caller, record.model.as_deref(), &sums(&record));
+        self.0.usage.add(&record.caller, record.model.as_deref(), &usage_of(&record));
         let id = Arc::clone(&record.request_id);
         {
             let mut ended = self.0.ended.lock();
@@ -103,14 +102,24 @@ impl Ledger {
     pub(crate) fn totals(&self) -> [Vec<TotalsOf>; 3] {
         self.0.totals.lock().view()
     }
+
+    /// The same sums as numbers, by model and by caller.
+    pub(crate) fn sums(&self) -> [Vec<(Arc<str>, Sums)>; 2] {
+        self.0.totals.lock().sums()
+    }
+
+    /// How many requests are under way.
+    pub(crate) fn under_way(&self) -> usize {
+        self.0.under_way.lock().len()
+    }
 }
 
 /// What one request adds to the usage.
-fn sums(record: &Record) -> Sums {
+fn usage_of(record: &Record) -> usage::Sums {
     let Record { times, tokens, outcome, .. } = record;
     let ms = |time: Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
     let is = |wanted| u64::from(*outcome == Some(wanted));
-    Sums {
+    usage::Sums {
         requests: 1,
         completed: is(Outcome::Completed),
         failed: is(Outcome::Failed),
@@ -123,31 +132,4 @@ fn sums(record: &Record) -> Sums {
         total_ms: ms(times.total),
     }
 }
-
-/// One line for each request: `RUST_LOG=info,rbee_hive::requests=off` turns them off.
-fn log(record: &Record) {
-    let Record { times, tokens, .. } = record;
-    tracing::info!(
-        target: "rbee_hive::requests",
-        request_id = &*record.request_id,
-        model = record.model.as_deref(),
-        caller = &*record.caller,
-        worker = record.worker,
-        job_id = record.job_id.as_deref(),
-        outcome = record.outcome.map(Outcome::name),
-        code = record.code.as_deref(),
-        queue_ms = times.queue.map(in_ms),
-        load_ms = times.load.map(in_ms),
-        time_to_first_token_ms = times.first_token.map(in_ms),
-        prompt_ms = times.prompt.map(in_ms),
-        generation_ms = times.generation.map(in_ms),
-        total_ms = in_ms(times.total),
-        prompt_tokens = tokens.prompt,
-        cached_tokens = tokens.cached,
-        completion_tokens = tokens.completion,
-        tokens_are_estimated = tokens.are_estimated,
-        tokens_per_second = tokens.per_second.map(f64::round),
-        retries = record.retries,
-        "request",
-    );
 }

@@ -35,7 +35,7 @@ pub(crate) enum Outcome {
 }
 
 impl Outcome {
-    pub(super) const fn name(self) -> &'static str {
+    pub(crate) const fn name(self) -> &'static str {
         match self {
             Self::Completed => "completed",
             Self::Failed => "failed",
@@ -132,7 +132,7 @@ pub(crate) struct Tokens {
 }
 
 /// Milliseconds with one decimal.
-pub(super) fn in_ms(time: Duration) -> f64 {
+pub(crate) fn in_ms(time: Duration) -> f64 {
     (time.as_secs_f64() * 10_000.0).round() / 10.0
 }
 

@@ -7,7 +7,7 @@ use serde::Deserialize;
 
 use super::counted;
 use super::ledger::Ledger;
-use super::record::Outcome;
+use super::record::{Outcome, Record};
 use super::request::{Request, ServedBy};
 use crate::callers::Permit;
 use crate::error::Failure;
@@ -26,6 +26,17 @@ struct Inner {
     permit: Mutex<Option<Permit>>,
 }
 
+/// What a recorder records. It does not keep the request from ending.
+#[derive(Clone, Debug)]
+pub(crate) struct Recorded(Arc<Mutex<Request>>);
+
+impl Recorded {
+    /// What is known of the request at this moment.
+    pub(crate) fn record(&self) -> Record {
+        self.0.lock().record()
+    }
+}
+
 impl Recorder {
     /// Records a request that was accepted now.
     pub(crate) fn new(ledger: &Ledger, caller: Arc<str>) -> Self {
@@ -34,6 +45,11 @@ impl Recorder {
         let request = Arc::new(Mutex::new(request));
         ledger.begin(&id, &request);
         Self(Arc::new(Inner { ledger: ledger.clone(), id, request, permit: Mutex::default() }))
+    }
+
+    /// What is recorded, for one that only looks.
+    pub(crate) fn recorded(&self) -> Recorded {
+        Recorded(Arc::clone(&self.0.request))
     }
 
     /// The id of the request.

@@ -6,8 +6,8 @@ use std::sync::Arc;
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use super::histogram::Histogram;
 use super::record::{Outcome, Record};
+use crate::histogram::Histogram;
 
 /// The most names of one kind that have sums of their own.
 const NAMES: usize = 200;
@@ -33,19 +33,19 @@ struct Group {
 
 /// The sums of some requests.
 #[derive(Clone, Debug, Default)]
-struct Sums {
+pub(crate) struct Sums {
     requests: u64,
-    completed: u64,
-    failed: u64,
-    refused: u64,
-    client_gone: u64,
-    retries: u64,
-    prompt_tokens: u64,
-    cached_tokens: u64,
-    completion_tokens: u64,
-    queue: Histogram,
-    first_token: Histogram,
-    total: Histogram,
+    pub(crate) completed: u64,
+    pub(crate) failed: u64,
+    pub(crate) refused: u64,
+    pub(crate) client_gone: u64,
+    pub(crate) retries: u64,
+    pub(crate) prompt_tokens: u64,
+    pub(crate) cached_tokens: u64,
+    pub(crate) completion_tokens: u64,
+    pub(crate) queue: Histogram,
+    pub(crate) first_token: Histogram,
+    pub(crate) total: Histogram,
 }
 
 /// The sums under one name, as readers see them. The quantiles are upper ends of buckets; unset is longer than
@@ -94,6 +94,11 @@ impl Totals {
     pub(super) fn view(&self) -> [Vec<TotalsOf>; 3] {
         [&self.models, &self.workers, &self.callers].map(Group::view)
     }
+
+    /// The sums by model and by caller.
+    pub(super) fn sums(&self) -> [Vec<(Arc<str>, Sums)>; 2] {
+        [&self.models, &self.callers].map(Group::sums)
+    }
 }
 
 impl Group {
@@ -113,6 +118,12 @@ impl Group {
         if let Some((_, sums)) = oldest.and_then(|name| self.named.remove(&name)) {
             self.others.merge(&sums);
         }
+    }
+
+    fn sums(&self) -> Vec<(Arc<str>, Sums)> {
+        let named = self.named.iter().map(|(name, (_, sums))| (Arc::clone(name), sums.clone()));
+        let others = (self.others.requests > 0).then(|| (OTHERS.into(), self.others.clone()));
+        named.chain(others).collect()
     }
 
     fn view(&self) -> Vec<TotalsOf> {

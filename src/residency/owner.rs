@@ -15,7 +15,7 @@ use super::leases::{Gone, LeaseRequest, others_on};
 use super::ledger::{DrainEntry, Told};
 use super::measure::look;
 use super::news::News;
-use super::parts::Parts;
+use super::parts::{Evictions, Parts};
 use super::room::{Denied, Ticket};
 use super::snapshot::{
     Action, Beneficiary, Drain, LoadKey, LoadReason, Origin, Placement, Snapshot, StopReason, Waiting,
@@ -91,6 +91,11 @@ impl Residency {
     /// What is in memory, who waits, and why.
     pub(crate) async fn view(&self) -> ResidencyView {
         ResidencyView::of(&self.0, &look(&self.0, true).await)
+    }
+
+    /// The workers that were ended since the hive started.
+    pub(crate) fn evictions(&self) -> Evictions {
+        self.0.evictions()
     }
 
     /// Asks for memory for another program, and waits until it is free.
@@ -359,6 +364,7 @@ impl Owner {
             Ok(job) => {
                 tracing::info!(pid = worker, job_id = %job.id(), "ending a worker: {because}");
                 ledger.stopping(&worker_id, Arc::clone(&job));
+                self.parts.evicted(because);
                 self.note_cost(now, worker);
                 let ledger = Arc::clone(ledger);
                 spawn::detached(async move {

@@ -8,7 +8,7 @@ use parking_lot::{Mutex, RwLock};
 use super::admission::{AdmissionRules, Admissions};
 use super::leases::Leases;
 use super::ledger::Ledger;
-use super::snapshot::Rules;
+use super::snapshot::{Rules, StopReason};
 use crate::config::{self, Config, KeepAlive};
 use crate::settings::Settings;
 use crate::workers::{ResidentWorker, Supervisor};
@@ -23,6 +23,20 @@ pub(super) struct Parts {
     pub(super) models: Settings,
     /// The models that could not be loaded with their settings, and which change of these that was.
     unloadable: Mutex<HashMap<Arc<str>, u64>>,
+    evictions: Mutex<Evictions>,
+}
+
+/// How many workers the owner has ended, by the reason.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Evictions {
+    /// A model needed their room.
+    pub(crate) model: u64,
+    /// Another program needed their room.
+    pub(crate) lease: u64,
+    /// Another worker of their model replaced them.
+    pub(crate) replaced: u64,
+    /// They had no request for as long as they might stay without one.
+    pub(crate) idle: u64,
 }
 
 fn admission(settings: &config::Residency) -> AdmissionRules {
@@ -42,6 +56,7 @@ impl Parts {
             settings: RwLock::new(settings),
             models,
             unloadable: Mutex::default(),
+            evictions: Mutex::default(),
         }
     }
 
@@ -94,5 +109,20 @@ impl Parts {
     /// A load of the model has failed with the settings of that version: they are not tried again by themselves.
     pub(super) fn note_unloadable(&self, model: &Arc<str>, settings: u64) {
         self.unloadable.lock().insert(Arc::clone(model), settings);
+    }
+
+    /// The owner has ended a worker.
+    pub(super) fn evicted(&self, because: &StopReason) {
+        let mut evictions = self.evictions.lock();
+        *match because {
+            StopReason::RoomForModel { .. } => &mut evictions.model,
+            StopReason::RoomForLease { .. } => &mut evictions.lease,
+            StopReason::Replaced => &mut evictions.replaced,
+            StopReason::Idle { .. } => &mut evictions.idle,
+        } += 1;
+    }
+
+    pub(super) fn evictions(&self) -> Evictions {
+        *self.evictions.lock()
     }
 }

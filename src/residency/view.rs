@@ -19,22 +19,22 @@ use crate::workers::{Device, ResidentWorker};
 /// What is in memory, who waits, and why.
 #[derive(Debug, Serialize, ToSchema)]
 pub(crate) struct ResidencyView {
-    memory: Vec<MemoryView>,
+    pub(crate) memory: Vec<MemoryView>,
     residents: Vec<ResidentView>,
-    loads: Vec<LoadView>,
-    queue: Vec<QueueView>,
-    queue_limit: usize,
+    pub(crate) loads: Vec<LoadView>,
+    pub(crate) queue: Vec<QueueView>,
+    pub(crate) queue_limit: usize,
     leases: Vec<LeaseView>,
 }
 
 /// The memory of one device.
 #[derive(Debug, Serialize, ToSchema)]
-struct MemoryView {
-    device: Device,
-    capacity_bytes: Option<u64>,
-    free_bytes: Option<u64>,
-    reserve_bytes: u64,
-    leased_bytes: u64,
+pub(crate) struct MemoryView {
+    pub(crate) device: Device,
+    pub(crate) capacity_bytes: Option<u64>,
+    pub(crate) free_bytes: Option<u64>,
+    pub(crate) reserve_bytes: u64,
+    pub(crate) leased_bytes: u64,
 }
 
 /// A worker.
@@ -59,10 +59,10 @@ struct ResidentView {
 
 /// A load that has not ended.
 #[derive(Debug, Serialize, ToSchema)]
-struct LoadView {
+pub(crate) struct LoadView {
     job_id: String,
     model: String,
-    state: &'static str,
+    pub(crate) state: &'static str,
     since: Instant,
     because: String,
     waits_for: Option<String>,
@@ -72,10 +72,10 @@ struct LoadView {
 
 /// The requests that wait for one model.
 #[derive(Debug, Serialize, ToSchema)]
-struct QueueView {
-    model: String,
-    waiting: usize,
-    oldest_since: Instant,
+pub(crate) struct QueueView {
+    pub(crate) model: String,
+    pub(crate) waiting: usize,
+    pub(crate) oldest_since: Instant,
     job_id: Option<String>,
     callers: Vec<CallerView>,
 }

@@ -2,9 +2,10 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use parking_lot::Mutex;
-use serde::Serialize;
+use serde::{Serialize, Serializer};
 use tokio::sync::{Notify, broadcast};
 use utoipa::ToSchema;
 
@@ -49,9 +50,8 @@ pub enum ChangeKind {
 
 /// Why a worker changed. A crash is the end of a worker that had served; the end of one that had not
 /// is a failed load.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, ToSchema)]
-#[serde(rename_all = "snake_case")]
-#[schema(as = WorkerCause)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ToSchema)]
+#[schema(as = WorkerCause, rename_all = "snake_case")]
 pub enum Cause {
     /// It had served, and ended without being asked to.
     Crash,
@@ -73,12 +73,50 @@ pub enum Cause {
     GivenUp,
 }
 
+impl Cause {
+    /// All of them, in the order of their declaration.
+    pub(crate) const ALL: [Self; 9] = [
+        Self::Crash,
+        Self::FailedLoad,
+        Self::UserStop,
+        Self::Shutdown,
+        Self::Adopted,
+        Self::Unresponsive,
+        Self::Responds,
+        Self::Restart,
+        Self::GivenUp,
+    ];
+
+    /// The name on the wire.
+    pub(crate) const fn name(self) -> &'static str {
+        match self {
+            Self::Crash => "crash",
+            Self::FailedLoad => "failed_load",
+            Self::UserStop => "user_stop",
+            Self::Shutdown => "shutdown",
+            Self::Adopted => "adopted",
+            Self::Unresponsive => "unresponsive",
+            Self::Responds => "responds",
+            Self::Restart => "restart",
+            Self::GivenUp => "given_up",
+        }
+    }
+}
+
+impl Serialize for Cause {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(self.name())
+    }
+}
+
 /// Every worker from its start until it is gone, in the order of their starts. A crashed worker stays
 /// until it is deleted, until a ready worker replaces it, or until too many newer ones have crashed.
 #[derive(Debug)]
 pub(super) struct Registry {
     list: Mutex<List>,
     changes: broadcast::Sender<WorkerChange>,
+    /// How many changes had each cause.
+    caused: [AtomicU64; Cause::ALL.len()],
     /// Told when a worker changes, and when a request to one ends.
     pub(super) activity: Arc<Notify>,
 }
@@ -97,6 +135,7 @@ impl Default for Registry {
         Self {
             list: Mutex::default(),
             changes: broadcast::Sender::new(CHANGES_BUFFERED),
+            caused: Default::default(),
             activity: Arc::default(),
         }
     }
@@ -239,6 +278,9 @@ impl Registry {
     }
 
     fn publish(&self, change: ChangeKind, worker: &Handle, cause: Option<Cause>, message: Option<String>) {
+        if let Some(cause) = cause {
+            self.caused[cause as usize].fetch_add(1, Ordering::Relaxed);
+        }
         // An error means that there are no readers.
         let _no_readers = self.changes.send(WorkerChange { change, worker: worker.worker(), cause, message });
         self.activity.notify_one();
@@ -247,6 +289,11 @@ impl Registry {
     /// Whether the worker is in the list.
     pub(super) fn has(&self, worker: &Handle) -> bool {
         self.list.lock().workers.iter().any(|other| other.worker_id == worker.worker_id)
+    }
+
+    /// How many changes had this cause.
+    pub(super) fn caused(&self, cause: Cause) -> u64 {
+        self.caused[cause as usize].load(Ordering::Relaxed)
     }
 
     /// The changes from now on.

@@ -22,7 +22,7 @@ use super::measure::measure;
 use super::memory::{DeviceMemory, FreeMemory};
 use super::place::Place;
 use super::plan::{LoadPlan, StartPlan, check_support};
-use super::registry::WorkerChange;
+use super::registry::{Cause, WorkerChange};
 use super::removal::Removal;
 use super::request::StartRequest;
 use super::resident::ResidentWorker;
@@ -571,6 +571,11 @@ impl Supervisor {
     #[must_use]
     pub fn changes(&self) -> broadcast::Receiver<WorkerChange> {
         self.0.shared.registry.changes()
+    }
+
+    /// How many changes of workers had each cause since the hive started.
+    pub(crate) fn causes(&self) -> impl Iterator<Item = (Cause, u64)> {
+        Cause::ALL.into_iter().map(|cause| (cause, self.0.shared.registry.caused(cause)))
     }
 
     /// The log of a worker, which a [`Follower`](super::log_follow::Follower) reads as it grows.

@@ -29,6 +29,18 @@ pub enum Status {
 }
 
 impl Status {
+    /// All of them, with their names on the wire.
+    pub(crate) const ALL: [(Self, &str); 8] = [
+        (Self::Starting, "starting"),
+        (Self::Loading, "loading"),
+        (Self::Ready, "ready"),
+        (Self::Busy, "busy"),
+        (Self::Unresponsive, "unresponsive"),
+        (Self::Stopping, "stopping"),
+        (Self::Crashed, "crashed"),
+        (Self::Stopped, "stopped"),
+    ];
+
     /// Whether the worker answers requests.
     #[must_use]
     pub const fn serves(self) -> bool {

@@ -28,6 +28,7 @@ scripts! {
     pydantic_ai: Python "pydantic_ai_client",
     instructor: Python "instructor_client",
     llm: Python "llm_client",
+    prometheus: Python "metrics_client",
     openai_for_node: Node "openai_client",
     anthropic_for_node: Node "anthropic_client",
     ollama_for_node: Node "ollama_client",

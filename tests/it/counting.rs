@@ -225,7 +225,7 @@ async fn the_log_has_one_line_for_each_request() {
     let dir = folder();
     let log = dir.path().join("log");
     let mut command = serve(dir.path(), &[]);
-    command.env("RBEE_HIVE_LOG_JSON", "1").stderr(std::fs::File::create(&log).expect("a file"));
+    command.env("RBEE_HIVE_LOG_FORMAT", "json").stderr(std::fs::File::create(&log).expect("a file"));
     let hive = Daemon::run(command).await;
     write_model(&dir.path().join("models"), "tiny");
     hive.succeed(&json!({ "ModelLoad": { "id": "tiny" } })).await;
@@ -236,7 +236,7 @@ async fn the_log_has_one_line_for_each_request() {
     let log = std::fs::read_to_string(&log).expect("the log");
     let lines: Vec<Value> = log
         .lines()
-        .filter(|line| line.contains("rbee_hive::requests"))
+        .filter(|line| line.contains("/v1/chat/completions"))
         .map(|line| serde_json::from_str(line).expect("JSON"))
         .collect();
     let [line] = &lines[..] else { panic!("one line for one request: {log}") };
@@ -244,7 +244,11 @@ async fn the_log_has_one_line_for_each_request() {
     assert_eq!((&line["level"], &fields["request_id"]), (&json!("INFO"), &json!(id)));
     assert_eq!((&fields["model"], &fields["outcome"]), (&json!("tiny"), &json!("completed")), "{line}");
     assert_eq!(fields["completion_tokens"], answer["usage"]["completion_tokens"], "{line}");
-    for name in ["caller", "worker", "queue_ms", "load_ms", "total_ms", "prompt_tokens", "cached_tokens"] {
+    assert_eq!((&line["target"], &fields["status"]), (&json!("access"), &json!(200)), "{line}");
+    assert_eq!((&fields["method"], &fields["cut_off"]), (&json!("POST"), &Value::Null), "{line}");
+    for name in
+        ["caller", "duration_ms", "bytes", "worker", "queue_ms", "load_ms", "prompt_tokens", "cached_tokens"]
+    {
         assert!(!fields[name].is_null(), "no {name}: {line}");
     }
 }

@@ -39,8 +39,10 @@ mod journals;
 mod lifecycle;
 mod loads;
 mod llama_server;
+mod logs;
 #[cfg(target_os = "linux")]
 mod memory;
+mod metrics;
 mod models;
 mod openai;
 mod openapi;

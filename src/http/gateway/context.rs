@@ -10,6 +10,7 @@ use crate::app::{App, AppState};
 use crate::config::KeepAlive;
 use crate::error::Result;
 use crate::http::operation;
+use crate::ops::{Asker, By};
 use crate::requests::Recorder;
 use crate::workers::{DEFAULT_CONTEXT, Worker};
 
@@ -21,6 +22,7 @@ use crate::workers::{DEFAULT_CONTEXT, Worker};
 pub(super) async fn grow(
     app: &AppState,
     model: &Arc<str>,
+    caller: &Arc<str>,
     least: u64,
     keep_alive: Option<KeepAlive>,
     shown: &watch::Sender<Shown>,
@@ -32,7 +34,8 @@ pub(super) async fn grow(
         "id": &**model, "context_length": context_length, "keep_alive": keep_alive,
         "reason": format!("a request asks for {context_length} tokens of context"),
     }});
-    let job = operation::submit(app, &load)?;
+    let asker = Asker { caller: Arc::clone(caller), by: By::Gateway };
+    let job = operation::submit(app, &asker, &load)?;
     let job_id: Arc<str> = job.id().to_string().into();
     recorder.waited_for(&job_id);
     shown.send_modify(|shown| shown.job_id = Some(job_id));

@@ -111,6 +111,8 @@ async fn recorded(
     if let Ok(id) = HeaderValue::from_str(recorder.id()) {
         response.headers_mut().insert(REQUEST_ID, id);
     }
+    // For the access log.
+    response.extensions_mut().insert(recorder.recorded());
     response
 }
 
@@ -198,7 +200,16 @@ async fn attempt(
     let app = Arc::clone(app);
     let answer = async move {
         if let Some(least) = context_length {
-            grow(&app, &attempt.asking.model, least, keep_alive, &attempt.shown, &attempt.recorder).await?;
+            grow(
+                &app,
+                &attempt.asking.model,
+                &attempt.asking.caller,
+                least,
+                keep_alive,
+                &attempt.shown,
+                &attempt.recorder,
+            )
+            .await?;
         }
         attempt.answer().await
     };

@@ -4,7 +4,7 @@ use axum::extract::{Request, State};
 use axum::http::{StatusCode, Uri};
 use serde_json::json;
 
-use super::asked::{Answered, model, read};
+use super::asked::{Answered, asker, model, read};
 use super::shape::{CopyRequest, NameRequest};
 use crate::app::AppState;
 use crate::config::CATCH_ALL;
@@ -13,6 +13,7 @@ use crate::fields::Fields;
 use crate::http::ignored::telling;
 use crate::http::operation::run;
 use crate::http::problem::Problem;
+use crate::ops::Asker;
 
 /// Deletes a model, after it is unloaded where it is idle. Of an alias, the alias alone goes.
 #[utoipa::path(
@@ -25,29 +26,30 @@ use crate::http::problem::Problem;
     extensions(("x-errors" = json!([Code::ModelNotFound, Code::ModelAmbiguous, Code::InvalidId, Code::ModelInUse, Code::NotOwned])))
 )]
 pub(crate) async fn delete(State(app): State<AppState>, request: Request) -> Answered {
+    let asker = asker(&request);
     let body = read(&app, request).await?;
     let fields = Fields::new("", &body)?;
     let name = model(&fields)?;
     match app.catalog.find(name).await {
-        Ok(model) => delete_model(&app, &model.id).await?,
-        Err(failure) => forget_alias(&app, name).await?.ok_or(failure)?,
+        Ok(model) => delete_model(&app, &asker, &model.id).await?,
+        Err(failure) => forget_alias(&app, &asker, name).await?.ok_or(failure)?,
     }
     Ok(telling(StatusCode::OK, &fields.others(&["model", "name"])))
 }
 
-async fn delete_model(app: &AppState, id: &str) -> Result<()> {
+async fn delete_model(app: &AppState, asker: &Asker, id: &str) -> Result<()> {
     let deletion = json!({ "ModelDelete": { "id": id } });
-    match run(app, &deletion).await {
+    match run(app, asker, &deletion).await {
         Err(failure) if failure.code == Code::ModelInUse && !app.workers.of_model(id).is_empty() => {
-            run(app, &json!({ "ModelUnload": { "id": id } })).await?;
-            run(app, &deletion).await
+            run(app, asker, &json!({ "ModelUnload": { "id": id } })).await?;
+            run(app, asker, &deletion).await
         }
         ended => ended,
     }
 }
 
 /// Takes an alias back. `None` where the name is none.
-async fn forget_alias(app: &AppState, name: &str) -> Result<Option<()>> {
+async fn forget_alias(app: &AppState, asker: &Asker, name: &str) -> Result<Option<()>> {
     let aliases = app.settings.aliases();
     let plain = name.strip_suffix(":latest").unwrap_or(name);
     let Some((alias, (id, variant))) = aliases.into_iter().find(|(alias, _)| alias == name || alias == plain)
@@ -58,7 +60,7 @@ async fn forget_alias(app: &AppState, name: &str) -> Result<Option<()>> {
     let _turn = app.naming.take(&served_id).await;
     let mut left = app.settings.of(&id, variant.as_deref()).aliases.clone();
     left.retain(|other| *other != alias);
-    set_aliases(app, &served_id, &left).await.map(Some)
+    set_aliases(app, asker, &served_id, &left).await.map(Some)
 }
 
 /// Makes a name an alias of a model. Nothing is copied.
@@ -72,6 +74,7 @@ async fn forget_alias(app: &AppState, name: &str) -> Result<Option<()>> {
     extensions(("x-errors" = json!([Code::ModelNotFound, Code::ModelAmbiguous, Code::InvalidId])))
 )]
 pub(crate) async fn copy(State(app): State<AppState>, request: Request) -> Answered {
+    let asker = asker(&request);
     let body = read(&app, request).await?;
     let fields = Fields::new("", &body)?;
     let named = |field: &'static str| {
@@ -89,13 +92,13 @@ pub(crate) async fn copy(State(app): State<AppState>, request: Request) -> Answe
     let mut aliases = app.find_target(&served_id).await?.settings.aliases.clone();
     if !aliases.iter().any(|known| known == alias) {
         aliases.push(alias.to_owned());
-        set_aliases(&app, &served_id, &aliases).await?;
+        set_aliases(&app, &asker, &served_id, &aliases).await?;
     }
     Ok(telling(StatusCode::OK, &fields.others(&["source", "destination"])))
 }
 
-async fn set_aliases(app: &AppState, id: &str, aliases: &[String]) -> Result<()> {
-    run(app, &json!({ "ModelSettingsSet": { "id": id, "settings": { "aliases": aliases } } })).await
+async fn set_aliases(app: &AppState, asker: &Asker, id: &str, aliases: &[String]) -> Result<()> {
+    run(app, asker, &json!({ "ModelSettingsSet": { "id": id, "settings": { "aliases": aliases } } })).await
 }
 
 /// The paths of [`not_offered`].

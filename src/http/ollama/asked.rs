@@ -8,7 +8,9 @@ use crate::app::App;
 use crate::error::{Code, Failure};
 use crate::fields::{FieldError, Fields};
 use crate::http::body::json_bytes;
+use crate::http::caller;
 use crate::http::problem::Problem;
+use crate::ops::{Asker, By};
 
 /// The largest body, in bytes.
 const BODY_LIMIT: usize = 1 << 20;
@@ -22,6 +24,11 @@ pub(super) type Answered = Result<Response, Problem>;
 /// Those of [`json_bytes`].
 pub(super) async fn read(app: &App, request: Request) -> Result<Value, Problem> {
     parse(&json_bytes(request, BODY_LIMIT, *app.config.timers.request_head).await?)
+}
+
+/// Who sent a request, for the operations that it makes.
+pub(super) fn asker(request: &Request) -> Asker {
+    Asker { caller: caller::of(request.extensions()), by: By::Ollama }
 }
 
 /// What the bytes say, which are JSON.

@@ -7,7 +7,7 @@ use axum::extract::{Request, State};
 use axum::http::header::CONTENT_TYPE;
 use serde_json::{Value, json};
 
-use super::asked::{Answered, parse};
+use super::asked::{Answered, asker, parse};
 use crate::app::AppState;
 use crate::config::{KeepAlive, Role};
 use crate::dialects::ollama::{self, Asked, Embed, Form, OllamaWriter, Work, idle_answer};
@@ -21,6 +21,7 @@ use crate::http::caller::Sender;
 use crate::http::gateway::{self, Call};
 use crate::http::ignored::telling;
 use crate::http::operation::run;
+use crate::ops::Asker;
 use crate::residency::not_loaded;
 use crate::time::monotonic;
 use crate::workers::Route;
@@ -65,7 +66,8 @@ async fn answer(
     form: Form,
     read: impl FnOnce(&Value) -> std::result::Result<Asked, FieldError>,
 ) -> Answered {
-    let (head, sender) = (gateway::Head::of(&request), Sender::of(request.extensions()));
+    let (asker, head) = (asker(&request), gateway::Head::of(&request));
+    let sender = Sender::of(request.extensions());
     let body = gateway::read(app, request).await?;
     let Asked { work, keep_alive, mut context_length } = read(&parse(&body)?)?;
     // Requests load nothing then.
@@ -84,7 +86,7 @@ async fn answer(
         Work::Nothing { model, streams, mut ignored } => {
             ignored.extend(unmet);
             sender.count()?;
-            let reason = place(app, &sender, &model, keep_alive, context_length).await?;
+            let reason = place(app, &sender, &asker, &model, keep_alive, context_length).await?;
             let line = format!("{}\n", idle_answer(form, &model, reason));
             let kind = if streams { "application/x-ndjson" } else { "application/json" };
             return Ok(telling(([(CONTENT_TYPE, kind)], line), &ignored));
@@ -100,6 +102,7 @@ async fn answer(
 async fn place(
     app: &AppState,
     sender: &Sender,
+    asker: &Asker,
     model: &str,
     keep_alive: Option<KeepAlive>,
     context_length: Option<u64>,
@@ -108,7 +111,7 @@ async fn place(
     if keep_alive == Some(KeepAlive::For(Duration::ZERO)) {
         holder.map_or(Ok(()), |holder| holder.require(Role::Manage, "unloading a model"))?;
         let id = app.find_target(model).await?.served_id();
-        return match run(app, &json!({ "ModelUnload": { "id": id } })).await {
+        return match run(app, asker, &json!({ "ModelUnload": { "id": id } })).await {
             Err(failure) if failure.code != Code::ModelNotLoaded => Err(failure),
             _ => Ok("unload"),
         };
@@ -125,7 +128,7 @@ async fn place(
     };
     let load = json!({ "id": id, "keep_alive": keep_alive, "context_length": context_length,
                        "reason": "a client of Ollama's asked for it" });
-    run(app, &json!({ "ModelLoad": load })).await?;
+    run(app, asker, &json!({ "ModelLoad": load })).await?;
     Ok("load")
 }
 

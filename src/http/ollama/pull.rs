@@ -17,7 +17,7 @@ use futures::stream;
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
-use super::asked::{Answered, model, read};
+use super::asked::{Answered, asker, model, read};
 use super::shape::{PullLine, PullRequest};
 use crate::app::AppState;
 use crate::dialects::trouble::{Dialect, Trouble};
@@ -72,11 +72,12 @@ const JOB_ID: HeaderName = HeaderName::from_static("x-rbee-job-id");
     extensions(("x-errors" = json!(ERRORS)))
 )]
 pub(crate) async fn pull(State(app): State<AppState>, request: Request) -> Answered {
+    let asker = asker(&request);
     let body = read(&app, request).await?;
     let fields = Fields::new("", &body)?;
     let name = model(&fields)?;
     let streams = fields.bool("stream")?.unwrap_or(true);
-    let job = submit(&app, &json!({ "ModelDownload": { "model": source(name) } }))?;
+    let job = submit(&app, &asker, &json!({ "ModelDownload": { "model": source(name) } }))?;
     let mut response = if streams {
         lines(app.jobs.log(&job).await?, name.to_owned())
     } else {

@@ -32,6 +32,7 @@ fn drain(dir: &Path) -> Drain {
         log,
         journals,
         hub: Arc::new(Hub::new(16)),
+        counts: Arc::default(),
         progress_every: Duration::ZERO,
     }
 }

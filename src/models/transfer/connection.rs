@@ -196,6 +196,7 @@ impl Connection {
                 continue;
             }
             self.transfer.received.fetch_add(length as u64, Ordering::Relaxed);
+            self.transfer.context.received.fetch_add(length as u64, Ordering::Relaxed);
             body.pending.push(bytes);
             body.pending_bytes += length;
             if body.at == chunk_end || body.pending_bytes >= WRITTEN_TOGETHER {

@@ -28,6 +28,8 @@ pub(crate) struct TransferContext {
     pub(crate) disk: Arc<dyn Disk>,
     /// Says which engines can run what is transferred.
     pub(crate) judge: Arc<Judge>,
+    /// Bytes that all transfers together have received.
+    pub(crate) received: AtomicU64,
 }
 
 /// One transfer. Nothing in it changes but `received`.
@@ -71,6 +73,7 @@ impl TransferContext {
             limiter: Limiter::new(config.downloads.bytes_per_second),
             disk,
             judge,
+            received: AtomicU64::new(0),
         }
     }
 

@@ -5,6 +5,7 @@
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Weak};
 use std::time::SystemTime;
 
@@ -90,6 +91,16 @@ impl Transfers {
         };
         let is_of_model = |shared: &&Arc<Shared>| shared.transfer.file.purpose == Purpose::Model;
         self.ongoing.lock().values().filter(is_of_model).map(view).collect()
+    }
+
+    /// How many transfers are ongoing.
+    pub(crate) fn ongoing(&self) -> usize {
+        self.ongoing.lock().len()
+    }
+
+    /// The bytes that all transfers have received since the hive started.
+    pub(crate) fn received(&self) -> u64 {
+        self.context.received.load(Ordering::Relaxed)
     }
 
     /// Whether a transfer to that target is ongoing.

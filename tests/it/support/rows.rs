@@ -7,7 +7,7 @@ use std::sync::LazyLock;
 use rbee_hive::error::Result;
 use rbee_hive::jobs::{JobClass, OperationKind};
 use rbee_hive::n;
-use rbee_hive::ops::{self, Context, Deadline, Operation, Row, TABLE};
+use rbee_hive::ops::{self, Asker, Context, Deadline, Operation, Row, TABLE};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use utoipa::ToSchema;
@@ -113,7 +113,7 @@ pub(crate) fn parse(row: &'static Row, operation: &Value) -> Result<ops::Submiss
 pub(crate) async fn submit(hive: &TestHive, row: &'static Row, operation: &Value) -> String {
     if is_added(row) {
         let submission = parse(row, operation).unwrap_or_else(|failure| panic!("{operation}: {failure}"));
-        let submitted = ops::submit(&hive.app, submission, None).expect("it is taken");
+        let submitted = ops::submit(&hive.app, submission, &Asker::hive(), None).expect("it is taken");
         return submitted.job.id().to_string();
     }
     hive.submit(operation).await
