@@ -49,6 +49,7 @@ pub mod spawn;
 pub mod narration;
 pub mod events;
 mod readers;
+mod traces;
 mod outgoing;
 pub mod config;
 mod origin;

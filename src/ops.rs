@@ -48,16 +48,19 @@ use std::borrow::Cow;
 use std::sync::Arc;
 
 use futures::FutureExt;
+use tracing::field::Empty;
+use tracing::{Instrument, Span};
 use utoipa::openapi::{RefOr, Schema};
 use utoipa::{PartialSchema, ToSchema};
 
 use crate::app::AppState;
 use crate::error::Result;
 use crate::jobs::event::Terminal;
-use crate::jobs::{JobRun, NewJob, OperationKind, Submitted};
+use crate::jobs::{JobRun, JobState, NewJob, OperationKind, Submitted};
 use crate::n;
 use crate::narration::{NarrationContext, with_narration_context};
 use crate::text::clip;
+use crate::traces::TARGET;
 
 pub use asker::{Asker, By};
 pub use operation::{Context, Deadline, Operation};
@@ -136,6 +139,9 @@ pub fn submit(
     let row = submission.row;
     let request = submission.request.clone();
     let hive = Arc::clone(app);
+    let span = tracing::debug_span!(
+        target: TARGET, "job", otel.name = row.wire_name, operation = row.wire_name, outcome = Empty
+    );
     let submitted = app.jobs.submit(NewJob {
         operation: row.wire_name,
         kind: row.kind,
@@ -143,7 +149,16 @@ pub fn submit(
         runs_unjournalled: row.frees,
         request,
         idempotency_key,
-        run: Box::new(move |job, context| route_operation(hive, submission, job, context).boxed()),
+        run: Box::new(move |job, context| {
+            let run = route_operation(hive, submission, job, context);
+            async move {
+                let terminal = run.await;
+                Span::current().record("outcome", JobState::from(&terminal).name());
+                terminal
+            }
+            .instrument(span)
+            .boxed()
+        }),
     })?;
     if row.kind == OperationKind::Act && !submitted.repeated {
         asker.acts(row.wire_name, &submitted.job.id().to_string());

@@ -17,7 +17,7 @@ pub(crate) use unreached::Unreached;
 use crate::error::{Failure, Result};
 
 /// Sets the TLS cryptography of the whole process. Every client is built after this.
-fn install_tls() {
+pub(crate) fn install_tls() {
     static INSTALLED: Once = Once::new();
     // Fails if another part of the process has set it before, which is as good.
     INSTALLED.call_once(|| drop(rustls::crypto::ring::default_provider().install_default()));

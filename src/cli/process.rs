@@ -8,7 +8,9 @@ use futures::future::select_all;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::runtime::Builder;
 use tokio::signal::unix::{SignalKind, signal};
-use tracing_subscriber::EnvFilter;
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::util::SubscriberInitExt;
+use tracing_subscriber::{EnvFilter, Layer};
 
 use crate::daemon::Stop;
 use crate::spawn;
@@ -23,15 +25,32 @@ pub(super) enum LogFormat {
     Json,
 }
 
-/// Sends the log to standard error. `RUST_LOG` is its filter, otherwise `default`.
-pub(super) fn log_to_stderr(default: &str, format: LogFormat) {
+/// Sends the log to standard error. `RUST_LOG` is its filter, otherwise `default`. Where `is_traced`, the traces go to
+/// the collector that the environment names, if it names one.
+pub(super) fn log_to_stderr(default: &str, format: LogFormat, is_traced: bool) {
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(default));
     // A terminal that was closed takes no more lines. A report of that would go there too, and panic.
-    let subscriber =
-        tracing_subscriber::fmt().log_internal_errors(false).with_env_filter(filter).with_writer(io::stderr);
-    match format {
-        LogFormat::Json => subscriber.json().init(),
-        LogFormat::Text => subscriber.with_ansi(io::stderr().is_terminal()).init(),
+    let log = tracing_subscriber::fmt::layer().log_internal_errors(false).with_writer(io::stderr);
+    let log = match format {
+        LogFormat::Json => log.json().boxed(),
+        LogFormat::Text => log.with_ansi(io::stderr().is_terminal()).boxed(),
+    };
+    let subscriber = tracing_subscriber::registry();
+    #[cfg(feature = "otlp")]
+    {
+        let (traces, problem) = match is_traced.then(crate::traces::layer).transpose() {
+            Ok(layer) => (layer.flatten(), None),
+            Err(problem) => (None, Some(problem)),
+        };
+        subscriber.with(traces).with(log.with_filter(filter)).init();
+        if let Some(problem) = problem {
+            tracing::warn!("no traces are sent: {problem}");
+        }
+    }
+    #[cfg(not(feature = "otlp"))]
+    {
+        let _ = is_traced;
+        subscriber.with(log.with_filter(filter)).init();
     }
 }
 

@@ -16,7 +16,7 @@ use crate::config::{Bind, Config, Given, Source};
 use crate::daemon::{self, Hive, Predecessor, READY};
 use crate::error::{Failure, Result};
 use crate::http::Sockets;
-use crate::{spawn, text};
+use crate::{spawn, text, traces};
 
 /// The flags of `serve`, and which settings they and the environment gave.
 #[derive(Clone, Debug)]
@@ -227,7 +227,7 @@ impl Args {
     /// Serves until SIGINT, SIGQUIT, SIGTERM or SIGUSR1, on the sockets that a service manager passed where it did. SIGHUP
     /// reloads the settings.
     pub(super) async fn run(self, passed: Sockets) -> Result<()> {
-        process::log_to_stderr("info", self.log_format.unwrap_or_default());
+        process::log_to_stderr("info", self.flags.log_format.unwrap_or_default(), true);
         process::allow_open_files();
         let variables =
             std::env::vars_os().filter_map(|(name, _)| problem_of_variable(&name.to_string_lossy()));
@@ -260,6 +260,7 @@ impl Args {
         let ended = hive.run(stop).await;
         // So that what the manager hears last has left the process.
         let _told = attending.await;
+        traces::end();
         ended
     }
 }

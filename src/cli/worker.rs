@@ -42,7 +42,7 @@ pub(super) struct Args {
 
 impl Args {
     pub(super) async fn run(self) -> Result<()> {
-        process::log_to_stderr("info", LogFormat::Text);
+        process::log_to_stderr("info", LogFormat::Text, false);
         let shutdown = CancellationToken::new();
         let stop = shutdown.clone();
         spawn::detached(async move {

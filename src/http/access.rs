@@ -16,19 +16,25 @@ use axum::http::{Method, StatusCode};
 use axum::middleware::Next;
 use axum::response::Response;
 use http_body::{Frame, SizeHint};
+use tracing::field::Empty;
+use tracing::{Instrument, Span};
 
 use super::caller::{self, Admitted};
 use crate::requests::{Outcome, Record, Recorded, in_ms};
 use crate::time::monotonic;
+use crate::traces::{self, TARGET};
 
 /// Routes that are asked for again and again: by who watches the hive, and by an open page.
 const ROUTINE: [&str; 5] = ["/", "/ui/{*path}", "/health", "/metrics", "/v1/markdown"];
 
 /// The middleware.
 pub(super) async fn log(request: Request, next: Next) -> Response {
+    let (method, route) = (request.method().clone(), request.extensions().get::<MatchedPath>().cloned());
+    let span = span(&method, route.as_ref());
+    traces::continue_from(&span, request.headers());
     let mut line = Line {
-        method: request.method().clone(),
-        route: request.extensions().get::<MatchedPath>().cloned(),
+        method,
+        route,
         caller: caller::of(request.extensions()),
         came: monotonic(),
         status: StatusCode::OK,
@@ -36,13 +42,30 @@ pub(super) async fn log(request: Request, next: Next) -> Response {
         bytes: 0,
         is_whole: false,
     };
-    let mut response = next.run(request).await;
+    let mut response = next.run(request).instrument(span.clone()).await;
     line.status = response.status();
     line.recorded = response.extensions_mut().remove();
     if let Some(Admitted(caller)) = response.extensions_mut().remove() {
         line.caller = caller;
     }
-    response.map(|body| Body::new(Logged { body: Some(body), line }))
+    span.record("http.response.status_code", line.status.as_u16());
+    span.record("caller", &*line.caller);
+    response.map(|body| Body::new(Logged { body: Some(body), line, span }))
+}
+
+/// The span of a request, in the words of OpenTelemetry's conventions for HTTP.
+fn span(method: &Method, route: Option<&MatchedPath>) -> Span {
+    let route = route.map_or("none", MatchedPath::as_str);
+    tracing::debug_span!(
+        target: TARGET,
+        "request",
+        otel.name = format_args!("{method} {route}"),
+        otel.kind = "server",
+        http.request.method = method.as_str(),
+        http.route = route,
+        http.response.status_code = Empty,
+        caller = Empty,
+    )
 }
 
 /// What a line says.
@@ -115,6 +138,7 @@ struct Logged {
     /// `None` only while it is dropped.
     body: Option<Body>,
     line: Line,
+    span: Span,
 }
 
 impl HttpBody for Logged {
@@ -127,6 +151,7 @@ impl HttpBody for Logged {
     ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
         let this = &mut *self;
         let Some(body) = &mut this.body else { return Poll::Ready(None) };
+        let _within = this.span.enter();
         let polled = Pin::new(body).poll_frame(cx);
         match &polled {
             Poll::Ready(None) => this.line.is_whole = true,
@@ -152,6 +177,7 @@ impl Drop for Logged {
         // Nobody asks a body for more that says that it has ended.
         self.line.is_whole |= self.is_end_stream() || self.line.method == Method::HEAD;
         // A stream that its client has left ends with its body, and then its record says so.
+        let _within = self.span.clone().entered();
         self.body = None;
         self.line.write();
     }

@@ -107,6 +107,18 @@ pub enum JobState {
 }
 
 impl JobState {
+    /// The name on the wire.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Queued => "queued",
+            Self::Running => "running",
+            Self::Succeeded => "succeeded",
+            Self::Failed => "failed",
+            Self::Cancelled => "cancelled",
+        }
+    }
+
     /// Whether the job has ended.
     #[must_use]
     pub const fn is_ended(self) -> bool {

@@ -132,4 +132,3 @@ fn usage_of(record: &Record) -> usage::Sums {
         total_ms: ms(times.total),
     }
 }
-}

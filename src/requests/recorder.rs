@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use parking_lot::Mutex;
 use serde::Deserialize;
+use tracing::Span;
 
 use super::counted;
 use super::ledger::Ledger;
@@ -12,6 +13,7 @@ use super::request::{Request, ServedBy};
 use crate::callers::Permit;
 use crate::error::Failure;
 use crate::time::monotonic;
+use crate::traces::TARGET;
 
 /// Records one request. Clones record the same one; once the last is dropped, the request has ended.
 #[derive(Clone, Debug)]
@@ -50,6 +52,11 @@ impl Recorder {
     /// What is recorded, for one that only looks.
     pub(crate) fn recorded(&self) -> Recorded {
         Recorded(Arc::clone(&self.0.request))
+    }
+
+    /// The answer of the worker that the request was sent to, for traces.
+    pub(crate) fn span(&self) -> Span {
+        self.0.request.lock().span.clone()
     }
 
     /// The id of the request.
@@ -93,6 +100,7 @@ impl Recorder {
             let is_first = counted.has_text && request.first_token.is_none();
             if is_first {
                 request.first_token = Some(monotonic());
+                tracing::debug!(target: TARGET, parent: &request.span, "first token");
             }
             request.pieces += u64::from(counted.has_text);
             request.counted.take(counted);
@@ -151,7 +159,9 @@ impl Inner {
                 return;
             }
             (request.ended, request.outcome, request.code) = (Some(monotonic()), Some(outcome), code);
-            (request.record(), request.served_by.as_ref().map(|worker| Arc::clone(&worker.recent)))
+            let record = request.record();
+            request.end_span(&record);
+            (record, request.served_by.as_ref().map(|worker| Arc::clone(&worker.recent)))
         };
         if let Some(recent) = recent {
             recent.add(&record);

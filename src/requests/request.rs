@@ -3,10 +3,14 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant as Moment};
 
+use tracing::Span;
+use tracing::field::Empty;
+
 use super::counted::Counted;
 use super::recent::Recent;
 use super::record::{Outcome, Record, State, Times, Tokens};
 use crate::time::{Instant, monotonic};
+use crate::traces::TARGET;
 
 /// The worker that a request is sent to.
 #[derive(Clone, Debug)]
@@ -49,6 +53,8 @@ pub(super) struct Request {
     pub(super) counted: Counted,
     /// Pieces of a stream that had text.
     pub(super) pieces: u64,
+    /// The answer of the worker, for traces.
+    pub(super) span: Span,
 }
 
 /// An id for a request.
@@ -78,6 +84,7 @@ impl Request {
             code: None,
             counted: Counted::default(),
             pieces: 0,
+            span: Span::none(),
         }
     }
 
@@ -117,8 +124,21 @@ impl Request {
                 to.min(now).saturating_duration_since(from.max(asked))
             });
         }
+        self.span = tracing::debug_span!(
+            target: TARGET, "engine", otel.kind = "client", model = self.model.as_deref(), worker = worker.pid,
+            outcome = Empty, prompt_tokens = Empty, cached_tokens = Empty, completion_tokens = Empty
+        );
         (self.sent, self.served_by) = (Some(now), Some(worker));
         self.sends += 1;
+    }
+
+    /// Ends the span of the worker's answer with what was counted.
+    pub(super) fn end_span(&mut self, record: &Record) {
+        let span = std::mem::replace(&mut self.span, Span::none());
+        span.record("outcome", record.outcome.map(Outcome::name));
+        span.record("prompt_tokens", record.tokens.prompt);
+        span.record("cached_tokens", record.tokens.cached);
+        span.record("completion_tokens", record.tokens.completion);
     }
 
     fn times(&self) -> Times {

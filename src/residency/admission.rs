@@ -25,6 +25,7 @@ use std::time::{Duration, Instant};
 
 use parking_lot::{Mutex, RwLock};
 use tokio::sync::{Notify, oneshot, watch};
+use tracing::Span;
 
 use super::queue::{Place, Pushed, Queue, Ticket};
 use super::refusal::{self, Refused};
@@ -77,6 +78,8 @@ struct State {
 #[derive(Debug)]
 struct Entry {
     preference: Preference,
+    /// Its wait, for traces.
+    span: Span,
     since: time::Instant,
     /// The last job that it has waited for.
     job_id: Option<Arc<str>>,
@@ -210,6 +213,7 @@ impl Admissions {
         let (sender, outcome) = oneshot::channel();
         let entry = Entry {
             preference: preference.clone(),
+            span: Span::current(),
             since: time::Instant::now(),
             job_id: state.loads.get(model).map(|news| Arc::clone(&news.job_id)),
             outcome: sender,
@@ -333,6 +337,13 @@ impl Admissions {
         let mut lines: Vec<_> = lines.collect();
         lines.sort_by(|a, b| a.model.cmp(&b.model));
         lines
+    }
+
+    /// The wait of the first request for a model, for traces.
+    pub(crate) fn span(&self, model: &str) -> Span {
+        let state = self.0.state.lock();
+        let mut lines = state.queue.lines();
+        lines.find(|line| **line.model == *model).map_or_else(Span::none, |line| line.oldest.span.clone())
     }
 
     /// The most requests that wait.

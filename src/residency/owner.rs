@@ -236,7 +236,9 @@ impl Owner {
                     LoadReason::SettingsChanged => self.load_again(now, &model, &reason)?,
                     LoadReason::Requests(_) => model_load(&model, self.parts.idle(&model), &reason),
                 };
-                return self.load(&model, by, &reason, &operation);
+                // The load belongs to the trace of the request that has waited longest for it.
+                let span = self.parts.admissions.span(&model);
+                return span.in_scope(|| self.load(&model, by, &reason, &operation));
             }
             Action::Grant { load, placement } => {
                 if ledger.grant(load, placement) {

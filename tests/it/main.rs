@@ -62,4 +62,6 @@ mod surface;
 mod take_over;
 mod templates;
 mod thinking;
+#[cfg(feature = "otlp")]
+mod traces;
 mod workers;

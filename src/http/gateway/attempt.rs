@@ -13,6 +13,7 @@ use bytes::Bytes;
 use futures::future::BoxFuture;
 use reqwest::Client;
 use tokio::sync::watch;
+use tracing::Instrument;
 
 use super::exchange::{Answer, AnswerKind, NoAnswer, Upstream, ask};
 use super::whole;
@@ -21,6 +22,7 @@ use crate::error::Failure;
 use crate::requests::Recorder;
 use crate::residency::{Admission, Admissions, Asking, Refused, Settled, Watch};
 use crate::settings::Defaults;
+use crate::traces::TARGET;
 use crate::workers::{Endpoint, Route, Supervisor};
 
 /// How long the end of a lost worker may take to be known. Until then it would be chosen again.
@@ -88,16 +90,18 @@ impl Attempt {
             _ => self.body.clone(),
         };
         let upstream = Upstream::new(endpoint, self.route, &self.admissions)?;
-        Ok(begin(&self.client, upstream, body).await)
+        Ok(begin(&self.client, upstream, body).instrument(self.recorder.span()).await)
     }
 
     /// A worker for the request, as soon as it is its turn.
     async fn worker(&self) -> Result<Endpoint, Refused> {
-        let endpoint = match self.admissions.admit(&self.asking)? {
+        let span = tracing::debug_span!(target: TARGET, "queue", model = &*self.asking.model);
+        let admission = span.in_scope(|| self.admissions.admit(&self.asking));
+        let endpoint = match admission? {
             Admission::Now(endpoint) => endpoint,
             Admission::Waiting(waiter) => {
                 self.shown.send_modify(|shown| shown.queued = Some(waiter.watch()));
-                let Settled { outcome, job_id } = waiter.await;
+                let Settled { outcome, job_id } = waiter.instrument(span).await;
                 if let Some(job_id) = &job_id {
                     self.recorder.waited_for(job_id);
                 }

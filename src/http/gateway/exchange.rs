@@ -11,6 +11,7 @@ use reqwest::{Client, Response, Url};
 use crate::error::{Code, Failure};
 use crate::outgoing::Unreached;
 use crate::residency::Admissions;
+use crate::traces;
 use crate::workers::{Endpoint, Route};
 
 /// A worker that serves the model.
@@ -100,6 +101,7 @@ pub(super) async fn ask(client: &Client, upstream: Upstream, body: Bytes) -> Res
     let sent = client
         .post(asked.clone())
         .bearer_auth(secret)
+        .headers(traces::headers())
         .header(CONTENT_TYPE, "application/json")
         .body(body)
         .send();
