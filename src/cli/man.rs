@@ -60,7 +60,7 @@ mod tests {
         Args { dir: dir.path().join("man") }.run(Cli::command()).unwrap();
         let read = |name: &str| std::fs::read_to_string(dir.path().join("man").join(name)).unwrap();
         let program = read("rbee-hive.1");
-        assert!(program.starts_with(".ie ") && program.contains(r".TH rbee\-hive 1"), "{program}");
+        assert!(program.starts_with(".ie ") && program.contains(".TH rbee-hive 1"), "{program}");
         assert!(program.contains(r"rbee\-hive\-quickstart(1)"), "{program}");
         assert!(read("rbee-hive-serve.1").contains("take\\-over"));
         let verbs = Cli::command().get_subcommands().filter(|verb| !verb.is_hide_set()).count();
