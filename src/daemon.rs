@@ -11,6 +11,7 @@ use std::future::Future;
 use std::net::SocketAddr;
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 
 use axum::Router;
@@ -35,7 +36,7 @@ use crate::time::{Instant, monotonic};
 use crate::workers::WorkerChange;
 
 use offer::{Offer, Taker};
-use wire::FromHive;
+use wire::{FromHive, FromSuccessor};
 
 pub use ending::Stop;
 pub use health::answers;
@@ -109,6 +110,15 @@ impl Hive {
             })?,
             None => lock(&config.data_dir)?,
         };
+        Self::open_locked(listener, config, lock, estate)
+    }
+
+    fn open_locked(
+        listener: Listener,
+        config: Config,
+        lock: std::fs::File,
+        estate: Option<Estate>,
+    ) -> Result<Self> {
         for file in [
             config.model_ids_file(),
             config.memory_file(),
@@ -150,6 +160,20 @@ impl Hive {
     /// # Errors
     /// [`Code::Internal`] if the connection loop panicked.
     pub async fn run<S: Into<Stop>>(self, stop: impl Future<Output = S>) -> Result<()> {
+        let (mut hive, mut stop) = (self, pin!(stop));
+        while let Some(Returned { sockets, config, lock }) = hive.run_once(stop.as_mut()).await? {
+            tracing::error!("the hive that took over is gone before it served: this one serves again");
+            let listener = Listener::new(None, None).await?.on(sockets)?;
+            hive = spawn::blocking(move || Self::open_locked(listener, config, lock, None)).await??;
+        }
+        Ok(())
+    }
+
+    /// One run, until a stop; or until a successor took over and then did not serve.
+    async fn run_once<S: Into<Stop>>(
+        self,
+        stop: Pin<&mut impl Future<Output = S>>,
+    ) -> Result<Option<Returned>> {
         let Self { app, mut listener, router, hive_file, lock, estate } = self;
         // Before the adoption, whose changes are published too.
         let housekeeping = spawn::detached(housekeeping(Arc::clone(&app), app.workers.changes()));
@@ -197,16 +221,22 @@ impl Hive {
         let _ended = residency.await;
         housekeeping.abort();
         let served = match taker {
-            Some(Taker { channel, keeps_unix }) => {
+            Some(Taker { mut channel, keeps_unix }) => {
                 hive_file.leave();
-                offer.leave(keeps_unix);
                 let released = FromHive::Released { in_flight: app.workers.in_flight() };
-                if let Err(error) = channel.send(&released, &[lock.as_fd()]).await {
-                    tracing::error!(%error, "the hive that was to take over is gone: nobody serves any more");
-                }
-                drop(lock);
+                let sent = channel.send(&released, &[lock.as_fd()]).await;
                 closing.set_limit(*timers.last_answers);
+                // It holds the lock and the sockets too, until it ends.
+                let serves = sent.is_ok() && channel.receive::<FromSuccessor>().await.is_ok();
                 app.quiet.cancel();
+                if !serves {
+                    // The answers under way go on beside the next run.
+                    drop(server);
+                    let sockets = offer.take_back();
+                    return Ok(Some(Returned { sockets, config: app.config.clone(), lock }));
+                }
+                offer.leave(keeps_unix);
+                drop(lock);
                 tokio::select! {
                     served = server => served,
                     never = ending::report(&app, &channel) => match never {},
@@ -229,8 +259,16 @@ impl Hive {
         app.served.cancel();
         let _written = usage.await;
         tracing::info!("stopped");
-        served.map_err(|error| Failure::internal("the connection loop panicked").detail(error))
+        served.map_err(|error| Failure::internal("the connection loop panicked").detail(error))?;
+        Ok(None)
     }
+}
+
+/// What a hive serves with again after a successor took over and did not serve.
+struct Returned {
+    sockets: Sockets,
+    config: Config,
+    lock: std::fs::File,
 }
 
 /// Tells which of the user's folders are missing. The hive serves meanwhile: their disks may not answer.

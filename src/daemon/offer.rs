@@ -106,6 +106,14 @@ impl Offer {
         *self = Self::default();
     }
 
+    /// The sockets, for this process to serve on again.
+    pub(super) fn take_back(self) -> Sockets {
+        if let Some(file) = self.file {
+            file.leave();
+        }
+        self.sockets
+    }
+
     /// Leaves the sockets to a successor, with the file of the Unix socket where it goes on with that.
     pub(super) fn leave(self, keeps_unix: bool) {
         if let Some(file) = self.file.filter(|_| keeps_unix) {

@@ -2,7 +2,8 @@
 //!
 //! Its settings are checked before it asks, and it asks for the sockets before it takes them: what goes wrong until then
 //! leaves the hive that runs as it is. Then that hive ends its work ([`ending`](super::ending)) and releases the lock of
-//! the data folder, which this one holds from that moment on, without a gap in which a third could come.
+//! the data folder, which both hold until this one serves, without a gap in which a third could come. If this one ends
+//! before that, the other serves again.
 
 use std::fs::File;
 use std::io;

@@ -56,7 +56,7 @@ pub(super) enum FromSuccessor {
         /// Whether it goes on with the Unix socket.
         keeps_unix: bool,
     },
-    /// It serves.
+    /// It serves. Where it ends before it says so, the hive before it serves again.
     Serving,
 }
 

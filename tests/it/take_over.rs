@@ -8,10 +8,12 @@ use rbee_hive::engine::sample_model::SampleModel;
 use rustix::process::{Pid, Signal};
 use serde_json::{Value, json};
 use tempfile::TempDir;
+use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
+use tokio::net::UnixStream;
 use tokio::process::Command;
 
 use crate::support::{
-    Daemon, StallingServer, client, data_lines, folder, read_all, read_until, serve, typed, until,
+    Daemon, StallingServer, client, data_lines, folder, read_all, read_until, serve, soon, typed, until,
     write_model,
 };
 
@@ -226,6 +228,33 @@ async fn a_hive_that_cannot_serve_takes_nothing_over() {
     last.stop().await;
     // And where no hive runs, it is a start like any other.
     Daemon::run(place.serve(&["--take-over"])).await.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_hive_whose_successor_dies_before_it_serves_serves_again() {
+    let place = Place::new();
+    let hive = Daemon::run(place.serve(&[])).await;
+    let worker = hive.succeed(&json!({ "ModelLoad": { "id": "tiny" } })).await;
+    for _ in 0..2 {
+        let mut successor = BufReader::new(
+            UnixStream::connect(place.path().join("data/successor.sock")).await.expect("the hive listens"),
+        );
+        let mut said = String::new();
+        soon("an offer", successor.read_line(&mut said)).await.expect("an offer");
+        assert!(said.contains("\"offer\"") && said.contains("\"http\""), "{said}");
+        let take = b"{\"message\":\"take\",\"keeps_unix\":false}\n";
+        successor.get_mut().write_all(take).await.expect("it listens");
+        soon("the release", successor.read_line(&mut said)).await.expect("the release");
+        assert!(said.contains("\"released\""), "{said}");
+        drop(successor);
+        // Who connects meanwhile waits.
+        assert_eq!(hive.get("/health").await.status(), 200);
+        let workers = hive.succeed(&json!({ "WorkerProcessList": {} })).await;
+        assert_eq!(workers[0]["pid"], worker["pid"], "{workers}");
+    }
+    let answer = hive.try_post("/v1/chat/completions", &chat("tiny", 8)).await.expect("an answer");
+    assert!(read_all(answer).await.contains("[DONE]"));
+    hive.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
