@@ -49,6 +49,7 @@ pub use id::ModelId;
 pub use model::{Model, Status};
 pub(crate) use needs::Needs;
 pub use needs::{EngineAdvice, EngineSupport};
+pub(crate) use sources::login::{LoggedIn, LoggedOut};
 pub use sources::{DownloadRequest, FileSource, HubName, OllamaName, Source, UrlSource};
 pub(crate) use traits::is_encoder;
 pub use traits::{Task, TemplateTraits, Traits};

@@ -7,6 +7,8 @@
 //! operation alike, before anything looks at which operation it is.
 
 mod hive_check;
+mod hub_login;
+mod hub_logout;
 mod memory_lease;
 mod memory_release;
 mod model_delete;
@@ -97,6 +99,8 @@ pub static TABLE: &[Row] = &[
     Row::of::<token_list::TokenList>(),
     Row::of::<token_revoke::TokenRevoke>(),
     Row::of::<usage_report::UsageReport>(),
+    Row::of::<hub_login::HubLogin>(),
+    Row::of::<hub_logout::HubLogout>(),
 ];
 
 /// A body of `POST /v1/jobs`, for the description of the API: one operation of the [`TABLE`].

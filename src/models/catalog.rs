@@ -2,6 +2,7 @@
 //!
 //! It remembers only what makes the next listing cheap.
 
+mod hub_login;
 mod download;
 mod delete;
 mod find;

@@ -49,6 +49,10 @@ export function title({ operation, request }) {
       return `Lease ${bytes(request.bytes)} of memory`;
     case "memory_release":
       return "Give leased memory back";
+    case "hub_login":
+      return "Keep a token of the Hub";
+    case "hub_logout":
+      return "Forget the token of the Hub";
     case "hive_check":
       return "Check the hive";
     case "worker_install":

@@ -7,6 +7,7 @@
 //! commit that a branch had when it was last asked is used.
 
 mod cached;
+pub(crate) mod login;
 mod destinations;
 mod api;
 mod chosen;

@@ -3,7 +3,7 @@
 
 use std::ffi::OsString;
 use std::fmt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use reqwest::Url;
 
@@ -19,6 +19,8 @@ const DEFAULT_URL: &str = "https://huggingface.co";
 pub(crate) struct HubEndpoint {
     pub(crate) url: Url,
     token: Token,
+    /// The file that a token is kept in, whether or not it counts.
+    kept: Option<PathBuf>,
     /// Whether the Hub must not be asked.
     pub(crate) is_offline: bool,
 }
@@ -51,6 +53,7 @@ impl HubEndpoint {
             Failure::new(Code::ConfigInvalid, "the address of the Hugging Face Hub is not a URL")
                 .hint("check HF_ENDPOINT: it must be like https://huggingface.co")
         })?;
+        let kept = token_file.clone().or_else(|| token_files(&variable).pop());
         let token = match token_file {
             Some(file) => Token::Files(vec![file.clone()]),
             None => match text("HF_TOKEN").or_else(|| text("HUGGING_FACE_HUB_TOKEN")) {
@@ -61,7 +64,7 @@ impl HubEndpoint {
         let is_set = |text: &str| matches!(&*text.to_ascii_uppercase(), "1" | "ON" | "YES" | "TRUE");
         let is_offline =
             offline.unwrap_or_else(|| text("HF_HUB_OFFLINE").is_some_and(|text| is_set(text.trim())));
-        Ok(Self { url, token, is_offline })
+        Ok(Self { url, token, kept, is_offline })
     }
 
     /// The token for the Hub, where there is one.
@@ -79,6 +82,28 @@ impl HubEndpoint {
             n!(warn: "hub_token", "The access token of the Hub has invalid characters: it is not used");
         }
         credentials
+    }
+
+    /// The file that a token of this user is kept in.
+    ///
+    /// # Errors
+    /// [`Code::InvalidRequest`] where the settings say that no token is used, or there is no home for the file.
+    pub(crate) fn token_file(&self) -> Result<&Path> {
+        let refused = |message| Failure::new(Code::InvalidRequest, message);
+        match self.kept.as_deref() {
+            Some(path) if path.as_os_str().is_empty() => {
+                Err(refused("the settings say that no token of the Hub is used")
+                    .hint("take `token_file` out of [hub] in the settings, or set it to the path of a file"))
+            }
+            Some(path) => Ok(path),
+            None => Err(refused("there is no folder for a token: this user has no home")
+                .hint("set `token_file` of [hub] in the settings, or HF_HOME, to where it may be")),
+        }
+    }
+
+    /// Whether the token of the environment counts, whatever the file has.
+    pub(crate) const fn is_given(&self) -> bool {
+        matches!(self.token, Token::Given(_))
     }
 
     pub(crate) fn trust(&self) -> Trust {
@@ -135,6 +160,23 @@ mod tests {
     }
 
     #[test]
+    fn a_token_is_kept_in_the_file_of_the_settings_or_of_hf_auth_login() {
+        let environment = [("HF_TOKEN", "hf_x"), ("HOME", "/home/x")];
+        let given = hub(&config::Hub::default(), &environment).unwrap();
+        assert!(given.is_given());
+        assert_eq!(given.token_file().unwrap(), Path::new("/home/x/.cache/huggingface/token"));
+        let of_settings = |file: &str| {
+            let settings = config::Hub { token_file: Some(file.into()), ..config::Hub::default() };
+            hub(&settings, &environment).unwrap()
+        };
+        assert_eq!(of_settings("/etc/token").token_file().unwrap(), Path::new("/etc/token"));
+        assert!(!of_settings("/etc/token").is_given());
+        for none in [of_settings(""), hub(&config::Hub::default(), &[]).unwrap()] {
+            assert_eq!(none.token_file().unwrap_err().code, Code::InvalidRequest);
+        }
+    }
+
+    #[test]
     fn the_token_file_of_hf_auth_login_is_read_each_time() {
         let home = tempfile::tempdir().unwrap();
         let path = home.path().to_str().unwrap();
@@ -144,5 +186,6 @@ mod tests {
         let header = hub.credentials().unwrap().for_url(&hub.url).unwrap();
         assert_eq!(header.to_str().unwrap(), "Bearer hf_secret");
         assert!(!format!("{hub:?}").contains("hf_secret"));
+        assert_eq!(hub.token_file().unwrap(), home.path().join("token"));
     }
 }

@@ -24,6 +24,9 @@ use tokio::net::TcpListener;
 /// The valid token of the hub.
 pub(crate) const TOKEN: &str = "hf_itIsATestsOwnToken";
 
+/// The account that it belongs to.
+pub(crate) const ACCOUNT: &str = "a-test";
+
 /// A running hub, registry and CDN.
 pub(crate) struct FakeHub {
     pub(crate) url: String,
@@ -229,6 +232,7 @@ impl State {
         let moved = self.api_moved_to.lock().clone();
         let response = match &parts[..] {
             ["api", ..] if moved.is_some() => status(302, &[("Location", &moved.unwrap_or_default())]),
+            ["api", "whoami-v2"] => whoami(authorization),
             ["api", "models", org, repo] => self.model(&format!("{org}/{repo}"), "main", authorization),
             ["api", "models", org, repo, "revision", revision] => {
                 self.model(&format!("{org}/{repo}"), revision, authorization)
@@ -418,6 +422,22 @@ impl State {
         *response.body_mut() = Body::from(bytes);
         (response, sent)
     }
+}
+
+/// Who a token belongs to (<https://huggingface.co/docs/hub/api>).
+fn whoami(authorization: Option<&str>) -> Response {
+    if authorization != Some(&format!("Bearer {TOKEN}")) {
+        return status(401, &[("X-Error-Message", "Invalid credentials in Authorization header")]);
+    }
+    let token =
+        json!({ "displayName": "of a test", "role": "read", "createdAt": "2026-01-01T00:00:00.000Z" });
+    let body = json!({
+        "type": "user", "id": "0", "name": ACCOUNT, "fullname": "A Test", "isPro": false, "orgs": [],
+        "auth": { "type": "access_token", "accessToken": token },
+    });
+    let mut response = Response::new(Body::from(body.to_string()));
+    response.headers_mut().insert(header::CONTENT_TYPE, "application/json".parse().expect("a type"));
+    response
 }
 
 fn status(code: u16, headers: &[(&str, &str)]) -> Response {

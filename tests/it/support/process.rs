@@ -177,6 +177,8 @@ pub(crate) fn program() -> Command {
     }
     command
         .env("HF_HUB_CACHE", "/nonexistent/hub")
+        // The user's own token is neither used nor replaced.
+        .env("HF_TOKEN_PATH", "/nonexistent/token")
         // No worker outlives a test that is killed; a test of that sets the flag.
         .env("RBEE_HIVE_WORKERS_LIFELINE", "true")
         // The built-in engine is tested, whatever else the machine has.

@@ -92,6 +92,37 @@ impl<'a> HubApi<'a> {
         }
     }
 
+    /// The name of the account that a token belongs to; `None` where the server does not tell names, as mirrors may.
+    ///
+    /// # Errors
+    /// [`Code::SourceUnauthorized`] where the Hub does not accept the token; [`RegistryError::Unavailable`].
+    pub(crate) async fn whoami(
+        places: &'a Places,
+        credentials: Credentials,
+    ) -> Result<Option<String>, RegistryError> {
+        #[derive(Deserialize)]
+        struct Account {
+            name: String,
+        }
+        let api = Self { credentials: Some(credentials), ..Self::new(places) };
+        let url = beneath(api.endpoint, "api/whoami-v2").map_err(RegistryError::Refused)?;
+        let response = api.send(Method::GET, url).await?;
+        match response.status {
+            StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => {
+                let message = format!("{} does not accept the token", response.host);
+                let failure = Failure::new(Code::SourceUnauthorized, message);
+                Err(RegistryError::Refused(failure.hint(
+                    "make a token with read access on the Hub's page of your settings, and copy all of it",
+                )))
+            }
+            StatusCode::NOT_FOUND => Ok(None),
+            status if status.is_success() => {
+                Ok(serde_json::from_slice(&response.body).ok().map(|Account { name }| name))
+            }
+            _ => Err(RegistryError::Unavailable(response.unexpected)),
+        }
+    }
+
     /// Asks the Hub for the model that is meant.
     pub(crate) async fn choose(&self, name: &HubName, revision: &str) -> Result<ChosenModel, RegistryError> {
         let HubName { repo, .. } = name;
@@ -288,8 +319,7 @@ fn beneath(endpoint: &Url, rest: &str) -> Result<Url> {
         .map_err(|error| Failure::internal("a URL of the Hub could not be made").detail(error))
 }
 
-const LOG_IN: &str =
-    "start the hive with HF_TOKEN set, or log in with `hf auth login` (the hive reads the same token file)";
+const LOG_IN: &str = "give the hive a token with `rbee-hive login` or `hf auth login`, which keep it in the same file, or in HF_TOKEN";
 
 /// Percent-encodes a part of a path.
 fn encoded(text: &str) -> String {
