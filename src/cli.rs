@@ -14,6 +14,7 @@ mod health;
 mod session;
 mod show;
 mod end;
+mod terminal;
 mod words;
 mod service_manager;
 mod process;

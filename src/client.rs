@@ -56,7 +56,7 @@ use connection::{Connection, segment};
 
 pub use error::{Error, Result};
 pub use follow::{Follow, Followed};
-pub use gateway::ChatStream;
+pub use gateway::{ChatPart, ChatStream};
 pub use hive_events::{HiveEvent, HiveEvents};
 pub use host::{Host, Token};
 
@@ -222,7 +222,15 @@ impl Client {
         self.connection.bytes(self.connection.request(Method::GET, &path)).await
     }
 
-    /// `POST /v1/chat/completions`, streamed: the chunks of the answer, as OpenAI's API has them. `request` is the
+    /// `GET /v1/models/{id}`: a model, a variant or an alias, by whatever names it, as the gateway's clients see it.
+    ///
+    /// # Errors
+    /// [`Error::Refused`] with `model_not_found` or `model_ambiguous`; [`Error::Unreachable`].
+    pub async fn model(&self, name: &str) -> Result<Value> {
+        self.get(&format!("/v1/models/{}", segment(name))).await
+    }
+
+    /// `POST /v1/chat/completions`, streamed: what it waits for, and the chunks of the answer, as OpenAI's API has them. `request` is the
     /// body; its `stream` is set.
     ///
     /// # Errors

@@ -4,6 +4,7 @@
 //! hive when this process leaves: Ctrl-C says so, and a second one cancels it. A job that only reads is cancelled at
 //! once.
 
+mod model;
 mod start;
 mod find;
 mod interrupts;
@@ -23,7 +24,7 @@ use crate::jobs::OperationKind;
 use crate::jobs::event::{Body, Terminal};
 use crate::ops::TABLE;
 use crate::spawn;
-use interrupts::{Interrupt, Interrupts};
+pub(super) use interrupts::{Interrupt, Interrupts};
 pub(super) use narrator::Narrator;
 
 /// How long after Ctrl-C a second one still cancels the job.
@@ -60,7 +61,8 @@ pub(super) struct Session {
     pub(super) hive: Client,
     /// Whether results are printed as JSON.
     pub(super) json: bool,
-    quiet: bool,
+    /// Whether only results and errors are shown.
+    pub(super) quiet: bool,
     has_token: bool,
 }
 
@@ -120,6 +122,13 @@ impl Session {
     /// How narrations are shown here.
     pub(super) fn narrator(&self) -> Narrator {
         if self.quiet { Narrator::silent() } else { Narrator::for_people() }
+    }
+
+    /// Says something of this process on standard error, unless that was not wanted.
+    pub(super) fn say(&self, line: &str) {
+        if !self.quiet {
+            Narrator::silent().say(line);
+        }
     }
 
     /// Follows a job to its end and gives its result.

@@ -18,8 +18,13 @@ pub(super) use table::{column, number, table};
 
 /// Writes to standard output. A reader that is gone, as in `| head`, ends the verb quietly.
 pub(super) fn print(text: &str) -> Ended {
+    bytes(text.as_bytes())
+}
+
+/// The same of bytes that may be no text.
+pub(super) fn bytes(bytes: &[u8]) -> Ended {
     let mut out = io::stdout().lock();
-    out.write_all(text.as_bytes()).and_then(|()| out.flush()).map_err(|error| match error.kind() {
+    out.write_all(bytes).and_then(|()| out.flush()).map_err(|error| match error.kind() {
         io::ErrorKind::BrokenPipe => End::Said(0),
         _ => Failure::new(Code::Io, format!("could not write to standard output: {error}")).into(),
     })

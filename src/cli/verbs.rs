@@ -8,17 +8,23 @@
 mod cancel;
 mod check;
 mod diagnose;
+mod embed;
 mod engines;
+mod events;
 mod import;
 mod jobs;
 mod lease;
 mod list;
 mod load;
+mod login;
+mod logout;
+mod logs;
 mod memory;
 mod ps;
 mod pull;
 mod reload;
 mod rm;
+mod run;
 mod settings;
 mod show;
 mod spawn;
@@ -91,10 +97,16 @@ pub(super) enum Verbs {
     Load(OnHive<load::Args>),
     /// Unload models: end their workers
     Unload(OnHive<unload::Args>),
+    /// Chat with a model: one question, or a conversation in the terminal
+    Run(Box<OnHive<run::Args>>),
+    /// Turn texts into vectors by a model for embeddings
+    Embed(OnHive<embed::Args>),
     /// Start another worker for a model
     Spawn(OnHive<spawn::Args>),
     /// List the workers, or show one
     Ps(OnHive<ps::Args>),
+    /// Print the log of a worker
+    Logs(OnHive<logs::Args>),
     /// Stop a worker by its process id, or all workers of a model
     Stop(OnHive<stop::Args>),
     /// Show what is in memory and why, and who waits
@@ -118,6 +130,12 @@ pub(super) enum Verbs {
     Cancel(OnHive<cancel::Args>),
     /// Have the hive read the file of its settings again
     Reload(OnHive<reload::Args>),
+    /// Follow what changes in the hive: jobs, models, workers, memory
+    Events(OnHive<events::Args>),
+    /// Keep a token of the Hugging Face Hub, for models that need one
+    Login(OnHive<login::Args>),
+    /// Forget the token of the Hugging Face Hub
+    Logout(OnHive<logout::Args>),
     /// Check whether the hive works, and what to do about what does not
     Check(OnHive<check::Args>),
     /// Tell why a model or a request is slow, and what to do about it
@@ -135,8 +153,11 @@ impl Verbs {
             Self::Rm(verb) => verb.run().await,
             Self::Load(verb) => verb.run().await,
             Self::Unload(verb) => verb.run().await,
+            Self::Run(verb) => verb.run().await,
+            Self::Embed(verb) => verb.run().await,
             Self::Spawn(verb) => verb.run().await,
             Self::Ps(verb) => verb.run().await,
+            Self::Logs(verb) => verb.run().await,
             Self::Stop(verb) => verb.run().await,
             Self::Memory(verb) => verb.run().await,
             Self::Lease(verb) => verb.run().await,
@@ -148,6 +169,9 @@ impl Verbs {
             Self::Watch(verb) => verb.run().await,
             Self::Cancel(verb) => verb.run().await,
             Self::Reload(verb) => verb.run().await,
+            Self::Events(verb) => verb.run().await,
+            Self::Login(verb) => verb.run().await,
+            Self::Logout(verb) => verb.run().await,
             Self::Check(verb) => verb.run().await,
             Self::Diagnose(verb) => verb.run().await,
         }

@@ -38,6 +38,26 @@ pub(super) fn cyan(text: &str) -> String {
     coloured(text, "36")
 }
 
+/// Whether standard output is a terminal.
+pub(super) fn out_is_terminal() -> bool {
+    static IS_TERMINAL: LazyLock<bool> = LazyLock::new(|| io::stdout().is_terminal());
+    *IS_TERMINAL
+}
+
+/// A beginning and an end of dimmed text on standard output; nothing where that has no colours.
+pub(super) fn dimmed() -> [&'static str; 2] {
+    let has_colours = out_is_terminal()
+        && std::env::var_os("TERM").is_none_or(|terminal| terminal != "dumb")
+        && std::env::var_os("NO_COLOR").is_none_or(|set| set.is_empty());
+    if has_colours { ["\x1b[2m", "\x1b[0m"] } else { [""; 2] }
+}
+
+/// `1 model`, `2 models`, and what follows.
+pub(super) fn counted(count: usize, what: &str, more: &str) -> String {
+    let plural = if count == 1 { "" } else { "s" };
+    format!("{count} {what}{plural}{more}")
+}
+
 /// The value of a field of that name, which says what it is; `None` where there is nothing to show.
 pub(super) fn of_field(name: &str, value: &Value) -> Option<String> {
     let number = value.as_f64();
@@ -67,6 +87,12 @@ pub(super) fn of_field(name: &str, value: &Value) -> Option<String> {
 /// The same of a member of an object; `-` where there is nothing.
 pub(super) fn member(object: &Value, name: &str) -> String {
     of_field(name, &object[name]).unwrap_or_else(|| "-".to_owned())
+}
+
+/// What an operation is about: the model, the worker or the engine of its request.
+pub(super) fn subject(request: &Value) -> Option<String> {
+    let names = ["id", "model", "pid", "worker_id", "lease_id"];
+    names.iter().find_map(|name| of_field(name, &request[*name]))
 }
 
 /// How far an instant is from now: `3 minutes ago`, `in 2 hours`. Other text stays as it is.

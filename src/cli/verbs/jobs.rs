@@ -6,7 +6,7 @@ use super::Verb;
 use crate::cli::end::Ended;
 use crate::cli::session::Session;
 use crate::cli::show::{column, table};
-use crate::cli::words::member;
+use crate::cli::words::{member, subject};
 use crate::client::JobQuery;
 use crate::error::Failure;
 use crate::jobs::JobState;
@@ -47,7 +47,7 @@ impl Verb for Args {
                 &[
                     column("JOB", |job| member(job, "job_id")),
                     column("OPERATION", |job| member(job, "operation")),
-                    column("OF", of),
+                    column("OF", |job| subject(&job["request"]).unwrap_or_else(|| "-".to_owned())),
                     column("STATE", |job| member(job, "state")),
                     column("CREATED", |job| member(job, "created_at")),
                     column("TOOK", took),
@@ -55,13 +55,6 @@ impl Verb for Args {
             )
         })
     }
-}
-
-/// What it is about: the model, the worker or the engine of its request.
-fn of(job: &Value) -> String {
-    let request = &job["request"];
-    let names = ["id", "model", "pid", "worker_id", "lease_id"];
-    names.iter().map(|name| member(request, name)).find(|name| name != "-").unwrap_or_else(|| "-".to_owned())
 }
 
 fn took(job: &Value) -> String {

@@ -23,23 +23,26 @@ impl Verb for Args {
             return session.show(&worker, fields);
         }
         let workers = session.run("WorkerProcessList", json!({})).await?;
-        session.show(&workers, |workers| {
-            table(
-                workers.as_array().map_or(&[], Vec::as_slice),
-                &[
-                    number("PID", |worker| member(worker, "pid")),
-                    column("MODEL", |worker| member(worker, "model")),
-                    column("STATUS", |worker| member(worker, "status")),
-                    column("DEVICE", |worker| member(worker, "device")),
-                    column("ENGINE", |worker| member(worker, "engine")),
-                    number("MEMORY", memory),
-                    number("CONTEXT", |worker| member(worker, "context_length")),
-                    number("SLOTS", |worker| member(worker, "slots")),
-                    number("UP", |worker| member(worker, "uptime_seconds")),
-                ],
-            )
-        })
+        session.show(&workers, listed)
     }
+}
+
+/// Workers as a table.
+pub(super) fn listed(workers: &Value) -> String {
+    table(
+        workers.as_array().map_or(&[], Vec::as_slice),
+        &[
+            number("PID", |worker| member(worker, "pid")),
+            column("MODEL", |worker| member(worker, "model")),
+            column("STATUS", |worker| member(worker, "status")),
+            column("DEVICE", |worker| member(worker, "device")),
+            column("ENGINE", |worker| member(worker, "engine")),
+            number("MEMORY", memory),
+            number("CONTEXT", |worker| member(worker, "context_length")),
+            number("SLOTS", |worker| member(worker, "slots")),
+            number("UP", |worker| member(worker, "uptime_seconds")),
+        ],
+    )
 }
 
 /// What it holds of the machine's memory and of the GPUs'.
