@@ -1,7 +1,10 @@
 //! The command line: the real program, against a real hive.
 
 mod ends;
+mod follow;
 mod help;
+mod login;
+mod run;
 mod start;
 mod terminal;
 mod verbs;
@@ -22,7 +25,7 @@ struct Ran {
 /// A verb, with its arguments, of a client of the hive at that address.
 fn verb_at(url: &str, arguments: &[&str]) -> Command {
     let mut command = program();
-    command.args(arguments).env("RBEE_HIVE_HOST", url).stderr(Stdio::piped());
+    command.args(arguments).env("RBEE_HIVE_HOST", url).stdin(Stdio::null()).stderr(Stdio::piped());
     command
 }
 

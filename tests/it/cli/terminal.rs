@@ -1,28 +1,32 @@
 //! Verbs in a terminal: bars, widths, and Ctrl-C.
 
 use std::io::{Read, Write};
+use std::os::unix::fs::OpenOptionsExt;
 use std::sync::Arc;
 
 use parking_lot::Mutex;
 use portable_pty::{Child, CommandBuilder, MasterPty, PtySize, native_pty_system};
+use rustix::fs::OFlags;
+use rustix::process::{Pid, Signal, kill_process};
+use rustix::termios::{LocalModes, tcgetattr};
 
 use super::{assert_stable, verb};
 use crate::support::hub::FakeHub;
 use crate::support::{StallingServer, TestHive, executable, until, write_model};
 
 /// Ctrl-C, as a terminal sends it.
-const CTRL_C: &[u8] = b"\x03";
+pub(super) const CTRL_C: &[u8] = b"\x03";
 
 /// A verb that runs in a terminal of 80 columns.
-struct Terminal {
+pub(super) struct Terminal {
     seen: Arc<Mutex<String>>,
     keys: Box<dyn Write + Send>,
     child: Box<dyn Child + Send + Sync>,
-    _terminal: Box<dyn MasterPty + Send>,
+    terminal: Box<dyn MasterPty + Send>,
 }
 
 impl Terminal {
-    fn run(hive: &TestHive, arguments: &[&str], environment: &[(&str, &str)]) -> Self {
+    pub(super) fn run(hive: &TestHive, arguments: &[&str], environment: &[(&str, &str)]) -> Self {
         let size = PtySize { rows: 24, cols: 80, pixel_width: 0, pixel_height: 0 };
         let pair = native_pty_system().openpty(size).expect("a terminal");
         let mut command = CommandBuilder::new(executable());
@@ -45,24 +49,38 @@ impl Terminal {
                 written.lock().push_str(&String::from_utf8_lossy(&buffer[..read]));
             }
         });
-        Self { seen, keys, child, _terminal: pair.master }
+        Self { seen, keys, child, terminal: pair.master }
     }
 
     /// What it has shown so far.
-    fn seen(&self) -> String {
+    pub(super) fn seen(&self) -> String {
         self.seen.lock().clone()
     }
 
-    async fn shows(&self, text: &str) {
+    pub(super) async fn shows(&self, text: &str) {
         until(text, async || self.seen.lock().contains(text).then_some(())).await;
     }
 
-    fn press(&mut self, key: &[u8]) {
+    pub(super) fn press(&mut self, key: &[u8]) {
         self.keys.write_all(key).and_then(|()| self.keys.flush()).expect("it takes keys");
     }
 
+    /// Ends it as a service manager would.
+    pub(super) fn terminate(&self) {
+        let pid = self.child.process_id().and_then(|pid| i32::try_from(pid).ok()).expect("a process id");
+        kill_process(Pid::from_raw(pid).expect("not 0"), Signal::TERM).expect("it runs");
+    }
+
+    /// Whether the terminal shows the keys by itself, as a shell needs it.
+    pub(super) fn shows_what_is_typed(&self) -> bool {
+        let mut options = std::fs::OpenOptions::new();
+        let options = options.read(true).write(true).custom_flags(OFlags::NOCTTY.bits().cast_signed());
+        let terminal = options.open(self.terminal.tty_name().expect("its name")).expect("a terminal");
+        tcgetattr(terminal).expect("its settings").local_modes.contains(LocalModes::ECHO)
+    }
+
     /// Waits for its end. Gives its exit status.
-    async fn ended(&mut self) -> u32 {
+    pub(super) async fn ended(&mut self) -> u32 {
         let child = &mut self.child;
         loop {
             if let Some(status) = child.try_wait().expect("a child") {
