@@ -1,12 +1,14 @@
 //! A token as those see it who manage the hive: without its hash.
 
 use serde::Serialize;
+use utoipa::ToSchema;
 
 use crate::config::{NamedToken, Role};
 use crate::time::Instant;
 
 /// A token.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, ToSchema)]
+#[schema(as = NamedToken)]
 pub(crate) struct TokenView {
     name: String,
     role: Role,

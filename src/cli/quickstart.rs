@@ -68,7 +68,7 @@ const ENGINE_OF_EVERY_MACHINE: &str = "llama-server-cpu";
 impl Args {
     pub(super) async fn run(self) -> Result<()> {
         // Failures are in the streams that are printed; other log lines would mix with them.
-        process::log_to_stderr("error", self.serve.log_format.unwrap_or_default(), false);
+        process::log_to_stderr("error", self.serve.log_format(), false);
         let mut config = self.serve.into_config()?;
         config.timers.connect = config.timers.connect.min(CONNECT_LIMIT).into();
         if !config.is_local() || config.bind == Bind::None {

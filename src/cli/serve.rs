@@ -224,10 +224,15 @@ impl Flags {
 }
 
 impl Args {
+    /// The form of the log.
+    pub(super) fn log_format(&self) -> LogFormat {
+        self.flags.log_format.unwrap_or_default()
+    }
+
     /// Serves until SIGINT, SIGQUIT, SIGTERM or SIGUSR1, on the sockets that a service manager passed where it did. SIGHUP
     /// reloads the settings.
     pub(super) async fn run(self, passed: Sockets) -> Result<()> {
-        process::log_to_stderr("info", self.flags.log_format.unwrap_or_default(), true);
+        process::log_to_stderr("info", self.log_format(), true);
         process::allow_open_files();
         let variables =
             std::env::vars_os().filter_map(|(name, _)| problem_of_variable(&name.to_string_lossy()));

@@ -126,23 +126,6 @@ impl<'de> Deserialize<'de> for Device {
     }
 }
 
-impl PartialSchema for Device {
-    fn schema() -> RefOr<Schema> {
-        let text = ObjectBuilder::new()
-            .schema_type(Type::String)
-            .pattern(Some("^([Aa][Uu][Tt][Oo]|[0-9]+|[A-Za-z]+(:[0-9]+)?)$"))
-            .examples(["cpu", "cuda:0"]);
-        let number = ObjectBuilder::new().schema_type(Type::Integer).minimum(Some(0)).maximum(Some(u32::MAX));
-        OneOfBuilder::new()
-            .item(text)
-            .item(number)
-            .description(Some("A device: `auto`, `cpu`, `cuda:0`, or a number from 0. Answers have text."))
-            .into()
-    }
-}
-
-impl ToSchema for Device {}
-
 impl Serialize for Device {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.collect_str(self)

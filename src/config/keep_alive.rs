@@ -106,23 +106,6 @@ impl<'de> Deserialize<'de> for KeepAlive {
     }
 }
 
-impl PartialSchema for KeepAlive {
-    fn schema() -> RefOr<Schema> {
-        let text = ObjectBuilder::new().schema_type(Type::String).examples(["10m"]);
-        let seconds = ObjectBuilder::new().schema_type(Type::Number).maximum(Some(LONGEST.as_secs_f64()));
-        OneOfBuilder::new()
-            .item(text)
-            .item(seconds)
-            .description(Some(
-                "How long a worker stays without a request: `\"10m\"`, a number of seconds, `0` (it goes at once) or \
-                 `-1` (until its room is needed).",
-            ))
-            .into()
-    }
-}
-
-impl ToSchema for KeepAlive {}
-
 impl Serialize for KeepAlive {
     /// As it is read: `-1`, or text.
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {

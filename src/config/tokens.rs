@@ -10,6 +10,7 @@ use std::num::NonZeroU32;
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 use crate::error::{Code, Failure, Result};
 use crate::files;
@@ -35,6 +36,7 @@ const HEAD: &str = "\
 /// What a caller may do. Each role may do what those before it may.
 #[derive(
     Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, clap::ValueEnum,
+    ToSchema,
 )]
 #[serde(rename_all = "lowercase")]
 pub enum Role {

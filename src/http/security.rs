@@ -264,7 +264,7 @@ pub(crate) async fn check_access(
                 claim.keep();
             }
             let who = match &caller {
-                Some(caller) => Arc::from(caller.name()),
+                Some(caller) => Arc::clone(caller.name()),
                 None => caller::of(request.extensions()),
             };
             let mut answer = match caller {

@@ -3,6 +3,7 @@
 use std::fmt;
 
 use serde::{Deserialize, Serialize, Serializer};
+use utoipa::ToSchema;
 
 use super::operation::{Context, Deadline, Operation};
 use crate::error::{Code, Failure, Result};
@@ -14,10 +15,11 @@ use crate::n;
 const HIDDEN: &str = "(hidden)";
 
 /// Keeps a token.
-#[derive(Debug, Deserialize, Serialize)]
+#[derive(Debug, Deserialize, Serialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct HubLogin {
     /// The token. The serialised request is recorded with its job, so it does not have it.
+    #[schema(value_type = String)]
     token: Hidden,
 }
 

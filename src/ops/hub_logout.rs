@@ -1,6 +1,7 @@
 //! `HubLogout`: removes the token of the Hugging Face Hub that the hive keeps.
 
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 use super::operation::{Context, Deadline, Operation};
 use crate::error::Result;
@@ -9,7 +10,7 @@ use crate::models::LoggedOut;
 use crate::n;
 
 /// Removes the token.
-#[derive(Debug, Deserialize, Serialize)]
+#[derive(Debug, Deserialize, Serialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct HubLogout {}
 

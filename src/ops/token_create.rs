@@ -3,6 +3,7 @@
 use std::num::NonZeroU32;
 
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 use super::operation::{Context, Deadline, Operation};
 use crate::callers::TokenView;
@@ -14,12 +15,13 @@ use crate::time::Instant;
 use crate::{n, spawn};
 
 /// Makes a token. The caller has made the secret, and keeps it: the hive gets its hash alone.
-#[derive(Debug, Deserialize, Serialize)]
+#[derive(Debug, Deserialize, Serialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct TokenCreate {
     /// Whose token it is: a letter, then letters, digits and `._-`, 64 at most.
     name: String,
     /// The SHA-256 of the secret, as hexadecimal digits.
+    #[schema(value_type = String, pattern = "^[0-9a-fA-F]{64}$")]
     sha256: SecretHash,
     /// What its holder may do.
     #[serde(default)]
@@ -29,9 +31,11 @@ pub(super) struct TokenCreate {
     expires_in: Option<PositiveDuration>,
     /// The most requests to models and submissions of jobs in a minute; null means no limit.
     #[serde(default)]
+    #[schema(value_type = Option<u32>, minimum = 1)]
     requests_per_minute: Option<NonZeroU32>,
     /// The most requests to models that are answered at once; null means no limit.
     #[serde(default)]
+    #[schema(value_type = Option<u32>, minimum = 1)]
     concurrent: Option<NonZeroU32>,
     /// The models that it may use: ids, aliases, or beginnings of these with `*` at the end; null means every model.
     #[serde(default)]

@@ -1,6 +1,7 @@
 //! `TokenList`: who has a token.
 
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 use super::operation::{Context, Deadline, Operation};
 use crate::callers::TokenView;
@@ -10,7 +11,7 @@ use crate::jobs::{JobClass, OperationKind};
 use crate::{n, spawn};
 
 /// Asks for the tokens, without what would let somebody in.
-#[derive(Debug, Deserialize, Serialize)]
+#[derive(Debug, Deserialize, Serialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct TokenList {}
 

@@ -1,6 +1,7 @@
 //! `TokenRevoke`: lets a caller in no more.
 
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 use super::operation::{Context, Deadline, Operation};
 use crate::error::Result;
@@ -8,7 +9,7 @@ use crate::jobs::{JobClass, OperationKind};
 use crate::{n, spawn, text};
 
 /// Takes a token back.
-#[derive(Debug, Deserialize, Serialize)]
+#[derive(Debug, Deserialize, Serialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct TokenRevoke {
     /// The token.
@@ -16,7 +17,7 @@ pub(super) struct TokenRevoke {
 }
 
 /// The result.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 pub(super) struct Revoked {
     name: String,
 }

@@ -2,6 +2,7 @@
 
 use jiff::civil::Date;
 use serde::de::{Error, IntoDeserializer};
+use utoipa::ToSchema;
 use serde::{Deserialize, Deserializer, Serialize};
 
 use super::operation::{Context, Deadline, Operation};
@@ -15,7 +16,7 @@ use crate::{n, spawn, text};
 const USUAL_DAYS: i64 = 30;
 
 /// Asks how much each caller used each model.
-#[derive(Debug, Deserialize, Serialize)]
+#[derive(Debug, Deserialize, Serialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct UsageReport {
     /// Of this caller alone: the name of a token, or an address.
@@ -26,9 +27,11 @@ pub(super) struct UsageReport {
     model: Option<String>,
     /// The first day, such as `"2026-11-01"` or, before today, `"720h"`; null means 30 days before today.
     #[serde(default)]
+    #[schema(value_type = Option<String>)]
     since: Option<Since>,
     /// The last day; null means today.
     #[serde(default)]
+    #[schema(value_type = Option<String>, format = Date)]
     until: Option<Date>,
 }
 
@@ -55,9 +58,11 @@ impl<'de> Deserialize<'de> for Since {
 }
 
 /// The result.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 pub(super) struct Report {
+    #[schema(value_type = String, format = Date)]
     since: Date,
+    #[schema(value_type = String, format = Date)]
     until: Date,
     /// By caller and model.
     usage: Vec<Used>,
@@ -65,7 +70,7 @@ pub(super) struct Report {
 }
 
 /// What one caller used of one model.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 struct Used {
     caller: String,
     model: Option<String>,

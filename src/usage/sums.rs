@@ -1,10 +1,12 @@
 //! What is summed up of some requests.
 
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 /// The sums of some requests.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(default)]
+#[schema(as = UsageSums)]
 pub(crate) struct Sums {
     pub(crate) requests: u64,
     pub(crate) completed: u64,

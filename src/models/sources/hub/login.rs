@@ -7,6 +7,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use serde::Serialize;
+use utoipa::ToSchema;
 
 use super::api::HubApi;
 use crate::error::{Code, Failure, Result};
@@ -19,24 +20,26 @@ use crate::{disk, files, n, spawn};
 const LONGEST: usize = 4096;
 
 /// What came of a token.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 pub(crate) struct LoggedIn {
     /// The account that it belongs to, as the Hub tells.
     account: Option<String>,
     /// Whether the Hub was asked, and accepts it.
     checked: bool,
     /// The file that it is kept in.
+    #[schema(value_type = String)]
     file: PathBuf,
     /// Whether downloads use it: no other one counts more.
     in_effect: bool,
 }
 
 /// What came of forgetting a token.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 pub(crate) struct LoggedOut {
     /// Whether there was one.
     removed: bool,
     /// The file that it was kept in.
+    #[schema(value_type = String)]
     file: PathBuf,
 }
 
