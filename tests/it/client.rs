@@ -1,7 +1,7 @@
 //! The typed client, against a real hive.
 
 use futures::StreamExt;
-use rbee_hive::client::{Client, Error, Follow, Followed, HiveEvent, Host, JobQuery};
+use rbee_hive::client::{ChatPart, Client, Error, Follow, Followed, HiveEvent, Host, JobQuery};
 use rbee_hive::error::Code;
 use rbee_hive::jobs::event::{Body, Event, Terminal};
 use rbee_hive::models::Model;
@@ -157,8 +157,10 @@ async fn models_answer_and_workers_have_logs() {
         json!({ "model": "tiny", "temperature": 0, "messages": [{ "role": "user", "content": "Hello" }] });
     let mut answer = soon("an answer", client.chat(&request)).await.expect("an answer");
     let mut text = String::new();
-    while let Some(chunk) = soon("a chunk", answer.next()).await.expect("a whole answer") {
-        text += chunk["choices"][0]["delta"]["content"].as_str().unwrap_or_default();
+    while let Some(part) = soon("a part", answer.next()).await.expect("a whole answer") {
+        if let ChatPart::Chunk(chunk) = part {
+            text += chunk["choices"][0]["delta"]["content"].as_str().unwrap_or_default();
+        }
     }
     assert_eq!(text.trim(), "Hello from a small model.");
     let vectors = client.embeddings(&json!({ "model": "vectors", "input": "Hello" })).await.expect("vectors");
