@@ -94,6 +94,28 @@ pub fn is_sha256(text: &str) -> bool {
     text.len() == 64 && text.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))
 }
 
+/// Makes the documentation of the code plain text: a link to an item is its name alone.
+pub(crate) fn plain_links(value: &mut serde_json::Value) {
+    match value {
+        serde_json::Value::String(text) if text.contains("[`") => {
+            let parts: Vec<_> = text.split("[`").collect();
+            let name = |part: &str| match part.split_once("`]") {
+                Some((name, rest)) => {
+                    // The target of a link, in parentheses, is none for readers of the API.
+                    let target = ["(crate::", "(super::"].iter().find_map(|begin| rest.strip_prefix(begin));
+                    let rest = target.and_then(|rest| Some(rest.split_once(')')?.1)).unwrap_or(rest);
+                    format!("`{name}`{rest}")
+                }
+                None => format!("[`{part}"),
+            };
+            *text = parts[0].to_owned() + &parts[1..].iter().map(|part| name(part)).collect::<String>();
+        }
+        serde_json::Value::Array(items) => items.iter_mut().for_each(plain_links),
+        serde_json::Value::Object(members) => members.values_mut().for_each(plain_links),
+        _ => {}
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

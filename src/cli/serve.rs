@@ -105,7 +105,7 @@ const SETTINGS: [(&str, &[&str]); 14] = [
 const MODELS_DIR: &str = "RBEE_HIVE_MODELS_DIR";
 
 /// Variables that begin as those of settings do and belong to clients, to the log and to tests.
-const OTHER_VARIABLES: [&str; 4] = [MODELS_DIR, "RBEE_HIVE_LOG_JSON", "RBEE_HIVE_HOST", "RBEE_HIVE_TOKEN"];
+const OTHER_VARIABLES: [&str; 4] = [MODELS_DIR, "RBEE_HIVE_LOG_FORMAT", "RBEE_HIVE_HOST", "RBEE_HIVE_TOKEN"];
 const BEGINNINGS_OF_TESTS: [&str; 4] =
     ["RBEE_HIVE_TEST_", "RBEE_HIVE_REQUIRE_", "RBEE_HIVE_BENCH_", "RBEE_HIVE_SOURCE_"];
 
@@ -316,8 +316,9 @@ mod tests {
         let command = <Flags as clap::Args>::augment_args(Command::new("serve"));
         let known: Vec<_> =
             Config::default().settings().unwrap().into_iter().map(|setting| setting.name).collect();
-        let flags =
-            command.get_arguments().filter(|flag| !["config", "take_over"].contains(&flag.get_id().as_str()));
+        let flags = command
+            .get_arguments()
+            .filter(|flag| !["config", "take_over", "log_format"].contains(&flag.get_id().as_str()));
         let mut count = 0;
         for flag in flags {
             let id = flag.get_id().as_str();

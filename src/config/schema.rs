@@ -5,6 +5,7 @@ use serde_json::{Map, Value, json};
 use utoipa::{PartialSchema, ToSchema};
 
 use super::{Config, EngineSettings};
+use crate::text;
 
 /// Where utoipa's references point to, and where those of a JSON Schema do.
 const COMPONENTS: &str = "#/components/schemas/";
@@ -38,6 +39,7 @@ pub fn schema() -> Value {
         defaults.retain(|name, _| !["command", "devices"].contains(&&**name));
         set_defaults(&mut schema, "/$defs/EngineSettings", &defaults);
     }
+    text::plain_links(&mut schema);
     schema
 }
 

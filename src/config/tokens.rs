@@ -35,7 +35,17 @@ const HEAD: &str = "\
 
 /// What a caller may do. Each role may do what those before it may.
 #[derive(
-    Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, clap::ValueEnum,
+    Clone,
+    Copy,
+    Debug,
+    Default,
+    PartialEq,
+    Eq,
+    PartialOrd,
+    Ord,
+    Serialize,
+    Deserialize,
+    clap::ValueEnum,
     ToSchema,
 )]
 #[serde(rename_all = "lowercase")]

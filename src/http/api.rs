@@ -128,7 +128,7 @@ fn written() -> Value {
         "session": { "type": "apiKey", "in": "cookie", "name": session::COOKIE_NAME,
                      "description": "What `POST /v1/session` set; for event streams alone." },
     });
-    plain(&mut document);
+    plain_links(&mut document);
     document
 }
 
@@ -247,30 +247,6 @@ fn gateway_headers(status: &str, own: Value) -> Value {
         headers.insert("x-rbee-ignored-fields".to_owned(), text("The fields that have no effect."));
     }
     Value::Object(headers)
-}
-
-/// Makes the documentation of the code plain text: a link to an item is its name alone.
-fn plain(value: &mut Value) {
-    match value {
-        Value::String(text) if text.contains("[`") => {
-            let parts: Vec<_> = text.split("[`").collect();
-            let name = |part: &str| match part.split_once("`]") {
-                Some((name, rest)) => {
-                    // The target of a link, in parentheses, is none for readers of the API.
-                    let rest = rest
-                        .strip_prefix("(crate::")
-                        .and_then(|rest| Some(rest.split_once(')')?.1))
-                        .unwrap_or(rest);
-                    format!("`{name}`{rest}")
-                }
-                None => format!("[`{part}"),
-            };
-            *text = parts[0].to_owned() + &parts[1..].iter().map(|part| name(part)).collect::<String>();
-        }
-        Value::Array(items) => items.iter_mut().for_each(plain),
-        Value::Object(members) => members.values_mut().for_each(plain),
-        _ => {}
-    }
 }
 
 #[cfg(test)]

@@ -91,9 +91,16 @@ fn with_name(row: &Row, mut fields: Object) -> Object {
 /// What the reader fills in for fields that a request does not have.
 fn defaults(row: &Row, fields: &Object) -> Map<String, Value> {
     let least = fields.required.iter().map(|name| {
-        let is_number = matches!(&fields.properties[name], RefOr::T(Schema::Object(field))
-            if field.schema_type == Type::Integer.into());
-        (name.clone(), if is_number { json!(1) } else { json!("1") })
+        let field = match &fields.properties[name] {
+            RefOr::T(Schema::Object(field)) => Some(field),
+            _ => None,
+        };
+        let least = match field {
+            Some(field) if field.schema_type == Type::Integer.into() => json!(1),
+            Some(field) if !field.examples.is_empty() => field.examples[0].clone(),
+            _ => json!("1"),
+        };
+        (name.clone(), least)
     });
     let request = row.decode(Value::Object(least.collect())).map(|decoded| decoded.request);
     let Ok(Value::Object(mut filled)) = request else {

@@ -2,8 +2,8 @@
 
 use jiff::civil::Date;
 use serde::de::{Error, IntoDeserializer};
-use utoipa::ToSchema;
 use serde::{Deserialize, Deserializer, Serialize};
+use utoipa::ToSchema;
 
 use super::operation::{Context, Deadline, Operation};
 use crate::config::PositiveDuration;

@@ -15,6 +15,10 @@ const TABLE: &[(&str, &[(&str, Role)])] = &[
     ("/", &[("GET", Read)]),
     ("/ui/{*path}", &[("GET", Read)]),
     ("/health", &[("GET", Read)]),
+    ("/metrics", &[("GET", Read)]),
+    ("/openapi.json", &[("GET", Read)]),
+    ("/docs", &[("GET", Read)]),
+    ("/docs/{*path}", &[("GET", Read)]),
     // The operation decides on: see `jobs`.
     ("/v1/jobs", &[("GET", Read), ("POST", Read)]),
     ("/v1/jobs/{job_id}", &[("GET", Read), ("DELETE", Read)]),
@@ -54,6 +58,7 @@ const TABLE: &[(&str, &[(&str, Role)])] = &[
     ("/v1/markdown", &[("POST", Use)]),
     ("/v1/session", &[("POST", Read), ("DELETE", Read)]),
     ("/v1/shutdown", &[("POST", Manage)]),
+    ("/v1/config", &[("GET", Manage)]),
     ("/v1/reload", &[("POST", Manage)]),
 ];
 

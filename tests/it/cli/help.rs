@@ -7,7 +7,7 @@ use super::{assert_same, run};
 use crate::support::{document, program};
 
 /// What has flags of its own, which `docs/CONFIGURATION.md` lists.
-const OTHERS: [&str; 4] = ["serve", "quickstart", "worker", "help"];
+const OTHERS: [&str; 5] = ["serve", "config", "quickstart", "worker", "help"];
 
 /// Each verb that is no server with its words, those of nouns too.
 fn verbs() -> Vec<(String, Command)> {

@@ -159,7 +159,9 @@ impl Answer {
                 *kept = new;
             }
         };
-        keep(&mut self.finish_reason, chunk["choices"][0]["finish_reason"].take());
+        // The last chunk may have the usage alone.
+        let reason = chunk.pointer_mut("/choices/0/finish_reason").map(Value::take);
+        keep(&mut self.finish_reason, reason.unwrap_or_default());
         keep(&mut self.usage, chunk["usage"].take());
         keep(&mut self.timings, chunk["timings"].take());
         if self.head.is_empty()
