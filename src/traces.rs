@@ -10,15 +10,14 @@
 
 #[cfg(feature = "otlp")]
 mod otlp;
+mod target;
 
 use http::HeaderMap;
 use tracing::Span;
 
 #[cfg(feature = "otlp")]
 pub(crate) use otlp::layer;
-
-/// The target of every span.
-pub(crate) const TARGET: &str = "trace";
+pub(crate) use target::TARGET;
 
 /// Sends what has not been sent, at the end of the process. Blocks, for a few seconds at most.
 pub(crate) fn end() {

@@ -8,7 +8,7 @@ use utoipa::ToSchema;
 
 use super::names::dotted;
 use super::source::Source;
-use super::{Config, reload};
+use super::{Config, file};
 use crate::error::{Code, Failure, Result};
 use crate::secrets;
 
@@ -34,7 +34,7 @@ impl Config {
         let defaults: BTreeMap<_, _> = flattened(&Self::default())?.into_iter().collect();
         let settings = flattened(self)?.into_iter().map(|(name, value)| {
             let source = self.source(&name, defaults.get(&name) == Some(&value));
-            let reloadable = reload::is_reloadable(&name);
+            let reloadable = file::is_reloadable(&name);
             Setting { value: shown(&name, value), name, source, reloadable }
         });
         Ok(settings.collect())

@@ -28,6 +28,7 @@ pub(super) fn problem(file: &str) -> Option<String> {
     let schema = schema();
     let mut unknown = Vec::new();
     look(&schema, &schema, "", table.get_ref(), file, &mut unknown);
+    unknown.sort_by_key(|one| one.line);
     let mut told = String::new();
     for (place, one) in unknown.iter().take(MOST).enumerate() {
         let separator = if place == 0 { "" } else { "; " };

@@ -4,15 +4,16 @@ use std::borrow::Cow;
 use std::fmt;
 
 use serde::{Deserialize, Deserializer, Serialize};
-use utoipa::ToSchema;
+use utoipa::openapi::RefOr;
+use utoipa::openapi::schema::{ObjectBuilder, Schema, Type};
+use utoipa::{PartialSchema, ToSchema};
 
 /// Declares [`Code`]. Each row has the code's name on the wire, its HTTP status, the exit status of a
 /// process that ends because of it (`sysexits.h`), and its title.
 macro_rules! codes {
     ($($(#[$doc:meta])* $variant:ident = $name:literal, $status:literal, $exit:literal, $title:literal;)+) => {
         /// A stable error code. Clients may match on its name; its meaning never changes.
-        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, ToSchema)]
-        #[schema(as = ErrorCode)]
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
         pub enum Code {
             $($(#[$doc])* #[serde(rename = $name)] $variant,)+
         }
@@ -226,6 +227,25 @@ impl<'de> Deserialize<'de> for Code {
         let name = Cow::<str>::deserialize(deserializer)?;
         let known = Self::ALL.iter().find(|code| code.name() == name);
         Ok(known.copied().unwrap_or(Self::OutcomeUnknown))
+    }
+}
+
+impl ToSchema for Code {
+    fn name() -> Cow<'static, str> {
+        Cow::Borrowed("ErrorCode")
+    }
+}
+
+impl PartialSchema for Code {
+    fn schema() -> RefOr<Schema> {
+        let names = Self::ALL.iter().map(|code| code.name());
+        ObjectBuilder::new()
+            .schema_type(Type::String)
+            .enum_values(Some(names))
+            .description(Some(
+                "A stable error code. Clients may match on its name; its meaning never changes.",
+            ))
+            .into()
     }
 }
 

@@ -10,6 +10,7 @@ use utoipa::ToSchema;
 use super::problem::Problem;
 use crate::app::AppState;
 use crate::config::Setting;
+use crate::error::Code;
 use crate::spawn;
 
 /// The settings in effect: those of the start, with what reloads have taken over since.
@@ -23,7 +24,15 @@ pub(super) struct InEffect {
     restart_needed: Vec<String>,
 }
 
-/// `GET /v1/config`
+/// Tells the settings in effect, and where each comes from.
+#[utoipa::path(
+    get,
+    path = "/v1/config",
+    operation_id = "get_config",
+    tag = "Hive",
+    responses((status = 200, description = "The settings.", body = InEffect)),
+    extensions(("x-errors" = json!([Code::ConfigInvalid])))
+)]
 pub(super) async fn get(State(app): State<AppState>) -> Result<Json<InEffect>, Problem> {
     let config = app.in_effect();
     let in_effect = spawn::blocking(move || {

@@ -8,7 +8,19 @@ use axum::response::{IntoResponse, Response};
 use crate::app::AppState;
 use crate::metrics::{self, Format};
 
-/// `GET /metrics`
+/// Tells the metrics of the hive, for Prometheus.
+///
+/// In OpenMetrics' text, except for a client whose `Accept` names plain text and not OpenMetrics.
+#[utoipa::path(
+    get,
+    path = "/metrics",
+    operation_id = "get_metrics",
+    tag = "Hive",
+    responses((status = 200, description = "The metrics, as they are now.", content(
+        (String = "application/openmetrics-text"),
+        (String = "text/plain"),
+    )))
+)]
 pub(super) async fn get(State(app): State<AppState>, headers: HeaderMap) -> Response {
     let format = format(&headers);
     ([(CONTENT_TYPE, format.content_type())], metrics::scrape(&app, format).await).into_response()

@@ -14,7 +14,7 @@ use crate::paths;
 /// One model of the catalog. The order of the fields is the wire's.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct Model {
-    /// The key in the catalog ([`crate::models::ModelId`]'s grammar).
+    /// The key in the catalog.
     pub id: String,
     /// The file's stem, in the same grammar; two models may share it.
     pub name: String,

@@ -16,7 +16,7 @@ use tracing_subscriber::Layer;
 use tracing_subscriber::filter::{LevelFilter, Targets};
 use tracing_subscriber::registry::LookupSpan;
 
-use super::TARGET;
+use super::target::TARGET;
 use crate::outgoing;
 
 /// The variables that name a collector (OpenTelemetry's specification of the OTLP exporter).

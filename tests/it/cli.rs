@@ -63,7 +63,8 @@ fn assert_stable(name: &str, text: &str) {
         (r"\d+\.\d (KiB|MiB|GiB|TiB)", "[SIZE]"),
         (r"127\.0\.0\.1:\d+", "[ADDRESS]"),
         (r"/\S*/\.tmp\w+", "[FOLDER]"),
-        (r"(?m)^\d+ ", "[PID] "),
+        (r"(?m)^ *PID ", "PID "),
+        (r"(?m)^ *\d+ ", "[PID] "),
         (r"worker \d+", "worker [PID]"),
     ];
     compare(name, text, filters);

@@ -105,11 +105,11 @@ async fn each_act_and_each_wrong_token_has_a_line_in_the_audit_log() {
         audit,
         [
             json!({ "message": "accepted an act", "level": "INFO", "operation": "model_unload", "job_id": unload,
-                    "caller": "127.0.0.1", "by": "api" }),
+                    "caller": "manager", "by": "api" }),
             json!({ "message": "refused a token", "level": "WARN", "caller": "127.0.0.1", "method": "POST",
                     "route": "/v1/jobs" }),
             json!({ "message": "accepted an act", "level": "INFO", "operation": "shutdown",
-                    "caller": "127.0.0.1", "by": "api" }),
+                    "caller": "manager", "by": "api" }),
         ]
     );
     let log = std::fs::read_to_string(dir.path().join("log")).expect("the log");

@@ -40,6 +40,7 @@ pub(crate) struct Page {
     after: Option<String>,
     #[param(minimum = 0)]
     limit: Option<usize>,
+    #[param(inline)]
     order: Option<Order>,
 }
 

@@ -7,7 +7,7 @@ use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader, Lines};
 use tokio::process::{Child, ChildStdout};
 
 use super::{assert_stable, succeed, verb, verb_at};
-use crate::support::{Daemon, Scripted, TestHive, folder, soon, write_embedding_model, write_model};
+use crate::support::{Daemon, Scripted, TestHive, folder, program, soon, write_embedding_model, write_model};
 
 /// A verb that goes on, and the lines of its standard output.
 fn follow(url: &str, arguments: &[&str]) -> (Child, Lines<BufReader<ChildStdout>>) {
@@ -124,7 +124,9 @@ async fn events_go_on_after_a_lost_connection_and_say_so() {
     first.kill().await;
     let lost = soon("a loss", said.next_line()).await.expect("text").expect("a line");
     assert!(lost.contains("connecting again"), "{lost}");
-    let second = Daemon::start(dir.path(), &["--port", &port]).await;
+    let mut again = program();
+    again.args(["serve", "--port", &port, "--data-dir"]).arg(dir.path().join("data"));
+    let second = Daemon::run(again).await;
     line_with(&mut lines, "snapshot ").await;
     let again = soon("its return", said.next_line()).await.expect("text").expect("a line");
     assert_eq!(again, "Connected again");

@@ -72,7 +72,7 @@ impl Check<'_> {
                             fault(format!("{value} is no instant"));
                         }
                         _ => {
-                            assert!(format == "date-time" || WIDTHS.contains(&format), "the format {format}")
+                            assert!(format == "date-time" || WIDTHS.contains(&format), "the format {format}");
                         }
                     }
                 }

@@ -26,6 +26,7 @@ pub(super) struct Conversation {
 }
 
 /// What came of a question.
+#[expect(clippy::large_enum_variant, reason = "there is one of it at a time")]
 pub(super) enum Received {
     /// The whole answer.
     Answer(Answer),

@@ -1,0 +1,4 @@
+//! The target of every span.
+
+/// The target of every span.
+pub(crate) const TARGET: &str = "trace";
