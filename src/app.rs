@@ -177,8 +177,8 @@ impl App {
         Arc::clone(&self.in_effect.read())
     }
 
-    /// Reads the named tokens and the file of the settings again, takes over what a running hive can take over, and tells what that was
-    /// and what needs a restart: in its answer, the log and on `/v1/events`.
+    /// Reads the named tokens and the file of the settings again, takes over what a running hive can take over, and
+    /// tells what that was and what needs a restart: in its answer, the log and on `/v1/events`.
     ///
     /// # Errors
     /// [`Code::ConfigInvalid`]: nothing changes of what is in the file that is not valid.

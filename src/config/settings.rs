@@ -1,4 +1,4 @@
-//! The settings themselves, with their defaults, and how they are read.
+//! The settings themselves, with their defaults.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
