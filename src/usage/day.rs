@@ -12,7 +12,7 @@ use crate::files;
 use crate::files::versioned::{self, VERSION, Versioned, first_version};
 use crate::time::Instant;
 
-/// The most pairs of a caller and a model in a day.
+/// The most pairs of a caller and a model in a day, and the most tokens.
 pub(super) const MOST_ROWS: usize = 1000;
 /// The name under which further callers, models and tokens of a day are counted together.
 pub(super) const OTHERS: &str = "(others)";
@@ -73,18 +73,17 @@ impl Day {
 
     /// Adds what a caller used of a model. Further pairs than a day may have are counted as one.
     pub(super) fn add(&mut self, caller: &str, model: &str, sums: &Sums) {
-        let mut key = (caller.to_owned(), model.to_owned());
-        if self.rows.len() >= MOST_ROWS && !self.rows.contains_key(&key) {
-            key = (OTHERS.to_owned(), OTHERS.to_owned());
-        }
+        let others = (OTHERS.to_owned(), OTHERS.to_owned());
+        let key = (caller.to_owned(), model.to_owned());
+        let key = if fits(&self.rows, &key, &others) { key } else { others };
         self.rows.entry(key).or_default().merge(sums);
     }
 
     /// Adds uses of a token.
     pub(super) fn used(&mut self, token: &str, uses: u64, at: Instant) {
-        let full = self.tokens.len() >= MOST_ROWS && !self.tokens.contains_key(token);
-        let name = if full { OTHERS } else { token };
-        let of = self.tokens.entry(name.to_owned()).or_insert(Use { uses: 0, last_used_at: at });
+        let name = token.to_owned();
+        let name = if fits(&self.tokens, &name, &OTHERS.to_owned()) { name } else { OTHERS.to_owned() };
+        let of = self.tokens.entry(name).or_insert(Use { uses: 0, last_used_at: at });
         of.uses = of.uses.saturating_add(uses);
         of.last_used_at = of.last_used_at.max(at);
     }
@@ -104,6 +103,12 @@ impl From<Contents> for Day {
         let rows = contents.rows.into_iter().map(|row| ((row.caller, row.model), row.sums)).collect();
         Self { rows, tokens: contents.tokens }
     }
+}
+
+/// Whether a name has its place among the most that a day may have, to which those counted together do not belong.
+fn fits<K: Ord, V>(places: &BTreeMap<K, V>, name: &K, others: &K) -> bool {
+    let taken = places.len() - usize::from(places.contains_key(others));
+    taken < MOST_ROWS || places.contains_key(name)
 }
 
 /// What the file has, where this version of the hive reads it.
