@@ -26,6 +26,7 @@ use crate::requests::Sums;
 use crate::residency::ResidencyView;
 use crate::spawn;
 use crate::time::Instant;
+use crate::usage;
 use crate::workers::Status;
 pub(crate) use sheet::Format;
 use sheet::Sheet;
@@ -90,23 +91,23 @@ fn requests(sheet: &mut Sheet, app: &AppState) {
         sheet.times(Metric::RequestDuration, &[model], &sums.total);
         sheet.times(Metric::RequestQueue, &[model], &sums.queue);
         sheet.times(Metric::TimeToFirstToken, &[model], &sums.first_token);
-        sheet.count(Metric::PromptTokens, &[model], sums.prompt_tokens);
-        sheet.count(Metric::CachedTokens, &[model], sums.cached_tokens);
-        sheet.count(Metric::CompletionTokens, &[model], sums.completion_tokens);
+        sheet.count(Metric::PromptTokens, &[model], sums.counts.prompt_tokens);
+        sheet.count(Metric::CachedTokens, &[model], sums.counts.cached_tokens);
+        sheet.count(Metric::CompletionTokens, &[model], sums.counts.completion_tokens);
     }
     for (caller, sums) in &callers {
         outcomes(sheet, Metric::CallerRequests, caller, sums);
-        sheet.count(Metric::CallerPromptTokens, &[caller], sums.prompt_tokens);
-        sheet.count(Metric::CallerCompletionTokens, &[caller], sums.completion_tokens);
+        sheet.count(Metric::CallerPromptTokens, &[caller], sums.counts.prompt_tokens);
+        sheet.count(Metric::CallerCompletionTokens, &[caller], sums.counts.completion_tokens);
     }
 }
 
 fn outcomes(sheet: &mut Sheet, metric: Metric, name: &str, sums: &Sums) {
-    let Sums { completed, failed, refused, client_gone, .. } = sums;
+    let usage::Sums { completed, failed, refused, client_gone, .. } = sums.counts;
     for (outcome, count) in
         [("completed", completed), ("failed", failed), ("refused", refused), ("client_gone", client_gone)]
     {
-        sheet.count(metric, &[name, outcome], *count);
+        sheet.count(metric, &[name, outcome], count);
     }
 }
 

@@ -2,16 +2,15 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
-use std::time::Duration;
 
 use parking_lot::Mutex;
 use tokio::sync::broadcast;
 
 use super::feed::Feed;
-use super::record::{Outcome, Record};
+use super::record::Record;
 use super::request::Request;
-use super::totals::{Sums, Totals, TotalsOf};
-use crate::usage::{self, Usage};
+use super::totals::{Sums, Totals, TotalsOf, counts_of};
+use crate::usage::Usage;
 
 /// The most requests that are remembered after their end.
 const REMEMBERED: usize = 1000;
@@ -51,7 +50,7 @@ impl Ledger {
     pub(super) fn end(&self, record: Record) {
         self.announce(&record);
         self.0.totals.lock().add(&record);
-        self.0.usage.add(&record.caller, record.model.as_deref(), &usage_of(&record));
+        self.0.usage.add(&record.caller, record.model.as_deref(), &counts_of(&record));
         let id = Arc::clone(&record.request_id);
         {
             let mut ended = self.0.ended.lock();
@@ -111,24 +110,5 @@ impl Ledger {
     /// How many requests are under way.
     pub(crate) fn under_way(&self) -> usize {
         self.0.under_way.lock().len()
-    }
-}
-
-/// What one request adds to the usage.
-fn usage_of(record: &Record) -> usage::Sums {
-    let Record { times, tokens, outcome, .. } = record;
-    let ms = |time: Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
-    let is = |wanted| u64::from(*outcome == Some(wanted));
-    usage::Sums {
-        requests: 1,
-        completed: is(Outcome::Completed),
-        failed: is(Outcome::Failed),
-        refused: is(Outcome::Refused),
-        client_gone: is(Outcome::ClientGone),
-        prompt_tokens: tokens.prompt.unwrap_or(0),
-        cached_tokens: tokens.cached.unwrap_or(0),
-        completion_tokens: tokens.completion.unwrap_or(0),
-        queue_ms: ms(times.queue.unwrap_or_default() + times.load.unwrap_or_default()),
-        total_ms: ms(times.total),
     }
 }

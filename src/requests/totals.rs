@@ -2,12 +2,14 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use serde::Serialize;
 use utoipa::ToSchema;
 
 use super::record::{Outcome, Record};
 use crate::histogram::Histogram;
+use crate::usage;
 
 /// The most names of one kind that have sums of their own.
 const NAMES: usize = 200;
@@ -34,15 +36,9 @@ struct Group {
 /// The sums of some requests.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Sums {
-    requests: u64,
-    pub(crate) completed: u64,
-    pub(crate) failed: u64,
-    pub(crate) refused: u64,
-    pub(crate) client_gone: u64,
+    /// What is counted of them for the usage too.
+    pub(crate) counts: usage::Sums,
     pub(crate) retries: u64,
-    pub(crate) prompt_tokens: u64,
-    pub(crate) cached_tokens: u64,
-    pub(crate) completion_tokens: u64,
     pub(crate) queue: Histogram,
     pub(crate) first_token: Histogram,
     pub(crate) total: Histogram,
@@ -122,7 +118,7 @@ impl Group {
 
     fn sums(&self) -> Vec<(Arc<str>, Sums)> {
         let named = self.named.iter().map(|(name, (_, sums))| (Arc::clone(name), sums.clone()));
-        let others = (self.others.requests > 0).then(|| (OTHERS.into(), self.others.clone()));
+        let others = (self.others.counts.requests > 0).then(|| (OTHERS.into(), self.others.clone()));
         named.chain(others).collect()
     }
 
@@ -130,7 +126,7 @@ impl Group {
         let named = self.named.iter().map(|(name, (_, sums))| sums.view(name));
         let mut view: Vec<_> = named.collect();
         view.sort_by(|a, b| b.requests.cmp(&a.requests).then_with(|| a.name.cmp(&b.name)));
-        if self.others.requests > 0 {
+        if self.others.counts.requests > 0 {
             view.push(self.others.view(&OTHERS.into()));
         }
         view
@@ -139,17 +135,8 @@ impl Group {
 
 impl Sums {
     fn add(&mut self, record: &Record) {
-        self.requests += 1;
-        match record.outcome {
-            Some(Outcome::Completed) => self.completed += 1,
-            Some(Outcome::Failed) => self.failed += 1,
-            Some(Outcome::Refused) => self.refused += 1,
-            Some(Outcome::ClientGone) | None => self.client_gone += 1,
-        }
+        self.counts.merge(&counts_of(record));
         self.retries += u64::from(record.retries);
-        self.prompt_tokens += record.tokens.prompt.unwrap_or(0);
-        self.cached_tokens += record.tokens.cached.unwrap_or(0);
-        self.completion_tokens += record.tokens.completion.unwrap_or(0);
         if let Some(time) = record.times.queue {
             self.queue.add(time);
         }
@@ -160,32 +147,26 @@ impl Sums {
     }
 
     fn merge(&mut self, other: &Self) {
-        self.requests += other.requests;
-        self.completed += other.completed;
-        self.failed += other.failed;
-        self.refused += other.refused;
-        self.client_gone += other.client_gone;
+        self.counts.merge(&other.counts);
         self.retries += other.retries;
-        self.prompt_tokens += other.prompt_tokens;
-        self.cached_tokens += other.cached_tokens;
-        self.completion_tokens += other.completion_tokens;
         self.queue.merge(&other.queue);
         self.first_token.merge(&other.first_token);
         self.total.merge(&other.total);
     }
 
     fn view(&self, name: &Arc<str>) -> TotalsOf {
+        let counts = &self.counts;
         TotalsOf {
             name: Arc::clone(name),
-            requests: self.requests,
-            completed: self.completed,
-            failed: self.failed,
-            refused: self.refused,
-            client_gone: self.client_gone,
+            requests: counts.requests,
+            completed: counts.completed,
+            failed: counts.failed,
+            refused: counts.refused,
+            client_gone: counts.client_gone,
             retries: self.retries,
-            prompt_tokens: self.prompt_tokens,
-            cached_tokens: self.cached_tokens,
-            completion_tokens: self.completion_tokens,
+            prompt_tokens: counts.prompt_tokens,
+            cached_tokens: counts.cached_tokens,
+            completion_tokens: counts.completion_tokens,
             queue_p50_ms: self.queue.quantile_ms(0.5),
             queue_p95_ms: self.queue.quantile_ms(0.95),
             time_to_first_token_p50_ms: self.first_token.quantile_ms(0.5),
@@ -194,5 +175,26 @@ impl Sums {
             total_p95_ms: self.total.quantile_ms(0.95),
             total_seconds: self.total.sum().as_secs(),
         }
+    }
+}
+
+/// What is counted of one request that has ended.
+pub(super) fn counts_of(record: &Record) -> usage::Sums {
+    let Record { times, tokens, outcome, .. } = record;
+    let ms = |time: Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
+    // One that ended in no other way was dropped with its connection.
+    let outcome = outcome.unwrap_or(Outcome::ClientGone);
+    let is = |wanted| u64::from(outcome == wanted);
+    usage::Sums {
+        requests: 1,
+        completed: is(Outcome::Completed),
+        failed: is(Outcome::Failed),
+        refused: is(Outcome::Refused),
+        client_gone: is(Outcome::ClientGone),
+        prompt_tokens: tokens.prompt.unwrap_or(0),
+        cached_tokens: tokens.cached.unwrap_or(0),
+        completion_tokens: tokens.completion.unwrap_or(0),
+        queue_ms: ms(times.queue.unwrap_or_default() + times.load.unwrap_or_default()),
+        total_ms: ms(times.total),
     }
 }
