@@ -102,6 +102,7 @@ impl Caller {
         if token.role >= needed {
             return Ok(());
         }
+        tracing::warn!(target: "audit", caller = &**name, %needed, act = what, "refused an act for want of a role");
         let message =
             format!("the token '{name}' has the role `{}`, and {what} needs `{needed}`", token.role);
         Err(Failure::new(Code::Forbidden, message).hint(format!(

@@ -8,6 +8,7 @@ use axum::http::{Extensions, HeaderMap};
 use super::listener::Arrival;
 use super::problem::Problem;
 use crate::callers::{Caller, Limited, Permit};
+use crate::ops::{Asker, By};
 
 /// The header by which a browser says which site sent a request (W3C Fetch Metadata).
 pub(super) const FETCH_SITE: &str = "sec-fetch-site";
@@ -32,6 +33,11 @@ pub(crate) struct Sender {
 impl Sender {
     pub(crate) fn of(extensions: &Extensions) -> Self {
         Self { name: of(extensions), holder: holder(extensions).cloned() }
+    }
+
+    /// For the operations that the request makes.
+    pub(super) fn asker(&self, by: By) -> Asker {
+        Asker { caller: Arc::clone(&self.name), by }
     }
 
     /// Counts a request that is answered at once.

@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use super::body::json_bytes;
-use super::caller::{self, Sender, holder, is_browser};
+use super::caller::{Sender, holder, is_browser};
 use super::path::Parameter;
 use super::prefix::prefix;
 use super::problem::Problem;
@@ -19,7 +19,7 @@ use crate::callers::Caller;
 use crate::error::{Code, Failure};
 use crate::jobs::job::JobSummary;
 use crate::jobs::{JobFilter, JobId, JobPage, JobState};
-use crate::ops::{self, Asker, By, Row};
+use crate::ops::{self, By, Row};
 use crate::text::clip;
 
 /// The largest body of a submission, in bytes.
@@ -62,10 +62,10 @@ struct Created<'a> {
 pub(super) async fn submit(State(app): State<AppState>, request: Request) -> Result<Response, Problem> {
     let key = idempotency_key(request.headers())?;
     let by = if is_browser(request.headers()) { By::Page } else { By::Api };
-    let asker = Asker { caller: caller::of(request.extensions()), by };
     let host = request_host(&request);
     let prefix = prefix(request.headers()).to_owned();
     let sender = Sender::of(request.extensions());
+    let asker = sender.asker(by);
     let body = json_bytes(request, BODY_LIMIT, *app.config.timers.request_head).await?;
     let submission = ops::parse(&body)?;
     check_role(sender.holder.as_ref(), submission.row)?;

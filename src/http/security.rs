@@ -249,7 +249,7 @@ impl AccessPolicy {
 /// The middleware. The router's outermost layer, so that it also covers fallbacks.
 pub(crate) async fn check_access(
     State(policy): State<Arc<AccessPolicy>>,
-    request: Request,
+    mut request: Request,
     next: Next,
 ) -> Response {
     let path = request.uri().path().to_owned();
@@ -263,18 +263,16 @@ pub(crate) async fn check_access(
             if let Some(claim) = request.extensions().get::<Claim>() {
                 claim.keep();
             }
-            let who = match &caller {
-                Some(caller) => Arc::clone(caller.name()),
-                None => caller::of(request.extensions()),
-            };
+            if let Some(caller) = &caller {
+                policy.usage.used(caller.name());
+                request.extensions_mut().insert(caller.clone());
+            }
+            let admitted = Admitted(caller::of(request.extensions()));
             let mut answer = match caller {
-                Some(caller) => {
-                    policy.usage.used(caller.name());
-                    answer_to(caller, request, next).await
-                }
+                Some(caller) => answer_to(caller, request, next).await,
                 None => next.run(request).await,
             };
-            answer.extensions_mut().insert(Admitted(who));
+            answer.extensions_mut().insert(admitted);
             answer
         }
         Err(refusal) => {
@@ -289,7 +287,7 @@ pub(crate) async fn check_access(
 }
 
 /// The answer to the holder of a token, who may lack the role that the route asks for.
-async fn answer_to(caller: Caller, mut request: Request, next: Next) -> Response {
+async fn answer_to(caller: Caller, request: Request, next: Next) -> Response {
     let (method, path) = (request.method(), request.uri().path());
     let route = request.extensions().get::<MatchedPath>();
     let needed = roles::needed(method, route.map(MatchedPath::as_str));
@@ -297,7 +295,6 @@ async fn answer_to(caller: Caller, mut request: Request, next: Next) -> Response
         return Problem::from(failure).into_response();
     }
     let follows = *method == Method::GET && is_event_stream(path);
-    request.extensions_mut().insert(caller.clone());
     let response = next.run(request).await;
     if follows { response.map(|body| while_let_in(caller, body)) } else { response }
 }

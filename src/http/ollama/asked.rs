@@ -8,7 +8,7 @@ use crate::app::App;
 use crate::error::{Code, Failure};
 use crate::fields::{FieldError, Fields};
 use crate::http::body::json_bytes;
-use crate::http::caller;
+use crate::http::caller::Sender;
 use crate::http::problem::Problem;
 use crate::ops::{Asker, By};
 
@@ -28,7 +28,7 @@ pub(super) async fn read(app: &App, request: Request) -> Result<Value, Problem> 
 
 /// Who sent a request, for the operations that it makes.
 pub(super) fn asker(request: &Request) -> Asker {
-    Asker { caller: caller::of(request.extensions()), by: By::Ollama }
+    Sender::of(request.extensions()).asker(By::Ollama)
 }
 
 /// What the bytes say, which are JSON.
