@@ -3,6 +3,8 @@
 use comfy_table::{CellAlignment, ContentArrangement, Table, presets};
 use serde_json::Value;
 
+use crate::cli::words::member;
+
 /// The narrowest terminal that tables are fitted to; some say that they have no width at all.
 const LEAST_WIDTH: u16 = 40;
 
@@ -21,6 +23,16 @@ pub(crate) fn column<'a>(title: &'a str, cell: impl Fn(&Value) -> String + 'a) -
 /// A column of numbers, which stand below each other.
 pub(crate) fn number<'a>(title: &'a str, cell: impl Fn(&Value) -> String + 'a) -> Column<'a> {
     Column { title, alignment: CellAlignment::Right, cell: Box::new(cell) }
+}
+
+/// A column of text, that of a member of the row.
+pub(crate) fn text_of<'a>(title: &'a str, name: &'a str) -> Column<'a> {
+    column(title, move |row| member(row, name))
+}
+
+/// A column of numbers, those of a member of the row.
+pub(crate) fn number_of<'a>(title: &'a str, name: &'a str) -> Column<'a> {
+    number(title, move |row| member(row, name))
 }
 
 /// A table with a row for each value. On a terminal it is as wide as that; elsewhere no cell is broken.
@@ -53,13 +65,7 @@ mod tests {
     #[test]
     fn numbers_stand_below_each_other() {
         let rows = [json!({"a": "x", "b": 1}), json!({"a": "longer", "b": 100})];
-        let shown = table(
-            &rows,
-            &[
-                column("A", |row| row["a"].as_str().unwrap().to_owned()),
-                number("B", |row| row["b"].to_string()),
-            ],
-        );
+        let shown = table(&rows, &[text_of("A", "a"), number_of("B", "b")]);
         assert_eq!(shown, "A         B\nx         1\nlonger  100\n");
     }
 }

@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 use super::Verb;
 use crate::cli::end::{End, Ended};
 use crate::cli::session::Session;
-use crate::cli::show::{column, table};
+use crate::cli::show::{column, table, text_of};
 use crate::cli::words::member;
 
 #[derive(Debug, clap::Args)]
@@ -20,7 +20,7 @@ impl Verb for Args {
             table(
                 report["checks"].as_array().map_or(&[], Vec::as_slice),
                 &[
-                    column("CHECK", |check| member(check, "name")),
+                    text_of("CHECK", "name"),
                     column("", |check| if check["ok"] == true { "ok" } else { "FAILED" }.to_owned()),
                     column("FOUND", found),
                 ],

@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 use super::Verb;
 use crate::cli::end::{End, Ended};
 use crate::cli::session::Session;
-use crate::cli::show::{column, fields, number, table};
+use crate::cli::show::{column, fields, number_of, table, text_of};
 use crate::cli::words::{member, of_field};
 use crate::client::Error;
 use crate::error::Code;
@@ -113,11 +113,11 @@ fn of_offers(offers: &Value) -> String {
     table(
         offers["workers"].as_array().map_or(&[], Vec::as_slice),
         &[
-            column("ENGINE", |offer| member(offer, "id")),
-            column("VERSION", |offer| member(offer, "version")),
-            number("SIZE", |offer| member(offer, "size")),
-            column("FROM", |offer| member(offer, "from")),
-            column("INSTALLED", |offer| member(offer, "installed")),
+            text_of("ENGINE", "id"),
+            text_of("VERSION", "version"),
+            number_of("SIZE", "size"),
+            text_of("FROM", "from"),
+            text_of("INSTALLED", "installed"),
             column("", |offer| {
                 let recommended = if offer["recommended"] == true { "recommended: " } else { "" };
                 let why =
@@ -132,13 +132,13 @@ fn of_installed(installed: &Value) -> String {
     let mut text = table(
         installed["workers"].as_array().map_or(&[], Vec::as_slice),
         &[
-            column("ENGINE", |engine| member(engine, "id")),
-            column("VERSION", |engine| member(engine, "version")),
+            text_of("ENGINE", "id"),
+            text_of("VERSION", "version"),
             column("BEFORE", |engine| member(&engine["previous"], "version")),
-            number("SIZE", |engine| member(engine, "size")),
-            column("FROM", |engine| member(engine, "from")),
-            column("ADDED", |engine| member(engine, "added_at")),
-            column("WORKERS", |engine| member(engine, "workers")),
+            number_of("SIZE", "size"),
+            text_of("FROM", "from"),
+            text_of("ADDED", "added_at"),
+            text_of("WORKERS", "workers"),
         ],
     );
     let failed = installed["failed"].as_array().map_or(&[][..], Vec::as_slice);
@@ -147,10 +147,10 @@ fn of_installed(installed: &Value) -> String {
         text += &table(
             failed,
             &[
-                column("ENGINE", |engine| member(engine, "id")),
-                column("VERSION", |engine| member(engine, "version")),
-                column("FAILED", |engine| member(engine, "failed_at")),
-                column("REASON", |engine| member(engine, "reason")),
+                text_of("ENGINE", "id"),
+                text_of("VERSION", "version"),
+                text_of("FAILED", "failed_at"),
+                text_of("REASON", "reason"),
             ],
         );
     }

@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 use super::Verb;
 use crate::cli::end::Ended;
 use crate::cli::session::Session;
-use crate::cli::show::{column, table};
+use crate::cli::show::{column, table, text_of};
 use crate::cli::words::{member, subject};
 use crate::client::JobQuery;
 use crate::error::Failure;
@@ -45,11 +45,11 @@ impl Verb for Args {
             table(
                 jobs.as_array().map_or(&[], Vec::as_slice),
                 &[
-                    column("JOB", |job| member(job, "job_id")),
-                    column("OPERATION", |job| member(job, "operation")),
+                    text_of("JOB", "job_id"),
+                    text_of("OPERATION", "operation"),
                     column("OF", |job| subject(&job["request"]).unwrap_or_else(|| "-".to_owned())),
-                    column("STATE", |job| member(job, "state")),
-                    column("CREATED", |job| member(job, "created_at")),
+                    text_of("STATE", "state"),
+                    text_of("CREATED", "created_at"),
                     column("TOOK", took),
                 ],
             )

@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 use super::Verb;
 use crate::cli::end::Ended;
 use crate::cli::session::Session;
-use crate::cli::show::{column, number, table};
+use crate::cli::show::{column, number_of, table, text_of};
 use crate::cli::words::member;
 
 #[derive(Debug, clap::Args)]
@@ -19,12 +19,12 @@ impl Verb for Args {
             table(
                 models.as_array().map_or(&[], Vec::as_slice),
                 &[
-                    column("MODEL", |model| member(model, "id")),
-                    number("SIZE", |model| member(model, "size_bytes")),
-                    number("PARAMETERS", |model| member(model, "parameter_count")),
-                    column("QUANTIZATION", |model| member(model, "quantization")),
+                    text_of("MODEL", "id"),
+                    number_of("SIZE", "size_bytes"),
+                    number_of("PARAMETERS", "parameter_count"),
+                    text_of("QUANTIZATION", "quantization"),
                     column("STATUS", status),
-                    column("ADDED", |model| member(model, "added_at")),
+                    text_of("ADDED", "added_at"),
                 ],
             )
         })

@@ -5,8 +5,8 @@ use serde_json::{Value, json};
 use super::Verb;
 use crate::cli::end::Ended;
 use crate::cli::session::Session;
-use crate::cli::show::{column, number, table};
-use crate::cli::words::{member, of_field};
+use crate::cli::show::{column, number_of, table, text_of};
+use crate::cli::words::of_field;
 
 #[derive(Debug, clap::Args)]
 #[group(skip)]
@@ -25,23 +25,23 @@ fn of_view(view: &Value) -> String {
         table(
             list("memory"),
             &[
-                column("DEVICE", |memory| member(memory, "device")),
-                number("FREE", |memory| member(memory, "free_bytes")),
-                number("IN ALL", |memory| member(memory, "capacity_bytes")),
-                number("RESERVED", |memory| member(memory, "reserve_bytes")),
-                number("LEASED", |memory| member(memory, "leased_bytes")),
+                text_of("DEVICE", "device"),
+                number_of("FREE", "free_bytes"),
+                number_of("IN ALL", "capacity_bytes"),
+                number_of("RESERVED", "reserve_bytes"),
+                number_of("LEASED", "leased_bytes"),
             ],
         ),
         table(
             list("residents"),
             &[
-                number("PID", |resident| member(resident, "pid")),
-                column("MODEL", |resident| member(resident, "model")),
-                column("DEVICE", |resident| member(resident, "device")),
-                number("MEMORY", |resident| member(resident, "held_bytes")),
-                column("USED", |resident| member(resident, "last_used_at")),
+                number_of("PID", "pid"),
+                text_of("MODEL", "model"),
+                text_of("DEVICE", "device"),
+                number_of("MEMORY", "held_bytes"),
+                text_of("USED", "last_used_at"),
                 column("GOES", goes),
-                column("WHY", |resident| member(resident, "why")),
+                text_of("WHY", "why"),
             ],
         ),
     ];
@@ -49,12 +49,12 @@ fn of_view(view: &Value) -> String {
         parts.push(table(
             list("loads"),
             &[
-                column("LOADING", |load| member(load, "model")),
-                column("STATE", |load| member(load, "state")),
-                column("SINCE", |load| member(load, "since")),
-                column("WAITS FOR", |load| member(load, "waits_for")),
-                column("BECAUSE", |load| member(load, "because")),
-                column("JOB", |load| member(load, "job_id")),
+                text_of("LOADING", "model"),
+                text_of("STATE", "state"),
+                text_of("SINCE", "since"),
+                text_of("WAITS FOR", "waits_for"),
+                text_of("BECAUSE", "because"),
+                text_of("JOB", "job_id"),
             ],
         ));
     }
@@ -62,10 +62,10 @@ fn of_view(view: &Value) -> String {
         parts.push(table(
             list("queue"),
             &[
-                column("QUEUE OF", |queue| member(queue, "model")),
-                number("WAITING", |queue| member(queue, "waiting")),
-                column("SINCE", |queue| member(queue, "oldest_since")),
-                column("JOB", |queue| member(queue, "job_id")),
+                text_of("QUEUE OF", "model"),
+                number_of("WAITING", "waiting"),
+                text_of("SINCE", "oldest_since"),
+                text_of("JOB", "job_id"),
             ],
         ));
     }
@@ -73,12 +73,12 @@ fn of_view(view: &Value) -> String {
         parts.push(table(
             list("leases"),
             &[
-                column("LEASE", |lease| member(lease, "lease_id")),
-                column("DEVICE", |lease| member(lease, "device")),
-                number("SIZE", |lease| member(lease, "bytes")),
-                column("STATE", |lease| member(lease, "state")),
-                column("HOLDER", |lease| member(lease, "holder")),
-                column("EXPIRES", |lease| member(lease, "expires_at")),
+                text_of("LEASE", "lease_id"),
+                text_of("DEVICE", "device"),
+                number_of("SIZE", "bytes"),
+                text_of("STATE", "state"),
+                text_of("HOLDER", "holder"),
+                text_of("EXPIRES", "expires_at"),
             ],
         ));
     }

@@ -5,8 +5,7 @@ use serde_json::{Value, json};
 use super::Verb;
 use crate::cli::end::Ended;
 use crate::cli::session::Session;
-use crate::cli::show::{column, fields, number, table};
-use crate::cli::words::member;
+use crate::cli::show::{fields, number, number_of, table, text_of};
 use crate::text;
 
 #[derive(Debug, clap::Args)]
@@ -32,15 +31,15 @@ pub(super) fn listed(workers: &Value) -> String {
     table(
         workers.as_array().map_or(&[], Vec::as_slice),
         &[
-            number("PID", |worker| member(worker, "pid")),
-            column("MODEL", |worker| member(worker, "model")),
-            column("STATUS", |worker| member(worker, "status")),
-            column("DEVICE", |worker| member(worker, "device")),
-            column("ENGINE", |worker| member(worker, "engine")),
+            number_of("PID", "pid"),
+            text_of("MODEL", "model"),
+            text_of("STATUS", "status"),
+            text_of("DEVICE", "device"),
+            text_of("ENGINE", "engine"),
             number("MEMORY", memory),
-            number("CONTEXT", |worker| member(worker, "context_length")),
-            number("SLOTS", |worker| member(worker, "slots")),
-            number("UP", |worker| member(worker, "uptime_seconds")),
+            number_of("CONTEXT", "context_length"),
+            number_of("SLOTS", "slots"),
+            number_of("UP", "uptime_seconds"),
         ],
     )
 }

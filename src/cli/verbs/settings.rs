@@ -5,8 +5,8 @@ use serde_json::{Map, Value, json};
 use super::Verb;
 use crate::cli::end::Ended;
 use crate::cli::session::Session;
-use crate::cli::show::{column, fields, table};
-use crate::cli::words::{member, of_field};
+use crate::cli::show::{column, fields, table, text_of};
+use crate::cli::words::of_field;
 
 const EXAMPLES: &str =
     "Settings to set, by their dotted names: context_length=8192, sampling.top_k=40, aliases=[\"a\",\"b\"]";
@@ -85,8 +85,8 @@ fn of_view(view: &Value) -> String {
     let mut text = table(
         &rows,
         &[
-            column("SETTING", |row| member(row, "setting")),
-            column("VALUE", |row| member(row, "value")),
+            text_of("SETTING", "setting"),
+            text_of("VALUE", "value"),
             column("SAID BY", |row| match row["source"].as_str() {
                 Some("operation") => "this hive's records".to_owned(),
                 Some("file") => "the configuration".to_owned(),

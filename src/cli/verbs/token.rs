@@ -9,8 +9,8 @@ use serde_json::{Value, json};
 use super::Verb;
 use crate::cli::end::Ended;
 use crate::cli::session::Session;
-use crate::cli::show::{column, fields, number, table};
-use crate::cli::words::{member, of_field, with_days};
+use crate::cli::show::{column, fields, number_of, table, text_of};
+use crate::cli::words::{of_field, with_days};
 use crate::client::Token;
 use crate::config::Role;
 use crate::secret_hash::SecretHash;
@@ -115,13 +115,13 @@ fn of_tokens(tokens: &Value) -> String {
     table(
         tokens.as_array().map_or(&[], Vec::as_slice),
         &[
-            column("NAME", |token| member(token, "name")),
-            column("ROLE", |token| member(token, "role")),
+            text_of("NAME", "name"),
+            text_of("ROLE", "role"),
             column("EXPIRES", expires),
             column("LIMITS", limits),
             column("MODELS", models),
-            number("USES", |token| member(token, "uses")),
-            column("LAST USED", |token| member(token, "last_used_at")),
+            number_of("USES", "uses"),
+            text_of("LAST USED", "last_used_at"),
         ],
     )
 }

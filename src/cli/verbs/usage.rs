@@ -5,8 +5,8 @@ use serde_json::{Value, json};
 use super::Verb;
 use crate::cli::end::Ended;
 use crate::cli::session::Session;
-use crate::cli::show::{column, number, table};
-use crate::cli::words::{member, with_days};
+use crate::cli::show::{number_of, table, text_of};
+use crate::cli::words::with_days;
 
 #[derive(Debug, clap::Args)]
 #[group(skip)]
@@ -43,15 +43,15 @@ fn of_report(report: &Value) -> String {
     table(
         &rows,
         &[
-            column("CALLER", |row| member(row, "caller")),
-            column("MODEL", |row| member(row, "model")),
-            number("REQUESTS", |row| member(row, "requests")),
-            number("REFUSED", |row| member(row, "refused")),
-            number("FAILED", |row| member(row, "failed")),
-            number("TOKENS READ", |row| member(row, "prompt_tokens")),
-            number("CACHED", |row| member(row, "cached_tokens")),
-            number("TOKENS WRITTEN", |row| member(row, "completion_tokens")),
-            number("TIME", |row| member(row, "total_ms")),
+            text_of("CALLER", "caller"),
+            text_of("MODEL", "model"),
+            number_of("REQUESTS", "requests"),
+            number_of("REFUSED", "refused"),
+            number_of("FAILED", "failed"),
+            number_of("TOKENS READ", "prompt_tokens"),
+            number_of("CACHED", "cached_tokens"),
+            number_of("TOKENS WRITTEN", "completion_tokens"),
+            number_of("TIME", "total_ms"),
         ],
     )
 }
