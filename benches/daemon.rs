@@ -43,8 +43,8 @@ pub(crate) struct Daemon {
 }
 
 impl Daemon {
-    /// Starts it with its data in `folder/hive` and the models of `folder/models`; `log` is the filter of its
-    /// log, which nobody reads.
+    /// Starts it with its data in `folder/hive`, and the models of `folder/models` and `folder/hub`. Nobody reads its
+    /// log, whose filter is `log`.
     pub(crate) fn start(folder: &Path, log: &str, arguments: &[&OsStr]) -> Self {
         let child = Command::new(PROGRAM)
             .args(["serve", "--port", "0", "--llama-server", "", "--workers-lifeline", "true", "--data-dir"])
@@ -52,7 +52,7 @@ impl Daemon {
             .arg("--models-dir")
             .arg(folder.join("models"))
             .args(arguments)
-            .env("HF_HUB_CACHE", folder.join("no-hub-cache"))
+            .env("HF_HUB_CACHE", folder.join("hub"))
             .env("RUST_LOG", log)
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
