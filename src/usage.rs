@@ -71,6 +71,15 @@ pub(crate) struct Row {
     pub(crate) sums: Sums,
 }
 
+/// What is known of what was asked for.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(crate) struct Reported {
+    /// By caller and model, the largest number of requests first.
+    pub(crate) rows: Vec<Row>,
+    /// By day, those with requests alone.
+    pub(crate) days: BTreeMap<Date, Sums>,
+}
+
 impl Usage {
     /// The usage that is kept in a folder.
     pub(crate) fn open(folder: PathBuf) -> Self {
@@ -88,15 +97,17 @@ impl Usage {
         self.0.counted.lock().entry(today()).or_default().used(token, 1, now);
     }
 
-    /// What is asked for, the largest number of requests first. Blocks.
-    pub(crate) fn report(&self, asked: &Asked) -> Vec<Row> {
+    /// What is asked for. Blocks.
+    pub(crate) fn report(&self, asked: &Asked) -> Reported {
         let mut rows: BTreeMap<(String, String), Sums> = BTreeMap::new();
+        let mut days: BTreeMap<Date, Sums> = BTreeMap::new();
         let is_asked =
             |wanted: &Option<String>, name: &str| wanted.as_deref().is_none_or(|wanted| wanted == name);
-        for day in self.days(asked.since, asked.until) {
+        for (date, day) in self.days(asked.since, asked.until) {
             for ((caller, model), sums) in day.rows() {
                 if is_asked(&asked.caller, caller) && is_asked(&asked.model, model) {
                     rows.entry((caller.to_owned(), model.to_owned())).or_default().merge(sums);
+                    days.entry(date).or_default().merge(sums);
                 }
             }
         }
@@ -106,14 +117,14 @@ impl Usage {
         });
         let mut rows: Vec<Row> = rows.collect();
         rows.sort_by_key(|row| std::cmp::Reverse(row.sums.requests));
-        rows
+        Reported { rows, days }
     }
 
     /// How often each token was used, and when last. Blocks.
     pub(crate) fn of_tokens(&self) -> BTreeMap<String, (u64, Instant)> {
         let mut tokens: BTreeMap<String, (u64, Instant)> = BTreeMap::new();
         let today = today();
-        for day in self.days(before(today, DAYS), today) {
+        for (_, day) in self.days(before(today, DAYS), today) {
             for (name, uses, last) in day.tokens() {
                 let (all, latest) = tokens.entry(name.to_owned()).or_insert((0, last));
                 *all += uses;
@@ -123,17 +134,17 @@ impl Usage {
         tokens
     }
 
-    /// The days from one to another, those of which something is known.
-    fn days(&self, since: Date, until: Date) -> Vec<Day> {
+    /// The days from one to another, those of which something is known. What is in a file and what is not yet are
+    /// two entries of one day.
+    fn days(&self, since: Date, until: Date) -> Vec<(Date, Day)> {
         let _turn = self.0.turn.lock();
         let is_asked = |date: &Date| (since..=until).contains(date);
         let counted = self.0.counted.lock().clone();
-        let mut days: Vec<Day> =
-            counted.into_iter().filter(|(date, _)| is_asked(date)).map(|(_, day)| day).collect();
+        let mut days: Vec<(Date, Day)> = counted.into_iter().filter(|(date, _)| is_asked(date)).collect();
         let Some(folder) = &self.0.folder else { return days };
         for (date, path) in files_of(folder) {
             if is_asked(&date) {
-                days.extend(day::read(&path));
+                days.extend(day::read(&path).map(|day| (date, day)));
             }
         }
         days

@@ -1,15 +1,18 @@
 // The frame of the page: it connects to the hive, shows the view that the URL names, and shows the
 // state of the connection.
 
-import { NO_ANSWER, onTokenNeeded } from "./lib/api.js";
+import { NO_ANSWER, changeToken, onTokenNeeded } from "./lib/api.js";
+import { caller } from "./lib/caller.js";
 import { h, render } from "./lib/dom.js";
 import { start, tryNow } from "./lib/events.js";
 import { clock, duration, elapsed } from "./lib/format.js";
 import { hive } from "./lib/hive.js";
 import { recall, remember } from "./lib/storage.js";
 import { route } from "./lib/view.js";
+import { button } from "./parts/parts.js";
+import { showProblem } from "./parts/toasts.js";
 import { askForToken } from "./parts/token.js";
-import "./parts/toasts.js";
+import "./views/callers.js";
 import "./views/chat.js";
 import "./views/job.js";
 import "./views/jobs.js";
@@ -23,6 +26,7 @@ const PAGES = /** @type {const} */ ({
   workers: ["Workers", "hive-workers"],
   jobs: ["Jobs", "hive-jobs"],
   chat: ["Chat", "hive-chat"],
+  callers: ["Callers", "hive-callers"],
 });
 
 /** @param {string} id */
@@ -93,6 +97,27 @@ function connection() {
   document.documentElement.dataset.connection = state;
 }
 
+/** Says what the caller may not do, which is off in all views. */
+function callerNote() {
+  const { card } = caller;
+  const isLimited = card !== null && card.role !== "manage";
+  const may = card?.role === "use" ? "use models and look at everything" : "look at everything";
+  const note = () =>
+    h(
+      "div",
+      { class: "note" },
+      h(
+        "p",
+        { id: "caller-note" },
+        `With the token “${card?.name}”, of the role “${card?.role}”, you may ${may}. `,
+        card?.role === "use" ? "The rest needs the role " : "Chats need the role “use”, the rest ",
+        "“manage”: ask whoever manages this hive.",
+      ),
+      button("Use another token", () => changeToken().catch(showProblem), { class: "small" }),
+    );
+  render(byId("caller"), isLimited ? note() : null);
+}
+
 function counts() {
   const running = hive.runningJobs().length;
   const badge = byId("jobs-count");
@@ -122,6 +147,7 @@ byId("theme").addEventListener("click", () => {
 onTokenNeeded(askForToken);
 addEventListener("hashchange", show);
 hive.addEventListener("connection", connection);
+hive.addEventListener("caller", callerNote);
 hive.addEventListener("jobs", counts);
 setInterval(() => hive.connection.state !== "live" && connection(), 500);
 document.querySelector(".skip")?.addEventListener("click", (event) => {

@@ -73,6 +73,11 @@ impl Caller {
         &self.0.name
     }
 
+    /// What the token's holder may do.
+    pub(crate) fn role(&self) -> Role {
+        self.0.token.role
+    }
+
     /// Whether the token lets nothing in any more.
     pub(crate) fn is_over(&self) -> bool {
         self.0.state.revoked.is_cancelled() || self.0.token.expires_at.is_some_and(Instant::is_past)

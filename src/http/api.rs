@@ -35,7 +35,7 @@ use crate::text::plain_links;
                        that serve them. All it does is an operation, submitted as a job (`POST /v1/jobs`), which \
                        narrates each of its steps on a stream."
     ),
-    servers((url = ".", description = "Where this document is, also below a path of a proxy")),
+    servers((url = ".", description = "This hive")),
     tags(
         (name = "Jobs", description = "Operations, as jobs."),
         (name = "Hive", description = "The hive as a whole."),

@@ -1,16 +1,17 @@
 //! `GET /v1/capabilities`: the devices and engines of this machine. The queen asks at `/capabilities`, which
 //! is the same.
 
-use axum::Json;
 use axum::extract::State;
 use axum::http::Uri;
 use axum::response::{IntoResponse, Response};
+use axum::{Extension, Json};
 use serde::Serialize;
 use utoipa::ToSchema;
 
 use super::problem::Problem;
 use crate::app::AppState;
-use crate::config::{Capabilities, DeviceKind};
+use crate::callers::Caller;
+use crate::config::{Capabilities, DeviceKind, Role};
 use crate::engine_store::{Installed, Provenance};
 use crate::error::{Code, Failure, Result};
 use crate::ops::TABLE;
@@ -27,8 +28,27 @@ struct Found<'a> {
     engines: Vec<EngineCard<'a>>,
     /// The operations that this hive offers, so that a client need not try them.
     operations: Vec<&'static str>,
+    /// Whose token the request was sent with; null where the hive asks for no token.
+    caller: Option<CallerCard<'a>>,
     hive_id: &'a str,
     version: &'static str,
+}
+
+/// The caller, so that a client need not try what it may do.
+#[derive(Debug, Serialize, ToSchema)]
+struct CallerCard<'a> {
+    name: &'a str,
+    role: Role,
+    /// The operations that it may submit.
+    operations: Vec<&'static str>,
+}
+
+impl<'a> CallerCard<'a> {
+    fn of(caller: &'a Caller) -> Self {
+        let role = caller.role();
+        let operations = TABLE.iter().filter(|row| row.role <= role).map(|row| row.name).collect();
+        Self { name: caller.name(), role, operations }
+    }
 }
 
 /// An engine that this hive can start.
@@ -77,7 +97,11 @@ impl<'a> BuildCard<'a> {
         description = "Makes the hive announce itself again, if it is the queen of its settings.")),
     responses((status = 200, description = "What this machine has.", body = Found<'static>))
 )]
-pub(crate) async fn get(State(app): State<AppState>, uri: Uri) -> Result<Response, Problem> {
+pub(crate) async fn get(
+    State(app): State<AppState>,
+    caller: Option<Extension<Caller>>,
+    uri: Uri,
+) -> Result<Response, Problem> {
     announce_if_asked(&uri, app.queen.as_ref())?;
     // The first call asks the system, which may block.
     let devices = spawn::blocking(devices::detect).await?;
@@ -95,7 +119,8 @@ pub(crate) async fn get(State(app): State<AppState>, uri: Uri) -> Result<Respons
         .collect();
     let operations = TABLE.iter().map(|row| row.name).collect();
     let (hive_id, version) = (app.hive_id(), env!("CARGO_PKG_VERSION"));
-    let found = Found { devices, engines, operations, hive_id, version };
+    let caller = caller.as_deref().map(CallerCard::of);
+    let found = Found { devices, engines, operations, caller, hive_id, version };
     Ok(Json(found).into_response())
 }
 

@@ -9,7 +9,7 @@ use super::operation::{Context, Deadline, Operation};
 use crate::config::PositiveDuration;
 use crate::error::{Code, Failure, Result};
 use crate::jobs::{JobClass, OperationKind};
-use crate::usage::{Asked, DAYS, Row, Sums, before, today};
+use crate::usage::{Asked, DAYS, Reported, Row, Sums, before, today};
 use crate::{n, spawn, text};
 
 /// The days that are reported where a request does not say.
@@ -64,9 +64,20 @@ pub(super) struct Report {
     since: Date,
     #[schema(value_type = String, format = Date)]
     until: Date,
-    /// By caller and model.
+    /// By caller and model, the largest number of requests first.
     usage: Vec<Used>,
+    /// By day, those with requests alone.
+    days: Vec<OfDay>,
     total: Sums,
+}
+
+/// What was used in a day.
+#[derive(Debug, Serialize, ToSchema)]
+struct OfDay {
+    #[schema(value_type = String, format = Date)]
+    date: Date,
+    #[serde(flatten)]
+    sums: Sums,
 }
 
 /// What one caller used of one model.
@@ -105,7 +116,7 @@ impl Operation for UsageReport {
         }
         let asked = Asked { since, until, caller: self.caller, model: self.model };
         let usage = cx.app.usage.clone();
-        let rows = spawn::blocking(move || usage.report(&asked)).await?;
+        let Reported { rows, days } = spawn::blocking(move || usage.report(&asked)).await?;
         let mut total = Sums::default();
         for Row { caller, model, sums } in &rows {
             total.merge(sums);
@@ -118,6 +129,7 @@ impl Operation for UsageReport {
             );
         }
         n!("usage_report", "{} request(s) of {} caller(s) and models in all", total.requests, rows.len());
-        Ok(Report { since, until, usage: rows.into_iter().map(Into::into).collect(), total })
+        let days = days.into_iter().map(|(date, sums)| OfDay { date, sums }).collect();
+        Ok(Report { since, until, usage: rows.into_iter().map(Into::into).collect(), days, total })
     }
 }

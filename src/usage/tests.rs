@@ -23,23 +23,25 @@ fn what_is_written_and_what_is_not_yet_are_counted_once() {
     usage.write().unwrap();
     usage.add("a", Some("m"), &sums(2));
     usage.add("b", None, &sums(1));
-    let rows = usage.report(&all());
+    let whole = usage.report(&all());
+    let rows = whole.rows.clone();
     let row = |caller: &str, model: Option<&str>, requests| Row {
         caller: caller.into(),
         model: model.map(str::to_owned),
         sums: sums(requests),
     };
     assert_eq!(rows, [row("a", Some("m"), 3), row("b", None, 1)]);
+    assert_eq!(whole.days, BTreeMap::from([(today(), sums(4))]));
     let of = |caller: Option<&str>, model: Option<&str>| {
         let asked = Asked { caller: caller.map(str::to_owned), model: model.map(str::to_owned), ..all() };
-        usage.report(&asked).iter().map(|row| row.sums.requests).sum::<u64>()
+        usage.report(&asked).rows.iter().map(|row| row.sums.requests).sum::<u64>()
     };
     assert_eq!((of(Some("a"), None), of(None, Some("m")), of(Some("b"), Some("m"))), (3, 3, 0));
     // As after a kill.
-    assert_eq!(Usage::open(dir.path().join("usage")).report(&all()), [row("a", Some("m"), 1)]);
+    assert_eq!(Usage::open(dir.path().join("usage")).report(&all()).rows, [row("a", Some("m"), 1)]);
     usage.write().unwrap();
-    assert_eq!(Usage::open(dir.path().join("usage")).report(&all()), rows);
-    assert_eq!(usage.report(&Asked { until: before(today(), 1), ..all() }), []);
+    assert_eq!(Usage::open(dir.path().join("usage")).report(&all()), whole);
+    assert_eq!(usage.report(&Asked { until: before(today(), 1), ..all() }), Reported::default());
 }
 
 #[test]
@@ -52,7 +54,7 @@ fn what_cannot_be_written_is_written_the_next_time() {
     usage.add("a", Some("m"), &sums(1));
     std::fs::remove_file(&folder).unwrap();
     usage.write().unwrap();
-    assert_eq!(Usage::open(folder).report(&all())[0].sums, sums(2));
+    assert_eq!(Usage::open(folder).report(&all()).rows[0].sums, sums(2));
 }
 
 #[test]
@@ -65,7 +67,7 @@ fn files_of_newer_versions_stay_and_damaged_ones_are_set_aside() {
     usage.add("a", Some("m"), &sums(1));
     usage.write().unwrap_err();
     assert_eq!(std::fs::read_to_string(&file).unwrap(), "{\"version\":2}");
-    assert_eq!(usage.report(&all())[0].sums, sums(1), "it is still counted");
+    assert_eq!(usage.report(&all()).rows[0].sums, sums(1), "it is still counted");
     std::fs::write(&file, "{\"rows\":[").unwrap();
     usage.write().unwrap();
     assert_eq!(std::fs::read_to_string(format!("{}.damaged", file.display())).unwrap(), "{\"rows\":[");
@@ -97,7 +99,7 @@ fn there_are_so_many_days_and_so_many_rows_in_each() {
     usage.write().unwrap();
     assert_eq!(files_of(&folder).len(), 3);
     assert!(folder.join("mine.json").exists());
-    let rows = usage.report(&Asked { since: today(), ..all() });
+    let rows = usage.report(&Asked { since: today(), ..all() }).rows;
     assert_eq!(rows.len(), MOST_ROWS + 1);
     // One is of the file.
     assert_eq!((&*rows[0].caller, rows[0].sums.requests), (OTHERS, 51));

@@ -15,7 +15,7 @@ use crate::support::{
 };
 
 /// The secret of the token of that name.
-fn secret(name: &str) -> String {
+pub(crate) fn secret(name: &str) -> String {
     format!("the-secret-of-{name}-0123456789abcdef")
 }
 
@@ -29,7 +29,7 @@ fn create(name: &str, more: Value) -> Value {
 }
 
 /// A hive with a token for its manager, `boss`, in whose name [`TestHive`] asks from then on.
-async fn managed(change: impl FnOnce(&mut rbee_hive::config::Config)) -> TestHive {
+pub(crate) async fn managed(change: impl FnOnce(&mut rbee_hive::config::Config)) -> TestHive {
     let mut hive = TestHive::start_with(change).await;
     let id = hive.submit(&create("boss", json!({ "role": "manage" }))).await;
     hive.client = client_with(&secret("boss"));
@@ -39,7 +39,7 @@ async fn managed(change: impl FnOnce(&mut rbee_hive::config::Config)) -> TestHiv
 }
 
 /// A client with a token that was made with these fields.
-async fn holder(hive: &TestHive, name: &str, more: Value) -> Client {
+pub(crate) async fn holder(hive: &TestHive, name: &str, more: Value) -> Client {
     let made = hive.succeed(&create(name, more)).await;
     assert_eq!((&made["name"], made.get("sha256")), (&json!(name), None), "{made}");
     client_with(&secret(name))
@@ -94,6 +94,8 @@ async fn the_first_token_is_the_managers_and_the_last_one_goes_last() {
     hive.client = anybody;
     let open = async || (hive.get("/v1/jobs").await.status() == 200).then_some(());
     until("the hive to be open", open).await;
+    let told: Value = hive.get("/v1/capabilities").await.json().await.expect("JSON");
+    assert_eq!(told["caller"], Value::Null);
     assert!(hive.stream(&id).await.ends_with("data: [DONE]\n\n"));
     hive.stop().await;
 }
@@ -105,6 +107,13 @@ async fn operations_and_the_cancelling_of_jobs_ask_for_their_role() {
     write_model(&hive.models_dir(), "m");
     let reader = holder(&hive, "reader", json!({ "role": "read" })).await;
     let user = holder(&hive, "user", json!({})).await;
+    // What each may submit is told, too.
+    for (client, role) in [(&reader, Role::Read), (&user, Role::Use), (&hive.client, Role::Manage)] {
+        let told: Value = get(client, &hive, "/v1/capabilities").await.json().await.expect("JSON");
+        let may: Vec<_> =
+            rbee_hive::ops::TABLE.iter().filter(|row| row.role <= role).map(|row| row.name).collect();
+        assert_eq!((&told["caller"]["role"], &told["caller"]["operations"]), (&json!(role), &json!(may)));
+    }
     for row in rbee_hive::ops::TABLE {
         let operation = json!({ row.name: crate::support::rows::sample_fields(row) });
         assert!(row.name != "TokenList" || row.role == Role::Manage);
@@ -400,8 +409,17 @@ async fn usage_by_caller_and_model_survives_a_restart_and_a_kill() {
     assert_eq!(tiny["completion_tokens"], said["usage"]["completion_tokens"], "{said}");
     assert_eq!(tiny["prompt_tokens"], said["usage"]["prompt_tokens"]);
     assert_eq!(row(&first, Value::Null)["refused"], 1);
+    // The test may run over midnight.
+    let days = first["days"].as_array().expect("days");
+    let requests: Option<u64> = days.iter().map(|day| day["requests"].as_u64()).sum();
+    assert_eq!(
+        (requests, &days[0]["date"].is_string()),
+        (first["total"]["requests"].as_u64(), &true),
+        "{first}"
+    );
     let none = run(&daemon, json!({ "UsageReport": { "until": "2020-01-01" } })).await;
-    assert_eq!((&none["usage"], &none["since"]), (&json!([]), &json!("2019-12-02")));
+    let nothing = (&json!([]), &json!([]), &json!("2019-12-02"));
+    assert_eq!((&none["usage"], &none["days"], &none["since"]), nothing);
     let listed = run(&daemon, json!({ "TokenList": {} })).await;
     assert!(listed[0]["uses"].as_u64() > Some(4) && listed[0]["last_used_at"].is_string(), "{listed}");
 

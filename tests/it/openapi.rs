@@ -341,7 +341,7 @@ fn properties(schemas: &Value, schema: &Value) -> BTreeSet<String> {
 }
 
 /// The types of the page's scripts that are objects of the API, and their schemas.
-const TYPES_OF_THE_PAGE: [(&str, &str); 23] = [
+const TYPES_OF_THE_PAGE: [(&str, &str); 26] = [
     ("Model", "Model"),
     ("Worker", "Worker"),
     ("DeviceMemory", "MemoryView"),
@@ -365,6 +365,9 @@ const TYPES_OF_THE_PAGE: [(&str, &str); 23] = [
     ("InstalledEngine", "InstalledEngine"),
     ("FailedBuild", "FailedEngine"),
     ("Device", "DeviceCard"),
+    ("Capabilities", "HiveCapabilities"),
+    ("Token", "NamedToken"),
+    ("UsageSums", "UsageSums"),
 ];
 
 /// What the page's scripts know of a type, the description has.
@@ -373,7 +376,7 @@ async fn the_types_of_the_page_are_described() {
     let hive = TestHive::start().await;
     let description = Description::of(&hive).await;
     let schemas = &description.document["components"]["schemas"];
-    let text = document("ui/lib/types.js");
+    let text = document("ui/client.js") + &document("ui/lib/types.js");
     for (name, schema) in TYPES_OF_THE_PAGE {
         let (_, of) =
             text.split_once(&format!(" * @typedef {{object}} {name}\n")).expect("a type of the page");

@@ -1,7 +1,9 @@
 //! The hive's web page: its files over HTTP, and the page in a real browser.
 
 mod axe;
+mod callers;
 mod chat;
+mod client;
 mod connection;
 mod controls;
 mod downloads;
@@ -69,6 +71,7 @@ async fn files_have_a_content_type_a_strict_policy_and_an_etag() {
         ("/", "text/html; charset=utf-8"),
         ("/ui/index.html", "text/html; charset=utf-8"),
         ("/ui/main.js", "text/javascript; charset=utf-8"),
+        ("/ui/client.js", "text/javascript; charset=utf-8"),
         ("/ui/views/models.js", "text/javascript; charset=utf-8"),
         ("/ui/base.css", "text/css; charset=utf-8"),
         ("/ui/icon.svg", "image/svg+xml"),
@@ -545,6 +548,7 @@ async fn nothing_moves_while_a_page_loads() {
         (&worker, "listening"),
         ("jobs", "Load tiny"),
         ("chat", "Send a message"),
+        ("callers", "asks nobody for a token"),
     ];
     check_for_shifts(&browser, &hive, &[overview, job]).await;
     check_for_shifts(&browser, &hive, &others).await;

@@ -1,7 +1,7 @@
 // One answer of a model, streamed from the OpenAI-compatible gateway that other clients use too.
 
+import { batches } from "../client.js";
 import { Problem, request } from "./api.js";
-import { batches } from "./sse.js";
 
 /** @typedef {import("./conversations.js").Message} Message */
 

@@ -5,7 +5,8 @@
 /** @typedef {import("./types.js").Job} Job */
 /** @typedef {import("./types.js").Telemetry} Telemetry */
 /** @typedef {import("./types.js").Residency} Residency */
-/** @typedef {"models"|"workers"|"jobs"|"engines"|"residency"|"telemetry"|"connection"} Topic */
+/** @typedef {"models"|"workers"|"jobs"|"engines"|"residency"|"telemetry"|"connection"} State */
+/** @typedef {State|"caller"|"callers"} Topic */
 /** @typedef {object} Connection
  * @property {"connecting"|"live"|"lost"} state
  * @property {number} since

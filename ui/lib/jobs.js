@@ -53,6 +53,14 @@ export function title({ operation, request }) {
       return "Keep a token of the Hub";
     case "hub_logout":
       return "Forget the token of the Hub";
+    case "token_create":
+      return `Make the token ${request.name}`;
+    case "token_revoke":
+      return `Revoke the token ${request.name}`;
+    case "token_list":
+      return "List the tokens";
+    case "usage_report":
+      return "Report the usage";
     case "hive_check":
       return "Check the hive";
     case "worker_install":

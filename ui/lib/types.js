@@ -1,5 +1,11 @@
 /**
- * @file The types of what the hive sends, as far as the page reads it. This module is never loaded.
+ * @file The types of what the hive sends, as far as the page reads it. This module is never loaded. Those
+ * that every client reads are in `client.js`.
+ *
+ * @typedef {import("../client.js").Progress} Progress
+ * @typedef {import("../client.js").Failure} Failure
+ * @typedef {import("../client.js").Choice} Choice
+ * @typedef {import("../client.js").Narration} Narration
  *
  * @typedef {"available"|"downloading"|"incomplete"|"unknown"|"unreadable"|"corrupt"} ModelStatus
  * @typedef {object} Model
@@ -100,31 +106,6 @@
  * @property {number} queue_limit
  * @property {Lease[]} leases
  *
- * @typedef {object} Progress
- * @property {number} done
- * @property {number|null} [total]
- * @property {string} unit
- * @property {number|null} [rate_per_second]
- * @property {number|null} [eta_seconds]
- * @property {number|null} [connections] connections that are transferring
- * @property {number|null} [kept] how much the same request finds if the hive is killed now
- *
- * @typedef {object} Failure
- * @property {string} code
- * @property {string} message
- * @property {string} [hint]
- * @property {string} [stage]
- * @property {string[]} [causes]
- * @property {number} [exit_code]
- * @property {string} [signal]
- * @property {string[]} [log_tail]
- * @property {Choice[]} [choices] the models to choose from where a name matches none or several
- *
- * @typedef {object} Choice
- * @property {string} model the name that chooses it
- * @property {number|null} size_bytes
- * @property {boolean} recommended
- *
  * @typedef {"queued"|"running"|"succeeded"|"failed"|"cancelled"} JobState
  * @typedef {object} Job
  * @property {string} job_id
@@ -145,15 +126,6 @@
  * @typedef {object} JobEvent
  * @property {"narration"|"result"|"done"|"failed"|"cancelled"} event
  * @property {any} data
- *
- * @typedef {object} Narration
- * @property {number} seq
- * @property {string} at
- * @property {"debug"|"info"|"warn"|"error"} level
- * @property {string} operation
- * @property {string} action
- * @property {string} message
- * @property {Progress} [progress]
  *
  * @typedef {object} Gpu
  * @property {string} id
@@ -332,7 +304,39 @@
  *   name: string, about: string, devices: string[], version: string|null, build: object|null
  * }>} engines
  * @property {string[]} operations those that the hive offers
+ * @property {{name: string, role: Role, operations: string[]}|null} caller null where no token is asked for
  * @property {string} hive_id
  * @property {string} version
+ *
+ * @typedef {"read"|"use"|"manage"} Role
+ * @typedef {object} Token
+ * @property {string} name
+ * @property {Role} role
+ * @property {string|null} created_at
+ * @property {string|null} expires_at
+ * @property {boolean} expired
+ * @property {number|null} requests_per_minute
+ * @property {number|null} concurrent
+ * @property {string[]|null} models null for every model
+ * @property {number} uses
+ * @property {string|null} last_used_at
+ *
+ * @typedef {object} UsageSums
+ * @property {number} requests
+ * @property {number} failed
+ * @property {number} refused
+ * @property {number} client_gone
+ * @property {number} prompt_tokens
+ * @property {number} cached_tokens
+ * @property {number} completion_tokens
+ * @property {number} queue_ms
+ * @property {number} total_ms
+ *
+ * @typedef {object} UsageReport
+ * @property {string} since
+ * @property {string} until
+ * @property {Array<UsageSums & {caller: string, model: string|null}>} usage
+ * @property {Array<UsageSums & {date: string}>} days
+ * @property {UsageSums} total
  */
 export {};

@@ -22,7 +22,8 @@ export class View extends HTMLElement {
   connectedCallback() {
     this.life = new AbortController();
     const { topics, tick } = /** @type {typeof View} */ (this.constructor);
-    hive.on(topics, () => this.update(), this.life.signal);
+    // What the caller may not do cannot be pressed.
+    hive.on([...topics, "caller"], () => this.update(), this.life.signal);
     if (tick > 0) {
       const timer = setInterval(() => this.isMoving() && this.update(), tick);
       this.life.signal.addEventListener("abort", () => clearInterval(timer));

@@ -6,7 +6,8 @@ import { h, icon } from "../lib/dom.js";
 /** @typedef {import("../lib/view.js").View} View */
 /** @typedef {import("../lib/dom.js").Child} Child */
 
-/** Opens a dialog with a view in it. @param {View} view @param {string} label */
+/** Opens a dialog with a view in it. While the view `holds` something that would be lost, a click outside and
+ * Escape do not close it. @param {View & {holds?: boolean}} view @param {string} label */
 export function openDialog(view, label) {
   const before = document.activeElement;
   const dialog = /** @type {HTMLDialogElement} */ (
@@ -18,7 +19,9 @@ export function openDialog(view, label) {
         if (before instanceof HTMLElement && before.isConnected) before.focus();
       },
       // A click that starts on the backdrop closes it, not one that starts inside.
-      onpointerdown: (/** @type {PointerEvent} */ event) => event.target === dialog && dialog.close(),
+      onpointerdown: (/** @type {PointerEvent} */ event) =>
+        event.target === dialog && !view.holds && dialog.close(),
+      oncancel: (/** @type {Event} */ event) => view.holds && event.preventDefault(),
     })
   );
   dialog.append(view);

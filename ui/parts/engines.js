@@ -68,6 +68,7 @@ function entry({ id, offer, installed, failed }) {
     class: `small ${kind}`,
     "aria-label": `${verb} ${id}`,
     disabled: isBusy,
+    needs: verb === "Remove" ? "WorkerRemove" : "WorkerInstall",
   });
   const before = installed?.previous?.version;
   return h(
@@ -93,7 +94,7 @@ function entry({ id, offer, installed, failed }) {
       ),
     ),
     h("p", { class: "muted num" }, about(installed, offer)),
-    offer?.reason ? h("p", null, `${sentence(offer.reason)}.`) : null,
+    offer?.reason && !offer.problem ? h("p", null, `${sentence(offer.reason)}.`) : null,
     installed && newer ? h("p", null, `Version ${newer} is there (${bytes(offer?.size ?? null)}).`) : null,
     before ? h("p", { class: "muted" }, `The version before, ${before}, is still here.`) : null,
     offer?.problem ? cannotInstall(offer.problem) : null,
@@ -226,8 +227,11 @@ class EngineAdvice extends View {
       job ? jobStrip(job.job_id) : null,
       engines.isOffered && (!job || job.ended_at) && !offer?.problem
         ? button(
-          `Install ${this.#id()}${size}`, () => this.#install(), { class: "primary" }, icon("download"),
-        )
+            `Install ${this.#id()}${size}`,
+            () => this.#install(),
+            { class: "primary", needs: "WorkerInstall" },
+            icon("download"),
+          )
         : null,
     );
   }

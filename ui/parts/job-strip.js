@@ -35,7 +35,7 @@ export class JobStrip extends View {
           ? button(
               pause ? "Pause" : "Cancel",
               () => this.#cancel(),
-              { class: "small" },
+              { class: "small", needs: job.operation },
               icon(pause ? "pause" : "close"),
             )
           : null,

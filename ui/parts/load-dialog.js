@@ -223,7 +223,7 @@ class LoadDialog extends PlanView {
           button(
             this.stopping === pid ? "Stopping" : "Stop it",
             () => this.#stop(pid),
-            { class: "small", disabled: this.stopping > 0 },
+            { class: "small", disabled: this.stopping > 0, needs: "WorkerProcessDelete" },
             icon("stop"),
           ),
         ),

@@ -1,5 +1,6 @@
 // Small elements that all views use.
 
+import { caller } from "../lib/caller.js";
 import { h, icon } from "../lib/dom.js";
 import { live } from "../lib/live.js";
 import { between, duration, elapsed, percent, progressText } from "../lib/format.js";
@@ -173,8 +174,16 @@ export function factList(facts) {
   );
 }
 
-/** @param {string} label @param {(event: Event) => void} onclick
+/** A button. With `needs`, an operation or a role, it is off for callers who may not do that.
+ * @param {string} label @param {(event: Event) => void} onclick
  * @param {Record<string, any>} [props] @param {...Child} before */
 export function button(label, onclick, props = {}, ...before) {
-  return h("button", { type: "button", onclick, ...props }, ...before, h("span", null, label));
+  return h("button", { type: "button", onclick, ...allowed(props) }, ...before, h("span", null, label));
+}
+
+/** The properties of a control, which is off where the caller may not do what it `needs`; the note at the top
+ * of the page says why. @param {Record<string, any>} props */
+export function allowed({ needs, ...props }) {
+  const refusal = needs ? caller.refusal(needs) : "";
+  return refusal ? { ...props, disabled: true, title: refusal, "aria-describedby": "caller-note" } : props;
 }

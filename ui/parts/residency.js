@@ -176,7 +176,11 @@ function leaseList(leases) {
           button(
             "Release",
             () => act({ MemoryRelease: { lease_id } }),
-            { class: "small", "aria-label": `Release the memory of ${holder ?? lease_id}` },
+            {
+              class: "small",
+              "aria-label": `Release the memory of ${holder ?? lease_id}`,
+              needs: "MemoryRelease",
+            },
             icon("close"),
           ),
           h(
@@ -235,7 +239,12 @@ function loadRow({
     { key: job },
     h("a", { class: "grow", href: link("jobs", job), title: model }, `Load ${model}`),
     chip(state === "loading" ? "loading" : "queued", state),
-    button("Cancel", stop, { class: "small", "aria-label": `Cancel the load of ${model}` }, icon("close")),
+    button(
+      "Cancel",
+      stop,
+      { class: "small", "aria-label": `Cancel the load of ${model}`, needs: "ModelLoad" },
+      icon("close"),
+    ),
     h("p", null, sentence(because)),
     blocker ? h("p", null, `Waits for ${blocker}`) : null,
     progress ? progressBar(progress, `Progress of the load of ${model}`) : null,

@@ -8,7 +8,7 @@ import { View, link } from "../lib/view.js";
 import { choice, deviceChoices, engineChoices } from "./choices.js";
 import { closeDialog, dialogHead, openDialog } from "./dialog.js";
 import { field, onSubmit, onValue, select } from "./fields.js";
-import { button, failureBox, retryBox, waiting } from "./parts.js";
+import { allowed, button, failureBox, retryBox, waiting } from "./parts.js";
 
 /** @typedef {import("../lib/types.js").Model} Model */
 /** @typedef {import("../lib/types.js").ModelSettings} ModelSettings */
@@ -137,12 +137,21 @@ class SettingsDialog extends View {
         "div",
         { class: "actions end" },
         view.variant && Object.keys(view.set).length
-          ? button("Remove the variant", () => this.#remove(), { disabled: since > 0 }, icon("trash"))
+          ? button(
+              "Remove the variant",
+              () => this.#remove(),
+              { disabled: since > 0, needs: "ModelSettingsSet" },
+              icon("trash"),
+            )
           : null,
         button("Close", () => closeDialog(this)),
         h(
           "button",
-          { type: "submit", class: "primary", disabled: !hasChanged || !hasName || since > 0 },
+          {
+            type: "submit",
+            class: "primary",
+            ...allowed({ disabled: !hasChanged || !hasName || since > 0, needs: "ModelSettingsSet" }),
+          },
           icon("check"),
           h("span", null, since ? "Saving" : "Save"),
         ),

@@ -74,7 +74,11 @@ class Transfer extends View {
         button(
           "Pause",
           () => this.#pause(),
-          { class: "small", disabled: this.#stopping > 0 || hive.connection.state === "lost" },
+          {
+            class: "small",
+            disabled: this.#stopping > 0 || hive.connection.state === "lost",
+            needs: "ModelDownload",
+          },
           icon("pause"),
         ),
       ];
@@ -83,11 +87,16 @@ class Transfer extends View {
       button(
         partials.length ? "Resume" : "Try again",
         () => this.again(),
-        { class: "small" },
+        { class: "small", needs: "ModelDownload" },
         icon(partials.length ? "play" : "again"),
       ),
       partials.length
-        ? button("Discard", () => openDiscard(partials), { class: "small quiet" }, icon("trash"))
+        ? button(
+            "Discard",
+            () => openDiscard(partials),
+            { class: "small quiet", needs: "ModelDelete" },
+            icon("trash"),
+          )
         : null,
       this.more,
     ];

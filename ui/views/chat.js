@@ -2,6 +2,7 @@
 // answers.
 
 import { Problem } from "../lib/api.js";
+import { caller } from "../lib/caller.js";
 import { complete } from "../lib/completion.js";
 import { Conversations } from "../lib/conversations.js";
 import { h, icon, kept } from "../lib/dom.js";
@@ -14,7 +15,7 @@ import { DEFAULTS, parameters, settingsOf } from "../parts/chat-settings.js";
 import { messageOf } from "../parts/message.js";
 import { select } from "../parts/fields.js";
 import { openLoad } from "../parts/load-dialog.js";
-import { button, empty, failureBox, progressBar, waiting } from "../parts/parts.js";
+import { allowed, button, empty, failureBox, progressBar, waiting } from "../parts/parts.js";
 import { openDownload } from "../parts/download-dialog.js";
 import { showNote } from "../parts/toasts.js";
 
@@ -216,7 +217,7 @@ class Chat extends View {
         ? h(
             "div",
             { class: "actions" },
-            button(`Ask ${model}`, () => this.#answer(), {}, icon("again")),
+            button(`Ask ${model}`, () => this.#answer(), { needs: "use" }, icon("again")),
           )
         : null,
       this.conversations.isKept ? null : this.#storageFull(),
@@ -249,9 +250,9 @@ class Chat extends View {
     // A hive may be set not to load what requests ask for.
     const load =
       problem.code === "model_not_loaded" && model
-        ? button("Load it", () => openLoad(model), {}, icon("play"))
+        ? button("Load it", () => openLoad(model), { needs: "ModelLoad" }, icon("play"))
         : null;
-    const again = button("Try again", () => this.#answer());
+    const again = button("Try again", () => this.#answer(), { needs: "use" });
     return failureBox(problem, again, load);
   }
 
@@ -262,12 +263,17 @@ class Chat extends View {
       return empty(
         "No model to chat with yet",
         "The chat needs a model: any GGUF file of a chat model.",
-        button("Download a model", () => openDownload(), { class: "primary" }, icon("download")),
+        button(
+          "Download a model",
+          () => openDownload(),
+          { class: "primary", needs: "ModelDownload" },
+          icon("download"),
+        ),
       );
     }
     if (this.now.messages.length > 0) return null;
     const open = (/** @type {string} */ text) =>
-      button(text, () => ((this.draft = text), this.#send()), { class: "small" });
+      button(text, () => ((this.draft = text), this.#send()), { class: "small", needs: "use" });
     return empty(
       chosen.isServed ? "Send a message" : "Send a message; the model is loaded first",
       [
@@ -315,8 +321,12 @@ class Chat extends View {
       h("textarea", {
         id: "draft",
         rows: 1,
-        placeholder: hasModels ? "Message" : "Get a model first",
-        disabled: !hasModels,
+        placeholder: !caller.has("use")
+          ? "Your token may not use models"
+          : hasModels
+            ? "Message"
+            : "Get a model first",
+        ...allowed({ disabled: !hasModels, needs: "use" }),
         ".value": this.draft,
         oninput: (/** @type {any} */ event) => {
           this.draft = event.target.value;
@@ -346,7 +356,7 @@ class Chat extends View {
               type: "submit",
               class: "primary icon",
               "aria-label": "Send",
-              disabled: !this.draft.trim() || !hasModels,
+              ...allowed({ disabled: !this.draft.trim() || !hasModels, needs: "use" }),
             },
             icon("up"),
           ),

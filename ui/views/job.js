@@ -151,10 +151,15 @@ class JobPage extends View {
             ? button(
                 isDownload(job) ? "Pause" : "Cancel",
                 () => this.#cancel(),
-                { disabled: this.cancelling > 0 },
+                { disabled: this.cancelling > 0, needs: job.operation },
                 icon(isDownload(job) ? "pause" : "close"),
               )
-            : button(isPaused(job) ? "Resume" : "Run again", () => this.#again(job), {}, icon("again")),
+            : button(
+                isPaused(job) ? "Resume" : "Run again",
+                () => this.#again(job),
+                { needs: job.operation },
+                icon("again"),
+              ),
           button("Copy as curl", () => this.#curl(job), {}, icon("copy")),
         ),
       ),

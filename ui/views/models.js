@@ -1,6 +1,7 @@
 // The models: the list, downloads, and the details of one model.
 
 import { Problem } from "../lib/api.js";
+import { caller } from "../lib/caller.js";
 import { refreshModels } from "../lib/catalog.js";
 import { h, icon, kept } from "../lib/dom.js";
 import { bytes, count } from "../lib/format.js";
@@ -101,7 +102,12 @@ class Models extends ListView {
           "div",
           { class: "actions" },
           button("Refresh", () => this.#refresh(true), { disabled: this.refreshing > 0 }, icon("again")),
-          button("Download a model", () => openDownload(), { class: "primary" }, icon("download")),
+          button(
+            "Download a model",
+            () => openDownload(),
+            { class: "primary", needs: "ModelDownload" },
+            icon("download"),
+          ),
         ),
       ),
       h("model-downloads", null),
@@ -143,7 +149,12 @@ class Models extends ListView {
           h("code", null, "--models-dir"),
           ") and those in the Hugging Face cache.",
         ],
-        button("Download a model", () => openDownload(), { class: "primary" }, icon("download")),
+        button(
+            "Download a model",
+            () => openDownload(),
+            { class: "primary", needs: "ModelDownload" },
+            icon("download"),
+          ),
       );
     }
     if (shown.length === 0)
@@ -240,14 +251,16 @@ class Models extends ListView {
           ? h("a", { class: "button primary", href: link("chat", id) }, icon("chat"), h("span", null, "Chat"))
           : null,
         workers.length === 0 && isLoadable(model)
-          ? button("Load", () => openLoad(model), {}, icon("play"))
+          ? button("Load", () => openLoad(model), { needs: "ModelLoad" }, icon("play"))
           : null,
-        workers.length ? button("Unload", () => act({ ModelUnload: { id } }), {}, icon("stop")) : null,
+        workers.length
+          ? button("Unload", () => act({ ModelUnload: { id } }), { needs: "ModelUnload" }, icon("stop"))
+          : null,
         workers.some(isServing)
           ? button("Why is it slow?", () => openDiagnosis(id), {}, icon("gauge"))
           : null,
         button("Settings", () => openSettings(model), {}, icon("gear")),
-        button("Delete", () => openDelete(model), {}, icon("trash")),
+        button("Delete", () => openDelete(model), { needs: "ModelDelete" }, icon("trash")),
       ),
       isLoadable(model) ? engineAdvice(model.engine_advice, model.name) : null,
       modelFacts(model, stateOf(model)),
@@ -319,7 +332,8 @@ function row(model, chosen) {
  * @param {Model} model @param {boolean} chosen */
 function keptRow(model, chosen) {
   const workers = hive.workersOf(model.id).map(({ pid, device }) => `${pid} ${device}`);
-  return kept(model.id, [model, chosen, stateOf(model), workers.join()], () => row(model, chosen));
+  const shows = [model, chosen, stateOf(model), workers.join(), caller.card];
+  return kept(model.id, shows, () => row(model, chosen));
 }
 
 /** What a model needs that no engine here runs. @param {Model} model */
@@ -328,7 +342,11 @@ const needs = ({ engine_advice: advice }) =>
 
 /** @param {Model} model @param {string} state @param {boolean} hasWorkers */
 function rowActions(model, state, hasWorkers) {
-  const named = (/** @type {string} */ verb) => ({ class: "small", "aria-label": `${verb} ${model.name}` });
+  const named = (/** @type {string} */ verb) => ({
+    class: "small",
+    "aria-label": `${verb} ${model.name}`,
+    needs: `Model${verb}`,
+  });
   const chat = { class: "button small", href: link("chat", model.id) };
   const asks = canChat(model) ? h("a", { ...chat, "aria-label": `Chat with ${model.name}` }, "Chat") : null;
   if (state === "loaded")

@@ -192,7 +192,12 @@ class Overview extends View {
       [
         "Get a model",
         "A GGUF file, from a registry, a URL or this machine's disk.",
-        button("Download a model", () => openDownload(), { class: "primary" }, icon("download")),
+        button(
+          "Download a model",
+          () => openDownload(),
+          { class: "primary", needs: "ModelDownload" },
+          icon("download"),
+        ),
       ],
       [
         "Chat with it",
@@ -210,7 +215,7 @@ class Overview extends View {
                 icon("chat"),
                 h("span", null, `Chat with ${small.name}`),
               ),
-              button(`Load ${small.name}`, () => openLoad(small), {}, icon("play")),
+              button(`Load ${small.name}`, () => openLoad(small), { needs: "ModelLoad" }, icon("play")),
             )
           : null,
       ],

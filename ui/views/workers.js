@@ -1,11 +1,11 @@
 // The workers: a card for each, and the live log of one worker.
 
+import { texts } from "../client.js";
 import { Problem, request } from "../lib/api.js";
 import { h, icon } from "../lib/dom.js";
 import { bytes, count, duration, roughly } from "../lib/format.js";
 import { HISTORY, hive, isAlive, isLoadable, isServing } from "../lib/hive.js";
 import { whileSeen } from "../lib/sight.js";
-import { texts } from "../lib/sse.js";
 import { View, link, route } from "../lib/view.js";
 import { openDiagnosis } from "../parts/diagnosis-dialog.js";
 import { openSpawn } from "../parts/spawn-dialog.js";
@@ -32,7 +32,12 @@ class Workers extends View {
     const workers = [...hive.workers.values()].sort((a, b) => (a.started_at < b.started_at ? 1 : -1));
     const models = [...hive.models.values()].some(isLoadable);
     const spawn = (/** @type {string} */ kind) =>
-      button("Start a worker", () => openSpawn(), { class: kind, disabled: !models }, icon("plus"));
+      button(
+        "Start a worker",
+        () => openSpawn(),
+        { class: kind, disabled: !models, needs: "WorkerSpawn" },
+        icon("plus"),
+      );
     const chosen = workers.find((worker) => String(worker.pid) === id);
     return [
       h(
@@ -195,14 +200,14 @@ class Workers extends View {
           ? button(
               "Start again",
               () => act({ WorkerSpawn: { model: worker.model, worker: worker.engine } }),
-              { class: "small" },
+              { class: "small", needs: "WorkerSpawn" },
               icon("again"),
             )
           : null,
         button(
           alive ? "Stop" : "Remove from the list",
           () => act({ WorkerProcessDelete: { pid: worker.pid } }),
-          { class: "small", disabled: worker.status === "stopping" },
+          { class: "small", disabled: worker.status === "stopping", needs: "WorkerProcessDelete" },
           icon(alive ? "stop" : "close"),
         ),
       ),

@@ -68,6 +68,8 @@ async fn nothing_covers_what_can_be_pressed_and_nothing_leaves_the_window() {
     for stem in ["abc", &long[0]] {
         worker = hive.load(stem).await;
     }
+    let ask = json!({ "model": long[0], "max_tokens": 1, "messages": [{ "role": "user", "content": "Hi" }] });
+    assert_eq!(hive.post("/v1/chat/completions", &ask).await.status(), 200);
     let missing = json!({ "ModelDownload": { "model": format!("file:/nowhere/{}.gguf", long[0]) } });
     let failed = hive.submit(&missing).await;
     hive.stream(&failed).await;
@@ -86,6 +88,7 @@ async fn nothing_covers_what_can_be_pressed_and_nothing_leaves_the_window() {
         (format!("jobs/{failed}"), "What to do"),
         ("chat/abc".to_owned(), "Send a message"),
         (format!("chat/{}", long[1]), "Send a message"),
+        ("callers".to_owned(), "By day"),
         ("nothing".to_owned(), "There is no such page"),
     ] {
         browser.open("about:blank").await;

@@ -12,7 +12,7 @@ use super::residency::gated;
 use crate::gpus::machine;
 use crate::support::{TestHive, read_all, soon, typed, until};
 
-const TYPES: &str = include_str!("../../../ui/lib/types.js");
+const TYPES: &str = concat!(include_str!("../../../ui/client.js"), include_str!("../../../ui/lib/types.js"));
 
 /// The required properties of each type of the page, with their types.
 fn declared() -> BTreeMap<&'static str, Vec<(&'static str, &'static str)>> {
@@ -92,6 +92,14 @@ async fn installed_engines() -> Value {
     listed
 }
 
+/// What the hive tells of a token.
+async fn named_token() -> Value {
+    let hive = crate::callers::managed(|_| {}).await;
+    let listed = hive.succeed(&json!({ "TokenList": {} })).await;
+    hive.stop().await;
+    listed[0].clone()
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn the_types_of_the_page_match_the_responses_of_the_hive() {
     let machine = machine().await;
@@ -131,6 +139,8 @@ async fn the_types_of_the_page_match_the_responses_of_the_hive() {
     let diagnosis = hive.succeed(&json!({ "ModelDiagnose": { "id": "tiny" } })).await;
     let offers = hive.succeed(&json!({ "WorkerCatalogList": {} })).await;
     let engines = installed_engines().await;
+    let used = hive.succeed(&json!({ "UsageReport": {} })).await;
+    let token = named_token().await;
     machine.fill(pid).await;
     let evicting = hive.succeed(&plan).await;
     let mut examples = BTreeMap::from([
@@ -166,10 +176,13 @@ async fn the_types_of_the_page_match_the_responses_of_the_hive() {
         ("FailedBuild", engines["failed"][0].clone()),
         ("Device", capabilities["devices"][0].clone()),
         ("Capabilities", capabilities),
+        ("Token", token),
+        ("UsageSums", used["total"].clone()),
+        ("UsageReport", used),
     ]);
     for (name, properties) in declared() {
-        // The page builds this type from the two lines of an event.
-        if name == "JobEvent" {
+        // The page builds these types from the lines of an event.
+        if matches!(name, "JobEvent" | "StreamEvent") {
             continue;
         }
         let example = examples.remove(name).unwrap_or_else(|| panic!("no example of {name}"));
