@@ -45,7 +45,8 @@ impl Spread {
 /// `min – median – max (middle half q1 – q3)`
 impl fmt::Display for Spread {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let [min, q1, median, q3, max] = [0.0, 0.25, 0.5, 0.75, 1.0].map(|quantile| self.at(quantile));
+        let [min, q1, q3, max] = [0.0, 0.25, 0.75, 1.0].map(|quantile| self.at(quantile));
+        let median = self.median();
         write!(f, "{min:.2} – {median:.2} – {max:.2}  (middle half {q1:.2} – {q3:.2})")
     }
 }
