@@ -9,6 +9,8 @@
 //!   (`tests/it/openapi.rs`).
 //! - The document is made at the first request for it, not at the start.
 
+mod event;
+
 use std::collections::BTreeMap;
 use std::sync::LazyLock;
 
@@ -196,8 +198,12 @@ fn complete(path: &str, method: &str, operation: &mut Value) {
     for (status, codes) in by_status {
         operation["responses"][status.to_string()] = refusal(dialect, status, &codes);
     }
+    event::complete(path, operation);
     if waits {
         for (status, answer) in operation["responses"].as_object_mut().into_iter().flatten() {
+            if status.starts_with(['4', '5']) {
+                add_refusal_of_engine(&mut answer["content"]);
+            }
             answer["headers"] = gateway_headers(status, answer["headers"].take());
         }
     }
@@ -235,6 +241,17 @@ fn refusal(dialect: Dialect, status: u16, codes: &[Code]) -> Value {
         _ => {}
     }
     json!({ "description": meanings.join(" "), "content": { kind: { "schema": schema } }, "headers": headers })
+}
+
+/// An engine may refuse a request too, and says why in words of its own.
+fn add_refusal_of_engine(content: &mut Value) {
+    let told = json!({
+        "type": "object", "required": ["error"], "properties": { "error": {} },
+        "description": "What the engine says, as clients of this dialect know an error.",
+    });
+    let known = content["application/json"]["schema"].take();
+    let schema = if known.is_null() { told } else { json!({ "anyOf": [known, told] }) };
+    content["application/json"] = json!({ "schema": schema });
 }
 
 /// The headers of an answer of the gateway, besides its own.

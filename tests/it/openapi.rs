@@ -6,7 +6,8 @@ use reqwest::Response;
 use serde_json::{Value, json};
 
 use crate::support::{
-    TestHive, document, read_until, rows, schema, section, soon, typed, write_embedding_model, write_model,
+    TestHive, document, read_all, read_until, rows, schema, section, soon, typed, write_embedding_model,
+    write_model,
 };
 
 /// A method and a path.
@@ -42,6 +43,14 @@ impl Description {
         assert!(faults.is_empty(), "{what} is not as the description says: {faults:#?}\n{value:#}");
     }
 
+    /// The schema of the events of a stream.
+    fn stream(&self, method: &str, path: &str) -> &Value {
+        let answer = &self.document["paths"][path][method]["responses"]["200"];
+        let schema = &answer["content"]["text/event-stream"]["schema"];
+        assert!(schema.is_object(), "{method} {path} has no stream");
+        schema
+    }
+
     /// Checks a value against a schema by its name.
     fn check_named(&self, name: &str, value: &Value) {
         assert!(self.document["components"]["schemas"][name].is_object(), "there is no schema {name}");
@@ -69,6 +78,17 @@ impl Description {
         self.check(&format!("{status} of {method} {path}"), &content["schema"], &value);
         value
     }
+}
+
+/// The fields of the events of a stream, without its comments.
+fn events_of(stream: &str) -> impl Iterator<Item = Value> {
+    let events = stream.split("\n\n").filter(|event| event.contains("data:"));
+    events.map(|event| {
+        let field = |name: &str| event.lines().find_map(|line| line.strip_prefix(name));
+        let name = field("event: ").unwrap_or("message");
+        let lines: Vec<_> = event.lines().filter_map(|line| line.strip_prefix("data: ")).collect();
+        json!({ "event": name, "data": lines.join("\n") })
+    })
 }
 
 /// The routes of `src/http.rs`, with their methods.
@@ -212,12 +232,10 @@ async fn what_a_hive_answers_is_as_it_is_described() {
         let created = description.check_answer("post", "/v1/jobs", answer).await;
         let id = created["job_id"].as_str().expect("a job").to_owned();
         let stream = hive.typed_stream(&id).await;
-        let events = typed(&stream);
-        assert!(events.iter().any(|event| event.event == "done"), "{name}: {stream}");
-        let schema = &description.document["paths"]["/v1/jobs/{job_id}/stream"]["get"]["responses"]["200"];
-        let schema = &schema["content"]["text/event-stream"]["schema"];
-        for event in &events {
-            description.check(name, schema, &event.data);
+        assert!(typed(&stream).iter().any(|event| event.event == "done"), "{name}: {stream}");
+        let schema = description.stream("get", "/v1/jobs/{job_id}/stream");
+        for text in [stream, hive.stream(&id).await] {
+            events_of(&text).for_each(|event| description.check(name, schema, &event));
         }
         let path = "/v1/jobs/{job_id}";
         let job = description.check_answer("get", path, hive.get(&format!("/v1/jobs/{id}")).await).await;
@@ -271,6 +289,23 @@ async fn what_a_hive_answers_is_as_it_is_described() {
             }
         }
     }
+    for (path, body) in [
+        ("/v1/chat/completions", json!({ "model": "tiny", "stream": true, "messages": message })),
+        ("/v1/completions", json!({ "model": "tiny", "stream": true, "prompt": "Hello" })),
+        ("/v1/messages", json!({ "model": "tiny", "stream": true, "messages": message })),
+        ("/v1/responses", json!({ "model": "tiny", "stream": true, "input": "Hello" })),
+    ] {
+        let schema = description.stream("post", path);
+        let text = read_all(hive.post(path, &body).await).await;
+        let events: Vec<_> = events_of(&text).collect();
+        assert!(events.len() > 1, "{path}: {text}");
+        events.iter().for_each(|event| description.check(path, schema, event));
+        let nothing = json!({ "event": "message", "data": "{}" });
+        assert!(
+            !schema::faults(&description.document, schema, &nothing).is_empty(),
+            "{path} may say nothing"
+        );
+    }
     for (path, at) in [
         ("/", "/"),
         ("/ui/{path}", "/ui/main.js"),
@@ -310,8 +345,7 @@ async fn the_events_of_the_hive_are_as_they_are_described() {
     let hive = TestHive::start().await;
     write_model(&hive.models_dir(), "tiny");
     let description = Description::of(&hive).await;
-    let schema = &description.document["paths"]["/v1/events"]["get"]["responses"]["200"]["content"]["text/event-stream"]
-        ["schema"];
+    let schema = description.stream("get", "/v1/events");
     let mut events = hive.get("/v1/events").await;
     hive.load("tiny").await;
     let body = json!({ "model": "tiny", "messages": [{ "role": "user", "content": "Hello" }] });
@@ -323,10 +357,8 @@ async fn the_events_of_the_hive_are_as_they_are_described() {
     }
     // Only whole events.
     let (whole, _) = text.rsplit_once("\n\n").expect("an event");
-    for event in whole.split("\n\n").filter(|event| !event.starts_with(':')) {
-        let field = |name: &str| event.lines().find_map(|line| line.strip_prefix(name)).expect("a field");
-        let data: Value = serde_json::from_str(field("data: ")).expect("JSON");
-        description.check(field("event: "), schema, &data);
+    for event in events_of(whole) {
+        description.check(&event["event"].to_string(), schema, &event);
     }
     hive.stop().await;
 }

@@ -29,7 +29,10 @@ pub(crate) struct TokenCount {
     path = "/v1/messages",
     operation_id = "messages",
     tag = "Anthropic",
-    request_body = MessagesRequest,
+    request_body(content = MessagesRequest, example = json!({
+        "model": "rbee-quickstart", "stream": true, "max_tokens": 100,
+        "messages": [{ "role": "user", "content": "Hello" }],
+    })),
     responses((status = 200, description = "The message, or its events where `stream` is true.", content(
         (MessagesAnswer = "application/json"),
         (MessagesEvent = "text/event-stream"),

@@ -32,7 +32,9 @@ use crate::workers::Route;
     path = "/api/chat",
     operation_id = "ollama_chat",
     tag = "Ollama",
-    request_body = ChatRequest,
+    request_body(content = ChatRequest, example = json!({
+        "model": "rbee-quickstart", "messages": [{ "role": "user", "content": "Hello" }],
+    })),
     responses((status = 200, description = "The answer as a whole, or in lines of JSON.", content(
         (ChatLine = "application/json"),
         (ChatLine = "application/x-ndjson"),
@@ -49,7 +51,9 @@ pub(crate) async fn chat(State(app): State<AppState>, request: Request) -> Answe
     path = "/api/generate",
     operation_id = "ollama_generate",
     tag = "Ollama",
-    request_body = GenerateRequest,
+    request_body(content = GenerateRequest, example = json!({
+        "model": "rbee-quickstart", "prompt": "Hello", "stream": false,
+    })),
     responses((status = 200, description = "The answer as a whole, or in lines of JSON.", content(
         (GenerateLine = "application/json"),
         (GenerateLine = "application/x-ndjson"),
@@ -138,7 +142,9 @@ async fn place(
     path = "/api/embed",
     operation_id = "ollama_embed",
     tag = "Ollama",
-    request_body = EmbedRequest,
+    request_body(content = EmbedRequest, example = json!({
+        "model": "rbee-quickstart", "input": "Hello",
+    })),
     responses((status = 200, description = "The vectors.", body = EmbedAnswer)),
     extensions(("x-errors" = json!(gateway::ERRORS)))
 )]

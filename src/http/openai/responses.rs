@@ -76,7 +76,9 @@ pub(crate) struct Retrieval {
     operation_id = "create_response",
     tag = "OpenAI",
     params(Narrated),
-    request_body = ResponseRequest,
+    request_body(content = ResponseRequest, example = json!({
+        "model": "rbee-quickstart", "stream": true, "input": "Hello",
+    })),
     responses((status = 200, description = "The response, or its events where `stream` is true.", content(
         (ResponseAnswer = "application/json"),
         (ResponseEvent = "text/event-stream"),

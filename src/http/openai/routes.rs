@@ -23,7 +23,9 @@ use crate::workers::Route;
     operation_id = "chat_completions",
     tag = "OpenAI",
     params(Narrated),
-    request_body = ChatRequest,
+    request_body(content = ChatRequest, example = json!({
+        "model": "rbee-quickstart", "stream": true, "messages": [{ "role": "user", "content": "Hello" }],
+    })),
     responses((status = 200, description = "The engine's answer, or its events where `stream` is true.", content(
         (ChatAnswer = "application/json"),
         (ChatAnswer = "text/event-stream"),
@@ -41,7 +43,9 @@ pub(crate) async fn chat_completions(State(app): State<AppState>, request: Reque
     operation_id = "completions",
     tag = "OpenAI",
     params(Narrated),
-    request_body = CompletionRequest,
+    request_body(content = CompletionRequest, example = json!({
+        "model": "rbee-quickstart", "stream": true, "prompt": "Hello",
+    })),
     responses((status = 200, description = "The engine's answer, or its events where `stream` is true.", content(
         (CompletionAnswer = "application/json"),
         (CompletionAnswer = "text/event-stream"),
@@ -59,7 +63,9 @@ pub(crate) async fn completions(State(app): State<AppState>, request: Request) -
     operation_id = "embeddings",
     tag = "OpenAI",
     params(Narrated),
-    request_body = EmbeddingRequest,
+    request_body(content = EmbeddingRequest, example = json!({
+        "model": "rbee-quickstart", "input": "Hello",
+    })),
     responses((status = 200, description = "The engine's answer.", content(
         (EmbeddingAnswer = "application/json"),
     ))),
@@ -76,7 +82,9 @@ pub(crate) async fn embeddings(State(app): State<AppState>, request: Request) ->
     operation_id = "rerank",
     tag = "OpenAI",
     params(Narrated),
-    request_body = RerankRequest,
+    request_body(content = RerankRequest, example = json!({
+        "model": "rbee-quickstart", "query": "Hello", "documents": ["Hello from your hive!"],
+    })),
     responses((status = 200, description = "The engine's answer.", content(
         (RerankAnswer = "application/json"),
     ))),

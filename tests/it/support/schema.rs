@@ -5,7 +5,8 @@ use jiff::Timestamp;
 use serde_json::Value;
 
 /// Keywords that say nothing of a value.
-const NOTES: [&str; 6] = ["description", "title", "default", "example", "examples", "x-result"];
+const NOTES: [&str; 7] =
+    ["description", "title", "default", "example", "examples", "contentMediaType", "x-result"];
 /// Formats that say how a number is kept.
 const WIDTHS: [&str; 4] = ["int32", "int64", "float", "double"];
 
@@ -107,6 +108,11 @@ impl Check<'_> {
                         self.check(wanted, item, &format!("{at}/{index}"), found);
                     }
                 }
+                // Of a text, which is JSON wherever a description has this.
+                "contentSchema" => match value.as_str().map(serde_json::from_str) {
+                    Some(Ok(content)) => self.check(wanted, &content, at, found),
+                    _ => fault(format!("{value} is no JSON as text")),
+                },
                 "allOf" => {
                     for part in wanted.as_array().expect("schemas") {
                         self.check(part, value, at, found);
@@ -166,6 +172,8 @@ fn values_that_are_not_as_a_schema_says_are_found() {
         (r#"{"properties":{"a":{}},"additionalProperties":false}"#, r#"{"a":1}"#, r#"{"b":1}"#),
         (r#"{"additionalProperties":{"type":"null"}}"#, r#"{"a":null}"#, r#"{"a":1}"#),
         (r#"{"items":{"type":"null"},"minItems":1}"#, "[null]", "[1]"),
+        (r#"{"contentSchema":{"minimum":1}}"#, r#""1""#, r#""0""#),
+        (r#"{"contentSchema":{}}"#, r#""1""#, r#""a""#),
         (r#"{"allOf":[{"minimum":1},{"maximum":1}]}"#, "1", "2"),
         (r#"{"oneOf":[{"minimum":1},{"maximum":1}]}"#, "2", "1"),
         (r#"{"anyOf":[{"minimum":3},{"maximum":1}]}"#, "1", "2"),
