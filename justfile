@@ -9,11 +9,11 @@ fmt:
 # Check the formatting, and run clippy with warnings as errors
 lint:
     cargo fmt --all --check
-    cargo clippy --all-targets --locked -- -D warnings
+    cargo clippy --all-targets --all-features --locked -- -D warnings
 
 # Build the documentation, with broken links as errors
 doc:
-    RUSTDOCFLAGS="-D warnings" cargo doc --no-deps --locked
+    RUSTDOCFLAGS="-D warnings" cargo doc --no-deps --all-features --lib --examples --locked
 
 # Check the types of the page's scripts; needs Node
 types:
@@ -38,6 +38,14 @@ bare-build:
 # Check the units of systemd
 units:
     .ci/units
+
+# Test the traces, which need the feature otlp
+traces:
+    cargo test --locked --package rbee-hive --features otlp --test it traces::
+
+# Test the API of target/debug/rbee-hive by its own description; needs Python
+schemathesis:
+    .ci/schemathesis
 
 # Check that what is written for macOS compiles
 macos:
