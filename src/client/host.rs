@@ -1,6 +1,7 @@
 //! Where a hive is, and the secret that it asks for.
 
 use std::fmt;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::PathBuf;
 use std::str::FromStr;
 
@@ -58,6 +59,9 @@ impl FromStr for Host {
                 if given_no_port && !text.ends_with(":80") {
                     let _set = url.set_port(Some(crate::config::DEFAULT_PORT));
                 }
+                if let Some(ip) = loopback_of(&url) {
+                    let _set = url.set_ip_host(ip);
+                }
                 Ok(Self::Url(url))
             }
             None => Err(Error::Unreachable(
@@ -68,6 +72,16 @@ impl FromStr for Host {
                 .hint("write http://HOST:PORT, HOST:PORT or unix:/PATH"),
             )),
         }
+    }
+}
+
+/// Loopback, where a URL names all addresses: a hive that listens on all of them listens there too, and no hive is called
+/// by such an address.
+fn loopback_of(url: &Url) -> Option<IpAddr> {
+    match origin::Host::of(url)? {
+        origin::Host::Ip(IpAddr::V4(ip)) if ip.is_unspecified() => Some(Ipv4Addr::LOCALHOST.into()),
+        origin::Host::Ip(IpAddr::V6(ip)) if ip.is_unspecified() => Some(Ipv6Addr::LOCALHOST.into()),
+        _ => None,
     }
 }
 
@@ -117,6 +131,8 @@ mod tests {
             ("localhost", "http://localhost:7835"),
             ("a.example:80", "http://a.example"),
             ("[::1]:7835", "http://[::1]:7835"),
+            ("http://0.0.0.0:7835", "http://127.0.0.1:7835"),
+            ("[::]:7835", "http://[::1]:7835"),
             ("unix:/run/hive.sock", "unix:/run/hive.sock"),
             ("unix:///run/hive.sock", "unix:/run/hive.sock"),
             ("/run/hive.sock", "unix:/run/hive.sock"),

@@ -56,6 +56,7 @@ mod residency;
 mod responses;
 mod service;
 mod settings;
+mod shell;
 mod streams;
 mod support;
 mod surface;
