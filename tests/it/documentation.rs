@@ -11,7 +11,7 @@ use rbee_hive::error::Code;
 use rbee_hive::ops::{Deadline, REFUSED, Row};
 use serde_json::{Map, Value, json};
 
-use crate::support::{document, files_beneath, rows, section};
+use crate::support::{document, documents, files_beneath, rows, section};
 
 /// The rows of a table whose first two cells are `setting` and its default, by section.
 fn settings(document: &str) -> BTreeMap<String, Vec<(String, String)>> {
@@ -204,24 +204,18 @@ fn every_error_code_is_documented_with_its_statuses() {
 #[test]
 fn links_between_the_documents_have_targets() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-    for path in [
-        "README.md",
-        "CHANGELOG.md",
-        "CONTRIBUTING.md",
-        "SECURITY.md",
-        "docs/ARCHITECTURE.md",
-        "docs/EVENTS.md",
-        "docs/CONFIGURATION.md",
-        "docs/decisions/README.md",
-    ] {
-        let text = document(path);
+    for path in documents() {
+        let text = document(&path);
         for link in text.split("](").skip(1).filter_map(|rest| rest.split(')').next()) {
             if link.contains("://") {
                 continue;
             }
             let (file, anchor) = link.split_once('#').unwrap_or((link, ""));
-            let target =
-                if file.is_empty() { root.join(path) } else { root.join(path).parent().unwrap().join(file) };
+            let target = if file.is_empty() {
+                root.join(&path)
+            } else {
+                root.join(&path).parent().unwrap().join(file)
+            };
             assert!(target.exists(), "{path}: {link}");
             if !anchor.is_empty() {
                 let text = std::fs::read_to_string(&target).unwrap();

@@ -9,13 +9,14 @@ use std::collections::BTreeSet;
 use std::fmt::Write as _;
 use std::path::Path;
 
-use blocks::{blocks, documents};
+use blocks::blocks;
 use shape::are_alike;
 use tokio::process::Command;
 
 use crate::support::hub::FakeHub;
 use crate::support::{
-    Daemon, command, document, executable, no_process_mentions, nowhere, program, soon, wrapped, write_model,
+    Daemon, command, document, documents, executable, no_process_mentions, nowhere, program, soon, wrapped,
+    write_model,
 };
 
 /// The blocks that are not run: the document, the first line of the block, and why.

@@ -1,9 +1,5 @@
 //! The fenced blocks of the documents that are for a shell.
 
-use std::path::{Path, PathBuf};
-
-use crate::support::files_beneath;
-
 /// A fenced block.
 pub(super) struct Block {
     /// Where it begins in its document, counted from 1.
@@ -69,16 +65,4 @@ pub(super) fn blocks(document: &str) -> Vec<Block> {
         }
     }
     blocks
-}
-
-/// The paths of the documents in the repository.
-pub(super) fn documents() -> Vec<String> {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let at_the_top =
-        std::fs::read_dir(root).expect("the repository").map(|entry| entry.expect("a file").path());
-    let mut paths: Vec<PathBuf> = at_the_top.chain(files_beneath(&root.join("docs"))).collect();
-    paths.retain(|path| path.extension().is_some_and(|extension| extension == "md"));
-    paths.sort();
-    let relative = |path: &PathBuf| path.strip_prefix(root).expect("beneath it").display().to_string();
-    paths.iter().map(relative).collect()
 }

@@ -29,7 +29,7 @@ mod tls;
 pub(crate) use browser::Browser;
 pub(crate) use clock::Clock;
 pub(crate) use conversing::{converse_for, said};
-pub(crate) use documents::{document, section};
+pub(crate) use documents::{document, documents, section};
 pub(crate) use faulty::{Fault, FaultServer, Served, When};
 #[cfg(target_os = "linux")]
 pub(crate) use gpus::Gpus;
