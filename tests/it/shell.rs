@@ -13,6 +13,7 @@ use blocks::blocks;
 use shape::are_alike;
 use tokio::process::Command;
 
+use crate::contract::has_tools;
 use crate::support::hub::FakeHub;
 use crate::support::{
     Daemon, command, document, documents, executable, no_process_mentions, nowhere, program, soon, wrapped,
@@ -174,6 +175,9 @@ const MARK: char = '\u{1e}';
 
 /// Runs the blocks of a document, which must succeed and show what it says.
 async fn runs(path: &str) {
+    if !has_tools().await {
+        return;
+    }
     let dir = tempfile::tempdir().expect("a temporary folder");
     let hub = hub(dir.path()).await;
     let models = dir.path().join("home/models");
