@@ -257,13 +257,13 @@ async fn a_conversation_remembers_obeys_and_ends() {
     chat.say("Three?").await;
     chat.terminal.shows("Third answer.\r\n").await;
     assert_eq!(script.last_request()["messages"].as_array().map(Vec::len), Some(2));
-    chat.say("/nonsense").await;
-    chat.terminal.shows("/help lists them").await;
     // A failure ends the answer, not the conversation.
     let half = json!({ "choices": [{ "index": 0, "delta": { "content": "Half an" } }] });
     script.answer_with("m", &json!([half, { "error": { "message": "it is tired", "code": 500 } }]));
     chat.say("Four?").await;
     chat.terminal.shows("it is tired").await;
+    chat.say("/nonsense").await;
+    chat.terminal.shows("/help lists them").await;
     chat.say("/bye").await;
     assert_eq!(chat.terminal.ended().await, 0, "{}", chat.terminal.seen());
 
