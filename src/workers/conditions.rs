@@ -8,6 +8,7 @@ use super::gpus;
 use super::handle::Handle;
 use super::memory::{ForeignProcess, FreeMemory, MemoryHolders};
 use super::place::Share;
+#[cfg(target_os = "linux")]
 use super::process_group::members;
 use crate::config::Memory;
 

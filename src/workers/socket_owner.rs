@@ -20,6 +20,10 @@ pub(super) enum UntrustedPort {
     /// No process listens on it.
     NoListener,
     /// A process outside the worker's group listens on it.
+    #[cfg_attr(
+        not(target_os = "linux"),
+        expect(dead_code, reason = "only Linux tells which process listens")
+    )]
     OtherProcess,
     /// Another reason, as the end of a sentence about the port.
     Other(String),
