@@ -49,8 +49,9 @@ impl Ledger {
     /// A request has ended.
     pub(super) fn end(&self, record: Record) {
         self.announce(&record);
-        self.0.totals.lock().add(&record);
-        self.0.usage.add(&record.caller, record.model.as_deref(), &counts_of(&record));
+        let counts = counts_of(&record);
+        self.0.totals.lock().add(&record, &counts);
+        self.0.usage.add(&record.caller, record.model.as_deref(), &counts);
         let id = Arc::clone(&record.request_id);
         {
             let mut ended = self.0.ended.lock();

@@ -76,14 +76,15 @@ impl TotalsOf {
 }
 
 impl Totals {
-    pub(super) fn add(&mut self, record: &Record) {
+    /// Adds a request that has ended, with what [`counts_of`] says of it.
+    pub(super) fn add(&mut self, record: &Record, counts: &usage::Sums) {
         if let Some(model) = &record.model {
-            self.models.add(model, record);
+            self.models.add(model, record, counts);
         }
         if let Some(pid) = record.worker {
-            self.workers.add(&pid.to_string().into(), record);
+            self.workers.add(&pid.to_string().into(), record, counts);
         }
-        self.callers.add(&record.caller, record);
+        self.callers.add(&record.caller, record, counts);
     }
 
     /// By model, by worker and by caller; those with the most requests first.
@@ -98,14 +99,14 @@ impl Totals {
 }
 
 impl Group {
-    fn add(&mut self, name: &Arc<str>, record: &Record) {
+    fn add(&mut self, name: &Arc<str>, record: &Record, counts: &usage::Sums) {
         self.turn += 1;
         if self.named.len() == NAMES && !self.named.contains_key(name) {
             self.fold_oldest();
         }
         let (last_used, sums) = self.named.entry(Arc::clone(name)).or_default();
         *last_used = self.turn;
-        sums.add(record);
+        sums.add(record, counts);
     }
 
     fn fold_oldest(&mut self) {
@@ -134,8 +135,8 @@ impl Group {
 }
 
 impl Sums {
-    fn add(&mut self, record: &Record) {
-        self.counts.merge(&counts_of(record));
+    fn add(&mut self, record: &Record, counts: &usage::Sums) {
+        self.counts.merge(counts);
         self.retries += u64::from(record.retries);
         if let Some(time) = record.times.queue {
             self.queue.add(time);
