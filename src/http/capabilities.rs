@@ -1,13 +1,14 @@
 //! `GET /v1/capabilities`: the devices and engines of this machine. The queen asks at `/capabilities`, which
 //! is the same.
 
+use axum::Json;
 use axum::extract::State;
-use axum::http::Uri;
+use axum::http::{Extensions, Uri};
 use axum::response::{IntoResponse, Response};
-use axum::{Extension, Json};
 use serde::Serialize;
 use utoipa::ToSchema;
 
+use super::caller::holder;
 use super::problem::Problem;
 use crate::app::AppState;
 use crate::callers::Caller;
@@ -99,7 +100,7 @@ impl<'a> BuildCard<'a> {
 )]
 pub(crate) async fn get(
     State(app): State<AppState>,
-    caller: Option<Extension<Caller>>,
+    extensions: Extensions,
     uri: Uri,
 ) -> Result<Response, Problem> {
     announce_if_asked(&uri, app.queen.as_ref())?;
@@ -119,7 +120,7 @@ pub(crate) async fn get(
         .collect();
     let operations = TABLE.iter().map(|row| row.name).collect();
     let (hive_id, version) = (app.hive_id(), env!("CARGO_PKG_VERSION"));
-    let caller = caller.as_deref().map(CallerCard::of);
+    let caller = holder(&extensions).map(CallerCard::of);
     let found = Found { devices, engines, operations, caller, hive_id, version };
     Ok(Json(found).into_response())
 }

@@ -1,5 +1,6 @@
 //! One day: its sums, and its file.
 
+use std::borrow::Borrow;
 use std::collections::BTreeMap;
 use std::path::Path;
 
@@ -81,9 +82,8 @@ impl Day {
 
     /// Adds uses of a token.
     pub(super) fn used(&mut self, token: &str, uses: u64, at: Instant) {
-        let name = token.to_owned();
-        let name = if fits(&self.tokens, &name, &OTHERS.to_owned()) { name } else { OTHERS.to_owned() };
-        let of = self.tokens.entry(name).or_insert(Use { uses: 0, last_used_at: at });
+        let name = if fits(&self.tokens, token, OTHERS) { token } else { OTHERS };
+        let of = self.tokens.entry(name.to_owned()).or_insert(Use { uses: 0, last_used_at: at });
         of.uses = of.uses.saturating_add(uses);
         of.last_used_at = of.last_used_at.max(at);
     }
@@ -106,7 +106,7 @@ impl From<Contents> for Day {
 }
 
 /// Whether a name has its place among the most that a day may have, to which those counted together do not belong.
-fn fits<K: Ord, V>(places: &BTreeMap<K, V>, name: &K, others: &K) -> bool {
+fn fits<K: Ord + Borrow<Q>, Q: Ord + ?Sized, V>(places: &BTreeMap<K, V>, name: &Q, others: &Q) -> bool {
     let taken = places.len() - usize::from(places.contains_key(others));
     taken < MOST_ROWS || places.contains_key(name)
 }

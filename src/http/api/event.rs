@@ -13,8 +13,8 @@ const EVENTS: &str = "text/event-stream";
 pub(super) fn complete(path: &str, operation: &mut Value) {
     let answers = operation["responses"].as_object_mut().into_iter().flatten();
     for (_, answer) in answers {
-        if let Some(content) = answer.pointer_mut(&format!("/content/{}", EVENTS.replace('/', "~1"))) {
-            content["schema"] = schema(path, &content["schema"]);
+        if let Some(stream) = answer.get_mut("content").and_then(|content| content.get_mut(EVENTS)) {
+            stream["schema"] = schema(path, &stream["schema"]);
         }
     }
 }
