@@ -224,7 +224,7 @@ fn open_streams(runtime: &Runtime, hive: &Road, pid: u32, count: usize) {
                 open.push(connection);
             }
         });
-        resident_bytes(&pid.to_string()).expect("Linux tells it")
+        resident_bytes(&pid.to_string(), "Anonymous").expect("Linux tells it")
     };
     // The first ones also allocate what the others share.
     let before = add(STREAMS_BEFORE.min(count));

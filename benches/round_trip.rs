@@ -215,7 +215,7 @@ fn be_the_subject(server: &str) {
             connection.subscribe(&path);
             sockets.push(connection.into_socket());
         }
-        resident_bytes("self").expect("this system tells it")
+        resident_bytes("self", "Anonymous").expect("this system tells it")
     };
     // The first ones also allocate what the others share.
     let before = subscribe(SUBSCRIBERS_BEFORE);
@@ -231,7 +231,7 @@ fn be_the_subject(server: &str) {
 fn idle_subscribers(rounds: usize) {
     let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile);
     let needed = 2 * (SUBSCRIBERS + SUBSCRIBERS_BEFORE) as u64 + 100;
-    if resident_bytes("self").is_none() || limit.current.is_some_and(|limit| limit < needed) {
+    if resident_bytes("self", "Anonymous").is_none() || limit.current.is_some_and(|limit| limit < needed) {
         println!("\nmemory of silent subscribers: skipped (needs Linux and `ulimit -n {needed}`)");
         return;
     }

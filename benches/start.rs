@@ -10,6 +10,7 @@
 #[expect(dead_code, reason = "this bench runs no operation")]
 mod daemon;
 mod many_models;
+mod memory;
 mod paired;
 
 use std::path::Path;
@@ -18,6 +19,7 @@ use std::time::{Duration, Instant};
 
 use daemon::{Daemon, PROGRAM, get};
 use many_models::Places;
+use memory::resident_bytes;
 use paired::{Pairs, Spread};
 
 /// How long a hive is left alone before its memory is read.
@@ -87,9 +89,7 @@ fn run(arguments: &[&str]) -> Duration {
 }
 
 fn resident_mib(pid: u32) -> f64 {
-    let text = std::fs::read_to_string(format!("/proc/{pid}/status")).expect("Linux");
-    let line = text.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("a line");
-    line.trim().strip_suffix(" kB").and_then(|kib| kib.parse::<f64>().ok()).expect("KiB") / 1024.0
+    resident_bytes(&pid.to_string(), "Rss").expect("Linux tells it") / f64::from(1 << 20)
 }
 
 fn show(what: &str, pairs: &Pairs) {
