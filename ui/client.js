@@ -100,6 +100,11 @@ export class Problem extends Error {
     });
   }
 
+  /** The problem of an answer without success. @param {Response} response */
+  static async ofAnswer(response) {
+    return Problem.from(await response.json().catch(() => null), response.status);
+  }
+
   /** Converts anything thrown to a problem. @param {unknown} error */
   static of(error) {
     if (error instanceof Problem) return error;
@@ -124,7 +129,7 @@ export class Hive {
   async request(method, path, options = {}) {
     const response = await this.send(method, path, options);
     if (response.ok) return response;
-    throw Problem.from(await response.json().catch(() => null), response.status);
+    throw await Problem.ofAnswer(response);
   }
 
   /** Sends a request, and returns its response whatever its status is.

@@ -125,8 +125,7 @@ export async function take(token) {
     tokens.dispatchEvent(new Event("changed"));
     return true;
   }
-  if (response.status !== 401)
-    throw Problem.from(await response.json().catch(() => null), response.status);
+  if (response.status !== 401) throw await Problem.ofAnswer(response);
   return false;
 }
 

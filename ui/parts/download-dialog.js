@@ -379,8 +379,11 @@ function planned(plan, requested, notes) {
 
 customElements.define("download-dialog", DownloadDialog);
 
-export function openDownload(source = "") {
-  const view = new DownloadDialog();
-  if (source) view.source = source;
-  openDialog(view, "Download a model");
-}
+/** The button that opens it. */
+export const downloadButton = () =>
+  button(
+    "Download a model",
+    () => openDialog(new DownloadDialog(), "Download a model"),
+    { class: "primary", needs: "ModelDownload" },
+    icon("download"),
+  );

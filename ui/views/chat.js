@@ -16,7 +16,7 @@ import { messageOf } from "../parts/message.js";
 import { select } from "../parts/fields.js";
 import { openLoad } from "../parts/load-dialog.js";
 import { allowed, button, empty, failureBox, progressBar, waiting } from "../parts/parts.js";
-import { openDownload } from "../parts/download-dialog.js";
+import { downloadButton } from "../parts/download-dialog.js";
 import { showNote } from "../parts/toasts.js";
 
 /** @typedef {import("../lib/conversations.js").Message} Message */
@@ -263,12 +263,7 @@ class Chat extends View {
       return empty(
         "No model to chat with yet",
         "The chat needs a model: any GGUF file of a chat model.",
-        button(
-          "Download a model",
-          () => openDownload(),
-          { class: "primary", needs: "ModelDownload" },
-          icon("download"),
-        ),
+        downloadButton(),
       );
     }
     if (this.now.messages.length > 0) return null;

@@ -11,7 +11,7 @@ import { recall, remember } from "../lib/storage.js";
 import { ListView, link, route } from "../lib/view.js";
 import { openDelete } from "../parts/delete-dialog.js";
 import { openDiagnosis } from "../parts/diagnosis-dialog.js";
-import { openDownload } from "../parts/download-dialog.js";
+import { downloadButton } from "../parts/download-dialog.js";
 import { openLoad } from "../parts/load-dialog.js";
 import "../parts/downloads.js";
 import { engineAdvice } from "../parts/engines.js";
@@ -102,12 +102,7 @@ class Models extends ListView {
           "div",
           { class: "actions" },
           button("Refresh", () => this.#refresh(true), { disabled: this.refreshing > 0 }, icon("again")),
-          button(
-            "Download a model",
-            () => openDownload(),
-            { class: "primary", needs: "ModelDownload" },
-            icon("download"),
-          ),
+          downloadButton(),
         ),
       ),
       h("model-downloads", null),
@@ -149,12 +144,7 @@ class Models extends ListView {
           h("code", null, "--models-dir"),
           ") and those in the Hugging Face cache.",
         ],
-        button(
-            "Download a model",
-            () => openDownload(),
-            { class: "primary", needs: "ModelDownload" },
-            icon("download"),
-          ),
+        downloadButton(),
       );
     }
     if (shown.length === 0)

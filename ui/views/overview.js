@@ -8,7 +8,7 @@ import { isReadOnly, stateWord, title } from "../lib/jobs.js";
 import { at } from "../lib/place.js";
 import { recall, remember } from "../lib/storage.js";
 import { View, link } from "../lib/view.js";
-import { openDownload } from "../parts/download-dialog.js";
+import { downloadButton } from "../parts/download-dialog.js";
 import { openLoad } from "../parts/load-dialog.js";
 import { graph } from "../parts/graph.js";
 import { jobStrip } from "../parts/job-strip.js";
@@ -192,12 +192,7 @@ class Overview extends View {
       [
         "Get a model",
         "A GGUF file, from a registry, a URL or this machine's disk.",
-        button(
-          "Download a model",
-          () => openDownload(),
-          { class: "primary", needs: "ModelDownload" },
-          icon("download"),
-        ),
+        downloadButton(),
       ],
       [
         "Chat with it",
