@@ -177,7 +177,6 @@ impl Hive {
         let Self { app, mut listener, router, hive_file, lock, estate } = self;
         // Before the adoption, whose changes are published too.
         let housekeeping = spawn::detached(housekeeping(Arc::clone(&app), app.workers.changes()));
-        spawn::detached(warn_of_folders(Arc::clone(&app)));
         let usage = spawn::detached(keep_usage(Arc::clone(&app)));
         // Before the first answer, so that the workers of an earlier run are in every listing.
         app.workers.adopt().await;
@@ -187,6 +186,7 @@ impl Hive {
         let mut offer = Offer::make(&app.config.data_dir, &mut listener).await;
         let (timers, closing) = (app.config.timers.clone(), Closing::new(app.quiet.clone()));
         let server = spawn::detached(http::serve(listener, router, timers, closing.clone()));
+        spawn::detached(look_at_folders(Arc::clone(&app)));
         if let Some((held, estate)) = estate {
             spawn::detached(estate.attend(Arc::clone(&app), held));
         }
@@ -271,11 +271,12 @@ struct Returned {
     lock: std::fs::File,
 }
 
-/// Tells which of the user's folders are missing. The hive serves meanwhile: their disks may not answer.
-async fn warn_of_folders(app: AppState) {
-    if let Err(wrong) = doctor::folders(&app).await {
-        tracing::warn!("{wrong}; {}", wrong.hint.as_deref().unwrap_or_default());
-    }
+/// Tidies the folders of models, and tells which of the user's are missing. The hive serves meanwhile: their disks may
+/// be slow, or not answer.
+async fn look_at_folders(app: AppState) {
+    let warn = |wrong: &Failure| tracing::warn!("{wrong}; {}", wrong.hint.as_deref().unwrap_or_default());
+    let _told = doctor::folders(&app).await.inspect_err(warn);
+    let _logged = app.catalog.tidy().await.inspect_err(warn);
 }
 
 /// Serves a hive with these settings on `listener` until `stop` is ready.

@@ -69,7 +69,7 @@ pub async fn catalog(app: &App) -> Result<String> {
             "; interrupted download(s), which ModelDownload resumes and ModelDelete removes: {list}"
         );
     }
-    Ok(format!("{detail}; at the start: {}", app.catalog.reconciled()))
+    Ok(format!("{detail}; tidied: {}", app.catalog.tidy().await?))
 }
 
 /// The history of jobs: whether the journals could be read.

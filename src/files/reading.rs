@@ -22,11 +22,17 @@ pub(crate) const SMALL: u64 = 1 << 20;
 /// # Errors
 /// What the file system says, or that it is something other than a regular file.
 pub(crate) fn open(path: &Path) -> io::Result<File> {
+    open_sized(path).map(|(file, _)| file)
+}
+
+/// Opens a regular file, and returns its size in bytes: 0 for those of `/proc`.
+fn open_sized(path: &Path) -> io::Result<(File, u64)> {
     let file = open_with(path, OFlags::NONBLOCK | OFlags::NOCTTY)?;
-    let kind = file.metadata()?.file_type();
-    if kind.is_file() {
-        return Ok(file);
+    let metadata = file.metadata()?;
+    if metadata.is_file() {
+        return Ok((file, metadata.len()));
     }
+    let kind = metadata.file_type();
     let kind = if kind.is_dir() { io::ErrorKind::IsADirectory } else { io::ErrorKind::InvalidInput };
     Err(io::Error::new(kind, "it is not a regular file"))
 }
@@ -36,8 +42,10 @@ pub(crate) fn open(path: &Path) -> io::Result<File> {
 /// # Errors
 /// Those of [`open`], or that the file is longer.
 pub(crate) fn read(path: &Path, most: u64) -> io::Result<Vec<u8>> {
-    let mut bytes = Vec::new();
-    open(path)?.take(most.saturating_add(1)).read_to_end(&mut bytes)?;
+    let (file, size) = open_sized(path)?;
+    // With room for all of it, one call reads it.
+    let mut bytes = Vec::with_capacity(usize::try_from(size.min(most).saturating_add(1)).unwrap_or_default());
+    file.take(most.saturating_add(1)).read_to_end(&mut bytes)?;
     if bytes.len() as u64 > most {
         return Err(io::Error::new(io::ErrorKind::FileTooLarge, format!("it has more than {most} bytes")));
     }

@@ -25,7 +25,6 @@ use crate::models::library::hub_cache::{self, HubCache};
 use crate::models::library::ids::ServedFiles;
 use crate::models::library::listing::ListedModel;
 use crate::models::library::location::ModelLocation;
-use crate::models::library::reconcile::ReconcileReport;
 use crate::models::model::{Model, Status};
 use crate::models::needs::{EngineSupport, Judge, Needs};
 use crate::models::sources::places::Places;
@@ -50,8 +49,6 @@ pub struct Catalog {
     scans: Arc<Semaphore>,
     /// How long a disk may take to answer.
     patience: Duration,
-    /// What was found and done when the catalog was opened.
-    reconciled: Arc<ReconcileReport>,
 }
 
 /// What [`Catalog::inspect`] finds.
@@ -69,8 +66,7 @@ pub struct Inspection {
 const MOST_SCANS: usize = 4;
 
 impl Catalog {
-    /// A catalog of the folders that the configuration names. Makes the store's folder, and removes
-    /// what a killed hive left.
+    /// A catalog of the folders that the configuration names. Makes the store's folder.
     ///
     /// # Errors
     /// Where the store's folder cannot be made, or an endpoint is not a URL.
@@ -90,7 +86,7 @@ impl Catalog {
             notes: HubNotes::new(config.hub_notes_dir()),
         };
         let judge = Arc::<Judge>::default();
-        let (library, report) = Library::open(
+        let library = Library::open(
             config.store_dir(),
             config.model_ids_file(),
             hub_cache,
@@ -116,7 +112,6 @@ impl Catalog {
             turns,
             scans: Arc::new(Semaphore::new(MOST_SCANS)),
             patience: *config.timers.disk,
-            reconciled: Arc::new(report),
         })
     }
 
@@ -267,10 +262,16 @@ impl Catalog {
         Ok(found)
     }
 
-    /// What was found and done when the catalog was opened: one line.
-    #[must_use]
-    pub fn reconciled(&self) -> String {
-        self.reconciled.to_string()
+    /// Removes what a killed hive left on the disk, unless that was done already: what lists, downloads or deletes
+    /// models waits for it. Returns one line with what was found and done.
+    ///
+    /// # Errors
+    /// [`Code::Timeout`] where a disk does not answer.
+    pub async fn tidy(&self) -> Result<String> {
+        if let Some(report) = self.places.library.tidied() {
+            return Ok(report.to_string());
+        }
+        self.look(|catalog| catalog.places.library.tidy().to_string()).await
     }
 
     /// The model whose first file is at `path`.

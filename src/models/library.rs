@@ -21,7 +21,7 @@ pub(crate) mod file_name;
 pub(crate) mod removal;
 
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use parking_lot::Mutex;
 
@@ -34,7 +34,7 @@ use hub_cache::HubCache;
 use ids::Ids;
 use listing::{ListedModel, Locations};
 use probe::{DiskProbe, DiskSnapshot};
-use reconcile::ReconcileReport;
+use reconcile::{ReconcileReport, reconcile};
 use store::Store;
 
 /// The folders with models, and what is remembered of them to make listings cheap.
@@ -44,6 +44,7 @@ pub(crate) struct Library {
     pub(crate) folders: FolderCache,
     pub(crate) headers: HeaderCache,
     pub(crate) ids: Ids,
+    tidied: OnceLock<ReconcileReport>,
     last: Mutex<Arc<LastListing>>,
 }
 
@@ -56,8 +57,8 @@ struct LastListing {
 }
 
 impl Library {
-    /// Opens the store in `store_dir`, makes it where it is missing, and removes what a killed hive
-    /// left there and in the Hugging Face cache. `ids` is the file that remembers the ids of models.
+    /// Opens the store in `store_dir`, and makes it where it is missing. `ids` is the file that remembers the ids of
+    /// models.
     ///
     /// # Errors
     /// Where the store's folder cannot be made.
@@ -67,17 +68,26 @@ impl Library {
         hub_cache: HubCache,
         user_folders: Vec<PathBuf>,
         judge: Arc<Judge>,
-    ) -> Result<(Self, ReconcileReport)> {
-        let store = Store::open(store_dir)?;
-        let report = reconcile::reconcile(&store, &hub_cache);
-        let library = Self {
-            locations: Locations { store, hub_cache, user_folders },
+    ) -> Result<Self> {
+        Ok(Self {
+            locations: Locations { store: Store::open(store_dir)?, hub_cache, user_folders },
             folders: FolderCache::default(),
             headers: HeaderCache::new(judge),
             ids: Ids::open(ids),
+            tidied: OnceLock::new(),
             last: Mutex::default(),
-        };
-        Ok((library, report))
+        })
+    }
+
+    /// Removes what a killed hive left in the store and in the Hugging Face cache, the first time that this is called;
+    /// others wait for that. Returns what was found and done. Blocks on the disk.
+    pub(crate) fn tidy(&self) -> &ReconcileReport {
+        self.tidied.get_or_init(|| reconcile(self.store(), self.hub_cache(), &self.folders))
+    }
+
+    /// What [`Self::tidy`] found and did, once that is done.
+    pub(crate) fn tidied(&self) -> Option<&ReconcileReport> {
+        self.tidied.get()
     }
 
     pub(crate) fn store(&self) -> &Store {
@@ -96,6 +106,7 @@ impl Library {
     /// Every model, sorted by id: the last listing while the disk is the same, otherwise a new one. The
     /// targets of `ongoing` transfers are listed as such. Blocks on the disk.
     pub(crate) fn list(&self, ongoing: &[OngoingTransfer]) -> Arc<[ListedModel]> {
+        self.tidy();
         let last = self.last.lock().clone();
         if let Some(snapshot) = &last.snapshot
             && ongoing.is_empty()

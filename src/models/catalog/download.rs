@@ -44,6 +44,8 @@ impl Catalog {
         if !source.has_revisions() {
             check_revision(request)?;
         }
+        // It takes nothing for a killed hive's that this download writes.
+        unless_cancelled(stop, self.tidy()).await??;
         match unless_cancelled(stop, source.resolve(request, &self.places)).await?? {
             Resolution::Present(path) => self.present(&path, request).await,
             Resolution::Link(record) if request.dry_run => self.plan_link(*record).await,

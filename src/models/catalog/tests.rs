@@ -3,9 +3,12 @@
 use std::fs;
 use std::os::unix::fs::symlink;
 
+use tokio_util::sync::CancellationToken;
+
 use super::*;
 use crate::models::Status;
 use crate::models::gguf::{Array, TensorType, Value, Writer};
+use crate::models::sources::{DownloadRequest, FileSource};
 use crate::models::testing::{catalog, config, gguf, gguf_with, put};
 use crate::narration::{Entry, Level, NarrationContext, with_narration_context};
 
@@ -642,6 +645,33 @@ async fn an_unreadable_folder_is_reported_and_the_rest_is_listed() {
     assert_eq!(narration.level, Level::Warn);
     assert!(narration.message.contains(&*config.models_dirs[0].to_string_lossy()), "{}", narration.message);
     assert_eq!(catalog.missing_folders().await.unwrap(), &config.models_dirs[..1]);
+}
+
+#[tokio::test]
+async fn what_a_killed_hive_left_is_removed_before_the_first_listing_or_download() {
+    for lists in [true, false] {
+        let root = tempfile::tempdir().unwrap();
+        let leftover = root.path().join("data/models/gone.gguf.tmp");
+        put(&leftover, b"x");
+        let own = root.path().join("models/own.gguf");
+        put(&own, &gguf("llama"));
+        let catalog = catalog(root.path());
+        assert!(leftover.exists(), "a hive starts without a look at its models");
+        if lists {
+            catalog.list().await.unwrap();
+        } else {
+            let source = Source::File(FileSource { path: own });
+            let plan = DownloadRequest { dry_run: true, ..DownloadRequest::default() };
+            catalog.download(&source, &plan, &CancellationToken::new()).await.unwrap();
+        }
+        assert!(!leftover.exists());
+        let tidied = catalog.tidy().await.unwrap();
+        assert!(tidied.contains("gone.gguf.tmp"), "{tidied}");
+        put(&leftover, b"of a download under way");
+        catalog.list().await.unwrap();
+        assert_eq!(catalog.tidy().await.unwrap(), tidied);
+        assert!(leftover.exists(), "it tidies once");
+    }
 }
 
 #[tokio::test]

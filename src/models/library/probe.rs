@@ -240,14 +240,15 @@ fn report_omission(level: Level, text: &str) {
     }
 }
 
-/// The paths in a folder, sorted, without a cache. A folder that does not exist is empty; one that
-/// cannot be read is reported as an omission. Blocks on the disk.
-pub(crate) fn paths_in(folder: &Path) -> Vec<PathBuf> {
+/// The paths in a folder, sorted, which are not remembered. A folder that does not exist is empty; one that
+/// cannot be read is logged. Blocks on the disk, and notes in `folders` that it looks there.
+pub(crate) fn paths_in(folder: &Path, folders: &FolderCache) -> Vec<PathBuf> {
+    folders.look_at(folder);
     let entries = match fs::read_dir(folder) {
         Ok(entries) => entries,
         Err(error) => {
             if let Some(text) = unreadable(folder, &error) {
-                report_omission(Level::Warn, &text);
+                tracing::warn!("{text}");
             }
             return Vec::new();
         }

@@ -1,9 +1,11 @@
-//! Tidies the store and the Hugging Face cache when the hive starts: what a killed hive left unfinished
-//! is kept (a download that can be resumed) or removed. The files of other tools are left alone.
+//! Tidies the store and the Hugging Face cache once in the life of a hive, before its first listing: what a
+//! killed hive left unfinished is kept (a download that can be resumed) or removed. The files of other tools
+//! are left alone.
 
 use std::fmt;
 use std::path::{Path, PathBuf};
 
+use crate::files::versioned::Versioned;
 use crate::models::library::file_name::name_of;
 use crate::models::library::folders::FolderCache;
 use crate::models::library::hub_cache::HubCache;
@@ -62,12 +64,13 @@ impl fmt::Display for ReconcileReport {
     }
 }
 
-/// Tidies both folders and the notes about the cache. Logs each action.
-pub(crate) fn reconcile(store: &Store, hub_cache: &HubCache) -> ReconcileReport {
+/// Tidies both folders and the notes about the cache. Logs each action. Blocks on the disk, and notes in `folders`
+/// where it looks.
+pub(crate) fn reconcile(store: &Store, hub_cache: &HubCache, folders: &FolderCache) -> ReconcileReport {
     let mut report = ReconcileReport::default();
-    report.reconcile_store(store);
-    report.reconcile_hub_cache(&hub_cache.dir);
-    let (newer, damaged) = hub_cache.notes.remove_stale();
+    report.reconcile_store(store, folders);
+    report.reconcile_hub_cache(&hub_cache.dir, folders);
+    let (newer, damaged) = hub_cache.notes.remove_stale(folders);
     newer.iter().for_each(|path| report.keep_newer(path));
     damaged.iter().for_each(|path| report.keep_damaged(path));
     tracing::info!("tidied the model store and the Hugging Face cache: {report}");
@@ -75,8 +78,8 @@ pub(crate) fn reconcile(store: &Store, hub_cache: &HubCache) -> ReconcileReport 
 }
 
 impl ReconcileReport {
-    fn reconcile_store(&mut self, store: &Store) {
-        let paths = paths_in(store.dir());
+    fn reconcile_store(&mut self, store: &Store, folders: &FolderCache) {
+        let paths = paths_in(store.dir(), folders);
         let exists = |name: &str| paths.iter().any(|path| name_of(path) == name);
         for path in &paths {
             let name = name_of(path);
@@ -89,14 +92,14 @@ impl ReconcileReport {
             } else if is_draft(&name) || name.starts_with(".probe-") {
                 self.remove(path);
             } else if let Some(model) = name.strip_suffix(".json") {
-                self.check_record(store, model, path);
+                self.check_record(store, model, path, folders);
             }
         }
     }
 
-    fn reconcile_hub_cache(&mut self, cache: &Path) {
-        let repositories = paths_in(cache).into_iter().filter(|folder| is_repository(folder));
-        for path in repositories.flat_map(|folder| paths_in(&folder.join("blobs"))) {
+    fn reconcile_hub_cache(&mut self, cache: &Path, folders: &FolderCache) {
+        let repositories = paths_in(cache, folders).into_iter().filter(|folder| is_repository(folder));
+        for path in repositories.flat_map(|folder| paths_in(&folder.join("blobs"), folders)) {
             if let Some(target) = target_of(&path) {
                 self.check_partial(&name_of(&target), &path, &empty_folders(&path));
             } else if let Some(partial) = journal::partial_of(&path)
@@ -110,15 +113,15 @@ impl ReconcileReport {
 
     /// A record is of use while its model or the projector exists, or is unfinished: only the record says
     /// that they are the hive's own.
-    fn check_record(&mut self, store: &Store, model: &str, path: &Path) {
-        if store.has_newer_record(model) {
-            return self.keep_newer(path);
-        }
-        let Some(record) = store.record(model) else { return self.keep_damaged(path) };
-        let cache = FolderCache::default();
-        let probe = DiskProbe::new(&cache);
+    fn check_record(&mut self, store: &Store, model: &str, path: &Path, folders: &FolderCache) {
+        let record = match store.versioned_record(model) {
+            Versioned::Known(record) => record,
+            Versioned::Newer => return self.keep_newer(path),
+            Versioned::Invalid => return self.keep_damaged(path),
+        };
+        let probe = DiskProbe::new(folders);
         let path_of = |file: &RecordedFile| store.path(&file.name);
-        if !record.all_files().any(|file| path_of(file).symlink_metadata().is_ok()) {
+        if !record.all_files().any(|file| probe.symlink_metadata(&path_of(file)).is_ok()) {
             if !journal::path_of(&store.partial_path(model)).exists() {
                 self.remove(path);
             }
@@ -239,7 +242,8 @@ mod tests {
         fs::write(path("part.gguf.partial.journal"), b"rbee-partial 1 00000000 {}\n").unwrap();
 
         let hub_cache = HubCache { dir: path("no-cache"), notes: HubNotes::new(path("no-notes")) };
-        let tidy = || reconcile(&store, &hub_cache);
+        let folders = FolderCache::default();
+        let tidy = || reconcile(&store, &hub_cache, &folders);
         let report = tidy();
         assert_eq!(report.in_use, ["held.gguf"]);
         assert_eq!(report.changed, ["away.gguf", "changed.gguf"]);

@@ -154,7 +154,8 @@ impl Store {
         self.versioned_record(file_name) == Versioned::Newer
     }
 
-    fn versioned_record(&self, file_name: &str) -> Versioned<StoreRecord> {
+    /// The record of the model whose first file has that name, with the version that wrote it.
+    pub(crate) fn versioned_record(&self, file_name: &str) -> Versioned<StoreRecord> {
         let path = self.record_path(file_name);
         let record = fs::metadata(&path).and_then(|metadata| self.read_record(&path, &metadata));
         record.unwrap_or(Versioned::Invalid)

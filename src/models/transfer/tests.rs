@@ -302,7 +302,8 @@ async fn a_partial_file_of_a_newer_format_is_left_alone_and_named() {
     journals.iter().for_each(|journal| fs::write(journal, "rbee-partial 2 of a later hive").unwrap());
     let before = fs::read(&partial).unwrap();
     let catalog = Catalog::new(&settings(root.path())).unwrap();
-    assert!(catalog.reconciled().contains("newer version"), "{}", catalog.reconciled());
+    let tidied = catalog.tidy().await.unwrap();
+    assert!(tidied.contains("newer version"), "{tidied}");
     assert!(catalog.list().await.unwrap().is_empty());
     for (name, partial) in [("promised", &partial), ("m", &store.join("m.gguf.partial"))] {
         let url = server.url.replace("m.gguf", &format!("{name}.gguf"));

@@ -3,7 +3,7 @@
 //! The cache is shared, and nothing in it says who wrote a file. So the hive keeps a note of each blob
 //! that it fetched in its own data folder: `hub/models--org--repo/ETAG.json`, a file with a version
 //! ([`versioned`](crate::files::versioned)). A blob whose note still matches is the hive's own
-//! to delete; any other takes `force`. A note that matches no blob is removed when the hive starts. A
+//! to delete; any other takes `force`. A note that matches no blob is removed when the hive tidies. A
 //! note of a newer version of the hive, or one that cannot be read, is left alone, and its blob is not the
 //! hive's own.
 
@@ -19,6 +19,7 @@ use crate::error::{Failure, Result};
 use crate::files::versioned::{VERSION, Versioned, first_version};
 use crate::files::{self, is_set_aside, set_aside_if_there};
 use crate::models::library::file_name::name_of;
+use crate::models::library::folders::FolderCache;
 use crate::models::library::location::ModelOwner;
 use crate::models::library::probe::paths_in;
 use crate::paths;
@@ -57,12 +58,17 @@ impl HubNotes {
     }
 
     /// Removes the notes whose blobs are gone or have changed. Returns the paths of those that a newer
-    /// version of the hive wrote, and of those that could not be read.
-    pub(crate) fn remove_stale(&self) -> (Vec<PathBuf>, Vec<PathBuf>) {
+    /// version of the hive wrote, and of those that could not be read. Blocks on the disk, and notes in `folders`
+    /// where it looks.
+    pub(crate) fn remove_stale(&self, folders: &FolderCache) -> (Vec<PathBuf>, Vec<PathBuf>) {
         let (mut newer, mut damaged) = (Vec::new(), Vec::new());
-        for repository in paths_in(&self.0) {
-            for path in paths_in(&repository) {
-                match read(&path) {
+        for repository in paths_in(&self.0, folders) {
+            for path in paths_in(&repository, folders) {
+                let note = read(&path);
+                if let Versioned::Known(note) = &note {
+                    folders.look_at(&note.blob);
+                }
+                match note {
                     Versioned::Known(note) if note.matches(&note.blob) => {}
                     Versioned::Newer => newer.push(path),
                     Versioned::Invalid if is_set_aside(&path) => {}
@@ -123,7 +129,7 @@ impl HubNotes {
     /// Removes the note of a blob that was deleted.
     pub(crate) fn remove(&self, blob: &Path) {
         if let Some(path) = self.path_of(blob) {
-            // It would be removed when the hive starts.
+            // It would be removed when the next hive tidies.
             let _ = disk::remove_file(&path);
             let _ = path.parent().map(disk::remove_dir);
         }
@@ -184,12 +190,12 @@ mod tests {
         assert_eq!(notes.owner(&newer), ModelOwner::NewerHive);
         assert_eq!(notes.owner(&damaged), ModelOwner::Other);
         let left_alone = (vec![note("newer")], vec![note("damaged")]);
-        assert_eq!(notes.remove_stale(), left_alone);
+        assert_eq!(notes.remove_stale(&FolderCache::default()), left_alone);
         notes.write(&repository, "damaged", 4).unwrap();
         let kept_as = files::damaged_path(&note("damaged"));
         assert_eq!(fs::read_to_string(&kept_as).unwrap(), r#"{"version":1,"blo"#);
         assert_eq!(notes.owner(&damaged), ModelOwner::Hive);
-        assert_eq!(notes.remove_stale(), (vec![note("newer")], Vec::new()));
+        assert_eq!(notes.remove_stale(&FolderCache::default()), (vec![note("newer")], Vec::new()));
         assert!(kept_as.exists());
         assert!(note("kept").exists() && !note("stale").exists());
 
