@@ -122,7 +122,8 @@ mod tests {
 
     #[test]
     fn every_operation_has_a_verb() {
-        let all = Cli::command();
+        let mut all = Cli::command();
+        all.build();
         for row in TABLE {
             let mut found = &all;
             for word in row.verb.split(' ') {
