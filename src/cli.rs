@@ -46,7 +46,10 @@ pub struct Cli {
     serve: serve::Args,
 }
 
+// The arguments of a verb are defined once it is asked for: a hive would hold the definitions of all for nothing. Where
+// the type of the arguments has documentation, it is what `--help` says of the verb.
 #[derive(Debug, Subcommand)]
+#[command(defer = true)]
 enum Command {
     /// Serve the hive's API (the default)
     Serve(serve::Args),

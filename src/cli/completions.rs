@@ -5,7 +5,7 @@ use clap_complete::{Shell, generate};
 use super::end::Ended;
 use super::show;
 
-/// Prints the completions of a shell. Put them where the shell looks for such, for example
+/// Print the completions of a shell. Put them where the shell looks for such, for example
 /// `rbee-hive completions bash > ~/.local/share/bash-completion/completions/rbee-hive`.
 #[derive(Debug, clap::Args)]
 #[group(skip)]

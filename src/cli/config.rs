@@ -12,7 +12,7 @@ use super::{serve, show};
 use crate::config::{self, Setting, Source};
 use crate::error::Failure;
 
-/// Shows the settings that `serve` would have with the same flags, environment and file.
+/// Show the settings that `serve` would have with the same flags, environment and file.
 #[derive(Debug, clap::Args)]
 #[command(args_conflicts_with_subcommands = true)]
 #[group(skip)]

@@ -9,7 +9,7 @@ use crate::config::Config;
 use crate::daemon::{self, HiveFile};
 use crate::error::{Code, Failure};
 
-/// Asks the hive that uses the data folder for /health. Needs no token, prints nothing, and exits with 0 if it answers.
+/// Ask the hive that uses the data folder for /health. Needs no token, prints nothing, and exits with 0 if it answers.
 #[derive(Debug, clap::Args)]
 #[group(skip)]
 pub(super) struct Args {

@@ -9,7 +9,7 @@ use super::end::Ended;
 use crate::disk;
 use crate::error::Failure;
 
-/// Writes the manual pages of this program into a folder.
+/// Write the manual pages of this program into a folder.
 #[derive(Debug, clap::Args)]
 #[group(skip)]
 pub(super) struct Args {

@@ -41,7 +41,7 @@ const MODEL: &str = "rbee-quickstart";
 const SENTENCE: &str = "Hello from your hive! I am a tiny model, made on this machine a moment ago: \
                         real GGUF, real inference, and this one sentence is all I know.";
 
-/// Starts a hive, gets a model, then lists, loads, chats with and unloads it through the public API. The
+/// Start a hive, get a model, then list, load, chat with and unload it through the public API. The
 /// hive keeps running afterwards.
 #[derive(Debug, clap::Args)]
 #[group(skip)]

@@ -25,7 +25,7 @@ pub(super) struct Args {
     given: Given,
 }
 
-/// Serves the hive's API. The flags cover common settings; a file given with --config can set all.
+/// Serve the hive's API. The flags cover common settings; a file given with --config can set all.
 #[derive(Clone, Debug, clap::Args)]
 #[group(skip)]
 struct Flags {

@@ -33,7 +33,7 @@ const SECOND_THOUGHTS: Duration = Duration::from_secs(2);
 const HOST: &str =
     "Where the hive is: http://HOST:PORT, HOST:PORT or unix:/PATH [default: the hive of this machine]";
 
-// What every verb of a client takes besides its own. No documentation, which would be that of each verb.
+// What every verb of a client takes besides its own. Documentation here would be what `--help` says of each verb.
 #[derive(Clone, Debug, clap::Args)]
 #[group(skip)]
 #[command(next_help_heading = "The hive")]

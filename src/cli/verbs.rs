@@ -45,7 +45,7 @@ pub(super) trait Verb: clap::Args {
     async fn run(self, session: &Session) -> Ended;
 }
 
-// A verb with what every verb takes. No documentation, which would be that of each verb.
+// A verb with what every verb takes. Documentation here would be what `--help` says of each verb.
 #[derive(Debug, clap::Args)]
 #[group(skip)]
 #[command(after_help = end::HELP)]
@@ -79,7 +79,6 @@ async fn each(names: &[String], act: impl AsyncFn(&str) -> Ended) -> Ended {
     first.map_or(Ok(()), |status| Err(End::Said(status)))
 }
 
-// The arguments of a verb are defined once it is asked for: a hive would hold the definitions of all for nothing.
 #[derive(Debug, Subcommand)]
 #[command(defer = true)]
 pub(super) enum Verbs {

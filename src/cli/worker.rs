@@ -9,7 +9,7 @@ use crate::engine::serve::{self, WorkerOptions};
 use crate::error::Result;
 use crate::spawn;
 
-/// Serves one GGUF model over HTTP on loopback. If `RBEE_WORKER_SECRET` is set, callers must send it;
+/// Serve one GGUF model over HTTP on loopback. If `RBEE_WORKER_SECRET` is set, callers must send it;
 /// it is never on the command line.
 #[derive(Debug, clap::Args)]
 #[group(skip)]

@@ -131,7 +131,8 @@ fn every_duration_has_the_bounds_that_are_documented() {
 #[test]
 fn every_flag_and_variable_is_documented() {
     let documented = document("docs/CONFIGURATION.md");
-    let command = Cli::command();
+    let mut command = Cli::command();
+    command.build();
     let worker = command.find_subcommand("worker").expect("there is one");
     for argument in command.get_arguments().chain(worker.get_arguments()) {
         let flag = argument.get_long().filter(|flag| !["help", "version"].contains(flag));
