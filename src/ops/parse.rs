@@ -7,7 +7,7 @@ use super::field_error::FieldError;
 use super::refused::REFUSED;
 use super::row::{Decoded, ReadyOperation, Row};
 use crate::error::{Code, Failure, Result};
-use crate::text::{excerpt, nearest};
+use crate::text::{excerpt, nearest_ids};
 
 /// The largest request, in bytes: room for the longest URL. An act's request is kept with its job, in
 /// its journal and in events of `/v1/events`, so the limit is below that of a body.
@@ -74,7 +74,8 @@ fn find(table: &'static [Row], mut object: Map<String, Value>) -> Result<(&'stat
                 .hint(r#"name the operation in snake_case, such as "model_list""#));
         };
         let row = table.iter().find(|row| row.wire_name == name);
-        return row.map(|row| (row, object)).ok_or_else(|| unknown(table, &name));
+        let spelled = |row: &Row| (row.wire_name, row.name);
+        return row.map(|row| (row, object)).ok_or_else(|| unknown(table, &name, spelled));
     }
     let mut entries = object.into_iter();
     let (Some((name, fields)), None) = (entries.next(), entries.next()) else {
@@ -84,7 +85,8 @@ fn find(table: &'static [Row], mut object: Map<String, Value>) -> Result<(&'stat
         )
         .hint(r#"send {"ModelList":{…}} or {"operation":"model_list",…}"#));
     };
-    let row = table.iter().find(|row| row.name == name).ok_or_else(|| unknown(table, &name))?;
+    let spelled = |row: &Row| (row.name, row.wire_name);
+    let row = table.iter().find(|row| row.name == name).ok_or_else(|| unknown(table, &name, spelled))?;
     match fields {
         Value::Object(fields) => Ok((row, fields)),
         // Some clients serialise an operation without fields as null.
@@ -113,15 +115,15 @@ fn take_hive(row: &Row, fields: &mut Map<String, Value>) -> Result<String> {
     Ok(named.unwrap_or_else(|| "localhost".to_owned()))
 }
 
-/// The refusal of a name that is in no row of the table.
-fn unknown(table: &[Row], name: &str) -> Failure {
+/// The refusal of a name that is in no row of the table. `spelled` gives a row's name as the body has to spell it, and
+/// as it must not.
+fn unknown(table: &[Row], name: &str, spelled: fn(&Row) -> (&'static str, &'static str)) -> Failure {
     if let Some(refused) = REFUSED.iter().find(|refused| refused.covers(name)) {
         return refused.failure(name);
     }
-    let known = table.iter().flat_map(|row| [row.name, row.wire_name]);
-    let hint = match nearest(name, known).as_slice() {
+    let hint = match nearest_ids(name, table.iter().map(spelled)).as_slice() {
         [] => {
-            let names: Vec<_> = table.iter().map(|row| row.name).collect();
+            let names: Vec<_> = table.iter().map(|row| spelled(row).0).collect();
             format!("the operations are {}", names.join(", "))
         }
         near => format!("did you mean {}?", near.join(" or ")),
@@ -198,7 +200,20 @@ mod tests {
             assert!(failure.hint.is_some(), "{body}");
             assert!(!failure.message.contains("job_id"));
         }
-        assert!(refusal(r#"{"ModelLst":{}}"#).hint.unwrap().contains("ModelList"));
+    }
+
+    #[test]
+    fn an_unknown_operation_is_told_the_nearest_names_as_it_has_to_spell_them() {
+        for (body, nearest) in [
+            (r#"{"ModelLst":{}}"#, "did you mean ModelList or Model"),
+            (r#"{"model_list":{}}"#, "did you mean ModelList or Model"),
+            (r#"{"operation":"ModelList"}"#, "did you mean model_list or model_"),
+            (r#"{"operation":"model-list"}"#, "did you mean model_list or model_"),
+            (r#"{"operation":"zzz"}"#, "the operations are hive_check, "),
+        ] {
+            let hint = refusal(body).hint.unwrap();
+            assert!(hint.contains(nearest), "{body}: {hint}");
+        }
     }
 
     proptest::proptest! {
