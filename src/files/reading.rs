@@ -32,8 +32,7 @@ fn open_sized(path: &Path) -> io::Result<(File, u64)> {
     if metadata.is_file() {
         return Ok((file, metadata.len()));
     }
-    let kind = metadata.file_type();
-    let kind = if kind.is_dir() { io::ErrorKind::IsADirectory } else { io::ErrorKind::InvalidInput };
+    let kind = if metadata.is_dir() { io::ErrorKind::IsADirectory } else { io::ErrorKind::InvalidInput };
     Err(io::Error::new(kind, "it is not a regular file"))
 }
 

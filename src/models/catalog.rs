@@ -268,10 +268,12 @@ impl Catalog {
     /// # Errors
     /// [`Code::Timeout`] where a disk does not answer.
     pub async fn tidy(&self) -> Result<String> {
-        if let Some(report) = self.places.library.tidied() {
+        let Places { library, .. } = &*self.places;
+        if let Some(report) = library.tidied() {
             return Ok(report.to_string());
         }
-        self.look(|catalog| catalog.places.library.tidy().to_string()).await
+        let library = Arc::clone(library);
+        self.look(move |_| library.tidy().to_string()).await
     }
 
     /// The model whose first file is at `path`.

@@ -44,7 +44,7 @@ impl Catalog {
         if !source.has_revisions() {
             check_revision(request)?;
         }
-        // It takes nothing for a killed hive's that this download writes.
+        // Before this download writes what could be taken for the files of a killed hive.
         unless_cancelled(stop, self.tidy()).await??;
         match unless_cancelled(stop, source.resolve(request, &self.places)).await?? {
             Resolution::Present(path) => self.present(&path, request).await,

@@ -3,7 +3,7 @@
 //! The cache is shared, and nothing in it says who wrote a file. So the hive keeps a note of each blob
 //! that it fetched in its own data folder: `hub/models--org--repo/ETAG.json`, a file with a version
 //! ([`versioned`](crate::files::versioned)). A blob whose note still matches is the hive's own
-//! to delete; any other takes `force`. A note that matches no blob is removed when the hive tidies. A
+//! to delete; any other takes `force`. A note that matches no blob is removed before the first listing. A
 //! note of a newer version of the hive, or one that cannot be read, is left alone, and its blob is not the
 //! hive's own.
 
@@ -129,7 +129,7 @@ impl HubNotes {
     /// Removes the note of a blob that was deleted.
     pub(crate) fn remove(&self, blob: &Path) {
         if let Some(path) = self.path_of(blob) {
-            // It would be removed when the next hive tidies.
+            // The next hive would remove it.
             let _ = disk::remove_file(&path);
             let _ = path.parent().map(disk::remove_dir);
         }
