@@ -14,7 +14,8 @@ use crate::engine_store::EngineStore;
 use crate::engines::Engines;
 use crate::error::{Code, Failure, Result};
 use crate::events::{Hub, Topic};
-use crate::jobs::Registry;
+use crate::fleet::{Fleet, HiveName};
+use crate::jobs::{Job, JobId, Registry};
 use crate::models::{Catalog, Model, ModelId};
 use crate::origin::without_brackets;
 use crate::queen::Queen;
@@ -23,6 +24,7 @@ use crate::requests::Ledger;
 use crate::residency::Residency;
 use crate::responses::Responses;
 use crate::settings::{Defaults, Settings};
+use crate::time::Instant;
 use crate::turns::Turns;
 use crate::usage::Usage;
 use crate::workers::telemetry::Telemetry;
@@ -47,6 +49,8 @@ pub struct App {
     pub address: Address,
     /// The machine's host name.
     pub hostname: String,
+    /// When it started.
+    pub started_at: Instant,
     /// Every job.
     pub jobs: Registry,
     /// The changes for readers of `/v1/events`.
@@ -81,6 +85,8 @@ pub struct App {
     pub gateway: reqwest::Client,
     /// The queen, if the settings name one.
     pub queen: Option<Queen>,
+    /// The fleet, where this hive is in one.
+    pub(crate) fleet: Fleet,
     in_effect: RwLock<Arc<Config>>,
     /// The turn of a reload.
     reloading: Mutex<()>,
@@ -146,6 +152,7 @@ impl App {
             engines: Engines::new(&config, store, workers.clone(), &catalog, requests.clone())?,
             settings: settings.clone(),
             hostname: gethostname::gethostname().to_string_lossy().into_owned(),
+            started_at: Instant::now(),
             jobs: Registry::open(&config, Arc::clone(&events))?,
             catalog,
             residency: Residency::new(&config, workers.clone(), settings),
@@ -156,6 +163,7 @@ impl App {
             responses: Responses::default(),
             gateway: outgoing::for_workers(*config.timers.connect)?,
             queen: Queen::of(&config, &address, shutdown.clone())?,
+            fleet: Fleet::default(),
             address,
             loading: Turns::default(),
             naming: Turns::default(),
@@ -218,6 +226,15 @@ impl App {
         self.config.hive_ids.first().map_or("localhost", String::as_str)
     }
 
+    /// The name of this hive in a fleet: the first of its ids, else that of its machine.
+    ///
+    /// # Errors
+    /// [`Code::ConfigInvalid`] if no hive of a fleet can have it.
+    pub(crate) fn fleet_name(&self) -> Result<HiveName> {
+        let given = self.config.hive_ids.first().filter(|id| !id.eq_ignore_ascii_case("localhost"));
+        HiveName::new(given.unwrap_or(&self.hostname))
+    }
+
     /// Refuses a `hive_id` that names another hive. `request_host` is the host that the request was sent
     /// to: a web page sends the host that it was loaded from.
     ///
@@ -239,6 +256,17 @@ impl App {
             format!("this hive is not '{}', it is '{}'", crate::text::excerpt(hive_id), self.hive_id()),
         )
         .hint("leave hive_id out, or start this hive with --hive-id to give it another name"))
+    }
+
+    /// The job of that id, of this hive or of another one of its fleet.
+    ///
+    /// # Errors
+    /// [`Code::JobNotFound`]; [`Code::FleetUnreachable`] if the others cannot be asked.
+    pub(crate) async fn find_job(&self, id: &str) -> Result<Arc<Job>> {
+        match (self.jobs.get(id), JobId::parse(id)) {
+            (Err(_), Some(id)) if self.fleet.is_on() => self.fleet.job(&id).await,
+            (found, _) => found,
+        }
     }
 
     /// What a caller names, by the id or the unique name of a model, an alias, or one of these with `@` and the

@@ -29,6 +29,8 @@ pub enum Topic {
     Residency,
     /// The settings were reloaded.
     Config,
+    /// A hive of the fleet came, went or told something new about itself.
+    Hive,
 }
 
 impl Topic {
@@ -41,6 +43,7 @@ impl Topic {
             Self::Worker => "worker",
             Self::Residency => "residency",
             Self::Config => "config",
+            Self::Hive => "hive",
         }
     }
 }

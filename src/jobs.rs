@@ -16,6 +16,8 @@
 //! - A job that is stopped before it has its permit never starts.
 
 mod registry;
+pub(crate) mod mirror;
+pub(crate) mod chunk;
 pub(crate) mod drain;
 mod index;
 mod journal;
@@ -26,8 +28,10 @@ pub mod job;
 pub mod log;
 pub mod event;
 
+pub(crate) use chunk::Chunk;
 pub(crate) use counts::{Ended, JobCounts};
 pub use index::{JobFilter, JobPage};
 pub use job::{Job, JobClass, JobId, JobState, OperationKind};
+pub(crate) use mirror::Mirror;
 pub use registry::{Registry, Submitted};
 pub use run::{JobHandle, JobRun, NewJob, RunJob};

@@ -6,6 +6,10 @@
 //! [`route_operation`] is the only place that sets the narration context. It does so for every
 //! operation alike, before anything looks at which operation it is.
 
+mod at_home;
+mod anywhere;
+mod everywhere;
+mod fleet_status;
 mod hive_check;
 mod hub_login;
 mod hub_logout;
@@ -64,7 +68,9 @@ use crate::narration::{NarrationContext, with_narration_context};
 use crate::text::clip;
 use crate::traces::TARGET;
 
+pub(crate) use anywhere::{destination, submit_to};
 pub use asker::{Asker, By};
+pub(crate) use at_home::AtHome;
 pub use operation::{Context, Deadline, Operation};
 pub use parse::{Submission, parse_in};
 pub use refused::{REFUSED, RefusalReason, Refused};
@@ -101,6 +107,7 @@ pub static TABLE: &[Row] = &[
     Row::of::<usage_report::UsageReport>(),
     Row::of::<hub_login::HubLogin>(),
     Row::of::<hub_logout::HubLogout>(),
+    Row::of::<fleet_status::FleetStatus>(),
 ];
 
 /// A body of `POST /v1/jobs`, for the description of the API: one operation of the [`TABLE`].

@@ -16,7 +16,7 @@ pub(crate) use turned::turn_wall;
 
 /// An instant in milliseconds since the Unix epoch; serialised as RFC 3339 in UTC with exactly
 /// three fractional digits, such as `2026-11-23T12:00:00.123Z`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, ToSchema)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, ToSchema)]
 #[schema(value_type = String, format = DateTime, examples("2026-11-23T12:00:00.123Z"))]
 pub struct Instant(pub i64);
 

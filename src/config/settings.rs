@@ -8,8 +8,8 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use super::{
-    Bind, ConfigFile, Downloads, EngineBuilds, EngineSettings, Exposure, Faults, Gateway, Given, Hub, Jobs,
-    LlamaServer, Memory, ModelSettings, Ollama, Residency, Timers, Tokens, Workers,
+    Bind, ConfigFile, Downloads, EngineBuilds, EngineSettings, Exposure, Faults, Fleet, Gateway, Given, Hub,
+    Jobs, LlamaServer, Memory, ModelSettings, Ollama, Residency, Timers, Tokens, Workers,
 };
 use crate::error::{Code, Failure, Result};
 use crate::files;
@@ -79,6 +79,8 @@ pub struct Config {
     pub models: BTreeMap<String, ModelSettings>,
     /// The memory that workers may use.
     pub memory: Memory,
+    /// The machines that this hive works with.
+    pub fleet: Fleet,
     /// Deadlines, intervals and grace periods.
     pub timers: Timers,
     /// The file that the settings were read from, for a reload.
@@ -120,6 +122,7 @@ impl Default for Config {
             engines: BTreeMap::new(),
             models: BTreeMap::new(),
             memory: Memory::default(),
+            fleet: Fleet::default(),
             timers: Timers::default(),
             file: None,
             given: Given::new(),
@@ -150,7 +153,7 @@ impl Config {
         let projector = self.llama_server.mmproj.as_mut();
         let of_models = self.models.values_mut().flat_map(ModelSettings::files_mut);
         // An empty path of the cache has a meaning; the validation names the setting where another is empty.
-        let given = self.hub_cache.iter_mut().chain(projector).chain(of_models);
+        let given = self.hub_cache.iter_mut().chain(projector).chain(of_models).chain(self.fleet.files_mut());
         let given = given.filter(|path| !path.as_os_str().is_empty());
         for path in own.into_iter().flatten().chain(&mut self.models_dirs).chain(given) {
             *path = std::path::absolute(&*path).map_err(|error| {

@@ -121,6 +121,9 @@ impl Config {
         if let Some((name, problem)) = self.gateway.problem() {
             return invalid(format!("[gateway] {name} {problem}"), REMOVE);
         }
+        if let Some((name, problem)) = self.fleet.problem() {
+            return invalid(format!("[fleet] {name} {problem}"), REMOVE);
+        }
         if let Some((name, problem)) = self.llama_server.problem() {
             return invalid(format!("[llama_server] {name} {problem}"), REMOVE);
         }

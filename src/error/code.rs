@@ -212,6 +212,18 @@ codes! {
     /// The new build did not prove itself, and is not used.
     EngineUnproven = "engine_unproven", 422, 70, "The engine did not prove itself";
 
+    // The fleet.
+    /// This hive stands alone.
+    NotInFleet = "not_in_fleet", 409, 64, "The hive is in no fleet";
+    /// The fleet's NATS servers cannot be reached, or did not do what they were asked for.
+    FleetUnreachable = "fleet_unreachable", 503, 69, "The fleet cannot be reached";
+    /// Another hive of the fleet does not answer.
+    HiveUnreachable = "hive_unreachable", 503, 69, "The other hive does not answer";
+    /// Another hive of the fleet has that name.
+    HiveNameTaken = "hive_name_taken", 409, 73, "Another hive has that name";
+    /// No hive of the fleet can do that.
+    NowhereToRun = "nowhere_to_run", 422, 69, "No hive of the fleet can do that";
+
     // The daemon.
     /// A setting is not valid.
     ConfigInvalid = "config_invalid", 500, 78, "A setting is not valid";

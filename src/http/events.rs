@@ -16,6 +16,7 @@ use utoipa::ToSchema;
 use super::sse;
 use crate::app::{AppState, ModelChange};
 use crate::events::HubReader;
+use crate::fleet::HiveChange;
 use crate::jobs::drain::JobChange;
 use crate::jobs::job::JobSummary;
 use crate::jobs::{JobFilter, OperationKind};
@@ -43,6 +44,9 @@ struct Snapshot<'a> {
     #[serde(serialize_with = "each_member")]
     workers: Vec<Worker>,
     residency: ResidencyView,
+    /// The fleet; left out where the hive stands alone.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    fleet: Option<crate::fleet::Status>,
 }
 
 /// The heartbeat, and each worker as in its `worker` events: whether a worker is busy and how much it has
@@ -73,13 +77,14 @@ enum EventData {
         count: u64,
     },
     Residency(ResidencyView),
+    Hive(HiveChange),
     Telemetry(Telemetry<'static>),
 }
 
 /// Follows the whole hive: every change, on one connection.
 ///
 /// The first event is a snapshot, unless the reader goes on where it was. The events are `snapshot`, `job`, `model`,
-/// `worker`, `request`, `residency` and `telemetry`; their data is JSON. The stream ends when the hive stops.
+/// `worker`, `request`, `residency`, `hive` and `telemetry`; their data is JSON. The stream ends when the hive stops.
 #[utoipa::path(
     get,
     path = "/v1/events",
@@ -174,6 +179,7 @@ impl Reader {
             models: self.app.list_models().await.unwrap_or_else(|_| self.app.known_models()),
             workers: self.app.workers.list(),
             residency: self.app.residency.view().await,
+            fleet: self.app.fleet.is_on().then(|| self.app.fleet.status()),
         }
     }
 }

@@ -57,6 +57,7 @@ struct Created<'a> {
     extensions(("x-errors" = json!([
         Code::UnknownOperation, Code::QueenOperation, Code::NotOffered, Code::InvalidId, Code::UnknownHive,
         Code::IdempotencyConflict, Code::QueueFull, Code::ShuttingDown, Code::Io, Code::DiskFull,
+        Code::FleetUnreachable, Code::HiveUnreachable, Code::NowhereToRun,
     ])))
 )]
 pub(super) async fn submit(State(app): State<AppState>, request: Request) -> Result<Response, Problem> {
@@ -69,9 +70,9 @@ pub(super) async fn submit(State(app): State<AppState>, request: Request) -> Res
     let body = json_bytes(request, BODY_LIMIT, *app.config.timers.request_head).await?;
     let submission = ops::parse(&body)?;
     check_role(sender.holder.as_ref(), submission.row)?;
-    app.check_hive_id(&submission.hive_id, host.as_deref())?;
+    let destination = ops::destination(&app, &submission, host.as_deref())?;
     sender.count()?;
-    let submitted = ops::submit(&app, submission, &asker, key)?;
+    let submitted = ops::submit_to(&app, destination, submission, &asker, key).await?;
     let job = &submitted.job;
     let mut response = (
         StatusCode::CREATED,
@@ -93,6 +94,8 @@ pub(super) struct ListQuery {
     state: Option<JobState>,
     /// Only jobs of this operation, by its name in `snake_case`.
     operation: Option<String>,
+    /// The jobs of that hive of the fleet, or of `all`; those of this hive if it is not given.
+    hive: Option<String>,
     /// The most jobs of the page; 100 if it is not given.
     #[param(minimum = 1, maximum = 1000)]
     limit: Option<usize>,
@@ -107,7 +110,10 @@ pub(super) struct ListQuery {
     operation_id = "list_jobs",
     tag = "Jobs",
     params(ListQuery),
-    responses((status = 200, description = "A page of jobs.", body = JobPage))
+    responses((status = 200, description = "A page of jobs.", body = JobPage)),
+    extensions(("x-errors" = json!([
+        Code::UnknownHive, Code::NotInFleet, Code::FleetUnreachable, Code::HiveUnreachable,
+    ])))
 )]
 pub(super) async fn list(
     State(app): State<AppState>,
@@ -116,7 +122,7 @@ pub(super) async fn list(
     let Query(query) = query.map_err(|rejection| {
         Failure::new(Code::InvalidRequest, clip(&rejection.body_text(), 300)).hint(
             "the parameters are state (queued, running, succeeded, failed, cancelled), operation (such as \
-             model_list), limit (1 to 1000) and cursor",
+             model_list), hive, limit (1 to 1000) and cursor",
         )
     })?;
     let limit = query.limit.unwrap_or(PAGE);
@@ -136,7 +142,13 @@ pub(super) async fn list(
         })?),
     };
     let filter = JobFilter { state: query.state, kind: None, operation: query.operation, before };
-    Ok(Json(app.jobs.list(&filter, limit)))
+    let own = |filter: &JobFilter| app.jobs.list(filter, limit);
+    let page = match query.hive.as_deref() {
+        None => own(&filter),
+        Some(hive) if app.check_hive_id(hive, None).is_ok() => own(&filter),
+        Some(hive) => app.fleet.list_jobs(hive, &filter, limit, own).await?,
+    };
+    Ok(Json(page))
 }
 
 /// Shows a job.
@@ -147,10 +159,11 @@ pub(super) async fn list(
     tag = "Jobs",
     params(("job_id" = String, Path, description = "The id of the job.")),
     responses((status = 200, description = "The job.", body = JobSummary)),
-    extensions(("x-errors" = json!([Code::JobNotFound])))
+    extensions(("x-errors" = json!([Code::JobNotFound, Code::FleetUnreachable])))
 )]
 pub(super) async fn get(State(app): State<AppState>, Parameter(id): Parameter) -> Result<Response, Problem> {
-    Ok(Json(app.jobs.get(&id)?.summary()).into_response())
+    let job = app.find_job(&id).await?;
+    Ok(Json(JobSummary { hive: app.fleet.hive_of(&job), ..job.summary() }).into_response())
 }
 
 #[derive(Serialize, ToSchema)]
@@ -173,18 +186,23 @@ fn check_role(holder: Option<&Caller>, row: &Row) -> Result<(), Failure> {
     tag = "Jobs",
     params(("job_id" = String, Path, description = "The id of the job.")),
     responses((status = 200, description = "It is cancelled.", body = Cancelled<'static>)),
-    extensions(("x-errors" = json!([Code::JobNotFound, Code::JobEnded])))
+    extensions(("x-errors" = json!([
+        Code::JobNotFound, Code::JobEnded, Code::FleetUnreachable, Code::HiveUnreachable,
+    ])))
 )]
 pub(super) async fn cancel(
     State(app): State<AppState>,
     Parameter(id): Parameter,
     extensions: Extensions,
 ) -> Result<Response, Problem> {
-    let job = app.jobs.get(&id)?;
-    let operation = job.summary().operation;
+    let job = app.find_job(&id).await?;
+    let operation = &job.header().operation;
     let row = ops::TABLE.iter().find(|row| row.wire_name == operation);
     row.map_or(Ok(()), |row| check_role(holder(&extensions), row))?;
-    app.jobs.cancel(&job).await?;
+    match app.fleet.other_hive_of(&job) {
+        Some(hive) => app.fleet.cancel(&hive, &job).await?,
+        None => app.jobs.cancel(&job).await?,
+    }
     Ok(Json(Cancelled { job_id: job.id(), status: "cancelled" }).into_response())
 }
 

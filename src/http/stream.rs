@@ -36,7 +36,7 @@ use crate::readers::{self, Stream};
         (status = 200, description = "The events.", body = TypedEvent, content_type = "text/event-stream"),
         (status = 204, description = "The job has ended, and the reader has its last event."),
     ),
-    extensions(("x-errors" = json!([Code::JobNotFound])))
+    extensions(("x-errors" = json!([Code::JobNotFound, Code::FleetUnreachable])))
 )]
 pub(super) async fn stream(
     State(app): State<AppState>,
@@ -44,7 +44,7 @@ pub(super) async fn stream(
     RawQuery(query): RawQuery,
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
-    let job = app.jobs.get(&id)?;
+    let job = app.find_job(&id).await?;
     let query = StreamQuery::parse(query.as_deref().unwrap_or_default())?;
     let resume = match headers.get("last-event-id") {
         Some(id) => Some(resume_point("Last-Event-ID", id.to_str().unwrap_or("?"))?),

@@ -28,7 +28,7 @@ pub struct Event {
 }
 
 /// What an event reports.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub enum Body {
     /// A narration.
     Narration {

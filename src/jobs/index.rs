@@ -94,6 +94,11 @@ impl Index {
         self.jobs.values().filter(|job| !job.state().is_ended()).cloned().collect()
     }
 
+    /// The acts, oldest first.
+    pub(super) fn acts(&self) -> Vec<Arc<Job>> {
+        self.jobs.values().filter(|job| job.header().kind == OperationKind::Act).cloned().collect()
+    }
+
     /// Ended acts of this run whose journals could not be written.
     pub(super) fn ended_without_journal(&self) -> Vec<Arc<Job>> {
         let lacks = |job: &&Arc<Job>| {

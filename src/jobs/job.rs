@@ -145,6 +145,8 @@ pub enum StopReason {
     Timeout,
     /// The hive is shutting down.
     Shutdown,
+    /// The hive was out of reach for so long that its fleet has ended the job.
+    TakenForDead,
 }
 
 /// What never changes about a job; the first line of its journal.
@@ -220,6 +222,9 @@ pub struct JobSummary {
     pub job_id: JobId,
     /// The operation's name in `snake_case`.
     pub operation: String,
+    /// The hive of the fleet that ran it; left out where this hive is in no fleet.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hive: Option<String>,
     /// Read or act.
     pub kind: OperationKind,
     /// Its state.
@@ -284,19 +289,30 @@ impl Job {
         if let Some(started_at) = started_at {
             job.start(started_at);
         }
+        if let Some(ended_at) = job.end_as(log) {
+            let age = Duration::from_millis(as_of.since_ms(ended_at));
+            job.status.send_modify(|status| status.aged = Some((monotonic(), age)));
+        }
+        job
+    }
+
+    /// Ends it as the log tells, and gives when that was.
+    fn end_as(&self, log: &Log) -> Option<Instant> {
         let (_, events) = log.snapshot();
         let result = events.iter().rev().find_map(|event| match &event.body {
             Body::Result(data) => Some(Arc::clone(data)),
             _ => None,
         });
-        if let Some(event) = log.terminal()
-            && let Body::Terminal(terminal) = &event.body
-        {
-            job.end(event.at, terminal, result);
-            let age = Duration::from_millis(as_of.since_ms(event.at));
-            job.status.send_modify(|status| status.aged = Some((monotonic(), age)));
-        }
-        job
+        let event = log.terminal()?;
+        let Body::Terminal(terminal) = &event.body else { return None };
+        self.end(event.at, terminal, result);
+        Some(event.at)
+    }
+
+    /// Takes the place of the log and of the end that the job had. Readers that have the log before keep it.
+    pub(super) fn become_what(&self, log: &Arc<Log>) {
+        self.end_as(log);
+        *self.log.lock() = LogLocation::Resident(Arc::clone(log));
     }
 
     /// The same job, which counts against that limit.
@@ -353,6 +369,7 @@ impl Job {
         JobSummary {
             job_id: self.header.id.clone(),
             operation: self.header.operation.clone(),
+            hive: None,
             kind: self.header.kind,
             state: status.state,
             created_at: self.header.created_at,

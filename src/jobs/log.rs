@@ -84,9 +84,11 @@ impl Log {
                     contents.terminal = Some(Arc::clone(&event));
                 }
                 contents.events.push(event);
-            }
-            if contents.events.len() > self.bounds.events || contents.bytes > self.bounds.bytes {
-                contents.elide(self.bounds);
+                // After each event, and not after each batch: what is dropped depends on the events alone, so that
+                // every hive that keeps this log drops the same.
+                if contents.events.len() > self.bounds.events || contents.bytes > self.bounds.bytes {
+                    contents.elide(self.bounds);
+                }
             }
             contents.last_seq
         };
@@ -145,6 +147,15 @@ impl Log {
             Body::Narration { progress, .. } => progress.clone(),
             _ => None,
         })
+    }
+
+    /// Waits until event number `seq` is published, or the last one.
+    pub(crate) async fn reaches(&self, seq: u64) {
+        let mut last = self.last.subscribe();
+        while self.last_seq() < seq && self.terminal().is_none() {
+            // The sender lives in `self`.
+            let _changed = last.changed().await;
+        }
     }
 
     /// A reader that starts after event number `after`; 0 starts at the first.

@@ -49,6 +49,8 @@ pub struct Registry {
     /// The drains of jobs, from before their submission is accepted.
     drains: TaskTracker,
     pruning: Mutex<Pace>,
+    /// Who is told of every new act.
+    follower: Mutex<Option<mpsc::UnboundedSender<Arc<Job>>>>,
     /// The journals that could not be read, or not whole, when the hive started.
     not_understood: Vec<String>,
 }
@@ -84,6 +86,7 @@ impl Registry {
             closed: AtomicBool::new(false),
             drains: TaskTracker::new(),
             pruning: Mutex::default(),
+            follower: Mutex::default(),
             not_understood: Vec::new(),
         };
         let ids = registry.journals.ids()?;
@@ -183,9 +186,18 @@ impl Registry {
             },
             OperationKind::Read => (None, None),
         };
-        let log = Arc::new(Log::new(Bounds { events: self.config.log_events, bytes: self.config.log_bytes }));
+        let log = Arc::new(Log::new(self.bounds()));
         let job = Arc::new(Job::queued(header, Arc::clone(&log)).of_class(class));
-        self.index.lock().add(&job);
+        {
+            let mut index = self.index.lock();
+            index.add(&job);
+            if kind == OperationKind::Act
+                && let Some(follower) = &*self.follower.lock()
+            {
+                // Nobody follows any more.
+                let _sent = follower.send(Arc::clone(&job));
+            }
+        }
         drop(keyed);
 
         let (entries, receiver) = mpsc::unbounded_channel();
@@ -243,6 +255,40 @@ impl Registry {
             Ok(spawn::blocking(move || journals.recall(&id)).await??.log)
         })
         .await
+    }
+
+    /// The acts that there are, oldest first, and then each new one. There is one follower: a later one takes its place.
+    pub(crate) fn follow_acts(&self) -> (Vec<Arc<Job>>, mpsc::UnboundedReceiver<Arc<Job>>) {
+        let (sender, new) = mpsc::unbounded_channel();
+        let index = self.index.lock();
+        *self.follower.lock() = Some(sender);
+        (index.acts(), new)
+    }
+
+    /// Makes an ended act what `log` has of it: the fleet has recorded another end.
+    ///
+    /// # Errors
+    /// If its journal cannot be written; the job is changed in memory then.
+    pub(crate) fn adopt(&self, job: &Arc<Job>, log: &Arc<Log>) -> Result<()> {
+        let before = job.resident_log().map_or(0, |before| before.last_seq());
+        tracing::warn!(
+            job_id = %job.id(),
+            events_here = before,
+            events_there = log.last_seq(),
+            "the fleet ended a job of this hive while it was out of reach; that end counts"
+        );
+        job.become_what(log);
+        let written = self.journals.write_anew(job.header(), job.started_at(), log);
+        match &written {
+            Ok(()) => job.journal_written(),
+            Err(_) => job.journal_failed(),
+        }
+        written
+    }
+
+    /// How much of a job's log is kept.
+    pub(crate) const fn bounds(&self) -> Bounds {
+        Bounds { events: self.config.log_events, bytes: self.config.log_bytes }
     }
 
     /// Cancels a job and waits for its end.

@@ -174,6 +174,9 @@ async fn supervise(
                 n!("job_stopping", "{}", match job.stop_reason() {
                     Some(StopReason::Timeout) => "The deadline passed: stopping",
                     Some(StopReason::Shutdown) => "The hive is shutting down: stopping",
+                    Some(StopReason::TakenForDead) => {
+                        "The fleet took this hive for gone and has ended this job: stopping"
+                    }
                     Some(StopReason::Cancel) | None => "Cancelling",
                 });
                 give_up_at = Some(tokio::time::Instant::now() + cancel_grace);
@@ -235,6 +238,12 @@ fn terminal_of_stopped(job: &Job, failure: Option<Failure>) -> Terminal {
             Code::Interrupted,
             format!("the hive was stopped while {name} was under way"),
             "submit it again once the hive is back",
+            failure,
+        ),
+        (Some(StopReason::TakenForDead), failure) => stopped(
+            Code::Interrupted,
+            format!("the fleet took this hive for gone while {name} was under way"),
+            "submit it again",
             failure,
         ),
         (None, Some(failure)) => failure,

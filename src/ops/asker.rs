@@ -24,6 +24,8 @@ pub enum By {
     Gateway,
     /// The hive itself: a request waits for a model, or the room of a worker is needed.
     Residency,
+    /// Another hive of the fleet.
+    Fleet,
 }
 
 impl By {
@@ -34,6 +36,7 @@ impl By {
             Self::Ollama => "ollama",
             Self::Gateway => "gateway",
             Self::Residency => "residency",
+            Self::Fleet => "fleet",
         }
     }
 }
@@ -43,6 +46,11 @@ impl Asker {
     #[must_use]
     pub fn hive() -> Self {
         Self { caller: "".into(), by: By::Residency }
+    }
+
+    /// This hive, for a read on all hives of its fleet.
+    pub(super) fn fleet() -> Self {
+        Self { caller: "".into(), by: By::Fleet }
     }
 
     /// Notes in the audit log that an act was accepted.

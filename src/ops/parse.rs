@@ -21,7 +21,19 @@ pub struct Submission {
     pub hive_id: String,
     /// The request in its `operation` spelling, with every default filled in.
     pub request: Box<RawValue>,
+    /// The fields as they were sent, without those that name the hive: what is recorded of them may lack secrets.
+    pub(super) fields: Map<String, Value>,
     pub(super) operation: Box<dyn ReadyOperation>,
+}
+
+impl Submission {
+    /// The request as it is sent to another hive of the fleet.
+    ///
+    /// # Errors
+    /// [`Code::Internal`] if it does not serialise.
+    pub(super) fn for_hive(&self, hive: &str) -> Result<Box<RawValue>> {
+        self.row.request_for(hive, &self.fields)
+    }
 }
 
 impl std::fmt::Debug for Submission {
@@ -47,15 +59,9 @@ pub fn parse_in(table: &'static [Row], body: &[u8]) -> Result<Submission> {
     let (row, mut fields) = find(table, object)?;
 
     let hive_id = take_hive(row, &mut fields)?;
-    let Decoded { operation, request } = row.decode(Value::Object(fields))?;
-    let mut complete = Map::new();
-    complete.insert("operation".into(), row.wire_name.into());
-    complete.insert(row.hive_field.into(), hive_id.clone().into());
-    if let Value::Object(fields) = request {
-        complete.extend(fields);
-    }
-    let request = serde_json::value::to_raw_value(&complete)
-        .map_err(|error| Failure::internal("a request did not serialise").detail(error))?;
+    let Decoded { operation, request } = row.decode(Value::Object(fields.clone()))?;
+    let complete = if let Value::Object(complete) = request { complete } else { Map::new() };
+    let request = row.request_for(&hive_id, &complete)?;
     if request.get().len() > MOST_REQUEST_BYTES {
         let problem = format!(
             "the request takes {} bytes of JSON, and may take {MOST_REQUEST_BYTES}",
@@ -63,7 +69,7 @@ pub fn parse_in(table: &'static [Row], body: &[u8]) -> Result<Submission> {
         );
         return Err(FieldError::of_object(problem).into_failure(row.name));
     }
-    Ok(Submission { row, hive_id, request, operation })
+    Ok(Submission { row, hive_id, request, fields, operation })
 }
 
 /// The row of the operation that the object names, and the operation's own fields.

@@ -4,8 +4,8 @@ use std::marker::PhantomData;
 
 use futures::FutureExt;
 use futures::future::BoxFuture;
-use serde_json::Value;
 use serde_json::value::RawValue;
+use serde_json::{Map, Value};
 
 use super::described::{Described, describe};
 use super::field_error::FieldError;
@@ -84,6 +84,16 @@ impl Row {
             decode: decode::<T>,
             describe: describe::<T>,
         }
+    }
+
+    /// The request with these fields, to that hive, in its `operation` spelling.
+    pub(super) fn request_for(&self, hive: &str, fields: &Map<String, Value>) -> Result<Box<RawValue>> {
+        let mut request = Map::new();
+        request.insert("operation".into(), self.wire_name.into());
+        request.insert(self.hive_field.into(), hive.into());
+        request.extend(fields.clone());
+        serde_json::value::to_raw_value(&request)
+            .map_err(|error| Failure::internal("a request did not serialise").detail(error))
     }
 
     /// Reads the operation's own fields.

@@ -1,0 +1,148 @@
+//! `[fleet]`: the machines that this hive works with, by way of NATS.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use reqwest::Url;
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+use super::duration::PositiveDuration;
+use crate::origin::without_brackets;
+
+/// The longest name of a fleet, in bytes: it is part of the names of streams.
+const LONGEST_NAME: usize = 32;
+
+/// The fleet. Without `nats` the hive stands alone.
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct Fleet {
+    /// The addresses of NATS servers, separated by commas: `tls://HOST:PORT`, or `nats://HOST:PORT` on loopback.
+    /// Unset means no fleet.
+    pub nats: Option<String>,
+    /// The name of the fleet. Several can use the same servers.
+    pub name: String,
+    /// The file of credentials (`.creds`: a JWT and its seed) of this hive's user of NATS.
+    #[schema(value_type = Option<String>)]
+    pub credentials: Option<PathBuf>,
+    /// The file of the seed of this hive's nkey, where NATS knows its users by nkeys.
+    #[schema(value_type = Option<String>)]
+    pub nkey: Option<PathBuf>,
+    /// The file of the certificates, in PEM, that the servers' certificates are checked with. Unset means those of the
+    /// system.
+    #[schema(value_type = Option<String>)]
+    pub ca: Option<PathBuf>,
+    /// How often the hive gives a sign of life. One that misses three is shown as unreachable.
+    pub heartbeat: PositiveDuration,
+    /// How long a hive may be silent before it counts as gone: its name is free then, and its jobs end as interrupted.
+    pub gone_after: PositiveDuration,
+    /// How long the events of acts are kept for the whole fleet.
+    pub keep: PositiveDuration,
+}
+
+impl Default for Fleet {
+    fn default() -> Self {
+        Self {
+            nats: None,
+            name: "home".to_owned(),
+            credentials: None,
+            nkey: None,
+            ca: None,
+            heartbeat: Duration::from_secs(5).into(),
+            gone_after: Duration::from_secs(300).into(),
+            keep: Duration::from_secs(7 * 24 * 3600).into(),
+        }
+    }
+}
+
+impl Fleet {
+    /// The addresses of the servers; none where the hive stands alone.
+    pub fn servers(&self) -> impl Iterator<Item = &str> {
+        self.nats.iter().flat_map(|nats| nats.split(',')).map(str::trim).filter(|server| !server.is_empty())
+    }
+
+    /// The files that it names.
+    pub(super) fn files_mut(&mut self) -> impl Iterator<Item = &mut PathBuf> {
+        [&mut self.credentials, &mut self.nkey, &mut self.ca].into_iter().flatten()
+    }
+
+    /// The first setting that cannot work, and what is wrong with it.
+    pub(super) fn problem(&self) -> Option<(&'static str, String)> {
+        if self.nats.is_some() && self.servers().next().is_none() {
+            return Some(("nats", "names no server: write tls://HOST:PORT, or leave it out".to_owned()));
+        }
+        if let Some(problem) = self.servers().find_map(server_problem) {
+            return Some(("nats", problem));
+        }
+        let is_plain = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
+        if self.name.is_empty() || self.name.len() > LONGEST_NAME || !self.name.chars().all(is_plain) {
+            let problem = format!("may be 1 to {LONGEST_NAME} of a to z, 0 to 9 and '-'");
+            return Some(("name", problem));
+        }
+        if self.credentials.is_some() && self.nkey.is_some() {
+            return Some(("nkey", "and credentials are two ways to sign in: set one of them".to_owned()));
+        }
+        if *self.gone_after < *self.heartbeat * 4 {
+            return Some(("gone_after", "must be at least four times heartbeat".to_owned()));
+        }
+        None
+    }
+}
+
+/// What is wrong with the address of a server.
+fn server_problem(server: &str) -> Option<String> {
+    let shown = crate::secrets::without_credentials(server);
+    let Some(url) = Url::parse(server).ok().filter(Url::has_host) else {
+        return Some(format!("has '{shown}', which is no address: write tls://HOST:PORT"));
+    };
+    if !url.username().is_empty() || url.password().is_some() {
+        return Some("has a user or a password in an address: give credentials or nkey".to_owned());
+    }
+    let host = url.host_str().unwrap_or_default();
+    let address = without_brackets(host).parse::<std::net::IpAddr>();
+    let is_loopback = host == "localhost" || address.is_ok_and(|ip| ip.is_loopback());
+    match url.scheme() {
+        "tls" => None,
+        "nats" if is_loopback => None,
+        "nats" => {
+            Some(format!("has '{shown}', which is beyond this machine and not encrypted: write tls://"))
+        }
+        other => Some(format!("has '{shown}', whose scheme '{other}' is neither tls nor nats")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::config::Config;
+
+    fn problem(text: &str) -> Option<String> {
+        let config: Config = toml::from_str(&format!("[fleet]\n{text}")).unwrap();
+        config.validate().err().map(|failure| failure.message)
+    }
+
+    #[test]
+    fn a_fleet_is_reached_encrypted_or_on_this_machine() {
+        assert_eq!(problem(""), None);
+        for fine in [
+            "nats = \"tls://nats.example:4222\"",
+            "nats = \"nats://localhost:4222, nats://127.0.0.1:4223,nats://[::1]:4224\"",
+            "nats = \"tls://a:1\"\nname = \"lab-2\"\ncredentials = \"hive.creds\"",
+        ] {
+            assert_eq!(problem(fine), None, "{fine}");
+        }
+        for (wrong, told) in [
+            ("nats = \"\"", "names no server"),
+            ("nats = \"nats://nats.example:4222\"", "not encrypted"),
+            ("nats = \"http://127.0.0.1:4222\"", "neither tls nor nats"),
+            ("nats = \"127.0.0.1:4222\"", "is no address"),
+            ("nats = \"tls://me:secret@a:1\"", "a user or a password"),
+            ("name = \"My fleet\"", "may be 1 to 32"),
+            ("credentials = \"a\"\nnkey = \"b\"", "two ways to sign in"),
+            ("heartbeat = \"2m\"", "at least four times"),
+        ] {
+            let problem = problem(wrong).expect(wrong);
+            assert!(problem.starts_with("[fleet] ") && problem.contains(told), "{wrong}: {problem}");
+            assert!(!problem.contains("secret"), "{problem}");
+        }
+    }
+}

@@ -1,0 +1,292 @@
+//! The fleet: many hives that work as one, by way of NATS.
+//!
+//! A hive that is in a fleet keeps everything that it has alone: its jobs, its journals, its models. The fleet adds
+//! what others need to know of it and to ask of it:
+//!
+//! - an entry in a bucket with signs of life ([`registry`]), from which each hive knows who is there ([`members`]);
+//! - a stream with the events of every act ([`stream`]), written by the [`outbox`] of the hive that runs it;
+//! - subjects on which others ask it ([`serving`]), and on which it asks others ([`asking`]);
+//! - the jobs of other hives as local logs ([`mirrors`]), so that a reader cannot tell where a job runs.
+//!
+//! Invariants:
+//! - Nothing that concerns this hive alone waits for NATS: not a job, not its stream, not a start or a stop.
+//! - Without `[fleet] nats` there is no connection, no task and no memory for any of this.
+//! - Of a job, the stream has each event once, in order, and one end ([`outbox`]).
+//!
+//! `docs/FLEET.md` draws the subjects, and says what happens in each failure.
+
+mod membership;
+mod listing;
+mod duty;
+mod serving;
+mod mirrors;
+mod asking;
+mod outbox;
+mod follow;
+mod stream;
+mod registry;
+mod link;
+mod home;
+mod wire;
+mod members;
+mod record;
+mod names;
+
+use std::io::ErrorKind;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use parking_lot::RwLock;
+use serde::Serialize;
+use tokio::time::timeout;
+use utoipa::ToSchema;
+
+use self::membership::Membership;
+use self::mirrors::find;
+use self::wire::{OfJob, verb};
+use crate::config;
+use crate::error::{Code, Failure, Result};
+use crate::files;
+use crate::jobs::{Job, JobFilter, JobId, JobPage, OperationKind, Submitted};
+use crate::text::nearest_ids;
+
+pub(crate) use home::Home;
+pub(crate) use members::{HiveChange, Member, Presence};
+pub(crate) use names::HiveName;
+pub(crate) use record::{DeviceRecord, HiveRecord};
+pub(crate) use wire::Submit;
+
+/// How long the end of a cancelled job of another hive may take.
+const CANCEL: Duration = Duration::from_secs(60);
+/// How long a leaving hive tries to publish what is not published.
+const LEAVE: Duration = Duration::from_secs(2);
+
+/// The fleet, as one hive is in it or not. Cheap to clone.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Fleet(Arc<RwLock<Option<Arc<Membership>>>>);
+
+/// The id of a data folder, made where it has none. It stays for good.
+fn identity(data_dir: &Path) -> Result<String> {
+    let path = data_dir.join("folder-id");
+    match files::read_text(&path) {
+        Ok(id) if uuid::Uuid::try_parse(id.trim()).is_ok() => return Ok(id.trim().to_owned()),
+        Ok(_) => {}
+        Err(error) if error.kind() == ErrorKind::NotFound => {}
+        Err(error) => return Err(Failure::io("read the id of the data folder", &path, &error)),
+    }
+    let id = uuid::Uuid::new_v4().to_string();
+    let written = files::put(&path, format!("{id}\n").as_bytes());
+    written.map_err(|error| Failure::io("write the id of the data folder", &path, &error))?;
+    Ok(id)
+}
+
+/// How a hive stands in its fleet.
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = FleetStatus)]
+pub(crate) struct Status {
+    /// The name of the fleet; null where the hive stands alone.
+    pub(crate) fleet: Option<String>,
+    /// The name of this hive in it.
+    pub(crate) hive: Option<String>,
+    /// The servers.
+    pub(crate) nats: Vec<String>,
+    /// Whether this hive is connected and in.
+    pub(crate) is_in: bool,
+    /// Why it is not.
+    pub(crate) trouble: Option<Failure>,
+    /// Jobs of this hive of which the fleet does not have all that there is.
+    pub(crate) unpublished: usize,
+    /// The hives, by name.
+    pub(crate) hives: Vec<Member>,
+}
+
+impl Fleet {
+    /// Comes into the fleet of the settings, in the background.
+    ///
+    /// # Errors
+    /// [`Code::ConfigInvalid`] if the settings cannot be used.
+    pub(crate) async fn join(
+        &self,
+        settings: config::Fleet,
+        hive: HiveName,
+        data_dir: &Path,
+        home: Arc<dyn Home>,
+    ) -> Result<()> {
+        let membership = Membership::begin(settings, hive, identity(data_dir)?, home).await?;
+        let before = self.0.write().replace(membership);
+        if let Some(before) = before {
+            before.end(LEAVE).await;
+        }
+        Ok(())
+    }
+
+    /// Leaves the fleet, if the hive is in one.
+    pub(crate) async fn leave(&self) {
+        let membership = self.0.write().take();
+        if let Some(membership) = membership {
+            membership.end(LEAVE).await;
+        }
+    }
+
+    /// The membership, if the settings name a fleet.
+    fn current(&self) -> Option<Arc<Membership>> {
+        self.0.read().clone()
+    }
+
+    fn required(&self) -> Result<Arc<Membership>> {
+        let membership = self.current().ok_or_else(|| {
+            Failure::new(Code::NotInFleet, "this hive is in no fleet")
+                .hint("docs/FLEET.md says how to join one")
+        })?;
+        membership.check()?;
+        Ok(membership)
+    }
+
+    /// Whether the settings name a fleet.
+    pub(crate) fn is_on(&self) -> bool {
+        self.0.read().is_some()
+    }
+
+    /// The name of this hive in its fleet, if it is in one.
+    pub(crate) fn hive(&self) -> Option<HiveName> {
+        self.current().map(|membership| membership.hive.clone())
+    }
+
+    /// How this hive stands in its fleet.
+    pub(crate) fn status(&self) -> Status {
+        let Some(membership) = self.current() else {
+            let nothing = Vec::new;
+            return Status {
+                fleet: None,
+                hive: None,
+                nats: nothing(),
+                is_in: false,
+                trouble: None,
+                unpublished: 0,
+                hives: Vec::new(),
+            };
+        };
+        let trouble = membership.check().err();
+        let hives = membership.asking.members.lock().all().map(|(_, member)| member.clone()).collect();
+        Status {
+            fleet: Some(membership.settings.name.clone()),
+            hive: Some(membership.hive.to_string()),
+            nats: membership.settings.servers().map(str::to_owned).collect(),
+            is_in: trouble.is_none(),
+            trouble,
+            unpublished: membership.publishing.len(),
+            hives,
+        }
+    }
+
+    /// The other hive that a `hive_id` names.
+    ///
+    /// # Errors
+    /// [`Code::UnknownHive`] with the nearest names; [`Code::NotInFleet`]; [`Code::FleetUnreachable`].
+    pub(crate) fn named(&self, hive_id: &str) -> Result<HiveName> {
+        let membership = self.required()?;
+        let members = membership.asking.members.lock();
+        let named = HiveName::new(hive_id).ok().filter(|hive| members.get(hive).is_some());
+        named.ok_or_else(|| {
+            let names: Vec<_> = members.all().map(|(hive, _)| hive.to_string()).collect();
+            let near = nearest_ids(hive_id, names.iter().map(|name| (name.as_str(), "")));
+            let hint = match near.as_slice() {
+                [] => format!(
+                    "the hives of the fleet are {}; any and all stand for no single one",
+                    names.join(", ")
+                ),
+                near => format!("did you mean {}?", near.join(" or ")),
+            };
+            let shown = crate::text::excerpt(hive_id);
+            Failure::new(Code::UnknownHive, format!("no hive of the fleet is called '{shown}'")).hint(hint)
+        })
+    }
+
+    /// The hives of the fleet that can be reached, and those that cannot.
+    ///
+    /// # Errors
+    /// [`Code::NotInFleet`]; [`Code::FleetUnreachable`].
+    pub(crate) fn hives(&self) -> Result<Vec<(HiveName, Member)>> {
+        let membership = self.required()?;
+        let members = membership.asking.members.lock();
+        Ok(members.all().map(|(hive, member)| (hive.clone(), member.clone())).collect())
+    }
+
+    /// Sends an operation to another hive, and follows the job that it makes of it.
+    ///
+    /// # Errors
+    /// What that hive answers; [`Code::HiveUnreachable`]; [`Code::FleetUnreachable`].
+    pub(crate) async fn submit(
+        &self,
+        hive: &HiveName,
+        kind: OperationKind,
+        mut submit: Submit,
+    ) -> Result<Submitted> {
+        let membership = self.required()?;
+        let asking = &membership.asking;
+        let inbox = match kind {
+            OperationKind::Read => Some(asking.inbox().await?),
+            OperationKind::Act => None,
+        };
+        submit.inbox = inbox.as_ref().map(|inbox| inbox.subject.clone());
+        let made: wire::Made = asking.one(hive, verb::SUBMIT, &submit).await?;
+        let mirror = membership.mirrors.follow(asking, hive, made.job, inbox);
+        Ok(Submitted { job: Arc::clone(mirror.job()), repeated: made.repeated })
+    }
+
+    /// A job of another hive.
+    ///
+    /// # Errors
+    /// [`Code::JobNotFound`]; [`Code::NotInFleet`]; [`Code::FleetUnreachable`].
+    pub(crate) async fn job(&self, id: &JobId) -> Result<Arc<Job>> {
+        let membership = self.required()?;
+        find(&membership.mirrors, &membership.asking, id).await
+    }
+
+    /// The hive that runs or ran a job; `None` where this hive is in no fleet.
+    pub(crate) fn hive_of(&self, job: &Job) -> Option<String> {
+        let membership = self.current()?;
+        let hive = membership.mirrors.hive_of(job).unwrap_or_else(|| membership.hive.clone());
+        Some(hive.to_string())
+    }
+
+    /// The other hive that runs or ran a job; `None` for a job of this one.
+    pub(crate) fn other_hive_of(&self, job: &Job) -> Option<HiveName> {
+        self.current()?.mirrors.hive_of(job)
+    }
+
+    /// Cancels a job of another hive, and waits until its end is known here.
+    ///
+    /// # Errors
+    /// What that hive answers; [`Code::HiveUnreachable`]; [`Code::FleetUnreachable`].
+    pub(crate) async fn cancel(&self, hive: &HiveName, job: &Job) -> Result<()> {
+        let membership = self.required()?;
+        let request = OfJob { job_id: job.id().clone(), after: 0, inbox: None };
+        membership.asking.one_within::<()>(CANCEL, hive, verb::CANCEL, &request).await?;
+        let _ended = timeout(CANCEL, job.ended()).await;
+        Ok(())
+    }
+
+    /// A page of the jobs of a hive, or of `all`. `own` lists those of this hive.
+    ///
+    /// # Errors
+    /// [`Code::UnknownHive`]; [`Code::NotInFleet`]; [`Code::FleetUnreachable`].
+    pub(crate) async fn list_jobs(
+        &self,
+        hive: &str,
+        filter: &JobFilter,
+        limit: usize,
+        own: impl Fn(&JobFilter) -> JobPage,
+    ) -> Result<JobPage> {
+        let membership = self.required()?;
+        let hives = match hive.eq_ignore_ascii_case("all") {
+            true => self.hives()?,
+            false => {
+                let hive = self.named(hive)?;
+                self.hives()?.into_iter().filter(|(name, _)| *name == hive).collect()
+            }
+        };
+        listing::list(&membership.asking, &membership.hive, hives, filter, limit, own).await
+    }
+}

@@ -1,0 +1,158 @@
+//! What one hive does for all: it ends the jobs of hives that are gone.
+//!
+//! Whoever is on duty looks once for every hive that has gone, and once for all when it comes on duty. Two may believe
+//! that they are: the fence of the stream lets one of them write.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_nats::jetstream::consumer::DeliverPolicy;
+use async_nats::jetstream::consumer::push::OrderedConfig;
+use async_nats::jetstream::message::PublishMessage;
+use futures::StreamExt;
+use parking_lot::Mutex;
+use tokio::time::timeout;
+
+use super::asking::Asking;
+use super::link::{ANSWER, failed};
+use super::names::HiveName;
+use super::stream::{self, Place};
+use crate::error::{Code, Failure, Result};
+use crate::jobs::event::{Body, Event, Terminal};
+use crate::jobs::{Chunk, JobId};
+use crate::time::{Instant, monotonic};
+
+/// The hives that have gone since this one looked.
+pub(super) type Gone = Arc<Mutex<BTreeSet<HiveName>>>;
+
+/// Ends the jobs of hives that are gone, for as long as it is awaited.
+pub(super) async fn run(asking: &Asking, hive: &HiveName, gone: &Gone, pause: Duration) {
+    let mut was_on_duty = false;
+    loop {
+        tokio::time::sleep(pause).await;
+        let is_on_duty = {
+            let members = asking.members.lock();
+            members.is_on_duty(hive) && members.can_judge(monotonic())
+        };
+        if !is_on_duty {
+            // Who is on duty now has heard the same.
+            was_on_duty = false;
+            gone.lock().clear();
+            continue;
+        }
+        let look_at: Vec<_> = gone.lock().iter().cloned().collect();
+        let patterns = match was_on_duty {
+            true => look_at.iter().map(|hive| asking.names.events_of(hive)).collect(),
+            false => vec![asking.names.all_events()],
+        };
+        let mut all = true;
+        for pattern in patterns {
+            if let Err(failure) = end_jobs(asking, hive, &pattern).await {
+                tracing::warn!(error = %failure, "jobs of hives that are gone are ended later");
+                all = false;
+            }
+        }
+        if all {
+            was_on_duty = true;
+            gone.lock().retain(|hive| !look_at.contains(hive));
+        }
+    }
+}
+
+/// Ends those jobs of these subjects that have no end and whose hives are gone.
+async fn end_jobs(asking: &Asking, on_duty: &HiveName, pattern: &str) -> Result<()> {
+    for (hive, job, place) in unfinished(asking, pattern).await? {
+        if asking.members.lock().get(&hive).is_none() {
+            end_job(asking, on_duty, &hive, &job, &place).await?;
+        }
+    }
+    Ok(())
+}
+
+/// The jobs of these subjects that have no end in the stream.
+async fn unfinished(asking: &Asking, pattern: &str) -> Result<Vec<(HiveName, JobId, Place)>> {
+    let mut found = Vec::new();
+    each_last(asking, pattern, |hive, job, place| {
+        if !place.is_ended {
+            found.push((hive, job, place));
+        }
+    })
+    .await?;
+    Ok(found)
+}
+
+/// Gives `take` each job of these subjects, and where the stream is with it.
+pub(super) async fn each_last(
+    asking: &Asking,
+    pattern: &str,
+    mut take: impl FnMut(HiveName, JobId, Place),
+) -> Result<()> {
+    let look = |error: &(dyn std::error::Error + 'static)| failed("look through the stream of events", error);
+    let stream = asking.link.jetstream.get_stream_no_info(asking.names.events_stream()).await;
+    let stream = stream.map_err(|error| look(&error))?;
+    let consumer = stream.create_consumer(OrderedConfig {
+        deliver_subject: asking.link.client.new_inbox(),
+        filter_subject: pattern.to_owned(),
+        deliver_policy: DeliverPolicy::LastPerSubject,
+        headers_only: true,
+        ..OrderedConfig::default()
+    });
+    let consumer = consumer.await.map_err(|error| look(&error))?;
+    let mut left = consumer.cached_info().num_pending;
+    let mut messages = consumer.messages().await.map_err(|error| look(&error))?;
+    while left > 0 {
+        let message = timeout(ANSWER, messages.next()).await.map_err(|error| look(&error))?;
+        let Some(message) = message else { break };
+        let message = message.map_err(|error| look(&error))?;
+        let Ok(info) = message.info() else { continue };
+        left = info.pending;
+        let place = Place::of(info.stream_sequence, &message.headers.clone().unwrap_or_default());
+        if let Some((hive, job)) = asking.names.job_of(&message.subject) {
+            take(hive, job, place);
+        }
+    }
+    Ok(())
+}
+
+/// Writes the end of a job whose hive is gone.
+async fn end_job(
+    asking: &Asking,
+    on_duty: &HiveName,
+    hive: &HiveName,
+    job: &JobId,
+    place: &Place,
+) -> Result<()> {
+    let subject = asking.names.events(hive, job);
+    let header = stream::header(&asking.link, &asking.names, &subject).await?;
+    let Some(header) = header else { return Ok(()) };
+    let failure = Failure::new(
+        Code::Interrupted,
+        format!(
+            "hive '{hive}' has been silent for so long that it counts as gone; {} was under way there",
+            header.operation
+        ),
+    )
+    .hint("submit it again, to another hive or once that one is back");
+    let terminal = Body::Terminal(Terminal::Failed(Arc::new(failure)));
+    let event = Event { seq: place.seq + 1, at: Instant::now(), body: terminal };
+    let chunk = Chunk { job: Some(header.clone()), events: vec![Arc::new(event)], ..Chunk::default() };
+    let message = PublishMessage::build()
+        .headers(stream::headers(on_duty, &chunk))
+        // Not that of an event of the hive itself: the server would take one of them for a repetition of the other.
+        .message_id(format!("{job}:{}:interrupted", chunk.last_seq()))
+        .expected_last_subject_sequence(place.message)
+        .payload(chunk.encode(&header.operation).into());
+    let sent = async { asking.link.jetstream.send_publish(subject, message).await?.await };
+    match sent.await {
+        Ok(_) => {
+            tracing::warn!(job_id = %job, %hive, "ended a job of a hive that is gone");
+            Ok(())
+        }
+        // It has come back, or another hive was faster.
+        Err(error) if error.kind() == async_nats::jetstream::context::PublishErrorKind::WrongLastSequence => {
+            Ok(())
+        }
+        Err(error) => Err(failed("end a job of a hive that is gone", &error)),
+    }
+}

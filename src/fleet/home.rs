@@ -1,0 +1,29 @@
+//! What a member of a fleet needs of the hive around it.
+
+use std::sync::Arc;
+
+use futures::future::BoxFuture;
+
+use super::record::HiveRecord;
+use super::wire::Submit;
+use crate::error::Result;
+use crate::events::Hub;
+use crate::jobs::{Registry, Submitted};
+
+/// The hive around a member of a fleet.
+pub(crate) trait Home: Send + Sync + 'static {
+    /// Its jobs.
+    fn jobs(&self) -> &Registry;
+
+    /// Its `/v1/events`.
+    fn events(&self) -> &Arc<Hub>;
+
+    /// What it tells about itself. The fields `hive`, `folder` and `run` are filled in by the member.
+    fn record(&self) -> BoxFuture<'_, HiveRecord>;
+
+    /// Makes a job of an operation that another hive sent.
+    ///
+    /// # Errors
+    /// As for an operation of a caller of this hive.
+    fn submit(&self, submit: Submit) -> Result<Submitted>;
+}

@@ -1,0 +1,225 @@
+//! Who is in the fleet, as one hive hears it. No connection and no clock is in here: see the tests.
+//!
+//! A hive counts as silent by how long ago this one heard it, by this one's own clock that nobody sets. While this hive
+//! hears nobody, because its connection is lost, it judges nobody: see [`Members::listens`].
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+use serde::Serialize;
+use utoipa::ToSchema;
+
+use super::names::HiveName;
+use super::record::HiveRecord;
+
+/// After how many missed signs of life a hive is shown as unreachable.
+const MISSED: u32 = 3;
+
+/// Whether a hive can be reached, as another one hears it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, ToSchema)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum Presence {
+    /// It gives signs of life.
+    Reachable,
+    /// It has been silent for a while.
+    Unreachable,
+}
+
+/// A hive of the fleet.
+#[derive(Clone, Debug, Serialize, ToSchema)]
+#[schema(as = FleetHive)]
+pub(crate) struct Member {
+    /// Whether it can be reached.
+    pub(crate) presence: Presence,
+    /// What it last told about itself.
+    #[serde(flatten)]
+    pub(crate) record: HiveRecord,
+    #[serde(skip)]
+    heard: Instant,
+}
+
+/// What has become of a hive.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, ToSchema)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum Happened {
+    /// It is new in the fleet, or was started again.
+    Joined,
+    /// It has told something new about itself.
+    Changed,
+    /// It has been silent for a while.
+    Unreachable,
+    /// It can be reached again.
+    Back,
+    /// It left by itself.
+    Left,
+    /// It was silent for so long that its name is free.
+    Gone,
+}
+
+/// A change of the fleet.
+#[derive(Clone, Debug, Serialize, ToSchema)]
+#[schema(as = HiveChangeEvent)]
+pub(crate) struct HiveChange {
+    /// What has happened.
+    pub(crate) change: Happened,
+    /// The hive.
+    pub(crate) hive: Member,
+}
+
+/// The hives of a fleet.
+#[derive(Debug)]
+pub(crate) struct Members {
+    hives: BTreeMap<HiveName, Member>,
+    heartbeat: Duration,
+    gone_after: Duration,
+    /// Since when this hive hears the others without a gap.
+    listening: Option<Instant>,
+}
+
+impl Members {
+    pub(super) fn new(heartbeat: Duration, gone_after: Duration) -> Self {
+        Self { hives: BTreeMap::new(), heartbeat, gone_after, listening: None }
+    }
+
+    /// The hives that are in the fleet, by name.
+    pub(crate) fn all(&self) -> impl Iterator<Item = (&HiveName, &Member)> {
+        self.hives.iter()
+    }
+
+    /// The hive of that name.
+    pub(crate) fn get(&self, hive: &HiveName) -> Option<&Member> {
+        self.hives.get(hive)
+    }
+
+    /// Whether the hive can be reached.
+    pub(crate) fn is_reachable(&self, hive: &HiveName) -> bool {
+        self.get(hive).is_some_and(|member| member.presence == Presence::Reachable)
+    }
+
+    /// This hive hears the others from `now` on; `None` where it has lost its connection. Silence before that is
+    /// nobody's fault.
+    pub(super) fn listens(&mut self, now: Option<Instant>) {
+        self.listening = now;
+        for member in self.hives.values_mut() {
+            member.heard = now.unwrap_or(member.heard);
+        }
+    }
+
+    /// Whether this hive has listened for so long that who is not there is gone.
+    pub(super) fn can_judge(&self, now: Instant) -> bool {
+        self.listening.is_some_and(|since| now.saturating_duration_since(since) >= self.gone_after)
+    }
+
+    /// A sign of life. Returns what it changes for others.
+    pub(super) fn hear(&mut self, hive: &HiveName, record: HiveRecord, now: Instant) -> Option<HiveChange> {
+        let before = self.hives.get(hive);
+        let change = match before {
+            None => Some(Happened::Joined),
+            Some(before) if before.record.run != record.run => Some(Happened::Joined),
+            Some(before) if before.presence == Presence::Unreachable => Some(Happened::Back),
+            Some(before) if before.record != record => Some(Happened::Changed),
+            Some(_) => None,
+        };
+        let member = Member { presence: Presence::Reachable, record, heard: now };
+        self.hives.insert(hive.clone(), member.clone());
+        change.map(|change| HiveChange { change, hive: member })
+    }
+
+    /// A hive has left by itself.
+    pub(super) fn leaves(&mut self, hive: &HiveName) -> Option<HiveChange> {
+        let hive = self.hives.remove(hive)?;
+        Some(HiveChange { change: Happened::Left, hive })
+    }
+
+    /// Who has become silent by now.
+    pub(super) fn tick(&mut self, now: Instant) -> Vec<HiveChange> {
+        if self.listening.is_none() {
+            return Vec::new();
+        }
+        let (heartbeat, gone_after) = (self.heartbeat, self.gone_after);
+        let silent = |member: &Member| now.saturating_duration_since(member.heard);
+        let gone = self.hives.extract_if(.., |_, member| silent(member) >= gone_after);
+        let mut changes: Vec<_> = gone.map(|(_, hive)| HiveChange { change: Happened::Gone, hive }).collect();
+        for member in self.hives.values_mut() {
+            if member.presence == Presence::Reachable && silent(member) >= heartbeat * MISSED {
+                member.presence = Presence::Unreachable;
+                changes.push(HiveChange { change: Happened::Unreachable, hive: member.clone() });
+            }
+        }
+        changes
+    }
+
+    /// Whether `hive` does for all what one of them has to do: the first of those that can be reached, by name. Two may
+    /// believe it of themselves for a moment, so what they do must be safe to do twice.
+    pub(super) fn is_on_duty(&self, hive: &HiveName) -> bool {
+        let first = self.hives.iter().find(|(_, member)| member.presence == Presence::Reachable);
+        first.is_some_and(|(first, _)| first == hive)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const BEAT: Duration = Duration::from_secs(5);
+    const GONE: Duration = Duration::from_secs(60);
+
+    fn hive(name: &str) -> HiveName {
+        HiveName::new(name).unwrap()
+    }
+
+    fn record(run: &str) -> HiveRecord {
+        HiveRecord { run: run.into(), ..HiveRecord::default() }
+    }
+
+    fn happened(change: &Option<HiveChange>) -> Option<Happened> {
+        change.as_ref().map(|change| change.change)
+    }
+
+    #[test]
+    fn silence_makes_a_hive_unreachable_and_then_gone() {
+        let (mut members, start) = (Members::new(BEAT, GONE), Instant::now());
+        members.listens(Some(start));
+        let a = hive("a");
+        assert_eq!(happened(&members.hear(&a, record("1"), start)), Some(Happened::Joined));
+        assert_eq!(happened(&members.hear(&a, record("1"), start + BEAT)), None);
+        assert!(members.tick(start + BEAT * 3).is_empty());
+        let changes = members.tick(start + BEAT * 4);
+        assert_eq!(changes.len(), 1);
+        assert_eq!(changes[0].change, Happened::Unreachable);
+        assert!(!members.is_reachable(&a) && members.tick(start + BEAT * 5).is_empty());
+        assert_eq!(happened(&members.hear(&a, record("1"), start + BEAT * 6)), Some(Happened::Back));
+        assert_eq!(happened(&members.hear(&a, record("2"), start + BEAT * 6)), Some(Happened::Joined));
+        let changes = members.tick(start + BEAT * 6 + GONE);
+        assert_eq!(changes.iter().map(|change| change.change).collect::<Vec<_>>(), [Happened::Gone]);
+        assert_eq!(members.all().count(), 0);
+    }
+
+    #[test]
+    fn who_hears_nobody_judges_nobody() {
+        let (mut members, start) = (Members::new(BEAT, GONE), Instant::now());
+        let a = hive("a");
+        members.listens(Some(start));
+        members.hear(&a, record("1"), start);
+        members.listens(None);
+        assert!(members.tick(start + GONE * 2).is_empty());
+        assert!(!members.can_judge(start + GONE * 2));
+        members.listens(Some(start + GONE * 2));
+        assert!(members.tick(start + GONE * 2 + BEAT).is_empty(), "its silence counts from the return on");
+        assert!(!members.can_judge(start + GONE * 3 - BEAT) && members.can_judge(start + GONE * 3));
+        assert_eq!(members.tick(start + GONE * 3).len(), 1);
+    }
+
+    #[test]
+    fn the_first_that_can_be_reached_is_on_duty() {
+        let (mut members, start) = (Members::new(BEAT, GONE), Instant::now());
+        members.listens(Some(start));
+        members.hear(&hive("a"), record("1"), start);
+        members.hear(&hive("b"), record("1"), start + BEAT * 3);
+        assert!(members.is_on_duty(&hive("a")) && !members.is_on_duty(&hive("b")));
+        members.tick(start + BEAT * 3);
+        assert!(members.is_on_duty(&hive("b")) && !members.is_on_duty(&hive("a")));
+        assert_eq!(happened(&members.leaves(&hive("b"))), Some(Happened::Left));
+        assert!(!members.is_on_duty(&hive("b")));
+    }
+}

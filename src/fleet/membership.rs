@@ -1,0 +1,274 @@
+//! This hive in its fleet: the connection, its name, and the loops that run for as long as it is in.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use tokio::time::{interval, timeout};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use super::asking::Asking;
+use super::duty::{self, Gone};
+use super::home::Home;
+use super::link::Link;
+use super::members::{Happened, HiveChange, Members};
+use super::mirrors::Mirrors;
+use super::names::{HiveName, Names};
+use super::outbox::Outbox;
+use super::record::HiveRecord;
+use super::registry::{NotRenewed, Registry};
+use super::serving::Serving;
+use super::stream;
+use crate::config;
+use crate::error::{Code, Failure, Result};
+use crate::events::Topic;
+use crate::spawn;
+use crate::time::monotonic;
+
+/// The wait before the next attempt to come in.
+const AGAIN: Duration = Duration::from_secs(1);
+/// After how many signs of life in a row that failed everything is set up anew.
+const FAILED_BEATS: u32 = 3;
+
+/// This hive in its fleet.
+pub(super) struct Membership {
+    pub(super) settings: config::Fleet,
+    pub(super) hive: HiveName,
+    /// The data folder and the run, as the record has them.
+    pub(super) folder: String,
+    pub(super) run: String,
+    pub(super) home: Arc<dyn Home>,
+    pub(super) asking: Asking,
+    pub(super) mirrors: Arc<Mirrors>,
+    /// Why it is not in, although it is connected.
+    pub(super) refused: Mutex<Option<Failure>>,
+    /// The jobs whose events are being published.
+    pub(super) publishing: TaskTracker,
+    gone: Gone,
+    stop: CancellationToken,
+    /// Cancelled when everything has ended.
+    ended: CancellationToken,
+}
+
+impl std::fmt::Debug for Membership {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Membership").field("hive", &self.hive).finish_non_exhaustive()
+    }
+}
+
+impl Membership {
+    /// Begins to come in.
+    ///
+    /// # Errors
+    /// [`Code::ConfigInvalid`] if the settings cannot be used.
+    pub(super) async fn begin(
+        settings: config::Fleet,
+        hive: HiveName,
+        folder: String,
+        home: Arc<dyn Home>,
+    ) -> Result<Arc<Self>> {
+        let link = Link::open(&settings, &hive).await?;
+        let members = Arc::new(Mutex::new(Members::new(*settings.heartbeat, *settings.gone_after)));
+        let asking = Asking {
+            link,
+            names: Arc::new(Names::of(&settings.name)),
+            members,
+            bounds: home.jobs().bounds(),
+        };
+        let membership = Arc::new(Self {
+            mirrors: Arc::new(Mirrors::new(home.jobs().bounds())),
+            run: uuid::Uuid::new_v4().simple().to_string(),
+            refused: Mutex::default(),
+            publishing: TaskTracker::new(),
+            gone: Gone::default(),
+            stop: CancellationToken::new(),
+            ended: CancellationToken::new(),
+            settings,
+            hive,
+            folder,
+            home,
+            asking,
+        });
+        let running = Arc::clone(&membership);
+        spawn::detached(async move {
+            running.run().await;
+            running.ended.cancel();
+        });
+        Ok(membership)
+    }
+
+    /// Ends it. What is not published yet gets `limit` for that.
+    pub(super) async fn end(&self, limit: Duration) {
+        self.publishing.close();
+        if self.asking.link.trouble().is_none() && self.refused.lock().is_none() {
+            let _published = timeout(limit, self.publishing.wait()).await;
+        }
+        self.stop.cancel();
+        let _ended = timeout(limit, self.ended.cancelled()).await;
+    }
+
+    async fn run(self: &Arc<Self>) {
+        let stop = self.stop.clone();
+        while !stop.is_cancelled() {
+            let session = CancellationToken::new();
+            let _ends_tasks = session.clone().drop_guard();
+            match stop.run_until_cancelled(self.session(&session)).await {
+                None => break,
+                Some(Ok(())) => {}
+                Some(Err(failure)) => {
+                    let mut refused = self.refused.lock();
+                    if refused.as_ref().is_none_or(|before| before.message != failure.message) {
+                        tracing::warn!(code = %failure.code, hint = failure.hint, causes = ?failure.causes, "not in the fleet: {failure}");
+                    }
+                    *refused = Some(failure);
+                }
+            }
+            let _stopped = timeout(AGAIN, stop.cancelled()).await;
+        }
+    }
+
+    /// Comes in, and stays until something ends that.
+    async fn session(self: &Arc<Self>, ended: &CancellationToken) -> Result<()> {
+        let link = &self.asking.link;
+        link.up().await;
+        stream::ensure(link, &self.asking.names, *self.settings.keep).await?;
+        let registry = Registry::open(link, &self.asking.names, *self.settings.gone_after).await?;
+        let record = self.record().await;
+        let revision = registry.claim(&self.hive, &record).await?;
+        *self.refused.lock() = None;
+        tracing::info!(hive = %self.hive, fleet = self.settings.name, "in the fleet");
+        let serving = Serving {
+            link: link.clone(),
+            names: Arc::clone(&self.asking.names),
+            hive: self.hive.clone(),
+            home: Arc::clone(&self.home),
+        };
+        self.asking.members.lock().listens(Some(monotonic()));
+        tokio::select! {
+            left = self.beat(&registry, revision) => left,
+            watched = registry.watch(&self.asking.members, |change| self.tell(change)) => watched,
+            served = serving.run() => served,
+            () = self.judge() => Ok(()),
+            () = duty::run(&self.asking, &self.hive, &self.gone, self.pause()) => Ok(()),
+            () = self.publish(ended) => Ok(()),
+        }
+    }
+
+    /// How often silence is looked for.
+    fn pause(&self) -> Duration {
+        *self.settings.heartbeat / 2
+    }
+
+    async fn record(&self) -> HiveRecord {
+        HiveRecord {
+            hive: self.hive.to_string(),
+            folder: self.folder.clone(),
+            run: self.run.clone(),
+            ..self.home.record().await
+        }
+    }
+
+    /// Gives signs of life, until the name is lost or the hive is to leave.
+    async fn beat(&self, registry: &Registry, mut revision: u64) -> Result<()> {
+        let mut beats = interval(*self.settings.heartbeat);
+        beats.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        beats.tick().await;
+        let mut failed = 0;
+        loop {
+            tokio::select! {
+                _ = beats.tick() => {}
+                () = self.stop.cancelled() => {
+                    registry.leave(&self.hive, revision).await;
+                    return Ok(());
+                }
+            }
+            match registry.renew(&self.hive, &self.record().await, revision).await {
+                Ok(renewed) => (revision, failed) = (renewed, 0),
+                // Another one has it, or the entry is gone because this hive was cut off for long: it comes in again.
+                Err(NotRenewed::Lost) => {
+                    tracing::warn!(hive = %self.hive, "this hive's entry in the fleet is not its own any more");
+                    return Ok(());
+                }
+                Err(NotRenewed::Unknown(failure)) if self.asking.link.trouble().is_none() => {
+                    failed += 1;
+                    if failed >= FAILED_BEATS {
+                        return Err(failure);
+                    }
+                }
+                Err(NotRenewed::Unknown(_)) => {}
+            }
+        }
+    }
+
+    /// Notes who has become silent, and whether this hive hears anybody.
+    async fn judge(&self) {
+        let link = &self.asking.link;
+        loop {
+            tokio::select! {
+                () = tokio::time::sleep(self.pause()) => {
+                    let changes = self.asking.members.lock().tick(monotonic());
+                    changes.into_iter().for_each(|change| self.tell(change));
+                }
+                () = link.lost() => {
+                    tracing::warn!("the connection to the fleet is lost; what concerns this hive alone goes on");
+                    self.asking.members.lock().listens(None);
+                    link.up().await;
+                    tracing::info!("the connection to the fleet is back");
+                    self.asking.members.lock().listens(Some(monotonic()));
+                }
+            }
+        }
+    }
+
+    fn tell(&self, change: HiveChange) {
+        let (hive, happened) = (&change.hive.record.hive, change.change);
+        if happened != Happened::Changed {
+            tracing::info!(hive, ?happened, "a hive of the fleet");
+        }
+        if happened == Happened::Gone
+            && let Ok(hive) = HiveName::new(hive)
+        {
+            self.gone.lock().insert(hive);
+        }
+        self.home.events().publish(Topic::Hive, &change);
+    }
+
+    /// Publishes the acts of this hive.
+    async fn publish(self: &Arc<Self>, ended: &CancellationToken) {
+        let asking = &self.asking;
+        let outbox = Outbox::new(
+            asking.link.clone(),
+            Arc::clone(&asking.names),
+            self.hive.clone(),
+            *self.settings.keep,
+        );
+        let (earlier, mut new) = self.home.jobs().follow_acts();
+        let publish = |job, is_new| {
+            let (membership, outbox, ended) = (Arc::clone(self), outbox.clone(), ended.clone());
+            spawn::detached(self.publishing.track_future(async move {
+                let publishing = outbox.publish(membership.home.jobs(), job, is_new);
+                ended.run_until_cancelled(publishing).await;
+            }));
+        };
+        // The newest first: somebody may follow it.
+        earlier.into_iter().rev().for_each(|job| publish(job, false));
+        while let Some(job) = new.recv().await {
+            publish(job, true);
+        }
+    }
+
+    /// Refuses what needs the fleet while this hive is not in it.
+    ///
+    /// # Errors
+    /// [`Code::FleetUnreachable`], or why the hive was not let in.
+    pub(super) fn check(&self) -> Result<()> {
+        if let Some(trouble) = self.asking.link.trouble() {
+            return Err(self.asking.cut_off(&trouble));
+        }
+        match &*self.refused.lock() {
+            Some(refused) => Err(Failure { code: Code::FleetUnreachable, ..refused.clone() }),
+            None => Ok(()),
+        }
+    }
+}

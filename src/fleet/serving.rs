@@ -1,0 +1,139 @@
+//! What this hive does for others that ask it.
+
+use std::sync::Arc;
+
+use async_nats::{Message, Subject};
+use bytes::Bytes;
+use futures::{StreamExt, stream};
+use tokio::sync::Semaphore;
+
+use super::home::Home;
+use super::link::{Link, failed};
+use super::names::{HiveName, Names};
+use super::wire::{Found, List, Made, OfJob, Submit, reply, request, verb};
+use crate::error::{Code, Failure, Result};
+use crate::jobs::log::Batch;
+use crate::jobs::{Chunk, Job, JobFilter};
+use crate::spawn;
+use crate::text::excerpt;
+
+/// How many requests of others are under way at once; the others wait.
+const AT_ONCE: usize = 256;
+/// The longest page of jobs for another hive.
+const MOST_JOBS: usize = 1000;
+
+/// Answers other hives.
+#[derive(Clone)]
+pub(super) struct Serving {
+    pub(super) link: Link,
+    pub(super) names: Arc<Names>,
+    pub(super) hive: HiveName,
+    pub(super) home: Arc<dyn Home>,
+}
+
+impl Serving {
+    /// Answers until the connection is closed.
+    ///
+    /// # Errors
+    /// [`Code::FleetUnreachable`] if the subjects cannot be subscribed to.
+    pub(super) async fn run(&self) -> Result<()> {
+        let mine = self.link.client.subscribe(self.names.request(&self.hive, "*"));
+        let ours = self.link.client.subscribe(self.names.question("*"));
+        let (mine, ours) = futures::try_join!(mine, ours).map_err(|error| failed("subscribe", &error))?;
+        let mut messages = stream::select(mine, ours);
+        let places = Arc::new(Semaphore::new(AT_ONCE));
+        while let Some(message) = messages.next().await {
+            let Ok(place) = Arc::clone(&places).acquire_owned().await else { break };
+            let serving = self.clone();
+            spawn::detached(async move {
+                serving.answer(message).await;
+                drop(place);
+            });
+        }
+        Ok(())
+    }
+
+    async fn answer(&self, message: Message) {
+        let Message { subject, reply: Some(to), payload, .. } = message else { return };
+        let verb = subject.rsplit('.').next().unwrap_or_default();
+        let answer = match verb {
+            verb::SUBMIT => reply(self.submit(&payload)),
+            verb::FOLLOW => reply(self.follow(&payload)),
+            verb::CANCEL => reply(self.cancel(&payload).await),
+            verb::LIST => reply(self.list(&payload)),
+            verb::FIND => match self.find(&payload) {
+                Some(found) => reply(Ok(found)),
+                // Who does not have it says nothing.
+                None => return,
+            },
+            other => reply::<()>(Err(Failure::new(
+                Code::RouteNotFound,
+                format!("hive '{}' does not know the request '{}'", self.hive, excerpt(other)),
+            )
+            .hint("it is of another version: update the older one"))),
+        };
+        self.send(to, answer).await;
+    }
+
+    async fn send(&self, to: Subject, payload: Bytes) {
+        if let Err(error) = self.link.client.publish(to, payload).await {
+            tracing::debug!(%error, "an answer to another hive was not sent");
+        }
+    }
+
+    fn submit(&self, payload: &[u8]) -> Result<Made> {
+        let submit: Submit = request(payload)?;
+        let inbox = submit.inbox.clone();
+        let submitted = self.home.submit(submit)?;
+        if let Some(inbox) = inbox {
+            self.tell(Arc::clone(&submitted.job), 0, inbox);
+        }
+        Ok(Made { job: submitted.job.header().clone(), repeated: submitted.repeated })
+    }
+
+    fn follow(&self, payload: &[u8]) -> Result<Found> {
+        let OfJob { job_id, after, inbox } = request(payload)?;
+        let job = self.home.jobs().get(job_id.as_str())?;
+        let found = Found { hive: self.hive.to_string(), job: job.header().clone() };
+        if let Some(inbox) = inbox {
+            self.tell(job, after, inbox);
+        }
+        Ok(found)
+    }
+
+    fn find(&self, payload: &[u8]) -> Option<Found> {
+        let OfJob { job_id, .. } = request(payload).ok()?;
+        let job = self.home.jobs().get(job_id.as_str()).ok()?;
+        Some(Found { hive: self.hive.to_string(), job: job.header().clone() })
+    }
+
+    async fn cancel(&self, payload: &[u8]) -> Result<()> {
+        let OfJob { job_id, .. } = request(payload)?;
+        let job = self.home.jobs().get(job_id.as_str())?;
+        self.home.jobs().cancel(&job).await
+    }
+
+    fn list(&self, payload: &[u8]) -> Result<super::wire::Listed> {
+        let List { state, operation, before, limit } = request(payload)?;
+        let filter = JobFilter { state, kind: None, operation, before };
+        Ok(self.home.jobs().list(&filter, limit.min(MOST_JOBS)))
+    }
+
+    /// Sends the events of a job after number `after` to an inbox of another hive, until the job's end.
+    fn tell(&self, job: Arc<Job>, after: u64, inbox: String) {
+        let serving = self.clone();
+        spawn::detached(async move {
+            let Ok(log) = serving.home.jobs().log(&job).await else { return };
+            let mut cursor = log.follow(after);
+            while let Some(batch) = cursor.next().await {
+                serving.tell_batch(&job, batch, &inbox).await;
+            }
+        });
+    }
+
+    async fn tell_batch(&self, job: &Job, batch: Batch, inbox: &str) {
+        for chunk in Chunk::of(batch, &job.header().operation, self.link.largest()) {
+            self.send(inbox.to_owned().into(), chunk.encode(&job.header().operation).into()).await;
+        }
+    }
+}

@@ -1,0 +1,139 @@
+//! The stream of the events of acts: what its messages are, and how they are read.
+//!
+//! A message is a piece of one job's log ([`Chunk`]). Its headers tell the last event in it and how the job stands
+//! after it, so that a look at the last message of a subject is enough to know.
+
+use std::time::Duration;
+
+use async_nats::HeaderMap;
+use async_nats::jetstream::stream::{
+    Config, DirectGetErrorKind, DiscardPolicy, LastRawMessageErrorKind, StorageType, Stream,
+};
+
+use super::link::{Link, failed};
+use super::names::{HiveName, Names};
+use crate::error::{Code, Failure, Result};
+use crate::jobs::job::JobHeader;
+use crate::jobs::{Chunk, JobState};
+
+/// The number of the last event of the message.
+const SEQ: &str = "Rbee-Seq";
+/// How the job ended, in the message with its end.
+const END: &str = "Rbee-End";
+/// The hive that wrote the message.
+const BY: &str = "Rbee-By";
+
+/// Where the stream is with a job.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Place {
+    /// The number of the last message; 0 where there is none.
+    pub(super) message: u64,
+    /// The number of the last event in it.
+    pub(super) seq: u64,
+    /// Whether that is the job's end.
+    pub(super) is_ended: bool,
+    /// Who wrote it.
+    pub(super) by: Option<HiveName>,
+}
+
+impl Place {
+    pub(super) fn of(message: u64, headers: &HeaderMap) -> Self {
+        let header = |name: &str| headers.get(name).map(|value| value.as_str().to_owned());
+        Self {
+            message,
+            seq: header(SEQ).and_then(|seq| seq.parse().ok()).unwrap_or(0),
+            is_ended: header(END).is_some(),
+            by: header(BY).and_then(|by| HiveName::new(&by).ok()),
+        }
+    }
+}
+
+/// The headers of a message that `hive` writes.
+pub(super) fn headers(hive: &HiveName, chunk: &Chunk) -> HeaderMap {
+    let mut headers = HeaderMap::new();
+    headers.insert(SEQ, chunk.last_seq().to_string());
+    headers.insert(BY, hive.as_str());
+    if let Some(end) = chunk.end() {
+        headers.insert(END, JobState::name(end));
+    }
+    headers
+}
+
+/// The stream, made where it is not there. It is kept on three servers where there are three.
+pub(super) async fn ensure(link: &Link, names: &Names, keep: Duration) -> Result<Stream> {
+    let config = |replicas| Config {
+        name: names.events_stream(),
+        description: Some("The events of the acts of all hives".to_owned()),
+        subjects: vec![names.all_events()],
+        max_age: keep,
+        discard: DiscardPolicy::New,
+        storage: StorageType::File,
+        num_replicas: replicas,
+        duplicate_window: Duration::from_secs(120).min(keep),
+        allow_direct: true,
+        ..Config::default()
+    };
+    let made = match link.jetstream.create_or_update_stream(config(3)).await {
+        Ok(info) => Ok(info),
+        // Fewer than three servers.
+        Err(_) => match link.jetstream.get_stream(names.events_stream()).await {
+            Ok(stream) => Ok(stream.cached_info().clone()),
+            Err(_) => link.jetstream.create_or_update_stream(config(1)).await,
+        },
+    };
+    made.map_err(|error| failed("make the stream of events", &error))?;
+    let found = link.jetstream.get_stream(names.events_stream()).await;
+    found.map_err(|error| failed("open the stream of events", &error))
+}
+
+/// Where the stream is with the jobs of a subject; `None` where it has nothing of them.
+pub(super) async fn last(link: &Link, names: &Names, subject: &str) -> Result<Option<Place>> {
+    Ok(last_message(link, names, subject).await?.map(|(message, headers, ..)| Place::of(message, &headers)))
+}
+
+/// The last piece of a job's log in the stream.
+pub(super) async fn last_chunk(link: &Link, names: &Names, subject: &str) -> Result<Option<Chunk>> {
+    last_message(link, names, subject).await?.map(|(.., payload)| decode(&payload)).transpose()
+}
+
+/// The subject that a pattern of subjects means, and where the stream is with it.
+pub(super) async fn find(link: &Link, names: &Names, pattern: &str) -> Result<Option<(String, Place)>> {
+    let found = last_message(link, names, pattern).await?;
+    Ok(found.map(|(message, headers, subject, _)| (subject, Place::of(message, &headers))))
+}
+
+/// What never changes about a job of that subject: its first message and its last one have it.
+pub(super) async fn header(link: &Link, names: &Names, subject: &str) -> Result<Option<JobHeader>> {
+    let stream = link.jetstream.get_stream_no_info(names.events_stream()).await;
+    let stream = stream.map_err(|error| failed("open the stream of events", &error))?;
+    match stream.direct_get_first_for_subject(subject).await {
+        Ok(first) => match decode(&first.payload)?.job {
+            Some(job) => Ok(Some(job)),
+            // The first message is older than the stream keeps.
+            None => Ok(last_chunk(link, names, subject).await?.and_then(|chunk| chunk.job)),
+        },
+        Err(error) if error.kind() == DirectGetErrorKind::NotFound => Ok(None),
+        Err(error) => Err(failed("look into the stream of events", &error)),
+    }
+}
+
+/// Reads the piece of a message.
+pub(super) fn decode(payload: &[u8]) -> Result<Chunk> {
+    Chunk::decode(payload).map_err(|error| {
+        Failure::new(Code::OutcomeUnknown, "events of a job of another hive cannot be read")
+            .hint("the hives of the fleet may be of different versions: update the older one")
+            .detail(error)
+    })
+}
+
+type Message = (u64, HeaderMap, String, bytes::Bytes);
+
+async fn last_message(link: &Link, names: &Names, subject: &str) -> Result<Option<Message>> {
+    let stream = link.jetstream.get_stream_no_info(names.events_stream()).await;
+    let stream = stream.map_err(|error| failed("open the stream of events", &error))?;
+    match stream.get_last_raw_message_by_subject(subject).await {
+        Ok(found) => Ok(Some((found.sequence, found.headers, found.subject.to_string(), found.payload))),
+        Err(error) if error.kind() == LastRawMessageErrorKind::NoMessageFound => Ok(None),
+        Err(error) => Err(failed("look into the stream of events", &error)),
+    }
+}

@@ -1,0 +1,59 @@
+//! This hive, as its fleet needs it.
+
+use futures::FutureExt;
+use futures::future::BoxFuture;
+
+use super::asker::{Asker, By};
+use crate::app::AppState;
+use crate::error::Result;
+use crate::events::Hub;
+use crate::fleet::{DeviceRecord, HiveRecord, Home, Submit};
+use crate::jobs::{Registry, Submitted};
+use std::sync::Arc;
+
+/// This hive, as its fleet needs it.
+pub(crate) struct AtHome(pub(crate) AppState);
+
+impl Home for AtHome {
+    fn jobs(&self) -> &Registry {
+        &self.0.jobs
+    }
+
+    fn events(&self) -> &Arc<Hub> {
+        &self.0.events
+    }
+
+    fn record(&self) -> BoxFuture<'_, HiveRecord> {
+        async {
+            let app = &self.0;
+            let memory = app.workers.measure_memory().await;
+            let devices = memory.iter().map(|memory| DeviceRecord {
+                device: memory.device.to_string(),
+                capacity_bytes: memory.capacity,
+                free_bytes: memory.free,
+            });
+            HiveRecord {
+                version: env!("CARGO_PKG_VERSION").to_owned(),
+                hostname: app.hostname.clone(),
+                pid: std::process::id(),
+                url: app.config.public_url.clone().unwrap_or_else(|| app.address.url()),
+                started_at: app.started_at,
+                platform: format!("{}-{}", std::env::consts::OS, std::env::consts::ARCH),
+                devices: devices.collect(),
+                models: app.known_models().len(),
+                workers: app.workers.list().len(),
+                jobs: app.jobs.running().len(),
+                ..HiveRecord::default()
+            }
+        }
+        .boxed()
+    }
+
+    fn submit(&self, submit: Submit) -> Result<Submitted> {
+        let Submit { request, idempotency_key, from, caller, .. } = submit;
+        let submission = super::parse(request.get().as_bytes())?;
+        let caller =
+            if caller.is_empty() { format!("hive {from}") } else { format!("{caller} by hive {from}") };
+        super::submit(&self.0, submission, &Asker { caller: caller.into(), by: By::Fleet }, idempotency_key)
+    }
+}
