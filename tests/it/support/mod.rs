@@ -14,6 +14,7 @@ mod hive;
 pub(crate) mod hub;
 pub(crate) mod installed;
 mod models;
+mod nats;
 mod problem;
 mod process;
 mod programs;
@@ -38,9 +39,12 @@ pub(crate) use models::{
     IMAGE_TOKENS, projector, unknown_model, write_bert, write_embedding_model, write_endless_model,
     write_foreign_model, write_model, write_model_that_says, write_projector,
 };
+pub(crate) use nats::NatsServer;
 pub(crate) use problem::problem;
 pub(crate) use process::{Daemon, folder, no_process_mentions, program, serve};
-pub(crate) use programs::{command, llama_server, llama_server_script, python_with, skipped, wrapped};
+pub(crate) use programs::{
+    command, llama_server, llama_server_script, nats_server, python_with, skipped, wrapped,
+};
 pub(crate) use relay::Relay;
 pub(crate) use scripted::Scripted;
 pub(crate) use small_disk::SmallDisk;

@@ -2,6 +2,7 @@
 
 use std::ffi::OsStr;
 use std::io::Write;
+use std::path::{Path, PathBuf};
 
 use tokio::process::Command;
 
@@ -53,6 +54,28 @@ pub(crate) fn llama_server() -> Option<String> {
         skipped("RBEE_TEST_LLAMA_SERVER names no llama-server; .ci/llama-server builds one");
     }
     named
+}
+
+/// The real nats-server: the one that the environment names, that of `.ci/clients nats`, or that on `PATH`; `None`,
+/// with a message, where there is none.
+pub(crate) fn nats_server() -> Option<PathBuf> {
+    let named = std::env::var_os("RBEE_TEST_NATS_SERVER").map(PathBuf::from);
+    let built = super::executable()
+        .parent()
+        .and_then(Path::parent)
+        .map(|target| target.join("clients/nats/nats-server"));
+    let on_path = std::env::var_os("PATH").and_then(|path| {
+        std::env::split_paths(&path).map(|dir| dir.join("nats-server")).find(|file| file.is_file())
+    });
+    let found = named.or(built.filter(|file| file.is_file())).or(on_path);
+    if found.is_none() {
+        assert!(
+            std::env::var_os("RBEE_HIVE_REQUIRE_NATS").is_none(),
+            "nats-server is required: .ci/clients nats"
+        );
+        skipped("there is no nats-server; .ci/clients nats builds one");
+    }
+    found
 }
 
 /// A program that runs it, small and without libraries of its own: what a stand-in of a release has.
