@@ -17,6 +17,7 @@
 
 mod membership;
 mod listing;
+mod keys;
 mod duty;
 mod serving;
 mod mirrors;
@@ -28,6 +29,7 @@ mod registry;
 mod link;
 mod home;
 mod wire;
+mod offer;
 mod members;
 mod record;
 mod names;
@@ -54,6 +56,8 @@ use crate::text::nearest_ids;
 pub(crate) use home::Home;
 pub(crate) use members::{HiveChange, Member, Presence};
 pub(crate) use names::HiveName;
+pub use offer::Offer;
+pub(crate) use offer::choose;
 pub(crate) use record::{DeviceRecord, HiveRecord};
 pub(crate) use wire::Submit;
 
@@ -233,6 +237,24 @@ impl Fleet {
         let made: wire::Made = asking.one(hive, verb::SUBMIT, &submit).await?;
         let mirror = membership.mirrors.follow(asking, hive, made.job, inbox);
         Ok(Submitted { job: Arc::clone(mirror.job()), repeated: made.repeated })
+    }
+
+    /// What another hive offers for an operation.
+    ///
+    /// # Errors
+    /// Why it cannot do it; [`Code::HiveUnreachable`]; [`Code::FleetUnreachable`].
+    pub(crate) async fn offer(&self, hive: &HiveName, submit: &Submit) -> Result<Offer> {
+        let membership = self.required()?;
+        membership.asking.one(hive, verb::OFFER, submit).await
+    }
+
+    /// The hive that a key of a repeated request belongs to; `hive`, if it belongs to none yet.
+    ///
+    /// # Errors
+    /// [`Code::NotInFleet`]; [`Code::FleetUnreachable`].
+    pub(crate) async fn hive_of_key(&self, key: &str, hive: Option<&HiveName>) -> Result<Option<HiveName>> {
+        let membership = self.required()?;
+        keys::hive_of(&membership.asking, *membership.settings.keep, key, hive).await
     }
 
     /// A job of another hive.

@@ -28,7 +28,7 @@ mod diagnosis;
 // The hive's parts, and the struct that holds them.
 pub mod app;
 mod queen;
-mod fleet;
+pub mod fleet;
 mod residency;
 mod settings;
 pub mod jobs;

@@ -190,8 +190,11 @@ async fn route_operation(
     context: NarrationContext,
 ) -> Terminal {
     with_narration_context(context, async move {
-        let Submission { row, hive_id, operation, .. } = submission;
+        let Submission { row, hive_id, operation, placed, .. } = submission;
         n!(debug: "route", "Routing {} for hive '{hive_id}'", row.wire_name);
+        if let Some(placed) = placed {
+            n!("placed", "🧭 {placed}");
+        }
         let deadline = row.deadline.after(&app.config.timers);
         job.run(deadline, |job| async move {
             app.config.faults.inject(row.wire_name).await?;

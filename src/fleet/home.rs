@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use futures::future::BoxFuture;
 
+use super::offer::Offer;
 use super::record::HiveRecord;
 use super::wire::Submit;
 use crate::error::Result;
@@ -26,4 +27,10 @@ pub(crate) trait Home: Send + Sync + 'static {
     /// # Errors
     /// As for an operation of a caller of this hive.
     fn submit(&self, submit: Submit) -> Result<Submitted>;
+
+    /// What it offers for an operation that may run on any hive.
+    ///
+    /// # Errors
+    /// Why it cannot do it.
+    fn offer(&self, submit: Submit) -> BoxFuture<'_, Result<Offer>>;
 }

@@ -28,6 +28,8 @@ use crate::time::monotonic;
 
 /// The wait before the next attempt to come in.
 const AGAIN: Duration = Duration::from_secs(1);
+/// How often it is tried to keep on three servers what is kept on one.
+const SPREAD: Duration = Duration::from_secs(60);
 /// After how many signs of life in a row that failed everything is set up anew.
 const FAILED_BEATS: u32 = 3;
 
@@ -132,8 +134,8 @@ impl Membership {
     async fn session(self: &Arc<Self>, ended: &CancellationToken) -> Result<()> {
         let link = &self.asking.link;
         link.up().await;
-        stream::ensure(link, &self.asking.names, *self.settings.keep).await?;
-        let registry = Registry::open(link, &self.asking.names, *self.settings.gone_after).await?;
+        let replicas = stream::ensure(link, &self.asking.names, *self.settings.keep).await?;
+        let registry = Registry::open(link, &self.asking.names, *self.settings.gone_after, replicas).await?;
         let record = self.record().await;
         let revision = registry.claim(&self.hive, &record).await?;
         *self.refused.lock() = None;
@@ -152,7 +154,23 @@ impl Membership {
             () = self.judge() => Ok(()),
             () = duty::run(&self.asking, &self.hive, &self.gone, self.pause()) => Ok(()),
             () = self.publish(ended) => Ok(()),
+            () = self.spread(replicas) => Ok(()),
         }
+    }
+
+    /// Has everything kept on three servers, once there are three.
+    async fn spread(&self, mut replicas: usize) {
+        let (link, names) = (&self.asking.link, &self.asking.names);
+        while replicas < stream::MOST_REPLICAS {
+            tokio::time::sleep(SPREAD).await;
+            let spread = stream::spread(link, names, *self.settings.keep).await.unwrap_or(replicas);
+            if spread > replicas
+                && Registry::open(link, names, *self.settings.gone_after, spread).await.is_ok()
+            {
+                replicas = spread;
+            }
+        }
+        std::future::pending().await
     }
 
     /// How often silence is looked for.

@@ -114,6 +114,11 @@ impl Names {
         format!("rbee_{}_hives", self.fleet)
     }
 
+    /// The bucket of idempotency keys.
+    pub(super) fn keys_bucket(&self) -> String {
+        format!("rbee_{}_keys", self.fleet)
+    }
+
     /// The key of a hive in the bucket.
     pub(super) fn key(hive: &HiveName) -> String {
         hive.token()

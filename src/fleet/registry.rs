@@ -34,25 +34,27 @@ pub(super) enum NotRenewed {
 }
 
 impl Registry {
-    /// The bucket, made where it is not there.
-    pub(super) async fn open(link: &Link, names: &Names, gone_after: Duration) -> Result<Self> {
-        let config = |num_replicas| kv::Config {
+    /// The bucket, made where it is not there, and kept on that many servers.
+    pub(super) async fn open(
+        link: &Link,
+        names: &Names,
+        gone_after: Duration,
+        num_replicas: usize,
+    ) -> Result<Self> {
+        let made = link.jetstream.create_or_update_key_value(kv::Config {
             bucket: names.hives_bucket(),
             description: "The hives of the fleet".to_owned(),
             history: 1,
             max_age: gone_after,
             num_replicas,
             ..kv::Config::default()
-        };
-        let made = match link.jetstream.create_or_update_key_value(config(3)).await {
+        });
+        let bucket = match made.await {
             Ok(bucket) => Ok(bucket),
-            // Fewer than three servers.
-            Err(_) => match link.jetstream.get_key_value(names.hives_bucket()).await {
-                Ok(bucket) => Ok(bucket),
-                Err(_) => link.jetstream.create_or_update_key_value(config(1)).await,
-            },
+            // It is there, and cannot be changed just now.
+            Err(_) => link.jetstream.get_key_value(names.hives_bucket()).await,
         };
-        let bucket = made.map_err(|error| failed("make the bucket of the hives", &error))?;
+        let bucket = bucket.map_err(|error| failed("make the bucket of the hives", &error))?;
         Ok(Self { bucket })
     }
 

@@ -10,6 +10,7 @@ use tokio::sync::Semaphore;
 use super::home::Home;
 use super::link::{Link, failed};
 use super::names::{HiveName, Names};
+use super::offer::Offer;
 use super::wire::{Found, List, Made, OfJob, Submit, reply, request, verb};
 use crate::error::{Code, Failure, Result};
 use crate::jobs::log::Batch;
@@ -58,6 +59,7 @@ impl Serving {
         let verb = subject.rsplit('.').next().unwrap_or_default();
         let answer = match verb {
             verb::SUBMIT => reply(self.submit(&payload)),
+            verb::OFFER => reply(self.offer(&payload).await),
             verb::FOLLOW => reply(self.follow(&payload)),
             verb::CANCEL => reply(self.cancel(&payload).await),
             verb::LIST => reply(self.list(&payload)),
@@ -89,6 +91,10 @@ impl Serving {
             self.tell(Arc::clone(&submitted.job), 0, inbox);
         }
         Ok(Made { job: submitted.job.header().clone(), repeated: submitted.repeated })
+    }
+
+    async fn offer(&self, payload: &[u8]) -> Result<Offer> {
+        self.home.offer(request(payload)?).await
     }
 
     fn follow(&self, payload: &[u8]) -> Result<Found> {

@@ -6,8 +6,10 @@
 use std::time::Duration;
 
 use async_nats::HeaderMap;
+use async_nats::jetstream::ErrorCode;
+use async_nats::jetstream::context::{CreateStreamError, CreateStreamErrorKind};
 use async_nats::jetstream::stream::{
-    Config, DirectGetErrorKind, DiscardPolicy, LastRawMessageErrorKind, StorageType, Stream,
+    Config, DirectGetErrorKind, DiscardPolicy, LastRawMessageErrorKind, StorageType,
 };
 
 use super::link::{Link, failed};
@@ -15,6 +17,14 @@ use super::names::{HiveName, Names};
 use crate::error::{Code, Failure, Result};
 use crate::jobs::job::JobHeader;
 use crate::jobs::{Chunk, JobState};
+use crate::time::monotonic;
+
+/// On how many servers events and entries are kept, where there are as many.
+pub(super) const MOST_REPLICAS: usize = 3;
+/// How long the servers of a cluster may take to find each other.
+const CLUSTER: Duration = Duration::from_secs(10);
+/// The wait before the next attempt.
+const RETRY: Duration = Duration::from_millis(500);
 
 /// The number of the last event of the message.
 const SEQ: &str = "Rbee-Seq";
@@ -59,31 +69,55 @@ pub(super) fn headers(hive: &HiveName, chunk: &Chunk) -> HeaderMap {
     headers
 }
 
-/// The stream, made where it is not there. It is kept on three servers where there are three.
-pub(super) async fn ensure(link: &Link, names: &Names, keep: Duration) -> Result<Stream> {
-    let config = |replicas| Config {
+/// Makes the stream where it is not there, and gives on how many servers it is kept: on three where there are three.
+pub(super) async fn ensure(link: &Link, names: &Names, keep: Duration) -> Result<usize> {
+    let until = monotonic() + CLUSTER;
+    loop {
+        let refused = match link.jetstream.create_or_update_stream(config(names, keep, MOST_REPLICAS)).await {
+            Ok(made) => return Ok(made.config.num_replicas),
+            Err(refused) => refused,
+        };
+        if let Ok(stream) = link.jetstream.get_stream(names.events_stream()).await {
+            return Ok(stream.cached_info().config.num_replicas);
+        }
+        // A server that stands alone cannot. Those of a cluster may not have found each other yet.
+        if is_alone(&refused) || monotonic() > until {
+            let made = link.jetstream.create_or_update_stream(config(names, keep, 1)).await;
+            let made = made.map_err(|error| failed("make the stream of events", &error))?;
+            return Ok(made.config.num_replicas);
+        }
+        tokio::time::sleep(RETRY).await;
+    }
+}
+
+/// Has what is kept on one server kept on three, once there are three.
+pub(super) async fn spread(link: &Link, names: &Names, keep: Duration) -> Option<usize> {
+    let spread = link.jetstream.create_or_update_stream(config(names, keep, MOST_REPLICAS)).await;
+    spread.ok().map(|made| made.config.num_replicas)
+}
+
+fn is_alone(refused: &CreateStreamError) -> bool {
+    match refused.kind() {
+        CreateStreamErrorKind::JetStream(error) => {
+            error.error_code() == ErrorCode::STREAM_REPLICAS_NOT_SUPPORTED
+        }
+        _ => false,
+    }
+}
+
+fn config(names: &Names, keep: Duration, num_replicas: usize) -> Config {
+    Config {
         name: names.events_stream(),
         description: Some("The events of the acts of all hives".to_owned()),
         subjects: vec![names.all_events()],
         max_age: keep,
         discard: DiscardPolicy::New,
         storage: StorageType::File,
-        num_replicas: replicas,
+        num_replicas,
         duplicate_window: Duration::from_secs(120).min(keep),
         allow_direct: true,
         ..Config::default()
-    };
-    let made = match link.jetstream.create_or_update_stream(config(3)).await {
-        Ok(info) => Ok(info),
-        // Fewer than three servers.
-        Err(_) => match link.jetstream.get_stream(names.events_stream()).await {
-            Ok(stream) => Ok(stream.cached_info().clone()),
-            Err(_) => link.jetstream.create_or_update_stream(config(1)).await,
-        },
-    };
-    made.map_err(|error| failed("make the stream of events", &error))?;
-    let found = link.jetstream.get_stream(names.events_stream()).await;
-    found.map_err(|error| failed("open the stream of events", &error))
+    }
 }
 
 /// Where the stream is with the jobs of a subject; `None` where it has nothing of them.

@@ -14,6 +14,7 @@ use crate::text::json;
 /// The requests to one hive, by the last token of the subject.
 pub(super) mod verb {
     pub(in crate::fleet) const SUBMIT: &str = "submit";
+    pub(in crate::fleet) const OFFER: &str = "offer";
     pub(in crate::fleet) const FOLLOW: &str = "follow";
     pub(in crate::fleet) const CANCEL: &str = "cancel";
     pub(in crate::fleet) const LIST: &str = "jobs";
@@ -33,6 +34,9 @@ pub(crate) struct Submit {
     /// The caller there, for the audit log.
     #[serde(default)]
     pub(crate) caller: String,
+    /// Why this hive was chosen, where it could have been another.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) placed: Option<String>,
     /// Where the events of a read go.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) inbox: Option<String>,

@@ -1,4 +1,6 @@
-//! Where an operation runs: here, on another hive of the fleet, or, for a read, on all of them.
+//! Where an operation runs: here, on another hive of the fleet, on the best for it, or, for a read, on all of them.
+
+use futures::{StreamExt, stream};
 
 use super::asker::Asker;
 use super::everywhere::Everywhere;
@@ -6,8 +8,11 @@ use super::field_error::FieldError;
 use super::parse::Submission;
 use crate::app::AppState;
 use crate::error::Result;
-use crate::fleet::{HiveName, Submit};
+use crate::fleet::{HiveName, Offer, Presence, Submit, choose};
 use crate::jobs::{OperationKind, Submitted};
+
+/// How many hives are asked at once.
+const AT_ONCE: usize = 32;
 
 /// Makes a job of a submission, there.
 ///
@@ -26,17 +31,77 @@ pub(crate) async fn submit_to(
             let everywhere = Box::new(Everywhere::of(&submission));
             super::submit(app, Submission { operation: everywhere, ..submission }, asker, idempotency_key)
         }
-        Destination::Hive(hive) => {
-            let submit = Submit {
-                request: submission.for_hive(hive.as_str())?,
-                idempotency_key,
-                from: app.fleet.hive().map(|hive| hive.to_string()).unwrap_or_default(),
-                caller: asker.caller.to_string(),
-                inbox: None,
+        Destination::Hive(hive) => submit_to_hive(app, &hive, submission, asker, idempotency_key).await,
+        Destination::Any => {
+            let known = match &idempotency_key {
+                Some(key) => app.fleet.hive_of_key(key, None).await?,
+                None => None,
             };
-            app.fleet.submit(&hive, submission.row.kind, submit).await
+            let (mut hive, why) = match known {
+                Some(hive) => (hive, None),
+                None => {
+                    let (hive, why) = choose(offers(app, &submission).await?)?;
+                    (hive, Some(why))
+                }
+            };
+            if let Some(key) = &idempotency_key {
+                hive = app.fleet.hive_of_key(key, Some(&hive)).await?.unwrap_or(hive);
+            }
+            submit_to_hive(app, &hive, Submission { placed: why, ..submission }, asker, idempotency_key).await
         }
     }
+}
+
+/// What every hive that can be reached offers.
+async fn offers(app: &AppState, submission: &Submission) -> Result<Vec<(HiveName, Result<Offer>)>> {
+    let hives = app.fleet.hives()?;
+    let reachable = hives.into_iter().filter(|(_, member)| member.presence == Presence::Reachable);
+    let offers = stream::iter(reachable).map(|(hive, _)| async move {
+        let offer = match app.fleet.hive().is_some_and(|own| own == hive) {
+            true => submission.operation.offer(app).await,
+            false => match to_hive(app, &hive, submission, &Asker::fleet(), None) {
+                Ok(submit) => app.fleet.offer(&hive, &submit).await,
+                Err(failure) => Err(failure),
+            },
+        };
+        (hive, offer)
+    });
+    Ok(offers.buffer_unordered(AT_ONCE).collect().await)
+}
+
+async fn submit_to_hive(
+    app: &AppState,
+    hive: &HiveName,
+    submission: Submission,
+    asker: &Asker,
+    idempotency_key: Option<String>,
+) -> Result<Submitted> {
+    let submit = to_hive(app, hive, &submission, asker, idempotency_key)?;
+    if app.fleet.hive().as_ref() == Some(hive) {
+        // Addressed as to any other hive, so that a repetition by way of another one is the same request.
+        let here = super::parse(submit.request.get().as_bytes())?;
+        let here = Submission { placed: submission.placed, ..here };
+        return super::submit(app, here, asker, submit.idempotency_key);
+    }
+    app.fleet.submit(hive, submission.row.kind, submit).await
+}
+
+/// A submission as it is sent to that hive.
+fn to_hive(
+    app: &AppState,
+    hive: &HiveName,
+    submission: &Submission,
+    asker: &Asker,
+    idempotency_key: Option<String>,
+) -> Result<Submit> {
+    Ok(Submit {
+        request: submission.for_hive(hive.as_str())?,
+        idempotency_key,
+        from: app.fleet.hive().map(|hive| hive.to_string()).unwrap_or_default(),
+        caller: asker.caller.to_string(),
+        placed: submission.placed.clone(),
+        inbox: None,
+    })
 }
 
 /// Where an operation runs.
@@ -48,6 +113,8 @@ pub(crate) enum Destination {
     Hive(HiveName),
     /// On every hive.
     All,
+    /// On the hive that is best for it.
+    Any,
 }
 
 /// Where a submission wants to run. `request_host` is the host that the request was sent to.
@@ -73,6 +140,12 @@ pub(crate) fn destination(
             return Err(FieldError::of_field("hive_id", problem).into_failure(submission.row.name));
         }
         return Ok(Destination::All);
+    }
+    if hive_id.eq_ignore_ascii_case("any") {
+        return Ok(match submission.row.kind {
+            OperationKind::Read => Destination::Here,
+            OperationKind::Act => Destination::Any,
+        });
     }
     let hive = app.fleet.named(hive_id)?;
     let is_this = app.fleet.hive().is_some_and(|own| own == hive);

@@ -1,15 +1,17 @@
 //! This hive, as its fleet needs it.
 
+use std::sync::Arc;
+
 use futures::FutureExt;
 use futures::future::BoxFuture;
 
 use super::asker::{Asker, By};
+use super::parse::Submission;
 use crate::app::AppState;
 use crate::error::Result;
 use crate::events::Hub;
-use crate::fleet::{DeviceRecord, HiveRecord, Home, Submit};
+use crate::fleet::{DeviceRecord, HiveRecord, Home, Offer, Submit};
 use crate::jobs::{Registry, Submitted};
-use std::sync::Arc;
 
 /// This hive, as its fleet needs it.
 pub(crate) struct AtHome(pub(crate) AppState);
@@ -50,10 +52,18 @@ impl Home for AtHome {
     }
 
     fn submit(&self, submit: Submit) -> Result<Submitted> {
-        let Submit { request, idempotency_key, from, caller, .. } = submit;
-        let submission = super::parse(request.get().as_bytes())?;
+        let Submit { request, idempotency_key, from, caller, placed, .. } = submit;
+        let submission = Submission { placed, ..super::parse(request.get().as_bytes())? };
         let caller =
             if caller.is_empty() { format!("hive {from}") } else { format!("{caller} by hive {from}") };
         super::submit(&self.0, submission, &Asker { caller: caller.into(), by: By::Fleet }, idempotency_key)
+    }
+
+    fn offer(&self, submit: Submit) -> BoxFuture<'_, Result<Offer>> {
+        async move {
+            let submission = super::parse(submit.request.get().as_bytes())?;
+            submission.operation.offer(&self.0).await
+        }
+        .boxed()
     }
 }

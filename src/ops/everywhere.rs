@@ -15,7 +15,7 @@ use super::parse::Submission;
 use super::row::{ReadyOperation, Row};
 use crate::app::AppState;
 use crate::error::{Code, Failure, Result};
-use crate::fleet::{HiveName, Presence, Submit};
+use crate::fleet::{HiveName, Offer, Presence, Submit};
 use crate::jobs::event::{Body, Terminal};
 use crate::jobs::{Job, OperationKind};
 use crate::n;
@@ -77,6 +77,7 @@ impl Everywhere {
             idempotency_key: None,
             from: app.fleet.hive().map(|hive| hive.to_string()).unwrap_or_default(),
             caller: String::new(),
+            placed: None,
             inbox: None,
         };
         Ok(app.fleet.submit(hive, OperationKind::Read, submit).await?.job)
@@ -126,5 +127,9 @@ impl ReadyOperation for Everywhere {
             Ok(())
         }
         .boxed()
+    }
+
+    fn offer<'a>(&'a self, _: &'a AppState) -> BoxFuture<'a, Result<Offer>> {
+        async { Err(Failure::internal("a read on all hives runs where it was asked for")) }.boxed()
     }
 }

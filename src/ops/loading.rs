@@ -1,10 +1,12 @@
 //! From a request for a worker to a ready one: it asks for room first.
 
 use super::operation::Context;
+use crate::app::AppState;
 use crate::error::{Code, Failure, Result};
-use crate::n;
+use crate::fleet::Offer;
 use crate::residency::{Denied, Placement, Refusal, Ticket};
 use crate::workers::{Place, StartRequest, Worker};
+use crate::{n, text};
 
 /// Starts a worker once there is room for it. With `force` it asks for none.
 pub(super) async fn start(cx: &Context, ticket: &Ticket, request: StartRequest) -> Result<Worker> {
@@ -61,6 +63,37 @@ async fn start_after(
         }
     }
     cx.app.workers.start(request, &cx.stop).await
+}
+
+/// What this hive offers for a load, as its planner decides now.
+pub(super) async fn offer(app: &AppState, request: &StartRequest) -> Result<Offer> {
+    let id = request.served_id();
+    if let Some(worker) = app.workers.ready(request) {
+        let words = format!("worker {} serves '{id}' there", worker.pid);
+        return Ok(Offer { rank: Offer::HAS_IT, free_bytes: 0, words });
+    }
+    let places = app.workers.placements_that_run(request).await?;
+    let replaces = app.workers.lesser(request).map(|(lesser, _)| lesser.pid);
+    let forecast = app.residency.forecast(&id, placements(&places), replaces).await;
+    if let Some(refusal) = forecast.refusal {
+        return Err(Failure::new(Code::OutOfMemory, format!("there is no room for '{id}': {refusal}")));
+    }
+    let Some(place) = forecast.placement.and_then(|placement| places.get(placement)).or(places.first())
+    else {
+        return Err(Failure::new(Code::DeviceUnavailable, format!("there is no place for '{id}'")));
+    };
+    let memory = app.workers.measure_memory().await;
+    let free_bytes =
+        memory.iter().find(|memory| memory.device == place.device).map_or(0, |memory| memory.free);
+    let (device, free) = (place.device, text::bytes(free_bytes));
+    let (rank, words) = match (forecast.evictions.len(), &forecast.waits_for) {
+        (0, None) => (Offer::AT_ONCE, format!("'{id}' fits on {device}, of which {free} are free")),
+        (0, Some(waits)) => (Offer::AFTER_OTHERS, format!("'{id}' would wait on {device} for {waits}")),
+        (gone, _) => {
+            (Offer::AFTER_OTHERS, format!("'{id}' fits on {device} once {gone} other worker(s) are gone"))
+        }
+    };
+    Ok(Offer { rank: rank + place.class, free_bytes, words })
 }
 
 /// The places as a decision sees them.

@@ -8,10 +8,12 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use super::operation::{Context, Deadline, Operation};
+use crate::app::AppState;
 use crate::error::{Code, Failure, Result};
+use crate::fleet::Offer;
 use crate::jobs::{JobClass, OperationKind};
 use crate::models::{DownloadRequest, Downloaded};
-use crate::{n, text};
+use crate::{files, n, text};
 
 /// Fetches a model.
 #[derive(Debug, Deserialize, Serialize, ToSchema)]
@@ -102,6 +104,15 @@ impl Operation for ModelDownload {
     const DEADLINE: Deadline = Deadline::None;
 
     type Output = Downloaded;
+
+    async fn offer(&self, app: &AppState) -> Result<Offer> {
+        app.catalog.source(&self.model)?;
+        let dir = app.config.store_dir();
+        let free_bytes =
+            files::free_bytes(&dir).map_err(|error| Failure::io("look at the disk of", &dir, &error))?;
+        let words = format!("{} of its disk are free", text::bytes(free_bytes));
+        Ok(Offer { rank: Offer::AT_ONCE, free_bytes, words })
+    }
 
     async fn run(self, cx: Context) -> Result<Self::Output> {
         let shown = text::excerpt(&without_secrets(&self.model));

@@ -8,9 +8,10 @@ use utoipa::ToSchema;
 
 use super::operation::{Context, Deadline, Operation};
 use super::{because, loading};
-use crate::app::Target;
+use crate::app::{AppState, Target};
 use crate::config::KeepAlive;
 use crate::error::{Code, Failure, Result};
+use crate::fleet::Offer;
 use crate::jobs::{JobClass, OperationKind};
 use crate::models::ModelId;
 use crate::narration::waiting_for;
@@ -78,6 +79,12 @@ impl Operation for ModelLoad {
     const DEADLINE: Deadline = Deadline::None;
 
     type Output = Loaded;
+
+    async fn offer(&self, app: &AppState) -> Result<Offer> {
+        let target = app.find_target(self.id.as_str()).await?;
+        target.model.check_loadable()?;
+        loading::offer(app, &self.request(&target)).await
+    }
 
     async fn run(self, cx: Context) -> Result<Self::Output> {
         let doing = if self.dry_run { "🔎 Planning to load" } else { "🚀 Loading" };

@@ -7,7 +7,9 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use super::operation::{Context, Deadline, Operation};
+use crate::app::AppState;
 use crate::error::{Code, Failure, Result};
+use crate::fleet::Offer;
 use crate::jobs::{JobClass, OperationKind};
 use crate::models::ModelId;
 use crate::{n, text};
@@ -38,6 +40,17 @@ impl Operation for ModelUnload {
     const FREES: bool = true;
 
     type Output = Unloaded;
+
+    async fn offer(&self, app: &AppState) -> Result<Offer> {
+        let id = app.served_id(self.id.as_str()).await?;
+        let workers = app.workers.of_model(&id);
+        if workers.is_empty() {
+            return Err(Failure::new(Code::ModelNotLoaded, format!("no worker serves the model '{id}'")));
+        }
+        let free_bytes = workers.iter().map(|worker| worker.rss_bytes).sum();
+        let words = format!("{} worker(s) serve '{id}' there", workers.len());
+        Ok(Offer { rank: Offer::HAS_IT, free_bytes, words })
+    }
 
     async fn run(self, cx: Context) -> Result<Self::Output> {
         n!("model_unload", "🛑 Unloading model '{}' on hive '{}'", self.id, cx.hive_id);

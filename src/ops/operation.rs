@@ -9,12 +9,13 @@ use utoipa::ToSchema;
 
 use crate::app::AppState;
 use crate::config::{Role, Timers};
-use crate::error::Result;
+use crate::error::{Code, Failure, Result};
+use crate::fleet::Offer;
 use crate::jobs::{JobClass, JobId, OperationKind};
 
 /// One operation. The implementing type is its request: its fields, their types and their defaults are
 /// those of the wire, and the schemas of both types are those of the API's description.
-pub trait Operation: DeserializeOwned + Serialize + ToSchema + Send + 'static {
+pub trait Operation: DeserializeOwned + Serialize + ToSchema + Send + Sync + 'static {
     /// The name as the key of a one-field object, such as `ModelList`. The other spelling, `model_list`,
     /// follows from it.
     const NAME: &'static str;
@@ -38,6 +39,19 @@ pub trait Operation: DeserializeOwned + Serialize + ToSchema + Send + 'static {
 
     /// The result.
     type Output: Serialize + ToSchema;
+
+    /// What this hive offers for the operation, where any hive of a fleet may run it. Narrates nothing.
+    ///
+    /// # Errors
+    /// Why this hive cannot run it; by default, that it is for one hive that the caller names.
+    fn offer(&self, app: &AppState) -> impl Future<Output = Result<Offer>> + Send {
+        let _ = app;
+        std::future::ready(Err(Failure::new(
+            Code::InvalidField,
+            format!("field `hive_id`: {} needs the name of one hive, not 'any'", Self::NAME),
+        )
+        .hint("ModelLoad, ModelUnload, ModelDownload, WorkerSpawn and operations that only read take 'any'")))
+    }
 
     /// Runs the operation and narrates what it does. Whatever can take long must also listen to
     /// `cx.stop`.

@@ -23,6 +23,8 @@ pub struct Submission {
     pub request: Box<RawValue>,
     /// The fields as they were sent, without those that name the hive: what is recorded of them may lack secrets.
     pub(super) fields: Map<String, Value>,
+    /// Why this hive runs it, where any could have.
+    pub(super) placed: Option<String>,
     pub(super) operation: Box<dyn ReadyOperation>,
 }
 
@@ -69,7 +71,7 @@ pub fn parse_in(table: &'static [Row], body: &[u8]) -> Result<Submission> {
         );
         return Err(FieldError::of_object(problem).into_failure(row.name));
     }
-    Ok(Submission { row, hive_id, request, fields, operation })
+    Ok(Submission { row, hive_id, request, fields, placed: None, operation })
 }
 
 /// The row of the operation that the object names, and the operation's own fields.

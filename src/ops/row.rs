@@ -10,10 +10,13 @@ use serde_json::{Map, Value};
 use super::described::{Described, describe};
 use super::field_error::FieldError;
 use super::operation::{Context, Deadline, Operation};
+use crate::app::AppState;
 use crate::config::Role;
 use crate::error::{Failure, Result};
+use crate::fleet::Offer;
 use crate::jobs::{JobClass, OperationKind};
 use crate::n;
+use crate::narration::by_itself;
 
 /// One operation of the table.
 #[derive(Debug)]
@@ -49,9 +52,12 @@ pub(super) struct Decoded {
 }
 
 /// An operation with its request, ready to run.
-pub(super) trait ReadyOperation: Send {
+pub(super) trait ReadyOperation: Send + Sync {
     /// Runs it and narrates its result.
     fn run(self: Box<Self>, cx: Context) -> BoxFuture<'static, Result<()>>;
+
+    /// What this hive offers for it.
+    fn offer<'a>(&'a self, app: &'a AppState) -> BoxFuture<'a, Result<Offer>>;
 }
 
 impl<T: Operation> ReadyOperation for T {
@@ -64,6 +70,10 @@ impl<T: Operation> ReadyOperation for T {
             Ok(())
         }
         .boxed()
+    }
+
+    fn offer<'a>(&'a self, app: &'a AppState) -> BoxFuture<'a, Result<Offer>> {
+        by_itself(WireName::<T>::TEXT, Operation::offer(self, app)).boxed()
     }
 }
 

@@ -7,7 +7,9 @@ use utoipa::ToSchema;
 
 use super::loading;
 use super::operation::{Context, Deadline, Operation};
+use crate::app::{AppState, Target};
 use crate::error::Result;
+use crate::fleet::Offer;
 use crate::jobs::{JobClass, OperationKind};
 use crate::models::ModelId;
 use crate::n;
@@ -50,6 +52,15 @@ impl Operation for WorkerSpawn {
 
     type Output = Worker;
 
+    async fn offer(&self, app: &AppState) -> Result<Offer> {
+        let target = app.find_target(self.model.as_str()).await?;
+        target.model.check_loadable()?;
+        let offer = loading::offer(app, &self.request(&target)).await?;
+        // Another worker is asked for: where one serves the model already, it has to go somewhere too.
+        let rank = if offer.rank == Offer::HAS_IT { Offer::AT_ONCE } else { offer.rank };
+        Ok(Offer { rank, ..offer })
+    }
+
     async fn run(self, cx: Context) -> Result<Self::Output> {
         n!(
             "worker_spawn",
@@ -60,17 +71,24 @@ impl Operation for WorkerSpawn {
         );
         let target = cx.app.find_target(self.model.as_str()).await?;
         target.model.check_loadable()?;
-        let asked = Asked {
-            engine: Some(self.worker).filter(|worker| !worker.eq_ignore_ascii_case("auto")),
-            device: self.device.named(),
-            context_length: self.context_length.map(NonZeroU64::get),
-            slots: self.slots.map(NonZeroU32::get),
-        };
-        let request = StartRequest { force: self.force, ..target.request(asked) };
+        let request = self.request(&target);
         let ticket = cx.app.residency.load(&cx.app.jobs.get(cx.job_id.as_str())?, &target.served_id());
         let worker = loading::start(&cx, &ticket, request).await?;
         cx.app.publish_model_change("loaded", &target.model);
         n!("worker_spawn", "Worker {} serves '{}' on {}", worker.pid, worker.model, worker.device);
         Ok(worker)
+    }
+}
+
+impl WorkerSpawn {
+    fn request(&self, target: &Target) -> StartRequest {
+        let engine = (!self.worker.eq_ignore_ascii_case("auto")).then(|| self.worker.clone());
+        let asked = Asked {
+            engine,
+            device: self.device.named(),
+            context_length: self.context_length.map(NonZeroU64::get),
+            slots: self.slots.map(NonZeroU32::get),
+        };
+        StartRequest { force: self.force, ..target.request(asked) }
     }
 }

@@ -25,6 +25,7 @@ mod engine_sources;
 mod engine_support;
 mod engines;
 mod faults;
+mod fleet;
 mod full_disk;
 mod gateway;
 #[cfg(target_os = "linux")]
