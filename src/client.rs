@@ -75,6 +75,9 @@ pub struct JobQuery {
     /// Only those of this operation, in `snake_case`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub operation: Option<String>,
+    /// Those of that hive of the fleet, or of `all`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub hive: Option<String>,
     /// At most so many, 1 to 1000.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub limit: Option<usize>,

@@ -22,7 +22,10 @@ mod duty;
 mod serving;
 mod mirrors;
 mod asking;
+#[cfg(test)]
+mod simulation;
 mod outbox;
+mod store;
 mod follow;
 mod stream;
 mod registry;

@@ -43,6 +43,9 @@ pub(super) struct Options {
     /// A file with the hive's token; `RBEE_HIVE_TOKEN` may hold the token itself
     #[arg(long, env = "RBEE_HIVE_TOKEN_FILE", value_name = "FILE", global = true)]
     token_file: Option<PathBuf>,
+    /// The hive of the fleet that does it: its name, any (the best for it) or, to look, all [default: the one asked]
+    #[arg(long, value_name = "NAME", global = true)]
+    hive: Option<String>,
     /// Start a hive on this machine first, unless one runs
     #[arg(long, global = true, conflicts_with = "host")]
     start: bool,
@@ -59,6 +62,8 @@ pub(super) struct Options {
 pub(super) struct Session {
     /// The hive.
     pub(super) hive: Client,
+    /// The hive of its fleet that is meant, if not this one.
+    pub(super) of_fleet: Option<String>,
     /// Whether results are printed as JSON.
     pub(super) json: bool,
     /// Whether only results and errors are shown.
@@ -67,6 +72,20 @@ pub(super) struct Session {
 }
 
 impl Options {
+    /// Refuses `--hive`, for a verb that asks the hive at its own address.
+    pub(super) fn check_asks_itself(&self) -> Ended {
+        match &self.hive {
+            None => Ok(()),
+            Some(_) => Err(End::Usage(
+                Failure::new(
+                    Code::InvalidField,
+                    "--hive is not for this verb: it asks a hive at its own address",
+                )
+                .hint("give the address of that hive with --host; `rbee-hive fleet status` shows it"),
+            )),
+        }
+    }
+
     /// The session with the hive that the options, the environment or the data folder name.
     pub(super) async fn open(self) -> Ended<Session> {
         let token = find::token(self.token_file.as_deref())?;
@@ -76,7 +95,8 @@ impl Options {
             None => find::host(),
         };
         let has_token = token.is_some();
-        Ok(Session { hive: Client::connect(host, token)?, json: self.json, quiet: self.quiet, has_token })
+        let hive = Client::connect(host, token)?;
+        Ok(Session { hive, of_fleet: self.hive, json: self.json, quiet: self.quiet, has_token })
     }
 }
 
@@ -103,10 +123,13 @@ impl Session {
     async fn run_with(&self, operation: &str, fields: Value, narrator: Narrator) -> Ended<Value> {
         let row = TABLE.iter().find(|row| row.name == operation);
         let kind = row.map_or(OperationKind::Act, |row| row.kind);
-        let fields: Map<_, _> = match fields {
+        let mut fields: Map<_, _> = match fields {
             Value::Object(fields) => fields.into_iter().filter(|(_, value)| !value.is_null()).collect(),
             _ => Map::new(),
         };
+        if let Some(hive) = &self.of_fleet {
+            fields.insert("hive_id".to_owned(), hive.as_str().into());
+        }
         let submission = Value::Object(Map::from_iter([(operation.to_owned(), Value::Object(fields))]));
         let job = self.hive.submit(&submission).await.map_err(|error| self.explained(error))?;
         self.follow(job.as_str(), kind, narrator).await
@@ -116,7 +139,7 @@ impl Session {
     pub(super) fn or_with(&self, token: Token) -> Ended<Self> {
         let host = self.hive.host().clone();
         let hive = if self.has_token { self.hive.clone() } else { Client::connect(host, Some(token))? };
-        Ok(Self { hive, has_token: true, ..*self })
+        Ok(Self { hive, has_token: true, of_fleet: self.of_fleet.clone(), ..*self })
     }
 
     /// How narrations are shown here.
@@ -185,8 +208,21 @@ impl Session {
     }
 
     /// Shows a result: as JSON where that was asked for, else as `people` read it.
-    pub(super) fn show(&self, result: &Value, people: impl FnOnce(&Value) -> String) -> Ended {
-        if self.json { show::json(result) } else { show::print(&people(result)) }
+    pub(super) fn show(&self, result: &Value, people: impl Fn(&Value) -> String) -> Ended {
+        if self.json {
+            return show::json(result);
+        }
+        let is_of_all = self.of_fleet.as_ref().is_some_and(|hive| hive.eq_ignore_ascii_case("all"));
+        match result["hives"].as_object().filter(|_| is_of_all) {
+            None => show::print(&people(result)),
+            Some(hives) => hives.iter().try_for_each(|(hive, answer)| {
+                let shown = match answer.get("result") {
+                    Some(result) => people(result),
+                    None => format!("error: {}\n", answer["failure"]["message"].as_str().unwrap_or_default()),
+                };
+                show::print(&format!("{hive}:\n{shown}"))
+            }),
+        }
     }
 
     /// An error of this session's hive, with what to do where there is none.

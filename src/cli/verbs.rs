@@ -41,6 +41,9 @@ use super::session::{Options, Session};
 
 /// A verb, once its hive is known.
 pub(super) trait Verb: clap::Args {
+    /// Whether it asks the hive at its own address, so that it cannot be for another hive of its fleet.
+    const ASKS_ITSELF: bool = false;
+
     /// Does it, and shows what came of it.
     async fn run(self, session: &Session) -> Ended;
 }
@@ -58,6 +61,9 @@ pub(super) struct OnHive<V: Verb> {
 
 impl<V: Verb> OnHive<V> {
     pub(super) async fn run(self) -> Ended {
+        if V::ASKS_ITSELF {
+            self.options.check_asks_itself()?;
+        }
         let session = self.options.open().await?;
         self.verb.run(&session).await
     }

@@ -12,6 +12,7 @@ use super::link::{ANSWER, Link, failed};
 use super::members::Members;
 use super::mirrors::Inbox;
 use super::names::{HiveName, Names};
+use super::store::NatsStore;
 use super::wire::{self, encode};
 use crate::error::{Code, Failure, Result};
 use crate::jobs::log::Bounds;
@@ -30,6 +31,11 @@ pub(super) struct Asking {
 }
 
 impl Asking {
+    /// The stream of the events of acts.
+    pub(super) fn store(&self) -> NatsStore {
+        NatsStore { link: self.link.clone(), names: Arc::clone(&self.names) }
+    }
+
     /// Whether a hive gives signs of life.
     pub(super) fn is_reachable(&self, hive: &HiveName) -> bool {
         self.members.lock().is_reachable(hive)

@@ -9,7 +9,6 @@ use std::time::Duration;
 
 use async_nats::jetstream::consumer::DeliverPolicy;
 use async_nats::jetstream::consumer::push::OrderedConfig;
-use async_nats::jetstream::message::PublishMessage;
 use futures::StreamExt;
 use parking_lot::Mutex;
 use tokio::time::timeout;
@@ -17,9 +16,11 @@ use tokio::time::timeout;
 use super::asking::Asking;
 use super::link::{ANSWER, failed};
 use super::names::HiveName;
+use super::store::{Appended, Entry, EventStore};
 use super::stream::{self, Place};
 use crate::error::{Code, Failure, Result};
 use crate::jobs::event::{Body, Event, Terminal};
+use crate::jobs::job::JobHeader;
 use crate::jobs::{Chunk, JobId};
 use crate::time::{Instant, monotonic};
 
@@ -63,8 +64,12 @@ pub(super) async fn run(asking: &Asking, hive: &HiveName, gone: &Gone, pause: Du
 /// Ends those jobs of these subjects that have no end and whose hives are gone.
 async fn end_jobs(asking: &Asking, on_duty: &HiveName, pattern: &str) -> Result<()> {
     for (hive, job, place) in unfinished(asking, pattern).await? {
-        if asking.members.lock().get(&hive).is_none() {
-            end_job(asking, on_duty, &hive, &job, &place).await?;
+        if asking.members.lock().get(&hive).is_some() {
+            continue;
+        }
+        let subject = asking.names.events(&hive, &job);
+        if let Some(header) = stream::header(&asking.link, &asking.names, &subject).await? {
+            end_job(&asking.store(), on_duty, &hive, header, &place).await?;
         }
     }
     Ok(())
@@ -116,16 +121,13 @@ pub(super) async fn each_last(
 }
 
 /// Writes the end of a job whose hive is gone.
-async fn end_job(
-    asking: &Asking,
+pub(super) async fn end_job(
+    store: &impl EventStore,
     on_duty: &HiveName,
     hive: &HiveName,
-    job: &JobId,
+    header: JobHeader,
     place: &Place,
 ) -> Result<()> {
-    let subject = asking.names.events(hive, job);
-    let header = stream::header(&asking.link, &asking.names, &subject).await?;
-    let Some(header) = header else { return Ok(()) };
     let failure = Failure::new(
         Code::Interrupted,
         format!(
@@ -136,23 +138,16 @@ async fn end_job(
     .hint("submit it again, to another hive or once that one is back");
     let terminal = Body::Terminal(Terminal::Failed(Arc::new(failure)));
     let event = Event { seq: place.seq + 1, at: Instant::now(), body: terminal };
-    let chunk = Chunk { job: Some(header.clone()), events: vec![Arc::new(event)], ..Chunk::default() };
-    let message = PublishMessage::build()
-        .headers(stream::headers(on_duty, &chunk))
-        // Not that of an event of the hive itself: the server would take one of them for a repetition of the other.
-        .message_id(format!("{job}:{}:interrupted", chunk.last_seq()))
-        .expected_last_subject_sequence(place.message)
-        .payload(chunk.encode(&header.operation).into());
-    let sent = async { asking.link.jetstream.send_publish(subject, message).await?.await };
-    match sent.await {
-        Ok(_) => {
-            tracing::warn!(job_id = %job, %hive, "ended a job of a hive that is gone");
-            Ok(())
-        }
+    let (job, operation) = (header.id.clone(), header.operation.clone());
+    let chunk = Chunk { job: Some(header), events: vec![Arc::new(event)], ..Chunk::default() };
+    // Not that of an event of the hive itself: the server would take one of them for a repetition of the other.
+    let id = format!("{job}:{}:interrupted", chunk.last_seq());
+    let (operation, after) = (operation.as_str(), place.message);
+    let entry = Entry { by: on_duty, hive, job: &job, operation, chunk: &chunk, after, id: &id };
+    match store.append(entry).await? {
+        Appended::As(_) => tracing::warn!(job_id = %job, %hive, "ended a job of a hive that is gone"),
         // It has come back, or another hive was faster.
-        Err(error) if error.kind() == async_nats::jetstream::context::PublishErrorKind::WrongLastSequence => {
-            Ok(())
-        }
-        Err(error) => Err(failed("end a job of a hive that is gone", &error)),
+        Appended::Fenced => {}
     }
+    Ok(())
 }

@@ -254,13 +254,7 @@ impl Membership {
 
     /// Publishes the acts of this hive.
     async fn publish(self: &Arc<Self>, ended: &CancellationToken) {
-        let asking = &self.asking;
-        let outbox = Outbox::new(
-            asking.link.clone(),
-            Arc::clone(&asking.names),
-            self.hive.clone(),
-            *self.settings.keep,
-        );
+        let outbox = Outbox::new(self.asking.store(), self.hive.clone(), *self.settings.keep);
         let (earlier, mut new) = self.home.jobs().follow_acts();
         let publish = |job, is_new| {
             let (membership, outbox, ended) = (Arc::clone(self), outbox.clone(), ended.clone());

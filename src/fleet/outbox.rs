@@ -11,49 +11,33 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use async_nats::jetstream::context::PublishErrorKind;
-use async_nats::jetstream::message::PublishMessage;
-use bytes::Bytes;
 use tokio::sync::Semaphore;
 
-use super::follow;
-use super::link::{Link, failed};
-use super::names::{HiveName, Names};
-use super::stream::{self, Place};
-use crate::error::Result;
+use super::names::HiveName;
+use super::store::{Appended, Entry, EventStore};
+use super::stream::Place;
 use crate::jobs::event::Event;
 use crate::jobs::job::StopReason;
 use crate::jobs::log::{Batch, Log};
 use crate::jobs::{Chunk, Job, Mirror, OperationKind, Registry};
 use crate::time::Instant;
 
-/// The wait before the next attempt to publish.
-const RETRY: Duration = Duration::from_millis(250);
 /// How many jobs of earlier runs are looked up in the stream at once.
 const LOOK_UPS: usize = 16;
 
 /// Publishes the events of a hive's acts. Cheap to clone.
 #[derive(Clone)]
-pub(super) struct Outbox {
-    pub(super) link: Link,
-    pub(super) names: Arc<Names>,
-    pub(super) hive: HiveName,
+pub(super) struct Outbox<S> {
+    store: S,
+    hive: HiveName,
     /// How long events are kept in the stream.
-    pub(super) keep: Duration,
-    pub(super) look_ups: Arc<Semaphore>,
+    keep: Duration,
+    look_ups: Arc<Semaphore>,
 }
 
-/// What became of a message.
-enum Sent {
-    /// It is in the stream, under that number.
-    As(u64),
-    /// The subject does not end where it was expected to.
-    Fenced,
-}
-
-impl Outbox {
-    pub(super) fn new(link: Link, names: Arc<Names>, hive: HiveName, keep: Duration) -> Self {
-        Self { link, names, hive, keep, look_ups: Arc::new(Semaphore::new(LOOK_UPS)) }
+impl<S: EventStore> Outbox<S> {
+    pub(super) fn new(store: S, hive: HiveName, keep: Duration) -> Self {
+        Self { store, hive, keep, look_ups: Arc::new(Semaphore::new(LOOK_UPS)) }
     }
 
     /// Publishes what there is of a job, and what it narrates until its end. `is_new` says that the stream has nothing
@@ -66,12 +50,6 @@ impl Outbox {
             place = self.place(&job).await;
         }
         loop {
-            if place.is_ended {
-                if place.by.as_ref() != Some(&self.hive) {
-                    self.adopt(jobs, &job).await;
-                }
-                return;
-            }
             // What the stream would not keep any more stays here alone.
             if place.seq == 0
                 && job.ended_at().is_some_and(|at| Instant::now().since_ms(at) > as_ms(self.keep))
@@ -83,6 +61,15 @@ impl Outbox {
             }) else {
                 return;
             };
+            if place.is_ended {
+                // After a loss of power this run may have ended the job once more, under the same number.
+                let end = log.terminal().map(|end| (end.seq, Some(end.at.0)));
+                let is_own = place.by.as_ref() == Some(&self.hive) && end == Some((place.seq, place.at));
+                if !is_own {
+                    self.adopt(jobs, &job).await;
+                }
+                return;
+            }
             if job.state().is_ended() && log.last_seq() <= place.seq {
                 self.end_after_loss(&job, &log, &mut place).await;
                 place = self.place(&job).await;
@@ -114,7 +101,7 @@ impl Outbox {
 
     /// Sends a batch, and tries until it is in the stream. `false` where the stream is elsewhere than expected.
     async fn send_all(&self, job: &Job, batch: Batch, place: &mut Place) -> bool {
-        for mut chunk in Chunk::of(batch, &job.header().operation, self.link.largest()) {
+        for mut chunk in Chunk::of(batch, &job.header().operation, self.store.largest()) {
             if place.seq == 0 || chunk.end().is_some() {
                 chunk.job = Some(job.header().clone());
             }
@@ -126,48 +113,32 @@ impl Outbox {
     }
 
     async fn send_one(&self, job: &Job, chunk: &Chunk, place: &mut Place) -> bool {
-        let text: Bytes = chunk.encode(&job.header().operation).into();
+        let (id, operation) = (format!("{}:{}", job.id(), chunk.last_seq()), &job.header().operation);
+        let (by, hive) = (&self.hive, &self.hive);
         loop {
-            match self.send(job, chunk, text.clone(), place.message).await {
-                Ok(Sent::As(message)) => {
+            let entry = Entry { by, hive, job: job.id(), operation, chunk, after: place.message, id: &id };
+            match self.store.append(entry).await {
+                Ok(Appended::As(message)) => {
                     *place = Place { message, seq: chunk.last_seq(), ..Place::default() };
                     return true;
                 }
-                Ok(Sent::Fenced) => return false,
+                Ok(Appended::Fenced) => return false,
                 Err(failure) => {
                     tracing::debug!(job_id = %job.id(), error = %failure, "not published yet");
-                    self.link.up().await;
-                    tokio::time::sleep(RETRY).await;
+                    self.store.again().await;
                 }
             }
-        }
-    }
-
-    async fn send(&self, job: &Job, chunk: &Chunk, text: Bytes, after: u64) -> Result<Sent> {
-        let message = PublishMessage::build()
-            .headers(stream::headers(&self.hive, chunk))
-            .message_id(format!("{}:{}", job.id(), chunk.last_seq()))
-            .expected_last_subject_sequence(after)
-            .payload(text);
-        let subject = self.names.events(&self.hive, job.id());
-        let sent = async { self.link.jetstream.send_publish(subject, message).await?.await };
-        match sent.await {
-            Ok(ack) => Ok(Sent::As(ack.sequence)),
-            Err(error) if error.kind() == PublishErrorKind::WrongLastSequence => Ok(Sent::Fenced),
-            Err(error) => Err(failed("publish the events of a job", &error)),
         }
     }
 
     /// Where the stream is with a job. Asks until there is an answer.
     async fn place(&self, job: &Job) -> Place {
-        let subject = self.names.events(&self.hive, job.id());
         loop {
-            match stream::last(&self.link, &self.names, &subject).await {
+            match self.store.last(&self.hive, job.id()).await {
                 Ok(place) => return place.unwrap_or_default(),
                 Err(failure) => tracing::debug!(job_id = %job.id(), error = %failure, "not looked up yet"),
             }
-            self.link.up().await;
-            tokio::time::sleep(RETRY).await;
+            self.store.again().await;
         }
     }
 
@@ -176,8 +147,7 @@ impl Outbox {
         job.stop(StopReason::TakenForDead);
         job.ended().await;
         let mirror = Mirror::new(job.header().clone(), jobs.bounds());
-        let subject = self.names.events(&self.hive, job.id());
-        follow::act(&self.link, &self.names, &subject, &mirror).await;
+        self.store.read(&self.hive, job.id(), &mirror).await;
         if let Err(failure) = jobs.adopt(job, mirror.log()) {
             tracing::warn!(job_id = %job.id(), error = %failure, "the end that the fleet recorded is not on disk");
         }

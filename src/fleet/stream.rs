@@ -28,6 +28,8 @@ const RETRY: Duration = Duration::from_millis(500);
 
 /// The number of the last event of the message.
 const SEQ: &str = "Rbee-Seq";
+/// When the last event of the message was.
+const AT: &str = "Rbee-At";
 /// How the job ended, in the message with its end.
 const END: &str = "Rbee-End";
 /// The hive that wrote the message.
@@ -40,6 +42,8 @@ pub(super) struct Place {
     pub(super) message: u64,
     /// The number of the last event in it.
     pub(super) seq: u64,
+    /// When that was, in milliseconds since the Unix epoch.
+    pub(super) at: Option<i64>,
     /// Whether that is the job's end.
     pub(super) is_ended: bool,
     /// Who wrote it.
@@ -52,6 +56,7 @@ impl Place {
         Self {
             message,
             seq: header(SEQ).and_then(|seq| seq.parse().ok()).unwrap_or(0),
+            at: header(AT).and_then(|at| at.parse().ok()),
             is_ended: header(END).is_some(),
             by: header(BY).and_then(|by| HiveName::new(&by).ok()),
         }
@@ -63,6 +68,9 @@ pub(super) fn headers(hive: &HiveName, chunk: &Chunk) -> HeaderMap {
     let mut headers = HeaderMap::new();
     headers.insert(SEQ, chunk.last_seq().to_string());
     headers.insert(BY, hive.as_str());
+    if let Some(last) = chunk.events.last() {
+        headers.insert(AT, last.at.0.to_string());
+    }
     if let Some(end) = chunk.end() {
         headers.insert(END, JobState::name(end));
     }

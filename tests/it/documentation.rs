@@ -39,7 +39,7 @@ fn known(table: &str) -> Vec<String> {
 }
 
 /// The tables of the file, without `[engines.NAME]` and `[models."ID"]`.
-const TABLES: [&str; 11] = [
+const TABLES: [&str; 12] = [
     "jobs",
     "downloads",
     "hub",
@@ -48,6 +48,7 @@ const TABLES: [&str; 11] = [
     "residency",
     "gateway",
     "memory",
+    "fleet",
     "llama_server",
     "engine_builds",
     "timers",

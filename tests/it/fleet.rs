@@ -451,3 +451,56 @@ async fn every_kind_of_end_is_told_at_every_hive() {
     }
     stop([a, b]).await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_operation_for_any_hive_goes_where_it_is_best_done_and_says_why() {
+    let Some(nats) = NatsServer::start().await else { return };
+    let hives = three(&nats.url()).await;
+    let [a, b, c] = &hives;
+    crate::support::write_model(&b.models_dir(), "only-here");
+    let load = json!({ "ModelLoad": { "hive_id": "any", "id": "only-here" } });
+    let id = a.submit(&load).await;
+    let lines = data_lines(&a.stream(&id).await);
+    assert_eq!(lines.last().map(String::as_str), Some("[DONE]"), "{lines:?}");
+    assert!(lines[0].starts_with("🧭 hive 'b' does it: 'only-here' fits on cpu"), "{lines:?}");
+    assert!(lines[0].contains("'c': model 'only-here' not found"), "{lines:?}");
+    assert_eq!(a.job(&id).await["hive"], "b");
+    // It is loaded there now, which is best, and unloaded there.
+    let lines = data_lines(&c.run(&load).await);
+    assert!(lines[0].starts_with("🧭 hive 'b' does it: worker "), "{lines:?}");
+    let unload = json!({ "ModelUnload": { "hive_id": "any", "id": "only-here" } });
+    c.succeed(&unload).await;
+    assert!(b.app.workers.list().is_empty());
+    // Nobody can, and each says why.
+    let refused = a.post("/v1/jobs", &json!({ "ModelLoad": { "hive_id": "any", "id": "nowhere" } })).await;
+    assert_eq!(refused.status(), 422);
+    let refused: Value = refused.json().await.expect("JSON");
+    assert_eq!(refused["code"], "nowhere_to_run");
+    let refused = a.post("/v1/jobs", &act("any")).await;
+    assert_eq!(refused.status(), 400, "it is for a hive that is named");
+    // A read for any is done here.
+    let id = a.submit(&json!({ "ModelList": { "hive_id": "any" } })).await;
+    assert_eq!(a.job(&id).await["hive"], "a");
+    stop(hives).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_key_means_one_job_of_the_fleet_whichever_hive_is_asked() {
+    let Some(nats) = NatsServer::start().await else { return };
+    let hives = three(&nats.url()).await;
+    crate::support::write_model(&hives[1].models_dir(), "model");
+    let load = json!({ "ModelLoad": { "hive_id": "any", "id": "model", "dry_run": true } });
+    let submit = async |hive: &TestHive| {
+        let request =
+            hive.client.post(format!("{}/v1/jobs", hive.url)).header("idempotency-key", "once").json(&load);
+        let answer: Value = request.send().await.expect("an answer").json().await.expect("JSON");
+        answer["job_id"].as_str().unwrap_or_else(|| panic!("{answer}")).to_owned()
+    };
+    let id = submit(&hives[0]).await;
+    // Another one would be as good now.
+    crate::support::write_model(&hives[0].models_dir(), "model");
+    for hive in &hives {
+        assert_eq!(submit(hive).await, id);
+    }
+    stop(hives).await;
+}

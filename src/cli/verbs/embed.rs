@@ -24,6 +24,8 @@ pub(in crate::cli) struct Args {
 }
 
 impl Verb for Args {
+    const ASKS_ITSELF: bool = true;
+
     async fn run(self, session: &Session) -> Ended {
         let texts = if self.texts.is_empty() { lines()? } else { self.texts };
         let model = session.model(&self.model, false).await?;

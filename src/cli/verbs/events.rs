@@ -44,6 +44,8 @@ impl Args {
 }
 
 impl Verb for Args {
+    const ASKS_ITSELF: bool = true;
+
     async fn run(self, session: &Session) -> Ended {
         let mut events = session.hive.events();
         let mut is_lost = false;

@@ -35,6 +35,7 @@ impl Verb for Args {
         let query = JobQuery {
             state: self.state,
             operation: self.operation,
+            hive: session.of_fleet.clone(),
             limit: Some(usize::from(self.limit)),
             cursor: None,
         };
@@ -42,17 +43,19 @@ impl Verb for Args {
         let jobs = serde_json::to_value(&page.jobs)
             .map_err(|error| Failure::internal("the jobs did not serialise").detail(error))?;
         session.show(&jobs, |jobs| {
-            table(
-                jobs.as_array().map_or(&[], Vec::as_slice),
-                &[
-                    text_of("JOB", "job_id"),
-                    text_of("OPERATION", "operation"),
-                    column("OF", |job| subject(&job["request"]).unwrap_or_else(|| "-".to_owned())),
-                    text_of("STATE", "state"),
-                    text_of("CREATED", "created_at"),
-                    column("TOOK", took),
-                ],
-            )
+            let jobs = jobs.as_array().map_or(&[][..], Vec::as_slice);
+            let mut columns = vec![
+                text_of("JOB", "job_id"),
+                text_of("OPERATION", "operation"),
+                column("OF", |job| subject(&job["request"]).unwrap_or_else(|| "-".to_owned())),
+                text_of("STATE", "state"),
+                text_of("CREATED", "created_at"),
+                column("TOOK", took),
+            ];
+            if session.of_fleet.is_some() {
+                columns.insert(1, text_of("HIVE", "hive"));
+            }
+            table(jobs, &columns)
         })
     }
 }

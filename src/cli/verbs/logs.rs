@@ -25,6 +25,8 @@ pub(in crate::cli) struct Args {
 }
 
 impl Verb for Args {
+    const ASKS_ITSELF: bool = true;
+
     async fn run(self, session: &Session) -> Ended {
         let pid = match self.worker.as_deref().map(str::parse) {
             Some(Ok(pid)) => pid,

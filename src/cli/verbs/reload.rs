@@ -11,6 +11,8 @@ use crate::cli::session::Session;
 pub(in crate::cli) struct Args {}
 
 impl Verb for Args {
+    const ASKS_ITSELF: bool = true;
+
     async fn run(self, session: &Session) -> Ended {
         let told = session.hive.reload().await.map_err(|error| session.explained(error))?;
         session.show(&told, of_reload)

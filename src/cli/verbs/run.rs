@@ -57,6 +57,8 @@ pub(in crate::cli) struct Args {
 }
 
 impl Verb for Args {
+    const ASKS_ITSELF: bool = true;
+
     async fn run(self, session: &Session) -> Ended {
         let prompt = input::prompt(&self.prompt)?;
         if prompt.is_none() && session.json {
