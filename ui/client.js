@@ -43,7 +43,7 @@
  * @typedef {object} StreamEvent
  * @property {string} id
  * @property {string} event of a job `narration`, `result`, `elision`, `done`, `failed` or `cancelled`; of the
- *   changes `snapshot`, `job`, `model`, `worker`, `residency` or `telemetry`
+ *   changes `snapshot`, `job`, `model`, `worker`, `residency`, `hive` or `telemetry`
  * @property {any} data
  */
 

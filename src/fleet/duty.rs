@@ -79,7 +79,7 @@ async fn end_jobs(asking: &Asking, on_duty: &HiveName, pattern: &str) -> Result<
 async fn unfinished(asking: &Asking, pattern: &str) -> Result<Vec<(HiveName, JobId, Place)>> {
     let mut found = Vec::new();
     each_last(asking, pattern, |hive, job, place| {
-        if !place.is_ended {
+        if place.end.is_none() {
             found.push((hive, job, place));
         }
     })

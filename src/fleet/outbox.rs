@@ -61,10 +61,12 @@ impl<S: EventStore> Outbox<S> {
             }) else {
                 return;
             };
-            if place.is_ended {
+            if place.end.is_some() {
                 // After a loss of power this run may have ended the job once more, under the same number.
                 let end = log.terminal().map(|end| (end.seq, Some(end.at.0)));
-                let is_own = place.by.as_ref() == Some(&self.hive) && end == Some((place.seq, place.at));
+                let is_own = place.by.as_ref() == Some(&self.hive)
+                    && end == Some((place.seq, place.at))
+                    && place.end == Some(job.state());
                 if !is_own {
                     self.adopt(jobs, &job).await;
                 }

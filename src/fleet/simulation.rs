@@ -6,7 +6,7 @@
 //! What has to hold in the end, whatever happened: the stream has every number of a job once, in order, and one end; and
 //! the hive that ran the job has the same as the stream.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashSet};
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -46,7 +46,7 @@ struct State {
     faults: u32,
     jobs: BTreeMap<JobId, Vec<Message>>,
     /// The ids that the server has seen.
-    ids: HashMap<String, u64>,
+    ids: HashSet<String>,
     next: u64,
     /// Messages whose sender has given up, and which are under way all the same.
     late: Vec<Message>,
@@ -70,8 +70,8 @@ impl State {
 
     /// As JetStream does it: a known id first, then the fence.
     fn take(&mut self, mut message: Message) -> Appended {
-        if let Some(number) = self.ids.get(&message.id) {
-            return Appended::As(*number);
+        if self.ids.contains(&message.id) {
+            return Appended::Fenced;
         }
         let messages = self.jobs.entry(message.job.clone()).or_default();
         if messages.last().map_or(0, |last| last.number) != message.after {
@@ -80,7 +80,7 @@ impl State {
         self.next += 1;
         message.number = self.next;
         message.place.message = self.next;
-        self.ids.insert(message.id.clone(), self.next);
+        self.ids.insert(message.id.clone());
         messages.push(message);
         Appended::As(self.next)
     }
@@ -104,7 +104,7 @@ impl Sim {
             chance: StdRng::seed_from_u64(seed),
             faults: 25,
             jobs: BTreeMap::new(),
-            ids: HashMap::new(),
+            ids: HashSet::new(),
             next: 0,
             late: Vec::new(),
             is_cut: false,
@@ -148,7 +148,7 @@ impl EventStore for Sim {
                 message: 0,
                 seq: entry.chunk.last_seq(),
                 at: entry.chunk.events.last().map(|event| event.at.0),
-                is_ended: entry.chunk.end().is_some(),
+                end: entry.chunk.end(),
                 by: Some(entry.by.clone()),
             },
         };
@@ -281,7 +281,7 @@ impl Run {
 /// Another hive takes `a` for dead and ends one of its jobs, whether or not that is so.
 async fn take_for_dead(sim: &Sim, job: &Job) {
     if let Ok(Some(place)) = sim.last(&hive("a"), job.id()).await
-        && !place.is_ended
+        && place.end.is_none()
     {
         let _ended = end_job(sim, &hive("z"), &hive("a"), job.header().clone(), &place).await;
     }

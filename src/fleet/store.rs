@@ -37,7 +37,7 @@ pub(super) struct Entry<'a> {
 pub(super) enum Appended {
     /// It is in the stream, under that number.
     As(u64),
-    /// Something else stands there.
+    /// Something stands there already, which may be this entry: look where the stream is.
     Fenced,
 }
 
@@ -80,6 +80,8 @@ impl EventStore for NatsStore {
         let subject = self.names.events(entry.hive, entry.job);
         let sent = async { self.link.jetstream.send_publish(subject, message).await?.await };
         match sent.await {
+            // The id was seen before. That may have been another entry: one of a run whose end was lost with the power.
+            Ok(ack) if ack.duplicate => Ok(Appended::Fenced),
             Ok(ack) => Ok(Appended::As(ack.sequence)),
             Err(error) if error.kind() == PublishErrorKind::WrongLastSequence => Ok(Appended::Fenced),
             Err(error) => Err(failed("publish the events of a job", &error)),

@@ -44,8 +44,8 @@ pub(super) struct Place {
     pub(super) seq: u64,
     /// When that was, in milliseconds since the Unix epoch.
     pub(super) at: Option<i64>,
-    /// Whether that is the job's end.
-    pub(super) is_ended: bool,
+    /// How the job ended, if that is its end.
+    pub(super) end: Option<JobState>,
     /// Who wrote it.
     pub(super) by: Option<HiveName>,
 }
@@ -57,7 +57,8 @@ impl Place {
             message,
             seq: header(SEQ).and_then(|seq| seq.parse().ok()).unwrap_or(0),
             at: header(AT).and_then(|at| at.parse().ok()),
-            is_ended: header(END).is_some(),
+            // An end of a kind that this version does not know is one all the same.
+            end: header(END).map(|end| serde_json::from_value(end.into()).unwrap_or(JobState::Failed)),
             by: header(BY).and_then(|by| HiveName::new(&by).ok()),
         }
     }

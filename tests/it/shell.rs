@@ -91,6 +91,11 @@ const NOT_RUN: &[(&str, &str, &str)] = &[
         "OTEL_EXPORTER_OTLP_ENDPOINT=http://localhost:4318 rbee-hive",
         "it needs a collector and a feature; tests/it/traces.rs has both",
     ),
+    (
+        "README.md",
+        "rbee-hive jobs --hive all                        # of every machine",
+        "it needs a fleet; tests/it/fleet.rs has one",
+    ),
     ("docs/OPERATING.md", "sudo apt install ./rbee-hive_*.deb", "it installs a service"),
     (
         "docs/OPERATING.md",
