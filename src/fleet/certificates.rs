@@ -170,8 +170,7 @@ mod tests {
         let mut roots = RootCertStore::empty();
         roots.add(der(ca)).unwrap();
         let provider = Arc::new(ring::default_provider());
-        let verifier =
-            WebPkiServerVerifier::builder_with_provider(roots.into(), provider).build().unwrap();
+        let verifier = WebPkiServerVerifier::builder_with_provider(roots.into(), provider).build().unwrap();
         let name = ServerName::try_from(name.to_owned()).unwrap();
         verifier.verify_server_cert(&der(certificate), &[], &name, &[], UnixTime::now()).is_ok()
     }
@@ -203,7 +202,8 @@ mod tests {
         assert!(!is_for(&given, &ca.pem, "nats.lab") && !is_for(&given, &ca.pem, "gpu-2"));
         // What it signs counts for nothing.
         let own = Issuer::from_ca_cert_pem(&given, key).map(|issuer| CertificateAuthority { issuer });
-        let below = own.and_then(|own| own.for_server(&["nats.lab".to_owned()]).map_err(|_| rcgen::Error::Time));
+        let below =
+            own.and_then(|own| own.for_server(&["nats.lab".to_owned()]).map_err(|_| rcgen::Error::Time));
         assert!(below.is_err() || !is_for(&below.unwrap().pem, &ca.pem, "nats.lab"));
     }
 
@@ -220,7 +220,8 @@ mod tests {
         *der.last_mut().unwrap() ^= 1;
         use base64::Engine;
         let body = base64::prelude::BASE64_STANDARD.encode(der);
-        let forged = format!("-----BEGIN CERTIFICATE REQUEST-----\n{body}\n-----END CERTIFICATE REQUEST-----\n");
+        let forged =
+            format!("-----BEGIN CERTIFICATE REQUEST-----\n{body}\n-----END CERTIFICATE REQUEST-----\n");
         assert_eq!(authority.for_hive("gpu-2", &forged).unwrap_err().code, Code::InvalidField);
     }
 }

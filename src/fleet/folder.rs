@@ -172,8 +172,7 @@ impl Folder {
         let draft = Self(self.0.with_extension("new"));
         discard(&draft.0)?;
         let made = (|| {
-            disk::create_private_dir(&draft.0)
-                .map_err(|error| Failure::io("create", &draft.0, &error))?;
+            disk::create_private_dir(&draft.0).map_err(|error| Failure::io("create", &draft.0, &error))?;
             contents.iter().try_for_each(|(name, text)| draft.put(name, text))?;
             disk::rename(&draft.0, &self.0).map_err(|error| Failure::io("create", &self.0, &error))
         })();
@@ -192,9 +191,7 @@ impl Folder {
         let gone = self.0.with_extension("gone");
         discard(&gone)?;
         match disk::rename(&self.0, &gone) {
-            Err(error) if error.kind() != ErrorKind::NotFound => {
-                Err(Failure::io("remove", &self.0, &error))
-            }
+            Err(error) if error.kind() != ErrorKind::NotFound => Err(Failure::io("remove", &self.0, &error)),
             _ => discard(&gone),
         }
     }

@@ -300,7 +300,8 @@ impl Gate {
 fn names(advertise: &str, hostname: &str) -> Vec<String> {
     let mut names = vec![advertise.to_owned(), "localhost".to_owned()];
     // A certificate has no other names.
-    let is_name = |name: &str| !name.is_empty() && name.chars().all(|c| c.is_ascii_alphanumeric() || "-._".contains(c));
+    let is_name =
+        |name: &str| !name.is_empty() && name.chars().all(|c| c.is_ascii_alphanumeric() || "-._".contains(c));
     if is_name(hostname) {
         names.push(hostname.to_owned());
         if !hostname.contains('.') {

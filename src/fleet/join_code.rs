@@ -43,19 +43,23 @@ impl JoinCode {
                 .hint("copy the whole line that `rbee-hive fleet invite` prints on the machine of the fleet")
         };
         let text = text.trim();
-        let (beginning, secret) =
-            text.split_at_checked(BEGINNING).ok_or_else(|| invalid("too short for a code of an invitation"))?;
+        let (beginning, secret) = text
+            .split_at_checked(BEGINNING)
+            .ok_or_else(|| invalid("too short for a code of an invitation"))?;
         let is_plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_');
         if !(SHORTEST..=LONGEST).contains(&secret.len()) || !secret.chars().all(is_plain) {
             return Err(invalid("its end is not the secret of an invitation"));
         }
-        let bytes = BASE64_URL_SAFE_NO_PAD.decode(beginning).map_err(|_| invalid("not a code of an invitation"))?;
+        let bytes =
+            BASE64_URL_SAFE_NO_PAD.decode(beginning).map_err(|_| invalid("not a code of an invitation"))?;
         match bytes.split_first() {
             Some((&VERSION, hash)) => Ok(Self {
                 authority: hash.try_into().map_err(|_| invalid("not a code of an invitation"))?,
                 secret: secret.to_owned(),
             }),
-            _ => Err(invalid("of another version of rbee-hive").hint("use the same version on both machines")),
+            _ => {
+                Err(invalid("of another version of rbee-hive").hint("use the same version on both machines"))
+            }
         }
     }
 }
@@ -73,7 +77,8 @@ mod tests {
         // A command line would take it for a flag.
         assert!(!code.starts_with('-'));
         let other_version = format!("C{}", &code[1..]);
-        for damaged in ["", &code[..50], &code[1..], &format!("{code}!"), &other_version, &format!("é{code}")] {
+        for damaged in ["", &code[..50], &code[1..], &format!("{code}!"), &other_version, &format!("é{code}")]
+        {
             let failure = JoinCode::parse(damaged).err().unwrap();
             assert_eq!(failure.code, Code::InvalidField, "{damaged}");
             assert!(!format!("{failure:?}").contains("s3cret"), "{failure:?}");

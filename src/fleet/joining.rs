@@ -184,10 +184,12 @@ impl ServerCertVerifier for Pinned {
         let verifier = WebPkiServerVerifier::builder_with_provider(roots.into(), Arc::clone(&self.provider));
         let verifier = verifier.build().map_err(|_| unknown())?;
         match verifier.verify_server_cert(end_entity, &[], server_name, ocsp_response, now) {
-            Err(error @ rustls::Error::InvalidCertificate(
-                rustls::CertificateError::NotValidForName
-                | rustls::CertificateError::NotValidForNameContext { .. },
-            )) => refused(Problem::OtherHost, error),
+            Err(
+                error @ rustls::Error::InvalidCertificate(
+                    rustls::CertificateError::NotValidForName
+                    | rustls::CertificateError::NotValidForNameContext { .. },
+                ),
+            ) => refused(Problem::OtherHost, error),
             Err(error) => refused(Problem::Stranger, error),
             verified => verified,
         }
@@ -253,8 +255,8 @@ pub(super) async fn ask(url: reqwest::Url, code: &JoinCode, asks: &Request) -> R
         .with_custom_certificate_verifier(Arc::clone(&pinned) as Arc<dyn ServerCertVerifier>)
         .with_no_client_auth();
     let client = outgoing::builder(CONNECT, false).tls_backend_preconfigured(tls).timeout(EXCHANGE).build();
-    let client =
-        client.map_err(|error| Failure::internal("could not build the client to join a fleet").detail(error))?;
+    let client = client
+        .map_err(|error| Failure::internal("could not build the client to join a fleet").detail(error))?;
     let host = shown(&url);
     let exchange = async {
         let answer = client.post(url).header(http::header::CONTENT_TYPE, "application/json");
@@ -271,9 +273,13 @@ pub(super) async fn ask(url: reqwest::Url, code: &JoinCode, asks: &Request) -> R
                 Code::InvitationRefused,
                 format!("the machine of the fleet is not called {host}: its certificate has other names"),
             )
-            .hint("use an address that `rbee-hive fleet invite` shows, or `fleet up --advertise` with this one"),
-            None => Failure::new(Code::FleetUnreachable, format!("nobody who could be joined answers at {host}"))
-                .hint("check the address, that the hive there runs, and that no firewall is in between"),
+            .hint(
+                "use an address that `rbee-hive fleet invite` shows, or `fleet up --advertise` with this one",
+            ),
+            None => {
+                Failure::new(Code::FleetUnreachable, format!("nobody who could be joined answers at {host}"))
+                    .hint("check the address, that the hive there runs, and that no firewall is in between")
+            }
         };
         failure.cause(&error.without_url())
     })?;

@@ -57,12 +57,7 @@ struct Invitation {
 
 impl Default for Ledger {
     fn default() -> Self {
-        Self {
-            version: versioned::VERSION,
-            users: Vec::new(),
-            invitations: Vec::new(),
-            more: Map::new(),
-        }
+        Self { version: versioned::VERSION, users: Vec::new(), invitations: Vec::new(), more: Map::new() }
     }
 }
 
@@ -91,7 +86,8 @@ impl Ledger {
     /// [`Code::InvitationRefused`]; [`Code::HiveNameTaken`], which leaves the invitation open.
     pub(super) fn admit(&mut self, sha256: &SecretHash, user: User) -> Result<()> {
         let refused = |what: String, hint: &str| Err(Failure::new(Code::InvitationRefused, what).hint(hint));
-        let again = "run `rbee-hive fleet invite` on the machine of the fleet, and use the line that it prints";
+        let again =
+            "run `rbee-hive fleet invite` on the machine of the fleet, and use the line that it prints";
         // All are compared, in constant time each: how long it takes tells nothing.
         let mut found = None;
         for (i, invitation) in self.invitations.iter().enumerate() {

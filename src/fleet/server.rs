@@ -70,11 +70,10 @@ pub(super) struct Server {
 pub(super) fn configuration(spec: &Spec, name: &str, advertise: &str, trusted: &Trusted) -> String {
     let quoted = |text: &str| serde_json::Value::from(text).to_string();
     let path = |name: &str| quoted(&spec.folder.file(name).to_string_lossy());
-    let accounts = BTreeMap::from([
-        (&trusted.system_key, &trusted.system),
-        (&trusted.account_key, &trusted.account),
-    ]);
-    let mut text = String::from("# rbee-hive writes this file whenever it starts nats-server: changes are lost.\n");
+    let accounts =
+        BTreeMap::from([(&trusted.system_key, &trusted.system), (&trusted.account_key, &trusted.account)]);
+    let mut text =
+        String::from("# rbee-hive writes this file whenever it starts nats-server: changes are lost.\n");
     let lines = [
         format!("server_name: {}", quoted(name)),
         format!("listen: {}", quoted(&spec.listen.to_string())),
@@ -163,9 +162,9 @@ impl Server {
             supervise(&spec, reloads, &stop, first).await;
             drop(ended);
         });
-        let result = started
-            .await
-            .unwrap_or_else(|_| Err(Failure::new(Code::Cancelled, "nats-server was stopped while it started")));
+        let result = started.await.unwrap_or_else(|_| {
+            Err(Failure::new(Code::Cancelled, "nats-server was stopped while it started"))
+        });
         (server, result)
     }
 
@@ -246,7 +245,8 @@ async fn start(spec: &Spec) -> Result<ChildGroup> {
     let failed = |message: String| {
         let mut failure = Failure::new(Code::FleetServerFailed, message)
             .hint(format!("look at {}", spec.folder.file(file::LOG).display()));
-        failure.log_tail = [&output, &spec.folder.file(file::LOG)].into_iter().flat_map(|path| tail(path)).collect();
+        failure.log_tail =
+            [&output, &spec.folder.file(file::LOG)].into_iter().flat_map(|path| tail(path)).collect();
         failure
     };
     let out = disk::open(files::own().write(true).create(true).truncate(true), &output)

@@ -321,8 +321,11 @@ impl Setup {
     /// Makes the folder of a new fleet.
     async fn make(&self, wanted: &Wanted, hive: &HiveName, data_id: String, tell: Tell<'_>) -> Result<()> {
         if let Some(problem) = config::Fleet::name_problem(&wanted.name) {
-            return Err(Failure::new(Code::InvalidField, format!("name: '{}' {problem}", excerpt(&wanted.name)))
-                .hint("choose another name for the fleet"));
+            return Err(Failure::new(
+                Code::InvalidField,
+                format!("name: '{}' {problem}", excerpt(&wanted.name)),
+            )
+            .hint("choose another name for the fleet"));
         }
         let hosts = Hosts {
             listen: free(wanted.listen, "listen")?,
@@ -534,19 +537,30 @@ fn advertised(given: Option<&str>, hostname: &str) -> Result<String> {
     if is_host {
         return Ok(host.to_ascii_lowercase());
     }
-    Err(Failure::new(Code::InvalidField, format!("advertise: '{}' is no name and no address", excerpt(given)))
-        .hint("give a name or an address without a port"))
+    Err(Failure::new(
+        Code::InvalidField,
+        format!("advertise: '{}' is no name and no address", excerpt(given)),
+    )
+    .hint("give a name or an address without a port"))
 }
 
 /// What was asked for and is otherwise, in words.
-fn differences<'a>(wanted: &'a Wanted, state: &'a State, hosts: &'a Hosts) -> impl Iterator<Item = String> + 'a {
+fn differences<'a>(
+    wanted: &'a Wanted,
+    state: &'a State,
+    hosts: &'a Hosts,
+) -> impl Iterator<Item = String> + 'a {
     let asked = |listen: SocketAddr, of: SocketAddr, default: u16| {
         listen != of && listen.port() != 0 && listen.port() != default
     };
     let rows = [
         ("name", wanted.name != state.name && wanted.name != "home", state.name.clone()),
         ("listen", asked(wanted.listen, hosts.listen, 4222), hosts.listen.to_string()),
-        ("join_listen", asked(wanted.join_listen, hosts.join_listen, joining::PORT), hosts.join_listen.to_string()),
+        (
+            "join_listen",
+            asked(wanted.join_listen, hosts.join_listen, joining::PORT),
+            hosts.join_listen.to_string(),
+        ),
         (
             "advertise",
             wanted.advertise.as_ref().is_some_and(|host| !host.eq_ignore_ascii_case(&hosts.advertise)),

@@ -18,7 +18,11 @@ use crate::time::Instant;
 #[serde(deny_unknown_fields)]
 pub(super) struct FleetInvite {
     /// The SHA-256 of the secret, as hexadecimal digits.
-    #[schema(value_type = String, pattern = "^[0-9a-fA-F]{64}$")]
+    #[schema(
+        value_type = String,
+        pattern = "^[0-9a-fA-F]{64}$",
+        examples("2cf24dba5fb0a30e26e83b2ac5b9e29e1b161e5c1fa7425e73043362938b9824")
+    )]
     sha256: SecretHash,
     /// How long it can be used.
     #[serde(default = "an_hour")]

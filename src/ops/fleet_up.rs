@@ -35,7 +35,11 @@ pub(super) struct FleetUp {
     advertise: Option<String>,
     /// The SHA-256 of the secret of a first invitation, as hexadecimal digits; null makes none.
     #[serde(default)]
-    #[schema(value_type = Option<String>, pattern = "^[0-9a-fA-F]{64}$")]
+    #[schema(
+        value_type = Option<String>,
+        pattern = "^[0-9a-fA-F]{64}$",
+        examples("2cf24dba5fb0a30e26e83b2ac5b9e29e1b161e5c1fa7425e73043362938b9824")
+    )]
     sha256: Option<SecretHash>,
     /// How long the invitation can be used.
     #[serde(default = "an_hour")]
@@ -77,7 +81,11 @@ impl Operation for FleetUp {
         }
         if let Some(sha256) = sha256 {
             hosted.invitation = Some(cx.app.fleet_setup.invite(sha256, expires_at(expires_in)).await?);
-            n!("fleet_up", "An invitation for one machine can be used for {}", crate::time::in_words(*expires_in));
+            n!(
+                "fleet_up",
+                "An invitation for one machine can be used for {}",
+                crate::time::in_words(*expires_in)
+            );
         }
         Ok(hosted)
     }

@@ -20,7 +20,8 @@ impl Hidden {
     /// [`Code::InvalidField`] if it is what a record has in its place.
     pub(super) fn given(&self, field: &str) -> Result<&str> {
         if self.0 == HIDDEN {
-            let message = format!("{field}: {HIDDEN} stands for a {field} that was not recorded with its job");
+            let message =
+                format!("{field}: {HIDDEN} stands for a {field} that was not recorded with its job");
             return Err(Failure::new(Code::InvalidField, message).hint(format!("give the {field} itself")));
         }
         Ok(&self.0)

@@ -172,7 +172,8 @@ async fn an_invitation_lets_one_hive_in_and_nobody_else() {
     refused(&second, &other, "is not the machine that made this code").await;
     // A name that the machine does not have.
     let mut elsewhere = join(invitation, SECRET);
-    let address = elsewhere["FleetJoin"]["address"].as_str().expect("an address").replace("127.0.0.1", "127.0.0.2");
+    let address =
+        elsewhere["FleetJoin"]["address"].as_str().expect("an address").replace("127.0.0.1", "127.0.0.2");
     elsewhere["FleetJoin"]["address"] = address.into();
     let failure = second.fail(&elsewhere).await;
     // It listens at 127.0.0.1 alone.
@@ -232,7 +233,8 @@ async fn an_expelled_hive_is_out_at_once_and_comes_back_by_an_invitation_alone()
 /// The process of the nats-server of a hive.
 fn server_pid(hive: &TestHive) -> Option<i32> {
     let settings = fleet_folder(hive).join("nats-server.conf");
-    let pids = std::fs::read_dir("/proc").ok()?.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok());
+    let pids =
+        std::fs::read_dir("/proc").ok()?.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok());
     pids.into_iter().find(|pid: &i32| {
         let words = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
         let mut words = words.split(|byte| *byte == 0);
@@ -301,8 +303,11 @@ async fn what_fails_to_come_up_leaves_nothing() {
     hive.stop().await;
     let dir = tempfile::tempdir().expect("a folder");
     let broken = dir.path().join("nats-server");
-    std::fs::write(&broken, "#!/bin/sh\ncase $1 in --version) echo 'nats-server: v2.12.0';; *) echo broken; exit 3;; esac\n")
-        .expect("it is written");
+    std::fs::write(
+        &broken,
+        "#!/bin/sh\ncase $1 in --version) echo 'nats-server: v2.12.0';; *) echo broken; exit 3;; esac\n",
+    )
+    .expect("it is written");
     std::fs::set_permissions(&broken, std::fs::Permissions::from_mode(0o755)).expect("it is a program");
     let hive = TestHive::start_with(named("one", &broken)).await;
     let failure = hive.fail(&up(SECRET)).await;
@@ -329,7 +334,8 @@ async fn the_printed_line_joins_and_a_killed_hive_leaves_no_server_and_no_secret
     let start = async |name: &str| {
         let dir = folder();
         let file = dir.path().join("hive.toml");
-        std::fs::write(&file, format!("[fleet]\nserver = {:?}\nheartbeat = \"1s\"\n", server)).expect("a file");
+        std::fs::write(&file, format!("[fleet]\nserver = {:?}\nheartbeat = \"1s\"\n", server))
+            .expect("a file");
         let log = std::fs::File::create(dir.path().join("log")).expect("a log");
         let config = file.to_str().expect("text").to_owned();
         let mut command = serve(dir.path(), &["--config", &config, "--hive-id", name]);
@@ -340,7 +346,8 @@ async fn the_printed_line_joins_and_a_killed_hive_leaves_no_server_and_no_secret
     let (second, second_dir) = start("two").await;
     let listen = ["--listen", "127.0.0.1:0", "--join-listen", "127.0.0.1:0", "--advertise", "127.0.0.1"];
     let printed = verb(&first.url, &[&["fleet", "up"], &listen[..]].concat()).await;
-    let line = printed.lines().map(str::trim).find_map(|line| line.strip_prefix("rbee-hive ")).expect("a line");
+    let line =
+        printed.lines().map(str::trim).find_map(|line| line.strip_prefix("rbee-hive ")).expect("a line");
     let words: Vec<_> = line.split(' ').collect();
     assert!(verb(&second.url, &words).await.contains("home"));
     let status = verb(&second.url, &["fleet", "status"]).await;

@@ -156,7 +156,9 @@ fn of_invitation(invitation: &Value) -> String {
     let others = others.map_or_else(String::new, |others| {
         format!("If it does not know that host, one of these in its place may do: {others}\n")
     });
-    format!("Run this on the machine that is to join; it is for one, and expires {expires}:\n\n  {join}\n\n{others}")
+    format!(
+        "Run this on the machine that is to join; it is for one, and expires {expires}:\n\n  {join}\n\n{others}"
+    )
 }
 
 fn of_status(status: &Value) -> String {
