@@ -103,7 +103,7 @@ pub(crate) fn identity(data_dir: &Path) -> Result<String> {
 
 /// How a hive stands in its fleet.
 #[derive(Debug, Serialize, ToSchema)]
-#[schema(as = FleetStatus)]
+#[schema(as = FleetState)]
 pub(crate) struct Status {
     /// The name of the fleet; null where the hive stands alone.
     pub(crate) fleet: Option<String>,

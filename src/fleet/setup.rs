@@ -332,7 +332,8 @@ impl Setup {
             join_listen: free(wanted.join_listen, "join_listen")?,
             advertise: advertised(wanted.advertise.as_deref(), &self.0.hostname)?,
             hive: hive.to_string(),
-            is_down: false,
+            // Until it runs: a start of the hive after an attempt that was cut off does not go on with it.
+            is_down: true,
         };
         if hosts.listen.port() == hosts.join_listen.port() {
             return Err(Failure::new(Code::InvalidField, "join_listen: the port is that of listen")
