@@ -86,7 +86,7 @@ impl Authority {
         })
     }
 
-    /// What nats-server trusts: the operator and the accounts, of which the fleet's has JetStream. A user is out that
+    /// What nats-server trusts: the operator and the accounts, of which the fleet's has streams. A user is out that
     /// `expelled` names, with the time in seconds since the Unix epoch at or before which its JWT was signed.
     ///
     /// # Errors
