@@ -14,7 +14,7 @@ use crate::engine_store::EngineStore;
 use crate::engines::Engines;
 use crate::error::{Code, Failure, Result};
 use crate::events::{Hub, Topic};
-use crate::fleet::{Fleet, HiveName};
+use crate::fleet::{Fleet, HiveName, Setup};
 use crate::jobs::{Job, JobId, Registry};
 use crate::models::{Catalog, Model, ModelId};
 use crate::origin::without_brackets;
@@ -87,6 +87,8 @@ pub struct App {
     pub queen: Option<Queen>,
     /// The fleet, where this hive is in one.
     pub(crate) fleet: Fleet,
+    /// What makes, joins and leaves a fleet.
+    pub(crate) fleet_setup: Setup,
     in_effect: RwLock<Arc<Config>>,
     /// The turn of a reload.
     reloading: Mutex<()>,
@@ -148,10 +150,12 @@ impl App {
         let settings = Settings::open(&config);
         let usage = Usage::open(config.usage_dir());
         let requests = Ledger::of(usage.clone());
+        let hostname = gethostname::gethostname().to_string_lossy().into_owned();
         Ok(Arc::new(Self {
             engines: Engines::new(&config, store, workers.clone(), &catalog, requests.clone())?,
             settings: settings.clone(),
-            hostname: gethostname::gethostname().to_string_lossy().into_owned(),
+            fleet_setup: Setup::new(&config.data_dir, &config.fleet, &hostname),
+            hostname,
             started_at: Instant::now(),
             jobs: Registry::open(&config, Arc::clone(&events))?,
             catalog,

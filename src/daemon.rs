@@ -27,7 +27,7 @@ use crate::error::{Code, Failure, Result};
 use crate::events::Topic;
 use crate::files;
 use crate::http::{self, Closing, Listener, Sockets};
-use crate::ops::{self, Asker, AtHome};
+use crate::ops::{self, Asker};
 use crate::paths;
 use crate::residency::Submit;
 use crate::spawn;
@@ -196,7 +196,7 @@ impl Hive {
         if let Some(queen) = &app.queen {
             queen.announce();
         }
-        spawn::detached(join_fleet(Arc::clone(&app)));
+        spawn::detached(ops::resume_fleet(Arc::clone(&app)));
         let (stop, taker) = tokio::select! {
             stop = stop => (stop.into(), None),
             () = app.shutdown.cancelled() => (Stop::Ended, None),
@@ -219,6 +219,8 @@ impl Hive {
         app.shutdown.cancel();
         app.jobs.close().await;
         app.fleet.leave().await;
+        // Before the data folder is released: the next hive runs a server of its own.
+        app.fleet_setup.stop().await;
         match stop {
             Stop::Ended => app.workers.stop_all(*timers.stop_grace).await,
             Stop::ForSuccessor => app.workers.hand_over(*timers.stop_grace).await,
@@ -282,21 +284,6 @@ async fn look_at_folders(app: AppState) {
     let warn = |wrong: &Failure| tracing::warn!("{wrong}; {}", wrong.hint.as_deref().unwrap_or_default());
     let _told = doctor::folders(&app).await.inspect_err(warn);
     let _logged = app.catalog.tidy().await.inspect_err(warn);
-}
-
-/// Comes into the fleet of the settings. A hive whose fleet cannot be reached works alone meanwhile.
-async fn join_fleet(app: AppState) {
-    let settings = app.config.fleet.clone();
-    if settings.nats.is_none() {
-        return;
-    }
-    let joined = async {
-        let home = Arc::new(AtHome(Arc::clone(&app)));
-        app.fleet.join(settings, app.fleet_name()?, &app.config.data_dir, home).await
-    };
-    if let Err(failure) = joined.await {
-        tracing::error!(code = %failure.code, hint = failure.hint, "this hive is not in its fleet: {failure}");
-    }
 }
 
 /// Serves a hive with these settings on `listener` until `stop` is ready.

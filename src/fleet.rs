@@ -8,6 +8,9 @@
 //! - subjects on which others ask it ([`serving`]), and on which it asks others ([`asking`]);
 //! - the jobs of other hives as local logs ([`mirrors`]), so that a reader cannot tell where a job runs.
 //!
+//! [`setup`] makes a fleet, joins one and leaves it: [`server`] runs nats-server, [`gate`] decides who is let in, by the
+//! list of the [`ledger`] and with the keys of [`authority`] and [`certificates`], and [`joining`] is the way there.
+//!
 //! Invariants:
 //! - Nothing that concerns this hive alone waits for NATS: not a job, not its stream, not a start or a stop.
 //! - Without `[fleet] nats` there is no connection, no task and no memory for any of this.
@@ -15,6 +18,15 @@
 //!
 //! `docs/FLEET.md` draws the subjects, and says what happens in each failure.
 
+mod setup;
+mod joining;
+mod gate;
+mod ledger;
+mod join_code;
+mod server;
+mod authority;
+mod certificates;
+mod folder;
 mod membership;
 mod listing;
 mod keys;
@@ -62,6 +74,7 @@ pub(crate) use names::HiveName;
 pub use offer::Offer;
 pub(crate) use offer::choose;
 pub(crate) use record::{DeviceRecord, HiveRecord};
+pub(crate) use setup::{Expelled, Hosted, Invitation, Left, Setup, Wanted};
 pub(crate) use wire::Submit;
 
 /// How long the end of a cancelled job of another hive may take.
@@ -69,12 +82,15 @@ const CANCEL: Duration = Duration::from_secs(60);
 /// How long a leaving hive tries to publish what is not published.
 const LEAVE: Duration = Duration::from_secs(2);
 
+/// How often is looked whether the hive is in.
+const LOOK: Duration = Duration::from_millis(50);
+
 /// The fleet, as one hive is in it or not. Cheap to clone.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Fleet(Arc<RwLock<Option<Arc<Membership>>>>);
 
 /// The id of a data folder, made where it has none. It stays for good.
-fn identity(data_dir: &Path) -> Result<String> {
+pub(crate) fn identity(data_dir: &Path) -> Result<String> {
     let path = data_dir.join("folder-id");
     match files::read_text(&path) {
         Ok(id) if uuid::Uuid::try_parse(id.trim()).is_ok() => return Ok(id.trim().to_owned()),
@@ -90,7 +106,7 @@ fn identity(data_dir: &Path) -> Result<String> {
 
 /// How a hive stands in its fleet.
 #[derive(Debug, Serialize, ToSchema)]
-#[schema(as = FleetStatus)]
+#[schema(as = FleetState)]
 pub(crate) struct Status {
     /// The name of the fleet; null where the hive stands alone.
     pub(crate) fleet: Option<String>,
@@ -126,6 +142,35 @@ impl Fleet {
             before.end(LEAVE).await;
         }
         Ok(())
+    }
+
+    /// Waits until the hive is in its fleet, for as long as `limit`.
+    ///
+    /// # Errors
+    /// Why it is not: [`Code::FleetUnreachable`], or [`Code::HiveNameTaken`].
+    pub(crate) async fn wait_until_in(&self, limit: Duration) -> Result<()> {
+        let is_in = async {
+            loop {
+                if let Some(membership) = self.current() {
+                    let refused = membership.refused.lock().clone();
+                    if let Some(refused) = refused.filter(|refused| refused.code == Code::HiveNameTaken) {
+                        return Err(refused);
+                    }
+                    let is_shown = membership.asking.members.lock().get(&membership.hive).is_some();
+                    if membership.check().is_ok() && is_shown {
+                        return Ok(());
+                    }
+                }
+                tokio::time::sleep(LOOK).await;
+            }
+        };
+        match timeout(limit, is_in).await {
+            Ok(is_in) => is_in,
+            Err(_) => self.required().and_then(|_| {
+                Err(Failure::new(Code::FleetUnreachable, "the fleet does not show this hive yet")
+                    .hint("`rbee-hive fleet status` shows when it does"))
+            }),
+        }
     }
 
     /// Leaves the fleet, if the hive is in one.

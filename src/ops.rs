@@ -6,6 +6,12 @@
 //! [`route_operation`] is the only place that sets the narration context. It does so for every
 //! operation alike, before anything looks at which operation it is.
 
+mod fleet_expel;
+mod fleet_join;
+mod fleet_leave;
+mod fleet_up;
+mod fleet_invite;
+mod into_fleet;
 mod at_home;
 mod anywhere;
 mod everywhere;
@@ -13,6 +19,7 @@ mod fleet_status;
 mod hive_check;
 mod hub_login;
 mod hub_logout;
+mod hidden;
 mod memory_lease;
 mod memory_release;
 mod model_delete;
@@ -70,7 +77,7 @@ use crate::traces::TARGET;
 
 pub(crate) use anywhere::{destination, submit_to};
 pub use asker::{Asker, By};
-pub(crate) use at_home::AtHome;
+pub(crate) use into_fleet::resume as resume_fleet;
 pub use operation::{Context, Deadline, Operation};
 pub use parse::{Submission, parse_in};
 pub use refused::{REFUSED, RefusalReason, Refused};
@@ -108,6 +115,11 @@ pub static TABLE: &[Row] = &[
     Row::of::<hub_login::HubLogin>(),
     Row::of::<hub_logout::HubLogout>(),
     Row::of::<fleet_status::FleetStatus>(),
+    Row::of::<fleet_up::FleetUp>(),
+    Row::of::<fleet_invite::FleetInvite>(),
+    Row::of::<fleet_join::FleetJoin>(),
+    Row::of::<fleet_leave::FleetLeave>(),
+    Row::of::<fleet_expel::FleetExpel>(),
 ];
 
 /// A body of `POST /v1/jobs`, for the description of the API: one operation of the [`TABLE`].

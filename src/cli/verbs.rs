@@ -11,6 +11,7 @@ mod diagnose;
 mod embed;
 mod engines;
 mod events;
+mod fleet;
 mod import;
 mod jobs;
 mod lease;
@@ -129,6 +130,8 @@ pub(super) enum Verbs {
     Token(OnHive<token::Args>),
     /// Show how much each caller used each model
     Usage(OnHive<usage::Args>),
+    /// Make one fleet of several machines, and show it
+    Fleet(OnHive<fleet::Args>),
     /// List the jobs, the newest first
     Jobs(OnHive<jobs::Args>),
     /// Follow a job from its beginning to its end
@@ -172,6 +175,7 @@ impl Verbs {
             Self::Engines(verb) => verb.run().await,
             Self::Token(verb) => verb.run().await,
             Self::Usage(verb) => verb.run().await,
+            Self::Fleet(verb) => verb.run().await,
             Self::Jobs(verb) => verb.run().await,
             Self::Watch(verb) => verb.run().await,
             Self::Cancel(verb) => verb.run().await,

@@ -32,6 +32,9 @@ pub struct Fleet {
     /// system.
     #[schema(value_type = Option<String>)]
     pub ca: Option<PathBuf>,
+    /// The program nats-server, which `fleet up` runs. Unset means the one on `PATH`.
+    #[schema(value_type = Option<String>)]
+    pub server: Option<PathBuf>,
     /// How often the hive gives a sign of life. One that misses three is shown as unreachable.
     pub heartbeat: PositiveDuration,
     /// How long a hive may be silent before it counts as gone: its name is free then, and its jobs end as interrupted.
@@ -48,6 +51,7 @@ impl Default for Fleet {
             credentials: None,
             nkey: None,
             ca: None,
+            server: None,
             heartbeat: Duration::from_secs(5).into(),
             gone_after: Duration::from_secs(300).into(),
             keep: Duration::from_secs(7 * 24 * 3600).into(),
@@ -63,7 +67,14 @@ impl Fleet {
 
     /// The files that it names.
     pub(super) fn files_mut(&mut self) -> impl Iterator<Item = &mut PathBuf> {
-        [&mut self.credentials, &mut self.nkey, &mut self.ca].into_iter().flatten()
+        [&mut self.credentials, &mut self.nkey, &mut self.ca, &mut self.server].into_iter().flatten()
+    }
+
+    /// Why a fleet cannot have that name, if it cannot.
+    pub(crate) fn name_problem(name: &str) -> Option<String> {
+        let is_plain = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
+        let is_fine = !name.is_empty() && name.len() <= LONGEST_NAME && name.chars().all(is_plain);
+        (!is_fine).then(|| format!("may be 1 to {LONGEST_NAME} of a to z, 0 to 9 and '-'"))
     }
 
     /// The first setting that cannot work, and what is wrong with it.
@@ -74,9 +85,7 @@ impl Fleet {
         if let Some(problem) = self.servers().find_map(server_problem) {
             return Some(("nats", problem));
         }
-        let is_plain = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
-        if self.name.is_empty() || self.name.len() > LONGEST_NAME || !self.name.chars().all(is_plain) {
-            let problem = format!("may be 1 to {LONGEST_NAME} of a to z, 0 to 9 and '-'");
+        if let Some(problem) = Self::name_problem(&self.name) {
             return Some(("name", problem));
         }
         if self.credentials.is_some() && self.nkey.is_some() {

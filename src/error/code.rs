@@ -221,6 +221,13 @@ codes! {
     HiveUnreachable = "hive_unreachable", 503, 69, "The other hive does not answer";
     /// Another hive of the fleet has that name.
     HiveNameTaken = "hive_name_taken", 409, 73, "Another hive has that name";
+    /// This hive is in a fleet already, or its settings name one.
+    InFleet = "in_fleet", 409, 73, "The hive is in a fleet";
+    /// What is to join a fleet is not let in: its invitation is unknown, used or has expired, or the machine that
+    /// answered is not the one that invited.
+    InvitationRefused = "invitation_refused", 403, 77, "The invitation is refused";
+    /// The fleet's nats-server is missing, too old, or does not run.
+    FleetServerFailed = "fleet_server_failed", 500, 69, "The fleet's server does not run";
     /// No hive of the fleet can do that.
     NowhereToRun = "nowhere_to_run", 422, 69, "No hive of the fleet can do that";
 

@@ -1,18 +1,14 @@
 //! `HubLogin`: keeps a token of the Hugging Face Hub, for models that the Hub gives only to some accounts.
 
-use std::fmt;
-
-use serde::{Deserialize, Serialize, Serializer};
+use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
+use super::hidden::Hidden;
 use super::operation::{Context, Deadline, Operation};
 use crate::error::{Code, Failure, Result};
 use crate::jobs::{JobClass, OperationKind};
 use crate::models::LoggedIn;
 use crate::n;
-
-/// What is recorded in a token's place.
-const HIDDEN: &str = "(hidden)";
 
 /// Keeps a token.
 #[derive(Debug, Deserialize, Serialize, ToSchema)]
@@ -21,22 +17,6 @@ pub(super) struct HubLogin {
     /// The token. The serialised request is recorded with its job, so it does not have it.
     #[schema(value_type = String)]
     token: Hidden,
-}
-
-/// Text that is shown and recorded nowhere.
-#[derive(Deserialize)]
-struct Hidden(String);
-
-impl fmt::Debug for Hidden {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(HIDDEN)
-    }
-}
-
-impl Serialize for Hidden {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.serialize_str(HIDDEN)
-    }
 }
 
 impl Operation for HubLogin {
@@ -50,14 +30,11 @@ impl Operation for HubLogin {
 
     async fn run(self, cx: Context) -> Result<Self::Output> {
         n!("hub_login", "🔑 Keeping a token of the Hugging Face Hub on hive '{}'", cx.hive_id);
-        if self.token.0 == HIDDEN {
-            let message = format!("token: {HIDDEN} stands for a token that was not recorded with its job");
-            return Err(Failure::new(Code::InvalidField, message).hint("give the token itself"));
-        }
+        let token = self.token.given("token")?;
         tokio::select! {
             biased;
             () = cx.stop.cancelled() => Err(Failure::new(Code::Cancelled, "stopped before the token was kept")),
-            kept = cx.app.catalog.log_in(&self.token.0) => kept,
+            kept = cx.app.catalog.log_in(token) => kept,
         }
     }
 }

@@ -6,7 +6,7 @@ use std::process::Stdio;
 use std::time::Duration;
 
 use rustix::io::Errno;
-use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process_group, waitid};
+use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process, kill_process_group, waitid};
 use tokio::io::AsyncWriteExt;
 use tokio::process::{Child, ChildStdin, Command};
 use tokio::signal::unix::{Signal as SignalStream, SignalKind, signal};
@@ -111,6 +111,15 @@ impl ChildGroup {
             && error != Errno::SRCH
         {
             tracing::warn!(pid = self.id(), ?signal, %error, "could not signal a group of processes");
+        }
+    }
+
+    /// Sends a signal to the leader alone. It is not reaped, so the process id is its own.
+    pub(crate) fn signal_leader(&self, signal: Signal) {
+        if let Err(error) = kill_process(self.leader, signal)
+            && error != Errno::SRCH
+        {
+            tracing::warn!(pid = self.id(), ?signal, %error, "could not signal a process");
         }
     }
 

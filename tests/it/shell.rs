@@ -93,7 +93,7 @@ const NOT_RUN: &[(&str, &str, &str)] = &[
     ),
     (
         "README.md",
-        "rbee-hive jobs --hive all                        # of every machine",
+        "rbee-hive fleet up                               # prints the line that joins the next machine",
         "it needs a fleet; tests/it/fleet.rs has one",
     ),
     ("docs/OPERATING.md", "sudo apt install ./rbee-hive_*.deb", "it installs a service"),

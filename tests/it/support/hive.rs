@@ -45,6 +45,8 @@ pub(crate) fn quick(dir: &Path) -> Config {
     config.engine_builds.releases = format!("{}/releases", super::nowhere());
     // The built-in engine is tested, whatever else the machine has.
     config.llama_server.enabled = false;
+    // A fleet is made by tests of fleets alone.
+    config.fleet.server = Some(PathBuf::from("/nonexistent/nats-server"));
     // No worker outlives a test that is killed.
     config.workers.lifeline = true;
     // On a busy machine a healthy connection is silent for long: no test's connection is stalled
