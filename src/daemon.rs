@@ -196,6 +196,7 @@ impl Hive {
         if let Some(queen) = &app.queen {
             queen.announce();
         }
+        app.fleet.open(Arc::new(ops::at_home(Arc::clone(&app))));
         spawn::detached(ops::resume_fleet(Arc::clone(&app)));
         let (stop, taker) = tokio::select! {
             stop = stop => (stop.into(), None),
@@ -218,7 +219,7 @@ impl Hive {
         }
         app.shutdown.cancel();
         app.jobs.close().await;
-        app.fleet.leave().await;
+        app.fleet.close().await;
         // Before the data folder is released: the next hive runs a server of its own.
         app.fleet_setup.stop().await;
         match stop {

@@ -87,7 +87,20 @@ const LOOK: Duration = Duration::from_millis(50);
 
 /// The fleet, as one hive is in it or not. Cheap to clone.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Fleet(Arc<RwLock<Option<Arc<Membership>>>>);
+pub(crate) struct Fleet(Arc<Inner>);
+
+#[derive(Default)]
+struct Inner {
+    membership: RwLock<Option<Arc<Membership>>>,
+    /// The hive around it, while that runs.
+    home: RwLock<Option<Arc<dyn Home>>>,
+}
+
+impl std::fmt::Debug for Inner {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        self.membership.read().fmt(f)
+    }
+}
 
 /// The id of a data folder, made where it has none. It stays for good.
 pub(crate) fn identity(data_dir: &Path) -> Result<String> {
@@ -125,19 +138,26 @@ pub(crate) struct Status {
 }
 
 impl Fleet {
+    /// Says which hive is around it.
+    pub(crate) fn open(&self, home: Arc<dyn Home>) {
+        *self.0.home.write() = Some(home);
+    }
+
+    /// Leaves the fleet, because the hive stops.
+    pub(crate) async fn close(&self) {
+        *self.0.home.write() = None;
+        self.leave().await;
+    }
+
     /// Comes into the fleet of the settings, in the background.
     ///
     /// # Errors
     /// [`Code::ConfigInvalid`] if the settings cannot be used.
-    pub(crate) async fn join(
-        &self,
-        settings: config::Fleet,
-        hive: HiveName,
-        data_dir: &Path,
-        home: Arc<dyn Home>,
-    ) -> Result<()> {
+    pub(crate) async fn join(&self, settings: config::Fleet, hive: HiveName, data_dir: &Path) -> Result<()> {
+        let home = self.0.home.read().clone();
+        let home = home.ok_or_else(|| Failure::new(Code::ShuttingDown, "the hive does not run"))?;
         let membership = Membership::begin(settings, hive, identity(data_dir)?, home).await?;
-        let before = self.0.write().replace(membership);
+        let before = self.0.membership.write().replace(membership);
         if let Some(before) = before {
             before.end(LEAVE).await;
         }
@@ -175,7 +195,7 @@ impl Fleet {
 
     /// Leaves the fleet, if the hive is in one.
     pub(crate) async fn leave(&self) {
-        let membership = self.0.write().take();
+        let membership = self.0.membership.write().take();
         if let Some(membership) = membership {
             membership.end(LEAVE).await;
         }
@@ -183,7 +203,7 @@ impl Fleet {
 
     /// The membership, if the settings name a fleet.
     fn current(&self) -> Option<Arc<Membership>> {
-        self.0.read().clone()
+        self.0.membership.read().clone()
     }
 
     fn required(&self) -> Result<Arc<Membership>> {
@@ -197,7 +217,7 @@ impl Fleet {
 
     /// Whether the settings name a fleet.
     pub(crate) fn is_on(&self) -> bool {
-        self.0.read().is_some()
+        self.0.membership.read().is_some()
     }
 
     /// The name of this hive in its fleet, if it is in one.

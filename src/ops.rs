@@ -1,10 +1,7 @@
-//! The operation table, and how an operation becomes a running job.
+//! The operation table. [`submit`] makes a running job of a row of it.
 //!
 //! [`TABLE`] is the only list of what the hive can do. A new operation costs one file, one `mod` line,
 //! one row and its section in `docs/EVENTS.md`: everything else follows from the row.
-//!
-//! [`route_operation`] is the only place that sets the narration context. It does so for every
-//! operation alike, before anything looks at which operation it is.
 
 mod fleet_expel;
 mod fleet_join;
@@ -12,9 +9,6 @@ mod fleet_leave;
 mod fleet_up;
 mod fleet_invite;
 mod into_fleet;
-mod at_home;
-mod anywhere;
-mod everywhere;
 mod fleet_status;
 mod hive_check;
 mod hub_login;
@@ -32,6 +26,10 @@ mod model_settings_get;
 mod model_settings_set;
 mod model_settings;
 mod model_unload;
+mod at_home;
+mod anywhere;
+mod everywhere;
+mod submit;
 mod parse;
 mod refused;
 mod residency_get;
@@ -58,22 +56,13 @@ mod operation;
 mod asker;
 
 use std::borrow::Cow;
-use std::sync::Arc;
 
-use futures::FutureExt;
-use tracing::field::Empty;
-use tracing::{Instrument, Span};
 use utoipa::openapi::{RefOr, Schema};
 use utoipa::{PartialSchema, ToSchema};
 
 use crate::app::AppState;
 use crate::error::Result;
-use crate::jobs::event::Terminal;
-use crate::jobs::{JobRun, JobState, NewJob, OperationKind, Submitted};
-use crate::n;
-use crate::narration::{NarrationContext, with_narration_context};
 use crate::text::clip;
-use crate::traces::TARGET;
 
 pub(crate) use anywhere::{destination, submit_to};
 pub use asker::{Asker, By};
@@ -82,6 +71,7 @@ pub use operation::{Context, Deadline, Operation};
 pub use parse::{Submission, parse_in};
 pub use refused::{REFUSED, RefusalReason, Refused};
 pub use row::Row;
+pub use submit::submit;
 
 /// Every operation of the hive.
 pub static TABLE: &[Row] = &[
@@ -149,72 +139,14 @@ pub fn parse(body: &[u8]) -> Result<Submission> {
     parse_in(TABLE, body)
 }
 
-/// Makes a job of a submission and starts it. The audit log gets a line where it is an act.
-///
-/// # Errors
-/// Those of [`Registry::submit`](crate::jobs::Registry::submit).
-pub fn submit(
-    app: &AppState,
-    submission: Submission,
-    asker: &Asker,
-    idempotency_key: Option<String>,
-) -> Result<Submitted> {
-    let row = submission.row;
-    let request = submission.request.clone();
-    let hive = Arc::clone(app);
-    let span = tracing::debug_span!(
-        target: TARGET, "job", otel.name = row.wire_name, operation = row.wire_name, outcome = Empty
-    );
-    let submitted = app.jobs.submit(NewJob {
-        operation: row.wire_name,
-        kind: row.kind,
-        class: row.class,
-        runs_unjournalled: row.frees,
-        request,
-        idempotency_key,
-        run: Box::new(move |job, context| {
-            let run = route_operation(hive, submission, job, context);
-            async move {
-                let terminal = run.await;
-                Span::current().record("outcome", JobState::from(&terminal).name());
-                terminal
-            }
-            .instrument(span)
-            .boxed()
-        }),
-    })?;
-    if row.kind == OperationKind::Act && !submitted.repeated {
-        asker.acts(row.wire_name, &submitted.job.id().to_string());
-    }
-    Ok(submitted)
+/// This hive, as its fleet needs it.
+pub(crate) fn at_home(app: AppState) -> at_home::AtHome {
+    at_home::AtHome { app, parse }
 }
 
 /// The reason of an operation, as the end of its first narration.
 fn because(reason: Option<&str>) -> String {
     reason.map_or_else(String::new, |reason| format!(": {}", clip(reason, 300)))
-}
-
-/// Runs one job in its narration context, whichever operation it is, to its end.
-async fn route_operation(
-    app: AppState,
-    submission: Submission,
-    job: JobRun,
-    context: NarrationContext,
-) -> Terminal {
-    with_narration_context(context, async move {
-        let Submission { row, hive_id, operation, placed, .. } = submission;
-        n!(debug: "route", "Routing {} for hive '{hive_id}'", row.wire_name);
-        if let Some(placed) = placed {
-            n!("placed", "🧭 {placed}");
-        }
-        let deadline = row.deadline.after(&app.config.timers);
-        job.run(deadline, |job| async move {
-            app.config.faults.inject(row.wire_name).await?;
-            operation.run(Context { app, hive_id, job_id: job.id, stop: job.stop }).await
-        })
-        .await
-    })
-    .await
 }
 
 #[cfg(test)]

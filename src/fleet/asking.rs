@@ -3,14 +3,13 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use async_nats::RequestErrorKind;
+use async_nats::{RequestErrorKind, Subscriber};
 use parking_lot::Mutex;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::link::{ANSWER, Link, failed};
 use super::members::Members;
-use super::mirrors::Inbox;
 use super::names::{HiveName, Names};
 use super::store::NatsStore;
 use super::wire::{self, encode};
@@ -19,6 +18,12 @@ use crate::jobs::log::Bounds;
 
 /// How long every hive may take to say that it has something.
 const EVERYONE: Duration = Duration::from_millis(500);
+
+/// The events of a read that is asked for.
+pub(super) struct Inbox {
+    pub(super) subject: String,
+    pub(super) messages: Subscriber,
+}
 
 /// What a hive needs to ask others. Cheap to clone.
 #[derive(Clone, Debug)]

@@ -11,12 +11,11 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use async_nats::Subscriber;
 use futures::StreamExt;
 use parking_lot::Mutex;
 use tokio::time::timeout;
 
-use super::asking::Asking;
+use super::asking::{Asking, Inbox};
 use super::follow;
 use super::link::ANSWER;
 use super::names::HiveName;
@@ -52,12 +51,6 @@ struct Known {
     mirror: Arc<Mirror>,
     hive: HiveName,
     asked_for: Instant,
-}
-
-/// The events of a read that is asked for.
-pub(super) struct Inbox {
-    pub(super) subject: String,
-    pub(super) messages: Subscriber,
 }
 
 impl Mirrors {

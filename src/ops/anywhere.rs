@@ -6,6 +6,7 @@ use super::asker::Asker;
 use super::everywhere::Everywhere;
 use super::field_error::FieldError;
 use super::parse::Submission;
+use super::submit::submit;
 use crate::app::AppState;
 use crate::error::Result;
 use crate::fleet::{HiveName, Offer, Presence, Submit, choose};
@@ -17,7 +18,7 @@ const AT_ONCE: usize = 32;
 /// Makes a job of a submission, there.
 ///
 /// # Errors
-/// Those of [`super::submit`]; those of the other hive, or that it does not answer.
+/// Those of [`submit`]; those of the other hive, or that it does not answer.
 pub(crate) async fn submit_to(
     app: &AppState,
     destination: Destination,
@@ -26,10 +27,10 @@ pub(crate) async fn submit_to(
     idempotency_key: Option<String>,
 ) -> Result<Submitted> {
     match destination {
-        Destination::Here => super::submit(app, submission, asker, idempotency_key),
+        Destination::Here => submit(app, submission, asker, idempotency_key),
         Destination::All => {
             let everywhere = Box::new(Everywhere::of(&submission));
-            super::submit(app, Submission { operation: everywhere, ..submission }, asker, idempotency_key)
+            submit(app, Submission { operation: everywhere, ..submission }, asker, idempotency_key)
         }
         Destination::Hive(hive) => submit_to_hive(app, &hive, submission, asker, idempotency_key).await,
         Destination::Any => {
@@ -76,14 +77,14 @@ async fn submit_to_hive(
     asker: &Asker,
     idempotency_key: Option<String>,
 ) -> Result<Submitted> {
-    let submit = to_hive(app, hive, &submission, asker, idempotency_key)?;
     if app.fleet.hive().as_ref() == Some(hive) {
         // Addressed as to any other hive, so that a repetition by way of another one is the same request.
-        let here = super::parse(submit.request.get().as_bytes())?;
-        let here = Submission { placed: submission.placed, ..here };
-        return super::submit(app, here, asker, submit.idempotency_key);
+        let Submission { row, fields, placed, .. } = submission;
+        let here = Submission { placed, ..Submission::of(row, hive.to_string(), fields)? };
+        return submit(app, here, asker, idempotency_key);
     }
-    app.fleet.submit(hive, submission.row.kind, submit).await
+    let request = to_hive(app, hive, &submission, asker, idempotency_key)?;
+    app.fleet.submit(hive, submission.row.kind, request).await
 }
 
 /// A submission as it is sent to that hive.

@@ -7,6 +7,7 @@ use futures::future::BoxFuture;
 
 use super::asker::{Asker, By};
 use super::parse::Submission;
+use super::submit::submit;
 use crate::app::AppState;
 use crate::error::Result;
 use crate::events::Hub;
@@ -14,20 +15,24 @@ use crate::fleet::{DeviceRecord, HiveRecord, Home, Offer, Submit};
 use crate::jobs::{Registry, Submitted};
 
 /// This hive, as its fleet needs it.
-pub(crate) struct AtHome(pub(crate) AppState);
+pub(crate) struct AtHome {
+    pub(super) app: AppState,
+    /// Understands a body as an operation of the table.
+    pub(super) parse: fn(&[u8]) -> Result<Submission>,
+}
 
 impl Home for AtHome {
     fn jobs(&self) -> &Registry {
-        &self.0.jobs
+        &self.app.jobs
     }
 
     fn events(&self) -> &Arc<Hub> {
-        &self.0.events
+        &self.app.events
     }
 
     fn record(&self) -> BoxFuture<'_, HiveRecord> {
         async {
-            let app = &self.0;
+            let app = &self.app;
             let memory = app.workers.measure_memory().await;
             let devices = memory.iter().map(|memory| DeviceRecord {
                 device: memory.device.to_string(),
@@ -51,18 +56,18 @@ impl Home for AtHome {
         .boxed()
     }
 
-    fn submit(&self, submit: Submit) -> Result<Submitted> {
-        let Submit { request, idempotency_key, from, caller, placed, .. } = submit;
-        let submission = Submission { placed, ..super::parse(request.get().as_bytes())? };
+    fn submit(&self, asked: Submit) -> Result<Submitted> {
+        let Submit { request, idempotency_key, from, caller, placed, .. } = asked;
+        let submission = Submission { placed, ..(self.parse)(request.get().as_bytes())? };
         let caller =
             if caller.is_empty() { format!("hive {from}") } else { format!("{caller} by hive {from}") };
-        super::submit(&self.0, submission, &Asker { caller: caller.into(), by: By::Fleet }, idempotency_key)
+        submit(&self.app, submission, &Asker { caller: caller.into(), by: By::Fleet }, idempotency_key)
     }
 
     fn offer(&self, submit: Submit) -> BoxFuture<'_, Result<Offer>> {
         async move {
-            let submission = super::parse(submit.request.get().as_bytes())?;
-            submission.operation.offer(&self.0).await
+            let submission = (self.parse)(submit.request.get().as_bytes())?;
+            submission.operation.offer(&self.app).await
         }
         .boxed()
     }

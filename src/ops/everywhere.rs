@@ -13,6 +13,7 @@ use super::asker::Asker;
 use super::operation::Context;
 use super::parse::Submission;
 use super::row::{ReadyOperation, Row};
+use super::submit::submit;
 use crate::app::AppState;
 use crate::error::{Code, Failure, Result};
 use crate::fleet::{HiveName, Offer, Presence, Submit};
@@ -63,24 +64,23 @@ impl Everywhere {
 
     /// The job that a hive makes of it.
     async fn job(&self, app: &AppState, hive: &HiveName, presence: Presence) -> Result<Arc<Job>> {
-        let request = self.row.request_for(hive.as_str(), &self.fields)?;
         if app.fleet.hive().as_ref() == Some(hive) {
-            let submission = super::parse(request.get().as_bytes())?;
-            return Ok(super::submit(app, submission, &Asker::fleet(), None)?.job);
+            let submission = Submission::of(self.row, hive.to_string(), self.fields.clone())?;
+            return Ok(submit(app, submission, &Asker::fleet(), None)?.job);
         }
         if presence == Presence::Unreachable {
             return Err(Failure::new(Code::HiveUnreachable, format!("hive '{hive}' does not answer"))
                 .hint("`rbee-hive fleet status` shows since when"));
         }
-        let submit = Submit {
-            request,
+        let request = Submit {
+            request: self.row.request_for(hive.as_str(), &self.fields)?,
             idempotency_key: None,
             from: app.fleet.hive().map(|hive| hive.to_string()).unwrap_or_default(),
             caller: String::new(),
             placed: None,
             inbox: None,
         };
-        Ok(app.fleet.submit(hive, OperationKind::Read, submit).await?.job)
+        Ok(app.fleet.submit(hive, OperationKind::Read, request).await?.job)
     }
 }
 

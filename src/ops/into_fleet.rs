@@ -1,9 +1,7 @@
 //! How this hive comes into a fleet: by its settings, or by what an operation has made of it.
 
-use std::sync::Arc;
 use std::time::Duration;
 
-use super::at_home::AtHome;
 use super::operation::Context;
 use crate::app::AppState;
 use crate::config;
@@ -20,8 +18,7 @@ const COMES_IN: Duration = Duration::from_secs(20);
 /// # Errors
 /// [`Code::ConfigInvalid`] if they cannot be used.
 async fn enter(app: &AppState, settings: config::Fleet) -> Result<()> {
-    let home = Arc::new(AtHome(Arc::clone(app)));
-    app.fleet.join(settings, app.fleet_name()?, &app.config.data_dir, home).await
+    app.fleet.join(settings, app.fleet_name()?, &app.config.data_dir).await
 }
 
 /// Comes into the fleet of the settings, else into that of an earlier run, whose server it starts where this machine has

@@ -29,6 +29,24 @@ pub struct Submission {
 }
 
 impl Submission {
+    /// The operation of the row with these fields, for that hive.
+    ///
+    /// # Errors
+    /// [`Code::InvalidField`] or [`Code::InvalidId`] naming the field.
+    pub(super) fn of(row: &'static Row, hive_id: String, fields: Map<String, Value>) -> Result<Self> {
+        let Decoded { operation, request } = row.decode(Value::Object(fields.clone()))?;
+        let complete = if let Value::Object(complete) = request { complete } else { Map::new() };
+        let request = row.request_for(&hive_id, &complete)?;
+        if request.get().len() > MOST_REQUEST_BYTES {
+            let problem = format!(
+                "the request takes {} bytes of JSON, and may take {MOST_REQUEST_BYTES}",
+                request.get().len()
+            );
+            return Err(FieldError::of_object(problem).into_failure(row.name));
+        }
+        Ok(Self { row, hive_id, request, fields, placed: None, operation })
+    }
+
     /// The request as it is sent to another hive of the fleet.
     ///
     /// # Errors
@@ -61,17 +79,7 @@ pub fn parse_in(table: &'static [Row], body: &[u8]) -> Result<Submission> {
     let (row, mut fields) = find(table, object)?;
 
     let hive_id = take_hive(row, &mut fields)?;
-    let Decoded { operation, request } = row.decode(Value::Object(fields.clone()))?;
-    let complete = if let Value::Object(complete) = request { complete } else { Map::new() };
-    let request = row.request_for(&hive_id, &complete)?;
-    if request.get().len() > MOST_REQUEST_BYTES {
-        let problem = format!(
-            "the request takes {} bytes of JSON, and may take {MOST_REQUEST_BYTES}",
-            request.get().len()
-        );
-        return Err(FieldError::of_object(problem).into_failure(row.name));
-    }
-    Ok(Submission { row, hive_id, request, fields, placed: None, operation })
+    Submission::of(row, hive_id, fields)
 }
 
 /// The row of the operation that the object names, and the operation's own fields.
