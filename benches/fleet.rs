@@ -90,6 +90,14 @@ fn measure(jobs: usize, home: &Daemon, other: &Daemon, operation: impl Fn(&str) 
     (median(at_home), median(elsewhere))
 }
 
+fn read(hive: &str) -> Value {
+    json!({ "ResidencyGet": { "hive_id": hive } })
+}
+
+fn act(hive: &str) -> Value {
+    json!({ "MemoryLease": { "hive_id": hive, "bytes": 1, "seconds": 1 } })
+}
+
 fn main() {
     let jobs = if paired::for_figures() { 300 } else { 3 };
     let dir = tempfile::tempdir().expect("a temporary folder");
@@ -100,10 +108,7 @@ fn main() {
     sees(&a, 2);
     sees(&b, 2);
     println!("from POST to [DONE], {jobs} jobs each, in turns; medians in ms");
-    let read = |hive: &str| json!({ "ResidencyGet": { "hive_id": hive } });
-    let act = |hive: &str| json!({ "MemoryLease": { "hive_id": hive, "bytes": 1, "seconds": 1 } });
-    let kinds: [(&str, &dyn Fn(&str) -> Value); 2] = [("a read", &read), ("an act", &act)];
-    for (name, operation) in kinds {
+    for (name, operation) in [("a read", read as fn(&str) -> Value), ("an act", act)] {
         for round in 1..=3 {
             let (home, other) = measure(jobs, &b, &a, operation);
             println!(

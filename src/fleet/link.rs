@@ -58,7 +58,7 @@ impl Link {
                     Event::ServerError(error) => refused(&told, &error.to_string()),
                     Event::ClientError(error) => refused(&told, &error.to_string()),
                     Event::SlowConsumer(_) => {
-                        tracing::warn!("messages of the fleet came faster than they were read")
+                        tracing::warn!("messages of the fleet came faster than they were read");
                     }
                     Event::LameDuckMode | Event::Draining => {}
                 }

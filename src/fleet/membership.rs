@@ -71,7 +71,7 @@ impl Membership {
         home: Arc<dyn Home>,
     ) -> Result<Arc<Self>> {
         let link = Link::open(&settings, &hive).await?;
-        let members = Arc::new(Mutex::new(Members::new(*settings.heartbeat, *settings.gone_after)));
+        let members = Arc::new(Mutex::new(Members::new(*settings.heartbeat, settings.longest_silence())));
         let asking = Asking {
             link,
             names: Arc::new(Names::of(&settings.name)),
@@ -135,7 +135,8 @@ impl Membership {
         let link = &self.asking.link;
         link.up().await;
         let replicas = stream::ensure(link, &self.asking.names, *self.settings.keep).await?;
-        let registry = Registry::open(link, &self.asking.names, *self.settings.gone_after, replicas).await?;
+        let registry =
+            Registry::open(link, &self.asking.names, self.settings.longest_silence(), replicas).await?;
         let record = self.record().await;
         let revision = registry.claim(&self.hive, &record).await?;
         *self.refused.lock() = None;
@@ -165,12 +166,12 @@ impl Membership {
             tokio::time::sleep(SPREAD).await;
             let spread = stream::spread(link, names, *self.settings.keep).await.unwrap_or(replicas);
             if spread > replicas
-                && Registry::open(link, names, *self.settings.gone_after, spread).await.is_ok()
+                && Registry::open(link, names, self.settings.longest_silence(), spread).await.is_ok()
             {
                 replicas = spread;
             }
         }
-        std::future::pending().await
+        std::future::pending::<()>().await;
     }
 
     /// How often silence is looked for.

@@ -33,7 +33,7 @@ impl Offer {
 /// The hive with the best offer, and why it is that, in words.
 ///
 /// # Errors
-/// [`Code::NowhereToRun`], with the reason of each hive; that of the only one as it is.
+/// [`Code::NowhereToRun`], with the reason of each hive; the one reason of all as it is.
 pub(crate) fn choose(mut offers: Vec<(HiveName, Result<Offer>)>) -> Result<(HiveName, String)> {
     let order = |(hive, offer): &(HiveName, Result<Offer>)| match offer {
         Ok(offer) => (offer.rank, std::cmp::Reverse(offer.free_bytes), hive.clone()),
@@ -53,8 +53,12 @@ pub(crate) fn choose(mut offers: Vec<(HiveName, Result<Offer>)>) -> Result<(Hive
         let why = format!("hive '{hive}' does it: {words}{others}");
         return Ok((hive, why));
     }
-    if let [(_, Err(only))] = offers.as_slice() {
-        return Err(only.clone());
+    // Where all say the same, there is nothing to tell of each.
+    let mut refusals = offers.iter().filter_map(|(_, offer)| offer.as_ref().err());
+    if let Some(first) = refusals.next()
+        && refusals.all(|other| (other.code, &other.message) == (first.code, &first.message))
+    {
+        return Err(first.clone());
     }
     let failure = Failure::new(Code::NowhereToRun, "no hive of the fleet can do that");
     let causes =
@@ -95,9 +99,11 @@ mod tests {
 
     #[test]
     fn where_nobody_can_each_says_why() {
-        let failure = chosen(&[("a", refusal()), ("b", refusal())]).unwrap_err();
+        let full = || Err(Failure::new(Code::OutOfMemory, "no room"));
+        let failure = chosen(&[("a", refusal()), ("b", full())]).unwrap_err();
         assert_eq!(failure.code, Code::NowhereToRun);
-        assert_eq!(failure.causes, ["hive 'a': no such model", "hive 'b': no such model"]);
-        assert_eq!(chosen(&[("a", refusal())]).unwrap_err().code, Code::ModelNotFound);
+        assert_eq!(failure.causes, ["hive 'a': no such model", "hive 'b': no room"]);
+        let failure = chosen(&[("a", refusal()), ("b", refusal())]).unwrap_err();
+        assert_eq!(failure.code, Code::ModelNotFound, "all say the same");
     }
 }

@@ -68,7 +68,7 @@ impl State {
         self.chance.random_range(0..100) < percent
     }
 
-    /// As JetStream does it: a known id first, then the fence.
+    /// As the server does it: a known id first, then the fence.
     fn take(&mut self, mut message: Message) -> Appended {
         if self.ids.contains(&message.id) {
             return Appended::Fenced;

@@ -91,6 +91,7 @@ const NOT_RUN: &[(&str, &str, &str)] = &[
         "OTEL_EXPORTER_OTLP_ENDPOINT=http://localhost:4318 rbee-hive",
         "it needs a collector and a feature; tests/it/traces.rs has both",
     ),
+    ("docs/FLEET.md", "$ rbee-hive fleet up", "it needs nats-server; tests/it/fleet_setup.rs has one"),
     (
         "README.md",
         "rbee-hive fleet up                               # prints the line that joins the next machine",

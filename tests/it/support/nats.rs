@@ -11,7 +11,7 @@ use tokio::process::{Child, Command};
 
 use super::{command, nats_server, until};
 
-/// A nats-server with JetStream. It ends with this value.
+/// A nats-server with streams. It ends with this value.
 pub(crate) struct NatsServer {
     pub(crate) port: u16,
     program: PathBuf,
