@@ -33,7 +33,7 @@ impl Offer {
 /// The hive with the best offer, and why it is that, in words.
 ///
 /// # Errors
-/// [`Code::NowhereToRun`], with the reason of each hive; the one reason of all as it is.
+/// [`Code::NowhereToRun`], or the code that all hives have, with the reason of each.
 pub(crate) fn choose(mut offers: Vec<(HiveName, Result<Offer>)>) -> Result<(HiveName, String)> {
     let order = |(hive, offer): &(HiveName, Result<Offer>)| match offer {
         Ok(offer) => (offer.rank, std::cmp::Reverse(offer.free_bytes), hive.clone()),
@@ -53,17 +53,19 @@ pub(crate) fn choose(mut offers: Vec<(HiveName, Result<Offer>)>) -> Result<(Hive
         let why = format!("hive '{hive}' does it: {words}{others}");
         return Ok((hive, why));
     }
+    let refusals = || offers.iter().filter_map(|(hive, offer)| Some((hive, offer.as_ref().err()?)));
+    let Some((_, first)) = refusals().next() else {
+        return Err(Failure::new(Code::HiveUnreachable, "no hive of the fleet answers")
+            .hint("`rbee-hive fleet status` shows the hives"));
+    };
     // Where all say the same, there is nothing to tell of each.
-    let mut refusals = offers.iter().filter_map(|(_, offer)| offer.as_ref().err());
-    if let Some(first) = refusals.next()
-        && refusals.all(|other| (other.code, &other.message) == (first.code, &first.message))
-    {
+    if refusals().all(|(_, other)| other.message == first.message) {
         return Err(first.clone());
     }
-    let failure = Failure::new(Code::NowhereToRun, "no hive of the fleet can do that");
-    let causes =
-        offers.into_iter().filter_map(|(hive, offer)| Some(format!("hive '{hive}': {}", offer.err()?)));
-    Err(Failure { causes: causes.collect(), ..failure }
+    let is_one_reason = refusals().all(|(_, other)| other.code == first.code);
+    let code = if is_one_reason { first.code } else { Code::NowhereToRun };
+    let causes = refusals().map(|(hive, why)| format!("hive '{hive}': {why}")).collect();
+    Err(Failure { causes, ..Failure::new(code, "no hive of the fleet can do that") }
         .hint("the causes say why, hive by hive; name one with hive_id to see its own answer"))
 }
 
@@ -104,6 +106,9 @@ mod tests {
         assert_eq!(failure.code, Code::NowhereToRun);
         assert_eq!(failure.causes, ["hive 'a': no such model", "hive 'b': no room"]);
         let failure = chosen(&[("a", refusal()), ("b", refusal())]).unwrap_err();
-        assert_eq!(failure.code, Code::ModelNotFound, "all say the same");
+        assert_eq!((failure.code, &*failure.message), (Code::ModelNotFound, "no such model"));
+        let other = || Err(Failure::new(Code::ModelNotFound, "not here"));
+        let failure = chosen(&[("a", refusal()), ("b", other())]).unwrap_err();
+        assert_eq!((failure.code, failure.causes.len()), (Code::ModelNotFound, 2));
     }
 }

@@ -391,14 +391,14 @@ async fn a_cluster_of_three_goes_on_without_one() {
     let (a, b) = (hive("a", &all).await, hive("b", &all).await);
     sees(&a, &["a", "b"]).await;
     sees(&b, &["a", "b"]).await;
-    for node in 0..3 {
-        cluster[node].kill().await;
+    for node in &mut cluster {
+        node.kill().await;
         // An act that is asked for through one hive and done by the other, and followed at both.
         let id = until("an act", || async { try_submit(&a.client, &a.url, &act("b")).await }).await;
         let seen = typed_at(&a.url, &id, None).await;
         assert_whole(&seen);
         assert_eq!(seen, typed_at(&b.url, &id, None).await);
-        cluster[node].start_again().await;
+        node.start_again().await;
         until("the cluster to be whole", || async {
             let status = status(&a).await;
             (status["is_in"] == true && status["unpublished"] == 0).then_some(())
