@@ -335,10 +335,7 @@ async fn bind_tcp(address: SocketAddr, data_dir: &Path, flag: &str) -> Result<Tc
     let port = address.port();
     TcpListener::bind(address).await.map_err(|error| match error.kind() {
         std::io::ErrorKind::AddrInUse => {
-            let holder = match crate::workers::port_holder(port) {
-                Some((pid, name)) => format!("process {pid} ({name})"),
-                None => "another process".to_owned(),
-            };
+            let holder = crate::workers::port_holder_in_words(port);
             let hint = match HiveFile::of(data_dir).filter(HiveFile::serves) {
                 Some(HiveFile { pid, url, .. }) => {
                     format!("the hive of this data folder runs already, as process {pid}: use it at {url}, or stop it")
@@ -412,7 +409,7 @@ impl PublishedHiveFile {
             unix_socket: app.config.unix_socket.clone(),
             hive_id: app.hive_id().to_owned(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
-            started_at: Instant::now(),
+            started_at: app.started_at,
         };
         let path = app.config.data_dir.join("hive.json");
         match files::put(&path, json(&file).as_bytes()).map_err(|error| Failure::io("write", &path, &error)) {

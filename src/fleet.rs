@@ -118,7 +118,7 @@ pub(crate) fn identity(data_dir: &Path) -> Result<String> {
 }
 
 /// How a hive stands in its fleet.
-#[derive(Debug, Serialize, ToSchema)]
+#[derive(Debug, Default, Serialize, ToSchema)]
 #[schema(as = FleetState)]
 pub(crate) struct Status {
     /// The name of the fleet; null where the hive stands alone.
@@ -227,18 +227,7 @@ impl Fleet {
 
     /// How this hive stands in its fleet.
     pub(crate) fn status(&self) -> Status {
-        let Some(membership) = self.current() else {
-            let nothing = Vec::new;
-            return Status {
-                fleet: None,
-                hive: None,
-                nats: nothing(),
-                is_in: false,
-                trouble: None,
-                unpublished: 0,
-                hives: Vec::new(),
-            };
-        };
+        let Some(membership) = self.current() else { return Status::default() };
         let trouble = membership.check().err();
         let hives = membership.asking.members.lock().all().map(|(_, member)| member.clone()).collect();
         Status {
@@ -301,6 +290,7 @@ impl Fleet {
             OperationKind::Read => Some(asking.inbox().await?),
             OperationKind::Act => None,
         };
+        submit.from = membership.hive.to_string();
         submit.inbox = inbox.as_ref().map(|inbox| inbox.subject.clone());
         let made: wire::Made = asking.one(hive, verb::SUBMIT, &submit).await?;
         let mirror = membership.mirrors.follow(asking, hive, made.job, inbox);
@@ -311,9 +301,10 @@ impl Fleet {
     ///
     /// # Errors
     /// Why it cannot do it; [`Code::HiveUnreachable`]; [`Code::FleetUnreachable`].
-    pub(crate) async fn offer(&self, hive: &HiveName, submit: &Submit) -> Result<Offer> {
+    pub(crate) async fn offer(&self, hive: &HiveName, mut submit: Submit) -> Result<Offer> {
         let membership = self.required()?;
-        membership.asking.one(hive, verb::OFFER, submit).await
+        submit.from = membership.hive.to_string();
+        membership.asking.one(hive, verb::OFFER, &submit).await
     }
 
     /// The hive that a key of a repeated request belongs to; `hive`, if it belongs to none yet.
@@ -336,8 +327,7 @@ impl Fleet {
 
     /// The hive that runs or ran a job; `None` where this hive is in no fleet.
     pub(crate) fn hive_of(&self, job: &Job) -> Option<String> {
-        let membership = self.current()?;
-        let hive = membership.mirrors.hive_of(job).unwrap_or_else(|| membership.hive.clone());
+        let hive = self.other_hive_of(job).or_else(|| self.hive())?;
         Some(hive.to_string())
     }
 
@@ -370,13 +360,11 @@ impl Fleet {
         own: impl Fn(&JobFilter) -> JobPage,
     ) -> Result<JobPage> {
         let membership = self.required()?;
-        let hives = match hive.eq_ignore_ascii_case("all") {
-            true => self.hives()?,
-            false => {
-                let hive = self.named(hive)?;
-                self.hives()?.into_iter().filter(|(name, _)| *name == hive).collect()
-            }
-        };
+        let mut hives = self.hives()?;
+        if !hive.eq_ignore_ascii_case("all") {
+            let hive = self.named(hive)?;
+            hives.retain(|(name, _)| *name == hive);
+        }
         listing::list(&membership.asking, &membership.hive, hives, filter, limit, own).await
     }
 }

@@ -27,6 +27,12 @@ impl Instant {
         Self(Timestamp::now().as_millisecond().saturating_add(turned::now().wall_ms))
     }
 
+    /// The instant that much later.
+    #[must_use]
+    pub fn after(self, duration: Duration) -> Self {
+        Self(self.0.saturating_add(i64::try_from(duration.as_millis()).unwrap_or(i64::MAX)))
+    }
+
     /// Whether it is now or was before.
     #[must_use]
     pub fn is_past(self) -> bool {

@@ -7,14 +7,9 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use async_nats::jetstream::consumer::DeliverPolicy;
-use async_nats::jetstream::consumer::push::OrderedConfig;
-use futures::StreamExt;
 use parking_lot::Mutex;
-use tokio::time::timeout;
 
 use super::asking::Asking;
-use super::link::{ANSWER, failed};
 use super::names::HiveName;
 use super::store::{Appended, Entry, EventStore};
 use super::stream::{self, Place};
@@ -78,46 +73,13 @@ async fn end_jobs(asking: &Asking, on_duty: &HiveName, pattern: &str) -> Result<
 /// The jobs of these subjects that have no end in the stream.
 async fn unfinished(asking: &Asking, pattern: &str) -> Result<Vec<(HiveName, JobId, Place)>> {
     let mut found = Vec::new();
-    each_last(asking, pattern, |hive, job, place| {
+    stream::each_last(&asking.link, &asking.names, pattern, |hive, job, place| {
         if place.end.is_none() {
             found.push((hive, job, place));
         }
     })
     .await?;
     Ok(found)
-}
-
-/// Gives `take` each job of these subjects, and where the stream is with it.
-pub(super) async fn each_last(
-    asking: &Asking,
-    pattern: &str,
-    mut take: impl FnMut(HiveName, JobId, Place),
-) -> Result<()> {
-    let look = |error: &(dyn std::error::Error + 'static)| failed("look through the stream of events", error);
-    let stream = asking.link.jetstream.get_stream_no_info(asking.names.events_stream()).await;
-    let stream = stream.map_err(|error| look(&error))?;
-    let consumer = stream.create_consumer(OrderedConfig {
-        deliver_subject: asking.link.client.new_inbox(),
-        filter_subject: pattern.to_owned(),
-        deliver_policy: DeliverPolicy::LastPerSubject,
-        headers_only: true,
-        ..OrderedConfig::default()
-    });
-    let consumer = consumer.await.map_err(|error| look(&error))?;
-    let mut left = consumer.cached_info().num_pending;
-    let mut messages = consumer.messages().await.map_err(|error| look(&error))?;
-    while left > 0 {
-        let message = timeout(ANSWER, messages.next()).await.map_err(|error| look(&error))?;
-        let Some(message) = message else { break };
-        let message = message.map_err(|error| look(&error))?;
-        let Ok(info) = message.info() else { continue };
-        left = info.pending;
-        let place = Place::of(info.stream_sequence, &message.headers.clone().unwrap_or_default());
-        if let Some((hive, job)) = asking.names.job_of(&message.subject) {
-            take(hive, job, place);
-        }
-    }
-    Ok(())
 }
 
 /// Writes the end of a job whose hive is gone.

@@ -2,8 +2,7 @@
 
 use std::time::Duration;
 
-use async_nats::jetstream::consumer::push::OrderedConfig;
-use async_nats::jetstream::consumer::{DeliverPolicy, ReplayPolicy};
+use async_nats::jetstream::consumer::DeliverPolicy;
 use futures::StreamExt;
 
 use super::link::{Link, failed};
@@ -29,24 +28,13 @@ pub(super) async fn act(link: &Link, names: &Names, subject: &str, mirror: &Mirr
 
 /// Reads messages, from number `next` of the stream on.
 async fn read(link: &Link, names: &Names, subject: &str, next: &mut u64, mirror: &Mirror) -> Result<()> {
-    let follow = |error: &(dyn std::error::Error + 'static)| failed("follow the stream of events", error);
-    let stream =
-        link.jetstream.get_stream_no_info(names.events_stream()).await.map_err(|error| follow(&error))?;
-    let deliver_policy = match *next {
+    let from = match *next {
         0 => DeliverPolicy::All,
         start_sequence => DeliverPolicy::ByStartSequence { start_sequence },
     };
-    let consumer = stream.create_consumer(OrderedConfig {
-        deliver_subject: link.client.new_inbox(),
-        filter_subject: subject.to_owned(),
-        deliver_policy,
-        replay_policy: ReplayPolicy::Instant,
-        ..OrderedConfig::default()
-    });
-    let consumer = consumer.await.map_err(|error| follow(&error))?;
-    let mut messages = consumer.messages().await.map_err(|error| follow(&error))?;
+    let (mut messages, _) = stream::messages(link, names, subject, from, false).await?;
     while let Some(message) = messages.next().await {
-        let message = message.map_err(|error| follow(&error))?;
+        let message = message.map_err(|error| failed("follow the stream of events", &error))?;
         let sequence = message.info().map_or(0, |info| info.stream_sequence);
         mirror.take(stream::decode(&message.payload)?);
         *next = sequence + 1;

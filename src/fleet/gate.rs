@@ -175,8 +175,8 @@ impl Gate {
         self.folder.put(file::NATS, &configuration(&self.spec, &name, &self.hosts.advertise, &trusted))
     }
 
-    /// Changes the list, on the disk first.
-    fn change<T>(&self, change: impl FnOnce(&mut Ledger) -> Result<T>) -> Result<T> {
+    /// Changes the list, on the disk first. Says also whether somebody is out by that.
+    fn change<T>(&self, change: impl FnOnce(&mut Ledger) -> Result<T>) -> Result<(T, bool)> {
         let mut ledger = self.ledger.lock();
         let mut changed = ledger.clone();
         let done = change(&mut changed)?;
@@ -186,7 +186,7 @@ impl Gate {
         if is_out {
             self.configure(&ledger)?;
         }
-        Ok(done)
+        Ok((done, is_out))
     }
 
     /// The beginning of the codes of invitations.
@@ -211,7 +211,7 @@ impl Gate {
     /// # Errors
     /// [`Code::InvalidField`]; [`Code::Io`]; [`Code::DiskFull`]
     pub(super) fn invite(&self, sha256: SecretHash, expires_at: Instant) -> Result<()> {
-        self.change(|ledger| ledger.invite(sha256, expires_at, Instant::now()))
+        self.change(|ledger| ledger.invite(sha256, expires_at, Instant::now())).map(|((), _)| ())
     }
 
     /// Expels a hive. It is out once nats-server has read its settings again.
@@ -266,8 +266,7 @@ impl Gate {
         }
         let sha256 = SecretHash::of(secret.as_bytes());
         let now = Instant::now();
-        let is_out_before = self.ledger.lock().expelled().len();
-        let (jwt, certificate) = self.change(|ledger| {
+        let ((jwt, certificate), is_out) = self.change(|ledger| {
             let user = User {
                 hive: hive.clone(),
                 folder: folder.clone(),
@@ -279,7 +278,6 @@ impl Gate {
             ledger.admit(&sha256, user)?;
             Ok((self.authority.user(&hive, key)?, self.certificates.for_hive(&hive, csr)?))
         })?;
-        let is_out = self.ledger.lock().expelled().len() > is_out_before;
         let port = self.hosts.listen.port();
         tracing::info!(hive, "a hive was let into the fleet");
         Ok((

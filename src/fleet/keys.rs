@@ -3,12 +3,13 @@
 
 use std::time::Duration;
 
-use async_nats::jetstream::kv::{self, CreateErrorKind};
+use async_nats::jetstream::kv::CreateErrorKind;
 use sha2::{Digest, Sha256};
 
 use super::asking::Asking;
 use super::link::failed;
 use super::names::HiveName;
+use super::stream;
 use crate::error::Result;
 use crate::text::hex;
 
@@ -19,21 +20,12 @@ pub(super) async fn hive_of(
     key: &str,
     hive: Option<&HiveName>,
 ) -> Result<Option<HiveName>> {
-    let look = |error: &(dyn std::error::Error + 'static)| failed("look the idempotency key up", error);
-    let replicas = asking.link.jetstream.get_stream(asking.names.events_stream()).await;
-    let num_replicas = replicas.map_or(1, |stream| stream.cached_info().config.num_replicas);
-    let bucket = match asking.link.jetstream.get_key_value(asking.names.keys_bucket()).await {
+    let (link, name) = (&asking.link, asking.names.keys_bucket());
+    let bucket = match link.jetstream.get_key_value(&name).await {
         Ok(bucket) => bucket,
         Err(_) => {
-            let made = asking.link.jetstream.create_or_update_key_value(kv::Config {
-                bucket: asking.names.keys_bucket(),
-                description: "The hives that idempotency keys belong to".to_owned(),
-                history: 1,
-                max_age: keep,
-                num_replicas,
-                ..kv::Config::default()
-            });
-            made.await.map_err(|error| failed("make the bucket of idempotency keys", &error))?
+            let replicas = stream::replicas(link, &asking.names).await.unwrap_or(1);
+            link.bucket(name, "The hives that idempotency keys belong to", keep, replicas).await?
         }
     };
     let key = hex(&Sha256::digest(key));
@@ -45,6 +37,6 @@ pub(super) async fn hive_of(
             Err(error) => return Err(failed("keep the idempotency key", &error)),
         }
     }
-    let found = bucket.get(&key).await.map_err(|error| look(&error))?;
+    let found = bucket.get(&key).await.map_err(|error| failed("look the idempotency key up", &error))?;
     Ok(found.and_then(|hive| HiveName::new(std::str::from_utf8(&hive).ok()?).ok()))
 }

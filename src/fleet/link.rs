@@ -3,6 +3,7 @@
 use std::error::Error;
 use std::time::Duration;
 
+use async_nats::jetstream::kv::{self, Store};
 use async_nats::jetstream::{self, Context};
 use async_nats::{Client, ConnectOptions, Event};
 use tokio::sync::watch;
@@ -96,6 +97,33 @@ impl Link {
     /// What is wrong with the connection; `None` while it is up.
     pub(super) fn trouble(&self) -> Option<String> {
         self.state.borrow().clone()
+    }
+
+    /// A bucket, made where it is not there, and kept on that many servers.
+    ///
+    /// # Errors
+    /// [`Code::FleetUnreachable`]
+    pub(super) async fn bucket(
+        &self,
+        name: String,
+        description: &str,
+        max_age: Duration,
+        num_replicas: usize,
+    ) -> Result<Store> {
+        let made = self.jetstream.create_or_update_key_value(kv::Config {
+            bucket: name.clone(),
+            description: description.to_owned(),
+            history: 1,
+            max_age,
+            num_replicas,
+            ..kv::Config::default()
+        });
+        let bucket = match made.await {
+            Ok(bucket) => Ok(bucket),
+            // It is there, and cannot be changed just now.
+            Err(_) => self.jetstream.get_key_value(&name).await,
+        };
+        bucket.map_err(|error| failed(&format!("make the bucket {name}"), &error))
     }
 
     /// How many bytes of events a message may have.

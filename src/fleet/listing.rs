@@ -1,15 +1,14 @@
 //! The jobs of several hives as one page, newest first. Of a hive that cannot be asked, the stream has the acts.
 
-use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 
 use futures::{StreamExt, stream as streams};
 
 use super::asking::Asking;
-use super::duty::each_last;
 use super::members::{Member, Presence};
 use super::names::HiveName;
-use super::stream::{self, Place};
-use super::wire::{List, Listed, verb};
+use super::stream;
+use super::wire::{List, verb};
 use crate::error::Result;
 use crate::jobs::job::JobSummary;
 use crate::jobs::{JobFilter, JobId, JobPage, Mirror};
@@ -58,20 +57,20 @@ fn merge(pages: Vec<(HiveName, JobPage)>, limit: usize) -> Result<JobPage> {
 
 async fn of_reachable(asking: &Asking, hive: &HiveName, filter: &JobFilter, limit: usize) -> Result<JobPage> {
     let JobFilter { state, operation, before, .. } = filter.clone();
-    asking.one::<Listed>(hive, verb::LIST, &List { state, operation, before, limit }).await
+    asking.one(hive, verb::LIST, &List { state, operation, before, limit }).await
 }
 
 /// The acts of a hive that does not answer, as the stream has them.
 async fn of_silent(asking: &Asking, hive: &HiveName, filter: &JobFilter, limit: usize) -> Result<JobPage> {
-    let mut known: BTreeMap<JobId, Place> = BTreeMap::new();
-    each_last(asking, &asking.names.events_of(hive), |_, job, place| {
+    let mut known: BTreeSet<JobId> = BTreeSet::new();
+    stream::each_last(&asking.link, &asking.names, &asking.names.events_of(hive), |_, job, _| {
         if filter.before.as_ref().is_none_or(|before| job < *before) {
-            known.insert(job, place);
+            known.insert(job);
         }
     })
     .await?;
     let mut jobs = Vec::new();
-    let newest_first = known.into_keys().rev();
+    let newest_first = known.into_iter().rev();
     let mut summaries = Box::pin(
         streams::iter(newest_first)
             .map(|job| async move { summary(asking, hive, &job).await })

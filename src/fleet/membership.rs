@@ -79,7 +79,7 @@ impl Membership {
             bounds: home.jobs().bounds(),
         };
         let membership = Arc::new(Self {
-            mirrors: Arc::new(Mirrors::new(home.jobs().bounds())),
+            mirrors: Arc::default(),
             run: uuid::Uuid::new_v4().simple().to_string(),
             refused: Mutex::default(),
             publishing: TaskTracker::new(),

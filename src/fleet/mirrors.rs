@@ -23,7 +23,6 @@ use super::stream;
 use super::wire::{Found, OfJob, verb};
 use crate::error::{Code, Failure, Result};
 use crate::jobs::job::JobHeader;
-use crate::jobs::log::Bounds;
 use crate::jobs::{Chunk, Job, JobId, Mirror, OperationKind};
 use crate::spawn;
 use crate::time::monotonic;
@@ -40,10 +39,9 @@ const RETRY: Duration = Duration::from_millis(100);
 const SILENCE: Duration = Duration::from_secs(10);
 
 /// The jobs of other hives that this one follows.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct Mirrors {
     known: Mutex<HashMap<JobId, Known>>,
-    bounds: Bounds,
 }
 
 #[derive(Debug)]
@@ -54,10 +52,6 @@ struct Known {
 }
 
 impl Mirrors {
-    pub(super) fn new(bounds: Bounds) -> Self {
-        Self { known: Mutex::default(), bounds }
-    }
-
     /// The job of that id, if this hive follows it.
     fn known(&self, id: &JobId) -> Option<Arc<Job>> {
         let mut known = self.known.lock();
@@ -86,7 +80,7 @@ impl Mirrors {
         }
         forget_old(&mut known);
         let (kind, id) = (job.kind, job.id.clone());
-        let mirror = Arc::new(Mirror::new(job, self.bounds));
+        let mirror = Arc::new(Mirror::new(job, asking.bounds));
         known.insert(
             id.clone(),
             Known { mirror: Arc::clone(&mirror), hive: hive.clone(), asked_for: monotonic() },

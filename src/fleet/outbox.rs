@@ -52,7 +52,9 @@ impl<S: EventStore> Outbox<S> {
         loop {
             // What the stream would not keep any more stays here alone.
             if place.seq == 0
-                && job.ended_at().is_some_and(|at| Instant::now().since_ms(at) > as_ms(self.keep))
+                && job
+                    .ended_at()
+                    .is_some_and(|at| Duration::from_millis(Instant::now().since_ms(at)) > self.keep)
             {
                 return;
             }
@@ -154,8 +156,4 @@ impl<S: EventStore> Outbox<S> {
             tracing::warn!(job_id = %job.id(), error = %failure, "the end that the fleet recorded is not on disk");
         }
     }
-}
-
-fn as_ms(duration: Duration) -> u64 {
-    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }

@@ -7,7 +7,7 @@
 
 use std::time::Duration;
 
-use async_nats::jetstream::kv::{self, CreateErrorKind, Operation, Store, UpdateErrorKind};
+use async_nats::jetstream::kv::{CreateErrorKind, Operation, Store, UpdateErrorKind};
 use futures::StreamExt;
 use parking_lot::Mutex;
 
@@ -41,21 +41,8 @@ impl Registry {
         gone_after: Duration,
         num_replicas: usize,
     ) -> Result<Self> {
-        let made = link.jetstream.create_or_update_key_value(kv::Config {
-            bucket: names.hives_bucket(),
-            description: "The hives of the fleet".to_owned(),
-            history: 1,
-            max_age: gone_after,
-            num_replicas,
-            ..kv::Config::default()
-        });
-        let bucket = match made.await {
-            Ok(bucket) => Ok(bucket),
-            // It is there, and cannot be changed just now.
-            Err(_) => link.jetstream.get_key_value(names.hives_bucket()).await,
-        };
-        let bucket = bucket.map_err(|error| failed("make the bucket of the hives", &error))?;
-        Ok(Self { bucket })
+        let bucket = link.bucket(names.hives_bucket(), "The hives of the fleet", gone_after, num_replicas);
+        Ok(Self { bucket: bucket.await? })
     }
 
     /// Takes the name, and gives the revision of its entry.

@@ -8,7 +8,6 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
-use std::io::{Read, Seek, SeekFrom};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -23,7 +22,7 @@ use super::authority::Trusted;
 use super::folder::{Folder, file};
 use crate::error::{Code, Failure, Result};
 use crate::time::monotonic;
-use crate::workers::{ChildGroup, keep_secrets, port_holder};
+use crate::workers::{ChildGroup, WITH_LIFELINE, keep_secrets, last_lines, port_holder_in_words};
 use crate::{disk, files, paths, spawn};
 
 /// The oldest nats-server that will do.
@@ -44,10 +43,6 @@ const GRACE: Duration = Duration::from_secs(10);
 const TAIL_LINES: usize = 12;
 /// The most bytes of a message: those of the largest event, and more.
 const MAX_PAYLOAD: u32 = 8 << 20;
-
-/// Ends its process group once its standard input closes, and becomes the program.
-const WITH_LIFELINE: &str = "exec 3<&0 </dev/null; { cat <&3; trap '' TERM; kill -TERM 0; sleep 5; \
-     kill -KILL 0; } >/dev/null 2>&1 & exec 3<&-; exec \"$@\"";
 
 /// What to run.
 #[derive(Clone, Debug)]
@@ -245,8 +240,10 @@ async fn start(spec: &Spec) -> Result<ChildGroup> {
     let failed = |message: String| {
         let mut failure = Failure::new(Code::FleetServerFailed, message)
             .hint(format!("look at {}", spec.folder.file(file::LOG).display()));
-        failure.log_tail =
-            [&output, &spec.folder.file(file::LOG)].into_iter().flat_map(|path| tail(path)).collect();
+        failure.log_tail = [&output, &spec.folder.file(file::LOG)]
+            .into_iter()
+            .flat_map(|path| last_lines(path, TAIL_LINES))
+            .collect();
         failure
     };
     let out = disk::open(files::own().write(true).create(true).truncate(true), &output)
@@ -290,30 +287,11 @@ pub(super) fn not_bound(address: SocketAddr, field: &str, error: &std::io::Error
         return Failure::new(Code::InvalidField, format!("{field}: could not bind {address}: {error}"))
             .hint("give an address of this machine");
     }
-    let holder = match port_holder(address.port()) {
-        Some((pid, name)) => format!("process {pid} ({name})"),
-        None => "another process".to_owned(),
-    };
+    let holder = port_holder_in_words(address.port());
     let message = format!("port {} of the fleet is taken by {holder}", address.port());
     let flag = field.replace('_', "-");
     Failure::new(Code::PortInUse, message)
         .hint(format!("stop that process, or choose another address by `fleet up --{flag}`"))
-}
-
-/// The last lines of a file; none where it cannot be read.
-fn tail(path: &Path) -> Vec<String> {
-    let read = || -> std::io::Result<Vec<u8>> {
-        let mut file = files::open(path)?;
-        let length = file.metadata()?.len();
-        file.seek(SeekFrom::Start(length.saturating_sub(4096)))?;
-        let mut bytes = Vec::new();
-        file.take(4096).read_to_end(&mut bytes)?;
-        Ok(bytes)
-    };
-    let bytes = read().unwrap_or_default();
-    let text = String::from_utf8_lossy(&bytes);
-    let lines: Vec<_> = text.lines().map(str::to_owned).collect();
-    lines[lines.len().saturating_sub(TAIL_LINES)..].to_vec()
 }
 
 #[cfg(test)]

@@ -14,7 +14,7 @@ use super::offer::Offer;
 use super::wire::{Found, List, Made, OfJob, Submit, reply, request, verb};
 use crate::error::{Code, Failure, Result};
 use crate::jobs::log::Batch;
-use crate::jobs::{Chunk, Job, JobFilter};
+use crate::jobs::{Chunk, Job, JobFilter, JobPage};
 use crate::spawn;
 use crate::text::excerpt;
 
@@ -63,10 +63,10 @@ impl Serving {
             verb::FOLLOW => reply(self.follow(&payload)),
             verb::CANCEL => reply(self.cancel(&payload).await),
             verb::LIST => reply(self.list(&payload)),
-            verb::FIND => match self.find(&payload) {
-                Some(found) => reply(Ok(found)),
+            verb::FIND => match self.follow(&payload) {
+                Ok(found) => reply(Ok(found)),
                 // Who does not have it says nothing.
-                None => return,
+                Err(_) => return,
             },
             other => reply::<()>(Err(Failure::new(
                 Code::RouteNotFound,
@@ -98,8 +98,7 @@ impl Serving {
     }
 
     fn follow(&self, payload: &[u8]) -> Result<Found> {
-        let OfJob { job_id, after, inbox } = request(payload)?;
-        let job = self.home.jobs().get(job_id.as_str())?;
+        let (OfJob { after, inbox, .. }, job) = self.job(payload)?;
         let found = Found { hive: self.hive.to_string(), job: job.header().clone() };
         if let Some(inbox) = inbox {
             self.tell(job, after, inbox);
@@ -107,19 +106,18 @@ impl Serving {
         Ok(found)
     }
 
-    fn find(&self, payload: &[u8]) -> Option<Found> {
-        let OfJob { job_id, .. } = request(payload).ok()?;
-        let job = self.home.jobs().get(job_id.as_str()).ok()?;
-        Some(Found { hive: self.hive.to_string(), job: job.header().clone() })
-    }
-
     async fn cancel(&self, payload: &[u8]) -> Result<()> {
-        let OfJob { job_id, .. } = request(payload)?;
-        let job = self.home.jobs().get(job_id.as_str())?;
-        self.home.jobs().cancel(&job).await
+        self.home.jobs().cancel(&self.job(payload)?.1).await
     }
 
-    fn list(&self, payload: &[u8]) -> Result<super::wire::Listed> {
+    /// A request about a job, and that job.
+    fn job(&self, payload: &[u8]) -> Result<(OfJob, Arc<Job>)> {
+        let asked: OfJob = request(payload)?;
+        let job = self.home.jobs().get(asked.job_id.as_str())?;
+        Ok((asked, job))
+    }
+
+    fn list(&self, payload: &[u8]) -> Result<JobPage> {
         let List { state, operation, before, limit } = request(payload)?;
         let filter = JobFilter { state, kind: None, operation, before };
         Ok(self.home.jobs().list(&filter, limit.min(MOST_JOBS)))

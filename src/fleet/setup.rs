@@ -165,12 +165,11 @@ impl Setup {
             if hosts.is_down {
                 return Ok(None);
             }
-            let (gate, certificate) = self.gate(state.clone(), hosts.clone()).await?;
-            let (server, started) = Server::start(self.spec(&hosts), self.0.closing.child_token()).await;
+            let (gate, certificate) = self.gate(state.clone(), hosts).await?;
+            let (mut running, started) = self.host(gate).await;
             if let Err(failure) = started {
                 tracing::error!(code = %failure.code, hint = failure.hint, log = ?failure.log_tail, "{failure}");
             }
-            let mut running = Hosting { gate: Arc::new(gate), server: Arc::new(server), joining: None };
             if let Err(failure) = self.open(&mut running, &certificate).await {
                 tracing::error!(code = %failure.code, hint = failure.hint, "no machine can join the fleet: {failure}");
             }
@@ -200,6 +199,12 @@ impl Setup {
             Ok((gate, certificate))
         })
         .await?
+    }
+
+    /// Starts nats-server. What is returned tries on, where it did not start.
+    async fn host(&self, gate: Gate) -> (Hosting, Result<()>) {
+        let (server, started) = Server::start(self.spec(&gate.hosts), self.0.closing.child_token()).await;
+        (Hosting { gate: Arc::new(gate), server: Arc::new(server), joining: None }, started)
     }
 
     /// Listens where other machines join.
@@ -290,15 +295,14 @@ impl Setup {
         if hosting.is_none() {
             let up = Hosts { is_down: false, ..hosts.clone() };
             let state = State { hosts: Some(up.clone()), ..state.clone() };
-            let (gate, certificate) = self.gate(state.clone(), up.clone()).await?;
-            tell(format!("Starting nats-server on {}", up.listen));
-            let (server, started) = Server::start(self.spec(&up), self.0.closing.child_token()).await;
-            if let Err(failure) = started {
-                server.stop().await;
-                return Err(failure);
-            }
-            let mut running = Hosting { gate: Arc::new(gate), server: Arc::new(server), joining: None };
-            if let Err(failure) = self.open(&mut running, &certificate).await {
+            let (gate, certificate) = self.gate(state.clone(), up).await?;
+            tell(format!("Starting nats-server on {}", hosts.listen));
+            let (mut running, started) = self.host(gate).await;
+            let opened = match started {
+                Ok(()) => self.open(&mut running, &certificate).await,
+                Err(failure) => Err(failure),
+            };
+            if let Err(failure) = opened {
                 running.server.stop().await;
                 return Err(failure);
             }

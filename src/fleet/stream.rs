@@ -7,16 +7,21 @@ use std::time::Duration;
 
 use async_nats::HeaderMap;
 use async_nats::jetstream::ErrorCode;
+use async_nats::jetstream::consumer::DeliverPolicy;
+use async_nats::jetstream::consumer::push::{Ordered, OrderedConfig};
 use async_nats::jetstream::context::{CreateStreamError, CreateStreamErrorKind};
 use async_nats::jetstream::stream::{
-    Config, DirectGetErrorKind, DiscardPolicy, LastRawMessageErrorKind, StorageType,
+    Config, DirectGetErrorKind, DiscardPolicy, LastRawMessageErrorKind, StorageType, Stream,
 };
 
-use super::link::{Link, failed};
+use futures::StreamExt;
+use tokio::time::timeout;
+
+use super::link::{ANSWER, Link, failed};
 use super::names::{HiveName, Names};
 use crate::error::{Code, Failure, Result};
 use crate::jobs::job::JobHeader;
-use crate::jobs::{Chunk, JobState};
+use crate::jobs::{Chunk, JobId, JobState};
 use crate::time::monotonic;
 
 /// On how many servers events and entries are kept, where there are as many.
@@ -86,8 +91,8 @@ pub(super) async fn ensure(link: &Link, names: &Names, keep: Duration) -> Result
             Ok(made) => return Ok(made.config.num_replicas),
             Err(refused) => refused,
         };
-        if let Ok(stream) = link.jetstream.get_stream(names.events_stream()).await {
-            return Ok(stream.cached_info().config.num_replicas);
+        if let Some(replicas) = replicas(link, names).await {
+            return Ok(replicas);
         }
         // A server that stands alone cannot. Those of a cluster may not have found each other yet.
         if is_alone(&refused) || monotonic() > until {
@@ -97,6 +102,12 @@ pub(super) async fn ensure(link: &Link, names: &Names, keep: Duration) -> Result
         }
         tokio::time::sleep(RETRY).await;
     }
+}
+
+/// On how many servers the stream is kept; `None` where it is not there.
+pub(super) async fn replicas(link: &Link, names: &Names) -> Option<usize> {
+    let stream = link.jetstream.get_stream(names.events_stream()).await.ok()?;
+    Some(stream.cached_info().config.num_replicas)
 }
 
 /// Has what is kept on one server kept on three, once there are three.
@@ -145,11 +156,61 @@ pub(super) async fn find(link: &Link, names: &Names, pattern: &str) -> Result<Op
     Ok(found.map(|(message, headers, subject, _)| (subject, Place::of(message, &headers))))
 }
 
+/// Messages of these subjects, from where the policy says, and how many there are now.
+pub(super) async fn messages(
+    link: &Link,
+    names: &Names,
+    pattern: &str,
+    deliver_policy: DeliverPolicy,
+    headers_only: bool,
+) -> Result<(Ordered, u64)> {
+    let follow = |error: &(dyn std::error::Error + 'static)| failed("follow the stream of events", error);
+    let stream = stream(link, names).await?;
+    let consumer = stream.create_consumer(OrderedConfig {
+        deliver_subject: link.client.new_inbox(),
+        filter_subject: pattern.to_owned(),
+        deliver_policy,
+        headers_only,
+        ..OrderedConfig::default()
+    });
+    let consumer = consumer.await.map_err(|error| follow(&error))?;
+    let there = consumer.cached_info().num_pending;
+    Ok((consumer.messages().await.map_err(|error| follow(&error))?, there))
+}
+
+/// Gives `take` each job of these subjects, and where the stream is with it.
+pub(super) async fn each_last(
+    link: &Link,
+    names: &Names,
+    pattern: &str,
+    mut take: impl FnMut(HiveName, JobId, Place),
+) -> Result<()> {
+    let look = |error: &(dyn std::error::Error + 'static)| failed("look through the stream of events", error);
+    let (mut messages, mut left) =
+        messages(link, names, pattern, DeliverPolicy::LastPerSubject, true).await?;
+    while left > 0 {
+        let message = timeout(ANSWER, messages.next()).await.map_err(|error| look(&error))?;
+        let Some(message) = message else { break };
+        let message = message.map_err(|error| look(&error))?;
+        let Ok(info) = message.info() else { continue };
+        left = info.pending;
+        let place = Place::of(info.stream_sequence, &message.headers.clone().unwrap_or_default());
+        if let Some((hive, job)) = names.job_of(&message.subject) {
+            take(hive, job, place);
+        }
+    }
+    Ok(())
+}
+
+/// The stream, whether or not it is there.
+async fn stream(link: &Link, names: &Names) -> Result<Stream<()>> {
+    let stream = link.jetstream.get_stream_no_info(names.events_stream()).await;
+    stream.map_err(|error| failed("open the stream of events", &error))
+}
+
 /// What never changes about a job of that subject: its first message and its last one have it.
 pub(super) async fn header(link: &Link, names: &Names, subject: &str) -> Result<Option<JobHeader>> {
-    let stream = link.jetstream.get_stream_no_info(names.events_stream()).await;
-    let stream = stream.map_err(|error| failed("open the stream of events", &error))?;
-    match stream.direct_get_first_for_subject(subject).await {
+    match stream(link, names).await?.direct_get_first_for_subject(subject).await {
         Ok(first) => match decode(&first.payload)?.job {
             Some(job) => Ok(Some(job)),
             // The first message is older than the stream keeps.
@@ -172,9 +233,7 @@ pub(super) fn decode(payload: &[u8]) -> Result<Chunk> {
 type Message = (u64, HeaderMap, String, bytes::Bytes);
 
 async fn last_message(link: &Link, names: &Names, subject: &str) -> Result<Option<Message>> {
-    let stream = link.jetstream.get_stream_no_info(names.events_stream()).await;
-    let stream = stream.map_err(|error| failed("open the stream of events", &error))?;
-    match stream.get_last_raw_message_by_subject(subject).await {
+    match stream(link, names).await?.get_last_raw_message_by_subject(subject).await {
         Ok(found) => Ok(Some((found.sequence, found.headers, found.subject.to_string(), found.payload))),
         Err(error) if error.kind() == LastRawMessageErrorKind::NoMessageFound => Ok(None),
         Err(error) => Err(failed("look into the stream of events", &error)),

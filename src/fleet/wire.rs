@@ -8,7 +8,7 @@ use serde_json::value::RawValue;
 
 use crate::error::{Code, Failure, Result};
 use crate::jobs::job::JobHeader;
-use crate::jobs::{JobId, JobPage, JobState};
+use crate::jobs::{JobId, JobState};
 use crate::text::json;
 
 /// The requests to one hive, by the last token of the subject.
@@ -23,13 +23,13 @@ pub(super) mod verb {
 }
 
 /// An operation for another hive.
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Debug, Default, Serialize, Deserialize)]
 pub(crate) struct Submit {
     /// The operation, in its `operation` spelling.
     pub(crate) request: Box<RawValue>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) idempotency_key: Option<String>,
-    /// The hive that was asked.
+    /// The hive that was asked. The fleet fills it in, and `inbox`.
     pub(crate) from: String,
     /// The caller there, for the audit log.
     #[serde(default)]
@@ -89,9 +89,6 @@ pub(super) enum Reply<T> {
     Done(T),
     Refused(Box<Failure>),
 }
-
-/// The page of a listing.
-pub(super) type Listed = JobPage;
 
 pub(super) fn encode(value: &impl Serialize) -> Bytes {
     json(value).into()

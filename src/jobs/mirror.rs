@@ -61,6 +61,9 @@ impl Mirror {
 
     /// Takes events that have come. Those that it has already are left out.
     pub(crate) fn take(&self, chunk: Chunk) {
+        if self.has_ended() {
+            return;
+        }
         let last = self.last_seq();
         if let Some(elision) = chunk.elision.filter(|elision| elision.to > last) {
             self.log.restore_elision(elision);
@@ -75,7 +78,7 @@ impl Mirror {
                 Body::Terminal(terminal) => self.job.end(event.at, terminal, self.result.lock().take()),
             }
         }
-        if !new.is_empty() && !self.has_ended() {
+        if !new.is_empty() {
             self.log.append(new);
         }
     }

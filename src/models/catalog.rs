@@ -151,6 +151,11 @@ impl Catalog {
         models_of(&self.places.library.last())
     }
 
+    /// How many models the last listing had.
+    pub(crate) fn known_count(&self) -> usize {
+        self.places.library.last().len()
+    }
+
     /// Parses the text that names a source, as [`Source::parse`], for the Hub of the settings.
     ///
     /// # Errors

@@ -60,8 +60,8 @@ async fn offers(app: &AppState, submission: &Submission) -> Result<Vec<(HiveName
     let offers = stream::iter(reachable).map(|(hive, _)| async move {
         let offer = match app.fleet.hive().is_some_and(|own| own == hive) {
             true => submission.operation.offer(app).await,
-            false => match to_hive(app, &hive, submission, &Asker::fleet(), None) {
-                Ok(submit) => app.fleet.offer(&hive, &submit).await,
+            false => match submission.for_hive(hive.as_str()) {
+                Ok(request) => app.fleet.offer(&hive, Submit { request, ..Submit::default() }).await,
                 Err(failure) => Err(failure),
             },
         };
@@ -83,26 +83,14 @@ async fn submit_to_hive(
         let here = Submission { placed, ..Submission::of(row, hive.to_string(), fields)? };
         return submit(app, here, asker, idempotency_key);
     }
-    let request = to_hive(app, hive, &submission, asker, idempotency_key)?;
-    app.fleet.submit(hive, submission.row.kind, request).await
-}
-
-/// A submission as it is sent to that hive.
-fn to_hive(
-    app: &AppState,
-    hive: &HiveName,
-    submission: &Submission,
-    asker: &Asker,
-    idempotency_key: Option<String>,
-) -> Result<Submit> {
-    Ok(Submit {
+    let request = Submit {
         request: submission.for_hive(hive.as_str())?,
         idempotency_key,
-        from: app.fleet.hive().map(|hive| hive.to_string()).unwrap_or_default(),
         caller: asker.caller.to_string(),
-        placed: submission.placed.clone(),
-        inbox: None,
-    })
+        placed: submission.placed,
+        ..Submit::default()
+    };
+    app.fleet.submit(hive, submission.row.kind, request).await
 }
 
 /// Where an operation runs.

@@ -47,7 +47,7 @@ impl Home for AtHome {
                 started_at: app.started_at,
                 platform: format!("{}-{}", std::env::consts::OS, std::env::consts::ARCH),
                 devices: devices.collect(),
-                models: app.known_models().len(),
+                models: app.catalog.known_count(),
                 workers: app.workers.list().len(),
                 jobs: app.jobs.running().len(),
                 ..HiveRecord::default()

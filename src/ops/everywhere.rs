@@ -72,14 +72,8 @@ impl Everywhere {
             return Err(Failure::new(Code::HiveUnreachable, format!("hive '{hive}' does not answer"))
                 .hint("`rbee-hive fleet status` shows since when"));
         }
-        let request = Submit {
-            request: self.row.request_for(hive.as_str(), &self.fields)?,
-            idempotency_key: None,
-            from: app.fleet.hive().map(|hive| hive.to_string()).unwrap_or_default(),
-            caller: String::new(),
-            placed: None,
-            inbox: None,
-        };
+        let request = self.row.request_for(hive.as_str(), self.fields.clone())?;
+        let request = Submit { request, ..Submit::default() };
         Ok(app.fleet.submit(hive, OperationKind::Read, request).await?.job)
     }
 }

@@ -34,12 +34,6 @@ pub(super) fn an_hour() -> PositiveDuration {
     std::time::Duration::from_secs(3600).into()
 }
 
-/// When an invitation expires that is made now.
-pub(super) fn expires_at(expires_in: PositiveDuration) -> Instant {
-    let lasts = i64::try_from(expires_in.as_millis()).unwrap_or(i64::MAX);
-    Instant(Instant::now().0.saturating_add(lasts))
-}
-
 impl Operation for FleetInvite {
     const NAME: &'static str = "FleetInvite";
     const VERB: &'static str = "fleet invite";
@@ -51,7 +45,8 @@ impl Operation for FleetInvite {
 
     async fn run(self, cx: Context) -> Result<Self::Output> {
         n!("fleet_invite", "✉️ Inviting one machine into the fleet of hive '{}'", cx.hive_id);
-        let invitation = cx.app.fleet_setup.invite(self.sha256, expires_at(self.expires_in)).await?;
+        let invitation =
+            cx.app.fleet_setup.invite(self.sha256, Instant::now().after(*self.expires_in)).await?;
         n!("fleet_invite", "The invitation can be used once, until {}", invitation.expires_at);
         Ok(invitation)
     }

@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use super::fleet_invite::{an_hour, expires_at};
+use super::fleet_invite::an_hour;
 use super::into_fleet::{come_in, data_id, stoppable};
 use super::operation::{Context, Deadline, Operation};
 use crate::config::PositiveDuration;
@@ -14,6 +14,7 @@ use crate::fleet::{Hosted, Wanted};
 use crate::jobs::{JobClass, OperationKind};
 use crate::n;
 use crate::secret_hash::SecretHash;
+use crate::time::Instant;
 
 /// Makes a fleet, and runs the nats-server that it needs. Where it was made, runs what does not run.
 #[derive(Debug, Deserialize, Serialize, ToSchema)]
@@ -80,7 +81,8 @@ impl Operation for FleetUp {
             come_in(&cx, "fleet_up", settings).await?;
         }
         if let Some(sha256) = sha256 {
-            hosted.invitation = Some(cx.app.fleet_setup.invite(sha256, expires_at(expires_in)).await?);
+            hosted.invitation =
+                Some(cx.app.fleet_setup.invite(sha256, Instant::now().after(*expires_in)).await?);
             n!(
                 "fleet_up",
                 "An invitation for one machine can be used for {}",

@@ -123,14 +123,11 @@ impl Operation for MemoryLease {
             time::in_words(lease.lasts),
             lease.id
         );
-        let now = Instant::now();
         Ok(Leased {
             lease_id: lease.id,
             device,
             bytes: self.bytes.get(),
-            expires_at: Instant(
-                now.0.saturating_add(i64::try_from(lease.lasts.as_millis()).unwrap_or(i64::MAX)),
-            ),
+            expires_at: Instant::now().after(lease.lasts),
             evicted: lease.gone,
             free_bytes: lease.free,
         })

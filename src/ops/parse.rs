@@ -34,9 +34,9 @@ impl Submission {
     /// # Errors
     /// [`Code::InvalidField`] or [`Code::InvalidId`] naming the field.
     pub(super) fn of(row: &'static Row, hive_id: String, fields: Map<String, Value>) -> Result<Self> {
-        let Decoded { operation, request } = row.decode(Value::Object(fields.clone()))?;
-        let complete = if let Value::Object(complete) = request { complete } else { Map::new() };
-        let request = row.request_for(&hive_id, &complete)?;
+        let sent = Value::Object(fields);
+        let Decoded { operation, request } = row.decode(&sent)?;
+        let request = row.request_for(&hive_id, members(request))?;
         if request.get().len() > MOST_REQUEST_BYTES {
             let problem = format!(
                 "the request takes {} bytes of JSON, and may take {MOST_REQUEST_BYTES}",
@@ -44,7 +44,7 @@ impl Submission {
             );
             return Err(FieldError::of_object(problem).into_failure(row.name));
         }
-        Ok(Self { row, hive_id, request, fields, placed: None, operation })
+        Ok(Self { row, hive_id, request, fields: members(sent), placed: None, operation })
     }
 
     /// The request as it is sent to another hive of the fleet.
@@ -52,8 +52,13 @@ impl Submission {
     /// # Errors
     /// [`Code::Internal`] if it does not serialise.
     pub(super) fn for_hive(&self, hive: &str) -> Result<Box<RawValue>> {
-        self.row.request_for(hive, &self.fields)
+        self.row.request_for(hive, self.fields.clone())
     }
+}
+
+/// The members of an object.
+fn members(value: Value) -> Map<String, Value> {
+    if let Value::Object(members) = value { members } else { Map::new() }
 }
 
 impl std::fmt::Debug for Submission {

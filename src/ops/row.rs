@@ -39,7 +39,7 @@ pub struct Row {
     pub frees: bool,
     /// The field that names the hive, besides `hive_id`.
     pub hive_field: &'static str,
-    decode: fn(Value) -> Result<Decoded, FieldError>,
+    decode: fn(&Value) -> Result<Decoded, FieldError>,
     /// The schemas of its fields and of its result.
     pub(super) describe: fn() -> Described,
 }
@@ -97,23 +97,23 @@ impl Row {
     }
 
     /// The request with these fields, to that hive, in its `operation` spelling.
-    pub(super) fn request_for(&self, hive: &str, fields: &Map<String, Value>) -> Result<Box<RawValue>> {
+    pub(super) fn request_for(&self, hive: &str, fields: Map<String, Value>) -> Result<Box<RawValue>> {
         let mut request = Map::new();
         request.insert("operation".into(), self.wire_name.into());
         request.insert(self.hive_field.into(), hive.into());
-        request.extend(fields.clone());
+        request.extend(fields);
         serde_json::value::to_raw_value(&request)
             .map_err(|error| Failure::internal("a request did not serialise").detail(error))
     }
 
     /// Reads the operation's own fields.
-    pub(super) fn decode(&self, fields: Value) -> Result<Decoded> {
+    pub(super) fn decode(&self, fields: &Value) -> Result<Decoded> {
         (self.decode)(fields).map_err(|error| error.into_failure(self.name))
     }
 }
 
-fn decode<T: Operation>(fields: Value) -> Result<Decoded, FieldError> {
-    let operation: T = serde_path_to_error::deserialize(&fields).map_err(|error| {
+fn decode<T: Operation>(fields: &Value) -> Result<Decoded, FieldError> {
+    let operation: T = serde_path_to_error::deserialize(fields).map_err(|error| {
         let path = error.path().to_string();
         let problem = error.inner().to_string();
         match path.as_str() {

@@ -107,7 +107,7 @@ fn least(fields: &Object) -> Map<String, Value> {
 
 /// What the reader fills in for fields that a request does not have.
 fn defaults(row: &Row, fields: &Object) -> Map<String, Value> {
-    let request = row.decode(Value::Object(least(fields))).map(|decoded| decoded.request);
+    let request = row.decode(&Value::Object(least(fields))).map(|decoded| decoded.request);
     let Ok(Value::Object(mut filled)) = request else {
         panic!("{} does not take a request with the fields that it requires", row.name)
     };
@@ -155,7 +155,7 @@ mod tests {
                     let reads = |value: &Value| {
                         let mut request = least.clone();
                         request.insert(name.clone(), value.clone());
-                        row.decode(Value::Object(request)).is_ok()
+                        row.decode(&Value::Object(request)).is_ok()
                     };
                     let (within, beyond) = bounds(schema);
                     for value in &within {

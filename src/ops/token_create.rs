@@ -60,9 +60,7 @@ impl Operation for TokenCreate {
         let shown = crate::text::excerpt(name);
         n!("token_create", "🔑 Making a token '{shown}' with the role `{role}` on hive '{}'", cx.hive_id);
         let now = Instant::now();
-        let expires_at = self
-            .expires_in
-            .map(|lasts| Instant(now.0.saturating_add(i64::try_from(lasts.as_millis()).unwrap_or(i64::MAX))));
+        let expires_at = self.expires_in.map(|lasts| now.after(*lasts));
         let token = NamedToken {
             created_at: Some(now),
             expires_at,

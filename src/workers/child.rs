@@ -23,6 +23,11 @@ const EXIT_RECHECK: Duration = Duration::from_secs(1);
 /// Written to a worker's lifeline to tell it that it may outlive the daemon.
 const RELEASE: &[u8] = b"stay\n";
 
+/// A script of a shell for a program that does not know of its lifeline: it ends the process group once its standard input
+/// closes, and becomes the program that its arguments name.
+pub(crate) const WITH_LIFELINE: &str = "exec 3<&0 </dev/null; { cat <&3; trap '' TERM; kill -TERM 0; sleep 5; \
+     kill -KILL 0; } >/dev/null 2>&1 & exec 3<&-; exec \"$@\"";
+
 /// A child that leads its own process group and has not been reaped.
 ///
 /// Its end is observed without reaping it: until it is reaped, the system gives its process id, which

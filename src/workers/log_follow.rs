@@ -141,13 +141,18 @@ impl NarratedLog {
     }
 }
 
-/// The last `count` lines of a log, oldest first. Blocks.
+/// The last `count` lines of a worker's log, oldest first. Blocks.
 pub(super) fn tail(path: &Path, count: usize, secret: &Secret) -> Vec<String> {
+    last_lines(path, count).iter().map(|line| secret.redact(line).into_owned()).collect()
+}
+
+/// The last `count` lines of a log, oldest first; none where it cannot be read. Blocks.
+pub(crate) fn last_lines(path: &Path, count: usize) -> Vec<String> {
     let mut lines = Vec::new();
     let Ok(bytes) = end_of(path) else { return lines };
     let mut splitter = LineSplitter::default();
-    splitter.push(&bytes, |line| lines.push(secret.redact(line).into_owned()));
-    splitter.finish(|line| lines.push(secret.redact(line).into_owned()));
+    splitter.push(&bytes, |line| lines.push(line.to_owned()));
+    splitter.finish(|line| lines.push(line.to_owned()));
     lines.split_off(lines.len().saturating_sub(count))
 }
 

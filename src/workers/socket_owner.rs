@@ -144,6 +144,14 @@ pub fn port_holder(_port: u16) -> Option<(u32, String)> {
     None
 }
 
+/// The process that listens on `port`, for people.
+pub(crate) fn port_holder_in_words(port: u16) -> String {
+    match port_holder(port) {
+        Some((pid, name)) => format!("process {pid} ({name})"),
+        None => "another process".to_owned(),
+    }
+}
+
 /// Whether a socket bound to `address` may get a connection to 127.0.0.1.
 #[cfg(target_os = "linux")]
 fn accepts_our_connections(address: IpAddr) -> bool {

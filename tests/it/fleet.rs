@@ -33,6 +33,16 @@ async fn hive(name: &str, nats: &str) -> TestHive {
     TestHive::start_with(|config| in_fleet(config, name, nats)).await
 }
 
+/// A hive whose leases narrate as often as the test lets them, and that is never taken for gone.
+async fn narrating_hive(name: &str, nats: &str, steps: &Arc<Semaphore>, ends: &Arc<AtomicBool>) -> TestHive {
+    TestHive::start_with(|config| {
+        in_fleet(config, name, nats);
+        config.fleet.gone_after = Duration::from_secs(60).into();
+        config.faults = narrating(steps, ends);
+    })
+    .await
+}
+
 /// How a hive stands in its fleet.
 async fn status(hive: &TestHive) -> Value {
     hive.succeed(&json!({ "FleetStatus": {} })).await
@@ -160,11 +170,7 @@ async fn jobs_of_other_hives_are_listed_cancelled_and_repeated_like_ones_own() {
     let Some(nats) = NatsServer::start().await else { return };
     let (steps, ends) = (Arc::new(Semaphore::new(3)), Arc::default());
     let a = hive("a", &nats.url()).await;
-    let b = TestHive::start_with(|config| {
-        in_fleet(config, "b", &nats.url());
-        config.faults = narrating(&steps, &ends);
-    })
-    .await;
+    let b = narrating_hive("b", &nats.url(), &steps, &ends).await;
     sees(&a, &["a", "b"]).await;
     let submit = async |key: &str| {
         let request =
@@ -253,12 +259,7 @@ async fn a_killed_nats_server_loses_and_doubles_nothing() {
     let Some(mut nats) = NatsServer::start().await else { return };
     let (steps, ends) = (Arc::new(Semaphore::new(5)), Arc::new(AtomicBool::new(false)));
     let a = hive("a", &nats.url()).await;
-    let b = TestHive::start_with(|config| {
-        in_fleet(config, "b", &nats.url());
-        config.fleet.gone_after = Duration::from_secs(60).into();
-        config.faults = narrating(&steps, &ends);
-    })
-    .await;
+    let b = narrating_hive("b", &nats.url(), &steps, &ends).await;
     sees(&a, &["a", "b"]).await;
     let id = a.submit(&act("b")).await;
     let mut stream = a.get(&format!("/v1/jobs/{id}/stream?format=json")).await;
@@ -352,12 +353,7 @@ async fn a_hive_that_is_cut_off_is_told_as_unreachable_and_comes_back() {
         config.fleet.gone_after = Duration::from_secs(60).into();
     })
     .await;
-    let b = TestHive::start_with(|config| {
-        in_fleet(config, "b", &relay.url.replace("http", "nats"));
-        config.fleet.gone_after = Duration::from_secs(60).into();
-        config.faults = narrating(&steps, &ends);
-    })
-    .await;
+    let b = narrating_hive("b", &relay.url.replace("http", "nats"), &steps, &ends).await;
     sees(&a, &["a", "b"]).await;
     let id = a.submit(&act("b")).await;
     let mut stream = a.get(&format!("/v1/jobs/{id}/stream?format=json")).await;

@@ -81,9 +81,9 @@ impl Verb for Args {
             FleetVerb::Up(up) => up.run(session).await,
             FleetVerb::Invite { expires } => {
                 let secret = secret();
-                let request = given(json!({
+                let request = json!({
                     "sha256": SecretHash::of(secret.as_bytes()), "expires_in": expires.map(with_days),
-                }));
+                });
                 let mut invitation = session.run("FleetInvite", request).await?;
                 complete(&mut invitation, &secret);
                 session.show(&invitation, of_invitation)
@@ -114,11 +114,11 @@ impl Verb for Args {
 impl Up {
     async fn run(self, session: &Session) -> Ended {
         let secret = secret();
-        let request = given(json!({
+        let request = json!({
             "name": self.name, "listen": self.listen, "join_listen": self.join_listen,
             "advertise": self.advertise, "expires_in": self.expires.map(with_days),
             "sha256": SecretHash::of(secret.as_bytes()),
-        }));
+        });
         let mut hosted = session.run("FleetUp", request).await?;
         complete(&mut hosted["invitation"], &secret);
         session.show(&hosted, |hosted| {
@@ -132,14 +132,6 @@ impl Up {
 /// A secret of 128 random bits.
 fn secret() -> String {
     hex(&rand::random::<[u8; 16]>())
-}
-
-/// The fields that were given.
-fn given(mut request: Value) -> Value {
-    if let Some(fields) = request.as_object_mut() {
-        fields.retain(|_, value| !value.is_null());
-    }
-    request
 }
 
 /// Puts the secret where it belongs, at the end of the line.

@@ -21,7 +21,7 @@ use crate::engines::harmless::harmless;
 use crate::error::{Code, Failure, Result};
 use crate::narration::{Level, LineNarrator, LineSplitter, waiting_for};
 use crate::workers::log_follow::Follower;
-use crate::workers::{ChildGroup, Exit, GroupEnd, keep_secrets};
+use crate::workers::{ChildGroup, Exit, GroupEnd, WITH_LIFELINE, keep_secrets};
 use crate::{disk, files, spawn};
 
 /// How often the log is read while a program runs.
@@ -31,10 +31,6 @@ const LOG_INTERVAL: Duration = Duration::from_millis(100);
 const END_GRACE: Duration = Duration::from_secs(30);
 /// The lines of a failure.
 const TAIL_LINES: usize = 40;
-
-/// Ends its process group once its standard input closes, and becomes the program.
-pub(super) const WITH_LIFELINE: &str = "exec 3<&0 </dev/null; { cat <&3; trap '' TERM; kill -TERM 0; sleep 5; \
-     kill -KILL 0; } >/dev/null 2>&1 & exec 3<&-; exec nice -n 10 \"$@\"";
 
 /// A program to run.
 #[derive(Debug)]
@@ -163,7 +159,7 @@ impl Drop for Running {
 impl Program<'_> {
     fn command(&self) -> tokio::process::Command {
         let mut command = spawn::command("sh");
-        command.args(["-c", WITH_LIFELINE, "sh"]).arg(self.program).args(&self.arguments);
+        command.args(["-c", WITH_LIFELINE, "sh", "nice", "-n", "10"]).arg(self.program).args(&self.arguments);
         command.current_dir(self.folder);
         keep_secrets(&mut command);
         if self.is_pip {

@@ -13,7 +13,7 @@ use super::*;
 use crate::engines::machine::{Machine, Tools};
 use crate::narration::{Entry, Level, Narration, NarrationContext, with_narration_context};
 use crate::paths;
-use crate::workers::Exit;
+use crate::workers::{Exit, WITH_LIFELINE};
 
 /// A cmake project whose target takes two steps and a compiler. The first step notes that it ran; the second one
 /// needs the file `go`, and while there is `wait` instead, it notes its process id and waits.
@@ -307,7 +307,7 @@ async fn what_is_missing_is_named() {
 #[tokio::test]
 async fn a_program_ends_with_the_hive_that_started_it() {
     let mut command = spawn::command("sh");
-    command.args(["-c", run::WITH_LIFELINE, "sh", "sleep", "1000"]).process_group(0).stdin(Stdio::piped());
+    command.args(["-c", WITH_LIFELINE, "sh", "sleep", "1000"]).process_group(0).stdin(Stdio::piped());
     let mut program = command.spawn().unwrap();
     let group = Pid::from_raw(program.id().unwrap().cast_signed()).unwrap();
     drop(program.stdin.take());
