@@ -53,6 +53,15 @@ pub(super) struct Membership {
     ended: CancellationToken,
 }
 
+/// What a hive has that is in.
+struct CameIn {
+    registry: Registry,
+    /// That of its entry.
+    revision: u64,
+    /// On how many servers everything is kept.
+    replicas: usize,
+}
+
 impl std::fmt::Debug for Membership {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Membership").field("hive", &self.hive).finish_non_exhaustive()
@@ -115,10 +124,14 @@ impl Membership {
         while !stop.is_cancelled() {
             let session = CancellationToken::new();
             let _ends_tasks = session.clone().drop_guard();
-            match stop.run_until_cancelled(self.session(&session)).await {
+            let ended = match stop.run_until_cancelled(self.come_in()).await {
                 None => break,
-                Some(Ok(())) => {}
-                Some(Err(failure)) => {
+                Some(Ok(came_in)) => self.stay(came_in, &session).await,
+                Some(Err(failure)) => Err(failure),
+            };
+            match ended {
+                Ok(()) => {}
+                Err(failure) => {
                     let mut refused = self.refused.lock();
                     if refused.as_ref().is_none_or(|before| before.message != failure.message) {
                         tracing::warn!(code = %failure.code, hint = failure.hint, causes = ?failure.causes, "not in the fleet: {failure}");
@@ -130,8 +143,8 @@ impl Membership {
         }
     }
 
-    /// Comes in, and stays until something ends that.
-    async fn session(self: &Arc<Self>, ended: &CancellationToken) -> Result<()> {
+    /// Comes in: makes what is not there, and takes the name.
+    async fn come_in(&self) -> Result<CameIn> {
         let link = &self.asking.link;
         link.up().await;
         let replicas = stream::ensure(link, &self.asking.names, *self.settings.keep).await?;
@@ -141,8 +154,14 @@ impl Membership {
         let revision = registry.claim(&self.hive, &record).await?;
         *self.refused.lock() = None;
         tracing::info!(hive = %self.hive, fleet = self.settings.name, "in the fleet");
+        Ok(CameIn { registry, revision, replicas })
+    }
+
+    /// Stays until something ends that: the loss of the name, or [`Self::end`].
+    async fn stay(self: &Arc<Self>, came_in: CameIn, ended: &CancellationToken) -> Result<()> {
+        let CameIn { registry, revision, replicas } = came_in;
         let serving = Serving {
-            link: link.clone(),
+            link: self.asking.link.clone(),
             names: Arc::clone(&self.asking.names),
             hive: self.hive.clone(),
             home: Arc::clone(&self.home),
@@ -198,7 +217,10 @@ impl Membership {
             tokio::select! {
                 _ = beats.tick() => {}
                 () = self.stop.cancelled() => {
-                    registry.leave(&self.hive, revision).await;
+                    // Without a connection its entry goes by its age.
+                    if self.asking.link.trouble().is_none() {
+                        registry.leave(&self.hive, revision).await;
+                    }
                     return Ok(());
                 }
             }

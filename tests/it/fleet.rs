@@ -224,8 +224,13 @@ async fn a_name_belongs_to_one_hive_and_to_its_data_folder() {
     assert!(message.contains("'twin' belongs to the hive on") && message.contains(&first.url), "{message}");
     // It works alone.
     second.succeed(&json!({ "ModelList": {} })).await;
-    // The other one leaves: the name is free.
+    // The other one leaves, and says so: the name is free at once.
+    let third = hive("third", &nats.url()).await;
+    sees(&third, &["third", "twin"]).await;
+    let mut events = third.get("/v1/events").await;
     let dir = first.stop().await;
+    read_until(&mut events, &mut String::new(), "\"change\":\"left\"").await;
+    third.stop().await;
     sees(&second, &["twin"]).await;
     second.stop().await;
     // A hive that was killed holds its name for a while, but not against its own folder.
