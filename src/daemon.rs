@@ -196,7 +196,7 @@ impl Hive {
         if let Some(queen) = &app.queen {
             queen.announce();
         }
-        app.fleet.open(Arc::new(ops::at_home(Arc::clone(&app))));
+        app.fleet.open(Arc::new(ops::at_home(Arc::clone(&app), http::answer_hives)));
         spawn::detached(ops::resume_fleet(Arc::clone(&app)));
         let (stop, taker) = tokio::select! {
             stop = stop => (stop.into(), None),

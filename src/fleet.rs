@@ -6,6 +6,7 @@
 //! - an entry in a bucket with signs of life ([`registry`]), from which each hive knows who is there ([`members`]);
 //! - a stream with the events of every act ([`stream`]), written by the [`outbox`] of the hive that runs it;
 //! - subjects on which others ask it ([`serving`]), and on which it asks others ([`asking`]);
+//! - an address at which others reach it directly, over HTTP ([`door`]), where it asks them ([`peers`]);
 //! - the jobs of other hives as local logs ([`mirrors`]), so that a reader cannot tell where a job runs.
 //!
 //! [`setup`] makes a fleet, joins one and leaves it: [`server`] runs nats-server, [`gate`] decides who is let in, by the
@@ -25,7 +26,6 @@ mod ledger;
 mod join_code;
 mod server;
 mod authority;
-mod certificates;
 mod folder;
 mod membership;
 mod listing;
@@ -43,11 +43,15 @@ mod stream;
 mod registry;
 mod link;
 mod home;
+mod peers;
+mod door;
 mod wire;
 mod offer;
 mod members;
 mod record;
 mod names;
+mod certificates;
+mod addresses;
 
 use std::io::ErrorKind;
 use std::path::Path;
@@ -68,11 +72,13 @@ use crate::files;
 use crate::jobs::{Job, JobFilter, JobId, JobPage, OperationKind, Submitted};
 use crate::text::nearest_ids;
 
+pub(crate) use door::{Access, HiveListener};
 pub(crate) use home::Home;
 pub(crate) use members::{HiveChange, Member, Presence};
 pub(crate) use names::HiveName;
 pub use offer::Offer;
 pub(crate) use offer::choose;
+pub(crate) use peers::{HIVE_HEADER, Peer};
 pub(crate) use record::{DeviceRecord, HiveRecord};
 pub(crate) use setup::{Expelled, Hosted, Invitation, Left, Setup, Wanted};
 pub(crate) use wire::Submit;
@@ -127,6 +133,10 @@ pub(crate) struct Status {
     pub(crate) hive: Option<String>,
     /// The servers.
     pub(crate) nats: Vec<String>,
+    /// The URL at which other hives reach this one directly.
+    pub(crate) direct: Option<String>,
+    /// Why they cannot.
+    pub(crate) direct_trouble: Option<Failure>,
     /// Whether this hive is connected and in.
     pub(crate) is_in: bool,
     /// Why it is not.
@@ -156,11 +166,10 @@ impl Fleet {
     pub(crate) async fn join(&self, settings: config::Fleet, hive: HiveName, data_dir: &Path) -> Result<()> {
         let home = self.0.home.read().clone();
         let home = home.ok_or_else(|| Failure::new(Code::ShuttingDown, "the hive does not run"))?;
+        // It has the addresses that the next one needs.
+        self.leave().await;
         let membership = Membership::begin(settings, hive, identity(data_dir)?, home).await?;
-        let before = self.0.membership.write().replace(membership);
-        if let Some(before) = before {
-            before.end(LEAVE).await;
-        }
+        *self.0.membership.write() = Some(membership);
         Ok(())
     }
 
@@ -234,6 +243,8 @@ impl Fleet {
             fleet: Some(membership.settings.name.clone()),
             hive: Some(membership.hive.to_string()),
             nats: membership.settings.servers().map(str::to_owned).collect(),
+            direct: membership.door.as_ref().ok().map(|door| door.url.clone()),
+            direct_trouble: membership.door.as_ref().err().cloned(),
             is_in: trouble.is_none(),
             trouble,
             unpublished: membership.publishing.len(),
@@ -272,6 +283,14 @@ impl Fleet {
         let membership = self.required()?;
         let members = membership.asking.members.lock();
         Ok(members.all().map(|(hive, member)| (hive.clone(), member.clone())).collect())
+    }
+
+    /// Another hive, to be asked directly.
+    ///
+    /// # Errors
+    /// [`Code::NotInFleet`]; [`Code::HiveUnreachable`]
+    pub(crate) fn peer(&self, hive: &HiveName) -> Result<Peer> {
+        self.required()?.peers.get(hive)
     }
 
     /// Sends an operation to another hive, and follows the job that it makes of it.

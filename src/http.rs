@@ -19,6 +19,7 @@ mod models;
 mod anthropic;
 mod ollama;
 mod openai;
+mod peers;
 mod gateway;
 mod operation;
 mod numbers;
@@ -68,6 +69,7 @@ use security::AccessPolicy;
 pub(crate) use closing::Closing;
 pub use listener::Listener;
 pub(crate) use listener::{SocketFile, is_trusted, listen};
+pub(crate) use peers::answer_hives;
 pub(crate) use server::serve;
 pub use sockets::Sockets;
 

@@ -66,6 +66,7 @@ use crate::text::clip;
 
 pub(crate) use anywhere::{destination, submit_to};
 pub use asker::{Asker, By};
+use at_home::AnswerHives;
 pub(crate) use into_fleet::resume as resume_fleet;
 pub use operation::{Context, Deadline, Operation};
 pub use parse::{Submission, parse_in};
@@ -140,8 +141,8 @@ pub fn parse(body: &[u8]) -> Result<Submission> {
 }
 
 /// This hive, as its fleet needs it.
-pub(crate) fn at_home(app: AppState) -> at_home::AtHome {
-    at_home::AtHome { app, parse }
+pub(crate) fn at_home(app: AppState, answer_hives: AnswerHives) -> at_home::AtHome {
+    at_home::AtHome { app, parse, answer_hives }
 }
 
 /// The reason of an operation, as the end of its first narration.

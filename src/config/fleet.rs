@@ -1,5 +1,6 @@
 //! `[fleet]`: the machines that this hive works with, by way of NATS.
 
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -35,6 +36,21 @@ pub struct Fleet {
     /// The program nats-server, which `fleet up` runs. Unset means the one on `PATH`.
     #[schema(value_type = Option<String>)]
     pub server: Option<PathBuf>,
+    /// Where other hives reach this one directly, for the answers of models and for copies of their files:
+    /// `ADDRESS:PORT`. Unset means port 7837 of all addresses, or a free port where that is taken; without a certificate
+    /// it is a free port on loopback.
+    #[schema(value_type = Option<String>)]
+    pub listen: Option<SocketAddr>,
+    /// The name or address under which they reach it there, with or without a port. Unset means the address by which
+    /// this machine reaches the servers.
+    pub advertise: Option<String>,
+    /// The file of this hive's certificate, in PEM, for the name `HIVE.hive.rbee.internal`: other hives check it, and
+    /// this one theirs, with `ca`. `fleet join` makes one.
+    #[schema(value_type = Option<String>)]
+    pub certificate: Option<PathBuf>,
+    /// The file of the private key of that certificate, in PEM.
+    #[schema(value_type = Option<String>)]
+    pub key: Option<PathBuf>,
     /// How often the hive gives a sign of life. One that misses three is shown as unreachable.
     pub heartbeat: PositiveDuration,
     /// How long a hive may be silent before it counts as gone: its name is free then, and its jobs end as interrupted.
@@ -53,6 +69,10 @@ impl Default for Fleet {
             nkey: None,
             ca: None,
             server: None,
+            listen: None,
+            advertise: None,
+            certificate: None,
+            key: None,
             heartbeat: Duration::from_secs(5).into(),
             gone_after: Duration::from_secs(300).into(),
             keep: Duration::from_secs(7 * 24 * 3600).into(),
@@ -74,7 +94,8 @@ impl Fleet {
 
     /// The files that it names.
     pub(super) fn files_mut(&mut self) -> impl Iterator<Item = &mut PathBuf> {
-        [&mut self.credentials, &mut self.nkey, &mut self.ca, &mut self.server].into_iter().flatten()
+        let Self { credentials, nkey, ca, server, certificate, key, .. } = self;
+        [credentials, nkey, ca, server, certificate, key].into_iter().flatten()
     }
 
     /// Why a fleet cannot have that name, if it cannot.
@@ -98,8 +119,36 @@ impl Fleet {
         if self.credentials.is_some() && self.nkey.is_some() {
             return Some(("nkey", "and credentials are two ways to sign in: set one of them".to_owned()));
         }
-        None
+        if self.certificate.is_some() != self.key.is_some() {
+            return Some(("certificate", "and key belong together: set both, or none".to_owned()));
+        }
+        if self.certificate.is_some() && self.ca.is_none() {
+            return Some(("certificate", "needs ca, with which other hives' are checked".to_owned()));
+        }
+        if let Some(listen) = self.listen.filter(|listen| !listen.ip().is_loopback())
+            && self.nats.is_some()
+            && self.certificate.is_none()
+        {
+            let problem =
+                format!("has {listen}, which is beyond this machine: that needs certificate and key");
+            return Some(("listen", problem));
+        }
+        self.advertise.as_deref().and_then(advertise_problem).map(|problem| ("advertise", problem))
     }
+}
+
+/// What is wrong with the host under which others are to reach this hive.
+fn advertise_problem(advertise: &str) -> Option<String> {
+    let is_address = without_brackets(advertise).parse::<std::net::IpAddr>().is_ok();
+    let host = if is_address && !advertise.starts_with('[') && advertise.contains(':') {
+        format!("[{advertise}]")
+    } else {
+        advertise.to_owned()
+    };
+    let url = Url::parse(&format!("https://{host}/")).ok();
+    let is_plain = url.is_some_and(|url| url.has_host() && url.path() == "/" && url.username().is_empty());
+    (!is_plain || advertise.contains('/'))
+        .then(|| format!("has '{advertise}', which is no name or address: write HOST or HOST:PORT"))
 }
 
 /// What is wrong with the address of a server.
@@ -140,6 +189,9 @@ mod tests {
             "nats = \"tls://nats.example:4222\"",
             "nats = \"nats://localhost:4222, nats://127.0.0.1:4223,nats://[::1]:4224\"",
             "nats = \"tls://a:1\"\nname = \"lab-2\"\ncredentials = \"hive.creds\"",
+            "nats = \"tls://a:1\"\nlisten = \"0.0.0.0:7837\"\nca = \"a\"\ncertificate = \"b\"\nkey = \"c\"",
+            "nats = \"nats://localhost:1\"\nlisten = \"127.0.0.1:7837\"\nadvertise = \"gpu-1.lab:7837\"",
+            "listen = \"0.0.0.0:7837\"\nadvertise = \"2001:db8::1\"",
         ] {
             assert_eq!(problem(fine), None, "{fine}");
         }
@@ -149,6 +201,10 @@ mod tests {
             ("nats = \"http://127.0.0.1:4222\"", "neither tls nor nats"),
             ("nats = \"127.0.0.1:4222\"", "is no address"),
             ("nats = \"tls://me:secret@a:1\"", "a user or a password"),
+            ("nats = \"tls://a:1\"\nlisten = \"0.0.0.0:7837\"", "beyond this machine"),
+            ("key = \"c\"", "belong together"),
+            ("certificate = \"b\"\nkey = \"c\"", "needs ca"),
+            ("advertise = \"http://gpu-1\"", "no name or address"),
             ("name = \"My fleet\"", "may be 1 to 32"),
             ("credentials = \"a\"\nnkey = \"b\"", "two ways to sign in"),
         ] {

@@ -22,6 +22,16 @@ const HIVES: &str = ".hive.rbee.internal";
 /// The last year of a certificate. Who is not to be in the fleet any more is expelled; nobody has to renew anything.
 const LAST_YEAR: i32 = 2126;
 
+/// The name that the certificate of a hive is for.
+pub(super) fn name_of(hive: &str) -> String {
+    format!("{hive}{HIVES}")
+}
+
+/// The hive whose certificate is for that name.
+pub(super) fn hive_of_name(name: &str) -> Option<&str> {
+    name.strip_suffix(HIVES)
+}
+
 /// A certificate, or a request for one, and its private key, in PEM.
 pub(super) struct WithKey {
     pub(super) pem: String,
@@ -84,7 +94,7 @@ impl CertificateAuthority {
         };
         let request = CertificateSigningRequestParams::from_pem(request).map_err(refused)?;
         let mut params = leaf(hive);
-        let named = CertificateParams::new([format!("{hive}{HIVES}")]).map_err(refused)?;
+        let named = CertificateParams::new([name_of(hive)]).map_err(refused)?;
         params.subject_alt_names = named.subject_alt_names;
         params.extended_key_usages =
             vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];

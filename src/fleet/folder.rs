@@ -204,6 +204,10 @@ impl Folder {
             credentials: Some(self.file(file::CREDENTIALS)),
             nkey: None,
             ca: Some(self.file(file::CA)),
+            certificate: Some(self.file(file::CERTIFICATE)),
+            key: Some(self.file(file::KEY)),
+            // This machine reaches its own server at an address that others do not.
+            advertise: given.advertise.clone().or(state.hosts.as_ref().map(|hosts| hosts.advertise.clone())),
             ..given.clone()
         }
     }

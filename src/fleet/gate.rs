@@ -9,13 +9,14 @@ use std::time::Duration;
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 
+use super::addresses::{addresses, host_and_port};
 use super::authority::{Authority, Seeds, UserKey};
 use super::certificates::{self, CertificateAuthority, WithKey};
 use super::folder::{Folder, Hosts, State, file, pretty};
 use super::join_code;
 use super::ledger::{Ledger, User};
 use super::names::HiveName;
-use super::server::{Spec, configuration, host_and_port};
+use super::server::{Spec, configuration};
 use crate::error::{Code, Failure, Result};
 use crate::secret_hash::SecretHash;
 use crate::time::{Instant, monotonic};
@@ -311,21 +312,6 @@ fn names(advertise: &str, hostname: &str) -> Vec<String> {
     let mut seen = std::collections::BTreeSet::new();
     names.retain(|name| seen.insert(name.clone()));
     names
-}
-
-/// The addresses of this machine beyond itself.
-pub(super) fn addresses() -> Vec<IpAddr> {
-    let networks = sysinfo::Networks::new_with_refreshed_list();
-    let all = networks.values().flat_map(|network| network.ip_networks()).map(|network| network.addr);
-    let is_of_link = |ip: &IpAddr| match ip {
-        IpAddr::V4(ip) => ip.is_link_local(),
-        IpAddr::V6(ip) => ip.is_unicast_link_local(),
-    };
-    let mut found: Vec<_> = all.filter(|ip| !ip.is_loopback() && !is_of_link(ip)).collect();
-    // Those of IPv4 first: people type them.
-    found.sort();
-    found.dedup();
-    found
 }
 
 #[cfg(test)]

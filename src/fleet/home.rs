@@ -3,7 +3,9 @@
 use std::sync::Arc;
 
 use futures::future::BoxFuture;
+use tokio_util::sync::CancellationToken;
 
+use super::door::HiveListener;
 use super::offer::Offer;
 use super::record::HiveRecord;
 use super::wire::Submit;
@@ -21,6 +23,9 @@ pub(crate) trait Home: Send + Sync + 'static {
 
     /// What it tells about itself. The fields `hive`, `folder` and `run` are filled in by the member.
     fn record(&self) -> BoxFuture<'_, HiveRecord>;
+
+    /// Answers the other hives that ask it directly, until `stop` is cancelled. Returns at once.
+    fn answer_hives(&self, listener: HiveListener, stop: CancellationToken);
 
     /// Makes a job of an operation that another hive sent.
     ///

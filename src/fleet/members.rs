@@ -10,7 +10,7 @@ use serde::Serialize;
 use utoipa::ToSchema;
 
 use super::names::HiveName;
-use super::record::HiveRecord;
+use super::record::{HiveRecord, Secret, Told};
 
 /// After how many missed signs of life a hive is shown as unreachable.
 const MISSED: u32 = 3;
@@ -34,6 +34,8 @@ pub(crate) struct Member {
     /// What it last told about itself.
     #[serde(flatten)]
     pub(crate) record: HiveRecord,
+    #[serde(skip)]
+    pub(super) secret: Option<Secret>,
     #[serde(skip)]
     heard: Instant,
 }
@@ -111,7 +113,13 @@ impl Members {
     }
 
     /// A sign of life. Returns what it changes for others.
-    pub(super) fn hear(&mut self, hive: &HiveName, record: HiveRecord, now: Instant) -> Option<HiveChange> {
+    pub(super) fn hear(
+        &mut self,
+        hive: &HiveName,
+        told: impl Into<Told>,
+        now: Instant,
+    ) -> Option<HiveChange> {
+        let Told { record, secret } = told.into();
         let before = self.hives.get(hive);
         let change = match before {
             None => Some(Happened::Joined),
@@ -120,7 +128,7 @@ impl Members {
             Some(before) if before.record != record => Some(Happened::Changed),
             Some(_) => None,
         };
-        let member = Member { presence: Presence::Reachable, record, heard: now };
+        let member = Member { presence: Presence::Reachable, record, secret, heard: now };
         self.hives.insert(hive.clone(), member.clone());
         change.map(|change| HiveChange { change, hive: member })
     }

@@ -9,6 +9,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::asking::Asking;
+use super::door::{self, Door, Papers};
 use super::duty::{self, Gone};
 use super::home::Home;
 use super::link::Link;
@@ -16,7 +17,8 @@ use super::members::{Happened, HiveChange, Members};
 use super::mirrors::Mirrors;
 use super::names::{HiveName, Names};
 use super::outbox::Outbox;
-use super::record::HiveRecord;
+use super::peers::Peers;
+use super::record::{HiveRecord, Told};
 use super::registry::{NotRenewed, Registry};
 use super::serving::Serving;
 use super::stream;
@@ -42,6 +44,9 @@ pub(super) struct Membership {
     pub(super) run: String,
     pub(super) home: Arc<dyn Home>,
     pub(super) asking: Asking,
+    pub(super) peers: Peers,
+    /// Where the others reach this hive directly, or why they cannot.
+    pub(super) door: Result<Door>,
     pub(super) mirrors: Arc<Mirrors>,
     /// Why it is not in, although it is connected.
     pub(super) refused: Mutex<Option<Failure>>,
@@ -87,13 +92,28 @@ impl Membership {
             members,
             bounds: home.jobs().bounds(),
         };
+        let papers = Papers::of(&settings)?;
+        let peers = Peers::new(hive.clone(), papers.as_ref(), Arc::clone(&asking.members))?;
+        let stop = CancellationToken::new();
+        let door = match door::open(&settings, papers.as_ref(), Arc::clone(&asking.members)).await {
+            Ok((door, listener)) => {
+                home.answer_hives(listener, stop.clone());
+                Ok(door)
+            }
+            Err(failure) => {
+                tracing::warn!(code = %failure.code, hint = failure.hint, "{failure}");
+                Err(failure)
+            }
+        };
         let membership = Arc::new(Self {
+            peers,
+            door,
             mirrors: Arc::default(),
             run: uuid::Uuid::new_v4().simple().to_string(),
             refused: Mutex::default(),
             publishing: TaskTracker::new(),
             gone: Gone::default(),
-            stop: CancellationToken::new(),
+            stop,
             ended: CancellationToken::new(),
             settings,
             hive,
@@ -150,8 +170,8 @@ impl Membership {
         let replicas = stream::ensure(link, &self.asking.names, *self.settings.keep).await?;
         let registry =
             Registry::open(link, &self.asking.names, self.settings.longest_silence(), replicas).await?;
-        let record = self.record().await;
-        let revision = registry.claim(&self.hive, &record).await?;
+        let told = self.told().await;
+        let revision = registry.claim(&self.hive, &told).await?;
         *self.refused.lock() = None;
         tracing::info!(hive = %self.hive, fleet = self.settings.name, "in the fleet");
         Ok(CameIn { registry, revision, replicas })
@@ -198,13 +218,17 @@ impl Membership {
         *self.settings.heartbeat / 2
     }
 
-    async fn record(&self) -> HiveRecord {
-        HiveRecord {
+    /// What the bucket of the hives has of this one.
+    async fn told(&self) -> Told {
+        let door = self.door.as_ref().ok();
+        let record = HiveRecord {
             hive: self.hive.to_string(),
             folder: self.folder.clone(),
             run: self.run.clone(),
+            direct: door.map(|door| door.url.clone()),
             ..self.home.record().await
-        }
+        };
+        Told { record, secret: door.and_then(|door| door.secret.clone()) }
     }
 
     /// Gives signs of life, until the name is lost or the hive is to leave.
@@ -224,7 +248,7 @@ impl Membership {
                     return Ok(());
                 }
             }
-            match registry.renew(&self.hive, &self.record().await, revision).await {
+            match registry.renew(&self.hive, &self.told().await, revision).await {
                 Ok(renewed) => (revision, failed) = (renewed, 0),
                 // Another one has it, or the entry is gone because this hive was cut off for long: it comes in again.
                 Err(NotRenewed::Lost) => {

@@ -1,5 +1,7 @@
 //! What a hive tells the fleet about itself.
 
+use std::fmt;
+
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
@@ -23,6 +25,8 @@ pub(crate) struct HiveRecord {
     pub(crate) pid: u32,
     /// The URL at which it serves.
     pub(crate) url: String,
+    /// The URL at which other hives reach it directly; null where none can.
+    pub(crate) direct: Option<String>,
     /// When it started, by its own clock.
     pub(crate) started_at: Instant,
     /// `linux` or `macos`, and the processor.
@@ -46,4 +50,31 @@ pub(crate) struct DeviceRecord {
     pub(crate) capacity_bytes: u64,
     /// What is free of it.
     pub(crate) free_bytes: u64,
+}
+
+/// The entry of a hive in the bucket: its record, and what is for hives alone.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub(super) struct Told {
+    #[serde(flatten)]
+    pub(super) record: HiveRecord,
+    /// What lets other hives of its machine in, where it has no certificate.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) secret: Option<Secret>,
+}
+
+impl From<HiveRecord> for Told {
+    fn from(record: HiveRecord) -> Self {
+        Self { record, secret: None }
+    }
+}
+
+/// A secret that hives share. Never printed.
+#[derive(Clone, PartialEq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub(super) struct Secret(pub(super) String);
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Secret(…)")
+    }
 }

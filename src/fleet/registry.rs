@@ -14,7 +14,7 @@ use parking_lot::Mutex;
 use super::link::{Link, failed};
 use super::members::{HiveChange, Members};
 use super::names::{HiveName, Names};
-use super::record::HiveRecord;
+use super::record::{HiveRecord, Told};
 use crate::error::{Code, Failure, Result};
 use crate::text::json;
 use crate::time::monotonic;
@@ -49,8 +49,8 @@ impl Registry {
     ///
     /// # Errors
     /// [`Code::HiveNameTaken`], saying who has it: only the same data folder may take it over.
-    pub(super) async fn claim(&self, hive: &HiveName, record: &HiveRecord) -> Result<u64> {
-        let (key, value) = (Names::key(hive), json(record));
+    pub(super) async fn claim(&self, hive: &HiveName, told: &Told) -> Result<u64> {
+        let (key, value) = (Names::key(hive), json(told));
         loop {
             match self.bucket.create(&key, value.clone().into()).await {
                 Ok(revision) => return Ok(revision),
@@ -62,7 +62,7 @@ impl Registry {
                 continue;
             };
             let holder: HiveRecord = serde_json::from_slice(&entry.value).unwrap_or_default();
-            if holder.folder != record.folder {
+            if holder.folder != told.record.folder {
                 return Err(taken(hive, &holder));
             }
             match self.bucket.update(&key, value.clone().into(), entry.revision).await {
@@ -74,13 +74,8 @@ impl Registry {
     }
 
     /// Renews the entry of that revision.
-    pub(super) async fn renew(
-        &self,
-        hive: &HiveName,
-        record: &HiveRecord,
-        revision: u64,
-    ) -> Result<u64, NotRenewed> {
-        let renewed = self.bucket.update(Names::key(hive), json(record).into(), revision).await;
+    pub(super) async fn renew(&self, hive: &HiveName, told: &Told, revision: u64) -> Result<u64, NotRenewed> {
+        let renewed = self.bucket.update(Names::key(hive), json(told).into(), revision).await;
         renewed.map_err(|error| match error.kind() {
             UpdateErrorKind::WrongLastRevision => NotRenewed::Lost,
             _ => NotRenewed::Unknown(failed("give a sign of life", &error)),
@@ -105,8 +100,8 @@ impl Registry {
             let entry = entry.map_err(|error| watch(&error))?;
             let Some(hive) = Names::hive_of(&entry.key) else { continue };
             let change = match entry.operation {
-                Operation::Put => match serde_json::from_slice::<HiveRecord>(&entry.value) {
-                    Ok(record) => members.lock().hear(&hive, record, monotonic()),
+                Operation::Put => match serde_json::from_slice::<Told>(&entry.value) {
+                    Ok(told) => members.lock().hear(&hive, told, monotonic()),
                     Err(error) => {
                         tracing::warn!(%hive, %error, "what a hive of the fleet tells is not understood");
                         None

@@ -18,6 +18,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
+use super::addresses::host_and_port;
 use super::authority::Trusted;
 use super::folder::{Folder, file};
 use crate::error::{Code, Failure, Result};
@@ -86,11 +87,6 @@ pub(super) fn configuration(spec: &Spec, name: &str, advertise: &str, trusted: &
     accounts.iter().for_each(|(key, jwt)| writeln!(text, "  {key}: {}", quoted(jwt)).unwrap_or_default());
     text.push_str("}\n");
     text
-}
-
-/// A host and a port as one word.
-pub(super) fn host_and_port(host: &str, port: u16) -> String {
-    if host.parse::<Ipv6Addr>().is_ok() { format!("[{host}]:{port}") } else { format!("{host}:{port}") }
 }
 
 /// Where this machine itself reaches what listens at this address.
@@ -340,7 +336,5 @@ mod tests {
         {
             assert_eq!(from_here(listen.parse().unwrap()).to_string(), from);
         }
-        assert_eq!(host_and_port("fd00::1", 7), "[fd00::1]:7");
-        assert_eq!(host_and_port("gpu-1", 7), "gpu-1:7");
     }
 }

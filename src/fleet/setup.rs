@@ -20,14 +20,15 @@ use tokio::sync::{Mutex as AsyncMutex, MutexGuard};
 use tokio_util::sync::CancellationToken;
 use utoipa::ToSchema;
 
+use super::addresses::{addresses, host_and_port};
 use super::authority::UserKey;
 use super::certificates;
 use super::folder::{Folder, Hosts, State, file, pretty};
-use super::gate::{self, Accepted, Gate, Plan, Request, addresses};
+use super::gate::{self, Accepted, Gate, Plan, Request};
 use super::join_code::JoinCode;
 use super::joining;
 use super::names::HiveName;
-use super::server::{self, Server, Spec, host_and_port, not_bound};
+use super::server::{self, Server, Spec, not_bound};
 use crate::config;
 use crate::error::{Code, Failure, Result};
 use crate::files::versioned;

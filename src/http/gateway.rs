@@ -22,6 +22,7 @@ mod output;
 mod waits;
 mod context;
 mod attempt;
+mod forwarded;
 mod call;
 mod whole;
 mod exchange;
@@ -31,6 +32,7 @@ use crate::error::Code;
 
 pub(crate) use call::{Call, Form, keep_alive, named};
 pub(crate) use context::lacking;
+pub(crate) use forwarded::{Forwarded, REFUSAL};
 pub(crate) use serve::{Head, ask, read, serve, serve_call, serve_questions};
 
 /// The codes of what a request may meet that waits for a worker and asks it.

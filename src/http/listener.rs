@@ -5,6 +5,7 @@
 //!   out from before it listens on, and the peer's user is checked as well.
 //! - A socket file at which somebody listens is never replaced. The hive removes its own at the end.
 
+use std::fmt;
 use std::future::pending;
 use std::io;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
@@ -12,7 +13,9 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
+use rustls::pki_types::CertificateDer;
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixSocket, UnixStream};
+use tokio_rustls::TlsAcceptor;
 use tokio_util::either::Either;
 
 use super::sockets::Sockets;
@@ -59,19 +62,37 @@ impl Arrival {
     }
 }
 
+/// The certificate of the other end, where the connection is TLS. An extension of its requests.
+#[derive(Clone, Debug)]
+pub(crate) struct PeerCertificate(pub(crate) CertificateDer<'static>);
+
 /// What the hive accepts connections on.
-#[derive(Debug)]
 pub struct Listener {
     tcp: Option<TcpListener>,
     /// At the address that stands in Ollama's place.
     ollama: Option<TcpListener>,
     /// With its path, and with its file where the hive made that.
     unix: Option<(UnixListener, PathBuf, Option<SocketFile>)>,
+    /// What makes TLS of every connection, if it is to be.
+    tls: Option<TlsAcceptor>,
+}
+
+impl fmt::Debug for Listener {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { tcp, ollama, unix, tls } = self;
+        let mut shown = f.debug_struct("Listener");
+        shown
+            .field("tcp", tcp)
+            .field("ollama", ollama)
+            .field("unix", unix)
+            .field("tls", &tls.is_some())
+            .finish()
+    }
 }
 
 impl From<TcpListener> for Listener {
     fn from(tcp: TcpListener) -> Self {
-        Self { tcp: Some(tcp), ollama: None, unix: None }
+        Self { tcp: Some(tcp), ollama: None, unix: None, tls: None }
     }
 }
 
@@ -89,7 +110,7 @@ impl Listener {
             }
             None => None,
         };
-        Ok(Self { tcp, ollama: None, unix })
+        Ok(Self { tcp, ollama: None, unix, tls: None })
     }
 
     /// Listens on these sockets too, which stand for its own.
@@ -112,6 +133,7 @@ impl Listener {
                 tcp: http.map(tcp).transpose()?.or(self.tcp),
                 ollama: ollama.map(tcp).transpose()?.or(self.ollama),
                 unix: unix.map(unix_of).transpose()?.or(self.unix),
+                tls: self.tls,
             })
         };
         on().map_err(|error| {
@@ -124,6 +146,17 @@ impl Listener {
     #[must_use]
     pub fn in_place_of_ollama(self, tcp: TcpListener) -> Self {
         Self { ollama: Some(tcp), ..self }
+    }
+
+    /// Speaks TLS alone.
+    #[must_use]
+    pub(crate) fn with_tls(self, tls: Option<TlsAcceptor>) -> Self {
+        Self { tls, ..self }
+    }
+
+    /// What makes TLS of its connections.
+    pub(super) fn tls(&self) -> Option<TlsAcceptor> {
+        self.tls.clone()
     }
 
     /// The URL of the address that stands in Ollama's place.

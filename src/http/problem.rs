@@ -216,6 +216,10 @@ impl IntoResponse for Problem {
 }
 
 impl Refusal {
+    pub(super) fn failure(&self) -> &Failure {
+        &self.0.failure
+    }
+
     pub(super) fn code(&self) -> Code {
         self.0.failure.code
     }

@@ -25,7 +25,10 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use parking_lot::Mutex;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::time::timeout;
 use tokio_io_timeout::TimeoutStream;
+use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tokio_util::task::task_tracker::TaskTrackerToken;
@@ -35,7 +38,7 @@ use tower_http::normalize_path::NormalizePath;
 use super::closing::Closing;
 use super::leftover;
 use super::lingering::Lingering;
-use super::listener::{Arrival, Listener, Stream};
+use super::listener::{Arrival, Listener, PeerCertificate, Stream};
 use super::problem::Problem;
 use super::seats::{Claim, Seats};
 use crate::config::Timers;
@@ -58,7 +61,7 @@ pub(crate) async fn serve(
     let (listener, end) = (listener.into(), end.into());
     let (stopping, closing) = (CancellationToken::new(), CancellationToken::new());
     let connections = TaskTracker::new();
-    let seats = Seats::within_limits();
+    let (seats, tls) = (Seats::within_limits(), listener.tls());
     for number in 0.. {
         let (stream, arrival) = tokio::select! {
             biased;
@@ -76,6 +79,7 @@ pub(crate) async fn serve(
             arrival,
             claim: seat.claim.clone(),
             app: app.clone(),
+            tls: tls.clone(),
             write_stall: *timers.write_stall,
             request_head: *timers.request_head,
             unasked: Mutex::new(Some(end.unasked.token())),
@@ -99,7 +103,7 @@ pub(crate) async fn serve(
         () = connections.wait() => {}
     }
     stopping.cancel();
-    if tokio::time::timeout(end.limit(*timers.drain), connections.wait()).await.is_err() {
+    if timeout(end.limit(*timers.drain), connections.wait()).await.is_err() {
         tracing::info!(open = connections.len(), "closing connections that did not finish in time");
         closing.cancel();
         connections.wait().await;
@@ -144,6 +148,7 @@ struct Connection {
     arrival: Arrival,
     claim: Claim,
     app: Router,
+    tls: Option<TlsAcceptor>,
     write_stall: Duration,
     request_head: Duration,
     /// Held until its first request.
@@ -154,7 +159,23 @@ struct Connection {
 
 impl Connection {
     async fn serve(self, stream: Stream) {
-        let Self { arrival, claim, app, write_stall, request_head, unasked, finishing, stopping } = self;
+        let Some(tls) = &self.tls else { return self.serve_on(stream, None).await };
+        match timeout(self.request_head, tls.accept(stream)).await {
+            Ok(Ok(stream)) => {
+                let certificates = stream.get_ref().1.peer_certificates();
+                let own = certificates.and_then(|chain| chain.first()).cloned();
+                self.serve_on(stream, own.map(PeerCertificate)).await;
+            }
+            Ok(Err(error)) => tracing::debug!(%error, "a connection did not become TLS"),
+            Err(_) => tracing::debug!("a connection took too long to become TLS"),
+        }
+    }
+
+    async fn serve_on<T>(self, stream: T, certificate: Option<PeerCertificate>)
+    where
+        T: AsyncRead + AsyncWrite + Send + 'static,
+    {
+        let Self { arrival, claim, app, write_stall, request_head, unasked, finishing, stopping, .. } = self;
         let mut transport = TimeoutStream::new(stream);
         transport.set_write_timeout(Some(write_stall));
         let (asked, is_unread) = (CancellationToken::new(), Arc::new(AtomicBool::new(false)));
@@ -164,6 +185,9 @@ impl Connection {
             drop(unasked.lock().take());
             request.extensions_mut().insert(arrival);
             request.extensions_mut().insert(claim.clone());
+            if let Some(certificate) = &certificate {
+                request.extensions_mut().insert(certificate.clone());
+            }
             let (app, is_unread) = (app.clone(), Arc::clone(&is_unread));
             async move {
                 let (response, is_read) = answer(app, request, request_head).await;

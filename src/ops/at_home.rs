@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use futures::FutureExt;
 use futures::future::BoxFuture;
+use tokio_util::sync::CancellationToken;
 
 use super::asker::{Asker, By};
 use super::parse::Submission;
@@ -11,7 +12,7 @@ use super::submit::submit;
 use crate::app::AppState;
 use crate::error::Result;
 use crate::events::Hub;
-use crate::fleet::{DeviceRecord, HiveRecord, Home, Offer, Submit};
+use crate::fleet::{DeviceRecord, HiveListener, HiveRecord, Home, Offer, Submit};
 use crate::jobs::{Registry, Submitted};
 
 /// This hive, as its fleet needs it.
@@ -19,7 +20,12 @@ pub(crate) struct AtHome {
     pub(super) app: AppState,
     /// Understands a body as an operation of the table.
     pub(super) parse: fn(&[u8]) -> Result<Submission>,
+    /// Answers other hives over HTTP.
+    pub(super) answer_hives: AnswerHives,
 }
+
+/// Answers other hives over HTTP, until it is cancelled. Returns at once.
+pub(crate) type AnswerHives = fn(AppState, HiveListener, CancellationToken);
 
 impl Home for AtHome {
     fn jobs(&self) -> &Registry {
@@ -54,6 +60,10 @@ impl Home for AtHome {
             }
         }
         .boxed()
+    }
+
+    fn answer_hives(&self, listener: HiveListener, stop: CancellationToken) {
+        (self.answer_hives)(Arc::clone(&self.app), listener, stop);
     }
 
     fn submit(&self, asked: Submit) -> Result<Submitted> {

@@ -11,6 +11,7 @@ use std::num::NonZeroUsize;
 
 use lru::LruCache;
 use parking_lot::Mutex;
+use serde::{Deserialize, Serialize};
 
 /// The most requests that are remembered: those used last.
 const REMEMBERED: NonZeroUsize = NonZeroUsize::new(4096).expect("it is not 0");
@@ -38,7 +39,7 @@ impl Preference {
 }
 
 /// The messages of a request, as hashes of its beginnings.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Conversation(Vec<u64>);
 
 impl Conversation {

@@ -1,9 +1,12 @@
 //! What a worker can be asked, by the path of its engine.
 
+use serde::{Deserialize, Serialize};
+
 use crate::config::Capability;
 
 /// A question to a worker.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Route {
     /// The next message of a conversation.
     Chat,

@@ -35,6 +35,8 @@ pub(crate) struct Call {
     /// The fields of the client's request that have no effect, of which it is told.
     pub(crate) ignored: Vec<String>,
     pub(crate) form: Form,
+    /// Whether another hive asks: then no other one is asked.
+    pub(crate) is_of_hive: bool,
 }
 
 /// The form of the answer.
@@ -70,6 +72,7 @@ impl Call {
             context_length: None,
             ignored,
             form: Form::Written(writer),
+            is_of_hive: false,
         })
     }
 
@@ -101,6 +104,7 @@ impl Call {
             context_length: None,
             ignored: Vec::new(),
             form: Form::Untouched,
+            is_of_hive: false,
         }
     }
 }

@@ -45,6 +45,11 @@ impl Head {
         let narrates = request.headers().get(NARRATE).is_some_and(|value| value == "1");
         Self { sender: Sender::of(request.extensions()), narrates }
     }
+
+    /// That of a request of another hive.
+    pub(crate) fn of_hive(sender: Sender) -> Self {
+        Self { sender, narrates: false }
+    }
 }
 
 /// Answers a request. `read` makes a call of its body.
@@ -124,7 +129,8 @@ async fn answer(
 ) -> Result<Response, Problem> {
     let Head { sender, narrates } = head;
     let call = call.await?;
-    let streams = call.streams;
+    // Another hive awaits the first byte of the answer itself.
+    let streams = call.streams && !call.is_of_hive;
     let (shown, waits_for) = watch::channel(Shown::default());
     let waits = Waits::new(waits_for, narrates, (&app.config.timers).into());
     let (answer, output, ignored) = attempt(app, &sender, call, shown, recorder).await?;

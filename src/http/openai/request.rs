@@ -45,6 +45,7 @@ pub(super) fn read(route: Route, body: Bytes) -> Result<Call, Problem> {
         context_length: None,
         ignored: Vec::new(),
         form,
+        is_of_hive: false,
     })
 }
 
