@@ -1,10 +1,12 @@
 //! The shared state of a running hive: its settings and its parts.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use parking_lot::{Mutex, RwLock};
 use serde::Serialize;
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 use utoipa::ToSchema;
 
 use crate::address::Address;
@@ -14,7 +16,7 @@ use crate::engine_store::EngineStore;
 use crate::engines::Engines;
 use crate::error::{Code, Failure, Result};
 use crate::events::{Hub, Topic};
-use crate::fleet::{Fleet, HiveName, Setup};
+use crate::fleet::{Fleet, HiveName, Served as ServedNow, Serving, Setup};
 use crate::jobs::{Job, JobId, Registry};
 use crate::models::{Catalog, Model, ModelId};
 use crate::origin::without_brackets;
@@ -28,7 +30,7 @@ use crate::time::Instant;
 use crate::turns::Turns;
 use crate::usage::Usage;
 use crate::workers::telemetry::Telemetry;
-use crate::workers::{Abilities, Asked, Served, StartRequest, Supervisor};
+use crate::workers::{Abilities, Asked, Served, StartRequest, Supervisor, WorkerPhase};
 use crate::{engine, outgoing};
 
 /// Something that requests may name.
@@ -87,6 +89,8 @@ pub struct App {
     pub queen: Option<Queen>,
     /// The fleet, where this hive is in one.
     pub(crate) fleet: Fleet,
+    /// The answers to other hives.
+    pub(crate) visits: TaskTracker,
     /// What makes, joins and leaves a fleet.
     pub(crate) fleet_setup: Setup,
     in_effect: RwLock<Arc<Config>>,
@@ -168,6 +172,7 @@ impl App {
             gateway: outgoing::for_workers(*config.timers.connect)?,
             queen: Queen::of(&config, &address, shutdown.clone())?,
             fleet: Fleet::default(),
+            visits: TaskTracker::new(),
             address,
             loading: Turns::default(),
             naming: Turns::default(),
@@ -312,17 +317,31 @@ impl App {
     /// # Errors
     /// As [`Self::find_requested`].
     pub(crate) async fn served_id(&self, name: &str) -> Result<String> {
+        match self.served_now(name) {
+            Some(id) => Ok(id),
+            None => Ok(self.find_requested(name).await?.served_id()),
+        }
+    }
+
+    /// As [`Self::served_id`], for what a request names itself: the alias `*` does not count.
+    ///
+    /// # Errors
+    /// As [`Self::find_target`].
+    pub(crate) async fn served_id_itself(&self, name: &str) -> Result<String> {
+        match self.served_now(name) {
+            Some(id) => Ok(id),
+            None => Ok(self.find_target(name).await?.served_id()),
+        }
+    }
+
+    /// The id of what a worker serves and `name` means, as far as that is known without the catalog.
+    fn served_now(&self, name: &str) -> Option<String> {
         if !self.workers.statuses(name).is_empty() {
-            return Ok(name.to_owned());
+            return Some(name.to_owned());
         }
-        if let Some((model, variant)) = self.settings.called(name)
-            && let id = served_id(&model, variant.as_deref())
-            && !self.workers.statuses(&id).is_empty()
-            && !self.catalog.knows(name)
-        {
-            return Ok(id);
-        }
-        Ok(self.find_requested(name).await?.served_id())
+        let (model, variant) = self.settings.called(name)?;
+        let id = served_id(&model, variant.as_deref());
+        (!self.workers.statuses(&id).is_empty() && !self.catalog.knows(name)).then_some(id)
     }
 
     /// What can be done with what is served under that id, as far as it is known.
@@ -445,6 +464,27 @@ impl App {
         model.loaded = self.workers.has_loaded(&model.id);
         model.capabilities = self.abilities(model, &model.id).list();
         model.support = model.needs.as_ref().map(|needs| self.workers.support(needs)).unwrap_or_default();
+    }
+
+    /// What the workers serve now, and how much is under way for it.
+    pub(crate) fn serving(&self) -> Serving {
+        let mut served: BTreeMap<String, ServedNow> = BTreeMap::new();
+        for worker in self.workers.residents() {
+            let of_model = served.entry(worker.model).or_default();
+            of_model.requests += worker.in_flight;
+            match worker.phase {
+                WorkerPhase::Ready if !worker.draining => {
+                    of_model.ready += 1;
+                    of_model.slots += worker.slots as usize;
+                }
+                WorkerPhase::Loading => of_model.loading += 1,
+                _ => {}
+            }
+        }
+        for line in self.residency.admissions().lines() {
+            served.entry(line.model.to_string()).or_default().requests += line.waiting;
+        }
+        Serving { on_demand: self.in_effect().residency.on_demand, served }
     }
 
     /// Publishes a change of a model on `/v1/events`.

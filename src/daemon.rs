@@ -263,6 +263,8 @@ impl Hive {
                 served
             }
         };
+        app.visits.close();
+        app.visits.wait().await;
         // A successor that took the folder over counts into the same files: see `usage`.
         app.served.cancel();
         let _written = usage.await;

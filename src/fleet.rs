@@ -27,6 +27,7 @@ mod join_code;
 mod server;
 mod authority;
 mod folder;
+mod others;
 mod membership;
 mod listing;
 mod keys;
@@ -41,8 +42,12 @@ mod store;
 mod follow;
 mod stream;
 mod registry;
+mod inventory;
 mod link;
 mod home;
+mod balance;
+mod choice;
+mod holdings;
 mod peers;
 mod door;
 mod wire;
@@ -72,12 +77,16 @@ use crate::files;
 use crate::jobs::{Job, JobFilter, JobId, JobPage, OperationKind, Submitted};
 use crate::text::nearest_ids;
 
+pub(crate) use balance::Sent;
+pub(crate) use choice::{Candidate, Choice, choose as choose_hive};
 pub(crate) use door::{Access, HiveListener};
+pub(crate) use holdings::{Called, Holder, ModelRecord, Served, Serving};
 pub(crate) use home::Home;
 pub(crate) use members::{HiveChange, Member, Presence};
 pub(crate) use names::HiveName;
 pub use offer::Offer;
 pub(crate) use offer::choose;
+pub(crate) use others::{NamedThere, Others};
 pub(crate) use peers::{HIVE_HEADER, Peer};
 pub(crate) use record::{DeviceRecord, HiveRecord};
 pub(crate) use setup::{Expelled, Hosted, Invitation, Left, Setup, Wanted};
@@ -210,6 +219,13 @@ impl Fleet {
         }
     }
 
+    /// Shows a hive no more that is out, so that nobody lets it in. Does nothing where this hive is in no fleet.
+    pub(crate) async fn forget(&self, hive: &str) {
+        if let (Some(membership), Ok(hive)) = (self.current(), HiveName::new(hive)) {
+            membership.forget(&hive).await;
+        }
+    }
+
     /// The membership, if the settings name a fleet.
     fn current(&self) -> Option<Arc<Membership>> {
         self.0.membership.read().clone()
@@ -283,6 +299,12 @@ impl Fleet {
         let membership = self.required()?;
         let members = membership.asking.members.lock();
         Ok(members.all().map(|(hive, member)| (hive.clone(), member.clone())).collect())
+    }
+
+    /// The other hives, for requests to models; `None` where this hive is in no fleet. What is known of them stays while
+    /// the servers are away.
+    pub(crate) fn others(&self) -> Option<Others> {
+        self.current().map(Others::of)
     }
 
     /// Another hive, to be asked directly.

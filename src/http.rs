@@ -3,6 +3,7 @@
 //! A request passes the connection loop (`server`), the access checks (`security`) and a handler, in this
 //! order. Every refusal is an RFC 9457 problem (`problem`).
 
+mod peers;
 mod access;
 mod api;
 mod docs;
@@ -19,7 +20,6 @@ mod models;
 mod anthropic;
 mod ollama;
 mod openai;
-mod peers;
 mod gateway;
 mod operation;
 mod numbers;

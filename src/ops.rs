@@ -62,6 +62,7 @@ use utoipa::{PartialSchema, ToSchema};
 
 use crate::app::AppState;
 use crate::error::Result;
+use crate::fleet::HiveName;
 use crate::text::clip;
 
 pub(crate) use anywhere::{destination, submit_to};
@@ -143,6 +144,17 @@ pub fn parse(body: &[u8]) -> Result<Submission> {
 /// This hive, as its fleet needs it.
 pub(crate) fn at_home(app: AppState, answer_hives: AnswerHives) -> at_home::AtHome {
     at_home::AtHome { app, parse, answer_hives }
+}
+
+/// The hive on which a model fits best, among those that have it under these ids, and why.
+///
+/// # Errors
+/// Why none of them can load it.
+pub(crate) async fn where_it_fits(
+    app: &AppState,
+    holders: Vec<(HiveName, String)>,
+) -> Result<(HiveName, String)> {
+    anywhere::where_it_fits(app, parse, holders).await
 }
 
 /// The reason of an operation, as the end of its first narration.

@@ -148,6 +148,7 @@ mod tests;
 
 pub use abilities::{Abilities, Served};
 pub use adopt::{Adoption, NewerWorker};
+pub(crate) use affinity::Affinity;
 pub use affinity::{Conversation, Preference};
 pub(crate) use child::{ChildGroup, WITH_LIFELINE};
 pub use conditions::Conditions;

@@ -17,6 +17,7 @@ fn record(queue: u64, prompt: u64, generation: u64) -> Record {
         started_at: Instant(0),
         caller: "me".into(),
         model: Some("tiny".into()),
+        hive: None,
         worker: Some(7),
         job_id: None,
         streams: true,

@@ -1,4 +1,4 @@
-//! What one hive does for all: it ends the jobs of hives that are gone.
+//! What one hive does for all: it ends the jobs of hives that are gone, and removes what is left of them.
 //!
 //! Whoever is on duty looks once for every hive that has gone, and once for all when it comes on duty. Two may believe
 //! that they are: the fence of the stream lets one of them write.
@@ -10,6 +10,7 @@ use std::time::Duration;
 use parking_lot::Mutex;
 
 use super::asking::Asking;
+use super::inventory::Inventory;
 use super::names::HiveName;
 use super::store::{Appended, Entry, EventStore};
 use super::stream::{self, Place};
@@ -23,7 +24,13 @@ use crate::time::{Instant, monotonic};
 pub(super) type Gone = Arc<Mutex<BTreeSet<HiveName>>>;
 
 /// Ends the jobs of hives that are gone, for as long as it is awaited.
-pub(super) async fn run(asking: &Asking, hive: &HiveName, gone: &Gone, pause: Duration) {
+pub(super) async fn run(
+    asking: &Asking,
+    inventory: &Inventory,
+    hive: &HiveName,
+    gone: &Gone,
+    pause: Duration,
+) {
     let mut was_on_duty = false;
     loop {
         tokio::time::sleep(pause).await;
@@ -48,6 +55,12 @@ pub(super) async fn run(asking: &Asking, hive: &HiveName, gone: &Gone, pause: Du
                 tracing::warn!(error = %failure, "jobs of hives that are gone are ended later");
                 all = false;
             }
+        }
+        if (!was_on_duty || !look_at.is_empty())
+            && let Err(failure) = inventory.tidy(&asking.members).await
+        {
+            tracing::warn!(error = %failure, "what is left of hives that are gone is removed later");
+            all = false;
         }
         if all {
             was_on_duty = true;

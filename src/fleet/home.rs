@@ -3,9 +3,11 @@
 use std::sync::Arc;
 
 use futures::future::BoxFuture;
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use super::door::HiveListener;
+use super::holdings::{ModelRecord, Serving};
 use super::offer::Offer;
 use super::record::HiveRecord;
 use super::wire::Submit;
@@ -23,6 +25,15 @@ pub(crate) trait Home: Send + Sync + 'static {
 
     /// What it tells about itself. The fields `hive`, `folder` and `run` are filled in by the member.
     fn record(&self) -> BoxFuture<'_, HiveRecord>;
+
+    /// Its models, as requests may name them.
+    fn models(&self) -> BoxFuture<'_, Result<Vec<ModelRecord>>>;
+
+    /// Changes with the settings of its models.
+    fn settings(&self) -> watch::Receiver<u64>;
+
+    /// What its workers serve now.
+    fn serving(&self) -> Serving;
 
     /// Answers the other hives that ask it directly, until `stop` is cancelled. Returns at once.
     fn answer_hives(&self, listener: HiveListener, stop: CancellationToken);

@@ -3,15 +3,18 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use parking_lot::Mutex;
+use parking_lot::{Mutex, RwLock};
 use tokio::time::{interval, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::asking::Asking;
+use super::balance::Balance;
 use super::door::{self, Door, Papers};
 use super::duty::{self, Gone};
+use super::holdings::Holdings;
 use super::home::Home;
+use super::inventory::Inventory;
 use super::link::Link;
 use super::members::{Happened, HiveChange, Members};
 use super::mirrors::Mirrors;
@@ -32,6 +35,9 @@ use crate::time::monotonic;
 const AGAIN: Duration = Duration::from_secs(1);
 /// How often it is tried to keep on three servers what is kept on one.
 const SPREAD: Duration = Duration::from_secs(60);
+/// How often, and for how long, the entry of a hive that is out is looked for.
+const LOOK: Duration = Duration::from_millis(100);
+const LOOKS: u32 = 30;
 /// After how many signs of life in a row that failed everything is set up anew.
 const FAILED_BEATS: u32 = 3;
 
@@ -47,6 +53,9 @@ pub(super) struct Membership {
     pub(super) peers: Peers,
     /// Where the others reach this hive directly, or why they cannot.
     pub(super) door: Result<Door>,
+    /// What all hives have.
+    pub(super) holdings: Arc<RwLock<Holdings>>,
+    pub(super) balance: Balance,
     pub(super) mirrors: Arc<Mirrors>,
     /// Why it is not in, although it is connected.
     pub(super) refused: Mutex<Option<Failure>>,
@@ -61,6 +70,7 @@ pub(super) struct Membership {
 /// What a hive has that is in.
 struct CameIn {
     registry: Registry,
+    inventory: Inventory,
     /// That of its entry.
     revision: u64,
     /// On how many servers everything is kept.
@@ -108,6 +118,8 @@ impl Membership {
         let membership = Arc::new(Self {
             peers,
             door,
+            holdings: Arc::default(),
+            balance: Balance::default(),
             mirrors: Arc::default(),
             run: uuid::Uuid::new_v4().simple().to_string(),
             refused: Mutex::default(),
@@ -170,16 +182,23 @@ impl Membership {
         let replicas = stream::ensure(link, &self.asking.names, *self.settings.keep).await?;
         let registry =
             Registry::open(link, &self.asking.names, self.settings.longest_silence(), replicas).await?;
+        let inventory = self.inventory(replicas).await?;
         let told = self.told().await;
         let revision = registry.claim(&self.hive, &told).await?;
         *self.refused.lock() = None;
         tracing::info!(hive = %self.hive, fleet = self.settings.name, "in the fleet");
-        Ok(CameIn { registry, revision, replicas })
+        Ok(CameIn { registry, inventory, revision, replicas })
+    }
+
+    async fn inventory(&self, replicas: usize) -> Result<Inventory> {
+        let Asking { link, names, .. } = &self.asking;
+        let heartbeat = *self.settings.heartbeat;
+        Inventory::open(link, names, &self.hive, replicas, heartbeat, &self.holdings).await
     }
 
     /// Stays until something ends that: the loss of the name, or [`Self::end`].
     async fn stay(self: &Arc<Self>, came_in: CameIn, ended: &CancellationToken) -> Result<()> {
-        let CameIn { registry, revision, replicas } = came_in;
+        let CameIn { registry, inventory, revision, replicas } = came_in;
         let serving = Serving {
             link: self.asking.link.clone(),
             names: Arc::clone(&self.asking.names),
@@ -191,8 +210,10 @@ impl Membership {
             left = self.beat(&registry, revision) => left,
             watched = registry.watch(&self.asking.members, |change| self.tell(change)) => watched,
             served = serving.run() => served,
+            read = inventory.read() => read,
+            told = inventory.tell(&*self.home) => told,
             () = self.judge() => Ok(()),
-            () = duty::run(&self.asking, &self.hive, &self.gone, self.pause()) => Ok(()),
+            () = duty::run(&self.asking, &inventory, &self.hive, &self.gone, self.pause()) => Ok(()),
             () = self.publish(ended) => Ok(()),
             () = self.spread(replicas) => Ok(()),
         }
@@ -206,6 +227,7 @@ impl Membership {
             let spread = stream::spread(link, names, *self.settings.keep).await.unwrap_or(replicas);
             if spread > replicas
                 && Registry::open(link, names, self.settings.longest_silence(), spread).await.is_ok()
+                && self.inventory(spread).await.is_ok()
             {
                 replicas = spread;
             }
@@ -314,6 +336,25 @@ impl Membership {
         earlier.into_iter().rev().for_each(|job| publish(job, false));
         while let Some(job) = new.recv().await {
             publish(job, true);
+        }
+    }
+
+    /// Removes the entry of a hive that is out, which its last signs of life may write again.
+    pub(super) async fn forget(&self, hive: &HiveName) {
+        let bucket = self.asking.link.jetstream.get_key_value(self.asking.names.hives_bucket()).await;
+        let Ok(bucket) = bucket else { return };
+        let mut absent = 0;
+        for _ in 0..LOOKS {
+            absent = if self.asking.members.lock().get(hive).is_some() { 0 } else { absent + 1 };
+            if absent > LOOKS / 4 {
+                return;
+            }
+            if absent == 0
+                && let Err(error) = bucket.delete(Names::key(hive)).await
+            {
+                tracing::warn!(%hive, %error, "its entry goes once it is old");
+            }
+            tokio::time::sleep(LOOK).await;
         }
     }
 

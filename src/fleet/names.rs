@@ -119,6 +119,27 @@ impl Names {
         format!("rbee_{}_keys", self.fleet)
     }
 
+    /// The bucket of the models.
+    pub(super) fn models_bucket(&self) -> String {
+        format!("rbee_{}_models", self.fleet)
+    }
+
+    /// The bucket of what the workers serve.
+    pub(super) fn workers_bucket(&self) -> String {
+        format!("rbee_{}_workers", self.fleet)
+    }
+
+    /// The key of a model of a hive.
+    pub(super) fn model_key(hive: &HiveName, key: &str) -> String {
+        format!("{}.{key}", hive.token())
+    }
+
+    /// The hive and the rest of the key of a model.
+    pub(super) fn model_of(key: &str) -> Option<(HiveName, &str)> {
+        let (hive, key) = key.split_once('.')?;
+        Some((HiveName::of_token(hive)?, key))
+    }
+
     /// The key of a hive in the bucket.
     pub(super) fn key(hive: &HiveName) -> String {
         hive.token()

@@ -8,6 +8,8 @@ use std::time::Duration;
 use parking_lot::Mutex;
 use reqwest::dns::{Addrs, Name, Resolve, Resolving};
 use reqwest::{Certificate, Client, Identity, Method, RequestBuilder, Url};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
 use tokio::net::lookup_host;
 
 use super::certificates::{hive_of_name, name_of};
@@ -23,6 +25,8 @@ use crate::outgoing;
 pub(crate) const HIVE_HEADER: &str = "rbee-hive";
 /// How long connecting may take.
 const CONNECT: Duration = Duration::from_secs(3);
+/// How long an answer that is no stream may take.
+const ANSWER: Duration = Duration::from_secs(10);
 /// How long an idle connection is kept: far shorter than the other side keeps it.
 const IDLE: Duration = Duration::from_secs(10);
 
@@ -107,6 +111,28 @@ impl Peer {
             Some(secret) => request.bearer_auth(&secret.0),
             None => request,
         }
+    }
+}
+
+impl Peer {
+    /// Asks it something that it answers with JSON.
+    ///
+    /// # Errors
+    /// What it answers; [`Code::HiveUnreachable`].
+    pub(crate) async fn ask<T: DeserializeOwned>(&self, path: &str, question: &impl Serialize) -> Result<T> {
+        let unreachable = |error: &(dyn std::error::Error + 'static)| {
+            Failure::new(Code::HiveUnreachable, format!("hive '{}' did not answer", self.hive))
+                .hint("`rbee-hive fleet status` shows the hives")
+                .cause(error)
+        };
+        let request = self.request(Method::POST, path).timeout(ANSWER).json(question);
+        let answer = request.send().await.map_err(|error| unreachable(&error.without_url()))?;
+        let is_success = answer.status().is_success();
+        let body = answer.bytes().await.map_err(|error| unreachable(&error.without_url()))?;
+        if is_success {
+            return serde_json::from_slice(&body).map_err(|error| unreachable(&error));
+        }
+        Err(serde_json::from_slice(&body).unwrap_or_else(|error| unreachable(&error)))
     }
 }
 

@@ -20,12 +20,13 @@ mod relay;
 mod events;
 mod output;
 mod waits;
-mod context;
 mod attempt;
-mod forwarded;
-mod call;
+mod elsewhere;
+mod context;
 mod whole;
 mod exchange;
+mod forwarded;
+mod call;
 mod problem;
 
 use crate::error::Code;

@@ -23,7 +23,7 @@ pub(crate) use acts::{NOT_OFFERED, copy, delete, not_offered};
 pub(crate) use chats::{chat, embed, embeddings, generate};
 pub(crate) use lists::{ps, tags, version};
 pub(crate) use pull::pull;
-pub(crate) use show::show;
+pub(crate) use show::{SHOW, show, show_to_hive};
 
 use crate::http::listener::Arrival;
 

@@ -15,11 +15,12 @@ use axum::routing::post;
 use tokio_util::sync::CancellationToken;
 
 use super::caller::{Admitted, Sender};
+use super::closing::Closing;
 use super::gateway::{Forwarded, Head, REFUSAL, read, serve_call};
 use super::listener::{Listener, PeerCertificate};
 use super::problem::{self, Problem, Refusal};
 use super::seats::Claim;
-use super::{access, server, token};
+use super::{access, ollama, server, token};
 use crate::app::AppState;
 use crate::error::Result;
 use crate::fleet::{Access, HIVE_HEADER, HiveListener, HiveName};
@@ -29,13 +30,18 @@ use crate::text::json;
 /// Answers other hives until `stop` is cancelled. Returns at once.
 pub(crate) fn answer_hives(app: AppState, listener: HiveListener, stop: CancellationToken) {
     let HiveListener { tcp, tls, access } = listener;
-    let (timers, router) = (app.config.timers.clone(), router(app, access));
-    spawn::detached(server::serve(Listener::from(tcp).with_tls(tls), router, timers, stop));
+    let (timers, visits) = (app.config.timers.clone(), app.visits.clone());
+    let closing = Closing::new(stop);
+    // Where a successor takes over, the workers stay, and answers under way go on.
+    closing.set_limit(*timers.hand_over);
+    let serving = server::serve(Listener::from(tcp).with_tls(tls), router(app, access), timers, closing);
+    spawn::detached(visits.track_future(serving));
 }
 
 fn router(app: AppState, access: Access) -> Router {
     Router::new()
         .route("/ask", post(ask))
+        .route(ollama::SHOW, post(ollama::show_to_hive))
         .fallback(problem::route_not_found)
         .method_not_allowed_fallback(problem::method_not_allowed)
         .layer(from_fn_with_state(access, let_in))

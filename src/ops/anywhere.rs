@@ -1,6 +1,7 @@
 //! Where an operation runs: here, on another hive of the fleet, on the best for it, or, for a read, on all of them.
 
 use futures::{StreamExt, stream};
+use serde_json::json;
 
 use super::asker::Asker;
 use super::everywhere::Everywhere;
@@ -53,21 +54,43 @@ pub(crate) async fn submit_to(
     }
 }
 
+/// The hive on which a model fits best, among those that have it under these ids, and why.
+///
+/// # Errors
+/// Why none of them can load it.
+pub(crate) async fn where_it_fits(
+    app: &AppState,
+    parse: fn(&[u8]) -> Result<Submission>,
+    holders: Vec<(HiveName, String)>,
+) -> Result<(HiveName, String)> {
+    let offers = stream::iter(holders).map(|(hive, id)| async move {
+        let load = json!({"ModelLoad": {"id": id, "hive_id": hive.as_str()}});
+        let offer = match parse(load.to_string().as_bytes()) {
+            Ok(submission) => offer(app, &hive, &submission).await,
+            Err(failure) => Err(failure),
+        };
+        (hive, offer)
+    });
+    choose(offers.buffer_unordered(AT_ONCE).collect().await)
+}
+
 /// What every hive that can be reached offers.
 async fn offers(app: &AppState, submission: &Submission) -> Result<Vec<(HiveName, Result<Offer>)>> {
     let hives = app.fleet.hives()?;
     let reachable = hives.into_iter().filter(|(_, member)| member.presence == Presence::Reachable);
     let offers = stream::iter(reachable).map(|(hive, _)| async move {
-        let offer = match app.fleet.hive().is_some_and(|own| own == hive) {
-            true => submission.operation.offer(app).await,
-            false => match submission.for_hive(hive.as_str()) {
-                Ok(request) => app.fleet.offer(&hive, Submit { request, ..Submit::default() }).await,
-                Err(failure) => Err(failure),
-            },
-        };
+        let offer = offer(app, &hive, submission).await;
         (hive, offer)
     });
     Ok(offers.buffer_unordered(AT_ONCE).collect().await)
+}
+
+async fn offer(app: &AppState, hive: &HiveName, submission: &Submission) -> Result<Offer> {
+    if app.fleet.hive().as_ref() == Some(hive) {
+        return submission.operation.offer(app).await;
+    }
+    let request = submission.for_hive(hive.as_str())?;
+    app.fleet.offer(hive, Submit { request, ..Submit::default() }).await
 }
 
 async fn submit_to_hive(

@@ -1,19 +1,25 @@
 //! This hive, as its fleet needs it.
 
+use std::collections::HashMap;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use futures::FutureExt;
 use futures::future::BoxFuture;
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use super::asker::{Asker, By};
 use super::parse::Submission;
 use super::submit::submit;
-use crate::app::AppState;
+use crate::app::{AppState, Named};
 use crate::error::Result;
 use crate::events::Hub;
-use crate::fleet::{DeviceRecord, HiveListener, HiveRecord, Home, Offer, Submit};
+use crate::fleet::{
+    Called, DeviceRecord, HiveListener, HiveRecord, Home, ModelRecord, Offer, Serving, Submit,
+};
 use crate::jobs::{Registry, Submitted};
+use crate::models::Model;
 
 /// This hive, as its fleet needs it.
 pub(crate) struct AtHome {
@@ -60,6 +66,34 @@ impl Home for AtHome {
             }
         }
         .boxed()
+    }
+
+    fn models(&self) -> BoxFuture<'_, Result<Vec<ModelRecord>>> {
+        async {
+            let models = self.app.list_models().await?;
+            let mut called: HashMap<String, Vec<Called>> = HashMap::new();
+            for Named { alias, served_id, model } in self.app.names(&models) {
+                let name = alias.unwrap_or_else(|| served_id.clone());
+                if name != model.id {
+                    called.entry(model.id.clone()).or_default().push(Called { name, served_id });
+                }
+            }
+            let record = |model: Model| {
+                let called = called.remove(&model.id).unwrap_or_default();
+                // Where its file is concerns nobody else, and whether it is loaded changes too often.
+                ModelRecord { called, model: Model { path: PathBuf::new(), loaded: false, ..model } }
+            };
+            Ok(models.into_iter().map(record).collect())
+        }
+        .boxed()
+    }
+
+    fn settings(&self) -> watch::Receiver<u64> {
+        self.app.settings.changes()
+    }
+
+    fn serving(&self) -> Serving {
+        self.app.serving()
     }
 
     fn answer_hives(&self, listener: HiveListener, stop: CancellationToken) {

@@ -30,6 +30,7 @@ impl Operation for FleetExpel {
         let shown = crate::text::excerpt(&self.name);
         n!("fleet_expel", "🚪 Expelling hive '{shown}' from the fleet of hive '{}'", cx.hive_id);
         let expelled = cx.app.fleet_setup.expel(&self.name).await?;
+        cx.app.fleet.forget(&self.name).await;
         n!("fleet_expel", "Hive '{shown}' is out: the fleet's server takes nothing from it any more");
         Ok(expelled)
     }

@@ -59,6 +59,10 @@ pub(crate) struct Record {
     /// The id of the model; unset where the request named none that the hive knows.
     #[schema(value_type = Option<String>)]
     pub(crate) model: Option<Arc<str>>,
+    /// The hive that it was sent to last, where that is another one of the fleet.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>)]
+    pub(crate) hive: Option<Arc<str>>,
     /// The process id of the worker that it was sent to last.
     pub(crate) worker: Option<u32>,
     /// The job of the load that it waited for.

@@ -92,6 +92,11 @@ impl Recorder {
         self.0.request.lock().send(worker);
     }
 
+    /// The request goes to another hive.
+    pub(crate) fn sent_to_hive(&self, hive: &str) {
+        self.0.request.lock().send_to_hive(hive.into());
+    }
+
     /// The data of an event of the answer has arrived.
     pub(crate) fn piece(&self, data: &[u8]) {
         let Some(counted) = counted::read(data) else { return };

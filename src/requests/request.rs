@@ -37,6 +37,8 @@ pub(super) struct Request {
     /// The job of the load that it waited for.
     pub(super) job_id: Option<Arc<str>>,
     pub(super) served_by: Option<ServedBy>,
+    /// The hive that it is sent to, where that is another one.
+    pub(super) hive: Option<Arc<str>>,
     /// When its model was known.
     pub(super) asked: Option<Moment>,
     /// When it was first sent to a worker.
@@ -73,6 +75,7 @@ impl Request {
             streams: false,
             job_id: None,
             served_by: None,
+            hive: None,
             asked: None,
             first_sent: None,
             load: Duration::ZERO,
@@ -102,6 +105,7 @@ impl Request {
             started_at: self.started_at,
             caller: Arc::clone(&self.caller),
             model: self.model.clone(),
+            hive: self.hive.clone(),
             worker: self.served_by.as_ref().map(|worker| worker.pid),
             job_id: self.job_id.clone(),
             streams: self.streams,
@@ -128,7 +132,19 @@ impl Request {
             target: TARGET, "engine", otel.kind = "client", model = self.model.as_deref(), worker = worker.pid,
             outcome = Empty, prompt_tokens = Empty, cached_tokens = Empty, completion_tokens = Empty
         );
-        (self.sent, self.served_by) = (Some(now), Some(worker));
+        (self.sent, self.served_by, self.hive) = (Some(now), Some(worker), None);
+        self.sends += 1;
+    }
+
+    /// It goes to another hive.
+    pub(super) fn send_to_hive(&mut self, hive: Arc<str>) {
+        let now = monotonic();
+        self.first_sent.get_or_insert(now);
+        self.span = tracing::debug_span!(
+            target: TARGET, "engine", otel.kind = "client", model = self.model.as_deref(), hive = &*hive,
+            outcome = Empty, prompt_tokens = Empty, cached_tokens = Empty, completion_tokens = Empty
+        );
+        (self.sent, self.served_by, self.hive) = (Some(now), None, Some(hive));
         self.sends += 1;
     }
 

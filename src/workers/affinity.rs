@@ -54,27 +54,27 @@ impl Conversation {
     }
 }
 
-/// The workers that answered the requests used last.
+/// The workers that answered the requests used last: `W` tells which one.
 #[derive(Debug)]
-pub(super) struct Affinity(Mutex<LruCache<(u64, u64), u32>>);
+pub(crate) struct Affinity<W = u32>(Mutex<LruCache<(u64, u64), W>>);
 
-impl Default for Affinity {
+impl<W> Default for Affinity<W> {
     fn default() -> Self {
         Self(Mutex::new(LruCache::new(REMEMBERED)))
     }
 }
 
-impl Affinity {
+impl<W: Clone> Affinity<W> {
     /// The worker that answered the longest beginning of the conversation with this model.
-    pub(super) fn worker(&self, model: &str, conversation: &Conversation) -> Option<u32> {
+    pub(crate) fn worker(&self, model: &str, conversation: &Conversation) -> Option<W> {
         let (model, mut workers) = (hash(model), self.0.lock());
-        conversation.0.iter().rev().find_map(|beginning| workers.get(&(model, *beginning)).copied())
+        conversation.0.iter().rev().find_map(|beginning| workers.get(&(model, *beginning)).cloned())
     }
 
     /// Remembers that this worker answers the conversation.
-    pub(super) fn remember(&self, model: &str, conversation: &Conversation, pid: u32) {
+    pub(crate) fn remember(&self, model: &str, conversation: &Conversation, worker: W) {
         if let Some(whole) = conversation.0.last() {
-            self.0.lock().put((hash(model), *whole), pid);
+            self.0.lock().put((hash(model), *whole), worker);
         }
     }
 }
@@ -91,7 +91,7 @@ mod tests {
 
     #[test]
     fn the_longest_beginning_that_is_known_decides() {
-        let affinity = Affinity::default();
+        let affinity = Affinity::<u32>::default();
         let first = ["system", "hello"];
         affinity.remember("m", &Conversation::of(first), 1);
         let next = ["system", "hello", "answer", "more"];

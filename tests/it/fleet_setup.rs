@@ -1,6 +1,7 @@
 //! How several machines become one fleet, and stop being one: `fleet up`, `invite`, `join`, `leave` and `expel`, with a
 //! real nats-server.
 
+use std::net::SocketAddr;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
@@ -9,12 +10,14 @@ use std::time::Duration;
 use base64::Engine;
 use base64::prelude::BASE64_URL_SAFE_NO_PAD;
 use rbee_hive::config::Config;
+use reqwest::{Certificate, Client, Identity};
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 use tempfile::TempDir;
 
 use crate::support::{
     Daemon, TestHive, files_beneath, folder, nats_server, no_process_mentions, program, serve, soon, until,
+    write_model,
 };
 
 /// A secret of an invitation.
@@ -31,6 +34,7 @@ fn named(name: &str, server: &Path) -> impl FnOnce(&mut Config) {
         config.fleet.server = Some(server.to_owned());
         config.fleet.heartbeat = Duration::from_millis(200).into();
         config.fleet.gone_after = Duration::from_secs(60).into();
+        config.fleet.listen = Some("127.0.0.1:0".parse().expect("an address"));
     }
 }
 
@@ -328,14 +332,77 @@ async fn verb(url: &str, words: &[&str]) -> String {
     String::from_utf8(output.stdout).expect("text")
 }
 
+/// A client that shows the certificate of a hive, as a hive does, and reaches `one` at this address.
+fn with_certificate_of(hive: Option<&TestHive>, ca: &TestHive, one: SocketAddr) -> Client {
+    let read = |hive: &TestHive, name: &str| std::fs::read(fleet_folder(hive).join(name)).expect("a file");
+    let ca = Certificate::from_pem(&read(ca, "ca.pem")).expect("a certificate");
+    let client = Client::builder().no_proxy().tls_certs_only([ca]).resolve("one.hive.rbee.internal", one);
+    let client = match hive {
+        Some(hive) => {
+            let identity = [read(hive, "hive.pem"), read(hive, "hive.key")].concat();
+            client.identity(Identity::from_pem(&identity).expect("an identity"))
+        }
+        None => client,
+    };
+    client.build().expect("a client")
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn hives_that_joined_ask_each_other_with_their_certificates_and_nobody_else_does() {
+    let Some(server) = nats_server() else { return };
+    let first = TestHive::start_with(named("one", &server)).await;
+    let made = first.succeed(&up(SECRET)).await;
+    let second = TestHive::start_with(named("two", &server)).await;
+    second.succeed(&join(&made["invitation"], SECRET)).await;
+    for hive in [&first, &second] {
+        sees(hive, &["one", "two"]).await;
+    }
+    write_model(&second.models_dir(), "tiny");
+    let chat =
+        json!({ "model": "tiny", "messages": [{ "role": "user", "content": "Hi" }], "temperature": 0 });
+    until("the model of the other hive", async || {
+        let answer = first.post("/v1/chat/completions", &chat).await;
+        let answer: Value = answer.json().await.expect("JSON");
+        (answer["choices"][0]["message"]["content"] == "Hello from a small model.").then_some(())
+    })
+    .await;
+
+    let direct = status(&first).await["direct"].as_str().expect("an address").to_owned();
+    let address: SocketAddr =
+        direct.strip_prefix("https://").and_then(|address| address.parse().ok()).expect("an address of TLS");
+    let url = format!("https://one.hive.rbee.internal:{}/show", address.port());
+    let ask = async |client: &Client, says: &str| {
+        let question = json!({ "model": "nothing", "verbose": false });
+        let answer = client.post(&url).header("rbee-hive", says).json(&question).send().await.ok()?;
+        Some(answer.status().as_u16())
+    };
+    let (own, stranger) =
+        (with_certificate_of(Some(&second), &first, address), with_certificate_of(None, &first, address));
+    assert_eq!(ask(&own, "two").await, Some(404), "let in, and no such model");
+    assert_eq!(ask(&own, "one").await, Some(401), "its certificate is for another name");
+    assert_eq!(ask(&stranger, "two").await, None, "without a certificate there is no connection");
+    // Who is expelled is shown no more, so its certificate opens nothing.
+    first.succeed(&json!({ "FleetExpel": { "name": "two" } })).await;
+    sees(&first, &["one"]).await;
+    assert_eq!(ask(&own, "two").await, Some(401));
+    let answer = first.post("/v1/chat/completions", &chat).await;
+    assert_eq!(answer.status(), 404);
+    for hive in [second, first] {
+        stop(hive).await;
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn the_printed_line_joins_and_a_killed_hive_leaves_no_server_and_no_secret() {
     let Some(server) = nats_server() else { return };
     let start = async |name: &str| {
         let dir = folder();
         let file = dir.path().join("hive.toml");
-        std::fs::write(&file, format!("[fleet]\nserver = {:?}\nheartbeat = \"1s\"\n", server))
-            .expect("a file");
+        std::fs::write(
+            &file,
+            format!("[fleet]\nserver = {server:?}\nheartbeat = \"1s\"\nlisten = \"127.0.0.1:0\"\n"),
+        )
+        .expect("a file");
         let log = std::fs::File::create(dir.path().join("log")).expect("a log");
         let config = file.to_str().expect("text").to_owned();
         let mut command = serve(dir.path(), &["--config", &config, "--hive-id", name]);

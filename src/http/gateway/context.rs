@@ -3,30 +3,25 @@
 
 use std::sync::Arc;
 
-use tokio::sync::watch;
-
-use super::attempt::Shown;
 use crate::app::{App, AppState};
 use crate::config::KeepAlive;
 use crate::error::Result;
 use crate::http::operation;
 use crate::ops::{Asker, By};
-use crate::requests::Recorder;
+use crate::residency::Asking;
 use crate::workers::{DEFAULT_CONTEXT, Worker};
 
 /// Sees to it that a worker of the model has at least so many tokens of context, or as many as the model was
-/// trained for. Its job goes on where the client leaves.
+/// trained for. `waits_for` is told of the job, which goes on where the client leaves.
 ///
 /// # Errors
 /// Those of a load.
 pub(super) async fn grow(
     app: &AppState,
-    model: &Arc<str>,
-    caller: &Arc<str>,
+    Asking { model, caller, .. }: &Asking,
     least: u64,
     keep_alive: Option<KeepAlive>,
-    shown: &watch::Sender<Shown>,
-    recorder: &Recorder,
+    waits_for: impl FnOnce(Arc<str>),
 ) -> Result<()> {
     let Some(context_length) = lacking(app, model, least).await? else { return Ok(()) };
     let keep_alive = keep_alive.unwrap_or_else(|| app.residency.idle(model));
@@ -36,9 +31,7 @@ pub(super) async fn grow(
     }});
     let asker = Asker { caller: Arc::clone(caller), by: By::Gateway };
     let job = operation::submit(app, &asker, &load)?;
-    let job_id: Arc<str> = job.id().to_string().into();
-    recorder.waited_for(&job_id);
-    shown.send_modify(|shown| shown.job_id = Some(job_id));
+    waits_for(job.id().to_string().into());
     operation::end_of(app, &job).await
 }
 

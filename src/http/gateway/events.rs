@@ -12,11 +12,10 @@ use bytes::Bytes;
 use futures::Stream;
 
 use super::attempt::{Awaited, Begun};
-use super::exchange::{Answer, not_valid};
+use super::exchange::{Answer, Answerer, invalid};
 use super::output::Output;
 use super::problem::trouble;
 use super::waits::Waits;
-use crate::error::Failure;
 use crate::requests::Recorder;
 use crate::residency::Refused;
 
@@ -77,29 +76,30 @@ impl Events {
                         self.source = Source::Answering(answer);
                         Some(Bytes::new())
                     }
-                    Ok(Begun::Whole { pid, status, body, .. }) => {
+                    Ok(Begun::Whole { by, status, body, .. }) => {
                         self.source = Source::Ended;
                         self.recorder.broke_off(&body);
-                        Some(self.output.refusal(pid, status.as_u16(), &body))
+                        Some(self.output.refusal(&by, status.as_u16(), &body))
                     }
                     Err(refused) => Some(self.fail(&refused)),
                 }
             }
             Source::Answering(answer) => {
-                let pid = answer.pid;
-                match tokio::time::timeout(self.waits.silence(), answer.chunk()).await {
+                let next = tokio::time::timeout(self.waits.silence(), answer.chunk()).await;
+                let by = answer.by.clone();
+                match next {
                     Ok(Ok(Some(bytes))) => {
                         self.progress.see(&bytes, &self.recorder);
                         Some(self.output.pass(bytes))
                     }
                     Ok(Ok(None)) => {
                         let Some(end) = self.progress.end.take() else {
-                            return Some(self.fail(&breaks_off(pid)));
+                            return Some(self.fail(&breaks_off(&by)));
                         };
                         self.source = Source::Ended;
-                        Some(end.told(pid, &mut self.output))
+                        Some(end.told(&by, &mut self.output))
                     }
-                    Ok(Err(failed)) => Some(self.fail(&Failure::from(failed).into())),
+                    Ok(Err(failed)) => Some(self.fail(&failed.into())),
                     Err(_) if self.output.writes_whole_events() || self.progress.is_between_events() => {
                         Some(self.output.waiting("waiting").unwrap_or_default())
                     }
@@ -119,8 +119,8 @@ impl Events {
     }
 }
 
-fn breaks_off(pid: u32) -> Refused {
-    Failure::from(not_valid(pid, "with a stream that breaks off")).into()
+fn breaks_off(by: &Answerer) -> Refused {
+    invalid(by, "with a stream that breaks off").into()
 }
 
 /// How a stream has ended, as it says: the client knows that nothing is missing.
@@ -134,10 +134,10 @@ pub(super) enum End {
 
 impl End {
     /// What the client gets at this end.
-    fn told(&self, pid: u32, output: &mut Output) -> Bytes {
+    fn told(&self, by: &Answerer, output: &mut Output) -> Bytes {
         match self {
             Self::Done => output.end(),
-            Self::Error(error) => output.fail_as_told(pid, error),
+            Self::Error(error) => output.fail_as_told(by, error),
         }
     }
 }
@@ -246,7 +246,8 @@ mod tests {
         let mut progress = Progress::default();
         progress.see(b"data: {\"error\": {\"message\": \"out of memory\"}}\n\ndata: [DONE]\n\n", &recorder());
         let writer = Box::new(OllamaWriter::new(Form::Chat, "m"));
-        let told = progress.end.unwrap().told(1, &mut Output::from(call::Form::Written(writer)));
+        let told =
+            progress.end.unwrap().told(&Answerer::Worker(1), &mut Output::from(call::Form::Written(writer)));
         assert_eq!(&told[..], b"{\"error\":\"out of memory\"}\n");
     }
 

@@ -7,13 +7,12 @@ use bytes::Bytes;
 use serde_json::{Value, json};
 
 use super::call::Form;
-use super::exchange::not_valid;
+use super::exchange::{Answerer, invalid};
 use super::problem::trouble;
 use crate::dialects::embeddings;
 use crate::dialects::engine::{self, Reader};
 use crate::dialects::trouble::{Dialect, Trouble};
 use crate::dialects::writer::{Writer, comment};
-use crate::error::Failure;
 use crate::fields::FieldError;
 use crate::http::problem::Problem;
 
@@ -94,9 +93,9 @@ impl Output {
     }
 
     /// The end of a stream that breaks off with an error of the engine's, in its words. Untouched, it has passed.
-    pub(super) fn fail_as_told(&mut self, pid: u32, error: &[u8]) -> Bytes {
+    pub(super) fn fail_as_told(&mut self, by: &Answerer, error: &[u8]) -> Bytes {
         match self {
-            Self::Written(written) => written.writer.fail(&told(pid, 500, error)),
+            Self::Written(written) => written.writer.fail(&told(by, 500, error)),
             _ => Bytes::new(),
         }
     }
@@ -104,7 +103,7 @@ impl Output {
     /// The response for an answer that has arrived as a whole, with the headers that pass.
     pub(super) fn whole(
         &mut self,
-        pid: u32,
+        by: &Answerer,
         status: StatusCode,
         mut passed: HeaderMap,
         body: Bytes,
@@ -124,7 +123,7 @@ impl Output {
         let (status, value) = match answer {
             Some(answer) => (status, written.writer.whole(answer)),
             None => {
-                let trouble = told(pid, status.as_u16(), &body);
+                let trouble = told(by, status.as_u16(), &body);
                 let status = StatusCode::from_u16(trouble.status).unwrap_or(StatusCode::BAD_GATEWAY);
                 let mut members = written.writer.dialect().error(&trouble);
                 members.insert("code".to_owned(), trouble.code.into());
@@ -136,14 +135,14 @@ impl Output {
     }
 
     /// What ends the stream of a client that has been sent the head of one, where the engine answers no stream.
-    pub(super) fn refusal(&mut self, pid: u32, status: u16, body: &[u8]) -> Bytes {
+    pub(super) fn refusal(&mut self, by: &Answerer, status: u16, body: &[u8]) -> Bytes {
         match self {
-            Self::Written(written) => written.writer.fail(&told(pid, status, body)),
+            Self::Written(written) => written.writer.fail(&told(by, status, body)),
             _ => {
                 let error = serde_json::from_slice::<Value>(body).unwrap_or_default();
                 match error.get("error") {
                     Some(error) if !error.is_null() => last_event(&json!({"error": error})),
-                    _ => self.fail(&told(pid, status, body)),
+                    _ => self.fail(&told(by, status, body)),
                 }
             }
         }
@@ -160,12 +159,12 @@ impl Written {
 
 /// What the engine says went wrong, or that it says nothing that can be read. A request at fault keeps the engine's
 /// status; a success that has no answer is the engine's failure.
-fn told(pid: u32, status: u16, body: &[u8]) -> Trouble {
+fn told(by: &Answerer, status: u16, body: &[u8]) -> Trouble {
     let failed = if status < 400 { 502 } else { status };
     let said = serde_json::from_slice::<Value>(body).ok();
     said.and_then(|body| Trouble::of_engine(failed, &body)).unwrap_or_else(|| {
-        let nothing = not_valid(pid, format_args!("{status} with no chat completion"));
-        let told = trouble(&Failure::from(nothing).into());
+        let nothing = invalid(by, format_args!("{status} with no chat completion"));
+        let told = trouble(&nothing.into());
         Trouble { status: if failed < 500 { failed } else { told.status }, ..told }
     })
 }
@@ -217,8 +216,12 @@ mod tests {
             (500, r#"{"message": "no"}"#, 500),
         ] {
             let mut output = Output::from(Form::Written(Box::new(OllamaWriter::new(Of::Chat, "m"))));
-            let response =
-                output.whole(1, StatusCode::from_u16(status).unwrap(), HeaderMap::new(), body.into());
+            let response = output.whole(
+                &Answerer::Worker(1),
+                StatusCode::from_u16(status).unwrap(),
+                HeaderMap::new(),
+                body.into(),
+            );
             assert_eq!(response.status(), expected, "{status} {body}");
         }
     }

@@ -41,9 +41,9 @@ pub(super) async fn relay(
     };
     let job_id = waits.job_for_head();
     let response = match begun {
-        Ok(Begun::Whole { pid, status, headers, body }) => {
+        Ok(Begun::Whole { by, status, headers, body }) => {
             recorder.answered(status.as_u16(), &body);
-            output.whole(pid, status, passed_headers(&headers), body)
+            output.whole(&by, status, passed_headers(&headers), body)
         }
         Ok(Begun::Events(answer)) => {
             let (status, passed) = (answer.status, passed_headers(&answer.headers));

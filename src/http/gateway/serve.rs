@@ -12,7 +12,8 @@ use tokio::sync::watch;
 
 use super::attempt::{Attempt, Awaited, Begun, Shown};
 use super::call::Call;
-use super::context::grow;
+use super::elsewhere::Elsewhere;
+use super::forwarded::Forwarded;
 use super::output::Output;
 use super::relay::relay;
 use super::waits::Waits;
@@ -20,6 +21,7 @@ use crate::app::AppState;
 use crate::config::Capability;
 use crate::dialects::trouble::Trouble;
 use crate::error::{Code, Failure};
+use crate::fleet::Others;
 use crate::http::body::json_bytes;
 use crate::http::caller::Sender;
 use crate::http::dialect::REQUEST_ID;
@@ -149,7 +151,7 @@ pub(crate) async fn ask(
 ) -> Result<Value, Problem> {
     let (shown, _) = watch::channel(Shown::default());
     let (answer, ..) = attempt(app, sender, call, shown, recorder).await?;
-    let Begun::Whole { pid, status, body, .. } = answer.await? else {
+    let Begun::Whole { by, status, body, .. } = answer.await? else {
         return Err(Failure::internal("a worker answered a question with a stream").into());
     };
     recorder.counts(&body);
@@ -158,7 +160,7 @@ pub(crate) async fn ask(
         return Ok(value);
     }
     let said = Trouble::of_engine(status.as_u16(), &value).map(|trouble| trouble.message);
-    let message = said.unwrap_or_else(|| format!("worker {pid} answered {}", status.as_u16()));
+    let message = said.unwrap_or_else(|| format!("{by} answered {}", status.as_u16()));
     let code = if status.is_client_error() { Code::InvalidRequest } else { Code::WorkerError };
     Err(Problem::from(Failure::new(code, message)).status(status.as_u16()))
 }
@@ -172,22 +174,32 @@ async fn attempt(
     shown: watch::Sender<Shown>,
     recorder: &Recorder,
 ) -> Result<(Awaited, Output, Vec<String>), Problem> {
-    let model: Arc<str> = app.served_id(&call.model).await?.into();
+    let others = app.fleet.others().filter(|_| !call.is_of_hive);
+    let mut elsewhere = match others {
+        Some(others) => elsewhere(app, others, &call.model, forwarded(&call, sender)).await?,
+        None => None,
+    };
+    let is_here = elsewhere.as_ref().is_none_or(|elsewhere| elsewhere.is_here);
+    let model: Arc<str> =
+        if is_here { app.served_id(&call.model).await?.into() } else { call.model.as_str().into() };
     recorder.asks(&model, call.streams);
     app.check_may_use(sender.holder.as_ref(), &model)?;
-    let abilities = app.can(&model).await;
-    let asks = call.route.capability().into_iter().chain(call.needs);
-    // Many clients ask every model to think: one that cannot answers without.
-    let (wishes, needs): (Vec<_>, Vec<_>) = asks.partition(|asked| *asked == Capability::Reasoning);
-    abilities.check(&needs)?;
-    let unmet = wishes.into_iter().filter(|wish| abilities.lacks(*wish)).map(|wish| wish.to_string());
-    let ignored = call.ignored.into_iter().chain(unmet).collect();
-    let (context_length, keep_alive) = (call.context_length, call.keep_alive);
+    let mut ignored = call.ignored;
+    // Of a model that only others have, their gateway says what it cannot do.
+    if is_here {
+        let abilities = app.can(&model).await;
+        let asks = call.route.capability().into_iter().chain(call.needs);
+        // Many clients ask every model to think: one that cannot answers without.
+        let (wishes, needs): (Vec<_>, Vec<_>) = asks.partition(|asked| *asked == Capability::Reasoning);
+        match (abilities.check(&needs), &mut elsewhere) {
+            // Another hive may have an engine that can.
+            (Err(_), Some(elsewhere)) => elsewhere.is_here = false,
+            (checked, _) => checked?,
+        }
+        ignored.extend(wishes.into_iter().filter(|wish| abilities.lacks(*wish)).map(|wish| wish.to_string()));
+    }
     let attempt = Attempt {
-        admissions: app.residency.admissions().clone(),
-        workers: app.workers.clone(),
-        client: app.gateway.clone(),
-        defaults: app.defaults(&model),
+        app: Arc::clone(app),
         asking: Asking {
             model,
             caller: Arc::clone(&sender.name),
@@ -199,25 +211,49 @@ async fn attempt(
         },
         route: call.route,
         body: call.body,
+        least_context: call.context_length,
         keep_alive: call.keep_alive,
+        elsewhere,
         shown,
         recorder: recorder.clone(),
     };
-    let app = Arc::clone(app);
-    let answer = async move {
-        if let Some(least) = context_length {
-            grow(
-                &app,
-                &attempt.asking.model,
-                &attempt.asking.caller,
-                least,
-                keep_alive,
-                &attempt.shown,
-                &attempt.recorder,
-            )
-            .await?;
-        }
-        attempt.answer().await
+    Ok((attempt.answer().boxed(), call.form.into(), ignored))
+}
+
+/// The call as another hive gets it, but for the id of the model there.
+fn forwarded(call: &Call, sender: &Sender) -> Forwarded {
+    Forwarded {
+        model: String::new(),
+        route: call.route,
+        caller: sender.name.to_string(),
+        streams: call.streams,
+        conversation: call.conversation.clone(),
+        needs: call.needs.clone(),
+        keep_alive: call.keep_alive,
+        context_length: call.context_length,
+    }
+}
+
+/// The other hives that may answer a call for the model; `None` where none of them may.
+///
+/// # Errors
+/// [`Code::ModelAmbiguous`], and those of the disk.
+async fn elsewhere(
+    app: &AppState,
+    others: Others,
+    model: &str,
+    call: Forwarded,
+) -> Result<Option<Elsewhere>, Problem> {
+    let served_id = match app.served_id_itself(model).await {
+        Ok(id) => Some(id),
+        Err(failure) if failure.code == Code::ModelNotFound => None,
+        Err(failure) => return Err(failure.into()),
     };
-    Ok((answer.boxed(), call.form.into(), ignored))
+    let own = served_id.as_ref().and_then(|id| app.catalog.last_known(&app.settings.model_of(id)));
+    let is_here = served_id.is_some();
+    let mut names = vec![model.to_owned()];
+    names.extend(served_id.filter(|id| id != model));
+    let known: Vec<&str> = names.iter().map(String::as_str).collect();
+    let is_known = !others.holders(&known, own.as_ref()).is_empty();
+    Ok(is_known.then(|| Elsewhere { others, names, is_here, own, call, tried: Vec::new() }))
 }

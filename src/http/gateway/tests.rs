@@ -15,7 +15,7 @@ use tokio_stream::wrappers::UnboundedReceiverStream;
 use tokio_util::sync::CancellationToken;
 
 use super::attempt::{Shown, begin};
-use super::exchange::Upstream;
+use super::exchange::{Answerer, Upstream};
 use super::output::Output;
 use super::relay::relay;
 use super::waits::{Intervals, Waits};
@@ -28,6 +28,7 @@ use crate::http::problem::Problem;
 use crate::http::testing::{Served, read_until, soon, status};
 use crate::outgoing;
 use crate::requests::{Ledger, Recorder};
+use crate::residency::Refused;
 
 const TIME_LIMIT: Duration = Duration::from_secs(10);
 
@@ -46,12 +47,12 @@ async fn gateway(url: String) -> (Served, Arc<Notify>) {
 }
 
 /// The worker at `url`, and one request in flight.
-fn upstream(url: String, ended: Arc<Notify>) -> Upstream {
+fn upstream(client: &reqwest::Client, url: &str, ended: Arc<Notify>) -> Upstream {
+    let url: reqwest::Url = format!("{url}/v1/chat/completions").parse().unwrap();
     Upstream {
-        pid: 7,
+        by: Answerer::Worker(7),
+        request: client.post(url.clone()).bearer_auth("the-secret"),
         url,
-        path: "/v1/chat/completions".into(),
-        secret: "the-secret".into(),
         unresponsive: Box::pin(std::future::pending()),
         guard: Box::new(InFlight(ended)),
     }
@@ -65,14 +66,11 @@ async fn gateway_with(url: String, silence: Duration) -> (Served, Arc<Notify>) {
     let handler = post(move |request: Request| async move {
         let body = json_bytes(request, 1 << 20, TIME_LIMIT).await?;
         let streams = String::from_utf8_lossy(&body).contains("\"stream\":true");
-        let upstream = upstream(url, guard);
+        let upstream = upstream(&client, &url, guard);
         let intervals = Intervals { queued: TIME_LIMIT, asked: silence, narrations: TIME_LIMIT };
         let recorder = Recorder::new(&Ledger::default(), "somebody".into());
         let waits = Waits::new(watch::channel(Shown::default()).1, false, intervals);
-        let answer = async move {
-            let begun = begin(&client, upstream, body).await;
-            begun.map_err(|failed| Failure::from(failed).into())
-        };
+        let answer = async move { begin(upstream, body).await.map_err(Into::into) };
         Ok::<_, Problem>(relay(answer.boxed(), streams, waits, Output::Untouched, recorder).await)
     });
     let app = Router::new().route("/v1/chat/completions", handler).layer(from_fn(dialect::speak));
@@ -381,9 +379,10 @@ async fn an_answer_that_is_too_long_is_not_kept_in_memory() {
     let worker = worker(|| async { ([("content-type", "application/json")], "{\"choices\":[]}") }).await;
     let client = outgoing::for_workers(TIME_LIMIT).unwrap();
     let read = async |limit: usize| {
-        let upstream = upstream(format!("http://{}", worker.address), Arc::default());
-        let mut answer = super::exchange::ask(&client, upstream, Bytes::new()).await.unwrap();
-        whole::read(&mut answer, limit).await.map_err(Failure::from)
+        let upstream = upstream(&client, &format!("http://{}", worker.address), Arc::default());
+        let mut answer = super::exchange::ask(upstream, Bytes::new()).await.unwrap();
+        let read = whole::read(&mut answer, limit).await;
+        read.map_err(|failed| Failure::clone(Refused::from(failed).failure()))
     };
     assert_eq!(read(14).await.unwrap(), "{\"choices\":[]}");
     let failure = read(13).await.unwrap_err();

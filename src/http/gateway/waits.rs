@@ -73,7 +73,9 @@ impl Waits {
         loop {
             let mut queued = self.shown.borrow_and_update().queued.clone();
             let wait = queued.as_mut().and_then(Watch::look);
-            let text = wait.as_ref().filter(|_| self.narrates).map(in_words);
+            let hive = self.shown.borrow().hive.clone();
+            let text = wait.as_ref().map(in_words).or(hive.map(|hive| format!("waiting for hive '{hive}'")));
+            let text = text.filter(|_| self.narrates);
             let pause = match &text {
                 Some(_) if self.last.is_none() => Duration::ZERO,
                 Some(_) if self.last != text => self.intervals.narrations,

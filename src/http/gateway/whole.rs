@@ -6,8 +6,8 @@ use bytes::{Bytes, BytesMut};
 use serde::de::IgnoredAny;
 use serde_json::{Value, json};
 
-use super::exchange::{Answer, NoAnswer, not_valid};
-use crate::error::{Code, Failure};
+use super::exchange::{Answer, NoAnswer, invalid, not_valid};
+use crate::error::Code;
 
 /// The longest answer, in bytes: embeddings of many texts are the longest.
 pub(super) const MAX_ANSWER: usize = 256 << 20;
@@ -22,16 +22,15 @@ pub(super) async fn read(answer: &mut Answer, most: usize) -> Result<Bytes, NoAn
     while let Some(chunk) = answer.chunk().await? {
         body.extend_from_slice(&chunk);
         if body.len() > most {
-            return Err(not_valid(answer.pid, format_args!("with more than {} MiB", most >> 20)));
+            return Err(not_valid(&answer.by, format_args!("with more than {} MiB", most >> 20)));
         }
     }
     let status = answer.status.as_u16();
     if body.iter().all(u8::is_ascii_whitespace) {
-        return Err(not_valid(answer.pid, format_args!("{status} with nothing")));
+        return Err(not_valid(&answer.by, format_args!("{status} with nothing")));
     }
     if let Err(error) = serde_json::from_slice::<IgnoredAny>(&body) {
-        let failure: Failure =
-            not_valid(answer.pid, format_args!("{status} with JSON that breaks off")).into();
+        let failure = invalid(&answer.by, format_args!("{status} with JSON that breaks off"));
         return Err(NoAnswer::Invalid(failure.detail(error)));
     }
     let body = body.freeze();

@@ -5,7 +5,7 @@ use sha2::{Digest, Sha256};
 use utoipa::ToSchema;
 
 use crate::app::App;
-use crate::config::Capability;
+use crate::config::{Capabilities, Capability};
 use crate::models::Model;
 use crate::text::hex;
 
@@ -76,8 +76,13 @@ pub(super) fn name_of(model: &Model) -> &str {
 /// What a model, or the variant of it that is served under that id, can do, in Ollama's words. What is not known is
 /// not claimed.
 pub(super) fn capabilities(app: &App, model: &Model, served_id: &str) -> Vec<&'static str> {
-    let Some(known) = app.abilities(model, served_id).list() else { return vec!["completion"] };
-    let in_ollamas_words = |capability| match capability {
+    in_ollamas_words(app.abilities(model, served_id).list())
+}
+
+/// The same, of what is known of a model.
+pub(super) fn in_ollamas_words(known: Option<Capabilities>) -> Vec<&'static str> {
+    let Some(known) = known else { return vec!["completion"] };
+    let word = |capability| match capability {
         Capability::Chat => Some("completion"),
         Capability::Embeddings => Some("embedding"),
         Capability::Images => Some("vision"),
@@ -85,7 +90,7 @@ pub(super) fn capabilities(app: &App, model: &Model, served_id: &str) -> Vec<&'s
         Capability::Reasoning => Some("thinking"),
         Capability::Completions | Capability::Rerank | Capability::JsonOutput => None,
     };
-    known.into_iter().filter_map(in_ollamas_words).collect()
+    known.into_iter().filter_map(word).collect()
 }
 
 /// The hash of the model's contents, where it is known without reading the file. Ollama's clients need digits to

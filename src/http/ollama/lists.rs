@@ -8,8 +8,9 @@ use axum::http::Extensions;
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use super::card::{Card, capabilities, name_of};
+use super::card::{Card, capabilities, in_ollamas_words, name_of};
 use crate::app::{App, AppState, Named};
+use crate::fleet::NamedThere;
 use crate::http::caller::holder;
 use crate::http::problem::Problem;
 use crate::models::{Model, Status};
@@ -88,7 +89,7 @@ pub(crate) async fn tags(
 ) -> Result<Json<List<Available>>, Problem> {
     let models = app.catalog.list().await?;
     app.workers.engines().await;
-    let models = app
+    let mut models: Vec<_> = app
         .names(&models)
         .into_iter()
         .filter(|named| matches!(named.model.status, Status::Available | Status::Unknown))
@@ -99,6 +100,20 @@ pub(crate) async fn tags(
             modified_at: model.added_at.clone(),
         })
         .collect();
+    if let Some(others) = app.fleet.others() {
+        let there = others.named().into_iter().filter(|(name, _)| app.may_use(holder(&extensions), name));
+        for (name, NamedThere { record, served_id, .. }) in there {
+            let model = &record.model;
+            let name = if name == served_id { shown(&served_id, model) } else { name };
+            if models.iter().all(|listed| listed.card.name != name) {
+                models.push(Available {
+                    capabilities: in_ollamas_words(model.capabilities.clone()),
+                    card: Card::of(name, model),
+                    modified_at: model.added_at.clone(),
+                });
+            }
+        }
+    }
     Ok(Json(List { models }))
 }
 

@@ -2,16 +2,18 @@
 
 use axum::Json;
 use axum::extract::{Request, State};
+use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
 use super::asked::{Answered, model, read};
 use super::card::{Details, capabilities};
 use super::shape::{ShowRequest, Shown};
 use crate::app::{App, AppState, Target};
-use crate::error::Code;
+use crate::error::{Code, Failure};
 use crate::fields::Fields;
 use crate::http::caller::holder;
 use crate::http::ignored::telling;
+use crate::http::problem::Problem;
 use crate::models::gguf::{Array, Arrays, Header, Value as Gguf};
 
 /// The key of the chat template, which has a member of its own.
@@ -32,14 +34,50 @@ pub(crate) async fn show(State(app): State<AppState>, request: Request) -> Answe
     let holder = holder(request.extensions()).cloned();
     let body = read(&app, request).await?;
     let fields = Fields::new("", &body)?;
-    let target = app.find_target(model(&fields)?).await?;
-    app.check_may_use(holder.as_ref(), &target.served_id())?;
-    let is_verbose = fields.bool("verbose")?.unwrap_or(false);
-    let arrays = if is_verbose { Arrays::Keep } else { Arrays::Skip };
+    let name = model(&fields)?;
+    let verbose = fields.bool("verbose")?.unwrap_or(false);
+    let shown = match app.find_target(name).await {
+        Ok(target) => {
+            app.check_may_use(holder.as_ref(), &target.served_id())?;
+            shown_here(&app, &target, verbose).await?
+        }
+        Err(failure) => {
+            let there = app.fleet.others().filter(|_| failure.code == Code::ModelNotFound);
+            let there =
+                there.and_then(|others| Some((others.holders(&[name], None).into_iter().next()?, others)));
+            let Some((holder_there, others)) = there else { return Err(failure.into()) };
+            app.check_may_use(holder.as_ref(), name)?;
+            let question = ShownThere { model: holder_there.served_id, verbose };
+            others.peer(&holder_there.hive)?.ask(SHOW, &question).await?
+        }
+    };
+    Ok(telling(Json(shown), &fields.others(&["model", "name", "verbose"])))
+}
+
+/// The path at which a hive asks another one what a model is.
+pub(crate) const SHOW: &str = "/show";
+
+/// What a hive asks another one.
+#[derive(Deserialize, Serialize)]
+pub(crate) struct ShownThere {
+    model: String,
+    verbose: bool,
+}
+
+/// Shows a model to another hive.
+pub(crate) async fn show_to_hive(
+    State(app): State<AppState>,
+    Json(ShownThere { model, verbose }): Json<ShownThere>,
+) -> Result<Json<Value>, Problem> {
+    let target = app.find_target(&model).await?;
+    Ok(Json(shown_here(&app, &target, verbose).await?))
+}
+
+async fn shown_here(app: &App, target: &Target, verbose: bool) -> Result<Value, Failure> {
+    let arrays = if verbose { Arrays::Keep } else { Arrays::Skip };
     let header = app.catalog.header(&target.model, arrays).await?;
     app.workers.engines().await;
-    let shown = shown(&app, &target, &header);
-    Ok(telling(Json(shown), &fields.others(&["model", "name", "verbose"])))
+    Ok(shown(app, target, &header))
 }
 
 fn shown(app: &App, target: &Target, header: &Header) -> Value {

@@ -4,6 +4,7 @@ use serde::Serialize;
 use utoipa::ToSchema;
 
 use crate::config::Capabilities;
+use crate::fleet::NamedThere;
 use crate::models::{Model, Status};
 use crate::text::each_member;
 
@@ -31,6 +32,9 @@ pub(crate) struct Card {
     /// Of an alias or a variant: the id of what it is.
     #[serde(skip_serializing_if = "Option::is_none")]
     base: Option<String>,
+    /// In a fleet: the hives that have it.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    hives: Vec<String>,
 }
 
 impl Card {
@@ -47,7 +51,27 @@ impl Card {
             context_length: model.context_length,
             capabilities,
             base: None,
+            hives: Vec::new(),
         }
+    }
+
+    /// What other hives of the fleet have under a name.
+    pub(super) fn there(name: String, there: NamedThere) -> Self {
+        let NamedThere { record, served_id, hives, is_loaded } = there;
+        let card = Self::of(&record.model, is_loaded, record.model.capabilities.clone());
+        let card = if name == served_id { card.served(served_id, None) } else { card.called(name) };
+        Self { hives, ..card }
+    }
+
+    /// The same, which this hive has and these other ones too.
+    pub(super) fn at(self, own: &str, there: Option<NamedThere>) -> Self {
+        let mut hives = vec![own.to_owned()];
+        let mut loaded = self.loaded;
+        if let Some(there) = there.filter(|there| there.record.model.size_bytes == self.size_bytes) {
+            hives.extend(there.hives);
+            loaded |= there.is_loaded;
+        }
+        Self { hives, loaded, ..self }
     }
 
     /// The model or the variant of that id, with the context that the settings give it.

@@ -11,6 +11,7 @@ use super::shape::{
 };
 use crate::app::{App, AppState};
 use crate::callers::Caller;
+use crate::error::Code;
 use crate::http::gateway;
 use crate::http::problem::Problem;
 use crate::models::Model;
@@ -94,7 +95,8 @@ pub(crate) async fn rerank(State(app): State<AppState>, request: Request) -> Res
     gateway::serve(&app, request, |body| read(Route::Rerank, body)).await
 }
 
-/// Every model, and every variant and alias of the settings, that the caller may use.
+/// Every model, and every variant and alias of the settings, that the caller may use. In a fleet also those of the
+/// other hives.
 pub(crate) async fn cards(app: &App, caller: Option<&Caller>) -> Result<Vec<Card>, Problem> {
     let models = app.catalog.list().await?;
     app.workers.engines().await;
@@ -103,12 +105,38 @@ pub(crate) async fn cards(app: &App, caller: Option<&Caller>) -> Result<Vec<Card
         let card = of(app, named.model, named.served_id);
         named.alias.into_iter().fold(card, Card::called)
     });
-    Ok(cards.collect())
+    let Some(others) = app.fleet.others() else { return Ok(cards.collect()) };
+    let (own, mut there) = (others.own().as_str(), others.named());
+    let mut cards: Vec<_> = cards
+        .map(|card| {
+            let there = there.remove(&card.id);
+            card.at(own, there)
+        })
+        .collect();
+    let there = there.into_iter().filter(|(name, _)| app.may_use(caller, name));
+    cards.extend(there.map(|(name, there)| Card::there(name, there)));
+    Ok(cards)
 }
 
 /// What a caller names, and may use.
 pub(crate) async fn card(app: &App, caller: Option<&Caller>, name: &str) -> Result<Card, Problem> {
-    let target = app.find_requested(name).await?;
+    let there =
+        app.fleet.others().and_then(|others| Some((others.own().clone(), others.named().remove(name)?)));
+    let target = match (app.find_target(name).await, there) {
+        (Ok(target), there) => {
+            app.check_may_use(caller, &target.served_id())?;
+            let card = of(app, &target.model, target.served_id());
+            return Ok(match there {
+                Some((own, there)) => card.at(own.as_str(), Some(there)),
+                None => card,
+            });
+        }
+        (Err(failure), Some((_, there))) if failure.code == Code::ModelNotFound => {
+            app.check_may_use(caller, name)?;
+            return Ok(Card::there(name.to_owned(), there));
+        }
+        (Err(_), _) => app.find_requested(name).await?,
+    };
     app.check_may_use(caller, &target.served_id())?;
     Ok(of(app, &target.model, target.served_id()))
 }
