@@ -54,9 +54,12 @@ async function next() {
 /** @param {string} id @param {import("./types.js").JobEvent[]} events */
 function apply(id, events) {
   const job = hive.jobs.get(id);
-  const said = events.filter(({ event, data }) => event === "narration" && data.level !== "debug").at(-1)?.data;
+  const said = events
+    .filter(({ event, data }) => event === "narration" && data.level !== "debug")
+    .at(-1)?.data;
   if (!job || job.ended_at || !said) return;
-  const running = job.state === "queued" ? { state: /** @type {const} */ ("running"), started_at: said.at } : {};
+  const running =
+    job.state === "queued" ? { state: /** @type {const} */ ("running"), started_at: said.at } : {};
   hive.applyJob({
     change: "progress",
     job: { ...job, ...running },

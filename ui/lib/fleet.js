@@ -18,7 +18,8 @@ class Others {
   lists = new Map();
   /** Why hives did not answer, by hive. @type {Map<string, string>} */
   failures = new Map();
-  /** The hives that answer requests for a model, as the gateway of this one lists it. @type {Map<string, string[]>} */
+  /** The hives that answer requests for a model, by its id, as this one's gateway tells.
+   * @type {Map<string, string[]>} */
   served = new Map();
   /** @type {Problem|null} */
   problem = null;
@@ -37,7 +38,7 @@ class Others {
   watch(signal) {
     const look = () => {
       if (hive.otherHives().length === 0) this.#forget();
-      else if (told() !== this.#read || this.#isUnsettled()) this.#readSoon();
+      else if (told() !== this.#read || this.#isOpen()) this.#readSoon();
     };
     this.#views += 1;
     signal.addEventListener("abort", () => (this.#views -= 1));
@@ -49,20 +50,26 @@ class Others {
     look();
   }
 
-  /** Whether something starts or stops, which ends without a change of the numbers. */
-  #isUnsettled() {
+  /** Whether the next read may differ although the hives tell the same: something starts or stops, or a hive
+   * that can be reached did not answer. */
+  #isOpen() {
     const all = [...this.lists.values()].flatMap(({ workers }) => workers);
-    return all.some(({ status }) => status === "starting" || status === "loading" || status === "stopping");
+    const silent = hive.otherHives().filter((each) => this.failures.has(each.hive));
+    return (
+      this.problem !== null ||
+      silent.some(({ presence }) => presence === "reachable") ||
+      all.some(({ status }) => status === "starting" || status === "loading" || status === "stopping")
+    );
   }
 
   #forget() {
-    if (this.isKnown) {
-      this.isKnown = false;
-      this.lists = new Map();
-      this.failures = new Map();
-      this.served = new Map();
-      hive.changed("others");
-    }
+    if (!this.isKnown && !this.problem) return;
+    this.isKnown = false;
+    this.problem = null;
+    this.lists = new Map();
+    this.failures = new Map();
+    this.served = new Map();
+    hive.changed("others");
   }
 
   #readSoon() {
@@ -102,7 +109,9 @@ class Others {
       const failure = models[name]?.failure ?? workers[name]?.failure;
       if (failure) this.failures.set(name, failure.message);
       else {
-        const own = new Map((models[name]?.result ?? []).map((/** @type {Model} */ model) => [model.id, model]));
+        const own = new Map(
+          (models[name]?.result ?? []).map((/** @type {Model} */ model) => [model.id, model]),
+        );
         this.lists.set(name, { models: own, workers: workers[name]?.result ?? [] });
       }
     }

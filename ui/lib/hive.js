@@ -8,7 +8,8 @@
 /** @typedef {import("./types.js").FleetStatus} FleetStatus */
 /** @typedef {import("./types.js").FleetHive} FleetHive */
 /** `fleet`: who is in it; `others`: what `fleet.js` has read of the other hives.
- * @typedef {"models"|"workers"|"jobs"|"engines"|"residency"|"telemetry"|"fleet"|"others"|"connection"} State */
+ * @typedef {"models"|"workers"|"jobs"|"engines"|"residency"|"telemetry"|"connection"|"fleet"|"others"} State
+ */
 /** @typedef {State|"caller"|"callers"} Topic */
 /** @typedef {object} Connection
  * @property {"connecting"|"live"|"lost"} state
@@ -80,8 +81,8 @@ class Hive extends EventTarget {
       job.job_id,
       { ...this.jobs.get(job.job_id), ...job },
     ]);
-    // Ended jobs that were loaded earlier stay; a running job that the snapshot lacks has ended. It has none of
-    // other hives.
+    // Ended jobs that were loaded earlier stay; a running job that the snapshot lacks has ended, but for
+    // those of other hives.
     this.jobs = new Map([...[...this.jobs].filter(([, job]) => job.ended_at || !isOurs(job)), ...acts]);
     this.residency = snapshot.residency;
     this.applyFleet(snapshot.fleet);
@@ -209,7 +210,12 @@ class Hive extends EventTarget {
       this.workers.set(worker.pid, worker);
       let samples = this.workerHistory.get(worker.worker_id);
       if (!samples) this.workerHistory.set(worker.worker_id, (samples = []));
-      samples.push({ at, cpu: worker.cpu_percent, rss: worker.rss_bytes, tokens: worker.tokens_generated });
+      samples.push({
+        at,
+        cpu: worker.cpu_percent,
+        rss: worker.rss_bytes,
+        tokens: worker.tokens_generated,
+      });
       if (samples.length > HISTORY) samples.shift();
     }
     const alive = new Set([...this.workers.values()].map((worker) => worker.worker_id));

@@ -205,7 +205,11 @@ class DownloadDialog extends PlanView {
             )
           : h(
               "button",
-              { type: "submit", class: "primary", disabled: !this.source.trim() || planning !== null },
+              {
+                type: "submit",
+                class: "primary",
+                disabled: !this.source.trim() || planning !== null,
+              },
               h("span", null, plan ? "Update the plan" : "Show the plan"),
             ),
       ),
@@ -268,7 +272,11 @@ class DownloadDialog extends PlanView {
         job
           ? h(
               "a",
-              { class: "button quiet", href: link("jobs", this.job), onclick: () => closeDialog(this) },
+              {
+                class: "button quiet",
+                href: link("jobs", this.job),
+                onclick: () => closeDialog(this),
+              },
               "All messages",
             )
           : null,

@@ -1,5 +1,5 @@
-// The dialogs that invite a machine into the fleet and expel a hive from it. The secret of an invitation is made
-// here and shown once: the hive gets its hash.
+// The dialogs that invite a machine into the fleet and expel a hive from it. The secret of an invitation is
+// made here and shown once: the hive gets its hash.
 
 import { randomHex } from "../client.js";
 import { Problem, run } from "../lib/api.js";
@@ -91,7 +91,7 @@ class InviteDialog extends View {
         "p",
         { role: "status" },
         h("strong", null, "Run this on the machine that is to join"),
-        `, which needs a hive that runs. It is for one machine, until ${instant(end)}, and is shown only now.`,
+        `, which needs a hive that runs. It is for one machine, until ${instant(end)}, and shown only now.`,
       ),
       code(join + this.secret, "sh"),
       others.length
@@ -175,9 +175,9 @@ class ExpelDialog extends View {
       h(
         "p",
         { class: "muted" },
-        "The fleet's server ends its connections at once, and takes none from it any more. That hive goes on ",
-        "alone, with its models, workers and jobs; the others cannot reach them. Only another invitation lets it ",
-        "in again.",
+        "The fleet's server ends its connections at once, and takes none from it any more. That hive goes ",
+        "on alone, with its models, workers and jobs; the others cannot reach them. Only another invitation ",
+        "lets it in again.",
       ),
       makerField("expel-by", this.by, (by) => (this.by = by)),
       h(

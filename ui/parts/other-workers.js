@@ -31,7 +31,11 @@ function section({ hive: name, url }) {
       "div",
       { class: "card-head" },
       h("h2", null, `On ${name} (${workers.length})`),
-      h("a", { href: `${url}/#/workers`, rel: "noreferrer" }, `The page of ${name}`),
+      h(
+        "a",
+        { href: `${url}/#/workers`, rel: "noreferrer", "aria-label": `The page of ${name}` },
+        "Its page",
+      ),
     ),
     h(
       "ul",

@@ -103,14 +103,22 @@ function card(one, fleet) {
       fact("Models", count(one.models)),
       fact("Workers", count(one.workers)),
       fact("Jobs", count(one.jobs)),
-      fact("Uptime", h("span", { title: instant(at) }, isGone ? "–" : live(() => roughly(between(at, null))))),
+      fact(
+        "Uptime",
+        h("span", { title: instant(at) }, isGone ? "–" : live(() => roughly(between(at, null)))),
+      ),
     ),
     h(
       "div",
       { class: "actions" },
       isHere
         ? h("span", { class: "muted small-text" }, url)
-        : h("a", { class: "button small", href: url, rel: "noreferrer" }, icon("arrow"), h("span", null, url)),
+        : h(
+            "a",
+            { class: "button small", href: url, rel: "noreferrer" },
+            icon("arrow"),
+            h("span", null, url),
+          ),
       isHere
         ? null
         : button(
@@ -123,12 +131,18 @@ function card(one, fleet) {
   );
 }
 
-/** Whether it can be reached; where it cannot, for how long, if the page saw it happen. @param {FleetHive} one */
+/** Whether it can be reached; where it cannot, for how long, if the page saw it happen.
+ * @param {FleetHive} one */
 function presence({ presence: now, since, end }) {
   const state = end ? "stopped" : now === "reachable" ? "ready" : "unresponsive";
   const word = end ?? now;
   if (!since || (word === "reachable" && !end)) return chip(state, word);
-  return h("span", { class: "since" }, chip(state, word), live(() => `for ${elapsed(since)}`));
+  return h(
+    "span",
+    { class: "since" },
+    chip(state, word),
+    live(() => `for ${elapsed(since)}`),
+  );
 }
 
 /** @param {FleetHive["devices"][number]} device */

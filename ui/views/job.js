@@ -117,7 +117,11 @@ class JobPage extends View {
         });
     }
     if (this.job?.state === "queued" && this.narrations.length > 1)
-      this.job = { ...this.job, state: "running", started_at: this.job.started_at ?? this.narrations[0].at };
+      this.job = {
+        ...this.job,
+        state: "running",
+        started_at: this.job.started_at ?? this.narrations[0].at,
+      };
     this.update();
   }
 
@@ -224,7 +228,8 @@ class JobPage extends View {
   /** @param {Job} job */
   async #again(job) {
     // Deleting again asks again: a new model may have the id by now.
-    const model = job.operation === "model_delete" && isOurs(job) ? hive.models.get(job.request.id) : undefined;
+    const model =
+      job.operation === "model_delete" && isOurs(job) ? hive.models.get(job.request.id) : undefined;
     if (model) return openDelete(model);
     const id = await act(job.request);
     if (id) location.hash = link("jobs", id);

@@ -154,7 +154,11 @@ class Jobs extends ListView {
     const others = hive.otherHives().map((each) => each.hive);
     if (others.length === 0 && !this.of) return null;
     const names = others.includes(this.of) || ["", ALL].includes(this.of) ? others : [...others, this.of];
-    const choices = [choice("", "This hive"), choice(ALL, "All hives"), ...names.map((name) => choice(name, name))];
+    const choices = [
+      choice("", "This hive"),
+      choice(ALL, "All hives"),
+      ...names.map((name) => choice(name, name)),
+    ];
     return select({ "aria-label": "Hive" }, choices, this.of, (of) => this.#chooseHive(of));
   }
 
@@ -215,7 +219,11 @@ function row(job) {
     { "data-state": job.state },
     chip(job.state, stateWord(job)),
     h("a", { class: "grow", href: link("jobs", job.job_id) }, title(job)),
-    h("span", { class: "muted outcome" }, [isOurs(job) ? "" : job.hive, outcome(job)].filter(Boolean).join(" · ")),
+    h(
+      "span",
+      { class: "muted outcome" },
+      [isOurs(job) ? "" : job.hive, outcome(job)].filter(Boolean).join(" · "),
+    ),
     job.progress && !job.ended_at ? progressBar(job.progress, `Progress of: ${title(job)}`) : null,
     h("span", { class: "num took" }, took(job)),
     h(

@@ -301,14 +301,9 @@ const isAnswered = (id) => hive.models.has(id) || (others.served.get(id)?.length
 function silence() {
   const { failures, problem } = others;
   if (!isOfMany() || (failures.size === 0 && !problem)) return null;
-  const why = problem ? [problem.message] : [...failures].map(([name, failure]) => `${name}: ${failure}`);
-  return h(
-    "p",
-    { class: "muted" },
-    `The list lacks what ${problem ? "other hives have" : [...failures.keys()].join(", ")} `,
-    problem || failures.size > 1 ? "" : "has ",
-    `(${why.join("; ")}).`,
-  );
+  const whose = problem ? "other hives" : [...failures.keys()].join(", ");
+  const why = problem ? problem.message : [...failures.values()].join("; ");
+  return h("p", { class: "muted" }, `The list lacks the models of ${whose}: ${why}.`);
 }
 
 /** @param {Row} row @param {boolean} chosen */
