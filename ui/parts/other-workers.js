@@ -6,6 +6,7 @@ import { bytes, count } from "../lib/format.js";
 import { hive, isAlive } from "../lib/hive.js";
 import { link } from "../lib/view.js";
 import { button, chip } from "./parts.js";
+import { silence } from "./places.js";
 import { act } from "./toasts.js";
 
 /** @typedef {import("../lib/types.js").Worker} Worker */
@@ -17,6 +18,7 @@ export function otherWorkers() {
   const idle = known.filter(({ hive: name }) => count(name) === 0).map(({ hive: name }) => name);
   return [
     ...known.filter(({ hive: name }) => count(name) > 0).map(section),
+    silence("workers"),
     idle.length ? h("p", { class: "muted", key: "idle" }, `No worker on ${idle.join(", ")}.`) : null,
   ];
 }

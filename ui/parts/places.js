@@ -1,7 +1,7 @@
 // Where a model is, and what can be done with it there.
 
 import { h } from "../lib/dom.js";
-import { to } from "../lib/fleet.js";
+import { others, to } from "../lib/fleet.js";
 import { hive, isLoadable } from "../lib/hive.js";
 import { stateAt } from "../lib/places.js";
 import { link } from "../lib/view.js";
@@ -15,6 +15,15 @@ import { act } from "./toasts.js";
 
 /** Whether the hive is one of several. */
 export const isOfMany = () => hive.otherHives().length > 0;
+
+/** Which hives did not tell what they have. @param {"models"|"workers"} what */
+export function silence(what) {
+  const { failures, problem } = others;
+  if (!isOfMany() || (failures.size === 0 && !problem)) return null;
+  const whose = problem ? "other hives" : [...failures.keys()].join(", ");
+  const why = problem ? problem.message : [...failures.values()].join("; ");
+  return h("p", { class: "muted" }, `The list lacks the ${what} of ${whose}: ${why}.`);
+}
 
 /** @param {Place} place */
 export const devices = ({ workers }) =>

@@ -234,11 +234,13 @@ function row(job) {
   );
 }
 
-/** What the other hives tell of how many jobs run there. */
+/** What the other hives tell of themselves, as far as jobs change it. */
 const told = () =>
   hive
     .otherHives()
-    .map(({ hive, run, presence, jobs }) => [hive, run, presence, jobs].join(" "))
+    .map(({ hive, run, presence, models, workers, jobs }) =>
+      [hive, run, presence, models, workers, jobs].join(" "),
+    )
     .join();
 
 customElements.define("hive-jobs", Jobs);

@@ -18,7 +18,7 @@ import "../parts/downloads.js";
 import { engineAdvice } from "../parts/engines.js";
 import { onValue, select } from "../parts/fields.js";
 import { abilities, button, chip, empty, failureBox, waiting } from "../parts/parts.js";
-import { devices, isOfMany, placeChip, placeList } from "../parts/places.js";
+import { devices, isOfMany, placeChip, placeList, silence } from "../parts/places.js";
 import { modelFacts } from "../parts/result.js";
 import { openSettings } from "../parts/settings-dialog.js";
 import { act, showProblem } from "../parts/toasts.js";
@@ -96,7 +96,7 @@ class Models extends ListView {
         ),
       ),
       h("model-downloads", null),
-      silence(),
+      silence("models"),
       h(
         "div",
         { class: `split${id ? " with-panel" : ""}` },
@@ -296,15 +296,6 @@ const sizes = ({ places }) => places.map(({ model }) => model.size_bytes);
 /** Whether requests for a model are answered by this hive: it has it, or passes them on.
  * @param {string} id */
 const isAnswered = (id) => hive.models.has(id) || (others.served.get(id)?.length ?? 0) > 0;
-
-/** Which hives did not tell what they have. */
-function silence() {
-  const { failures, problem } = others;
-  if (!isOfMany() || (failures.size === 0 && !problem)) return null;
-  const whose = problem ? "other hives" : [...failures.keys()].join(", ");
-  const why = problem ? problem.message : [...failures.values()].join("; ");
-  return h("p", { class: "muted" }, `The list lacks the models of ${whose}: ${why}.`);
-}
 
 /** @param {Row} row @param {boolean} chosen */
 function tableRow(row, chosen) {
