@@ -129,20 +129,25 @@ const told = () =>
     .map(({ hive, run, presence, models, workers }) => [hive, run, presence, models, workers].join(" "))
     .join();
 
-/** Reads how the hive stands in its fleet. Nothing announces what has become of its own connection. */
+let isReading = false;
+
+/** Reads how the hive stands in its fleet. */
 export async function refreshFleet() {
+  if (isReading) return;
+  isReading = true;
   try {
     hive.applyFleet(await run({ FleetStatus: {} }));
   } catch {
     // It stays what it was, until the next event or connection.
   }
+  isReading = false;
 }
 
 /** @param {{change: string, hive: FleetHive}} news */
 export function applyHive(news) {
-  // This hive has just come into a fleet.
-  if (!hive.fleet) refreshFleet();
-  else hive.applyHive(news);
+  hive.applyHive(news);
+  // This hive has just come into its fleet, or is back in it: only the others are announced.
+  if (!hive.fleet?.is_in) refreshFleet();
 }
 
 hive.addEventListener("ended", (event) => {

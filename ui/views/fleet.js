@@ -12,8 +12,8 @@ import { button, chip, empty, failureBox, stack, waiting } from "../parts/parts.
 /** @typedef {import("../lib/types.js").FleetStatus} FleetStatus */
 /** @typedef {import("../lib/types.js").FleetHive} FleetHive */
 
-/** Every hive gives signs of life more often than this, in milliseconds, while all is well. */
-const SILENCE_MS = 20_000;
+/** While all is well, some hive tells something new more often than this, in milliseconds. */
+const SILENCE_MS = 12_000;
 
 class Fleet extends View {
   /** @type {import("../lib/hive.js").Topic[]} */
@@ -24,14 +24,14 @@ class Fleet extends View {
   start() {
     hive.on(["fleet"], () => (this.#heardAt = Date.now()), this.life.signal);
     if (hive.fleet) refreshFleet();
-    const timer = setInterval(() => this.#ask(), SILENCE_MS / 2);
+    const timer = setInterval(() => this.#ask(), SILENCE_MS / 4);
     this.life.signal.addEventListener("abort", () => clearInterval(timer));
   }
 
-  /** No event tells that this hive's own connection is lost or back, but then none comes: it is asked. */
+  /** No event tells that this hive's own connection is lost, but then none comes: it is asked. */
   #ask() {
     const isSilent = Date.now() - this.#heardAt >= SILENCE_MS;
-    if (hive.fleet && hive.connection.state === "live" && (isSilent || hive.fleet.trouble)) refreshFleet();
+    if (hive.fleet && hive.connection.state === "live" && isSilent) refreshFleet();
   }
 
   draw() {
