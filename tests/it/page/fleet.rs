@@ -4,6 +4,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use rbee_hive::config::Config;
+use rbee_hive::engine::sample_model::SampleModel;
 use serde_json::{Value, json};
 
 use super::{capture, check_console, has_toast, layout, record_toasts};
@@ -88,7 +89,9 @@ async fn a_fleet_is_made_and_used_on_the_page() {
     let both = write_model(&one.models_dir(), "both");
     std::fs::copy(both, two.models_dir().join("both.gguf")).expect("a copy");
     write_model(&one.models_dir(), "other");
-    write_model_that_says(&two.models_dir(), "other", "A model of the same name, with more to say.");
+    let larger = SampleModel::default();
+    let larger = SampleModel { vocabulary: larger.vocabulary * 2, ..larger };
+    larger.write(&two.models_dir().join("other.gguf")).expect("a model");
     write_model(&two.models_dir(), "theirs");
 
     // A hive that stands alone shows nothing of fleets, and asks for nothing of them.
