@@ -229,8 +229,8 @@ impl Session {
         };
         columns.insert(1, text_of("HIVE", "hive"));
         show::print(&table(&rows_of(hives), &columns))?;
-        let silent = hives.iter().filter(|(_, answer)| answer.get("result").is_none());
-        silent.into_iter().try_for_each(|(hive, answer)| show::print(&format!("{hive}: {}", failed(answer))))
+        let mut silent = hives.iter().filter(|(_, answer)| answer.get("result").is_none());
+        silent.try_for_each(|(hive, answer)| show::print(&format!("{hive}: {}", failed(answer))))
     }
 
     /// The results by hive, where all of them were asked.
