@@ -14,6 +14,7 @@ import { showProblem } from "./parts/toasts.js";
 import { askForToken } from "./parts/token.js";
 import "./views/callers.js";
 import "./views/chat.js";
+import "./views/fleet.js";
 import "./views/job.js";
 import "./views/jobs.js";
 import "./views/models.js";
@@ -27,6 +28,7 @@ const PAGES = /** @type {const} */ ({
   jobs: ["Jobs", "hive-jobs"],
   chat: ["Chat", "hive-chat"],
   callers: ["Callers", "hive-callers"],
+  fleet: ["Fleet", "hive-fleet"],
 });
 
 /** @param {string} id */
@@ -127,6 +129,12 @@ function counts() {
   if (hive.hiveId) byId("hive-name").textContent = hive.hiveId;
 }
 
+/** The fleet has a page of its own where the hive is in one. */
+function fleetLink() {
+  const anchor = byId("fleet-link");
+  anchor.hidden = hive.fleet === null;
+}
+
 const THEMES = ["system", "light", "dark"];
 
 /** @param {string} theme */
@@ -149,6 +157,7 @@ addEventListener("hashchange", show);
 hive.addEventListener("connection", connection);
 hive.addEventListener("caller", callerNote);
 hive.addEventListener("jobs", counts);
+hive.addEventListener("fleet", fleetLink);
 setInterval(() => hive.connection.state !== "live" && connection(), 500);
 document.querySelector(".skip")?.addEventListener("click", (event) => {
   event.preventDefault();

@@ -17,7 +17,7 @@ use serde_json::{Map, Value};
 use tokio::time::Instant;
 
 use super::end::{End, Ended};
-use super::show;
+use super::show::{self, Column, table, text_of};
 use crate::client::{Client, Error, Followed, Host, Token};
 use crate::error::{Code, Failure};
 use crate::jobs::OperationKind;
@@ -212,17 +212,31 @@ impl Session {
         if self.json {
             return show::json(result);
         }
-        let is_of_all = self.of_fleet.as_ref().is_some_and(|hive| hive.eq_ignore_ascii_case("all"));
-        match result["hives"].as_object().filter(|_| is_of_all) {
+        match self.by_hive(result) {
             None => show::print(&people(result)),
             Some(hives) => hives.iter().try_for_each(|(hive, answer)| {
-                let shown = match answer.get("result") {
-                    Some(result) => people(result),
-                    None => format!("error: {}\n", answer["failure"]["message"].as_str().unwrap_or_default()),
-                };
+                let shown = answer.get("result").map_or_else(|| failed(answer), &people);
                 show::print(&format!("{hive}:\n{shown}"))
             }),
         }
+    }
+
+    /// Shows a list of models, or of what has one, as a table. Those of all hives are one list, with a column that says
+    /// where each is.
+    pub(super) fn show_list(&self, result: &Value, mut columns: Vec<Column<'_>>) -> Ended {
+        let Some(hives) = self.by_hive(result).filter(|_| !self.json) else {
+            return self.show(result, |list| table(list.as_array().map_or(&[], Vec::as_slice), &columns));
+        };
+        columns.insert(1, text_of("HIVE", "hive"));
+        show::print(&table(&rows_of(hives), &columns))?;
+        let mut silent = hives.iter().filter(|(_, answer)| answer.get("result").is_none());
+        silent.try_for_each(|(hive, answer)| show::print(&format!("{hive}: {}", failed(answer))))
+    }
+
+    /// The results by hive, where all of them were asked.
+    fn by_hive<'a>(&self, result: &'a Value) -> Option<&'a Map<String, Value>> {
+        let is_of_all = self.of_fleet.as_ref().is_some_and(|hive| hive.eq_ignore_ascii_case("all"));
+        result["hives"].as_object().filter(|_| is_of_all)
     }
 
     /// An error of this session's hive, with what to do where there is none.
@@ -239,6 +253,27 @@ impl Session {
         };
         Error::Unreachable(Failure { hint: Some(hint.to_owned()), ..failure }).into()
     }
+}
+
+/// Why a hive has no result.
+fn failed(answer: &Value) -> String {
+    format!("error: {}\n", answer["failure"]["message"].as_str().unwrap_or_default())
+}
+
+/// The lists of several hives as one, by model and hive; each entry says where it is.
+fn rows_of(hives: &Map<String, Value>) -> Vec<Value> {
+    let listed = |(hive, answer): (&String, &Value)| {
+        let entries = answer["result"].as_array().cloned().unwrap_or_default();
+        let hive = hive.clone();
+        entries.into_iter().map(move |mut entry| {
+            entry["hive"] = hive.as_str().into();
+            entry
+        })
+    };
+    let mut rows: Vec<_> = hives.iter().flat_map(listed).collect();
+    let model = |row: &Value| row["id"].as_str().or_else(|| row["model"].as_str()).map(str::to_owned);
+    rows.sort_by_cached_key(|row| (model(row), row["hive"].as_str().map(str::to_owned)));
+    rows
 }
 
 /// Completes at that time; never without one.

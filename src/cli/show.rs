@@ -14,7 +14,7 @@ use super::end::{End, Ended};
 use crate::error::{Code, Failure};
 
 pub(super) use fields::fields;
-pub(super) use table::{column, number, number_of, table, text_of};
+pub(super) use table::{Column, column, number, number_of, table, text_of};
 
 /// Writes to standard output. A reader that is gone, as in `| head`, ends the verb quietly.
 pub(super) fn print(text: &str) -> Ended {

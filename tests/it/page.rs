@@ -8,6 +8,7 @@ mod connection;
 mod controls;
 mod downloads;
 mod engines;
+mod fleet;
 #[cfg(target_os = "linux")]
 mod gpus;
 mod layout;

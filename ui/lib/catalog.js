@@ -2,7 +2,7 @@
 // leaves a partial, a user copies a file into a folder), so the list is read again when that is likely.
 
 import { run } from "./api.js";
-import { hive } from "./hive.js";
+import { hive, isOurs } from "./hive.js";
 import { isDownload } from "./jobs.js";
 
 /** @type {Promise<void>|null} */
@@ -37,7 +37,7 @@ export const unsettled = new Set();
 hive.addEventListener("ended", (event) => {
   const job = /** @type {CustomEvent<import("./types.js").Job>} */ (event).detail;
   // If this fails, the list stays as it is until the snapshot of the next connection.
-  if (!isDownload(job)) return;
+  if (!isDownload(job) || !isOurs(job)) return;
   unsettled.add(job.job_id);
   refreshModels()
     .catch(() => {})

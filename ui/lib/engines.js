@@ -3,7 +3,7 @@
 
 import { Problem, capabilities, forgetCapabilities, run } from "./api.js";
 import { refreshModels } from "./catalog.js";
-import { hive } from "./hive.js";
+import { hive, isOurs } from "./hive.js";
 import { isInstall } from "./jobs.js";
 
 /** @typedef {import("./types.js").EngineOffer} EngineOffer */
@@ -124,7 +124,7 @@ export const jobOf = (id) =>
 
 hive.addEventListener("ended", (event) => {
   const job = /** @type {CustomEvent<Job>} */ (event).detail;
-  if (!changesEngines(job)) return;
+  if (!changesEngines(job) || !isOurs(job)) return;
   forgetCapabilities();
   refreshEngines();
   // Other models may have an engine now. If this fails, the snapshot of the next connection has them.

@@ -6,6 +6,7 @@
 // A page that rests closes the connection, and resumes without a gap when it wakes.
 
 import { Problem, hasToken, renewSession, request } from "./api.js";
+import { applyHive } from "./fleet.js";
 import { hive } from "./hive.js";
 import { at } from "./place.js";
 import { sight } from "./sight.js";
@@ -89,6 +90,7 @@ function connect() {
   listen(own, "job", (data) => hive.applyJob(data));
   listen(own, "model", (data) => hive.applyModel(data));
   listen(own, "worker", (data) => hive.applyWorker(data));
+  listen(own, "hive", applyHive);
   listen(own, "residency", (data) => hive.applyResidency(data));
   listen(own, "telemetry", (data) => hive.applyTelemetry(data));
 }

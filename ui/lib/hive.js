@@ -5,7 +5,11 @@
 /** @typedef {import("./types.js").Job} Job */
 /** @typedef {import("./types.js").Telemetry} Telemetry */
 /** @typedef {import("./types.js").Residency} Residency */
-/** @typedef {"models"|"workers"|"jobs"|"engines"|"residency"|"telemetry"|"connection"} State */
+/** @typedef {import("./types.js").FleetStatus} FleetStatus */
+/** @typedef {import("./types.js").FleetHive} FleetHive */
+/** `fleet`: who is in it; `others`: what `fleet.js` has read of the other hives.
+ * @typedef {"models"|"workers"|"jobs"|"engines"|"residency"|"telemetry"|"connection"|"fleet"|"others"} State
+ */
 /** @typedef {State|"caller"|"callers"} Topic */
 /** @typedef {object} Connection
  * @property {"connecting"|"live"|"lost"} state
@@ -31,8 +35,11 @@ class Hive extends EventTarget {
   models = new Map();
   /** @type {Map<number, Worker>} */
   workers = new Map();
-  /** @type {Map<string, Job>} */
+  /** Those of this hive, and those of other hives that the page has asked for.
+   * @type {Map<string, Job>} */
   jobs = new Map();
+  /** The fleet; null where the hive stands alone. @type {FleetStatus|null} */
+  fleet = null;
   /** What is in memory and what waits for room. @type {Residency|null} */
   residency = null;
   /** @type {Telemetry|null} */
@@ -74,9 +81,11 @@ class Hive extends EventTarget {
       job.job_id,
       { ...this.jobs.get(job.job_id), ...job },
     ]);
-    // Ended jobs that were loaded earlier stay; a running job that the snapshot lacks has ended.
-    this.jobs = new Map([...[...this.jobs].filter(([, job]) => job.ended_at), ...acts]);
+    // Ended jobs that were loaded earlier stay; a running job that the snapshot lacks has ended, but for
+    // those of other hives.
+    this.jobs = new Map([...[...this.jobs].filter(([, job]) => job.ended_at || !isOurs(job)), ...acts]);
     this.residency = snapshot.residency;
+    this.applyFleet(snapshot.fleet);
     this.changed("models");
     this.changed("workers");
     this.changed("jobs");
@@ -146,6 +155,41 @@ class Hive extends EventTarget {
     this.changed("residency");
   }
 
+  /** How the hive stands in its fleet. @param {FleetStatus|null} [status] */
+  applyFleet(status) {
+    if (!status?.fleet && !this.fleet) return;
+    // Whoever was silent before is silent since then.
+    const before = new Map(this.fleet?.hives.map((each) => [each.hive, each]));
+    const since = (/** @type {FleetHive} */ { hive, presence }) => {
+      const known = before.get(hive);
+      return known?.presence === presence && !known.end ? known.since : undefined;
+    };
+    const hives = status?.hives.map((each) => ({ ...each, since: since(each) })) ?? [];
+    this.fleet = status?.fleet ? { ...status, hives } : null;
+    this.changed("fleet");
+  }
+
+  /** A hive of the fleet came, went or told something new. One that is gone is shown until the fleet is read
+   * again. @param {{change: string, hive: FleetHive}} news */
+  applyHive({ change, hive }) {
+    if (!this.fleet) return;
+    const before = this.fleet.hives.find((each) => each.hive === hive.hive);
+    const end = change === "gone" || change === "left" ? change : undefined;
+    const isSame = before?.presence === hive.presence && before.end === end;
+    /** @type {FleetHive} */
+    const now = { ...hive, end, since: isSame ? before.since : Date.now() };
+    const others = this.fleet.hives.filter((each) => each !== before);
+    const hives = [...others, now].sort((a, b) => (a.hive < b.hive ? -1 : 1));
+    this.fleet = { ...this.fleet, hives };
+    this.changed("fleet");
+  }
+
+  /** The other hives that are in the fleet. */
+  otherHives() {
+    const { fleet } = this;
+    return fleet?.hives.filter(({ hive, end }) => hive !== fleet.hive && !end) ?? [];
+  }
+
   /** @param {Telemetry} telemetry */
   applyTelemetry(telemetry) {
     const at = Date.now();
@@ -166,7 +210,12 @@ class Hive extends EventTarget {
       this.workers.set(worker.pid, worker);
       let samples = this.workerHistory.get(worker.worker_id);
       if (!samples) this.workerHistory.set(worker.worker_id, (samples = []));
-      samples.push({ at, cpu: worker.cpu_percent, rss: worker.rss_bytes, tokens: worker.tokens_generated });
+      samples.push({
+        at,
+        cpu: worker.cpu_percent,
+        rss: worker.rss_bytes,
+        tokens: worker.tokens_generated,
+      });
       if (samples.length > HISTORY) samples.shift();
     }
     const alive = new Set([...this.workers.values()].map((worker) => worker.worker_id));
@@ -188,15 +237,17 @@ class Hive extends EventTarget {
     );
   }
 
-  /** The model of what is served, which may be a variant, `ID@NAME`. @param {string} served */
-  modelOf(served) {
+  /** The model of what is served, which may be a variant, `ID@NAME`.
+   * @param {string} served @param {Map<string, Model>} [models] those of the hive that serves it */
+  modelOf(served, models = this.models) {
     const at = served.lastIndexOf("@");
-    return at < 1 || this.models.has(served) ? served : served.slice(0, at);
+    return at < 1 || models.has(served) ? served : served.slice(0, at);
   }
 
-  /** Newest first. */
-  jobList() {
-    return [...this.jobs.values()].sort((a, b) => -byAge(a, b));
+  /** The jobs of this hive, or of those for which `isMeant` is true, the newest first.
+   * @param {(job: Job) => boolean} [isMeant] */
+  jobList(isMeant = isOurs) {
+    return [...this.jobs.values()].filter(isMeant).sort((a, b) => -byAge(a, b));
   }
 
   /** Jobs that have not ended. */
@@ -233,6 +284,8 @@ class Hive extends EventTarget {
 const share = (part, total) => (total > 0 ? (100 * part) / total : 0);
 /** Ids are UUIDs of version 7: their order is their age. @param {Job} a @param {Job} b */
 const byAge = (a, b) => (a.job_id < b.job_id ? -1 : a.job_id > b.job_id ? 1 : 0);
+/** Whether this hive runs a job that the page keeps. @param {Job} job */
+export const isOurs = ({ hive: name }) => name === undefined || name === hive.fleet?.hive;
 /** Whether an engine may be able to load it. @param {Model} model */
 export const isLoadable = ({ status }) => status === "available" || status === "unknown";
 /** Whether it answers messages; where that is not known, it may. @param {Model} model */

@@ -1,7 +1,7 @@
 // Jobs in words, and their requests as commands for a terminal.
 
 import { bytes, readable } from "./format.js";
-import { hive } from "./hive.js";
+import { hive, isOurs } from "./hive.js";
 import { at } from "./place.js";
 import { partialsOf } from "./sources.js";
 
@@ -63,6 +63,18 @@ export function title({ operation, request }) {
       return "Report the usage";
     case "hive_check":
       return "Check the hive";
+    case "fleet_status":
+      return "Look at the fleet";
+    case "fleet_up":
+      return "Start the fleet of this machine";
+    case "fleet_invite":
+      return "Invite a machine into the fleet";
+    case "fleet_join":
+      return `Join the fleet at ${request.address}`;
+    case "fleet_leave":
+      return "Leave the fleet";
+    case "fleet_expel":
+      return `Expel ${request.name} from the fleet`;
     case "worker_install":
       return `${request.dry_run ? "Plan the installation of" : "Install"} ${engineOf(request)}`;
     case "worker_remove":
@@ -109,6 +121,7 @@ export const isReadOnly = (job) => job.kind === "read" || job.request.dry_run ==
  * @param {Job} job */
 export const isPaused = (job) =>
   job.state === "cancelled" &&
+  isOurs(job) &&
   isDownload(job) &&
   partialsOf(job.request.model, hive.models.values()).length > 0;
 

@@ -119,6 +119,7 @@
  * @property {any} result
  * @property {Failure|null} failure
  * @property {string} sse_url
+ * @property {string} [hive] the hive of the fleet that runs it; left out where it is this one
  * @property {{lines: number, kept_as: string}} [journal_damage]
  * @property {string} [message] its last message that the page has received
  * @property {Progress} [progress] its last progress that the page has received
@@ -307,6 +308,36 @@
  * @property {{name: string, role: Role, operations: string[]}|null} caller null where no token is asked for
  * @property {string} hive_id
  * @property {string} version
+ *
+ * @typedef {object} FleetHive
+ * @property {"reachable"|"unreachable"} presence
+ * @property {string} hive its name
+ * @property {string} run another one after each start
+ * @property {string} version
+ * @property {string} hostname
+ * @property {string} url
+ * @property {string} started_at
+ * @property {string} platform
+ * @property {Array<{device: string, capacity_bytes: number, free_bytes: number}>} devices
+ * @property {number} models
+ * @property {number} workers
+ * @property {number} jobs that have not ended
+ * @property {number} [since] when the page saw it come to that presence, in milliseconds since the Unix epoch
+ * @property {"left"|"gone"} [end] how the page saw it go
+ *
+ * @typedef {object} FleetStatus
+ * @property {string|null} fleet
+ * @property {string|null} hive
+ * @property {string[]} nats
+ * @property {boolean} is_in
+ * @property {Failure|null} trouble
+ * @property {number} unpublished
+ * @property {FleetHive[]} hives
+ *
+ * @typedef {object} FleetInvitation
+ * @property {string} join the line for the other machine, but for the secret at its end
+ * @property {string[]} other_addresses
+ * @property {string} expires_at
  *
  * @typedef {"read"|"use"|"manage"} Role
  * @typedef {object} Token

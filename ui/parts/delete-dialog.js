@@ -1,6 +1,7 @@
 // The dialogs that delete a model and discard a partial.
 
 import { h, icon } from "../lib/dom.js";
+import { to } from "../lib/fleet.js";
 import { bytes, count } from "../lib/format.js";
 import { hive } from "../lib/hive.js";
 import { View } from "../lib/view.js";
@@ -16,21 +17,25 @@ class DeleteDialog extends View {
   static topics = ["workers"];
   /** @type {Model} */
   model = /** @type {any} */ (null);
+  /** Where it is, if that is another hive. @type {import("../lib/places.js").Place|null} */
+  place = null;
   force = false;
 
   async #delete() {
+    const { model, place, force } = this;
     closeDialog(this);
-    await act({ ModelDelete: { id: this.model.id, ...(this.force ? { force: true } : {}) } });
+    await act({ ModelDelete: { id: model.id, ...(force ? { force } : {}), ...to(place?.hive ?? "") } });
   }
 
   draw() {
-    const { model } = this;
-    const workers = hive.workersOf(model.id);
+    const { model, place } = this;
+    const workers = place?.workers ?? hive.workersOf(model.id);
     return h(
       "form",
       { onsubmit: onSubmit(() => this.#delete()) },
       dialogHead(this, `Delete ${model.name}?`),
       factList([
+        ["Hive", place?.hive],
         ["Files", h("span", { class: "mono" }, model.path)],
         ["Size", bytes(model.size_bytes)],
         [
@@ -112,9 +117,10 @@ export function openDiscard(partials) {
   openDialog(view, "Discard a partial download");
 }
 
-/** @param {Model} model */
-export function openDelete(model) {
+/** @param {Model} model @param {import("../lib/places.js").Place} [place] where it is, if not on this hive */
+export function openDelete(model, place) {
   const view = new DeleteDialog();
   view.model = model;
+  view.place = place ?? null;
   openDialog(view, `Delete ${model.name}`);
 }

@@ -3,6 +3,7 @@
 
 import { Problem, follow, submit } from "../lib/api.js";
 import { h, icon } from "../lib/dom.js";
+import { to } from "../lib/fleet.js";
 import { bytes } from "../lib/format.js";
 import { hive } from "../lib/hive.js";
 import { PlanView, accessTo } from "../lib/plan.js";
@@ -16,6 +17,7 @@ import { openLoad } from "./load-dialog.js";
 import { button, factList, failureBox, retryBox, stack, waiting } from "./parts.js";
 import { transfer } from "./transfer.js";
 import { act } from "./toasts.js";
+import { ANY, whereField } from "./where-field.js";
 
 /** @typedef {import("../lib/types.js").Plan} Plan */
 /** @typedef {import("../lib/types.js").Narration} Narration */
@@ -26,10 +28,14 @@ const MOST_NOTES = 4;
 
 class DownloadDialog extends PlanView {
   /** @type {import("../lib/hive.js").Topic[]} */
-  static topics = ["jobs"];
+  static topics = ["jobs", "fleet"];
   source = recall("download.source", "");
   revision = "";
   force = false;
+  /** The hive that gets it, or `any`. */
+  where = hive.fleet?.hive ?? "";
+  /** Which hive would get it, and why, where the fleet chooses. */
+  placed = "";
   /** @type {Plan|null} */
   plan = null;
   /** The messages of the dry run. @type {Note[]} */
@@ -45,12 +51,14 @@ class DownloadDialog extends PlanView {
       model: this.source.trim(),
       ...(revision ? { revision } : {}),
       ...(this.force ? { force: true } : {}),
+      ...to(this.where),
     };
   }
 
   #changed() {
     this.plan = this.problem = null;
     this.planNotes = [];
+    this.placed = "";
     this.stopPlanning();
     this.update();
   }
@@ -59,8 +67,9 @@ class DownloadDialog extends PlanView {
     this.#changed();
     remember("download.source", this.source);
     const onMessage = (/** @type {string} */ message, /** @type {string} */ level) => {
+      if (this.where === ANY && !this.placed) this.placed = message;
       // The first message repeats the request.
-      if (!message.startsWith("📥")) this.planNotes = [...this.planNotes, { level, message }];
+      else if (!message.startsWith("📥")) this.planNotes = [...this.planNotes, { level, message }];
       this.update();
     };
     await this.requestPlan(
@@ -72,8 +81,8 @@ class DownloadDialog extends PlanView {
 
   async #download() {
     const operation = { ModelDownload: this.request() };
-    // A link takes no time, so there is no progress to show.
-    if (this.plan?.transfer_bytes === 0) {
+    // A link takes no time, so there is no progress to show; that of another hive is with its job.
+    if (this.plan?.transfer_bytes === 0 || operation.ModelDownload.hive_id) {
       closeDialog(this);
       await act(operation);
       return;
@@ -125,6 +134,7 @@ class DownloadDialog extends PlanView {
     });
     const ready = plan !== null && !plan.already_present && (plan.fits || this.force);
     const choices = problem?.choices ?? [];
+    const isHere = this.where === (hive.fleet?.hive ?? "");
     return h(
       "form",
       { onsubmit: onSubmit(() => (ready ? this.#download() : this.#showPlan())) },
@@ -134,6 +144,7 @@ class DownloadDialog extends PlanView {
         source,
         kind ? `${kind.name}: ${kind.about}` : "A repository, an Ollama model, a URL or a path",
       ),
+      whereField("dl-where", this.where, (where) => ((this.where = where), this.#changed())),
       plan || planning || problem ? null : sources(kind?.name),
       h(
         "details",
@@ -170,8 +181,9 @@ class DownloadDialog extends PlanView {
           )
         : null,
       choices.length ? this.#choices(choices) : problem ? failureBox(problem) : null,
-      plan ? planned(plan, this.source.trim(), this.planNotes) : null,
-      engineAdvice(plan?.engine_advice, plan?.model ?? "", () => this.#showPlan()),
+      plan && this.placed ? h("p", { class: "help" }, this.placed) : null,
+      plan ? planned(plan, this.source.trim(), this.planNotes, isHere) : null,
+      isHere ? engineAdvice(plan?.engine_advice, plan?.model ?? "", () => this.#showPlan()) : null,
       h(
         "div",
         { class: "actions end" },
@@ -193,7 +205,11 @@ class DownloadDialog extends PlanView {
             )
           : h(
               "button",
-              { type: "submit", class: "primary", disabled: !this.source.trim() || planning !== null },
+              {
+                type: "submit",
+                class: "primary",
+                disabled: !this.source.trim() || planning !== null,
+              },
               h("span", null, plan ? "Update the plan" : "Show the plan"),
             ),
       ),
@@ -256,7 +272,11 @@ class DownloadDialog extends PlanView {
         job
           ? h(
               "a",
-              { class: "button quiet", href: link("jobs", this.job), onclick: () => closeDialog(this) },
+              {
+                class: "button quiet",
+                href: link("jobs", this.job),
+                onclick: () => closeDialog(this),
+              },
               "All messages",
             )
           : null,
@@ -296,9 +316,10 @@ function sources(now) {
   );
 }
 
-/** @param {Plan} plan @param {string} requested @param {Note[]} notes */
-function planned(plan, requested, notes) {
-  const disk = hive.telemetry?.system;
+/** @param {Plan} plan @param {string} requested @param {Note[]} notes
+ * @param {boolean} isHere whether it is about this hive's disk */
+function planned(plan, requested, notes, isHere) {
+  const disk = isHere ? hive.telemetry?.system : undefined;
   const need = plan.transfer_bytes ?? 0;
   const total = disk?.disk_total_bytes || plan.free_bytes;
   const used = Math.max(0, total - plan.free_bytes);

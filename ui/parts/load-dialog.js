@@ -2,8 +2,10 @@
 // load that the button starts.
 
 import { h, icon } from "../lib/dom.js";
+import { others, to } from "../lib/fleet.js";
 import { bytes, count } from "../lib/format.js";
-import { doubtAbout } from "../lib/hive.js";
+import { doubtAbout, hive } from "../lib/hive.js";
+import { rowOf } from "../lib/places.js";
 import { PlanView } from "../lib/plan.js";
 import { link } from "../lib/view.js";
 import { choice, deviceChoices } from "./choices.js";
@@ -14,6 +16,7 @@ import { ended } from "./job-strip.js";
 import { estimate } from "./load-plan.js";
 import { button, retryBox, waiting } from "./parts.js";
 import { act } from "./toasts.js";
+import { ANY, whereField } from "./where-field.js";
 
 /** @typedef {import("../lib/types.js").Model} Model */
 /** @typedef {import("../lib/types.js").LoadPlan} LoadPlan */
@@ -25,8 +28,14 @@ const CONTEXTS = [2048, 8192, 32_768];
 const AUTOMATIC = choice("auto", "Automatic");
 
 class LoadDialog extends PlanView {
+  /** @type {import("../lib/hive.js").Topic[]} */
+  static topics = ["fleet", "others"];
   /** @type {Model} */
   model = /** @type {any} */ (null);
+  /** The hive that is to load it, or `any`; empty where it stands alone. */
+  where = "";
+  /** Which hive would load it, and why, where the fleet chooses. */
+  placed = "";
   device = "auto";
   context = "";
   force = false;
@@ -38,28 +47,53 @@ class LoadDialog extends PlanView {
   stopping = 0;
 
   start() {
-    deviceChoices().then(
-      (devices) => {
-        this.devices = [AUTOMATIC, ...devices];
-        this.update();
-      },
-      () => {},
-    );
+    others.watch(this.life.signal);
+    this.#findDevices();
     this.#estimate(0);
+  }
+
+  /** Whether this hive is to load it. */
+  #isHere() {
+    return this.where === (hive.fleet?.hive ?? "");
+  }
+
+  async #findDevices() {
+    const { where } = this;
+    const there = hive.otherHives().find((each) => each.hive === where);
+    const names = there?.devices.map(({ device }) => choice(device, device)) ?? [];
+    const devices = this.#isHere() ? await deviceChoices().catch(() => []) : names;
+    if (where !== this.where) return;
+    this.devices = [AUTOMATIC, ...devices];
+    this.update();
+  }
+
+  /** @param {string} where */
+  #chooseWhere(where) {
+    this.where = where;
+    this.devices = [AUTOMATIC];
+    this.#findDevices();
+    // A plan of another hive says nothing of this one.
+    this.#change({ device: "auto", plan: null, force: false });
   }
 
   #request() {
     const context = Number.parseInt(this.context, 10);
-    return { id: this.model.id, device: this.device, ...(context > 0 ? { context_length: context } : {}) };
+    return {
+      id: this.model.id,
+      device: this.device,
+      ...(context > 0 ? { context_length: context } : {}),
+      ...to(this.where),
+    };
   }
 
   /** Asks the hive for an estimate. Until it arrives the last one stays visible.
    * @param {number} pause in milliseconds */
   #estimate(pause) {
+    this.placed = "";
     return this.requestPlan(
       "Estimating the memory",
       { ModelLoad: { ...this.#request(), dry_run: true } },
-      { pause },
+      { pause, onMessage: (message) => this.where === ANY && (this.placed ||= message) },
     );
   }
 
@@ -78,7 +112,7 @@ class LoadDialog extends PlanView {
   async #stop(pid) {
     this.stopping = pid;
     this.update();
-    const job = await act({ WorkerProcessDelete: { pid } });
+    const job = await act({ WorkerProcessDelete: { pid, ...to(this.where) } });
     if (job) await ended(job, this.life.signal).catch(() => {});
     this.stopping = 0;
     if (this.isConnected) await this.#estimate(0);
@@ -102,6 +136,7 @@ class LoadDialog extends PlanView {
     const isDoubtful = plan !== null && (!plan.fits || Boolean(plan.obstacle));
     const blocked = isDoubtful && !this.force;
     const doubt = doubtAbout(model);
+    const among = rowOf(model.id)?.places.map((place) => place.hive) ?? [this.where];
     return h(
       "form",
       { onsubmit: onSubmit(() => !blocked && this.#load()) },
@@ -117,6 +152,7 @@ class LoadDialog extends PlanView {
           .join(" · "),
       ),
       doubt ? h("p", { class: "verdict bad" }, icon("alert"), h("span", null, doubt)) : null,
+      whereField("load-where", this.where, (where) => this.#chooseWhere(where), among),
       h(
         "div",
         { class: "two" },
@@ -154,6 +190,7 @@ class LoadDialog extends PlanView {
       h(
         "section",
         { class: "estimate", "aria-label": "Estimate", "aria-busy": planning ? "true" : null },
+        plan && this.placed ? h("p", { class: "help" }, this.placed) : null,
         plan?.worker ? this.#served(plan.worker) : plan ? this.#memory(plan) : null,
         planning && !plan
           ? waiting(
@@ -187,10 +224,13 @@ class LoadDialog extends PlanView {
 
   /** @param {import("../lib/types.js").Worker} worker */
   #served(worker) {
+    const name = `Worker ${worker.pid}`;
     return h(
       "p",
       null,
-      h("a", { href: link("workers", worker.pid), onclick: () => closeDialog(this) }, `Worker ${worker.pid}`),
+      this.#isHere()
+        ? h("a", { href: link("workers", worker.pid), onclick: () => closeDialog(this) }, name)
+        : name,
       ` already serves it on ${worker.device}: no worker would be started. `,
       h("a", { href: link("chat", worker.model), onclick: () => closeDialog(this) }, "Chat with it"),
     );
@@ -198,7 +238,8 @@ class LoadDialog extends PlanView {
 
   /** @param {LoadPlan} plan */
   #memory(plan) {
-    if (plan.obstacle)
+    // An engine would be installed on this hive.
+    if (plan.obstacle && this.#isHere())
       return [...estimate(plan), engineAdvice(plan.engine_advice, this.model.name, () => this.#estimate(0))];
     return [...estimate(plan), plan.fits ? null : this.#room(plan)];
   }
@@ -242,9 +283,12 @@ class LoadDialog extends PlanView {
 
 customElements.define("load-dialog", LoadDialog);
 
-/** @param {Model} model */
-export function openLoad(model) {
+/** @param {Model} model @param {string} [where] the hive; without it this one if it has the model, else the
+ * best */
+export function openLoad(model, where) {
   const view = new LoadDialog();
   view.model = model;
+  const here = hive.models.has(model.id) || !hive.fleet;
+  view.where = where ?? (here ? (hive.fleet?.hive ?? "") : ANY);
   openDialog(view, `Load ${model.name}`);
 }

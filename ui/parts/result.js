@@ -8,16 +8,35 @@ import { accessTo } from "../lib/plan.js";
 import { link } from "../lib/view.js";
 import { abilities, chip, factList } from "./parts.js";
 
-/** @param {string} operation @param {any} result @returns {HTMLElement} */
-export function resultOf(operation, result) {
+/** @param {string} operation @param {any} result @param {boolean} [isOurs] whether it tells of this hive
+ * @returns {HTMLElement} */
+export function resultOf(operation, result, isOurs = true) {
+  if (result?.hives && !Array.isArray(result.hives)) return byHive(operation, result.hives);
   if (operation === "hive_check" && Array.isArray(result?.checks)) return checks(result.checks);
   if (Array.isArray(result)) return list(result);
   if (result?.files && "free_bytes" in result) return plan(result);
-  if (result?.worker_id) return workerFacts(result);
+  if (result?.worker_id) return workerFacts(result, isOurs);
   if (result?.format && result?.path) return modelFacts(result);
   if (result?.worker_type && result?.path) return engineFacts(result);
   return generic(result);
 }
+
+/** The results of several hives. @param {string} operation @param {Record<string, any>} hives */
+const byHive = (operation, hives) =>
+  h(
+    "div",
+    null,
+    ...Object.entries(hives).map(([name, { result, failure }]) =>
+      h(
+        "section",
+        { key: name },
+        h("h3", null, name),
+        failure
+          ? h("p", { class: "field-error" }, failure.message)
+          : resultOf(operation, result, name === hive.fleet?.hive),
+      ),
+    ),
+  );
 
 /** @param {Array<{name: string, ok: boolean, detail: string, hint: string|null}>} all */
 export function checks(all) {
@@ -63,10 +82,11 @@ export function modelFacts(model, state = model.status) {
   ]);
 }
 
-/** @param {import("../lib/types.js").Worker} worker */
-export function workerFacts(worker) {
+/** @param {import("../lib/types.js").Worker} worker @param {boolean} isOurs whether this hive runs it */
+export function workerFacts(worker, isOurs) {
+  const name = `pid ${worker.pid}`;
   return factList([
-    ["Worker", h("a", { href: link("workers", worker.pid) }, `pid ${worker.pid}`)],
+    ["Worker", isOurs ? h("a", { href: link("workers", worker.pid) }, name) : name],
     ["Model", h("a", { href: link("models", hive.modelOf(worker.model)) }, worker.model)],
     ["State", chip(worker.status)],
     ["Device", worker.device],

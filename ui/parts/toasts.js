@@ -2,7 +2,8 @@
 
 import { Problem, submit } from "../lib/api.js";
 import { h, icon, render } from "../lib/dom.js";
-import { hive } from "../lib/hive.js";
+import { keepUp } from "../lib/elsewhere.js";
+import { hive, isOurs } from "../lib/hive.js";
 import { isDownload, isInstall } from "../lib/jobs.js";
 import { route } from "../lib/view.js";
 import { jobStrip } from "./job-strip.js";
@@ -29,6 +30,7 @@ export async function act(operation) {
   try {
     const job = await submit(operation);
     add({ key: job, job });
+    keepUp(job, operation);
     return job;
   } catch (error) {
     add({ key: `problem-${performance.now()}`, problem: Problem.of(error) });
@@ -73,8 +75,8 @@ function show() {
     // The page of the job and the lists of downloads and of engines already show it.
     if (page === "jobs" && toast.job === id) return false;
     if (!job) return true;
-    if (page === "workers" && !id && isInstall(job)) return job.state === "succeeded";
-    return !(page === "models" && isDownload(job) && !job.ended_at);
+    if (page === "workers" && !id && isOurs(job) && isInstall(job)) return job.state === "succeeded";
+    return !(page === "models" && isDownload(job) && isOurs(job) && !job.ended_at);
   });
   render(
     /** @type {HTMLElement} */ (document.getElementById("toasts")),

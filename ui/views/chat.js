@@ -6,9 +6,11 @@ import { caller } from "../lib/caller.js";
 import { complete } from "../lib/completion.js";
 import { Conversations } from "../lib/conversations.js";
 import { h, icon, kept } from "../lib/dom.js";
+import { others } from "../lib/fleet.js";
 import { ago, bytes, elapsed } from "../lib/format.js";
-import { canChat, doubtNote, hive, isServing } from "../lib/hive.js";
+import { canChat, doubtNote, hive, isLoadable, isServing } from "../lib/hive.js";
 import { live } from "../lib/live.js";
+import { rows, stateAt } from "../lib/places.js";
 import { recall, remember } from "../lib/storage.js";
 import { View, link, route } from "../lib/view.js";
 import { DEFAULTS, parameters, settingsOf } from "../parts/chat-settings.js";
@@ -25,7 +27,8 @@ import { showNote } from "../parts/toasts.js";
 /** The answer in progress, and what it waits for.
  * @typedef {{stop: AbortController, since: number, wait: import("../lib/completion.js").Wait|null}} Busy */
 /** What can be asked: a model, or a variant of one.
- * @typedef {{id: string, isServed: boolean, label: string}} Choice */
+ * `where`: the hives that may answer, where there are several or another one.
+ * @typedef {{id: string, isServed: boolean, label: string, where: string[]}} Choice */
 
 /** Example messages. */
 const OPENINGS = ["Who are you?", "What is a GGUF file?", "Write a haiku about bees"];
@@ -36,7 +39,7 @@ const MOST_ANNOUNCED = 2000;
 
 class Chat extends View {
   /** @type {import("../lib/hive.js").Topic[]} */
-  static topics = ["models", "workers", "connection"];
+  static topics = ["models", "workers", "others", "connection"];
   conversations = new Conversations();
   /** @type {Conversation} */
   now = this.conversations.all[0] ?? this.conversations.fresh("");
@@ -62,6 +65,7 @@ class Chat extends View {
     const choose = () => route().page === "chat" && route().id && this.#choose(route().id);
     choose();
     addEventListener("hashchange", choose, { signal });
+    others.watch(signal);
     addEventListener("pagehide", () => this.#save(), { signal });
     this.conversations.onOtherTab(() => this.#taken(), signal);
     // The text of an answer arrives after the view has drawn.
@@ -93,15 +97,17 @@ class Chat extends View {
     /** @type {(id: string, size: string) => Choice} */
     const choice = (id, size) => {
       const isServed = served.has(id);
-      return { id, isServed, label: `${id} · ${isServed ? "loaded" : `${size}not loaded`}` };
+      return { id, isServed, label: `${id} · ${isServed ? "loaded" : `${size}not loaded`}`, where: [] };
     };
     this.choices = [
       ...[...variants].map((id) => choice(id, "")),
       ...models.map((model) => {
-        const { id, label, isServed } = choice(model.id, `${bytes(model.size_bytes)}, `);
-        return { id, isServed, label: isServed ? label : label + doubtNote(model) };
+        const own = choice(model.id, `${bytes(model.size_bytes)}, `);
+        return own.isServed ? own : { ...own, label: own.label + doubtNote(model) };
       }),
-    ].sort((a, b) => Number(b.isServed) - Number(a.isServed));
+    ];
+    if (others.isKnown) this.choices = withOthers(this.choices);
+    this.choices.sort((a, b) => Number(b.isServed) - Number(a.isServed));
     this.chosen = this.choices.find(({ id }) => id === this.now.model) ?? this.choices[0];
   }
 
@@ -274,7 +280,7 @@ class Chat extends View {
       [
         "It goes only to ",
         h("strong", null, chosen.id),
-        " on this machine. The conversation stays in this browser.",
+        ` on ${chosen.where.join(" or ") || "this machine"}. The conversation stays in this browser.`,
       ],
       ...OPENINGS.map(open),
     );
@@ -476,6 +482,25 @@ class Chat extends View {
     this.conversations.save();
     this.#taken();
   }
+}
+
+/** The choices of this hive with those of the others, as far as this one's gateway passes requests on.
+ * @param {Choice[]} own @returns {Choice[]} */
+function withOthers(own) {
+  const known = new Map(own.map((choice) => [choice.id, choice]));
+  for (const { id, model, places } of rows()) {
+    const hives = others.served.get(id) ?? [];
+    const where = places.filter((place) => hives.includes(place.hive));
+    const isElsewhere = where.some((place) => !place.isHere);
+    if (!isElsewhere || !isLoadable(model) || !canChat(model)) continue;
+    const loaded = where.filter((place) => stateAt(place) === "loaded").map((place) => place.hive);
+    const names = where.map((place) => place.hive);
+    const state = loaded.length
+      ? `loaded on ${loaded.join(", ")}`
+      : `${bytes(model.size_bytes)}, not loaded, on ${names.join(", ")}`;
+    known.set(id, { id, isServed: loaded.length > 0, label: `${id} · ${state}`, where: names });
+  }
+  return [...known.values()];
 }
 
 /** What the model is asked. @param {Conversation} conversation @param {Settings} settings */

@@ -4,7 +4,7 @@ import { Problem, cancel, follow, get, hasToken } from "../lib/api.js";
 import { code } from "../lib/code.js";
 import { copy, h, icon } from "../lib/dom.js";
 import { between, clock, count, duration, instant, progressText } from "../lib/format.js";
-import { hive } from "../lib/hive.js";
+import { hive, isOurs } from "../lib/hive.js";
 import { curl, isDownload, isPaused, stateWord, step, title } from "../lib/jobs.js";
 import { recall, remember } from "../lib/storage.js";
 import { View, link, route } from "../lib/view.js";
@@ -117,7 +117,11 @@ class JobPage extends View {
         });
     }
     if (this.job?.state === "queued" && this.narrations.length > 1)
-      this.job = { ...this.job, state: "running", started_at: this.job.started_at ?? this.narrations[0].at };
+      this.job = {
+        ...this.job,
+        state: "running",
+        started_at: this.job.started_at ?? this.narrations[0].at,
+      };
     this.update();
   }
 
@@ -143,6 +147,7 @@ class JobPage extends View {
         { class: "page-head" },
         h("h1", null, title(job)),
         chip(job.state, stateWord(job)),
+        isOurs(job) ? null : h("p", { class: "muted" }, `on ${job.hive}`),
         h("p", { class: "muted num" }, running ? "for " : "took ", took(job)),
         h(
           "div",
@@ -167,7 +172,7 @@ class JobPage extends View {
       this.lost ? waiting("The connection broke; reconnecting. No message is lost", this.since) : null,
       retryBox(problem, () => this.#read()),
       job.failure ? failureBox(job.failure) : null,
-      job.failure?.code === "model_unsupported" ? adviceFor(job) : null,
+      job.failure?.code === "model_unsupported" && isOurs(job) ? adviceFor(job) : null,
       this.#isDrawn || problem
         ? h(
             "div",
@@ -193,6 +198,7 @@ class JobPage extends View {
       factList([
         ["Job", h("span", { class: "mono" }, job.job_id)],
         ["Operation", h("span", { class: "mono" }, job.operation)],
+        ["Hive", isOurs(job) ? null : job.hive],
         ["Submitted", instant(job.created_at)],
         [
           "Started",
@@ -222,7 +228,8 @@ class JobPage extends View {
   /** @param {Job} job */
   async #again(job) {
     // Deleting again asks again: a new model may have the id by now.
-    const model = job.operation === "model_delete" ? hive.models.get(job.request.id) : undefined;
+    const model =
+      job.operation === "model_delete" && isOurs(job) ? hive.models.get(job.request.id) : undefined;
     if (model) return openDelete(model);
     const id = await act(job.request);
     if (id) location.hash = link("jobs", id);
@@ -265,7 +272,7 @@ class JobPage extends View {
       ),
       this.tab === "json"
         ? code(JSON.stringify(job.result, null, 2), "json")
-        : resultOf(job.operation, job.result),
+        : resultOf(job.operation, job.result, isOurs(job)),
     );
   }
 

@@ -1,13 +1,14 @@
 // The list of all jobs, running and ended.
 
-import { Problem, get } from "../lib/api.js";
+import { Problem, get, sleep } from "../lib/api.js";
 import { h, kept } from "../lib/dom.js";
 import { ago, count, instant } from "../lib/format.js";
-import { hive } from "../lib/hive.js";
+import { hive, isOurs } from "../lib/hive.js";
 import { isReadOnly, outcome, stateWord, title } from "../lib/jobs.js";
 import { live } from "../lib/live.js";
 import { recall, remember } from "../lib/storage.js";
 import { ListView, link } from "../lib/view.js";
+import { choice } from "../parts/choices.js";
 import { onValue, select, tick } from "../parts/fields.js";
 import { button, chip, empty, progressBar, retryBox, took, waiting } from "../parts/parts.js";
 
@@ -26,10 +27,16 @@ const STATES = [
   ["cancelled", "Cancelled"],
 ];
 
+/** How soon after a page the jobs of other hives are read again, in milliseconds. */
+const PAUSE_MS = 2000;
+const ALL = "all";
+
 class Jobs extends ListView {
   static list = "jobs";
   /** @type {import("../lib/hive.js").Topic[]} */
-  static topics = ["jobs", "connection"];
+  static topics = ["jobs", "fleet", "connection"];
+  /** The hive whose jobs are shown, or `all`; empty for this one. */
+  of = recall("jobs.hive", "", "sessionStorage");
   reads = recall("jobs.reads", false);
   /** The cursor of older jobs of the chosen state; null where there are none. @type {string|null} */
   cursor = null;
@@ -39,26 +46,40 @@ class Jobs extends ListView {
   /** @type {Problem|null} */
   problem = null;
   #stop = new AbortController();
+  /** What the other hives told of their jobs when those were read. */
+  #told = "";
 
   start() {
     this.#request("");
+    hive.on(["fleet"], () => this.#look(), this.life.signal);
+  }
+
+  /** Reads the jobs of other hives again when those have others, which no event tells. */
+  async #look() {
+    if (!hive.fleet && this.of) this.#chooseHive("");
+    if (!this.of || told() === this.#told || this.asking) return;
+    this.#told = told();
+    await sleep(PAUSE_MS, this.life.signal);
+    if (this.of && !this.asking && !this.life.signal.aborted) this.#request("", true);
   }
 
   /** Reads a page of the jobs of the chosen state, which the hive filters: it has more of them than the page.
-   * @param {string} cursor */
-  async #request(cursor) {
+   * @param {string} cursor @param {boolean} [isAgain] whether older pages are there already */
+  async #request(cursor, isAgain = false) {
     this.#stop.abort();
     const stop = (this.#stop = new AbortController());
     this.asking = Date.now();
     this.problem = null;
+    this.#told = told();
     this.update();
     const query = new URLSearchParams({ limit: String(PAGE) });
     if (this.state !== "all") query.set("state", this.state);
+    if (this.of) query.set("hive", this.of);
     if (cursor) query.set("cursor", cursor);
     try {
       const page = await get(`/v1/jobs?${query}`, AbortSignal.any([this.life.signal, stop.signal]));
       hive.addJobs(page.jobs);
-      this.cursor = page.next_cursor;
+      if (!isAgain) this.cursor = page.next_cursor;
       this.hasAnswer = true;
     } catch (error) {
       if (stop.signal.aborted || this.life.signal.aborted) return;
@@ -75,9 +96,24 @@ class Jobs extends ListView {
     this.#request("");
   }
 
+  /** @param {string} of */
+  #chooseHive(of) {
+    this.of = of;
+    remember("jobs.hive", of, "sessionStorage");
+    this.cursor = null;
+    this.#request("");
+  }
+
+  /** Whether a job is one of the chosen hive. @param {Job} job */
+  #isMeant(job) {
+    if (this.of === ALL) return true;
+    return this.of === "" ? isOurs(job) : job.hive === this.of;
+  }
+
   draw() {
     const search = this.filter.toLowerCase();
-    const all = hive.jobList().filter((job) => this.reads || !isReadOnly(job));
+    const jobs = hive.jobList((job) => this.#isMeant(job));
+    const all = jobs.filter((job) => this.reads || !isReadOnly(job));
     const matches = (/** @type {Job} */ job) =>
       !search || `${title(job)} ${job.operation} ${job.job_id}`.toLowerCase().includes(search);
     const shown = all.filter((job) => (this.state === "all" || job.state === this.state) && matches(job));
@@ -104,12 +140,26 @@ class Jobs extends ListView {
         oninput: onValue((filter) => this.narrow({ filter })),
       }),
       select({ "aria-label": "State" }, STATES, this.state, (state) => this.#chooseState(state)),
+      this.#hives(),
       tick("Include read-only jobs", this.reads, (reads) => {
         this.reads = reads;
         remember("jobs.reads", reads);
         this.update();
       }),
     );
+  }
+
+  /** The hives to choose from. One that is gone stays while its jobs are shown. */
+  #hives() {
+    const others = hive.otherHives().map((each) => each.hive);
+    if (others.length === 0 && !this.of) return null;
+    const names = others.includes(this.of) || ["", ALL].includes(this.of) ? others : [...others, this.of];
+    const choices = [
+      choice("", "This hive"),
+      choice(ALL, "All hives"),
+      ...names.map((name) => choice(name, name)),
+    ];
+    return select({ "aria-label": "Hive" }, choices, this.of, (of) => this.#chooseHive(of));
   }
 
   /** @param {Job[]} shown @param {number} all */
@@ -169,7 +219,11 @@ function row(job) {
     { "data-state": job.state },
     chip(job.state, stateWord(job)),
     h("a", { class: "grow", href: link("jobs", job.job_id) }, title(job)),
-    h("span", { class: "muted outcome" }, outcome(job)),
+    h(
+      "span",
+      { class: "muted outcome" },
+      [isOurs(job) ? "" : job.hive, outcome(job)].filter(Boolean).join(" · "),
+    ),
     job.progress && !job.ended_at ? progressBar(job.progress, `Progress of: ${title(job)}`) : null,
     h("span", { class: "num took" }, took(job)),
     h(
@@ -179,5 +233,14 @@ function row(job) {
     ),
   );
 }
+
+/** What the other hives tell of themselves, as far as jobs change it. */
+const told = () =>
+  hive
+    .otherHives()
+    .map(({ hive, run, presence, models, workers, jobs }) =>
+      [hive, run, presence, models, workers, jobs].join(" "),
+    )
+    .join();
 
 customElements.define("hive-jobs", Jobs);

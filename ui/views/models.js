@@ -4,9 +4,10 @@ import { Problem } from "../lib/api.js";
 import { caller } from "../lib/caller.js";
 import { refreshModels } from "../lib/catalog.js";
 import { h, icon, kept } from "../lib/dom.js";
+import { others, to } from "../lib/fleet.js";
 import { bytes, count } from "../lib/format.js";
 import { canChat, hive, isLoadable, isServing } from "../lib/hive.js";
-import { isPartial } from "../lib/sources.js";
+import { rowOf, rows, stateAt, stateOf } from "../lib/places.js";
 import { recall, remember } from "../lib/storage.js";
 import { ListView, link, route } from "../lib/view.js";
 import { openDelete } from "../parts/delete-dialog.js";
@@ -17,39 +18,35 @@ import "../parts/downloads.js";
 import { engineAdvice } from "../parts/engines.js";
 import { onValue, select } from "../parts/fields.js";
 import { abilities, button, chip, empty, failureBox, waiting } from "../parts/parts.js";
+import { devices, isOfMany, placeChip, placeList, silence } from "../parts/places.js";
 import { modelFacts } from "../parts/result.js";
 import { openSettings } from "../parts/settings-dialog.js";
 import { act, showProblem } from "../parts/toasts.js";
 
 /** @typedef {import("../lib/types.js").Model} Model */
+/** @typedef {import("../lib/places.js").Row} Row */
 
-/** @type {Array<{key: string, label: string, value: (model: Model) => string|number}>} */
+/** @type {Array<{key: string, label: string, value: (row: Row) => string|number}>} */
 const COLUMNS = [
-  { key: "name", label: "Name", value: (model) => model.id.toLowerCase() },
-  { key: "size", label: "Size", value: (model) => model.size_bytes },
-  { key: "quantization", label: "Quant.", value: (model) => model.quantization ?? "" },
-  { key: "parameters", label: "Params", value: (model) => model.parameter_count ?? 0 },
-  { key: "context", label: "Context", value: (model) => model.context_length ?? 0 },
-  { key: "state", label: "State", value: (model) => stateOf(model) },
+  { key: "name", label: "Name", value: ({ id }) => id.toLowerCase() },
+  { key: "size", label: "Size", value: ({ model }) => model.size_bytes },
+  { key: "quantization", label: "Quant.", value: ({ model }) => model.quantization ?? "" },
+  { key: "parameters", label: "Params", value: ({ model }) => model.parameter_count ?? 0 },
+  { key: "context", label: "Context", value: ({ model }) => model.context_length ?? 0 },
+  { key: "state", label: "State", value: stateOf },
 ];
 const NUMBERS = new Set(["size", "parameters", "context"]);
-
-/** @param {Model} model */
-function stateOf(model) {
-  const workers = hive.workersOf(model.id);
-  if (workers.some(isServing)) return "loaded";
-  return workers.length ? workers[0].status : model.status;
-}
 
 class Models extends ListView {
   static list = "models";
   /** @type {import("../lib/hive.js").Topic[]} */
-  static topics = ["models", "workers", "connection"];
+  static topics = ["models", "workers", "others", "connection"];
   sort = recall("models.sort", { key: "name", down: false });
   refreshing = 0;
 
   start() {
     addEventListener("hashchange", () => this.update(), { signal: this.life.signal });
+    others.watch(this.life.signal);
     this.#refresh();
   }
 
@@ -68,19 +65,12 @@ class Models extends ListView {
 
   draw() {
     const { id } = route();
-    const all = [...hive.models.values()].filter((model) => !isPartial(model));
+    const all = rows();
     const words = this.filter.toLowerCase().split(/\s+/).filter(Boolean);
     const column = COLUMNS.find(({ key }) => key === this.sort.key) ?? COLUMNS[0];
     const shown = all
-      .filter((model) =>
-        words.every((word) =>
-          [model.id, model.quantization, model.architecture, model.source, ...(model.capabilities ?? [])]
-            .join(" ")
-            .toLowerCase()
-            .includes(word),
-        ),
-      )
-      .filter((model) => this.state === "all" || stateOf(model) === this.state)
+      .filter((row) => words.every((word) => textOf(row).includes(word)))
+      .filter((row) => this.state === "all" || stateOf(row) === this.state)
       .sort((a, b) => compare(column.value(a), column.value(b)) * (this.sort.down ? -1 : 1));
     // The chosen state stays an option when no model has it any more.
     const others = [...new Set([...all.map(stateOf), this.state])].filter((state) => state !== "all").sort();
@@ -95,7 +85,7 @@ class Models extends ListView {
           "p",
           { class: "muted num" },
           hive.hasSnapshot
-            ? `${all.length} · ${bytes(all.reduce((sum, model) => sum + model.size_bytes, 0))}`
+            ? `${all.length} · ${bytes(all.flatMap(sizes).reduce((sum, size) => sum + size, 0))}`
             : "\u00a0",
         ),
         h(
@@ -106,6 +96,7 @@ class Models extends ListView {
         ),
       ),
       h("model-downloads", null),
+      silence("models"),
       h(
         "div",
         { class: `split${id ? " with-panel" : ""}` },
@@ -133,7 +124,7 @@ class Models extends ListView {
     ];
   }
 
-  /** @param {Model[]} shown @param {number} all @param {string} chosen */
+  /** @param {Row[]} shown @param {number} all @param {string} chosen */
   #table(shown, all, chosen) {
     if (!hive.hasSnapshot) return waiting("Waiting for the hive's list of models", hive.connection.since);
     if (all === 0) {
@@ -181,11 +172,11 @@ class Models extends ListView {
               ),
             );
           }),
-          h("th", { scope: "col" }, "Device"),
+          h("th", { scope: "col" }, isOfMany() ? "Where" : "Device"),
           h("th", { scope: "col" }, h("span", { class: "visually-hidden" }, "Actions")),
         ),
       ),
-      h("tbody", null, ...shown.map((model) => keptRow(model, model.id === chosen))),
+      h("tbody", null, ...shown.map((row) => keptRow(row, row.id === chosen))),
     );
   }
 
@@ -198,7 +189,10 @@ class Models extends ListView {
 
   /** @param {string} id */
   #panel(id) {
-    const model = hive.models.get(id);
+    const row = rowOf(id);
+    // One whose download is under way is in no list.
+    const model = hive.models.get(id) ?? row?.model;
+    const isHere = hive.models.has(id);
     const head = (/** @type {string} */ name) =>
       h(
         "div",
@@ -216,11 +210,15 @@ class Models extends ListView {
         { class: "card panel" },
         waiting("Waiting for the hive's list of models", hive.connection.since),
       );
+    if (!model && isOfMany() && !others.isKnown)
+      return h("aside", { class: "card panel" }, waiting("Asking the other hives", hive.connection.since));
     if (!model) {
       const missing = new Problem({
         code: "model_not_found",
         message: `No model has the id ${id}`,
-        hint: "it was deleted, or its file is gone; the list shows the models of this machine",
+        hint: `it was deleted, or its file is gone; the list shows the models of ${
+          isOfMany() ? "the fleet" : "this machine"
+        }`,
       });
       return h(
         "aside",
@@ -237,7 +235,7 @@ class Models extends ListView {
       h(
         "div",
         { class: "actions" },
-        canChat(model) && (isLoadable(model) || workers.some(isServing))
+        isAnswered(id) && canChat(model) && (isLoadable(model) || workers.some(isServing))
           ? h("a", { class: "button primary", href: link("chat", id) }, icon("chat"), h("span", null, "Chat"))
           : null,
         workers.length === 0 && isLoadable(model)
@@ -249,11 +247,12 @@ class Models extends ListView {
         workers.some(isServing)
           ? button("Why is it slow?", () => openDiagnosis(id), {}, icon("gauge"))
           : null,
-        button("Settings", () => openSettings(model), {}, icon("gear")),
-        button("Delete", () => openDelete(model), { needs: "ModelDelete" }, icon("trash")),
+        isHere ? button("Settings", () => openSettings(model), {}, icon("gear")) : null,
+        isHere ? button("Delete", () => openDelete(model), { needs: "ModelDelete" }, icon("trash")) : null,
       ),
-      isLoadable(model) ? engineAdvice(model.engine_advice, model.name) : null,
-      modelFacts(model, stateOf(model)),
+      isHere && isLoadable(model) ? engineAdvice(model.engine_advice, model.name) : null,
+      row && isOfMany() ? placeList(row) : null,
+      modelFacts(model, row ? stateOf(row) : model.status),
       workers.length
         ? h(
             "section",
@@ -284,10 +283,24 @@ class Models extends ListView {
   }
 }
 
-/** @param {Model} model @param {boolean} chosen */
-function row(model, chosen) {
-  const workers = hive.workersOf(model.id);
-  const state = stateOf(model);
+/** All that a filter finds a model by. @param {Row} row */
+function textOf({ model, places }) {
+  const { id, quantization, architecture, source, capabilities } = model;
+  const words = [id, quantization, architecture, source, ...(capabilities ?? [])];
+  return [...words, ...places.map((place) => place.hive)].join(" ").toLowerCase();
+}
+
+/** @param {Row} row */
+const sizes = ({ places }) => places.map(({ model }) => model.size_bytes);
+
+/** Whether requests for a model are answered by this hive: it has it, or passes them on.
+ * @param {string} id */
+const isAnswered = (id) => hive.models.has(id) || (others.served.get(id)?.length ?? 0) > 0;
+
+/** @param {Row} row @param {boolean} chosen */
+function tableRow(row, chosen) {
+  const { model } = row;
+  const state = stateOf(row);
   return h(
     "tr",
     { class: chosen ? "chosen" : "" },
@@ -305,48 +318,52 @@ function row(model, chosen) {
     h("td", { class: "num", "data-label": "Params" }, count(model.parameter_count)),
     h("td", { class: "num", "data-label": "Context" }, count(model.context_length)),
     h("td", { "data-label": "State" }, h("span", { title: model.status_detail ?? null }, chip(state))),
-    h(
-      "td",
-      { "data-label": "Device" },
-      workers.length
-        ? workers.map((worker) =>
-            h("a", { href: link("workers", worker.pid), key: worker.worker_id, class: "on" }, worker.device),
-          )
-        : "–",
-    ),
-    h("td", { class: "row-actions" }, rowActions(model, state, workers.length > 0)),
+    isOfMany()
+      ? h("td", { "data-label": "Where" }, h("ul", { class: "places" }, ...row.places.map(placeChip)))
+      : h("td", { "data-label": "Device" }, devices(row.places[0])),
+    h("td", { class: "row-actions" }, rowActions(row)),
   );
 }
 
 /** The row, made only when something in it has changed: lists may be long.
- * @param {Model} model @param {boolean} chosen */
-function keptRow(model, chosen) {
-  const workers = hive.workersOf(model.id).map(({ pid, device }) => `${pid} ${device}`);
-  const shows = [model, chosen, stateOf(model), workers.join(), caller.card];
-  return kept(model.id, shows, () => row(model, chosen));
+ * @param {Row} row @param {boolean} chosen */
+function keptRow(row, chosen) {
+  const told = row.places.map((place) => {
+    const { hive, workers, differs } = place;
+    return [hive, stateAt(place), differs, ...workers.map(({ pid, device }) => `${pid} ${device}`)].join();
+  });
+  const shows = [row.model, chosen, told.join("; "), isOfMany(), isAnswered(row.id), caller.card];
+  return kept(row.id, shows, () => tableRow(row, chosen));
 }
 
 /** What a model needs that no engine here runs. @param {Model} model */
 const needs = ({ engine_advice: advice }) =>
   advice ? "Needs llama-server, which can be installed" : "No engine here runs it";
 
-/** @param {Model} model @param {string} state @param {boolean} hasWorkers */
-function rowActions(model, state, hasWorkers) {
+/** @param {Row} row */
+function rowActions(row) {
+  const { id, model, places } = row;
   const named = (/** @type {string} */ verb) => ({
     class: "small",
     "aria-label": `${verb} ${model.name}`,
     needs: `Model${verb}`,
   });
-  const chat = { class: "button small", href: link("chat", model.id) };
-  const asks = canChat(model) ? h("a", { ...chat, "aria-label": `Chat with ${model.name}` }, "Chat") : null;
-  if (state === "loaded")
-    return [asks, button("Unload", () => act({ ModelUnload: { id: model.id } }), named("Unload"))];
+  const chat = { class: "button small", href: link("chat", id), "aria-label": `Chat with ${model.name}` };
+  const asks = isAnswered(id) && canChat(model) ? h("a", chat, "Chat") : null;
+  // What is here is meant first; of others only what is loaded on one of them alone.
+  const loaded = places.filter((place) => stateAt(place) === "loaded");
+  const meant = places[0].isHere ? places[0] : loaded.length === 1 ? loaded[0] : null;
+  if (meant && stateAt(meant) === "loaded") {
+    const unload = () => act({ ModelUnload: { id, ...to(meant.hive) } });
+    return [asks, button("Unload", unload, named("Unload"))];
+  }
   if (isLoadable(model)) {
-    const label = hasWorkers ? "Starting" : "Load";
-    return [asks, button(label, () => openLoad(model), { ...named("Load"), disabled: hasWorkers })];
+    const starts = Boolean(meant?.workers.length);
+    const label = starts ? "Starting" : "Load";
+    return [asks, button(label, () => openLoad(model), { ...named("Load"), disabled: starts })];
   }
   // What cannot be read, or is still being copied, may be as good as ever.
-  if (model.status !== "corrupt") return null;
+  if (model.status !== "corrupt" || !places[0].isHere) return null;
   return button("Delete", () => openDelete(model), named("Delete"));
 }
 

@@ -3,11 +3,13 @@
 import { texts } from "../client.js";
 import { Problem, request } from "../lib/api.js";
 import { h, icon } from "../lib/dom.js";
+import { others } from "../lib/fleet.js";
 import { bytes, count, duration, roughly } from "../lib/format.js";
 import { HISTORY, hive, isAlive, isLoadable, isServing } from "../lib/hive.js";
 import { whileSeen } from "../lib/sight.js";
 import { View, link, route } from "../lib/view.js";
 import { openDiagnosis } from "../parts/diagnosis-dialog.js";
+import { otherWorkers } from "../parts/other-workers.js";
 import { openSpawn } from "../parts/spawn-dialog.js";
 import { engineList } from "../parts/engines.js";
 import { graph } from "../parts/graph.js";
@@ -21,10 +23,11 @@ import "../parts/virtual-list.js";
 
 class Workers extends View {
   /** @type {import("../lib/hive.js").Topic[]} */
-  static topics = ["workers", "telemetry", "connection", "models"];
+  static topics = ["workers", "telemetry", "connection", "models", "others"];
 
   start() {
     addEventListener("hashchange", () => this.update(), { signal: this.life.signal });
+    others.watch(this.life.signal);
   }
 
   draw() {
@@ -72,6 +75,7 @@ class Workers extends View {
       chosen
         ? h("worker-log", { key: chosen.worker_id, ".pid": chosen.pid, ".alive": isAlive(chosen) })
         : null,
+      ...(id ? [] : otherWorkers()),
       // Below all else, and not beside one worker's log: both get their heights late.
       hive.hasSnapshot && !id ? engineList() : null,
     ];

@@ -10,7 +10,7 @@ use crate::cli::session::Session;
 use crate::cli::show::{column, fields, number, number_of, table, text_of};
 use crate::cli::words::{of_field, with_days};
 use crate::secret_hash::SecretHash;
-use crate::text::hex;
+use crate::text::{bytes, hex};
 
 #[derive(Debug, clap::Args)]
 #[group(skip)]
@@ -159,27 +159,31 @@ fn of_status(status: &Value) -> String {
     }
     let mut head = status.clone();
     let hives = head.as_object_mut().and_then(|head| head.remove("hives")).unwrap_or_default();
-    let all = |hive: &Value, name: &str| {
-        let devices = hive["devices"].as_array().map_or(&[][..], Vec::as_slice);
-        devices.iter().filter_map(|device| device[name].as_u64()).sum::<u64>()
-    };
-    let memory = |hive: &Value| {
-        let of = |name| of_field(name, &all(hive, name).into()).unwrap_or_else(|| "0".to_owned());
-        format!("{} of {}", of("free_bytes"), of("capacity_bytes"))
-    };
     let table = table(
         hives.as_array().map_or(&[], Vec::as_slice),
         &[
             text_of("HIVE", "hive"),
             text_of("PRESENCE", "presence"),
-            number("MEMORY FREE", memory),
+            number("RAM FREE", |hive| memory(hive, |device| device == "cpu")),
+            number("GPU MEMORY FREE", |hive| memory(hive, |device| device != "cpu")),
             number_of("MODELS", "models"),
             number_of("WORKERS", "workers"),
+            number_of("JOBS", "jobs"),
             text_of("VERSION", "version"),
             column("URL", |hive| hive["url"].as_str().unwrap_or("-").to_owned()),
         ],
     );
     format!("{}\n{table}", fields(&head))
+}
+
+/// What is free of the memory of those devices of a hive, and how much they have; `-` where it has none.
+fn memory(hive: &Value, is_meant: impl Fn(&str) -> bool) -> String {
+    let devices = hive["devices"].as_array().map_or(&[][..], Vec::as_slice);
+    let meant = devices.iter().filter(|device| device["device"].as_str().is_some_and(&is_meant));
+    let sizes =
+        meant.filter_map(|device| Some((device["free_bytes"].as_u64()?, device["capacity_bytes"].as_u64()?)));
+    let sums = sizes.reduce(|sum, device| (sum.0 + device.0, sum.1 + device.1));
+    sums.map_or_else(|| "-".to_owned(), |(free, all)| format!("{} of {}", bytes(free), bytes(all)))
 }
 
 #[cfg(test)]
@@ -208,15 +212,23 @@ mod tests {
             "unpublished": 0,
             "hives": [{
                 "hive": "a", "presence": "reachable", "models": 3, "workers": 1, "version": "0.1.0",
-                "url": "http://10.0.0.7:7835",
-                "devices": [{ "device": "cpu", "free_bytes": 1 << 30, "capacity_bytes": 2_u64 << 30 }],
-            }],
+                "url": "http://10.0.0.7:7835", "jobs": 2,
+                "devices": [
+                    { "device": "cpu", "free_bytes": 1 << 30, "capacity_bytes": 2_u64 << 30 },
+                    { "device": "cuda:0", "free_bytes": 4_u64 << 30, "capacity_bytes": 8_u64 << 30 },
+                    { "device": "cuda:1", "free_bytes": 8_u64 << 30, "capacity_bytes": 8_u64 << 30 },
+                ],
+            }, { "hive": "b" }],
         });
         let shown = of_status(&status);
-        let row = shown.lines().last().unwrap();
+        let rows: Vec<_> =
+            shown.lines().map(|row| row.split_whitespace().collect::<Vec<_>>().join(" ")).collect();
         assert_eq!(
-            row.split_whitespace().collect::<Vec<_>>().join(" "),
-            "a reachable 1.0 GiB of 2.0 GiB 3 1 0.1.0 http://10.0.0.7:7835"
+            rows[rows.len() - 2..],
+            [
+                "a reachable 1.0 GiB of 2.0 GiB 12.0 GiB of 16.0 GiB 3 1 2 0.1.0 http://10.0.0.7:7835",
+                "b - - - - - - - -",
+            ]
         );
         assert!(of_status(&json!({ "fleet": null })).contains("in no fleet"));
     }

@@ -52,7 +52,7 @@ impl Verb for Args {
                 text_of("CREATED", "created_at"),
                 column("TOOK", took),
             ];
-            if session.of_fleet.is_some() {
+            if session.of_fleet.is_some() && jobs.iter().any(|job| job.get("hive").is_some()) {
                 columns.insert(1, text_of("HIVE", "hive"));
             }
             table(jobs, &columns)

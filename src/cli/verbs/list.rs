@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 use super::Verb;
 use crate::cli::end::Ended;
 use crate::cli::session::Session;
-use crate::cli::show::{column, number_of, table, text_of};
+use crate::cli::show::{column, number_of, text_of};
 use crate::cli::words::member;
 
 #[derive(Debug, clap::Args)]
@@ -15,19 +15,15 @@ pub(in crate::cli) struct Args {}
 impl Verb for Args {
     async fn run(self, session: &Session) -> Ended {
         let models = session.run("ModelList", json!({})).await?;
-        session.show(&models, |models| {
-            table(
-                models.as_array().map_or(&[], Vec::as_slice),
-                &[
-                    text_of("MODEL", "id"),
-                    number_of("SIZE", "size_bytes"),
-                    number_of("PARAMETERS", "parameter_count"),
-                    text_of("QUANTIZATION", "quantization"),
-                    column("STATUS", status),
-                    text_of("ADDED", "added_at"),
-                ],
-            )
-        })
+        let columns = vec![
+            text_of("MODEL", "id"),
+            number_of("SIZE", "size_bytes"),
+            number_of("PARAMETERS", "parameter_count"),
+            text_of("QUANTIZATION", "quantization"),
+            column("STATUS", status),
+            text_of("ADDED", "added_at"),
+        ];
+        session.show_list(&models, columns)
     }
 }
 

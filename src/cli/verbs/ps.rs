@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 use super::Verb;
 use crate::cli::end::Ended;
 use crate::cli::session::Session;
-use crate::cli::show::{fields, number, number_of, table, text_of};
+use crate::cli::show::{Column, fields, number, number_of, table, text_of};
 use crate::text;
 
 #[derive(Debug, clap::Args)]
@@ -22,26 +22,27 @@ impl Verb for Args {
             return session.show(&worker, fields);
         }
         let workers = session.run("WorkerProcessList", json!({})).await?;
-        session.show(&workers, listed)
+        session.show_list(&workers, columns())
     }
 }
 
 /// Workers as a table.
 pub(super) fn listed(workers: &Value) -> String {
-    table(
-        workers.as_array().map_or(&[], Vec::as_slice),
-        &[
-            number_of("PID", "pid"),
-            text_of("MODEL", "model"),
-            text_of("STATUS", "status"),
-            text_of("DEVICE", "device"),
-            text_of("ENGINE", "engine"),
-            number("MEMORY", memory),
-            number_of("CONTEXT", "context_length"),
-            number_of("SLOTS", "slots"),
-            number_of("UP", "uptime_seconds"),
-        ],
-    )
+    table(workers.as_array().map_or(&[], Vec::as_slice), &columns())
+}
+
+fn columns() -> Vec<Column<'static>> {
+    vec![
+        number_of("PID", "pid"),
+        text_of("MODEL", "model"),
+        text_of("STATUS", "status"),
+        text_of("DEVICE", "device"),
+        text_of("ENGINE", "engine"),
+        number("MEMORY", memory),
+        number_of("CONTEXT", "context_length"),
+        number_of("SLOTS", "slots"),
+        number_of("UP", "uptime_seconds"),
+    ]
 }
 
 /// What it holds of the machine's memory and of the GPUs'.

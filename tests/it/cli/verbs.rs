@@ -1,9 +1,11 @@
 //! Each verb, and what it prints.
 
+use std::time::Duration;
+
 use serde_json::{Value, json};
 
 use super::{assert_stable, run, succeed, verb, verb_at};
-use crate::support::{TestHive, data_lines, program, soon, write_model};
+use crate::support::{NatsServer, TestHive, data_lines, program, soon, until, write_model};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn models_come_and_go() {
@@ -261,4 +263,59 @@ async fn tokens_are_made_listed_and_revoked() {
     assert_eq!(with(secret, &["token", "revoke", "alice"]).await.status, 4);
     assert_eq!(with(alice, &["list"]).await.status, 5);
     hive.stop().await;
+}
+
+/// Each line as words with one space between them.
+fn lines(text: &str) -> Vec<String> {
+    text.lines().map(|line| line.split_whitespace().collect::<Vec<_>>().join(" ")).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_list_of_all_hives_says_where_each_thing_is() {
+    let Some(nats) = NatsServer::start().await else { return };
+    let hive = async |name: &str| {
+        TestHive::start_with(|config| {
+            config.hive_ids = vec![name.to_owned()];
+            config.fleet.nats = Some(nats.url());
+            config.fleet.heartbeat = Duration::from_millis(200).into();
+        })
+        .await
+    };
+    let (a, b) = (hive("a").await, hive("b").await);
+    until("both in the fleet", async || {
+        let status = a.succeed(&json!({ "FleetStatus": {} })).await;
+        (status["hives"].as_array()?.len() == 2 && status["is_in"] == true).then_some(())
+    })
+    .await;
+    for (hive, models) in [(&a, &["one", "two"][..]), (&b, &["two", "three"][..])] {
+        models.iter().for_each(|model| drop(write_model(&hive.models_dir(), model)));
+    }
+    b.load("two").await;
+    let listed = lines(&succeed(&a, &["list", "--hive", "all"]).await);
+    assert!(listed[0].starts_with("MODEL HIVE SIZE"), "{listed:?}");
+    let starts: Vec<_> =
+        listed[1..].iter().map(|line| line.split(' ').take(2).collect::<Vec<_>>().join(" ")).collect();
+    assert_eq!(starts, ["one a", "three b", "two a", "two b"], "by model, then by hive");
+    assert!(listed[3].contains("available") && listed[4].contains("loaded"), "{listed:?}");
+    let workers = lines(&succeed(&a, &["ps", "--hive", "all"]).await);
+    assert!(workers[0].starts_with("PID HIVE MODEL") && workers[1].contains(" b two ready "), "{workers:?}");
+    assert_eq!(workers.len(), 2);
+    let json: Value =
+        serde_json::from_str(&succeed(&a, &["list", "--hive", "all", "--json"]).await).expect("one document");
+    assert_eq!(json["hives"]["b"]["result"].as_array().map(Vec::len), Some(2));
+    // One hive's list has no such column, nor have jobs of a hive that are asked for at itself.
+    assert!(lines(&succeed(&a, &["list", "--hive", "b"]).await)[0].starts_with("MODEL SIZE"));
+    let jobs = lines(&succeed(&a, &["jobs", "--hive", "all"]).await);
+    assert!(
+        jobs[0].starts_with("JOB HIVE OPERATION")
+            && jobs.iter().any(|job| job.contains(" b model_load two "))
+    );
+    assert!(lines(&succeed(&a, &["jobs", "--hive", "a"]).await)[0].starts_with("JOB OPERATION"));
+    let status = lines(&succeed(&a, &["fleet"]).await);
+    assert!(
+        status.iter().any(|line| line.starts_with("b reachable ") && line.contains("iB of ")),
+        "{status:?}"
+    );
+    a.stop().await;
+    b.stop().await;
 }

@@ -34,7 +34,7 @@ const RESIDENCY: &str = "const [names, done] = arguments;\
     });";
 
 /// Fails if a layout of what the page shows is wrong in any of the windows.
-async fn check(browser: &Browser, what: &str) {
+pub(super) async fn check(browser: &Browser, what: &str) {
     for (width, zoom) in WINDOWS {
         let height = if width > 800 { 900 } else { 812 };
         // A page that is zoomed has fewer pixels of its own, each of several pixels of the screen.

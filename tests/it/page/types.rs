@@ -1,6 +1,7 @@
 //! Compares the page's types with the hive's responses.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use rbee_hive::config::DeviceKind;
 use rbee_hive::engine_store::{Build, EngineId, EngineStore, Provenance, Trouble};
@@ -10,7 +11,7 @@ use serde_json::{Value, json};
 
 use super::residency::gated;
 use crate::gpus::machine;
-use crate::support::{TestHive, read_all, soon, typed, until};
+use crate::support::{TestHive, nats_server, read_all, soon, typed, until};
 
 const TYPES: &str = concat!(include_str!("../../../ui/client.js"), include_str!("../../../ui/lib/types.js"));
 
@@ -90,6 +91,33 @@ async fn installed_engines() -> Value {
     let listed = hive.succeed(&json!({ "WorkerListInstalled": {} })).await;
     hive.stop().await;
     listed
+}
+
+/// What a hive tells of its fleet; `None` where there is no nats-server.
+async fn fleet() -> Option<[(&'static str, Value); 3]> {
+    let server = nats_server()?;
+    let hive = TestHive::start_with(|config| {
+        config.hive_ids = vec!["one".to_owned()];
+        config.fleet.server = Some(server);
+        config.fleet.heartbeat = Duration::from_millis(200).into();
+    })
+    .await;
+    let sha256 = "2cf24dba5fb0a30e26e83b2ac5b9e29e1b161e5c1fa7425e73043362938b9824";
+    let up = json!({ "FleetUp": {
+        "listen": "127.0.0.1:0", "join_listen": "127.0.0.1:0", "advertise": "127.0.0.1", "sha256": sha256,
+    } });
+    let made = hive.succeed(&up).await;
+    let status = until("the hive in its fleet", async || {
+        let status = hive.succeed(&json!({ "FleetStatus": {} })).await;
+        (!status["hives"][0]["devices"][0].is_null()).then_some(status)
+    })
+    .await;
+    hive.stop().await;
+    Some([
+        ("FleetHive", status["hives"][0].clone()),
+        ("FleetStatus", status),
+        ("FleetInvitation", made["invitation"].clone()),
+    ])
 }
 
 /// What the hive tells of a token.
@@ -180,9 +208,12 @@ async fn the_types_of_the_page_match_the_responses_of_the_hive() {
         ("UsageSums", used["total"].clone()),
         ("UsageReport", used),
     ]);
+    let fleet = fleet().await;
+    let has_fleet = fleet.is_some();
+    examples.extend(fleet.into_iter().flatten());
     for (name, properties) in declared() {
         // The page builds these types from the lines of an event.
-        if matches!(name, "JobEvent" | "StreamEvent") {
+        if matches!(name, "JobEvent" | "StreamEvent") || (name.starts_with("Fleet") && !has_fleet) {
             continue;
         }
         let example = examples.remove(name).unwrap_or_else(|| panic!("no example of {name}"));

@@ -1,0 +1,85 @@
+// Where a model is, and what can be done with it there.
+
+import { h } from "../lib/dom.js";
+import { others, to } from "../lib/fleet.js";
+import { hive, isLoadable } from "../lib/hive.js";
+import { stateAt } from "../lib/places.js";
+import { link } from "../lib/view.js";
+import { openDelete } from "./delete-dialog.js";
+import { openLoad } from "./load-dialog.js";
+import { button, chip } from "./parts.js";
+import { act } from "./toasts.js";
+
+/** @typedef {import("../lib/places.js").Row} Row */
+/** @typedef {import("../lib/places.js").Place} Place */
+
+/** Whether the hive is one of several. */
+export const isOfMany = () => hive.otherHives().length > 0;
+
+/** Which hives did not tell what they have. @param {"models"|"workers"} what */
+export function silence(what) {
+  const { failures, problem } = others;
+  if (!isOfMany() || (failures.size === 0 && !problem)) return null;
+  const whose = problem ? "other hives" : [...failures.keys()].join(", ");
+  const why = problem ? problem.message : [...failures.values()].join("; ");
+  return h("p", { class: "muted" }, `The list lacks the ${what} of ${whose}: ${why}.`);
+}
+
+/** @param {Place} place */
+export const devices = ({ workers }) =>
+  workers.length
+    ? workers.map((worker) =>
+        h("a", { href: link("workers", worker.pid), key: worker.worker_id, class: "on" }, worker.device),
+      )
+    : "–";
+
+/** A hive that has a model, on which devices it is loaded there, and whether it is another file.
+ * @param {Place} place */
+export function placeChip(place) {
+  const { hive: name, workers, differs } = place;
+  const words = [name, ...workers.map(({ device }) => device), ...(differs ? ["differs"] : [])];
+  const state = stateAt(place);
+  const title = [`${state} on ${name}`, differs].filter(Boolean).join("; ");
+  return h("li", { key: name, title }, chip(state, words.join(" · ")));
+}
+
+/** Where a model is, with what can be done with it there. @param {Row} row */
+export function placeList({ id, places }) {
+  return h(
+    "section",
+    { "aria-labelledby": "places-title" },
+    h("h3", { id: "places-title" }, places.length === 1 ? "On 1 hive" : `On ${places.length} hives`),
+    h(
+      "ul",
+      { class: "lines residents" },
+      ...places.map((place) => {
+        const { hive: name, isHere, model, workers, differs } = place;
+        const named = (/** @type {string} */ verb) => ({
+          class: "small",
+          "aria-label": `${verb} ${model.name} on ${name}`,
+          needs: `Model${verb}`,
+        });
+        const about = [
+          isHere ? "this hive" : "",
+          workers.map(({ device }) => device).join(", "),
+          differs,
+        ].filter(Boolean);
+        return h(
+          "li",
+          { key: name },
+          h("strong", { class: "grow", title: name }, name),
+          chip(stateAt(place)),
+          // What is done on this hive has its buttons above.
+          isHere || workers.length || !isLoadable(model)
+            ? null
+            : button("Load", () => openLoad(model, name), named("Load")),
+          isHere || !workers.length
+            ? null
+            : button("Unload", () => act({ ModelUnload: { id, ...to(name) } }), named("Unload")),
+          isHere ? null : button("Delete", () => openDelete(model, place), named("Delete")),
+          about.length ? h("p", { class: "muted" }, about.join(" · ")) : null,
+        );
+      }),
+    ),
+  );
+}
