@@ -5,7 +5,8 @@
 mod hub_login;
 mod download;
 mod delete;
-mod sharing;
+pub(crate) mod sharing;
+pub(crate) mod registry;
 mod find;
 pub(crate) mod plan;
 

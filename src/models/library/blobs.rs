@@ -35,8 +35,12 @@ fn in_store(store: &Store, sha256: &str, probe: &DiskProbe<'_>) -> Option<PathBu
     store.scan(probe).into_iter().find_map(|model| {
         let record = store.record_of(&model, probe)?;
         // The hash of a record is of the only file.
-        let is_it = record.sha256.as_deref() == Some(sha256) && model.files.paths.len() == 1;
-        is_it.then(|| model.path().to_owned())
+        if record.sha256.as_deref() == Some(sha256) && model.files.paths.len() == 1 {
+            return Some(model.path().to_owned());
+        }
+        let projector = record.projector.filter(|file| file.sha256.as_deref() == Some(sha256))?;
+        let path = store.path(&projector.name);
+        projector.matches(&path, probe).then_some(path)
     })
 }
 

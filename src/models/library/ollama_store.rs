@@ -9,6 +9,7 @@ mod manifest;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use crate::models::library::file_name::name_of;
 use crate::models::library::folders::EntryKind;
@@ -56,6 +57,42 @@ pub(crate) fn is_store(root: &Path, probe: &DiskProbe<'_>) -> bool {
 /// The path, in the store at `root`, of the file with that SHA-256.
 pub(crate) fn blob_at(root: &Path, sha256: &str) -> PathBuf {
     blob_named(&root.join(BLOBS), sha256)
+}
+
+/// A manifest, as it is written.
+#[derive(Debug)]
+pub(crate) struct StoredManifest {
+    pub(crate) tag: String,
+    pub(crate) text: Arc<str>,
+    /// The file of its model, where it has one.
+    pub(crate) model: Option<PathBuf>,
+}
+
+/// The manifests of `namespace/name` in the store at `root`, from whatever registry: first those of Ollama's own.
+/// Both must be names of one part.
+pub(crate) fn manifests_of(
+    root: &Path,
+    namespace: &str,
+    name: &str,
+    probe: &DiskProbe<'_>,
+) -> Vec<StoredManifest> {
+    let mut registries = folders_in(&root.join(MANIFESTS), probe);
+    registries.sort_by_key(|registry| name_of(registry) != LIBRARY[0]);
+    let folders = registries.iter().filter_map(|registry| {
+        let namespace =
+            folders_in(registry, probe).into_iter().find(|folder| name_of(folder) == namespace)?;
+        folders_in(&namespace, probe).into_iter().find(|folder| name_of(folder) == name)
+    });
+    let tags = folders.filter_map(|folder| probe.folder_if_readable(&folder)).flat_map(|folder| {
+        let files = folder.entries.iter().filter(|entry| entry.kind == EntryKind::File);
+        files.map(|entry| (name_of(&entry.path), entry.path.clone())).collect::<Vec<_>>()
+    });
+    let stored = |(tag, path): (String, PathBuf)| {
+        let text = probe.text(&path)?;
+        let model = layers(&text).ok().map(|layers| blob(&root.join(BLOBS), &layers.model));
+        Some(StoredManifest { tag, text, model })
+    };
+    tags.filter_map(stored).collect()
 }
 
 fn layers(manifest: &str) -> Result<Layers, String> {
