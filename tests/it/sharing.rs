@@ -154,6 +154,7 @@ async fn what_ollamas_store_has_is_given_as_ollama_wrote_it() {
     assert_eq!(body(of_template).await, template);
     let head = ask_by(Method::HEAD, &anybody, &hive, &blobs(&sha256(&bytes)), &[]).await;
     assert_eq!((head.status().as_u16(), header(&head, "content-length")), (200, &*bytes.len().to_string()));
+    assert_eq!(header(&head, "location"), format!("./sha256:{}", sha256(&bytes)), "Ollama asks there");
     let part = ask(&anybody, &hive, &blobs(&sha256(&bytes)), &[("range", "bytes=4-7")]).await;
     assert_eq!(part.status(), 206);
     assert_eq!(body(part).await, bytes[4..8]);

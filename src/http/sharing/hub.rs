@@ -168,8 +168,8 @@ pub(crate) async fn references(
         ("range" = Option<String>, Header, description = "`bytes=FROM-TO`, both counted from 0: one range of the file."),
     ),
     responses(
-        (status = 200, description = "The file.", content_type = "application/octet-stream", body = Vec<u8>),
-        (status = 206, description = "The range.", content_type = "application/octet-stream", body = Vec<u8>),
+        (status = 200, description = "The file.", content(("application/octet-stream"))),
+        (status = 206, description = "The range.", content(("application/octet-stream"))),
         (status = 304, description = "It is the version that `If-None-Match` names."),
         (status = 412, description = "It is not the version that `If-Match` names."),
         (status = 416, description = "The file ends before the range."),

@@ -2,7 +2,7 @@
 //! (<https://github.com/opencontainers/distribution-spec/blob/main/spec.md>): `ollama pull --insecure HIVE/NAME:TAG`.
 
 use axum::extract::State;
-use axum::http::header::CONTENT_TYPE;
+use axum::http::header::{CONTENT_TYPE, LOCATION};
 use axum::http::{Extensions, HeaderMap, HeaderName, HeaderValue, Method};
 use axum::response::{IntoResponse, Response};
 use sha2::{Digest, Sha256};
@@ -83,8 +83,8 @@ pub(crate) async fn manifest(
         ("range" = Option<String>, Header, description = "`bytes=FROM-TO`, both counted from 0: one range of the file."),
     ),
     responses(
-        (status = 200, description = "The file.", content_type = "application/octet-stream", body = Vec<u8>),
-        (status = 206, description = "The range.", content_type = "application/octet-stream", body = Vec<u8>),
+        (status = 200, description = "The file.", content(("application/octet-stream"))),
+        (status = 206, description = "The range.", content(("application/octet-stream"))),
         (status = 304, description = "It is the version that `If-None-Match` names."),
         (status = 412, description = "It is not the version that `If-Match` names."),
         (status = 416, description = "The file ends before the range."),
@@ -102,8 +102,9 @@ pub(crate) async fn blob(
     let sha256 = digest.strip_prefix("sha256:").unwrap_or_default();
     let named: Vec<_> = models.iter().filter(|model| model.names(sha256)).collect();
     if let Some(config) = named.iter().find_map(|model| model.config_of(sha256)) {
-        let kind = [(CONTENT_TYPE, "application/octet-stream")];
-        return Ok((kind, config.to_owned()).into_response());
+        let about =
+            [(CONTENT_TYPE, "application/octet-stream".to_owned()), (LOCATION, format!("./{digest}"))];
+        return Ok((about, config.to_owned()).into_response());
     }
     let found = if named.is_empty() { None } else { app.catalog.blob(sha256).await? };
     let shared = found.ok_or_else(|| {
@@ -115,8 +116,11 @@ pub(crate) async fn blob(
         Failure::new(Code::SourceNotFound, message).hint("its manifest has the digests of its files")
     })?;
     let mut response = file::answer(shared, &method, &headers);
-    if let Ok(digest) = HeaderValue::try_from(digest) {
-        response.headers_mut().insert(CONTENT_DIGEST, digest);
+    // Ollama's program (0.17) takes the address of a file from this header, also where it is the one that it asked.
+    for (name, value) in [(LOCATION, format!("./{digest}")), (CONTENT_DIGEST, digest)] {
+        if let Ok(value) = HeaderValue::try_from(value) {
+            response.headers_mut().insert(name, value);
+        }
     }
     Ok(response)
 }
