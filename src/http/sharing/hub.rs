@@ -299,7 +299,9 @@ fn refused(failure: Failure, word: Option<&'static str>) -> Response {
     let mut response = Problem::from(failure).into_response();
     if let Some(word) = word {
         response.headers_mut().insert(ERROR_CODE, HeaderValue::from_static(word));
-        message.map(|message| response.headers_mut().insert(ERROR_MESSAGE, message));
+        if let Some(message) = message {
+            response.headers_mut().insert(ERROR_MESSAGE, message);
+        }
     }
     response
 }

@@ -187,7 +187,8 @@ mod tests {
     use super::*;
 
     fn of(tag: &str) -> RegistryModel {
-        let manifest = json!({ "config": layer("x", &"c".repeat(64), 1), "layers": [layer("model", &"a".repeat(64), 1)] });
+        let (config, weights) = (layer("x", &"c".repeat(64), 1), layer("model", &"a".repeat(64), 1));
+        let manifest = json!({ "config": config, "layers": [weights] });
         RegistryModel {
             tag: tag.into(),
             id: None,
