@@ -20,6 +20,7 @@ mod models;
 mod anthropic;
 mod ollama;
 mod openai;
+mod sharing;
 mod gateway;
 mod operation;
 mod numbers;
@@ -40,6 +41,7 @@ mod stream;
 mod sse;
 mod token;
 mod ui;
+mod file;
 mod kept;
 mod worker_log;
 mod path;
@@ -122,6 +124,16 @@ pub(crate) fn router(app: &AppState) -> Result<Router> {
         .route("/api/me", any(ollama::not_offered))
         .route("/api/signout", any(ollama::not_offered))
         .route("/api/blobs/{digest}", any(ollama::not_offered))
+        .route("/hub/api/models/{org}/{repo}", get(sharing::hub::repository))
+        .route("/hub/api/models/{org}/{repo}/revision/{revision}", get(sharing::hub::repository_at))
+        .route("/hub/api/models/{org}/{repo}/tree/{revision}", get(sharing::hub::tree))
+        .route("/hub/api/models/{org}/{repo}/tree/{revision}/{*folder}", get(sharing::hub::tree_of_folder))
+        .route("/hub/api/models/{org}/{repo}/refs", get(sharing::hub::references))
+        .route("/hub/{org}/{repo}/resolve/{revision}/{*path}", get(sharing::hub::file))
+        .route("/hub/v2/{org}/{repo}/manifests/{tag}", get(sharing::hub::manifest))
+        .route("/v2", get(sharing::registry::version))
+        .route("/v2/{namespace}/{name}/manifests/{tag}", get(sharing::registry::manifest))
+        .route("/v2/{namespace}/{name}/blobs/{digest}", get(sharing::registry::blob))
         .route("/v1/markdown", post(markdown::render))
         .route("/v1/session", post(session::create).delete(session::end).with_state(policy.sessions()))
         .route("/v1/shutdown", post(hive::shut_down))

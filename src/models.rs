@@ -22,6 +22,7 @@ mod catalog;
 mod sources;
 mod library;
 mod transfer;
+pub(crate) mod shared;
 mod model;
 mod traits;
 mod needs;
@@ -44,8 +45,11 @@ pub(crate) fn is_projector_of(projector: &std::path::Path, model: &std::path::Pa
 }
 
 pub use catalog::plan::{Downloaded, Plan, PlannedFile};
+pub(crate) use catalog::registry::{MANIFEST, RegistryModel, of_tag};
+pub(crate) use catalog::sharing::SharedRepository;
 pub use catalog::{Catalog, Inspection};
 pub use id::ModelId;
+pub(crate) use library::hub_cache::snapshot::{Missing, Reference, SnapshotFile};
 pub use model::{Model, Status};
 pub(crate) use needs::Needs;
 pub use needs::{EngineAdvice, EngineSupport};

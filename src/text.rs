@@ -54,6 +54,17 @@ pub fn bytes(count: u64) -> String {
     format!("{value:.1} {}", UNITS[unit])
 }
 
+/// A number of weights as Ollama writes it: `134.5M`, `7.6B`.
+#[expect(clippy::cast_precision_loss, reason = "one decimal is shown")]
+pub(crate) fn count(count: u64) -> String {
+    match count {
+        0..1_000 => count.to_string(),
+        1_000..1_000_000 => format!("{:.1}K", count as f64 / 1e3),
+        1_000_000..1_000_000_000 => format!("{:.1}M", count as f64 / 1e6),
+        _ => format!("{:.1}B", count as f64 / 1e9),
+    }
+}
+
 /// Lower-case hexadecimal digits.
 #[must_use]
 pub fn hex(bytes: &[u8]) -> String {
@@ -148,6 +159,11 @@ mod tests {
 
         assert_eq!(json(&List(vec![Member(true), Member(false), Member(true)])), r#"["good","good"]"#);
         assert_eq!(json(&List(Vec::new())), "[]");
+    }
+
+    #[test]
+    fn numbers_of_weights_are_written_as_ollama_does() {
+        assert_eq!([12, 1_500, 134_515_008, 7_615_616_512].map(count), ["12", "1.5K", "134.5M", "7.6B"]);
     }
 
     #[test]

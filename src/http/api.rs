@@ -22,7 +22,7 @@ use utoipa::OpenApi;
 use super::kept::Kept;
 use super::{
     anthropic, capabilities, config, dialect, docs, events, heartbeats, hive, jobs, markdown, metrics,
-    models, ollama, openai, problem, security, session, stream, ui, worker_log,
+    models, ollama, openai, problem, security, session, sharing, stream, ui, worker_log,
 };
 use crate::dialects::trouble::Dialect;
 use crate::error::Code;
@@ -44,6 +44,7 @@ use crate::text::plain_links;
         (name = "OpenAI", description = "OpenAI's API for the models of the catalog."),
         (name = "Anthropic", description = "Anthropic's API for the same models."),
         (name = "Ollama", description = "Ollama's API for the same models."),
+        (name = "Sharing", description = "The models' files, in the forms of the Hugging Face Hub and of Ollama's registry."),
         (name = "Page", description = "The web page, and what it needs."),
     ),
     components(schemas(
@@ -86,6 +87,16 @@ use crate::text::plain_links;
         ollama::pull::pull,
         ollama::acts::copy,
         ollama::acts::delete,
+        sharing::hub::repository,
+        sharing::hub::repository_at,
+        sharing::hub::tree,
+        sharing::hub::tree_of_folder,
+        sharing::hub::references,
+        sharing::hub::file,
+        sharing::hub::manifest,
+        sharing::registry::version,
+        sharing::registry::manifest,
+        sharing::registry::blob,
         markdown::render,
         session::create,
         session::end,

@@ -28,7 +28,7 @@ use grammar::invalid;
 use places::Places;
 use resolution::{ModelSource, Resolution};
 
-pub(crate) use hub::{copied, login};
+pub(crate) use hub::{copied, is_repository, login};
 pub(crate) use hub_endpoint::HubEndpoint;
 
 pub use file::FileSource;

@@ -59,6 +59,7 @@ mod residency;
 mod responses;
 mod service;
 mod settings;
+mod sharing;
 mod shell;
 mod streams;
 mod support;

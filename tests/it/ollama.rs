@@ -531,7 +531,7 @@ async fn num_ctx_goes_to_the_worker_that_has_it() {
 }
 
 /// Puts a model into a store of Ollama's. Returns its file.
-fn put_into_store(store: &Path, name: &str, layers: &[(&str, &[u8])]) -> PathBuf {
+pub(crate) fn put_into_store(store: &Path, name: &str, layers: &[(&str, &[u8])]) -> PathBuf {
     std::fs::create_dir_all(store.join("blobs")).expect("a folder");
     let blob = |contents: &[u8]| store.join(format!("blobs/sha256-{}", hex(&Sha256::digest(contents))));
     let layer = |(kind, contents): &(&str, &[u8])| {

@@ -124,6 +124,16 @@ const NOT_RUN: &[(&str, &str, &str)] = &[
         "RBEE_HIVE_TEST_ROUNDS=200 cargo test --test it faults",
         "it takes ten minutes, and is a test itself",
     ),
+    (
+        "docs/SHARING.md",
+        "export HF_ENDPOINT=http://gpu-box:7835/hub",
+        "it needs the clients; tests/it/sharing.rs runs hf",
+    ),
+    (
+        "docs/SHARING.md",
+        "ollama pull --insecure gpu-box:7835/library/smollm2:135m",
+        "it needs Ollama's program",
+    ),
 ];
 
 /// The document whose blocks `clients::document` runs.
@@ -150,6 +160,7 @@ documents_that_run! {
     the_engines_run: "docs/ENGINES.md",
     the_metrics_run: "docs/METRICS.md",
     operating_runs: "docs/OPERATING.md",
+    sharing_runs: "docs/SHARING.md",
 }
 
 #[test]

@@ -7,7 +7,7 @@ use utoipa::ToSchema;
 use crate::app::App;
 use crate::config::{Capabilities, Capability};
 use crate::models::Model;
-use crate::text::hex;
+use crate::text::{count, hex};
 
 /// What is the same in every list of Ollama's.
 #[derive(Debug, Serialize, ToSchema)]
@@ -61,7 +61,7 @@ impl Details {
             format: model.format.clone(),
             families: Some(family.clone()).filter(|family| !family.is_empty()).into_iter().collect(),
             family,
-            parameter_size: model.parameter_count.map(rounded).unwrap_or_default(),
+            parameter_size: model.parameter_count.map(count).unwrap_or_default(),
             quantization_level: model.quantization.clone().unwrap_or_default(),
         }
     }
@@ -100,25 +100,4 @@ fn digest(model: &Model) -> String {
         let file = format!("{}\n{}\n{}", model.path.display(), model.size_bytes, model.added_at);
         hex(&Sha256::digest(file))
     })
-}
-
-/// A number of weights: `134.5M`, `7.6B`.
-#[expect(clippy::cast_precision_loss, reason = "one decimal is shown")]
-fn rounded(count: u64) -> String {
-    match count {
-        0..1_000 => count.to_string(),
-        1_000..1_000_000 => format!("{:.1}K", count as f64 / 1e3),
-        1_000_000..1_000_000_000 => format!("{:.1}M", count as f64 / 1e6),
-        _ => format!("{:.1}B", count as f64 / 1e9),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn numbers_of_weights_are_written_as_ollama_does() {
-        assert_eq!([12, 1_500, 134_515_008, 7_615_616_512].map(rounded), ["12", "1.5K", "134.5M", "7.6B"]);
-    }
 }

@@ -7,6 +7,7 @@
 
 mod scan;
 mod remove;
+pub(crate) mod snapshot;
 pub(crate) mod notes;
 pub(crate) mod layout;
 

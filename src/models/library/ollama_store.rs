@@ -9,6 +9,7 @@ mod manifest;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use crate::models::library::file_name::name_of;
 use crate::models::library::folders::EntryKind;
@@ -19,16 +20,19 @@ use crate::narration::Level;
 
 pub(crate) use manifest::{Descriptor, Layers, Manifest};
 
+/// The folders of a store.
+const MANIFESTS: &str = "manifests";
+const BLOBS: &str = "blobs";
+
 /// The folder of the library's own models beneath `manifests`.
 const LIBRARY: [&str; 2] = ["registry.ollama.ai", "library"];
 
 /// The models of the store at `root`; `None` where that is no store of Ollama's.
 pub(crate) fn models(root: &Path, probe: &DiskProbe<'_>) -> Option<Vec<ScannedModel>> {
-    let (manifests, blobs) = (root.join("manifests"), root.join("blobs"));
-    let is_folder = |path: &Path| probe.metadata(path).is_ok_and(|found| found.is_dir());
-    if !is_folder(&manifests) || !is_folder(&blobs) {
+    if !is_store(root, probe) {
         return None;
     }
+    let (manifests, blobs) = (root.join(MANIFESTS), root.join(BLOBS));
     let mut models = Vec::new();
     for (path, name) in manifests_in(&manifests, probe) {
         let Some(text) = probe.text(&path) else { continue };
@@ -41,6 +45,54 @@ pub(crate) fn models(root: &Path, probe: &DiskProbe<'_>) -> Option<Vec<ScannedMo
         }
     }
     Some(models)
+}
+
+/// Whether there is a store of Ollama's at `root`.
+pub(crate) fn is_store(root: &Path, probe: &DiskProbe<'_>) -> bool {
+    [MANIFESTS, BLOBS]
+        .iter()
+        .all(|folder| probe.metadata(&root.join(folder)).is_ok_and(|found| found.is_dir()))
+}
+
+/// The path, in the store at `root`, of the file with that SHA-256.
+pub(crate) fn blob_at(root: &Path, sha256: &str) -> PathBuf {
+    blob_named(&root.join(BLOBS), sha256)
+}
+
+/// A manifest, as it is written.
+#[derive(Debug)]
+pub(crate) struct StoredManifest {
+    pub(crate) tag: String,
+    pub(crate) text: Arc<str>,
+    /// The file of its model, where it has one.
+    pub(crate) model: Option<PathBuf>,
+}
+
+/// The manifests of `namespace/name` in the store at `root`, from whatever registry: first those of Ollama's own.
+/// Both must be names of one part.
+pub(crate) fn manifests_of(
+    root: &Path,
+    namespace: &str,
+    name: &str,
+    probe: &DiskProbe<'_>,
+) -> Vec<StoredManifest> {
+    let mut registries = folders_in(&root.join(MANIFESTS), probe);
+    registries.sort_by_key(|registry| name_of(registry) != LIBRARY[0]);
+    let folders = registries.iter().filter_map(|registry| {
+        let namespace =
+            folders_in(registry, probe).into_iter().find(|folder| name_of(folder) == namespace)?;
+        folders_in(&namespace, probe).into_iter().find(|folder| name_of(folder) == name)
+    });
+    let tags = folders.filter_map(|folder| probe.folder_if_readable(&folder)).flat_map(|folder| {
+        let files = folder.entries.iter().filter(|entry| entry.kind == EntryKind::File);
+        files.map(|entry| (name_of(&entry.path), entry.path.clone())).collect::<Vec<_>>()
+    });
+    let stored = |(tag, path): (String, PathBuf)| {
+        let text = probe.text(&path)?;
+        let model = layers(&text).ok().map(|layers| blob(&root.join(BLOBS), &layers.model));
+        Some(StoredManifest { tag, text, model })
+    };
+    tags.filter_map(stored).collect()
 }
 
 fn layers(manifest: &str) -> Result<Layers, String> {
@@ -62,7 +114,11 @@ fn scanned(blobs: &Path, name: String, layers: &Layers) -> ScannedModel {
 
 /// The file of a layer. A digest in another form names no file, so that none becomes a path elsewhere.
 fn blob(blobs: &Path, layer: &Descriptor) -> PathBuf {
-    blobs.join(format!("sha256-{}", layer.sha256().unwrap_or("invalid")))
+    blob_named(blobs, layer.sha256().unwrap_or("invalid"))
+}
+
+fn blob_named(blobs: &Path, sha256: &str) -> PathBuf {
+    blobs.join(format!("sha256-{sha256}"))
 }
 
 /// The manifests, with the names under which Ollama knows them: `name:tag`, `user/name:tag`,

@@ -50,6 +50,9 @@ pub(crate) struct RecordedFile {
     /// The target, where the file is a link.
     #[serde(default, skip_serializing_if = "Option::is_none", with = "paths::exact_option")]
     pub(crate) link: Option<PathBuf>,
+    /// SHA-256 in hexadecimal, of a projector that the hive downloaded.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) sha256: Option<String>,
     /// Fields of later versions of the hive.
     #[serde(flatten)]
     pub(crate) unknown: Map<String, Value>,
@@ -100,7 +103,7 @@ impl StoreRecord {
 
 impl RecordedFile {
     pub(crate) fn new(name: String, size_bytes: u64, link: Option<PathBuf>) -> Self {
-        Self { name, size_bytes, link, unknown: Map::new() }
+        Self { name, size_bytes, link, sha256: None, unknown: Map::new() }
     }
 
     /// Whether the file at `path` is still the one that was recorded.

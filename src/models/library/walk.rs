@@ -1,4 +1,4 @@
-//! Finds the GGUF files beneath a folder.
+//! Finds the GGUF files beneath a folder, or all files.
 //!
 //! A user's folder may hold anything: loops of links, folders that cannot be read, a whole file
 //! system. The walk is bounded in depth and number, never follows a loop, and reports what it leaves
@@ -30,7 +30,17 @@ pub(crate) enum LinkPolicy {
 
 /// The GGUF files beneath `root`.
 pub(crate) fn gguf_files(root: &Path, links: LinkPolicy, probe: &DiskProbe<'_>) -> Vec<PathBuf> {
-    let mut walk = Walk { root, links, probe, files: Vec::new(), entries: 0, unreadable: 0 };
+    files(root, links, probe, is_model_name)
+}
+
+/// The files beneath `root` whose names are wanted.
+pub(crate) fn files(
+    root: &Path,
+    links: LinkPolicy,
+    probe: &DiskProbe<'_>,
+    is_wanted: fn(&str) -> bool,
+) -> Vec<PathBuf> {
+    let mut walk = Walk { root, links, probe, is_wanted, files: Vec::new(), entries: 0, unreadable: 0 };
     walk.enter(root, &mut Vec::new());
     if walk.unreadable > MAX_NAMED {
         let more = walk.unreadable - MAX_NAMED;
@@ -47,6 +57,7 @@ struct Walk<'a> {
     root: &'a Path,
     links: LinkPolicy,
     probe: &'a DiskProbe<'a>,
+    is_wanted: fn(&str) -> bool,
     files: Vec<PathBuf>,
     /// How many entries were examined.
     entries: usize,
@@ -60,7 +71,7 @@ impl Walk<'_> {
         let folder = match self.probe.folder(path) {
             Ok(folder) => folder,
             Err(error) if above.is_empty() && error.kind() == io::ErrorKind::NotADirectory => {
-                self.add_if_model(path);
+                self.add_if_wanted(path);
                 return;
             }
             Err(error) => return self.report_unreadable(path, above.is_empty(), &error),
@@ -84,11 +95,11 @@ impl Walk<'_> {
             }
             let is_deep = above.len() == MAX_DEPTH;
             match &entry.kind {
-                EntryKind::File => self.add_if_model(&entry.path),
+                EntryKind::File => self.add_if_wanted(&entry.path),
                 EntryKind::Folder if !is_deep => self.enter(&entry.path, above),
-                EntryKind::Link(_) if self.links == LinkPolicy::Keep => self.add_if_model(&entry.path),
+                EntryKind::Link(_) if self.links == LinkPolicy::Keep => self.add_if_wanted(&entry.path),
                 EntryKind::Link(_) => match self.probe.metadata(&entry.path) {
-                    Ok(metadata) if metadata.is_file() => self.add_if_model(&entry.path),
+                    Ok(metadata) if metadata.is_file() => self.add_if_wanted(&entry.path),
                     Ok(metadata) if metadata.is_dir() && !is_deep => self.enter(&entry.path, above),
                     Ok(_) => {}
                     Err(error) => self.report_unreadable(&entry.path, false, &error),
@@ -99,8 +110,8 @@ impl Walk<'_> {
         above.pop();
     }
 
-    fn add_if_model(&mut self, path: &Path) {
-        if path.file_name().is_some_and(|name| is_model_name(&name.to_string_lossy())) {
+    fn add_if_wanted(&mut self, path: &Path) {
+        if path.file_name().is_some_and(|name| (self.is_wanted)(&name.to_string_lossy())) {
             self.files.push(path.to_owned());
         }
     }

@@ -35,6 +35,7 @@ use crate::models::transfer::remote::{GGUF_MAGIC, ModelFile, RemoteFile, Vet};
 use crate::{spawn, text};
 
 pub use name::HubName;
+pub(crate) use name::is_repository;
 
 impl ModelSource for HubName {
     const EXAMPLE: &'static str = "org/repo:Q4_K_M for a model of the Hugging Face Hub";

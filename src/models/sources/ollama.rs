@@ -49,9 +49,10 @@ const PREFIXES: [&str; 8] = [
 /// A model of Ollama's library, as the user names it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct OllamaName {
-    namespace: String,
-    name: String,
-    tag: String,
+    /// `library`, or the name of a user or an organisation.
+    pub(crate) namespace: String,
+    pub(crate) name: String,
+    pub(crate) tag: String,
 }
 
 /// The file of a model, as the registry's manifest states it.
@@ -95,7 +96,8 @@ impl ModelSource for OllamaName {
 }
 
 impl OllamaName {
-    fn parse_name(text: &str) -> Result<Self> {
+    /// Parses a name without a prefix: `[namespace/]name[:tag]`.
+    pub(crate) fn parse_name(text: &str) -> Result<Self> {
         let (path, tag) = text.split_once(':').unwrap_or((text, "latest"));
         let (namespace, name) = path.split_once('/').unwrap_or(("library", path));
         if [namespace, name, tag].into_iter().all(is_component) {
@@ -160,11 +162,14 @@ impl OllamaName {
 
     fn record(&self, layers: &Layers) -> StoreRecord {
         let name = store::file_name(&self.file_name());
-        let projector = layers.projector.as_ref();
+        let projector = layers.projector.as_ref().map(|layer| RecordedFile {
+            sha256: Some(layer.sha256.clone()),
+            ..RecordedFile::new(projector_name(&name), layer.size, None)
+        });
         StoreRecord {
             revision: Some(layers.manifest.clone()),
             sha256: Some(layers.model.sha256.clone()),
-            projector: projector.map(|layer| RecordedFile::new(projector_name(&name), layer.size, None)),
+            projector,
             left_out: layers.left_out.clone(),
             ..StoreRecord::new(self.to_string(), vec![RecordedFile::new(name, layers.model.size, None)])
         }

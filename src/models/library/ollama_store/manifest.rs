@@ -12,6 +12,7 @@ const LAYER: &str = "application/vnd.ollama.image.";
 /// A manifest, as it is written.
 #[derive(Debug, Deserialize)]
 pub(crate) struct Manifest {
+    config: Option<Descriptor>,
     #[serde(default)]
     layers: Vec<Descriptor>,
 }
@@ -62,6 +63,11 @@ impl fmt::Display for NotOneModel {
 }
 
 impl Manifest {
+    /// Whether it names the file with that SHA-256.
+    pub(crate) fn names(&self, sha256: &str) -> bool {
+        self.config.iter().chain(&self.layers).any(|named| named.sha256() == Some(sha256))
+    }
+
     /// The layers by what they are for.
     pub(crate) fn layers(self) -> Result<Layers, NotOneModel> {
         let (mut models, mut projectors, mut left_out) = (Vec::new(), Vec::new(), Vec::new());

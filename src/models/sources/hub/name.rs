@@ -141,6 +141,11 @@ pub(crate) fn is_tag(tag: &str) -> bool {
         && tag.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-' | b'.'))
 }
 
+/// Whether the text is the name of a repository, `org/repo`.
+pub(crate) fn is_repository(text: &str) -> bool {
+    text.split_once('/').is_some_and(|(owner, repo)| [owner, repo].into_iter().all(is_repo_segment))
+}
+
 /// The Hub's rules: letters, digits, `-`, `_` and `.`, with neither `--` nor `..` and neither `-` nor
 /// `.` at an end. The cache's folders depend on the first (`models--org--repo`).
 fn is_repo_segment(text: &str) -> bool {
