@@ -35,7 +35,7 @@ function section({ hive: name, url }) {
       h("h2", null, `On ${name} (${workers.length})`),
       h(
         "a",
-        { href: `${url}/#/workers`, rel: "noreferrer", "aria-label": `The page of ${name}` },
+        { href: `${url}/#/workers`, rel: "noreferrer", "aria-label": `Its page at ${name}` },
         "Its page",
       ),
     ),
