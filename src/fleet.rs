@@ -34,6 +34,7 @@ mod keys;
 mod duty;
 mod serving;
 mod mirrors;
+mod inventory;
 mod asking;
 #[cfg(test)]
 mod simulation;
@@ -42,7 +43,6 @@ mod store;
 mod follow;
 mod stream;
 mod registry;
-mod inventory;
 mod link;
 mod home;
 mod balance;

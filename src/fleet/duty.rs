@@ -57,7 +57,7 @@ pub(super) async fn run(
             }
         }
         if (!was_on_duty || !look_at.is_empty())
-            && let Err(failure) = inventory.tidy(&asking.members).await
+            && let Err(failure) = inventory.tidy().await
         {
             tracing::warn!(error = %failure, "what is left of hives that are gone is removed later");
             all = false;

@@ -10,22 +10,25 @@ use std::time::Duration;
 
 use async_nats::jetstream::kv::{Entry, Operation, Store};
 use futures::StreamExt;
-use parking_lot::RwLock;
+use parking_lot::{Mutex, RwLock};
 use serde::de::DeserializeOwned;
 use sha2::{Digest, Sha256};
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 
+use super::asking::Asking;
 use super::holdings::{Holdings, ModelRecord};
 use super::home::Home;
-use super::link::{Link, failed};
+use super::link::failed;
 use super::members::Members;
 use super::names::{HiveName, Names};
 use crate::error::Result;
 use crate::events::{HubReader, Topic};
 use crate::text::{hex, json};
 
-/// The least time between two entries of what the workers serve.
+/// The least time between two entries of what the workers serve, and what each hive of the fleet adds to that: everybody
+/// hears every entry, so all hives together write no more than a hundred a second.
 const PAUSE: Duration = Duration::from_millis(500);
+const EACH: Duration = Duration::from_millis(10);
 /// After how many signs of life the models are looked at where nothing tells of a change: a person may have copied a
 /// file.
 const LOOK: u32 = 6;
@@ -37,14 +40,14 @@ pub(super) struct Inventory {
     models: Store,
     workers: Store,
     holdings: Arc<RwLock<Holdings>>,
+    members: Arc<Mutex<Members>>,
     look: Duration,
 }
 
 impl Inventory {
     /// The buckets, made where they are not there, and kept on that many servers.
     pub(super) async fn open(
-        link: &Link,
-        names: &Names,
+        Asking { link, names, members, .. }: &Asking,
         hive: &HiveName,
         replicas: usize,
         heartbeat: Duration,
@@ -59,7 +62,14 @@ impl Inventory {
             replicas,
         );
         let (models, workers) = futures::try_join!(models, workers)?;
-        Ok(Self { hive: hive.clone(), models, workers, holdings: Arc::clone(holdings), look })
+        Ok(Self {
+            hive: hive.clone(),
+            models,
+            workers,
+            holdings: Arc::clone(holdings),
+            members: Arc::clone(members),
+            look,
+        })
     }
 
     /// Reads what the others have, for as long as it is awaited.
@@ -96,7 +106,9 @@ impl Inventory {
                 told = Some(serving);
             }
             // Requests come and go without an event. A worker that is ready is worth telling at once.
-            let _changed = timeout(PAUSE, of_topics(&mut changes, &[Topic::Worker, Topic::Residency])).await;
+            let pause =
+                PAUSE.max(EACH * u32::try_from(self.members.lock().all().count()).unwrap_or(u32::MAX));
+            let _changed = timeout(pause, of_topics(&mut changes, &[Topic::Worker])).await;
         }
     }
 
@@ -164,9 +176,9 @@ impl Inventory {
     }
 
     /// Removes what is left of hives that are gone.
-    pub(super) async fn tidy(&self, members: &parking_lot::Mutex<Members>) -> Result<()> {
+    pub(super) async fn tidy(&self) -> Result<()> {
         let gone: Vec<_> = {
-            let (holdings, members) = (self.holdings.read(), members.lock());
+            let (holdings, members) = (self.holdings.read(), self.members.lock());
             holdings.hives().filter(|hive| members.get(hive).is_none()).cloned().collect()
         };
         let tidied =

@@ -191,9 +191,7 @@ impl Membership {
     }
 
     async fn inventory(&self, replicas: usize) -> Result<Inventory> {
-        let Asking { link, names, .. } = &self.asking;
-        let heartbeat = *self.settings.heartbeat;
-        Inventory::open(link, names, &self.hive, replicas, heartbeat, &self.holdings).await
+        Inventory::open(&self.asking, &self.hive, replicas, *self.settings.heartbeat, &self.holdings).await
     }
 
     /// Stays until something ends that: the loss of the name, or [`Self::end`].

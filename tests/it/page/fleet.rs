@@ -8,10 +8,7 @@ use rbee_hive::engine::sample_model::SampleModel;
 use serde_json::{Value, json};
 
 use super::{capture, check_console, has_toast, layout, record_toasts};
-use crate::support::{
-    Browser, NatsServer, TestHive, nats_server, no_process_mentions, until, write_model,
-    write_model_that_says,
-};
+use crate::support::{Browser, NatsServer, TestHive, nats_server, no_process_mentions, until, write_model};
 
 /// As long as the name of a host may well be.
 const LONG: &str =
