@@ -40,6 +40,7 @@ mod stream;
 mod sse;
 mod token;
 mod ui;
+mod file;
 mod kept;
 mod worker_log;
 mod path;

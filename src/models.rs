@@ -22,6 +22,7 @@ mod catalog;
 mod sources;
 mod library;
 mod transfer;
+pub(crate) mod shared;
 mod model;
 mod traits;
 mod needs;

@@ -74,7 +74,7 @@ impl Kept {
 }
 
 /// Whether `If-None-Match` has the tag, by weak comparison (RFC 9110, section 13.1.2).
-fn is_current(headers: &HeaderMap, tag: &HeaderValue) -> bool {
+pub(super) fn is_current(headers: &HeaderMap, tag: &HeaderValue) -> bool {
     let Ok(tag) = tag.to_str() else { return false };
     headers
         .get_all(IF_NONE_MATCH)

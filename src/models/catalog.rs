@@ -5,6 +5,7 @@
 mod hub_login;
 mod download;
 mod delete;
+mod sharing;
 mod find;
 pub(crate) mod plan;
 
@@ -27,6 +28,7 @@ use crate::models::library::listing::ListedModel;
 use crate::models::library::location::ModelLocation;
 use crate::models::model::{Model, Status};
 use crate::models::needs::{EngineSupport, Judge, Needs};
+use crate::models::shared::MOST_SHARED;
 use crate::models::sources::places::Places;
 use crate::models::sources::{HubEndpoint, Source, copied};
 use crate::models::transfer::context::TransferContext;
@@ -47,6 +49,8 @@ pub struct Catalog {
     turns: Arc<Turns<PathBuf>>,
     /// Held by each scan of the disk for as long as its thread runs.
     scans: Arc<Semaphore>,
+    /// Each file that is read for others has one.
+    shares: Arc<Semaphore>,
     /// How long a disk may take to answer.
     patience: Duration,
 }
@@ -111,6 +115,7 @@ impl Catalog {
             transfers: Arc::new(transfers),
             turns,
             scans: Arc::new(Semaphore::new(MOST_SCANS)),
+            shares: Arc::new(Semaphore::new(MOST_SHARED)),
             patience: *config.timers.disk,
         })
     }

@@ -3,6 +3,7 @@
 
 pub(crate) mod reconcile;
 pub(crate) mod ids;
+pub(crate) mod blobs;
 pub(crate) mod listing;
 pub(crate) mod hub_cache;
 pub(crate) mod ollama_store;

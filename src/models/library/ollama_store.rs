@@ -19,16 +19,19 @@ use crate::narration::Level;
 
 pub(crate) use manifest::{Descriptor, Layers, Manifest};
 
+/// The folders of a store.
+const MANIFESTS: &str = "manifests";
+const BLOBS: &str = "blobs";
+
 /// The folder of the library's own models beneath `manifests`.
 const LIBRARY: [&str; 2] = ["registry.ollama.ai", "library"];
 
 /// The models of the store at `root`; `None` where that is no store of Ollama's.
 pub(crate) fn models(root: &Path, probe: &DiskProbe<'_>) -> Option<Vec<ScannedModel>> {
-    let (manifests, blobs) = (root.join("manifests"), root.join("blobs"));
-    let is_folder = |path: &Path| probe.metadata(path).is_ok_and(|found| found.is_dir());
-    if !is_folder(&manifests) || !is_folder(&blobs) {
+    if !is_store(root, probe) {
         return None;
     }
+    let (manifests, blobs) = (root.join(MANIFESTS), root.join(BLOBS));
     let mut models = Vec::new();
     for (path, name) in manifests_in(&manifests, probe) {
         let Some(text) = probe.text(&path) else { continue };
@@ -41,6 +44,18 @@ pub(crate) fn models(root: &Path, probe: &DiskProbe<'_>) -> Option<Vec<ScannedMo
         }
     }
     Some(models)
+}
+
+/// Whether there is a store of Ollama's at `root`.
+pub(crate) fn is_store(root: &Path, probe: &DiskProbe<'_>) -> bool {
+    [MANIFESTS, BLOBS]
+        .iter()
+        .all(|folder| probe.metadata(&root.join(folder)).is_ok_and(|found| found.is_dir()))
+}
+
+/// The path, in the store at `root`, of the file with that SHA-256.
+pub(crate) fn blob_at(root: &Path, sha256: &str) -> PathBuf {
+    blob_named(&root.join(BLOBS), sha256)
 }
 
 fn layers(manifest: &str) -> Result<Layers, String> {
@@ -62,7 +77,11 @@ fn scanned(blobs: &Path, name: String, layers: &Layers) -> ScannedModel {
 
 /// The file of a layer. A digest in another form names no file, so that none becomes a path elsewhere.
 fn blob(blobs: &Path, layer: &Descriptor) -> PathBuf {
-    blobs.join(format!("sha256-{}", layer.sha256().unwrap_or("invalid")))
+    blob_named(blobs, layer.sha256().unwrap_or("invalid"))
+}
+
+fn blob_named(blobs: &Path, sha256: &str) -> PathBuf {
+    blobs.join(format!("sha256-{sha256}"))
 }
 
 /// The manifests, with the names under which Ollama knows them: `name:tag`, `user/name:tag`,

@@ -42,6 +42,11 @@ pub(crate) fn is_repository(folder: &Path) -> bool {
     folder.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b"models--"))
 }
 
+/// The path, in the folder of a repository, of the contents that the Hub identifies by that `ETag`.
+pub(crate) fn blob_in(repository: &Path, etag: &str) -> PathBuf {
+    repository.join("blobs").join(etag)
+}
+
 /// The SHA-256 of a file of a snapshot: the name of the blob that its link leads to. `None` where the
 /// name is not a SHA-256.
 pub(crate) fn sha256_of(link: &Link) -> Option<String> {
@@ -81,7 +86,7 @@ impl CacheRepository {
 
     /// The path of the contents that the Hub identifies by that `ETag`.
     pub(crate) fn blob(&self, etag: &str) -> PathBuf {
-        self.folder().join("blobs").join(etag)
+        blob_in(&self.folder(), etag)
     }
 
     /// The path of those contents until they are complete. Other tools leave files with such names

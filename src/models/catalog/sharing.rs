@@ -1,0 +1,42 @@
+//! Files of this machine for others: programs of the house, and other hives.
+
+use std::sync::Arc;
+
+use super::Catalog;
+use crate::error::{Failure, Result};
+use crate::models::library::{Library, blobs};
+use crate::models::shared::{FoundFile, SharedFile};
+use crate::text::is_sha256;
+
+impl Catalog {
+    /// The complete file of this machine with that SHA-256 (64 lower-case hexadecimal digits), as far as it is known
+    /// without reading files. Waits while too many files are open. What is in it may be something else, if somebody
+    /// has written to it: who takes it hashes it.
+    ///
+    /// # Errors
+    /// [`Code::Timeout`](crate::error::Code::Timeout) where a disk does not answer, and those of the file system.
+    pub(crate) async fn blob(&self, sha256: &str) -> Result<Option<SharedFile>> {
+        let sha256 = sha256.to_owned();
+        self.open_shared(move |library| {
+            let path =
+                is_sha256(&sha256).then(|| blobs::find(&library.locations, &sha256, &library.probe()))??;
+            Some(FoundFile { path, version: sha256 })
+        })
+        .await
+    }
+
+    /// Opens the file that `find` finds. Waits while too many are open.
+    async fn open_shared(
+        &self,
+        find: impl FnOnce(&Library) -> Option<FoundFile> + Send + 'static,
+    ) -> Result<Option<SharedFile>> {
+        let permit = Arc::clone(&self.shares).acquire_owned().await;
+        let permit = permit.map_err(|_| Failure::internal("the hive gives no files any more"))?;
+        self.look(move |catalog| {
+            let Some(found) = find(&catalog.places.library) else { return Ok(None) };
+            let path = found.path.clone();
+            SharedFile::open(found, permit).map_err(|error| Failure::io("read", &path, &error))
+        })
+        .await?
+    }
+}
