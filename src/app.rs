@@ -147,6 +147,8 @@ impl App {
         catalog.keep_served_ids(move || served_by.served_files());
         let supported_by = workers.clone();
         catalog.ask_engines(engine::load::obstacle, move |needs| supported_by.support(needs));
+        let fleet = Fleet::default();
+        catalog.transfers().ask(Arc::new(fleet.clone()));
         let settings = Settings::open(&config);
         let usage = Usage::open(config.usage_dir());
         let requests = Ledger::of(usage.clone());
@@ -167,7 +169,7 @@ impl App {
             responses: Responses::default(),
             gateway: outgoing::for_workers(*config.timers.connect)?,
             queen: Queen::of(&config, &address, shutdown.clone())?,
-            fleet: Fleet::default(),
+            fleet,
             address,
             loading: Turns::default(),
             naming: Turns::default(),

@@ -27,8 +27,10 @@ mod join_code;
 mod server;
 mod authority;
 mod folder;
+mod neighbours;
 mod membership;
 mod listing;
+mod leads;
 mod keys;
 mod duty;
 mod serving;
@@ -58,6 +60,8 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures::FutureExt;
+use futures::future::BoxFuture;
 use parking_lot::RwLock;
 use serde::Serialize;
 use tokio::time::timeout;
@@ -70,6 +74,7 @@ use crate::config;
 use crate::error::{Code, Failure, Result};
 use crate::files;
 use crate::jobs::{Job, JobFilter, JobId, JobPage, OperationKind, Submitted};
+use crate::models::{Found, Neighbours, WantedFile};
 use crate::text::nearest_ids;
 
 pub(crate) use door::{Access, HiveListener};
@@ -385,5 +390,17 @@ impl Fleet {
             hives.retain(|(name, _)| *name == hive);
         }
         listing::list(&membership.asking, &membership.hive, hives, filter, limit, own).await
+    }
+}
+
+impl Neighbours for Fleet {
+    fn find(self: Arc<Self>, wanted: WantedFile) -> BoxFuture<'static, Found> {
+        async move {
+            match self.current() {
+                Some(membership) => neighbours::find(&membership, &wanted).await,
+                None => Found::default(),
+            }
+        }
+        .boxed()
     }
 }

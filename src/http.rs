@@ -20,6 +20,7 @@ mod anthropic;
 mod ollama;
 mod openai;
 mod peers;
+mod blobs;
 mod gateway;
 mod operation;
 mod numbers;

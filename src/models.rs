@@ -21,8 +21,8 @@
 mod catalog;
 mod sources;
 mod library;
-mod transfer;
 pub(crate) mod shared;
+mod transfer;
 mod model;
 mod traits;
 mod needs;
@@ -34,6 +34,7 @@ mod testing;
 
 pub(crate) use library::split::other_parts;
 pub(crate) use transfer::fetch::{FetchConfig, FetchRequest, FetchResponse, Fetcher, retry_after};
+pub(crate) use transfer::neighbours::{Found, Holder, Neighbours, WantedFile};
 pub(crate) use transfer::purpose::Purpose;
 pub(crate) use transfer::remote::{Destination, RemoteFile, Trust, Verdict};
 pub(crate) use transfer::transfers::{Fetched, Transfers};

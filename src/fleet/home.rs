@@ -27,6 +27,12 @@ pub(crate) trait Home: Send + Sync + 'static {
     /// Answers the other hives that ask it directly, until `stop` is cancelled. Returns at once.
     fn answer_hives(&self, listener: HiveListener, stop: CancellationToken);
 
+    /// Whether it has a complete file with that SHA-256.
+    ///
+    /// # Errors
+    /// [`Code::Timeout`](crate::error::Code::Timeout) where a disk does not answer.
+    fn has_blob<'a>(&'a self, sha256: &'a str) -> BoxFuture<'a, Result<bool>>;
+
     /// Makes a job of an operation that another hive sent.
     ///
     /// # Errors

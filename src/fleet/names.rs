@@ -119,6 +119,11 @@ impl Names {
         format!("rbee_{}_keys", self.fleet)
     }
 
+    /// The bucket of the hives that download a file for all.
+    pub(super) fn leads_bucket(&self) -> String {
+        format!("rbee_{}_leads", self.fleet)
+    }
+
     /// The key of a hive in the bucket.
     pub(super) fn key(hive: &HiveName) -> String {
         hive.token()

@@ -11,7 +11,7 @@ use super::home::Home;
 use super::link::{Link, failed};
 use super::names::{HiveName, Names};
 use super::offer::Offer;
-use super::wire::{Found, List, Made, OfJob, Submit, reply, request, verb};
+use super::wire::{Found, HasBlob, List, Made, OfBlob, OfJob, Submit, reply, request, verb};
 use crate::error::{Code, Failure, Result};
 use crate::jobs::log::Batch;
 use crate::jobs::{Chunk, Job, JobFilter, JobPage};
@@ -63,6 +63,7 @@ impl Serving {
             verb::FOLLOW => reply(self.follow(&payload)),
             verb::CANCEL => reply(self.cancel(&payload).await),
             verb::LIST => reply(self.list(&payload)),
+            verb::BLOB => reply(self.blob(&payload).await),
             verb::FIND => match self.follow(&payload) {
                 Ok(found) => reply(Ok(found)),
                 // Who does not have it says nothing.
@@ -95,6 +96,11 @@ impl Serving {
 
     async fn offer(&self, payload: &[u8]) -> Result<Offer> {
         self.home.offer(request(payload)?).await
+    }
+
+    async fn blob(&self, payload: &[u8]) -> Result<HasBlob> {
+        let OfBlob { sha256 } = request(payload)?;
+        Ok(HasBlob { complete: self.home.has_blob(&sha256).await? })
     }
 
     fn follow(&self, payload: &[u8]) -> Result<Found> {

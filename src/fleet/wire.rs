@@ -18,6 +18,8 @@ pub(super) mod verb {
     pub(in crate::fleet) const FOLLOW: &str = "follow";
     pub(in crate::fleet) const CANCEL: &str = "cancel";
     pub(in crate::fleet) const LIST: &str = "jobs";
+    /// Has it this file?
+    pub(in crate::fleet) const BLOB: &str = "blob";
     /// To everyone: who has this job?
     pub(in crate::fleet) const FIND: &str = "find";
 }
@@ -68,6 +70,20 @@ pub(super) struct OfJob {
 pub(super) struct Found {
     pub(super) hive: String,
     pub(super) job: JobHeader,
+}
+
+/// Asks for a file of a model.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) struct OfBlob {
+    /// In lower-case hexadecimal.
+    pub(super) sha256: String,
+}
+
+/// Whether a hive has a file.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) struct HasBlob {
+    /// Whether it has all of it.
+    pub(super) complete: bool,
 }
 
 /// Asks for a page of jobs.

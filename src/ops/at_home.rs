@@ -66,6 +66,10 @@ impl Home for AtHome {
         (self.answer_hives)(Arc::clone(&self.app), listener, stop);
     }
 
+    fn has_blob<'a>(&'a self, sha256: &'a str) -> BoxFuture<'a, Result<bool>> {
+        self.app.catalog.has_blob(sha256).boxed()
+    }
+
     fn submit(&self, asked: Submit) -> Result<Submitted> {
         let Submit { request, idempotency_key, from, caller, placed, .. } = asked;
         let submission = Submission { placed, ..(self.parse)(request.get().as_bytes())? };

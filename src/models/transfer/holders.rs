@@ -110,7 +110,7 @@ mod tests {
             hive: hive.into(),
             url: reqwest::Url::parse("http://127.0.0.1:1/blobs/0").unwrap(),
             client: reqwest::Client::new(),
-            authorization: None,
+            headers: reqwest::header::HeaderMap::new(),
             is_complete: true,
             received: AtomicU64::new(0),
         }

@@ -8,7 +8,7 @@ use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
 use futures::future::BoxFuture;
-use reqwest::header::{ACCEPT_ENCODING, AUTHORIZATION, HeaderValue, RANGE};
+use reqwest::header::{ACCEPT_ENCODING, HeaderMap, HeaderValue, RANGE};
 use reqwest::{Client, Url};
 use tokio::time::timeout;
 use tokio_util::sync::DropGuard;
@@ -22,12 +22,12 @@ use crate::time::in_words;
 /// Knows which other hives have a file.
 pub(crate) trait Neighbours: fmt::Debug + Send + Sync {
     /// Finds who has a file. Takes a moment, also where nobody answers.
-    fn find(self: Arc<Self>, wanted: Wanted) -> BoxFuture<'static, Found>;
+    fn find(self: Arc<Self>, wanted: WantedFile) -> BoxFuture<'static, Found>;
 }
 
 /// A file that is wanted.
 #[derive(Clone, Debug)]
-pub(crate) struct Wanted {
+pub(crate) struct WantedFile {
     /// In lower-case hexadecimal.
     pub(crate) sha256: String,
     /// The hives that are not to be asked, because they have failed.
@@ -53,7 +53,8 @@ pub(crate) struct Holder {
     /// Where it serves the file.
     pub(crate) url: Url,
     pub(crate) client: Client,
-    pub(crate) authorization: Option<HeaderValue>,
+    /// What it is to be asked with.
+    pub(crate) headers: HeaderMap,
     /// Whether it has all of the file. Otherwise it gives what it has, and the rest as it comes.
     pub(crate) is_complete: bool,
     /// Bytes of the file that came from it.
@@ -68,14 +69,12 @@ impl Holder {
     pub(crate) async fn ask(&self, range: &Range<u64>, stall: Duration) -> FetchResult<FetchResponse> {
         let host = self.to_string();
         tracing::debug!(%host, ?range, "asking for a file");
-        let mut request = self
+        let request = self
             .client
             .get(self.url.clone())
+            .headers(self.headers.clone())
             .header(ACCEPT_ENCODING, HeaderValue::from_static("identity"))
             .header(RANGE, format!("bytes={}-{}", range.start, range.end - 1));
-        if let Some(authorization) = &self.authorization {
-            request = request.header(AUTHORIZATION, authorization.clone());
-        }
         let sent = timeout(stall, request.send()).await.map_err(|_| {
             let failure = download_failed(format!("{host} did not answer within {}", in_words(stall)));
             Trouble::new(TroubleKind::Stalled, failure)

@@ -8,7 +8,7 @@ use super::{Coordinator, Leased};
 use crate::error::Failure;
 use crate::models::transfer::answer::FileAnswer;
 use crate::models::transfer::messages::{Event, Lease};
-use crate::models::transfer::neighbours::{Found, Holder, Wanted};
+use crate::models::transfer::neighbours::{Found, Holder, WantedFile};
 use crate::models::transfer::purpose::Step;
 use crate::models::transfer::trouble::{FetchResult, Trouble, download_failed};
 use crate::narration::Level;
@@ -25,7 +25,7 @@ impl Coordinator<'_> {
         };
         self.is_finding = true;
         let can_lead = !file.is_of_hives_alone();
-        let find = neighbours.find(Wanted { sha256, without: self.holders.left_out(), can_lead });
+        let find = neighbours.find(WantedFile { sha256, without: self.holders.left_out(), can_lead });
         let (events, stop) = (self.events.clone(), self.stop.clone());
         let finding = spawn::detached(async move {
             if let Some(found) = stop.run_until_cancelled(find).await {

@@ -1,0 +1,211 @@
+//! Models across the hives of a fleet: real hives, a real nats-server, and a hub that counts what it sends.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use serde_json::{Value, json};
+use sha2::{Digest, Sha256};
+use tempfile::TempDir;
+
+use crate::fleet::{in_fleet, in_fleet_of, sees, stop};
+use crate::support::hub::{FakeHub, hex};
+use crate::support::{
+    Daemon, FaultServer, NatsServer, Served, TestHive, data_lines, read_until, until, write_model,
+};
+
+/// Bytes after the last tensor, which are allowed.
+const MORE: usize = 8 << 20;
+
+/// The bytes of a model that a worker can run, with so many more.
+fn model(more: usize) -> Vec<u8> {
+    let dir = tempfile::tempdir().expect("a temporary folder");
+    let mut bytes = fs::read(write_model(dir.path(), "m")).expect("the model");
+    bytes.extend((0..more).map(|at| (at * 7 + at / 251) as u8));
+    bytes
+}
+
+fn sha256(bytes: &[u8]) -> String {
+    hex(&Sha256::digest(bytes))
+}
+
+/// A hub with the model `org/m`.
+async fn hub(bytes: &[u8]) -> FakeHub {
+    let hub = FakeHub::start().await;
+    hub.commit("org/m", "main", &[("m-Q8_0.gguf", bytes)]);
+    hub
+}
+
+async fn hive(name: &str, nats: &NatsServer, hub: &FakeHub) -> TestHive {
+    TestHive::start_with(|config| {
+        in_fleet(config, name, &nats.url());
+        config.hub.endpoint = Some(hub.url.clone());
+        config.downloads.chunk_bytes = 64 << 10;
+    })
+    .await
+}
+
+/// Hives of these names that know each other.
+async fn hives<const N: usize>(names: [&str; N], nats: &NatsServer, hub: &FakeHub) -> [TestHive; N] {
+    let hives = futures::future::join_all(names.map(|name| hive(name, nats, hub))).await;
+    for hive in &hives {
+        sees(hive, &names).await;
+    }
+    hives.try_into().unwrap_or_else(|_| unreachable!("as many as there are names"))
+}
+
+fn download() -> Value {
+    json!({ "ModelDownload": { "model": "org/m" } })
+}
+
+/// The plain stream of a job that must succeed.
+async fn succeed(hive: &TestHive, operation: &Value) -> String {
+    let stream = hive.run(operation).await;
+    assert_eq!(data_lines(&stream).last().map(String::as_str), Some("[DONE]"), "{stream}");
+    stream
+}
+
+/// The file of a hive's model of the hub.
+fn blob(data: &Path, bytes: &[u8]) -> PathBuf {
+    data.join("data/hub-cache/models--org--m/blobs").join(sha256(bytes))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_download_comes_from_the_hives_that_have_it() {
+    let Some(nats) = NatsServer::start().await else { return };
+    let bytes = model(MORE);
+    let hub = hub(&bytes).await;
+    let hives = hives(["a", "b", "c"], &nats, &hub).await;
+    let [a, b, c] = &hives;
+    let stream = succeed(a, &download()).await;
+    assert!(stream.contains("downloading it for all of them"), "{stream}");
+    let sent = hub.sent();
+    let stream = succeed(b, &download()).await;
+    assert!(stream.contains("hive 'a' has m-Q8_0.gguf"), "{stream}");
+    let stream = succeed(c, &download()).await;
+    assert!(stream.contains("hive 'a' and hive 'b' have m-Q8_0.gguf"), "{stream}");
+    assert!(
+        stream.contains("from hive 'a'") && stream.contains("from hive 'b' came from the fleet"),
+        "{stream}"
+    );
+    assert_eq!(hub.sent(), sent, "the hub sends it once");
+    for hive in &hives {
+        assert!(fs::read(blob(hive.dir(), &bytes)).expect("the file") == bytes, "the same bytes");
+        let listed = hive.succeed(&json!({ "ModelGet": { "id": "org/m:Q8_0" } })).await;
+        assert_eq!((&listed["sha256"], &listed["status"]), (&json!(sha256(&bytes)), &json!("available")));
+    }
+    stop(hives).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn of_hives_that_want_one_file_at_once_one_downloads_it() {
+    let Some(nats) = NatsServer::start().await else { return };
+    let bytes = model(MORE);
+    let hub = hub(&bytes).await;
+    let cdn = FaultServer::start().await;
+    cdn.serve(&format!("blobs/{}", sha256(&bytes)), Served::correct(bytes.clone()));
+    hub.set_cdn(&format!("http://{}", cdn.address));
+    let hives = hives(["a", "b", "c"], &nats, &hub).await;
+    // Until all of them have asked, the hub sends a part alone.
+    cdn.hold_after(1 << 20);
+    let mut jobs = Vec::new();
+    for hive in &hives {
+        let job = hive.submit(&download()).await;
+        let said = if jobs.is_empty() {
+            "downloading it for all of them"
+        } else {
+            "is downloading m-Q8_0.gguf already"
+        };
+        read_until(&mut hive.get(&format!("/v1/jobs/{job}/stream")).await, &mut String::new(), said).await;
+        jobs.push(job);
+    }
+    cdn.release();
+    let mut led = 0;
+    for (hive, job) in hives.iter().zip(&jobs) {
+        let stream = hive.stream(job).await;
+        assert_eq!(data_lines(&stream).last().map(String::as_str), Some("[DONE]"), "{stream}");
+        led += usize::from(stream.contains("downloading it for all of them"));
+        assert!(fs::read(blob(hive.dir(), &bytes)).expect("the file") == bytes, "the same bytes");
+    }
+    assert_eq!(led, 1);
+    assert!(cdn.sent() < bytes.len() as u64 * 11 / 10, "{} of {} bytes", cdn.sent(), bytes.len());
+    stop(hives).await;
+}
+
+/// A hive as a process, which can be killed.
+async fn daemon(dir: &TempDir, name: &str, nats: &NatsServer, hub: &FakeHub) -> Daemon {
+    let config = dir.path().join("hive.toml");
+    let text = format!(
+        "hub_cache = \"{}\"\n[fleet]\nnats = \"{}\"\nheartbeat = \"200ms\"\ngone_after = \"60s\"\n\
+         [hub]\nendpoint = \"{}\"\ntoken_file = \"\"\n[downloads]\nchunk_bytes = 65536\n",
+        dir.path().join("data/hub-cache").display(),
+        nats.url(),
+        hub.url
+    );
+    fs::write(&config, text).expect("a file");
+    let config = config.to_str().expect("UTF-8").to_owned();
+    let daemon = Daemon::start(dir.path(), &["--config", &config, "--hive-id", name]).await;
+    in_fleet_of(&daemon).await;
+    daemon
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn where_the_leader_dies_another_one_goes_on() {
+    let Some(nats) = NatsServer::start().await else { return };
+    let bytes = model(MORE);
+    let hub = hub(&bytes).await;
+    let cdn = FaultServer::start().await;
+    cdn.serve(&format!("blobs/{}", sha256(&bytes)), Served::correct(bytes.clone()));
+    hub.set_cdn(&format!("http://{}", cdn.address));
+    let dir = tempfile::tempdir().expect("a temporary folder");
+    let leader = daemon(&dir, "a", &nats, &hub).await;
+    let [b, c] = [hive("b", &nats, &hub).await, hive("c", &nats, &hub).await];
+    sees(&b, &["a", "b", "c"]).await;
+    sees(&c, &["a", "b", "c"]).await;
+    cdn.hold_after(3 << 20);
+    leader.submit(&download()).await;
+    let partial = dir.path().join("data/hub-cache/models--org--m/blobs");
+    until("the leader to have a part", || async {
+        let partial = partial.join(format!("{}.rbee-hive.partial.journal", sha256(&bytes)));
+        (fs::metadata(partial).ok()?.len() > 1000).then_some(())
+    })
+    .await;
+    let jobs = [b.submit(&download()).await, c.submit(&download()).await];
+    for (hive, job) in [&b, &c].into_iter().zip(&jobs) {
+        let mut stream = hive.get(&format!("/v1/jobs/{job}/stream")).await;
+        let mut seen = String::new();
+        crate::support::read_until(&mut stream, &mut seen, "hive 'a' is downloading m-Q8_0.gguf already")
+            .await;
+    }
+    leader.kill().await;
+    cdn.release();
+    let mut streams = Vec::new();
+    for (hive, job) in [&b, &c].into_iter().zip(&jobs) {
+        let stream = hive.stream(job).await;
+        assert_eq!(data_lines(&stream).last().map(String::as_str), Some("[DONE]"), "{stream}");
+        assert!(stream.contains("without hive 'a'"), "{stream}");
+        assert!(fs::read(blob(hive.dir(), &bytes)).expect("the file") == bytes, "the same bytes");
+        streams.push(stream);
+    }
+    let led = streams.iter().filter(|stream| stream.contains("downloading it for all of them")).count();
+    assert_eq!(led, 1, "{streams:?}");
+    let most = bytes.len() as u64 * 13 / 10 + (3 << 20);
+    assert!(cdn.sent() < most, "{} of {} bytes", cdn.sent(), bytes.len());
+    stop([b, c]).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_hive_whose_file_is_damaged_is_not_believed() {
+    let Some(nats) = NatsServer::start().await else { return };
+    let bytes = model(MORE);
+    let hub = hub(&bytes).await;
+    let hives = hives(["a", "b"], &nats, &hub).await;
+    let [a, b] = &hives;
+    succeed(a, &download()).await;
+    let mut damaged = bytes.clone();
+    *damaged.last_mut().expect("a byte") ^= 1;
+    fs::write(blob(a.dir(), &bytes), damaged).expect("a file");
+    let stream = succeed(b, &download()).await;
+    assert!(stream.contains("starting over without other hives"), "{stream}");
+    assert!(fs::read(blob(b.dir(), &bytes)).expect("the file") == bytes, "the right bytes");
+    stop(hives).await;
+}
