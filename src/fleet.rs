@@ -69,12 +69,12 @@ use utoipa::ToSchema;
 
 use self::membership::Membership;
 use self::mirrors::find;
-use self::wire::{OfJob, verb};
+use self::wire::{OfJob, OfModel, verb};
 use crate::config;
 use crate::error::{Code, Failure, Result};
 use crate::files;
 use crate::jobs::{Job, JobFilter, JobId, JobPage, OperationKind, Submitted};
-use crate::models::{Found, Neighbours, WantedFile};
+use crate::models::{Found, Neighbours, Sheet, WantedFile};
 use crate::text::nearest_ids;
 
 pub(crate) use door::{Access, HiveListener};
@@ -296,6 +296,15 @@ impl Fleet {
     /// [`Code::NotInFleet`]; [`Code::HiveUnreachable`]
     pub(crate) fn peer(&self, hive: &HiveName) -> Result<Peer> {
         self.required()?.peers.get(hive)
+    }
+
+    /// What a model of another hive is, for a copy of it.
+    ///
+    /// # Errors
+    /// What that hive answers; [`Code::HiveUnreachable`]; [`Code::FleetUnreachable`].
+    pub(crate) async fn sheet(&self, hive: &HiveName, model: &str) -> Result<Sheet> {
+        let request = OfModel { model: model.to_owned() };
+        self.required()?.asking.one(hive, verb::SHEET, &request).await
     }
 
     /// Sends an operation to another hive, and follows the job that it makes of it.

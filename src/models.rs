@@ -20,10 +20,12 @@
 
 mod catalog;
 mod sources;
+mod digests;
 mod library;
 pub(crate) mod shared;
 mod transfer;
 mod model;
+mod sheet;
 mod traits;
 mod needs;
 pub mod gguf;
@@ -51,6 +53,7 @@ pub use id::ModelId;
 pub use model::{Model, Status};
 pub(crate) use needs::Needs;
 pub use needs::{EngineAdvice, EngineSupport};
+pub(crate) use sheet::Sheet;
 pub(crate) use sources::login::{LoggedIn, LoggedOut};
 pub use sources::{DownloadRequest, FileSource, HubName, OllamaName, Source, UrlSource};
 pub(crate) use traits::is_encoder;

@@ -16,6 +16,7 @@ mod hub_logout;
 mod hidden;
 mod memory_lease;
 mod memory_release;
+mod model_copy;
 mod model_delete;
 mod model_diagnose;
 mod model_download;
@@ -80,6 +81,7 @@ pub static TABLE: &[Row] = &[
     Row::of::<model_list::ModelList>(),
     Row::of::<model_get::ModelGet>(),
     Row::of::<model_download::ModelDownload>(),
+    Row::of::<model_copy::ModelCopy>(),
     Row::of::<model_delete::ModelDelete>(),
     Row::of::<model_load::ModelLoad>(),
     Row::of::<model_unload::ModelUnload>(),

@@ -12,6 +12,7 @@ use super::wire::Submit;
 use crate::error::Result;
 use crate::events::Hub;
 use crate::jobs::{Registry, Submitted};
+use crate::models::Sheet;
 
 /// The hive around a member of a fleet.
 pub(crate) trait Home: Send + Sync + 'static {
@@ -32,6 +33,12 @@ pub(crate) trait Home: Send + Sync + 'static {
     /// # Errors
     /// [`Code::Timeout`](crate::error::Code::Timeout) where a disk does not answer.
     fn has_blob<'a>(&'a self, sha256: &'a str) -> BoxFuture<'a, Result<bool>>;
+
+    /// What another hive needs to know of a model to copy it.
+    ///
+    /// # Errors
+    /// Why it cannot be copied.
+    fn sheet<'a>(&'a self, model: &'a str) -> BoxFuture<'a, Result<Sheet>>;
 
     /// Makes a job of an operation that another hive sent.
     ///

@@ -11,10 +11,11 @@ use super::home::Home;
 use super::link::{Link, failed};
 use super::names::{HiveName, Names};
 use super::offer::Offer;
-use super::wire::{Found, HasBlob, List, Made, OfBlob, OfJob, Submit, reply, request, verb};
+use super::wire::{Found, HasBlob, List, Made, OfBlob, OfJob, OfModel, Submit, reply, request, verb};
 use crate::error::{Code, Failure, Result};
 use crate::jobs::log::Batch;
 use crate::jobs::{Chunk, Job, JobFilter, JobPage};
+use crate::models::Sheet;
 use crate::spawn;
 use crate::text::excerpt;
 
@@ -63,6 +64,7 @@ impl Serving {
             verb::FOLLOW => reply(self.follow(&payload)),
             verb::CANCEL => reply(self.cancel(&payload).await),
             verb::LIST => reply(self.list(&payload)),
+            verb::SHEET => reply(self.sheet(&payload).await),
             verb::BLOB => reply(self.blob(&payload).await),
             verb::FIND => match self.follow(&payload) {
                 Ok(found) => reply(Ok(found)),
@@ -96,6 +98,11 @@ impl Serving {
 
     async fn offer(&self, payload: &[u8]) -> Result<Offer> {
         self.home.offer(request(payload)?).await
+    }
+
+    async fn sheet(&self, payload: &[u8]) -> Result<Sheet> {
+        let OfModel { model } = request(payload)?;
+        self.home.sheet(&model).await
     }
 
     async fn blob(&self, payload: &[u8]) -> Result<HasBlob> {

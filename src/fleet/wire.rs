@@ -18,6 +18,8 @@ pub(super) mod verb {
     pub(in crate::fleet) const FOLLOW: &str = "follow";
     pub(in crate::fleet) const CANCEL: &str = "cancel";
     pub(in crate::fleet) const LIST: &str = "jobs";
+    /// What is this model, for a copy of it?
+    pub(in crate::fleet) const SHEET: &str = "sheet";
     /// Has it this file?
     pub(in crate::fleet) const BLOB: &str = "blob";
     /// To everyone: who has this job?
@@ -70,6 +72,13 @@ pub(super) struct OfJob {
 pub(super) struct Found {
     pub(super) hive: String,
     pub(super) job: JobHeader,
+}
+
+/// Asks what a model is.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) struct OfModel {
+    /// Its id or name.
+    pub(super) model: String,
 }
 
 /// Asks for a file of a model.

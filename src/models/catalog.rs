@@ -6,6 +6,7 @@ mod hub_login;
 mod download;
 mod delete;
 mod sharing;
+mod copy;
 mod find;
 pub(crate) mod plan;
 
@@ -19,6 +20,7 @@ use tokio::time::timeout;
 
 use crate::config::{Config, Sampling};
 use crate::error::{Code, Failure, Result};
+use crate::models::digests::Digests;
 use crate::models::gguf::{Arrays, Header};
 use crate::models::library::Library;
 use crate::models::library::hub_cache::notes::HubNotes;
@@ -49,6 +51,8 @@ pub struct Catalog {
     turns: Arc<Turns<PathBuf>>,
     /// Held by each scan of the disk for as long as its thread runs.
     scans: Arc<Semaphore>,
+    /// The hashes of files that nobody told.
+    digests: Arc<Digests>,
     /// Each file that is read for others has one.
     shares: Arc<Semaphore>,
     /// How long a disk may take to answer.
@@ -115,6 +119,7 @@ impl Catalog {
             transfers: Arc::new(transfers),
             turns,
             scans: Arc::new(Semaphore::new(MOST_SCANS)),
+            digests: Arc::default(),
             shares: Arc::new(Semaphore::new(MOST_SHARED)),
             patience: *config.timers.disk,
         })

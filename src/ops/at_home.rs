@@ -14,6 +14,8 @@ use crate::error::Result;
 use crate::events::Hub;
 use crate::fleet::{DeviceRecord, HiveListener, HiveRecord, Home, Offer, Submit};
 use crate::jobs::{Registry, Submitted};
+use crate::models::Sheet;
+use crate::narration::by_itself;
 
 /// This hive, as its fleet needs it.
 pub(crate) struct AtHome {
@@ -67,7 +69,11 @@ impl Home for AtHome {
     }
 
     fn has_blob<'a>(&'a self, sha256: &'a str) -> BoxFuture<'a, Result<bool>> {
-        self.app.catalog.has_blob(sha256).boxed()
+        by_itself("fleet_blob", self.app.catalog.has_blob(sha256)).boxed()
+    }
+
+    fn sheet<'a>(&'a self, model: &'a str) -> BoxFuture<'a, Result<Sheet>> {
+        by_itself("model_copy", self.app.catalog.sheet(model)).boxed()
     }
 
     fn submit(&self, asked: Submit) -> Result<Submitted> {

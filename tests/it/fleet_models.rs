@@ -209,3 +209,63 @@ async fn a_hive_whose_file_is_damaged_is_not_believed() {
     assert!(fs::read(blob(b.dir(), &bytes)).expect("the file") == bytes, "the right bytes");
     stop(hives).await;
 }
+
+/// A model in a folder of the user's, which is nowhere on the internet.
+fn put_own(hive: &TestHive, bytes: &[u8]) {
+    fs::write(hive.models_dir().join("own.gguf"), bytes).expect("a file");
+}
+
+fn copy(model: &str, from: &str, to: &str) -> Value {
+    json!({ "ModelCopy": { "model": model, "from": from, "hive_id": to } })
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_model_is_copied_wherever_it_came_from() {
+    let Some(nats) = NatsServer::start().await else { return };
+    let bytes = model(MORE);
+    let hub = hub(&bytes).await;
+    let hives = hives(["a", "b", "c"], &nats, &hub).await;
+    let [a, b, c] = &hives;
+    // One of the user's own, whose hash nobody has told, asked for by way of a third hive.
+    let own = model(1 << 20);
+    put_own(a, &own);
+    let stream = succeed(c, &copy("own", "a", "b")).await;
+    assert!(stream.contains("Hive 'a' reads own.gguf for its SHA-256"), "{stream}");
+    assert!(
+        stream.contains("hive 'a' has own.gguf") && stream.contains("from hive 'a' came from the fleet"),
+        "{stream}"
+    );
+    let (there, here) = (json!({ "ModelGet": { "id": "own" } }), json!({ "ModelGet": { "id": "own" } }));
+    let (there, here) = (a.succeed(&there).await, b.succeed(&here).await);
+    for field in ["id", "name", "source", "size_bytes", "architecture", "revision"] {
+        assert_eq!(there[field], here[field], "{field}");
+    }
+    assert_eq!(here["sha256"], sha256(&own));
+    assert!(fs::read(here["path"].as_str().expect("a path")).expect("the file") == own, "the same bytes");
+    assert_eq!(b.load("own").await["status"], "ready");
+    let stream = succeed(b, &copy("own", "a", "b")).await;
+    assert!(stream.contains("is here already"), "{stream}");
+    // Both have it now.
+    let stream = succeed(c, &copy("own", "b", "c")).await;
+    assert!(stream.contains("hive 'a' and hive 'b' have own.gguf"), "{stream}");
+
+    // One of the Hub becomes one of the Hub, and the Hub is not asked.
+    succeed(a, &download()).await;
+    let asked = hub.seen().len();
+    let copied = b.succeed(&copy("org/m:Q8_0", "a", "b")).await;
+    assert_eq!(hub.seen().len(), asked);
+    let original = a.succeed(&json!({ "ModelGet": { "id": "org/m:Q8_0" } })).await;
+    for field in ["id", "name", "source", "revision", "sha256", "size_bytes"] {
+        assert_eq!(copied[field], original[field], "{field}");
+    }
+    assert!(fs::read(blob(b.dir(), &bytes)).expect("the file") == bytes, "the same bytes");
+
+    for (model, from, code) in [
+        ("own", "nobody", "unknown_hive"),
+        ("own", "b", "invalid_field"),
+        ("nothing", "a", "model_not_found"),
+    ] {
+        assert_eq!(b.fail(&copy(model, from, "b")).await["code"], code, "{model} from {from}");
+    }
+    stop(hives).await;
+}

@@ -109,7 +109,7 @@ impl Catalog {
     }
 
     /// Transfers the missing files, one after another, and makes a model of all.
-    async fn fetch(
+    pub(super) async fn fetch(
         &self,
         resolved: ResolvedModel,
         request: &DownloadRequest,

@@ -1,6 +1,7 @@
 //! Files of this machine for others: programs of the house, and other hives.
 
 use std::io;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use tokio::sync::OwnedSemaphorePermit;
@@ -8,6 +9,7 @@ use tokio::sync::OwnedSemaphorePermit;
 use super::Catalog;
 use crate::error::{Failure, Result};
 use crate::files;
+use crate::models::digests::Digests;
 use crate::models::library::{Library, blobs};
 use crate::models::shared::{FoundFile, GrowingFile, SharedFile};
 use crate::text::is_sha256;
@@ -20,10 +22,9 @@ impl Catalog {
     /// # Errors
     /// [`Code::Timeout`](crate::error::Code::Timeout) where a disk does not answer, and those of the file system.
     pub(crate) async fn blob(&self, sha256: &str) -> Result<Option<SharedFile>> {
-        let sha256 = sha256.to_owned();
+        let (sha256, digests) = (sha256.to_owned(), Arc::clone(&self.digests));
         self.open_shared(move |library| {
-            let path =
-                is_sha256(&sha256).then(|| blobs::find(&library.locations, &sha256, &library.probe()))??;
+            let path = find(library, &digests, &sha256)?;
             Some(FoundFile { path, version: sha256 })
         })
         .await
@@ -35,11 +36,7 @@ impl Catalog {
     /// [`Code::Timeout`](crate::error::Code::Timeout) where a disk does not answer.
     pub(crate) async fn has_blob(&self, sha256: &str) -> Result<bool> {
         let sha256 = sha256.to_owned();
-        self.look(move |catalog| {
-            let library = &catalog.places.library;
-            is_sha256(&sha256) && blobs::find(&library.locations, &sha256, &library.probe()).is_some()
-        })
-        .await
+        self.look(move |catalog| find(&catalog.places.library, &catalog.digests, &sha256).is_some()).await
     }
 
     /// The file with that SHA-256 that is being transferred to this machine. Waits while too many files are open.
@@ -76,4 +73,12 @@ impl Catalog {
         })
         .await?
     }
+}
+
+/// The file with that SHA-256. Blocks on the disk.
+fn find(library: &Library, digests: &Digests, sha256: &str) -> Option<PathBuf> {
+    if !is_sha256(sha256) {
+        return None;
+    }
+    blobs::find(&library.locations, sha256, &library.probe()).or_else(|| digests.find(sha256))
 }

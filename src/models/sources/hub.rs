@@ -8,6 +8,7 @@
 
 mod cached;
 pub(crate) mod login;
+mod placed;
 mod destinations;
 mod api;
 mod chosen;
@@ -35,6 +36,7 @@ use crate::models::transfer::remote::{GGUF_MAGIC, ModelFile, RemoteFile, Vet};
 use crate::{spawn, text};
 
 pub use name::HubName;
+pub(crate) use placed::placed;
 
 impl ModelSource for HubName {
     const EXAMPLE: &'static str = "org/repo:Q4_K_M for a model of the Hugging Face Hub";
