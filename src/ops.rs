@@ -23,6 +23,7 @@ mod model_download;
 mod model_get;
 mod model_list;
 mod model_load;
+mod model_place;
 mod model_settings_get;
 mod model_settings_set;
 mod model_settings;
@@ -113,6 +114,7 @@ pub static TABLE: &[Row] = &[
     Row::of::<fleet_join::FleetJoin>(),
     Row::of::<fleet_leave::FleetLeave>(),
     Row::of::<fleet_expel::FleetExpel>(),
+    Row::of::<model_place::ModelPlace>(),
 ];
 
 /// A body of `POST /v1/jobs`, for the description of the API: one operation of the [`TABLE`].

@@ -8,7 +8,7 @@ use tokio_util::sync::CancellationToken;
 use super::door::HiveListener;
 use super::offer::Offer;
 use super::record::HiveRecord;
-use super::wire::Submit;
+use super::wire::{HasModel, Submit};
 use crate::error::Result;
 use crate::events::Hub;
 use crate::jobs::{Registry, Submitted};
@@ -39,6 +39,12 @@ pub(crate) trait Home: Send + Sync + 'static {
     /// # Errors
     /// Why it cannot be copied.
     fn sheet<'a>(&'a self, model: &'a str) -> BoxFuture<'a, Result<Sheet>>;
+
+    /// Whether it has a model, or copies it.
+    ///
+    /// # Errors
+    /// Those of a look at the catalog.
+    fn has_model<'a>(&'a self, model: &'a str) -> BoxFuture<'a, Result<HasModel>>;
 
     /// Makes a job of an operation that another hive sent.
     ///

@@ -18,6 +18,7 @@ use super::mirrors::Mirrors;
 use super::names::{HiveName, Names};
 use super::outbox::Outbox;
 use super::peers::Peers;
+use super::places::Places;
 use super::record::{HiveRecord, Told};
 use super::registry::{NotRenewed, Registry};
 use super::serving::Serving;
@@ -30,6 +31,8 @@ use crate::time::monotonic;
 
 /// The wait before the next attempt to come in.
 const AGAIN: Duration = Duration::from_secs(1);
+/// After how many signs of life it is looked whether models are where they are to be.
+const LOOKS: u32 = 6;
 /// How often it is tried to keep on three servers what is kept on one.
 const SPREAD: Duration = Duration::from_secs(60);
 /// After how many signs of life in a row that failed everything is set up anew.
@@ -48,6 +51,8 @@ pub(super) struct Membership {
     /// Where the others reach this hive directly, or why they cannot.
     pub(super) door: Result<Door>,
     pub(super) mirrors: Arc<Mirrors>,
+    /// The models that the fleet keeps on several hives.
+    pub(super) places: Arc<Places>,
     /// Why it is not in, although it is connected.
     pub(super) refused: Mutex<Option<Failure>>,
     /// The jobs whose events are being published.
@@ -109,6 +114,7 @@ impl Membership {
             peers,
             door,
             mirrors: Arc::default(),
+            places: Arc::default(),
             run: uuid::Uuid::new_v4().simple().to_string(),
             refused: Mutex::default(),
             publishing: TaskTracker::new(),
@@ -183,6 +189,8 @@ impl Membership {
         let serving = Serving {
             link: self.asking.link.clone(),
             names: Arc::clone(&self.asking.names),
+            asking: self.asking.clone(),
+            places: Arc::clone(&self.places),
             hive: self.hive.clone(),
             home: Arc::clone(&self.home),
         };
@@ -193,6 +201,7 @@ impl Membership {
             served = serving.run() => served,
             () = self.judge() => Ok(()),
             () = duty::run(&self.asking, &self.hive, &self.gone, self.pause()) => Ok(()),
+            () = self.places.run(&self.asking, &self.hive, *self.settings.heartbeat * LOOKS) => Ok(()),
             () = self.publish(ended) => Ok(()),
             () = self.spread(replicas) => Ok(()),
         }

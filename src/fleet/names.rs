@@ -124,6 +124,11 @@ impl Names {
         format!("rbee_{}_leads", self.fleet)
     }
 
+    /// The bucket of the models that are kept on several hives.
+    pub(super) fn places_bucket(&self) -> String {
+        format!("rbee_{}_places", self.fleet)
+    }
+
     /// The key of a hive in the bucket.
     pub(super) fn key(hive: &HiveName) -> String {
         hive.token()

@@ -173,8 +173,7 @@ async fn where_the_leader_dies_another_one_goes_on() {
     for (hive, job) in [&b, &c].into_iter().zip(&jobs) {
         let mut stream = hive.get(&format!("/v1/jobs/{job}/stream")).await;
         let mut seen = String::new();
-        crate::support::read_until(&mut stream, &mut seen, "hive 'a' is downloading m-Q8_0.gguf already")
-            .await;
+        read_until(&mut stream, &mut seen, "hive 'a' is downloading m-Q8_0.gguf already").await;
     }
     leader.kill().await;
     cdn.release();
@@ -268,4 +267,48 @@ async fn a_model_is_copied_wherever_it_came_from() {
         assert_eq!(b.fail(&copy(model, from, "b")).await["code"], code, "{model} from {from}");
     }
     stop(hives).await;
+}
+
+/// The hives that have a model that is kept, as soon as there are so many.
+async fn kept_on(hive: &TestHive, copies: usize) -> Vec<String> {
+    until(&format!("{copies} copies"), || async {
+        let status = hive.succeed(&json!({ "FleetStatus": {} })).await;
+        let hives: Vec<String> = serde_json::from_value(status["places"][0]["hives"].clone()).ok()?;
+        (hives.len() == copies).then_some(hives)
+    })
+    .await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_model_is_kept_on_as_many_hives_as_it_is_to_be() {
+    let Some(nats) = NatsServer::start().await else { return };
+    let hub = FakeHub::start().await;
+    let [a, b, c] = hives(["a", "b", "c"], &nats, &hub).await;
+    let bytes = model(0);
+    put_own(&b, &bytes);
+    let place = |copies: usize| json!({ "ModelPlace": { "model": "own", "copies": copies } });
+    // Whichever hive is asked, the one on duty does it.
+    let placed = c.succeed(&place(2)).await;
+    assert_eq!((&placed["hives"], &placed["lacking"]), (&json!(["b"]), &Value::Null), "{placed}");
+    let target = placed["copying"][0]["hive"].as_str().expect("a hive").to_owned();
+    assert_eq!(placed["copying"].as_array().map(Vec::len), Some(1), "{placed}");
+    let job = placed["copying"][0]["job_id"].as_str().expect("a job").to_owned();
+    assert!(data_lines(&b.stream(&job).await).contains(&"[DONE]".to_owned()));
+    assert_eq!(kept_on(&b, 2).await, if target == "a" { ["a", "b"] } else { ["b", "c"] });
+    // The hive that has the copy goes: the third one gets another.
+    let (gone, left) = if target == "a" { (a, c) } else { (c, a) };
+    gone.stop().await;
+    let third = if target == "a" { "c" } else { "a" };
+    assert!(kept_on(&b, 2).await.contains(&third.to_owned()));
+    let path = left.succeed(&json!({ "ModelGet": { "id": "own" } })).await["path"].clone();
+    assert!(fs::read(path.as_str().expect("a path")).expect("the file") == bytes, "the same bytes");
+    // More than there are hives; and the end of it.
+    let placed = left.succeed(&place(5)).await;
+    assert_eq!(placed["hives"].as_array().map(Vec::len), Some(2), "{placed}");
+    assert!(placed["lacking"].as_str().is_some_and(|why| why.contains("no further hives")), "{placed}");
+    left.succeed(&place(0)).await;
+    assert_eq!(b.succeed(&json!({ "FleetStatus": {} })).await["places"], json!([]));
+    let failure = b.fail(&json!({ "ModelPlace": { "model": "nothing", "copies": 1 } })).await;
+    assert_eq!(failure["code"], "model_not_found");
+    stop([b, left]).await;
 }
