@@ -1,5 +1,6 @@
 //! What a fleet costs: a job on another hive against the same job at home, side by side, with real hives and a real
-//! nats-server on loopback.
+//! nats-server on loopback. And a model to three hives of a fleet against the same model to one hive alone, over a line of
+//! 100 MB/s that all share, as an internet connection is.
 //!
 //! Needs a nats-server: `.ci/clients nats` builds one, or `RBEE_TEST_NATS_SERVER` names it.
 
@@ -8,6 +9,7 @@
 #![expect(dead_code, reason = "the shared parts have more than this bench needs")]
 
 mod daemon;
+mod line;
 mod memory;
 mod paired;
 
@@ -20,6 +22,7 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 
 use daemon::{Daemon, Killed, PROGRAM};
+use line::Line;
 use memory::resident_bytes;
 
 fn nats_server() -> PathBuf {
@@ -98,6 +101,43 @@ fn act(hive: &str) -> Value {
     json!({ "MemoryLease": { "hive_id": hive, "bytes": 1, "seconds": 1 } })
 }
 
+/// The line to the internet, in bytes a second.
+const LINE: f64 = 100e6;
+
+/// Seconds until every hive has the model, which all want at once, and what the line carried of it, in sizes of it.
+fn download(line: &Line, hives: &[&Daemon]) -> (f64, f64) {
+    line.sent();
+    let request = json!({ "ModelDownload": { "model": line.source } });
+    let begin = Instant::now();
+    std::thread::scope(|scope| {
+        for hive in hives {
+            let request = &request;
+            scope.spawn(move || hive.run(request));
+        }
+    });
+    let took = begin.elapsed().as_secs_f64();
+    let carried = line.sent() as f64 / line.size as f64;
+    for hive in hives {
+        hive.run(&json!({ "ModelDelete": { "id": "model" } }));
+    }
+    (took, carried)
+}
+
+fn measure_downloads(alone: &Daemon, fleet: [&Daemon; 3]) {
+    let (size, rounds) = if paired::for_figures() { (1 << 30, 3) } else { (8 << 20, 1) };
+    let line = Line::serve(size, LINE);
+    println!("a model of {size} bytes, over a line of {LINE:.0} bytes/s");
+    for round in 1..=rounds {
+        let (one, _) = download(&line, &[alone]);
+        let (three, carried) = download(&line, &fleet);
+        println!(
+            "  round {round}: to one hive {one:.2} s, to three of a fleet {three:.2} s (times {:.2}; 1.2 is the aim); \
+             the line carried {carried:.2} of it",
+            three / one
+        );
+    }
+}
+
 fn main() {
     let jobs = if paired::for_figures() { 300 } else { 3 };
     let dir = tempfile::tempdir().expect("a temporary folder");
@@ -121,6 +161,11 @@ fn main() {
         resident_bytes(&hive.pid().to_string(), "Rss").map_or(f64::NAN, |bytes| bytes / f64::from(1 << 20))
     };
     println!("resident memory: alone {:.1} MiB, in a fleet of two {:.1} MiB", mib(&alone), mib(&b));
-    drop((alone, a, b));
+    let c = start_hive(dir.path(), "c", Some(&url));
+    for hive in [&a, &b, &c] {
+        sees(hive, 3);
+    }
+    measure_downloads(&alone, [&a, &b, &c]);
+    drop((alone, a, b, c));
     drop(nats);
 }
