@@ -3,6 +3,8 @@
 //! - a job on another hive against the same job at home, side by side;
 //! - the first byte of a chat by way of another hive against that hive itself, side by side;
 //! - how many events of acts a second a hive publishes;
+//! - a model to three hives of a fleet against the same model to one hive alone, over a line of 100 MB/s that all share, as
+//!   an internet connection is;
 //! - what a hive remembers of a hundred others, of which only their entries in the buckets are there.
 //!
 //! Needs a nats-server: `.ci/clients nats` builds one, or `RBEE_TEST_NATS_SERVER` names it.
@@ -12,6 +14,7 @@
 #![expect(dead_code, reason = "the shared parts have more than this bench needs")]
 
 mod daemon;
+mod line;
 mod memory;
 mod paired;
 
@@ -25,6 +28,7 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 
 use daemon::{Daemon, Killed, PROGRAM, get};
+use line::Line;
 use memory::resident_bytes;
 use rbee_hive::engine::sample_model::SampleModel;
 use tokio::runtime::Runtime;
@@ -246,6 +250,43 @@ fn mib(hive: &Daemon) -> f64 {
     resident_bytes(&hive.pid().to_string(), "Rss").map_or(f64::NAN, |bytes| bytes / f64::from(1 << 20))
 }
 
+/// The line to the internet, in bytes a second.
+const LINE: f64 = 100e6;
+
+/// Seconds until every hive has the model, which all want at once, and what the line carried of it, in sizes of it.
+fn download(line: &Line, hives: &[&Daemon]) -> (f64, f64) {
+    line.sent();
+    let request = json!({ "ModelDownload": { "model": line.source } });
+    let begin = Instant::now();
+    std::thread::scope(|scope| {
+        for hive in hives {
+            let request = &request;
+            scope.spawn(move || hive.run(request));
+        }
+    });
+    let took = begin.elapsed().as_secs_f64();
+    let carried = line.sent() as f64 / line.size as f64;
+    for hive in hives {
+        hive.run(&json!({ "ModelDelete": { "id": "model" } }));
+    }
+    (took, carried)
+}
+
+fn measure_downloads(alone: &Daemon, fleet: [&Daemon; 3]) {
+    let (size, rounds) = if paired::for_figures() { (1 << 30, 3) } else { (8 << 20, 1) };
+    let line = Line::serve(size, LINE);
+    println!("a model of {size} bytes, over a line of {LINE:.0} bytes/s");
+    for round in 1..=rounds {
+        let (one, _) = download(&line, &[alone]);
+        let (three, carried) = download(&line, &fleet);
+        println!(
+            "  round {round}: to one hive {one:.2} s, to three of a fleet {three:.2} s (times {:.2}; 1.2 is the aim); \
+             the line carried {carried:.2} of it",
+            three / one
+        );
+    }
+}
+
 fn main() {
     let jobs = if paired::for_figures() { 300 } else { 3 };
     let dir = tempfile::tempdir().expect("a temporary folder");
@@ -274,21 +315,26 @@ fn main() {
     chats(jobs, &b, &a);
     println!("events");
     events(jobs * 4, &b);
-    drop((alone, a, b));
-    let runtime = Runtime::new().expect("a runtime");
     let c = start_hive(dir.path(), "c", Some(&url));
-    sees(&c, 1);
+    for hive in [&a, &b, &c] {
+        sees(hive, 3);
+    }
+    measure_downloads(&alone, [&a, &b, &c]);
+    drop((alone, a, b, c));
+    let runtime = Runtime::new().expect("a runtime");
+    let d = start_hive(dir.path(), "d", Some(&url));
+    sees(&d, 1);
     std::thread::sleep(Duration::from_secs(2));
-    let before = mib(&c);
+    let before = mib(&d);
     let (hives, models) = if paired::for_figures() { (100, 20) } else { (3, 2) };
     simulate(&runtime, &url, hives, models);
-    sees(&c, hives + 1);
+    sees(&d, hives + 1);
     std::thread::sleep(Duration::from_secs(2));
     println!(
         "resident memory with {hives} other hives of {models} models each: {:.1} MiB, {:.1} more than without them",
-        mib(&c),
-        mib(&c) - before
+        mib(&d),
+        mib(&d) - before
     );
-    drop(c);
+    drop(d);
     drop(nats);
 }

@@ -151,6 +151,8 @@ impl App {
         catalog.keep_served_ids(move || served_by.served_files());
         let supported_by = workers.clone();
         catalog.ask_engines(engine::load::obstacle, move |needs| supported_by.support(needs));
+        let fleet = Fleet::default();
+        catalog.transfers().ask(Arc::new(fleet.clone()));
         let settings = Settings::open(&config);
         let usage = Usage::open(config.usage_dir());
         let requests = Ledger::of(usage.clone());
@@ -173,6 +175,7 @@ impl App {
             queen: Queen::of(&config, &address, shutdown.clone())?,
             fleet: Fleet::default(),
             visits: TaskTracker::new(),
+            fleet,
             address,
             loading: Turns::default(),
             naming: Turns::default(),

@@ -28,11 +28,14 @@ mod server;
 mod authority;
 mod folder;
 mod others;
+mod neighbours;
 mod membership;
 mod listing;
+mod leads;
 mod keys;
 mod duty;
 mod serving;
+mod places;
 mod mirrors;
 mod inventory;
 mod asking;
@@ -63,6 +66,8 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures::FutureExt;
+use futures::future::BoxFuture;
 use parking_lot::RwLock;
 use serde::Serialize;
 use tokio::time::timeout;
@@ -70,11 +75,12 @@ use utoipa::ToSchema;
 
 use self::membership::Membership;
 use self::mirrors::find;
-use self::wire::{OfJob, verb};
+use self::wire::{OfJob, OfModel, verb};
 use crate::config;
 use crate::error::{Code, Failure, Result};
 use crate::files;
 use crate::jobs::{Job, JobFilter, JobId, JobPage, OperationKind, Submitted};
+use crate::models::{Found, Neighbours, Sheet, WantedFile};
 use crate::text::nearest_ids;
 
 pub(crate) use balance::Sent;
@@ -88,14 +94,20 @@ pub use offer::Offer;
 pub(crate) use offer::choose;
 pub(crate) use others::{NamedThere, Others};
 pub(crate) use peers::{HIVE_HEADER, Peer};
+pub(crate) use places::{Place, Placement};
 pub(crate) use record::{DeviceRecord, HiveRecord};
 pub(crate) use setup::{Expelled, Hosted, Invitation, Left, Setup, Wanted};
-pub(crate) use wire::Submit;
+pub(crate) use wire::{HasModel, Submit};
 
 /// How long the end of a cancelled job of another hive may take.
 const CANCEL: Duration = Duration::from_secs(60);
 /// How long a leaving hive tries to publish what is not published.
 const LEAVE: Duration = Duration::from_secs(2);
+
+/// How long the hive on duty may take to place a model.
+const PLACE: Duration = Duration::from_secs(20);
+/// How long it may take to look the places up.
+const PLACES: Duration = Duration::from_secs(5);
 
 /// How often is looked whether the hive is in.
 const LOOK: Duration = Duration::from_millis(50);
@@ -154,6 +166,8 @@ pub(crate) struct Status {
     pub(crate) unpublished: usize,
     /// The hives, by name.
     pub(crate) hives: Vec<Member>,
+    /// The models that are kept on several hives. Only [`Fleet::places`] knows them.
+    pub(crate) places: Vec<Placement>,
 }
 
 impl Fleet {
@@ -265,6 +279,7 @@ impl Fleet {
             trouble,
             unpublished: membership.publishing.len(),
             hives,
+            places: Vec::new(),
         }
     }
 
@@ -313,6 +328,38 @@ impl Fleet {
     /// [`Code::NotInFleet`]; [`Code::HiveUnreachable`]
     pub(crate) fn peer(&self, hive: &HiveName) -> Result<Peer> {
         self.required()?.peers.get(hive)
+    }
+
+    /// What a model of another hive is, for a copy of it.
+    ///
+    /// # Errors
+    /// What that hive answers; [`Code::HiveUnreachable`]; [`Code::FleetUnreachable`].
+    pub(crate) async fn sheet(&self, hive: &HiveName, model: &str) -> Result<Sheet> {
+        let request = OfModel { model: model.to_owned() };
+        self.required()?.asking.one(hive, verb::SHEET, &request).await
+    }
+
+    /// Keeps a model on several hives. The hive on duty does it.
+    ///
+    /// # Errors
+    /// [`Code::ModelNotFound`] if no hive has it; [`Code::NotInFleet`]; [`Code::FleetUnreachable`].
+    pub(crate) async fn place(&self, place: Place) -> Result<Placement> {
+        let membership = self.required()?;
+        let on_duty = membership.asking.members.lock().on_duty().cloned();
+        match on_duty.filter(|hive| *hive != membership.hive) {
+            Some(hive) => membership.asking.one_within(PLACE, &hive, verb::PLACE, &place).await,
+            None => membership.places.set(&membership.asking, &membership.hive, place).await,
+        }
+    }
+
+    /// The models that are kept on several hives, and where they are.
+    ///
+    /// # Errors
+    /// [`Code::NotInFleet`]; [`Code::FleetUnreachable`].
+    pub(crate) async fn places(&self) -> Result<Vec<Placement>> {
+        let membership = self.required()?;
+        let standing = timeout(PLACES, places::standing(&membership.asking)).await;
+        standing.unwrap_or_else(|_| Err(membership.asking.cut_off("the servers do not answer")))
     }
 
     /// Sends an operation to another hive, and follows the job that it makes of it.
@@ -407,5 +454,17 @@ impl Fleet {
             hives.retain(|(name, _)| *name == hive);
         }
         listing::list(&membership.asking, &membership.hive, hives, filter, limit, own).await
+    }
+}
+
+impl Neighbours for Fleet {
+    fn find(self: Arc<Self>, wanted: WantedFile) -> BoxFuture<'static, Found> {
+        async move {
+            match self.current() {
+                Some(membership) => neighbours::find(&membership, &wanted).await,
+                None => Found::default(),
+            }
+        }
+        .boxed()
     }
 }

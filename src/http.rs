@@ -21,6 +21,7 @@ mod anthropic;
 mod ollama;
 mod openai;
 mod sharing;
+mod blobs;
 mod gateway;
 mod operation;
 mod numbers;

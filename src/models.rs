@@ -20,10 +20,13 @@
 
 mod catalog;
 mod sources;
+mod digests;
 mod library;
+pub(crate) mod shared;
 mod transfer;
 pub(crate) mod shared;
 mod model;
+mod sheet;
 mod traits;
 mod needs;
 pub mod gguf;
@@ -34,6 +37,7 @@ mod testing;
 
 pub(crate) use library::split::other_parts;
 pub(crate) use transfer::fetch::{FetchConfig, FetchRequest, FetchResponse, Fetcher, retry_after};
+pub(crate) use transfer::neighbours::{Found, Holder, Neighbours, WantedFile};
 pub(crate) use transfer::purpose::Purpose;
 pub(crate) use transfer::remote::{Destination, RemoteFile, Trust, Verdict};
 pub(crate) use transfer::transfers::{Fetched, Transfers};
@@ -53,6 +57,7 @@ pub(crate) use library::hub_cache::snapshot::{Missing, Reference, SnapshotFile};
 pub use model::{Model, Status};
 pub(crate) use needs::Needs;
 pub use needs::{EngineAdvice, EngineSupport};
+pub(crate) use sheet::Sheet;
 pub(crate) use sources::login::{LoggedIn, LoggedOut};
 pub use sources::{DownloadRequest, FileSource, HubName, OllamaName, Source, UrlSource};
 pub(crate) use traits::is_encoder;

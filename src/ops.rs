@@ -16,12 +16,14 @@ mod hub_logout;
 mod hidden;
 mod memory_lease;
 mod memory_release;
+mod model_copy;
 mod model_delete;
 mod model_diagnose;
 mod model_download;
 mod model_get;
 mod model_list;
 mod model_load;
+mod model_place;
 mod model_settings_get;
 mod model_settings_set;
 mod model_settings;
@@ -81,6 +83,7 @@ pub static TABLE: &[Row] = &[
     Row::of::<model_list::ModelList>(),
     Row::of::<model_get::ModelGet>(),
     Row::of::<model_download::ModelDownload>(),
+    Row::of::<model_copy::ModelCopy>(),
     Row::of::<model_delete::ModelDelete>(),
     Row::of::<model_load::ModelLoad>(),
     Row::of::<model_unload::ModelUnload>(),
@@ -112,6 +115,7 @@ pub static TABLE: &[Row] = &[
     Row::of::<fleet_join::FleetJoin>(),
     Row::of::<fleet_leave::FleetLeave>(),
     Row::of::<fleet_expel::FleetExpel>(),
+    Row::of::<model_place::ModelPlace>(),
 ];
 
 /// A body of `POST /v1/jobs`, for the description of the API: one operation of the [`TABLE`].

@@ -7,6 +7,7 @@
 
 mod cancel;
 mod check;
+mod copy;
 mod diagnose;
 mod embed;
 mod engines;
@@ -91,6 +92,8 @@ async fn each(names: &[String], act: impl AsyncFn(&str) -> Ended) -> Ended {
 pub(super) enum Verbs {
     /// Download a model from the Hugging Face Hub, Ollama's library or the web
     Pull(OnHive<pull::Args>),
+    /// Copy a model from another hive of the fleet
+    Copy(OnHive<copy::Args>),
     /// Add a GGUF file of this machine to the models; nothing is copied
     Import(OnHive<import::Args>),
     /// List the models
@@ -157,6 +160,7 @@ impl Verbs {
     pub(super) async fn run(self) -> Ended {
         match self {
             Self::Pull(verb) => verb.run().await,
+            Self::Copy(verb) => verb.run().await,
             Self::Import(verb) => verb.run().await,
             Self::List(verb) => verb.run().await,
             Self::Show(verb) => verb.run().await,

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use async_nats::jetstream::kv::Store;
 use async_nats::{RequestErrorKind, Subscriber};
 use parking_lot::Mutex;
 use serde::Serialize;
@@ -12,6 +13,7 @@ use super::link::{ANSWER, Link, failed};
 use super::members::Members;
 use super::names::{HiveName, Names};
 use super::store::NatsStore;
+use super::stream;
 use super::wire::{self, encode};
 use crate::error::{Code, Failure, Result};
 use crate::jobs::log::Bounds;
@@ -106,6 +108,23 @@ impl Asking {
                 RequestErrorKind::NoResponders | RequestErrorKind::TimedOut => Ok(None),
                 _ => Err(failed("ask the fleet", &error)),
             },
+        }
+    }
+
+    /// A bucket of the fleet, made where it is not there.
+    ///
+    /// # Errors
+    /// [`Code::FleetUnreachable`]
+    pub(super) async fn bucket(&self, name: String, description: &str, max_age: Duration) -> Result<Store> {
+        if let Some(trouble) = self.link.trouble() {
+            return Err(self.cut_off(&trouble));
+        }
+        match self.link.jetstream.get_key_value(&name).await {
+            Ok(bucket) => Ok(bucket),
+            Err(_) => {
+                let replicas = stream::replicas(&self.link, &self.names).await.unwrap_or(1);
+                self.link.bucket(name, description, max_age, replicas).await
+            }
         }
     }
 

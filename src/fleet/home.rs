@@ -10,10 +10,11 @@ use super::door::HiveListener;
 use super::holdings::{ModelRecord, Serving};
 use super::offer::Offer;
 use super::record::HiveRecord;
-use super::wire::Submit;
+use super::wire::{HasModel, Submit};
 use crate::error::Result;
 use crate::events::Hub;
 use crate::jobs::{Registry, Submitted};
+use crate::models::Sheet;
 
 /// The hive around a member of a fleet.
 pub(crate) trait Home: Send + Sync + 'static {
@@ -37,6 +38,24 @@ pub(crate) trait Home: Send + Sync + 'static {
 
     /// Answers the other hives that ask it directly, until `stop` is cancelled. Returns at once.
     fn answer_hives(&self, listener: HiveListener, stop: CancellationToken);
+
+    /// Whether it has a complete file with that SHA-256.
+    ///
+    /// # Errors
+    /// [`Code::Timeout`](crate::error::Code::Timeout) where a disk does not answer.
+    fn has_blob<'a>(&'a self, sha256: &'a str) -> BoxFuture<'a, Result<bool>>;
+
+    /// What another hive needs to know of a model to copy it.
+    ///
+    /// # Errors
+    /// Why it cannot be copied.
+    fn sheet<'a>(&'a self, model: &'a str) -> BoxFuture<'a, Result<Sheet>>;
+
+    /// Whether it has a model, or copies it.
+    ///
+    /// # Errors
+    /// Those of a look at the catalog.
+    fn has_model<'a>(&'a self, model: &'a str) -> BoxFuture<'a, Result<HasModel>>;
 
     /// Makes a job of an operation that another hive sent.
     ///

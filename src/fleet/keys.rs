@@ -9,7 +9,6 @@ use sha2::{Digest, Sha256};
 use super::asking::Asking;
 use super::link::failed;
 use super::names::HiveName;
-use super::stream;
 use crate::error::Result;
 use crate::text::hex;
 
@@ -20,14 +19,8 @@ pub(super) async fn hive_of(
     key: &str,
     hive: Option<&HiveName>,
 ) -> Result<Option<HiveName>> {
-    let (link, name) = (&asking.link, asking.names.keys_bucket());
-    let bucket = match link.jetstream.get_key_value(&name).await {
-        Ok(bucket) => bucket,
-        Err(_) => {
-            let replicas = stream::replicas(link, &asking.names).await.unwrap_or(1);
-            link.bucket(name, "The hives that idempotency keys belong to", keep, replicas).await?
-        }
-    };
+    let name = asking.names.keys_bucket();
+    let bucket = asking.bucket(name, "The hives that idempotency keys belong to", keep).await?;
     let key = hex(&Sha256::digest(key));
     if let Some(hive) = hive {
         match bucket.create(&key, hive.as_str().to_owned().into()).await {

@@ -157,11 +157,16 @@ impl Members {
         changes
     }
 
+    /// The hive that is on duty.
+    pub(super) fn on_duty(&self) -> Option<&HiveName> {
+        let first = self.hives.iter().find(|(_, member)| member.presence == Presence::Reachable);
+        first.map(|(first, _)| first)
+    }
+
     /// Whether `hive` does for all what one of them has to do: the first of those that can be reached, by name. Two may
     /// believe it of themselves for a moment, so what they do must be safe to do twice.
     pub(super) fn is_on_duty(&self, hive: &HiveName) -> bool {
-        let first = self.hives.iter().find(|(_, member)| member.presence == Presence::Reachable);
-        first.is_some_and(|(first, _)| first == hive)
+        self.on_duty() == Some(hive)
     }
 }
 

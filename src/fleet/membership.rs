@@ -21,6 +21,7 @@ use super::mirrors::Mirrors;
 use super::names::{HiveName, Names};
 use super::outbox::Outbox;
 use super::peers::Peers;
+use super::places::Places;
 use super::record::{HiveRecord, Told};
 use super::registry::{NotRenewed, Registry};
 use super::serving::Serving;
@@ -33,6 +34,8 @@ use crate::time::monotonic;
 
 /// The wait before the next attempt to come in.
 const AGAIN: Duration = Duration::from_secs(1);
+/// After how many signs of life it is looked whether models are where they are to be.
+const PLACES: u32 = 6;
 /// How often it is tried to keep on three servers what is kept on one.
 const SPREAD: Duration = Duration::from_secs(60);
 /// How often, and for how long, the entry of a hive that is out is looked for.
@@ -57,6 +60,8 @@ pub(super) struct Membership {
     pub(super) holdings: Arc<RwLock<Holdings>>,
     pub(super) balance: Balance,
     pub(super) mirrors: Arc<Mirrors>,
+    /// The models that the fleet keeps on several hives.
+    pub(super) places: Arc<Places>,
     /// Why it is not in, although it is connected.
     pub(super) refused: Mutex<Option<Failure>>,
     /// The jobs whose events are being published.
@@ -121,6 +126,7 @@ impl Membership {
             holdings: Arc::default(),
             balance: Balance::default(),
             mirrors: Arc::default(),
+            places: Arc::default(),
             run: uuid::Uuid::new_v4().simple().to_string(),
             refused: Mutex::default(),
             publishing: TaskTracker::new(),
@@ -200,6 +206,8 @@ impl Membership {
         let serving = Serving {
             link: self.asking.link.clone(),
             names: Arc::clone(&self.asking.names),
+            asking: self.asking.clone(),
+            places: Arc::clone(&self.places),
             hive: self.hive.clone(),
             home: Arc::clone(&self.home),
         };
@@ -212,6 +220,7 @@ impl Membership {
             told = inventory.tell(&*self.home) => told,
             () = self.judge() => Ok(()),
             () = duty::run(&self.asking, &inventory, &self.hive, &self.gone, self.pause()) => Ok(()),
+            () = self.places.run(&self.asking, &self.hive, *self.settings.heartbeat * PLACES) => Ok(()),
             () = self.publish(ended) => Ok(()),
             () = self.spread(replicas) => Ok(()),
         }

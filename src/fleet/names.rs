@@ -140,6 +140,16 @@ impl Names {
         Some((HiveName::of_token(hive)?, key))
     }
 
+    /// The bucket of the hives that download a file for all.
+    pub(super) fn leads_bucket(&self) -> String {
+        format!("rbee_{}_leads", self.fleet)
+    }
+
+    /// The bucket of the models that are kept on several hives.
+    pub(super) fn places_bucket(&self) -> String {
+        format!("rbee_{}_places", self.fleet)
+    }
+
     /// The key of a hive in the bucket.
     pub(super) fn key(hive: &HiveName) -> String {
         hive.token()

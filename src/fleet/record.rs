@@ -33,6 +33,8 @@ pub(crate) struct HiveRecord {
     pub(crate) platform: String,
     /// Its devices.
     pub(crate) devices: Vec<DeviceRecord>,
+    /// What is free of the disk that downloads go to; null where the disk does not tell.
+    pub(crate) disk_free_bytes: Option<u64>,
     /// How many models it has.
     pub(crate) models: usize,
     /// How many workers it has.

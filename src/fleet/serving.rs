@@ -7,14 +7,19 @@ use bytes::Bytes;
 use futures::{StreamExt, stream};
 use tokio::sync::Semaphore;
 
+use super::asking::Asking;
 use super::home::Home;
 use super::link::{Link, failed};
 use super::names::{HiveName, Names};
 use super::offer::Offer;
-use super::wire::{Found, List, Made, OfJob, Submit, reply, request, verb};
+use super::places::{Placement, Places};
+use super::wire::{
+    Found, HasBlob, HasModel, List, Made, OfBlob, OfJob, OfModel, Submit, reply, request, verb,
+};
 use crate::error::{Code, Failure, Result};
 use crate::jobs::log::Batch;
 use crate::jobs::{Chunk, Job, JobFilter, JobPage};
+use crate::models::Sheet;
 use crate::spawn;
 use crate::text::excerpt;
 
@@ -28,6 +33,8 @@ const MOST_JOBS: usize = 1000;
 pub(super) struct Serving {
     pub(super) link: Link,
     pub(super) names: Arc<Names>,
+    pub(super) asking: Asking,
+    pub(super) places: Arc<Places>,
     pub(super) hive: HiveName,
     pub(super) home: Arc<dyn Home>,
 }
@@ -63,6 +70,10 @@ impl Serving {
             verb::FOLLOW => reply(self.follow(&payload)),
             verb::CANCEL => reply(self.cancel(&payload).await),
             verb::LIST => reply(self.list(&payload)),
+            verb::SHEET => reply(self.sheet(&payload).await),
+            verb::HAS => reply(self.has(&payload).await),
+            verb::PLACE => reply(self.place(&payload).await),
+            verb::BLOB => reply(self.blob(&payload).await),
             verb::FIND => match self.follow(&payload) {
                 Ok(found) => reply(Ok(found)),
                 // Who does not have it says nothing.
@@ -95,6 +106,25 @@ impl Serving {
 
     async fn offer(&self, payload: &[u8]) -> Result<Offer> {
         self.home.offer(request(payload)?).await
+    }
+
+    async fn sheet(&self, payload: &[u8]) -> Result<Sheet> {
+        let OfModel { model } = request(payload)?;
+        self.home.sheet(&model).await
+    }
+
+    async fn has(&self, payload: &[u8]) -> Result<HasModel> {
+        let OfModel { model } = request(payload)?;
+        self.home.has_model(&model).await
+    }
+
+    async fn place(&self, payload: &[u8]) -> Result<Placement> {
+        self.places.set(&self.asking, &self.hive, request(payload)?).await
+    }
+
+    async fn blob(&self, payload: &[u8]) -> Result<HasBlob> {
+        let OfBlob { sha256 } = request(payload)?;
+        Ok(HasBlob { complete: self.home.has_blob(&sha256).await? })
     }
 
     fn follow(&self, payload: &[u8]) -> Result<Found> {

@@ -18,6 +18,14 @@ pub(super) mod verb {
     pub(in crate::fleet) const FOLLOW: &str = "follow";
     pub(in crate::fleet) const CANCEL: &str = "cancel";
     pub(in crate::fleet) const LIST: &str = "jobs";
+    /// What is this model, for a copy of it?
+    pub(in crate::fleet) const SHEET: &str = "sheet";
+    /// Has it this model?
+    pub(in crate::fleet) const HAS: &str = "has";
+    /// To the hive on duty: keep this model on so many hives.
+    pub(in crate::fleet) const PLACE: &str = "place";
+    /// Has it this file?
+    pub(in crate::fleet) const BLOB: &str = "blob";
     /// To everyone: who has this job?
     pub(in crate::fleet) const FIND: &str = "find";
 }
@@ -68,6 +76,38 @@ pub(super) struct OfJob {
 pub(super) struct Found {
     pub(super) hive: String,
     pub(super) job: JobHeader,
+}
+
+/// Asks what a model is.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) struct OfModel {
+    /// Its id or name.
+    pub(super) model: String,
+}
+
+/// Whether a hive has a model.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub(crate) struct HasModel {
+    pub(crate) is_here: bool,
+    /// In bytes; 0 where it is not here.
+    pub(crate) size_bytes: u64,
+    /// The job that copies it to that hive.
+    pub(crate) copying: Option<JobId>,
+}
+
+/// Asks for a file of a model.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) struct OfBlob {
+    /// In lower-case hexadecimal.
+    pub(super) sha256: String,
+}
+
+/// Whether a hive has a file.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) struct HasBlob {
+    /// Whether it has all of it.
+    pub(super) complete: bool,
 }
 
 /// Asks for a page of jobs.

@@ -11,7 +11,7 @@ use axum::http::HeaderValue;
 use axum::http::header::{CONTENT_LENGTH, CONTENT_TYPE};
 use axum::middleware::{Next, from_fn, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
-use axum::routing::post;
+use axum::routing::{get, post};
 use tokio_util::sync::CancellationToken;
 
 use super::caller::{Admitted, Sender};
@@ -20,7 +20,7 @@ use super::gateway::{Forwarded, Head, REFUSAL, read, serve_call};
 use super::listener::{Listener, PeerCertificate};
 use super::problem::{self, Problem, Refusal};
 use super::seats::Claim;
-use super::{access, ollama, server, token};
+use super::{access, blobs, ollama, server, token};
 use crate::app::AppState;
 use crate::error::Result;
 use crate::fleet::{Access, HIVE_HEADER, HiveListener, HiveName};
@@ -42,6 +42,7 @@ fn router(app: AppState, access: Access) -> Router {
     Router::new()
         .route("/ask", post(ask))
         .route(ollama::SHOW, post(ollama::show_to_hive))
+        .route("/blobs/{sha256}", get(blobs::get))
         .fallback(problem::route_not_found)
         .method_not_allowed_fallback(problem::method_not_allowed)
         .layer(from_fn_with_state(access, let_in))

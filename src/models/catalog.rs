@@ -7,6 +7,8 @@ mod download;
 mod delete;
 pub(crate) mod sharing;
 pub(crate) mod registry;
+mod sharing;
+mod copy;
 mod find;
 pub(crate) mod plan;
 
@@ -20,6 +22,7 @@ use tokio::time::timeout;
 
 use crate::config::{Config, Sampling};
 use crate::error::{Code, Failure, Result};
+use crate::models::digests::Digests;
 use crate::models::gguf::{Arrays, Header};
 use crate::models::library::Library;
 use crate::models::library::hub_cache::notes::HubNotes;
@@ -50,6 +53,8 @@ pub struct Catalog {
     turns: Arc<Turns<PathBuf>>,
     /// Held by each scan of the disk for as long as its thread runs.
     scans: Arc<Semaphore>,
+    /// The hashes of files that nobody told.
+    digests: Arc<Digests>,
     /// Each file that is read for others has one.
     shares: Arc<Semaphore>,
     /// How long a disk may take to answer.
@@ -116,6 +121,7 @@ impl Catalog {
             transfers: Arc::new(transfers),
             turns,
             scans: Arc::new(Semaphore::new(MOST_SCANS)),
+            digests: Arc::default(),
             shares: Arc::new(Semaphore::new(MOST_SHARED)),
             patience: *config.timers.disk,
         })

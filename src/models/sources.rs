@@ -9,10 +9,12 @@
 //! tried; error hints and the check of revisions follow from it. A source with settings adds them to
 //! [`Places`] as well.
 
+pub(crate) mod copy;
 mod file;
 mod ollama;
 mod url;
 mod hub;
+mod in_store;
 mod registry;
 pub(crate) mod resolution;
 pub(crate) mod places;

@@ -24,12 +24,15 @@
 //! - Bytes of two versions of a file are never combined: every request but the first carries `If-Range`,
 //!   and where the server names no version, and the source promises no hash, one answer has to bring the
 //!   whole file.
+//! - What other hives send is checked as what the source sends: against the hash that the source promises. Only a file
+//!   of which that is known is asked for there.
 //! - A transfer that ends early keeps what can be resumed, and says how much that is.
 
 pub(crate) mod transfers;
 pub(crate) mod finish;
 pub(crate) mod coordinator;
 pub(crate) mod connection;
+pub(crate) mod holders;
 pub(crate) mod writer;
 pub(crate) mod hasher;
 pub(crate) mod vetting;
@@ -41,8 +44,10 @@ pub(crate) mod budget;
 pub(crate) mod progress;
 pub(crate) mod context;
 pub(crate) mod limiter;
+pub(crate) mod neighbours;
 pub(crate) mod fetch;
 pub(crate) mod guard;
+pub(crate) mod shelf;
 pub(crate) mod journal;
 pub(crate) mod remote;
 pub(crate) mod purpose;
@@ -50,12 +55,13 @@ pub(crate) mod disk;
 pub(crate) mod trouble;
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use crate::error::Result;
 use crate::models::transfer::answer::empty_file;
 use crate::models::transfer::budget::Budget;
 use crate::models::transfer::context::Transfer;
-use crate::models::transfer::coordinator::Coordinator;
+use crate::models::transfer::coordinator::{Coordinator, Manner, Whole};
 use crate::models::transfer::journal::Head;
 use crate::models::transfer::partial::Partial;
 use crate::models::transfer::purpose::Step;
@@ -84,22 +90,39 @@ pub(crate) async fn run(transfer: &Arc<Transfer>) -> Result<StoredFile> {
     }
     let (downloads, timers) = (transfer.context.downloads(), &transfer.context.fetch.timers);
     let mut budget = Budget::new(downloads.retries, *timers.retry, *timers.retry_after);
-    let (mut changes, mut is_whole_only) = (0, false);
+    let (mut changes, mut manner) = (0, Manner { is_whole_only: false, asks_hives: true });
     loop {
-        let trouble = match attempt(transfer, &partial, &mut budget, is_whole_only).await {
-            Ok((sha256, size)) => return finish::promote(transfer, &partial, sha256, size).await,
+        let trouble = match attempt(transfer, &partial, &mut budget, manner).await {
+            Ok(whole) => match finish::unlike_promised(transfer, &whole.sha256) {
+                Some(failure) => Trouble::new(TroubleKind::Unusable, failure),
+                None => {
+                    let Whole { sha256, size, lead } = whole;
+                    let stored = finish::promote(transfer, &partial, sha256, size).await;
+                    drop(lead);
+                    return stored;
+                }
+            },
+            Err(Trouble { failure, kind: TroubleKind::Unusable }) => {
+                Trouble::new(TroubleKind::Unusable, finish::unusable(transfer, failure))
+            }
             Err(trouble) => trouble,
         };
+        let is_from_hives = transfer.from_neighbours.swap(0, Ordering::Relaxed) > 0;
         match trouble.kind {
             TroubleKind::Changed if changes < MAX_CHANGES => {
                 changes += 1;
                 let message = format!("{}: starting over", trouble.failure.message);
                 transfer.say(Level::Warn, Step::Restarted, message);
             }
-            TroubleKind::Restart => is_whole_only = true,
+            TroubleKind::Restart => manner.is_whole_only = true,
+            // The source may have what another hive spoiled.
+            TroubleKind::Unusable if is_from_hives && !transfer.file.is_of_hives_alone() => {
+                manner.asks_hives = false;
+                let message = format!("{}: starting over without other hives", trouble.failure.message);
+                transfer.say(Level::Warn, Step::Restarted, message);
+            }
             TroubleKind::Unusable => {
-                let failure = finish::unusable(transfer, trouble.failure);
-                return Err(finish::discard(transfer, &partial, failure).await);
+                return Err(finish::discard(transfer, &partial, trouble.failure).await);
             }
             _ => return Err(finish::keep(transfer, &partial, trouble.failure).await),
         }
@@ -112,8 +135,8 @@ async fn attempt(
     transfer: &Arc<Transfer>,
     partial: &Arc<Partial>,
     budget: &mut Budget,
-    is_whole_only: bool,
-) -> FetchResult<(String, u64)> {
+    manner: Manner,
+) -> FetchResult<Whole> {
     let (name, context) = (&transfer.file.name, &transfer.context);
     let head = Head::of(&transfer.file, u64::from(context.downloads().chunk_bytes));
     let disk = Arc::clone(&context.disk);
@@ -129,7 +152,7 @@ async fn attempt(
     if begun.head.size == Some(0) {
         return Err(empty_file(transfer.file.url.host_str().unwrap_or_default()));
     }
-    Coordinator::fetch(transfer, partial, begun, budget, is_whole_only).await
+    Coordinator::fetch(transfer, partial, begun, budget, manner).await
 }
 
 #[cfg(test)]

@@ -1,11 +1,13 @@
 //! This hive, as its fleet needs it.
 
+use std::borrow::Cow;
 use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use futures::FutureExt;
 use futures::future::BoxFuture;
+use serde::Deserialize;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
@@ -13,13 +15,15 @@ use super::asker::{Asker, By};
 use super::parse::Submission;
 use super::submit::submit;
 use crate::app::{AppState, Named};
-use crate::error::Result;
+use crate::error::{Code, Result};
 use crate::events::Hub;
 use crate::fleet::{
-    Called, DeviceRecord, HiveListener, HiveRecord, Home, ModelRecord, Offer, Serving, Submit,
+    Called, DeviceRecord, HasModel, HiveListener, HiveRecord, Home, ModelRecord, Offer, Serving, Submit,
 };
+use crate::jobs::job::JobHeader;
 use crate::jobs::{Registry, Submitted};
-use crate::models::Model;
+use crate::models::{Model, Sheet};
+use crate::narration::by_itself;
 
 /// This hive, as its fleet needs it.
 pub(crate) struct AtHome {
@@ -59,6 +63,7 @@ impl Home for AtHome {
                 started_at: app.started_at,
                 platform: format!("{}-{}", std::env::consts::OS, std::env::consts::ARCH),
                 devices: devices.collect(),
+                disk_free_bytes: app.catalog.free_bytes_soon().await,
                 models: app.catalog.known_count(),
                 workers: app.workers.list().len(),
                 jobs: app.jobs.running().len(),
@@ -100,6 +105,32 @@ impl Home for AtHome {
         (self.answer_hives)(Arc::clone(&self.app), listener, stop);
     }
 
+    fn has_blob<'a>(&'a self, sha256: &'a str) -> BoxFuture<'a, Result<bool>> {
+        by_itself("fleet_blob", self.app.catalog.has_blob(sha256)).boxed()
+    }
+
+    fn sheet<'a>(&'a self, model: &'a str) -> BoxFuture<'a, Result<Sheet>> {
+        by_itself("model_copy", self.app.catalog.sheet(model)).boxed()
+    }
+
+    fn has_model<'a>(&'a self, model: &'a str) -> BoxFuture<'a, Result<HasModel>> {
+        let find = async move {
+            let found = match self.app.catalog.find(model).await {
+                Ok(found) => Some(found).filter(|found| found.check_loadable().is_ok()),
+                Err(failure) if failure.code == Code::ModelNotFound => None,
+                Err(failure) => return Err(failure),
+            };
+            let running = self.app.jobs.running();
+            let copying = running.iter().map(|job| job.header()).find(|header| copies(header, model));
+            Ok(HasModel {
+                is_here: found.is_some(),
+                size_bytes: found.map_or(0, |found| found.size_bytes),
+                copying: copying.map(|header| header.id.clone()),
+            })
+        };
+        by_itself("model_place", find).boxed()
+    }
+
     fn submit(&self, asked: Submit) -> Result<Submitted> {
         let Submit { request, idempotency_key, from, caller, placed, .. } = asked;
         let submission = Submission { placed, ..(self.parse)(request.get().as_bytes())? };
@@ -115,4 +146,15 @@ impl Home for AtHome {
         }
         .boxed()
     }
+}
+
+/// Whether a job copies that model to this hive.
+fn copies(header: &JobHeader, model: &str) -> bool {
+    #[derive(Deserialize)]
+    struct Request<'a> {
+        #[serde(borrow)]
+        model: Cow<'a, str>,
+    }
+    header.operation == "model_copy"
+        && serde_json::from_str::<Request<'_>>(header.request.get()).is_ok_and(|asked| asked.model == model)
 }

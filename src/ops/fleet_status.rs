@@ -25,7 +25,13 @@ impl Operation for FleetStatus {
 
     async fn run(self, cx: Context) -> Result<Self::Output> {
         n!("fleet_status", "🛰️ Looking at the fleet of hive '{}'", cx.hive_id);
-        let status = cx.app.fleet.status();
+        let mut status = cx.app.fleet.status();
+        if status.is_in {
+            match cx.app.fleet.places().await {
+                Ok(places) => status.places = places,
+                Err(failure) => n!(warn: "fleet_status", "Where models are kept is not known: {failure}"),
+            }
+        }
         match (&status.fleet, &status.trouble) {
             (None, _) => n!("fleet_status", "This hive stands alone: it is in no fleet"),
             (Some(fleet), Some(trouble)) => {

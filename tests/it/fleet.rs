@@ -22,7 +22,7 @@ fn act(hive: &str) -> Value {
 }
 
 /// Settings of a hive in the fleet of that server.
-fn in_fleet(config: &mut Config, name: &str, nats: &str) {
+pub(crate) fn in_fleet(config: &mut Config, name: &str, nats: &str) {
     config.hive_ids = vec![name.to_owned()];
     config.fleet.nats = Some(nats.to_owned());
     config.fleet.heartbeat = Duration::from_millis(200).into();
@@ -49,7 +49,7 @@ async fn status(hive: &TestHive) -> Value {
 }
 
 /// Waits until a hive can reach exactly these.
-async fn sees(hive: &TestHive, names: &[&str]) {
+pub(crate) async fn sees(hive: &TestHive, names: &[&str]) {
     until(&format!("{names:?}"), || async {
         let status = status(hive).await;
         let hives = status["hives"].as_array().expect("hives");
@@ -69,7 +69,7 @@ async fn three(nats: &str) -> [TestHive; 3] {
     hives
 }
 
-async fn stop(hives: impl IntoIterator<Item = TestHive>) {
+pub(crate) async fn stop(hives: impl IntoIterator<Item = TestHive>) {
     for hive in hives {
         hive.stop().await;
     }
@@ -251,7 +251,7 @@ async fn daemon(dir: &TempDir, name: &str, nats: &str) -> Daemon {
     Daemon::start(dir.path(), &["--config", &config, "--hive-id", name]).await
 }
 
-async fn in_fleet_of(daemon: &Daemon) {
+pub(crate) async fn in_fleet_of(daemon: &Daemon) {
     until("the daemon in its fleet", || async {
         let status = daemon.succeed(&json!({ "FleetStatus": {} })).await;
         (status["is_in"] == true).then_some(())

@@ -52,6 +52,13 @@ enum FleetVerb {
         #[arg(required = true)]
         names: Vec<String>,
     },
+    /// Keep a model on several hives
+    Place {
+        /// The model's id or name
+        model: String,
+        /// How many hives are to have it; 0 ends the keeping, and deletes nothing
+        copies: usize,
+    },
     /// Show the hives of the fleet (the default)
     Status,
 }
@@ -102,6 +109,10 @@ impl Verb for Args {
                     session.show(&expelled, |_| format!("expelled {name}\n"))
                 })
                 .await
+            }
+            FleetVerb::Place { model, copies } => {
+                let placed = session.run("ModelPlace", json!({ "model": model, "copies": copies })).await?;
+                session.show(&placed, fields)
             }
             FleetVerb::Status => {
                 let status = session.run("FleetStatus", json!({})).await?;
@@ -158,7 +169,8 @@ fn of_status(status: &Value) -> String {
         return "This hive is in no fleet. `rbee-hive fleet up` makes one, `rbee-hive fleet join` joins one.\n".to_owned();
     }
     let mut head = status.clone();
-    let hives = head.as_object_mut().and_then(|head| head.remove("hives")).unwrap_or_default();
+    let mut take = |name| head.as_object_mut().and_then(|head| head.remove(name)).unwrap_or_default();
+    let (hives, places) = (take("hives"), take("places"));
     let table = table(
         hives.as_array().map_or(&[], Vec::as_slice),
         &[
@@ -173,7 +185,30 @@ fn of_status(status: &Value) -> String {
             column("URL", |hive| hive["url"].as_str().unwrap_or("-").to_owned()),
         ],
     );
-    format!("{}\n{table}", fields(&head))
+    format!("{}\n{table}{}", fields(&head), of_places(&places))
+}
+
+/// The models that are kept on several hives; nothing where there are none.
+fn of_places(places: &Value) -> String {
+    let places = places.as_array().map_or(&[][..], Vec::as_slice);
+    if places.is_empty() {
+        return String::new();
+    }
+    let hives = |place: &Value, of: fn(&Value) -> Option<&str>, name: &str| {
+        let hives = place[name].as_array().map_or(&[][..], Vec::as_slice);
+        let hives: Vec<_> = hives.iter().filter_map(of).collect();
+        if hives.is_empty() { "-".to_owned() } else { hives.join(", ") }
+    };
+    let table = table(
+        places,
+        &[
+            text_of("MODEL", "model"),
+            number_of("COPIES", "copies"),
+            column("HIVES", move |place| hives(place, Value::as_str, "hives")),
+            column("COPYING", move |place| hives(place, |copying| copying["hive"].as_str(), "copying")),
+        ],
+    );
+    format!("\n{table}")
 }
 
 /// What is free of the memory of those devices of a hive, and how much they have; `-` where it has none.
@@ -219,6 +254,7 @@ mod tests {
                     { "device": "cuda:1", "free_bytes": 8_u64 << 30, "capacity_bytes": 8_u64 << 30 },
                 ],
             }, { "hive": "b" }],
+            "places": [],
         });
         let shown = of_status(&status);
         let rows: Vec<_> =
@@ -231,5 +267,13 @@ mod tests {
             ]
         );
         assert!(of_status(&json!({ "fleet": null })).contains("in no fleet"));
+        let mut placed = status;
+        placed["places"] = json!([{
+            "model": "m", "copies": 3, "hives": ["a", "b"], "lacking": null,
+            "copying": [{ "hive": "c", "job_id": "job-1" }],
+        }]);
+        let shown = of_status(&placed);
+        let row = shown.lines().last().unwrap();
+        assert_eq!(row.split_whitespace().collect::<Vec<_>>().join(" "), "m 3 a, b c");
     }
 }

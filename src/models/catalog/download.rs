@@ -6,8 +6,10 @@
 
 use std::fs;
 use std::path::Path;
+use std::time::Duration;
 
 use tokio::sync::OwnedMutexGuard;
+use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 use super::Catalog;
@@ -25,6 +27,9 @@ use crate::models::transfer::transfers::Fetched;
 use crate::narration::waiting_for;
 use crate::text::bytes;
 use crate::{files, n};
+
+/// How long a disk may take to tell how much is free, where nobody waits for it.
+const AT_ONCE: Duration = Duration::from_secs(1);
 
 impl Catalog {
     /// Downloads or imports the model that `source` names, or plans that. Jobs that want the same file
@@ -109,7 +114,7 @@ impl Catalog {
     }
 
     /// Transfers the missing files, one after another, and makes a model of all.
-    async fn fetch(
+    pub(super) async fn fetch(
         &self,
         resolved: ResolvedModel,
         request: &DownloadRequest,
@@ -213,6 +218,11 @@ impl Catalog {
         n!("model_download_joined", "Another job is writing {name}: waiting for it");
         let _waiting = waiting_for(format!("another job to finish {name}"));
         unless_cancelled(stop, self.turns.take(&path)).await
+    }
+
+    /// The free bytes on the store's disk; `None` where it does not tell at once.
+    pub(crate) async fn free_bytes_soon(&self) -> Option<u64> {
+        timeout(AT_ONCE, self.free_bytes()).await.ok()?.ok()
     }
 
     /// The free bytes on the store's disk.

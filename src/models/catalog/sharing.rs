@@ -1,12 +1,18 @@
 //! Files of this machine for others: programs of the house, and other hives.
 
+use std::io;
+use std::path::PathBuf;
 use std::sync::Arc;
+
+use tokio::sync::OwnedSemaphorePermit;
 
 use super::Catalog;
 use crate::error::{Failure, Result};
+use crate::files;
+use crate::models::digests::Digests;
 use crate::models::library::hub_cache::snapshot::{Missing, Reference, SnapshotFile};
 use crate::models::library::{Library, blobs};
-use crate::models::shared::{FoundFile, SharedFile};
+use crate::models::shared::{FoundFile, GrowingFile, SharedFile};
 use crate::models::sources::is_repository;
 use crate::text::is_sha256;
 
@@ -30,13 +36,42 @@ impl Catalog {
     /// # Errors
     /// [`Code::Timeout`](crate::error::Code::Timeout) where a disk does not answer, and those of the file system.
     pub(crate) async fn blob(&self, sha256: &str) -> Result<Option<SharedFile>> {
-        let sha256 = sha256.to_owned();
+        let (sha256, digests) = (sha256.to_owned(), Arc::clone(&self.digests));
         let find = move |library: &Library| {
-            let path = is_sha256(&sha256).then(|| blobs::find(&library.locations, &sha256, &library.probe()));
-            let found = path.flatten().map(|path| FoundFile { path, version: sha256 });
-            Ok(((), found.ok_or(Missing::File)?))
+            let path = find(library, &digests, &sha256).ok_or(Missing::File)?;
+            Ok(((), FoundFile { path, version: sha256 }))
         };
         Ok(self.open_with(find).await?.ok().map(|((), file)| file))
+    }
+
+    /// Whether there is such a file.
+    ///
+    /// # Errors
+    /// [`Code::Timeout`](crate::error::Code::Timeout) where a disk does not answer.
+    pub(crate) async fn has_blob(&self, sha256: &str) -> Result<bool> {
+        let sha256 = sha256.to_owned();
+        self.look(move |catalog| find(&catalog.places.library, &catalog.digests, &sha256).is_some()).await
+    }
+
+    /// The file with that SHA-256 that is being transferred to this machine. Waits while too many files are open.
+    ///
+    /// # Errors
+    /// As [`Self::blob`].
+    pub(crate) async fn growing(&self, sha256: &str) -> Result<Option<GrowingFile>> {
+        let Some((path, shelved)) = self.transfers.growing(sha256) else { return Ok(None) };
+        let permit = self.permit().await?;
+        self.look(move |_| match files::open(&path) {
+            Ok(file) => Ok(Some(GrowingFile { file: Arc::new(file), shelved, permit })),
+            // It has its final name, or has failed.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(Failure::io("read", &path, &error)),
+        })
+        .await?
+    }
+
+    async fn permit(&self) -> Result<OwnedSemaphorePermit> {
+        let permit = Arc::clone(&self.shares).acquire_owned().await;
+        permit.map_err(|_| Failure::internal("the hive gives no files any more"))
     }
 
     /// What the Hugging Face cache has of the repository `org/repo` at a branch, a tag or a commit.
@@ -95,8 +130,7 @@ impl Catalog {
         &self,
         find: impl FnOnce(&Library) -> Result<(T, FoundFile), Missing> + Send + 'static,
     ) -> Found<(T, SharedFile)> {
-        let permit = Arc::clone(&self.shares).acquire_owned().await;
-        let permit = permit.map_err(|_| Failure::internal("the hive gives no files any more"))?;
+        let permit = self.permit().await?;
         self.look(move |catalog| {
             let (about, found) = match find(&catalog.places.library) {
                 Ok(found) => found,
@@ -109,4 +143,12 @@ impl Catalog {
         })
         .await?
     }
+}
+
+/// The file with that SHA-256. Blocks on the disk.
+fn find(library: &Library, digests: &Digests, sha256: &str) -> Option<PathBuf> {
+    if !is_sha256(sha256) {
+        return None;
+    }
+    blobs::find(&library.locations, sha256, &library.probe()).or_else(|| digests.find(sha256))
 }

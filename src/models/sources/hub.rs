@@ -8,6 +8,7 @@
 
 mod cached;
 pub(crate) mod login;
+mod placed;
 mod destinations;
 mod api;
 mod chosen;
@@ -36,6 +37,7 @@ use crate::{spawn, text};
 
 pub use name::HubName;
 pub(crate) use name::is_repository;
+pub(crate) use placed::placed;
 
 impl ModelSource for HubName {
     const EXAMPLE: &'static str = "org/repo:Q4_K_M for a model of the Hugging Face Hub";

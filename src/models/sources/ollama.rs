@@ -7,28 +7,25 @@
 //! followed.
 
 use std::fmt;
-use std::path::Path;
 use std::sync::Arc;
 
 use reqwest::{Method, StatusCode, Url};
 use sha2::{Digest, Sha256};
 
 use crate::error::{Code, Failure, Result};
-use crate::models::library::Library;
-use crate::models::library::headers::{check_model, check_projector, vet_model, vet_projector};
+use crate::models::library::headers::{check_projector, vet_model, vet_projector};
 use crate::models::library::ollama_store::{Descriptor, Layers as Parts, Manifest};
 use crate::models::library::record::{RecordedFile, StoreRecord};
 use crate::models::library::split::stem;
-use crate::models::library::store::{self, NameStatus, name_taken, projector_name};
+use crate::models::library::store::{self, projector_name};
+use crate::models::sources::in_store::{first, further};
 use crate::models::sources::places::Places;
 use crate::models::sources::registry::{self, RegistryRequest, RegistryResponse};
 use crate::models::sources::request::DownloadRequest;
 use crate::models::sources::resolution::{ModelSource, Resolution, ResolvedModel};
 use crate::models::transfer::fetch::{FetchConfig, Fetcher};
 use crate::models::transfer::purpose::Purpose;
-use crate::models::transfer::remote::{
-    Destination, GGUF_MAGIC, ModelFile, Refusal, RemoteFile, StoredFile, Trust, Vet,
-};
+use crate::models::transfer::remote::{GGUF_MAGIC, ModelFile, RemoteFile, Trust, Vet};
 use crate::text::{bytes, excerpt, hex};
 use crate::{n, spawn};
 
@@ -123,10 +120,10 @@ impl OllamaName {
         let (file_name, path) = (record.name().to_owned(), places.library.store().path(record.name()));
         let (library, force) = (Arc::clone(&places.library), request.force);
         let destinations = spawn::blocking(move || {
-            let projector =
-                record.projector.as_ref().map(|file| projector_destination(&library, file, force));
+            let projector = record.projector.as_ref();
+            let projector = projector.map(|file| further(&library, file, check_projector, force));
             Ok::<_, Failure>(
-                std::iter::once(destination(&library, record, force)?).chain(projector).collect::<Vec<_>>(),
+                std::iter::once(first(&library, record.clone(), force)?).chain(projector).collect::<Vec<_>>(),
             )
         })
         .await??;
@@ -241,59 +238,6 @@ impl OllamaName {
             _ => response.unexpected,
         }
     }
-}
-
-/// The place of a model's projector in the store. Its name is checked with the model's. Blocks on the disk.
-fn projector_destination(library: &Arc<Library>, file: &RecordedFile, force: bool) -> Destination {
-    let store = library.store();
-    let target = store.path(&file.name);
-    let is_other = target.symlink_metadata().is_ok()
-        && !target.metadata().is_ok_and(|metadata| metadata.len() == file.size_bytes);
-    Destination {
-        partial: store.partial_path(&file.name),
-        target,
-        lock: None,
-        replace: force || is_other,
-        empty_folders: Vec::new(),
-        accept: Arc::new(|path: &Path, _: &StoredFile| check_projector(path)),
-    }
-}
-
-/// The place of the layer in the store. Blocks on the disk.
-fn destination(library: &Arc<Library>, record: StoreRecord, force: bool) -> Result<Destination> {
-    let (store, name) = (library.store(), record.name().to_owned());
-    let target = store.path(&name);
-    let probe = library.probe();
-    let replace = match store.name_status(&record, &probe)? {
-        NameStatus::Free => force,
-        NameStatus::OtherModel { is_owned } if !(is_owned && force) => {
-            return Err(name_taken(&name, is_owned));
-        }
-        NameStatus::OtherModel { .. } => true,
-        NameStatus::SameModel => {
-            let existing = store.record(&name).and_then(|existing| existing.sha256);
-            let is_damaged = matches!(check_model(&target), Err(Refusal::Unusable(_)));
-            let is_current = existing == record.sha256 && !is_damaged;
-            if !is_current {
-                n!("model_download_present", "The {name} that is here is another version, or damaged");
-            }
-            force || !is_current
-        }
-    };
-    store.check_further_names(&record, &probe)?;
-    let partial = store.partial_path(&name);
-    let library = Arc::clone(library);
-    Ok(Destination {
-        partial,
-        target,
-        lock: None,
-        replace,
-        empty_folders: Vec::new(),
-        accept: Arc::new(move |path: &Path, _: &StoredFile| {
-            check_model(path)?;
-            library.store().write_record(&record).map_err(Refusal::Unfinished)
-        }),
-    })
 }
 
 impl fmt::Display for OllamaName {

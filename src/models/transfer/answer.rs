@@ -12,10 +12,10 @@ use crate::models::transfer::remote::RemoteFile;
 use crate::models::transfer::trouble::{FetchResult, Trouble, TroubleKind, download_failed};
 
 /// An answer to a request for a file, or for bytes of it.
-#[derive(Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct FileAnswer {
     /// Whether it is 416, which has no body of the file, and not 200 or 206.
-    is_unsatisfiable: bool,
+    pub(crate) is_unsatisfiable: bool,
     /// The bytes of the file that the body has; `None` where it is the whole file.
     pub(crate) range: Option<Range<u64>>,
     /// The file's size, if the server tells it.

@@ -15,6 +15,7 @@ use crate::models::transfer::answer::{FileAnswer, empty_file};
 use crate::models::transfer::context::Transfer;
 use crate::models::transfer::fetch::{FetchRequest, FetchResponse};
 use crate::models::transfer::messages::{Event, Events, Lease, Span, Write};
+use crate::models::transfer::neighbours::Holder;
 use crate::models::transfer::trouble::{FetchResult, Trouble, TroubleKind, download_failed};
 use crate::models::transfer::writer::WRITTEN_TOGETHER;
 use crate::text;
@@ -34,6 +35,8 @@ pub(crate) struct Connection {
 #[derive(Debug)]
 struct Body {
     response: FetchResponse,
+    /// The other hive that it comes from.
+    holder: Option<Arc<Holder>>,
     /// Where the body ends, if its server told that.
     end: Option<u64>,
     span: Span,
@@ -45,6 +48,8 @@ struct Body {
     /// The bytes received since an instant. Too few of them within the stall time are a stall.
     watched_since: Instant,
     watched_bytes: u64,
+    /// What the whole transfer had received then.
+    watched_all: u64,
 }
 
 impl Connection {
@@ -77,14 +82,26 @@ impl Connection {
             span: sender,
         });
         let Some(span) = span.await.unwrap_or(Ok(None))? else { return Ok(()) };
-        let (at, pending, watched_since) = (span.from, Vec::new(), Instant::now());
-        let body =
-            Body { response, end, span, at, pending, pending_bytes: 0, watched_since, watched_bytes: 0 };
+        let body = Body {
+            response,
+            holder: lease.holder,
+            end,
+            at: span.from,
+            span,
+            pending: Vec::new(),
+            pending_bytes: 0,
+            watched_since: Instant::now(),
+            watched_bytes: 0,
+            watched_all: self.transfer.received(),
+        };
         self.receive(body).await
     }
 
-    /// Asks the URL that redirects led to before, or else the file's own.
+    /// Asks another hive, the URL that redirects led to before, or else the file's own.
     async fn ask(&self, lease: &Lease) -> FetchResult<FetchResponse> {
+        if let (Some(holder), Some(range)) = (&lease.holder, &lease.range) {
+            return holder.ask(range, *self.transfer.context.fetch.timers.stall).await;
+        }
         let file = &self.transfer.file;
         let mut request =
             FetchRequest::get(lease.redirected.as_ref().unwrap_or(&file.url), file.credentials.as_ref());
@@ -133,6 +150,15 @@ impl Connection {
             read = timeout_at(body.watched_since + stall, body.response.response.chunk()) => read,
         };
         let piece = match read {
+            // A hive that is downloading the file itself gives each part as it comes. While others come, all is well.
+            Err(_)
+                if body.holder.as_ref().is_some_and(|holder| !holder.is_complete)
+                    && self.transfer.received() > body.watched_all =>
+            {
+                (body.watched_since, body.watched_bytes) = (Instant::now(), 0);
+                body.watched_all = self.transfer.received();
+                return Ok(true);
+            }
             Err(_) => {
                 let sent = match body.watched_bytes {
                     0 => format!("nothing for {}", in_words(stall)),
@@ -162,6 +188,7 @@ impl Connection {
         body.watched_bytes += piece.len() as u64;
         if body.watched_bytes >= enough {
             (body.watched_since, body.watched_bytes) = (Instant::now(), 0);
+            body.watched_all = self.transfer.received();
         }
         self.check_magic(host, body.at, &piece)?;
         let (begin, length) = (Instant::now(), piece.len() as u64);
@@ -197,6 +224,10 @@ impl Connection {
             }
             self.transfer.received.fetch_add(length as u64, Ordering::Relaxed);
             self.transfer.context.received.fetch_add(length as u64, Ordering::Relaxed);
+            if let Some(holder) = &body.holder {
+                holder.received.fetch_add(length as u64, Ordering::Relaxed);
+                self.transfer.from_neighbours.fetch_add(length as u64, Ordering::Relaxed);
+            }
             body.pending.push(bytes);
             body.pending_bytes += length;
             if body.at == chunk_end || body.pending_bytes >= WRITTEN_TOGETHER {

@@ -1,7 +1,7 @@
 //! What all transfers of a hive share, and what the parts of one transfer share.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use parking_lot::RwLock;
 use tokio::sync::broadcast;
@@ -12,8 +12,10 @@ use crate::models::needs::Judge;
 use crate::models::transfer::disk::Disk;
 use crate::models::transfer::fetch::{FetchConfig, Fetcher};
 use crate::models::transfer::limiter::Limiter;
-use crate::models::transfer::purpose::Step;
+use crate::models::transfer::neighbours::Neighbours;
+use crate::models::transfer::purpose::{Purpose, Step};
 use crate::models::transfer::remote::{Destination, RemoteFile};
+use crate::models::transfer::shelf::Shelf;
 use crate::narration::{self, Level, Progress, WaitGuard};
 
 /// How many notes a job may be behind before it misses some.
@@ -30,9 +32,11 @@ pub(crate) struct TransferContext {
     pub(crate) judge: Arc<Judge>,
     /// Bytes that all transfers together have received.
     pub(crate) received: AtomicU64,
+    /// Other hives that may have what is transferred.
+    pub(crate) neighbours: OnceLock<Arc<dyn Neighbours>>,
 }
 
-/// One transfer. Nothing in it changes but `received`.
+/// One transfer. Nothing in it changes but what was received and what is stored.
 #[derive(Debug)]
 pub(crate) struct Transfer {
     pub(crate) context: Arc<TransferContext>,
@@ -44,6 +48,10 @@ pub(crate) struct Transfer {
     pub(crate) fetcher: Fetcher,
     /// Bytes of the file that were received, for progress and listings.
     pub(crate) received: AtomicU64,
+    /// How many of them came from other hives.
+    pub(crate) from_neighbours: AtomicU64,
+    /// What is stored of the file, for those who read it meanwhile.
+    pub(crate) shelf: Shelf,
 }
 
 /// A message of a transfer.
@@ -74,6 +82,7 @@ impl TransferContext {
             disk,
             judge,
             received: AtomicU64::new(0),
+            neighbours: OnceLock::new(),
         }
     }
 
@@ -100,7 +109,15 @@ impl Transfer {
             stop: CancellationToken::new(),
             fetcher,
             received: AtomicU64::new(0),
+            from_neighbours: AtomicU64::new(0),
+            shelf: Shelf::default(),
         }
+    }
+
+    /// The other hives to ask for the file, where it can be told from every other by its hash.
+    pub(crate) fn neighbours(&self) -> Option<(Arc<dyn Neighbours>, String)> {
+        let neighbours = self.context.neighbours.get().filter(|_| self.file.purpose == Purpose::Model)?;
+        Some((Arc::clone(neighbours), self.file.sha256.clone()?))
     }
 
     pub(crate) fn say(&self, level: Level, step: Step, message: String) {

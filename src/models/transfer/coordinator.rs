@@ -6,6 +6,8 @@
 //! before it learns of that write's end. It answers a connection's request for a lease when there is
 //! something to fetch, and drops the request when the work ends.
 
+mod hives;
+
 use std::mem;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -17,7 +19,7 @@ use futures::stream::FuturesUnordered;
 use reqwest::Url;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, Interval, MissedTickBehavior, interval, sleep_until};
-use tokio_util::sync::CancellationToken;
+use tokio_util::sync::{CancellationToken, DropGuard};
 
 use crate::error::{Code, Failure, Result};
 use crate::files;
@@ -27,7 +29,9 @@ use crate::models::transfer::chunks::ChunkTable;
 use crate::models::transfer::connection::Connection;
 use crate::models::transfer::context::Transfer;
 use crate::models::transfer::hasher::Hasher;
+use crate::models::transfer::holders::Holders;
 use crate::models::transfer::messages::{CompleteChunk, Event, Events, Lease, Span, Write};
+use crate::models::transfer::neighbours::Holder;
 use crate::models::transfer::partial::{Begun, Partial};
 use crate::models::transfer::progress::{self, Joining, Meter};
 use crate::models::transfer::purpose::Step;
@@ -53,13 +57,21 @@ pub(crate) struct Coordinator<'a> {
     redirected: Option<Url>,
     /// Whether to ask for the whole file, because ranges of it cannot be combined.
     is_whole_only: bool,
-    /// Of each connection's lease, the budget's epoch and the URL that redirects had led to.
-    leases: Vec<Option<(u64, Option<Url>)>>,
+    /// What each connection has a lease for.
+    leases: Vec<Option<Leased>>,
     /// The connections that wait for a lease, and whether all of them wait for the budget's time.
     idle: Vec<(usize, oneshot::Sender<Lease>)>,
     is_delayed: bool,
     /// How many connections are of use.
     wanted: usize,
+    /// Whether other hives are asked for the file.
+    asks_hives: bool,
+    /// Whether it is being found out which of them have it. Nobody is asked for the file meanwhile.
+    is_finding: bool,
+    /// The other hives that have the file. While there is one, the file's source is not asked.
+    holders: Holders,
+    /// Held while this hive downloads the file for all.
+    lead: Option<DropGuard>,
     /// Whether the file's first bytes were looked at.
     is_vetted: bool,
     /// Every connection, the writer and the hasher, until they end.
@@ -74,8 +86,35 @@ pub(crate) struct Coordinator<'a> {
     outcome: Option<FetchResult<String>>,
 }
 
+/// What a lease is of.
+#[derive(Debug)]
+enum Leased {
+    /// Of the file's source: the budget's epoch, and the URL that redirects had led to.
+    FromSource(u64, Option<Url>),
+    FromHive(Arc<Holder>),
+}
+
+/// How an attempt begins.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Manner {
+    /// Whether to ask for the whole file, because ranges of it cannot be combined.
+    pub(crate) is_whole_only: bool,
+    /// Whether to ask other hives for the file.
+    pub(crate) asks_hives: bool,
+}
+
+/// A file that was fetched.
+#[derive(Debug)]
+pub(crate) struct Whole {
+    pub(crate) sha256: String,
+    /// In bytes.
+    pub(crate) size: u64,
+    /// To be held until others find the file here.
+    pub(crate) lead: Option<DropGuard>,
+}
+
 impl<'a> Coordinator<'a> {
-    /// Fetches what the partial file lacks, and hashes all of it. Returns its SHA-256 and its size.
+    /// Fetches what the partial file lacks, and hashes all of it.
     ///
     /// # Errors
     /// Why the attempt ended. What was received is written and journalled by then.
@@ -84,8 +123,8 @@ impl<'a> Coordinator<'a> {
         partial: &Arc<Partial>,
         begun: Begun,
         budget: &'a mut Budget,
-        is_whole_only: bool,
-    ) -> FetchResult<(String, u64)> {
+        manner: Manner,
+    ) -> FetchResult<Whole> {
         let Begun { head, claims, journal, .. } = begun;
         let (chunk_bytes, connections) = (head.chunk_bytes, transfer.context.downloads().connections);
         let chunks = ChunkTable::new(chunk_bytes, head.size, connections, &claims);
@@ -117,11 +156,15 @@ impl<'a> Coordinator<'a> {
             identity,
             chunks,
             redirected: None,
-            is_whole_only,
+            is_whole_only: manner.is_whole_only,
             leases: Vec::new(),
             idle: Vec::new(),
             is_delayed: false,
             wanted: 1,
+            asks_hives: manner.asks_hives,
+            is_finding: false,
+            holders: Holders::default(),
+            lead: None,
             is_vetted: false,
             tasks,
             events,
@@ -133,7 +176,7 @@ impl<'a> Coordinator<'a> {
         coordinator.run(received).await
     }
 
-    async fn run(mut self, mut events: mpsc::UnboundedReceiver<Event>) -> FetchResult<(String, u64)> {
+    async fn run(mut self, mut events: mpsc::UnboundedReceiver<Event>) -> FetchResult<Whole> {
         let transfer = self.transfer;
         let stored = self.chunks.stored_bytes();
         transfer.received.store(stored, Ordering::Relaxed);
@@ -146,7 +189,9 @@ impl<'a> Coordinator<'a> {
         let (mut meter, mut joining) = (Meter::starting_at(stored, Instant::now()), Joining::new(stored));
         let progress = *transfer.context.fetch.timers.progress;
         let (mut shows, mut joins) = (every(progress), every(progress / 4));
+        transfer.shelf.begin(self.chunks.size(), self.identity.head.chunk_bytes, self.chunks.stored());
         self.hash_all();
+        self.find_holders();
         self.connect();
         loop {
             tokio::select! {
@@ -186,26 +231,31 @@ impl<'a> Coordinator<'a> {
         self.show(&mut meter);
         let no_outcome = || Err(Trouble::fatal(Failure::internal("a transfer ended without an outcome")));
         let sha256 = self.outcome.take().unwrap_or_else(no_outcome)?;
-        Ok((sha256, self.chunks.size().unwrap_or_default()))
+        self.thank();
+        Ok(Whole { sha256, size: self.chunks.size().unwrap_or_default(), lead: self.lead })
     }
 
     async fn handle(&mut self, event: Event) {
         match event {
             Event::Idle { connection, ended, lease } => self.idle(connection, ended, lease),
             Event::Answered { connection, host, url, answer, span, .. } => {
-                if url != self.transfer.file.url {
+                let is_of_source = self.hive_of(connection).is_none();
+                if is_of_source && url != self.transfer.file.url {
                     self.redirected = Some(url);
                 }
                 // The connection waits for it.
                 let _ = span.send(self.judge(connection, &host, &answer).await);
             }
+            Event::Found(found) => self.found(found),
             Event::Sent { connection, chunk, end } => self.chunks.sent(connection, chunk, end),
             Event::EndOfFile { size } => {
                 self.chunks.set_size(size);
+                self.transfer.shelf.set_size(size);
                 self.hash_all();
             }
             Event::Written { chunk, stored } => {
                 self.chunks.written(chunk, stored);
+                self.transfer.shelf.set(chunk, stored.length);
                 self.hash(chunk);
                 self.lease();
             }
@@ -221,6 +271,7 @@ impl<'a> Coordinator<'a> {
                 let what = format!("{} at byte {start} of {name}", text::bytes(bytes));
                 let message = format!("{what} were damaged on the disk: fetching them again");
                 self.transfer.say(Level::Warn, Step::Damaged, message);
+                self.transfer.shelf.set(chunk, 0);
                 self.write(Write::Forget { chunk }).await;
                 self.lease();
             }
@@ -271,7 +322,10 @@ impl<'a> Coordinator<'a> {
 
     fn idle(&mut self, connection: usize, ended: FetchResult<()>, lease: oneshot::Sender<Lease>) {
         self.chunks.release(connection);
-        if let (Some((epoch, redirected)), Err(trouble)) = (self.leases[connection].take(), ended) {
+        let leased = self.leases[connection].take();
+        if let Some(Leased::FromHive(holder)) = &leased {
+            self.left_hive(holder, ended);
+        } else if let (Some(Leased::FromSource(epoch, redirected)), Err(trouble)) = (leased, ended) {
             if trouble.kind == TroubleKind::Expired && redirected.is_some() {
                 // Signed URLs are valid for a while only: to ask the file's own URL costs no retry.
                 self.redirected.take_if(|known| Some(&*known) == redirected.as_ref());
@@ -287,21 +341,32 @@ impl<'a> Coordinator<'a> {
 
     /// Gives idle connections what there is to fetch.
     fn lease(&mut self) {
-        self.is_delayed = !self.idle.is_empty() && self.budget.not_before > Instant::now();
-        if self.is_delayed {
+        // The waits of the budget are for the file's source.
+        let waits = self.holders.is_empty() && self.budget.not_before > Instant::now();
+        self.is_delayed = !self.idle.is_empty() && waits && !self.is_finding;
+        if self.is_delayed || self.is_finding {
             return;
         }
         for (connection, sender) in mem::take(&mut self.idle) {
+            if !self.holders.is_empty() {
+                match self.lease_from_hive(connection) {
+                    // The connection waits for it.
+                    Some(lease) => drop(sender.send(lease)),
+                    None => self.idle.push((connection, sender)),
+                }
+                continue;
+            }
             let Some(range) = self.chunks.claim(connection) else {
                 self.idle.push((connection, sender));
                 continue;
             };
-            self.leases[connection] = Some((self.budget.epoch, self.redirected.clone()));
+            self.leases[connection] = Some(Leased::FromSource(self.budget.epoch, self.redirected.clone()));
             // The connection waits for it.
             let _ = sender.send(Lease {
                 range: (!self.is_whole_only).then_some(range),
                 validator: self.identity.head.validator.clone(),
                 redirected: self.redirected.clone(),
+                holder: None,
             });
         }
     }
@@ -313,6 +378,8 @@ impl<'a> Coordinator<'a> {
         host: &str,
         answer: &FileAnswer,
     ) -> FetchResult<Option<Span>> {
+        let of_hive = self.hive_of(connection).map(|holder| hives::checked(&holder, answer)).transpose()?;
+        let answer = of_hive.as_ref().unwrap_or(answer);
         match self.identity.judge(&self.transfer.file, host, answer)? {
             Judgement::AskForWhole => {
                 self.is_whole_only = true;
@@ -321,6 +388,7 @@ impl<'a> Coordinator<'a> {
             Judgement::First => {
                 let head = self.identity.head.clone();
                 self.chunks.set_size(head.size.unwrap_or_default());
+                self.transfer.shelf.set_size(head.size.unwrap_or_default());
                 self.write(Write::Open(head)).await;
                 self.connect();
             }

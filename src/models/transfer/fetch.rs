@@ -236,6 +236,11 @@ impl Fetcher {
 }
 
 impl FetchResponse {
+    /// The answer of a server that was asked by another client; `host` is what it is called.
+    pub(crate) const fn direct(response: Response, url: Url, host: String) -> Self {
+        Self { response, url, host, proxy: None }
+    }
+
     /// A header of the answer, if it is text.
     pub(crate) fn header(&self, name: HeaderName) -> Option<&str> {
         self.response.headers().get(name).and_then(|value| value.to_str().ok())

@@ -2,6 +2,7 @@
 //! what can be resumed is kept.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Instant;
 
 use crate::error::{Code, Failure, Result};
@@ -14,11 +15,27 @@ use crate::narration::Level;
 use crate::spawn;
 use crate::text;
 
-/// Verifies a complete file and gives it its final name.
+/// The failure of a complete file that is not the one that its source promises, if it is not.
+pub(crate) fn unlike_promised(transfer: &Transfer, sha256: &str) -> Option<Failure> {
+    let promised = transfer.file.sha256.as_ref().filter(|promised| *promised != sha256)?;
+    let (who, name) = (sender(transfer), &transfer.file.name);
+    let message = format!("what {who} sent as {name} has the SHA-256 {sha256}, not {promised}");
+    let hint = "the file was changed or damaged: check the hash, or where it comes from";
+    Some(Failure::new(Code::DownloadFailed, message).hint(hint))
+}
+
+/// Who sent the file.
+fn sender(transfer: &Transfer) -> &str {
+    match transfer.from_neighbours.load(Ordering::Relaxed) {
+        0 => transfer.file.url.host_str().unwrap_or_default(),
+        _ => "the fleet",
+    }
+}
+
+/// Gives a complete file of the right hash its final name.
 ///
 /// # Errors
-/// [`Code::DownloadFailed`] where the file is not the one that its source promises, what
-/// [`crate::models::transfer::remote::Destination::accept`] says, and failures of the disk.
+/// What [`crate::models::transfer::remote::Destination::accept`] says, and failures of the disk.
 pub(crate) async fn promote(
     transfer: &Transfer,
     partial: &Arc<Partial>,
@@ -26,15 +43,7 @@ pub(crate) async fn promote(
     size: u64,
 ) -> Result<StoredFile> {
     let name = &transfer.file.name;
-    let promised = transfer.file.sha256.as_ref();
-    if let Some(promised) = promised.filter(|promised| **promised != sha256) {
-        let host = transfer.file.url.host_str().unwrap_or_default();
-        let message = format!("what {host} sent as {name} has the SHA-256 {sha256}, not {promised}");
-        let failure = Failure::new(Code::DownloadFailed, message)
-            .hint("the file was changed or damaged: check the hash, or where it comes from");
-        return Err(discard(transfer, partial, failure).await);
-    }
-    let is_verified = promised.is_some();
+    let is_verified = transfer.file.sha256.is_some();
     let verdict = if is_verified {
         format!("{name} has the SHA-256 that its source promises: {sha256}")
     } else {
@@ -67,7 +76,7 @@ async fn place(transfer: &Transfer, partial: &Arc<Partial>, stored: &StoredFile)
 
 /// The failure of a download whose file is of no use, as far as it was looked at.
 pub(crate) fn unusable(transfer: &Transfer, failure: Failure) -> Failure {
-    let host = transfer.file.url.host_str().unwrap_or_default();
+    let host = sender(transfer);
     let noun = transfer.file.purpose.noun();
     let message = format!("the file that {host} sent is not a usable {noun}: {}", failure.message);
     Failure { message, ..failure }.hint("choose another file of the source, or ask whoever publishes it")

@@ -1,6 +1,7 @@
 //! The messages between the coordinator of a transfer and its connections, writer and hasher.
 
 use std::ops::Range;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -9,6 +10,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::models::transfer::answer::FileAnswer;
 use crate::models::transfer::journal::{Head, Stored};
+use crate::models::transfer::neighbours::{Found, Holder};
 use crate::models::transfer::remote::Verdict;
 use crate::models::transfer::trouble::{FetchResult, Trouble};
 
@@ -30,6 +32,8 @@ pub(crate) enum Event {
         /// What to receive of the body; `None` where another request is needed.
         span: oneshot::Sender<FetchResult<Option<Span>>>,
     },
+    /// These other hives have the file.
+    Found(Found),
     /// A connection is about to send bytes of a chunk, up to offset `end` of the file, to the writer.
     Sent { connection: usize, chunk: usize, end: u64 },
     /// The server has sent all of a file whose size it had not told: this is its size.
@@ -62,12 +66,14 @@ impl Events {
 /// How a connection is to ask for its span.
 #[derive(Debug)]
 pub(crate) struct Lease {
-    /// The bytes to ask for; `None` to ask for the whole file.
+    /// The bytes to ask for; `None` to ask for the whole file, which only its source is asked for.
     pub(crate) range: Option<Range<u64>>,
     /// The version of the file, for `If-Range`, once a server has named it.
     pub(crate) validator: Option<String>,
     /// The URL that redirects led to before.
     pub(crate) redirected: Option<Url>,
+    /// The other hive to ask, instead of the file's source.
+    pub(crate) holder: Option<Arc<Holder>>,
 }
 
 /// The part of a body that a connection is to receive.

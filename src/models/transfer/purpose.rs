@@ -37,6 +37,7 @@ steps! {
     Joined = "joined",
     Kept = "kept",
     Left = "left",
+    Neighbours = "neighbours",
     Preflight = "preflight",
     Progress = "progress",
     Removed = "removed",

@@ -17,6 +17,9 @@ use crate::origin::without_brackets;
 /// What every GGUF file begins with.
 pub(crate) const GGUF_MAGIC: &[u8] = b"GGUF";
 
+/// The scheme of the URL of a file that other hives have, and nobody else: `hive://NAME/blobs/SHA256`.
+pub(crate) const HIVE: &str = "hive";
+
 /// One remote file, resolved: what the transfer needs to know.
 #[derive(Clone, Debug)]
 pub(crate) struct RemoteFile {
@@ -26,7 +29,7 @@ pub(crate) struct RemoteFile {
     pub(crate) name: String,
     /// As [`crate::models::Model::source`]; without a query, which may hold a signature.
     pub(crate) source: String,
-    /// Redirects are followed, and the URL that they led to is asked directly until it refuses.
+    /// One of scheme [`HIVE`] where only other hives have it. Redirects are followed, and the URL that they led to is asked directly until it refuses.
     pub(crate) url: Url,
     pub(crate) credentials: Option<Credentials>,
     /// Size in bytes, where the source says. A server that disagrees fails the transfer.
@@ -53,6 +56,13 @@ pub(crate) struct ModelFile {
     pub(crate) name: String,
     /// The name of its target, which is in the same folder as the companion's.
     pub(crate) target: String,
+}
+
+impl RemoteFile {
+    /// Whether only other hives have it.
+    pub(crate) fn is_of_hives_alone(&self) -> bool {
+        self.url.scheme() == HIVE
+    }
 }
 
 impl ModelFile {

@@ -6,9 +6,12 @@ use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 
+use futures::FutureExt;
+use futures::future::BoxFuture;
 use parking_lot::Mutex;
+use reqwest::header::HeaderMap;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinHandle;
@@ -18,6 +21,7 @@ use crate::config::Config;
 use crate::error::{Code, Result};
 use crate::models::testing::{config, gguf_of};
 use crate::models::transfer::disk::Disk;
+use crate::models::transfer::neighbours::{Found, Holder, Neighbours, WantedFile};
 use crate::models::transfer::partial::unfinished_at;
 use crate::models::transfer::purpose::Purpose;
 use crate::models::transfer::remote::{RemoteFile, Trust, Verdict};
@@ -87,20 +91,25 @@ impl Drop for Server {
 
 impl Server {
     async fn start(body: Vec<u8>, etag: &'static str) -> Self {
+        Self::start_sending(body, etag, usize::MAX).await
+    }
+
+    /// One that breaks each answer off after so many bytes.
+    async fn start_sending(body: Vec<u8>, etag: &'static str, most: usize) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("http://{}/m.gguf", listener.local_addr().unwrap());
         let requests = Requests::default();
         let (body, seen) = (Arc::new(body), Arc::clone(&requests));
         let task = spawn::detached(async move {
             while let Ok((stream, _)) = listener.accept().await {
-                spawn::detached(converse(stream, Arc::clone(&body), etag, Arc::clone(&seen)));
+                spawn::detached(converse(stream, Arc::clone(&body), etag, Arc::clone(&seen), most));
             }
         });
         Self { url, requests, task }
     }
 }
 
-async fn converse(mut stream: TcpStream, body: Arc<Vec<u8>>, etag: &str, requests: Requests) {
+async fn converse(mut stream: TcpStream, body: Arc<Vec<u8>>, etag: &str, requests: Requests, most: usize) {
     let mut head = Vec::new();
     while let Ok(byte) = stream.read_u8().await {
         head.push(byte);
@@ -121,8 +130,8 @@ async fn converse(mut stream: TcpStream, body: Arc<Vec<u8>>, etag: &str, request
             first + part.len() - 1,
             body.len()
         );
-        let sent = [answer.as_bytes(), part].concat();
-        if stream.write_all(&sent).await.is_err() {
+        let sent = [answer.as_bytes(), &part[..part.len().min(most)]].concat();
+        if stream.write_all(&sent).await.is_err() || part.len() > most {
             return;
         }
         head.clear();
@@ -322,4 +331,115 @@ async fn a_partial_file_of_a_newer_format_is_left_alone_and_named() {
     assert_eq!(fs::read(&partial).unwrap(), before);
     assert!(journals.iter().all(|journal| fs::read(journal).unwrap().starts_with(b"rbee-partial 2")));
     assert_eq!(fs::read_dir(&store).unwrap().count(), 3);
+}
+
+/// Hives that have the file, by name and URL.
+#[derive(Debug)]
+struct FakeFleet {
+    hives: Vec<(&'static str, String)>,
+    /// What was asked.
+    asked: Mutex<Vec<WantedFile>>,
+}
+
+impl Neighbours for FakeFleet {
+    fn find(self: Arc<Self>, wanted: WantedFile) -> BoxFuture<'static, Found> {
+        let holder = |(hive, url): &(&'static str, String)| Holder {
+            hive: (*hive).to_owned(),
+            url: reqwest::Url::parse(url).unwrap(),
+            client: crate::outgoing::for_workers(std::time::Duration::from_secs(5)).unwrap(),
+            headers: HeaderMap::new(),
+            is_complete: true,
+            received: AtomicU64::new(0),
+        };
+        let is_wanted = |(hive, _): &&(&'static str, String)| !wanted.without.iter().any(|out| out == hive);
+        let holders = self.hives.iter().filter(is_wanted).map(holder).collect();
+        self.asked.lock().push(wanted);
+        async { Found { holders, lead: None } }.boxed()
+    }
+}
+
+/// Downloads a file whose hash is known, in a fleet where these have it. Returns what the fleet was asked, and the
+/// requests for the file to its source.
+async fn download_in_fleet(
+    body: &[u8],
+    hives: Vec<(&'static str, String)>,
+) -> (Result<Downloaded>, Vec<WantedFile>, Vec<usize>) {
+    let root = tempfile::tempdir().unwrap();
+    let catalog = Catalog::new(&settings(root.path())).unwrap();
+    let fleet = Arc::new(FakeFleet { hives, asked: Mutex::default() });
+    catalog.transfers().ask(Arc::clone(&fleet) as Arc<dyn Neighbours>);
+    let source = Server::start(body.to_vec(), "\"1\"").await;
+    let sha256 = text::hex(&<sha2::Sha256 as sha2::Digest>::digest(body));
+    let downloaded = download(&catalog, &format!("{}#sha256={sha256}", source.url)).await;
+    if downloaded.is_ok() {
+        assert_eq!(fs::read(root.path().join("data/models/m.gguf")).unwrap(), body);
+    }
+    // The first asks for the size.
+    let requests = source.requests.lock()[1..].iter().map(|(first, _)| *first).collect();
+    let asked = std::mem::take(&mut *fleet.asked.lock());
+    assert!(asked.iter().all(|asked| asked.sha256 == sha256 && asked.can_lead));
+    (downloaded, asked, requests)
+}
+
+#[tokio::test]
+async fn a_file_comes_from_all_hives_that_have_it_and_not_from_its_source() {
+    let body = gguf_of(2_000_000);
+    // Other hives name the version in another way.
+    let (b, c) = (Server::start(body.clone(), "\"b\"").await, Server::start(body.clone(), "\"c\"").await);
+    let hives = vec![("b", b.url.clone()), ("c", c.url.clone())];
+    let (downloaded, asked, from_source) = download_in_fleet(&body, hives).await;
+    downloaded.unwrap();
+    assert_eq!((asked.len(), from_source.len()), (1, 0));
+    for hive in [b, c] {
+        let requests = hive.requests.lock();
+        assert!(!requests.is_empty(), "both send something");
+        assert!(requests.iter().all(|(_, if_range)| if_range.is_none()), "its hash names the file");
+    }
+}
+
+#[tokio::test]
+async fn a_hive_that_breaks_off_costs_what_it_was_asked_for() {
+    let body = gguf_of(2_000_000);
+    let (b, c) = (
+        Server::start_sending(body.clone(), "\"b\"", 10_000).await,
+        Server::start(body.clone(), "\"c\"").await,
+    );
+    let hives = vec![("b", b.url.clone()), ("c", c.url.clone())];
+    let (downloaded, asked, from_source) = download_in_fleet(&body, hives).await;
+    downloaded.unwrap();
+    assert_eq!((asked.len(), from_source.len()), (1, 0), "the other one has the rest");
+    assert!(b.requests.lock().len() <= 2, "it is not asked again");
+
+    // Where no other hive has it, the source does.
+    let b = Server::start_sending(body.clone(), "\"b\"", 10_000).await;
+    let (downloaded, asked, from_source) = download_in_fleet(&body, vec![("b", b.url.clone())]).await;
+    downloaded.unwrap();
+    assert_eq!(asked.len(), 2, "the fleet is asked for yet another");
+    assert_eq!(asked[1].without, ["b"]);
+    assert!(from_source.iter().all(|first| *first > 0), "what it sent is kept: {from_source:?}");
+}
+
+#[tokio::test]
+async fn what_hives_send_must_have_the_promised_hash() {
+    let body = gguf_of(2_000_000);
+    let mut other = body.clone();
+    *other.last_mut().unwrap() ^= 1;
+    let (b, c) = (Server::start(other, "\"b\"").await, Server::start(body.clone(), "\"c\"").await);
+    let hives = vec![("b", b.url.clone()), ("c", c.url.clone())];
+    let (downloaded, asked, from_source) = download_in_fleet(&body, hives).await;
+    downloaded.unwrap();
+    assert_eq!(asked.len(), 1, "then nobody else is believed");
+    assert!(from_source.contains(&0), "all of it is fetched again: {from_source:?}");
+    assert!(!b.requests.lock().is_empty());
+}
+
+#[tokio::test]
+async fn a_hive_that_has_something_else_is_left_out() {
+    let body = gguf_of(200_000);
+    for other in [gguf_of(100_000), b"no model at all, and shorter".to_vec()] {
+        let b = Server::start(other, "\"b\"").await;
+        let (downloaded, asked, _) = download_in_fleet(&body, vec![("b", b.url.clone())]).await;
+        downloaded.unwrap();
+        assert!(asked.len() <= 2, "{asked:?}");
+    }
 }

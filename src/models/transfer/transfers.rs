@@ -18,9 +18,11 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 use crate::config::Downloads;
 use crate::error::{Code, Failure, Result};
 use crate::models::transfer::context::{Note, Transfer, TransferContext};
+use crate::models::transfer::neighbours::Neighbours;
 use crate::models::transfer::purpose::{Purpose, Step};
 use crate::models::transfer::remote::{Destination, RemoteFile, StoredFile};
 use crate::models::transfer::run;
+use crate::models::transfer::shelf::Shelved;
 use crate::narration::WaitGuard;
 use crate::turns::Turns;
 use crate::{n, spawn};
@@ -101,6 +103,22 @@ impl Transfers {
     /// The bytes that all transfers have received since the hive started.
     pub(crate) fn received(&self) -> u64 {
         self.context.received.load(Ordering::Relaxed)
+    }
+
+    /// Asks these for what is to be transferred, before its source. They stay.
+    pub(crate) fn ask(&self, neighbours: Arc<dyn Neighbours>) {
+        // There is one fleet.
+        let _ = self.context.neighbours.set(neighbours);
+    }
+
+    /// The partial file of the model's file with that SHA-256, and what is stored of it.
+    pub(crate) fn growing(&self, sha256: &str) -> Option<(PathBuf, watch::Receiver<Shelved>)> {
+        let ongoing = self.ongoing.lock();
+        let is_it =
+            |file: &RemoteFile| file.purpose == Purpose::Model && file.sha256.as_deref() == Some(sha256);
+        let transfer =
+            ongoing.values().map(|shared| &shared.transfer).find(|transfer| is_it(&transfer.file))?;
+        Some((transfer.destination.partial.clone(), transfer.shelf.subscribe()))
     }
 
     /// Whether a transfer to that target is ongoing.
