@@ -173,7 +173,6 @@ impl App {
             responses: Responses::default(),
             gateway: outgoing::for_workers(*config.timers.connect)?,
             queen: Queen::of(&config, &address, shutdown.clone())?,
-            fleet: Fleet::default(),
             visits: TaskTracker::new(),
             fleet,
             address,

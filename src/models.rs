@@ -24,7 +24,6 @@ mod digests;
 mod library;
 pub(crate) mod shared;
 mod transfer;
-pub(crate) mod shared;
 mod model;
 mod sheet;
 mod traits;

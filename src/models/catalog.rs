@@ -7,7 +7,6 @@ mod download;
 mod delete;
 pub(crate) mod sharing;
 pub(crate) mod registry;
-mod sharing;
 mod copy;
 mod find;
 pub(crate) mod plan;
