@@ -322,14 +322,6 @@ impl Fleet {
         self.current().map(Others::of)
     }
 
-    /// Another hive, to be asked directly.
-    ///
-    /// # Errors
-    /// [`Code::NotInFleet`]; [`Code::HiveUnreachable`]
-    pub(crate) fn peer(&self, hive: &HiveName) -> Result<Peer> {
-        self.required()?.peers.get(hive)
-    }
-
     /// What a model of another hive is, for a copy of it.
     ///
     /// # Errors

@@ -96,9 +96,11 @@ impl Digests {
 
     /// Notes the hash of a file that was just verified. Blocks on the disk.
     pub(crate) fn learn(&self, path: &Path, sha256: &str) {
-        if let Ok(stamp) = stamp(path) {
+        // As a model's path is when it is asked for.
+        let path = path.canonicalize().unwrap_or_else(|_| path.to_owned());
+        if let Ok(stamp) = stamp(&path) {
             let state = State::Hashed(sha256.to_owned());
-            self.known.lock().insert(path.to_owned(), Known { stamp, state });
+            self.known.lock().insert(path, Known { stamp, state });
         }
     }
 

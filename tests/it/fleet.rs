@@ -25,7 +25,7 @@ fn act(hive: &str) -> Value {
 pub(crate) fn in_fleet(config: &mut Config, name: &str, nats: &str) {
     config.hive_ids = vec![name.to_owned()];
     config.fleet.nats = Some(nats.to_owned());
-    config.fleet.heartbeat = Duration::from_millis(200).into();
+    config.fleet.heartbeat = Duration::from_millis(500).into();
     config.fleet.gone_after = Duration::from_secs(3).into();
 }
 
@@ -245,7 +245,7 @@ async fn a_name_belongs_to_one_hive_and_to_its_data_folder() {
 /// A hive as a process, which can be killed.
 async fn daemon(dir: &TempDir, name: &str, nats: &str) -> Daemon {
     let config = dir.path().join("hive.toml");
-    let text = format!("[fleet]\nnats = \"{nats}\"\nheartbeat = \"200ms\"\ngone_after = \"3s\"\n");
+    let text = format!("[fleet]\nnats = \"{nats}\"\nheartbeat = \"500ms\"\ngone_after = \"3s\"\n");
     std::fs::write(&config, text).expect("a file");
     let config = config.to_str().expect("UTF-8").to_owned();
     Daemon::start(dir.path(), &["--config", &config, "--hive-id", name]).await

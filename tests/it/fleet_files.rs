@@ -135,7 +135,7 @@ async fn of_hives_that_want_one_file_at_once_one_downloads_it() {
 async fn daemon(dir: &TempDir, name: &str, nats: &NatsServer, hub: &FakeHub) -> Daemon {
     let config = dir.path().join("hive.toml");
     let text = format!(
-        "hub_cache = \"{}\"\n[fleet]\nnats = \"{}\"\nheartbeat = \"200ms\"\ngone_after = \"60s\"\n\
+        "hub_cache = \"{}\"\n[fleet]\nnats = \"{}\"\nheartbeat = \"500ms\"\ngone_after = \"60s\"\n\
          [hub]\nendpoint = \"{}\"\ntoken_file = \"\"\n[downloads]\nchunk_bytes = 65536\n",
         dir.path().join("data/hub-cache").display(),
         nats.url(),

@@ -18,7 +18,7 @@ const SENTENCE: &str = "Hello from a small model.";
 fn in_fleet(config: &mut Config, name: &str, nats: &str) {
     config.hive_ids = vec![name.to_owned()];
     config.fleet.nats = Some(nats.to_owned());
-    config.fleet.heartbeat = Duration::from_millis(200).into();
+    config.fleet.heartbeat = Duration::from_millis(500).into();
     config.fleet.gone_after = Duration::from_secs(60).into();
 }
 
@@ -204,7 +204,7 @@ async fn daemon(dir: &tempfile::TempDir, name: &str, nats: &NatsServer, script: 
     let mut scripted = Config::default();
     script.serve_for(&mut scripted, 1);
     let engines = toml::to_string(&BTreeMap::from([("engines", &scripted.engines)])).expect("TOML");
-    let fleet = format!("[fleet]\nnats = \"{}\"\nheartbeat = \"200ms\"\ngone_after = \"60s\"\n", nats.url());
+    let fleet = format!("[fleet]\nnats = \"{}\"\nheartbeat = \"500ms\"\ngone_after = \"60s\"\n", nats.url());
     let config = dir.path().join("hive.toml");
     std::fs::write(&config, format!("{fleet}{engines}")).expect("a file");
     let models = dir.path().join("models");

@@ -32,7 +32,7 @@ fn named(name: &str, server: &Path) -> impl FnOnce(&mut Config) {
     move |config| {
         config.hive_ids = vec![name.to_owned()];
         config.fleet.server = Some(server.to_owned());
-        config.fleet.heartbeat = Duration::from_millis(200).into();
+        config.fleet.heartbeat = Duration::from_millis(500).into();
         config.fleet.gone_after = Duration::from_secs(60).into();
         config.fleet.listen = Some("127.0.0.1:0".parse().expect("an address"));
     }

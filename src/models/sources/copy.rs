@@ -10,7 +10,6 @@ use crate::models::digests::Digests;
 use crate::models::library::Library;
 use crate::models::library::headers::{check_model, check_projector, vet_model, vet_projector};
 use crate::models::library::record::{RecordedFile, StoreRecord};
-use crate::models::library::split::stem;
 use crate::models::library::store::{file_name, projector_name};
 use crate::models::sheet::{Sheet, SheetFile, unusable};
 use crate::models::sources::hub;
@@ -120,6 +119,5 @@ fn in_store(
         }
         Ok(path)
     };
-    tracing::debug!(model = stem(&name), "a copy goes into the store");
     Ok((destinations, Box::new(commit)))
 }

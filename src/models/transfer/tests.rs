@@ -424,7 +424,7 @@ async fn what_hives_send_must_have_the_promised_hash() {
     let body = gguf_of(2_000_000);
     let mut other = body.clone();
     *other.last_mut().unwrap() ^= 1;
-    let (b, c) = (Server::start(other, "\"b\"").await, Server::start(body.clone(), "\"c\"").await);
+    let (b, c) = (Server::start(other.clone(), "\"b\"").await, Server::start(other, "\"c\"").await);
     let hives = vec![("b", b.url.clone()), ("c", c.url.clone())];
     let (downloaded, asked, from_source) = download_in_fleet(&body, hives).await;
     downloaded.unwrap();

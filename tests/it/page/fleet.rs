@@ -7,7 +7,7 @@ use rbee_hive::config::Config;
 use rbee_hive::engine::sample_model::SampleModel;
 use serde_json::{Value, json};
 
-use super::{capture, check_console, has_toast, layout, record_toasts};
+use super::{ENTER, capture, check_console, has_toast, layout, record_toasts};
 use crate::support::{Browser, NatsServer, TestHive, nats_server, no_process_mentions, until, write_model};
 
 /// As long as the name of a host may well be.
@@ -19,8 +19,9 @@ fn named(name: &str, server: &Path) -> impl FnOnce(&mut Config) {
     move |config| {
         config.hive_ids = vec![name.to_owned()];
         config.fleet.server = Some(server.to_owned());
-        config.fleet.heartbeat = Duration::from_millis(200).into();
+        config.fleet.heartbeat = Duration::from_millis(500).into();
         config.fleet.gone_after = Duration::from_secs(60).into();
+        config.fleet.listen = Some("127.0.0.1:0".parse().expect("an address"));
     }
 }
 
@@ -29,7 +30,7 @@ fn in_fleet(name: &str, nats: &NatsServer) -> impl FnOnce(&mut Config) {
     move |config| {
         config.hive_ids = vec![name.to_owned()];
         config.fleet.nats = Some(nats.url());
-        config.fleet.heartbeat = Duration::from_millis(200).into();
+        config.fleet.heartbeat = Duration::from_millis(500).into();
         config.fleet.gone_after = Duration::from_secs(60).into();
     }
 }
@@ -142,6 +143,7 @@ async fn a_fleet_is_made_and_used_on_the_page() {
 
     models(&browser).await;
     workers_and_jobs(&browser, &one, &two).await;
+    chat(&browser).await;
     expelled(&browser, &one).await;
     check_console(&browser).await;
     drop(browser);
@@ -149,6 +151,18 @@ async fn a_fleet_is_made_and_used_on_the_page() {
     two.stop().await;
     let _dir = one.stop().await;
     assert!(no_process_mentions(settings.to_str().expect("text")), "a nats-server outlived its hive");
+}
+
+/// A chat with a model that only the other hive has.
+async fn chat(browser: &Browser) {
+    browser.run("location.hash = '#/chat/theirs'").await;
+    browser
+        .until("a draft", "document.querySelector('#draft') && !document.querySelector('#draft').disabled")
+        .await;
+    browser.fill("#draft", "Hi").await;
+    browser.keys(ENTER).await;
+    browser.shows("main", "Hello from a small model.").await;
+    capture(browser, "fleet-chat").await;
 }
 
 /// One list of models, and what is done with them where they are.
@@ -241,18 +255,21 @@ async fn workers_and_jobs(browser: &Browser, one: &TestHive, two: &TestHive) {
     capture(browser, "job-elsewhere").await;
 }
 
-/// The other hive is expelled, and falls silent.
+/// The other hive is expelled, and nobody shows it any more.
 async fn expelled(browser: &Browser, one: &TestHive) {
     go(browser, "fleet", "Fleet").await;
     browser.click("main", &format!("Expel {LONG}")).await;
     browser.shows("dialog", "Only another invitation lets it in again").await;
     capture(browser, "fleet-expel").await;
     browser.click("dialog", "Expel").await;
-    browser.shows("main", "1 cannot be reached").await;
-    browser.shows(&format!("[aria-label='Hive {LONG}']"), "unreachable").await;
-    assert_eq!(jobs(one, "fleet_expel").await[0]["state"], "succeeded");
+    browser.shows("main", "home · 1 hive").await;
+    browser.shows(&format!("[aria-label='Hive {LONG}']"), "left").await;
+    until("the end of the job", async || {
+        (jobs(one, "fleet_expel").await[0]["state"] == "succeeded").then_some(())
+    })
+    .await;
     go(browser, "models", "Models").await;
-    browser.shows("main", &format!("The list lacks the models of {LONG}")).await;
+    browser.until("its models to go", "!document.querySelector('main').innerText.includes('theirs')").await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
