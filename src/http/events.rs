@@ -66,7 +66,7 @@ struct Telemetry<'a> {
 #[schema(as = HiveEvent)]
 #[expect(dead_code, reason = "the description of the API reads it")]
 enum EventData {
-    Snapshot(Snapshot<'static>),
+    Snapshot(Box<Snapshot<'static>>),
     Job(JobChange<'static>),
     Model(ModelChange<'static>),
     Worker(WorkerChange),

@@ -113,7 +113,7 @@ fn made(
         let sha256 = record.or_else(|| sha256_of(&probe.link(path)?))?;
         Some(layer("projector", &sha256, probe.metadata(path).ok()?.len()))
     });
-    let layers: Vec<_> = std::iter::once(weights).chain(projector.clone()).collect();
+    let layers: Vec<_> = std::iter::once(weights).chain(projector).collect();
     let config = config(model, &layers);
     let mut manifest = json!({
         "schemaVersion": 2,

@@ -129,7 +129,7 @@ mod tests {
         let failed = &chosen[0];
         assert!(holders.leave_out(failed) && !holders.leave_out(failed), "it fails once");
         holders.release(failed);
-        assert_eq!(holders.left_out(), [failed.hive.clone()]);
+        assert_eq!(holders.left_out(), std::slice::from_ref(&failed.hive));
         assert!(holders.choose().is_none(), "the other one does enough");
         holders.release(chosen.iter().find(|holder| holder.hive != failed.hive).unwrap());
         assert_ne!(holders.choose().unwrap().hive, failed.hive);

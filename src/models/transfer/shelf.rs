@@ -64,7 +64,7 @@ impl Shelved {
                 return end;
             }
             end = stored;
-            if end % self.chunk_bytes != 0 {
+            if !end.is_multiple_of(self.chunk_bytes) {
                 return end;
             }
         }
