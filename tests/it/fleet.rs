@@ -17,7 +17,7 @@ use crate::support::{
 };
 
 /// An act that ends by itself at once, and changes nothing that matters.
-fn act(hive: &str) -> Value {
+pub(crate) fn act(hive: &str) -> Value {
     json!({ "MemoryLease": { "hive_id": hive, "bytes": 1000 } })
 }
 
@@ -29,7 +29,7 @@ pub(crate) fn in_fleet(config: &mut Config, name: &str, nats: &str) {
     config.fleet.gone_after = Duration::from_secs(3).into();
 }
 
-async fn hive(name: &str, nats: &str) -> TestHive {
+pub(crate) async fn hive(name: &str, nats: &str) -> TestHive {
     TestHive::start_with(|config| in_fleet(config, name, nats)).await
 }
 
@@ -44,7 +44,7 @@ async fn narrating_hive(name: &str, nats: &str, steps: &Arc<Semaphore>, ends: &A
 }
 
 /// How a hive stands in its fleet.
-async fn status(hive: &TestHive) -> Value {
+pub(crate) async fn status(hive: &TestHive) -> Value {
     hive.succeed(&json!({ "FleetStatus": {} })).await
 }
 
@@ -75,14 +75,14 @@ pub(crate) async fn stop(hives: impl IntoIterator<Item = TestHive>) {
     }
 }
 
-async fn typed_at(url: &str, id: &str, after: Option<u64>) -> String {
+pub(crate) async fn typed_at(url: &str, id: &str, after: Option<u64>) -> String {
     let after = after.map_or_else(String::new, |after| format!("&after={after}"));
     let answer = client().get(format!("{url}/v1/jobs/{id}/stream?format=json{after}")).send().await;
     read_all(answer.expect("an answer")).await
 }
 
 /// Checks that a stream has every number once, in order, and one end.
-fn assert_whole(stream: &str) -> Vec<Typed> {
+pub(crate) fn assert_whole(stream: &str) -> Vec<Typed> {
     let events = typed(stream);
     let numbers: Vec<_> = events.iter().filter_map(|event| event.id).collect();
     assert_eq!(numbers, (1..=numbers.len() as u64).collect::<Vec<_>>(), "{stream}");

@@ -7,6 +7,7 @@ use rbee_hive::config::Config;
 use reqwest::Response;
 use serde_json::{Value, json};
 
+use crate::fleet;
 use crate::support::{
     Daemon, NatsServer, Scripted, TestHive, folder, merged, read_all, read_until, soon, until,
     write_endless_model, write_model,
@@ -14,11 +15,9 @@ use crate::support::{
 
 const SENTENCE: &str = "Hello from a small model.";
 
-/// Settings of a hive in the fleet of that server.
+/// Settings of a hive in the fleet of that server, which is never taken for gone.
 fn in_fleet(config: &mut Config, name: &str, nats: &str) {
-    config.hive_ids = vec![name.to_owned()];
-    config.fleet.nats = Some(nats.to_owned());
-    config.fleet.heartbeat = Duration::from_millis(500).into();
+    fleet::in_fleet(config, name, nats);
     config.fleet.gone_after = Duration::from_secs(60).into();
 }
 

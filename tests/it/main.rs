@@ -26,6 +26,7 @@ mod engine_support;
 mod engines;
 mod faults;
 mod fleet;
+mod fleet_faults;
 mod fleet_files;
 mod fleet_models;
 mod fleet_setup;

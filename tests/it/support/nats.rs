@@ -17,7 +17,7 @@ pub(crate) struct NatsServer {
     program: PathBuf,
     config: PathBuf,
     child: Option<Child>,
-    _dir: TempDir,
+    dir: TempDir,
 }
 
 impl NatsServer {
@@ -54,16 +54,26 @@ impl NatsServer {
 
     fn prepare(program: PathBuf, port: u16, name: &str, more: String) -> Self {
         let dir = tempfile::tempdir().expect("a temporary folder");
-        let config = dir.path().join("nats.conf");
-        let store = dir.path().join("jetstream");
+        let server = Self { port, program, config: dir.path().join("nats.conf"), child: None, dir };
+        server.configure(name, "1GB", &more);
+        server
+    }
+
+    /// Writes its settings, with so much room for streams.
+    fn configure(&self, name: &str, room: &str, more: &str) {
+        let (port, dir) = (self.port, self.dir.path());
         let text = format!(
             "listen: \"127.0.0.1:{port}\"\nserver_name: {name}\nlogfile: \"{}\"\n\
-             jetstream {{ store_dir: \"{}\", sync_interval: always }}\n{more}",
-            dir.path().join("log").display(),
-            store.display(),
+             jetstream {{ store_dir: \"{}\", sync_interval: always, max_file_store: {room} }}\n{more}",
+            dir.join("log").display(),
+            dir.join("jetstream").display(),
         );
-        std::fs::write(&config, text).expect("a file");
-        Self { port, program, config, child: None, _dir: dir }
+        std::fs::write(&self.config, text).expect("a file");
+    }
+
+    /// From its next start on, it has so much room for streams.
+    pub(crate) fn has_room(&self, room: &str) {
+        self.configure("alone", room, "");
     }
 
     /// Where hives connect to.
