@@ -10,9 +10,9 @@ use std::time::Duration;
 
 use axum::body::{Body, Bytes};
 use axum::extract::State;
-use axum::http::header::{ACCEPT_RANGES, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, RANGE};
-use axum::http::{HeaderMap, HeaderValue, Method, StatusCode};
-use axum::response::{IntoResponse, Response};
+use axum::http::header::RANGE;
+use axum::http::{HeaderMap, Method};
+use axum::response::Response;
 use futures::Stream;
 use tokio::time::timeout;
 
@@ -63,24 +63,13 @@ async fn answer(
         Failure::new(Code::SourceNotFound, "this hive does not know yet how large that file is")
             .hint("ask again later, or another hive")
     })?;
-    let range = range(headers, size);
-    let Some(range) = range else {
-        return Ok(
-            (StatusCode::RANGE_NOT_SATISFIABLE, [(CONTENT_RANGE, format!("bytes */{size}"))]).into_response()
-        );
-    };
-    let told = format!("bytes {}-{}/{size}", range.start, range.end - 1);
-    let length = range.end - range.start;
+    let Some(range) = range(headers, size) else { return Ok(file::beyond(size)) };
+    let told = range.start..=range.end - 1;
     let body = match *method {
         Method::HEAD => Body::empty(),
         _ => Body::from_stream(pieces(growing, range, stall)),
     };
-    let mut response = (StatusCode::PARTIAL_CONTENT, [(CONTENT_RANGE, told)], body).into_response();
-    let headers = response.headers_mut();
-    headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/octet-stream"));
-    headers.insert(ACCEPT_RANGES, HeaderValue::from_static("bytes"));
-    headers.insert(CONTENT_LENGTH, length.into());
-    Ok(response)
+    Ok(file::part(&told, size, body))
 }
 
 /// The range that is asked for: hives ask for one. All of the file where they do not.
@@ -143,6 +132,8 @@ async fn read(growing: &GrowingFile, range: Range<u64>) -> io::Result<Bytes> {
 #[cfg(test)]
 mod tests {
     use axum::body::to_bytes;
+    use axum::http::HeaderValue;
+    use axum::http::header::{CONTENT_LENGTH, CONTENT_RANGE};
     use futures::StreamExt;
     use tokio::sync::Semaphore;
 

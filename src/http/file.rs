@@ -48,13 +48,11 @@ pub(crate) fn answer(shared: SharedFile, method: &Method, headers: &HeaderMap) -
     } else if is_current(headers, &tag) {
         StatusCode::NOT_MODIFIED.into_response()
     } else if wanted == Wanted::Beyond {
-        (StatusCode::RANGE_NOT_SATISFIABLE, [(CONTENT_RANGE, format!("bytes */{size}"))]).into_response()
+        beyond(size)
     } else {
-        let (status, first, length) = match &wanted {
-            Wanted::Part(range) => {
-                (StatusCode::PARTIAL_CONTENT, *range.start(), range.end() - range.start() + 1)
-            }
-            _ => (StatusCode::OK, 0, size),
+        let (first, length) = match &wanted {
+            Wanted::Part(range) => (*range.start(), range.end() - range.start() + 1),
+            _ => (0, size),
         };
         let body = if *method == Method::HEAD {
             Body::empty()
@@ -70,18 +68,35 @@ pub(crate) fn answer(shared: SharedFile, method: &Method, headers: &HeaderMap) -
                 piece
             }))
         };
-        let mut response = (status, [(CONTENT_TYPE, "application/octet-stream")], body).into_response();
-        response.headers_mut().insert(CONTENT_LENGTH, length.into());
-        if let Wanted::Part(range) = wanted {
-            let range = format!("bytes {}-{}/{size}", range.start(), range.end());
-            if let Ok(range) = HeaderValue::try_from(range) {
-                response.headers_mut().insert(CONTENT_RANGE, range);
-            }
+        match wanted {
+            Wanted::Part(range) => part(&range, size, body),
+            _ => sent(StatusCode::OK, length, body),
         }
-        response
     };
     response.headers_mut().insert(ETAG, tag);
     response.headers_mut().insert(ACCEPT_RANGES, HeaderValue::from_static("bytes"));
+    response
+}
+
+/// The answer with that range of a file of that size.
+pub(super) fn part(range: &RangeInclusive<u64>, size: u64, body: Body) -> Response {
+    let (first, last) = (range.start(), range.end());
+    let mut response = sent(StatusCode::PARTIAL_CONTENT, last - first + 1, body);
+    if let Ok(range) = HeaderValue::try_from(format!("bytes {first}-{last}/{size}")) {
+        response.headers_mut().insert(CONTENT_RANGE, range);
+    }
+    response.headers_mut().insert(ACCEPT_RANGES, HeaderValue::from_static("bytes"));
+    response
+}
+
+/// The answer where a file of that size ends before the range that is asked for.
+pub(super) fn beyond(size: u64) -> Response {
+    (StatusCode::RANGE_NOT_SATISFIABLE, [(CONTENT_RANGE, format!("bytes */{size}"))]).into_response()
+}
+
+fn sent(status: StatusCode, length: u64, body: Body) -> Response {
+    let mut response = (status, [(CONTENT_TYPE, "application/octet-stream")], body).into_response();
+    response.headers_mut().insert(CONTENT_LENGTH, length.into());
     response
 }
 

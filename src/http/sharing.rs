@@ -7,3 +7,16 @@
 
 pub(super) mod hub;
 pub(super) mod registry;
+
+use axum::http::{HeaderName, HeaderValue};
+use axum::response::Response;
+
+/// The answer with these headers too. What no header can have is left out.
+fn telling<const N: usize>(mut response: Response, about: [(HeaderName, String); N]) -> Response {
+    for (name, value) in about {
+        if let Ok(value) = HeaderValue::try_from(value) {
+            response.headers_mut().insert(name, value);
+        }
+    }
+    response
+}

@@ -6,9 +6,10 @@ mod forms;
 use axum::Json;
 use axum::extract::{RawQuery, State};
 use axum::http::header::CONTENT_TYPE;
-use axum::http::{Extensions, HeaderMap, HeaderName, HeaderValue, Method};
+use axum::http::{Extensions, HeaderMap, HeaderName, Method};
 use axum::response::{IntoResponse, Response};
 
+use super::telling;
 use crate::app::{App, AppState};
 use crate::callers::Caller;
 use crate::error::{self, Code, Failure};
@@ -193,13 +194,7 @@ pub(crate) async fn file(
         (LINKED_SIZE, shared.size.to_string()),
         (LINKED_ETAG, format!("\"{}\"", shared.version)),
     ];
-    let mut answer = file::answer(shared, &method, &headers);
-    for (name, value) in about {
-        if let Ok(value) = HeaderValue::try_from(value) {
-            answer.headers_mut().insert(name, value);
-        }
-    }
-    Ok(answer)
+    Ok(telling(file::answer(shared, &method, &headers), about))
 }
 
 /// Tells which files of a repository a quantization is, as llama.cpp asks for it.
@@ -295,15 +290,12 @@ impl<'a> Asked<'a> {
 
 /// A refusal, with the word for it of the Hub, by which its clients tell one from another.
 fn refused(failure: Failure, word: Option<&'static str>) -> Response {
-    let message = HeaderValue::try_from(&failure.message).ok();
-    let mut response = Problem::from(failure).into_response();
-    if let Some(word) = word {
-        response.headers_mut().insert(ERROR_CODE, HeaderValue::from_static(word));
-        if let Some(message) = message {
-            response.headers_mut().insert(ERROR_MESSAGE, message);
-        }
+    let message = failure.message.clone();
+    let response = Problem::from(failure).into_response();
+    match word {
+        Some(word) => telling(response, [(ERROR_CODE, word.to_owned()), (ERROR_MESSAGE, message)]),
+        None => response,
     }
-    response
 }
 
 /// Whether the query asks for what is in folders too. Other parameters are of no use here.

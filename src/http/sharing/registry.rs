@@ -3,10 +3,11 @@
 
 use axum::extract::State;
 use axum::http::header::{CONTENT_TYPE, LOCATION};
-use axum::http::{Extensions, HeaderMap, HeaderName, HeaderValue, Method};
+use axum::http::{Extensions, HeaderMap, HeaderName, Method};
 use axum::response::{IntoResponse, Response};
 use sha2::{Digest, Sha256};
 
+use super::telling;
 use crate::app::{App, AppState};
 use crate::error::{Code, Failure};
 use crate::http::caller::holder;
@@ -63,11 +64,9 @@ pub(crate) async fn manifest(
              model of Ollama's own store",
         )
     })?;
-    let mut response = ([(CONTENT_TYPE, MANIFEST)], found.manifest.to_string()).into_response();
-    if let Ok(digest) = HeaderValue::try_from(format!("sha256:{}", hex(&Sha256::digest(&*found.manifest)))) {
-        response.headers_mut().insert(CONTENT_DIGEST, digest);
-    }
-    Ok(response)
+    let digest = format!("sha256:{}", hex(&Sha256::digest(&*found.manifest)));
+    let response = ([(CONTENT_TYPE, MANIFEST)], found.manifest.to_string()).into_response();
+    Ok(telling(response, [(CONTENT_DIGEST, digest)]))
 }
 
 /// Gives a file of a model, or a range of it.
@@ -115,14 +114,9 @@ pub(crate) async fn blob(
         );
         Failure::new(Code::SourceNotFound, message).hint("its manifest has the digests of its files")
     })?;
-    let mut response = file::answer(shared, &method, &headers);
-    // Ollama's program (0.17) takes the address of a file from this header, also where it is the one that it asked.
-    for (name, value) in [(LOCATION, format!("./{digest}")), (CONTENT_DIGEST, digest)] {
-        if let Ok(value) = HeaderValue::try_from(value) {
-            response.headers_mut().insert(name, value);
-        }
-    }
-    Ok(response)
+    // Ollama's program (0.17) takes the address of a file from `Location`, also where it is the one that it asked.
+    let about = [(LOCATION, format!("./{digest}")), (CONTENT_DIGEST, digest)];
+    Ok(telling(file::answer(shared, &method, &headers), about))
 }
 
 /// The models of that name that the caller may use.
