@@ -67,7 +67,7 @@ impl Card {
     pub(super) fn at(self, own: &str, there: Option<NamedThere>) -> Self {
         let mut hives = vec![own.to_owned()];
         let mut loaded = self.loaded;
-        if let Some(there) = there.filter(|there| there.record.model.size_bytes == self.size_bytes) {
+        if let Some(there) = there {
             hives.extend(there.hives);
             loaded |= there.is_loaded;
         }

@@ -12,6 +12,7 @@ use super::shape::{
 use crate::app::{App, AppState};
 use crate::callers::Caller;
 use crate::error::Code;
+use crate::fleet::Others;
 use crate::http::gateway;
 use crate::http::problem::Problem;
 use crate::models::Model;
@@ -101,16 +102,15 @@ pub(crate) async fn cards(app: &App, caller: Option<&Caller>) -> Result<Vec<Card
     let models = app.catalog.list().await?;
     app.workers.engines().await;
     let names = app.names(&models).into_iter().filter(|named| app.may_use(caller, &named.served_id));
-    let cards = names.map(|named| {
-        let card = of(app, named.model, named.served_id);
-        named.alias.into_iter().fold(card, Card::called)
-    });
-    let Some(others) = app.fleet.others() else { return Ok(cards.collect()) };
-    let (own, mut there) = (others.own().as_str(), others.named());
-    let mut cards: Vec<_> = cards
-        .map(|card| {
-            let there = there.remove(&card.id);
-            card.at(own, there)
+    let others = app.fleet.others();
+    let mut there = others.as_ref().map(Others::named).unwrap_or_default();
+    let mut cards: Vec<_> = names
+        .map(|named| {
+            let card = of(app, named.model, named.served_id);
+            let card = named.alias.into_iter().fold(card, Card::called);
+            let Some(others) = &others else { return card };
+            let there = there.remove(&card.id).filter(|there| there.record.is_like(named.model));
+            card.at(others.own().as_str(), there)
         })
         .collect();
     let there = there.into_iter().filter(|(name, _)| app.may_use(caller, name));
@@ -127,7 +127,9 @@ pub(crate) async fn card(app: &App, caller: Option<&Caller>, name: &str) -> Resu
             app.check_may_use(caller, &target.served_id())?;
             let card = of(app, &target.model, target.served_id());
             return Ok(match there {
-                Some((own, there)) => card.at(own.as_str(), Some(there)),
+                Some((own, there)) => {
+                    card.at(own.as_str(), Some(there).filter(|there| there.record.is_like(&target.model)))
+                }
                 None => card,
             });
         }
