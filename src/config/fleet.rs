@@ -86,6 +86,11 @@ impl Fleet {
         self.nats.iter().flat_map(|nats| nats.split(',')).map(str::trim).filter(|server| !server.is_empty())
     }
 
+    /// Whether every server is on this machine.
+    pub(crate) fn is_here(&self) -> bool {
+        self.servers().all(|server| Url::parse(server).is_ok_and(|url| is_loopback(&url)))
+    }
+
     /// How long a hive may be silent before it counts as gone: never less than four signs of life, so that one is shown
     /// as unreachable before.
     pub(crate) fn longest_silence(&self) -> Duration {
@@ -137,6 +142,13 @@ impl Fleet {
     }
 }
 
+/// Whether the host of an address is this machine.
+fn is_loopback(url: &Url) -> bool {
+    let host = url.host_str().unwrap_or_default();
+    let address = without_brackets(host).parse::<std::net::IpAddr>();
+    host == "localhost" || address.is_ok_and(|ip| ip.is_loopback())
+}
+
 /// What is wrong with the host under which others are to reach this hive.
 fn advertise_problem(advertise: &str) -> Option<String> {
     let is_address = without_brackets(advertise).parse::<std::net::IpAddr>().is_ok();
@@ -160,12 +172,9 @@ fn server_problem(server: &str) -> Option<String> {
     if !url.username().is_empty() || url.password().is_some() {
         return Some("has a user or a password in an address: give credentials or nkey".to_owned());
     }
-    let host = url.host_str().unwrap_or_default();
-    let address = without_brackets(host).parse::<std::net::IpAddr>();
-    let is_loopback = host == "localhost" || address.is_ok_and(|ip| ip.is_loopback());
     match url.scheme() {
         "tls" => None,
-        "nats" if is_loopback => None,
+        "nats" if is_loopback(&url) => None,
         "nats" => {
             Some(format!("has '{shown}', which is beyond this machine and not encrypted: write tls://"))
         }

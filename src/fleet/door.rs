@@ -153,7 +153,7 @@ async fn listen(settings: &config::Fleet, is_encrypted: bool) -> Result<TcpListe
     }
     let first = match is_encrypted {
         true => SocketAddr::from((Ipv4Addr::UNSPECIFIED, PORT)),
-        false if settings.servers().all(is_here) => SocketAddr::from((Ipv4Addr::LOCALHOST, 0)),
+        false if settings.is_here() => SocketAddr::from((Ipv4Addr::LOCALHOST, 0)),
         false => return Err(no_certificate()),
     };
     // Another hive of this machine may have it.
@@ -192,13 +192,6 @@ fn way_to(server: &str) -> Option<IpAddr> {
     let socket = UdpSocket::bind((any, 0)).ok()?;
     socket.connect(to).ok()?;
     Some(socket.local_addr().ok()?.ip()).filter(|ip| !ip.is_loopback())
-}
-
-/// Whether a server is on this machine.
-fn is_here(server: &str) -> bool {
-    let url = Url::parse(server).ok();
-    let host = url.as_ref().and_then(Url::host_str).map(without_brackets).unwrap_or_default();
-    host == "localhost" || host.parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback())
 }
 
 fn no_certificate() -> Failure {

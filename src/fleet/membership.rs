@@ -204,8 +204,6 @@ impl Membership {
     async fn stay(self: &Arc<Self>, came_in: CameIn, ended: &CancellationToken) -> Result<()> {
         let CameIn { registry, inventory, revision, replicas } = came_in;
         let serving = Serving {
-            link: self.asking.link.clone(),
-            names: Arc::clone(&self.asking.names),
             asking: self.asking.clone(),
             places: Arc::clone(&self.places),
             hive: self.hive.clone(),

@@ -47,7 +47,7 @@ impl Others {
     /// The hives that can be asked directly and have what one of these names means: with `like`, the same model as that.
     pub(crate) fn holders(&self, names: &[&str], like: Option<&Model>) -> Vec<Holder> {
         let mut holders = self.0.holdings.read().holders(&self.0.hive, names, like);
-        holders.retain(|holder| self.peer(&holder.hive).is_ok());
+        holders.retain(|holder| self.0.peers.can_ask(&holder.hive));
         holders
     }
 
@@ -56,7 +56,8 @@ impl Others {
     pub(crate) fn named(&self) -> BTreeMap<String, NamedThere> {
         let mut named: BTreeMap<String, NamedThere> = BTreeMap::new();
         let holdings = self.0.holdings.read();
-        let others = holdings.models().filter(|(hive, _)| **hive != self.0.hive && self.peer(hive).is_ok());
+        let others =
+            holdings.models().filter(|(hive, _)| **hive != self.0.hive && self.0.peers.can_ask(hive));
         for (hive, record) in others.filter(|(_, record)| record.model.check_loadable().is_ok()) {
             let own = (record.model.id.clone(), record.model.id.clone());
             let called = record.called.iter().map(|called| (called.name.clone(), called.served_id.clone()));

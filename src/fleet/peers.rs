@@ -14,7 +14,7 @@ use tokio::net::lookup_host;
 
 use super::certificates::{hive_of_name, name_of};
 use super::door::Papers;
-use super::members::{Members, Presence};
+use super::members::{Member, Members, Presence};
 use super::names::HiveName;
 use super::record::Secret;
 use crate::error::{Code, Failure, Result};
@@ -75,6 +75,13 @@ impl Peers {
         Ok(Self { own, client, members })
     }
 
+    /// Whether the hive of that name can be asked: [`Self::get`] gives it then.
+    pub(super) fn can_ask(&self, hive: &HiveName) -> bool {
+        let members = self.members.lock();
+        let member = members.get(hive).filter(|member| member.presence == Presence::Reachable);
+        member.is_some_and(|member| direct(member).is_some())
+    }
+
     /// The hive of that name.
     ///
     /// # Errors
@@ -87,7 +94,7 @@ impl Peers {
         let Some(member) = members.get(hive).filter(|member| member.presence == Presence::Reachable) else {
             return refused(format!("hive '{hive}' cannot be reached"));
         };
-        let Some(url) = member.record.direct.as_deref().and_then(|direct| Url::parse(direct).ok()) else {
+        let Some(url) = direct(member) else {
             return refused(format!(
                 "hive '{hive}' cannot be reached directly: it has no certificate for that"
             ));
@@ -100,6 +107,11 @@ impl Peers {
         let (client, own, secret) = (self.client.clone(), self.own.clone(), member.secret.clone());
         Ok(Peer { hive: hive.clone(), client, url, own, secret })
     }
+}
+
+/// The address at which a hive can be asked.
+fn direct(member: &Member) -> Option<Url> {
+    Url::parse(member.record.direct.as_deref()?).ok()
 }
 
 impl Peer {

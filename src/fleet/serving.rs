@@ -9,8 +9,8 @@ use tokio::sync::Semaphore;
 
 use super::asking::Asking;
 use super::home::Home;
-use super::link::{Link, failed};
-use super::names::{HiveName, Names};
+use super::link::failed;
+use super::names::HiveName;
 use super::offer::Offer;
 use super::places::{Placement, Places};
 use super::wire::{
@@ -31,8 +31,6 @@ const MOST_JOBS: usize = 1000;
 /// Answers other hives.
 #[derive(Clone)]
 pub(super) struct Serving {
-    pub(super) link: Link,
-    pub(super) names: Arc<Names>,
     pub(super) asking: Asking,
     pub(super) places: Arc<Places>,
     pub(super) hive: HiveName,
@@ -45,8 +43,8 @@ impl Serving {
     /// # Errors
     /// [`Code::FleetUnreachable`] if the subjects cannot be subscribed to.
     pub(super) async fn run(&self) -> Result<()> {
-        let mine = self.link.client.subscribe(self.names.request(&self.hive, "*"));
-        let ours = self.link.client.subscribe(self.names.question("*"));
+        let mine = self.asking.link.client.subscribe(self.asking.names.request(&self.hive, "*"));
+        let ours = self.asking.link.client.subscribe(self.asking.names.question("*"));
         let (mine, ours) = futures::try_join!(mine, ours).map_err(|error| failed("subscribe", &error))?;
         let mut messages = stream::select(mine, ours);
         let places = Arc::new(Semaphore::new(AT_ONCE));
@@ -89,7 +87,7 @@ impl Serving {
     }
 
     async fn send(&self, to: Subject, payload: Bytes) {
-        if let Err(error) = self.link.client.publish(to, payload).await {
+        if let Err(error) = self.asking.link.client.publish(to, payload).await {
             tracing::debug!(%error, "an answer to another hive was not sent");
         }
     }
@@ -166,7 +164,7 @@ impl Serving {
     }
 
     async fn tell_batch(&self, job: &Job, batch: Batch, inbox: &str) {
-        for chunk in Chunk::of(batch, &job.header().operation, self.link.largest()) {
+        for chunk in Chunk::of(batch, &job.header().operation, self.asking.link.largest()) {
             self.send(inbox.to_owned().into(), chunk.encode(&job.header().operation).into()).await;
         }
     }

@@ -62,6 +62,7 @@ impl Digests {
     /// # Errors
     /// Why the file could not be read.
     pub(crate) fn of(self: &Arc<Self>, path: &Path) -> Result<Hashed> {
+        let path = &*resolved(path);
         let stamp = stamp(path).map_err(|error| Failure::io("read", path, &error))?;
         let mut known = self.known.lock();
         match known.get(path).filter(|known| known.stamp == stamp).map(|known| &known.state) {
@@ -96,8 +97,7 @@ impl Digests {
 
     /// Notes the hash of a file that was just verified. Blocks on the disk.
     pub(crate) fn learn(&self, path: &Path, sha256: &str) {
-        // As a model's path is when it is asked for.
-        let path = path.canonicalize().unwrap_or_else(|_| path.to_owned());
+        let path = resolved(path);
         if let Ok(stamp) = stamp(&path) {
             let state = State::Hashed(sha256.to_owned());
             self.known.lock().insert(path, Known { stamp, state });
@@ -112,6 +112,11 @@ impl Digests {
         let current = |(path, known): &(&PathBuf, &Known)| stamp(path).is_ok_and(|now| now == known.stamp);
         candidates.find(current).map(|(path, _)| path.clone())
     }
+}
+
+/// The file that a path leads to: links to one file have one hash.
+fn resolved(path: &Path) -> PathBuf {
+    path.canonicalize().unwrap_or_else(|_| path.to_owned())
 }
 
 fn stamp(path: &Path) -> io::Result<Stamp> {
@@ -150,7 +155,8 @@ mod tests {
     #[tokio::test]
     async fn a_file_is_read_once_until_it_changes() {
         let folder = tempfile::tempdir().unwrap();
-        let (path, digests) = (folder.path().join("m.gguf"), Arc::<Digests>::default());
+        let folder = folder.path().canonicalize().unwrap();
+        let (path, digests) = (folder.join("m.gguf"), Arc::<Digests>::default());
         fs::write(&path, b"one").unwrap();
         let one = hashed(&digests, &path).await;
         assert_eq!(one, text::hex(&Sha256::digest(b"one")));

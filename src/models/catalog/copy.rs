@@ -69,7 +69,7 @@ impl Catalog {
                 Some(sha256) => Some(sha256),
                 // One is read after another.
                 None if reading.is_some() => None,
-                None => match self.digests.of(&path.canonicalize().unwrap_or_else(|_| path.to_owned()))? {
+                None => match self.digests.of(path)? {
                     Hashed::As(sha256) => Some(sha256),
                     Hashed::Reading(done) => {
                         reading = Some(Reading { file: name.clone(), done, total: size_bytes });
