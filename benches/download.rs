@@ -11,6 +11,7 @@
 #![expect(clippy::disallowed_methods, reason = "a bench runs other programs, outside any job")]
 #![expect(clippy::print_stdout, reason = "figures are printed")]
 
+mod gguf;
 #[expect(dead_code, reason = "this bench compares three, not two")]
 mod paired;
 
@@ -23,7 +24,6 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use paired::Spread;
-use rbee_hive::models::gguf::{TensorType, Value, Writer};
 use serde_json::json;
 
 const BIG: usize = 1 << 30;
@@ -40,7 +40,7 @@ fn main() {
     let shm = Path::new("/dev/shm");
     let folder = if shm.is_dir() { tempfile::tempdir_in(shm) } else { tempfile::tempdir() };
     let folder = folder.expect("a folder");
-    let file = Arc::new(gguf(size));
+    let file = Arc::new(gguf::of_size(size));
     let url = serve(Arc::clone(&file));
     println!("{} bytes over loopback into {}, {rounds} round(s)", file.len(), folder.path().display());
 
@@ -197,24 +197,6 @@ fn request(address: &str, method: &str, path: &str, body: &str) -> String {
     let mut answer = String::new();
     stream.read_to_string(&mut answer).expect("an answer");
     answer
-}
-
-/// A valid GGUF file of about `size` bytes.
-fn gguf(size: usize) -> Vec<u8> {
-    let mut state = 88_172_645_463_325_252_u64;
-    let mut data = Vec::with_capacity(size);
-    while data.len() < size {
-        state ^= state << 13;
-        state ^= state >> 7;
-        state ^= state << 17;
-        data.extend_from_slice(&state.to_le_bytes());
-    }
-    let mut writer = Writer::default();
-    writer.metadata("general.architecture", Value::String("llama".to_owned()));
-    writer.tensor("output.weight", &[data.len() as u64 / 4], TensorType::F32, data);
-    let mut file = Vec::new();
-    writer.write(&mut file).expect("a file");
-    file
 }
 
 /// Serves the file and ranges of it. Returns its URL.

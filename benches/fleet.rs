@@ -14,6 +14,7 @@
 #![expect(dead_code, reason = "the shared parts have more than this bench needs")]
 
 mod daemon;
+mod gguf;
 mod line;
 mod memory;
 mod paired;

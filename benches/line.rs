@@ -6,8 +6,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use rbee_hive::models::gguf::{TensorType, Value, Writer};
 use sha2::{Digest, Sha256};
+
+use super::gguf;
 
 /// How many bytes are sent at once.
 const PIECE: usize = 256 << 10;
@@ -31,7 +32,7 @@ struct Shared {
 impl Line {
     /// Serves a model of about `size` bytes.
     pub(crate) fn serve(size: usize, bytes_per_second: f64) -> Self {
-        let (file, sent) = (model(size), Arc::<AtomicU64>::default());
+        let (file, sent) = (gguf::of_size(size), Arc::<AtomicU64>::default());
         let sha256: String = Sha256::digest(&file).iter().map(|byte| format!("{byte:02x}")).collect();
         let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
         let address = listener.local_addr().expect("an address");
@@ -97,22 +98,4 @@ impl Shared {
         };
         std::thread::sleep(until.saturating_duration_since(Instant::now()));
     }
-}
-
-/// A valid GGUF file of about `size` bytes, which nothing can compress.
-fn model(size: usize) -> Vec<u8> {
-    let mut state = 88_172_645_463_325_252_u64;
-    let mut data = Vec::with_capacity(size);
-    while data.len() < size {
-        state ^= state << 13;
-        state ^= state >> 7;
-        state ^= state << 17;
-        data.extend_from_slice(&state.to_le_bytes());
-    }
-    let mut writer = Writer::default();
-    writer.metadata("general.architecture", Value::String("llama".to_owned()));
-    writer.tensor("output.weight", &[data.len() as u64 / 4], TensorType::F32, data);
-    let mut file = Vec::new();
-    writer.write(&mut file).expect("a file");
-    file
 }

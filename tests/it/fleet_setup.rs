@@ -28,7 +28,7 @@ fn sha256(text: &str) -> String {
 }
 
 /// A hive of that name.
-fn named(name: &str, server: &Path) -> impl FnOnce(&mut Config) {
+pub(crate) fn named(name: &str, server: &Path) -> impl FnOnce(&mut Config) {
     move |config| {
         config.hive_ids = vec![name.to_owned()];
         config.fleet.server = Some(server.to_owned());

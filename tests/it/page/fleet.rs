@@ -1,6 +1,5 @@
 //! The fleet on the page: its hives, and the models, workers and jobs of all of them.
 
-use std::path::Path;
 use std::time::Duration;
 
 use rbee_hive::config::Config;
@@ -8,29 +7,17 @@ use rbee_hive::engine::sample_model::SampleModel;
 use serde_json::{Value, json};
 
 use super::{ENTER, capture, check_console, has_toast, layout, record_toasts};
+use crate::fleet_setup::named;
 use crate::support::{Browser, NatsServer, TestHive, nats_server, no_process_mentions, until, write_model};
 
 /// As long as the name of a host may well be.
 const LONG: &str =
     "a-hive-with-a-name-that-is-as-long-as.the-name-of-a-host-in-a-large-company.example.internal";
 
-/// A hive of that name, which may run that nats-server.
-fn named(name: &str, server: &Path) -> impl FnOnce(&mut Config) {
-    move |config| {
-        config.hive_ids = vec![name.to_owned()];
-        config.fleet.server = Some(server.to_owned());
-        config.fleet.heartbeat = Duration::from_millis(500).into();
-        config.fleet.gone_after = Duration::from_secs(60).into();
-        config.fleet.listen = Some("127.0.0.1:0".parse().expect("an address"));
-    }
-}
-
 /// Settings of a hive in the fleet of that server.
 fn in_fleet(name: &str, nats: &NatsServer) -> impl FnOnce(&mut Config) {
     move |config| {
-        config.hive_ids = vec![name.to_owned()];
-        config.fleet.nats = Some(nats.url());
-        config.fleet.heartbeat = Duration::from_millis(500).into();
+        crate::fleet::in_fleet(config, name, &nats.url());
         config.fleet.gone_after = Duration::from_secs(60).into();
     }
 }
