@@ -486,7 +486,7 @@ impl App {
         for line in self.residency.admissions().lines() {
             served.entry(line.model.to_string()).or_default().requests += line.waiting;
         }
-        Serving { on_demand: self.in_effect().residency.on_demand, served }
+        Serving { on_demand: self.in_effect().residency.on_demand, served, tokens: BTreeMap::new() }
     }
 
     /// Publishes a change of a model on `/v1/events`.

@@ -18,6 +18,7 @@ mod view;
 mod caller;
 mod limits;
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -30,7 +31,7 @@ use crate::files;
 use crate::secret_hash::SecretHash;
 
 pub(crate) use caller::Caller;
-pub(crate) use limits::{Limited, Permit};
+pub(crate) use limits::{Limited, Permit, TokenUse};
 pub(crate) use view::TokenView;
 
 /// The callers of one hive. Clones share them.
@@ -90,6 +91,22 @@ impl Callers {
             return None;
         }
         let_in.callers.get(found as usize - 1).filter(|caller| !caller.is_over()).cloned()
+    }
+
+    /// What was used of the limits of tokens here, for the other hives of the fleet.
+    pub(crate) fn used(&self) -> BTreeMap<String, TokenUse> {
+        let let_in = self.let_in();
+        let used = let_in.callers.iter().filter_map(|caller| Some((caller.shared_name()?, caller.used())));
+        used.filter(|(_, used)| *used != TokenUse::default()).collect()
+    }
+
+    /// Counts what another hive of the fleet tells that it has used; `None` where it cannot be heard any more.
+    pub(crate) fn hear(&self, hive: &str, used: Option<&BTreeMap<String, TokenUse>>) {
+        for caller in &self.let_in().callers {
+            if let Some(name) = caller.shared_name() {
+                caller.hear(hive, used.map(|used| used.get(&name).copied().unwrap_or_default()));
+            }
+        }
     }
 
     /// Reads the file again.

@@ -25,6 +25,12 @@ impl SecretHash {
         self.0.ct_eq(&other.0)
     }
 
+    /// A name for the secret, for one purpose, from which neither the secret nor its hash can be found.
+    pub(crate) fn derived(&self, purpose: &str) -> String {
+        let digest = Sha256::new().chain_update(purpose).chain_update(self.0).finalize();
+        hex(&digest[..16])
+    }
+
     /// The hash that 64 hexadecimal digits are.
     fn parse(text: &str) -> Option<Self> {
         let mut bytes = [0; 32];
@@ -83,6 +89,7 @@ mod tests {
         assert_eq!(json, "\"ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad\"");
         assert_eq!(serde_json::from_str::<SecretHash>(&json.to_uppercase()).unwrap(), hash);
         assert_ne!(hash, SecretHash::of(b"abd"));
+        assert_eq!((hash.derived("a").len(), hash.derived("a") == hash.derived("b")), (32, false));
         assert_eq!(format!("{hash:?}"), "SecretHash(..)");
         for text in ["\"\"", "\"ba78\"", &json.replace("ba", "g0"), &json.replace("ba", "+a")] {
             assert!(serde_json::from_str::<SecretHash>(text).is_err(), "{text}");

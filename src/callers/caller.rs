@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 
-use super::limits::{Limited, Permit, Used};
+use super::limits::{Limited, Permit, TokenUse, Used};
 use crate::config::{NamedToken, Role};
 use crate::error::{Code, Failure, Result};
 use crate::secret_hash::SecretHash;
@@ -136,6 +136,28 @@ impl Caller {
         let message = format!("the token '{}' may not use the model '{model}'", self.0.name);
         Failure::new(Code::Forbidden, message)
             .hint("GET /v1/models lists the models that it may use; whoever manages the hive sets them")
+    }
+
+    /// The name by which hives of a fleet tell each other of the token, if it has limits: who reads it learns nothing of
+    /// its secret.
+    pub(super) fn shared_name(&self) -> Option<String> {
+        let NamedToken { sha256, requests_per_minute, concurrent, .. } = &self.0.token;
+        (requests_per_minute.is_some() || concurrent.is_some())
+            .then(|| sha256.derived("the limits of a token"))
+    }
+
+    /// What was used of the limits here.
+    pub(super) fn used(&self) -> TokenUse {
+        self.0.state.used.told()
+    }
+
+    /// Counts what another hive tells that it has used; `None` where it cannot be heard any more.
+    pub(super) fn hear(&self, hive: &str, used: Option<TokenUse>) {
+        let limits = &self.0.state.used;
+        match used {
+            Some(used) => limits.hear(hive, used, self.0.token.requests_per_minute, monotonic()),
+            None => limits.silent(hive),
+        }
     }
 
     /// Counts a request against the limit of a minute.

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use super::names::HiveName;
+use crate::callers::TokenUse;
 use crate::models::{Model, Source};
 
 /// A model of a hive.
@@ -34,6 +35,9 @@ pub(crate) struct Serving {
     pub(crate) on_demand: bool,
     /// By the id of what is served.
     pub(crate) served: BTreeMap<String, Served>,
+    /// What was used of the limits of tokens.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub(crate) tokens: BTreeMap<String, TokenUse>,
 }
 
 /// What serves one model or variant.

@@ -1,5 +1,6 @@
 //! What a member of a fleet needs of the hive around it.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use futures::future::BoxFuture;
@@ -8,9 +9,11 @@ use tokio_util::sync::CancellationToken;
 
 use super::door::HiveListener;
 use super::holdings::{ModelRecord, Serving};
+use super::names::HiveName;
 use super::offer::Offer;
 use super::record::HiveRecord;
 use super::wire::{HasModel, Submit};
+use crate::callers::TokenUse;
 use crate::error::Result;
 use crate::events::Hub;
 use crate::jobs::{Registry, Submitted};
@@ -35,6 +38,9 @@ pub(crate) trait Home: Send + Sync + 'static {
 
     /// What its workers serve now.
     fn serving(&self) -> Serving;
+
+    /// Counts what another hive has used of the limits of tokens; `None` where it cannot be heard any more.
+    fn tokens_used(&self, hive: &HiveName, used: Option<&BTreeMap<String, TokenUse>>);
 
     /// Answers the other hives that ask it directly, until `stop` is cancelled. Returns at once.
     fn answer_hives(&self, listener: HiveListener, stop: CancellationToken);

@@ -16,7 +16,7 @@ use sha2::{Digest, Sha256};
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 use super::asking::Asking;
-use super::holdings::{Holdings, ModelRecord};
+use super::holdings::{Holdings, ModelRecord, Serving};
 use super::home::Home;
 use super::link::failed;
 use super::members::Members;
@@ -76,7 +76,7 @@ impl Inventory {
     ///
     /// # Errors
     /// [`Code::FleetUnreachable`](crate::error::Code::FleetUnreachable) if a bucket cannot be watched any more.
-    pub(super) async fn read(&self) -> Result<()> {
+    pub(super) async fn read(&self, home: &dyn Home) -> Result<()> {
         let models = watch(&self.models, |entry| {
             if let Some((hive, key)) = Names::model_of(&entry.key) {
                 self.holdings.write().model(&hive, key, contents(entry));
@@ -84,7 +84,11 @@ impl Inventory {
         });
         let workers = watch(&self.workers, |entry| {
             if let Some(hive) = Names::hive_of(&entry.key) {
-                self.holdings.write().serving(&hive, contents(entry));
+                let serving: Option<Serving> = contents(entry);
+                if hive != self.hive {
+                    home.tokens_used(&hive, serving.as_ref().map(|serving| &serving.tokens));
+                }
+                self.holdings.write().serving(&hive, serving);
             }
         });
         futures::try_join!(models, workers).map(drop)

@@ -155,6 +155,7 @@ impl Membership {
         }
         self.stop.cancel();
         let _ended = timeout(limit, self.ended.cancelled()).await;
+        self.hear_nobody();
     }
 
     async fn run(self: &Arc<Self>) {
@@ -214,7 +215,7 @@ impl Membership {
             left = self.beat(&registry, revision) => left,
             watched = registry.watch(&self.asking.members, |change| self.tell(change)) => watched,
             served = serving.run() => served,
-            read = inventory.read() => read,
+            read = inventory.read(&*self.home) => read,
             told = inventory.tell(&*self.home) => told,
             () = self.judge() => Ok(()),
             () = duty::run(&self.asking, &inventory, &self.hive, &self.gone, self.pause()) => Ok(()),
@@ -305,6 +306,7 @@ impl Membership {
                 () = link.lost() => {
                     tracing::warn!("the connection to the fleet is lost; what concerns this hive alone goes on");
                     self.asking.members.lock().listens(None);
+                    self.hear_nobody();
                     link.up().await;
                     tracing::info!("the connection to the fleet is back");
                     self.asking.members.lock().listens(Some(monotonic()));
@@ -313,15 +315,24 @@ impl Membership {
         }
     }
 
+    /// Counts nothing any more as used by other hives, whose ends nobody tells of.
+    fn hear_nobody(&self) {
+        let hives: Vec<_> = self.asking.members.lock().all().map(|(hive, _)| hive.clone()).collect();
+        hives.iter().for_each(|hive| self.home.tokens_used(hive, None));
+    }
+
     fn tell(&self, change: HiveChange) {
         let (hive, happened) = (&change.hive.record.hive, change.change);
         if happened != Happened::Changed {
             tracing::info!(hive, ?happened, "a hive of the fleet");
         }
-        if happened == Happened::Gone
+        if matches!(happened, Happened::Unreachable | Happened::Gone | Happened::Left)
             && let Ok(hive) = HiveName::new(hive)
         {
-            self.gone.lock().insert(hive);
+            self.home.tokens_used(&hive, None);
+            if happened == Happened::Gone {
+                self.gone.lock().insert(hive);
+            }
         }
         self.home.events().publish(Topic::Hive, &change);
     }

@@ -1,7 +1,7 @@
 //! This hive, as its fleet needs it.
 
 use std::borrow::Cow;
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -15,10 +15,12 @@ use super::asker::{Asker, By};
 use super::parse::Submission;
 use super::submit::submit;
 use crate::app::{AppState, Named};
+use crate::callers::TokenUse;
 use crate::error::{Code, Result};
 use crate::events::Hub;
 use crate::fleet::{
-    Called, DeviceRecord, HasModel, HiveListener, HiveRecord, Home, ModelRecord, Offer, Serving, Submit,
+    Called, DeviceRecord, HasModel, HiveListener, HiveName, HiveRecord, Home, ModelRecord, Offer, Serving,
+    Submit,
 };
 use crate::jobs::job::JobHeader;
 use crate::jobs::{Registry, Submitted};
@@ -98,7 +100,11 @@ impl Home for AtHome {
     }
 
     fn serving(&self) -> Serving {
-        self.app.serving()
+        Serving { tokens: self.app.callers.used(), ..self.app.serving() }
+    }
+
+    fn tokens_used(&self, hive: &HiveName, used: Option<&BTreeMap<String, TokenUse>>) {
+        self.app.callers.hear(hive.as_str(), used);
     }
 
     fn answer_hives(&self, listener: HiveListener, stop: CancellationToken) {

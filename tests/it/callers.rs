@@ -3,15 +3,17 @@
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
+use async_nats::jetstream;
 use rbee_hive::config::Role;
 use reqwest::{Client, Response};
 use rustix::process::Signal;
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
+use crate::fleet::{in_fleet, sees};
 use crate::support::{
-    Daemon, Scripted, TestHive, client_with, files_beneath, folder, merged, problem, read_until, serve, soon,
-    until, write_model,
+    Daemon, NatsServer, Scripted, TestHive, client_with, files_beneath, folder, merged, problem, read_until,
+    serve, soon, until, write_model,
 };
 
 /// The secret of the token of that name.
@@ -193,6 +195,74 @@ async fn a_token_has_its_limits_in_every_dialect() {
     }
     assert_eq!(get(&two, &hive, "/v1/jobs").await.status(), 200);
     hive.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_limits_of_a_token_hold_for_all_hives_of_a_fleet_together() {
+    let Some(nats) = NatsServer::start().await else { return };
+    let script = Scripted::new();
+    let a = managed(|config| {
+        in_fleet(config, "a", &nats.url());
+        script.serve_for(config, 4);
+    })
+    .await;
+    write_model(&a.models_dir(), "m");
+    let b = managed(|config| in_fleet(config, "b", &nats.url())).await;
+    for hive in [&a, &b] {
+        sees(hive, &["a", "b"]).await;
+    }
+    let holder_at = async |hive: &TestHive, name: &str, limit: Value| holder(hive, name, limit).await;
+    let limit = json!({ "concurrent": 1 });
+    let (one_at_a, one_at_b) = (holder_at(&a, "one", limit.clone()).await, holder_at(&b, "one", limit).await);
+    let limit = json!({ "requests_per_minute": 8 });
+    let (few_at_a, few_at_b) = (holder_at(&a, "few", limit.clone()).await, holder_at(&b, "few", limit).await);
+
+    // What is answered at one hive counts at the other, until it has ended.
+    script.set("m.halfway");
+    let mut answer =
+        post(&one_at_a, &a, "/v1/chat/completions", &merged(chat("m"), json!({ "stream": true }))).await;
+    let mut seen = String::new();
+    read_until(&mut answer, &mut seen, "assistant").await;
+    let answers = async |expected: u16| {
+        until(&format!("the status {expected}"), async || {
+            let status = post(&one_at_b, &b, "/v1/chat/completions", &chat("none")).await.status();
+            (status == expected).then_some(())
+        })
+        .await;
+    };
+    answers(429).await;
+    script.clear("m.halfway");
+    read_until(&mut answer, &mut seen, "[DONE]").await;
+    drop(answer);
+    answers(404).await;
+
+    // A minute is one for both.
+    for _ in 0..7 {
+        assert_eq!(submit_status(&few_at_a, &a).await, 201);
+    }
+    let client = async_nats::connect(nats.url()).await.expect("the server");
+    let workers =
+        jetstream::new(client).get_key_value("rbee_home_workers").await.expect("the bucket of workers");
+    until("the first one to tell", async || {
+        let told = workers.get("a").await.expect("the bucket").unwrap_or_default();
+        String::from_utf8_lossy(&told).contains("\"counted\":7").then_some(())
+    })
+    .await;
+    let let_in = async {
+        let mut let_in = 0;
+        while submit_status(&few_at_b, &b).await == 201 {
+            let_in += 1;
+        }
+        let_in
+    };
+    assert!(soon("the other hive to refuse", let_in).await < 8, "it knew of its own alone");
+    a.stop().await;
+    b.stop().await;
+}
+
+/// The status of a request that counts against the limit of a minute.
+async fn submit_status(client: &Client, hive: &TestHive) -> u16 {
+    post(client, hive, "/v1/jobs", &json!({ "ModelList": {} })).await.status().as_u16()
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -82,7 +82,7 @@ impl Elsewhere {
 
 /// This hive as one of those that may answer.
 fn candidate_here(app: &AppState, served_id: &str) -> Candidate {
-    let Serving { on_demand, served } = app.serving();
+    let Serving { on_demand, served, .. } = app.serving();
     let served = served.get(served_id).copied().unwrap_or_default();
     Candidate { is_here: true, served, loads: on_demand, ..Candidate::default() }
 }
