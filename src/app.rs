@@ -6,7 +6,6 @@ use std::sync::Arc;
 use parking_lot::{Mutex, RwLock};
 use serde::Serialize;
 use tokio_util::sync::CancellationToken;
-use tokio_util::task::TaskTracker;
 use utoipa::ToSchema;
 
 use crate::address::Address;
@@ -16,7 +15,7 @@ use crate::engine_store::EngineStore;
 use crate::engines::Engines;
 use crate::error::{Code, Failure, Result};
 use crate::events::{Hub, Topic};
-use crate::fleet::{Fleet, HiveName, Served as ServedNow, Serving, Setup};
+use crate::fleet::{Fleet, HiveName, Served as ServedNow, Serving, Setup, Visits};
 use crate::jobs::{Job, JobId, Registry};
 use crate::models::{Catalog, Model, ModelId};
 use crate::origin::without_brackets;
@@ -90,7 +89,7 @@ pub struct App {
     /// The fleet, where this hive is in one.
     pub(crate) fleet: Fleet,
     /// The answers to other hives.
-    pub(crate) visits: TaskTracker,
+    pub(crate) visits: Visits,
     /// What makes, joins and leaves a fleet.
     pub(crate) fleet_setup: Setup,
     in_effect: RwLock<Arc<Config>>,
@@ -173,7 +172,7 @@ impl App {
             responses: Responses::default(),
             gateway: outgoing::for_workers(*config.timers.connect)?,
             queen: Queen::of(&config, &address, shutdown.clone())?,
-            visits: TaskTracker::new(),
+            visits: Visits::default(),
             fleet,
             address,
             loading: Turns::default(),

@@ -219,7 +219,12 @@ impl Hive {
         }
         app.shutdown.cancel();
         app.jobs.close().await;
-        app.fleet.close().await;
+        app.visits.set_limit(match (stop, &taker) {
+            (Stop::ForSuccessor, Some(_)) => *timers.last_answers,
+            (Stop::ForSuccessor, None) => *timers.hand_over,
+            (Stop::Ended, _) => *timers.drain,
+        });
+        app.fleet.close(stop == Stop::ForSuccessor).await;
         // Before the data folder is released: the next hive runs a server of its own.
         app.fleet_setup.stop().await;
         match stop {
@@ -246,7 +251,7 @@ impl Hive {
                 offer.leave(keeps_unix);
                 drop(lock);
                 tokio::select! {
-                    served = server => served,
+                    (served, ()) = async { tokio::join!(server, app.visits.end()) } => served,
                     never = ending::report(&app, &channel) => match never {},
                 }
             }
@@ -263,8 +268,7 @@ impl Hive {
                 served
             }
         };
-        app.visits.close();
-        app.visits.wait().await;
+        app.visits.end().await;
         // A successor that took the folder over counts into the same files: see `usage`.
         app.served.cancel();
         let _written = usage.await;

@@ -60,6 +60,7 @@ mod record;
 mod names;
 mod certificates;
 mod addresses;
+mod visits;
 
 use std::io::ErrorKind;
 use std::path::Path;
@@ -97,6 +98,7 @@ pub(crate) use peers::{HIVE_HEADER, Peer};
 pub(crate) use places::{Place, Placement};
 pub(crate) use record::{DeviceRecord, HiveRecord};
 pub(crate) use setup::{Expelled, Hosted, Invitation, Left, Setup, Wanted};
+pub(crate) use visits::Visits;
 pub(crate) use wire::{HasModel, Submit};
 
 /// How long the end of a cancelled job of another hive may take.
@@ -176,10 +178,11 @@ impl Fleet {
         *self.0.home.write() = Some(home);
     }
 
-    /// Leaves the fleet, because the hive stops.
-    pub(crate) async fn close(&self) {
+    /// Leaves the fleet, because the hive stops. Where another process serves next with its data folder, the hive stays
+    /// a member meanwhile, so that nobody gives up what it still answers.
+    pub(crate) async fn close(&self, has_successor: bool) {
         *self.0.home.write() = None;
-        self.leave().await;
+        self.end(has_successor).await;
     }
 
     /// Comes into the fleet of the settings, in the background.
@@ -227,9 +230,13 @@ impl Fleet {
 
     /// Leaves the fleet, if the hive is in one.
     pub(crate) async fn leave(&self) {
+        self.end(false).await;
+    }
+
+    async fn end(&self, has_successor: bool) {
         let membership = self.0.membership.write().take();
         if let Some(membership) = membership {
-            membership.end(LEAVE).await;
+            membership.end(LEAVE, has_successor).await;
         }
     }
 

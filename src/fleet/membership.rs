@@ -1,6 +1,7 @@
 //! This hive in its fleet: the connection, its name, and the loops that run for as long as it is in.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use parking_lot::{Mutex, RwLock};
@@ -67,6 +68,8 @@ pub(super) struct Membership {
     /// The jobs whose events are being published.
     pub(super) publishing: TaskTracker,
     gone: Gone,
+    /// Whether the entry stays when it ends.
+    keeps_name: AtomicBool,
     stop: CancellationToken,
     /// Cancelled when everything has ended.
     ended: CancellationToken,
@@ -131,6 +134,7 @@ impl Membership {
             refused: Mutex::default(),
             publishing: TaskTracker::new(),
             gone: Gone::default(),
+            keeps_name: AtomicBool::default(),
             stop,
             ended: CancellationToken::new(),
             settings,
@@ -147,8 +151,9 @@ impl Membership {
         Ok(membership)
     }
 
-    /// Ends it. What is not published yet gets `limit` for that.
-    pub(super) async fn end(&self, limit: Duration) {
+    /// Ends it. What is not published yet gets `limit` for that. A successor takes the name over.
+    pub(super) async fn end(&self, limit: Duration, has_successor: bool) {
+        self.keeps_name.store(has_successor, Ordering::Release);
         self.publishing.close();
         if self.asking.link.trouble().is_none() && self.refused.lock().is_none() {
             let _published = timeout(limit, self.publishing.wait()).await;
@@ -270,7 +275,7 @@ impl Membership {
                 _ = beats.tick() => {}
                 () = self.stop.cancelled() => {
                     // Without a connection its entry goes by its age.
-                    if self.asking.link.trouble().is_none() {
+                    if !self.keeps_name.load(Ordering::Acquire) && self.asking.link.trouble().is_none() {
                         registry.leave(&self.hive, revision).await;
                     }
                     return Ok(());

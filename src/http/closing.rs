@@ -26,6 +26,11 @@ impl Closing {
         Self { quiet, ..Self::default() }
     }
 
+    /// The end that follows when `quiet` is cancelled, with the limit that somebody else sets.
+    pub(super) fn within(quiet: CancellationToken, limit: Arc<OnceLock<Duration>>) -> Self {
+        Self { quiet, limit, ..Self::default() }
+    }
+
     /// Sets how long the answers under way may take once all are to end. The first call counts.
     pub(crate) fn set_limit(&self, limit: Duration) {
         let _first = self.limit.set(limit);

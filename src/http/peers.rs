@@ -31,11 +31,9 @@ use crate::text::json;
 pub(crate) fn answer_hives(app: AppState, listener: HiveListener, stop: CancellationToken) {
     let HiveListener { tcp, tls, access } = listener;
     let (timers, visits) = (app.config.timers.clone(), app.visits.clone());
-    let closing = Closing::new(stop);
-    // Where a successor takes over, the workers stay, and answers under way go on.
-    closing.set_limit(*timers.hand_over);
+    let closing = Closing::within(stop, visits.limit());
     let serving = server::serve(Listener::from(tcp).with_tls(tls), router(app, access), timers, closing);
-    spawn::detached(visits.track_future(serving));
+    spawn::detached(visits.track(serving));
 }
 
 fn router(app: AppState, access: Access) -> Router {

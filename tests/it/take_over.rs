@@ -12,8 +12,9 @@ use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::net::UnixStream;
 use tokio::process::Command;
 
+use crate::fleet::{hive, in_fleet_of};
 use crate::support::{
-    Daemon, StallingServer, client, data_lines, folder, read_all, read_until, serve, soon, typed, until,
+    Daemon, NatsServer, StallingServer, client, data_lines, folder, read_all, read_until, serve, soon, typed, until,
     write_model,
 };
 
@@ -22,6 +23,11 @@ struct Place(TempDir);
 
 impl Place {
     fn new() -> Self {
+        // A job that is not waited for long.
+        Self::with("[timers]\nhand_over = \"20s\"\n")
+    }
+
+    fn with(settings: &str) -> Self {
         let place = Self(folder());
         let models = place.0.path().join("models");
         write_model(&models, "tiny");
@@ -29,12 +35,7 @@ impl Place {
         SampleModel { name: "talker".to_owned(), context_length: 8192, ..SampleModel::default() }
             .write(&models.join("talker.gguf"))
             .expect("a small model can be written");
-        std::fs::write(
-            place.config(),
-            // A job that is not waited for long.
-            "[timers]\nhand_over = \"20s\"\n",
-        )
-        .expect("a file");
+        std::fs::write(place.config(), settings).expect("a file");
         place
     }
 
@@ -187,6 +188,49 @@ async fn a_new_hive_takes_over_and_nobody_notices() {
         std::net::TcpStream::connect(url.trim_start_matches("http://")).is_err(),
         "nobody listens any more"
     );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_answer_for_another_hive_of_the_fleet_goes_on_to_its_end() {
+    let Some(nats) = NatsServer::start().await else { return };
+    let asked = hive("a", &nats.url()).await;
+    let place = Place::with(&format!(
+        "hive_ids = [\"b\"]\n[timers]\nhand_over = \"300ms\"\ndrain = \"100ms\"\n\
+         [fleet]\nnats = \"{}\"\nheartbeat = \"500ms\"\ngone_after = \"60s\"\n",
+        nats.url()
+    ));
+    let old = Daemon::run(place.serve(&[])).await;
+    in_fleet_of(&old).await;
+    let talker = old.succeed(&json!({ "ModelLoad": { "id": "talker" } })).await;
+    let has_it = async || {
+        let list: Value = asked.get("/v1/models").await.json().await.expect("JSON");
+        (list["data"][0]["id"] == "talker" || list["data"][1]["id"] == "talker").then_some(())
+    };
+    until("word of the model", has_it).await;
+    let mut events = asked.get("/v1/events").await;
+    let mut answer = asked.post("/v1/chat/completions", &chat("talker", 4000)).await;
+    let mut text = String::new();
+    read_until(&mut answer, &mut text, "data: ").await;
+    signal(&talker["pid"], Signal::STOP);
+
+    let new = Daemon::run(place.serve(&["--take-over"])).await;
+    in_fleet_of(&new).await;
+    let mut told = String::new();
+    read_until(&mut events, &mut told, "\"change\":\"joined\"").await;
+    assert!(!told.contains("\"change\":\"left\""), "the hive was in its fleet all the time: {told}");
+    // The new hive knows of the answer that the old one gives to another hive.
+    let stop = json!({ "WorkerProcessDelete": { "pid": talker["pid"], "grace_seconds": 60 } });
+    let stop = new.submit(&stop).await;
+    let mut stopping = new.get(&format!("/v1/jobs/{stop}/stream")).await;
+    read_until(&mut stopping, &mut String::new(), "for 1 in flight").await;
+    assert!(old.runs(), "an answer is under way there");
+    signal(&talker["pid"], Signal::CONT);
+    text += &read_all(answer).await;
+    assert!(text.ends_with("data: [DONE]\n\n"), "{}", &text[text.len().saturating_sub(300)..]);
+    assert!(old.ended().await.success());
+    read_all(stopping).await;
+    new.stop().await;
+    asked.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
