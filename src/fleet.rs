@@ -20,6 +20,7 @@
 //! `docs/FLEET.md` draws the subjects, and says what happens in each failure.
 
 mod setup;
+mod wanted;
 mod joining;
 mod gate;
 mod ledger;
@@ -97,8 +98,9 @@ pub(crate) use others::{NamedThere, Others};
 pub(crate) use peers::{HIVE_HEADER, Peer};
 pub(crate) use places::{Place, Placement};
 pub(crate) use record::{DeviceRecord, HiveRecord};
-pub(crate) use setup::{Expelled, Hosted, Invitation, Left, Setup, Wanted};
+pub(crate) use setup::{Expelled, Hosted, Invitation, Left, Setup};
 pub(crate) use visits::Visits;
+pub(crate) use wanted::Wanted;
 pub(crate) use wire::{HasModel, Submit};
 
 /// How long the end of a cancelled job of another hive may take.

@@ -11,6 +11,7 @@ use utoipa::ToSchema;
 
 use super::names::HiveName;
 use super::record::{HiveRecord, Secret, Told};
+use crate::time::Instant as Wall;
 
 /// After how many missed signs of life a hive is shown as unreachable.
 const MISSED: u32 = 3;
@@ -34,6 +35,8 @@ pub(crate) struct Member {
     /// What it last told about itself.
     #[serde(flatten)]
     pub(crate) record: HiveRecord,
+    /// Since when it is silent, where it cannot be reached.
+    pub(crate) silent_since: Option<Wall>,
     #[serde(skip)]
     pub(super) secret: Option<Secret>,
     #[serde(skip)]
@@ -128,7 +131,7 @@ impl Members {
             Some(before) if before.record != record => Some(Happened::Changed),
             Some(_) => None,
         };
-        let member = Member { presence: Presence::Reachable, record, secret, heard: now };
+        let member = Member { presence: Presence::Reachable, record, silent_since: None, secret, heard: now };
         self.hives.insert(hive.clone(), member.clone());
         change.map(|change| HiveChange { change, hive: member })
     }
@@ -151,6 +154,7 @@ impl Members {
         for member in self.hives.values_mut() {
             if member.presence == Presence::Reachable && silent(member) >= heartbeat * MISSED {
                 member.presence = Presence::Unreachable;
+                member.silent_since = Some(Wall::now().earlier(silent(member)));
                 changes.push(HiveChange { change: Happened::Unreachable, hive: member.clone() });
             }
         }
@@ -200,6 +204,8 @@ mod tests {
         let changes = members.tick(start + BEAT * 4);
         assert_eq!(changes.len(), 1);
         assert_eq!(changes[0].change, Happened::Unreachable);
+        let since = changes[0].hive.silent_since.unwrap();
+        assert!((20_000..60_000).contains(&Wall::now().since_ms(since)), "{since:?}");
         assert!(!members.is_reachable(&a) && members.tick(start + BEAT * 5).is_empty());
         assert_eq!(happened(&members.hear(&a, record("1"), start + BEAT * 6)), Some(Happened::Back));
         assert_eq!(happened(&members.hear(&a, record("2"), start + BEAT * 6)), Some(Happened::Joined));

@@ -31,6 +31,8 @@ pub(crate) struct HiveRecord {
     pub(crate) started_at: Instant,
     /// `linux` or `macos`, and the processor.
     pub(crate) platform: String,
+    /// Whether it made the fleet, and so lets machines in and expels hives.
+    pub(crate) lets_in: bool,
     /// Its devices.
     pub(crate) devices: Vec<DeviceRecord>,
     /// What is free of the disk that downloads go to; null where the disk does not tell.

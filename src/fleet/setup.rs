@@ -9,9 +9,10 @@
 //!   nothing else is locked while it is taken.
 //! - Nothing of this runs once the hive stops: everything hangs on one token.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use futures::FutureExt;
 use serde::Serialize;
@@ -20,7 +21,7 @@ use tokio::sync::{Mutex as AsyncMutex, MutexGuard};
 use tokio_util::sync::CancellationToken;
 use utoipa::ToSchema;
 
-use super::addresses::{addresses, host_and_port};
+use super::addresses::host_and_port;
 use super::authority::UserKey;
 use super::certificates;
 use super::folder::{Folder, Hosts, State, file, pretty};
@@ -29,12 +30,12 @@ use super::join_code::JoinCode;
 use super::joining;
 use super::names::HiveName;
 use super::server::{self, Server, Spec, not_bound};
+use super::wanted::Wanted;
 use crate::config;
 use crate::error::{Code, Failure, Result};
 use crate::files::versioned;
 use crate::secret_hash::SecretHash;
 use crate::spawn;
-use crate::text::excerpt;
 use crate::time::Instant;
 
 /// Making, joining and leaving a fleet. Cheap to clone.
@@ -48,6 +49,8 @@ struct Inner {
     hostname: String,
     /// What this machine runs for the others.
     hosting: AsyncMutex<Option<Hosting>>,
+    /// Whether it ran anything when that was last seen.
+    lets_in: AtomicBool,
     closing: CancellationToken,
 }
 
@@ -63,14 +66,6 @@ impl std::fmt::Debug for Hosting {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Hosting").field("server", &self.server).finish_non_exhaustive()
     }
-}
-
-/// How a fleet is to be made.
-pub(crate) struct Wanted {
-    pub(crate) name: String,
-    pub(crate) listen: SocketAddr,
-    pub(crate) join_listen: SocketAddr,
-    pub(crate) advertise: Option<String>,
 }
 
 /// A fleet that this machine runs.
@@ -140,8 +135,18 @@ impl Setup {
             given: given.clone(),
             hostname: hostname.to_owned(),
             hosting: AsyncMutex::default(),
+            lets_in: AtomicBool::default(),
             closing: CancellationToken::new(),
         }))
+    }
+
+    /// Whether this hive runs what lets machines in and out.
+    pub(crate) fn lets_in(&self) -> bool {
+        // While that changes, what it was before counts.
+        if let Ok(hosting) = self.0.hosting.try_lock() {
+            self.0.lets_in.store(hosting.is_some(), Ordering::Relaxed);
+        }
+        self.0.lets_in.load(Ordering::Relaxed)
     }
 
     /// Whether this hive was brought into a fleet by an operation, or hosts one.
@@ -269,7 +274,7 @@ impl Setup {
         };
         if !made {
             tell(format!("The fleet '{}' was made here earlier", state.name));
-            differences(&wanted, &state, &hosts).for_each(tell);
+            wanted.differences(&state, &hosts).for_each(tell);
         }
         let run = self.run(&mut hosting, &state, &hosts, tell).await;
         if let Err(failure) = run {
@@ -325,25 +330,7 @@ impl Setup {
 
     /// Makes the folder of a new fleet.
     async fn make(&self, wanted: &Wanted, hive: &HiveName, data_id: String, tell: Tell<'_>) -> Result<()> {
-        if let Some(problem) = config::Fleet::name_problem(&wanted.name) {
-            return Err(Failure::new(
-                Code::InvalidField,
-                format!("name: '{}' {problem}", excerpt(&wanted.name)),
-            )
-            .hint("choose another name for the fleet"));
-        }
-        let hosts = Hosts {
-            listen: free(wanted.listen, "listen")?,
-            join_listen: free(wanted.join_listen, "join_listen")?,
-            advertise: advertised(wanted.advertise.as_deref(), &self.0.hostname)?,
-            hive: hive.to_string(),
-            // Until it runs: a start of the hive after an attempt that was cut off does not go on with it.
-            is_down: true,
-        };
-        if hosts.listen.port() == hosts.join_listen.port() {
-            return Err(Failure::new(Code::InvalidField, "join_listen: the port is that of listen")
-                .hint("choose two ports"));
-        }
+        let hosts = wanted.hosts(hive, &self.0.hostname)?;
         tell(format!("Making keys and certificates for the fleet '{}'", wanted.name));
         let (folder, name) = (self.0.folder.clone(), wanted.name.clone());
         spawn::blocking(move || gate::make(&folder, Plan { name, hosts, data_id })).await?
@@ -516,66 +503,4 @@ impl Setup {
         running.server.reload();
         Ok(Expelled { name: name.to_ascii_lowercase(), expelled_at })
     }
-}
-
-/// An address at which nobody listens; port 0 becomes a free one, for good.
-fn free(address: SocketAddr, field: &str) -> Result<SocketAddr> {
-    let listener = std::net::TcpListener::bind(address).map_err(|error| not_bound(address, field, &error))?;
-    listener.local_addr().map_err(|error| not_bound(address, field, &error))
-}
-
-/// The host under which others reach this machine.
-fn advertised(given: Option<&str>, hostname: &str) -> Result<String> {
-    let Some(given) = given else {
-        let is_of_its_own = HiveName::new(hostname).is_ok();
-        let first = || addresses().first().map(IpAddr::to_string);
-        let found = if is_of_its_own { Some(hostname.to_ascii_lowercase()) } else { first() };
-        return found.ok_or_else(|| {
-            Failure::new(Code::InvalidField, "advertise: this machine has no name and no address of its own")
-                .hint("give the name or address under which other machines reach it")
-        });
-    };
-    let host = crate::origin::without_brackets(given);
-    let url = reqwest::Url::parse(&format!("https://{}", host_and_port(host, 1)));
-    let is_host = url.is_ok_and(|url| {
-        url.host_str().is_some_and(|read| crate::origin::without_brackets(read).eq_ignore_ascii_case(host))
-    });
-    if is_host {
-        return Ok(host.to_ascii_lowercase());
-    }
-    Err(Failure::new(
-        Code::InvalidField,
-        format!("advertise: '{}' is no name and no address", excerpt(given)),
-    )
-    .hint("give a name or an address without a port"))
-}
-
-/// What was asked for and is otherwise, in words.
-fn differences<'a>(
-    wanted: &'a Wanted,
-    state: &'a State,
-    hosts: &'a Hosts,
-) -> impl Iterator<Item = String> + 'a {
-    let asked = |listen: SocketAddr, of: SocketAddr, default: u16| {
-        listen != of && listen.port() != 0 && listen.port() != default
-    };
-    let rows = [
-        ("name", wanted.name != state.name && wanted.name != "home", state.name.clone()),
-        ("listen", asked(wanted.listen, hosts.listen, 4222), hosts.listen.to_string()),
-        (
-            "join_listen",
-            asked(wanted.join_listen, hosts.join_listen, joining::PORT),
-            hosts.join_listen.to_string(),
-        ),
-        (
-            "advertise",
-            wanted.advertise.as_ref().is_some_and(|host| !host.eq_ignore_ascii_case(&hosts.advertise)),
-            hosts.advertise.clone(),
-        ),
-    ];
-    rows.into_iter().filter(|(_, differs, _)| *differs).map(|(field, _, stays)| {
-        format!(
-            "{field} stays {stays}: to change it, end the fleet with `fleet leave --force --forget` and make it anew"
-        )
-    })
 }

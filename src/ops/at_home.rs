@@ -64,6 +64,7 @@ impl Home for AtHome {
                 url: app.config.public_url.clone().unwrap_or_else(|| app.address.url()),
                 started_at: app.started_at,
                 platform: format!("{}-{}", std::env::consts::OS, std::env::consts::ARCH),
+                lets_in: app.fleet_setup.lets_in(),
                 devices: devices.collect(),
                 disk_free_bytes: app.catalog.free_bytes_soon().await,
                 models: app.catalog.known_count(),

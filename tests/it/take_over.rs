@@ -14,8 +14,8 @@ use tokio::process::Command;
 
 use crate::fleet::{hive, in_fleet_of};
 use crate::support::{
-    Daemon, NatsServer, StallingServer, client, data_lines, folder, read_all, read_until, serve, soon, typed, until,
-    write_model,
+    Daemon, NatsServer, StallingServer, client, data_lines, folder, read_all, read_until, serve, soon, typed,
+    until, write_model,
 };
 
 /// A folder with models, and no worker that outlives the test.

@@ -58,6 +58,7 @@ class Others {
     return (
       this.problem !== null ||
       silent.some(({ presence }) => presence === "reachable") ||
+      hive.fleet?.places.some(({ copying }) => copying.length > 0) ||
       all.some(({ status }) => status === "starting" || status === "loading" || status === "stopping")
     );
   }
@@ -97,6 +98,8 @@ class Others {
       this.problem = Problem.of(error);
     }
     this.#readAt = Date.now();
+    // No event tells that a copy has come to its end.
+    if (hive.fleet?.places.some(({ copying }) => copying.length > 0)) await refreshFleet();
     hive.changed("others");
   }
 
@@ -152,23 +155,13 @@ export function applyHive(news) {
 
 hive.addEventListener("ended", (event) => {
   const { operation } = /** @type {CustomEvent<import("./types.js").Job>} */ (event).detail;
-  if (operation.startsWith("fleet_") && operation !== "fleet_status") refreshFleet();
+  const changes = operation.startsWith("fleet_") ? operation !== "fleet_status" : operation === "model_place";
+  if (changes) refreshFleet();
 });
 
 /** Where an operation goes: nothing for this hive, which needs no fleet. @param {string} where a hive's name,
  * `any`, or nothing @returns {{hive_id?: string}} */
 export const to = (where) => (where && where !== hive.fleet?.hive ? { hive_id: where } : {});
 
-/** The hive that made the fleet, as far as its addresses tell: it alone lets machines in. */
-export function maker() {
-  const { fleet } = hive;
-  const host = hostOf(fleet?.nats[0] ?? "");
-  const isMaker = (/** @type {FleetHive} */ each) => each.hostname === host || hostOf(each.url) === host;
-  const isHere = host === "localhost" || host.startsWith("127.") || host === "[::1]";
-  return (!isHere && fleet?.hives.find(isMaker)?.hive) || (fleet?.hive ?? "");
-}
-
-/** @param {string} url */
-function hostOf(url) {
-  return URL.canParse(url) ? new URL(url).hostname : "";
-}
+/** The hive that made the fleet, which alone lets machines in and out; none where the servers are others'. */
+export const maker = () => hive.fleet?.hives.find((each) => each.lets_in && !each.end)?.hive ?? "";

@@ -158,14 +158,7 @@ class Hive extends EventTarget {
   /** How the hive stands in its fleet. @param {FleetStatus|null} [status] */
   applyFleet(status) {
     if (!status?.fleet && !this.fleet) return;
-    // Whoever was silent before is silent since then.
-    const before = new Map(this.fleet?.hives.map((each) => [each.hive, each]));
-    const since = (/** @type {FleetHive} */ { hive, presence }) => {
-      const known = before.get(hive);
-      return known?.presence === presence && !known.end ? known.since : undefined;
-    };
-    const hives = status?.hives.map((each) => ({ ...each, since: since(each) })) ?? [];
-    this.fleet = status?.fleet ? { ...status, hives } : null;
+    this.fleet = status?.fleet ? status : null;
     this.changed("fleet");
   }
 
@@ -175,9 +168,8 @@ class Hive extends EventTarget {
     if (!this.fleet) return;
     const before = this.fleet.hives.find((each) => each.hive === hive.hive);
     const end = change === "gone" || change === "left" ? change : undefined;
-    const isSame = before?.presence === hive.presence && before.end === end;
     /** @type {FleetHive} */
-    const now = { ...hive, end, since: isSame ? before.since : Date.now() };
+    const now = { ...hive, end };
     const others = this.fleet.hives.filter((each) => each !== before);
     const hives = [...others, now].sort((a, b) => (a.hive < b.hive ? -1 : 1));
     this.fleet = { ...this.fleet, hives };

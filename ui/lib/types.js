@@ -318,11 +318,12 @@
  * @property {string} url
  * @property {string} started_at
  * @property {string} platform
+ * @property {string|null} silent_since
+ * @property {boolean} lets_in whether it made the fleet, and so lets machines in and out
  * @property {Array<{device: string, capacity_bytes: number, free_bytes: number}>} devices
  * @property {number} models
  * @property {number} workers
  * @property {number} jobs that have not ended
- * @property {number} [since] when the page saw it come to that presence, in milliseconds since the Unix epoch
  * @property {"left"|"gone"} [end] how the page saw it go
  *
  * @typedef {object} FleetStatus
@@ -333,6 +334,14 @@
  * @property {Failure|null} trouble
  * @property {number} unpublished
  * @property {FleetHive[]} hives
+ * @property {Placement[]} places the models that are kept on several hives
+ *
+ * @typedef {object} Placement
+ * @property {string} model
+ * @property {number} copies on how many hives it is to be
+ * @property {string[]} hives those that have it
+ * @property {Array<{hive: string, job_id: string}>} copying
+ * @property {string|null} lacking why there are fewer, where no more copies are under way
  *
  * @typedef {object} FleetInvitation
  * @property {string} join the line for the other machine, but for the secret at its end

@@ -7,7 +7,6 @@ import { code } from "../lib/code.js";
 import { h, icon } from "../lib/dom.js";
 import { maker, to } from "../lib/fleet.js";
 import { instant } from "../lib/format.js";
-import { hive } from "../lib/hive.js";
 import { sha256 } from "../lib/sha256.js";
 import { View } from "../lib/view.js";
 import { choice } from "./choices.js";
@@ -21,26 +20,7 @@ import { act } from "./toasts.js";
 
 const EXPIRIES = [choice("10m", "In 10 minutes"), choice("1h", "In an hour"), choice("24h", "In a day")];
 
-/** Which hive made the fleet: its addresses tell in most cases. @param {string} id @param {string} by
- * @param {(by: string) => void} set */
-function makerField(id, by, set) {
-  const { fleet } = hive;
-  const hives = fleet?.hives.filter(({ end }) => !end) ?? [];
-  const label = (/** @type {string} */ name) => (name === fleet?.hive ? `${name} (this one)` : name);
-  return field(
-    "Done by",
-    select(
-      { id },
-      hives.map(({ hive: name }) => choice(name, label(name))),
-      by,
-      set,
-    ),
-    "The hive that made the fleet: it alone lets machines in and out.",
-  );
-}
-
 class InviteDialog extends View {
-  by = maker();
   expires = "1h";
   /** When it was asked for; 0 while it is not. */
   since = 0;
@@ -62,7 +42,7 @@ class InviteDialog extends View {
     this.problem = null;
     this.update();
     try {
-      const request = { sha256: sha256(this.secret), expires_in: this.expires, ...to(this.by) };
+      const request = { sha256: sha256(this.secret), expires_in: this.expires, ...to(maker()) };
       this.invitation = await run({ FleetInvite: request });
     } catch (error) {
       this.problem = Problem.of(error);
@@ -123,16 +103,11 @@ class InviteDialog extends View {
         "It joins by one line. Each hive of a fleet may ask every other one for everything: invite machines ",
         "that you trust.",
       ),
-      h(
-        "div",
-        { class: "two" },
-        field(
-          "Expires",
-          select({ id: "invite-expires", autofocus: true }, EXPIRIES, this.expires, (expires) => {
-            this.expires = expires;
-          }),
-        ),
-        makerField("invite-by", this.by, (by) => (this.by = by)),
+      field(
+        "Expires",
+        select({ id: "invite-expires", autofocus: true }, EXPIRIES, this.expires, (expires) => {
+          this.expires = expires;
+        }),
       ),
       isBusy ? waiting("Waiting for the invitation", this.since) : null,
       this.problem ? failureBox(this.problem) : null,
@@ -152,13 +127,12 @@ class InviteDialog extends View {
 }
 
 class ExpelDialog extends View {
-  by = maker();
   /** @type {FleetHive} */
   expelled = /** @type {any} */ (null);
 
   async #expel() {
     closeDialog(this);
-    await act({ FleetExpel: { name: this.expelled.hive, ...to(this.by) } });
+    await act({ FleetExpel: { name: this.expelled.hive, ...to(maker()) } });
   }
 
   draw() {
@@ -179,7 +153,6 @@ class ExpelDialog extends View {
         "on alone, with its models, workers and jobs; the others cannot reach them. Only another invitation ",
         "lets it in again.",
       ),
-      makerField("expel-by", this.by, (by) => (this.by = by)),
       h(
         "div",
         { class: "actions end" },

@@ -5,9 +5,11 @@ import { others, to } from "../lib/fleet.js";
 import { hive, isLoadable } from "../lib/hive.js";
 import { stateAt } from "../lib/places.js";
 import { link } from "../lib/view.js";
+import { choice } from "./choices.js";
 import { openDelete } from "./delete-dialog.js";
+import { field, select } from "./fields.js";
 import { openLoad } from "./load-dialog.js";
-import { button, chip } from "./parts.js";
+import { allowed, button, chip } from "./parts.js";
 import { act } from "./toasts.js";
 
 /** @typedef {import("../lib/places.js").Row} Row */
@@ -44,7 +46,7 @@ export function placeChip(place) {
 }
 
 /** Where a model is, with what can be done with it there. @param {Row} row */
-export function placeList({ id, places }) {
+export function placeList({ id, model, places }) {
   return h(
     "section",
     { "aria-labelledby": "places-title" },
@@ -81,5 +83,32 @@ export function placeList({ id, places }) {
         );
       }),
     ),
+    keeping(id, model.name),
   );
+}
+
+/** On how many hives the fleet keeps a model. @param {string} id @param {string} name */
+function keeping(id, name) {
+  const { fleet } = hive;
+  const kept = fleet?.places.find(({ model }) => model === id || model === name);
+  const copies = kept?.copies ?? 0;
+  const most = Math.max(copies, fleet?.hives.filter(({ end }) => !end).length ?? 0);
+  const numbers = Array.from({ length: most - 1 }, (_, at) => `${at + 2}`);
+  const choices = [choice("0", "Wherever it is"), ...numbers.map((n) => choice(n, `On ${n} hives`))];
+  if (copies === 1) choices.splice(1, 0, choice("1", "On 1 hive"));
+  const props = allowed({ id: "keep-on", needs: "ModelPlace" });
+  return field(
+    "Keep it",
+    select(props, choices, `${copies}`, (wanted) => {
+      act({ ModelPlace: { model: kept?.model ?? id, copies: Number(wanted) } });
+    }),
+    kept ? standing(kept) : "The fleet copies it to hives with room for it, also where one of them is lost.",
+  );
+}
+
+/** How a model stands that is kept on several hives. @param {import("../lib/types.js").Placement} kept */
+export function standing({ hives, copies, copying, lacking }) {
+  const words = [`${hives.length} of ${copies} have it`];
+  if (copying.length) words.push(`being copied to ${copying.map(({ hive: to }) => to).join(", ")}`);
+  return [...words, lacking].filter(Boolean).join("; ");
 }

@@ -1,13 +1,14 @@
 // The fleet: its hives with their memory, what each has and does, and who is let in.
 
-import { refreshFleet } from "../lib/fleet.js";
+import { maker, refreshFleet } from "../lib/fleet.js";
 import { h, icon } from "../lib/dom.js";
-import { between, bytes, count, elapsed, instant, roughly } from "../lib/format.js";
+import { between, bytes, count, instant, roughly } from "../lib/format.js";
 import { hive } from "../lib/hive.js";
 import { live } from "../lib/live.js";
-import { View } from "../lib/view.js";
+import { View, link } from "../lib/view.js";
 import { openExpel, openInvite } from "../parts/fleet-dialogs.js";
 import { button, chip, empty, failureBox, stack, waiting } from "../parts/parts.js";
+import { standing } from "../parts/places.js";
 
 /** @typedef {import("../lib/types.js").FleetStatus} FleetStatus */
 /** @typedef {import("../lib/types.js").FleetHive} FleetHive */
@@ -36,7 +37,7 @@ class Fleet extends View {
 
   draw() {
     const { fleet } = hive;
-    const head = (/** @type {HTMLElement[]} */ ...more) =>
+    const head = (/** @type {Array<HTMLElement|null>} */ ...more) =>
       h("div", { class: "page-head" }, h("h1", null, "Fleet"), ...more);
     if (!hive.hasSnapshot) return [head(), waiting("Waiting for the hive", hive.asked)];
     if (!fleet) return [head(), alone()];
@@ -48,14 +49,17 @@ class Fleet extends View {
       head(
         chip(fleet.is_in ? "ready" : "crashed", fleet.is_in ? "connected" : "not connected"),
         h("p", { class: "muted num" }, words.join(" · ")),
-        h(
-          "div",
-          { class: "actions" },
-          button("Invite a machine", openInvite, { class: "primary", needs: "FleetInvite" }, icon("plus")),
-        ),
+        maker()
+          ? h(
+              "div",
+              { class: "actions" },
+              button("Invite a machine", openInvite, { class: "primary", needs: "FleetInvite" }, icon("plus")),
+            )
+          : null,
       ),
       fleet.trouble ? failureBox(fleet.trouble) : null,
       h("div", { class: "cards" }, ...fleet.hives.map((each) => card(each, fleet))),
+      fleet.places.length ? kept(fleet) : null,
       h("p", { class: "muted small-text" }, `By way of ${fleet.nats.join(", ")}`, unpublished(fleet)),
     ];
   }
@@ -68,6 +72,26 @@ const alone = () =>
     h("code", null, "rbee-hive fleet up"),
     " this one makes a fleet, and prints the line that the next machine joins by.",
   ]);
+
+/** The models that are kept on several hives. @param {FleetStatus} fleet */
+const kept = ({ places }) =>
+  h(
+    "section",
+    { "aria-labelledby": "kept-title" },
+    h("h2", { id: "kept-title" }, "Kept on several hives"),
+    h(
+      "ul",
+      { class: "lines" },
+      ...places.map((place) =>
+        h(
+          "li",
+          { key: place.model },
+          h("a", { href: link("models", place.model), class: "grow" }, place.model),
+          h("span", { class: "muted" }, [place.hives.join(", "), standing(place)].filter(Boolean).join(" · ")),
+        ),
+      ),
+    ),
+  );
 
 /** What of this hive the others may not know yet. @param {FleetStatus} fleet */
 function unpublished({ unpublished: jobs }) {
@@ -119,7 +143,7 @@ function card(one, fleet) {
             icon("arrow"),
             h("span", null, url),
           ),
-      isHere
+      isHere || one.lets_in || !maker()
         ? null
         : button(
             "Expel",
@@ -131,17 +155,15 @@ function card(one, fleet) {
   );
 }
 
-/** Whether it can be reached; where it cannot, for how long, if the page saw it happen.
- * @param {FleetHive} one */
-function presence({ presence: now, since, end }) {
+/** Whether it can be reached; where it cannot, since when. @param {FleetHive} one */
+function presence({ presence: now, silent_since: since, end }) {
   const state = end ? "stopped" : now === "reachable" ? "ready" : "unresponsive";
-  const word = end ?? now;
-  if (!since || (word === "reachable" && !end)) return chip(state, word);
+  if (!since) return chip(state, end ?? now);
   return h(
     "span",
-    { class: "since" },
-    chip(state, word),
-    live(() => `for ${elapsed(since)}`),
+    { class: "since", title: `silent since ${instant(since)}` },
+    chip(state, end ?? now),
+    live(() => `for ${roughly(between(since, null))}`),
   );
 }
 

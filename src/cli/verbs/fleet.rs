@@ -8,7 +8,7 @@ use super::Verb;
 use crate::cli::end::Ended;
 use crate::cli::session::Session;
 use crate::cli::show::{column, fields, number, number_of, table, text_of};
-use crate::cli::words::{of_field, with_days};
+use crate::cli::words::{member, of_field, with_days};
 use crate::secret_hash::SecretHash;
 use crate::text::{bytes, hex};
 
@@ -175,7 +175,7 @@ fn of_status(status: &Value) -> String {
         hives.as_array().map_or(&[], Vec::as_slice),
         &[
             text_of("HIVE", "hive"),
-            text_of("PRESENCE", "presence"),
+            column("PRESENCE", presence),
             number("RAM FREE", |hive| memory(hive, |device| device == "cpu")),
             number("GPU MEMORY FREE", |hive| memory(hive, |device| device != "cpu")),
             number_of("MODELS", "models"),
@@ -186,6 +186,13 @@ fn of_status(status: &Value) -> String {
         ],
     );
     format!("{}\n{table}{}", fields(&head), of_places(&places))
+}
+
+/// Whether a hive can be reached, and when it was heard last where it cannot.
+fn presence(hive: &Value) -> String {
+    let silent = of_field("silent_since", &hive["silent_since"]);
+    let heard = silent.map_or_else(String::new, |silent| format!(", heard {silent}"));
+    format!("{}{heard}", member(hive, "presence"))
 }
 
 /// The models that are kept on several hives; nothing where there are none.
@@ -223,7 +230,10 @@ fn memory(hive: &Value, is_meant: impl Fn(&str) -> bool) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
+    use crate::time::Instant;
 
     #[test]
     fn a_line_is_completed_with_the_secret() {
@@ -253,17 +263,21 @@ mod tests {
                     { "device": "cuda:0", "free_bytes": 4_u64 << 30, "capacity_bytes": 8_u64 << 30 },
                     { "device": "cuda:1", "free_bytes": 8_u64 << 30, "capacity_bytes": 8_u64 << 30 },
                 ],
-            }, { "hive": "b" }],
+            }, { "hive": "b" }, {
+                "hive": "c", "presence": "unreachable",
+                "silent_since": Instant::now().earlier(Duration::from_secs(150)),
+            }],
             "places": [],
         });
         let shown = of_status(&status);
         let rows: Vec<_> =
             shown.lines().map(|row| row.split_whitespace().collect::<Vec<_>>().join(" ")).collect();
         assert_eq!(
-            rows[rows.len() - 2..],
+            rows[rows.len() - 3..],
             [
                 "a reachable 1.0 GiB of 2.0 GiB 12.0 GiB of 16.0 GiB 3 1 2 0.1.0 http://10.0.0.7:7835",
                 "b - - - - - - - -",
+                "c unreachable, heard 2 minutes ago - - - - - - -",
             ]
         );
         assert!(of_status(&json!({ "fleet": null })).contains("in no fleet"));

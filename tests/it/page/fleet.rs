@@ -193,6 +193,26 @@ async fn models(browser: &Browser) {
     go(browser, "models/other", "Models").await;
     browser.shows("aside", "another file").await;
 
+    // Kept on both from now on: the fleet copies it.
+    go(browser, "models/theirs", "Models").await;
+    browser.shows("aside", "On 1 hive").await;
+    choose(browser, "#keep-on", "2").await;
+    browser.shows("aside", "On 2 hives").await;
+    browser.shows("aside", "2 of 2 have it").await;
+    capture(browser, "models-kept").await;
+    layout::check(browser, "a model that is kept on several hives").await;
+    go(browser, "fleet", "Fleet").await;
+    browser.shows("[aria-labelledby='kept-title']", "2 of 2 have it").await;
+    capture(browser, "fleet-kept").await;
+    layout::check(browser, "the models that are kept on several hives").await;
+    go(browser, "models/theirs", "Models").await;
+    choose(browser, "#keep-on", "0").await;
+    browser.shows("aside", "The fleet copies it").await;
+    browser.click("aside .actions", "Delete").await;
+    browser.run("document.querySelector('dialog .check input')?.click()").await;
+    browser.click("dialog", "Delete").await;
+    browser.shows("aside", "On 1 hive").await;
+
     // Deleted there, and there alone.
     browser.click("aside", &format!("Delete other on {LONG}")).await;
     browser.shows("dialog", LONG).await;
