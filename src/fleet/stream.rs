@@ -96,9 +96,10 @@ pub(super) async fn ensure(link: &Link, names: &Names, keep: Duration) -> Result
         }
         // A server that stands alone cannot. Those of a cluster may not have found each other yet.
         if is_alone(&refused) || monotonic() > until {
-            let made = link.jetstream.create_or_update_stream(config(names, keep, 1)).await;
+            // Where it is there after all, it stays on as many servers as it is.
+            let made = link.jetstream.create_stream(config(names, keep, 1)).await;
             let made = made.map_err(|error| failed("make the stream of events", &error))?;
-            return Ok(made.config.num_replicas);
+            return Ok(made.cached_info().config.num_replicas);
         }
         tokio::time::sleep(RETRY).await;
     }
