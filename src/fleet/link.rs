@@ -1,11 +1,13 @@
 //! The connection to the NATS servers of a fleet. It comes back by itself.
 
 use std::error::Error;
+use std::ops::RangeInclusive;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use async_nats::jetstream::kv::{self, Store};
 use async_nats::jetstream::{self, Context};
-use async_nats::{Client, ConnectOptions, Event};
+use async_nats::{Client, ConnectOptions, Event, ReconnectToServer};
 use tokio::sync::watch;
 
 use super::names::HiveName;
@@ -19,8 +21,9 @@ use crate::secrets::without_credentials;
 pub(super) const ANSWER: Duration = Duration::from_secs(5);
 /// The longest wait before the next attempt to connect.
 const LONGEST_WAIT: Duration = Duration::from_secs(2);
-/// How often the connection is tried, so that a server that vanished is noticed.
-const PING: Duration = Duration::from_secs(5);
+/// How often the connection is tried, so that a server that vanished is noticed: every half of `heartbeat` within these
+/// bounds. Two pings may be without an answer, and with the third the connection counts as lost.
+const PING: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(5);
 /// The most bytes of a file of credentials.
 const CREDENTIALS: u64 = 16 << 10;
 
@@ -41,15 +44,24 @@ impl Link {
     pub(super) async fn open(settings: &config::Fleet, hive: &HiveName) -> Result<Self> {
         install_tls();
         let (told, state) = watch::channel(Some("not connected yet".to_owned()));
+        // Each server in turn, from any of them on: so another one follows where one does not do.
+        let turn = AtomicUsize::new(rand::random::<u16>().into());
         let mut options = ConnectOptions::new()
             .name(format!("rbee-hive {hive}"))
             .retry_on_initial_connect()
             .connection_timeout(ANSWER)
             .request_timeout(Some(ANSWER))
-            .ping_interval(PING)
+            .ping_interval((*settings.heartbeat / 2).clamp(*PING.start(), *PING.end()))
             .reconnect_delay_callback(|attempts| {
                 let attempts = u32::try_from(attempts).unwrap_or(u32::MAX);
                 (Duration::from_millis(50) * attempts).min(LONGEST_WAIT)
+            })
+            .reconnect_to_server_callback(move |servers, _| {
+                let next = turn.fetch_add(1, Ordering::Relaxed).checked_rem(servers.len());
+                let next = next.and_then(|next| servers.get(next));
+                std::future::ready(
+                    next.map(|next| ReconnectToServer { addr: next.addr.clone(), delay: None }),
+                )
             })
             .event_callback(move |event| {
                 match event {
@@ -130,6 +142,12 @@ impl Link {
     pub(super) fn largest(&self) -> usize {
         // Room for the first line and the headers.
         self.client.max_payload().saturating_sub(64 << 10).max(64 << 10)
+    }
+
+    /// Connects to the next server.
+    pub(super) async fn connect_to_next(&self) {
+        // It fails only where the client has ended.
+        let _begun = self.client.force_reconnect().await;
     }
 
     /// Waits until it is connected.

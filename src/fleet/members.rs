@@ -1,7 +1,8 @@
 //! Who is in the fleet, as one hive hears it. No connection and no clock is in here: see the tests.
 //!
-//! A hive counts as silent by how long ago this one heard it, by this one's own clock that nobody sets. While this hive
-//! hears nobody, because its connection is lost, it judges nobody: see [`Members::listens`].
+//! A hive counts as silent by how long this one has heard others since it last heard that one, by this one's own clock
+//! that nobody sets. This hive hears itself, too. While it hears nobody, because its connection is lost or because the
+//! servers take no signs of life, it judges nobody: see [`Members::listens`] and [`Members::hear`].
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
@@ -79,11 +80,13 @@ pub(crate) struct Members {
     gone_after: Duration,
     /// Since when this hive hears the others without a gap.
     listening: Option<Instant>,
+    /// When it last heard anyone; `None` where it has lost its connection.
+    last: Option<Instant>,
 }
 
 impl Members {
     pub(super) fn new(heartbeat: Duration, gone_after: Duration) -> Self {
-        Self { hives: BTreeMap::new(), heartbeat, gone_after, listening: None }
+        Self { hives: BTreeMap::new(), heartbeat, gone_after, listening: None, last: None }
     }
 
     /// The hives that are in the fleet, by name.
@@ -104,7 +107,7 @@ impl Members {
     /// This hive hears the others from `now` on; `None` where it has lost its connection. Silence before that is
     /// nobody's fault.
     pub(super) fn listens(&mut self, now: Option<Instant>) {
-        self.listening = now;
+        (self.listening, self.last) = (now, now);
         for member in self.hives.values_mut() {
             member.heard = now.unwrap_or(member.heard);
         }
@@ -115,13 +118,18 @@ impl Members {
         self.listening.is_some_and(|since| now.saturating_duration_since(since) >= self.gone_after)
     }
 
-    /// A sign of life. Returns what it changes for others.
+    /// A sign of life. Returns what it changes for others. After a while in which nobody was heard, silence counts from
+    /// now on.
     pub(super) fn hear(
         &mut self,
         hive: &HiveName,
         told: impl Into<Told>,
         now: Instant,
     ) -> Option<HiveChange> {
+        if self.is_deaf(now) {
+            self.listens(Some(now));
+        }
+        self.last = self.listening.and(Some(now));
         let Told { record, secret } = told.into();
         let before = self.hives.get(hive);
         let change = match before {
@@ -136,6 +144,11 @@ impl Members {
         change.map(|change| HiveChange { change, hive: member })
     }
 
+    /// Whether this hive has heard nobody for so long that others would count as silent.
+    fn is_deaf(&self, now: Instant) -> bool {
+        self.last.is_some_and(|last| now.saturating_duration_since(last) >= self.heartbeat * MISSED)
+    }
+
     /// A hive has left by itself.
     pub(super) fn leaves(&mut self, hive: &HiveName) -> Option<HiveChange> {
         let hive = self.hives.remove(hive)?;
@@ -143,12 +156,10 @@ impl Members {
     }
 
     /// Who has become silent by now.
-    pub(super) fn tick(&mut self, now: Instant) -> Vec<HiveChange> {
-        if self.listening.is_none() {
-            return Vec::new();
-        }
+    pub(super) fn tick(&mut self) -> Vec<HiveChange> {
+        let Some(last) = self.last else { return Vec::new() };
         let (heartbeat, gone_after) = (self.heartbeat, self.gone_after);
-        let silent = |member: &Member| now.saturating_duration_since(member.heard);
+        let silent = |member: &Member| last.saturating_duration_since(member.heard);
         let gone = self.hives.extract_if(.., |_, member| silent(member) >= gone_after);
         let mut changes: Vec<_> = gone.map(|(_, hive)| HiveChange { change: Happened::Gone, hive }).collect();
         for member in self.hives.values_mut() {
@@ -189,6 +200,12 @@ mod tests {
         HiveRecord { run: run.into(), ..HiveRecord::default() }
     }
 
+    /// The hive that listens hears itself, and looks who has become silent.
+    fn hears_itself(members: &mut Members, now: Instant) -> Vec<HiveChange> {
+        members.hear(&hive("z"), record("1"), now);
+        members.tick()
+    }
+
     fn happened(change: &Option<HiveChange>) -> Option<Happened> {
         change.as_ref().map(|change| change.change)
     }
@@ -200,18 +217,19 @@ mod tests {
         let a = hive("a");
         assert_eq!(happened(&members.hear(&a, record("1"), start)), Some(Happened::Joined));
         assert_eq!(happened(&members.hear(&a, record("1"), start + BEAT)), None);
-        assert!(members.tick(start + BEAT * 3).is_empty());
-        let changes = members.tick(start + BEAT * 4);
+        assert!((2..=3).all(|beat| hears_itself(&mut members, start + BEAT * beat).is_empty()));
+        let changes = hears_itself(&mut members, start + BEAT * 4);
         assert_eq!(changes.len(), 1);
         assert_eq!(changes[0].change, Happened::Unreachable);
         let since = changes[0].hive.silent_since.unwrap();
-        assert!((20_000..60_000).contains(&Wall::now().since_ms(since)), "{since:?}");
-        assert!(!members.is_reachable(&a) && members.tick(start + BEAT * 5).is_empty());
+        assert!((15_000..60_000).contains(&Wall::now().since_ms(since)), "{since:?}");
+        assert!(!members.is_reachable(&a) && hears_itself(&mut members, start + BEAT * 5).is_empty());
         assert_eq!(happened(&members.hear(&a, record("1"), start + BEAT * 6)), Some(Happened::Back));
         assert_eq!(happened(&members.hear(&a, record("2"), start + BEAT * 6)), Some(Happened::Joined));
-        let changes = members.tick(start + BEAT * 6 + GONE);
-        assert_eq!(changes.iter().map(|change| change.change).collect::<Vec<_>>(), [Happened::Gone]);
-        assert_eq!(members.all().count(), 0);
+        let changes = (7..=18).flat_map(|beat| hears_itself(&mut members, start + BEAT * beat));
+        let changes: Vec<_> = changes.map(|change| change.change).collect();
+        assert_eq!(changes, [Happened::Unreachable, Happened::Gone]);
+        assert_eq!(members.all().map(|(hive, _)| hive.as_str()).collect::<Vec<_>>(), ["z"]);
     }
 
     #[test]
@@ -221,12 +239,32 @@ mod tests {
         members.listens(Some(start));
         members.hear(&a, record("1"), start);
         members.listens(None);
-        assert!(members.tick(start + GONE * 2).is_empty());
+        assert!(members.tick().is_empty());
         assert!(!members.can_judge(start + GONE * 2));
         members.listens(Some(start + GONE * 2));
-        assert!(members.tick(start + GONE * 2 + BEAT).is_empty(), "its silence counts from the return on");
-        assert!(!members.can_judge(start + GONE * 3 - BEAT) && members.can_judge(start + GONE * 3));
-        assert_eq!(members.tick(start + GONE * 3).len(), 1);
+        let since = |beats: u32| start + GONE * 2 + BEAT * beats;
+        assert!(hears_itself(&mut members, since(2)).is_empty(), "its silence counts from the return on");
+        assert!(!members.can_judge(since(11)) && members.can_judge(since(12)));
+        let changes = (3..=12).flat_map(|beat| hears_itself(&mut members, since(beat)));
+        let changes: Vec<_> = changes.map(|change| change.change).collect();
+        assert_eq!(changes, [Happened::Unreachable, Happened::Gone]);
+    }
+
+    #[test]
+    fn who_is_cut_off_without_a_word_judges_nobody_either() {
+        let (mut members, start) = (Members::new(BEAT, GONE), Instant::now());
+        members.listens(Some(start));
+        members.hear(&hive("a"), record("1"), start);
+        members.hear(&hive("z"), record("1"), start + BEAT);
+        // Nothing comes any more, and nothing says so.
+        assert!(members.tick().is_empty());
+        // The first sign of life after that is not the last of those that are silent.
+        let back = start + BEAT * 40;
+        assert!(hears_itself(&mut members, back).is_empty());
+        assert!(members.is_reachable(&hive("a")) && !members.can_judge(back + BEAT));
+        let changes = (1..=12).flat_map(|beat| hears_itself(&mut members, back + BEAT * beat));
+        let changes: Vec<_> = changes.map(|change| change.change).collect();
+        assert_eq!(changes, [Happened::Unreachable, Happened::Gone]);
     }
 
     #[test]
@@ -234,9 +272,10 @@ mod tests {
         let (mut members, start) = (Members::new(BEAT, GONE), Instant::now());
         members.listens(Some(start));
         members.hear(&hive("a"), record("1"), start);
+        members.hear(&hive("b"), record("1"), start + BEAT * 2);
         members.hear(&hive("b"), record("1"), start + BEAT * 3);
         assert!(members.is_on_duty(&hive("a")) && !members.is_on_duty(&hive("b")));
-        members.tick(start + BEAT * 3);
+        members.tick();
         assert!(members.is_on_duty(&hive("b")) && !members.is_on_duty(&hive("a")));
         assert_eq!(happened(&members.leaves(&hive("b"))), Some(Happened::Left));
         assert!(!members.is_on_duty(&hive("b")));

@@ -16,7 +16,7 @@ use super::duty::{self, Gone};
 use super::holdings::Holdings;
 use super::home::Home;
 use super::inventory::Inventory;
-use super::link::Link;
+use super::link::{Link, failed};
 use super::members::{Happened, HiveChange, Members};
 use super::mirrors::Mirrors;
 use super::names::{HiveName, Names};
@@ -42,8 +42,10 @@ const SPREAD: Duration = Duration::from_secs(60);
 /// How often, and for how long, the entry of a hive that is out is looked for.
 const LOOK: Duration = Duration::from_millis(100);
 const LOOKS: u32 = 30;
-/// After how many signs of life in a row that failed everything is set up anew.
-const FAILED_BEATS: u32 = 3;
+/// For how long a sign of life is waited for at least: where `heartbeat` is longer, until the next one is due.
+const SIGN: Duration = Duration::from_secs(1);
+/// For how long no sign of life may be taken before everything is set up anew, at another server.
+const UNANSWERED: Duration = Duration::from_secs(10);
 
 /// This hive in its fleet.
 pub(super) struct Membership {
@@ -171,7 +173,10 @@ impl Membership {
             let ended = match stop.run_until_cancelled(self.come_in()).await {
                 None => break,
                 Some(Ok(came_in)) => self.stay(came_in, &session).await,
-                Some(Err(failure)) => Err(failure),
+                Some(Err(failure)) => {
+                    self.try_another_server(&failure).await;
+                    Err(failure)
+                }
             };
             match ended {
                 Ok(()) => {}
@@ -184,6 +189,18 @@ impl Membership {
                 }
             }
             let _stopped = timeout(AGAIN, stop.cancelled()).await;
+        }
+    }
+
+    /// Connects to another server where this one does not do what it is asked for: it may be the one that is cut off from
+    /// the others of its cluster.
+    async fn try_another_server(&self, failure: &Failure) {
+        let link = &self.asking.link;
+        if failure.code == Code::FleetUnreachable
+            && link.trouble().is_none()
+            && self.settings.servers().nth(1).is_some()
+        {
+            link.connect_to_next().await;
         }
     }
 
@@ -269,7 +286,7 @@ impl Membership {
         let mut beats = interval(*self.settings.heartbeat);
         beats.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         beats.tick().await;
-        let mut failed = 0;
+        let mut failing = None;
         loop {
             tokio::select! {
                 _ = beats.tick() => {}
@@ -281,22 +298,30 @@ impl Membership {
                     return Ok(());
                 }
             }
-            match registry.renew(&self.hive, &self.told().await, revision).await {
-                Ok(renewed) => (revision, failed) = (renewed, 0),
+            match self.renew(registry, revision).await {
+                Ok(renewed) => (revision, failing) = (renewed, None),
                 // Another one has it, or the entry is gone because this hive was cut off for long: it comes in again.
                 Err(NotRenewed::Lost) => {
                     tracing::warn!(hive = %self.hive, "this hive's entry in the fleet is not its own any more");
                     return Ok(());
                 }
                 Err(NotRenewed::Unknown(failure)) if self.asking.link.trouble().is_none() => {
-                    failed += 1;
-                    if failed >= FAILED_BEATS {
+                    let since = *failing.get_or_insert_with(monotonic);
+                    if monotonic().saturating_duration_since(since) >= UNANSWERED {
+                        self.try_another_server(&failure).await;
                         return Err(failure);
                     }
                 }
-                Err(NotRenewed::Unknown(_)) => {}
+                Err(NotRenewed::Unknown(_)) => failing = None,
             }
         }
+    }
+
+    /// Gives a sign of life. One whose answer is late is not waited for: the next one is due.
+    async fn renew(&self, registry: &Registry, revision: u64) -> Result<u64, NotRenewed> {
+        let (told, limit) = (self.told().await, SIGN.max(*self.settings.heartbeat));
+        let renewed = timeout(limit, registry.renew(&self.hive, &told, revision)).await;
+        renewed.unwrap_or_else(|late| Err(NotRenewed::Unknown(failed("give a sign of life", &late))))
     }
 
     /// Notes who has become silent, and whether this hive hears anybody.
@@ -305,7 +330,7 @@ impl Membership {
         loop {
             tokio::select! {
                 () = tokio::time::sleep(self.pause()) => {
-                    let changes = self.asking.members.lock().tick(monotonic());
+                    let changes = self.asking.members.lock().tick();
                     changes.into_iter().for_each(|change| self.tell(change));
                 }
                 () = link.lost() => {

@@ -73,8 +73,30 @@ impl Registry {
         }
     }
 
-    /// Renews the entry of that revision.
+    /// Renews the entry of that revision. Where it has another one by now, that may be of a renewal whose answer was lost.
     pub(super) async fn renew(&self, hive: &HiveName, told: &Told, revision: u64) -> Result<u64, NotRenewed> {
+        match self.update(hive, told, revision).await {
+            Err(NotRenewed::Lost) => match self.revision_of(hive, &told.record.run).await? {
+                Some(own) => self.update(hive, told, own).await,
+                None => Err(NotRenewed::Lost),
+            },
+            renewed => renewed,
+        }
+    }
+
+    /// The revision of the hive's entry, if that run of it wrote it.
+    async fn revision_of(&self, hive: &HiveName, run: &str) -> Result<Option<u64>, NotRenewed> {
+        let entry = self.bucket.entry(Names::key(hive)).await;
+        let entry = entry
+            .map_err(|error| NotRenewed::Unknown(failed("look up the name of this hive", &error)))?
+            .filter(|entry| entry.operation == Operation::Put);
+        Ok(entry.and_then(|entry| {
+            let holder: HiveRecord = serde_json::from_slice(&entry.value).unwrap_or_default();
+            (holder.run == run).then_some(entry.revision)
+        }))
+    }
+
+    async fn update(&self, hive: &HiveName, told: &Told, revision: u64) -> Result<u64, NotRenewed> {
         let renewed = self.bucket.update(Names::key(hive), json(told).into(), revision).await;
         renewed.map_err(|error| match error.kind() {
             UpdateErrorKind::WrongLastRevision => NotRenewed::Lost,
