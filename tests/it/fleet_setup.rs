@@ -15,6 +15,7 @@ use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 use tempfile::TempDir;
 
+use crate::fleet::act;
 use crate::support::{
     Daemon, TestHive, files_beneath, folder, nats_server, no_process_mentions, program, serve, soon, until,
     write_model,
@@ -200,6 +201,15 @@ async fn an_invitation_lets_one_hive_in_and_nobody_else() {
     }
 }
 
+/// Waits until a hive tells that the server does not let it in.
+async fn is_told_of_its_expulsion(hive: &TestHive) {
+    until("a refusal", async || {
+        let trouble = status(hive).await["trouble"].to_string().to_lowercase();
+        (trouble.contains("authorization") || trouble.contains("revoked")).then_some(())
+    })
+    .await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn an_expelled_hive_is_out_at_once_and_comes_back_by_an_invitation_alone() {
     let Some(server) = nats_server() else { return };
@@ -215,16 +225,18 @@ async fn an_expelled_hive_is_out_at_once_and_comes_back_by_an_invitation_alone()
     first.succeed(&json!({ "FleetExpel": { "name": "two" } })).await;
     until("the hive to be out", async || (status(&second).await["is_in"] == false).then_some(())).await;
     sees(&first, &["one"]).await;
+    is_told_of_its_expulsion(&second).await;
+    // It asks nobody any more, and does its own.
+    let elsewhere = second.post("/v1/jobs", &json!({ "ModelList": { "hive_id": "one" } })).await;
+    assert_eq!(elsewhere.status(), 503);
+    second.succeed(&act("localhost")).await;
+    second.succeed(&json!({ "ModelList": {} })).await;
     // Nor is it let in after a restart, of itself and of the server.
     let (first_dir, second_dir) = (stop(first).await, stop(second).await);
     let first = TestHive::start_in(first_dir, named("one", &server)).await;
     let second = TestHive::start_in(second_dir, named("two", &server)).await;
     sees(&first, &["one"]).await;
-    until("a refusal", async || {
-        let trouble = status(&second).await["trouble"].to_string().to_lowercase();
-        (trouble.contains("authorization") || trouble.contains("revoked")).then_some(())
-    })
-    .await;
+    is_told_of_its_expulsion(&second).await;
 
     second.succeed(&json!({ "FleetLeave": {} })).await;
     let invitation = invite(&first, "a-secret-for-who-comes-back", "1h").await;
