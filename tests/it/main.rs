@@ -29,6 +29,8 @@ mod fleet;
 mod fleet_faults;
 mod fleet_files;
 mod fleet_models;
+#[cfg(target_os = "linux")]
+mod fleet_partitions;
 mod fleet_setup;
 mod full_disk;
 mod gateway;

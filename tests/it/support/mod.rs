@@ -13,8 +13,12 @@ mod gpus;
 mod hive;
 pub(crate) mod hub;
 pub(crate) mod installed;
+#[cfg(target_os = "linux")]
+mod machines;
 mod models;
 mod nats;
+#[cfg(target_os = "linux")]
+mod network;
 mod problem;
 mod process;
 mod programs;
@@ -35,6 +39,8 @@ pub(crate) use faulty::{Fault, FaultServer, Served, When};
 #[cfg(target_os = "linux")]
 pub(crate) use gpus::Gpus;
 pub(crate) use hive::{TestHive, quick};
+#[cfg(target_os = "linux")]
+pub(crate) use machines::{Heard, Machine, Machines, Net};
 pub(crate) use models::{
     IMAGE_TOKENS, projector, unknown_model, write_bert, write_embedding_model, write_endless_model,
     write_foreign_model, write_model, write_model_that_says, write_projector,
@@ -127,12 +133,23 @@ pub(crate) fn client_with(token: &str) -> reqwest::Client {
     client_that_sends([(reqwest::header::AUTHORIZATION, bearer)].into_iter().collect())
 }
 
+/// The same, for a hive that serves on that Unix socket, whatever host a URL names.
+#[cfg(target_os = "linux")]
+pub(crate) fn client_at(socket: &Path) -> reqwest::Client {
+    let client = client_builder(reqwest::header::HeaderMap::new()).unix_socket(socket);
+    client.build().expect("a client")
+}
+
 fn client_that_sends(headers: reqwest::header::HeaderMap) -> reqwest::Client {
+    client_builder(headers).build().expect("a client")
+}
+
+fn client_builder(headers: reqwest::header::HeaderMap) -> reqwest::ClientBuilder {
     // Only the first one takes effect; a hive in this process may have installed it.
     let _installed = rustls::crypto::ring::default_provider().install_default();
     let client = reqwest::Client::builder().pool_max_idle_per_host(0).no_proxy().default_headers(headers);
     // Loopback needs no certificates, and loading the system's is slow.
-    client.tls_certs_only([]).build().expect("a client")
+    client.tls_certs_only([])
 }
 
 /// An address of this machine at which nothing listens while this process runs: a socket holds the port
