@@ -482,6 +482,11 @@ impl App {
                 _ => {}
             }
         }
+        // A load that waits for room has no worker yet.
+        for model in self.residency.loading() {
+            let of_model = served.entry(model.to_string()).or_default();
+            of_model.loading = of_model.loading.max(1);
+        }
         for line in self.residency.admissions().lines() {
             served.entry(line.model.to_string()).or_default().requests += line.waiting;
         }

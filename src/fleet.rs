@@ -32,6 +32,7 @@ mod others;
 mod neighbours;
 mod membership;
 mod listing;
+mod agree;
 mod leads;
 mod keys;
 mod duty;
@@ -85,15 +86,16 @@ use crate::jobs::{Job, JobFilter, JobId, JobPage, OperationKind, Submitted};
 use crate::models::{Found, Neighbours, Sheet, WantedFile};
 use crate::text::nearest_ids;
 
+pub(crate) use agree::{Agreed, Asks, agree};
 pub(crate) use balance::Sent;
 pub(crate) use choice::{Candidate, Choice, choose as choose_hive};
 pub(crate) use door::{Access, HiveListener};
 pub(crate) use holdings::{Called, Holder, ModelRecord, Served, Serving};
 pub(crate) use home::Home;
+pub(crate) use leads::Lead;
 pub(crate) use members::{HiveChange, Member, Presence};
 pub(crate) use names::HiveName;
 pub use offer::Offer;
-pub(crate) use offer::choose;
 pub(crate) use others::{NamedThere, Others};
 pub(crate) use peers::{HIVE_HEADER, Peer};
 pub(crate) use places::{Place, Placement};
@@ -394,6 +396,13 @@ impl Fleet {
         let membership = self.required()?;
         submit.from = membership.hive.to_string();
         membership.asking.one(hive, verb::OFFER, &submit).await
+    }
+
+    /// The lead of the load of a model of so many bytes, for `hive` unless one of those that are `able` has it. `None` where
+    /// the servers do not tell soon.
+    pub(crate) async fn lead_of_load(&self, bytes: u64, hive: &HiveName, able: &[HiveName]) -> Option<Lead> {
+        let membership = self.required().ok()?;
+        leads::of_load(&membership.asking, bytes, hive, |leader| able.contains(leader)).await
     }
 
     /// The hive that a key of a repeated request belongs to; `hive`, if it belongs to none yet.

@@ -64,7 +64,7 @@ use utoipa::{PartialSchema, ToSchema};
 
 use crate::app::AppState;
 use crate::error::Result;
-use crate::fleet::HiveName;
+use crate::fleet::{Agreed, HiveName};
 use crate::text::clip;
 
 pub(crate) use anywhere::{destination, submit_to};
@@ -150,14 +150,11 @@ pub(crate) fn at_home(app: AppState, answer_hives: AnswerHives) -> at_home::AtHo
     at_home::AtHome { app, parse, answer_hives }
 }
 
-/// The hive on which a model fits best, among those that have it under these ids, and why.
+/// The hive that loads a model for a request, among those that have it under these ids.
 ///
 /// # Errors
 /// Why none of them can load it.
-pub(crate) async fn where_it_fits(
-    app: &AppState,
-    holders: Vec<(HiveName, String)>,
-) -> Result<(HiveName, String)> {
+pub(crate) async fn where_it_fits(app: &AppState, holders: Vec<(HiveName, String)>) -> Result<Agreed> {
     anywhere::where_it_fits(app, parse, holders).await
 }
 

@@ -140,7 +140,7 @@ impl Names {
         Some((HiveName::of_token(hive)?, key))
     }
 
-    /// The bucket of the hives that download a file for all.
+    /// The bucket of the hives that do one thing for all.
     pub(super) fn leads_bucket(&self) -> String {
         format!("rbee_{}_leads", self.fleet)
     }

@@ -26,7 +26,7 @@ pub(super) async fn find(membership: &Membership, wanted: &WantedFile) -> Found 
     if !holders.is_empty() || !wanted.can_lead {
         return Found { holders, lead: None };
     }
-    match leads::take(&membership.asking, &membership.hive, &wanted.sha256, &wanted.without).await {
+    match leads::of_download(&membership.asking, &membership.hive, &wanted.sha256, &wanted.without).await {
         Ok(Some(Lead::Ours(lead))) => {
             // The leader before may have completed it since they were asked.
             let holders = self::holders(membership, &others, &wanted.sha256).await;

@@ -19,22 +19,38 @@ pub struct Offer {
     pub free_bytes: u64,
     /// The offer in words, after `hive 'x': `.
     pub words: String,
+    /// The bytes of the file of the model that it would begin to load, which one load of all hives suffices for. Absent
+    /// where it begins none: it has it, or loads it already.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub begins: Option<u64>,
+}
+
+/// The best of several offers.
+#[derive(Clone, Debug)]
+pub(super) struct Best {
+    pub(super) hive: HiveName,
+    /// Why it is that, in words.
+    pub(super) why: String,
+    /// As in its offer.
+    pub(super) begins: Option<u64>,
 }
 
 impl Offer {
     /// It has what is asked for.
     pub const HAS_IT: u8 = 0;
+    /// It is about to have it.
+    pub const LOADS_IT: u8 = 1;
     /// It can do it at once. The class of the place is added.
     pub const AT_ONCE: u8 = 10;
     /// Others have to go for it, or it has to wait. The class of the place is added.
     pub const AFTER_OTHERS: u8 = 50;
 }
 
-/// The hive with the best offer, and why it is that, in words.
+/// The best offer.
 ///
 /// # Errors
 /// [`Code::NowhereToRun`], or the code that all hives have, with the reason of each.
-pub(crate) fn choose(mut offers: Vec<(HiveName, Result<Offer>)>) -> Result<(HiveName, String)> {
+pub(super) fn choose(mut offers: Vec<(HiveName, Result<Offer>)>) -> Result<Best> {
     let order = |(hive, offer): &(HiveName, Result<Offer>)| match offer {
         Ok(offer) => (offer.rank, std::cmp::Reverse(offer.free_bytes), hive.clone()),
         Err(_) => (u8::MAX, std::cmp::Reverse(0), hive.clone()),
@@ -44,14 +60,14 @@ pub(crate) fn choose(mut offers: Vec<(HiveName, Result<Offer>)>) -> Result<(Hive
     let mut others = String::new();
     for (hive, offer) in &offers {
         match offer {
-            Ok(offer) if best.is_none() => best = Some((hive.clone(), &offer.words)),
+            Ok(offer) if best.is_none() => best = Some((hive.clone(), offer)),
             Ok(offer) => write!(others, "; '{hive}': {}", offer.words).unwrap_or_default(),
             Err(failure) => write!(others, "; '{hive}': {failure}").unwrap_or_default(),
         }
     }
-    if let Some((hive, words)) = best {
-        let why = format!("hive '{hive}' does it: {words}{others}");
-        return Ok((hive, why));
+    if let Some((hive, offer)) = best {
+        let why = format!("hive '{hive}' does it: {}{others}", offer.words);
+        return Ok(Best { hive, why, begins: offer.begins });
     }
     let refusals = || offers.iter().filter_map(|(hive, offer)| Some((hive, offer.as_ref().err()?)));
     let Some((_, first)) = refusals().next() else {
@@ -74,7 +90,7 @@ mod tests {
     use super::*;
 
     fn offer(rank: u8, free_bytes: u64) -> Result<Offer> {
-        Ok(Offer { rank, free_bytes, words: format!("{rank} with {free_bytes}") })
+        Ok(Offer { rank, free_bytes, words: format!("{rank} with {free_bytes}"), begins: None })
     }
 
     fn refusal() -> Result<Offer> {
@@ -83,7 +99,7 @@ mod tests {
 
     fn chosen(offers: &[(&str, Result<Offer>)]) -> Result<(String, String)> {
         let offers = offers.iter().map(|(hive, offer)| (HiveName::new(hive).unwrap(), offer.clone()));
-        choose(offers.collect()).map(|(hive, why)| (hive.to_string(), why))
+        choose(offers.collect()).map(|best| (best.hive.to_string(), best.why))
     }
 
     #[test]

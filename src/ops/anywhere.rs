@@ -1,6 +1,10 @@
 //! Where an operation runs: here, on another hive of the fleet, on the best for it, or, for a read, on all of them.
 
-use futures::{StreamExt, stream};
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use futures::FutureExt;
+use futures::future::BoxFuture;
 use serde_json::json;
 
 use super::asker::Asker;
@@ -9,12 +13,10 @@ use super::field_error::FieldError;
 use super::parse::Submission;
 use super::submit::submit;
 use crate::app::AppState;
-use crate::error::Result;
-use crate::fleet::{HiveName, Offer, Presence, Submit, choose};
+use crate::error::{Failure, Result};
+use crate::fleet::{Agreed, Asks, HiveName, Lead, Offer, Presence, Submit, agree};
 use crate::jobs::{OperationKind, Submitted};
-
-/// How many hives are asked at once.
-const AT_ONCE: usize = 32;
+use crate::spawn;
 
 /// Makes a job of a submission, there.
 ///
@@ -39,22 +41,34 @@ pub(crate) async fn submit_to(
                 Some(key) => app.fleet.hive_of_key(key, None).await?,
                 None => None,
             };
-            let (mut hive, why) = match known {
-                Some(hive) => (hive, None),
+            let (mut hive, why, mut lead) = match known {
+                Some(hive) => (hive, None, None),
                 None => {
-                    let (hive, why) = choose(offers(app, &submission).await?)?;
-                    (hive, Some(why))
+                    let Agreed { hive, why, lead } = on_the_best(app, &submission).await?;
+                    (hive, Some(why), lead)
                 }
             };
-            if let Some(key) = &idempotency_key {
-                hive = app.fleet.hive_of_key(key, Some(&hive)).await?.unwrap_or(hive);
+            if let Some(key) = &idempotency_key
+                && let Some(other) = app.fleet.hive_of_key(key, Some(&hive)).await?
+            {
+                lead = lead.filter(|_| other == hive);
+                hive = other;
             }
-            submit_to_hive(app, &hive, Submission { placed: why, ..submission }, asker, idempotency_key).await
+            let submission = Submission { placed: why, ..submission };
+            let submitted = submit_to_hive(app, &hive, submission, asker, idempotency_key).await?;
+            if let Some(lead) = lead {
+                let job = Arc::clone(&submitted.job);
+                spawn::detached(async move {
+                    job.ended().await;
+                    drop(lead);
+                });
+            }
+            Ok(submitted)
         }
     }
 }
 
-/// The hive on which a model fits best, among those that have it under these ids, and why.
+/// The hive that loads a model for a request, among those that have it under these ids.
 ///
 /// # Errors
 /// Why none of them can load it.
@@ -62,27 +76,52 @@ pub(crate) async fn where_it_fits(
     app: &AppState,
     parse: fn(&[u8]) -> Result<Submission>,
     holders: Vec<(HiveName, String)>,
-) -> Result<(HiveName, String)> {
-    let offers = stream::iter(holders).map(|(hive, id)| async move {
+) -> Result<Agreed> {
+    let hives = holders.iter().map(|(hive, _)| hive.clone()).collect();
+    let loads = holders.into_iter().map(|(hive, id)| {
         let load = json!({"ModelLoad": {"id": id, "hive_id": hive.as_str()}});
-        let offer = match parse(load.to_string().as_bytes()) {
-            Ok(submission) => offer(app, &hive, &submission).await,
-            Err(failure) => Err(failure),
-        };
-        (hive, offer)
+        (hive, parse(load.to_string().as_bytes()))
     });
-    choose(offers.buffer_unordered(AT_ONCE).collect().await)
+    let loads: BTreeMap<_, _> = loads.collect();
+    let of = |hive: &HiveName| match loads.get(hive) {
+        Some(Ok(load)) => Ok(load),
+        Some(Err(failure)) => Err(failure.clone()),
+        None => Err(Failure::internal("a hive was asked that does not have the model")),
+    };
+    agree(&Asked { app, of }, hives).await
 }
 
-/// What every hive that can be reached offers.
-async fn offers(app: &AppState, submission: &Submission) -> Result<Vec<(HiveName, Result<Offer>)>> {
+/// The hive that does it, of all that can be reached.
+async fn on_the_best(app: &AppState, submission: &Submission) -> Result<Agreed> {
     let hives = app.fleet.hives()?;
     let reachable = hives.into_iter().filter(|(_, member)| member.presence == Presence::Reachable);
-    let offers = stream::iter(reachable).map(|(hive, _)| async move {
-        let offer = offer(app, &hive, submission).await;
-        (hive, offer)
-    });
-    Ok(offers.buffer_unordered(AT_ONCE).collect().await)
+    let reachable = reachable.map(|(hive, _)| hive).collect();
+    agree(&Asked { app, of: |_: &HiveName| Ok(submission) }, reachable).await
+}
+
+/// What the hives of the fleet are asked for: `of` has it by hive.
+struct Asked<'a, F> {
+    app: &'a AppState,
+    of: F,
+}
+
+impl<'a, F: Fn(&HiveName) -> Result<&'a Submission> + Send + Sync> Asks for Asked<'a, F> {
+    fn offer<'b>(&'b self, hive: &'b HiveName) -> BoxFuture<'b, Result<Offer>> {
+        async move {
+            let submission = (self.of)(hive)?;
+            offer(self.app, hive, submission).await
+        }
+        .boxed()
+    }
+
+    fn lead<'b>(
+        &'b self,
+        bytes: u64,
+        hive: &'b HiveName,
+        able: &'b [HiveName],
+    ) -> BoxFuture<'b, Option<Lead>> {
+        self.app.fleet.lead_of_load(bytes, hive, able).boxed()
+    }
 }
 
 async fn offer(app: &AppState, hive: &HiveName, submission: &Submission) -> Result<Offer> {

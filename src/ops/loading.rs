@@ -65,15 +65,28 @@ async fn start_after(
     cx.app.workers.start(request, &cx.stop).await
 }
 
-/// What this hive offers for a load, as its planner decides now.
-pub(super) async fn offer(app: &AppState, request: &StartRequest) -> Result<Offer> {
+/// What this hive offers for a load of a model of so many bytes, which one worker suffices for.
+pub(super) async fn offer(app: &AppState, request: &StartRequest, bytes: u64) -> Result<Offer> {
     let id = request.served_id();
+    let has = |rank, words| Ok(Offer { rank, free_bytes: 0, words, begins: None });
     if let Some(worker) = app.workers.ready(request) {
-        let words = format!("worker {} serves '{id}' there", worker.pid);
-        return Ok(Offer { rank: Offer::HAS_IT, free_bytes: 0, words });
+        return has(Offer::HAS_IT, format!("worker {} serves '{id}' there", worker.pid));
     }
-    let places = app.workers.placements_that_run(request).await?;
+    if app.residency.is_loading(&id) {
+        return has(Offer::LOADS_IT, format!("'{id}' is being loaded there"));
+    }
     let replaces = app.workers.lesser(request).map(|(lesser, _)| lesser.pid);
+    Ok(Offer { begins: Some(bytes), ..offer_of_room(app, request, replaces).await? })
+}
+
+/// What this hive offers for another worker, as its planner decides now.
+pub(super) async fn offer_of_room(
+    app: &AppState,
+    request: &StartRequest,
+    replaces: Option<u32>,
+) -> Result<Offer> {
+    let id = request.served_id();
+    let places = app.workers.placements_that_run(request).await?;
     let forecast = app.residency.forecast(&id, placements(&places), replaces).await;
     if let Some(refusal) = forecast.refusal {
         return Err(Failure::new(Code::OutOfMemory, format!("there is no room for '{id}': {refusal}")));
@@ -93,7 +106,7 @@ pub(super) async fn offer(app: &AppState, request: &StartRequest) -> Result<Offe
             (Offer::AFTER_OTHERS, format!("'{id}' fits on {device} once {gone} other worker(s) are gone"))
         }
     };
-    Ok(Offer { rank: rank + place.class, free_bytes, words })
+    Ok(Offer { rank: rank + place.class, free_bytes, words, begins: None })
 }
 
 /// The places as a decision sees them.

@@ -111,7 +111,7 @@ impl Operation for ModelDownload {
         let free_bytes =
             files::free_bytes(&dir).map_err(|error| Failure::io("look at the disk of", &dir, &error))?;
         let words = format!("{} of its disk are free", text::bytes(free_bytes));
-        Ok(Offer { rank: Offer::AT_ONCE, free_bytes, words })
+        Ok(Offer { rank: Offer::AT_ONCE, free_bytes, words, begins: None })
     }
 
     async fn run(self, cx: Context) -> Result<Self::Output> {

@@ -83,7 +83,9 @@ impl Operation for ModelLoad {
     async fn offer(&self, app: &AppState) -> Result<Offer> {
         let target = app.find_target(self.id.as_str()).await?;
         target.model.check_loadable()?;
-        loading::offer(app, &self.request(&target)).await
+        let request = self.request(&target);
+        let offer = loading::offer(app, &request, target.model.size_bytes).await?;
+        Ok(Offer { begins: offer.begins.filter(|_| !self.dry_run), ..offer })
     }
 
     async fn run(self, cx: Context) -> Result<Self::Output> {

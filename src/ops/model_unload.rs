@@ -49,7 +49,7 @@ impl Operation for ModelUnload {
         }
         let free_bytes = workers.iter().map(|worker| worker.rss_bytes).sum();
         let words = format!("{} worker(s) serve '{id}' there", workers.len());
-        Ok(Offer { rank: Offer::HAS_IT, free_bytes, words })
+        Ok(Offer { rank: Offer::HAS_IT, free_bytes, words, begins: None })
     }
 
     async fn run(self, cx: Context) -> Result<Self::Output> {

@@ -55,10 +55,8 @@ impl Operation for WorkerSpawn {
     async fn offer(&self, app: &AppState) -> Result<Offer> {
         let target = app.find_target(self.model.as_str()).await?;
         target.model.check_loadable()?;
-        let offer = loading::offer(app, &self.request(&target)).await?;
-        // Another worker is asked for: where one serves the model already, it has to go somewhere too.
-        let rank = if offer.rank == Offer::HAS_IT { Offer::AT_ONCE } else { offer.rank };
-        Ok(Offer { rank, ..offer })
+        // Another worker is asked for, wherever one serves the model already.
+        loading::offer_of_room(app, &self.request(&target), None).await
     }
 
     async fn run(self, cx: Context) -> Result<Self::Output> {

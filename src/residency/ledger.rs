@@ -264,6 +264,14 @@ impl Ledger {
         self.books.lock().loads.clone()
     }
 
+    pub(super) fn is_loading(&self, model: &str) -> bool {
+        self.books.lock().loads.iter().any(|load| &*load.model == model)
+    }
+
+    pub(super) fn loading(&self) -> Vec<Arc<str>> {
+        self.books.lock().loads.iter().map(|load| Arc::clone(&load.model)).collect()
+    }
+
     /// Notes that nobody needs the load any more. Returns its job.
     pub(super) fn needless(&self, key: LoadKey) -> Option<Arc<Job>> {
         self.change(key, |load| {

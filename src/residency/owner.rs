@@ -78,6 +78,16 @@ impl Residency {
         Ticket::new(Arc::clone(ledger), entered.key)
     }
 
+    /// Whether a job loads the model, or waits for room for it.
+    pub(crate) fn is_loading(&self, model: &str) -> bool {
+        self.0.ledger.is_loading(model)
+    }
+
+    /// The models that jobs load, or wait for room for.
+    pub(crate) fn loading(&self) -> Vec<Arc<str>> {
+        self.0.ledger.loading()
+    }
+
     /// What a load would have to wait for, and who would go for it.
     pub(crate) async fn forecast(
         &self,

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
+use futures::future::join_all;
 use rbee_hive::config::Config;
 use reqwest::Response;
 use serde_json::{Value, json};
@@ -203,6 +204,40 @@ async fn a_model_that_is_loaded_nowhere_is_loaded_where_requests_load_it() {
     assert_eq!(a.succeed(&json!({ "WorkerProcessList": {} })).await, json!([]));
     a.stop().await;
     b.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn of_hives_that_are_asked_at_once_one_loads_the_model() {
+    let Some(nats) = NatsServer::start().await else { return };
+    let (names, scripts) = (["a", "b", "c"], [Scripted::new(), Scripted::new(), Scripted::new()]);
+    let mut hives = Vec::new();
+    for (name, script) in names.into_iter().zip(&scripts) {
+        hives.push(scripted(name, &nats, script, 4).await);
+    }
+    for hive in &hives {
+        lists(hive, &[("m", &names)]).await;
+    }
+    let (request, load) = (chat("m", "Hi"), json!({ "ModelLoad": { "id": "m", "hive_id": "any" } }));
+    let unload = json!({ "ModelUnload": { "id": "m", "hive_id": "any" } });
+    for round in 1..=10 {
+        let requests = hives.iter().flat_map(|hive| {
+            (0..2).map(|_| async { drop(json_of(hive.post("/v1/chat/completions", &request).await).await) })
+        });
+        let loads = hives.iter().map(|hive| async { drop(hive.succeed(&load).await) });
+        tokio::join!(join_all(requests), join_all(loads));
+        let loads =
+            scripts.each_ref().map(|script| script.log().iter().filter(|line| *line == "start m").count());
+        assert_eq!(loads.iter().sum::<usize>(), round, "{loads:?}");
+        hives[round % 3].succeed(&unload).await;
+        for hive in &hives {
+            until("the end of the worker", async || {
+                let card: Value = hive.get("/v1/models/m").await.json().await.expect("JSON");
+                (card["loaded"] == false).then_some(())
+            })
+            .await;
+        }
+    }
+    fleet::stop(hives).await;
 }
 
 /// A hive as a process, with the model `m` and an engine of the script.

@@ -103,7 +103,7 @@ impl Attempt {
 
     /// Who answers, as soon as it is this request's turn.
     async fn choose(&mut self) -> Result<Chosen, Refused> {
-        if let Some(elsewhere) = &self.elsewhere
+        if let Some(elsewhere) = &mut self.elsewhere
             && let Place::There(holder) = elsewhere.choose(&self.app, &self.asking.model).await?
         {
             return Ok(Chosen::Hive(holder));

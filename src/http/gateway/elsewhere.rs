@@ -1,9 +1,11 @@
 //! Requests to models that other hives of the fleet have: who of them answers.
 
+use tokio_util::sync::DropGuard;
+
 use super::forwarded::Forwarded;
 use crate::app::AppState;
 use crate::error::{Code, Failure, Result};
-use crate::fleet::{Candidate, Choice, HiveName, Holder, Others, Serving, choose_hive};
+use crate::fleet::{Agreed, Candidate, Choice, HiveName, Holder, Others, Serving, choose_hive};
 use crate::models::Model;
 use crate::ops;
 
@@ -20,6 +22,8 @@ pub(super) struct Elsewhere {
     pub(super) call: Forwarded,
     /// The hives that have been tried; `None` is this one.
     pub(super) tried: Vec<Option<HiveName>>,
+    /// Held while the hive loads the model that this request has chosen for that: until the first byte of the answer.
+    pub(super) lead: Option<DropGuard>,
 }
 
 /// Who answers.
@@ -33,7 +37,8 @@ impl Elsewhere {
     ///
     /// # Errors
     /// [`Code::ModelNotLoaded`] if nobody answers; why it fits nowhere.
-    pub(super) async fn choose(&self, app: &AppState, served_id: &str) -> Result<Place> {
+    pub(super) async fn choose(&mut self, app: &AppState, served_id: &str) -> Result<Place> {
+        self.lead = None;
         let names: Vec<&str> = self.names.iter().map(String::as_str).collect();
         let mut holders = self.others.holders(&names, self.own.as_ref());
         holders.retain(|holder| !self.tried.contains(&Some(holder.hive.clone())));
@@ -49,22 +54,28 @@ impl Elsewhere {
         });
         let here = here.map(|here| Candidate { knows_conversation: knowing == Some(None), ..here });
         let candidates: Vec<_> = candidates.chain(here).collect();
-        let at = |place: usize| holders.get(place).cloned().map_or(Place::Here, Place::There);
         match choose_hive(&candidates) {
-            Choice::Goes(place) => Ok(at(place)),
+            Choice::Goes(place) => Ok(there(&holders, place)),
             Choice::Fits(places) => {
-                let id_at = |place: &usize| match holders.get(*place) {
-                    Some(holder) => (holder.hive.clone(), holder.served_id.clone()),
-                    None => (self.others.own().clone(), served_id.to_owned()),
-                };
-                let asked: Vec<_> = places.iter().map(id_at).collect();
-                let (hive, why) = ops::where_it_fits(app, asked).await?;
+                let asked: Vec<_> =
+                    places.iter().map(|place| self.id_at(&holders, *place, served_id)).collect();
+                let hives: Vec<_> = asked.iter().map(|(hive, _)| hive.clone()).collect();
+                let Agreed { hive, why, lead } = ops::where_it_fits(app, asked).await?;
+                self.lead = lead;
                 tracing::info!(model = served_id, %hive, why, "a hive is chosen to load a model for a request");
-                let place = places.into_iter().find(|place| id_at(place).0 == hive);
-                Ok(place.map_or(Place::Here, at))
+                let place = places.into_iter().zip(hives).find(|(_, asked)| *asked == hive);
+                Ok(place.map_or(Place::Here, |(place, _)| there(&holders, place)))
             }
             Choice::Nobody if is_here => Ok(Place::Here),
             Choice::Nobody => Err(self.nobody()),
+        }
+    }
+
+    /// The hive at a place of the list of candidates, whose last one is this hive, with the id of the model there.
+    fn id_at(&self, holders: &[Holder], place: usize, served_id: &str) -> (HiveName, String) {
+        match holders.get(place) {
+            Some(holder) => (holder.hive.clone(), holder.served_id.clone()),
+            None => (self.others.own().clone(), served_id.to_owned()),
         }
     }
 
@@ -78,6 +89,10 @@ impl Elsewhere {
         Failure::new(Code::ModelNotLoaded, format!("no hive of the fleet has the model '{name}' loaded"))
             .hint("load it: `rbee-hive load MODEL --hive any`; requests load none there ([residency] on_demand)")
     }
+}
+
+fn there(holders: &[Holder], place: usize) -> Place {
+    holders.get(place).cloned().map_or(Place::Here, Place::There)
 }
 
 /// This hive as one of those that may answer.

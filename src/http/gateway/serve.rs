@@ -255,5 +255,6 @@ async fn elsewhere(
     names.extend(served_id.filter(|id| id != model));
     let known: Vec<&str> = names.iter().map(String::as_str).collect();
     let is_known = !others.holders(&known, own.as_ref()).is_empty();
-    Ok(is_known.then(|| Elsewhere { others, names, is_here, own, call, tried: Vec::new() }))
+    let elsewhere = Elsewhere { others, names, is_here, own, call, tried: Vec::new(), lead: None };
+    Ok(is_known.then_some(elsewhere))
 }
