@@ -52,6 +52,7 @@ mod link;
 mod home;
 mod balance;
 mod choice;
+mod placing;
 mod holdings;
 mod peers;
 mod door;
@@ -98,7 +99,7 @@ pub(crate) use names::HiveName;
 pub use offer::Offer;
 pub(crate) use others::{NamedThere, Others};
 pub(crate) use peers::{HIVE_HEADER, Peer};
-pub(crate) use places::{Place, Placement};
+pub(crate) use placing::{Place, Placement};
 pub(crate) use record::{DeviceRecord, HiveRecord};
 pub(crate) use setup::{Expelled, Hosted, Invitation, Left, Setup};
 pub(crate) use visits::Visits;
@@ -351,7 +352,7 @@ impl Fleet {
         let on_duty = membership.asking.members.lock().on_duty().cloned();
         match on_duty.filter(|hive| *hive != membership.hive) {
             Some(hive) => membership.asking.one_within(PLACE, &hive, verb::PLACE, &place).await,
-            None => membership.places.set(&membership.asking, &membership.hive, place).await,
+            None => membership.places.set(membership.hives(), place).await,
         }
     }
 
@@ -361,7 +362,7 @@ impl Fleet {
     /// [`Code::NotInFleet`]; [`Code::FleetUnreachable`].
     pub(crate) async fn places(&self) -> Result<Vec<Placement>> {
         let membership = self.required()?;
-        let standing = timeout(PLACES, places::standing(&membership.asking)).await;
+        let standing = timeout(PLACES, places::standing(membership.hives())).await;
         standing.unwrap_or_else(|_| Err(membership.asking.cut_off("the servers do not answer")))
     }
 

@@ -2,8 +2,8 @@
 //! the hives offer, and where that begins to load a model, they agree on one hive by the lead of the load.
 //!
 //! Invariants:
-//! - A hive that has the model or loads it is never passed over for one that would begin to load it: also who has the lead
-//!   asks once more before it begins, because the leader before may have loaded it since.
+//! - A hive that has the model or loads it is never passed over for one that would begin to load it: whoever takes the lead,
+//!   and whoever finds it taken, asks once more, because the leader before may have loaded it since.
 //! - Nothing depends on the lead: where nobody tells who has it, each goes by its own choice.
 
 use futures::future::BoxFuture;
@@ -56,17 +56,20 @@ pub(crate) async fn agree(asks: &dyn Asks, hives: Vec<HiveName>) -> Result<Agree
     let able: Vec<_> = able.collect();
     let Best { hive, why, begins } = choose(offers)?;
     let Some(bytes) = begins else { return Ok(Agreed { hive, why, lead: None }) };
-    match asks.lead(bytes, &hive, &able).await {
-        Some(Lead::Ours(lead)) => match choose(self::offers(asks, able).await) {
-            Ok(Best { hive, why, begins: None }) => Ok(Agreed { hive, why, lead: None }),
-            _ => Ok(Agreed { hive, why, lead: Some(lead) }),
-        },
-        Some(Lead::Theirs(chosen)) if chosen != hive => {
-            let why = format!("hive '{chosen}' does it: another request has just chosen it");
-            Ok(Agreed { hive: chosen, why, lead: None })
-        }
-        Some(Lead::Theirs(_)) | None => Ok(Agreed { hive, why, lead: None }),
+    let Some(lead) = asks.lead(bytes, &hive, &able).await else {
+        return Ok(Agreed { hive, why, lead: None });
+    };
+    if let Ok(Best { hive, why, begins: None }) = choose(self::offers(asks, able).await) {
+        return Ok(Agreed { hive, why, lead: None });
     }
+    Ok(match lead {
+        Lead::Ours(lead) => Agreed { hive, why, lead: Some(lead) },
+        Lead::Theirs(chosen) if chosen == hive => Agreed { hive, why, lead: None },
+        Lead::Theirs(chosen) => {
+            let why = format!("hive '{chosen}' does it: another request has just chosen it");
+            Agreed { hive: chosen, why, lead: None }
+        }
+    })
 }
 
 async fn offers(asks: &dyn Asks, hives: Vec<HiveName>) -> Vec<(HiveName, Result<Offer>)> {

@@ -46,7 +46,7 @@ pub(crate) struct Serving {
 pub(crate) struct Served {
     /// Workers that answer requests.
     pub(crate) ready: usize,
-    /// Workers that load it.
+    /// Workers that load it; at least one where a load of it waits for room.
     pub(crate) loading: usize,
     /// Requests that those which answer can answer at once; 0 where that is not known.
     pub(crate) slots: usize,
@@ -163,19 +163,7 @@ impl Holdings {
         let mut holders: Vec<Holder> = Vec::new();
         let wanted: Vec<_> = names.iter().flat_map(|name| Wanted::each(name)).collect();
         for (hive, models) in self.models.iter().filter(|(hive, _)| *hive != own) {
-            let found = wanted.iter().find_map(|wanted| {
-                let only = |is_meant: &dyn Fn(&ModelRecord) -> bool| {
-                    let mut meant = models.values().filter(|record| is_meant(record));
-                    // A name that several models have means none of them.
-                    meant.next().filter(|_| meant.next().is_none())
-                };
-                let name = wanted.name;
-                let record = only(&|record| record.model.id == name)
-                    .or_else(|| only(&|record| record.serves(name).is_some()))
-                    .or_else(|| only(&|record| wanted.is_about(&record.model)))?;
-                Some((record, record.serves(name).unwrap_or(&record.model.id).to_owned()))
-            });
-            let Some((record, served_id)) = found else { continue };
+            let Some((record, served_id)) = meant(models, &wanted) else { continue };
             let like = like.or(holders.first().map(|first| &first.record.model));
             if record.model.check_loadable().is_err() || like.is_some_and(|like| !record.is_like(like)) {
                 continue;
@@ -190,6 +178,32 @@ impl Holdings {
         }
         holders
     }
+
+    /// What a hive has under a name, if that can be loaded.
+    pub(super) fn named(&self, hive: &HiveName, name: &str) -> Option<&Arc<ModelRecord>> {
+        let wanted: Vec<_> = Wanted::each(name).collect();
+        let (record, _) = meant(self.models.get(hive)?, &wanted)?;
+        Some(record).filter(|record| record.model.check_loadable().is_ok())
+    }
+}
+
+/// The one of a hive's models that is meant, and the id under which it serves what was named.
+fn meant<'a>(
+    models: &'a BTreeMap<String, Arc<ModelRecord>>,
+    wanted: &[Wanted<'_>],
+) -> Option<(&'a Arc<ModelRecord>, String)> {
+    wanted.iter().find_map(|wanted| {
+        let only = |is_meant: &dyn Fn(&ModelRecord) -> bool| {
+            let mut meant = models.values().filter(|record| is_meant(record));
+            // A name that several models have means none of them.
+            meant.next().filter(|_| meant.next().is_none())
+        };
+        let name = wanted.name;
+        let record = only(&|record| record.model.id == name)
+            .or_else(|| only(&|record| record.serves(name).is_some()))
+            .or_else(|| only(&|record| wanted.is_about(&record.model)))?;
+        Some((record, record.serves(name).unwrap_or(&record.model.id).to_owned()))
+    })
 }
 
 #[cfg(test)]

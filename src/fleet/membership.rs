@@ -22,7 +22,7 @@ use super::mirrors::Mirrors;
 use super::names::{HiveName, Names};
 use super::outbox::Outbox;
 use super::peers::Peers;
-use super::places::Places;
+use super::places::{Fleet, Places};
 use super::record::{HiveRecord, Told};
 use super::registry::{NotRenewed, Registry};
 use super::serving::Serving;
@@ -229,6 +229,7 @@ impl Membership {
         let serving = Serving {
             asking: self.asking.clone(),
             places: Arc::clone(&self.places),
+            holdings: Arc::clone(&self.holdings),
             hive: self.hive.clone(),
             home: Arc::clone(&self.home),
         };
@@ -241,7 +242,7 @@ impl Membership {
             told = inventory.tell(&*self.home) => told,
             () = self.judge() => Ok(()),
             () = duty::run(&self.asking, &inventory, &self.hive, &self.gone, self.pause()) => Ok(()),
-            () = self.places.run(&self.asking, &self.hive, *self.settings.heartbeat * PLACES) => Ok(()),
+            () = self.places.run(self.hives(), *self.settings.heartbeat * PLACES) => Ok(()),
             () = self.publish(ended) => Ok(()),
             () = self.spread(replicas) => Ok(()),
         }
@@ -261,6 +262,11 @@ impl Membership {
             }
         }
         std::future::pending::<()>().await;
+    }
+
+    /// The hives, for the places of models.
+    pub(super) fn hives(&self) -> Fleet<'_> {
+        Fleet { own: &self.hive, asking: &self.asking, holdings: &self.holdings }
     }
 
     /// How often silence is looked for.

@@ -5,14 +5,17 @@ use std::sync::Arc;
 use async_nats::{Message, Subject};
 use bytes::Bytes;
 use futures::{StreamExt, stream};
+use parking_lot::RwLock;
 use tokio::sync::Semaphore;
 
 use super::asking::Asking;
+use super::holdings::Holdings;
 use super::home::Home;
 use super::link::failed;
 use super::names::HiveName;
 use super::offer::Offer;
-use super::places::{Placement, Places};
+use super::places::{Fleet, Places};
+use super::placing::Placement;
 use super::wire::{
     Found, HasBlob, HasModel, List, Made, OfBlob, OfJob, OfModel, Submit, reply, request, verb,
 };
@@ -33,6 +36,7 @@ const MOST_JOBS: usize = 1000;
 pub(super) struct Serving {
     pub(super) asking: Asking,
     pub(super) places: Arc<Places>,
+    pub(super) holdings: Arc<RwLock<Holdings>>,
     pub(super) hive: HiveName,
     pub(super) home: Arc<dyn Home>,
 }
@@ -117,7 +121,8 @@ impl Serving {
     }
 
     async fn place(&self, payload: &[u8]) -> Result<Placement> {
-        self.places.set(&self.asking, &self.hive, request(payload)?).await
+        let fleet = Fleet { own: &self.hive, asking: &self.asking, holdings: &self.holdings };
+        self.places.set(fleet, request(payload)?).await
     }
 
     async fn blob(&self, payload: &[u8]) -> Result<HasBlob> {
