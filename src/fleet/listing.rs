@@ -40,9 +40,12 @@ pub(super) async fn list(
     merge(pages.into_iter().collect::<Result<Vec<_>>>()?, limit)
 }
 
-/// The newest of all pages, and whether there are more.
+/// The newest of all pages, and whether there are more. Nothing is older than where a page ends that has a next one:
+/// that one's jobs come first.
 fn merge(pages: Vec<(HiveName, JobPage)>, limit: usize) -> Result<JobPage> {
     let mut has_more = false;
+    let ends = pages.iter().filter(|(_, page)| page.next_cursor.is_some());
+    let end = ends.filter_map(|(_, page)| page.jobs.last().map(|job| job.job_id.clone())).max();
     let mut jobs = Vec::new();
     for (hive, page) in pages {
         has_more |= page.next_cursor.is_some();
@@ -51,6 +54,7 @@ fn merge(pages: Vec<(HiveName, JobPage)>, limit: usize) -> Result<JobPage> {
     jobs.sort_by(|a, b| b.job_id.cmp(&a.job_id));
     has_more |= jobs.len() > limit;
     jobs.truncate(limit);
+    jobs.retain(|job| end.as_ref().is_none_or(|end| job.job_id >= *end));
     let next_cursor = jobs.last().filter(|_| has_more).map(|job| job.job_id.clone());
     Ok(JobPage { jobs, next_cursor })
 }
@@ -99,4 +103,35 @@ async fn summary(asking: &Asking, hive: &HiveName, job: &JobId) -> Result<Option
         mirror.take(chunk);
     }
     Ok(Some(mirror.job().summary()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn page(hive: &str, jobs: &[u32], has_more: bool) -> (HiveName, JobPage) {
+        let job = |number: &u32| -> JobSummary {
+            let text = format!(
+                r#"{{"job_id":"job-01a20948-3250-768d-ae65-db21c6f1dad{number}","operation":"model_list","kind":"read",
+                "state":"queued","created_at":"2026-11-23T12:00:00.123Z","request":{{}},"sse_url":""}}"#
+            );
+            serde_json::from_str(&text).unwrap()
+        };
+        let jobs: Vec<_> = jobs.iter().map(job).collect();
+        let next_cursor = jobs.last().filter(|_| has_more).map(|job| job.job_id.clone());
+        (HiveName::new(hive).unwrap(), JobPage { jobs, next_cursor })
+    }
+
+    #[test]
+    fn a_page_that_a_message_cut_short_hides_nothing() {
+        let numbers = |page: &JobPage| -> Vec<_> {
+            page.jobs.iter().map(|job| job.job_id.to_string().pop().unwrap()).collect()
+        };
+        let whole = merge(vec![page("a", &[8, 5, 2], false), page("b", &[7, 4], false)], 9).unwrap();
+        assert_eq!((numbers(&whole), whole.next_cursor), (vec!['8', '7', '5', '4', '2'], None));
+        // What b has between 4 and 2 is on its next page.
+        let cut = merge(vec![page("a", &[8, 5, 2], false), page("b", &[7, 4], true)], 9).unwrap();
+        assert_eq!(numbers(&cut), ['8', '7', '5', '4']);
+        assert_eq!(cut.next_cursor, cut.jobs.last().map(|job| job.job_id.clone()));
+    }
 }
