@@ -173,14 +173,12 @@ impl Membership {
             let ended = match stop.run_until_cancelled(self.come_in()).await {
                 None => break,
                 Some(Ok(came_in)) => self.stay(came_in, &session).await,
-                Some(Err(failure)) => {
-                    self.try_another_server(&failure).await;
-                    Err(failure)
-                }
+                Some(Err(failure)) => Err(failure),
             };
             match ended {
                 Ok(()) => {}
                 Err(failure) => {
+                    self.try_another_server(&failure).await;
                     let mut refused = self.refused.lock();
                     if refused.as_ref().is_none_or(|before| before.message != failure.message) {
                         tracing::warn!(code = %failure.code, hint = failure.hint, causes = ?failure.causes, "not in the fleet: {failure}");
@@ -314,7 +312,6 @@ impl Membership {
                 Err(NotRenewed::Unknown(failure)) if self.asking.link.trouble().is_none() => {
                     let since = *failing.get_or_insert_with(monotonic);
                     if monotonic().saturating_duration_since(since) >= UNANSWERED {
-                        self.try_another_server(&failure).await;
                         return Err(failure);
                     }
                 }
@@ -393,8 +390,6 @@ impl Membership {
 
     /// Removes the entry of a hive that is out, which its last signs of life may write again.
     pub(super) async fn forget(&self, hive: &HiveName) {
-        let bucket = self.asking.link.jetstream.get_key_value(self.asking.names.hives_bucket()).await;
-        let Ok(bucket) = bucket else { return };
         let mut absent = 0;
         for _ in 0..LOOKS {
             absent = if self.asking.members.lock().get(hive).is_some() { 0 } else { absent + 1 };
@@ -402,12 +397,19 @@ impl Membership {
                 return;
             }
             if absent == 0
-                && let Err(error) = bucket.delete(Names::key(hive)).await
+                && let Err(failure) = self.remove_entry(hive).await
             {
-                tracing::warn!(%hive, %error, "its entry goes once it is old");
+                tracing::warn!(%hive, error = %failure, "its entry goes once it is old");
             }
             tokio::time::sleep(LOOK).await;
         }
+    }
+
+    async fn remove_entry(&self, hive: &HiveName) -> Result<()> {
+        let bucket = self.asking.link.jetstream.get_key_value(self.asking.names.hives_bucket()).await;
+        let bucket = bucket.map_err(|error| failed("open the bucket of the hives", &error))?;
+        let deleted = bucket.delete(Names::key(hive)).await;
+        deleted.map_err(|error| failed("remove the entry of a hive", &error))
     }
 
     /// Refuses what needs the fleet while this hive is not in it.

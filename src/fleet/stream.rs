@@ -94,6 +94,10 @@ pub(super) async fn ensure(link: &Link, names: &Names, keep: Duration) -> Result
         if let Some(replicas) = replicas(link, names).await {
             return Ok(replicas);
         }
+        // Nobody answers: another server may be cut off from this one less.
+        if refused.kind() == CreateStreamErrorKind::TimedOut {
+            return Err(failed("make the stream of events", &refused));
+        }
         // A server that stands alone cannot. Those of a cluster may not have found each other yet.
         if is_alone(&refused) || monotonic() > until {
             // Where it is there after all, it stays on as many servers as it is.
