@@ -94,7 +94,7 @@ pub(super) async fn ensure(link: &Link, names: &Names, keep: Duration) -> Result
         if let Some(replicas) = replicas(link, names).await {
             return Ok(replicas);
         }
-        // Nobody answers: another server may be cut off from this one less.
+        // Nobody answers: this server may be cut off from the others.
         if refused.kind() == CreateStreamErrorKind::TimedOut {
             return Err(failed("make the stream of events", &refused));
         }
