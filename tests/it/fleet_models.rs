@@ -214,8 +214,8 @@ async fn of_hives_that_are_asked_at_once_one_loads_the_model() {
     for (name, script) in names.into_iter().zip(&scripts) {
         hives.push(scripted(name, &nats, script, 4).await);
     }
-    for hive in &hives {
-        lists(hive, &[("m", &names)]).await;
+    for (hive, order) in hives.iter().zip([["a", "b", "c"], ["b", "a", "c"], ["c", "a", "b"]]) {
+        lists(hive, &[("m", &order)]).await;
     }
     let (request, load) = (chat("m", "Hi"), json!({ "ModelLoad": { "id": "m", "hive_id": "any" } }));
     let unload = json!({ "ModelUnload": { "id": "m", "hive_id": "any" } });
