@@ -111,9 +111,10 @@ impl Others {
         self.0.balance.remember(model, conversation, hive);
     }
 
-    /// Waits until the hive gives no signs of life any more.
-    pub(crate) async fn silent(self, hive: HiveName) {
-        while self.0.asking.is_reachable(&hive) {
+    /// Waits until the hive gives no signs of life any more, neither to the fleet nor when it is asked directly: it may
+    /// have lost the servers alone.
+    pub(crate) async fn silent(self, peer: Peer) {
+        while self.0.asking.is_reachable(&peer.hive) || peer.answers().await {
             tokio::time::sleep(LOOK).await;
         }
     }

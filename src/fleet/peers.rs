@@ -127,6 +127,11 @@ impl Peer {
 }
 
 impl Peer {
+    /// Whether it answers at all.
+    pub(crate) async fn answers(&self) -> bool {
+        self.request(Method::HEAD, "/").timeout(ANSWER).send().await.is_ok()
+    }
+
     /// Asks it something that it answers with JSON.
     ///
     /// # Errors

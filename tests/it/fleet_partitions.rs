@@ -186,20 +186,30 @@ async fn a_hive_that_is_cut_off_from_the_servers_alone_asks_the_others_directly(
     }
     let (heard, heard_there) = (Heard::at(b).await, Heard::at(c).await);
     let mut ids = acts_of_all_for_all(&machines).await;
+    // An answer that stands still in its middle.
+    scripts[2].set("of-c.halfway");
+    let messages = [json!({ "role": "user", "content": "of-c" })];
+    let streamed = json!({ "model": "of-c", "messages": messages, "stream": true });
+    let (mut answer, mut seen) = (a.post("/v1/chat/completions", &streamed).await, String::new());
+    read_until(&mut answer, &mut seen, "assistant").await;
 
     all.cut_hive(2, &[Net::Nats]).await;
-    b.shows("c", Some("unreachable")).await;
+    for machine in [a, b] {
+        machine.shows("c", Some("unreachable")).await;
+    }
     until("the hive to say that it is alone", async || (c.status().await["is_in"] == false).then_some(()))
         .await;
     assert_eq!(refusal(b, &act("c")).await["code"], "hive_unreachable");
     assert_eq!(refusal(c, &act("b")).await["code"], "fleet_unreachable");
     // It goes on with what it knew, directly; who hears the others does not ask it.
     assert_eq!(chat(c, "of-a").await.status(), 200);
-    assert_eq!(chat(c, "of-c").await.status(), 200);
     for _ in 0..5 {
         ids.push(c.submit(&act("localhost")).await);
     }
     ids.extend(acts_of_all_for_all(&machines[..2]).await);
+    scripts[2].clear("of-c.halfway");
+    read_until(&mut answer, &mut seen, "[DONE]").await;
+    assert_eq!(chat(c, "of-c").await.status(), 200);
 
     all.mend_hive(2, &[Net::Nats]).await;
     for machine in &machines {

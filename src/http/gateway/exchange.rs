@@ -98,7 +98,7 @@ impl Upstream {
         let request = peer.request(Method::POST, "/ask").header(CALL, call.header()?);
         let url = Url::parse(&peer.url)
             .map_err(|error| Failure::internal("a hive has no valid address").detail(error))?;
-        let unresponsive = others.silent(peer.hive.clone()).boxed();
+        let unresponsive = others.silent(peer.clone()).boxed();
         Ok(Self {
             by: Answerer::Hive(peer.hive.as_str().into()),
             url,
