@@ -212,7 +212,16 @@ async fn of_hives_that_are_asked_at_once_one_loads_the_model() {
     let (names, scripts) = (["a", "b", "c"], [Scripted::new(), Scripted::new(), Scripted::new()]);
     let mut hives = Vec::new();
     for (name, script) in names.into_iter().zip(&scripts) {
-        hives.push(scripted(name, &nats, script, 4).await);
+        let hive = TestHive::start_with(|config| {
+            in_fleet(config, name, &nats.url());
+            script.serve_for(config, 4);
+            // However busy this machine is, none is taken for silent.
+            config.fleet.heartbeat = Duration::from_secs(15).into();
+        });
+        let hive = hive.await;
+        write_model(&hive.models_dir(), "m");
+        hive.succeed(&json!({ "ModelList": {} })).await;
+        hives.push(hive);
     }
     for (hive, order) in hives.iter().zip([["a", "b", "c"], ["b", "a", "c"], ["c", "a", "b"]]) {
         lists(hive, &[("m", &order)]).await;
