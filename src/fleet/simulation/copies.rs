@@ -239,7 +239,7 @@ impl State {
                 }
             }
             let machine = self.machine(&name);
-            for change in machine.members.tick(instant) {
+            for change in machine.members.tick() {
                 if change.change == Happened::Gone {
                     machine.holdings.model(&hive(&change.hive.record.hive), "1", None);
                 }
