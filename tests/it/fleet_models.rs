@@ -216,7 +216,7 @@ async fn of_hives_that_are_asked_at_once_one_loads_the_model() {
             in_fleet(config, name, &nats.url());
             script.serve_for(config, 4);
             // However busy this machine is, none is taken for silent.
-            config.fleet.heartbeat = Duration::from_secs(15).into();
+            config.fleet.heartbeat = Duration::from_secs(2).into();
         });
         let hive = hive.await;
         write_model(&hive.models_dir(), "m");
