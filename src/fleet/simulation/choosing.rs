@@ -422,7 +422,7 @@ impl Asks for Gateway {
 }
 
 async fn schedule(seed: u64) -> Result<(), String> {
-    let is_calm = seed % 2 == 0;
+    let is_calm = seed.is_multiple_of(2);
     let fleet = Fleet::new(seed, is_calm);
     let mut requests = 0;
     for _ in 0..3 {

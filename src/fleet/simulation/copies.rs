@@ -333,7 +333,7 @@ impl Fleet {
             let state = self.0.lock();
             let instant = state.instant();
             let looks = state.machines.iter().enumerate().filter(|(offset, (hive, machine))| {
-                (state.now + *offset as u32) % LOOK == 0
+                (state.now + *offset as u32).is_multiple_of(LOOK)
                     && machine.is_there()
                     && is_due(&machine.members, hive, instant)
             });

@@ -207,7 +207,7 @@ fn disturb(files: &Files, runs: &mut Runs) {
 }
 
 async fn schedule(seed: u64) -> Result<(), String> {
-    let is_calm = seed % 4 == 0;
+    let is_calm = seed.is_multiple_of(4);
     let world = World::new(seed, if is_calm { 0 } else { 20 });
     let files = Files::new(&world, "first");
     files.state.lock().fails = !is_calm;
