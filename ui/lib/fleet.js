@@ -133,16 +133,21 @@ const told = () =>
     .join();
 
 let isReading = false;
+let isAskedAgain = false;
 
-/** Reads how the hive stands in its fleet. */
+/** Reads how the hive stands in its fleet. What has changed during a read is read after it. */
 export async function refreshFleet() {
+  isAskedAgain = isReading;
   if (isReading) return;
   isReading = true;
-  try {
-    hive.applyFleet(await run({ FleetStatus: {} }));
-  } catch {
-    // It stays what it was, until the next event or connection.
-  }
+  do {
+    isAskedAgain = false;
+    try {
+      hive.applyFleet(await run({ FleetStatus: {} }));
+    } catch {
+      // It stays what it was, until the next event or connection.
+    }
+  } while (isAskedAgain);
   isReading = false;
 }
 

@@ -334,13 +334,13 @@
  * @property {Failure|null} trouble
  * @property {number} unpublished
  * @property {FleetHive[]} hives
- * @property {Placement[]} places the models that are kept on several hives
+ * @property {FleetPlacement[]} places the models that are kept on several hives
  *
- * @typedef {object} Placement
+ * @typedef {object} FleetPlacement
  * @property {string} model
  * @property {number} copies on how many hives it is to be
  * @property {string[]} hives those that have it
- * @property {Array<{hive: string, job_id: string}>} copying
+ * @property {Array<Record<"hive"|"job_id", string>>} copying the hives that get it, and by which job
  * @property {string|null} lacking why there are fewer, where no more copies are under way
  *
  * @typedef {object} FleetInvitation

@@ -106,7 +106,8 @@ function keeping(id, name) {
   );
 }
 
-/** How a model stands that is kept on several hives. @param {import("../lib/types.js").Placement} kept */
+/** How a model stands that is kept on several hives.
+ * @param {import("../lib/types.js").FleetPlacement} kept */
 export function standing({ hives, copies, copying, lacking }) {
   const words = [`${hives.length} of ${copies} have it`];
   if (copying.length) words.push(`being copied to ${copying.map(({ hive: to }) => to).join(", ")}`);

@@ -81,13 +81,13 @@ const kept = ({ places }) =>
     h("h2", { id: "kept-title" }, "Kept on several hives"),
     h(
       "ul",
-      { class: "lines" },
+      { class: "lines residents" },
       ...places.map((place) =>
         h(
           "li",
           { key: place.model },
           h("a", { href: link("models", place.model), class: "grow" }, place.model),
-          h("span", { class: "muted" }, [place.hives.join(", "), standing(place)].filter(Boolean).join(" · ")),
+          h("p", { class: "muted" }, [place.hives.join(", "), standing(place)].filter(Boolean).join(" · ")),
         ),
       ),
     ),

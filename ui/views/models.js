@@ -40,7 +40,7 @@ const NUMBERS = new Set(["size", "parameters", "context"]);
 class Models extends ListView {
   static list = "models";
   /** @type {import("../lib/hive.js").Topic[]} */
-  static topics = ["models", "workers", "others", "connection"];
+  static topics = ["models", "workers", "others", "fleet", "connection"];
   sort = recall("models.sort", { key: "name", down: false });
   refreshing = 0;
 

@@ -214,6 +214,7 @@ async fn models(browser: &Browser) {
     browser.shows("aside", "On 1 hive").await;
 
     // Deleted there, and there alone.
+    go(browser, "models/other", "Models").await;
     browser.click("aside", &format!("Delete other on {LONG}")).await;
     browser.shows("dialog", LONG).await;
     capture(browser, "models-delete-there").await;

@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 
 use super::residency::gated;
 use crate::gpus::machine;
-use crate::support::{TestHive, nats_server, read_all, soon, typed, until};
+use crate::support::{TestHive, nats_server, read_all, soon, typed, until, write_model};
 
 const TYPES: &str = concat!(include_str!("../../../ui/client.js"), include_str!("../../../ui/lib/types.js"));
 
@@ -94,7 +94,7 @@ async fn installed_engines() -> Value {
 }
 
 /// What a hive tells of its fleet; `None` where there is no nats-server.
-async fn fleet() -> Option<[(&'static str, Value); 3]> {
+async fn fleet() -> Option<[(&'static str, Value); 4]> {
     let server = nats_server()?;
     let hive = TestHive::start_with(|config| {
         config.hive_ids = vec!["one".to_owned()];
@@ -107,6 +107,9 @@ async fn fleet() -> Option<[(&'static str, Value); 3]> {
         "listen": "127.0.0.1:0", "join_listen": "127.0.0.1:0", "advertise": "127.0.0.1", "sha256": sha256,
     } });
     let made = hive.succeed(&up).await;
+    write_model(&hive.models_dir(), "kept");
+    let place = json!({ "ModelPlace": { "model": "kept", "copies": 1 } });
+    until("a model that is kept", async || hive.run(&place).await.contains("[DONE]").then_some(())).await;
     let status = until("the hive in its fleet", async || {
         let status = hive.succeed(&json!({ "FleetStatus": {} })).await;
         (!status["hives"][0]["devices"][0].is_null()).then_some(status)
@@ -115,6 +118,7 @@ async fn fleet() -> Option<[(&'static str, Value); 3]> {
     hive.stop().await;
     Some([
         ("FleetHive", status["hives"][0].clone()),
+        ("FleetPlacement", status["places"][0].clone()),
         ("FleetStatus", status),
         ("FleetInvitation", made["invitation"].clone()),
     ])
