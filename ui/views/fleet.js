@@ -53,7 +53,12 @@ class Fleet extends View {
           ? h(
               "div",
               { class: "actions" },
-              button("Invite a machine", openInvite, { class: "primary", needs: "FleetInvite" }, icon("plus")),
+              button(
+                "Invite a machine",
+                openInvite,
+                { class: "primary", needs: "FleetInvite" },
+                icon("plus"),
+              ),
             )
           : null,
       ),
