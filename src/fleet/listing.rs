@@ -1,4 +1,5 @@
-//! The jobs of several hives as one page, newest first. Of a hive that cannot be asked, the stream has the acts.
+//! The jobs of several hives as one page, newest first, and how much of a page goes from one to another. Of a hive that
+//! cannot be asked, the stream has the acts.
 
 use std::collections::BTreeSet;
 
@@ -12,6 +13,7 @@ use super::wire::{List, verb};
 use crate::error::Result;
 use crate::jobs::job::JobSummary;
 use crate::jobs::{JobFilter, JobId, JobPage, Mirror};
+use crate::text::json;
 
 /// How many hives, or jobs of a silent hive, are asked for at once.
 const AT_ONCE: usize = 32;
@@ -105,19 +107,36 @@ async fn summary(asking: &Asking, hive: &HiveName, job: &JobId) -> Result<Option
     Ok(Some(mirror.job().summary()))
 }
 
+/// As much of a page as a message may have. What is left out is on the next one.
+pub(super) fn that_fits(mut page: JobPage, mut room: usize) -> JobPage {
+    let fits = |job: &&JobSummary| {
+        let size = json(*job).len();
+        let fits = size < room;
+        room = room.saturating_sub(size + 1);
+        fits
+    };
+    let fitting = page.jobs.iter().take_while(fits).count().max(1);
+    if fitting < page.jobs.len() {
+        page.jobs.truncate(fitting);
+        page.next_cursor = page.jobs.last().map(|job| job.job_id.clone());
+    }
+    page
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    fn job(number: u32) -> JobSummary {
+        let text = format!(
+            r#"{{"job_id":"job-01a20948-3250-768d-ae65-db21c6f1dad{number}","operation":"model_list","kind":"read",
+            "state":"queued","created_at":"2026-11-23T12:00:00.123Z","request":{{}},"sse_url":""}}"#
+        );
+        serde_json::from_str(&text).unwrap()
+    }
+
     fn page(hive: &str, jobs: &[u32], has_more: bool) -> (HiveName, JobPage) {
-        let job = |number: &u32| -> JobSummary {
-            let text = format!(
-                r#"{{"job_id":"job-01a20948-3250-768d-ae65-db21c6f1dad{number}","operation":"model_list","kind":"read",
-                "state":"queued","created_at":"2026-11-23T12:00:00.123Z","request":{{}},"sse_url":""}}"#
-            );
-            serde_json::from_str(&text).unwrap()
-        };
-        let jobs: Vec<_> = jobs.iter().map(job).collect();
+        let jobs: Vec<_> = jobs.iter().copied().map(job).collect();
         let next_cursor = jobs.last().filter(|_| has_more).map(|job| job.job_id.clone());
         (HiveName::new(hive).unwrap(), JobPage { jobs, next_cursor })
     }
@@ -133,5 +152,15 @@ mod tests {
         let cut = merge(vec![page("a", &[8, 5, 2], false), page("b", &[7, 4], true)], 9).unwrap();
         assert_eq!(numbers(&cut), ['8', '7', '5', '4']);
         assert_eq!(cut.next_cursor, cut.jobs.last().map(|job| job.job_id.clone()));
+    }
+
+    #[test]
+    fn a_page_is_as_long_as_a_message_may_be() {
+        let page = || JobPage { jobs: (0..9).rev().map(job).collect(), next_cursor: None };
+        let (whole, size) = (that_fits(page(), 1 << 20), json(&job(8)).len());
+        assert_eq!((whole.jobs.len(), whole.next_cursor), (9, None));
+        let cut = that_fits(page(), 3 * (size + 1));
+        assert_eq!((cut.jobs.len(), cut.next_cursor), (3, Some(job(6).job_id)));
+        assert_eq!(that_fits(page(), 1).jobs.len(), 1, "it goes on");
     }
 }

@@ -12,6 +12,7 @@ use super::asking::Asking;
 use super::holdings::Holdings;
 use super::home::Home;
 use super::link::failed;
+use super::listing;
 use super::names::HiveName;
 use super::offer::Offer;
 use super::places::{Fleet, Places};
@@ -20,12 +21,11 @@ use super::wire::{
     Found, HasBlob, HasModel, List, Made, OfBlob, OfJob, OfModel, Submit, reply, request, verb,
 };
 use crate::error::{Code, Failure, Result};
-use crate::jobs::job::JobSummary;
 use crate::jobs::log::Batch;
 use crate::jobs::{Chunk, Job, JobFilter, JobPage};
 use crate::models::Sheet;
 use crate::spawn;
-use crate::text::{excerpt, json};
+use crate::text::excerpt;
 
 /// How many requests of others are under way at once; the others wait.
 const AT_ONCE: usize = 256;
@@ -155,7 +155,7 @@ impl Serving {
         let List { state, operation, before, limit } = request(payload)?;
         let filter = JobFilter { state, kind: None, operation, before };
         let page = self.home.jobs().list(&filter, limit.min(MOST_JOBS));
-        Ok(that_fits(page, self.asking.link.largest()))
+        Ok(listing::that_fits(page, self.asking.link.largest()))
     }
 
     /// Sends the events of a job after number `after` to an inbox of another hive, until the job's end.
@@ -174,43 +174,5 @@ impl Serving {
         for chunk in Chunk::of(batch, &job.header().operation, self.asking.link.largest()) {
             self.send(inbox.to_owned().into(), chunk.encode(&job.header().operation).into()).await;
         }
-    }
-}
-
-/// As much of a page as a message may have. What is left out is on the next one.
-fn that_fits(mut page: JobPage, mut room: usize) -> JobPage {
-    let fits = |job: &&JobSummary| {
-        let size = json(*job).len();
-        let fits = size < room;
-        room = room.saturating_sub(size + 1);
-        fits
-    };
-    let fitting = page.jobs.iter().take_while(fits).count().max(1);
-    if fitting < page.jobs.len() {
-        page.jobs.truncate(fitting);
-        page.next_cursor = page.jobs.last().map(|job| job.job_id.clone());
-    }
-    page
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_page_is_as_long_as_a_message_may_be() {
-        let job = |number: u32| -> JobSummary {
-            let text = format!(
-                r#"{{"job_id":"job-01a20948-3250-768d-ae65-db21c6f1dad{number}","operation":"model_list","kind":"read",
-                "state":"queued","created_at":"2026-11-23T12:00:00.123Z","request":{{}},"sse_url":""}}"#
-            );
-            serde_json::from_str(&text).unwrap()
-        };
-        let page = || JobPage { jobs: (0..9).rev().map(job).collect(), next_cursor: None };
-        let (whole, size) = (that_fits(page(), 1 << 20), json(&job(8)).len());
-        assert_eq!((whole.jobs.len(), whole.next_cursor), (9, None));
-        let cut = that_fits(page(), 3 * (size + 1));
-        assert_eq!((cut.jobs.len(), cut.next_cursor), (3, Some(job(6).job_id)));
-        assert_eq!(that_fits(page(), 1).jobs.len(), 1, "it goes on");
     }
 }

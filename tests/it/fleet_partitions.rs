@@ -71,6 +71,17 @@ async fn are_listed_once(machine: &Machine, ids: &[String]) {
     }
 }
 
+/// Checks that something was done, that every hive is back, and that nothing of it is lost.
+async fn all_is_well(machines: &[Machine], ids: &[String]) {
+    assert!(!ids.is_empty());
+    for machine in machines {
+        machine.sees(&["a", "b", "c"]).await;
+        machine.is_well().await;
+    }
+    are_whole_everywhere(machines, ids).await;
+    are_listed_once(&machines[0], ids).await;
+}
+
 /// Begins to follow a job at a hive, and reads until that is there.
 async fn followed_until(machine: &Machine, id: &str, needle: &str) -> (Response, String) {
     let mut stream = machine.follow(id).await;
@@ -288,13 +299,7 @@ async fn slow_servers_lose_nothing_and_let_nobody_be_taken_for_gone() {
     };
     let flow = acts_while(&machines, &is_over);
     let ((), ids) = tokio::join!(pulses, flow);
-    assert!(!ids.is_empty());
-    for machine in &machines {
-        machine.sees(&["a", "b", "c"]).await;
-        machine.is_well().await;
-    }
-    are_whole_everywhere(&machines, &ids).await;
-    are_listed_once(&machines[0], &ids).await;
+    all_is_well(&machines, &ids).await;
     for heard in &heard {
         for hive in ["a", "b", "c"] {
             assert!(!heard.of(hive).iter().any(|change| change == "gone"), "{:?}", heard.of(hive));
@@ -348,13 +353,7 @@ async fn three_hives_and_three_servers_are_killed_in_turn_and_every_stream_is_wh
         is_over.store(true, Ordering::Release);
     };
     let ((), ids) = tokio::join!(faults, acts_while(&machines, &is_over));
-    assert!(!ids.is_empty());
-    for machine in &machines {
-        machine.sees(&["a", "b", "c"]).await;
-        machine.is_well().await;
-    }
-    are_whole_everywhere(&machines, &ids).await;
-    are_listed_once(&machines[0], &ids).await;
+    all_is_well(&machines, &ids).await;
     all.stop().await;
 }
 

@@ -58,7 +58,7 @@ class Others {
     return (
       this.problem !== null ||
       silent.some(({ presence }) => presence === "reachable") ||
-      hive.fleet?.places.some(({ copying }) => copying.length > 0) ||
+      isCopying() ||
       all.some(({ status }) => status === "starting" || status === "loading" || status === "stopping")
     );
   }
@@ -99,7 +99,7 @@ class Others {
     }
     this.#readAt = Date.now();
     // No event tells that a copy has come to its end.
-    if (hive.fleet?.places.some(({ copying }) => copying.length > 0)) await refreshFleet();
+    if (isCopying()) await refreshFleet();
     hive.changed("others");
   }
 
@@ -124,6 +124,9 @@ class Others {
 }
 
 export const others = new Others();
+
+/** Whether a model that is kept on several hives is being copied. */
+const isCopying = () => hive.fleet?.places.some(({ copying }) => copying.length > 0) ?? false;
 
 /** What the other hives tell of themselves, as far as their lists depend on it. */
 const told = () =>

@@ -93,9 +93,9 @@ function keeping(id, name) {
   const kept = fleet?.places.find(({ model }) => model === id || model === name);
   const copies = kept?.copies ?? 0;
   const most = Math.max(copies, fleet?.hives.filter(({ end }) => !end).length ?? 0);
-  const numbers = Array.from({ length: most - 1 }, (_, at) => `${at + 2}`);
-  const choices = [choice("0", "Wherever it is"), ...numbers.map((n) => choice(n, `On ${n} hives`))];
-  if (copies === 1) choices.splice(1, 0, choice("1", "On 1 hive"));
+  const numbers = Array.from({ length: most }, (_, at) => at + 1).filter((n) => n > 1 || copies === 1);
+  const label = (/** @type {number} */ n) => (n === 1 ? "On 1 hive" : `On ${n} hives`);
+  const choices = [choice("0", "Wherever it is"), ...numbers.map((n) => choice(`${n}`, label(n)))];
   const props = allowed({ id: "keep-on", needs: "ModelPlace" });
   return field(
     "Keep it",
