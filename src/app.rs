@@ -335,6 +335,21 @@ impl App {
         }
     }
 
+    /// As [`Self::served_id_itself`], as far as that is known without the disk; `None` for what this hive does not have.
+    ///
+    /// # Errors
+    /// [`Code::ModelAmbiguous`]
+    pub(crate) fn known_id(&self, name: &str) -> Result<Option<String>> {
+        if let Some(id) = self.served_now(name) {
+            return Ok(Some(id));
+        }
+        let known = self.catalog.find_known(name, |name| self.settings.called(name))?;
+        Ok(known.and_then(|(model, variant)| {
+            let is_there = |variant: &str| self.settings.check_variant(&model, variant).is_ok();
+            variant.as_deref().is_none_or(is_there).then(|| served_id(&model, variant.as_deref()))
+        }))
+    }
+
     /// The id of what a worker serves and `name` means, as far as that is known without the catalog.
     fn served_now(&self, name: &str) -> Option<String> {
         if !self.workers.statuses(name).is_empty() {

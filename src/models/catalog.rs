@@ -33,7 +33,7 @@ use crate::models::model::{Model, Status};
 use crate::models::needs::{EngineSupport, Judge, Needs};
 use crate::models::shared::MOST_SHARED;
 use crate::models::sources::places::Places;
-use crate::models::sources::{HubEndpoint, Source, copied};
+use crate::models::sources::{HubEndpoint, Source};
 use crate::models::transfer::context::TransferContext;
 use crate::models::transfer::disk::{Disk, RealDisk};
 use crate::models::transfer::fetch::FetchConfig;
@@ -41,7 +41,7 @@ use crate::models::transfer::transfers::Transfers;
 use crate::spawn;
 use crate::time::in_words;
 use crate::turns::Turns;
-use find::{position, position_in_any_case, position_in_ollamas_library};
+use find::Unfound;
 
 /// The models of this machine. Cheap to clone.
 #[derive(Clone, Debug)]
@@ -197,30 +197,35 @@ impl Catalog {
         called: impl Fn(&str) -> Option<(String, Option<String>)>,
         otherwise: Option<(String, Option<String>)>,
     ) -> Result<(Model, Option<String>)> {
-        let mut models = self.list().await?;
-        let is_taken = |wanted: &str| models.iter().any(|model| model.id == wanted || model.name == wanted);
-        let find = |wanted: &str| {
-            let called = if is_taken(wanted) { None } else { called(wanted) };
-            let (wanted, variant) = called.unwrap_or_else(|| (wanted.to_owned(), None));
-            let index = position(&models, &wanted).or_else(|failure| {
-                let copied = copied::name_of(&wanted, Some(&self.places.hub.url));
-                position_in_any_case(&models, copied.as_deref().unwrap_or(&wanted))
-                    .or_else(|| position_in_ollamas_library(&models, &wanted))
-                    .ok_or(failure)
-            })?;
-            Ok((index, variant))
+        let models = self.list().await?;
+        let models: Vec<_> = models.iter().collect();
+        let means_nothing = || !find::is_taken(&models, wanted) && called(wanted).is_none();
+        let found = find::find(&models, wanted, &called, &self.places.hub.url);
+        let found = match (found, otherwise.filter(|_| means_nothing())) {
+            (Err(_), Some((id, variant))) => find::position(&models, &id).map(|index| (index, variant)),
+            (found, _) => found,
         };
-        // Clients of Ollama's add its default tag to every name that has none.
-        let found = find(wanted).or_else(|failure: Failure| {
-            let untagged = wanted.strip_suffix(":latest").filter(|_| failure.code == Code::ModelNotFound);
-            untagged.and_then(|wanted| find(wanted).ok()).ok_or(failure)
-        });
-        let means_nothing = || !is_taken(wanted) && called(wanted).is_none();
-        let (index, variant) = match (found, otherwise.filter(|_| means_nothing())) {
-            (Err(_), Some((id, variant))) => (position(&models, &id)?, variant),
-            (found, _) => found?,
-        };
-        Ok((models.swap_remove(index), variant))
+        let (index, variant) = found.map_err(|unfound| unfound.into_failure(&models))?;
+        Ok((models[index].clone(), variant))
+    }
+
+    /// As [`Self::find_called`], in the last listing, which may be outdated: the id of the model, if there is one. Never
+    /// waits for the disk.
+    ///
+    /// # Errors
+    /// [`Code::ModelAmbiguous`]
+    pub(crate) fn find_known(
+        &self,
+        wanted: &str,
+        called: impl Fn(&str) -> Option<(String, Option<String>)>,
+    ) -> Result<Option<(String, Option<String>)>> {
+        let last = self.places.library.last();
+        let models: Vec<_> = last.iter().map(|listed| &listed.model).collect();
+        match find::find(&models, wanted, &called, &self.places.hub.url) {
+            Ok((index, variant)) => Ok(Some((models[index].id.clone(), variant))),
+            Err(Unfound::NoModel(_)) => Ok(None),
+            Err(Unfound::Ambiguous(failure)) => Err(failure),
+        }
     }
 
     /// The header of a model's file.

@@ -146,6 +146,35 @@ async fn any_model_of_the_fleet_answers_at_any_hive_in_every_dialect() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_request_goes_to_a_hive_that_is_ready_without_a_look_at_the_own_disk() {
+    let Some(nats) = NatsServer::start().await else { return };
+    let a = TestHive::start_with(|config| {
+        in_fleet(config, "a", &nats.url());
+        // So that the hive does not look at its disk meanwhile, to tell the others.
+        config.fleet.heartbeat = Duration::from_secs(10).into();
+    })
+    .await;
+    let b = hive("b", &nats).await;
+    write_model(&b.models_dir(), "tiny");
+    b.succeed(&json!({ "ModelLoad": { "id": "tiny" } })).await;
+    hears_of_a_worker(&a, "tiny").await;
+    // Another model of that name, which the hive does not know of before it looks.
+    write_endless_model(&a.models_dir(), "tiny");
+    let ask = merged(chat("tiny", "Hi"), json!({ "max_tokens": 100 }));
+    let answer = json_of(a.post("/v1/chat/completions", &ask).await).await;
+    assert_eq!(answer["choices"][0]["message"]["content"], SENTENCE);
+    assert_eq!(last_request(&a).await["hive"], "b");
+    // Its own model counts more as soon as it is known.
+    a.succeed(&json!({ "ModelList": {} })).await;
+    let ask = merged(chat("tiny", "Hi"), json!({ "max_tokens": 3 }));
+    json_of(a.post("/v1/chat/completions", &ask).await).await;
+    assert_eq!(last_request(&a).await["hive"], Value::Null);
+
+    a.stop().await;
+    b.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn the_hive_with_the_fewest_requests_answers_and_conversations_stay_where_they_are() {
     let Some(nats) = NatsServer::start().await else { return };
     let (of_a, of_b) = (Scripted::new(), Scripted::new());

@@ -14,8 +14,8 @@ pub(super) struct Elsewhere {
     pub(super) others: Others,
     /// The names by which another hive may know the model.
     pub(super) names: Vec<String>,
-    /// Whether this hive has the model.
-    pub(super) is_here: bool,
+    /// The id under which this hive serves the model, if it has it.
+    pub(super) here: Option<String>,
     /// The model as this hive knows it.
     pub(super) own: Option<Model>,
     /// The request without its body and its model.
@@ -42,7 +42,7 @@ impl Elsewhere {
         let names: Vec<&str> = self.names.iter().map(String::as_str).collect();
         let mut holders = self.others.holders(&names, self.own.as_ref());
         holders.retain(|holder| !self.tried.contains(&Some(holder.hive.clone())));
-        let is_here = self.is_here && !self.tried.contains(&None);
+        let is_here = self.here.is_some() && !self.tried.contains(&None);
         let here = is_here.then(|| candidate_here(app, served_id));
         if let (Some(_), []) = (&here, holders.as_slice()) {
             return Ok(Place::Here);

@@ -179,9 +179,12 @@ async fn attempt(
         Some(others) => elsewhere(app, others, &call.model, forwarded(&call, sender)).await?,
         None => None,
     };
-    let is_here = elsewhere.as_ref().is_none_or(|elsewhere| elsewhere.is_here);
-    let model: Arc<str> =
-        if is_here { app.served_id(&call.model).await?.into() } else { call.model.as_str().into() };
+    let here = match &elsewhere {
+        Some(elsewhere) => elsewhere.here.clone(),
+        None => Some(app.served_id(&call.model).await?),
+    };
+    let is_here = here.is_some();
+    let model: Arc<str> = here.unwrap_or_else(|| call.model.clone()).into();
     recorder.asks(&model, call.streams);
     app.check_may_use(sender.holder.as_ref(), &model)?;
     let mut ignored = call.ignored;
@@ -193,7 +196,7 @@ async fn attempt(
         let (wishes, needs): (Vec<_>, Vec<_>) = asks.partition(|asked| *asked == Capability::Reasoning);
         match (abilities.check(&needs), &mut elsewhere) {
             // Another hive may have an engine that can.
-            (Err(_), Some(elsewhere)) => elsewhere.is_here = false,
+            (Err(_), Some(elsewhere)) => elsewhere.here = None,
             (checked, _) => checked?,
         }
         ignored.extend(wishes.into_iter().filter(|wish| abilities.lacks(*wish)).map(|wish| wish.to_string()));
@@ -244,17 +247,21 @@ async fn elsewhere(
     model: &str,
     call: Forwarded,
 ) -> Result<Option<Elsewhere>, Problem> {
-    let served_id = match app.served_id_itself(model).await {
-        Ok(id) => Some(id),
-        Err(failure) if failure.code == Code::ModelNotFound => None,
-        Err(failure) => return Err(failure.into()),
+    let is_ready = others.holders(&[model], None).iter().any(|holder| holder.served.ready > 0);
+    let here = match is_ready {
+        // That hive answers, whatever this one's disk has by now. The disk may be slow.
+        true => app.known_id(model)?,
+        false => match app.served_id_itself(model).await {
+            Ok(id) => Some(id),
+            Err(failure) if failure.code == Code::ModelNotFound => None,
+            Err(failure) => return Err(failure.into()),
+        },
     };
-    let own = served_id.as_ref().and_then(|id| app.catalog.last_known(&app.settings.model_of(id)));
-    let is_here = served_id.is_some();
+    let own = here.as_ref().and_then(|id| app.catalog.last_known(&app.settings.model_of(id)));
     let mut names = vec![model.to_owned()];
-    names.extend(served_id.filter(|id| id != model));
+    names.extend(here.clone().filter(|id| id != model));
     let known: Vec<&str> = names.iter().map(String::as_str).collect();
     let is_known = !others.holders(&known, own.as_ref()).is_empty();
-    let elsewhere = Elsewhere { others, names, is_here, own, call, tried: Vec::new(), lead: None };
+    let elsewhere = Elsewhere { others, names, here, own, call, tried: Vec::new(), lead: None };
     Ok(is_known.then_some(elsewhere))
 }

@@ -7,8 +7,8 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use super::Catalog;
 use super::find::not_found;
-use super::{Catalog, models_of};
 use crate::error::{Code, Failure, Result};
 use crate::models::library::hub_cache::layout::empty_folders;
 use crate::models::library::listing::ListedModel;
@@ -38,7 +38,7 @@ impl Catalog {
         // The id may have passed to another file since the caller listed the models.
         let is_meant = |listed: &&ListedModel| listed.model.id == *id && listed.model.path == model.path;
         let Some(ListedModel { model, scanned, place }) = listed.iter().find(is_meant) else {
-            return Err(not_found(id, &models_of(listed)));
+            return Err(not_found(id, &listed.iter().map(|listed| &listed.model).collect::<Vec<_>>()));
         };
         let probe = self.places.library.probe();
         let is_of_it = |transfer: &OngoingTransfer| {

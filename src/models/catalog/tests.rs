@@ -451,9 +451,10 @@ async fn a_failed_lookup_names_similar_ids_and_the_next_step() {
     assert_eq!(failure.message.matches("tiny-").count(), 4, "{failure}");
 
     let list = catalog.list().await.unwrap();
-    let twins: Vec<_> =
+    let twins: Vec<Model> =
         ["x:1", "x:2"].map(|id| Model { id: id.into(), name: "x".into(), ..list[0].clone() }).into();
-    let failure = position(&twins, "x").unwrap_err();
+    let twins: Vec<_> = twins.iter().collect();
+    let failure = find::position(&twins, "x").unwrap_err().into_failure(&twins);
     assert_eq!(failure.code, Code::ModelAmbiguous);
     assert!(failure.message.contains("x:1, x:2"), "{failure}");
 }
@@ -705,6 +706,8 @@ async fn a_listing_ends_where_a_disk_does_not_answer() {
     assert_eq!(catalog.scans.available_permits(), 0, "no more threads wait for that disk");
     assert_eq!(catalog.missing_folders().await.unwrap_err().code, Code::Timeout);
     assert_eq!(ids(&catalog.known()), ["m"]);
+    let known = |name| catalog.find_known(name, |_| None).unwrap();
+    assert_eq!((known("M:latest"), known("n")), (Some(("m".to_owned(), None)), None));
     catalog.on_pool(|_| ()).await.unwrap();
     drop(release);
     disk.join().unwrap();
