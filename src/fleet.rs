@@ -54,6 +54,7 @@ mod balance;
 mod choice;
 mod placing;
 mod holdings;
+mod index;
 mod peers;
 mod door;
 mod wire;

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
+use super::index::Index;
 use super::names::HiveName;
 use crate::callers::TokenUse;
 use crate::models::{Model, Source};
@@ -60,6 +61,8 @@ pub(super) struct Holdings {
     /// By the hive and the key of the model in the bucket.
     models: BTreeMap<HiveName, BTreeMap<String, Arc<ModelRecord>>>,
     serving: BTreeMap<HiveName, Arc<Serving>>,
+    /// The models by what requests may call them.
+    index: Index<ModelRecord>,
 }
 
 /// A hive that has a model.
@@ -80,6 +83,12 @@ impl ModelRecord {
             return Some(&self.model.id);
         }
         self.called.iter().find(|called| called.name == name).map(|called| &*called.served_id)
+    }
+
+    /// What it may be called.
+    fn names(&self) -> impl Iterator<Item = &str> {
+        let own = [&self.model.id, &self.model.name, &self.model.source];
+        own.into_iter().chain(self.called.iter().map(|called| &called.name)).map(String::as_str)
     }
 
     /// Whether it is the same model as another: as long, and, where both hashes are known, with the same one.
@@ -119,9 +128,15 @@ impl Holdings {
     /// Takes what the bucket of models says of one; `None` where it is gone.
     pub(super) fn model(&mut self, hive: &HiveName, key: &str, record: Option<ModelRecord>) {
         let models = self.models.entry(hive.clone()).or_default();
-        match record {
-            Some(record) => drop(models.insert(key.to_owned(), Arc::new(record))),
-            None => drop(models.remove(key)),
+        let was = match record.map(Arc::new) {
+            Some(record) => {
+                self.index.add(hive, record.names(), &record);
+                models.insert(key.to_owned(), record)
+            }
+            None => models.remove(key),
+        };
+        if let Some(was) = was {
+            self.index.remove(hive, was.names(), &was);
         }
         if models.is_empty() {
             self.models.remove(hive);
@@ -162,8 +177,9 @@ impl Holdings {
     pub(super) fn holders(&self, own: &HiveName, names: &[&str], like: Option<&Model>) -> Vec<Holder> {
         let mut holders: Vec<Holder> = Vec::new();
         let wanted: Vec<_> = names.iter().flat_map(|name| Wanted::each(name)).collect();
-        for (hive, models) in self.models.iter().filter(|(hive, _)| *hive != own) {
-            let Some((record, served_id)) = meant(models, &wanted) else { continue };
+        let names = wanted.iter().flat_map(|wanted| [Some(wanted.name), wanted.source.as_deref()]).flatten();
+        for (hive, models) in self.index.called(names).into_iter().filter(|(hive, _)| *hive != own) {
+            let Some((record, served_id)) = meant(models.into_iter(), &wanted) else { continue };
             let like = like.or(holders.first().map(|first| &first.record.model));
             if record.model.check_loadable().is_err() || like.is_some_and(|like| !record.is_like(like)) {
                 continue;
@@ -182,19 +198,19 @@ impl Holdings {
     /// What a hive has under a name, if that can be loaded.
     pub(super) fn named(&self, hive: &HiveName, name: &str) -> Option<&Arc<ModelRecord>> {
         let wanted: Vec<_> = Wanted::each(name).collect();
-        let (record, _) = meant(self.models.get(hive)?, &wanted)?;
+        let (record, _) = meant(self.models.get(hive)?.values(), &wanted)?;
         Some(record).filter(|record| record.model.check_loadable().is_ok())
     }
 }
 
 /// The one of a hive's models that is meant, and the id under which it serves what was named.
 fn meant<'a>(
-    models: &'a BTreeMap<String, Arc<ModelRecord>>,
+    models: impl Iterator<Item = &'a Arc<ModelRecord>> + Clone,
     wanted: &[Wanted<'_>],
 ) -> Option<(&'a Arc<ModelRecord>, String)> {
     wanted.iter().find_map(|wanted| {
         let only = |is_meant: &dyn Fn(&ModelRecord) -> bool| {
-            let mut meant = models.values().filter(|record| is_meant(record));
+            let mut meant = models.clone().filter(|record| is_meant(record));
             // A name that several models have means none of them.
             meant.next().filter(|_| meant.next().is_none())
         };
@@ -208,6 +224,7 @@ fn meant<'a>(
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
     use serde_json::json;
 
     use super::*;
@@ -250,6 +267,10 @@ mod tests {
         assert_eq!(holders(&all, &["m-1:latest"], None), [is("c", "m-1")]);
         all.model(&hive("a"), "1", None);
         assert_eq!(holders(&all, &["m"], None), [is("b", "m-2")]);
+        // What a record said before does not count any more.
+        all.model(&hive("b"), "1", Some(record("m-3", "n", 7, None)));
+        assert_eq!(holders(&all, &["m"], None), []);
+        assert_eq!(holders(&all, &["N", "m-3"], None), [is("b", "m-3")]);
     }
 
     #[test]
@@ -264,5 +285,40 @@ mod tests {
         assert_eq!(holders(&all, &["m"], None), expected, "as the first of them");
         assert_eq!(holders(&all, &["m"], Some(&record("m", "m", 8, None).model)), [is("d", "m")]);
         assert_eq!(holders(&all, &["m"], Some(&record("m", "m", 9, None).model)), []);
+    }
+
+    #[test]
+    fn the_index_finds_what_a_look_at_all_models_finds() {
+        let (hives, names) =
+            (["a", "b"], ["m", "M", "n", "m-alias", "N-ALIAS", "llama:latest", "ollama:llama"]);
+        let change = (0..2_usize, 0..3_usize, proptest::option::of((0..3_usize, 0..3_usize, any::<bool>())));
+        proptest!(|(changes in proptest::collection::vec(change, 0..12))| {
+            let mut all = Holdings::default();
+            for (of, key, called) in changes {
+                let record = called.map(|(id, name, is_ollamas)| {
+                    let mut record = record(["m", "M", "n"][id], ["m", "n", "o"][name], 7, None);
+                    if is_ollamas {
+                        record.model.source = "ollama:llama:latest".to_owned();
+                    }
+                    record
+                });
+                all.model(&hive(hives[of]), &key.to_string(), record);
+            }
+            for name in names {
+                let looked: Vec<_> = hives
+                    .iter()
+                    .filter_map(|of| {
+                        let wanted: Vec<_> = Wanted::each(name).collect();
+                        let (_, served_id) = meant(all.models.get(&hive(of))?.values(), &wanted)?;
+                        Some(is(of, &served_id))
+                    })
+                    .collect();
+                prop_assert_eq!(holders(&all, &[name], None), looked);
+            }
+            for key in 0..3 {
+                hives.iter().for_each(|of| all.model(&hive(of), &key.to_string(), None));
+            }
+            prop_assert!(all.index.called(names).is_empty(), "nothing of it stays");
+        });
     }
 }
