@@ -66,3 +66,5 @@ mod secrets;
 mod paths;
 mod histogram;
 pub mod time;
+#[cfg(test)]
+mod testing;

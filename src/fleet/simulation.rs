@@ -12,13 +12,12 @@ mod world;
 
 use super::names::HiveName;
 use crate::error::{Code, Failure};
+use crate::testing::rounds;
 
 /// Runs schedules, from as many seeds in one round.
 fn each_seed(seeds: u64, schedule: impl AsyncFn(u64) -> Result<(), String>) {
     let named = std::env::var("RBEE_HIVE_TEST_SEED").ok().map(|seed| seed.parse::<u64>().expect("a number"));
-    let rounds: u64 =
-        std::env::var("RBEE_HIVE_TEST_ROUNDS").map_or(1, |rounds| rounds.parse().expect("a number"));
-    for seed in named.map_or(0..seeds * rounds.min(5), |seed| seed..seed + 1) {
+    for seed in named.map_or(0..seeds * rounds().min(5), |seed| seed..seed + 1) {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         if let Err(why) = runtime.block_on(schedule(seed)) {
             panic!("RBEE_HIVE_TEST_SEED={seed}: {why}");

@@ -22,6 +22,7 @@ use world::{Counts, World};
 
 use super::decide::decide;
 use super::testing::told;
+use crate::testing::rounds;
 
 /// How many seeds are run, for each of the rounds.
 const SEEDS: u64 = 500;
@@ -43,7 +44,7 @@ fn every_invariant_holds_in_every_world() {
         return println!("{counts:#?}");
     }
     let (mut kinds, mut longest_wait) = (BTreeMap::new(), 0);
-    for seed in 2_000_000..2_000_000 + SEEDS * rounds() {
+    for seed in 2_000_000..2_000_000 + SEEDS * rounds().min(20) {
         let counts = holds(seed);
         longest_wait = longest_wait.max(counts.longest_wait);
         for (kind, count) in counts.actions {
@@ -60,7 +61,7 @@ fn every_invariant_holds_in_every_world() {
 /// Whatever the snapshot says, the decision keeps to the rules.
 #[test]
 fn every_decision_keeps_to_the_rules() {
-    for seed in 0..10 * SEEDS * rounds() {
+    for seed in 0..10 * SEEDS * rounds().min(20) {
         let now = anything::snapshot(&mut Chance::of(seed));
         let decision = decide(&now);
         if let Err(why) = checks::check(&now, &decision) {
@@ -89,10 +90,6 @@ fn what_was_found_once_stays_mended() {
         println!("{seed}: {fault}");
         holds(seed);
     }
-}
-
-fn rounds() -> u64 {
-    std::env::var("RBEE_HIVE_TEST_ROUNDS").map_or(1, |rounds| rounds.parse().expect("a number")).min(20)
 }
 
 /// Runs the world of the seed; if something does not hold, runs it again and tells what led to it.

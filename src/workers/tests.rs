@@ -26,6 +26,7 @@ use crate::config::{Config, Sandboxing};
 use crate::engine_store::EngineStore;
 use crate::error::Failure;
 use crate::narration::{Entry, Narration, NarrationContext, with_narration_context};
+use crate::testing::rounds;
 
 /// Longer than anything in a test takes.
 const LONG: Duration = Duration::from_secs(30);
@@ -172,6 +173,5 @@ fn progress(narrations: &[Narration]) -> Vec<u64> {
 
 /// `few`, or `full` where `RBEE_HIVE_TEST_ROUNDS` asks for 20 rounds or more.
 fn as_time_allows<T>(few: T, full: T) -> T {
-    let rounds = std::env::var("RBEE_HIVE_TEST_ROUNDS").map(|rounds| rounds.parse().expect("a number"));
-    if rounds.is_ok_and(|rounds: usize| rounds >= 20) { full } else { few }
+    if rounds() >= 20 { full } else { few }
 }

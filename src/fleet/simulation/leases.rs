@@ -224,9 +224,7 @@ async fn schedule(seed: u64) -> Result<(), String> {
     all_have_it(&files, &runs, is_calm).await?;
     // What a hive that died has left goes by its age; what was given back is gone at once.
     let grace = if is_calm { 5 } else { LEASE.as_secs() + 5 };
-    for _ in 0..grace {
-        world.tick().await?;
-    }
+    seconds(&world, grace).await?;
     if world.has_entries() {
         return Err("nobody leads, and an entry is there".to_owned());
     }
@@ -242,4 +240,42 @@ async fn schedule(seed: u64) -> Result<(), String> {
 #[test]
 fn one_leads_and_every_hive_has_the_file_in_the_end() {
     each_seed(SEEDS, schedule);
+}
+
+/// Lets so many seconds go by.
+async fn seconds(world: &World, seconds: u64) -> Result<(), String> {
+    for _ in 0..seconds {
+        world.tick().await?;
+    }
+    Ok(())
+}
+
+#[test]
+fn a_lead_that_went_by_its_age_is_made_again_while_it_is_held() {
+    each_seed(10, async |seed| {
+        let world = World::new(seed, 0);
+        let run = Run::new(hive("a"));
+        let (bucket, own) = (world.bucket(&run), run.hive.clone());
+        let taking = spawn::detached(async move { take(bucket, "file", &own, |_| false).await });
+        while !taking.is_finished() {
+            world.tick().await?;
+        }
+        let Ok(Ok(Some(Lead::Ours(lead)))) = taking.await else { return Err("it has no lead".to_owned()) };
+        world.cut(&run.hive, true);
+        seconds(&world, LEASE.as_secs() + TOLD).await?;
+        if world.has_entries() {
+            return Err("an entry that nobody can renew stays".to_owned());
+        }
+        world.cut(&run.hive, false);
+        seconds(&world, TOLD).await?;
+        if !world.has_entries() {
+            return Err("a lead that is held has no entry".to_owned());
+        }
+        drop(lead);
+        seconds(&world, TOLD).await?;
+        match world.has_entries() {
+            true => Err("a lead that was given back has an entry".to_owned()),
+            false => Ok(()),
+        }
+    });
 }
