@@ -22,6 +22,7 @@ const MODULES = [
   "lib/live.js",
   "lib/markdown.js",
   "lib/model-settings.js",
+  "lib/other-settings.js",
   "lib/place.js",
   "lib/places.js",
   "lib/plan.js",

@@ -71,6 +71,7 @@ static FILES: &[File] = files! {
     "lib/live.js"
     "lib/markdown.js"
     "lib/model-settings.js"
+    "lib/other-settings.js"
     "lib/place.js"
     "lib/places.js"
     "lib/plan.js"

@@ -75,6 +75,21 @@ const valueAt = (table, name) => name.split(".").reduce((at, part) => at?.[part]
 /** A value as it is typed; empty where there is none. @param {any} value */
 const typed = (value) => (Array.isArray(value) ? value.join(", ") : value === undefined ? "" : String(value));
 
+/** In what the settings that count for a model on one hive differ from those on another, in words.
+ * @param {ModelSettings} there @param {ModelSettings} here @param {string} hive the name of the latter */
+export function differences(there, here, hive) {
+  const shown = (/** @type {any} */ value) => (value === undefined ? "not set" : typed(value) || "none");
+  const all = ALL.map(({ name, label }) => ({
+    label,
+    values: [there, here].map(({ settings }) => shown(valueAt(settings, name))),
+  }));
+  all.push({ label: "Variants", values: [there, here].map(({ variants }) => shown(variants)) });
+  return all
+    .filter(({ values: [one, other] }) => one !== other)
+    .map(({ label, values: [one, other] }) => `${label}: ${one} (on ${hive}: ${other})`)
+    .join("; ");
+}
+
 /** What operations have set, as it is typed, by name. @param {ModelSettings} view
  * @returns {Record<string, string>} */
 export const typedOf = ({ set }) =>

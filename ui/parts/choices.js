@@ -1,14 +1,21 @@
 // The devices and the engines to choose from, by the names that operations and settings accept.
 
 import { capabilities } from "../lib/api.js";
+import { hive } from "../lib/hive.js";
 
 /** @typedef {import("./fields.js").Choices} Choices */
 
 /** A choice of a list. @param {string} value @param {string} label */
 export const choice = (value, label) => /** @type {const} */ ([value, label]);
 
-/** The devices that an engine can use; GPUs are counted. @returns {Promise<Choices>} */
-export async function deviceChoices() {
+/** What another hive of the fleet tells of itself; undefined for this one. @param {string} where */
+const elsewhere = (where) => hive.otherHives().find((each) => each.hive === where);
+
+/** The devices that an engine of a hive can use; GPUs of this one are counted. @param {string} where the hive
+ * @returns {Promise<Choices>} */
+export async function deviceChoices(where) {
+  const there = elsewhere(where);
+  if (there) return there.devices.map(({ device }) => choice(device, device));
   const { devices, engines } = await capabilities();
   const usesGpus = engines.some((engine) => engine.devices.some((kind) => kind !== "cpu"));
   return devices.flatMap(({ id, name, device_type }) => {
@@ -17,12 +24,16 @@ export async function deviceChoices() {
   });
 }
 
-/** Every kind of device, and every engine. @returns {Promise<Choices>} */
-export async function engineChoices() {
-  const { engines } = await capabilities();
-  const kinds = new Set(engines.flatMap((engine) => engine.devices));
+/** Every kind of device of a hive, and every engine as far as it is known. @param {string} where the hive
+ * @returns {Promise<Choices>} */
+export async function engineChoices(where) {
+  const there = elsewhere(where);
+  const engines = there ? [] : (await capabilities()).engines;
+  const kinds = there
+    ? there.devices.map(({ device }) => device.replace(/:.*$/, ""))
+    : engines.flatMap((engine) => engine.devices);
   return [
-    ...[...kinds].map((kind) => choice(kind, `Any engine on ${kind}`)),
+    ...[...new Set(kinds)].map((kind) => choice(kind, `Any engine on ${kind}`)),
     ...engines.map(({ name, about }) => choice(name, [name, about].filter(Boolean).join(": "))),
   ];
 }

@@ -59,9 +59,7 @@ class LoadDialog extends PlanView {
 
   async #findDevices() {
     const { where } = this;
-    const there = hive.otherHives().find((each) => each.hive === where);
-    const names = there?.devices.map(({ device }) => choice(device, device)) ?? [];
-    const devices = this.#isHere() ? await deviceChoices().catch(() => []) : names;
+    const devices = where === ANY ? [] : await deviceChoices(where).catch(() => []);
     if (where !== this.where) return;
     this.devices = [AUTOMATIC, ...devices];
     this.update();

@@ -3,6 +3,7 @@
 import { h } from "../lib/dom.js";
 import { others, to } from "../lib/fleet.js";
 import { hive, isLoadable } from "../lib/hive.js";
+import { otherSettings } from "../lib/other-settings.js";
 import { stateAt } from "../lib/places.js";
 import { link } from "../lib/view.js";
 import { choice } from "./choices.js";
@@ -10,6 +11,7 @@ import { openDelete } from "./delete-dialog.js";
 import { field, select } from "./fields.js";
 import { openLoad } from "./load-dialog.js";
 import { allowed, button, chip } from "./parts.js";
+import { openSettings } from "./settings-dialog.js";
 import { act } from "./toasts.js";
 
 /** @typedef {import("../lib/places.js").Row} Row */
@@ -46,7 +48,8 @@ export function placeChip(place) {
 }
 
 /** Where a model is, with what can be done with it there. @param {Row} row */
-export function placeList({ id, model, places }) {
+export function placeList(row) {
+  const { id, model, places } = row;
   return h(
     "section",
     { "aria-labelledby": "places-title" },
@@ -65,6 +68,7 @@ export function placeList({ id, model, places }) {
           isHere ? "this hive" : "",
           workers.map(({ device }) => device).join(", "),
           differs,
+          otherSettings(row, place),
         ].filter(Boolean);
         return h(
           "li",
@@ -78,6 +82,9 @@ export function placeList({ id, model, places }) {
           isHere || !workers.length
             ? null
             : button("Unload", () => act({ ModelUnload: { id, ...to(name) } }), named("Unload")),
+          isHere
+            ? null
+            : button("Settings", () => openSettings(model, name), { ...named("Settings"), needs: null }),
           isHere ? null : button("Delete", () => openDelete(model, place), named("Delete")),
           about.length ? h("p", { class: "muted" }, about.join(" · ")) : null,
         );

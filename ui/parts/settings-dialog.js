@@ -2,8 +2,10 @@
 
 import { Problem, run } from "../lib/api.js";
 import { h, icon } from "../lib/dom.js";
+import { to } from "../lib/fleet.js";
 import { sentence } from "../lib/format.js";
 import { GROUPS, changeOf, otherwise, sourceOf, typedOf } from "../lib/model-settings.js";
+import { forgetSettings } from "../lib/other-settings.js";
 import { View, link } from "../lib/view.js";
 import { choice, deviceChoices, engineChoices } from "./choices.js";
 import { closeDialog, dialogHead, openDialog } from "./dialog.js";
@@ -21,6 +23,8 @@ const NEW = " ";
 class SettingsDialog extends View {
   /** @type {Model} */
   model = /** @type {any} */ (null);
+  /** The hive whose settings they are; empty where it stands alone. */
+  where = "";
   /** The id of the model or of its variant; `NEW` for one that is about to be made. */
   id = "";
   /** The name of the new variant. */
@@ -42,7 +46,7 @@ class SettingsDialog extends View {
   engines = [];
 
   start() {
-    Promise.all([deviceChoices(), engineChoices()]).then(
+    Promise.all([deviceChoices(this.where), engineChoices(this.where)]).then(
       ([devices, engines]) => {
         Object.assign(this, { devices, engines });
         this.update();
@@ -75,7 +79,8 @@ class SettingsDialog extends View {
   }
 
   /** Asks about the model, a variant or a new one. What was asked before counts no more.
-   * @param {string} id @param {Record<string, any>} operation @param {(answer: any) => string} say */
+   * @param {string} id @param {Record<string, Record<string, any>>} operation
+   * @param {(answer: any) => string} say */
   async #ask(id, operation, say) {
     const mine = ++this.asked;
     this.since = Date.now();
@@ -83,7 +88,8 @@ class SettingsDialog extends View {
     this.saved = "";
     this.update();
     try {
-      const answer = await run(operation, { signal: this.life.signal });
+      const [[name, fields]] = Object.entries(operation);
+      const answer = await run({ [name]: { ...fields, ...to(this.where) } }, { signal: this.life.signal });
       if (mine !== this.asked) return;
       if (answer) {
         const isNew = id === NEW;
@@ -92,6 +98,8 @@ class SettingsDialog extends View {
         this.name = "";
         this.typed = typedOf(/** @type {ModelSettings} */ (this.view));
         this.saved = say(answer);
+        // No event tells what has changed on another hive.
+        if (this.saved && to(this.where).hive_id) forgetSettings();
       }
     } catch (error) {
       if (mine !== this.asked) return;
@@ -103,7 +111,7 @@ class SettingsDialog extends View {
 
   draw() {
     const { view, problem, since } = this;
-    const title = `Settings of ${this.model.name}`;
+    const title = titleOf(this);
     if (!view)
       return [
         dialogHead(this, title),
@@ -264,9 +272,12 @@ function savedText({ reloads }) {
 
 customElements.define("settings-dialog", SettingsDialog);
 
-/** @param {Model} model */
-export function openSettings(model) {
+/** @param {SettingsDialog} dialog */
+const titleOf = ({ model, where }) => `Settings of ${model.name}${to(where).hive_id ? ` on ${where}` : ""}`;
+
+/** @param {Model} model @param {string} [where] the hive; without it this one */
+export function openSettings(model, where = "") {
   const view = new SettingsDialog();
-  view.model = model;
-  openDialog(view, `Settings of ${model.name}`);
+  Object.assign(view, { model, where });
+  openDialog(view, titleOf(view));
 }

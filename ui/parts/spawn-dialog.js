@@ -27,7 +27,7 @@ class SpawnDialog extends View {
   engines = new Map();
 
   start() {
-    Promise.all([capabilities(), engineChoices()]).then(
+    Promise.all([capabilities(), engineChoices("")]).then(
       ([{ engines }, kinds]) => {
         this.kinds = kinds;
         this.engines = new Map(engines.map((engine) => [engine.name, engine.devices]));

@@ -190,6 +190,20 @@ async fn models(browser: &Browser) {
     browser.shows("aside", "loaded").await;
     capture(browser, "models-places").await;
     layout::check(browser, "the places of a model").await;
+    // In what the hives' settings differ is shown, and can be changed from here.
+    browser.click("aside", &format!("Settings both on {LONG}")).await;
+    browser.shows("dialog", &format!("on {LONG}")).await;
+    browser.fill("#set-sampling-temperature", "0.2").await;
+    browser.fill("#set-aliases", "quick").await;
+    browser.click("dialog", "Save").await;
+    browser.shows("dialog", "Saved. No worker has to be loaded again.").await;
+    capture(browser, "models-settings-there").await;
+    layout::check(browser, "the settings of a model on another hive").await;
+    browser.click("dialog", "Close").await;
+    browser.shows("aside", "Temperature: 0.2 (on one: 0.8)").await;
+    browser.shows("aside", "Aliases: quick (on one: not set)").await;
+    capture(browser, "models-differ").await;
+    layout::check(browser, "in what the hives' settings differ").await;
     go(browser, "models/other", "Models").await;
     browser.shows("aside", "another file").await;
 
