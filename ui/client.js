@@ -248,7 +248,8 @@ export class Hive {
         for await (const batch of batches(response.body)) {
           signal?.throwIfAborted();
           pause = FIRST_PAUSE_MS;
-          after = batch[batch.length - 1].id || after;
+          // Some events have no id: they are not sent again.
+          after = batch.findLast(({ id }) => id)?.id ?? after;
           yield batch.map(({ id, event, data }) => ({ id, event, data: JSON.parse(data) }));
           if (batch.some(({ event }) => last.has(event))) return;
         }

@@ -43,14 +43,23 @@ async fn the_example_of_the_client_runs_in_a_browser() {
     hive.stop().await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn the_example_of_the_client_runs_in_node() {
+/// Whether Node is here, of a version that the client runs in.
+async fn has_node() -> bool {
     let version = command("node").arg("--version").output().await;
     let version =
         version.map(|output| String::from_utf8_lossy(&output.stdout).into_owned()).unwrap_or_default();
     let major = version.trim_start_matches('v').split('.').next().and_then(|major| major.parse::<u32>().ok());
     if major.is_none_or(|major| major < 21) && !version.starts_with("v20.") {
-        return skipped("no Node of version 20.3 or later on this machine");
+        skipped("no Node of version 20.3 or later on this machine");
+        return false;
+    }
+    true
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_example_of_the_client_runs_in_node() {
+    if !has_node().await {
+        return;
     }
     let hive = TestHive::start().await;
     write_model(&hive.models_dir(), "my-model");
@@ -103,4 +112,38 @@ async fn the_client_resumes_streams_that_break() {
     assert_eq!(browser.eval(twice).await, Value::Bool(false));
     drop(browser);
     hive.stop().await;
+}
+
+/// A server whose first answer has an event without an id after one that has one, and breaks off; then the client.
+const BREAKS: &str = r#"
+import { createServer } from "node:http";
+import { Hive } from "./rbee-hive.mjs";
+const asked = [];
+const server = createServer((request, response) => {
+  asked.push(request.headers["last-event-id"] ?? "none");
+  response.writeHead(200, { "content-type": "text/event-stream" });
+  if (asked.length > 1) return response.write('event: job\nid: e-6\ndata: 6\n\n');
+  response.write('event: job\nid: e-5\ndata: 5\n\nevent: telemetry\ndata: 0\n\n', () => response.destroy());
+});
+server.listen(0, "127.0.0.1", async () => {
+  const hive = new Hive(`http://127.0.0.1:${server.address().port}`);
+  for await (const { data } of hive.changes()) if (data === 6) break;
+  console.log(asked.join());
+  process.exit(0);
+});
+"#;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_client_goes_on_after_the_last_event_that_has_an_id() {
+    if !has_node().await {
+        return;
+    }
+    let dir = tempfile::tempdir().expect("a folder");
+    std::fs::copy(concat!(env!("CARGO_MANIFEST_DIR"), "/ui/client.js"), dir.path().join("rbee-hive.mjs"))
+        .expect("a copy");
+    let file = dir.path().join("breaks.mjs");
+    std::fs::write(&file, BREAKS).expect("a file");
+    let output = soon("the client", command("node").arg(file).output()).await.expect("it runs");
+    let said = String::from_utf8_lossy(&output.stdout);
+    assert_eq!(said.trim(), "none,e-5", "{}", String::from_utf8_lossy(&output.stderr));
 }
