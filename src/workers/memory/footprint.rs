@@ -16,7 +16,7 @@ use crate::workers::place::{Estimate, margin};
 /// that would surprise users.
 pub(crate) const DEFAULT_CONTEXT: u64 = 8192;
 /// What a worker of the built-in engine takes for any model, with its code: measured. A debug build has more code.
-const BUILTIN_FIXED: u64 = if cfg!(debug_assertions) { 37 << 20 } else { 21 << 20 };
+const BUILTIN_FIXED: u64 = if cfg!(debug_assertions) { 41 << 20 } else { 25 << 20 };
 /// How often the built-in engine has the texts of a file's header in memory: as they are read, and in each of its
 /// tables. What is freed after the load is not given back.
 const COPIES_OF_TEXTS: u64 = 4;
