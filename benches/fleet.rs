@@ -1,7 +1,8 @@
 //! What a fleet costs, with real hives and a real nats-server on loopback:
 //!
 //! - a job on another hive against the same job at home, side by side;
-//! - the first byte of a chat by way of another hive against that hive itself, side by side;
+//! - the first byte of a chat by way of another hive against that hive itself, side by side, over HTTP on loopback and with
+//!   mutual TLS;
 //! - how many events of acts a second a hive publishes;
 //! - a model to three hives of a fleet against the same model to one hive alone, over a line of 100 MB/s that all share, as
 //!   an internet connection is;
@@ -27,6 +28,7 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
+use sha2::{Digest, Sha256};
 
 use daemon::{Daemon, Killed, PROGRAM, get};
 use line::Line;
@@ -65,11 +67,15 @@ fn start_nats(dir: &Path) -> (Killed, String) {
 }
 
 fn start_hive(dir: &Path, name: &str, nats: Option<&str>) -> Daemon {
+    let settings = nats.map_or_else(String::new, |nats| format!("[fleet]\nnats = \"{nats}\"\n"));
+    start_with(dir, name, &settings)
+}
+
+fn start_with(dir: &Path, name: &str, settings: &str) -> Daemon {
     let folder = dir.join(name);
     std::fs::create_dir_all(folder.join("models")).expect("a folder");
     let config = folder.join("hive.toml");
-    let text = nats.map_or_else(String::new, |nats| format!("[fleet]\nnats = \"{nats}\"\n"));
-    std::fs::write(&config, text).expect("a file");
+    std::fs::write(&config, settings).expect("a file");
     let arguments = ["--config".as_ref(), config.as_os_str(), "--hive-id".as_ref(), OsStr::new(name)];
     Daemon::start(&folder, "warn", &arguments)
 }
@@ -177,6 +183,24 @@ fn chats(chats: usize, home: &Daemon, other: &Daemon) {
             elsewhere - at_home
         );
     }
+}
+
+/// Two hives of a fleet that one of them has made, whose certificates let them ask each other over TLS.
+fn with_certificates(dir: &Path) -> (Daemon, Daemon) {
+    const SECRET: &str = "a-secret-of-an-invitation";
+    let settings = format!("[fleet]\nserver = {:?}\nlisten = \"127.0.0.1:0\"\n", nats_server());
+    let (home, other) = (start_with(dir, "home", &settings), start_with(dir, "other", &settings));
+    let sha256: String = Sha256::digest(SECRET).iter().map(|byte| format!("{byte:02x}")).collect();
+    let up = json!({ "FleetUp": { "listen": "127.0.0.1:0", "join_listen": "127.0.0.1:0", "advertise": "127.0.0.1",
+                                  "sha256": sha256 } });
+    let (_, hosted) = home.run(&up);
+    let line = hosted["invitation"]["join"].as_str().expect("a line").to_owned();
+    let words: Vec<_> = line.split(' ').collect();
+    other.run(&json!({ "FleetJoin": { "address": words[3], "code": format!("{}{SECRET}", words[4]) } }));
+    for hive in [&home, &other] {
+        sees(hive, 2);
+    }
+    (home, other)
 }
 
 /// Acts from several callers at once, until all their events are in the stream.
@@ -294,10 +318,12 @@ fn main() {
     let (nats, url) = start_nats(dir.path());
     std::thread::sleep(Duration::from_millis(500));
     let alone = start_hive(dir.path(), "alone", None);
-    let models = dir.path().join("b/models");
-    std::fs::create_dir_all(&models).expect("a folder");
-    let model = SampleModel { name: "m".to_owned(), ..SampleModel::default() };
-    model.write(&models.join("m.gguf")).expect("a model");
+    for hive in ["b", "home"] {
+        let models = dir.path().join(hive).join("models");
+        std::fs::create_dir_all(&models).expect("a folder");
+        let model = SampleModel { name: "m".to_owned(), ..SampleModel::default() };
+        model.write(&models.join("m.gguf")).expect("a model");
+    }
     let (a, b) = (start_hive(dir.path(), "a", Some(&url)), start_hive(dir.path(), "b", Some(&url)));
     sees(&a, 2);
     sees(&b, 2);
@@ -311,9 +337,23 @@ fn main() {
             );
         }
     }
-    println!("resident memory: alone {:.1} MiB, in a fleet of two {:.1} MiB", mib(&alone), mib(&b));
-    println!("chats over connections that are kept, {jobs} each, in turns; medians in ms");
+    // As many of the same jobs as the hive of the fleet has run: three rounds of each, at home and for the other.
+    for operation in [read as fn(&str) -> Value, act] {
+        measure(3 * jobs, &alone, &alone, |_| operation("localhost"));
+    }
+    println!(
+        "resident memory after these jobs: alone {:.1} MiB, in a fleet of two {:.1} MiB",
+        mib(&alone),
+        mib(&b)
+    );
+    println!(
+        "chats over connections that are kept, {jobs} each, in turns; medians in ms; HTTP between the hives"
+    );
     chats(jobs, &b, &a);
+    println!("the same with mutual TLS between the hives");
+    let (home, other) = with_certificates(dir.path());
+    chats(jobs, &home, &other);
+    drop((other, home));
     println!("events");
     events(jobs * 4, &b);
     let c = start_hive(dir.path(), "c", Some(&url));
