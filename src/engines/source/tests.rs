@@ -317,7 +317,7 @@ async fn a_program_ends_with_the_hive_that_started_it() {
     kill_process_group(group, Signal::KILL).unwrap();
 }
 
-/// llama.cpp itself. It takes a quarter of an hour of two processors, so it runs only where `RBEE_HIVE_SOURCE_BUILD`
+/// llama.cpp itself. It takes minutes of all processors, so it runs only where `RBEE_HIVE_SOURCE_BUILD`
 /// names a folder that gets the program and keeps it; `.ci/llama-server` sets it. It compiles in the fastest way: the
 /// program is to be right, not fast.
 #[tokio::test(flavor = "multi_thread")]
@@ -339,6 +339,10 @@ async fn llama_cpp_is_built_from_its_sources() {
         "GGML_OPENMP=OFF",
         "GGML_NATIVE=OFF",
     ];
+    // What cmake reads besides, if anything.
+    let file =
+        variable("RBEE_HIVE_SOURCE_CMAKE").map(|file| format!("CMAKE_PROJECT_llama.cpp_INCLUDE={file}"));
+    let options = options.map(str::to_owned).into_iter().chain(file);
     let package = variable("RBEE_HIVE_SOURCE_PACKAGE").unwrap_or_else(|| "llama-cpp-python".to_owned());
     let request = BuildRequest {
         kind: DeviceKind::Cpu,
@@ -346,7 +350,7 @@ async fn llama_cpp_is_built_from_its_sources() {
         sources: Sources::Package(package),
         python: machine.tools.python.clone().expect("a Python with pip"),
         tools: machine.tools,
-        cmake_options: options.iter().map(|option| format!("-D{option}")).collect(),
+        cmake_options: options.map(|option| format!("-D{option}")).collect(),
         cache: folder.join("cache"),
     };
     let (sender, mut entries) = mpsc::unbounded_channel();
