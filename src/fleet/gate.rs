@@ -198,9 +198,12 @@ impl Gate {
         Ok(join_code::beginning(&certificates::fingerprint_of(&self.ca)?))
     }
 
-    /// The addresses under which this machine can be joined, but for the advertised one.
+    /// The addresses beyond this machine under which it can be joined, but for the advertised one, where it listens on all.
     pub(super) fn other_addresses(&self) -> Vec<String> {
         let port = self.hosts.join_listen.port();
+        if !self.hosts.join_listen.ip().is_unspecified() {
+            return Vec::new();
+        }
         let ips = self.names.iter().filter_map(|name| name.parse::<IpAddr>().ok());
         let beyond = ips.filter(|ip| !ip.is_loopback()).map(|ip| host_and_port(&ip.to_string(), port));
         let own = host_and_port(&self.hosts.advertise, port);
@@ -349,6 +352,7 @@ mod tests {
         let gate = gate(dir.path());
         gate.prepare().unwrap();
         gate.invite(SecretHash::of(b"secret"), Instant(i64::MAX)).unwrap();
+        assert_eq!(gate.other_addresses(), Vec::<String>::new(), "it listens on one alone");
         assert_eq!(gate.admit(&request("other")).unwrap_err().code, Code::InvitationRefused);
         let (accepted, is_out) = gate.admit(&request("secret")).unwrap();
         assert_eq!((accepted.nats, is_out), (vec!["tls://gpu-1:4222".to_owned()], false));

@@ -117,7 +117,11 @@ impl Home for AtHome {
     }
 
     fn sheet<'a>(&'a self, model: &'a str) -> BoxFuture<'a, Result<Sheet>> {
-        by_itself("model_copy", self.app.catalog.sheet(model)).boxed()
+        let sheet = async move {
+            let target = self.app.find_target(model).await?;
+            self.app.catalog.sheet(&target.model.id).await
+        };
+        by_itself("model_copy", sheet).boxed()
     }
 
     fn has_model<'a>(&'a self, model: &'a str) -> BoxFuture<'a, Result<HasModel>> {

@@ -20,7 +20,7 @@ const ASK: Duration = Duration::from_secs(1);
 #[derive(Debug, Deserialize, Serialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct ModelCopy {
-    /// The model's id there, or its name if only one model has it.
+    /// The model there: its id, its name if only one model has it, or an alias.
     model: ModelId,
     /// The hive that has it. Others that have the same files send them too.
     from: String,

@@ -242,7 +242,9 @@ async fn a_model_is_copied_wherever_it_came_from() {
     assert_eq!(here["sha256"], sha256(&own));
     assert!(fs::read(here["path"].as_str().expect("a path")).expect("the file") == own, "the same bytes");
     assert_eq!(b.load("own").await["status"], "ready");
-    let stream = succeed(b, &copy("own", "a", "b")).await;
+    // An alias names it too.
+    a.succeed(&json!({ "ModelSettingsSet": { "id": "own", "settings": { "aliases": ["mine"] } } })).await;
+    let stream = succeed(b, &copy("mine", "a", "b")).await;
     assert!(stream.contains("is here already"), "{stream}");
     // Both have it now.
     let stream = succeed(c, &copy("own", "b", "c")).await;

@@ -6,7 +6,7 @@
 // A page that rests closes the connection, and resumes without a gap when it wakes.
 
 import { Problem, hasToken, renewSession, request } from "./api.js";
-import { applyHive } from "./fleet.js";
+import { applyHive, refreshFleet } from "./fleet.js";
 import { hive } from "./hive.js";
 import { at } from "./place.js";
 import { sight } from "./sight.js";
@@ -85,6 +85,8 @@ function connect() {
   listen(own, "snapshot", (data, id) => {
     const restarted = lastId !== "" && epoch(id) !== epoch(lastId);
     hive.applySnapshot(data);
+    // A snapshot does not wait for what only other hives know.
+    if (hive.fleet) refreshFleet();
     if (restarted) hive.setConnection({ restarted: true });
   });
   listen(own, "job", (data) => hive.applyJob(data));

@@ -85,7 +85,8 @@ class Hive extends EventTarget {
     // those of other hives.
     this.jobs = new Map([...[...this.jobs].filter(([, job]) => job.ended_at || !isOurs(job)), ...acts]);
     this.residency = snapshot.residency;
-    this.applyFleet(snapshot.fleet);
+    const places = this.fleet?.places ?? [];
+    this.applyFleet(snapshot.fleet && { ...snapshot.fleet, places });
     this.changed("models");
     this.changed("workers");
     this.changed("jobs");

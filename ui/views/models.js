@@ -4,7 +4,7 @@ import { Problem } from "../lib/api.js";
 import { caller } from "../lib/caller.js";
 import { refreshModels } from "../lib/catalog.js";
 import { h, icon, kept } from "../lib/dom.js";
-import { others, to } from "../lib/fleet.js";
+import { others, refreshFleet, to } from "../lib/fleet.js";
 import { bytes, count } from "../lib/format.js";
 import { canChat, hive, isLoadable, isServing } from "../lib/hive.js";
 import { rowOf, rows, stateAt, stateOf } from "../lib/places.js";
@@ -47,6 +47,8 @@ class Models extends ListView {
   start() {
     addEventListener("hashchange", () => this.update(), { signal: this.life.signal });
     others.watch(this.life.signal);
+    // No event tells what other hives are to keep.
+    if (hive.fleet) refreshFleet();
     this.#refresh();
   }
 

@@ -219,6 +219,9 @@ async fn models(browser: &Browser) {
     browser.shows("[aria-labelledby='kept-title']", "2 of 2 have it").await;
     capture(browser, "fleet-kept").await;
     layout::check(browser, "the models that are kept on several hives").await;
+    // A page that is opened later knows it too.
+    browser.run("location.reload()").await;
+    browser.shows("[aria-labelledby='kept-title']", "2 of 2 have it").await;
     go(browser, "models/theirs", "Models").await;
     choose(browser, "#keep-on", "0").await;
     browser.shows("aside", "The fleet copies it").await;
