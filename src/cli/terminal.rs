@@ -21,11 +21,12 @@ impl Settings {
     }
 }
 
-/// Reads a line that the terminal does not show, without its end.
+/// Reads a line that the terminal does not show, without its end. `ask` asks for it, once nothing is shown any more: what is
+/// pasted at once is neither shown nor lost.
 ///
 /// # Errors
 /// The terminal cannot hide what is typed, or be read.
-pub(super) fn hidden_line() -> io::Result<String> {
+pub(super) fn hidden_line(ask: impl FnOnce()) -> io::Result<String> {
     struct Restored(Settings);
     impl Drop for Restored {
         fn drop(&mut self) {
@@ -38,6 +39,7 @@ pub(super) fn hidden_line() -> io::Result<String> {
     // The end of the line is shown: what follows stands on the next one.
     hidden.local_modes.insert(LocalModes::ECHONL);
     tcsetattr(io::stdin(), OptionalActions::Flush, &hidden)?;
+    ask();
     let mut line = String::new();
     let read = io::stdin().lock().read_line(&mut line);
     drop(shown);

@@ -35,8 +35,9 @@ fn token(file: Option<&Path>, session: &Session) -> Ended<String> {
             End::Usage(Failure::io("read the token", file, &error).hint("check --hub-token-file"))
         })?,
         None if io::stdin().is_terminal() => {
-            session.say("Paste a token from https://huggingface.co/settings/tokens; it is not shown");
-            terminal::hidden_line().map_err(unreadable)?
+            let ask =
+                || session.say("Paste a token from https://huggingface.co/settings/tokens; it is not shown");
+            terminal::hidden_line(ask).map_err(unreadable)?
         }
         None => {
             let mut text = String::new();

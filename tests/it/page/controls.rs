@@ -14,9 +14,15 @@ use crate::support::{Browser, TestHive, unknown_model, write_bert, write_foreign
 /// Selects an option of a list.
 pub(super) async fn choose(browser: &Browser, selector: &str, value: &str) {
     let (selector, value) = (json!(selector), json!(value));
-    let there = format!("[...document.querySelector({selector}).options].some((o) => o.value === {value})");
+    let there =
+        format!("[...(document.querySelector({selector})?.options ?? [])].some((o) => o.value === {value})");
     browser.until("the choice", &there).await;
-    browser.run(&format!("const list = document.querySelector({selector}); list.value = {value}; list.dispatchEvent(new Event('change'));")).await;
+    // The page draws what has changed in the next frame.
+    let script = format!(
+        "const done = arguments[0]; const list = document.querySelector({selector}); list.value = {value};\
+         list.dispatchEvent(new Event('change')); requestAnimationFrame(() => requestAnimationFrame(done));"
+    );
+    browser.run_async(&script).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

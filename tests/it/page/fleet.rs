@@ -6,6 +6,7 @@ use rbee_hive::config::Config;
 use rbee_hive::engine::sample_model::SampleModel;
 use serde_json::{Value, json};
 
+use super::controls::choose;
 use super::{ENTER, capture, check_console, has_toast, layout, record_toasts};
 use crate::fleet_setup::named;
 use crate::support::{Browser, NatsServer, TestHive, nats_server, no_process_mentions, until, write_model};
@@ -35,17 +36,6 @@ async fn knows(hive: &TestHive, count: usize) {
 async fn go(browser: &Browser, page: &str, title: &str) {
     browser.run(&format!("location.hash = {}", json!(format!("#/{page}")))).await;
     browser.shows("main h1", title).await;
-}
-
-/// Chooses from the list of that selector.
-async fn choose(browser: &Browser, selector: &str, value: &str) {
-    browser.until(selector, &format!("document.querySelector({})", json!(selector))).await;
-    let script = format!(
-        "const list = document.querySelector({}); list.value = {}; list.dispatchEvent(new Event('change'));",
-        json!(selector),
-        json!(value)
-    );
-    browser.run(&script).await;
 }
 
 /// Waits until the row of a model has, or has not, those texts.
