@@ -59,7 +59,7 @@ class LoadDialog extends PlanView {
 
   async #findDevices() {
     const { where } = this;
-    const devices = where === ANY ? [] : await deviceChoices(where).catch(() => []);
+    const devices = await deviceChoices(where).catch(() => []);
     if (where !== this.where) return;
     this.devices = [AUTOMATIC, ...devices];
     this.update();
